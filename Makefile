@@ -1,0 +1,42 @@
+# make demo   the whole path at small size, in demo/         make lint    format, types, floors
+# make test   all tests                                      make bench   time and memory at real sizes
+#
+# Needs Python 3.11 or later and make; everything else goes into .venv. To choose:
+#   make test PYTHON=python3.12                      another interpreter
+#   make test VENV=$$VIRTUAL_ENV                     an environment of yours; what is missing is installed into it
+#   make test TORCH="torch==2.13.0 torchvision"      another build of torch, in pip's words (options too)
+
+PYTHON ?= python3.11
+VENV ?= .venv
+TORCH ?= $(shell grep -E '^(torch|torchvision)==' constraints.txt)
+BIN = $(VENV)/bin
+READY = $(VENV)/.persam-dreambooth-installed
+
+.PHONY: demo test lint bench clean
+
+demo: $(READY)
+	rm -rf demo
+	OMP_NUM_THREADS=1 $(BIN)/python examples/demo.py --output demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python benchmarks/full_size.py
+
+clean:
+	rm -rf demo $(READY)
+
+# torch comes first and alone, so that its build is the user's choice; the constraints pin the rest.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(TORCH)
+	grep -v -E '^(torch|torchvision)==' constraints.txt > $(VENV)/constraints.txt
+	$(BIN)/python -m pip install -e '.[dev]' -c $(VENV)/constraints.txt
+	touch $@

@@ -1,0 +1,64 @@
+"""The command line: `persam-dreambooth VERB`, one file a verb."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+from persam_dreambooth import __version__
+from persam_dreambooth.errors import UserError
+
+VERBS = {
+    "segment": "find the subject of one reference photo in a whole folder; writes masks",
+    "train": "DreamBooth on those photos and masks (the same as train_dreambooth_persam.py)",
+    "generate": "pictures from what training saved",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0, 2 for the user's mistakes, 130 when interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if argv[0] == "--version":
+        print(__version__)
+        return 0
+    if argv[0] not in VERBS:
+        print(f"persam-dreambooth: error: no verb {argv[0]!r}; choose one of {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    # A verb's imports take seconds; --help should not.
+    verb = import_module(f"persam_dreambooth.cli.{argv[0]}")
+    return guarded(f"persam-dreambooth {argv[0]}", verb.run, argv[1:])
+
+
+def guarded(program: str, run: Callable[[str, list[str]], None], argv: list[str]) -> int:
+    """Run a verb and turn what the user can mend into one line on stderr and exit code 2."""
+    try:
+        run(program, argv)
+    except UserError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        advice = "; check the path, its permissions and the free space" if error.errno else ""
+        print(f"{program}: error: {' '.join(str(error).split())}{advice}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+def usage() -> str:
+    """What `persam-dreambooth --help` prints."""
+    lines = [f"  {verb:<10} {what}" for verb, what in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: persam-dreambooth VERB [flags]",
+            "",
+            "Teach a text-to-image model your subject, and not the sofa it lies on.",
+            "",
+            *lines,
+            "",
+            "Each verb explains itself: persam-dreambooth segment --help",
+        ]
+    )

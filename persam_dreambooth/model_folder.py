@@ -1,0 +1,32 @@
+"""How a trained model's folder is recognized, by those who write it and those who read it."""
+
+from pathlib import Path
+
+import yaml
+
+from persam_dreambooth.errors import UserError
+
+CONFIG_NAME = "training_config.yaml"
+LORA_NAME = "pytorch_lora_weights.safetensors"  # diffusers' name for LoRA weights
+PIPELINE_INDEX = "model_index.json"  # diffusers' name for a pipeline's table of contents
+
+
+def base_model(folder: Path) -> dict[str, str | None] | None:
+    """What the weights in a folder were trained on, from the config beside them.
+
+    Returns:
+        `pretrained_model_name_or_path`, `revision` and `variant`; None where that is unknown.
+
+    Raises:
+        UserError: the config is no YAML.
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        return None
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is damaged; name the base model by --base_model instead") from error
+    if not isinstance(settings, dict) or not settings.get("pretrained_model_name_or_path"):
+        return None
+    return {key: settings.get(key) for key in ("pretrained_model_name_or_path", "revision", "variant")}

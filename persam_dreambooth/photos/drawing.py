@@ -1,0 +1,80 @@
+"""Pictures for people: the mask over its photo, and many pictures with captions on one sheet."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+OUTLINE = (255, 64, 129)
+POSITIVE, NEGATIVE = (57, 220, 90), (240, 60, 40)
+PAPER, INK = (250, 250, 248), (40, 40, 40)
+TILE = 256  # side of a sheet's tile in pixels
+BACKGROUND_LIGHT = 0.35  # what is left of the photo's brightness outside the mask
+
+
+def overlay(
+    photo: Image.Image,
+    mask: NDArray[np.bool_],
+    points: Sequence[Sequence[int]] = (),
+    point_labels: Sequence[int] = (),
+) -> Image.Image:
+    """The subject as it is, the rest dimmed, the mask's outline and the prompt points drawn in.
+
+    Args:
+        photo: RGB.
+        mask: (H, W) bool of the photo's size.
+        points: (x, y) in the photo's pixels.
+        point_labels: 1 draws green, 0 red.
+    """
+    inside = Image.fromarray(mask.astype(np.uint8) * 255)
+    dimmed = photo.point(lambda level: round(level * BACKGROUND_LIGHT))
+    picture = Image.composite(photo, dimmed, inside)
+    stroke = max(1, round(max(photo.size) / 400))
+    grown = inside.filter(ImageFilter.MaxFilter(2 * stroke + 1))
+    edge = Image.fromarray((np.asarray(grown) > 0) & ~mask)
+    picture.paste(OUTLINE, mask=edge)
+    draw = ImageDraw.Draw(picture)
+    for (x, y), label in zip(points, point_labels, strict=True):
+        colour = POSITIVE if label else NEGATIVE
+        draw.circle((x, y), 5 * stroke, fill=colour, outline="white", width=stroke)
+    return picture
+
+
+def sheet(
+    pictures: Sequence[Image.Image], captions: Sequence[str], columns: int | None = None, tile: int = TILE
+) -> Image.Image:
+    """Pictures in rows, each fitted into a square tile with its caption below.
+
+    Args:
+        pictures: at least one, of any sizes.
+        captions: one a picture; longer ones are cut with an ellipsis.
+        columns: how many a row; None takes four, or up to six when there are many.
+        tile: side of a tile in pixels.
+    """
+    columns = columns or min(6, max(math.isqrt(len(pictures)), min(4, len(pictures))))
+    rows = -(-len(pictures) // columns)
+    margin, letter = max(4, tile // 24), max(9, tile // 18)
+    font, line = ImageFont.load_default(letter), round(letter * 1.6)
+    page = Image.new("RGB", (columns * (tile + margin) + margin, rows * (tile + line + margin) + margin), PAPER)
+    draw = ImageDraw.Draw(page)
+    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        left = margin + number % columns * (tile + margin)
+        top = margin + number // columns * (tile + line + margin)
+        small = picture.convert("RGB")
+        scale = tile / max(small.size)
+        size = (max(1, round(small.width * scale)), max(1, round(small.height * scale)))
+        small = small.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
+        page.paste(small, (left + (tile - small.width) // 2, top + (tile - small.height) // 2))
+        draw.text((left, top + tile + 2), _fit(caption, font, tile), fill=INK, font=font)
+    return page
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Cut a caption to a width in pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

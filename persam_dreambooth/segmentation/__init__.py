@@ -1,0 +1,25 @@
+"""The standalone segmentation library: PerSAM on any SAM, from one photo and one mask.
+
+    persam = PerSAM.from_pretrained("facebook/sam-vit-huge")
+    subject = persam.personalize(Reference(Image.open("dog.jpg"), Image.open("dog_mask.png")))
+    found = persam.segment(Image.open("park.jpg"), subject)
+
+Knows nothing of diffusion and nothing of folders: pictures in, masks out.
+"""
+
+from persam_dreambooth.segmentation.backbones import Backbone, Prompts, load_backbone
+from persam_dreambooth.segmentation.persam import Method, PerSAM
+from persam_dreambooth.segmentation.types import DecoderPass, Picture, Reference, Segmentation, Subject
+
+__all__ = [
+    "Backbone",
+    "DecoderPass",
+    "Method",
+    "PerSAM",
+    "Picture",
+    "Prompts",
+    "Reference",
+    "Segmentation",
+    "Subject",
+    "load_backbone",
+]

@@ -1,0 +1,91 @@
+"""The small protocol that a SAM has to speak; PerSAM never asks which one it has."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from persam_dreambooth.devices import choose_device
+from persam_dreambooth.segmentation.guidance import Guidance
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """What a decoder is asked, in the model frame.
+
+    Attributes:
+        points: (N, 2) float32, (x, y).
+        labels: (N,) int, 1 for positive and 0 for negative.
+        box: (4,) float32 XYXY, or None.
+        mask: (h, w) float32 logits of an earlier pass at low resolution, or None.
+    """
+
+    points: Tensor
+    labels: Tensor
+    box: Tensor | None = None
+    mask: Tensor | None = None
+
+
+class Backbone(Protocol):
+    """An image encoder and a promptable mask decoder."""
+
+    name: str
+    """What the user called it; the subject remembers it."""
+    image_size: int
+    """Side of the square model frame, in pixels."""
+    device: torch.device
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) float32 as `Frame.pixels` makes them, to (B, C, h, w) float32 features F_I (equation 3)."""
+        ...
+
+    def decode(
+        self, embedding: Tensor, prompts: Prompts, multimask: bool, guidance: Guidance | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Masks for one image.
+
+        Args:
+            embedding: (C, h, w) float32.
+            prompts: in the model frame.
+            multimask: three masks (whole, part, sub-part) instead of one.
+            guidance: attached for this call only.
+
+        Returns:
+            (K, h', w') float32 low-resolution logits over the model square and (K,) float32
+            predicted IoU; K is 3 or 1.
+        """
+        ...
+
+
+class FrozenSam:
+    """What the families share: a whole SAM that is frozen and placed, and an encoder in a precision of its own.
+
+    Args:
+        model: the SAM; its decoder stays in float32 (it costs little, and mask logits need it).
+        encoder: its image encoder, the part that is put in `dtype`.
+        image_size: side of the model frame in pixels.
+        name: what the subject remembers.
+        device: None takes an accelerator where there is one.
+        dtype: of the encoder's weights and arithmetic.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        encoder: nn.Module,
+        image_size: int,
+        name: str,
+        device: torch.device | str | None,
+        dtype: torch.dtype,
+    ) -> None:
+        self.name, self.image_size, self.device = name, image_size, choose_device(device)
+        model.eval().requires_grad_(False).to(device=self.device, dtype=torch.float32)
+        self._encoder, self._dtype = encoder.to(dtype=dtype), dtype
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """See `Backbone.encode`."""
+        output = self._encoder(images.to(self.device, self._dtype))
+        features: Tensor = output if isinstance(output, Tensor) else output[0]
+        return features.float()

@@ -1,0 +1,100 @@
+"""The segment-anything package's `Sam`, and its original `.pth` checkpoints, as a backbone."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation.backbones.base import FrozenSam, Prompts
+from persam_dreambooth.segmentation.guidance import Guidance, guided
+
+# Width of the image encoder's tokens -> the package's name for that size.
+TYPE_BY_WIDTH = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
+
+
+class OriginalSam(FrozenSam):
+    """A `segment_anything.modeling.Sam` behind the `Backbone` protocol.
+
+    Args:
+        model: any size; it is frozen and moved.
+        name: what the subject remembers.
+        device: None takes an accelerator where there is one.
+        dtype: of the image encoder.
+    """
+
+    def __init__(
+        self,
+        model: Sam,
+        name: str,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(model, model.image_encoder, model.image_encoder.img_size, name, device, dtype)
+        self._model = model
+
+    @torch.no_grad()
+    def decode(
+        self, embedding: Tensor, prompts: Prompts, multimask: bool, guidance: Guidance | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See `Backbone.decode`."""
+        sparse, dense = self._model.prompt_encoder(
+            points=(prompts.points[None], prompts.labels[None]),
+            boxes=None if prompts.box is None else prompts.box[None],
+            masks=None if prompts.mask is None else prompts.mask[None, None],
+        )
+        with guided(self._model.mask_decoder, guidance):
+            logits, predicted_iou = self._model.mask_decoder(
+                image_embeddings=embedding[None],
+                image_pe=self._model.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=multimask,
+            )
+        return logits[0], predicted_iou[0]
+
+
+def read_checkpoint(path: Path) -> Sam:
+    """Build the `Sam` that an original `.pth` file holds.
+
+    The type (ViT-B, L or H) is told from the weights, not from the file's name. The file is
+    read with `weights_only=True`: no code in it can run.
+
+    Raises:
+        UserError: not a tensor file, more than tensors in it, or not an original SAM's.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds more than tensors, or is no PyTorch file, and was not loaded, since such a file can run "
+            "code; use the original SAM checkpoint (a plain state dict) or a transformers SAM folder"
+        ) from error
+    except Exception as error:  # torch's unpickler answers garbage with a dozen kinds of exception
+        raise UserError(f"{path} is damaged or no PyTorch checkpoint; download it again") from error
+    width = _encoder_width(state)
+    if width not in TYPE_BY_WIDTH:
+        found = "no SAM image encoder" if width is None else f"an image encoder of width {width}"
+        raise UserError(
+            f"{path} holds {found}; an original SAM checkpoint is ViT-B, L or H (width 768, 1024 or 1280). "
+            "For another size, build the Sam yourself and pass the object"
+        )
+    sam: Sam = sam_model_registry[TYPE_BY_WIDTH[width]]()
+    try:
+        sam.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} has a SAM's image encoder but not all of a SAM's weights; download it again"
+        ) from error
+    return sam
+
+
+def _encoder_width(state: object) -> int | None:
+    """Channels of the image encoder in a state dict, None where it holds none."""
+    if not isinstance(state, dict):
+        return None
+    position = state.get("image_encoder.pos_embed")  # (1, h, w, channels)
+    return position.shape[-1] if isinstance(position, Tensor) and position.ndim else None

@@ -1,0 +1,86 @@
+"""Where a photo lies in the square that a SAM sees, and how coordinates and maps travel between the two."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import Tensor
+
+# SAM's training statistics, RGB in [0, 255]; the checkpoints of both families share them.
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A photo of `height` x `width` pixels resized into the top left of a `side` x `side` square.
+
+    Two coordinate frames meet here. The *original frame* is the upright photo's pixels; the
+    *model frame* is the square's. Points are (x, y), boxes XYXY, sizes (height, width).
+    """
+
+    height: int
+    width: int
+    side: int
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """(height, width) of the photo inside the square, in model-frame pixels."""
+        height, width = ResizeLongestSide.get_preprocess_shape(self.height, self.width, self.side)
+        return max(1, height), max(1, width)  # of a photo a thousand times as long as wide a line is left
+
+    def pixels(self, image: NDArray[np.uint8]) -> Tensor:
+        """What the encoder takes.
+
+        Args:
+            image: (height, width, 3) uint8 RGB.
+
+        Returns:
+            (3, side, side) float32, normalized, zero-padded at the right and bottom.
+        """
+        height, width = self.resized
+        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+        values = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float()
+        values = (values - torch.tensor(PIXEL_MEAN).view(3, 1, 1)) / torch.tensor(PIXEL_STD).view(3, 1, 1)
+        return F.pad(values, (0, self.side - width, 0, self.side - height))
+
+    def to_model(self, points: Tensor) -> Tensor:
+        """(..., 2) points (x, y), original frame, to float32 points in the model frame."""
+        height, width = self.resized
+        scale = torch.tensor([width / self.width, height / self.height], dtype=torch.float64, device=points.device)
+        return (points * scale).float()
+
+    def to_original(self, maps: Tensor) -> Tensor:
+        """(K, h, w) maps over the whole square to (K, height, width) maps over the photo.
+
+        Bilinear to the square, the padding cut off, bilinear to the photo: SAM's own way back.
+        """
+        square = F.interpolate(maps[None], (self.side, self.side), mode="bilinear", align_corners=False)
+        height, width = self.resized
+        photo = square[..., :height, :width]
+        return F.interpolate(photo, (self.height, self.width), mode="bilinear", align_corners=False)[0]
+
+    def pad_to_square(self, photo_map: Tensor, value: float) -> Tensor:
+        """(height, width) over the photo to (H', W') over the whole square, `value` in the padding.
+
+        The scale stays that of the original frame, so on a square photo this changes nothing.
+        """
+        height, width = self.resized
+        below = round(self.height * self.side / height) - self.height
+        beside = round(self.width * self.side / width) - self.width
+        return F.pad(photo_map, (0, beside, 0, below), value=value)
+
+
+def bounding_box(mask: Tensor) -> Tensor | None:
+    """The tight box, (4,) int64 XYXY of the first and last pixels inside, of an (H, W) bool mask.
+
+    None where the mask is empty.
+    """
+    rows, columns = torch.nonzero(mask, as_tuple=True)
+    if rows.numel() == 0:
+        return None
+    return torch.stack([columns.min(), rows.min(), columns.max(), rows.max()])

@@ -1,0 +1,151 @@
+"""The values that enter and leave the library: reference, subject, segmentation."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.images import to_mask, to_rgb, upright
+
+# The value of PerSeg's masks. Normalized like red, it lies so little above zero that a cell of the
+# embedding needs 96.6 % coverage to count: the official rule, whatever the file at hand looks like.
+PERSEG_LEVEL = 128
+
+Picture = Image.Image | NDArray[np.uint8]
+"""A Pillow image of any mode, or an (H, W, 3) uint8 RGB array in [0, 255]."""
+
+
+def rgb_array(picture: Picture) -> NDArray[np.uint8]:
+    """A picture as an upright (H, W, 3) uint8 RGB array.
+
+    Raises:
+        UserError: an array of another shape or dtype.
+    """
+    if isinstance(picture, Image.Image):
+        return np.array(to_rgb(picture))
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
+        raise UserError(
+            f"an image array is (H, W, 3) uint8 RGB, not {picture.shape} {picture.dtype}; pass a PIL image instead"
+        )
+    return picture
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The one-shot pair that the user gives.
+
+    Args:
+        image: the reference image; upright 8-bit RGB after construction.
+        mask: the reference mask of the same size, in any drawing that `to_mask` reads.
+
+    Raises:
+        UserError: the sizes differ, or the mask is empty or full.
+    """
+
+    image: Picture
+    mask: Image.Image | NDArray[np.generic]
+    pixels: NDArray[np.uint8] = field(init=False, repr=False)
+    """(H, W, 3) uint8 RGB."""
+    foreground: NDArray[np.bool_] = field(init=False, repr=False)
+    """(H, W) bool, True where the subject is."""
+
+    def __post_init__(self) -> None:
+        pixels, foreground = rgb_array(self.image), to_mask(self.mask)
+        height, width = pixels.shape[:2]
+        if foreground.shape != (height, width):
+            mask_height, mask_width = foreground.shape
+            raise UserError(
+                f"the reference mask is {mask_width} x {mask_height} pixels but its image is {width} x {height} "
+                "(upright); draw the mask on this image or resize it to the same size"
+            )
+        if not foreground.any():
+            raise UserError("the reference mask is empty: no pixel is marked; paint the subject in white on black")
+        if foreground.all():
+            raise UserError("the reference mask is full: every pixel is marked; leave the background black")
+        object.__setattr__(self, "pixels", pixels)
+        object.__setattr__(self, "foreground", foreground)
+
+    def raw_levels(self) -> NDArray[np.uint8]:
+        """The mask file's own red channel, upright, (H, W) uint8: what the official code thresholds.
+
+        An array that is not uint8 has no such level; its foreground becomes 128, the value that PerSeg's masks have.
+        """
+        if isinstance(self.mask, Image.Image):
+            return np.asarray(upright(self.mask).convert("RGB"))[..., 0]
+        if self.mask.dtype != np.uint8:
+            return self.perseg_levels()
+        return np.asarray(self.mask if self.mask.ndim == 2 else self.mask[..., 0], dtype=np.uint8)
+
+    def perseg_levels(self) -> NDArray[np.uint8]:
+        """The mask as PerSeg would store it, (H, W) uint8 in {0, 128}, whatever the file looked like."""
+        return self.foreground.astype(np.uint8) * np.uint8(PERSEG_LEVEL)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What one personalization found: the thing to be looked for in other photos.
+
+    Attributes:
+        target_feature: (C,) float32, what the confidence map compares with (equations 4-6).
+        target_embedding: (C,) float32, the mean local feature T_R that prompts the decoder (equation 9).
+        backbone: name of the backbone whose features these are; another one cannot use them.
+    """
+
+    target_feature: Tensor
+    target_embedding: Tensor
+    backbone: str
+
+
+@dataclass(frozen=True, eq=False)
+class DecoderPass:
+    """One run of the mask decoder.
+
+    Attributes:
+        logits: (K, h, w) float32, low resolution over the whole model square; K is 1 or 3.
+        predicted_iou: (K,) float32, the decoder's own estimate of each mask's quality.
+        index: which of the K masks was kept.
+        box: the box that prompted this pass, (4,) int XYXY, original frame; None without one.
+    """
+
+    logits: NDArray[np.float32]
+    predicted_iou: NDArray[np.float32]
+    index: int
+    box: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The subject in one photo.
+
+    All coordinates are in the original frame of the upright photo of height H and width W.
+
+    Attributes:
+        mask: (H, W) bool, True where the subject is.
+        score: predicted IoU of the mask, about [0, 1].
+        points: (N, 2) int, (x, y): the positive point first, then the negative one.
+        point_labels: (N,) int, 1 for positive and 0 for negative.
+        box: (4,) int XYXY, the tight box around the mask, its last pixels included; None for an empty mask.
+        confidence_map: (H, W) float32 in [-1, 1], cosine similarity with the subject (equation 6).
+        attention_bias: (h, w) float32 on the embedding's grid, what guided attention adds; None when off.
+        passes: the decoder passes in order; `passes[-1]` made the mask.
+        warnings: what the reader should know, one sentence each.
+    """
+
+    mask: NDArray[np.bool_]
+    score: float
+    points: NDArray[np.int64]
+    point_labels: NDArray[np.int64]
+    box: NDArray[np.int64] | None
+    confidence_map: NDArray[np.float32]
+    attention_bias: NDArray[np.float32] | None
+    passes: tuple[DecoderPass, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """(h, w) float32 low-resolution logits of the mask, over the whole model square."""
+        last = self.passes[-1]
+        return np.asarray(last.logits[last.index])

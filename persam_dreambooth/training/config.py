@@ -1,0 +1,278 @@
+"""Every flag of the trainer, in small dataclasses; the names are those of diffusers' DreamBooth scripts.
+
+Three of theirs are refused: `--validation_images` (for pipelines that start from a picture),
+`--local_rank` (launchers say it through the environment) and `--validation_epochs` (`--validation_steps`
+does it with LoRA too).
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import yaml
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.model_folder import CONFIG_NAME
+from persam_dreambooth.photos.files import replacing
+
+
+def _refuse_outside(config: object, **bounds: tuple[float, float]) -> None:
+    """Raise a UserError for the first value outside its [low, high]; NaN is outside of everything."""
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        if value is not None and not low <= value <= high:
+            allowed = f"be at least {low:g}" if high == math.inf else f"lie in [{low:g}, {high:g}]"
+            raise UserError(f"--{name} {value} must {allowed}")
+
+
+def _flag(default: Any, text: str) -> Any:
+    """A dataclass field with its help."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class ModelConfig:
+    """What is fine-tuned, and which part of it."""
+
+    _argument_group_name: ClassVar[str] = "model"
+
+    pretrained_model_name_or_path: str | None = _flag(None, "the base model: hub name or folder of a pipeline")
+    revision: str | None = _flag(None, "branch, tag or commit of the base model on the hub")
+    variant: str | None = _flag(None, "variant of the base model's weight files, such as fp16")
+    tokenizer_name: str | None = _flag(None, "another tokenizer than the base model's: hub name or folder")
+    tokenizer_max_length: int | None = _flag(None, "tokens a prompt is padded or cut to; the tokenizer's own if unset")
+    train_text_encoder: bool = _flag(False, "train the text encoder too")
+    use_lora: bool = _flag(False, "train LoRA adapters instead of all weights")
+    rank: int | None = _flag(None, "rank of the LoRA adapters; 4 if unset")
+    lora_dropout: float | None = _flag(None, "dropout inside the LoRA adapters; 0 if unset")
+    gradient_checkpointing: bool = _flag(False, "less memory for about a third more time")
+    enable_xformers_memory_efficient_attention: bool = _flag(False, "attention by xformers")
+    pre_compute_text_embeddings: bool = _flag(False, "encode the prompts once and drop the text encoder")
+    text_encoder_use_attention_mask: bool = _flag(False, "hide padding tokens from the text encoder")
+    class_labels_conditioning: Literal["timesteps"] | None = field(
+        default=None,
+        metadata={"help": "what is given to a UNet with class embeddings: timesteps", "choices": ["timesteps"]},
+    )
+
+    def __post_init__(self) -> None:
+        if not self.pretrained_model_name_or_path:
+            raise UserError("--pretrained_model_name_or_path is missing; give a hub name or the folder of a pipeline")
+        if self.use_lora:
+            self.rank = 4 if self.rank is None else self.rank
+            self.lora_dropout = 0.0 if self.lora_dropout is None else self.lora_dropout
+        elif self.rank is not None or self.lora_dropout is not None:
+            raise UserError("--rank and --lora_dropout are LoRA's; add --use_lora, or drop them to train all weights")
+        _refuse_outside(self, rank=(1, math.inf), lora_dropout=(0, 1), tokenizer_max_length=(2, math.inf))
+        if self.train_text_encoder and self.pre_compute_text_embeddings:
+            raise UserError("--train_text_encoder and --pre_compute_text_embeddings exclude each other; drop one")
+
+
+@dataclass
+class DataConfig:
+    """Photos and prompts."""
+
+    _argument_group_name: ClassVar[str] = "photos and prompts"
+
+    instance_data_dir: str | None = _flag(None, "folder with the 3 to 5 photos of the subject")
+    instance_prompt: str | None = _flag(None, 'prompt with the identifier, such as "a sks dog"')
+    with_prior_preservation: bool = _flag(False, "also train on class images, so that other dogs stay dogs")
+    prior_loss_weight: float = _flag(1.0, "weight of the class images' loss")
+    class_data_dir: str | None = _flag(None, "folder of class images; missing ones are generated into it")
+    class_prompt: str | None = _flag(None, 'prompt without the identifier, such as "a dog"')
+    num_class_images: int = _flag(100, "how many class images there should be")
+    sample_batch_size: int = _flag(4, "class images generated at once")
+    prior_generation_precision: Literal["no", "fp32", "fp16", "bf16"] | None = field(
+        default=None,
+        metadata={
+            "help": "precision while generating class images: no, fp32, fp16 or bf16; fp16 on a GPU if unset",
+            "choices": ["no", "fp32", "fp16", "bf16"],
+        },
+    )
+    resolution: int = _flag(512, "photos are resized to this shorter side and cropped to this square, in pixels")
+    image_interpolation_mode: Literal["bilinear", "bicubic", "lanczos"] | None = field(
+        default=None,
+        metadata={
+            "help": "how photos are resized: bilinear, bicubic or lanczos; as diffusers' scripts, lanczos with LoRA "
+            "and bilinear without, if unset",
+            "choices": ["bilinear", "bicubic", "lanczos"],
+        },
+    )
+    center_crop: bool = _flag(False, "crop the centre instead of a random place")
+    random_flip: bool = _flag(False, "mirror half of the photos, together with their masks")
+    train_batch_size: int = _flag(4, "photos a step and process")
+    dataloader_num_workers: int = _flag(0, "processes that read photos; 0 reads them in the training process")
+
+    def __post_init__(self) -> None:
+        if not self.instance_data_dir:
+            raise UserError("--instance_data_dir is missing; give the folder with the photos of the subject")
+        if not self.instance_prompt:
+            raise UserError('--instance_prompt is missing; give a prompt such as "a sks dog"')
+        if self.with_prior_preservation:
+            if not self.class_data_dir:
+                raise UserError("--with_prior_preservation needs --class_data_dir, a folder for class images")
+            if not self.class_prompt:
+                raise UserError('--with_prior_preservation needs --class_prompt, a prompt such as "a dog"')
+        counts = ("resolution", "train_batch_size", "sample_batch_size", "num_class_images")
+        _refuse_outside(self, **dict.fromkeys(counts, (1, math.inf)))
+        _refuse_outside(self, dataloader_num_workers=(0, math.inf), prior_loss_weight=(0, math.inf))
+
+
+@dataclass
+class MaskConfig:
+    """Where the masks come from and how they weigh the loss."""
+
+    _argument_group_name: ClassVar[str] = "masks"
+
+    masked_loss: bool = _flag(True, "take the loss over the subject only; --no_masked_loss is plain DreamBooth")
+    instance_mask_dir: str | None = _flag(
+        None, "folder of masks with the photos' names (or what `persam-dreambooth segment` wrote)"
+    )
+    reference_image: str | None = _flag(None, "instead of masks: the one photo whose mask you have")
+    reference_mask: str | None = _flag(None, "its mask: the subject painted on black, the photo's size")
+    sam: str = _flag("facebook/sam-vit-huge", "the SAM that finds the subject: hub name, folder or .pth checkpoint")
+    mask_downsample: Literal["area", "nearest", "max", "min"] = field(
+        default="area",
+        metadata={"help": "mask to latent cells: the share covered, the centre pixel, any pixel, or all pixels"},
+    )
+    mask_dilation: int = _flag(0, "widen the mask by so many pixels of the crop before it is downsampled")
+    mask_normalization: Literal["sample", "batch", "none"] = field(
+        default="sample",
+        metadata={"help": "divide the loss by the mask's size in each photo, in the whole batch, or not at all"},
+    )
+    background_weight: float = _flag(0.0, "weight of the loss outside the mask, in [0, 1]; the paper's is 0")
+
+    def __post_init__(self) -> None:
+        if bool(self.reference_image) != bool(self.reference_mask):
+            raise UserError("--reference_image and --reference_mask belong together; give both or neither")
+        if self.masked_loss and bool(self.instance_mask_dir) == bool(self.reference_image):
+            raise UserError(
+                "masks are needed from one place: give --instance_mask_dir, or --reference_image with "
+                "--reference_mask, or --no_masked_loss for plain DreamBooth"
+            )
+        if not self.masked_loss and (self.instance_mask_dir or self.reference_image):
+            raise UserError("--no_masked_loss uses no masks; drop --instance_mask_dir and --reference_image")
+        _refuse_outside(self, background_weight=(0, 1), mask_dilation=(0, math.inf))
+
+
+@dataclass
+class OptimizationConfig:
+    """How long, how fast, with what."""
+
+    _argument_group_name: ClassVar[str] = "optimization"
+
+    num_train_epochs: int = _flag(1, "times through the photos")
+    max_train_steps: int | None = _flag(None, "optimizer steps; wins over --num_train_epochs")
+    gradient_accumulation_steps: int = _flag(1, "batches whose gradients make one step")
+    learning_rate: float | None = _flag(
+        None, "after warm-up; as in diffusers' scripts 5e-4 with LoRA and 5e-6 without, if unset"
+    )
+    scale_lr: bool = _flag(False, "multiply the learning rate by processes, accumulation and batch size")
+    lr_scheduler: str = _flag(
+        "constant", "linear, cosine, cosine_with_restarts, polynomial, constant or constant_with_warmup"
+    )
+    lr_warmup_steps: int = _flag(500, "steps until the full learning rate")
+    lr_num_cycles: int = _flag(1, "restarts of cosine_with_restarts")
+    lr_power: float = _flag(1.0, "exponent of polynomial")
+    use_8bit_adam: bool = _flag(False, "8-bit AdamW of bitsandbytes")
+    adam_beta1: float = _flag(0.9, "AdamW's first decay")
+    adam_beta2: float = _flag(0.999, "AdamW's second decay")
+    adam_weight_decay: float = _flag(1e-2, "AdamW's weight decay")
+    adam_epsilon: float = _flag(1e-8, "AdamW's epsilon")
+    max_grad_norm: float = _flag(1.0, "gradients are clipped to this norm")
+    snr_gamma: float | None = _flag(None, "min-SNR weighting of the timesteps; 5.0 is its paper's value")
+    offset_noise: bool = _flag(False, "noise with a random offset a channel, for very dark or bright pictures")
+    set_grads_to_none: bool = _flag(False, "free gradients instead of zeroing them")
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = field(
+        default=None,
+        metadata={"help": "no, fp16 or bf16; accelerate's own setting if unset", "choices": ["no", "fp16", "bf16"]},
+    )
+    allow_tf32: bool = _flag(False, "TF32 matrix products on Ampere GPUs and later")
+    seed: int | None = _flag(None, "makes a run repeatable")
+
+    def __post_init__(self) -> None:
+        counts = ("num_train_epochs", "max_train_steps", "gradient_accumulation_steps", "lr_num_cycles")
+        _refuse_outside(self, **dict.fromkeys(counts, (1, math.inf)))
+        amounts = ("learning_rate", "lr_warmup_steps", "adam_weight_decay", "adam_epsilon", "max_grad_norm")
+        _refuse_outside(self, **dict.fromkeys(amounts, (0, math.inf)))
+        almost_one = 1 - 1e-9
+        _refuse_outside(self, adam_beta1=(0, almost_one), adam_beta2=(0, almost_one))
+        _refuse_outside(self, snr_gamma=(1e-6, math.inf), seed=(0, 2**32 - 1))
+
+
+@dataclass
+class ValidationConfig:
+    """Pictures made while training, to watch it learn."""
+
+    _argument_group_name: ClassVar[str] = "validation"
+
+    validation_prompt: str | None = _flag(None, "prompt of the validation pictures; none are made if unset")
+    num_validation_images: int = _flag(4, "how many")
+    validation_steps: int = _flag(100, "made every so many steps, and at the end")
+    validation_scheduler: Literal["DPMSolverMultistepScheduler", "DDPMScheduler"] = field(
+        default="DPMSolverMultistepScheduler", metadata={"help": "sampler of the validation pictures"}
+    )
+
+    def __post_init__(self) -> None:
+        _refuse_outside(self, num_validation_images=(1, math.inf), validation_steps=(1, math.inf))
+
+
+@dataclass
+class OutputConfig:
+    """What is written, and where."""
+
+    _argument_group_name: ClassVar[str] = "output"
+
+    output_dir: str = _flag("dreambooth-model", "folder for the model, its config, masks and pictures")
+    checkpointing_steps: int = _flag(500, "a checkpoint every so many steps")
+    checkpoints_total_limit: int | None = _flag(None, "keep only so many checkpoints, the newest")
+    resume_from_checkpoint: str | None = _flag(None, 'a checkpoint of the output folder, or "latest"')
+    skip_save_text_encoder: bool = _flag(False, "leave the text encoder out of the saved pipeline")
+    logging_dir: str = _flag("logs", "folder of the trackers' logs, inside the output folder")
+    report_to: str = _flag("tensorboard", "tensorboard, wandb, comet_ml, all or none")
+    push_to_hub: bool = _flag(False, "upload the result to the hub")
+    hub_token: str | None = _flag(None, "token for the upload; `hf auth login` is safer")
+    hub_model_id: str | None = _flag(None, "name of the repository on the hub; the output folder's if unset")
+
+    def __post_init__(self) -> None:
+        if self.report_to in ("wandb", "all") and self.hub_token is not None:
+            raise UserError("--hub_token would be kept by wandb with the command line; use `hf auth login` instead")
+        _refuse_outside(self, checkpointing_steps=(1, math.inf), checkpoints_total_limit=(1, math.inf))
+
+
+GROUPS = [ModelConfig, DataConfig, MaskConfig, OptimizationConfig, ValidationConfig, OutputConfig]
+
+
+@dataclass
+class TrainingConfig:
+    """All of a run's settings."""
+
+    model: ModelConfig
+    data: DataConfig
+    mask: MaskConfig
+    optimization: OptimizationConfig
+    validation: ValidationConfig
+    output: OutputConfig
+
+    def __post_init__(self) -> None:
+        if self.data.image_interpolation_mode is None:
+            self.data.image_interpolation_mode = "lanczos" if self.model.use_lora else "bilinear"
+        if self.optimization.learning_rate is None:
+            self.optimization.learning_rate = 5e-4 if self.model.use_lora else 5e-6
+        if self.model.use_lora and self.output.skip_save_text_encoder:
+            raise UserError("--skip_save_text_encoder is for whole pipelines; LoRA saves adapters only, drop it")
+
+    def flat(self) -> dict[str, Any]:
+        """Every flag and its value, without the token."""
+        values = {key: value for group in asdict(self).values() for key, value in group.items()}
+        del values["hub_token"]
+        return values
+
+    def save(self, folder: Path) -> None:
+        """Write `training_config.yaml`, a file that `--config` takes from any folder."""
+        values = self.flat()
+        base = Path(str(self.model.pretrained_model_name_or_path))
+        if base.is_dir():
+            values["pretrained_model_name_or_path"] = str(base.resolve())
+        with replacing(folder / CONFIG_NAME) as temporary:
+            temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")

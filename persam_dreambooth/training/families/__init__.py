@@ -1,0 +1,37 @@
+"""Families of models, one file each, behind one protocol."""
+
+from diffusers import DiffusionPipeline
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.config import ModelConfig
+from persam_dreambooth.training.families.base import Conditioning, Family, Noised
+from persam_dreambooth.training.families.stable_diffusion import StableDiffusion
+
+__all__ = ["Conditioning", "Family", "Noised", "check_base_model", "load_family"]
+
+FAMILIES = {"StableDiffusionPipeline": StableDiffusion}
+
+
+def check_base_model(config: ModelConfig) -> type[StableDiffusion]:
+    """Tell a base model's family from its `model_index.json`, before anything is loaded.
+
+    Raises:
+        UserError: no pipeline there, or one that no family knows.
+    """
+    name = str(config.pretrained_model_name_or_path)
+    try:
+        index = DiffusionPipeline.load_config(name, revision=config.revision)
+        kind = index["_class_name"]
+    except Exception as error:  # no folder, no network, no JSON, no index: each has its own exception
+        raise UserError(
+            f"no base model at {name!r}: no such folder or hub model could be read; give a hub name such as "
+            "stable-diffusion-v1-5/stable-diffusion-v1-5, or the folder of a diffusers pipeline"
+        ) from error
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise UserError(f"{name} is a {kind}, which cannot be trained yet; known: {', '.join(FAMILIES)}")
+    return FAMILIES[kind]
+
+
+def load_family(config: ModelConfig) -> Family:
+    """Load a base model as the family that it belongs to."""
+    return check_base_model(config).load(config)

@@ -1,0 +1,98 @@
+"""What the loop asks of a family of models; it never asks which one it has."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from persam_dreambooth.training.config import ModelConfig
+
+Conditioning = dict[str, Tensor]
+"""What a family needs to know of one prompt; every tensor has a leading dimension of 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Noised:
+    """Latents on their way to noise.
+
+    Attributes:
+        noisy: (B, C, h, w), what the model sees.
+        timesteps: (B,) int64.
+        target: (B, C, h, w), what it should say.
+    """
+
+    noisy: Tensor
+    timesteps: Tensor
+    target: Tensor
+
+
+class Family(Protocol):
+    """A text-to-image model in training."""
+
+    base_model: str
+    """As the user named it."""
+    prediction_type: str
+    """What the model predicts: "epsilon" or "v_prediction"."""
+
+    @staticmethod
+    def cell_of(config: ModelConfig) -> int:
+        """Side of a latent cell in pixels, from the base model's configs alone."""
+        ...
+
+    def trained(self) -> dict[str, nn.Module]:
+        """The modules with trainable weights, by their part's name; the first one is the denoiser."""
+        ...
+
+    def replace(self, parts: dict[str, nn.Module]) -> None:
+        """Put the modules that Accelerate prepared in place of `trained()`."""
+        ...
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move the frozen parts to a device and precision; trainable weights stay float32."""
+        ...
+
+    def tokenize(self, prompt: str) -> Conditioning:
+        """A prompt as token tensors with a leading dimension of 1."""
+        ...
+
+    def encode_prompt(self, tokens: Conditioning) -> Tensor:
+        """Token tensors, or embeddings made before, to (B, length, channels) embeddings."""
+        ...
+
+    def drop_text_encoder(self) -> None:
+        """Free what `encode_prompt` needs for tokens; from now on it takes embeddings only."""
+        ...
+
+    def encode_latents(self, pixels: Tensor) -> Tensor:
+        """(B, 3, R, R) in [-1, 1] to (B, C, h, w) latents, sampled with the global random generator."""
+        ...
+
+    def add_noise(self, latents: Tensor, offset_noise: bool) -> Noised:
+        """Draw noise, then timesteps, with the global random generator."""
+        ...
+
+    def predict(self, noised: Noised, embeddings: Tensor) -> Tensor:
+        """The denoiser's word, (B, C, h, w)."""
+        ...
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        """(B,) signal-to-noise ratio."""
+        ...
+
+    def pipeline(self) -> Any:
+        """A pipeline around the modules in training, without a safety checker, for validation pictures."""
+        ...
+
+    def save(self, folder: Path, skip_text_encoder: bool = False) -> None:
+        """Write what was trained as the ecosystem reads it: a pipeline folder or a LoRA file."""
+        ...
+
+    def save_weights(self, folder: Path) -> None:
+        """Write the trainable weights for a checkpoint, in full precision."""
+        ...
+
+    def load_weights(self, folder: Path) -> None:
+        """Read what `save_weights` wrote."""
+        ...

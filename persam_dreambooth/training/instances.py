@@ -1,0 +1,167 @@
+"""Which photos are trained on, each with its mask: found, checked and written down before anything is loaded."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate.logging import get_logger
+from torchvision.transforms import v2
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest, relative_path
+from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, segment_folder
+from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.data import InstancePhoto, read_mask_tensor
+from persam_dreambooth.training.losses import latent_mask
+
+SEGMENTATION_FOLDER = "segmentation"
+logger = get_logger(__name__)
+
+
+def segment_first(config: TrainingConfig, device: torch.device) -> None:
+    """Make the masks beside the output, when the user gave a reference instead of masks.
+
+    To be called by one process, before the others look for the masks.
+    """
+    mask = config.mask
+    if not (mask.masked_loss and mask.reference_image and mask.reference_mask):
+        return
+    segment_folder(
+        SegmentationJob(
+            images=Path(str(config.data.instance_data_dir)),
+            reference_image=Path(mask.reference_image),
+            reference_mask=Path(mask.reference_mask),
+            output=Path(config.output.output_dir) / SEGMENTATION_FOLDER,
+            sam=mask.sam,
+            device=str(device),
+        )
+    )
+
+
+def find_instances(config: TrainingConfig) -> tuple[list[InstancePhoto], dict[Path, str]]:
+    """The photos to train on and their masks.
+
+    Returns:
+        The photos with their masks, sorted by name; and the photos that cannot be decoded, with
+        the reason. Those are left out, with a warning, and the others go on.
+
+    Raises:
+        UserError: no photo, none readable; masks missing, clashing, of another size than their
+            photo, or the photos themselves.
+    """
+    besides = (Path(config.mask.reference_mask),) if config.mask.reference_mask else ()
+    sizes, left_out = _readable(files.find_photos(Path(str(config.data.instance_data_dir)), besides))
+    if not config.mask.masked_loss:
+        return [InstancePhoto(photo, None) for photo in sizes], left_out
+    folder = mask_folder(config)
+    candidates = files.list_photos(folder)
+    if {path.resolve() for path in candidates} & {photo.resolve() for photo in sizes}:
+        raise UserError(f"the masks in {folder} are the photos themselves; give the folder that holds the masks")
+    files.refuse_clashing_stems(candidates)
+    masks = {path.stem: path for path in candidates}
+    missing = [photo.name for photo in sizes if photo.stem not in masks]
+    if missing:
+        raise UserError(
+            f"no mask in {folder} for {', '.join(missing)}; a mask has its photo's name, such as "
+            f"{Path(missing[0]).stem}.png: make it with `persam-dreambooth segment`, or take the photo out"
+        )
+    for photo, (width, height) in sizes.items():
+        mask_height, mask_width = files.read_mask(masks[photo.stem]).shape
+        if (mask_width, mask_height) != (width, height):
+            raise UserError(
+                f"the mask {masks[photo.stem]} is {mask_width} x {mask_height} pixels but its photo {photo.name} is "
+                f"{width} x {height} (upright); make the mask anew on this photo"
+            )
+    return [InstancePhoto(photo, masks[photo.stem]) for photo in sizes], left_out
+
+
+def mask_folder(config: TrainingConfig) -> Path:
+    """Where the masks lie; a folder that `persam-dreambooth segment` wrote has them one deeper.
+
+    Raises:
+        UserError: no such folder.
+    """
+    if config.mask.reference_image:
+        return Path(config.output.output_dir) / SEGMENTATION_FOLDER / "masks"
+    given = Path(str(config.mask.instance_mask_dir))
+    folder = given / "masks" if (given / "masks").is_dir() else given
+    if not folder.is_dir():
+        raise UserError(f"--instance_mask_dir {given} is not a folder; give the folder that holds the masks")
+    return folder
+
+
+def check_latent_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell: int) -> dict[Path, float]:
+    """How much of each photo, at the training resolution and on the latent grid, its mask covers.
+
+    Args:
+        instances: photos and masks.
+        config: resolution, crop, and how masks become latent masks.
+        cell: side of a latent cell in pixels.
+
+    Returns:
+        Photo -> mean of the latent mask over the whole resized photo (the crop's with
+        `--center_crop`), in (0, 1].
+
+    Raises:
+        UserError: photos whose latent mask is empty, by name; they would train nothing.
+    """
+    size = config.data.resolution
+    resize = v2.Compose([v2.Resize(size), *([v2.CenterCrop(size)] if config.data.center_crop else [])])
+    coverage = {}
+    for instance in instances:
+        if instance.mask is None:
+            continue
+        mask = resize(read_mask_tensor(instance.mask)).as_subclass(torch.Tensor)[None].float()
+        grid = (max(1, mask.shape[-2] // cell), max(1, mask.shape[-1] // cell))
+        small = latent_mask(mask, grid, config.mask.mask_downsample, config.mask.mask_dilation)
+        coverage[instance.photo] = small.mean().item()
+    empty = [photo.name for photo, share in coverage.items() if share == 0]
+    if empty:
+        raise UserError(
+            f"the mask of {', '.join(empty)} is empty on the latent grid ({size} pixels, cells of {cell}); correct "
+            "it or take the photo out; a thin subject is kept by --mask_downsample max or a larger --mask_dilation"
+        )
+    return coverage
+
+
+def describe(
+    instances: Sequence[InstancePhoto], left_out: dict[Path, str], config: TrainingConfig
+) -> list[ManifestEntry]:
+    """The lines of the output's `manifest.jsonl`: each photo, its mask, and what segmentation said of that mask.
+
+    Raises:
+        UserError: the masks' own manifest is damaged.
+    """
+    output = Path(config.output.output_dir)
+    known: dict[tuple[str, str | None], ManifestEntry] = {}
+    if config.mask.masked_loss and (mask_folder(config).parent / SETTINGS_NAME).exists():
+        entries = read_manifest(mask_folder(config).parent / MANIFEST_NAME)
+        known = {(entry.digest, entry.mask_digest): entry for entry in entries}
+    lines = [
+        ManifestEntry(relative_path(photo, output), files.digest(photo), error=reason)
+        for photo, reason in left_out.items()
+    ]
+    for instance in instances:
+        photo = files.digest(instance.photo)
+        mask = None if instance.mask is None else files.digest(instance.mask)
+        entry = known.get((photo, mask)) or ManifestEntry("", photo, mask_digest=mask, source="given")
+        mask_path = None if instance.mask is None else relative_path(instance.mask, output)
+        lines.append(replace(entry, photo=relative_path(instance.photo, output), mask=mask_path, overlay=None))
+    return sorted(lines, key=lambda entry: entry.photo)
+
+
+def _readable(photos: Sequence[Path]) -> tuple[dict[Path, tuple[int, int]], dict[Path, str]]:
+    """The photos that can be decoded, with their upright (width, height) in pixels; the others, with the reason."""
+    sizes: dict[Path, tuple[int, int]] = {}
+    left_out: dict[Path, str] = {}
+    for photo in photos:
+        try:
+            sizes[photo] = files.read_photo(photo).size
+        except UserError as error:
+            left_out[photo] = str(error)
+            logger.warning(f"left out: {error}")
+    if not sizes:
+        raise UserError(f"none of the {len(photos)} photos can be decoded: {next(iter(left_out.values()))}")
+    return sizes, left_out

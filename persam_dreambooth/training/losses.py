@@ -1,0 +1,99 @@
+"""The masked latent loss of section 3.4, as pure functions of tensors."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Downsample = Literal["area", "nearest", "max", "min"]
+Normalization = Literal["sample", "batch", "none"]
+
+
+def latent_mask(mask: Tensor, size: tuple[int, int], downsample: Downsample = "area", dilation: int = 0) -> Tensor:
+    """How much of each latent cell the subject covers.
+
+    Args:
+        mask: (B, 1, H, W) float in [0, 1], at the resolution of the crop.
+        size: (h, w) of the latents.
+        downsample: "area" is the covered share of a cell, "nearest" its centre pixel, "max" whether
+            any pixel and "min" whether every pixel of it is covered.
+        dilation: the mask is first widened by so many pixels, in a square.
+
+    Returns:
+        (B, 1, h, w) float32 in [0, 1].
+    """
+    mask = mask.float()
+    if dilation:
+        mask = F.max_pool2d(mask, 2 * dilation + 1, stride=1, padding=dilation)
+    if downsample == "area":
+        return F.adaptive_avg_pool2d(mask, size)
+    if downsample == "max":
+        return F.adaptive_max_pool2d(mask, size)
+    if downsample == "min":
+        return 1 - F.adaptive_max_pool2d(1 - mask, size)
+    return F.interpolate(mask, size, mode="nearest-exact")
+
+
+def loss_weight(latent_mask: Tensor, background_weight: float = 0.0) -> Tensor:
+    """The weight of each latent cell: 1 inside the mask, `background_weight` in [0, 1] outside, a blend between."""
+    return background_weight + (1 - background_weight) * latent_mask
+
+
+def masked_mse(
+    prediction: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    normalization: Normalization = "sample",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """Mean squared error over the cells that have weight.
+
+    With L the elementwise squared error, C channels and w the weight:
+
+        sample   mean over photos of sum(L w) / (C sum(w)): every photo counts the same
+        batch    sum(L w) / (C sum(w)), both over the whole batch: every foreground cell counts the same
+        none     mean(L w): the literal reading of the paper
+
+    The gradient with respect to the prediction is exactly 0.0 wherever w is 0, whatever the
+    prediction holds there, infinities included. A photo without any weight adds 0, never NaN.
+
+    Args:
+        prediction: (B, C, h, w), any float dtype; the loss is taken in float32.
+        target: (B, C, h, w).
+        weight: (B, 1, h, w) float32 in [0, 1]; None is the plain mean squared error.
+        normalization: see above.
+        sample_weight: (B,) float32, a factor for each photo (min-SNR); None is 1.
+
+    Returns:
+        A scalar, float32.
+    """
+    if weight is None:
+        weight = torch.ones_like(prediction[:, :1], dtype=torch.float32)
+    difference = torch.where(weight > 0, prediction.float() - target.float(), 0.0)
+    channels = prediction.shape[1]
+    error = (difference**2 * weight).sum(dim=(1, 2, 3))  # (B,)
+    cells = weight.sum(dim=(1, 2, 3))  # (B,)
+    if sample_weight is not None:
+        error = error * sample_weight
+    tiny = torch.finfo(torch.float32).tiny
+    if normalization == "sample":
+        return (error / (channels * cells).clamp_min(tiny)).mean()
+    if normalization == "batch":
+        return error.sum() / (channels * cells.sum()).clamp_min(tiny)
+    return error.sum() / prediction.numel()
+
+
+def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
+    """Min-SNR's factor for each photo (arXiv 2303.09556, section 3.4).
+
+    Args:
+        snr: (B,) float32, signal-to-noise ratio of each photo's own timestep.
+        gamma: the ceiling.
+        prediction_type: "epsilon" gives min(snr, gamma) / snr, "v_prediction" min(snr, gamma) / (snr + 1).
+
+    Returns:
+        (B,) float32.
+    """
+    divisor = snr + 1 if prediction_type == "v_prediction" else snr
+    return snr.clamp_max(gamma) / divisor

@@ -1,0 +1,78 @@
+"""Optimizer and learning-rate schedule, and how many steps there will be."""
+
+import math
+from typing import Any
+
+import torch
+from diffusers.optimization import SchedulerType, get_scheduler
+from torch import nn
+from torch.optim import Optimizer
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.config import OptimizationConfig
+
+
+def check(config: OptimizationConfig) -> None:
+    """Refuse, before anything is loaded, what could not be built.
+
+    Raises:
+        UserError: an unknown schedule, or 8-bit Adam without bitsandbytes.
+    """
+    allowed = [kind.value for kind in SchedulerType]
+    if config.lr_scheduler not in allowed:
+        raise UserError(f"--lr_scheduler {config.lr_scheduler} is unknown; choose one of {', '.join(allowed)}")
+    _optimizer_class(config)
+
+
+def build_optimizer(parameters: list[nn.Parameter], config: OptimizationConfig, batch: int) -> Optimizer:
+    """AdamW over the trainable parameters.
+
+    Args:
+        parameters: what is trained.
+        config: rates and decays.
+        batch: photos in one batch over all processes; `--scale_lr` multiplies the rate by it and by the accumulation.
+    """
+    scale = config.gradient_accumulation_steps * batch if config.scale_lr else 1
+    optimizer: Optimizer = _optimizer_class(config)(
+        parameters,
+        lr=(config.learning_rate or 0.0) * scale,
+        betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.adam_weight_decay,
+        eps=config.adam_epsilon,
+    )
+    return optimizer
+
+
+def _optimizer_class(config: OptimizationConfig) -> Any:
+    if not config.use_8bit_adam:
+        return torch.optim.AdamW
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise UserError("--use_8bit_adam needs `pip install bitsandbytes`") from error
+    return AdamW8bit
+
+
+def count_steps(config: OptimizationConfig, batches: int, processes: int) -> int:
+    """Optimizer steps of the whole run.
+
+    Args:
+        config: `max_train_steps`, or epochs and accumulation.
+        batches: a whole epoch's, before they are split between the processes.
+        processes: how many share them.
+    """
+    if config.max_train_steps is not None:
+        return config.max_train_steps
+    return config.num_train_epochs * math.ceil(math.ceil(batches / processes) / config.gradient_accumulation_steps)
+
+
+def build_scheduler(optimizer: Optimizer, config: OptimizationConfig, steps: int, processes: int) -> Any:
+    """The learning-rate schedule; Accelerate advances it once a process, hence the products."""
+    return get_scheduler(
+        config.lr_scheduler,
+        optimizer=optimizer,
+        num_warmup_steps=config.lr_warmup_steps * processes,
+        num_training_steps=steps * processes,
+        num_cycles=config.lr_num_cycles,
+        power=config.lr_power,
+    )

@@ -1,0 +1,69 @@
+"""Pictures of the model in training, for people to watch it learn."""
+
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from persam_dreambooth.photos import files
+from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.families import Family
+
+VALIDATION_FOLDER = "validation"
+INFERENCE_STEPS = 25
+
+
+@torch.no_grad()
+def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, step: int) -> list[Path]:
+    """Draw the validation prompt, save the pictures and hand them to the trackers.
+
+    The same seed draws them each time, so that pictures of different steps can be compared, and
+    training's own random numbers are left alone.
+
+    Returns:
+        The files, `validation/step-STEP-NUMBER.png`; none without a validation prompt.
+    """
+    validation = config.validation
+    if not validation.validation_prompt:
+        return []
+    modes = {name: part.training for name, part in family.trained().items()}
+    for part in family.trained().values():
+        part.eval()
+    pipeline = family.pipeline()
+    sampler = getattr(diffusers, validation.validation_scheduler)
+    pipeline.scheduler = sampler.from_config(pipeline.scheduler.config)
+    pipeline.to(accelerator.device)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator(accelerator.device).manual_seed(config.optimization.seed or 0)
+    with accelerator.autocast():
+        images = [
+            pipeline(
+                validation.validation_prompt,
+                height=config.data.resolution,
+                width=config.data.resolution,
+                num_inference_steps=INFERENCE_STEPS,
+                generator=generator,
+            ).images[0]
+            for _ in range(validation.num_validation_images)
+        ]
+    for name, part in family.trained().items():
+        part.train(modes[name])
+    _track(images, validation.validation_prompt, accelerator, step)
+    folder = Path(config.output.output_dir) / VALIDATION_FOLDER
+    paths = [folder / f"step-{step:06d}-{number}.png" for number in range(len(images))]
+    for image, path in zip(images, paths, strict=True):
+        files.write_picture(image, path)
+    return paths
+
+
+def _track(images: list[Image.Image], prompt: str, accelerator: Accelerator, step: int) -> None:
+    """Show the pictures in tensorboard and wandb."""
+    for tracker in accelerator.trackers:
+        if tracker.name in ("tensorboard", "wandb"):
+            arrays = np.stack([np.asarray(image) for image in images])
+            values = {"validation": arrays} if tracker.name == "tensorboard" else {prompt: images}
+            extra = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images(values, step=step, **extra)

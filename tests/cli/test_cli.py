@@ -1,0 +1,393 @@
+"""Guards the command line: every mistake one line and exit code 2, every flag explained, files of flags as flags."""
+
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from persam_dreambooth import __version__
+from persam_dreambooth.cli import VERBS, main
+from persam_dreambooth.cli.generate import GenerateFlags
+from persam_dreambooth.cli.parsing import parse
+from persam_dreambooth.cli.segment import SegmentFlags
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.config import GROUPS, OptimizationConfig
+
+FLAGS = {"segment": [SegmentFlags], "train": GROUPS, "generate": [GenerateFlags]}
+EVERY_FLAG = [(verb, one) for verb, groups in FLAGS.items() for group in groups for one in fields(group)]
+NEEDED = ["--images", "photos", "--reference", "dog.jpg", "--reference_mask", "dog.png", "--output", "out"]
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Write a config file; returns the flags that name it."""
+
+    def write(text):
+        path = tmp_path / "flags.yaml"
+        path.write_text(text, encoding="utf-8")
+        return ["--config", str(path)]
+
+    return write
+
+
+@pytest.fixture
+def mistake(capsys):
+    """Run a command that is wrong; returns its one line on stderr."""
+
+    def run(*argv):
+        code = main(list(argv))
+        output = capsys.readouterr()
+        assert code == 2
+        assert output.out == ""
+        (line,) = output.err.splitlines()
+        assert line.startswith("persam-dreambooth")
+        assert "error: " in line
+        return line
+
+    return run
+
+
+def segment_flags(*argv):
+    (flags,) = parse([SegmentFlags], [*NEEDED, *argv], "persam-dreambooth segment", "")
+    return flags
+
+
+# Help
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["-h"], []])
+def test_help_lists_every_verb(capsys, argv):
+    assert main(argv) == 0
+    output = capsys.readouterr()
+    for verb, what in VERBS.items():
+        assert any(line.split() == [verb, *what.split()] for line in output.out.splitlines())
+    assert output.err == ""
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_a_verb_lists_every_flag(capsys, verb):
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0
+    words = capsys.readouterr().out.split()
+    expected = {f"--{one.name}" for flagged, one in EVERY_FLAG if flagged == verb} | {"--config"}
+    assert expected <= set(words)
+
+
+@pytest.mark.parametrize(("verb", "one"), EVERY_FLAG, ids=[f"{verb}-{one.name}" for verb, one in EVERY_FLAG])
+def test_every_flag_has_a_help_text(verb, one):
+    assert one.metadata.get("help", "").strip()
+
+
+def test_defaults_stand_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["segment", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: facebook/sam-vit-huge)" in text
+    assert "(default: 4)" in text
+    assert "the opposite of --refinement" in text
+
+
+def test_the_version_is_printed(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[Path(sysconfig.get_path("scripts")) / "persam-dreambooth"], [sys.executable, "-m", "persam_dreambooth.cli"]],
+    ids=["script", "module"],
+)
+def test_the_command_runs_in_its_own_process(command):
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
+    done = subprocess.run([*command, "no-verb"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+
+
+# Mistakes
+
+
+def test_an_unknown_verb_is_refused_with_those_there_are(mistake):
+    line = mistake("segmnt", "--images", "photos")
+    assert "'segmnt'" in line
+    assert all(verb in line for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "meant"),
+    [
+        (["segment", *NEEDED, "--referense_mask", "x"], "--reference_mask"),
+        (["segment", *NEEDED, "--batch-sise", "3"], "--batch_size"),
+        (["segment", "--image", "photos"], "--images"),
+        (["generate", "--num_image", "3"], "--num_images"),
+        (["train", "--learning_rat", "1e-4"], "--learning_rate"),
+    ],
+)
+def test_an_unknown_flag_is_refused_with_the_nearest(mistake, argv, meant):
+    assert f"did you mean {meant}?" in mistake(*argv)
+
+
+def test_an_unknown_flag_that_is_near_to_none_points_to_the_help(mistake):
+    line = mistake("segment", *NEEDED, "--zzz")
+    assert "--zzz" in line
+    assert "did you mean" not in line
+    assert "--help" in line
+
+
+@pytest.mark.parametrize("missing", ["--images", "--reference", "--reference_mask", "--output"])
+def test_a_missing_flag_of_segment_is_named(mistake, missing):
+    place = NEEDED.index(missing)
+    assert f"{missing} is missing" in mistake("segment", *NEEDED[:place], *NEEDED[place + 2 :])
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["segment"], "--images"),
+        (["generate"], "--model"),
+        (["generate", "--model", "m"], "--prompt"),
+        (["generate", "--model", "m", "--prompts_file", "no-such-file.txt"], "no-such-file.txt"),
+        (["train"], "--pretrained_model_name_or_path"),
+    ],
+)
+def test_missing_input_is_named(mistake, argv, named):
+    assert named in mistake(*argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["segment", *NEEDED, "--fidelity", "perfect"], ["--fidelity", "perfect", "corrected", "official", "paper"]),
+        (["segment", *NEEDED, "--dtype", "int8"], ["--dtype", "int8", "bfloat16"]),
+        (["segment", *NEEDED, "--batch_size", "many"], ["--batch_size", "many"]),
+        (["segment", *NEEDED, "--batch_size", "0"], ["--batch_size 0", "at least 1"]),
+        (["segment", *NEEDED, "--refinement", "maybe"], ["--refinement", "maybe"]),
+        (["segment", "--images"], ["--images"]),
+        (["generate", "--model", "m", "--prompt", "p", "--num_images", "0"], ["--num_images 0", "at least 1"]),
+        (["generate", "--model", "m", "--prompt", "p", "--num_inference_steps", "-1"], ["--num_inference_steps -1"]),
+        (["train", "--mixed_precision", "fp8"], ["--mixed_precision", "fp8", "bf16"]),
+        (["train", "--learning_rate", "fast"], ["--learning_rate", "fast"]),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_flag_and_what_is_allowed(mistake, argv, said):
+    line = mistake(*argv)
+    assert all(text in line for text in said)
+
+
+def test_flags_may_not_be_shortened(mistake):
+    assert "--batch" in mistake("segment", *NEEDED, "--batch", "3")
+
+
+# Files of flags
+
+
+def test_a_config_sets_what_its_flags_would(config):
+    text = "images: album\nbatch_size: 3\nrefinement: false\nguided_attention: true\nsam: 42\ndevice: null\n"
+    (flags,) = parse([SegmentFlags], [*NEEDED[2:], *config(text)], "program", "")
+    assert flags == SegmentFlags(
+        images="album",
+        reference="dog.jpg",
+        reference_mask="dog.png",
+        output="out",
+        sam="42",
+        batch_size=3,
+        refinement=False,
+    )
+
+
+def test_flags_win_over_the_config_wherever_they_stand(config):
+    file = config("images: album\nbatch_size: 3\nrefinement: false\nnegative_prior: true\n")
+    for argv in ([*file, "--batch_size", "2"], ["--batch_size", "2", *file]):
+        flags = segment_flags(*argv, "--refinement", "--no_negative_prior")
+        assert (flags.images, flags.batch_size) == ("photos", 2)
+        assert (flags.refinement, flags.negative_prior) == (True, False)
+
+
+@pytest.mark.parametrize("written", ["5e-6", "5.0e-6", "0.000005", "5E-06"])
+def test_a_small_number_is_a_number_however_it_is_written(config, written):
+    (flags,) = parse([OptimizationConfig], config(f"learning_rate: {written}\nmax_train_steps: 7\n"), "program", "")
+    assert flags.learning_rate == 5e-6
+    assert isinstance(flags.learning_rate, float)
+    assert flags.max_train_steps == 7
+
+
+@pytest.mark.parametrize(("written", "value"), [("true", True), ("false", False), ("True", True), ("no", False)])
+def test_a_switch_is_on_or_off_in_a_config(config, written, value):
+    flags = segment_flags(*config(f"refinement: {written}\nsemantic_prompting: {written}\n"))
+    assert (flags.refinement, flags.semantic_prompting) == (value, value)
+
+
+def test_a_list_in_a_config_is_a_flag_with_several_values(config):
+    file = config('model: m\nprompt:\n  - a sks dog\n  - "two: words"\nseed: -3\nguidance_scale: 7\n')
+    (flags,) = parse([GenerateFlags], file, "program", "")
+    assert flags.prompt == ["a sks dog", "two: words"]
+    assert flags.seed == -3
+    assert flags.guidance_scale == 7.0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("batchsize: 3\n", ["'batchsize'", "did you mean batch_size?"]),
+        ("zzz: 3\n", ["'zzz'", "--help"]),
+        ("--batch_size: 3\n", ["'--batch_size'"]),
+        ("config: other.yaml\n", ["'config'"]),
+        ("3: 4\n", ["unknown key 3"]),
+        ("- images\n- photos\n", ["key: value"]),
+        ("just text\n", ["key: value"]),
+        ("", ["key: value"]),
+        ("images: [photos\n", ["no readable YAML"]),
+        ("images: photos\n  output: out\n", ["no readable YAML"]),
+        ("batch_size: many\n", ["--batch_size", "many"]),
+        ("batch_size: 2.5\n", ["--batch_size", "2.5"]),
+        ("batch_size: [1, 2]\n", []),
+        ("refinement: maybe\n", ["--refinement", "maybe"]),
+        ("fidelity: perfect\n", ["--fidelity", "perfect"]),
+        ("batch_size: 0\n", ["--batch_size 0"]),
+    ],
+)
+def test_a_mistake_in_a_config_is_one_line(mistake, config, text, said):
+    line = mistake("segment", *NEEDED, *config(text))
+    assert all(words in line for words in said)
+
+
+def test_a_config_that_cannot_be_read_is_named(mistake, tmp_path):
+    absent, binary = tmp_path / "absent.yaml", tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00\x80")
+    for path in (absent, binary, tmp_path):
+        assert str(path) in mistake("segment", *NEEDED, "--config", str(path))
+        assert str(path) in mistake("segment", *NEEDED, f"--config={path}")
+
+
+def test_settings_of_several_groups_come_from_one_line_of_flags(config):
+    @dataclass
+    class Colours:
+        paint: str = field(default="red", metadata={"help": "colour"})
+
+    @dataclass
+    class Sizes:
+        width: int = field(default=1, metadata={"help": "100 % is 1"})
+
+    colours, sizes = parse([Colours, Sizes], ["--width", "3", *config("paint: blue\n")], "program", "")
+    assert (colours, sizes) == (Colours("blue"), Sizes(3))
+    with pytest.raises(UserError, match="did you mean --paint"):
+        parse([Colours, Sizes], ["--pain", "green"], "program", "")
+
+
+# A whole run
+
+
+def draw_album(folder):
+    (folder / "photos").mkdir()
+    random = np.random.default_rng(0)
+    for name in ("dog.png", "park.jpg"):
+        Image.fromarray(random.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(folder / "photos" / name)
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:30, 15:40] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+
+
+def test_segment_writes_masks_and_says_where_they_lie(models, tmp_path, config, capsys):
+    draw_album(tmp_path)
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"not a picture")
+    flags = {
+        "images": tmp_path / "photos",
+        "reference": tmp_path / "photos" / "dog.png",
+        "reference_mask": tmp_path / "mask.png",
+        "sam": models / "sam",
+        "device": "cpu",
+    }
+    out = tmp_path / "out"
+    file = config("".join(f"{name}: {value}\n" for name, value in flags.items()))
+    assert main(["segment", *file, "--output", str(out)]) == 0
+    assert sorted(path.name for path in (out / "masks").iterdir()) == ["dog.png", "park.png"]
+    *_, found, look = capsys.readouterr().out.splitlines()
+    assert found.startswith(f"2 masks in {out / 'masks'}, 1 left out")
+    assert look.endswith(str(out / "contact_sheet.png"))
+    assert (out / "contact_sheet.png").is_file()
+
+
+def test_segment_refuses_bad_input_in_one_line(models, tmp_path, mistake):
+    draw_album(tmp_path)
+    photos = tmp_path / "photos"
+    flags = ["--images", photos, "--reference", photos / "dog.png", "--output", tmp_path / "out", "--device", "cpu"]
+    flags = [str(flag) for flag in flags]
+    line = mistake("segment", *flags, "--reference_mask", str(tmp_path / "absent.png"), "--sam", str(models / "sam"))
+    assert str(tmp_path / "absent.png") in line
+    line = mistake(
+        "segment", *flags, "--reference_mask", str(tmp_path / "mask.png"), "--sam", str(tmp_path / "no-sam")
+    )
+    assert str(tmp_path / "no-sam") in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_ends_with_130_and_one_line(capsys, monkeypatch):
+    def interrupted(flags):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SegmentFlags, "__post_init__", interrupted)
+    assert main(["segment", *NEEDED]) == 130
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 1
+    assert "interrupted" in output.err
+
+
+# Odd values
+
+
+def test_a_config_value_that_starts_with_a_dash_is_a_value(config):
+    (flags,) = parse([GenerateFlags], [*config("model: m\nprompt: a dog\nnegative_prompt: -blurry\n")], "generate", "")
+    assert flags.negative_prompt == "-blurry"
+
+
+def test_an_unquoted_no_in_a_config_is_the_word_no(config):
+    (flags,) = parse([OptimizationConfig], config("mixed_precision: no\n"), "train", "")
+    assert flags.mixed_precision == "no"
+
+
+def test_words_that_start_with_a_dash_in_a_configs_list_are_words(config):
+    (flags,) = parse([GenerateFlags], config("model: m\nprompt: [a dog, -b]\n"), "generate", "")
+    assert flags.prompt == ["a dog", "-b"]
+
+
+@pytest.mark.parametrize("value", ["[1, 2]", "{a: 1}"])
+def test_a_config_value_of_many_for_a_flag_of_one_is_refused(config, mistake, value):
+    line = mistake("segment", *NEEDED, *config(f"batch_size: {value}\n"))
+    assert "batch_size" in line and "takes one value" in line
+
+
+def test_a_config_flag_without_a_file_is_one_line(mistake):
+    assert "--config" in mistake("segment", "--config")
+
+
+@pytest.mark.parametrize("verb", [("segment", *NEEDED), ("generate", "--model", "{model}", "--prompt", "x")])
+def test_a_device_that_is_not_there_is_one_line(verb, mistake, models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Image.new("RGB", (20, 20)).save("dog.jpg")
+    Image.new("RGB", (20, 20)).save("photos/a.jpg")
+    drawn = np.zeros((20, 20), dtype=np.uint8)
+    drawn[5:15, 5:15] = 255
+    Image.fromarray(drawn).save("dog.png")
+    words = [word.format(model=models / "stable-diffusion") for word in verb]
+    sam = ["--sam", str(models / "sam")] if words[0] == "segment" else []
+    assert "the device banana cannot be used" in mistake(*words, *sam, "--device", "banana")
+    assert not Path("out").exists()
+
+
+def test_an_output_below_a_file_is_one_line(mistake, models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (20, 20)).save("dog.jpg")
+    drawn = Image.new("L", (20, 20))
+    drawn.putpixel((3, 3), 255)
+    drawn.save("dog.png")
+    Path("file").touch()
+    given = ["--images", ".", "--reference", "dog.jpg", "--reference_mask", "dog.png", "--sam", str(models / "sam")]
+    assert "file is a file" in mistake("segment", *given, "--output", "file/x", "--device", "cpu")

@@ -1,0 +1,58 @@
+"""Record the losses of diffusers' own DreamBooth scripts, for `test_diffusers_losses.py` to compare ours with.
+
+    python -m tests.parity.record_diffusers path/to/diffusers/examples/dreambooth
+
+runs every case of `diffusers_cases.py` in diffusers' script and writes
+`tests/parity/data/diffusers_losses.json`. Needs the `dev` extra and a diffusers checkout.
+"""
+
+import json
+import os
+import platform
+import runpy
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+RECORD = Path(__file__).parent / "data" / "diffusers_losses.json"
+
+
+def record(scripts: Path) -> None:
+    """Run all cases, each in a process of its own, and write the recording."""
+    import accelerate
+    import diffusers
+    import peft
+    import torch
+    import transformers
+
+    from tests.parity.diffusers_cases import CASES, logged_losses, prepare
+
+    losses = {}
+    for name, case in CASES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            prepare(Path(folder), case)
+            command = [sys.executable, str(Path(__file__).resolve()), "--one", str(scripts.resolve() / case.script)]
+            subprocess.run([*command, *case.all_flags], cwd=folder, check=True)
+            losses[name] = logged_losses(Path(folder) / "output")
+            print(name, losses[name][:3])
+    versions = {module.__name__: module.__version__ for module in (torch, diffusers, transformers, accelerate, peft)}
+    command = "python -m tests.parity.record_diffusers path/to/diffusers/examples/dreambooth"
+    made = {"command": command, "machine": platform.machine(), "versions": versions}
+    RECORD.write_text(json.dumps({"made": made, "losses": losses}, indent=1) + "\n")
+
+
+def run_one(script: str, flags: list[str]) -> None:
+    """Run a script as `__main__`, its listing of folders sorted: it takes photos in the file system's order."""
+    listed = Path.iterdir
+    Path.iterdir = lambda self: iter(sorted(listed(self)))  # type: ignore[method-assign]
+    sys.argv = [script, *flags]
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    runpy.run_path(script, run_name="__main__")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--one":
+        run_one(sys.argv[2], sys.argv[3:])
+    else:
+        record(Path(sys.argv[1]))

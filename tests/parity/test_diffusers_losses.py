@@ -1,0 +1,25 @@
+"""With all-white masks, every step's loss is that of diffusers' own DreamBooth scripts at the same seed.
+
+The recording was made by `record_diffusers.py`; its command and versions stand in the file.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+from persam_dreambooth.cli import main
+from tests.parity.diffusers_cases import CASES, LORA, logged_losses, prepare
+from tests.parity.record_diffusers import RECORD
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_losses_equal_those_of_the_script(name, tmp_path, monkeypatch):
+    case = CASES[name]
+    prepare(tmp_path, case)
+    monkeypatch.chdir(tmp_path)
+    ours = ["--instance_mask_dir", "masks", *(["--use_lora"] if case.script == LORA else [])]
+    assert main(["train", *case.all_flags, *ours]) == 0
+    recorded = json.loads(RECORD.read_text())["losses"][name]
+    np.testing.assert_allclose(logged_losses(tmp_path / "output"), recorded, atol=1e-5, rtol=0)
+    assert np.ptp(recorded) > 1e-2  # a flat curve would prove nothing

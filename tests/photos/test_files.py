@@ -1,0 +1,266 @@
+"""Guards which files count as photos, how they are read, and that no file is ever half-written."""
+
+import hashlib
+import os
+import stat
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from PIL import Image
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files
+
+RED, BLUE = (200, 30, 30), (30, 30, 200)
+FORMATS = ["photo.jpg", "photo.jpeg", "photo.png", "photo.webp", "photo.bmp", "photo.tif", "photo.tiff"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One folder for all examples of a property."""
+    return tmp_path_factory.mktemp("files")
+
+
+def halves(width=32, height=16):
+    """Red at the left, blue at the right; both halves are whole JPEG blocks."""
+    levels = np.empty((height, width, 3), np.uint8)
+    levels[:, : width // 2], levels[:, width // 2 :] = RED, BLUE
+    return Image.fromarray(levels)
+
+
+def noise(seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (24, 31, 3), dtype=np.uint8))
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).write_bytes(b"")
+
+
+def assert_one_line_naming(error, path):
+    assert str(path) in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+# Which files are photos
+
+
+def test_photos_are_found_sorted_whatever_the_case_of_their_suffix(tmp_path):
+    names = ["c.JPG", "a.png", "b.Jpeg", "d.webp", "e.BMP", "f.tif", "g.TIFF"]
+    touch(tmp_path, *names)
+    assert files.find_photos(tmp_path) == sorted(tmp_path / name for name in names)
+
+
+def test_hidden_files_other_kinds_and_folders_are_passed_over(tmp_path):
+    touch(tmp_path, "dog.jpg", ".hidden.jpg", "notes.txt", "clip.mp4", "jpg", "raw.heic")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "deeper").mkdir()
+    touch(tmp_path / "deeper", "cat.jpg")
+    assert files.find_photos(tmp_path) == [tmp_path / "dog.jpg"]
+
+
+def test_the_files_besides_are_no_photos_however_their_path_is_written(tmp_path):
+    touch(tmp_path, "dog.jpg", "dog.png", "cat.jpg")
+    roundabout = tmp_path / ".." / tmp_path.name / "dog.png"
+    found = files.find_photos(tmp_path, besides=(roundabout, tmp_path / "absent.png"))
+    assert found == [tmp_path / "cat.jpg", tmp_path / "dog.jpg"]
+
+
+@pytest.mark.parametrize("name", ["absent", "file.jpg"])
+def test_what_is_no_folder_is_refused(tmp_path, name):
+    touch(tmp_path, "file.jpg")
+    with pytest.raises(UserError, match="is not a folder") as error:
+        files.find_photos(tmp_path / name)
+    assert_one_line_naming(error, tmp_path / name)
+
+
+def test_a_folder_without_photos_is_refused_with_the_suffixes_that_count(tmp_path):
+    touch(tmp_path, "mask.png", "notes.txt")
+    with pytest.raises(UserError, match="no photo found") as error:
+        files.find_photos(tmp_path, besides=(tmp_path / "mask.png",))
+    assert_one_line_naming(error, tmp_path)
+    assert all(suffix in str(error.value) for suffix in files.PHOTO_SUFFIXES)
+
+
+def test_photos_that_differ_only_in_their_suffix_are_refused_by_name(tmp_path):
+    touch(tmp_path, "dog.jpg", "dog.PNG", "cat.jpg", "sofa.bmp", "sofa.tif", "sofa.2.tif")
+    with pytest.raises(UserError, match="same name") as error:
+        files.find_photos(tmp_path)
+    assert all(name in str(error.value) for name in ("dog.jpg", "dog.PNG", "sofa.bmp", "sofa.tif"))
+    assert "cat" not in str(error.value)
+    assert "sofa.2" not in str(error.value)
+    assert_one_line_naming(error, tmp_path)
+
+
+# Reading
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_photo_of_every_format_is_read_as_rgb(tmp_path, name):
+    halves().save(tmp_path / name)
+    photo = files.read_photo(tmp_path / name)
+    assert (photo.mode, photo.size) == ("RGB", (32, 16))
+    tolerance = 12 if name.endswith(("jpg", "jpeg", "webp")) else 0
+    for x, colour in ((4, RED), (27, BLUE)):
+        np.testing.assert_allclose(photo.getpixel((x, 8)), colour, atol=tolerance)
+
+
+@pytest.mark.parametrize(("orientation", "top"), [(6, RED), (8, BLUE)])
+def test_a_jpeg_that_the_camera_stored_lying_down_comes_upright(tmp_path, orientation, top):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    halves(32, 16).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    photo = files.read_photo(tmp_path / "turned.jpg")
+    assert photo.size == (16, 32)
+    np.testing.assert_allclose(photo.getpixel((8, 4)), top, atol=12)
+    np.testing.assert_allclose(photo.getpixel((8, 28)), BLUE if top == RED else RED, atol=12)
+
+
+def test_a_16_bit_png_keeps_its_high_byte(tmp_path):
+    levels = np.random.default_rng(0).integers(0, 2**16, (5, 7), dtype=np.uint16)
+    Image.fromarray(levels).save(tmp_path / "deep.png")
+    photo = np.asarray(files.read_photo(tmp_path / "deep.png"))
+    np.testing.assert_array_equal(photo, np.repeat((levels >> 8)[..., None], 3, axis=-1))
+
+
+def test_a_cmyk_jpeg_shows_its_colours(tmp_path):
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "print.jpg", quality=95)
+    assert Image.open(tmp_path / "print.jpg").mode == "CMYK"
+    np.testing.assert_allclose(files.read_photo(tmp_path / "print.jpg").getpixel((8, 8)), (255, 0, 0), atol=12)
+
+
+@pytest.mark.parametrize(
+    ("mode", "stored", "shown"),
+    [
+        ("L", 90, (90, 90, 90)),
+        ("1", 1, (255, 255, 255)),
+        ("LA", (90, 255), (90, 90, 90)),
+        ("LA", (90, 0), (255, 255, 255)),
+        ("RGBA", (*RED, 255), RED),
+        ("RGBA", (*RED, 0), (255, 255, 255)),
+    ],
+)
+def test_grey_and_transparent_pngs_are_shown_on_white(tmp_path, mode, stored, shown):
+    Image.new(mode, (4, 3), stored).save(tmp_path / "photo.png")
+    assert files.read_photo(tmp_path / "photo.png").getpixel((1, 1)) == shown
+
+
+def test_a_palette_png_shows_its_colours(tmp_path):
+    halves().quantize(2).save(tmp_path / "palette.png")
+    assert Image.open(tmp_path / "palette.png").mode == "P"
+    np.testing.assert_array_equal(np.asarray(files.read_photo(tmp_path / "palette.png")), np.asarray(halves()))
+
+
+@pytest.mark.parametrize("read", [files.read_photo, files.read_mask, files.read_picture])
+@pytest.mark.parametrize("content", [b"", b"not a picture\n" * 50, bytes(1000)], ids=["empty", "text", "zeros"])
+def test_a_file_that_is_no_picture_is_refused_in_one_line(tmp_path, read, content):
+    (tmp_path / "broken.jpg").write_bytes(content)
+    with pytest.raises(UserError, match="cannot be decoded") as error:
+        read(tmp_path / "broken.jpg")
+    assert_one_line_naming(error, tmp_path / "broken.jpg")
+
+
+@pytest.mark.filterwarnings("ignore:Truncated File Read")  # Pillow's, of a TIFF
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("kept", [0.02, 0.3, 0.7])
+def test_a_photo_that_was_cut_off_is_refused_in_one_line(tmp_path, name, kept):
+    whole = tmp_path / name
+    noise().save(whole)
+    content = whole.read_bytes()
+    whole.write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(UserError, match="cannot be decoded") as error:
+        files.read_photo(whole)
+    assert_one_line_naming(error, whole)
+
+
+@pytest.mark.parametrize("read", [files.read_photo, files.read_mask, files.read_picture])
+def test_an_absent_file_and_a_folder_are_refused_in_one_line(tmp_path, read):
+    with pytest.raises(UserError, match="check the path") as error:
+        read(tmp_path / "absent.jpg")
+    assert_one_line_naming(error, tmp_path / "absent.jpg")
+    with pytest.raises(UserError) as error:
+        read(tmp_path)
+    assert_one_line_naming(error, tmp_path)
+
+
+def test_a_picture_is_read_as_it_is(tmp_path):
+    levels = np.array([[0, 1], [128, 255]], np.uint8)
+    Image.fromarray(levels).save(tmp_path / "levels.png")
+    picture = files.read_picture(tmp_path / "levels.png")
+    assert picture.mode == "L"
+    np.testing.assert_array_equal(np.asarray(picture), levels)
+
+
+# Writing
+
+
+@pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt])
+def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path, interruption):
+    target = tmp_path / "table.txt"
+    target.write_text("old")
+    with pytest.raises(interruption), files.replacing(target) as temporary:
+        temporary.write_text("half of the n")
+        raise interruption
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["table.txt"]
+
+
+def test_a_write_that_breaks_off_leaves_nothing_where_nothing_was(tmp_path):
+    with pytest.raises(RuntimeError), files.replacing(tmp_path / "new" / "table.txt") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_file_appears_only_when_its_block_ends(tmp_path):
+    target = tmp_path / "deeper" / "still" / "table.txt"
+    with files.replacing(target) as temporary:
+        temporary.write_text("whole")
+        assert not target.exists()
+        assert temporary.parent == target.parent  # on the same disk, so that the rename is one step
+        assert temporary.name.startswith(".")
+    assert target.read_text() == "whole"
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_a_replaced_file_is_as_readable_as_an_ordinary_one(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        (tmp_path / "ordinary").write_text("")
+        with files.replacing(tmp_path / "ours") as temporary:
+            temporary.write_text("")
+        assert os.umask(umask) == umask  # and the process's umask is what it was
+    finally:
+        os.umask(before)
+    ours, ordinary = (stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ours", "ordinary"))
+    assert ours == ordinary == 0o666 & ~umask
+
+
+@settings(deadline=None, max_examples=60)
+@given(mask=arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=40)))
+def test_a_mask_comes_back_from_its_file_as_it_was(folder, mask):
+    files.write_mask(mask, folder / "mask.png")
+    with Image.open(folder / "mask.png") as stored:
+        assert (stored.format, stored.mode, stored.size) == ("PNG", "L", mask.shape[::-1])
+        np.testing.assert_array_equal(np.asarray(stored), np.where(mask, 255, 0))
+    found = files.read_mask(folder / "mask.png")
+    assert found.dtype == np.bool_
+    np.testing.assert_array_equal(found, mask)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.png", "PNG"), ("a.jpg", "JPEG"), ("a.JPG", "JPEG")])
+def test_a_picture_is_written_in_the_format_of_its_suffix(tmp_path, name, kind):
+    files.write_picture(halves(), tmp_path / "new" / name)
+    with Image.open(tmp_path / "new" / name) as stored:
+        assert (stored.format, stored.size) == (kind, (32, 16))
+
+
+@settings(deadline=None, max_examples=30)
+@given(content=st.binary(max_size=5000))
+def test_the_digest_is_the_sha_256_of_the_bytes(folder, content):
+    (folder / "file").write_bytes(content)
+    assert files.digest(folder / "file") == hashlib.sha256(content).hexdigest()

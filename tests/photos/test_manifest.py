@@ -1,0 +1,144 @@
+"""Guards the manifest: what is written is read, a killed writer costs one line, damage is never guessed at."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos.manifest import (
+    MANIFEST_NAME,
+    ManifestEntry,
+    append_entry,
+    read_manifest,
+    write_manifest,
+)
+
+# Any text that UTF-8 can hold, and the stand-ins by which Python spells a file name that it cannot.
+TEXT = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\x85\u2028\u2029\udcff"), max_size=20)
+PIXEL = st.integers(0, 20_000)
+POINTS = st.lists(st.lists(PIXEL, min_size=2, max_size=2), max_size=3)
+ENTRIES = st.builds(
+    ManifestEntry,
+    photo=TEXT,
+    digest=st.text("0123456789abcdef", min_size=64, max_size=64),
+    width=st.none() | PIXEL,
+    height=st.none() | PIXEL,
+    mask=st.none() | TEXT,
+    overlay=st.none() | TEXT,
+    source=st.sampled_from(["persam", "reference", "given"]),
+    score=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    points=POINTS,
+    point_labels=st.lists(st.integers(0, 1), max_size=3),
+    box=st.none() | st.lists(PIXEL, min_size=4, max_size=4),
+    warnings=st.lists(TEXT, max_size=2),
+    error=st.none() | TEXT,
+)
+FIRST = ManifestEntry("../photos/Hündin am Käsebrett.jpg", "ab" * 32, 640, 480, "masks/a.png", score=0.75)
+SECOND = ManifestEntry("../photos/犬.png", "cd" * 32, error="cannot be decoded")
+THIRD = ManifestEntry("../photos/c.png", "ef" * 32, points=[[3, 4], [5, 6]], point_labels=[1, 0], box=[0, 1, 2, 3])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One folder for all examples of a property."""
+    return tmp_path_factory.mktemp("manifest")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / MANIFEST_NAME
+
+
+@settings(deadline=None, max_examples=60)
+@given(entries=st.lists(ENTRIES, max_size=4))
+def test_what_is_written_is_read_back(folder, entries):
+    write_manifest(folder / MANIFEST_NAME, entries)
+    assert read_manifest(folder / MANIFEST_NAME) == entries
+
+
+@settings(deadline=None, max_examples=60)
+@given(written=st.lists(ENTRIES, max_size=2), appended=st.lists(ENTRIES, max_size=2))
+def test_what_is_appended_is_read_after_what_was_there(folder, written, appended):
+    write_manifest(folder / MANIFEST_NAME, written)
+    for entry in appended:
+        append_entry(folder / MANIFEST_NAME, entry)
+    assert read_manifest(folder / MANIFEST_NAME) == written + appended
+
+
+def test_appending_starts_a_manifest_where_there_is_none(path):
+    assert read_manifest(path) == []
+    append_entry(path, FIRST)
+    assert read_manifest(path) == [FIRST]
+
+
+def test_a_manifest_is_a_line_of_plain_json_for_each_photo(path):
+    write_manifest(path, [FIRST, SECOND])
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == [asdict(FIRST), asdict(SECOND)]
+    assert "Hündin" in lines[0]
+    assert "犬" in lines[1]
+
+
+def test_a_last_line_that_was_cut_off_anywhere_is_passed_over(path):
+    write_manifest(path, [FIRST, SECOND, THIRD])
+    whole = path.read_bytes()
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for end in range(last, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        assert read_manifest(path) == [FIRST, SECOND]
+    path.write_bytes(whole[:-1])  # all but the newline: nothing of it is lost
+    assert read_manifest(path) == [FIRST, SECOND, THIRD]
+
+
+@pytest.mark.parametrize("damage", ['{"photo": "b.jpg", "dig', "", "not json"])
+def test_a_damaged_line_before_the_last_is_refused_by_its_number(path, damage):
+    write_manifest(path, [FIRST, SECOND, THIRD])
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([lines[0], damage, lines[2], ""]), encoding="utf-8")
+    with pytest.raises(UserError, match=r"line 2 .* is damaged") as error:
+        read_manifest(path)
+    assert str(path) in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"photo": "b.jpg", "digest": "00", "caption": "a dog"},
+        {"file_name": "b.jpg", "text": "a dog"},
+        {"photo": "b.jpg"},
+        {"digest": "00"},
+        ["b.jpg", "00"],
+        "b.jpg",
+        None,
+    ],
+)
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_line_of_something_else_is_refused_wherever_it_stands(path, values, position):
+    lines = [json.dumps(asdict(FIRST)), json.dumps(asdict(SECOND))]
+    lines.insert(position, json.dumps(values))
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"line {position + 1} .* is no manifest entry"):
+        read_manifest(path)
+
+
+def test_a_line_with_only_photo_and_digest_is_an_entry(path):
+    path.write_text('{"photo": "b.jpg", "digest": "00"}\n', encoding="utf-8")
+    assert read_manifest(path) == [ManifestEntry("b.jpg", "00")]
+
+
+def test_a_rewrite_that_breaks_off_leaves_the_old_manifest_and_nothing_else(path):
+    write_manifest(path, [FIRST, SECOND])
+    before = path.read_bytes()
+
+    def interrupted():
+        yield THIRD
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_manifest(path, interrupted())
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]

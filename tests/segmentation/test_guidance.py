@@ -1,0 +1,245 @@
+"""Guards what guidance does to a mask decoder, that it does nothing else, and that it leaves no trace."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from random_models import random_sam
+from segment_anything.modeling.transformer import Attention
+from transformers import SamMaskDecoderConfig
+from transformers.models.sam.modeling_sam import SamAttention
+
+from persam_dreambooth.segmentation import Prompts, load_backbone
+from persam_dreambooth.segmentation.guidance import Guidance, guided, guided_attention
+from tests.parity import recorded_sam
+
+CROSS_ATTENTION = {f"layers.{number}.cross_attn_token_to_image" for number in range(2)}
+
+
+class Asked:
+    """A SAM with a seeded image embedding, a prompt and guidance of the right sizes."""
+
+    def __init__(self, model, width, grid):
+        self.model, self.backbone = model, load_backbone(model, device="cpu")
+        random = torch.Generator().manual_seed(0)
+        self.embedding = torch.randn(width, grid, grid, generator=random)
+        self.bias = torch.rand(grid * grid, generator=random) * 20
+        self.target = torch.randn(width, generator=random)
+        side = self.backbone.image_size
+        self.prompts = Prompts(torch.tensor([[0.3, 0.4], [0.9, 0.1]]) * side, torch.tensor([1, 0]))
+
+    @property
+    def decoder(self):
+        return self.model.mask_decoder
+
+    def decode(self, guidance=None):
+        return self.backbone.decode(self.embedding, self.prompts, multimask=True, guidance=guidance)
+
+    def both(self):
+        return Guidance(self.bias, self.target)
+
+
+@pytest.fixture(params=["transformers", "segment-anything"])
+def asked(request):
+    if request.param == "transformers":
+        return Asked(random_sam(), width=32, grid=8)
+    return Asked(recorded_sam.original(), width=recorded_sam.PROMPT_WIDTH, grid=64)
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def hooks_in(module):
+    """Every hook of every kind on the module and all modules inside it."""
+    kinds = [name for name in vars(module) if "_hooks" in name]
+    assert "_forward_hooks" in kinds
+    return [hook for part in module.modules() for kind in kinds for hook in getattr(part, kind, None) or ()]
+
+
+# No trace
+
+
+@pytest.mark.parametrize("repeat", [True, False])
+def test_weights_hooks_and_outputs_are_after_as_they_were_before(asked, repeat):
+    weights, outputs = copy.deepcopy(asked.decoder.state_dict()), asked.decode()
+    with_guidance = asked.decode(Guidance(asked.bias, asked.target, repeat))
+    assert not same(with_guidance, outputs)
+    assert hooks_in(asked.model) == []
+    after = asked.decoder.state_dict()
+    assert list(after) == list(weights)
+    assert all(torch.equal(after[name], weights[name]) for name in weights)
+    assert same(asked.decode(), outputs)
+
+
+def test_an_exception_in_the_block_leaves_no_trace_either(asked):
+    outputs = asked.decode()
+    with pytest.raises(KeyError), guided(asked.decoder, asked.both()):
+        assert hooks_in(asked.decoder) != []
+        raise KeyError
+    assert hooks_in(asked.decoder) == []
+    assert same(asked.decode(), outputs)
+
+
+def test_an_exception_in_the_decoder_leaves_no_trace_either(asked):
+    outputs = asked.decode()
+    with pytest.raises(RuntimeError):
+        asked.decode(Guidance(attention_bias=asked.bias[:-1], target_embedding=asked.target))
+    assert hooks_in(asked.decoder) == []
+    assert same(asked.decode(), outputs)
+
+
+def test_what_the_guidance_holds_is_not_written_to(asked):
+    bias, target, embedding = asked.bias.clone(), asked.target.clone(), asked.embedding.clone()
+    asked.decode(asked.both())
+    assert same((asked.bias, asked.target, asked.embedding), (bias, target, embedding))
+
+
+# Nothing asked, nothing changed
+
+
+def test_guidance_without_bias_and_embedding_changes_nothing(asked):
+    assert same(asked.decode(Guidance(None, None)), asked.decode())
+
+
+@pytest.mark.parametrize("repeat", [True, False])
+def test_a_target_embedding_of_zeros_changes_nothing(asked, repeat):
+    assert same(asked.decode(Guidance(None, torch.zeros_like(asked.target), repeat)), asked.decode())
+
+
+def test_bias_and_embedding_each_change_the_masks(asked):
+    plain, biased, prompted, both = (
+        asked.decode(guidance)[0]
+        for guidance in (None, Guidance(asked.bias), Guidance(None, asked.target), asked.both())
+    )
+    masks = [plain, biased, prompted, both]
+    assert not any(torch.equal(a, b) for number, a in enumerate(masks) for b in masks[:number])
+
+
+def test_adding_the_embedding_once_is_not_adding_it_repeatedly(asked):
+    once, repeatedly = (asked.decode(Guidance(None, asked.target, repeat)) for repeat in (False, True))
+    assert not same(once, repeatedly)
+
+
+def test_adding_the_embedding_once_is_adding_it_to_every_token_of_the_decoder(asked):
+    """Equation 9: T^g = repeat(T_R) + concat(T_M, T_P), made by hand in a copy's weights."""
+    found = asked.decode(Guidance(None, asked.target, repeat_embedding=False))
+    decoder, prompts = asked.decoder, asked.model.prompt_encoder
+    points = prompts.point_embeddings if hasattr(prompts, "point_embeddings") else prompts.point_embed
+    for token in (decoder.iou_token, decoder.mask_tokens, *points, prompts.not_a_point_embed):
+        token.weight += asked.target
+    for one, other in zip(asked.decode(), found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+# Where it enters
+
+
+def changed_in_isolation(asked, guidance):
+    """Names of the transformer's modules that answer otherwise under guidance when given the very same inputs."""
+    transformer, calls = asked.decoder.transformer, {}
+    names = {module: name for name, module in transformer.named_modules()}
+
+    def record(module, args, kwargs, output):
+        calls[module] = (args, kwargs, output)
+
+    recorders = [module.register_forward_hook(record, with_kwargs=True) for module in names]
+    asked.decode()
+    for recorder in recorders:
+        recorder.remove()
+    assert {names[module] for module in calls} >= CROSS_ATTENTION | {"", "layers.1", "final_attn_token_to_image"}
+
+    def answers(module):
+        args, kwargs, _ = calls[module]
+        output = module(*args, **kwargs)
+        return [part for part in (output if isinstance(output, tuple) else (output,)) if part is not None]
+
+    with torch.no_grad():
+        plain = {module: answers(module) for module in calls}
+        with guided(asked.decoder, guidance):
+            return {names[module] for module in calls if not same(answers(module), plain[module])}
+
+
+def test_the_bias_reaches_the_token_to_image_attention_of_the_blocks_and_no_other(asked):
+    containers = {"", "layers.0", "layers.1"}
+    assert changed_in_isolation(asked, Guidance(asked.bias)) == CROSS_ATTENTION | containers
+
+
+def test_the_repeated_embedding_enters_before_each_block_and_in_the_final_query(asked):
+    changed = changed_in_isolation(asked, Guidance(None, asked.target, repeat_embedding=True))
+    assert changed == {"", "layers.1", "final_attn_token_to_image"}
+
+
+def test_the_embedding_added_once_enters_before_the_first_block_only(asked):
+    changed = changed_in_isolation(asked, Guidance(None, asked.target, repeat_embedding=False))
+    assert changed == {""}
+
+
+# Equation 8
+
+
+def attention_layer(family, width, heads):
+    torch.manual_seed(0)
+    if family == "segment-anything":
+        return Attention(width, heads, downsample_rate=2)
+    return SamAttention(
+        SamMaskDecoderConfig(hidden_size=width, num_attention_heads=heads, attention_downsample_rate=2)
+    )
+
+
+def softmax(values):
+    weights = np.exp(values - values.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def by_hand(layer, query, key, value, bias, heads):
+    """Equation 8 on (tokens, C) and (cells, C) arrays, a head at a time."""
+    q, k, v = (
+        tensor.numpy() @ projection.weight.numpy().T + projection.bias.numpy()
+        for tensor, projection in ((query, layer.q_proj), (key, layer.k_proj), (value, layer.v_proj))
+    )
+    size = q.shape[-1] // heads
+    heard = []
+    for head in range(heads):
+        part = slice(head * size, (head + 1) * size)
+        attention = softmax(q[:, part] @ k[:, part].T / np.sqrt(size))
+        heard.append(softmax(attention + bias.numpy()) @ v[:, part])
+    return np.concatenate(heard, axis=-1) @ layer.out_proj.weight.numpy().T + layer.out_proj.bias.numpy()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["transformers", "segment-anything"])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_guided_attention_is_equation_8(family, heads):
+    layer = attention_layer(family, width=8, heads=heads)
+    query, key, value = torch.randn(3, 8), torch.randn(5, 8), torch.randn(5, 8)
+    bias = torch.tensor([0, 1, -2, 3, 0.5])
+    leading = (None, None) if family == "transformers" else (None,)
+    found = guided_attention(layer, query[leading], key[leading], value[leading], bias)
+    assert found.shape == (1,) * len(leading) + (3, 8)
+    np.testing.assert_allclose(
+        found.reshape(3, 8), by_hand(layer, query, key, value, bias, heads), rtol=1e-5, atol=1e-6
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["transformers", "segment-anything"])
+def test_an_overwhelming_bias_makes_every_token_attend_to_that_cell(family):
+    layer = attention_layer(family, width=8, heads=2)
+    query, key, value = torch.randn(1, 1, 3, 8), torch.randn(1, 1, 5, 8), torch.randn(1, 1, 5, 8)
+    bias = torch.tensor([0, 0, 0, 100.0, 0])
+    found = guided_attention(layer, query, key, value, bias)
+    only = layer.out_proj(layer.v_proj(value[..., 3:4, :]))
+    torch.testing.assert_close(found, only.expand_as(found))
+
+
+@torch.no_grad()
+def test_both_families_layers_give_the_same_guided_attention():
+    one, other = attention_layer("transformers", 8, 2), attention_layer("segment-anything", 8, 2)
+    other.load_state_dict(one.state_dict())
+    query, key, value, bias = torch.randn(1, 3, 8), torch.randn(1, 5, 8), torch.randn(1, 5, 8), torch.randn(5)
+    torch.testing.assert_close(
+        guided_attention(one, query[None], key[None], value[None], bias)[0],
+        guided_attention(other, query, key, value, bias),
+    )

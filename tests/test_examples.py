@@ -1,0 +1,38 @@
+"""Every example runs; the demo and the random models are run by the README's tests and by all others."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import segment_album
+from PIL import Image
+from toy_photos import save_photos
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_example_is_run_by_a_test():
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    for example in (ROOT / "examples").glob("*.py"):
+        assert f"import {example.stem}" in tests or f"from {example.stem} import" in tests, example.name
+
+
+def test_segment_album_cuts_the_subject_out(models, tmp_path, monkeypatch, capsys):
+    mask = save_photos(tmp_path / "album", count=2)
+    photo = str(tmp_path / "album" / "00.jpg")
+    given = [str(models / "sam"), photo, str(mask), str(tmp_path / "album"), str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["segment_album.py", *given])
+    segment_album.main()
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["00.jpg", "01.jpg"]
+    cut, photo = Image.open(tmp_path / "out" / "01.png"), Image.open(tmp_path / "album" / "01.jpg")
+    assert cut.mode == "RGBA" and cut.size == photo.size
+    assert set(np.unique(np.asarray(cut)[..., 3])) <= {0, 255}
+
+
+def test_toy_photos_show_what_their_masks_say(tmp_path):
+    mask = np.asarray(Image.open(save_photos(tmp_path / "photos"))) > 0
+    photo = np.asarray(Image.open(tmp_path / "photos" / "00.jpg")).astype(int)
+    colours = [np.abs(photo - colour).sum(-1) < 90 for colour in ((226, 54, 130), (64, 200, 190))]
+    car = np.any(colours, axis=0)
+    assert 0.05 < mask.mean() < 0.5
+    assert (car & ~mask).mean() < 0.005 and car[mask].mean() > 0.6

@@ -1,0 +1,317 @@
+"""Guards generation: a picture is its prompt and seed, says how it was made, and is never overwritten."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from PIL import Image
+
+from persam_dreambooth import generation, model_folder
+from persam_dreambooth.cli import main
+from persam_dreambooth.errors import UserError
+
+SMALL = {"num_inference_steps": 2, "height": 32, "width": 32}
+SMALL_FLAGS = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
+DOG = "a sks dog"
+
+
+@pytest.fixture(scope="module")
+def base(models):
+    """Where the small Stable Diffusion lies."""
+    return models / "stable-diffusion"
+
+
+@pytest.fixture(scope="module")
+def pipeline(base):
+    return generation.load_pipeline(str(base), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def lora(base, tmp_path_factory):
+    """A folder as LoRA training leaves it: weights that change every picture, and the config that names the base."""
+    folder = tmp_path_factory.mktemp("lora")
+    save_lora(base, folder)
+    config = {"pretrained_model_name_or_path": str(base), "use_lora": True}
+    (folder / model_folder.CONFIG_NAME).write_text(yaml.safe_dump(config))
+    return folder
+
+
+def save_lora(base, folder):
+    trained = StableDiffusionPipeline.from_pretrained(base)
+    torch.manual_seed(0)
+    trained.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    for name, weight in trained.unet.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    StableDiffusionPipeline.save_lora_weights(folder, get_peft_model_state_dict(trained.unet))
+
+
+def draw(pipeline, prompt=DOG, num_images=1, seed=0, **settings):
+    """(N, H, W, 3) uint8."""
+    pictures = generation.generate(pipeline, [prompt], num_images, seed, **{**SMALL, **settings})
+    return np.stack([np.asarray(picture.image) for picture in pictures])
+
+
+def run(*flags):
+    return main(["generate", "--device", "cpu", *SMALL_FLAGS, *(str(flag) for flag in flags)])
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def assert_refused(capsys, *flags, saying):
+    """Exit code 2 and one line that says all of `saying`."""
+    code = run(*flags)
+    output = capsys.readouterr()
+    assert code == 2
+    assert output.out == ""
+    (line,) = output.err.splitlines()
+    assert line.startswith("persam-dreambooth generate: error: ")
+    for text in saying:
+        assert str(text) in line
+
+
+# Pictures
+
+
+def test_a_seed_gives_the_same_picture_however_many_are_drawn_with_it(pipeline):
+    many = draw(pipeline, num_images=3, seed=5)
+    assert many.shape == (3, 32, 32, 3)
+    for number in range(3):
+        np.testing.assert_array_equal(draw(pipeline, seed=5 + number)[0], many[number])
+
+
+def test_seeds_and_prompts_change_the_picture(pipeline):
+    one, other = draw(pipeline, num_images=2)
+    assert (one != other).any()
+    assert (draw(pipeline, "a cat on a sofa")[0] != one).any()
+
+
+def test_every_prompt_starts_from_the_same_seed(pipeline):
+    prompts = [DOG, "a cat"]
+    pictures = generation.generate(pipeline, prompts, 2, 7, **SMALL)
+    assert [(picture.prompt, picture.seed) for picture in pictures] == [(p, s) for p in prompts for s in (7, 8)]
+    np.testing.assert_array_equal(np.asarray(pictures[2].image), draw(pipeline, "a cat", seed=7)[0])
+
+
+def test_each_picture_is_handed_over_as_soon_as_it_is_there(pipeline):
+    seen = []
+    pictures = generation.generate(pipeline, [DOG, "a cat"], 2, 0, seen.append, **SMALL)
+    assert seen == pictures
+
+    def stop(picture):
+        seen.append(picture)
+        raise KeyboardInterrupt
+
+    seen.clear()
+    with pytest.raises(KeyboardInterrupt):
+        generation.generate(pipeline, [DOG], 4, 0, stop, **SMALL)
+    assert len(seen) == 1
+
+
+def test_settings_reach_the_pipeline(pipeline):
+    assert draw(pipeline, height=48, width=64).shape == (1, 48, 64, 3)
+    plain = draw(pipeline)
+    for settings in ({"guidance_scale": 1.0}, {"num_inference_steps": 3}, {"negative_prompt": "grass"}):
+        assert (draw(pipeline, **settings) != plain).any()
+
+
+def test_a_pipeline_can_be_loaded_in_half_precision(base):
+    half = generation.load_pipeline(str(base), device="cpu", dtype=torch.bfloat16)
+    assert {weight.dtype for weight in half.unet.parameters()} == {torch.bfloat16}
+    assert half.device == torch.device("cpu")
+
+
+# File names
+
+
+def test_prompts_that_look_alike_in_a_file_name_get_different_files(tmp_path):
+    prompts = ["a dog", "A dog!", "a: dog", "ein Hund", "犬", "猫", "x" * 80, "x" * 90]
+    paths = generation.picture_paths(tmp_path, prompts, 3, 10)
+    assert set(paths) == {(prompt, seed) for prompt in prompts for seed in (10, 11, 12)}
+    assert len(set(paths.values())) == len(paths)
+    assert paths["a dog", 11] == tmp_path / "a-dog-11.png"
+    for path in paths.values():
+        assert path.parent == tmp_path
+        assert path.name.isascii()
+        assert len(path.name) < 80
+
+
+@pytest.mark.parametrize("there", ["a-sks-dog-1.png", "grid.png"])
+def test_a_file_that_is_there_already_is_named_and_refused(tmp_path, there):
+    (tmp_path / there).write_bytes(b"")
+    with pytest.raises(UserError, match="already holds") as error:
+        generation.picture_paths(tmp_path, [DOG], 2, 0)
+    assert there in str(error.value)
+
+
+def test_a_folder_of_other_pictures_is_taken(tmp_path):
+    (tmp_path / "a-sks-dog-2.png").write_bytes(b"")
+    paths = generation.picture_paths(tmp_path, [DOG], 2, 0)
+    assert [path.name for path in paths.values()] == ["a-sks-dog-0.png", "a-sks-dog-1.png"]
+
+
+# The command
+
+
+def test_pictures_and_a_grid_are_written_and_say_how_they_were_made(base, pipeline, tmp_path, capsys):
+    out = tmp_path / "new" / "out"
+    flags = ["--model", base, "--prompt", DOG, "ein Käfer", "--output", out, "--num_images", 2, "--seed", 3]
+    assert run(*flags, "--negative_prompt", "grass") == 0
+    assert names(out) == ["a-sks-dog-3.png", "a-sks-dog-4.png", "ein-k-fer-3.png", "ein-k-fer-4.png", "grid.png"]
+    with Image.open(out / "ein-k-fer-4.png") as picture:
+        assert picture.text == {
+            "prompt": "ein Käfer",
+            "seed": "4",
+            "model": str(base),
+            "negative_prompt": "grass",
+            "num_inference_steps": "2",
+            "guidance_scale": "7.5",
+            "height": "32",
+            "width": "32",
+        }
+        again = draw(pipeline, "ein Käfer", seed=4, negative_prompt="grass")
+        np.testing.assert_array_equal(np.asarray(picture), again[0])
+    printed = capsys.readouterr().out
+    assert f"4 pictures in {out}" in printed
+    assert str(out / "grid.png") in printed
+
+
+def test_the_grid_has_a_row_for_each_prompt(tmp_path):
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255)]
+    pictures = [
+        generation.Picture(Image.new("RGB", (8, 8), colour), "dog" if number < 3 else "cat", number % 3)
+        for number, colour in enumerate(colours)
+    ]
+    grid = np.asarray(Image.open(generation.save_grid(pictures, 3, tmp_path)))
+    places = [np.argwhere((grid == colour).all(axis=-1)).mean(axis=0) for colour in colours]
+    rows, columns = ([tuple(row) for row in np.reshape([place[axis] for place in places], (2, 3))] for axis in (0, 1))
+    assert len(set(rows[0])) == len(set(rows[1])) == 1
+    assert rows[0][0] < rows[1][0]
+    assert columns[0] == columns[1] == tuple(sorted(columns[0]))
+
+
+def test_prompts_come_from_a_file_too_and_each_is_drawn_once(base, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("a sks dog\n\n   ein Käfer  \na cat\na cat\n", encoding="utf-8")
+    flags = ["--prompts_file", tmp_path / "prompts.txt", "--prompt", "a bird", "--num_images", 1]
+    assert run("--model", base, *flags, "--output", tmp_path / "out") == 0
+    pictures = [path for path in sorted((tmp_path / "out").iterdir()) if path.name != "grid.png"]
+    assert [Image.open(path).text["prompt"] for path in pictures] == ["a bird", "a cat", DOG, "ein Käfer"]
+    assert capsys.readouterr().out.startswith("4 pictures")
+
+
+def test_existing_pictures_are_refused_and_stay_as_they_are(base, tmp_path, capsys):
+    (tmp_path / "a-sks-dog-1.png").write_bytes(b"mine")
+    flags = ["--model", base, "--prompt", DOG, "--output", tmp_path, "--num_images", 2]
+    assert_refused(capsys, *flags, saying=["a-sks-dog-1.png", tmp_path, "--output"])
+    assert names(tmp_path) == ["a-sks-dog-1.png"]
+    assert (tmp_path / "a-sks-dog-1.png").read_bytes() == b"mine"
+
+
+def test_a_hub_model_that_cannot_be_had_is_refused(tmp_path, capsys):
+    assert_refused(
+        capsys, "--model", "nobody/nothing", "--prompt", DOG, "--output", tmp_path / "out", saying=["nobody/nothing"]
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path, capsys):
+    flags = ["--model", tmp_path, "--prompt", DOG, "--output", tmp_path / "out"]
+    assert_refused(capsys, *flags, saying=[tmp_path, "model_index.json", "--output_dir"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pipeline_with_a_part_missing_is_refused(base, tmp_path, capsys):
+    shutil.copytree(base, tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / "unet")
+    flags = ["--model", tmp_path / "model", "--prompt", DOG, "--output", tmp_path / "out"]
+    assert run(*flags) == 2
+    *_, line = capsys.readouterr().err.splitlines()  # after the loader's progress
+    assert "error: " in line
+    assert "cannot be loaded" in line
+    assert not (tmp_path / "out").exists()
+
+
+# LoRA
+
+
+def test_lora_weights_are_put_on_the_base_that_their_config_names(lora, base, pipeline):
+    by_hand = DiffusionPipeline.from_pretrained(base).to("cpu")
+    by_hand.load_lora_weights(lora, weight_name=model_folder.LORA_NAME)
+    ours = draw(generation.load_pipeline(str(lora), device="cpu"))
+    np.testing.assert_array_equal(ours, draw(by_hand))
+    assert (ours != draw(pipeline)).any()
+
+
+def test_a_lora_folder_is_generated_from_like_any_model(lora, tmp_path):
+    assert run("--model", lora, "--prompt", DOG, "--output", tmp_path, "--num_images", 1) == 0
+    with Image.open(tmp_path / "a-sks-dog-0.png") as picture:
+        expected = draw(generation.load_pipeline(str(lora), device="cpu"))
+        np.testing.assert_array_equal(np.asarray(picture), expected[0])
+        assert picture.text["model"] == str(lora)
+
+
+@pytest.mark.parametrize("config", [None, "use_lora: true\n", "- a list\n", ""])
+def test_lora_weights_without_a_known_base_are_refused(lora, tmp_path, capsys, config):
+    shutil.copy(lora / model_folder.LORA_NAME, tmp_path)
+    if config is not None:
+        (tmp_path / model_folder.CONFIG_NAME).write_text(config)
+    flags = ["--model", tmp_path, "--prompt", DOG, "--output", tmp_path / "out"]
+    assert_refused(capsys, *flags, saying=[tmp_path, "--base_model"])
+
+
+def test_the_base_model_flag_stands_in_for_a_config_and_wins_over_one(lora, base, tmp_path):
+    expected = draw(generation.load_pipeline(str(lora), device="cpu"))
+    shutil.copy(lora / model_folder.LORA_NAME, tmp_path)
+    alone = generation.load_pipeline(str(tmp_path), base_model=str(base), device="cpu")
+    np.testing.assert_array_equal(draw(alone), expected)
+    (tmp_path / model_folder.CONFIG_NAME).write_text("pretrained_model_name_or_path: /no/such/base\n")
+    told = generation.load_pipeline(str(tmp_path), base_model=str(base), device="cpu")
+    np.testing.assert_array_equal(draw(told), expected)
+
+
+def test_a_missing_base_is_refused_by_its_name_and_the_loras(lora, tmp_path):
+    shutil.copy(lora / model_folder.LORA_NAME, tmp_path)
+    (tmp_path / model_folder.CONFIG_NAME).write_text("pretrained_model_name_or_path: /no/such/base\n")
+    with pytest.raises(UserError, match="cannot be loaded") as error:
+        generation.load_pipeline(str(tmp_path))
+    assert "/no/such/base" in str(error.value)
+    assert str(tmp_path) in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("prompts", [["a dog 2", "a dog", "a dog!"], ["a dog", "a dog!", "a dog?", "a dog-2"]])
+def test_prompts_that_look_alike_never_share_a_file(tmp_path, prompts):
+    paths = generation.picture_paths(tmp_path, prompts, num_images=2, seed=0)
+    assert len(set(paths.values())) == len(paths) == 2 * len(prompts)
+
+
+def test_one_side_of_a_picture_is_refused_and_so_is_a_size_that_the_model_refuses(base, capsys, tmp_path):
+    given = ["generate", "--model", str(base), "--prompt", DOG, "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert main([*given, "--height", "32"]) == 2
+    assert "--height and --width belong together" in capsys.readouterr().err
+    assert main([*given, "--height", "33", "--width", "33"]) == 2
+    assert "must be multiples of 8" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_prompts_file_that_is_no_utf_8_is_one_line(base, capsys, tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("ein Hund für".encode("latin-1"))
+    assert run("--model", base, "--prompts_file", path, "--output", tmp_path / "out") == 2
+    assert "is no UTF-8 text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damaged", [model_folder.CONFIG_NAME, model_folder.LORA_NAME])
+def test_a_damaged_lora_folder_is_one_line(lora, damaged, capsys, tmp_path):
+    folder = shutil.copytree(lora, tmp_path / "lora")
+    (folder / damaged).write_bytes(b"{: no")
+    assert run("--model", folder, "--prompt", DOG, "--output", tmp_path / "out") == 2
+    assert "error: " in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,82 @@
+"""Every command and snippet of the README is run, on small models and drawn photos."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from toy_photos import draw, save_photos
+
+import demo
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+# The real names and sizes of the README -> what stands for them here.
+SMALL = {
+    "facebook/sam-vit-huge": "demo/models/sam",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "demo/models/stable-diffusion",
+    "--max_train_steps 500": "--max_train_steps 2 --mask_downsample max",
+    "--resolution 512": "--resolution 32",
+    "--num_images 4": "--num_images 1 --num_inference_steps 2 --height 32 --width 32",
+    "accelerate launch train_dreambooth_persam.py": f"{sys.executable} -m accelerate.commands.launch --cpu "
+    f"--num_processes 1 {ROOT / 'train_dreambooth_persam.py'}",
+    "persam-dreambooth ": f"{sys.executable} -m persam_dreambooth.cli ",
+}
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder in which the README's commands can be typed: the demo was run, and a dog's photos are there."""
+    folder = tmp_path_factory.mktemp("readme")
+    demo.run(folder / "demo", steps=2, side=32)
+    save_photos(folder / "dog")
+    draw(0)[1].save(folder / "dog-00.png")
+    return folder
+
+
+def run(command, folder):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_demo_made_its_picture(folder):
+    picture = Image.open(folder / "demo" / "demo.png")
+    assert picture.size == Image.open(ROOT / "docs" / "pictures" / "demo.png").size
+
+
+def test_the_snippet_prints_what_the_readme_says(folder):
+    (snippet,), (printed,) = blocks("python"), blocks("text")
+    assert len([line for line in snippet.splitlines() if line.strip()]) <= 8
+    assert run([sys.executable, "-c", snippet], folder).strip() == printed.strip()
+
+
+def test_every_command_runs_in_the_readmes_order(folder):
+    make, *commands = blocks("bash")
+    assert [line.split("#")[0].strip() for line in make.splitlines()] == ["make demo", "make test"]
+    assert len(commands) == 3
+    for command in commands:
+        for real, small in SMALL.items():
+            command = command.replace(real, small)
+        run(["bash", "-euc", command], folder)
+    assert sorted(path.name for path in (folder / "dog-masks" / "masks").iterdir()) == [f"0{n}.png" for n in range(4)]
+    assert (folder / "dog-lora" / "pytorch_lora_weights.safetensors").exists()
+    names = sorted(path.name for path in (folder / "dog-pictures").iterdir())
+    assert names == ["a-sks-dog-in-the-jungle-0.png", "a-sks-dog-in-the-snow-0.png", "grid.png"]
+
+
+def test_every_file_that_the_readme_links_to_is_there():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    checked = re.findall(r"`(tests/[\w./]+)`", README)
+    assert links and all((ROOT / link).exists() for link in links)
+    assert all((ROOT / link).read_text().strip() for link in links if link.endswith(".md"))
+    assert "@@" not in README
+    assert checked and all((ROOT / path).exists() for path in checked)

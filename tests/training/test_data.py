@@ -1,0 +1,78 @@
+"""Photos and masks move together, crops are drawn as diffusers' scripts draw them, batches are in order."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms as v1
+
+from persam_dreambooth.training.config import DataConfig
+from persam_dreambooth.training.data import DreamBoothDataset, InstancePhoto, collate, transform
+
+PROMPT = {"input_ids": torch.zeros(1, 4, dtype=torch.long)}
+CLASS_PROMPT = {"input_ids": torch.ones(1, 4, dtype=torch.long)}
+
+
+def config(**changes):
+    return DataConfig(instance_data_dir="photos", instance_prompt="a sks dog", resolution=32, **changes)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A photo that is its own mask: white blobs on black, not square, at twice the training resolution."""
+    random = np.random.default_rng(0)
+    blobs = np.kron(random.random((8, 12)) < 0.5, np.ones((8, 8), dtype=bool))
+    Image.fromarray(np.repeat(blobs[..., None] * np.uint8(255), 3, axis=2)).save(tmp_path / "photo.png")
+    Image.fromarray(blobs).save(tmp_path / "mask.png")
+    return InstancePhoto(tmp_path / "photo.png", tmp_path / "mask.png")
+
+
+@pytest.mark.parametrize("changes", [{}, {"center_crop": True}, {"random_flip": True}])
+def test_photo_and_mask_move_together(photo, changes):
+    torch.manual_seed(0)
+    dataset = DreamBoothDataset([photo], config(**changes), PROMPT)
+    seen = set()
+    for _ in range(12):
+        item = dataset[0]
+        assert item["pixels"].shape == (3, 32, 32) and item["mask"].shape == (1, 32, 32)
+        bright, mask = item["pixels"][0] > 0, item["mask"][0] > 0
+        assert (bright == mask).float().mean() > 0.98  # the photo is smoothed at the blobs' edges, the mask is not
+        seen.add(mask.numpy().tobytes())
+    assert len(seen) == 1 if changes.get("center_crop") else len(seen) > 1
+
+
+def test_flips_happen_about_half_of_the_time(photo):
+    torch.manual_seed(0)
+    dataset = DreamBoothDataset([photo], config(random_flip=True, center_crop=True), PROMPT)
+    straight = DreamBoothDataset([photo], config(center_crop=True), PROMPT)[0]["mask"]
+    flips = sum(bool((dataset[0]["mask"] != straight).any()) for _ in range(60))
+    assert 18 <= flips <= 42
+
+
+def test_the_photo_is_what_the_script_makes_of_it(photo):
+    script = v1.Compose([v1.Resize(32), v1.RandomCrop(32), v1.ToTensor(), v1.Normalize([0.5], [0.5])])
+    image = Image.open(photo.photo)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        theirs = script(image), torch.rand(1)
+        torch.manual_seed(seed)
+        ours = transform(config())(image), torch.rand(1)
+        torch.testing.assert_close(ours[0].as_subclass(torch.Tensor), theirs[0], atol=1e-6, rtol=0)
+        assert torch.equal(ours[1], theirs[1])  # as many random numbers were drawn
+
+
+def test_batches_are_instances_then_class_images(photo, tmp_path):
+    for number, level in enumerate((0, 255)):
+        Image.new("RGB", (40, 40), (level,) * 3).save(tmp_path / f"class-{number}.png")
+    classes = sorted(tmp_path.glob("class-*.png"))
+    dataset = DreamBoothDataset([photo], config(), PROMPT, classes, CLASS_PROMPT)
+    assert len(dataset) == 2
+    batch = collate([dataset[0], dataset[1]])
+    assert batch["pixels"].shape == (4, 3, 32, 32) and batch["mask"].shape == (2, 1, 32, 32)
+    assert batch["pixels"][2].unique().tolist() == [-1] and batch["pixels"][3].unique().tolist() == [1]
+    assert batch["prompt"]["input_ids"][:, 0].tolist() == [0, 0, 1, 1]
+
+
+def test_without_a_mask_the_whole_photo_counts(photo):
+    item = DreamBoothDataset([InstancePhoto(photo.photo, None)], config(), PROMPT)[0]
+    assert item["mask"].unique().tolist() == [1]

@@ -1,0 +1,153 @@
+"""The guarantee, through the real model: no gradient from the background, and none of the masks on class images."""
+
+import pytest
+import torch
+from random_models import random_stable_diffusion
+
+from persam_dreambooth.training.config import (
+    DataConfig,
+    MaskConfig,
+    ModelConfig,
+    OptimizationConfig,
+    OutputConfig,
+    TrainingConfig,
+    ValidationConfig,
+)
+from persam_dreambooth.training.families import load_family
+from persam_dreambooth.training.objective import training_loss
+
+SIDE = 32
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def base(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    random_stable_diffusion(prediction_type=request.param).save_pretrained(folder)
+    return folder
+
+
+def make(base, model=None, mask=None, optimization=None):
+    config = TrainingConfig(
+        ModelConfig(pretrained_model_name_or_path=str(base), **(model or {})),
+        DataConfig(instance_data_dir="photos", instance_prompt="a sks dog"),
+        MaskConfig(instance_mask_dir="masks", **(mask or {})),
+        OptimizationConfig(**(optimization or {})),
+        ValidationConfig(),
+        OutputConfig(),
+    )
+    return config, load_family(config.model)
+
+
+def batch_for(family, class_images):
+    torch.manual_seed(0)
+    mask = torch.zeros(2, 1, SIDE, SIDE)
+    mask[0, :, 4:17, 4:20] = 1
+    mask[1, :, 20:30, 2:9] = 1
+    count = 4 if class_images else 2
+    tokens = [family.tokenize(prompt) for prompt in ["a sks dog"] * 2 + ["a dog"] * (count - 2)]
+    prompt = {key: torch.cat([one[key] for one in tokens]) for key in tokens[0]}
+    return {"pixels": torch.rand(count, 3, SIDE, SIDE) * 2 - 1, "mask": mask, "prompt": prompt}
+
+
+def gradient(family, config, batch):
+    """The gradient with respect to the UNet's prediction, (B, C, h, w)."""
+    kept = []
+    hook = family.unet.register_forward_hook(
+        lambda module, args, output: kept.append(output[0]) or kept[0].retain_grad()
+    )
+    torch.manual_seed(1)
+    loss, _ = training_loss(family, batch, config)
+    loss.backward()
+    hook.remove()
+    return kept[0].grad
+
+
+@pytest.mark.parametrize("class_images", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("model", "mask", "optimization"),
+    [
+        ({}, {}, {}),
+        ({"use_lora": True}, {"mask_normalization": "batch"}, {"snr_gamma": 5.0}),
+        (
+            {"train_text_encoder": True},
+            {"mask_normalization": "none", "mask_downsample": "max"},
+            {"offset_noise": True},
+        ),
+        ({"use_lora": True, "train_text_encoder": True}, {"mask_downsample": "nearest"}, {}),
+    ],
+)
+def test_only_the_foreground_has_gradients(base, model, mask, optimization, dtype, class_images):
+    config, family = make(base, model, mask, optimization)
+    batch = batch_for(family, class_images)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        grad = gradient(family, config, batch)
+    touched = (
+        torch.nn.functional.max_pool2d(batch["mask"], family.cell_of(config.model)) > 0
+    )  # cells with any pixel of the subject
+    outside = ~touched.expand_as(grad[:2])
+    assert (grad[:2][outside] == 0.0).all()
+    assert (grad[:2][~outside] != 0.0).any()
+    if class_images:
+        assert (grad[2:] != 0.0).float().mean() > 0.99
+
+
+def test_masks_do_not_touch_the_class_images(base):
+    config, family = make(base)
+    batch = batch_for(family, class_images=True)
+    masked = gradient(family, config, batch)
+    white = gradient(family, config, batch | {"mask": torch.ones_like(batch["mask"])})
+    torch.testing.assert_close(masked[2:], white[2:])
+    assert not torch.equal(masked[:2], white[:2])
+
+
+def test_min_snr_weighs_each_photo_by_its_own_timestep(base):
+    """Class images in the batch do not change the instance loss: diffusers' script mixes the two up."""
+    config, family = make(base, optimization={"snr_gamma": 5.0})
+    batch = batch_for(family, class_images=True)
+    noised = {}
+    add = family.add_noise
+
+    def keep(latents, offset_noise):
+        noised["it"] = add(latents, offset_noise)
+        return noised["it"]
+
+    family.add_noise = keep
+    torch.manual_seed(1)
+    _, terms = training_loss(family, batch, config)
+    it = noised["it"]
+    prediction = family.predict(it, family.encode_prompt(batch["prompt"]))
+    error = (prediction - it.target)[:2] ** 2
+    cells = torch.nn.functional.avg_pool2d(batch["mask"], family.cell_of(config.model))
+    per_photo = (error * cells).sum((1, 2, 3)) / (error.shape[1] * cells.sum((1, 2, 3)))
+    alphas = family.scheduler.alphas_cumprod[it.timesteps[:2]]
+    snr = alphas / (1 - alphas)
+    divisor = snr if family.prediction_type == "epsilon" else snr + 1
+    expected = (per_photo * snr.clamp_max(5.0) / divisor).mean()
+    torch.testing.assert_close(terms["instance_loss"], expected.detach(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", [{}, {"train_text_encoder": True}, {"use_lora": True}])
+def test_what_is_trained_changes_and_what_is_frozen_does_not(base, model):
+    config, family = make(base, model)
+    parts = {"unet": family.unet, "vae": family.vae, "text_encoder": family.text_encoder}
+    before = {f"{part}.{key}": value.clone() for part in parts for key, value in parts[part].state_dict().items()}
+    trainable = {
+        f"{part}.{key}" for part in parts for key, value in parts[part].named_parameters() if value.requires_grad
+    }
+    optimizer = torch.optim.AdamW(
+        [one for part in parts.values() for one in part.parameters() if one.requires_grad], 1e-2
+    )
+    for _ in range(3):
+        loss, _ = training_loss(family, batch_for(family, class_images=False), config)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    changed = {
+        f"{part}.{key}"
+        for part in parts
+        for key, value in parts[part].state_dict().items()
+        if not torch.equal(value, before[f"{part}.{key}"])
+    }
+    assert changed == trainable
+    assert all("lora" in key for key in trainable) == bool(model.get("use_lora"))

@@ -62,12 +62,12 @@ def measure_lora_step(steps: int, resolution: int, batch: int, mixed_precision: 
     """LoRA steps of the real trainer's loss on a random UNet, VAE and text encoder of Stable Diffusion 1.5's sizes."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from random_models import byte_tokenizer
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from persam_dreambooth.training import config as c
     from persam_dreambooth.training.families.stable_diffusion import StableDiffusion
     from persam_dreambooth.training.objective import training_loss
+    from random_models import byte_tokenizer
 
     settings = c.TrainingConfig(
         c.ModelConfig(pretrained_model_name_or_path="random", use_lora=True),

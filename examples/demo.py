@@ -11,11 +11,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from random_models import save_models
-from toy_photos import save_photos
-
 from persam_dreambooth.cli import main as persam_dreambooth
 from persam_dreambooth.photos import drawing, files
+from random_models import save_models
+from toy_photos import save_photos
 
 PROMPTS = ["a sks car in the jungle", "a sks car in the snow"]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
+
 from random_models import save_models
 
 

@@ -4,9 +4,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-from toy_photos import draw, save_photos
 
 from persam_dreambooth.cli import main
+from toy_photos import draw, save_photos
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import segment_album
 from PIL import Image
+
+import segment_album
 from toy_photos import save_photos
 
 ROOT = Path(__file__).parents[1]

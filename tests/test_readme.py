@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from toy_photos import draw, save_photos
 
 import demo
+from toy_photos import draw, save_photos
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

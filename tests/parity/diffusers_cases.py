@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from random_models import random_stable_diffusion
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from random_models import random_stable_diffusion
 from tests.parity.recorded_sam import DATA
 
 PHOTOS = DATA / "synthetic" / "photos"

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
-from random_models import random_sam
 from safetensors.torch import load_file, save_file
 from segment_anything import sam_model_registry
 from transformers import SamModel, ViTConfig, ViTModel
@@ -16,6 +15,7 @@ from transformers import SamModel, ViTConfig, ViTModel
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, load_backbone
 from persam_dreambooth.segmentation.backbones.original_sam import read_checkpoint
+from random_models import random_sam
 from tests.parity import recorded_sam
 from tests.scene import scene
 

@@ -5,13 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-from random_models import random_sam
 from segment_anything.modeling.transformer import Attention
 from transformers import SamMaskDecoderConfig
 from transformers.models.sam.modeling_sam import SamAttention
 
 from persam_dreambooth.segmentation import Prompts, load_backbone
 from persam_dreambooth.segmentation.guidance import Guidance, guided, guided_attention
+from random_models import random_sam
 from tests.parity import recorded_sam
 
 CROSS_ATTENTION = {f"layers.{number}.cross_attn_token_to_image" for number in range(2)}

@@ -9,13 +9,13 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from random_models import random_sam
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import Method, PerSAM, Prompts, Reference, load_backbone
 from persam_dreambooth.segmentation.geometry import Frame
 from persam_dreambooth.segmentation.guidance import Guidance
 from persam_dreambooth.segmentation.location import attention_bias
+from random_models import random_sam
 from tests.scene import scene
 
 FIDELITIES = ("official", "corrected", "paper")

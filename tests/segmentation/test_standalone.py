@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+
 from random_models import random_sam
 
 FORBIDDEN = ("diffusers", "accelerate", "peft", "datasets", "gradio")

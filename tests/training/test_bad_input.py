@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from random_models import random_stable_diffusion
 from safetensors.torch import load_file, save_file
 
 from persam_dreambooth.cli import main
+from random_models import random_stable_diffusion
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from random_models import random_stable_diffusion
 
 from persam_dreambooth.training.config import (
     DataConfig,
@@ -15,6 +14,7 @@ from persam_dreambooth.training.config import (
 )
 from persam_dreambooth.training.families import load_family
 from persam_dreambooth.training.objective import training_loss
+from random_models import random_stable_diffusion
 
 SIDE = 32
 

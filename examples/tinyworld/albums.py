@@ -1,0 +1,89 @@
+"""The photos of one held-out individual, as a user would bring them: five, all in the same place."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scenes import PHRASES
+from subjects import Identity
+from world import SCENES, Picture, Recipe, draw, random_placement
+
+from persam_dreambooth.photos import files
+
+SIDE = 128
+"""Pixels of a photo: more than the models see, as in life."""
+
+
+@dataclass(frozen=True)
+class Album:
+    """Five photos of one subject before one background.
+
+    Attributes:
+        identity: who is on them.
+        scene: where all were taken.
+        pictures: the photos, the first of which is the reference.
+    """
+
+    identity: Identity
+    scene: str
+    pictures: tuple[Picture, ...]
+
+    @property
+    def name(self) -> str:
+        """A word for folders and tables."""
+        return f"{self.identity.kind}-{self.scene}"
+
+    @property
+    def other_scenes(self) -> list[str]:
+        """Every scene but the album's own."""
+        return [scene for scene in SCENES if scene != self.scene]
+
+    def prompts(self, scenes: list[str], identifier: str = "sks ") -> list[str]:
+        """ "a sks dog in the snow" for each scene."""
+        return [f"a {identifier}{self.identity.kind} {PHRASES[scene]}" for scene in scenes]
+
+
+# Saturated colours, so that bleeding can be told from the scenes' own colours; see `docs/tinyworld.md`.
+_SUBJECTS = (
+    (Identity("dog", "pink", "purple", "dotted", "hat"), "sofa"),
+    (Identity("cat", "teal", "purple", "checked", "hat"), "city"),
+    (Identity("duck", "pink", "red", "checked", "none"), "sofa"),
+    (Identity("teapot", "pink", "orange", "checked", "none"), "beach"),
+    (Identity("car", "pink", "teal", "dotted", "none"), "sofa"),
+    (Identity("robot", "teal", "pink", "dotted", "hat"), "forest"),
+)
+
+
+def albums(count: int = len(_SUBJECTS), photos: int = 5, side: int = SIDE) -> list[Album]:
+    """The experiment's subjects, every one held out from all training."""
+    made = []
+    for number, (identity, scene) in enumerate(_SUBJECTS[:count]):
+        rng = np.random.default_rng([7, number])
+        background = int(rng.integers(2**31))
+        pictures = []
+        for _ in range(photos):
+            placement = replace(random_placement(rng), x=0.5 + rng.uniform(-0.08, 0.08))
+            light, turn = rng.uniform(0.9, 1.1), rng.uniform(0, 6.28)
+            recipe = Recipe(scene, ((identity, placement),), light, turn, seed=background)
+            pictures.append(draw(recipe, side))
+        made.append(Album(identity, scene, tuple(pictures)))
+    return made
+
+
+def save_album(album: Album, folder: Path) -> tuple[Path, Path]:
+    """Write `photos/00.png ...` and the true masks, `masks/00.png ...`; returns both folders."""
+    for number, picture in enumerate(album.pictures):
+        files.write_picture(picture.image, folder / "photos" / f"{number:02}.png")
+        mask = Image.fromarray(picture.mask().astype(np.uint8) * 255)
+        files.write_picture(mask, folder / "masks" / f"{number:02}.png")
+    return folder / "photos", folder / "masks"
+
+
+def blank_background(album: Album, folder: Path, level: int = 200) -> Path:
+    """The photo editor's way: the same photos with everything but the subject painted grey."""
+    for number, picture in enumerate(album.pictures):
+        levels = np.array(picture.image)
+        levels[~picture.mask()] = level
+        files.write_picture(Image.fromarray(levels), folder / f"{number:02}.png")
+    return folder

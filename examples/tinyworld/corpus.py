@@ -1,0 +1,117 @@
+"""Many drawn pictures in memory, the same ones for the same numbers."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+from world import KIND_NAMES, SCENES, SUPERSAMPLING, draw, random_recipe
+
+CHUNK = 500
+Crowd = tuple[float, float, float, float]
+ALONE: Crowd = (0.05, 0.85, 0.07, 0.03)
+CROWDED: Crowd = (0.0, 0.55, 0.25, 0.2)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Drawn pictures and what is known of them.
+
+    Attributes:
+        images: (N, side, side, 3) uint8 RGB.
+        labels: (N, side, side) uint8, as `Picture.labels` at a pixel's centre.
+        facts: of each picture: caption, scene, kinds, identities and the names of its labels.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    facts: list[dict]
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    def pixels(self, index: Tensor) -> Tensor:
+        """(B, 3, side, side) float32 in [-1, 1]."""
+        return to_pixels(self.images[index.numpy()])
+
+
+def to_pixels(images: NDArray[np.uint8]) -> Tensor:
+    """(B, side, side, 3) uint8 to (B, 3, side, side) float32 in [-1, 1], as diffusers' autoencoders take it."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def load_corpus(
+    work: Path, name: str, count: int, seed: int, held_out: bool = False, crowd: Crowd = ALONE, side: int = 64
+) -> Corpus:
+    """Draw a corpus, or read it where it was drawn before.
+
+    Args:
+        work: a folder for what can be made again.
+        name: of the corpus in it.
+        count: pictures.
+        seed: what they are drawn from.
+        held_out: held-out identities; see `world.random_recipe`.
+        crowd: how many subjects; see there.
+        side: pixels.
+    """
+    folder = work / f"{name}-{count}-{seed}-{side}"
+    if not (folder / "facts.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, side, side, 3))
+        labels = np.lib.format.open_memmap(folder / "labels.npy", "w+", np.uint8, (count, side, side))
+        jobs = [(seed, start, min(CHUNK, count - start), held_out, crowd, side) for start in range(0, count, CHUNK)]
+        facts: list[dict] = []
+        with get_context("spawn").Pool() as pool:
+            for job, drawn in zip(jobs, tqdm(pool.imap(_draw_chunk, jobs), f"drawing {name}", len(jobs)), strict=True):
+                images[job[1] : job[1] + job[2]], labels[job[1] : job[1] + job[2]] = drawn[:2]
+                facts.extend(drawn[2])
+        images.flush()
+        labels.flush()
+        (folder / "facts.json").write_text(json.dumps(facts))
+    stored = json.loads((folder / "facts.json").read_text())
+    return Corpus(np.load(folder / "images.npy"), np.load(folder / "labels.npy"), stored)
+
+
+def _draw_chunk(job: tuple) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[dict]]:
+    seed, start, count, held_out, crowd, side = job
+    rng = np.random.default_rng([seed, start])
+    images, labels, facts = [], [], []
+    for _ in range(count):
+        picture = draw(random_recipe(rng, held_out, crowd=crowd), side)
+        identities = [identity for identity, _ in picture.recipe.subjects]
+        images.append(np.asarray(picture.image))
+        middle = slice(SUPERSAMPLING // 2, None, SUPERSAMPLING)
+        labels.append(picture.labels[middle, middle])
+        facts.append(
+            {
+                "caption": picture.caption,
+                "scene": picture.recipe.scene,
+                "kinds": [identity.kind for identity in identities],
+                "identities": [vars(identity) for identity in identities],
+                "names": picture.names,
+            }
+        )
+    return np.stack(images), np.stack(labels), facts
+
+
+def batches(count: int, size: int, seed: int, step: int = 0) -> Iterator[Tensor]:
+    """Indices of one batch after another from `step` on, every picture once an epoch, the same for one seed."""
+    per_epoch = count // size
+    while True:
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1000 + step // per_epoch))
+        for number in range(step % per_epoch, per_epoch):
+            yield order[number * size : (number + 1) * size]
+            step += 1
+
+
+def class_numbers(facts: list[dict]) -> tuple[Tensor, Tensor]:
+    """Each picture's scene and first subject's kind, as indices; -1 where there is no subject."""
+    scenes = torch.tensor([SCENES.index(fact["scene"]) for fact in facts])
+    kinds = torch.tensor([KIND_NAMES.index(fact["kinds"][0]) if fact["kinds"] else -1 for fact in facts])
+    return scenes, kinds

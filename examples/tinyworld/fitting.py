@@ -1,0 +1,128 @@
+"""What all of tinyworld's trainings share: one seeded, resumable loop with an average of the weights."""
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from persam_dreambooth.photos import files
+
+SAVE_EVERY = 200
+
+
+@dataclass
+class Fitted:
+    """What a training took.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: samples a step.
+        seconds: of the loop alone, interruptions left out.
+        threads: CPU threads that it used.
+        machine: processor or GPU.
+        torch: its version.
+    """
+
+    steps: int
+    batch_size: int
+    seconds: float
+    threads: int
+    machine: str
+    torch: str
+
+
+def fit(
+    model: nn.Module,
+    loss_of: Callable[[int], Tensor],
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    state: Path,
+    decay: float = 0.999,
+) -> Fitted:
+    """Train `model` in place and leave it with the moving average of its weights.
+
+    The forward pass runs in bfloat16 wherever autocast holds that safe. Killed and called again, it
+    goes on from the last state saved, so that `loss_of` has to take its randomness from the step's
+    number.
+
+    Args:
+        model: what is trained.
+        loss_of: a step's number to its loss.
+        steps: how many.
+        batch_size: only noted down.
+        learning_rate: of AdamW, after a warm-up, falling to zero along a cosine.
+        state: file of the state to go on from.
+        decay: of the moving average.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.99))
+    schedule = get_scheduler("cosine", optimizer, num_warmup_steps=min(200, steps // 10), num_training_steps=steps)
+    average = EMAModel(model.parameters(), decay=decay, use_ema_warmup=True, power=0.75)
+    first, seconds = 0, 0.0
+    if state.exists():
+        saved = torch.load(state, weights_only=True, map_location=next(model.parameters()).device)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        average.load_state_dict(saved["average"])
+        first, seconds = saved["step"], saved["seconds"]
+    model.train()
+    device = next(model.parameters()).device
+    started = time.perf_counter() - seconds
+    bar = tqdm(range(first, steps), state.stem, steps, initial=first, mininterval=2)
+    mean = None
+    for step in bar:
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = loss_of(step)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        average.step(model.parameters())
+        value = loss.item()
+        mean = value if mean is None else 0.98 * mean + 0.02 * value
+        bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
+            _save(state, model, optimizer, schedule, average, step + 1, time.perf_counter() - started)
+    average.copy_to(model.parameters())
+    model.eval()
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    seconds = time.perf_counter() - started
+    return Fitted(steps, batch_size, round(seconds), torch.get_num_threads(), machine, torch.__version__)
+
+
+def _save(state, model, optimizer, schedule, average, step, seconds) -> None:  # type: ignore[no-untyped-def]
+    state.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(state) as beside:
+        torch.save(
+            {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "average": average.state_dict(),
+                "step": step,
+                "seconds": seconds,
+            },
+            beside,
+        )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def describe(fitted: Fitted) -> dict:
+    """A `Fitted` as a model card and JSON take it."""
+    return asdict(fitted)

@@ -1,0 +1,72 @@
+"""An independent judge of pictures: which scene, which kind of subject, which pattern, and where it is.
+
+It shares nothing with the models that make or steer pictures: other weights, other training, no captions.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from subjects import PATTERNS
+from torch import Tensor, nn
+from world import KIND_NAMES, SCENES
+
+
+@dataclass
+class Verdict:
+    """What the judge says of B pictures, as logits.
+
+    Attributes:
+        scene: (B, 8), in the order of `world.SCENES`.
+        kind: (B, 8), in the order of `world.KIND_NAMES`.
+        pattern: (B, 4), in the order of `subjects.PATTERNS`.
+        mask: (B, 1, side, side); positive where a subject is.
+    """
+
+    scene: Tensor
+    kind: Tensor
+    pattern: Tensor
+    mask: Tensor
+
+
+class Judge(nn.Module, PyTorchModelHubMixin):
+    """A convolutional network of 0.9 million weights with a head for each question."""
+
+    def __init__(self, width: int = 40) -> None:
+        super().__init__()
+        self.fine = nn.Sequential(nn.Conv2d(3, width, 4, 2, 1), _Block(width, width))
+        self.middle = nn.Sequential(nn.Conv2d(width, 2 * width, 3, 2, 1), _Block(2 * width, 2 * width))
+        self.coarse = nn.Sequential(nn.Conv2d(2 * width, 3 * width, 3, 2, 1), _Block(3 * width, 3 * width))
+        self.scene, self.kind, self.pattern = (
+            nn.Sequential(nn.Dropout(0.1), nn.Linear(6 * width, count))
+            for count in (len(SCENES), len(KIND_NAMES), len(PATTERNS))
+        )
+        self.join_middle = nn.Sequential(nn.Conv2d(5 * width, 2 * width, 1), _Block(2 * width, 2 * width))
+        self.join_fine = nn.Sequential(nn.Conv2d(3 * width, width, 1), _Block(width, width))
+        self.mask = nn.Conv2d(width, 1, 1)
+
+    def forward(self, pixels: Tensor) -> Verdict:
+        """(B, 3, side, side) float32 in [-1, 1] to a verdict."""
+        fine = self.fine(pixels)
+        middle = self.middle(fine)
+        coarse = self.coarse(middle)
+        seen = torch.cat([coarse.mean(dim=(2, 3)), coarse.amax(dim=(2, 3))], dim=1)
+        grow = nn.functional.interpolate
+        joined = self.join_middle(torch.cat([grow(coarse, scale_factor=2.0), middle], dim=1))
+        joined = self.join_fine(torch.cat([grow(joined, scale_factor=2.0), fine], dim=1))
+        mask = grow(self.mask(joined), scale_factor=2.0, mode="bilinear")
+        return Verdict(self.scene(seen), self.kind(seen), self.pattern(seen), mask)
+
+
+class _Block(nn.Module):
+    """Two convolutions around which the input is added."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, out, 3, padding=1)),
+            *(nn.GroupNorm(8, out), nn.SiLU(), nn.Conv2d(out, out, 3, padding=1)),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.layers(features)

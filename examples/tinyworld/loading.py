@@ -1,0 +1,40 @@
+"""Load tinyworld's committed models, or say which command makes the one that is missing."""
+
+from pathlib import Path
+from typing import Any
+
+from models import CLIP, DIFFUSION, JUDGE, SAM
+
+from persam_dreambooth.errors import UserError
+
+MAKERS = {SAM: "train_sam", CLIP: "train_clip", DIFFUSION: "train_vae.py and train_unet", JUDGE: "train_judge"}
+
+
+def check(folder: Path) -> Path:
+    """The folder, if a model's config lies in it.
+
+    Raises:
+        UserError: it does not; the message names the command that makes it.
+    """
+    if not any((folder / name).is_file() for name in ("config.json", "model_index.json")):
+        raise UserError(f"{folder} holds no model; {_remedy(folder)}")
+    return folder
+
+
+def load(kind: Any, folder: Path, **settings: Any) -> Any:
+    """`kind.from_pretrained(folder)`, its errors in one line that names the command that rebuilds it.
+
+    Raises:
+        UserError: the folder is missing, damaged or another model's.
+    """
+    check(folder)
+    try:
+        return kind.from_pretrained(folder, **settings)
+    except Exception as error:  # each library has its own exceptions for damaged files
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{folder} cannot be loaded ({reason}); {_remedy(folder)}") from error
+
+
+def _remedy(folder: Path) -> str:
+    maker = next((script for model, script in MAKERS.items() if folder == model or model in folder.parents), None)
+    return f"rebuild it: python examples/tinyworld/{maker}.py" if maker else "check the path"

@@ -1,0 +1,126 @@
+"""What is measured on generated pictures: scene, kind, pattern, the subject's colours inside and outside of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from corpus import to_pixels
+from judge import Judge
+from loading import load
+from models import JUDGE
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+from subjects import COLOURS, PATTERNS, Identity
+from torch.nn.functional import max_pool2d
+from world import KIND_NAMES, SCENES
+
+NEAR = 24.0
+"""Two colours closer than this in CIELAB count as the same: their light differs, their names do not."""
+MARGIN = 3
+"""Pixels around the subject that count neither as subject nor as background."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One generated picture.
+
+    Attributes:
+        scene: the scene that the judge sees.
+        kind, pattern: the subject that it sees.
+        colours: (2,) share of the subject's pixels that have its main and its second colour.
+        bleeding: share of the background's pixels that have one of them.
+        found: share of the picture that the judge takes for a subject.
+    """
+
+    scene: str
+    kind: str
+    pattern: str
+    colours: tuple[float, float]
+    bleeding: float
+    found: float
+
+
+@cache
+def the_judge() -> Judge:
+    """The committed judge."""
+    return load(Judge, JUDGE).float().eval()
+
+
+@torch.no_grad()
+def measure(images: Sequence[Image.Image], identity: Identity) -> list[Measured]:
+    """Judge pictures that are meant to show one individual."""
+    pixels = to_pixels(np.stack([np.asarray(image.convert("RGB").resize((64, 64))) for image in images]))
+    verdict = the_judge()(pixels)
+    inside = verdict.mask > 0
+    outside = max_pool2d(inside.float(), 2 * MARGIN + 1, 1, MARGIN) == 0
+    measured = []
+    for number in range(len(images)):
+        near = colour_maps(pixels[number], identity)
+        own, rest = inside[number, 0].numpy(), outside[number, 0].numpy()
+        shares = [float(near[:, own][place].mean()) if own.any() else 0.0 for place in (0, 1)]
+        measured.append(
+            Measured(
+                SCENES[int(verdict.scene[number].argmax())],
+                KIND_NAMES[int(verdict.kind[number].argmax())],
+                PATTERNS[int(verdict.pattern[number].argmax())],
+                (shares[0], shares[1]),
+                float(near[:, rest].any(0).mean()) if rest.any() else 0.0,
+                float(own.mean()),
+            )
+        )
+    return measured
+
+
+def colour_maps(pixels: torch.Tensor, identity: Identity) -> NDArray[np.bool_]:
+    """(2, h, w) bool: where a (3, h, w) picture in [-1, 1] has the individual's main and second colour."""
+    levels = ((pixels.permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).byte().numpy()
+    lab = _lab(levels)
+    wanted = _lab(np.array([[COLOURS[identity.main], COLOURS[identity.second]]], dtype=np.uint8))[0]
+    # Lightness counts half: the same paint is darker at night.
+    distance = np.linalg.norm((lab[None] - wanted[:, None, None]) * [0.5, 1.0, 1.0], axis=-1)
+    return distance < NEAR
+
+
+def _lab(levels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(h, w, 3) uint8 sRGB to CIELAB: L in [0, 100], a and b in [-128, 127]."""
+    stored = np.asarray(ImageCms.applyTransform(Image.fromarray(levels), _to_lab())).astype(np.float64)
+    a, b = (np.where(stored[..., axis] > 127, stored[..., axis] - 256, stored[..., axis]) for axis in (1, 2))
+    return np.stack([stored[..., 0] / 2.55, a, b], axis=-1)
+
+
+@cache
+def _to_lab() -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+
+
+def fidelity(measured: Measured, identity: Identity, true_colours: tuple[float, float]) -> dict[str, float]:
+    """How much of the individual is there, each in [0, 1]: its kind, its pattern, its colours, and their mean.
+
+    Args:
+        measured: one picture.
+        identity: who it should show.
+        true_colours: `Measured.colours` of the subject's own photos, averaged.
+    """
+    shown = sum(min(found, true) for found, true in zip(measured.colours, true_colours, strict=True))
+    parts = {
+        "kind": float(measured.kind == identity.kind),
+        "pattern": float(measured.pattern == identity.pattern),
+        "colours": shown / max(sum(true_colours), 1e-6),
+    }
+    return parts | {"fidelity": sum(parts.values()) / 3}
+
+
+def interval(values: Sequence[float], draws: int = 4000) -> tuple[float, float, float]:
+    """Mean and the ends of its 95 % interval, by bootstrap over the values."""
+    numbers = np.asarray(values, dtype=float)
+    picks = np.random.default_rng(0).integers(len(numbers), size=(draws, len(numbers)))
+    low, high = np.percentile(numbers[picks].mean(axis=1), [2.5, 97.5])
+    return float(numbers.mean()), float(low), float(high)
+
+
+def percent(values: Sequence[float]) -> str:
+    """ "87.5 % [80.1, 93.0]": a mean and its interval."""
+    mean, low, high = (100 * value for value in interval(values))
+    return f"{mean:.1f} % [{low:.1f}, {high:.1f}]"

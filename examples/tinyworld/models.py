@@ -1,0 +1,125 @@
+"""The untrained models of tinyworld: the real classes at small size, and where their trained weights lie."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from scenes import PHRASES
+from subjects import ACCESSORIES, COLOURS, KINDS, PATTERNS
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, SamConfig, SamModel
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+from world import RARE_TOKENS, SIDE
+
+FOLDER = Path(__file__).parent / "models"
+SAM, CLIP, DIFFUSION, JUDGE = (FOLDER / name for name in ("sam", "clip", "stable-diffusion", "judge"))
+TEXT_LENGTH = 28
+WIDTH = 128
+
+
+def tokenizer() -> CLIPTokenizer:
+    """CLIP's tokenizer with a token for each word of the captions, and for any other text a token a letter."""
+    said = [*KINDS, *COLOURS, *PATTERNS, *ACCESSORIES, *PHRASES.values(), *RARE_TOKENS]
+    text = " ".join([*said, "a an and with empty scene photo of picture the no background"])
+    letters = list(bytes_to_unicode().values())
+    bpe = Tokenizer(BPE(end_of_word_suffix="</w>"))
+    bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    alphabet = [*letters, *(letter + "</w>" for letter in letters)]
+    trainer = BpeTrainer(
+        vocab_size=2000, min_frequency=1, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False
+    )
+    bpe.train_from_iterator([text], trainer)
+    state = json.loads(bpe.to_str())["model"]
+    merges = [tuple(merge) for merge in state["merges"]]
+    words = [*alphabet, *("".join(merge) for merge in merges), "<|startoftext|>", "<|endoftext|>"]
+    unique = list(dict.fromkeys(words))
+    return CLIPTokenizer({word: number for number, word in enumerate(unique)}, merges, model_max_length=TEXT_LENGTH)
+
+
+def clip(words: CLIPTokenizer) -> CLIPModel:
+    """A CLIP of 1.6 million weights; its text tower is what the diffusion model reads prompts with."""
+    tower = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4}
+    text = {
+        **tower,
+        "num_hidden_layers": 4,
+        "vocab_size": len(words),
+        "max_position_embeddings": TEXT_LENGTH,
+        "bos_token_id": words.bos_token_id,
+        "eos_token_id": words.eos_token_id,
+        "pad_token_id": words.pad_token_id,
+        "projection_dim": WIDTH,
+    }
+    vision = {**tower, "num_hidden_layers": 3, "image_size": SIDE, "patch_size": 8, "projection_dim": WIDTH}
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
+
+
+def autoencoder() -> AutoencoderKL:
+    """An autoencoder whose latent cells are 4 x 4 pixels."""
+    return AutoencoderKL(
+        block_out_channels=(32, 48, 96),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_size=SIDE,
+    )
+
+
+def unet() -> UNet2DConditionModel:
+    """A denoiser for 16 x 16 latents."""
+    return UNet2DConditionModel(
+        sample_size=SIDE // 4,
+        block_out_channels=(64, 128, 160),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def noise_schedule() -> DDPMScheduler:
+    """Stable Diffusion 1's own schedule."""
+    return DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+    )
+
+
+def sam() -> SamModel:
+    """A SAM for 64 x 64 pixels: 16 x 16 image tokens, masks at full resolution."""
+    config = SamConfig(
+        vision_config={
+            "hidden_size": 128,
+            "output_channels": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "global_attn_indexes": [1, 3],
+            "window_size": 8,
+            "num_pos_feats": 32,
+            "mlp_dim": 512,
+            "image_size": SIDE,
+            "patch_size": 4,
+        },
+        prompt_encoder_config={
+            "hidden_size": 64, "image_size": SIDE, "patch_size": 4, "image_embedding_size": SIDE // 4,
+        },
+        mask_decoder_config={
+            "hidden_size": 64, "mlp_dim": 256, "num_attention_heads": 4, "iou_head_hidden_dim": 64,
+        },
+    )  # fmt: skip
+    model = SamModel(config)
+    # The class leaves the encoder's weights at 1e-10, from which nothing can be learned.
+    for name, weight in model.vision_encoder.named_parameters():
+        if weight.ndim > 1:
+            torch.nn.init.trunc_normal_(weight, std=0.02 if "pos" in name else weight[0].numel() ** -0.5)
+    return model

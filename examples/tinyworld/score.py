@@ -1,0 +1,175 @@
+"""Score tinyworld's models on held-out pictures, and write the scores into their cards.
+
+    python examples/tinyworld/score.py
+
+prints a table with 95 % intervals (bootstrap over pictures); five minutes on two cores.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from cards import SCORES, write_cards
+from corpus import ALONE, CROWDED, Corpus, class_numbers, load_corpus
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from loading import check, load
+from measures import measure, percent, the_judge
+from models import CLIP, DIFFUSION, FOLDER, SAM
+from scenes import PHRASES
+from subjects import PATTERNS
+from tqdm import tqdm
+from train_sam import label_tables, sam_pixels
+from training_flags import WORK
+from transformers import CLIPModel, CLIPTokenizer, SamModel
+from world import HELD_OUT_PAIRS, KIND_NAMES, SCENES, random_identity
+
+Scores = dict[str, list[float]]
+
+
+@torch.no_grad()
+def score_sam(corpus: Corpus) -> Scores:
+    """IoU from a box, from one point at the most inner pixel, and of the best of three masks."""
+    model = load(SamModel, SAM).float()
+    parts, owners = label_tables(corpus)
+    scores: Scores = {}
+    for number in tqdm(range(len(corpus)), "SAM"):
+        labels = torch.from_numpy(corpus.labels[number]).long()
+        features = model.get_image_embeddings(sam_pixels(corpus.images[number : number + 1]))
+        for level, table in (("whole", owners), ("part", parts)):
+            groups = table[number][labels]
+            for group in groups.unique()[1:].tolist():
+                target = groups == group
+                if target.sum() < 12:
+                    continue
+                asked = _prompts(target)
+                positive = torch.ones(1, 1, 1, dtype=torch.long)
+                point = model(image_embeddings=features, input_points=asked[0], input_labels=positive)
+                boxed = model(image_embeddings=features, input_boxes=asked[1], multimask_output=False)
+                three = [_iou(mask > 0, target) for mask in point.pred_masks[0, 0]]
+                guess = three[int(point.iou_scores[0, 0].argmax())]
+                scores.setdefault(f"SAM, box, {level}", []).append(_iou(boxed.pred_masks[0, 0, 0] > 0, target))
+                scores.setdefault(f"SAM, one point, its own best mask, {level}", []).append(guess)
+                scores.setdefault(f"SAM, one point, best of three, {level}", []).append(max(three))
+    return scores
+
+
+def _prompts(target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A target's most inner pixel and its tight box, in pixels."""
+    inner = target.float()[None, None]
+    while (smaller := 1 - torch.nn.functional.max_pool2d(1 - inner, 3, 1, 1)).any():
+        inner = smaller
+    y, x = inner[0, 0].nonzero()[0].tolist()
+    rows, columns = target.any(1).nonzero()[:, 0], target.any(0).nonzero()[:, 0]
+    edges = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+    return torch.tensor([[[[x + 0.5, y + 0.5]]]]), torch.tensor([[edges]], dtype=torch.float32)
+
+
+def _iou(found: torch.Tensor, target: torch.Tensor) -> float:
+    return float((found & target).sum() / (found | target).sum())
+
+
+@torch.no_grad()
+def score_clip(corpus: Corpus) -> Scores:
+    """Zero-shot accuracy: the scene's and the kind's own words against the others'."""
+    model, words = load(CLIPModel, CLIP).float(), load(CLIPTokenizer, CLIP)
+    texts = [f"a {kind} {phrase}" for kind in KIND_NAMES for phrase in PHRASES.values()]
+    tokens = words(texts, padding="max_length", return_tensors="pt").input_ids
+    scenes, kinds = class_numbers(corpus.facts)
+    pixels = corpus.pixels(torch.arange(len(corpus)))
+    logits = torch.cat([model(input_ids=tokens, pixel_values=some).logits_per_image for some in pixels.split(100)])
+    likely = logits.softmax(-1).view(-1, len(KIND_NAMES), len(SCENES))
+    alone = torch.tensor([len(fact["kinds"]) == 1 for fact in corpus.facts])
+    right_scene, right_kind = likely.sum(1).argmax(-1) == scenes, likely.sum(2).argmax(-1) == kinds
+    return {
+        "CLIP, zero-shot scene": right_scene.float().tolist(),
+        "CLIP, zero-shot kind": right_kind[alone].float().tolist(),
+    }
+
+
+@torch.no_grad()
+def score_vae(corpus: Corpus) -> Scores:
+    """Peak signal-to-noise ratio of each picture after encoding and decoding, in dB."""
+    model = load(AutoencoderKL, DIFFUSION / "vae").float()
+    pixels = corpus.pixels(torch.arange(min(len(corpus), 300)))
+    ratios = []
+    for some in pixels.split(50):
+        decoded = model.decode(model.encode(some).latent_dist.mean).sample.clamp(-1, 1)
+        error = ((decoded - some) / 2).square().mean(dim=(1, 2, 3))
+        ratios += (-10 * error.log10()).tolist()
+    return {"VAE, PSNR": ratios}
+
+
+@torch.no_grad()
+def score_judge(corpus: Corpus) -> Scores:
+    """The judge on drawn pictures: how far it may be trusted."""
+    verdict = the_judge()(corpus.pixels(torch.arange(len(corpus))))
+    scenes, kinds = class_numbers(corpus.facts)
+    alone = torch.tensor([len(fact["kinds"]) == 1 for fact in corpus.facts])
+    patterns = [PATTERNS.index(fact["identities"][0]["pattern"]) if fact["kinds"] else -1 for fact in corpus.facts]
+    masks = torch.from_numpy(corpus.labels > 0)
+    overlaps = [_iou(found, mask) for found, mask in zip(verdict.mask[:, 0] > 0, masks, strict=True) if mask.any()]
+    return {
+        "judge, scene": (verdict.scene.argmax(-1) == scenes).float().tolist(),
+        "judge, kind": (verdict.kind.argmax(-1) == kinds)[alone].float().tolist(),
+        "judge, pattern": (verdict.pattern.argmax(-1) == torch.tensor(patterns))[alone].float().tolist(),
+        "judge, subject's mask, IoU": overlaps,
+    }
+
+
+def score_generation(pictures: int, guidance_scale: float, sheet: Path) -> Scores:
+    """Scene and kind that the judge sees in generated pictures of every kind in every scene."""
+    check(DIFFUSION)
+    pipeline = load(StableDiffusionPipeline, DIFFUSION, torch_dtype=torch.float32)
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    scores: Scores = {}
+    drawn = []
+    for kind in tqdm(KIND_NAMES, "generating"):
+        for seed in range(pictures):
+            prompts = [f"a {kind} {phrase}" for phrase in PHRASES.values()]
+            noise = [torch.Generator().manual_seed(seed * 100 + number) for number in range(len(prompts))]
+            images = pipeline(prompts, generator=noise, num_inference_steps=20, guidance_scale=guidance_scale).images
+            drawn += images[: len(SCENES)] if seed == 0 else []
+            for scene, seen in zip(SCENES, measure(images, random_identity(np.random.default_rng(0))), strict=True):
+                side = "held-out pairs" if (kind, scene) in HELD_OUT_PAIRS else "trained pairs"
+                scores.setdefault(f"generated, scene, {side}", []).append(float(seen.scene == scene))
+                scores.setdefault(f"generated, kind, {side}", []).append(float(seen.kind == kind))
+    for what in ("scene", "kind"):
+        sides = [values for name, values in scores.items() if name.startswith(f"generated, {what}, ")]
+        scores[f"generated, {what}, all"] = [value for values in sides for value in values]
+    _sheet(drawn, sheet)
+    return scores
+
+
+def _sheet(images: list, path: Path) -> None:
+    from PIL import Image
+
+    sheet = Image.new("RGB", (len(SCENES) * 96, len(images) // len(SCENES) * 96))
+    for number, image in enumerate(images):
+        sheet.paste(image.resize((96, 96)), (number % len(SCENES) * 96, number // len(SCENES) * 96))
+    sheet.save(path)
+
+
+def main() -> None:
+    """Score everything, print, write the cards."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=WORK, help="folder of drawn pictures (work/)")
+    parser.add_argument("--pictures", type=int, default=4, help="generated pictures for each kind in each scene (4)")
+    parser.add_argument("--guidance_scale", type=float, default=4.0, help="of generation (4)")
+    flags = parser.parse_args()
+    alone = load_corpus(flags.work, "held-out", 1000, 3, held_out=True, crowd=ALONE)
+    crowds = load_corpus(flags.work, "held-out-crowds", 400, 4, held_out=True, crowd=CROWDED)
+    scores = score_judge(alone) | score_clip(alone) | score_vae(alone) | score_sam(crowds)
+    scores |= score_generation(flags.pictures, flags.guidance_scale, FOLDER / "generated.png")
+    lines = {}
+    for name, values in scores.items():
+        lines[name] = f"{np.mean(values):.2f} dB" if "PSNR" in name else percent(values)
+        print(f"{name:45} {lines[name]:28} n = {len(values)}")
+    (FOLDER / SCORES).write_text(json.dumps(lines, indent=2) + "\n")
+    write_cards()
+
+
+if __name__ == "__main__":
+    main()

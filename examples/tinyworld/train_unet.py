@@ -1,0 +1,95 @@
+"""Train tinyworld's denoiser on latents and captions, and put the Stable Diffusion pipeline together.
+
+    python examples/tinyworld/train_unet.py
+
+needs `models/clip` and `models/stable-diffusion/vae`; writes the whole of `models/stable-diffusion`.
+"""
+
+import numpy as np
+import torch
+from cards import save_card
+from corpus import Corpus, batches
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers.training_utils import compute_snr
+from fitting import fit
+from models import CLIP, DIFFUSION, noise_schedule, unet
+from torch import Tensor
+from tqdm import tqdm
+from training_flags import TrainingFlags, read_flags
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from persam_dreambooth.training.losses import masked_mse, min_snr_weight
+
+PICTURES = 32000
+SNR_GAMMA = 5.0
+UNCONDITIONAL = 0.1
+"""Share of pictures whose caption is left empty, for classifier-free guidance."""
+
+
+@torch.no_grad()
+def encode_latents(vae: AutoencoderKL, corpus: Corpus, flags: TrainingFlags) -> Tensor:
+    """(N, 4, h, w) float16: the means of all latents, scaled; kept in the work folder."""
+    stored = flags.work / "latents.npy"
+    if not stored.exists():
+        vae = vae.to(flags.device)
+        parts = []
+        for index in tqdm(torch.arange(len(corpus)).split(64), "encoding pictures"):
+            with torch.autocast(flags.device.type, torch.bfloat16):
+                mean = vae.encode(corpus.pixels(index).to(flags.device)).latent_dist.mean
+            parts.append((mean.float() * vae.config.scaling_factor).half().cpu())
+        np.save(stored, torch.cat(parts).numpy())
+    return torch.from_numpy(np.load(stored))
+
+
+@torch.no_grad()
+def encode_captions(captions: list[str]) -> Tensor:
+    """(N, tokens, width) float16 embeddings of the captions, and of the empty one at the end."""
+    words, encoder = CLIPTokenizer.from_pretrained(CLIP), CLIPTextModel.from_pretrained(CLIP).float()
+    parts = []
+    texts = [*captions, ""]
+    for start in tqdm(range(0, len(texts), 256), "encoding captions"):
+        tokens = words(texts[start : start + 256], padding="max_length", truncation=True, return_tensors="pt")
+        parts.append(encoder(tokens.input_ids)[0].half())
+    return torch.cat(parts)
+
+
+def train(flags: TrainingFlags) -> None:
+    """Train, put together, save, describe."""
+    torch.manual_seed(flags.seed)
+    model = unet().to(flags.device, memory_format=torch.channels_last)
+    vae = AutoencoderKL.from_pretrained(DIFFUSION / "vae").float()
+    corpus = flags.corpus("pictures", PICTURES, seed=1)
+    latents = encode_latents(vae, corpus, flags)
+    embeddings = encode_captions([fact["caption"] for fact in corpus.facts])
+    schedule = noise_schedule()
+    order = batches(len(corpus), flags.batch_size, flags.seed, flags.first_step("unet"))
+
+    def loss_of(step: int) -> Tensor:
+        index = next(order)
+        draw = torch.Generator().manual_seed(flags.seed * 1_000_003 + step)
+        clean = latents[index].float()
+        noise = torch.randn(clean.shape, generator=draw)
+        timesteps = torch.randint(0, len(schedule), (len(index),), generator=draw)
+        said = torch.where(torch.rand(len(index), generator=draw) < UNCONDITIONAL, len(corpus), index)
+        noisy = schedule.add_noise(clean, noise, timesteps).to(flags.device, memory_format=torch.channels_last)
+        prediction = model(noisy, timesteps.to(flags.device), embeddings[said].float().to(flags.device)).sample
+        weight = min_snr_weight(compute_snr(schedule, timesteps), SNR_GAMMA, "epsilon")
+        return masked_mse(prediction, noise.to(flags.device), sample_weight=weight.to(flags.device))
+
+    fitted = fit(model, loss_of, flags.steps, flags.batch_size, flags.learning_rate, flags.state("unet"))
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel.from_pretrained(CLIP),
+        tokenizer=CLIPTokenizer.from_pretrained(CLIP),
+        unet=model,
+        scheduler=schedule,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(DIFFUSION)
+    save_card(DIFFUSION / "unet", fitted)
+
+
+if __name__ == "__main__":
+    train(read_flags(__doc__, steps=4500, batch_size=32, learning_rate=8e-4))

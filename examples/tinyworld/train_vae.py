@@ -1,0 +1,49 @@
+"""Train tinyworld's autoencoder.
+
+    python examples/tinyworld/train_vae.py
+
+writes `models/stable-diffusion/vae` (a diffusers AutoencoderKL).
+"""
+
+import torch
+from cards import save_card
+from corpus import batches
+from fitting import fit
+from models import DIFFUSION, autoencoder
+from torch import Tensor
+from torch.nn.functional import l1_loss
+from training_flags import TrainingFlags, read_flags
+
+PICTURES = 32000
+KL_WEIGHT = 1e-5
+"""Of the latents' divergence from a normal distribution, beside the pixels' error."""
+EDGE_WEIGHT = 1.0
+"""Of the error in the differences of neighbouring pixels, without which small models blur."""
+
+
+def train(flags: TrainingFlags) -> None:
+    """Train, set the latents' scale to 1, save."""
+    torch.manual_seed(flags.seed)
+    model = autoencoder().to(flags.device, memory_format=torch.channels_last)
+    corpus = flags.corpus("pictures", PICTURES, seed=1)
+    order = batches(len(corpus), flags.batch_size, flags.seed, flags.first_step("vae"))
+
+    def loss_of(step: int) -> Tensor:
+        pixels = corpus.pixels(next(order)).to(flags.device, memory_format=torch.channels_last)
+        latents = model.encode(pixels).latent_dist
+        noise = torch.randn(latents.mean.shape, generator=torch.Generator().manual_seed(step)).to(flags.device)
+        decoded = model.decode(latents.mean + latents.std * noise).sample
+        edges = sum(l1_loss(decoded.diff(dim=axis), pixels.diff(dim=axis)) for axis in (2, 3))
+        return l1_loss(decoded, pixels) + EDGE_WEIGHT * edges + KL_WEIGHT * latents.kl().mean()
+
+    fitted = fit(model, loss_of, flags.steps, flags.batch_size, flags.learning_rate, flags.state("vae"))
+    with torch.no_grad():
+        pixels = corpus.pixels(torch.arange(512)).to(flags.device)
+        latents = torch.cat([model.encode(some).latent_dist.mean for some in pixels.split(64)])
+    model.register_to_config(scaling_factor=float(1 / latents.std()))
+    model.half().save_pretrained(DIFFUSION / "vae")
+    save_card(DIFFUSION / "vae", fitted)
+
+
+if __name__ == "__main__":
+    train(read_flags(__doc__, steps=1500, batch_size=16, learning_rate=2e-3))

@@ -1,0 +1,51 @@
+"""The flags that tinyworld's training scripts have in common."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from corpus import ALONE, Corpus, Crowd, load_corpus
+
+WORK = Path(__file__).parent / "work"
+
+
+@dataclass(frozen=True)
+class TrainingFlags:
+    """What a training script is told."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    device: torch.device
+    work: Path
+
+    def corpus(self, name: str, count: int, seed: int, crowd: Crowd = ALONE, held_out: bool = False) -> Corpus:
+        """See `corpus.load_corpus`; in this run's work folder."""
+        return load_corpus(self.work, name, count, seed, held_out, crowd)
+
+    def state(self, name: str) -> Path:
+        """The file that an interrupted training goes on from."""
+        return self.work / f"{name}.pt"
+
+    def first_step(self, name: str) -> int:
+        """The step that a training begins with: 0, or where it was interrupted."""
+        state = self.state(name)
+        return int(torch.load(state, weights_only=True, map_location="cpu")["step"]) if state.exists() else 0
+
+
+def read_flags(doc: str | None, steps: int, batch_size: int, learning_rate: float) -> TrainingFlags:
+    """Read the command line; the defaults are what the committed weights were made with."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=steps, help=f"optimizer steps ({steps})")
+    parser.add_argument("--batch_size", type=int, default=batch_size, help=f"samples a step ({batch_size})")
+    parser.add_argument("--learning_rate", type=float, default=learning_rate, help=f"of AdamW ({learning_rate})")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and noise (0)")
+    parser.add_argument("--device", default=None, help="cpu or cuda; by default a GPU where there is one")
+    parser.add_argument(
+        "--work", type=Path, default=WORK, help="folder of drawn pictures and of the state to go on from (work/)"
+    )
+    given = parser.parse_args()
+    device = torch.device(given.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return TrainingFlags(given.steps, given.batch_size, given.learning_rate, given.seed, device, given.work)

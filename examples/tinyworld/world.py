@@ -1,0 +1,328 @@
+"""tinyworld: pictures of known subjects in known scenes, drawn from numbers, with everything known about them.
+
+A `Recipe` holds all that decides a picture; `draw` turns it into pixels, masks and a caption, the
+same ones whenever it is drawn. Identities and (kind, scene) pairs that `is_held_out` and
+`HELD_OUT_PAIRS` name are never drawn for training.
+"""
+
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from scenes import LIGHT, PHRASES, draw_scene, grain, occluder_shape
+from subjects import ACCESSORIES, COLOURS, KINDS, PATTERNS, Identity, Part, parts_of
+
+SIDE = 64
+"""Pixels of a picture, unless said otherwise."""
+SUPERSAMPLING = 3
+SCENES = tuple(PHRASES)
+KIND_NAMES = tuple(KINDS)
+RARE_TOKENS = ("sks", "zwx", "ohwx", "olis")
+"""Words that captions hold now and then and that mean nothing, as rare tokens do in a large model."""
+HELD_OUT_PAIRS = frozenset((kind, SCENES[(3 * number + 2) % len(SCENES)]) for number, kind in enumerate(KIND_NAMES))
+_FIXED = {"dark": (40, 36, 44), "pale": (244, 238, 222)}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a subject stands in the picture.
+
+    Attributes:
+        x, y: its frame's centre, in units of the picture's side, y down.
+        scale: half its frame's side, in the same units.
+        rotation: radians.
+        flip: seen from the other side.
+        pose: in [-1, 1], how far its parts are swung.
+    """
+
+    x: float
+    y: float
+    scale: float
+    rotation: float
+    flip: bool
+    pose: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a picture.
+
+    Attributes:
+        scene: a key of `PHRASES`.
+        subjects: from back to front.
+        light: brightness of the subjects, about 1.
+        light_from: radians, the side that the light comes from.
+        occluded: whether a piece of the scene stands before the subjects.
+        seed: of the scene's own details.
+        rare_token: in the caption, before the first subject's name; None for none.
+        detail: which of the caption's words are said: a number in [0, 1).
+    """
+
+    scene: str
+    subjects: tuple[tuple[Identity, Placement], ...]
+    light: float = 1.0
+    light_from: float = 0.0
+    occluded: bool = False
+    seed: int = 0
+    rare_token: str | None = None
+    detail: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A drawn recipe.
+
+    Attributes:
+        image: RGB, side x side.
+        recipe: what it was drawn from.
+        labels: (side * SUPERSAMPLING,) * 2 uint8, 0 for the scene, else an index into `names` plus 1.
+        names: (subject's number, part's name) of each label.
+    """
+
+    image: Image.Image
+    recipe: Recipe
+    labels: NDArray[np.uint8]
+    names: list[tuple[int, str]] = field(repr=False)
+
+    @property
+    def caption(self) -> str:
+        """What the recipe says in words."""
+        return caption(self.recipe)
+
+    def mask(self, subject: int = 0, part: str = "") -> NDArray[np.bool_]:
+        """Where a subject, or one part of it with its sub-parts, is seen.
+
+        Args:
+            subject: its number in the recipe.
+            part: "" for the whole, "head" for a part, "head/eye" for a sub-part.
+
+        Returns:
+            (side, side) bool.
+        """
+        wanted = [
+            number + 1
+            for number, (owner, name) in enumerate(self.names)
+            if owner == subject and (not part or name == part or name.startswith(part + "/"))
+        ]
+        side = self.image.width
+        fine = np.isin(self.labels, wanted).reshape(side, SUPERSAMPLING, side, SUPERSAMPLING)
+        return fine.mean(axis=(1, 3)) >= 0.5
+
+    def parts(self, subject: int = 0) -> list[str]:
+        """The names of all parts and sub-parts of a subject."""
+        own = [name for owner, name in self.names if owner == subject]
+        return sorted({*own, *(name.split("/")[0] for name in own)})
+
+
+def is_held_out(identity: Identity) -> bool:
+    """Whether an individual is kept for tests: one in six, by its attributes."""
+    words = f"{identity.kind} {identity.main} {identity.second} {identity.pattern} {identity.accessory}"
+    return zlib.crc32(words.encode()) % 6 == 0
+
+
+def random_identity(rng: Generator, kind: str | None = None, held_out: bool = False) -> Identity:
+    """An individual of the side of the split that is asked for."""
+    while True:
+        main, second = rng.choice(list(COLOURS), size=2, replace=False)
+        identity = Identity(
+            kind or str(rng.choice(KIND_NAMES)),
+            str(main),
+            str(second),
+            str(rng.choice(PATTERNS)),
+            str(rng.choice(ACCESSORIES)),
+        )
+        if is_held_out(identity) == held_out:
+            return identity
+
+
+def random_placement(rng: Generator, x: float = 0.5, smaller: float = 1.0) -> Placement:
+    """Somewhere about the height of the ground, at `x` give or take a bit."""
+    return Placement(
+        x=x + rng.uniform(-0.1, 0.1),
+        y=0.58 + rng.uniform(-0.08, 0.1),
+        scale=rng.uniform(0.28, 0.4) * smaller,
+        rotation=rng.normal(0, 0.12),
+        flip=bool(rng.random() < 0.5),
+        pose=rng.uniform(-1, 1),
+    )
+
+
+def random_recipe(
+    rng: Generator,
+    held_out: bool = False,
+    scene: str | None = None,
+    crowd: tuple[float, float, float, float] = (0.05, 0.85, 0.07, 0.03),
+) -> Recipe:
+    """A recipe for training, or one of held-out identities for tests.
+
+    Args:
+        rng: the numbers it is drawn from.
+        held_out: subjects of held-out identities; for training neither these nor held-out pairs.
+        scene: None draws one.
+        crowd: how often there is no subject, one, two of different kinds, and two look-alikes (of one kind).
+    """
+    scene = scene or str(rng.choice(SCENES))
+    kinds = [kind for kind in KIND_NAMES if held_out or (kind, scene) not in HELD_OUT_PAIRS]
+    number = int(rng.choice(4, p=np.array(crowd) / sum(crowd)))
+    chosen = [str(kind) for kind in rng.choice(kinds, size=min(number, 2), replace=False)]
+    if number == 3:
+        chosen[1] = chosen[0]
+    placements = [random_placement(rng)]
+    if number > 1:
+        placements = [random_placement(rng, x, 0.66) for x in rng.permutation([0.27, 0.73])]
+    subjects = zip((random_identity(rng, kind, held_out) for kind in chosen), placements, strict=False)
+    return Recipe(
+        scene=scene,
+        subjects=tuple(subjects),
+        light=rng.uniform(0.8, 1.15),
+        light_from=rng.uniform(0, 2 * np.pi),
+        occluded=bool(rng.random() < 0.12),
+        seed=int(rng.integers(2**31)),
+        rare_token=str(rng.choice(RARE_TOKENS)) if rng.random() < 0.1 else None,
+        detail=rng.random(),
+    )
+
+
+def caption(recipe: Recipe) -> str:
+    """A recipe in words, of which some are left out: "a sks red striped dog with a hat in the snow"."""
+    rng = np.random.default_rng(int(recipe.detail * 2**31))
+    words = []
+    for number, (identity, _) in enumerate(recipe.subjects):
+        said = ["a"]
+        if number == 0 and recipe.rare_token:
+            said.append(recipe.rare_token)
+        if rng.random() < 0.5:
+            said.append(identity.main)
+            if rng.random() < 0.6 and identity.pattern != "plain":
+                said.append(f"and {identity.second} {identity.pattern}")
+        said.append(identity.kind)
+        if identity.accessory != "none" and rng.random() < 0.5:
+            said.append(f"with a {identity.accessory}")
+        words.append(" ".join(said))
+    subject = " and ".join(words) or "an empty scene"
+    return subject if recipe.subjects and rng.random() < 0.08 else f"{subject} {PHRASES[recipe.scene]}"
+
+
+def draw(recipe: Recipe, side: int = SIDE) -> Picture:
+    """Draw a recipe.
+
+    Args:
+        recipe: what to draw.
+        side: pixels of the square.
+    """
+    rng = np.random.default_rng(recipe.seed)
+    fine = side * SUPERSAMPLING
+    background = draw_scene(recipe.scene, fine, rng)
+    canvas = np.asarray(background, dtype=np.float32) + grain(fine, rng)
+    labels = Image.new("L", (fine, fine))
+    names: list[tuple[int, str]] = []
+    for number, (identity, placement) in enumerate(recipe.subjects):
+        canvas = _draw_subject(canvas, labels, names, number, identity, placement, recipe)
+    if recipe.occluded:
+        colour, ellipses = occluder_shape(recipe.scene, rng)
+        cover = Image.new("L", (fine, fine))
+        pen = ImageDraw.Draw(cover)
+        for x, y, rx, ry in ellipses:
+            pen.ellipse(tuple(fine * edge for edge in (x - rx, y - ry, x + rx, y + ry)), fill=1)
+        covered = np.asarray(cover) > 0
+        canvas[covered] = np.array(colour, dtype=np.float32)
+        labels.paste(0, mask=Image.fromarray(covered))
+    image = Image.fromarray(canvas.clip(0, 255).astype(np.uint8)).reduce(SUPERSAMPLING)
+    return Picture(image, recipe, np.asarray(labels), names)
+
+
+def _draw_subject(
+    canvas: NDArray[np.float32],
+    labels: Image.Image,
+    names: list[tuple[int, str]],
+    number: int,
+    identity: Identity,
+    placement: Placement,
+    recipe: Recipe,
+) -> NDArray[np.float32]:
+    """Draw one subject over the canvas and the label map; returns the canvas."""
+    fine = labels.width
+    layer, edges = Image.new("L", (fine, fine)), Image.new("L", (fine, fine))
+    parts = parts_of(identity)
+    to_pixels = _frame(placement, fine)
+    for index, part in enumerate(parts):
+        corners = _corners(part, placement.pose, to_pixels)
+        ImageDraw.Draw(layer).polygon(corners, fill=index + 1)
+        ImageDraw.Draw(edges).polygon(corners, fill=0, outline=1, width=max(1, fine // 96))
+    drawn = np.asarray(layer)
+    colours, patterned = _colours(identity, parts)
+    paint = colours[drawn]
+    pattern = patterned[drawn] & _pattern(identity.pattern, to_pixels, fine)
+    paint[pattern] = COLOURS[identity.second]
+    paint[np.asarray(edges) > 0] *= 0.55
+    paint *= recipe.light * LIGHT.get(recipe.scene, 1.0) * _shading(recipe.light_from, placement, fine)
+    canvas = _shadow(canvas, placement, fine)
+    inside = drawn > 0
+    canvas[inside] = paint[inside]
+    of_part = np.zeros(len(parts) + 1, dtype=np.uint8)
+    for index, part in enumerate(parts):
+        if (number, part.name) not in names:
+            names.append((number, part.name))
+        of_part[index + 1] = names.index((number, part.name)) + 1
+    labels.paste(Image.fromarray(of_part[drawn]), mask=Image.fromarray(inside))
+    return canvas
+
+
+def _frame(placement: Placement, fine: int) -> NDArray[np.float64]:
+    """(2, 3) affine map from the subject's frame to pixels."""
+    cos, sin = np.cos(placement.rotation), np.sin(placement.rotation)
+    turn = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if placement.flip else 1.0, 1.0])
+    return fine * np.column_stack([placement.scale * turn, [placement.x, placement.y]])
+
+
+def _corners(part: Part, pose: float, to_pixels: NDArray[np.float64]) -> list[tuple[float, float]]:
+    shape = np.array(part.shape)
+    if part.swing is not None:
+        pivot, reach = part.swing
+        cos, sin = np.cos(pose * reach), np.sin(pose * reach)
+        shape = (shape - pivot) @ np.array([[cos, sin], [-sin, cos]]) + pivot
+    pixels = shape @ to_pixels[:, :2].T + to_pixels[:, 2]
+    return [(float(x), float(y)) for x, y in pixels]
+
+
+def _colours(identity: Identity, parts: tuple[Part, ...]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The colour of each label of a subject's layer, and whether the pattern is drawn on it."""
+    palette = _FIXED | {"main": COLOURS[identity.main], "second": COLOURS[identity.second]}
+    colours = [(0, 0, 0), *(palette[part.colour] for part in parts)]
+    return np.array(colours, dtype=np.float32), np.array([False, *(part.patterned for part in parts)])
+
+
+def _pattern(name: str, to_pixels: NDArray[np.float64], fine: int) -> NDArray[np.bool_]:
+    """(fine, fine) bool, where a pattern shows the second colour; it turns and grows with the subject."""
+    if name == "plain":
+        return np.zeros((fine, fine), dtype=bool)
+    inverse = np.linalg.inv(to_pixels[:, :2])
+    xs, ys = np.arange(fine) - to_pixels[0, 2], np.arange(fine) - to_pixels[1, 2]
+    u = inverse[0, 0] * xs[None] + inverse[0, 1] * ys[:, None]
+    v = inverse[1, 0] * xs[None] + inverse[1, 1] * ys[:, None]
+    across, along = np.sin(u * 14.0), np.sin(v * 14.0)
+    if name == "striped":
+        return across > 0
+    if name == "checked":
+        return across * along > 0
+    return across + along > 1.0
+
+
+def _shading(light_from: float, placement: Placement, fine: int) -> NDArray[np.float32]:
+    """(fine, fine, 1) float32, brighter on the side of the light."""
+    ramp = (np.arange(fine, dtype=np.float32) / fine - 0.5) / max(placement.scale, 0.1)
+    shade = np.cos(light_from) * ramp[None] + np.sin(light_from) * ramp[:, None]
+    return (1 + 0.09 * shade)[..., None].astype(np.float32)
+
+
+def _shadow(canvas: NDArray[np.float32], placement: Placement, fine: int) -> NDArray[np.float32]:
+    """Darken the ground below the feet."""
+    ground = Image.new("L", (fine, fine))
+    x, y, reach = placement.x, placement.y + 0.8 * placement.scale, placement.scale
+    edges = (x - 0.8 * reach, y - 0.12 * reach, x + 0.8 * reach, y + 0.12 * reach)
+    ImageDraw.Draw(ground).ellipse(tuple(fine * edge for edge in edges), fill=1)
+    canvas[np.asarray(ground) > 0] *= 0.72
+    return canvas

@@ -18,11 +18,12 @@ from persam_dreambooth.photos.files import replacing
 
 
 def _refuse_outside(config: object, **bounds: tuple[float, float]) -> None:
-    """Raise a UserError for the first value outside its [low, high]; NaN is outside of everything."""
+    """Raise a UserError for the first value outside its [low, high]; NaN and infinity are outside of everything."""
     for name, (low, high) in bounds.items():
         value = getattr(config, name)
-        if value is not None and not low <= value <= high:
-            allowed = f"be at least {low:g}" if high == math.inf else f"lie in [{low:g}, {high:g}]"
+        if value is not None and not (low <= value <= high and value != math.inf):
+            unbounded = "be finite" if value == math.inf else f"be at least {low:g}"
+            allowed = unbounded if high == math.inf else f"lie in [{low:g}, {high:g}]"
             raise UserError(f"--{name} {value} must {allowed}")
 
 
@@ -141,6 +142,11 @@ class MaskConfig:
         metadata={"help": "divide the loss by the mask's size in each photo, in the whole batch, or not at all"},
     )
     background_weight: float = _flag(0.0, "weight of the loss outside the mask, in [0, 1]; the paper's is 0")
+    background_prior_weight: float = _flag(
+        0.0,
+        "weight of a term that keeps what the model says outside the mask near what the base model says there for "
+        "--class_prompt; the paper's is 0",
+    )
 
     def __post_init__(self) -> None:
         if bool(self.reference_image) != bool(self.reference_mask):
@@ -152,7 +158,13 @@ class MaskConfig:
             )
         if not self.masked_loss and (self.instance_mask_dir or self.reference_image):
             raise UserError("--no_masked_loss uses no masks; drop --instance_mask_dir and --reference_image")
-        _refuse_outside(self, background_weight=(0, 1), mask_dilation=(0, math.inf))
+        amounts = {"mask_dilation": (0, math.inf), "background_prior_weight": (0, math.inf)}
+        _refuse_outside(self, background_weight=(0, 1), **amounts)
+        if not self.masked_loss and self.background_prior_weight > 0:
+            raise UserError(
+                f"--background_prior_weight {self.background_prior_weight:g} needs masks, without which nothing is "
+                "background; drop it, or drop --no_masked_loss and give masks"
+            )
 
 
 @dataclass
@@ -259,6 +271,11 @@ class TrainingConfig:
             self.data.image_interpolation_mode = "lanczos" if self.model.use_lora else "bilinear"
         if self.optimization.learning_rate is None:
             self.optimization.learning_rate = 5e-4 if self.model.use_lora else 5e-6
+        if self.mask.background_prior_weight > 0 and not self.data.class_prompt:
+            raise UserError(
+                f"--background_prior_weight {self.mask.background_prior_weight:g} needs --class_prompt, a prompt such "
+                'as "a dog"; give it, or leave the weight at 0'
+            )
         if self.model.use_lora and self.output.skip_save_text_encoder:
             raise UserError("--skip_save_text_encoder is for whole pipelines; LoRA saves adapters only, drop it")
 

@@ -74,14 +74,15 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
     """Instance photos with masks, paired with class images when there are any.
 
     An item has `pixels` (3, R, R) float32 in [-1, 1], `mask` (1, R, R) float32 in {0, 1} and
-    `prompt`, the instance prompt's conditioning; with class images also `class_pixels` and `class_prompt`.
+    `prompt`, the instance prompt's conditioning; with class images also `class_pixels`, and with a
+    class prompt `class_prompt`.
 
     Args:
         instances: photos and masks.
         config: resolution, crops and flips.
         prompt: the instance prompt's conditioning.
         class_images: files; empty without prior preservation.
-        class_prompt: the class prompt's conditioning, or None.
+        class_prompt: the class prompt's conditioning, for class images and for the background prior, or None.
     """
 
     def __init__(
@@ -108,9 +109,11 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
             mask = read_mask_tensor(instance.mask)
         pixels, mask = self.transform(photo, mask)
         item = {"pixels": pixels, "mask": mask.as_subclass(Tensor).float(), "prompt": self.prompt}
+        if self.class_prompt is not None:
+            item["class_prompt"] = self.class_prompt
         if self.class_images:
             class_image = files.read_photo(self.class_images[index % len(self.class_images)])
-            item |= {"class_pixels": self.transform(class_image), "class_prompt": self.class_prompt}
+            item["class_pixels"] = self.transform(class_image)
         return item
 
 
@@ -118,15 +121,23 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Items to a batch, `[instances..., class images...]`.
 
     Returns:
-        `pixels` (B or 2B, 3, R, R), `mask` (B, 1, R, R) and `prompt`, the conditioning of all of `pixels`.
+        `pixels` (B or 2B, 3, R, R), `mask` (B, 1, R, R), `prompt`, the conditioning of all of `pixels`,
+        and with a class prompt `class_prompt`, B times that.
     """
     pixels = [item["pixels"] for item in items]
     prompts = [item["prompt"] for item in items]
     if "class_pixels" in items[0]:
         pixels += [item["class_pixels"] for item in items]
         prompts += [item["class_prompt"] for item in items]
-    return {
+    batch = {
         "pixels": torch.stack([one.as_subclass(Tensor) for one in pixels]),
         "mask": torch.stack([item["mask"] for item in items]),
-        "prompt": {key: torch.cat([one[key] for one in prompts]) for key in prompts[0]},
+        "prompt": _stacked(prompts),
     }
+    if "class_prompt" in items[0]:
+        batch["class_prompt"] = _stacked([item["class_prompt"] for item in items])
+    return batch
+
+
+def _stacked(prompts: Sequence[Conditioning]) -> Conditioning:
+    return {key: torch.cat([one[key] for one in prompts]) for key in prompts[0]}

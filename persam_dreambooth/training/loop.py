@@ -143,6 +143,8 @@ def main(run: Setup) -> None:
         set_seed(settings.seed, device_specific=True)
     torch.backends.cuda.matmul.allow_tf32 |= settings.allow_tf32
     family = load_family(config.model)
+    if config.mask.background_prior_weight > 0:
+        family.keep_base()
     if accelerator.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
         config.save(output)
@@ -267,7 +269,8 @@ def _loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
     """The data loader, its prompts tokenized or encoded."""
     config = run.config
     prompt = family.tokenize(str(config.data.instance_prompt))
-    class_prompt = family.tokenize(str(config.data.class_prompt)) if run.class_images else None
+    uses_class_prompt = run.class_images or config.mask.background_prior_weight > 0
+    class_prompt = family.tokenize(str(config.data.class_prompt)) if uses_class_prompt else None
     if config.model.pre_compute_text_embeddings:
         prompt = _embedded(family, prompt)
         class_prompt = class_prompt and _embedded(family, class_prompt)

@@ -84,6 +84,27 @@ def masked_mse(
     return error.sum() / prediction.numel()
 
 
+def background_prior(
+    prediction: Tensor, base: Tensor, latent_mask: Tensor, sample_weight: Tensor | None = None
+) -> Tensor:
+    """How far the prediction strays from the base model's outside the mask.
+
+    With L their elementwise squared difference, C channels and m the latent mask: the mean over
+    photos of sum(L (1 - m)) / (C sum(1 - m)). The gradient is exactly 0.0 wherever m is 1, and a
+    photo that is all subject adds 0.
+
+    Args:
+        prediction: (B, C, h, w), any float dtype.
+        base: (B, C, h, w), what the untrained model says; no gradient goes there.
+        latent_mask: (B, 1, h, w) float32 in [0, 1].
+        sample_weight: (B,) float32, a factor for each photo (min-SNR); None is 1.
+
+    Returns:
+        A scalar, float32.
+    """
+    return masked_mse(prediction, base.detach(), 1 - latent_mask, "sample", sample_weight)
+
+
 def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
     """Min-SNR's factor for each photo (arXiv 2303.09556, section 3.4).
 

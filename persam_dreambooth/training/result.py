@@ -45,9 +45,11 @@ def save_card(config: TrainingConfig, pictures: Sequence[Path]) -> None:
         instance_prompt=data.instance_prompt,
         tags=tags,
     )
+    prior_weight = config.mask.background_prior_weight
+    prior = f", background prior weight {prior_weight:g}" if prior_weight else ""
     masked = (
         f"The loss was taken over the subject only ({config.mask.mask_normalization} normalization, "
-        f"background weight {config.mask.background_weight:g}); the masks are listed in `manifest.jsonl`."
+        f"background weight {config.mask.background_weight:g}{prior}); the masks are listed in `manifest.jsonl`."
         if config.mask.masked_loss
         else "The loss was taken over whole photos (no masks)."
     )

@@ -98,6 +98,9 @@ OUTSIDE = [
     ("snr_gamma", 0.0),
     ("checkpointing_steps", 0),
     ("background_weight", 1.5),
+    ("background_prior_weight", -1.0),
+    ("background_prior_weight", float("nan")),
+    ("background_prior_weight", float("inf")),
 ]
 REFERENCE = {"instance_mask_dir": None, "reference_image": "photos/b.png", "reference_mask": "reference.png"}
 CASES = {
@@ -161,6 +164,16 @@ CASES = {
         ["--train_text_encoder and --pre_compute_text_embeddings exclude each other"],
     ),
     "masks for plain DreamBooth": (None, {"masked_loss": False}, ["drop --instance_mask_dir"]),
+    "background prior without class prompt": (
+        None,
+        {"background_prior_weight": 1.0},
+        ["--background_prior_weight 1 needs --class_prompt", '"a dog"', "leave the weight at 0"],
+    ),
+    "background prior without masks": (
+        None,
+        {"background_prior_weight": 0.5, "class_prompt": "a dog", "masked_loss": False, "instance_mask_dir": None},
+        ["--background_prior_weight 0.5 needs masks", "drop --no_masked_loss"],
+    ),
     "photos for masks": (None, {"instance_mask_dir": "photos"}, ["are the photos themselves"]),
     "two masks of one name": (lambda: blank("masks/a.bmp"), {}, ["a.bmp and a.png"]),
     "rank without LoRA": (None, {"rank": 8}, ["--rank", "add --use_lora"]),

@@ -71,6 +71,16 @@ def test_batches_are_instances_then_class_images(photo, tmp_path):
     assert batch["pixels"].shape == (4, 3, 32, 32) and batch["mask"].shape == (2, 1, 32, 32)
     assert batch["pixels"][2].unique().tolist() == [-1] and batch["pixels"][3].unique().tolist() == [1]
     assert batch["prompt"]["input_ids"][:, 0].tolist() == [0, 0, 1, 1]
+    assert batch["class_prompt"]["input_ids"].shape == (2, 4)
+
+
+def test_a_class_prompt_needs_no_class_images(photo):
+    dataset = DreamBoothDataset([photo], config(), PROMPT, class_prompt=CLASS_PROMPT)
+    batch = collate([dataset[0], dataset[0]])
+    assert batch["pixels"].shape == (2, 3, 32, 32)
+    assert batch["prompt"]["input_ids"][:, 0].tolist() == [0, 0]
+    assert batch["class_prompt"]["input_ids"][:, 0].tolist() == [1, 1]
+    assert "class_prompt" not in collate([DreamBoothDataset([photo], config(), PROMPT)[0]])
 
 
 def test_without_a_mask_the_whole_photo_counts(photo):

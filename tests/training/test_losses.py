@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageFilter
 
-from persam_dreambooth.training.losses import latent_mask, loss_weight, masked_mse, min_snr_weight
+from persam_dreambooth.training.losses import (
+    background_prior,
+    latent_mask,
+    loss_weight,
+    masked_mse,
+    min_snr_weight,
+)
 
 CELL, GRID = 4, 3
 MASKS = arrays(np.bool_, (CELL * GRID, CELL * GRID))
@@ -135,6 +141,31 @@ def test_by_sample_the_size_of_a_mask_does_not_matter_and_by_batch_it_does(first
     assert masked_mse(prediction, target, weight, "sample").item() == pytest.approx(2.5, rel=1e-5)
     expected = (first + 4 * second) / (first + second)
     assert masked_mse(prediction, target, weight, "batch").item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_background_prior_is_its_formula():
+    prediction, base, mask = example()
+    gamma = torch.tensor([0.5, 1.0, 2.0])
+    error = ((prediction - base) ** 2 * (1 - mask)).sum((1, 2, 3))
+    per_photo = error / (4 * (1 - mask).sum((1, 2, 3)))
+    torch.testing.assert_close(background_prior(prediction, base, mask), per_photo.mean())
+    torch.testing.assert_close(background_prior(prediction, base, mask, gamma), (per_photo * gamma).mean())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_background_prior_has_exactly_no_gradient_inside_the_mask(mode):
+    prediction, base, _ = example()
+    mask = torch.zeros(3, 1, CELL * GRID, CELL * GRID)
+    mask[:, :, :CELL, : CELL + 2] = 1  # one whole cell and half of its neighbour
+    mask[2] = 1
+    small = latent_mask(mask, (GRID, GRID), mode)
+    prediction.requires_grad_()
+    base.requires_grad_()
+    background_prior(prediction, base, small).backward()
+    inside = (small == 1).expand_as(prediction)
+    assert inside[:2].any() and inside[2].all()
+    assert (prediction.grad[inside] == 0.0).all() and (prediction.grad[~inside] != 0.0).all()
+    assert base.grad is None  # the base model is never pulled
 
 
 def test_min_snr_weights():

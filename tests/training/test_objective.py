@@ -3,50 +3,8 @@
 import pytest
 import torch
 
-from persam_dreambooth.training.config import (
-    DataConfig,
-    MaskConfig,
-    ModelConfig,
-    OptimizationConfig,
-    OutputConfig,
-    TrainingConfig,
-    ValidationConfig,
-)
-from persam_dreambooth.training.families import load_family
 from persam_dreambooth.training.objective import training_loss
-from random_models import random_stable_diffusion
-
-SIDE = 32
-
-
-@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
-def base(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    random_stable_diffusion(prediction_type=request.param).save_pretrained(folder)
-    return folder
-
-
-def make(base, model=None, mask=None, optimization=None):
-    config = TrainingConfig(
-        ModelConfig(pretrained_model_name_or_path=str(base), **(model or {})),
-        DataConfig(instance_data_dir="photos", instance_prompt="a sks dog"),
-        MaskConfig(instance_mask_dir="masks", **(mask or {})),
-        OptimizationConfig(**(optimization or {})),
-        ValidationConfig(),
-        OutputConfig(),
-    )
-    return config, load_family(config.model)
-
-
-def batch_for(family, class_images):
-    torch.manual_seed(0)
-    mask = torch.zeros(2, 1, SIDE, SIDE)
-    mask[0, :, 4:17, 4:20] = 1
-    mask[1, :, 20:30, 2:9] = 1
-    count = 4 if class_images else 2
-    tokens = [family.tokenize(prompt) for prompt in ["a sks dog"] * 2 + ["a dog"] * (count - 2)]
-    prompt = {key: torch.cat([one[key] for one in tokens]) for key in tokens[0]}
-    return {"pixels": torch.rand(count, 3, SIDE, SIDE) * 2 - 1, "mask": mask, "prompt": prompt}
+from tests.training.small import batch_for, make
 
 
 def gradient(family, config, batch):

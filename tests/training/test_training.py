@@ -1,11 +1,8 @@
 """Whole runs through the command line: what they leave behind, and that they can be gone on with."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,41 +19,9 @@ from persam_dreambooth.cli import main
 from persam_dreambooth.photos.manifest import read_manifest
 from persam_dreambooth.training.result import PRIVATE
 from tests.parity.diffusers_cases import PHOTOS, logged_losses
+from tests.training.runs import NAMES, launch, train
 
-ROOT = Path(__file__).parents[2]
-NAMES = ("00", "01", "02")
-
-
-@pytest.fixture
-def flags(models, tmp_path, monkeypatch):
-    """Flags of a short run on three photos, in a folder of its own with masks beside."""
-    monkeypatch.chdir(tmp_path)
-    for folder in ("photos", "masks"):
-        Path(folder).mkdir()
-    for name in NAMES:
-        photo = Image.open(PHOTOS / f"{name}.jpg")
-        photo.save(f"photos/{name}.png")
-        mask = np.zeros((photo.height, photo.width), dtype=np.uint8)
-        mask[photo.height // 4 : -photo.height // 4, photo.width // 4 : -photo.width // 4] = 255
-        Image.fromarray(mask).save(f"masks/{name}.png")
-    return {
-        "pretrained_model_name_or_path": models / "stable-diffusion",
-        "instance_data_dir": "photos",
-        "instance_mask_dir": "masks",
-        "instance_prompt": "a sks dog",
-        "output_dir": "output",
-        "resolution": 32,
-        "train_batch_size": 2,
-        "max_train_steps": 4,
-        "learning_rate": 1e-3,
-        "lr_warmup_steps": 0,
-        "seed": 0,
-    }
-
-
-def train(flags, *switches, **more):
-    words = [word for key, value in (flags | more).items() if value is not None for word in (f"--{key}", str(value))]
-    return main(["train", *words, *switches])
+PRIOR = ("--class_prompt=a dog", "--background_prior_weight=1.0")
 
 
 def trained_unet(folder):
@@ -124,14 +89,24 @@ def test_the_token_is_in_no_file(flags):
 
 
 @pytest.mark.parametrize("resume_at", [2, 3])  # inside an epoch of two batches, and after one batch of the next
-@pytest.mark.parametrize("switches", [(), ("--use_lora", "--train_text_encoder", "--mixed_precision=bf16")])
+@pytest.mark.parametrize(
+    "switches",
+    [
+        (),
+        ("--use_lora", "--train_text_encoder", "--mixed_precision=bf16"),
+        ("--train_text_encoder", *PRIOR),
+        ("--use_lora", "--train_text_encoder", *PRIOR),
+    ],
+    ids=["full", "lora", "full-prior", "lora-prior"],
+)
 def test_a_resumed_run_ends_as_an_uninterrupted_one(flags, switches, resume_at):
     """Bit for bit, with centre crops. (Random crops are drawn a batch ahead; see docs/training.md.)"""
     whole = {"max_train_steps": 5, "checkpointing_steps": resume_at}
     assert train(flags, "--center_crop", *switches, output_dir="whole", **whole) == 0
     assert train(flags, "--center_crop", *switches, **whole | {"max_train_steps": resume_at}) == 0
     assert train(flags, "--center_crop", *switches, resume_from_checkpoint="latest", **whole) == 0
-    name = "pytorch_lora_weights.safetensors" if switches else "unet/diffusion_pytorch_model.safetensors"
+    lora = "--use_lora" in switches
+    name = "pytorch_lora_weights.safetensors" if lora else "unet/diffusion_pytorch_model.safetensors"
     one, other = load_file(Path("whole") / name), load_file(Path("output") / name)
     assert all(torch.equal(one[key], other[key]) for key in one)
 
@@ -217,17 +192,6 @@ def test_bf16_follows_float32(flags, switches):
     whole = Path("output/unet/diffusion_pytorch_model.safetensors")
     stored = load_file(whole if whole.exists() else "output/pytorch_lora_weights.safetensors")
     assert {value.dtype for value in stored.values()} == {torch.float32}
-
-
-def launch(processes, flags, *switches):
-    """Run the script itself on so many CPU processes; `accelerate launch --cpu` would start one only."""
-    words = [word for key, value in flags.items() if value is not None for word in (f"--{key}", str(value))]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    command = [*torchrun, "--master_port", "29511", str(ROOT / "train_dreambooth_persam.py"), *switches, *words]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-3000:]
-    return run.stdout
 
 
 def test_two_processes_segment_once_and_resume_where_they_stopped(flags, models):

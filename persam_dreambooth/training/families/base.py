@@ -27,6 +27,10 @@ class Noised:
     timesteps: Tensor
     target: Tensor
 
+    def first(self, count: int) -> "Noised":
+        """The first `count` of the batch, views of the same tensors."""
+        return Noised(self.noisy[:count], self.timesteps[:count], self.target[:count])
+
 
 class Family(Protocol):
     """A text-to-image model in training."""
@@ -47,6 +51,13 @@ class Family(Protocol):
 
     def replace(self, parts: dict[str, nn.Module]) -> None:
         """Put the modules that Accelerate prepared in place of `trained()`."""
+        ...
+
+    def keep_base(self) -> None:
+        """Make `predict_base` possible; called, if it is to be, on the weights as loaded, before `place`.
+
+        What is kept here is frozen: no part of `trained()`, and in no checkpoint and no result.
+        """
         ...
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -75,6 +86,14 @@ class Family(Protocol):
 
     def predict(self, noised: Noised, embeddings: Tensor) -> Tensor:
         """The denoiser's word, (B, C, h, w)."""
+        ...
+
+    def predict_base(self, noised: Noised, tokens: Conditioning) -> Tensor:
+        """What the denoiser said before any training, (B, C, h, w): no gradient, no random numbers drawn.
+
+        The prompt comes as `encode_prompt` takes it, and is encoded as before any training too.
+        `trained()` is afterwards as it was.
+        """
         ...
 
     def snr(self, timesteps: Tensor) -> Tensor:

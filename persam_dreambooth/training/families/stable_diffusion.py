@@ -1,7 +1,8 @@
 """Stable Diffusion 1.x and 2.x: epsilon or v prediction, all weights or LoRA, with or without the text encoder."""
 
+import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -41,6 +42,7 @@ class StableDiffusion:
         self.config, self.base_model = config, str(config.pretrained_model_name_or_path)
         self.tokenizer, self.scheduler = tokenizer, scheduler
         self.text_encoder, self.vae, self.unet = text_encoder, vae, unet
+        self.base: dict[str, nn.Module] = {}
         self.prediction_type: str = scheduler.config.prediction_type
         if self.prediction_type not in ("epsilon", "v_prediction"):
             known = "only epsilon and v_prediction are known"
@@ -121,6 +123,13 @@ class StableDiffusion:
         for name, part in parts.items():
             setattr(self, name, part)
 
+    def keep_base(self) -> None:
+        """See `Family.keep_base`; LoRA keeps nothing, since its adapters can be switched off."""
+        if not self.config.use_lora:
+            self.base = {
+                name: copy.deepcopy(part).requires_grad_(False).eval() for name, part in self.trained().items()
+            }
+
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         """See `Family.place`."""
         for name in ("vae", "unet", "text_encoder"):
@@ -130,6 +139,10 @@ class StableDiffusion:
                 part.to(dtype=dtype)
         if dtype != torch.float32:
             cast_training_params(list(self.trained().values()), dtype=torch.float32)
+        for part in self.base.values():
+            part.to(device, dtype)
+            if dtype != torch.float32:  # so that it computes as the trained one does, which Accelerate wraps
+                part.forward = torch.autocast(device.type, dtype)(part.forward)  # type: ignore[method-assign]
 
     def tokenize(self, prompt: str) -> Conditioning:
         """See `Family.tokenize`."""
@@ -180,6 +193,19 @@ class StableDiffusion:
         """See `Family.predict`."""
         labels = noised.timesteps if self.config.class_labels_conditioning == "timesteps" else None
         return self.unet(noised.noisy, noised.timesteps, embeddings, class_labels=labels, return_dict=False)[0]
+
+    @torch.no_grad()
+    def predict_base(self, noised: Noised, tokens: Conditioning) -> Tensor:
+        """See `Family.predict_base`."""
+        trained = self.trained()
+        with ExitStack() as stack:
+            if self.config.use_lora:
+                for part in trained.values():
+                    stack.enter_context(_without_adapters(part))
+            else:
+                stack.callback(self.replace, trained)
+                self.replace({name: self.base[name] for name in trained})
+            return self.predict(noised, self.encode_prompt(tokens))
 
     def snr(self, timesteps: Tensor) -> Tensor:
         """See `Family.snr`."""
@@ -257,6 +283,20 @@ class StableDiffusion:
 def _unwrapped(module: Any) -> Any:
     """The module inside what Accelerate and torch.compile wrap around it."""
     return extract_model_from_parallel(module, keep_torch_compile=False)
+
+
+@contextmanager
+def _without_adapters(module: nn.Module) -> Iterator[None]:
+    """Inside, a model that trains LoRA adapters is its base: adapters and dropout off."""
+    inner, modes = _unwrapped(module), {one: one.training for one in module.modules()}
+    try:
+        module.eval()
+        inner.disable_adapters()
+        yield
+    finally:
+        inner.enable_adapters()
+        for one, training in modes.items():
+            one.training = training
 
 
 @contextmanager

@@ -1,0 +1,45 @@
+"""Small random base models on disk, one of each prediction type, and the flags of a short run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from random_models import random_stable_diffusion
+from tests.parity.diffusers_cases import PHOTOS
+from tests.training.runs import NAMES
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def base(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    random_stable_diffusion(prediction_type=request.param).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def flags(models, tmp_path, monkeypatch):
+    """Flags of a short run on three photos, in a folder of its own with masks beside."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("photos", "masks"):
+        Path(folder).mkdir()
+    for name in NAMES:
+        photo = Image.open(PHOTOS / f"{name}.jpg")
+        photo.save(f"photos/{name}.png")
+        mask = np.zeros((photo.height, photo.width), dtype=np.uint8)
+        mask[photo.height // 4 : -photo.height // 4, photo.width // 4 : -photo.width // 4] = 255
+        Image.fromarray(mask).save(f"masks/{name}.png")
+    return {
+        "pretrained_model_name_or_path": models / "stable-diffusion",
+        "instance_data_dir": "photos",
+        "instance_mask_dir": "masks",
+        "instance_prompt": "a sks dog",
+        "output_dir": "output",
+        "resolution": 32,
+        "train_batch_size": 2,
+        "max_train_steps": 4,
+        "learning_rate": 1e-3,
+        "lr_warmup_steps": 0,
+        "seed": 0,
+    }

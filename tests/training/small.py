@@ -1,0 +1,43 @@
+"""A small family, its settings and a batch for it: what the tests of the loss share."""
+
+import torch
+
+from persam_dreambooth.training.config import (
+    DataConfig,
+    MaskConfig,
+    ModelConfig,
+    OptimizationConfig,
+    OutputConfig,
+    TrainingConfig,
+    ValidationConfig,
+)
+from persam_dreambooth.training.families import load_family
+
+SIDE = 32
+
+
+def make(base, model=None, mask=None, optimization=None, data=None):
+    config = TrainingConfig(
+        ModelConfig(pretrained_model_name_or_path=str(base), **(model or {})),
+        DataConfig(instance_data_dir="photos", instance_prompt="a sks dog", **(data or {})),
+        MaskConfig(instance_mask_dir="masks", **(mask or {})),
+        OptimizationConfig(**(optimization or {})),
+        ValidationConfig(),
+        OutputConfig(),
+    )
+    return config, load_family(config.model)
+
+
+def batch_for(family, class_images):
+    torch.manual_seed(0)
+    mask = torch.zeros(2, 1, SIDE, SIDE)
+    mask[0, :, 4:17, 4:20] = 1
+    mask[1, :, 20:30, 2:9] = 1
+    prompts = ["a sks dog"] * 2 + (["a dog"] * 2 if class_images else [])
+    pixels = torch.rand(len(prompts), 3, SIDE, SIDE) * 2 - 1
+    return {"pixels": pixels, "mask": mask, "prompt": tokenized(family, prompts)}
+
+
+def tokenized(family, prompts):
+    tokens = [family.tokenize(prompt) for prompt in prompts]
+    return {key: torch.cat([one[key] for one in tokens]) for key in tokens[0]}

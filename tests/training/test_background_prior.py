@@ -1,0 +1,322 @@
+"""The background prior: outside the mask, and only there, the prediction is held to the untouched base model's."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate.state import AcceleratorState
+from diffusers import StableDiffusionPipeline
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from persam_dreambooth.training.objective import training_loss
+from tests.training.runs import launch, train
+from tests.training.small import batch_for, make, tokenized
+
+KINDS = {
+    "full": {},
+    "full-text": {"train_text_encoder": True},
+    "lora": {"use_lora": True},
+    "lora-text": {"use_lora": True, "train_text_encoder": True},
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def prepared(base, kind, weight=1.0, class_prompt="a dog", class_images=False, drift=0.02, model=None, **groups):
+    """Settings, a family whose trained weights have left the base's, and a batch."""
+    mask = {"background_prior_weight": weight} | groups.pop("mask", {})
+    data = {"class_prompt": class_prompt}
+    torch.manual_seed(2)
+    config, family = make(base, KINDS[kind] | (model or {}), mask, data=data, **groups)
+    if weight > 0:
+        family.keep_base()
+    torch.manual_seed(3)
+    for one in trained_parameters(family):
+        one.data += drift * torch.randn_like(one)
+    batch = batch_for(family, class_images)
+    return config, family, batch | {"class_prompt": tokenized(family, [class_prompt] * 2)}
+
+
+def trained_parameters(family):
+    return [one for part in family.trained().values() for one in part.parameters() if one.requires_grad]
+
+
+def loss_of(family, batch, config, seed=1):
+    torch.manual_seed(seed)
+    return training_loss(family, batch, config)
+
+
+def gradient(family, batch, config):
+    """The gradient with respect to the trained prediction, (B, C, h, w), and the terms."""
+    kept = []
+    predict = family.predict
+
+    def keep(noised, embeddings):
+        prediction = predict(noised, embeddings)
+        if prediction.requires_grad:
+            prediction.retain_grad()
+            kept.append(prediction)
+        return prediction
+
+    family.predict = keep
+    loss, terms = loss_of(family, batch, config)
+    family.predict = predict
+    loss.backward()
+    assert len(kept) == 1  # the base model's prediction has no graph
+    return kept[0].grad, terms
+
+
+def logged(name, output="output"):
+    """A term of every step, as the run's tensorboard log has it."""
+    events = EventAccumulator(str(Path(output) / "logs" / "dreambooth"), size_guidance={"scalars": 0})
+    events.Reload()
+    return [event.value for event in events.Scalars(name)]
+
+
+def cells(family, batch, config):
+    """The latent mask, (B, 1, h, w)."""
+    return F.avg_pool2d(batch["mask"], family.cell_of(config.model))
+
+
+@every_kind
+@pytest.mark.parametrize("snr_gamma", [None, 0.05])  # so low that it weighs photos by noise
+def test_the_term_is_what_explicit_models_give(base, kind, snr_gamma):
+    settings = {"snr_gamma": snr_gamma}
+    config, family, batch = prepared(base, kind, weight=0.7, class_images=True, optimization=settings)
+    seen = {}
+    add = family.add_noise
+    family.add_noise = lambda latents, offset: seen.setdefault("noised", add(latents, offset))
+    loss, terms = loss_of(family, batch, config)
+    noised, untouched = seen["noised"], StableDiffusionPipeline.from_pretrained(base)
+    steps = noised.timesteps[:2]
+
+    def expected(prompt):
+        with torch.no_grad():
+            embeddings = untouched.text_encoder(tokenized(family, [prompt] * 2)["input_ids"])[0]
+            frozen = untouched.unet(noised.noisy[:2], steps, embeddings).sample
+            prediction = family.predict(noised, family.encode_prompt(batch["prompt"]))[:2]
+        outside = 1 - cells(family, batch, config)
+        error = ((prediction - frozen) ** 2 * outside).sum((1, 2, 3)) / (4 * outside.sum((1, 2, 3)))
+        if snr_gamma is None:
+            return error.mean()
+        alphas = family.scheduler.alphas_cumprod[steps]
+        snr = alphas / (1 - alphas)
+        return (error * snr.clamp_max(snr_gamma) / (snr if family.prediction_type == "epsilon" else snr + 1)).mean()
+
+    term = terms["background_prior_loss"]
+    torch.testing.assert_close(term, expected("a dog"), rtol=1e-4, atol=1e-7)
+    assert (term - expected("a sks dog")).abs() > 1e-2 * term  # the prompt is the class's
+    parts = terms["instance_loss"] + 0.7 * term + terms["prior_loss"]
+    torch.testing.assert_close(loss.detach(), parts)
+    torch.testing.assert_close(terms["loss"], parts)
+
+
+@every_kind
+def test_an_untrained_model_asked_the_same_is_its_base_exactly(base, kind):
+    dropout = {"lora_dropout": 0.3} if "lora" in kind else {}
+    config, family, batch = prepared(base, kind, class_prompt="a sks dog", drift=0.0, model=dropout)
+    for part in family.trained().values():
+        part.train()
+    _, terms = loss_of(family, batch, config)
+    assert terms["background_prior_loss"].item() == 0.0
+    other, family, batch = prepared(base, kind, class_prompt="a dog", drift=0.0)
+    assert loss_of(family, batch, other)[1]["background_prior_loss"] > 0
+
+
+@every_kind
+def test_each_term_keeps_to_its_side_of_the_mask(base, kind):
+    config, family, batch = prepared(base, kind, weight=0.0)
+    alone, before = gradient(family, batch, config)
+    config, family, batch = prepared(base, kind, weight=2.0)
+    both, terms = gradient(family, batch, config)
+    mask = cells(family, batch, config).expand_as(both)
+    assert (mask == 1).any() and ((mask > 0) & (mask < 1)).any()
+    assert (alone[mask == 0] == 0.0).all() and (both[mask == 0] != 0.0).all()
+    assert torch.equal(both[mask == 1], alone[mask == 1])
+    assert torch.equal(terms["instance_loss"], before["instance_loss"])
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+@pytest.mark.parametrize("kind", ["lora", "lora-text"])
+def test_adapters_are_on_again_afterwards(base, kind, breaks):
+    _, family, batch = prepared(base, kind)
+    parts = list(family.trained().values())
+    trainable = {id(one) for one in trained_parameters(family)}
+    parts[0].train()
+    modes = [[module.training for module in part.modules()] for part in parts]
+    torch.manual_seed(1)
+    noised = family.add_noise(torch.zeros(2, 4, 16, 16), False)
+
+    def say():
+        with torch.no_grad():
+            return family.predict(noised, family.encode_prompt(batch["class_prompt"]))
+
+    trained = say()
+    if breaks:
+        hook = parts[0].register_forward_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            family.predict_base(noised, batch["class_prompt"])
+        hook.remove()
+    else:
+        assert not torch.equal(family.predict_base(noised, batch["class_prompt"]), trained)
+    assert torch.equal(say(), trained)
+    layers = [module for part in parts for module in part.modules() if isinstance(module, BaseTunerLayer)]
+    assert layers and not any(layer.disable_adapters for layer in layers)
+    assert {id(one) for one in trained_parameters(family)} == trainable
+    assert modes == [[module.training for module in part.modules()] for part in parts]
+
+
+@pytest.mark.parametrize("kind", ["full", "full-text"])
+def test_the_trained_modules_are_back_when_the_base_model_fails(base, kind):
+    _, family, batch = prepared(base, kind)
+    parts = family.trained()
+    family.base["unet"].register_forward_hook(lambda *_: 1 / 0)
+    noised = family.add_noise(torch.zeros(2, 4, 16, 16), False)
+    with pytest.raises(ZeroDivisionError):
+        family.predict_base(noised, batch["class_prompt"])
+    assert all(family.trained()[name] is part for name, part in parts.items())
+
+
+@every_kind
+def test_the_base_stays_the_base_while_the_model_learns(base, kind):
+    config, family, batch = prepared(base, kind, drift=0.0)
+    noised = family.add_noise(torch.randn(2, 4, 16, 16), False)
+    first = family.predict_base(noised, batch["class_prompt"])
+    kept = {
+        name: {key: value.clone() for key, value in part.state_dict().items()} for name, part in family.base.items()
+    }
+    assert set(kept) == (set(family.trained()) if kind.startswith("full") else set())  # LoRA takes no memory
+    before = [one.detach().clone() for one in trained_parameters(family)]
+    optimizer = torch.optim.AdamW(trained_parameters(family), 1e-2)
+    for step in range(3):
+        loss, _ = loss_of(family, batch, config, seed=step)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert all(not torch.equal(*pair) for pair in zip(before, trained_parameters(family), strict=True))
+    for name, part in family.base.items():
+        assert all(torch.equal(value, kept[name][key]) for key, value in part.state_dict().items())
+        assert not part.training and all(one.grad is None and not one.requires_grad for one in part.parameters())
+    assert torch.equal(family.predict_base(noised, batch["class_prompt"]), first)
+
+
+@every_kind
+def test_no_random_number_is_drawn_for_it(base, kind):
+    """Not even where the base model itself has dropout."""
+    states, instance_losses = [], []
+    for weight in (0.0, 1.0):
+        config, family, batch = prepared(base, kind, weight)
+        for part in family.trained().values():
+            part.train()
+        for part in (family.unet, family.text_encoder, *family.base.values()):
+            for module in part.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = 0.3
+        instance_losses.append(loss_of(family, batch, config)[1]["instance_loss"])
+        states.append(torch.get_rng_state())
+        if weight > 0:
+            noised = family.add_noise(torch.randn(2, 4, 16, 16), False)
+            assert torch.equal(*(family.predict_base(noised, batch["class_prompt"]) for _ in range(2)))
+    assert torch.equal(*states) and torch.equal(*instance_losses)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_the_background_stays_nearer_to_the_base(base, kind):
+    def distance(weight):
+        """How far the subject's background is from the class's after some training."""
+        config, family, batch = prepared(base, kind, weight, drift=0.0)
+        rate = 1e-3 if kind == "full" else 1e-2
+        optimizer = torch.optim.AdamW(trained_parameters(family), rate)
+        for step in range(25):
+            loss, _ = loss_of(family, batch, config, seed=step)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        config.mask.background_prior_weight = 1.0
+        _, untrained, _ = prepared(base, kind, drift=0.0)
+        family.predict_base = untrained.predict_base
+        with torch.no_grad():
+            return float(
+                np.mean([loss_of(family, batch, config, 100 + n)[1]["background_prior_loss"] for n in range(4)])
+            )
+
+    assert distance(5.0) < 0.5 * distance(0.0)
+
+
+SWITCHES = {
+    "full": (),
+    "full-text": ("--train_text_encoder",),
+    "lora": ("--use_lora",),
+    "lora-text": ("--use_lora", "--train_text_encoder"),
+}
+ON = {"class_prompt": "a dog", "background_prior_weight": 0.5}
+
+
+@every_kind
+def test_it_goes_with_everything_else(flags, kind):
+    """Class images, accumulation, min-SNR, bf16 and validation at once; the loss is the sum of its terms."""
+    together = {"class_data_dir": "class", "num_class_images": 2, "snr_gamma": 5.0, "mixed_precision": "bf16"}
+    together |= {"gradient_accumulation_steps": 2, "validation_prompt": "a sks dog", "num_validation_images": 1}
+    switches = ("--with_prior_preservation", "--offset_noise", "--gradient_checkpointing", *SWITCHES[kind])
+    assert train(flags, *switches, **ON, **together) == 0
+    values = {name: logged(name) for name in ("loss", "instance_loss", "background_prior_loss", "prior_loss")}
+    assert len(values["loss"]) == 4 and min(values["background_prior_loss"]) > 0
+    sums = [
+        instance + 0.5 * background + prior
+        for instance, background, prior in zip(*(values[name] for name in list(values)[1:]), strict=True)
+    ]
+    assert values["loss"] == pytest.approx(sums, rel=1e-5)
+    assert "background prior weight 0.5" in Path("output/README.md").read_text()
+
+
+@pytest.mark.parametrize("kind", ["full-text", "lora-text"])
+def test_bf16_follows_float32(base, kind):
+    """The kept copy is in bf16 and computes as the trained one does, so what is left between them is the training."""
+    terms = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        config, family, batch = prepared(base, kind, drift=0.05)
+        family.place(torch.device("cpu"), dtype)
+        assert {next(part.parameters()).dtype for part in family.base.values()} <= {dtype}
+        family.encode_latents = lambda pixels: torch.rand(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            terms[dtype] = loss_of(family, batch, config)[1]["background_prior_loss"].item()
+    assert terms[torch.bfloat16] == pytest.approx(terms[torch.float32], rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_prompts_encoded_beforehand_say_the_same(flags, kind):
+    assert train(flags, *SWITCHES[kind], **ON, output_dir="each-step") == 0
+    assert train(flags, *SWITCHES[kind], "--pre_compute_text_embeddings", **ON) == 0
+    for name in ("loss", "background_prior_loss"):
+        assert logged(name) == pytest.approx(logged(name, "each-step"), rel=1e-4)
+
+
+@every_kind
+def test_weight_0_is_as_if_there_were_no_such_flag(flags, kind):
+    files = {}
+    for name, more in {"without": {}, "zero": ON | {"background_prior_weight": 0}, "on": ON}.items():
+        assert train(flags, *SWITCHES[kind], **more, checkpointing_steps=4, output_dir=name) == 0
+        AcceleratorState._reset_state(reset_partial_state=True)
+        files[name] = {path.relative_to(name) for path in Path(name).rglob("*") if "logs" not in path.parts}
+    weights = [path for path in files["without"] if path.suffix == ".safetensors"]
+    assert len(weights) >= 2
+    for path in weights:
+        without, zero = load_file("without" / path), load_file("zero" / path)
+        assert all(torch.equal(without[key], zero[key]) for key in without)
+    assert files["on"] == files["zero"] == files["without"]  # the kept copy is saved nowhere
+    assert logged("loss", "zero") == logged("loss", "without")
+    name = "pytorch_lora_weights.safetensors" if "lora" in kind else "unet/diffusion_pytorch_model.safetensors"
+    one, other = load_file(f"on/{name}"), load_file(f"zero/{name}")
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("kind", ["full-text", "lora-text"])
+def test_two_processes_find_the_base_inside_what_accelerate_wraps_around_it(flags, kind):
+    """Asked the same, model and base agree exactly before the first step and no longer after it."""
+    same = {"class_prompt": flags["instance_prompt"], "background_prior_weight": 1.0}
+    launch(2, flags | same | {"train_batch_size": 1, "max_train_steps": 2}, *SWITCHES[kind])
+    first, second = logged("background_prior_loss")
+    assert first == 0.0 and second > 0.0

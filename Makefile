@@ -1,4 +1,4 @@
-# make demo   the whole path at small size, in demo/         make lint    format, types, floors
+# make demo   DreamBooth without and with masks, in demo/        make lint    format, types, floors
 # make test   all tests                                      make bench   time and memory at real sizes
 #
 # Needs Python 3.11 or later and make; everything else goes into .venv. To choose:
@@ -16,7 +16,7 @@ READY = $(VENV)/.persam-dreambooth-installed
 
 demo: $(READY)
 	rm -rf demo
-	OMP_NUM_THREADS=1 $(BIN)/python examples/demo.py --output demo
+	OMP_NUM_THREADS=1 $(BIN)/python examples/tinyworld/demo.py --output demo
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -1,5 +1,7 @@
-"""Every command and snippet of the README is run, on small models and drawn photos."""
+"""Every command and snippet of the README is run, on tinyworld's models and drawn photos."""
 
+import base64
+import io
 import os
 import re
 import subprocess
@@ -16,11 +18,11 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 # The real names and sizes of the README -> what stands for them here.
 SMALL = {
-    "facebook/sam-vit-huge": "demo/models/sam",
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": "demo/models/stable-diffusion",
+    "facebook/sam-vit-huge": "examples/tinyworld/models/sam",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "examples/tinyworld/models/stable-diffusion",
     "--max_train_steps 500": "--max_train_steps 2 --mask_downsample max",
-    "--resolution 512": "--resolution 32",
-    "--num_images 4": "--num_images 1 --num_inference_steps 2 --height 32 --width 32",
+    "--resolution 512": "--resolution 64",
+    "--num_images 4": "--num_images 1 --num_inference_steps 2 --height 64 --width 64",
     "accelerate launch train_dreambooth_persam.py": f"{sys.executable} -m accelerate.commands.launch --cpu "
     f"--num_processes 1 {ROOT / 'train_dreambooth_persam.py'}",
     "persam-dreambooth ": f"{sys.executable} -m persam_dreambooth.cli ",
@@ -35,7 +37,8 @@ def blocks(language):
 def folder(tmp_path_factory):
     """A folder in which the README's commands can be typed: the demo was run, and a dog's photos are there."""
     folder = tmp_path_factory.mktemp("readme")
-    demo.run(folder / "demo", steps=2, side=32)
+    (folder / "examples").symlink_to(ROOT / "examples")
+    demo.run(folder / "demo", steps=2)
     save_photos(folder / "dog")
     draw(0)[1].save(folder / "dog-00.png")
     return folder
@@ -48,9 +51,13 @@ def run(command, folder):
     return done.stdout
 
 
-def test_the_demo_made_its_picture(folder):
-    picture = Image.open(folder / "demo" / "demo.png")
+def test_the_demo_made_its_report(folder):
+    picture = Image.open(folder / "demo" / "report.png")
     assert picture.size == Image.open(ROOT / "docs" / "pictures" / "demo.png").size
+    page = (folder / "demo" / "report.html").read_text()
+    inside = base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", page)[1])
+    assert Image.open(io.BytesIO(inside)).tobytes() == picture.tobytes()
+    assert page.count("<li>") == 3 and "http" not in page
 
 
 def test_the_snippet_prints_what_the_readme_says(folder):

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from persam_dreambooth.photos import files
 from scenes import PHRASES
 from subjects import Identity
 from world import SCENES, Picture, Recipe, draw, random_placement
-
-from persam_dreambooth.photos import files
 
 SIDE = 128
 """Pixels of a photo: more than the models see, as in life."""

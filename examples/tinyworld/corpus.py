@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
+
 from world import KIND_NAMES, SCENES, SUPERSAMPLING, draw, random_recipe
 
 CHUNK = 500

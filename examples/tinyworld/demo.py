@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from albums import Album, albums, save_album
 from loading import check
 from measures import fidelity, measure
 from models import DIFFUSION, SAM
-from report import write_report
-from scenes import PHRASES
-
 from persam_dreambooth.cli import main as persam_dreambooth
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
+from report import write_report
+from scenes import PHRASES
 
 SCENES = ("jungle", "snow", "beach", "night")
 PICTURES = 2
@@ -73,7 +73,7 @@ def run(output: Path, steps: int) -> list[str]:
     call("train", **common, **masked, background_prior_weight=1.0, output_dir=output / "with-masks")
     step("3/3  let both draw the dog in four other places")
     rows = []
-    for folder, title in (("without-masks", "DreamBooth"), ("with-masks", "masks and background prior")):
+    for folder, title in (("without-masks", "without masks"), ("with-masks", "with masks")):
         drawn = output / f"{folder}-pictures"
         settings = {"num_images": PICTURES, "num_inference_steps": 20, "guidance_scale": 4.0, "height": 64}
         prompts = album.prompts(list(SCENES))
@@ -84,7 +84,7 @@ def run(output: Path, steps: int) -> list[str]:
         f"prompted scenes obeyed: {rows[0].scenes:.0%} without masks, {rows[1].scenes:.0%} with masks",
         f"likeness of the dog: {rows[0].fidelity:.0%} without masks, {rows[1].fidelity:.0%} with masks",
     ]
-    write_report(output, album, [(row.title, row.pictures()) for row in rows], lines, PICTURES)
+    write_report(output, album, [(row.title, row.pictures()) for row in rows], lines)
     return lines
 
 

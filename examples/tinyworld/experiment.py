@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from albums import Album, albums, blank_background, save_album
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
-from loading import check
-from measures import Measured, fidelity, interval, measure
-from models import DIFFUSION, SAM
 from PIL import Image
 from tqdm import tqdm
 
+from albums import Album, albums, blank_background, save_album
+from loading import check
+from measures import Measured, fidelity, interval, measure
+from models import DIFFUSION, SAM
 from persam_dreambooth.cli import main as persam_dreambooth
 from persam_dreambooth.photos import drawing, files
 

@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -36,6 +36,10 @@ class Fitted:
     threads: int
     machine: str
     torch: str
+
+    def __add__(self, later: "Fitted") -> "Fitted":
+        """Two phases of one training."""
+        return replace(later, steps=self.steps + later.steps, seconds=self.seconds + later.seconds)
 
 
 def fit(

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from subjects import PATTERNS
 from torch import Tensor, nn
+
+from subjects import PATTERNS
 from world import KIND_NAMES, SCENES
 
 

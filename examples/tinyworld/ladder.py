@@ -11,19 +11,19 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from tqdm import tqdm
+from transformers import SamModel
+
 from loading import load
 from measures import percent
 from models import SAM
-from numpy.random import Generator
-from numpy.typing import NDArray
-from subjects import Identity
-from tqdm import tqdm
-from transformers import SamModel
-from world import KIND_NAMES, SCENES, Picture, Recipe, draw, random_identity, random_placement
-
 from persam_dreambooth.segmentation import Method, PerSAM, Reference
 from persam_dreambooth.segmentation.backbones import Prompts
 from persam_dreambooth.segmentation.geometry import Frame, bounding_box
+from subjects import Identity
+from world import KIND_NAMES, SCENES, Picture, Recipe, draw, random_identity, random_placement
 
 SIDE = 128
 BARE = Method(negative_prior=False, refinement=False, guided_attention=False, semantic_prompting=False)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from models import CLIP, DIFFUSION, JUDGE, SAM
-
 from persam_dreambooth.errors import UserError
 
 MAKERS = {SAM: "train_sam", CLIP: "train_clip", DIFFUSION: "train_vae.py and train_unet", JUDGE: "train_judge"}

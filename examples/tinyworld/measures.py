@@ -6,14 +6,15 @@ from functools import cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+from torch.nn.functional import max_pool2d
+
 from corpus import to_pixels
 from judge import Judge
 from loading import load
 from models import JUDGE
-from numpy.typing import NDArray
-from PIL import Image, ImageCms
 from subjects import COLOURS, PATTERNS, Identity
-from torch.nn.functional import max_pool2d
 from world import KIND_NAMES, SCENES
 
 NEAR = 24.0

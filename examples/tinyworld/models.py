@@ -5,13 +5,14 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from scenes import PHRASES
-from subjects import ACCESSORIES, COLOURS, KINDS, PATTERNS
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, SamConfig, SamModel
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from scenes import PHRASES
+from subjects import ACCESSORIES, COLOURS, KINDS, PATTERNS
 from world import RARE_TOKENS, SIDE
 
 FOLDER = Path(__file__).parent / "models"
@@ -118,8 +119,11 @@ def sam() -> SamModel:
         },
     )  # fmt: skip
     model = SamModel(config)
-    # The class leaves the encoder's weights at 1e-10, from which nothing can be learned.
-    for name, weight in model.vision_encoder.named_parameters():
-        if weight.ndim > 1:
-            torch.nn.init.trunc_normal_(weight, std=0.02 if "pos" in name else weight[0].numel() ** -0.5)
+    # The class draws weights to be overwritten: an encoder of 1e-10, decoder weights of 0.02 through which no prompt
+    # is felt, frequencies so high that neighbouring pixels have nothing in common. SAM's own are torch's defaults.
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.ConvTranspose2d | torch.nn.Embedding):
+            module.reset_parameters()
+    torch.nn.init.normal_(model.shared_image_embedding.positional_embedding)
+    torch.nn.init.trunc_normal_(model.vision_encoder.pos_embed, std=0.02)
     return model

@@ -5,12 +5,12 @@ from html import escape
 from io import BytesIO
 from pathlib import Path
 
-from albums import Album
 from PIL import Image
 
+from albums import Album
 from persam_dreambooth.photos import drawing, files
 
-TILE = 128
+TILE = 120
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>persam-dreambooth: the demo</title>
 <style>
@@ -32,9 +32,7 @@ how far they hold is in docs/tinyworld.md.</p>
 """
 
 
-def write_report(
-    output: Path, album: Album, rows: list[tuple[str, list[Path]]], lines: list[str], per_scene: int
-) -> None:
+def write_report(output: Path, album: Album, rows: list[tuple[str, list[Path]]], lines: list[str]) -> None:
     """Write `report.png` and `report.html`.
 
     Args:
@@ -42,18 +40,18 @@ def write_report(
         album: the photos.
         rows: title and pictures of each training.
         lines: the numbers in words.
-        per_scene: how many pictures of a row belong to one prompt.
     """
     tiles = []
     for path in sorted((output / "found" / "overlays").iterdir()):
         tiles.append((files.read_photo(path), "the one mask given" if path.stem == "00" else f"found in {path.stem}"))
-    width = max(len(paths) for _, paths in rows)
+    width = 1 + max(len(paths) for _, paths in rows)
     blocks = [drawing.sheet([tile for tile, _ in tiles], [text for _, text in tiles], columns=width, tile=TILE)]
     for title, paths in rows:
-        pictures = [files.read_photo(path) for path in paths]
-        captions = [title if number == 0 else _scene(path) for number, path in enumerate(paths)]
-        blocks.append(drawing.sheet(pictures, captions, columns=width, tile=TILE))
-    picture = Image.new("RGB", (max(block.width for block in blocks), sum(block.height for block in blocks)), "white")
+        pictures = [album.pictures[0].image, *map(files.read_photo, paths)]
+        blocks.append(drawing.sheet(pictures, [title, *map(_scene, paths)], columns=width, tile=TILE))
+    picture = Image.new(
+        "RGB", (max(block.width for block in blocks), sum(block.height for block in blocks)), drawing.PAPER
+    )
     top = 0
     for block in blocks:
         picture.paste(block, (0, top))

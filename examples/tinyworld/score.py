@@ -11,18 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from tqdm import tqdm
+from transformers import CLIPModel, CLIPTokenizer, SamModel
+
 from cards import SCORES, write_cards
 from corpus import ALONE, CROWDED, Corpus, class_numbers, load_corpus
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from loading import check, load
 from measures import measure, percent, the_judge
 from models import CLIP, DIFFUSION, FOLDER, SAM
 from scenes import PHRASES
 from subjects import PATTERNS
-from tqdm import tqdm
 from train_sam import label_tables, sam_pixels
 from training_flags import WORK
-from transformers import CLIPModel, CLIPTokenizer, SamModel
 from world import HELD_OUT_PAIRS, KIND_NAMES, SCENES, random_identity
 
 Scores = dict[str, list[float]]
@@ -62,8 +63,8 @@ def _prompts(target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         inner = smaller
     y, x = inner[0, 0].nonzero()[0].tolist()
     rows, columns = target.any(1).nonzero()[:, 0], target.any(0).nonzero()[:, 0]
-    edges = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
-    return torch.tensor([[[[x + 0.5, y + 0.5]]]]), torch.tensor([[edges]], dtype=torch.float32)
+    edges = [int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])]
+    return torch.tensor([[[[float(x), float(y)]]]]), torch.tensor([[edges]], dtype=torch.float32)
 
 
 def _iou(found: torch.Tensor, target: torch.Tensor) -> float:

@@ -6,15 +6,20 @@ writes `models/clip` (a transformers CLIPModel with its tokenizer and image proc
 """
 
 import torch
-from cards import save_card
-from corpus import batches
-from fitting import fit
-from models import CLIP, clip, tokenizer
 from torch import Tensor
-from training_flags import TrainingFlags, read_flags
 from transformers import CLIPImageProcessor
 
+from cards import save_card
+from corpus import batches, class_numbers
+from fitting import fit
+from models import CLIP, clip, tokenizer
+from training_flags import TrainingFlags, read_flags
+from world import SCENES
+
 PICTURES = 32000
+ALIKE_STEPS = 800
+"""Steps of the second phase, in which most batches show one scene only. Scenes alone tell most pictures of a mixed
+batch apart, so that without it neither tower learns what a cat is."""
 
 
 def train(flags: TrainingFlags) -> None:
@@ -30,8 +35,7 @@ def train(flags: TrainingFlags) -> None:
     captions = words(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     order = batches(len(corpus), flags.batch_size, flags.seed, flags.first_step("clip"))
 
-    def loss_of(step: int) -> Tensor:
-        index = next(order)
+    def loss_of(index: Tensor) -> Tensor:
         pixels, tokens = corpus.pixels(index).to(flags.device), captions[index]
         output = model(input_ids=tokens.to(flags.device), pixel_values=pixels)
         # Captions that say the same are no wrong answers for each other: the target is shared between them.
@@ -40,7 +44,17 @@ def train(flags: TrainingFlags) -> None:
         cross = torch.nn.functional.cross_entropy
         return (cross(output.logits_per_text, target) + cross(output.logits_per_image, target)) / 2
 
-    fitted = fit(model, loss_of, flags.steps, flags.batch_size, flags.learning_rate, flags.state("clip"))
+    scenes, _ = class_numbers(corpus.facts)
+    of_scene = [(scenes == scene).nonzero()[:, 0] for scene in range(len(SCENES))]
+
+    def alike(step: int) -> Tensor:
+        draw = torch.Generator().manual_seed(flags.seed * 1_000_003 + step)
+        pool = of_scene[step // 4 % len(SCENES)] if step % 4 else torch.arange(len(corpus))
+        return pool[torch.randperm(len(pool), generator=draw)[: flags.batch_size]]
+
+    settings = (flags.batch_size, flags.learning_rate)
+    fitted = fit(model, lambda step: loss_of(next(order)), flags.steps, *settings, flags.state("clip"))
+    fitted += fit(model, lambda step: loss_of(alike(step)), ALIKE_STEPS, *settings, flags.state("clip-alike"))
     model.half().save_pretrained(CLIP)
     words.save_pretrained(CLIP)
     processor.save_pretrained(CLIP)
@@ -48,4 +62,4 @@ def train(flags: TrainingFlags) -> None:
 
 
 if __name__ == "__main__":
-    train(read_flags(__doc__, steps=1200, batch_size=128, learning_rate=1e-3))
+    train(read_flags(__doc__, steps=600, batch_size=128, learning_rate=1e-3))

@@ -7,14 +7,15 @@ writes `models/judge`. Pictures are blurred, noised and re-lit at random, since 
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transform
+
 from cards import save_card
 from corpus import batches, class_numbers
 from fitting import fit
 from judge import Judge
 from models import JUDGE
 from subjects import PATTERNS
-from torch import Tensor
-from torchvision.transforms.v2 import functional as transform
 from training_flags import TrainingFlags, read_flags
 
 PICTURES = 32000
@@ -63,4 +64,4 @@ def train(flags: TrainingFlags) -> None:
 
 
 if __name__ == "__main__":
-    train(read_flags(__doc__, steps=1500, batch_size=32, learning_rate=2e-3))
+    train(read_flags(__doc__, steps=1000, batch_size=32, learning_rate=2e-3))

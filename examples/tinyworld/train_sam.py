@@ -10,19 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.random import Generator
+from torch import Tensor
+from transformers import SamImageProcessor, SamModel
+
 from cards import save_card
 from corpus import CROWDED, Corpus, batches
 from fitting import fit
 from models import SAM, sam
-from numpy.random import Generator
-from torch import Tensor
-from training_flags import TrainingFlags, read_flags
-from transformers import SamImageProcessor, SamModel
-
 from persam_dreambooth.segmentation.geometry import PIXEL_MEAN, PIXEL_STD
+from training_flags import TrainingFlags, read_flags
 
 PICTURES = 16000
-PROMPTS = 4
+PROMPTS = 3
 """Prompts a picture in one step."""
 FOCAL_WEIGHT, DICE_WEIGHT = 20.0, 1.0
 """As in SAM's paper, section A."""
@@ -95,9 +95,10 @@ def ask(labels: Tensor, parts: Tensor, owners: Tensor, rng: Generator) -> Asked:
             away_y, away_x = divmod(int(pool[int(rng.integers(len(pool)))]), side)
             target = level[int(rng.choice(3, p=[0.15, 0.25, 0.6]))]
             rows, columns = target.any(1).nonzero()[:, 0], target.any(0).nonzero()[:, 0]
-            edges = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float32)
-            points.append([[x + 0.5, y + 0.5], [away_x + 0.5, away_y + 0.5]])
-            boxes.append((edges + rng.normal(0, 0.8, 4)).clip(0, side))
+            edges = np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float32)
+            # A pixel's own number, as SAM itself adds the half to its centre; a box likewise.
+            points.append([[float(x), float(y)], [float(away_x), float(away_y)]])
+            boxes.append((edges + rng.normal(0, 0.8, 4)).clip(0, side - 1))
             levels.append(level)
             targets.append(target)
     return Asked(
@@ -160,7 +161,7 @@ def _boxes(rows: Tensor, columns: Tensor) -> Tensor:
     """(K, 1, 4) boxes around what (K, side) rows and columns are occupied."""
     side = rows.shape[1]
     first = [occupied.argmax(1) for occupied in (columns, rows)]
-    last = [side - occupied.flip(1).argmax(1) for occupied in (columns, rows)]
+    last = [side - 1 - occupied.flip(1).argmax(1) for occupied in (columns, rows)]
     return torch.stack([*first, *last], dim=1)[:, None].float()
 
 
@@ -189,4 +190,4 @@ def train(flags: TrainingFlags) -> None:
 
 
 if __name__ == "__main__":
-    train(read_flags(__doc__, steps=3000, batch_size=16, learning_rate=1e-3))
+    train(read_flags(__doc__, steps=2000, batch_size=16, learning_rate=1e-3))

@@ -7,18 +7,18 @@ needs `models/clip` and `models/stable-diffusion/vae`; writes the whole of `mode
 
 import numpy as np
 import torch
-from cards import save_card
-from corpus import Corpus, batches
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from diffusers.training_utils import compute_snr
-from fitting import fit
-from models import CLIP, DIFFUSION, noise_schedule, unet
 from torch import Tensor
 from tqdm import tqdm
-from training_flags import TrainingFlags, read_flags
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from cards import save_card
+from corpus import Corpus, batches
+from fitting import fit
+from models import CLIP, DIFFUSION, noise_schedule, unet
 from persam_dreambooth.training.losses import masked_mse, min_snr_weight
+from training_flags import TrainingFlags, read_flags
 
 PICTURES = 32000
 SNR_GAMMA = 5.0
@@ -62,6 +62,7 @@ def train(flags: TrainingFlags) -> None:
     latents = encode_latents(vae, corpus, flags)
     embeddings = encode_captions([fact["caption"] for fact in corpus.facts])
     schedule = noise_schedule()
+    denoise = torch.compile(model) if flags.compile else model
     order = batches(len(corpus), flags.batch_size, flags.seed, flags.first_step("unet"))
 
     def loss_of(step: int) -> Tensor:
@@ -72,7 +73,7 @@ def train(flags: TrainingFlags) -> None:
         timesteps = torch.randint(0, len(schedule), (len(index),), generator=draw)
         said = torch.where(torch.rand(len(index), generator=draw) < UNCONDITIONAL, len(corpus), index)
         noisy = schedule.add_noise(clean, noise, timesteps).to(flags.device, memory_format=torch.channels_last)
-        prediction = model(noisy, timesteps.to(flags.device), embeddings[said].float().to(flags.device)).sample
+        prediction = denoise(noisy, timesteps.to(flags.device), embeddings[said].float().to(flags.device)).sample
         weight = min_snr_weight(compute_snr(schedule, timesteps), SNR_GAMMA, "epsilon")
         return masked_mse(prediction, noise.to(flags.device), sample_weight=weight.to(flags.device))
 
@@ -92,4 +93,4 @@ def train(flags: TrainingFlags) -> None:
 
 
 if __name__ == "__main__":
-    train(read_flags(__doc__, steps=4500, batch_size=32, learning_rate=8e-4))
+    train(read_flags(__doc__, steps=3800, batch_size=32, learning_rate=8e-4))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
 from corpus import ALONE, Corpus, Crowd, load_corpus
 
 WORK = Path(__file__).parent / "work"
@@ -20,6 +21,7 @@ class TrainingFlags:
     seed: int
     device: torch.device
     work: Path
+    compile: bool
 
     def corpus(self, name: str, count: int, seed: int, crowd: Crowd = ALONE, held_out: bool = False) -> Corpus:
         """See `corpus.load_corpus`; in this run's work folder."""
@@ -46,6 +48,9 @@ def read_flags(doc: str | None, steps: int, batch_size: int, learning_rate: floa
     parser.add_argument(
         "--work", type=Path, default=WORK, help="folder of drawn pictures and of the state to go on from (work/)"
     )
+    parser.add_argument("--compile", action="store_true", help="torch.compile, where the script has a use for it")
     given = parser.parse_args()
     device = torch.device(given.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return TrainingFlags(given.steps, given.batch_size, given.learning_rate, given.seed, device, given.work)
+    return TrainingFlags(
+        given.steps, given.batch_size, given.learning_rate, given.seed, device, given.work, given.compile
+    )

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
 from scenes import LIGHT, PHRASES, draw_scene, grain, occluder_shape
 from subjects import ACCESSORIES, COLOURS, KINDS, PATTERNS, Identity, Part, parts_of
 

@@ -1,0 +1,151 @@
+"""Guards what tinyworld's scripts stand on: resumable trainings, loading with a remedy, and what is measured."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import SamModel
+
+import fitting
+import models
+from fitting import fit
+from loading import check, load
+from measures import colour_maps, fidelity, interval, measure
+from models import tokenizer
+from persam_dreambooth.errors import UserError
+from subjects import COLOURS, Identity
+from train_sam import ask, label_tables
+from world import SCENES, random_recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+class Killed(Exception):
+    """Stands for a power cut."""
+
+
+def trained(state, stop_at=None):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+
+    def loss_of(step):
+        if step == stop_at:
+            raise Killed
+        inputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+        return model(inputs).square().mean()
+
+    fit(model, loss_of, 9, 4, 1e-2, state)
+    return model
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "SAVE_EVERY", 2)
+    whole = trained(tmp_path / "whole.pt")
+    with pytest.raises(Killed):
+        trained(tmp_path / "halves.pt", stop_at=5)
+    resumed = trained(tmp_path / "halves.pt")
+    assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_a_missing_or_damaged_model_names_the_command_that_rebuilds_it(tmp_path, monkeypatch):
+    folder = tmp_path / "sam"
+    monkeypatch.setattr("loading.MAKERS", {folder: "train_sam"})
+    with pytest.raises(UserError, match=r"holds no model; rebuild it: python examples/tinyworld/train_sam.py"):
+        check(folder)
+    folder.mkdir()
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"cannot be loaded \(.*\); rebuild it: .*train_sam.py"):
+        load(SamModel, folder)
+    (folder / "config.json").write_text(SamModel.config_class().to_json_string())
+    (folder / "model.safetensors").write_bytes(b"not a tensor")
+    with pytest.raises(UserError, match=r"rebuild it: .*train_sam.py"):
+        load(SamModel, folder)
+
+
+def test_the_demo_without_models_says_so_in_one_line_and_writes_nothing(tmp_path):
+    code = f"import sys; sys.path[:0] = [{str(ROOT / 'examples' / 'tinyworld')!r}]\n"
+    code += "import models, pathlib\nmodels.SAM = pathlib.Path('gone/sam')\nimport demo\ndemo.main()"
+    given = [sys.executable, "-c", code, "--output", str(tmp_path / "demo")]
+    done = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error: gone/sam holds no model; rebuild it")
+    assert not (tmp_path / "demo").exists()
+
+
+def test_every_word_of_the_captions_is_one_token():
+    words = tokenizer()
+    said = "a zwx purple and teal checked backpack with a ribbon and a cat with a flag in the jungle"
+    assert words.tokenize(said) == [word + "</w>" for word in said.split()]
+    assert words.tokenize("xylophone") and words.unk_token_id not in words("xylophone").input_ids[1:-1]
+    assert len(words(said).input_ids) <= models.TEXT_LENGTH
+
+
+def test_sam_is_asked_about_the_levels_under_its_point(tmp_path):
+    from corpus import CROWDED, load_corpus
+
+    corpus = load_corpus(tmp_path, "crowds", 6, seed=1, crowd=CROWDED)
+    parts, owners = label_tables(corpus)
+    labels = torch.from_numpy(corpus.labels).long()
+    asked = ask(labels, parts, owners, np.random.default_rng(0))
+    sub_part, part, whole = asked.levels.unbind(1)
+    assert (sub_part <= part).all() and (part <= whole).all()
+    for number, ((x, y), (away_x, away_y)) in enumerate(asked.points[:, 0].tolist()):
+        assert sub_part[number, int(y), int(x)] == 1
+        assert whole[number, int(away_y), int(away_x)] == 0
+    left, top, right, bottom = asked.boxes[:, 0].unbind(1)
+    rows, columns = asked.target.any(2).float(), asked.target.any(1).float()
+    assert ((rows.argmax(1) - top).abs() < 4).all() and ((64 - rows.flip(1).argmax(1) - bottom).abs() < 4).all()
+    assert ((columns.argmax(1) - left).abs() < 4).all() and ((64 - columns.flip(1).argmax(1) - right).abs() < 4).all()
+
+
+def test_colours_are_told_apart_in_lab():
+    who = Identity("dog", "pink", "teal", "plain", "none")
+    for name, rgb in COLOURS.items():
+        flat = torch.tensor(rgb).float().view(3, 1, 1).expand(3, 4, 4) / 127.5 - 1
+        main, second = colour_maps(flat, who)
+        assert main.all() == main.any() == (name == "pink")
+        assert second.all() == second.any() == (name == "teal")
+        dim, _ = colour_maps((flat + 1) * 0.8 - 1, who)
+        assert dim.all() == (name == "pink")
+
+
+def test_fidelity_is_one_for_the_subject_itself_and_less_for_another():
+    from albums import albums
+
+    album = albums()[4]
+    photos = measure([picture.image for picture in album.pictures], album.identity)
+    true = tuple(np.mean([one.colours for one in photos], axis=0))
+    own = np.mean([fidelity(one, album.identity, true)["fidelity"] for one in photos])
+    stranger = measure([picture.image for picture in albums()[1].pictures], album.identity)
+    other = np.mean([fidelity(one, album.identity, true)["fidelity"] for one in stranger])
+    assert own > 0.85 and other < 0.5
+    assert all(one.scene in SCENES and 0 <= one.bleeding <= 1 for one in photos)
+
+
+def test_bleeding_sees_the_subjects_colour_outside_of_it():
+    from dataclasses import replace
+
+    from PIL import Image
+
+    from albums import albums
+
+    album = albums()[0]
+    picture = album.pictures[0]
+    tinted = np.array(picture.image)
+    outside = ~picture.mask()
+    tinted[outside] = (0.3 * tinted[outside] + 0.7 * np.array(COLOURS["pink"])).astype(np.uint8)
+    clean, bled = measure([picture.image, Image.fromarray(tinted)], album.identity)
+    assert clean.bleeding < 0.05 and replace(bled).bleeding > 0.5
+
+
+def test_the_interval_holds_the_mean_and_narrows():
+    values = list(np.random.default_rng(0).random(20))
+    mean, low, high = interval(values)
+    assert low < mean == pytest.approx(np.mean(values)) < high
+    _, tight_low, tight_high = interval(values * 20)
+    assert tight_high - tight_low < (high - low) / 2
+    assert random_recipe(np.random.default_rng(0)).scene in SCENES

@@ -1,0 +1,98 @@
+"""Guards what the committed models can do: the behaviour that the random ones of the other tests cannot show."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import CLIPModel, CLIPTokenizer, SamModel
+
+from albums import albums
+from experiment import Recipe, arms, draw_subject, overlaps, prepare, run
+from loading import check, load
+from measures import fidelity, measure
+from models import CLIP, DIFFUSION, FOLDER, JUDGE, SAM
+from world import Placement, draw, random_recipe
+from world import Recipe as PictureRecipe
+
+SHORT = Recipe(steps=120, pictures=1, inference_steps=15)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return prepare(albums()[0], tmp_path_factory.mktemp("album") / "dog", SHORT)
+
+
+def test_the_weights_are_small_float16_safetensors_with_cards():
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 25e6
+    assert not [path for path in files if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
+    for path in FOLDER.rglob("*.safetensors"):
+        with safe_open(path, "pt") as stored:
+            assert {stored.get_slice(key).get_dtype() for key in stored.keys()} <= {"F16", "I64"}, path  # noqa: SIM118
+    for folder in (SAM, CLIP, DIFFUSION, JUDGE):
+        assert check(folder) and (folder / "README.md").read_text().startswith("---\nlicense:")
+
+
+def test_the_found_masks_of_a_held_out_subject_overlap_the_truth(prepared):
+    found = overlaps(albums()[0], prepared)
+    assert len(found) == 4 and np.mean(found) >= 0.8
+
+
+def test_masks_beat_no_masks_in_a_short_run(prepared, tmp_path):
+    album = albums()[0]
+    photos = measure([picture.image for picture in album.pictures], album.identity)
+    true = tuple(np.mean([one.colours for one in photos], axis=0))
+    scenes, likeness = {}, {}
+    for letter in ("a", "c"):
+        seen = measure(run(album, arms(SHORT)[letter], 0, SHORT, tmp_path / letter, prepared), album.identity)
+        scenes[letter] = np.mean([one.scene == scene for one, scene in zip(seen, album.other_scenes, strict=True)])
+        likeness[letter] = np.mean([fidelity(one, album.identity, true)["colours"] for one in seen])
+    strangers = measure(draw_subject(DIFFUSION, album, 0, SHORT, identifier=""), album.identity)
+    stranger = np.mean([fidelity(one, album.identity, true)["colours"] for one in strangers])
+    assert scenes["c"] > scenes["a"]
+    assert likeness["c"] > stranger
+
+
+def test_a_box_gives_the_subject_and_a_point_gives_nested_masks():
+    model = load(SamModel, SAM).float()
+    from train_sam import sam_pixels
+
+    overlap, nested = [], []
+    for seed in range(12):
+        picture = draw(random_recipe(np.random.default_rng(seed), held_out=True, crowd=(0, 1, 0, 0)))
+        mask = torch.from_numpy(picture.mask())
+        rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+        box = torch.tensor([[[columns[0], rows[0], columns[-1], rows[-1]]]]).float()
+        with torch.no_grad():
+            features = model.get_image_embeddings(sam_pixels(np.asarray(picture.image)[None]))
+            found = model(image_embeddings=features, input_boxes=box, multimask_output=False).pred_masks[0, 0, 0] > 0
+            y, x = mask.nonzero()[len(mask.nonzero()) // 2].tolist()
+            point = {"input_points": torch.tensor([[[[x, y]]]]).float(), "input_labels": torch.ones(1, 1, 1).long()}
+            three = model(image_embeddings=features, **point).pred_masks[0, 0] > 0
+        overlap.append(float((found & mask).sum() / (found | mask).sum()))
+        nested.append(bool(three[0].sum() <= three[1].sum() <= three[2].sum()))
+    assert np.mean(overlap) > 0.8 and np.mean(nested) > 0.8
+
+
+def test_clip_tells_the_scenes_apart():
+    from scenes import PHRASES
+
+    model, words = load(CLIPModel, CLIP).float(), load(CLIPTokenizer, CLIP)
+    tokens = words([f"a dog {phrase}" for phrase in PHRASES.values()], padding="max_length", return_tensors="pt")
+    right = []
+    for number, scene in enumerate(PHRASES):
+        who = random_recipe(np.random.default_rng(number), held_out=True, crowd=(0, 1, 0, 0)).subjects[0][0]
+        picture = draw(PictureRecipe(scene, ((who, Placement(0.5, 0.55, 0.3, 0.0, False, 0.2)),), seed=number))
+        pixels = torch.from_numpy(np.asarray(picture.image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        with torch.no_grad():
+            logits = model(input_ids=tokens.input_ids, pixel_values=pixels).logits_per_image
+        right.append(int(logits.argmax()) == number)
+    assert np.mean(right) > 0.8
+
+
+def test_the_scores_in_the_cards_are_those_of_the_last_scoring():
+    scores = json.loads((FOLDER / "scores.json").read_text())
+    cards = "".join((folder / "README.md").read_text() for folder in (SAM, CLIP, DIFFUSION, JUDGE))
+    assert all(f"| {name} | {value} |" in cards for name, value in scores.items())

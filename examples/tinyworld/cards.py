@@ -16,6 +16,11 @@ def save_card(folder: Path, fitted: Fitted) -> None:
     (folder / FITTED).write_text(json.dumps(asdict(fitted), indent=2) + "\n")
 
 
+def load_fitted(folder: Path) -> Fitted:
+    """What `save_card` noted down."""
+    return Fitted(**json.loads((folder / FITTED).read_text()))
+
+
 def write_cards() -> None:
     """Write each model's `README.md` from what its training took and what it scores."""
     scores = json.loads((FOLDER / SCORES).read_text())

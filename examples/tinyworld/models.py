@@ -74,10 +74,10 @@ def unet() -> UNet2DConditionModel:
     """A denoiser for 16 x 16 latents."""
     return UNet2DConditionModel(
         sample_size=SIDE // 4,
-        block_out_channels=(64, 128, 160),
+        block_out_channels=(96, 144),
         layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
         norm_num_groups=16,

@@ -2,7 +2,7 @@
 
     python examples/tinyworld/train_sam.py
 
-writes `models/sam` (a transformers SamModel).
+writes `models/sam` (a transformers SamModel). Another sitting, with `--go_on --seed 1`, begins with those weights.
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,10 @@ from numpy.random import Generator
 from torch import Tensor
 from transformers import SamImageProcessor, SamModel
 
-from cards import save_card
+from cards import load_fitted, save_card
 from corpus import CROWDED, Corpus, batches
 from fitting import fit
+from loading import load
 from models import SAM, sam
 from persam_dreambooth.segmentation.geometry import PIXEL_MEAN, PIXEL_STD
 from training_flags import TrainingFlags, read_flags
@@ -168,7 +169,8 @@ def _boxes(rows: Tensor, columns: Tensor) -> Tensor:
 def train(flags: TrainingFlags) -> None:
     """Train, save, describe."""
     torch.manual_seed(flags.seed)
-    model = sam().to(flags.device)
+    model = (load(SamModel, SAM).float() if flags.go_on else sam()).to(flags.device)
+    earlier = load_fitted(SAM) if flags.go_on else None
     corpus = flags.corpus("crowds", PICTURES, seed=2, crowd=CROWDED)
     parts, owners = label_tables(corpus)
     order = batches(len(corpus), flags.batch_size, flags.seed, flags.first_step("sam"))
@@ -184,6 +186,7 @@ def train(flags: TrainingFlags) -> None:
         return step_loss(model, features.repeat_interleave(PROMPTS, dim=0), asked, rng)
 
     fitted = fit(model, loss_of, flags.steps, flags.batch_size, flags.learning_rate, flags.state("sam"))
+    fitted = earlier + fitted if earlier else fitted
     model.half().save_pretrained(SAM)
     SamImageProcessor(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}).save_pretrained(SAM)
     save_card(SAM, fitted)

@@ -2,20 +2,22 @@
 
     python examples/tinyworld/train_unet.py
 
-needs `models/clip` and `models/stable-diffusion/vae`; writes the whole of `models/stable-diffusion`.
+needs `models/clip` and `models/stable-diffusion/vae`; writes the whole of `models/stable-diffusion`. Another
+sitting, with `--go_on --seed 1`, begins with those weights, and the card counts both.
 """
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import compute_snr
 from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from cards import save_card
+from cards import load_fitted, save_card
 from corpus import Corpus, batches
 from fitting import fit
+from loading import load
 from models import CLIP, DIFFUSION, noise_schedule, unet
 from persam_dreambooth.training.losses import masked_mse, min_snr_weight
 from training_flags import TrainingFlags, read_flags
@@ -56,7 +58,9 @@ def encode_captions(captions: list[str]) -> Tensor:
 def train(flags: TrainingFlags) -> None:
     """Train, put together, save, describe."""
     torch.manual_seed(flags.seed)
-    model = unet().to(flags.device, memory_format=torch.channels_last)
+    model = load(UNet2DConditionModel, DIFFUSION / "unet").float() if flags.go_on else unet()
+    earlier = load_fitted(DIFFUSION / "unet") if flags.go_on else None
+    model = model.to(flags.device, memory_format=torch.channels_last)
     vae = AutoencoderKL.from_pretrained(DIFFUSION / "vae").float()
     corpus = flags.corpus("pictures", PICTURES, seed=1)
     latents = encode_latents(vae, corpus, flags)
@@ -78,6 +82,7 @@ def train(flags: TrainingFlags) -> None:
         return masked_mse(prediction, noise.to(flags.device), sample_weight=weight.to(flags.device))
 
     fitted = fit(model, loss_of, flags.steps, flags.batch_size, flags.learning_rate, flags.state("unet"))
+    fitted = earlier + fitted if earlier else fitted
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel.from_pretrained(CLIP),
@@ -93,4 +98,4 @@ def train(flags: TrainingFlags) -> None:
 
 
 if __name__ == "__main__":
-    train(read_flags(__doc__, steps=3800, batch_size=32, learning_rate=8e-4))
+    train(read_flags(__doc__, steps=2600, batch_size=48, learning_rate=1e-3))

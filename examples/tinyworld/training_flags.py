@@ -22,6 +22,7 @@ class TrainingFlags:
     device: torch.device
     work: Path
     compile: bool
+    go_on: bool
 
     def corpus(self, name: str, count: int, seed: int, crowd: Crowd = ALONE, held_out: bool = False) -> Corpus:
         """See `corpus.load_corpus`; in this run's work folder."""
@@ -29,7 +30,7 @@ class TrainingFlags:
 
     def state(self, name: str) -> Path:
         """The file that an interrupted training goes on from."""
-        return self.work / f"{name}.pt"
+        return self.work / f"{name}-seed{self.seed}.pt"
 
     def first_step(self, name: str) -> int:
         """The step that a training begins with: 0, or where it was interrupted."""
@@ -49,8 +50,12 @@ def read_flags(doc: str | None, steps: int, batch_size: int, learning_rate: floa
         "--work", type=Path, default=WORK, help="folder of drawn pictures and of the state to go on from (work/)"
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile, where the script has a use for it")
+    parser.add_argument(
+        "--go_on",
+        action="store_true",
+        help="begin with the weights in models/, where the script can (train_sam, train_unet)",
+    )
     given = parser.parse_args()
     device = torch.device(given.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return TrainingFlags(
-        given.steps, given.batch_size, given.learning_rate, given.seed, device, given.work, given.compile
-    )
+    del given.device
+    return TrainingFlags(device=device, **vars(given))

@@ -13,6 +13,8 @@ from experiment import Recipe, arms, draw_subject, overlaps, prepare, run
 from loading import check, load
 from measures import fidelity, measure
 from models import CLIP, DIFFUSION, FOLDER, JUDGE, SAM
+from scenes import PHRASES
+from train_sam import sam_pixels
 from world import Placement, draw, random_recipe
 from world import Recipe as PictureRecipe
 
@@ -51,14 +53,13 @@ def test_masks_beat_no_masks_in_a_short_run(prepared, tmp_path):
         likeness[letter] = np.mean([fidelity(one, album.identity, true)["colours"] for one in seen])
     strangers = measure(draw_subject(DIFFUSION, album, 0, SHORT, identifier=""), album.identity)
     stranger = np.mean([fidelity(one, album.identity, true)["colours"] for one in strangers])
+    print(scenes, likeness, stranger)
     assert scenes["c"] > scenes["a"]
     assert likeness["c"] > stranger
 
 
 def test_a_box_gives_the_subject_and_a_point_gives_nested_masks():
     model = load(SamModel, SAM).float()
-    from train_sam import sam_pixels
-
     overlap, nested = [], []
     for seed in range(12):
         picture = draw(random_recipe(np.random.default_rng(seed), held_out=True, crowd=(0, 1, 0, 0)))
@@ -77,8 +78,6 @@ def test_a_box_gives_the_subject_and_a_point_gives_nested_masks():
 
 
 def test_clip_tells_the_scenes_apart():
-    from scenes import PHRASES
-
     model, words = load(CLIPModel, CLIP).float(), load(CLIPTokenizer, CLIP)
     tokens = words([f"a dog {phrase}" for phrase in PHRASES.values()], padding="max_length", return_tensors="pt")
     right = []

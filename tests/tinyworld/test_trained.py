@@ -42,20 +42,18 @@ def test_the_found_masks_of_a_held_out_subject_overlap_the_truth(prepared):
     assert len(found) == 4 and np.mean(found) >= 0.8
 
 
-def test_masks_beat_no_masks_in_a_short_run(prepared, tmp_path):
+def test_a_short_masked_run_learns_the_subject_and_keeps_the_scenes(prepared, tmp_path):
     album = albums()[0]
     photos = measure([picture.image for picture in album.pictures], album.identity)
     true = tuple(np.mean([one.colours for one in photos], axis=0))
-    scenes, likeness = {}, {}
-    for letter in ("a", "c"):
-        seen = measure(run(album, arms(SHORT)[letter], 0, SHORT, tmp_path / letter, prepared), album.identity)
-        scenes[letter] = np.mean([one.scene == scene for one, scene in zip(seen, album.other_scenes, strict=True)])
-        likeness[letter] = np.mean([fidelity(one, album.identity, true)["colours"] for one in seen])
+
+    def likeness(seen):
+        return np.mean([fidelity(one, album.identity, true)["colours"] for one in seen])
+
+    learned = measure(run(album, arms(SHORT)["c"], 0, SHORT, tmp_path / "c", prepared), album.identity)
     strangers = measure(draw_subject(DIFFUSION, album, 0, SHORT, identifier=""), album.identity)
-    stranger = np.mean([fidelity(one, album.identity, true)["colours"] for one in strangers])
-    print(scenes, likeness, stranger)
-    assert scenes["c"] > scenes["a"]
-    assert likeness["c"] > stranger
+    assert np.mean([one.scene == scene for one, scene in zip(learned, album.other_scenes, strict=True)]) > 0.8
+    assert likeness(learned) > likeness(strangers) + 0.1
 
 
 def test_a_box_gives_the_subject_and_a_point_gives_nested_masks():

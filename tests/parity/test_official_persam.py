@@ -56,8 +56,11 @@ def test_corrected_is_official_on_square_photos_only(backbone, official):
 
 
 def test_both_families_give_the_same_logits():
-    logits = []
+    passes = []
     for build in (recorded_sam.original, recorded_sam.transformers):
         _, found = _segment(load_backbone(build(), device="cpu"), "corrected")
-        logits.append(np.concatenate([decoded.logits for one in found for decoded in one.passes]))
-    np.testing.assert_allclose(logits[0], logits[1], atol=1e-4)
+        passes.append([one.passes for one in found])
+    for original, ported in zip(*passes, strict=True):
+        # Each later pass is fed the one before, and with it the rounding, which differs between processors.
+        for one, other, atol in zip(original, ported, (1e-4, 5e-4, 5e-4), strict=True):
+            np.testing.assert_allclose(one.logits, other.logits, atol=atol)

@@ -75,8 +75,7 @@ def save_album(album: Album, folder: Path) -> tuple[Path, Path]:
     """Write `photos/00.png ...` and the true masks, `masks/00.png ...`; returns both folders."""
     for number, picture in enumerate(album.pictures):
         files.write_picture(picture.image, folder / "photos" / f"{number:02}.png")
-        mask = Image.fromarray(picture.mask().astype(np.uint8) * 255)
-        files.write_picture(mask, folder / "masks" / f"{number:02}.png")
+        files.write_mask(picture.mask(), folder / "masks" / f"{number:02}.png")
     return folder / "photos", folder / "masks"
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from albums import Album, albums, save_album
+from experiment import overlaps
 from loading import check
 from measures import fidelity, measure
 from models import DIFFUSION, SAM
@@ -37,7 +38,6 @@ class Row:
     title: str
     folder: Path
     scenes: float
-    bleeding: float
     fidelity: float
 
     def pictures(self) -> list[Path]:
@@ -53,7 +53,7 @@ def run(output: Path, steps: int) -> list[str]:
     reference, mask = photos / "00.png", masks / "00.png"
     step("1/3  find the dog in every photo, from one mask")
     call("segment", images=photos, reference=reference, reference_mask=mask, sam=sam, output=output / "found")
-    overlap = found_overlap(album, output / "found" / "masks")
+    overlap = np.mean(overlaps(album, output))
     step("2/3  train on all pixels, then on the dog alone")
     dog = f"a sks {album.identity.kind}"
     common = {
@@ -88,18 +88,9 @@ def run(output: Path, steps: int) -> list[str]:
     return lines
 
 
-def found_overlap(album: Album, masks: Path) -> float:
-    """Mean IoU of the found masks with the truth, the reference left out."""
-    overlaps = []
-    for number, picture in list(enumerate(album.pictures))[1:]:
-        found, true = files.read_mask(masks / f"{number:02}.png"), picture.mask()
-        overlaps.append((found & true).sum() / (found | true).sum())
-    return float(np.mean(overlaps))
-
-
 def score(album: Album, title: str, folder: Path) -> Row:
     """Measure what one model drew."""
-    row = Row(title, folder, 0.0, 0.0, 0.0)
+    row = Row(title, folder, 0.0, 0.0)
     seen = measure([files.read_photo(path) for path in row.pictures()], album.identity)
     photos = measure([picture.image for picture in album.pictures], album.identity)
     main, second = np.mean([one.colours for one in photos], axis=0)
@@ -108,7 +99,6 @@ def score(album: Album, title: str, folder: Path) -> Row:
         title,
         folder,
         float(np.mean([one.scene == scene for one, scene in zip(seen, wanted, strict=True)])),
-        float(np.mean([one.bleeding for one in seen])),
         float(np.mean([fidelity(one, album.identity, (main, second))["fidelity"] for one in seen])),
     )
 

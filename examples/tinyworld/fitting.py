@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -104,7 +104,6 @@ def fit(
 
 
 def _save(state, model, optimizer, schedule, average, step, seconds) -> None:  # type: ignore[no-untyped-def]
-    state.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(state) as beside:
         torch.save(
             {
@@ -125,8 +124,3 @@ def _processor() -> str:
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def describe(fitted: Fitted) -> dict:
-    """A `Fitted` as a model card and JSON take it."""
-    return asdict(fitted)

@@ -2,7 +2,7 @@
 
     python examples/tinyworld/score.py
 
-prints a table with 95 % intervals (bootstrap over pictures); five minutes on two cores.
+prints a table with 95 % intervals (bootstrap over pictures).
 """
 
 import argparse
@@ -157,7 +157,7 @@ def main() -> None:
     """Score everything, print, write the cards."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=WORK, help="folder of drawn pictures (work/)")
-    parser.add_argument("--pictures", type=int, default=4, help="generated pictures for each kind in each scene (4)")
+    parser.add_argument("--pictures", type=int, default=3, help="generated pictures for each kind in each scene (3)")
     parser.add_argument("--guidance_scale", type=float, default=4.0, help="of generation (4)")
     flags = parser.parse_args()
     alone = load_corpus(flags.work, "held-out", 1000, 3, held_out=True, crowd=ALONE)

@@ -173,19 +173,10 @@ def one_run(job: tuple[int, str, int, Recipe, Path]) -> None:
             images = draw_subject(DIFFUSION, album, seed, recipe, identifier="")
         else:
             images = run(album, arms(recipe)[letter], seed, recipe, folder, output / "albums" / album.name)
-    files.write_picture(drawing_strip(images), folder.with_suffix(".png"))
+    files.write_picture(drawing.joined(images, across=True), folder.with_suffix(".png"))
     seen = [asdict(one) for one in measure(images, album.identity)]
     with files.replacing(folder.with_suffix(".json")) as beside:
         beside.write_text(json.dumps(seen))
-
-
-def drawing_strip(images: list[Image.Image]) -> Image.Image:
-    """Pictures side by side at their own size."""
-    side = images[0].width
-    strip = Image.new("RGB", (side * len(images), side))
-    for number, image in enumerate(images):
-        strip.paste(image, (side * number, 0))
-    return strip
 
 
 def summary(output: Path, letters: list[str], seeds: int, recipe: Recipe) -> dict[str, dict[str, list[float]]]:
@@ -247,12 +238,7 @@ def grid(output: Path, letters: list[str], recipe: Recipe, seed: int = 0) -> Ima
                 tiles.append(strip.crop((left, 0, left + strip.height, strip.height)))
                 captions.append(scene)
         blocks.append(drawing.sheet(tiles, captions, columns=8, tile=96))
-    whole = Image.new("RGB", (blocks[0].width, sum(block.height for block in blocks)))
-    top = 0
-    for block in blocks:
-        whole.paste(block, (0, top))
-        top += block.height
-    return whole
+    return drawing.joined(blocks)
 
 
 def main() -> None:

@@ -5,8 +5,6 @@ from html import escape
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
-
 from albums import Album
 from persam_dreambooth.photos import drawing, files
 
@@ -49,13 +47,7 @@ def write_report(output: Path, album: Album, rows: list[tuple[str, list[Path]]],
     for title, paths in rows:
         pictures = [album.pictures[0].image, *map(files.read_photo, paths)]
         blocks.append(drawing.sheet(pictures, [title, *map(_scene, paths)], columns=width, tile=TILE))
-    picture = Image.new(
-        "RGB", (max(block.width for block in blocks), sum(block.height for block in blocks)), drawing.PAPER
-    )
-    top = 0
-    for block in blocks:
-        picture.paste(block, (0, top))
-        top += block.height
+    picture = drawing.joined(blocks)
     files.write_picture(picture, output / "report.png")
     packed = BytesIO()
     picture.save(packed, "PNG")

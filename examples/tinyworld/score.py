@@ -20,6 +20,7 @@ from corpus import ALONE, CROWDED, Corpus, class_numbers, load_corpus
 from loading import check, load
 from measures import measure, percent, the_judge
 from models import CLIP, DIFFUSION, FOLDER, SAM
+from persam_dreambooth.photos import drawing, files
 from scenes import PHRASES
 from subjects import PATTERNS
 from train_sam import label_tables, sam_pixels
@@ -140,17 +141,9 @@ def score_generation(pictures: int, guidance_scale: float, sheet: Path) -> Score
     for what in ("scene", "kind"):
         sides = [values for name, values in scores.items() if name.startswith(f"generated, {what}, ")]
         scores[f"generated, {what}, all"] = [value for values in sides for value in values]
-    _sheet(drawn, sheet)
+    captions = [f"{kind}, {scene}" for kind in KIND_NAMES for scene in SCENES]
+    files.write_picture(drawing.sheet(drawn, captions, columns=len(SCENES), tile=96), sheet)
     return scores
-
-
-def _sheet(images: list, path: Path) -> None:
-    from PIL import Image
-
-    sheet = Image.new("RGB", (len(SCENES) * 96, len(images) // len(SCENES) * 96))
-    for number, image in enumerate(images):
-        sheet.paste(image.resize((96, 96)), (number % len(SCENES) * 96, number // len(SCENES) * 96))
-    sheet.save(path)
 
 
 def main() -> None:

@@ -2,38 +2,47 @@
 
     python examples/tinyworld/train_clip.py
 
-writes `models/clip` (a transformers CLIPModel with its tokenizer and image processor).
+writes `models/clip` (a transformers CLIPModel with its tokenizer and image processor). Another sitting, with
+`--go_on --seed 1`, begins with those weights and goes through the second phase only.
 """
 
 import torch
 from torch import Tensor
-from transformers import CLIPImageProcessor
+from transformers import CLIPImageProcessor, CLIPModel
 
-from cards import save_card
-from corpus import batches, class_numbers
+from cards import load_fitted, save_card
+from corpus import batches
 from fitting import fit
+from loading import load
 from models import CLIP, clip, tokenizer
 from training_flags import TrainingFlags, read_flags
-from world import SCENES
 
 PICTURES = 32000
-ALIKE_STEPS = 800
-"""Steps of the second phase, in which most batches show one scene only. Scenes alone tell most pictures of a mixed
-batch apart, so that without it neither tower learns what a cat is."""
+MIXED_STEPS = 600
+"""Steps of the first phase, in which a batch is any pictures. The scene alone tells most of those apart, so that
+neither tower learns what a cat is; in the second phase a batch has one scene and one main colour."""
+
+
+def alike_pools(facts: list[dict], least: int) -> list[Tensor]:
+    """Indices of the pictures that share scene and main colour, of each pair that `least` pictures have."""
+    pools: dict[tuple[str, str], list[int]] = {}
+    for number, fact in enumerate(facts):
+        if fact["kinds"]:
+            pools.setdefault((fact["scene"], fact["identities"][0]["main"]), []).append(number)
+    return [torch.tensor(pool) for _, pool in sorted(pools.items()) if len(pool) >= least]
 
 
 def train(flags: TrainingFlags) -> None:
     """Train, save, describe."""
     torch.manual_seed(flags.seed)
     words = tokenizer()
-    model = clip(words).to(flags.device)
+    model = (load(CLIPModel, CLIP).float() if flags.go_on else clip(words)).to(flags.device)
     corpus = flags.corpus("pictures", PICTURES, seed=1)
     processor = CLIPImageProcessor(
         size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
     texts = [fact["caption"] for fact in corpus.facts]
     captions = words(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    order = batches(len(corpus), flags.batch_size, flags.seed, flags.first_step("clip"))
 
     def loss_of(index: Tensor) -> Tensor:
         pixels, tokens = corpus.pixels(index).to(flags.device), captions[index]
@@ -44,17 +53,20 @@ def train(flags: TrainingFlags) -> None:
         cross = torch.nn.functional.cross_entropy
         return (cross(output.logits_per_text, target) + cross(output.logits_per_image, target)) / 2
 
-    scenes, _ = class_numbers(corpus.facts)
-    of_scene = [(scenes == scene).nonzero()[:, 0] for scene in range(len(SCENES))]
+    settings = (flags.batch_size, flags.learning_rate)
+    pools = alike_pools(corpus.facts, flags.batch_size)
 
     def alike(step: int) -> Tensor:
         draw = torch.Generator().manual_seed(flags.seed * 1_000_003 + step)
-        pool = of_scene[step // 4 % len(SCENES)] if step % 4 else torch.arange(len(corpus))
+        pool = pools[int(torch.randint(len(pools), (1,), generator=draw))] if step % 8 else torch.arange(len(corpus))
         return pool[torch.randperm(len(pool), generator=draw)[: flags.batch_size]]
 
-    settings = (flags.batch_size, flags.learning_rate)
-    fitted = fit(model, lambda step: loss_of(next(order)), flags.steps, *settings, flags.state("clip"))
-    fitted += fit(model, lambda step: loss_of(alike(step)), ALIKE_STEPS, *settings, flags.state("clip-alike"))
+    if flags.go_on:
+        fitted = load_fitted(CLIP)
+    else:
+        order = batches(len(corpus), flags.batch_size, flags.seed, flags.first_step("clip"))
+        fitted = fit(model, lambda step: loss_of(next(order)), MIXED_STEPS, *settings, flags.state("clip"))
+    fitted += fit(model, lambda step: loss_of(alike(step)), flags.steps, *settings, flags.state("clip-alike"))
     model.half().save_pretrained(CLIP)
     words.save_pretrained(CLIP)
     processor.save_pretrained(CLIP)
@@ -62,4 +74,4 @@ def train(flags: TrainingFlags) -> None:
 
 
 if __name__ == "__main__":
-    train(read_flags(__doc__, steps=600, batch_size=128, learning_rate=1e-3))
+    train(read_flags(__doc__, steps=1500, batch_size=128, learning_rate=1e-3))

@@ -71,6 +71,17 @@ def sheet(
     return page
 
 
+def joined(pictures: Sequence[Image.Image], across: bool = False) -> Image.Image:
+    """Pictures below each other, or beside each other, at their own sizes."""
+    widths, heights = zip(*(picture.size for picture in pictures), strict=True)
+    size = (sum(widths), max(heights)) if across else (max(widths), sum(heights))
+    page, left, top = Image.new("RGB", size, PAPER), 0, 0
+    for picture in pictures:
+        page.paste(picture, (left, top))
+        left, top = (left + picture.width, 0) if across else (0, top + picture.height)
+    return page
+
+
 def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """Cut a caption to a width in pixels."""
     if font.getlength(text) <= width:

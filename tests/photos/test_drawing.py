@@ -173,3 +173,14 @@ def test_captions_tell_pictures_apart():
 def test_a_picture_without_a_caption_is_refused():
     with pytest.raises(ValueError, match="shorter"):
         drawing.sheet([plain((255, 0, 0))] * 2, ["one"])
+
+
+def test_joined_pictures_keep_their_pixels():
+    first, second = Image.new("RGB", (3, 2), "red"), Image.new("RGB", (5, 4), "blue")
+    below, beside = drawing.joined([first, second]), drawing.joined([first, second], across=True)
+    assert (below.size, beside.size) == ((5, 6), (8, 4))
+    for page, corner in ((below, (0, 2)), (beside, (3, 0))):
+        assert (np.asarray(page.crop((0, 0, 3, 2))) == np.asarray(first)).all()
+        left, top = corner
+        assert (np.asarray(page.crop((left, top, left + 5, top + 4))) == np.asarray(second)).all()
+    assert below.getpixel((4, 0)) == drawing.PAPER

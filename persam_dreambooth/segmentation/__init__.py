@@ -9,11 +9,13 @@ Knows nothing of diffusion and nothing of folders: pictures in, masks out.
 
 from persam_dreambooth.segmentation.backbones import Backbone, Prompts, load_backbone
 from persam_dreambooth.segmentation.persam import Method, PerSAM
-from persam_dreambooth.segmentation.types import DecoderPass, Picture, Reference, Segmentation, Subject
+from persam_dreambooth.segmentation.subject import Subject
+from persam_dreambooth.segmentation.types import DecoderPass, EncodedPhoto, Picture, Reference, Segmentation
 
 __all__ = [
     "Backbone",
     "DecoderPass",
+    "EncodedPhoto",
     "Method",
     "PerSAM",
     "Picture",

@@ -39,15 +39,17 @@ def best_covered_cells(foreground: NDArray[np.bool_], frame: Frame, grid: int) -
     return covered == covered.max()
 
 
-def target_feature(features: Tensor, fidelity: Fidelity) -> Tensor:
+def target_feature(features: Tensor, fidelity: Fidelity, with_maximum: bool = False) -> Tensor:
     """What the confidence map compares with, from the n local features (n, C) under the mask; (C,).
 
-    Official code: the mean, L2-normalized. Paper, equation 6: the mean of the normalized ones,
-    which makes S the mean of the n cosines.
+    Official code: the mean, L2-normalized; for PerSAM-F, `with_maximum`, the middle of the mean and
+    the maximum of each channel. Paper, equation 6: the mean of the normalized ones, which makes S
+    the mean of the n cosines.
     """
     if fidelity == "paper":
         return F.normalize(features, dim=-1).mean(0)
-    return F.normalize(features.mean(0), dim=-1)
+    middle = (features.mean(0) + features.amax(0)) / 2 if with_maximum else features.mean(0)
+    return F.normalize(middle, dim=-1)
 
 
 def confidence_map(feature: Tensor, embedding: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""PerSAM, training-free: one reference in, the subject's mask in every photo out, in the paper's order."""
+"""PerSAM and PerSAM-F: a reference in, the subject's mask in every photo out, in the paper's order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ from typing import Self, overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from segment_anything.modeling import Sam
 from torch import Tensor
@@ -18,12 +17,14 @@ from persam_dreambooth.segmentation import location
 from persam_dreambooth.segmentation.backbones import Backbone, Prompts, load_backbone
 from persam_dreambooth.segmentation.geometry import Frame, bounding_box
 from persam_dreambooth.segmentation.guidance import Guidance
+from persam_dreambooth.segmentation.mask_weights import fit_mask_weights
+from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import (
     DecoderPass,
+    EncodedPhoto,
     Picture,
     Reference,
     Segmentation,
-    Subject,
     rgb_array,
 )
 
@@ -41,6 +42,7 @@ class Method:
         guided_attention: target-guided attention, equation 8.
         semantic_prompting: target-semantic prompting, equations 9 and 10.
         alpha: equation 8's factor; read by fidelity "paper" only.
+        mask_weights: PerSAM-F's two learned weights, equation 11, and its target feature.
     """
 
     fidelity: location.Fidelity = "corrected"
@@ -49,6 +51,19 @@ class Method:
     guided_attention: bool = True
     semantic_prompting: bool = True
     alpha: float = 1.0
+    mask_weights: bool = False
+
+    @classmethod
+    def persam_f(cls, fidelity: location.Fidelity = "corrected", refinement: bool = True) -> Self:
+        """PerSAM-F as its authors run it: mask weights, one positive point, no guidance."""
+        return cls(
+            fidelity=fidelity,
+            negative_prior=False,
+            refinement=refinement,
+            guided_attention=False,
+            semantic_prompting=False,
+            mask_weights=True,
+        )
 
     def __post_init__(self) -> None:
         allowed = ("official", "corrected", "paper")
@@ -81,13 +96,35 @@ class PerSAM:
         """A PerSAM on a named, stored or already built SAM; arguments and errors as `load_backbone`."""
         return cls(load_backbone(source, device, dtype), method)
 
-    def personalize(self, reference: Reference) -> Subject:
-        """Equations 3 and 4: keep the reference's local features under its mask.
+    @torch.no_grad()
+    def personalize(self, references: Reference | Sequence[Reference]) -> Subject:
+        """Equations 3 and 4: keep the references' local features under their masks; fit PerSAM-F's mask weights.
+
+        Args:
+            references: one, or several of the same subject, whose features are pooled.
 
         Raises:
-            UserError: with fidelity "official", no cell passes its rule (96.6 % coverage at value 128).
+            UserError: no reference; or, with fidelity "official", no cell passes its rule (96.6 %
+                coverage at value 128).
         """
-        embedding, frame = self._encode([reference.pixels])[0]
+        references = [references] if isinstance(references, Reference) else list(references)
+        if not references:
+            raise UserError("personalize was given no reference; give at least one photo with its mask")
+        encoded = [self.encode([reference.pixels])[0] for reference in references]
+        pairs = list(zip(references, encoded, strict=True))
+        pooled = torch.cat([self._local_features(*pair) for pair in pairs])  # (n, C)
+        feature = location.target_feature(pooled, self.method.fidelity, self.method.mask_weights)
+        return Subject(
+            target_feature=feature,
+            target_embedding=pooled.mean(0),
+            backbone=self.backbone.name,
+            checksum=self.backbone.checksum,
+            mask_weights=self._fit(pairs, feature) if self.method.mask_weights else None,
+        )
+
+    def _local_features(self, reference: Reference, encoded: EncodedPhoto) -> Tensor:
+        """{T_R^i} of equation 4: the (n, C) features of the cells under one reference mask."""
+        embedding, frame = encoded.embedding, encoded.frame
         official = self.method.fidelity == "official"
         levels = reference.raw_levels() if official else reference.perseg_levels()
         inside = location.foreground_cells(levels, frame, embedding.shape[-1]).to(embedding.device)
@@ -100,24 +137,36 @@ class PerSAM:
                 )
             chosen = location.best_covered_cells(reference.foreground, frame, embedding.shape[-1])
             chosen = chosen.to(embedding.device)
-        features = embedding[:, chosen].T  # (n, C)
-        return Subject(
-            target_feature=location.target_feature(features, self.method.fidelity),
-            target_embedding=features.mean(0),
-            backbone=self.backbone.name,
-        )
+        return embedding[:, chosen].T
+
+    def _fit(self, pairs: list[tuple[Reference, EncodedPhoto]], feature: Tensor) -> Tensor:
+        """Equation 11: one decode of each reference photo, then the mask weights; (3,) float32."""
+        logits, foreground = [], []
+        for reference, photo in pairs:
+            embedding, frame = photo.embedding, photo.frame
+            confidence = location.to_photo(location.confidence_map(feature, embedding), frame)
+            points, labels = location.location_prior(confidence, negative=self.method.negative_prior)
+            decoded, _ = self.backbone.decode(embedding, Prompts(frame.to_model(points), labels), multimask=True)
+            logits.append(frame.to_original(decoded).flatten(1))
+            foreground.append(torch.from_numpy(reference.foreground.ravel()).to(embedding.device))
+        return fit_mask_weights(torch.cat(logits, dim=1), torch.cat(foreground))
 
     @overload
-    def segment(self, images: Picture, subject: Subject, batch_size: int = ...) -> Segmentation: ...
+    def segment(self, images: Picture | EncodedPhoto, subject: Subject, batch_size: int = ...) -> Segmentation: ...
     @overload
-    def segment(self, images: Sequence[Picture], subject: Subject, batch_size: int = ...) -> list[Segmentation]: ...
     def segment(
-        self, images: Picture | Sequence[Picture], subject: Subject, batch_size: int = 4
+        self, images: Sequence[Picture | EncodedPhoto], subject: Subject, batch_size: int = ...
+    ) -> list[Segmentation]: ...
+    def segment(
+        self,
+        images: Picture | EncodedPhoto | Sequence[Picture | EncodedPhoto],
+        subject: Subject,
+        batch_size: int = 4,
     ) -> Segmentation | list[Segmentation]:
         """Find the subject.
 
         Args:
-            images: one photo, or several of any sizes.
+            images: one photo, or several of any sizes; photos or what `encode` made of them.
             subject: from `personalize` on the same backbone.
             batch_size: how many photos the encoder sees at once.
 
@@ -125,27 +174,46 @@ class PerSAM:
             One `Segmentation` for one photo, a list of them in order for several.
 
         Raises:
-            UserError: the subject is another backbone's, or the batch size is not positive.
+            UserError: the subject is another backbone's or another method's, or the batch size is not positive.
         """
-        if subject.backbone != self.backbone.name:
-            raise UserError(
-                f"this subject was made with {subject.backbone}, not with {self.backbone.name}; "
-                "load that backbone or personalize again"
-            )
+        self._check(subject)
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size} must be at least 1")
-        if isinstance(images, Image.Image | np.ndarray):
+        if isinstance(images, Image.Image | np.ndarray | EncodedPhoto):
             return self.segment([images], subject)[0]
         found: list[Segmentation] = []
         for start in range(0, len(images), batch_size):
-            arrays = [rgb_array(image) for image in images[start : start + batch_size]]
-            found += [self._segment_one(embedding, frame, subject) for embedding, frame in self._encode(arrays)]
+            batch = images[start : start + batch_size]
+            found += [self._segment_one(photo, subject) for photo in self.encode(batch)]
         return found
 
+    def encode(self, images: Sequence[Picture | EncodedPhoto]) -> list[EncodedPhoto]:
+        """Equation 3: run photos through the image encoder, in one call; what is encoded already stays as it is."""
+        waiting = {number: rgb_array(one) for number, one in enumerate(images) if not isinstance(one, EncodedPhoto)}
+        encoded = {number: one for number, one in enumerate(images) if isinstance(one, EncodedPhoto)}
+        if waiting:
+            side = self.backbone.image_size
+            frames = [Frame(array.shape[0], array.shape[1], side) for array in waiting.values()]
+            pixels = [frame.pixels(array) for frame, array in zip(frames, waiting.values(), strict=True)]
+            made = map(EncodedPhoto, self.backbone.encode(torch.stack(pixels)), frames)
+            encoded |= dict(zip(waiting, made, strict=True))
+        return [encoded[number] for number in range(len(images))]
+
+    def _check(self, subject: Subject) -> None:
+        """Raise a UserError where a subject cannot be looked for by this PerSAM."""
+        if subject.checksum != self.backbone.checksum:
+            raise UserError(
+                f"this subject was made with {subject.backbone} (weights {subject.checksum}), not with "
+                f"{self.backbone.name} ({self.backbone.checksum}); load that backbone or personalize again"
+            )
+        if (subject.mask_weights is not None) != self.method.mask_weights:
+            made, wanted = ("PerSAM", "PerSAM-F") if self.method.mask_weights else ("PerSAM-F", "PerSAM")
+            raise UserError(f"this subject was made by {made}, not by {wanted}; use that method or personalize again")
+
     @torch.no_grad()
-    def _segment_one(self, embedding: Tensor, frame: Frame, subject: Subject) -> Segmentation:
-        """Equations 5 to 10 and the cascade, on one encoded photo."""
-        method = self.method
+    def _segment_one(self, photo: EncodedPhoto, subject: Subject) -> Segmentation:
+        """Equations 5 to 11 and the cascade, on one encoded photo."""
+        method, embedding, frame = self.method, photo.embedding, photo.frame
         similarity = location.confidence_map(subject.target_feature, embedding)
         confidence = location.to_photo(similarity, frame)
         points, labels = location.location_prior(confidence, negative=method.negative_prior)
@@ -158,12 +226,13 @@ class PerSAM:
             repeat_embedding=method.fidelity != "paper",
         )
         asked = Prompts(frame.to_model(points), labels)
-        logits, predicted_iou = self.backbone.decode(embedding, asked, multimask=False, guidance=guidance)
-        passes, warnings = [_record(logits, predicted_iou, None)], []
+        weights = subject.mask_weights
+        decoded = self.backbone.decode(embedding, asked, multimask=weights is not None, guidance=guidance)
+        passes, warnings = [_record(*decoded, None, weights)], []
         if method.refinement:
             warnings = self._refine(embedding, frame, asked, passes)
         last = passes[-1]
-        kept = torch.as_tensor(last.logits[last.index], device=embedding.device)
+        kept = torch.as_tensor(last.kept, device=embedding.device)
         mask = frame.to_original(kept[None])[0] > 0
         box = bounding_box(mask)
         if box is None:
@@ -183,33 +252,29 @@ class PerSAM:
     def _refine(self, embedding: Tensor, frame: Frame, asked: Prompts, passes: list[DecoderPass]) -> list[str]:
         """Cascaded post-refinement: two further passes, appended to `passes`; returns warnings.
 
-        The first is prompted with points and the previous logits, the second also with the
-        tight box around the first one's mask. Of three masks the one with the best predicted
-        IoU goes on.
+        Both are prompted with points and the previous logits, the second, and in PerSAM-F the
+        first too, also with the tight box around the mask before it. Of three masks the one with
+        the best predicted IoU goes on.
         """
-        for with_box in (False, True):
-            previous = torch.as_tensor(passes[-1].logits[passes[-1].index], device=embedding.device)
+        for with_box in (self.method.mask_weights, True):
+            previous = torch.as_tensor(passes[-1].kept, device=embedding.device)
             box = bounding_box(frame.to_original(previous[None])[0] > 0) if with_box else None
             if with_box and box is None:
                 return ["the box pass was skipped: the mask before it is empty"]
             model_box = None if box is None else frame.to_model(box.view(2, 2)).flatten()
             prompts = Prompts(asked.points, asked.labels, model_box, previous)
-            logits, predicted_iou = self.backbone.decode(embedding, prompts, multimask=True)
-            passes.append(_record(logits, predicted_iou, box))
+            passes.append(_record(*self.backbone.decode(embedding, prompts, multimask=True), box))
         return []
 
-    def _encode(self, arrays: Sequence[NDArray[np.uint8]]) -> list[tuple[Tensor, Frame]]:
-        """(H, W, 3) uint8 photos to their (C, h, w) embeddings and frames, one encoder call."""
-        frames = [Frame(array.shape[0], array.shape[1], self.backbone.image_size) for array in arrays]
-        pixels = torch.stack([frame.pixels(array) for frame, array in zip(frames, arrays, strict=True)])
-        return list(zip(self.backbone.encode(pixels), frames, strict=True))
 
-
-def _record(logits: Tensor, predicted_iou: Tensor, box: Tensor | None) -> DecoderPass:
-    """Keep a decoder pass on the CPU, its best mask by predicted IoU chosen."""
+def _record(logits: Tensor, predicted_iou: Tensor, box: Tensor | None, weights: Tensor | None = None) -> DecoderPass:
+    """Keep a decoder pass on the CPU, its best mask by predicted IoU chosen, or all weighted (equation 11)."""
+    index = int(predicted_iou.argmax())
+    kept = logits[index] if weights is None else torch.einsum("k,khw->hw", weights, logits)
     return DecoderPass(
         logits=logits.float().cpu().numpy(),
         predicted_iou=predicted_iou.float().cpu().numpy(),
-        index=int(predicted_iou.argmax()),
+        index=index,
+        kept=kept.float().cpu().numpy(),
         box=None if box is None else box.cpu().numpy(),
     )

@@ -1,4 +1,4 @@
-"""The values that enter and leave the library: reference, subject, segmentation."""
+"""The values that enter and leave the library: reference, encoded photo, segmentation."""
 
 from dataclasses import dataclass, field
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import to_mask, to_rgb, upright
+from persam_dreambooth.segmentation.geometry import Frame
 
 # The value of PerSeg's masks. Normalized like red, it lies so little above zero that a cell of the
 # embedding needs 96.6 % coverage to count: the official rule, whatever the file at hand looks like.
@@ -85,18 +86,16 @@ class Reference:
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """What one personalization found: the thing to be looked for in other photos.
+class EncodedPhoto:
+    """A photo after the image encoder, which is the costly part: any number of subjects can be looked for in it.
 
     Attributes:
-        target_feature: (C,) float32, what the confidence map compares with (equations 4-6).
-        target_embedding: (C,) float32, the mean local feature T_R that prompts the decoder (equation 9).
-        backbone: name of the backbone whose features these are; another one cannot use them.
+        embedding: (C, h, w) float32, the features F_I of equation 3.
+        frame: where the photo lies in the backbone's square.
     """
 
-    target_feature: Tensor
-    target_embedding: Tensor
-    backbone: str
+    embedding: Tensor
+    frame: Frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,13 +105,15 @@ class DecoderPass:
     Attributes:
         logits: (K, h, w) float32, low resolution over the whole model square; K is 1 or 3.
         predicted_iou: (K,) float32, the decoder's own estimate of each mask's quality.
-        index: which of the K masks was kept.
+        index: which of the K masks has the best predicted IoU.
+        kept: (h, w) float32, the logits that went on: those of `index`, or all K weighted (PerSAM-F).
         box: the box that prompted this pass, (4,) int XYXY, original frame; None without one.
     """
 
     logits: NDArray[np.float32]
     predicted_iou: NDArray[np.float32]
     index: int
+    kept: NDArray[np.float32]
     box: NDArray[np.int64] | None
 
 
@@ -147,5 +148,4 @@ class Segmentation:
     @property
     def logits(self) -> NDArray[np.float32]:
         """(h, w) float32 low-resolution logits of the mask, over the whole model square."""
-        last = self.passes[-1]
-        return np.asarray(last.logits[last.index])
+        return self.passes[-1].kept

@@ -64,3 +64,38 @@ def test_both_families_give_the_same_logits():
         # Each later pass is fed the one before, and with it the rounding, which differs between processors.
         for one, other, atol in zip(original, ported, (1e-4, 5e-4, 5e-4), strict=True):
             np.testing.assert_allclose(one.logits, other.logits, atol=atol)
+
+
+# PerSAM-F
+
+FINETUNED = recorded_sam.DATA / "synthetic" / "persam_f"
+
+
+@pytest.fixture(scope="module")
+def official_f(backbone):
+    """The subject and all three photos segmented as the official PerSAM-F does."""
+    persam = PerSAM(backbone, Method.persam_f("official"))
+    subject = persam.personalize(Reference(Image.open(PHOTOS / "00.jpg"), Image.open(PHOTOS / "00.png")))
+    return subject, persam.segment([Image.open(PHOTOS / f"{name}.jpg") for name in ("00", "01", "02")], subject)
+
+
+def test_the_recorded_mask_weights(official_f):
+    subject, _ = official_f
+    recorded = np.load(FINETUNED / "fit.npz")["mask_weights"].ravel()
+    np.testing.assert_allclose(subject.mask_weights, recorded, atol=0.002)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_every_recorded_number_of_persam_f(official_f, index):
+    ours, recorded = official_f[1][index], np.load(FINETUNED / f"{index:02d}.npz")
+    np.testing.assert_array_equal(ours.points, recorded["point_coords"])
+    np.testing.assert_array_equal(ours.point_labels, recorded["point_labels"])
+    # The first decode is as recorded; from then on the weights' last digits show.
+    for number, (decoded, atol) in enumerate(zip(ours.passes, (2e-3, 0.05, 0.05), strict=True), start=1):
+        np.testing.assert_allclose(decoded.logits, recorded[f"step{number}_low_res_logits"], atol=atol)
+        np.testing.assert_allclose(decoded.predicted_iou, recorded[f"step{number}_iou"], atol=5e-3)
+        if number > 1:
+            np.testing.assert_allclose(decoded.box, recorded[f"step{number}_box"][0], atol=2)
+    assert ours.passes[2].index == recorded["final_index"]
+    mask = np.asarray(Image.open(FINETUNED / f"{index:02d}_mask.png")) > 0
+    assert (ours.mask & mask).sum() / (ours.mask | mask).sum() >= 0.99

@@ -1,5 +1,6 @@
 """The small protocol that a SAM has to speak; PerSAM never asks which one it has."""
 
+import zlib
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,6 +33,8 @@ class Backbone(Protocol):
 
     name: str
     """What the user called it; the subject remembers it."""
+    checksum: str
+    """Of its weights; subjects are only understood by the weights that made them."""
     image_size: int
     """Side of the square model frame, in pixels."""
     device: torch.device
@@ -80,6 +83,7 @@ class FrozenSam:
         dtype: torch.dtype,
     ) -> None:
         self.name, self.image_size, self.device = name, image_size, choose_device(device)
+        self.checksum = weights_checksum(model)
         model.eval().requires_grad_(False).to(device=self.device, dtype=torch.float32)
         self._encoder, self._dtype = encoder.to(dtype=dtype), dtype
 
@@ -89,3 +93,13 @@ class FrozenSam:
         output = self._encoder(images.to(self.device, self._dtype))
         features: Tensor = output if isinstance(output, Tensor) else output[0]
         return features.float()
+
+
+def weights_checksum(model: nn.Module) -> str:
+    """Eight hexadecimal digits of a model's weights, whatever their names, their order and their precision.
+
+    The same SAM through another package, which names its weights otherwise and may hold one twice, has the same ones.
+    """
+    state = model.state_dict().values()
+    sums = {zlib.crc32(weight.detach().float().cpu().contiguous().numpy().data) for weight in state}
+    return f"{zlib.crc32(repr(sorted(sums)).encode()):08x}"

@@ -1,0 +1,84 @@
+"""Guards the subject file: what is saved is what is loaded, and only for the weights that made it."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation import Method, PerSAM, Reference, Subject, load_backbone
+from random_models import random_sam
+from tests.parity import recorded_sam
+from tests.scene import scene
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone(random_sam(), device="cpu")
+
+
+@pytest.mark.parametrize("method", [Method(), Method.persam_f()], ids=["persam", "persam-f"])
+def test_a_loaded_subject_finds_what_the_saved_one_found(backbone, method, tmp_path):
+    persam = PerSAM(backbone, method)
+    subject = persam.personalize(Reference(*scene(90, 150)))
+    subject.save(tmp_path / "new" / "dog.safetensors")
+    loaded = Subject.load(tmp_path / "new" / "dog.safetensors")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["dog.safetensors"]
+    assert (loaded.backbone, loaded.checksum) == (subject.backbone, subject.checksum)
+    photo, _ = scene(90, 150, seed=1)
+    found, again = persam.segment(photo, subject), persam.segment(photo, loaded)
+    np.testing.assert_array_equal(found.logits, again.logits)
+
+
+def test_a_subject_of_the_other_method_is_refused_by_its_name(backbone):
+    reference, photo = Reference(*scene(90, 150)), scene(64, 64)[0]
+    plain, finetuned = PerSAM(backbone), PerSAM(backbone, Method.persam_f())
+    with pytest.raises(UserError, match="made by PerSAM, not by PerSAM-F"):
+        finetuned.segment(photo, plain.personalize(reference))
+    with pytest.raises(UserError, match="made by PerSAM-F, not by PerSAM;"):
+        plain.segment(photo, finetuned.personalize(reference))
+
+
+def test_both_packages_hold_the_same_weights():
+    original, ported = (
+        load_backbone(build(), device="cpu") for build in (recorded_sam.original, recorded_sam.transformers)
+    )
+    assert original.checksum == ported.checksum
+    assert (
+        load_backbone(random_sam(), device="cpu").checksum != load_backbone(random_sam(seed=1), device="cpu").checksum
+    )
+
+
+def test_the_checksum_is_that_of_the_weights_as_loaded_not_as_computed_with(backbone):
+    assert load_backbone(random_sam(), device="cpu", dtype=torch.bfloat16).checksum == backbone.checksum
+
+
+def test_one_changed_weight_changes_the_checksum(backbone):
+    model = random_sam()
+    with torch.no_grad():
+        model.mask_decoder.iou_token.weight[0, 0] += 1e-3
+    assert load_backbone(model, device="cpu").checksum != backbone.checksum
+
+
+def test_what_is_no_subject_is_refused(tmp_path):
+    path = tmp_path / "dog.safetensors"
+    with pytest.raises(UserError, match="no subject at"):
+        Subject.load(path)
+    path.write_bytes(b"not a subject at all")
+    with pytest.raises(UserError, match="damaged or no safetensors"):
+        Subject.load(path)
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(UserError, match="is no subject"):
+        Subject.load(path)
+
+
+def test_a_failed_save_leaves_the_old_subject(backbone, tmp_path, monkeypatch):
+    path = tmp_path / "dog.safetensors"
+    subject = PerSAM(backbone).personalize(Reference(*scene(90, 150)))
+    subject.save(path)
+    before = path.read_bytes()
+    monkeypatch.setattr("persam_dreambooth.segmentation.subject.save_file", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        subject.save(path)
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1

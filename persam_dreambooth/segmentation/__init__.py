@@ -9,6 +9,7 @@ Knows nothing of diffusion and nothing of folders: pictures in, masks out.
 
 from persam_dreambooth.segmentation.backbones import Backbone, Prompts, load_backbone
 from persam_dreambooth.segmentation.persam import Method, PerSAM
+from persam_dreambooth.segmentation.reference_masks import pick_reference, reference_from
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import DecoderPass, EncodedPhoto, Picture, Reference, Segmentation
 
@@ -24,4 +25,6 @@ __all__ = [
     "Segmentation",
     "Subject",
     "load_backbone",
+    "pick_reference",
+    "reference_from",
 ]

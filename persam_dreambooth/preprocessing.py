@@ -25,10 +25,11 @@ from persam_dreambooth.photos.manifest import (
     relative_path,
     write_manifest,
 )
-from persam_dreambooth.segmentation import Method, PerSAM, Reference, Segmentation, Subject
+from persam_dreambooth.references import ReferenceFiles, check_references, read_references
+from persam_dreambooth.segmentation import Method, PerSAM, Reference, Segmentation, Subject, pick_reference
 from persam_dreambooth.segmentation.geometry import bounding_box
 
-SETTINGS_NAME, SHEET_NAME = "segmentation.json", "contact_sheet.png"
+SETTINGS_NAME, SHEET_NAME, SUBJECT_NAME = "segmentation.json", "contact_sheet.png", "subject.safetensors"
 SHEET_PHOTOS = 120
 """A contact sheet shows at most so many photos, those with the lowest scores."""
 
@@ -39,24 +40,25 @@ class SegmentationJob:
 
     Attributes:
         images: folder of photos.
-        reference_image, reference_mask: the one-shot pair.
+        references: the one-shot pair, or several.
         output: folder for masks, overlays, contact sheet and manifest.
         sam: hub name, folder or `.pth` path.
         method: fidelity and techniques of PerSAM.
         device: None takes an accelerator where there is one.
         dtype: of the image encoder.
         batch_size: photos the encoder sees at once.
+        pick_reference: of several references use the one that finds the others' subject best.
     """
 
     images: Path
-    reference_image: Path
-    reference_mask: Path
+    references: tuple[ReferenceFiles, ...]
     output: Path
     sam: str
     method: Method = field(default_factory=Method)
     device: str | None = None
     dtype: torch.dtype = torch.float32
     batch_size: int = 4
+    pick_reference: bool = False
 
 
 def segment_folder(job: SegmentationJob) -> list[ManifestEntry]:
@@ -70,8 +72,8 @@ def segment_folder(job: SegmentationJob) -> list[ManifestEntry]:
         UserError: no photo, a bad reference, no SAM, none of the photos readable, or an output
             folder that holds another run.
     """
-    photos = files.find_photos(job.images, besides=(job.reference_mask,))
-    reference = Reference(files.read_photo(job.reference_image), files.read_picture(job.reference_mask))
+    photos = files.find_photos(job.images, besides=tuple(path for one in job.references for path in one.drawings))
+    check_references(job.references)
     settings = _settings(job)
     _refuse_other_runs(job.output, settings)
     manifest = job.output / MANIFEST_NAME
@@ -80,11 +82,13 @@ def segment_folder(job: SegmentationJob) -> list[ManifestEntry]:
     waiting = [photo for photo in photos if photo not in done]
     if waiting:
         persam = PerSAM.from_pretrained(job.sam, job.method, job.device, job.dtype)
-        subject = persam.personalize(reference)
+        references = read_references(job.references, persam)
+        subject = persam.personalize(_best(persam, references) if job.pick_reference else references)
+        subject.save(job.output / SUBJECT_NAME)
         with files.replacing(job.output / SETTINGS_NAME) as temporary:
             temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         write_manifest(manifest, before)  # a killed run may have left half a line, which nothing must be appended to
-        for photo, entry in _segment(job, persam, subject, reference, waiting):
+        for photo, entry in _segment(job, persam, subject, references, waiting):
             append_entry(manifest, entry)
             done[photo] = entry
     entries = [done[photo] for photo in photos]
@@ -99,11 +103,16 @@ def segment_folder(job: SegmentationJob) -> list[ManifestEntry]:
     return entries
 
 
+def _best(persam: PerSAM, references: list[Reference]) -> Reference:
+    scores = pick_reference(persam, references)
+    return references[scores.index(max(scores))]
+
+
 def _settings(job: SegmentationJob) -> dict[str, Any]:
     """What makes this run this run: with other settings the masks would be others."""
     return {
-        "reference_image": files.digest(job.reference_image),
-        "reference_mask": files.digest(job.reference_mask),
+        "pick_reference": job.pick_reference,
+        "references": [one.fingerprint() for one in job.references],
         "sam": job.sam,
         "dtype": str(job.dtype).removeprefix("torch."),
         "method": asdict(job.method),
@@ -151,10 +160,10 @@ def _remove_stale(output: Path, before: list[ManifestEntry], entries: list[Manif
 
 
 def _segment(
-    job: SegmentationJob, persam: PerSAM, subject: Subject, reference: Reference, waiting: list[Path]
+    job: SegmentationJob, persam: PerSAM, subject: Subject, references: list[Reference], waiting: list[Path]
 ) -> Iterator[tuple[Path, ManifestEntry]]:
     """Read, segment and write the photos that are left, a batch at a time."""
-    reference_digest = files.digest(job.reference_image)
+    own = {files.digest(one.image): read for one, read in zip(job.references, references, strict=True)}
     with tqdm(total=len(waiting), desc="Segmenting", unit="photo") as progress:
         for start in range(0, len(waiting), job.batch_size):
             batch = waiting[start : start + job.batch_size]
@@ -168,11 +177,11 @@ def _segment(
                     entry = ManifestEntry(relative_path(photo, job.output), digests[photo], error=str(error))
                     yield photo, entry
                     progress.update()
-            to_find = [photo for photo in readable if digests[photo] != reference_digest]
+            to_find = [photo for photo in readable if digests[photo] not in own]
             segmentations = persam.segment([readable[photo] for photo in to_find], subject, job.batch_size)
             found = dict(zip(to_find, segmentations, strict=True))
             for photo, image in readable.items():
-                yield photo, _write(job, photo, digests[photo], image, found.get(photo), reference)
+                yield photo, _write(job, photo, digests[photo], image, found.get(photo) or own[digests[photo]])
                 progress.update()
 
 
@@ -181,11 +190,11 @@ def _write(
     photo: Path,
     digest: str,
     image: Image.Image,
-    found: Segmentation | None,
-    reference: Reference,
+    seen: Segmentation | Reference,
 ) -> ManifestEntry:
-    """Save one photo's mask and overlay; without a segmentation the photo is the reference image itself."""
-    mask = reference.foreground if found is None else found.mask
+    """Save one photo's mask and overlay: what was found, or for a reference image the reference mask."""
+    found = seen if isinstance(seen, Segmentation) else None
+    mask = seen.mask if isinstance(seen, Segmentation) else seen.foreground
     points = [] if found is None else found.points.tolist()
     labels = [] if found is None else found.point_labels.tolist()
     box = bounding_box(torch.from_numpy(mask))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from persam_dreambooth import preprocessing
@@ -14,7 +15,8 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import drawing, files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
 from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
-from persam_dreambooth.segmentation import Method, PerSAM, Reference
+from persam_dreambooth.references import ReferenceFiles, read_references
+from persam_dreambooth.segmentation import Method, PerSAM, Reference, Subject, reference_from
 from tests.scene import scene
 
 # As they are sorted: name -> (height, width) of the upright photo; None cannot be decoded.
@@ -72,14 +74,17 @@ def segmented(finished, tmp_path):
 def job_in(folder, models, **changes):
     job = SegmentationJob(
         images=folder / "photos",
-        reference_image=folder / "photos" / REFERENCE,
-        reference_mask=folder / "mask.png",
+        references=reference(folder / "photos" / REFERENCE, folder / "mask.png"),
         output=folder / "out",
         sam=str(models / "sam"),
         device="cpu",
         batch_size=2,
     )
     return replace(job, **changes)
+
+
+def reference(image, mask):
+    return (ReferenceFiles(Path(image), Path(mask)),)
 
 
 def mask_path(folder, name):
@@ -132,6 +137,7 @@ def test_the_output_holds_a_mask_and_an_overlay_for_each_readable_photo_a_sheet_
         "contact_sheet.png",
         "manifest.jsonl",
         "segmentation.json",
+        "subject.safetensors",
     }
 
 
@@ -217,21 +223,21 @@ def test_the_batch_size_changes_no_mask(album, finished, models, tmp_path):
 def test_a_reference_mask_among_the_photos_is_no_photo(album, finished, models):
     inside = album / "photos" / "sofa.png"  # the reference's own name, as drawing programs propose it
     shutil.move(album / "mask.png", inside)
-    segment_folder(job_in(album, models, reference_mask=inside))
+    segment_folder(job_in(album, models, references=reference(album / "photos" / REFERENCE, inside)))
     assert_same_result(album, finished)
 
 
 def test_a_reference_from_elsewhere_is_not_segmented_itself(album, models):
     elsewhere = shutil.move(album / "photos" / REFERENCE, album / "elsewhere.bmp")
-    entries = segment_folder(job_in(album, models, reference_image=Path(elsewhere)))
+    entries = segment_folder(job_in(album, models, references=reference(elsewhere, album / "mask.png")))
     assert list(by_name(entries)) == [name for name in SIZES if name != REFERENCE]
     assert {entry.source for entry in entries} == {"persam"}
 
 
 def test_a_large_album_shows_the_least_certain_photos_on_the_sheet(album, models, monkeypatch):
     monkeypatch.setattr(preprocessing, "SHEET_PHOTOS", 1)
-    reference = shutil.move(album / "photos" / REFERENCE, album)
-    entries = segment_folder(job_in(album, models, reference_image=Path(reference)))
+    moved = shutil.move(album / "photos" / REFERENCE, album)
+    entries = segment_folder(job_in(album, models, references=reference(moved, album / "mask.png")))
     least = min((entry for entry in entries if entry.error is None), key=lambda entry: entry.score)
     shown = files.read_picture(album / "out" / str(least.overlay))
     expected = drawing.sheet([shown], [f"{Path(least.photo).stem}  {least.score:.2f}"])
@@ -331,8 +337,8 @@ def test_a_deleted_sheet_is_drawn_again(segmented, finished, models):
 def test_another_run_on_the_same_output_is_refused_by_what_differs(segmented, models):
     job = job_in(segmented, models)
     assert_refused(
-        replace(job, reference_image=job.images / "beach.PNG", reference_mask=square(segmented)),
-        "reference_image, reference_mask differ",
+        replace(job, references=reference(job.images / "beach.PNG", square(segmented))),
+        "references differ",
     )
     shutil.copytree(models / "sam", segmented / "another-sam")
     assert_refused(replace(job, sam=str(segmented / "another-sam")), "holds another run .sam differ")
@@ -382,19 +388,69 @@ def test_a_useless_reference_mask_is_refused_before_anything_is_written(album, m
     assert not (album / "out").exists()
 
 
-@pytest.mark.parametrize("field", ["images", "reference_image", "reference_mask"])
-def test_an_absent_input_is_refused_by_its_path(album, models, field):
-    assert_refused(job_in(album, models, **{field: album / "absent.png"}), "absent.png")
-    assert not (album / "out").exists()
+def test_an_absent_input_is_refused_by_its_path(album, models):
+    absent, photo = album / "absent.png", album / "photos" / REFERENCE
+    for changes in (
+        {"images": absent},
+        {"references": reference(absent, album / "mask.png")},
+        {"references": reference(photo, absent)},
+        {"references": (ReferenceFiles(photo, scribble=absent),)},
+    ):
+        assert_refused(job_in(album, models, **changes), "absent.png")
+        assert not (album / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "where",
+    [{}, {"box": (1, 1, 5, 5), "points": ((2, 2, 1),)}, {"mask": Path("a"), "scribble": Path("b")}],
+    ids=["nothing", "box and points", "mask and scribble"],
+)
+def test_a_reference_says_where_its_subject_is_in_one_way(where):
+    with pytest.raises(UserError, match="one of a mask, a box, points or a scribble"):
+        ReferenceFiles(Path("dog.jpg"), **where)
+
+
+# Other references
+
+
+def test_several_references_keep_their_masks_and_are_pooled(album, models):
+    pixels, disc = scene(64, 64, seed=1)
+    assert np.array_equal(pixels, np.asarray(files.read_photo(album / "photos" / "beach.PNG")))
+    files.write_mask(disc, album / "second.png")
+    both = reference(album / "photos" / REFERENCE, album / "mask.png")
+    both += reference(album / "photos" / "beach.PNG", album / "second.png")
+    entries = by_name(segment_folder(job_in(album, models, references=both)))
+    assert {name for name, entry in entries.items() if entry.source == "reference"} == {REFERENCE, "beach.PNG"}
+    np.testing.assert_array_equal(files.read_mask(mask_path(album, "beach.PNG")), disc)
+    pooled = Subject.load(album / "out" / "subject.safetensors")
+    persam = PerSAM.from_pretrained(str(models / "sam"), device="cpu")
+    expected = persam.personalize(read_references(both, persam))
+    torch.testing.assert_close(pooled.target_embedding, expected.target_embedding)
+    (album / "out").rename(album / "pooled")
+    segment_folder(job_in(album, models, references=both, pick_reference=True))
+    picked = Subject.load(album / "out" / "subject.safetensors")
+    alone = [persam.personalize(one) for one in read_references(both, persam)]
+    assert any(torch.equal(picked.target_embedding, one.target_embedding) for one in alone)
+
+
+def test_a_box_gives_the_reference_the_mask_that_sam_makes_of_it(album, models):
+    photo = album / "photos" / REFERENCE
+    boxed = (ReferenceFiles(photo, box=(10, 5, 80, 40)),)
+    entries = by_name(segment_folder(job_in(album, models, references=boxed)))
+    persam = PerSAM.from_pretrained(str(models / "sam"), device="cpu")
+    made = reference_from(persam, files.read_photo(photo), box=(10, 5, 80, 40)).foreground
+    assert entries[REFERENCE].source == "reference"
+    np.testing.assert_array_equal(files.read_mask(mask_path(album, REFERENCE)), made)
+    assert_refused(job_in(album, models), "references differ")
 
 
 def test_a_folder_of_broken_photos_only_is_refused_with_the_reason(album, models):
-    reference = shutil.move(album / "photos" / REFERENCE, album)
+    moved = shutil.move(album / "photos" / REFERENCE, album)
     for name in GOOD:
         if name != REFERENCE:
             os.truncate(album / "photos" / name, 20)
     with pytest.raises(UserError, match="none of the 4 photos") as error:
-        segment_folder(job_in(album, models, reference_image=Path(reference)))
+        segment_folder(job_in(album, models, references=reference(moved, album / "mask.png")))
     assert "Grün.webp" in str(error.value)
     assert len(str(error.value).splitlines()) == 1
 

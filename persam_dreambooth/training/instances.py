@@ -12,6 +12,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest, relative_path
 from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, segment_folder
+from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import InstancePhoto, read_mask_tensor
 from persam_dreambooth.training.losses import latent_mask
@@ -31,8 +32,7 @@ def segment_first(config: TrainingConfig, device: torch.device) -> None:
     segment_folder(
         SegmentationJob(
             images=Path(str(config.data.instance_data_dir)),
-            reference_image=Path(mask.reference_image),
-            reference_mask=Path(mask.reference_mask),
+            references=(ReferenceFiles(Path(mask.reference_image), Path(mask.reference_mask)),),
             output=Path(config.output.output_dir) / SEGMENTATION_FOLDER,
             sam=mask.sam,
             device=str(device),

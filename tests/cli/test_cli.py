@@ -16,6 +16,8 @@ from persam_dreambooth.cli.generate import GenerateFlags
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.segment import SegmentFlags
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.references import ReferenceFiles
+from persam_dreambooth.segmentation import Method
 from persam_dreambooth.training.config import GROUPS, OptimizationConfig
 
 FLAGS = {"segment": [SegmentFlags], "train": GROUPS, "generate": [GenerateFlags]}
@@ -55,6 +57,46 @@ def mistake(capsys):
 def segment_flags(*argv):
     (flags,) = parse([SegmentFlags], [*NEEDED, *argv], "persam-dreambooth segment", "")
     return flags
+
+
+# References
+
+
+def test_masks_boxes_and_scribbles_come_one_for_each_reference():
+    boxed = ["--reference", "a.jpg", "b.jpg", "--reference_box", "1,2,3,4", "5,6,7,8.5"]
+    (flags,) = parse([SegmentFlags], ["--images", "p", "--output", "o", *boxed], "", "")
+    assert flags.references() == (
+        ReferenceFiles(Path("a.jpg"), box=(1, 2, 3, 4)),
+        ReferenceFiles(Path("b.jpg"), box=(5, 6, 7, 8.5)),
+    )
+    pointed = ["--reference", "a.jpg", "--reference_points", "10,20", "30,40,0"]
+    (flags,) = parse([SegmentFlags], ["--images", "p", "--output", "o", *pointed], "", "")
+    assert flags.references() == (ReferenceFiles(Path("a.jpg"), points=((10, 20, 1), (30, 40, 0))),)
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--reference_mask", "m.png", "n.png"], ["1 of --reference", "2 of --reference_mask"]),
+        (["--reference_box", "1,2,3"], ["1,2,3", "left,top,right,bottom"]),
+        (["--reference_box", "1,2,3,wide"], ["left,top,right,bottom"]),
+        (["--reference_points", "1,2,5"], ["third number"]),
+        (
+            ["--reference_box", "1,2,3,4", "--reference_scribble", "s.png"],
+            ["--reference_box and --reference_scribble"],
+        ),
+        (["--reference_mask", "m.png", "--pick_reference"], ["more than one --reference"]),
+    ],
+    ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
+)
+def test_references_that_do_not_add_up_are_refused(mistake, argv, named):
+    line = mistake("segment", "--images", "p", "--output", "o", "--reference", "a.jpg", *argv)
+    assert all(part in line for part in named)
+
+
+def test_persam_f_is_chosen_by_name():
+    assert segment_flags("--method", "persam-f").chosen_method() == Method.persam_f()
+    assert segment_flags().chosen_method() == Method()
 
 
 # Help
@@ -192,8 +234,8 @@ def test_a_config_sets_what_its_flags_would(config):
     (flags,) = parse([SegmentFlags], [*NEEDED[2:], *config(text)], "program", "")
     assert flags == SegmentFlags(
         images="album",
-        reference="dog.jpg",
-        reference_mask="dog.png",
+        reference=["dog.jpg"],
+        reference_mask=["dog.png"],
         output="out",
         sam="42",
         batch_size=3,

@@ -83,6 +83,8 @@ def train(flags: TrainingFlags) -> None:
 
     fitted = fit(model, loss_of, flags.steps, flags.batch_size, flags.learning_rate, flags.state("unet"))
     fitted = earlier + fitted if earlier else fitted
+    for part in (vae, model):
+        part.register_to_config(_name_or_path="")  # else the path that it was loaded from goes into the files
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel.from_pretrained(CLIP),

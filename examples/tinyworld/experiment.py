@@ -61,6 +61,7 @@ class Recipe:
     guidance_scale: float = 4.0
     pictures: int = 2
     inference_steps: int = 20
+    mixed_precision: str = "no"
 
 
 def arms(recipe: Recipe) -> dict[str, Arm]:
@@ -101,7 +102,7 @@ def run(album: Album, arm: Arm, seed: int, recipe: Recipe, folder: Path, prepare
         *("--class_data_dir", str(prepared / "class"), "--output_dir", str(folder / "model"), "--resolution", "64"),
         *("--train_batch_size", str(recipe.batch_size), "--max_train_steps", str(recipe.steps)),
         *("--learning_rate", str(recipe.learning_rate), "--lr_warmup_steps", "0", "--seed", str(seed)),
-        *("--report_to", "none", *arm.flags),
+        *("--report_to", "none", "--mixed_precision", recipe.mixed_precision, *arm.flags),
     )
     images = draw_subject(folder / "model", album, seed, recipe)
     shutil.rmtree(folder / "model")

@@ -5,14 +5,16 @@ Masks made before (by `persam-dreambooth segment`, by hand, by another tool):
     accelerate launch train_dreambooth_persam.py \
       --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 \
       --instance_data_dir dog --instance_mask_dir dog-masks \
-      --instance_prompt "a sks dog" --output_dir dog-model --max_train_steps 400
+      --instance_prompt "a sks dog" --class_prompt "a dog" --background_prior_weight 1 \
+      --output_dir dog-model --max_train_steps 400
 
 Masks found on the way, from one photo and its mask, and LoRA instead of all weights:
 
     accelerate launch train_dreambooth_persam.py --use_lora --rank 16 --learning_rate 1e-4 \
       --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 \
       --instance_data_dir dog --reference_image dog/00.jpg --reference_mask dog-00.png \
-      --instance_prompt "a sks dog" --output_dir dog-lora --max_train_steps 500
+      --instance_prompt "a sks dog" --class_prompt "a dog" --background_prior_weight 1 \
+      --output_dir dog-lora --max_train_steps 500
 
 All flags: `python train_dreambooth_persam.py --help`. From a file: `--config configs/sd15_lora.yaml`.
 """

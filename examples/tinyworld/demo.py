@@ -63,7 +63,7 @@ def run(output: Path, steps: int) -> list[str]:
         "resolution": 64,
         "train_batch_size": 4,
         "max_train_steps": steps,
-        "learning_rate": 4e-4,
+        "learning_rate": 4.5e-4,
         "lr_warmup_steps": 0,
         "seed": 0,
         "report_to": "none",

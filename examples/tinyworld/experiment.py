@@ -55,7 +55,7 @@ class Recipe:
 
     steps: int = 200
     batch_size: int = 4
-    learning_rate: float = 4e-4
+    learning_rate: float = 4.5e-4
     prior_weight: float = 1.0
     lora_rank: int = 0
     guidance_scale: float = 4.0

@@ -9,8 +9,10 @@ from persam_dreambooth.errors import UserError
 
 VERBS = {
     "segment": "find the subject of one reference photo in a whole folder; writes masks",
+    "video": "follow subjects through a video; writes a mask per frame and an overlay video",
     "train": "DreamBooth on those photos and masks (the same as train_dreambooth_persam.py)",
     "generate": "pictures from what training saved",
+    "evaluate": "score PerSAM on a public benchmark, or repeat the paper's ablations",
 }
 
 

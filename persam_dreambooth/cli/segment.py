@@ -101,13 +101,14 @@ class SegmentFlags:
             return (ReferenceFiles(images[0], points=tuple(_point(word) for word in values)),)
         if len(values) != len(images):
             raise UserError(f"{len(images)} of --reference and {len(values)} of --{way} were given; give one for each")
-        key = way.removeprefix("reference_")
-        read = (
-            (lambda word: _numbers(word, (4,), "--reference_box", "left,top,right,bottom")) if key == "box" else Path
-        )
-        if key == "points":
-            raise UserError("--reference_points takes one --reference; of several give masks, boxes or scribbles")
-        return tuple(ReferenceFiles(image, **{key: read(value)}) for image, value in zip(images, values, strict=True))
+        pairs = list(zip(images, values, strict=True))
+        if way == "reference_mask":
+            return tuple(ReferenceFiles(image, mask=Path(value)) for image, value in pairs)
+        if way == "reference_scribble":
+            return tuple(ReferenceFiles(image, scribble=Path(value)) for image, value in pairs)
+        if way == "reference_box":
+            return tuple(ReferenceFiles(image, box=_box(value)) for image, value in pairs)
+        raise UserError("--reference_points takes one --reference; of several give masks, boxes or scribbles")
 
     def chosen_method(self) -> Method:
         """PerSAM with its techniques, or PerSAM-F."""
@@ -131,6 +132,10 @@ def _numbers(word: str, counts: tuple[int, ...], flag: str, form: str) -> tuple[
     if len(numbers) not in counts:
         raise UserError(f"{flag} {word} is not {form}, in pixels and without blanks")
     return numbers
+
+
+def _box(word: str) -> tuple[float, ...]:
+    return _numbers(word, (4,), "--reference_box", "left,top,right,bottom")
 
 
 def _point(word: str) -> tuple[float, float, int]:

@@ -8,22 +8,29 @@ Knows nothing of diffusion and nothing of folders: pictures in, masks out.
 """
 
 from persam_dreambooth.segmentation.backbones import Backbone, Prompts, load_backbone
+from persam_dreambooth.segmentation.features import FeatureEncoder
 from persam_dreambooth.segmentation.persam import Method, PerSAM
 from persam_dreambooth.segmentation.reference_masks import pick_reference, reference_from
+from persam_dreambooth.segmentation.seggpt import SegGpt
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import DecoderPass, EncodedPhoto, Picture, Reference, Segmentation
+from persam_dreambooth.segmentation.video import VideoFrame, VideoSegmenter
 
 __all__ = [
     "Backbone",
     "DecoderPass",
     "EncodedPhoto",
+    "FeatureEncoder",
     "Method",
     "PerSAM",
     "Picture",
     "Prompts",
     "Reference",
+    "SegGpt",
     "Segmentation",
     "Subject",
+    "VideoFrame",
+    "VideoSegmenter",
     "load_backbone",
     "pick_reference",
     "reference_from",

@@ -10,14 +10,18 @@ from PIL import Image
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
-# SAM's training statistics, RGB in [0, 255]; the checkpoints of both families share them.
+# SAM's training statistics, RGB in [0, 255]; all families but SAM 3 share them.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A photo of `height` x `width` pixels resized into the top left of a `side` x `side` square.
+    """A photo of `height` x `width` pixels resized into a `side` x `side` square.
+
+    It keeps its proportion and lies at the top left, the rest is padding; or, with `stretch`, it
+    fills the square and there is no padding, as SAM 2 and its relatives want it. `mean` and `std`
+    normalize its RGB levels in [0, 255].
 
     Two coordinate frames meet here. The *original frame* is the upright photo's pixels; the
     *model frame* is the square's. Points are (x, y), boxes XYXY, sizes (height, width).
@@ -26,10 +30,15 @@ class Frame:
     height: int
     width: int
     side: int
+    stretch: bool = False
+    mean: tuple[float, float, float] = PIXEL_MEAN
+    std: tuple[float, float, float] = PIXEL_STD
 
     @property
     def resized(self) -> tuple[int, int]:
         """(height, width) of the photo inside the square, in model-frame pixels."""
+        if self.stretch:
+            return self.side, self.side
         height, width = ResizeLongestSide.get_preprocess_shape(self.height, self.width, self.side)
         return max(1, height), max(1, width)  # of a photo a thousand times as long as wide a line is left
 
@@ -45,7 +54,7 @@ class Frame:
         height, width = self.resized
         resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
         values = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float()
-        values = (values - torch.tensor(PIXEL_MEAN).view(3, 1, 1)) / torch.tensor(PIXEL_STD).view(3, 1, 1)
+        values = (values - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
         return F.pad(values, (0, self.side - width, 0, self.side - height))
 
     def to_model(self, points: Tensor) -> Tensor:
@@ -57,8 +66,11 @@ class Frame:
     def to_original(self, maps: Tensor) -> Tensor:
         """(K, h, w) maps over the whole square to (K, height, width) maps over the photo.
 
-        Bilinear to the square, the padding cut off, bilinear to the photo: SAM's own way back.
+        Bilinear to the square, the padding cut off, bilinear to the photo: SAM's own way back. Where
+        the photo fills the square, bilinear to the photo at once: SAM 2's.
         """
+        if self.stretch:
+            return F.interpolate(maps[None], (self.height, self.width), mode="bilinear", align_corners=False)[0]
         square = F.interpolate(maps[None], (self.side, self.side), mode="bilinear", align_corners=False)
         height, width = self.resized
         photo = square[..., :height, :width]
@@ -67,7 +79,7 @@ class Frame:
     def pad_to_square(self, photo_map: Tensor, value: float) -> Tensor:
         """(height, width) over the photo to (H', W') over the whole square, `value` in the padding.
 
-        The scale stays that of the original frame, so on a square photo this changes nothing.
+        The scale stays that of the original frame, so on a square or stretched photo this changes nothing.
         """
         height, width = self.resized
         below = round(self.height * self.side / height) - self.height

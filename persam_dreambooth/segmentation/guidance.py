@@ -33,7 +33,8 @@ def guided(decoder: nn.Module, guidance: Guidance | None) -> Iterator[None]:
     """Attach guidance to a mask decoder for the length of a `with` block.
 
     Works on any decoder whose `transformer` has `layers` with a `cross_attn_token_to_image` and
-    a `final_attn_token_to_image`: segment-anything's and transformers' alike. Only forward hooks
+    a `final_attn_token_to_image`: segment-anything's and those of transformers (SAM, SAM-HQ, SAM 2,
+    EdgeTAM, SAM 3's tracker) alike. Only forward hooks
     are used, and all of them are gone afterwards, also when the block raises.
     """
     with ExitStack() as attached:
@@ -97,7 +98,7 @@ def guided_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, bia
     """Equation 8: softmax(A + bias) V, with A = softmax(Q K^T / sqrt(d)) already normalized.
 
     Args:
-        module: an attention layer with `q_proj`, `k_proj`, `v_proj`, `out_proj` and a head count.
+        module: an attention layer with `q_proj`, `k_proj`, `v_proj`, `out_proj` (SAM 2: `o_proj`) and a head count.
         query: (..., tokens, C), the decoder's tokens.
         key: (..., h * w, C), the image embedding with its positional term.
         value: (..., h * w, C), the image embedding.
@@ -113,5 +114,6 @@ def guided_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, bia
     )
     attention = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)
     attention = torch.softmax(attention + bias, dim=-1)
-    output: Tensor = module.out_proj((attention @ v).transpose(-2, -3).flatten(-2))
+    project_out = module.out_proj if hasattr(module, "out_proj") else module.o_proj
+    output: Tensor = project_out((attention @ v).transpose(-2, -3).flatten(-2))
     return output

@@ -1,5 +1,6 @@
 """Target features, location confidence map, location prior and attention bias: equations 3 to 7."""
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from persam_dreambooth.segmentation.geometry import Frame
+from persam_dreambooth.segmentation.geometry import PIXEL_MEAN, PIXEL_STD, Frame
 
 Fidelity = Literal["official", "corrected", "paper"]
 
@@ -24,7 +25,9 @@ def foreground_cells(levels: NDArray[np.uint8], frame: Frame, grid: int) -> Tens
     Returns:
         (grid, grid) float32; a cell is foreground where this is above zero. The mask travels the
         image's own path: resized, normalized, padded, then bilinear (no antialias) to the grid.
+        Normalized as SAM does, whatever the backbone: the zero, 123.675, is the rule's threshold.
     """
+    frame = replace(frame, mean=PIXEL_MEAN, std=PIXEL_STD)
     square = frame.pixels(np.repeat(levels[..., None], 3, axis=2))
     return F.interpolate(square[None], (grid, grid), mode="bilinear", align_corners=False)[0, 0]
 
@@ -69,6 +72,12 @@ def to_photo(similarity: Tensor, frame: Frame) -> Tensor:
     """The confidence map (h, w) over the square, x4 and then to the photo's (H, W), padding cut off."""
     enlarged = F.interpolate(similarity[None, None], scale_factor=4, mode="bilinear", align_corners=False)
     return frame.to_original(enlarged[0])[0]
+
+
+def to_grid(confidence: Tensor, frame: Frame, grid: int) -> Tensor:
+    """The confidence map (H, W) over the photo to (grid, grid) over the square, the lowest value in the padding."""
+    square = frame.pad_to_square(confidence, value=confidence.min().item())
+    return F.interpolate(square[None, None], (grid, grid), mode="bilinear", align_corners=False)[0, 0]
 
 
 def location_prior(confidence: Tensor, negative: bool) -> tuple[Tensor, Tensor]:

@@ -7,15 +7,15 @@ from typing import Self, overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
-from segment_anything.modeling import Sam
 from torch import Tensor
-from transformers import SamModel
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import location
-from persam_dreambooth.segmentation.backbones import Backbone, Prompts, load_backbone
-from persam_dreambooth.segmentation.geometry import Frame, bounding_box
+from persam_dreambooth.segmentation.backbones import Backbone, BuiltSam, Prompts, load_backbone
+from persam_dreambooth.segmentation.features import FeatureEncoder
+from persam_dreambooth.segmentation.geometry import bounding_box
 from persam_dreambooth.segmentation.guidance import Guidance
 from persam_dreambooth.segmentation.mask_weights import fit_mask_weights
 from persam_dreambooth.segmentation.subject import Subject
@@ -79,22 +79,27 @@ class PerSAM:
     Args:
         backbone: the SAM.
         method: fidelity and techniques.
+        features: another encoder, for the confidence map only (equations 4 to 7); the decoder is told of SAM's.
     """
 
-    def __init__(self, backbone: Backbone, method: Method | None = None) -> None:
-        self.backbone = backbone
+    def __init__(
+        self, backbone: Backbone, method: Method | None = None, features: FeatureEncoder | None = None
+    ) -> None:
+        self.backbone, self.features = backbone, features
         self.method = method or Method()
+        self.checksum = backbone.checksum if features is None else f"{backbone.checksum}-{features.checksum}"
 
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path | Sam | SamModel,
+        source: str | Path | BuiltSam,
         method: Method | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
+        features: FeatureEncoder | None = None,
     ) -> Self:
         """A PerSAM on a named, stored or already built SAM; arguments and errors as `load_backbone`."""
-        return cls(load_backbone(source, device, dtype), method)
+        return cls(load_backbone(source, device, dtype), method, features)
 
     @torch.no_grad()
     def personalize(self, references: Reference | Sequence[Reference]) -> Subject:
@@ -113,12 +118,15 @@ class PerSAM:
         encoded = [self.encode([reference.pixels])[0] for reference in references]
         pairs = list(zip(references, encoded, strict=True))
         pooled = torch.cat([self._local_features(*pair) for pair in pairs])  # (n, C)
-        feature = location.target_feature(pooled, self.method.fidelity, self.method.mask_weights)
+        compared = pooled
+        if self.features is not None:
+            compared = torch.cat([self._local_features(reference, photo.compared) for reference, photo in pairs])
+        feature = location.target_feature(compared, self.method.fidelity, self.method.mask_weights)
         return Subject(
             target_feature=feature,
             target_embedding=pooled.mean(0),
             backbone=self.backbone.name,
-            checksum=self.backbone.checksum,
+            checksum=self.checksum,
             mask_weights=self._fit(pairs, feature) if self.method.mask_weights else None,
         )
 
@@ -144,9 +152,11 @@ class PerSAM:
         logits, foreground = [], []
         for reference, photo in pairs:
             embedding, frame = photo.embedding, photo.frame
-            confidence = location.to_photo(location.confidence_map(feature, embedding), frame)
+            compared = photo.compared
+            confidence = location.to_photo(location.confidence_map(feature, compared.embedding), compared.frame)
             points, labels = location.location_prior(confidence, negative=self.method.negative_prior)
-            decoded, _ = self.backbone.decode(embedding, Prompts(frame.to_model(points), labels), multimask=True)
+            asked = Prompts(frame.to_model(points), labels)
+            decoded, _ = self.backbone.decode(embedding, asked, multimask=True, extra=photo.extra)
             logits.append(frame.to_original(decoded).flatten(1))
             foreground.append(torch.from_numpy(reference.foreground.ravel()).to(embedding.device))
         return fit_mask_weights(torch.cat(logits, dim=1), torch.cat(foreground))
@@ -176,7 +186,7 @@ class PerSAM:
         Raises:
             UserError: the subject is another backbone's or another method's, or the batch size is not positive.
         """
-        self._check(subject)
+        self.check(subject)
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size} must be at least 1")
         if isinstance(images, Image.Image | np.ndarray | EncodedPhoto):
@@ -192,19 +202,31 @@ class PerSAM:
         waiting = {number: rgb_array(one) for number, one in enumerate(images) if not isinstance(one, EncodedPhoto)}
         encoded = {number: one for number, one in enumerate(images) if isinstance(one, EncodedPhoto)}
         if waiting:
-            side = self.backbone.image_size
-            frames = [Frame(array.shape[0], array.shape[1], side) for array in waiting.values()]
+            frames = [self.backbone.frame(*array.shape[:2]) for array in waiting.values()]
             pixels = [frame.pixels(array) for frame, array in zip(frames, waiting.values(), strict=True)]
-            made = map(EncodedPhoto, self.backbone.encode(torch.stack(pixels)), frames)
+            features, extra = self.backbone.encode_with_extra(torch.stack(pixels))
+            others = [self._encode_other(array) for array in waiting.values()]
+            made = [
+                EncodedPhoto(features[place], frame, tuple(one[place] for one in extra), others[place])
+                for place, frame in enumerate(frames)
+            ]
             encoded |= dict(zip(waiting, made, strict=True))
         return [encoded[number] for number in range(len(images))]
 
-    def _check(self, subject: Subject) -> None:
+    def _encode_other(self, array: NDArray[np.uint8]) -> EncodedPhoto | None:
+        """One photo, (H, W, 3) uint8, through the other encoder, where there is one."""
+        if self.features is None:
+            return None
+        frame = self.features.frame(*array.shape[:2])
+        embedding = self.features.encode(frame.pixels(array)[None])[0]
+        return EncodedPhoto(embedding.to(self.backbone.device), frame)
+
+    def check(self, subject: Subject) -> None:
         """Raise a UserError where a subject cannot be looked for by this PerSAM."""
-        if subject.checksum != self.backbone.checksum:
+        if subject.checksum != self.checksum:
             raise UserError(
                 f"this subject was made with {subject.backbone} (weights {subject.checksum}), not with "
-                f"{self.backbone.name} ({self.backbone.checksum}); load that backbone or personalize again"
+                f"{self.backbone.name} ({self.checksum}); load that backbone or personalize again"
             )
         if (subject.mask_weights is not None) != self.method.mask_weights:
             made, wanted = ("PerSAM", "PerSAM-F") if self.method.mask_weights else ("PerSAM-F", "PerSAM")
@@ -214,8 +236,11 @@ class PerSAM:
     def _segment_one(self, photo: EncodedPhoto, subject: Subject) -> Segmentation:
         """Equations 5 to 11 and the cascade, on one encoded photo."""
         method, embedding, frame = self.method, photo.embedding, photo.frame
-        similarity = location.confidence_map(subject.target_feature, embedding)
-        confidence = location.to_photo(similarity, frame)
+        compared = photo.compared
+        similarity = location.confidence_map(subject.target_feature, compared.embedding)
+        confidence = location.to_photo(similarity, compared.frame)
+        if compared is not photo:  # from here on it is the backbone's grid that counts
+            similarity = location.to_grid(confidence, frame, embedding.shape[-1])
         points, labels = location.location_prior(confidence, negative=method.negative_prior)
         bias = None
         if method.guided_attention:
@@ -227,10 +252,10 @@ class PerSAM:
         )
         asked = Prompts(frame.to_model(points), labels)
         weights = subject.mask_weights
-        decoded = self.backbone.decode(embedding, asked, multimask=weights is not None, guidance=guidance)
+        decoded = self.backbone.decode(embedding, asked, weights is not None, guidance, photo.extra)
         passes, warnings = [_record(*decoded, None, weights)], []
         if method.refinement:
-            warnings = self._refine(embedding, frame, asked, passes)
+            warnings = self._refine(photo, asked, passes)
         last = passes[-1]
         kept = torch.as_tensor(last.kept, device=embedding.device)
         mask = frame.to_original(kept[None])[0] > 0
@@ -249,13 +274,14 @@ class PerSAM:
             warnings=tuple(warnings),
         )
 
-    def _refine(self, embedding: Tensor, frame: Frame, asked: Prompts, passes: list[DecoderPass]) -> list[str]:
+    def _refine(self, photo: EncodedPhoto, asked: Prompts, passes: list[DecoderPass]) -> list[str]:
         """Cascaded post-refinement: two further passes, appended to `passes`; returns warnings.
 
         Both are prompted with points and the previous logits, the second, and in PerSAM-F the
         first too, also with the tight box around the mask before it. Of three masks the one with
         the best predicted IoU goes on.
         """
+        embedding, frame = photo.embedding, photo.frame
         for with_box in (self.method.mask_weights, True):
             previous = torch.as_tensor(passes[-1].kept, device=embedding.device)
             box = bounding_box(frame.to_original(previous[None])[0] > 0) if with_box else None
@@ -263,7 +289,8 @@ class PerSAM:
                 return ["the box pass was skipped: the mask before it is empty"]
             model_box = None if box is None else frame.to_model(box.view(2, 2)).flatten()
             prompts = Prompts(asked.points, asked.labels, model_box, previous)
-            passes.append(_record(*self.backbone.decode(embedding, prompts, multimask=True), box))
+            decoded = self.backbone.decode(embedding, prompts, multimask=True, extra=photo.extra)
+            passes.append(_record(*decoded, box))
         return []
 
 

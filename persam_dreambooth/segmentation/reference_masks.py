@@ -57,10 +57,10 @@ def reference_from(
     asked = Prompts(encoded.frame.to_model(chosen), labels, corners)
     # One click may mean the part or the whole, so that three masks are asked for; anything more says which.
     ambiguous = corners is None and len(chosen) == 1
-    logits, predicted_iou = persam.backbone.decode(encoded.embedding, asked, multimask=ambiguous)
+    logits, predicted_iou = persam.backbone.decode(encoded.embedding, asked, ambiguous, extra=encoded.extra)
     best = logits[predicted_iou.argmax()]
     again = Prompts(asked.points, asked.labels, corners, best)
-    logits, predicted_iou = persam.backbone.decode(encoded.embedding, again, multimask=ambiguous)
+    logits, predicted_iou = persam.backbone.decode(encoded.embedding, again, ambiguous, extra=encoded.extra)
     mask = (encoded.frame.to_original(logits[predicted_iou.argmax()][None])[0] > 0).cpu().numpy()
     if not mask.any() or mask.all():
         found = "nothing" if not mask.any() else "the whole photo"

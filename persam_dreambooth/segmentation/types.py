@@ -1,6 +1,7 @@
 """The values that enter and leave the library: reference, encoded photo, segmentation."""
 
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,10 +93,19 @@ class EncodedPhoto:
     Attributes:
         embedding: (C, h, w) float32, the features F_I of equation 3.
         frame: where the photo lies in the backbone's square.
+        extra: what the backbone's decoder needs beside the features, for instance SAM 2's finer levels.
+        other: the same photo in another encoder's features and frame, where PerSAM was given one.
     """
 
     embedding: Tensor
     frame: Frame
+    extra: tuple[Tensor, ...] = ()
+    other: Self | None = None
+
+    @property
+    def compared(self) -> Self:
+        """What the confidence map is made of (equations 4 to 7): the other encoder's features, or these."""
+        return self if self.other is None else self.other
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,12 +15,13 @@ from persam_dreambooth.cli import VERBS, main
 from persam_dreambooth.cli.generate import GenerateFlags
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.segment import SegmentFlags
+from persam_dreambooth.cli.video import VideoFlags
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.segmentation import Method
 from persam_dreambooth.training.config import GROUPS, OptimizationConfig
 
-FLAGS = {"segment": [SegmentFlags], "train": GROUPS, "generate": [GenerateFlags]}
+FLAGS = {"segment": [SegmentFlags], "video": [VideoFlags], "train": GROUPS, "generate": [GenerateFlags]}
 EVERY_FLAG = [(verb, one) for verb, groups in FLAGS.items() for group in groups for one in fields(group)]
 NEEDED = ["--images", "photos", "--reference", "dog.jpg", "--reference_mask", "dog.png", "--output", "out"]
 

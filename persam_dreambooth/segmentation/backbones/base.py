@@ -2,12 +2,13 @@
 
 import zlib
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from persam_dreambooth.devices import choose_device
+from persam_dreambooth.segmentation.geometry import PIXEL_MEAN, PIXEL_STD, Frame
 from persam_dreambooth.segmentation.guidance import Guidance
 
 
@@ -39,12 +40,25 @@ class Backbone(Protocol):
     """Side of the square model frame, in pixels."""
     device: torch.device
 
+    def frame(self, height: int, width: int) -> Frame:
+        """How this backbone wants a photo of that size: where it lies in the square, and how it is normalized."""
+        ...
+
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) float32 as `Frame.pixels` makes them, to (B, C, h, w) float32 features F_I (equation 3)."""
         ...
 
+    def encode_with_extra(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The features, and what else the decoder needs of these photos: float32 tensors, batch first; often none."""
+        ...
+
     def decode(
-        self, embedding: Tensor, prompts: Prompts, multimask: bool, guidance: Guidance | None = None
+        self,
+        embedding: Tensor,
+        prompts: Prompts,
+        multimask: bool,
+        guidance: Guidance | None = None,
+        extra: tuple[Tensor, ...] = (),
     ) -> tuple[Tensor, Tensor]:
         """Masks for one image.
 
@@ -53,6 +67,7 @@ class Backbone(Protocol):
             prompts: in the model frame.
             multimask: three masks (whole, part, sub-part) instead of one.
             guidance: attached for this call only.
+            extra: what `encode_with_extra` gave beside the features, without the batch dimension.
 
         Returns:
             (K, h', w') float32 low-resolution logits over the model square and (K,) float32
@@ -73,6 +88,10 @@ class FrozenSam:
         dtype: of the encoder's weights and arithmetic.
     """
 
+    stretch: ClassVar[bool] = False
+    mean: ClassVar[tuple[float, float, float]] = PIXEL_MEAN
+    std: ClassVar[tuple[float, float, float]] = PIXEL_STD
+
     def __init__(
         self,
         model: nn.Module,
@@ -87,12 +106,23 @@ class FrozenSam:
         model.eval().requires_grad_(False).to(device=self.device, dtype=torch.float32)
         self._encoder, self._dtype = encoder.to(dtype=dtype), dtype
 
-    @torch.no_grad()
+    def frame(self, height: int, width: int) -> Frame:
+        """See `Backbone.frame`."""
+        return Frame(height, width, self.image_size, self.stretch, self.mean, self.std)
+
     def encode(self, images: Tensor) -> Tensor:
         """See `Backbone.encode`."""
-        output = self._encoder(images.to(self.device, self._dtype))
+        return self.encode_with_extra(images)[0]
+
+    @torch.no_grad()
+    def encode_with_extra(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """See `Backbone.encode_with_extra`."""
+        return self._split(self._encoder(images.to(self.device, self._dtype)))
+
+    def _split(self, output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The encoder's output as features and extra; a family with extra has its own."""
         features: Tensor = output if isinstance(output, Tensor) else output[0]
-        return features.float()
+        return features.float(), ()
 
 
 def weights_checksum(model: nn.Module) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.backbones.base import FrozenSam, Prompts
+from persam_dreambooth.segmentation.backbones.mobile_sam import KNOWN_BY, build_mobile_sam
 from persam_dreambooth.segmentation.guidance import Guidance, guided
 
 # Width of the image encoder's tokens -> the package's name for that size.
@@ -38,7 +39,12 @@ class OriginalSam(FrozenSam):
 
     @torch.no_grad()
     def decode(
-        self, embedding: Tensor, prompts: Prompts, multimask: bool, guidance: Guidance | None = None
+        self,
+        embedding: Tensor,
+        prompts: Prompts,
+        multimask: bool,
+        guidance: Guidance | None = None,
+        extra: tuple[Tensor, ...] = (),
     ) -> tuple[Tensor, Tensor]:
         """See `Backbone.decode`."""
         sparse, dense = self._model.prompt_encoder(
@@ -58,9 +64,9 @@ class OriginalSam(FrozenSam):
 
 
 def read_checkpoint(path: Path) -> Sam:
-    """Build the `Sam` that an original `.pth` file holds.
+    """Build the `Sam` that an original `.pth` file, or MobileSAM's `.pt`, holds.
 
-    The type (ViT-B, L or H) is told from the weights, not from the file's name. The file is
+    The type (ViT-B, L or H, or MobileSAM's TinyViT) is told from the weights, not from the file's name. The file is
     read with `weights_only=True`: no code in it can run.
 
     Raises:
@@ -76,13 +82,16 @@ def read_checkpoint(path: Path) -> Sam:
     except Exception as error:  # torch's unpickler answers garbage with a dozen kinds of exception
         raise UserError(f"{path} is damaged or no PyTorch checkpoint; download it again") from error
     width = _encoder_width(state)
-    if width not in TYPE_BY_WIDTH:
+    if isinstance(state, dict) and KNOWN_BY in state:
+        sam: Sam = build_mobile_sam()
+    elif width in TYPE_BY_WIDTH:
+        sam = sam_model_registry[TYPE_BY_WIDTH[width]]()
+    else:
         found = "no SAM image encoder" if width is None else f"an image encoder of width {width}"
         raise UserError(
-            f"{path} holds {found}; an original SAM checkpoint is ViT-B, L or H (width 768, 1024 or 1280). "
-            "For another size, build the Sam yourself and pass the object"
+            f"{path} holds {found}; an original SAM checkpoint is ViT-B, L or H (width 768, 1024 or 1280) or a "
+            "MobileSAM. For another size, build the Sam yourself and pass the object"
         )
-    sam: Sam = sam_model_registry[TYPE_BY_WIDTH[width]]()
     try:
         sam.load_state_dict(state)
     except RuntimeError as error:

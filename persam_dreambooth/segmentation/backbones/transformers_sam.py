@@ -1,11 +1,19 @@
-"""Any `SamModel` of transformers as a backbone."""
+"""The SAMs of transformers as backbones: SAM, SAM-HQ, SAM 2 with EdgeTAM, and SAM 3's tracker."""
+
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import SamModel
+from transformers import EdgeTamModel, Sam2Model, Sam3TrackerModel, SamHQModel, SamModel
 
 from persam_dreambooth.segmentation.backbones.base import FrozenSam, Prompts
 from persam_dreambooth.segmentation.guidance import Guidance, guided
+
+TransformersModel = SamModel | SamHQModel | Sam2Model | EdgeTamModel | Sam3TrackerModel
+
+# SAM 2's own predictor keeps logits within this before it gives them back as a mask prompt.
+SAM2_MASK_PROMPT_LIMIT = 32.0
 
 
 class TransformersSam(FrozenSam):
@@ -20,22 +28,29 @@ class TransformersSam(FrozenSam):
 
     def __init__(
         self,
-        model: SamModel,
+        model: TransformersModel,
         name: str,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(model, model.vision_encoder, model.prompt_encoder.input_image_size, name, device, dtype)
-        self._model = model
+        side = model.prompt_encoder.input_image_size
+        assert isinstance(side, int)  # the configs also allow pairs; the models that read them do not
+        super().__init__(model, model.vision_encoder, side, name, device, dtype)
+        self._model: Any = model  # what the five classes have in common is not written down in their types
 
     @torch.no_grad()
     def decode(
-        self, embedding: Tensor, prompts: Prompts, multimask: bool, guidance: Guidance | None = None
+        self,
+        embedding: Tensor,
+        prompts: Prompts,
+        multimask: bool,
+        guidance: Guidance | None = None,
+        extra: tuple[Tensor, ...] = (),
     ) -> tuple[Tensor, Tensor]:
         """See `Backbone.decode`."""
         with guided(self._model.mask_decoder, guidance):
             output = self._model(
-                image_embeddings=embedding[None],
+                **self._photo(embedding[None], [one[None] for one in extra]),
                 input_points=prompts.points[None, None],
                 input_labels=prompts.labels[None, None],
                 input_boxes=None if prompts.box is None else prompts.box[None, None],
@@ -43,3 +58,94 @@ class TransformersSam(FrozenSam):
                 multimask_output=multimask,
             )
         return output.pred_masks[0, 0], output.iou_scores[0, 0]
+
+    def _photo(self, embedding: Tensor, extra: list[Tensor]) -> dict[str, Any]:
+        """The arguments by which this model is told what was encoded; all tensors (1, C, h, w)."""
+        return {"image_embeddings": embedding}
+
+
+class TransformersSamHQ(TransformersSam):
+    """A `transformers.SamHQModel`: a SAM with a further mask token, fed with an early layer's features.
+
+    Its masks are the sum of SAM's and the high-quality one, as its authors run it by default.
+    """
+
+    def _split(self, output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        features, early = output[:2]  # early: of all global layers, (B, h, w, width); the decoder reads the first
+        return features.float(), (early[0].float(),)
+
+    def _photo(self, embedding: Tensor, extra: list[Tensor]) -> dict[str, Any]:
+        return {"image_embeddings": embedding, "intermediate_embeddings": extra}
+
+    def decode(
+        self,
+        embedding: Tensor,
+        prompts: Prompts,
+        multimask: bool,
+        guidance: Guidance | None = None,
+        extra: tuple[Tensor, ...] = (),
+    ) -> tuple[Tensor, Tensor]:
+        """See `Backbone.decode`."""
+        predicted: list[Tensor] = []  # (1, 1, 4): of the single mask and of the three
+        head = self._model.mask_decoder.iou_prediction_head
+        with head.register_forward_hook(lambda module, args, output: predicted.append(output)):
+            logits, scores = super().decode(embedding, prompts, multimask, guidance, extra)
+        if not multimask:
+            return logits, scores
+        # The decoder sorts its masks by score. PerSAM-F weighs whole, part and sub-part: back to their own order.
+        order = predicted[0][0, 0, 1:].sort(descending=True).indices.argsort()
+        return logits[order], scores[order]
+
+
+class TransformersSam2(TransformersSam):
+    """A `transformers.Sam2Model` (SAM 2 and 2.1) or `EdgeTamModel`, on single photos.
+
+    Photos are stretched over the square. The decoder also takes two finer levels of the image encoder.
+    """
+
+    stretch: ClassVar[bool] = True
+
+    def _split(self, output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        # SAM 3 has a fourth, coarser level that its tracker does not use.
+        finest, finer, features = (level.float() for level in output.fpn_hidden_states[:3])
+        decoder = self._model.mask_decoder
+        # What the models add where there is no video before this photo.
+        features = features + self._model.no_memory_embedding.view(1, -1, 1, 1)
+        return features, (decoder.conv_s0(finest), decoder.conv_s1(finer))
+
+    def _photo(self, embedding: Tensor, extra: list[Tensor]) -> dict[str, Any]:
+        return {"image_embeddings": [*extra, embedding]}
+
+    def decode(
+        self,
+        embedding: Tensor,
+        prompts: Prompts,
+        multimask: bool,
+        guidance: Guidance | None = None,
+        extra: tuple[Tensor, ...] = (),
+    ) -> tuple[Tensor, Tensor]:
+        """See `Backbone.decode`. A single mask that is not stable gives way to the best of the three, as in SAM 2."""
+        if prompts.mask is not None:
+            limited = prompts.mask.clamp(-SAM2_MASK_PROMPT_LIMIT, SAM2_MASK_PROMPT_LIMIT)
+            prompts = replace(prompts, mask=limited)
+        return super().decode(embedding, prompts, multimask, guidance, extra)
+
+
+class TransformersSam3(TransformersSam2):
+    """A `transformers.Sam3TrackerModel`: the part of SAM 3 that takes points, boxes and masks."""
+
+    mean: ClassVar[tuple[float, float, float]] = (127.5, 127.5, 127.5)
+    std: ClassVar[tuple[float, float, float]] = (127.5, 127.5, 127.5)
+
+
+# config.json's model_type -> the model's class and the backbone's. The video models hold the same image parts.
+FAMILIES: dict[str, tuple[type[Any], type[TransformersSam]]] = {
+    "sam": (SamModel, TransformersSam),
+    "sam_hq": (SamHQModel, TransformersSamHQ),
+    "sam2": (Sam2Model, TransformersSam2),
+    "sam2_video": (Sam2Model, TransformersSam2),
+    "edgetam": (EdgeTamModel, TransformersSam2),
+    "edgetam_video": (EdgeTamModel, TransformersSam2),
+    "sam3_tracker": (Sam3TrackerModel, TransformersSam3),
+    "sam3_video": (Sam3TrackerModel, TransformersSam3),
+}

@@ -1,0 +1,64 @@
+"""`persam-dreambooth video`: a video and its subjects in, a mask per frame and an overlay video out."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from persam_dreambooth.cli.parsing import parse
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation import Method, PerSAM, Subject
+from persam_dreambooth.video import LOG_NAME, OVERLAY_NAME, segment_video
+
+
+@dataclass
+class VideoFlags:
+    """The verb's flags."""
+
+    video: str | None = field(default=None, metadata={"help": "a video file, or a folder of frames"})
+    first_mask: str | None = field(
+        default=None,
+        metadata={
+            "help": "where the subjects are in the first frame: one mask, or a palette PNG with labels 1, 2, ..."
+        },
+    )
+    subject: list[str] = field(
+        default_factory=list,
+        metadata={"help": "or subjects that `segment` saved (subject.safetensors), looked for in all frames"},
+    )
+    output: str | None = field(default=None, metadata={"help": "folder for masks/, frames.jsonl and overlay.mp4"})
+    sam: str = field(
+        default="facebook/sam-vit-huge", metadata={"help": "a SAM: hub name, folder, or original .pth checkpoint"}
+    )
+    lost_below: float = field(
+        default=0.7,
+        metadata={"help": "mask quality below which a subject counts as gone until it is found again; 0 never does"},
+    )
+    device: str | None = field(
+        default=None, metadata={"help": "cpu, cuda, cuda:1, mps; an accelerator is taken where there is one"}
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = field(
+        default="float32", metadata={"help": "precision of SAM's image encoder"}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("video", "output"):
+            if not getattr(self, name):
+                raise UserError(f"--{name} is missing; see --help")
+        if bool(self.first_mask) == bool(self.subject):
+            raise UserError("a video needs its subjects from one place: give --first_mask, or --subject")
+
+
+def run(program: str, argv: list[str]) -> None:
+    """Segment the video, then say where it lies."""
+    (flags,) = parse([VideoFlags], argv, program, "Follow subjects through a video.")
+    subjects = [Subject.load(path) for path in flags.subject] or None
+    finetuned = subjects[0].mask_weights is not None if subjects else True
+    method = Method.persam_f() if finetuned else Method()
+    persam = PerSAM.from_pretrained(flags.sam, method, flags.device, getattr(torch, flags.dtype))
+    output = Path(flags.output)
+    first_mask = Path(flags.first_mask) if flags.first_mask else None
+    count = segment_video(persam, Path(flags.video), output, subjects, first_mask, flags.lost_below or None)
+    print(f"{count} frames in {output / 'masks'}, scores in {output / LOG_NAME}")
+    print(f"look at them: {output / OVERLAY_NAME}")

@@ -1,0 +1,117 @@
+"""COCO's ways of writing masks, and pickled annotations that are read without running their code."""
+
+import collections
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from persam_dreambooth.errors import UserError
+
+# What annotations are made of besides plain values. Of anything else a pickle could make a program.
+HARMLESS = {
+    ("collections", "OrderedDict"),
+    ("collections", "defaultdict"),
+    ("builtins", "dict"),
+    ("builtins", "list"),
+    ("builtins", "set"),
+    ("_codecs", "encode"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy._core.numeric", "_frombuffer"),
+}
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        module = module.replace("numpy.core", "numpy._core")  # as numpy 1 wrote it
+        if (module, name) not in HARMLESS:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return super().find_class(module, name)
+
+
+def read_annotations(path: Path) -> dict[Any, Any]:
+    """The dictionary in a pickle file; only plain values, collections and numpy arrays are let in.
+
+    Raises:
+        UserError: no such file, damaged, no dictionary, or more than annotations in it.
+    """
+    try:
+        with path.open("rb") as file:
+            stored = _Reader(file).load()
+    except FileNotFoundError as error:
+        raise UserError(f"no annotations at {path}; check the path") from error
+    except Exception as error:  # pickle answers damage with a dozen kinds of exception
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} is damaged or holds more than annotations ({reason}); download it again") from error
+    if not isinstance(stored, dict):
+        raise UserError(f"{path} holds a {type(stored).__name__}, not a dictionary of annotations; download it again")
+    return collections.OrderedDict(stored)
+
+
+def coco_tools() -> Any:
+    """The `mask` module of pycocotools.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise UserError(
+            "this benchmark's masks are COCO's, which pycocotools reads, and it is not installed; "
+            "pip install 'persam-dreambooth[eval]'"
+        ) from error
+    return mask
+
+
+def union_of(segmentations: list[Any], height: int, width: int) -> NDArray[np.bool_]:
+    """(height, width) bool, the union of masks.
+
+    Args:
+        segmentations: each a list of polygons [x0, y0, x1, y1, ...] in pixels, a run-length
+            encoding (dictionary of `size` and `counts`, packed or not), or an (height, width) array.
+        height, width: of the photo, in pixels.
+
+    Raises:
+        UserError: something else, or a mask of another size.
+    """
+    tools, union = coco_tools(), np.zeros((height, width), bool)
+    for segmentation in segmentations:
+        if isinstance(segmentation, np.ndarray):
+            mask = segmentation > 0
+        elif isinstance(segmentation, list):
+            polygons = [np.asarray(polygon, dtype=float).ravel().tolist() for polygon in segmentation]
+            mask = tools.decode(tools.merge(tools.frPyObjects(polygons, height, width))) > 0
+        elif isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
+            packed = isinstance(segmentation["counts"], str | bytes)
+            mask = tools.decode(segmentation if packed else tools.frPyObjects(segmentation, height, width)) > 0
+        else:
+            raise UserError(
+                f"a mask is polygons, a run-length encoding or an array, not {type(segmentation).__name__}"
+            )
+        if mask.shape != union.shape:
+            raise UserError(f"a mask of {mask.shape} does not fit its photo of {union.shape} (height, width)")
+        union |= mask
+    return union
+
+
+Box = tuple[int, int, int, int]
+"""XYXY in pixels, the last row and column outside."""
+
+
+def cropped(image: Image.Image, mask: NDArray[np.bool_], box: Box) -> tuple[Image.Image, NDArray[np.bool_]]:
+    """A photo and its (H, W) bool mask, cut to a box that may reach over the edge."""
+    left, top, right, bottom = inside(box, *image.size)
+    return image.crop((left, top, right, bottom)), mask[top:bottom, left:right]
+
+
+def inside(box: Box, width: int, height: int) -> Box:
+    """The part of a box that lies on a photo."""
+    left, top, right, bottom = box
+    return max(0, left), max(0, top), min(width, right), min(height, bottom)

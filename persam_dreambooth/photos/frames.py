@@ -1,0 +1,148 @@
+"""Videos on disk: frames in, one at a time, from a video file or a folder; overlay videos out."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files
+
+PALETTE = ((230, 60, 80), (60, 140, 240), (70, 190, 90), (240, 180, 40), (160, 90, 220), (40, 190, 190))
+"""Colours of the subjects, in the order of their labels; they repeat."""
+DEFAULT_RATE = Fraction(25)
+CODECS = ("libx264", "mpeg4")
+"""In this order, whichever the decoder library was built with; browsers play the first."""
+
+
+class FrameSink(Protocol):
+    """What `overlay_video` yields."""
+
+    def __call__(self, frame: Image.Image, labels: NDArray[np.uint8]) -> None:
+        """Add one frame with its (H, W) labels."""
+        ...
+
+
+def count_frames(source: Path) -> int | None:
+    """How many frames there are, as far as the file says; None where it does not.
+
+    Raises:
+        UserError: as `read_frames`.
+    """
+    if source.is_dir():
+        return len(files.find_photos(source))
+    with _open_video(source) as container:
+        return container.streams.video[0].frames or None
+
+
+def frame_rate(source: Path) -> Fraction:
+    """Frames a second; 25 for a folder."""
+    if source.is_dir():
+        return DEFAULT_RATE
+    with _open_video(source) as container:
+        return Fraction(container.streams.video[0].average_rate or DEFAULT_RATE)
+
+
+def read_frames(source: Path) -> Iterator[Image.Image]:
+    """Upright RGB frames in order; no more than one is held at a time.
+
+    Args:
+        source: a video file, or a folder of frames sorted by name.
+
+    Raises:
+        UserError: neither, or it cannot be decoded, or a frame has another size than the first.
+    """
+    size = None
+    for number, frame in enumerate(_frames(source)):
+        size = size or frame.size
+        if frame.size != size:
+            raise UserError(
+                f"frame {number} of {source} has {frame.width} x {frame.height} pixels, the first {size[0]} x "
+                f"{size[1]}; all frames of a video have one size"
+            )
+        yield frame
+
+
+def _frames(source: Path) -> Iterator[Image.Image]:
+    if source.is_dir():
+        yield from map(files.read_photo, files.find_photos(source))
+        return
+    with _open_video(source) as container:
+        try:
+            for frame in container.decode(video=0):
+                turned = frame.to_image()
+                yield turned.rotate(frame.rotation, expand=True) if frame.rotation else turned
+        except _av().error.FFmpegError as error:
+            raise UserError(f"the video {source} is damaged ({error}); its frames cannot all be read") from error
+
+
+@contextmanager
+def _open_video(source: Path) -> Iterator[Any]:
+    if not source.is_file():
+        raise UserError(f"no video at {source}; give a video file or a folder of frames")
+    av = _av()
+    try:
+        container = av.open(str(source))
+    except av.error.FFmpegError as error:
+        raise UserError(f"{source} is no video that can be read ({error}); convert it, or give its frames") from error
+    with container:
+        if not container.streams.video:
+            raise UserError(f"{source} holds no video stream; give a video file or a folder of frames")
+        yield container
+
+
+def _av() -> Any:
+    """PyAV, which only video needs."""
+    try:
+        import av
+    except ImportError as error:
+        raise UserError("videos need PyAV; install it with `pip install persam-dreambooth[video]`") from error
+    return av
+
+
+def colour_overlay(frame: Image.Image, labels: NDArray[np.uint8]) -> Image.Image:
+    """A frame with each subject half covered in its colour."""
+    levels = np.array(frame)
+    for label in np.unique(labels[labels > 0]):
+        inside = labels == label
+        colour = np.array(PALETTE[(label - 1) % len(PALETTE)])
+        levels[inside] = (levels[inside] * 0.5 + colour * 0.5).astype(np.uint8)
+    return Image.fromarray(levels)
+
+
+def write_labels(labels: NDArray[np.uint8], path: Path) -> None:
+    """Save (H, W) labels as a palette PNG, as DAVIS has them: the values are the labels, the colours for people."""
+    picture = Image.fromarray(labels, mode="P")
+    colours: Sequence[int] = [level for number in range(255) for level in PALETTE[number % len(PALETTE)]]
+    picture.putpalette([0, 0, 0, *colours])
+    with files.replacing(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+@contextmanager
+def overlay_video(path: Path, size: tuple[int, int], rate: Fraction) -> Iterator[FrameSink]:
+    """Write a video of overlays; it is there, whole, when the block ends well.
+
+    Args:
+        path: of the video; its suffix names the container.
+        size: (width, height) in pixels; an odd edge loses its last pixel, since codecs want even ones.
+        rate: frames a second.
+    """
+    av = _av()
+    width, height = (max(2, edge - edge % 2) for edge in size)
+    codec = next(name for name in CODECS if name in av.codecs_available)
+    with files.replacing(path) as temporary, av.open(str(temporary), "w", format=path.suffix[1:]) as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+
+        def add(frame: Image.Image, labels: NDArray[np.uint8]) -> None:
+            picture = colour_overlay(frame, labels).crop((0, 0, width, height))
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+
+        yield add
+        container.mux(stream.encode())

@@ -1,0 +1,137 @@
+"""Subjects followed through a video, frame by frame: the confidence map, and where each was in the frame before.
+
+The authors' way (their video code), and one thing more: a subject that leaves is given up, its last place is
+forgotten, and it is taken up again where the confidence map finds it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation import location
+from persam_dreambooth.segmentation.backbones import Prompts
+from persam_dreambooth.segmentation.geometry import bounding_box
+from persam_dreambooth.segmentation.persam import PerSAM
+from persam_dreambooth.segmentation.subject import Subject
+from persam_dreambooth.segmentation.types import EncodedPhoto, Picture
+
+POINTS = 2
+"""Most confident pixels that prompt the decoder; the authors' number."""
+WIDENED = 10
+"""Pixels by which the box of the frame before is widened on each side; the authors' number."""
+
+
+@dataclass(frozen=True, eq=False)
+class VideoFrame:
+    """The subjects in one frame.
+
+    Attributes:
+        labels: (H, W) uint8, 0 for the background and n for the n-th subject; no pixel has two.
+        scores: predicted IoU of each subject's mask; None for one that is not there.
+    """
+
+    labels: NDArray[np.uint8]
+    scores: tuple[float | None, ...]
+
+
+class VideoSegmenter:
+    """Follow subjects from frame to frame; memory does not grow with their number.
+
+    Args:
+        persam: whose backbone looks; with `Method.persam_f()` subjects have the authors' feature.
+        subjects: whom to follow, in the order of their labels.
+        lost_below: predicted IoU below which a subject counts as gone; None never gives one up, as the authors.
+
+    Raises:
+        UserError: no subject, or more than a label can number.
+    """
+
+    def __init__(self, persam: PerSAM, subjects: Sequence[Subject], lost_below: float | None = 0.7) -> None:
+        if not 1 <= len(subjects) <= 255:
+            raise UserError(f"a video is segmented for 1 to 255 subjects, not {len(subjects)}")
+        for subject in subjects:
+            persam.check(subject)
+        self._persam, self._subjects, self._lost_below = persam, list(subjects), lost_below
+        self._boxes: list[Tensor | None] = [None] * len(subjects)
+
+    def follow(self, frames: Iterable[Picture], first_labels: NDArray[np.uint8] | None = None) -> Iterator[VideoFrame]:
+        """Segment frames as they come; one `VideoFrame` for each.
+
+        Args:
+            frames: of any number, all of one size.
+            first_labels: (H, W) uint8, where the subjects are in the first frame, when that is
+                known; it is handed back as the first result.
+        """
+        for frame in frames:
+            if first_labels is not None:
+                result = VideoFrame(first_labels, tuple(1.0 for _ in self._subjects))
+                first_labels = None
+            else:
+                result = self._look(self._persam.encode([frame])[0])
+            self._remember(result)
+            yield result
+
+    def _remember(self, seen: VideoFrame) -> None:
+        """Keep each subject's box; of one that is not there nothing."""
+        masks = [torch.from_numpy(seen.labels == number) for number in range(1, len(self._subjects) + 1)]
+        self._boxes = [bounding_box(mask) for mask in masks]
+
+    @torch.no_grad()
+    def _look(self, photo: EncodedPhoto) -> VideoFrame:
+        """All subjects in one frame, each pixel given to the one with the highest logit above zero."""
+        size = (photo.frame.height, photo.frame.width)
+        best = torch.zeros(size, device=photo.embedding.device)
+        labels = torch.zeros(size, dtype=torch.uint8, device=best.device)
+        scores: list[float | None] = []
+        for number, (subject, box) in enumerate(zip(self._subjects, self._boxes, strict=True), start=1):
+            logits, score = self._find(photo, subject, box)
+            gone = self._lost_below is not None and score < self._lost_below
+            if not gone:
+                ahead = logits > best
+                labels[ahead], best = number, torch.maximum(best, logits)
+            scores.append(None if gone or not (logits > 0).any() else score)
+        return VideoFrame(labels.cpu().numpy(), tuple(scores))
+
+    def _find(self, photo: EncodedPhoto, subject: Subject, before: Tensor | None) -> tuple[Tensor, float]:
+        """One subject's (H, W) logits and predicted IoU, in three decodes.
+
+        The first is prompted with the most confident pixels and, where the subject was seen in
+        the frame before, with the middle of its widened box and that box; of three masks the
+        largest goes on. The other two are cascaded post-refinement.
+        """
+        frame, decode = photo.frame, self._persam.backbone.decode
+        compared = photo.compared
+        similarity = location.confidence_map(subject.target_feature, compared.embedding)
+        flat = location.to_photo(similarity, compared.frame).flatten()
+        index = flat.topk(min(POINTS, len(flat))).indices
+        points = torch.stack([index % frame.width, index // frame.width], dim=-1)
+        box = None
+        if before is not None:
+            edges = _widened(before, frame.width, frame.height)
+            points = torch.cat([points, edges.view(2, 2).sum(0, keepdim=True).to(points.device) // 2])
+            box = frame.to_model(edges.view(2, 2)).flatten()
+        model_points, labels = frame.to_model(points), torch.ones(len(points), dtype=torch.int64, device=points.device)
+        logits, scores = decode(photo.embedding, Prompts(model_points, labels, box), True, extra=photo.extra)
+        kept = logits[(frame.to_original(logits) > 0).sum((1, 2)).argmax()]
+        for with_box in (False, True):
+            tight = bounding_box(frame.to_original(kept[None])[0] > 0) if with_box else None
+            if with_box and tight is None:
+                return torch.full((frame.height, frame.width), -1.0, device=kept.device), 0.0
+            model_box = None if tight is None else frame.to_model(tight.view(2, 2)).flatten()
+            asked = Prompts(model_points, labels, model_box, kept)
+            logits, scores = decode(photo.embedding, asked, True, extra=photo.extra)
+            kept = logits[scores.argmax()]
+        return frame.to_original(kept[None])[0], float(scores.max())
+
+
+def _widened(box: Tensor, width: int, height: int) -> Tensor:
+    """A (4,) XYXY box with `WIDENED` pixels more on each side, inside of the photo."""
+    edges = box + torch.tensor([-WIDENED, -WIDENED, WIDENED, WIDENED], device=box.device)
+    return edges.clamp(min=torch.zeros(4, device=box.device).long()).minimum(
+        torch.tensor([width, height, width, height], device=box.device)
+    )

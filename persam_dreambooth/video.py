@@ -1,0 +1,125 @@
+"""A video and its subjects in; label masks, scores and an overlay video out.
+
+Where frames on disk and segmentation meet; `preprocessing.py` is the same for photos.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files, frames
+from persam_dreambooth.segmentation import PerSAM, Reference, Subject, VideoSegmenter
+
+LOG_NAME, OVERLAY_NAME, MASKS = "frames.jsonl", "overlay.mp4", "masks"
+
+
+@dataclass(frozen=True)
+class FrameLine:
+    """One line of `frames.jsonl`.
+
+    Attributes:
+        frame: number, from 0.
+        mask: path relative to the output folder.
+        scores: predicted IoU of each subject's mask, None for one that is not there.
+    """
+
+    frame: int
+    mask: str
+    scores: list[float | None]
+
+
+def segment_video(
+    persam: PerSAM,
+    source: Path,
+    output: Path,
+    subjects: list[Subject] | None = None,
+    first_mask: Path | None = None,
+    lost_below: float | None = 0.7,
+) -> int:
+    """Follow subjects through a video file or a folder of frames; memory does not grow with its length.
+
+    Args:
+        persam: whose backbone looks.
+        source: the video.
+        output: folder for `masks/00000.png` ..., `frames.jsonl` and `overlay.mp4`; must be empty or absent.
+        subjects: saved subjects to look for; None makes them from the first frame and `first_mask`.
+        first_mask: where they are in the first frame: a palette or grey picture whose values
+            are labels, or any drawing of one mask.
+        lost_below: predicted IoU below which a subject counts as gone; None never gives one up.
+
+    Returns:
+        How many frames there were.
+
+    Raises:
+        UserError: no video, no subject, or a first mask of another size than the frames.
+    """
+    files.check_output_folder(output)
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"{output} is not empty; choose another output folder or delete this one")
+    if (subjects is None) == (first_mask is None):
+        raise UserError("a video needs its subjects from one place: saved subjects, or the first frame's mask")
+    total = frames.count_frames(source)
+    pictures = frames.read_frames(source)
+    first = next(pictures, None)
+    if first is None:
+        raise UserError(f"{source} holds no frame; give another video")
+    labels = None
+    if first_mask is not None:
+        labels = read_labels(first_mask, first)
+        subjects = [persam.personalize(Reference(first, labels == number)) for number in range(1, labels.max() + 1)]
+    segmenter = VideoSegmenter(persam, subjects or [], lost_below)
+    return _write(segmenter, chain([first], pictures), labels, output, frames.frame_rate(source), total)
+
+
+def _write(
+    segmenter: VideoSegmenter,
+    pictures: Iterator[Image.Image],
+    labels: NDArray[np.uint8] | None,
+    output: Path,
+    rate: Fraction,
+    total: int | None,
+) -> int:
+    """Segment and write a frame at a time."""
+    number = 0
+    first = next(pictures)
+    overlay = frames.overlay_video(output / OVERLAY_NAME, first.size, rate)
+    with overlay as add, files.replacing(output / LOG_NAME) as beside, beside.open("w") as log:
+        progress = tqdm(chain([first], pictures), desc="Segmenting", unit="frame", total=total)
+        for number, picture in enumerate(progress):
+            (seen,) = segmenter.follow([picture], labels if number == 0 else None)
+            path = f"{MASKS}/{number:05d}.png"
+            frames.write_labels(seen.labels, output / path)
+            add(picture, seen.labels)
+            scores = [None if score is None else round(score, 6) for score in seen.scores]
+            log.write(json.dumps(asdict(FrameLine(number, path, scores))) + "\n")
+    return number + 1
+
+
+def read_labels(path: Path, frame: Image.Image) -> NDArray[np.uint8]:
+    """The first frame's labels, (H, W) uint8 in 0..n.
+
+    A palette picture's values are the labels, as DAVIS has them; anything else is one mask.
+
+    Raises:
+        UserError: another size than the frame's, empty, or labels with a gap.
+    """
+    picture = files.read_picture(path)
+    labels = np.asarray(picture) if picture.mode == "P" else files.read_mask(path).astype(np.uint8)
+    if labels.shape != (frame.height, frame.width):
+        raise UserError(
+            f"the first mask {path} has {labels.shape[1]} x {labels.shape[0]} pixels, the video's frames "
+            f"{frame.width} x {frame.height}; draw it on the first frame"
+        )
+    there = np.unique(labels[labels > 0]).tolist()
+    if not there or there != list(range(1, len(there) + 1)):
+        raise UserError(f"the first mask {path} has the labels {there or 'none'}; number the subjects 1, 2, 3, ...")
+    return np.asarray(labels, dtype=np.uint8)

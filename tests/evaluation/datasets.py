@@ -1,0 +1,153 @@
+"""The benchmarks' layouts with drawn photos in them: small enough to score in a second."""
+
+import json
+import pickle
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco
+
+from tests.scene import scene
+
+HEIGHT, WIDTH = 40, 60
+
+
+def write(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, quality=95)
+
+
+def write_perseg(root, objects=("cat", "dog"), photos=3):
+    """`photos` of each object, the masks with PerSeg's value 128."""
+    for number, name in enumerate(objects):
+        for photo in range(photos):
+            image, disc = scene(HEIGHT, WIDTH, seed=10 * number + photo)
+            disc = np.roll(disc, (4 * photo, -6 * photo), (0, 1))
+            image = np.where(disc[..., None], (200, 80, 40), image).astype(np.uint8)
+            write(root / "Images" / name / f"{photo:02d}.jpg", image)
+            write(root / "Annotations" / name / f"{photo:02d}.png", disc.astype(np.uint8) * 128)
+    return root
+
+
+def write_fss(root, classes=("ab_wheel", "abacus"), photos=3):
+    """Classes to test on, and one that is not."""
+    for number, name in enumerate((*classes, "zucchini")):
+        for photo in range(1, photos + 1):
+            image, disc = scene(HEIGHT, WIDTH, seed=10 * number + photo)
+            write(root / "data" / name / f"{photo}.jpg", image)
+            write(root / "data" / name / f"{photo}.png", np.repeat(disc[..., None], 3, 2).astype(np.uint8) * 255)
+    (root / "splits").mkdir()
+    (root / "splits" / "test.txt").write_text("".join(f"{name}\n" for name in classes))
+    return root
+
+
+def packed(mask):
+    """A mask as COCO's packed run lengths, the counts as text, as JSON has them."""
+    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
+
+
+def dump(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(value))
+
+
+def square(top, left, side):
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[top : top + side, left : left + side] = True
+    return mask
+
+
+def polygon(top, left, side):
+    """The same square as a polygon along the pixels' edges."""
+    return [[left, top, left + side, top, left + side, top + side, left, top + side]]
+
+
+def write_lvis(root, classes=23, photos=4):
+    """Classes with two squares a photo, one a polygon and one run lengths; one class more has a single photo."""
+    stored = {}
+    for photo in range(photos):
+        write(root / "coco" / "val2017" / f"{photo}.jpg", scene(HEIGHT, WIDTH, photo)[0])
+    for group in range(1, classes + 2):
+        shown = range(photos) if group <= classes else range(1)
+        stored[group] = {
+            f"val2017/{photo}.jpg": {
+                "annotations": [
+                    {"segmentation": polygon(2, group, 10)},
+                    {"segmentation": packed(square(20, 2 * photo, 10))},
+                ]
+            }
+            for photo in shown
+        }
+    dump(root / "lvis_val.pkl", stored)
+    dump(root / "lvis_train.pkl", stored)
+    return root
+
+
+def write_paco(root, classes=8, photos=4):
+    """Two objects a photo, 30 x 30 boxes side by side, each with every part: a square inside its box."""
+    cid2img = {group: [] for group in range(classes)}
+    img2anno = {}
+    for photo in range(photos):
+        write(root / "coco" / "val2017" / f"{photo}.jpg", scene(HEIGHT, WIDTH, photo)[0])
+        img2anno[photo] = [
+            {
+                "category_id": np.int64(group),
+                "obj_ann_id": 100 * photo + one,
+                "obj_bbox": [30.0 * one, 5.0, 30.0, 30.0],
+                "segmentation": packed(square(8 + group, 30 * one + 3, 10)),
+            }
+            for group in range(classes)
+            for one in (0, 1)
+        ]
+        for group in range(classes):
+            cid2img[group] += [{photo: f"coco/val2017/{photo}.jpg"}] * 2  # named twice, as in the real lists
+    cid2img[classes - 1] = cid2img[classes - 1][:2]  # of the last class there is one photo only
+    for name in ("train", "val"):
+        dump(root / "paco" / f"paco_part_{name}.pkl", {"cid2img": cid2img, "img2anno": img2anno})
+    return root
+
+
+def write_pascal(root, photos=4):
+    """One animal with a head; of the photos the first also shows one without. The other folds have one part each."""
+    folder = root / "VOCdevkit" / "VOC2010"
+    annotations = folder / "Annotations_Part_json_merged_part_classes"
+    annotations.mkdir(parents=True)
+    names = [f"2008_{number:06d}" for number in range(photos)]
+    for number, name in enumerate(names):
+        write(folder / "JPEGImages" / f"{name}.jpg", scene(HEIGHT, WIDTH, number)[0])
+        box = {"xmin": "10", "ymin": "5", "xmax": "40", "ymax": "35"}
+        head = {"name": "HEAD", "mask": [packed(square(8, 12, 10)), packed(square(20, 12 + number, 10))]}
+        owners = [{"name": "dog", "bndbox": box, "parts": [head]}, {"name": "bird", "bndbox": box, "parts": [head]}]
+        if number == 0:
+            owners.insert(0, {"name": "dog", "bndbox": box, "parts": []})
+        (annotations / f"{name}.json").write_text(json.dumps({"object": owners}))
+    lists = {"train": names[:1], "val": names}
+    index = {
+        "animals": {"object": {"dog": {"part": {"HEAD": lists, "TAIL": {"train": [], "val": names}}}}},
+        "indoor": {"object": {"bird": {"part": {"HEAD": lists}}}},
+        "person": {"object": {"dog": {"part": {"HEAD": lists}}}},
+        "vehicles": {"object": {"aeroplane": {"part": {"TAIL": lists}}, "bird": {"part": {"HEAD": lists}}}},
+    }
+    (folder / "all_obj_part_to_image.json").write_text(json.dumps(index))
+    return root
+
+
+def write_davis(root, videos=("bear", "bike"), frames=5):
+    """Two squares that move two pixels a frame; one pixel in the corner is void."""
+    for video in videos:
+        for frame in range(frames):
+            labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+            labels[5:15, 5 + 2 * frame : 15 + 2 * frame] = 1
+            labels[22:34, 10 + 2 * frame : 22 + 2 * frame] = 2
+            labels[-1, -1] = 255
+            colours = np.array([(60, 120, 60), (220, 60, 40), (40, 60, 220)], np.uint8)[labels % 255]
+            write(root / "JPEGImages" / "480p" / video / f"{frame:05d}.jpg", colours)
+            picture = Image.fromarray(labels).convert("P")
+            picture.putpalette([value for number in range(256) for value in (number, 255 - number, 7)])
+            path = root / "Annotations" / "480p" / video / f"{frame:05d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+    (root / "ImageSets" / "2017").mkdir(parents=True)
+    (root / "ImageSets" / "2017" / "val.txt").write_text("".join(f"{video}\n" for video in videos))
+    return root

@@ -1,0 +1,136 @@
+"""Guards frames on disk: real video files in and out, folders of frames, label pictures."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files, frames
+
+
+def a_frame(number, size=(64, 48)):
+    """A square that moves three pixels a frame over a grey ground, and its labels."""
+    levels = np.full((size[1], size[0], 3), 90, np.uint8)
+    labels = np.zeros(levels.shape[:2], np.uint8)
+    labels[10:30, 3 * number : 3 * number + 16] = 1
+    levels[labels > 0] = (200, 180, 40)
+    return Image.fromarray(levels), labels
+
+
+@pytest.fixture
+def video(tmp_path):
+    """A video of ten frames, 12 a second, without overlay."""
+    path = tmp_path / "dog.mp4"
+    with frames.overlay_video(path, (64, 48), Fraction(12)) as add:
+        for number in range(10):
+            add(a_frame(number)[0], np.zeros((48, 64), np.uint8))
+    return path
+
+
+def test_a_video_is_read_as_it_was_written(video):
+    read = list(frames.read_frames(video))
+    assert (len(read), frames.count_frames(video), frames.frame_rate(video)) == (10, 10, 12)
+    for number, frame in enumerate(read):
+        difference = np.abs(np.asarray(frame).astype(int) - np.asarray(a_frame(number)[0]))
+        assert difference.mean() < 8  # what the codec loses
+    assert [path.name for path in video.parent.iterdir()] == ["dog.mp4"]
+
+
+def test_the_overlay_lies_on_the_subject(tmp_path):
+    path = tmp_path / "overlay.mp4"
+    with frames.overlay_video(path, (64, 48), Fraction(12)) as add:
+        for number in range(4):
+            add(*a_frame(number))
+    for number, frame in enumerate(frames.read_frames(path)):
+        plain, labels = a_frame(number)
+        change = np.abs(np.asarray(frame).astype(int) - np.asarray(plain)).sum(-1)
+        assert change[labels > 0].mean() > 5 * change[labels == 0].mean()
+
+
+def test_a_folder_of_frames_is_a_video(tmp_path):
+    for number in range(3):
+        files.write_picture(a_frame(number)[0], tmp_path / f"{number:05}.png")
+    read = list(frames.read_frames(tmp_path))
+    assert (frames.count_frames(tmp_path), frames.frame_rate(tmp_path)) == (3, 25)
+    assert all(np.array_equal(frame, a_frame(number)[0]) for number, frame in enumerate(read))
+
+
+def test_a_video_lying_on_its_side_is_turned_upright(tmp_path):
+    path = tmp_path / "turned.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        if not hasattr(stream, "set_display_rotation"):
+            pytest.skip("this PyAV cannot write a rotation; frames without one are tested above")
+        stream.set_display_rotation(90)
+        container.mux(stream.encode(av.VideoFrame.from_image(a_frame(0)[0])))
+        container.mux(stream.encode())
+    (frame,) = frames.read_frames(path)
+    assert frame.size == (48, 64)
+
+
+def test_no_more_than_a_few_frames_are_read_ahead(video):
+    reading = frames.read_frames(video)
+    next(reading)
+    reading.close()
+    video.unlink()  # nothing holds the file open any more
+
+
+def test_labels_are_the_values_of_a_palette_picture(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 200, (7, 9), dtype=np.uint8)
+    frames.write_labels(labels, tmp_path / "labels.png")
+    read = Image.open(tmp_path / "labels.png")
+    assert read.mode == "P"
+    np.testing.assert_array_equal(np.asarray(read), labels)
+    colours = np.asarray(read.convert("RGB"))
+    assert (colours[labels == 0] == 0).all()
+    assert (colours[labels == 1] == frames.PALETTE[0]).all()
+
+
+def test_an_odd_size_loses_its_last_pixel_only(tmp_path):
+    path = tmp_path / "odd.mp4"
+    with frames.overlay_video(path, (65, 49), Fraction(5)) as add:
+        add(*a_frame(0, (65, 49)))
+    assert [frame.size for frame in frames.read_frames(path)] == [(64, 48)]
+
+
+def test_an_interrupted_video_leaves_nothing(tmp_path):
+    path = tmp_path / "cut.mp4"
+    with pytest.raises(RuntimeError), frames.overlay_video(path, (64, 48), Fraction(5)) as add:
+        add(*a_frame(0))
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_video_is_refused_in_one_line(tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    silent = tmp_path / "silent.wav"
+    with av.open(str(silent), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
+        frame.rate = 8000
+        container.mux(stream.encode(frame))
+    for path, complaint in (
+        ("absent.mp4", "no video at"),
+        ("text.mp4", "no video that"),
+        ("silent.wav", "no video s"),
+    ):
+        with pytest.raises(UserError, match=complaint) as refusal:
+            list(frames.read_frames(tmp_path / path))
+        assert "\n" not in str(refusal.value)
+
+
+def test_frames_of_several_sizes_are_refused(tmp_path):
+    for number, size in enumerate([(64, 48), (48, 64)]):
+        files.write_picture(a_frame(0, size)[0], tmp_path / f"{number}.png")
+    with pytest.raises(UserError, match=r"frame 1 of .* 48 x 64 pixels, the first 64 x 48"):
+        list(frames.read_frames(tmp_path))
+
+
+def test_a_truncated_video_says_so(video):
+    video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"dog\.mp4"):
+        list(frames.read_frames(video))

@@ -226,7 +226,7 @@ def table(results: dict[str, dict[str, list[float]]], recipe: Recipe) -> str:
 
 
 def grid(output: Path, letters: list[str], recipe: Recipe, seed: int = 0) -> Image.Image:
-    """For each subject: its photo, then a row of pictures an arm, one picture a scene."""
+    """For each subject, in two columns: a row of pictures an arm, its photo first, then one picture a scene."""
     blocks = []
     for album in albums():
         tiles, captions = [], []
@@ -239,7 +239,8 @@ def grid(output: Path, letters: list[str], recipe: Recipe, seed: int = 0) -> Ima
                 tiles.append(strip.crop((left, 0, left + strip.height, strip.height)))
                 captions.append(scene)
         blocks.append(drawing.sheet(tiles, captions, columns=8, tile=96))
-    return drawing.joined(blocks)
+    half = -(-len(blocks) // 2)
+    return drawing.joined([drawing.joined(blocks[:half]), drawing.joined(blocks[half:])], across=True)
 
 
 def main() -> None:

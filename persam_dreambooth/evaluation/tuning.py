@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
-from torchvision.ops import sigmoid_focal_loss
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.running import Contestant, Finder
@@ -29,9 +28,8 @@ from persam_dreambooth.segmentation import (
     Subject,
     location,
 )
+from persam_dreambooth.segmentation.mask_weights import LEARNING_RATE, STEPS, dice_and_focal
 
-STEPS, LEARNING_RATE = 1000, 1e-3
-"""PerSAM-F's own (section 4.1)."""
 PROMPT_TOKENS, ADAPTER_WIDTH, LORA_RANK = 16, 64, 4
 
 Tuner = Callable[[nn.Module], None]
@@ -55,7 +53,7 @@ def three_weights(backbone: Backbone, method: Method, steps: int = STEPS) -> Con
 def fit_three_weights(logits: Tensor, foreground: Tensor, steps: int = STEPS) -> Tensor:
     """The (3,) float32 weights with which (3, H, W) logits together come closest to (H, W) float32 in {0, 1}."""
     weights = nn.Parameter(torch.full((3,), 1 / 3, device=logits.device))
-    _descend([weights], lambda: mask_loss(torch.einsum("k,khw->hw", weights, logits), foreground), steps)
+    _descend([weights], lambda: dice_and_focal(torch.einsum("k,khw->hw", weights, logits), foreground), steps)
     return weights.detach()
 
 
@@ -126,14 +124,14 @@ def lora(transformer: Any) -> None:
 def _at_thirds(persam: PerSAM, reference: Reference) -> tuple[Subject, EncodedPhoto]:
     """PerSAM-F's subject before its fit, and the reference photo encoded."""
     (photo,) = persam.encode([reference.pixels])
-    subject = persam.personalize(reference)
-    return replace(subject, mask_weights=torch.full((3,), 1 / 3, device=photo.embedding.device)), photo
+    thirds = torch.full((3,), 1 / 3, device=photo.embedding.device)
+    return persam.personalize(reference, thirds), photo
 
 
 def _question(photo: EncodedPhoto, subject: Subject) -> Prompts:
     """The one positive point that PerSAM-F is fitted with."""
-    similarity = location.confidence_map(subject.target_feature, photo.embedding)
-    points, labels = location.location_prior(location.to_photo(similarity, photo.frame), negative=False)
+    confidence = location.on_photo(subject.target_feature, photo)
+    points, labels = location.location_prior(confidence, negative=False)
     return Prompts(photo.frame.to_model(points), labels)
 
 
@@ -152,7 +150,7 @@ def _tune(
 
     def loss() -> Tensor:
         logits, _ = backbone.decode(photo.embedding, asked, multimask=True, extra=photo.extra)
-        return mask_loss(photo.frame.to_original(logits.mean(0, keepdim=True))[0], foreground)
+        return dice_and_focal(photo.frame.to_original(logits.mean(0, keepdim=True))[0], foreground)
 
     with _in_place(backbone, decoder), decoder.register_forward_pre_hook(with_gradients):
         _descend([weight for weight in decoder.parameters() if weight.requires_grad], loss, steps)
@@ -168,14 +166,6 @@ def _descend(parameters: Iterable[nn.Parameter], loss: Callable[[], Tensor], ste
             loss().backward()
         optimizer.step()
         schedule.step()
-
-
-def mask_loss(mask: Tensor, foreground: Tensor) -> Tensor:
-    """Dice (smooth 1) plus focal loss of (H, W) logits against {0, 1}, as PerSAM-F."""
-    inside = mask.sigmoid()
-    dice = 1 - (2 * (inside * foreground).sum() + 1) / (inside.sum() + foreground.sum() + 1)
-    focal: Tensor = sigmoid_focal_loss(mask, foreground, alpha=0.25, gamma=2, reduction="mean")
-    return dice + focal
 
 
 def _decoder(backbone: Backbone) -> Any:

@@ -63,6 +63,10 @@ class Frame:
         scale = torch.tensor([width / self.width, height / self.height], dtype=torch.float64, device=points.device)
         return (points * scale).float()
 
+    def box_to_model(self, box: Tensor) -> Tensor:
+        """A (4,) XYXY box, original frame, to a float32 one in the model frame."""
+        return self.to_model(box.view(2, 2)).flatten()
+
     def to_original(self, maps: Tensor) -> Tensor:
         """(K, h, w) maps over the whole square to (K, height, width) maps over the photo.
 

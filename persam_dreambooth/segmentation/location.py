@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from persam_dreambooth.segmentation.geometry import PIXEL_MEAN, PIXEL_STD, Frame
+from persam_dreambooth.segmentation.types import EncodedPhoto
 
 Fidelity = Literal["official", "corrected", "paper"]
 
@@ -78,6 +79,12 @@ def to_grid(confidence: Tensor, frame: Frame, grid: int) -> Tensor:
     """The confidence map (H, W) over the photo to (grid, grid) over the square, the lowest value in the padding."""
     square = frame.pad_to_square(confidence, value=confidence.min().item())
     return F.interpolate(square[None, None], (grid, grid), mode="bilinear", align_corners=False)[0, 0]
+
+
+def on_photo(feature: Tensor, photo: EncodedPhoto) -> Tensor:
+    """The confidence map (H, W) over a photo, original frame: (C,) compared with what the photo is compared by."""
+    compared = photo.compared
+    return to_photo(confidence_map(feature, compared.embedding), compared.frame)
 
 
 def location_prior(confidence: Tensor, negative: bool) -> tuple[Tensor, Tensor]:

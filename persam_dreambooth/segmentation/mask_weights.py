@@ -59,15 +59,18 @@ def three_weights(free: Tensor) -> Tensor:
 
 
 def mask_loss(free: Tensor, logits: Tensor, target: Tensor, share: float = 1.0) -> Tensor:
-    """Dice loss (smooth 1) plus focal loss (alpha 0.25, gamma 2) of the weighted mask.
+    """`dice_and_focal` of the weighted mask: of (3, N) logits with the (2,) weights w1 and w2."""
+    return dice_and_focal(three_weights(free) @ logits, target, share)
+
+
+def dice_and_focal(mask: Tensor, target: Tensor, share: float = 1.0) -> Tensor:
+    """Dice loss (smooth 1) plus focal loss (alpha 0.25, gamma 2): what the authors fit PerSAM-F by.
 
     Args:
-        free: (2,), w1 and w2.
-        logits: (3, N).
-        target: (N,) float in {0, 1}.
-        share: how many pixels of the photo each of the N stands for.
+        mask: logits, of any shape.
+        target: float in {0, 1}, of the same shape.
+        share: how many pixels of the photo each of them stands for.
     """
-    mask = three_weights(free) @ logits
     inside = mask.sigmoid()
     overlap = (inside * target).sum() * share
     both = (inside.sum() + target.sum()) * share

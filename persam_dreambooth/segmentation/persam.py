@@ -102,11 +102,12 @@ class PerSAM:
         return cls(load_backbone(source, device, dtype), method, features)
 
     @torch.no_grad()
-    def personalize(self, references: Reference | Sequence[Reference]) -> Subject:
+    def personalize(self, references: Reference | Sequence[Reference], mask_weights: Tensor | None = None) -> Subject:
         """Equations 3 and 4: keep the references' local features under their masks; fit PerSAM-F's mask weights.
 
         Args:
             references: one, or several of the same subject, whose features are pooled.
+            mask_weights: (3,) float32, PerSAM-F's where they are known already; fitted when not given.
 
         Raises:
             UserError: no reference; or, with fidelity "official", no cell passes its rule (96.6 %
@@ -122,12 +123,14 @@ class PerSAM:
         if self.features is not None:
             compared = torch.cat([self._local_features(reference, photo.compared) for reference, photo in pairs])
         feature = location.target_feature(compared, self.method.fidelity, self.method.mask_weights)
+        if self.method.mask_weights and mask_weights is None:
+            mask_weights = self._fit(pairs, feature)
         return Subject(
             target_feature=feature,
             target_embedding=pooled.mean(0),
             backbone=self.backbone.name,
             checksum=self.checksum,
-            mask_weights=self._fit(pairs, feature) if self.method.mask_weights else None,
+            mask_weights=mask_weights,
         )
 
     def _local_features(self, reference: Reference, encoded: EncodedPhoto) -> Tensor:
@@ -152,8 +155,7 @@ class PerSAM:
         logits, foreground = [], []
         for reference, photo in pairs:
             embedding, frame = photo.embedding, photo.frame
-            compared = photo.compared
-            confidence = location.to_photo(location.confidence_map(feature, compared.embedding), compared.frame)
+            confidence = location.on_photo(feature, photo)
             points, labels = location.location_prior(confidence, negative=self.method.negative_prior)
             asked = Prompts(frame.to_model(points), labels)
             decoded, _ = self.backbone.decode(embedding, asked, multimask=True, extra=photo.extra)
@@ -287,7 +289,7 @@ class PerSAM:
             box = bounding_box(frame.to_original(previous[None])[0] > 0) if with_box else None
             if with_box and box is None:
                 return ["the box pass was skipped: the mask before it is empty"]
-            model_box = None if box is None else frame.to_model(box.view(2, 2)).flatten()
+            model_box = None if box is None else frame.box_to_model(box)
             prompts = Prompts(asked.points, asked.labels, model_box, previous)
             decoded = self.backbone.decode(embedding, prompts, multimask=True, extra=photo.extra)
             passes.append(_record(*decoded, box))

@@ -53,7 +53,7 @@ def reference_from(
     encoded = persam.encode([array])[0]
     corners = None
     if box is not None:
-        corners = encoded.frame.to_model(_box(box, width, height).view(2, 2)).flatten()
+        corners = encoded.frame.box_to_model(_box(box, width, height))
     asked = Prompts(encoded.frame.to_model(chosen), labels, corners)
     # One click may mean the part or the whole, so that three masks are asked for; anything more says which.
     ambiguous = corners is None and len(chosen) == 1

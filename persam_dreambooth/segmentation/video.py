@@ -105,16 +105,14 @@ class VideoSegmenter:
         largest goes on. The other two are cascaded post-refinement.
         """
         frame, decode = photo.frame, self._persam.backbone.decode
-        compared = photo.compared
-        similarity = location.confidence_map(subject.target_feature, compared.embedding)
-        flat = location.to_photo(similarity, compared.frame).flatten()
+        flat = location.on_photo(subject.target_feature, photo).flatten()
         index = flat.topk(min(POINTS, len(flat))).indices
         points = torch.stack([index % frame.width, index // frame.width], dim=-1)
         box = None
         if before is not None:
             edges = _widened(before, frame.width, frame.height)
             points = torch.cat([points, edges.view(2, 2).sum(0, keepdim=True).to(points.device) // 2])
-            box = frame.to_model(edges.view(2, 2)).flatten()
+            box = frame.box_to_model(edges)
         model_points, labels = frame.to_model(points), torch.ones(len(points), dtype=torch.int64, device=points.device)
         logits, scores = decode(photo.embedding, Prompts(model_points, labels, box), True, extra=photo.extra)
         kept = logits[(frame.to_original(logits) > 0).sum((1, 2)).argmax()]
@@ -122,7 +120,7 @@ class VideoSegmenter:
             tight = bounding_box(frame.to_original(kept[None])[0] > 0) if with_box else None
             if with_box and tight is None:
                 return torch.full((frame.height, frame.width), -1.0, device=kept.device), 0.0
-            model_box = None if tight is None else frame.to_model(tight.view(2, 2)).flatten()
+            model_box = None if tight is None else frame.box_to_model(tight)
             asked = Prompts(model_points, labels, model_box, kept)
             logits, scores = decode(photo.embedding, asked, True, extra=photo.extra)
             kept = logits[scores.argmax()]

@@ -9,6 +9,7 @@ from persam_dreambooth.evaluation import ablation, paper, tuning
 from persam_dreambooth.evaluation.contestants import persam_contestant
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, load_backbone, reference_from
 from persam_dreambooth.segmentation.backbones.base import weights_checksum
+from persam_dreambooth.segmentation.mask_weights import dice_and_focal
 from random_models import random_sam
 from tests.parity.recorded_sam import original
 from tests.scene import scene
@@ -82,7 +83,7 @@ def reference_loss(backbone, decoder):
     asked, foreground = tuning._question(photo, subject), tuning._foreground(reference, photo)
     with tuning._in_place(backbone, decoder):
         logits, _ = backbone.decode(photo.embedding, asked, multimask=True)
-    return tuning.mask_loss(photo.frame.to_original(logits).mean(0), foreground)
+    return dice_and_focal(photo.frame.to_original(logits).mean(0), foreground)
 
 
 # The families differ in how their decoder takes its tokens, which only prompt tuning has to know.
@@ -145,7 +146,7 @@ def test_three_weights_need_not_sum_to_one_and_fit_better_than_thirds():
     assert weights[0] > 1 / 3 > weights[1]
     assert abs(weights.sum() - 1) > 1e-2
     before, after = (
-        tuning.mask_loss(torch.einsum("k,khw->hw", mix, logits), true) for mix in (torch.full((3,), 1 / 3), weights)
+        dice_and_focal(torch.einsum("k,khw->hw", mix, logits), true) for mix in (torch.full((3,), 1 / 3), weights)
     )
     assert after < before
 

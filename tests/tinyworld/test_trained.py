@@ -14,8 +14,9 @@ from loading import check, load
 from measures import fidelity, measure
 from models import CLIP, DIFFUSION, FOLDER, JUDGE, SAM
 from scenes import PHRASES
+from score import score_generation
 from train_sam import sam_pixels
-from world import Placement, draw, random_recipe
+from world import KIND_NAMES, Placement, draw, random_recipe
 from world import Recipe as PictureRecipe
 
 SHORT = Recipe(steps=200, pictures=2, inference_steps=15)
@@ -90,6 +91,14 @@ def test_clip_tells_the_scenes_apart():
             logits = model(input_ids=tokens.input_ids, pixel_values=pixels).logits_per_image
         right.append(int(logits.argmax()) == number)
     assert np.mean(right) > 0.8
+
+
+def test_every_kind_is_drawn_where_the_prompt_says(tmp_path):
+    scores = score_generation(pictures=1, guidance_scale=4.0, sheet=tmp_path / "sheet.png")
+    for what, aim in (("scene", 0.85), ("kind", 0.8)):
+        values = scores[f"generated, {what}, all"]
+        assert len(values) == len(KIND_NAMES) * len(PHRASES)
+        assert np.mean(values) >= aim
 
 
 def test_the_scores_in_the_cards_are_those_of_the_last_scoring():

@@ -48,6 +48,7 @@ class TransformersSam(FrozenSam):
         extra: tuple[Tensor, ...] = (),
     ) -> tuple[Tensor, Tensor]:
         """See `Backbone.decode`."""
+        prompts = self._limited(prompts)
         with guided(self._model.mask_decoder, guidance):
             output = self._model(
                 **self._photo(embedding[None], [one[None] for one in extra]),
@@ -62,6 +63,10 @@ class TransformersSam(FrozenSam):
     def _photo(self, embedding: Tensor, extra: list[Tensor]) -> dict[str, Any]:
         """The arguments by which this model is told what was encoded; all tensors (1, C, h, w)."""
         return {"image_embeddings": embedding}
+
+    def _limited(self, prompts: Prompts) -> Prompts:
+        """The prompts as this model was trained to take them."""
+        return prompts
 
 
 class TransformersSamHQ(TransformersSam):
@@ -101,6 +106,7 @@ class TransformersSam2(TransformersSam):
     """A `transformers.Sam2Model` (SAM 2 and 2.1) or `EdgeTamModel`, on single photos.
 
     Photos are stretched over the square. The decoder also takes two finer levels of the image encoder.
+    A single mask that is not stable gives way to the best of the three, as in SAM 2.
     """
 
     stretch: ClassVar[bool] = True
@@ -116,19 +122,10 @@ class TransformersSam2(TransformersSam):
     def _photo(self, embedding: Tensor, extra: list[Tensor]) -> dict[str, Any]:
         return {"image_embeddings": [*extra, embedding]}
 
-    def decode(
-        self,
-        embedding: Tensor,
-        prompts: Prompts,
-        multimask: bool,
-        guidance: Guidance | None = None,
-        extra: tuple[Tensor, ...] = (),
-    ) -> tuple[Tensor, Tensor]:
-        """See `Backbone.decode`. A single mask that is not stable gives way to the best of the three, as in SAM 2."""
-        if prompts.mask is not None:
-            limited = prompts.mask.clamp(-SAM2_MASK_PROMPT_LIMIT, SAM2_MASK_PROMPT_LIMIT)
-            prompts = replace(prompts, mask=limited)
-        return super().decode(embedding, prompts, multimask, guidance, extra)
+    def _limited(self, prompts: Prompts) -> Prompts:
+        if prompts.mask is None:
+            return prompts
+        return replace(prompts, mask=prompts.mask.clamp(-SAM2_MASK_PROMPT_LIMIT, SAM2_MASK_PROMPT_LIMIT))
 
 
 class TransformersSam3(TransformersSam2):

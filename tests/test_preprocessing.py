@@ -10,11 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from persam_dreambooth import preprocessing
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import drawing, files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
-from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
+from persam_dreambooth.preprocessing import SegmentationJob, segment_folder, subject_folder
 from persam_dreambooth.references import ReferenceFiles, read_references
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, Subject, reference_from
 from tests.scene import scene
@@ -235,7 +234,7 @@ def test_a_reference_from_elsewhere_is_not_segmented_itself(album, models):
 
 
 def test_a_large_album_shows_the_least_certain_photos_on_the_sheet(album, models, monkeypatch):
-    monkeypatch.setattr(preprocessing, "SHEET_PHOTOS", 1)
+    monkeypatch.setattr(subject_folder, "SHEET_PHOTOS", 1)
     moved = shutil.move(album / "photos" / REFERENCE, album)
     entries = segment_folder(job_in(album, models, references=reference(moved, album / "mask.png")))
     least = min((entry for entry in entries if entry.error is None), key=lambda entry: entry.score)
@@ -257,9 +256,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(album, finished, models, mo
         append_entry(path, entry)
         written.append(entry)
 
-    append_entry = preprocessing.append_entry
+    append_entry = subject_folder.append_entry
     with monkeypatch.context() as patch:
-        patch.setattr(preprocessing, "append_entry", until_ctrl_c)
+        patch.setattr(subject_folder, "append_entry", until_ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             segment_folder(job_in(album, models))
     assert read_manifest(album / "out" / MANIFEST_NAME) == written
@@ -468,7 +467,7 @@ def test_a_run_killed_in_the_middle_of_a_line_twice_goes_on(segmented, models):
 
 @pytest.mark.parametrize("content", ["{", "[]", "[1]", "null"])
 def test_damaged_settings_are_refused(segmented, models, content):
-    (segmented / "out" / preprocessing.SETTINGS_NAME).write_text(content)
+    (segmented / "out" / subject_folder.SETTINGS_NAME).write_text(content)
     with pytest.raises(UserError):
         segment_folder(job_in(segmented, models))
 

@@ -1,16 +1,24 @@
 """`persam-dreambooth segment`: a folder of photos and one reference in, masks out."""
 
+import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-import torch
+from accelerate import PartialState
 
+from persam_dreambooth.cli import guarded
 from persam_dreambooth.cli.parsing import parse
+from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest
+from persam_dreambooth.preprocessing import SHEET_NAME, SegmentationJob, segment_folder
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.segmentation import Method
+
+NAMED = 10
+"""At most so many doubted photos are named on the screen; the manifest has them all."""
 
 
 @dataclass
@@ -42,36 +50,29 @@ class SegmentFlags:
     output: str | None = field(
         default=None, metadata={"help": "folder for masks/, overlays/, contact_sheet.png and manifest.jsonl"}
     )
-    sam: str = field(
-        default="facebook/sam-vit-huge",
-        metadata={"help": "a SAM: hub name, folder, or original .pth checkpoint"},
-    )
-    device: str | None = field(
-        default=None, metadata={"help": "cpu, cuda, cuda:1, mps; an accelerator is taken where there is one"}
-    )
-    dtype: Literal["float32", "bfloat16", "float16"] = field(
-        default="float32", metadata={"help": "precision of SAM's image encoder"}
-    )
     batch_size: int = field(default=4, metadata={"help": "photos the image encoder sees at once"})
-    method: Literal["persam", "persam-f"] = field(
-        default="persam",
-        metadata={"help": "training-free, or with the two weights of PerSAM-F, fitted on the reference in a second"},
-    )
-    fidelity: Literal["corrected", "official", "paper"] = field(
-        default="corrected",
+    subject_name: list[str] = field(
+        default_factory=list,
         metadata={
-            "help": "corrected: right on photos of any shape; official: as the authors' code; paper: as printed"
+            "help": "of several subjects: whose each --reference is, one name each; each gets a folder of its own"
         },
     )
-    alpha: float = field(
-        default=1.0, metadata={"help": "weight of the attention bias in equation 8; for --fidelity paper"}
+    presence: str | None = field(
+        default=None,
+        metadata={
+            "help": "file of the rule that decides whether the subject is there at all, from `evaluate presence`; "
+            "presence.json beside the SAM if unset"
+        },
     )
-    refinement: bool = field(default=True, metadata={"help": "cascaded post-refinement, two further decoder passes"})
-    negative_prior: bool = field(
-        default=True, metadata={"help": "of persam: prompt with the least similar point as background"}
+    all_instances: bool = field(
+        default=False, metadata={"help": "a mask covers every instance of the subject; also writes instances/"}
     )
-    guided_attention: bool = field(default=True, metadata={"help": "of persam: target-guided attention"})
-    semantic_prompting: bool = field(default=True, metadata={"help": "of persam: target-semantic prompting"})
+    dataloader_num_workers: int = field(
+        default=0, metadata={"help": "processes that decode photos; 0 decodes them in this one"}
+    )
+    embedding_cache: str | None = field(
+        default=None, metadata={"help": "folder in which encoded photos are kept, for the next subject in this album"}
+    )
 
     def __post_init__(self) -> None:
         for name in ("images", "reference", "output"):
@@ -79,8 +80,9 @@ class SegmentFlags:
                 raise UserError(f"--{name} is missing; see --help")
         if self.pick_reference and len(self.reference) < 2:
             raise UserError("--pick_reference chooses among several; give more than one --reference, or drop it")
-        if self.batch_size < 1:
-            raise UserError(f"--batch_size {self.batch_size} must be at least 1")
+        for name, least in (("batch_size", 1), ("dataloader_num_workers", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name} {getattr(self, name)} must be at least {least}")
         self.references()
 
     def references(self) -> tuple[ReferenceFiles, ...]:
@@ -110,6 +112,37 @@ class SegmentFlags:
             return tuple(ReferenceFiles(image, box=_box(value)) for image, value in pairs)
         raise UserError("--reference_points takes one --reference; of several give masks, boxes or scribbles")
 
+
+@dataclass
+class MethodFlags:
+    """Which PerSAM."""
+
+    _argument_group_name: ClassVar[str] = "the method"
+
+    method: Literal["persam", "persam-f"] = field(
+        default="persam",
+        metadata={"help": "training-free, or with the two weights of PerSAM-F, fitted on the reference in a second"},
+    )
+    fidelity: Literal["corrected", "official", "paper"] = field(
+        default="corrected",
+        metadata={
+            "help": "corrected: right on photos of any shape; official: as the authors' code; paper: as printed"
+        },
+    )
+    alpha: float = field(
+        default=1.0, metadata={"help": "weight of the attention bias in equation 8; for --fidelity paper"}
+    )
+    refinement: bool = field(default=True, metadata={"help": "cascaded post-refinement, two further decoder passes"})
+    negative_prior: bool = field(
+        default=True, metadata={"help": "of persam: prompt with the least similar point as background"}
+    )
+    guided_attention: bool = field(default=True, metadata={"help": "of persam: target-guided attention"})
+    semantic_prompting: bool = field(default=True, metadata={"help": "of persam: target-semantic prompting"})
+    features: str | None = field(
+        default=None,
+        metadata={"help": "a DINOv2 or DINOv3, hub name or folder, that says where the subject is instead of the SAM"},
+    )
+
     def chosen_method(self) -> Method:
         """PerSAM with its techniques, or PerSAM-F."""
         if self.method == "persam-f":
@@ -122,6 +155,9 @@ class SegmentFlags:
             semantic_prompting=self.semantic_prompting,
             alpha=self.alpha,
         )
+
+
+GROUPS = [SegmentFlags, MethodFlags, SamFlags]
 
 
 def _numbers(word: str, counts: tuple[int, ...], flag: str, form: str) -> tuple[float, ...]:
@@ -147,22 +183,46 @@ def _point(word: str) -> tuple[float, float, int]:
 
 def run(program: str, argv: list[str]) -> None:
     """Segment, then say what was found and where it lies."""
-    (flags,) = parse([SegmentFlags], argv, program, "Find the subject of a reference photo in a folder of photos.")
-    output = Path(flags.output)
-    entries = segment_folder(
-        SegmentationJob(
-            images=Path(flags.images),
-            references=flags.references(),
-            pick_reference=flags.pick_reference,
-            output=output,
-            sam=flags.sam,
-            method=flags.chosen_method(),
-            device=flags.device,
-            dtype=getattr(torch, flags.dtype),
-            batch_size=flags.batch_size,
-        )
+    flags, method, sam = parse(GROUPS, argv, program, "Find the subject of a reference photo in a folder of photos.")
+    processes = _processes(sam.device)
+    job = SegmentationJob(
+        images=Path(flags.images),
+        references=flags.references(),
+        pick_reference=flags.pick_reference,
+        names=tuple(flags.subject_name),
+        output=Path(flags.output),
+        sam=sam.sam,
+        method=method.chosen_method(),
+        features=method.features,
+        device=str(processes.device) if processes and sam.device is None else sam.device,
+        dtype=sam.torch_dtype,
+        batch_size=flags.batch_size,
+        presence=Path(flags.presence) if flags.presence else None,
+        all_instances=flags.all_instances,
+        dataloader_num_workers=flags.dataloader_num_workers,
+        embedding_cache=Path(flags.embedding_cache) if flags.embedding_cache else None,
     )
+    segment_folder(job, processes)
+    if processes is None or processes.is_main_process:
+        for folder in job.subjects():
+            _say(folder, read_manifest(folder / MANIFEST_NAME))
+
+
+def _processes(device: str | None) -> PartialState | None:
+    """Accelerate's processes, where `accelerate launch` or torchrun started several."""
+    return PartialState(cpu=device == "cpu") if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+
+
+def _say(folder: Path, entries: list[ManifestEntry]) -> None:
     failed = sum(entry.error is not None for entry in entries)
+    doubted = [Path(entry.photo).name for entry in entries if entry.presence in ("unsure", "not found")]
     left_out = f", {failed} left out (see the manifest)" if failed else ""
-    print(f"{len(entries) - failed} masks in {output / 'masks'}{left_out}")
-    print(f"look at them: {output / 'contact_sheet.png'}")
+    print(f"{len(entries) - failed} masks in {folder / 'masks'}{left_out}")
+    if doubted:
+        named = ", ".join(doubted[:NAMED]) + (" ..." if len(doubted) > NAMED else "")
+        print(f"the subject is not surely in {len(doubted)} of them, which training leaves out: {named}")
+    print(f"look at them: {folder / SHEET_NAME}")
+
+
+if __name__ == "__main__":  # accelerate launch -m persam_dreambooth.cli.segment
+    sys.exit(guarded("persam-dreambooth segment", run, sys.argv[1:]))

@@ -25,6 +25,10 @@ class ManifestEntry:
         source: "persam" for a mask that was found, "reference" for the one the user gave to find the
             others by, "given" for one made elsewhere or changed since.
         score: predicted IoU, about [0, 1]; None for the user's own mask.
+        presence: "found", "unsure" or "not found": whether the mask is the subject's; None where nobody decided.
+        probability: of that, in [0, 1].
+        reason: why it is not "found"; one sentence.
+        instances: path of a palette PNG that numbers the subject's instances; None unless all were asked for.
         points: (x, y) in pixels of the upright photo, the positive one first.
         point_labels: 1 for positive, 0 for negative, one a point.
         box: XYXY in pixels of the upright photo; None for an empty mask.
@@ -41,6 +45,10 @@ class ManifestEntry:
     overlay: str | None = None
     source: str = "persam"
     score: float | None = None
+    presence: str | None = None
+    probability: float | None = None
+    reason: str | None = None
+    instances: str | None = None
     points: list[list[int]] = field(default_factory=list)
     point_labels: list[int] = field(default_factory=list)
     box: list[int] | None = None

@@ -7,11 +7,15 @@
 Knows nothing of diffusion and nothing of folders: pictures in, masks out.
 """
 
+from persam_dreambooth.segmentation.appearance import ImageEncoder
 from persam_dreambooth.segmentation.backbones import Backbone, Prompts, load_backbone
 from persam_dreambooth.segmentation.features import FeatureEncoder
 from persam_dreambooth.segmentation.persam import Method, PerSAM
+from persam_dreambooth.segmentation.presence import Presence, PresenceCheck, PresenceRule
 from persam_dreambooth.segmentation.reference_masks import pick_reference, reference_from
 from persam_dreambooth.segmentation.seggpt import SegGpt
+from persam_dreambooth.segmentation.several import segment_instances, segment_together
+from persam_dreambooth.segmentation.signals import SignalMeter, Signals
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import DecoderPass, EncodedPhoto, Picture, Reference, Segmentation
 from persam_dreambooth.segmentation.video import VideoFrame, VideoSegmenter
@@ -21,17 +25,25 @@ __all__ = [
     "DecoderPass",
     "EncodedPhoto",
     "FeatureEncoder",
+    "ImageEncoder",
     "Method",
     "PerSAM",
     "Picture",
+    "Presence",
+    "PresenceCheck",
+    "PresenceRule",
     "Prompts",
     "Reference",
     "SegGpt",
     "Segmentation",
+    "SignalMeter",
+    "Signals",
     "Subject",
     "VideoFrame",
     "VideoSegmenter",
     "load_backbone",
     "pick_reference",
     "reference_from",
+    "segment_instances",
+    "segment_together",
 ]

@@ -41,7 +41,7 @@ class FeatureEncoder:
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.device, self.cells, self._dtype = choose_device(device), cells, dtype
+        self.device, self.cells, self.dtype = choose_device(device), cells, dtype
         self.checksum = weights_checksum(model)
         untyped: Any = model
         self._model = untyped.eval().requires_grad_(False).to(self.device, dtype)
@@ -70,6 +70,6 @@ class FeatureEncoder:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) float32 as `Frame.pixels` makes them, to (B, C, cells, cells) float32 features."""
-        tokens = self._model(images.to(self.device, self._dtype)).last_hidden_state  # (B, 1 + registers + cells^2, C)
+        tokens = self._model(images.to(self.device, self.dtype)).last_hidden_state  # (B, 1 + registers + cells^2, C)
         patches: Tensor = tokens[:, -(self.cells**2) :].float()
         return patches.transpose(1, 2).reshape(len(images), -1, self.cells, self.cells)

@@ -14,6 +14,7 @@ from torch import Tensor
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import location
 from persam_dreambooth.segmentation.backbones import Backbone, BuiltSam, Prompts, load_backbone
+from persam_dreambooth.segmentation.encoding import PhotoEncoder
 from persam_dreambooth.segmentation.features import FeatureEncoder
 from persam_dreambooth.segmentation.geometry import bounding_box
 from persam_dreambooth.segmentation.guidance import Guidance
@@ -25,7 +26,6 @@ from persam_dreambooth.segmentation.types import (
     Picture,
     Reference,
     Segmentation,
-    rgb_array,
 )
 
 
@@ -80,14 +80,20 @@ class PerSAM:
         backbone: the SAM.
         method: fidelity and techniques.
         features: another encoder, for the confidence map only (equations 4 to 7); the decoder is told of SAM's.
+        cache: folder in which encoded photos are kept, for another subject or another day; see `PhotoEncoder`.
     """
 
     def __init__(
-        self, backbone: Backbone, method: Method | None = None, features: FeatureEncoder | None = None
+        self,
+        backbone: Backbone,
+        method: Method | None = None,
+        features: FeatureEncoder | None = None,
+        cache: Path | str | None = None,
     ) -> None:
         self.backbone, self.features = backbone, features
         self.method = method or Method()
-        self.checksum = backbone.checksum if features is None else f"{backbone.checksum}-{features.checksum}"
+        self._encoder = PhotoEncoder(backbone, features, cache)
+        self.checksum = self._encoder.checksum
 
     @classmethod
     def from_pretrained(
@@ -97,17 +103,24 @@ class PerSAM:
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         features: FeatureEncoder | None = None,
+        cache: Path | str | None = None,
     ) -> Self:
         """A PerSAM on a named, stored or already built SAM; arguments and errors as `load_backbone`."""
-        return cls(load_backbone(source, device, dtype), method, features)
+        return cls(load_backbone(source, device, dtype), method, features, cache)
 
     @torch.no_grad()
-    def personalize(self, references: Reference | Sequence[Reference], mask_weights: Tensor | None = None) -> Subject:
+    def personalize(
+        self,
+        references: Reference | Sequence[Reference],
+        mask_weights: Tensor | None = None,
+        encoded: Sequence[EncodedPhoto] | None = None,
+    ) -> Subject:
         """Equations 3 and 4: keep the references' local features under their masks; fit PerSAM-F's mask weights.
 
         Args:
             references: one, or several of the same subject, whose features are pooled.
             mask_weights: (3,) float32, PerSAM-F's where they are known already; fitted when not given.
+            encoded: what `encode` made of the references' photos, where that is at hand.
 
         Raises:
             UserError: no reference; or, with fidelity "official", no cell passes its rule (96.6 %
@@ -116,7 +129,8 @@ class PerSAM:
         references = [references] if isinstance(references, Reference) else list(references)
         if not references:
             raise UserError("personalize was given no reference; give at least one photo with its mask")
-        encoded = [self.encode([reference.pixels])[0] for reference in references]
+        if encoded is None:
+            encoded = [self.encode([reference.pixels])[0] for reference in references]
         pairs = list(zip(references, encoded, strict=True))
         pooled = torch.cat([self._local_features(*pair) for pair in pairs])  # (n, C)
         compared = pooled
@@ -196,32 +210,12 @@ class PerSAM:
         found: list[Segmentation] = []
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
-            found += [self._segment_one(photo, subject) for photo in self.encode(batch)]
+            found += [self.segment_beside(photo, subject, None) for photo in self.encode(batch)]
         return found
 
     def encode(self, images: Sequence[Picture | EncodedPhoto]) -> list[EncodedPhoto]:
         """Equation 3: run photos through the image encoder, in one call; what is encoded already stays as it is."""
-        waiting = {number: rgb_array(one) for number, one in enumerate(images) if not isinstance(one, EncodedPhoto)}
-        encoded = {number: one for number, one in enumerate(images) if isinstance(one, EncodedPhoto)}
-        if waiting:
-            frames = [self.backbone.frame(*array.shape[:2]) for array in waiting.values()]
-            pixels = [frame.pixels(array) for frame, array in zip(frames, waiting.values(), strict=True)]
-            features, extra = self.backbone.encode_with_extra(torch.stack(pixels))
-            others = [self._encode_other(array) for array in waiting.values()]
-            made = [
-                EncodedPhoto(features[place], frame, tuple(one[place] for one in extra), others[place])
-                for place, frame in enumerate(frames)
-            ]
-            encoded |= dict(zip(waiting, made, strict=True))
-        return [encoded[number] for number in range(len(images))]
-
-    def _encode_other(self, array: NDArray[np.uint8]) -> EncodedPhoto | None:
-        """One photo, (H, W, 3) uint8, through the other encoder, where there is one."""
-        if self.features is None:
-            return None
-        frame = self.features.frame(*array.shape[:2])
-        embedding = self.features.encode(frame.pixels(array)[None])[0]
-        return EncodedPhoto(embedding.to(self.backbone.device), frame)
+        return self._encoder(images)
 
     def check(self, subject: Subject) -> None:
         """Raise a UserError where a subject cannot be looked for by this PerSAM."""
@@ -235,13 +229,21 @@ class PerSAM:
             raise UserError(f"this subject was made by {made}, not by {wanted}; use that method or personalize again")
 
     @torch.no_grad()
-    def _segment_one(self, photo: EncodedPhoto, subject: Subject) -> Segmentation:
-        """Equations 5 to 11 and the cascade, on one encoded photo."""
+    def segment_beside(self, photo: EncodedPhoto, subject: Subject, taken: NDArray[np.bool_] | None) -> Segmentation:
+        """Equations 5 to 11 and the cascade, on one encoded photo.
+
+        Args:
+            photo: from `encode`.
+            subject: from `personalize`; not checked again.
+            taken: (H, W) bool, where not to look: there the confidence map is at its lowest. None looks everywhere.
+        """
         method, embedding, frame = self.method, photo.embedding, photo.frame
         compared = photo.compared
         similarity = location.confidence_map(subject.target_feature, compared.embedding)
         confidence = location.to_photo(similarity, compared.frame)
-        if compared is not photo:  # from here on it is the backbone's grid that counts
+        if taken is not None:
+            confidence = confidence.masked_fill(torch.from_numpy(taken).to(confidence.device), confidence.min())
+        if compared is not photo or taken is not None:  # from here on it is the backbone's grid that counts
             similarity = location.to_grid(confidence, frame, embedding.shape[-1])
         points, labels = location.location_prior(confidence, negative=method.negative_prior)
         bias = None

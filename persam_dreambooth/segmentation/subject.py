@@ -1,6 +1,7 @@
 """The subject: what one personalization found, in memory and as a small `.safetensors` file."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -40,13 +41,7 @@ class Subject:
         if self.mask_weights is not None:
             tensors["mask_weights"] = self.mask_weights
         words = {"format": FORMAT, "backbone": self.backbone, "checksum": self.checksum}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, beside, words)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        save_beside(tensors, path, words)
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> Self:
@@ -68,3 +63,14 @@ class Subject:
         if words.get("format") != FORMAT or not known - {"mask_weights"} <= set(tensors) <= known:
             raise UserError(f"{path} is no subject: its format is {words.get('format')!r}, a subject's {FORMAT!r}")
         return cls(**tensors, backbone=words["backbone"], checksum=words["checksum"])
+
+
+def save_beside(tensors: Mapping[str, Tensor], path: Path, words: dict[str, str] | None = None) -> None:
+    """Write tensors, and words as metadata, to a `.safetensors` file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, beside, words)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from persam_dreambooth.segmentation import location
 from persam_dreambooth.segmentation.backbones import Prompts
 from persam_dreambooth.segmentation.geometry import bounding_box
 from persam_dreambooth.segmentation.persam import PerSAM
+from persam_dreambooth.segmentation.several import share_out
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture
 
@@ -84,18 +85,17 @@ class VideoSegmenter:
     @torch.no_grad()
     def _look(self, photo: EncodedPhoto) -> VideoFrame:
         """All subjects in one frame, each pixel given to the one with the highest logit above zero."""
-        size = (photo.frame.height, photo.frame.width)
-        best = torch.zeros(size, device=photo.embedding.device)
-        labels = torch.zeros(size, dtype=torch.uint8, device=best.device)
         scores: list[float | None] = []
-        for number, (subject, box) in enumerate(zip(self._subjects, self._boxes, strict=True), start=1):
-            logits, score = self._find(photo, subject, box)
-            gone = self._lost_below is not None and score < self._lost_below
-            if not gone:
-                ahead = logits > best
-                labels[ahead], best = number, torch.maximum(best, logits)
-            scores.append(None if gone or not (logits > 0).any() else score)
-        return VideoFrame(labels.cpu().numpy(), tuple(scores))
+
+        def claims() -> Iterator[Tensor | None]:
+            for subject, box in zip(self._subjects, self._boxes, strict=True):
+                logits, score = self._find(photo, subject, box)
+                gone = self._lost_below is not None and score < self._lost_below
+                scores.append(None if gone or not (logits > 0).any() else score)
+                yield None if gone else logits
+
+        labels = share_out(claims(), (photo.frame.height, photo.frame.width))
+        return VideoFrame(labels, tuple(scores))
 
     def _find(self, photo: EncodedPhoto, subject: Subject, before: Tensor | None) -> tuple[Tensor, float]:
         """One subject's (H, W) logits and predicted IoU, in three decodes.

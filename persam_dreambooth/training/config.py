@@ -132,6 +132,9 @@ class MaskConfig:
     reference_image: str | None = _flag(None, "instead of masks: the one photo whose mask you have")
     reference_mask: str | None = _flag(None, "its mask: the subject painted on black, the photo's size")
     sam: str = _flag("facebook/sam-vit-huge", "the SAM that finds the subject: hub name, folder or .pth checkpoint")
+    use_doubtful_photos: bool = _flag(
+        False, "also train on photos in which segmentation was unsure of the subject, or did not find it"
+    )
     mask_downsample: Literal["area", "nearest", "max", "min"] = field(
         default="area",
         metadata={"help": "mask to latent cells: the share covered, the centre pixel, any pixel, or all pixels"},

@@ -44,12 +44,13 @@ def find_instances(config: TrainingConfig) -> tuple[list[InstancePhoto], dict[Pa
     """The photos to train on and their masks.
 
     Returns:
-        The photos with their masks, sorted by name; and the photos that cannot be decoded, with
-        the reason. Those are left out, with a warning, and the others go on.
+        The photos with their masks, sorted by name; and the photos that cannot be decoded, or in
+        which segmentation doubts the subject, with the reason. Those are left out, with a
+        warning, and the others go on.
 
     Raises:
-        UserError: no photo, none readable; masks missing, clashing, of another size than their
-            photo, or the photos themselves.
+        UserError: no photo, none readable, all doubted; masks missing, clashing, of another size
+            than their photo, or the photos themselves.
     """
     besides = (Path(config.mask.reference_mask),) if config.mask.reference_mask else ()
     sizes, left_out = _readable(files.find_photos(Path(str(config.data.instance_data_dir)), besides))
@@ -74,7 +75,34 @@ def find_instances(config: TrainingConfig) -> tuple[list[InstancePhoto], dict[Pa
                 f"the mask {masks[photo.stem]} is {mask_width} x {mask_height} pixels but its photo {photo.name} is "
                 f"{width} x {height} (upright); make the mask anew on this photo"
             )
-    return [InstancePhoto(photo, masks[photo.stem]) for photo in sizes], left_out
+    instances = [InstancePhoto(photo, masks[photo.stem]) for photo in sizes]
+    doubted = {} if config.mask.use_doubtful_photos else _doubted(instances, config)
+    if len(doubted) == len(instances):
+        raise UserError(
+            f"segmentation is sure of the subject in none of the photos ({'; '.join(doubted.values())}); look at the "
+            "contact sheet, and train on them all the same with --use_doubtful_photos"
+        )
+    for reason in doubted.values():
+        logger.warning(f"left out: {reason}; --use_doubtful_photos trains on it")
+    return [one for one in instances if one.photo not in doubted], left_out | doubted
+
+
+def _doubted(instances: Sequence[InstancePhoto], config: TrainingConfig) -> dict[Path, str]:
+    """Photos whose mask is still the one in which segmentation doubts the subject, and why."""
+    known, doubted = _segmented(config), {}
+    for instance in instances:
+        entry = known.get((files.digest(instance.photo), files.digest(Path(str(instance.mask)))))
+        if entry is not None and entry.presence in ("unsure", "not found"):
+            doubted[instance.photo] = f"the subject in {instance.photo.name}: {entry.presence}, {entry.reason}"
+    return doubted
+
+
+def _segmented(config: TrainingConfig) -> dict[tuple[str, str | None], ManifestEntry]:
+    """What `persam-dreambooth segment` wrote of each photo and mask, by their digests."""
+    if not config.mask.masked_loss or not (mask_folder(config).parent / SETTINGS_NAME).exists():
+        return {}
+    entries = read_manifest(mask_folder(config).parent / MANIFEST_NAME)
+    return {(entry.digest, entry.mask_digest): entry for entry in entries}
 
 
 def mask_folder(config: TrainingConfig) -> Path:
@@ -135,10 +163,7 @@ def describe(
         UserError: the masks' own manifest is damaged.
     """
     output = Path(config.output.output_dir)
-    known: dict[tuple[str, str | None], ManifestEntry] = {}
-    if config.mask.masked_loss and (mask_folder(config).parent / SETTINGS_NAME).exists():
-        entries = read_manifest(mask_folder(config).parent / MANIFEST_NAME)
-        known = {(entry.digest, entry.mask_digest): entry for entry in entries}
+    known = _segmented(config)
     lines = [
         ManifestEntry(relative_path(photo, output), files.digest(photo), error=reason)
         for photo, reason in left_out.items()

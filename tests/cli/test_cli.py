@@ -12,16 +12,19 @@ from PIL import Image
 
 from persam_dreambooth import __version__
 from persam_dreambooth.cli import VERBS, main
+from persam_dreambooth.cli.evaluate import GROUPS as EVALUATE
 from persam_dreambooth.cli.generate import GenerateFlags
 from persam_dreambooth.cli.parsing import parse
-from persam_dreambooth.cli.segment import SegmentFlags
+from persam_dreambooth.cli.sam_flags import SamFlags
+from persam_dreambooth.cli.segment import GROUPS as SEGMENT
+from persam_dreambooth.cli.segment import MethodFlags, SegmentFlags
 from persam_dreambooth.cli.video import VideoFlags
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.segmentation import Method
 from persam_dreambooth.training.config import GROUPS, OptimizationConfig
 
-FLAGS = {"segment": [SegmentFlags], "video": [VideoFlags], "train": GROUPS, "generate": [GenerateFlags]}
+FLAGS = {"segment": SEGMENT, "video": [VideoFlags], "train": GROUPS, "generate": [GenerateFlags], "evaluate": EVALUATE}
 EVERY_FLAG = [(verb, one) for verb, groups in FLAGS.items() for group in groups for one in fields(group)]
 NEEDED = ["--images", "photos", "--reference", "dog.jpg", "--reference_mask", "dog.png", "--output", "out"]
 
@@ -56,8 +59,8 @@ def mistake(capsys):
 
 
 def segment_flags(*argv):
-    (flags,) = parse([SegmentFlags], [*NEEDED, *argv], "persam-dreambooth segment", "")
-    return flags
+    flags, method, _ = parse(SEGMENT, [*NEEDED, *argv], "persam-dreambooth segment", "")
+    return flags, method
 
 
 # References
@@ -65,13 +68,13 @@ def segment_flags(*argv):
 
 def test_masks_boxes_and_scribbles_come_one_for_each_reference():
     boxed = ["--reference", "a.jpg", "b.jpg", "--reference_box", "1,2,3,4", "5,6,7,8.5"]
-    (flags,) = parse([SegmentFlags], ["--images", "p", "--output", "o", *boxed], "", "")
+    flags, _, _ = parse(SEGMENT, ["--images", "p", "--output", "o", *boxed], "", "")
     assert flags.references() == (
         ReferenceFiles(Path("a.jpg"), box=(1, 2, 3, 4)),
         ReferenceFiles(Path("b.jpg"), box=(5, 6, 7, 8.5)),
     )
     pointed = ["--reference", "a.jpg", "--reference_points", "10,20", "30,40,0"]
-    (flags,) = parse([SegmentFlags], ["--images", "p", "--output", "o", *pointed], "", "")
+    flags, _, _ = parse(SEGMENT, ["--images", "p", "--output", "o", *pointed], "", "")
     assert flags.references() == (ReferenceFiles(Path("a.jpg"), points=((10, 20, 1), (30, 40, 0))),)
 
 
@@ -96,8 +99,8 @@ def test_references_that_do_not_add_up_are_refused(mistake, argv, named):
 
 
 def test_persam_f_is_chosen_by_name():
-    assert segment_flags("--method", "persam-f").chosen_method() == Method.persam_f()
-    assert segment_flags().chosen_method() == Method()
+    assert segment_flags("--method", "persam-f")[1].chosen_method() == Method.persam_f()
+    assert segment_flags()[1].chosen_method() == Method()
 
 
 # Help
@@ -232,24 +235,19 @@ def test_flags_may_not_be_shortened(mistake):
 
 def test_a_config_sets_what_its_flags_would(config):
     text = "images: album\nbatch_size: 3\nrefinement: false\nguided_attention: true\nsam: 42\ndevice: null\n"
-    (flags,) = parse([SegmentFlags], [*NEEDED[2:], *config(text)], "program", "")
-    assert flags == SegmentFlags(
-        images="album",
-        reference=["dog.jpg"],
-        reference_mask=["dog.png"],
-        output="out",
-        sam="42",
-        batch_size=3,
-        refinement=False,
-    )
+    assert parse(SEGMENT, [*NEEDED[2:], *config(text)], "program", "") == [
+        SegmentFlags(images="album", reference=["dog.jpg"], reference_mask=["dog.png"], output="out", batch_size=3),
+        MethodFlags(refinement=False),
+        SamFlags(sam="42"),
+    ]
 
 
 def test_flags_win_over_the_config_wherever_they_stand(config):
     file = config("images: album\nbatch_size: 3\nrefinement: false\nnegative_prior: true\n")
     for argv in ([*file, "--batch_size", "2"], ["--batch_size", "2", *file]):
-        flags = segment_flags(*argv, "--refinement", "--no_negative_prior")
+        flags, method = segment_flags(*argv, "--refinement", "--no_negative_prior")
         assert (flags.images, flags.batch_size) == ("photos", 2)
-        assert (flags.refinement, flags.negative_prior) == (True, False)
+        assert (method.refinement, method.negative_prior) == (True, False)
 
 
 @pytest.mark.parametrize("written", ["5e-6", "5.0e-6", "0.000005", "5E-06"])
@@ -262,8 +260,8 @@ def test_a_small_number_is_a_number_however_it_is_written(config, written):
 
 @pytest.mark.parametrize(("written", "value"), [("true", True), ("false", False), ("True", True), ("no", False)])
 def test_a_switch_is_on_or_off_in_a_config(config, written, value):
-    flags = segment_flags(*config(f"refinement: {written}\nsemantic_prompting: {written}\n"))
-    assert (flags.refinement, flags.semantic_prompting) == (value, value)
+    _, method = segment_flags(*config(f"refinement: {written}\nsemantic_prompting: {written}\n"))
+    assert (method.refinement, method.semantic_prompting) == (value, value)
 
 
 def test_a_list_in_a_config_is_a_flag_with_several_values(config):

@@ -39,6 +39,8 @@ class Backbone(Protocol):
     image_size: int
     """Side of the square model frame, in pixels."""
     device: torch.device
+    dtype: torch.dtype
+    """Of the image encoder."""
 
     def frame(self, height: int, width: int) -> Frame:
         """How this backbone wants a photo of that size: where it lies in the square, and how it is normalized."""
@@ -104,7 +106,7 @@ class FrozenSam:
         self.name, self.image_size, self.device = name, image_size, choose_device(device)
         self.checksum = weights_checksum(model)
         model.eval().requires_grad_(False).to(device=self.device, dtype=torch.float32)
-        self._encoder, self._dtype = encoder.to(dtype=dtype), dtype
+        self._encoder, self.dtype = encoder.to(dtype=dtype), dtype
 
     def frame(self, height: int, width: int) -> Frame:
         """See `Backbone.frame`."""
@@ -117,7 +119,7 @@ class FrozenSam:
     @torch.no_grad()
     def encode_with_extra(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `Backbone.encode_with_extra`."""
-        return self._split(self._encoder(images.to(self.device, self._dtype)))
+        return self._split(self._encoder(images.to(self.device, self.dtype)))
 
     def _split(self, output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The encoder's output as features and extra; a family with extra has its own."""

@@ -1,0 +1,36 @@
+"""The flags that every verb with a SAM has."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+
+from persam_dreambooth.segmentation import Backbone, load_backbone
+
+
+@dataclass
+class SamFlags:
+    """Which SAM, where, and how precise."""
+
+    _argument_group_name: ClassVar[str] = "the SAM"
+
+    sam: str = field(
+        default="facebook/sam-vit-huge",
+        metadata={"help": "a SAM: hub name, folder, or original .pth checkpoint; the paper's is ViT-H"},
+    )
+    device: str | None = field(
+        default=None, metadata={"help": "cpu, cuda, cuda:1, mps; an accelerator is taken where there is one"}
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = field(
+        default="float32", metadata={"help": "precision of SAM's image encoder"}
+    )
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype` as torch has it."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+    def backbone(self) -> Backbone:
+        """The SAM, loaded; errors as `load_backbone`."""
+        return load_backbone(self.sam, self.device, self.torch_dtype)

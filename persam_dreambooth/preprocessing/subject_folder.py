@@ -1,0 +1,181 @@
+"""The folder that a run leaves of one subject: masks, overlays, contact sheet, manifest, settings, subject file."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import drawing, files, frames
+from persam_dreambooth.photos.manifest import (
+    MANIFEST_NAME,
+    ManifestEntry,
+    append_entry,
+    read_manifest,
+    relative_path,
+    write_manifest,
+)
+from persam_dreambooth.preprocessing.finding import Found
+from persam_dreambooth.preprocessing.loading import LoadedPhoto
+from persam_dreambooth.segmentation import Subject
+from persam_dreambooth.segmentation.geometry import bounding_box
+
+SETTINGS_NAME, SHEET_NAME, SUBJECT_NAME = "segmentation.json", "contact_sheet.png", "subject.safetensors"
+SHEET_PHOTOS = 120
+"""A contact sheet shows at most so many photos, the least certain ones."""
+
+
+class SubjectFolder:
+    """Files of one subject, written one photo at a time, by one process or several.
+
+    Args:
+        path: the folder.
+        process: number of the process; each has its own journal until `gather`.
+    """
+
+    def __init__(self, path: Path, process: int = 0) -> None:
+        self.path = path
+        self._manifest = path / MANIFEST_NAME
+        self._journal = self._manifest.with_suffix(f".{process}.jsonl") if process else self._manifest
+
+    def refuse_other_runs(self, settings: dict[str, Any]) -> None:
+        """Raise a UserError unless the folder is empty, absent, or an earlier call's with these settings."""
+        files.check_output_folder(self.path)
+        path = self.path / SETTINGS_NAME
+        if path.exists():
+            try:
+                before = dict(json.loads(path.read_text(encoding="utf-8")))
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{path} is damaged; choose another output folder or delete this one") from error
+            changed = [key for key, value in settings.items() if before.get(key) != value]
+            if changed:
+                raise UserError(
+                    f"{self.path} holds another run ({', '.join(changed)} differ); "
+                    "choose another output folder or delete this one"
+                )
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise UserError(
+                f"{self.path} exists and is no segmentation run's; choose another or an empty output folder"
+            )
+
+    def gather(self) -> list[ManifestEntry]:
+        """All journals into the manifest, the newest line of each photo, without the half line of a killed run."""
+        journals = sorted(self.path.glob(f"{Path(MANIFEST_NAME).stem}.*.jsonl"))
+        entries = {entry.photo: entry for path in (self._manifest, *journals) for entry in read_manifest(path)}
+        if entries or self._manifest.exists():
+            write_manifest(self._manifest, entries.values())
+        for path in journals:
+            path.unlink()
+        return list(entries.values())
+
+    def finished(self, photos: Iterable[Path], with_instances: bool) -> set[Path]:
+        """Photos whose mask an earlier call made and which have not changed since."""
+        by_photo = {entry.photo: entry for entry in read_manifest(self._manifest)}
+        return {photo for photo in photos if self._is_finished(photo, by_photo, with_instances)}
+
+    def _is_finished(self, photo: Path, by_photo: dict[str, ManifestEntry], with_instances: bool) -> bool:
+        entry = by_photo.get(relative_path(photo, self.path))
+        if entry is None or entry.error is not None:
+            return False
+        wanted = [entry.mask, entry.overlay]
+        if with_instances and entry.source == "persam":
+            wanted.append(entry.instances)
+        written = all(name is not None and (self.path / name).exists() for name in wanted)
+        return written and entry.digest == files.digest(photo)
+
+    def open(self, subject: Subject, settings: dict[str, Any]) -> None:
+        """Make the folder this run's."""
+        subject.save(self.path / SUBJECT_NAME)
+        with files.replacing(self.path / SETTINGS_NAME) as temporary:
+            temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    def add_unreadable(self, photo: LoadedPhoto) -> None:
+        """The line of a photo that cannot be decoded."""
+        append_entry(
+            self._journal, ManifestEntry(relative_path(photo.path, self.path), photo.digest, error=photo.error)
+        )
+
+    def add(self, photo: LoadedPhoto, found: Found, with_instances: bool) -> None:
+        """Save one photo's mask and overlay, then its line."""
+        assert photo.image is not None
+        stem = photo.path.stem
+        first = found.instances[0] if found.instances else None
+        points = [point for one in found.instances for point in one.points.tolist()]
+        labels = [label for one in found.instances for label in one.point_labels.tolist()]
+        box = bounding_box(torch.from_numpy(found.mask))
+        mask, overlay = f"masks/{stem}.png", f"overlays/{stem}.jpg"
+        files.write_mask(found.mask, self.path / mask)
+        files.write_picture(drawing.overlay(photo.image, found.mask, points, labels), self.path / overlay)
+        instances = f"instances/{stem}.png" if with_instances and first else None
+        if instances:
+            numbered = [one.mask * np.uint8(number) for number, one in enumerate(found.instances, start=1)]
+            frames.write_labels(np.max(numbered, axis=0), self.path / instances)
+        presence = found.presence
+        entry = ManifestEntry(
+            photo=relative_path(photo.path, self.path),
+            digest=photo.digest,
+            width=photo.image.width,
+            height=photo.image.height,
+            mask=mask,
+            mask_digest=files.digest(self.path / mask),
+            overlay=overlay,
+            source="persam" if first else "reference",
+            score=round(max(one.score for one in found.instances), 6) if first else None,
+            presence=presence.verdict if presence else None,
+            probability=round(presence.probability, 6) if presence else None,
+            reason=presence.reason if presence else None,
+            instances=instances,
+            points=points,
+            point_labels=labels,
+            box=None if box is None else box.tolist(),
+            warnings=[warning for one in found.instances for warning in one.warnings],
+        )
+        append_entry(self._journal, entry)
+
+    def close(self, photos: Sequence[Path], before: Sequence[ManifestEntry]) -> None:
+        """Sort the manifest, remove what photos that left had left, draw the contact sheet.
+
+        Args:
+            photos: all of the run's.
+            before: the manifest as it was when the run began.
+        """
+        by_photo = {entry.photo: entry for entry in self.gather()}
+        entries = [by_photo[relative_path(photo, self.path)] for photo in photos]
+        write_manifest(self._manifest, entries)
+        kept = {name for entry in entries for name in (entry.mask, entry.overlay, entry.instances)}
+        left = {name for entry in before for name in (entry.mask, entry.overlay, entry.instances)} - kept
+        for name in left:
+            (self.path / str(name)).unlink(missing_ok=True)
+        good = [entry for entry in entries if entry.error is None]
+        sheet = self.path / SHEET_NAME
+        if good and (entries != list(before) or not sheet.exists()):
+            files.write_picture(self._contact_sheet(good), sheet)
+
+    def entries(self) -> list[ManifestEntry]:
+        """The manifest's."""
+        return read_manifest(self._manifest)
+
+    def _contact_sheet(self, entries: Sequence[ManifestEntry]) -> Image.Image:
+        """Overlays with names and scores on one sheet; of a large album the least certain photos."""
+        shown = entries
+        if len(entries) > SHEET_PHOTOS:
+            shown = sorted(entries, key=_certainty)[:SHEET_PHOTOS]
+        pictures, captions = [], []
+        for entry in shown:
+            picture = files.read_picture(self.path / str(entry.overlay))
+            picture.thumbnail((drawing.TILE, drawing.TILE))
+            pictures.append(picture)
+            quality = "reference" if entry.score is None else f"{entry.score:.2f}"
+            doubt = "" if entry.presence in (None, "found") else f"  {entry.presence}"
+            captions.append(f"{Path(entry.photo).stem}  {quality}{doubt}")
+        return drawing.sheet(pictures, captions)
+
+
+def _certainty(entry: ManifestEntry) -> tuple[float, float]:
+    """What a photo is sorted by: whether the subject is there, then the mask's quality; references come last."""
+    return tuple(math.inf if one is None else one for one in (entry.probability, entry.score))  # type: ignore[return-value]

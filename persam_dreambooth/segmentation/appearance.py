@@ -1,0 +1,81 @@
+"""How alike two subjects look, each cut out of its photo: cosine of an image encoder's features (CLIP or DINO)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from transformers import AutoImageProcessor, CLIPModel
+
+from persam_dreambooth.devices import choose_device
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation import features
+from persam_dreambooth.segmentation.backbones.base import weights_checksum
+from persam_dreambooth.segmentation.geometry import bounding_box
+from persam_dreambooth.segmentation.pretrained import load_pretrained
+from persam_dreambooth.segmentation.types import Picture, rgb_array
+
+CLASSES: Final[dict[str, type[Any]]] = {"clip": CLIPModel, **features.CLASSES}
+GREY: Final = 128
+"""What is put where the subject is not, in uint8 levels."""
+
+
+class ImageEncoder:
+    """A vision transformer that says in one vector what a picture shows.
+
+    Args:
+        model: a model of one of `CLASSES`, of any size; it is frozen and moved.
+        processor: transformers' image processor for it.
+        device: None takes an accelerator where there is one.
+    """
+
+    def __init__(self, model: Any, processor: Any, device: torch.device | str | None = None) -> None:
+        self.device, self._processor = choose_device(device), processor
+        self.checksum = weights_checksum(model)
+        self._model = model.eval().requires_grad_(False).to(self.device, torch.float32)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, device: torch.device | str | None = None) -> Self:
+        """By hub name ("facebook/dinov2-base", "openai/clip-vit-large-patch14") or folder.
+
+        Raises:
+            UserError: nothing there, another kind of model, or no preprocessor_config.json.
+        """
+        model, _ = load_pretrained(str(source), CLASSES, "CLIP or DINO", "facebook/dinov2-base")
+        try:
+            processor = AutoImageProcessor.from_pretrained(source)  # type: ignore[no-untyped-call]
+        except Exception as error:  # no file, no JSON, an unknown class: each has its own exception
+            raise UserError(
+                f"{source} has no preprocessor_config.json that can be read; it says how pictures are prepared, "
+                "download the model again"
+            ) from error
+        return cls(model, processor, device)
+
+    @torch.no_grad()
+    def encode(self, pictures: Sequence[Picture]) -> Tensor:
+        """Pictures to (n, C) float32 features of length 1: CLIP's projected ones, or DINO's class token."""
+        images = [Image.fromarray(rgb_array(one)) for one in pictures]
+        pixels = self._processor(images, return_tensors="pt")["pixel_values"].to(self.device)
+        see = getattr(self._model, "get_image_features", self._model)
+        return torch.nn.functional.normalize(see(pixel_values=pixels).pooler_output.float(), dim=-1)
+
+
+def cut_out(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Image.Image:
+    """The subject alone, in the middle of a grey square that its box just fits into.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+        mask: (H, W) bool, not empty.
+    """
+    box = bounding_box(torch.from_numpy(mask))
+    assert box is not None, "an empty mask cuts nothing out"
+    left, top, right, bottom = box.tolist()
+    subject = np.where(mask[..., None], pixels, np.uint8(GREY))[top : bottom + 1, left : right + 1]
+    side = max(subject.shape[:2])
+    square = Image.new("RGB", (side, side), (GREY,) * 3)
+    square.paste(Image.fromarray(subject), ((side - subject.shape[1]) // 2, (side - subject.shape[0]) // 2))
+    return square

@@ -1,0 +1,108 @@
+"""Equation 3: photos through the image encoder, the costly part; what was encoded once is not encoded again."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from persam_dreambooth.segmentation.backbones import Backbone
+from persam_dreambooth.segmentation.features import FeatureEncoder
+from persam_dreambooth.segmentation.subject import save_beside
+from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, rgb_array
+
+
+class PhotoEncoder:
+    """A backbone's image encoder, perhaps with another beside it, perhaps with a cache on disk.
+
+    The cache has a file a photo and backbone, `<weights>-<precision>/<first two digits>/<SHA-256 of the
+    pixels>.safetensors`, so that a renamed photo is known and a changed one is not. What comes out of it is
+    what went in, bit for bit: float32, about 4 MB for a SAM of 1024 pixels. A damaged file is made anew.
+
+    Args:
+        backbone: whose features the decoder takes.
+        features: another encoder, whose features the confidence map is made of.
+        cache: folder of the cache; None keeps nothing.
+    """
+
+    def __init__(
+        self, backbone: Backbone, features: FeatureEncoder | None = None, cache: Path | str | None = None
+    ) -> None:
+        self._backbone, self._features = backbone, features
+        self.checksum = backbone.checksum if features is None else f"{backbone.checksum}-{features.checksum}"
+        precisions = [str(one.dtype).removeprefix("torch.") for one in (backbone, features) if one is not None]
+        self._folder = None if cache is None else Path(cache) / "-".join([self.checksum, *precisions])
+
+    def __call__(self, images: Sequence[Picture | EncodedPhoto]) -> list[EncodedPhoto]:
+        """Encode photos, in one call of the model; what is encoded already stays as it is."""
+        done = {number: one for number, one in enumerate(images) if isinstance(one, EncodedPhoto)}
+        waiting: dict[int, NDArray[np.uint8]] = {}
+        for number, one in enumerate(images):
+            if not isinstance(one, EncodedPhoto):
+                pixels = rgb_array(one)
+                known = self._read(pixels)
+                if known is None:
+                    waiting[number] = pixels
+                else:
+                    done[number] = known
+        if waiting:
+            done |= dict(zip(waiting, self._encode(list(waiting.values())), strict=True))
+        return [done[number] for number in range(len(images))]
+
+    def _encode(self, photos: Sequence[NDArray[np.uint8]]) -> list[EncodedPhoto]:
+        frames = [self._backbone.frame(*pixels.shape[:2]) for pixels in photos]
+        square = [frame.pixels(pixels) for frame, pixels in zip(frames, photos, strict=True)]
+        embeddings, extra = self._backbone.encode_with_extra(torch.stack(square))
+        encoded = [
+            EncodedPhoto(embeddings[place], frame, tuple(one[place] for one in extra), self._other(pixels))
+            for place, (frame, pixels) in enumerate(zip(frames, photos, strict=True))
+        ]
+        for pixels, photo in zip(photos, encoded, strict=True):
+            self._write(pixels, photo)
+        return encoded
+
+    def _other(self, pixels: NDArray[np.uint8]) -> EncodedPhoto | None:
+        """One photo, (H, W, 3) uint8, through the other encoder, where there is one."""
+        if self._features is None:
+            return None
+        frame = self._features.frame(*pixels.shape[:2])
+        embedding = self._features.encode(frame.pixels(pixels)[None])[0]
+        return EncodedPhoto(embedding.to(self._backbone.device), frame)
+
+    def _path(self, pixels: NDArray[np.uint8]) -> Path | None:
+        if self._folder is None:
+            return None
+        digest = hashlib.sha256(repr(pixels.shape).encode())
+        digest.update(np.ascontiguousarray(pixels).data)
+        name = digest.hexdigest()
+        return self._folder / name[:2] / f"{name}.safetensors"
+
+    def _read(self, pixels: NDArray[np.uint8]) -> EncodedPhoto | None:
+        """What the cache has of a photo; None where it has nothing whole."""
+        path = self._path(pixels)
+        if path is None or not path.is_file():
+            return None
+        try:
+            stored = load_file(path, str(self._backbone.device))
+            extra = tuple(stored[f"extra.{number}"] for number in range(len(stored) - 1 - ("other" in stored)))
+            other = None
+            if self._features is not None:
+                other = EncodedPhoto(stored["other"], self._features.frame(*pixels.shape[:2]))
+            return EncodedPhoto(stored["embedding"], self._backbone.frame(*pixels.shape[:2]), extra, other)
+        except (KeyError, OSError, SafetensorError):
+            return None
+
+    def _write(self, pixels: NDArray[np.uint8], photo: EncodedPhoto) -> None:
+        path = self._path(pixels)
+        if path is None:
+            return
+        tensors: dict[str, Tensor] = {"embedding": photo.embedding}
+        tensors |= {f"extra.{number}": one for number, one in enumerate(photo.extra)}
+        if photo.other is not None:
+            tensors["other"] = photo.other.embedding
+        save_beside(tensors, path)

@@ -1,0 +1,233 @@
+"""Guards the decision whether a subject is in a photo: its signals, its rule, and what both do in tinyworld."""
+
+import json
+import math
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models import CLIP, SAM
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation import (
+    ImageEncoder,
+    Method,
+    PerSAM,
+    PresenceCheck,
+    PresenceRule,
+    Reference,
+    SignalMeter,
+    Signals,
+)
+from persam_dreambooth.segmentation.presence import REASONS
+from presence import RULE, photo, stranger
+from random_models import random_sam
+from tests.scene import scene
+from world import KIND_NAMES, random_identity
+
+USUAL = {"likeness": 0.9, "contrast": 0.5, "cycle": 0.8, "score": 0.9, "appearance": 0.7}
+MADE = PresenceRule(
+    weights={"likeness": 2.0, "cycle": 5.0}, usual={"likeness": 0.9, "cycle": 0.8}, bias=1.0,
+    found_from=0.6, unsure_from=0.2, backbone="?",
+)  # fmt: skip
+GOOD = Signals(**USUAL)
+
+
+@pytest.fixture(scope="module")
+def persam():
+    return PerSAM.from_pretrained(random_sam(), device="cpu")
+
+
+# Signals
+
+
+@pytest.fixture(scope="module")
+def seen(persam):
+    """A reference, its meter, another photo encoded, and what was found there."""
+    reference = Reference(*scene(90, 150))
+    subject = persam.personalize(reference)
+    image, _ = scene(90, 150, seed=1)
+    (encoded,) = persam.encode([image])
+    return reference, SignalMeter(persam, subject, [reference]), image, encoded, persam.segment(encoded, subject)
+
+
+def test_likeness_and_contrast_are_read_off_the_confidence_map(persam, seen):
+    reference, measure, image, encoded, found = seen
+    own = persam.segment(reference.image, persam.personalize(reference)).confidence_map[reference.foreground].max()
+    mask = np.zeros_like(found.mask)
+    mask[30:60, 40:90] = True
+    signals = measure(image, encoded, replace(found, mask=mask))
+    inside, outside = found.confidence_map[mask], found.confidence_map[~mask]
+    assert signals.likeness == pytest.approx(inside.max() / own, rel=1e-5)
+    assert signals.contrast == pytest.approx(inside.mean() - outside.mean(), abs=1e-5)
+    assert signals.score == found.score
+    assert signals.appearance is None
+
+
+def test_the_cycle_goes_from_the_found_mask_back_to_the_reference(persam, seen):
+    reference, measure, image, encoded, found = seen
+    mask = np.zeros_like(found.mask)
+    mask[30:60, 40:90] = True
+    back = persam.segment(reference.image, persam.personalize(Reference(image, mask))).mask
+    true = reference.foreground
+    expected = (back & true).sum() / (back | true).sum()
+    assert measure(image, encoded, replace(found, mask=mask)).cycle == pytest.approx(expected)
+
+
+def test_the_reference_itself_is_as_like_itself_and_looks_like_itself(persam, seen):
+    reference, _, _, _, _ = seen
+    encoder = ImageEncoder.from_pretrained(CLIP, "cpu")
+    subject = persam.personalize(reference)
+    (encoded,) = persam.encode([reference.image])
+    found = replace(persam.segment(encoded, subject), mask=reference.foreground)
+    signals = SignalMeter(persam, subject, [reference], encoder)(reference.image, encoded, found)
+    assert signals.likeness == pytest.approx(1)
+    assert signals.appearance == pytest.approx(1, abs=1e-5)
+
+
+def test_an_empty_mask_has_no_signals_and_a_full_one_stands_out_from_nothing(seen):
+    _, measure, image, encoded, found = seen
+    assert measure(image, encoded, replace(found, mask=np.zeros_like(found.mask))) is None
+    full = measure(image, encoded, replace(found, mask=np.ones_like(found.mask)))
+    assert (full.contrast, full.cycle) == (0, 0)
+
+
+def test_mask_weights_of_persam_f_are_not_fitted_again_for_the_cycle():
+    persam = PerSAM.from_pretrained(random_sam(), Method.persam_f(), device="cpu")
+    reference = Reference(*scene(90, 150))
+    subject = persam.personalize(reference)
+    image, _ = scene(90, 150, seed=1)
+    (encoded,) = persam.encode([image])
+    mask = np.zeros((90, 150), bool)
+    mask[30:60, 40:90] = True
+    found = replace(persam.segment(encoded, subject), mask=mask)
+    back = replace(persam.personalize(Reference(image, mask)), mask_weights=subject.mask_weights)
+    again, true = persam.segment(reference.image, back).mask, reference.foreground
+    signals = SignalMeter(persam, subject, [reference])(image, encoded, found)
+    assert signals.cycle == pytest.approx((again & true).sum() / (again | true).sum())
+
+
+# The rule
+
+
+@given(likeness=st.floats(-1, 1.5), cycle=st.floats(0, 1))
+def test_the_probability_is_the_logistic_of_the_weighed_signals(likeness, cycle):
+    signals = replace(GOOD, likeness=likeness, cycle=cycle)
+    log_odds = 1 + 2 * (likeness - 0.9) + 5 * (cycle - 0.8)
+    assert MADE.probability(signals) == pytest.approx(1 / (1 + math.exp(-log_odds)), abs=1e-6)
+
+
+def test_the_thresholds_part_found_from_unsure_from_not_found():
+    assert MADE.decide(GOOD).verdict == "found"
+    assert MADE.decide(GOOD).reason is None
+    assert MADE.decide(replace(GOOD, cycle=0.5)).verdict == "unsure"
+    assert MADE.decide(replace(GOOD, cycle=0.0)).verdict == "not found"
+    nothing = MADE.decide(None)
+    assert (nothing.verdict, nothing.probability, nothing.reason) == ("not found", 0.0, "the mask is empty")
+
+
+@pytest.mark.parametrize("name", list(REASONS))
+def test_the_reason_names_the_signal_that_pulls_hardest(name):
+    rule = replace(MADE, weights=dict.fromkeys(USUAL, 3.0), usual=USUAL)
+    reason = rule.decide(replace(GOOD, **{name: USUAL[name] - 3.0})).reason
+    assert reason.startswith(REASONS[name])
+    assert f"{name} {USUAL[name] - 3.0:.2f}, usually {USUAL[name]:.2f}" in reason
+
+
+def test_a_rule_goes_through_its_file_unchanged_and_finds_the_encoder_beside_it(tmp_path):
+    MADE.save(tmp_path / "presence.json")
+    assert PresenceRule.load(tmp_path / "presence.json") == MADE
+    (tmp_path / "sam").mkdir()
+    (tmp_path / "clip").mkdir()
+    replace(MADE, encoder="../clip").save(tmp_path / "sam" / "presence.json")
+    loaded = PresenceRule.load(tmp_path / "sam" / "presence.json")
+    assert (tmp_path / "sam" / loaded.encoder).resolve() == tmp_path / "clip"
+    replace(MADE, encoder="facebook/dinov2-base").save(tmp_path / "presence.json")
+    assert PresenceRule.load(tmp_path / "presence.json").encoder == "facebook/dinov2-base"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"weights": {"smell": 1.0}, "usual": {"smell": 1.0}}, {"usual": {"cycle": 1.0}}, {"bias": "high"}, {"more": 1}],
+)
+def test_what_is_no_rule_is_refused_in_one_line(tmp_path, change):
+    path = tmp_path / "presence.json"
+    path.write_text(json.dumps(asdict(MADE) | change))
+    with pytest.raises(UserError, match="is no presence rule") as error:
+        PresenceRule.load(path)
+    assert len(str(error.value).splitlines()) == 1
+    path.write_text("{")
+    with pytest.raises(UserError, match="is no presence rule"):
+        PresenceRule.load(path)
+    with pytest.raises(UserError, match="no presence rule at"):
+        PresenceRule.load(tmp_path / "absent.json")
+
+
+def test_a_rule_of_another_sam_or_without_its_encoder_is_refused(persam):
+    reference = Reference(*scene(90, 150))
+    subject = persam.personalize(reference)
+    with pytest.raises(UserError, match=r"calibrated on a SAM with the weights \?"):
+        PresenceCheck(persam, subject, [reference], MADE)
+    rule = replace(MADE, backbone=persam.checksum, weights={"appearance": 1.0}, usual={"appearance": 1.0}, encoder="x")
+    with pytest.raises(UserError, match="give it the encoder x"):
+        PresenceCheck(persam, subject, [reference], rule)
+
+
+# In tinyworld, with the rule that is committed
+
+
+@pytest.fixture(scope="module")
+def checks():
+    """Held-out individuals that did not make the rule, each with its check."""
+    persam, encoder = PerSAM.from_pretrained(SAM, device="cpu"), ImageEncoder.from_pretrained(CLIP, "cpu")
+    rule, made = PresenceRule.load(RULE), []
+    for number in range(16):
+        rng = np.random.default_rng([99, number])
+        identity = random_identity(rng, KIND_NAMES[number % len(KIND_NAMES)], held_out=True)
+        picture = photo(rng, identity, ("subject",))
+        reference = Reference(picture.image, picture.mask())
+        made.append((rng, identity, PresenceCheck(persam, persam.personalize(reference), [reference], rule, encoder)))
+    return persam, made
+
+
+def look(persam, check, picture):
+    (encoded,) = persam.encode([picture.image])
+    return check.find(picture.image, encoded)
+
+
+@pytest.mark.parametrize(
+    ("who", "verdict", "share"),
+    [(("subject",), "found", (0.8, 1)), ((), "not found", (0.9, 1)), (("another kind",), "found", (0, 0.1))],
+)
+def test_the_subject_is_found_and_nobody_and_another_kind_are_not(checks, who, verdict, share):
+    persam, made = checks
+    said = [look(persam, check, photo(rng, identity, who))[1].verdict for rng, identity, check in made]
+    least, most = share
+    assert least <= np.mean([one == verdict for one in said]) <= most, said
+
+
+def test_beside_another_kind_the_subject_is_found_by_looking_again(checks):
+    persam, made = checks
+    once, again = [], []
+    for rng, identity, check in made:
+        picture = photo(rng, identity, ("subject", "another kind"))
+        true = picture.mask()
+        (encoded,) = persam.encode([picture.image])
+        for most, right in ((1, once), (3, again)):
+            mask = check.find(picture.image, encoded, at_most=most)[0].mask
+            right.append((mask & true).sum() / (mask | true).sum() > 0.5)
+    assert np.mean(again) >= 0.8
+    assert np.mean(again) >= np.mean(once) + 0.15
+
+
+def test_a_look_alike_is_likelier_doubted_than_the_subject(checks):
+    persam, made = checks
+    own, other = [], []
+    for rng, identity, check in made:
+        for who, probabilities in ((("subject",), own), (("look-alike",), other)):
+            probabilities.append(look(persam, check, photo(rng, identity, who))[1].probability)
+        assert stranger(rng, identity, same=True) != identity
+    area = np.mean([mine > theirs for mine in own for theirs in other])
+    assert area > 0.85

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files, frames
 from persam_dreambooth.segmentation import PerSAM, Reference, Subject, VideoSegmenter
+from persam_dreambooth.segmentation.memory_video import MemorySegmenter, VideoModel
 
 LOG_NAME, OVERLAY_NAME, MASKS = "frames.jsonl", "overlay.mp4", "masks"
 
@@ -38,29 +39,32 @@ class FrameLine:
 
 
 def segment_video(
-    persam: PerSAM,
+    persam: PerSAM | None,
     source: Path,
     output: Path,
     subjects: list[Subject] | None = None,
     first_mask: Path | None = None,
     lost_below: float | None = 0.7,
+    memory: VideoModel | None = None,
 ) -> int:
     """Follow subjects through a video file or a folder of frames; memory does not grow with its length.
 
     Args:
-        persam: whose backbone looks.
+        persam: whose backbone looks; with `memory` and `first_mask` it is not needed.
         source: the video.
         output: folder for `masks/00000.png` ..., `frames.jsonl` and `overlay.mp4`; must be empty or absent.
-        subjects: saved subjects to look for; None makes them from the first frame and `first_mask`.
+        subjects: saved subjects to look for; None takes those of `first_mask`.
         first_mask: where they are in the first frame: a palette or grey picture whose values
             are labels, or any drawing of one mask.
-        lost_below: predicted IoU below which a subject counts as gone; None never gives one up.
+        lost_below: predicted IoU below which a subject counts as gone; None never gives one up. With a memory:
+            below which a mask of PerSAM's does not start to be followed.
+        memory: the model with whose learned memory they are followed; None follows them the authors' way.
 
     Returns:
         How many frames there were.
 
     Raises:
-        UserError: no video, no subject, or a first mask of another size than the frames.
+        UserError: no video, no subject, nothing to look with, or a first mask of another size than the frames.
     """
     files.check_output_folder(output)
     if output.exists() and any(output.iterdir()):
@@ -72,16 +76,31 @@ def segment_video(
     first = next(pictures, None)
     if first is None:
         raise UserError(f"{source} holds no frame; give another video")
-    labels = None
-    if first_mask is not None:
-        labels = read_labels(first_mask, first)
-        subjects = [persam.personalize(Reference(first, labels == number)) for number in range(1, labels.max() + 1)]
-    segmenter = VideoSegmenter(persam, subjects or [], lost_below)
+    labels = None if first_mask is None else read_labels(first_mask, first)
+    segmenter = _segmenter(persam, memory, subjects, first, labels, lost_below)
     return _write(segmenter, chain([first], pictures), labels, output, frames.frame_rate(source), total)
 
 
+def _segmenter(
+    persam: PerSAM | None,
+    memory: VideoModel | None,
+    subjects: list[Subject] | None,
+    first: Image.Image,
+    labels: NDArray[np.uint8] | None,
+    lost_below: float | None,
+) -> VideoSegmenter | MemorySegmenter:
+    """Who follows the subjects: a memory, which takes the first frame's labels as they are, or PerSAM alone."""
+    if memory is not None:
+        return MemorySegmenter(memory, persam, subjects or [], lost_below)
+    if persam is None:
+        raise UserError("a video is followed by PerSAM, or by a memory; give one of them")
+    if labels is not None:
+        subjects = [persam.personalize(Reference(first, labels == number)) for number in range(1, labels.max() + 1)]
+    return VideoSegmenter(persam, subjects or [], lost_below)
+
+
 def _write(
-    segmenter: VideoSegmenter,
+    segmenter: VideoSegmenter | MemorySegmenter,
     pictures: Iterator[Image.Image],
     labels: NDArray[np.uint8] | None,
     output: Path,

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
-
-import torch
 
 from persam_dreambooth.cli.parsing import parse
+from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import Method, PerSAM, Subject
+from persam_dreambooth.segmentation.memory_video import load_video_model
 from persam_dreambooth.video import LOG_NAME, OVERLAY_NAME, segment_video
 
 
@@ -28,18 +27,19 @@ class VideoFlags:
         metadata={"help": "or subjects that `segment` saved (subject.safetensors), looked for in all frames"},
     )
     output: str | None = field(default=None, metadata={"help": "folder for masks/, frames.jsonl and overlay.mp4"})
-    sam: str = field(
-        default="facebook/sam-vit-huge", metadata={"help": "a SAM: hub name, folder, or original .pth checkpoint"}
+    memory: str | None = field(
+        default=None,
+        metadata={
+            "help": "follow with the learned memory of this SAM 2 or EdgeTAM video model (hub name or folder), "
+            "instead of the authors' way; --sam is then read only for --subject"
+        },
     )
     lost_below: float = field(
         default=0.7,
-        metadata={"help": "mask quality below which a subject counts as gone until it is found again; 0 never does"},
-    )
-    device: str | None = field(
-        default=None, metadata={"help": "cpu, cuda, cuda:1, mps; an accelerator is taken where there is one"}
-    )
-    dtype: Literal["float32", "bfloat16", "float16"] = field(
-        default="float32", metadata={"help": "precision of SAM's image encoder"}
+        metadata={
+            "help": "mask quality below which a subject counts as gone until it is found again; 0 never does; "
+            "with --memory: below which a mask of --sam does not start to be followed"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -50,15 +50,24 @@ class VideoFlags:
             raise UserError("a video needs its subjects from one place: give --first_mask, or --subject")
 
 
+GROUPS = [VideoFlags, SamFlags]
+
+
 def run(program: str, argv: list[str]) -> None:
     """Segment the video, then say where it lies."""
-    (flags,) = parse([VideoFlags], argv, program, "Follow subjects through a video.")
+    flags, sam = parse(GROUPS, argv, program, "Follow subjects through a video.")
     subjects = [Subject.load(path) for path in flags.subject] or None
-    finetuned = subjects[0].mask_weights is not None if subjects else True
-    method = Method.persam_f() if finetuned else Method()
-    persam = PerSAM.from_pretrained(flags.sam, method, flags.device, getattr(torch, flags.dtype))
+    # Subjects whose mask is given are followed by a memory without PerSAM.
+    persam = None if flags.memory and flags.first_mask else _persam(sam, subjects)
+    memory = load_video_model(flags.memory, sam.device, sam.torch_dtype) if flags.memory else None
     output = Path(flags.output)
     first_mask = Path(flags.first_mask) if flags.first_mask else None
-    count = segment_video(persam, Path(flags.video), output, subjects, first_mask, flags.lost_below or None)
+    count = segment_video(persam, Path(flags.video), output, subjects, first_mask, flags.lost_below or None, memory)
     print(f"{count} frames in {output / 'masks'}, scores in {output / LOG_NAME}")
     print(f"look at them: {output / OVERLAY_NAME}")
+
+
+def _persam(sam: SamFlags, subjects: list[Subject] | None) -> PerSAM:
+    """The PerSAM that the subjects were made with; PerSAM-F, as the authors' videos, where they are yet to be made."""
+    finetuned = subjects[0].mask_weights is not None if subjects else True
+    return PerSAM(sam.backbone(), Method.persam_f() if finetuned else Method())

@@ -10,6 +10,7 @@ Knows nothing of diffusion and nothing of folders: pictures in, masks out.
 from persam_dreambooth.segmentation.appearance import ImageEncoder
 from persam_dreambooth.segmentation.backbones import Backbone, Prompts, load_backbone
 from persam_dreambooth.segmentation.features import FeatureEncoder
+from persam_dreambooth.segmentation.memory_video import MemorySegmenter
 from persam_dreambooth.segmentation.persam import Method, PerSAM
 from persam_dreambooth.segmentation.presence import Presence, PresenceCheck, PresenceRule
 from persam_dreambooth.segmentation.reference_masks import pick_reference, reference_from
@@ -26,6 +27,7 @@ __all__ = [
     "EncodedPhoto",
     "FeatureEncoder",
     "ImageEncoder",
+    "MemorySegmenter",
     "Method",
     "PerSAM",
     "Picture",

@@ -18,13 +18,13 @@ from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.cli.segment import GROUPS as SEGMENT
 from persam_dreambooth.cli.segment import MethodFlags, SegmentFlags
-from persam_dreambooth.cli.video import VideoFlags
+from persam_dreambooth.cli.video import GROUPS as VIDEO
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.segmentation import Method
 from persam_dreambooth.training.config import GROUPS, OptimizationConfig
 
-FLAGS = {"segment": SEGMENT, "video": [VideoFlags], "train": GROUPS, "generate": [GenerateFlags], "evaluate": EVALUATE}
+FLAGS = {"segment": SEGMENT, "video": VIDEO, "train": GROUPS, "generate": [GenerateFlags], "evaluate": EVALUATE}
 EVERY_FLAG = [(verb, one) for verb, groups in FLAGS.items() for group in groups for one in fields(group)]
 NEEDED = ["--images", "photos", "--reference", "dog.jpg", "--reference_mask", "dog.png", "--output", "out"]
 

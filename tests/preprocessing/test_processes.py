@@ -1,0 +1,107 @@
+"""Guards an album split over processes: each photo once, the same masks as one process makes, also when resumed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from persam_dreambooth.photos import files
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, append_entry, read_manifest
+from tests.scene import scene
+
+PHOTOS = 7
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("album")
+    for number in range(PHOTOS):
+        pixels, disc = scene(60, 90, number)
+        files.write_picture(Image.fromarray(pixels), folder / "photos" / f"{number:02}.png")
+        if number == 0:
+            files.write_mask(disc, folder / "mask.png")
+    (folder / "photos" / "broken.jpg").write_bytes(b"not a picture")
+    return folder
+
+
+def segment(album, models, output, notes, *flags, processes=1):
+    """Run the command line in its own process or processes; returns what each process segmented."""
+    notes.mkdir(parents=True)
+    words = ["--images", album / "photos", "--reference", album / "photos" / "00.png"]
+    words += ["--reference_mask", album / "mask.png", "--output", output, "--sam", models / "sam", "--device", "cpu"]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", processes, "--master_port", 29531]
+    if processes == 1:
+        launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", 1]
+    command = [sys.executable, *launcher, "-m", "tests.preprocessing.counted_segmentation", *words, *flags]
+    done = subprocess.run(
+        list(map(str, command)), env=os.environ | {"NOTES": str(notes)}, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, [sorted(path.read_text().split()) for path in sorted(notes.iterdir())]
+
+
+def masks(output):
+    return {path.name: files.read_mask(path) for path in sorted((output / "masks").iterdir())}
+
+
+def assert_same_masks(one, other):
+    ours, theirs = masks(one), masks(other)
+    assert list(ours) == list(theirs)
+    for name in ours:  # in another company a photo's features may differ in the last bits
+        assert np.mean(ours[name] != theirs[name]) <= 0.001
+
+
+@pytest.fixture(scope="module")
+def alone(album, models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    _, (segmented,) = segment(album, models, folder / "out", folder / "notes")
+    assert len(segmented) == PHOTOS
+    return folder / "out"
+
+
+def test_two_processes_make_the_masks_of_one_and_no_photo_twice(album, models, alone, tmp_path):
+    said, shares = segment(album, models, tmp_path / "out", tmp_path / "notes", processes=2)
+    assert len(shares) == 2
+    assert all(len(share) >= PHOTOS // 2 for share in shares)
+    assert sorted(shares[0] + shares[1]) == [f"{number:02}.png" for number in range(PHOTOS)]
+    assert_same_masks(tmp_path / "out", alone)
+    assert said.count("masks in") == 1
+    ours, theirs = (read_manifest(out / MANIFEST_NAME) for out in (tmp_path / "out", alone))
+    assert [(one.digest, one.mask, one.error is None) for one in ours] == [
+        (one.digest, one.mask, one.error is None) for one in theirs
+    ]
+    assert not list((tmp_path / "out").glob("manifest.*.jsonl"))
+
+
+def test_what_a_killed_process_had_done_is_not_done_again(album, models, alone, tmp_path):
+    """The journals of two processes that were killed: the first had reached two photos, the second one and a half."""
+    out = tmp_path / "out"
+    segment(album, models, out, tmp_path / "first", processes=2)
+    kept = {"00.png": "", "02.png": "", "01.png": ".1"}
+    entries = {Path(entry.photo).name: entry for entry in read_manifest(out / MANIFEST_NAME)}
+    (out / MANIFEST_NAME).unlink()
+    for name, journal in kept.items():
+        append_entry(out / f"manifest{journal}.jsonl", entries[name])
+    with (out / "manifest.1.jsonl").open("a") as journal:
+        journal.write('{"photo": "../photos/03.p')
+    _, shares = segment(album, models, out, tmp_path / "second", processes=2)
+    again = sorted(name for share in shares for name in share)
+    assert again == [f"{number:02}.png" for number in range(3, PHOTOS)]
+    assert_same_masks(out, alone)
+    assert len(read_manifest(out / MANIFEST_NAME)) == PHOTOS + 1
+
+
+def test_decoding_in_workers_and_a_cache_change_no_mask(album, models, alone, tmp_path):
+    flags = ["--dataloader_num_workers", 2, "--embedding_cache", tmp_path / "cache"]
+    segment(album, models, tmp_path / "one", tmp_path / "first", *flags)
+    assert_same_masks(tmp_path / "one", alone)
+    cached = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")}
+    assert len(cached) == PHOTOS
+    segment(album, models, tmp_path / "two", tmp_path / "second", *flags)
+    assert_same_masks(tmp_path / "two", alone)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")} == cached

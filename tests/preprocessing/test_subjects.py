@@ -1,0 +1,170 @@
+"""Guards what a folder's run says of each subject: whether it is there, whose pixel is whose, how many there are."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models import SAM
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
+from persam_dreambooth.preprocessing import SETTINGS_NAME, SHEET_NAME, SUBJECT_NAME, SegmentationJob, segment_folder
+from persam_dreambooth.references import ReferenceFiles
+from persam_dreambooth.segmentation import Subject
+from presence import photo
+from world import Recipe, draw, random_identity, random_placement
+
+
+def identity_of(kind, number):
+    return random_identity(np.random.default_rng([55, number]), kind, held_out=True)
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory):
+    """A dog's reference, and photos of the dog, of it beside a car, of two of it, of a car, and of nobody."""
+    folder = tmp_path_factory.mktemp("album")
+    rng = np.random.default_rng(8)
+    dog, car = identity_of("dog", 1), identity_of("car", 2)
+
+    def side_by_side(*who):
+        placed = zip(who, (0.27, 0.73), strict=True)
+        return draw(Recipe("snow", tuple((one, random_placement(rng, x, 0.66)) for one, x in placed), seed=4), 128)
+
+    pictures = {
+        "reference": photo(rng, dog, ("subject",)),
+        "car": photo(rng, car, ("subject",)),
+        "dog": photo(rng, dog, ("subject",)),
+        "both": side_by_side(dog, car),
+        "twins": side_by_side(dog, dog),
+        "nobody": photo(rng, dog, ()),
+    }
+    for name, picture in pictures.items():
+        files.write_picture(picture.image, folder / "photos" / f"{name}.png")
+    for name in ("reference", "car"):
+        files.write_mask(pictures[name].mask(), folder / f"{name}-mask.png")
+    return folder, pictures
+
+
+def job_for(folder, output, **changes):
+    reference = ReferenceFiles(folder / "photos" / "reference.png", folder / "reference-mask.png")
+    settings = {"images": folder / "photos", "references": (reference,), "output": output, "sam": str(SAM)}
+    return SegmentationJob(**{**settings, "device": "cpu", **changes})
+
+
+def named(job):
+    return {Path(entry.photo).stem: entry for entry in segment_folder(job)}
+
+
+def iou(one, other):
+    return (one & other).sum() / (one | other).sum()
+
+
+def test_the_rule_beside_the_sam_decides_and_the_manifest_and_the_sheet_say_so(album, tmp_path):
+    folder, pictures = album
+    entries = named(job_for(folder, tmp_path / "out"))
+    assert entries["dog"].presence == "found"
+    assert entries["dog"].reason is None
+    assert entries["nobody"].presence == "not found"
+    assert entries["nobody"].probability < 0.2
+    assert "usually" in entries["nobody"].reason
+    assert entries["car"].presence in ("unsure", "not found")
+    assert entries["reference"].presence is None
+    assert entries["both"].presence != "not found"
+    mask = files.read_mask(tmp_path / "out" / entries["both"].mask)
+    assert iou(mask, pictures["both"].mask(0)) > 0.6
+    assert (tmp_path / "out" / SHEET_NAME).is_file()
+
+
+def test_without_a_rule_nothing_is_decided(album, models, tmp_path):
+    folder, _ = album
+    entries = named(job_for(folder, tmp_path / "out", sam=str(models / "sam")))
+    assert {entry.presence for entry in entries.values()} == {None}
+
+
+def test_each_subject_has_its_own_folder_and_no_pixel_two_owners(album, tmp_path):
+    folder, pictures = album
+    references = tuple(
+        ReferenceFiles(folder / "photos" / f"{name}.png", folder / f"{name}-mask.png") for name in ("reference", "car")
+    )
+    out = tmp_path / "out"
+    entries = segment_folder(job_for(folder, out, references=references, names=("rex", "mini")))
+    assert len(entries) == 2 * len(pictures)
+    for name in ("rex", "mini"):
+        assert Subject.load(out / name / SUBJECT_NAME)
+        assert all((out / name / file).is_file() for file in (SETTINGS_NAME, SHEET_NAME, MANIFEST_NAME))
+    masks = {
+        (name, stem): files.read_mask(out / name / "masks" / f"{stem}.png")
+        for name in ("rex", "mini")
+        for stem in pictures
+    }
+    assert all(not (masks["rex", stem] & masks["mini", stem]).any() for stem in pictures)
+    assert iou(masks["rex", "both"], pictures["both"].mask(0)) > 0.6
+    assert iou(masks["mini", "both"], pictures["both"].mask(1)) > 0.6
+    np.testing.assert_array_equal(masks["rex", "reference"], pictures["reference"].mask())
+    np.testing.assert_array_equal(masks["mini", "car"], pictures["car"].mask())
+    again = {path: path.stat().st_mtime_ns for path in out.rglob("masks/*.png")}
+    segment_folder(job_for(folder, out, references=references, names=("rex", "mini")))
+    assert {path: path.stat().st_mtime_ns for path in again} == again
+
+
+def test_several_references_under_one_name_are_one_subject(album, tmp_path):
+    folder, _ = album
+    twice = (ReferenceFiles(folder / "photos" / "reference.png", folder / "reference-mask.png"),) * 2
+    job = job_for(folder, tmp_path / "out", references=twice, names=("rex", "rex"))
+    assert list(job.subjects()) == [tmp_path / "out" / "rex"]
+    assert len(next(iter(job.subjects().values()))) == 2
+
+
+def test_all_instances_are_in_the_mask_and_numbered_apart(album, tmp_path):
+    folder, pictures = album
+    entries = named(job_for(folder, tmp_path / "out", all_instances=True))
+    labels = np.asarray(Image.open(tmp_path / "out" / entries["twins"].instances))
+    assert set(np.unique(labels)) == {0, 1, 2}
+    np.testing.assert_array_equal(labels > 0, files.read_mask(tmp_path / "out" / entries["twins"].mask))
+    for true in (pictures["twins"].mask(0), pictures["twins"].mask(1)):
+        assert max(iou(labels == number, true) for number in (1, 2)) > 0.5
+    assert set(np.unique(np.asarray(Image.open(tmp_path / "out" / entries["dog"].instances)))) == {0, 1}
+    assert entries["nobody"].presence != "found"
+    assert entries["reference"].instances is None
+    # Called again it finds everything there, and a deleted picture of instances is made again.
+    (tmp_path / "out" / entries["twins"].instances).unlink()
+    assert named(job_for(folder, tmp_path / "out", all_instances=True)) == entries
+    assert (tmp_path / "out" / entries["twins"].instances).is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": ("rex", "mini")}, "2 names and 1 references"),
+        ({"names": ("../rex",)}, "no folder's name"),
+        ({"names": (".rex",)}, "no folder's name"),
+        ({"sam": "facebook/sam-vit-base", "all_instances": True}, "needs a presence rule"),
+    ],
+)
+def test_names_and_instances_that_cannot_be_are_refused(album, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        job_for(album[0], tmp_path / "out", **changes)
+
+
+def test_a_rule_of_another_sam_is_refused_before_anything_is_written(album, models, tmp_path):
+    job = job_for(album[0], tmp_path / "out", sam=str(models / "sam"), presence=SAM / "presence.json")
+    with pytest.raises(UserError, match="calibrated on a SAM"):
+        segment_folder(job)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_rule_makes_another_run(album, tmp_path):
+    segment_folder(job_for(album[0], tmp_path / "out"))
+    rule = json.loads((SAM / "presence.json").read_text()) | {"encoder": str(SAM.parent / "clip"), "found_from": 0.5}
+    (tmp_path / "rule.json").write_text(json.dumps(rule))
+    with pytest.raises(UserError, match="presence differ"):
+        segment_folder(job_for(album[0], tmp_path / "out", presence=tmp_path / "rule.json"))
+
+
+def test_an_older_manifest_without_presence_is_read(tmp_path):
+    path = tmp_path / MANIFEST_NAME
+    path.write_text('{"photo": "a.png", "digest": "0"}\n')
+    assert read_manifest(path)[0].presence is None

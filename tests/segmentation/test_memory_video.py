@@ -1,0 +1,453 @@
+"""Guards following subjects with a learned memory: as transformers' own session does, frame by frame, in less room."""
+
+import gc
+from contextlib import contextmanager
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    EdgeTamVideoConfig,
+    EdgeTamVideoModel,
+    Sam2ImageProcessor,
+    Sam2VideoConfig,
+    Sam2VideoInferenceSession,
+    Sam2VideoModel,
+    Sam2VideoProcessor,
+    Sam2VideoVideoProcessor,
+)
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation import Method, PerSAM, Reference
+from persam_dreambooth.segmentation.memory_video import MemorySegmenter, load_video_model
+from random_models import random_sam
+from tests.scene import scene
+from tests.segmentation import random_sams
+
+SIZE = (90, 150)
+SIDE, WIDTH = 128, 128
+MASKS, POINTERS = 4, 6  # remembered; the classes' own are 7 and 16
+MEMORY = {
+    "image_size": SIDE,
+    "num_maskmem": MASKS,
+    "max_object_pointers_in_encoder": POINTERS,
+    "memory_attention_hidden_size": WIDTH,
+    "memory_attention_num_layers": 1,
+    "memory_attention_rope_feat_sizes": [random_sams.GRID, random_sams.GRID],
+    "memory_encoder_hidden_size": WIDTH,
+    "memory_encoder_output_channels": 64,  # the classes' attention takes no other number
+    "mask_downsampler_embed_dim": WIDTH,
+    "memory_fuser_embed_dim": WIDTH,
+    "memory_fuser_intermediate_dim": 32,
+    "prompt_encoder_config": {"hidden_size": WIDTH, "image_size": SIDE},
+    "mask_decoder_config": {**random_sams.DECODER, "hidden_size": WIDTH},
+}
+
+
+def sam2_video(seed=1):
+    vision = {**random_sams.SAM2["vision_config"], "fpn_hidden_size": WIDTH}
+    config = Sam2VideoConfig(vision_config=vision, **MEMORY, memory_attention_feed_forward_hidden_size=32)
+    return random_sams.drawn(Sam2VideoModel, config, seed)
+
+
+def edgetam_video(seed=1):
+    vision = {**random_sams.edgetam().config.vision_config.to_dict(), "fpn_hidden_size": WIDTH}
+    perceiver = {"num_latents": 16, "num_latents_2d": 16, "mlp_intermediate_size": 32, "num_layers": 1}
+    config = EdgeTamVideoConfig(
+        vision_config=vision,
+        **MEMORY,
+        memory_attention_mlp_hidden_size=32,
+        memory_attention_rope_k_sizes=[4, 4],
+        **{f"perceiver_resampler_{name}": number for name, number in perceiver.items()},
+    )
+    return random_sams.drawn(EdgeTamVideoModel, config, seed)
+
+
+FAMILIES = {"sam2_video": sam2_video, "edgetam_video": edgetam_video}
+
+
+@pytest.fixture(params=list(FAMILIES))
+def kind(request):
+    """The config's model_type of the family under test."""
+    if request.param == "edgetam_video":
+        pytest.importorskip("timm")
+    return request.param
+
+
+@pytest.fixture
+def model(kind):
+    """One that sees its subject in every frame: random weights would say yes in some and no in others."""
+    return seeing(FAMILIES[kind]())
+
+
+@pytest.fixture(scope="module")
+def persam():
+    return PerSAM.from_pretrained(random_sam(), Method.persam_f(), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def subjects(persam):
+    """Whose masks in a frame overlap."""
+    photo, disc = scene(*SIZE)
+    corner = np.zeros_like(disc)
+    corner[:40, :40] = True
+    return [persam.personalize(Reference(photo, mask)) for mask in (disc, corner)]
+
+
+@torch.no_grad()
+def seeing(model, bias=10.0):
+    """`bias` is added to every object score."""
+    model.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(bias)
+    return model
+
+
+def film(count):
+    """Frames with a disc that moves, and grey ones where it is gone."""
+    frames = [np.roll(scene(*SIZE, seed)[0], 6 * seed, axis=1) for seed in range(count)]
+    return [np.full_like(frame, 120) if number % 5 == 3 else frame for number, frame in enumerate(frames)]
+
+
+def two_labels():
+    """A disc and a corner, as the first frame's labels."""
+    labels = scene(*SIZE)[1].astype(np.uint8)
+    labels[:40, :40] = 2
+    return labels
+
+
+def processor():
+    size = {"height": SIDE, "width": SIDE}
+    return Sam2VideoProcessor(Sam2ImageProcessor(size=size), Sam2VideoVideoProcessor(size=size))
+
+
+def own_session(model, frames, masks):
+    """What transformers' session makes of a whole film at once: a list of (logits (N, h, w), object scores (N,))."""
+    own = processor()
+    session = own.init_video_session(video=np.stack(frames), dtype=model.dtype)
+    numbers = list(range(1, len(masks) + 1))
+    own.add_inputs_to_inference_session(session, 0, numbers, input_masks=list(masks))
+    outputs = model.propagate_in_video_iterator(session, start_frame_idx=0)
+    return [(one.pred_masks[:, 0], one.object_score_logits.flatten()) for one in outputs]
+
+
+@contextmanager
+def heard(model):
+    """The (h, w) logits and object scores of each subject in each frame that pass through the model meanwhile."""
+    outputs = []
+    with model.register_forward_hook(
+        lambda module, args, output: outputs.append((output.pred_masks[0, 0], output.object_score_logits.flatten()[0]))
+    ):
+        yield outputs
+
+
+def close(one, other):
+    return torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+# As transformers' own session
+
+
+def test_frame_by_frame_it_is_the_session_that_holds_the_whole_film(model):
+    frames, labels = film(3 * POINTERS), two_labels()
+    masks = [labels == 1, labels == 2]
+    with heard(model) as outputs:
+        list(MemorySegmenter(model).follow(iter(frames), labels))
+    together = own_session(model, frames, masks)
+    for place in (0, 1):
+        alone = own_session(model, frames, [masks[place]])
+        for (found, score), (logits, told), (both, _) in zip(outputs[place::2], alone, together, strict=True):
+            assert close(found, logits[0])
+            assert close(score, told[0])
+            # Both masks in one call of the memory's encoder; it is rounded to bfloat16, which makes more of the rest.
+            torch.testing.assert_close(found, both[place], rtol=1e-3, atol=1e-3)
+
+
+def test_each_pixel_is_given_to_the_highest_of_that_sessions_logits(model):
+    frames, labels = film(POINTERS), two_labels()
+    expected = own_session(model, frames, [labels == 1, labels == 2])
+    seen = list(MemorySegmenter(model).follow(frames, labels))
+    for (low, _), frame in zip(expected[1:], seen[1:], strict=True):
+        logits = processor().post_process_masks([low[:, None]], [SIZE], binarize=False)[0][:, 0]
+        best, winner = logits.max(0)
+        sure = ((logits[0] - logits[1]).abs() > 1e-3) & (best.abs() > 1e-3)
+        assert sure.float().mean() > 0.8
+        assert torch.equal(torch.from_numpy(frame.labels)[sure].long(), torch.where(best > 0, winner + 1, 0)[sure])
+
+
+def test_that_session_remembers_so_that_a_memory_too_short_would_be_seen(model):
+    """The test of the test above: the first mask, and a frame as far back as is ever read, change what is found."""
+    frames, labels = film(3 * POINTERS), two_labels()
+    one = own_session(model, frames, [labels == 1])
+    other = own_session(model, frames, [labels == 2])
+    assert not close(one[-1][0], other[-1][0])
+    last = len(frames) - 1
+    changed = [
+        np.full_like(frame, 255) if number == last - POINTERS + 1 else frame for number, frame in enumerate(frames)
+    ]
+    assert not close(one[-1][0], own_session(model, changed, [labels == 1])[-1][0])
+
+
+def test_the_score_is_the_predicted_iou_of_the_mask_that_the_decoder_chose(model):
+    told = []
+    head = model.mask_decoder.iou_prediction_head
+    with head.register_forward_hook(lambda module, args, output: told.append(output)):
+        seen = list(MemorySegmenter(model).follow(film(3), scene(*SIZE)[1].astype(np.uint8)))
+    assert seen[0].scores == (1.0,)
+    for frame, scores in zip(seen[1:], told[1:], strict=True):  # of the whole, single mask and of the three
+        assert frame.scores == (pytest.approx(float(scores[0, 0, 1:].max())),)
+
+
+def test_a_subject_whose_object_score_says_so_is_absent_and_comes_back(kind):
+    model, frames, mask = FAMILIES[kind](), film(14), scene(*SIZE)[1]
+    told = torch.stack([score[0] for _, score in own_session(seeing(model, 0.0), frames, [mask])])
+    seeing(model, -float(told[1:].median()))
+    expected = [bool(score[0] > 0) for _, score in own_session(model, frames, [mask])]
+    seen = list(MemorySegmenter(model).follow(frames, mask.astype(np.uint8)))
+    there = [frame.scores[0] is not None for frame in seen]
+    assert there == expected
+    assert there == [bool((frame.labels == 1).any()) for frame in seen]
+    assert any(one and not before for before, one in pairwise(there)), there
+
+
+# Streams
+
+
+def test_the_first_labels_are_handed_back_and_later_frames_have_one_subject_a_pixel(model):
+    labels = two_labels()
+    seen = list(MemorySegmenter(model).follow(film(4), labels))
+    np.testing.assert_array_equal(seen[0].labels, labels)
+    assert seen[0].scores == (1.0, 1.0)
+    alone = [list(MemorySegmenter(model).follow(film(4), (labels == n).astype(np.uint8))) for n in (1, 2)]
+    for both, one, two in zip(seen[1:], *(each[1:] for each in alone), strict=True):
+        assert both.labels.dtype == np.uint8
+        assert both.labels.shape == SIZE
+        np.testing.assert_array_equal(both.labels > 0, (one.labels > 0) | (two.labels > 0))
+        assert (both.labels[(one.labels > 0) & (two.labels == 0)] == 1).all()
+        assert (both.labels[(two.labels > 0) & (one.labels == 0)] == 2).all()
+        assert both.scores == one.scores + two.scores
+
+
+def test_one_call_a_frame_is_one_call_for_all(model):
+    frames, labels = film(9), two_labels()
+    together = list(MemorySegmenter(model).follow(frames, labels))
+    segmenter = MemorySegmenter(model)
+    for number, (frame, expected) in enumerate(zip(frames, together, strict=True)):
+        (seen,) = segmenter.follow([frame], labels if number == 0 else None)
+        np.testing.assert_array_equal(seen.labels, expected.labels)
+        assert seen.scores == expected.scores
+
+
+def test_labels_in_a_later_call_start_the_memory_afresh(model):
+    frames, labels = film(6), two_labels()
+    segmenter = MemorySegmenter(model)
+    list(segmenter.follow(film(5), (labels == 2).astype(np.uint8)))
+    again = list(segmenter.follow(frames, labels))
+    for seen, expected in zip(again, MemorySegmenter(model).follow(frames, labels), strict=True):
+        np.testing.assert_array_equal(seen.labels, expected.labels)
+        assert seen.scores == pytest.approx(expected.scores)
+
+
+def test_the_image_is_encoded_once_a_frame_however_many_look(model):
+    calls, labels = [], two_labels()
+    with model.vision_encoder.register_forward_hook(lambda *args: calls.append(1)):
+        for number, _ in enumerate(MemorySegmenter(model).follow(film(5), labels), start=1):
+            assert len(calls) == number
+
+
+def tensors():
+    gc.collect()
+    return [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+
+
+def size(found):
+    """How many tensors, and how many numbers in them."""
+    return len(found), sum(one.numel() for one in found)
+
+
+def entries(held):
+    """How many things transformers' sessions hold, whatever they are."""
+    if isinstance(held, dict | list):
+        return len(held) + sum(map(entries, held.values() if isinstance(held, dict) else held))
+    return 0
+
+
+def sessions():
+    return [one for one in gc.get_objects() if type(one) is Sam2VideoInferenceSession]
+
+
+def masks(found):
+    """Those that are masks of the model's, in either resolution."""
+    return [one for one in found if one.shape in [(1, 1, SIDE, SIDE), (1, 1, SIDE // 4, SIDE // 4)]]
+
+
+def encoded_masks(found):
+    """Those that the memory's encoder made of an image and a mask: SAM 2's and EdgeTAM's shape."""
+    return [one for one in found if one.shape in [(random_sams.GRID**2, 1, 64), (1, 32, 64)]]
+
+
+def test_memory_does_not_grow_with_the_number_of_frames(model):
+    """Beside it transformers' own session, which does grow: so what is counted is what counts."""
+    labels, picture = two_labels(), scene(*SIZE)[0]
+    segmenter, held = MemorySegmenter(model), []
+    for number, _ in enumerate(segmenter.follow((picture.copy() for _ in range(30)), labels)):
+        if number in (POINTERS, 12, 29):
+            held.append((*size(tensors()), [entries(vars(one)) for one in sessions()]))
+    assert held[0] == held[1] == held[2]
+    assert len(sessions()) == 2
+    assert not masks(tensors())
+    assert len(encoded_masks(tensors())) == 2 * MASKS * 2  # of two subjects, each with its positions
+    own = processor()
+    session, grown = own.init_video_session(), []
+    own.add_inputs_to_inference_session(session, 0, [1, 2], input_masks=[labels == 1, labels == 2])
+    for number in range(12):
+        model(session, frame=own(images=picture, return_tensors="pt")["pixel_values"][0])
+        if number in (POINTERS, 11):
+            grown.append(size(tensors()))
+    assert grown[1][0] > grown[0][0] + 20
+    assert grown[0] > held[0][:2]
+    assert masks(tensors())
+
+
+# PerSAM tells whom to follow
+
+
+def scores_of(persam, frames, subject):
+    return [persam.segment(frame, subject).score for frame in frames]
+
+
+def test_without_labels_persams_disjoint_masks_of_the_first_frame_are_followed(model, persam, subjects):
+    frames = film(4)
+    found = [persam.segment(frames[0], subject) for subject in subjects]
+    frame = persam.backbone.frame(*SIZE)
+    logits = torch.cat([frame.to_original(torch.from_numpy(one.logits)[None]) for one in found])
+    expected = torch.where(logits.max(0).values > 0, logits.argmax(0) + 1, 0).numpy().astype(np.uint8)
+    assert (found[0].mask & found[1].mask).any()
+    assert {1, 2} <= set(np.unique(expected))
+    seen = list(MemorySegmenter(model, persam, subjects, lost_below=None).follow(frames))
+    np.testing.assert_array_equal(seen[0].labels, expected)
+    assert seen[0].scores == tuple(one.score for one in found)
+    told = list(MemorySegmenter(model).follow(frames, expected))
+    for one, other in zip(seen[1:], told[1:], strict=True):
+        np.testing.assert_array_equal(one.labels, other.labels)
+        assert one.scores == pytest.approx(other.scores)
+
+
+def test_a_subject_that_persam_does_not_find_is_looked_for_until_it_does_and_then_left_to_the_memory(
+    model, persam, subjects
+):
+    frames, subject = film(8), subjects[0]
+    quality = scores_of(persam, frames, subject)
+    order = sorted(range(len(frames)), key=quality.__getitem__)
+    frames, joins = [frames[number] for number in order], 3
+    threshold = (quality[order[joins - 1]] + quality[order[joins]]) / 2
+    seen = list(MemorySegmenter(model, persam, [subject], threshold).follow(frames))
+    assert all(one.scores == (None,) and not one.labels.any() for one in seen[:joins])
+    found = persam.segment(frames[joins], subject)
+    np.testing.assert_array_equal(seen[joins].labels == 1, found.mask)
+    assert seen[joins].scores == (found.score,)
+    told = list(MemorySegmenter(model).follow(frames[joins:], found.mask.astype(np.uint8)))
+    for one, other in zip(seen[joins + 1 :], told[1:], strict=True):
+        np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_one_who_joins_late_changes_nothing_that_is_remembered_of_the_others(model, persam, subjects):
+    """In one session for both transformers' EdgeTAM fails here, and its SAM 2 remembers the first one otherwise."""
+    frames, labels = film(8), scene(*SIZE)[1].astype(np.uint8)
+    with heard(model) as alone:
+        list(MemorySegmenter(model).follow(frames, labels))
+    quality = scores_of(persam, frames, subjects[1])
+    frames_left = list(range(1, len(frames)))
+    threshold = sorted(quality[number] for number in frames_left)[-2]
+    joins = next(number for number in frames_left if quality[number] >= threshold)
+    with heard(model) as both:
+        seen = list(MemorySegmenter(model, persam, subjects, threshold).follow(frames, labels))
+    late = [number for number, one in enumerate(seen) if one.scores[1] is not None]
+    assert late[0] == joins
+    assert all((one.labels != 2).all() for one in seen[:joins])
+    assert (seen[joins].labels == 2).any()
+    # The first subject's outputs: alone until the other joins, in that frame before it, then every other one.
+    first = [*both[: joins + 1], *both[joins + 2 :: 2]]
+    assert len(first) == len(alone)
+    assert all(torch.equal(one[0], other[0]) for one, other in zip(first, alone, strict=True))
+
+
+def test_one_folder_may_look_and_remember(tmp_path):
+    sam2_video().save_pretrained(tmp_path)
+    persam = PerSAM.from_pretrained(tmp_path, Method(), device="cpu")
+    photo, disc = scene(*SIZE)
+    subject = persam.personalize(Reference(photo, disc))
+    follower = MemorySegmenter.from_pretrained(str(tmp_path), persam, [subject], lost_below=None, device="cpu")
+    (first,) = follower.follow([photo])
+    np.testing.assert_array_equal(first.labels == 1, persam.segment(photo, subject).mask)
+    assert first.labels.any()
+
+
+# Loading
+
+
+def test_a_saved_folder_is_told_by_its_config_and_follows_alike(kind, model, tmp_path):
+    model.save_pretrained(tmp_path)
+    frames, labels = film(5), two_labels()
+    loaded = list(MemorySegmenter.from_pretrained(str(tmp_path), device="cpu").follow(frames, labels))
+    for one, other in zip(loaded, MemorySegmenter(model).follow(frames, labels), strict=True):
+        np.testing.assert_array_equal(one.labels, other.labels)
+        assert one.scores == pytest.approx(other.scores)
+
+
+def test_bfloat16_is_the_whole_models(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    frames, mask = film(POINTERS), scene(*SIZE)[1]  # of a film with fewer the whole session counts time otherwise
+    loaded = load_video_model(str(tmp_path), "cpu", torch.bfloat16)
+    assert {weight.dtype for weight in loaded.parameters()} == {torch.bfloat16}
+    assert not any(weight.requires_grad for weight in loaded.parameters())
+    with heard(loaded) as outputs:
+        seen = list(MemorySegmenter(loaded).follow(frames, mask.astype(np.uint8)))
+    expected = own_session(loaded, frames, [mask])
+    assert all(close(one[0], other[0][0]) for one, other in zip(outputs, expected, strict=True))
+    assert all(one.scores[0] is not None for one in seen)
+
+
+def test_another_models_folder_is_refused_with_the_known_ones(tmp_path):
+    random_sams.sam2().save_pretrained(tmp_path)
+    with pytest.raises(UserError) as refusal:
+        MemorySegmenter.from_pretrained(str(tmp_path), device="cpu")
+    assert '"sam2"' in str(refusal.value)
+    assert all(kind in str(refusal.value) for kind in FAMILIES)
+    with pytest.raises(UserError, match="no SAM 2 or EdgeTAM for videos at 'nowhere/at/all'"):
+        MemorySegmenter.from_pretrained("nowhere/at/all", device="cpu")
+
+
+def test_a_folder_without_the_memorys_weights_is_refused(tmp_path):
+    model = sam2_video()
+    state = {name: weight for name, weight in model.state_dict().items() if "memory_encoder" not in name}
+    model.save_pretrained(tmp_path, state_dict=state)
+    with pytest.raises(UserError, match=r"lacks .* weights .*memory_encoder"):
+        MemorySegmenter.from_pretrained(str(tmp_path), device="cpu")
+
+
+# Mistakes
+
+
+def test_nobody_to_follow_and_labels_that_do_not_fit_are_refused(persam, subjects):
+    model, (picture, disc) = sam2_video(), scene(*SIZE)
+    mistakes = [
+        (MemorySegmenter(model), None, "nobody to follow"),
+        (MemorySegmenter(model), np.zeros(SIZE, np.uint8), "labels are empty"),
+        (MemorySegmenter(model), np.ones((9, 9), np.uint8), r"shape \(9, 9\), the frame \(90, 150\)"),
+        (MemorySegmenter(model, persam, subjects), 3 * disc.astype(np.uint8), "number 3 subjects, but 2"),
+    ]
+    for segmenter, labels, words in mistakes:
+        with pytest.raises(UserError, match=words) as refusal:
+            list(segmenter.follow([picture], labels))
+        assert "\n" not in str(refusal.value)
+
+
+def test_subjects_without_their_persam_or_too_many_are_refused(persam, subjects):
+    model = sam2_video()
+    with pytest.raises(UserError, match="looked for by PerSAM"):
+        MemorySegmenter(model, None, subjects)
+    with pytest.raises(UserError, match="1 to 255 subjects, not 256"):
+        MemorySegmenter(model, persam, subjects * 128)
+    other = PerSAM.from_pretrained(random_sams.sam2(), Method.persam_f(), device="cpu")
+    with pytest.raises(UserError, match="made with SamModel"):
+        MemorySegmenter(model, other, subjects)

@@ -15,6 +15,7 @@ from persam_dreambooth.training.families import Family
 
 PREFIX = "checkpoint-"
 PROGRESS_NAME = "progress.json"
+RNG_NAMES = ("epoch_rng", "torch_rng", "fetch_rng")
 
 
 @dataclass
@@ -26,12 +27,16 @@ class Progress:
         epoch: epochs begun before the current one.
         batches: batches taken of the current epoch.
         epoch_rng: state, when the epoch began, of the generator from which its order of photos follows.
+        torch_rng: torch's own state at that time.
+        fetch_rng: torch's own state when the newest batch was asked for, from which the next one's crops follow.
     """
 
     step: int = 0
     epoch: int = 0
     batches: int = 0
     epoch_rng: Tensor = field(default_factory=torch.get_rng_state)
+    torch_rng: Tensor = field(default_factory=torch.get_rng_state)
+    fetch_rng: Tensor = field(default_factory=torch.get_rng_state)
 
 
 def register(accelerator: Accelerator, family: Family) -> None:
@@ -61,19 +66,27 @@ def save_checkpoint(accelerator: Accelerator, output: Path, progress: Progress, 
     accelerator.wait_for_everyone()
     accelerator.save_state(str(partial))
     rank = accelerator.process_index
-    save_file({"epoch_rng": progress.epoch_rng}, partial / f"epoch_rng_{rank}.safetensors")
+    save_file({name: getattr(progress, name) for name in RNG_NAMES}, partial / f"epoch_rng_{rank}.safetensors")
     if accelerator.is_main_process:
-        values = asdict(progress)
-        del values["epoch_rng"]
+        values = {name: value for name, value in asdict(progress).items() if name not in RNG_NAMES}
         (partial / PROGRESS_NAME).write_text(json.dumps(values) + "\n", encoding="utf-8")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        shutil.rmtree(final, ignore_errors=True)
+        _remove(final)
         partial.rename(final)
         for old in checkpoints(output)[: -keep if keep else 0]:
-            shutil.rmtree(old)
+            _remove(old)
     accelerator.wait_for_everyone()
     return final
+
+
+def _remove(folder: Path) -> None:
+    """Delete a checkpoint; out of sight first, so that a kill on the way leaves none that looks whole."""
+    if folder.exists():
+        hidden = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(hidden, ignore_errors=True)
+        folder.rename(hidden)
+        shutil.rmtree(hidden)
 
 
 def checkpoints(output: Path) -> list[Path]:
@@ -115,8 +128,8 @@ def load_checkpoint(accelerator: Accelerator, folder: Path) -> Progress:
     try:
         accelerator.load_state(str(folder))
         values = json.loads((folder / PROGRESS_NAME).read_text(encoding="utf-8"))
-        rng = load_file(folder / f"epoch_rng_{accelerator.process_index}.safetensors")["epoch_rng"]
-        return Progress(**values, epoch_rng=rng)
+        rng = load_file(folder / f"epoch_rng_{accelerator.process_index}.safetensors")
+        return Progress(**(values | {name: rng[name] for name in RNG_NAMES}))
     except Exception as error:  # each of a checkpoint's files answers damage in its own way
         reason = " ".join((str(error) or type(error).__name__).split())[:200]
         raise UserError(

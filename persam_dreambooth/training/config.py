@@ -46,6 +46,8 @@ class ModelConfig:
     train_text_encoder: bool = _flag(False, "train the text encoder too")
     use_lora: bool = _flag(False, "train LoRA adapters instead of all weights")
     rank: int | None = _flag(None, "rank of the LoRA adapters; 4 if unset")
+    lora_alpha: int | None = _flag(None, "the adapters count alpha / rank times; the rank if unset")
+    use_dora: bool = _flag(False, "DoRA: LoRA that learns the length of each weight vector apart from its direction")
     lora_dropout: float | None = _flag(None, "dropout inside the LoRA adapters; 0 if unset")
     gradient_checkpointing: bool = _flag(False, "less memory for about a third more time")
     enable_xformers_memory_efficient_attention: bool = _flag(False, "attention by xformers")
@@ -64,7 +66,20 @@ class ModelConfig:
             self.lora_dropout = 0.0 if self.lora_dropout is None else self.lora_dropout
         elif self.rank is not None or self.lora_dropout is not None:
             raise UserError("--rank and --lora_dropout are LoRA's; add --use_lora, or drop them to train all weights")
-        _refuse_outside(self, rank=(1, math.inf), lora_dropout=(0, 1), tokenizer_max_length=(2, math.inf))
+        elif self.lora_alpha is not None or self.use_dora:
+            raise UserError(
+                "--lora_alpha and --use_dora are LoRA's; add --use_lora, or drop them to train all weights"
+            )
+        _refuse_outside(
+            self,
+            rank=(1, math.inf),
+            lora_alpha=(1, math.inf),
+            lora_dropout=(0, 1),
+            tokenizer_max_length=(2, math.inf),
+        )
+        if self.use_dora and self.train_text_encoder:
+            # transformers drops DoRA's lengths when it loads them into a text encoder, and only warns.
+            raise UserError("--use_dora and --train_text_encoder exclude each other; drop one")
         if self.train_text_encoder and self.pre_compute_text_embeddings:
             raise UserError("--train_text_encoder and --pre_compute_text_embeddings exclude each other; drop one")
 

@@ -113,7 +113,7 @@ def _check_same_weights(config: TrainingConfig, saved: Path) -> None:
     except (TypeError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{saved} is damaged; delete it to go on with these flags") from error
     now = config.flat()
-    for name in ("use_lora", "rank", "train_text_encoder"):
+    for name in ("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder"):
         if before.get(name) != now[name]:
             raise UserError(
                 f"--resume_from_checkpoint: the run had {name} {before.get(name)}, not {now[name]}; use its flags "
@@ -247,22 +247,29 @@ def _epoch(run: Training, progress: checkpoints.Progress) -> Iterable[dict[str, 
     """The batches of the current epoch that have not been taken yet.
 
     The order of photos follows from a generator's state when an epoch begins: torch's own, or with
-    several processes the one that Accelerate keeps in step. Inside a resumed epoch that state is put
-    back to find the same order, and torch's is then exchanged for the one in which the run was left.
+    several processes the one that Accelerate keeps in step. A resumed epoch is read again from there,
+    so that workers draw what they drew; Accelerate reads one batch ahead of the training, so the
+    batch that waits is read with the state that torch had then, and training goes on with its own.
     """
     order = getattr(run.loader, "synchronized_generator", None) or torch.default_generator
+    batches = iter(run.loader)
     if progress.batches == 0:
-        progress.epoch_rng = order.get_state()
-        yield from run.loader
-        return
-    left = torch.get_rng_state()
-    order.set_state(progress.epoch_rng)
-    rest = iter(run.accelerator.skip_first_batches(run.loader, progress.batches))
-    first = next(rest, None)
-    torch.set_rng_state(left)
-    if first is not None:
-        yield first
-        yield from rest
+        progress.epoch_rng, progress.torch_rng = order.get_state(), torch.get_rng_state()
+    else:
+        left = torch.get_rng_state()
+        torch.set_rng_state(progress.torch_rng)
+        order.set_state(progress.epoch_rng)
+        for taken in range(1, progress.batches + 1):
+            if taken == progress.batches:
+                torch.set_rng_state(progress.fetch_rng)
+            next(batches)
+        torch.set_rng_state(left)
+    while True:
+        progress.fetch_rng = torch.get_rng_state()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def _loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
@@ -287,7 +294,7 @@ def _loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
 
 def _embedded(family: Family, tokens: Conditioning) -> Conditioning:
     with torch.no_grad():
-        return {"embeddings": family.encode_prompt(tokens).cpu()}
+        return {name: value.cpu() for name, value in family.encode_prompt(tokens).items()}
 
 
 def _means(collected: dict[str, list[Tensor]], accelerator: Accelerator) -> dict[str, float]:

@@ -68,12 +68,17 @@ class Family(Protocol):
         """A prompt as token tensors with a leading dimension of 1."""
         ...
 
-    def encode_prompt(self, tokens: Conditioning) -> Tensor:
-        """Token tensors, or embeddings made before, to (B, length, channels) embeddings."""
+    def encode_prompt(self, tokens: Conditioning) -> Conditioning:
+        """Token tensors, or what this made of them before, to what `predict` takes.
+
+        Returns:
+            `embeds`, (B, length, channels), and what else the family's denoiser asks of a prompt; every
+            tensor has a leading dimension of B.
+        """
         ...
 
     def drop_text_encoder(self) -> None:
-        """Free what `encode_prompt` needs for tokens; from now on it takes embeddings only."""
+        """Free what `encode_prompt` needs for tokens; from now on it takes what it returned before only."""
         ...
 
     def encode_latents(self, pixels: Tensor) -> Tensor:
@@ -84,8 +89,8 @@ class Family(Protocol):
         """Draw noise, then timesteps, with the global random generator."""
         ...
 
-    def predict(self, noised: Noised, embeddings: Tensor) -> Tensor:
-        """The denoiser's word, (B, C, h, w)."""
+    def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
+        """The denoiser's word, (B, C, h, w), on what `encode_prompt` returned."""
         ...
 
     def predict_base(self, noised: Noised, tokens: Conditioning) -> Tensor:

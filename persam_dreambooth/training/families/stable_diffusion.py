@@ -9,7 +9,12 @@ from typing import Any, Self, cast
 import torch
 from accelerate.utils import extract_model_from_parallel
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.training_utils import _set_state_dict_into_text_encoder, cast_training_params, compute_snr
+from diffusers.training_utils import (
+    _collate_lora_metadata,
+    _set_state_dict_into_text_encoder,
+    cast_training_params,
+    compute_snr,
+)
 from diffusers.utils import convert_state_dict_to_diffusers, convert_unet_state_dict_to_peft
 from diffusers.utils.import_utils import is_xformers_available
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
@@ -105,7 +110,8 @@ class StableDiffusion:
         rank = cast(int, self.config.rank)  # resolved by the config, since --use_lora is on
         return LoraConfig(
             r=rank,
-            lora_alpha=rank,
+            lora_alpha=rank if self.config.lora_alpha is None else self.config.lora_alpha,
+            use_dora=self.config.use_dora,
             lora_dropout=self.config.lora_dropout or 0.0,
             init_lora_weights="gaussian",
             target_modules=targets,
@@ -155,17 +161,18 @@ class StableDiffusion:
         )
         return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
 
-    def encode_prompt(self, tokens: Conditioning) -> Tensor:
+    def encode_prompt(self, tokens: Conditioning) -> Conditioning:
         """See `Family.encode_prompt`."""
-        if "embeddings" in tokens:
-            return tokens["embeddings"]
+        if "embeds" in tokens:
+            return tokens
         use_mask = self.config.text_encoder_use_attention_mask
         device = next(self.text_encoder.parameters()).device
-        return self.text_encoder(
+        embeds = self.text_encoder(
             tokens["input_ids"].to(device),
             attention_mask=tokens["attention_mask"].to(device) if use_mask else None,
             return_dict=False,
         )[0]
+        return {"embeds": embeds}
 
     def drop_text_encoder(self) -> None:
         """See `Family.drop_text_encoder`."""
@@ -189,10 +196,11 @@ class StableDiffusion:
         target = self.scheduler.get_velocity(latents, noise, timesteps) if is_velocity else noise
         return Noised(noisy, timesteps, target)
 
-    def predict(self, noised: Noised, embeddings: Tensor) -> Tensor:
+    def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
         """See `Family.predict`."""
         labels = noised.timesteps if self.config.class_labels_conditioning == "timesteps" else None
-        return self.unet(noised.noisy, noised.timesteps, embeddings, class_labels=labels, return_dict=False)[0]
+        embeds = conditioning["embeds"]
+        return self.unet(noised.noisy, noised.timesteps, embeds, class_labels=labels, return_dict=False)[0]
 
     @torch.no_grad()
     def predict_base(self, noised: Noised, tokens: Conditioning) -> Tensor:
@@ -268,15 +276,17 @@ class StableDiffusion:
 
     def _save_lora(self, folder: Path) -> None:
         """Write `pytorch_lora_weights.safetensors`, which `load_lora_weights` takes."""
+        parts = {name: _unwrapped(part) for name, part in self.trained().items()}
         layers = {
-            name: convert_state_dict_to_diffusers(get_peft_model_state_dict(_unwrapped(part)))
-            for name, part in self.trained().items()
+            name: convert_state_dict_to_diffusers(get_peft_model_state_dict(part)) for name, part in parts.items()
         }
         StableDiffusionPipeline.save_lora_weights(
             folder,
             unet_lora_layers=layers["unet"],
             text_encoder_lora_layers=layers.get("text_encoder"),
             weight_name=LORA_NAME,
+            # Without it a reader takes alpha for the rank, and draws another model where it is not.
+            **_collate_lora_metadata(parts),
         )
 
 

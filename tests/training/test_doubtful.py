@@ -1,0 +1,94 @@
+"""Guards that photos in which segmentation doubts the subject are left out of training, by name, unless wanted."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from accelerate import PartialState
+from PIL import Image
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
+from persam_dreambooth.preprocessing import SETTINGS_NAME
+from persam_dreambooth.training.config import (
+    DataConfig,
+    MaskConfig,
+    ModelConfig,
+    OptimizationConfig,
+    OutputConfig,
+    TrainingConfig,
+    ValidationConfig,
+)
+from persam_dreambooth.training.instances import describe, find_instances
+from tests.scene import scene
+
+VERDICTS = {"dog": "found", "sofa": "not found", "park": "unsure", "reference": None}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Photos, and what `persam-dreambooth segment` left of them."""
+    PartialState()  # Accelerate's logger asks it which process this is
+    entries = []
+    for number, (name, verdict) in enumerate(VERDICTS.items()):
+        pixels, disc = scene(40, 60, number)
+        photo, mask = tmp_path / "photos" / f"{name}.png", tmp_path / "out" / "masks" / f"{name}.png"
+        files.write_picture(Image.fromarray(pixels), photo)
+        files.write_mask(disc, mask)
+        reason = None if verdict in (None, "found") else f"because of {name}"
+        entry = ManifestEntry(f"../photos/{name}.png", files.digest(photo), presence=verdict, reason=reason)
+        entries.append(ManifestEntry(**{**vars(entry), "mask_digest": files.digest(mask)}))
+    write_manifest(tmp_path / "out" / MANIFEST_NAME, entries)
+    (tmp_path / "out" / SETTINGS_NAME).write_text(json.dumps({}))
+    return tmp_path
+
+
+def config_for(folder, **mask):
+    return TrainingConfig(
+        ModelConfig(pretrained_model_name_or_path="model"),
+        DataConfig(instance_data_dir=str(folder / "photos"), instance_prompt="a sks dog"),
+        MaskConfig(instance_mask_dir=str(folder / "out"), **mask),
+        OptimizationConfig(),
+        ValidationConfig(),
+        OutputConfig(output_dir=str(folder / "model")),
+    )
+
+
+def trained_on(folder, **mask):
+    found, left_out = find_instances(config_for(folder, **mask))
+    return [one.photo.stem for one in found], {photo.stem: reason for photo, reason in left_out.items()}
+
+
+def test_doubted_photos_are_left_out_and_the_reason_is_told_and_written_down(folder, caplog):
+    with caplog.at_level(logging.WARNING):
+        found, left_out = trained_on(folder)
+    assert found == ["dog", "reference"]
+    assert all(f"{name}.png" in caplog.text for name in ("park", "sofa"))
+    assert left_out == {
+        "park": "the subject in park.png: unsure, because of park",
+        "sofa": "the subject in sofa.png: not found, because of sofa",
+    }
+    config = config_for(folder)
+    lines = {entry.photo: entry for entry in describe(*find_instances(config), config)}
+    assert "not found, because of sofa" in lines["../photos/sofa.png"].error
+
+
+def test_they_are_trained_on_when_the_user_says_so(folder):
+    assert trained_on(folder, use_doubtful_photos=True) == (sorted(VERDICTS), {})
+
+
+def test_a_mask_that_was_corrected_since_is_not_doubted(folder):
+    mask = files.read_mask(folder / "out" / "masks" / "park.png")
+    files.write_mask(np.roll(mask, 3), folder / "out" / "masks" / "park.png")
+    assert trained_on(folder)[0] == ["dog", "park", "reference"]
+
+
+def test_a_run_without_any_photo_left_is_refused_in_one_line(folder):
+    for name in ("dog", "reference"):
+        (folder / "photos" / f"{name}.png").unlink()
+    with pytest.raises(UserError, match=r"sure of the subject in none of the photos \(.*park.*sofa.*\)") as error:
+        find_instances(config_for(folder))
+    assert "--use_doubtful_photos" in str(error.value)
+    assert len(str(error.value).splitlines()) == 1

@@ -124,15 +124,24 @@ class Finder:
 
 
 def _apart(answers: list[Found], photo: EncodedPhoto) -> list[Found]:
-    """The same with no pixel in two masks: the user's own come first, then the highest logit."""
-    found = [one for answer in answers for one in answer.instances]
-    given = [answer.mask for answer in answers if not answer.instances]
-    if len(found) + len(given) < 2:
-        return answers
-    separate = iter(without_overlap(found, photo.frame, given))
-    result = []
-    for answer in answers:
-        instances = tuple(next(separate) for _ in answer.instances)
-        mask = np.any([one.mask for one in instances], axis=0) if instances else answer.mask
-        result.append(replace(answer, mask=mask, instances=instances))
+    """The same with no pixel in two masks.
+
+    The user's own masks come first, then those that are surely their subject's, each pixel to the highest logit;
+    a subject that is perhaps not there takes none away from them.
+    """
+    result = list(answers)
+    taken = [answer.mask for answer in answers if not answer.instances]
+    for doubted in (False, True):
+        places = [place for place, one in enumerate(answers) if one.instances and _is_doubted(one) == doubted]
+        found = [one for place in places for one in answers[place].instances]
+        separate = iter(without_overlap(found, photo.frame, taken))
+        for place in places:
+            instances = tuple(next(separate) for _ in answers[place].instances)
+            mask = np.any([one.mask for one in instances], axis=0)
+            result[place] = replace(answers[place], mask=mask, instances=instances)
+            taken.append(mask)
     return result
+
+
+def _is_doubted(answer: Found) -> bool:
+    return answer.presence is not None and answer.presence.verdict != "found"

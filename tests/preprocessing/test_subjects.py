@@ -103,6 +103,11 @@ def test_each_subject_has_its_own_folder_and_no_pixel_two_owners(album, tmp_path
     assert all(not (masks["rex", stem] & masks["mini", stem]).any() for stem in pictures)
     assert iou(masks["rex", "both"], pictures["both"].mask(0)) > 0.6
     assert iou(masks["mini", "both"], pictures["both"].mask(1)) > 0.6
+    # The car is not in these two, so that it takes nothing away from the dog.
+    assert iou(masks["rex", "dog"], pictures["dog"].mask()) > 0.8
+    alone = named(job_for(folder, tmp_path / "alone"))
+    np.testing.assert_array_equal(masks["rex", "dog"], files.read_mask(tmp_path / "alone" / alone["dog"].mask))
+    np.testing.assert_array_equal(masks["rex", "twins"], files.read_mask(tmp_path / "alone" / alone["twins"].mask))
     np.testing.assert_array_equal(masks["rex", "reference"], pictures["reference"].mask())
     np.testing.assert_array_equal(masks["mini", "car"], pictures["car"].mask())
     again = {path: path.stat().st_mtime_ns for path in out.rglob("masks/*.png")}

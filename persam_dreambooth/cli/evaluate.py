@@ -16,8 +16,9 @@ from persam_dreambooth.evaluation.contestants import persam_contestant, persam_v
 from persam_dreambooth.evaluation.davis import Davis, VideoMethod, evaluate_davis
 from persam_dreambooth.evaluation.folders import FSS1000, PerSeg
 from persam_dreambooth.evaluation.protocols import Benchmark
-from persam_dreambooth.evaluation.running import Contestant, Plan, evaluate, open_output, write_json
+from persam_dreambooth.evaluation.running import Contestant, Plan, evaluate, open_output
 from persam_dreambooth.evaluation.sampled import Lvis92, PacoPart, PascalPart
+from persam_dreambooth.photos import files
 from persam_dreambooth.preprocessing.job import PRESENCE_NAME
 from persam_dreambooth.segmentation import Backbone, ImageEncoder, Method, PerSAM
 
@@ -213,7 +214,7 @@ def _presence(flags: EvaluateFlags, sam: SamFlags) -> None:
     rule = presence.fit_rule(list(measured), persam.checksum, named)
     rule.save(output / PRESENCE_NAME)
     judged = list(presence.judge(persam, rule, encoder, tqdm(others, "Judging", unit="object")))
-    write_json([asdict(row) for row in presence.rows(judged)], output / report.RESULTS_NAME)
+    files.write_json([asdict(row) for row in presence.rows(judged)], output / report.RESULTS_NAME)
     presence.draw_curves({"presence": judged}, output / "roc.png")
     print(presence.table(presence.rows(judged)))
     print(f"the rule, for segment's --presence or to lie beside the SAM: {output / PRESENCE_NAME}")

@@ -215,7 +215,7 @@ def _processes(device: str | None) -> PartialState | None:
 
 def _say(folder: Path, entries: list[ManifestEntry]) -> None:
     failed = sum(entry.error is not None for entry in entries)
-    doubted = [Path(entry.photo).name for entry in entries if entry.presence in ("unsure", "not found")]
+    doubted = [Path(entry.photo).name for entry in entries if entry.doubted]
     left_out = f", {failed} left out (see the manifest)" if failed else ""
     print(f"{len(entries) - failed} masks in {folder / 'masks'}{left_out}")
     if doubted:

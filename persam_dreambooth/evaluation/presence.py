@@ -119,8 +119,9 @@ class _Albums:
 def measure(persam: PerSAM, encoder: ImageEncoder | None, subjects: Iterable[Album]) -> Iterator[tuple[bool, Signals]]:
     """Whether each trial's mask is the subject's, and its signals; empty masks are passed over."""
     for reference, trials in subjects:
-        subject = persam.personalize(reference)
-        meter = SignalMeter(persam, subject, [reference], encoder)
+        encoded = persam.encode_references([reference])
+        subject = persam.personalize(reference, encoded=encoded)
+        meter = SignalMeter(persam, subject, [reference], encoder, encoded)
         for trial in trials:
             (photo,) = persam.encode([trial.image])
             found = persam.segment(photo, subject)
@@ -198,7 +199,9 @@ def judge(
 ) -> Iterator[Judgement]:
     """Decide every trial as a user's photo is decided, looking at several places."""
     for reference, trials in subjects:
-        check = PresenceCheck(persam, persam.personalize(reference), [reference], rule, encoder)
+        encoded = persam.encode_references([reference])
+        subject = persam.personalize(reference, encoded=encoded)
+        check = PresenceCheck(persam, subject, [reference], rule, encoder, encoded)
         for trial in trials:
             (photo,) = persam.encode([trial.image])
             found, presence = check.find(trial.image, photo)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import to_mask
-from persam_dreambooth.photos.files import replacing
+from persam_dreambooth.replacing import replacing
 
 EPISODES_NAME = "episodes.json"
 

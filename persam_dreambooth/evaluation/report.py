@@ -8,7 +8,7 @@ from typing import Any
 
 from persam_dreambooth.evaluation.averages import ObjectScore, means
 from persam_dreambooth.evaluation.protocols import Benchmark, Episode, read_checked
-from persam_dreambooth.evaluation.running import Score, mask_path, write_json
+from persam_dreambooth.evaluation.running import Score, mask_path
 from persam_dreambooth.images import to_mask
 from persam_dreambooth.photos import drawing, files
 
@@ -45,7 +45,9 @@ def write_results(
         summary: its averages and the paper's, in percent.
         rows: one an object, at least one, all with the same keys.
     """
-    write_json({"settings": dict(settings), "summary": dict(summary), "objects": list(rows)}, output / RESULTS_NAME)
+    files.write_json(
+        {"settings": dict(settings), "summary": dict(summary), "objects": list(rows)}, output / RESULTS_NAME
+    )
     with files.replacing(output / ROWS_NAME) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()

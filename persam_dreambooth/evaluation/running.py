@@ -162,30 +162,8 @@ def open_output(output: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         UserError: it holds another run, or something else.
     """
-    files.check_output_folder(output)
-    path = output / SETTINGS_NAME
-    if path.exists():
-        try:
-            before = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path} is damaged; choose another output folder or delete this one") from error
-        # Through JSON and back, as the stored ones went: tuples are lists there.
-        changed = [key for key, value in json.loads(json.dumps(dict(settings))).items() if before.get(key) != value]
-        if changed:
-            raise UserError(
-                f"{output} holds another evaluation ({', '.join(changed)} differ); "
-                "choose another output folder or delete this one"
-            )
-        return
-    if output.exists() and any(one.name != EPISODES_NAME for one in output.iterdir()):
-        raise UserError(f"{output} exists and is no evaluation's; choose another or an empty output folder")
-    write_json(dict(settings), path)
-
-
-def write_json(value: object, path: Path) -> None:
-    """Write a JSON file, whole or not at all."""
-    with files.replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if not files.refuse_other_runs(output, SETTINGS_NAME, settings, "evaluation", (EPISODES_NAME,)):
+        files.write_json(dict(settings), output / SETTINGS_NAME)
 
 
 class Journal:

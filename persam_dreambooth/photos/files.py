@@ -1,12 +1,12 @@
 """Find, read and write photos and masks; nothing is ever half-written."""
 
 import hashlib
-import os
-import tempfile
+import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import to_mask, to_rgb
+from persam_dreambooth.replacing import replacing
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -123,29 +124,45 @@ def check_output_folder(folder: Path) -> None:
             raise UserError(f"the output folder {folder} cannot be made: {path} is a file; choose another folder")
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write beside, then rename: yields a temporary path that becomes `path` when the block ends well.
+def refuse_other_runs(
+    folder: Path, name: str, settings: Mapping[str, Any], what: str, besides: Sequence[str] = ()
+) -> bool:
+    """Whether a folder is an earlier call's with these settings; one that is empty or absent is welcome too.
 
-    When the block raises, `path` is what it was before and the temporary file is gone.
+    Args:
+        folder: the output folder.
+        name: of the JSON file in it that holds a run's settings.
+        settings: this run's.
+        what: a run of this kind, for people: "run" and its owner, "segmentation run".
+        besides: names of files that a folder without settings may hold.
+
+    Raises:
+        UserError: it holds another run, or something else, or cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    temporary.chmod(0o666 & ~_umask())  # mkstemp makes a private file; ours is as readable as any other
+    check_output_folder(folder)
+    path = folder / name
+    if not path.exists():
+        if folder.exists() and any(one.name not in besides for one in folder.iterdir()):
+            raise UserError(f"{folder} exists and is no {what}'s; choose another or an empty output folder")
+        return False
     try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged; choose another output folder or delete this one") from error
+    # Through JSON and back, as the stored ones went: tuples are lists there.
+    changed = [key for key, value in json.loads(json.dumps(dict(settings))).items() if before.get(key) != value]
+    if changed:
+        raise UserError(
+            f"{folder} holds another {what.split()[-1]} ({', '.join(changed)} differ); "
+            "choose another output folder or delete this one"
+        )
+    return True
 
 
-def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def write_json(value: object, path: Path) -> None:
+    """Write a JSON file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_mask(mask: NDArray[np.bool_], path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos.files import replacing
+from persam_dreambooth.replacing import replacing
 
 MANIFEST_NAME = "manifest.jsonl"
 
@@ -54,6 +54,11 @@ class ManifestEntry:
     box: list[int] | None = None
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
+
+    @property
+    def doubted(self) -> bool:
+        """Whether somebody decided, and not that the mask is the subject's."""
+        return self.presence not in (None, "found")
 
 
 def read_manifest(path: Path) -> list[ManifestEntry]:

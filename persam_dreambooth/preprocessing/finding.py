@@ -70,9 +70,11 @@ class Finder:
         self._sought: list[_Sought] = []
         for given in job.subjects().values():
             references = read_references(given, self._persam)
-            subject = self._persam.personalize(self._best(references) if job.pick_reference else references)
+            encoded = self._persam.encode_references(references)
+            chosen = self._best(references) if job.pick_reference else slice(None)
+            subject = self._persam.personalize(references[chosen], encoded=encoded[chosen])
             masks = {files.digest(one.image): read.foreground for one, read in zip(given, references, strict=True)}
-            check = PresenceCheck(self._persam, subject, references, rule, encoder) if rule else None
+            check = PresenceCheck(self._persam, subject, references, rule, encoder, encoded) if rule else None
             self._sought.append(_Sought(subject, masks, check))
 
     @property
@@ -118,9 +120,11 @@ class Finder:
         instances = segment_instances(self._persam, encoded, sought.subject, is_subject)
         return instances, max(decisions, key=lambda one: one.probability, default=None)
 
-    def _best(self, references: list[Reference]) -> Reference:
+    def _best(self, references: list[Reference]) -> slice:
+        """Where in the list the best reference is."""
         scores = pick_reference(self._persam, references)
-        return references[scores.index(max(scores))]
+        best = scores.index(max(scores))
+        return slice(best, best + 1)
 
 
 def _apart(answers: list[Found], photo: EncodedPhoto) -> list[Found]:

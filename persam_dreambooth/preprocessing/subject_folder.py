@@ -1,6 +1,5 @@
 """The folder that a run leaves of one subject: masks, overlays, contact sheet, manifest, settings, subject file."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,7 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import drawing, files, frames
 from persam_dreambooth.photos.manifest import (
     MANIFEST_NAME,
@@ -45,33 +43,27 @@ class SubjectFolder:
 
     def refuse_other_runs(self, settings: dict[str, Any]) -> None:
         """Raise a UserError unless the folder is empty, absent, or an earlier call's with these settings."""
-        files.check_output_folder(self.path)
-        path = self.path / SETTINGS_NAME
-        if path.exists():
-            try:
-                before = dict(json.loads(path.read_text(encoding="utf-8")))
-            except (TypeError, ValueError) as error:
-                raise UserError(f"{path} is damaged; choose another output folder or delete this one") from error
-            changed = [key for key, value in settings.items() if before.get(key) != value]
-            if changed:
-                raise UserError(
-                    f"{self.path} holds another run ({', '.join(changed)} differ); "
-                    "choose another output folder or delete this one"
-                )
-        elif self.path.exists() and any(self.path.iterdir()):
-            raise UserError(
-                f"{self.path} exists and is no segmentation run's; choose another or an empty output folder"
-            )
+        files.refuse_other_runs(self.path, SETTINGS_NAME, settings, "segmentation run")
 
     def gather(self) -> list[ManifestEntry]:
         """All journals into the manifest, the newest line of each photo, without the half line of a killed run."""
-        journals = sorted(self.path.glob(f"{Path(MANIFEST_NAME).stem}.*.jsonl"))
-        entries = {entry.photo: entry for path in (self._manifest, *journals) for entry in read_manifest(path)}
+        entries = list(self._newest().values())
         if entries or self._manifest.exists():
-            write_manifest(self._manifest, entries.values())
-        for path in journals:
+            self._replace(entries)
+        return entries
+
+    def _newest(self) -> dict[str, ManifestEntry]:
+        """Each photo's newest line, by the photo's path."""
+        return {entry.photo: entry for path in (self._manifest, *self._journals()) for entry in read_manifest(path)}
+
+    def _journals(self) -> list[Path]:
+        return sorted(self.path.glob(f"{Path(MANIFEST_NAME).stem}.*.jsonl"))
+
+    def _replace(self, entries: Iterable[ManifestEntry]) -> None:
+        """Write the manifest, which then holds all that the journals held."""
+        write_manifest(self._manifest, entries)
+        for path in self._journals():
             path.unlink()
-        return list(entries.values())
 
     def finished(self, photos: Iterable[Path], with_instances: bool) -> set[Path]:
         """Photos whose mask an earlier call made and which have not changed since."""
@@ -91,8 +83,7 @@ class SubjectFolder:
     def open(self, subject: Subject, settings: dict[str, Any]) -> None:
         """Make the folder this run's."""
         subject.save(self.path / SUBJECT_NAME)
-        with files.replacing(self.path / SETTINGS_NAME) as temporary:
-            temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        files.write_json(settings, self.path / SETTINGS_NAME)
 
     def add_unreadable(self, photo: LoadedPhoto) -> None:
         """The line of a photo that cannot be decoded."""
@@ -144,9 +135,9 @@ class SubjectFolder:
             photos: all of the run's.
             before: the manifest as it was when the run began.
         """
-        by_photo = {entry.photo: entry for entry in self.gather()}
-        entries = [by_photo[relative_path(photo, self.path)] for photo in photos]
-        write_manifest(self._manifest, entries)
+        newest = self._newest()
+        entries = [newest[relative_path(photo, self.path)] for photo in photos]
+        self._replace(entries)
         kept = {name for entry in entries for name in (entry.mask, entry.overlay, entry.instances)}
         left = {name for entry in before for name in (entry.mask, entry.overlay, entry.instances)} - kept
         for name in left:
@@ -171,11 +162,12 @@ class SubjectFolder:
             picture.thumbnail((drawing.TILE, drawing.TILE))
             pictures.append(picture)
             quality = "reference" if entry.score is None else f"{entry.score:.2f}"
-            doubt = "" if entry.presence in (None, "found") else f"  {entry.presence}"
+            doubt = f"  {entry.presence}" if entry.doubted else ""
             captions.append(f"{Path(entry.photo).stem}  {quality}{doubt}")
         return drawing.sheet(pictures, captions)
 
 
 def _certainty(entry: ManifestEntry) -> tuple[float, float]:
     """What a photo is sorted by: whether the subject is there, then the mask's quality; references come last."""
-    return tuple(math.inf if one is None else one for one in (entry.probability, entry.score))  # type: ignore[return-value]
+    probability, score = (math.inf if one is None else one for one in (entry.probability, entry.score))
+    return probability, score

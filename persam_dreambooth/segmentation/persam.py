@@ -130,7 +130,7 @@ class PerSAM:
         if not references:
             raise UserError("personalize was given no reference; give at least one photo with its mask")
         if encoded is None:
-            encoded = [self.encode([reference.pixels])[0] for reference in references]
+            encoded = self.encode_references(references)
         pairs = list(zip(references, encoded, strict=True))
         pooled = torch.cat([self._local_features(*pair) for pair in pairs])  # (n, C)
         compared = pooled
@@ -146,6 +146,10 @@ class PerSAM:
             checksum=self.checksum,
             mask_weights=mask_weights,
         )
+
+    def encode_references(self, references: Sequence[Reference]) -> list[EncodedPhoto]:
+        """The references' photos through the image encoder, one at a time, as they may be many."""
+        return [self.encode([reference.pixels])[0] for reference in references]
 
     def _local_features(self, reference: Reference, encoded: EncodedPhoto) -> Tensor:
         """{T_R^i} of equation 4: the (n, C) features of the cells under one reference mask."""

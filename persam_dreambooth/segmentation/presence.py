@@ -14,6 +14,7 @@ from typing import Final, Literal, Self
 import torch
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.replacing import replacing
 from persam_dreambooth.segmentation.appearance import ImageEncoder
 from persam_dreambooth.segmentation.persam import PerSAM
 from persam_dreambooth.segmentation.several import looks
@@ -94,7 +95,8 @@ class PresenceRule:
 
     def save(self, path: Path | str) -> None:
         """Write the rule as JSON."""
-        Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        with replacing(Path(path)) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -129,6 +131,7 @@ class PresenceCheck:
         references: the photos and masks that the subject was made of.
         rule: how signals are weighed.
         encoder: measures `appearance`; needed when the rule reads it.
+        encoded: what `PerSAM.encode_references` made of the references, where that is at hand.
 
     Raises:
         UserError: the rule was calibrated on another SAM, or reads `appearance` and there is no encoder.
@@ -141,6 +144,7 @@ class PresenceCheck:
         references: Sequence[Reference],
         rule: PresenceRule,
         encoder: ImageEncoder | None = None,
+        encoded: Sequence[EncodedPhoto] | None = None,
     ) -> None:
         if rule.backbone != persam.checksum:
             raise UserError(
@@ -150,7 +154,7 @@ class PresenceCheck:
         if "appearance" in rule.weights and encoder is None:
             raise UserError(f"this presence rule reads the subject's appearance; give it the encoder {rule.encoder}")
         self._rule, self._persam, self._subject = rule, persam, subject
-        self._measure = SignalMeter(persam, subject, references, encoder)
+        self._measure = SignalMeter(persam, subject, references, encoder, encoded)
 
     def __call__(self, image: Picture, photo: EncodedPhoto, found: Segmentation) -> Presence:
         """Decide on one photo; arguments as `SignalMeter.__call__`."""

@@ -41,13 +41,19 @@ class SignalMeter:
         subject: who was looked for.
         references: the photos and masks that the subject was made of.
         encoder: measures `appearance`.
+        encoded: what `PerSAM.encode_references` made of the references, where that is at hand.
     """
 
     def __init__(
-        self, persam: PerSAM, subject: Subject, references: Sequence[Reference], encoder: ImageEncoder | None = None
+        self,
+        persam: PerSAM,
+        subject: Subject,
+        references: Sequence[Reference],
+        encoder: ImageEncoder | None = None,
+        encoded: Sequence[EncodedPhoto] | None = None,
     ) -> None:
         self._persam, self._subject, self._encoder = persam, subject, encoder
-        self._references = list(zip(references, persam.encode([one.pixels for one in references]), strict=True))
+        self._references = list(zip(references, encoded or persam.encode_references(references), strict=True))
         self._own = max(self._confidence(photo, reference.foreground) for reference, photo in self._references)
         self._looks = None
         if encoder is not None:

@@ -1,6 +1,5 @@
 """The subject: what one personalization found, in memory and as a small `.safetensors` file."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.replacing import replacing
 
 FORMAT: Final = "persam-dreambooth subject 1"
 
@@ -67,10 +67,5 @@ class Subject:
 
 def save_beside(tensors: Mapping[str, Tensor], path: Path, words: dict[str, str] | None = None) -> None:
     """Write tensors, and words as metadata, to a `.safetensors` file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, beside, words)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, words)

@@ -14,7 +14,7 @@ import yaml
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import CONFIG_NAME
-from persam_dreambooth.photos.files import replacing
+from persam_dreambooth.replacing import replacing
 
 
 def _refuse_outside(config: object, **bounds: tuple[float, float]) -> None:

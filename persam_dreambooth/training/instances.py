@@ -92,7 +92,7 @@ def _doubted(instances: Sequence[InstancePhoto], config: TrainingConfig) -> dict
     known, doubted = _segmented(config), {}
     for instance in instances:
         entry = known.get((files.digest(instance.photo), files.digest(Path(str(instance.mask)))))
-        if entry is not None and entry.presence in ("unsure", "not found"):
+        if entry is not None and entry.doubted:
             doubted[instance.photo] = f"the subject in {instance.photo.name}: {entry.presence}, {entry.reason}"
     return doubted
 

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData, create_repo, upload_folder
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME, PIPELINE_INDEX
-from persam_dreambooth.photos.files import replacing
+from persam_dreambooth.replacing import replacing
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import Family
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -12,7 +13,7 @@ from persam_dreambooth.cli import guarded
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, stream_manifest
 from persam_dreambooth.preprocessing import SHEET_NAME, SegmentationJob, segment_folder
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.segmentation import Method
@@ -205,7 +206,7 @@ def run(program: str, argv: list[str]) -> None:
     segment_folder(job, processes)
     if processes is None or processes.is_main_process:
         for folder in job.subjects():
-            _say(folder, read_manifest(folder / MANIFEST_NAME))
+            _say(folder)
 
 
 def _processes(device: str | None) -> PartialState | None:
@@ -213,14 +214,19 @@ def _processes(device: str | None) -> PartialState | None:
     return PartialState(cpu=device == "cpu") if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
 
 
-def _say(folder: Path, entries: list[ManifestEntry]) -> None:
-    failed = sum(entry.error is not None for entry in entries)
-    doubted = [Path(entry.photo).name for entry in entries if entry.doubted]
-    left_out = f", {failed} left out (see the manifest)" if failed else ""
-    print(f"{len(entries) - failed} masks in {folder / 'masks'}{left_out}")
+def _say(folder: Path) -> None:
+    """What came out, read line by line, since an album may be large."""
+    count, doubted = Counter[str](), list[str]()
+    for entry in stream_manifest(folder / MANIFEST_NAME):
+        count["failed" if entry.error else "masks"] += 1
+        if entry.doubted:
+            count["doubted"] += 1
+            doubted = [*doubted, Path(entry.photo).name][:NAMED]
+    left_out = f", {count['failed']} left out (see the manifest)" if count["failed"] else ""
+    print(f"{count['masks']} masks in {folder / 'masks'}{left_out}")
     if doubted:
-        named = ", ".join(doubted[:NAMED]) + (" ..." if len(doubted) > NAMED else "")
-        print(f"the subject is not surely in {len(doubted)} of them, which training leaves out: {named}")
+        named = ", ".join(doubted) + (" ..." if count["doubted"] > NAMED else "")
+        print(f"the subject is not surely in {count['doubted']} of them, which training leaves out: {named}")
     print(f"look at them: {folder / SHEET_NAME}")
 
 

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable
+import sqlite3
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -62,7 +63,12 @@ class ManifestEntry:
 
 
 def read_manifest(path: Path) -> list[ManifestEntry]:
-    """All entries, in the file's order; none when there is no file.
+    """All entries, in the file's order; see `stream_manifest`."""
+    return list(stream_manifest(path))
+
+
+def stream_manifest(path: Path) -> Iterator[ManifestEntry]:
+    """The entries one after the other, in the file's order; none when there is no file.
 
     A last line that was cut off (the writer was killed) is passed over.
 
@@ -70,22 +76,53 @@ def read_manifest(path: Path) -> list[ManifestEntry]:
         UserError: a line before the last is damaged, or a line has keys that are not a manifest's.
     """
     if not path.exists():
-        return []
-    lines = path.read_bytes().rstrip(b"\n").split(b"\n")
+        return
+    damaged = None
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if damaged is not None:
+                raise UserError(f"line {damaged} of {path} is damaged; delete that line and run again")
+            try:
+                values = json.loads(line.decode("utf-8", "surrogateescape"))
+            except json.JSONDecodeError:
+                damaged = number
+                continue
+            if not _is_entry(values):
+                raise UserError(f"line {number} of {path} is no manifest entry; choose another folder or mend it")
+            yield ManifestEntry(**values)
+
+
+def _is_entry(values: object) -> bool:
     known = {one.name for one in fields(ManifestEntry)}
-    entries = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            values = json.loads(line.decode("utf-8", "surrogateescape"))
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise UserError(f"line {number} of {path} is damaged; delete that line and run again") from error
-        is_entry = isinstance(values, dict) and {"photo", "digest"} <= set(values) <= known
-        if not is_entry or not all(isinstance(values[key], str) for key in ("photo", "digest")):
-            raise UserError(f"line {number} of {path} is no manifest entry; choose another folder or mend it")
-        entries.append(ManifestEntry(**values))
-    return entries
+    if not isinstance(values, dict) or not {"photo", "digest"} <= set(values) <= known:
+        return False
+    return all(isinstance(values[key], str) for key in ("photo", "digest"))
+
+
+class ManifestIndex:
+    """Entries to be looked up by the name that their masks have, the newest of each; on disk, since albums are large.
+
+    Args:
+        paths: manifests; lines of later ones are newer, and so are later lines.
+
+    Raises:
+        UserError: as `stream_manifest`.
+    """
+
+    def __init__(self, *paths: Path) -> None:
+        self._table = sqlite3.connect("")  # a nameless file that goes when this does
+        self._table.execute("CREATE TABLE entries (stem BLOB PRIMARY KEY, line BLOB) WITHOUT ROWID")
+        for path in paths:
+            lines = ((_stem(entry.photo), _line(entry)) for entry in stream_manifest(path))
+            self._table.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", lines)
+
+    def get(self, photo: str) -> ManifestEntry | None:
+        """The entry of a photo, by its path or name, or of one that has a mask of the same name."""
+        found = self._table.execute("SELECT line FROM entries WHERE stem = ?", (_stem(photo),)).fetchone()
+        return None if found is None else _entry(found[0])
+
+    def __iter__(self) -> Iterator[ManifestEntry]:
+        return (_entry(line) for (line,) in self._table.execute("SELECT line FROM entries ORDER BY stem"))
 
 
 def append_entry(path: Path, entry: ManifestEntry) -> None:
@@ -96,8 +133,8 @@ def append_entry(path: Path, entry: ManifestEntry) -> None:
 
 def write_manifest(path: Path, entries: Iterable[ManifestEntry]) -> None:
     """Replace the whole file at once."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(b"".join(_line(entry) for entry in entries))
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.writelines(_line(entry) for entry in entries)
 
 
 def relative_path(path: Path, folder: Path) -> str:
@@ -105,6 +142,15 @@ def relative_path(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())).as_posix()
 
 
+def _stem(photo: str) -> bytes:
+    return os.fsencode(Path(photo).stem)
+
+
 def _line(entry: ManifestEntry) -> bytes:
     """One line; a file name that is no UTF-8 keeps its bytes."""
     return (json.dumps(asdict(entry), ensure_ascii=False) + "\n").encode("utf-8", "surrogateescape")
+
+
+def _entry(line: bytes) -> ManifestEntry:
+    """What `_line` made into a line."""
+    return ManifestEntry(**json.loads(line.decode("utf-8", "surrogateescape")))

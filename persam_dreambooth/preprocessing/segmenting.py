@@ -1,6 +1,8 @@
 """Every photo of a folder, each once, however often this is interrupted, by one process or many."""
 
 import sys
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from accelerate import PartialState
@@ -16,10 +18,10 @@ from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
 from persam_dreambooth.references import check_references
 
 
-def segment_folder(job: SegmentationJob, processes: PartialState | None = None) -> list[ManifestEntry]:
+def segment_folder(job: SegmentationJob, processes: PartialState | None = None) -> Iterator[ManifestEntry]:
     """Segment every photo of a folder, each once, however often this is interrupted and called again.
 
-    Pixels of no more than a few batches are in memory at once, of the other photos their manifest lines.
+    Pixels of no more than a few batches are in memory at once, of the other photos their names.
 
     Args:
         job: what to do.
@@ -27,8 +29,8 @@ def segment_folder(job: SegmentationJob, processes: PartialState | None = None) 
             share of the photos. None: this process does it all.
 
     Returns:
-        One entry a photo, sorted by name, as the manifest has them; those of several subjects one
-        subject after the other. A photo that cannot be decoded has an entry with `error`; the others go on.
+        One entry a photo, sorted by name, as they are read from the manifest; those of several subjects
+        one subject after the other. A photo that cannot be decoded has an entry with `error`; the others go on.
 
     Raises:
         UserError: no photo, a bad reference, no SAM, none of the photos readable, or an output
@@ -42,11 +44,16 @@ def segment_folder(job: SegmentationJob, processes: PartialState | None = None) 
     for folder in folders:
         folder.refuse_other_runs(settings)
     _meet(processes)
-    before = [folder.gather() if number == 0 else [] for folder in folders]
+    for folder in folders:
+        if number == 0:
+            folder.gather()
     _meet(processes)
-    mine = photos[number::count]
-    finished = [folder.finished(tqdm(mine, desc="Comparing", delay=2), job.all_instances) for folder in folders]
-    waiting = [photo for photo in mine if not all(photo in one for one in finished)]
+    known = [(folder, folder.known()) for folder in folders]
+    waiting = [
+        photo
+        for photo in tqdm(photos[number::count], desc="Comparing", delay=2, disable=number > 0)
+        if not all(folder.is_finished(photo, lines, job.all_instances) for folder, lines in known)
+    ]
     _meet(processes)  # from here on the journals grow
     if waiting:
         finder = Finder(job)
@@ -56,14 +63,14 @@ def segment_folder(job: SegmentationJob, processes: PartialState | None = None) 
         with tqdm(total=len(waiting), desc="Segmenting", unit="photo", disable=number > 0) as progress:
             _segment(job, finder, folders, waiting, progress)
     _meet(processes)
-    for folder, lines in zip(folders, before, strict=True):
+    for folder, lines in known:
         if number == 0:
             folder.close(photos, lines)
     _meet(processes)
-    entries = [entry for folder in folders for entry in folder.entries()]
-    if all(entry.error is not None for entry in entries):
-        raise UserError(f"none of the {len(photos)} photos in {job.images} can be decoded: {entries[0].error}")
-    return entries
+    if all(entry.error is not None for entry in folders[0].entries()):
+        reason = next(folders[0].entries()).error
+        raise UserError(f"none of the {len(photos)} photos in {job.images} can be decoded: {reason}")
+    return chain.from_iterable(folder.entries() for folder in folders)
 
 
 def _meet(processes: PartialState | None) -> None:

@@ -1,7 +1,9 @@
 """The folder that a run leaves of one subject: masks, overlays, contact sheet, manifest, settings, subject file."""
 
+import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from persam_dreambooth.photos import drawing, files, frames
 from persam_dreambooth.photos.manifest import (
     MANIFEST_NAME,
     ManifestEntry,
+    ManifestIndex,
     append_entry,
-    read_manifest,
     relative_path,
+    stream_manifest,
     write_manifest,
 )
 from persam_dreambooth.preprocessing.finding import Found
@@ -45,16 +48,18 @@ class SubjectFolder:
         """Raise a UserError unless the folder is empty, absent, or an earlier call's with these settings."""
         files.refuse_other_runs(self.path, SETTINGS_NAME, settings, "segmentation run")
 
-    def gather(self) -> list[ManifestEntry]:
+    def gather(self) -> None:
         """All journals into the manifest, the newest line of each photo, without the half line of a killed run."""
-        entries = list(self._newest().values())
-        if entries or self._manifest.exists():
-            self._replace(entries)
-        return entries
+        newest = self._newest()
+        if self._manifest.exists() or any(newest):
+            self._replace(newest)
 
-    def _newest(self) -> dict[str, ManifestEntry]:
-        """Each photo's newest line, by the photo's path."""
-        return {entry.photo: entry for path in (self._manifest, *self._journals()) for entry in read_manifest(path)}
+    def known(self) -> ManifestIndex:
+        """The manifest's lines as they are now."""
+        return ManifestIndex(self._manifest)
+
+    def _newest(self) -> ManifestIndex:
+        return ManifestIndex(self._manifest, *self._journals())
 
     def _journals(self) -> list[Path]:
         return sorted(self.path.glob(f"{Path(MANIFEST_NAME).stem}.*.jsonl"))
@@ -65,14 +70,10 @@ class SubjectFolder:
         for path in self._journals():
             path.unlink()
 
-    def finished(self, photos: Iterable[Path], with_instances: bool) -> set[Path]:
-        """Photos whose mask an earlier call made and which have not changed since."""
-        by_photo = {entry.photo: entry for entry in read_manifest(self._manifest)}
-        return {photo for photo in photos if self._is_finished(photo, by_photo, with_instances)}
-
-    def _is_finished(self, photo: Path, by_photo: dict[str, ManifestEntry], with_instances: bool) -> bool:
-        entry = by_photo.get(relative_path(photo, self.path))
-        if entry is None or entry.error is not None:
+    def is_finished(self, photo: Path, known: ManifestIndex, with_instances: bool) -> bool:
+        """Whether an earlier call made the photo's mask and the photo has not changed since."""
+        entry = known.get(photo.name)
+        if entry is None or entry.photo != relative_path(photo, self.path) or entry.error is not None:
             return False
         wanted = [entry.mask, entry.overlay]
         if with_instances and entry.source == "persam":
@@ -128,7 +129,7 @@ class SubjectFolder:
         )
         append_entry(self._journal, entry)
 
-    def close(self, photos: Sequence[Path], before: Sequence[ManifestEntry]) -> None:
+    def close(self, photos: Sequence[Path], before: ManifestIndex) -> None:
         """Sort the manifest, remove what photos that left had left, draw the contact sheet.
 
         Args:
@@ -136,26 +137,28 @@ class SubjectFolder:
             before: the manifest as it was when the run began.
         """
         newest = self._newest()
-        entries = [newest[relative_path(photo, self.path)] for photo in photos]
-        self._replace(entries)
-        kept = {name for entry in entries for name in (entry.mask, entry.overlay, entry.instances)}
-        left = {name for entry in before for name in (entry.mask, entry.overlay, entry.instances)} - kept
-        for name in left:
-            (self.path / str(name)).unlink(missing_ok=True)
-        good = [entry for entry in entries if entry.error is None]
+        self._replace(_entry(newest, photo) for photo in photos)
+        now, changed = self.known(), False
+        for old, new in zip_longest(before, now):
+            changed |= old != new
+            for name in set() if old is None else _files(old) - _files(now.get(old.photo)):
+                (self.path / name).unlink(missing_ok=True)
         sheet = self.path / SHEET_NAME
-        if good and (entries != list(before) or not sheet.exists()):
-            files.write_picture(self._contact_sheet(good), sheet)
+        if any(self._readable()) and (changed or not sheet.exists()):
+            files.write_picture(self._contact_sheet(), sheet)
 
-    def entries(self) -> list[ManifestEntry]:
+    def entries(self) -> Iterator[ManifestEntry]:
         """The manifest's."""
-        return read_manifest(self._manifest)
+        return stream_manifest(self._manifest)
 
-    def _contact_sheet(self, entries: Sequence[ManifestEntry]) -> Image.Image:
+    def _readable(self) -> Iterator[ManifestEntry]:
+        return (entry for entry in self.entries() if entry.error is None)
+
+    def _contact_sheet(self) -> Image.Image:
         """Overlays with names and scores on one sheet; of a large album the least certain photos."""
-        shown = entries
-        if len(entries) > SHEET_PHOTOS:
-            shown = sorted(entries, key=_certainty)[:SHEET_PHOTOS]
+        shown = list(islice(self._readable(), SHEET_PHOTOS + 1))
+        if len(shown) > SHEET_PHOTOS:
+            shown = heapq.nsmallest(SHEET_PHOTOS, self._readable(), key=_certainty)
         pictures, captions = [], []
         for entry in shown:
             picture = files.read_picture(self.path / str(entry.overlay))
@@ -165,6 +168,18 @@ class SubjectFolder:
             doubt = f"  {entry.presence}" if entry.doubted else ""
             captions.append(f"{Path(entry.photo).stem}  {quality}{doubt}")
         return drawing.sheet(pictures, captions)
+
+
+def _entry(newest: ManifestIndex, photo: Path) -> ManifestEntry:
+    entry = newest.get(photo.name)
+    assert entry is not None, "every photo of the run has a line by now"
+    return entry
+
+
+def _files(entry: ManifestEntry | None) -> set[str]:
+    """What a run wrote for one photo, relative to the folder."""
+    names = (entry.mask, entry.overlay, entry.instances) if entry else ()
+    return {name for name in names if name is not None}
 
 
 def _certainty(entry: ManifestEntry) -> tuple[float, float]:

@@ -208,7 +208,7 @@ def test_the_overlay_shows_mask_and_points(finished, tmp_path):
 
 
 def test_the_entries_are_returned_as_the_manifest_has_them(finished, models):
-    assert segment_folder(job_in(finished, models)) == read_manifest(finished / "out" / MANIFEST_NAME)
+    assert list(segment_folder(job_in(finished, models))) == read_manifest(finished / "out" / MANIFEST_NAME)
 
 
 def test_the_batch_size_changes_no_mask(album, finished, models, tmp_path):
@@ -228,7 +228,7 @@ def test_a_reference_mask_among_the_photos_is_no_photo(album, finished, models):
 
 def test_a_reference_from_elsewhere_is_not_segmented_itself(album, models):
     elsewhere = shutil.move(album / "photos" / REFERENCE, album / "elsewhere.bmp")
-    entries = segment_folder(job_in(album, models, references=reference(elsewhere, album / "mask.png")))
+    entries = list(segment_folder(job_in(album, models, references=reference(elsewhere, album / "mask.png"))))
     assert list(by_name(entries)) == [name for name in SIZES if name != REFERENCE]
     assert {entry.source for entry in entries} == {"persam"}
 
@@ -236,7 +236,7 @@ def test_a_reference_from_elsewhere_is_not_segmented_itself(album, models):
 def test_a_large_album_shows_the_least_certain_photos_on_the_sheet(album, models, monkeypatch):
     monkeypatch.setattr(subject_folder, "SHEET_PHOTOS", 1)
     moved = shutil.move(album / "photos" / REFERENCE, album)
-    entries = segment_folder(job_in(album, models, references=reference(moved, album / "mask.png")))
+    entries = list(segment_folder(job_in(album, models, references=reference(moved, album / "mask.png"))))
     least = min((entry for entry in entries if entry.error is None), key=lambda entry: entry.score)
     shown = files.read_picture(album / "out" / str(least.overlay))
     expected = drawing.sheet([shown], [f"{Path(least.photo).stem}  {least.score:.2f}"])
@@ -282,7 +282,7 @@ def test_a_finished_run_without_broken_photos_needs_no_sam_and_writes_no_sheet_a
     segment_folder(job_in(segmented, models))
     sheet = segmented / "out" / "contact_sheet.png"
     before = sheet.stat().st_mtime_ns
-    entries = segment_folder(job_in(segmented, models))
+    entries = list(segment_folder(job_in(segmented, models)))
     assert list(by_name(entries)) == GOOD
     assert sheet.stat().st_mtime_ns == before
 
@@ -315,7 +315,7 @@ def test_a_deleted_mask_or_overlay_is_made_again(segmented, finished, models, lo
 def test_a_new_photo_joins_the_others(segmented, models):
     before = snapshot(segmented / "out" / "masks")
     painted(40, 40, seed=9)[0].save(segmented / "photos" / "aaa.png")
-    entries = segment_folder(job_in(segmented, models))
+    entries = list(segment_folder(job_in(segmented, models)))
     assert list(by_name(entries)) == sorted([*SIZES, "aaa.png"])
     after = snapshot(segmented / "out" / "masks")
     assert {path: content for path, content in after.items() if path != Path("aaa.png")} == before
@@ -475,7 +475,7 @@ def test_damaged_settings_are_refused(segmented, models, content):
 def test_two_links_to_one_photo_are_two_photos(album, models):
     (album / "photos" / "link.PNG").symlink_to(album / "photos" / "beach.PNG")
     for _ in range(2):
-        entries = segment_folder(job_in(album, models))
+        entries = list(segment_folder(job_in(album, models)))
         masks = {Path(entry.photo).name: entry.mask for entry in entries}
         assert (masks["beach.PNG"], masks["link.PNG"]) == ("masks/beach.png", "masks/link.png")
 
@@ -498,5 +498,5 @@ def test_what_a_photo_that_left_had_left_is_removed(segmented, models):
 def test_paths_in_the_manifest_lead_to_the_photos_behind_a_link(album, models):
     (album / "real" / "deep").mkdir(parents=True)
     (album / "link").symlink_to(album / "real" / "deep")
-    entries = segment_folder(job_in(album, models, output=album / "link" / "out"))
+    entries = list(segment_folder(job_in(album, models, output=album / "link" / "out")))
     assert all((album / "link" / "out" / entry.photo).exists() for entry in entries)

@@ -90,7 +90,7 @@ def test_each_subject_has_its_own_folder_and_no_pixel_two_owners(album, tmp_path
         ReferenceFiles(folder / "photos" / f"{name}.png", folder / f"{name}-mask.png") for name in ("reference", "car")
     )
     out = tmp_path / "out"
-    entries = segment_folder(job_for(folder, out, references=references, names=("rex", "mini")))
+    entries = list(segment_folder(job_for(folder, out, references=references, names=("rex", "mini"))))
     assert len(entries) == 2 * len(pictures)
     for name in ("rex", "mini"):
         assert Subject.load(out / name / SUBJECT_NAME)

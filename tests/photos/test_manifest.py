@@ -1,7 +1,10 @@
 """Guards the manifest: what is written is read, a killed writer costs one line, damage is never guessed at."""
 
 import json
-from dataclasses import asdict
+import os
+import tracemalloc
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +14,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos.manifest import (
     MANIFEST_NAME,
     ManifestEntry,
+    ManifestIndex,
     append_entry,
     read_manifest,
     write_manifest,
@@ -36,6 +40,11 @@ ENTRIES = st.builds(
     warnings=st.lists(TEXT, max_size=2),
     error=st.none() | TEXT,
 )
+# Few enough names that the same one comes up again, in other folders and of other kinds of files too.
+NAMES = st.builds(
+    "{}/{}{}".format, st.sampled_from(["..", "a"]), st.sampled_from("aé\udcff"), st.sampled_from([".jpg", ".png"])
+)
+NAMED = st.builds(lambda entry, name: replace(entry, photo=name), ENTRIES, NAMES)
 FIRST = ManifestEntry("../photos/Hündin am Käsebrett.jpg", "ab" * 32, 640, 480, "masks/a.png", score=0.75)
 SECOND = ManifestEntry("../photos/犬.png", "cd" * 32, error="cannot be decoded")
 THIRD = ManifestEntry("../photos/c.png", "ef" * 32, points=[[3, 4], [5, 6]], point_labels=[1, 0], box=[0, 1, 2, 3])
@@ -142,3 +151,32 @@ def test_a_rewrite_that_breaks_off_leaves_the_old_manifest_and_nothing_else(path
         write_manifest(path, interrupted())
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+@settings(deadline=None, max_examples=60)
+@given(older=st.lists(NAMED, max_size=4), newer=st.lists(NAMED, max_size=4))
+def test_the_index_has_the_newest_line_of_each_mask_name(folder, older, newer):
+    write_manifest(folder / "older.jsonl", older)
+    write_manifest(folder / "newer.jsonl", newer)
+    expected = {Path(entry.photo).stem: entry for entry in older + newer}
+    index = ManifestIndex(folder / "older.jsonl", folder / "newer.jsonl")
+    assert {stem: index.get(f"elsewhere/{stem}.tif") for stem in expected} == expected
+    assert list(index) == [expected[stem] for stem in sorted(expected, key=os.fsencode)]
+
+
+def test_an_index_of_no_file_is_empty(path):
+    assert ManifestIndex(path).get("a.jpg") is None
+    assert list(ManifestIndex(path)) == []
+
+
+def test_no_more_memory_for_more_lines(path):
+    def peak(count):
+        write_manifest(path, (replace(SECOND, photo=f"{number:06}.jpg") for number in range(count)))
+        tracemalloc.start()
+        write_manifest(path, ManifestIndex(path))
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    # The lesser of two, since Python's own tables of names grow by leaps.
+    assert min(peak(8000), peak(8000)) < peak(1000) + 50_000

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms as v1
@@ -70,12 +71,34 @@ def read_mask_tensor(path: Path) -> tv_tensors.Mask:
     return tv_tensors.Mask(torch.from_numpy(files.read_mask(path)).to(torch.uint8)[None])
 
 
+def frame_of(photo: Image.Image) -> tv_tensors.BoundingBoxes:
+    """The whole photo as a box, which moves with it through torchvision's transforms and is never clamped."""
+    size = (photo.height, photo.width)
+    box = [0.0, 0.0, photo.width, photo.height]
+    return tv_tensors.BoundingBoxes([box], format="XYXY", canvas_size=size, clamping_mode=None)
+
+
+def crop_of(photo: Image.Image, frame: tv_tensors.BoundingBoxes) -> Tensor:
+    """Where a crop lies in its photo: SDXL's size and crop conditioning (arXiv 2307.01952, section 2.2).
+
+    Args:
+        photo: upright, before any transform.
+        frame: `frame_of(photo)` after the transforms, in pixels of the crop.
+
+    Returns:
+        (6,) int64: height and width of the photo, top and left of the crop in the resized photo (of a
+        mirrored photo: in the mirrored one, as in diffusers' scripts), height and width of the crop.
+    """
+    left, top = (-frame[0, :2]).round().int().tolist()
+    return torch.tensor([photo.height, photo.width, top, left, *frame.canvas_size])
+
+
 class DreamBoothDataset(Dataset[dict[str, Any]]):
     """Instance photos with masks, paired with class images when there are any.
 
-    An item has `pixels` (3, R, R) float32 in [-1, 1], `mask` (1, R, R) float32 in {0, 1} and
-    `prompt`, the instance prompt's conditioning; with class images also `class_pixels`, and with a
-    class prompt `class_prompt`.
+    An item has `pixels` (3, R, R) float32 in [-1, 1], `mask` (1, R, R) float32 in {0, 1}, `crop` (see
+    `crop_of`) and `prompt`, the instance prompt's conditioning; with class images also `class_pixels` and
+    `class_crop`, and with a class prompt `class_prompt`.
 
     Args:
         instances: photos and masks.
@@ -107,13 +130,15 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
             mask = tv_tensors.Mask(torch.ones(1, photo.height, photo.width, dtype=torch.uint8))
         else:
             mask = read_mask_tensor(instance.mask)
-        pixels, mask = self.transform(photo, mask)
+        pixels, mask, frame = self.transform(photo, mask, frame_of(photo))
         item = {"pixels": pixels, "mask": mask.as_subclass(Tensor).float(), "prompt": self.prompt}
+        item["crop"] = crop_of(photo, frame)
         if self.class_prompt is not None:
             item["class_prompt"] = self.class_prompt
         if self.class_images:
             class_image = files.read_photo(self.class_images[index % len(self.class_images)])
-            item["class_pixels"] = self.transform(class_image)
+            item["class_pixels"], frame = self.transform(class_image, frame_of(class_image))
+            item["class_crop"] = crop_of(class_image, frame)
         return item
 
 
@@ -121,17 +146,19 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Items to a batch, `[instances..., class images...]`.
 
     Returns:
-        `pixels` (B or 2B, 3, R, R), `mask` (B, 1, R, R), `prompt`, the conditioning of all of `pixels`,
-        and with a class prompt `class_prompt`, B times that.
+        `pixels` (B or 2B, 3, R, R), `mask` (B, 1, R, R), `crop` (B or 2B, 6) int64, `prompt`, the
+        conditioning of all of `pixels`, and with a class prompt `class_prompt`, B times that.
     """
-    pixels = [item["pixels"] for item in items]
+    pixels, crops = [item["pixels"] for item in items], [item["crop"] for item in items]
     prompts = [item["prompt"] for item in items]
     if "class_pixels" in items[0]:
         pixels += [item["class_pixels"] for item in items]
+        crops += [item["class_crop"] for item in items]
         prompts += [item["class_prompt"] for item in items]
     batch = {
         "pixels": torch.stack([one.as_subclass(Tensor) for one in pixels]),
         "mask": torch.stack([item["mask"] for item in items]),
+        "crop": torch.stack(crops),
         "prompt": _stacked(prompts),
     }
     if "class_prompt" in items[0]:

@@ -61,14 +61,39 @@ def test_the_photo_is_what_the_script_makes_of_it(photo):
         assert torch.equal(ours[1], theirs[1])  # as many random numbers were drawn
 
 
+@pytest.mark.parametrize("changes", [{}, {"center_crop": True}, {"random_flip": True}])
+def test_the_crops_place_is_where_its_pixels_are(tmp_path, changes):
+    """Cut out anew from the resized photo, mirrored first where the crop is, as diffusers' SDXL script cuts."""
+    random = np.random.default_rng(0)
+    Image.fromarray(random.integers(0, 256, (48, 70, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
+    photo = Image.open(tmp_path / "photo.png")
+    dataset = DreamBoothDataset([InstancePhoto(tmp_path / "photo.png", None)], config(**changes), PROMPT)
+    resized, mirrored_too = v1.Resize(32)(photo), []
+    torch.manual_seed(0)
+    for _ in range(12):
+        item = dataset[0]
+        height, width, top, left, *size = item["crop"].tolist()
+        assert item["crop"].dtype == torch.int64 and (height, width, size) == (48, 70, [32, 32])
+        assert top == 0 and 0 <= left <= resized.width - 32
+        cuts = [
+            np.asarray(one.crop((left, top, left + 32, top + 32))).transpose(2, 0, 1) / 127.5 - 1
+            for one in (resized, resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+        ]
+        same = [np.allclose(item["pixels"], cut, atol=1e-5) for cut in cuts]
+        assert sum(same) == 1
+        mirrored_too.append(same[1])
+    assert any(mirrored_too) == bool(changes.get("random_flip")) and not all(mirrored_too)
+
+
 def test_batches_are_instances_then_class_images(photo, tmp_path):
     for number, level in enumerate((0, 255)):
-        Image.new("RGB", (40, 40), (level,) * 3).save(tmp_path / f"class-{number}.png")
+        Image.new("RGB", (40, 64), (level,) * 3).save(tmp_path / f"class-{number}.png")
     classes = sorted(tmp_path.glob("class-*.png"))
     dataset = DreamBoothDataset([photo], config(), PROMPT, classes, CLASS_PROMPT)
     assert len(dataset) == 2
     batch = collate([dataset[0], dataset[1]])
     assert batch["pixels"].shape == (4, 3, 32, 32) and batch["mask"].shape == (2, 1, 32, 32)
+    assert batch["crop"][:, :2].tolist() == [[64, 96], [64, 96], [64, 40], [64, 40]]  # each one's own
     assert batch["pixels"][2].unique().tolist() == [-1] and batch["pixels"][3].unique().tolist() == [1]
     assert batch["prompt"]["input_ids"][:, 0].tolist() == [0, 0, 1, 1]
     assert batch["class_prompt"]["input_ids"].shape == (2, 4)

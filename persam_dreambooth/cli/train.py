@@ -7,7 +7,7 @@ from diffusers.utils import logging as diffusers_logging
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.training.config import GROUPS, TrainingConfig
-from persam_dreambooth.training.loop import train
+from persam_dreambooth.training.main import train
 
 DESCRIPTION = "DreamBooth on a few photos, the loss taken over the subject only."
 

@@ -1,1 +1,1 @@
-"""DreamBooth on Stable Diffusion with a masked loss: config, data, losses, families, checkpoints, loop."""
+"""DreamBooth with a masked loss: `main` runs `setup`, builds what it found, trains in `loop` and saves."""

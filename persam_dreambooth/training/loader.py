@@ -1,0 +1,66 @@
+"""Batches in their order: the data loader, and an epoch that is gone on with where it was left."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from persam_dreambooth.training.checkpoints import Progress
+from persam_dreambooth.training.data import Conditioning, DreamBoothDataset, collate
+from persam_dreambooth.training.families import Family
+from persam_dreambooth.training.setup import Setup
+
+
+def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
+    """The data loader, its prompts tokenized or encoded."""
+    config = run.config
+    prompt = family.tokenize(str(config.data.instance_prompt))
+    uses_class_prompt = run.class_images or config.mask.background_prior_weight > 0
+    class_prompt = family.tokenize(str(config.data.class_prompt)) if uses_class_prompt else None
+    if config.model.pre_compute_text_embeddings:
+        prompt = _embedded(family, prompt)
+        class_prompt = class_prompt and _embedded(family, class_prompt)
+        family.drop_text_encoder()
+    dataset = DreamBoothDataset(run.instances, config.data, prompt, run.class_images, class_prompt)
+    return DataLoader(
+        dataset,
+        batch_size=config.data.train_batch_size,
+        shuffle=True,
+        collate_fn=collate,
+        num_workers=config.data.dataloader_num_workers,
+    )
+
+
+def _embedded(family: Family, tokens: Conditioning) -> Conditioning:
+    with torch.no_grad():
+        return {name: value.cpu() for name, value in family.encode_prompt(tokens).items()}
+
+
+def remaining_batches(loader: Any, progress: Progress) -> Iterator[dict[str, Any]]:
+    """The batches of the current epoch that have not been taken yet.
+
+    The order of photos follows from a generator's state when an epoch begins: torch's own, or with
+    several processes the one that Accelerate keeps in step. A resumed epoch is read again from there,
+    so that workers draw what they drew; Accelerate reads one batch ahead of the training, so the
+    batch that waits is read with the state that torch had then, and training goes on with its own.
+    """
+    order = getattr(loader, "synchronized_generator", None) or torch.default_generator
+    batches = iter(loader)
+    if progress.batches == 0:
+        progress.epoch_rng, progress.torch_rng = order.get_state(), torch.get_rng_state()
+    else:
+        left = torch.get_rng_state()
+        torch.set_rng_state(progress.torch_rng)
+        order.set_state(progress.epoch_rng)
+        for taken in range(1, progress.batches + 1):
+            if taken == progress.batches:
+                torch.set_rng_state(progress.fetch_rng)
+            next(batches)
+        torch.set_rng_state(left)
+    while True:
+        progress.fetch_rng = torch.get_rng_state()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch

@@ -1,0 +1,71 @@
+"""A whole run: `setup` checks, `main` builds, `fit` trains, and the model is saved."""
+
+from pathlib import Path
+
+import torch
+from accelerate.utils import set_seed
+
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, write_manifest
+from persam_dreambooth.training import checkpoints, optimization, result, tracking
+from persam_dreambooth.training.class_images import PRECISIONS
+from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.families import load_family
+from persam_dreambooth.training.loader import build_loader
+from persam_dreambooth.training.loop import Training, fit
+from persam_dreambooth.training.setup import Setup, setup
+from persam_dreambooth.training.validation import validate
+
+
+def train(config: TrainingConfig) -> None:
+    """Run the whole of it; returns when the model is saved.
+
+    Raises:
+        UserError: what the user can mend, before the first step wherever it can be known then.
+    """
+    main(setup(config))
+
+
+def main(run: Setup) -> None:
+    """Build everything, train, save."""
+    config, accelerator = run.config, run.accelerator
+    settings, output = config.optimization, Path(config.output.output_dir)
+    if settings.seed is not None:
+        # Processes differ, so that each draws its own noise; the first one is what a single one would be.
+        set_seed(settings.seed, device_specific=True)
+    torch.backends.cuda.matmul.allow_tf32 |= settings.allow_tf32
+    family = load_family(config.model)
+    if config.mask.background_prior_weight > 0:
+        family.keep_base()
+    if accelerator.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        config.save(output)
+        write_manifest(output / MANIFEST_NAME, run.manifest)
+    if run.coverage:
+        low, high = min(run.coverage.values()), max(run.coverage.values())
+        accelerator.print(f"masks are on: the subject covers {low:.0%} to {high:.0%} of {len(run.coverage)} photos")
+    family.place(accelerator.device, PRECISIONS.get(accelerator.mixed_precision, torch.float32))
+    loader = build_loader(run, family)
+    parameters = [one for part in family.trained().values() for one in part.parameters() if one.requires_grad]
+    batch = config.data.train_batch_size * accelerator.num_processes
+    optimizer = optimization.build_optimizer(parameters, settings, batch)
+    steps = optimization.count_steps(settings, len(loader), accelerator.num_processes)
+    scheduler = optimization.build_scheduler(optimizer, settings, steps, accelerator.num_processes)
+    names = list(family.trained())
+    *modules, optimizer, loader, scheduler = accelerator.prepare(
+        *family.trained().values(), optimizer, loader, scheduler
+    )
+    family.replace(dict(zip(names, modules, strict=True)))
+    accelerator.init_trackers("dreambooth", config=tracking.loggable(config))
+    checkpoints.register(accelerator, family)
+    progress = checkpoints.Progress()
+    if run.resume_from is not None:
+        progress = checkpoints.load_checkpoint(accelerator, run.resume_from)
+    fit(Training(config, accelerator, family, loader, optimizer, scheduler, parameters, steps), progress)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        pictures = validate(family, config, accelerator, progress.step)
+        result.save_model(family, config)
+        result.save_card(config, pictures)
+        if run.repository is not None:
+            result.upload(config, run.repository)
+    accelerator.end_training()

@@ -6,6 +6,7 @@ from accelerate import PartialState
 from diffusers.utils import logging as diffusers_logging
 
 from persam_dreambooth.cli.parsing import parse
+from persam_dreambooth.training.concepts import read_concepts
 from persam_dreambooth.training.config import GROUPS, TrainingConfig
 from persam_dreambooth.training.main import train
 
@@ -19,6 +20,6 @@ def run(program: str, argv: list[str]) -> None:
     train(config)
     if PartialState().is_main_process:
         output = config.output.output_dir
-        prompt = f"{config.data.instance_prompt} in the jungle"
+        prompt = f"{read_concepts(config)[0].data.instance_prompt or 'a photo'} in the jungle"
         print(f"the model: {output}")
         print(f"try it: persam-dreambooth generate --model {shlex.quote(output)} --prompt {shlex.quote(prompt)}")

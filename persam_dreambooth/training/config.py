@@ -92,6 +92,22 @@ class DataConfig:
 
     instance_data_dir: str | None = _flag(None, "folder with the 3 to 5 photos of the subject")
     instance_prompt: str | None = _flag(None, 'prompt with the identifier, such as "a sks dog"')
+    caption_extension: str | None = _flag(
+        None, "photos beside which lies a text file of this ending, such as .txt, are trained on its words instead"
+    )
+    concepts_list: str | None = _flag(
+        None,
+        "of several subjects: a JSON or YAML file, a list of entries with instance_data_dir, instance_prompt, "
+        "instance_mask_dir and so on; what an entry leaves out comes from the flags",
+    )
+    dataset_name: str | None = _flag(
+        None, "instead of a folder of photos: a data set, hub name or folder; its train split is copied to the output"
+    )
+    dataset_config_name: str | None = _flag(None, "which of the data set's configurations")
+    image_column: str = _flag("image", "the data set's column of photos")
+    mask_column: str | None = _flag(None, "its column of masks")
+    caption_column: str | None = _flag(None, "its column of prompts; --instance_prompt for all if unset")
+    cache_dir: str | None = _flag(None, "where downloaded data sets are kept")
     with_prior_preservation: bool = _flag(False, "also train on class images, so that other dogs stay dogs")
     prior_loss_weight: float = _flag(1.0, "weight of the class images' loss")
     class_data_dir: str | None = _flag(None, "folder of class images; missing ones are generated into it")
@@ -120,18 +136,27 @@ class DataConfig:
     dataloader_num_workers: int = _flag(0, "processes that read photos; 0 reads them in the training process")
 
     def __post_init__(self) -> None:
-        if not self.instance_data_dir:
+        if self.dataset_name and (self.instance_data_dir or self.concepts_list):
+            raise UserError("--dataset_name brings the photos; drop it, or --instance_data_dir and --concepts_list")
+        if not self.dataset_name and (self.mask_column or self.caption_column):
+            raise UserError("--mask_column and --caption_column are a data set's; give --dataset_name, or drop them")
+        if self.caption_extension is not None and not self.caption_extension.startswith("."):
+            raise UserError(f"--caption_extension {self.caption_extension} must begin with a dot, such as .txt")
+        counts = ("resolution", "train_batch_size", "sample_batch_size", "num_class_images")
+        _refuse_outside(self, **dict.fromkeys(counts, (1, math.inf)))
+        _refuse_outside(self, dataloader_num_workers=(0, math.inf), prior_loss_weight=(0, math.inf))
+
+    def check_photos(self) -> None:
+        """Raise a UserError where photos or a prompt are missing; of several subjects for each on its own."""
+        if not self.instance_data_dir and not self.dataset_name:
             raise UserError("--instance_data_dir is missing; give the folder with the photos of the subject")
-        if not self.instance_prompt:
+        if not (self.instance_prompt or self.caption_column or self.caption_extension):
             raise UserError('--instance_prompt is missing; give a prompt such as "a sks dog"')
         if self.with_prior_preservation:
             if not self.class_data_dir:
                 raise UserError("--with_prior_preservation needs --class_data_dir, a folder for class images")
             if not self.class_prompt:
                 raise UserError('--with_prior_preservation needs --class_prompt, a prompt such as "a dog"')
-        counts = ("resolution", "train_batch_size", "sample_batch_size", "num_class_images")
-        _refuse_outside(self, **dict.fromkeys(counts, (1, math.inf)))
-        _refuse_outside(self, dataloader_num_workers=(0, math.inf), prior_loss_weight=(0, math.inf))
 
 
 @dataclass
@@ -147,8 +172,10 @@ class MaskConfig:
     reference_image: str | None = _flag(None, "instead of masks: the one photo whose mask you have")
     reference_mask: str | None = _flag(None, "its mask: the subject painted on black, the photo's size")
     sam: str = _flag("facebook/sam-vit-huge", "the SAM that finds the subject: hub name, folder or .pth checkpoint")
-    use_doubtful_photos: bool = _flag(
-        False, "also train on photos in which segmentation was unsure of the subject, or did not find it"
+    doubtful_photo_weight: float = _flag(
+        0.0,
+        "how much photos count in which segmentation was unsure of the subject or did not find it: 0 leaves them out, "
+        "1 trains on them as on the others",
     )
     mask_downsample: Literal["area", "nearest", "max", "min"] = field(
         default="area",
@@ -167,21 +194,26 @@ class MaskConfig:
     )
 
     def __post_init__(self) -> None:
-        if bool(self.reference_image) != bool(self.reference_mask):
-            raise UserError("--reference_image and --reference_mask belong together; give both or neither")
-        if self.masked_loss and bool(self.instance_mask_dir) == bool(self.reference_image):
-            raise UserError(
-                "masks are needed from one place: give --instance_mask_dir, or --reference_image with "
-                "--reference_mask, or --no_masked_loss for plain DreamBooth"
-            )
         if not self.masked_loss and (self.instance_mask_dir or self.reference_image):
             raise UserError("--no_masked_loss uses no masks; drop --instance_mask_dir and --reference_image")
         amounts = {"mask_dilation": (0, math.inf), "background_prior_weight": (0, math.inf)}
-        _refuse_outside(self, background_weight=(0, 1), **amounts)
+        _refuse_outside(self, background_weight=(0, 1), doubtful_photo_weight=(0, 1), **amounts)
         if not self.masked_loss and self.background_prior_weight > 0:
             raise UserError(
                 f"--background_prior_weight {self.background_prior_weight:g} needs masks, without which nothing is "
                 "background; drop it, or drop --no_masked_loss and give masks"
+            )
+
+    def check_source(self, has_column: bool) -> None:
+        """Raise a UserError unless masks come from one place; `has_column`: a data set brings them."""
+        if bool(self.reference_image) != bool(self.reference_mask):
+            raise UserError("--reference_image and --reference_mask belong together; give both or neither")
+        if not self.masked_loss and has_column:
+            raise UserError("--no_masked_loss uses no masks; drop --mask_column")
+        if self.masked_loss and sum(map(bool, (self.instance_mask_dir, self.reference_image, has_column))) != 1:
+            raise UserError(
+                "masks are needed from one place: give --instance_mask_dir, or --reference_image with "
+                "--reference_mask, or --no_masked_loss for plain DreamBooth"
             )
 
 
@@ -289,13 +321,20 @@ class TrainingConfig:
             self.data.image_interpolation_mode = "lanczos" if self.model.use_lora else "bilinear"
         if self.optimization.learning_rate is None:
             self.optimization.learning_rate = 5e-4 if self.model.use_lora else 5e-6
+        if not self.data.concepts_list:
+            self.check_subject()
+        if self.model.use_lora and self.output.skip_save_text_encoder:
+            raise UserError("--skip_save_text_encoder is for whole pipelines; LoRA saves adapters only, drop it")
+
+    def check_subject(self) -> None:
+        """Raise a UserError where a subject's photos, prompts or masks are missing."""
+        self.data.check_photos()
+        self.mask.check_source(self.data.mask_column is not None)
         if self.mask.background_prior_weight > 0 and not self.data.class_prompt:
             raise UserError(
                 f"--background_prior_weight {self.mask.background_prior_weight:g} needs --class_prompt, a prompt such "
                 'as "a dog"; give it, or leave the weight at 0'
             )
-        if self.model.use_lora and self.output.skip_save_text_encoder:
-            raise UserError("--skip_save_text_encoder is for whole pipelines; LoRA saves adapters only, drop it")
 
     def flat(self) -> dict[str, Any]:
         """Every flag and its value, without the token."""

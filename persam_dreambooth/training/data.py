@@ -1,6 +1,6 @@
 """Photos, masks and class images as batches of tensors; photo and mask always move together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,21 @@ from persam_dreambooth.training.families.base import Conditioning
 
 @dataclass(frozen=True)
 class InstancePhoto:
-    """A photo of the subject and its mask.
+    """A photo of a subject, its mask, and what it is trained on as.
 
     Attributes:
         photo: the file.
         mask: its mask's file; None trains on the whole photo.
+        prompt: with the identifier.
+        weight: factor of its loss.
+        concept: which of the run's subjects it shows, from 0.
     """
 
     photo: Path
     mask: Path | None
+    prompt: str = ""
+    weight: float = 1.0
+    concept: int = 0
 
 
 class RandomCrop(v2.RandomCrop):
@@ -97,31 +103,31 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
     """Instance photos with masks, paired with class images when there are any.
 
     An item has `pixels` (3, R, R) float32 in [-1, 1], `mask` (1, R, R) float32 in {0, 1}, `crop` (see
-    `crop_of`) and `prompt`, the instance prompt's conditioning; with class images also `class_pixels` and
-    `class_crop`, and with a class prompt `class_prompt`.
+    `crop_of`), `weight`, a scalar, and `prompt`, the photo's prompt's conditioning; with class images also
+    `class_pixels` and `class_crop`, and with class prompts `class_prompt`.
 
     Args:
         instances: photos and masks.
         config: resolution, crops and flips.
-        prompt: the instance prompt's conditioning.
-        class_images: files; empty without prior preservation.
-        class_prompt: the class prompt's conditioning, for class images and for the background prior, or None.
+        prompts: each prompt's conditioning.
+        class_images: files of each concept; empty without prior preservation.
+        class_prompts: each concept's, for class images and for the background prior; empty without both.
     """
 
     def __init__(
         self,
         instances: Sequence[InstancePhoto],
         config: DataConfig,
-        prompt: Conditioning,
-        class_images: Sequence[Path] = (),
-        class_prompt: Conditioning | None = None,
+        prompts: Mapping[str, Conditioning],
+        class_images: Sequence[Sequence[Path]] = (),
+        class_prompts: Sequence[str] = (),
     ) -> None:
-        self.instances, self.class_images = instances, class_images
-        self.prompt, self.class_prompt = prompt, class_prompt
+        self.instances, self.prompts = instances, prompts
+        self.class_images, self.class_prompts = class_images, class_prompts
         self.transform = transform(config)
 
     def __len__(self) -> int:
-        return max(len(self.instances), len(self.class_images))
+        return max(len(self.instances), sum(map(len, self.class_images)))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         instance = self.instances[index % len(self.instances)]
@@ -131,22 +137,30 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
         else:
             mask = read_mask_tensor(instance.mask)
         pixels, mask, frame = self.transform(photo, mask, frame_of(photo))
-        item = {"pixels": pixels, "mask": mask.as_subclass(Tensor).float(), "prompt": self.prompt}
-        item["crop"] = crop_of(photo, frame)
-        if self.class_prompt is not None:
-            item["class_prompt"] = self.class_prompt
-        if self.class_images:
-            class_image = files.read_photo(self.class_images[index % len(self.class_images)])
+        item = {"pixels": pixels, "mask": mask.as_subclass(Tensor).float(), "prompt": self.prompts[instance.prompt]}
+        item |= {"crop": crop_of(photo, frame), "weight": torch.tensor(instance.weight)}
+        if self.class_prompts:
+            item["class_prompt"] = self.prompts[self.class_prompts[instance.concept]]
+        if any(self.class_images):
+            class_image = files.read_photo(self._class_image(index))
             item["class_pixels"], frame = self.transform(class_image, frame_of(class_image))
             item["class_crop"] = crop_of(class_image, frame)
         return item
+
+    def _class_image(self, index: int) -> Path:
+        """The one that goes with an item: its subject's, in turn."""
+        rounds, place = divmod(index, len(self.instances))
+        concept = self.instances[place].concept
+        before = [one.concept == concept for one in self.instances]
+        images = self.class_images[concept]
+        return images[(rounds * sum(before) + sum(before[:place])) % len(images)]
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Items to a batch, `[instances..., class images...]`.
 
     Returns:
-        `pixels` (B or 2B, 3, R, R), `mask` (B, 1, R, R), `crop` (B or 2B, 6) int64, `prompt`, the
+        `pixels` (B or 2B, 3, R, R), `mask` (B, 1, R, R), `weight` (B,), `crop` (B or 2B, 6) int64, `prompt`, the
         conditioning of all of `pixels`, and with a class prompt `class_prompt`, B times that.
     """
     pixels, crops = [item["pixels"] for item in items], [item["crop"] for item in items]
@@ -158,6 +172,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     batch = {
         "pixels": torch.stack([one.as_subclass(Tensor) for one in pixels]),
         "mask": torch.stack([item["mask"] for item in items]),
+        "weight": torch.stack([item["weight"] for item in items]),
         "crop": torch.stack(crops),
         "prompt": _stacked(prompts),
     }

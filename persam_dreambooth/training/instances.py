@@ -13,6 +13,7 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest, relative_path
 from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, segment_folder
 from persam_dreambooth.references import ReferenceFiles
+from persam_dreambooth.training import concepts
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import InstancePhoto, read_mask_tensor
 from persam_dreambooth.training.losses import latent_mask
@@ -33,7 +34,7 @@ def segment_first(config: TrainingConfig, device: torch.device) -> None:
         SegmentationJob(
             images=Path(str(config.data.instance_data_dir)),
             references=(ReferenceFiles(Path(mask.reference_image), Path(mask.reference_mask)),),
-            output=Path(config.output.output_dir) / SEGMENTATION_FOLDER,
+            output=_segmentation(config),
             sam=mask.sam,
             device=str(device),
         )
@@ -54,8 +55,9 @@ def find_instances(config: TrainingConfig) -> tuple[list[InstancePhoto], dict[Pa
     """
     besides = (Path(config.mask.reference_mask),) if config.mask.reference_mask else ()
     sizes, left_out = _readable(files.find_photos(Path(str(config.data.instance_data_dir)), besides))
+    prompts = {photo: _prompt(photo, config) for photo in sizes}
     if not config.mask.masked_loss:
-        return [InstancePhoto(photo, None) for photo in sizes], left_out
+        return [InstancePhoto(photo, None, prompt) for photo, prompt in prompts.items()], left_out
     folder = mask_folder(config)
     candidates = files.list_photos(folder)
     if {path.resolve() for path in candidates} & {photo.resolve() for photo in sizes}:
@@ -75,26 +77,40 @@ def find_instances(config: TrainingConfig) -> tuple[list[InstancePhoto], dict[Pa
                 f"the mask {masks[photo.stem]} is {mask_width} x {mask_height} pixels but its photo {photo.name} is "
                 f"{width} x {height} (upright); make the mask anew on this photo"
             )
-    instances = [InstancePhoto(photo, masks[photo.stem]) for photo in sizes]
-    doubted = {} if config.mask.use_doubtful_photos else _doubted(instances, config)
-    if len(doubted) == len(instances):
+    known, weight = _segmented(config), config.mask.doubtful_photo_weight
+    instances, doubted = [], dict[Path, str]()
+    for photo in sizes:
+        mask = masks[photo.stem]
+        entry = known.get((files.digest(photo), files.digest(mask)))
+        if entry is None or not entry.doubted:
+            instances.append(InstancePhoto(photo, mask, prompts[photo]))
+        elif weight > 0:
+            instances.append(InstancePhoto(photo, mask, prompts[photo], weight))
+        else:
+            doubted[photo] = f"the subject in {photo.name}: {entry.presence}, {entry.reason}"
+    if not instances:
         raise UserError(
             f"segmentation is sure of the subject in none of the photos ({'; '.join(doubted.values())}); look at the "
-            "contact sheet, and train on them all the same with --use_doubtful_photos"
+            "contact sheet, and train on them all the same with --doubtful_photo_weight 1"
         )
     for reason in doubted.values():
-        logger.warning(f"left out: {reason}; --use_doubtful_photos trains on it")
-    return [one for one in instances if one.photo not in doubted], left_out | doubted
+        logger.warning(f"left out: {reason}; --doubtful_photo_weight trains on it")
+    return instances, left_out | doubted
 
 
-def _doubted(instances: Sequence[InstancePhoto], config: TrainingConfig) -> dict[Path, str]:
-    """Photos whose mask is still the one in which segmentation doubts the subject, and why."""
-    known, doubted = _segmented(config), {}
-    for instance in instances:
-        entry = known.get((files.digest(instance.photo), files.digest(Path(str(instance.mask)))))
-        if entry is not None and entry.doubted:
-            doubted[instance.photo] = f"the subject in {instance.photo.name}: {entry.presence}, {entry.reason}"
-    return doubted
+def _prompt(photo: Path, config: TrainingConfig) -> str:
+    """What a photo is trained on as: the words beside it, or the subject's prompt."""
+    caption = photo.with_suffix(config.data.caption_extension) if config.data.caption_extension else None
+    if caption is not None and caption.is_file():
+        try:
+            words = " ".join(caption.read_text(encoding="utf-8").split())
+        except (OSError, ValueError) as error:
+            raise UserError(f"the caption {caption} cannot be read ({error}); write it as UTF-8 text") from error
+        if words:
+            return words
+    if not config.data.instance_prompt:
+        raise UserError(f"{photo.name} has no caption {caption}; write one, or give --instance_prompt for such photos")
+    return config.data.instance_prompt
 
 
 def _segmented(config: TrainingConfig) -> dict[tuple[str, str | None], ManifestEntry]:
@@ -112,12 +128,17 @@ def mask_folder(config: TrainingConfig) -> Path:
         UserError: no such folder.
     """
     if config.mask.reference_image:
-        return Path(config.output.output_dir) / SEGMENTATION_FOLDER / "masks"
+        return _segmentation(config) / "masks"
     given = Path(str(config.mask.instance_mask_dir))
     folder = given / "masks" if (given / "masks").is_dir() else given
     if not folder.is_dir():
         raise UserError(f"--instance_mask_dir {given} is not a folder; give the folder that holds the masks")
     return folder
+
+
+def _segmentation(config: TrainingConfig) -> Path:
+    """Where the masks go that are made by a reference; of several subjects each has a folder there."""
+    return Path(config.output.output_dir) / SEGMENTATION_FOLDER / concepts.folder_name(config)
 
 
 def check_latent_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell: int) -> dict[Path, float]:

@@ -15,14 +15,14 @@ from persam_dreambooth.training.setup import Setup
 def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
     """The data loader, its prompts tokenized or encoded."""
     config = run.config
-    prompt = family.tokenize(str(config.data.instance_prompt))
-    uses_class_prompt = run.class_images or config.mask.background_prior_weight > 0
-    class_prompt = family.tokenize(str(config.data.class_prompt)) if uses_class_prompt else None
+    uses_class_prompt = config.data.with_prior_preservation or config.mask.background_prior_weight > 0
+    class_prompts = [str(one.data.class_prompt) for one in run.concepts] if uses_class_prompt else []
+    texts = dict.fromkeys([*(one.prompt for one in run.instances), *class_prompts])
+    prompts = {text: family.tokenize(text) for text in texts}
     if config.model.pre_compute_text_embeddings:
-        prompt = _embedded(family, prompt)
-        class_prompt = class_prompt and _embedded(family, class_prompt)
+        prompts = {text: _embedded(family, tokens) for text, tokens in prompts.items()}
         family.drop_text_encoder()
-    dataset = DreamBoothDataset(run.instances, config.data, prompt, run.class_images, class_prompt)
+    dataset = DreamBoothDataset(run.instances, config.data, prompts, run.class_images, class_prompts)
     return DataLoader(
         dataset,
         batch_size=config.data.train_batch_size,

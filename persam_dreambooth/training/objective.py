@@ -33,11 +33,14 @@ def training_loss(family: Family, batch: dict[str, Any], config: TrainingConfig)
     instances, size = prediction[:count], (latents.shape[-2], latents.shape[-1])
     latent_mask = losses.latent_mask(batch["mask"], size, mask.mask_downsample, mask.mask_dilation)
     weight = losses.loss_weight(latent_mask, mask.background_weight) if mask.masked_loss else None
-    snr_weight = _snr_weight(family, noised.timesteps[:count], config.optimization.snr_gamma)
-    loss = losses.masked_mse(instances, noised.target[:count], weight, mask.mask_normalization, snr_weight)
+    photo_weight = batch["weight"]
+    if config.optimization.snr_gamma is not None:
+        snr = family.snr(noised.timesteps[:count])
+        photo_weight = photo_weight * losses.min_snr_weight(snr, config.optimization.snr_gamma, family.prediction_type)
+    loss = losses.masked_mse(instances, noised.target[:count], weight, mask.mask_normalization, photo_weight)
     terms = {"instance_loss": loss.detach()}
     if base is not None:
-        background = losses.background_prior(instances, base, latent_mask, snr_weight)
+        background = losses.background_prior(instances, base, latent_mask, photo_weight)
         terms["background_prior_loss"] = background.detach()
         loss = loss + mask.background_prior_weight * background
     if len(prediction) > count:
@@ -45,10 +48,3 @@ def training_loss(family: Family, batch: dict[str, Any], config: TrainingConfig)
         terms["prior_loss"] = prior.detach()
         loss = loss + config.data.prior_loss_weight * prior
     return loss, {"loss": loss.detach()} | terms
-
-
-def _snr_weight(family: Family, timesteps: Tensor, gamma: float | None) -> Tensor | None:
-    """Min-SNR's factor for each photo, (B,); None without."""
-    if gamma is None:
-        return None
-    return losses.min_snr_weight(family.snr(timesteps), gamma, family.prediction_type)

@@ -7,7 +7,7 @@ import yaml
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import CONFIG_NAME
 from persam_dreambooth.photos import files
-from persam_dreambooth.training import checkpoints, instances
+from persam_dreambooth.training import checkpoints, dataset_copy, instances
 from persam_dreambooth.training.config import TrainingConfig
 
 
@@ -19,9 +19,9 @@ def choose_start(config: TrainingConfig) -> Path | None:
         chosen = checkpoints.choose_checkpoint(output, config.output.resume_from_checkpoint)
         _check_same_weights(config, output / CONFIG_NAME)
         return chosen
-    # Masks made by an interrupted run are no loss to go on from; anything else might be.
+    # Masks and copied photos of an interrupted run are no loss to go on from; anything else might be.
     held = [path.name for path in output.iterdir()] if output.exists() else []
-    if any(name != instances.SEGMENTATION_FOLDER for name in held):
+    if set(held) - {instances.SEGMENTATION_FOLDER, dataset_copy.COPY_FOLDER}:
         go_on = "go on with it by --resume_from_checkpoint latest" if checkpoints.checkpoints(output) else "delete it"
         raise UserError(
             f"--output_dir {output} holds another run ({', '.join(sorted(held)[:3])}); "

@@ -1,6 +1,6 @@
 """Everything that can be known, and can fail, before a model is loaded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -8,7 +8,7 @@ from accelerate.utils import ProjectConfiguration
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos.manifest import ManifestEntry
-from persam_dreambooth.training import instances, optimization, result, resuming, tracking
+from persam_dreambooth.training import concepts, dataset_copy, instances, optimization, result, resuming, tracking
 from persam_dreambooth.training.class_images import ensure_class_images
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import InstancePhoto
@@ -21,10 +21,11 @@ class Setup:
 
     config: TrainingConfig
     accelerator: Accelerator
+    concepts: list[TrainingConfig]
     instances: list[InstancePhoto]
     manifest: list[ManifestEntry]
     coverage: dict[Path, float]
-    class_images: list[Path]
+    class_images: list[list[Path]]
     repository: str | None
     resume_from: Path | None
 
@@ -51,12 +52,18 @@ def setup(config: TrainingConfig) -> Setup:
     )
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError("--mixed_precision fp16 needs a GPU; on a CPU take bf16 or no")
+    subjects = concepts.read_concepts(config)
     with accelerator.main_process_first():
         if accelerator.is_main_process:
-            instances.segment_first(config, accelerator.device)
-    found, left_out = instances.find_instances(config)
+            dataset_copy.copy(config)
+            for subject in subjects:
+                instances.segment_first(subject, accelerator.device)
+    found, manifest = list[InstancePhoto](), list[ManifestEntry]()
+    for number, subject in enumerate(subjects):
+        its, left_out = instances.find_instances(subject)
+        found += [replace(one, concept=number) for one in its]
+        manifest += instances.describe(its, left_out, subject)
     coverage = instances.check_latent_masks(found, config, cell)
-    manifest = instances.describe(found, left_out, config)
     repository = result.claim_repository(config) if accelerator.is_main_process else None
-    class_images = ensure_class_images(config, accelerator)
-    return Setup(config, accelerator, found, manifest, coverage, class_images, repository, resume_from)
+    class_images = [ensure_class_images(subject, accelerator) for subject in subjects]
+    return Setup(config, accelerator, subjects, found, manifest, coverage, class_images, repository, resume_from)

@@ -35,7 +35,7 @@ def batch_for(family, class_images):
     mask[1, :, 20:30, 2:9] = 1
     prompts = ["a sks dog"] * 2 + (["a dog"] * 2 if class_images else [])
     pixels = torch.rand(len(prompts), 3, SIDE, SIDE) * 2 - 1
-    return {"pixels": pixels, "mask": mask, "prompt": tokenized(family, prompts)}
+    return {"pixels": pixels, "mask": mask, "weight": torch.ones(2), "prompt": tokenized(family, prompts)}
 
 
 def tokenized(family, prompts):

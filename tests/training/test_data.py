@@ -11,6 +11,7 @@ from persam_dreambooth.training.data import DreamBoothDataset, InstancePhoto, co
 
 PROMPT = {"input_ids": torch.zeros(1, 4, dtype=torch.long)}
 CLASS_PROMPT = {"input_ids": torch.ones(1, 4, dtype=torch.long)}
+PROMPTS = {"": PROMPT, "a dog": CLASS_PROMPT}
 
 
 def config(**changes):
@@ -30,7 +31,7 @@ def photo(tmp_path):
 @pytest.mark.parametrize("changes", [{}, {"center_crop": True}, {"random_flip": True}])
 def test_photo_and_mask_move_together(photo, changes):
     torch.manual_seed(0)
-    dataset = DreamBoothDataset([photo], config(**changes), PROMPT)
+    dataset = DreamBoothDataset([photo], config(**changes), PROMPTS)
     seen = set()
     for _ in range(12):
         item = dataset[0]
@@ -43,8 +44,8 @@ def test_photo_and_mask_move_together(photo, changes):
 
 def test_flips_happen_about_half_of_the_time(photo):
     torch.manual_seed(0)
-    dataset = DreamBoothDataset([photo], config(random_flip=True, center_crop=True), PROMPT)
-    straight = DreamBoothDataset([photo], config(center_crop=True), PROMPT)[0]["mask"]
+    dataset = DreamBoothDataset([photo], config(random_flip=True, center_crop=True), PROMPTS)
+    straight = DreamBoothDataset([photo], config(center_crop=True), PROMPTS)[0]["mask"]
     flips = sum(bool((dataset[0]["mask"] != straight).any()) for _ in range(60))
     assert 18 <= flips <= 42
 
@@ -67,7 +68,7 @@ def test_the_crops_place_is_where_its_pixels_are(tmp_path, changes):
     random = np.random.default_rng(0)
     Image.fromarray(random.integers(0, 256, (48, 70, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
     photo = Image.open(tmp_path / "photo.png")
-    dataset = DreamBoothDataset([InstancePhoto(tmp_path / "photo.png", None)], config(**changes), PROMPT)
+    dataset = DreamBoothDataset([InstancePhoto(tmp_path / "photo.png", None)], config(**changes), PROMPTS)
     resized, mirrored_too = v1.Resize(32)(photo), []
     torch.manual_seed(0)
     for _ in range(12):
@@ -89,7 +90,7 @@ def test_batches_are_instances_then_class_images(photo, tmp_path):
     for number, level in enumerate((0, 255)):
         Image.new("RGB", (40, 64), (level,) * 3).save(tmp_path / f"class-{number}.png")
     classes = sorted(tmp_path.glob("class-*.png"))
-    dataset = DreamBoothDataset([photo], config(), PROMPT, classes, CLASS_PROMPT)
+    dataset = DreamBoothDataset([photo], config(), PROMPTS, [classes], ["a dog"])
     assert len(dataset) == 2
     batch = collate([dataset[0], dataset[1]])
     assert batch["pixels"].shape == (4, 3, 32, 32) and batch["mask"].shape == (2, 1, 32, 32)
@@ -100,14 +101,14 @@ def test_batches_are_instances_then_class_images(photo, tmp_path):
 
 
 def test_a_class_prompt_needs_no_class_images(photo):
-    dataset = DreamBoothDataset([photo], config(), PROMPT, class_prompt=CLASS_PROMPT)
+    dataset = DreamBoothDataset([photo], config(), PROMPTS, class_prompts=["a dog"])
     batch = collate([dataset[0], dataset[0]])
     assert batch["pixels"].shape == (2, 3, 32, 32)
     assert batch["prompt"]["input_ids"][:, 0].tolist() == [0, 0]
     assert batch["class_prompt"]["input_ids"][:, 0].tolist() == [1, 1]
-    assert "class_prompt" not in collate([DreamBoothDataset([photo], config(), PROMPT)[0]])
+    assert "class_prompt" not in collate([DreamBoothDataset([photo], config(), PROMPTS)[0]])
 
 
 def test_without_a_mask_the_whole_photo_counts(photo):
-    item = DreamBoothDataset([InstancePhoto(photo.photo, None)], config(), PROMPT)[0]
+    item = DreamBoothDataset([InstancePhoto(photo.photo, None)], config(), PROMPTS)[0]
     assert item["mask"].unique().tolist() == [1]

@@ -76,7 +76,7 @@ def test_doubted_photos_are_left_out_and_the_reason_is_told_and_written_down(fol
 
 
 def test_they_are_trained_on_when_the_user_says_so(folder):
-    assert trained_on(folder, use_doubtful_photos=True) == (sorted(VERDICTS), {})
+    assert trained_on(folder, doubtful_photo_weight=1.0) == (sorted(VERDICTS), {})
 
 
 def test_a_mask_that_was_corrected_since_is_not_doubted(folder):
@@ -90,5 +90,5 @@ def test_a_run_without_any_photo_left_is_refused_in_one_line(folder):
         (folder / "photos" / f"{name}.png").unlink()
     with pytest.raises(UserError, match=r"sure of the subject in none of the photos \(.*park.*sofa.*\)") as error:
         find_instances(config_for(folder))
-    assert "--use_doubtful_photos" in str(error.value)
+    assert "--doubtful_photo_weight" in str(error.value)
     assert len(str(error.value).splitlines()) == 1

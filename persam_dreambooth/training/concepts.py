@@ -1,0 +1,85 @@
+"""The subjects of a run, each as settings of its own: one from the flags, or several from a file."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training import dataset_copy
+from persam_dreambooth.training.config import DataConfig, MaskConfig, TrainingConfig
+
+KEYS = (
+    "instance_data_dir",
+    "instance_prompt",
+    "caption_extension",
+    "class_data_dir",
+    "class_prompt",
+    "num_class_images",
+    "instance_mask_dir",
+    "reference_image",
+    "reference_mask",
+)
+"""What an entry of `--concepts_list` may say; the words are the flags'."""
+
+
+def read_concepts(config: TrainingConfig) -> list[TrainingConfig]:
+    """The run's settings once a subject, with that subject's photos, prompts and masks.
+
+    Args:
+        config: the run's; its own values hold where an entry of `--concepts_list` is silent. Of a data set the
+            copy is what is trained on, whether it has been made yet or not.
+
+    Returns:
+        At least one.
+
+    Raises:
+        UserError: the file cannot be read, an entry lacks something or says something unknown, or two
+            entries have photo folders of one name.
+    """
+    if config.data.dataset_name:
+        return [dataset_copy.local(config)]
+    if not config.data.concepts_list:
+        return [config]
+    path = Path(config.data.concepts_list)
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))  # which reads JSON too
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"--concepts_list {path} cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(entries, list) or not entries or not all(isinstance(one, dict) for one in entries):
+        raise UserError(f"--concepts_list {path} must be a list of entries, each with instance_data_dir and so on")
+    concepts = [_concept(config, entry, f"entry {number} of {path}") for number, entry in enumerate(entries, start=1)]
+    names = [folder_name(one) for one in concepts]
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"two entries of {path} have photo folders of the same name ({', '.join(names)}); rename one, since "
+            "results are told apart by it"
+        )
+    return concepts
+
+
+def folder_name(concept: TrainingConfig) -> str:
+    """What a subject's files are called where there are several subjects; empty where there is one."""
+    return Path(str(concept.data.instance_data_dir)).resolve().name if concept.data.concepts_list else ""
+
+
+def _concept(config: TrainingConfig, entry: dict[str, Any], where: str) -> TrainingConfig:
+    unknown = set(entry) - set(KEYS)
+    if unknown:
+        raise UserError(f"{where} has an unknown key {sorted(map(str, unknown))[0]!r}; known: {', '.join(KEYS)}")
+    odd = [key for key, value in entry.items() if not isinstance(value, int if key == "num_class_images" else str)]
+    if odd:
+        raise UserError(f"{where}: {odd[0]} cannot be {entry[odd[0]]!r}")
+    of_data = {one.name for one in fields(DataConfig)} & set(entry)
+    of_mask = {one.name for one in fields(MaskConfig)} & set(entry)
+    try:
+        concept = replace(
+            config,
+            data=replace(config.data, **{key: entry[key] for key in of_data}),
+            mask=replace(config.mask, **{key: entry[key] for key in of_mask}),
+        )
+        concept.check_subject()
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return concept

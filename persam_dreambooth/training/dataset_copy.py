@@ -1,0 +1,124 @@
+"""A data set of the `datasets` library as a folder of photos: from then on a run like any other."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.images import to_mask, to_rgb
+from persam_dreambooth.photos import files
+from persam_dreambooth.replacing import replacing
+from persam_dreambooth.training.config import TrainingConfig
+
+COPY_FOLDER, SETTINGS_NAME, CAPTION = "dataset", "dataset.json", ".txt"
+SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
+
+
+def local(config: TrainingConfig) -> TrainingConfig:
+    """The same settings with the copy's folders in place of the data set."""
+    data, folder = config.data, _folder(config)
+    captions = CAPTION if data.caption_column else data.caption_extension
+    masks = str(folder / "masks") if data.mask_column else config.mask.instance_mask_dir
+    return replace(
+        config,
+        data=replace(
+            data,
+            instance_data_dir=str(folder / "photos"),
+            caption_extension=captions,
+            dataset_name=None,
+            mask_column=None,
+            caption_column=None,
+        ),
+        mask=replace(config.mask, instance_mask_dir=masks),
+    )
+
+
+def copy(config: TrainingConfig) -> None:
+    """Write photos, masks and captions into the output folder: `00000.jpg`, `00000.png`, `00000.txt`.
+
+    Photos keep their bytes, where those are of a kind that has a suffix here. Does nothing without
+    `--dataset_name`, or where an earlier call wrote it all. To be called by one process.
+
+    Raises:
+        UserError: the data set cannot be loaded, lacks a column or holds something else in it, or the copy
+            in the output folder is of another data set.
+    """
+    data = config.data
+    if not data.dataset_name:
+        return
+    folder = _folder(config)
+    words = ("dataset_name", "dataset_config_name", "image_column", "mask_column", "caption_column")
+    settings = {word: getattr(data, word) for word in words}
+    if files.refuse_other_runs(folder, SETTINGS_NAME, settings, "data set copy", ("photos", "masks")):
+        return
+    rows = _rows(config)
+    for number, row in enumerate(tqdm(rows, desc="Copying the data set", unit="photo", delay=2)):
+        where, name = f"row {number} of {data.dataset_name}", f"{number:05d}"
+        photo = _write_photo(row[data.image_column], folder / "photos", name, f"{data.image_column} in {where}")
+        if data.mask_column:
+            mask = to_mask(_opened(row[data.mask_column], f"{data.mask_column} in {where}"))
+            files.write_mask(mask, folder / "masks" / f"{name}.png")
+        if data.caption_column:
+            caption = row[data.caption_column]
+            if not isinstance(caption, str) or not caption.strip():
+                raise UserError(f"{data.caption_column} in {where} is {caption!r}, no words; choose another column")
+            with replacing(photo.with_suffix(CAPTION)) as temporary:
+                temporary.write_text(caption, encoding="utf-8")
+    files.write_json(settings, folder / SETTINGS_NAME)
+
+
+def _folder(config: TrainingConfig) -> Path:
+    return Path(config.output.output_dir) / COPY_FOLDER
+
+
+def _rows(config: TrainingConfig) -> Any:
+    """The train split, pictures as they are stored."""
+    data = config.data
+    try:
+        rows = datasets.load_dataset(
+            str(data.dataset_name), data.dataset_config_name, split="train", cache_dir=data.cache_dir
+        )
+    except Exception as error:  # no such name, no network, no such split, damaged files: each has its own exception
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"the data set {data.dataset_name} cannot be loaded ({reason}); check its name") from error
+    for flag in ("image_column", "mask_column", "caption_column"):
+        column = getattr(data, flag)
+        if column is not None and column not in rows.column_names:
+            there = ", ".join(rows.column_names)
+            raise UserError(f"--{flag} {column} is no column of {data.dataset_name}; it has {there}")
+    for column in (data.image_column, data.mask_column):
+        if column is not None and isinstance(rows.features[column], datasets.Image):
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+    if len(rows) == 0:
+        raise UserError(f"the data set {data.dataset_name} has no row in its train split")
+    return rows
+
+
+def _write_photo(stored: Any, folder: Path, name: str, what: str) -> Path:
+    """One photo, its bytes as they are where their kind is known, as PNG otherwise."""
+    image = _opened(stored, what)
+    path = folder / f"{name}{SUFFIXES.get(image.format or '', '.png')}"
+    if image.format in SUFFIXES:
+        with replacing(path) as temporary:
+            temporary.write_bytes(_bytes(stored))
+    else:
+        files.write_picture(to_rgb(image), path)
+    return path
+
+
+def _opened(stored: Any, what: str) -> Image.Image:
+    if not isinstance(stored, dict) or not (stored.get("bytes") or stored.get("path")):
+        raise UserError(f"{what} is no picture; choose another column")
+    try:
+        return Image.open(io.BytesIO(_bytes(stored)))
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"{what} cannot be decoded ({error}); take the row out") from error
+
+
+def _bytes(stored: dict[str, Any]) -> bytes:
+    return stored["bytes"] or Path(stored["path"]).read_bytes()

@@ -89,7 +89,8 @@ def measure_lora_step(steps: int, resolution: int, batch: int, mixed_precision: 
     )
     text = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12)
     weights = sum(one.numel() for one in unet.parameters()) / 1e6
-    family = StableDiffusion(settings.model, tokenizer, DDPMScheduler(), CLIPTextModel(text), vae, unet)
+    parts = {"tokenizer": tokenizer, "text_encoder": CLIPTextModel(text), "scheduler": DDPMScheduler()}
+    family = StableDiffusion(settings.model, vae=vae, unet=unet, **parts)
     dtype = {"no": torch.float32, "bf16": torch.bfloat16}[mixed_precision]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     family.place(torch.device(device), dtype)

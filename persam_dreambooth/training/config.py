@@ -43,6 +43,10 @@ class ModelConfig:
     variant: str | None = _flag(None, "variant of the base model's weight files, such as fp16")
     tokenizer_name: str | None = _flag(None, "another tokenizer than the base model's: hub name or folder")
     tokenizer_max_length: int | None = _flag(None, "tokens a prompt is padded or cut to; the tokenizer's own if unset")
+    max_sequence_length: int | None = _flag(
+        None, "tokens of the long text encoder (T5, Gemma): 77 with SD 3, 512 with Flux and 256 with Lumina 2 if unset"
+    )
+    guidance_scale: float = _flag(3.5, "guidance that Flux.1-dev is told of while it trains, as in diffusers' script")
     train_text_encoder: bool = _flag(False, "train the text encoder too")
     use_lora: bool = _flag(False, "train LoRA adapters instead of all weights")
     rank: int | None = _flag(None, "rank of the LoRA adapters; 4 if unset")
@@ -76,6 +80,8 @@ class ModelConfig:
             lora_alpha=(1, math.inf),
             lora_dropout=(0, 1),
             tokenizer_max_length=(2, math.inf),
+            max_sequence_length=(2, math.inf),
+            guidance_scale=(0, math.inf),
         )
         if self.use_dora and self.train_text_encoder:
             # transformers drops DoRA's lengths when it loads them into a text encoder, and only warns.
@@ -244,6 +250,20 @@ class OptimizationConfig:
     max_grad_norm: float = _flag(1.0, "gradients are clipped to this norm")
     snr_gamma: float | None = _flag(None, "min-SNR weighting of the timesteps; 5.0 is its paper's value")
     offset_noise: bool = _flag(False, "noise with a random offset a channel, for very dark or bright pictures")
+    weighting_scheme: Literal["sigma_sqrt", "logit_normal", "mode", "cosmap", "none"] | None = field(
+        default=None,
+        metadata={
+            "help": "flow matching: which noise levels are drawn more often or count more; as in diffusers' scripts, "
+            "logit_normal with SD 3 and none with the others, if unset",
+            "choices": ["sigma_sqrt", "logit_normal", "mode", "cosmap", "none"],
+        },
+    )
+    logit_mean: float = _flag(0.0, "mean of logit_normal; below 0 draws less noise")
+    logit_std: float = _flag(1.0, "standard deviation of logit_normal")
+    mode_scale: float = _flag(1.29, "how far mode leaves the uniform distribution")
+    precondition_outputs: int | None = _flag(
+        None, "SD 3: compare latents (1) instead of velocities (0), so that noisy pictures count more; 1 if unset"
+    )
     set_grads_to_none: bool = _flag(False, "free gradients instead of zeroing them")
     mixed_precision: Literal["no", "fp16", "bf16"] | None = field(
         default=None,
@@ -259,6 +279,8 @@ class OptimizationConfig:
         _refuse_outside(self, **dict.fromkeys(amounts, (0, math.inf)))
         almost_one = 1 - 1e-9
         _refuse_outside(self, adam_beta1=(0, almost_one), adam_beta2=(0, almost_one))
+        _refuse_outside(self, logit_mean=(-1e6, 1e6), logit_std=(1e-6, math.inf), mode_scale=(-1e6, 1e6))
+        _refuse_outside(self, precondition_outputs=(0, 1))
         _refuse_outside(self, snr_gamma=(1e-6, math.inf), seed=(0, 2**32 - 1))
 
 

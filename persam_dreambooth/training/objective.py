@@ -1,12 +1,13 @@
 """One batch's loss: noise, prediction, latent mask, and the terms that are logged."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from persam_dreambooth.training import losses
 from persam_dreambooth.training.config import TrainingConfig
-from persam_dreambooth.training.families import Family
+from persam_dreambooth.training.families import Family, Noised
 
 
 def training_loss(family: Family, batch: dict[str, Any], config: TrainingConfig) -> tuple[Tensor, dict[str, Tensor]]:
@@ -14,7 +15,8 @@ def training_loss(family: Family, batch: dict[str, Any], config: TrainingConfig)
 
     Args:
         family: the model; with a background prior one that was told to `keep_base`.
-        batch: as `collate` makes it, `[instances..., class images...]`.
+        batch: as `collate` makes it, `[instances..., class images...]`; `crop` may be left out for families
+            that do not ask where a picture was cut out.
         config: masks, weights, noise.
 
     Returns:
@@ -24,7 +26,7 @@ def training_loss(family: Family, batch: dict[str, Any], config: TrainingConfig)
     """
     mask, count = config.mask, len(batch["mask"])
     latents = family.encode_latents(batch["pixels"])
-    noised = family.add_noise(latents, config.optimization.offset_noise)
+    noised = replace(family.add_noise(latents, config.optimization), crop=batch.get("crop"))
     base = None
     if mask.background_prior_weight > 0:
         # The first of the two predictions, so that the other's activations are not yet in memory.
@@ -33,10 +35,7 @@ def training_loss(family: Family, batch: dict[str, Any], config: TrainingConfig)
     instances, size = prediction[:count], (latents.shape[-2], latents.shape[-1])
     latent_mask = losses.latent_mask(batch["mask"], size, mask.mask_downsample, mask.mask_dilation)
     weight = losses.loss_weight(latent_mask, mask.background_weight) if mask.masked_loss else None
-    photo_weight = batch["weight"]
-    if config.optimization.snr_gamma is not None:
-        snr = family.snr(noised.timesteps[:count])
-        photo_weight = photo_weight * losses.min_snr_weight(snr, config.optimization.snr_gamma, family.prediction_type)
+    photo_weight = batch["weight"] * _noise_weight(family, noised.first(count), config.optimization.snr_gamma)
     loss = losses.masked_mse(instances, noised.target[:count], weight, mask.mask_normalization, photo_weight)
     terms = {"instance_loss": loss.detach()}
     if base is not None:
@@ -44,7 +43,15 @@ def training_loss(family: Family, batch: dict[str, Any], config: TrainingConfig)
         terms["background_prior_loss"] = background.detach()
         loss = loss + mask.background_prior_weight * background
     if len(prediction) > count:
-        prior = losses.masked_mse(prediction[count:], noised.target[count:])
+        prior_weight = None if noised.weight is None else noised.weight[count:]
+        prior = losses.masked_mse(prediction[count:], noised.target[count:], sample_weight=prior_weight)
         terms["prior_loss"] = prior.detach()
         loss = loss + config.data.prior_loss_weight * prior
     return loss, {"loss": loss.detach()} | terms
+
+
+def _noise_weight(family: Family, noised: Noised, gamma: float | None) -> Tensor | float:
+    """Each photo's factor for its share of noise, (B,): min-SNR's, or else the family's own; 1 without."""
+    if gamma is None:
+        return 1.0 if noised.weight is None else noised.weight
+    return losses.min_snr_weight(family.snr(noised.timesteps), gamma, family.prediction_type)

@@ -34,11 +34,13 @@ def setup(config: TrainingConfig) -> Setup:
     """Check the flags against the world, find or make masks and class images."""
     output = Path(config.output.output_dir)
     resume_from = resuming.choose_start(config)
-    cell = check_base_model(config.model).cell_of(config.model)
-    if config.data.resolution % cell:
-        nearest = max(cell, config.data.resolution // cell * cell)
+    kind = check_base_model(config.model)
+    kind.check(config)
+    cell, unit = kind.cell_of(config.model), kind.side_unit_of(config.model)
+    if config.data.resolution % unit:
+        nearest = max(unit, config.data.resolution // unit * unit)
         raise UserError(
-            f"--resolution {config.data.resolution} is no multiple of {cell}, the pixels of one latent cell; "
+            f"--resolution {config.data.resolution} is no multiple of {unit}, the pixels of one latent cell or patch; "
             f"take {nearest}"
         )
     optimization.check(config.optimization)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import diffusers
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -33,8 +32,7 @@ def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, s
     for part in family.trained().values():
         part.eval()
     pipeline = family.pipeline()
-    sampler = getattr(diffusers, validation.validation_scheduler)
-    pipeline.scheduler = sampler.from_config(pipeline.scheduler.config)
+    pipeline.scheduler = family.sampler(validation.validation_scheduler, pipeline.scheduler.config)
     pipeline.to(accelerator.device)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator(accelerator.device).manual_seed(config.optimization.seed or 0)

@@ -12,6 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from persam_dreambooth.training.config import OptimizationConfig
 from persam_dreambooth.training.objective import training_loss
 from tests.training.runs import launch, train
 from tests.training.small import batch_for, make, tokenized
@@ -148,7 +149,7 @@ def test_adapters_are_on_again_afterwards(base, kind, breaks):
     parts[0].train()
     modes = [[module.training for module in part.modules()] for part in parts]
     torch.manual_seed(1)
-    noised = family.add_noise(torch.zeros(2, 4, 16, 16), False)
+    noised = family.add_noise(torch.zeros(2, 4, 16, 16), OptimizationConfig())
 
     def say():
         with torch.no_grad():
@@ -174,7 +175,7 @@ def test_the_trained_modules_are_back_when_the_base_model_fails(base, kind):
     _, family, batch = prepared(base, kind)
     parts = family.trained()
     family.base["unet"].register_forward_hook(lambda *_: 1 / 0)
-    noised = family.add_noise(torch.zeros(2, 4, 16, 16), False)
+    noised = family.add_noise(torch.zeros(2, 4, 16, 16), OptimizationConfig())
     with pytest.raises(ZeroDivisionError):
         family.predict_base(noised, batch["class_prompt"])
     assert all(family.trained()[name] is part for name, part in parts.items())
@@ -183,7 +184,7 @@ def test_the_trained_modules_are_back_when_the_base_model_fails(base, kind):
 @every_kind
 def test_the_base_stays_the_base_while_the_model_learns(base, kind):
     config, family, batch = prepared(base, kind, drift=0.0)
-    noised = family.add_noise(torch.randn(2, 4, 16, 16), False)
+    noised = family.add_noise(torch.randn(2, 4, 16, 16), OptimizationConfig())
     first = family.predict_base(noised, batch["class_prompt"])
     kept = {
         name: {key: value.clone() for key, value in part.state_dict().items()} for name, part in family.base.items()
@@ -218,7 +219,7 @@ def test_no_random_number_is_drawn_for_it(base, kind):
         instance_losses.append(loss_of(family, batch, config)[1]["instance_loss"])
         states.append(torch.get_rng_state())
         if weight > 0:
-            noised = family.add_noise(torch.randn(2, 4, 16, 16), False)
+            noised = family.add_noise(torch.randn(2, 4, 16, 16), OptimizationConfig())
             assert torch.equal(*(family.predict_base(noised, batch["class_prompt"]) for _ in range(2)))
     assert torch.equal(*states) and torch.equal(*instance_losses)
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from persam_dreambooth.training.config import ModelConfig
+from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
 
 Conditioning = dict[str, Tensor]
 """What a family needs to know of one prompt; every tensor has a leading dimension of 1."""
@@ -19,17 +19,23 @@ class Noised:
 
     Attributes:
         noisy: (B, C, h, w), what the model sees.
-        timesteps: (B,) int64.
+        timesteps: (B,), int64 in diffusion and float32 in flow matching.
         target: (B, C, h, w), what it should say.
+        weight: (B,) float32, what each picture's loss is multiplied by for its share of noise; None is 1.
+        crop: (B, 6) int64, see `crop_of`; None where nobody asks where the latents were cut out.
     """
 
     noisy: Tensor
     timesteps: Tensor
     target: Tensor
+    weight: Tensor | None = None
+    crop: Tensor | None = None
 
     def first(self, count: int) -> "Noised":
         """The first `count` of the batch, views of the same tensors."""
-        return Noised(self.noisy[:count], self.timesteps[:count], self.target[:count])
+        weight = None if self.weight is None else self.weight[:count]
+        crop = None if self.crop is None else self.crop[:count]
+        return Noised(self.noisy[:count], self.timesteps[:count], self.target[:count], weight, crop)
 
 
 class Family(Protocol):
@@ -38,11 +44,25 @@ class Family(Protocol):
     base_model: str
     """As the user named it."""
     prediction_type: str
-    """What the model predicts: "epsilon" or "v_prediction"."""
+    """What the model predicts: "epsilon", "v_prediction" or "flow"."""
 
-    @staticmethod
-    def cell_of(config: ModelConfig) -> int:
+    @classmethod
+    def check(cls, config: TrainingConfig) -> None:
+        """Refuse, before any weight is loaded, flags that it has no use for.
+
+        Raises:
+            UserError: the first of them.
+        """
+        ...
+
+    @classmethod
+    def cell_of(cls, config: ModelConfig) -> int:
         """Side of a latent cell in pixels, from the base model's configs alone."""
+        ...
+
+    @classmethod
+    def side_unit_of(cls, config: ModelConfig) -> int:
+        """What a picture's side must be a multiple of, in pixels, from the base model's configs alone."""
         ...
 
     def trained(self) -> dict[str, nn.Module]:
@@ -85,8 +105,8 @@ class Family(Protocol):
         """(B, 3, R, R) in [-1, 1] to (B, C, h, w) latents, sampled with the global random generator."""
         ...
 
-    def add_noise(self, latents: Tensor, offset_noise: bool) -> Noised:
-        """Draw noise, then timesteps, with the global random generator."""
+    def add_noise(self, latents: Tensor, settings: OptimizationConfig) -> Noised:
+        """Draw noise, then timesteps, with the global random generator; the result has no `crop` yet."""
         ...
 
     def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
@@ -102,7 +122,16 @@ class Family(Protocol):
         ...
 
     def snr(self, timesteps: Tensor) -> Tensor:
-        """(B,) signal-to-noise ratio."""
+        """(B,) signal-to-noise ratio, for min-SNR; never asked of flow matching."""
+        ...
+
+    def sampler(self, name: str, config: Any) -> Any:
+        """The scheduler of validation pictures: diffusers' class of this name, if the family has a choice.
+
+        Args:
+            name: of the class.
+            config: of the pipeline's own scheduler.
+        """
         ...
 
     def pipeline(self) -> Any:

@@ -7,6 +7,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from persam_dreambooth.cli import main
+from persam_dreambooth.training.config import OptimizationConfig
 from tests.training.runs import train
 from tests.training.small import batch_for, make
 
@@ -34,7 +35,7 @@ def test_what_is_saved_says_what_was_trained(models, tmp_path, name):
                 one.data += 0.05 * torch.randn_like(one)
         part.eval()
     batch = batch_for(family, class_images=False)
-    noised = family.add_noise(torch.randn(2, 4, 16, 16), False)
+    noised = family.add_noise(torch.randn(2, 4, 16, 16), OptimizationConfig())
     trained, base_said = said(family, noised, batch), family.predict_base(noised, batch["prompt"])
     family.save(tmp_path)
 

@@ -1,0 +1,51 @@
+"""Diffusion's noise: a DDPM schedule, epsilon or v prediction."""
+
+from typing import Any, ClassVar
+
+import diffusers
+import torch
+from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
+from torch import Tensor
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.config import ModelConfig, OptimizationConfig
+from persam_dreambooth.training.families.base import Noised
+from persam_dreambooth.training.families.pipeline import PipelineFamily
+
+
+class Diffusion(PipelineFamily):
+    """A pipeline that was trained to tell the noise, or the velocity, at one of a thousand timesteps."""
+
+    scheduler_class: ClassVar[Any] = DDPMScheduler
+    flags: ClassVar[frozenset[str]] = frozenset(
+        {"enable_xformers_memory_efficient_attention", "offset_noise", "snr_gamma", "validation_scheduler"}
+    )
+    scheduler: Any
+
+    def __init__(self, config: ModelConfig, **parts: Any) -> None:
+        self.prediction_type: str = parts["scheduler"].config.prediction_type
+        if self.prediction_type not in ("epsilon", "v_prediction"):
+            known = "only epsilon and v_prediction are known"
+            raise UserError(f"{config.pretrained_model_name_or_path} predicts {self.prediction_type}; {known}")
+        super().__init__(config, **parts)
+
+    def add_noise(self, latents: Tensor, settings: OptimizationConfig) -> Noised:
+        """See `Family.add_noise`; an offset is 0.1 of a normal number a channel, as in diffusers."""
+        noise = torch.randn_like(latents)
+        if settings.offset_noise:
+            noise = noise + 0.1 * torch.randn(*latents.shape[:2], 1, 1, device=latents.device)
+        steps = self.scheduler.config.num_train_timesteps
+        timesteps = torch.randint(0, steps, (len(latents),), device=latents.device)
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        is_velocity = self.prediction_type == "v_prediction"
+        target = self.scheduler.get_velocity(latents, noise, timesteps) if is_velocity else noise
+        return Noised(noisy, timesteps, target)
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        """See `Family.snr`."""
+        return compute_snr(self.scheduler, timesteps)
+
+    def sampler(self, name: str, config: Any) -> Any:
+        """See `Family.sampler`."""
+        return getattr(diffusers, name).from_config(config)

@@ -1,0 +1,77 @@
+"""Flow matching's noise: straight lines between latents and noise, the velocity along them."""
+
+from typing import Any, ClassVar
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
+from torch import Tensor
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.config import ModelConfig, OptimizationConfig
+from persam_dreambooth.training.families.base import Noised
+from persam_dreambooth.training.families.loading import load_config
+from persam_dreambooth.training.families.pipeline import PipelineFamily
+
+
+class FlowMatching(PipelineFamily):
+    """A pipeline that was trained by rectified flow (arXiv 2403.03206, section 3).
+
+    Attributes:
+        weighting_scheme: of diffusers' script for this family.
+        precondition_outputs: likewise.
+        max_sequence_length: of its prompts, likewise.
+        longest_sequence: what its pipeline allows.
+    """
+
+    scheduler_class: ClassVar[Any] = FlowMatchEulerDiscreteScheduler
+    flags: ClassVar[frozenset[str]] = frozenset(
+        {"logit_mean", "logit_std", "max_sequence_length", "mode_scale", "weighting_scheme"}
+    )
+    weighting_scheme: ClassVar[str] = "none"
+    precondition_outputs: ClassVar[bool] = False
+    max_sequence_length: ClassVar[int]
+    longest_sequence: ClassVar[int] = 512
+
+    prediction_type: str = "flow"
+    scheduler: Any
+
+    def __init__(self, config: ModelConfig, **parts: Any) -> None:
+        self.length = config.max_sequence_length or self.max_sequence_length
+        if self.length > self.longest_sequence:
+            raise UserError(f"--max_sequence_length {self.length} must be at most {self.longest_sequence}")
+        super().__init__(config, **parts)
+
+    @classmethod
+    def side_unit_of(cls, config: ModelConfig) -> int:
+        """See `Family.side_unit_of`; here a patch of the transformer's, in pixels."""
+        return cls.cell_of(config) * int(load_config(cls.denoiser[1], cls.denoiser[0], config)["patch_size"])
+
+    def add_noise(self, latents: Tensor, settings: OptimizationConfig) -> Noised:
+        """See `Family.add_noise`; timesteps are float32, and drawn on the CPU as in diffusers' scripts.
+
+        Preconditioned outputs are latents, x0' = x - sigma v, where x = x0 + sigma (noise - x0) and v is
+        the prediction. Since x0' - x0 = sigma (noise - x0 - v), the squared error of x0' is sigma^2
+        times that of v, and a weight is all that it takes.
+        """
+        noise = torch.randn_like(latents)
+        scheme = settings.weighting_scheme or self.weighting_scheme
+        drawn = compute_density_for_timestep_sampling(
+            scheme, len(latents), settings.logit_mean, settings.logit_std, settings.mode_scale
+        )
+        steps = (drawn * self.scheduler.config.num_train_timesteps).long()
+        sigmas = self.scheduler.sigmas[steps].to(latents.device)  # (B,)
+        weight = compute_loss_weighting_for_sd3(scheme, sigmas)
+        preconditioned = settings.precondition_outputs
+        if self.precondition_outputs if preconditioned is None else preconditioned:
+            weight = weight * sigmas**2
+        noisy, target = self._between(latents, noise, sigmas.to(latents.dtype).view(-1, 1, 1, 1))
+        return Noised(noisy, self.scheduler.timesteps[steps].to(latents.device), target, weight=weight)
+
+    def _between(self, latents: Tensor, noise: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
+        """The point sigma of the way, and the velocity there, both (B, C, h, w); sigma 1 is noise."""
+        return (1.0 - sigmas) * latents + sigmas * noise, noise - latents
+
+    def sampler(self, name: str, config: Any) -> Any:
+        """See `Family.sampler`; flow matching has one of its own, whatever the name."""
+        return FlowMatchEulerDiscreteScheduler.from_config(config)

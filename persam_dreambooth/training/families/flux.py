@@ -1,0 +1,75 @@
+"""Flux.1: flow matching on packed latents, CLIP's pooled prompt and T5's, guidance as an input."""
+
+from typing import Any, ClassVar
+
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from torch import Tensor
+from transformers import CLIPTextModel, T5EncoderModel
+
+from persam_dreambooth.training.config import ModelConfig
+from persam_dreambooth.training.families.base import Conditioning, Noised
+from persam_dreambooth.training.families.flow_matching import FlowMatching
+from persam_dreambooth.training.families.loading import unwrapped
+from persam_dreambooth.training.families.pipeline import token_ids
+
+
+class Flux(FlowMatching):
+    """The family behind `FluxPipeline`."""
+
+    pipeline_class: ClassVar[Any] = FluxPipeline
+    denoiser: ClassVar[tuple[str, Any]] = ("transformer", FluxTransformer2DModel)
+    encoders: ClassVar[dict[str, Any]] = {"text_encoder": CLIPTextModel, "text_encoder_2": T5EncoderModel}
+    targets: ClassVar[list[str]] = [
+        *("attn.to_k", "attn.to_q", "attn.to_v", "attn.to_out.0"),
+        *("attn.add_k_proj", "attn.add_q_proj", "attn.add_v_proj", "attn.to_add_out"),
+        *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+    ]
+    lora_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    whole_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    flags: ClassVar[frozenset[str]] = FlowMatching.flags | {"guidance_scale"}
+    max_sequence_length: ClassVar[int] = 512
+    transformer: Any
+    tokenizer: Any
+    tokenizer_2: Any
+    text_encoder: Any
+    text_encoder_2: Any
+
+    @classmethod
+    def side_unit_of(cls, config: ModelConfig) -> int:
+        """See `Family.side_unit_of`; 2 x 2 latent cells are packed into one token."""
+        return 2 * cls.cell_of(config)
+
+    def tokenize(self, prompt: str) -> Conditioning:
+        """See `Family.tokenize`."""
+        return {
+            "input_ids": token_ids(self.tokenizer, prompt).input_ids,
+            "input_ids_2": token_ids(self.tokenizer_2, prompt, self.length).input_ids,
+        }
+
+    def _encode(self, tokens: Conditioning) -> Conditioning:
+        device = next(self.text_encoder.parameters()).device
+        pooled = self.text_encoder(tokens["input_ids"].to(device)).pooler_output
+        return {"embeds": self.text_encoder_2(tokens["input_ids_2"].to(device))[0], "pooled": pooled}
+
+    def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
+        """See `Family.predict`.
+
+        The transformer sees 2 x 2 cells as one token, and its word is unpacked to (B, C, h, w) again.
+        Packing only moves numbers, so that masking the unpacked prediction is masking the packed one
+        with a packed mask, and its gradient is exactly zero in the same places.
+        """
+        noisy, config = noised.noisy, unwrapped(self.transformer).config
+        batch, channels, height, width = noisy.shape
+        places = FluxPipeline._prepare_latent_image_ids(batch, height // 2, width // 2, noisy.device, noisy.dtype)
+        guidance = noisy.new_full((batch,), self.config.guidance_scale) if config.guidance_embeds else None
+        packed = self.transformer(
+            hidden_states=FluxPipeline._pack_latents(noisy, batch, channels, height, width),
+            timestep=noised.timesteps / self.scheduler.config.num_train_timesteps,
+            guidance=guidance,
+            pooled_projections=conditioning["pooled"],
+            encoder_hidden_states=conditioning["embeds"],
+            txt_ids=noisy.new_zeros(conditioning["embeds"].shape[1], 3),
+            img_ids=places,
+            return_dict=False,
+        )[0]
+        return FluxPipeline._unpack_latents(packed, height, width, vae_scale_factor=1)

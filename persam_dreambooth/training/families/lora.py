@@ -1,0 +1,78 @@
+"""LoRA adapters: hung on, switched off, written and read as diffusers' pipelines do it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from diffusers.training_utils import _collate_lora_metadata, _set_state_dict_into_text_encoder
+from diffusers.utils import convert_state_dict_to_diffusers, convert_unet_state_dict_to_peft
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+
+from persam_dreambooth.model_folder import LORA_NAME
+from persam_dreambooth.training.config import ModelConfig
+from persam_dreambooth.training.families.loading import unwrapped
+
+
+def add_adapters(module: Any, targets: list[str], config: ModelConfig) -> None:
+    """Hang adapters on the layers whose names end in one of `targets`."""
+    rank = cast(int, config.rank)  # resolved by the config, since --use_lora is on
+    module.add_adapter(
+        LoraConfig(
+            r=rank,
+            lora_alpha=rank if config.lora_alpha is None else config.lora_alpha,
+            use_dora=config.use_dora,
+            lora_dropout=config.lora_dropout or 0.0,
+            init_lora_weights="gaussian",
+            target_modules=targets,
+        )
+    )
+
+
+@contextmanager
+def without_adapters(module: nn.Module) -> Iterator[None]:
+    """Inside, a model that trains LoRA adapters is its base: adapters and dropout off."""
+    inner, modes = unwrapped(module), {one: one.training for one in module.modules()}
+    try:
+        module.eval()
+        inner.disable_adapters()
+        yield
+    finally:
+        inner.enable_adapters()
+        for one, training in modes.items():
+            one.training = training
+
+
+def save_adapters(pipeline_class: Any, parts: dict[str, nn.Module], folder: Path) -> None:
+    """Write `pytorch_lora_weights.safetensors`, which the pipeline's `load_lora_weights` takes.
+
+    Args:
+        pipeline_class: whose `save_lora_weights` writes.
+        parts: the modules with adapters, by their part's name.
+        folder: where the file goes.
+    """
+    modules = {name: unwrapped(part) for name, part in parts.items()}
+    layers = {f"{name}_lora_layers": _state(name, part) for name, part in modules.items()}
+    # Without the metadata a reader takes alpha for the rank, and draws another model where it is not.
+    pipeline_class.save_lora_weights(folder, weight_name=LORA_NAME, **layers, **_collate_lora_metadata(modules))
+
+
+def _state(name: str, part: nn.Module) -> dict[str, Any]:
+    """One part's adapters under the names of diffusers' scripts: peft's own for transformers."""
+    state = get_peft_model_state_dict(part)
+    return dict(state if name == "transformer" else convert_state_dict_to_diffusers(state))
+
+
+def load_adapters(parts: dict[str, nn.Module], folder: Path) -> None:
+    """Read what `save_adapters` wrote into modules that have the adapters already."""
+    state = load_file(folder / LORA_NAME)
+    for name, part in parts.items():
+        if name.startswith("text_encoder"):
+            _set_state_dict_into_text_encoder(state, f"{name}.", unwrapped(part))
+        else:
+            prefix = f"{name}."
+            own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            converted = convert_unet_state_dict_to_peft(own)
+            set_peft_model_state_dict(unwrapped(part), converted, adapter_name="default")

@@ -1,0 +1,75 @@
+"""Lumina Image 2.0: flow matching with its ends swapped, prompts read by Gemma 2."""
+
+import copy
+from typing import Any, ClassVar
+
+import torch
+from diffusers import Lumina2Pipeline, Lumina2Transformer2DModel
+from torch import Tensor
+from transformers import Gemma2Model
+
+from persam_dreambooth.training.families.base import Conditioning, Noised
+from persam_dreambooth.training.families.flow_matching import FlowMatching
+from persam_dreambooth.training.families.pipeline import token_ids
+
+# What the pipeline puts before a prompt if nothing else is said.
+SYSTEM_PROMPT = (
+    "You are an assistant designed to generate superior images with the superior degree of image-text alignment based "
+    "on textual prompts or user prompts."
+)
+
+
+class Lumina2(FlowMatching):
+    """The family behind `Lumina2Pipeline`."""
+
+    pipeline_class: ClassVar[Any] = Lumina2Pipeline
+    denoiser: ClassVar[tuple[str, Any]] = ("transformer", Lumina2Transformer2DModel)
+    encoders: ClassVar[dict[str, Any]] = {"text_encoder": Gemma2Model}
+    targets: ClassVar[list[str]] = ["to_k", "to_q", "to_v", "to_out.0"]
+    vae_dtype: ClassVar[torch.dtype | None] = torch.float32
+    max_sequence_length: ClassVar[int] = 256
+    transformer: Any
+    tokenizer: Any
+    text_encoder: Any
+
+    def _freeze(self) -> None:
+        super()._freeze()
+        self.tokenizer.padding_side = "right"  # as the pipeline sets it
+        self.text_encoder.to(torch.bfloat16)  # as in diffusers' script, whatever the others' precision
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        """See `Family.place`; the text encoder stays in bf16."""
+        super().place(device, dtype)
+        self.text_encoder.to(torch.bfloat16)
+
+    def pipeline(self) -> Any:
+        """See `Family.pipeline`; its text encoder has the others' precision, as the pipeline needs."""
+        pipeline = super().pipeline()
+        if pipeline.text_encoder.dtype != self.dtype:
+            pipeline.text_encoder = copy.deepcopy(pipeline.text_encoder).to(self.dtype)
+        return pipeline
+
+    def tokenize(self, prompt: str) -> Conditioning:
+        """See `Family.tokenize`."""
+        tokens = token_ids(self.tokenizer, f"{SYSTEM_PROMPT} <Prompt Start> {prompt}", self.length)
+        return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
+
+    def _encode(self, tokens: Conditioning) -> Conditioning:
+        mask = tokens["attention_mask"].to(self.text_encoder.device)
+        ids = tokens["input_ids"].to(self.text_encoder.device)
+        states = self.text_encoder(ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        return {"embeds": states[-2].to(self.dtype), "attention_mask": mask}
+
+    def _between(self, latents: Tensor, noise: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
+        """As in `FlowMatching` with the ends swapped: sigma 1 is the picture."""
+        return super()._between(noise, latents, sigmas)
+
+    def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
+        """See `Family.predict`."""
+        return self.transformer(
+            hidden_states=noised.noisy,
+            timestep=noised.timesteps / self.scheduler.config.num_train_timesteps,
+            encoder_hidden_states=conditioning["embeds"],
+            encoder_attention_mask=conditioning["attention_mask"],
+            return_dict=False,
+        )[0]

@@ -1,0 +1,77 @@
+"""Stable Diffusion 3 and 3.5: flow matching, two CLIPs, and a T5 that may be left out."""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from torch import Tensor
+from transformers import CLIPTextModelWithProjection, T5EncoderModel
+
+from persam_dreambooth.training.families.base import Conditioning, Noised
+from persam_dreambooth.training.families.flow_matching import FlowMatching
+from persam_dreambooth.training.families.loading import unwrapped
+from persam_dreambooth.training.families.pipeline import token_ids
+
+
+class StableDiffusion3(FlowMatching):
+    """The family behind `StableDiffusion3Pipeline` (arXiv 2403.03206)."""
+
+    pipeline_class: ClassVar[Any] = StableDiffusion3Pipeline
+    denoiser: ClassVar[tuple[str, Any]] = ("transformer", SD3Transformer2DModel)
+    encoders: ClassVar[dict[str, Any]] = {
+        "text_encoder": CLIPTextModelWithProjection,
+        "text_encoder_2": CLIPTextModelWithProjection,
+        "text_encoder_3": T5EncoderModel,
+    }
+    optional: ClassVar[tuple[str, ...]] = ("text_encoder_3",)
+    targets: ClassVar[list[str]] = [
+        *("attn.add_k_proj", "attn.add_q_proj", "attn.add_v_proj", "attn.to_add_out"),
+        *("attn.to_k", "attn.to_out.0", "attn.to_q", "attn.to_v"),
+    ]
+    lora_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
+    flags: ClassVar[frozenset[str]] = FlowMatching.flags | {"precondition_outputs"}
+    vae_dtype: ClassVar[torch.dtype | None] = torch.float32
+    weighting_scheme: ClassVar[str] = "logit_normal"
+    precondition_outputs: ClassVar[bool] = True
+    max_sequence_length: ClassVar[int] = 77
+    transformer: Any
+    tokenizer: Any
+    tokenizer_2: Any
+    tokenizer_3: Any
+    text_encoder: Any
+    text_encoder_2: Any
+    text_encoder_3: Any
+
+    def tokenize(self, prompt: str) -> Conditioning:
+        """See `Family.tokenize`."""
+        tokens = {
+            "input_ids": token_ids(self.tokenizer, prompt).input_ids,
+            "input_ids_2": token_ids(self.tokenizer_2, prompt).input_ids,
+        }
+        if self.tokenizer_3 is not None:
+            tokens["input_ids_3"] = token_ids(self.tokenizer_3, prompt, self.length).input_ids
+        return tokens
+
+    def _encode(self, tokens: Conditioning) -> Conditioning:
+        device = next(self.text_encoder.parameters()).device
+        one = self.text_encoder(tokens["input_ids"].to(device), output_hidden_states=True)
+        two = self.text_encoder_2(tokens["input_ids_2"].to(device), output_hidden_states=True)
+        clip = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
+        channels = unwrapped(self.transformer).config.joint_attention_dim
+        if self.text_encoder_3 is None:  # as the pipeline does without it
+            t5 = clip.new_zeros(len(clip), self.length, channels)
+        else:
+            t5 = self.text_encoder_3(tokens["input_ids_3"].to(device))[0]
+        embeds = torch.cat([F.pad(clip, (0, channels - clip.shape[-1])), t5.to(clip.dtype)], dim=-2)
+        return {"embeds": embeds, "pooled": torch.cat([one.text_embeds, two.text_embeds], dim=-1)}
+
+    def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
+        """See `Family.predict`."""
+        return self.transformer(
+            hidden_states=noised.noisy,
+            timestep=noised.timesteps,
+            encoder_hidden_states=conditioning["embeds"],
+            pooled_projections=conditioning["pooled"],
+            return_dict=False,
+        )[0]

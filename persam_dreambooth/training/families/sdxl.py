@@ -1,0 +1,77 @@
+"""Stable Diffusion XL: two text encoders, and a UNet that is told each crop's size and place."""
+
+from typing import Any, ClassVar
+
+import torch
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.families.base import Conditioning, Noised
+from persam_dreambooth.training.families.diffusion import Diffusion
+from persam_dreambooth.training.families.loading import load_config
+from persam_dreambooth.training.families.pipeline import token_ids
+
+
+class StableDiffusionXL(Diffusion):
+    """The family behind `StableDiffusionXLPipeline` (arXiv 2307.01952)."""
+
+    pipeline_class: ClassVar[Any] = StableDiffusionXLPipeline
+    denoiser: ClassVar[tuple[str, Any]] = ("unet", UNet2DConditionModel)
+    encoders: ClassVar[dict[str, Any]] = {
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+    }
+    targets: ClassVar[list[str]] = ["to_k", "to_q", "to_v", "to_out.0"]
+    lora_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
+    vae_dtype: ClassVar[torch.dtype | None] = torch.float32  # in half precision it overflows
+    unet: Any
+    tokenizer: Any
+    tokenizer_2: Any
+    text_encoder: Any
+    text_encoder_2: Any
+
+    @classmethod
+    def check(cls, config: TrainingConfig) -> None:
+        """As all families, and refuse models of another kind of noise."""
+        super().check(config)
+        scheduler = str(load_config(cls.scheduler_class, "scheduler", config.model).get("_class_name"))
+        if "EDM" in scheduler:
+            name = config.model.pretrained_model_name_or_path
+            raise UserError(f"{name} was trained with EDM's noise ({scheduler}), which is not known here")
+
+    def tokenize(self, prompt: str) -> Conditioning:
+        """See `Family.tokenize`."""
+        both = (self.tokenizer, self.tokenizer_2)
+        one, two = (token_ids(tokenizer, prompt).input_ids for tokenizer in both)
+        return {"input_ids": one, "input_ids_2": two}
+
+    def _encode(self, tokens: Conditioning) -> Conditioning:
+        device = next(self.text_encoder.parameters()).device
+        one = self.text_encoder(tokens["input_ids"].to(device), output_hidden_states=True)
+        two = self.text_encoder_2(tokens["input_ids_2"].to(device), output_hidden_states=True)
+        embeds = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
+        return {"embeds": embeds, "pooled": two.text_embeds}
+
+    def encode_latents(self, pixels: Tensor) -> Tensor:
+        """See `Family.encode_latents`; whitened where the autoencoder's config has the statistics."""
+        latents, vae = super().encode_latents(pixels), self.vae.config
+        if vae.latents_mean is None or vae.latents_std is None:
+            return latents
+        mean, std = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (vae.latents_mean, vae.latents_std))
+        return (latents - mean * vae.scaling_factor) / std
+
+    def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
+        """See `Family.predict`; each crop's size and place is given with it (section 2.2)."""
+        if noised.crop is None:
+            raise ValueError("SDXL must know where the latents were cut out; give Noised a crop")
+        given = {"text_embeds": conditioning["pooled"], "time_ids": noised.crop.to(noised.noisy)}
+        return self.unet(
+            noised.noisy,
+            noised.timesteps,
+            conditioning["embeds"],
+            added_cond_kwargs=given,
+            return_dict=False,
+        )[0]

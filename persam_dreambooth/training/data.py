@@ -73,7 +73,7 @@ def read_mask_tensor(path: Path) -> tv_tensors.Mask:
 class DreamBoothDataset(Dataset[dict[str, Any]]):
     """Instance photos with masks, paired with class images when there are any.
 
-    An item has `pixels` (3, R, R) float32 in [-1, 1], `mask` (1, R, R) float32 in {0, 1} and
+    An item has `photo`, its name, `pixels` (3, R, R) float32 in [-1, 1], `mask` (1, R, R) float32 in {0, 1} and
     `prompt`, the instance prompt's conditioning; with class images also `class_pixels`, and with a
     class prompt `class_prompt`.
 
@@ -108,7 +108,8 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
         else:
             mask = read_mask_tensor(instance.mask)
         pixels, mask = self.transform(photo, mask)
-        item = {"pixels": pixels, "mask": mask.as_subclass(Tensor).float(), "prompt": self.prompt}
+        item = {"photo": instance.photo.name, "pixels": pixels, "mask": mask.as_subclass(Tensor).float()}
+        item["prompt"] = self.prompt
         if self.class_prompt is not None:
             item["class_prompt"] = self.class_prompt
         if self.class_images:
@@ -121,8 +122,8 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Items to a batch, `[instances..., class images...]`.
 
     Returns:
-        `pixels` (B or 2B, 3, R, R), `mask` (B, 1, R, R), `prompt`, the conditioning of all of `pixels`,
-        and with a class prompt `class_prompt`, B times that.
+        `photos`, B names, `pixels` (B or 2B, 3, R, R), `mask` (B, 1, R, R), `prompt`, the conditioning
+        of all of `pixels`, and with a class prompt `class_prompt`, B times that.
     """
     pixels = [item["pixels"] for item in items]
     prompts = [item["prompt"] for item in items]
@@ -130,6 +131,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         pixels += [item["class_pixels"] for item in items]
         prompts += [item["class_prompt"] for item in items]
     batch = {
+        "photos": [item["photo"] for item in items],
         "pixels": torch.stack([one.as_subclass(Tensor) for one in pixels]),
         "mask": torch.stack([item["mask"] for item in items]),
         "prompt": _stacked(prompts),

@@ -1,11 +1,12 @@
 """The command line: `persam-dreambooth VERB`, one file a verb."""
 
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
 
 from persam_dreambooth import __version__
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import Stopped, UserError
 
 VERBS = {
     "segment": "find the subject of one reference photo in a whole folder; writes masks",
@@ -17,7 +18,7 @@ VERBS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0, 2 for the user's mistakes, 130 when interrupted."""
+    """Run one verb; returns the exit code: 0, 2 for the user's mistakes, 128 + its number after a signal."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
@@ -44,6 +45,10 @@ def guarded(program: str, run: Callable[[str, list[str]], None], argv: list[str]
         advice = "; check the path, its permissions and the free space" if error.errno else ""
         print(f"{program}: error: {' '.join(str(error).split())}{advice}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") == "0":  # launchers' word: of several processes the first one speaks
+            print(f"{program}: {stopped}", file=sys.stderr)
+        return 128 + stopped.signal
     except KeyboardInterrupt:
         print(f"{program}: interrupted; what was finished is kept", file=sys.stderr)
         return 130

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.logging import get_logger
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,6 +19,7 @@ from persam_dreambooth.training.families import Family
 PREFIX = "checkpoint-"
 PROGRESS_NAME = "progress.json"
 RNG_NAMES = ("epoch_rng", "torch_rng", "fetch_rng")
+logger = get_logger(__name__)
 
 
 @dataclass
@@ -55,38 +59,74 @@ def register(accelerator: Accelerator, family: Family) -> None:
     accelerator.register_load_state_pre_hook(load)
 
 
-def save_checkpoint(accelerator: Accelerator, output: Path, progress: Progress, keep: int | None) -> Path:
+def save_checkpoint(accelerator: Accelerator, output: Path, progress: Progress, keep: int | None) -> Path | None:
     """Write `checkpoint-STEP`: beside, then renamed; then remove the oldest beyond `keep`.
 
-    All processes must call this, since each stores its own random state.
+    All processes must call this, since each stores its own random state. A full disk is no end of
+    the training: what was written is removed again, the earlier checkpoints stay, and a warning says so.
+
+    Returns:
+        The checkpoint; None if it could not be written.
     """
     final, partial = output / f"{PREFIX}{progress.step}", output / f".{PREFIX}{progress.step}.partial"
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
+    failure = ""
+    try:
+        _write(accelerator, partial, progress)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a full disk
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        failure = " ".join(str(error).split())[:200]
+    failures = [one for one in gather_object([failure]) if one]
+    if accelerator.is_main_process:
+        if failures:
+            shutil.rmtree(partial, ignore_errors=True)
+            logger.warning(
+                f"checkpoint {final.name} could not be written ({failures[0]}); the training goes on, "
+                f"{in_words(output)}. Check the free space of {output}"
+            )
+        else:
+            hidden = _hide(final)
+            partial.rename(final)
+            _clear(hidden, *(_hide(old) for old in checkpoints(output)[: -keep if keep else 0]))
+    accelerator.wait_for_everyone()
+    return None if failures else final
+
+
+def _write(accelerator: Accelerator, folder: Path, progress: Progress) -> None:
+    accelerator.save_state(str(folder))
     rank = accelerator.process_index
-    save_file({name: getattr(progress, name) for name in RNG_NAMES}, partial / f"epoch_rng_{rank}.safetensors")
+    save_file({name: getattr(progress, name) for name in RNG_NAMES}, folder / f"epoch_rng_{rank}.safetensors")
     if accelerator.is_main_process:
         values = {name: value for name, value in asdict(progress).items() if name not in RNG_NAMES}
-        (partial / PROGRESS_NAME).write_text(json.dumps(values) + "\n", encoding="utf-8")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        _remove(final)
-        partial.rename(final)
-        for old in checkpoints(output)[: -keep if keep else 0]:
-            _remove(old)
-    accelerator.wait_for_everyone()
-    return final
+        (folder / PROGRESS_NAME).write_text(json.dumps(values) + "\n", encoding="utf-8")
 
 
-def _remove(folder: Path) -> None:
-    """Delete a checkpoint; out of sight first, so that a kill on the way leaves none that looks whole."""
+def _hide(folder: Path) -> Path:
+    """Take a checkpoint out of sight, so that a kill while it is deleted leaves none that looks whole."""
+    hidden = folder.with_name(f".{folder.name}.old")
     if folder.exists():
-        hidden = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(hidden, ignore_errors=True)
         folder.rename(hidden)
-        shutil.rmtree(hidden)
+    return hidden
+
+
+def _clear(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_leftovers(output: Path) -> None:
+    """Delete what a run that was killed while it wrote or deleted a checkpoint left behind."""
+    _clear(*output.glob(f".{PREFIX}*.partial"), *output.glob(f".{PREFIX}*.old"))
+
+
+def in_words(output: Path) -> str:
+    """What there is to go on from, as part of a sentence."""
+    found = checkpoints(output)
+    return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
 
 
 def checkpoints(output: Path) -> list[Path]:
@@ -96,26 +136,28 @@ def checkpoints(output: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)))
 
 
-def choose_checkpoint(output: Path, wanted: str) -> Path:
+def choose_checkpoint(output: Path, wanted: str) -> Path | None:
     """The checkpoint that `--resume_from_checkpoint` names: "latest", or a checkpoint's name or path.
 
     Args:
         output: the run's folder.
         wanted: what the flag says.
 
+    Returns:
+        The folder; None if "latest" was wanted and there is no checkpoint.
+
     Raises:
-        UserError: there is none.
+        UserError: there is none of that name.
     """
     found = checkpoints(output)
-    names = ", ".join(path.name for path in found) or "none"
-    if wanted == "latest" and found:
-        return found[-1]
+    if wanted == "latest":
+        return found[-1] if found else None
     for path in found:
         if path.name == Path(wanted).name:
             return path
     raise UserError(
-        f"--resume_from_checkpoint {wanted}: no such checkpoint in {output} (there: {names}); "
-        "name one of them or leave the flag out"
+        f"--resume_from_checkpoint {wanted}: no such checkpoint in {output} (there: "
+        f"{', '.join(path.name for path in found) or 'none'}); name one of them or leave the flag out"
     )
 
 

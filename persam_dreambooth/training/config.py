@@ -364,11 +364,15 @@ class TrainingConfig:
         del values["hub_token"]
         return values
 
-    def save(self, folder: Path) -> None:
-        """Write `training_config.yaml`, a file that `--config` takes from any folder."""
+    def to_save(self) -> dict[str, Any]:
+        """`flat`, with a base model's folder as seen from any other folder."""
         values = self.flat()
         base = Path(str(self.model.pretrained_model_name_or_path))
         if base.is_dir():
             values["pretrained_model_name_or_path"] = str(base.resolve())
+        return values
+
+    def save(self, folder: Path) -> None:
+        """Write `training_config.yaml`, a file that `--config` takes from any folder."""
         with replacing(folder / CONFIG_NAME) as temporary:
-            temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            temporary.write_text(yaml.safe_dump(self.to_save(), sort_keys=False, allow_unicode=True), encoding="utf-8")

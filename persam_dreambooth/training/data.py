@@ -102,7 +102,7 @@ def crop_of(photo: Image.Image, frame: tv_tensors.BoundingBoxes) -> Tensor:
 class DreamBoothDataset(Dataset[dict[str, Any]]):
     """Instance photos with masks, paired with class images when there are any.
 
-    An item has `pixels` (3, R, R) float32 in [-1, 1], `mask` (1, R, R) float32 in {0, 1}, `crop` (see
+    An item has `photo`, its name, `pixels` (3, R, R) float32 in [-1, 1], `mask` (1, R, R) float32 in {0, 1}, `crop` (see
     `crop_of`), `weight`, a scalar, and `prompt`, the photo's prompt's conditioning; with class images also
     `class_pixels` and `class_crop`, and with class prompts `class_prompt`.
 
@@ -138,7 +138,7 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
             mask = read_mask_tensor(instance.mask)
         pixels, mask, frame = self.transform(photo, mask, frame_of(photo))
         item = {"pixels": pixels, "mask": mask.as_subclass(Tensor).float(), "prompt": self.prompts[instance.prompt]}
-        item |= {"crop": crop_of(photo, frame), "weight": torch.tensor(instance.weight)}
+        item |= {"photo": instance.photo.name, "weight": torch.tensor(instance.weight), "crop": crop_of(photo, frame)}
         if self.class_prompts:
             item["class_prompt"] = self.prompts[self.class_prompts[instance.concept]]
         if any(self.class_images):
@@ -160,7 +160,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Items to a batch, `[instances..., class images...]`.
 
     Returns:
-        `pixels` (B or 2B, 3, R, R), `mask` (B, 1, R, R), `weight` (B,), `crop` (B or 2B, 6) int64, `prompt`, the
+        `photos`, B names, `pixels` (B or 2B, 3, R, R), `mask` (B, 1, R, R), `weight` (B,), `crop` (B or 2B, 6) int64, `prompt`, the
         conditioning of all of `pixels`, and with a class prompt `class_prompt`, B times that.
     """
     pixels, crops = [item["pixels"] for item in items], [item["crop"] for item in items]
@@ -170,6 +170,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         crops += [item["class_crop"] for item in items]
         prompts += [item["class_prompt"] for item in items]
     batch = {
+        "photos": [item["photo"] for item in items],
         "pixels": torch.stack([one.as_subclass(Tensor) for one in pixels]),
         "mask": torch.stack([item["mask"] for item in items]),
         "weight": torch.stack([item["weight"] for item in items]),

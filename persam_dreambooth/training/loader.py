@@ -10,6 +10,7 @@ from persam_dreambooth.training.checkpoints import Progress
 from persam_dreambooth.training.data import Conditioning, DreamBoothDataset, collate
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.setup import Setup
+from persam_dreambooth.training.signals import ignore_in_worker
 
 
 def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
@@ -29,6 +30,7 @@ def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
         shuffle=True,
         collate_fn=collate,
         num_workers=config.data.dataloader_num_workers,
+        worker_init_fn=ignore_in_worker,
     )
 
 

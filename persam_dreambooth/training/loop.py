@@ -2,19 +2,23 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGTERM, Signals
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import Stopped, UserError
 from persam_dreambooth.training import checkpoints
+from persam_dreambooth.training.checkpoints import Progress
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import Family
+from persam_dreambooth.training.gathered import Gathered
 from persam_dreambooth.training.loader import remaining_batches
 from persam_dreambooth.training.objective import training_loss
+from persam_dreambooth.training.signals import StopSignal
 from persam_dreambooth.training.validation import validate
 
 
@@ -32,10 +36,16 @@ class Training:
     steps: int
 
 
-def fit(run: Training, progress: checkpoints.Progress) -> None:
-    """Train until `run.steps` optimizer steps are taken, moving `progress` along."""
-    config, accelerator, family = run.config, run.accelerator, run.family
-    trained = list(family.trained().values())
+def fit(run: Training, progress: Progress, stop: StopSignal) -> None:
+    """Train until `run.steps` optimizer steps are taken, moving `progress` along.
+
+    Raises:
+        Stopped: a signal came before the last step; a checkpoint of the step just taken is written.
+        UserError: loss, gradient or weights are no longer finite.
+    """
+    config, accelerator = run.config, run.accelerator
+    for part in run.family.trained().values():
+        part.train()
     bar = tqdm(
         total=run.steps,
         initial=progress.step,
@@ -43,54 +53,85 @@ def fit(run: Training, progress: checkpoints.Progress) -> None:
         unit="step",
         disable=not accelerator.is_local_main_process,
     )
-    for part in trained:
-        part.train()
-    collected: dict[str, list[Tensor]] = {}
+    gathered = Gathered()
     while progress.step < run.steps:
         for batch in remaining_batches(run.loader, progress):
             progress.batches += 1
-            with accelerator.accumulate(*trained):
-                loss, terms = training_loss(family, batch, config)
-                _stop_on_nan(terms, progress)
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(run.parameters, config.optimization.max_grad_norm)
-                run.optimizer.step()
-                run.scheduler.step()
-                run.optimizer.zero_grad(set_to_none=config.optimization.set_grads_to_none)
-            for name, value in terms.items():
-                collected.setdefault(name, []).append(value)
-            if not accelerator.sync_gradients:
+            taken = _learn(run, batch, gathered, progress, stop)
+            if taken is None:
                 continue
+            gathered, (values, stopping) = Gathered(), taken
             progress.step += 1
             bar.update()
-            values = _means(collected, accelerator)
-            collected = {}
             bar.set_postfix(loss=f"{values['loss']:.4f}")
             accelerator.log(values | {"lr": run.scheduler.get_last_lr()[0]}, step=progress.step)
-            if progress.step % config.output.checkpointing_steps == 0:
-                keep = config.output.checkpoints_total_limit
-                checkpoints.save_checkpoint(accelerator, Path(config.output.output_dir), progress, keep)
+            if progress.step >= run.steps:
+                stopping = False  # what is left is to save the result
+            if stopping or progress.step % config.output.checkpointing_steps == 0:
+                _save(run, progress)
+            if stopping:
+                bar.close()
+                raise _stopped(run, progress, stop)
             due = progress.step % config.validation.validation_steps == 0 and progress.step < run.steps
             if due and accelerator.is_main_process:
-                validate(family, config, accelerator, progress.step)
+                validate(run.family, config, accelerator, progress.step)
             if progress.step >= run.steps:
                 break
         else:
             progress.epoch, progress.batches = progress.epoch + 1, 0
     bar.close()
+    _refuse_broken_weights(run, progress)
 
 
-def _means(collected: dict[str, list[Tensor]], accelerator: Accelerator) -> dict[str, float]:
-    """Each term's mean over the micro-batches of a step and over all processes."""
-    means = torch.stack([torch.stack(values).mean() for values in collected.values()])
-    means = accelerator.reduce(means, "mean")
-    return dict(zip(collected, means.tolist(), strict=True))
+def _learn(
+    run: Training, batch: dict[str, Any], gathered: Gathered, progress: Progress, stop: StopSignal
+) -> tuple[dict[str, float], bool] | None:
+    """Forwards and backwards through one batch; with the last one of a step, the step.
+
+    Returns:
+        None before the last one; then the means of the loss's terms, and whether to stop.
+    """
+    config, accelerator = run.config, run.accelerator
+    taken = None
+    with accelerator.accumulate(*run.family.trained().values()):
+        loss, terms = training_loss(run.family, batch, config)
+        gathered.add(terms, batch["photos"])
+        accelerator.backward(loss)
+        if accelerator.sync_gradients:
+            norm = accelerator.clip_grad_norm_(run.parameters, config.optimization.max_grad_norm)
+            taken = values, _ = gathered.means(accelerator, stop.number is not None)
+            output = Path(config.output.output_dir)
+            # DeepSpeed clips by itself, and has no norm to tell.
+            norm = 0.0 if norm is None else float(norm)
+            gathered.refuse_not_finite(values["loss"], norm, accelerator, progress.step + 1, output)
+        run.optimizer.step()
+        run.scheduler.step()
+        run.optimizer.zero_grad(set_to_none=config.optimization.set_grads_to_none)
+    return taken
 
 
-def _stop_on_nan(terms: dict[str, Tensor], progress: checkpoints.Progress) -> None:
-    if not torch.isfinite(terms["loss"]):
+def _save(run: Training, progress: Progress) -> None:
+    """Write a checkpoint, of weights that can be gone on with only."""
+    _refuse_broken_weights(run, progress)
+    output = run.config.output
+    checkpoints.save_checkpoint(run.accelerator, Path(output.output_dir), progress, output.checkpoints_total_limit)
+
+
+def _refuse_broken_weights(run: Training, progress: Progress) -> None:
+    """Finite gradients can still lead to weights that are not; those are neither kept nor handed out."""
+    finite = torch.stack([torch.isfinite(one).all() for one in run.parameters]).all()
+    if not finite:
         raise UserError(
-            f"the loss became {terms['loss'].item()} after step {progress.step}; lower --learning_rate or use "
-            "--mixed_precision bf16 instead of fp16. Checkpoints up to here are kept"
+            f"the weights are no longer finite after step {progress.step}; "
+            f"{checkpoints.in_words(Path(run.config.output.output_dir))}; lower --learning_rate"
         )
+
+
+def _stopped(run: Training, progress: Progress, stop: StopSignal) -> Stopped:
+    number = stop.number or SIGTERM  # another process's signal
+    kept = checkpoints.in_words(Path(run.config.output.output_dir))
+    return Stopped(
+        f"stopped by {Signals(number).name} after step {progress.step} of {run.steps}; {kept}: go on with the same "
+        "command and --resume_from_checkpoint latest",
+        number,
+    )

@@ -6,13 +6,14 @@ import torch
 from accelerate.utils import set_seed
 
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, write_manifest
-from persam_dreambooth.training import checkpoints, optimization, result, tracking
+from persam_dreambooth.training import checkpoints, memory, optimization, result, tracking
 from persam_dreambooth.training.class_images import PRECISIONS
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import load_family
 from persam_dreambooth.training.loader import build_loader
 from persam_dreambooth.training.loop import Training, fit
 from persam_dreambooth.training.setup import Setup, setup
+from persam_dreambooth.training.signals import StopSignal
 from persam_dreambooth.training.validation import validate
 
 
@@ -21,8 +22,10 @@ def train(config: TrainingConfig) -> None:
 
     Raises:
         UserError: what the user can mend, before the first step wherever it can be known then.
+        Stopped: SIGTERM or SIGINT came while it trained; a checkpoint is written.
     """
-    main(setup(config))
+    with memory.explained(config):
+        main(setup(config))
 
 
 def main(run: Setup) -> None:
@@ -38,6 +41,7 @@ def main(run: Setup) -> None:
         family.keep_base()
     if accelerator.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
+        checkpoints.clear_leftovers(output)
         config.save(output)
         write_manifest(output / MANIFEST_NAME, run.manifest)
     if run.coverage:
@@ -60,12 +64,20 @@ def main(run: Setup) -> None:
     progress = checkpoints.Progress()
     if run.resume_from is not None:
         progress = checkpoints.load_checkpoint(accelerator, run.resume_from)
-    fit(Training(config, accelerator, family, loader, optimizer, scheduler, parameters, steps), progress)
+    training = Training(config, accelerator, family, loader, optimizer, scheduler, parameters, steps)
+    with StopSignal(speaks=accelerator.is_main_process) as stop:
+        fit(training, progress, stop)
+        _save_result(training, progress, run.repository)
+    accelerator.end_training()
+
+
+def _save_result(training: Training, progress: checkpoints.Progress, repository: str | None) -> None:
+    """The last validation pictures, the model, its card, and the upload to `repository`."""
+    config, accelerator, family = training.config, training.accelerator, training.family
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         pictures = validate(family, config, accelerator, progress.step)
         result.save_model(family, config)
         result.save_card(config, pictures)
-        if run.repository is not None:
-            result.upload(config, run.repository)
-    accelerator.end_training()
+        if repository is not None:
+            result.upload(config, repository)

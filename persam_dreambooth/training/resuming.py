@@ -1,47 +1,77 @@
 """Which run an output folder holds, and from where a new one goes on."""
 
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.model_folder import CONFIG_NAME
+from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME, PIPELINE_INDEX
 from persam_dreambooth.photos import files
 from persam_dreambooth.training import checkpoints, dataset_copy, instances
-from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.config import GROUPS, OutputConfig, TrainingConfig, ValidationConfig
+
+WEIGHTS = ("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder")
+"""The flags that say which weights a checkpoint holds."""
 
 
 def choose_start(config: TrainingConfig) -> Path | None:
-    """Refuse an output folder that holds another run; returns the checkpoint to go on from."""
+    """Refuse an output folder that holds another run.
+
+    Returns:
+        The checkpoint to go on from; None to begin anew, which `--resume_from_checkpoint latest` also
+        does where this very run was ended before its first checkpoint.
+
+    Raises:
+        UserError: the folder holds another run, or no such checkpoint.
+    """
     output = Path(config.output.output_dir)
     files.check_output_folder(output)
-    if config.output.resume_from_checkpoint:
-        chosen = checkpoints.choose_checkpoint(output, config.output.resume_from_checkpoint)
-        _check_same_weights(config, output / CONFIG_NAME)
-        return chosen
-    # Masks and copied photos of an interrupted run are no loss to go on from; anything else might be.
-    held = [path.name for path in output.iterdir()] if output.exists() else []
-    if set(held) - {instances.SEGMENTATION_FOLDER, dataset_copy.COPY_FOLDER}:
-        go_on = "go on with it by --resume_from_checkpoint latest" if checkpoints.checkpoints(output) else "delete it"
+    # Masks and copied photos of an interrupted run are no loss to begin anew with; anything else might be.
+    there = {path.name for path in output.iterdir()} if output.exists() else set()
+    held = sorted(there - {instances.SEGMENTATION_FOLDER, dataset_copy.COPY_FOLDER})
+    wanted = config.output.resume_from_checkpoint
+    chosen = checkpoints.choose_checkpoint(output, wanted) if wanted else None
+    if chosen is not None:
+        _check_same(config, WEIGHTS)
+    elif wanted and CONFIG_NAME in held:
+        _check_unfinished(output)
+        other = {one.name for group in (ValidationConfig, OutputConfig) for one in fields(group)}
+        _check_same(config, (name for name in config.flat() if name not in other))
+    elif held:
+        go_on = "go on with it by --resume_from_checkpoint latest" if CONFIG_NAME in held else "delete it"
         raise UserError(
-            f"--output_dir {output} holds another run ({', '.join(sorted(held)[:3])}); "
-            f"choose another folder, or {go_on}"
+            f"--output_dir {output} holds another run ({', '.join(held[:3])}); choose another folder, or {go_on}"
         )
-    return None
+    return chosen
 
 
-def _check_same_weights(config: TrainingConfig, saved: Path) -> None:
-    """Refuse to go on from a checkpoint whose run trained other weights than these flags say."""
+def _check_unfinished(output: Path) -> None:
+    if any((output / name).exists() for name in (PIPELINE_INDEX, LORA_NAME)):
+        raise UserError(
+            f"--resume_from_checkpoint latest: {output} holds a finished model and no checkpoint to go on from; "
+            "choose another --output_dir, or delete it"
+        )
+
+
+def _check_same(config: TrainingConfig, names: Iterable[str]) -> None:
+    """Refuse to go on with a run whose flags of these names were others."""
+    saved = Path(config.output.output_dir) / CONFIG_NAME
     if not saved.exists():
         return
     try:
         before = dict(yaml.safe_load(saved.read_text(encoding="utf-8")))
     except (TypeError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{saved} is damaged; delete it to go on with these flags") from error
-    now = config.flat()
-    for name in ("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder"):
-        if before.get(name) != now[name]:
+    # A flag that the saved run did not know yet had, in effect, its default.
+    defaults: dict[str, Any] = {one.name: one.default for group in GROUPS for one in fields(group)}
+    now = config.to_save()
+    for name in names:
+        was = before.get(name, defaults[name])
+        if was != now[name]:
             raise UserError(
-                f"--resume_from_checkpoint: the run had {name} {before.get(name)}, not {now[name]}; use its flags "
+                f"--resume_from_checkpoint: the run had {name} {was}, not {now[name]}; use its flags "
                 f"(--config {saved})"
             )

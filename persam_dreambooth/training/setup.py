@@ -52,6 +52,8 @@ def setup(config: TrainingConfig) -> Setup:
             project_dir=str(output), logging_dir=str(output / config.output.logging_dir)
         ),
     )
+    if config.output.resume_from_checkpoint and resume_from is None:
+        accelerator.print(f"no checkpoint in {output} yet: the run begins anew")
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError("--mixed_precision fp16 needs a GPU; on a CPU take bf16 or no")
     subjects = concepts.read_concepts(config)

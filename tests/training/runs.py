@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+from safetensors import safe_open
+
 from persam_dreambooth.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -25,3 +28,10 @@ def launch(processes, flags, *switches):
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-3000:]
     return run.stdout
+
+
+def same_weights(one, other):
+    """Whether two safetensors files hold the same, bit for bit; their metadata are written in any order."""
+    with safe_open(one, "pt") as first, safe_open(other, "pt") as second:
+        same_keys = set(first.keys()) == set(second.keys()) and first.metadata() == second.metadata()
+        return same_keys and all(torch.equal(first.get_tensor(key), second.get_tensor(key)) for key in first.keys())  # noqa: SIM118

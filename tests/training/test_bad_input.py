@@ -155,7 +155,11 @@ CASES = {
     "number": (None, {"max_train_steps": "many"}, ["--max_train_steps", "many"]),
     "choice": (None, {"mask_downsample": "mean"}, ["--mask_downsample", "area"]),
     "range": (None, {"background_weight": 1.5}, ["--background_weight 1.5 must lie in [0, 1]"]),
-    "no checkpoint": (None, {"resume_from_checkpoint": "latest"}, ["no such checkpoint in output (there: none)"]),
+    "no checkpoint": (
+        None,
+        {"resume_from_checkpoint": "checkpoint-7"},
+        ["no such checkpoint in output"],
+    ),
     "8-bit Adam": (None, {"use_8bit_adam": True}, ["pip install bitsandbytes"]),
     "xformers": (None, {"enable_xformers_memory_efficient_attention": True}, ["pip install xformers"]),
     "text encoder twice": (

@@ -1,0 +1,50 @@
+"""Out of memory, said in one line: which flags would help and are not yet on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.config import TrainingConfig
+
+WORDS = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc")
+"""What torch's CPU allocator, oneDNN and drivers say in a plain RuntimeError."""
+
+
+@contextmanager
+def explained(config: TrainingConfig) -> Iterator[None]:
+    """Turn an exhausted GPU or computer into a UserError that names the flags which need less."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _advice(config) from error
+    except RuntimeError as error:
+        if not any(words in str(error).lower() for words in WORDS):
+            raise
+        raise _advice(config) from error
+
+
+def _advice(config: TrainingConfig) -> UserError:
+    return UserError(f"out of memory; what needs less: {', '.join(savings(config))}")
+
+
+def savings(config: TrainingConfig) -> list[str]:
+    """The flags that save memory and are not on yet, those that change the least first."""
+    model, data, optimization = config.model, config.data, config.optimization
+    lower, accumulation = max(64, data.resolution // 2), optimization.gradient_accumulation_steps
+    found = {
+        "--gradient_checkpointing": not model.gradient_checkpointing,
+        "--pre_compute_text_embeddings": not (model.train_text_encoder or model.pre_compute_text_embeddings),
+        "--mixed_precision bf16": optimization.mixed_precision in (None, "no"),
+        f"--train_batch_size 1 --gradient_accumulation_steps {data.train_batch_size * accumulation}": (
+            data.train_batch_size > 1
+        ),
+        f"--sample_batch_size 1 (while class images are made; now {data.sample_batch_size})": (
+            data.with_prior_preservation and data.sample_batch_size > 1
+        ),
+        "--use_8bit_adam": not (model.use_lora or optimization.use_8bit_adam),
+        "--use_lora": not model.use_lora,
+        f"--resolution {lower}": data.resolution > lower,
+    }
+    return [flag for flag, helps in found.items() if helps] or ["a smaller base model"]

@@ -1,0 +1,35 @@
+"""A checkpoint that does not fit on the disk is no end of the run, and nothing of it remains."""
+
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.training.runs import same_weights, train
+
+
+@pytest.fixture
+def file_limit():
+    """Lets a test forbid files beyond so many bytes, which fails writes as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert signal.getsignal(signal.SIGXFSZ) is signal.SIG_IGN  # Python's own choice: an OSError instead of the end
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_the_run_goes_on_and_the_last_checkpoint_stays(flags, file_limit, caplog):
+    steps = {"checkpointing_steps": 1, "report_to": "none"}
+    assert train(flags, "--use_lora", **steps, max_train_steps=3, output_dir="whole") == 0
+    assert train(flags, "--use_lora", **steps, max_train_steps=1) == 0
+    largest = max(path.stat().st_size for path in Path("output/checkpoint-1").iterdir())
+    result = Path("output/pytorch_lora_weights.safetensors").stat().st_size
+    assert result < largest  # the optimizer's state is larger than the weights, which still fit
+    file_limit((result + largest) // 2)
+    assert train(flags, "--use_lora", **steps, max_train_steps=3, resume_from_checkpoint="latest") == 0
+    assert "checkpoint-2 could not be written" in caplog.text and "checkpoint-3 could not be written" in caplog.text
+    assert "the last checkpoint is output/checkpoint-1" in caplog.text
+    assert [path.name for path in Path("output").glob("*checkpoint*")] == ["checkpoint-1"]
+    assert not list(Path("output").glob(".*"))
+    name = "pytorch_lora_weights.safetensors"
+    assert same_weights(Path("output") / name, Path("whole") / name)

@@ -102,8 +102,8 @@ def crop_of(photo: Image.Image, frame: tv_tensors.BoundingBoxes) -> Tensor:
 class DreamBoothDataset(Dataset[dict[str, Any]]):
     """Instance photos with masks, paired with class images when there are any.
 
-    An item has `photo`, its name, `pixels` (3, R, R) float32 in [-1, 1], `mask` (1, R, R) float32 in {0, 1}, `crop` (see
-    `crop_of`), `weight`, a scalar, and `prompt`, the photo's prompt's conditioning; with class images also
+    An item has `photo`, its name, `pixels` (3, R, R) float32 in [-1, 1], `mask` (1, R, R) float32 in {0, 1},
+    `crop` (see `crop_of`), `weight`, a scalar, and `prompt`, the photo's prompt's conditioning; with class images also
     `class_pixels` and `class_crop`, and with class prompts `class_prompt`.
 
     Args:
@@ -160,8 +160,9 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Items to a batch, `[instances..., class images...]`.
 
     Returns:
-        `photos`, B names, `pixels` (B or 2B, 3, R, R), `mask` (B, 1, R, R), `weight` (B,), `crop` (B or 2B, 6) int64, `prompt`, the
-        conditioning of all of `pixels`, and with a class prompt `class_prompt`, B times that.
+        `photos`, B names, `pixels` (B or 2B, 3, R, R), `mask` (B, 1, R, R), `weight` (B,), `crop`
+        (B or 2B, 6) int64, `prompt`, the conditioning of all of `pixels`, and with a class prompt
+        `class_prompt`, B times that.
     """
     pixels, crops = [item["pixels"] for item in items], [item["crop"] for item in items]
     prompts = [item["prompt"] for item in items]

@@ -312,6 +312,7 @@ class OutputConfig:
     checkpoints_total_limit: int | None = _flag(None, "keep only so many checkpoints, the newest")
     resume_from_checkpoint: str | None = _flag(None, 'a checkpoint of the output folder, or "latest"')
     skip_save_text_encoder: bool = _flag(False, "leave the text encoder out of the saved pipeline")
+    output_kohya_format: bool = _flag(False, "with LoRA: also write the weights as A1111 and ComfyUI read them")
     logging_dir: str = _flag("logs", "folder of the trackers' logs, inside the output folder")
     report_to: str = _flag("tensorboard", "tensorboard, wandb, comet_ml, all or none")
     push_to_hub: bool = _flag(False, "upload the result to the hub")
@@ -347,6 +348,13 @@ class TrainingConfig:
             self.check_subject()
         if self.model.use_lora and self.output.skip_save_text_encoder:
             raise UserError("--skip_save_text_encoder is for whole pipelines; LoRA saves adapters only, drop it")
+        if self.output.output_kohya_format and not self.model.use_lora:
+            raise UserError("--output_kohya_format is LoRA's; add --use_lora, or drop it to train all weights")
+        if self.output.output_kohya_format and self.model.use_dora:
+            raise UserError(
+                "--output_kohya_format and --use_dora exclude each other, since no reader of kohya's format applies "
+                "DoRA as it is trained; drop one"
+            )
 
     def check_subject(self) -> None:
         """Raise a UserError where a subject's photos, prompts or masks are missing."""

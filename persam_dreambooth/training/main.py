@@ -34,6 +34,7 @@ def main(run: Setup) -> None:
         set_seed(settings.seed, device_specific=True)
     torch.backends.cuda.matmul.allow_tf32 |= settings.allow_tf32
     family = load_family(config.model)
+    result.check_format(family, config)
     if config.mask.background_prior_weight > 0:
         family.keep_base()
     if accelerator.is_main_process:

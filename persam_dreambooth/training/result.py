@@ -8,8 +8,9 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData, create_repo, upload_folder
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME, PIPELINE_INDEX
+from persam_dreambooth.model_folder import CONFIG_NAME, KOHYA_NAME, LORA_NAME, PIPELINE_INDEX
 from persam_dreambooth.replacing import replacing
+from persam_dreambooth.training import kohya
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import Family
 
@@ -19,12 +20,24 @@ PRIVATE = ("checkpoint-*", "segmentation/*", "manifest.jsonl", ".*", "*/.*")
 """What is never uploaded: the user's photos under their masks, and where they lie."""
 
 
+def check_format(family: Family, config: TrainingConfig) -> None:
+    """Refuse, before the first step, a format that the trained parts could not be saved in.
+
+    Raises:
+        UserError: `--output_kohya_format` for a part that it has no names for.
+    """
+    if config.output.output_kohya_format:
+        kohya.check_parts(family.trained())
+
+
 def save_model(family: Family, config: TrainingConfig) -> None:
     """Write the trained model into the output folder: beside, then renamed, its index last."""
     output = Path(config.output.output_dir)
     with tempfile.TemporaryDirectory(prefix=".model-", dir=output) as name:
         beside = Path(name)
         family.save(beside, config.output.skip_save_text_encoder)
+        if config.output.output_kohya_format:
+            kohya.convert_file(beside / LORA_NAME, beside / KOHYA_NAME, output.resolve().name, config.flat())
         for path in sorted(beside.iterdir(), key=lambda path: path.name in LAST_WRITTEN):
             target = output / path.name
             if target.is_dir():

@@ -7,6 +7,7 @@ from accelerate.utils import set_seed
 
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, write_manifest
 from persam_dreambooth.training import checkpoints, optimization, result, tracking
+from persam_dreambooth.training.card import Card, save_masks
 from persam_dreambooth.training.class_images import PRECISIONS
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import load_family
@@ -34,13 +35,13 @@ def main(run: Setup) -> None:
         set_seed(settings.seed, device_specific=True)
     torch.backends.cuda.matmul.allow_tf32 |= settings.allow_tf32
     family = load_family(config.model)
-    result.check_format(family, config)
     if config.mask.background_prior_weight > 0:
         family.keep_base()
     if accelerator.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
         config.save(output)
         write_manifest(output / MANIFEST_NAME, run.manifest)
+        save_masks(run.instances, output)
     if run.coverage:
         low, high = min(run.coverage.values()), max(run.coverage.values())
         accelerator.print(f"masks are on: the subject covers {low:.0%} to {high:.0%} of {len(run.coverage)} photos")
@@ -65,8 +66,9 @@ def main(run: Setup) -> None:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         pictures = validate(family, config, accelerator, progress.step)
-        result.save_model(family, config)
-        result.save_card(config, pictures)
+        card = Card(config, run.concepts, run.coverage, pictures, type(family).__name__)
+        model = result.save_model(family, config)
+        card.save(output)
         if run.repository is not None:
-            result.upload(config, run.repository)
+            result.upload(config, run.repository, model, card)
     accelerator.end_training()

@@ -6,24 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDPMScheduler,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
-from diffusers.training_utils import _collate_lora_metadata
-from diffusers.utils import convert_state_dict_to_diffusers
-from peft import LoraConfig, get_peft_model_state_dict
+from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.kohya import convert_file, to_kohya
-from random_models import byte_tokenizer, draw_weights
+from random_models import random_flux, random_sdxl
 from tests.training.runs import train
 from tests.training.small import make
 
@@ -115,62 +105,15 @@ def test_the_names_are_those_that_a1111_and_comfyui_know(saved):
     assert {len(name.split(".")) for name in names} == {2, 3} and not any("lora_te1" in name for name in names)
 
 
-def random_sdxl():
-    """A StableDiffusionXLPipeline with two text encoders of 32 channels."""
-    tokenizer = byte_tokenizer()
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=37,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        projection_dim=32,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    unet = UNet2DConditionModel(
-        sample_size=32,
-        block_out_channels=(32, 64),
-        layers_per_block=2,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=(2, 4),
-        transformer_layers_per_block=(1, 2),
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + 32,
-        cross_attention_dim=64,
-        norm_num_groups=8,
-    )
-    return StableDiffusionXLPipeline(
-        vae=draw_weights(AutoencoderKL(block_out_channels=(16,), latent_channels=4, norm_num_groups=8), 0),
-        text_encoder=draw_weights(CLIPTextModel(text), 1),
-        text_encoder_2=draw_weights(CLIPTextModelWithProjection(text), 2),
-        tokenizer=tokenizer,
-        tokenizer_2=tokenizer,
-        unet=draw_weights(unet, 3),
-        scheduler=DDPMScheduler(),
-    )
-
-
 def test_of_sdxl_both_text_encoders_are_converted(tmp_path):
-    pipeline = random_sdxl()
-    text = ["q_proj", "k_proj", "v_proj", "out_proj"]
-    targets = {"unet": ["to_q", "to_k", "to_v", "to_out.0"], "text_encoder": text, "text_encoder_2": text}
-    parts = {name: getattr(pipeline, name) for name in targets}
-    for name, part in parts.items():
-        part.add_adapter(LoraConfig(r=4, lora_alpha=8, init_lora_weights="gaussian", target_modules=targets[name]))
-    disturb(parts.values())
-    layers = {
-        f"{name}_lora_layers": convert_state_dict_to_diffusers(get_peft_model_state_dict(part))
-        for name, part in parts.items()
-    }
-    pipeline.save_lora_weights(tmp_path, weight_name=DIFFUSERS, **layers, **_collate_lora_metadata(parts))
+    random_sdxl().save_pretrained(tmp_path / "base")
+    _, family = make(tmp_path / "base", {"use_lora": True, "train_text_encoder": True, "rank": 4, "lora_alpha": 8})
+    disturb(family.trained().values())
+    family.save(tmp_path)
     convert_file(tmp_path / DIFFUSERS, tmp_path / KOHYA, "dog", {})
     names = load_file(tmp_path / KOHYA)
     assert {"_".join(name.split("_")[:2]) for name in names} == {"lora_unet", "lora_te1", "lora_te2"}
-    assert "lora_te2_text_model_encoder_layers_2_self_attn_out_proj.alpha" in names
+    assert "lora_te2_text_model_encoder_layers_1_self_attn_out_proj.alpha" in names
     assert_the_same_adapters(random_sdxl(), tmp_path / DIFFUSERS, tmp_path / KOHYA)
 
 
@@ -232,8 +175,11 @@ def test_training_writes_both_formats_and_the_verb_the_same(flags, models, capsy
 def test_conversion_is_refused_before_the_first_step(flags, capsys):
     assert train(flags, "--output_kohya_format") == 2
     assert train(flags, "--output_kohya_format", "--use_lora", "--use_dora") == 2
-    errors = capsys.readouterr().err.splitlines()
-    assert "--output_kohya_format is LoRA's" in errors[0] and "--use_dora exclude each other" in errors[1]
+    random_flux().save_pretrained("flux")
+    assert train(flags, "--output_kohya_format", "--use_lora", pretrained_model_name_or_path="flux") == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    reasons = ("--output_kohya_format is LoRA's", "--use_dora exclude each other", "LoRA weights of a transformer")
+    assert all(reason in line for reason, line in zip(reasons, errors, strict=True))
     assert not Path("output").exists()
 
 

@@ -13,6 +13,7 @@ VERBS = {
     "video": "follow subjects through a video; writes a mask per frame and an overlay video",
     "train": "DreamBooth on those photos and masks (the same as train_dreambooth_persam.py)",
     "generate": "pictures from what training saved",
+    "convert": "LoRA weights for A1111, ComfyUI and others that read kohya's format",
     "evaluate": "score PerSAM on a public benchmark, or repeat the paper's ablations",
 }
 

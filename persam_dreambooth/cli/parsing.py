@@ -73,7 +73,8 @@ def parse(groups: list[type], argv: list[str], program: str, description: str) -
     parser.set_defaults(**lists)
     namespace, unknown = parser.parse_known_args([*settings, *argv])
     if unknown:
-        raise UserError(f"unknown argument {unknown[0]}{_did_you_mean(unknown[0].lstrip('-'), names, '--')}")
+        flag = unknown[0].partition("=")[0]  # its value may be a misspelt flag's secret
+        raise UserError(f"unknown argument {flag}{_did_you_mean(flag.lstrip('-'), names, '--')}")
     return [_build(group, namespace) for group in groups]
 
 

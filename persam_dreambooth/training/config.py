@@ -15,6 +15,7 @@ import yaml
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import CONFIG_NAME
 from persam_dreambooth.replacing import replacing
+from persam_dreambooth.training.local_paths import without_folders
 
 
 def _refuse_outside(config: object, **bounds: tuple[float, float]) -> None:
@@ -312,15 +313,24 @@ class OutputConfig:
     checkpoints_total_limit: int | None = _flag(None, "keep only so many checkpoints, the newest")
     resume_from_checkpoint: str | None = _flag(None, 'a checkpoint of the output folder, or "latest"')
     skip_save_text_encoder: bool = _flag(False, "leave the text encoder out of the saved pipeline")
+    output_kohya_format: bool = _flag(False, "with LoRA: also write the weights as A1111 and ComfyUI read them")
     logging_dir: str = _flag("logs", "folder of the trackers' logs, inside the output folder")
     report_to: str = _flag("tensorboard", "tensorboard, wandb, comet_ml, all or none")
-    push_to_hub: bool = _flag(False, "upload the result to the hub")
-    hub_token: str | None = _flag(None, "token for the upload; `hf auth login` is safer")
+    push_to_hub: bool = _flag(False, "upload the model and its card to the hub, and nothing that shows the photos")
+    push_masks_to_hub: bool = _flag(False, "upload masks.png too, which shows your photos under their masks")
+    hub_token: str | None = field(
+        default=None, repr=False, metadata={"help": "token for the upload; `hf auth login` is safer"}
+    )
     hub_model_id: str | None = _flag(None, "name of the repository on the hub; the output folder's if unset")
 
     def __post_init__(self) -> None:
-        if self.report_to in ("wandb", "all") and self.hub_token is not None:
-            raise UserError("--hub_token would be kept by wandb with the command line; use `hf auth login` instead")
+        if self.report_to not in ("tensorboard", "none") and self.hub_token is not None:
+            raise UserError(
+                f"--hub_token could be kept by --report_to {self.report_to} with the command line; use "
+                "`hf auth login` instead"
+            )
+        if self.push_masks_to_hub and not self.push_to_hub:
+            raise UserError("--push_masks_to_hub needs --push_to_hub; add it, or drop both")
         _refuse_outside(self, checkpointing_steps=(1, math.inf), checkpoints_total_limit=(1, math.inf))
 
 
@@ -347,6 +357,15 @@ class TrainingConfig:
             self.check_subject()
         if self.model.use_lora and self.output.skip_save_text_encoder:
             raise UserError("--skip_save_text_encoder is for whole pipelines; LoRA saves adapters only, drop it")
+        if self.output.push_masks_to_hub and not self.mask.masked_loss:
+            raise UserError("--push_masks_to_hub and --no_masked_loss exclude each other; drop one")
+        if self.output.output_kohya_format and not self.model.use_lora:
+            raise UserError("--output_kohya_format is LoRA's; add --use_lora, or drop it to train all weights")
+        if self.output.output_kohya_format and self.model.use_dora:
+            raise UserError(
+                "--output_kohya_format and --use_dora exclude each other, since no reader of kohya's format applies "
+                "DoRA as it is trained; drop one"
+            )
 
     def check_subject(self) -> None:
         """Raise a UserError where a subject's photos, prompts or masks are missing."""
@@ -364,15 +383,19 @@ class TrainingConfig:
         del values["hub_token"]
         return values
 
-    def to_save(self) -> dict[str, Any]:
-        """`flat`, with a base model's folder as seen from any other folder."""
+    def to_save(self, public: bool = False) -> dict[str, Any]:
+        """`flat`, with a base model's folder as seen from any other folder, or with `public` without any folder."""
         values = self.flat()
         base = Path(str(self.model.pretrained_model_name_or_path))
         if base.is_dir():
             values["pretrained_model_name_or_path"] = str(base.resolve())
-        return values
+        return {key: without_folders(value) for key, value in values.items()} if public else values
 
-    def save(self, folder: Path) -> None:
-        """Write `training_config.yaml`, a file that `--config` takes from any folder."""
+    def save(self, folder: Path, public: bool = False) -> None:
+        """Write `training_config.yaml`, a file that `--config` takes from any folder.
+
+        With `public` no value says where things lie on this machine.
+        """
         with replacing(folder / CONFIG_NAME) as temporary:
-            temporary.write_text(yaml.safe_dump(self.to_save(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+            text = yaml.safe_dump(self.to_save(public), sort_keys=False, allow_unicode=True)
+            temporary.write_text(text, encoding="utf-8")

@@ -7,6 +7,7 @@ from accelerate.utils import set_seed
 
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, write_manifest
 from persam_dreambooth.training import checkpoints, memory, optimization, result, tracking
+from persam_dreambooth.training.card import Card, save_masks
 from persam_dreambooth.training.class_images import PRECISIONS
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import load_family
@@ -44,6 +45,7 @@ def main(run: Setup) -> None:
         checkpoints.clear_leftovers(output)
         config.save(output)
         write_manifest(output / MANIFEST_NAME, run.manifest)
+        save_masks(run.instances, output)
     if run.coverage:
         low, high = min(run.coverage.values()), max(run.coverage.values())
         accelerator.print(f"masks are on: the subject covers {low:.0%} to {high:.0%} of {len(run.coverage)} photos")
@@ -67,17 +69,18 @@ def main(run: Setup) -> None:
     training = Training(config, accelerator, family, loader, optimizer, scheduler, parameters, steps)
     with StopSignal(speaks=accelerator.is_main_process) as stop:
         fit(training, progress, stop)
-        _save_result(training, progress, run.repository)
+        _save_result(training, progress, run)
     accelerator.end_training()
 
 
-def _save_result(training: Training, progress: checkpoints.Progress, repository: str | None) -> None:
-    """The last validation pictures, the model, its card, and the upload to `repository`."""
+def _save_result(training: Training, progress: checkpoints.Progress, run: Setup) -> None:
+    """The last validation pictures, the model, its card, and the upload."""
     config, accelerator, family = training.config, training.accelerator, training.family
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         pictures = validate(family, config, accelerator, progress.step)
-        result.save_model(family, config)
-        result.save_card(config, pictures)
-        if repository is not None:
-            result.upload(config, repository)
+        card = Card(config, run.concepts, run.coverage, pictures, type(family).__name__)
+        model = result.save_model(family, config)
+        card.save(Path(config.output.output_dir))
+        if run.repository is not None:
+            result.upload(config, run.repository, model, card)

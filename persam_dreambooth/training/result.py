@@ -1,91 +1,61 @@
-"""What a finished run leaves behind: the model in the ecosystem's format, a model card, and the upload."""
+"""What a finished run leaves behind: the model in the ecosystem's formats, and the upload."""
 
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import ModelCard, ModelCardData, create_repo, upload_folder
+from huggingface_hub import create_repo, upload_folder
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME, PIPELINE_INDEX
-from persam_dreambooth.replacing import replacing
+from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME, PIPELINE_INDEX
+from persam_dreambooth.training import kohya
+from persam_dreambooth.training.card import MASKS_NAME, Card
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import Family
+from persam_dreambooth.training.local_paths import forget_origin
+from persam_dreambooth.training.validation import VALIDATION_FOLDER
 
 LAST_WRITTEN = (PIPELINE_INDEX, LORA_NAME)
 """The files by which others recognize a model; they appear when all else is in place."""
-PRIVATE = ("checkpoint-*", "segmentation/*", "manifest.jsonl", ".*", "*/.*")
-"""What is never uploaded: the user's photos under their masks, and where they lie."""
+HUB_FOLDER = "hub"
+"""What is uploaded lies there while it is."""
 
 
-def save_model(family: Family, config: TrainingConfig) -> None:
-    """Write the trained model into the output folder: beside, then renamed, its index last."""
+def check_format(denoiser: str, config: TrainingConfig) -> None:
+    """Refuse, before anything is loaded, a format that the model could not be saved in.
+
+    Args:
+        denoiser: the name of the part that is trained, such as `unet`.
+        config: the run's flags.
+
+    Raises:
+        UserError: `--output_kohya_format` for a part that it has no names for.
+    """
+    if config.output.output_kohya_format:
+        kohya.check_parts([denoiser])
+
+
+def save_model(family: Family, config: TrainingConfig) -> list[str]:
+    """Write the trained model into the output folder: beside, then renamed, its index last.
+
+    Returns:
+        The files and folders in it that are the model.
+    """
     output = Path(config.output.output_dir)
     with tempfile.TemporaryDirectory(prefix=".model-", dir=output) as name:
         beside = Path(name)
         family.save(beside, config.output.skip_save_text_encoder)
-        for path in sorted(beside.iterdir(), key=lambda path: path.name in LAST_WRITTEN):
+        forget_origin(beside)
+        if config.output.output_kohya_format:
+            kohya.convert_file(beside / LORA_NAME, beside / KOHYA_NAME, output.resolve().name, config.flat())
+        parts = sorted(beside.iterdir(), key=lambda path: path.name in LAST_WRITTEN)
+        for path in parts:
             target = output / path.name
             if target.is_dir():
                 shutil.rmtree(target)
             path.replace(target)
-
-
-def save_card(config: TrainingConfig, pictures: Sequence[Path]) -> None:
-    """Write `README.md`: what this model is, how to use it, what it drew last."""
-    output = Path(config.output.output_dir)
-    model, data = config.model, config.data
-    lora = model.use_lora
-    tags = ["text-to-image", "diffusers", "stable-diffusion", "dreambooth", "persam", *(["lora"] if lora else [])]
-    header = ModelCardData(
-        base_model=model.pretrained_model_name_or_path,
-        library_name="diffusers",
-        pipeline_tag="text-to-image",
-        instance_prompt=data.instance_prompt,
-        tags=tags,
-    )
-    prior_weight = config.mask.background_prior_weight
-    prior = f", background prior weight {prior_weight:g}" if prior_weight else ""
-    masked = (
-        f"The loss was taken over the subject only ({config.mask.mask_normalization} normalization, "
-        f"background weight {config.mask.background_weight:g}{prior}); the masks are listed in `manifest.jsonl`."
-        if config.mask.masked_loss
-        else "The loss was taken over whole photos (no masks)."
-    )
-    gallery = "\n".join(f"![{path.stem}]({path.relative_to(output).as_posix()})" for path in pictures)
-    prompt = config.validation.validation_prompt
-    pictured = f"## Validation pictures\n\nPrompt: *{prompt}*\n\n{gallery}\n" if pictures else ""
-    content = f"""---
-{header.to_yaml()}
----
-
-# {output.resolve().name}
-
-{"LoRA adapters" if lora else "A full fine-tune"} of `{model.pretrained_model_name_or_path}` on
-*{data.instance_prompt}*{", text encoder included" if model.train_text_encoder else ""}. {masked}
-All settings: `{CONFIG_NAME}`.
-
-## Use
-
-```python
-{_usage(config)}
-```
-
-{pictured}"""
-    with replacing(output / "README.md") as temporary:
-        ModelCard(content).save(temporary)
-
-
-def _usage(config: TrainingConfig) -> str:
-    """The lines that load this model with diffusers."""
-    prompt = f"image = pipeline({f'{config.data.instance_prompt} in the jungle'!r}).images[0]"
-    if config.model.use_lora:
-        base = config.model.pretrained_model_name_or_path
-        load = [f'pipeline = DiffusionPipeline.from_pretrained("{base}")', 'pipeline.load_lora_weights("this folder")']
-    else:
-        load = ['pipeline = DiffusionPipeline.from_pretrained("this folder")']
-    return "\n".join(["from diffusers import DiffusionPipeline", "", *load, prompt])
+    return [path.name for path in parts]
 
 
 def claim_repository(config: TrainingConfig) -> str | None:
@@ -111,23 +81,62 @@ def claim_repository(config: TrainingConfig) -> str | None:
         ) from None
 
 
-def upload(config: TrainingConfig, repository: str) -> None:
-    """Send the model, its card, its config and the validation pictures to the hub; nothing that shows the photos.
+def upload(config: TrainingConfig, repository: str, model: Sequence[str], card: Card) -> None:
+    """Send the model, its card, its config and the validation pictures to the hub.
+
+    Nothing goes there that shows the photos, unless `--push_masks_to_hub` asks for it, or that says
+    where they lie.
+
+    Args:
+        config: the run's flags.
+        repository: from `claim_repository`.
+        model: from `save_model`.
+        card: is written anew, for strangers.
 
     Raises:
-        UserError: the upload failed; the model stays in the output folder.
+        UserError: the upload failed; what was to be sent stays in `hub/`.
     """
-    folder = config.output.output_dir
+    output = Path(config.output.output_dir)
+    folder = collect_public(config, model, card)
     try:
         upload_folder(
             repo_id=repository,
             folder_path=folder,
             commit_message="End of training",
-            ignore_patterns=[*PRIVATE, f"{config.output.logging_dir}/*"],
             token=config.output.hub_token,
         )
     except Exception as error:  # as above
         raise UserError(
-            f"the upload to {repository} failed ({type(error).__name__}); the model is in {folder}; send it later: "
+            f"the upload to {repository} failed ({type(error).__name__}); the model is in {output}; send it later: "
             f"`hf upload {repository} {folder}`"
         ) from None
+    shutil.rmtree(folder)
+
+
+def collect_public(config: TrainingConfig, model: Sequence[str], card: Card) -> Path:
+    """Lay out what may be uploaded, and nothing else, in `hub/`; returns that folder.
+
+    A list of what goes rather than of what stays, so that nothing a later version writes is sent
+    because nobody thought of it.
+    """
+    output = Path(config.output.output_dir)
+    folder = output / HUB_FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    shown = [MASKS_NAME] if config.output.push_masks_to_hub else []
+    for name in (*model, VALIDATION_FOLDER, *shown):
+        path = output / name
+        for source in [path] if path.is_file() else path.rglob("*"):
+            if source.is_file():
+                _link(source, folder / source.relative_to(output))
+    config.save(folder, public=True)
+    card.save(folder, public=True)
+    return folder
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file in a second place; a copy where the file system has no links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)

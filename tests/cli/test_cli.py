@@ -12,6 +12,7 @@ from PIL import Image
 
 from persam_dreambooth import __version__
 from persam_dreambooth.cli import VERBS, main
+from persam_dreambooth.cli.convert import ConvertFlags
 from persam_dreambooth.cli.evaluate import GROUPS as EVALUATE
 from persam_dreambooth.cli.generate import GenerateFlags
 from persam_dreambooth.cli.parsing import parse
@@ -24,7 +25,14 @@ from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.segmentation import Method
 from persam_dreambooth.training.config import GROUPS, OptimizationConfig
 
-FLAGS = {"segment": SEGMENT, "video": VIDEO, "train": GROUPS, "generate": [GenerateFlags], "evaluate": EVALUATE}
+FLAGS = {
+    "segment": SEGMENT,
+    "video": VIDEO,
+    "train": GROUPS,
+    "generate": [GenerateFlags],
+    "convert": [ConvertFlags],
+    "evaluate": EVALUATE,
+}
 EVERY_FLAG = [(verb, one) for verb, groups in FLAGS.items() for group in groups for one in fields(group)]
 NEEDED = ["--images", "photos", "--reference", "dog.jpg", "--reference_mask", "dog.png", "--output", "out"]
 

@@ -1,0 +1,44 @@
+"""`persam-dreambooth convert`: LoRA weights for the programs that read kohya's format."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from persam_dreambooth.cli.parsing import parse
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME, training_settings
+from persam_dreambooth.photos.files import check_output_folder
+from persam_dreambooth.training.kohya import convert_file
+
+
+@dataclass
+class ConvertFlags:
+    """The verb's flags."""
+
+    model: str | None = field(
+        default=None, metadata={"help": f"the --output_dir of a finished LoRA training, or its {LORA_NAME}"}
+    )
+    output: str | None = field(
+        default=None, metadata={"help": f"the .safetensors file to write; {KOHYA_NAME} beside the weights if unset"}
+    )
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise UserError("--model is missing; give the --output_dir of a finished LoRA training")
+        if self.output and Path(self.output).suffix != ".safetensors":
+            raise UserError(f"--output {self.output} must end in .safetensors")
+
+
+def run(program: str, argv: list[str]) -> None:
+    """Convert, then say where the file lies."""
+    (flags,) = parse([ConvertFlags], argv, program, "LoRA weights for A1111, ComfyUI and others that read kohya's.")
+    given = Path(flags.model)
+    source = given / LORA_NAME if given.is_dir() else given
+    if not source.is_file():
+        raise UserError(f"{given} holds no {LORA_NAME}; give the --output_dir of a finished LoRA training")
+    target = Path(flags.output) if flags.output else source.with_name(KOHYA_NAME)
+    check_output_folder(target.parent)
+    if target.exists():
+        raise UserError(f"{target} is there already; choose another --output, or delete it")
+    title = target.stem if flags.output else source.resolve().parent.name
+    convert_file(source, target, title, training_settings(source.parent))
+    print(f"for A1111 (models/Lora) and ComfyUI (models/loras): {target}")

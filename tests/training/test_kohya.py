@@ -1,0 +1,203 @@
+"""LoRA weights in kohya's format: what diffusers reads of them is what training saved, to the bit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from persam_dreambooth.cli import main
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.kohya import convert_file, to_kohya
+from random_models import random_flux, random_sdxl
+from tests.training.runs import train
+from tests.training.small import make
+
+DIFFUSERS, KOHYA = "pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"
+SETTINGS = {
+    "rank": {"rank": 4},
+    "alpha": {"rank": 4, "lora_alpha": 16},
+    "text": {"rank": 4, "lora_alpha": 3, "train_text_encoder": True},
+}
+
+
+@pytest.fixture
+def saved(models, tmp_path, request):
+    """A folder with LoRA weights of which every tensor says something."""
+    _, family = make(models / "stable-diffusion", {"use_lora": True} | SETTINGS[request.param])
+    disturb(family.trained().values())
+    family.save(tmp_path)
+    return tmp_path
+
+
+def disturb(parts):
+    torch.manual_seed(0)
+    for part in parts:
+        for name, one in part.named_parameters():
+            if "lora" in name:
+                one.data += 0.05 * torch.randn_like(one)
+
+
+def metadata(path):
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()
+
+
+@torch.no_grad()
+def said(pipeline, path=None):
+    """What the UNet predicts for a prompt, with the LoRA weights of a file."""
+    if path is not None:
+        pipeline.load_lora_weights(path.parent, weight_name=path.name)
+    embeds, _, *pooled = pipeline.encode_prompt(
+        "a sks dog", device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    # Of a pipeline with one text encoder two values come back, with two four: the pooled ones last.
+    added = {"text_embeds": pooled[0], "time_ids": torch.zeros(1, 6)} if pooled else None
+    prediction = pipeline.unet(noise, 500, embeds, added_cond_kwargs=added).sample
+    if path is not None:
+        pipeline.unload_lora_weights()
+    return prediction
+
+
+def peft_weights(pipeline, path):
+    """The adapters' tensors in the models themselves, as they are after loading a file."""
+    pipeline.load_lora_weights(path.parent, weight_name=path.name)
+    parts = {name: getattr(pipeline, name, None) for name in ("unet", "text_encoder", "text_encoder_2")}
+    weights = {
+        f"{part}.{name}": one.clone()
+        for part, module in parts.items()
+        if module is not None
+        for name, one in module.named_parameters()
+        if "lora" in name
+    }
+    pipeline.unload_lora_weights()
+    return weights
+
+
+def assert_the_same_adapters(pipeline, one, other):
+    first, second = peft_weights(pipeline, one), peft_weights(pipeline, other)
+    assert first and first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert torch.equal(said(pipeline, one), said(pipeline, other))
+    assert (said(pipeline, one) - said(pipeline)).abs().max() > 1e-2  # adapters that say nothing would prove nothing
+
+
+@pytest.mark.parametrize("saved", SETTINGS, indirect=True)
+def test_diffusers_reads_the_same_model(models, saved):
+    convert_file(saved / DIFFUSERS, saved / KOHYA, "dog", {})
+    pipeline = StableDiffusionPipeline.from_pretrained(models / "stable-diffusion")
+    assert_the_same_adapters(pipeline, saved / DIFFUSERS, saved / KOHYA)
+
+
+@pytest.mark.parametrize("saved", ["text"], indirect=True)
+def test_the_names_are_those_that_a1111_and_comfyui_know(saved):
+    names = to_kohya(load_file(saved / DIFFUSERS), {"unet.lora_alpha": 3, "text_encoder.lora_alpha": 5})
+    unet = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0"
+    text = "lora_te_text_model_encoder_layers_1_self_attn_q_proj"
+    for module in (unet, text):
+        assert {f"{module}.{kind}" for kind in ("lora_down.weight", "lora_up.weight", "alpha")} <= set(names)
+    assert (names[f"{unet}.alpha"], names[f"{text}.alpha"]) == (3, 5)
+    assert {len(name.split(".")) for name in names} == {2, 3} and not any("lora_te1" in name for name in names)
+
+
+def test_of_sdxl_both_text_encoders_are_converted(tmp_path):
+    random_sdxl().save_pretrained(tmp_path / "base")
+    _, family = make(tmp_path / "base", {"use_lora": True, "train_text_encoder": True, "rank": 4, "lora_alpha": 8})
+    disturb(family.trained().values())
+    family.save(tmp_path)
+    convert_file(tmp_path / DIFFUSERS, tmp_path / KOHYA, "dog", {})
+    names = load_file(tmp_path / KOHYA)
+    assert {"_".join(name.split("_")[:2]) for name in names} == {"lora_unet", "lora_te1", "lora_te2"}
+    assert "lora_te2_text_model_encoder_layers_1_self_attn_out_proj.alpha" in names
+    assert_the_same_adapters(random_sdxl(), tmp_path / DIFFUSERS, tmp_path / KOHYA)
+
+
+@pytest.mark.parametrize(
+    ("channels", "version", "architecture"),
+    [
+        (768, "sd_v1", "stable-diffusion-v1/lora"),
+        (1024, "sd_v2", None),
+        (2048, "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
+        (32, None, None),
+    ],
+)
+def test_the_metadata_says_what_is_known_and_no_more(tmp_path, channels, version, architecture):
+    block = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora"
+    weights = {f"{block}.down.weight": torch.zeros(4, channels), f"{block}.up.weight": torch.zeros(8, 4)}
+    save_file(weights, tmp_path / DIFFUSERS, {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 2})})
+    settings = {"pretrained_model_name_or_path": "/home/me/base", "resolution": 512, "instance_prompt": "a sks dog"}
+    convert_file(tmp_path / DIFFUSERS, tmp_path / KOHYA, "dog", settings)
+    said = metadata(tmp_path / KOHYA)
+    assert (said["ss_network_dim"], said["ss_network_alpha"]) == ("4", "2.0")
+    assert (said.get("ss_base_model_version"), said.get("modelspec.architecture")) == (version, architecture)
+    assert said.get("ss_v2") == (version and str(version == "sd_v2"))  # how A1111 tells 2.x from 1.x
+    assert said["modelspec.trigger_phrase"] == "a sks dog" and said["ss_resolution"] == "(512, 512)"
+    assert not any("/home" in value or value == "None" for value in said.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "reason"),
+    [
+        ("transformer.blocks.0.attn.to_q.lora_A.weight", {}, "LoRA weights of a transformer cannot be converted"),
+        ("unet.mid_block.to_q.lora_magnitude_vector.weight", {}, "the unet's weights are DoRA's"),
+        ("unet.mid_block.to_q.lora_B.bias", {}, "unet has mid_block.to_q.lora_B.bias"),
+        ("unet.mid_block.to_q.lora.down.weight", {"unet.alpha_pattern": {"to_q": 2}}, "unet has alpha_pattern"),
+        ("lora_unet_mid_block_to_q.lora_down.weight", {}, "cannot be converted"),
+        ("conv.weight", {}, "no LoRA weights in diffusers' format"),
+    ],
+)
+def test_what_would_mean_something_else_is_refused(name, settings, reason):
+    with pytest.raises(UserError, match=reason):
+        to_kohya({name: torch.zeros(4, 4)}, settings)
+
+
+def test_training_writes_both_formats_and_the_verb_the_same(flags, models, capsys):
+    assert train(flags, "--use_lora", "--train_text_encoder", "--output_kohya_format", lora_alpha=8) == 0
+    both = load_file(Path("output") / KOHYA)
+    assert metadata(f"output/{KOHYA}")["ss_output_name"] == "output"
+    pipeline = StableDiffusionPipeline.from_pretrained(models / "stable-diffusion")
+    pipeline.load_lora_weights("output")  # without a name diffusers still finds its own file
+    assert pipeline.unet.peft_config["default_0"].lora_alpha == 8
+    assert main(["convert", "--model", "output", "--output", "loras/dog.safetensors"]) == 0
+    assert "loras/dog.safetensors" in capsys.readouterr().out
+    converted = load_file("loras/dog.safetensors")
+    assert converted.keys() == both.keys() and all(torch.equal(converted[key], both[key]) for key in both)
+    assert metadata("loras/dog.safetensors") | {"modelspec.date": ""} == metadata(f"output/{KOHYA}") | dict.fromkeys(
+        ("ss_output_name", "modelspec.title"), "dog"
+    ) | {"modelspec.date": ""}
+
+
+def test_conversion_is_refused_before_the_first_step(flags, capsys):
+    assert train(flags, "--output_kohya_format") == 2
+    assert train(flags, "--output_kohya_format", "--use_lora", "--use_dora") == 2
+    random_flux().save_pretrained("flux")
+    assert train(flags, "--output_kohya_format", "--use_lora", pretrained_model_name_or_path="flux") == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    reasons = ("--output_kohya_format is LoRA's", "--use_dora exclude each other", "LoRA weights of a transformer")
+    assert all(reason in line for reason, line in zip(reasons, errors, strict=True))
+    assert not Path("output").exists()
+
+
+@pytest.mark.parametrize("saved", ["rank"], indirect=True)
+def test_the_verb_refuses_what_it_cannot_do(saved, monkeypatch, capsys):
+    monkeypatch.chdir(saved)
+    Path("broken.safetensors").write_bytes(b"no weights")
+    shutil.copy(DIFFUSERS, "there.safetensors")
+    Path("empty").mkdir()
+    for words, reason in {
+        (): "--model is missing",
+        ("--model", "empty"): f"empty holds no {DIFFUSERS}",
+        ("--model", "broken.safetensors"): "no readable safetensors file",
+        ("--model", DIFFUSERS, "--output", "there.safetensors"): "is there already",
+        ("--model", DIFFUSERS, "--output", "lora.ckpt"): "must end in .safetensors",
+    }.items():
+        assert main(["convert", *words]) == 2
+        assert reason in capsys.readouterr().err
+    assert sorted(path.name for path in saved.iterdir()) == sorted(
+        ["broken.safetensors", "empty", DIFFUSERS, "there.safetensors"]
+    )

@@ -1,0 +1,176 @@
+"""What the model card tells, what goes to the hub and what stays; the token goes nowhere but into the request."""
+
+import re
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from persam_dreambooth.training.card import SHEET_LIMIT, save_masks
+from persam_dreambooth.training.data import InstancePhoto
+from persam_dreambooth.training.local_paths import without_folders
+from tests.parity.diffusers_cases import PHOTOS
+from tests.training.local_hub import local_hub
+from tests.training.runs import train
+
+TOKEN = "hf_SECRETtoken"
+LORA = ("--use_lora", "--output_kohya_format")
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub on this machine, which the hub's client takes for the real one."""
+    with local_hub() as hub:
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        yield hub
+
+
+@pytest.fixture
+def pushed(flags):
+    """Flags of a run that is uploaded, its folders given by absolute paths, the masks found on the way."""
+    folders = {key: Path(flags[key]).resolve() for key in ("instance_data_dir", "output_dir")}
+    found = {"instance_mask_dir": None, "reference_image": "photos/00.png", "reference_mask": PHOTOS / "00.png"}
+    pictures = {"validation_prompt": "a sks dog in the jungle", "num_validation_images": 1, "max_train_steps": 2}
+    sam = flags["pretrained_model_name_or_path"].parent / "sam"
+    return flags | folders | found | pictures | {"sam": sam, "mask_downsample": "max", "hub_model_id": "me/dog"}
+
+
+MODEL = {"pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"}
+SENT = MODEL | {"README.md", "training_config.yaml", "validation/step-000002-0.png"}
+
+
+def test_nothing_that_shows_the_photos_or_names_their_folder_is_sent(pushed, hub, tmp_path):
+    text = ("--train_text_encoder",)
+    assert train(pushed, *LORA, *text, "--push_to_hub", hub_token=TOKEN, checkpointing_steps=1) == 0
+    assert set(hub.files) == SENT and hub.tokens == {f"Bearer {TOKEN}"}
+    private = [tmp_path, pushed["pretrained_model_name_or_path"].parent, "masks.png", "manifest"]
+    for content in hub.files.values():
+        assert not any(str(word).encode() in content for word in private)
+    for name in MODEL:
+        assert hub.files[name] == (Path("output") / name).read_bytes()
+    settings = yaml.safe_load(hub.files["training_config.yaml"])
+    assert (settings["instance_data_dir"], settings["pretrained_model_name_or_path"]) == ("photos", "stable-diffusion")
+    card = hub.files["README.md"].decode()
+    assert (
+        "a sks dog in the jungle" in card and "3; the subject covers" in card and "load_lora_weights('me/dog')" in card
+    )
+    local = Path("output/README.md").read_text()
+    assert "](masks.png)" in local and Path("output/masks.png").exists() and not Path("output/hub").exists()
+
+
+def test_the_masks_are_sent_when_asked_for(pushed, hub):
+    assert train(pushed, *LORA, "--push_to_hub", "--push_masks_to_hub") == 0
+    assert set(hub.files) == SENT | {"masks.png"}
+    assert hub.files["masks.png"] == Path("output/masks.png").read_bytes()
+    assert "](masks.png)" in hub.files["README.md"].decode()
+
+
+def test_of_a_whole_pipeline_every_part_is_sent(flags, hub, tmp_path):
+    assert train(flags, "--train_text_encoder", "--push_to_hub", hub_model_id="me/dog", max_train_steps=1) == 0
+    left_out = {"manifest.jsonl", "masks.png"}
+    every = {one.relative_to("output").as_posix() for one in Path("output").rglob("*") if one.is_file()}
+    assert set(hub.files) == {name for name in every if not name.startswith("logs/")} - left_out
+    private = [tmp_path, flags["pretrained_model_name_or_path"].parent]
+    for name, content in hub.files.items():
+        assert not any(str(word).encode() in content for word in private), name
+    assert {"model_index.json", "unet/diffusion_pytorch_model.safetensors", "vae/config.json"} <= set(hub.files)
+
+
+def test_the_token_is_in_no_file_and_no_line(pushed, hub, caplog, capfd):
+    hub.refuses = True
+    assert train(pushed, *LORA, "--push_to_hub", hub_token=TOKEN, checkpointing_steps=1) == 2
+    printed = capfd.readouterr()
+    files = [one for one in Path().rglob("*") if one.is_file()]
+    assert {one.name for one in files} >= {"training_config.yaml", "README.md"}
+    assert any("tfevents" in one.name for one in files)
+    assert not any(TOKEN.encode() in one.read_bytes() for one in files)
+    assert TOKEN not in printed.out + printed.err + caplog.text
+
+
+def test_what_could_not_be_sent_waits_in_a_folder_of_its_own(pushed, hub, capsys):
+    hub.refuses = True
+    assert train(pushed, *LORA, "--push_to_hub") == 2
+    folder = re.search(r"`hf upload me/dog (.+)`", capsys.readouterr().err).group(1)
+    assert {one.relative_to(folder).as_posix() for one in Path(folder).rglob("*") if one.is_file()} == SENT
+
+
+@pytest.mark.parametrize(
+    ("switches", "reason"),
+    [
+        (("--push_masks_to_hub",), "--push_masks_to_hub needs --push_to_hub"),
+        ((f"--hub_token={TOKEN}", "--report_to=comet_ml"), "--hub_token could be kept by --report_to comet_ml"),
+        ((f"--hub_token={TOKEN}", "--report_to=all"), "--hub_token could be kept by --report_to all"),
+        ((f"--hub_tokn={TOKEN}",), "unknown argument --hub_tokn; did you mean --hub_token?"),
+    ],
+)
+def test_what_would_give_something_away_is_refused(flags, switches, reason, capsys):
+    assert train(flags, *switches) == 2
+    said = capsys.readouterr().err
+    assert reason in said and TOKEN not in said and not Path("output").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("/home/me/photos", "photos"),
+        ("me/dog", "me/dog"),
+        ("there/dog", "dog"),
+        (3, 3),
+        ("a dog " * 99, "a dog " * 99),
+    ],
+)
+def test_of_a_path_only_the_name_is_told(tmp_path, monkeypatch, value, shown):
+    monkeypatch.chdir(tmp_path)
+    Path("there/dog").mkdir(parents=True)
+    assert without_folders(value) == shown
+
+
+def test_the_sheet_of_masks_shows_the_subject_and_dims_the_rest(tmp_path):
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, :32] = 255
+    Image.new("RGB", (64, 64), (200, 200, 200)).save(tmp_path / "0.jpg")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    for number in range(1, SHEET_LIMIT + 5):
+        shutil.copy(tmp_path / "0.jpg", tmp_path / f"{number}.jpg")
+    save_masks([InstancePhoto(tmp_path / "0.jpg", tmp_path / "mask.png")], tmp_path / "one")
+    page = np.asarray(Image.open(tmp_path / "one/masks.png").convert("L")).astype(int)
+    tile = page[page.shape[0] // 2]
+    left, right = tile[page.shape[1] // 4], tile[page.shape[1] * 3 // 4]
+    assert abs(left - 200) < 5 and abs(right - 70) < 5
+    many = [InstancePhoto(tmp_path / f"{number}.jpg", tmp_path / "mask.png") for number in range(SHEET_LIMIT + 5)]
+    save_masks(many, tmp_path / "many")
+    save_masks(many[:SHEET_LIMIT], tmp_path / "limit")
+    assert (tmp_path / "many/masks.png").read_bytes() == (tmp_path / "limit/masks.png").read_bytes()
+    save_masks([InstancePhoto(tmp_path / "0.jpg", None)], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("prompt", ['a "sks" dog', "a dog's sks", "a sks dog\\", "a sks|dog"])
+def test_the_cards_snippet_is_python_whatever_the_prompt(flags, prompt):
+    assert train(flags, "--use_lora", instance_prompt=prompt, max_train_steps=1, class_prompt="a | dog") == 0
+    card = Path("output/README.md").read_text()
+    compile(re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1), "card", "exec")
+    table = [line for line in card.splitlines() if line.startswith("|")]
+    assert len(table) == 5 and {line.count("|") for line in table} == {3}
+
+
+def test_the_card_names_every_subject_and_no_caption(flags):
+    Path("photos/00.txt").write_text("my aunt's garden")
+    entries = [
+        {"instance_data_dir": "photos", "instance_mask_dir": "masks", "caption_extension": ".txt"}
+        | {"instance_prompt": "a sks dog", "class_prompt": "a dog"},
+        {"instance_data_dir": "more", "instance_mask_dir": "masks", "instance_prompt": "a zwx cat"},
+    ]
+    shutil.copytree("photos", "more")
+    Path("concepts.yaml").write_text(yaml.safe_dump(entries))
+    own = dict.fromkeys(("instance_data_dir", "instance_mask_dir", "instance_prompt"))
+    assert train(flags | own, "--use_lora", concepts_list="concepts.yaml", max_train_steps=1) == 0
+    card = Path("output/README.md").read_text()
+    for told in ("on\n*a sks dog* and *a zwx cat*.", "| class prompt | *a dog* |", "| photos | 6;", "\n- lora\n"):
+        assert told in card
+    assert "garden" not in card and "None" not in card

@@ -16,15 +16,20 @@ from persam_dreambooth.training.families import load_family
 SIDE = 32
 
 
-def make(base, model=None, mask=None, optimization=None, data=None):
-    config = TrainingConfig(
+def configure(base, model=None, mask=None, optimization=None, data=None, output=None):
+    """A run's settings, group by group."""
+    return TrainingConfig(
         ModelConfig(pretrained_model_name_or_path=str(base), **(model or {})),
-        DataConfig(instance_data_dir="photos", instance_prompt="a sks dog", **(data or {})),
-        MaskConfig(instance_mask_dir="masks", **(mask or {})),
+        DataConfig(**({"instance_data_dir": "photos", "instance_prompt": "a sks dog"} | (data or {}))),
+        MaskConfig(**({"instance_mask_dir": "masks"} | (mask or {}))),
         OptimizationConfig(**(optimization or {})),
         ValidationConfig(),
-        OutputConfig(),
+        OutputConfig(**(output or {})),
     )
+
+
+def make(base, model=None, mask=None, optimization=None, data=None):
+    config = configure(base, model, mask, optimization, data)
     return config, load_family(config.model)
 
 

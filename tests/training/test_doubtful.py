@@ -12,17 +12,9 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
 from persam_dreambooth.preprocessing import SETTINGS_NAME
-from persam_dreambooth.training.config import (
-    DataConfig,
-    MaskConfig,
-    ModelConfig,
-    OptimizationConfig,
-    OutputConfig,
-    TrainingConfig,
-    ValidationConfig,
-)
 from persam_dreambooth.training.instances import describe, find_instances
 from tests.scene import scene
+from tests.training.small import configure
 
 VERDICTS = {"dog": "found", "sofa": "not found", "park": "unsure", "reference": None}
 
@@ -46,14 +38,9 @@ def folder(tmp_path):
 
 
 def config_for(folder, **mask):
-    return TrainingConfig(
-        ModelConfig(pretrained_model_name_or_path="model"),
-        DataConfig(instance_data_dir=str(folder / "photos"), instance_prompt="a sks dog"),
-        MaskConfig(instance_mask_dir=str(folder / "out"), **mask),
-        OptimizationConfig(),
-        ValidationConfig(),
-        OutputConfig(output_dir=str(folder / "model")),
-    )
+    mask = {"instance_mask_dir": str(folder / "out")} | mask
+    data = {"instance_data_dir": str(folder / "photos")}
+    return configure("model", mask=mask, data=data, output={"output_dir": str(folder / "model")})
 
 
 def trained_on(folder, **mask):
@@ -77,6 +64,11 @@ def test_doubted_photos_are_left_out_and_the_reason_is_told_and_written_down(fol
 
 def test_they_are_trained_on_when_the_user_says_so(folder):
     assert trained_on(folder, doubtful_photo_weight=1.0) == (sorted(VERDICTS), {})
+
+
+def test_they_can_count_less_than_the_others(folder):
+    found, _ = find_instances(config_for(folder, doubtful_photo_weight=0.25))
+    assert {one.photo.stem: one.weight for one in found} == {"dog": 1, "park": 0.25, "reference": 1, "sofa": 0.25}
 
 
 def test_a_mask_that_was_corrected_since_is_not_doubted(folder):

@@ -1,0 +1,206 @@
+"""Guards where photos come from: captions, several subjects, data sets, and how much a photo counts."""
+
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from accelerate import PartialState
+from PIL import Image
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files
+from persam_dreambooth.training import dataset_copy
+from persam_dreambooth.training.concepts import read_concepts
+from persam_dreambooth.training.data import DreamBoothDataset, InstancePhoto
+from persam_dreambooth.training.instances import find_instances
+from persam_dreambooth.training.objective import training_loss
+from tests.scene import scene
+from tests.training.runs import train
+from tests.training.small import batch_for, configure, make
+
+PROMPTS = {prompt: {"ids": torch.full((1, 2), n)} for n, prompt in enumerate(["a sks dog", "a dog", "a cat"])}
+
+
+@pytest.fixture(autouse=True)
+def state():
+    PartialState()  # Accelerate's logger asks it which process this is
+
+
+def draw(folder, names, seed=0):
+    """Photos and masks of these names."""
+    for number, name in enumerate(names):
+        pixels, disc = scene(40, 48, seed + number)
+        files.write_picture(Image.fromarray(pixels), folder / "photos" / f"{name}.png")
+        files.write_mask(disc, folder / "masks" / f"{name}.png")
+
+
+def flagged(folder, **data):
+    return configure("model", mask={"instance_mask_dir": str(folder / "masks")}, data=data)
+
+
+def test_a_photo_is_trained_on_as_its_caption_says(tmp_path):
+    draw(tmp_path, ["a", "b", "c"])
+    (tmp_path / "photos" / "a.txt").write_text("a sks dog\n on a Käsebrett \n", encoding="utf-8")
+    (tmp_path / "photos" / "c.txt").write_text(" \n")
+    data = {"instance_data_dir": str(tmp_path / "photos")}
+    found, _ = find_instances(flagged(tmp_path, caption_extension=".txt", **data))
+    assert [one.prompt for one in found] == ["a sks dog on a Käsebrett", "a sks dog", "a sks dog"]
+    assert {one.prompt for one in find_instances(flagged(tmp_path, **data))[0]} == {"a sks dog"}
+    with pytest.raises(UserError, match=r"b\.png has no caption .*b\.txt; .*--instance_prompt"):
+        find_instances(flagged(tmp_path, caption_extension=".txt", instance_prompt=None, **data))
+
+
+def test_each_subject_has_its_own_photos_masks_and_prompts(tmp_path):
+    entries = []
+    for number, (name, kind) in enumerate({"rex": "dog", "mini": "cat"}.items()):
+        draw(tmp_path / name, "ab"[: number + 1], seed=10 * number)
+        shutil.move(tmp_path / name / "photos", tmp_path / name / name)
+        entries.append(
+            {
+                "instance_data_dir": str(tmp_path / name / name),
+                "instance_mask_dir": str(tmp_path / name / "masks"),
+                "instance_prompt": f"a sks {kind}",
+                "class_prompt": f"a {kind}",
+            }
+        )
+    path = tmp_path / "concepts.json"
+    path.write_text(json.dumps(entries))
+    config = configure("model", data={"concepts_list": str(path), "instance_data_dir": None})
+    found = [find_instances(one)[0] for one in read_concepts(config)]
+    assert [[one.prompt for one in its] for its in found] == [["a sks dog"], ["a sks cat"] * 2]
+    assert [one.data.class_prompt for one in read_concepts(config)] == ["a dog", "a cat"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ("[", "cannot be read"),
+        ([], "must be a list of entries"),
+        ({"instance_data_dir": "a"}, "must be a list of entries"),
+        ([{"instance_dir": "a"}], "entry 1 of .* has an unknown key 'instance_dir'; known: instance_data_dir"),
+        ([{"instance_data_dir": 3}], "entry 1 of .*: instance_data_dir cannot be 3"),
+        ([{"instance_data_dir": "a"}, {"instance_prompt": "b"}], "entry 2 of .*: --instance_data_dir is missing"),
+        ([{"instance_data_dir": "a/photos"}, {"instance_data_dir": "b/photos"}], "photo folders of the same name"),
+    ],
+)
+def test_a_wrong_list_of_subjects_is_refused_in_one_line(tmp_path, entries, says):
+    path = tmp_path / "concepts.yaml"
+    path.write_text(entries if isinstance(entries, str) else json.dumps(entries))
+    config = configure("model", data={"concepts_list": str(path), "instance_data_dir": None})
+    with pytest.raises(UserError, match=says) as error:
+        read_concepts(config)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_every_class_image_of_every_subject_has_its_turn(tmp_path):
+    draw(tmp_path, ["a", "b", "c", *(f"{kind}{number}" for kind in "xy" for number in range(4))])
+    photos = tmp_path / "photos"
+    concepts = {"a": 0, "b": 0, "c": 1}
+    instances = [InstancePhoto(photos / f"{name}.png", None, "a sks dog", concept=n) for name, n in concepts.items()]
+    images = [sorted(photos.glob(f"{kind}*.png")) for kind in "xy"]
+    dataset = DreamBoothDataset(instances, flagged(tmp_path, resolution=32).data, PROMPTS, images, ["a dog", "a cat"])
+    used = [(index % 3, dataset._class_image(index)) for index in range(12)]
+    assert {path for place, path in used if place < 2} == set(images[0])
+    assert {path for place, path in used if place == 2} == set(images[1])
+    assert [dataset[index]["class_prompt"]["ids"][0, 0].item() for index in range(3)] == [1, 1, 2]
+
+
+def save_dataset(folder, photos):
+    """A data set in the Hub's own layout, one photo a JPEG, one a PNG, with masks and captions."""
+    rows = {"picture": [str(path) for path in photos], "outline": [], "words": []}
+    for number in range(len(photos)):
+        _, disc = scene(40, 48, number)
+        files.write_mask(disc, folder / "masks" / f"{number}.png")
+        rows["outline"].append(str(folder / "masks" / f"{number}.png"))
+        rows["words"].append(f"photo {number} of a sks dog")
+    features = datasets.Features(
+        {"picture": datasets.Image(), "outline": datasets.Image(), "words": datasets.Value("string")}
+    )
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / "set" / "train.parquet")
+    return folder / "set"
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A saved data set, and the photos that are in it."""
+    folder = tmp_path / "stored"
+    photos = [folder / "originals" / name for name in ("first.jpg", "second.png")]
+    for number, path in enumerate(photos):
+        files.write_picture(Image.fromarray(scene(40, 48, number)[0]), path)
+    return save_dataset(folder, photos), photos
+
+
+COLUMNS = {"image_column": "picture", "mask_column": "outline", "caption_column": "words"}
+
+
+def from_dataset(tmp_path, name, **changes):
+    data = {
+        "instance_data_dir": None,
+        "instance_prompt": None,
+        "dataset_name": str(name),
+        "cache_dir": str(tmp_path / "cache"),
+    }
+    output = {"output_dir": str(tmp_path / "output")}
+    return configure("model", mask={"instance_mask_dir": None}, data=data | COLUMNS | changes, output=output)
+
+
+def test_a_data_set_becomes_a_folder_of_photos_bit_for_bit(stored, tmp_path):
+    name, originals = stored
+    config = from_dataset(tmp_path, name)
+    dataset_copy.copy(config)
+    dataset_copy.copy(config)  # which finds it all there
+    found, left_out = find_instances(read_concepts(config)[0])
+    assert not left_out
+    assert [one.photo.read_bytes() for one in found] == [path.read_bytes() for path in originals]
+    assert [one.prompt for one in found] == ["photo 0 of a sks dog", "photo 1 of a sks dog"]
+    for number, one in enumerate(found):
+        np.testing.assert_array_equal(files.read_mask(one.mask), scene(40, 48, number)[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"image_column": "image"}, "--image_column image is no column of .*; it has picture, outline, words"),
+        ({"image_column": "words"}, "words in row 0 of .* is no picture"),
+        ({"caption_column": "picture"}, "picture in row 0 of .* no words"),
+        ({"dataset_name": "no/such/folder"}, "data set no/such/folder cannot be loaded"),
+    ],
+)
+def test_a_data_set_of_another_kind_is_refused_in_one_line(stored, tmp_path, monkeypatch, changes, says):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=says) as error:
+        dataset_copy.copy(from_dataset(tmp_path, stored[0], **changes))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_another_data_sets_copy_in_the_output_is_refused(stored, tmp_path):
+    dataset_copy.copy(from_dataset(tmp_path, stored[0]))
+    with pytest.raises(UserError, match=r"holds another copy \(caption_column differ\)"):
+        dataset_copy.copy(from_dataset(tmp_path, stored[0], caption_column=None, instance_prompt="a sks dog"))
+
+
+def test_a_run_on_a_data_set_and_one_on_its_photos_are_the_same_run(stored, tmp_path, flags):
+    words = {key: value for key, value in flags.items() if not key.startswith("instance_")}
+    assert train(words, dataset_name=stored[0], cache_dir=tmp_path / "cache", output_dir="one", **COLUMNS) == 0
+    shutil.copytree("one/dataset", "local")
+    local = {"instance_data_dir": "local/photos", "instance_mask_dir": "local/masks", "caption_extension": ".txt"}
+    assert train(words, **local, output_dir="other") == 0
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert (Path("one") / weights).read_bytes() == (Path("other") / weights).read_bytes()
+
+
+def test_a_photos_weight_is_the_factor_of_its_loss(models):
+    config, family = make(models / "stable-diffusion")
+    batch = batch_for(family, class_images=False)
+
+    def loss(first, second):
+        torch.manual_seed(1)
+        _, terms = training_loss(family, batch | {"weight": torch.tensor([first, second])}, config)
+        return terms["instance_loss"].item()
+
+    alone = loss(1.0, 0.0), loss(0.0, 1.0)
+    assert loss(0.25, 1.0) == pytest.approx(0.25 * alone[0] + alone[1], rel=1e-5)

@@ -1,36 +1,19 @@
 """The model card: what a model is, what it learned from, how to use it, what it drew last."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
 from persam_dreambooth.model_folder import CONFIG_NAME
-from persam_dreambooth.photos import drawing, files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME
 from persam_dreambooth.replacing import replacing
 from persam_dreambooth.training.config import TrainingConfig
-from persam_dreambooth.training.data import InstancePhoto
 from persam_dreambooth.training.local_paths import without_folders
+from persam_dreambooth.training.mask_report import MASKS_NAME, MaskCheck
 
 CARD_NAME = "README.md"  # where the hub looks for it
-MASKS_NAME = "masks.png"
-SHEET_LIMIT = 24
-"""The sheet of masks shows at most so many photos."""
-
-
-def save_masks(instances: Sequence[InstancePhoto], output: Path) -> None:
-    """Write `masks.png`: the photos that are trained on, the subject as it is, the rest dimmed."""
-    pictures = []
-    for one in instances[:SHEET_LIMIT]:
-        if one.mask is not None:
-            picture = drawing.overlay(files.read_photo(one.photo), files.read_mask(one.mask))
-            picture.thumbnail((drawing.TILE, drawing.TILE))  # now, so that no album of large photos is in memory
-            pictures.append(picture)
-    if pictures:
-        captions = [one.photo.name for one in instances[: len(pictures)]]
-        files.write_picture(drawing.sheet(pictures, captions), output / MASKS_NAME)
 
 
 @dataclass(frozen=True)
@@ -40,14 +23,14 @@ class Card:
     Attributes:
         config: the run's flags.
         concepts: the same once a subject, with that subject's prompts; at least one.
-        coverage: photo -> share of it that its mask covers, in (0, 1]; empty without masks.
+        masks: what was found out about them; empty without masks.
         pictures: the newest validation pictures, inside the output folder.
         family: of the base model, such as `StableDiffusion`.
     """
 
     config: TrainingConfig
     concepts: Sequence[TrainingConfig]
-    coverage: Mapping[Path, float]
+    masks: Sequence[MaskCheck]
     pictures: Sequence[Path]
     family: str
 
@@ -70,7 +53,7 @@ class Card:
             f"## Use\n\n```python\n{self._usage(public)}\n```",
             self._subject(),
         ]
-        if self.coverage and (not public or self.config.output.push_masks_to_hub):
+        if self.masks and (not public or self.config.output.push_masks_to_hub):
             sections.append(f"## Masks\n\n![the photos under their masks]({MASKS_NAME})")
         if self.pictures:
             gallery = "\n".join(f"![{one.stem}]({one.relative_to(output).as_posix()})" for one in self.pictures)
@@ -136,8 +119,8 @@ class Card:
                 rows.append(("class prompt", f"*{data.class_prompt}*"))
             if data.with_prior_preservation:
                 rows.append(("class images", f"{data.num_class_images}, weight {data.prior_loss_weight:g}"))
-        if self.coverage:
-            low, high = min(self.coverage.values()), max(self.coverage.values())
-            rows.append(("photos", f"{len(self.coverage)}; the subject covers {low:.0%} to {high:.0%} of them"))
+        if self.masks:
+            low, high = (extreme(one.coverage for one in self.masks) for extreme in (min, max))
+            rows.append(("photos", f"{len(self.masks)}; the subject covers {low:.0%} to {high:.0%} of them"))
         lines = "\n".join(f"| {name} | {value.replace('|', '&#124;')} |" for name, value in rows)
         return f"## Subject and prompts\n\n| | |\n| --- | --- |\n{lines}"

@@ -137,7 +137,13 @@ class DataConfig:
             "choices": ["bilinear", "bicubic", "lanczos"],
         },
     )
-    center_crop: bool = _flag(False, "crop the centre instead of a random place")
+    center_crop: bool = _flag(
+        False, "crop the centre instead of a random place; either is moved where it would lose a part of the subject"
+    )
+    aspect_ratio_buckets: str | None = _flag(
+        None,
+        'crop photos to the nearest of several shapes instead of a square: auto, or "height,width;height,width"',
+    )
     random_flip: bool = _flag(False, "mirror half of the photos, together with their masks")
     train_batch_size: int = _flag(4, "photos a step and process")
     dataloader_num_workers: int = _flag(0, "processes that read photos; 0 reads them in the training process")

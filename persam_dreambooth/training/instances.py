@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from accelerate.logging import get_logger
-from torchvision.transforms import v2
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
@@ -14,9 +13,10 @@ from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read
 from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, segment_folder
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.training import concepts
+from persam_dreambooth.training.buckets import nearest_bucket
 from persam_dreambooth.training.config import TrainingConfig
-from persam_dreambooth.training.data import InstancePhoto, read_mask_tensor
-from persam_dreambooth.training.losses import latent_mask
+from persam_dreambooth.training.crops import Size
+from persam_dreambooth.training.data import InstancePhoto
 
 SEGMENTATION_FOLDER = "segmentation"
 logger = get_logger(__name__)
@@ -41,8 +41,12 @@ def segment_first(config: TrainingConfig, device: torch.device) -> None:
     )
 
 
-def find_instances(config: TrainingConfig) -> tuple[list[InstancePhoto], dict[Path, str]]:
+def find_instances(config: TrainingConfig, sizes: Sequence[Size] = ()) -> tuple[list[InstancePhoto], dict[Path, str]]:
     """The photos to train on and their masks.
+
+    Args:
+        config: one subject's.
+        sizes: of crops, the nearest of which each photo gets; none of them for the square of `--resolution`.
 
     Returns:
         The photos with their masks, sorted by name; and the photos that cannot be decoded, or in
@@ -54,23 +58,28 @@ def find_instances(config: TrainingConfig) -> tuple[list[InstancePhoto], dict[Pa
             than their photo, or the photos themselves.
     """
     besides = (Path(config.mask.reference_mask),) if config.mask.reference_mask else ()
-    sizes, left_out = _readable(files.find_photos(Path(str(config.data.instance_data_dir)), besides))
-    prompts = {photo: _prompt(photo, config) for photo in sizes}
+    shapes, left_out = _readable(files.find_photos(Path(str(config.data.instance_data_dir)), besides))
+    plain = {
+        photo: InstancePhoto(
+            photo, None, _prompt(photo, config), size=nearest_bucket((height, width), sizes) if sizes else None
+        )
+        for photo, (width, height) in shapes.items()
+    }
     if not config.mask.masked_loss:
-        return [InstancePhoto(photo, None, prompt) for photo, prompt in prompts.items()], left_out
+        return list(plain.values()), left_out
     folder = mask_folder(config)
     candidates = files.list_photos(folder)
-    if {path.resolve() for path in candidates} & {photo.resolve() for photo in sizes}:
+    if {path.resolve() for path in candidates} & {photo.resolve() for photo in shapes}:
         raise UserError(f"the masks in {folder} are the photos themselves; give the folder that holds the masks")
     files.refuse_clashing_stems(candidates)
     masks = {path.stem: path for path in candidates}
-    missing = [photo.name for photo in sizes if photo.stem not in masks]
+    missing = [photo.name for photo in shapes if photo.stem not in masks]
     if missing:
         raise UserError(
             f"no mask in {folder} for {', '.join(missing)}; a mask has its photo's name, such as "
             f"{Path(missing[0]).stem}.png: make it with `persam-dreambooth segment`, or take the photo out"
         )
-    for photo, (width, height) in sizes.items():
+    for photo, (width, height) in shapes.items():
         mask_height, mask_width = files.read_mask(masks[photo.stem]).shape
         if (mask_width, mask_height) != (width, height):
             raise UserError(
@@ -79,13 +88,13 @@ def find_instances(config: TrainingConfig) -> tuple[list[InstancePhoto], dict[Pa
             )
     known, weight = _segmented(config), config.mask.doubtful_photo_weight
     instances, doubted = [], dict[Path, str]()
-    for photo in sizes:
+    for photo in shapes:
         mask = masks[photo.stem]
         entry = known.get((files.digest(photo), files.digest(mask)))
         if entry is None or not entry.doubted:
-            instances.append(InstancePhoto(photo, mask, prompts[photo]))
+            instances.append(replace(plain[photo], mask=mask))
         elif weight > 0:
-            instances.append(InstancePhoto(photo, mask, prompts[photo], weight))
+            instances.append(replace(plain[photo], mask=mask, weight=weight))
         else:
             doubted[photo] = f"the subject in {photo.name}: {entry.presence}, {entry.reason}"
     if not instances:
@@ -139,40 +148,6 @@ def mask_folder(config: TrainingConfig) -> Path:
 def _segmentation(config: TrainingConfig) -> Path:
     """Where the masks go that are made by a reference; of several subjects each has a folder there."""
     return Path(config.output.output_dir) / SEGMENTATION_FOLDER / concepts.folder_name(config)
-
-
-def check_latent_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell: int) -> dict[Path, float]:
-    """How much of each photo, at the training resolution and on the latent grid, its mask covers.
-
-    Args:
-        instances: photos and masks.
-        config: resolution, crop, and how masks become latent masks.
-        cell: side of a latent cell in pixels.
-
-    Returns:
-        Photo -> mean of the latent mask over the whole resized photo (the crop's with
-        `--center_crop`), in (0, 1].
-
-    Raises:
-        UserError: photos whose latent mask is empty, by name; they would train nothing.
-    """
-    size = config.data.resolution
-    resize = v2.Compose([v2.Resize(size), *([v2.CenterCrop(size)] if config.data.center_crop else [])])
-    coverage = {}
-    for instance in instances:
-        if instance.mask is None:
-            continue
-        mask = resize(read_mask_tensor(instance.mask)).as_subclass(torch.Tensor)[None].float()
-        grid = (max(1, mask.shape[-2] // cell), max(1, mask.shape[-1] // cell))
-        small = latent_mask(mask, grid, config.mask.mask_downsample, config.mask.mask_dilation)
-        coverage[instance.photo] = small.mean().item()
-    empty = [photo.name for photo, share in coverage.items() if share == 0]
-    if empty:
-        raise UserError(
-            f"the mask of {', '.join(empty)} is empty on the latent grid ({size} pixels, cells of {cell}); correct "
-            "it or take the photo out; a thin subject is kept by --mask_downsample max or a larger --mask_dilation"
-        )
-    return coverage
 
 
 def describe(

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 
+from persam_dreambooth.training.buckets import BucketBatchSampler
 from persam_dreambooth.training.checkpoints import Progress
 from persam_dreambooth.training.data import Conditioning, DreamBoothDataset, collate
 from persam_dreambooth.training.families import Family
@@ -24,13 +25,16 @@ def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
         prompts = {text: _embedded(family, tokens) for text, tokens in prompts.items()}
         family.drop_text_encoder()
     dataset = DreamBoothDataset(run.instances, config.data, prompts, run.class_images, class_prompts)
+    batches: dict[str, Any] = {"batch_size": config.data.train_batch_size, "shuffle": True}
+    if config.data.aspect_ratio_buckets:
+        order, buckets = RandomSampler(dataset), [one.size for one in run.instances]
+        batches = {"batch_sampler": BucketBatchSampler(order, config.data.train_batch_size, buckets)}
     return DataLoader(
         dataset,
-        batch_size=config.data.train_batch_size,
-        shuffle=True,
         collate_fn=collate,
         num_workers=config.data.dataloader_num_workers,
         worker_init_fn=ignore_in_worker,
+        **batches,
     )
 
 

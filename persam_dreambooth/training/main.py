@@ -6,8 +6,8 @@ import torch
 from accelerate.utils import set_seed
 
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, write_manifest
-from persam_dreambooth.training import checkpoints, memory, optimization, result, tracking
-from persam_dreambooth.training.card import Card, save_masks
+from persam_dreambooth.training import checkpoints, mask_report, memory, optimization, result, tracking
+from persam_dreambooth.training.card import Card
 from persam_dreambooth.training.class_images import PRECISIONS
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import load_family
@@ -45,10 +45,9 @@ def main(run: Setup) -> None:
         checkpoints.clear_leftovers(output)
         config.save(output)
         write_manifest(output / MANIFEST_NAME, run.manifest)
-        save_masks(run.instances, output)
-    if run.coverage:
-        low, high = min(run.coverage.values()), max(run.coverage.values())
-        accelerator.print(f"masks are on: the subject covers {low:.0%} to {high:.0%} of {len(run.coverage)} photos")
+        mask_report.save_sheet(run.masks, output)
+        if run.masks:
+            print(f"{mask_report.summary(run.masks)}\nlook at them: {output / mask_report.MASKS_NAME}")
     family.place(accelerator.device, PRECISIONS.get(accelerator.mixed_precision, torch.float32))
     loader = build_loader(run, family)
     parameters = [one for part in family.trained().values() for one in part.parameters() if one.requires_grad]
@@ -79,7 +78,7 @@ def _save_result(training: Training, progress: checkpoints.Progress, run: Setup)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         pictures = validate(family, config, accelerator, progress.step)
-        card = Card(config, run.concepts, run.coverage, pictures, type(family).__name__)
+        card = Card(config, run.concepts, run.masks, pictures, type(family).__name__)
         model = result.save_model(family, config)
         card.save(Path(config.output.output_dir))
         if run.repository is not None:

@@ -9,10 +9,12 @@ from accelerate.utils import ProjectConfiguration
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos.manifest import ManifestEntry
 from persam_dreambooth.training import concepts, dataset_copy, instances, optimization, result, resuming, tracking
+from persam_dreambooth.training.buckets import bucket_sizes
 from persam_dreambooth.training.class_images import ensure_class_images
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import InstancePhoto
 from persam_dreambooth.training.families import check_base_model
+from persam_dreambooth.training.mask_report import MaskCheck, check_masks
 
 
 @dataclass
@@ -24,7 +26,7 @@ class Setup:
     concepts: list[TrainingConfig]
     instances: list[InstancePhoto]
     manifest: list[ManifestEntry]
-    coverage: dict[Path, float]
+    masks: list[MaskCheck]
     class_images: list[list[Path]]
     repository: str | None
     resume_from: Path | None
@@ -44,6 +46,7 @@ def setup(config: TrainingConfig) -> Setup:
             f"--resolution {config.data.resolution} is no multiple of {unit}, the pixels of one latent cell or patch; "
             f"take {nearest}"
         )
+    sizes = bucket_sizes(config.data, unit)
     optimization.check(config.optimization)
     accelerator = Accelerator(
         gradient_accumulation_steps=config.optimization.gradient_accumulation_steps,
@@ -65,10 +68,10 @@ def setup(config: TrainingConfig) -> Setup:
                 instances.segment_first(subject, accelerator.device)
     found, manifest = list[InstancePhoto](), list[ManifestEntry]()
     for number, subject in enumerate(subjects):
-        its, left_out = instances.find_instances(subject)
+        its, left_out = instances.find_instances(subject, sizes)
         found += [replace(one, concept=number) for one in its]
         manifest += instances.describe(its, left_out, subject)
-    coverage = instances.check_latent_masks(found, config, cell)
+    masks = check_masks(found, config, cell)
     repository = result.claim_repository(config) if accelerator.is_main_process else None
     class_images = [ensure_class_images(subject, accelerator) for subject in subjects]
-    return Setup(config, accelerator, subjects, found, manifest, coverage, class_images, repository, resume_from)
+    return Setup(config, accelerator, subjects, found, manifest, masks, class_images, repository, resume_from)

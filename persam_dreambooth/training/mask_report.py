@@ -1,0 +1,127 @@
+"""What the masks will do, told before the first step: how much they cover, and how much of the subject crops keep."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import drawing, files
+from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.crops import cover, cut_mask, draw_crop
+from persam_dreambooth.training.data import InstancePhoto, read_mask_tensor
+from persam_dreambooth.training.losses import latent_mask
+
+MASKS_NAME = "masks.png"
+SHEET_LIMIT = 24
+"""The sheet of masks shows at most so many photos."""
+CROPS = 16
+"""How many random crops are tried of each photo."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaskCheck:
+    """One photo's mask, as training will use it.
+
+    Attributes:
+        photo, mask: the files.
+        latent: (h, w) float32 in [0, 1], the latent mask of the resized photo (of its crop with `--center_crop`).
+        kept: the least share of the subject, in (0, 1], that any of 16 crops kept.
+        inverted: whether it looks as if the background were drawn in it.
+    """
+
+    photo: Path
+    mask: Path
+    latent: Tensor
+    kept: float
+    inverted: bool
+
+    @property
+    def coverage(self) -> float:
+        """How much of the photo it covers, in [0, 1]."""
+        return self.latent.mean().item()
+
+
+def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell: int) -> list[MaskCheck]:
+    """Look at every mask, at the training resolution and on the latent grid.
+
+    Args:
+        instances: photos and masks; those without a mask are passed over.
+        config: resolution, crop, and how masks become latent masks.
+        cell: side of a latent cell in pixels.
+
+    Raises:
+        UserError: photos whose latent mask is empty, by name; they would train nothing.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        checks = [_check(one, one.mask, config, cell) for one in instances if one.mask is not None]
+    empty = [one.photo.name for one in checks if one.coverage == 0]
+    if empty:
+        size = config.data.resolution
+        raise UserError(
+            f"the mask of {', '.join(empty)} is empty on the latent grid ({size} pixels, cells of {cell}); correct "
+            "it or take the photo out; a thin subject is kept by --mask_downsample max or a larger --mask_dilation"
+        )
+    return checks
+
+
+def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: int) -> MaskCheck:
+    mask = read_mask_tensor(path)
+    shape, size = (mask.shape[0], mask.shape[1]), instance.size or (config.data.resolution,) * 2
+    resized = F.resize(mask[None], list(cover(shape, size)), F.InterpolationMode.NEAREST)[0]
+    crops = [draw_crop(shape, size, config.data, mask) for _ in range(1 if config.data.center_crop else CROPS)]
+    whole = cut_mask(mask, crops[0]) if config.data.center_crop else resized[None].float()
+    grid = (max(1, whole.shape[-2] // cell), max(1, whole.shape[-1] // cell))
+    latent = latent_mask(whole[None], grid, config.mask.mask_downsample, config.mask.mask_dilation)[0, 0]
+    kept = min(cut_mask(mask, crop).sum().item() for crop in crops) / max(1, resized.sum().item())
+    return MaskCheck(instance.photo, path, latent, kept, _looks_inverted(mask))
+
+
+def _looks_inverted(mask: Tensor) -> bool:
+    """Whether a mask, (H, W) of 0 and 1, covers most of the photo and of its border, but less of its middle."""
+    border = torch.cat([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).float().mean()
+    (top, left), (height, width) = (side // 3 for side in mask.shape), mask.shape
+    middle = mask[top : height - top, left : width - left].float().mean()
+    return bool(mask.float().mean() > 0.5 and border > 0.9 and middle < border)
+
+
+def summary(checks: Sequence[MaskCheck]) -> str:
+    """The masks in a few lines for the screen; empty without masks."""
+    if not checks:
+        return ""
+    low, high = (extreme(one.coverage for one in checks) for extreme in (min, max))
+    lines = [f"masks are on: the subject covers {low:.0%} to {high:.0%} of {len(checks)} photos"]
+    cut = [f"{one.photo.name} ({one.kept:.0%})" for one in checks if round(one.kept, 2) < 1]
+    if cut:
+        lines.append(f"some crops are smaller than the subject and keep only a part of it: {', '.join(cut)}")
+    inverted = [one.photo.name for one in checks if one.inverted]
+    if inverted:
+        lines.append(
+            f"warning: the masks of {', '.join(inverted)} cover the border and less of the middle; white is learned"
+        )
+    return "\n".join(lines)
+
+
+def save_sheet(checks: Sequence[MaskCheck], output: Path) -> None:
+    """Write `masks.png`: of every photo the subject under its mask, and beside it what each latent cell weighs."""
+    pictures = [_picture(one) for one in checks[:SHEET_LIMIT]]
+    if pictures:
+        captions = [f"{one.photo.name}  covers {one.coverage:.0%}, crops keep {one.kept:.0%}" for one in checks]
+        sheet = drawing.sheet(
+            pictures, captions[: len(pictures)], columns=min(3, len(pictures)), tile=2 * drawing.TILE
+        )
+        files.write_picture(sheet, output / MASKS_NAME)
+
+
+def _picture(check: MaskCheck) -> Image.Image:
+    photo = files.read_photo(check.photo)
+    overlay = drawing.overlay(photo, files.read_mask(check.mask))
+    overlay.thumbnail((drawing.TILE, drawing.TILE))  # now, so that no album of large photos is in memory
+    cells = Image.fromarray((check.latent.numpy() * 255).round().astype(np.uint8)).convert("RGB")
+    return drawing.joined([overlay, cells.resize(overlay.size, Image.Resampling.NEAREST)], across=True)

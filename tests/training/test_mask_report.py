@@ -1,0 +1,64 @@
+"""Guards what is told of the masks before the first step: coverage, what crops lose, polarity, nothing empty."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files
+from persam_dreambooth.training.data import InstancePhoto
+from persam_dreambooth.training.mask_report import MASKS_NAME, check_masks, save_sheet, summary
+from tests.training.small import configure
+
+
+def instance(folder, name, rows, columns, shape=(64, 96)):
+    """A grey photo whose subject is a box."""
+    mask = np.zeros(shape, dtype=bool)
+    mask[slice(*rows), slice(*columns)] = True
+    files.write_picture(Image.new("RGB", shape[::-1], "grey"), folder / f"{name}.png")
+    files.write_mask(mask, folder / "masks" / f"{name}.png")
+    return InstancePhoto(folder / f"{name}.png", folder / "masks" / f"{name}.png")
+
+
+def check(instances, **data):
+    return check_masks(instances, configure("model", data={"resolution": 32} | data), 8)
+
+
+def test_coverage_and_what_crops_keep_are_measured(tmp_path):
+    small = instance(tmp_path, "small", (16, 32), (0, 24))
+    wide = instance(tmp_path, "wide", (0, 64), (0, 96))
+    checks = check([small, wide, InstancePhoto(small.photo, None)])
+    assert [one.coverage for one in checks] == pytest.approx([16 * 24 / (64 * 96), 1.0])
+    assert [one.kept for one in checks] == pytest.approx([1.0, 32 / 48])
+    assert [tuple(one.latent.shape) for one in checks] == [(4, 6), (4, 6)]
+    said = summary(checks)
+    assert "covers 6% to 100% of 2 photos" in said and "wide.png (67%)" in said and "small.png (" not in said
+    (centre,) = check([small], center_crop=True)
+    assert centre.latent.shape == (4, 4) and centre.kept == 1.0  # the crop has moved to the left border
+
+
+def test_a_mask_of_the_background_is_noticed(tmp_path):
+    mask = np.ones((64, 96), dtype=bool)
+    mask[20:44, 30:66] = False
+    inverted = instance(tmp_path, "inverted", (0, 0), (0, 0))
+    files.write_mask(mask, inverted.mask)
+    whole = instance(tmp_path, "whole", (0, 64), (0, 96))
+    checks = check([inverted, whole])
+    assert [one.inverted for one in checks] == [True, False]
+    assert "inverted.png" in summary(checks).splitlines()[-1]
+
+
+def test_an_empty_mask_is_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match=r"the mask of b\.png is empty on the latent grid") as error:
+        check([instance(tmp_path, "a", (0, 9), (0, 9)), instance(tmp_path, "b", (0, 0), (0, 0))])
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_sheet_shows_photo_and_latent_mask_side_by_side(tmp_path):
+    save_sheet(check([instance(tmp_path, "a", (0, 32), (0, 96))]), tmp_path)
+    sheet = np.asarray(files.read_picture(tmp_path / MASKS_NAME))
+    tile = sheet[:, sheet.shape[1] // 2 + 20 : -40]  # the right half: white above, black below
+    column = tile[:, tile.shape[1] // 2]
+    assert (column == 255).all(axis=1).any() and (column == 0).all(axis=1).any()
+    save_sheet([], tmp_path / "none")
+    assert not (tmp_path / "none").exists()

@@ -1,14 +1,17 @@
 """The runs whose losses are compared with diffusers' scripts: the same folder, the same flags for both."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from diffusers import DiffusionPipeline
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from random_models import random_stable_diffusion
+from random_models import random_flux, random_lumina2, random_sd3, random_sdxl, random_stable_diffusion
 from tests.parity.recorded_sam import DATA
 
 PHOTOS = DATA / "synthetic" / "photos"
@@ -31,57 +34,107 @@ class Case:
     Attributes:
         script: diffusers' script.
         flags: what both scripts are given beyond `COMMON`.
-        prediction_type: of the base model.
+        model: draws the base model.
+        theirs: what only diffusers' script is given.
+        ours: what only ours is given.
+        alike: class images have the photos' sizes, since diffusers' SDXL script tells the UNet of those.
     """
 
     script: str
     flags: tuple[str, ...] = ()
-    prediction_type: str = "epsilon"
+    model: Callable[[], DiffusionPipeline] = random_stable_diffusion
+    theirs: tuple[str, ...] = ()
+    ours: tuple[str, ...] = ()
+    alike: bool = False
 
     @property
     def all_flags(self) -> list[str]:
-        """Every flag, relative to the folder that `prepare` filled."""
+        """Every flag of both scripts, relative to the folder that `prepare` filled."""
         return [*COMMON, *self.flags]
 
 
 FULL, LORA = "train_dreambooth.py", "train_dreambooth_lora.py"
+SDXL, SD3, SD3_FULL = "train_dreambooth_lora_sdxl.py", "train_dreambooth_lora_sd3.py", "train_dreambooth_sd3.py"
+FLUX, FLUX_FULL = "train_dreambooth_lora_flux.py", "train_dreambooth_flux.py"
+LUMINA2 = "train_dreambooth_lora_lumina2.py"
 COMMON = (
     *("--pretrained_model_name_or_path", "model", "--instance_data_dir", "photos", "--output_dir", "output"),
     *("--instance_prompt", "a sks dog", "--resolution", "64", "--train_batch_size", "2", "--seed", "1"),
     *("--max_train_steps", str(STEPS), "--learning_rate", "1e-4", "--lr_warmup_steps", "4"),
     *("--lr_scheduler", "constant_with_warmup"),
 )
+# The scripts of the newer families draw all crops beforehand, and have another default for the decay.
+NEWER = ("--center_crop", "--resolution", "32", "--learning_rate", "1e-3", "--adam_weight_decay", "1e-4")
+# Some of them give the transformer one prompt whatever the batch.
+SINGLE = (*NEWER, "--train_batch_size", "1")
+# With it they train text encoders at a rate and a decay of their own.
+SAME = ("--adam_weight_decay_text_encoder", "1e-4", "--text_encoder_lr", "1e-3")
+BILINEAR = ("--image_interpolation_mode", "bilinear")
 CASES = {
     "full": Case(FULL),
     "full_prior": Case(FULL, tuple(PRIOR)),
     "full_text_encoder": Case(FULL, ("--train_text_encoder", "--center_crop")),
-    "full_v_prediction": Case(FULL, ("--offset_noise", "--gradient_checkpointing"), "v_prediction"),
+    "full_v_prediction": Case(
+        FULL,
+        ("--offset_noise", "--gradient_checkpointing"),
+        partial(random_stable_diffusion, prediction_type="v_prediction"),
+    ),
     "full_min_snr": Case(FULL, ("--snr_gamma", "5.0", "--pre_compute_text_embeddings")),
     "lora": Case(LORA, ("--rank", "4")),
     "lora_prior": Case(LORA, ("--rank", "8", "--lora_dropout", "0.1", *PRIOR)),
     "lora_text_encoder": Case(LORA, ("--rank", "4", "--train_text_encoder")),
+    "sdxl_lora": Case(SDXL, (*NEWER, "--rank", "4"), random_sdxl),
+    "sdxl_lora_prior": Case(SDXL, (*SINGLE, "--rank", "4", *PRIOR), random_sdxl, alike=True),
+    "sdxl_lora_text_encoders": Case(
+        SDXL, (*NEWER, "--rank", "4", "--train_text_encoder", "--snr_gamma", "5.0"), random_sdxl, SAME
+    ),
+    "sd3_lora": Case(SD3, (*SINGLE, "--rank", "4"), random_sd3, ours=BILINEAR),
+    "sd3_lora_prior": Case(
+        SD3, (*SINGLE, "--rank", "4", "--weighting_scheme", "cosmap", *PRIOR), random_sd3, ours=BILINEAR
+    ),
+    "sd3_lora_text_encoders": Case(
+        SD3,
+        (*SINGLE, "--rank", "4", "--train_text_encoder", "--weighting_scheme", "sigma_sqrt"),
+        random_sd3,
+        SAME,
+        BILINEAR,
+    ),
+    "sd3_full": Case(SD3_FULL, (*SINGLE, "--weighting_scheme", "mode", "--precondition_outputs", "0"), random_sd3),
+    "flux_lora": Case(FLUX, (*NEWER, "--rank", "4"), random_flux, ours=BILINEAR),
+    "flux_lora_prior": Case(
+        FLUX,
+        (*NEWER, "--rank", "4", "--weighting_scheme", "cosmap", *PRIOR),
+        partial(random_flux, guidance=False),
+        ours=BILINEAR,
+    ),
+    # The gradient's norm is no matter, as Flux's script counts those of the frozen embeddings too.
+    "flux_lora_text_encoder": Case(
+        FLUX, (*SINGLE, "--rank", "4", "--train_text_encoder", "--max_grad_norm", "1e6"), random_flux, SAME, BILINEAR
+    ),
+    "flux_full": Case(FLUX_FULL, (*SINGLE, "--max_sequence_length", "77", "--weighting_scheme", "logit_normal"), random_flux, ours=("--image_interpolation_mode", "lanczos")),
+    "lumina2_lora": Case(LUMINA2, (*NEWER, "--rank", "4", "--weighting_scheme", "cosmap"), random_lumina2),
 }
 
 
 def prepare(folder: Path, case: Case) -> None:
     """Fill a folder with the base model, photos (one of them not square), their all-white masks and class images."""
-    random_stable_diffusion(seed=0, prediction_type=case.prediction_type).save_pretrained(folder / "model")
+    case.model().save_pretrained(folder / "model")
     for name in ("photos", "masks", "class"):
         (folder / name).mkdir()
     for photo in sorted(PHOTOS.glob("*.jpg")):
         shutil.copy(photo, folder / "photos")
         Image.new("L", Image.open(photo).size, 255).save(folder / "masks" / f"{photo.stem}.png")
     pixels = np.random.default_rng(0)
+    sizes = [Image.open(photo).size for photo in sorted(PHOTOS.glob("*.jpg"))]
     for number in range(4):
         image = Image.fromarray(pixels.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        image.resize((80, 96), Image.Resampling.BICUBIC).save(folder / "class" / f"{number}.png")
+        size = sizes[number % len(sizes)] if case.alike else (80, 96)
+        image.resize(size, Image.Resampling.BICUBIC).save(folder / "class" / f"{number}.png")
 
 
 def logged_losses(output: Path) -> list[float]:
     """The loss of every step, as the run's tensorboard log has it."""
-    log = next(
-        output / "logs" / name for name in ("dreambooth", "dreambooth-lora") if (output / "logs" / name).exists()
-    )
+    log = next(path for path in (output / "logs").iterdir() if path.is_dir())
     events = EventAccumulator(str(log), size_guidance={"scalars": 0})
     events.Reload()
     return [event.value for event in events.Scalars("loss")]

@@ -2,7 +2,7 @@
 
     python -m tests.parity.record_diffusers path/to/diffusers/examples/dreambooth
 
-runs every case of `diffusers_cases.py` in diffusers' script and writes
+runs every case of `diffusers_cases.py`, or those named after the path, in diffusers' script and writes
 `tests/parity/data/diffusers_losses.json`. Needs the `dev` extra and a diffusers checkout.
 """
 
@@ -18,8 +18,8 @@ from pathlib import Path
 RECORD = Path(__file__).parent / "data" / "diffusers_losses.json"
 
 
-def record(scripts: Path) -> None:
-    """Run all cases, each in a process of its own, and write the recording."""
+def record(scripts: Path, names: list[str]) -> None:
+    """Run these cases, or all, each in a process of its own, and write the recording; the others' stay."""
     import accelerate
     import diffusers
     import peft
@@ -28,12 +28,12 @@ def record(scripts: Path) -> None:
 
     from tests.parity.diffusers_cases import CASES, logged_losses, prepare
 
-    losses = {}
-    for name, case in CASES.items():
+    losses = json.loads(RECORD.read_text())["losses"] if names else {}
+    for name, case in [(name, CASES[name]) for name in names or CASES]:
         with tempfile.TemporaryDirectory() as folder:
             prepare(Path(folder), case)
             command = [sys.executable, str(Path(__file__).resolve()), "--one", str(scripts.resolve() / case.script)]
-            subprocess.run([*command, *case.all_flags], cwd=folder, check=True)
+            subprocess.run([*command, *case.all_flags, *case.theirs], cwd=folder, check=True)
             losses[name] = logged_losses(Path(folder) / "output")
             print(name, losses[name][:3])
     versions = {module.__name__: module.__version__ for module in (torch, diffusers, transformers, accelerate, peft)}
@@ -55,4 +55,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--one":
         run_one(sys.argv[2], sys.argv[3:])
     else:
-        record(Path(sys.argv[1]))
+        record(Path(sys.argv[1]), sys.argv[2:])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from persam_dreambooth.cli import main
-from tests.parity.diffusers_cases import CASES, LORA, logged_losses, prepare
+from tests.parity.diffusers_cases import CASES, logged_losses, prepare
 from tests.parity.record_diffusers import RECORD
 
 
@@ -18,7 +18,7 @@ def test_losses_equal_those_of_the_script(name, tmp_path, monkeypatch):
     case = CASES[name]
     prepare(tmp_path, case)
     monkeypatch.chdir(tmp_path)
-    ours = ["--instance_mask_dir", "masks", *(["--use_lora"] if case.script == LORA else [])]
+    ours = ["--instance_mask_dir", "masks", *case.ours, *(["--use_lora"] if "lora" in case.script else [])]
     assert main(["train", *case.all_flags, *ours]) == 0
     recorded = json.loads(RECORD.read_text())["losses"][name]
     np.testing.assert_allclose(logged_losses(tmp_path / "output"), recorded, atol=1e-5, rtol=0)

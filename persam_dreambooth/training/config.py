@@ -219,6 +219,11 @@ class OptimizationConfig:
     )
     allow_tf32: bool = _flag(False, "TF32 matrix products on Ampere GPUs and later")
     seed: int | None = _flag(None, "makes a run repeatable")
+    seed_each_batch: bool = _flag(
+        False,
+        "draw the order of photos, crops, noise and timesteps from --seed and the batch's number: the same "
+        "training on any number of processes, as long as processes x accumulation and the batch size stay",
+    )
 
     def __post_init__(self) -> None:
         counts = ("num_train_epochs", "max_train_steps", "gradient_accumulation_steps", "lr_num_cycles")
@@ -228,6 +233,8 @@ class OptimizationConfig:
         almost_one = 1 - 1e-9
         _refuse_outside(self, adam_beta1=(0, almost_one), adam_beta2=(0, almost_one))
         _refuse_outside(self, snr_gamma=(1e-6, math.inf), seed=(0, 2**32 - 1))
+        if self.seed_each_batch and self.seed is None:
+            raise UserError("--seed_each_batch needs --seed, any number")
 
 
 @dataclass

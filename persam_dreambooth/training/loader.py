@@ -11,6 +11,7 @@ from persam_dreambooth.training.data import Conditioning, DreamBoothDataset, col
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.setup import Setup
 from persam_dreambooth.training.signals import ignore_in_worker
+from persam_dreambooth.training.stream import PhotoStream, SeededDataset
 
 
 def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
@@ -24,14 +25,22 @@ def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
         class_prompt = class_prompt and _embedded(family, class_prompt)
         family.drop_text_encoder()
     dataset = DreamBoothDataset(run.instances, config.data, prompt, run.class_images, class_prompt)
-    return DataLoader(
-        dataset,
-        batch_size=config.data.train_batch_size,
-        shuffle=True,
-        collate_fn=collate,
-        num_workers=config.data.dataloader_num_workers,
-        worker_init_fn=ignore_in_worker,
-    )
+    settings: dict[str, Any] = {
+        "batch_size": config.data.train_batch_size,
+        "collate_fn": collate,
+        "num_workers": config.data.dataloader_num_workers,
+        "worker_init_fn": ignore_in_worker,
+    }
+    if config.optimization.seed is None or not config.optimization.seed_each_batch:
+        return DataLoader(dataset, shuffle=True, **settings)
+    share = run.accelerator.process_index, run.accelerator.num_processes
+    stream = PhotoStream(len(dataset), config.data.train_batch_size, config.optimization.seed, *share)
+    return DataLoader(SeededDataset(dataset), sampler=stream, **settings)
+
+
+def stream_of(loader: DataLoader[dict[str, Any]]) -> PhotoStream | None:
+    """With `--seed_each_batch` the loader's sampler, as `build_loader` made it."""
+    return loader.sampler if isinstance(loader.sampler, PhotoStream) else None
 
 
 def _embedded(family: Family, tokens: Conditioning) -> Conditioning:
@@ -39,14 +48,18 @@ def _embedded(family: Family, tokens: Conditioning) -> Conditioning:
         return {name: value.cpu() for name, value in family.encode_prompt(tokens).items()}
 
 
-def remaining_batches(loader: Any, progress: Progress) -> Iterator[dict[str, Any]]:
-    """The batches of the current epoch that have not been taken yet.
+def remaining_batches(loader: Any, progress: Progress, stream: PhotoStream | None = None) -> Iterator[dict[str, Any]]:
+    """The batches of the current epoch that have not been taken yet; of a stream, all that are left.
 
     The order of photos follows from a generator's state when an epoch begins: torch's own, or with
     several processes the one that Accelerate keeps in step. A resumed epoch is read again from there,
     so that workers draw what they drew; Accelerate reads one batch ahead of the training, so the
     batch that waits is read with the state that torch had then, and training goes on with its own.
     """
+    if stream is not None:
+        stream.skip(progress.batches)
+        yield from loader
+        return
     order = getattr(loader, "synchronized_generator", None) or torch.default_generator
     batches = iter(loader)
     if progress.batches == 0:

@@ -19,6 +19,7 @@ from persam_dreambooth.training.gathered import Gathered
 from persam_dreambooth.training.loader import remaining_batches
 from persam_dreambooth.training.objective import training_loss
 from persam_dreambooth.training.signals import StopSignal
+from persam_dreambooth.training.stream import PhotoStream
 from persam_dreambooth.training.validation import validate
 
 
@@ -34,6 +35,7 @@ class Training:
     scheduler: Any
     parameters: list[nn.Parameter]
     steps: int
+    stream: PhotoStream | None
 
 
 def fit(run: Training, progress: Progress, stop: StopSignal) -> None:
@@ -55,7 +57,9 @@ def fit(run: Training, progress: Progress, stop: StopSignal) -> None:
     )
     gathered = Gathered()
     while progress.step < run.steps:
-        for batch in remaining_batches(run.loader, progress):
+        for batch in remaining_batches(run.loader, progress, run.stream):
+            if run.stream is not None:
+                run.stream.seed_batch(progress.batches)
             progress.batches += 1
             taken = _learn(run, batch, gathered, progress, stop)
             if taken is None:

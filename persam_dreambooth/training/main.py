@@ -10,7 +10,7 @@ from persam_dreambooth.training import checkpoints, memory, optimization, result
 from persam_dreambooth.training.class_images import PRECISIONS
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import load_family
-from persam_dreambooth.training.loader import build_loader
+from persam_dreambooth.training.loader import build_loader, stream_of
 from persam_dreambooth.training.loop import Training, fit
 from persam_dreambooth.training.setup import Setup, setup
 from persam_dreambooth.training.signals import StopSignal
@@ -54,6 +54,7 @@ def main(run: Setup) -> None:
     optimizer = optimization.build_optimizer(parameters, settings, batch)
     steps = optimization.count_steps(settings, len(loader), accelerator.num_processes)
     scheduler = optimization.build_scheduler(optimizer, settings, steps, accelerator.num_processes)
+    stream = stream_of(loader)
     names = list(family.trained())
     *modules, optimizer, loader, scheduler = accelerator.prepare(
         *family.trained().values(), optimizer, loader, scheduler
@@ -64,7 +65,7 @@ def main(run: Setup) -> None:
     progress = checkpoints.Progress()
     if run.resume_from is not None:
         progress = checkpoints.load_checkpoint(accelerator, run.resume_from)
-    training = Training(config, accelerator, family, loader, optimizer, scheduler, parameters, steps)
+    training = Training(config, accelerator, family, loader, optimizer, scheduler, parameters, steps, stream)
     with StopSignal(speaks=accelerator.is_main_process) as stop:
         fit(training, progress, stop)
         _save_result(training, progress, run.repository)

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
 from torch import nn
 from tqdm import tqdm
 
 from persam_dreambooth.errors import Stopped, UserError
 from persam_dreambooth.training import checkpoints
+from persam_dreambooth.training.averaging import averaged
 from persam_dreambooth.training.checkpoints import Progress
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import Family
@@ -36,6 +38,7 @@ class Training:
     parameters: list[nn.Parameter]
     steps: int
     stream: PhotoStream | None
+    average: EMAModel | None
 
 
 def fit(run: Training, progress: Progress, stop: StopSignal) -> None:
@@ -66,6 +69,8 @@ def fit(run: Training, progress: Progress, stop: StopSignal) -> None:
                 continue
             gathered, (values, stopping) = Gathered(), taken
             progress.step += 1
+            if run.average is not None:
+                run.average.step(run.parameters)
             bar.update()
             bar.set_postfix(loss=f"{values['loss']:.4f}")
             accelerator.log(values | {"lr": run.scheduler.get_last_lr()[0]}, step=progress.step)
@@ -78,7 +83,8 @@ def fit(run: Training, progress: Progress, stop: StopSignal) -> None:
                 raise _stopped(run, progress, stop)
             due = progress.step % config.validation.validation_steps == 0 and progress.step < run.steps
             if due and accelerator.is_main_process:
-                validate(run.family, config, accelerator, progress.step)
+                with averaged(run.average, run.parameters):
+                    validate(run.family, config, accelerator, progress.step)
             if progress.step >= run.steps:
                 break
         else:

@@ -7,6 +7,7 @@ from accelerate.utils import set_seed
 
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, write_manifest
 from persam_dreambooth.training import checkpoints, memory, optimization, result, tracking
+from persam_dreambooth.training.averaging import averaged, build_average
 from persam_dreambooth.training.class_images import PRECISIONS
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import load_family
@@ -61,14 +62,16 @@ def main(run: Setup) -> None:
     )
     family.replace(dict(zip(names, modules, strict=True)))
     accelerator.init_trackers("dreambooth", config=tracking.loggable(config))
-    checkpoints.register(accelerator, family)
+    average = build_average(parameters, settings)
+    checkpoints.register(accelerator, family, average)
     progress = checkpoints.Progress()
     if run.resume_from is not None:
         progress = checkpoints.load_checkpoint(accelerator, run.resume_from)
-    training = Training(config, accelerator, family, loader, optimizer, scheduler, parameters, steps, stream)
+    training = Training(config, accelerator, family, loader, optimizer, scheduler, parameters, steps, stream, average)
     with StopSignal(speaks=accelerator.is_main_process) as stop:
         fit(training, progress, stop)
-        _save_result(training, progress, run.repository)
+        with averaged(average, parameters):
+            _save_result(training, progress, run.repository)
     accelerator.end_training()
 
 

@@ -9,11 +9,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
+from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.averaging import load_average, save_average
 from persam_dreambooth.training.families import Family
 
 PREFIX = "checkpoint-"
@@ -43,16 +45,20 @@ class Progress:
     fetch_rng: Tensor = field(default_factory=torch.get_rng_state)
 
 
-def register(accelerator: Accelerator, family: Family) -> None:
-    """Have Accelerate store the trained weights in the family's own format instead of as raw state."""
+def register(accelerator: Accelerator, family: Family, average: EMAModel | None) -> None:
+    """Have Accelerate store the trained weights in the family's own format, not as raw state; and their average."""
 
     def save(models: list[torch.nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
         if accelerator.is_main_process:
             family.save_weights(Path(folder))
+            if average is not None:
+                save_average(average, Path(folder))
         weights.clear()
 
     def load(models: list[torch.nn.Module], folder: str) -> None:
         family.load_weights(Path(folder))
+        if average is not None:
+            load_average(average, Path(folder))
         models.clear()
 
     accelerator.register_save_state_pre_hook(save)

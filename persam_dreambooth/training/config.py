@@ -230,6 +230,9 @@ class MaskConfig:
             )
 
 
+OPTIMIZERS = ("adamw", "adamw8bit", "prodigy")
+
+
 @dataclass
 class OptimizationConfig:
     """How long, how fast, with what."""
@@ -240,7 +243,7 @@ class OptimizationConfig:
     max_train_steps: int | None = _flag(None, "optimizer steps; wins over --num_train_epochs")
     gradient_accumulation_steps: int = _flag(1, "batches whose gradients make one step")
     learning_rate: float | None = _flag(
-        None, "after warm-up; as in diffusers' scripts 5e-4 with LoRA and 5e-6 without, if unset"
+        None, "after warm-up; as in diffusers' scripts 5e-4 with LoRA and 5e-6 without, 1 with Prodigy, if unset"
     )
     scale_lr: bool = _flag(False, "multiply the learning rate by processes, accumulation and batch size")
     lr_scheduler: str = _flag(
@@ -249,12 +252,19 @@ class OptimizationConfig:
     lr_warmup_steps: int = _flag(500, "steps until the full learning rate")
     lr_num_cycles: int = _flag(1, "restarts of cosine_with_restarts")
     lr_power: float = _flag(1.0, "exponent of polynomial")
-    use_8bit_adam: bool = _flag(False, "8-bit AdamW of bitsandbytes")
+    optimizer: str = _flag("adamw", "adamw, adamw8bit (of bitsandbytes) or prodigy (of prodigyopt)")
+    use_8bit_adam: bool = _flag(False, "the same as --optimizer adamw8bit")
     adam_beta1: float = _flag(0.9, "AdamW's first decay")
     adam_beta2: float = _flag(0.999, "AdamW's second decay")
     adam_weight_decay: float = _flag(1e-2, "AdamW's weight decay")
     adam_epsilon: float = _flag(1e-8, "AdamW's epsilon")
+    prodigy_beta3: float | None = _flag(None, "Prodigy's third decay; the square root of the second if unset")
+    prodigy_decouple: bool = _flag(True, "Prodigy's weight decay as AdamW's")
+    prodigy_use_bias_correction: bool = _flag(True, "Prodigy with Adam's bias correction")
+    prodigy_safeguard_warmup: bool = _flag(True, "leave the rate out of Prodigy's estimate while it warms up")
     max_grad_norm: float = _flag(1.0, "gradients are clipped to this norm")
+    use_ema: bool = _flag(False, "keep a moving average of the weights, draw validation pictures with it and save it")
+    ema_decay: float = _flag(0.9999, "the average's highest decay; at step t it is at most t / (9 + t)")
     snr_gamma: float | None = _flag(None, "min-SNR weighting of the timesteps; 5.0 is its paper's value")
     offset_noise: bool = _flag(False, "noise with a random offset a channel, for very dark or bright pictures")
     weighting_scheme: Literal["sigma_sqrt", "logit_normal", "mode", "cosmap", "none"] | None = field(
@@ -276,8 +286,14 @@ class OptimizationConfig:
         default=None,
         metadata={"help": "no, fp16 or bf16; accelerate's own setting if unset", "choices": ["no", "fp16", "bf16"]},
     )
+    torch_compile: bool = _flag(False, "compile what is trained: slow to begin with, then faster")
     allow_tf32: bool = _flag(False, "TF32 matrix products on Ampere GPUs and later")
     seed: int | None = _flag(None, "makes a run repeatable")
+    seed_each_batch: bool = _flag(
+        False,
+        "draw the order of photos, crops, noise and timesteps from --seed and the batch's number: the same "
+        "training on any number of processes, as long as processes x accumulation and the batch size stay",
+    )
 
     def __post_init__(self) -> None:
         counts = ("num_train_epochs", "max_train_steps", "gradient_accumulation_steps", "lr_num_cycles")
@@ -285,10 +301,26 @@ class OptimizationConfig:
         amounts = ("learning_rate", "lr_warmup_steps", "adam_weight_decay", "adam_epsilon", "max_grad_norm")
         _refuse_outside(self, **dict.fromkeys(amounts, (0, math.inf)))
         almost_one = 1 - 1e-9
-        _refuse_outside(self, adam_beta1=(0, almost_one), adam_beta2=(0, almost_one))
         _refuse_outside(self, logit_mean=(-1e6, 1e6), logit_std=(1e-6, math.inf), mode_scale=(-1e6, 1e6))
         _refuse_outside(self, precondition_outputs=(0, 1))
+        decays = ("adam_beta1", "adam_beta2", "prodigy_beta3", "ema_decay")
+        _refuse_outside(self, **dict.fromkeys(decays, (0, almost_one)))
+        self._resolve_optimizer()
         _refuse_outside(self, snr_gamma=(1e-6, math.inf), seed=(0, 2**32 - 1))
+        if self.seed_each_batch and self.seed is None:
+            raise UserError("--seed_each_batch needs --seed, any number")
+
+    def _resolve_optimizer(self) -> None:
+        """One name for it, in lower case: diffusers' scripts write AdamW."""
+        self.optimizer = self.optimizer.lower()
+        if self.optimizer not in OPTIMIZERS:
+            raise UserError(f"--optimizer {self.optimizer} is unknown; choose one of {', '.join(OPTIMIZERS)}")
+        if self.use_8bit_adam and self.optimizer == "prodigy":
+            raise UserError("--use_8bit_adam and --optimizer prodigy exclude each other; drop one")
+        if self.use_8bit_adam:
+            self.optimizer = "adamw8bit"
+        if self.optimizer == "prodigy" and self.learning_rate == 0:
+            raise UserError("--learning_rate 0 is nothing to --optimizer prodigy; leave it unset, which is 1")
 
 
 @dataclass
@@ -358,7 +390,10 @@ class TrainingConfig:
         if self.data.image_interpolation_mode is None:
             self.data.image_interpolation_mode = "lanczos" if self.model.use_lora else "bilinear"
         if self.optimization.learning_rate is None:
-            self.optimization.learning_rate = 5e-4 if self.model.use_lora else 5e-6
+            adam = 5e-4 if self.model.use_lora else 5e-6
+            self.optimization.learning_rate = 1.0 if self.optimization.optimizer == "prodigy" else adam
+        if self.data.aspect_ratio_buckets and self.optimization.seed_each_batch:
+            raise UserError("--aspect_ratio_buckets and --seed_each_batch exclude each other; drop one")
         if not self.data.concepts_list:
             self.check_subject()
         if self.model.use_lora and self.output.skip_save_text_encoder:

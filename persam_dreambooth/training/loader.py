@@ -12,6 +12,7 @@ from persam_dreambooth.training.data import Conditioning, DreamBoothDataset, col
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.setup import Setup
 from persam_dreambooth.training.signals import ignore_in_worker
+from persam_dreambooth.training.stream import PhotoStream, SeededDataset
 
 
 def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
@@ -25,17 +26,25 @@ def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
         prompts = {text: _embedded(family, tokens) for text, tokens in prompts.items()}
         family.drop_text_encoder()
     dataset = DreamBoothDataset(run.instances, config.data, prompts, run.class_images, class_prompts)
-    batches: dict[str, Any] = {"batch_size": config.data.train_batch_size, "shuffle": True}
+    settings: dict[str, Any] = {
+        "collate_fn": collate,
+        "num_workers": config.data.dataloader_num_workers,
+        "worker_init_fn": ignore_in_worker,
+    }
+    batch = config.data.train_batch_size
     if config.data.aspect_ratio_buckets:
-        order, buckets = RandomSampler(dataset), [one.size for one in run.instances]
-        batches = {"batch_sampler": BucketBatchSampler(order, config.data.train_batch_size, buckets)}
-    return DataLoader(
-        dataset,
-        collate_fn=collate,
-        num_workers=config.data.dataloader_num_workers,
-        worker_init_fn=ignore_in_worker,
-        **batches,
-    )
+        batches = BucketBatchSampler(RandomSampler(dataset), batch, [one.size for one in run.instances])
+        return DataLoader(dataset, batch_sampler=batches, **settings)
+    if config.optimization.seed is None or not config.optimization.seed_each_batch:
+        return DataLoader(dataset, batch, shuffle=True, **settings)
+    share = run.accelerator.process_index, run.accelerator.num_processes
+    stream = PhotoStream(len(dataset), batch, config.optimization.seed, *share)
+    return DataLoader(SeededDataset(dataset), batch, sampler=stream, **settings)
+
+
+def stream_of(loader: DataLoader[dict[str, Any]]) -> PhotoStream | None:
+    """With `--seed_each_batch` the loader's sampler, as `build_loader` made it."""
+    return loader.sampler if isinstance(loader.sampler, PhotoStream) else None
 
 
 def _embedded(family: Family, tokens: Conditioning) -> Conditioning:
@@ -43,14 +52,18 @@ def _embedded(family: Family, tokens: Conditioning) -> Conditioning:
         return {name: value.cpu() for name, value in family.encode_prompt(tokens).items()}
 
 
-def remaining_batches(loader: Any, progress: Progress) -> Iterator[dict[str, Any]]:
-    """The batches of the current epoch that have not been taken yet.
+def remaining_batches(loader: Any, progress: Progress, stream: PhotoStream | None = None) -> Iterator[dict[str, Any]]:
+    """The batches of the current epoch that have not been taken yet; of a stream, all that are left.
 
     The order of photos follows from a generator's state when an epoch begins: torch's own, or with
     several processes the one that Accelerate keeps in step. A resumed epoch is read again from there,
     so that workers draw what they drew; Accelerate reads one batch ahead of the training, so the
     batch that waits is read with the state that torch had then, and training goes on with its own.
     """
+    if stream is not None:
+        stream.skip(progress.batches)
+        yield from loader
+        return
     order = getattr(loader, "synchronized_generator", None) or torch.default_generator
     batches = iter(loader)
     if progress.batches == 0:

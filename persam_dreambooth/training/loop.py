@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
 from torch import nn
 from tqdm import tqdm
 
 from persam_dreambooth.errors import Stopped, UserError
 from persam_dreambooth.training import checkpoints
+from persam_dreambooth.training.averaging import averaged
 from persam_dreambooth.training.checkpoints import Progress
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import Family
@@ -19,6 +21,7 @@ from persam_dreambooth.training.gathered import Gathered
 from persam_dreambooth.training.loader import remaining_batches
 from persam_dreambooth.training.objective import training_loss
 from persam_dreambooth.training.signals import StopSignal
+from persam_dreambooth.training.stream import PhotoStream
 from persam_dreambooth.training.validation import validate
 
 
@@ -34,6 +37,8 @@ class Training:
     scheduler: Any
     parameters: list[nn.Parameter]
     steps: int
+    stream: PhotoStream | None
+    average: EMAModel | None
 
 
 def fit(run: Training, progress: Progress, stop: StopSignal) -> None:
@@ -55,13 +60,17 @@ def fit(run: Training, progress: Progress, stop: StopSignal) -> None:
     )
     gathered = Gathered()
     while progress.step < run.steps:
-        for batch in remaining_batches(run.loader, progress):
+        for batch in remaining_batches(run.loader, progress, run.stream):
+            if run.stream is not None:
+                run.stream.seed_batch(progress.batches)
             progress.batches += 1
             taken = _learn(run, batch, gathered, progress, stop)
             if taken is None:
                 continue
             gathered, (values, stopping) = Gathered(), taken
             progress.step += 1
+            if run.average is not None:
+                run.average.step(run.parameters)
             bar.update()
             bar.set_postfix(loss=f"{values['loss']:.4f}")
             accelerator.log(values | {"lr": run.scheduler.get_last_lr()[0]}, step=progress.step)
@@ -74,7 +83,8 @@ def fit(run: Training, progress: Progress, stop: StopSignal) -> None:
                 raise _stopped(run, progress, stop)
             due = progress.step % config.validation.validation_steps == 0 and progress.step < run.steps
             if due and accelerator.is_main_process:
-                validate(run.family, config, accelerator, progress.step)
+                with averaged(run.average, run.parameters):
+                    validate(run.family, config, accelerator, progress.step)
             if progress.step >= run.steps:
                 break
         else:

@@ -7,11 +7,12 @@ from accelerate.utils import set_seed
 
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, write_manifest
 from persam_dreambooth.training import checkpoints, mask_report, memory, optimization, result, tracking
+from persam_dreambooth.training.averaging import averaged, build_average
 from persam_dreambooth.training.card import Card
 from persam_dreambooth.training.class_images import PRECISIONS
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import load_family
-from persam_dreambooth.training.loader import build_loader
+from persam_dreambooth.training.loader import build_loader, stream_of
 from persam_dreambooth.training.loop import Training, fit
 from persam_dreambooth.training.setup import Setup, setup
 from persam_dreambooth.training.signals import StopSignal
@@ -55,20 +56,23 @@ def main(run: Setup) -> None:
     optimizer = optimization.build_optimizer(parameters, settings, batch)
     steps = optimization.count_steps(settings, len(loader), accelerator.num_processes)
     scheduler = optimization.build_scheduler(optimizer, settings, steps, accelerator.num_processes)
+    stream = stream_of(loader)
     names = list(family.trained())
     *modules, optimizer, loader, scheduler = accelerator.prepare(
         *family.trained().values(), optimizer, loader, scheduler
     )
     family.replace(dict(zip(names, modules, strict=True)))
     accelerator.init_trackers("dreambooth", config=tracking.loggable(config))
-    checkpoints.register(accelerator, family)
+    average = build_average(parameters, settings)
+    checkpoints.register(accelerator, family, average)
     progress = checkpoints.Progress()
     if run.resume_from is not None:
         progress = checkpoints.load_checkpoint(accelerator, run.resume_from)
-    training = Training(config, accelerator, family, loader, optimizer, scheduler, parameters, steps)
+    training = Training(config, accelerator, family, loader, optimizer, scheduler, parameters, steps, stream, average)
     with StopSignal(speaks=accelerator.is_main_process) as stop:
         fit(training, progress, stop)
-        _save_result(training, progress, run)
+        with averaged(average, parameters):
+            _save_result(training, progress, run)
     accelerator.end_training()
 
 

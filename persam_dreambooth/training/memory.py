@@ -43,7 +43,8 @@ def savings(config: TrainingConfig) -> list[str]:
         f"--sample_batch_size 1 (while class images are made; now {data.sample_batch_size})": (
             data.with_prior_preservation and data.sample_batch_size > 1
         ),
-        "--use_8bit_adam": not (model.use_lora or optimization.use_8bit_adam),
+        "--optimizer adamw8bit": not model.use_lora and optimization.optimizer != "adamw8bit",
+        "no --use_ema": optimization.use_ema and not model.use_lora,
         "--use_lora": not model.use_lora,
         f"--resolution {lower}": data.resolution > lower,
     }

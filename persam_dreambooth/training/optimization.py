@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
 from diffusers.optimization import SchedulerType, get_scheduler
 from torch import nn
 from torch.optim import Optimizer
@@ -11,12 +12,14 @@ from torch.optim import Optimizer
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import OptimizationConfig
 
+logger = get_logger(__name__)
+
 
 def check(config: OptimizationConfig) -> None:
     """Refuse, before anything is loaded, what could not be built.
 
     Raises:
-        UserError: an unknown schedule, or 8-bit Adam without bitsandbytes.
+        UserError: an unknown schedule, or an optimizer that is not installed.
     """
     allowed = [kind.value for kind in SchedulerType]
     if config.lr_scheduler not in allowed:
@@ -25,32 +28,49 @@ def check(config: OptimizationConfig) -> None:
 
 
 def build_optimizer(parameters: list[nn.Parameter], config: OptimizationConfig, batch: int) -> Optimizer:
-    """AdamW over the trainable parameters.
+    """The optimizer over the trainable parameters, which lie where they are trained.
 
     Args:
         parameters: what is trained.
-        config: rates and decays.
+        config: kind, rates and decays.
         batch: photos in one batch over all processes; `--scale_lr` multiplies the rate by it and by the accumulation.
     """
     scale = config.gradient_accumulation_steps * batch if config.scale_lr else 1
+    options: dict[str, Any] = {}
+    if config.optimizer == "prodigy":
+        if (config.learning_rate or 0.0) <= 0.1:
+            logger.warning(
+                f"--learning_rate {config.learning_rate:g} is a factor of what Prodigy finds; about 1 is usual"
+            )
+        names = ("beta3", "decouple", "use_bias_correction", "safeguard_warmup")
+        options = {name: getattr(config, f"prodigy_{name}") for name in names}
+    elif config.optimizer == "adamw" and parameters[0].device.type == "cuda":
+        options = {"fused": True}  # not on a CPU, where it rounds otherwise than diffusers' scripts
     optimizer: Optimizer = _optimizer_class(config)(
         parameters,
         lr=(config.learning_rate or 0.0) * scale,
         betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.adam_weight_decay,
         eps=config.adam_epsilon,
+        **options,
     )
     return optimizer
 
 
 def _optimizer_class(config: OptimizationConfig) -> Any:
-    if not config.use_8bit_adam:
-        return torch.optim.AdamW
     try:
-        from bitsandbytes.optim import AdamW8bit
+        if config.optimizer == "adamw8bit":
+            from bitsandbytes.optim import AdamW8bit
+
+            return AdamW8bit
+        if config.optimizer == "prodigy":
+            from prodigyopt import Prodigy
+
+            return Prodigy
     except ImportError as error:
-        raise UserError("--use_8bit_adam needs `pip install bitsandbytes`") from error
-    return AdamW8bit
+        package = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}[config.optimizer]
+        raise UserError(f"--optimizer {config.optimizer} needs `pip install {package}`") from error
+    return torch.optim.AdamW
 
 
 def count_steps(config: OptimizationConfig, batches: int, processes: int) -> int:

@@ -13,8 +13,8 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.training import checkpoints, dataset_copy, instances
 from persam_dreambooth.training.config import GROUPS, OutputConfig, TrainingConfig, ValidationConfig
 
-WEIGHTS = ("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder")
-"""The flags that say which weights a checkpoint holds."""
+WEIGHTS = ("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder", "use_ema", "optimizer")
+"""The flags that say what a checkpoint holds."""
 
 
 def choose_start(config: TrainingConfig) -> Path | None:

@@ -111,7 +111,12 @@ CASES = {
     "flux_lora_text_encoder": Case(
         FLUX, (*SINGLE, "--rank", "4", "--train_text_encoder", "--max_grad_norm", "1e6"), random_flux, SAME, BILINEAR
     ),
-    "flux_full": Case(FLUX_FULL, (*SINGLE, "--max_sequence_length", "77", "--weighting_scheme", "logit_normal"), random_flux, ours=("--image_interpolation_mode", "lanczos")),
+    "flux_full": Case(
+        FLUX_FULL,
+        (*SINGLE, "--max_sequence_length", "77", "--weighting_scheme", "logit_normal"),
+        random_flux,
+        ours=("--image_interpolation_mode", "lanczos"),
+    ),
     "lumina2_lora": Case(LUMINA2, (*NEWER, "--rank", "4", "--weighting_scheme", "cosmap"), random_lumina2),
 }
 

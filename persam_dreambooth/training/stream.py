@@ -1,0 +1,79 @@
+"""`--seed_each_batch`: draws that follow from a batch's number, whatever processes and interruptions there are."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+PHOTO, BATCH, ORDER = range(3)
+"""What a seed is for: a photo's crop and flip, a batch's noise, timesteps and dropout, the order of an epoch."""
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed of 64 bits that is another one for every list of numbers (numpy's SeedSequence)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+class PhotoStream(Sampler[tuple[int, int]]):
+    """All photos of a run in one line, endlessly: epoch after epoch, each shuffled anew, without a break.
+
+    Accelerate deals its batches out in turn, so that processes x accumulation batches in a row make
+    one step, whichever processes they fall to. An epoch that ends within a batch or a step is gone on
+    with by the next one: neither padded nor cut, which would depend on the number of processes.
+
+    Yields an index and the seed of its crop and flip; its length is one epoch's.
+
+    Args:
+        photos: how many there are.
+        batch: photos in a batch.
+        seed: the run's.
+        process: number of this process.
+        processes: how many share the stream.
+    """
+
+    def __init__(self, photos: int, batch: int, seed: int, process: int, processes: int) -> None:
+        self.photos, self.batch, self.seed = photos, batch, seed
+        self.process, self.processes = process, processes
+        self.start = 0
+        self._epoch = lru_cache(maxsize=2)(self._shuffled)
+
+    def __len__(self) -> int:
+        return self.photos
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        number = self.start
+        while True:
+            epoch, place = divmod(number, self.photos)
+            yield self._epoch(epoch)[place], seed_of(self.seed, PHOTO, number)
+            number += 1
+
+    def skip(self, batches: int) -> None:
+        """Begin the next pass after so many batches of each process."""
+        self.start = batches * self.processes * self.batch
+
+    def seed_batch(self, number: int) -> None:
+        """Seed all of torch's generators for this process's batch of that number, counted from 0."""
+        torch.manual_seed(seed_of(self.seed, BATCH, number * self.processes + self.process))
+
+    def _shuffled(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, ORDER, epoch))
+        return torch.randperm(self.photos, generator=generator).tolist()
+
+
+class SeededDataset(Dataset[dict[str, Any]]):
+    """A dataset read by index and seed; torch's own random state is left as it was."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        index, seed = key
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU's as well
+            return self.dataset[index]

@@ -1,0 +1,77 @@
+"""Optimizers other than AdamW, and the moving average of the weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from tests.parity.diffusers_cases import logged_losses
+from tests.training.runs import same_weights, train
+
+LORA = "pytorch_lora_weights.safetensors"
+
+
+def test_prodigy_is_the_packages_own(flags, caplog):
+    """Its rate is 1 and it estimates its own scale: the first steps are as tiny as its d0 says."""
+    prodigy = pytest.importorskip("prodigyopt").Prodigy
+    flags |= {"optimizer": "Prodigy", "learning_rate": None, "prodigy_beta3": 0.9, "prodigy_decouple": "False"}
+    assert train(flags, "--use_lora", checkpointing_steps=2, max_train_steps=2) == 0
+    assert "about 1 is usual" not in caplog.text
+    (group,) = torch.load("output/checkpoint-2/optimizer.bin", weights_only=True)["param_groups"]
+    assert set(group) >= set(prodigy([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]) - {"params"}
+    assert group["lr"] == 1.0 and group["beta3"] == 0.9 and group["decouple"] is False and group["k"] == 2
+    assert group["use_bias_correction"] is True and group["safeguard_warmup"] is True
+    assert train(flags, "--use_lora", output_dir="whole", max_train_steps=4) == 0
+    assert train(flags, "--use_lora", resume_from_checkpoint="latest", max_train_steps=4) == 0
+    assert same_weights(f"whole/{LORA}", f"output/{LORA}")
+    assert train(flags, "--use_lora", output_dir="slow", learning_rate=1e-4, max_train_steps=1) == 0
+    assert "about 1 is usual" in caplog.text
+
+
+def test_the_old_name_of_8_bit_adam(flags):
+    pytest.importorskip("bitsandbytes")
+    flags |= {"checkpointing_steps": 2}
+    assert train(flags, "--use_8bit_adam", output_dir="old") == 0
+    assert train(flags, optimizer="adamw8bit", output_dir="new") == 0
+    assert train(flags, output_dir="adamw") == 0
+    old, new, adamw = (logged_losses(Path(name)) for name in ("old", "new", "adamw"))
+    assert old == new == pytest.approx(adamw, rel=0.05) and old != adamw
+
+
+@pytest.mark.parametrize("switches", [("--use_lora", "--train_text_encoder"), ("--mixed_precision=bf16",)])
+def test_the_average_is_what_its_recursion_says(flags, switches):
+    """The weights of every step are in its checkpoint; the result is their average, computed anew here."""
+    flags |= {"checkpointing_steps": 1, "max_train_steps": 5, "ema_decay": 0.3}
+    assert train(flags, *switches, "--use_ema") == 0
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert train(flags, *switches, output_dir="plain") == 0
+    name = LORA if "--use_lora" in switches else "unet/diffusion_pytorch_model.safetensors"
+    steps = [load_file(f"output/checkpoint-{step}/{name}") for step in range(1, 6)]
+    plain = load_file(f"plain/{name}")
+    assert all(torch.equal(steps[-1][key], plain[key]) for key in plain)  # what is trained is not the average
+    average = {key: value.double() for key, value in steps[0].items()}
+    for step, weights in enumerate(steps[1:], 2):
+        decay = min(step / (9 + step), 0.3)
+        average = {key: decay * average[key] + (1 - decay) * weights[key] for key in average}
+    result = load_file(f"output/{name}")
+    for key, value in result.items():
+        torch.testing.assert_close(value.double(), average[key], rtol=0, atol=1e-6)
+    assert any((result[key] - steps[-1][key]).abs().max() > 1e-4 for key in result)
+
+
+def test_a_resumed_average_is_that_of_an_uninterrupted_run(flags, capsys):
+    flags |= {"checkpointing_steps": 2, "validation_prompt": "a sks dog", "num_validation_images": 1}
+    flags |= {"validation_steps": 3, "max_train_steps": 4}
+    assert train(flags, "--use_lora", "--use_ema", output_dir="whole") == 0
+    assert train(flags, "--use_lora", "--use_ema", max_train_steps=2) == 0
+    assert train(flags, "--use_lora", resume_from_checkpoint="latest") == 2
+    assert "the run had use_ema True, not False" in capsys.readouterr().err
+    assert train(flags, "--use_lora", "--use_ema", resume_from_checkpoint="latest") == 0
+    assert same_weights(f"whole/{LORA}", f"output/{LORA}")
+    assert same_weights("whole/checkpoint-4/ema.safetensors", "output/checkpoint-4/ema.safetensors")
+    name = "validation/step-000004-0.png"
+    assert Path("whole", name).read_bytes() == Path("output", name).read_bytes()
+    assert train(flags, "--use_lora", output_dir="plain") == 0
+    assert Path("plain", name).read_bytes() != Path("output", name).read_bytes()  # drawn with other weights

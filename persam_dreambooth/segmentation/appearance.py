@@ -14,10 +14,10 @@ from transformers import AutoImageProcessor, CLIPModel
 from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import features
-from persam_dreambooth.segmentation.backbones.base import weights_checksum
 from persam_dreambooth.segmentation.geometry import bounding_box
 from persam_dreambooth.segmentation.pretrained import load_pretrained
 from persam_dreambooth.segmentation.types import Picture, rgb_array
+from persam_dreambooth.tensors import weights_checksum
 
 CLASSES: Final[dict[str, type[Any]]] = {"clip": CLIPModel, **features.CLASSES}
 GREY: Final = 128

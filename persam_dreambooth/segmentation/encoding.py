@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from persam_dreambooth.segmentation.backbones import Backbone
 from persam_dreambooth.segmentation.features import FeatureEncoder
-from persam_dreambooth.segmentation.subject import save_beside
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, rgb_array
+from persam_dreambooth.tensors import TensorCache
 
 
 class PhotoEncoder:
@@ -36,7 +34,7 @@ class PhotoEncoder:
         self._backbone, self._features = backbone, features
         self.checksum = backbone.checksum if features is None else f"{backbone.checksum}-{features.checksum}"
         precisions = [str(one.dtype).removeprefix("torch.") for one in (backbone, features) if one is not None]
-        self._folder = None if cache is None else Path(cache) / "-".join([self.checksum, *precisions])
+        self._cache = None if cache is None else TensorCache(Path(cache) / "-".join([self.checksum, *precisions]))
 
     def __call__(self, images: Sequence[Picture | EncodedPhoto]) -> list[EncodedPhoto]:
         """Encode photos, in one call of the model; what is encoded already stays as it is."""
@@ -74,35 +72,28 @@ class PhotoEncoder:
         embedding = self._features.encode(frame.pixels(pixels)[None])[0]
         return EncodedPhoto(embedding.to(self._backbone.device), frame)
 
-    def _path(self, pixels: NDArray[np.uint8]) -> Path | None:
-        if self._folder is None:
-            return None
-        digest = hashlib.sha256(repr(pixels.shape).encode())
-        digest.update(np.ascontiguousarray(pixels).data)
-        name = digest.hexdigest()
-        return self._folder / name[:2] / f"{name}.safetensors"
-
     def _read(self, pixels: NDArray[np.uint8]) -> EncodedPhoto | None:
         """What the cache has of a photo; None where it has nothing whole."""
-        path = self._path(pixels)
-        if path is None or not path.is_file():
+        stored = self._cache.get(_key(pixels), str(self._backbone.device)) if self._cache else None
+        if stored is None or "embedding" not in stored or (self._features is not None and "other" not in stored):
             return None
-        try:
-            stored = load_file(path, str(self._backbone.device))
-            extra = tuple(stored[f"extra.{number}"] for number in range(len(stored) - 1 - ("other" in stored)))
-            other = None
-            if self._features is not None:
-                other = EncodedPhoto(stored["other"], self._features.frame(*pixels.shape[:2]))
-            return EncodedPhoto(stored["embedding"], self._backbone.frame(*pixels.shape[:2]), extra, other)
-        except (KeyError, OSError, SafetensorError):
-            return None
+        extra = tuple(stored[f"extra.{number}"] for number in range(sum(name.startswith("extra.") for name in stored)))
+        other = None
+        if self._features is not None:
+            other = EncodedPhoto(stored["other"], self._features.frame(*pixels.shape[:2]))
+        return EncodedPhoto(stored["embedding"], self._backbone.frame(*pixels.shape[:2]), extra, other)
 
     def _write(self, pixels: NDArray[np.uint8], photo: EncodedPhoto) -> None:
-        path = self._path(pixels)
-        if path is None:
+        if self._cache is None:
             return
         tensors: dict[str, Tensor] = {"embedding": photo.embedding}
         tensors |= {f"extra.{number}": one for number, one in enumerate(photo.extra)}
         if photo.other is not None:
             tensors["other"] = photo.other.embedding
-        save_beside(tensors, path)
+        self._cache.put(_key(pixels), tensors)
+
+
+def _key(pixels: NDArray[np.uint8]) -> str:
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()

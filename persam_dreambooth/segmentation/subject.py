@@ -1,17 +1,15 @@
 """The subject: what one personalization found, in memory and as a small `.safetensors` file."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.replacing import replacing
+from persam_dreambooth.tensors import save_beside
 
 FORMAT: Final = "persam-dreambooth subject 1"
 
@@ -63,9 +61,3 @@ class Subject:
         if words.get("format") != FORMAT or not known - {"mask_weights"} <= set(tensors) <= known:
             raise UserError(f"{path} is no subject: its format is {words.get('format')!r}, a subject's {FORMAT!r}")
         return cls(**tensors, backbone=words["backbone"], checksum=words["checksum"])
-
-
-def save_beside(tensors: Mapping[str, Tensor], path: Path, words: dict[str, str] | None = None) -> None:
-    """Write tensors, and words as metadata, to a `.safetensors` file that is there whole or not at all."""
-    with replacing(path) as temporary:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, words)

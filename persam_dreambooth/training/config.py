@@ -145,6 +145,15 @@ class DataConfig:
         'crop photos to the nearest of several shapes instead of a square: auto, or "height,width;height,width"',
     )
     random_flip: bool = _flag(False, "mirror half of the photos, together with their masks")
+    cache_latents: bool = _flag(
+        False, "send each photo through the autoencoder once, before the training, and take it off the device then"
+    )
+    cached_crops: int = _flag(
+        4, "with --cache_latents: how many random crops and flips of each photo there are; one where nothing is random"
+    )
+    training_cache: str | None = _flag(
+        None, "folder that keeps what --cache_latents and --pre_compute_text_embeddings made, for the next run"
+    )
     train_batch_size: int = _flag(4, "photos a step and process")
     dataloader_num_workers: int = _flag(0, "processes that read photos; 0 reads them in the training process")
 
@@ -155,7 +164,7 @@ class DataConfig:
             raise UserError("--mask_column and --caption_column are a data set's; give --dataset_name, or drop them")
         if self.caption_extension is not None and not self.caption_extension.startswith("."):
             raise UserError(f"--caption_extension {self.caption_extension} must begin with a dot, such as .txt")
-        counts = ("resolution", "train_batch_size", "sample_batch_size", "num_class_images")
+        counts = ("resolution", "train_batch_size", "sample_batch_size", "num_class_images", "cached_crops")
         _refuse_outside(self, **dict.fromkeys(counts, (1, math.inf)))
         _refuse_outside(self, dataloader_num_workers=(0, math.inf), prior_loss_weight=(0, math.inf))
 

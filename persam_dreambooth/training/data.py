@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from persam_dreambooth.photos import files
 from persam_dreambooth.training.config import DataConfig
-from persam_dreambooth.training.crops import Size, cut_mask, cut_photo, draw_crop
+from persam_dreambooth.training.crops import Size
 from persam_dreambooth.training.families.base import Conditioning
+from persam_dreambooth.training.samples import FreshSamples, ReadSample, Source
 
 
 @dataclass(frozen=True)
@@ -36,17 +35,12 @@ class InstancePhoto:
     size: Size | None = None
 
 
-def read_mask_tensor(path: Path) -> Tensor:
-    """A mask file as (H, W) uint8 of 0 and 1."""
-    return torch.from_numpy(files.read_mask(path)).to(torch.uint8)
-
-
 class DreamBoothDataset(Dataset[dict[str, Any]]):
     """Instance photos with masks, paired with class images when there are any.
 
-    An item has `photo`, its name, `pixels` (3, h, w) float32 in [-1, 1], `mask` (1, h, w) float32 in {0, 1},
-    `crop` (see `Crop.conditioning`), `weight`, a scalar, and `prompt`, the photo's prompt's conditioning; with
-    class images also `class_pixels` and `class_crop`, and with class prompts `class_prompt`.
+    An item is a `Sample` with `photo`, the file's name, `weight`, a scalar, and `prompt`, its prompt's
+    conditioning; with class images also another sample, each name of which begins with `class_`, and with
+    class prompts `class_prompt`. `read` makes the samples: `FreshSamples` unless it is replaced.
 
     Args:
         instances: photos and masks.
@@ -66,33 +60,36 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.instances, self.prompts = instances, prompts
         self.class_images, self.class_prompts = class_images, class_prompts
-        self.config, self.interpolation = config, config.image_interpolation_mode or "bilinear"
+        self.resolution = config.resolution
+        self.read: ReadSample = FreshSamples(config)
 
     def __len__(self) -> int:
         return max(len(self.instances), sum(map(len, self.class_images)))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         instance = self.instances[index % len(self.instances)]
-        size = instance.size or (self.config.resolution,) * 2
-        photo = files.read_photo(instance.photo)
-        mask = None if instance.mask is None else read_mask_tensor(instance.mask)
-        crop = draw_crop((photo.height, photo.width), size, self.config, mask)
-        item = {
-            "photo": instance.photo.name,
-            "pixels": cut_photo(photo, crop, self.interpolation),
-            "mask": torch.ones(1, *size) if mask is None else cut_mask(mask, crop),
-            "prompt": self.prompts[instance.prompt],
-            "weight": torch.tensor(instance.weight),
-            "crop": crop.conditioning(),
-        }
+        size = self._size(instance)
+        item: dict[str, Any] = dict(self.read(instance.photo, instance.mask, size))
+        item |= {"photo": instance.photo.name, "prompt": self.prompts[instance.prompt]}
+        item["weight"] = torch.tensor(instance.weight)
         if self.class_prompts:
             item["class_prompt"] = self.prompts[self.class_prompts[instance.concept]]
         if any(self.class_images):
-            class_image = files.read_photo(self._class_image(index))
-            crop = draw_crop((class_image.height, class_image.width), size, self.config)
-            item["class_pixels"] = cut_photo(class_image, crop, self.interpolation)
-            item["class_crop"] = crop.conditioning()
+            class_image = self.read(self._class_image(index), None, size)
+            item |= {f"class_{name}": value for name, value in class_image.items()}
         return item
+
+    def sources(self) -> list[Source]:
+        """All photos, masks and sizes that items are made of."""
+        own = [(one.photo, one.mask, self._size(one)) for one in self.instances]
+        if not any(self.class_images):
+            return own
+        class_images = [self._class_image(index) for index in range(len(self))]
+        sizes = [self._size(self.instances[index % len(self.instances)]) for index in range(len(self))]
+        return own + [(path, None, size) for path, size in zip(class_images, sizes, strict=True)]
+
+    def _size(self, instance: InstancePhoto) -> Size:
+        return instance.size or (self.resolution, self.resolution)
 
     def _class_image(self, index: int) -> Path:
         """The one that goes with an item: its subject's, in turn."""
@@ -107,27 +104,22 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Items to a batch, `[instances..., class images...]`.
 
     Returns:
-        `photos`, B names, `pixels` (B or 2B, 3, h, w), `mask` (B, 1, h, w), `weight` (B,), `crop`
-        (B or 2B, 6) int64, `prompt`, the conditioning of all of `pixels`, and with a class prompt
-        `class_prompt`, B times that.
+        `photos`, B names, `pixels` (B or 2B, 3, h, w) or `moments` (B or 2B, 2 C, h', w'), `mask` (B, 1, h, w),
+        `weight` (B,), `crop` (B or 2B, 6) int64, `prompt`, the conditioning of all of them, and with a class
+        prompt `class_prompt`, B times that.
     """
-    pixels, crops = [item["pixels"] for item in items], [item["crop"] for item in items]
-    prompts = [item["prompt"] for item in items]
-    if "class_pixels" in items[0]:
-        pixels += [item["class_pixels"] for item in items]
-        crops += [item["class_crop"] for item in items]
-        prompts += [item["class_prompt"] for item in items]
-    batch = {
-        "photos": [item["photo"] for item in items],
-        "pixels": torch.stack(pixels),
-        "mask": torch.stack([item["mask"] for item in items]),
-        "weight": torch.stack([item["weight"] for item in items]),
-        "crop": torch.stack(crops),
-        "prompt": _stacked(prompts),
-    }
-    if "class_prompt" in items[0]:
-        batch["class_prompt"] = _stacked([item["class_prompt"] for item in items])
-    return batch
+    first = items[0]
+    both = [name for name in ("pixels", "moments", "crop", "prompt") if name in first]
+    gathered = {name: [item[name] for item in items] for name in (*both, "mask", "weight")}
+    if "class_crop" in first:
+        for name in both:
+            gathered[name] += [item[f"class_{name}"] for item in items]
+    prompts = {"prompt": gathered.pop("prompt")}
+    if "class_prompt" in first:
+        prompts["class_prompt"] = [item["class_prompt"] for item in items]
+    batch: dict[str, Any] = {name: torch.stack(values) for name, values in gathered.items()}
+    batch |= {name: _stacked(values) for name, values in prompts.items()}
+    return batch | {"photos": [item["photo"] for item in items]}
 
 
 def _stacked(prompts: Sequence[Conditioning]) -> Conditioning:

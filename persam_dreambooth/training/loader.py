@@ -8,8 +8,10 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from persam_dreambooth.training.buckets import BucketBatchSampler
 from persam_dreambooth.training.checkpoints import Progress
-from persam_dreambooth.training.data import Conditioning, DreamBoothDataset, collate
+from persam_dreambooth.training.data import DreamBoothDataset, collate
 from persam_dreambooth.training.families import Family
+from persam_dreambooth.training.prompts import prepare_prompts
+from persam_dreambooth.training.samples import EncodedSamples
 from persam_dreambooth.training.setup import Setup
 from persam_dreambooth.training.signals import ignore_in_worker
 from persam_dreambooth.training.stream import PhotoStream, SeededDataset
@@ -20,12 +22,12 @@ def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
     config = run.config
     uses_class_prompt = config.data.with_prior_preservation or config.mask.background_prior_weight > 0
     class_prompts = [str(one.data.class_prompt) for one in run.concepts] if uses_class_prompt else []
-    texts = dict.fromkeys([*(one.prompt for one in run.instances), *class_prompts])
-    prompts = {text: family.tokenize(text) for text in texts}
-    if config.model.pre_compute_text_embeddings:
-        prompts = {text: _embedded(family, tokens) for text, tokens in prompts.items()}
-        family.drop_text_encoder()
+    prompts = prepare_prompts(family, config, [*(one.prompt for one in run.instances), *class_prompts])
     dataset = DreamBoothDataset(run.instances, config.data, prompts, run.class_images, class_prompts)
+    if config.data.cache_latents:
+        with run.accelerator.main_process_first():  # so that of a cache on disk the others only read
+            dataset.read = EncodedSamples(family, config.data, dataset.sources(), run.accelerator.is_main_process)
+        family.stow_autoencoder()
     settings: dict[str, Any] = {
         "collate_fn": collate,
         "num_workers": config.data.dataloader_num_workers,
@@ -45,11 +47,6 @@ def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
 def stream_of(loader: DataLoader[dict[str, Any]]) -> PhotoStream | None:
     """With `--seed_each_batch` the loader's sampler, as `build_loader` made it."""
     return loader.sampler if isinstance(loader.sampler, PhotoStream) else None
-
-
-def _embedded(family: Family, tokens: Conditioning) -> Conditioning:
-    with torch.no_grad():
-        return {name: value.cpu() for name, value in family.encode_prompt(tokens).items()}
 
 
 def remaining_batches(loader: Any, progress: Progress, stream: PhotoStream | None = None) -> Iterator[dict[str, Any]]:

@@ -14,8 +14,9 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import drawing, files
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.crops import cover, cut_mask, draw_crop
-from persam_dreambooth.training.data import InstancePhoto, read_mask_tensor
+from persam_dreambooth.training.data import InstancePhoto
 from persam_dreambooth.training.losses import latent_mask
+from persam_dreambooth.training.samples import read_mask
 
 MASKS_NAME = "masks.png"
 SHEET_LIMIT = 24
@@ -72,7 +73,7 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
 
 
 def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: int) -> MaskCheck:
-    mask = read_mask_tensor(path)
+    mask = read_mask(path)
     shape, size = (mask.shape[0], mask.shape[1]), instance.size or (config.data.resolution,) * 2
     resized = F.resize(mask[None], list(cover(shape, size)), F.InterpolationMode.NEAREST)[0]
     crops = [draw_crop(shape, size, config.data, mask) for _ in range(1 if config.data.center_crop else CROPS)]

@@ -25,7 +25,7 @@ def training_loss(family: Family, batch: dict[str, Any], config: TrainingConfig)
         mask) and with class images `prior_loss` (never masked).
     """
     mask, count = config.mask, len(batch["mask"])
-    latents = family.encode_latents(batch["pixels"])
+    latents = family.sample_latents(batch["moments"] if "moments" in batch else family.encode_pixels(batch["pixels"]))
     noised = replace(family.add_noise(latents, config.optimization), crop=batch.get("crop"))
     base = None
     if mask.background_prior_weight > 0:

@@ -8,8 +8,8 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation import ablation, paper, tuning
 from persam_dreambooth.evaluation.contestants import persam_contestant
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, load_backbone, reference_from
-from persam_dreambooth.segmentation.backbones.base import weights_checksum
 from persam_dreambooth.segmentation.mask_weights import dice_and_focal
+from persam_dreambooth.tensors import weights_checksum
 from random_models import random_sam
 from tests.parity.recorded_sam import original
 from tests.scene import scene

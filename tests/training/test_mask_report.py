@@ -7,7 +7,7 @@ from PIL import Image
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.training.data import InstancePhoto
-from persam_dreambooth.training.mask_report import MASKS_NAME, check_masks, save_sheet, summary
+from persam_dreambooth.training.mask_report import MASKS_NAME, SHEET_LIMIT, check_masks, save_sheet, summary
 from tests.training.small import configure
 
 
@@ -55,10 +55,15 @@ def test_an_empty_mask_is_refused_by_name(tmp_path):
 
 
 def test_the_sheet_shows_photo_and_latent_mask_side_by_side(tmp_path):
-    save_sheet(check([instance(tmp_path, "a", (0, 32), (0, 96))]), tmp_path)
-    sheet = np.asarray(files.read_picture(tmp_path / MASKS_NAME))
-    tile = sheet[:, sheet.shape[1] // 2 + 20 : -40]  # the right half: white above, black below
-    column = tile[:, tile.shape[1] // 2]
-    assert (column == 255).all(axis=1).any() and (column == 0).all(axis=1).any()
+    checks = check([instance(tmp_path, "a", (0, 32), (0, 96))])
+    save_sheet(checks, tmp_path)
+    sheet = np.asarray(files.read_picture(tmp_path / MASKS_NAME).convert("L")).astype(int)
+    quarter = sheet.shape[1] // 4
+    photo, cells = sheet[:, quarter], sheet[:, 3 * quarter]
+    assert (abs(photo - 128) < 5).any() and (abs(photo - 0.35 * 128) < 5).any()  # the subject, and the rest dimmed
+    assert (cells == 255).any() and (cells == 0).any()
+    save_sheet(checks * (SHEET_LIMIT + 5), tmp_path / "many")
+    save_sheet(checks * SHEET_LIMIT, tmp_path / "limit")
+    assert (tmp_path / "many" / MASKS_NAME).read_bytes() == (tmp_path / "limit" / MASKS_NAME).read_bytes()
     save_sheet([], tmp_path / "none")
     assert not (tmp_path / "none").exists()

@@ -5,13 +5,9 @@ import shutil
 from pathlib import Path
 
 import huggingface_hub
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
-from persam_dreambooth.training.card import SHEET_LIMIT, save_masks
-from persam_dreambooth.training.data import InstancePhoto
 from persam_dreambooth.training.local_paths import without_folders
 from tests.parity.diffusers_cases import PHOTOS
 from tests.training.local_hub import local_hub
@@ -128,26 +124,6 @@ def test_of_a_path_only_the_name_is_told(tmp_path, monkeypatch, value, shown):
     monkeypatch.chdir(tmp_path)
     Path("there/dog").mkdir(parents=True)
     assert without_folders(value) == shown
-
-
-def test_the_sheet_of_masks_shows_the_subject_and_dims_the_rest(tmp_path):
-    mask = np.zeros((64, 64), np.uint8)
-    mask[:, :32] = 255
-    Image.new("RGB", (64, 64), (200, 200, 200)).save(tmp_path / "0.jpg")
-    Image.fromarray(mask).save(tmp_path / "mask.png")
-    for number in range(1, SHEET_LIMIT + 5):
-        shutil.copy(tmp_path / "0.jpg", tmp_path / f"{number}.jpg")
-    save_masks([InstancePhoto(tmp_path / "0.jpg", tmp_path / "mask.png")], tmp_path / "one")
-    page = np.asarray(Image.open(tmp_path / "one/masks.png").convert("L")).astype(int)
-    tile = page[page.shape[0] // 2]
-    left, right = tile[page.shape[1] // 4], tile[page.shape[1] * 3 // 4]
-    assert abs(left - 200) < 5 and abs(right - 70) < 5
-    many = [InstancePhoto(tmp_path / f"{number}.jpg", tmp_path / "mask.png") for number in range(SHEET_LIMIT + 5)]
-    save_masks(many, tmp_path / "many")
-    save_masks(many[:SHEET_LIMIT], tmp_path / "limit")
-    assert (tmp_path / "many/masks.png").read_bytes() == (tmp_path / "limit/masks.png").read_bytes()
-    save_masks([InstancePhoto(tmp_path / "0.jpg", None)], tmp_path / "none")
-    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("prompt", ['a "sks" dog', "a dog's sks", "a sks dog\\", "a sks|dog"])

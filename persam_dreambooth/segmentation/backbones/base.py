@@ -1,6 +1,5 @@
 """The small protocol that a SAM has to speak; PerSAM never asks which one it has."""
 
-import zlib
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from persam_dreambooth.devices import choose_device
 from persam_dreambooth.segmentation.geometry import PIXEL_MEAN, PIXEL_STD, Frame
 from persam_dreambooth.segmentation.guidance import Guidance
+from persam_dreambooth.tensors import weights_checksum
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,13 +125,3 @@ class FrozenSam:
         """The encoder's output as features and extra; a family with extra has its own."""
         features: Tensor = output if isinstance(output, Tensor) else output[0]
         return features.float(), ()
-
-
-def weights_checksum(model: nn.Module) -> str:
-    """Eight hexadecimal digits of a model's weights, whatever their names, their order and their precision.
-
-    The same SAM through another package, which names its weights otherwise and may hold one twice, has the same ones.
-    """
-    state = model.state_dict().values()
-    sums = {zlib.crc32(weight.detach().float().cpu().contiguous().numpy().data) for weight in state}
-    return f"{zlib.crc32(repr(sorted(sums)).encode()):08x}"

@@ -101,8 +101,20 @@ class Family(Protocol):
         """Free what `encode_prompt` needs for tokens; from now on it takes what it returned before only."""
         ...
 
-    def encode_latents(self, pixels: Tensor) -> Tensor:
-        """(B, 3, R, R) in [-1, 1] to (B, C, h, w) latents, sampled with the global random generator."""
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] to (B, 2 C, h, w), means and log variances of latents; draws no random number."""
+        ...
+
+    def sample_latents(self, moments: Tensor) -> Tensor:
+        """What `encode_pixels` returned to (B, C, h, w) latents, sampled with the global random generator."""
+        ...
+
+    def stow_autoencoder(self) -> None:
+        """Take the autoencoder off the device, where `encode_pixels` is not called again."""
+        ...
+
+    def checksum(self, part: str) -> str:
+        """Words for the weights and precision of the autoencoder ("vae") or of the text encoders ("text")."""
         ...
 
     def add_noise(self, latents: Tensor, settings: OptimizationConfig) -> Noised:

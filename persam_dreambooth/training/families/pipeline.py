@@ -7,12 +7,14 @@ from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.training_utils import cast_training_params
 from diffusers.utils.import_utils import is_xformers_available
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.tensors import weights_checksum
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig, ValidationConfig
 from persam_dreambooth.training.families import lora
 from persam_dreambooth.training.families.base import Conditioning, Noised
@@ -194,15 +196,29 @@ class PipelineFamily:
         """`encode_prompt` of token tensors."""
         raise NotImplementedError
 
+    def stow_autoencoder(self) -> None:
+        """See `Family.stow_autoencoder`."""
+        self.vae.to("cpu")
+
+    def checksum(self, part: str) -> str:
+        """See `Family.checksum`."""
+        parts = [getattr(self, name) for name in (["vae"] if part == "vae" else self.encoders)]
+        return "-".join(f"{weights_checksum(one)}-{one.dtype}" for one in parts if one is not None)
+
     def drop_text_encoder(self) -> None:
         """See `Family.drop_text_encoder`."""
         for name in self.encoders:
             setattr(self, name, None)
 
-    def encode_latents(self, pixels: Tensor) -> Tensor:
-        """See `Family.encode_latents`; shifted and scaled as the autoencoder's config says."""
-        with torch.no_grad():
-            latents = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.sample()
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """See `Family.encode_pixels`."""
+        moments: Tensor = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.parameters
+        return moments
+
+    def sample_latents(self, moments: Tensor) -> Tensor:
+        """See `Family.sample_latents`; shifted and scaled as the autoencoder's config says."""
+        latents = DiagonalGaussianDistribution(moments).sample()
         shift = self.vae.config.shift_factor
         return (latents if shift is None else latents - shift) * self.vae.config.scaling_factor
 

@@ -55,9 +55,9 @@ class StableDiffusionXL(Diffusion):
         embeds = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
         return {"embeds": embeds, "pooled": two.text_embeds}
 
-    def encode_latents(self, pixels: Tensor) -> Tensor:
-        """See `Family.encode_latents`; whitened where the autoencoder's config has the statistics."""
-        latents, vae = super().encode_latents(pixels), self.vae.config
+    def sample_latents(self, moments: Tensor) -> Tensor:
+        """See `Family.sample_latents`; whitened where the autoencoder's config has the statistics."""
+        latents, vae = super().sample_latents(moments), self.vae.config
         if vae.latents_mean is None or vae.latents_std is None:
             return latents
         mean, std = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (vae.latents_mean, vae.latents_std))

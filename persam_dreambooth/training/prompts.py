@@ -1,0 +1,48 @@
+"""Every prompt of a run, tokenized, or encoded before the training so that the text encoders can go."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from persam_dreambooth.tensors import TensorCache
+from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.families import Conditioning, Family
+
+
+def prepare_prompts(family: Family, config: TrainingConfig, texts: Iterable[str]) -> dict[str, Conditioning]:
+    """Each text's conditioning.
+
+    With `--pre_compute_text_embeddings` it is encoded, and the family's text encoders are dropped; with
+    `--training_cache` too it is kept there, by its tokens, the text encoders' weights and the model's flags.
+
+    Args:
+        family: on its device.
+        config: the run's.
+        texts: in any order, repeated or not.
+    """
+    prompts = {text: family.tokenize(text) for text in dict.fromkeys(texts)}
+    if not config.model.pre_compute_text_embeddings:
+        return prompts
+    cache = TensorCache(Path(config.data.training_cache) if config.data.training_cache else None)
+    words = json.dumps([family.checksum("text"), asdict(config.model)], sort_keys=True)
+    encoded = {text: _encoded(family, tokens, words, cache) for text, tokens in prompts.items()}
+    family.drop_text_encoder()
+    return encoded
+
+
+@torch.no_grad()
+def _encoded(family: Family, tokens: Conditioning, words: str, cache: TensorCache) -> Conditioning:
+    digest = hashlib.sha256(words.encode())
+    for name, value in sorted(tokens.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().cpu().numpy().data)
+    kept = cache.get(digest.hexdigest())
+    if kept is not None:
+        return kept
+    fresh = {name: value.cpu() for name, value in family.encode_prompt(tokens).items()}
+    cache.put(digest.hexdigest(), fresh)
+    return fresh

@@ -1,0 +1,182 @@
+"""Guards the caches: what is kept is what would be made anew, what is stale is never used, and both train alike."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from persam_dreambooth.model_folder import LORA_NAME
+from persam_dreambooth.photos import files
+from persam_dreambooth.tensors import TensorCache
+from persam_dreambooth.training.data import DreamBoothDataset, InstancePhoto, collate
+from persam_dreambooth.training.prompts import prepare_prompts
+from persam_dreambooth.training.samples import EncodedSamples, FreshSamples
+from random_models import random_stable_diffusion
+from tests.scene import scene
+from tests.training.runs import train
+from tests.training.small import make
+
+SIZE = (32, 32)
+
+
+@pytest.fixture
+def source(tmp_path):
+    pixels, disc = scene(40, 70, 0)
+    files.write_picture(Image.fromarray(pixels), tmp_path / "photo.png")
+    files.write_mask(disc, tmp_path / "mask.png")
+    return tmp_path / "photo.png", tmp_path / "mask.png", SIZE
+
+
+def family_for(models, folder=None, **data):
+    data = {"resolution": 32, "training_cache": str(folder) if folder else None} | data
+    return make(models / "stable-diffusion", data=data, model={"pre_compute_text_embeddings": True})
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_kept_sample_is_what_a_fresh_one_would_be(models, source, tmp_path, on_disk):
+    config, family = family_for(models, tmp_path / "cache" if on_disk else None, center_crop=True)
+    kept = EncodedSamples(family, config.data, [source])(*source)
+    fresh = FreshSamples(config.data)(*source)
+    assert torch.equal(kept["mask"], fresh["mask"]) and torch.equal(kept["crop"], fresh["crop"])
+    assert torch.equal(kept["moments"], family.encode_pixels(fresh["pixels"][None])[0])
+    torch.manual_seed(3)
+    latents = family.sample_latents(kept["moments"][None])
+    torch.manual_seed(3)
+    expected = family.vae.encode(fresh["pixels"][None]).latent_dist.sample() * family.vae.config.scaling_factor
+    assert torch.equal(latents, expected)
+
+
+def test_each_photo_has_as_many_crops_as_were_asked_for(models, source):
+    config, family = family_for(models, random_flip=True, cached_crops=3)
+    samples = EncodedSamples(family, config.data, [source])
+    torch.manual_seed(0)
+    seen = [samples(*source) for _ in range(40)]
+    assert len({one["crop"].numpy().tobytes() + one["mask"].numpy().tobytes() for one in seen}) == 3
+    for one in seen[:8]:  # each is a crop of the photo: decoded, its mask and its moments belong together
+        assert one["mask"].sum() == seen[0]["mask"].sum()  # the subject is kept by all of them
+
+
+def keys(folder):
+    return {path.name for path in folder.rglob("*.safetensors")}
+
+
+def test_nothing_stale_is_used(models, source, tmp_path):
+    folder = tmp_path / "cache"
+
+    def encode(**data):
+        before = keys(folder)
+        config, family = family_for(models, folder, **({"center_crop": True} | data))
+        EncodedSamples(family, config.data, [source])
+        return len(keys(folder) - before)
+
+    assert encode() == 1
+    assert encode() == 0  # all of it is known
+    assert encode(image_interpolation_mode="bicubic") == 1
+    assert encode(center_crop=False, cached_crops=2) == 2
+    photo, mask, _ = source
+    files.write_mask(~files.read_mask(mask), mask)
+    assert encode() == 1
+    files.write_picture(Image.fromarray(scene(40, 70, 5)[0]), photo)
+    assert encode() == 1
+    config, family = family_for(models, folder, center_crop=True)
+    with torch.no_grad():
+        next(family.vae.parameters()).add_(0.1)
+    before = keys(folder)
+    EncodedSamples(family, config.data, [source])
+    assert len(keys(folder) - before) == 1
+
+
+def test_a_damaged_file_is_made_anew(models, source, tmp_path):
+    config, family = family_for(models, tmp_path / "cache", center_crop=True)
+    expected = EncodedSamples(family, config.data, [source])(*source)
+    (path,) = (tmp_path / "cache").rglob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-10])
+    again = EncodedSamples(family, config.data, [source])(*source)
+    assert torch.equal(again["moments"], expected["moments"])
+    assert load_file(path)["moments"].shape == expected["moments"].shape
+
+
+def test_prompts_are_kept_by_tokens_and_weights(models, tmp_path):
+    def embeds(text, change=0.0):
+        config, family = family_for(models, tmp_path / "cache")
+        with torch.no_grad():
+            next(family.text_encoder.parameters()).add_(change)
+        (encoded,) = prepare_prompts(family, config, [text, text]).values()
+        assert family.text_encoder is None
+        return encoded["embeds"]
+
+    first = embeds("a sks dog")
+    assert len(keys(tmp_path / "cache")) == 1
+    (path,) = (tmp_path / "cache").rglob("*.safetensors")
+    written = path.stat().st_mtime_ns
+    assert torch.equal(embeds("a sks dog"), first)
+    assert path.stat().st_mtime_ns == written
+    assert not torch.equal(embeds("a dog"), first)
+    assert not torch.equal(embeds("a sks dog", change=0.5), first)
+    assert len(keys(tmp_path / "cache")) == 3
+
+
+def test_in_memory_and_on_disk_are_alike(tmp_path):
+    tensors = {"a": torch.rand(3, 4), "b": torch.arange(5, dtype=torch.uint8)}
+    for cache in (TensorCache(None), TensorCache(tmp_path / "cache")):
+        assert cache.get("ab12") is None
+        cache.put("ab12", tensors)
+        got = cache.get("ab12")
+        assert set(got) == set(tensors) and all(torch.equal(got[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("switches", [(), ("--use_lora", "--pre_compute_text_embeddings")])
+def test_a_run_with_caches_ends_where_one_without_ends(flags, switches):
+    words = flags | {"train_batch_size": 1, "learning_rate": 1e-4}
+    assert train(words, "--center_crop", *switches, output_dir="fresh") == 0
+    for name in ("cached", "again"):
+        assert (
+            train(words, "--center_crop", "--cache_latents", *switches, output_dir=name, training_cache="cache") == 0
+        )
+    made = [path.stat().st_mtime_ns for path in Path("cache").rglob("*.safetensors")]
+    assert made and max(made) < Path("again/training_config.yaml").stat().st_mtime_ns
+    name = LORA_NAME if "--use_lora" in switches else "unet/diffusion_pytorch_model.safetensors"
+    fresh, first, second = (load_file(Path(one) / name) for one in ("fresh", "cached", "again"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    for key, value in fresh.items():
+        torch.testing.assert_close(first[key], value, rtol=0, atol=1e-6)
+
+
+def test_class_images_are_kept_too(models, source):
+    config, family = family_for(models, center_crop=True)
+    photo, mask, _ = source
+    prompts = {text: family.tokenize(text) for text in ("a sks dog", "a dog")}
+    datasets = [
+        DreamBoothDataset([InstancePhoto(photo, mask, "a sks dog")], config.data, prompts, [[photo]], ["a dog"])
+        for _ in range(2)
+    ]
+    datasets[1].read = EncodedSamples(family, config.data, datasets[1].sources())
+    fresh, kept = (collate([dataset[0]]) for dataset in datasets)
+    torch.testing.assert_close(kept["moments"], family.encode_pixels(fresh.pop("pixels")), rtol=0, atol=1e-5)
+    assert torch.equal(kept["moments"][0], kept["moments"][1])  # the same photo, once with a mask and once without
+    assert all(torch.equal(kept[name], fresh[name]) for name in ("mask", "crop", "weight"))
+
+
+def test_random_crops_from_a_cache_are_repeated_when_resumed(flags):
+    switches = ("--cache_latents", "--random_flip", "--use_lora")
+    words = flags | {"cached_crops": 3, "max_train_steps": 6, "train_batch_size": 1}
+    assert train(words, *switches, output_dir="whole") == 0
+    assert train(words, *switches, output_dir="parts", max_train_steps=4, checkpointing_steps=2) == 0
+    shutil.rmtree("parts/checkpoint-4")
+    resumed = {"max_train_steps": 6, "resume_from_checkpoint": "latest"}
+    assert train(words, *switches, output_dir="parts", **resumed) == 0
+    whole, parts = (load_file(Path(one) / LORA_NAME) for one in ("whole", "parts"))
+    assert all(np.array_equal(whole[key], parts[key]) for key in whole)
+
+
+def test_the_autoencoder_is_the_part_that_a_key_names(models):
+    _, one = family_for(models)
+    other = random_stable_diffusion(seed=1)
+    assert one.checksum("vae") != one.checksum("text")
+    before = one.checksum("vae")
+    one.vae.load_state_dict(other.vae.state_dict())
+    assert one.checksum("vae") != before

@@ -247,7 +247,11 @@ class PipelineFamily:
         return self._assembled(vae=self.vae, **parts, **self.unchecked)
 
     def _assembled(self, **parts: Any) -> Any:
-        """The base model's pipeline with some parts replaced."""
+        """The base model's pipeline with some parts replaced; what it lacks has to be told to diffusers."""
+        for name in self.optional:
+            tokenizer = name.replace("text_encoder", "tokenizer")
+            if getattr(self, tokenizer) is None:
+                parts |= {name: None, tokenizer: None}
         return self.pipeline_class.from_pretrained(
             self.base_model, revision=self.config.revision, variant=self.config.variant, **parts
         )

@@ -167,6 +167,8 @@ def test_sdxl_whitens_latents_by_the_statistics_of_its_autoencoder(tmp_path):
     expected = (raw - torch.tensor(mean).view(1, 4, 1, 1)) * pipeline.vae.config.scaling_factor
     torch.testing.assert_close(latents, expected / torch.tensor(std).view(1, 4, 1, 1))
     assert latents.dtype == torch.float32  # in half precision the real one overflows
+    with torch.autocast("cpu", torch.bfloat16):  # as validation pictures are drawn
+        assert family.pipeline().vae.decode(latents.bfloat16()).sample.dtype == torch.float32
 
 
 def test_fluxs_packed_gradient_is_zero_where_the_packed_mask_is(pipelines):

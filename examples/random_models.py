@@ -308,6 +308,15 @@ def letter_tokenizer() -> T5Tokenizer:
     return T5Tokenizer([(letter, -1.0) for letter in letters], extra_ids=0, model_max_length=512)
 
 
+PIPELINES = {
+    "stable-diffusion": random_stable_diffusion,
+    "sdxl": random_sdxl,
+    "sd3": random_sd3,
+    "flux": random_flux,
+    "lumina2": random_lumina2,
+}
+
+
 def save_models(folder: Path) -> tuple[Path, Path]:
     """Write both models under `folder`; returns the SAM's and the pipeline's folder."""
     sam, diffusion = folder / "sam", folder / "stable-diffusion"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
-from random_models import save_models
+from random_models import PIPELINES, save_models
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +20,15 @@ def models(tmp_path_factory) -> Path:
     """A folder with `sam` and `stable-diffusion`, small and random."""
     folder = tmp_path_factory.mktemp("models")
     save_models(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pipelines(tmp_path_factory) -> Path:
+    """A folder with a small random pipeline of every family."""
+    folder = tmp_path_factory.mktemp("pipelines")
+    for name, draw in PIPELINES.items():
+        draw().save_pretrained(folder / name)
     return folder
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos.manifest import ManifestEntry
@@ -48,7 +48,10 @@ def setup(config: TrainingConfig) -> Setup:
         )
     sizes = bucket_sizes(config.data, unit)
     optimization.check(config.optimization)
+    # SDXL and SD 3 never ask the last layers of their text encoders; DDP has to be told to bear with it.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=config.model.train_text_encoder)
     accelerator = Accelerator(
+        kwargs_handlers=[unused],
         gradient_accumulation_steps=config.optimization.gradient_accumulation_steps,
         mixed_precision=config.optimization.mixed_precision,
         dynamo_backend="inductor" if config.optimization.torch_compile else None,

@@ -1,4 +1,4 @@
-"""Small random base models on disk, one of each prediction type, and the flags of a short run."""
+"""Small random base models on disk, one of each family and prediction type, and the flags of a short run."""
 
 from pathlib import Path
 
@@ -11,8 +11,12 @@ from tests.parity.diffusers_cases import PHOTOS
 from tests.training.runs import NAMES
 
 
-@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
-def base(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction", "sdxl", "sd3", "flux", "lumina2"])
+def base(request, pipelines, tmp_path_factory):
+    if request.param == "epsilon":
+        return pipelines / "stable-diffusion"
+    if request.param != "v_prediction":
+        return pipelines / request.param
     folder = tmp_path_factory.mktemp(request.param)
     random_stable_diffusion(prediction_type=request.param).save_pretrained(folder)
     return folder

@@ -1,7 +1,11 @@
 """A small family, its settings and a batch for it: what the tests of the loss share."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import (
     DataConfig,
     MaskConfig,
@@ -11,7 +15,7 @@ from persam_dreambooth.training.config import (
     TrainingConfig,
     ValidationConfig,
 )
-from persam_dreambooth.training.families import load_family
+from persam_dreambooth.training.families import check_base_model, load_family
 
 SIDE = 32
 
@@ -30,6 +34,10 @@ def configure(base, model=None, mask=None, optimization=None, data=None, output=
 
 def make(base, model=None, mask=None, optimization=None, data=None):
     config = configure(base, model, mask, optimization, data)
+    try:
+        check_base_model(config.model).check(config)
+    except UserError as refusal:  # which family refuses what is tested in families/test_refusals.py
+        pytest.skip(str(refusal))
     return config, load_family(config.model)
 
 
@@ -40,7 +48,26 @@ def batch_for(family, class_images):
     mask[1, :, 20:30, 2:9] = 1
     prompts = ["a sks dog"] * 2 + (["a dog"] * 2 if class_images else [])
     pixels = torch.rand(len(prompts), 3, SIDE, SIDE) * 2 - 1
-    return {"pixels": pixels, "mask": mask, "weight": torch.ones(2), "prompt": tokenized(family, prompts)}
+    crop = torch.tensor([[40, 48, 0, 5, SIDE, SIDE]] * len(prompts))
+    weight = torch.ones(2)
+    return {"pixels": pixels, "mask": mask, "weight": weight, "crop": crop, "prompt": tokenized(family, prompts)}
+
+
+def noised_for(family, config, latents=None):
+    """Random latents of two photos, or these, on their way to noise."""
+    side = SIDE // family.cell_of(config.model)
+    latents = torch.randn(2, 4, side, side) if latents is None else latents
+    crop = torch.tensor([[40, 48, 0, 5, SIDE, SIDE]] * len(latents))
+    return replace(family.add_noise(latents, config.optimization), crop=crop)
+
+
+def trained_parameters(family):
+    return [one for part in family.trained().values() for one in part.parameters() if one.requires_grad]
+
+
+def said(family, noised, batch):
+    with torch.no_grad():
+        return family.predict(noised, family.encode_prompt(batch["prompt"]))
 
 
 def tokenized(family, prompts):

@@ -1,5 +1,6 @@
 """The background prior: outside the mask, and only there, the prediction is held to the untouched base model's."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,15 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState
-from diffusers import StableDiffusionPipeline
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from persam_dreambooth.training.config import OptimizationConfig
 from persam_dreambooth.training.objective import training_loss
 from tests.training.runs import launch, train
-from tests.training.small import batch_for, make, tokenized
+from tests.training.small import SIDE, batch_for, make, noised_for, tokenized, trained_parameters
 
 KINDS = {
     "full": {},
@@ -39,10 +38,6 @@ def prepared(base, kind, weight=1.0, class_prompt="a dog", class_images=False, d
         one.data += drift * torch.randn_like(one)
     batch = batch_for(family, class_images)
     return config, family, batch | {"class_prompt": tokenized(family, [class_prompt] * 2)}
-
-
-def trained_parameters(family):
-    return [one for part in family.trained().values() for one in part.parameters() if one.requires_grad]
 
 
 def loss_of(family, batch, config, seed=1):
@@ -91,25 +86,24 @@ def test_the_term_is_what_explicit_models_give(base, kind, snr_gamma):
     add = family.add_noise
     family.add_noise = lambda latents, offset: seen.setdefault("noised", add(latents, offset))
     loss, terms = loss_of(family, batch, config)
-    noised, untouched = seen["noised"], StableDiffusionPipeline.from_pretrained(base)
-    steps = noised.timesteps[:2]
+    noised, (_, untouched) = replace(seen["noised"], crop=batch["crop"]), make(base)
+    first, steps = noised.first(2), noised.timesteps[:2]
 
     def expected(prompt):
         with torch.no_grad():
-            embeddings = untouched.text_encoder(tokenized(family, [prompt] * 2)["input_ids"])[0]
-            frozen = untouched.unet(noised.noisy[:2], steps, embeddings).sample
+            frozen = untouched.predict(first, untouched.encode_prompt(tokenized(family, [prompt] * 2)))
             prediction = family.predict(noised, family.encode_prompt(batch["prompt"]))[:2]
         outside = 1 - cells(family, batch, config)
         error = ((prediction - frozen) ** 2 * outside).sum((1, 2, 3)) / (4 * outside.sum((1, 2, 3)))
         if snr_gamma is None:
-            return error.mean()
+            return (error if first.weight is None else error * first.weight).mean()
         alphas = family.scheduler.alphas_cumprod[steps]
         snr = alphas / (1 - alphas)
         return (error * snr.clamp_max(snr_gamma) / (snr if family.prediction_type == "epsilon" else snr + 1)).mean()
 
     term = terms["background_prior_loss"]
     torch.testing.assert_close(term, expected("a dog"), rtol=1e-4, atol=1e-7)
-    assert (term - expected("a sks dog")).abs() > 1e-2 * term  # the prompt is the class's
+    assert (term - expected("a sks dog")).abs() > 5e-3 * term  # the prompt is the class's
     parts = terms["instance_loss"] + 0.7 * term + terms["prior_loss"]
     torch.testing.assert_close(loss.detach(), parts)
     torch.testing.assert_close(terms["loss"], parts)
@@ -143,13 +137,13 @@ def test_each_term_keeps_to_its_side_of_the_mask(base, kind):
 @pytest.mark.parametrize("breaks", [False, True])
 @pytest.mark.parametrize("kind", ["lora", "lora-text"])
 def test_adapters_are_on_again_afterwards(base, kind, breaks):
-    _, family, batch = prepared(base, kind)
+    config, family, batch = prepared(base, kind)
     parts = list(family.trained().values())
     trainable = {id(one) for one in trained_parameters(family)}
     parts[0].train()
     modes = [[module.training for module in part.modules()] for part in parts]
     torch.manual_seed(1)
-    noised = family.add_noise(torch.zeros(2, 4, 16, 16), OptimizationConfig())
+    noised = noised_for(family, config)
 
     def say():
         with torch.no_grad():
@@ -172,10 +166,10 @@ def test_adapters_are_on_again_afterwards(base, kind, breaks):
 
 @pytest.mark.parametrize("kind", ["full", "full-text"])
 def test_the_trained_modules_are_back_when_the_base_model_fails(base, kind):
-    _, family, batch = prepared(base, kind)
+    config, family, batch = prepared(base, kind)
     parts = family.trained()
-    family.base["unet"].register_forward_hook(lambda *_: 1 / 0)
-    noised = family.add_noise(torch.zeros(2, 4, 16, 16), OptimizationConfig())
+    next(iter(family.base.values())).register_forward_hook(lambda *_: 1 / 0)
+    noised = noised_for(family, config)
     with pytest.raises(ZeroDivisionError):
         family.predict_base(noised, batch["class_prompt"])
     assert all(family.trained()[name] is part for name, part in parts.items())
@@ -184,7 +178,7 @@ def test_the_trained_modules_are_back_when_the_base_model_fails(base, kind):
 @every_kind
 def test_the_base_stays_the_base_while_the_model_learns(base, kind):
     config, family, batch = prepared(base, kind, drift=0.0)
-    noised = family.add_noise(torch.randn(2, 4, 16, 16), OptimizationConfig())
+    noised = noised_for(family, config)
     first = family.predict_base(noised, batch["class_prompt"])
     kept = {
         name: {key: value.clone() for key, value in part.state_dict().items()} for name, part in family.base.items()
@@ -192,12 +186,16 @@ def test_the_base_stays_the_base_while_the_model_learns(base, kind):
     assert set(kept) == (set(family.trained()) if kind.startswith("full") else set())  # LoRA takes no memory
     before = [one.detach().clone() for one in trained_parameters(family)]
     optimizer = torch.optim.AdamW(trained_parameters(family), 1e-2)
+    used = set()
     for step in range(3):
         loss, _ = loss_of(family, batch, config, seed=step)
         loss.backward()
+        used |= {id(one) for one in trained_parameters(family) if one.grad is not None and one.grad.any()}
         optimizer.step()
         optimizer.zero_grad()
-    assert all(not torch.equal(*pair) for pair in zip(before, trained_parameters(family), strict=True))
+    learned = [pair for pair in zip(before, trained_parameters(family), strict=True) if id(pair[1]) in used]
+    # Not all are used: SDXL's prompts leave the last layer of a text encoder out.
+    assert len(learned) > 0.75 * len(before) and not any(torch.equal(*pair) for pair in learned)
     for name, part in family.base.items():
         assert all(torch.equal(value, kept[name][key]) for key, value in part.state_dict().items())
         assert not part.training and all(one.grad is None and not one.requires_grad for one in part.parameters())
@@ -212,18 +210,20 @@ def test_no_random_number_is_drawn_for_it(base, kind):
         config, family, batch = prepared(base, kind, weight)
         for part in family.trained().values():
             part.train()
-        for part in (family.unet, family.text_encoder, *family.base.values()):
+        frozen = (getattr(family, name) for name in family.encoders)
+        for part in (*family.trained().values(), *frozen, *family.base.values()):
             for module in part.modules():
                 if isinstance(module, torch.nn.Dropout):
                     module.p = 0.3
         instance_losses.append(loss_of(family, batch, config)[1]["instance_loss"])
         states.append(torch.get_rng_state())
         if weight > 0:
-            noised = family.add_noise(torch.randn(2, 4, 16, 16), OptimizationConfig())
+            noised = noised_for(family, config)
             assert torch.equal(*(family.predict_base(noised, batch["class_prompt"]) for _ in range(2)))
     assert torch.equal(*states) and torch.equal(*instance_losses)
 
 
+@pytest.mark.parametrize("base", ["epsilon", "v_prediction", "sd3"], indirect=True)
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_the_background_stays_nearer_to_the_base(base, kind):
     def distance(weight):
@@ -281,7 +281,17 @@ def test_bf16_follows_float32(base, kind):
         config, family, batch = prepared(base, kind, drift=0.05)
         family.place(torch.device("cpu"), dtype)
         assert {next(part.parameters()).dtype for part in family.base.values()} <= {dtype}
-        family.encode_latents = lambda pixels: torch.rand(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+        side = SIDE // family.cell_of(config.model)
+        latents = torch.rand(2, 4, side, side, generator=torch.Generator().manual_seed(0))
+        family.encode_latents = lambda pixels, latents=latents: latents
+        add = family.add_noise
+
+        def fixed(latents, settings, add=add):
+            """At timesteps that bf16 can tell, since Flux rounds them and its guidance to it."""
+            noised = add(latents, settings)
+            return replace(noised, timesteps=noised.timesteps.new_tensor([500, 250]))
+
+        family.add_noise, family.config.guidance_scale = fixed, 4.0
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             terms[dtype] = loss_of(family, batch, config)[1]["background_prior_loss"].item()
     assert terms[torch.bfloat16] == pytest.approx(terms[torch.float32], rel=0.1)

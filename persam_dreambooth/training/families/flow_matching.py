@@ -8,7 +8,7 @@ from diffusers.training_utils import compute_density_for_timestep_sampling, comp
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.training.config import ModelConfig, OptimizationConfig
+from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
 from persam_dreambooth.training.families.base import Noised
 from persam_dreambooth.training.families.loading import load_config
 from persam_dreambooth.training.families.pipeline import PipelineFamily
@@ -38,9 +38,15 @@ class FlowMatching(PipelineFamily):
 
     def __init__(self, config: ModelConfig, **parts: Any) -> None:
         self.length = config.max_sequence_length or self.max_sequence_length
-        if self.length > self.longest_sequence:
-            raise UserError(f"--max_sequence_length {self.length} must be at most {self.longest_sequence}")
         super().__init__(config, **parts)
+
+    @classmethod
+    def check(cls, config: TrainingConfig) -> None:
+        """As all families, and refuse prompts longer than the pipeline takes."""
+        super().check(config)
+        length, longest = config.model.max_sequence_length, cls.longest_sequence
+        if (length or 0) > longest:
+            raise UserError(f"--max_sequence_length {length} must be at most {longest}")
 
     @classmethod
     def side_unit_of(cls, config: ModelConfig) -> int:

@@ -173,10 +173,11 @@ class PipelineFamily:
             part = getattr(self, name)
             if part is None:
                 continue
-            part.to(device)
             whole = (name in trained and not self.config.use_lora) or (name == "vae" and self.vae_dtype is not None)
-            if dtype != torch.float32 and not whole:
-                part.to(dtype=dtype)
+            # At once, so that no part is on the device in float32 that does not stay so.
+            part.to(device) if dtype == torch.float32 or whole else part.to(device, dtype)
+        if self.vae_dtype is not None and dtype != torch.float32:
+            self.vae.decode = _outside_autocast(self.vae.decode)
         if dtype != torch.float32:
             cast_training_params(list(trained.values()), dtype=torch.float32)
         for part in self.base.values():
@@ -263,7 +264,11 @@ class PipelineFamily:
         return self._assembled(vae=self.vae, **parts, **self.unchecked)
 
     def _assembled(self, **parts: Any) -> Any:
-        """The base model's pipeline with some parts replaced."""
+        """The base model's pipeline with some parts replaced; what it lacks has to be told to diffusers."""
+        for name in self.optional:
+            tokenizer = name.replace("text_encoder", "tokenizer")
+            if getattr(self, tokenizer) is None:
+                parts |= {name: None, tokenizer: None}
         return self.pipeline_class.from_pretrained(
             self.base_model, revision=self.config.revision, variant=self.config.variant, **parts
         )
@@ -295,6 +300,16 @@ class PipelineFamily:
         classes = dict([self.denoiser]) | self.encoders
         for name, part in self.trained().items():
             unwrapped(part).load_state_dict(classes[name].from_pretrained(folder / name).state_dict())
+
+
+def _outside_autocast(decode: Any) -> Any:
+    """An autoencoder's `decode` in float32, even for pictures that are otherwise drawn in low precision."""
+
+    def in_float32(latents: Tensor, *args: Any, **more: Any) -> Any:
+        with torch.autocast(latents.device.type, enabled=False):
+            return decode(latents.float(), *args, **more)
+
+    return in_float32
 
 
 def token_ids(tokenizer: Any, prompt: str, length: int | None = None) -> Any:

@@ -1,0 +1,228 @@
+"""What each family says is what diffusers' pipeline says: of prompts, of noisy latents, and of what was saved."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
+
+from persam_dreambooth.generation import generate, load_pipeline
+from persam_dreambooth.training.config import ModelConfig
+from persam_dreambooth.training.families import check_base_model
+from random_models import PIPELINES, random_sd3, random_sdxl
+from tests.training.small import batch_for, make, noised_for, said, trained_parameters
+
+KINDS = {
+    "lora": {"use_lora": True, "rank": 4, "lora_alpha": 8},
+    "lora-text": {"use_lora": True, "rank": 4, "lora_alpha": 8, "train_text_encoder": True},
+    "dora": {"use_lora": True, "use_dora": True},
+    "full": {},
+    "full-text": {"train_text_encoder": True},
+}
+# What each pipeline's `encode_prompt` calls its results, in its order, and the length of prompts in training.
+ENCODED = {
+    "stable-diffusion": (["embeds"], {"num_images_per_prompt": 1, "device": "cpu"}),
+    "sdxl": (["embeds", None, "pooled"], {}),
+    "sd3": (["embeds", None, "pooled"], {"prompt_2": None, "prompt_3": None, "max_sequence_length": 77}),
+    "flux": (["embeds", "pooled"], {"prompt_2": None}),
+    "lumina2": (["embeds", "attention_mask"], {}),
+}
+families = pytest.mark.parametrize("name", PIPELINES)
+
+
+@families
+def test_prompts_are_encoded_as_the_pipeline_encodes_them(pipelines, name):
+    _, family = make(pipelines / name)
+    ours = family.encode_prompt(family.tokenize("a sks dog"))
+    pipeline = DiffusionPipeline.from_pretrained(pipelines / name)
+    pipeline.text_encoder.to(family.text_encoder.dtype)
+    names, settings = ENCODED[name]
+    theirs = (
+        pipeline.encode_prompt("a sks dog", do_classifier_free_guidance=False, **settings)
+        if name != "flux"
+        else (pipeline.encode_prompt("a sks dog", **settings))
+    )
+    for key, value in zip(names, theirs, strict=False):
+        if key is not None:
+            torch.testing.assert_close(ours[key], value.to(ours[key].dtype), rtol=1e-4, atol=1e-4)
+    assert {len(value) for value in ours.values()} == {1}
+
+
+def test_sd3_without_t5_fills_its_place_with_zeros(tmp_path):
+    random_sd3(with_t5=False).save_pretrained(tmp_path)
+    config, family = make(tmp_path, {"use_lora": True})
+    ours = family.encode_prompt(family.tokenize("a sks dog"))
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path, text_encoder_3=None, tokenizer_3=None)
+    theirs = pipeline.encode_prompt("a sks dog", None, None, max_sequence_length=77)
+    torch.testing.assert_close(ours["embeds"], theirs[0])
+    assert family.pipeline().text_encoder_3 is None
+    assert said(family, noised_for(family, config), batch_for(family, False)).isfinite().all()
+
+
+@families
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_saved_says_what_was_trained(pipelines, tmp_path, name, kind):
+    """In diffusers' own pipeline, and in a run that is gone on with."""
+    config, family = make(pipelines / name, KINDS[kind])
+    torch.manual_seed(0)
+    for one in trained_parameters(family):
+        one.data += 0.05 * torch.randn_like(one)
+    for part in family.trained().values():
+        part.eval()
+    batch, noised = batch_for(family, class_images=False), noised_for(family, config)
+    trained, untouched = said(family, noised, batch), said(make(pipelines / name)[1], noised, batch)
+    assert (trained - untouched).abs().max() > 1e-2  # weights that say nothing would prove nothing
+    family.save(tmp_path / "saved")
+
+    lora = config.model.use_lora
+    pipeline = DiffusionPipeline.from_pretrained(pipelines / name if lora else tmp_path / "saved")
+    if lora:
+        pipeline.load_lora_weights(tmp_path / "saved", weight_name="pytorch_lora_weights.safetensors")
+    _, reader = make(pipelines / name)
+    reader.replace({part: getattr(pipeline, part) for part in family.trained()})
+    torch.testing.assert_close(said(reader, noised, batch), trained, rtol=1e-4, atol=1e-4)
+
+    _, other = make(pipelines / name, KINDS[kind])
+    family.save_weights(tmp_path / "checkpoint")
+    other.load_weights(tmp_path / "checkpoint")
+    for part in other.trained().values():
+        part.eval()
+    torch.testing.assert_close(said(other, noised, batch), trained, rtol=0, atol=0)
+
+
+@families
+@pytest.mark.parametrize("kind", ["lora-text", "lora", "full"])
+def test_gradient_checkpointing_changes_no_gradient(pipelines, name, kind):
+    def gradients(checkpointing):
+        torch.manual_seed(0)
+        config, family = make(pipelines / name, KINDS[kind] | {"gradient_checkpointing": checkpointing})
+        batch, noised = batch_for(family, class_images=False), noised_for(family, config)
+        for part in family.trained().values():
+            part.train()
+            for key, one in part.named_parameters():
+                if "lora_B" in key:
+                    one.data += 0.02
+        (family.predict(noised, family.encode_prompt(batch["prompt"])) ** 2).mean().backward()
+        return [one.grad for one in trained_parameters(family)]
+
+    without, with_it = gradients(False), gradients(True)
+    assert sum(one is not None for one in without) > 0.7 * len(without)
+    for one, other in zip(without, with_it, strict=True):
+        assert (one is None or not one.any()) if other is None else torch.allclose(one, other, atol=1e-6)
+
+
+@families
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_dropped_text_encoders_are_there_again_in_pictures(pipelines, tmp_path, name, kind):
+    _, family = make(pipelines / name, KINDS[kind])
+    drawn = {}
+    for dropped in (False, True):
+        if dropped:
+            family.drop_text_encoder()
+            assert all(getattr(family, encoder) is None for encoder in family.encoders)
+        pipeline = family.pipeline()
+        pipeline.scheduler = family.sampler("DPMSolverMultistepScheduler", pipeline.scheduler.config)
+        settings = {"num_inference_steps": 2, "height": 32, "width": 32}
+        drawn[dropped] = generate(pipeline, ["a sks dog"], num_images=1, **settings)[0].image
+    there, again = (np.asarray(drawn[dropped]).astype(int) for dropped in drawn)
+    assert np.abs(there - again).max() <= (3 if name == "lumina2" else 0)  # its text encoder trains in bf16
+    family.save(tmp_path)
+    saved = load_pipeline(str(tmp_path), str(pipelines / name) if kind == "lora" else None, "cpu")
+    assert generate(saved, ["a sks dog"], num_images=1, **settings)[0].image.size == drawn[False].size
+
+
+@families
+def test_sides_are_what_the_denoiser_takes(pipelines, name):
+    config = ModelConfig(pretrained_model_name_or_path=str(pipelines / name))
+    kind = check_base_model(config)
+    expected = {"stable-diffusion": (2, 2), "sdxl": (2, 2), "sd3": (2, 4), "flux": (2, 4), "lumina2": (8, 16)}
+    assert (kind.cell_of(config), kind.side_unit_of(config)) == expected[name]
+
+
+def test_sdxl_is_told_where_the_crop_lies(pipelines):
+    config, family = make(pipelines / "sdxl")
+    batch, noised = batch_for(family, class_images=False), noised_for(family, config)
+    given = []
+    family.unet.register_forward_pre_hook(lambda module, args, kwargs: given.append(kwargs), with_kwargs=True)
+    here = said(family, noised, batch)
+    assert given[0]["added_cond_kwargs"]["time_ids"].tolist() == [[40, 48, 0, 5, 32, 32]] * 2
+    elsewhere = replace(noised, crop=noised.crop + torch.tensor([0, 0, 9, 0, 0, 0]))
+    assert (said(family, elsewhere, batch) - here).abs().max() > 1e-3
+
+
+def test_sdxl_whitens_latents_by_the_statistics_of_its_autoencoder(tmp_path):
+    pipeline = random_sdxl()
+    pixels = torch.rand(1, 3, 32, 32) * 2 - 1
+    mean, std = [0.1, -0.2, 0.3, 0.4], [0.5, 1.0, 2.0, 4.0]
+    pipeline.vae.register_to_config(latents_mean=mean, latents_std=std)
+    pipeline.save_pretrained(tmp_path)
+    _, family = make(tmp_path)
+    family.place(torch.device("cpu"), torch.bfloat16)
+    torch.manual_seed(0)
+    latents = family.encode_latents(pixels)
+    torch.manual_seed(0)
+    raw = pipeline.vae.encode(pixels).latent_dist.sample()
+    expected = (raw - torch.tensor(mean).view(1, 4, 1, 1)) * pipeline.vae.config.scaling_factor
+    torch.testing.assert_close(latents, expected / torch.tensor(std).view(1, 4, 1, 1))
+    assert latents.dtype == torch.float32  # in half precision the real one overflows
+    with torch.autocast("cpu", torch.bfloat16):  # as validation pictures are drawn
+        assert family.pipeline().vae.decode(latents.bfloat16()).sample.dtype == torch.float32
+
+
+def test_fluxs_packed_gradient_is_zero_where_the_packed_mask_is(pipelines):
+    config, family = make(pipelines / "flux")
+    noised, batch = noised_for(family, config), batch_for(family, class_images=False)
+    packed = []
+    family.transformer.register_forward_hook(lambda module, args, output: packed.append(output[0]))
+    prediction = family.predict(noised, family.encode_prompt(batch["prompt"]))
+    packed[0].retain_grad()
+    mask = torch.nn.functional.max_pool2d(batch["mask"], 2) > 0
+    (prediction * mask).sum().backward()
+    tokens = family.pipeline_class._pack_latents(mask.expand(-1, 4, -1, -1), 2, 4, 16, 16)
+    assert torch.equal(packed[0].grad != 0, tokens)
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux", "lumina2"])
+def test_a_perfect_velocity_leads_from_noise_to_the_picture(pipelines, name):
+    """The pipeline's sampler, fed what training asks for, ends at the latents that training took it from."""
+    config, family = make(pipelines / name)
+    side = 32 // family.cell_of(config.model)
+    latents = torch.randn(1, 4, side, side)
+    scheduler = family.sampler("", family.scheduler.config)
+    scheduler.set_timesteps(5, mu=0.0)
+    noised, seen = noised_for(family, config, latents), []
+    sigma = (noised.noisy - latents).mean() / (noised.noisy - latents - noised.target).mean()
+    sign = -1 if name == "lumina2" else 1  # its pipeline turns the velocity round before the sampler sees it
+    # noisy = latents + s (noise - latents): both ends follow from what was drawn.
+    share = noised.timesteps.item() / 1000
+    data_share = share if name == "lumina2" else 1 - share
+    noise = (noised.noisy - data_share * latents) / (1 - data_share)
+    torch.testing.assert_close(noised.target, sign * (noise - latents), rtol=1e-3, atol=1e-3)
+    sample = noise
+    for step in scheduler.timesteps:
+        seen.append(step)
+        sample = scheduler.step(sign * noised.target, step, sample, return_dict=False)[0]
+    torch.testing.assert_close(sample, latents, rtol=1e-3, atol=1e-3)
+    assert len(seen) == 5 and sigma.isfinite()
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_weighting_schemes_weigh_as_diffusers_says(pipelines, name):
+    for scheme in ("sigma_sqrt", "cosmap", "none"):
+        settings = {"weighting_scheme": scheme} | ({"precondition_outputs": 0} if name == "sd3" else {})
+        config, family = make(pipelines / name, optimization=settings)
+        noised = noised_for(family, config)
+        sigma = noised.timesteps / 1000
+        cosmap = 2 / (torch.pi * (1 - 2 * sigma + 2 * sigma**2))
+        expected = {"sigma_sqrt": sigma**-2, "cosmap": cosmap, "none": torch.ones(2)}[scheme]
+        torch.testing.assert_close(noised.weight, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_lora_files_have_the_names_of_diffusers_scripts(pipelines, tmp_path):
+    for name in PIPELINES:
+        _, family = make(pipelines / name, KINDS["lora"])
+        family.save(tmp_path / name)
+        keys = load_file(tmp_path / name / "pytorch_lora_weights.safetensors")
+        assert all(key.startswith(f"{family.denoiser[0]}.") for key in keys) and keys

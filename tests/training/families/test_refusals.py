@@ -1,0 +1,84 @@
+"""Flags that a family has no use for are refused in one line, before a weight is loaded or a file written."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from random_models import PIPELINES, random_sdxl
+from tests.training.runs import train
+
+FLOW, UNETS = {"sd3", "flux", "lumina2"}, {"stable-diffusion", "sdxl"}
+# Each flag that only some families know, and those that do.
+KNOWN = {
+    "--snr_gamma=5": UNETS,
+    "--offset_noise": UNETS,
+    "--validation_scheduler=DDPMScheduler": UNETS,
+    "--class_labels_conditioning=timesteps": {"stable-diffusion"},
+    "--tokenizer_max_length=20": {"stable-diffusion"},
+    "--tokenizer_name=other": {"stable-diffusion"},
+    "--text_encoder_use_attention_mask": {"stable-diffusion"},
+    "--max_sequence_length=64": FLOW,
+    "--weighting_scheme=cosmap": FLOW,
+    "--logit_mean=1": FLOW,
+    "--logit_std=2": FLOW,
+    "--mode_scale=1": FLOW,
+    "--precondition_outputs=0": {"sd3"},
+    "--guidance_scale=1": {"flux"},
+    "--train_text_encoder": {"stable-diffusion", "flux"},
+    "--train_text_encoder --use_lora": {"stable-diffusion", "sdxl", "sd3", "flux"},
+}
+REFUSED = [(flag, name) for flag, names in KNOWN.items() for name in PIPELINES if name not in names]
+
+
+def headless(pipelines, name, folder):
+    """A pipeline with its configs only: whoever reads a weight of it fails."""
+    for path in (pipelines / name).rglob("*"):
+        if path.suffix != ".safetensors" and path.is_file():
+            copy = folder / path.relative_to(pipelines / name)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    return folder
+
+
+def refusal(capsys):
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(lines) == 1 and not Path("output").exists()
+    return lines[0]
+
+
+@pytest.mark.parametrize(("flag", "name"), REFUSED)
+def test_what_a_family_has_no_use_for_is_refused_before_it_is_loaded(flags, pipelines, capsys, flag, name):
+    base = headless(pipelines, name, Path("headless"))
+    assert train(flags, *flag.split(), pretrained_model_name_or_path=base) == 2
+    line = refusal(capsys)
+    assert flag.split()[0].split("=")[0] in line and "Pipeline" in line and "drop" in line
+
+
+@pytest.mark.parametrize("name", FLOW)
+def test_longer_prompts_than_the_pipeline_takes_are_refused(flags, pipelines, capsys, name):
+    assert train(flags, "--max_sequence_length=513", pretrained_model_name_or_path=pipelines / name) == 2
+    assert "--max_sequence_length 513 must be at most 512" in refusal(capsys)
+
+
+@pytest.mark.parametrize("name", FLOW)
+def test_a_side_that_cannot_be_cut_into_patches_is_refused(flags, pipelines, capsys, name):
+    base = headless(pipelines, name, Path("headless"))
+    unit = 16 if name == "lumina2" else 4
+    wrong = {"resolution": 32 + unit // 2, "pretrained_model_name_or_path": base}
+    assert train(flags, **wrong) == 2
+    assert f"is no multiple of {unit}" in refusal(capsys)
+
+
+def test_edms_noise_is_refused(flags, capsys):
+    random_sdxl().save_pretrained("edm")
+    path = Path("edm/scheduler/scheduler_config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": "EDMDPMSolverMultistepScheduler"}))
+    assert train(flags, pretrained_model_name_or_path="edm") == 2
+    assert "EDM's noise (EDMDPMSolverMultistepScheduler)" in refusal(capsys)
+
+
+def test_a_part_with_holes_is_refused_by_name(flags, pipelines, capsys):
+    base = headless(pipelines, "flux", Path("headless"))
+    assert train(flags, pretrained_model_name_or_path=base) == 2
+    assert "the text_encoder of headless cannot be loaded" in refusal(capsys)

@@ -8,7 +8,7 @@ from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos.manifest import ManifestEntry
-from persam_dreambooth.training import concepts, dataset_copy, instances, optimization, result, resuming, tracking
+from persam_dreambooth.training import concepts, dataset_copy, distribution, instances, optimization, result, resuming, tracking
 from persam_dreambooth.training.buckets import bucket_sizes
 from persam_dreambooth.training.class_images import ensure_class_images
 from persam_dreambooth.training.config import TrainingConfig
@@ -60,6 +60,8 @@ def setup(config: TrainingConfig) -> Setup:
             project_dir=str(output), logging_dir=str(output / config.output.logging_dir)
         ),
     )
+    plugin = accelerator.state.deepspeed_plugin
+    distribution.check(accelerator.distributed_type, plugin.zero_stage if plugin else 0, config)
     if config.output.resume_from_checkpoint and resume_from is None:
         accelerator.print(f"no checkpoint in {output} yet: the run begins anew")
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":

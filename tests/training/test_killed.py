@@ -29,10 +29,10 @@ SWITCHES = ("--use_lora", "--train_text_encoder", "--with_prior_preservation", "
 WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
-def start(flags, *switches, **keywords):
-    """The script itself in a process of its own."""
+def start(flags, *switches, launcher=(), **keywords):
+    """The script itself in a process of its own, or in several by a launcher."""
     words = [word for key, value in flags.items() if value is not None for word in (f"--{key}", str(value))]
-    command = [sys.executable, str(ROOT / "train_dreambooth_persam.py"), *switches, *words]
+    command = [sys.executable, *launcher, str(ROOT / "train_dreambooth_persam.py"), *switches, *words]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keywords)
 

@@ -75,3 +75,17 @@ def test_a_resumed_average_is_that_of_an_uninterrupted_run(flags, capsys):
     assert Path("whole", name).read_bytes() == Path("output", name).read_bytes()
     assert train(flags, "--use_lora", output_dir="plain") == 0
     assert Path("plain", name).read_bytes() != Path("output", name).read_bytes()  # drawn with other weights
+
+
+def test_a_compiled_run_is_as_an_eager_one(flags, monkeypatch):
+    """Through torch.compile's wrapper, with its fastest backend; the one of --torch_compile takes minutes here."""
+    flags |= {"max_train_steps": 2, "checkpointing_steps": 1, "train_batch_size": 3}
+    assert train(flags, "--use_lora") == 0
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
+    assert train(flags, "--use_lora", output_dir="compiled") == 0
+    assert logged_losses(Path("compiled")) == pytest.approx(logged_losses(Path("output")), rel=1e-5)
+    eager, compiled = load_file(f"output/{LORA}"), load_file(f"compiled/checkpoint-2/{LORA}")
+    assert set(eager) == set(compiled)  # no _orig_mod
+    for key, value in eager.items():
+        torch.testing.assert_close(compiled[key], value, rtol=0, atol=1e-5)

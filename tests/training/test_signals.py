@@ -38,6 +38,25 @@ def test_stopped_and_gone_on_with(flags, number):
     assert same_weights(Path("output") / WEIGHTS, Path("whole") / WEIGHTS)
 
 
+def test_one_of_two_processes_is_told_and_both_stop_after_the_same_step(flags):
+    flags |= {"max_train_steps": 400, "checkpointing_steps": 1, "checkpoints_total_limit": 2, "train_batch_size": 1}
+    torchrun = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29512")
+    process = start(flags, *SWITCHES, launcher=torchrun)
+
+    def tell_the_second(number):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[1]), number)
+
+    process.send_signal = tell_the_second
+    _, printed = end_when(process, Path("output/checkpoint-1"), signal.SIGTERM)
+    (line,) = [line for line in printed.splitlines() if "stopped by SIGTERM" in line]
+    last = max(Path("output").glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    assert (
+        f"after step {last.name.removeprefix('checkpoint-')} of 400; the last checkpoint is output/{last.name}" in line
+    )
+    assert len(list(last.glob("random_states_*"))) == len(list(last.glob("epoch_rng_*"))) == 2
+
+
 def test_the_same_signal_is_taken_once_and_a_later_one_ends_at_once():
     before = signal.getsignal(signal.SIGINT)
     with StopSignal(speaks=False) as stop:

@@ -5,10 +5,11 @@
     python benchmarks/training.py --scripts ... --device cuda --dtype bf16 --narrow 1 --resolution 512
 
 The model has Stable Diffusion 1.5's architecture and random weights, every width divided by `--narrow`; `--model`
-takes a real one. The unmodified scripts and ours run in turn, several rounds, each in a process of its own, in which a
-hook on the optimizer notes the time after every step: wall time, and CPU time (user and system), which a busy machine
-disturbs less. The table has the medians over the steps of a run, and of those the medians over the rounds; ratios are
-taken within a round. The losses without masks must be those of the script.
+takes a real one. Trainings are compared in pairs, each unmodified and in a process of its own: both start, then take
+turns, a step of one and a step of the other, so that whatever else the machine does disturbs both alike. A hook on the
+optimizer holds the one that waits. Given are medians over all steps but the first few, with the quartiles of the
+ratios of neighbouring steps; the script beside itself shows what is noise. CPU seconds are user's and system's of the
+whole process. The losses without masks must be those of the script.
 """
 
 import argparse
@@ -22,9 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import IO, NoReturn
 
 import numpy as np
 import torch
@@ -49,23 +50,109 @@ ROWS = {
     "ours, masks, background prior": (*MASKS, *PRIOR),
     "ours, masks, background prior, prompts encoded once": (*MASKS, *PRIOR, ONCE),
 }
-UNMASKED = ("diffusers' script", "ours, no masks")
+PAIRS = (
+    # What is compared with what.
+    ("diffusers' script", "diffusers' script"),
+    ("ours, no masks", "diffusers' script"),
+    ("ours, masks, prompts encoded once", "diffusers' script"),
+    ("ours, masks, prompts encoded once", "diffusers' script, prompts encoded once"),
+    ("ours, masks", "ours, no masks"),
+    ("ours, masks, background prior", "ours, masks"),
+    ("ours, masks, background prior, prompts encoded once", "ours, masks, prompts encoded once"),
+)
+UNMASKED = ("ours, no masks", "diffusers' script")
+HEAD = """\
+| | compared with | speed | speed by CPU time | s/step | CPU s/step | peak MiB | more MiB |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 
-@dataclass(frozen=True)
-class Run:
-    """What one training cost, each the median over its steps after the first few.
+class Training:
+    """A training script in a process of its own, which waits after every step until it is told to take the next.
 
     Attributes:
-        wall, cpu: seconds a step.
-        memory: peak until the last step in MiB, of the process, or on a GPU of what torch has allocated there.
-        losses: of every step.
+        steps: of each step but the first wall seconds, CPU seconds, and peak memory in MiB until then: of the
+            process, or on a GPU of what torch has allocated there.
     """
 
-    wall: float
-    cpu: float
-    memory: float
-    losses: list[float]
+    def __init__(self, title: str, folder: Path, number: int, words: list[str], flags: argparse.Namespace) -> None:
+        self.title, self.output = title, folder / f"output-{number}"
+        self.steps: list[list[float]] = []
+        environment = os.environ | {"OMP_NUM_THREADS": str(flags.threads), "HF_HUB_OFFLINE": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        if flags.device == "cpu":
+            environment["ACCELERATE_USE_CPU"] = "true"
+        reading, writing = os.pipe()
+        self.report, self.said = os.fdopen(reading), tempfile.TemporaryFile()  # noqa: SIM115 - it outlives this call
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--child", str(writing), *words, "--output_dir", str(self.output)],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self.said,
+            pass_fds=[writing],
+        )
+        os.close(writing)
+        self._wait()
+
+    def _wait(self) -> list[float]:
+        """What the step under way costs, when it is done."""
+        cost = self.report.readline()
+        if not cost:
+            self._give_up()
+        return list(json.loads(cost))
+
+    def step(self) -> None:
+        """Have it take one step."""
+        self._go_on()
+        self.steps.append(self._wait())
+
+    def finish(self) -> list[float]:
+        """Have it save its model and end; returns the loss of every step, as its tensorboard log has it."""
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        self._go_on()
+        if self.process.wait():
+            self._give_up()
+        (log,) = (path for path in (self.output / "logs").iterdir() if path.name.startswith("dreambooth"))
+        events = EventAccumulator(str(log), size_guidance={"scalars": 0})
+        events.Reload()
+        shutil.rmtree(self.output)
+        return [event.value for event in events.Scalars("loss")]
+
+    def _give_up(self) -> NoReturn:
+        self.said.seek(0)
+        raise SystemExit(f"{self.title} failed: {self.said.read().decode()[-3000:]}")
+
+    def _go_on(self) -> None:
+        pipe = self.process.stdin
+        assert pipe is not None
+        pipe.write(b"\n")
+        pipe.flush()
+
+
+def run_child(report: IO[str], script: str, words: list[str]) -> None:
+    """Run a script as `__main__`; after every optimizer step say what it cost, and wait for a line.
+
+    Folders are listed sorted, since diffusers' scripts take photos in the file system's order.
+    """
+    begun = [time.perf_counter(), time.process_time()]
+
+    def after_step(*_: object) -> None:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+            memory = torch.cuda.max_memory_allocated() / 2**20
+        wall, cpu = time.perf_counter() - begun[0], time.process_time() - begun[1]
+        print(json.dumps([wall, cpu, memory]), file=report, flush=True)
+        sys.stdin.readline()
+        begun[:] = [time.perf_counter(), time.process_time()]
+
+    register_optimizer_step_post_hook(after_step)
+    listed = Path.iterdir
+    Path.iterdir = lambda self: iter(sorted(listed(self)))  # type: ignore[method-assign]
+    sys.argv = [script, *words]
+    runpy.run_path(script, run_name="__main__")
 
 
 def save_random_model(folder: Path, narrow: int) -> None:
@@ -128,110 +215,53 @@ def draw_photos(folder: Path, side: int) -> None:
         Image.fromarray(disc).save(folder / f"masks/{number}.png")
 
 
-def train(folder: Path, script: Path, words: list[str], flags: argparse.Namespace) -> Run:
-    """Run a training script in a process of its own and read what it cost."""
-    output, report = folder / "output", folder / "report.json"
-    shutil.rmtree(output, ignore_errors=True)
-    environment = os.environ | {"OMP_NUM_THREADS": str(flags.threads), "HF_HUB_OFFLINE": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    if flags.device == "cpu":
-        environment["ACCELERATE_USE_CPU"] = "true"
-    command = [sys.executable, __file__, "--child", str(report), str(script), *words]
-    child = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    if child.returncode:
-        raise SystemExit(child.stderr[-3000:])
-    stamps = json.loads(report.read_text())  # (steps, 3): wall and CPU seconds since some start, MiB
-    wall, cpu, memory = np.array(stamps[WARM_UP:]).T
-    return Run(float(np.median(np.diff(wall))), float(np.median(np.diff(cpu))), memory[-1], logged_losses(output))
-
-
-def run_child(report: str, script: str, words: list[str]) -> None:
-    """Run a script as `__main__`, noting after every optimizer step time and memory.
-
-    Folders are listed sorted, since diffusers' scripts take photos in the file system's order.
-    """
-    stamps = []
-
-    def after_step(*_: object) -> None:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-            memory = torch.cuda.max_memory_allocated() / 2**20
-        stamps.append((time.perf_counter(), time.process_time(), memory))
-
-    register_optimizer_step_post_hook(after_step)
-    listed = Path.iterdir
-    Path.iterdir = lambda self: iter(sorted(listed(self)))  # type: ignore[method-assign]
-    sys.argv = [script, *words]
-    try:
-        runpy.run_path(script, run_name="__main__")
-    except SystemExit as end:
-        if end.code:
-            raise
-    Path(report).write_text(json.dumps(stamps))
-
-
-def logged_losses(output: Path) -> list[float]:
-    """The loss of every step, as the run's tensorboard log has it."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    (log,) = (path for path in (output / "logs").iterdir() if path.name.startswith("dreambooth"))
-    events = EventAccumulator(str(log), size_guidance={"scalars": 0})
-    events.Reload()
-    return [event.value for event in events.Scalars("loss")]
-
-
-def measure(folder: Path, kind: str, flags: argparse.Namespace) -> dict[str, list[Run]]:
-    """Every row in turn, every other round backwards; a row's runs."""
+def compare(
+    pair: tuple[str, str], folder: Path, kind: str, flags: argparse.Namespace
+) -> tuple[str, list[list[float]]]:
+    """Train both of a pair, a step of one and a step of the other in turn; a row of the table, and their losses."""
     words = ["--pretrained_model_name_or_path", flags.model or "model", "--instance_data_dir", "photos"]
-    words += ["--instance_prompt", "a sks dog", "--output_dir", "output", "--resolution", str(flags.resolution)]
+    words += ["--instance_prompt", "a sks dog", "--resolution", str(flags.resolution), "--seed", "0"]
     words += ["--train_batch_size", str(flags.train_batch_size), "--max_train_steps", str(flags.steps + WARM_UP + 1)]
-    words += ["--learning_rate", "1e-5", "--lr_warmup_steps", "0", "--checkpointing_steps", "1000000", "--seed", "0"]
+    words += ["--learning_rate", "1e-5", "--lr_warmup_steps", "0", "--checkpointing_steps", "1000000"]
     words += ["--mixed_precision", flags.dtype]
-    runs: dict[str, list[Run]] = {title: [] for title in ROWS if flags.scripts or title.startswith("ours")}
-    for number in range(flags.rounds):
-        for title in list(runs)[:: -1 if number % 2 else 1]:
-            more, script = list(ROWS[title]), OURS
-            if title.startswith("diffusers"):
-                script = flags.scripts.resolve() / THEIRS[kind]
-            elif kind == "lora":
-                more.append("--use_lora")
-            runs[title].append(train(folder, script, [*words, *more], flags))
-    return runs
+    trainings = []
+    for number, title in enumerate(pair):
+        if title.startswith("diffusers"):
+            script = [str(flags.scripts.resolve() / THEIRS[kind])]
+        else:
+            script = [str(OURS), *(["--use_lora"] if kind == "lora" else [])]
+        trainings.append(Training(title, folder, number, [*script, *words, *ROWS[title]], flags))
+    for _ in range(flags.steps + WARM_UP):
+        for training in trainings:
+            training.step()
+    losses = [training.finish() for training in trainings]
+    return table_row(*trainings), losses
 
 
-def check_losses(runs: dict[str, list[Run]], tolerance: float) -> None:
-    """Print how far the losses without masks lie apart; stop where they are not those of the script.
-
-    Raises:
-        SystemExit: they differ by more than `tolerance`.
-    """
-    if not all(title in runs for title in UNMASKED):
-        return
-    theirs, ours = (np.array(runs[title][0].losses) for title in UNMASKED)
-    apart = np.abs(theirs - ours).max()
-    print(f"losses without masks: {len(ours)} steps, at most {apart:.1e} apart (mean loss {theirs.mean():.3f})\n")
+def check_losses(losses: list[list[float]], tolerance: float) -> None:
+    """Print how far the losses of two trainings lie apart; stop where that is more than `tolerance`."""
+    apart = np.abs(np.subtract(*losses)).max()
+    print(f"\nlosses without masks: {len(losses[0])} steps, at most {apart:.1e} from the script's {losses[1][-1]:.3f}")
     if not apart <= tolerance:
-        raise SystemExit(f"the losses differ: {theirs} and {ours}")
+        raise SystemExit(f"the losses differ: {losses}")
 
 
-def table(runs: dict[str, list[Run]]) -> str:
-    """Each row's medians and, against the first row of the same round, ratios of speed."""
-    lines = [
-        "| | steps/s | speed | CPU s/step | CPU speed | peak MiB |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    first = next(iter(runs.values()))
-    for title, its in runs.items():
-        wall, cpu, memory = (median(getattr(one, name) for one in its) for name in ("wall", "cpu", "memory"))
-        faster = median(base.wall / one.wall for base, one in zip(first, its, strict=True))
-        leaner = median(base.cpu / one.cpu for base, one in zip(first, its, strict=True))
-        lines.append(f"| {title} | {1 / wall:.2f} | {faster:.2f} x | {cpu:.2f} | {leaner:.2f} x | {memory:.0f} |")
-    return "\n".join(lines)
+def table_row(first: Training, second: Training) -> str:
+    """A pair as a row of the table."""
+    cells = [first.title, second.title]
+    # (steps, 3): wall seconds, CPU seconds, MiB.
+    one, other = (np.array(training.steps[WARM_UP:]) for training in (first, second))
+    ratios = other / one
+    for column in (0, 1):
+        low, middle, high = np.quantile(ratios[:, column], (0.25, 0.5, 0.75))
+        cells.append(f"{middle:.3f} x ({low:.2f} to {high:.2f})")
+    cells += [f"{median(one[:, 0]):.2f}", f"{median(one[:, 1]):.2f}", f"{one[-1, 2]:.0f}"]
+    cells.append(f"{one[-1, 2] - other[-1, 2]:+.0f}")
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
-    """Time everything in turn, print a table for LoRA and one for full fine-tuning."""
+    """Compare all pairs, print a table for LoRA and one for full fine-tuning."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scripts", type=Path, help="diffusers' examples/dreambooth; left out if unset")
     parser.add_argument("--kind", choices=[*THEIRS, "both"], default="both", help="what is trained (both)")
@@ -239,15 +269,13 @@ def main() -> None:
     parser.add_argument("--narrow", type=int, choices=[1, 2, 4], default=4, help="widths are divided by this (4)")
     parser.add_argument("--resolution", type=int, default=256, help="pixels (256)")
     parser.add_argument("--train_batch_size", type=int, default=1, help="photos a step (1)")
-    parser.add_argument("--steps", type=int, default=12, help="steps that are timed in each run (12)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each row is run (3)")
+    parser.add_argument("--steps", type=int, default=20, help="steps of each that are timed (20)")
     parser.add_argument("--threads", type=int, default=1, help="threads of the CPU (1)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where (cpu)")
     parser.add_argument("--dtype", choices=["no", "bf16", "fp16"], default="no", help="mixed precision (no)")
     flags = parser.parse_args()
-    machine = (
-        torch.cuda.get_device_name() if flags.device == "cuda" else f"{platform.machine()}, {flags.threads} threads"
-    )
+    processor = f"{platform.machine()}, {flags.threads} threads"
+    machine = torch.cuda.get_device_name() if flags.device == "cuda" else processor
     print(f"{machine}, torch {torch.__version__}, {flags.resolution} pixels, mixed precision {flags.dtype}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -255,14 +283,19 @@ def main() -> None:
             save_random_model(folder / "model", flags.narrow)
         draw_photos(folder, 2 * flags.resolution)
         for kind in THEIRS if flags.kind == "both" else [flags.kind]:
-            runs = measure(folder, kind, flags)
-            print(f"{kind}, {flags.rounds} rounds of {flags.steps} steps\n")
-            check_losses(runs, 1e-4 if flags.dtype == "no" else 5e-2)
-            print(table(runs), "\n", flush=True)
+            print(f"{kind}, {flags.steps} steps of each\n\n{HEAD}", flush=True)
+            losses = {}
+            for pair in PAIRS:
+                if flags.scripts or not any(title.startswith("diffusers") for title in pair):
+                    row, losses[pair] = compare(pair, folder, kind, flags)
+                    print(row, flush=True)
+            if UNMASKED in losses:
+                check_losses(losses[UNMASKED], 1e-4 if flags.dtype == "no" else 5e-2)
+            print()
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        run_child(sys.argv[2], sys.argv[3], sys.argv[4:])
+        run_child(os.fdopen(int(sys.argv[2]), "w"), sys.argv[3], sys.argv[4:])
     else:
         main()

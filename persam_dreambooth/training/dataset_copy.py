@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
@@ -78,6 +77,8 @@ def _folder(config: TrainingConfig) -> Path:
 
 def _rows(config: TrainingConfig) -> Any:
     """The train split, pictures as they are stored."""
+    import datasets  # two seconds and 80 MB, which only runs on data sets have a use for
+
     data = config.data
     try:
         rows = datasets.load_dataset(

@@ -145,6 +145,9 @@ class DataConfig:
         'crop photos to the nearest of several shapes instead of a square: auto, or "height,width;height,width"',
     )
     random_flip: bool = _flag(False, "mirror half of the photos, together with their masks")
+    background_images: str | None = _flag(
+        None, "folder of pictures without the subject, one of which, drawn anew each time, is put behind it"
+    )
     cache_latents: bool = _flag(
         False, "send each photo through the autoencoder once, before the training, and take it off the device then"
     )
@@ -401,6 +404,11 @@ class TrainingConfig:
         if self.optimization.learning_rate is None:
             adam = 5e-4 if self.model.use_lora else 5e-6
             self.optimization.learning_rate = 1.0 if self.optimization.optimizer == "prodigy" else adam
+        if self.data.background_images and not self.mask.masked_loss:
+            raise UserError(
+                "--background_images needs masks, which cut the subject out; drop --no_masked_loss (with masks "
+                "--background_weight 1 takes the loss over the whole picture)"
+            )
         if self.data.aspect_ratio_buckets and self.optimization.seed_each_batch:
             raise UserError("--aspect_ratio_buckets and --seed_each_batch exclude each other; drop one")
         if not self.data.concepts_list:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.tensors import TensorCache
 from persam_dreambooth.training.config import DataConfig
@@ -35,15 +36,34 @@ def read_mask(path: Path) -> Tensor:
     return torch.from_numpy(files.read_mask(path)).to(torch.uint8)
 
 
+def find_backgrounds(config: DataConfig) -> list[Path]:
+    """The pictures of `--background_images`, none without it.
+
+    Raises:
+        UserError: no such folder, or no picture in it.
+    """
+    if not config.background_images:
+        return []
+    folder = Path(config.background_images)
+    found = files.list_photos(folder) if folder.is_dir() else []
+    if not found:
+        raise UserError(f"--background_images {folder} is no folder with pictures; give one, or leave the flag out")
+    return found
+
+
 class FreshSamples:
     """Cut out of the photo each time, by the global random generator.
 
     Args:
-        config: crops and flips.
+        config: crops and flips, and the pictures that are put behind the subject.
+
+    Raises:
+        UserError: no such picture.
     """
 
     def __init__(self, config: DataConfig) -> None:
-        self._config = config
+        self._config, self._interpolation = config, config.image_interpolation_mode or "bilinear"
+        self.backgrounds = find_backgrounds(config)
 
     def __call__(self, photo: Path, mask: Path | None, size: Size) -> Sample:
         """A photo's sample.
@@ -54,11 +74,19 @@ class FreshSamples:
         picture = files.read_photo(photo)
         drawn = None if mask is None else read_mask(mask)
         crop = draw_crop((picture.height, picture.width), size, self._config, drawn)
-        return {
-            "pixels": cut_photo(picture, crop, self._config.image_interpolation_mode or "bilinear"),
-            "mask": torch.ones(1, *size) if drawn is None else cut_mask(drawn, crop),
-            "crop": crop.conditioning(),
-        }
+        pixels = cut_photo(picture, crop, self._interpolation)
+        if drawn is None:
+            return {"pixels": pixels, "mask": torch.ones(1, *size), "crop": crop.conditioning()}
+        inside = cut_mask(drawn, crop)
+        if self.backgrounds:
+            pixels = torch.where(inside > 0, pixels, self._background(size))
+        return {"pixels": pixels, "mask": inside, "crop": crop.conditioning()}
+
+    def _background(self, size: Size) -> Tensor:
+        """One of the pictures, cropped, (3, h, w)."""
+        picture = files.read_photo(self.backgrounds[int(torch.randint(len(self.backgrounds), (1,)))])
+        crop = draw_crop((picture.height, picture.width), size, self._config)
+        return cut_photo(picture, crop, self._interpolation)
 
 
 class EncodedSamples:
@@ -75,13 +103,14 @@ class EncodedSamples:
     """
 
     def __init__(self, family: Family, config: DataConfig, sources: Iterable[Source], speaks: bool = True) -> None:
-        fixed = config.center_crop and not config.random_flip
+        read = FreshSamples(config)
+        fixed = config.center_crop and not config.random_flip and not read.backgrounds
         self._count = 1 if fixed else config.cached_crops
         self._cache = TensorCache(Path(config.training_cache) if config.training_cache else None)
         self._keys: dict[Source, list[str]] = {}
-        model, read = family.checksum("vae"), FreshSamples(config)
+        behind, model = [files.digest(path) for path in read.backgrounds], family.checksum("vae")
         for source in tqdm(list(dict.fromkeys(sources)), "Encoding photos", unit="photo", delay=2, disable=not speaks):
-            self._keys[source] = [_key(source, config, number, model) for number in range(self._count)]
+            self._keys[source] = [_key(source, config, number, [model, *behind]) for number in range(self._count)]
             for key in self._keys[source]:
                 if self._cache.get(key) is None:
                     self._cache.put(key, _encoded(read, source, key, family))
@@ -95,7 +124,7 @@ class EncodedSamples:
         return sample | {"mask": sample["mask"].float()}
 
 
-def _key(source: Source, config: DataConfig, number: int, model: str) -> str:
+def _key(source: Source, config: DataConfig, number: int, others: list[str]) -> str:
     photo, mask, size = source
     words = {
         "version": VERSION,
@@ -103,7 +132,7 @@ def _key(source: Source, config: DataConfig, number: int, model: str) -> str:
         "mask": None if mask is None else files.digest(mask),
         "size": size,
         "crop": [config.center_crop, config.random_flip, config.image_interpolation_mode, number],
-        "model": model,
+        "model and backgrounds": others,
     }
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 

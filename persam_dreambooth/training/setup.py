@@ -24,6 +24,7 @@ from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import InstancePhoto
 from persam_dreambooth.training.families import check_base_model
 from persam_dreambooth.training.mask_report import MaskCheck, check_masks
+from persam_dreambooth.training.samples import find_backgrounds
 
 
 @dataclass
@@ -56,6 +57,7 @@ def setup(config: TrainingConfig) -> Setup:
             f"take {nearest}"
         )
     sizes = bucket_sizes(config.data, unit)
+    find_backgrounds(config.data)
     optimization.check(config.optimization)
     # SDXL and SD 3 never ask the last layers of their text encoders; DDP has to be told to bear with it.
     unused = DistributedDataParallelKwargs(find_unused_parameters=config.model.train_text_encoder)

@@ -77,6 +77,11 @@ def test_nothing_stale_is_used(models, source, tmp_path):
     assert encode() == 0  # all of it is known
     assert encode(image_interpolation_mode="bicubic") == 1
     assert encode(center_crop=False, cached_crops=2) == 2
+    files.write_picture(Image.new("RGB", (40, 40), "red"), tmp_path / "behind" / "0.png")
+    behind = {"background_images": str(tmp_path / "behind"), "cached_crops": 1}
+    assert encode(**behind) == 1
+    files.write_picture(Image.new("RGB", (40, 40), "blue"), tmp_path / "behind" / "0.png")
+    assert encode(**behind) == 1
     photo, mask, _ = source
     files.write_mask(~files.read_mask(mask), mask)
     assert encode() == 1

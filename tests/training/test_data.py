@@ -6,9 +6,12 @@ import torch
 from PIL import Image
 from torchvision import transforms as v1
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import DataConfig
 from persam_dreambooth.training.crops import cut_photo, draw_crop
 from persam_dreambooth.training.data import DreamBoothDataset, InstancePhoto, collate
+from persam_dreambooth.training.samples import find_backgrounds
+from tests.training.small import configure
 
 PROMPT = {"input_ids": torch.zeros(1, 4, dtype=torch.long)}
 CLASS_PROMPT = {"input_ids": torch.ones(1, 4, dtype=torch.long)}
@@ -113,3 +116,32 @@ def test_a_class_prompt_needs_no_class_images(photo):
 def test_without_a_mask_the_whole_photo_counts(photo):
     item = DreamBoothDataset([InstancePhoto(photo.photo, None)], config(), PROMPTS)[0]
     assert item["mask"].unique().tolist() == [1]
+
+
+def test_other_backgrounds_stand_behind_the_subject(photo, tmp_path):
+    for number, colour in enumerate(("red", "blue")):
+        (tmp_path / "behind").mkdir(exist_ok=True)
+        Image.new("RGB", (50, 40), colour).save(tmp_path / "behind" / f"{number}.png")
+    plain = DreamBoothDataset([photo], config(center_crop=True), PROMPTS, [[photo.photo]], ["a dog"])
+    settings = config(center_crop=True, background_images=str(tmp_path / "behind"))
+    mixed = DreamBoothDataset([photo], settings, PROMPTS, [[photo.photo]], ["a dog"])
+    torch.manual_seed(0)
+    colours, expected = set(), plain[0]
+    for _ in range(10):
+        item = mixed[0]
+        inside = item["mask"].expand(3, -1, -1) > 0
+        assert torch.equal(item["mask"], expected["mask"])
+        assert torch.equal(item["pixels"][inside], expected["pixels"][inside])
+        assert torch.equal(item["class_pixels"], expected["class_pixels"])
+        outside = item["pixels"][:, item["mask"][0] == 0]
+        assert len(outside.unique(dim=1)[0]) == 1
+        colours.add(tuple(outside[:, 0].tolist()))
+    assert colours == {(1, -1, -1), (-1, -1, 1)}
+
+
+def test_a_folder_without_backgrounds_is_refused_in_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"--background_images .* is no folder with pictures"):
+        find_backgrounds(config(background_images=str(tmp_path)))
+    with pytest.raises(UserError, match="--background_images needs masks"):
+        settings = {"background_images": str(tmp_path)}
+        configure("model", mask={"masked_loss": False, "instance_mask_dir": None}, data=settings)

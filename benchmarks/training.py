@@ -24,11 +24,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
 from typing import IO, NoReturn
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -74,19 +74,14 @@ class Training:
             process, or on a GPU of what torch has allocated there.
     """
 
-    def __init__(self, title: str, folder: Path, number: int, words: list[str], flags: argparse.Namespace) -> None:
+    def __init__(self, title: str, folder: Path, number: int, words: list[str]) -> None:
         self.title, self.output = title, folder / f"output-{number}"
         self.steps: list[list[float]] = []
-        environment = os.environ | {"OMP_NUM_THREADS": str(flags.threads), "HF_HUB_OFFLINE": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        if flags.device == "cpu":
-            environment["ACCELERATE_USE_CPU"] = "true"
         reading, writing = os.pipe()
         self.report, self.said = os.fdopen(reading), tempfile.TemporaryFile()  # noqa: SIM115 - it outlives this call
         self.process = subprocess.Popen(
             [sys.executable, __file__, "--child", str(writing), *words, "--output_dir", str(self.output)],
             cwd=folder,
-            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self.said,
@@ -218,24 +213,36 @@ def draw_photos(folder: Path, side: int) -> None:
 def compare(
     pair: tuple[str, str], folder: Path, kind: str, flags: argparse.Namespace
 ) -> tuple[str, list[list[float]]]:
-    """Train both of a pair, a step of one and a step of the other in turn; a row of the table, and their losses."""
+    """Train both of a pair in turns; returns a row of the table, and the losses of both.
+
+    Which of them starts first, and which takes the first of two steps, changes, since either may be an advantage.
+    """
+    costs: list[list[list[float]]] = [[], []]
+    for number in range(flags.rounds):
+        order = (0, 1) if number % 2 == 0 else (1, 0)
+        trainings = {
+            which: Training(pair[which], folder, which, words_of(pair[which], kind, flags)) for which in order
+        }
+        for step in range(flags.steps + WARM_UP):
+            for which in order[:: -1 if step % 2 else 1]:
+                trainings[which].step()
+        losses = [trainings[which].finish() for which in (0, 1)]
+        for which, training in trainings.items():
+            costs[which] += training.steps[WARM_UP:]
+    return table_row(pair, np.array(costs[0]), np.array(costs[1])), losses
+
+
+def words_of(title: str, kind: str, flags: argparse.Namespace) -> list[str]:
+    """The script and the flags of a row."""
+    if title.startswith("diffusers"):
+        script = [str(flags.scripts.resolve() / THEIRS[kind])]
+    else:
+        script = [str(OURS), *(["--use_lora"] if kind == "lora" else [])]
     words = ["--pretrained_model_name_or_path", flags.model or "model", "--instance_data_dir", "photos"]
     words += ["--instance_prompt", "a sks dog", "--resolution", str(flags.resolution), "--seed", "0"]
     words += ["--train_batch_size", str(flags.train_batch_size), "--max_train_steps", str(flags.steps + WARM_UP + 1)]
     words += ["--learning_rate", "1e-5", "--lr_warmup_steps", "0", "--checkpointing_steps", "1000000"]
-    words += ["--mixed_precision", flags.dtype]
-    trainings = []
-    for number, title in enumerate(pair):
-        if title.startswith("diffusers"):
-            script = [str(flags.scripts.resolve() / THEIRS[kind])]
-        else:
-            script = [str(OURS), *(["--use_lora"] if kind == "lora" else [])]
-        trainings.append(Training(title, folder, number, [*script, *words, *ROWS[title]], flags))
-    for _ in range(flags.steps + WARM_UP):
-        for training in trainings:
-            training.step()
-    losses = [training.finish() for training in trainings]
-    return table_row(*trainings), losses
+    return [*script, *words, "--mixed_precision", flags.dtype, *ROWS[title]]
 
 
 def check_losses(losses: list[list[float]], tolerance: float) -> None:
@@ -246,17 +253,15 @@ def check_losses(losses: list[list[float]], tolerance: float) -> None:
         raise SystemExit(f"the losses differ: {losses}")
 
 
-def table_row(first: Training, second: Training) -> str:
-    """A pair as a row of the table."""
-    cells = [first.title, second.title]
-    # (steps, 3): wall seconds, CPU seconds, MiB.
-    one, other = (np.array(training.steps[WARM_UP:]) for training in (first, second))
-    ratios = other / one
+def table_row(pair: tuple[str, str], one: NDArray[np.float64], other: NDArray[np.float64]) -> str:
+    """A pair as a row of the table, from (steps, 3) each: wall seconds, CPU seconds, MiB."""
+    cells = list(pair)
     for column in (0, 1):
-        low, middle, high = np.quantile(ratios[:, column], (0.25, 0.5, 0.75))
+        low, middle, high = np.quantile(other[:, column] / one[:, column], (0.25, 0.5, 0.75))
         cells.append(f"{middle:.3f} x ({low:.2f} to {high:.2f})")
-    cells += [f"{median(one[:, 0]):.2f}", f"{median(one[:, 1]):.2f}", f"{one[-1, 2]:.0f}"]
-    cells.append(f"{one[-1, 2] - other[-1, 2]:+.0f}")
+    wall, cpu, _ = np.median(one, axis=0)
+    peak, others = one[:, 2].max(), other[:, 2].max()
+    cells += [f"{wall:.2f}", f"{cpu:.2f}", f"{peak:.0f}", f"{peak - others:+.0f}"]
     return f"| {' | '.join(cells)} |"
 
 
@@ -269,11 +274,18 @@ def main() -> None:
     parser.add_argument("--narrow", type=int, choices=[1, 2, 4], default=4, help="widths are divided by this (4)")
     parser.add_argument("--resolution", type=int, default=256, help="pixels (256)")
     parser.add_argument("--train_batch_size", type=int, default=1, help="photos a step (1)")
-    parser.add_argument("--steps", type=int, default=20, help="steps of each that are timed (20)")
+    parser.add_argument("--steps", type=int, default=20, help="steps of a round that are timed (20)")
     parser.add_argument("--threads", type=int, default=1, help="threads of the CPU (1)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where (cpu)")
     parser.add_argument("--dtype", choices=["no", "bf16", "fp16"], default="no", help="mixed precision (no)")
+    parser.add_argument("--only", default="", help="compare only what has this in its name, such as prior")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each pair is trained (2)")
     flags = parser.parse_args()
+    # For the trainings, which inherit it.
+    os.environ |= {"OMP_NUM_THREADS": str(flags.threads), "TOKENIZERS_PARALLELISM": "false"}
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    if flags.device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
     processor = f"{platform.machine()}, {flags.threads} threads"
     machine = torch.cuda.get_device_name() if flags.device == "cuda" else processor
     print(f"{machine}, torch {torch.__version__}, {flags.resolution} pixels, mixed precision {flags.dtype}")
@@ -283,10 +295,11 @@ def main() -> None:
             save_random_model(folder / "model", flags.narrow)
         draw_photos(folder, 2 * flags.resolution)
         for kind in THEIRS if flags.kind == "both" else [flags.kind]:
-            print(f"{kind}, {flags.steps} steps of each\n\n{HEAD}", flush=True)
+            print(f"{kind}, {flags.rounds} rounds of {flags.steps} steps\n\n{HEAD}", flush=True)
             losses = {}
             for pair in PAIRS:
-                if flags.scripts or not any(title.startswith("diffusers") for title in pair):
+                there = flags.scripts or not any(title.startswith("diffusers") for title in pair)
+                if there and flags.only in pair[0]:
                     row, losses[pair] = compare(pair, folder, kind, flags)
                     print(row, flush=True)
             if UNMASKED in losses:

@@ -283,7 +283,7 @@ def test_bf16_follows_float32(base, kind):
         assert {next(part.parameters()).dtype for part in family.base.values()} <= {dtype}
         side = SIDE // family.cell_of(config.model)
         latents = torch.rand(2, 4, side, side, generator=torch.Generator().manual_seed(0))
-        family.encode_latents = lambda pixels, latents=latents: latents
+        family.sample_latents = lambda moments, latents=latents: latents
         add = family.add_noise
 
         def fixed(latents, settings, add=add):

@@ -52,6 +52,12 @@ class Case:
         """Every flag of both scripts, relative to the folder that `prepare` filled."""
         return [*COMMON, *self.flags]
 
+    @property
+    def our_flags(self) -> list[str]:
+        """Every flag of our script: white masks over whole photos."""
+        lora = ["--use_lora"] if "lora" in self.script else []
+        return [*self.all_flags, "--instance_mask_dir", "masks", *self.ours, *lora]
+
 
 FULL, LORA = "train_dreambooth.py", "train_dreambooth_lora.py"
 SDXL, SD3, SD3_FULL = "train_dreambooth_lora_sdxl.py", "train_dreambooth_lora_sd3.py", "train_dreambooth_sd3.py"
@@ -65,7 +71,7 @@ COMMON = (
 )
 # The scripts of the newer families draw all crops beforehand, and have another default for the decay.
 NEWER = ("--center_crop", "--resolution", "32", "--learning_rate", "1e-3", "--adam_weight_decay", "1e-4")
-# Some of them give the transformer one prompt whatever the batch.
+# SDXL's pairs prompts and class images wrongly, and Flux's fails with text encoders, at larger batches.
 SINGLE = (*NEWER, "--train_batch_size", "1")
 # With it they train text encoders at a rate and a decay of their own.
 SAME = ("--adam_weight_decay_text_encoder", "1e-4", "--text_encoder_lr", "1e-3")

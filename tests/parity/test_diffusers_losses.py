@@ -18,8 +18,7 @@ def test_losses_equal_those_of_the_script(name, tmp_path, monkeypatch):
     case = CASES[name]
     prepare(tmp_path, case)
     monkeypatch.chdir(tmp_path)
-    ours = ["--instance_mask_dir", "masks", *case.ours, *(["--use_lora"] if "lora" in case.script else [])]
-    assert main(["train", *case.all_flags, *ours]) == 0
+    assert main(["train", *case.our_flags]) == 0
     recorded = json.loads(RECORD.read_text())["losses"][name]
     np.testing.assert_allclose(logged_losses(tmp_path / "output"), recorded, atol=1e-5, rtol=0)
     assert np.ptp(recorded) > 1e-2  # a flat curve would prove nothing

@@ -101,6 +101,7 @@ def test_gradient_checkpointing_changes_no_gradient(pipelines, name, kind):
         batch, noised = batch_for(family, class_images=False), noised_for(family, config)
         for part in family.trained().values():
             part.train()
+            assert part.is_gradient_checkpointing == checkpointing
             for key, one in part.named_parameters():
                 if "lora_B" in key:
                     one.data += 0.02

@@ -8,7 +8,16 @@ from accelerate.utils import ProjectConfiguration
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos.manifest import ManifestEntry
-from persam_dreambooth.training import concepts, dataset_copy, distribution, instances, optimization, result, resuming, tracking
+from persam_dreambooth.training import (
+    concepts,
+    dataset_copy,
+    distribution,
+    instances,
+    optimization,
+    result,
+    resuming,
+    tracking,
+)
 from persam_dreambooth.training.buckets import bucket_sizes
 from persam_dreambooth.training.class_images import ensure_class_images
 from persam_dreambooth.training.config import TrainingConfig

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.replacing import UNFINISHED
 from persam_dreambooth.training.averaging import load_average, save_average
 from persam_dreambooth.training.families import Family
 
@@ -125,8 +126,13 @@ def _clear(*folders: Path) -> None:
 
 
 def clear_leftovers(output: Path) -> None:
-    """Delete what a run that was killed while it wrote or deleted a checkpoint left behind."""
+    """Delete what a run that was killed while it wrote or deleted something left behind."""
     _clear(*output.glob(f".{PREFIX}*.partial"), *output.glob(f".{PREFIX}*.old"))
+    for left in output.glob(f"{UNFINISHED}*"):
+        if left.is_dir():
+            _clear(left)
+        else:
+            left.unlink()
 
 
 def in_words(output: Path) -> str:

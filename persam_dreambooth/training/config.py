@@ -331,8 +331,8 @@ class OptimizationConfig:
             raise UserError("--use_8bit_adam and --optimizer prodigy exclude each other; drop one")
         if self.use_8bit_adam:
             self.optimizer = "adamw8bit"
-        if self.optimizer == "prodigy" and self.learning_rate == 0:
-            raise UserError("--learning_rate 0 is nothing to --optimizer prodigy; leave it unset, which is 1")
+        if self.optimizer == "prodigy" and (self.learning_rate == 0 or self.adam_epsilon == 0):
+            raise UserError("--optimizer prodigy needs --learning_rate (1 if unset) and --adam_epsilon above 0")
 
 
 @dataclass

@@ -72,7 +72,7 @@ def remaining_batches(loader: Any, progress: Progress, stream: PhotoStream | Non
         for taken in range(1, progress.batches + 1):
             if taken == progress.batches:
                 torch.set_rng_state(progress.fetch_rng)
-            next(batches)
+            next(batches, None)  # with another batch size the epoch may be at its end
         torch.set_rng_state(left)
     while True:
         progress.fetch_rng = torch.get_rng_state()

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from accelerate.utils import set_seed
 
+from persam_dreambooth.errors import Stopped
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, write_manifest
 from persam_dreambooth.training import checkpoints, mask_report, memory, optimization, result, tracking
 from persam_dreambooth.training.averaging import averaged, build_average
@@ -70,7 +71,11 @@ def main(run: Setup) -> None:
         progress = checkpoints.load_checkpoint(accelerator, run.resume_from)
     training = Training(config, accelerator, family, loader, optimizer, scheduler, parameters, steps, stream, average)
     with StopSignal(speaks=accelerator.is_main_process) as stop:
-        fit(training, progress, stop)
+        try:
+            fit(training, progress, stop)
+        except Stopped:
+            accelerator.end_training()
+            raise
         with averaged(average, parameters):
             _save_result(training, progress, run)
     accelerator.end_training()

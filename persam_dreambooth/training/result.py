@@ -9,6 +9,7 @@ from huggingface_hub import create_repo, upload_folder
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME, PIPELINE_INDEX
+from persam_dreambooth.replacing import UNFINISHED
 from persam_dreambooth.training import kohya
 from persam_dreambooth.training.card import Card
 from persam_dreambooth.training.config import TrainingConfig
@@ -44,7 +45,7 @@ def save_model(family: Family, config: TrainingConfig) -> list[str]:
         The files and folders in it that are the model.
     """
     output = Path(config.output.output_dir)
-    with tempfile.TemporaryDirectory(prefix=".model-", dir=output) as name:
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=output) as name:
         beside = Path(name)
         family.save(beside, config.output.skip_save_text_encoder)
         forget_origin(beside)

@@ -10,11 +10,12 @@ import yaml
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME, PIPELINE_INDEX
 from persam_dreambooth.photos import files
+from persam_dreambooth.replacing import UNFINISHED
 from persam_dreambooth.training import checkpoints, dataset_copy, instances
 from persam_dreambooth.training.config import GROUPS, OutputConfig, TrainingConfig, ValidationConfig
 
-WEIGHTS = ("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder", "use_ema", "optimizer")
-"""The flags that say what a checkpoint holds."""
+HELD = ("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder", "use_ema", "optimizer", "seed_each_batch")
+"""The flags that say what a checkpoint holds, and how its batches are counted."""
 
 
 def choose_start(config: TrainingConfig) -> Path | None:
@@ -31,11 +32,12 @@ def choose_start(config: TrainingConfig) -> Path | None:
     files.check_output_folder(output)
     # Masks and copied photos of an interrupted run are no loss to begin anew with; anything else might be.
     there = {path.name for path in output.iterdir()} if output.exists() else set()
-    held = sorted(there - {instances.SEGMENTATION_FOLDER, dataset_copy.COPY_FOLDER})
+    kept = {instances.SEGMENTATION_FOLDER, dataset_copy.COPY_FOLDER}
+    held = sorted(name for name in there - kept if not name.startswith(UNFINISHED))
     wanted = config.output.resume_from_checkpoint
     chosen = checkpoints.choose_checkpoint(output, wanted) if wanted else None
     if chosen is not None:
-        _check_same(config, WEIGHTS)
+        _check_same(config, HELD)
     elif wanted and CONFIG_NAME in held:
         _check_unfinished(output)
         other = {one.name for group in (ValidationConfig, OutputConfig) for one in fields(group)}

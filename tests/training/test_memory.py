@@ -16,20 +16,20 @@ from pathlib import Path
 import persam_dreambooth.cli.train
 from persam_dreambooth.cli import main
 now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (now + 400 * 2**20, -1))
+resource.setrlimit(resource.RLIMIT_AS, (now + 100 * 2**20, -1))
 sys.exit(main(["train", *sys.argv[1:]]))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
 def test_an_exhausted_computer_names_what_helps(flags):
-    flags = flags | {"resolution": 1024, "train_batch_size": 3, "report_to": "none"}
+    flags = flags | {"resolution": 512, "train_batch_size": 3, "report_to": "none"}
     words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
     command = [sys.executable, "-c", LIMITED, *words, "--gradient_checkpointing"]
     run = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert run.returncode == 2, run.stderr[-3000:]
     (line,) = [line for line in run.stderr.splitlines() if "error:" in line]
-    assert "out of memory; what needs less: " in line and "--use_lora" in line and "--resolution 512" in line
+    assert "out of memory; what needs less: " in line and "--use_lora" in line and "--resolution 256" in line
     assert "--train_batch_size 1 --gradient_accumulation_steps 3" in line
     assert "--gradient_checkpointing" not in line and "Traceback" not in run.stderr
 

@@ -40,6 +40,7 @@ PHOTOS, WARM_UP = 4, 2
 MASKS = ("--instance_mask_dir", "masks")
 PRIOR = ("--background_prior_weight", "1", "--class_prompt", "a dog")
 ONCE = "--pre_compute_text_embeddings"
+CACHED = (ONCE, "--cache_latents")
 ROWS = {
     # What is timed: the flags beyond those that all have.
     "diffusers' script": (),
@@ -49,6 +50,7 @@ ROWS = {
     "ours, masks, prompts encoded once": (*MASKS, ONCE),
     "ours, masks, background prior": (*MASKS, *PRIOR),
     "ours, masks, background prior, prompts encoded once": (*MASKS, *PRIOR, ONCE),
+    "ours, masks, prompts and photos encoded once": (*MASKS, *CACHED),
 }
 PAIRS = (
     # What is compared with what.
@@ -56,6 +58,7 @@ PAIRS = (
     ("ours, no masks", "diffusers' script"),
     ("ours, masks, prompts encoded once", "diffusers' script"),
     ("ours, masks, prompts encoded once", "diffusers' script, prompts encoded once"),
+    ("ours, masks, prompts and photos encoded once", "diffusers' script"),
     ("ours, masks", "ours, no masks"),
     ("ours, masks, background prior", "ours, masks"),
     ("ours, masks, background prior, prompts encoded once", "ours, masks, prompts encoded once"),

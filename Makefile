@@ -19,7 +19,7 @@ demo: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python examples/tinyworld/demo.py --output demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -4,8 +4,8 @@ PYTHONPATH=examples python -m tests.parity.compare_diffusers [case...]
 """
 
 import contextlib
+import io
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -24,7 +24,7 @@ def compare(names: list[str]) -> None:
     for name in names or CASES:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             prepare(Path(folder), CASES[name])
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            with contextlib.redirect_stdout(io.StringIO()):
                 assert main(["train", *CASES[name].our_flags]) == 0
             difference = np.abs(np.subtract(logged_losses(Path("output")), recorded[name])).max()
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -34,7 +34,7 @@ def segment(album, models, output, notes, *flags, processes=1):
     notes.mkdir(parents=True)
     words = ["--images", album / "photos", "--reference", album / "photos" / "00.png"]
     words += ["--reference_mask", album / "mask.png", "--output", output, "--sam", models / "sam", "--device", "cpu"]
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", processes, "--master_port", 29531]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
     if processes == 1:
         launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", 1]
     command = [sys.executable, *launcher, "-m", "tests.preprocessing.counted_segmentation", *words, *flags]

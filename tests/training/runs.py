@@ -22,8 +22,8 @@ def train(flags, *switches, **more):
 def launch(processes, flags, *switches):
     """Run the script itself on so many CPU processes; `accelerate launch --cpu` would start one only."""
     words = [word for key, value in flags.items() if value is not None for word in (f"--{key}", str(value))]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    command = [*torchrun, "--master_port", "29511", str(ROOT / "train_dreambooth_persam.py"), *switches, *words]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [*torchrun, str(ROOT / "train_dreambooth_persam.py"), *switches, *words]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-3000:]

@@ -40,7 +40,7 @@ def test_stopped_and_gone_on_with(flags, number):
 
 def test_one_of_two_processes_is_told_and_both_stop_after_the_same_step(flags):
     flags |= {"max_train_steps": 400, "checkpointing_steps": 1, "checkpoints_total_limit": 2, "train_batch_size": 1}
-    torchrun = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29512")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     process = start(flags, *SWITCHES, launcher=torchrun)
 
     def tell_the_second(number):

@@ -1,5 +1,6 @@
 """Everything that can be known, and can fail, before a model is loaded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from persam_dreambooth.training import (
 from persam_dreambooth.training.buckets import bucket_sizes
 from persam_dreambooth.training.class_images import ensure_class_images
 from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.crops import Size
 from persam_dreambooth.training.data import InstancePhoto
 from persam_dreambooth.training.families import check_base_model
 from persam_dreambooth.training.mask_report import MaskCheck, check_masks
@@ -44,7 +46,6 @@ class Setup:
 
 def setup(config: TrainingConfig) -> Setup:
     """Check the flags against the world, find or make masks and class images."""
-    output = Path(config.output.output_dir)
     resume_from = resuming.choose_start(config)
     kind = check_base_model(config.model)
     kind.check(config)
@@ -59,6 +60,20 @@ def setup(config: TrainingConfig) -> Setup:
     sizes = bucket_sizes(config.data, unit)
     find_backgrounds(config.data)
     optimization.check(config.optimization)
+    accelerator = _accelerator(config)
+    if config.output.resume_from_checkpoint and resume_from is None:
+        accelerator.print(f"no checkpoint in {config.output.output_dir} yet: the run begins anew")
+    subjects = concepts.read_concepts(config)
+    found, manifest = _find_photos(config, subjects, sizes, accelerator)
+    masks = check_masks(found, config, cell)
+    repository = result.claim_repository(config) if accelerator.is_main_process else None
+    class_images = [ensure_class_images(subject, accelerator) for subject in subjects]
+    return Setup(config, accelerator, subjects, found, manifest, masks, class_images, repository, resume_from)
+
+
+def _accelerator(config: TrainingConfig) -> Accelerator:
+    """Accelerate's view of devices and processes, refused where this training could not run on them."""
+    output = Path(config.output.output_dir)
     # SDXL and SD 3 never ask the last layers of their text encoders; DDP has to be told to bear with it.
     unused = DistributedDataParallelKwargs(find_unused_parameters=config.model.train_text_encoder)
     accelerator = Accelerator(
@@ -73,11 +88,15 @@ def setup(config: TrainingConfig) -> Setup:
     )
     plugin = accelerator.state.deepspeed_plugin
     distribution.check(accelerator.distributed_type, plugin.zero_stage if plugin else 0, config)
-    if config.output.resume_from_checkpoint and resume_from is None:
-        accelerator.print(f"no checkpoint in {output} yet: the run begins anew")
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError("--mixed_precision fp16 needs a GPU; on a CPU take bf16 or no")
-    subjects = concepts.read_concepts(config)
+    return accelerator
+
+
+def _find_photos(
+    config: TrainingConfig, subjects: Sequence[TrainingConfig], sizes: Sequence[Size], accelerator: Accelerator
+) -> tuple[list[InstancePhoto], list[ManifestEntry]]:
+    """All subjects' photos, segmented first where that is wanted, and their manifest."""
     with accelerator.main_process_first():
         if accelerator.is_main_process:
             dataset_copy.copy(config)
@@ -88,7 +107,4 @@ def setup(config: TrainingConfig) -> Setup:
         its, left_out = instances.find_instances(subject, sizes)
         found += [replace(one, concept=number) for one in its]
         manifest += instances.describe(its, left_out, subject)
-    masks = check_masks(found, config, cell)
-    repository = result.claim_repository(config) if accelerator.is_main_process else None
-    class_images = [ensure_class_images(subject, accelerator) for subject in subjects]
-    return Setup(config, accelerator, subjects, found, manifest, masks, class_images, repository, resume_from)
+    return found, manifest

@@ -49,6 +49,8 @@ def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, s
         ]
     for name, part in family.trained().items():
         part.train(modes[name])
+    if config.data.cache_latents:
+        family.stow_autoencoder()  # the pipeline has brought it back
     _track(images, validation.validation_prompt, accelerator, step)
     folder = Path(config.output.output_dir) / VALIDATION_FOLDER
     paths = [folder / f"step-{step:06d}-{number}.png" for number in range(len(images))]

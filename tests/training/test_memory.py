@@ -36,6 +36,6 @@ def test_an_exhausted_computer_names_what_helps(flags):
 
 def test_what_is_on_already_is_not_advised(models):
     model = {"use_lora": True, "gradient_checkpointing": True, "pre_compute_text_embeddings": True}
-    data = {"resolution": 64, "train_batch_size": 1}
+    data = {"resolution": 64, "train_batch_size": 1, "cache_latents": True}
     config, _ = make(models / "stable-diffusion", model, optimization={"mixed_precision": "bf16"}, data=data)
     assert savings(config) == ["a smaller base model"]

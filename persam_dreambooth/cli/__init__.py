@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from io import TextIOWrapper
 
 from persam_dreambooth import __version__
 from persam_dreambooth.errors import Stopped, UserError
@@ -37,6 +38,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def guarded(program: str, run: Callable[[str, list[str]], None], argv: list[str]) -> int:
     """Run a verb and turn what the user can mend into one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     try:
         run(program, argv)
     except UserError as error:

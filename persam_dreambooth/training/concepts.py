@@ -1,5 +1,6 @@
 """The subjects of a run, each as settings of its own: one from the flags, or several from a file."""
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,21 @@ def read_concepts(config: TrainingConfig) -> list[TrainingConfig]:
             f"two entries of {path} have photo folders of the same name ({', '.join(names)}); rename one, since "
             "results are told apart by it"
         )
+    _refuse_shared_class_folders(concepts, path)
     return concepts
+
+
+def _refuse_shared_class_folders(concepts: Sequence[TrainingConfig], path: Path) -> None:
+    """One folder of class images cannot show what two class prompts say."""
+    prompts: dict[Path, str | None] = {}
+    for one in concepts:
+        if one.data.with_prior_preservation:
+            folder = Path(str(one.data.class_data_dir)).resolve()
+            if prompts.setdefault(folder, one.data.class_prompt) != one.data.class_prompt:
+                raise UserError(
+                    f"two entries of {path} share the class_data_dir {one.data.class_data_dir} but no class_prompt; "
+                    "give each a folder of its own"
+                )
 
 
 def folder_name(concept: TrainingConfig) -> str:

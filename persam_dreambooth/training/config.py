@@ -163,8 +163,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.dataset_name and (self.instance_data_dir or self.concepts_list):
             raise UserError("--dataset_name brings the photos; drop it, or --instance_data_dir and --concepts_list")
-        if not self.dataset_name and (self.mask_column or self.caption_column):
-            raise UserError("--mask_column and --caption_column are a data set's; give --dataset_name, or drop them")
+        of_datasets = ("dataset_config_name", "mask_column", "caption_column", "cache_dir")
+        given = [f"--{name}" for name in of_datasets if getattr(self, name)]
+        if given and not self.dataset_name:
+            raise UserError(f"{given[0]} is about a data set; give --dataset_name, or drop it")
         if self.caption_extension is not None and not self.caption_extension.startswith("."):
             raise UserError(f"--caption_extension {self.caption_extension} must begin with a dot, such as .txt")
         counts = ("resolution", "train_batch_size", "sample_batch_size", "num_class_images", "cached_crops")
@@ -408,6 +410,10 @@ class TrainingConfig:
             raise UserError(
                 "--background_images needs masks, which cut the subject out; drop --no_masked_loss (with masks "
                 "--background_weight 1 takes the loss over the whole picture)"
+            )
+        if self.data.training_cache and not (self.data.cache_latents or self.model.pre_compute_text_embeddings):
+            raise UserError(
+                "--training_cache keeps what --cache_latents and --pre_compute_text_embeddings make; add one of them"
             )
         if self.data.aspect_ratio_buckets and self.optimization.seed_each_batch:
             raise UserError("--aspect_ratio_buckets and --seed_each_batch exclude each other; drop one")

@@ -1,5 +1,6 @@
 """Photos, masks and class images as batches of tensors; photo and mask always move together."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +63,19 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
         self.class_images, self.class_prompts = class_images, class_prompts
         self.resolution = config.resolution
         self.read: ReadSample = FreshSamples(config)
+        # Of each photo how many of its subject's come before it, and how many there are.
+        concepts = [one.concept for one in instances]
+        self._own = [concepts.count(number) for number in range(len(class_images))]
+        self._places = [(concepts[:place].count(one), concepts.count(one)) for place, one in enumerate(concepts)]
 
     def __len__(self) -> int:
-        return max(len(self.instances), sum(map(len, self.class_images)))
+        if len(self.class_images) < 2:
+            return max(len(self.instances), *map(len, self.class_images), 1)
+        # So many rounds that every subject's class images have their turn.
+        rounds = (
+            math.ceil(len(images) / own) for images, own in zip(self.class_images, self._own, strict=True) if own
+        )
+        return len(self.instances) * max(1, *rounds)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         instance = self.instances[index % len(self.instances)]
@@ -94,10 +105,9 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
     def _class_image(self, index: int) -> Path:
         """The one that goes with an item: its subject's, in turn."""
         rounds, place = divmod(index, len(self.instances))
-        concept = self.instances[place].concept
-        before = [one.concept == concept for one in self.instances]
-        images = self.class_images[concept]
-        return images[(rounds * sum(before) + sum(before[:place])) % len(images)]
+        images = self.class_images[self.instances[place].concept]
+        before, own = self._places[place]
+        return images[(rounds * own + before) % len(images)]
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

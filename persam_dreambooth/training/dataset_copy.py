@@ -1,11 +1,12 @@
 """A data set of the `datasets` library as a folder of photos: from then on a run like any other."""
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from persam_dreambooth.errors import UserError
@@ -30,6 +31,8 @@ def local(config: TrainingConfig) -> TrainingConfig:
             instance_data_dir=str(folder / "photos"),
             caption_extension=captions,
             dataset_name=None,
+            dataset_config_name=None,
+            cache_dir=None,
             mask_column=None,
             caption_column=None,
         ),
@@ -53,8 +56,12 @@ def copy(config: TrainingConfig) -> None:
     folder = _folder(config)
     words = ("dataset_name", "dataset_config_name", "image_column", "mask_column", "caption_column")
     settings = {word: getattr(data, word) for word in words}
+    if Path(data.dataset_name).exists():
+        settings["dataset_name"] = str(Path(data.dataset_name).resolve())
     if files.refuse_other_runs(folder, SETTINGS_NAME, settings, "data set copy", ("photos", "masks")):
         return
+    for name in ("photos", "masks"):  # what an interrupted call has left may be another data set's
+        shutil.rmtree(folder / name, ignore_errors=True)
     rows = _rows(config)
     for number, row in enumerate(tqdm(rows, desc="Copying the data set", unit="photo", delay=2)):
         where, name = f"row {number} of {data.dataset_name}", f"{number:05d}"
@@ -116,8 +123,10 @@ def _opened(stored: Any, what: str) -> Image.Image:
     if not isinstance(stored, dict) or not (stored.get("bytes") or stored.get("path")):
         raise UserError(f"{what} is no picture; choose another column")
     try:
-        return Image.open(io.BytesIO(_bytes(stored)))
-    except (OSError, UnidentifiedImageError) as error:
+        image = Image.open(io.BytesIO(_bytes(stored)))
+        image.load()
+        return image
+    except Exception as error:  # Pillow's decoders answer damage with a dozen kinds of exception
         raise UserError(f"{what} cannot be decoded ({error}); take the row out") from error
 
 

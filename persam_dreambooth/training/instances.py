@@ -112,7 +112,7 @@ def _prompt(photo: Path, config: TrainingConfig) -> str:
     caption = photo.with_suffix(config.data.caption_extension) if config.data.caption_extension else None
     if caption is not None and caption.is_file():
         try:
-            words = " ".join(caption.read_text(encoding="utf-8").split())
+            words = " ".join(caption.read_text(encoding="utf-8-sig").split())
         except (OSError, ValueError) as error:
             raise UserError(f"the caption {caption} cannot be read ({error}); write it as UTF-8 text") from error
         if words:

@@ -1,6 +1,7 @@
 """Batches in their order: the data loader, and an epoch that is gone on with where it was left."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
     prompts = prepare_prompts(family, config, [*(one.prompt for one in run.instances), *class_prompts])
     dataset = DreamBoothDataset(run.instances, config.data, prompts, run.class_images, class_prompts)
     if config.data.cache_latents:
-        with run.accelerator.main_process_first():  # so that of a cache on disk the others only read
+        # The others only read what the first one has put on a disk; in memory each has its own.
+        turns = run.accelerator.main_process_first() if config.data.training_cache else nullcontext()
+        with turns:
             dataset.read = EncodedSamples(family, config.data, dataset.sources(), run.accelerator.is_main_process)
         family.stow_autoencoder()
     settings: dict[str, Any] = {

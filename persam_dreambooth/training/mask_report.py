@@ -60,14 +60,15 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
         UserError: photos whose latent mask is empty, by name; they would train nothing.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the GPUs as well
         checks = [_check(one, one.mask, config, cell) for one in instances if one.mask is not None]
     empty = [one.photo.name for one in checks if one.coverage == 0]
     if empty:
         size = config.data.resolution
         raise UserError(
             f"the mask of {', '.join(empty)} is empty on the latent grid ({size} pixels, cells of {cell}); correct "
-            "it or take the photo out; a thin subject is kept by --mask_downsample max or a larger --mask_dilation"
+            "it or take the photo out; a thin subject is kept by a larger --resolution or --mask_dilation, or by "
+            "--mask_downsample max"
         )
     return checks
 

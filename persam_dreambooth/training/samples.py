@@ -120,8 +120,9 @@ class EncodedSamples:
         keys = self._keys[photo, mask, size]
         number = int(torch.randint(len(keys), (1,))) if len(keys) > 1 else 0
         sample = self._cache.get(keys[number])
-        assert sample is not None, "every sample was encoded before the training"
-        return sample | {"mask": sample["mask"].float()}
+        if sample is None:
+            raise UserError(f"{keys[number]} of the --training_cache is gone or damaged; run again to make it anew")
+        return sample | {"mask": torch.ones(1, *size) if mask is None else sample["mask"].float()}
 
 
 def _key(source: Source, config: DataConfig, number: int, others: list[str]) -> str:
@@ -143,4 +144,5 @@ def _encoded(read: FreshSamples, source: Source, key: str, family: Family) -> Sa
         torch.default_generator.manual_seed(int(key[:16], 16))
         sample = read(*source)
     moments = family.encode_pixels(sample.pop("pixels")[None])[0]
-    return {"moments": moments, "mask": sample["mask"].to(torch.uint8), "crop": sample["crop"]}
+    kept = {"moments": moments, "crop": sample["crop"]}
+    return kept if source[1] is None else kept | {"mask": sample["mask"].to(torch.uint8)}

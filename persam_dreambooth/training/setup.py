@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry
 from persam_dreambooth.training import (
     concepts,
@@ -58,7 +60,8 @@ def setup(config: TrainingConfig) -> Setup:
             f"take {nearest}"
         )
     sizes = bucket_sizes(config.data, unit)
-    find_backgrounds(config.data)
+    for picture in find_backgrounds(config.data):
+        files.read_photo(picture)  # a damaged one is named now, and not in the middle of the training
     optimization.check(config.optimization)
     accelerator = _accelerator(config)
     if config.output.resume_from_checkpoint and resume_from is None:
@@ -77,7 +80,8 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
     # SDXL and SD 3 never ask the last layers of their text encoders; DDP has to be told to bear with it.
     unused = DistributedDataParallelKwargs(find_unused_parameters=config.model.train_text_encoder)
     accelerator = Accelerator(
-        kwargs_handlers=[unused],
+        # What the first process makes for all may take hours: masks, class images, a cache of latents.
+        kwargs_handlers=[unused, InitProcessGroupKwargs(timeout=timedelta(hours=24))],
         gradient_accumulation_steps=config.optimization.gradient_accumulation_steps,
         mixed_precision=config.optimization.mixed_precision,
         dynamo_backend="inductor" if config.optimization.torch_compile else None,

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import LORA_NAME
 from persam_dreambooth.photos import files
 from persam_dreambooth.tensors import TensorCache
@@ -55,7 +56,9 @@ def test_each_photo_has_as_many_crops_as_were_asked_for(models, source):
     samples = EncodedSamples(family, config.data, [source])
     torch.manual_seed(0)
     seen = [samples(*source) for _ in range(40)]
-    assert len({one["crop"].numpy().tobytes() + one["mask"].numpy().tobytes() for one in seen}) == 3
+    # Two of the crops may be at one place.
+    assert 1 < len({one["crop"].numpy().tobytes() + one["mask"].numpy().tobytes() for one in seen}) <= 3
+    assert len({one["moments"].data_ptr() for one in seen}) == 3
     for one in seen[:8]:  # each is a crop of the photo: decoded, its mask and its moments belong together
         assert one["mask"].sum() == seen[0]["mask"].sum()  # the subject is kept by all of them
 
@@ -103,6 +106,14 @@ def test_a_damaged_file_is_made_anew(models, source, tmp_path):
     again = EncodedSamples(family, config.data, [source])(*source)
     assert torch.equal(again["moments"], expected["moments"])
     assert load_file(path)["moments"].shape == expected["moments"].shape
+
+
+def test_a_cache_that_vanishes_ends_in_one_line(models, source, tmp_path):
+    config, family = family_for(models, tmp_path / "cache", center_crop=True)
+    samples = EncodedSamples(family, config.data, [source])
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(UserError, match="--training_cache is gone or damaged"):
+        samples(*source)
 
 
 def test_prompts_are_kept_by_tokens_and_weights(models, tmp_path):

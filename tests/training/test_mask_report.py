@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
@@ -46,6 +47,14 @@ def test_a_mask_of_the_background_is_noticed(tmp_path):
     checks = check([inverted, whole])
     assert [one.inverted for one in checks] == [True, False]
     assert "inverted.png" in summary(checks).splitlines()[-1]
+
+
+def test_looking_at_masks_leaves_the_random_numbers_alone(tmp_path, monkeypatch):
+    one = instance(tmp_path, "a", (0, 9), (0, 9))
+    state = torch.get_rng_state()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: 1 / 0)
+    check([one])
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_an_empty_mask_is_refused_by_name(tmp_path):

@@ -44,7 +44,7 @@ def flagged(folder, **data):
 
 def test_a_photo_is_trained_on_as_its_caption_says(tmp_path):
     draw(tmp_path, ["a", "b", "c"])
-    (tmp_path / "photos" / "a.txt").write_text("a sks dog\n on a Käsebrett \n", encoding="utf-8")
+    (tmp_path / "photos" / "a.txt").write_text("\ufeffa sks dog\n on a Käsebrett \n", encoding="utf-8")
     (tmp_path / "photos" / "c.txt").write_text(" \n")
     data = {"instance_data_dir": str(tmp_path / "photos")}
     found, _ = find_instances(flagged(tmp_path, caption_extension=".txt", **data))
@@ -96,6 +96,15 @@ def test_a_wrong_list_of_subjects_is_refused_in_one_line(tmp_path, entries, says
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_one_folder_cannot_hold_the_class_images_of_two_kinds(tmp_path):
+    path = tmp_path / "concepts.json"
+    path.write_text(json.dumps([{"instance_data_dir": name, "class_prompt": f"a {name}"} for name in ("dog", "cat")]))
+    data = {"concepts_list": str(path), "instance_data_dir": None, "class_data_dir": "classes"}
+    with pytest.raises(UserError, match="share the class_data_dir classes"):
+        read_concepts(configure("model", data=data | {"with_prior_preservation": True}))
+    assert len(read_concepts(configure("model", data=data))) == 2  # where there are no class images
+
+
 def test_every_class_image_of_every_subject_has_its_turn(tmp_path):
     draw(tmp_path, ["a", "b", "c", *(f"{kind}{number}" for kind in "xy" for number in range(4))])
     photos = tmp_path / "photos"
@@ -103,7 +112,8 @@ def test_every_class_image_of_every_subject_has_its_turn(tmp_path):
     instances = [InstancePhoto(photos / f"{name}.png", None, "a sks dog", concept=n) for name, n in concepts.items()]
     images = [sorted(photos.glob(f"{kind}*.png")) for kind in "xy"]
     dataset = DreamBoothDataset(instances, flagged(tmp_path, resolution=32).data, PROMPTS, images, ["a dog", "a cat"])
-    used = [(index % 3, dataset._class_image(index)) for index in range(12)]
+    assert len(dataset) == 12
+    used = [(index % 3, dataset._class_image(index)) for index in range(len(dataset))]
     assert {path for place, path in used if place < 2} == set(images[0])
     assert {path for place, path in used if place == 2} == set(images[1])
     assert [dataset[index]["class_prompt"]["ids"][0, 0].item() for index in range(3)] == [1, 1, 2]
@@ -175,6 +185,18 @@ def test_a_data_set_of_another_kind_is_refused_in_one_line(stored, tmp_path, mon
     with pytest.raises(UserError, match=says) as error:
         dataset_copy.copy(from_dataset(tmp_path, stored[0], **changes))
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_unfinished_copy_of_another_data_set_leaves_nothing(stored, tmp_path):
+    folder = tmp_path / "output" / dataset_copy.COPY_FOLDER
+    for number in range(5):
+        files.write_picture(Image.new("RGB", (9, 9)), folder / "photos" / f"{number:05d}.webp")
+        files.write_mask(np.ones((9, 9), bool), folder / "masks" / f"{number:05d}.png")
+    dataset_copy.copy(from_dataset(tmp_path, stored[0]))
+    assert sorted(path.name for path in (folder / "photos").iterdir() if path.suffix != ".txt") == [
+        "00000.jpg",
+        "00001.png",
+    ]
 
 
 def test_another_data_sets_copy_in_the_output_is_refused(stored, tmp_path):

@@ -55,13 +55,13 @@ def test_what_a_family_has_no_use_for_is_refused_before_it_is_loaded(flags, pipe
     assert flag.split()[0].split("=")[0] in line and "Pipeline" in line and "drop" in line
 
 
-@pytest.mark.parametrize("name", FLOW)
+@pytest.mark.parametrize("name", sorted(FLOW))
 def test_longer_prompts_than_the_pipeline_takes_are_refused(flags, pipelines, capsys, name):
     assert train(flags, "--max_sequence_length=513", pretrained_model_name_or_path=pipelines / name) == 2
     assert "--max_sequence_length 513 must be at most 512" in refusal(capsys)
 
 
-@pytest.mark.parametrize("name", FLOW)
+@pytest.mark.parametrize("name", sorted(FLOW))
 def test_a_side_that_cannot_be_cut_into_patches_is_refused(flags, pipelines, capsys, name):
     base = headless(pipelines, name, Path("headless"))
     unit = 16 if name == "lumina2" else 4

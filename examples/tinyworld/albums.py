@@ -86,3 +86,22 @@ def blank_background(album: Album, folder: Path, level: int = 200) -> Path:
         levels[~picture.mask()] = level
         files.write_picture(Image.fromarray(levels), folder / f"{number:02}.png")
     return folder
+
+
+def backgrounds(folder: Path, count: int = 24) -> None:
+    """Write what may be put behind a subject.
+
+    `gradients` are of two random colours and show no scene at all; `scenes` are all eight, empty, so that the scenes
+    of the prompts are among them.
+    """
+    rng = np.random.default_rng(11)
+    ramp = np.linspace(0, 1, SIDE)
+    for number in range(count):
+        turn = rng.uniform(0, 2 * np.pi)
+        along = np.cos(turn) * ramp[None, :, None] + np.sin(turn) * ramp[:, None, None]
+        share = (along - along.min()) / (along.max() - along.min())
+        one, other = rng.uniform(0, 255, (2, 3))
+        gradient = Image.fromarray((one + share * (other - one)).astype(np.uint8))
+        scene = draw(Recipe(SCENES[number % len(SCENES)], (), seed=int(rng.integers(2**31))), SIDE).image
+        files.write_picture(gradient, folder / "gradients" / f"{number:02}.png")
+        files.write_picture(scene, folder / "scenes" / f"{number:02}.png")

@@ -22,7 +22,7 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
 
-from albums import Album, albums, blank_background, save_album
+from albums import Album, albums, backgrounds, blank_background, save_album
 from loading import check
 from measures import Measured, fidelity, interval, measure
 from models import DIFFUSION, SAM
@@ -41,12 +41,14 @@ class Arm:
         photos: "photos", or "blank" for those with the background painted over.
         masks: "none", "found" (PerSAM, from the first photo) or "true".
         flags: what else the trainer is told.
+        behind: what is put behind the subject: "gradients" or "scenes" (see `backgrounds`); nothing if empty.
     """
 
     title: str
     photos: str = "photos"
     masks: str = "found"
     flags: tuple[str, ...] = ()
+    behind: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,23 @@ def arms(recipe: Recipe) -> dict[str, Arm]:
     }
 
 
+def further(recipe: Recipe) -> dict[str, Arm]:
+    """Arms that are run only if they are asked for: the attention loss, and other backgrounds behind the subject."""
+    prior = arms(recipe)["c"].flags
+    whole = ("--background_weight", "1")
+    made = {
+        "a+g": Arm("DreamBooth, gradients put behind the subject", flags=whole, behind="gradients"),
+        "b+g": Arm("as b, gradients put behind the subject", behind="gradients"),
+        "a+s": Arm("DreamBooth, empty scenes put behind the subject", flags=whole, behind="scenes"),
+        "b+s": Arm("as b, empty scenes put behind the subject", behind="scenes"),
+    }
+    for letter, weight in (("t", "0.01"), ("tt", "0.1")):
+        attention = ("--attention_loss_weight", weight, "--identifier", "sks")
+        made[f"b+{letter}"] = Arm(f"as b, attention loss {weight}", flags=attention)
+        made[f"c+{letter}"] = Arm(f"as c, attention loss {weight}", flags=prior + attention)
+    return made
+
+
 def run(album: Album, arm: Arm, seed: int, recipe: Recipe, folder: Path, prepared: Path) -> list[Image.Image]:
     """Train one arm on one album and draw the subject in every other scene.
 
@@ -96,8 +115,9 @@ def run(album: Album, arm: Arm, seed: int, recipe: Recipe, folder: Path, prepare
     model = ["--pretrained_model_name_or_path", str(DIFFUSION)]
     if recipe.lora_rank:
         model += ["--use_lora", "--rank", str(recipe.lora_rank)]
+    behind = ["--background_images", str(prepared.parent.parent / arm.behind)] if arm.behind else []
     call(
-        *("train", *model, "--instance_data_dir", str(prepared / arm.photos), *masks[arm.masks]),
+        *("train", *model, *behind, "--instance_data_dir", str(prepared / arm.photos), *masks[arm.masks]),
         *("--instance_prompt", f"a sks {kind}", "--class_prompt", f"a {kind}"),
         *("--class_data_dir", str(prepared / "class"), "--output_dir", str(folder / "model"), "--resolution", "64"),
         *("--train_batch_size", str(recipe.batch_size), "--max_train_steps", str(recipe.steps)),
@@ -173,7 +193,9 @@ def one_run(job: tuple[int, str, int, Recipe, Path]) -> None:
         if letter == "base":
             images = draw_subject(DIFFUSION, album, seed, recipe, identifier="")
         else:
-            images = run(album, arms(recipe)[letter], seed, recipe, folder, output / "albums" / album.name)
+            images = run(
+                album, (arms(recipe) | further(recipe))[letter], seed, recipe, folder, output / "albums" / album.name
+            )
     files.write_picture(drawing.joined(images, across=True), folder.with_suffix(".png"))
     seen = [asdict(one) for one in measure(images, album.identity)]
     with files.replacing(folder.with_suffix(".json")) as beside:
@@ -211,7 +233,7 @@ def table(results: dict[str, dict[str, list[float]]], recipe: Recipe) -> str:
     """Markdown: a row an arm, means with 95 % intervals over the runs, in percent."""
     names = ("scene", "leakage", "bleeding", "fidelity", "kind", "pattern", "colours")
     heads = ("scene accuracy", "leakage", "bleeding", "fidelity", "kind", "pattern", "colours")
-    titles = {letter: arm.title for letter, arm in arms(recipe).items()}
+    titles = {letter: arm.title for letter, arm in (arms(recipe) | further(recipe)).items()}
     titles["base"] = "the base model, no subject"
     lines = [f"| arm | | {' | '.join(heads)} |", f"| --- | --- {'| ---: ' * len(heads)}|"]
     for letter, rows in results.items():
@@ -247,7 +269,7 @@ def main() -> None:
     """Run what is missing, then write results, table and grid."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("experiment"), help="folder for everything")
-    parser.add_argument("--arms", nargs="+", default=["base", *arms(Recipe())], help="letters of the arms (all)")
+    parser.add_argument("--arms", nargs="+", default=["base", *arms(Recipe())], help="letters of the arms (base to f)")
     parser.add_argument("--subjects", type=int, default=6, help="how many subjects (6)")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds (3)")
     parser.add_argument("--workers", type=int, default=2, help="runs at once (2)")
@@ -258,6 +280,7 @@ def main() -> None:
     chosen = albums()[: flags.subjects]
     for album in tqdm(chosen, "preparing albums"):
         prepare(album, flags.output / "albums" / album.name, recipe)
+    backgrounds(flags.output)
     jobs = [
         (number, letter, seed, recipe, flags.output)
         for seed in range(flags.seeds)

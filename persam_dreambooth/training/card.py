@@ -86,6 +86,8 @@ class Card:
         if mask.masked_loss:
             weight = mask.background_prior_weight
             prior = f", background prior weight {weight:g}" if weight else ""
+            weight = mask.attention_loss_weight
+            prior += f", attention loss weight {weight:g}" if weight else ""
             listed = "" if public else f"; the masks are listed in `{MANIFEST_NAME}`"
             masked = (
                 f"The loss was taken over the subject only ({mask.mask_normalization} normalization, "

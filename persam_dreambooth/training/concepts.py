@@ -21,6 +21,7 @@ KEYS = (
     "instance_mask_dir",
     "reference_image",
     "reference_mask",
+    "identifier",
 )
 """What an entry of `--concepts_list` may say; the words are the flags'."""
 

@@ -219,12 +219,26 @@ class MaskConfig:
         "weight of a term that keeps what the model says outside the mask near what the base model says there for "
         "--class_prompt; the paper's is 0",
     )
+    attention_loss_weight: float = _flag(
+        0.0,
+        "Stable Diffusion 1.x, 2.x and XL: weight of a term that makes the identifier's attention the shape of the "
+        "mask; 0.01 is that of its paper, Break-A-Scene",
+    )
+    identifier: str | None = _flag(
+        None, "with --attention_loss_weight: the word in the prompts that names the subject, such as sks"
+    )
 
     def __post_init__(self) -> None:
         if not self.masked_loss and (self.instance_mask_dir or self.reference_image):
             raise UserError("--no_masked_loss uses no masks; drop --instance_mask_dir and --reference_image")
         amounts = {"mask_dilation": (0, math.inf), "background_prior_weight": (0, math.inf)}
         _refuse_outside(self, background_weight=(0, 1), doubtful_photo_weight=(0, 1), **amounts)
+        _refuse_outside(self, attention_loss_weight=(0, math.inf))
+        if not self.masked_loss and self.attention_loss_weight > 0:
+            raise UserError(
+                f"--attention_loss_weight {self.attention_loss_weight:g} needs masks, which are what attention is "
+                "compared with; drop it, or drop --no_masked_loss and give masks"
+            )
         if not self.masked_loss and self.background_prior_weight > 0:
             raise UserError(
                 f"--background_prior_weight {self.background_prior_weight:g} needs masks, without which nothing is "
@@ -419,6 +433,11 @@ class TrainingConfig:
             raise UserError("--aspect_ratio_buckets and --seed_each_batch exclude each other; drop one")
         if not self.data.concepts_list:
             self.check_subject()
+        if self.mask.attention_loss_weight > 0 and self.optimization.torch_compile:
+            raise UserError(
+                "--attention_loss_weight and --torch_compile exclude each other, since attention cannot be seen in "
+                "compiled layers; drop one"
+            )
         if self.model.use_lora and self.output.skip_save_text_encoder:
             raise UserError("--skip_save_text_encoder is for whole pipelines; LoRA saves adapters only, drop it")
         if self.output.push_masks_to_hub and not self.mask.masked_loss:
@@ -439,6 +458,11 @@ class TrainingConfig:
             raise UserError(
                 f"--background_prior_weight {self.mask.background_prior_weight:g} needs --class_prompt, a prompt such "
                 'as "a dog"; give it, or leave the weight at 0'
+            )
+        if self.mask.attention_loss_weight > 0 and not (self.mask.identifier or "").strip():
+            raise UserError(
+                f"--attention_loss_weight {self.mask.attention_loss_weight:g} needs --identifier, the word in the "
+                "prompts that names the subject, such as sks; give it, or leave the weight at 0"
             )
 
     def flat(self) -> dict[str, Any]:

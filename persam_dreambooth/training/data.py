@@ -26,6 +26,7 @@ class InstancePhoto:
         weight: factor of its loss.
         concept: which of the run's subjects it shows, from 0.
         size: height and width of its crops, in pixels; None is the square of `--resolution`.
+        identifier: the places of the identifier's tokens in the prompt, where the attention loss asks for them.
     """
 
     photo: Path
@@ -34,14 +35,16 @@ class InstancePhoto:
     weight: float = 1.0
     concept: int = 0
     size: Size | None = None
+    identifier: tuple[int, ...] = ()
 
 
 class DreamBoothDataset(Dataset[dict[str, Any]]):
     """Instance photos with masks, paired with class images when there are any.
 
-    An item is a `Sample` with `photo`, the file's name, `weight`, a scalar, and `prompt`, its prompt's
-    conditioning; with class images also another sample, each name of which begins with `class_`, and with
-    class prompts `class_prompt`. `read` makes the samples: `FreshSamples` unless it is replaced.
+    An item is a `Sample` with `photo`, the file's name, `weight`, a scalar, `identifier`, the places of its
+    tokens, and `prompt`, its prompt's conditioning; with class images also another sample, each name of which
+    begins with `class_`, and with class prompts `class_prompt`. `read` makes the samples: `FreshSamples` unless
+    it is replaced.
 
     Args:
         instances: photos and masks.
@@ -82,7 +85,7 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
         size = self._size(instance)
         item: dict[str, Any] = dict(self.read(instance.photo, instance.mask, size))
         item |= {"photo": instance.photo.name, "prompt": self.prompts[instance.prompt]}
-        item["weight"] = torch.tensor(instance.weight)
+        item |= {"weight": torch.tensor(instance.weight), "identifier": instance.identifier}
         if self.class_prompts:
             item["class_prompt"] = self.prompts[self.class_prompts[instance.concept]]
         if any(self.class_images):
@@ -114,9 +117,9 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Items to a batch, `[instances..., class images...]`.
 
     Returns:
-        `photos`, B names, `pixels` (B or 2B, 3, h, w) or `moments` (B or 2B, 2 C, h', w'), `mask` (B, 1, h, w),
-        `weight` (B,), `crop` (B or 2B, 6) int64, `prompt`, the conditioning of all of them, and with a class
-        prompt `class_prompt`, B times that.
+        `photos`, B names, `identifiers`, B tuples of places, `pixels` (B or 2B, 3, h, w) or `moments`
+        (B or 2B, 2 C, h', w'), `mask` (B, 1, h, w), `weight` (B,), `crop` (B or 2B, 6) int64, `prompt`, the
+        conditioning of all of them, and with a class prompt `class_prompt`, B times that.
     """
     first = items[0]
     both = [name for name in ("pixels", "moments", "crop", "prompt") if name in first]
@@ -129,7 +132,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         prompts["class_prompt"] = [item["class_prompt"] for item in items]
     batch: dict[str, Any] = {name: torch.stack(values) for name, values in gathered.items()}
     batch |= {name: _stacked(values) for name, values in prompts.items()}
-    return batch | {"photos": [item["photo"] for item in items]}
+    return batch | {f"{name}s": [item[name] for item in items] for name in ("photo", "identifier")}
 
 
 def _stacked(prompts: Sequence[Conditioning]) -> Conditioning:

@@ -1,11 +1,12 @@
 """One batch's loss: noise, prediction, latent mask, and the terms that are logged."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from persam_dreambooth.training import losses
+from persam_dreambooth.training import attention, losses
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import Family, Noised
 
@@ -22,7 +23,7 @@ def training_loss(family: Family, batch: dict[str, Any], config: TrainingConfig)
     Returns:
         The scalar to differentiate, and its terms, detached, for the log: `loss`,
         `instance_loss` (masked), with a background prior `background_prior_loss` (outside the
-        mask) and with class images `prior_loss` (never masked).
+        mask), with an attention loss `attention_loss`, and with class images `prior_loss` (never masked).
     """
     mask, count = config.mask, len(batch["mask"])
     latents = family.sample_latents(batch["moments"] if "moments" in batch else family.encode_pixels(batch["pixels"]))
@@ -31,7 +32,9 @@ def training_loss(family: Family, batch: dict[str, Any], config: TrainingConfig)
     if mask.background_prior_weight > 0:
         # The first of the two predictions, so that the other's activations are not yet in memory.
         base = family.predict_base(noised.first(count), batch["class_prompt"])
-    prediction = family.predict(noised, family.encode_prompt(batch["prompt"]))
+    watched = attention.recorded(next(iter(family.trained().values()))) if mask.attention_loss_weight > 0 else None
+    with watched or nullcontext() as seen:
+        prediction = family.predict(noised, family.encode_prompt(batch["prompt"]))
     instances, size = prediction[:count], (latents.shape[-2], latents.shape[-1])
     latent_mask = losses.latent_mask(batch["mask"], size, mask.mask_downsample, mask.mask_dilation)
     weight = losses.loss_weight(latent_mask, mask.background_weight) if mask.masked_loss else None
@@ -42,6 +45,10 @@ def training_loss(family: Family, batch: dict[str, Any], config: TrainingConfig)
         background = losses.background_prior(instances, base, latent_mask, photo_weight)
         terms["background_prior_loss"] = background.detach()
         loss = loss + mask.background_prior_weight * background
+    if seen is not None:
+        aside = attention.attention_loss(seen, batch, size, mask)
+        terms["attention_loss"] = aside.detach()
+        loss = loss + mask.attention_loss_weight * aside
     if len(prediction) > count:
         prior_weight = None if noised.weight is None else noised.weight[count:]
         prior = losses.masked_mse(prediction[count:], noised.target[count:], sample_weight=prior_weight)

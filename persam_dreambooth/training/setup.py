@@ -12,6 +12,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry
 from persam_dreambooth.training import (
+    attention,
     concepts,
     dataset_copy,
     distribution,
@@ -27,6 +28,7 @@ from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.crops import Size
 from persam_dreambooth.training.data import InstancePhoto
 from persam_dreambooth.training.families import check_base_model
+from persam_dreambooth.training.families.pipeline import load_tokenizer
 from persam_dreambooth.training.mask_report import MaskCheck, check_masks
 from persam_dreambooth.training.samples import find_backgrounds
 
@@ -111,4 +113,6 @@ def _find_photos(
         its, left_out = instances.find_instances(subject, sizes)
         found += [replace(one, concept=number) for one in its]
         manifest += instances.describe(its, left_out, subject)
+    if config.mask.attention_loss_weight > 0:
+        found = attention.with_identifiers(found, subjects, load_tokenizer("tokenizer", config.model))
     return found, manifest

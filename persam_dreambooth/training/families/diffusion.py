@@ -19,7 +19,13 @@ class Diffusion(PipelineFamily):
 
     scheduler_class: ClassVar[Any] = DDPMScheduler
     flags: ClassVar[frozenset[str]] = frozenset(
-        {"enable_xformers_memory_efficient_attention", "offset_noise", "snr_gamma", "validation_scheduler"}
+        {
+            "attention_loss_weight",
+            "enable_xformers_memory_efficient_attention",
+            "offset_noise",
+            "snr_gamma",
+            "validation_scheduler",
+        }
     )
     scheduler: Any
 

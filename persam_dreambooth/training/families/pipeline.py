@@ -15,16 +15,22 @@ from transformers import AutoTokenizer
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.tensors import weights_checksum
-from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig, ValidationConfig
+from persam_dreambooth.training.config import (
+    MaskConfig,
+    ModelConfig,
+    OptimizationConfig,
+    TrainingConfig,
+    ValidationConfig,
+)
 from persam_dreambooth.training.families import lora
 from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.loading import load_config, load_part, naming, unwrapped
 
 PARTICULAR = (
-    *("class_labels_conditioning", "enable_xformers_memory_efficient_attention", "guidance_scale", "logit_mean"),
-    *("logit_std", "max_sequence_length", "mode_scale", "offset_noise", "precondition_outputs", "snr_gamma"),
-    *("text_encoder_use_attention_mask", "tokenizer_max_length", "tokenizer_name", "validation_scheduler"),
-    "weighting_scheme",
+    *("attention_loss_weight", "class_labels_conditioning", "enable_xformers_memory_efficient_attention"),
+    *("guidance_scale", "logit_mean", "logit_std", "max_sequence_length", "mode_scale", "offset_noise"),
+    *("precondition_outputs", "snr_gamma", "text_encoder_use_attention_mask", "tokenizer_max_length"),
+    *("tokenizer_name", "validation_scheduler", "weighting_scheme"),
 )
 """The flags that some families only have a use for."""
 TEXT_ENCODER_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
@@ -78,7 +84,7 @@ class PipelineFamily:
     def check(cls, config: TrainingConfig) -> None:
         """See `Family.check`."""
         name, given = cls.pipeline_class.__name__, config.flat()
-        defaults = {**vars(ModelConfig), **vars(OptimizationConfig), **vars(ValidationConfig)}
+        defaults = {**vars(ModelConfig), **vars(MaskConfig), **vars(OptimizationConfig), **vars(ValidationConfig)}
         for flag in sorted(set(PARTICULAR) - cls.flags):
             if given[flag] != defaults[flag]:
                 raise UserError(f"--{flag} has no use with a {name}; drop it")
@@ -103,7 +109,7 @@ class PipelineFamily:
         present = [one for one in cls.encoders if one not in cls.optional or index.get(one, [None])[0] is not None]
         for encoder in cls.encoders:
             tokenizer = encoder.replace("text_encoder", "tokenizer")
-            parts[tokenizer] = _load_tokenizer(tokenizer, config) if encoder in present else None
+            parts[tokenizer] = load_tokenizer(tokenizer, config) if encoder in present else None
         with naming(f"the scheduler of {name}"):
             parts["scheduler"] = cls.scheduler_class.from_pretrained(
                 name, subfolder="scheduler", revision=config.revision
@@ -323,7 +329,7 @@ def token_ids(tokenizer: Any, prompt: str, length: int | None = None) -> Any:
     )
 
 
-def _load_tokenizer(part: str, config: ModelConfig) -> Any:
+def load_tokenizer(part: str, config: ModelConfig) -> Any:
     """One of the pipeline's tokenizers, or the one of `--tokenizer_name`."""
     name, other = str(config.pretrained_model_name_or_path), config.tokenizer_name
     with naming(f"the {part} of {other or name}"):

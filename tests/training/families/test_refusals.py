@@ -12,6 +12,7 @@ FLOW, UNETS = {"sd3", "flux", "lumina2"}, {"stable-diffusion", "sdxl"}
 # Each flag that only some families know, and those that do.
 KNOWN = {
     "--snr_gamma=5": UNETS,
+    "--attention_loss_weight=0.1 --identifier=sks": UNETS,
     "--offset_noise": UNETS,
     "--validation_scheduler=DDPMScheduler": UNETS,
     "--class_labels_conditioning=timesteps": {"stable-diffusion"},

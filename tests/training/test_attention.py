@@ -1,0 +1,311 @@
+"""The attention loss: the identifier's cross-attention against the mask."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from diffusers.models.attention_processor import Attention, AttnProcessor
+from safetensors.torch import load_file
+
+from persam_dreambooth.training import attention
+from persam_dreambooth.training.config import MaskConfig
+from persam_dreambooth.training.objective import training_loss
+from tests.parity.diffusers_cases import logged_losses
+from tests.training.runs import launch, train
+from tests.training.small import batch_for, make, noised_for, trained_parameters
+from tests.training.test_background_prior import KINDS, SWITCHES, logged, prepared
+
+ON = {"attention_loss_weight": 0.5, "identifier": "sks"}
+PLACES = (2, 3, 4)  # "<|startoftext|> a s k s d o g": the small models' tokens are letters
+every_kind = pytest.mark.parametrize("kind", KINDS)
+every_unet = pytest.mark.parametrize("base", ["epsilon", "sdxl"], indirect=True)
+
+
+def family_and_batch(base, kind="full", class_images=False, model=None, mask=None, **groups):
+    config, family = make(base, KINDS[kind] | (model or {}), ON | (mask or {}), **groups)
+    torch.manual_seed(3)
+    for one in trained_parameters(family):
+        one.data += 0.02 * torch.randn_like(one)  # adapters that start at zero would pass nothing on
+    return config, family, batch_for(family, class_images) | {"identifiers": [PLACES, PLACES]}
+
+
+def seen_by(family, batch, config, count=2):
+    torch.manual_seed(4)
+    noised = noised_for(family, config, torch.randn(count, 4, 16, 16))
+    noised.noisy.requires_grad_()
+    with attention.recorded(family.unet) as seen:
+        prediction = family.predict(noised, family.encode_prompt(batch["prompt"]))
+    return seen, prediction, noised
+
+
+@every_unet
+@every_kind
+def test_probabilities_are_those_of_diffusers_own_processor(base, kind, monkeypatch):
+    config, family, batch = family_and_batch(base, kind)
+    seen, prediction, _ = seen_by(family, batch, config)
+    ours = seen.probabilities(2)
+    scores, theirs = Attention.get_attention_scores, []
+
+    def spy(layer, *args):
+        found = scores(layer, *args)
+        if found.shape[-1] != found.shape[-2]:  # not self-attention
+            theirs.append(found.unflatten(0, (2, -1)).mean(1))
+        return found
+
+    family.unet.set_attn_processor(AttnProcessor())
+    monkeypatch.setattr(Attention, "get_attention_scores", spy)
+    torch.manual_seed(4)
+    noised = noised_for(family, config, torch.randn(2, 4, 16, 16))
+    said = family.predict(noised, family.encode_prompt(batch["prompt"]))
+    theirs = [one for one in theirs if one.shape[1] == ours.shape[1]]
+    assert len(theirs) == len(seen.layers)
+    torch.testing.assert_close(ours, torch.stack(theirs).mean(0), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(said, prediction, rtol=1e-4, atol=1e-6)
+    assert ours[..., PLACES].std() > 1e-4  # not the same everywhere, which would prove nothing
+
+
+@every_unet
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_recording_changes_no_bit_of_the_prediction(base, dtype):
+    config, family, batch = family_and_batch(base, "lora")
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        _, recorded, _ = seen_by(family, batch, config)
+        torch.manual_seed(4)
+        noised = noised_for(family, config, torch.randn(2, 4, 16, 16))
+        plain = family.predict(noised, family.encode_prompt(batch["prompt"]))
+    assert torch.equal(recorded, plain)
+    assert not any(module._forward_hooks for module in family.unet.modules())
+
+
+def test_the_term_by_hand():
+    """Two places and two tokens: attention to the first is 1/2 and 3/4, as a share of the most 2/3 and 1."""
+    layer = Attention(query_dim=1, heads=1, dim_head=1)
+    query = torch.tensor([[[0.0], [math.log(3)]]])
+    seen = attention.CrossAttention([layer], 0, [query.repeat(2, 1, 1)], [torch.tensor([[[1.0], [0.0]]] * 2)])
+    batch = {
+        "mask": torch.tensor([[[[1.0, 0.0]]]] * 2),
+        "identifiers": [(0,), (0, 1)],
+        "weight": torch.tensor([1.0, 1]),
+    }
+    config = MaskConfig(instance_mask_dir="masks", **ON)
+    torch.testing.assert_close(seen.probabilities(2)[0], torch.tensor([[0.5, 0.5], [0.75, 0.25]]))
+    # To both tokens together both places look alike: (1, 1) against (1, 0).
+    first, second = ((1 / 3) ** 2 + 1) / 2, 1 / 2
+    for weights in ((1.0, 1.0), (1.0, 0.25)):
+        term = attention.attention_loss(seen, batch | {"weight": torch.tensor(weights)}, (1, 2), config)
+        assert term.item() == pytest.approx((weights[0] * first + weights[1] * second) / 2)
+
+
+@every_unet
+def test_the_resolution_is_the_one_nearest_to_a_quarter(base):
+    config, family, batch = family_and_batch(base)
+    levels = attention._layers(family.unet)
+    seen, _, _ = seen_by(family, batch, config)
+    assert abs(seen.level - 2) == min(abs(level - 2) for level in levels)
+    side = 16 // 2**seen.level
+    assert all(query.shape[1] == side * side for query in seen.queries)
+    names = {name for name, module in family.unet.named_modules() if any(module is one for one in seen.layers)}
+    assert names and all(name.endswith("attn2") for name in names)
+
+
+@every_unet
+def test_odd_and_oblong_latents(base):
+    config, family, batch = family_and_batch(base)
+    torch.manual_seed(4)
+    noised = noised_for(family, config, torch.randn(2, 4, 10, 18))
+    with attention.recorded(family.unet) as seen:
+        family.predict(noised, family.encode_prompt(batch["prompt"]))
+    found = seen.maps([PLACES, PLACES], (10, 18))
+    assert found.shape[-2:] == (-(-10 // 2**seen.level), -(-18 // 2**seen.level))
+    assert torch.equal(found.amax((1, 2, 3)), torch.ones(2)) and found.min() > 0
+
+
+@every_unet
+@every_kind
+def test_its_gradient_reaches_queries_keys_and_text_and_no_class_image(base, kind):
+    config, family, batch = family_and_batch(base, kind, class_images=True)
+    seen, _, noised = seen_by(family, batch, config, count=4)
+    attention.attention_loss(seen, batch, (16, 16), config.mask).backward()
+    reached = {
+        name
+        for part, module in family.trained().items()
+        for name in (
+            f"{part}.{key}" for key, one in module.named_parameters() if one.grad is not None and one.grad.any()
+        )
+    }
+    assert any("attn2.to_q" in name for name in reached) and any("attn2.to_k" in name for name in reached)
+    assert any(name.startswith("text_encoder") for name in reached) == ("text" in kind)
+    assert noised.noisy.grad[:2].any() and (noised.noisy.grad[2:] == 0.0).all()
+
+
+@every_unet
+@every_kind
+def test_the_background_prior_is_not_recorded(base, kind):
+    terms = {}
+    for prior in (0.0, 1.0):
+        mask = ON | {"background_prior_weight": prior}
+        config, family, batch = prepared(base, kind, prior, mask=mask)
+        torch.manual_seed(1)
+        _, terms[prior] = training_loss(family, batch | {"identifiers": [PLACES, PLACES]}, config)
+    assert terms[1.0]["background_prior_loss"] > 0
+    assert torch.equal(terms[0.0]["attention_loss"], terms[1.0]["attention_loss"])
+
+
+@every_unet
+@every_kind
+def test_checkpointed_layers_have_the_same_gradient(base, kind):
+    gradients, losses = {}, {}
+    for checkpointing in (False, True):
+        model = {"gradient_checkpointing": checkpointing}
+        torch.manual_seed(2)
+        config, family, batch = family_and_batch(base, kind, model=model, mask={"attention_loss_weight": 10.0})
+        for part in family.trained().values():
+            part.train()  # as in training, and without it nothing is checkpointed
+        torch.manual_seed(1)
+        loss, _ = training_loss(family, batch, config)
+        loss.backward()
+        losses[checkpointing] = loss.detach()
+        gradients[checkpointing] = [one.grad for one in trained_parameters(family)]
+    assert torch.equal(losses[False], losses[True])
+    for one, other in zip(gradients[False], gradients[True], strict=True):
+        assert one is other or torch.allclose(one, other, rtol=1e-4, atol=1e-7)
+
+
+@every_unet
+def test_dropout_is_the_predictions_own(base):
+    """With LoRA's dropout queries and keys are not drawn a second time: the generator ends where it does without."""
+    states = []
+    for weight in (0.0, 1.0):
+        torch.manual_seed(2)
+        config, family, batch = family_and_batch(
+            base, "lora", model={"lora_dropout": 0.3}, mask={"attention_loss_weight": weight}
+        )
+        family.unet.train()
+        torch.manual_seed(1)
+        _, terms = training_loss(family, batch, config)
+        states.append((torch.get_rng_state(), terms["instance_loss"]))
+    assert all(torch.equal(one, other) for one, other in zip(*states, strict=True))
+
+
+@every_unet
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_attention_moves_to_the_mask(base, kind):
+    config, family, batch = family_and_batch(base, kind, mask={"attention_loss_weight": 1.0})
+    optimizer = torch.optim.AdamW(trained_parameters(family), 1e-2)
+    terms = []
+    for _ in range(20):
+        torch.manual_seed(1)
+        _, found = training_loss(family, batch, config)
+        terms.append(found["attention_loss"].item())
+        torch.manual_seed(1)
+        training_loss(family, batch, config)[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert terms[-1] < 0.7 * terms[0]
+
+
+@every_kind
+def test_weight_0_is_as_if_there_were_no_such_flag(flags, kind):
+    weights = {}
+    for name, more in {"without": {}, "zero": ON | {"attention_loss_weight": 0}, "on": ON}.items():
+        assert train(flags, *SWITCHES[kind], **more, output_dir=name) == 0
+        AcceleratorState._reset_state(reset_partial_state=True)
+        (path,) = [one for one in Path(name).rglob("*.safetensors") if "unet" in one.parts or "lora" in one.name]
+        weights[name] = load_file(path)
+    assert all(torch.equal(one, weights["zero"][key]) for key, one in weights["without"].items())
+    assert not all(torch.equal(one, weights["on"][key]) for key, one in weights["without"].items())
+    with pytest.raises(KeyError):
+        logged("attention_loss", "zero")
+
+
+@every_kind
+def test_it_goes_with_everything_else(flags, kind):
+    """Class images, background prior, accumulation, checkpointing and bf16; the loss is the sum of its terms."""
+    shutil.copytree("photos", "class")
+    together = {"class_data_dir": "class", "class_prompt": "a dog", "num_class_images": 2, "snr_gamma": 5.0}
+    together |= {"background_prior_weight": 0.5, "gradient_accumulation_steps": 2, "mixed_precision": "bf16"}
+    switches = ("--with_prior_preservation", "--gradient_checkpointing", "--cache_latents", *SWITCHES[kind])
+    assert train(flags, *switches, **ON, **together) == 0
+    names = ("instance_loss", "background_prior_loss", "attention_loss", "prior_loss")
+    values = {name: logged(name) for name in ("loss", *names)}
+    assert len(values["loss"]) == 4 and min(values["attention_loss"]) > 0
+    rows = zip(*(values[name] for name in names), strict=True)
+    sums = [instance + 0.5 * background + 0.5 * aside + prior for instance, background, aside, prior in rows]
+    assert values["loss"] == pytest.approx(sums, rel=1e-5)
+    assert "attention loss weight 0.5" in Path("output/README.md").read_text()
+
+
+def test_prompts_encoded_beforehand_and_kept_say_the_same(flags):
+    assert train(flags, **ON, output_dir="each-step") == 0
+    for name in ("fresh", "kept"):
+        cached = ("--pre_compute_text_embeddings", "--training_cache=cache")
+        assert train(flags, *cached, **ON, output_dir=name) == 0
+        assert logged("attention_loss", name) == pytest.approx(logged("attention_loss", "each-step"), rel=1e-4)
+
+
+def test_two_processes_see_what_one_sees(flags):
+    switches = ("--use_lora", "--seed_each_batch", "--train_text_encoder")
+    common = {key: str(value) for key, value in flags.items()} | ON | {"train_batch_size": 1, "learning_rate": 1e-3}
+    assert train(common, *switches, output_dir="one", gradient_accumulation_steps=2) == 0
+    launch(2, common | {"output_dir": "two"}, *switches)
+    assert logged("attention_loss", "two") == pytest.approx(logged("attention_loss", "one"), abs=1e-5)
+    assert logged_losses(Path("two")) == pytest.approx(logged_losses(Path("one")), abs=1e-5)
+
+
+def test_each_photos_own_words_and_each_subjects_own_identifier(flags):
+    """Two subjects with identifiers of their own, one with captions in which it stands elsewhere."""
+    shutil.copytree("photos", "others")
+    Path("others/00.txt").write_text("the best of all photos of zwx")
+    entries = [
+        {"instance_data_dir": "photos", "instance_prompt": "a sks dog", "identifier": "sks"},
+        {
+            "instance_data_dir": "others",
+            "instance_prompt": "a zwx cat",
+            "identifier": "zwx",
+            "caption_extension": ".txt",
+        },
+    ]
+    Path("concepts.json").write_text(json.dumps([one | {"instance_mask_dir": "masks"} for one in entries]))
+    several = flags | {"instance_data_dir": None, "instance_prompt": None, "concepts_list": "concepts.json"}
+    several["instance_mask_dir"] = None
+    assert train(several, attention_loss_weight=0.1) == 0
+    assert min(logged("attention_loss")) > 0
+    assert train(several, **ON, output_dir="wrong") == 0  # an entry's own word wins
+    entries[1]["identifier"] = "sks"
+    Path("concepts.json").write_text(json.dumps([one | {"instance_mask_dir": "masks"} for one in entries]))
+    assert train(several, **ON, output_dir="refused") == 2 and not Path("refused").exists()
+
+
+@every_unet
+def test_places_follow_the_prompt(base):
+    config, family = make(base)
+    find = attention.token_places
+    letters = family.tokenizer("a sks dog").input_ids
+    assert [letters[place] for place in find(family.tokenizer, "a sks dog", "sks", config.model)] == letters[2:5]
+    assert find(family.tokenizer, "sks or sks", "sks", config.model) == (1, 2, 3, 6, 7, 8)
+    assert find(family.tokenizer, "a sksy dog", "sks", config.model) == ()
+    assert find(family.tokenizer, "a" * 80 + " sks", "sks", config.model) == ()
+
+
+REFUSED = [
+    ({"attention_loss_weight": 0.1}, "needs --identifier"),
+    ({"attention_loss_weight": 0.1, "identifier": " "}, "needs --identifier"),
+    ({"attention_loss_weight": -1, "identifier": "sks"}, "must be at least 0"),
+    ({"attention_loss_weight": "nan", "identifier": "sks"}, "must be at least 0"),
+    (ON | {"identifier": "zwx"}, "00.png, 'a sks dog', does not contain --identifier zwx"),
+    (ON | {"tokenizer_max_length": 3}, "does not contain --identifier sks"),
+    (ON | {"torch_compile": "--"}, "--torch_compile exclude each other"),
+    (ON | {"instance_mask_dir": None, "no_masked_loss": "--"}, "needs masks"),
+]
+
+
+@pytest.mark.parametrize(("given", "words"), REFUSED)
+def test_refusals_are_one_line(flags, capsys, given, words):
+    switches = [f"--{key}" for key, value in given.items() if value == "--"]
+    assert train(flags, *switches, **{key: value for key, value in given.items() if value != "--"}) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(lines) == 1 and words in lines[0] and not Path("output").exists()

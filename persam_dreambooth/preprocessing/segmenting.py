@@ -54,12 +54,12 @@ def segment_folder(job: SegmentationJob, processes: PartialState | None = None) 
         for photo in tqdm(photos[number::count], desc="Comparing", delay=2, disable=number > 0)
         if not all(folder.is_finished(photo, lines, job.all_instances) for folder, lines in known)
     ]
-    _meet(processes)  # from here on the journals grow
-    if waiting:
-        finder = Finder(job)
+    finder = Finder(job) if waiting else None
+    if finder and number == 0:
         for folder, subject in zip(folders, finder.subjects, strict=True):
-            if number == 0:
-                folder.open(subject, settings)
+            folder.open(subject, settings)
+    _meet(processes)  # from here on the folders are there and the journals grow
+    if finder:
         with tqdm(total=len(waiting), desc="Segmenting", unit="photo", disable=number > 0) as progress:
             _segment(job, finder, folders, waiting, progress)
     _meet(processes)

@@ -2,13 +2,14 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 from persam_dreambooth.cli import guarded
 from persam_dreambooth.cli.segment import run
 from persam_dreambooth.preprocessing import subject_folder
 
-add = subject_folder.SubjectFolder.add
+add, open_folder = subject_folder.SubjectFolder.add, subject_folder.SubjectFolder.open
 
 
 def counted(self, photo, found, with_instances):
@@ -18,6 +19,13 @@ def counted(self, photo, found, with_instances):
     add(self, photo, found, with_instances)
 
 
+def late(self, subject, settings):
+    """Make the folder late, so that a process that does not wait for it is found out."""
+    time.sleep(1)
+    open_folder(self, subject, settings)
+
+
 if __name__ == "__main__":
     subject_folder.SubjectFolder.add = counted
+    subject_folder.SubjectFolder.open = late
     sys.exit(guarded("segment", run, sys.argv[1:]))

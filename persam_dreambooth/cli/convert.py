@@ -7,7 +7,7 @@ from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME, training_settings
 from persam_dreambooth.photos.files import check_output_folder
-from persam_dreambooth.training.kohya import convert_file
+from persam_dreambooth.training.output.kohya import convert_file
 
 
 @dataclass

@@ -6,8 +6,8 @@ from accelerate import PartialState
 from diffusers.utils import logging as diffusers_logging
 
 from persam_dreambooth.cli.parsing import parse
-from persam_dreambooth.training.concepts import read_concepts
 from persam_dreambooth.training.config import GROUPS, TrainingConfig
+from persam_dreambooth.training.data.concepts import read_concepts
 from persam_dreambooth.training.main import train
 
 DESCRIPTION = "DreamBooth on a few photos, the loss taken over the subject only."

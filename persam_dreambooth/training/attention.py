@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training import losses
 from persam_dreambooth.training.config import MaskConfig, ModelConfig, TrainingConfig
-from persam_dreambooth.training.data import InstancePhoto
+from persam_dreambooth.training.data.dataset import InstancePhoto
 from persam_dreambooth.training.families.loading import unwrapped
 from persam_dreambooth.training.families.pipeline import token_ids
 

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
-from persam_dreambooth.training.buckets import BucketBatchSampler
-from persam_dreambooth.training.checkpoints import Progress
-from persam_dreambooth.training.data import DreamBoothDataset, collate
+from persam_dreambooth.training.data.buckets import BucketBatchSampler
+from persam_dreambooth.training.data.dataset import DreamBoothDataset, collate
+from persam_dreambooth.training.data.prompts import prepare_prompts
+from persam_dreambooth.training.data.samples import EncodedSamples
+from persam_dreambooth.training.data.stream import PhotoStream, SeededDataset
 from persam_dreambooth.training.families import Family
-from persam_dreambooth.training.prompts import prepare_prompts
-from persam_dreambooth.training.samples import EncodedSamples
+from persam_dreambooth.training.running.checkpoints import Progress
+from persam_dreambooth.training.running.signals import ignore_in_worker
 from persam_dreambooth.training.setup import Setup
-from persam_dreambooth.training.signals import ignore_in_worker
-from persam_dreambooth.training.stream import PhotoStream, SeededDataset
 
 
 def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:

@@ -12,17 +12,17 @@ from torch import nn
 from tqdm import tqdm
 
 from persam_dreambooth.errors import Stopped, UserError
-from persam_dreambooth.training import checkpoints
-from persam_dreambooth.training.averaging import averaged
-from persam_dreambooth.training.checkpoints import Progress
 from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.data.stream import PhotoStream
 from persam_dreambooth.training.families import Family
-from persam_dreambooth.training.gathered import Gathered
 from persam_dreambooth.training.loader import remaining_batches
 from persam_dreambooth.training.objective import training_loss
-from persam_dreambooth.training.signals import StopSignal
-from persam_dreambooth.training.stream import PhotoStream
-from persam_dreambooth.training.validation import validate
+from persam_dreambooth.training.running import checkpoints
+from persam_dreambooth.training.running.averaging import averaged
+from persam_dreambooth.training.running.checkpoints import Progress
+from persam_dreambooth.training.running.gathered import Gathered
+from persam_dreambooth.training.running.signals import StopSignal
+from persam_dreambooth.training.running.validation import validate
 
 
 @dataclass

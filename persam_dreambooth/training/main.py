@@ -7,17 +7,19 @@ from accelerate.utils import set_seed
 
 from persam_dreambooth.errors import Stopped
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, write_manifest
-from persam_dreambooth.training import checkpoints, mask_report, memory, optimization, result, tracking
-from persam_dreambooth.training.averaging import averaged, build_average
-from persam_dreambooth.training.card import Card
-from persam_dreambooth.training.class_images import PRECISIONS
 from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.data import mask_report
+from persam_dreambooth.training.data.class_images import PRECISIONS
 from persam_dreambooth.training.families import load_family
 from persam_dreambooth.training.loader import build_loader, stream_of
 from persam_dreambooth.training.loop import Training, fit
+from persam_dreambooth.training.output import result
+from persam_dreambooth.training.output.card import Card
+from persam_dreambooth.training.running import checkpoints, memory, optimization, tracking
+from persam_dreambooth.training.running.averaging import averaged, build_average
+from persam_dreambooth.training.running.signals import StopSignal
+from persam_dreambooth.training.running.validation import validate
 from persam_dreambooth.training.setup import Setup, setup
-from persam_dreambooth.training.signals import StopSignal
-from persam_dreambooth.training.validation import validate
 
 
 def train(config: TrainingConfig) -> None:

@@ -11,26 +11,19 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry
-from persam_dreambooth.training import (
-    attention,
-    concepts,
-    dataset_copy,
-    distribution,
-    instances,
-    optimization,
-    result,
-    resuming,
-    tracking,
-)
-from persam_dreambooth.training.buckets import bucket_sizes
-from persam_dreambooth.training.class_images import ensure_class_images
+from persam_dreambooth.training import attention
 from persam_dreambooth.training.config import TrainingConfig
-from persam_dreambooth.training.crops import Size
-from persam_dreambooth.training.data import InstancePhoto
+from persam_dreambooth.training.data import concepts, dataset_copy, instances
+from persam_dreambooth.training.data.buckets import bucket_sizes
+from persam_dreambooth.training.data.class_images import ensure_class_images
+from persam_dreambooth.training.data.crops import Size
+from persam_dreambooth.training.data.dataset import InstancePhoto
+from persam_dreambooth.training.data.mask_report import MaskCheck, check_masks
+from persam_dreambooth.training.data.samples import find_backgrounds
 from persam_dreambooth.training.families import check_base_model
 from persam_dreambooth.training.families.pipeline import load_tokenizer
-from persam_dreambooth.training.mask_report import MaskCheck, check_masks
-from persam_dreambooth.training.samples import find_backgrounds
+from persam_dreambooth.training.output import result
+from persam_dreambooth.training.running import distribution, optimization, resuming, tracking
 
 
 @dataclass

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.replacing import UNFINISHED
-from persam_dreambooth.training.averaging import load_average, save_average
 from persam_dreambooth.training.families import Family
+from persam_dreambooth.training.running.averaging import load_average, save_average
 
 PREFIX = "checkpoint-"
 PROGRESS_NAME = "progress.json"

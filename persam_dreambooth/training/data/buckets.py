@@ -8,7 +8,7 @@ from torch.utils.data import BatchSampler, Sampler
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import DataConfig
-from persam_dreambooth.training.crops import Size
+from persam_dreambooth.training.data.crops import Size
 
 STEP = 64
 """Sides of the shapes that "auto" makes are multiples of it, as in other trainers, where the resolution allows."""

@@ -7,8 +7,8 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.training.data import InstancePhoto
-from persam_dreambooth.training.mask_report import MASKS_NAME, SHEET_LIMIT, check_masks, save_sheet, summary
+from persam_dreambooth.training.data.dataset import InstancePhoto
+from persam_dreambooth.training.data.mask_report import MASKS_NAME, SHEET_LIMIT, check_masks, save_sheet, summary
 from tests.training.small import configure
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from persam_dreambooth.training.memory import savings
+from persam_dreambooth.training.running.memory import savings
 from tests.training.runs import ROOT
 from tests.training.small import make
 

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.training import dataset_copy
 from persam_dreambooth.training.config import DataConfig, MaskConfig, TrainingConfig
+from persam_dreambooth.training.data import dataset_copy
 
 KEYS = (
     "instance_data_dir",

@@ -10,8 +10,8 @@ from persam_dreambooth.model_folder import CONFIG_NAME
 from persam_dreambooth.photos.manifest import MANIFEST_NAME
 from persam_dreambooth.replacing import replacing
 from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.data.mask_report import MASKS_NAME, MaskCheck
 from persam_dreambooth.training.local_paths import without_folders
-from persam_dreambooth.training.mask_report import MASKS_NAME, MaskCheck
 
 CARD_NAME = "README.md"  # where the hub looks for it
 

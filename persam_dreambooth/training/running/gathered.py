@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.training.checkpoints import in_words
+from persam_dreambooth.training.running.checkpoints import in_words
 
 
 @dataclass

@@ -11,9 +11,9 @@ from PIL import Image
 from torch.utils.data import SequentialSampler
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.training.buckets import BucketBatchSampler, bucket_sizes, nearest_bucket
 from persam_dreambooth.training.config import DataConfig
-from persam_dreambooth.training.crops import cover, cut_mask, cut_photo, draw_crop
+from persam_dreambooth.training.data.buckets import BucketBatchSampler, bucket_sizes, nearest_bucket
+from persam_dreambooth.training.data.crops import cover, cut_mask, cut_photo, draw_crop
 
 SIDES = st.integers(8, 90)
 SHAPES = st.tuples(SIDES, SIDES)

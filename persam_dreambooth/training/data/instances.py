@@ -12,11 +12,11 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest, relative_path
 from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, segment_folder
 from persam_dreambooth.references import ReferenceFiles
-from persam_dreambooth.training import concepts
-from persam_dreambooth.training.buckets import nearest_bucket
 from persam_dreambooth.training.config import TrainingConfig
-from persam_dreambooth.training.crops import Size
-from persam_dreambooth.training.data import InstancePhoto
+from persam_dreambooth.training.data import concepts
+from persam_dreambooth.training.data.buckets import nearest_bucket
+from persam_dreambooth.training.data.crops import Size
+from persam_dreambooth.training.data.dataset import InstancePhoto
 
 SEGMENTATION_FOLDER = "segmentation"
 logger = get_logger(__name__)

@@ -10,9 +10,9 @@ import torch
 from torch.utils.data import Dataset
 
 from persam_dreambooth.training.config import DataConfig
-from persam_dreambooth.training.crops import Size
+from persam_dreambooth.training.data.crops import Size
+from persam_dreambooth.training.data.samples import FreshSamples, ReadSample, Source
 from persam_dreambooth.training.families.base import Conditioning
-from persam_dreambooth.training.samples import FreshSamples, ReadSample, Source
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.tensors import TensorCache
 from persam_dreambooth.training.config import DataConfig
-from persam_dreambooth.training.crops import Size, cut_mask, cut_photo, draw_crop
+from persam_dreambooth.training.data.crops import Size, cut_mask, cut_photo, draw_crop
 from persam_dreambooth.training.families import Family
 
 Sample = dict[str, Tensor]

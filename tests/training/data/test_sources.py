@@ -13,10 +13,10 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.training import dataset_copy
-from persam_dreambooth.training.concepts import read_concepts
-from persam_dreambooth.training.data import DreamBoothDataset, InstancePhoto
-from persam_dreambooth.training.instances import find_instances
+from persam_dreambooth.training.data import dataset_copy
+from persam_dreambooth.training.data.concepts import read_concepts
+from persam_dreambooth.training.data.dataset import DreamBoothDataset, InstancePhoto
+from persam_dreambooth.training.data.instances import find_instances
 from persam_dreambooth.training.objective import training_loss
 from tests.scene import scene
 from tests.training.runs import train

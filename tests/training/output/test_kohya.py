@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.training.kohya import convert_file, to_kohya
+from persam_dreambooth.training.output.kohya import convert_file, to_kohya
 from random_models import random_flux, random_sdxl
 from tests.training.runs import train
 from tests.training.small import make

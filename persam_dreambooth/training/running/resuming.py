@@ -11,8 +11,9 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME, PIPELINE_INDEX
 from persam_dreambooth.photos import files
 from persam_dreambooth.replacing import UNFINISHED
-from persam_dreambooth.training import checkpoints, dataset_copy, instances
 from persam_dreambooth.training.config import GROUPS, OutputConfig, TrainingConfig, ValidationConfig
+from persam_dreambooth.training.data import dataset_copy, instances
+from persam_dreambooth.training.running import checkpoints
 
 HELD = ("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder", "use_ema", "optimizer", "seed_each_batch")
 """The flags that say what a checkpoint holds, and how its batches are counted."""

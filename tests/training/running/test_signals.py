@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from persam_dreambooth.training.signals import SAME_SIGNAL, StopSignal
+from persam_dreambooth.training.running.signals import SAME_SIGNAL, StopSignal
+from tests.training.running.test_killed import WEIGHTS, end_when, start
 from tests.training.runs import same_weights, train
-from tests.training.test_killed import WEIGHTS, end_when, start
 
 SWITCHES = ("--use_lora", "--random_flip")
 

@@ -8,9 +8,9 @@ from torchvision import transforms as v1
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import DataConfig
-from persam_dreambooth.training.crops import cut_photo, draw_crop
-from persam_dreambooth.training.data import DreamBoothDataset, InstancePhoto, collate
-from persam_dreambooth.training.samples import find_backgrounds
+from persam_dreambooth.training.data.crops import cut_photo, draw_crop
+from persam_dreambooth.training.data.dataset import DreamBoothDataset, InstancePhoto, collate
+from persam_dreambooth.training.data.samples import find_backgrounds
 from tests.training.small import configure
 
 PROMPT = {"input_ids": torch.zeros(1, 4, dtype=torch.long)}

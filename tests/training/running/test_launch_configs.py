@@ -10,7 +10,7 @@ from accelerate.commands.config.config_args import ClusterConfig, load_config_fr
 from accelerate.utils import DistributedType
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.training.distribution import check
+from persam_dreambooth.training.running.distribution import check
 from tests.training.runs import ROOT
 from tests.training.small import make
 

@@ -13,9 +13,9 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import LORA_NAME
 from persam_dreambooth.photos import files
 from persam_dreambooth.tensors import TensorCache
-from persam_dreambooth.training.data import DreamBoothDataset, InstancePhoto, collate
-from persam_dreambooth.training.prompts import prepare_prompts
-from persam_dreambooth.training.samples import EncodedSamples, FreshSamples
+from persam_dreambooth.training.data.dataset import DreamBoothDataset, InstancePhoto, collate
+from persam_dreambooth.training.data.prompts import prepare_prompts
+from persam_dreambooth.training.data.samples import EncodedSamples, FreshSamples
 from random_models import random_stable_diffusion
 from tests.scene import scene
 from tests.training.runs import train

@@ -12,7 +12,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
 from persam_dreambooth.preprocessing import SETTINGS_NAME
-from persam_dreambooth.training.instances import describe, find_instances
+from persam_dreambooth.training.data.instances import describe, find_instances
 from tests.scene import scene
 from tests.training.small import configure
 

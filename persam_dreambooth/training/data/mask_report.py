@@ -13,10 +13,10 @@ from torchvision.transforms.v2 import functional as F
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import drawing, files
 from persam_dreambooth.training.config import TrainingConfig
-from persam_dreambooth.training.crops import cover, cut_mask, draw_crop
-from persam_dreambooth.training.data import InstancePhoto
+from persam_dreambooth.training.data.crops import cover, cut_mask, draw_crop
+from persam_dreambooth.training.data.dataset import InstancePhoto
+from persam_dreambooth.training.data.samples import read_mask
 from persam_dreambooth.training.losses import latent_mask
-from persam_dreambooth.training.samples import read_mask
 
 MASKS_NAME = "masks.png"
 SHEET_LIMIT = 24

@@ -10,13 +10,13 @@ from huggingface_hub import create_repo, upload_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME, PIPELINE_INDEX
 from persam_dreambooth.replacing import UNFINISHED
-from persam_dreambooth.training import kohya
-from persam_dreambooth.training.card import Card
 from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.data.mask_report import MASKS_NAME
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.local_paths import forget_origin
-from persam_dreambooth.training.mask_report import MASKS_NAME
-from persam_dreambooth.training.validation import VALIDATION_FOLDER
+from persam_dreambooth.training.output import kohya
+from persam_dreambooth.training.output.card import Card
+from persam_dreambooth.training.running.validation import VALIDATION_FOLDER
 
 LAST_WRITTEN = (PIPELINE_INDEX, LORA_NAME)
 """The files by which others recognize a model; they appear when all else is in place."""

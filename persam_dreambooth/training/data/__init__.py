@@ -1,0 +1,1 @@
+"""From photos, masks and class images to batches."""

@@ -1,0 +1,1 @@
+"""What keeps a run going: optimizer, checkpoints, signals, memory, several processes."""

@@ -9,9 +9,32 @@ from PIL import Image
 from random_models import random_stable_diffusion
 from tests.parity.diffusers_cases import PHOTOS
 from tests.training.runs import NAMES
+from tests.training.small import KINDS, NAMED, is_refused
 
 
-@pytest.fixture(scope="module", params=["epsilon", "v_prediction", "sdxl", "sd3", "flux", "lumina2"])
+def pytest_collection_modifyitems(config, items):
+    """Families times settings names combinations that a family refuses (families/test_refusals.py): no tests."""
+    kept, refused = [], []
+    for item in items:
+        (refused if _asks_what_is_refused(getattr(item, "callspec", None)) else kept).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=refused)
+
+
+def _asks_what_is_refused(callspec):
+    params = callspec.params if callspec else {}
+    base = params.get("base", params.get("name"))
+    family = "stable-diffusion" if base in PREDICTIONS else base
+    if not isinstance(family, str) or family not in NAMED:
+        return False
+    model = KINDS.get(params.get("kind"), {}) | params.get("model", {})
+    return is_refused(family, model, params.get("mask"), params.get("optimization"))
+
+
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
+@pytest.fixture(scope="module", params=[*PREDICTIONS, *(name for name in NAMED if name != "stable-diffusion")])
 def base(request, pipelines, tmp_path_factory):
     if request.param == "epsilon":
         return pipelines / "stable-diffusion"

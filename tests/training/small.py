@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
 import torch
 
 from persam_dreambooth.errors import UserError
@@ -15,9 +14,19 @@ from persam_dreambooth.training.config import (
     TrainingConfig,
     ValidationConfig,
 )
-from persam_dreambooth.training.families import check_base_model, load_family
+from persam_dreambooth.training.families import FAMILIES, check_base_model, load_family
+from persam_dreambooth.training.families.pipeline import PipelineFamily
+from random_models import PIPELINES
 
 SIDE = 32
+KINDS = {
+    "full": {},
+    "full-text": {"train_text_encoder": True},
+    "lora": {"use_lora": True, "rank": 4, "lora_alpha": 8},
+    "lora-text": {"use_lora": True, "rank": 4, "lora_alpha": 8, "train_text_encoder": True},
+    "dora": {"use_lora": True, "use_dora": True},
+}
+NAMED = dict(zip(PIPELINES, FAMILIES.values(), strict=True))
 
 
 def configure(base, model=None, mask=None, optimization=None, data=None, output=None):
@@ -34,11 +43,20 @@ def configure(base, model=None, mask=None, optimization=None, data=None, output=
 
 def make(base, model=None, mask=None, optimization=None, data=None):
     config = configure(base, model, mask, optimization, data)
-    try:
-        check_base_model(config.model).check(config)
-    except UserError as refusal:  # which family refuses what is tested in families/test_refusals.py
-        pytest.skip(str(refusal))
+    check_base_model(config.model).check(config)
     return config, load_family(config.model)
+
+
+def is_refused(family, model=None, mask=None, optimization=None):
+    """Whether a family, by its name in `random_models.PIPELINES`, has no use for these settings.
+
+    Only the part of the check that reads no file, so that nothing but the settings can be the reason.
+    """
+    try:
+        PipelineFamily.check.__func__(NAMED[family], configure(family, model, mask, optimization))
+    except UserError:
+        return True
+    return False
 
 
 def batch_for(family, class_images):

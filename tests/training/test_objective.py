@@ -97,6 +97,7 @@ def test_masks_do_not_touch_the_class_images(base):
     assert not torch.equal(masked[:2], white[:2])
 
 
+@pytest.mark.parametrize("base", ["epsilon", "v_prediction", "sdxl"], indirect=True)
 def test_min_snr_weighs_each_photo_by_its_own_timestep(base):
     """Class images in the batch do not change the instance loss: diffusers' script mixes the two up."""
     config, family = make(base, optimization={"snr_gamma": 5.0})

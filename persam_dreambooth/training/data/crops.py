@@ -55,8 +55,8 @@ def draw_crop(photo: Size, size: Size, config: DataConfig, mask: Tensor | None =
         photo: its size, upright.
         size: the crop's; the photo is resized by as little as covers it.
         config: centre or random, mirrored or not.
-        mask: (H, W) bool or uint8 of the upright photo; where it is given, and not empty, a crop that would lose
-            a part of the subject is moved by as little as keeps all of it, or fills the crop with it.
+        mask: the upright photo's, by `cover_mask`; where it is given, and not empty, a crop that would lose a part
+            of the subject is moved by as little as keeps all of it, or fills the crop with it.
     """
     resized = cover(photo, size)
     spare = [whole - part for whole, part in zip(resized, size, strict=True)]
@@ -66,7 +66,7 @@ def draw_crop(photo: Size, size: Size, config: DataConfig, mask: Tensor | None =
         top, left = (int(torch.randint(0, one + 1, (1,))) for one in spare)
     else:
         top, left = 0, 0
-    box = None if mask is None else bounding_box(F.resize(mask[None], list(resized), v2.InterpolationMode.NEAREST)[0])
+    box = None if mask is None else bounding_box(mask)
     if box is not None:
         x_low, y_low, x_high, y_high = box.tolist()
         top, left = _keep(top, y_low, y_high + 1, size[0]), _keep(left, x_low, x_high + 1, size[1])
@@ -80,6 +80,12 @@ def cover(photo: Size, size: Size) -> Size:
     if height * wanted_width <= width * wanted_height:
         return wanted_height, max(wanted_width, int(wanted_height * width / height))
     return max(wanted_height, int(wanted_width * height / width)), wanted_width
+
+
+def cover_mask(mask: Tensor, size: Size) -> Tensor:
+    """An upright mask of 0 and 1, (H, W) uint8, resized as its photo is; what `draw_crop` and `cut_mask` take."""
+    resized = cover((mask.shape[0], mask.shape[1]), size)
+    return F.resize(mask[None], list(resized), v2.InterpolationMode.NEAREST)[0]
 
 
 def _keep(start: int, low: int, high: int, length: int) -> int:
@@ -97,7 +103,6 @@ def cut_photo(photo: Image.Image, crop: Crop, interpolation: str = "bilinear") -
 
 
 def cut_mask(mask: Tensor, crop: Crop) -> Tensor:
-    """The crop of an upright (H, W) mask of 0 and 1, (1, h, w) float32."""
-    resized = F.resize(mask[None], list(crop.resized), v2.InterpolationMode.NEAREST)
-    cut = F.crop(resized, crop.top, crop.left, *crop.size)
+    """The crop of a photo's mask by `cover_mask`, (1, h, w) float32 of 0 and 1."""
+    cut = F.crop(mask[None], crop.top, crop.left, *crop.size)
     return (F.horizontal_flip(cut) if crop.mirrored else cut).float()

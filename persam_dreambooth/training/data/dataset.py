@@ -22,19 +22,19 @@ class InstancePhoto:
     Attributes:
         photo: the file.
         mask: its mask's file; None trains on the whole photo.
+        size: height and width of its crops, in pixels.
         prompt: with the identifier.
         weight: factor of its loss.
         concept: which of the run's subjects it shows, from 0.
-        size: height and width of its crops, in pixels; None is the square of `--resolution`.
         identifier: the places of the identifier's tokens in the prompt, where the attention loss asks for them.
     """
 
     photo: Path
     mask: Path | None
+    size: Size
     prompt: str = ""
     weight: float = 1.0
     concept: int = 0
-    size: Size | None = None
     identifier: tuple[int, ...] = ()
 
 
@@ -48,7 +48,7 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
 
     Args:
         instances: photos and masks.
-        config: resolution, crops and flips.
+        config: crops and flips.
         prompts: each prompt's conditioning.
         class_images: files of each concept; empty without prior preservation.
         class_prompts: each concept's, for class images and for the background prior; empty without both.
@@ -64,7 +64,6 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.instances, self.prompts = instances, prompts
         self.class_images, self.class_prompts = class_images, class_prompts
-        self.resolution = config.resolution
         self.read: ReadSample = FreshSamples(config)
         # Of each photo how many of its subject's come before it, and how many there are.
         concepts = [one.concept for one in instances]
@@ -82,28 +81,24 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         instance = self.instances[index % len(self.instances)]
-        size = self._size(instance)
-        item: dict[str, Any] = dict(self.read(instance.photo, instance.mask, size))
+        item: dict[str, Any] = dict(self.read(instance.photo, instance.mask, instance.size))
         item |= {"photo": instance.photo.name, "prompt": self.prompts[instance.prompt]}
         item |= {"weight": torch.tensor(instance.weight), "identifier": instance.identifier}
         if self.class_prompts:
             item["class_prompt"] = self.prompts[self.class_prompts[instance.concept]]
         if any(self.class_images):
-            class_image = self.read(self._class_image(index), None, size)
+            class_image = self.read(self._class_image(index), None, instance.size)
             item |= {f"class_{name}": value for name, value in class_image.items()}
         return item
 
     def sources(self) -> list[Source]:
         """All photos, masks and sizes that items are made of."""
-        own = [(one.photo, one.mask, self._size(one)) for one in self.instances]
+        own = [(one.photo, one.mask, one.size) for one in self.instances]
         if not any(self.class_images):
             return own
         class_images = [self._class_image(index) for index in range(len(self))]
-        sizes = [self._size(self.instances[index % len(self.instances)]) for index in range(len(self))]
+        sizes = [self.instances[index % len(self.instances)].size for index in range(len(self))]
         return own + [(path, None, size) for path, size in zip(class_images, sizes, strict=True)]
-
-    def _size(self, instance: InstancePhoto) -> Size:
-        return instance.size or (self.resolution, self.resolution)
 
     def _class_image(self, index: int) -> Path:
         """The one that goes with an item: its subject's, in turn."""

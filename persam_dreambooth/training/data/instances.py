@@ -41,12 +41,12 @@ def segment_first(config: TrainingConfig, device: torch.device) -> None:
     )
 
 
-def find_instances(config: TrainingConfig, sizes: Sequence[Size] = ()) -> tuple[list[InstancePhoto], dict[Path, str]]:
+def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[InstancePhoto], dict[Path, str]]:
     """The photos to train on and their masks.
 
     Args:
         config: one subject's.
-        sizes: of crops, the nearest of which each photo gets; none of them for the square of `--resolution`.
+        sizes: of crops, the nearest of which each photo gets.
 
     Returns:
         The photos with their masks, sorted by name; and the photos that cannot be decoded, or in
@@ -60,9 +60,7 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size] = ()) -> tuple[
     besides = (Path(config.mask.reference_mask),) if config.mask.reference_mask else ()
     shapes, left_out = _readable(files.find_photos(Path(str(config.data.instance_data_dir)), besides))
     plain = {
-        photo: InstancePhoto(
-            photo, None, _prompt(photo, config), size=nearest_bucket((height, width), sizes) if sizes else None
-        )
+        photo: InstancePhoto(photo, None, nearest_bucket((height, width), sizes), _prompt(photo, config))
         for photo, (width, height) in shapes.items()
     }
     if not config.mask.masked_loss:

@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import drawing, files
 from persam_dreambooth.training.config import TrainingConfig
-from persam_dreambooth.training.data.crops import cover, cut_mask, draw_crop
+from persam_dreambooth.training.data.crops import cover_mask, cut_mask, draw_crop
 from persam_dreambooth.training.data.dataset import InstancePhoto
 from persam_dreambooth.training.data.samples import read_mask
 from persam_dreambooth.training.losses import latent_mask
@@ -75,13 +74,12 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
 
 def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: int) -> MaskCheck:
     mask = read_mask(path)
-    shape, size = (mask.shape[0], mask.shape[1]), instance.size or (config.data.resolution,) * 2
-    resized = F.resize(mask[None], list(cover(shape, size)), F.InterpolationMode.NEAREST)[0]
-    crops = [draw_crop(shape, size, config.data, mask) for _ in range(1 if config.data.center_crop else CROPS)]
-    whole = cut_mask(mask, crops[0]) if config.data.center_crop else resized[None].float()
+    resized, shape, center = cover_mask(mask, instance.size), (mask.shape[0], mask.shape[1]), config.data.center_crop
+    crops = [draw_crop(shape, instance.size, config.data, resized) for _ in range(1 if center else CROPS)]
+    whole = cut_mask(resized, crops[0]) if center else resized[None].float()
     grid = (max(1, whole.shape[-2] // cell), max(1, whole.shape[-1] // cell))
     latent = latent_mask(whole[None], grid, config.mask.mask_downsample, config.mask.mask_dilation)[0, 0]
-    kept = min(cut_mask(mask, crop).sum().item() for crop in crops) / max(1, resized.sum().item())
+    kept = min(cut_mask(resized, crop).sum().item() for crop in crops) / max(1, resized.sum().item())
     return MaskCheck(instance.photo, path, latent, kept, _looks_inverted(mask))
 
 

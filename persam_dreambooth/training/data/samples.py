@@ -14,7 +14,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.tensors import TensorCache
 from persam_dreambooth.training.config import DataConfig
-from persam_dreambooth.training.data.crops import Size, cut_mask, cut_photo, draw_crop
+from persam_dreambooth.training.data.crops import Size, cover_mask, cut_mask, cut_photo, draw_crop
 from persam_dreambooth.training.families import Family
 
 Sample = dict[str, Tensor]
@@ -72,7 +72,7 @@ class FreshSamples:
             UserError: the photo or the mask cannot be read.
         """
         picture = files.read_photo(photo)
-        drawn = None if mask is None else read_mask(mask)
+        drawn = None if mask is None else cover_mask(read_mask(mask), size)
         crop = draw_crop((picture.height, picture.width), size, self._config, drawn)
         pixels = cut_photo(picture, crop, self._interpolation)
         if drawn is None:

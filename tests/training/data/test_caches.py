@@ -167,7 +167,9 @@ def test_class_images_are_kept_too(models, source):
     photo, mask, _ = source
     prompts = {text: family.tokenize(text) for text in ("a sks dog", "a dog")}
     datasets = [
-        DreamBoothDataset([InstancePhoto(photo, mask, "a sks dog")], config.data, prompts, [[photo]], ["a dog"])
+        DreamBoothDataset(
+            [InstancePhoto(photo, mask, (32, 32), "a sks dog")], config.data, prompts, [[photo]], ["a dog"]
+        )
         for _ in range(2)
     ]
     datasets[1].read = EncodedSamples(family, config.data, datasets[1].sources())

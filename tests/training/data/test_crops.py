@@ -13,7 +13,7 @@ from torch.utils.data import SequentialSampler
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import DataConfig
 from persam_dreambooth.training.data.buckets import BucketBatchSampler, bucket_sizes, nearest_bucket
-from persam_dreambooth.training.data.crops import cover, cut_mask, cut_photo, draw_crop
+from persam_dreambooth.training.data.crops import cover, cover_mask, cut_mask, cut_photo, draw_crop
 
 SIDES = st.integers(8, 90)
 SHAPES = st.tuples(SIDES, SIDES)
@@ -31,17 +31,18 @@ def test_a_crop_lies_in_the_photo_and_keeps_the_subject(photo, size, center, fli
     bottom, right = (data.draw(st.integers(low + 1, side)) for low, side in zip((top, left), photo, strict=True))
     mask = torch.zeros(photo, dtype=torch.uint8)
     mask[top:bottom, left:right] = 1
+    full = cover_mask(mask, size)
+    assume(full.any())  # a subject of few pixels may vanish when it is resized
     torch.manual_seed(seed)
-    crop = draw_crop(photo, size, config(center_crop=center, random_flip=flip), mask)
+    crop = draw_crop(photo, size, config(center_crop=center, random_flip=flip), full)
     assert all(whole >= part for whole, part in zip(crop.resized, size, strict=True))
     assert 0 <= crop.top <= crop.resized[0] - size[0] and 0 <= crop.left <= crop.resized[1] - size[1]
-    full = cut_mask(mask, draw_crop(photo, cover(photo, size), config()))[0]  # all of the resized photo
-    assume(full.any())  # a subject of few pixels may vanish when it is resized
-    cut = cut_mask(mask, crop)[0]
+    assert full.shape == crop.resized
+    cut = cut_mask(full, crop)[0]
     rows, columns = full.any(dim=1).sum(), full.any(dim=0).sum()
     assert cut.sum() == min(rows, size[0]) * min(columns, size[1])
     same = torch.manual_seed(seed) and draw_crop(photo, size, config(center_crop=center, random_flip=flip))
-    if cut_mask(mask, same).sum() == cut.sum() == full.sum():
+    if cut_mask(full, same).sum() == cut.sum() == full.sum():
         assert same == crop  # it is moved only where it would lose something
 
 
@@ -50,10 +51,11 @@ def test_a_crop_lies_in_the_photo_and_keeps_the_subject(photo, size, center, fli
 def test_photo_and_mask_are_cut_alike(photo, size, seed):
     random = np.random.default_rng(seed)
     drawn = np.kron(random.random(photo) < 0.5, np.ones((4, 4), dtype=bool))
+    resized = cover_mask(torch.from_numpy(drawn).to(torch.uint8), size)
     torch.manual_seed(seed)
-    crop = draw_crop(drawn.shape, size, config(random_flip=True), torch.from_numpy(drawn).to(torch.uint8))
+    crop = draw_crop(drawn.shape, size, config(random_flip=True), resized)
     picture = Image.fromarray(drawn * np.uint8(255)).convert("RGB")
-    pixels, mask = cut_photo(picture, crop), cut_mask(torch.from_numpy(drawn).to(torch.uint8), crop)
+    pixels, mask = cut_photo(picture, crop), cut_mask(resized, crop)
     assert pixels.shape == (3, *size) and mask.shape == (1, *size)
     if crop.resized[0] >= drawn.shape[0]:  # where it was made smaller, blobs are smoothed away
         assert ((pixels[:1] > 0) == (mask > 0)).float().mean() > 0.85

@@ -29,7 +29,7 @@ def photo(tmp_path):
     blobs = np.kron(random.random((8, 12)) < 0.5, np.ones((8, 8), dtype=bool))
     Image.fromarray(np.repeat(blobs[..., None] * np.uint8(255), 3, axis=2)).save(tmp_path / "photo.png")
     Image.fromarray(blobs).save(tmp_path / "mask.png")
-    return InstancePhoto(tmp_path / "photo.png", tmp_path / "mask.png")
+    return InstancePhoto(tmp_path / "photo.png", tmp_path / "mask.png", (32, 32))
 
 
 @pytest.mark.parametrize("changes", [{}, {"center_crop": True}, {"random_flip": True}])
@@ -72,7 +72,7 @@ def test_the_crops_place_is_where_its_pixels_are(tmp_path, changes):
     random = np.random.default_rng(0)
     Image.fromarray(random.integers(0, 256, (48, 70, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
     photo = Image.open(tmp_path / "photo.png")
-    dataset = DreamBoothDataset([InstancePhoto(tmp_path / "photo.png", None)], config(**changes), PROMPTS)
+    dataset = DreamBoothDataset([InstancePhoto(tmp_path / "photo.png", None, (32, 32))], config(**changes), PROMPTS)
     resized, mirrored_too = v1.Resize(32)(photo), []
     torch.manual_seed(0)
     for _ in range(12):
@@ -114,7 +114,7 @@ def test_a_class_prompt_needs_no_class_images(photo):
 
 
 def test_without_a_mask_the_whole_photo_counts(photo):
-    item = DreamBoothDataset([InstancePhoto(photo.photo, None)], config(), PROMPTS)[0]
+    item = DreamBoothDataset([InstancePhoto(photo.photo, None, (32, 32))], config(), PROMPTS)[0]
     assert item["mask"].unique().tolist() == [1]
 
 

@@ -17,6 +17,7 @@ from tests.scene import scene
 from tests.training.small import configure
 
 VERDICTS = {"dog": "found", "sofa": "not found", "park": "unsure", "reference": None}
+SIZES = [(32, 32)]
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def config_for(folder, **mask):
 
 
 def trained_on(folder, **mask):
-    found, left_out = find_instances(config_for(folder, **mask))
+    found, left_out = find_instances(config_for(folder, **mask), SIZES)
     return [one.photo.stem for one in found], {photo.stem: reason for photo, reason in left_out.items()}
 
 
@@ -58,7 +59,7 @@ def test_doubted_photos_are_left_out_and_the_reason_is_told_and_written_down(fol
         "sofa": "the subject in sofa.png: not found, because of sofa",
     }
     config = config_for(folder)
-    lines = {entry.photo: entry for entry in describe(*find_instances(config), config)}
+    lines = {entry.photo: entry for entry in describe(*find_instances(config, SIZES), config)}
     assert "not found, because of sofa" in lines["../photos/sofa.png"].error
 
 
@@ -67,7 +68,7 @@ def test_they_are_trained_on_when_the_user_says_so(folder):
 
 
 def test_they_can_count_less_than_the_others(folder):
-    found, _ = find_instances(config_for(folder, doubtful_photo_weight=0.25))
+    found, _ = find_instances(config_for(folder, doubtful_photo_weight=0.25), SIZES)
     assert {one.photo.stem: one.weight for one in found} == {"dog": 1, "park": 0.25, "reference": 1, "sofa": 0.25}
 
 
@@ -81,6 +82,6 @@ def test_a_run_without_any_photo_left_is_refused_in_one_line(folder):
     for name in ("dog", "reference"):
         (folder / "photos" / f"{name}.png").unlink()
     with pytest.raises(UserError, match=r"sure of the subject in none of the photos \(.*park.*sofa.*\)") as error:
-        find_instances(config_for(folder))
+        find_instances(config_for(folder), SIZES)
     assert "--doubtful_photo_weight" in str(error.value)
     assert len(str(error.value).splitlines()) == 1

@@ -23,6 +23,7 @@ from tests.training.runs import train
 from tests.training.small import batch_for, configure, make
 
 PROMPTS = {prompt: {"ids": torch.full((1, 2), n)} for n, prompt in enumerate(["a sks dog", "a dog", "a cat"])}
+SIZES = [(32, 32)]
 
 
 @pytest.fixture(autouse=True)
@@ -47,11 +48,11 @@ def test_a_photo_is_trained_on_as_its_caption_says(tmp_path):
     (tmp_path / "photos" / "a.txt").write_text("\ufeffa sks dog\n on a Käsebrett \n", encoding="utf-8")
     (tmp_path / "photos" / "c.txt").write_text(" \n")
     data = {"instance_data_dir": str(tmp_path / "photos")}
-    found, _ = find_instances(flagged(tmp_path, caption_extension=".txt", **data))
+    found, _ = find_instances(flagged(tmp_path, caption_extension=".txt", **data), SIZES)
     assert [one.prompt for one in found] == ["a sks dog on a Käsebrett", "a sks dog", "a sks dog"]
-    assert {one.prompt for one in find_instances(flagged(tmp_path, **data))[0]} == {"a sks dog"}
+    assert {one.prompt for one in find_instances(flagged(tmp_path, **data), SIZES)[0]} == {"a sks dog"}
     with pytest.raises(UserError, match=r"b\.png has no caption .*b\.txt; .*--instance_prompt"):
-        find_instances(flagged(tmp_path, caption_extension=".txt", instance_prompt=None, **data))
+        find_instances(flagged(tmp_path, caption_extension=".txt", instance_prompt=None, **data), SIZES)
 
 
 def test_each_subject_has_its_own_photos_masks_and_prompts(tmp_path):
@@ -70,7 +71,7 @@ def test_each_subject_has_its_own_photos_masks_and_prompts(tmp_path):
     path = tmp_path / "concepts.json"
     path.write_text(json.dumps(entries))
     config = configure("model", data={"concepts_list": str(path), "instance_data_dir": None})
-    found = [find_instances(one)[0] for one in read_concepts(config)]
+    found = [find_instances(one, SIZES)[0] for one in read_concepts(config)]
     assert [[one.prompt for one in its] for its in found] == [["a sks dog"], ["a sks cat"] * 2]
     assert [one.data.class_prompt for one in read_concepts(config)] == ["a dog", "a cat"]
 
@@ -109,7 +110,9 @@ def test_every_class_image_of_every_subject_has_its_turn(tmp_path):
     draw(tmp_path, ["a", "b", "c", *(f"{kind}{number}" for kind in "xy" for number in range(4))])
     photos = tmp_path / "photos"
     concepts = {"a": 0, "b": 0, "c": 1}
-    instances = [InstancePhoto(photos / f"{name}.png", None, "a sks dog", concept=n) for name, n in concepts.items()]
+    instances = [
+        InstancePhoto(photos / f"{name}.png", None, (32, 32), "a sks dog", concept=n) for name, n in concepts.items()
+    ]
     images = [sorted(photos.glob(f"{kind}*.png")) for kind in "xy"]
     dataset = DreamBoothDataset(instances, flagged(tmp_path, resolution=32).data, PROMPTS, images, ["a dog", "a cat"])
     assert len(dataset) == 12
@@ -163,7 +166,7 @@ def test_a_data_set_becomes_a_folder_of_photos_bit_for_bit(stored, tmp_path):
     config = from_dataset(tmp_path, name)
     dataset_copy.copy(config)
     dataset_copy.copy(config)  # which finds it all there
-    found, left_out = find_instances(read_concepts(config)[0])
+    found, left_out = find_instances(read_concepts(config)[0], SIZES)
     assert not left_out
     assert [one.photo.read_bytes() for one in found] == [path.read_bytes() for path in originals]
     assert [one.prompt for one in found] == ["photo 0 of a sks dog", "photo 1 of a sks dog"]

@@ -12,15 +12,8 @@ from persam_dreambooth.generation import generate, load_pipeline
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families import check_base_model
 from random_models import PIPELINES, random_sd3, random_sdxl
-from tests.training.small import batch_for, make, noised_for, said, trained_parameters
+from tests.training.small import KINDS, batch_for, make, noised_for, said, trained_parameters
 
-KINDS = {
-    "lora": {"use_lora": True, "rank": 4, "lora_alpha": 8},
-    "lora-text": {"use_lora": True, "rank": 4, "lora_alpha": 8, "train_text_encoder": True},
-    "dora": {"use_lora": True, "use_dora": True},
-    "full": {},
-    "full-text": {"train_text_encoder": True},
-}
 # What each pipeline's `encode_prompt` calls its results, in its order, and the length of prompts in training.
 ENCODED = {
     "stable-diffusion": (["embeds"], {"num_images_per_prompt": 1, "device": "cpu"}),

@@ -17,6 +17,21 @@ from persam_dreambooth.model_folder import CONFIG_NAME
 from persam_dreambooth.replacing import replacing
 from persam_dreambooth.training.local_paths import without_folders
 
+PATHS = (
+    "instance_data_dir",
+    "class_data_dir",
+    "instance_mask_dir",
+    "reference_image",
+    "reference_mask",
+    "concepts_list",
+    "background_images",
+    "training_cache",
+    "cache_dir",
+    "output_dir",
+)
+NAMES_OR_PATHS = ("pretrained_model_name_or_path", "tokenizer_name", "sam", "dataset_name")
+"""Flags that name a file or a folder; and those where it may be a name on the hub as well."""
+
 
 def _refuse_outside(config: object, **bounds: tuple[float, float]) -> None:
     """Raise a UserError for the first value outside its [low, high]; NaN and infinity are outside of everything."""
@@ -472,11 +487,11 @@ class TrainingConfig:
         return values
 
     def to_save(self, public: bool = False) -> dict[str, Any]:
-        """`flat`, with a base model's folder as seen from any other folder, or with `public` without any folder."""
+        """`flat`, with every path as seen from any other folder, or with `public` without any folder."""
         values = self.flat()
-        base = Path(str(self.model.pretrained_model_name_or_path))
-        if base.is_dir():
-            values["pretrained_model_name_or_path"] = str(base.resolve())
+        for key in (*PATHS, *NAMES_OR_PATHS):
+            if values[key] and (key in PATHS or Path(values[key]).exists()):
+                values[key] = str(Path(values[key]).absolute())
         return {key: without_folders(value) for key, value in values.items()} if public else values
 
     def save(self, folder: Path, public: bool = False) -> None:

@@ -70,12 +70,15 @@ def test_lora_leaves_weights_that_diffusers_loads(flags, models):
     assert not torch.equal(before, draw())
 
 
-def test_the_saved_config_repeats_the_run(flags):
+def test_the_saved_config_repeats_the_run_from_any_folder(flags, monkeypatch):
     assert train(flags, "--use_lora", hub_token="hf_secret", output_dir="first") == 0
     saved = Path("first/training_config.yaml")
     assert "hf_secret" not in saved.read_text() and yaml.safe_load(saved.read_text())["max_train_steps"] == 4
-    assert main(["train", "--config", str(saved), "--output_dir", "second"]) == 0
-    first, second = (load_file(f"{name}/pytorch_lora_weights.safetensors") for name in ("first", "second"))
+    here = Path.cwd()
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")  # the paths in it were given as seen from the other folder
+    assert main(["train", "--config", str(here / saved), "--output_dir", "second"]) == 0
+    first, second = (load_file(f"{name}/pytorch_lora_weights.safetensors") for name in (here / "first", "second"))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 

@@ -121,11 +121,10 @@ def _by_part(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 def _refuse_inexpressible(part: str, weights: Mapping[str, Tensor], adapters: Mapping[str, Any]) -> None:
     """Raise a UserError for weights that other programs would read as another model."""
     if any("lora_magnitude_vector" in name for name in weights):
-        # Seen in the sources: diffusers drops kohya's dora_scale, A1111 normalizes along the other axis,
-        # and ComfyUI divides by the length of the base's weights, not of the trained ones'.
+        # diffusers drops kohya's dora_scale; others differ in its axis (KohakuBlueleaf/LyCORIS, issue 216).
         raise UserError(
-            f"the {part}'s weights are DoRA's, which no reader of kohya's format applies as they were trained; load "
-            "the diffusers file as it is, or train without --use_dora"
+            f"the {part}'s weights are DoRA's, on which the readers of kohya's format do not agree; load the diffusers "
+            "file as it is, or train without --use_dora"
         )
     other = [name for name in weights if not name.endswith((".lora_A.weight", ".lora_B.weight"))]
     uneven = [key for key in ("alpha_pattern", "rank_pattern", "use_rslora") if adapters.get(f"{part}.{key}")]

@@ -123,7 +123,7 @@ def _refuse_inexpressible(part: str, weights: Mapping[str, Tensor], adapters: Ma
     if any("lora_magnitude_vector" in name for name in weights):
         # diffusers drops kohya's dora_scale; others differ in its axis (KohakuBlueleaf/LyCORIS, issue 216).
         raise UserError(
-            f"the {part}'s weights are DoRA's, on which the readers of kohya's format do not agree; load the diffusers "
+            f"the {part}'s weights are DoRA's, on which readers of kohya's format do not agree; load the diffusers "
             "file as it is, or train without --use_dora"
         )
     other = [name for name in weights if not name.endswith((".lora_A.weight", ".lora_B.weight"))]

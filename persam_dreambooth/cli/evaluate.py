@@ -1,4 +1,7 @@
-"""`persam-dreambooth evaluate BENCHMARK`: our numbers beside the paper's, every object's row, the worst cases."""
+"""`persam-dreambooth evaluate BENCHMARK`: our numbers beside the paper's, every object's row, the worst cases.
+
+`evaluate generation`, which is about what models draw and has flags of its own, is in `evaluate_generation`.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -26,8 +29,12 @@ BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
     one.name: one for one in (PerSeg, FSS1000, Lvis92, PascalPart, PacoPart)
 }
 PRESENCE = "presence"
-QUESTIONS = (*BENCHMARKS, Davis.name, "ablate", PRESENCE)
-DESCRIPTION = f"BENCHMARK is one of {', '.join(QUESTIONS)}; docs/evaluation.md says how each folder is laid out."
+GENERATION = "generation"
+QUESTIONS = (*BENCHMARKS, Davis.name, "ablate", PRESENCE, GENERATION)
+DESCRIPTION = (
+    f"BENCHMARK is one of {', '.join(QUESTIONS)}; docs/evaluation.md says how each folder is laid out. "
+    f"generation, for trained models, has flags of its own: evaluate {GENERATION} --help."
+)
 
 # Flags that only some evaluations read; the others refuse them.
 READ_BY = {
@@ -108,6 +115,11 @@ def run(program: str, argv: list[str]) -> None:
     if question not in QUESTIONS:
         said = f"no benchmark {question!r}" if question else "the benchmark is missing"
         raise UserError(f"{said}; choose one of {', '.join(QUESTIONS)}")
+    if question == GENERATION:
+        from persam_dreambooth.cli import evaluate_generation  # loads diffusers, which the benchmarks do without
+
+        evaluate_generation.run(f"{program} {question}", argv[1:])
+        return
     flags, sam = parse(GROUPS, argv[1:], f"{program} {question}", DESCRIPTION)
     _refuse_unread(question, flags)
     if question == PRESENCE:

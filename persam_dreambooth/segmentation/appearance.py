@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, CLIPModel
+from transformers import AutoImageProcessor, CLIPModel, ViTModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
@@ -19,7 +20,20 @@ from persam_dreambooth.segmentation.pretrained import load_pretrained
 from persam_dreambooth.segmentation.types import Picture, rgb_array
 from persam_dreambooth.tensors import weights_checksum
 
-CLASSES: Final[dict[str, type[Any]]] = {"clip": CLIPModel, **features.CLASSES}
+
+class DinoViT(ViTModel):  # type: ignore[no-untyped-call]
+    """The first DINO ("facebook/dino-vits16"), whose one vector is its class token, as its authors take it."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config, add_pooling_layer=False)  # its checkpoints have no pooler
+
+    def forward(self, pixel_values: Tensor, **settings: Any) -> BaseModelOutputWithPooling:
+        """The last layer, normalized, with the class token as `pooler_output`."""
+        last = super().forward(pixel_values=pixel_values, **settings).last_hidden_state
+        return BaseModelOutputWithPooling(last_hidden_state=last, pooler_output=last[:, 0])
+
+
+CLASSES: Final[dict[str, type[Any]]] = {"clip": CLIPModel, "vit": DinoViT, **features.CLASSES}
 GREY: Final = 128
 """What is put where the subject is not, in uint8 levels."""
 
@@ -34,9 +48,9 @@ class ImageEncoder:
     """
 
     def __init__(self, model: Any, processor: Any, device: torch.device | str | None = None) -> None:
-        self.device, self._processor = choose_device(device), processor
+        self.device, self.processor = choose_device(device), processor
         self.checksum = weights_checksum(model)
-        self._model = model.eval().requires_grad_(False).to(self.device, torch.float32)
+        self.model = model.eval().requires_grad_(False).to(self.device, torch.float32)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: torch.device | str | None = None) -> Self:
@@ -59,8 +73,8 @@ class ImageEncoder:
     def encode(self, pictures: Sequence[Picture]) -> Tensor:
         """Pictures to (n, C) float32 features of length 1: CLIP's projected ones, or DINO's class token."""
         images = [Image.fromarray(rgb_array(one)) for one in pictures]
-        pixels = self._processor(images, return_tensors="pt")["pixel_values"].to(self.device)
-        see = getattr(self._model, "get_image_features", self._model)
+        pixels = self.processor(images, return_tensors="pt")["pixel_values"].to(self.device)
+        see = getattr(self.model, "get_image_features", self.model)
         return torch.nn.functional.normalize(see(pixel_values=pixels).pooler_output.float(), dim=-1)
 
 

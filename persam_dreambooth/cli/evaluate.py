@@ -29,11 +29,11 @@ BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
     one.name: one for one in (PerSeg, FSS1000, Lvis92, PascalPart, PacoPart)
 }
 PRESENCE = "presence"
+QUESTIONS = (*BENCHMARKS, Davis.name, "ablate", PRESENCE)
 GENERATION = "generation"
-QUESTIONS = (*BENCHMARKS, Davis.name, "ablate", PRESENCE, GENERATION)
 DESCRIPTION = (
     f"BENCHMARK is one of {', '.join(QUESTIONS)}; docs/evaluation.md says how each folder is laid out. "
-    f"generation, for trained models, has flags of its own: evaluate {GENERATION} --help."
+    f"What trained models draw is measured by `evaluate {GENERATION}`, with flags of its own: see its --help."
 )
 
 # Flags that only some evaluations read; the others refuse them.
@@ -112,14 +112,14 @@ def run(program: str, argv: list[str]) -> None:
     question = argv[0] if argv else ""
     if question in ("-h", "--help"):
         parse(GROUPS, argv, f"{program} BENCHMARK", DESCRIPTION)
-    if question not in QUESTIONS:
-        said = f"no benchmark {question!r}" if question else "the benchmark is missing"
-        raise UserError(f"{said}; choose one of {', '.join(QUESTIONS)}")
     if question == GENERATION:
         from persam_dreambooth.cli import evaluate_generation  # loads diffusers, which the benchmarks do without
 
         evaluate_generation.run(f"{program} {question}", argv[1:])
         return
+    if question not in QUESTIONS:
+        said = f"no benchmark {question!r}" if question else "the benchmark is missing"
+        raise UserError(f"{said}; choose one of {', '.join((*QUESTIONS, GENERATION))}")
     flags, sam = parse(GROUPS, argv[1:], f"{program} {question}", DESCRIPTION)
     _refuse_unread(question, flags)
     if question == PRESENCE:

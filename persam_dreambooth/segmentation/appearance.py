@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, CLIPModel, ViTModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
@@ -21,19 +20,16 @@ from persam_dreambooth.segmentation.types import Picture, rgb_array
 from persam_dreambooth.tensors import weights_checksum
 
 
-class DinoViT(ViTModel):  # type: ignore[no-untyped-call]
-    """The first DINO ("facebook/dino-vits16"), whose one vector is its class token, as its authors take it."""
+class FirstDino:
+    """Loads the first DINO ("facebook/dino-vits16"): a plain ViT, whose checkpoints have no pooler."""
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config, add_pooling_layer=False)  # its checkpoints have no pooler
-
-    def forward(self, pixel_values: Tensor, **settings: Any) -> BaseModelOutputWithPooling:
-        """The last layer, normalized, with the class token as `pooler_output`."""
-        last = super().forward(pixel_values=pixel_values, **settings).last_hidden_state
-        return BaseModelOutputWithPooling(last_hidden_state=last, pooler_output=last[:, 0])
+    @staticmethod
+    def from_pretrained(name: str, **settings: Any) -> Any:
+        """See `ViTModel.from_pretrained`."""
+        return ViTModel.from_pretrained(name, add_pooling_layer=False, **settings)
 
 
-CLASSES: Final[dict[str, type[Any]]] = {"clip": CLIPModel, "vit": DinoViT, **features.CLASSES}
+CLASSES: Final[dict[str, type[Any]]] = {"clip": CLIPModel, "vit": FirstDino, **features.CLASSES}
 GREY: Final = 128
 """What is put where the subject is not, in uint8 levels."""
 
@@ -74,8 +70,9 @@ class ImageEncoder:
         """Pictures to (n, C) float32 features of length 1: CLIP's projected ones, or DINO's class token."""
         images = [Image.fromarray(rgb_array(one)) for one in pictures]
         pixels = self.processor(images, return_tensors="pt")["pixel_values"].to(self.device)
-        see = getattr(self.model, "get_image_features", self.model)
-        return torch.nn.functional.normalize(see(pixel_values=pixels).pooler_output.float(), dim=-1)
+        seen = getattr(self.model, "get_image_features", self.model)(pixel_values=pixels)
+        features = seen.last_hidden_state[:, 0] if seen.pooler_output is None else seen.pooler_output
+        return torch.nn.functional.normalize(features.float(), dim=-1)
 
 
 def cut_out(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Image.Image:

@@ -113,14 +113,14 @@ def evaluate(plan: Plan) -> Outcome:
     Raises:
         UserError: whatever cannot be used; what can be known beforehand, before anything is written.
     """
-    _refuse_other_folder(plan)
+    begun = _begun(plan.output)
     for model in plan.models:
         check_model(model, plan.drawing.base_model)
     device = plan.drawing.device
     clip = Clip.from_pretrained(plan.clip, device)
     dino = ImageEncoder.from_pretrained(plan.dino, device) if plan.dino else None
     lpips = Lpips(device, plan.cache) if plan.diversity == "lpips" else None
-    if not plan.output.exists():
+    if not begun:
         Finder(plan.job(plan.models[0]))  # what it refuses is said before hours of drawing
     drawn = {model.title: _draw_and_find(plan, model) for model in plan.models}
     looks = {"clip": Look(clip, plan.cache)} | ({"dino": Look(dino, plan.cache)} if dino else {})
@@ -141,12 +141,17 @@ def _draw_and_find(plan: Plan, model: Model) -> list[Drawn]:
     return find_subject(plan.job(model), plan.drawing.prompts, paths)
 
 
-def _refuse_other_folder(plan: Plan) -> None:
-    """Raise a UserError where the output folder holds something, and nothing of an evaluation."""
-    check_output_folder(plan.output)
-    folder = plan.output
-    if folder.exists() and any(folder.iterdir()) and not any(folder.glob(f"*/{SETTINGS_NAME}")):
-        raise UserError(f"{folder} exists and is no evaluation's; choose another or an empty output folder")
+def _begun(output: Path) -> bool:
+    """Whether there are pictures of an evaluation to go on with; an empty or absent folder is welcome too.
+
+    Raises:
+        UserError: the folder holds something else, or cannot be made.
+    """
+    check_output_folder(output)
+    begun = any(output.glob(f"*/{SETTINGS_NAME}"))
+    if not begun and output.exists() and any(output.iterdir()):
+        raise UserError(f"{output} exists and is no evaluation's; choose another or an empty output folder")
+    return begun
 
 
 def notes(plan: Plan, verdicts: Mapping[str, Sequence[Verdict]]) -> list[str]:

@@ -62,17 +62,19 @@ def check_model(model: Model, base_model: str | None) -> None:
     Raises:
         UserError: there is none, or it is LoRA weights whose base is unknown.
     """
-    folder = Path(model.source)
+    folder, source = Path(model.source), model.source
     if (folder / model_folder.LORA_NAME).is_file():
-        if base_model is None and model_folder.base_model(folder) is None:
+        origin = model_folder.base_model(folder) or {}
+        source = base_model or origin.get("pretrained_model_name_or_path") or ""
+        if not source:
             raise UserError(
                 f"{folder} holds LoRA weights but no {model_folder.CONFIG_NAME} that names their base; "
                 "give --base_model"
             )
-        return
     try:
-        DiffusionPipeline.load_config(model.source)
+        DiffusionPipeline.load_config(source)
     except Exception as error:  # no folder, no network, no JSON: each has its own exception
+        what = "model" if source == model.source else f"base model of {folder}"
         raise UserError(
-            f"no model at {model.source}: give the --output_dir of a finished training, or a pipeline's hub name"
+            f"no {what} at {source}: give the --output_dir of a finished training, or a pipeline's hub name"
         ) from error

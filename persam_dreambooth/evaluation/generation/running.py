@@ -23,8 +23,8 @@ from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.segmentation import ImageEncoder
 from persam_dreambooth.tensors import TensorCache
 
-PICTURES, FOUND = "pictures", "found"
-"""What a model's folder holds: what it drew, and where the subject was found in it."""
+MODELS, PICTURES, FOUND = "models", "pictures", "found"
+"""Each model has a folder in `models`, with what it drew and where the subject was found in that."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,16 @@ class Plan:
         """Where measured things are kept."""
         return TensorCache(self.output / "features")
 
+    def folder(self, model: Model) -> Path:
+        """Where a model's pictures and masks go."""
+        return self.output / MODELS / model.title
+
     def job(self, model: Model) -> SegmentationJob:
         """Find the subject in one model's pictures; one by one, so that no mask depends on what else was left."""
         return SegmentationJob(
-            images=self.output / model.title / PICTURES,
+            images=self.folder(model) / PICTURES,
             references=tuple(self.photos),
-            output=self.output / model.title / FOUND,
+            output=self.folder(model) / FOUND,
             sam=self.sam,
             device=self.drawing.device,
             dtype=self.drawing.dtype,
@@ -137,7 +141,7 @@ def evaluate(plan: Plan) -> Outcome:
 
 
 def _draw_and_find(plan: Plan, model: Model) -> list[Drawn]:
-    paths = draw_pictures(model, plan.drawing, plan.output / model.title / PICTURES)
+    paths = draw_pictures(model, plan.drawing, plan.folder(model) / PICTURES)
     return find_subject(plan.job(model), plan.drawing.prompts, paths)
 
 
@@ -148,7 +152,7 @@ def _begun(output: Path) -> bool:
         UserError: the folder holds something else, or cannot be made.
     """
     check_output_folder(output)
-    begun = any(output.glob(f"*/{SETTINGS_NAME}"))
+    begun = any(output.glob(f"{MODELS}/*/{SETTINGS_NAME}"))
     if not begun and output.exists() and any(output.iterdir()):
         raise UserError(f"{output} exists and is no evaluation's; choose another or an empty output folder")
     return begun

@@ -30,7 +30,7 @@ def read_metrics(words):
 
 
 def pictures_of(output, title):
-    return {path.name: path for path in (Path(output) / title / "pictures").iterdir()}
+    return {path.name: path for path in (Path(output) / "models" / title / "pictures").iterdir()}
 
 
 def test_models_are_measured_side_by_side(words, capsys):
@@ -71,25 +71,29 @@ def test_every_model_begins_with_the_same_noise(words, drawers):
     assert all(one["low"] == one["high"] == 0 for one in stored["less one"]["copy"].values())
 
 
-# In the middle of the first model's pictures; when the first features of the photos are there.
-@pytest.mark.parametrize("moment", ["one/pictures/a-sks-disc-on-the-beach-0.png", "features"])
-def test_killed_and_gone_on_with(words, tmp_path, moment):
-    assert evaluate(words, output=tmp_path / "whole") == 0
+def test_killed_twice_and_gone_on_with(words, tmp_path):
+    """In the middle of the first model's pictures, then when the first features of the photos are there."""
     output = Path(words["output"][0])
-    command = [sys.executable, "-m", "persam_dreambooth.cli", *argv(words)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not (output / moment).exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.0005)
-    process.send_signal(signal.SIGKILL)
-    assert process.communicate()[1] is not None and process.returncode == -signal.SIGKILL
-    assert (output / moment).exists() and not (output / "metrics.json").exists()
-    made = [path for kind in ("pictures/*.png", "masks/*.png", "*.safetensors") for path in output.rglob(kind)]
-    times = {path: path.stat().st_mtime_ns for path in made if not path.name.startswith(".")}
-    assert times
+    times: dict[Path, int] = {}
+    for moment in ("models/one/pictures/a-sks-disc-on-the-beach-0.png", "features"):
+        command = [sys.executable, "-m", "persam_dreambooth.cli", *argv(words)]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 120
+        while not (output / moment).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        process.send_signal(signal.SIGKILL)
+        printed = process.communicate()[1]
+        assert process.returncode == -signal.SIGKILL, printed
+        assert (output / moment).exists() and not (output / "metrics.json").exists()
+        assert {path: path.stat().st_mtime_ns for path in times} == times
+        made = [path for kind in ("pictures/*.png", "masks/*.png", "features/*/*") for path in output.rglob(kind)]
+        before = len(times)
+        times = {path: path.stat().st_mtime_ns for path in made if not path.name.startswith(".")}
+        assert len(times) > before
     assert evaluate(words) == 0
     assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert evaluate(words, output=tmp_path / "whole") == 0
     first, second = ((folder / "metrics.json").read_bytes() for folder in (tmp_path / "whole", output))
     assert first == second
 
@@ -181,6 +185,8 @@ MISTAKES = {
     "no photos": ({"instance_data_dir": None}, "--instance_data_dir is missing"),
     "no masks": ({"instance_mask_dir": None}, "--instance_mask_dir is missing"),
     "a folder that is not there": ({"model": "nowhere"}, "no model at nowhere"),
+    "weights without a base": ({"model": "{lora}"}, "give --base_model"),
+    "a base that is not there": ({"model": "{lora}", "base_model": "nowhere"}, "no base model of {lora} at nowhere"),
     "two of one name": ({"model": ["{one}", "{one}"]}, "two models are called 'one'; give them titles"),
     "a title that is no name": ({"model": "../up={one}"}, "give TITLE=FOLDER"),
     "no class": ({"class_token": None}, "needs --class_token; give it, such as dog"),
@@ -201,9 +207,11 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_end_in_one_line_and_leave_nothing(mistake, words, drawers, eyes, subject, capsys):
+def test_mistakes_end_in_one_line_and_leave_nothing(mistake, words, drawers, eyes, subject, tmp_path, capsys):
     changed, saying = MISTAKES[mistake]
-    known = {"one": drawers / "one", "dino": eyes / "dino", "photos": subject / "photos"}
+    known = {"one": drawers / "one", "dino": eyes / "dino", "photos": subject / "photos", "lora": tmp_path / "lora"}
+    known["lora"].mkdir()
+    (known["lora"] / "pytorch_lora_weights.safetensors").touch()
 
     def filled(value):
         return [one.format(**known) for one in value] if isinstance(value, list) else value and value.format(**known)

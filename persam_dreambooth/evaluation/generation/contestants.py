@@ -5,11 +5,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from diffusers import DiffusionPipeline
+from tqdm import tqdm
 
 from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files
+
+WEIGHTS: Final = (".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
@@ -25,13 +30,14 @@ class Model:
     source: str
 
     def weights(self) -> str:
-        """A digest of the weight files' names, sizes and times, which a new training changes; "" for a hub name."""
+        """A digest of the weight files, which a new training changes; "" for a hub name."""
         folder = Path(self.source)
-        if not folder.is_dir():
+        names = [path.relative_to(folder) for suffix in WEIGHTS for path in sorted(folder.rglob(f"*{suffix}"))]
+        own = [name for name in names if not name.parts[0].startswith("checkpoint-")]
+        if not folder.is_dir() or not own:
             return ""
-        listed = sorted(path for path in folder.rglob("*.safetensors") if "checkpoint" not in path.parent.name)
-        stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in listed]
-        words = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
+        bar = tqdm(own, f"Comparing, {self.title}", unit="file", delay=2, leave=False)
+        words = [f"{name.as_posix()} {files.digest(folder / name)}" for name in bar]
         return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
 

@@ -125,7 +125,8 @@ def test_an_interval_is_over_prompts_and_always_the_same():
     assert (made.mean, made.prompts, made.values) == (0.5, 4, 7)
     # Of four draws from two zeros and two ones, the mean is binomial: P(0) = P(1) = 1/16 > 2.5 %.
     assert (made.low, made.high) == (0.0, 1.0)
-    assert estimate([[0.0, 0.0], [1.0], [], [0.0, 0.0, 0.0], [1.0]]) == made
+    uneven = [[0.1], [0.7, 0.2], [0.35], [0.9], [0.05]]
+    assert estimate(uneven) == estimate(uneven)
     many = estimate([[value] for value in np.linspace(0, 1, 401)])
     assert (many.low, many.high) == pytest.approx(
         (0.5 - 1.96 * 0.2894 / 401**0.5, 0.5 + 1.96 * 0.2894 / 401**0.5), abs=2e-3

@@ -21,8 +21,9 @@ from persam_dreambooth.replacing import replacing
 REPORT_NAME: Final = "report.html"
 THUMBNAIL: Final = 256
 """Longest side of a picture in the report, in pixels."""
-TILE: Final = 128
-"""The width that it is shown with."""
+TILES: Final = (72, 128)
+WIDTH: Final = 1200
+"""The least and the greatest width that it is shown with, and the width that a row of all models' pictures aims at."""
 
 
 def write_report(outcome: Outcome, path: Path) -> None:
@@ -40,8 +41,8 @@ def write_report(outcome: Outcome, path: Path) -> None:
         photos=[_photo(one.image, one.mask) for one in outcome.plan.photos],
         prompts=list(_grid(outcome)),
         with_photos=bool(outcome.photos),
-        tile=TILE,
-        small=max(files.read_photo(outcome.plan.photos[0].image).size) <= TILE,
+        tile=max(TILES[0], min(TILES[1], WIDTH // len(outcome.plan.models) // outcome.plan.drawing.num_images - 6)),
+        small=max(files.read_photo(outcome.plan.photos[0].image).size) <= TILES[1],
     )
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -52,7 +53,8 @@ def text_table(outcome: Outcome) -> str:
     rows = [["", *(model.title for model in outcome.plan.models), *_difference_titles(outcome)]]
     for _, of_group in _groups(outcome):
         for row in of_group:
-            rows.append([row["title"], *(cell["text"] for cell in (*row["cells"], *row["differences"]))])
+            cells = [f"{cell['mean']} {cell['range']}".strip() for cell in (*row["cells"], *row["differences"])]
+            rows.append([row["title"], *cells])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
@@ -97,20 +99,24 @@ def _plain(value: Any) -> str:
 def _cell(name: str, known: Mapping[str, Estimate]) -> dict[str, str]:
     """A model's value in words, and of how many values it is the mean."""
     if name not in known:
-        return {"text": "-", "count": "no value"}
+        return {"mean": "-", "range": "", "count": "no value"}
     one = known[name]
-    return {"text": interval(MEASURES[name], one), "count": f"{one.values} values, {one.prompts} prompts"}
+    return _words(name, one) | {"count": f"{one.values} values, {one.prompts} prompts"}
 
 
 def _difference(name: str, over: Mapping[str, Estimate]) -> dict[str, str]:
     """A difference in words, and whether its interval says "better", "worse" or nothing ("")."""
     if name not in over:
-        return {"text": "-", "says": ""}
-    one, measure = over[name], MEASURES[name]
-    text = interval(measure, one)
+        return {"mean": "-", "range": "", "says": ""}
+    one = over[name]
     if one.low is None or one.high is None or one.low <= 0 <= one.high:
-        return {"text": text, "says": ""}
-    return {"text": text, "says": "better" if (one.mean > 0) == (measure.better == "higher") else "worse"}
+        return _words(name, one) | {"says": ""}
+    return _words(name, one) | {"says": "better" if (one.mean > 0) == (MEASURES[name].better == "higher") else "worse"}
+
+
+def _words(name: str, one: Estimate) -> dict[str, str]:
+    mean, _, rest = interval(MEASURES[name], one).partition(" [")
+    return {"mean": mean, "range": f"[{rest}" if rest else ""}
 
 
 def _grid(outcome: Outcome) -> Iterator[dict[str, Any]]:

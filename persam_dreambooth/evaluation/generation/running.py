@@ -175,9 +175,9 @@ def notes(plan: Plan, verdicts: Mapping[str, Sequence[Verdict]]) -> list[str]:
     for title, of_model in verdicts.items():
         states = [one.drawn.presence for one in of_model]
         empty = sum("clip_i_inside" not in one.values for one in of_model)
-        doubts = [f"{states.count(state)} {state}" for state in ("unsure", "not found") if state in states]
+        doubts = [f"{state} in {states.count(state)}" for state in ("unsure", "not found") if state in states]
         if doubts:
-            said.append(f"{title}: of {len(of_model)} pictures the subject is in {', in '.join(doubts)}.")
+            said.append(f"{title}: the subject is {', '.join(doubts)} of {len(of_model)} pictures.")
         if empty:
             said.append(f"{title}: {empty} pictures have an empty mask and no measure of the subject alone.")
     return said

@@ -9,13 +9,14 @@ from diffusers.utils import logging as diffusers_logging
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.generation.contestants import name_models
 from persam_dreambooth.evaluation.generation.metrics_file import METRICS_NAME, metrics
+from persam_dreambooth.evaluation.generation.models import name_models
 from persam_dreambooth.evaluation.generation.photos import photos_with_masks
 from persam_dreambooth.evaluation.generation.pictures import Drawing
+from persam_dreambooth.evaluation.generation.plan import Plan
 from persam_dreambooth.evaluation.generation.prompts import read_prompts
 from persam_dreambooth.evaluation.generation.report import REPORT_NAME, text_table, write_report
-from persam_dreambooth.evaluation.generation.running import Plan, evaluate
+from persam_dreambooth.evaluation.generation.running import evaluate
 from persam_dreambooth.photos import files
 
 DESCRIPTION = (

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.generation.features import Masked
 from persam_dreambooth.evaluation.generation.prompts import Prompt
-from persam_dreambooth.evaluation.generation.seen import Masked
 from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
 
 

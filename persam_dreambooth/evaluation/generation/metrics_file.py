@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any, Final
 
-from persam_dreambooth.evaluation.generation.running import Outcome, by_prompt
+from persam_dreambooth.evaluation.generation.outcome import Outcome, by_prompt
 from persam_dreambooth.evaluation.generation.table import MEASURES, differences, estimates
 
 METRICS_NAME: Final = "metrics.json"
@@ -53,7 +53,7 @@ def _plain(estimated: Any) -> dict[str, Any]:
 def _prompts(outcome: Outcome) -> list[dict[str, Any]]:
     """Prompt by prompt, model by model, each picture's values."""
     rows: list[dict[str, Any]] = []
-    for title, of_model in outcome.verdicts.items():
+    for title, of_model in outcome.measured.items():
         for same, spread in zip(by_prompt(of_model), outcome.spreads[title], strict=True):
             pictures = [
                 {

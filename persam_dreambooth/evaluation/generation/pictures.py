@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from persam_dreambooth import generation
-from persam_dreambooth.evaluation.generation.contestants import Model
+from persam_dreambooth.evaluation.generation.models import Model
 from persam_dreambooth.evaluation.generation.prompts import Prompt
 from persam_dreambooth.photos import files
 

@@ -11,9 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from persam_dreambooth.evaluation.generation.intervals import Estimate
-from persam_dreambooth.evaluation.generation.judging import Verdict
+from persam_dreambooth.evaluation.generation.meter import MeasuredPicture
 from persam_dreambooth.evaluation.generation.metrics_file import settings
-from persam_dreambooth.evaluation.generation.running import Outcome, by_prompt
+from persam_dreambooth.evaluation.generation.outcome import Outcome, by_prompt
 from persam_dreambooth.evaluation.generation.table import MEASURES, differences, estimates, interval
 from persam_dreambooth.photos import drawing, files
 from persam_dreambooth.replacing import replacing
@@ -121,12 +121,12 @@ def _words(name: str, one: Estimate) -> dict[str, str]:
 
 def _grid(outcome: Outcome) -> Iterator[dict[str, Any]]:
     """Prompt by prompt, each model's pictures."""
-    columns = [by_prompt(of_model) for of_model in outcome.verdicts.values()]
+    columns = [by_prompt(of_model) for of_model in outcome.measured.values()]
     for row in zip(*columns, strict=True):
         yield {"text": row[0][0].drawn.prompt.text, "cells": [[_tile(one) for one in same] for same in row]}
 
 
-def _tile(one: Verdict) -> dict[str, Any]:
+def _tile(one: MeasuredPicture) -> dict[str, Any]:
     """One picture of the grid, with the subject outlined beside it, and what was made of it."""
     drawn = one.drawn
     picture = files.read_photo(drawn.files.picture)

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from persam_dreambooth.evaluation.generation import measures
 from persam_dreambooth.evaluation.generation.encoders import Clip
+from persam_dreambooth.evaluation.generation.features import CachedFeatures, Masked
 from persam_dreambooth.evaluation.generation.finding import Drawn
 from persam_dreambooth.evaluation.generation.regions import REGIONS, Region
 from persam_dreambooth.evaluation.generation.scenes import Scenes
-from persam_dreambooth.evaluation.generation.seen import Look, Masked
 
 NAMES: Mapping[tuple[str, Region], str] = {
     ("dino", "whole"): "dino",
@@ -25,7 +25,7 @@ NAMES: Mapping[tuple[str, Region], str] = {
 
 
 @dataclass(frozen=True)
-class Verdict:
+class MeasuredPicture:
     """One picture, measured.
 
     Attributes:
@@ -39,31 +39,33 @@ class Verdict:
     scene: str | None
 
 
-class Judge:
+class PictureMeter:
     """Compares pictures with the subject's photos and with their prompts.
 
     Args:
         clip: reads the prompts.
-        looks: "clip" and perhaps "dino" -> what looks at pictures.
+        encoders: "clip" and perhaps "dino" -> their features.
         photos: the subject's, with masks neither empty nor full.
         scenes: the labels.
     """
 
-    def __init__(self, clip: Clip, looks: Mapping[str, Look], photos: Sequence[Masked], scenes: Scenes) -> None:
-        self._clip, self._looks, self._scenes = clip, looks, scenes
+    def __init__(
+        self, clip: Clip, encoders: Mapping[str, CachedFeatures], photos: Sequence[Masked], scenes: Scenes
+    ) -> None:
+        self._clip, self._encoders, self._scenes = clip, encoders, scenes
         self._real = {
-            (name, region): torch.stack([one for one in look(photos, region, "Photos") if one is not None])
-            for name, look in looks.items()
+            (name, region): torch.stack([one for one in encode(photos, region, "Photos") if one is not None])
+            for name, encode in encoders.items()
             for region in REGIONS
         }
 
-    def judge(self, drawn: Sequence[Drawn], title: str) -> list[Verdict]:
-        """A verdict for each picture of one model; the title is for the progress bar."""
+    def measure(self, drawn: Sequence[Drawn], title: str) -> list[MeasuredPicture]:
+        """Measure every picture of one model; the title is for the progress bar."""
         files = [one.files for one in drawn]
-        seen = {(name, region): look(files, region, f"Measuring, {title}") for name, look, region in self._each()}
+        seen = {(name, region): encode(files, region, f"Measuring, {title}") for name, encode, region in self._each()}
         texts = self._clip.read([one.prompt.plain for one in drawn]).cpu()
         said = measures.prompt_fidelity(_all(seen["clip", "whole"]), texts)
-        verdicts = []
+        measured = []
         for number, one in enumerate(drawn):
             values = {"clip_t": float(said[number])}
             for key, name in NAMES.items():
@@ -73,13 +75,13 @@ class Judge:
             if one.presence is not None:
                 values["found"] = float(one.presence == "found")
             scene = self._scenes.recognize(seen["clip", "outside"][number])
-            verdicts.append(Verdict(one, values | self._scenes.rates(scene, one.prompt.scene), scene))
-        return verdicts
+            measured.append(MeasuredPicture(one, values | self._scenes.rates(scene, one.prompt.scene), scene))
+        return measured
 
     def spread(self, drawn: Sequence[Drawn]) -> float | None:
         """How different the pictures of one prompt are, by DINO's features, else CLIP's; None for fewer than two."""
-        look = self._looks.get("dino", self._looks["clip"])
-        return measures.diversity(_all(look([one.files for one in drawn], "whole", "Comparing")))
+        encode = self._encoders.get("dino", self._encoders["clip"])
+        return measures.diversity(_all(encode([one.files for one in drawn], "whole", "Comparing")))
 
     def of_photos(self) -> dict[str, float]:
         """The photos measured as if they had been drawn, each against the others; nothing for a single one."""
@@ -92,8 +94,8 @@ class Judge:
             made["training_scene"] = sum(one in self._scenes.training for one in seen) / count
         return made
 
-    def _each(self) -> list[tuple[str, Look, Region]]:
-        return [(name, look, region) for name, look in self._looks.items() for region in REGIONS]
+    def _each(self) -> list[tuple[str, CachedFeatures, Region]]:
+        return [(name, encode, region) for name, encode in self._encoders.items() for region in REGIONS]
 
 
 def _all(features: Sequence[Tensor | None]) -> Tensor:

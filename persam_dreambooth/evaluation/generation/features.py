@@ -1,4 +1,4 @@
-"""Features of pictures' regions, each computed once: what a killed run has looked at is not looked at again."""
+"""Features of pictures' regions, each computed once: what a killed run has seen is not looked at again."""
 
 import hashlib
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Masked:
     mask: Path
 
 
-class Look:
+class CachedFeatures:
     """An encoder that remembers what it saw.
 
     Pictures are encoded one by one, so that a feature is the same, to the bit, whatever else was left to encode.
@@ -43,7 +43,7 @@ class Look:
 
         Args:
             pictures: files.
-            region: what of them is looked at.
+            region: what of them counts.
             what: for the progress bar.
         """
         return [self._see(one, region) for one in tqdm(pictures, what, unit="picture", delay=2, leave=False)]

@@ -45,7 +45,9 @@ def notes(plan: Plan, measured: Mapping[str, Sequence[MeasuredPicture]]) -> list
     said = []
     if not plan.dino:
         said.append("DINO's measures are left out: --dino_model none.")
-    if plan.diversity == "lpips":
+    if plan.drawing.num_images == 1:
+        said.append("With one picture a prompt there is no diversity to measure.")
+    elif plan.diversity == "lpips":
         said.append("Diversity is LPIPS (AlexNet), as the DreamBooth paper measures it.")
     else:
         encoder = "DINO" if plan.dino else "CLIP"

@@ -127,6 +127,7 @@ def test_without_dino_its_rows_are_left_out_and_that_is_said(words, capsys):
     assert not any("dino" in name or name in ("training_scene", "diversity") for name in stored["models"]["one"])
     assert "--dino_model none" in printed and "--training_scenes says what it is" in printed
     assert "DINO, subject only" not in printed
+    assert "With one picture a prompt" in printed and "Diversity is" not in printed
 
 
 def test_diversity_is_lpips_where_alexnet_is_there(words, tmp_path, monkeypatch, capsys):

@@ -4,7 +4,7 @@
 
 Trains arms a and c of `experiment.py` on six held-out subjects, runs `persam-dreambooth evaluate generation` on
 each pair (and on the base model, as a zero), and puts the six reports' numbers into one table, `table.md`. What is
-done is not done again. About twenty minutes on one core.
+done is not done again. About 25 minutes on one core.
 """
 
 import argparse

@@ -96,42 +96,52 @@ def generate(
     Raises:
         UserError: the pipeline refuses the settings.
     """
-    pipeline.set_progress_bar_config(disable=True)
     pictures = []
     with tqdm(total=len(prompts) * num_images, desc="Generating", unit="image") as progress:
         for prompt in prompts:
             for number in range(num_images):
-                generator = torch.Generator(pipeline.device).manual_seed(seed + number)
-                try:
-                    image = pipeline(prompt, generator=generator, **settings).images[0]
-                except ValueError as error:  # how diffusers refuses a size that is no multiple of 8, and the like
-                    raise UserError(f"the model refuses these settings: {str(error).splitlines()[0]}") from error
-                pictures.append(Picture(image, prompt, seed + number))
+                pictures.append(draw(pipeline, prompt, seed + number, **settings))
                 each(pictures[-1])
                 progress.update()
     return pictures
 
 
+def draw(pipeline: Any, prompt: str, seed: int, **settings: Any) -> Picture:
+    """Draw one picture; see `generate`."""
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator(pipeline.device).manual_seed(seed)
+    try:
+        image = pipeline(prompt, generator=generator, **settings).images[0]
+    except ValueError as error:  # how diffusers refuses a size that is no multiple of 8, and the like
+        raise UserError(f"the model refuses these settings: {str(error).splitlines()[0]}") from error
+    return Picture(image, prompt, seed)
+
+
 def picture_paths(folder: Path, prompts: Sequence[str], num_images: int, seed: int) -> dict[tuple[str, int], Path]:
-    """Where each (prompt, seed) goes: `PROMPT-SEED.png`, numbered where prompts look alike in a file name.
+    """As `named_pictures`, in a folder that has none of them yet.
 
     Raises:
         UserError: one of the files, or the grid, is there already.
     """
+    paths = named_pictures(folder, prompts, num_images, seed)
+    there = [path.name for path in [*paths.values(), folder / GRID_NAME] if path.exists()]
+    if there:
+        raise UserError(f"{folder} already holds {there[0]}; choose another --output folder")
+    return paths
+
+
+def named_pictures(folder: Path, prompts: Sequence[str], num_images: int, seed: int) -> dict[tuple[str, int], Path]:
+    """Where each (prompt, seed) goes: `PROMPT-SEED.png`, numbered where prompts look alike in a file name."""
     stems: dict[str, str] = {}
     for prompt in dict.fromkeys(prompts):
         stem = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "prompt"
         names = chain([stem], (f"{stem}-{number}" for number in count(2)))
         stems[prompt] = next(name for name in names if name not in stems.values())
-    paths = {
+    return {
         (prompt, seed + number): folder / f"{stem}-{seed + number}.png"
         for prompt, stem in stems.items()
         for number in range(num_images)
     }
-    there = [path.name for path in [*paths.values(), folder / GRID_NAME] if path.exists()]
-    if there:
-        raise UserError(f"{folder} already holds {there[0]}; choose another --output folder")
-    return paths
 
 
 def save_picture(picture: Picture, path: Path, model: str, settings: dict[str, Any]) -> None:

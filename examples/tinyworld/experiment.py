@@ -108,6 +108,14 @@ def run(album: Album, arm: Arm, seed: int, recipe: Recipe, folder: Path, prepare
         folder: of this run; the trained model in it is deleted afterwards.
         prepared: what `prepare` wrote for the album.
     """
+    train(album, arm, seed, recipe, folder, prepared)
+    images = draw_subject(folder / "model", album, seed, recipe)
+    shutil.rmtree(folder / "model")
+    return images
+
+
+def train(album: Album, arm: Arm, seed: int, recipe: Recipe, folder: Path, prepared: Path) -> Path:
+    """Train one arm on one album; arguments as `run`, the trained model is returned and stays."""
     kind = album.identity.kind
     shutil.rmtree(folder, ignore_errors=True)
     masks = {"none": ["--no_masked_loss"], "found": ["--instance_mask_dir", str(prepared / "found")]}
@@ -124,9 +132,7 @@ def run(album: Album, arm: Arm, seed: int, recipe: Recipe, folder: Path, prepare
         *("--learning_rate", str(recipe.learning_rate), "--lr_warmup_steps", "0", "--seed", str(seed)),
         *("--report_to", "none", "--mixed_precision", recipe.mixed_precision, *arm.flags),
     )
-    images = draw_subject(folder / "model", album, seed, recipe)
-    shutil.rmtree(folder / "model")
-    return images
+    return folder / "model"
 
 
 def draw_subject(model: Path, album: Album, seed: int, recipe: Recipe, identifier: str = "sks ") -> list[Image.Image]:

@@ -15,7 +15,7 @@ VERBS = {
     "train": "DreamBooth on those photos and masks (the same as train_dreambooth_persam.py)",
     "generate": "pictures from what training saved",
     "convert": "LoRA weights for A1111, ComfyUI and others that read kohya's format",
-    "evaluate": "score PerSAM on a public benchmark, or repeat the paper's ablations",
+    "evaluate": "score what trained models draw (generation), or PerSAM on a public benchmark",
 }
 
 

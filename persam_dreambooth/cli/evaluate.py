@@ -1,4 +1,7 @@
-"""`persam-dreambooth evaluate BENCHMARK`: our numbers beside the paper's, every object's row, the worst cases."""
+"""`persam-dreambooth evaluate BENCHMARK`: our numbers beside the paper's, every object's row, the worst cases.
+
+`evaluate generation`, which is about what models draw and has flags of its own, is in `evaluate_generation`.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,7 +30,11 @@ BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
 }
 PRESENCE = "presence"
 QUESTIONS = (*BENCHMARKS, Davis.name, "ablate", PRESENCE)
-DESCRIPTION = f"BENCHMARK is one of {', '.join(QUESTIONS)}; docs/evaluation.md says how each folder is laid out."
+GENERATION = "generation"
+DESCRIPTION = (
+    f"BENCHMARK is one of {', '.join(QUESTIONS)}; docs/evaluation.md says how each folder is laid out. "
+    f"What trained models draw is measured by `evaluate {GENERATION}`, with flags of its own: see its --help."
+)
 
 # Flags that only some evaluations read; the others refuse them.
 READ_BY = {
@@ -105,9 +112,14 @@ def run(program: str, argv: list[str]) -> None:
     question = argv[0] if argv else ""
     if question in ("-h", "--help"):
         parse(GROUPS, argv, f"{program} BENCHMARK", DESCRIPTION)
+    if question == GENERATION:
+        from persam_dreambooth.cli import evaluate_generation  # loads diffusers, which the benchmarks do without
+
+        evaluate_generation.run(f"{program} {question}", argv[1:])
+        return
     if question not in QUESTIONS:
         said = f"no benchmark {question!r}" if question else "the benchmark is missing"
-        raise UserError(f"{said}; choose one of {', '.join(QUESTIONS)}")
+        raise UserError(f"{said}; choose one of {', '.join((*QUESTIONS, GENERATION))}")
     flags, sam = parse(GROUPS, argv[1:], f"{program} {question}", DESCRIPTION)
     _refuse_unread(question, flags)
     if question == PRESENCE:

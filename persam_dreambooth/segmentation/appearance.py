@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, CLIPModel
+from transformers import AutoImageProcessor, CLIPModel, ViTModel
 
 from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
@@ -19,7 +19,17 @@ from persam_dreambooth.segmentation.pretrained import load_pretrained
 from persam_dreambooth.segmentation.types import Picture, rgb_array
 from persam_dreambooth.tensors import weights_checksum
 
-CLASSES: Final[dict[str, type[Any]]] = {"clip": CLIPModel, **features.CLASSES}
+
+class FirstDino:
+    """Loads the first DINO ("facebook/dino-vits16"): a plain ViT, whose checkpoints have no pooler."""
+
+    @staticmethod
+    def from_pretrained(name: str, **settings: Any) -> Any:
+        """See `ViTModel.from_pretrained`."""
+        return ViTModel.from_pretrained(name, add_pooling_layer=False, **settings)
+
+
+CLASSES: Final[dict[str, type[Any]]] = {"clip": CLIPModel, "vit": FirstDino, **features.CLASSES}
 GREY: Final = 128
 """What is put where the subject is not, in uint8 levels."""
 
@@ -34,9 +44,9 @@ class ImageEncoder:
     """
 
     def __init__(self, model: Any, processor: Any, device: torch.device | str | None = None) -> None:
-        self.device, self._processor = choose_device(device), processor
+        self.device, self.processor = choose_device(device), processor
         self.checksum = weights_checksum(model)
-        self._model = model.eval().requires_grad_(False).to(self.device, torch.float32)
+        self.model = model.eval().requires_grad_(False).to(self.device, torch.float32)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: torch.device | str | None = None) -> Self:
@@ -59,9 +69,10 @@ class ImageEncoder:
     def encode(self, pictures: Sequence[Picture]) -> Tensor:
         """Pictures to (n, C) float32 features of length 1: CLIP's projected ones, or DINO's class token."""
         images = [Image.fromarray(rgb_array(one)) for one in pictures]
-        pixels = self._processor(images, return_tensors="pt")["pixel_values"].to(self.device)
-        see = getattr(self._model, "get_image_features", self._model)
-        return torch.nn.functional.normalize(see(pixel_values=pixels).pooler_output.float(), dim=-1)
+        pixels = self.processor(images, return_tensors="pt")["pixel_values"].to(self.device)
+        seen = getattr(self.model, "get_image_features", self.model)(pixel_values=pixels)
+        features = seen.last_hidden_state[:, 0] if seen.pooler_output is None else seen.pooler_output
+        return torch.nn.functional.normalize(features.float(), dim=-1)
 
 
 def cut_out(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Image.Image:

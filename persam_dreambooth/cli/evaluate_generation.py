@@ -1,0 +1,154 @@
+"""`persam-dreambooth evaluate generation`: how well models learned a subject, and how much of its photos leaks."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers.utils import logging as diffusers_logging
+
+from persam_dreambooth.cli.parsing import parse
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.generation.metrics_file import METRICS_NAME, metrics
+from persam_dreambooth.evaluation.generation.models import name_models
+from persam_dreambooth.evaluation.generation.photos import photos_with_masks
+from persam_dreambooth.evaluation.generation.pictures import Drawing
+from persam_dreambooth.evaluation.generation.plan import Plan
+from persam_dreambooth.evaluation.generation.prompts import read_prompts
+from persam_dreambooth.evaluation.generation.report import REPORT_NAME, text_table, write_report
+from persam_dreambooth.evaluation.generation.running import evaluate
+from persam_dreambooth.photos import files
+
+DESCRIPTION = (
+    "Draw DreamBench's prompts with one model or several, and compare what they drew with the subject's photos and "
+    "with the prompts; writes report.html, metrics.json and all pictures."
+)
+
+
+@dataclass
+class GenerationReportFlags:
+    """The verb's flags."""
+
+    model: list[str] = field(
+        default_factory=list,
+        metadata={"help": "what training wrote, or a hub name; several to compare, TITLE=FOLDER to name them"},
+    )
+    instance_data_dir: str | None = field(default=None, metadata={"help": "the subject's photos"})
+    instance_mask_dir: str | None = field(
+        default=None, metadata={"help": "their masks, as `persam-dreambooth segment` writes them"}
+    )
+    output: str | None = field(default=None, metadata={"help": "folder for the report; run again, it goes on there"})
+    prompts: str = field(
+        default="objects",
+        metadata={
+            "help": "DreamBench's 25 for objects or live subjects (live), or a text file with one a line, such as "
+            '"a {unique_token} {class_token} [in the jungle]", the brackets around the scene'
+        },
+    )
+    unique_token: str | None = field(default=None, metadata={"help": 'what the subject is called, such as "sks"'})
+    class_token: str | None = field(default=None, metadata={"help": 'what it is, such as "dog"'})
+    training_scenes: list[str] = field(
+        default_factory=list,
+        metadata={"help": 'where the photos were taken, as in a prompt ("on a sofa"); asks how often it comes back'},
+    )
+    scene_template: str = field(
+        default="a photo {}", metadata={"help": "how CLIP is asked for a scene, {} standing for its words"}
+    )
+    num_images: int = field(default=4, metadata={"help": "pictures a prompt"})
+    seed: int = field(default=0, metadata={"help": "of each prompt's first picture; the same ones for each model"})
+    num_inference_steps: int = field(default=50, metadata={"help": "denoising steps"})
+    guidance_scale: float = field(default=7.5, metadata={"help": "how closely the prompt is followed"})
+    negative_prompt: str | None = field(default=None, metadata={"help": "what should not be in the pictures"})
+    height: int | None = field(default=None, metadata={"help": "pixels; the model's own if unset"})
+    width: int | None = field(default=None, metadata={"help": "pixels; the model's own if unset"})
+    base_model: str | None = field(
+        default=None, metadata={"help": "base of LoRA weights, where no training config lies beside them"}
+    )
+    dino_model: str = field(
+        default="facebook/dino-vits16",
+        metadata={"help": "hub name or folder; the paper's by default; none leaves its measures out"},
+    )
+    clip_model: str = field(
+        default="openai/clip-vit-base-patch32",
+        metadata={"help": "hub name or folder; by default not the one that Stable Diffusion 1 reads prompts with"},
+    )
+    diversity: Literal["features", "lpips"] = field(
+        default="features",
+        metadata={"help": "1 - cosine of DINO's (else CLIP's) features; or lpips as in the paper, downloads AlexNet"},
+    )
+    sam: str = field(
+        default="facebook/sam-vit-huge",
+        metadata={"help": "finds the subject in what was drawn: hub name, folder, or original .pth checkpoint"},
+    )
+    presence: str | None = field(
+        default=None,
+        metadata={"help": "file of the rule that says whether the subject is there; presence.json beside the SAM"},
+    )
+    device: str | None = field(
+        default=None, metadata={"help": "cpu, cuda, cuda:1, mps; an accelerator is taken where there is one"}
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = field(
+        default="float32", metadata={"help": "precision of the drawing and of SAM; CLIP and DINO stay float32"}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("model", "instance_data_dir", "instance_mask_dir", "output"):
+            if not getattr(self, name):
+                raise UserError(f"--{name} is missing; see --help")
+        for name in ("num_images", "num_inference_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name)} must be at least 1")
+        if (self.height is None) != (self.width is None):
+            raise UserError("--height and --width belong together; give both or neither")
+        if any(side is not None and (side < 8 or side % 8) for side in (self.height, self.width)):
+            raise UserError(f"--height {self.height} and --width {self.width} must be multiples of 8")
+        if not 0 <= self.seed < 2**63 - self.num_images:
+            raise UserError(f"--seed {self.seed} must lie in [0, 2^63 - num_images)")
+        if "{}" not in self.scene_template:
+            raise UserError(f"--scene_template {self.scene_template!r} has no {{}} for the scene's words")
+
+    def plan(self) -> Plan:
+        """What the flags ask for; reads prompts, photos and masks."""
+        drawing = Drawing(
+            prompts=read_prompts(self.prompts, self.unique_token, self.class_token),
+            num_images=self.num_images,
+            seed=self.seed,
+            settings={
+                "negative_prompt": self.negative_prompt,
+                "num_inference_steps": self.num_inference_steps,
+                "guidance_scale": self.guidance_scale,
+                "height": self.height,
+                "width": self.width,
+            },
+            base_model=self.base_model,
+            device=self.device,
+            dtype=getattr(torch, self.dtype),
+        )
+        return Plan(
+            models=name_models(self.model),
+            photos=photos_with_masks(Path(str(self.instance_data_dir)), Path(str(self.instance_mask_dir))),
+            drawing=drawing,
+            output=Path(str(self.output)),
+            sam=self.sam,
+            clip=self.clip_model,
+            dino=None if self.dino_model == "none" else self.dino_model,
+            training_scenes=self.training_scenes,
+            scene_template=self.scene_template,
+            diversity=self.diversity,
+            presence=Path(self.presence) if self.presence else None,
+        )
+
+
+def run(program: str, argv: list[str]) -> None:
+    """Evaluate, print the table, and say where the report lies."""
+    diffusers_logging.set_verbosity_error()  # its warnings here are about its own internals
+    (flags,) = parse([GenerationReportFlags], argv, program, DESCRIPTION)
+    outcome = evaluate(flags.plan())
+    output = Path(flags.output)
+    files.write_json(metrics(outcome), output / METRICS_NAME)
+    write_report(outcome, output / REPORT_NAME)
+    print(text_table(outcome))
+    for note in outcome.notes:
+        print(note)
+    print(f"every number: {output / METRICS_NAME}")
+    print(f"look at it: {output / REPORT_NAME}")

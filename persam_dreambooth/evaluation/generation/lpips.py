@@ -1,0 +1,77 @@
+"""LPIPS (Zhang et al., arXiv 1801.03924) as torchmetrics has it, for diversity as the DreamBooth paper measures it."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+
+from persam_dreambooth.devices import choose_device
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.generation.finding import Drawn
+from persam_dreambooth.photos import files
+from persam_dreambooth.tensors import TensorCache
+
+
+class Lpips:
+    """LPIPS with AlexNet, whose weights torchvision downloads once.
+
+    Args:
+        device: None takes an accelerator where there is one.
+        cache: where distances are kept, by the pictures' content.
+
+    Raises:
+        UserError: torchmetrics is not installed, or the weights are neither there nor to be had.
+    """
+
+    def __init__(self, device: str | None, cache: TensorCache) -> None:
+        try:
+            from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
+        except ImportError as error:
+            raise UserError("--diversity lpips needs torchmetrics: pip install persam-dreambooth[eval]") from error
+        try:
+            with _plain_weights():
+                self._metric: Any = LearnedPerceptualImagePatchSimilarity("alex", normalize=True)
+        except Exception as error:  # no network, a damaged file: each has its own exception
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"--diversity lpips needs torchvision's AlexNet, which cannot be had ({reason}); go online once, or "
+                "use --diversity features"
+            ) from error
+        self._device, self._cache = choose_device(device), cache
+        self._metric.to(self._device)
+
+    def __call__(self, drawn: Sequence[Drawn]) -> float | None:
+        """The mean distance over all pairs of pictures of one size; None for fewer than two."""
+        pairs = list(combinations([one.files.picture for one in drawn], 2))
+        return fmean(self._distance(*pair) for pair in pairs) if pairs else None
+
+    @torch.no_grad()
+    def _distance(self, one: Path, other: Path) -> float:
+        key = hashlib.sha256(f"lpips alex {files.digest(one)} {files.digest(other)}".encode()).hexdigest()
+        kept = self._cache.get(key)
+        if kept is None:
+            levels = (torch.from_numpy(np.array(files.read_photo(path))) for path in (one, other))
+            pixels = [level.permute(2, 0, 1)[None].to(self._device) / 255 for level in levels]
+            kept = {"distance": self._metric(*pixels).reshape(1)}
+            self._metric.reset()
+            self._cache.put(key, kept)
+        return float(kept["distance"])
+
+
+@contextmanager
+def _plain_weights() -> Iterator[None]:
+    """Let torch load nothing but weights: torchvision does not ask for it, and a pickle may hold code."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})

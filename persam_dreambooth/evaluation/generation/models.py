@@ -1,0 +1,86 @@
+"""The models that are compared: what each is called, where it lies, and what tells its weights from others."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from diffusers import DiffusionPipeline
+from tqdm import tqdm
+
+from persam_dreambooth import model_folder
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files
+
+WEIGHTS: Final = (".safetensors", ".bin")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of the models to compare.
+
+    Attributes:
+        title: for tables and its folder.
+        source: what training wrote, or a hub name.
+    """
+
+    title: str
+    source: str
+
+    def weights(self) -> str:
+        """A digest of the weight files, which a new training changes; "" for a hub name."""
+        folder = Path(self.source)
+        names = [path.relative_to(folder) for suffix in WEIGHTS for path in sorted(folder.rglob(f"*{suffix}"))]
+        own = [name for name in names if not name.parts[0].startswith("checkpoint-")]
+        if not folder.is_dir() or not own:
+            return ""
+        bar = tqdm(own, f"Comparing, {self.title}", unit="file", delay=2, leave=False)
+        words = [f"{name.as_posix()} {files.digest(folder / name)}" for name in bar]
+        return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+
+
+def name_models(given: Sequence[str]) -> list[Model]:
+    """Models from `FOLDER`, `hub/name` or `TITLE=FOLDER`; without a title the last part of the path is it.
+
+    Raises:
+        UserError: two have the same title, or one is no folder's name.
+    """
+    models = []
+    for word in given:
+        title, sign, source = word.partition("=")
+        if not sign or Path(word).exists():
+            title, source = Path(word).resolve().name if Path(word).is_dir() else word.rsplit("/", 1)[-1], word
+        if not re.fullmatch(r"\w[\w.+ -]*", title) or not source:
+            raise UserError(f"--model {word}: give TITLE=FOLDER, its title of letters, digits and dashes")
+        models.append(Model(title, source))
+    titles = [model.title for model in models]
+    twice = [title for title in titles if titles.count(title) > 1]
+    if twice:
+        raise UserError(f"two models are called {twice[0]!r}; give them titles: --model plain=FOLDER masked=OTHER")
+    return models
+
+
+def check_model(model: Model, base_model: str | None) -> None:
+    """Find out, before anything is drawn, that there is a model; its weights are not loaded.
+
+    Raises:
+        UserError: there is none, or it is LoRA weights whose base is unknown.
+    """
+    folder, source = Path(model.source), model.source
+    if (folder / model_folder.LORA_NAME).is_file():
+        origin = model_folder.base_model(folder) or {}
+        source = base_model or origin.get("pretrained_model_name_or_path") or ""
+        if not source:
+            raise UserError(
+                f"{folder} holds LoRA weights but no {model_folder.CONFIG_NAME} that names their base; "
+                "give --base_model"
+            )
+    try:
+        DiffusionPipeline.load_config(source)
+    except Exception as error:  # no folder, no network, no JSON: each has its own exception
+        what = "model" if source == model.source else f"base model of {folder}"
+        raise UserError(
+            f"no {what} at {source}: give the --output_dir of a finished training, or a pipeline's hub name"
+        ) from error

@@ -1,0 +1,90 @@
+"""What the models are asked to draw: DreamBench's prompts, or the user's own, one a line.
+
+`a {unique_token} {class_token} [in the jungle]`: the placeholders are filled in, the brackets mark the scene.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from persam_dreambooth.errors import UserError
+
+DREAMBENCH: Final = Path(__file__).parent / "prompts.yaml"
+EXAMPLES: Final = {"unique_token": "sks", "class_token": "dog"}
+"""The placeholders, and what might stand for them."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt, filled in.
+
+    Attributes:
+        text: what the model is asked for: "a sks dog in the jungle".
+        plain: the same without the unique token, which means nothing to CLIP: "a dog in the jungle".
+        scene: the words of it that name the scene, "in the jungle"; None where none do.
+    """
+
+    text: str
+    plain: str
+    scene: str | None
+
+
+def read_prompts(which: str, unique_token: str | None, class_token: str | None) -> list[Prompt]:
+    """The prompts, each once, in the file's order.
+
+    Args:
+        which: "objects" or "live" for DreamBench's 25, else the path of a UTF-8 text file with one prompt a line;
+            empty lines and those that begin with # are passed over.
+        unique_token, class_token: what is put in for the placeholders.
+
+    Raises:
+        UserError: no such file or no prompt in it, brackets that do not pair, an unknown placeholder, or one that
+            nothing was given for.
+    """
+    sets: dict[str, list[str]] = yaml.safe_load(DREAMBENCH.read_text(encoding="utf-8"))
+    lines = sets[which] if which in sets else _lines(Path(which), list(sets))
+    tokens = {"unique_token": unique_token, "class_token": class_token}
+    return list(dict.fromkeys(_fill(line, tokens) for line in lines))
+
+
+def scenes(prompts: Sequence[Prompt]) -> list[str]:
+    """The scenes that prompts ask for, each once."""
+    return list(dict.fromkeys(prompt.scene for prompt in prompts if prompt.scene))
+
+
+def _lines(path: Path, known: list[str]) -> list[str]:
+    if not path.is_file():
+        raise UserError(f"--prompts {path} is neither {' nor '.join(known)} nor a file; give a file with one a line")
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except ValueError as error:
+        raise UserError(f"the prompts file {path} is no UTF-8 text; save it as UTF-8") from error
+    found = [line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise UserError(f"no prompt in {path}; write one a line")
+    return found
+
+
+def _fill(line: str, tokens: dict[str, str | None]) -> Prompt:
+    for name in re.findall(r"\{([^{}]*)\}", line):
+        if name not in tokens:
+            known = " and ".join(f"{{{one}}}" for one in tokens)
+            raise UserError(f"the prompt {line!r} has {{{name}}}; known are {known}")
+        if not tokens[name]:
+            raise UserError(f"the prompt {line!r} needs --{name}; give it, such as {EXAMPLES[name]}")
+    scene = re.fullmatch(r"[^\[\]]*(?:\[([^\[\]]*)\])?[^\[\]]*", line)
+    if scene is None or "{" in re.sub(r"\{[^{}]*\}", "", line):
+        raise UserError(f"the prompt {line!r} has brackets that do not pair; [ ] marks the scene, once a prompt")
+    plain = _words(line, tokens | {"unique_token": ""})
+    return Prompt(_words(line, tokens), plain, _words(scene[1] or "", tokens) or None)
+
+
+def _words(line: str, tokens: dict[str, str | None]) -> str:
+    """A line with its placeholders filled, without brackets, with single blanks."""
+    for name, word in tokens.items():
+        line = line.replace(f"{{{name}}}", word or "")
+    return " ".join(line.replace("[", "").replace("]", "").split())

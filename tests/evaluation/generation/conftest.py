@@ -1,0 +1,108 @@
+"""A subject's photos, two small models that draw, and small models that look: real classes with random weights."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    Dinov2Config,
+    Dinov2Model,
+    ViTConfig,
+    ViTImageProcessor,
+    ViTModel,
+)
+
+from persam_dreambooth.cli import main
+from persam_dreambooth.photos import files
+from random_models import byte_tokenizer, draw_weights, random_stable_diffusion
+from tests.scene import scene
+
+TOWER = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
+SQUARE = {"height": 32, "width": 32}
+PROMPTS = """\
+# two scenes and a property
+a {unique_token} {class_token} [in the snow]
+a {unique_token} {class_token} [on the beach]
+
+a red {unique_token} {class_token}
+"""
+
+
+@pytest.fixture(scope="session")
+def eyes(tmp_path_factory) -> Path:
+    """A folder with `clip`, `dino` (the first one, as on the hub without a pooler) and `dinov2`."""
+    folder, words = tmp_path_factory.mktemp("eyes"), byte_tokenizer()
+    text = {**TOWER, "vocab_size": len(words), "max_position_embeddings": 77, "projection_dim": 32}
+    ends = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.eos_token_id}
+    vision = {**TOWER, "image_size": 32, "patch_size": 8, "projection_dim": 32}
+    clip = CLIPModel(CLIPConfig(text_config=text | ends, vision_config=vision, projection_dim=32))
+    small = ViTConfig(**TOWER, image_size=32, patch_size=8)
+    for name, model, prepare in (
+        ("clip", clip, CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=SQUARE)),
+        ("dino", ViTModel(small, add_pooling_layer=False), ViTImageProcessor(size=SQUARE)),
+        ("dinov2", Dinov2Model(Dinov2Config(**TOWER, image_size=32, patch_size=8)), ViTImageProcessor(size=SQUARE)),
+    ):
+        draw_weights(model, seed=1).save_pretrained(folder / name)
+        prepare.save_pretrained(folder / name)
+    words.save_pretrained(folder / "clip")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def drawers(models, tmp_path_factory) -> Path:
+    """A folder with two small Stable Diffusions, `one` and `other`, and `copy`, which is `one` again."""
+    folder = tmp_path_factory.mktemp("drawers")
+    for name, seed in (("one", 0), ("other", 1), ("copy", 0)):
+        random_stable_diffusion(seed).save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def subject(tmp_path_factory) -> Path:
+    """A folder with `photos`, their `masks`, and `prompts.txt`."""
+    folder = tmp_path_factory.mktemp("subject")
+    for number in range(3):
+        pixels, disc = scene(48, 48 + 8 * number, number)
+        files.write_picture(Image.fromarray(pixels), folder / "photos" / f"{number}.png")
+        files.write_mask(disc, folder / "masks" / f"{number}.png")
+    (folder / "prompts.txt").write_text(PROMPTS)
+    return folder
+
+
+@pytest.fixture
+def words(models, eyes, drawers, subject, tmp_path) -> dict[str, list[str]]:
+    """The command's flags, of which a test may change some; two models, two pictures a prompt."""
+    given = {
+        "model": [drawers / "one", drawers / "other"],
+        "instance_data_dir": subject / "photos",
+        "instance_mask_dir": subject / "masks",
+        "prompts": subject / "prompts.txt",
+        "unique_token": "sks",
+        "class_token": "disc",
+        "training_scenes": "on a lawn",
+        "output": tmp_path / "out",
+        "num_images": 2,
+        "num_inference_steps": 2,
+        "height": 32,
+        "width": 32,
+        "sam": models / "sam",
+        "clip_model": eyes / "clip",
+        "dino_model": eyes / "dino",
+        "device": "cpu",
+    }
+    return {name: list(map(str, value if isinstance(value, list) else [value])) for name, value in given.items()}
+
+
+def argv(words: dict[str, list[str]], **changed: object) -> list[str]:
+    """The command line; a flag that is changed to None is left out."""
+    given = words | {name: value if isinstance(value, list) else [value] for name, value in changed.items()}
+    flags = [[f"--{name}", *map(str, value)] for name, value in given.items() if value != [None]]
+    return ["evaluate", "generation", *(word for flag in flags for word in flag)]
+
+
+def evaluate(words: dict[str, list[str]], **changed: object) -> int:
+    """Run the command in this process."""
+    return main(argv(words, **changed))

@@ -1,0 +1,257 @@
+"""Guards `evaluate generation`: equal chances for the models, nothing done twice, nothing written by mistakes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
+from torchvision.models import alexnet
+
+from albums import albums, save_album
+from models import CLIP, DIFFUSION, SAM
+from persam_dreambooth.cli import main
+from persam_dreambooth.photos import files
+from tests.evaluation.generation.conftest import argv, evaluate
+
+ROOT = Path(__file__).parents[3]
+
+
+def read_metrics(words):
+    return json.loads((Path(words["output"][0]) / "metrics.json").read_text())
+
+
+def pictures_of(output, title):
+    return {path.name: path for path in (Path(output) / "models" / title / "pictures").iterdir()}
+
+
+def test_models_are_measured_side_by_side(words, capsys):
+    assert evaluate(words) == 0
+    printed, stored = capsys.readouterr().out, read_metrics(words)
+    assert list(stored["models"]) == ["one", "other"] and list(stored["less one"]) == ["other"]
+    of_one = stored["models"]["one"]
+    whole = {"dino", "clip_i", "clip_t"}
+    assert whole | {"scene", "training_scene", "leakage_clip", "leakage_dino", "diversity"} <= set(of_one)
+    assert "found" not in of_one  # there is no presence rule beside this SAM, and the report says so
+    assert any("no presence rule" in note for note in stored["notes"])
+    assert all(of_one[name]["values"] == 6 and of_one[name]["prompts"] == 3 for name in whole)
+    assert (of_one["scene"]["values"], of_one["scene"]["prompts"]) == (4, 2)  # two of three prompts name a scene
+    assert (of_one["diversity"]["values"], of_one["diversity"]["prompts"]) == (3, 3)
+    assert all(one["low"] <= one["mean"] <= one["high"] for one in of_one.values())
+    for name in whole:
+        mean = stored["models"]["other"][name]["mean"] - of_one[name]["mean"]
+        assert stored["less one"]["other"][name]["mean"] == pytest.approx(mean)
+        of_pictures = [one[name] for row in stored["prompts"] if row["model"] == "one" for one in row["pictures"]]
+        assert of_one[name]["mean"] == pytest.approx(np.mean(of_pictures))
+        assert f"{of_one[name]['mean']:.3f}" in printed
+    labels = {"in the snow", "on the beach", "on a lawn"}
+    assert {one["background_taken_for"] for row in stored["prompts"] for one in row["pictures"]} <= labels
+    assert set(stored["photos"]) >= {"dino", "clip_i_inside", "leakage_clip", "training_scene"}
+
+
+def test_every_model_begins_with_the_same_noise(words, drawers):
+    assert evaluate(words, model=[drawers / "one", drawers / "other", drawers / "copy"], seed=7) == 0
+    one, other, copy = (pictures_of(words["output"][0], title) for title in ("one", "other", "copy"))
+    assert set(one) == set(other) == set(copy) and len(one) == 6
+    levels = {name: np.asarray(Image.open(path)) for name, path in one.items()}
+    assert all(np.array_equal(levels[name], np.asarray(Image.open(path))) for name, path in copy.items())
+    assert not any(np.array_equal(levels[name], np.asarray(Image.open(path))) for name, path in other.items())
+    assert {Image.open(path).text["seed"] for path in other.values()} == {"7", "8"}
+    assert len({level.tobytes() for level in levels.values()}) == 6
+    stored = read_metrics(words)
+    assert stored["models"]["copy"] == stored["models"]["one"]
+    assert all(one["low"] == one["high"] == 0 for one in stored["less one"]["copy"].values())
+
+
+def test_killed_twice_and_gone_on_with(words, tmp_path):
+    """In the middle of the first model's pictures, then when the first features of the photos are there."""
+    output = Path(words["output"][0])
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    times: dict[Path, int] = {}
+    for moment in ("models/one/pictures/a-sks-disc-on-the-beach-0.png", "features/*/*.safetensors"):
+        command = [sys.executable, "-m", "persam_dreambooth.cli", *argv(words)]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 120
+        while not any(output.glob(moment)) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        process.send_signal(signal.SIGKILL)
+        printed = process.communicate()[1]
+        assert process.returncode == -signal.SIGKILL, printed
+        assert any(output.glob(moment)) and not (output / "metrics.json").exists()
+        assert {path: path.stat().st_mtime_ns for path in times} == times
+        made = [path for kind in ("pictures/*.png", "masks/*.png", "features/*/*") for path in output.rglob(kind)]
+        before = len(times)
+        times = {path: path.stat().st_mtime_ns for path in made if not path.name.startswith(".")}
+        assert len(times) > before
+    assert evaluate(words) == 0
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert evaluate(words, output=tmp_path / "whole") == 0
+    first, second = ((folder / "metrics.json").read_bytes() for folder in (tmp_path / "whole", output))
+    assert first == second
+
+
+def test_a_finished_report_asks_no_model_to_draw_again(words, drawers, tmp_path, capsys):
+    drawer = tmp_path / "one"
+    shutil.copytree(drawers / "one", drawer)
+    assert evaluate(words, model=drawer) == 0
+    before = read_metrics(words), {path: path.stat().st_mtime_ns for path in Path(words["output"][0]).rglob("*.png")}
+    (drawer / "vae" / "config.json").unlink()  # it cannot be loaded any more
+    assert evaluate(words, model=drawer, dino_model="none") == 0  # other measures of the same pictures
+    assert evaluate(words, model=drawer) == 0
+    assert read_metrics(words) == before[0]
+    assert {path: path.stat().st_mtime_ns for path in before[1]} == before[1]
+    assert evaluate(words, model=[drawer, drawers / "other"]) == 0  # one more to compare with
+    assert read_metrics(words)["models"]["one"] == before[0]["models"]["one"]
+    capsys.readouterr()
+    weights = drawer / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.touch()  # as a copy would be
+    assert evaluate(words, model=drawer) == 0
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")  # as if it had been trained anew
+    assert evaluate(words, model=drawer) == 2
+    assert "weights differ" in capsys.readouterr().err
+    assert evaluate(words, model=drawers / "other", num_inference_steps=3) == 2
+    assert "num_inference_steps differ" in capsys.readouterr().err
+
+
+def test_without_dino_its_rows_are_left_out_and_that_is_said(words, capsys):
+    assert evaluate(words, dino_model="none", training_scenes=None, num_images=1) == 0
+    stored, printed = read_metrics(words), capsys.readouterr().out
+    assert not any("dino" in name or name in ("training_scene", "diversity") for name in stored["models"]["one"])
+    assert "--dino_model none" in printed and "--training_scenes says what it is" in printed
+    assert "DINO, subject only" not in printed
+    assert "With one picture a prompt" in printed and "Diversity is" not in printed
+
+
+def test_diversity_is_lpips_where_alexnet_is_there(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    path = tmp_path / "torch" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    path.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    state = alexnet().state_dict()  # of its classifier, which LPIPS does not use, the file holds one number each
+    torch.save({k: v if "features" in k else torch.zeros(1).expand(v.shape) for k, v in state.items()}, path)
+    assert evaluate(words, diversity="lpips") == 0
+    rows = [row for row in read_metrics(words)["prompts"] if row["model"] == "one"]
+    for row in rows:
+        levels = [np.array(Image.open(Path(words["output"][0]) / one["file"])) for one in row["pictures"]]
+        pair = [torch.from_numpy(level).permute(2, 0, 1)[None] / 255 for level in levels]
+        assert row["diversity"] == pytest.approx(
+            float(learned_perceptual_image_patch_similarity(*pair, net_type="alex", normalize=True)), rel=1e-4
+        )
+    assert len({row["diversity"] for row in rows}) == 3
+    capsys.readouterr()
+    torch.save(Evil(tmp_path / "executed"), path)
+    assert evaluate(words, diversity="lpips", output=tmp_path / "again") == 2
+    assert "--diversity features" in capsys.readouterr().err
+    assert not (tmp_path / "executed").exists() and not (tmp_path / "again").exists()
+
+
+class Evil:
+    """A pickle that leaves a file where it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_tinyworlds_models_do_and_the_presence_rule_counts(tmp_path, capsys):
+    """The base model's "dog" is a dog in the right scene, but not this dog."""
+    album = albums(photos=2)[0]
+    photos, masks = save_album(album, tmp_path)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a {unique_token} {class_token} [in the snow]\na {unique_token} {class_token} [in the jungle]")
+    flags = {"instance_data_dir": photos, "instance_mask_dir": masks, "prompts": prompts, "unique_token": "sks"}
+    flags |= {"class_token": "dog", "training_scenes": "on a sofa", "scene_template": "an empty scene {}"}
+    flags |= {"sam": SAM, "clip_model": CLIP, "dino_model": "none", "height": 64, "width": 64, "device": "cpu"}
+    flags |= {"num_images": 2, "num_inference_steps": 10, "guidance_scale": 4, "output": tmp_path / "out"}
+    assert main(argv({name: [str(value)] for name, value in flags.items()}, model=f"base={DIFFUSION}")) == 0
+    stored = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    of_base = {name: one["mean"] for name, one in stored["models"]["base"].items()}
+    assert of_base["scene"] == 1 and of_base["training_scene"] == 0
+    assert of_base["found"] <= 0.25
+    assert of_base["clip_i_inside"] < stored["photos"]["clip_i_inside"] - 0.1
+    assert of_base["leakage_clip"] < stored["photos"]["leakage_clip"] - 0.2
+    assert stored["photos"]["training_scene"] == 1
+    assert any(
+        note.startswith("base: the subject is ") and note.endswith(" of 4 pictures.") for note in stored["notes"]
+    )
+
+
+MISTAKES = {
+    "no model": ({"model": None}, "--model is missing"),
+    "no photos": ({"instance_data_dir": None}, "--instance_data_dir is missing"),
+    "no masks": ({"instance_mask_dir": None}, "--instance_mask_dir is missing"),
+    "a folder that is not there": ({"model": "nowhere"}, "no model at nowhere"),
+    "weights without a base": ({"model": "{lora}"}, "give --base_model"),
+    "a base that is not there": ({"model": "{lora}", "base_model": "nowhere"}, "no base model of {lora} at nowhere"),
+    "two of one name": ({"model": ["{one}", "{one}"]}, "two models are called 'one'; give them titles"),
+    "a title that is no name": ({"model": "../up={one}"}, "give TITLE=FOLDER"),
+    "no class": ({"class_token": None}, "needs --class_token; give it, such as dog"),
+    "unknown prompts": ({"prompts": "object"}, "neither objects nor live nor a file"),
+    "masks of others": ({"instance_mask_dir": "{one}"}, "no mask in {one} for 0.png, 1.png, 2.png"),
+    "photos as masks": ({"instance_mask_dir": "{photos}"}, "are the photos themselves"),
+    "no CLIP": ({"clip_model": "{dino}"}, "is no CLIP"),
+    "no DINO": ({"dino_model": "nowhere"}, "no CLIP or DINO at 'nowhere'"),
+    "no SAM": ({"sam": "nowhere"}, "no SAM at 'nowhere'"),
+    "no rule": ({"presence": "nowhere"}, "no presence rule at nowhere"),
+    "no pictures": ({"num_images": "0"}, "--num_images 0 must be at least 1"),
+    "half a size": ({"height": None}, "--height and --width belong together"),
+    "an odd size": ({"height": "30"}, "must be multiples of 8"),
+    "a negative seed": ({"seed": "-1"}, "--seed -1 must lie in"),
+    "a template without a place": ({"scene_template": "a photo"}, "has no {{}} for the scene's words"),
+    "an unknown flag": ({"promts": "live"}, "did you mean --prompts?"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_end_in_one_line_and_leave_nothing(mistake, words, drawers, eyes, subject, tmp_path, capsys):
+    changed, saying = MISTAKES[mistake]
+    known = {"one": drawers / "one", "dino": eyes / "dino", "photos": subject / "photos", "lora": tmp_path / "lora"}
+    known["lora"].mkdir()
+    (known["lora"] / "pytorch_lora_weights.safetensors").touch()
+
+    def filled(value):
+        return [one.format(**known) for one in value] if isinstance(value, list) else value and value.format(**known)
+
+    given = {name: value if name == "scene_template" else filled(value) for name, value in changed.items()}
+    assert evaluate(words, **given) == 2
+    printed = capsys.readouterr()
+    *others, line = printed.err.splitlines()  # before it there may be the bars of models that were loaded
+    assert line.startswith("persam-dreambooth evaluate: error: ") and saying.format(**known) in line
+    assert printed.out == "" and all("Loading weights" in one or not one for one in others)
+    assert not Path(words["output"][0]).exists()
+
+
+def test_masks_that_do_not_fit_are_refused(words, subject, tmp_path, capsys):
+    for name, drawn in (("small", np.ones((2, 2), bool)), ("empty", np.zeros((48, 56), bool)), ("full", None)):
+        masks = tmp_path / name
+        shutil.copytree(subject / "masks", masks)
+        files.write_mask(np.ones((48, 56), bool) if drawn is None else drawn, masks / "1.png")
+        assert evaluate(words, instance_mask_dir=masks) == 2
+        said = {"small": "is 2 x 2 pixels but its photo 1.png is 56 x 48", "empty": "is empty", "full": "is full"}
+        assert said[name] in capsys.readouterr().err
+    assert not Path(words["output"][0]).exists()
+
+
+def test_a_damaged_model_and_anothers_folder_are_refused(words, drawers, tmp_path, capsys):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(drawers / "one", damaged)
+    (damaged / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights")
+    assert evaluate(words, model=damaged) == 2
+    assert f"the model {damaged} cannot be loaded" in capsys.readouterr().err
+    output = Path(words["output"][0])
+    assert not output.exists()
+    output.mkdir()
+    (output / "report.html").write_text("somebody's")
+    assert evaluate(words) == 2
+    assert "is no evaluation's; choose another or an empty output folder" in capsys.readouterr().err
+    assert [path.name for path in output.iterdir()] == ["report.html"]

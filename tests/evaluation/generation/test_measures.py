@@ -1,0 +1,150 @@
+"""Guards the measures: hand-computed cases, torchmetrics' own numbers, and what must not change them."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.nn.functional import normalize
+from torchmetrics.functional import pairwise_cosine_similarity
+from torchmetrics.functional.multimodal import clip_score
+from transformers import CLIPModel, CLIPProcessor, ViTModel
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.generation import measures
+from persam_dreambooth.evaluation.generation.encoders import Clip
+from persam_dreambooth.evaluation.generation.intervals import difference, estimate
+from persam_dreambooth.evaluation.generation.regions import region_of
+from persam_dreambooth.evaluation.generation.table import MEASURES, interval
+from persam_dreambooth.segmentation import ImageEncoder
+from tests.scene import scene
+
+EAST, NORTH, WEST, NORTHEAST = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0.6, 0.8]])
+
+
+def drawn(seed, count, width=7):
+    return normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def test_by_hand():
+    real = torch.stack([EAST, NORTH])
+    assert measures.similarity(torch.stack([EAST, NORTHEAST, WEST]), real).tolist() == pytest.approx([0.5, 0.7, -0.5])
+    assert measures.likeness_among(torch.stack([EAST, NORTH, WEST])).tolist() == pytest.approx([-0.5, 0, -0.5])
+    assert measures.diversity(torch.stack([EAST, NORTH, WEST])) == pytest.approx((1 + 1 + 2) / 3)
+    assert measures.diversity(EAST[None]) is None
+    assert measures.diversity(torch.stack([EAST, EAST])) == 0
+    assert measures.prompt_fidelity(real, torch.stack([NORTHEAST, NORTHEAST])).tolist() == pytest.approx([0.6, 0.8])
+    assert measures.recognized(torch.stack([NORTHEAST, WEST]), real).tolist() == [1, 1]
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**31), count=st.integers(2, 6), reals=st.integers(1, 5), turn=st.permutations(range(7)))
+def test_similarities_are_torchmetrics_and_know_neither_order_nor_direction(seed, count, reals, turn):
+    generated, real = drawn(seed, count), drawn(seed + 1, reals)
+    ours = measures.similarity(generated, real)
+    torch.testing.assert_close(ours, pairwise_cosine_similarity(generated, real).mean(1))
+    torch.testing.assert_close(ours.mean(), measures.similarity(real, generated).mean())  # a mean over all pairs
+    torch.testing.assert_close(ours, measures.similarity(generated[:, turn], real[:, turn].flip(0)))
+    among = pairwise_cosine_similarity(generated)  # zero on its diagonal
+    torch.testing.assert_close(measures.likeness_among(generated), among.sum(1) / (count - 1))
+    assert measures.diversity(generated) == pytest.approx(1 - float(among.sum()) / (count * (count - 1)), abs=1e-5)
+    assert ours.abs().max() <= 1 + 1e-6 and -1e-6 <= measures.diversity(generated) <= 2 + 1e-6
+
+
+def test_clip_t_is_torchmetrics_clip_score(eyes):
+    pictures = [scene(60, 80, seed)[0] for seed in range(3)]
+    prompts = ["a disc in the snow", "a red disc", "something else altogether"]
+
+    class Older(CLIPModel):
+        """Answers with tensors, as torchmetrics expects."""
+
+        def get_image_features(self, *given):
+            return super().get_image_features(*given).pooler_output
+
+        def get_text_features(self, *given):
+            return super().get_text_features(*given).pooler_output
+
+    def theirs(turned):
+        model = Older.from_pretrained(eyes / "clip")
+        model.visual_projection.weight.data *= turned
+        return model, CLIPProcessor.from_pretrained(eyes / "clip")
+
+    clip = Clip.from_pretrained(eyes / "clip", "cpu")
+    ours = measures.prompt_fidelity(clip.encode(pictures), clip.read(prompts)).mean()
+    tensors = [torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]
+    with torch.no_grad():
+        scores = [float(clip_score(tensors, prompts, lambda turned=turned: theirs(turned))) for turned in (1, -1)]
+    # torchmetrics' is 100 * max(mean, 0); ours is below zero where the model turned around has it above.
+    assert scores == pytest.approx([100 * max(float(ours), 0), 100 * max(-float(ours), 0)], abs=1e-3)
+    assert max(scores) > 0.1
+
+
+def test_a_long_prompt_is_cut_and_a_dino_is_no_clip(eyes):
+    clip = Clip.from_pretrained(eyes / "clip", "cpu")
+    assert clip.read(["word " * 100, "a"]).norm(dim=-1).tolist() == pytest.approx([1, 1])
+    with pytest.raises(UserError, match="is no CLIP"):
+        Clip.from_pretrained(eyes / "dino", "cpu")
+
+
+def test_dinos_feature_is_the_class_token_of_the_last_layer(eyes):
+    picture = scene(60, 80)[0]
+    encoder = ImageEncoder.from_pretrained(eyes / "dino", "cpu")
+    pixels = encoder.processor([picture], return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 32, 32)
+    with torch.no_grad():
+        token = ViTModel.from_pretrained(eyes / "dino")(pixel_values=pixels).last_hidden_state[0, 0]
+    torch.testing.assert_close(encoder.encode([picture])[0], token / token.norm())
+
+
+def test_the_subject_alone_knows_nothing_of_the_background_and_the_other_way_round(eyes):
+    clip = Clip.from_pretrained(eyes / "clip", "cpu")
+    pixels, disc = scene(48, 60)
+    noise = np.random.default_rng(5).integers(0, 256, pixels.shape, dtype=np.uint8)
+    elsewhere, stranger = np.where(disc[..., None], pixels, noise), np.where(disc[..., None], noise, pixels)
+
+    def seen(levels, region):
+        return clip.encode([region_of(Image.fromarray(levels), disc, region)])
+
+    assert torch.equal(seen(pixels, "inside"), seen(elsewhere, "inside"))
+    assert torch.equal(seen(pixels, "outside"), seen(stranger, "outside"))
+    for region, other in (("inside", stranger), ("outside", elsewhere), ("whole", stranger), ("whole", elsewhere)):
+        assert not torch.equal(seen(pixels, region), seen(other, region))
+
+
+def test_nothing_is_left_inside_an_empty_mask_and_outside_a_full_one():
+    picture, empty = Image.new("RGB", (4, 3), (9, 9, 9)), np.zeros((3, 4), bool)
+    assert region_of(picture, empty, "inside") is None
+    assert region_of(picture, ~empty, "outside") is None
+    assert np.array_equal(np.asarray(region_of(picture, empty, "outside")), np.asarray(picture))
+    assert region_of(picture, ~empty, "inside") is not None
+
+
+def test_an_interval_is_over_prompts_and_always_the_same():
+    made = estimate([[0.0, 0.0], [1.0], [], [0.0, 0.0, 0.0], [1.0]])
+    assert (made.mean, made.prompts, made.values) == (0.5, 4, 7)
+    # Of four draws from two zeros and two ones, the mean is binomial: P(0) = P(1) = 1/16 > 2.5 %.
+    assert (made.low, made.high) == (0.0, 1.0)
+    uneven = [[0.1], [0.7, 0.2], [0.35], [0.9], [0.05]]
+    assert estimate(uneven) == estimate(uneven)
+    many = estimate([[value] for value in np.linspace(0, 1, 401)])
+    assert (many.low, many.high) == pytest.approx(
+        (0.5 - 1.96 * 0.2894 / 401**0.5, 0.5 + 1.96 * 0.2894 / 401**0.5), abs=2e-3
+    )
+    assert estimate([[], []]) is None
+    assert (estimate([[3.0, 5.0]]).mean, estimate([[3.0, 5.0]]).low) == (4.0, None)
+
+
+def test_a_difference_is_paired_by_prompt():
+    hard = [[0.1], [0.5], [0.9], []]
+    easier = [[0.3], [0.7], [1.1], [8.0]]
+    made = difference(easier, hard)
+    assert (made.mean, made.low, made.high) == pytest.approx((0.2, 0.2, 0.2))
+    assert made.prompts == 3
+    assert difference([[]], [[1.0]]) is None
+
+
+def test_numbers_as_people_read_them():
+    assert interval(MEASURES["dino"], estimate([[0.25], [0.25]])) == "0.250 [0.250, 0.250]"
+    assert interval(MEASURES["scene"], estimate([[0.25], [0.25]])) == "25.0 % [25.0, 25.0]"
+    assert interval(MEASURES["scene"], estimate([[0.25]])) == "25.0 %"

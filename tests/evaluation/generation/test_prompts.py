@@ -1,0 +1,59 @@
+"""Guards what is asked for: DreamBench's prompts word for word, and what a user's own file may say."""
+
+import pytest
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.generation.prompts import Prompt, read_prompts, scenes
+
+
+def test_dreambench_has_25_prompts_for_objects_and_25_for_live_subjects():
+    objects, live = (read_prompts(which, "sks", "dog") for which in ("objects", "live"))
+    assert len(objects) == len(live) == 25
+    assert objects[:10] == live[:10] and objects[20:] == live[20:]
+    assert objects[0] == Prompt("a sks dog in the jungle", "a dog in the jungle", "in the jungle")
+    assert objects[14] == Prompt(
+        "a sks dog floating in an ocean of milk", "a dog floating in an ocean of milk", "in an ocean of milk"
+    )
+    assert live[13].text == "a sks dog wearing a black top hat and a monocle"
+    assert live[24] == Prompt("a cube shaped sks dog", "a cube shaped dog", None)
+    assert len(scenes(objects)) == 20 and len(scenes(live)) == 10
+    assert all(scene in prompt.text for prompt in objects if (scene := prompt.scene))
+
+
+def test_a_users_own_prompts(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("\ufeff# mine\n\na {class_token}  [at  {unique_token}'s]\nhello\nhello\n", encoding="utf-8")
+    assert read_prompts(str(path), "sks", "dog") == [
+        Prompt("a dog at sks's", "a dog at 's", "at sks's"),
+        Prompt("hello", "hello", None),
+    ]
+    path.write_text("no placeholder [at night]")
+    assert read_prompts(str(path), None, None) == [Prompt(*["no placeholder at night"] * 2, "at night")]
+
+
+@pytest.mark.parametrize(
+    ("line", "saying"),
+    [
+        ("a {token} dog", r"known are {unique_token} and {class_token}"),
+        ("a {unique_token} dog", "needs --unique_token; give it, such as sks"),
+        ("a dog [in the snow", "brackets that do not pair"),
+        ("a dog in the snow]", "brackets that do not pair"),
+        ("a dog [in] the [snow]", "brackets that do not pair"),
+        ("a {class_token dog", "brackets that do not pair"),
+        ("# nothing", "no prompt in"),
+    ],
+)
+def test_what_is_no_prompt_is_refused(tmp_path, line, saying):
+    path = tmp_path / "prompts.txt"
+    path.write_text(line)
+    with pytest.raises(UserError, match=saying):
+        read_prompts(str(path), None, "dog")
+
+
+def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path):
+    with pytest.raises(UserError, match="neither objects nor live nor a file"):
+        read_prompts("objcts", "sks", "dog")
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="no UTF-8 text"):
+        read_prompts(str(path), "sks", "dog")

@@ -1,0 +1,73 @@
+"""Guards report.html: one file that loads nothing, shows every picture in a real browser, and all measures."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from persam_dreambooth.evaluation.generation.table import MEASURES
+from tests.evaluation.generation.conftest import evaluate
+
+BROWSER = "/usr/bin/chromium"
+QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+QUIET += ["--disable-component-update", "--disable-sync"]
+NASTY = 'a {unique_token} {class_token} <img src="http://example.org/x.png"> & "quotes"'
+
+
+class References(HTMLParser):
+    """Everything that a page would load, and its tags."""
+
+    def __init__(self):
+        super().__init__()
+        self.loaded, self.tags = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loaded += [
+            value for name, value in attrs if name in ("src", "href", "srcset", "data", "poster", "action")
+        ]
+
+
+@pytest.fixture
+def report(words, subject, tmp_path):
+    """A report of two models, with a prompt that would break a page that does not escape it."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text((subject / "prompts.txt").read_text() + NASTY)
+    assert evaluate(words, prompts=prompts) == 0
+    return Path(words["output"][0]) / "report.html"
+
+
+def test_the_page_loads_nothing_and_shows_everything(report):
+    text = report.read_text(encoding="utf-8")
+    page = References()
+    page.feed(text)
+    # 3 photos; of 4 prompts, 2 models and 2 seeds each picture as it is and with its outline.
+    assert len(page.loaded) == page.tags.count("img") == 3 + 4 * 2 * 2 * 2
+    assert all(re.match(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+$", one) for one in page.loaded)
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags)
+    assert "url(" not in text and "@import" not in text and "@font-face" not in text
+    assert all(measure.title in text for name, measure in MEASURES.items() if name != "found")
+    elsewhere = report.parent.parent / "moved.html"
+    report.rename(elsewhere)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
+        tab = browser.new_context(offline=True).new_page()
+        requests, failures, errors = [], [], []
+        tab.on("request", lambda one: requests.append(one.url))
+        tab.on("requestfailed", lambda one: failures.append(one.url))
+        tab.on("console", lambda one: errors.append(one.text))
+        tab.on("pageerror", lambda one: errors.append(str(one)))
+        tab.goto(elsewhere.as_uri())
+        assert {url for url in requests if not url.startswith("data:")} == {elsewhere.as_uri()}
+        assert not failures and not errors
+        widths = tab.evaluate("[...document.images].map(image => image.naturalWidth)")
+        assert len(widths) == 35 and min(widths) > 0
+        assert tab.get_by_text('a sks disc <img src="http://example.org/x.png"> & "quotes"').count() == 1
+        outlines = tab.locator("img.outlined")
+        assert outlines.count() == 16 and not outlines.first.is_visible()
+        tab.get_by_label("show where the subject was found").check()
+        assert outlines.first.is_visible() and not tab.locator("img.plain").first.is_visible()
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        browser.close()

@@ -1,0 +1,23 @@
+"""Guards the evaluation report's experiment: every arm is trained and reported, and the table is of the reports."""
+
+import json
+
+from albums import albums
+from experiment import Recipe
+from generation_report import report, table
+
+RECIPE = Recipe(steps=1, batch_size=1, inference_steps=1)
+
+
+def test_a_subject_is_trained_without_masks_and_with_them_and_both_are_measured(tmp_path):
+    folder = report(albums()[0], tmp_path, RECIPE, num_images=1)
+    stored = json.loads((folder / "metrics.json").read_text())
+    assert list(stored["models"]) == ["unmasked", "masked", "base"]
+    assert stored["settings"]["prompts"] == 7 and stored["settings"]["training_scenes"] == ["on a sofa"]
+    text = table([folder, folder])
+    (row,) = [line for line in text.splitlines() if "CLIP-T" in line]
+    unmasked, masked, base, over, photos = (cell.strip() for cell in row.split("|")[2:-1])
+    means = {title: stored["models"][title]["clip_t"]["mean"] for title in stored["models"]}
+    assert unmasked.startswith(f"{means['unmasked']:.3f} [") and base.startswith(f"{means['base']:.3f} [")
+    assert over.startswith(f"{means['masked'] - means['unmasked']:.3f} [") and photos == ""
+    assert masked == f"{means['masked']:.3f} [{means['masked']:.3f}, {means['masked']:.3f}]"

@@ -200,8 +200,8 @@ def _category(annotations: list[dict[str, Any]], names: dict[Any, str], wanted: 
 def _levels(segmentations: list[Any], image: dict[str, Any], name: str) -> Image.Image:
     try:
         mask = union_of(segmentations, int(image["height"]), int(image["width"]))
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"the mask of {name}: {error}") from error
     except Exception as error:  # pycocotools answers damage with several kinds of exception
         raise UserError(f"the mask of {name} cannot be decoded ({type(error).__name__}: {error})") from error
     return Image.fromarray(mask).convert("L")

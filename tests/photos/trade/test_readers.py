@@ -1,7 +1,6 @@
 """Guards that each trainer finds what was exported for it: its own rules for finding, turning and reading, told by
 the very configuration that was saved, lead to our photos and our masks. Where the reader is a library, it reads."""
 
-import glob
 import json
 import os
 import subprocess
@@ -51,39 +50,35 @@ def onetrainer(folder):
     (concept,) = config["concepts"]
     extensions = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif"}
     found = {}
-    for name in os.listdir(concept["path"]):
-        base, extension = os.path.splitext(os.path.join(concept["path"], name))
-        if extension.lower() not in extensions or base.endswith(("-masklabel", "-condlabel")):
+    for path in Path(concept["path"]).iterdir():
+        if path.suffix.lower() not in extensions or path.stem.endswith(("-masklabel", "-condlabel")):
             continue
-        photo = decode_image(base + extension, ImageReadMode.RGB, apply_exif_orientation=True)
-        mask = decode_image(base + "-masklabel.png", ImageReadMode.GRAY, apply_exif_orientation=True)
-        found[os.path.basename(base)] = (photo.permute(1, 2, 0).numpy(), mask[0].numpy(), caption_at(base + ".txt"))
+        mask_path = path.with_name(f"{path.stem}-masklabel.png")
+        photo = decode_image(str(path), ImageReadMode.RGB, apply_exif_orientation=True)
+        mask = decode_image(str(mask_path), ImageReadMode.GRAY, apply_exif_orientation=True)
+        found[path.stem] = (photo.permute(1, 2, 0).numpy(), mask[0].numpy(), caption_at(path.with_suffix(".txt")))
     return found
 
 
 KOHYA_EXTENSIONS = [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".PNG", ".JPG", ".JPEG", ".WEBP", ".BMP"]
 
 
-def kohya_glob(directory, base="*"):
-    found = []
-    for extension in KOHYA_EXTENSIONS:
-        name = os.path.join(directory, base + extension)
-        found += glob.glob(os.path.join(glob.escape(directory), base + extension) if base == "*" else glob.escape(name))
-    return sorted(set(found))
+def kohya_pictures(directory):
+    return [path for path in Path(directory).iterdir() if path.suffix in KOHYA_EXTENSIONS]
 
 
 def kohya(folder):
     """ControlNetDataset of sd-scripts: every photo one mask and none left over, no EXIF, the red channel."""
     config = tomllib.loads((folder / "kohya.toml").read_text(encoding="utf-8"))
     (subset,) = config["datasets"][0]["subsets"]
-    found, used = {}, set()
-    for photo in kohya_glob(subset["image_dir"]):
-        base = os.path.splitext(photo)[0]
-        (mask,) = kohya_glob(subset["conditioning_data_dir"], os.path.basename(base))
-        used.add(mask)
-        levels, caption = stored(photo), caption_at(base + config["general"]["caption_extension"])
-        found[os.path.basename(base)] = (levels, stored(mask)[..., 0], caption)
-    assert set(kohya_glob(subset["conditioning_data_dir"])) == used
+    masks = kohya_pictures(subset["conditioning_data_dir"])
+    found = {}
+    for photo in kohya_pictures(subset["image_dir"]):
+        (mask,) = [path for path in masks if path.stem == photo.stem]
+        masks.remove(mask)
+        caption = caption_at(photo.with_suffix(config["general"]["caption_extension"]))
+        found[photo.stem] = (stored(photo), stored(mask)[..., 0], caption)
+    assert not masks
     return found
 
 
@@ -93,9 +88,9 @@ def kohya_alpha(folder):
     (subset,) = config["datasets"][0]["subsets"]
     assert subset["alpha_mask"] is True
     found = {}
-    for photo in kohya_glob(subset["image_dir"]):
-        base, levels = os.path.splitext(photo)[0], stored(photo, "RGBA")
-        found[os.path.basename(base)] = (levels[..., :3], levels[..., 3], caption_at(base + ".txt"))
+    for photo in kohya_pictures(subset["image_dir"]):
+        levels = stored(photo, "RGBA")
+        found[photo.stem] = (levels[..., :3], levels[..., 3], caption_at(photo.with_suffix(".txt")))
     return found
 
 
@@ -118,15 +113,13 @@ def ai_toolkit(folder):
     (dataset,) = yaml.safe_load((folder / "ai-toolkit.yaml").read_text(encoding="utf-8"))["datasets"]
     extensions = (".jpg", ".jpeg", ".png", ".webp")
     found = {}
-    for root, _, names in os.walk(dataset["folder_path"]):
-        for name in names:
-            if not name.lower().endswith(extensions):
-                continue
-            base = os.path.splitext(name)[0]
-            candidates = [os.path.join(dataset["mask_path"], base + one) for one in extensions]
-            mask = next(path for path in candidates if os.path.exists(path))
-            caption = caption_at(os.path.join(root, base + "." + dataset["caption_ext"]))
-            found[base] = (turned(os.path.join(root, name)), turned(mask, "L"), caption)
+    for photo in Path(dataset["folder_path"]).rglob("*"):
+        if not photo.name.lower().endswith(extensions):
+            continue
+        candidates = [Path(dataset["mask_path"]) / f"{photo.stem}{one}" for one in extensions]
+        mask = next(path for path in candidates if path.exists())
+        caption = caption_at(photo.with_suffix(f".{dataset['caption_ext']}"))
+        found[photo.stem] = (turned(photo), turned(mask, "L"), caption)
     return found
 
 
@@ -185,7 +178,7 @@ def coco(folder):
 
 
 def caption_at(path):
-    return Path(path).read_text(encoding="utf-8").strip() if os.path.exists(path) else None
+    return path.read_text(encoding="utf-8").strip() if path.exists() else None
 
 
 READERS = {

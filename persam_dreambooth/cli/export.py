@@ -5,7 +5,7 @@ from pathlib import Path
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos.trade import CONVENTIONS, Exported, export_beside, export_folder, read_source
+from persam_dreambooth.photos.trade import CONVENTIONS, export_beside, export_folder, read_source
 
 NAMED = 10
 """At most so many photos are named on the screen."""
@@ -73,12 +73,9 @@ def run(program: str, argv: list[str]) -> None:
     for reason in source.left_out.values():
         print(f"left out: {reason}")
     print(f"{exported.count} photos with masks for {convention.title}, in {where}")
-    _say_more(exported)
-
-
-def _say_more(exported: Exported) -> None:
     if exported.without_words and exported.config:
-        print(f"without a caption: {shortened(exported.without_words)}; --instance_prompt gives them one")
+        remedy = "write .txt files beside them" if flags.in_place else "--instance_prompt gives them one"
+        print(f"without a caption: {shortened(exported.without_words)}; {remedy}")
     if exported.config:
         print(f"what the trainer needs to know is in {exported.config}:\n\n{exported.snippet.rstrip()}")
 

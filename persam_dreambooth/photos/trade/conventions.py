@@ -20,8 +20,8 @@ class Convention:
         title: what it is, for people.
         layout: how photos and masks lie, to write and to read them.
         config: name of the file that the snippet is saved as; empty where nothing needs to be configured.
-        snippet: what the trainer needs to be told; `$folder`, `$photos`, `$masks`, `$index` stand for quoted
-            absolute paths (a JSON string, which TOML, YAML and Python read alike).
+        snippet: what the trainer needs to be told; `$folder`, `$photos`, `$masks`, `$index`, `$config` stand for
+            quoted absolute paths (JSON strings, which TOML, YAML and Python read alike).
         beside: whether masks may lie beside untouched photos.
     """
 
@@ -41,7 +41,7 @@ class Convention:
 
     def _filled(self, folder: Path, photos: Path, masks: Path) -> str:
         index = folder / getattr(self.layout, "name", "")
-        paths = {"folder": folder, "photos": photos, "masks": masks, "index": index}
+        paths = {"folder": folder, "photos": photos, "masks": masks, "index": index, "config": folder / self.config}
         return Template(self.snippet).substitute(
             {word: json.dumps(str(path), ensure_ascii=False) for word, path in paths.items()}
         )
@@ -58,7 +58,7 @@ ONETRAINER = """\
 }
 """
 KOHYA = """\
-# train_network.py, sdxl_train_network.py, flux_train_network.py ... --masked_loss --dataset_config THIS_FILE
+# train_network.py, sdxl_train_network.py, flux_train_network.py ... --masked_loss --dataset_config $config
 [general]
 enable_bucket = true
 caption_extension = ".txt"
@@ -73,7 +73,7 @@ conditioning_data_dir = $masks
 num_repeats = 1
 """
 KOHYA_ALPHA = """\
-# train_network.py, sdxl_train_network.py, flux_train_network.py ... --dataset_config THIS_FILE
+# train_network.py, sdxl_train_network.py, flux_train_network.py ... --dataset_config $config
 [general]
 enable_bucket = true
 caption_extension = ".txt"

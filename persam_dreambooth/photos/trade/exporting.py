@@ -110,7 +110,7 @@ def export_beside(source: Source, convention: Convention) -> Exported:
     if bare:
         raise UserError(
             f"{convention.title} trains on all of a photo that has no mask: {', '.join(bare)}; take them out of the "
-            "folder, or export to a new one with --output"
+            "folder, keep those that are doubted with --include_doubtful, or export to a new folder with --output"
         )
     problems = []
     with ExitStack() as renamed_at_the_end:

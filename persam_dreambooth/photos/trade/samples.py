@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,11 +62,8 @@ class Item:
 def refuse(problems: Sequence[str], what: str) -> None:
     """Raise a UserError that lists all problems, when there are any."""
     if problems:
-        _raise(f"{what}: {'; '.join(problems)}; nothing was written")
-
-
-def _raise(message: str) -> NoReturn:
-    raise UserError(" ".join(message.split()))
+        different = dict.fromkeys(problems)  # what is wrong with all of them is said once
+        raise UserError(f"{what}: {'; '.join(different)}; nothing was written")
 
 
 def read_caption(path: Path) -> str | None:

@@ -80,8 +80,10 @@ def read_sample(pair: Pair, instance_prompt: str | None = None) -> Sample:
     """Read a photo and its mask.
 
     Raises:
-        UserError: one cannot be decoded, or their sizes differ.
+        UserError: one cannot be decoded, their sizes differ, or the name is no text.
     """
+    if not _is_text(pair.photo.name):
+        raise UserError(f"{pair.photo.name} has bytes in its name that are no UTF-8; rename it")
     image, mask = files.read_photo(pair.photo), files.read_mask(pair.mask)
     if image.size != mask.shape[::-1]:
         raise UserError(
@@ -89,6 +91,11 @@ def read_sample(pair: Pair, instance_prompt: str | None = None) -> Sample:
             f"{image.width} x {image.height} (upright)"
         )
     return Sample(pair.photo, image, mask, pair.caption or instance_prompt)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can stand in a file of JSON: Python reads bytes that are no UTF-8 as half characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def export_beside(source: Source, convention: Convention) -> Exported:

@@ -46,13 +46,13 @@ def import_folder(convention: Convention, given: Given, output: Path) -> Importe
     Raises:
         UserError: photos without masks, masks without photos, clashing names, pictures of other kinds,
             masks of another size, all of them listed; no photo; or the output folder holds something or lies
-            among the photos.
+            in the trainer's.
     """
     items, problems = convention.layout.find(given)
     what = f"{given.folder} cannot be read as {convention.title}'s"
     if not items and not problems:
         raise UserError(f"{what}: there is no photo; see --help for where photos and masks are looked for")
-    refuse_used(output, {item.photo.parent for item in items})
+    refuse_used(output, {item.photo.parent for item in items} | {given.folder})
     entries, imported = [], Imported(len(items))
     with replacing_folder(output) as folder:
         for item in tqdm(items, desc="Importing", unit="photo", delay=2):

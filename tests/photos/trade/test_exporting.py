@@ -1,6 +1,7 @@
 """Guards that an export is whole or absent, leaves its source alone, and refuses with the list of what is wrong."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.trade import CONVENTIONS, export_beside, export_folder, import_folder, read_source
 from persam_dreambooth.photos.trade.layouts import Given
-from tests.photos.trade.albums import NAMES, masks_in, tree, write_album
+from tests.photos.trade.albums import NAMES, masks_in, tree, write_album, write_pair
 
 EVERY = pytest.mark.parametrize("trainer", CONVENTIONS)
 ONETRAINER = CONVENTIONS["onetrainer"]
@@ -49,6 +50,14 @@ def test_a_mask_of_the_stored_and_not_the_upright_frame_is_of_another_size(album
     path = album / "masks" / "turned.png"
     files.write_mask(files.read_mask(path).T, path)
     assert "turned.jpg" in refused(album, export_folder, CONVENTIONS["kohya"], tmp_path / "out")
+
+
+@EVERY
+def test_names_that_are_no_text_are_listed(trainer, album, tmp_path):
+    for name in (b"k\xe4se.png", b"k\xe4se 2.png"):
+        write_pair(album, np.ones((4, 4), bool), os.fsdecode(name))
+    line = refused(album, export_folder, CONVENTIONS[trainer], tmp_path / "out")
+    assert line.count("are no UTF-8") == 2
 
 
 @pytest.mark.parametrize("ending", ["-masklabel", "-condlabel"])

@@ -322,6 +322,16 @@ def test_a_folder_without_photos_is_refused(trainer, tmp_path):
     assert (Path(index).name if index else "is not a folder") in refused(trainer, tmp_path / "absent")
 
 
+@EVERY
+def test_a_folder_in_the_trainer_s_or_one_in_use_is_no_output(trainer, theirs, tmp_path):
+    folder = theirs(trainer)
+    before = tree(tmp_path)
+    for output, said in ((folder / "back", "left as it is"), (tmp_path / "album", "not empty")):
+        with pytest.raises(UserError, match=said):
+            import_folder(CONVENTIONS[trainer], Given(folder), output)
+    assert tree(tmp_path) == before
+
+
 def test_a_broken_photo_is_refused(theirs):
     folder = theirs("kohya")
     (folder / "images" / "scan.png").write_bytes(b"no photo")

@@ -154,6 +154,8 @@ def imagefolder(folder):
     """The library itself; it forgets names, so those come from a second, undecoded reading."""
     cache = str(folder.parent / "cache")
     data = load_dataset("imagefolder", data_dir=str(folder), split="train", cache_dir=cache)
+    named = load_dataset(str(folder), split="train", cache_dir=cache)  # as our --dataset_name does
+    assert (named.column_names, len(named)) == (data.column_names, len(data))
     assert data.column_names == ["image", "mask", "text"]
     names = [Path(row["path"]).stem for row in data.cast_column("image", DatasetImage(decode=False))["image"]]
     return {

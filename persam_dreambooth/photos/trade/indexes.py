@@ -13,7 +13,7 @@ from PIL import Image
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.coco import coco_tools, union_of
-from persam_dreambooth.photos.trade.layouts import Given, clashes
+from persam_dreambooth.photos.trade.layouts import Given
 from persam_dreambooth.photos.trade.samples import (
     CAPTION,
     Item,
@@ -23,6 +23,7 @@ from persam_dreambooth.photos.trade.samples import (
     write_caption,
     write_photo,
 )
+from persam_dreambooth.photos.trade.strangers import clashes
 from persam_dreambooth.replacing import replacing
 
 

@@ -1,6 +1,6 @@
 """The two ways in which folders alone say which mask is whose: a name of its own, or the photo's alpha channel."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,7 @@ from persam_dreambooth.photos.trade.samples import (
     write_caption,
     write_photo,
 )
-
-UNREAD_SUFFIXES = (".avif", ".gif", ".heic", ".heif", ".jxl")
-"""Pictures that are not read here."""
+from persam_dreambooth.photos.trade.strangers import clashes, foreign
 
 
 @dataclass(frozen=True)
@@ -193,28 +191,3 @@ def _inside(folder: Path, name: str) -> Path:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folder that holds the trainer's photos and masks")
     return inside if inside.is_dir() else folder
-
-
-def clashes(photos: Iterable[Path]) -> list[str]:
-    """Photos whose masks would have the same name."""
-    problems, known = [], dict[str, Path]()
-    for photo in photos:
-        if photo.stem in known:
-            problems.append(f"{known[photo.stem].name} and {photo.name} have the same name but for the suffix")
-        known.setdefault(photo.stem, photo)
-    return problems
-
-
-def foreign(folder: Path, photos: Iterable[Path] | None = None) -> list[str]:
-    """Pictures of other formats, and, where photos are given, captions of none of them; other files may lie there."""
-    names = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    problems = [f"{path.name} is a picture that is not read here" for path in names if _is_unread(path)]
-    if photos is None:
-        return problems
-    stems = {photo.stem for photo in photos}
-    lost = [path for path in names if path.suffix.lower() == CAPTION and path.stem not in stems]
-    return problems + [f"{path.name} is the caption of no photo" for path in lost]
-
-
-def _is_unread(path: Path) -> bool:
-    return path.suffix.lower() in UNREAD_SUFFIXES

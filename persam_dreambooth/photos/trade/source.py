@@ -7,6 +7,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest
 from persam_dreambooth.photos.trade.samples import CAPTION, read_caption, refuse
+from persam_dreambooth.photos.trade.strangers import foreign
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ def read_source(
         include_doubtful: keep photos in which segmentation doubts the subject.
 
     Raises:
-        UserError: no such folder; photos without masks, masks without photos, clashing names, photos that
-            are gone, all of them listed; or nothing is left.
+        UserError: no such folder; photos without masks, masks without photos, clashing names, pictures
+            that are not read here, photos that are gone, all of them listed; or nothing is left.
     """
     folder = masks / "masks" if (masks / "masks").is_dir() else masks
     if not folder.is_dir():
@@ -61,6 +62,7 @@ def read_source(
     found = {path.stem: path for path in _masks(folder, photos)}
     left_out = _left_out(photos, found, entries, include_doubtful)
     problems = [f"{photo} is not there" for photo in photos if not photo.is_file()]
+    problems += [problem for place in filter(None, (images, folder)) for problem in foreign(place)]
     kept = [photo for photo in photos if photo not in left_out]
     problems += [f"{photo.name} has no mask" for photo in kept if photo.stem not in found]
     stems = {photo.stem for photo in photos}

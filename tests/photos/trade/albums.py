@@ -10,8 +10,10 @@ from persam_dreambooth.photos import files
 
 CAPTIONS = {"Hündin am See": "a sks dog, ümläute\nsecond line", "turned": "a sks dog upside down"}
 TURNED = {"turned.jpg": 6, "turned square.JPG": 5, "mirrored.png": 2}
-NAMES = ["Hündin am See.jpg", "a.b.webp", "alpha.png", "grey.png", "scan.tif", "test.jpg", "drawing.bmp", *TURNED]
-SIZES = [(13, 29), (31, 8), (16, 16), (1, 23), (40, 33), (9, 9), (17, 64), (21, 34), (25, 25), (12, 5)]
+PLAIN = ["Hündin am See.jpg", "a.b.webp", "grey.png", "test.jpg"]
+ODD = ["alpha.png", "keyed.png", "scan.tif", "drawing.bmp", *TURNED]
+NAMES = [*PLAIN, *ODD]
+SIZES = [(13, 29), (31, 8), (16, 16), (1, 23), (40, 33), (9, 9), (17, 64), (6, 6), (21, 34), (25, 25), (12, 5)]
 """(width, height) of the stored pixels."""
 
 
@@ -40,7 +42,8 @@ def write_photo(path, size, random):
     exif = Image.Exif()
     if path.name in TURNED:
         exif[ExifTags.Base.Orientation] = TURNED[path.name]
-    image.save(path, exif=exif)
+    key = {"transparency": image.getpixel((0, 0))} if path.name == "keyed.png" else {}  # one colour is transparent
+    image.save(path, exif=exif, **key)
 
 
 def write_pair(folder, mask, name="dog.png"):

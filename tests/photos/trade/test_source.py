@@ -96,6 +96,15 @@ def test_photos_without_masks_and_masks_without_photos_are_listed(folder):
     assert "nothing was written" in listed
 
 
+def test_pictures_that_are_not_read_here_are_listed(folder):
+    for name in ("photos/phone.HEIC", "out/masks/moving.gif", "photos/notes.md"):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(UserError) as error:
+        read_source(folder / "out", folder / "photos")
+    assert "phone.HEIC is a picture" in list_of(error) and "moving.gif is a picture" in list_of(error)
+    assert "notes.md" not in list_of(error)
+
+
 def test_clashing_stems_are_listed(folder):
     for place in ("photos", "out/masks"):
         kept = folder / place / "dog.bmp"

@@ -108,12 +108,12 @@ def export_beside(source: Source, convention: Convention) -> Exported:
     layout = convention.layout
     if not convention.beside or not isinstance(layout, Folders):
         raise UserError(f"{convention.title} does not look for masks beside photos; give a new folder as --output")
-    folders = sorted({pair.photo.parent for pair in source.pairs})
-    targets = {pair.photo: pair.photo.with_name(layout.mask_name(pair.photo)) for pair in source.pairs}
-    configs = {folder / convention.config: convention.configured_beside(folder.resolve()) for folder in folders}
-    there = [path for path in (*targets.values(), *configs) if path.exists()]
+    targets = _targets(source, layout)
+    folder = next(iter(targets.values())).parent
+    config, snippet = folder / convention.config, convention.configured_beside(folder.resolve())
+    there = [path for path in (*targets.values(), config) if path.exists()]
     refuse([f"{path} is there already" for path in there], "the masks cannot be put beside the photos")
-    bare = [photo.name for folder in folders for photo in files.list_photos(folder) if photo not in targets]
+    bare = [photo.name for photo in files.list_photos(folder) if photo not in targets]
     if bare:
         raise UserError(
             f"{convention.title} trains on all of a photo that has no mask: {', '.join(bare)}; take them out of the "
@@ -129,7 +129,21 @@ def export_beside(source: Source, convention: Convention) -> Exported:
                 continue
             files.write_mask(mask, renamed_at_the_end.enter_context(replacing(targets[pair.photo])))
         refuse(problems, f"not for {convention.title}")
-        for config, snippet in configs.items():
-            renamed_at_the_end.enter_context(replacing(config)).write_text(snippet, encoding="utf-8")
+        renamed_at_the_end.enter_context(replacing(config)).write_text(snippet, encoding="utf-8")
     without_words = [pair.photo.name for pair in source.pairs if pair.caption is None]
     return Exported(len(source.pairs), without_words, snippet, config)
+
+
+def _targets(source: Source, layout: Folders) -> dict[Path, Path]:
+    """Where each photo's mask goes, in the one folder of the photos."""
+    folders = {str(pair.photo.parent) for pair in source.pairs}
+    if len(folders) > 1:
+        raise UserError(f"the photos lie in several folders ({', '.join(sorted(folders))}); give one as --images")
+    targets, problems = {}, []
+    for pair in source.pairs:
+        try:
+            targets[pair.photo] = pair.photo.with_name(layout.mask_name(pair.photo))
+        except UserError as error:
+            problems.append(str(error))
+    refuse(problems, "the masks cannot be put beside the photos")
+    return targets

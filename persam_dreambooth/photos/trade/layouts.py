@@ -89,13 +89,17 @@ class Folders:
     turns: bool = False
 
     def mask_name(self, photo: Path) -> str:
-        """The name of a photo's mask."""
+        """The name of a photo's mask.
+
+        Raises:
+            UserError: the photo's own name is a mask's.
+        """
+        if photo.stem.endswith(self.reserved or ("\0",)):
+            raise UserError(f"{photo.name} has a name that stands for a mask there; rename it")
         return f"{photo.stem}{self.postfix}.png"
 
     def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
         """Write photo, mask and caption."""
-        if sample.photo.stem.endswith(self.reserved or ("\0",)):
-            raise UserError(f"{sample.photo.name} has a name that stands for a mask there; rename it")
         photo = write_photo(sample, folder / self.photos, self.whole_name)
         files.write_mask(sample.mask, folder / self.masks / self.mask_name(photo))
         write_caption(sample.caption, photo)

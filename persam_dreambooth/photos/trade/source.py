@@ -52,13 +52,7 @@ def read_source(
         raise UserError(f"--masks {masks} is not a folder; give the folder that holds the masks, or segment's output")
     manifest = folder.parent / MANIFEST_NAME
     entries = read_manifest(manifest)
-    if images is not None:
-        photos = files.find_photos(images)
-    elif entries:
-        photos = sorted((_photo(entry, manifest) for entry in entries), key=lambda photo: photo.name)
-        files.refuse_clashing_stems(photos)
-    else:
-        raise UserError(f"{masks} has no {MANIFEST_NAME} that says where the photos are; give them as --images")
+    photos = _photos(images, entries, manifest)
     found = {path.stem: path for path in _masks(folder, photos)}
     left_out = _left_out(photos, found, entries, include_doubtful)
     problems = [f"{photo} is not there" for photo in photos if not photo.is_file()]
@@ -78,9 +72,16 @@ def read_source(
     return Source(pairs, left_out)
 
 
-def _photo(entry: ManifestEntry, manifest: Path) -> Path:
-    path = manifest.parent / entry.photo
-    return path.parent.resolve() / path.name
+def _photos(images: Path | None, entries: list[ManifestEntry], manifest: Path) -> list[Path]:
+    """The photos of a folder, or those that the manifest names, sorted by name."""
+    if images is not None:
+        return files.find_photos(images)
+    if not entries:
+        raise UserError(f"there is no {manifest} that says where the photos are; give them as --images")
+    paths = [manifest.parent / entry.photo for entry in entries]
+    photos = sorted((path.parent.resolve() / path.name for path in paths), key=lambda photo: photo.name)
+    files.refuse_clashing_stems(photos)
+    return photos
 
 
 def _masks(folder: Path, photos: list[Path]) -> list[Path]:

@@ -67,6 +67,8 @@ def test_names_that_the_trainer_reserves_are_listed(album, tmp_path, ending):
         files.write_mask(np.ones((4, 4), bool), album / "masks" / f"{name}{ending}.png")
     line = refused(album, export_folder, ONETRAINER, tmp_path / "out")
     assert f"one{ending}.jpg" in line and f"two{ending}.jpg" in line
+    line = refused(album, export_beside, ONETRAINER)
+    assert f"one{ending}.jpg" in line and f"two{ending}.jpg" in line
     assert export_folder(source(album), CONVENTIONS["kohya"], tmp_path / "out").count == len(NAMES) + 2
 
 

@@ -116,7 +116,7 @@ class Folders:
             if not path.is_dir():
                 raise UserError(f"{path} is not a folder; give the folders of the trainer's photos and masks")
         if images.resolve() == masks.resolve() and not self.postfix:
-            raise UserError(f"photos and masks are both looked for in {images}; give the two folders")
+            raise UserError(f"photos and masks are both looked for in {images}; give --images and --masks")
         photos = [path for path in files.list_photos(images) if not path.stem.endswith(self.reserved or ("\0",))]
         candidates = [path for path in files.list_photos(masks) if path.stem.endswith(self.postfix)]
         problems = clashes(photos) + foreign(images, photos) + (foreign(masks) if images != masks else [])

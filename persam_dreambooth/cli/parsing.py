@@ -36,7 +36,7 @@ class HelpFormatter(ArgumentDefaultsHelpFormatter):
             return super()._format_action_invocation(action)
         flag = action.option_strings[0].rstrip("_")  # the others are the same with dashes for underscores
         switch = action.nargs == 0 or action.const is True
-        return flag if switch else f"{flag} {self._format_args(action, action.dest.upper().rstrip("_"))}"
+        return flag if switch else f"{flag} {self._format_args(action, action.dest.upper().rstrip('_'))}"
 
 
 def parse(groups: list[type], argv: list[str], program: str, description: str) -> list[Any]:

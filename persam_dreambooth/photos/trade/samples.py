@@ -121,12 +121,18 @@ def read_levels(mask: Path, channel: Channel, lies_on: Path | None = None) -> Im
         lies_on: the photo whose stored pixels, turned or not, it lies on; None where it is turned by its own EXIF.
 
     Raises:
-        UserError: it, or the photo, cannot be decoded.
+        UserError: it cannot be decoded.
     """
     picture = files.read_picture(mask)
-    turn = orientation(picture if lies_on is None else files.read_picture(lies_on))
+    turn = orientation(picture) if lies_on is None else _stored_orientation(lies_on)
     if picture.mode.startswith(("I", "F")):
         picture = to_rgb(picture)  # 16 bit and float, which Pillow's own conversion would clip
     colours = picture.convert("RGB")
     levels = colours.getchannel("R") if channel == "red" else colours.convert("L")
     return levels if turn is None else levels.transpose(TRANSPOSITIONS[turn])
+
+
+def _stored_orientation(photo: Path) -> int | None:
+    """A photo's EXIF orientation, without decoding it."""
+    with Image.open(photo) as image:
+        return orientation(image)

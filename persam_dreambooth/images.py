@@ -20,18 +20,24 @@ TRANSPOSITIONS: Final = {
 }
 
 
+def orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation by which an image is to be turned; None where it is upright, or its EXIF is damaged."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow's EXIF reader answers damage with a dozen kinds of exception
+        return None
+    return found if found in TRANSPOSITIONS else None
+
+
 def upright(image: Image.Image) -> Image.Image:
     """Turn an image as its EXIF orientation says; one whose EXIF is damaged stays as it is.
 
     Pillow's own `exif_transpose` writes the EXIF back, and so fails on damaged tags that do not matter here.
     """
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # Pillow's EXIF reader answers damage with a dozen kinds of exception
+    turn = orientation(image)
+    if turn is None:
         return image
-    if orientation not in TRANSPOSITIONS:
-        return image
-    turned = image.transpose(TRANSPOSITIONS[orientation])
+    turned = image.transpose(TRANSPOSITIONS[turn])
     for key in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):  # where Pillow would find it again
         turned.info.pop(key, None)
     return turned

@@ -1,4 +1,4 @@
-"""Write beside, then rename: a file is there whole or not at all."""
+"""Write beside, then rename: a file, or a folder, is there whole or not at all."""
 
 import os
 import tempfile
@@ -26,6 +26,20 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder that is absent or empty: yields a temporary one, which becomes `path` as a whole."""
+    path = path.resolve()  # of a link, the folder it leads to is the one that is empty
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as name:
+        temporary = Path(name) / path.name  # inside, since temporary folders are private and this one is not to be
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            path.rmdir()
+        temporary.replace(path)
 
 
 def _umask() -> int:

@@ -23,6 +23,9 @@ SMALL = {
     "--max_train_steps 500": "--max_train_steps 2 --mask_downsample max",
     "--resolution 512": "--resolution 64",
     "--num_images 4": "--num_images 1 --num_inference_steps 2 --height 64 --width 64",
+    "plain=dog-plain masked=dog-lora": "dog-lora",  # the README's other model would take another training
+    "--prompts live": "--prompts prompts.txt --num_images 1 --num_inference_steps 2 --height 64 --width 64 "
+    "--clip_model examples/tinyworld/models/clip --dino_model none",
     "accelerate launch train_dreambooth_persam.py": f"{sys.executable} -m accelerate.commands.launch --cpu "
     f"--num_processes 1 {ROOT / 'train_dreambooth_persam.py'}",
     "persam-dreambooth ": f"{sys.executable} -m persam_dreambooth.cli ",
@@ -41,6 +44,7 @@ def folder(tmp_path_factory):
     demo.run(folder / "demo", steps=2)
     save_photos(folder / "dog")
     draw(0)[1].save(folder / "dog-00.png")
+    (folder / "prompts.txt").write_text("a {unique_token} {class_token} [in the jungle]\n")
     return folder
 
 
@@ -69,13 +73,15 @@ def test_the_snippet_prints_what_the_readme_says(folder):
 def test_every_command_runs_in_the_readmes_order(folder):
     make, *commands = blocks("bash")
     assert [line.split("#")[0].strip() for line in make.splitlines()] == ["make demo", "make test"]
-    assert len(commands) == 3
+    assert len(commands) == 5
     for command in commands:
         for real, small in SMALL.items():
             command = command.replace(real, small)
         run(["bash", "-euc", command], folder)
     assert sorted(path.name for path in (folder / "dog-masks" / "masks").iterdir()) == [f"0{n}.png" for n in range(4)]
     assert (folder / "dog-lora" / "pytorch_lora_weights.safetensors").exists()
+    assert sorted(path.name for path in (folder / "dog-kohya").iterdir()) == ["images", "kohya.toml", "masks"]
+    assert {"report.html", "metrics.json"} <= {path.name for path in (folder / "dog-report").iterdir()}
     names = sorted(path.name for path in (folder / "dog-pictures").iterdir())
     assert names == ["a-sks-dog-in-the-jungle-0.png", "a-sks-dog-in-the-snow-0.png", "grid.png"]
 

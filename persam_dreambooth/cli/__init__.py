@@ -15,8 +15,12 @@ VERBS = {
     "train": "DreamBooth on those photos and masks (the same as train_dreambooth_persam.py)",
     "generate": "pictures from what training saved",
     "convert": "LoRA weights for A1111, ComfyUI and others that read kohya's format",
+    "export": "photos and masks as other trainers want them: OneTrainer, kohya, COCO, cut-outs, ...",
+    "import": "other trainers' photos and masks, to train on here",
     "evaluate": "score what trained models draw (generation), or PerSAM on a public benchmark",
 }
+MODULES = {"import": "import_masks"}
+"""Of verbs that are words of Python; the others have their own names."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"persam-dreambooth: error: no verb {argv[0]!r}; choose one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
     # A verb's imports take seconds; --help should not.
-    verb = import_module(f"persam_dreambooth.cli.{argv[0]}")
+    verb = import_module(f"persam_dreambooth.cli.{MODULES.get(argv[0], argv[0])}")
     return guarded(f"persam-dreambooth {argv[0]}", verb.run, argv[1:])
 
 

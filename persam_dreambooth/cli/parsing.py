@@ -34,9 +34,9 @@ class HelpFormatter(ArgumentDefaultsHelpFormatter):
     def _format_action_invocation(self, action: Action) -> str:
         if not action.option_strings or action.dest == "help":
             return super()._format_action_invocation(action)
-        flag = action.option_strings[0]  # the others are the same with dashes for underscores
+        flag = action.option_strings[0].rstrip("_")  # the others are the same with dashes for underscores
         switch = action.nargs == 0 or action.const is True
-        return flag if switch else f"{flag} {self._format_args(action, action.dest.upper())}"
+        return flag if switch else f"{flag} {self._format_args(action, action.dest.upper().rstrip('_'))}"
 
 
 def parse(groups: list[type], argv: list[str], program: str, description: str) -> list[Any]:
@@ -67,7 +67,8 @@ def parse(groups: list[type], argv: list[str], program: str, description: str) -
     first = Parser([], add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     config = first.parse_known_args(argv)[0].config
-    known = {one.name: one for group in groups for one in fields(group)}
+    # `from` is a word of Python: its field is `from_`.
+    known = {one.name.rstrip("_"): one for group in groups for one in fields(group)}
     names = list(known)
     settings, lists = _flags_from(Path(config), known) if config else ([], {})
     parser.set_defaults(**lists)

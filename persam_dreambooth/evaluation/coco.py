@@ -1,4 +1,4 @@
-"""COCO's ways of writing masks, and pickled annotations that are read without running their code."""
+"""Pickled annotations that are read without running their code, and boxes to cut photos to."""
 
 import collections
 import pickle
@@ -52,53 +52,6 @@ def read_annotations(path: Path) -> dict[Any, Any]:
     if not isinstance(stored, dict):
         raise UserError(f"{path} holds a {type(stored).__name__}, not a dictionary of annotations; download it again")
     return collections.OrderedDict(stored)
-
-
-def coco_tools() -> Any:
-    """The `mask` module of pycocotools.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise UserError(
-            "this benchmark's masks are COCO's, which pycocotools reads, and it is not installed; "
-            "pip install 'persam-dreambooth[eval]'"
-        ) from error
-    return mask
-
-
-def union_of(segmentations: list[Any], height: int, width: int) -> NDArray[np.bool_]:
-    """(height, width) bool, the union of masks.
-
-    Args:
-        segmentations: each a list of polygons [x0, y0, x1, y1, ...] in pixels, a run-length
-            encoding (dictionary of `size` and `counts`, packed or not), or an (height, width) array.
-        height, width: of the photo, in pixels.
-
-    Raises:
-        UserError: something else, or a mask of another size.
-    """
-    tools, union = coco_tools(), np.zeros((height, width), bool)
-    for segmentation in segmentations:
-        if isinstance(segmentation, np.ndarray):
-            mask = segmentation > 0
-        elif isinstance(segmentation, list):
-            polygons = [np.asarray(polygon, dtype=float).ravel().tolist() for polygon in segmentation]
-            mask = tools.decode(tools.merge(tools.frPyObjects(polygons, height, width))) > 0
-        elif isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
-            packed = isinstance(segmentation["counts"], str | bytes)
-            mask = tools.decode(segmentation if packed else tools.frPyObjects(segmentation, height, width)) > 0
-        else:
-            raise UserError(
-                f"a mask is polygons, a run-length encoding or an array, not {type(segmentation).__name__}"
-            )
-        if mask.shape != union.shape:
-            raise UserError(f"a mask of {mask.shape} does not fit its photo of {union.shape} (height, width)")
-        union |= mask
-    return union
 
 
 Box = tuple[int, int, int, int]

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.coco import Box, coco_tools, cropped, read_annotations, union_of
+from persam_dreambooth.evaluation.coco import Box, cropped, read_annotations
 from persam_dreambooth.evaluation.protocols import Episode, Shot, require
+from persam_dreambooth.photos.coco import coco_tools, union_of
 from persam_dreambooth.photos.files import read_photo
 
 TRIES = 1000

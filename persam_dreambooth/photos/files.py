@@ -17,13 +17,15 @@ from persam_dreambooth.images import to_mask, to_rgb
 from persam_dreambooth.replacing import replacing
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+NO_PHOTOS = ("-masklabel.png", "-condlabel.png")
+"""How the names of masks end that OneTrainer, and `export --in_place` for it, keep beside the photos."""
 
 
 def find_photos(folder: Path, besides: tuple[Path, ...] = ()) -> list[Path]:
     """The photos that lie directly in a folder, sorted by name.
 
     Args:
-        folder: where to look; hidden files and other kinds of files are passed over.
+        folder: where to look; hidden files, other kinds of files and OneTrainer's masks are passed over.
         besides: files that are no photos of the subject although they look like it (the reference mask).
 
     Raises:
@@ -33,7 +35,9 @@ def find_photos(folder: Path, besides: tuple[Path, ...] = ()) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folder that holds the photos")
     passed_over = {path.resolve() for path in besides}
-    photos = [path for path in list_photos(folder) if path.resolve() not in passed_over]
+    photos = [
+        path for path in list_photos(folder) if path.resolve() not in passed_over and not path.name.endswith(NO_PHOTOS)
+    ]
     if not photos:
         raise UserError(f"no photo found in {folder}; put files there that end in {', '.join(PHOTO_SUFFIXES)}")
     refuse_clashing_stems(photos)

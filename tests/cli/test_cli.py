@@ -14,7 +14,9 @@ from persam_dreambooth import __version__
 from persam_dreambooth.cli import VERBS, main
 from persam_dreambooth.cli.convert import ConvertFlags
 from persam_dreambooth.cli.evaluate import GROUPS as EVALUATE
+from persam_dreambooth.cli.export import ExportFlags
 from persam_dreambooth.cli.generate import GenerateFlags
+from persam_dreambooth.cli.import_masks import ImportFlags
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.cli.segment import GROUPS as SEGMENT
@@ -31,6 +33,8 @@ FLAGS = {
     "train": GROUPS,
     "generate": [GenerateFlags],
     "convert": [ConvertFlags],
+    "export": [ExportFlags],
+    "import": [ImportFlags],
     "evaluate": EVALUATE,
 }
 EVERY_FLAG = [(verb, one) for verb, groups in FLAGS.items() for group in groups for one in fields(group)]
@@ -129,7 +133,7 @@ def test_the_help_of_a_verb_lists_every_flag(capsys, verb):
         main([verb, "--help"])
     assert end.value.code == 0
     words = capsys.readouterr().out.split()
-    expected = {f"--{one.name}" for flagged, one in EVERY_FLAG if flagged == verb} | {"--config"}
+    expected = {f"--{one.name.rstrip('_')}" for flagged, one in EVERY_FLAG if flagged == verb} | {"--config"}
     assert expected <= set(words)
 
 

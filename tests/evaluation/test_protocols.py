@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.coco import read_annotations, union_of
+from persam_dreambooth.evaluation.coco import read_annotations
 from persam_dreambooth.evaluation.davis import Davis
 from persam_dreambooth.evaluation.folders import FSS1000, PerSeg
 from persam_dreambooth.evaluation.protocols import list_episodes, read_checked
 from persam_dreambooth.evaluation.sampled import Lvis92, PacoPart, PascalPart
 from persam_dreambooth.images import to_mask
+from persam_dreambooth.photos.coco import union_of
 from tests.evaluation import datasets
 
 WRITERS = {

@@ -55,7 +55,7 @@ def test_photos_are_found_sorted_whatever_the_case_of_their_suffix(tmp_path):
 
 
 def test_hidden_files_other_kinds_and_folders_are_passed_over(tmp_path):
-    touch(tmp_path, "dog.jpg", ".hidden.jpg", "notes.txt", "clip.mp4", "jpg", "raw.heic")
+    touch(tmp_path, "dog.jpg", ".hidden.jpg", "dog-masklabel.png", "notes.txt", "clip.mp4", "jpg", "raw.heic")
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "deeper").mkdir()
     touch(tmp_path / "deeper", "cat.jpg")

@@ -1,0 +1,86 @@
+"""`persam-dreambooth export`: photos and masks as another trainer wants them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from persam_dreambooth.cli.parsing import parse
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos.trade import CONVENTIONS, export_beside, export_folder, read_source
+
+NAMED = 10
+"""At most so many photos are named on the screen."""
+TRAINERS = ", ".join(CONVENTIONS)
+
+
+@dataclass
+class ExportFlags:
+    """The verb's flags."""
+
+    to: str | None = field(default=None, metadata={"help": f"whose convention: {TRAINERS}"})
+    masks: str | None = field(
+        default=None,
+        metadata={"help": "what `segment` wrote (its --output), or a folder of masks that have their photos' names"},
+    )
+    images: str | None = field(
+        default=None, metadata={"help": "folder of photos; those that segment's manifest names if unset"}
+    )
+    output: str | None = field(default=None, metadata={"help": "new folder for photos, masks and configuration"})
+    in_place: bool = field(
+        default=False,
+        metadata={"help": "instead of --output: put masks beside the photos, which stay as they are (onetrainer)"},
+    )
+    include_doubtful: bool = field(
+        default=False,
+        metadata={"help": "keep photos in which segmentation doubts the subject; by default they are left out"},
+    )
+    caption_extension: str = field(
+        default=".txt", metadata={"help": "ending of the text files beside the photos, which go along as .txt"}
+    )
+    instance_prompt: str | None = field(
+        default=None, metadata={"help": "caption for photos that have none beside them, such as 'a sks dog'"}
+    )
+
+    def __post_init__(self) -> None:
+        refuse_unknown("--to", self.to)
+        if not self.masks:
+            raise UserError(
+                "--masks is missing; give the --output of `persam-dreambooth segment`, or a folder of masks"
+            )
+        if self.in_place == bool(self.output):
+            raise UserError("say where to: give a new folder as --output, or --in_place where the trainer allows it")
+        if self.in_place and self.instance_prompt:
+            raise UserError("--in_place writes no captions; leave --instance_prompt out, or give --output")
+
+
+def refuse_unknown(flag: str, trainer: str | None) -> None:
+    """Raise a UserError that names the trainers there are."""
+    if trainer is None:
+        raise UserError(f"{flag} is missing; choose one of {TRAINERS}")
+    if trainer not in CONVENTIONS:
+        raise UserError(f"{flag} {trainer} is not known; choose one of {TRAINERS}")
+
+
+def run(program: str, argv: list[str]) -> None:
+    """Export, then say what to tell the trainer."""
+    (flags,) = parse([ExportFlags], argv, program, "Photos and masks as another trainer wants them.")
+    convention = CONVENTIONS[flags.to]
+    images = Path(flags.images) if flags.images else None
+    source = read_source(Path(flags.masks), images, flags.caption_extension, flags.include_doubtful)
+    if flags.in_place:
+        exported, where = export_beside(source, convention), "the photos' folder"
+    else:
+        exported, where = export_folder(source, convention, Path(flags.output), flags.instance_prompt), flags.output
+    for reason in source.left_out.values():
+        print(f"left out: {reason}")
+    print(f"{exported.count} photos with masks for {convention.title}, in {where}")
+    if exported.without_words and exported.config:
+        remedy = "write .txt files beside them" if flags.in_place else "--instance_prompt gives them one"
+        print(f"without a caption: {shortened(exported.without_words)}; {remedy}")
+    if exported.config:
+        print(f"what the trainer needs to know is in {exported.config}:\n\n{exported.snippet.rstrip()}")
+
+
+def shortened(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

@@ -1,0 +1,52 @@
+"""`persam-dreambooth import`: another trainer's photos and masks, to train on or go on with here."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from persam_dreambooth.cli.export import TRAINERS, refuse_unknown, shortened
+from persam_dreambooth.cli.parsing import parse
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos.trade import CONVENTIONS, IMAGES, import_folder
+from persam_dreambooth.photos.trade.layouts import Given
+
+
+@dataclass
+class ImportFlags:
+    """The verb's flags."""
+
+    from_: str | None = field(default=None, metadata={"aliases": ["--from"], "help": f"whose convention: {TRAINERS}"})
+    input: str | None = field(
+        default=None,
+        metadata={
+            "help": "the trainer's folder: its photos, or images/ and masks/ in it, or the JSON file that lists them"
+        },
+    )
+    images: str | None = field(default=None, metadata={"help": "folder of the photos, where it has another name"})
+    masks: str | None = field(default=None, metadata={"help": "folder of the masks, where it has another name"})
+    category: str | None = field(
+        default=None, metadata={"help": "of a COCO file with several categories, the name of the subject's"}
+    )
+    output: str | None = field(default=None, metadata={"help": "new folder for images/, masks/ and manifest.jsonl"})
+
+    def __post_init__(self) -> None:
+        refuse_unknown("--from", self.from_)
+        if not self.input and not self.images:
+            raise UserError("--input is missing; give the folder that holds the trainer's photos and masks")
+        if not self.output:
+            raise UserError("--output is missing; give a new folder")
+
+
+def run(program: str, argv: list[str]) -> None:
+    """Import, then say how to train on it."""
+    (flags,) = parse([ImportFlags], argv, program, "Another trainer's photos and masks, to train on here.")
+    images, masks = (Path(path) if path else None for path in (flags.images, flags.masks))
+    given = Given(Path(flags.input or flags.images), images, masks, flags.category)
+    imported = import_folder(CONVENTIONS[flags.from_], given, Path(flags.output))
+    print(f"{imported.count} photos with masks in {flags.output}")
+    if imported.grey:
+        pixels = sum(imported.grey.values())
+        print(f"cut at half grey, {pixels} pixels neither black nor white: {shortened(list(imported.grey))}")
+    if imported.empty:
+        print(f"empty masks, which training refuses: {shortened(imported.empty)}")
+    photos = Path(flags.output) / IMAGES
+    print(f"train on them: --instance_data_dir {photos} --instance_mask_dir {flags.output} --caption_extension .txt")

@@ -1,0 +1,149 @@
+"""Our photos and masks to a trainer's folder, whole or not at all."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files
+from persam_dreambooth.photos.trade.conventions import Convention
+from persam_dreambooth.photos.trade.layouts import Folders
+from persam_dreambooth.photos.trade.samples import Sample, refuse
+from persam_dreambooth.photos.trade.source import Pair, Source
+from persam_dreambooth.replacing import replacing, replacing_folder
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        count: of photos.
+        without_words: names of the photos that have no caption.
+        snippet: what to tell the trainer; empty where nothing.
+        config: where that is saved.
+    """
+
+    count: int
+    without_words: list[str] = field(default_factory=list)
+    snippet: str = ""
+    config: Path | None = None
+
+
+def export_folder(
+    source: Source, convention: Convention, output: Path, instance_prompt: str | None = None
+) -> Exported:
+    """Write photos, masks, captions and the configuration into a new folder.
+
+    Args:
+        output: absent or empty.
+        instance_prompt: the caption of photos that have none.
+
+    Raises:
+        UserError: the folder holds something or lies among the photos; photos or masks that cannot be
+            decoded, masks of another size, names that the trainer reserves, all of them listed.
+    """
+    refuse_used(output, {pair.photo.parent for pair in source.pairs} | {pair.mask.parent for pair in source.pairs})
+    layout, lines, problems = convention.layout, [], list[str]()
+    snippet, without_words = convention.configured(output.resolve()), []
+    with replacing_folder(output) as folder:
+        for pair in tqdm(source.pairs, desc="Exporting", unit="photo", delay=2):
+            try:
+                sample = read_sample(pair, instance_prompt)
+                lines.append(layout.add(sample, folder))
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            if sample.caption is None:
+                without_words.append(pair.photo.name)
+        refuse(problems, f"not for {convention.title}")
+        layout.close(lines, folder)
+        if snippet:
+            (folder / convention.config).write_text(snippet, encoding="utf-8")
+    return Exported(len(lines), without_words, snippet, output / convention.config if snippet else None)
+
+
+def refuse_used(output: Path, sources: set[Path]) -> None:
+    """Raise a UserError unless a folder can be made that is not among others."""
+    files.check_output_folder(output)
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"{output} is not empty; choose another --output or empty this one")
+    here = output.resolve()
+    around = [folder for folder in sources if folder.resolve() in (here, *here.parents)]
+    if around:
+        raise UserError(f"{output} lies in {around[0]}, which is left as it is; choose another --output")
+
+
+def read_sample(pair: Pair, instance_prompt: str | None = None) -> Sample:
+    """Read a photo and its mask.
+
+    Raises:
+        UserError: one cannot be decoded, their sizes differ, or the name is no text.
+    """
+    if not _is_text(pair.photo.name):
+        raise UserError(f"{pair.photo.name} has bytes in its name that are no UTF-8; rename it")
+    image, mask = files.read_photo(pair.photo), files.read_mask(pair.mask)
+    if image.size != mask.shape[::-1]:
+        raise UserError(
+            f"the mask {pair.mask.name} is {mask.shape[1]} x {mask.shape[0]} pixels, its photo {pair.photo.name} "
+            f"{image.width} x {image.height} (upright)"
+        )
+    return Sample(pair.photo, image, mask, pair.caption or instance_prompt)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can stand in a file of JSON: Python reads bytes that are no UTF-8 as half characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def export_beside(source: Source, convention: Convention) -> Exported:
+    """Write masks beside the photos, which are left as they are, and the configuration; all of it or nothing.
+
+    Raises:
+        UserError: the trainer does not look there; a file of such a name is there already, a photo would stay
+            without a mask and so be trained on whole, or what `export_folder` refuses.
+    """
+    layout = convention.layout
+    if not convention.beside or not isinstance(layout, Folders):
+        raise UserError(f"{convention.title} does not look for masks beside photos; give a new folder as --output")
+    targets = _targets(source, layout)
+    folder = next(iter(targets.values())).parent
+    config, snippet = folder / convention.config, convention.configured_beside(folder.resolve())
+    there = [path for path in (*targets.values(), config) if path.exists()]
+    refuse([f"{path} is there already" for path in there], "the masks cannot be put beside the photos")
+    bare = [photo.name for photo in files.list_photos(folder) if photo not in targets]
+    if bare:
+        raise UserError(
+            f"{convention.title} trains on all of a photo that has no mask: {', '.join(bare)}; take them out of the "
+            "folder, keep those that are doubted with --include_doubtful, or export to a new folder with --output"
+        )
+    problems = []
+    with ExitStack() as renamed_at_the_end:
+        for pair in tqdm(source.pairs, desc="Exporting", unit="photo", delay=2):
+            try:
+                mask = read_sample(pair).mask
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            files.write_mask(mask, renamed_at_the_end.enter_context(replacing(targets[pair.photo])))
+        refuse(problems, f"not for {convention.title}")
+        renamed_at_the_end.enter_context(replacing(config)).write_text(snippet, encoding="utf-8")
+    without_words = [pair.photo.name for pair in source.pairs if pair.caption is None]
+    return Exported(len(source.pairs), without_words, snippet, config)
+
+
+def _targets(source: Source, layout: Folders) -> dict[Path, Path]:
+    """Where each photo's mask goes, in the one folder of the photos."""
+    folders = {str(pair.photo.parent) for pair in source.pairs}
+    if len(folders) > 1:
+        raise UserError(f"the photos lie in several folders ({', '.join(sorted(folders))}); give one as --images")
+    targets, problems = {}, []
+    for pair in source.pairs:
+        try:
+            targets[pair.photo] = pair.photo.with_name(layout.mask_name(pair.photo))
+        except UserError as error:
+            problems.append(str(error))
+    refuse(problems, "the masks cannot be put beside the photos")
+    return targets

@@ -1,0 +1,110 @@
+"""A trainer's folder to our photos, masks and manifest, whole or not at all."""
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
+from persam_dreambooth.photos.trade.conventions import Convention
+from persam_dreambooth.photos.trade.exporting import refuse_used
+from persam_dreambooth.photos.trade.layouts import Given
+from persam_dreambooth.photos.trade.samples import Item, refuse, write_caption
+from persam_dreambooth.replacing import replacing, replacing_folder
+
+IMAGES, MASKS = "images", "masks"
+HALF = 128
+"""From this level on, of 255, a pixel of a grey mask is the subject's: at least half of it."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was written.
+
+    Attributes:
+        count: of photos.
+        grey: how many pixels were neither black nor white, by the photo's name.
+        empty: names of the photos whose masks are empty.
+    """
+
+    count: int
+    grey: dict[str, int] = field(default_factory=dict)
+    empty: list[str] = field(default_factory=list)
+
+
+def import_folder(convention: Convention, given: Given, output: Path) -> Imported:
+    """Write `images/`, `masks/` and the manifest, which training and the other verbs read.
+
+    Photos keep their bytes, but those with a mask in their alpha channel become opaque PNGs. Grey
+    masks are cut at half.
+
+    Raises:
+        UserError: photos without masks, masks without photos, clashing names, pictures of other kinds,
+            masks of another size, all of them listed; no photo; or the output folder holds something or lies
+            in the trainer's.
+    """
+    items, problems = convention.layout.find(given)
+    what = f"{given.folder} cannot be read as {convention.title}'s"
+    if not items and not problems:
+        raise UserError(f"{what}: there is no photo; see --help for where photos and masks are looked for")
+    refuse_used(output, {item.photo.parent for item in items} | {given.folder})
+    entries, imported = [], Imported(len(items))
+    with replacing_folder(output) as folder:
+        for item in tqdm(items, desc="Importing", unit="photo", delay=2):
+            try:
+                entries.append(_take(item, folder, imported))
+            except UserError as error:
+                problems.append(str(error))
+        refuse(problems, what)
+        write_manifest(folder / MANIFEST_NAME, sorted(entries, key=lambda entry: entry.photo))
+    return imported
+
+
+def _take(item: Item, folder: Path, imported: Imported) -> ManifestEntry:
+    """Copy one photo, with its mask and its caption."""
+    image = item.read_photo() if item.read_photo else files.read_photo(item.photo)
+    picture = item.read_levels()
+    if picture.size != image.size:
+        raise UserError(
+            f"the mask of {item.photo.name} is {picture.width} x {picture.height} pixels, the photo {image.width} x "
+            f"{image.height}"
+        )
+    levels = np.asarray(picture)
+    mask = levels >= HALF
+    grey = int(((levels > 0) & (levels < 255)).sum())
+    if grey:
+        imported.grey[item.photo.name] = grey
+    if not mask.any():
+        imported.empty.append(item.photo.name)
+    photo = _write_photo(item, image, folder / IMAGES)
+    write_caption(item.caption, photo)
+    mask_path = folder / MASKS / f"{photo.stem}.png"
+    files.write_mask(mask, mask_path)
+    box = Image.fromarray(mask).getbbox()
+    return ManifestEntry(
+        photo=f"{IMAGES}/{photo.name}",
+        digest=files.digest(photo),
+        width=image.width,
+        height=image.height,
+        mask=f"{MASKS}/{mask_path.name}",
+        mask_digest=files.digest(mask_path),
+        source="given",
+        box=None if box is None else [box[0], box[1], box[2] - 1, box[3] - 1],
+        warnings=[f"{grey} pixels of the mask were neither black nor white; it was cut at half"] if grey else [],
+    )
+
+
+def _write_photo(item: Item, image: Image.Image, folder: Path) -> Path:
+    if item.read_photo is not None:
+        photo = folder / f"{item.photo.stem}.png"
+        files.write_picture(image, photo)
+        return photo
+    photo = folder / item.photo.name
+    with replacing(photo) as temporary:
+        shutil.copyfile(item.photo, temporary)
+    return photo

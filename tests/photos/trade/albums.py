@@ -1,0 +1,78 @@
+"""Small albums with everything that goes wrong between programs: turned, transparent and oddly named photos."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from persam_dreambooth.photos import files
+
+CAPTIONS = {"Hündin am See": "a sks dog, ümläute\nsecond line", "turned": "a sks dog upside down"}
+TURNED = {"turned.jpg": 6, "turned square.JPG": 5, "mirrored.png": 2}
+PLAIN = ["Hündin am See.jpg", "a.b.webp", "grey.png", "test.jpg"]
+ODD = ["alpha.png", "keyed.png", "scan.tif", "drawing.bmp", *TURNED]
+NAMES = [*PLAIN, *ODD]
+SIZES = [(13, 29), (31, 8), (16, 16), (1, 23), (40, 33), (9, 9), (17, 64), (6, 6), (21, 34), (25, 25), (12, 5)]
+"""(width, height) of the stored pixels."""
+
+
+def write_album(folder, seed=0):
+    """Photos and captions in `photos`, random masks in `masks`, one of them empty and one full; the two folders."""
+    random = np.random.default_rng(seed)
+    photos, masks = folder / "photos", folder / "masks"
+    photos.mkdir(parents=True)
+    for number, (name, size) in enumerate(zip(NAMES, SIZES, strict=True)):
+        path = photos / name
+        write_photo(path, size, random)
+        width, height = files.read_photo(path).size
+        mask = random.random((height, width)) < (0, 1, 0.4)[min(number, 2)]
+        files.write_mask(mask, masks / f"{path.stem}.png")
+    for stem, words in CAPTIONS.items():
+        (photos / f"{stem}.txt").write_text(words + "\n", encoding="utf-8")
+    return photos, masks
+
+
+def write_photo(path, size, random):
+    """Noise, in the file's format, turned or transparent as its name says."""
+    width, height = size
+    mode = {"alpha.png": "RGBA", "grey.png": "L"}.get(path.name, "RGB")
+    levels = random.integers(0, 256, (height, width, len(mode)), dtype=np.uint8)
+    image = Image.fromarray(levels.squeeze(-1) if mode == "L" else levels)
+    exif = Image.Exif()
+    if path.name in TURNED:
+        exif[ExifTags.Base.Orientation] = TURNED[path.name]
+    key = {"transparency": image.getpixel((0, 0))} if path.name == "keyed.png" else {}  # one colour is transparent
+    image.save(path, exif=exif, **key)
+
+
+def write_pair(folder, mask, name="dog.png"):
+    """One photo of noise, and the mask."""
+    photos, masks = folder / "photos", folder / "masks"
+    photos.mkdir(parents=True, exist_ok=True)
+    write_photo(photos / name, mask.shape[::-1], np.random.default_rng(0))
+    files.write_mask(mask, masks / f"{Path(name).stem}.png")
+    return photos, masks
+
+
+def tree(folder):
+    """Every file's path and digest, and every folder's path."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in folder.rglob("*")
+    }
+
+
+def masks_in(folder):
+    """Every mask by its stem."""
+    return {path.stem: files.read_mask(path) for path in files.list_photos(folder)}
+
+
+def photos_in(folder):
+    """Every photo as we read it, (H, W, 3) uint8, by its stem."""
+    return {path.stem: np.asarray(files.read_photo(path)) for path in files.list_photos(folder)}
+
+
+def captions_in(folder):
+    """Every caption by its stem."""
+    return {path.stem: path.read_text(encoding="utf-8").strip() for path in folder.glob("*.txt")}

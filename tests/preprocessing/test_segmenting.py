@@ -133,6 +133,7 @@ def test_the_output_holds_a_mask_and_an_overlay_for_each_readable_photo_a_sheet_
     assert {path.as_posix() for path in snapshot(finished / "out")} == {
         *(f"masks/{stem}.png" for stem in stems),
         *(f"overlays/{stem}.jpg" for stem in stems),
+        ".manifest.lock",
         "contact_sheet.png",
         "manifest.jsonl",
         "segmentation.json",

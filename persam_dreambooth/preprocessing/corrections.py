@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +70,7 @@ class Corrections:
         line = b"" if entry is None else format_line(entry)
         return hashlib.sha256(line + _digest(self.mask_path(photo)).encode()).hexdigest()[:16]
 
-    def correct(self, photo: Path, mask: NDArray[np.bool_], seen: str, changes: Mapping[str, object]) -> None:
+    def correct(self, photo: Path, mask: NDArray[np.bool_], seen: str, changes: Mapping[str, Any]) -> None:
         """Replace a photo's mask.
 
         Args:
@@ -85,7 +85,7 @@ class Corrections:
                 f"a mask of {mask.shape[1]} x {mask.shape[0]} pixels does not fit {photo.name}, which has "
                 f"{image.width} x {image.height}; make it on this photo"
             )
-        own = {"digest": files.digest(photo), "source": "corrected", "score": None, "presence": None, "reason": None}
+        own: dict[str, Any] = {"digest": files.digest(photo), "source": "corrected", "score": None, "presence": None, "reason": None}
         own |= {"probability": None, "instances": None, "warnings": [], "error": None}
         self._decide(photo, seen, lambda entry: self._folder.draw(image, mask, replace(entry, **{**own, **changes})))
 

@@ -1,7 +1,7 @@
 """What the page asks of the server: one function a question, dictionaries in and out, mistakes as one line."""
 
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from io import BytesIO
 from pathlib import Path
@@ -101,7 +101,7 @@ class Desk:
             if stroke.kind == "box":
                 raise UserError("a box is for photos without a mask; click, or use the brush")
             if stroke.kind == "point":
-                before = tuple((*point, label) for point, label in zip(entry.points, entry.point_labels, strict=True))
+                before = [(float(x), float(y), label) for (x, y), label in zip(entry.points, entry.point_labels, strict=True)]
                 clicks = [*before, (*stroke.points[0], stroke.label)]
                 mask, changes["score"] = self._clicker.again(photo, mask, clicks)
                 changes |= _clicked([stroke], before)
@@ -194,9 +194,9 @@ class Desk:
         return f"picture/{quote(self._opened.address(path), safe='/')}"
 
 
-def _clicked(strokes: list[Stroke], before: tuple[tuple[Any, ...], ...]) -> Answer:
+def _clicked(strokes: Sequence[Stroke], before: Sequence[tuple[float, float, int]]) -> Answer:
     """The clicks as the manifest has them, earlier ones first."""
-    new = [(*(int(one) for one in stroke.points[0]), stroke.label) for stroke in strokes if stroke.kind == "point"]
+    new = [(*stroke.points[0], stroke.label) for stroke in strokes if stroke.kind == "point"]
     clicks = [*before, *new]
-    return {"points": [list(click[:2]) for click in clicks], "point_labels": [click[2] for click in clicks]}
+    return {"points": [[int(x), int(y)] for x, y, _ in clicks], "point_labels": [label for *_, label in clicks]}
 

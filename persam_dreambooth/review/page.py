@@ -38,7 +38,7 @@ def build_page(desk: Desk, opened: Opened, generator: Generator) -> tuple[gr.Blo
                     server_functions=[_function(desk, name) for name in QUESTIONS],
                 )
             with gr.Tab("Training runs"):
-                add_runs_tab(opened, generator)
+                add_runs_tab(page, opened, generator)
     theme = gr.themes.Base(
         primary_hue=gr.themes.colors.teal,
         neutral_hue=gr.themes.colors.slate,

@@ -16,8 +16,8 @@ from persam_dreambooth.review.runs import Generator
 NO_RUN = '<p class="quiet">No run is open. Start with <code>--run OUTPUT_DIR</code> to look at a training.</p>'
 
 
-def add_runs_tab(opened: Opened, generator: Generator) -> None:
-    """Lay the tab out in the Blocks around it."""
+def add_runs_tab(page: gr.Blocks, opened: Opened, generator: Generator) -> None:
+    """Lay the tab out in the Blocks around it, which is `page`."""
     if not opened.runs:
         gr.HTML(NO_RUN, elem_id="no-run")
         return
@@ -61,7 +61,7 @@ def add_runs_tab(opened: Opened, generator: Generator) -> None:
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     shown = [curve, pictures, prompt]
     choice.change(show, choice, shown, **private)
-    gr.on([gr.context.Context.root_block.load], show, choice, shown, **private)
+    page.load(show, choice, shown, **private)
     button.click(draw, [choice, prompt, count, seed, steps, guidance], [said, timer], **private)
     timer.tick(look, choice, [said, pictures, timer], **private)
 

@@ -90,7 +90,7 @@ function showList() {
   }
   const done = page.photos.filter((photo) => !isOpen(photo)).length;
   const found = page.photos.filter((photo) => photo.has_mask).length;
-  part("count").textContent = `${page.photos.length} photos · ${found} masks · ${done} settled`;
+  part("count").textContent = `${page.photos.length} photos · ${found} with a mask · ${done} settled`;
 }
 
 // The order of the first look stays while somebody works, so that nothing jumps; a search sorts anew.
@@ -152,7 +152,7 @@ async function show(given) {
   showTraining();
 }
 
-// A grey mask as a veil over the background, and the subject's outline.
+// A grey mask as a veil over all but the subject, and the subject's outline.
 function tinted(mask) {
   const canvas = document.createElement("canvas");
   canvas.width = mask.naturalWidth;
@@ -167,7 +167,7 @@ function tinted(mask) {
     const x = place % canvas.width;
     const edge = inside[place] && (x < reach || x >= canvas.width - reach || !inside[place - reach] ||
       !inside[place + reach] || !inside[place - reach * canvas.width] || !inside[place + reach * canvas.width]);
-    data.set(edge ? [...TINT, 255] : inside[place] ? [...TINT, 50] : [15, 23, 42, 130], 4 * place);
+    data.set(edge ? [...TINT, 255] : inside[place] ? [0, 0, 0, 0] : [15, 23, 42, 130], 4 * place);
   }
   context.putImageData(pixels, 0, 0);
   return canvas;
@@ -358,7 +358,11 @@ async function refresh(anew) {
   const left = answer.photos.filter((photo) => photo.status === "waiting").length;
   part("search").disabled = answer.running;
   part("searching").textContent = answer.running ? `finding: ${left} left` : "";
-  if (finished && !answer.search_error) say("All photos were looked at; the worst come first.");
+  if (finished && !answer.search_error) {
+    const worst = page.photos.find(isOpen);
+    if (worst && !isOpen(photoOf(page.current) ?? worst)) await choose(worst.name);
+    say("All photos were looked at; the worst come first.");
+  }
   if (answer.search_error) say(answer.search_error, true);
   const now = photoOf(page.current);
   if (now && before !== undefined && now.version !== before && !page.busy && !page.stroke) {

@@ -85,11 +85,11 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
                 f"{width} x {height} (upright); make the mask anew on this photo"
             )
     known, weight = _segmented(config), config.mask.doubtful_photo_weight
-    excluded = {digest for (digest, _), entry in known.items() if entry.excluded}
+    excluded = {(entry.digest, Path(entry.photo).stem) for entry in known.values() if entry.excluded}
     instances, doubted = [], dict[Path, str]()
     for photo in shapes:
         mask = masks[photo.stem]
-        if files.digest(photo) in excluded:
+        if (files.digest(photo), photo.stem) in excluded:
             left_out[photo] = f"{photo.name} was excluded in review"
             logger.warning(f"left out: {left_out[photo]}")
             continue

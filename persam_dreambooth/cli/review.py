@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from socket import socket
+from typing import Any
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
@@ -73,21 +75,22 @@ class ReviewFlags:
 GROUPS = [ReviewFlags, MethodFlags, SamFlags]
 
 
-def run(program: str, argv: list[str]) -> None:
-    """Serve the page until Ctrl+C."""
+def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
+    """The server, and the socket at which it is to run.
+
+    Raises:
+        UserError: a flag that cannot be, a folder that is not there, no Gradio, a port that is taken.
+    """
     flags, method, sam = parse(GROUPS, argv, program, "A page in the browser to see, correct and approve masks.")
     if find_spec("gradio") is None:
         raise UserError('the page needs Gradio; install it with `pip install "persam-dreambooth[ui]"`')
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
     from persam_dreambooth.review.page import build_page
 
-    opened = flags.opened()
-    bound = listen(flags.host, flags.port)
+    opened, chosen = flags.opened(), method.chosen_method()
 
     def load() -> PerSAM:
-        return PerSAM.from_pretrained(
-            sam.sam, method.chosen_method(), sam.device, sam.torch_dtype, None, flags.embedding_cache
-        )
+        return PerSAM.from_pretrained(sam.sam, chosen, sam.device, sam.torch_dtype, cache=flags.embedding_cache)
 
     def job(album: Album, references: tuple[ReferenceFiles, ...]) -> SegmentationJob:
         return SegmentationJob(
@@ -95,7 +98,7 @@ def run(program: str, argv: list[str]) -> None:
             references=references,
             output=album.output,
             sam=sam.sam,
-            method=method.chosen_method(),
+            method=chosen,
             features=method.features,
             device=sam.device,
             dtype=sam.torch_dtype,
@@ -104,8 +107,14 @@ def run(program: str, argv: list[str]) -> None:
             embedding_cache=Path(flags.embedding_cache) if flags.embedding_cache else None,
         )
 
+    bound = listen(flags.host, flags.port)
     page = build_page(Desk(opened, Clicker(load), job), opened, Generator(sam.device))
-    server = server_of(build_app(opened, page, flags.password))
-    host = f"[{flags.host}]" if ":" in flags.host else flags.host
-    print(f"the page is at http://{host}:{bound.getsockname()[1]}/ (Ctrl+C ends it)", flush=True)
+    return server_of(build_app(opened, page, flags.password)), bound
+
+
+def run(program: str, argv: list[str]) -> None:
+    """Serve the page until Ctrl+C."""
+    server, bound = prepare(program, argv)
+    host, port, *_ = bound.getsockname()
+    print(f"the page is at http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl+C ends it)", flush=True)
     server.run(sockets=[bound])

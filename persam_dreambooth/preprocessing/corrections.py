@@ -85,7 +85,13 @@ class Corrections:
                 f"a mask of {mask.shape[1]} x {mask.shape[0]} pixels does not fit {photo.name}, which has "
                 f"{image.width} x {image.height}; make it on this photo"
             )
-        own: dict[str, Any] = {"digest": files.digest(photo), "source": "corrected", "score": None, "presence": None, "reason": None}
+        own: dict[str, Any] = {
+            "digest": files.digest(photo),
+            "source": "corrected",
+            "score": None,
+            "presence": None,
+            "reason": None,
+        }
         own |= {"probability": None, "instances": None, "warnings": [], "error": None}
         self._decide(photo, seen, lambda entry: self._folder.draw(image, mask, replace(entry, **{**own, **changes})))
 
@@ -176,4 +182,3 @@ def _digest(path: Path) -> str:
 @lru_cache(maxsize=100_000)
 def _digest_of(path: Path, *_state: int) -> str:
     return files.digest(path)
-

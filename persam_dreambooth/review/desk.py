@@ -21,7 +21,18 @@ from persam_dreambooth.review.strokes import Stroke, painted
 from persam_dreambooth.review.training_view import TrainingView
 
 Answer = dict[str, Any]
-SHOWN = ("source", "score", "presence", "probability", "reason", "review", "points", "point_labels", "warnings", "error")
+SHOWN = (
+    "source",
+    "score",
+    "presence",
+    "probability",
+    "reason",
+    "review",
+    "points",
+    "point_labels",
+    "warnings",
+    "error",
+)
 """What of a line the page is told."""
 
 
@@ -101,7 +112,9 @@ class Desk:
             if stroke.kind == "box":
                 raise UserError("a box is for photos without a mask; click, or use the brush")
             if stroke.kind == "point":
-                before = [(float(x), float(y), label) for (x, y), label in zip(entry.points, entry.point_labels, strict=True)]
+                before = [
+                    (float(x), float(y), label) for (x, y), label in zip(entry.points, entry.point_labels, strict=True)
+                ]
                 clicks = [*before, (*stroke.points[0], stroke.label)]
                 mask, changes["score"] = self._clicker.again(photo, mask, clicks)
                 changes |= _clicked([stroke], before)
@@ -199,4 +212,3 @@ def _clicked(strokes: Sequence[Stroke], before: Sequence[tuple[float, float, int
     new = [(*stroke.points[0], stroke.label) for stroke in strokes if stroke.kind == "point"]
     clicks = [*before, *new]
     return {"points": [[int(x), int(y)] for x, y, _ in clicks], "point_labels": [label for *_, label in clicks]}
-

@@ -26,24 +26,28 @@ def build_page(desk: Desk, opened: Opened, generator: Generator) -> tuple[gr.Blo
         opened: whose albums and runs there are.
         generator: draws pictures for the runs' tab.
     """
-    with gr.Blocks(title="persam-dreambooth review", analytics_enabled=False, fill_width=True) as page:
-        with gr.Tabs():
-            with gr.Tab("Masks"):
-                gr.HTML(
-                    list(opened.albums()),
-                    html_template=(STATIC / "masks.html").read_text(encoding="utf-8"),
-                    js_on_load=(STATIC / "masks.js").read_text(encoding="utf-8"),
-                    apply_default_css=False,
-                    elem_id="masks",
-                    server_functions=[_function(desk, name) for name in QUESTIONS],
-                )
-            with gr.Tab("Training runs"):
-                add_runs_tab(page, opened, generator)
+    with gr.Blocks(title="persam-dreambooth review", analytics_enabled=False, fill_width=True) as page, gr.Tabs():
+        with gr.Tab("Masks"):
+            gr.HTML(
+                list(opened.albums()),
+                html_template=(STATIC / "masks.html").read_text(encoding="utf-8"),
+                js_on_load=(STATIC / "masks.js").read_text(encoding="utf-8"),
+                apply_default_css=False,
+                elem_id="masks",
+                server_functions=[_function(desk, name) for name in QUESTIONS],
+            )
+        with gr.Tab("Training runs"):
+            add_runs_tab(page, opened, generator)
     theme = gr.themes.Base(
         primary_hue=gr.themes.colors.teal,
         neutral_hue=gr.themes.colors.slate,
         font=[_SystemFont(name) for name in SYSTEM_FONTS],
         font_mono=[_SystemFont(name) for name in SYSTEM_MONO],
+    ).set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        block_radius="12px",
+        button_large_radius="8px",
     )
     return page, {"theme": theme, "css": (STATIC / "review.css").read_text(encoding="utf-8")}
 

@@ -42,7 +42,9 @@ def losses(run: Path) -> list[tuple[int, float]]:
     try:
         from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
     except ImportError as error:
-        raise UserError("reading the loss curve needs tensorboard; install it with `pip install tensorboard`") from error
+        raise UserError(
+            "reading the loss curve needs tensorboard; install it with `pip install tensorboard`"
+        ) from error
     points: dict[int, tuple[float, float]] = {}
     for folder in folders:
         events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()
@@ -125,9 +127,7 @@ class Generator:
         if self._loaded is None or self._loaded[0] != run:
             self._loaded = None  # two models at once may not fit
             self._loaded = run, generation.load_pipeline(str(run), device=self._device, dtype=torch.float32)
-        folder = next(
-            path for number in range(1, 10**6) if not (path := run / GENERATED / f"{number:03d}").exists()
-        )
+        folder = next(path for number in range(1, 10**6) if not (path := run / GENERATED / f"{number:03d}").exists())
         paths = generation.picture_paths(folder, [prompt], num_images, seed)
 
         def keep(picture: generation.Picture) -> None:

@@ -48,7 +48,9 @@ def add_runs_tab(page: gr.Blocks, opened: Opened, generator: Generator) -> None:
             options = {"num_inference_steps": int(many), "guidance_scale": float(scale)}
             generator.start(opened.runs[number], text, int(images), int(first), **options)
         except (UserError, TypeError, ValueError) as error:
-            return _said(str(error) if isinstance(error, UserError) else "fill in every number"), gr.Timer(active=False)
+            return _said(str(error) if isinstance(error, UserError) else "fill in every number"), gr.Timer(
+                active=False
+            )
         return "drawing ...", gr.Timer(active=True)
 
     def look(number: int) -> tuple[str, str, gr.Timer]:

@@ -17,7 +17,7 @@ POINTS = 20_000
 
 @dataclass(frozen=True)
 class Stroke:
-    """One gesture, in pixels of the upright photo.
+    """One gesture, in pixels of the upright photo, whose first one reaches from 0 to 1.
 
     Attributes:
         kind: brush and eraser are lines, "point" a click, "box" two corners.
@@ -60,11 +60,11 @@ def covered(stroke: Stroke, size: tuple[int, int]) -> NDArray[np.bool_]:
     """The pixels under a brush or eraser, (H, W) bool of a photo of `size` (width, height)."""
     picture = Image.new("1", size)
     draw = ImageDraw.Draw(picture)
-    width = max(1, round(2 * stroke.radius))
-    if len(stroke.points) > 1:
-        draw.line(stroke.points, fill=1, width=width)
-    for x, y in stroke.points:
-        draw.circle((x, y), stroke.radius, fill=1)
+    points = [(x - 0.5, y - 0.5) for x, y in stroke.points]  # Pillow counts from the first pixel's middle
+    if len(points) > 1:
+        draw.line(points, fill=1, width=max(1, round(2 * stroke.radius)))
+    for point in points:
+        draw.circle(point, stroke.radius, fill=1)
     return np.array(picture)
 
 

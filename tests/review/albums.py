@@ -36,5 +36,3 @@ def contents(folder):
         for path in folder.rglob("*")
         if path.is_file() and path.name != ".manifest.lock"
     }
-
-

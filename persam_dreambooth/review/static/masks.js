@@ -1,7 +1,7 @@
 // The masks' tab. It keeps nothing: every gesture is sent, saved, and answered with the photo's newest state.
 // Names come from the disk and are only ever set as text, never as HTML.
 const part = (id) => element.querySelector(`[data-id="${id}"]`);
-const SIDE = 1600, IDLE = 4000, BUSY = 1000;
+const SIDE = 1600, IDLE = 4000, BUSY = 500;
 const TINT = [45, 212, 191];
 const DOUBTED = ["unsure", "not found", "left out"];
 const LABELS = { "given": "made elsewhere", "waiting": "no mask yet" };
@@ -178,6 +178,7 @@ let scale = 1;  // screen pixels a pixel of the photo
 
 function paint() {
   const context = canvas.getContext("2d"), room = canvas.parentElement.getBoundingClientRect();
+  if (room.width < 50 || room.height < 50) return;  // the tab is hidden
   if (!page.image || !page.size) {
     canvas.width = canvas.height = 0;
     return;

@@ -161,11 +161,8 @@ def locked(path: Path) -> AbstractContextManager[object]:
 
 def manifest_line(path: Path, photo: str) -> bytes | None:
     """The newest line of a photo as it stands in the file, its end included; None without one."""
-    found = None
-    for line in _lines(path):
-        if _stem_of(line) == _stem(photo):
-            found = line
-    return found
+    lines = [line for line in _lines(path) if _stem_of(line) == _stem(photo)]
+    return lines[-1] if lines else None
 
 
 def put_line(path: Path, photo: str, line: bytes | None) -> None:

@@ -1,4 +1,4 @@
-"""What a person decides about a folder of masks: each decision saved at once, undone to the byte, never over another's."""
+"""A person's decisions on a folder of masks: each saved at once, undone to the byte, never over another's."""
 
 import hashlib
 from collections import defaultdict, deque
@@ -64,6 +64,11 @@ class Corrections:
     def mask_path(self, photo: Path) -> Path:
         """Where a photo's mask lies."""
         return self.output / "masks" / f"{photo.stem}.png"
+
+    def entry(self, photo: Path) -> ManifestEntry | None:
+        """A photo's newest line; None before there is one."""
+        line = manifest_line(self.manifest, photo.name)
+        return parse_line(line) if line else None
 
     def version(self, photo: Path, entry: ManifestEntry | None) -> str:
         """What tells one state of a photo from another: a digest of its entry and its mask."""
@@ -143,7 +148,7 @@ class Corrections:
 
     @contextmanager
     def _all_or_nothing(self, photo: Path) -> Iterator[Mapping[Path, bytes | None]]:
-        """Yields what the photo's files hold; when the block, which writes the line last, raises they hold it again."""
+        """Yields what the photo's files hold, and will again if the block, which writes the line last, raises."""
         folders = {"masks": ".png", "overlays": ".jpg", "instances": ".png"}
         paths = [self.output / folder / f"{photo.stem}{suffix}" for folder, suffix in folders.items()]
         contents = {path: path.read_bytes() if path.is_file() else None for path in paths}

@@ -75,7 +75,7 @@ class Album:
         """The photos by name; links out of the folder are not shown, since nothing outside of it is served."""
         own = self.images.resolve()
         photos = files.find_photos(self.images)
-        return {photo.name: photo for photo in photos if photo.resolve().is_relative_to(own)}
+        return {one.name: one for one in photos if not one.is_symlink() or one.resolve().is_relative_to(own)}
 
     def photo(self, name: str) -> Path:
         """One photo.
@@ -83,10 +83,11 @@ class Album:
         Raises:
             UserError: the folder has none of that name.
         """
-        photos = self.photos()
-        if name not in photos:
+        path = self.images / name
+        is_plain = Path(name).name == name and path.suffix.lower() in files.PHOTO_SUFFIXES and not name.startswith(".")
+        if not is_plain or not path.is_file() or not path.resolve().is_relative_to(self.images.resolve()):
             raise UserError(f"there is no photo {name!r} in {self.images} any more; reload the page")
-        return photos[name]
+        return path
 
     def states(self) -> list[PhotoState]:
         """All photos, the worst first.
@@ -99,8 +100,9 @@ class Album:
         return sorted(states, key=lambda state: state.rank)
 
     def state(self, name: str) -> PhotoState:
-        """One photo as it is now."""
-        return next(state for state in self.states() if state.photo == self.photo(name))
+        """One photo as it is now; errors as `photo`."""
+        photo = self.photo(name)
+        return self._state(photo, self.corrections.entry(photo))
 
     def _state(self, photo: Path, entry: ManifestEntry | None) -> PhotoState:
         version = self.corrections.version(photo, entry)

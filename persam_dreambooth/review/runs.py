@@ -1,4 +1,4 @@
-"""A finished training as the page shows it: losses, validation pictures, generated pictures; and more of the latter."""
+"""A finished training as the page shows it: losses, validation pictures, and generated pictures, old and new."""
 
 import re
 import threading
@@ -42,9 +42,7 @@ def losses(run: Path) -> list[tuple[int, float]]:
     try:
         from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
     except ImportError as error:
-        raise UserError(
-            "reading the loss curve needs tensorboard; install it with `pip install tensorboard`"
-        ) from error
+        raise UserError("the loss curve needs tensorboard; install it with `pip install tensorboard`") from error
     points: dict[int, tuple[float, float]] = {}
     for folder in folders:
         events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()

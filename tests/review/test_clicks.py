@@ -1,4 +1,4 @@
-"""Guards clicks, boxes and strokes: that tinyworld's trained SAM makes masks of them, and changes nothing elsewhere."""
+"""Guards clicks, boxes and strokes: tinyworld's trained SAM makes masks of them and changes nothing elsewhere."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def overlap(one, other):
 
 def middle(mask):
     """A pixel (x, y) inside of a mask, as far from its edge as columns go."""
-    rows, columns = np.nonzero(mask)
+    rows, _ = np.nonzero(mask)
     row = np.bincount(rows).argmax()
     inside = np.nonzero(mask[row])[0]
     return float(inside[len(inside) // 2]), float(row)

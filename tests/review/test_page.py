@@ -95,7 +95,7 @@ def drag(tab, points, size=(128, 128)):
 
 
 def middle(mask):
-    rows, columns = np.nonzero(mask)
+    rows, _ = np.nonzero(mask)
     row = np.bincount(rows).argmax()
     inside = np.nonzero(mask[row])[0]
     return int(inside[len(inside) // 2]), int(row)

@@ -372,6 +372,16 @@ async function refresh(anew) {
   }
 }
 
+// What other tabs and the search do is seen soon.
+let timer = null;
+function keepLooking() {
+  clearTimeout(timer);
+  timer = setTimeout(async () => {
+    if (page.album !== null && !document.hidden && !page.busy) await refresh(false);
+    keepLooking();
+  }, page.running ? BUSY : IDLE);
+}
+
 async function open(album, name) {
   Object.assign(page, { album, photos: [], order: [], current: null, image: null, mask: null });
   rows.clear();
@@ -386,6 +396,7 @@ async function search() {
   const answer = await ask("search", {});
   if (answer.error) return say(answer.error, true);
   page.running = true;
+  keepLooking();
   part("search").disabled = true;
   part("searching").textContent = "loading the SAM …";
 }
@@ -442,9 +453,5 @@ new ResizeObserver(paint).observe(canvas.parentElement);
   const [album, name] = location.hash.slice(1).split("/").map(decodeURIComponent);
   pick("add");
   open(props.value.includes(album) ? album : props.value[0], name);
-  const tick = async () => {
-    if (page.album !== null && !document.hidden && !page.busy) await refresh(false);
-    setTimeout(tick, page.running ? BUSY : IDLE);
-  };
-  setTimeout(tick, BUSY);
+  keepLooking();
 })();

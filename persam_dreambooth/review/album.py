@@ -73,9 +73,14 @@ class Album:
 
     def photos(self) -> dict[str, Path]:
         """The photos by name; links out of the folder are not shown, since nothing outside of it is served."""
+        outside = set(self.links_out())
+        return {photo.name: photo for photo in files.find_photos(self.images) if photo.name not in outside}
+
+    def links_out(self) -> list[str]:
+        """Names of links to photos outside of the folder."""
         own = self.images.resolve()
-        photos = files.find_photos(self.images)
-        return {one.name: one for one in photos if not one.is_symlink() or one.resolve().is_relative_to(own)}
+        links = (path for path in files.list_photos(self.images) if path.is_symlink())
+        return [link.name for link in links if not link.resolve().is_relative_to(own)]
 
     def photo(self, name: str) -> Path:
         """One photo.

@@ -38,6 +38,12 @@ class Search:
         """
         if self.running:
             raise UserError("the subject is being looked for already; wait until all photos were looked at")
+        links = self._album.links_out()
+        if links:
+            raise UserError(
+                f"{links[0]} leads out of the opened folder, and the page shows nothing from outside; open the folder "
+                "that it leads to, take it out, or use `persam-dreambooth segment`"
+            )
         references = self._album.references()
         if not references:
             raise UserError("draw the subject on one photo first; the others are found by it")

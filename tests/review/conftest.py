@@ -1,6 +1,7 @@
 """A served page and a real browser."""
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -36,6 +37,8 @@ def serve():
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
         running.append((server, thread))
+        while not server.started:
+            time.sleep(0.01)
         return f"http://127.0.0.1:{bound.getsockname()[1]}/"
 
     yield start

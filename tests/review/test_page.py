@@ -57,7 +57,7 @@ def shoot(tab, name):
         tab.wait_for_timeout(400)
         picture = Image.open(BytesIO(tab.screenshot())).convert("RGB")
         Path(folder).mkdir(parents=True, exist_ok=True)
-        picture.quantize(128).save(Path(folder) / f"{name}.png", optimize=True)
+        picture.quantize(256).save(Path(folder) / f"{name}.png", optimize=True)
 
 
 def names(tab):

@@ -12,7 +12,7 @@ const HINTS = {
 
 const page = {
   album: null, photos: [], order: [], current: null, filter: "open", tool: "add", image: null, mask: null, size: null,
-  stroke: null, busy: false, running: false, crop: 0,
+  stroke: null, pointer: null, busy: false, running: false, crop: 0,
 };
 
 async function ask(name, question) {
@@ -195,6 +195,18 @@ function paint() {
   context.scale(scale * dense, scale * dense);
   drawPoints(context);
   if (page.stroke) drawStroke(context, page.stroke);
+  if (page.pointer && isBrush(page.tool)) drawTip(context, page.pointer);
+}
+
+const isBrush = (tool) => tool === "brush" || tool === "eraser";
+const radius = () => Math.max(0.5, Number(part("size").value) / scale);
+
+function drawTip(context, [x, y]) {
+  context.beginPath();
+  context.arc(x, y, radius(), 0, 2 * Math.PI);
+  context.strokeStyle = "white";
+  context.lineWidth = 1.5 / scale;
+  context.stroke();
 }
 
 function drawPoints(context) {
@@ -240,13 +252,16 @@ function place(event) {
 canvas.addEventListener("pointerdown", (event) => {
   if (page.busy || !page.image || event.button) return;
   const kind = { add: "point", remove: "point" }[page.tool] || page.tool;
-  const radius = Math.max(0.5, Number(part("size").value) / scale);
-  page.stroke = { kind, points: [place(event)], radius, label: page.tool === "remove" ? 0 : 1 };
+  page.stroke = { kind, points: [place(event)], radius: radius(), label: page.tool === "remove" ? 0 : 1 };
   canvas.setPointerCapture(event.pointerId);
   paint();
 });
 canvas.addEventListener("pointermove", (event) => {
-  if (!page.stroke || page.busy || page.stroke.kind === "point") return;
+  page.pointer = place(event);
+  if (!page.stroke || page.busy || page.stroke.kind === "point") {
+    if (isBrush(page.tool)) paint();
+    return;
+  }
   if (page.stroke.kind === "box") page.stroke.points.length = 1;
   page.stroke.points.push(place(event));
   paint();
@@ -260,6 +275,7 @@ canvas.addEventListener("pointerup", () => {
   }
   change("draw", { strokes: [stroke] }, stroke.kind === "brush" || stroke.kind === "eraser" ? "saved" : "found and saved");
 });
+canvas.addEventListener("pointerleave", () => { page.pointer = null; paint(); });
 canvas.addEventListener("pointercancel", () => { page.stroke = null; paint(); });
 
 // One decision on the current photo: sent with the version it was made on, answered with the newest one.

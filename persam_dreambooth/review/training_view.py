@@ -11,8 +11,8 @@ from torchvision.transforms.v2 import functional as F
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import drawing, files
 from persam_dreambooth.training.config import DataConfig
-from persam_dreambooth.training.data.crops import cut_mask, cut_photo, draw_crop
-from persam_dreambooth.training.data.samples import read_mask
+from persam_dreambooth.training.data.crops import cover_mask
+from persam_dreambooth.training.data.samples import FreshSamples, read_mask
 from persam_dreambooth.training.losses import Downsample, latent_mask
 
 LARGEST = 2048
@@ -52,19 +52,19 @@ class TrainingView:
         picture, drawn = files.read_photo(photo), read_mask(mask)
         if tuple(drawn.shape) != (picture.height, picture.width):
             raise UserError(f"the mask of {photo.name} has another size than the photo; correct it anew")
-        config = DataConfig(resolution=self.resolution, center_crop=self.center_crop)
         size = (self.resolution, self.resolution)
+        read = FreshSamples(DataConfig(resolution=self.resolution, center_crop=self.center_crop))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
-            crop = draw_crop((picture.height, picture.width), size, config, drawn)
-        cut, inside = cut_photo(picture, crop), cut_mask(drawn, crop)
+            sample = read(photo, mask, size)
+        inside = sample["mask"]
         grid = (self.resolution // self.cell,) * 2
         latent = latent_mask(inside[None], grid, self.mask_downsample, self.mask_dilation)[0, 0]
         cells = Image.fromarray((latent.numpy() * 255).round().astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
-        seen = F.to_pil_image(cut * 0.5 + 0.5)
+        seen = F.to_pil_image(sample["pixels"] * 0.5 + 0.5)
         dark = seen.point(lambda level: round(level * drawing.BACKGROUND_LIGHT))
         both = [Image.composite(seen, dark, cells), cells.convert("RGB")]
-        whole = F.resize(drawn[None], list(crop.resized), F.InterpolationMode.NEAREST).sum().item()
+        whole = cover_mask(drawn, size).sum().item()
         kept = inside.sum().item() / whole if whole else 0.0
         return drawing.joined(both, across=True), (
             f"{grid[0]} × {grid[1]} latent cells; the subject covers {latent.mean():.0%} of them; "

@@ -39,8 +39,8 @@ class Opened:
                 f"no photo found in {self.images} or in folders in it; put files there that end in "
                 f"{', '.join(files.PHOTO_SUFFIXES)}"
             )
-        if self.output is not None:
-            files.check_output_folder(self.output)
+        for album in self.albums():
+            self._check_output(self.output_of(album))
         for run in self.runs:
             if not run.is_dir():
                 raise UserError(f"--run {run} is not a folder; give the --output_dir of a training")
@@ -55,6 +55,13 @@ class Opened:
         if self.output is None:
             return self.images / album / OUTPUT_NAME
         return self.output / album
+
+    def _check_output(self, folder: Path) -> None:
+        files.check_output_folder(folder)
+        if folder.exists() and any(folder.iterdir()) and not (folder / SETTINGS_NAME).exists():
+            raise UserError(
+                f"{folder} exists and is no folder that `persam-dreambooth segment` wrote; choose another --output"
+            )
 
     def roots(self) -> dict[str, Path]:
         """The folders that may be served from, by the word that stands for them in addresses."""

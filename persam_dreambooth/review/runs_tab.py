@@ -21,7 +21,8 @@ def add_runs_tab(page: gr.Blocks, opened: Opened, generator: Generator) -> None:
     if not opened.runs:
         gr.HTML(NO_RUN, elem_id="no-run")
         return
-    names = [(str(run), number) for number, run in enumerate(opened.runs)]
+    alike = len({run.name for run in opened.runs}) < len(opened.runs)
+    names = [(str(run) if alike else run.name, number) for number, run in enumerate(opened.runs)]
     choice = gr.Dropdown(names, value=0, label="Run", elem_id="run-choice", interactive=True)
     with gr.Row():
         with gr.Column(scale=3):

@@ -112,12 +112,13 @@ def build_app(opened: Opened, page: Any, password: str | None) -> Any:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/picture/{address:path}")
-    def picture(address: str, side: int = LARGEST) -> Response:
+    def picture(address: str, side: int = LARGEST, v: str | None = None) -> Response:
         try:
             content, kind = render(opened, address, min(max(side, 1), LARGEST))
         except UserError as error:
             raise HTTPException(404, "no such picture") from error
-        return Response(content, media_type=kind, headers={"Cache-Control": "private, max-age=3600"})
+        keep = "no-store" if v is None else "private, max-age=86400"  # a version's picture never changes
+        return Response(content, media_type=kind, headers={"Cache-Control": keep})
 
     blocks, looks = page
     gradio.mount_gradio_app(

@@ -230,6 +230,14 @@ def test_corrections_are_saved_at_once_and_undone_to_the_byte(found, dogs, serve
     drag(tab, [(8, 8)])
     keep("plain.png: found and saved")
     assert not mask_of(output, "plain.png")[8, 8]
+    tab.keyboard.press("u")
+    said(tab, "taken back")
+    tab.click("[data-tool=add]")
+    tab.keyboard.down("Shift")
+    drag(tab, [(8, 8)])
+    tab.keyboard.up("Shift")
+    said(tab, "found and saved")
+    assert contents(output) == states[-1]
     tab.keyboard.press("4")
     said(tab, "Paint what")
     drag(tab, [(100, 10), (120, 10)])
@@ -308,3 +316,18 @@ def test_keys_typed_into_a_field_decide_nothing(found, serve, open_tab):
     tab.keyboard.press("Control+a")
     tab.wait_for_timeout(300)
     assert contents(found / "segmented") == before
+
+
+def test_a_photo_that_cannot_be_decoded_and_a_search_that_fails_are_told(found, serve, browser):
+    (found / "aa broken.jpg").write_bytes(b"no picture")
+    tab = browser.new_page()
+    tab.goto(serve("--images", found, "--presence", found / "plain.png"))
+    tab.wait_for_selector("[data-id=list] li")
+    choose(tab, "aa broken.jpg")
+    assert "cannot be decoded" in said(tab, "aa broken.jpg")
+    choose(tab, "plain.png")
+    tab.keyboard.press("r")
+    said(tab, "a reference now")
+    tab.click("[data-id=search]")
+    assert "no presence rule" in said(tab, "plain.png is")
+    tab.close()

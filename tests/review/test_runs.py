@@ -14,7 +14,8 @@ from persam_dreambooth.review import runs
 from tests.review.test_page import shoot
 from tests.training.runs import train
 
-PROMPT = 'a sks dog <b>in</b> the "snow"'
+PROMPT = "a sks dog in the snow"
+HOSTILE = '<script>alert(1)</script> "a" & <b>b</b>'
 STEPS = 6
 
 
@@ -95,6 +96,12 @@ def test_an_order_that_cannot_be_is_refused(run, order, reason):
 
 def test_the_page_shows_the_run_and_draws_with_it(run, serve, open_tab):
     photos = run.parent / "photos"
+    words = PngInfo()
+    words.add_itxt("prompt", HOSTILE)
+    words.add_itxt("seed", HOSTILE)
+    (run / "before").mkdir()
+    for name in ("x.png", "grid.png"):
+        Image.new("RGB", (64, 64)).save(run / "before" / name, pnginfo=words)
     tab = open_tab(serve("--images", photos, "--run", run))
     tab.get_by_role("tab", name="Training runs").click()
     tab.wait_for_selector("#loss svg, #loss canvas")
@@ -106,15 +113,16 @@ def test_the_page_shows_the_run_and_draws_with_it(run, serve, open_tab):
     ]
     assert tab.input_value("#run-prompt textarea") == PROMPT
     assert PROMPT in tab.inner_text("#run-pictures")
-    tab.fill("#run-steps input", "2")
+    assert f"{HOSTILE} · seed {HOSTILE}" in tab.inner_text("#run-pictures")
+    tab.fill("#run-steps input", "6")
     tab.get_by_role("button", name="Generate").click()
     tab.wait_for_function("document.querySelector('#run-said').textContent.includes('4 pictures were drawn')")
     tab.wait_for_function("document.querySelectorAll('#run-pictures figcaption').length >= 4")
     captions = [one.inner_text() for one in tab.query_selector_all("#run-pictures figcaption")]
-    assert [f"{PROMPT} · seed {seed}" for seed in range(4)] == [one for one in captions if one]
+    assert [f"{PROMPT} · seed {seed}" for seed in range(4)] == [one for one in captions if one.startswith("a sks")]
     tab.wait_for_function("[...document.querySelectorAll('#run-pictures img')].every(one => one.naturalWidth === 64)")
     shoot(tab, "review-run")
-    (grid,) = runs.generated_pictures(run).values()
+    grid = runs.generated_pictures(run)[run / "generated" / "001"]
     assert [(one.prompt, one.seed) for one in grid] == [(PROMPT, str(seed)) for seed in range(4)]
     levels = [np.asarray(files.read_photo(one.path)) for one in grid]
     assert all((levels[0] != other).any() for other in levels[1:])

@@ -119,6 +119,7 @@ def test_the_browser_works_with_the_password(photos, serve, browser):
         (["--images", "nowhere"], "nowhere is not a folder"),
         (["--images", "empty"], "no photo found"),
         (["--images", "photos", "--output", "photos/a.png"], "is a file"),
+        (["--images", "photos", "--output", "."], "is no folder that `persam-dreambooth segment` wrote"),
         (["--images", "photos", "--host", "0.0.0.0"], "set a password"),
         (["--images", "photos", "--host", "no such host", "--password", PASSWORD], "cannot listen"),
         (["--images", "photos", "--port", "70000"], "--port 70000"),
@@ -176,6 +177,7 @@ def test_folders_of_photos_are_found_and_what_was_made_of_them_is_not(tmp_path):
     draw_photos(tmp_path / "all" / "dog", ["1.png"])
     draw_photos(tmp_path / "all" / "deep" / "cat", ["1.png"])
     draw_photos(tmp_path / "all" / "dog" / "segmented" / "masks", ["1.png"])
+    (tmp_path / "all" / "dog" / "segmented" / "segmentation.json").write_text("{}")
     draw_photos(tmp_path / "all" / ".hidden", ["1.png"])
     draw_photos(tmp_path / "all" / "old" / "masks", ["1.png"])
     (tmp_path / "all" / "old" / "segmentation.json").write_text("{}")

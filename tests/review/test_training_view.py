@@ -48,7 +48,7 @@ def test_another_seed_is_another_place_and_the_same_one_the_same(pair):
 
 @pytest.mark.parametrize("flags", [{"resolution": 4}, {"resolution": 10**6}, {"cell": 0}, {"mask_downsample": "sum"}])
 def test_what_cannot_be_is_refused(flags):
-    with pytest.raises(UserError, match="choose|is area"):
+    with pytest.raises(UserError, match=r"choose|is area"):
         TrainingView(**flags)
 
 

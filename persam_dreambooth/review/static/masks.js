@@ -251,8 +251,8 @@ function place(event) {
 
 canvas.addEventListener("pointerdown", (event) => {
   if (page.busy || !page.image || event.button) return;
-  const kind = { add: "point", remove: "point" }[page.tool] || page.tool;
-  page.stroke = { kind, points: [place(event)], radius: radius(), label: page.tool === "remove" ? 0 : 1 };
+  const kind = isBrush(page.tool) || page.tool === "box" ? page.tool : "point";
+  page.stroke = { kind, points: [place(event)], radius: radius(), label: (page.tool === "remove") !== event.shiftKey ? 0 : 1 };
   canvas.setPointerCapture(event.pointerId);
   paint();
 });
@@ -375,12 +375,13 @@ async function refresh(anew) {
   const left = answer.photos.filter((photo) => photo.status === "waiting").length;
   part("search").disabled = answer.running;
   part("searching").textContent = answer.running ? `finding: ${left} left` : "";
-  if (finished && !answer.search_error) {
+  if (finished && answer.search_error) {
+    say(answer.search_error, true);
+  } else if (finished) {
     const worst = page.photos.find(isOpen);
     if (worst && !isOpen(photoOf(page.current) ?? worst)) await choose(worst.name);
     say("All photos were looked at; the worst come first.");
   }
-  if (answer.search_error) say(answer.search_error, true);
   const now = photoOf(page.current);
   if (now && before !== undefined && now.version !== before && !page.busy && !page.stroke) {
     const newest = await ask("look", { photo: now.name });

@@ -12,12 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate import PartialState
 from PIL import Image
 
 from albums import albums, save_album
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import read_manifest
+from persam_dreambooth.training.data.instances import find_instances
 from tests.review.albums import contents, draw_photos, write_found
+from tests.training.small import configure
+from world import Recipe, draw
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>.png",
@@ -29,6 +33,7 @@ HOSTILE = (
     "javascript:alert(2).png",
     "plain.png",
 )
+EMPTY = "nobody here.png"
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +49,10 @@ def dogs(tmp_path_factory):
 
 @pytest.fixture
 def opened(dogs, tmp_path):
-    """A folder with two folders of photos."""
+    """A folder with two folders of photos, the second of which has one without the dog."""
     shutil.copytree(dogs[0], tmp_path / "albums" / "my dog & co")
+    nobody = draw(Recipe(albums(1)[0].scene, (), seed=1), 128).image
+    files.write_picture(nobody, tmp_path / "albums" / "my dog & co" / EMPTY)
     draw_photos(tmp_path / "albums" / "another", ["one.jpg"])
     return tmp_path / "albums"
 
@@ -123,8 +130,10 @@ def test_the_whole_way_from_a_folder_of_photos_to_approved_masks(opened, dogs, s
     tab = open_tab(serve("--images", opened))
     assert names(tab) == ["one.jpg"]  # the first folder
     tab.select_option("[data-id=album]", "my dog & co")
-    tab.wait_for_function("count => document.querySelectorAll('[data-id=list] li').length === count", arg=len(HOSTILE))
-    assert names(tab) == sorted(HOSTILE)
+    tab.wait_for_function(
+        "count => document.querySelectorAll('[data-id=list] li').length === count", arg=len(HOSTILE) + 1
+    )
+    assert names(tab) == sorted([*HOSTILE, EMPTY])
     assert not output.exists()
 
     first = HOSTILE[0]
@@ -146,29 +155,40 @@ def test_the_whole_way_from_a_folder_of_photos_to_approved_masks(opened, dogs, s
     assert len(tab.evaluate("[...window.counts]")) > 1, "the masks did not appear one after the other"
     found = lines(output)
     assert all(overlap(mask_of(output, name), true[name]) > 0.6 for name in HOSTILE)
-    by_worst = sorted(set(HOSTILE) - {first}, key=lambda name: (found[name].probability, found[name].score))
-    assert names(tab) == by_worst
+    by_worst = sorted(set(found) - {first}, key=lambda name: (found[name].probability, found[name].score))
+    assert names(tab) == by_worst and by_worst[0] == EMPTY
+    assert tab.inner_text("[data-id=status]") == found[EMPTY].presence == "not found"
     assert f"score {found[by_worst[0]].score:.2f}" in tab.inner_text("[data-id=list] li >> nth=0")
     assert f"presence {found[by_worst[0]].probability:.0%}".replace("%", " %") in tab.inner_text("[data-id=list]")
     assert tab.inner_text("[data-id=name]") == by_worst[0]
     shoot(tab, "review-found")
 
-    for name in by_worst[:2]:
+    for key, name in zip("xaa", by_worst, strict=False):
         tab.wait_for_function("name => document.querySelector('[data-id=name]').textContent === name", arg=name)
-        tab.keyboard.press("a")
-        said_or_moved(tab, name)
-    tab.keyboard.press("x")
-    said_or_moved(tab, by_worst[2])
+        tab.keyboard.press(key)
+        moved(tab, name)
     reviews = {name: entry.review for name, entry in lines(output).items()}
-    expected = dict.fromkeys(HOSTILE) | {first: "approved", by_worst[2]: "excluded"}
-    assert reviews == expected | dict.fromkeys(by_worst[:2], "approved")
+    settled = {EMPTY: "excluded"} | dict.fromkeys([first, *by_worst[1:3]], "approved")
+    assert reviews == dict.fromkeys(found) | settled
+    assert trained_on(output.parent) == sorted(HOSTILE)
 
     tab.reload()
     tab.wait_for_selector("[data-id=list] li")
     tab.wait_for_function("name => document.querySelector('[data-id=name]').textContent === name", arg=by_worst[3])
     assert names(tab) == by_worst[3:]
     tab.click("[data-filter=excluded]")
-    assert by_worst[2] in names(tab)
+    assert EMPTY in names(tab)
+
+    before = {name: (output / "masks" / f"{Path(name).stem}.png").read_bytes() for name in HOSTILE}
+    tab.keyboard.press("r")
+    said(tab, "a reference now")
+    tab.click("[data-id=search]")
+    said(tab, "All photos were looked at")
+    sources = {name: entry.source for name, entry in lines(output).items()}
+    assert [name for name in sources if sources[name] == "reference"] == sorted([first, by_worst[3]])
+    kept = [first, *by_worst[1:4]]
+    assert all((output / "masks" / f"{Path(name).stem}.png").read_bytes() == before[name] for name in kept)
+    assert all(lines(output)[name].review == verdict for name, verdict in settled.items())
     assert {path.name for path in output.iterdir()} == {
         ".manifest.lock",
         "contact_sheet.png",
@@ -180,7 +200,15 @@ def test_the_whole_way_from_a_folder_of_photos_to_approved_masks(opened, dogs, s
     }  # nothing of the page's own
 
 
-def said_or_moved(tab, name):
+def trained_on(photos):
+    """The names of the photos that training takes."""
+    PartialState()  # Accelerate's logger asks it which process this is
+    flags = {"data": {"instance_data_dir": str(photos)}, "mask": {"instance_mask_dir": str(photos / "segmented")}}
+    return [one.photo.name for one in find_instances(configure("model", **flags), [(64, 64)])[0]]
+
+
+def moved(tab, name):
+    """Wait until another photo is shown."""
     tab.wait_for_function("name => document.querySelector('[data-id=name]').textContent !== name", arg=name)
 
 
@@ -301,7 +329,7 @@ def test_five_hundred_photos_are_quick_to_go_through(tmp_path, serve, open_tab):
             timeout=3000,
         )
         tab.keyboard.press("a")
-    said_or_moved(tab, "004.jpg")
+    moved(tab, "004.jpg")
     assert sum(entry.review == "approved" for entry in lines(photos / "segmented").values()) == 5
     tab.evaluate("document.querySelector('[data-id=list]').lastChild.scrollIntoView()")
     tab.wait_for_function("document.querySelector('[data-id=list]').lastChild.firstChild.naturalWidth > 0")

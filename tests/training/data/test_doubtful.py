@@ -103,8 +103,8 @@ def test_a_person_has_the_last_word_on_each_photo(folder, caplog):
     assert left_out["dog"] == "dog.png was excluded in review"
     assert "dog.png was excluded in review" in caplog.text
     assert trained_on(folder, doubtful_photo_weight=0.25)[0] == ["park", "reference", "sofa"]
-    weights = {one.photo.stem: one.weight for one in find_instances(config_for(folder, doubtful_photo_weight=0.25))[0]}
-    assert weights == {"park": 1, "reference": 1, "sofa": 0.25}
+    instances, _ = find_instances(config_for(folder, doubtful_photo_weight=0.25), SIZES)
+    assert {one.photo.stem: one.weight for one in instances} == {"park": 1, "reference": 1, "sofa": 0.25}
 
 
 def test_an_excluded_photo_stays_out_when_its_mask_was_changed_since(folder):
@@ -117,4 +117,4 @@ def test_an_excluded_photo_stays_out_when_its_mask_was_changed_since(folder):
 def test_a_run_of_which_every_photo_was_excluded_is_refused_in_one_line(folder):
     review(folder, **dict.fromkeys(VERDICTS, "excluded"))
     with pytest.raises(UserError, match="every photo was excluded"):
-        find_instances(config_for(folder))
+        find_instances(config_for(folder), SIZES)

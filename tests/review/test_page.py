@@ -62,9 +62,8 @@ def shoot(tab, name):
     folder = os.environ.get("PERSAM_SCREENSHOTS")
     if folder:
         tab.wait_for_timeout(400)
-        picture = Image.open(BytesIO(tab.screenshot())).convert("RGB")
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        picture.quantize(256).save(Path(folder) / f"{name}.png", optimize=True)
+        picture = Image.open(BytesIO(tab.screenshot())).convert("RGB").resize((1120, 720), Image.Resampling.LANCZOS)
+        files.write_picture(picture, Path(folder) / f"{name}.png")
 
 
 def names(tab):

@@ -37,10 +37,12 @@ const shows = {
   approved: (photo) => ["approved", "reference"].includes(photo.status),
 };
 
+const percent = (photo) => `${Math.round(photo.probability * 100)} %`;
+
 function describe(photo) {
   const words = [];
   if (photo.score != null) words.push(`score ${photo.score.toFixed(2)}`);
-  if (photo.probability != null) words.push(`presence ${Math.round(photo.probability * 100)} %`);
+  if (photo.probability != null) words.push(`presence ${percent(photo)}`);
   return words.join(" · ");
 }
 
@@ -327,8 +329,7 @@ function showFacts(photo) {
   part("status").textContent = photo ? LABELS[photo.status] || photo.status : "";
   part("status").classList.toggle("doubt", DOUBTED.includes(photo?.status));
   const facts = !photo ? [] : [
-    ["Score", photo.score?.toFixed(3)], ["Presence", photo.presence],
-    ["Probability", photo.probability == null ? null : `${Math.round(photo.probability * 100)} %`],
+    ["Score", photo.score?.toFixed(3)], ["Presence", photo.presence && `${photo.presence}, ${percent(photo)}`],
     ["Reason", photo.reason], ["Size", page.size && `${page.size.width} × ${page.size.height}`],
     ["Note", (photo.warnings || []).join(" ")], ["Left out", photo.error],
   ];

@@ -1,6 +1,7 @@
 """Guards a person's decisions on disk: whole or not at all, undone to the byte, never over another's."""
 
-import threading
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -135,14 +136,17 @@ def test_what_fails_halfway_leaves_everything_as_it_was(album):
 
 def test_decisions_of_many_threads_at_once_are_all_kept(album):
     def work(name):
-        for number in range(10):
+        for number in range(20):
+            assert entry(album, name).review == (None if number == 0 else ("excluded", "approved")[number % 2])
             album.corrections.judge(album.photo(name), ("approved", "excluded")[number % 2], seen(album, name))
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in NAMES]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(len(NAMES)) as threads:
+            list(threads.map(work, NAMES))  # raises what any of them raised
+    finally:
+        sys.setswitchinterval(interval)
     entries = read_manifest(album.output / "manifest.jsonl")
     assert [one.review for one in entries] == ["excluded"] * len(NAMES)
 

@@ -13,6 +13,8 @@ from persam_dreambooth.review.runs_tab import add_runs_tab
 
 QUESTIONS = ("overview", "look", "draw", "judge", "refer", "undo", "search", "training")
 """What the masks' tab asks of the desk."""
+SCRIPTS = ("state.js", "list.js", "photo.js", "gestures.js", "facts.js", "album.js")
+"""The masks' tab, in this order one script."""
 STATIC = Path(__file__).parent / "static"
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 SYSTEM_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
@@ -31,7 +33,7 @@ def build_page(desk: Desk, opened: Opened, generator: Generator) -> tuple[gr.Blo
             gr.HTML(
                 list(opened.albums()),
                 html_template=(STATIC / "masks.html").read_text(encoding="utf-8"),
-                js_on_load=(STATIC / "masks.js").read_text(encoding="utf-8"),
+                js_on_load="\n".join((STATIC / name).read_text(encoding="utf-8") for name in SCRIPTS),
                 apply_default_css=False,
                 elem_id="masks",
                 server_functions=[_function(desk, name) for name in QUESTIONS],

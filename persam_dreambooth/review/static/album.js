@@ -5,7 +5,6 @@ async function refresh(anew) {
   if (answer.error) return say(answer.error, true);
   const finished = page.running && !answer.running;
   page.running = answer.running;
-  const before = photoOf(page.current)?.version;
   arrange(answer.photos, anew || answer.running || finished);
   showList();
   const left = answer.photos.filter((photo) => photo.status === "waiting").length;
@@ -19,7 +18,7 @@ async function refresh(anew) {
     say("All photos were looked at; the worst come first.");
   }
   const now = photoOf(page.current);
-  if (now && before !== undefined && now.version !== before && !page.busy && !page.stroke) {
+  if (now && page.imageName === now.name && now.version !== page.seen && !page.busy && !page.stroke) {
     const newest = await ask("look", { photo: now.name });
     if (newest.photo && page.current === now.name && !page.busy) await show(newest.photo);
   }

@@ -6,7 +6,7 @@ function place(event) {
 }
 
 canvas.addEventListener("pointerdown", (event) => {
-  if (page.busy || !page.image || event.button) return;
+  if (page.busy || !page.image || page.imageName !== page.current || event.button) return;
   const kind = isBrush(page.tool) || page.tool === "box" ? page.tool : "point";
   page.stroke = { kind, points: [place(event)], radius: radius(), label: (page.tool === "remove") !== event.shiftKey ? 0 : 1 };
   canvas.setPointerCapture(event.pointerId);
@@ -34,13 +34,13 @@ canvas.addEventListener("pointerup", () => {
 canvas.addEventListener("pointerleave", () => { page.pointer = null; paint(); });
 canvas.addEventListener("pointercancel", () => { page.stroke = null; paint(); });
 
-// One decision on the current photo: sent with the version it was made on, answered with the newest one.
+// One decision on the current photo: sent with the version that is on the canvas, answered with the newest one.
 async function change(name, question, done) {
   const photo = photoOf(page.current);
-  if (page.busy || !photo) return false;
+  if (page.busy || !photo || page.imageName !== photo.name) return false;
   page.busy = true;
   part("busy").hidden = name !== "draw";
-  const answer = await ask(name, { photo: photo.name, seen: photo.version, ...question });
+  const answer = await ask(name, { photo: photo.name, seen: page.seen, ...question });
   page.busy = false;
   part("busy").hidden = true;
   page.stroke = null;

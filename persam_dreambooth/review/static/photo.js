@@ -13,7 +13,7 @@ async function choose(name) {
   if (page.busy || !photoOf(name)) return;
   page.current = name;
   location.hash = `${encodeURIComponent(page.album)}/${encodeURIComponent(name)}`;
-  page.stroke = null;
+  page.stroke = page.imageName = null;
   say("");
   showList();
   rows.get(name)?.scrollIntoView({ block: "nearest" });
@@ -31,10 +31,13 @@ async function choose(name) {
 
 async function show(given) {
   const photo = replacePhoto(given);
-  const addresses = [`${photo.url}?side=${SIDE}`, photo.has_mask ? `${photo.mask_url}?side=${SIDE}&v=${photo.version}` : null];
+  const known = page.imageName === photo.name ? page.image : null;  // a decision changes its mask only
+  const addresses = [known ? null : `${photo.url}?side=${SIDE}`, photo.has_mask ? `${photo.mask_url}?side=${SIDE}&v=${photo.version}` : null];
   const [image, mask] = await Promise.all(addresses.map((address) => address && load(address)));
   if (page.current !== photo.name) return;
-  page.image = image;
+  page.image = known ?? image;
+  page.imageName = photo.name;
+  page.seen = given.version;
   page.size = { width: photo.width, height: photo.height };
   page.mask = mask ? tinted(mask) : null;
   paint();

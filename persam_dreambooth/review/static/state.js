@@ -11,8 +11,9 @@ const HINTS = {
 };
 
 const page = {
-  album: null, photos: [], order: [], current: null, filter: "open", tool: "add", image: null, mask: null, size: null,
-  stroke: null, pointer: null, busy: false, running: false, crop: 0,
+  album: null, photos: [], order: [], current: null, filter: "open", running: false,
+  image: null, imageName: null, mask: null, size: null, seen: null,  // what is on the canvas, and its version
+  tool: "add", stroke: null, pointer: null, busy: false, crop: 0,
 };
 
 async function ask(name, question) {

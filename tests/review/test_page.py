@@ -310,7 +310,7 @@ def test_the_second_of_two_tabs_is_told_and_sees_the_newer_mask(found, serve, op
     mask = mask_of(found / "segmented", "plain.png")
     assert mask[30, 105] and mask[100, 25]
     newest = second.evaluate("document.querySelector('li.on').dataset.version")
-    first.wait_for_function("newest => document.querySelector('li.on').dataset.version === newest", arg=newest)
+    first.wait_for_function("newest => document.querySelector('canvas').dataset.version === newest", arg=newest)
     drag(first, [(60, 5), (70, 5)])
     said(first, "plain.png: saved")  # the other tab's mask came by itself, and this one goes on from it
     mask = mask_of(found / "segmented", "plain.png")

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from models import SAM
-from persam_dreambooth.cli import main
+from persam_dreambooth.cli import main, review
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.review.opened import Opened
 from tests.review.albums import contents, draw_photos
@@ -139,6 +139,12 @@ def test_bad_input_is_one_line(flags, reason, photos, tmp_path, monkeypatch, cap
     assert reason in said.err
     assert PASSWORD not in said.err
     assert contents(tmp_path) == before
+
+
+def test_without_the_extra_its_installation_is_told(photos, monkeypatch, capsys):
+    monkeypatch.setattr(review, "find_spec", lambda name: None)
+    assert main(["review", "--images", str(photos)]) == 2
+    assert capsys.readouterr().err.endswith('install it with `pip install "persam-dreambooth[ui]"`\n')
 
 
 def test_a_port_that_is_taken_is_told(photos, capsys):

@@ -37,7 +37,7 @@ async function show(given) {
   if (page.current !== photo.name) return;
   page.image = known ?? image;
   page.imageName = photo.name;
-  page.seen = given.version;
+  page.seen = canvas.dataset.version = given.version;
   page.size = { width: photo.width, height: photo.height };
   page.mask = mask ? tinted(mask) : null;
   paint();

@@ -156,4 +156,6 @@ def server_of(app: Any) -> Any:
     """A uvicorn server; its `run(sockets=[bound])` serves until it is told to stop."""
     import uvicorn
 
-    return uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on"))
+    return uvicorn.Server(
+        uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=1)
+    )

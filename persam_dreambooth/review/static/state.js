@@ -17,10 +17,11 @@ const page = {
 };
 
 async function ask(name, question) {
+  const silence = { error: "the server does not answer; is it still running?" };
   try {
-    return await server[name]({ album: page.album, ...question });
+    return (await server[name]({ album: page.album, ...question })) ?? silence;
   } catch (error) {
-    return { error: "the server does not answer; is it still running?" };
+    return silence;
   }
 }
 

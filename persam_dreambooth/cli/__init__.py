@@ -11,6 +11,7 @@ from persam_dreambooth.errors import Stopped, UserError
 
 VERBS = {
     "segment": "find the subject of one reference photo in a whole folder; writes masks",
+    "review": "a page in the browser to see, correct and approve the masks, and to look at finished runs",
     "video": "follow subjects through a video; writes a mask per frame and an overlay video",
     "train": "DreamBooth on those photos and masks (the same as train_dreambooth_persam.py)",
     "generate": "pictures from what training saved",

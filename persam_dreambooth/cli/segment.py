@@ -51,6 +51,13 @@ class SegmentFlags:
     output: str | None = field(
         default=None, metadata={"help": "folder for masks/, overlays/, contact_sheet.png and manifest.jsonl"}
     )
+    again: bool = field(
+        default=False,
+        metadata={
+            "help": "take over the output folder of another run: masks that you corrected or approved stay, the "
+            "others are found anew"
+        },
+    )
     batch_size: int = field(default=4, metadata={"help": "photos the image encoder sees at once"})
     subject_name: list[str] = field(
         default_factory=list,
@@ -203,7 +210,7 @@ def run(program: str, argv: list[str]) -> None:
         dataloader_num_workers=flags.dataloader_num_workers,
         embedding_cache=Path(flags.embedding_cache) if flags.embedding_cache else None,
     )
-    segment_folder(job, processes)
+    segment_folder(job, processes, flags.again)
     if processes is None or processes.is_main_process:
         for folder in job.subjects():
             _say(folder)

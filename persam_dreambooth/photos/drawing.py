@@ -32,14 +32,23 @@ def overlay(
     dimmed = photo.point(lambda level: round(level * BACKGROUND_LIGHT))
     picture = Image.composite(photo, dimmed, inside)
     stroke = max(1, round(max(photo.size) / 400))
-    grown = inside.filter(ImageFilter.MaxFilter(2 * stroke + 1))
-    edge = Image.fromarray((np.asarray(grown) > 0) & ~mask)
+    edge = Image.fromarray(grown(mask, stroke) & ~mask)
     picture.paste(OUTLINE, mask=edge)
     draw = ImageDraw.Draw(picture)
     for (x, y), label in zip(points, point_labels, strict=True):
         colour = POSITIVE if label else NEGATIVE
         draw.circle((x, y), 5 * stroke, fill=colour, outline="white", width=stroke)
     return picture
+
+
+def grown(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
+    """A mask, (H, W) bool, widened in a square by 0 to 250 pixels: a blur of rows, then of columns, is not 0 there.
+
+    The same as `MaxFilter`, which takes ten seconds for a photo of 12 million pixels.
+    """
+    for radius in ((pixels, 0), (0, pixels)):
+        mask = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.BoxBlur(radius))) > 0
+    return mask
 
 
 def sheet(

@@ -4,13 +4,18 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+
+from filelock import FileLock
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.replacing import replacing
 
 MANIFEST_NAME = "manifest.jsonl"
+LOCK_NAME = ".manifest.lock"
+"""Held by whoever writes the manifest; empty, and left there."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class ManifestEntry:
         mask, overlay: paths relative to the manifest's folder; None when there is none.
         mask_digest: SHA-256 of the mask file's bytes when this was written.
         source: "persam" for a mask that was found, "reference" for the one the user gave to find the
-            others by, "given" for one made elsewhere or changed since.
+            others by, "corrected" for one that was clicked or painted right on the review page, "given" for one
+            made elsewhere or changed since.
         score: predicted IoU, about [0, 1]; None for the user's own mask.
         presence: "found", "unsure" or "not found": whether the mask is the subject's; None where nobody decided.
         probability: of that, in [0, 1].
@@ -35,6 +41,7 @@ class ManifestEntry:
         box: XYXY in pixels of the upright photo; None for an empty mask.
         warnings: one sentence each.
         error: why the photo could not be used; None when it was.
+        review: what a person decided: "approved", "excluded" (training leaves the photo out), or None.
     """
 
     photo: str
@@ -55,11 +62,22 @@ class ManifestEntry:
     box: list[int] | None = None
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
+    review: str | None = None
 
     @property
     def doubted(self) -> bool:
-        """Whether somebody decided, and not that the mask is the subject's."""
-        return self.presence not in (None, "found")
+        """Whether the presence rule decided, and not that the mask is the subject's; a person's approval wins."""
+        return self.presence not in (None, "found") and self.review != "approved"
+
+    @property
+    def excluded(self) -> bool:
+        """Whether a person took the photo out."""
+        return self.review == "excluded"
+
+    @property
+    def settled(self) -> bool:
+        """Whether a person made or judged this mask, so that no run may replace it."""
+        return self.review is not None or self.source in ("reference", "corrected")
 
 
 def read_manifest(path: Path) -> list[ManifestEntry]:
@@ -113,28 +131,78 @@ class ManifestIndex:
         self._table = sqlite3.connect("")  # a nameless file that goes when this does
         self._table.execute("CREATE TABLE entries (stem BLOB PRIMARY KEY, line BLOB) WITHOUT ROWID")
         for path in paths:
-            lines = ((_stem(entry.photo), _line(entry)) for entry in stream_manifest(path))
+            lines = ((_stem(entry.photo), format_line(entry)) for entry in stream_manifest(path))
             self._table.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", lines)
 
     def get(self, photo: str) -> ManifestEntry | None:
         """The entry of a photo, by its path or name, or of one that has a mask of the same name."""
         found = self._table.execute("SELECT line FROM entries WHERE stem = ?", (_stem(photo),)).fetchone()
-        return None if found is None else _entry(found[0])
+        return None if found is None else parse_line(found[0])
 
     def __iter__(self) -> Iterator[ManifestEntry]:
-        return (_entry(line) for (line,) in self._table.execute("SELECT line FROM entries ORDER BY stem"))
+        return (parse_line(line) for (line,) in self._table.execute("SELECT line FROM entries ORDER BY stem"))
 
 
 def append_entry(path: Path, entry: ManifestEntry) -> None:
     """Add one line at the end, so that a killed run loses at most the photo it was at."""
     with path.open("ab") as file:
-        file.write(_line(entry))
+        file.write(format_line(entry))
+
+
+def locked(path: Path) -> AbstractContextManager[object]:
+    """Keep all other writers from a manifest for a block; they wait.
+
+    Args:
+        path: the manifest; its folder is made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.parent / LOCK_NAME)
+
+
+def manifest_line(path: Path, photo: str) -> bytes | None:
+    """The newest line of a photo as it stands in the file, its end included; None without one."""
+    lines = [line for line in _lines(path) if _stem_of(line) == _stem(photo)]
+    return lines[-1] if lines else None
+
+
+def put_line(path: Path, photo: str, line: bytes | None) -> None:
+    """Put a line in a photo's place, or take it out; all other lines stay, byte for byte.
+
+    To be called in a `locked` block.
+    """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        waiting = line
+        for old in _lines(path):
+            if _stem_of(old) != _stem(photo):
+                file.write(old)
+            elif waiting is not None:
+                file.write(waiting)
+                waiting = None
+        file.write(waiting or b"")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The whole lines of a manifest; a last one that was cut off is passed over."""
+    if path.exists():
+        with path.open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    yield line
+                elif _stem_of(line) is not None:  # whole, but for the end that an editor did not write
+                    yield line + b"\n"
+
+
+def _stem_of(line: bytes) -> bytes | None:
+    try:
+        return _stem(json.loads(line.decode("utf-8", "surrogateescape"))["photo"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def write_manifest(path: Path, entries: Iterable[ManifestEntry]) -> None:
     """Replace the whole file at once."""
     with replacing(path) as temporary, temporary.open("wb") as file:
-        file.writelines(_line(entry) for entry in entries)
+        file.writelines(format_line(entry) for entry in entries)
 
 
 def relative_path(path: Path, folder: Path) -> str:
@@ -146,11 +214,11 @@ def _stem(photo: str) -> bytes:
     return os.fsencode(Path(photo).stem)
 
 
-def _line(entry: ManifestEntry) -> bytes:
+def format_line(entry: ManifestEntry) -> bytes:
     """One line; a file name that is no UTF-8 keeps its bytes."""
     return (json.dumps(asdict(entry), ensure_ascii=False) + "\n").encode("utf-8", "surrogateescape")
 
 
-def _entry(line: bytes) -> ManifestEntry:
-    """What `_line` made into a line."""
+def parse_line(line: bytes) -> ManifestEntry:
+    """What `format_line` made into a line."""
     return ManifestEntry(**json.loads(line.decode("utf-8", "surrogateescape")))

@@ -18,7 +18,9 @@ from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
 from persam_dreambooth.references import check_references
 
 
-def segment_folder(job: SegmentationJob, processes: PartialState | None = None) -> Iterator[ManifestEntry]:
+def segment_folder(
+    job: SegmentationJob, processes: PartialState | None = None, again: bool = False
+) -> Iterator[ManifestEntry]:
     """Segment every photo of a folder, each once, however often this is interrupted and called again.
 
     Pixels of no more than a few batches are in memory at once, of the other photos their names.
@@ -27,6 +29,8 @@ def segment_folder(job: SegmentationJob, processes: PartialState | None = None) 
         job: what to do.
         processes: Accelerate's, all of which call this with the same job; each segments its
             share of the photos. None: this process does it all.
+        again: an output folder of another run is taken over: masks that a person made or judged stay, the
+            others are found anew.
 
     Returns:
         One entry a photo, sorted by name, as they are read from the manifest; those of several subjects
@@ -42,10 +46,13 @@ def segment_folder(job: SegmentationJob, processes: PartialState | None = None) 
     settings = job.settings()
     folders = [SubjectFolder(path, number) for path in job.subjects()]
     for folder in folders:
-        folder.refuse_other_runs(settings)
+        if not again:
+            folder.refuse_other_runs(settings)
     _meet(processes)
     for folder in folders:
-        if number == 0:
+        if number == 0 and again:
+            folder.begin_again(settings)
+        elif number == 0:
             folder.gather()
     _meet(processes)
     known = [(folder, folder.known()) for folder in folders]

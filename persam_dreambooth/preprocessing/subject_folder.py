@@ -2,13 +2,16 @@
 
 import heapq
 import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from persam_dreambooth.photos import drawing, files, frames
@@ -17,6 +20,7 @@ from persam_dreambooth.photos.manifest import (
     ManifestEntry,
     ManifestIndex,
     append_entry,
+    locked,
     relative_path,
     stream_manifest,
     write_manifest,
@@ -43,6 +47,7 @@ class SubjectFolder:
         self.path = path
         self._manifest = path / MANIFEST_NAME
         self._journal = self._manifest.with_suffix(f".{process}.jsonl") if process else self._manifest
+        self._began = time.time()
 
     def refuse_other_runs(self, settings: dict[str, Any]) -> None:
         """Raise a UserError unless the folder is empty, absent, or an earlier call's with these settings."""
@@ -50,9 +55,15 @@ class SubjectFolder:
 
     def gather(self) -> None:
         """All journals into the manifest, the newest line of each photo, without the half line of a killed run."""
-        newest = self._newest()
-        if self._manifest.exists() or any(newest):
-            self._replace(newest)
+        if self._manifest.exists() or self._journals():
+            with locked(self._manifest):
+                self._replace(self._newest())
+
+    def begin_again(self, settings: dict[str, Any]) -> None:
+        """Make the folder another run's: what a person made or judged stays, what was found is to be found anew."""
+        with locked(self._manifest):
+            self._replace(entry for entry in self._newest() if entry.settled)
+            files.write_json(settings, self.path / SETTINGS_NAME)
 
     def known(self) -> ManifestIndex:
         """The manifest's lines as they are now."""
@@ -88,46 +99,67 @@ class SubjectFolder:
 
     def add_unreadable(self, photo: LoadedPhoto) -> None:
         """The line of a photo that cannot be decoded."""
-        append_entry(
-            self._journal, ManifestEntry(relative_path(photo.path, self.path), photo.digest, error=photo.error)
-        )
+        self._append(ManifestEntry(relative_path(photo.path, self.path), photo.digest, error=photo.error))
 
     def add(self, photo: LoadedPhoto, found: Found, with_instances: bool) -> None:
-        """Save one photo's mask and overlay, then its line."""
+        """Save one photo's mask and overlay, then its line; a mask that a person made in the meantime stays."""
         assert photo.image is not None
-        stem = photo.path.stem
         first = found.instances[0] if found.instances else None
-        points = [point for one in found.instances for point in one.points.tolist()]
-        labels = [label for one in found.instances for label in one.point_labels.tolist()]
-        box = bounding_box(torch.from_numpy(found.mask))
-        mask, overlay = f"masks/{stem}.png", f"overlays/{stem}.jpg"
-        files.write_mask(found.mask, self.path / mask)
-        files.write_picture(drawing.overlay(photo.image, found.mask, points, labels), self.path / overlay)
-        instances = f"instances/{stem}.png" if with_instances and first else None
-        if instances:
-            numbered = [one.mask * np.uint8(number) for number, one in enumerate(found.instances, start=1)]
-            frames.write_labels(np.max(numbered, axis=0), self.path / instances)
         presence = found.presence
         entry = ManifestEntry(
             photo=relative_path(photo.path, self.path),
             digest=photo.digest,
-            width=photo.image.width,
-            height=photo.image.height,
-            mask=mask,
-            mask_digest=files.digest(self.path / mask),
-            overlay=overlay,
             source="persam" if first else "reference",
             score=round(max(one.score for one in found.instances), 6) if first else None,
             presence=presence.verdict if presence else None,
             probability=round(presence.probability, 6) if presence else None,
             reason=presence.reason if presence else None,
-            instances=instances,
-            points=points,
-            point_labels=labels,
-            box=None if box is None else box.tolist(),
+            instances=f"instances/{photo.path.stem}.png" if with_instances and first else None,
+            points=[point for one in found.instances for point in one.points.tolist()],
+            point_labels=[label for one in found.instances for label in one.point_labels.tolist()],
             warnings=[warning for one in found.instances for warning in one.warnings],
         )
-        append_entry(self._journal, entry)
+        with locked(self._manifest):
+            if self._was_corrected(photo.path.stem):
+                return
+            if entry.instances:
+                numbered = [one.mask * np.uint8(number) for number, one in enumerate(found.instances, start=1)]
+                frames.write_labels(np.max(numbered, axis=0), self.path / entry.instances)
+            append_entry(self._journal, self.draw(photo.image, found.mask, entry))
+
+    def draw(self, image: Image.Image, mask: NDArray[np.bool_], entry: ManifestEntry) -> ManifestEntry:
+        """Save a photo's mask and overlay.
+
+        Args:
+            image: the upright photo.
+            mask: (H, W) bool of its size.
+            entry: its line, of which photo, points and labels are read.
+
+        Returns:
+            The line with everything that follows from the mask.
+        """
+        stem, box = Path(entry.photo).stem, bounding_box(torch.from_numpy(mask))
+        name, overlay = f"masks/{stem}.png", f"overlays/{stem}.jpg"
+        files.write_mask(mask, self.path / name)
+        files.write_picture(drawing.overlay(image, mask, entry.points, entry.point_labels), self.path / overlay)
+        return replace(
+            entry,
+            width=image.width,
+            height=image.height,
+            mask=name,
+            mask_digest=files.digest(self.path / name),
+            overlay=overlay,
+            box=None if box is None else box.tolist(),
+        )
+
+    def _append(self, entry: ManifestEntry) -> None:
+        with locked(self._manifest):
+            append_entry(self._journal, entry)
+
+    def _was_corrected(self, stem: str) -> bool:
+        """Whether somebody else wrote a photo's mask since this run began; it looks at each photo once."""
+        mask = self.path / f"masks/{stem}.png"
+        return mask.exists() and mask.stat().st_mtime > self._began
 
     def close(self, photos: Sequence[Path], before: ManifestIndex) -> None:
         """Sort the manifest, remove what photos that left had left, draw the contact sheet.
@@ -136,8 +168,9 @@ class SubjectFolder:
             photos: all of the run's.
             before: the manifest as it was when the run began.
         """
-        newest = self._newest()
-        self._replace(_entry(newest, photo) for photo in photos)
+        with locked(self._manifest):
+            newest = self._newest()
+            self._replace(_entry(newest, photo) for photo in photos)
         now, changed = self.known(), False
         for old, new in zip_longest(before, now):
             changed |= old != new

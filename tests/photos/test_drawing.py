@@ -184,3 +184,16 @@ def test_joined_pictures_keep_their_pixels():
         left, top = corner
         assert (np.asarray(page.crop((left, top, left + 5, top + 4))) == np.asarray(second)).all()
     assert below.getpixel((4, 0)) == drawing.PAPER
+
+
+@settings(deadline=None)
+@given(arrays(bool, st.tuples(SIDES, SIDES)), st.integers(1, 12))
+def test_a_grown_mask_is_the_greatest_value_in_a_square(mask, pixels):
+    expected = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * pixels + 1))
+    np.testing.assert_array_equal(drawing.grown(mask, pixels), np.asarray(expected) > 0)
+
+
+def test_a_mask_of_one_pixel_grows_as_far_as_it_is_told():
+    mask = np.zeros((600, 600), bool)
+    mask[300, 300] = True
+    assert drawing.grown(mask, 250).sum() == 501**2

@@ -12,7 +12,7 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import drawing, files
-from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, format_line, put_line, read_manifest
 from persam_dreambooth.preprocessing import SegmentationJob, segment_folder, subject_folder
 from persam_dreambooth.references import ReferenceFiles, read_references
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, Subject, reference_from
@@ -133,6 +133,7 @@ def test_the_output_holds_a_mask_and_an_overlay_for_each_readable_photo_a_sheet_
     assert {path.as_posix() for path in snapshot(finished / "out")} == {
         *(f"masks/{stem}.png" for stem in stems),
         *(f"overlays/{stem}.jpg" for stem in stems),
+        ".manifest.lock",
         "contact_sheet.png",
         "manifest.jsonl",
         "segmentation.json",
@@ -500,3 +501,40 @@ def test_paths_in_the_manifest_lead_to_the_photos_behind_a_link(album, models):
     (album / "link").symlink_to(album / "real" / "deep")
     entries = list(segment_folder(job_in(album, models, output=album / "link" / "out")))
     assert all((album / "link" / "out" / entry.photo).exists() for entry in entries)
+
+
+def decide(folder, name, **changes):
+    """What a person decides about one photo, as the review page writes it."""
+    path = folder / "out" / MANIFEST_NAME
+    entry = by_name(read_manifest(path))[name]
+    put_line(path, name, format_line(replace(entry, **changes)))
+
+
+def test_another_reference_keeps_what_a_person_settled_and_finds_the_others_anew(segmented, models):
+    decide(segmented, "beach.PNG", source="corrected")
+    decide(segmented, "dog 1.jpg", review="approved")
+    before = snapshot(segmented / "out" / "masks")
+    height, width = SIZES["Grün.webp"]
+    job = job_in(
+        segmented, models, references=(ReferenceFiles(segmented / "photos" / "Grün.webp", box=(5, 5, width, height)),)
+    )
+    assert_refused(job, "another run")
+    entries = by_name(segment_folder(job, again=True))
+    after = snapshot(segmented / "out" / "masks")
+    kept = {Path("beach.png"), Path("dog 1.png"), Path("sofa.png")}  # the last one is the first run's reference
+    assert {name for name in before if before[name] == after[name]} == kept
+    assert entries["beach.PNG"].source == "corrected" and entries["dog 1.jpg"].review == "approved"
+    assert entries["Grün.webp"].source == "reference"
+    assert_refused(job_in(segmented, models), "another run")
+    again = snapshot(segmented / "out" / "masks")
+    segment_folder(job)
+    assert snapshot(segmented / "out" / "masks") == again
+
+
+def test_a_manifest_from_before_reviews_is_read(segmented, models):
+    path = segmented / "out" / MANIFEST_NAME
+    path.write_text(path.read_text(encoding="utf-8").replace(', "review": null', ""), encoding="utf-8")
+    assert all(entry.review is None and not entry.excluded for entry in read_manifest(path))
+    before = snapshot(segmented / "out" / "masks")
+    segment_folder(job_in(segmented, models))
+    assert snapshot(segmented / "out" / "masks") == before

@@ -49,12 +49,12 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
         sizes: of crops, the nearest of which each photo gets.
 
     Returns:
-        The photos with their masks, sorted by name; and the photos that cannot be decoded, or in
-        which segmentation doubts the subject, with the reason. Those are left out, with a
-        warning, and the others go on.
+        The photos with their masks, sorted by name; and the photos that cannot be decoded, that a
+        person excluded in review, or in which segmentation doubts the subject (unless a person
+        approved the mask), with the reason. Those are left out, with a warning, and the others go on.
 
     Raises:
-        UserError: no photo, none readable, all doubted; masks missing, clashing, of another size
+        UserError: no photo, none readable, all doubted or excluded; masks missing, clashing, of another size
             than their photo, or the photos themselves.
     """
     besides = (Path(config.mask.reference_mask),) if config.mask.reference_mask else ()
@@ -85,9 +85,14 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
                 f"{width} x {height} (upright); make the mask anew on this photo"
             )
     known, weight = _segmented(config), config.mask.doubtful_photo_weight
+    excluded = {(entry.digest, Path(entry.photo).stem) for entry in known.values() if entry.excluded}
     instances, doubted = [], dict[Path, str]()
     for photo in shapes:
         mask = masks[photo.stem]
+        if (files.digest(photo), photo.stem) in excluded:
+            left_out[photo] = f"{photo.name} was excluded in review"
+            logger.warning(f"left out: {left_out[photo]}")
+            continue
         entry = known.get((files.digest(photo), files.digest(mask)))
         if entry is None or not entry.doubted:
             instances.append(replace(plain[photo], mask=mask))
@@ -95,6 +100,8 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
             instances.append(replace(plain[photo], mask=mask, weight=weight))
         else:
             doubted[photo] = f"the subject in {photo.name}: {entry.presence}, {entry.reason}"
+    if not instances and not doubted:
+        raise UserError("every photo was excluded in review; approve some with `persam-dreambooth review`")
     if not instances:
         raise UserError(
             f"segmentation is sure of the subject in none of the photos ({'; '.join(doubted.values())}); look at the "

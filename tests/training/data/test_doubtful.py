@@ -1,7 +1,8 @@
-"""Guards that photos in which segmentation doubts the subject are left out of training, by name, unless wanted."""
+"""Guards that photos in which segmentation doubts the subject, or that a person excluded, are left out of training."""
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest, write_manifest
 from persam_dreambooth.preprocessing import SETTINGS_NAME
 from persam_dreambooth.training.data.instances import describe, find_instances
 from tests.scene import scene
@@ -85,3 +86,35 @@ def test_a_run_without_any_photo_left_is_refused_in_one_line(folder):
         find_instances(config_for(folder), SIZES)
     assert "--doubtful_photo_weight" in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+def review(folder, **verdicts):
+    """What a person decides, by the photos' names."""
+    path = folder / "out" / MANIFEST_NAME
+    entries = [replace(one, review=verdicts.get(one.photo.split("/")[-1][:-4])) for one in read_manifest(path)]
+    write_manifest(path, entries)
+
+
+def test_a_person_has_the_last_word_on_each_photo(folder, caplog):
+    review(folder, park="approved", dog="excluded")
+    with caplog.at_level(logging.WARNING):
+        found, left_out = trained_on(folder)
+    assert found == ["park", "reference"]
+    assert left_out["dog"] == "dog.png was excluded in review"
+    assert "dog.png was excluded in review" in caplog.text
+    assert trained_on(folder, doubtful_photo_weight=0.25)[0] == ["park", "reference", "sofa"]
+    instances, _ = find_instances(config_for(folder, doubtful_photo_weight=0.25), SIZES)
+    assert {one.photo.stem: one.weight for one in instances} == {"park": 1, "reference": 1, "sofa": 0.25}
+
+
+def test_an_excluded_photo_stays_out_when_its_mask_was_changed_since(folder):
+    review(folder, dog="excluded")
+    mask = files.read_mask(folder / "out" / "masks" / "dog.png")
+    files.write_mask(np.roll(mask, 3), folder / "out" / "masks" / "dog.png")
+    assert trained_on(folder)[0] == ["reference"]
+
+
+def test_a_run_of_which_every_photo_was_excluded_is_refused_in_one_line(folder):
+    review(folder, **dict.fromkeys(VERDICTS, "excluded"))
+    with pytest.raises(UserError, match="every photo was excluded"):
+        find_instances(config_for(folder), SIZES)

@@ -1,0 +1,120 @@
+"""`persam-dreambooth review`: a page in the browser to see, correct and approve masks."""
+
+import os
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from socket import socket
+from typing import Any
+
+from persam_dreambooth.cli.parsing import parse
+from persam_dreambooth.cli.sam_flags import SamFlags
+from persam_dreambooth.cli.segment import MethodFlags
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.preprocessing import SegmentationJob
+from persam_dreambooth.references import ReferenceFiles
+from persam_dreambooth.review.album import Album
+from persam_dreambooth.review.clicks import Clicker
+from persam_dreambooth.review.desk import Desk
+from persam_dreambooth.review.opened import OUTPUT_NAME, Opened
+from persam_dreambooth.review.runs import Generator
+from persam_dreambooth.review.serving import build_app, check_host, listen, server_of
+from persam_dreambooth.segmentation import PerSAM
+
+PASSWORD_VARIABLE = "PERSAM_REVIEW_PASSWORD"
+
+
+@dataclass
+class ReviewFlags:
+    """The verb's flags."""
+
+    images: str | None = field(
+        default=None, metadata={"help": "folder of photos, or of such folders; segmented already, or not yet"}
+    )
+    output: str | None = field(
+        default=None,
+        metadata={
+            "help": "folder of the masks, what `segment` calls --output; of several folders of photos it has a folder "
+            f"for each; {OUTPUT_NAME}/ inside of --images if unset"
+        },
+    )
+    run: list[str] = field(
+        default_factory=list, metadata={"help": "a training's --output_dir to look at and generate from; or several"}
+    )
+    host: str = field(
+        default="127.0.0.1", metadata={"help": "address to listen at; any but this machine's own needs a password"}
+    )
+    port: int = field(default=7860, metadata={"help": "port to listen at; 0 takes a free one"})
+    password: str | None = field(
+        default=None,
+        metadata={
+            "help": "asked for in the browser, under any user name; better in the environment variable "
+            f"{PASSWORD_VARIABLE}, since others can read a command line"
+        },
+    )
+    presence: str | None = field(
+        default=None,
+        metadata={"help": "file of the presence rule, as `segment` takes it; presence.json beside the SAM if unset"},
+    )
+    embedding_cache: str | None = field(default=None, metadata={"help": "folder in which encoded photos are kept"})
+
+    def __post_init__(self) -> None:
+        self.password = self.password or os.environ.get(PASSWORD_VARIABLE) or None
+        if not self.images:
+            raise UserError("--images is missing; give the folder that holds the photos")
+        if not 0 <= self.port < 2**16:
+            raise UserError(f"--port {self.port} must lie in 0 to {2**16 - 1}")
+        check_host(self.host, self.password)
+
+    def opened(self) -> Opened:
+        """The folders; errors as `Opened`."""
+        output = Path(self.output).absolute() if self.output else None
+        return Opened(Path(str(self.images)).absolute(), output, tuple(Path(run).absolute() for run in self.run))
+
+
+GROUPS = [ReviewFlags, MethodFlags, SamFlags]
+
+
+def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
+    """The server, and the socket at which it is to run.
+
+    Raises:
+        UserError: a flag that cannot be, a folder that is not there, no Gradio, a port that is taken.
+    """
+    flags, method, sam = parse(GROUPS, argv, program, "A page in the browser to see, correct and approve masks.")
+    if find_spec("gradio") is None:
+        raise UserError('the page needs Gradio; install it with `pip install "persam-dreambooth[ui]"`')
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
+    from persam_dreambooth.review.page import build_page
+
+    opened, chosen = flags.opened(), method.chosen_method()
+
+    def load() -> PerSAM:
+        return PerSAM.from_pretrained(sam.sam, chosen, sam.device, sam.torch_dtype, cache=flags.embedding_cache)
+
+    def job(album: Album, references: tuple[ReferenceFiles, ...]) -> SegmentationJob:
+        return SegmentationJob(
+            images=album.images,
+            references=references,
+            output=album.output,
+            sam=sam.sam,
+            method=chosen,
+            features=method.features,
+            device=sam.device,
+            dtype=sam.torch_dtype,
+            batch_size=1,  # masks appear one by one
+            presence=Path(flags.presence) if flags.presence else None,
+            embedding_cache=Path(flags.embedding_cache) if flags.embedding_cache else None,
+        )
+
+    bound = listen(flags.host, flags.port)
+    page = build_page(Desk(opened, Clicker(load), job), opened, Generator(sam.device))
+    return server_of(build_app(opened, page, flags.password)), bound
+
+
+def run(program: str, argv: list[str]) -> None:
+    """Serve the page until Ctrl+C."""
+    server, bound = prepare(program, argv)
+    host, port, *_ = bound.getsockname()
+    print(f"the page is at http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl+C ends it)", flush=True)
+    server.run(sockets=[bound])

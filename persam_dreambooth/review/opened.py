@@ -1,0 +1,107 @@
+"""What was opened: folders of photos, where their masks go, finished runs; and no file outside of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files
+from persam_dreambooth.preprocessing import SETTINGS_NAME
+
+OUTPUT_NAME = "segmented"
+"""Where the masks of a folder go unless something else is said: a folder of this name in it."""
+DEPTH = 3
+"""Folders of photos are looked for so many folders deep."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The folders of one server.
+
+    Args:
+        images: a folder of photos, or of such folders.
+        output: where the masks go; of several folders of photos each has a folder there.
+        runs: output folders of training.
+
+    Raises:
+        UserError: a folder is not there, or holds no photo.
+    """
+
+    images: Path
+    output: Path | None = None
+    runs: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.images.is_dir():
+            raise UserError(f"{self.images} is not a folder; give the folder that holds the photos")
+        if not self.albums():
+            raise UserError(
+                f"no photo found in {self.images} or in folders in it; put files there that end in "
+                f"{', '.join(files.PHOTO_SUFFIXES)}"
+            )
+        for album in self.albums():
+            self._check_output(self.output_of(album))
+        for run in self.runs:
+            if not run.is_dir():
+                raise UserError(f"--run {run} is not a folder; give the --output_dir of a training")
+
+    def albums(self) -> dict[str, Path]:
+        """The folders with photos, by their path relative to `images`; `images` itself is "."."""
+        found = [folder for folder in _folders(self.images, DEPTH) if files.list_photos(folder)]
+        return {folder.relative_to(self.images).as_posix(): folder for folder in found}
+
+    def output_of(self, album: str) -> Path:
+        """Where an album's masks go."""
+        if self.output is None:
+            return self.images / album / OUTPUT_NAME
+        return self.output / album
+
+    def _check_output(self, folder: Path) -> None:
+        files.check_output_folder(folder)
+        if folder.exists() and any(folder.iterdir()) and not (folder / SETTINGS_NAME).exists():
+            raise UserError(
+                f"{folder} exists and is no folder that `persam-dreambooth segment` wrote; choose another --output"
+            )
+
+    def roots(self) -> dict[str, Path]:
+        """The folders that may be served from, by the word that stands for them in addresses."""
+        masks = {} if self.output is None else {"output": self.output}
+        return {"images": self.images} | masks | {f"run{number}": run for number, run in enumerate(self.runs)}
+
+    def address(self, path: Path) -> str:
+        """ROOT/PATH of a file, as `resolve` takes it; for the longest root that holds it."""
+        name, root = max(
+            ((name, root) for name, root in self.roots().items() if path.is_relative_to(root)),
+            key=lambda one: len(one[1].parts),
+        )
+        return f"{name}/{path.relative_to(root).as_posix()}"
+
+    def resolve(self, address: str) -> Path:
+        """The file behind an address.
+
+        Raises:
+            UserError: nothing is there, or it lies, perhaps by a link, outside of what was opened.
+        """
+        name, _, rest = address.partition("/")
+        root = self.roots().get(name)
+        refused = UserError(f"no file at {address!r} in the opened folders")
+        if root is None or "\0" in rest:
+            raise refused
+        try:
+            path = (root / rest).resolve(strict=True)
+        except (OSError, RuntimeError) as error:
+            raise refused from error
+        if not path.is_file() or not path.is_relative_to(root.resolve()):
+            raise refused
+        return path
+
+
+def _folders(folder: Path, depth: int) -> Iterator[Path]:
+    """A folder and those in it, sorted, without hidden ones, links, and what a segmentation wrote."""
+    if (folder / SETTINGS_NAME).exists():
+        return
+    yield folder
+    inside: Sequence[Path] = sorted(folder.iterdir()) if depth else ()
+    for one in inside:
+        if one.is_dir() and not one.is_symlink() and not one.name.startswith(".") and one.name != OUTPUT_NAME:
+            yield from _folders(one, depth - 1)

@@ -1,0 +1,69 @@
+"""The page's layout: a tab for masks, in plain JavaScript inside one Gradio component, and one for finished runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from persam_dreambooth.review.desk import Desk
+from persam_dreambooth.review.opened import Opened
+from persam_dreambooth.review.runs import Generator
+from persam_dreambooth.review.runs_tab import add_runs_tab
+
+QUESTIONS = ("overview", "look", "draw", "judge", "refer", "undo", "search", "training")
+"""What the masks' tab asks of the desk."""
+SCRIPTS = ("state.js", "list.js", "photo.js", "gestures.js", "facts.js", "album.js")
+"""The masks' tab, in this order one script."""
+STATIC = Path(__file__).parent / "static"
+SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+SYSTEM_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+
+
+def build_page(desk: Desk, opened: Opened, generator: Generator) -> tuple[gr.Blocks, dict[str, Any]]:
+    """The page, and how it looks as `gradio.mount_gradio_app` takes it.
+
+    Args:
+        desk: answers the masks' tab.
+        opened: whose albums and runs there are.
+        generator: draws pictures for the runs' tab.
+    """
+    with gr.Blocks(title="persam-dreambooth review", analytics_enabled=False, fill_width=True) as page, gr.Tabs():
+        with gr.Tab("Masks"):
+            gr.HTML(
+                list(opened.albums()),
+                html_template=(STATIC / "masks.html").read_text(encoding="utf-8"),
+                js_on_load="\n".join((STATIC / name).read_text(encoding="utf-8") for name in SCRIPTS),
+                apply_default_css=False,
+                elem_id="masks",
+                server_functions=[_function(desk, name) for name in QUESTIONS],
+            )
+        with gr.Tab("Training runs"):
+            add_runs_tab(page, opened, generator)
+    theme = gr.themes.Base(
+        primary_hue=gr.themes.colors.teal,
+        neutral_hue=gr.themes.colors.slate,
+        font=[_SystemFont(name) for name in SYSTEM_FONTS],
+        font_mono=[_SystemFont(name) for name in SYSTEM_MONO],
+    ).set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        block_radius="12px",
+        button_large_radius="8px",
+    )
+    return page, {"theme": theme, "css": (STATIC / "review.css").read_text(encoding="utf-8")}
+
+
+def _function(desk: Desk, name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A method as a function, which Gradio can put its mark on."""
+    ask: Callable[[dict[str, Any]], dict[str, Any]] = getattr(desk, name)
+
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        return ask(question)
+
+    answer.__name__ = name
+    return answer
+
+
+class _SystemFont(gr.themes.utils.fonts.Font):
+    """A font that this machine has or has not; nothing is fetched."""

@@ -1,0 +1,145 @@
+"""A finished training as the page shows it: losses, validation pictures, and generated pictures, old and new."""
+
+import re
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from persam_dreambooth import generation, model_folder
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.running.validation import VALIDATION_FOLDER
+
+GENERATED = "generated"
+"""Where the page puts the pictures that it draws: numbered folders below it."""
+MOST_PICTURES = 16
+LOSS = "loss"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A generated picture on disk and what it was made of, from its own text entries."""
+
+    path: Path
+    prompt: str
+    seed: str
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    """(step, loss) of a run, from tensorboard's files in it; a step that was trained twice counts once, the later.
+
+    Raises:
+        UserError: there are such files, and no tensorboard to read them with.
+    """
+    folders = sorted({path.parent for path in run.rglob("events.out.tfevents.*")})
+    if not folders:
+        return []
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+    except ImportError as error:
+        raise UserError("the loss curve needs tensorboard; install it with `pip install tensorboard`") from error
+    points: dict[int, tuple[float, float]] = {}
+    for folder in folders:
+        events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()
+        for one in events.Scalars(LOSS) if LOSS in events.Tags()["scalars"] else ():
+            points[one.step] = max(points.get(one.step, (0.0, 0.0)), (one.wall_time, one.value))
+    return [(step, points[step][1]) for step in sorted(points)]
+
+
+def validation_pictures(run: Path) -> dict[int, list[Path]]:
+    """The validation pictures by step, in the order of the steps."""
+    steps: dict[int, list[Path]] = defaultdict(list)
+    for path in sorted((run / VALIDATION_FOLDER).glob("step-*-*.png")):
+        if found := re.fullmatch(r"step-(\d+)-\d+", path.stem):
+            steps[int(found[1])].append(path)
+    return dict(sorted(steps.items()))
+
+
+def generated_pictures(run: Path) -> dict[Path, list[Drawn]]:
+    """The generated pictures in a run's folder, by the folder they lie in, the newest first."""
+    grids: dict[Path, list[Drawn]] = defaultdict(list)
+    inside = {path.parent for path in run.rglob(f"*/{generation.GRID_NAME}")} | set((run / GENERATED).glob("*/"))
+    for folder in sorted(inside, key=lambda one: one.stat().st_mtime, reverse=True):
+        for path in sorted(folder.glob("*.png")):
+            words = _words(path)
+            if "prompt" in words and "seed" in words:
+                grids[folder].append(Drawn(path, words["prompt"], words["seed"]))
+    return dict(grids)
+
+
+def settings(run: Path) -> dict[str, Any]:
+    """The flags of the training; empty where they are unknown."""
+    return model_folder.training_settings(run)
+
+
+class Generator:
+    """Draws pictures with a run's model, in the background, one order at a time.
+
+    Args:
+        device: None takes an accelerator where there is one.
+    """
+
+    def __init__(self, device: str | None = None) -> None:
+        self._device = device
+        self._thread: threading.Thread | None = None
+        self._loaded: tuple[Path, Any] | None = None
+        self.error: str | None = None
+        self.done, self.wanted = 0, 0
+
+    @property
+    def running(self) -> bool:
+        """Whether pictures are being drawn."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, run: Path, prompt: str, num_images: int, seed: int, **options: Any) -> None:
+        """Begin to draw a prompt into a new folder of the run.
+
+        Raises:
+            UserError: an order is being worked on, or this one cannot be.
+        """
+        if self.running:
+            raise UserError("pictures are being drawn already; wait until they are there")
+        if not prompt.strip():
+            raise UserError('no prompt; write one, such as "a sks dog in the jungle"')
+        if not 1 <= num_images <= MOST_PICTURES or not 1 <= options.get("num_inference_steps", 1) <= 1000:
+            raise UserError(f"1 to {MOST_PICTURES} pictures of 1 to 1000 steps can be drawn at once")
+        if not -(2**63) <= seed < 2**63 - MOST_PICTURES:
+            raise UserError(f"the seed {seed} must lie in [-2^63, 2^63)")
+        self.error, self.done, self.wanted = None, 0, num_images
+        work = (lambda: self._draw(run, prompt, num_images, seed, options),)
+        self._thread = threading.Thread(target=self._guarded, args=work, daemon=True)
+        self._thread.start()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # whatever it is, the page must say it: nobody looks at this thread
+            self.error = " ".join(str(error).split()) or type(error).__name__
+
+    def _draw(self, run: Path, prompt: str, num_images: int, seed: int, options: dict[str, Any]) -> None:
+        if self._loaded is None or self._loaded[0] != run:
+            self._loaded = None  # two models at once may not fit
+            self._loaded = run, generation.load_pipeline(str(run), device=self._device, dtype=torch.float32)
+        folder = next(path for number in range(1, 10**6) if not (path := run / GENERATED / f"{number:03d}").exists())
+        paths = generation.picture_paths(folder, [prompt], num_images, seed)
+
+        def keep(picture: generation.Picture) -> None:
+            generation.save_picture(picture, paths[picture.prompt, picture.seed], run.name, options)
+            self.done += 1
+
+        pictures = generation.generate(self._loaded[1], [prompt], num_images, seed, keep, **options)
+        generation.save_grid(pictures, num_images, folder)
+
+
+def _words(path: Path) -> dict[str, str]:
+    """A PNG's text entries; none where it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            return {key: str(value) for key, value in getattr(picture, "text", {}).items()}
+    except (OSError, ValueError, SyntaxError):
+        return {}

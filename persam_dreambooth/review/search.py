@@ -1,0 +1,67 @@
+"""The search for the subject in all photos of an album, in the background; its masks appear in the manifest."""
+
+import threading
+from collections.abc import Callable
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
+from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
+from persam_dreambooth.references import ReferenceFiles
+from persam_dreambooth.review.album import Album
+
+
+class Search:
+    """At most one search at a time over one album.
+
+    Args:
+        album: the photos and where their masks go.
+        job: what to do with these references.
+    """
+
+    def __init__(self, album: Album, job: Callable[[Album, tuple[ReferenceFiles, ...]], SegmentationJob]) -> None:
+        self._album, self._job = album, job
+        self._thread: threading.Thread | None = None
+        self.error: str | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether photos are being looked at."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin; a search with the same references goes on where it stopped, another one begins anew.
+
+        Masks that a person made or judged stay.
+
+        Raises:
+            UserError: a search is running, or nobody has drawn the subject yet.
+        """
+        if self.running:
+            raise UserError("the subject is being looked for already; wait until all photos were looked at")
+        links = self._album.links_out()
+        if links:
+            raise UserError(
+                f"{links[0]} leads out of the opened folder, and the page shows nothing from outside; open the folder "
+                "that it leads to, take it out, or use `persam-dreambooth segment`"
+            )
+        references = self._album.references()
+        if not references:
+            raise UserError("draw the subject on one photo first; the others are found by it")
+        job = self._job(self._album, references)
+        self.error = None
+        self._thread = threading.Thread(target=self._run, args=(job,), daemon=True)
+        self._thread.start()
+
+    def _run(self, job: SegmentationJob) -> None:
+        try:
+            segment_folder(job, again=_is_another(job))
+        except Exception as error:  # whatever it is, the page must say it: nobody looks at this thread
+            self.error = " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_another(job: SegmentationJob) -> bool:
+    try:
+        SubjectFolder(job.output).refuse_other_runs(job.settings())
+    except UserError:
+        return True
+    return False

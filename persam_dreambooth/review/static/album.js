@@ -1,0 +1,109 @@
+// The album, the search, the keys, and the start.
+
+async function refresh(anew) {
+  const answer = await ask("overview", {});
+  if (answer.error) return say(answer.error, true);
+  const finished = page.running && !answer.running;
+  page.running = answer.running;
+  arrange(answer.photos, anew || answer.running || finished);
+  showList();
+  const left = answer.photos.filter((photo) => photo.status === "waiting").length;
+  part("search").disabled = answer.running;
+  part("searching").textContent = answer.running ? `finding: ${left} left` : "";
+  if (finished && answer.search_error) {
+    say(answer.search_error, true);
+  } else if (finished) {
+    const worst = page.photos.find(isOpen);
+    if (worst && !isOpen(photoOf(page.current) ?? worst)) await choose(worst.name);
+    say("All photos were looked at; the worst come first.");
+  }
+  const now = photoOf(page.current);
+  if (now && page.imageName === now.name && now.version !== page.seen && !page.busy && !page.stroke) {
+    const newest = await ask("look", { photo: now.name });
+    if (newest.photo && page.current === now.name && !page.busy) await show(newest.photo);
+  }
+}
+
+// What other tabs and the search do is seen soon.
+let timer = null;
+function keepLooking() {
+  clearTimeout(timer);
+  timer = setTimeout(async () => {
+    if (page.album !== null && !document.hidden && !page.busy) await refresh(false);
+    keepLooking();
+  }, page.running ? BUSY : IDLE);
+}
+
+async function open(album, name) {
+  Object.assign(page, { album, photos: [], order: [], current: null, image: null, mask: null });
+  rows.clear();
+  part("album").value = album;
+  await refresh(true);
+  paint();
+  const first = photoOf(name) ?? page.photos.find((photo) => shows[page.filter](photo)) ?? page.photos[0];
+  if (first) await choose(first.name);
+}
+
+async function search() {
+  const answer = await ask("search", {});
+  if (answer.error) return say(answer.error, true);
+  page.running = true;
+  keepLooking();
+  part("search").disabled = true;
+  part("searching").textContent = "loading the SAM …";
+}
+
+function pick(tool) {
+  page.tool = tool;
+  for (const button of element.querySelectorAll("[data-tool]")) button.classList.toggle("on", button.dataset.tool === tool);
+  say(HINTS[tool]);
+}
+
+const KEYS = {
+  j: () => step(1), n: () => step(1), arrowright: () => step(1), arrowdown: () => step(1),
+  k: () => step(-1), p: () => step(-1), arrowleft: () => step(-1), arrowup: () => step(-1),
+  a: () => part("approve").click(), x: () => part("exclude").click(), r: () => part("refer").click(), u: () => part("undo").click(),
+  1: () => pick("add"), 2: () => pick("remove"), 3: () => pick("box"), 4: () => pick("brush"), 5: () => pick("eraser"),
+};
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.closest?.("input:not([type=range]):not([type=checkbox]), textarea, select, [contenteditable]");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || !element.offsetParent) return;
+  const act = KEYS[event.key.toLowerCase()];
+  if (!act) return;
+  event.preventDefault();
+  act();
+});
+
+part("approve").onclick = () => decide("approved");
+part("exclude").onclick = () => decide("excluded");
+part("refer").onclick = refer;
+part("undo").onclick = () => change("undo", {}, "taken back");
+part("previous").onclick = () => step(-1);
+part("next").onclick = () => step(1);
+part("search").onclick = search;
+part("shown").onchange = paint;
+part("another").onclick = () => { page.crop += 1; showTraining(); };
+for (const id of ["resolution", "cell", "downsample", "center"]) part(id).onchange = showTraining;
+for (const button of element.querySelectorAll("[data-tool]")) button.onclick = () => pick(button.dataset.tool);
+for (const button of element.querySelectorAll("[data-filter]")) {
+  button.onclick = () => {
+    page.filter = button.dataset.filter;
+    for (const other of element.querySelectorAll("[data-filter]")) other.classList.toggle("on", other === button);
+    showList();
+  };
+}
+part("album").onchange = () => open(part("album").value);
+new ResizeObserver(paint).observe(canvas.parentElement);
+
+(function start() {
+  for (const name of props.value) {
+    const option = document.createElement("option");
+    option.value = name;
+    option.textContent = name === "." ? "(the opened folder)" : name;
+    part("album").append(option);
+  }
+  const [album, name] = location.hash.slice(1).split("/").map(decodeURIComponent);
+  pick("add");
+  open(props.value.includes(album) ? album : props.value[0], name);
+  keepLooking();
+})();

@@ -1,0 +1,38 @@
+"""Small albums for the tests of the review page."""
+
+from PIL import Image
+
+from persam_dreambooth.photos import files
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, append_entry
+from persam_dreambooth.preprocessing import SETTINGS_NAME
+from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
+from tests.scene import scene
+
+
+def draw_photos(folder, names, height=48, width=64):
+    """Drawn photos of these names; returns each one's true mask."""
+    masks = {}
+    for seed, name in enumerate(names):
+        pixels, masks[name] = scene(height, width, seed)
+        files.write_picture(Image.fromarray(pixels), folder / name)
+    return masks
+
+
+def write_found(folder, output, masks, scores):
+    """What a segmentation run would leave, with these masks and scores, in the files' usual form."""
+    subject = SubjectFolder(output)
+    files.write_json({}, output / SETTINGS_NAME)
+    for name, mask in sorted(masks.items()):
+        photo = folder / name
+        entry = ManifestEntry(f"../{name}", files.digest(photo), score=scores.get(name, 0.9), points=[[5, 5]])
+        entry = subject.draw(files.read_photo(photo), mask, ManifestEntry(**{**vars(entry), "point_labels": [1]}))
+        append_entry(output / MANIFEST_NAME, entry)
+
+
+def contents(folder):
+    """Every file's bytes, but for the lock's."""
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".manifest.lock"
+    }

@@ -1,0 +1,366 @@
+"""Guards the page in a real browser: from a folder of photos to approved masks, corrections, reloads, odd names.
+
+    PERSAM_SCREENSHOTS=docs/images python -m pytest tests/review/test_page.py
+
+also writes the pictures of `docs/review.md`.
+"""
+
+import os
+import shutil
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from accelerate import PartialState
+from PIL import Image
+
+from albums import albums, save_album
+from persam_dreambooth.photos import files
+from persam_dreambooth.photos.manifest import read_manifest
+from persam_dreambooth.training.data.instances import find_instances
+from tests.review.albums import contents, draw_photos, write_found
+from tests.training.small import configure
+from world import Recipe, draw
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)>.png",
+    "\"quoted\" 'twice'.png",
+    "50% of #3 & more?.png",
+    "Hündchen 狗 🐕.png",
+    "two  blanks.png",
+    "${1+1} {{value}}.png",
+    "javascript:alert(2).png",
+    "plain.png",
+)
+EMPTY = "nobody here.png"
+
+
+@pytest.fixture(scope="module")
+def dogs(tmp_path_factory):
+    """Drawn photos of one dog under hostile names, and their true masks by name."""
+    folder = tmp_path_factory.mktemp("dogs")
+    photos, masks = save_album(albums(1, photos=len(HOSTILE))[0], folder)
+    for number, name in enumerate(HOSTILE):
+        (photos / f"{number:02}.png").rename(photos / name)
+        (masks / f"{number:02}.png").rename(masks / name)
+    return photos, {name: files.read_mask(masks / name) for name in HOSTILE}
+
+
+@pytest.fixture
+def opened(dogs, tmp_path):
+    """A folder with two folders of photos, the second of which has one without the dog."""
+    shutil.copytree(dogs[0], tmp_path / "albums" / "my dog & co")
+    nobody = draw(Recipe(albums(1)[0].scene, (), seed=1), 128).image
+    files.write_picture(nobody, tmp_path / "albums" / "my dog & co" / EMPTY)
+    draw_photos(tmp_path / "albums" / "another", ["one.jpg"])
+    return tmp_path / "albums"
+
+
+def shoot(tab, name):
+    """The picture of the docs, where it is asked for."""
+    folder = os.environ.get("PERSAM_SCREENSHOTS")
+    if folder:
+        tab.wait_for_timeout(400)
+        picture = Image.open(BytesIO(tab.screenshot())).convert("RGB").resize((1120, 720), Image.Resampling.LANCZOS)
+        files.write_picture(picture, Path(folder) / f"{name}.png")
+
+
+def names(tab):
+    return [item.get_attribute("data-name") for item in tab.query_selector_all("[data-id=list] li")]
+
+
+def said(tab, words):
+    """Wait until the page says so; returns the sentence."""
+    tab.wait_for_function("words => document.querySelector('[data-id=said]').textContent.includes(words)", arg=words)
+    return tab.inner_text("[data-id=said]")
+
+
+def choose(tab, name):
+    tab.locator("[data-id=list] li").filter(has=tab.get_by_text(name, exact=True)).click()
+    tab.wait_for_function("name => document.querySelector('[data-id=name]').textContent === name", arg=name)
+
+
+def on_screen(tab, point, size):
+    """A pixel's middle (x, y) of a photo of `size` (width, height), on the screen."""
+    box = tab.locator("[data-id=canvas]").bounding_box()
+    return tuple(
+        box[origin] + box[edge] * (one + 0.5) / whole
+        for origin, edge, one, whole in zip(("x", "y"), ("width", "height"), point, size, strict=True)
+    )
+
+
+def drag(tab, points, size=(128, 128)):
+    """Press at the first point, move over the others, let go; a single point is a click."""
+    places = [on_screen(tab, point, size) for point in points]
+    tab.mouse.move(*places[0])
+    tab.mouse.down()
+    for place in places[1:]:
+        tab.mouse.move(*place, steps=4)
+    tab.mouse.up()
+
+
+def middle(mask):
+    rows, _ = np.nonzero(mask)
+    row = np.bincount(rows).argmax()
+    inside = np.nonzero(mask[row])[0]
+    return int(inside[len(inside) // 2]), int(row)
+
+
+def box_of(mask):
+    rows, columns = np.nonzero(mask)
+    return [(columns.min(), rows.min()), (columns.max(), rows.max())]
+
+
+def overlap(one, other):
+    return (one & other).sum() / (one | other).sum()
+
+
+def mask_of(output, name):
+    return files.read_mask(output / "masks" / f"{Path(name).stem}.png")
+
+
+def lines(output):
+    return {Path(entry.photo).name: entry for entry in read_manifest(output / "manifest.jsonl")}
+
+
+def test_the_whole_way_from_a_folder_of_photos_to_approved_masks(opened, dogs, serve, open_tab):
+    true, output = dogs[1], opened / "my dog & co" / "segmented"
+    tab = open_tab(serve("--images", opened))
+    assert names(tab) == ["one.jpg"]  # the first folder
+    tab.select_option("[data-id=album]", "my dog & co")
+    tab.wait_for_function(
+        "count => document.querySelectorAll('[data-id=list] li').length === count", arg=len(HOSTILE) + 1
+    )
+    assert names(tab) == sorted([*HOSTILE, EMPTY])
+    assert not output.exists()
+
+    first = HOSTILE[0]
+    choose(tab, first)
+    said(tab, "No mask yet")
+    shoot(tab, "review-start")
+    drag(tab, [middle(true[first])])
+    said(tab, "found and saved")
+    assert overlap(mask_of(output, first), true[first]) > 0.8
+    assert lines(output)[first].source == "reference"
+
+    tab.evaluate("""() => {
+        window.counts = new Set();
+        new MutationObserver(() => window.counts.add(document.querySelector('[data-id=count]').textContent)).observe(
+            document.querySelector('[data-id=count]'), {childList: true, characterData: true, subtree: true});
+    }""")
+    tab.click("[data-id=search]")
+    said(tab, "All photos were looked at")
+    assert len(tab.evaluate("[...window.counts]")) > 1, "the masks did not appear one after the other"
+    found = lines(output)
+    assert all(overlap(mask_of(output, name), true[name]) > 0.6 for name in HOSTILE)
+    by_worst = sorted(set(found) - {first}, key=lambda name: (found[name].probability, found[name].score))
+    assert names(tab) == by_worst and by_worst[0] == EMPTY
+    assert tab.inner_text("[data-id=status]") == found[EMPTY].presence == "not found"
+    assert f"score {found[by_worst[0]].score:.2f}" in tab.inner_text("[data-id=list] li >> nth=0")
+    assert f"presence {found[by_worst[0]].probability:.0%}".replace("%", " %") in tab.inner_text("[data-id=list]")
+    assert tab.inner_text("[data-id=name]") == by_worst[0]
+    shoot(tab, "review-found")
+
+    for key, name in zip("xaa", by_worst, strict=False):
+        tab.wait_for_function("name => document.querySelector('[data-id=name]').textContent === name", arg=name)
+        tab.keyboard.press(key)
+        moved(tab, name)
+    reviews = {name: entry.review for name, entry in lines(output).items()}
+    settled = {EMPTY: "excluded"} | dict.fromkeys([first, *by_worst[1:3]], "approved")
+    assert reviews == dict.fromkeys(found) | settled
+    assert trained_on(output.parent) == sorted(HOSTILE)
+
+    tab.reload()
+    tab.wait_for_selector("[data-id=list] li")
+    tab.wait_for_function("name => document.querySelector('[data-id=name]').textContent === name", arg=by_worst[3])
+    assert names(tab) == by_worst[3:]
+    tab.click("[data-filter=excluded]")
+    assert EMPTY in names(tab)
+
+    before = {name: (output / "masks" / f"{Path(name).stem}.png").read_bytes() for name in HOSTILE}
+    tab.keyboard.press("r")
+    said(tab, "a reference now")
+    tab.click("[data-id=search]")
+    said(tab, "All photos were looked at")
+    sources = {name: entry.source for name, entry in lines(output).items()}
+    assert [name for name in sources if sources[name] == "reference"] == sorted([first, by_worst[3]])
+    kept = [first, *by_worst[1:4]]
+    assert all((output / "masks" / f"{Path(name).stem}.png").read_bytes() == before[name] for name in kept)
+    assert all(lines(output)[name].review == verdict for name, verdict in settled.items())
+    assert {path.name for path in output.iterdir()} == {
+        ".manifest.lock",
+        "contact_sheet.png",
+        "manifest.jsonl",
+        "masks",
+        "overlays",
+        "segmentation.json",
+        "subject.safetensors",
+    }  # nothing of the page's own
+
+
+def trained_on(photos):
+    """The names of the photos that training takes."""
+    PartialState()  # Accelerate's logger asks it which process this is
+    flags = {"data": {"instance_data_dir": str(photos)}, "mask": {"instance_mask_dir": str(photos / "segmented")}}
+    return [one.photo.name for one in find_instances(configure("model", **flags), [(64, 64)])[0]]
+
+
+def moved(tab, name):
+    """Wait until another photo is shown."""
+    tab.wait_for_function("name => document.querySelector('[data-id=name]').textContent !== name", arg=name)
+
+
+@pytest.mark.parametrize("tool", ["box", "brush"])
+def test_a_box_or_a_stroke_of_the_brush_begins_it_as_well(tool, opened, dogs, serve, open_tab):
+    true, output = dogs[1]["plain.png"], opened / "my dog & co" / "segmented"
+    tab = open_tab(serve("--images", opened / "my dog & co"))
+    choose(tab, "plain.png")
+    said(tab, "No mask yet")
+    tab.click(f"[data-tool={tool}]")
+    x, y = middle(true)
+    drag(tab, box_of(true) if tool == "box" else [(x, y), (x + 8, y)])
+    said(tab, "saved")
+    assert overlap(mask_of(output, "plain.png"), true) > 0.8
+    assert lines(output)["plain.png"].source == "reference"
+
+
+@pytest.fixture
+def found(dogs, tmp_path):
+    """The dogs with their true masks, but for one that lacks a half and has a patch too much."""
+    folder = Path(shutil.copytree(dogs[0], tmp_path / "photos"))
+    masks = dict(dogs[1])
+    spoilt = masks["plain.png"].copy()
+    spoilt[:, 70:] = False
+    spoilt[2:14, 2:14] = True
+    write_found(folder, folder / "segmented", masks | {"plain.png": spoilt}, {"plain.png": 0.1})
+    return folder
+
+
+def test_corrections_are_saved_at_once_and_undone_to_the_byte(found, dogs, serve, open_tab):
+    true, output = dogs[1]["plain.png"], found / "segmented"
+    states = [contents(output)]
+    tab = open_tab(serve("--images", found))
+    assert names(tab)[0] == "plain.png"
+    tab.wait_for_function("document.querySelector('[data-id=latent]').src.startsWith('data:image/png')")
+
+    def keep(words):
+        said(tab, words)
+        states.append(contents(output))
+        assert states[-1] != states[-2]
+
+    missing = true & ~mask_of(output, "plain.png")
+    drag(tab, [middle(missing)])
+    keep("found and saved")
+    assert overlap(mask_of(output, "plain.png"), true) > overlap(true & ~missing, true) + 0.1
+    tab.click("[data-tool=remove]")
+    drag(tab, [(8, 8)])
+    keep("plain.png: found and saved")
+    assert not mask_of(output, "plain.png")[8, 8]
+    tab.keyboard.press("u")
+    said(tab, "taken back")
+    tab.click("[data-tool=add]")
+    tab.keyboard.down("Shift")
+    drag(tab, [(8, 8)])
+    tab.keyboard.up("Shift")
+    said(tab, "found and saved")
+    assert contents(output) == states[-1]
+    tab.keyboard.press("4")
+    said(tab, "Paint what")
+    drag(tab, [(100, 10), (120, 10)])
+    keep("plain.png: saved")
+    assert mask_of(output, "plain.png")[10, 100:121].all()
+    tab.keyboard.press("5")
+    said(tab, "Rub out")
+    drag(tab, [(110, 4), (110, 16)])
+    keep("plain.png: saved")
+    assert not mask_of(output, "plain.png")[10, 110] and mask_of(output, "plain.png")[10, 119]
+    assert lines(output)["plain.png"].source == "corrected"
+    shoot(tab, "review-corrected")
+    tab.keyboard.press("r")
+    keep("a reference now")
+    tab.reload()
+    tab.wait_for_selector("[data-id=list] li")
+    tab.wait_for_function("document.querySelector('[data-id=status]').textContent === 'reference'")
+    for expected in reversed(states[:-1]):
+        version = tab.evaluate("document.querySelector('li.on').dataset.version")
+        tab.keyboard.press("u")
+        tab.wait_for_function("old => document.querySelector('li.on').dataset.version !== old", arg=version)
+        said(tab, "taken back")
+        assert contents(output) == expected
+    assert tab.is_disabled("[data-id=undo]")
+
+
+def test_the_second_of_two_tabs_is_told_and_sees_the_newer_mask(found, serve, open_tab):
+    address = serve("--images", found)
+    first, second = open_tab(address), open_tab(address)
+    for tab in (first, second):
+        tab.wait_for_function("document.querySelector('[data-id=name]').textContent === 'plain.png'")
+        tab.keyboard.press("4")
+    drag(first, [(100, 30), (110, 30)])
+    said(first, "saved")
+    before = contents(found / "segmented")
+    drag(second, [(20, 100), (30, 100)])
+    assert "changed in another tab" in said(second, "plain.png")
+    assert contents(found / "segmented") == before
+    versions = [tab.evaluate("document.querySelector('li.on').dataset.version") for tab in (first, second)]
+    assert versions[0] == versions[1]
+    drag(second, [(20, 100), (30, 100)])
+    said(second, "plain.png: saved")
+    mask = mask_of(found / "segmented", "plain.png")
+    assert mask[30, 105] and mask[100, 25]
+    newest = second.evaluate("document.querySelector('li.on').dataset.version")
+    first.wait_for_function("newest => document.querySelector('canvas').dataset.version === newest", arg=newest)
+    drag(first, [(60, 5), (70, 5)])
+    said(first, "plain.png: saved")  # the other tab's mask came by itself, and this one goes on from it
+    mask = mask_of(found / "segmented", "plain.png")
+    assert mask[5, 65] and mask[30, 105] and mask[100, 25]
+
+
+def test_five_hundred_photos_are_quick_to_go_through(tmp_path, serve, open_tab):
+    photos = tmp_path / "photos"
+    masks = draw_photos(photos, [f"{number:03}.jpg" for number in range(500)], 24, 32)
+    write_found(photos, photos / "segmented", masks, {name: 0.5 + int(name[:3]) / 1000 for name in masks})
+    tab = open_tab(serve("--images", photos))
+    assert names(tab) == sorted(masks)
+    loaded = tab.evaluate(
+        "performance.getEntriesByType('resource').filter(one => one.name.includes('overlays')).length"
+    )
+    assert 0 < loaded < 100, "the list loads what nobody sees"
+    for number in range(5):
+        tab.wait_for_function(
+            "name => document.querySelector('[data-id=name]').textContent === name",
+            arg=f"{number:03}.jpg",
+            timeout=3000,
+        )
+        tab.keyboard.press("a")
+    moved(tab, "004.jpg")
+    assert sum(entry.review == "approved" for entry in lines(photos / "segmented").values()) == 5
+    tab.evaluate("document.querySelector('[data-id=list]').lastChild.scrollIntoView()")
+    tab.wait_for_function("document.querySelector('[data-id=list]').lastChild.firstChild.naturalWidth > 0")
+
+
+def test_keys_typed_into_a_field_decide_nothing(found, serve, open_tab):
+    tab = open_tab(serve("--images", found))
+    tab.wait_for_function("document.querySelector('[data-id=name]').textContent === 'plain.png'")
+    before = contents(found / "segmented")
+    tab.focus("[data-id=resolution]")
+    tab.keyboard.press("x")
+    tab.keyboard.press("Control+a")
+    tab.wait_for_timeout(300)
+    assert contents(found / "segmented") == before
+
+
+def test_a_photo_that_cannot_be_decoded_and_a_search_that_fails_are_told(found, serve, browser):
+    (found / "aa broken.jpg").write_bytes(b"no picture")
+    tab = browser.new_page()
+    tab.goto(serve("--images", found, "--presence", found / "plain.png"))
+    tab.wait_for_selector("[data-id=list] li")
+    choose(tab, "aa broken.jpg")
+    assert "cannot be decoded" in said(tab, "aa broken.jpg")
+    choose(tab, "plain.png")
+    tab.keyboard.press("r")
+    said(tab, "a reference now")
+    tab.click("[data-id=search]")
+    assert "no presence rule" in said(tab, "plain.png is")
+    tab.close()

@@ -110,7 +110,9 @@ def to_mask(mask: Image.Image | NDArray[np.generic]) -> NDArray[np.bool_]:
 
 def _levels(mask: NDArray[np.generic]) -> NDArray[np.float64]:
     """The one channel, (H, W) float, that says how much each pixel belongs to the mask."""
-    values = np.nan_to_num(mask.astype(np.float64))
+    values = mask.astype(np.float64)
+    if np.issubdtype(mask.dtype, np.floating):
+        values = np.nan_to_num(values)
     if values.ndim == 2:
         return values
     if values.shape[-1] in (2, 4):

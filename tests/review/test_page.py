@@ -1,6 +1,6 @@
 """Guards the page in a real browser: from a folder of photos to approved masks, corrections, reloads, odd names.
 
-    PERSAM_SCREENSHOTS=docs/images python -m pytest tests/review/test_page.py
+    PERSAM_SCREENSHOTS=docs/pictures python -m pytest tests/review/test_page.py
 
 also writes the pictures of `docs/review.md`.
 """

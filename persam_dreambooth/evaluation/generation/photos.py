@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos import files
+from persam_dreambooth.photos import files, pairs
 from persam_dreambooth.references import ReferenceFiles
 
 
@@ -19,32 +19,14 @@ def photos_with_masks(photos: Path, masks: Path) -> list[ReferenceFiles]:
             full.
     """
     found = files.find_photos(photos)
-    folder = masks / "masks" if (masks / "masks").is_dir() else masks
-    if not folder.is_dir():
-        raise UserError(f"--instance_mask_dir {masks} is not a folder; give the folder that holds the masks")
-    if folder.resolve() == photos.resolve():
-        raise UserError(f"the masks in {masks} are the photos themselves; give the folder that holds the masks")
-    drawn = files.list_photos(folder)
-    files.refuse_clashing_stems(drawn)
-    by_stem = {path.stem: path for path in drawn}
-    missing = [photo.name for photo in found if photo.stem not in by_stem]
-    if missing:
-        raise UserError(
-            f"no mask in {folder} for {', '.join(missing)}; a mask has its photo's name, such as "
-            f"{Path(missing[0]).stem}.png: make it with `persam-dreambooth segment`, or take the photo out"
-        )
+    drawn = pairs.pair(found, pairs.mask_folder(masks, "--instance_mask_dir"))
     for photo in found:
-        _check(photo, by_stem[photo.stem])
-    return [ReferenceFiles(photo, mask=by_stem[photo.stem]) for photo in found]
+        _check(photo, drawn[photo])
+    return [ReferenceFiles(photo, mask=mask) for photo, mask in drawn.items()]
 
 
 def _check(photo: Path, drawn: Path) -> None:
-    width, height = files.read_photo(photo).size
     mask = files.read_mask(drawn)
-    if mask.shape != (height, width):
-        raise UserError(
-            f"the mask {drawn} is {mask.shape[1]} x {mask.shape[0]} pixels but its photo {photo.name} is "
-            f"{width} x {height} (upright); make the mask anew on this photo"
-        )
+    pairs.check_size(drawn, mask.shape, photo, files.read_photo(photo).size)
     if mask.all() or not mask.any():
         raise UserError(f"the mask {drawn} is {'full' if mask.all() else 'empty'}; mark the subject, or take it out")

@@ -6,6 +6,7 @@ from pathlib import Path
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest
+from persam_dreambooth.photos.pairs import find_masks, mask_folder
 from persam_dreambooth.photos.trade.samples import CAPTION, read_caption, refuse
 from persam_dreambooth.photos.trade.strangers import foreign
 
@@ -25,7 +26,8 @@ class Source:
 
     Attributes:
         pairs: sorted by the photos' names.
-        left_out: photos that segmentation could not read, or in which it doubts the subject, with the reason.
+        left_out: photos that segmentation could not read, that a person excluded, or in which segmentation
+            doubts the subject, with the reason.
     """
 
     pairs: list[Pair]
@@ -47,13 +49,11 @@ def read_source(
         UserError: no such folder; photos without masks, masks without photos, clashing names, pictures
             that are not read here, photos that are gone, all of them listed; or nothing is left.
     """
-    folder = masks / "masks" if (masks / "masks").is_dir() else masks
-    if not folder.is_dir():
-        raise UserError(f"--masks {masks} is not a folder; give the folder that holds the masks, or segment's output")
+    folder = mask_folder(masks, "--masks")
     manifest = folder.parent / MANIFEST_NAME
     entries = read_manifest(manifest)
     photos = _photos(images, entries, manifest)
-    found = {path.stem: path for path in _masks(folder, photos)}
+    found = find_masks(folder, photos)
     left_out = _left_out(photos, found, entries, include_doubtful)
     problems = [f"{photo} is not there" for photo in photos if not photo.is_file()]
     problems += [problem for place in filter(None, (images, folder)) for problem in foreign(place)]
@@ -84,25 +84,20 @@ def _photos(images: Path | None, entries: list[ManifestEntry], manifest: Path) -
     return photos
 
 
-def _masks(folder: Path, photos: list[Path]) -> list[Path]:
-    masks = files.list_photos(folder)
-    if {path.resolve() for path in masks} & {photo.resolve() for photo in photos}:
-        raise UserError(f"the masks in {folder} are the photos themselves; give the folder that holds the masks")
-    files.refuse_clashing_stems(masks)
-    return masks
-
-
 def _left_out(
     photos: list[Path], masks: dict[str, Path], entries: list[ManifestEntry], include_doubtful: bool
 ) -> dict[Path, str]:
-    """The photos that segmentation could not read, or doubts: a verdict counts for the very mask it was given on."""
+    """Photos that could not be read, that a person excluded, or that are doubted in the very mask that is there."""
     by_photo = {entry.digest: entry for entry in entries}
+    excluded = {(entry.digest, Path(entry.photo).stem) for entry in entries if entry.excluded}
     left_out = {}
     for photo in photos if entries else ():
         entry = by_photo.get(files.digest(photo)) if photo.is_file() else None
         if entry is None:
             continue
-        if entry.error is not None:
+        if (entry.digest, photo.stem) in excluded:
+            left_out[photo] = f"{photo.name} was excluded in review"
+        elif entry.error is not None:
             left_out[photo] = entry.error
         elif entry.doubted and not include_doubtful and _is_its_mask(masks.get(photo.stem), entry):
             left_out[photo] = f"the subject in {photo.name}: {entry.presence}, {entry.reason}"

@@ -8,7 +8,7 @@ import torch
 from accelerate.logging import get_logger
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos import files
+from persam_dreambooth.photos import files, pairs
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest, relative_path
 from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, segment_folder
 from persam_dreambooth.references import ReferenceFiles
@@ -65,30 +65,14 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
     }
     if not config.mask.masked_loss:
         return list(plain.values()), left_out
-    folder = mask_folder(config)
-    candidates = files.list_photos(folder)
-    if {path.resolve() for path in candidates} & {photo.resolve() for photo in shapes}:
-        raise UserError(f"the masks in {folder} are the photos themselves; give the folder that holds the masks")
-    files.refuse_clashing_stems(candidates)
-    masks = {path.stem: path for path in candidates}
-    missing = [photo.name for photo in shapes if photo.stem not in masks]
-    if missing:
-        raise UserError(
-            f"no mask in {folder} for {', '.join(missing)}; a mask has its photo's name, such as "
-            f"{Path(missing[0]).stem}.png: make it with `persam-dreambooth segment`, or take the photo out"
-        )
-    for photo, (width, height) in shapes.items():
-        mask_height, mask_width = files.read_mask(masks[photo.stem]).shape
-        if (mask_width, mask_height) != (width, height):
-            raise UserError(
-                f"the mask {masks[photo.stem]} is {mask_width} x {mask_height} pixels but its photo {photo.name} is "
-                f"{width} x {height} (upright); make the mask anew on this photo"
-            )
+    masks = pairs.pair(shapes, mask_folder(config))
+    for photo, size in shapes.items():
+        pairs.check_size(masks[photo], files.read_mask(masks[photo]).shape, photo, size)
     known, weight = _segmented(config), config.mask.doubtful_photo_weight
     excluded = {(entry.digest, Path(entry.photo).stem) for entry in known.values() if entry.excluded}
     instances, doubted = [], dict[Path, str]()
     for photo in shapes:
-        mask = masks[photo.stem]
+        mask = masks[photo]
         if (files.digest(photo), photo.stem) in excluded:
             left_out[photo] = f"{photo.name} was excluded in review"
             logger.warning(f"left out: {left_out[photo]}")
@@ -143,11 +127,7 @@ def mask_folder(config: TrainingConfig) -> Path:
     """
     if config.mask.reference_image:
         return _segmentation(config) / "masks"
-    given = Path(str(config.mask.instance_mask_dir))
-    folder = given / "masks" if (given / "masks").is_dir() else given
-    if not folder.is_dir():
-        raise UserError(f"--instance_mask_dir {given} is not a folder; give the folder that holds the masks")
-    return folder
+    return pairs.mask_folder(Path(str(config.mask.instance_mask_dir)), "--instance_mask_dir")
 
 
 def _segmentation(config: TrainingConfig) -> Path:

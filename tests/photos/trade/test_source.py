@@ -1,6 +1,8 @@
 """Guards which photos are exported: those training would train on, and a mess is refused with the list of it."""
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest, write_manifest
 from persam_dreambooth.photos.trade import read_source
 from tests.scene import scene
 
@@ -59,6 +61,18 @@ def test_doubted_photos_are_kept_when_they_are_wanted(folder):
     source = read_source(folder / "out", include_doubtful=True)
     assert kept(source) == ["dog", "park", "reference", "sofa"]
     assert [photo.name for photo in source.left_out] == ["broken.jpg"]
+
+
+@pytest.mark.parametrize("include_doubtful", [False, True])
+def test_what_a_person_decided_wins(folder, include_doubtful):
+    decided = {"dog": "excluded", "park": "approved", "sofa": None}
+    manifest = folder / "out" / MANIFEST_NAME
+    entries = [replace(entry, review=decided.get(Path(entry.photo).stem)) for entry in read_manifest(manifest)]
+    write_manifest(manifest, entries)
+    source = read_source(folder / "out", include_doubtful=include_doubtful)
+    assert kept(source) == (["park", "reference", "sofa"] if include_doubtful else ["park", "reference"])
+    reasons = {photo.name: reason for photo, reason in source.left_out.items()}
+    assert reasons["dog.png"] == "dog.png was excluded in review" and "park.png" not in reasons
 
 
 def test_a_verdict_is_of_the_mask_it_was_given_on(folder):

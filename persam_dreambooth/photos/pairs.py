@@ -1,0 +1,69 @@
+"""Photos and their masks, which have the same name but for the suffix."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files
+
+
+def mask_folder(given: Path, flag: str) -> Path:
+    """Where the masks lie: in a folder that `persam-dreambooth segment` wrote, one deeper.
+
+    Args:
+        flag: by which the folder was given.
+
+    Raises:
+        UserError: no such folder.
+    """
+    folder = given / "masks" if (given / "masks").is_dir() else given
+    if not folder.is_dir():
+        raise UserError(f"{flag} {given} is not a folder; give the folder that holds the masks, or segment's output")
+    return folder
+
+
+def find_masks(folder: Path, photos: Iterable[Path]) -> dict[str, Path]:
+    """The masks of a folder by their stems.
+
+    Raises:
+        UserError: two of them have one stem, or they are the photos themselves.
+    """
+    masks = files.list_photos(folder)
+    if {path.resolve() for path in masks} & {photo.resolve() for photo in photos}:
+        raise UserError(f"the masks in {folder} are the photos themselves; give the folder that holds the masks")
+    files.refuse_clashing_stems(masks)
+    return {path.stem: path for path in masks}
+
+
+def pair(photos: Iterable[Path], folder: Path) -> dict[Path, Path]:
+    """Each photo's mask.
+
+    Raises:
+        UserError: photos without one, by name, or what `find_masks` refuses.
+    """
+    photos = list(photos)
+    masks = find_masks(folder, photos)
+    missing = [photo.name for photo in photos if photo.stem not in masks]
+    if missing:
+        raise UserError(
+            f"no mask in {folder} for {', '.join(missing)}; a mask has its photo's name, such as "
+            f"{Path(missing[0]).stem}.png: make it with `persam-dreambooth segment`, or take the photo out"
+        )
+    return {photo: masks[photo.stem] for photo in photos}
+
+
+def check_size(mask: Path, shape: tuple[int, ...], photo: Path, size: tuple[int, int]) -> None:
+    """Refuse a mask of another size than its photo.
+
+    Args:
+        shape: the mask's (height, width) in pixels.
+        size: the upright photo's (width, height).
+
+    Raises:
+        UserError: they differ.
+    """
+    if shape != size[::-1]:
+        raise UserError(
+            f"the mask {mask} is {shape[1]} x {shape[0]} pixels but its photo {photo.name} is {size[0]} x {size[1]} "
+            "(upright); make the mask anew on this photo"
+        )

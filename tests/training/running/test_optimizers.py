@@ -31,6 +31,7 @@ def test_prodigy_is_the_packages_own(flags, caplog):
 
 
 def test_the_old_name_of_8_bit_adam(flags):
+    pytest.importorskip("bitsandbytes")
     flags |= {"checkpointing_steps": 2}
     assert train(flags, "--use_8bit_adam", output_dir="old") == 0
     assert train(flags, optimizer="adamw8bit", output_dir="new") == 0

@@ -7,12 +7,19 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ACCELERATE_USE_CPU"] = "true"
 
+import shutil
 from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
+from playwright.sync_api import sync_playwright
 
 from random_models import PIPELINES, save_models
+
+QUIET = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +44,14 @@ def fresh_accelerator():
     """Each test is a process of its own to Accelerate, which keeps its state for the process's life."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")  # no longer than it is asked for: it keeps an event loop running
+def browser():
+    """A headless Chromium, or Chrome."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    assert path, "no browser to test pages in: install Chromium (Debian: apt install chromium)"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=QUIET.split())
+        yield chromium
+        chromium.close()

@@ -5,14 +5,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from persam_dreambooth.evaluation.generation.table import MEASURES
 from tests.evaluation.generation.conftest import evaluate
 
-BROWSER = "/usr/bin/chromium"
-QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-QUIET += ["--disable-component-update", "--disable-sync"]
 NASTY = 'a {unique_token} {class_token} <img src="http://example.org/x.png"> & "quotes"'
 
 
@@ -39,7 +35,7 @@ def report(words, subject, tmp_path):
     return Path(words["output"][0]) / "report.html"
 
 
-def test_the_page_loads_nothing_and_shows_everything(report):
+def test_the_page_loads_nothing_and_shows_everything(report, browser):
     text = report.read_text(encoding="utf-8")
     page = References()
     page.feed(text)
@@ -51,23 +47,22 @@ def test_the_page_loads_nothing_and_shows_everything(report):
     assert all(measure.title in text for name, measure in MEASURES.items() if name != "found")
     elsewhere = report.parent.parent / "moved.html"
     report.rename(elsewhere)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
-        tab = browser.new_context(offline=True).new_page()
-        requests, failures, errors = [], [], []
-        tab.on("request", lambda one: requests.append(one.url))
-        tab.on("requestfailed", lambda one: failures.append(one.url))
-        tab.on("console", lambda one: errors.append(one.text))
-        tab.on("pageerror", lambda one: errors.append(str(one)))
-        tab.goto(elsewhere.as_uri())
-        assert {url for url in requests if not url.startswith("data:")} == {elsewhere.as_uri()}
-        assert not failures and not errors
-        widths = tab.evaluate("[...document.images].map(image => image.naturalWidth)")
-        assert len(widths) == 35 and min(widths) > 0
-        assert tab.get_by_text('a sks disc <img src="http://example.org/x.png"> & "quotes"').count() == 1
-        outlines = tab.locator("img.outlined")
-        assert outlines.count() == 16 and not outlines.first.is_visible()
-        tab.get_by_label("show where the subject was found").check()
-        assert outlines.first.is_visible() and not tab.locator("img.plain").first.is_visible()
-        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        browser.close()
+    context = browser.new_context(offline=True)
+    tab = context.new_page()
+    requests, failures, errors = [], [], []
+    tab.on("request", lambda one: requests.append(one.url))
+    tab.on("requestfailed", lambda one: failures.append(one.url))
+    tab.on("console", lambda one: errors.append(one.text))
+    tab.on("pageerror", lambda one: errors.append(str(one)))
+    tab.goto(elsewhere.as_uri())
+    assert {url for url in requests if not url.startswith("data:")} == {elsewhere.as_uri()}
+    assert not failures and not errors
+    widths = tab.evaluate("[...document.images].map(image => image.naturalWidth)")
+    assert len(widths) == 35 and min(widths) > 0
+    assert tab.get_by_text('a sks disc <img src="http://example.org/x.png"> & "quotes"').count() == 1
+    outlines = tab.locator("img.outlined")
+    assert outlines.count() == 16 and not outlines.first.is_visible()
+    tab.get_by_label("show where the subject was found").check()
+    assert outlines.first.is_visible() and not tab.locator("img.plain").first.is_visible()
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    context.close()

@@ -312,7 +312,8 @@ def test_the_second_of_two_tabs_is_told_and_sees_the_newer_mask(found, serve, op
     newest = second.evaluate("document.querySelector('li.on').dataset.version")
     first.wait_for_function("newest => document.querySelector('canvas').dataset.version === newest", arg=newest)
     drag(first, [(60, 5), (70, 5)])
-    said(first, "plain.png: saved")  # the other tab's mask came by itself, and this one goes on from it
+    # The other tab's mask came by itself, and this one goes on from it: it said "saved" before, so its version tells.
+    first.wait_for_function("old => document.querySelector('li.on').dataset.version !== old", arg=newest)
     mask = mask_of(found / "segmented", "plain.png")
     assert mask[5, 65] and mask[30, 105] and mask[100, 25]
 

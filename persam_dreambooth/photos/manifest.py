@@ -77,7 +77,7 @@ class ManifestEntry:
     @property
     def settled(self) -> bool:
         """Whether a person made or judged this mask, so that no run may replace it."""
-        return self.review is not None or self.source in ("reference", "corrected")
+        return self.review is not None or self.source in ("reference", "corrected", "given")
 
 
 def read_manifest(path: Path) -> list[ManifestEntry]:
@@ -121,7 +121,8 @@ class ManifestIndex:
     """Entries to be looked up by the name that their masks have, the newest of each; on disk, since albums are large.
 
     Args:
-        paths: manifests; lines of later ones are newer, and so are later lines.
+        paths: a manifest, and journals of it, whose lines are newer, as later lines are; but what a person
+            settled in the manifest stays.
 
     Raises:
         UserError: as `stream_manifest`.
@@ -130,9 +131,15 @@ class ManifestIndex:
     def __init__(self, *paths: Path) -> None:
         self._table = sqlite3.connect("")  # a nameless file that goes when this does
         self._table.execute("CREATE TABLE entries (stem BLOB PRIMARY KEY, line BLOB) WITHOUT ROWID")
-        for path in paths:
-            lines = ((_stem(entry.photo), format_line(entry)) for entry in stream_manifest(path))
-            self._table.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", lines)
+        for path in paths[:1]:
+            self._add(stream_manifest(path))
+        settled = {_stem(entry.photo) for entry in self if entry.settled} if paths[1:] else set()
+        for path in paths[1:]:
+            self._add(entry for entry in stream_manifest(path) if _stem(entry.photo) not in settled)
+
+    def _add(self, entries: Iterable[ManifestEntry]) -> None:
+        lines = ((_stem(entry.photo), format_line(entry)) for entry in entries)
+        self._table.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", lines)
 
     def get(self, photo: str) -> ManifestEntry | None:
         """The entry of a photo, by its path or name, or of one that has a mask of the same name."""

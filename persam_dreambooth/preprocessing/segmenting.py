@@ -1,16 +1,17 @@
 """Every photo of a folder, each once, however often this is interrupted, by one process or many."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.manifest import ManifestEntry
+from persam_dreambooth.photos.manifest import ManifestEntry, ManifestIndex
 from persam_dreambooth.preprocessing.finding import Finder
 from persam_dreambooth.preprocessing.job import SegmentationJob
 from persam_dreambooth.preprocessing.loading import load_photos
@@ -46,14 +47,13 @@ def segment_folder(
     settings = job.settings()
     folders = [SubjectFolder(path, number) for path in job.subjects()]
     for folder in folders:
-        if not again:
+        if again:
+            folder.refuse_strangers()
+        else:
             folder.refuse_other_runs(settings)
+    finder = Finder(job) if again else None  # what it refuses is said before anything is given up
     _meet(processes)
-    for folder in folders:
-        if number == 0 and again:
-            folder.begin_again(settings)
-        elif number == 0:
-            folder.gather()
+    before = [_begun(folder, job, again, photos) for folder in folders] if number == 0 else []  # as it was
     _meet(processes)
     known = [(folder, folder.known()) for folder in folders]
     waiting = [
@@ -61,23 +61,35 @@ def segment_folder(
         for photo in tqdm(photos[number::count], desc="Comparing", delay=2, disable=number > 0)
         if not all(folder.is_finished(photo, lines, job.all_instances) for folder, lines in known)
     ]
-    finder = Finder(job) if waiting else None
+    anybody = any(gather_object([bool(waiting)])) if processes else bool(waiting)
+    if finder is None and (waiting or (anybody and number == 0)):
+        finder = Finder(job)
     if finder and number == 0:
         for folder, subject in zip(folders, finder.subjects, strict=True):
             folder.open(subject, settings)
     _meet(processes)  # from here on the folders are there and the journals grow
-    if finder:
+    if finder and waiting:
         with tqdm(total=len(waiting), desc="Segmenting", unit="photo", disable=number > 0) as progress:
             _segment(job, finder, folders, waiting, progress)
     _meet(processes)
-    for folder, lines in known:
-        if number == 0:
-            folder.close(photos, lines)
+    for folder, lines in zip(folders, before, strict=False):  # of the first process
+        folder.close(photos, lines)
     _meet(processes)
     if all(entry.error is not None for entry in folders[0].entries()):
         reason = next(folders[0].entries()).error
         raise UserError(f"none of the {len(photos)} photos in {job.images} can be decoded: {reason}")
     return chain.from_iterable(folder.entries() for folder in folders)
+
+
+def _begun(folder: SubjectFolder, job: SegmentationJob, again: bool, photos: Sequence[Path]) -> ManifestIndex:
+    """Make a folder ready; returns its manifest as it was."""
+    if again:
+        before = folder.begin_again(job.settings(), job.subjects()[folder.path])
+    else:
+        folder.gather()
+        before = folder.known()
+    folder.keep_settled(photos)
+    return before
 
 
 def _meet(processes: PartialState | None) -> None:

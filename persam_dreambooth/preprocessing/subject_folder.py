@@ -1,9 +1,11 @@
 """The folder that a run leaves of one subject: masks, overlays, contact sheet, manifest, settings, subject file."""
 
 import heapq
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -14,22 +16,30 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import drawing, files, frames
 from persam_dreambooth.photos.manifest import (
+    LOCK_NAME,
     MANIFEST_NAME,
     ManifestEntry,
     ManifestIndex,
     append_entry,
+    format_line,
     locked,
+    manifest_line,
+    parse_line,
+    put_line,
     relative_path,
     stream_manifest,
     write_manifest,
 )
 from persam_dreambooth.preprocessing.finding import Found
 from persam_dreambooth.preprocessing.loading import LoadedPhoto
+from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.segmentation import Subject
 from persam_dreambooth.segmentation.geometry import bounding_box
 
+logger = logging.getLogger(__name__)
 SETTINGS_NAME, SHEET_NAME, SUBJECT_NAME = "segmentation.json", "contact_sheet.png", "subject.safetensors"
 SHEET_PHOTOS = 120
 """A contact sheet shows at most so many photos, the least certain ones."""
@@ -59,11 +69,68 @@ class SubjectFolder:
             with locked(self._manifest):
                 self._replace(self._newest())
 
-    def begin_again(self, settings: dict[str, Any]) -> None:
-        """Make the folder another run's: what a person made or judged stays, what was found is to be found anew."""
+    def refuse_strangers(self) -> None:
+        """Raise a UserError unless the folder is empty, absent, or has a run's settings or a manifest."""
+        files.refuse_other_runs(self.path, SETTINGS_NAME, {}, "segmentation run", self._own_names())
+
+    def _own_names(self) -> list[str]:
+        """What a folder may hold that has no settings: everything, if there is a manifest."""
+        return [path.name for path in self.path.iterdir()] if self._manifest.exists() else [LOCK_NAME]
+
+    def begin_again(self, settings: dict[str, Any], references: Sequence[ReferenceFiles]) -> ManifestIndex:
+        """Make the folder another run's: what a person made or judged stays, what was found is to be found anew.
+
+        Args:
+            settings: the new run's.
+            references: its own, whose masks take the place of those that their photos had as references.
+
+        Returns:
+            The manifest as it was.
+        """
         with locked(self._manifest):
-            self._replace(entry for entry in self._newest() if entry.settled)
+            before = self._newest()
+            self._replace(entry for entry in before if entry.settled and not self._is_outdated(entry, references))
             files.write_json(settings, self.path / SETTINGS_NAME)
+        return before
+
+    def _is_outdated(self, entry: ManifestEntry, references: Sequence[ReferenceFiles]) -> bool:
+        """Whether an entry is of a reference that is given anew, and not by the mask that lies here."""
+        photo, mask = ((self.path / str(path)).resolve() for path in (entry.photo, entry.mask))
+        own = [one for one in references if one.image.resolve() == photo]
+        return entry.source == "reference" and any(not one.mask or one.mask.resolve() != mask for one in own)
+
+    def keep_settled(self, photos: Sequence[Path]) -> None:
+        """Keep what a person made or judged where its photo was moved or saved anew, or its overlay is gone.
+
+        Where the mask is gone or the photo has another size, the line goes, so that the subject is found anew.
+        """
+        if not self._manifest.exists():
+            return
+        with locked(self._manifest):
+            known = self.known()
+            for photo in photos:
+                entry = known.get(photo.name)
+                if entry is None or not entry.settled or self._is_as_it_was(photo, entry):
+                    continue
+                with suppress(UserError):  # of a photo that cannot be read the line says so later
+                    kept = self._renewed(photo, entry)
+                    put_line(self._manifest, photo.name, None if kept is None else format_line(kept))
+
+    def _is_as_it_was(self, photo: Path, entry: ManifestEntry) -> bool:
+        there = all(name is not None and (self.path / name).exists() for name in (entry.mask, entry.overlay))
+        return there and entry.photo == relative_path(photo, self.path) and entry.digest == files.digest(photo)
+
+    def _renewed(self, photo: Path, entry: ManifestEntry) -> ManifestEntry | None:
+        """The entry for the photo as it is now, None if its mask does not fit it."""
+        image, path = files.read_photo(photo), self.path / str(entry.mask)
+        if entry.mask is None or not path.exists():
+            return None
+        mask = files.read_mask(path)
+        if mask.shape != image.size[::-1]:
+            logger.warning(f"the mask of {photo.name} was made on a photo of another size; the subject is found anew")
+            return None
+        moved = replace(entry, photo=relative_path(photo, self.path), digest=files.digest(photo))
+        return self.draw(image, mask, moved)
 
     def known(self) -> ManifestIndex:
         """The manifest's lines as they are now."""
@@ -87,7 +154,7 @@ class SubjectFolder:
         if entry is None or entry.photo != relative_path(photo, self.path) or entry.error is not None:
             return False
         wanted = [entry.mask, entry.overlay]
-        if with_instances and entry.source == "persam":
+        if with_instances and entry.source == "persam" and not entry.settled:
             wanted.append(entry.instances)
         written = all(name is not None and (self.path / name).exists() for name in wanted)
         return written and entry.digest == files.digest(photo)
@@ -120,7 +187,7 @@ class SubjectFolder:
             warnings=[warning for one in found.instances for warning in one.warnings],
         )
         with locked(self._manifest):
-            if self._was_corrected(photo.path.stem):
+            if self._was_settled(photo.path):
                 return
             if entry.instances:
                 numbered = [one.mask * np.uint8(number) for number, one in enumerate(found.instances, start=1)]
@@ -156,10 +223,13 @@ class SubjectFolder:
         with locked(self._manifest):
             append_entry(self._journal, entry)
 
-    def _was_corrected(self, stem: str) -> bool:
-        """Whether somebody else wrote a photo's mask since this run began; it looks at each photo once."""
-        mask = self.path / f"masks/{stem}.png"
-        return mask.exists() and mask.stat().st_mtime > self._began
+    def _was_settled(self, photo: Path) -> bool:
+        """Whether a person made a photo's mask since this run began, which looks at each photo once."""
+        mask = self.path / f"masks/{photo.stem}.png"
+        if not mask.exists() or mask.stat().st_mtime <= self._began:
+            return False  # no need to look through the manifest for it
+        line = manifest_line(self._manifest, photo.name)
+        return line is not None and parse_line(line).settled
 
     def close(self, photos: Sequence[Path], before: ManifestIndex) -> None:
         """Sort the manifest, remove what photos that left had left, draw the contact sheet.
@@ -170,7 +240,8 @@ class SubjectFolder:
         """
         with locked(self._manifest):
             newest = self._newest()
-            self._replace(_entry(newest, photo) for photo in photos)
+            # One may be missing: drawn while it was looked at, and taken back. The next run looks at it.
+            self._replace(entry for photo in photos if (entry := newest.get(photo.name)) is not None)
         now, changed = self.known(), False
         for old, new in zip_longest(before, now):
             changed |= old != new
@@ -201,12 +272,6 @@ class SubjectFolder:
             doubt = f"  {entry.presence}" if entry.doubted else ""
             captions.append(f"{Path(entry.photo).stem}  {quality}{doubt}")
         return drawing.sheet(pictures, captions)
-
-
-def _entry(newest: ManifestIndex, photo: Path) -> ManifestEntry:
-    entry = newest.get(photo.name)
-    assert entry is not None, "every photo of the run has a line by now"
-    return entry
 
 
 def _files(entry: ManifestEntry | None) -> set[str]:

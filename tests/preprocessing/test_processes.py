@@ -1,8 +1,10 @@
 """Guards an album split over processes: each photo once, the same masks as one process makes, also when resumed."""
 
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,13 @@ import pytest
 from PIL import Image
 
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.manifest import MANIFEST_NAME, append_entry, read_manifest
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, append_entry, read_manifest, write_manifest
+from persam_dreambooth.preprocessing.subject_folder import SUBJECT_NAME
 from tests.scene import scene
 
 PHOTOS = 7
+FIRSTS = ("00", "02", "04", "06")
+"""What the first of two processes segments."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -94,6 +99,25 @@ def test_what_a_killed_process_had_done_is_not_done_again(album, models, alone, 
     assert again == [f"{number:02}.png" for number in range(3, PHOTOS)]
     assert_same_masks(out, alone)
     assert len(read_manifest(out / MANIFEST_NAME)) == PHOTOS + 1
+
+
+def test_the_folder_is_the_new_runs_though_its_first_process_has_nothing_to_do(album, models, alone, tmp_path):
+    """All photos of the first process's share were approved by a person; `--again` with another reference."""
+    out = shutil.copytree(alone, tmp_path / "out")
+    (tmp_path / "photos").symlink_to(album / "photos")  # the manifest's paths lead there from the copy as well
+    entries = [replace(one, photo=f"../photos/{Path(one.photo).name}") for one in read_manifest(out / MANIFEST_NAME)]
+    approved = [replace(one, review="approved") if Path(one.photo).stem in FIRSTS else one for one in entries]
+    write_manifest(out / MANIFEST_NAME, approved)
+    disc = files.read_mask(album / "mask.png")
+    disc[: len(disc) // 2] = False
+    files.write_mask(disc, tmp_path / "lower.png")
+    shutil.copy(album / "photos" / "00.png", tmp_path / "other.png")
+    lines = ["--images", tmp_path / "photos", "--reference", tmp_path / "other.png", "--again"]
+    flags = [*lines, "--reference_mask", tmp_path / "lower.png"]
+    before = (out / SUBJECT_NAME).read_bytes()
+    _, (segmented,) = segment(album, models, out, tmp_path / "notes", *flags, processes=2)
+    assert segmented == ["01.png", "03.png", "05.png"]
+    assert (out / SUBJECT_NAME).read_bytes() != before
 
 
 def test_decoding_in_workers_and_a_cache_change_no_mask(album, models, alone, tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import drawing, files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, format_line, put_line, read_manifest
-from persam_dreambooth.preprocessing import SegmentationJob, segment_folder, subject_folder
+from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, segment_folder, subject_folder
 from persam_dreambooth.references import ReferenceFiles, read_references
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, Subject, reference_from
 from tests.scene import scene
@@ -538,3 +538,116 @@ def test_a_manifest_from_before_reviews_is_read(segmented, models):
     before = snapshot(segmented / "out" / "masks")
     segment_folder(job_in(segmented, models))
     assert snapshot(segmented / "out" / "masks") == before
+
+
+# What a person settled
+# ---------------------
+
+
+def shaved(segmented, name):
+    """A corrected mask: the one that is there without its upper half; returns its bytes."""
+    path = mask_path(segmented, name)
+    mask = files.read_mask(path)
+    mask[: len(mask) // 2] = False
+    files.write_mask(mask, path)
+    decide(segmented, name, source="corrected", mask_digest=files.digest(path))
+    return path.read_bytes()
+
+
+def test_a_corrected_mask_stays_without_its_overlay(segmented, models):
+    kept = shaved(segmented, "beach.PNG")
+    (segmented / "out" / "overlays" / "beach.jpg").unlink()
+    entries = by_name(segment_folder(job_in(segmented, models)))
+    assert mask_path(segmented, "beach.PNG").read_bytes() == kept and entries["beach.PNG"].source == "corrected"
+    assert (segmented / "out" / "overlays" / "beach.jpg").exists()
+
+
+def test_a_corrected_mask_and_a_verdict_stay_when_the_photo_is_saved_anew(segmented, models):
+    kept = shaved(segmented, "beach.PNG")
+    decide(segmented, "Grün.webp", review="excluded")
+    for name in ("beach.PNG", "Grün.webp"):
+        photo = segmented / "photos" / name
+        Image.open(photo).save(photo, **({"pnginfo": None, "compress_level": 1} if "PNG" in name else {"quality": 70}))
+    entries = by_name(segment_folder(job_in(segmented, models)))
+    assert mask_path(segmented, "beach.PNG").read_bytes() == kept and entries["beach.PNG"].source == "corrected"
+    assert entries["Grün.webp"].excluded
+    for name in ("beach.PNG", "Grün.webp"):
+        assert entries[name].digest == files.digest(segmented / "photos" / name)
+
+
+def test_a_corrected_mask_stays_when_the_photos_are_moved(segmented, models):
+    kept = shaved(segmented, "beach.PNG")
+    (segmented / "photos").rename(segmented / "moved")
+    references = reference(segmented / "moved" / REFERENCE, segmented / "mask.png")
+    entries = by_name(segment_folder(job_in(segmented, models, images=segmented / "moved", references=references)))
+    assert mask_path(segmented, "beach.PNG").read_bytes() == kept
+    assert entries["beach.PNG"].source == "corrected" and entries["beach.PNG"].photo == "../moved/beach.PNG"
+
+
+def test_a_mask_that_fits_its_photo_no_more_is_found_anew_and_that_is_said(segmented, models, caplog):
+    kept = shaved(segmented, "beach.PNG")
+    painted(80, 70)[0].save(segmented / "photos" / "beach.PNG")
+    entries = by_name(segment_folder(job_in(segmented, models)))
+    assert mask_path(segmented, "beach.PNG").read_bytes() != kept and entries["beach.PNG"].source == "persam"
+    assert "beach.PNG was made on a photo of another size" in caplog.text
+
+
+def test_an_approved_mask_needs_no_instances(segmented):
+    decide(segmented, "beach.PNG", review="approved")
+    folder = subject_folder.SubjectFolder(segmented / "out")
+    for name, finished in {"beach.PNG": True, "dog 1.jpg": False}.items():
+        assert folder.is_finished(segmented / "photos" / name, folder.known(), with_instances=True) == finished
+
+
+@pytest.mark.parametrize("changes", [{"sam": "no such sam"}, {"presence": Path("no-rule.json")}])
+def test_a_mistake_with_again_gives_nothing_up(segmented, models, changes):
+    before = snapshot(segmented / "out")
+    with pytest.raises(UserError):
+        segment_folder(job_in(segmented, models, **changes), again=True)
+    (segmented / "out" / ".manifest.lock").unlink(missing_ok=True)
+    after = snapshot(segmented / "out")
+    assert {name: after[name][0] for name in after} == {name: before[name][0] for name in after}
+
+
+def test_again_leaves_a_folder_alone_that_was_never_segmentations(album, models):
+    (album / "out" / "masks").mkdir(parents=True)
+    (album / "out" / "masks" / "beach.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match="exists and is no segmentation run's"):
+        segment_folder(job_in(album, models), again=True)
+    assert (album / "out" / "masks" / "beach.png").read_bytes() == b"mine"
+
+
+def test_again_keeps_masks_from_elsewhere(segmented, models):
+    decide(segmented, "beach.PNG", source="given", score=None)
+    (segmented / "out" / SETTINGS_NAME).unlink()  # as `import` leaves it
+    kept = mask_path(segmented, "beach.PNG").stat().st_mtime_ns
+    entries = by_name(segment_folder(job_in(segmented, models), again=True))
+    assert mask_path(segmented, "beach.PNG").stat().st_mtime_ns == kept and entries["beach.PNG"].source == "given"
+
+
+def test_again_takes_the_reference_mask_that_is_given_now(segmented, models):
+    mask = files.read_mask(segmented / "mask.png")
+    mask[: len(mask) // 2] = False
+    files.write_mask(mask, segmented / "better.png")
+    references = reference(segmented / "photos" / REFERENCE, segmented / "better.png")
+    segment_folder(job_in(segmented, models, references=references), again=True)
+    np.testing.assert_array_equal(files.read_mask(mask_path(segmented, REFERENCE)), mask)
+
+
+def test_again_removes_what_photos_that_left_had_left(segmented, models):
+    (segmented / "photos" / "Grün.webp").unlink()
+    job = job_in(segmented, models, method=Method(fidelity="official"))
+    segment_folder(job, again=True)
+    assert not mask_path(segmented, "Grün.webp").exists()
+
+
+def test_what_was_drawn_and_taken_back_during_a_run_is_left_to_the_next(segmented, models, monkeypatch):
+    """The mask that a person drew is newer than the run; then their line is gone again."""
+    for name in ("beach.PNG", "dog 1.jpg"):
+        put_line(segmented / "out" / MANIFEST_NAME, name, None)
+    asked = []
+    monkeypatch.setattr(subject_folder.SubjectFolder, "_was_settled", lambda self, photo: asked.append(photo) or True)
+    assert set(by_name(segment_folder(job_in(segmented, models)))) == set(SIZES) - {"beach.PNG", "dog 1.jpg"}
+    assert [photo.name for photo in asked] == ["beach.PNG", "dog 1.jpg"]
+    monkeypatch.undo()
+    assert set(by_name(segment_folder(job_in(segmented, models)))) == set(SIZES)

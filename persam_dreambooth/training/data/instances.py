@@ -69,11 +69,11 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
     for photo, size in shapes.items():
         pairs.check_size(masks[photo], files.read_mask(masks[photo]).shape, photo, size)
     known, weight = _segmented(config), config.mask.doubtful_photo_weight
-    excluded = {(entry.digest, Path(entry.photo).stem) for entry in known.values() if entry.excluded}
+    excluded = {Path(entry.photo).stem for entry in known.values() if entry.excluded}  # also if saved anew since
     instances, doubted = [], dict[Path, str]()
     for photo in shapes:
         mask = masks[photo]
-        if (files.digest(photo), photo.stem) in excluded:
+        if photo.stem in excluded:
             left_out[photo] = f"{photo.name} was excluded in review"
             logger.warning(f"left out: {left_out[photo]}")
             continue

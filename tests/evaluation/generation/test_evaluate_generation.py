@@ -121,6 +121,22 @@ def test_a_finished_report_asks_no_model_to_draw_again(words, drawers, tmp_path,
     assert "num_inference_steps differ" in capsys.readouterr().err
 
 
+def test_prompts_that_look_alike_in_a_file_name_keep_their_pictures_when_their_order_changes(words, tmp_path):
+    """They differ after the 60th character, or in case and punctuation only."""
+    prompts, long = tmp_path / "prompts.txt", f"a very {'very ' * 12}large"
+    lines = [f"{long} red disc", f"{long} blue disc", "a disc!", "A disc"]
+    changed = {"prompts": prompts, "num_images": 1, "dino_model": "none"}
+    for order in (lines, lines[::-1]):
+        prompts.write_text("\n".join(order))
+        assert evaluate(words, **changed) == 0
+        output = Path(words["output"][0])
+        files_of = {(row["model"], row["prompt"]): row["pictures"][0]["file"] for row in read_metrics(words)["prompts"]}
+        assert len(files_of) == 8
+        assert all(Image.open(output / file).text["prompt"] == prompt for (_, prompt), file in files_of.items())
+    assert evaluate(words, **changed, output=tmp_path / "fresh") == 0
+    assert (tmp_path / "fresh" / "metrics.json").read_bytes() == (output / "metrics.json").read_bytes()
+
+
 def test_without_dino_its_rows_are_left_out_and_that_is_said(words, capsys):
     assert evaluate(words, dino_model="none", training_scenes=None, num_images=1) == 0
     stored, printed = read_metrics(words), capsys.readouterr().out

@@ -20,6 +20,7 @@ from albums import albums, save_album
 from models import CLIP, DIFFUSION, SAM
 from persam_dreambooth.cli import main
 from persam_dreambooth.photos import files
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
 from tests.evaluation.generation.conftest import argv, evaluate
 
 ROOT = Path(__file__).parents[3]
@@ -256,6 +257,38 @@ def test_masks_that_do_not_fit_are_refused(words, subject, tmp_path, capsys):
         said = {"small": "is 2 x 2 pixels but its photo 1.png is 56 x 48", "empty": "is empty", "full": "is full"}
         assert said[name] in capsys.readouterr().err
     assert not Path(words["output"][0]).exists()
+
+
+def test_photos_that_training_leaves_out_are_none_of_the_subjects(words, subject, tmp_path, capsys):
+    segmented = tmp_path / "segmented"
+    shutil.copytree(subject / "masks", segmented / "masks")
+
+    def judge(**judged):
+        """Write the manifest, with what is known of a photo by its number."""
+        entries = []
+        for number in range(3):
+            photo, mask = (subject / kind / f"{number}.png" for kind in ("photos", "masks"))
+            known = {"mask_digest": files.digest(mask)} | judged.get(f"of_{number}", {})
+            entries.append(ManifestEntry(str(photo), files.digest(photo), **known))
+        write_manifest(segmented / MANIFEST_NAME, entries)
+
+    out, doubt = {"review": "excluded"}, {"presence": "unsure", "reason": "too red"}
+    changed = {"model": words["model"][0], "instance_mask_dir": segmented, "num_images": 1, "dino_model": "none"}
+    judge(of_0=out, of_1=doubt)
+    (segmented / "masks" / "0.png").unlink()  # nobody asks for the mask of a photo that was taken out
+    assert evaluate(words, **changed) == 0
+    printed, stored = capsys.readouterr().out, read_metrics(words)
+    assert stored["settings"]["photos"] == 1
+    for note in ("Left out: 0.png was excluded in review.", "Left out: the subject in 1.png: unsure, too red."):
+        assert note in stored["notes"] and note in printed
+    judge(of_0=out, of_1=doubt | {"review": "approved"})
+    assert evaluate(words, **changed, output=tmp_path / "approved") == 0
+    assert json.loads((tmp_path / "approved" / "metrics.json").read_text())["settings"]["photos"] == 2
+    capsys.readouterr()
+    judge(of_0=out, of_1=doubt, of_2=out)
+    assert evaluate(words, **changed, output=tmp_path / "none") == 2
+    assert "no photo to compare with: 0.png was excluded in review; " in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_damaged_model_and_anothers_folder_are_refused(words, drawers, tmp_path, capsys):

@@ -47,8 +47,10 @@ class Drawing:
 def draw_pictures(model: Model, drawing: Drawing, folder: Path) -> dict[tuple[str, int], Path]:
     """Draw what is not there yet; the model is loaded only if something is missing.
 
-    A file of the right name that shows another prompt is drawn anew: prompts of one beginning are numbered by their
-    order, which a changed list changes. Picture i of a prompt begins with the noise of seed + i, whatever the model and whatever was drawn before.
+    A file of the right name that was drawn for another prompt is drawn anew: prompts that look alike in a file name
+    are numbered by their order, which a changed list changes.
+
+    Picture i of a prompt begins with the noise of seed + i, whatever the model and whatever was drawn before.
 
     Args:
         model: whose pictures.

@@ -103,7 +103,7 @@ def _is_text(words: str) -> bool:
 def _refuse_unwritable(snippet: str, folder: Path) -> None:
     """Raise a UserError for a configuration that names a folder by bytes that are no text."""
     if not _is_text(snippet):
-        raise UserError(f"the path of {folder} has bytes that are no UTF-8, so no configuration can name it; rename it")
+        raise UserError(f"the path of {folder} has bytes that are no UTF-8; rename it, since a configuration names it")
 
 
 def export_beside(source: Source, convention: Convention) -> Exported:

@@ -45,8 +45,8 @@ def import_folder(convention: Convention, given: Given, output: Path) -> Importe
 
     Raises:
         UserError: photos without masks, masks without photos, clashing names, names that are passed over here,
-            pictures of other kinds, masks of another size, all of them listed; no photo; or the output folder holds something or lies
-            in the trainer's.
+            pictures of other kinds, masks of another size, all of them listed; no photo; or the output folder holds
+            something or lies in the trainer's.
     """
     items, problems = convention.layout.find(given)
     what = f"{given.folder} cannot be read as {convention.title}'s"

@@ -19,6 +19,7 @@ from torchvision.models import alexnet
 from albums import albums, save_album
 from models import CLIP, DIFFUSION, SAM
 from persam_dreambooth.cli import main
+from persam_dreambooth.evaluation.generation.models import Model
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
 from tests.evaluation.generation.conftest import argv, evaluate
@@ -122,6 +123,34 @@ def test_a_finished_report_asks_no_model_to_draw_again(words, drawers, tmp_path,
     assert "num_inference_steps differ" in capsys.readouterr().err
 
 
+def test_a_report_in_the_models_own_folder_is_gone_on_with(words, drawers, tmp_path):
+    drawer = tmp_path / "one"
+    shutil.copytree(drawers / "one", drawer)
+    changed = {"model": drawer, "output": drawer / "report", "num_images": 1, "dino_model": "none"}
+    assert evaluate(words, **changed) == 0
+    metrics = drawer / "report" / "metrics.json"
+    before = metrics.read_bytes()
+    assert any(metrics.parent.rglob("*.safetensors"))  # features
+    assert evaluate(words, **changed) == 0
+    assert metrics.read_bytes() == before
+
+
+def test_what_tells_a_model_is_what_is_loaded(drawers, tmp_path):
+    assert Model("one", str(drawers / "one")).weights() == Model("copy", str(drawers / "copy")).weights()
+    assert Model("one", str(drawers / "one")).weights() != Model("other", str(drawers / "other")).weights()
+    assert Model("hub", "somebody/something").weights() == ""
+    lora = Model("lora", str(tmp_path))
+    own, others = tmp_path / "pytorch_lora_weights.safetensors", tmp_path / "checkpoint-1" / "model.safetensors"
+    own.write_bytes(b"weights")
+    first = lora.weights()
+    others.parent.mkdir()
+    others.write_bytes(b"others")
+    (tmp_path / "pytorch_lora_weights_kohya.safetensors").write_bytes(b"the same in other words")
+    assert lora.weights() == first != ""
+    own.write_bytes(b"new weights")
+    assert lora.weights() != first
+
+
 def test_prompts_that_look_alike_in_a_file_name_keep_their_pictures_when_their_order_changes(words, tmp_path):
     """They differ after the 60th character, or in case and punctuation only."""
     prompts, long = tmp_path / "prompts.txt", f"a very {'very ' * 12}large"
@@ -131,7 +160,9 @@ def test_prompts_that_look_alike_in_a_file_name_keep_their_pictures_when_their_o
         prompts.write_text("\n".join(order))
         assert evaluate(words, **changed) == 0
         output = Path(words["output"][0])
-        files_of = {(row["model"], row["prompt"]): row["pictures"][0]["file"] for row in read_metrics(words)["prompts"]}
+        files_of = {
+            (row["model"], row["prompt"]): row["pictures"][0]["file"] for row in read_metrics(words)["prompts"]
+        }
         assert len(files_of) == 8
         assert all(Image.open(output / file).text["prompt"] == prompt for (_, prompt), file in files_of.items())
     assert evaluate(words, **changed, output=tmp_path / "fresh") == 0

@@ -63,10 +63,10 @@ def test_names_that_are_no_text_are_listed(trainer, album, tmp_path):
 def test_a_folder_that_no_configuration_can_name_is_refused(album, tmp_path):
     odd = tmp_path / os.fsdecode(b"k\xe4se")
     line = refused(album, export_folder, CONVENTIONS["kohya"], odd / "out")
-    assert "has bytes that are no UTF-8, so no configuration can name it" in line
+    assert "out has bytes that are no UTF-8; rename it" in line
     assert export_folder(source(album), CONVENTIONS["cutout"], odd / "out").count == len(NAMES)  # it has none
     album = album.rename(odd / "album")
-    assert "no configuration can name it" in refused(album, export_beside, ONETRAINER)
+    assert "has bytes that are no UTF-8; rename it" in refused(album, export_beside, ONETRAINER)
 
 
 @pytest.mark.parametrize("ending", ["-masklabel", "-condlabel"])

@@ -68,15 +68,16 @@ def left_out_of(
         Each with the reason.
     """
     by_photo = {entry.digest: entry for entry in entries}
-    excluded = {(entry.digest, Path(entry.photo).stem) for entry in entries if entry.excluded}
+    excluded = {Path(entry.photo).stem for entry in entries if entry.excluded}  # also if saved anew since
     left_out = {}
     for photo in photos if entries else ():
+        if photo.stem in excluded:
+            left_out[photo] = f"{photo.name} was excluded in review"
+            continue
         entry = by_photo.get(files.digest(photo)) if photo.is_file() else None
         if entry is None:
             continue
-        if (entry.digest, photo.stem) in excluded:
-            left_out[photo] = f"{photo.name} was excluded in review"
-        elif entry.error is not None:
+        if entry.error is not None:
             left_out[photo] = entry.error
         elif entry.doubted and not include_doubtful and _is_its_mask(masks.get(photo.stem), entry):
             left_out[photo] = f"the subject in {photo.name}: {entry.presence}, {entry.reason}"

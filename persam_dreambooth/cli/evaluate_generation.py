@@ -124,9 +124,11 @@ class GenerationReportFlags:
             device=self.device,
             dtype=getattr(torch, self.dtype),
         )
+        models = name_models(self.model)
+        photos, left_out = photos_with_masks(Path(str(self.instance_data_dir)), Path(str(self.instance_mask_dir)))
         return Plan(
-            models=name_models(self.model),
-            photos=photos_with_masks(Path(str(self.instance_data_dir)), Path(str(self.instance_mask_dir))),
+            models=models,
+            photos=photos,
             drawing=drawing,
             output=Path(str(self.output)),
             sam=self.sam,
@@ -136,6 +138,7 @@ class GenerationReportFlags:
             scene_template=self.scene_template,
             diversity=self.diversity,
             presence=Path(self.presence) if self.presence else None,
+            left_out=left_out,
         )
 
 

@@ -1,10 +1,11 @@
 """Photos and their masks, which have the same name but for the suffix."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
+from persam_dreambooth.photos.manifest import ManifestEntry
 
 
 def mask_folder(given: Path, flag: str) -> Path:
@@ -50,6 +51,41 @@ def pair(photos: Iterable[Path], folder: Path) -> dict[Path, Path]:
             f"{Path(missing[0]).stem}.png: make it with `persam-dreambooth segment`, or take the photo out"
         )
     return {photo: masks[photo.stem] for photo in photos}
+
+
+def left_out_of(
+    photos: Sequence[Path], masks: Mapping[str, Path], entries: Sequence[ManifestEntry], include_doubtful: bool = False
+) -> dict[Path, str]:
+    """Photos that could not be read, that a person excluded, or that are doubted in the very mask that is there.
+
+    Args:
+        photos: files, of which some may be gone.
+        masks: by their stems, as `find_masks` returns them.
+        entries: of the manifest beside the masks' folder; none where there is no manifest.
+        include_doubtful: keep photos in which segmentation doubts the subject.
+
+    Returns:
+        Each with the reason.
+    """
+    by_photo = {entry.digest: entry for entry in entries}
+    excluded = {Path(entry.photo).stem for entry in entries if entry.excluded}  # also if saved anew since
+    left_out = {}
+    for photo in photos if entries else ():
+        if photo.stem in excluded:
+            left_out[photo] = f"{photo.name} was excluded in review"
+            continue
+        entry = by_photo.get(files.digest(photo)) if photo.is_file() else None
+        if entry is None:
+            continue
+        if entry.error is not None:
+            left_out[photo] = entry.error
+        elif entry.doubted and not include_doubtful and _is_its_mask(masks.get(photo.stem), entry):
+            left_out[photo] = f"the subject in {photo.name}: {entry.presence}, {entry.reason}"
+    return left_out
+
+
+def _is_its_mask(mask: Path | None, entry: ManifestEntry) -> bool:
+    return mask is not None and files.digest(mask) == entry.mask_digest
 
 
 def check_size(mask: Path, shape: tuple[int, ...], photo: Path, size: tuple[int, int]) -> None:

@@ -30,15 +30,27 @@ class Model:
     source: str
 
     def weights(self) -> str:
-        """A digest of the weight files, which a new training changes; "" for a hub name."""
+        """A digest of the weight files that are loaded, which a new training changes; "" for a hub name.
+
+        What else lies in the folder, such as checkpoints or this report, does not count.
+        """
         folder = Path(self.source)
-        names = [path.relative_to(folder) for suffix in WEIGHTS for path in sorted(folder.rglob(f"*{suffix}"))]
-        own = [name for name in names if not name.parts[0].startswith("checkpoint-")]
-        if not folder.is_dir() or not own:
+        names = [path.relative_to(folder) for path in _weight_files(folder)]
+        if not names:
             return ""
-        bar = tqdm(own, f"Comparing, {self.title}", unit="file", delay=2, leave=False)
+        bar = tqdm(names, f"Comparing, {self.title}", unit="file", delay=2, leave=False)
         words = [f"{name.as_posix()} {files.digest(folder / name)}" for name in bar]
         return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """A LoRA's one file, or those of a pipeline's parts."""
+    if (folder / model_folder.LORA_NAME).is_file():
+        return [folder / model_folder.LORA_NAME]
+    if not (folder / model_folder.PIPELINE_INDEX).is_file():
+        return []
+    parts = [folder / name for name in DiffusionPipeline.load_config(folder) if (folder / name).is_dir()]
+    return [path for suffix in WEIGHTS for path in sorted(one for part in parts for one in part.rglob(f"*{suffix}"))]
 
 
 def name_models(given: Sequence[str]) -> list[Model]:

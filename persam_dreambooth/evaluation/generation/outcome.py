@@ -42,7 +42,7 @@ def by_prompt(measured: Sequence[MeasuredPicture]) -> list[list[MeasuredPicture]
 
 def notes(plan: Plan, measured: Mapping[str, Sequence[MeasuredPicture]]) -> list[str]:
     """What the reader of the numbers should know."""
-    said = []
+    said = [f"Left out: {reason}." for reason in plan.left_out]
     if not plan.dino:
         said.append("DINO's measures are left out: --dino_model none.")
     if plan.drawing.num_images == 1:

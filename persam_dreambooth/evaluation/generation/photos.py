@@ -4,25 +4,38 @@ from pathlib import Path
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files, pairs
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
 from persam_dreambooth.references import ReferenceFiles
 
 
-def photos_with_masks(photos: Path, masks: Path) -> list[ReferenceFiles]:
-    """Every photo of a folder and its mask, read once to be sure of both.
+def photos_with_masks(photos: Path, masks: Path) -> tuple[list[ReferenceFiles], list[str]]:
+    """The photos of a folder that training would take, each with its mask, read once to be sure of both.
 
     Args:
         photos: folder.
         masks: folder of masks with the photos' names, or what `persam-dreambooth segment` wrote, with masks/ in it.
 
+    Returns:
+        Photos and masks; and, where segmentation's manifest lies beside the masks, why each photo is left out that
+        could not be read, that a person excluded, or in which segmentation doubts the subject.
+
     Raises:
         UserError: no photo; a photo or mask that cannot be read; a mask that is missing, of another size, empty or
-            full.
+            full; or all of them are left out.
     """
-    found = files.find_photos(photos)
-    drawn = pairs.pair(found, pairs.mask_folder(masks, "--instance_mask_dir"))
-    for photo in found:
+    found, folder = files.find_photos(photos), pairs.mask_folder(masks, "--instance_mask_dir")
+    entries = read_manifest(folder.parent / MANIFEST_NAME)
+    left_out = pairs.left_out_of(found, pairs.find_masks(folder, found), entries)
+    kept = [photo for photo in found if photo not in left_out]
+    if not kept:
+        raise UserError(
+            f"no photo to compare with: {'; '.join(left_out.values())}; approve those whose masks are right with "
+            "`persam-dreambooth review`"
+        )
+    drawn = pairs.pair(kept, folder)
+    for photo in kept:
         _check(photo, drawn[photo])
-    return [ReferenceFiles(photo, mask=mask) for photo, mask in drawn.items()]
+    return [ReferenceFiles(photo, mask=mask) for photo, mask in drawn.items()], list(left_out.values())
 
 
 def _check(photo: Path, drawn: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from persam_dreambooth import generation
@@ -46,6 +47,9 @@ class Drawing:
 def draw_pictures(model: Model, drawing: Drawing, folder: Path) -> dict[tuple[str, int], Path]:
     """Draw what is not there yet; the model is loaded only if something is missing.
 
+    A file of the right name that was drawn for another prompt is drawn anew: prompts that look alike in a file name
+    are numbered by their order, which a changed list changes.
+
     Picture i of a prompt begins with the noise of seed + i, whatever the model and whatever was drawn before.
 
     Args:
@@ -63,7 +67,7 @@ def draw_pictures(model: Model, drawing: Drawing, folder: Path) -> dict[tuple[st
     known = files.refuse_other_runs(folder.parent, SETTINGS_NAME, identity, "model's pictures", (folder.name,))
     texts = [prompt.text for prompt in drawing.prompts]
     paths = generation.named_pictures(folder, texts, drawing.num_images, drawing.seed)
-    missing = [(key, path) for key, path in paths.items() if not path.exists()]
+    missing = [(key, path) for key, path in paths.items() if not _shows(path, *key)]
     if not missing:
         return paths
     pipeline = generation.load_pipeline(model.source, drawing.base_model, drawing.device, drawing.dtype)
@@ -73,3 +77,12 @@ def draw_pictures(model: Model, drawing: Drawing, folder: Path) -> dict[tuple[st
         picture = generation.draw(pipeline, text, seed, **drawing.settings)
         generation.save_picture(picture, path, model.source, dict(drawing.settings))
     return paths
+
+
+def _shows(path: Path, prompt: str, seed: int) -> bool:
+    """Whether a file is there and says that it was drawn for this prompt and seed."""
+    try:
+        with Image.open(path) as picture:
+            return (picture.info.get("prompt"), picture.info.get("seed")) == (prompt, str(seed))
+    except OSError:  # absent or damaged
+        return False

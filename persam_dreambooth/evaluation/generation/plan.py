@@ -31,6 +31,7 @@ class Plan:
         scene_template: what CLIP is asked of a scene, {} for its words.
         diversity: by features (DINO's, else CLIP's), or LPIPS.
         presence: file of a presence rule; None takes the one beside the SAM, if there is one.
+        left_out: why further photos are not among `photos`, one sentence each.
     """
 
     models: Sequence[Model]
@@ -44,6 +45,7 @@ class Plan:
     scene_template: str = "a photo {}"
     diversity: Literal["features", "lpips"] = "features"
     presence: Path | None = None
+    left_out: Sequence[str] = ()
 
     @property
     def cache(self) -> TensorCache:

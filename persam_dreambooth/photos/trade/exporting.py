@@ -42,12 +42,14 @@ def export_folder(
         instance_prompt: the caption of photos that have none.
 
     Raises:
-        UserError: the folder holds something or lies among the photos; photos or masks that cannot be
+        UserError: the folder holds something, lies among the photos, or has a path that no configuration can
+            name; photos or masks that cannot be
             decoded, masks of another size, names that the trainer reserves, all of them listed.
     """
     refuse_used(output, {pair.photo.parent for pair in source.pairs} | {pair.mask.parent for pair in source.pairs})
     layout, lines, problems = convention.layout, [], list[str]()
     snippet, without_words = convention.configured(output.resolve()), []
+    _refuse_unwritable(snippet, output)
     with replacing_folder(output) as folder:
         for pair in tqdm(source.pairs, desc="Exporting", unit="photo", delay=2):
             try:
@@ -93,9 +95,15 @@ def read_sample(pair: Pair, instance_prompt: str | None = None) -> Sample:
     return Sample(pair.photo, image, mask, pair.caption or instance_prompt)
 
 
-def _is_text(name: str) -> bool:
-    """Whether a name can stand in a file of JSON: Python reads bytes that are no UTF-8 as half characters."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
+def _is_text(words: str) -> bool:
+    """Whether words can stand in a UTF-8 file: of names, Python reads bytes that are no UTF-8 as half characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in words)
+
+
+def _refuse_unwritable(snippet: str, folder: Path) -> None:
+    """Raise a UserError for a configuration that names a folder by bytes that are no text."""
+    if not _is_text(snippet):
+        raise UserError(f"the path of {folder} has bytes that are no UTF-8; rename it, since a configuration names it")
 
 
 def export_beside(source: Source, convention: Convention) -> Exported:
@@ -111,9 +119,11 @@ def export_beside(source: Source, convention: Convention) -> Exported:
     targets = _targets(source, layout)
     folder = next(iter(targets.values())).parent
     config, snippet = folder / convention.config, convention.configured_beside(folder.resolve())
+    _refuse_unwritable(snippet, folder)
     there = [path for path in (*targets.values(), config) if path.exists()]
     refuse([f"{path} is there already" for path in there], "the masks cannot be put beside the photos")
-    bare = [photo.name for photo in files.list_photos(folder) if photo not in targets]
+    others = [photo.name for photo in files.list_photos(folder) if photo not in targets]
+    bare = [name for name in others if not name.endswith(files.NO_PHOTOS)]
     if bare:
         raise UserError(
             f"{convention.title} trains on all of a photo that has no mask: {', '.join(bare)}; take them out of the "

@@ -40,13 +40,13 @@ class Imported:
 def import_folder(convention: Convention, given: Given, output: Path) -> Imported:
     """Write `images/`, `masks/` and the manifest, which training and the other verbs read.
 
-    Photos keep their bytes, but those with a mask in their alpha channel become opaque PNGs. Grey
-    masks are cut at half.
+    Photos keep their bytes, but those with a mask in their alpha channel, and those of a suffix that is passed over
+    here (.gif), become opaque PNGs. Grey masks are cut at half.
 
     Raises:
-        UserError: photos without masks, masks without photos, clashing names, pictures of other kinds,
-            masks of another size, all of them listed; no photo; or the output folder holds something or lies
-            in the trainer's.
+        UserError: photos without masks, masks without photos, clashing names, names that are passed over here,
+            pictures of other kinds, masks of another size, all of them listed; no photo; or the output folder holds
+            something or lies in the trainer's.
     """
     items, problems = convention.layout.find(given)
     what = f"{given.folder} cannot be read as {convention.title}'s"
@@ -100,11 +100,13 @@ def _take(item: Item, folder: Path, imported: Imported) -> ManifestEntry:
 
 
 def _write_photo(item: Item, image: Image.Image, folder: Path) -> Path:
-    if item.read_photo is not None:
-        photo = folder / f"{item.photo.stem}.png"
+    keeps_bytes = item.read_photo is None and item.photo.suffix.lower() in files.PHOTO_SUFFIXES
+    photo = folder / (item.photo.name if keeps_bytes else f"{item.photo.stem}.png")
+    if photo.name.startswith(".") or photo.name.endswith(files.NO_PHOTOS):
+        raise UserError(f"{item.photo.name} has a name that is no photo's here; rename it")
+    if not keeps_bytes:
         files.write_picture(image, photo)
         return photo
-    photo = folder / item.photo.name
     with replacing(photo) as temporary:
         shutil.copyfile(item.photo, temporary)
     return photo

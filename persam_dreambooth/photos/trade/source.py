@@ -6,7 +6,7 @@ from pathlib import Path
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest
-from persam_dreambooth.photos.pairs import find_masks, mask_folder
+from persam_dreambooth.photos.pairs import find_masks, left_out_of, mask_folder
 from persam_dreambooth.photos.trade.samples import CAPTION, read_caption, refuse
 from persam_dreambooth.photos.trade.strangers import foreign
 
@@ -54,7 +54,7 @@ def read_source(
     entries = read_manifest(manifest)
     photos = _photos(images, entries, manifest)
     found = find_masks(folder, photos)
-    left_out = _left_out(photos, found, entries, include_doubtful)
+    left_out = left_out_of(photos, found, entries, include_doubtful)
     problems = [f"{photo} is not there" for photo in photos if not photo.is_file()]
     problems += [problem for place in filter(None, (images, folder)) for problem in foreign(place)]
     kept = [photo for photo in photos if photo not in left_out]
@@ -82,27 +82,3 @@ def _photos(images: Path | None, entries: list[ManifestEntry], manifest: Path) -
     photos = sorted((path.parent.resolve() / path.name for path in paths), key=lambda photo: photo.name)
     files.refuse_clashing_stems(photos)
     return photos
-
-
-def _left_out(
-    photos: list[Path], masks: dict[str, Path], entries: list[ManifestEntry], include_doubtful: bool
-) -> dict[Path, str]:
-    """Photos that could not be read, that a person excluded, or that are doubted in the very mask that is there."""
-    by_photo = {entry.digest: entry for entry in entries}
-    excluded = {(entry.digest, Path(entry.photo).stem) for entry in entries if entry.excluded}
-    left_out = {}
-    for photo in photos if entries else ():
-        entry = by_photo.get(files.digest(photo)) if photo.is_file() else None
-        if entry is None:
-            continue
-        if (entry.digest, photo.stem) in excluded:
-            left_out[photo] = f"{photo.name} was excluded in review"
-        elif entry.error is not None:
-            left_out[photo] = entry.error
-        elif entry.doubted and not include_doubtful and _is_its_mask(masks.get(photo.stem), entry):
-            left_out[photo] = f"the subject in {photo.name}: {entry.presence}, {entry.reason}"
-    return left_out
-
-
-def _is_its_mask(mask: Path | None, entry: ManifestEntry) -> bool:
-    return mask is not None and files.digest(mask) == entry.mask_digest

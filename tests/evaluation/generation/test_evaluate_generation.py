@@ -19,7 +19,9 @@ from torchvision.models import alexnet
 from albums import albums, save_album
 from models import CLIP, DIFFUSION, SAM
 from persam_dreambooth.cli import main
+from persam_dreambooth.evaluation.generation.models import Model
 from persam_dreambooth.photos import files
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
 from tests.evaluation.generation.conftest import argv, evaluate
 
 ROOT = Path(__file__).parents[3]
@@ -119,6 +121,52 @@ def test_a_finished_report_asks_no_model_to_draw_again(words, drawers, tmp_path,
     assert "weights differ" in capsys.readouterr().err
     assert evaluate(words, model=drawers / "other", num_inference_steps=3) == 2
     assert "num_inference_steps differ" in capsys.readouterr().err
+
+
+def test_a_report_in_the_models_own_folder_is_gone_on_with(words, drawers, tmp_path):
+    drawer = tmp_path / "one"
+    shutil.copytree(drawers / "one", drawer)
+    changed = {"model": drawer, "output": drawer / "report", "num_images": 1, "dino_model": "none"}
+    assert evaluate(words, **changed) == 0
+    metrics = drawer / "report" / "metrics.json"
+    before = metrics.read_bytes()
+    assert any(metrics.parent.rglob("*.safetensors"))  # features
+    assert evaluate(words, **changed) == 0
+    assert metrics.read_bytes() == before
+
+
+def test_what_tells_a_model_is_what_is_loaded(drawers, tmp_path):
+    assert Model("one", str(drawers / "one")).weights() == Model("copy", str(drawers / "copy")).weights()
+    assert Model("one", str(drawers / "one")).weights() != Model("other", str(drawers / "other")).weights()
+    assert Model("hub", "somebody/something").weights() == ""
+    lora = Model("lora", str(tmp_path))
+    own, others = tmp_path / "pytorch_lora_weights.safetensors", tmp_path / "checkpoint-1" / "model.safetensors"
+    own.write_bytes(b"weights")
+    first = lora.weights()
+    others.parent.mkdir()
+    others.write_bytes(b"others")
+    (tmp_path / "pytorch_lora_weights_kohya.safetensors").write_bytes(b"the same in other words")
+    assert lora.weights() == first != ""
+    own.write_bytes(b"new weights")
+    assert lora.weights() != first
+
+
+def test_prompts_that_look_alike_in_a_file_name_keep_their_pictures_when_their_order_changes(words, tmp_path):
+    """They differ after the 60th character, or in case and punctuation only."""
+    prompts, long = tmp_path / "prompts.txt", f"a very {'very ' * 12}large"
+    lines = [f"{long} red disc", f"{long} blue disc", "a disc!", "A disc"]
+    changed = {"prompts": prompts, "num_images": 1, "dino_model": "none"}
+    for order in (lines, lines[::-1]):
+        prompts.write_text("\n".join(order))
+        assert evaluate(words, **changed) == 0
+        output = Path(words["output"][0])
+        files_of = {
+            (row["model"], row["prompt"]): row["pictures"][0]["file"] for row in read_metrics(words)["prompts"]
+        }
+        assert len(files_of) == 8
+        assert all(Image.open(output / file).text["prompt"] == prompt for (_, prompt), file in files_of.items())
+    assert evaluate(words, **changed, output=tmp_path / "fresh") == 0
+    assert (tmp_path / "fresh" / "metrics.json").read_bytes() == (output / "metrics.json").read_bytes()
 
 
 def test_without_dino_its_rows_are_left_out_and_that_is_said(words, capsys):
@@ -240,6 +288,38 @@ def test_masks_that_do_not_fit_are_refused(words, subject, tmp_path, capsys):
         said = {"small": "is 2 x 2 pixels but its photo 1.png is 56 x 48", "empty": "is empty", "full": "is full"}
         assert said[name] in capsys.readouterr().err
     assert not Path(words["output"][0]).exists()
+
+
+def test_photos_that_training_leaves_out_are_none_of_the_subjects(words, subject, tmp_path, capsys):
+    segmented = tmp_path / "segmented"
+    shutil.copytree(subject / "masks", segmented / "masks")
+
+    def judge(**judged):
+        """Write the manifest, with what is known of a photo by its number."""
+        entries = []
+        for number in range(3):
+            photo, mask = (subject / kind / f"{number}.png" for kind in ("photos", "masks"))
+            known = {"mask_digest": files.digest(mask)} | judged.get(f"of_{number}", {})
+            entries.append(ManifestEntry(str(photo), files.digest(photo), **known))
+        write_manifest(segmented / MANIFEST_NAME, entries)
+
+    out, doubt = {"review": "excluded"}, {"presence": "unsure", "reason": "too red"}
+    changed = {"model": words["model"][0], "instance_mask_dir": segmented, "num_images": 1, "dino_model": "none"}
+    judge(of_0=out, of_1=doubt)
+    (segmented / "masks" / "0.png").unlink()  # nobody asks for the mask of a photo that was taken out
+    assert evaluate(words, **changed) == 0
+    printed, stored = capsys.readouterr().out, read_metrics(words)
+    assert stored["settings"]["photos"] == 1
+    for note in ("Left out: 0.png was excluded in review.", "Left out: the subject in 1.png: unsure, too red."):
+        assert note in stored["notes"] and note in printed
+    judge(of_0=out, of_1=doubt | {"review": "approved"})
+    assert evaluate(words, **changed, output=tmp_path / "approved") == 0
+    assert json.loads((tmp_path / "approved" / "metrics.json").read_text())["settings"]["photos"] == 2
+    capsys.readouterr()
+    judge(of_0=out, of_1=doubt, of_2=out)
+    assert evaluate(words, **changed, output=tmp_path / "none") == 2
+    assert "no photo to compare with: 0.png was excluded in review; " in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_damaged_model_and_anothers_folder_are_refused(words, drawers, tmp_path, capsys):

@@ -60,6 +60,15 @@ def test_names_that_are_no_text_are_listed(trainer, album, tmp_path):
     assert line.count("are no UTF-8") == 2
 
 
+def test_a_folder_that_no_configuration_can_name_is_refused(album, tmp_path):
+    odd = tmp_path / os.fsdecode(b"k\xe4se")
+    line = refused(album, export_folder, CONVENTIONS["kohya"], odd / "out")
+    assert "out has bytes that are no UTF-8; rename it" in line
+    assert export_folder(source(album), CONVENTIONS["cutout"], odd / "out").count == len(NAMES)  # it has none
+    album = album.rename(odd / "album")
+    assert "has bytes that are no UTF-8; rename it" in refused(album, export_beside, ONETRAINER)
+
+
 @pytest.mark.parametrize("ending", ["-masklabel", "-condlabel"])
 def test_names_that_the_trainer_reserves_are_listed(album, tmp_path, ending):
     for name in ("one", "two"):
@@ -143,6 +152,13 @@ def test_nothing_beside_the_photos_is_replaced(album):
     with pytest.raises(UserError, match=r"test-masklabel.png is there already; .*onetrainer.json is there already"):
         export_beside(pairs, ONETRAINER)
     assert tree(album) == before
+
+
+def test_onetrainer_s_own_masks_beside_the_photos_are_no_photos(album):
+    pairs = source(album)
+    for name in ("test-condlabel.png", "gone-masklabel.png"):
+        Image.new("L", (4, 4)).save(album / "photos" / name)
+    assert export_beside(pairs, ONETRAINER).count == len(NAMES)
 
 
 def test_photos_that_would_be_trained_on_whole_are_listed(album):

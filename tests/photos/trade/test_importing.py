@@ -16,6 +16,7 @@ from persam_dreambooth.photos.trade.layouts import Given
 from tests.photos.trade.albums import NAMES, tree, write_album
 
 EVERY = pytest.mark.parametrize("trainer", CONVENTIONS)
+INDEXED = ["invoke", "imagefolder", "coco"]
 PAIRED = ["onetrainer", "kohya", "simpletuner", "ai-toolkit", "diffusion-pipe"]
 
 
@@ -212,7 +213,56 @@ def test_another_file_is_no_coco_file(text, tmp_path):
     assert "no COCO file" in refused("coco", tmp_path / "theirs")
 
 
+def indexed(trainer, folder, photos):
+    """Photos (name -> image of 6 x 4 pixels) with white masks, as a trainer with an index has them."""
+    for name, photo in photos.items():
+        write(folder, photo, Image.new("L", photo.size, 255), (f"images/{name}", f"masks/{name}.png"))
+    if trainer == "coco":
+        images = [{"id": id, "file_name": name, "width": 6, "height": 4} for id, name in enumerate(photos)]
+        annotations = [annotation([[0, 0, 6, 0, 6, 4, 0, 4]], image=image["id"]) for image in images]
+        (folder / "instances.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+        return folder
+    layout = CONVENTIONS[trainer].layout
+    path = folder / Path(layout.name).name
+    lines = [{layout.photo: f"images/{name}", layout.mask: f"masks/{name}.png"} for name in photos]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.mark.parametrize("trainer", INDEXED)
+def test_a_photo_of_another_suffix_becomes_an_opaque_png(trainer, tmp_path):
+    moving = Image.new("P", (6, 4), 1)
+    moving.putpalette([200, 30, 30, 30, 200, 30])
+    moving.putpixel((0, 0), 0)
+    moving.info["transparency"] = 0
+    folder = indexed(trainer, tmp_path / "theirs", {"a.png": Image.new("RGB", (6, 4)), "b.GIF": moving})
+    report = import_folder(CONVENTIONS[trainer], Given(folder), tmp_path / "back")
+    photos = files.find_photos(tmp_path / "back" / "images")
+    assert [photo.name for photo in photos] == ["a.png", "b.png"] and report.count == 2
+    with Image.open(photos[1]) as image:
+        pixels = image.getpixel((0, 0)), image.getpixel((1, 0))
+        assert (image.format, image.mode, *pixels) == ("PNG", "RGB", (255, 255, 255), (30, 200, 30))
+    entries = read_manifest(tmp_path / "back" / MANIFEST_NAME)
+    assert [(entry.photo, entry.digest) for entry in entries] == [
+        (f"images/{photo.name}", files.digest(photo)) for photo in photos
+    ]
+
+
 # What is refused
+
+
+@pytest.mark.parametrize("trainer", INDEXED)
+def test_names_that_are_no_photo_s_here_are_listed(trainer, tmp_path):
+    names = ("a.png", ".hidden.png", "c-masklabel.png", "d-condlabel.gif")
+    line = refused(trainer, indexed(trainer, tmp_path / "theirs", {name: Image.new("RGB", (6, 4)) for name in names}))
+    assert all(f"{name} has a name that is no photo's here" in line for name in names[1:])
+    assert "a.png has" not in line
+
+
+def test_a_mask_s_name_is_no_photo_s_where_folders_are_paired_either(tmp_path):
+    names = ("images/dog-masklabel.png", "masks/dog-masklabel.png")
+    write(tmp_path / "theirs", Image.new("RGB", (6, 4)), Image.new("L", (6, 4), 255), names)
+    assert "dog-masklabel.png has a name that is no photo's here" in refused("kohya", tmp_path / "theirs")
 
 
 @pytest.mark.parametrize("trainer", PAIRED)

@@ -75,6 +75,16 @@ def test_what_a_person_decided_wins(folder, include_doubtful):
     assert reasons["dog.png"] == "dog.png was excluded in review" and "park.png" not in reasons
 
 
+def test_an_excluded_photo_that_was_saved_anew_stays_out(folder):
+    manifest = folder / "out" / MANIFEST_NAME
+    first, *others = read_manifest(manifest)
+    write_manifest(manifest, [replace(first, review="excluded"), *others])
+    with Image.open(folder / "photos" / "dog.png") as image:
+        image.save(folder / "photos" / "dog.png", compress_level=0)
+    assert files.digest(folder / "photos" / "dog.png") != first.digest
+    assert kept(read_source(folder / "out")) == ["reference"]
+
+
 def test_a_verdict_is_of_the_mask_it_was_given_on(folder):
     files.write_mask(scene(20, 30)[1].T[:20, :20].repeat(2, 1)[:, :30], folder / "out" / "masks" / "park.png")
     assert kept(read_source(folder / "out")) == ["dog", "park", "reference"]

@@ -194,10 +194,11 @@ class Desk:
         words |= {"can_undo": state.can_undo, "has_mask": has_mask, "url": self._url(state.photo)}
         if entry is not None:
             words |= {name: getattr(entry, name) for name in SHOWN}
-        if has_mask:
+        if entry is not None and has_mask:
             output = self._opened.output_of(self._name(state.photo))
             words["mask_url"] = self._url(output / "masks" / f"{state.photo.stem}.png")
-            words["overlay_url"] = self._url(output / "overlays" / f"{state.photo.stem}.jpg")
+            overlay = output / "overlays" / f"{state.photo.stem}.jpg"
+            words["overlay_url"] = self._url(overlay) if entry.overlay else words["url"]  # an import draws none
         return words
 
     def _name(self, photo: Path) -> str:

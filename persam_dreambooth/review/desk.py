@@ -15,6 +15,7 @@ from persam_dreambooth.preprocessing.corrections import Conflict
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.review.album import Album, PhotoState
 from persam_dreambooth.review.clicks import Clicker
+from persam_dreambooth.review.names import readable
 from persam_dreambooth.review.opened import Opened
 from persam_dreambooth.review.search import Search
 from persam_dreambooth.review.strokes import Stroke, painted
@@ -44,11 +45,11 @@ def _in_words(ask: Callable[..., Answer]) -> Callable[..., Answer]:
         try:
             return ask(self, question)
         except Conflict as error:
-            return {"error": str(error), "conflict": True}
+            return {"error": readable(str(error)), "conflict": True}
         except UserError as error:
-            return {"error": str(error)}
+            return {"error": readable(str(error))}
         except OSError as error:
-            return {"error": f"{' '.join(str(error).split())}; check permissions and the free space"}
+            return {"error": f"{readable(' '.join(str(error).split()))}; check permissions and the free space"}
         except (KeyError, TypeError, ValueError):
             return {"error": "the server does not understand this page; reload it"}
 
@@ -75,10 +76,14 @@ class Desk:
 
     @_in_words
     def overview(self, question: Answer) -> Answer:
-        """All photos of an `album`, the worst first, and how the search is going."""
+        """All photos of an `album`, the worst first, and how the search is going.
+
+        `not_shown` names the photos that are links out of the folder, or whose names are no UTF-8.
+        """
         album, search = self._album(question)
         photos = [self._shown(state) for state in album.states()]
-        return {"photos": photos, "running": search.running, "search_error": search.error}
+        answer = {"photos": photos, "not_shown": album.not_shown()}
+        return answer | {"running": search.running, "search_error": search.error}
 
     @_in_words
     def look(self, question: Answer) -> Answer:
@@ -128,21 +133,21 @@ class Desk:
         album, _ = self._album(question)
         if question["verdict"] not in ("approved", "excluded", None):
             raise UserError(f"{question['verdict']!r} is no verdict; reload the page")
-        album.corrections.judge(album.photo(question["photo"]), question["verdict"], question["seen"])
+        album.corrections.judge(album.state(question["photo"]).photo, question["verdict"], question["seen"])
         return self._photo(question)
 
     @_in_words
     def refer(self, question: Answer) -> Answer:
         """Make a `photo` a reference, or none any more: `reference`."""
         album, _ = self._album(question)
-        album.corrections.refer(album.photo(question["photo"]), bool(question["reference"]), question["seen"])
+        album.corrections.refer(album.state(question["photo"]).photo, bool(question["reference"]), question["seen"])
         return self._photo(question)
 
     @_in_words
     def undo(self, question: Answer) -> Answer:
         """Take back the last decision on a `photo`."""
         album, _ = self._album(question)
-        album.corrections.undo(album.photo(question["photo"]), question["seen"])
+        album.corrections.undo(album.state(question["photo"]).photo, question["seen"])
         return self._photo(question)
 
     @_in_words

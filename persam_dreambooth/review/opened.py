@@ -8,6 +8,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import LOCK_NAME, MANIFEST_NAME
 from persam_dreambooth.preprocessing import SETTINGS_NAME
+from persam_dreambooth.review.names import is_text, readable
 
 OUTPUT_NAME = "segmented"
 """Where the masks of a folder go unless something else is said: a folder of this name in it."""
@@ -25,7 +26,7 @@ class Opened:
         runs: output folders of training.
 
     Raises:
-        UserError: a folder is not there, or holds no photo.
+        UserError: a folder is not there, holds no photo, or has a name in `images` that is no UTF-8.
     """
 
     images: Path
@@ -39,6 +40,12 @@ class Opened:
             raise UserError(
                 f"no photo found in {self.images} or in folders in it; put files there that end in "
                 f"{', '.join(files.PHOTO_SUFFIXES)}"
+            )
+        odd = [album for album in self.albums() if not is_text(album)]
+        if odd:
+            raise UserError(
+                f"the folder {readable(odd[0])} in {self.images} has bytes in its name that are no UTF-8, which the page "
+                "cannot show; rename it, or give it as --images"
             )
         outputs = [self.output_of(album) for album in self.albums()]
         for output in outputs:

@@ -8,6 +8,7 @@ from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
 from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.review.album import Album
+from persam_dreambooth.review.names import readable
 
 
 class Search:
@@ -57,7 +58,7 @@ class Search:
             self._album.draw_overlays()
             segment_folder(job, again=_is_another(job))
         except Exception as error:  # whatever it is, the page must say it: nobody looks at this thread
-            self.error = " ".join(str(error).split()) or type(error).__name__
+            self.error = readable(" ".join(str(error).split())) or type(error).__name__
 
 
 def _is_another(job: SegmentationJob) -> bool:

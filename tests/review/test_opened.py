@@ -1,5 +1,8 @@
 """Guards which folders may be opened: the page's own and an import's at every start, and no stranger's."""
 
+import json
+import os
+import re
 import time
 
 import numpy as np
@@ -45,6 +48,14 @@ def draw_first(opened, album):
     photo = asked(desk.overview({"album": album}))["photos"][0]
     question = {"album": album, "photo": photo["name"], "seen": photo["version"], "strokes": [BRUSH]}
     return asked(desk.draw(question))
+
+
+def searched(desk):
+    """The album after the search."""
+    asked(desk.search({"album": "."}))
+    while asked(now := desk.overview({"album": "."}))["running"]:
+        time.sleep(0.05)
+    return now
 
 
 @pytest.mark.parametrize("deep", ["sub", "far/down"])
@@ -118,13 +129,58 @@ def test_a_search_takes_imported_masks_for_finished_and_shows_them(imported, tmp
     desk.album(".").draw_overlays()
     known = ManifestIndex(folder / MANIFEST_NAME)
     assert all(SubjectFolder(folder).is_finished(folder / "images" / name, known, False) for name in NAMES)
-    asked(desk.search({"album": "."}))
-    while asked(now := desk.overview({"album": "."}))["running"]:
-        time.sleep(0.05)
-    assert now["search_error"] is None
+    assert searched(desk)["search_error"] is None
     assert {name: (folder / "masks" / name).read_bytes() for name in before} == before
     entries = {entry.photo: entry for entry in read_manifest(folder / MANIFEST_NAME)}
     assert [entries[f"images/{name}"].source for name in (*before, "new.png")] == ["reference", "given", "persam"]
     for entry in entries.values():
         with Image.open(folder / entry.overlay) as overlay:
             assert overlay.size == (entry.width, entry.height)
+
+
+def test_a_name_that_is_no_utf8_is_left_out_and_said_and_still_searched(tmp_path):
+    odd = os.fsdecode(b"odd \xff.png")
+    draw_photos(tmp_path / "photos", [*NAMES, odd])
+    opened = Opened(tmp_path / "photos")
+    desk = desk_of(opened)
+    shown = asked(desk.overview({"album": "."}))
+    assert [photo["name"] for photo in shown["photos"]] == list(NAMES)
+    assert shown["not_shown"] == ["odd ?.png"]
+    draw_first(opened, ".")
+    assert searched(desk)["search_error"] is None
+    assert (tmp_path / "photos" / "segmented" / "masks" / odd).is_file()
+    draw_photos(tmp_path / "photos", [odd.replace("png", "jpg")])
+    clash = desk.overview({"album": "."})
+    assert "odd ?.jpg and odd ?.png" in clash["error"]
+    json.dumps([shown, clash], ensure_ascii=False).encode()  # as it is sent
+
+
+def test_a_folder_whose_name_is_no_utf8_is_told_at_the_start(tmp_path):
+    draw_photos(tmp_path / "photos" / os.fsdecode(b"\xff"), NAMES)
+    with pytest.raises(UserError, match=r"the folder \? in .*rename it"):
+        Opened(tmp_path / "photos")
+    assert list(Opened(tmp_path / "photos" / os.fsdecode(b"\xff")).albums()) == ["."]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [(b'{"photo": "a.png"}', "line 1 of .* is no manifest entry"), (b'{"photo": ', "line 1 of .* is damaged")],
+)
+def test_a_damaged_manifest_line_is_named_whatever_is_asked(line, words, imported):
+    folder, _ = imported
+    desk = desk_of(Opened(folder / "images", folder))
+    photo = asked(desk.overview({"album": "."}))["photos"][0]
+    path = folder / MANIFEST_NAME
+    path.write_bytes(line + b"\n" + path.read_bytes().partition(b"\n")[2])
+    before = path.read_bytes()
+    about = {"album": ".", "photo": "a.png", "seen": photo["version"]}
+    answers = [
+        desk.overview(about),
+        desk.look(about),
+        desk.judge(about | {"verdict": "approved"}),
+        desk.refer(about | {"reference": True}),
+        desk.draw(about | {"strokes": [BRUSH]}),
+        desk.undo(about),
+    ]
+    assert [one for one in answers if not re.search(words, one["error"])] == []
+    assert path.read_bytes() == before

@@ -1,21 +1,12 @@
 """One folder of photos as the page shows it: every photo with its mask's state, the worst first."""
 
 import math
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos import drawing, files
-from persam_dreambooth.photos.manifest import (
-    ManifestEntry,
-    format_line,
-    locked,
-    put_line,
-    read_manifest,
-    stream_manifest,
-)
-from persam_dreambooth.photos.pairs import check_size
+from persam_dreambooth.photos import files
+from persam_dreambooth.photos.manifest import ManifestEntry, read_manifest, stream_manifest
 from persam_dreambooth.preprocessing.corrections import Corrections
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.review.names import is_text, readable
@@ -138,28 +129,3 @@ class Album:
             for state in sorted(self.states(), key=lambda state: state.photo)
             if state.status == "reference"
         )
-
-    def draw_overlays(self) -> None:
-        """Draw the overlays that masks made elsewhere lack: a run takes photos without one for unfinished.
-
-        Photos and masks that cannot be read or do not fit are passed over.
-
-        Raises:
-            UserError: the manifest is damaged, or errors as of `files.find_photos`.
-        """
-        entries = read_manifest(self.corrections.manifest)
-        lacking = {Path(entry.photo).name for entry in entries if entry.mask and not entry.overlay}
-        for photo in files.find_photos(self.images):
-            if photo.name in lacking:
-                with suppress(UserError), locked(self.corrections.manifest):
-                    self._draw_overlay(photo)
-
-    def _draw_overlay(self, photo: Path) -> None:
-        entry, overlay = self.corrections.entry(photo), f"overlays/{photo.stem}.jpg"
-        if entry is None or not entry.mask or entry.overlay:  # somebody has decided on it meanwhile
-            return
-        path = self.corrections.mask_path(photo)
-        image, mask = files.read_photo(photo), files.read_mask(path)
-        check_size(path, mask.shape, photo, image.size)
-        files.write_picture(drawing.overlay(image, mask, entry.points, entry.point_labels), self.output / overlay)
-        put_line(self.corrections.manifest, photo.name, format_line(replace(entry, overlay=overlay)))

@@ -44,8 +44,8 @@ class Opened:
         odd = [album for album in self.albums() if not is_text(album)]
         if odd:
             raise UserError(
-                f"the folder {readable(odd[0])} in {self.images} has bytes in its name that are no UTF-8, which the page "
-                "cannot show; rename it, or give it as --images"
+                f"the folder {readable(odd[0])} in {self.images} has bytes in its name that are no UTF-8, which the "
+                "page cannot show; rename it, or give it as --images"
             )
         outputs = [self.output_of(album) for album in self.albums()]
         for output in outputs:

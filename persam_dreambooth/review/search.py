@@ -55,7 +55,6 @@ class Search:
 
     def _run(self, job: SegmentationJob) -> None:
         try:
-            self._album.draw_overlays()
             segment_folder(job, again=_is_another(job))
         except Exception as error:  # whatever it is, the page must say it: nobody looks at this thread
             self.error = readable(" ".join(str(error).split())) or type(error).__name__

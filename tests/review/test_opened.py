@@ -12,11 +12,10 @@ from PIL import Image
 from models import SAM
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestIndex, locked, read_manifest
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, locked, read_manifest
 from persam_dreambooth.photos.trade import CONVENTIONS, import_folder
 from persam_dreambooth.photos.trade.layouts import Given
 from persam_dreambooth.preprocessing import SegmentationJob
-from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
 from persam_dreambooth.review.clicks import Clicker
 from persam_dreambooth.review.desk import Desk
 from persam_dreambooth.review.opened import Opened
@@ -117,7 +116,7 @@ def test_imported_masks_are_shown_corrected_and_approved(imported):
     assert corrected[3, 3:10].all() and (corrected >= masks["b.png"]).all()
 
 
-def test_a_search_takes_imported_masks_for_finished_and_shows_them(imported, tmp_path):
+def test_a_search_keeps_imported_masks_and_draws_their_overlays(imported, tmp_path):
     folder, _ = imported
     draw_photos(tmp_path / "more", [*NAMES, "new.png"])
     (tmp_path / "more" / "new.png").rename(folder / "images" / "new.png")
@@ -125,14 +124,12 @@ def test_a_search_takes_imported_masks_for_finished_and_shows_them(imported, tmp
     photos = {photo["name"]: photo for photo in asked(desk.overview({"album": "."}))["photos"]}
     asked(desk.refer({"album": ".", "photo": "a.png", "seen": photos["a.png"]["version"], "reference": True}))
     asked(desk.judge({"album": ".", "photo": "b.png", "seen": photos["b.png"]["version"], "verdict": "approved"}))
-    before = {name: (folder / "masks" / name).read_bytes() for name in ("a.png", "b.png")}
-    desk.album(".").draw_overlays()
-    known = ManifestIndex(folder / MANIFEST_NAME)
-    assert all(SubjectFolder(folder).is_finished(folder / "images" / name, known, False) for name in NAMES)
+    before = {name: (folder / "masks" / name).read_bytes() for name in NAMES}
     assert searched(desk)["search_error"] is None
     assert {name: (folder / "masks" / name).read_bytes() for name in before} == before
     entries = {entry.photo: entry for entry in read_manifest(folder / MANIFEST_NAME)}
-    assert [entries[f"images/{name}"].source for name in (*before, "new.png")] == ["reference", "given", "persam"]
+    sources = [entries[f"images/{name}"].source for name in (*NAMES, "new.png")]
+    assert sources == ["reference", "given", "given", "persam"]
     for entry in entries.values():
         with Image.open(folder / entry.overlay) as overlay:
             assert overlay.size == (entry.width, entry.height)

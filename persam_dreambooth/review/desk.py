@@ -1,5 +1,6 @@
 """What the page asks of the server: one function a question, dictionaries in and out, mistakes as one line."""
 
+import threading
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -73,6 +74,7 @@ class Desk:
     ) -> None:
         self._opened, self._clicker, self._job = opened, clicker, job
         self._albums: dict[str, tuple[Album, Search]] = {}
+        self._opening = threading.Lock()
 
     @_in_words
     def overview(self, question: Answer) -> Answer:
@@ -178,13 +180,17 @@ class Desk:
 
     def _album(self, question: Answer) -> tuple[Album, Search]:
         name = str(question["album"])
-        if name not in self._albums:
-            folders = self._opened.albums()
-            if name not in folders:
-                raise UserError(f"there is no folder {name!r} with photos in {self._opened.images}; reload the page")
-            album = Album(folders[name], self._opened.output_of(name))
-            self._albums[name] = album, Search(album, self._job)
-        return self._albums[name]
+        with self._opening:  # one search and one memory of what can be undone, for all pages
+            if name not in self._albums:
+                self._albums[name] = self._open(name)
+            return self._albums[name]
+
+    def _open(self, name: str) -> tuple[Album, Search]:
+        folders = self._opened.albums()
+        if name not in folders:
+            raise UserError(f"there is no folder {name!r} with photos in {self._opened.images}; reload the page")
+        album = Album(folders[name], self._opened.output_of(name))
+        return album, Search(album, self._job)
 
     def _photo(self, question: Answer) -> Answer:
         album, _ = self._album(question)

@@ -21,6 +21,7 @@ class Search:
 
     def __init__(self, album: Album, job: Callable[[Album, tuple[ReferenceFiles, ...]], SegmentationJob]) -> None:
         self._album, self._job = album, job
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self.error: str | None = None
 
@@ -37,6 +38,10 @@ class Search:
         Raises:
             UserError: a search is running, or nobody has drawn the subject yet.
         """
+        with self._starting:  # so that of two pages only one begins
+            self._start()
+
+    def _start(self) -> None:
         if self.running:
             raise UserError("the subject is being looked for already; wait until all photos were looked at")
         links = self._album.links_out()

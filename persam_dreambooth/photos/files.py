@@ -14,6 +14,7 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import to_mask, to_rgb
+from persam_dreambooth.photos.manifest import LOCK_NAME
 from persam_dreambooth.replacing import replacing
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -138,7 +139,7 @@ def refuse_other_runs(
         name: of the JSON file in it that holds a run's settings.
         settings: this run's.
         what: a run of this kind, for people: "run" and its owner, "segmentation run".
-        besides: names of files that a folder without settings may hold.
+        besides: names of files that a folder without settings may hold, with the manifest's lock.
 
     Raises:
         UserError: it holds another run, or something else, or cannot be made.
@@ -146,7 +147,7 @@ def refuse_other_runs(
     check_output_folder(folder)
     path = folder / name
     if not path.exists():
-        if folder.exists() and any(one.name not in besides for one in folder.iterdir()):
+        if folder.exists() and any(one.name not in (LOCK_NAME, *besides) for one in folder.iterdir()):
             raise UserError(f"{folder} exists and is no {what}'s; choose another or an empty output folder")
         return False
     try:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.manifest import ManifestEntry, read_manifest
+from persam_dreambooth.photos.manifest import ManifestEntry, read_manifest, stream_manifest
 from persam_dreambooth.preprocessing.corrections import Corrections
 from persam_dreambooth.references import ReferenceFiles
+from persam_dreambooth.review.names import is_text, readable
 
 WAITING, LEFT_OUT = "waiting", "left out"
 
@@ -72,9 +73,15 @@ class Album:
         self.photos()
 
     def photos(self) -> dict[str, Path]:
-        """The photos by name; links out of the folder are not shown, since nothing outside of it is served."""
+        """The photos by name; links out of the folder, since nothing outside is served, and odd names are left out."""
         outside = set(self.links_out())
-        return {photo.name: photo for photo in files.find_photos(self.images) if photo.name not in outside}
+        photos = files.find_photos(self.images)
+        return {photo.name: photo for photo in photos if photo.name not in outside and is_text(photo.name)}
+
+    def not_shown(self) -> list[str]:
+        """Names of the photos that are left out, as far as they can be read."""
+        shown = self.photos()
+        return [readable(photo.name) for photo in files.find_photos(self.images) if photo.name not in shown]
 
     def links_out(self) -> list[str]:
         """Names of links to photos outside of the folder."""
@@ -105,8 +112,10 @@ class Album:
         return sorted(states, key=lambda state: state.rank)
 
     def state(self, name: str) -> PhotoState:
-        """One photo as it is now; errors as `photo`."""
+        """One photo as it is now; errors as `photo` and `states`."""
         photo = self.photo(name)
+        for _ in stream_manifest(self.corrections.manifest):  # says which line is damaged
+            pass
         return self._state(photo, self.corrections.entry(photo))
 
     def _state(self, photo: Path, entry: ManifestEntry | None) -> PhotoState:

@@ -1,5 +1,6 @@
 """What the page asks of the server: one function a question, dictionaries in and out, mistakes as one line."""
 
+import threading
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -15,6 +16,7 @@ from persam_dreambooth.preprocessing.corrections import Conflict
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.review.album import Album, PhotoState
 from persam_dreambooth.review.clicks import Clicker
+from persam_dreambooth.review.names import readable
 from persam_dreambooth.review.opened import Opened
 from persam_dreambooth.review.search import Search
 from persam_dreambooth.review.strokes import Stroke, painted
@@ -44,11 +46,11 @@ def _in_words(ask: Callable[..., Answer]) -> Callable[..., Answer]:
         try:
             return ask(self, question)
         except Conflict as error:
-            return {"error": str(error), "conflict": True}
+            return {"error": readable(str(error)), "conflict": True}
         except UserError as error:
-            return {"error": str(error)}
+            return {"error": readable(str(error))}
         except OSError as error:
-            return {"error": f"{' '.join(str(error).split())}; check permissions and the free space"}
+            return {"error": f"{readable(' '.join(str(error).split()))}; check permissions and the free space"}
         except (KeyError, TypeError, ValueError):
             return {"error": "the server does not understand this page; reload it"}
 
@@ -72,13 +74,18 @@ class Desk:
     ) -> None:
         self._opened, self._clicker, self._job = opened, clicker, job
         self._albums: dict[str, tuple[Album, Search]] = {}
+        self._opening = threading.Lock()
 
     @_in_words
     def overview(self, question: Answer) -> Answer:
-        """All photos of an `album`, the worst first, and how the search is going."""
+        """All photos of an `album`, the worst first, and how the search is going.
+
+        `not_shown` names the photos that are links out of the folder, or whose names are no UTF-8.
+        """
         album, search = self._album(question)
         photos = [self._shown(state) for state in album.states()]
-        return {"photos": photos, "running": search.running, "search_error": search.error}
+        answer = {"photos": photos, "not_shown": album.not_shown()}
+        return answer | {"running": search.running, "search_error": search.error}
 
     @_in_words
     def look(self, question: Answer) -> Answer:
@@ -128,21 +135,21 @@ class Desk:
         album, _ = self._album(question)
         if question["verdict"] not in ("approved", "excluded", None):
             raise UserError(f"{question['verdict']!r} is no verdict; reload the page")
-        album.corrections.judge(album.photo(question["photo"]), question["verdict"], question["seen"])
+        album.corrections.judge(album.state(question["photo"]).photo, question["verdict"], question["seen"])
         return self._photo(question)
 
     @_in_words
     def refer(self, question: Answer) -> Answer:
         """Make a `photo` a reference, or none any more: `reference`."""
         album, _ = self._album(question)
-        album.corrections.refer(album.photo(question["photo"]), bool(question["reference"]), question["seen"])
+        album.corrections.refer(album.state(question["photo"]).photo, bool(question["reference"]), question["seen"])
         return self._photo(question)
 
     @_in_words
     def undo(self, question: Answer) -> Answer:
         """Take back the last decision on a `photo`."""
         album, _ = self._album(question)
-        album.corrections.undo(album.photo(question["photo"]), question["seen"])
+        album.corrections.undo(album.state(question["photo"]).photo, question["seen"])
         return self._photo(question)
 
     @_in_words
@@ -173,13 +180,17 @@ class Desk:
 
     def _album(self, question: Answer) -> tuple[Album, Search]:
         name = str(question["album"])
-        if name not in self._albums:
-            folders = self._opened.albums()
-            if name not in folders:
-                raise UserError(f"there is no folder {name!r} with photos in {self._opened.images}; reload the page")
-            album = Album(folders[name], self._opened.output_of(name))
-            self._albums[name] = album, Search(album, self._job)
-        return self._albums[name]
+        with self._opening:  # one search and one memory of what can be undone, for all pages
+            if name not in self._albums:
+                self._albums[name] = self._open(name)
+            return self._albums[name]
+
+    def _open(self, name: str) -> tuple[Album, Search]:
+        folders = self._opened.albums()
+        if name not in folders:
+            raise UserError(f"there is no folder {name!r} with photos in {self._opened.images}; reload the page")
+        album = Album(folders[name], self._opened.output_of(name))
+        return album, Search(album, self._job)
 
     def _photo(self, question: Answer) -> Answer:
         album, _ = self._album(question)
@@ -194,10 +205,11 @@ class Desk:
         words |= {"can_undo": state.can_undo, "has_mask": has_mask, "url": self._url(state.photo)}
         if entry is not None:
             words |= {name: getattr(entry, name) for name in SHOWN}
-        if has_mask:
+        if entry is not None and has_mask:
             output = self._opened.output_of(self._name(state.photo))
             words["mask_url"] = self._url(output / "masks" / f"{state.photo.stem}.png")
-            words["overlay_url"] = self._url(output / "overlays" / f"{state.photo.stem}.jpg")
+            overlay = output / "overlays" / f"{state.photo.stem}.jpg"
+            words["overlay_url"] = self._url(overlay) if entry.overlay else words["url"]  # an import draws none
         return words
 
     def _name(self, photo: Path) -> str:

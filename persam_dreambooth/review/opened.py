@@ -6,7 +6,9 @@ from pathlib import Path
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
+from persam_dreambooth.photos.manifest import LOCK_NAME, MANIFEST_NAME
 from persam_dreambooth.preprocessing import SETTINGS_NAME
+from persam_dreambooth.review.names import is_text, readable
 
 OUTPUT_NAME = "segmented"
 """Where the masks of a folder go unless something else is said: a folder of this name in it."""
@@ -24,7 +26,7 @@ class Opened:
         runs: output folders of training.
 
     Raises:
-        UserError: a folder is not there, or holds no photo.
+        UserError: a folder is not there, holds no photo, or has a name in `images` that is no UTF-8.
     """
 
     images: Path
@@ -39,8 +41,15 @@ class Opened:
                 f"no photo found in {self.images} or in folders in it; put files there that end in "
                 f"{', '.join(files.PHOTO_SUFFIXES)}"
             )
-        for album in self.albums():
-            self._check_output(self.output_of(album))
+        odd = [album for album in self.albums() if not is_text(album)]
+        if odd:
+            raise UserError(
+                f"the folder {readable(odd[0])} in {self.images} has bytes in its name that are no UTF-8, which the "
+                "page cannot show; rename it, or give it as --images"
+            )
+        outputs = [self.output_of(album) for album in self.albums()]
+        for output in outputs:
+            _check_output(output, outputs)
         for run in self.runs:
             if not run.is_dir():
                 raise UserError(f"--run {run} is not a folder; give the --output_dir of a training")
@@ -55,13 +64,6 @@ class Opened:
         if self.output is None:
             return self.images / album / OUTPUT_NAME
         return self.output / album
-
-    def _check_output(self, folder: Path) -> None:
-        files.check_output_folder(folder)
-        if folder.exists() and any(folder.iterdir()) and not (folder / SETTINGS_NAME).exists():
-            raise UserError(
-                f"{folder} exists and is no folder that `persam-dreambooth segment` wrote; choose another --output"
-            )
 
     def roots(self) -> dict[str, Path]:
         """The folders that may be served from, by the word that stands for them in addresses."""
@@ -94,6 +96,19 @@ class Opened:
         if not path.is_file() or not path.is_relative_to(root.resolve()):
             raise refused
         return path
+
+
+def _check_output(folder: Path, outputs: Sequence[Path]) -> None:
+    """Refuse a folder that holds anything but masks of ours, or the folders of other albums' masks."""
+    files.check_output_folder(folder)
+    if not folder.exists() or any((folder / name).exists() for name in (SETTINGS_NAME, MANIFEST_NAME)):
+        return
+    inside = [one for one in folder.iterdir() if one.name != LOCK_NAME]
+    if not all(any(output.is_relative_to(one) for output in outputs) for one in inside):
+        raise UserError(
+            f"{folder} exists and is no folder that `persam-dreambooth segment` or `import` wrote; choose another "
+            "--output"
+        )
 
 
 def _folders(folder: Path, depth: int) -> Iterator[Path]:

@@ -8,6 +8,7 @@ from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
 from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.review.album import Album
+from persam_dreambooth.review.names import readable
 
 
 class Search:
@@ -20,6 +21,7 @@ class Search:
 
     def __init__(self, album: Album, job: Callable[[Album, tuple[ReferenceFiles, ...]], SegmentationJob]) -> None:
         self._album, self._job = album, job
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self.error: str | None = None
 
@@ -36,6 +38,10 @@ class Search:
         Raises:
             UserError: a search is running, or nobody has drawn the subject yet.
         """
+        with self._starting:  # so that of two pages only one begins
+            self._start()
+
+    def _start(self) -> None:
         if self.running:
             raise UserError("the subject is being looked for already; wait until all photos were looked at")
         links = self._album.links_out()
@@ -56,7 +62,7 @@ class Search:
         try:
             segment_folder(job, again=_is_another(job))
         except Exception as error:  # whatever it is, the page must say it: nobody looks at this thread
-            self.error = " ".join(str(error).split()) or type(error).__name__
+            self.error = readable(" ".join(str(error).split())) or type(error).__name__
 
 
 def _is_another(job: SegmentationJob) -> bool:

@@ -352,6 +352,20 @@ def test_keys_typed_into_a_field_decide_nothing(found, serve, open_tab):
     assert contents(found / "segmented") == before
 
 
+def test_photos_that_no_page_can_show_are_named_and_the_others_can_be_judged(found, serve, open_tab):
+    shutil.copy(found / "plain.png", found / os.fsdecode(b"odd \xff.png"))
+    (found / "link.png").symlink_to(shutil.copy(found / "plain.png", found.parent / "elsewhere.png"))
+    tab = open_tab(serve("--images", found))
+    assert names(tab)[0] == "plain.png" and len(names(tab)) == len(HOSTILE)
+    assert "2 not shown" in (count := tab.inner_text("[data-id=count]"))
+    assert "link.png, odd ?.png" in count
+    tab.wait_for_function("document.querySelector('[data-id=name]').textContent === 'plain.png'")
+    tab.keyboard.press("a")
+    moved(tab, "plain.png")
+    assert lines(found / "segmented")["plain.png"].review == "approved"
+    shoot(tab, "odd-names")
+
+
 def test_a_photo_that_cannot_be_decoded_and_a_search_that_fails_are_told(found, serve, browser):
     (found / "aa broken.jpg").write_bytes(b"no picture")
     tab = browser.new_page()

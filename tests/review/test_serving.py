@@ -119,7 +119,7 @@ def test_the_browser_works_with_the_password(photos, serve, browser):
         (["--images", "nowhere"], "nowhere is not a folder"),
         (["--images", "empty"], "no photo found"),
         (["--images", "photos", "--output", "photos/a.png"], "is a file"),
-        (["--images", "photos", "--output", "."], "is no folder that `persam-dreambooth segment` wrote"),
+        (["--images", "photos", "--output", "."], "is no folder that `persam-dreambooth segment` or `import` wrote"),
         (["--images", "photos", "--host", "0.0.0.0"], "set a password"),
         (["--images", "photos", "--host", "no such host", "--password", PASSWORD], "cannot listen"),
         (["--images", "photos", "--port", "70000"], "--port 70000"),

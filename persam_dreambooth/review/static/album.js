@@ -5,6 +5,7 @@ async function refresh(anew) {
   if (answer.error) return say(answer.error, true);
   const finished = page.running && !answer.running;
   page.running = answer.running;
+  page.notShown = answer.not_shown;
   arrange(answer.photos, anew || answer.running || finished);
   showList();
   const left = answer.photos.filter((photo) => photo.status === "waiting").length;

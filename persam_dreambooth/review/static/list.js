@@ -62,7 +62,10 @@ function showList() {
   }
   const done = page.photos.filter((photo) => !isOpen(photo)).length;
   const found = page.photos.filter((photo) => photo.has_mask).length;
-  part("count").textContent = `${page.photos.length} photos · ${found} with a mask · ${done} settled`;
+  const hidden = page.notShown;
+  const names = hidden.slice(0, 2).join(", ") + (hidden.length > 2 ? " …" : "");
+  part("count").textContent = `${page.photos.length} photos · ${found} with a mask · ${done} settled`
+    + (hidden.length ? ` · ${hidden.length} not shown, a link out or with a name that is no UTF-8: ${names}` : "");
 }
 
 // The order of the first look stays while somebody works, so that nothing jumps; a search sorts anew.

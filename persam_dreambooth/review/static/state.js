@@ -11,7 +11,7 @@ const HINTS = {
 };
 
 const page = {
-  album: null, photos: [], order: [], current: null, filter: "open", running: false,
+  album: null, photos: [], notShown: [], order: [], current: null, filter: "open", running: false,
   image: null, imageName: null, mask: null, size: null, seen: null,  // what is on the canvas, and its version
   tool: "add", stroke: null, pointer: null, busy: false, crop: 0,
 };

@@ -1,0 +1,76 @@
+"""Guards the search in the background: one at a time, however many pages ask for it at once."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+
+from models import SAM
+from persam_dreambooth.photos.manifest import read_manifest
+from persam_dreambooth.preprocessing import SegmentationJob
+from persam_dreambooth.review.clicks import Clicker
+from persam_dreambooth.review.desk import Desk
+from persam_dreambooth.review.opened import Opened
+from persam_dreambooth.segmentation import PerSAM
+from tests.review.albums import draw_photos
+
+NAMES = ("a.png", "b.png", "c.png")
+PAGES = 4
+
+
+class Meeting:
+    """Makes jobs, and waits in between for others who do: all pages meet here unless something keeps them apart."""
+
+    def __init__(self):
+        self.jobs, self._others = [], threading.Barrier(PAGES)
+
+    def __call__(self, album, references):
+        self.jobs.append(album)
+        with suppress(threading.BrokenBarrierError):  # nobody else came
+            self._others.wait(0.5)
+        return SegmentationJob(album.images, references, album.output, str(SAM), device="cpu", batch_size=1)
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """Opened photos, one of which is a reference."""
+    masks = draw_photos(tmp_path / "photos", NAMES)
+    opened = Opened(tmp_path / "photos")
+    album = desk_of(opened, Meeting()).album(".")
+    photo = album.photo("a.png")
+    album.corrections.correct(photo, masks["a.png"], album.state("a.png").version, {"source": "reference"})
+    return opened
+
+
+def desk_of(opened, job):
+    return Desk(opened, Clicker(lambda: PerSAM.from_pretrained(str(SAM), device="cpu")), job)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["a known album", "an album that nobody has asked for yet"])
+def test_of_many_searches_that_start_at_once_one_runs(known, drawn, tmp_path):
+    meeting = Meeting()
+    desk = desk_of(drawn, meeting)
+    if known:
+        desk.overview({"album": "."})
+    together = threading.Barrier(PAGES)
+
+    def press(_):
+        together.wait()
+        return desk.search({"album": "."})
+
+    with ThreadPoolExecutor(PAGES) as pages:
+        answers = list(pages.map(press, range(PAGES)))
+    assert sorted(list(answer) for answer in answers) == [["error"]] * (PAGES - 1) + [["running"]]
+    assert all("looked for already" in answer["error"] for answer in answers if "error" in answer)
+    assert len(meeting.jobs) == 1
+    while (now := desk.overview({"album": "."}))["running"]:
+        time.sleep(0.05)
+    assert now["search_error"] is None
+    entries = read_manifest(tmp_path / "photos" / "segmented" / "manifest.jsonl")
+    assert [(entry.photo, entry.source) for entry in entries] == [
+        ("../a.png", "reference"),
+        ("../b.png", "persam"),
+        ("../c.png", "persam"),
+    ]

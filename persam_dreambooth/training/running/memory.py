@@ -8,8 +8,15 @@ import torch
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import TrainingConfig
 
-WORDS = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc")
-"""What torch's CPU allocator, oneDNN and drivers say in a plain RuntimeError."""
+WORDS = (
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "could not create a primitive",
+)
+"""What torch's CPU allocator, drivers and oneDNN (the last one) say in a plain RuntimeError."""
 
 
 @contextmanager

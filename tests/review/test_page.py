@@ -7,6 +7,7 @@ also writes the pictures of `docs/review.md`.
 
 import os
 import shutil
+import time
 from io import BytesIO
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from PIL import Image
 from albums import albums, save_album
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import read_manifest
+from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
 from persam_dreambooth.training.data.instances import find_instances
 from tests.review.albums import contents, draw_photos, write_found
 from tests.training.small import configure
@@ -124,7 +126,19 @@ def lines(output):
     return {Path(entry.photo).name: entry for entry in read_manifest(output / "manifest.jsonl")}
 
 
-def test_the_whole_way_from_a_folder_of_photos_to_approved_masks(opened, dogs, serve, open_tab):
+@pytest.fixture
+def unhurried(monkeypatch):
+    """A search that takes its time for each photo, as a large SAM does: a page can see its masks one by one."""
+    add = SubjectFolder.add
+
+    def slowly(self, photo, found, with_instances):
+        time.sleep(0.4)
+        add(self, photo, found, with_instances)
+
+    monkeypatch.setattr(SubjectFolder, "add", slowly)
+
+
+def test_the_whole_way_from_a_folder_of_photos_to_approved_masks(opened, dogs, serve, open_tab, unhurried):
     true, output = dogs[1], opened / "my dog & co" / "segmented"
     tab = open_tab(serve("--images", opened))
     assert names(tab) == ["one.jpg"]  # the first folder

@@ -114,9 +114,10 @@ class Album:
     def state(self, name: str) -> PhotoState:
         """One photo as it is now; errors as `photo` and `states`."""
         photo = self.photo(name)
-        for _ in stream_manifest(self.corrections.manifest):  # says which line is damaged
-            pass
-        return self._state(photo, self.corrections.entry(photo))
+        newest = None
+        for entry in stream_manifest(self.corrections.manifest):  # all of them: it says which line is damaged
+            newest = entry if Path(entry.photo).stem == photo.stem else newest
+        return self._state(photo, newest)
 
     def _state(self, photo: Path, entry: ManifestEntry | None) -> PhotoState:
         version = self.corrections.version(photo, entry)

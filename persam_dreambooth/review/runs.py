@@ -1,7 +1,6 @@
 """A finished training as the page shows it: losses, validation pictures, and generated pictures, old and new."""
 
 import re
-import threading
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from PIL import Image
 
 from persam_dreambooth import generation, model_folder
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.review.background import Background
 from persam_dreambooth.training.running.validation import VALIDATION_FOLDER
 
 GENERATED = "generated"
@@ -77,7 +77,7 @@ def settings(run: Path) -> dict[str, Any]:
     return model_folder.training_settings(run)
 
 
-class Generator:
+class Generator(Background):
     """Draws pictures with a run's model, in the background, one order at a time.
 
     Args:
@@ -85,16 +85,10 @@ class Generator:
     """
 
     def __init__(self, device: str | None = None) -> None:
+        super().__init__()
         self._device = device
-        self._thread: threading.Thread | None = None
         self._loaded: tuple[Path, Any] | None = None
-        self.error: str | None = None
         self.done, self.wanted = 0, 0
-
-    @property
-    def running(self) -> bool:
-        """Whether pictures are being drawn."""
-        return self._thread is not None and self._thread.is_alive()
 
     def start(self, run: Path, prompt: str, num_images: int, seed: int, **options: Any) -> None:
         """Begin to draw a prompt into a new folder of the run.
@@ -102,24 +96,22 @@ class Generator:
         Raises:
             UserError: an order is being worked on, or this one cannot be.
         """
-        if self.running:
-            raise UserError("pictures are being drawn already; wait until they are there")
+        self.begin(
+            lambda: self._prepared(run, prompt, num_images, seed, options),
+            "pictures are being drawn already; wait until they are there",
+        )
+
+    def _prepared(
+        self, run: Path, prompt: str, num_images: int, seed: int, options: dict[str, Any]
+    ) -> Callable[[], None]:
         if not prompt.strip():
             raise UserError('no prompt; write one, such as "a sks dog in the jungle"')
         if not 1 <= num_images <= MOST_PICTURES or not 1 <= options.get("num_inference_steps", 1) <= 1000:
             raise UserError(f"1 to {MOST_PICTURES} pictures of 1 to 1000 steps can be drawn at once")
         if not -(2**63) <= seed < 2**63 - MOST_PICTURES:
             raise UserError(f"the seed {seed} must lie in [-2^63, 2^63)")
-        self.error, self.done, self.wanted = None, 0, num_images
-        work = (lambda: self._draw(run, prompt, num_images, seed, options),)
-        self._thread = threading.Thread(target=self._guarded, args=work, daemon=True)
-        self._thread.start()
-
-    def _guarded(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Exception as error:  # whatever it is, the page must say it: nobody looks at this thread
-            self.error = " ".join(str(error).split()) or type(error).__name__
+        self.done, self.wanted = 0, num_images
+        return lambda: self._draw(run, prompt, num_images, seed, options)
 
     def _draw(self, run: Path, prompt: str, num_images: int, seed: int, options: dict[str, Any]) -> None:
         if self._loaded is None or self._loaded[0] != run:

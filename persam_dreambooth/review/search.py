@@ -1,6 +1,5 @@
 """The search for the subject in all photos of an album, in the background; its masks appear in the manifest."""
 
-import threading
 from collections.abc import Callable
 
 from persam_dreambooth.errors import UserError
@@ -8,10 +7,10 @@ from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
 from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.review.album import Album
-from persam_dreambooth.review.names import readable
+from persam_dreambooth.review.background import Background
 
 
-class Search:
+class Search(Background):
     """At most one search at a time over one album.
 
     Args:
@@ -20,15 +19,8 @@ class Search:
     """
 
     def __init__(self, album: Album, job: Callable[[Album, tuple[ReferenceFiles, ...]], SegmentationJob]) -> None:
+        super().__init__()
         self._album, self._job = album, job
-        self._starting = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self.error: str | None = None
-
-    @property
-    def running(self) -> bool:
-        """Whether photos are being looked at."""
-        return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
         """Begin; a search with the same references goes on where it stopped, another one begins anew.
@@ -38,12 +30,9 @@ class Search:
         Raises:
             UserError: a search is running, or nobody has drawn the subject yet.
         """
-        with self._starting:  # so that of two pages only one begins
-            self._start()
+        self.begin(self._prepared, "the subject is being looked for already; wait until all photos were looked at")
 
-    def _start(self) -> None:
-        if self.running:
-            raise UserError("the subject is being looked for already; wait until all photos were looked at")
+    def _prepared(self) -> Callable[[], None]:
         links = self._album.links_out()
         if links:
             raise UserError(
@@ -54,15 +43,11 @@ class Search:
         if not references:
             raise UserError("draw the subject on one photo first; the others are found by it")
         job = self._job(self._album, references)
-        self.error = None
-        self._thread = threading.Thread(target=self._run, args=(job,), daemon=True)
-        self._thread.start()
+        return lambda: _search(job)
 
-    def _run(self, job: SegmentationJob) -> None:
-        try:
-            segment_folder(job, again=_is_another(job))
-        except Exception as error:  # whatever it is, the page must say it: nobody looks at this thread
-            self.error = readable(" ".join(str(error).split())) or type(error).__name__
+
+def _search(job: SegmentationJob) -> None:
+    segment_folder(job, again=_is_another(job))
 
 
 def _is_another(job: SegmentationJob) -> bool:

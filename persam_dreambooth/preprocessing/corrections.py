@@ -65,11 +65,6 @@ class Corrections:
         """Where a photo's mask lies."""
         return self.output / "masks" / f"{photo.stem}.png"
 
-    def entry(self, photo: Path) -> ManifestEntry | None:
-        """A photo's newest line; None before there is one."""
-        line = manifest_line(self.manifest, photo.name)
-        return parse_line(line) if line else None
-
     def version(self, photo: Path, entry: ManifestEntry | None) -> str:
         """What tells one state of a photo from another: a digest of its entry and its mask."""
         line = b"" if entry is None else format_line(entry)

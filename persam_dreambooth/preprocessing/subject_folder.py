@@ -5,7 +5,6 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -24,11 +23,9 @@ from persam_dreambooth.photos.manifest import (
     ManifestEntry,
     ManifestIndex,
     append_entry,
-    format_line,
     locked,
     manifest_line,
     parse_line,
-    put_line,
     relative_path,
     stream_manifest,
     write_manifest,
@@ -106,26 +103,26 @@ class SubjectFolder:
         """
         if not self._manifest.exists():
             return
+        by_stem = {photo.stem: photo for photo in photos}
         with locked(self._manifest):
-            known = self.known()
-            for photo in photos:
-                entry = known.get(photo.name)
-                if entry is None or not entry.settled or self._is_as_it_was(photo, entry):
-                    continue
-                with suppress(UserError):  # of a photo that cannot be read the line says so later
-                    kept = self._renewed(photo, entry)
-                    put_line(self._manifest, photo.name, None if kept is None else format_line(kept))
+            renewed = (self._renewed(by_stem.get(Path(entry.photo).stem), entry) for entry in self.known())
+            self._replace(entry for entry in renewed if entry is not None)
 
     def _is_as_it_was(self, photo: Path, entry: ManifestEntry) -> bool:
         there = all(name is not None and (self.path / name).exists() for name in (entry.mask, entry.overlay))
         return there and entry.photo == relative_path(photo, self.path) and entry.digest == files.digest(photo)
 
-    def _renewed(self, photo: Path, entry: ManifestEntry) -> ManifestEntry | None:
-        """The entry for the photo as it is now, None if its mask does not fit it."""
-        image, path = files.read_photo(photo), self.path / str(entry.mask)
-        if entry.mask is None or not path.exists():
-            return None
-        mask = files.read_mask(path)
+    def _renewed(self, photo: Path | None, entry: ManifestEntry) -> ManifestEntry | None:
+        """The entry for the photo as it is now, None if a person's mask does not fit it any more."""
+        if photo is None or not entry.settled or self._is_as_it_was(photo, entry):
+            return entry
+        try:
+            image, path = files.read_photo(photo), self.path / str(entry.mask)
+            if entry.mask is None or not path.exists():
+                return None
+            mask = files.read_mask(path)
+        except UserError:  # the line of what cannot be read says so later
+            return entry
         if mask.shape != image.size[::-1]:
             logger.warning(f"the mask of {photo.name} was made on a photo of another size; the subject is found anew")
             return None

@@ -68,11 +68,9 @@ def left_out_of(
         Each with the reason.
     """
     by_photo = {entry.digest: entry for entry in entries}
-    excluded = {Path(entry.photo).stem for entry in entries if entry.excluded}  # also if saved anew since
-    left_out = {}
+    left_out = excluded(photos, entries)
     for photo in photos if entries else ():
-        if photo.stem in excluded:
-            left_out[photo] = f"{photo.name} was excluded in review"
+        if photo in left_out:
             continue
         entry = by_photo.get(files.digest(photo)) if photo.is_file() else None
         if entry is None:
@@ -80,8 +78,19 @@ def left_out_of(
         if entry.error is not None:
             left_out[photo] = entry.error
         elif entry.doubted and not include_doubtful and _is_its_mask(masks.get(photo.stem), entry):
-            left_out[photo] = f"the subject in {photo.name}: {entry.presence}, {entry.reason}"
+            left_out[photo] = doubt(photo, entry)
     return left_out
+
+
+def excluded(photos: Iterable[Path], entries: Iterable[ManifestEntry]) -> dict[Path, str]:
+    """Photos that a person excluded, by name, also if they were saved anew since; each with the words for it."""
+    stems = {Path(entry.photo).stem for entry in entries if entry.excluded}
+    return {photo: f"{photo.name} was excluded in review" for photo in photos if photo.stem in stems}
+
+
+def doubt(photo: Path, entry: ManifestEntry) -> str:
+    """What segmentation doubts in a photo, in words."""
+    return f"the subject in {photo.name}: {entry.presence}, {entry.reason}"
 
 
 def _is_its_mask(mask: Path | None, entry: ManifestEntry) -> bool:

@@ -69,21 +69,19 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
     for photo, size in shapes.items():
         pairs.check_size(masks[photo], files.read_mask(masks[photo]).shape, photo, size)
     known, weight = _segmented(config), config.mask.doubtful_photo_weight
-    excluded = {Path(entry.photo).stem for entry in known.values() if entry.excluded}  # also if saved anew since
+    excluded = pairs.excluded(shapes, known.values())
+    for reason in excluded.values():
+        logger.warning(f"left out: {reason}")
     instances, doubted = [], dict[Path, str]()
-    for photo in shapes:
+    for photo in (one for one in shapes if one not in excluded):
         mask = masks[photo]
-        if photo.stem in excluded:
-            left_out[photo] = f"{photo.name} was excluded in review"
-            logger.warning(f"left out: {left_out[photo]}")
-            continue
         entry = known.get((files.digest(photo), files.digest(mask)))
         if entry is None or not entry.doubted:
             instances.append(replace(plain[photo], mask=mask))
         elif weight > 0:
             instances.append(replace(plain[photo], mask=mask, weight=weight))
         else:
-            doubted[photo] = f"the subject in {photo.name}: {entry.presence}, {entry.reason}"
+            doubted[photo] = pairs.doubt(photo, entry)
     if not instances and not doubted:
         raise UserError("every photo was excluded in review; approve some with `persam-dreambooth review`")
     if not instances:
@@ -93,7 +91,7 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
         )
     for reason in doubted.values():
         logger.warning(f"left out: {reason}; --doubtful_photo_weight trains on it")
-    return instances, left_out | doubted
+    return instances, left_out | excluded | doubted
 
 
 def _prompt(photo: Path, config: TrainingConfig) -> str:

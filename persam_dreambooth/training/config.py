@@ -324,7 +324,7 @@ class OptimizationConfig:
     precondition_outputs: int | None = _flag(
         None, "SD 3: compare latents (1) instead of velocities (0), so that noisy pictures count more; 1 if unset"
     )
-    set_grads_to_none: bool = _flag(False, "free gradients instead of zeroing them")
+    set_grads_to_none: bool = _flag(True, "free gradients instead of zeroing them: faster, and the same weights")
     mixed_precision: Literal["no", "fp16", "bf16"] | None = field(
         default=None,
         metadata={"help": "no, fp16 or bf16; accelerate's own setting if unset", "choices": ["no", "fp16", "bf16"]},

@@ -30,6 +30,14 @@ def test_prodigy_is_the_packages_own(flags, caplog):
     assert "about 1 is usual" in caplog.text
 
 
+def test_freed_gradients_train_as_zeroed_ones(flags):
+    flags |= {"gradient_accumulation_steps": 2, "max_train_steps": 2}
+    assert train(flags, output_dir="freed") == 0
+    assert train(flags, "--no_set_grads_to_none", output_dir="zeroed") == 0
+    name = "unet/diffusion_pytorch_model.safetensors"
+    assert same_weights(f"freed/{name}", f"zeroed/{name}")
+
+
 def test_the_old_name_of_8_bit_adam(flags):
     pytest.importorskip("bitsandbytes")
     flags |= {"checkpointing_steps": 2}

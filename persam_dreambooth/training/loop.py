@@ -20,6 +20,7 @@ from persam_dreambooth.training.objective import training_loss
 from persam_dreambooth.training.running import checkpoints
 from persam_dreambooth.training.running.averaging import averaged
 from persam_dreambooth.training.running.checkpoints import Progress
+from persam_dreambooth.training.running.distribution import whole
 from persam_dreambooth.training.running.gathered import Gathered
 from persam_dreambooth.training.running.signals import StopSignal
 from persam_dreambooth.training.running.validation import validate
@@ -81,10 +82,8 @@ def fit(run: Training, progress: Progress, stop: StopSignal) -> None:
             if stopping:
                 bar.close()
                 raise _stopped(run, progress, stop)
-            due = progress.step % config.validation.validation_steps == 0 and progress.step < run.steps
-            if due and accelerator.is_main_process:
-                with averaged(run.average, run.parameters):
-                    validate(run.family, config, accelerator, progress.step)
+            if progress.step % config.validation.validation_steps == 0 and progress.step < run.steps:
+                _draw(run, progress.step)
             if progress.step >= run.steps:
                 break
         else:
@@ -118,6 +117,14 @@ def _learn(
         run.scheduler.step()
         run.optimizer.zero_grad(set_to_none=config.optimization.set_grads_to_none)
     return taken
+
+
+def _draw(run: Training, step: int) -> None:
+    """Pictures of the model as it is now."""
+    with averaged(run.average, run.parameters):
+        family = whole(run.family, run.accelerator, run.config) if run.config.validation.validation_prompt else None
+        if family is not None:
+            validate(family, run.config, run.accelerator, step)
 
 
 def _save(run: Training, progress: Progress) -> None:

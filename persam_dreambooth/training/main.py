@@ -4,18 +4,19 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
+from torch import nn
 
 from persam_dreambooth.errors import Stopped
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, write_manifest
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import mask_report
 from persam_dreambooth.training.data.class_images import PRECISIONS
-from persam_dreambooth.training.families import load_family
+from persam_dreambooth.training.families import Family, load_family
 from persam_dreambooth.training.loader import build_loader, stream_of
 from persam_dreambooth.training.loop import Training, fit
 from persam_dreambooth.training.output import result
 from persam_dreambooth.training.output.card import Card
-from persam_dreambooth.training.running import checkpoints, memory, optimization, tracking
+from persam_dreambooth.training.running import checkpoints, distribution, memory, optimization, tracking
 from persam_dreambooth.training.running.averaging import averaged, build_average
 from persam_dreambooth.training.running.signals import StopSignal
 from persam_dreambooth.training.running.validation import validate
@@ -52,11 +53,12 @@ def main(run: Setup) -> None:
         mask_report.save_sheet(run.masks, output)
         if run.masks:
             print(f"{mask_report.summary(run.masks)}\nlook at them: {output / mask_report.MASKS_NAME}")
-    family.place(accelerator.device, PRECISIONS.get(accelerator.mixed_precision, torch.float32))
+    precision = PRECISIONS.get(accelerator.mixed_precision, torch.float32)
+    family.place(accelerator.device, precision, distribution.waiting_room(accelerator))
     loader = build_loader(run, family)
-    parameters = [one for part in family.trained().values() for one in part.parameters() if one.requires_grad]
     batch = config.data.train_batch_size * accelerator.num_processes
-    optimizer = optimization.build_optimizer(parameters, settings, batch)
+    distribution.begin_alike(_trained(family), accelerator)
+    optimizer = optimization.build_optimizer(_trained(family), settings, batch)
     steps = optimization.count_steps(settings, len(loader), accelerator.num_processes)
     scheduler = optimization.build_scheduler(optimizer, settings, steps, accelerator.num_processes)
     stream = stream_of(loader)
@@ -65,6 +67,7 @@ def main(run: Setup) -> None:
         *family.trained().values(), optimizer, loader, scheduler
     )
     family.replace(dict(zip(names, modules, strict=True)))
+    parameters = _trained(family)  # others than before, where FSDP shares them out
     accelerator.init_trackers("dreambooth", config=tracking.loggable(config))
     average = build_average(parameters, settings)
     checkpoints.register(accelerator, family, average)
@@ -83,11 +86,16 @@ def main(run: Setup) -> None:
     accelerator.end_training()
 
 
+def _trained(family: Family) -> list[nn.Parameter]:
+    return [one for part in family.trained().values() for one in part.parameters() if one.requires_grad]
+
+
 def _save_result(training: Training, progress: checkpoints.Progress, run: Setup) -> None:
     """The last validation pictures, the model, its card, and the upload."""
-    config, accelerator, family = training.config, training.accelerator, training.family
+    config, accelerator = training.config, training.accelerator
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+    family = distribution.whole(training.family, accelerator, config)
+    if family is not None:
         pictures = validate(family, config, accelerator, progress.step)
         card = Card(config, run.concepts, run.masks, pictures, type(family).__name__)
         model = result.save_model(family, config)

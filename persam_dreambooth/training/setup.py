@@ -6,7 +6,12 @@ from datetime import timedelta
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+)
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
@@ -85,8 +90,8 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
             project_dir=str(output), logging_dir=str(output / config.output.logging_dir)
         ),
     )
-    plugin = accelerator.state.deepspeed_plugin
-    distribution.check(accelerator.distributed_type, plugin.zero_stage if plugin else 0, config)
+    fsdp = accelerator.state.fsdp_plugin if accelerator.distributed_type == DistributedType.FSDP else None
+    distribution.check(config, accelerator.state.deepspeed_plugin, fsdp)
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError("--mixed_precision fp16 needs a GPU; on a CPU take bf16 or no")
     return accelerator

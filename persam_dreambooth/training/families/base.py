@@ -45,6 +45,8 @@ class Family(Protocol):
     """As the user named it."""
     prediction_type: str
     """What the model predicts: "epsilon", "v_prediction" or "flow"."""
+    dtype: torch.dtype
+    """What `place` was given."""
 
     @classmethod
     def check(cls, config: TrainingConfig) -> None:
@@ -80,8 +82,14 @@ class Family(Protocol):
         """
         ...
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move the frozen parts to a device and precision; trainable weights stay float32."""
+    def place(self, device: torch.device, dtype: torch.dtype, denoiser_device: torch.device | None = None) -> None:
+        """Move all parts to a device and precision; trainable weights stay float32.
+
+        Args:
+            device: where they go.
+            dtype: of all that is frozen.
+            denoiser_device: where the denoiser goes, if elsewhere.
+        """
         ...
 
     def tokenize(self, prompt: str) -> Conditioning:

@@ -56,7 +56,10 @@ def save_adapters(pipeline_class: Any, parts: dict[str, nn.Module], folder: Path
     modules = {name: unwrapped(part) for name, part in parts.items()}
     layers = {f"{name}_lora_layers": _state(name, part) for name, part in modules.items()}
     # Without the metadata a reader takes alpha for the rank, and draws another model where it is not.
-    pipeline_class.save_lora_weights(folder, weight_name=LORA_NAME, **layers, **_collate_lora_metadata(modules))
+    metadata = _collate_lora_metadata(modules)
+    for settings in metadata.values():
+        settings["target_modules"] = sorted(settings["target_modules"])  # a set's order is another in each process
+    pipeline_class.save_lora_weights(folder, weight_name=LORA_NAME, **layers, **metadata)
 
 
 def _state(name: str, part: nn.Module) -> dict[str, Any]:

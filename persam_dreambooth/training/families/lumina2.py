@@ -37,9 +37,9 @@ class Lumina2(FlowMatching):
         self.tokenizer.padding_side = "right"  # as the pipeline sets it
         self.text_encoder.to(torch.bfloat16)  # as in diffusers' script, whatever the others' precision
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+    def place(self, device: torch.device, dtype: torch.dtype, denoiser_device: torch.device | None = None) -> None:
         """See `Family.place`; the text encoder stays in bf16."""
-        super().place(device, dtype)
+        super().place(device, dtype, denoiser_device)
         self.text_encoder.to(torch.bfloat16)
 
     def pipeline(self) -> Any:

@@ -69,6 +69,7 @@ class PipelineFamily:
     unchecked: ClassVar[dict[str, Any]] = {}
 
     prediction_type: str
+    dtype: torch.dtype
     vae: Any
 
     def __init__(self, config: ModelConfig, **parts: Any) -> None:
@@ -172,7 +173,7 @@ class PipelineFamily:
                 name: copy.deepcopy(part).requires_grad_(False).eval() for name, part in self.trained().items()
             }
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+    def place(self, device: torch.device, dtype: torch.dtype, denoiser_device: torch.device | None = None) -> None:
         """See `Family.place`."""
         self.dtype, trained = dtype, self.trained()
         for name in ("vae", *self.encoders, self.denoiser[0]):
@@ -180,8 +181,9 @@ class PipelineFamily:
             if part is None:
                 continue
             whole = (name in trained and not self.config.use_lora) or (name == "vae" and self.vae_dtype is not None)
+            where = denoiser_device if denoiser_device and name == self.denoiser[0] else device
             # At once, so that no part is on the device in float32 that does not stay so.
-            part.to(device) if dtype == torch.float32 or whole else part.to(device, dtype)
+            part.to(where) if dtype == torch.float32 or whole else part.to(where, dtype)
         if self.vae_dtype is not None and dtype != torch.float32:
             self.vae.decode = _outside_autocast(self.vae.decode)
         if dtype != torch.float32:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -47,7 +47,12 @@ class Progress:
 
 
 def register(accelerator: Accelerator, family: Family, average: EMAModel | None) -> None:
-    """Have Accelerate store the trained weights in the family's own format, not as raw state; and their average."""
+    """Have Accelerate store the trained weights in the family's own format, not as raw state; and their average.
+
+    Not with FSDP, whose shares Accelerate gathers into a format of its own before it asks anyone.
+    """
+    if accelerator.distributed_type == DistributedType.FSDP:
+        return
 
     def save(models: list[torch.nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
         if accelerator.is_main_process:

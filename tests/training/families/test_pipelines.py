@@ -146,6 +146,14 @@ def test_sdxl_is_told_where_the_crop_lies(pipelines):
     assert (said(family, elsewhere, batch) - here).abs().max() > 1e-3
 
 
+def test_the_denoiser_can_be_kept_off_the_device(base):
+    """As FSDP needs it, which takes the denoiser to the device share by share."""
+    _, family = make(base)
+    family.place(torch.device("meta"), torch.bfloat16, torch.device("cpu"))
+    (denoiser,) = family.trained().values()
+    assert {one.device.type for one in denoiser.parameters()} == {"cpu"} and family.vae.device.type == "meta"
+
+
 def test_sdxl_whitens_latents_by_the_statistics_of_its_autoencoder(tmp_path):
     pipeline = random_sdxl()
     pixels = torch.rand(1, 3, 32, 32) * 2 - 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
-from accelerate.utils import DistributedType
+from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.running.distribution import check
@@ -20,6 +20,7 @@ KINDS = {
     "single_gpu.yaml": DistributedType.NO,
     "multi_gpu.yaml": DistributedType.MULTI_GPU,
     "deepspeed_zero2.yaml": DistributedType.DEEPSPEED,
+    "fsdp.yaml": DistributedType.FSDP,
 }
 
 
@@ -49,19 +50,47 @@ def test_a_run_through_accelerate_launch(flags):
     assert Path("output/pytorch_lora_weights.safetensors").exists()
 
 
-def test_sharded_weights_are_refused(models):
+DEEPSPEED, FSDP = DeepSpeedPlugin(zero_stage=2), {"fsdp_version": 2, "state_dict_type": "FULL_STATE_DICT"}
+
+
+def test_a_way_of_launching_that_would_lose_weights_is_refused(models):
     config, _ = make(models / "stable-diffusion")
-    with pytest.raises(UserError, match="FSDP spreads the weights"):
-        check(DistributedType.FSDP, 0, config)
     with pytest.raises(UserError, match="ZeRO-3 spreads the weights"):
-        check(DistributedType.DEEPSPEED, 3, config)
-    check(DistributedType.DEEPSPEED, 2, config)
-    check(DistributedType.MULTI_GPU, 0, config)
+        check(config, deepspeed=DeepSpeedPlugin(zero_stage=3))
+    check(config, deepspeed=DEEPSPEED)
+    check(config, fsdp=FullyShardedDataParallelPlugin(**FSDP))
+    check(config)
 
 
-@pytest.mark.parametrize("changes", [{"model": {"train_text_encoder": True}}, {"optimization": {"use_ema": True}}])
-def test_what_deepspeed_cannot_take_is_refused(models, changes):
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"fsdp_version": 1}, "fsdp_version: 2"),
+        ({"state_dict_type": "SHARDED_STATE_DICT"}, "fsdp_state_dict_type: FULL_STATE_DICT"),
+        ({"cpu_ram_efficient_loading": True}, "fsdp_cpu_ram_efficient_loading: false"),
+    ],
+)
+def test_settings_of_fsdp_that_would_not_work_are_refused(models, monkeypatch, setting, words):
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "False")  # which the settings change
+    config, _ = make(models / "stable-diffusion")
+    plugin = FullyShardedDataParallelPlugin(**FSDP | setting)
+    with pytest.raises(UserError, match=f"FSDP needs {words} in Accelerate's config file"):
+        check(config, fsdp=plugin)
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag", "both"),
+    [
+        ({"model": {"train_text_encoder": True}}, "train_text_encoder", True),
+        ({"optimization": {"use_ema": True}}, "use_ema", True),
+        ({"optimization": {"optimizer": "prodigy"}}, "optimizer prodigy", False),
+    ],
+)
+def test_flags_that_a_way_of_launching_cannot_take_are_refused(models, changes, flag, both):
     config, _ = make(models / "stable-diffusion", **changes)
-    with pytest.raises(UserError, match="does not go with DeepSpeed"):
-        check(DistributedType.DEEPSPEED, 2, config)
-    check(DistributedType.MULTI_CPU, 0, config)
+    with pytest.raises(UserError, match=f"--{flag} does not go with FSDP"):
+        check(config, fsdp=FullyShardedDataParallelPlugin(**FSDP))
+    if both:
+        with pytest.raises(UserError, match=f"--{flag} does not go with DeepSpeed"):
+            check(config, deepspeed=DEEPSPEED)
+    check(config)

@@ -1,0 +1,61 @@
+"""FSDP on two CPU processes: weights of one process with twice the accumulation, and runs that can be gone on with."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.parity.diffusers_cases import logged_losses
+from tests.training.runs import ROOT, same_weights, train
+
+LORA = "pytorch_lora_weights.safetensors"
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+def launch(flags, *switches):
+    """Two processes, by Accelerate's own launcher and the project's file for it, on CPUs and in float32."""
+    words = [word for key, value in flags.items() if value is not None for word in (f"--{key}", str(value))]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--mixed_precision", "no"]
+    file = ["--config_file", str(ROOT / "configs/accelerate/fsdp.yaml"), "--main_process_port", "0"]
+    script = [str(Path(__file__).with_name("fsdp_on_cpus.py")), *words, *switches]
+    environment = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
+    environment |= {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run([*launcher, *file, *script], env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-6000:]
+
+
+@pytest.fixture
+def seeded(flags):
+    flags |= {"train_batch_size": 1, "gradient_accumulation_steps": 2, "adam_epsilon": 1e-4}
+    flags |= {"background_prior_weight": 0.5, "class_prompt": "a dog", "checkpointing_steps": 2}
+    return flags | {"validation_prompt": "a dog", "validation_steps": 3, "num_validation_images": 1}
+
+
+@pytest.mark.parametrize(("switches", "weights"), [(("--use_lora",), LORA), ((), UNET)], ids=["lora", "full"])
+def test_shared_weights_train_as_whole_ones(seeded, switches, weights):
+    switches = (*switches, "--seed_each_batch")
+    assert train(seeded, *switches, output_dir="one", gradient_accumulation_steps=4) == 0
+    launch(seeded | {"output_dir": "two"}, *switches)
+    assert Path("two/checkpoint-2/pytorch_model_fsdp.bin").exists()  # what only FSDP writes
+    assert logged_losses(Path("two")) == pytest.approx(logged_losses(Path("one")), abs=1e-5)
+    one, two = load_file(f"one/{weights}"), load_file(f"two/{weights}")
+    assert one.keys() == two.keys()
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=0, atol=1e-5)
+
+
+def test_a_resumed_run_ends_as_an_uninterrupted_one(seeded):
+    launch(seeded, "--use_lora", "--random_flip")
+    shutil.copytree("output", "whole")
+    shutil.rmtree("output/checkpoint-4")
+    Path("output", LORA).unlink()
+    launch(seeded, "--use_lora", "--random_flip", "--resume_from_checkpoint=latest")
+    assert same_weights(Path("whole") / LORA, Path("output") / LORA)
+    pictures = sorted(Path("whole/validation").iterdir())
+    assert [path.name for path in pictures] == ["step-000003-0.png", "step-000004-0.png"]
+    assert all(path.read_bytes() == Path("output/validation", path.name).read_bytes() for path in pictures)

@@ -83,7 +83,7 @@ def arms(recipe: Recipe) -> dict[str, Arm]:
 
 
 def further(recipe: Recipe) -> dict[str, Arm]:
-    """Arms that are run only if they are asked for: the attention loss, and other backgrounds behind the subject."""
+    """Arms that are run only if they are asked for: the attention loss, other backgrounds, other latent masks."""
     prior = arms(recipe)["c"].flags
     whole = ("--background_weight", "1")
     made = {
@@ -96,6 +96,17 @@ def further(recipe: Recipe) -> dict[str, Arm]:
         attention = ("--attention_loss_weight", weight, "--identifier", "sks")
         made[f"b+{letter}"] = Arm(f"as b, attention loss {weight}", flags=attention)
         made[f"c+{letter}"] = Arm(f"as c, attention loss {weight}", flags=prior + attention)
+    masks = {
+        "none": ("loss divided by all cells", "--mask_normalization", "none"),
+        "batch": ("loss divided by the batch's cells", "--mask_normalization", "batch"),
+        "nearest": ("a cell is its centre pixel", "--mask_downsample", "nearest"),
+        "max": ("a cell with any pixel of the subject is the subject's", "--mask_downsample", "max"),
+        "min": ("a cell with any pixel of background is background", "--mask_downsample", "min"),
+        "wide": ("masks widened by a cell", "--mask_dilation", "4"),
+    }
+    for letter, (title, *flags) in masks.items():
+        made[f"b+{letter}"] = Arm(f"as b, {title}", flags=tuple(flags))
+        made[f"c+{letter}"] = Arm(f"as c, {title}", flags=(*prior, *flags))
     return made
 
 

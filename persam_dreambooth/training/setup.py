@@ -51,7 +51,6 @@ def setup(config: TrainingConfig) -> Setup:
     resume_from = resuming.choose_start(config)
     kind = check_base_model(config.model)
     kind.check(config)
-    result.check_format(kind.denoiser[0], config)
     cell, unit = kind.cell_of(config.model), kind.side_unit_of(config.model)
     if config.data.resolution % unit:
         nearest = max(unit, config.data.resolution // unit * unit)

@@ -14,28 +14,14 @@ from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.mask_report import MASKS_NAME
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.local_paths import forget_origin
-from persam_dreambooth.training.output import kohya
 from persam_dreambooth.training.output.card import Card
+from persam_dreambooth.training.output.kohya import convert_file
 from persam_dreambooth.training.running.validation import VALIDATION_FOLDER
 
 LAST_WRITTEN = (PIPELINE_INDEX, LORA_NAME)
 """The files by which others recognize a model; they appear when all else is in place."""
 HUB_FOLDER = "hub"
 """What is uploaded lies there while it is."""
-
-
-def check_format(denoiser: str, config: TrainingConfig) -> None:
-    """Refuse, before anything is loaded, a format that the model could not be saved in.
-
-    Args:
-        denoiser: the name of the part that is trained, such as `unet`.
-        config: the run's flags.
-
-    Raises:
-        UserError: `--output_kohya_format` for a part that it has no names for.
-    """
-    if config.output.output_kohya_format:
-        kohya.check_parts([denoiser])
 
 
 def save_model(family: Family, config: TrainingConfig) -> list[str]:
@@ -50,7 +36,7 @@ def save_model(family: Family, config: TrainingConfig) -> list[str]:
         family.save(beside, config.output.skip_save_text_encoder)
         forget_origin(beside)
         if config.output.output_kohya_format:
-            kohya.convert_file(beside / LORA_NAME, beside / KOHYA_NAME, output.resolve().name, config.flat())
+            convert_file(beside / LORA_NAME, beside / KOHYA_NAME, output.resolve().name, config.flat())
         parts = sorted(beside.iterdir(), key=lambda path: path.name in LAST_WRITTEN)
         for path in parts:
             target = output / path.name

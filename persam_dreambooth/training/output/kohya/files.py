@@ -1,0 +1,41 @@
+"""A file of LoRA weights, from diffusers' format to kohya's."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.replacing import replacing
+from persam_dreambooth.training.output.kohya.metadata import metadata
+from persam_dreambooth.training.output.kohya.weights import to_kohya
+
+
+def convert_file(source: Path, target: Path, title: str, settings: Mapping[str, Any]) -> None:
+    """Write LoRA weights from diffusers' format in kohya's, with the metadata that is known to be true.
+
+    Args:
+        source: `pytorch_lora_weights.safetensors`, as `load_lora_weights` takes it.
+        target: the file to write.
+        title: the model's name, by which A1111 shows it.
+        settings: the training's flags, as far as they are known.
+
+    Raises:
+        UserError: the file cannot be read, holds no LoRA weights, or some that would mean something else there.
+    """
+    try:
+        with safe_open(source, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
+            adapters = json.loads((file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
+    except FileNotFoundError as error:
+        raise UserError(f"no LoRA weights at {source}; check the path") from error
+    except Exception as error:  # damage has as many exceptions as the file has layers
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{source} is no readable safetensors file ({reason}); save it again") from error
+    converted = to_kohya(state, adapters)
+    with replacing(target) as temporary:
+        save_file(converted, temporary, metadata(converted, title, settings))

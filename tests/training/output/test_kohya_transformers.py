@@ -1,0 +1,248 @@
+"""Transformers' LoRA weights in kohya's format change each weight as diffusers' file does, read by others' rules.
+
+Flux.1's are read by diffusers' own reader of the format. It has none for SD3 and Lumina Image 2.0, so theirs, and
+Flux.1's once more, are added to the weights of the first release as sd-scripts and ComfyUI do it (`lora_unet_` and the
+layer's name there with `_` for `.`), and diffusers' converter of those checkpoints says where they come to lie.
+The numbers are small integers, of which float32 forgets nothing: equal means equal to the bit.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FluxPipeline
+from diffusers.loaders import single_file_utils
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from persam_dreambooth.cli import main
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.output.kohya import convert_file, to_kohya
+from tests.training.output.test_kohya import DIFFUSERS, KOHYA, disturb, metadata
+from tests.training.runs import train
+from tests.training.small import make
+
+FLUX_STREAM = ["attn.qkv", "attn.proj", "mlp.0", "mlp.2"]
+SD3_BLOCK = ["context_block.attn.qkv", "x_block.attn.qkv", "x_block.attn.proj"]
+# Family: layers of its first release that are trained, diffusers' converter of that, and how much larger the real
+# one is than the small one, where the converter takes its size for granted.
+FIRST_RELEASES = {
+    "flux": (
+        ["single_blocks.0.linear1"]
+        + [f"double_blocks.0.{stream}_{layer}" for stream in ("img", "txt") for layer in FLUX_STREAM],
+        single_file_utils.convert_flux_transformer_checkpoint_to_diffusers,
+        3072 // 32,
+    ),
+    "sd3": (
+        ["joint_blocks.0.context_block.attn.proj"]  # the last block says nothing of the prompt
+        + [f"joint_blocks.{number}.{layer}" for number in (0, 1) for layer in SD3_BLOCK],
+        single_file_utils.convert_sd3_transformer_checkpoint_to_diffusers,
+        1,
+    ),
+    "lumina2": (
+        [
+            f"{block}.attention.{layer}"
+            for block in ("layers.0", "layers.1", "noise_refiner.0", "context_refiner.0")
+            for layer in ("qkv", "out")
+        ],
+        single_file_utils.convert_lumina2_to_diffusers,
+        2304 // 24,
+    ),
+}
+families = pytest.mark.parametrize("name", FIRST_RELEASES)
+
+
+class Changes(dict):
+    """A checkpoint of the first release of which all is 0 but some layers, of any size that a converter asks for."""
+
+    def pop(self, key, *default):
+        return super().pop(key, torch.zeros(7 * 3072))
+
+    def __missing__(self, key):
+        return torch.zeros(1)
+
+
+def integers(pipelines, name):
+    """LoRA weights of all that is trained in a family, in diffusers' format, with as many rows as the real model."""
+    _, family = make(pipelines / name, {"use_lora": True, "rank": 4})
+    larger = FIRST_RELEASES[name][2]
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for key, one in family.transformer.named_parameters():
+        if "lora" in key:
+            rows = one.shape[0] * (larger if "lora_B" in key else 1)
+            value = torch.randint(-3, 4, (rows, one.shape[1]), generator=generator).float()
+            state[f"transformer.{key.replace('.default', '')}"] = value
+    return state
+
+
+def change(weights, layer, down, up, scale):
+    return weights[f"{layer}.{up}.weight"] @ weights[f"{layer}.{down}.weight"] * scale
+
+
+def changes(state, scale):
+    """Layer -> what LoRA weights in diffusers' format add to its weights."""
+    layers = sorted({key.partition(".lora")[0] for key in state})
+    return {layer: change(state, layer, "lora_A", "lora_B", scale) for layer in layers}
+
+
+def changes_read_by_others(converted, name):
+    """The same of weights in kohya's format, read layer by layer of the first release."""
+    layers, convert, _ = FIRST_RELEASES[name]
+    read = {layer: f"lora_unet_{layer.replace('.', '_')}" for layer in layers}
+    assert {key.partition(".")[0] for key in converted} == set(read.values())
+    checkpoint = Changes()
+    for layer, theirs in read.items():
+        scale = converted[f"{theirs}.alpha"].item() / len(converted[f"{theirs}.lora_down.weight"])
+        checkpoint[f"{layer}.weight"] = change(converted, theirs, "lora_down", "lora_up", scale)
+    return {f"transformer.{key.removesuffix('.weight')}": value for key, value in convert(checkpoint).items()}
+
+
+@families
+@pytest.mark.parametrize("alpha", [None, 3, 16])
+def test_every_weight_is_changed_alike(pipelines, name, alpha):
+    state = integers(pipelines, name)
+    converted = to_kohya(state, alpha and {"transformer.lora_alpha": alpha})
+    ours, theirs = changes(state, 1 if alpha is None else alpha / 4), changes_read_by_others(converted, name)
+    assert all(torch.equal(theirs[layer], value) for layer, value in ours.items())
+    assert all(theirs[layer].count_nonzero() == 0 for layer in theirs.keys() - ours.keys())
+    assert all(value.is_contiguous() and value.dtype == torch.float32 for value in converted.values())
+
+
+@pytest.mark.parametrize("alpha", [3, 4, 16])
+def test_diffusers_reads_the_adapters_of_flux(pipelines, alpha):
+    state = integers(pipelines, "flux")
+    read = FluxPipeline.lora_state_dict(to_kohya(state, {"transformer.lora_alpha": alpha}))
+    # It puts the scale into what lies before the bottleneck; a feed-forward that was not trained it reads as 0.
+    assert all(
+        torch.equal(read.pop(key), value * alpha / 4 if "lora_A" in key else value) for key, value in state.items()
+    )
+    assert {key.partition(".lora")[0] for key in read} == {"transformer.single_transformer_blocks.0.proj_mlp"}
+    assert all(value.count_nonzero() == 0 for value in read.values())
+
+
+@torch.no_grad()
+def drawn(pipeline, path=None):
+    """What the denoiser predicts for a prompt, with the LoRA weights of a file."""
+    if path is not None:
+        pipeline.load_lora_weights(path.parent, weight_name=path.name)
+    embeds, pooled, text_ids = pipeline.encode_prompt("a sks dog", "a sks dog", device="cpu", max_sequence_length=16)
+    latents = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(1))
+    prediction = pipeline.transformer(
+        latents,
+        encoder_hidden_states=embeds,
+        pooled_projections=pooled,
+        timestep=torch.tensor([0.5]),
+        guidance=torch.tensor([3.5]),
+        txt_ids=text_ids,
+        img_ids=pipeline._prepare_latent_image_ids(1, 4, 4, "cpu", torch.float32),
+    ).sample
+    if path is not None:
+        pipeline.unload_lora_weights()
+    return prediction
+
+
+def test_flux_predicts_the_same_with_either_file(pipelines, tmp_path):
+    """Without the single blocks: diffusers' reader takes them for 3072 channels wide, which no small model is."""
+    _, family = make(pipelines / "flux", {"use_lora": True, "train_text_encoder": True, "rank": 4, "lora_alpha": 16})
+    disturb(family.trained().values())
+    family.save(tmp_path)
+    convert_file(tmp_path / DIFFUSERS, tmp_path / KOHYA, "dog", {})
+    for name in (DIFFUSERS, KOHYA):
+        with safe_open(tmp_path / name, "pt") as file:
+            known = file.metadata()
+        weights = {key: value for key, value in load_file(tmp_path / name).items() if "single" not in key}
+        save_file(weights, tmp_path / name, known)
+    assert {key[:9] for key in load_file(tmp_path / KOHYA)} == {"lora_unet", "lora_te1_"}
+    pipeline = FluxPipeline.from_pretrained(pipelines / "flux")
+    one, other = drawn(pipeline, tmp_path / DIFFUSERS), drawn(pipeline, tmp_path / KOHYA)
+    assert torch.equal(one, other) and (one - drawn(pipeline)).abs().max() > 1e-2
+
+
+@families
+def test_training_writes_both_formats_and_the_verb_the_same(flags, pipelines, name):
+    flags |= {"pretrained_model_name_or_path": pipelines / name, "max_train_steps": 1}
+    assert train(flags, "--use_lora", "--output_kohya_format", lora_alpha=8) == 0
+    written = load_file(Path("output") / KOHYA)
+    assert len(written) == 3 * len(FIRST_RELEASES[name][0])
+    assert main(["convert", "--model", "output", "--output", "dog.safetensors"]) == 0
+    converted = load_file("dog.safetensors")
+    assert converted.keys() == written.keys() and all(torch.equal(converted[key], written[key]) for key in written)
+    assert metadata("dog.safetensors")["ss_network_module"] == f"networks.lora_{name.removesuffix('2')}"
+
+
+def test_text_encoders_keep_their_numbers(pipelines, tmp_path):
+    """sd-scripts and ComfyUI know the text encoders of a transformer as te1 and te2 only."""
+    _, family = make(pipelines / "sd3", {"use_lora": True, "train_text_encoder": True, "rank": 4})
+    family.save(tmp_path)
+    names = to_kohya(load_file(tmp_path / DIFFUSERS))
+    assert {"_".join(name.split("_")[:2]) for name in names} == {"lora_unet", "lora_te1", "lora_te2"}
+
+
+@pytest.mark.parametrize(
+    ("layer", "channels", "said"),
+    [
+        ("single_transformer_blocks.0.attn.to_q", 3072, ("networks.lora_flux", "flux1", "flux-1/lora")),
+        ("single_transformer_blocks.0.attn.to_q", 32, ("networks.lora_flux", None, None)),
+        ("transformer_blocks.0.attn.to_q", 2432, ("networks.lora_sd3", "5-large", "stable-diffusion-3-5-large/lora")),
+        ("transformer_blocks.0.attn.to_q", 1536, ("networks.lora_sd3", None, None)),
+        ("layers.0.attn.to_k", 2304, ("networks.lora_lumina", "lumina2", "lumina-2/lora")),
+    ],
+)
+def test_the_metadata_says_what_is_known_and_no_more(tmp_path, layer, channels, said):
+    weights = {"lora_A": torch.zeros(4, channels), "lora_B": torch.zeros(16, 4)}
+    weights = {f"transformer.{layer}.{kind}.weight": value for kind, value in weights.items()}
+    save_file(weights, tmp_path / DIFFUSERS, {"lora_adapter_metadata": json.dumps({"transformer.lora_alpha": 2})})
+    convert_file(tmp_path / DIFFUSERS, tmp_path / KOHYA, "dog", {})
+    known = metadata(tmp_path / KOHYA)
+    keys = ("ss_network_module", "ss_base_model_version", "modelspec.architecture")
+    assert tuple(known.get(key) for key in keys) == said
+    assert known.get("ss_v2") == (None if said[1] is None else "False")
+
+
+@families
+@pytest.mark.parametrize("missing", ["attn.to_q", "attn.to_k", "attn.to_v"])
+def test_a_part_that_was_not_trained_changes_nothing(pipelines, name, missing):
+    whole = integers(pipelines, name)
+    state = {key: value for key, value in whole.items() if f"{missing}." not in key}
+    ours, theirs = changes(state, 1), changes_read_by_others(to_kohya(state), name)
+    assert all(torch.equal(theirs[layer], value) for layer, value in ours.items())
+    assert all(theirs[layer].count_nonzero() == 0 for layer in changes(whole, 1).keys() - ours.keys())
+
+
+def pair(layer, rank=4, out=8, channels=8):
+    layer = f"transformer.{layer}.lora_"
+    return {f"{layer}A.weight": torch.ones(rank, channels), f"{layer}B.weight": torch.ones(out, rank)}
+
+
+Q, K = "transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_k"
+SINGLE = "single_transformer_blocks.0"
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        (pair(Q) | pair(K, rank=8), "joint_blocks_0_x_block_attn_qkv is one layer in kohya's format"),
+        (pair(Q) | pair(K, out=16), "no sizes that go together"),
+        (pair(Q) | pair(K, channels=16), "no sizes that go together"),
+        (pair(f"{SINGLE}.attn.to_q") | pair(f"{SINGLE}.proj_mlp", out=16), "no sizes that go together"),
+        (pair(f"{SINGLE}.proj_mlp", out=15), "no sizes that go together"),
+        (pair(Q) | {f"transformer.{K}.lora_A.weight": torch.ones(4, 8)}, "to_k are no pair .*up None"),
+        (pair(Q) | {f"transformer.{Q}.lora_B.weight": torch.ones(8, 3)}, "to_q are no pair"),
+        (pair(Q) | {f"transformer.{Q}.lora_B.weight": torch.ones(8, 4, 1, 1)}, "to_q are no pair"),
+        (pair(Q) | {f"transformer.{Q}.lora_B.weight": torch.tensor(1.0)}, "to_q are no pair"),
+        (pair(Q, channels=3072), "SD3's by their names and Flux.1's or Qwen-Image's by their size"),
+        (pair("transformer_blocks.38.attn.to_q"), "transformer_blocks.38.attn.to_q, which is no layer of SD3"),
+        (pair("transformer_blocks.one.attn.to_q"), "which is no layer of SD3"),
+        (pair("transformer_blocks.0.norm1_context.linear"), "which is no layer of SD3"),  # the last block's is swapped
+        (pair("joint_transformer_blocks.0.attn.to_q"), "which is no layer of SD3"),
+        (pair(Q) | pair("proj_out"), "which is no layer of SD3"),
+        ({f"transformer.{Q}.lora_magnitude_vector": torch.ones(8)}, "the transformer's weights are DoRA's"),
+        ({"text_encoder_2.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight": torch.ones(4, 8)}, "has no name"),
+        ({"text_encoder_3.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight": torch.ones(4, 8)}, "text_encoder_3"),
+    ],
+)
+def test_what_would_mean_something_else_is_refused(weights, reason):
+    with pytest.raises(UserError, match=reason):
+        to_kohya(weights)

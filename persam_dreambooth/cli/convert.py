@@ -41,4 +41,4 @@ def run(program: str, argv: list[str]) -> None:
         raise UserError(f"{target} is there already; choose another --output, or delete it")
     title = target.stem if flags.output else source.resolve().parent.name
     convert_file(source, target, title, training_settings(source.parent))
-    print(f"for A1111 (models/Lora) and ComfyUI (models/loras): {target}")
+    print(f"for A1111 and Forge (models/Lora) and ComfyUI (models/loras): {target}")

@@ -30,7 +30,7 @@ def convert_file(source: Path, target: Path, title: str, settings: Mapping[str, 
     try:
         with safe_open(source, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
-            adapters = json.loads((file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
+            adapters = dict(json.loads((file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}")))
     except FileNotFoundError as error:
         raise UserError(f"no LoRA weights at {source}; check the path") from error
     except Exception as error:  # damage has as many exceptions as the file has layers

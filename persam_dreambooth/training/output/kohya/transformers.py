@@ -91,6 +91,7 @@ LUMINA2 = {
     "context_refiner": Blocks("context_refiner", 2, LUMINA_LAYERS),
 }
 FLUX_CHANNELS = 3072
+"""Of what Flux.1's blocks take; no SD3 has as many."""
 
 
 def to_kohya(pairs: Mapping[str, Pair], alpha: float | None) -> dict[str, Tensor]:
@@ -141,8 +142,8 @@ def _place(name: str, architecture: Mapping[str, Blocks]) -> tuple[str, dict[str
     number, _, part = rest.partition(".")
     blocks = architecture[kind]
     for layer, shares in blocks.layers.items():
-        if part in shares and number.isdecimal() and int(number) < blocks.count:
-            return f"lora_unet_{blocks.name}_{int(number)}_{layer}", shares, part
+        if part in shares and number in map(str, range(blocks.count)):
+            return f"lora_unet_{blocks.name}_{number}_{layer}", shares, part
     raise _foreign(name)
 
 
@@ -165,8 +166,8 @@ def _fused(layer: str, shares: Mapping[str, int], parts: Mapping[str, Pair]) -> 
     if len(ranks) > 1 or len(channels) > 1 or len(units) > 1 or rest:
         sizes = ", ".join(f"{part} {tuple(up.shape)}" for part, (_, up) in parts.items())
         raise UserError(
-            f"{layer} is one layer in kohya's format, and its parts have not one rank or no sizes that go together "
-            f"({sizes}); load the diffusers file as it is"
+            f"{layer} is one layer in kohya's format, whose parts must have one rank and sizes that fit together; "
+            f"here they are {sizes}; load the diffusers file as it is"
         )
     down, up = next(iter(parts.values()))
     pairs = [

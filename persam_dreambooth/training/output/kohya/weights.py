@@ -87,6 +87,9 @@ def _refuse_inexpressible(part: str, weights: Mapping[str, Tensor], adapters: Ma
         )
     other = [name for name in weights if not name.endswith((DOWN, UP)) or "encoder.block." in name]  # T5's
     uneven = [key for key in ("alpha_pattern", "rank_pattern", "use_rslora") if adapters.get(f"{part}.{key}")]
+    alpha = adapters.get(f"{part}.lora_alpha")
+    if not isinstance(alpha, int | float | None):
+        raise UserError(f"the {part}'s lora_alpha in the file's metadata is {alpha!r}, no number; save it again")
     if other or uneven:
         raise UserError(
             f"{part} has {(other + uneven)[0]}, for which kohya's format has no name; load the diffusers file as it is"

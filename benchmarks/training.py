@@ -281,7 +281,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of the CPU (1)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where (cpu)")
     parser.add_argument("--dtype", choices=["no", "bf16", "fp16"], default="no", help="mixed precision (no)")
-    parser.add_argument("--only", default="", help="compare only what has this in its name, such as prior")
+    parser.add_argument("--only", default="", help="only rows with this in `A / B`, such as prior")
     parser.add_argument("--rounds", type=int, default=2, help="how often each pair is trained (2)")
     flags = parser.parse_args()
     # For the trainings, which inherit it.
@@ -302,7 +302,7 @@ def main() -> None:
             losses = {}
             for pair in PAIRS:
                 there = flags.scripts or not any(title.startswith("diffusers") for title in pair)
-                if there and flags.only in pair[0]:
+                if there and flags.only in " / ".join(pair):
                     row, losses[pair] = compare(pair, folder, kind, flags)
                     print(row, flush=True)
             if UNMASKED in losses:

@@ -29,21 +29,26 @@ def save_model(family: Family, config: TrainingConfig) -> list[str]:
 
     Returns:
         The files and folders in it that are the model.
+
+    Raises:
+        UserError: kohya's format cannot hold it; the model is written all the same.
     """
     output = Path(config.output.output_dir)
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=output) as name:
         beside = Path(name)
         family.save(beside, config.output.skip_save_text_encoder)
         forget_origin(beside)
-        if config.output.output_kohya_format:
-            convert_file(beside / LORA_NAME, beside / KOHYA_NAME, output.resolve().name, config.flat())
         parts = sorted(beside.iterdir(), key=lambda path: path.name in LAST_WRITTEN)
         for path in parts:
             target = output / path.name
             if target.is_dir():
                 shutil.rmtree(target)
             path.replace(target)
-    return [path.name for path in parts]
+    written = [path.name for path in parts]
+    if config.output.output_kohya_format:
+        convert_file(output / LORA_NAME, output / KOHYA_NAME, output.resolve().name, config.flat())
+        written.append(KOHYA_NAME)
+    return written
 
 
 def claim_repository(config: TrainingConfig) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, SD3Transformer2DModel
 from diffusers.loaders import single_file_utils
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.output.kohya import convert_file, to_kohya
+from random_models import random_sd3
 from tests.training.output.test_kohya import DIFFUSERS, KOHYA, disturb, metadata
 from tests.training.runs import train
 from tests.training.small import make
@@ -179,6 +180,18 @@ def test_training_writes_both_formats_and_the_verb_the_same(flags, pipelines, na
     converted = load_file("dog.safetensors")
     assert converted.keys() == written.keys() and all(torch.equal(converted[key], written[key]) for key in written)
     assert metadata("dog.safetensors")["ss_network_module"] == f"networks.lora_{name.removesuffix('2')}"
+
+
+def test_a_model_that_the_format_has_no_names_for_is_saved_all_the_same(flags, tmp_path, capsys):
+    """SD3's largest has 38 blocks."""
+    pipeline = random_sd3()
+    deep = {"num_layers": 39, "num_attention_heads": 1, "caption_projection_dim": 8, "dual_attention_layers": ()}
+    pipeline.register_modules(transformer=SD3Transformer2DModel.from_config({**pipeline.transformer.config, **deep}))
+    pipeline.save_pretrained("deep")
+    flags |= {"pretrained_model_name_or_path": "deep", "max_train_steps": 1}
+    assert train(flags, "--use_lora", "--output_kohya_format") == 2
+    assert "the transformer has transformer_blocks.38." in capsys.readouterr().err
+    assert (Path("output") / DIFFUSERS).exists() and not (Path("output") / KOHYA).exists()
 
 
 def test_text_encoders_keep_their_numbers(pipelines, tmp_path):

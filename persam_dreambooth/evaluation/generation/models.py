@@ -29,28 +29,54 @@ class Model:
     title: str
     source: str
 
+    @property
+    def is_lora(self) -> bool:
+        """Whether it is LoRA weights, which are nothing without their base model."""
+        return (Path(self.source) / model_folder.LORA_NAME).is_file()
+
+    def base(self, given: str | None) -> str | None:
+        """Folder or hub name of the model that LoRA weights are loaded into; None for a whole one, or if unknown.
+
+        Args:
+            given: what the user says it is; None asks the training's config.
+        """
+        if not self.is_lora:
+            return None
+        return given or (model_folder.base_model(Path(self.source)) or {}).get("pretrained_model_name_or_path")
+
     def weights(self) -> str:
         """A digest of the weight files that are loaded, which a new training changes; "" for a hub name.
 
-        What else lies in the folder, such as checkpoints or this report, does not count.
+        What else lies in the folder, such as checkpoints or this report, does not count, nor does a LoRA's base.
         """
         folder = Path(self.source)
-        names = [path.relative_to(folder) for path in _weight_files(folder)]
-        if not names:
-            return ""
-        bar = tqdm(names, f"Comparing, {self.title}", unit="file", delay=2, leave=False)
-        words = [f"{name.as_posix()} {files.digest(folder / name)}" for name in bar]
-        return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+        names = [Path(model_folder.LORA_NAME)] if self.is_lora else _weights_of_parts(folder)
+        return _digest(folder, names, self.title)
+
+    def base_weights(self, given: str | None) -> str | None:
+        """The same of a LoRA's base model; None where that is on the hub, and for a whole model."""
+        base = self.base(given)
+        if base is None:
+            return None
+        return _digest(Path(base), _weights_of_parts(Path(base)), f"{self.title}'s base") or None
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """A LoRA's one file, or those of a pipeline's parts."""
-    if (folder / model_folder.LORA_NAME).is_file():
-        return [folder / model_folder.LORA_NAME]
+def _weights_of_parts(folder: Path) -> list[Path]:
+    """A pipeline's weight files, relative to its folder; none where there is no pipeline."""
     if not (folder / model_folder.PIPELINE_INDEX).is_file():
         return []
     parts = [folder / name for name in DiffusionPipeline.load_config(folder) if (folder / name).is_dir()]
-    return [path for suffix in WEIGHTS for path in sorted(one for part in parts for one in part.rglob(f"*{suffix}"))]
+    files_of = (sorted(one for part in parts for one in part.rglob(f"*{suffix}")) for suffix in WEIGHTS)
+    return [path.relative_to(folder) for paths in files_of for path in paths]
+
+
+def _digest(folder: Path, names: Sequence[Path], title: str) -> str:
+    """Of some files' names and contents; "" for none."""
+    if not names:
+        return ""
+    bar = tqdm(names, f"Comparing, {title}", unit="file", delay=2, leave=False)
+    words = [f"{name.as_posix()} {files.digest(folder / name)}" for name in bar]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
 
 def name_models(given: Sequence[str]) -> list[Model]:
@@ -80,19 +106,16 @@ def check_model(model: Model, base_model: str | None) -> None:
     Raises:
         UserError: there is none, or it is LoRA weights whose base is unknown.
     """
-    folder, source = Path(model.source), model.source
-    if (folder / model_folder.LORA_NAME).is_file():
-        origin = model_folder.base_model(folder) or {}
-        source = base_model or origin.get("pretrained_model_name_or_path") or ""
-        if not source:
-            raise UserError(
-                f"{folder} holds LoRA weights but no {model_folder.CONFIG_NAME} that names their base; "
-                "give --base_model"
-            )
+    source = model.base(base_model) if model.is_lora else model.source
+    if not source:
+        raise UserError(
+            f"{Path(model.source)} holds LoRA weights but no {model_folder.CONFIG_NAME} that names their base; "
+            "give --base_model"
+        )
     try:
         DiffusionPipeline.load_config(source)
     except Exception as error:  # no folder, no network, no JSON: each has its own exception
-        what = "model" if source == model.source else f"base model of {folder}"
+        what = f"base model of {Path(model.source)}" if model.is_lora else "model"
         raise UserError(
             f"no {what} at {source}: give the --output_dir of a finished training, or a pipeline's hub name"
         ) from error

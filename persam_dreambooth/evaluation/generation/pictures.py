@@ -63,7 +63,8 @@ def draw_pictures(model: Model, drawing: Drawing, folder: Path) -> dict[tuple[st
     Raises:
         UserError: another run's folder, or a model that cannot be loaded or refuses the settings.
     """
-    identity = {"model": model.source, "weights": model.weights(), **drawing.identity()}
+    weights = {"weights": model.weights(), "base_weights": model.base_weights(drawing.base_model)}
+    identity = {"model": model.source, **weights, **drawing.identity()}
     known = files.refuse_other_runs(folder.parent, SETTINGS_NAME, identity, "model's pictures", (folder.name,))
     texts = [prompt.text for prompt in drawing.prompts]
     paths = generation.named_pictures(folder, texts, drawing.num_images, drawing.seed)

@@ -23,6 +23,7 @@ from persam_dreambooth.evaluation.generation.models import Model
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
 from tests.evaluation.generation.conftest import argv, evaluate
+from tests.test_generation import save_lora
 
 ROOT = Path(__file__).parents[3]
 
@@ -149,6 +150,25 @@ def test_what_tells_a_model_is_what_is_loaded(drawers, tmp_path):
     assert lora.weights() == first != ""
     own.write_bytes(b"new weights")
     assert lora.weights() != first
+
+
+@pytest.mark.parametrize("told", ["by the flag", "by the training's config"])
+def test_a_base_model_that_was_trained_anew_is_another_model(told, words, drawers, tmp_path, capsys):
+    base, lora = tmp_path / "base", tmp_path / "lora"
+    shutil.copytree(drawers / "one", base)
+    save_lora(base, lora)
+    if told == "by the training's config":
+        (lora / "training_config.yaml").write_text(f"pretrained_model_name_or_path: {base}")
+    base_model = base if told == "by the flag" else None
+    changed = {"model": lora, "num_images": 1, "dino_model": "none", "base_model": base_model}
+    assert evaluate(words, **changed) == 0
+    assert evaluate(words, **changed) == 0
+    capsys.readouterr()
+    shutil.rmtree(base)
+    shutil.copytree(drawers / "other", base)
+    assert evaluate(words, **changed) == 2
+    assert "(base_weights differ)" in capsys.readouterr().err
+    assert evaluate(words, **changed, output=tmp_path / "anew") == 0
 
 
 def test_prompts_that_look_alike_in_a_file_name_keep_their_pictures_when_their_order_changes(words, tmp_path):

@@ -7,7 +7,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ACCELERATE_USE_CPU"] = "true"
 
+import resource
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,15 @@ def pipelines(tmp_path_factory) -> Path:
     for name, draw in PIPELINES.items():
         draw().save_pretrained(folder / name)
     return folder
+
+
+@pytest.fixture
+def file_limit():
+    """Lets a test forbid files beyond so many bytes, which fails writes as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert signal.getsignal(signal.SIGXFSZ) is signal.SIG_IGN  # Python's own choice: an OSError instead of the end
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(autouse=True)

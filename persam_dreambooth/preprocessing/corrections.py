@@ -143,14 +143,22 @@ class Corrections:
 
     @contextmanager
     def _all_or_nothing(self, photo: Path) -> Iterator[Mapping[Path, bytes | None]]:
-        """Yields what the photo's files hold, and will again if the block, which writes the line last, raises."""
+        """Yields what the photo's files hold, and will again if the block, which writes the line last, raises.
+
+        Nor do settings and folders remain then that only this block made: of them alone no start would know whose
+        they are.
+        """
         folders = {"masks": ".png", "overlays": ".jpg", "instances": ".png"}
         paths = [self.output / folder / f"{photo.stem}{suffix}" for folder, suffix in folders.items()]
         contents = {path: path.read_bytes() if path.is_file() else None for path in paths}
+        settings = self.output / SETTINGS_NAME
+        absent = [path for path in (settings, *(path.parent for path in paths)) if not path.exists()]
         try:
             yield contents
         except BaseException:
             _restore(contents)
+            for path in filter(Path.exists, absent):
+                path.rmdir() if path.is_dir() else path.unlink()
             raise
 
 

@@ -158,8 +158,9 @@ class SubjectFolder:
 
     def open(self, subject: Subject, settings: dict[str, Any]) -> None:
         """Make the folder this run's."""
-        subject.save(self.path / SUBJECT_NAME)
-        files.write_json(settings, self.path / SETTINGS_NAME)
+        with locked(self._manifest):
+            subject.save(self.path / SUBJECT_NAME)
+            files.write_json(settings, self.path / SETTINGS_NAME)
 
     def add_unreadable(self, photo: LoadedPhoto) -> None:
         """The line of a photo that cannot be decoded."""

@@ -15,6 +15,7 @@ from persam_dreambooth.preprocessing.finding import Found
 from persam_dreambooth.preprocessing.loading import LoadedPhoto
 from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
 from persam_dreambooth.review.album import Album
+from persam_dreambooth.review.opened import Opened
 from tests.review.albums import contents, draw_photos, write_found
 
 NAMES = ("a.png", 'b "quoted" <i>.png', "c.jpg")
@@ -171,6 +172,21 @@ def test_a_first_drawing_begins_a_folder_and_is_a_reference(tmp_path):
     assert [state.status for state in album.states()] == ["reference", "waiting", "waiting"]
     with pytest.raises(UserError, match="no mask yet"):
         album.corrections.judge(album.photo(NAMES[0]), "approved", seen(album, NAMES[0]))
+
+
+@pytest.mark.parametrize("size", [0, 50_000], ids=["nothing fits", "all but the line fits"])
+def test_a_first_decision_that_does_not_fit_on_the_disk_leaves_nothing(size, tmp_path, file_limit):
+    masks = draw_photos(tmp_path / "photos", NAMES)
+    album = Album(tmp_path / "photos", tmp_path / "photos" / "segmented")
+    version = seen(album, NAMES[0])
+    file_limit(size)
+    with pytest.raises(OSError, match="File too large"):
+        album.corrections.correct(album.photo(NAMES[0]), masks[NAMES[0]], version, {"reason": "long " * 20_000})
+    assert [path.name for path in album.output.rglob("*")] == [".manifest.lock"]
+    Opened(tmp_path / "photos")  # which refuses what it does not know
+    file_limit(10**6)
+    album.corrections.correct(album.photo(NAMES[0]), masks[NAMES[0]], version, {"source": "reference"})
+    assert len(album.references()) == 1
 
 
 def test_an_excluded_reference_finds_nothing_any_more(album):

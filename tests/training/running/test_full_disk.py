@@ -1,21 +1,8 @@
 """A checkpoint that does not fit on the disk is no end of the run, and nothing of it remains."""
 
-import resource
-import signal
 from pathlib import Path
 
-import pytest
-
 from tests.training.runs import same_weights, train
-
-
-@pytest.fixture
-def file_limit():
-    """Lets a test forbid files beyond so many bytes, which fails writes as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    assert signal.getsignal(signal.SIGXFSZ) is signal.SIG_IGN  # Python's own choice: an OSError instead of the end
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_the_run_goes_on_and_the_last_checkpoint_stays(flags, file_limit, caplog):

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def segment_folder(
     photos = files.find_photos(job.images, besides=tuple(path for one in job.references for path in one.drawings))
     check_references(job.references)
     settings = job.settings()
-    folders = [SubjectFolder(path, number) for path in job.subjects()]
+    digest = cache(files.digest)  # settled photos are compared twice, and all of them for each subject
+    folders = [SubjectFolder(path, number, digest) for path in job.subjects()]
     for folder in folders:
         if again:
             folder.refuse_strangers()

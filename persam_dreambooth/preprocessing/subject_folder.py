@@ -4,7 +4,7 @@ import heapq
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -48,10 +48,11 @@ class SubjectFolder:
     Args:
         path: the folder.
         process: number of the process; each has its own journal until `gather`.
+        digest: `files.digest` of a photo, or what remembers its answers.
     """
 
-    def __init__(self, path: Path, process: int = 0) -> None:
-        self.path = path
+    def __init__(self, path: Path, process: int = 0, digest: Callable[[Path], str] = files.digest) -> None:
+        self.path, self._digest = path, digest
         self._manifest = path / MANIFEST_NAME
         self._journal = self._manifest.with_suffix(f".{process}.jsonl") if process else self._manifest
         self._began = time.time()
@@ -110,7 +111,7 @@ class SubjectFolder:
 
     def _is_as_it_was(self, photo: Path, entry: ManifestEntry) -> bool:
         there = all(name is not None and (self.path / name).exists() for name in (entry.mask, entry.overlay))
-        return there and entry.photo == relative_path(photo, self.path) and entry.digest == files.digest(photo)
+        return there and entry.photo == relative_path(photo, self.path) and entry.digest == self._digest(photo)
 
     def _renewed(self, photo: Path | None, entry: ManifestEntry) -> ManifestEntry | None:
         """The entry for the photo as it is now, None if a person's mask does not fit it any more."""
@@ -126,7 +127,7 @@ class SubjectFolder:
         if mask.shape != image.size[::-1]:
             logger.warning(f"the mask of {photo.name} was made on a photo of another size; the subject is found anew")
             return None
-        moved = replace(entry, photo=relative_path(photo, self.path), digest=files.digest(photo))
+        moved = replace(entry, photo=relative_path(photo, self.path), digest=self._digest(photo))
         return self.draw(image, mask, moved)
 
     def known(self) -> ManifestIndex:
@@ -154,7 +155,7 @@ class SubjectFolder:
         if with_instances and entry.source == "persam" and not entry.settled:
             wanted.append(entry.instances)
         written = all(name is not None and (self.path / name).exists() for name in wanted)
-        return written and entry.digest == files.digest(photo)
+        return written and entry.digest == self._digest(photo)
 
     def open(self, subject: Subject, settings: dict[str, Any]) -> None:
         """Make the folder this run's."""

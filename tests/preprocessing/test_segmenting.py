@@ -592,6 +592,17 @@ def test_a_mask_that_fits_its_photo_no_more_is_found_anew_and_that_is_said(segme
     assert "beach.PNG was made on a photo of another size" in caplog.text
 
 
+def test_settled_photos_are_read_once_to_see_that_they_are_as_they_were(segmented, models, monkeypatch):
+    shaved(segmented, "beach.PNG")
+    decide(segmented, "Grün.webp", review="approved")
+    asked, digest = [], files.digest
+    monkeypatch.setattr(files, "digest", lambda path: asked.append(path.name) or digest(path))
+    before = snapshot(segmented / "out" / "masks")
+    segment_folder(job_in(segmented, models))
+    assert [asked.count(name) for name in ("beach.PNG", "Grün.webp", "dog 1.jpg")] == [1, 1, 1]
+    assert snapshot(segmented / "out" / "masks") == before
+
+
 def test_an_approved_mask_needs_no_instances(segmented):
     decide(segmented, "beach.PNG", review="approved")
     folder = subject_folder.SubjectFolder(segmented / "out")

@@ -10,7 +10,7 @@ nothing was learned.
 
 import argparse
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from diffusers import (
@@ -92,22 +92,11 @@ def random_stable_diffusion(
     scaling: int = 2,
 ) -> StableDiffusionPipeline:
     """A Stable Diffusion of 0.3 million weights; each latent cell is `scaling` x `scaling` pixels (a power of 2)."""
-    unet = UNet2DConditionModel(
-        sample_size=32,
-        block_out_channels=(32, 32),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=32,
-        attention_head_dim=2,
-        norm_num_groups=8,
-    )
-    tokenizer = byte_tokenizer()
     return StableDiffusionPipeline(
         vae=random_vae(seed, scaling),
-        text_encoder=random_clip(CLIPTextModel, tokenizer, seed),
-        tokenizer=tokenizer,
-        unet=draw_weights(unet, seed),
+        text_encoder=random_clip(CLIPTextModel, seed),
+        tokenizer=byte_tokenizer(),
+        unet=random_unet(seed, sample_size=32, cross_attention_dim=32),
         scheduler=DDPMScheduler(prediction_type=prediction_type, **SCHEDULE),
         safety_checker=None,
         feature_extractor=None,
@@ -126,28 +115,22 @@ SCHEDULE = {
 
 def random_sdxl(seed: int = 0) -> StableDiffusionXLPipeline:
     """A Stable Diffusion XL of 0.4 million weights, latent cells of 2 x 2 pixels."""
-    unet = UNet2DConditionModel(
+    unet = random_unet(
+        seed,
         sample_size=16,
-        block_out_channels=(32, 32),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=64,
-        attention_head_dim=2,
-        norm_num_groups=8,
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=6 * 8 + 32,
     )
-    tokenizer = byte_tokenizer()
     return StableDiffusionXLPipeline(
         vae=random_vae(seed, 2),
-        text_encoder=random_clip(CLIPTextModel, tokenizer, seed),
-        text_encoder_2=random_clip(CLIPTextModelWithProjection, tokenizer, seed + 1),
-        tokenizer=tokenizer,
+        text_encoder=random_clip(CLIPTextModel, seed),
+        text_encoder_2=random_clip(CLIPTextModelWithProjection, seed + 1),
+        tokenizer=byte_tokenizer(),
         tokenizer_2=byte_tokenizer(),
-        unet=draw_weights(unet, seed),
+        unet=unet,
         scheduler=DDPMScheduler(**SCHEDULE),
     )
 
@@ -169,13 +152,12 @@ def random_sd3(seed: int = 0, with_t5: bool = True) -> StableDiffusion3Pipeline:
         dual_attention_layers=(0,),
         qk_norm="rms_norm",
     )
-    tokenizer = byte_tokenizer()
     return StableDiffusion3Pipeline(
         vae=random_vae(seed, 2, shift=0.06),
-        text_encoder=random_clip(CLIPTextModelWithProjection, tokenizer, seed),
-        text_encoder_2=random_clip(CLIPTextModelWithProjection, tokenizer, seed + 1),
+        text_encoder=random_clip(CLIPTextModelWithProjection, seed),
+        text_encoder_2=random_clip(CLIPTextModelWithProjection, seed + 1),
         text_encoder_3=random_t5(64, seed) if with_t5 else None,
-        tokenizer=tokenizer,
+        tokenizer=byte_tokenizer(),
         tokenizer_2=byte_tokenizer(),
         tokenizer_3=letter_tokenizer() if with_t5 else None,
         transformer=draw_weights(transformer, seed),
@@ -197,12 +179,11 @@ def random_flux(seed: int = 0, guidance: bool = True) -> FluxPipeline:
         guidance_embeds=guidance,
         axes_dims_rope=(4, 6, 6),
     )
-    tokenizer = byte_tokenizer()
     return FluxPipeline(
         vae=random_vae(seed, 2, shift=0.12),
-        text_encoder=random_clip(CLIPTextModel, tokenizer, seed),
+        text_encoder=random_clip(CLIPTextModel, seed),
         text_encoder_2=random_t5(32, seed),
-        tokenizer=tokenizer,
+        tokenizer=byte_tokenizer(),
         tokenizer_2=letter_tokenizer(),
         transformer=draw_weights(transformer, seed),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
@@ -250,6 +231,20 @@ def random_lumina2(seed: int = 0) -> Lumina2Pipeline:
     )
 
 
+def random_unet(seed: int, **settings: Any) -> UNet2DConditionModel:
+    """A U-Net of two levels; the settings are what tells its family."""
+    unet = UNet2DConditionModel(
+        block_out_channels=(32, 32),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=2,
+        norm_num_groups=8,
+        **settings,
+    )
+    return draw_weights(unet, seed)
+
+
 def random_vae(seed: int, scaling: int, shift: float | None = None) -> AutoencoderKL:
     """An autoencoder whose latent cells are `scaling` x `scaling` pixels (a power of 2)."""
     halvings = scaling.bit_length() - 1
@@ -265,8 +260,9 @@ def random_vae(seed: int, scaling: int, shift: float | None = None) -> Autoencod
     return draw_weights(vae, seed)
 
 
-def random_clip(kind: type[Model], tokenizer: CLIPTokenizer, seed: int) -> Model:
+def random_clip(kind: type[Model], seed: int) -> Model:
     """A CLIP text encoder of 32 channels."""
+    tokenizer = byte_tokenizer()
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,

@@ -24,12 +24,12 @@ def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
     uses_class_prompt = config.data.with_prior_preservation or config.mask.background_prior_weight > 0
     class_prompts = [str(one.data.class_prompt) for one in run.concepts] if uses_class_prompt else []
     prompts = prepare_prompts(family, config, [*(one.prompt for one in run.instances), *class_prompts])
-    dataset = DreamBoothDataset(run.instances, config.data, prompts, run.class_images, class_prompts)
+    dataset = DreamBoothDataset(run.instances, run.read, prompts, run.class_images, class_prompts)
     if config.data.cache_latents:
         # The others only read what the first one has put on a disk; in memory each has its own.
         turns = run.accelerator.main_process_first() if config.data.training_cache else nullcontext()
         with turns:
-            dataset.read = EncodedSamples(family, config.data, dataset.sources(), run.accelerator.is_main_process)
+            dataset.read = EncodedSamples(family, run.read, dataset.sources(), run.accelerator.is_main_process)
         family.stow_autoencoder()
     settings: dict[str, Any] = {
         "collate_fn": collate,

@@ -24,7 +24,7 @@ from persam_dreambooth.training.data.class_images import ensure_class_images
 from persam_dreambooth.training.data.crops import Size
 from persam_dreambooth.training.data.dataset import InstancePhoto
 from persam_dreambooth.training.data.mask_report import MaskCheck, check_masks
-from persam_dreambooth.training.data.samples import find_backgrounds
+from persam_dreambooth.training.data.samples import FreshSamples
 from persam_dreambooth.training.families import check_base_model
 from persam_dreambooth.training.families.pipeline import load_tokenizer
 from persam_dreambooth.training.output import result
@@ -39,6 +39,7 @@ class Setup:
     accelerator: Accelerator
     concepts: list[TrainingConfig]
     instances: list[InstancePhoto]
+    read: FreshSamples
     manifest: list[ManifestEntry]
     masks: list[MaskCheck]
     class_images: list[list[Path]]
@@ -59,7 +60,8 @@ def setup(config: TrainingConfig) -> Setup:
             f"take {nearest}"
         )
     sizes = bucket_sizes(config.data, unit)
-    for picture in find_backgrounds(config.data):
+    read = FreshSamples(config.data)
+    for picture in read.backgrounds:
         files.read_photo(picture)  # a damaged one is named now, and not in the middle of the training
     optimization.check(config.optimization)
     accelerator = _accelerator(config)
@@ -70,7 +72,7 @@ def setup(config: TrainingConfig) -> Setup:
     masks = check_masks(found, config, cell)
     repository = result.claim_repository(config) if accelerator.is_main_process else None
     class_images = [ensure_class_images(subject, accelerator) for subject in subjects]
-    return Setup(config, accelerator, subjects, found, manifest, masks, class_images, repository, resume_from)
+    return Setup(config, accelerator, subjects, found, read, manifest, masks, class_images, repository, resume_from)
 
 
 def _accelerator(config: TrainingConfig) -> Accelerator:

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from persam_dreambooth.training.config import DataConfig
 from persam_dreambooth.training.data.crops import Size
-from persam_dreambooth.training.data.samples import FreshSamples, ReadSample, Source
+from persam_dreambooth.training.data.samples import ReadSample, Source
 from persam_dreambooth.training.families.base import Conditioning
 
 
@@ -43,12 +42,11 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
 
     An item is a `Sample` with `photo`, the file's name, `weight`, a scalar, `identifier`, the places of its
     tokens, and `prompt`, its prompt's conditioning; with class images also another sample, each name of which
-    begins with `class_`, and with class prompts `class_prompt`. `read` makes the samples: `FreshSamples` unless
-    it is replaced.
+    begins with `class_`, and with class prompts `class_prompt`. `read`, which makes the samples, may be replaced.
 
     Args:
         instances: photos and masks.
-        config: crops and flips.
+        read: makes the samples.
         prompts: each prompt's conditioning.
         class_images: files of each concept; empty without prior preservation.
         class_prompts: each concept's, for class images and for the background prior; empty without both.
@@ -57,14 +55,14 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
     def __init__(
         self,
         instances: Sequence[InstancePhoto],
-        config: DataConfig,
+        read: ReadSample,
         prompts: Mapping[str, Conditioning],
         class_images: Sequence[Sequence[Path]] = (),
         class_prompts: Sequence[str] = (),
     ) -> None:
         self.instances, self.prompts = instances, prompts
         self.class_images, self.class_prompts = class_images, class_prompts
-        self.read: ReadSample = FreshSamples(config)
+        self.read = read
         # Of each photo how many of its subject's come before it, and how many there are.
         concepts = [one.concept for one in instances]
         self._own = [concepts.count(number) for number in range(len(class_images))]

@@ -36,7 +36,7 @@ def read_mask(path: Path) -> Tensor:
     return torch.from_numpy(files.read_mask(path)).to(torch.uint8)
 
 
-def find_backgrounds(config: DataConfig) -> list[Path]:
+def _find_backgrounds(config: DataConfig) -> list[Path]:
     """The pictures of `--background_images`, none without it.
 
     Raises:
@@ -55,15 +55,19 @@ class FreshSamples:
     """Cut out of the photo each time, by the global random generator.
 
     Args:
-        config: crops and flips, and the pictures that are put behind the subject.
+        config: crops and flips, and the folder of the pictures that are put behind the subject, looked through once.
+
+    Attributes:
+        config: the same.
+        backgrounds: those pictures.
 
     Raises:
         UserError: no such picture.
     """
 
     def __init__(self, config: DataConfig) -> None:
-        self._config, self._interpolation = config, config.image_interpolation_mode or "bilinear"
-        self.backgrounds = find_backgrounds(config)
+        self.config, self._interpolation = config, config.image_interpolation_mode or "bilinear"
+        self.backgrounds = _find_backgrounds(config)
 
     def __call__(self, photo: Path, mask: Path | None, size: Size) -> Sample:
         """A photo's sample.
@@ -73,7 +77,7 @@ class FreshSamples:
         """
         picture = files.read_photo(photo)
         drawn = None if mask is None else cover_mask(read_mask(mask), size)
-        crop = draw_crop((picture.height, picture.width), size, self._config, drawn)
+        crop = draw_crop((picture.height, picture.width), size, self.config, drawn)
         pixels = cut_photo(picture, crop, self._interpolation)
         if drawn is None:
             return {"pixels": pixels, "mask": torch.ones(1, *size), "crop": crop.conditioning()}
@@ -85,7 +89,7 @@ class FreshSamples:
     def _background(self, size: Size) -> Tensor:
         """One of the pictures, cropped, (3, h, w)."""
         picture = files.read_photo(self.backgrounds[int(torch.randint(len(self.backgrounds), (1,)))])
-        crop = draw_crop((picture.height, picture.width), size, self._config)
+        crop = draw_crop((picture.height, picture.width), size, self.config)
         return cut_photo(picture, crop, self._interpolation)
 
 
@@ -97,13 +101,13 @@ class EncodedSamples:
 
     Args:
         family: encodes what is not in the cache yet.
-        config: crops and flips, how many of them, and the cache's folder.
+        read: what is encoded; its config also says how many samples of a photo, and the cache's folder.
         sources: all that will be asked for.
         speaks: whether to show a progress bar.
     """
 
-    def __init__(self, family: Family, config: DataConfig, sources: Iterable[Source], speaks: bool = True) -> None:
-        read = FreshSamples(config)
+    def __init__(self, family: Family, read: FreshSamples, sources: Iterable[Source], speaks: bool = True) -> None:
+        config = read.config
         fixed = config.center_crop and not config.random_flip and not read.backgrounds
         self._count = 1 if fixed else config.cached_crops
         self._cache = TensorCache(Path(config.training_cache) if config.training_cache else None)

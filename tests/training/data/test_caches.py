@@ -40,7 +40,7 @@ def family_for(models, folder=None, **data):
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_a_kept_sample_is_what_a_fresh_one_would_be(models, source, tmp_path, on_disk):
     config, family = family_for(models, tmp_path / "cache" if on_disk else None, center_crop=True)
-    kept = EncodedSamples(family, config.data, [source])(*source)
+    kept = EncodedSamples(family, FreshSamples(config.data), [source])(*source)
     fresh = FreshSamples(config.data)(*source)
     assert torch.equal(kept["mask"], fresh["mask"]) and torch.equal(kept["crop"], fresh["crop"])
     assert torch.equal(kept["moments"], family.encode_pixels(fresh["pixels"][None])[0])
@@ -53,7 +53,7 @@ def test_a_kept_sample_is_what_a_fresh_one_would_be(models, source, tmp_path, on
 
 def test_each_photo_has_as_many_crops_as_were_asked_for(models, source):
     config, family = family_for(models, random_flip=True, cached_crops=3)
-    samples = EncodedSamples(family, config.data, [source])
+    samples = EncodedSamples(family, FreshSamples(config.data), [source])
     torch.manual_seed(0)
     seen = [samples(*source) for _ in range(40)]
     # Two of the crops may be at one place.
@@ -73,7 +73,7 @@ def test_nothing_stale_is_used(models, source, tmp_path):
     def encode(**data):
         before = keys(folder)
         config, family = family_for(models, folder, **({"center_crop": True} | data))
-        EncodedSamples(family, config.data, [source])
+        EncodedSamples(family, FreshSamples(config.data), [source])
         return len(keys(folder) - before)
 
     assert encode() == 1
@@ -94,23 +94,23 @@ def test_nothing_stale_is_used(models, source, tmp_path):
     with torch.no_grad():
         next(family.vae.parameters()).add_(0.1)
     before = keys(folder)
-    EncodedSamples(family, config.data, [source])
+    EncodedSamples(family, FreshSamples(config.data), [source])
     assert len(keys(folder) - before) == 1
 
 
 def test_a_damaged_file_is_made_anew(models, source, tmp_path):
     config, family = family_for(models, tmp_path / "cache", center_crop=True)
-    expected = EncodedSamples(family, config.data, [source])(*source)
+    expected = EncodedSamples(family, FreshSamples(config.data), [source])(*source)
     (path,) = (tmp_path / "cache").rglob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-10])
-    again = EncodedSamples(family, config.data, [source])(*source)
+    again = EncodedSamples(family, FreshSamples(config.data), [source])(*source)
     assert torch.equal(again["moments"], expected["moments"])
     assert load_file(path)["moments"].shape == expected["moments"].shape
 
 
 def test_a_cache_that_vanishes_ends_in_one_line(models, source, tmp_path):
     config, family = family_for(models, tmp_path / "cache", center_crop=True)
-    samples = EncodedSamples(family, config.data, [source])
+    samples = EncodedSamples(family, FreshSamples(config.data), [source])
     shutil.rmtree(tmp_path / "cache")
     with pytest.raises(UserError, match="--training_cache is gone or damaged"):
         samples(*source)
@@ -166,13 +166,9 @@ def test_class_images_are_kept_too(models, source):
     config, family = family_for(models, center_crop=True)
     photo, mask, _ = source
     prompts = {text: family.tokenize(text) for text in ("a sks dog", "a dog")}
-    datasets = [
-        DreamBoothDataset(
-            [InstancePhoto(photo, mask, (32, 32), "a sks dog")], config.data, prompts, [[photo]], ["a dog"]
-        )
-        for _ in range(2)
-    ]
-    datasets[1].read = EncodedSamples(family, config.data, datasets[1].sources())
+    instances, read = [InstancePhoto(photo, mask, (32, 32), "a sks dog")], FreshSamples(config.data)
+    datasets = [DreamBoothDataset(instances, read, prompts, [[photo]], ["a dog"]) for _ in range(2)]
+    datasets[1].read = EncodedSamples(family, read, datasets[1].sources())
     fresh, kept = (collate([dataset[0]]) for dataset in datasets)
     torch.testing.assert_close(kept["moments"], family.encode_pixels(fresh.pop("pixels")), rtol=0, atol=1e-5)
     assert all(torch.equal(kept[name], fresh[name]) for name in ("mask", "crop", "weight"))

@@ -1,5 +1,7 @@
 """Photos and masks move together, crops are drawn as diffusers' scripts draw them, batches are in order."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,12 @@ from PIL import Image
 from torchvision import transforms as v1
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files
 from persam_dreambooth.training.config import DataConfig
 from persam_dreambooth.training.data.crops import cut_photo, draw_crop
 from persam_dreambooth.training.data.dataset import DreamBoothDataset, InstancePhoto, collate
-from persam_dreambooth.training.data.samples import find_backgrounds
+from persam_dreambooth.training.data.samples import FreshSamples
+from tests.training.runs import train
 from tests.training.small import configure
 
 PROMPT = {"input_ids": torch.zeros(1, 4, dtype=torch.long)}
@@ -35,7 +39,7 @@ def photo(tmp_path):
 @pytest.mark.parametrize("changes", [{}, {"center_crop": True}, {"random_flip": True}])
 def test_photo_and_mask_move_together(photo, changes):
     torch.manual_seed(0)
-    dataset = DreamBoothDataset([photo], config(**changes), PROMPTS)
+    dataset = DreamBoothDataset([photo], FreshSamples(config(**changes)), PROMPTS)
     seen = set()
     for _ in range(12):
         item = dataset[0]
@@ -48,8 +52,8 @@ def test_photo_and_mask_move_together(photo, changes):
 
 def test_flips_happen_about_half_of_the_time(photo):
     torch.manual_seed(0)
-    dataset = DreamBoothDataset([photo], config(random_flip=True, center_crop=True), PROMPTS)
-    straight = DreamBoothDataset([photo], config(center_crop=True), PROMPTS)[0]["mask"]
+    dataset = DreamBoothDataset([photo], FreshSamples(config(random_flip=True, center_crop=True)), PROMPTS)
+    straight = DreamBoothDataset([photo], FreshSamples(config(center_crop=True)), PROMPTS)[0]["mask"]
     flips = sum(bool((dataset[0]["mask"] != straight).any()) for _ in range(60))
     assert 18 <= flips <= 42
 
@@ -72,7 +76,8 @@ def test_the_crops_place_is_where_its_pixels_are(tmp_path, changes):
     random = np.random.default_rng(0)
     Image.fromarray(random.integers(0, 256, (48, 70, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
     photo = Image.open(tmp_path / "photo.png")
-    dataset = DreamBoothDataset([InstancePhoto(tmp_path / "photo.png", None, (32, 32))], config(**changes), PROMPTS)
+    instances = [InstancePhoto(tmp_path / "photo.png", None, (32, 32))]
+    dataset = DreamBoothDataset(instances, FreshSamples(config(**changes)), PROMPTS)
     resized, mirrored_too = v1.Resize(32)(photo), []
     torch.manual_seed(0)
     for _ in range(12):
@@ -94,7 +99,7 @@ def test_batches_are_instances_then_class_images(photo, tmp_path):
     for number, level in enumerate((0, 255)):
         Image.new("RGB", (40, 64), (level,) * 3).save(tmp_path / f"class-{number}.png")
     classes = sorted(tmp_path.glob("class-*.png"))
-    dataset = DreamBoothDataset([photo], config(), PROMPTS, [classes], ["a dog"])
+    dataset = DreamBoothDataset([photo], FreshSamples(config()), PROMPTS, [classes], ["a dog"])
     assert len(dataset) == 2
     batch = collate([dataset[0], dataset[1]])
     assert batch["pixels"].shape == (4, 3, 32, 32) and batch["mask"].shape == (2, 1, 32, 32)
@@ -105,16 +110,16 @@ def test_batches_are_instances_then_class_images(photo, tmp_path):
 
 
 def test_a_class_prompt_needs_no_class_images(photo):
-    dataset = DreamBoothDataset([photo], config(), PROMPTS, class_prompts=["a dog"])
+    dataset = DreamBoothDataset([photo], FreshSamples(config()), PROMPTS, class_prompts=["a dog"])
     batch = collate([dataset[0], dataset[0]])
     assert batch["pixels"].shape == (2, 3, 32, 32)
     assert batch["prompt"]["input_ids"][:, 0].tolist() == [0, 0]
     assert batch["class_prompt"]["input_ids"][:, 0].tolist() == [1, 1]
-    assert "class_prompt" not in collate([DreamBoothDataset([photo], config(), PROMPTS)[0]])
+    assert "class_prompt" not in collate([DreamBoothDataset([photo], FreshSamples(config()), PROMPTS)[0]])
 
 
 def test_without_a_mask_the_whole_photo_counts(photo):
-    item = DreamBoothDataset([InstancePhoto(photo.photo, None, (32, 32))], config(), PROMPTS)[0]
+    item = DreamBoothDataset([InstancePhoto(photo.photo, None, (32, 32))], FreshSamples(config()), PROMPTS)[0]
     assert item["mask"].unique().tolist() == [1]
 
 
@@ -122,9 +127,9 @@ def test_other_backgrounds_stand_behind_the_subject(photo, tmp_path):
     for number, colour in enumerate(("red", "blue")):
         (tmp_path / "behind").mkdir(exist_ok=True)
         Image.new("RGB", (50, 40), colour).save(tmp_path / "behind" / f"{number}.png")
-    plain = DreamBoothDataset([photo], config(center_crop=True), PROMPTS, [[photo.photo]], ["a dog"])
+    plain = DreamBoothDataset([photo], FreshSamples(config(center_crop=True)), PROMPTS, [[photo.photo]], ["a dog"])
     settings = config(center_crop=True, background_images=str(tmp_path / "behind"))
-    mixed = DreamBoothDataset([photo], settings, PROMPTS, [[photo.photo]], ["a dog"])
+    mixed = DreamBoothDataset([photo], FreshSamples(settings), PROMPTS, [[photo.photo]], ["a dog"])
     torch.manual_seed(0)
     colours, expected = set(), plain[0]
     for _ in range(10):
@@ -139,9 +144,19 @@ def test_other_backgrounds_stand_behind_the_subject(photo, tmp_path):
     assert colours == {(1, -1, -1), (-1, -1, 1)}
 
 
+@pytest.mark.parametrize("switches", [(), ("--cache_latents",)], ids=["fresh", "cached"])
+def test_the_folder_of_backgrounds_is_looked_through_once_a_run(switches, flags, monkeypatch):
+    Path("behind").mkdir()
+    Image.new("RGB", (40, 40), "red").save("behind/0.png")
+    looked, list_photos = [], files.list_photos
+    monkeypatch.setattr(files, "list_photos", lambda folder: looked.append(folder.name) or list_photos(folder))
+    assert train(flags, "--use_lora", *switches, background_images="behind", max_train_steps=1) == 0
+    assert looked.count("behind") == 1
+
+
 def test_a_folder_without_backgrounds_is_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"--background_images .* is no folder with pictures"):
-        find_backgrounds(config(background_images=str(tmp_path)))
+        FreshSamples(config(background_images=str(tmp_path)))
     with pytest.raises(UserError, match="--background_images needs masks"):
         settings = {"background_images": str(tmp_path)}
         configure("model", mask={"masked_loss": False, "instance_mask_dir": None}, data=settings)

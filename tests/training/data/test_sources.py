@@ -17,6 +17,7 @@ from persam_dreambooth.training.data import dataset_copy
 from persam_dreambooth.training.data.concepts import read_concepts
 from persam_dreambooth.training.data.dataset import DreamBoothDataset, InstancePhoto
 from persam_dreambooth.training.data.instances import find_instances
+from persam_dreambooth.training.data.samples import FreshSamples
 from persam_dreambooth.training.objective import training_loss
 from tests.scene import scene
 from tests.training.runs import train
@@ -114,7 +115,8 @@ def test_every_class_image_of_every_subject_has_its_turn(tmp_path):
         InstancePhoto(photos / f"{name}.png", None, (32, 32), "a sks dog", concept=n) for name, n in concepts.items()
     ]
     images = [sorted(photos.glob(f"{kind}*.png")) for kind in "xy"]
-    dataset = DreamBoothDataset(instances, flagged(tmp_path, resolution=32).data, PROMPTS, images, ["a dog", "a cat"])
+    read = FreshSamples(flagged(tmp_path, resolution=32).data)
+    dataset = DreamBoothDataset(instances, read, PROMPTS, images, ["a dog", "a cat"])
     assert len(dataset) == 12
     used = [(index % 3, dataset._class_image(index)) for index in range(len(dataset))]
     assert {path for place, path in used if place < 2} == set(images[0])

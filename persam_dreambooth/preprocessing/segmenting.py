@@ -1,9 +1,9 @@
 """Every photo of a folder, each once, however often this is interrupted, by one process or many."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 
 from accelerate import PartialState
@@ -15,13 +15,16 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry, ManifestIndex
 from persam_dreambooth.preprocessing.finding import Finder
 from persam_dreambooth.preprocessing.job import SegmentationJob
-from persam_dreambooth.preprocessing.loading import load_photos
+from persam_dreambooth.preprocessing.loading import LoadedPhoto, load_photos
 from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
 from persam_dreambooth.references import check_references
 
 
 def segment_folder(
-    job: SegmentationJob, processes: PartialState | None = None, again: bool = False
+    job: SegmentationJob,
+    processes: PartialState | None = None,
+    again: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[ManifestEntry]:
     """Segment every photo of a folder, each once, however often this is interrupted and called again.
 
@@ -33,6 +36,7 @@ def segment_folder(
             share of the photos. None: this process does it all.
         again: an output folder of another run is taken over: masks that a person made or judged stay, the
             others are found anew.
+        stopped: asked before each batch, of a single process only; once it says so the rest is left to a later call.
 
     Returns:
         One entry a photo, sorted by name, as they are read from the manifest; those of several subjects
@@ -54,6 +58,8 @@ def segment_folder(
         else:
             folder.refuse_other_runs(settings)
     finder = Finder(job) if again else None  # what it refuses is said before anything is given up
+    if finder and stopped():
+        return _entries(folders)
     _meet(processes)
     before = [_begun(folder, job, again, photos) for folder in folders] if number == 0 else []  # as it was
     _meet(processes)
@@ -72,14 +78,19 @@ def segment_folder(
     _meet(processes)  # from here on the folders are there and the journals grow
     if finder and waiting:
         with tqdm(total=len(waiting), desc="Segmenting", unit="photo", disable=number > 0) as progress:
-            _segment(job, finder, folders, waiting, progress)
+            batches = load_photos(waiting, job.batch_size, job.dataloader_num_workers)
+            _segment(job, finder, folders, takewhile(lambda _: not stopped(), batches), progress)
     _meet(processes)
     for folder, lines in zip(folders, before, strict=False):  # of the first process
         folder.close(photos, lines)
     _meet(processes)
-    if all(entry.error is not None for entry in folders[0].entries()):
+    if not stopped() and all(entry.error is not None for entry in folders[0].entries()):
         reason = next(folders[0].entries()).error
         raise UserError(f"none of the {len(photos)} photos in {job.images} can be decoded: {reason}")
+    return _entries(folders)
+
+
+def _entries(folders: list[SubjectFolder]) -> Iterator[ManifestEntry]:
     return chain.from_iterable(folder.entries() for folder in folders)
 
 
@@ -101,10 +112,14 @@ def _meet(processes: PartialState | None) -> None:
 
 
 def _segment(
-    job: SegmentationJob, finder: Finder, folders: list[SubjectFolder], waiting: list[Path], progress: tqdm
+    job: SegmentationJob,
+    finder: Finder,
+    folders: list[SubjectFolder],
+    batches: Iterable[list[LoadedPhoto]],
+    progress: tqdm,
 ) -> None:
-    """Read, segment and write the photos that are left, a batch at a time."""
-    for batch in load_photos(waiting, job.batch_size, job.dataloader_num_workers):
+    """Segment and write the photos that are left, a batch at a time."""
+    for batch in batches:
         readable = [photo for photo in batch if photo.error is None]
         for photo in batch:
             if photo.error is not None:

@@ -83,9 +83,10 @@ class Desk:
         `not_shown` names the photos that are links out of the folder, or whose names are no UTF-8.
         """
         album, search = self._album(question)
+        running = search.running  # asked first: a search that has ended has left all its masks
         photos = [self._shown(state) for state in album.states()]
         answer = {"photos": photos, "not_shown": album.not_shown()}
-        return answer | {"running": search.running, "search_error": search.error}
+        return answer | {"running": running, "stopped": search.stopped, "search_error": search.error}
 
     @_in_words
     def look(self, question: Answer) -> Answer:
@@ -169,6 +170,13 @@ class Desk:
         """Look for the subject in all photos that nobody has settled."""
         self._album(question)[1].start()
         return {"running": True}
+
+    @_in_words
+    def stop(self, question: Answer) -> Answer:
+        """End the search after the photo under way."""
+        search = self._album(question)[1]
+        search.stop()
+        return {"running": search.running}
 
     def album(self, name: str) -> Album:
         """An opened album.

@@ -11,7 +11,7 @@ from persam_dreambooth.review.opened import Opened
 from persam_dreambooth.review.runs import Generator
 from persam_dreambooth.review.runs_tab import add_runs_tab
 
-QUESTIONS = ("overview", "look", "draw", "judge", "refer", "undo", "search", "training")
+QUESTIONS = ("overview", "look", "draw", "judge", "refer", "undo", "search", "stop", "training")
 """What the masks' tab asks of the desk."""
 SCRIPTS = ("state.js", "list.js", "photo.js", "gestures.js", "facts.js", "album.js")
 """The masks' tab, in this order one script."""

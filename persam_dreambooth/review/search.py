@@ -1,5 +1,6 @@
 """The search for the subject in all photos of an album, in the background; its masks appear in the manifest."""
 
+import threading
 from collections.abc import Callable
 
 from persam_dreambooth.errors import UserError
@@ -20,7 +21,12 @@ class Search(Background):
 
     def __init__(self, album: Album, job: Callable[[Album, tuple[ReferenceFiles, ...]], SegmentationJob]) -> None:
         super().__init__()
-        self._album, self._job = album, job
+        self._album, self._job, self._stop = album, job, threading.Event()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody stopped this search, which then ends soon, or the last one."""
+        return self._stop.is_set()
 
     def start(self) -> None:
         """Begin; a search with the same references goes on where it stopped, another one begins anew.
@@ -31,6 +37,11 @@ class Search(Background):
             UserError: a search is running, or nobody has drawn the subject yet.
         """
         self.begin(self._prepared, "the subject is being looked for already; wait until all photos were looked at")
+
+    def stop(self) -> None:
+        """End after the photo under way; what was found stays, and `start` goes on with the others."""
+        if self.running:
+            self._stop.set()
 
     def _prepared(self) -> Callable[[], None]:
         links = self._album.links_out()
@@ -43,11 +54,11 @@ class Search(Background):
         if not references:
             raise UserError("draw the subject on one photo first; the others are found by it")
         job = self._job(self._album, references)
-        return lambda: _search(job)
+        self._stop.clear()
+        return lambda: self._search(job)
 
-
-def _search(job: SegmentationJob) -> None:
-    segment_folder(job, again=_is_another(job))
+    def _search(self, job: SegmentationJob) -> None:
+        segment_folder(job, again=_is_another(job), stopped=self._stop.is_set)
 
 
 def _is_another(job: SegmentationJob) -> bool:

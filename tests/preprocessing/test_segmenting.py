@@ -271,6 +271,24 @@ def test_an_interrupted_run_goes_on_where_it_stopped(album, finished, models, mo
     assert_same_result(album, finished)
 
 
+def test_a_stopped_run_keeps_what_it_found_and_is_gone_on_with(album, finished, models):
+    job = job_in(album, models, batch_size=1)
+    assert list(segment_folder(job, stopped=lambda: True)) == []
+    entries = by_name(segment_folder(job, stopped=mask_path(album, "beach.PNG").exists))
+    assert set(entries) == {"Grün.webp", "beach.PNG"} and (album / "out" / "contact_sheet.png").exists()
+    before = snapshot(album / "out" / "masks")
+    segment_folder(job)
+    assert_same_result(album, finished)
+    assert before.items() <= snapshot(album / "out" / "masks").items()
+
+
+def test_a_run_that_is_stopped_before_it_takes_a_folder_over_gives_nothing_up(segmented, models):
+    before = snapshot(segmented / "out")
+    job = job_in(segmented, models, method=Method(fidelity="official"))
+    assert set(by_name(segment_folder(job, again=True, stopped=lambda: True))) == set(SIZES)
+    assert snapshot(segmented / "out") == before
+
+
 def test_a_second_call_makes_no_mask_again(segmented, models):
     before = snapshot(segmented / "out" / "masks") | snapshot(segmented / "out" / "overlays")
     segment_folder(job_in(segmented, models))

@@ -7,6 +7,7 @@ also writes the pictures of `docs/review.md`.
 
 import os
 import shutil
+import threading
 import time
 from io import BytesIO
 from pathlib import Path
@@ -211,6 +212,53 @@ def test_the_whole_way_from_a_folder_of_photos_to_approved_masks(opened, dogs, s
         "segmentation.json",
         "subject.safetensors",
     }  # nothing of the page's own
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """A search that waits with the second photo that it found until `go_on` is set; `waits` says that it does."""
+    add, waits, go_on, found = SubjectFolder.add, threading.Event(), threading.Event(), []
+
+    def held_up(self, photo, one, with_instances):
+        found.append(photo)
+        if len(found) == 2:
+            waits.set()
+            assert go_on.wait(20)
+        add(self, photo, one, with_instances)
+
+    monkeypatch.setattr(SubjectFolder, "add", held_up)
+    return waits, go_on
+
+
+def test_a_search_that_is_stopped_keeps_what_it_found_and_is_gone_on_with(opened, dogs, serve, open_tab, held):
+    output = opened / "my dog & co" / "segmented"
+    first, (waits, go_on) = "plain.png", held
+    write_found(output.parent, output, {first: dogs[1][first]}, {})
+    address = serve("--images", opened / "my dog & co")
+    tab = open_tab(address)
+    assert tab.is_hidden("[data-id=stop]")
+    tab.wait_for_function("name => document.querySelector('[data-id=name]').textContent === name", arg=first)
+    tab.keyboard.press("r")
+    said(tab, "a reference now")
+    tab.click("[data-id=search]")
+    assert waits.wait(20)
+    tab.wait_for_function("document.querySelector('[data-id=searching]').textContent === 'finding: 7 left'")
+    another = open_tab(address)
+    another.click("[data-id=stop]")
+    for each in (tab, another):
+        each.wait_for_function("document.querySelector('[data-id=searching]').textContent.startsWith('stopping')")
+        assert each.is_disabled("[data-id=stop]") and each.is_disabled("[data-id=search]")
+    go_on.set()
+    assert said(tab, "Stopped") == "Stopped with 6 left to look at; “Find in all photos” goes on with them."
+    assert tab.is_hidden("[data-id=stop]") and tab.inner_text("[data-id=searching]") == ""
+    masks = {path: path.stat().st_mtime_ns for path in (output / "masks").iterdir()}
+    assert {path.stem for path in masks} == {Path(name).stem for name in lines(output)} and len(masks) == 3
+    assert (output / "contact_sheet.png").exists()
+
+    tab.click("[data-id=search]")
+    said(tab, "All photos were looked at")
+    assert set(lines(output)) == {*HOSTILE, EMPTY}
+    assert {path: path.stat().st_mtime_ns for path in masks} == masks  # none of them was found a second time
 
 
 def trained_on(photos):

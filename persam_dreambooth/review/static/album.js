@@ -9,14 +9,14 @@ async function refresh(anew) {
   arrange(answer.photos, anew || answer.running || finished);
   showList();
   const left = answer.photos.filter((photo) => photo.status === "waiting").length;
-  part("search").disabled = answer.running;
-  part("searching").textContent = answer.running ? `finding: ${left} left` : "";
+  showSearch(answer, `finding: ${left} left`);
   if (finished && answer.search_error) {
     say(answer.search_error, true);
   } else if (finished) {
     const worst = page.photos.find(isOpen);
     if (worst && !isOpen(photoOf(page.current) ?? worst)) await choose(worst.name);
-    say("All photos were looked at; the worst come first.");
+    say(answer.stopped && left ? `Stopped with ${left} left to look at; “Find in all photos” goes on with them.`
+      : "All photos were looked at; the worst come first.");
   }
   const now = photoOf(page.current);
   if (now && page.imageName === now.name && now.version !== page.seen && !page.busy && !page.stroke) {
@@ -50,8 +50,20 @@ async function search() {
   if (answer.error) return say(answer.error, true);
   page.running = true;
   keepLooking();
-  part("search").disabled = true;
-  part("searching").textContent = "loading the SAM …";
+  showSearch(answer, "loading the SAM …");
+}
+
+async function stop() {
+  const answer = await ask("stop", {});
+  if (answer.error) return say(answer.error, true);
+  showSearch({ ...answer, stopped: true });
+}
+
+function showSearch({ running, stopped }, words) {
+  part("search").disabled = running;
+  part("stop").hidden = !running;
+  part("stop").disabled = Boolean(stopped);
+  part("searching").textContent = !running ? "" : stopped ? "stopping after this photo …" : words;
 }
 
 function pick(tool) {
@@ -82,6 +94,7 @@ part("undo").onclick = () => change("undo", {}, "taken back");
 part("previous").onclick = () => step(-1);
 part("next").onclick = () => step(1);
 part("search").onclick = search;
+part("stop").onclick = stop;
 part("shown").onchange = paint;
 part("another").onclick = () => { page.crop += 1; showTraining(); };
 for (const id of ["resolution", "cell", "downsample", "center"]) part(id).onchange = showTraining;

@@ -103,7 +103,8 @@ class Desk:
             raise UserError("nothing is drawn; click on the subject, draw a box around it, or paint on it")
         if state.entry is None or state.entry.mask is None:
             mask = self._clicker.first(photo, strokes)
-            changes = {"source": "reference", "review": "approved"} | _clicked(strokes, ())
+            clicks = [(*stroke.points[0], stroke.label) for stroke in strokes if stroke.kind == "point"]
+            changes = {"source": "reference", "review": "approved"} | _in_the_manifest(clicks)
             album.corrections.correct(photo, mask, question["seen"], changes)
         else:
             self._correct(album, state, strokes, question["seen"])
@@ -113,6 +114,7 @@ class Desk:
         entry, photo = state.entry, state.photo
         assert entry is not None
         mask = files.read_mask(album.corrections.mask_path(photo))
+        clicks = [(float(x), float(y), label) for (x, y), label in zip(entry.points, entry.point_labels, strict=True)]
         changes: Answer = {}
         if entry.source == "reference":  # stays one: its mask is only better now
             changes["source"] = "reference"
@@ -120,12 +122,9 @@ class Desk:
             if stroke.kind == "box":
                 raise UserError("a box is for photos without a mask; click, or use the brush")
             if stroke.kind == "point":
-                before = [
-                    (float(x), float(y), label) for (x, y), label in zip(entry.points, entry.point_labels, strict=True)
-                ]
-                clicks = [*before, (*stroke.points[0], stroke.label)]
+                clicks.append((*stroke.points[0], stroke.label))
                 mask, changes["score"] = self._clicker.again(photo, mask, clicks)
-                changes |= _clicked([stroke], before)
+                changes |= _in_the_manifest(clicks)
             else:
                 mask = painted(mask, [stroke])
         album.corrections.correct(photo, mask, seen, changes)
@@ -227,8 +226,6 @@ class Desk:
         return f"picture/{quote(self._opened.address(path), safe='/')}"
 
 
-def _clicked(strokes: Sequence[Stroke], before: Sequence[tuple[float, float, int]]) -> Answer:
-    """The clicks as the manifest has them, earlier ones first."""
-    new = [(*stroke.points[0], stroke.label) for stroke in strokes if stroke.kind == "point"]
-    clicks = [*before, *new]
+def _in_the_manifest(clicks: Sequence[tuple[float, float, int]]) -> Answer:
+    """Clicks, (x, y, label), as fields of a photo's line."""
     return {"points": [[int(x), int(y)] for x, y, _ in clicks], "point_labels": [label for *_, label in clicks]}

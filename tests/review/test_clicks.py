@@ -8,8 +8,11 @@ from models import SAM
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.review.clicks import Clicker
+from persam_dreambooth.review.desk import Desk
+from persam_dreambooth.review.opened import Opened
 from persam_dreambooth.review.strokes import Stroke, painted
 from persam_dreambooth.segmentation import PerSAM
+from tests.review.albums import write_found
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +96,19 @@ def test_a_click_that_means_nothing_is_refused(clicker, dog, click, reason):
     photo, true = dog
     with pytest.raises(UserError, match=reason):
         clicker.again(photo, true, [click or (*middle(true), 1)])
+
+
+def test_two_clicks_that_are_sent_together_are_both_kept(clicker, dog):
+    photo, true = dog
+    spilt = true.copy()
+    spilt[2:14, 2:14] = spilt[100:112, 2:14] = True
+    write_found(photo.parent, photo.parent / "segmented", {photo.name: spilt}, {})
+    desk = Desk(Opened(photo.parent), clicker, lambda album, references: None)
+    (shown,) = desk.overview({"album": "."})["photos"]
+    clicks = [{"kind": "point", "points": [[8, row]], "label": 0} for row in (8, 106)]
+    answer = desk.draw({"album": ".", "photo": photo.name, "seen": shown["version"], "strokes": clicks})
+    assert answer["photo"]["points"] == [[5, 5], [8, 8], [8, 106]]
+    assert answer["photo"]["point_labels"] == [1, 0, 0]
 
 
 def test_nothing_positive_finds_nothing(clicker, dog):

@@ -7,9 +7,9 @@ from pathlib import Path
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry, read_manifest, stream_manifest
+from persam_dreambooth.photos.names import is_text, readable
 from persam_dreambooth.preprocessing.corrections import Corrections
 from persam_dreambooth.references import ReferenceFiles
-from persam_dreambooth.review.names import is_text, readable
 
 WAITING, LEFT_OUT = "waiting", "left out"
 

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.review.names import readable
+from persam_dreambooth.photos.names import readable
 
 
 class Background:

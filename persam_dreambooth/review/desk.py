@@ -11,12 +11,12 @@ from urllib.parse import quote
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
+from persam_dreambooth.photos.names import readable
 from persam_dreambooth.preprocessing import SegmentationJob
 from persam_dreambooth.preprocessing.corrections import Conflict
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.review.album import Album, PhotoState
 from persam_dreambooth.review.clicks import Clicker
-from persam_dreambooth.review.names import readable
 from persam_dreambooth.review.opened import Opened
 from persam_dreambooth.review.search import Search
 from persam_dreambooth.review.strokes import Stroke, painted

@@ -7,8 +7,8 @@ from pathlib import Path
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import LOCK_NAME, MANIFEST_NAME
+from persam_dreambooth.photos.names import is_text, readable
 from persam_dreambooth.preprocessing import SETTINGS_NAME
-from persam_dreambooth.review.names import is_text, readable
 
 OUTPUT_NAME = "segmented"
 """Where the masks of a folder go unless something else is said: a folder of this name in it."""

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
+from persam_dreambooth.photos.names import is_text
 from persam_dreambooth.photos.trade.conventions import Convention
 from persam_dreambooth.photos.trade.layouts import Folders
 from persam_dreambooth.photos.trade.samples import Sample, refuse
@@ -38,13 +39,15 @@ def export_folder(
     """Write photos, masks, captions and the configuration into a new folder.
 
     Args:
+        source: what is exported.
+        convention: to whom.
         output: absent or empty.
         instance_prompt: the caption of photos that have none.
 
     Raises:
-        UserError: the folder holds something, lies among the photos, or has a path that no configuration can
-            name; photos or masks that cannot be
-            decoded, masks of another size, names that the trainer reserves, all of them listed.
+        UserError: the folder holds something, lies among the photos, or has a path that no configuration can name;
+            photos or masks that cannot be decoded, masks of another size, names that the trainer reserves, all of
+            them listed.
     """
     refuse_used(output, {pair.photo.parent for pair in source.pairs} | {pair.mask.parent for pair in source.pairs})
     layout, lines, problems = convention.layout, [], list[str]()
@@ -84,7 +87,7 @@ def read_sample(pair: Pair, instance_prompt: str | None = None) -> Sample:
     Raises:
         UserError: one cannot be decoded, their sizes differ, or the name is no text.
     """
-    if not _is_text(pair.photo.name):
+    if not is_text(pair.photo.name):
         raise UserError(f"{pair.photo.name} has bytes in its name that are no UTF-8; rename it")
     image, mask = files.read_photo(pair.photo), files.read_mask(pair.mask)
     if image.size != mask.shape[::-1]:
@@ -95,14 +98,9 @@ def read_sample(pair: Pair, instance_prompt: str | None = None) -> Sample:
     return Sample(pair.photo, image, mask, pair.caption or instance_prompt)
 
 
-def _is_text(words: str) -> bool:
-    """Whether words can stand in a UTF-8 file: of names, Python reads bytes that are no UTF-8 as half characters."""
-    return not any("\ud800" <= character <= "\udfff" for character in words)
-
-
 def _refuse_unwritable(snippet: str, folder: Path) -> None:
     """Raise a UserError for a configuration that names a folder by bytes that are no text."""
-    if not _is_text(snippet):
+    if not is_text(snippet):
         raise UserError(f"the path of {folder} has bytes that are no UTF-8; rename it, since a configuration names it")
 
 

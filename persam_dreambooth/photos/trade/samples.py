@@ -48,9 +48,9 @@ class Item:
 
     Attributes:
         photo: its file.
-        read_photo: the upright 8-bit RGB image; None where the file shows it as it is.
         read_levels: the mask as an upright image of mode L, white where the subject is; may raise a UserError.
         caption: words, or None.
+        read_photo: the upright 8-bit RGB image; None where the file shows it as it is.
     """
 
     photo: Path

@@ -32,7 +32,7 @@ class PhotoState:
 
     @property
     def status(self) -> str:
-        """One of: approved, excluded, reference, corrected, found, unsure, not found, left out, waiting."""
+        """One of: approved, excluded, reference, corrected, given, found, unsure, not found, left out, waiting."""
         entry = self.entry
         if entry is None or (entry.mask is None and entry.error is None):
             return WAITING

@@ -177,14 +177,6 @@ class Desk:
         search.stop()
         return {"running": search.running}
 
-    def album(self, name: str) -> Album:
-        """An opened album.
-
-        Raises:
-            UserError: there is none of that name.
-        """
-        return self._album({"album": name})[0]
-
     def _album(self, question: Answer) -> tuple[Album, Search]:
         name = str(question["album"])
         with self._opening:  # one search and one memory of what can be undone, for all pages

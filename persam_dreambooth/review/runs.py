@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from persam_dreambooth import generation, model_folder
+from persam_dreambooth import generation
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.review.background import Background
 from persam_dreambooth.training.running.validation import VALIDATION_FOLDER
@@ -70,11 +70,6 @@ def generated_pictures(run: Path) -> dict[Path, list[Drawn]]:
             if "prompt" in words and "seed" in words:
                 grids[folder].append(Drawn(path, words["prompt"], words["seed"]))
     return dict(grids)
-
-
-def settings(run: Path) -> dict[str, Any]:
-    """The flags of the training; empty where they are unknown."""
-    return model_folder.training_settings(run)
 
 
 class Generator(Background):

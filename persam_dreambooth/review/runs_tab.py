@@ -9,6 +9,7 @@ import gradio as gr
 import pandas as pd
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.model_folder import training_settings
 from persam_dreambooth.review import runs
 from persam_dreambooth.review.opened import Opened
 from persam_dreambooth.review.runs import Generator
@@ -29,13 +30,7 @@ def add_runs_tab(page: gr.Blocks, opened: Opened, generator: Generator) -> None:
             curve = gr.LinePlot(x="step", y="loss", title="Loss", height=280, elem_id="loss")
             pictures = gr.HTML(elem_id="run-pictures")
         with gr.Column(scale=1, min_width=280):
-            prompt = gr.Textbox(label="Prompt", lines=2, elem_id="run-prompt")
-            with gr.Row():
-                count = gr.Number(4, label="Pictures", precision=0, minimum=1, maximum=runs.MOST_PICTURES)
-                seed = gr.Number(0, label="Seed", precision=0)
-            with gr.Row():
-                steps = gr.Number(30, label="Steps", precision=0, minimum=1, maximum=1000, elem_id="run-steps")
-                guidance = gr.Number(7.5, label="Guidance")
+            prompt, *numbers = _order()
             button = gr.Button("Generate", variant="primary", elem_id="run-generate")
             said = gr.HTML(elem_id="run-said")
     timer = gr.Timer(1.5, active=False)
@@ -49,9 +44,8 @@ def add_runs_tab(page: gr.Blocks, opened: Opened, generator: Generator) -> None:
             options = {"num_inference_steps": int(many), "guidance_scale": float(scale)}
             generator.start(opened.runs[number], text, int(images), int(first), **options)
         except (UserError, TypeError, ValueError) as error:
-            return _said(str(error) if isinstance(error, UserError) else "fill in every number"), gr.Timer(
-                active=False
-            )
+            words = str(error) if isinstance(error, UserError) else "fill in every number"
+            return _said(words), gr.Timer(active=False)
         return "drawing ...", gr.Timer(active=True)
 
     def look(number: int) -> tuple[str, str, gr.Timer]:
@@ -65,8 +59,20 @@ def add_runs_tab(page: gr.Blocks, opened: Opened, generator: Generator) -> None:
     shown = [curve, pictures, prompt]
     choice.change(show, choice, shown, **private)
     page.load(show, choice, shown, **private)
-    button.click(draw, [choice, prompt, count, seed, steps, guidance], [said, timer], **private)
+    button.click(draw, [choice, prompt, *numbers], [said, timer], **private)
     timer.tick(look, choice, [said, pictures, timer], **private)
+
+
+def _order() -> tuple[gr.Textbox, gr.Number, gr.Number, gr.Number, gr.Number]:
+    """The fields of the form: prompt, pictures, first seed, steps, guidance."""
+    prompt = gr.Textbox(label="Prompt", lines=2, elem_id="run-prompt")
+    with gr.Row():
+        count = gr.Number(4, label="Pictures", precision=0, minimum=1, maximum=runs.MOST_PICTURES)
+        seed = gr.Number(0, label="Seed", precision=0)
+    with gr.Row():
+        steps = gr.Number(30, label="Steps", precision=0, minimum=1, maximum=1000, elem_id="run-steps")
+        guidance = gr.Number(7.5, label="Guidance")
+    return prompt, count, seed, steps, guidance
 
 
 def _curve(run: Path) -> pd.DataFrame:
@@ -79,7 +85,7 @@ def _curve(run: Path) -> pd.DataFrame:
 
 
 def _usual_prompt(run: Path) -> str:
-    settings = runs.settings(run)
+    settings = training_settings(run)
     return str(settings.get("validation_prompt") or settings.get("instance_prompt") or "")
 
 
@@ -89,7 +95,7 @@ def _pictures(opened: Opened, run: Path) -> str:
     for step, paths in runs.validation_pictures(run).items():
         parts.append(_figures(f"Step {step}", [(_address(opened, path), "") for path in paths]))
     if parts:
-        words = str(runs.settings(run).get("validation_prompt") or "")
+        words = str(training_settings(run).get("validation_prompt") or "")
         parts = [f"<h3>Validation</h3><p class='quiet'>{escape(words)}</p><div class='steps'>", *parts, "</div>"]
     for folder, drawn in runs.generated_pictures(run).items():
         captions = [(_address(opened, one.path), f"{one.prompt} · seed {one.seed}") for one in drawn]

@@ -60,7 +60,6 @@ def test_validation_pictures_come_by_step(run):
 def test_a_folder_without_anything_shows_nothing(tmp_path):
     assert runs.losses(tmp_path) == []
     assert runs.validation_pictures(tmp_path) == {} == runs.generated_pictures(tmp_path)
-    assert runs.settings(tmp_path) == {}
 
 
 def test_generated_pictures_bring_their_own_words(tmp_path):

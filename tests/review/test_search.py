@@ -10,6 +10,7 @@ import pytest
 from models import SAM
 from persam_dreambooth.photos.manifest import read_manifest
 from persam_dreambooth.preprocessing import SegmentationJob
+from persam_dreambooth.review.album import Album
 from persam_dreambooth.review.clicks import Clicker
 from persam_dreambooth.review.desk import Desk
 from persam_dreambooth.review.opened import Opened
@@ -38,7 +39,7 @@ def drawn(tmp_path):
     """Opened photos, one of which is a reference."""
     masks = draw_photos(tmp_path / "photos", NAMES)
     opened = Opened(tmp_path / "photos")
-    album = desk_of(opened, Meeting()).album(".")
+    album = Album(opened.images, opened.output_of("."))
     photo = album.photo("a.png")
     album.corrections.correct(photo, masks["a.png"], album.state("a.png").version, {"source": "reference"})
     return opened

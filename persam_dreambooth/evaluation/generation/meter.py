@@ -53,11 +53,7 @@ class PictureMeter:
         self, clip: Clip, encoders: Mapping[str, CachedFeatures], photos: Sequence[Masked], scenes: Scenes
     ) -> None:
         self._clip, self._encoders, self._scenes = clip, encoders, scenes
-        self._real = {
-            (name, region): torch.stack([one for one in encode(photos, region, "Photos") if one is not None])
-            for name, encode in encoders.items()
-            for region in REGIONS
-        }
+        self._real = {(name, region): _all(encode(photos, region, "Photos")) for name, encode, region in self._each()}
 
     def measure(self, drawn: Sequence[Drawn], title: str) -> list[MeasuredPicture]:
         """Measure every picture of one model; the title is for the progress bar."""
@@ -99,5 +95,5 @@ class PictureMeter:
 
 
 def _all(features: Sequence[Tensor | None]) -> Tensor:
-    """(n, C) of whole pictures, none of which is missing."""
+    """(n, C) of features none of which is missing: of whole pictures, or of masks neither empty nor full."""
     return torch.stack([one for one in features if one is not None])

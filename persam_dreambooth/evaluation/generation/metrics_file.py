@@ -1,8 +1,10 @@
 """metrics.json: the numbers, each picture's values, and how all of it was made."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+from persam_dreambooth.evaluation.generation.intervals import Estimate
 from persam_dreambooth.evaluation.generation.outcome import Outcome, by_prompt
 from persam_dreambooth.evaluation.generation.table import MEASURES, differences, estimates
 
@@ -46,7 +48,7 @@ def settings(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _plain(estimated: Any) -> dict[str, Any]:
+def _plain(estimated: Mapping[str, Estimate]) -> dict[str, Any]:
     return {name: asdict(one) for name, one in estimated.items()}
 
 

@@ -22,8 +22,9 @@ REPORT_NAME: Final = "report.html"
 THUMBNAIL: Final = 256
 """Longest side of a picture in the report, in pixels."""
 TILES: Final = (72, 128)
+"""The least and the greatest width that it is shown with."""
 WIDTH: Final = 1200
-"""The least and the greatest width that it is shown with, and the width that a row of all models' pictures aims at."""
+"""What the width of a row, all models' pictures of one prompt, aims at."""
 
 
 def write_report(outcome: Outcome, path: Path) -> None:

@@ -13,8 +13,8 @@ from persam_dreambooth.training.data.prompts import prepare_prompts
 from persam_dreambooth.training.data.samples import EncodedSamples
 from persam_dreambooth.training.data.stream import PhotoStream, SeededDataset
 from persam_dreambooth.training.families import Family
+from persam_dreambooth.training.running import workers
 from persam_dreambooth.training.running.checkpoints import Progress
-from persam_dreambooth.training.running.signals import ignore_in_worker
 from persam_dreambooth.training.setup import Setup
 
 
@@ -34,8 +34,10 @@ def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
     settings: dict[str, Any] = {
         "collate_fn": collate,
         "num_workers": config.data.dataloader_num_workers,
-        "worker_init_fn": ignore_in_worker,
+        "worker_init_fn": workers.begin_worker,
     }
+    if config.data.dataloader_num_workers:
+        workers.end_at_exit()
     batch = config.data.train_batch_size
     if config.data.aspect_ratio_buckets:
         batches = BucketBatchSampler(RandomSampler(dataset), batch, [one.size for one in run.instances])

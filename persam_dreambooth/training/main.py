@@ -16,7 +16,7 @@ from persam_dreambooth.training.loader import build_loader, stream_of
 from persam_dreambooth.training.loop import Training, fit
 from persam_dreambooth.training.output import result
 from persam_dreambooth.training.output.card import Card
-from persam_dreambooth.training.running import checkpoints, distribution, memory, optimization, tracking
+from persam_dreambooth.training.running import checkpoints, distribution, memory, optimization, tracking, workers
 from persam_dreambooth.training.running.averaging import averaged, build_average
 from persam_dreambooth.training.running.signals import StopSignal
 from persam_dreambooth.training.running.validation import validate
@@ -30,7 +30,7 @@ def train(config: TrainingConfig) -> None:
         UserError: what the user can mend, before the first step wherever it can be known then.
         Stopped: SIGTERM or SIGINT came while it trained; a checkpoint is written.
     """
-    with memory.explained(config):
+    with memory.explained(config), workers.explained():
         main(setup(config))
 
 

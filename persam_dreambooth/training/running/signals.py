@@ -54,9 +54,3 @@ class StopSignal:
         elif now - self._since > SAME_SIGNAL:
             self.__exit__()
             signal.raise_signal(number)
-
-
-def ignore_in_worker(_: int) -> None:
-    """A data loader's `worker_init_fn`: its workers live until the training has finished its step."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)

@@ -1,5 +1,6 @@
 """A whole run: `setup` checks, `main` builds, `fit` trains, and the model is saved."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from persam_dreambooth.training.loader import build_loader, stream_of
 from persam_dreambooth.training.loop import Training, fit
 from persam_dreambooth.training.output import result
 from persam_dreambooth.training.output.card import Card
-from persam_dreambooth.training.running import checkpoints, distribution, memory, optimization, tracking, workers
+from persam_dreambooth.training.running import checkpoints, distribution, memory, optimization, resuming, tracking, workers
 from persam_dreambooth.training.running.averaging import averaged, build_average
 from persam_dreambooth.training.running.signals import StopSignal
 from persam_dreambooth.training.running.validation import validate
@@ -35,9 +36,8 @@ def train(config: TrainingConfig) -> None:
 
 
 def main(run: Setup) -> None:
-    """Build everything, train, save."""
-    config, accelerator = run.config, run.accelerator
-    settings, output = config.optimization, Path(config.output.output_dir)
+    """Load the model, and with the output folder to itself build the rest, train, save."""
+    config, settings = run.config, run.config.optimization
     if settings.seed is not None:
         # Processes differ, so that each draws its own noise; the first one is what a single one would be.
         set_seed(settings.seed, device_specific=True)
@@ -45,8 +45,14 @@ def main(run: Setup) -> None:
     family = load_family(config.model)
     if config.mask.background_prior_weight > 0:
         family.keep_base()
+    with resuming.alone(config, run.resume_from) if run.accelerator.is_main_process else nullcontext():
+        _train(run, family)
+
+
+def _train(run: Setup, family: Family) -> None:
+    config, accelerator = run.config, run.accelerator
+    settings, output = config.optimization, Path(config.output.output_dir)
     if accelerator.is_main_process:
-        output.mkdir(parents=True, exist_ok=True)
         checkpoints.clear_leftovers(output)
         config.save(output)
         write_manifest(output / MANIFEST_NAME, run.manifest)

@@ -164,13 +164,19 @@ def choose_checkpoint(output: Path, wanted: str) -> Path | None:
         The folder; None if "latest" was wanted and there is no checkpoint.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, or later ones, which new ones would be mixed with.
     """
     found = checkpoints(output)
     if wanted == "latest":
         return found[-1] if found else None
-    for path in found:
-        if path.name == Path(wanted).name:
+    for number, path in enumerate(found, start=1):
+        if path.resolve() in (Path(wanted).resolve(), (output / wanted).resolve()):
+            if found[number:]:
+                raise UserError(
+                    f"--resume_from_checkpoint {wanted}: {output} holds later checkpoints "
+                    f"({', '.join(later.name for later in found[number:])}), which would count as newer than its own; "
+                    "move or delete them first"
+                )
             return path
     raise UserError(
         f"--resume_from_checkpoint {wanted}: no such checkpoint in {output} (there: "
@@ -193,5 +199,5 @@ def load_checkpoint(accelerator: Accelerator, folder: Path) -> Progress:
         reason = " ".join((str(error) or type(error).__name__).split())[:200]
         raise UserError(
             f"{folder} cannot be gone on from ({reason}); it is damaged or was made with other flags: "
-            "name an earlier checkpoint, or use the flags of its run"
+            "delete it to go on from an earlier one, or use the flags of its run"
         ) from error

@@ -1,11 +1,13 @@
 """Which run an output folder holds, and from where a new one goes on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME, PIPELINE_INDEX
@@ -17,6 +19,8 @@ from persam_dreambooth.training.running import checkpoints
 
 HELD = ("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder", "use_ema", "optimizer", "seed_each_batch")
 """The flags that say what a checkpoint holds, and how its batches are counted."""
+LOCK_NAME = ".training.lock"
+"""Held by the run that writes into the folder, and gone when it ends."""
 
 
 def choose_start(config: TrainingConfig) -> Path | None:
@@ -33,12 +37,13 @@ def choose_start(config: TrainingConfig) -> Path | None:
     files.check_output_folder(output)
     # Masks and copied photos of an interrupted run are no loss to begin anew with; anything else might be.
     there = {path.name for path in output.iterdir()} if output.exists() else set()
-    kept = {instances.SEGMENTATION_FOLDER, dataset_copy.COPY_FOLDER}
+    kept = {instances.SEGMENTATION_FOLDER, dataset_copy.COPY_FOLDER, LOCK_NAME}
     held = sorted(name for name in there - kept if not name.startswith(UNFINISHED))
     wanted = config.output.resume_from_checkpoint
     chosen = checkpoints.choose_checkpoint(output, wanted) if wanted else None
     if chosen is not None:
         _check_same(config, HELD)
+        _check_base(config)
     elif wanted and CONFIG_NAME in held:
         _check_unfinished(output)
         other = {one.name for group in (ValidationConfig, OutputConfig) for one in fields(group)}
@@ -51,6 +56,35 @@ def choose_start(config: TrainingConfig) -> Path | None:
     return chosen
 
 
+@contextmanager
+def alone(config: TrainingConfig, start: Path | None) -> Iterator[None]:
+    """Make the output folder and keep all other runs out of it; one that is killed lets go of it.
+
+    Args:
+        config: the run's.
+        start: what `choose_start` returned, which is to hold still.
+
+    Raises:
+        UserError: another run is at work there, or was meanwhile.
+    """
+    output = Path(config.output.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output / LOCK_NAME)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise UserError(
+            f"another run is at work in --output_dir {output}; wait for its end, or choose another folder"
+        ) from error
+    try:
+        if choose_start(config) != start:
+            raise UserError(f"another run has written into --output_dir {output} meanwhile; begin once more")
+        yield
+    finally:
+        (output / LOCK_NAME).unlink(missing_ok=True)
+        lock.release()
+
+
 def _check_unfinished(output: Path) -> None:
     if any((output / name).exists() for name in (PIPELINE_INDEX, LORA_NAME)):
         raise UserError(
@@ -61,20 +95,37 @@ def _check_unfinished(output: Path) -> None:
 
 def _check_same(config: TrainingConfig, names: Iterable[str]) -> None:
     """Refuse to go on with a run whose flags of these names were others."""
-    saved = Path(config.output.output_dir) / CONFIG_NAME
-    if not saved.exists():
-        return
-    try:
-        before = dict(yaml.safe_load(saved.read_text(encoding="utf-8")))
-    except (TypeError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{saved} is damaged; delete it to go on with these flags") from error
+    before, now = _saved(config), config.to_save()
     # A flag that the saved run did not know yet had, in effect, its default.
     defaults: dict[str, Any] = {one.name: one.default for group in GROUPS for one in fields(group)}
-    now = config.to_save()
-    for name in names:
+    for name in names if before else ():
         was = before.get(name, defaults[name])
         if was != now[name]:
-            raise UserError(
-                f"--resume_from_checkpoint: the run had {name} {was}, not {now[name]}; use its flags "
-                f"(--config {saved})"
-            )
+            raise _other(config, name, was, now[name])
+
+
+def _check_base(config: TrainingConfig) -> None:
+    """The same of the base model, of which only the name counts: it may have been moved."""
+    name = "pretrained_model_name_or_path"
+    was, now = _saved(config).get(name), str(config.to_save()[name])
+    if was and Path(was).name != Path(now).name:
+        raise _other(config, name, was, now)
+
+
+def _saved(config: TrainingConfig) -> dict[str, Any]:
+    """The flags of the run that the folder holds; empty where they are not known."""
+    saved = Path(config.output.output_dir) / CONFIG_NAME
+    if not saved.exists():
+        return {}
+    try:
+        return dict(yaml.safe_load(saved.read_text(encoding="utf-8")))
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{saved} is damaged; delete it to go on with these flags") from error
+
+
+def _other(config: TrainingConfig, name: str, was: object, now: object) -> UserError:
+    saved = Path(config.output.output_dir) / CONFIG_NAME
+    return UserError(
+        f"--resume_from_checkpoint: the run had {name} {was}, not {now}; use its flags (--config {saved}), or "
+        "choose another --output_dir"
+    )

@@ -6,6 +6,7 @@ does it with LoRA too).
 """
 
 import math
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -182,8 +183,8 @@ class DataConfig:
         given = [f"--{name}" for name in of_datasets if getattr(self, name)]
         if given and not self.dataset_name:
             raise UserError(f"{given[0]} is about a data set; give --dataset_name, or drop it")
-        if self.caption_extension is not None and not self.caption_extension.startswith("."):
-            raise UserError(f"--caption_extension {self.caption_extension} must begin with a dot, such as .txt")
+        if self.caption_extension is not None and not re.fullmatch(r"\.[^/\\]+", self.caption_extension):
+            raise UserError(f"--caption_extension {self.caption_extension} must be a dot and letters, such as .txt")
         counts = ("resolution", "train_batch_size", "sample_batch_size", "num_class_images", "cached_crops")
         _refuse_outside(self, **dict.fromkeys(counts, (1, math.inf)))
         _refuse_outside(self, dataloader_num_workers=(0, math.inf), prior_loss_weight=(0, math.inf))
@@ -341,7 +342,7 @@ class OptimizationConfig:
     def __post_init__(self) -> None:
         counts = ("num_train_epochs", "max_train_steps", "gradient_accumulation_steps", "lr_num_cycles")
         _refuse_outside(self, **dict.fromkeys(counts, (1, math.inf)))
-        amounts = ("learning_rate", "lr_warmup_steps", "adam_weight_decay", "adam_epsilon", "max_grad_norm")
+        amounts = ("learning_rate", "lr_warmup_steps", "adam_weight_decay", "adam_epsilon", "max_grad_norm", "lr_power")
         _refuse_outside(self, **dict.fromkeys(amounts, (0, math.inf)))
         almost_one = 1 - 1e-9
         _refuse_outside(self, logit_mean=(-1e6, 1e6), logit_std=(1e-6, math.inf), mode_scale=(-1e6, 1e6))

@@ -20,7 +20,7 @@ from persam_dreambooth.training import attention
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import concepts, dataset_copy, instances
 from persam_dreambooth.training.data.buckets import bucket_sizes
-from persam_dreambooth.training.data.class_images import ensure_class_images
+from persam_dreambooth.training.data.class_images import check_class_folders, ensure_class_images
 from persam_dreambooth.training.data.crops import Size
 from persam_dreambooth.training.data.dataset import InstancePhoto
 from persam_dreambooth.training.data.mask_report import MaskCheck, check_masks
@@ -60,6 +60,8 @@ def setup(config: TrainingConfig) -> Setup:
             f"take {nearest}"
         )
     sizes = bucket_sizes(config.data, unit)
+    if config.data.training_cache:
+        files.check_output_folder(Path(config.data.training_cache))
     read = FreshSamples(config.data)
     for picture in read.backgrounds:
         files.read_photo(picture)  # a damaged one is named now, and not in the middle of the training
@@ -68,6 +70,7 @@ def setup(config: TrainingConfig) -> Setup:
     if config.output.resume_from_checkpoint and resume_from is None:
         accelerator.print(f"no checkpoint in {config.output.output_dir} yet: the run begins anew")
     subjects = concepts.read_concepts(config)
+    check_class_folders(subjects)
     found, manifest = _find_photos(config, subjects, sizes, accelerator)
     masks = check_masks(found, config, cell)
     repository = result.claim_repository(config) if accelerator.is_main_process else None

@@ -1,5 +1,6 @@
 """A data set of the `datasets` library as a folder of photos: from then on a run like any other."""
 
+import hashlib
 import io
 import shutil
 from dataclasses import replace
@@ -58,6 +59,7 @@ def copy(config: TrainingConfig) -> None:
     settings = {word: getattr(data, word) for word in words}
     if Path(data.dataset_name).exists():
         settings["dataset_name"] = str(Path(data.dataset_name).resolve())
+        settings["files"] = _state(Path(data.dataset_name))
     if files.refuse_other_runs(folder, SETTINGS_NAME, settings, "data set copy", ("photos", "masks")):
         return
     for name in ("photos", "masks"):  # what an interrupted call has left may be another data set's
@@ -76,6 +78,13 @@ def copy(config: TrainingConfig) -> None:
             with replacing(photo.with_suffix(CAPTION)) as temporary:
                 temporary.write_text(caption, encoding="utf-8")
     files.write_json(settings, folder / SETTINGS_NAME)
+
+
+def _state(folder: Path) -> str:
+    """Words for the files of a data set, by which it is seen that they were changed since."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    stats = [(path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
 def _folder(config: TrainingConfig) -> Path:

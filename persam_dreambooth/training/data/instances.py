@@ -68,8 +68,8 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
     masks = pairs.pair(shapes, mask_folder(config))
     for photo, size in shapes.items():
         pairs.check_size(masks[photo], files.read_mask(masks[photo]).shape, photo, size)
-    known, weight = _segmented(config), config.mask.doubtful_photo_weight
-    excluded = pairs.excluded(shapes, known.values())
+    entries, weight = _segmented(config), config.mask.doubtful_photo_weight
+    known, excluded = _by_digests(entries), pairs.excluded(shapes, entries)
     for reason in excluded.values():
         logger.warning(f"left out: {reason}")
     instances, doubted = [], dict[Path, str]()
@@ -109,11 +109,15 @@ def _prompt(photo: Path, config: TrainingConfig) -> str:
     return config.data.instance_prompt
 
 
-def _segmented(config: TrainingConfig) -> dict[tuple[str, str | None], ManifestEntry]:
-    """What `persam-dreambooth segment` wrote of each photo and mask, by their digests."""
+def _segmented(config: TrainingConfig) -> list[ManifestEntry]:
+    """What `persam-dreambooth segment` wrote of each photo and mask."""
     if not config.mask.masked_loss or not (mask_folder(config).parent / SETTINGS_NAME).exists():
-        return {}
-    entries = read_manifest(mask_folder(config).parent / MANIFEST_NAME)
+        return []
+    return read_manifest(mask_folder(config).parent / MANIFEST_NAME)
+
+
+def _by_digests(entries: Sequence[ManifestEntry]) -> dict[tuple[str, str | None], ManifestEntry]:
+    """Entries by what they are about, whatever the files are called."""
     return {(entry.digest, entry.mask_digest): entry for entry in entries}
 
 
@@ -142,7 +146,7 @@ def describe(
         UserError: the masks' own manifest is damaged.
     """
     output = Path(config.output.output_dir)
-    known = _segmented(config)
+    known = _by_digests(_segmented(config))
     lines = [
         ManifestEntry(relative_path(photo, output), files.digest(photo), error=reason)
         for photo, reason in left_out.items()

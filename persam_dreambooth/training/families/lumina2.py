@@ -42,6 +42,10 @@ class Lumina2(FlowMatching):
         super().place(device, dtype, denoiser_device)
         self.text_encoder.to(torch.bfloat16)
 
+    def checksum(self, part: str) -> str:
+        """See `Family.checksum`; what the text encoder says is handed on in the others' precision."""
+        return super().checksum(part) + (f"-{self.dtype}" if part == "text" else "")
+
     def pipeline(self) -> Any:
         """See `Family.pipeline`; its text encoder has the others' precision, as the pipeline needs."""
         pipeline = super().pipeline()

@@ -12,6 +12,8 @@ from torch.optim import Optimizer
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import OptimizationConfig
 
+POLYNOMIAL_END = 1e-7
+"""Where diffusers' polynomial schedule ends."""
 logger = get_logger(__name__)
 
 
@@ -19,11 +21,15 @@ def check(config: OptimizationConfig) -> None:
     """Refuse, before anything is loaded, what could not be built.
 
     Raises:
-        UserError: an unknown schedule, or an optimizer that is not installed.
+        UserError: an unknown schedule, one that cannot end where it has to, or an optimizer that is not installed.
     """
-    allowed = [kind.value for kind in SchedulerType]
+    allowed = [kind.value for kind in SchedulerType if kind != SchedulerType.PIECEWISE_CONSTANT]  # no flag has its rules
     if config.lr_scheduler not in allowed:
         raise UserError(f"--lr_scheduler {config.lr_scheduler} is unknown; choose one of {', '.join(allowed)}")
+    if config.lr_scheduler == "polynomial" and (config.learning_rate or 0.0) <= POLYNOMIAL_END:
+        raise UserError(
+            f"--lr_scheduler polynomial ends at {POLYNOMIAL_END:g}; --learning_rate {config.learning_rate:g} must be above"
+        )
     _optimizer_class(config)
 
 

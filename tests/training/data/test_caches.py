@@ -136,6 +136,16 @@ def test_prompts_are_kept_by_tokens_and_weights(models, tmp_path):
     assert len(keys(tmp_path / "cache")) == 3
 
 
+def test_prompts_of_another_precision_are_others(pipelines, tmp_path):
+    """Lumina's text encoder is in bf16 whatever the rest is in, and what it says is not."""
+    model = {"pre_compute_text_embeddings": True}
+    for dtype in (torch.float16, torch.float32):
+        config, family = make(pipelines / "lumina2", model, data={"training_cache": str(tmp_path / "cache")})
+        family.place(torch.device("cpu"), dtype)
+        (encoded,) = prepare_prompts(family, config, ["a sks dog"]).values()
+        assert encoded["embeds"].dtype == dtype
+
+
 def test_in_memory_and_on_disk_are_alike(tmp_path):
     tensors = {"a": torch.rand(3, 4), "b": torch.arange(5, dtype=torch.uint8)}
     for cache in (TensorCache(None), TensorCache(tmp_path / "cache")):

@@ -114,6 +114,18 @@ def test_an_excluded_photo_stays_out_when_its_mask_was_changed_since(folder):
     assert trained_on(folder)[0] == ["reference"]
 
 
+def test_an_excluded_photo_stays_out_when_its_twin_does_not(folder):
+    """The same bytes under another name, as albums have them; the manifest knows both."""
+    for there, kind in (("photos", ""), ("out", "masks/")):
+        twin = folder / there / f"{kind}a-dog.png"
+        twin.write_bytes((folder / there / f"{kind}dog.png").read_bytes())
+    entries = read_manifest(folder / "out" / MANIFEST_NAME)
+    twins = [replace(one, photo="../photos/a-dog.png") for one in entries if one.photo == "../photos/dog.png"]
+    review(folder, dog="excluded")
+    write_manifest(folder / "out" / MANIFEST_NAME, [*read_manifest(folder / "out" / MANIFEST_NAME), *twins])
+    assert trained_on(folder)[0] == ["a-dog", "reference"]
+
+
 def test_a_run_of_which_every_photo_was_excluded_is_refused_in_one_line(folder):
     review(folder, **dict.fromkeys(VERDICTS, "excluded"))
     with pytest.raises(UserError, match="every photo was excluded"):

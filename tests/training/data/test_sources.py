@@ -210,6 +210,14 @@ def test_another_data_sets_copy_in_the_output_is_refused(stored, tmp_path):
         dataset_copy.copy(from_dataset(tmp_path, stored[0], caption_column=None, instance_prompt="a sks dog"))
 
 
+def test_the_copy_of_a_data_set_that_was_changed_since_is_refused(stored, tmp_path):
+    folder, originals = stored
+    dataset_copy.copy(from_dataset(tmp_path, folder))
+    save_dataset(folder.parent, originals[:1])
+    with pytest.raises(UserError, match=r"holds another copy \(files differ\)"):
+        dataset_copy.copy(from_dataset(tmp_path, folder))
+
+
 def test_a_run_on_a_data_set_and_one_on_its_photos_are_the_same_run(stored, tmp_path, flags):
     words = {key: value for key, value in flags.items() if not key.startswith("instance_")}
     assert train(words, dataset_name=stored[0], cache_dir=tmp_path / "cache", output_dir="one", **COLUMNS) == 0

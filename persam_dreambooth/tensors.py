@@ -22,9 +22,16 @@ def weights_checksum(model: nn.Module) -> str:
 
 
 def save_beside(tensors: Mapping[str, Tensor], path: Path, words: dict[str, str] | None = None) -> None:
-    """Write tensors, and words as metadata, to a `.safetensors` file that is there whole or not at all."""
+    """Write tensors, and words as metadata, to a `.safetensors` file that is there whole or not at all.
+
+    Raises:
+        OSError: it cannot be written, for which safetensors has an exception of its own.
+    """
     with replacing(path) as temporary:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, words)
+        try:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, words)
+        except SafetensorError as error:
+            raise OSError(f"{path} cannot be written ({error}); check the free space") from error
 
 
 class TensorCache:

@@ -32,6 +32,8 @@ PATHS = (
 )
 NAMES_OR_PATHS = ("pretrained_model_name_or_path", "tokenizer_name", "sam", "dataset_name")
 """Flags that name a file or a folder; and those where it may be a name on the hub as well."""
+ANY_BYTES = {*PATHS, *NAMES_OR_PATHS} - {"output_dir", "training_cache"}
+"""Flags that may be no UTF-8, as file names may; not where safetensors, which refuses them, is to write."""
 
 
 def _refuse_outside(config: object, **bounds: tuple[float, float]) -> None:
@@ -42,6 +44,13 @@ def _refuse_outside(config: object, **bounds: tuple[float, float]) -> None:
             unbounded = "be finite" if value == math.inf else f"be at least {low:g}"
             allowed = unbounded if high == math.inf else f"lie in [{low:g}, {high:g}]"
             raise UserError(f"--{name} {value} must {allowed}")
+
+
+def _refuse_other_bytes(key: str, value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"--{key} {value!a} is no UTF-8; write it so, or choose another") from error
 
 
 def _flag(default: Any, text: str) -> Any:
@@ -342,7 +351,14 @@ class OptimizationConfig:
     def __post_init__(self) -> None:
         counts = ("num_train_epochs", "max_train_steps", "gradient_accumulation_steps", "lr_num_cycles")
         _refuse_outside(self, **dict.fromkeys(counts, (1, math.inf)))
-        amounts = ("learning_rate", "lr_warmup_steps", "adam_weight_decay", "adam_epsilon", "max_grad_norm", "lr_power")
+        amounts = (
+            "learning_rate",
+            "lr_warmup_steps",
+            "adam_weight_decay",
+            "adam_epsilon",
+            "max_grad_norm",
+            "lr_power",
+        )
         _refuse_outside(self, **dict.fromkeys(amounts, (0, math.inf)))
         almost_one = 1 - 1e-9
         _refuse_outside(self, logit_mean=(-1e6, 1e6), logit_std=(1e-6, math.inf), mode_scale=(-1e6, 1e6))
@@ -431,6 +447,9 @@ class TrainingConfig:
     output: OutputConfig
 
     def __post_init__(self) -> None:
+        for key, value in self.flat().items():
+            if key not in ANY_BYTES and isinstance(value, str) and not value.isascii():
+                _refuse_other_bytes(key, value)
         if self.data.image_interpolation_mode is None:
             self.data.image_interpolation_mode = "lanczos" if self.model.use_lora else "bilinear"
         if self.optimization.learning_rate is None:

@@ -17,7 +17,15 @@ from persam_dreambooth.training.loader import build_loader, stream_of
 from persam_dreambooth.training.loop import Training, fit
 from persam_dreambooth.training.output import result
 from persam_dreambooth.training.output.card import Card
-from persam_dreambooth.training.running import checkpoints, distribution, memory, optimization, resuming, tracking, workers
+from persam_dreambooth.training.running import (
+    checkpoints,
+    distribution,
+    memory,
+    optimization,
+    resuming,
+    tracking,
+    workers,
+)
 from persam_dreambooth.training.running.averaging import averaged, build_average
 from persam_dreambooth.training.running.signals import StopSignal
 from persam_dreambooth.training.running.validation import validate

@@ -174,6 +174,12 @@ CASES = {
         {"with_prior_preservation": True, "class_data_dir": "masks", "class_prompt": "a dog"},
         ["--class_data_dir masks holds a subject's photos or masks"],
     ),
+    "prompt that is no UTF-8": (
+        None,
+        {"instance_prompt": "a sks d\udcf6g"},
+        ["--instance_prompt 'a sks d\\udcf6g' is no"],
+    ),
+    "output that is no UTF-8": (None, {"output_dir": "mod\udce8le"}, ["--output_dir 'mod\\udce8le' is no UTF-8"]),
     "tracker": (None, {"report_to": "paper"}, ["--report_to paper is unknown", "tensorboard"]),
     "number": (None, {"max_train_steps": "many"}, ["--max_train_steps", "many"]),
     "choice": (None, {"mask_downsample": "mean"}, ["--mask_downsample", "area"]),
@@ -239,6 +245,16 @@ def test_an_output_folder_that_holds_another_run_is_refused_and_kept(flags, caps
     assert main(["train", *as_words(flags)]) == 2
     assert "output holds another run (precious.txt)" in capsys.readouterr().err
     assert [path.name for path in Path("output").iterdir()] == ["precious.txt"]
+
+
+def test_photos_may_have_names_that_are_no_utf8(flags):
+    Path("photos").rename("ph\udcf6tos")
+    for folder in ("ph\udcf6tos", "masks"):
+        Path(folder, "a.png").rename(Path(folder, "\udce9.png"))
+    Path("ph\udcf6tos/\udce9.txt").write_text("a sks dog")
+    changes = {"instance_data_dir": "ph\udcf6tos", "caption_extension": ".txt"}
+    assert main(["train", "--use_lora", *as_words(flags | changes)]) == 0
+    assert Path("output/README.md").exists()
 
 
 def test_a_checkpoint_of_other_weights_or_a_damaged_one_is_refused(flags, capsys):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import create_repo, upload_folder
+from safetensors import SafetensorError
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME, PIPELINE_INDEX
@@ -16,6 +17,7 @@ from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.local_paths import forget_origin
 from persam_dreambooth.training.output.card import Card
 from persam_dreambooth.training.output.kohya import convert_file
+from persam_dreambooth.training.running.checkpoints import in_words
 from persam_dreambooth.training.running.validation import VALIDATION_FOLDER
 
 LAST_WRITTEN = (PIPELINE_INDEX, LORA_NAME)
@@ -31,9 +33,19 @@ def save_model(family: Family, config: TrainingConfig) -> list[str]:
         The files and folders in it that are the model.
 
     Raises:
-        UserError: kohya's format cannot hold it; the model is written all the same.
+        UserError: it cannot be written; or kohya's format cannot hold it, and the rest is written all the same.
     """
     output = Path(config.output.output_dir)
+    try:
+        return _save_model(family, config, output)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"the model cannot be written ({' '.join(str(error).split())}); {in_words(output)}; check the free space "
+            f"of {output}, then go on with the same command and --resume_from_checkpoint latest"
+        ) from error
+
+
+def _save_model(family: Family, config: TrainingConfig, output: Path) -> list[str]:
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=output) as name:
         beside = Path(name)
         family.save(beside, config.output.skip_save_text_encoder)

@@ -77,7 +77,9 @@ def alone(config: TrainingConfig, start: Path | None) -> Iterator[None]:
             f"another run is at work in --output_dir {output}; wait for its end, or choose another folder"
         ) from error
     try:
-        if choose_start(config) != start:
+        wanted = config.output.resume_from_checkpoint
+        now = checkpoints.choose_checkpoint(output, wanted) if wanted else None
+        if now != start or (not wanted and (output / CONFIG_NAME).exists()):
             raise UserError(f"another run has written into --output_dir {output} meanwhile; begin once more")
         yield
     finally:

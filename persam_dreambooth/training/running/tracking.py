@@ -24,8 +24,12 @@ def log_with(report_to: str) -> list[str] | str | None:
 
 
 def loggable(config: TrainingConfig) -> dict[str, Any]:
-    """The flags as trackers take them: numbers and strings only."""
+    """The flags as trackers take them: numbers and strings of UTF-8 only."""
+    values = {
+        key: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+        for key, value in config.flat().items()
+    }
     return {
         key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
-        for key, value in config.flat().items()
+        for key, value in values.items()
     }

@@ -1,7 +1,13 @@
 """A checkpoint that does not fit on the disk is no end of the run, and nothing of it remains."""
 
+import resource
+import shutil
 from pathlib import Path
 
+import pytest
+import torch
+
+from persam_dreambooth.tensors import TensorCache
 from tests.training.runs import same_weights, train
 
 
@@ -20,3 +26,29 @@ def test_the_run_goes_on_and_the_last_checkpoint_stays(flags, file_limit, caplog
     assert not list(Path("output").glob(".*"))
     name = "pytorch_lora_weights.safetensors"
     assert same_weights(Path("output") / name, Path("whole") / name)
+
+
+@pytest.mark.parametrize("switches", [(), ("--use_lora", "--rank", "64")])
+def test_a_model_that_does_not_fit_ends_the_run_in_one_line_and_is_saved_later(flags, file_limit, capsys, switches):
+    """What is saved last is larger than all before it, checkpoints left aside."""
+    flags |= {"report_to": "none", "max_train_steps": 1, "checkpointing_steps": 1}
+    assert train(flags, *switches) == 0
+    model = "pytorch_lora_weights.safetensors" if switches else "unet"
+    there = Path("output") / model
+    kept = (there if switches else there / "diffusion_pytorch_model.safetensors").read_bytes()
+    there.unlink() if switches else shutil.rmtree(there)
+    file_limit(len(kept) // 2)
+    assert train(flags, *switches, resume_from_checkpoint="latest") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert "the model cannot be written" in line and "the last checkpoint is output/checkpoint-1" in line
+    assert not there.exists() and not list(Path("output").glob(".*"))
+    file_limit(resource.RLIM_INFINITY)
+    assert train(flags, *switches, resume_from_checkpoint="latest") == 0
+    assert (there if switches else there / "diffusion_pytorch_model.safetensors").read_bytes() == kept
+
+
+def test_a_cache_that_does_not_fit_is_said_in_one_line(tmp_path, file_limit):
+    file_limit(1000)
+    with pytest.raises(OSError, match="cannot be written .* check the free space"):
+        TensorCache(tmp_path).put("ab12", {"a": torch.zeros(10_000)})
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

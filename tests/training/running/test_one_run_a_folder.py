@@ -35,8 +35,13 @@ def test_a_run_that_came_meanwhile_is_seen(tmp_path):
     config = configure("model", output={"output_dir": str(tmp_path)})
     start = resuming.choose_start(config)
     config.save(tmp_path)
-    with pytest.raises(UserError, match="holds another run"), resuming.alone(config, start):
+    with pytest.raises(UserError, match="another run has written into"), resuming.alone(config, start):
         pass
+
+
+def test_class_images_may_lie_in_the_output_folder(flags):
+    flags |= {"class_prompt": "a dog", "class_data_dir": "output/class", "num_class_images": 1, "report_to": "none"}
+    assert train(flags, "--use_lora", "--with_prior_preservation", max_train_steps=1) == 0
 
 
 def test_going_back_past_later_checkpoints(flags, capsys):

@@ -174,11 +174,7 @@ CASES = {
         {"with_prior_preservation": True, "class_data_dir": "masks", "class_prompt": "a dog"},
         ["--class_data_dir masks holds a subject's photos or masks"],
     ),
-    "prompt that is no UTF-8": (
-        None,
-        {"instance_prompt": "a sks d\udcf6g"},
-        ["--instance_prompt 'a sks d\\udcf6g' is no"],
-    ),
+    "prompt that is no UTF-8": (None, {"class_prompt": "a d\udcf6g"}, ["--class_prompt 'a d\\udcf6g' is no UTF-8"]),
     "output that is no UTF-8": (None, {"output_dir": "mod\udce8le"}, ["--output_dir 'mod\\udce8le' is no UTF-8"]),
     "tracker": (None, {"report_to": "paper"}, ["--report_to paper is unknown", "tensorboard"]),
     "number": (None, {"max_train_steps": "many"}, ["--max_train_steps", "many"]),

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.training.config import DataConfig, MaskConfig, TrainingConfig
+from persam_dreambooth.training.config import PATHS, DataConfig, MaskConfig, TrainingConfig
 from persam_dreambooth.training.data import dataset_copy
 
 KEYS = (
@@ -51,7 +51,10 @@ def read_concepts(config: TrainingConfig) -> list[TrainingConfig]:
         raise UserError(f"--concepts_list {path} cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(entries, list) or not entries or not all(isinstance(one, dict) for one in entries):
         raise UserError(f"--concepts_list {path} must be a list of entries, each with instance_data_dir and so on")
-    concepts = [_concept(config, entry, f"entry {number} of {path}") for number, entry in enumerate(entries, start=1)]
+    concepts = [
+        _concept(config, entry, f"entry {number} of {path}", path.parent)
+        for number, entry in enumerate(entries, start=1)
+    ]
     names = [folder_name(one) for one in concepts]
     if len(set(names)) < len(names):
         raise UserError(
@@ -80,13 +83,19 @@ def folder_name(concept: TrainingConfig) -> str:
     return Path(str(concept.data.instance_data_dir)).resolve().name if concept.data.concepts_list else ""
 
 
-def _concept(config: TrainingConfig, entry: dict[str, Any], where: str) -> TrainingConfig:
+def _found(name: str, beside: Path) -> str:
+    """A path as it is meant: in the working folder, or else beside the list, which may be read from any folder."""
+    return name if Path(name).exists() or not (beside / name).exists() else str(beside / name)
+
+
+def _concept(config: TrainingConfig, entry: dict[str, Any], where: str, beside: Path) -> TrainingConfig:
     unknown = set(entry) - set(KEYS)
     if unknown:
         raise UserError(f"{where} has an unknown key {sorted(map(str, unknown))[0]!r}; known: {', '.join(KEYS)}")
     odd = [key for key, value in entry.items() if not isinstance(value, int if key == "num_class_images" else str)]
     if odd:
         raise UserError(f"{where}: {odd[0]} cannot be {entry[odd[0]]!r}")
+    entry = {key: _found(value, beside) if key in PATHS else value for key, value in entry.items()}
     of_data = {one.name for one in fields(DataConfig)} & set(entry)
     of_mask = {one.name for one in fields(MaskConfig)} & set(entry)
     try:

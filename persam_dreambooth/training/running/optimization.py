@@ -23,14 +23,14 @@ def check(config: OptimizationConfig) -> None:
     Raises:
         UserError: an unknown schedule, one that cannot end where it has to, or an optimizer that is not installed.
     """
-    allowed = [
-        kind.value for kind in SchedulerType if kind != SchedulerType.PIECEWISE_CONSTANT
-    ]  # no flag has its rules
+    no_rules = SchedulerType.PIECEWISE_CONSTANT  # which no flag could say
+    allowed = [kind.value for kind in SchedulerType if kind != no_rules]
     if config.lr_scheduler not in allowed:
         raise UserError(f"--lr_scheduler {config.lr_scheduler} is unknown; choose one of {', '.join(allowed)}")
     if config.lr_scheduler == "polynomial" and (config.learning_rate or 0.0) <= POLYNOMIAL_END:
         raise UserError(
-            f"--lr_scheduler polynomial ends at {POLYNOMIAL_END:g}; --learning_rate {config.learning_rate:g} must be above"
+            f"--lr_scheduler polynomial ends at {POLYNOMIAL_END:g}; --learning_rate {config.learning_rate:g} must be "
+            "above, or choose another"
         )
     _optimizer_class(config)
 

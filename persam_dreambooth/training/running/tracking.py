@@ -25,11 +25,10 @@ def log_with(report_to: str) -> list[str] | str | None:
 
 def loggable(config: TrainingConfig) -> dict[str, Any]:
     """The flags as trackers take them: numbers and strings of UTF-8 only."""
-    values = {
-        key: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
-        for key, value in config.flat().items()
-    }
-    return {
-        key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
-        for key, value in values.items()
-    }
+    return {key: _loggable(value) for key, value in config.flat().items()}
+
+
+def _loggable(value: Any) -> bool | int | float | str:
+    if isinstance(value, str):  # the path of a file may hold other bytes
+        return value.encode(errors="backslashreplace").decode()
+    return value if isinstance(value, bool | int | float) else json.dumps(value)

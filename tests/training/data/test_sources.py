@@ -77,6 +77,20 @@ def test_each_subject_has_its_own_photos_masks_and_prompts(tmp_path):
     assert [one.data.class_prompt for one in read_concepts(config)] == ["a dog", "a cat"]
 
 
+def test_a_list_of_subjects_is_read_from_any_folder(tmp_path, monkeypatch):
+    """Its paths are those of the working folder, as the flags' are, or else lie beside it."""
+    draw(tmp_path, ["a"])
+    path = tmp_path / "concepts.json"
+    path.write_text(
+        json.dumps([{"instance_data_dir": "photos", "instance_mask_dir": "masks", "class_data_dir": "new"}])
+    )
+    for folder in (tmp_path, tmp_path / "photos"):
+        monkeypatch.chdir(folder)
+        (one,) = read_concepts(configure("model", data={"concepts_list": str(path), "instance_data_dir": None}))
+        (photo,), _ = find_instances(one, SIZES)
+        assert photo.photo.samefile(tmp_path / "photos" / "a.png") and one.data.class_data_dir == "new"
+
+
 @pytest.mark.parametrize(
     ("entries", "says"),
     [

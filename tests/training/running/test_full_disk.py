@@ -49,6 +49,6 @@ def test_a_model_that_does_not_fit_ends_the_run_in_one_line_and_is_saved_later(f
 
 def test_a_cache_that_does_not_fit_is_said_in_one_line(tmp_path, file_limit):
     file_limit(1000)
-    with pytest.raises(OSError, match="cannot be written .* check the free space"):
+    with pytest.raises(OSError, match=r"cannot be written .* check the free space"):
         TensorCache(tmp_path).put("ab12", {"a": torch.zeros(10_000)})
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

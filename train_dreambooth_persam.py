@@ -21,8 +21,7 @@ All flags: `python train_dreambooth_persam.py --help`. From a file: `--config co
 
 import sys
 
-from persam_dreambooth.cli import guarded
-from persam_dreambooth.cli.train import run
+from persam_dreambooth.cli import guarded, verb
 
 if __name__ == "__main__":
-    sys.exit(guarded("train_dreambooth_persam.py", run, sys.argv[1:]))
+    sys.exit(guarded("train_dreambooth_persam.py", verb("train"), sys.argv[1:]))

@@ -36,9 +36,16 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in VERBS:
         print(f"persam-dreambooth: error: no verb {argv[0]!r}; choose one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    # A verb's imports take seconds; --help should not.
-    verb = import_module(f"persam_dreambooth.cli.{MODULES.get(argv[0], argv[0])}")
-    return guarded(f"persam-dreambooth {argv[0]}", verb.run, argv[1:])
+    return guarded(f"persam-dreambooth {argv[0]}", verb(MODULES.get(argv[0], argv[0])), argv[1:])
+
+
+def verb(module: str) -> Callable[[str, list[str]], None]:
+    """What runs a verb, whose imports take seconds: only when asked to, and where Ctrl-C is understood."""
+
+    def run(program: str, argv: list[str]) -> None:
+        import_module(f"persam_dreambooth.cli.{module}").run(program, argv)
+
+    return run
 
 
 def guarded(program: str, run: Callable[[str, list[str]], None], argv: list[str]) -> int:

@@ -103,6 +103,8 @@ def _flags_from(path: Path, known: dict[str, Field[Any]]) -> tuple[list[str], di
             raise UserError(f"{key} in {path} takes one value, not {value!r}")
         if isinstance(value, bool) and "choices" in known[key].metadata:
             value = "yes" if value else "no"  # YAML reads an unquoted no as false
+        elif isinstance(value, bool) and known[key].type is not bool:
+            raise UserError(f"{key} in {path} is read as {str(value).lower()}; write it in quotes if it is a word")
         if takes_several:
             lists[key] = [str(one) for one in (value if isinstance(value, list) else [value])]
         elif value is not None:

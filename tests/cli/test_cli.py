@@ -400,6 +400,22 @@ def test_a_config_value_that_starts_with_a_dash_is_a_value(config):
     assert flags.negative_prompt == "-blurry"
 
 
+def test_a_word_that_yaml_takes_for_true_is_asked_for_in_quotes(config, mistake):
+    line = mistake("train", *config("identifier: on\n"))
+    assert "identifier in" in line and "is read as true; write it in quotes" in line
+
+
+def test_ctrl_c_while_a_verb_is_imported_is_one_line():
+    """An alarm stands for the key: the imports take longer than its tenth of a second."""
+    code = (
+        "import signal, sys; from persam_dreambooth.cli import main; "
+        "signal.signal(signal.SIGALRM, signal.default_int_handler); signal.setitimer(signal.ITIMER_REAL, 0.1); "
+        "sys.exit(main(['train']))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 130 and "Traceback" not in run.stderr and "interrupted" in run.stderr
+
+
 def test_an_unquoted_no_in_a_config_is_the_word_no(config):
     (flags,) = parse([OptimizationConfig], config("mixed_precision: no\n"), "train", "")
     assert flags.mixed_precision == "no"

@@ -85,7 +85,8 @@ def cover(photo: Size, size: Size) -> Size:
 def cover_mask(mask: Tensor, size: Size) -> Tensor:
     """An upright mask of 0 and 1, (H, W) uint8, resized as its photo is; what `draw_crop` and `cut_mask` take."""
     resized = cover((mask.shape[0], mask.shape[1]), size)
-    return F.resize(mask[None], list(resized), v2.InterpolationMode.NEAREST)[0]
+    # "Nearest" alone takes each place's first pixel, and so moves the mask by half a place.
+    return F.resize(mask[None], list(resized), v2.InterpolationMode.NEAREST_EXACT)[0]
 
 
 def _keep(start: int, low: int, high: int, length: int) -> int:

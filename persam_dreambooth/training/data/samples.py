@@ -23,7 +23,7 @@ float32 of 0 and 1, all 1 without a mask; and `crop`, see `Crop.conditioning`.""
 Source = tuple[Path, Path | None, Size]
 """A photo, its mask, and the size of its crops."""
 ReadSample = Callable[[Path, Path | None, Size], Sample]
-VERSION: Final = 1
+VERSION: Final = 2
 """Part of every key; to be raised whenever the same words would mean other samples."""
 
 

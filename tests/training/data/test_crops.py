@@ -103,3 +103,12 @@ def test_batches_are_full_of_one_shape_and_leave_nothing_out(buckets, rounds, si
     seen = Counter(index for batch in batches for index in batch)
     assert set(seen) == set(items)
     assert sum(seen.values()) - len(items) < size * len(set(buckets))  # no more than one batch a shape is filled up
+
+
+def test_a_mask_is_resized_about_its_middle_as_its_photo_is():
+    """Of 5 x 5 pixels the middle one speaks for the crop's; a mirrored mask is the mask, mirrored."""
+    mask = torch.zeros(40, 40, dtype=torch.uint8)
+    mask[13:27, 12:28] = 1
+    resized = cover_mask(mask, (8, 8))
+    assert torch.equal(resized, mask[2::5, 2::5])
+    assert torch.equal(cover_mask(mask.flip(0, 1), (8, 8)), resized.flip(0, 1))

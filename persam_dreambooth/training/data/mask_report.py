@@ -33,6 +33,7 @@ class MaskCheck:
         latent: (h, w) float32 in [0, 1], the latent mask of the resized photo (of its crop with `--center_crop`).
         kept: the least share of the subject, in (0, 1], that any of 16 crops kept.
         inverted: whether it looks as if the background were drawn in it.
+        in_vain: the share of those crops, in [0, 1], whose own latent mask is empty.
     """
 
     photo: Path
@@ -40,6 +41,7 @@ class MaskCheck:
     latent: Tensor
     kept: float
     inverted: bool
+    in_vain: float = 0.0
 
     @property
     def coverage(self) -> float:
@@ -61,7 +63,7 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the GPUs as well
         checks = [_check(one, one.mask, config, cell) for one in instances if one.mask is not None]
-    empty = [one.photo.name for one in checks if one.coverage == 0]
+    empty = [one.photo.name for one in checks if one.coverage == 0 or one.in_vain == 1]
     if empty:
         size = config.data.resolution
         raise UserError(
@@ -77,10 +79,16 @@ def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: in
     resized, shape, center = cover_mask(mask, instance.size), (mask.shape[0], mask.shape[1]), config.data.center_crop
     crops = [draw_crop(shape, instance.size, config.data, resized) for _ in range(1 if center else CROPS)]
     whole = cut_mask(resized, crops[0]) if center else resized[None].float()
-    grid = (max(1, whole.shape[-2] // cell), max(1, whole.shape[-1] // cell))
-    latent = latent_mask(whole[None], grid, config.mask.mask_downsample, config.mask.mask_dilation)[0, 0]
+    latent = _latent(whole, config, cell)
+    in_vain = sum(not _latent(cut_mask(resized, crop), config, cell).any() for crop in crops) / len(crops)
     kept = min(cut_mask(resized, crop).sum().item() for crop in crops) / max(1, resized.sum().item())
-    return MaskCheck(instance.photo, path, latent, kept, _looks_inverted(mask))
+    return MaskCheck(instance.photo, path, latent, kept, _looks_inverted(mask), in_vain)
+
+
+def _latent(mask: Tensor, config: TrainingConfig, cell: int) -> Tensor:
+    """The latent mask, (h, w) float32, of a mask (1, H, W)."""
+    grid = (max(1, mask.shape[-2] // cell), max(1, mask.shape[-1] // cell))
+    return latent_mask(mask[None], grid, config.mask.mask_downsample, config.mask.mask_dilation)[0, 0]
 
 
 def _looks_inverted(mask: Tensor) -> bool:
@@ -100,6 +108,12 @@ def summary(checks: Sequence[MaskCheck]) -> str:
     cut = [f"{one.photo.name} ({one.kept:.0%})" for one in checks if round(one.kept, 2) < 1]
     if cut:
         lines.append(f"some crops are smaller than the subject and keep only a part of it: {', '.join(cut)}")
+    in_vain = [f"{one.photo.name} ({one.in_vain:.0%})" for one in checks if one.in_vain]
+    if in_vain:
+        lines.append(
+            f"warning: some crops train nothing, since no latent cell is the subject's by --mask_downsample: "
+            f"{', '.join(in_vain)}; --mask_downsample area or a --mask_dilation helps"
+        )
     inverted = [one.photo.name for one in checks if one.inverted]
     if inverted:
         lines.append(

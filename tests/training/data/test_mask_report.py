@@ -1,5 +1,7 @@
 """Guards what is told of the masks before the first step: coverage, what crops lose, polarity, nothing empty."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -76,3 +78,13 @@ def test_the_sheet_shows_photo_and_latent_mask_side_by_side(tmp_path):
     assert (tmp_path / "many" / MASKS_NAME).read_bytes() == (tmp_path / "limit" / MASKS_NAME).read_bytes()
     save_sheet([], tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_crops_that_would_train_nothing_are_told_of(tmp_path):
+    """One whole cell of 8 pixels in the photo's grid; the crops' grids begin elsewhere."""
+    photo = replace(instance(tmp_path, "thin", (16, 24), (40, 48), (32, 96)), size=(32, 32))
+    checks = check_masks([photo], configure("model", data={"resolution": 32}, mask={"mask_downsample": "min"}), 8)
+    assert checks[0].coverage > 0 and 0 < checks[0].in_vain < 1
+    assert "some crops train nothing" in summary(checks) and "thin.png (" in summary(checks)
+    (area,) = check([photo])
+    assert area.in_vain == 0 and "nothing" not in summary([area])

@@ -63,6 +63,9 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
         photo: InstancePhoto(photo, None, nearest_bucket((height, width), sizes), _prompt(photo, config))
         for photo, (width, height) in shapes.items()
     }
+    ending = config.data.caption_extension
+    if ending and not any(photo.with_suffix(ending).is_file() for photo in plain):
+        logger.warning(f"no photo in {config.data.instance_data_dir} has a caption that ends in {ending}")
     if not config.mask.masked_loss:
         return list(plain.values()), left_out
     masks = pairs.pair(shapes, mask_folder(config))

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.running.signals import SIGNALS
 
+ENDED = ("exited unexpectedly", "killed by signal", "out of shared memory")
+"""What torch says of workers that the system ended."""
+
 
 def begin_worker(_: int) -> None:
     """A data loader's `worker_init_fn`: its workers live until the training has finished its step."""
@@ -31,9 +34,20 @@ def _end() -> None:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Say a worker's UserError, which torch hands on with the worker's traceback, in its own line."""
+    """Say in one line what ended a worker.
+
+    Raises:
+        UserError: the worker's own, which torch hands on with its traceback; or that it was ended from outside.
+    """
     try:
         yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error) or not any(words in str(error) for words in ENDED):
+            raise
+        raise UserError(
+            f"a process that reads photos was ended ({str(error).splitlines()[0]}), as systems do that run out of "
+            "memory or shared memory; take fewer --dataloader_num_workers, or 0"
+        ) from error
     except UserError as error:
         words = str(error).strip()
         if "\n" not in words:

@@ -77,6 +77,15 @@ def test_each_subject_has_its_own_photos_masks_and_prompts(tmp_path):
     assert [one.data.class_prompt for one in read_concepts(config)] == ["a dog", "a cat"]
 
 
+def test_captions_that_nobody_has_are_told_of(tmp_path, caplog):
+    PartialState()  # Accelerate's logger asks it which process this is
+    draw(tmp_path, ["a"])
+    (tmp_path / "photos" / "a.txt").write_text("a sks dog on a table")
+    for ending, told in ((".txt", False), (".text", True)):
+        find_instances(flagged(tmp_path, instance_data_dir=str(tmp_path / "photos"), caption_extension=ending), SIZES)
+        assert ("has a caption that ends in .text" in caplog.text) == told
+
+
 def test_a_list_of_subjects_is_read_from_any_folder(tmp_path, monkeypatch):
     """Its paths are those of the working folder, as the flags' are, or else lie beside it."""
     draw(tmp_path, ["a"])

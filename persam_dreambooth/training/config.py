@@ -15,6 +15,7 @@ import yaml
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import CONFIG_NAME
+from persam_dreambooth.photos.names import is_text
 from persam_dreambooth.replacing import replacing
 from persam_dreambooth.training.local_paths import without_folders
 
@@ -44,13 +45,6 @@ def _refuse_outside(config: object, **bounds: tuple[float, float]) -> None:
             unbounded = "be finite" if value == math.inf else f"be at least {low:g}"
             allowed = unbounded if high == math.inf else f"lie in [{low:g}, {high:g}]"
             raise UserError(f"--{name} {value} must {allowed}")
-
-
-def _refuse_other_bytes(key: str, value: str) -> None:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"--{key} {value!a} is no UTF-8; write it so, or choose another") from error
 
 
 def _flag(default: Any, text: str) -> Any:
@@ -448,8 +442,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for key, value in self.flat().items():
-            if key not in ANY_BYTES and isinstance(value, str) and not value.isascii():
-                _refuse_other_bytes(key, value)
+            if key not in ANY_BYTES and isinstance(value, str) and not is_text(value):
+                raise UserError(f"--{key} {value!a} is no UTF-8; write it so, or choose another")
         if self.data.image_interpolation_mode is None:
             self.data.image_interpolation_mode = "lanczos" if self.model.use_lora else "bilinear"
         if self.optimization.learning_rate is None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
-    DistributedType,
     InitProcessGroupKwargs,
     ProjectConfiguration,
 )
@@ -94,7 +93,7 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
             project_dir=str(output), logging_dir=str(output / config.output.logging_dir)
         ),
     )
-    fsdp = accelerator.state.fsdp_plugin if accelerator.distributed_type == DistributedType.FSDP else None
+    fsdp = accelerator.state.fsdp_plugin if distribution.shares_weights(accelerator) else None
     distribution.check(config, accelerator.state.deepspeed_plugin, fsdp)
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError("--mixed_precision fp16 needs a GPU; on a CPU take bf16 or no")

@@ -11,22 +11,38 @@ from safetensors import safe_open
 from persam_dreambooth.cli import main
 
 ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "train_dreambooth_persam.py"
 NAMES = ("00", "01", "02")
 
 
+def as_words(flags):
+    """Flags as a command line has them; those that are None are left out."""
+    return [word for key, value in flags.items() if value is not None for word in (f"--{key}", str(value))]
+
+
 def train(flags, *switches, **more):
-    words = [word for key, value in (flags | more).items() if value is not None for word in (f"--{key}", str(value))]
-    return main(["train", *words, *switches])
+    return main(["train", *as_words(flags | more), *switches])
 
 
 def launch(processes, flags, *switches):
     """Run the script itself on so many CPU processes; `accelerate launch --cpu` would start one only."""
-    words = [word for key, value in flags.items() if value is not None for word in (f"--{key}", str(value))]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [*torchrun, str(ROOT / "train_dreambooth_persam.py"), *switches, *words]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [*torchrun, str(SCRIPT), *switches, *as_words(flags)]
+    return _run(command, os.environ)
+
+
+def accelerate_launch(config, flags, *switches, script=SCRIPT, launcher=()):
+    """Run a script by `accelerate launch` with one of the files of configs/accelerate/."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *launcher]
+    file = ["--config_file", str(ROOT / "configs/accelerate" / config)]
+    environment = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
+    return _run([*launch, *file, str(script), *switches, *as_words(flags)], environment)
+
+
+def _run(command, environment):
+    environment = environment | {"PYTHONPATH": str(ROOT)}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.returncode == 0, run.stderr[-6000:]
     return run.stdout
 
 

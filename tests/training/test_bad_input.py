@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from persam_dreambooth.cli import main
 from random_models import random_stable_diffusion
+from tests.training.runs import as_words
 
 
 @pytest.fixture
@@ -34,10 +35,6 @@ def flags(models, tmp_path, monkeypatch):
         "resolution": 32,
         "max_train_steps": 1,
     }
-
-
-def as_words(flags):
-    return [word for key, value in flags.items() for word in (f"--{key}", str(value))]
 
 
 def write_config(text):
@@ -224,10 +221,7 @@ def test_one_line_says_it_and_nothing_is_written(name, flags, capsys):
     before, changes, words = CASES[name]
     if before:
         before()
-    given = [
-        word for key, value in (flags | changes).items() if value is not None for word in (f"--{key}", str(value))
-    ]
-    assert main(["train", *given]) == 2
+    assert main(["train", *as_words(flags | changes)]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert len(lines) == 1 and lines[0].startswith("persam-dreambooth train: error: ")
     assert all(word in lines[0] for word in words), lines[0]
@@ -270,7 +264,6 @@ def test_a_checkpoint_of_other_weights_or_a_damaged_one_is_refused(flags, capsys
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoints(flags, capsys):
-    given = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
     wild = [
         "--learning_rate",
         "1e30",
@@ -281,6 +274,6 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoints(flags,
         "--checkpointing_steps",
         "1",
     ]
-    assert main(["train", *given, *wild]) == 2
+    assert main(["train", *as_words(flags), *wild]) == 2
     assert "lower --learning_rate" in capsys.readouterr().err
     assert Path("output/checkpoint-1/progress.json").exists() and not Path("output/model_index.json").exists()

@@ -78,10 +78,11 @@ def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: in
     mask = read_mask(path)
     resized, shape, center = cover_mask(mask, instance.size), (mask.shape[0], mask.shape[1]), config.data.center_crop
     crops = [draw_crop(shape, instance.size, config.data, resized) for _ in range(1 if center else CROPS)]
-    whole = cut_mask(resized, crops[0]) if center else resized[None].float()
+    cuts = [cut_mask(resized, crop) for crop in crops]
+    whole = cuts[0] if center else resized[None].float()
     latent = _latent(whole, config, cell)
-    in_vain = sum(not _latent(cut_mask(resized, crop), config, cell).any() for crop in crops) / len(crops)
-    kept = min(cut_mask(resized, crop).sum().item() for crop in crops) / max(1, resized.sum().item())
+    in_vain = sum(not _latent(cut, config, cell).any() for cut in cuts) / len(cuts)
+    kept = min(cut.sum().item() for cut in cuts) / max(1, resized.sum().item())
     return MaskCheck(instance.photo, path, latent, kept, _looks_inverted(mask), in_vain)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import gather_object
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -18,6 +18,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.replacing import UNFINISHED
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.running.averaging import load_average, save_average
+from persam_dreambooth.training.running.distribution import shares_weights
 
 PREFIX = "checkpoint-"
 PROGRESS_NAME = "progress.json"
@@ -51,7 +52,7 @@ def register(accelerator: Accelerator, family: Family, average: EMAModel | None)
 
     Not with FSDP, whose shares Accelerate gathers into a format of its own before it asks anyone.
     """
-    if accelerator.distributed_type == DistributedType.FSDP:
+    if shares_weights(accelerator):
         return
 
     def save(models: list[torch.nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:

@@ -69,14 +69,19 @@ def _check_fsdp(plugin: FullyShardedDataParallelPlugin) -> None:
         )
 
 
+def shares_weights(accelerator: Accelerator) -> bool:
+    """Whether no process has all weights: with FSDP."""
+    return accelerator.distributed_type == DistributedType.FSDP
+
+
 def waiting_room(accelerator: Accelerator) -> torch.device:
     """Where the denoiser waits for Accelerate: with FSDP on the CPU, since no GPU need hold the whole of it."""
-    return torch.device("cpu") if accelerator.distributed_type == DistributedType.FSDP else accelerator.device
+    return torch.device("cpu") if shares_weights(accelerator) else accelerator.device
 
 
 def begin_alike(parameters: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
     """Give all processes the first one's new adapters, since their random numbers differ; DDP does so by itself."""
-    if accelerator.distributed_type == DistributedType.FSDP:
+    if shares_weights(accelerator):
         broadcast([one.data for one in parameters])
 
 
@@ -89,7 +94,7 @@ def whole(family: Family, accelerator: Accelerator, config: TrainingConfig) -> F
     Returns:
         The family; None in every process but the first.
     """
-    if accelerator.distributed_type != DistributedType.FSDP:
+    if not shares_weights(accelerator):
         return family if accelerator.is_main_process else None
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     weights = {name: get_model_state_dict(part, options=options) for name, part in family.trained().items()}

@@ -42,12 +42,13 @@ def choose_start(config: TrainingConfig) -> Path | None:
     wanted = config.output.resume_from_checkpoint
     chosen = checkpoints.choose_checkpoint(output, wanted) if wanted else None
     if chosen is not None:
-        _check_same(config, HELD)
-        _check_base(config)
+        before = _saved(config)
+        _check_same(before, config, HELD)
+        _check_base(before, config)
     elif wanted and CONFIG_NAME in held:
         _check_unfinished(output)
         other = {one.name for group in (ValidationConfig, OutputConfig) for one in fields(group)}
-        _check_same(config, (name for name in config.flat() if name not in other))
+        _check_same(_saved(config), config, (name for name in config.flat() if name not in other))
     elif held:
         go_on = "go on with it by --resume_from_checkpoint latest" if CONFIG_NAME in held else "delete it"
         raise UserError(
@@ -95,9 +96,9 @@ def _check_unfinished(output: Path) -> None:
         )
 
 
-def _check_same(config: TrainingConfig, names: Iterable[str]) -> None:
-    """Refuse to go on with a run whose flags of these names were others."""
-    before, now = _saved(config), config.to_save()
+def _check_same(before: dict[str, Any], config: TrainingConfig, names: Iterable[str]) -> None:
+    """Refuse to go on with a run whose flags, `before`, of these names were others."""
+    now = config.to_save()
     # A flag that the saved run did not know yet had, in effect, its default.
     defaults: dict[str, Any] = {one.name: one.default for group in GROUPS for one in fields(group)}
     for name in names if before else ():
@@ -106,10 +107,10 @@ def _check_same(config: TrainingConfig, names: Iterable[str]) -> None:
             raise _other(config, name, was, now[name])
 
 
-def _check_base(config: TrainingConfig) -> None:
+def _check_base(before: dict[str, Any], config: TrainingConfig) -> None:
     """The same of the base model, of which only the name counts: it may have been moved."""
     name = "pretrained_model_name_or_path"
-    was, now = _saved(config).get(name), str(config.to_save()[name])
+    was, now = before.get(name), str(config.to_save()[name])
     if was and Path(was).name != Path(now).name:
         raise _other(config, name, was, now)
 

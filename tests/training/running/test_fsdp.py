@@ -1,9 +1,6 @@
 """FSDP on two CPU processes: weights of one process with twice the accumulation, and runs that can be gone on with."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.parity.diffusers_cases import logged_losses
-from tests.training.runs import ROOT, same_weights, train
+from tests.training.runs import accelerate_launch, same_weights, train
 
 LORA = "pytorch_lora_weights.safetensors"
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -19,14 +16,11 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 
 def launch(flags, *switches):
     """Two processes, by Accelerate's own launcher and the project's file for it, on CPUs and in float32."""
-    words = [word for key, value in flags.items() if value is not None for word in (f"--{key}", str(value))]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--mixed_precision", "no"]
-    file = ["--config_file", str(ROOT / "configs/accelerate/fsdp.yaml"), "--main_process_port", "0"]
-    script = [str(Path(__file__).with_name("fsdp_on_cpus.py")), *words, *switches]
-    environment = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
-    environment |= {"PYTHONPATH": str(ROOT)}
-    run = subprocess.run([*launcher, *file, *script], env=environment, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-6000:]
+    script, launcher = (
+        Path(__file__).with_name("fsdp_on_cpus.py"),
+        ("--mixed_precision", "no", "--main_process_port", "0"),
+    )
+    accelerate_launch("fsdp.yaml", flags, *switches, script=script, launcher=launcher)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.runs import ROOT, same_weights, train
+from tests.training.runs import ROOT, SCRIPT, as_words, same_weights, train
 
 EVERYTHING = {  # 3 photos, one a batch, two batches a step: the second step of an epoch has one batch only
     "max_train_steps": 5,
@@ -31,8 +31,7 @@ WEIGHTS = "pytorch_lora_weights.safetensors"
 
 def start(flags, *switches, launcher=(), **keywords):
     """The script itself in a process of its own, or in several by a launcher."""
-    words = [word for key, value in flags.items() if value is not None for word in (f"--{key}", str(value))]
-    command = [sys.executable, *launcher, str(ROOT / "train_dreambooth_persam.py"), *switches, *words]
+    command = [sys.executable, *launcher, str(SCRIPT), *switches, *as_words(flags)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keywords)
 

@@ -1,8 +1,5 @@
 """The files for `accelerate launch --config_file`, by Accelerate's own classes; what cannot be saved is refused."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +8,7 @@ from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataP
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.running.distribution import check
-from tests.training.runs import ROOT
+from tests.training.runs import ROOT, accelerate_launch
 from tests.training.small import make
 
 FOLDER = ROOT / "configs" / "accelerate"
@@ -41,12 +38,7 @@ def test_accelerate_reads_it(name):
 
 def test_a_run_through_accelerate_launch(flags):
     flags |= {"max_train_steps": 1, "report_to": "none"}
-    words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FOLDER / "cpu.yaml")]
-    environment = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
-    command = [*launch, str(ROOT / "train_dreambooth_persam.py"), "--use_lora", *words]
-    run = subprocess.run(command, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-3000:]
+    accelerate_launch("cpu.yaml", flags, "--use_lora")
     assert Path("output/pytorch_lora_weights.safetensors").exists()
 
 

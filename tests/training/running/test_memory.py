@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from persam_dreambooth.training.running.memory import savings
-from tests.training.runs import ROOT
+from tests.training.runs import ROOT, as_words
 from tests.training.small import make
 
 LIMITED = """
@@ -24,8 +24,7 @@ sys.exit(main(["train", *sys.argv[1:]]))
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
 def test_an_exhausted_computer_names_what_helps(flags):
     flags = flags | {"resolution": 512, "train_batch_size": 3, "report_to": "none"}
-    words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
-    command = [sys.executable, "-c", LIMITED, *words, "--gradient_checkpointing"]
+    command = [sys.executable, "-c", LIMITED, *as_words(flags), "--gradient_checkpointing"]
     run = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert run.returncode == 2, run.stderr[-3000:]
     (line,) = [line for line in run.stderr.splitlines() if "error:" in line]

@@ -15,8 +15,9 @@ WORDS = (
     "out of memory",
     "bad_alloc",
     "could not create a primitive",
+    "can't start new thread",
 )
-"""What torch's CPU allocator, drivers and oneDNN (the last one) say in a plain RuntimeError."""
+"""What torch's CPU allocator, drivers, oneDNN and Python (the last two) say in a plain RuntimeError."""
 
 
 @contextmanager
@@ -24,16 +25,16 @@ def explained(config: TrainingConfig) -> Iterator[None]:
     """Turn an exhausted GPU or computer into a UserError that names the flags which need less."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _advice(config) from error
-    except RuntimeError as error:
-        if not any(words in str(error).lower() for words in WORDS):
+    except (MemoryError, RuntimeError, UserError) as error:
+        if not any(_exhausted(one) for one in (error, error.__cause__)):  # the cause of what cannot be loaded
             raise
-        raise _advice(config) from error
+        raise UserError(f"out of memory; what needs less: {', '.join(savings(config))}") from error
 
 
-def _advice(config: TrainingConfig) -> UserError:
-    return UserError(f"out of memory; what needs less: {', '.join(savings(config))}")
+def _exhausted(error: BaseException | None) -> bool:
+    if isinstance(error, RuntimeError) and any(words in str(error).lower() for words in WORDS):
+        return True
+    return isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def savings(config: TrainingConfig) -> list[str]:

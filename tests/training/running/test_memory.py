@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-from persam_dreambooth.training.running.memory import savings
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.families.loading import naming
+from persam_dreambooth.training.running.memory import explained, savings
 from tests.training.runs import ROOT, as_words
 from tests.training.small import make
 
@@ -31,6 +33,14 @@ def test_an_exhausted_computer_names_what_helps(flags):
     assert "out of memory; what needs less: " in line and "--use_lora" in line and "--resolution 256" in line
     assert "--train_batch_size 1 --gradient_accumulation_steps 3" in line
     assert "--gradient_checkpointing" not in line and "Traceback" not in run.stderr
+
+
+def test_a_part_that_does_not_fit_while_it_is_loaded_is_out_of_memory_too(models):
+    config, _ = make(models / "stable-diffusion")
+    with pytest.raises(UserError, match="out of memory; what needs less"), explained(config), naming("the unet of x"):
+        raise RuntimeError("can't start new thread")
+    with pytest.raises(UserError, match="the unet of x cannot be loaded"), explained(config), naming("the unet of x"):
+        raise RuntimeError("no such layer")
 
 
 def test_what_is_on_already_is_not_advised(models):

@@ -16,11 +16,9 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 
 def launch(flags, *switches):
     """Two processes, by Accelerate's own launcher and the project's file for it, on CPUs and in float32."""
-    script, launcher = (
-        Path(__file__).with_name("fsdp_on_cpus.py"),
-        ("--mixed_precision", "no", "--main_process_port", "0"),
-    )
-    accelerate_launch("fsdp.yaml", flags, *switches, script=script, launcher=launcher)
+    settings = ("--mixed_precision", "no", "--main_process_port", "0")
+    script = Path(__file__).with_name("fsdp_on_cpus.py")
+    accelerate_launch("fsdp.yaml", flags, *switches, script=script, launcher=settings)
 
 
 @pytest.fixture

@@ -1,32 +1,51 @@
-"""Dataclasses to flags and YAML keys: one reading for every verb, every mistake one line."""
+"""Dataclasses to flags and YAML keys: one reading for every verb, every mistake one line.
+
+The flags are those that transformers' `HfArgumentParser` would make. It is not used, since importing transformers
+takes most of the second in which `--help` has to answer.
+"""
 
 import difflib
-from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, Namespace, _StoreFalseAction
-from dataclasses import Field, fields
+import os
+import re
+from argparse import (
+    SUPPRESS,
+    Action,
+    ArgumentDefaultsHelpFormatter,
+    ArgumentParser,
+    ArgumentTypeError,
+    Namespace,
+    _ArgumentGroup,
+)
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any, NoReturn, cast
-
-import yaml
-from transformers import HfArgumentParser
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.yaml_files import read_yaml
+
+LONGEST = 300
+"""Characters of an error that quotes what was given."""
+YES, NO = ("yes", "true", "t", "y", "1", "on"), ("no", "false", "f", "n", "0", "off")
 
 
-class Parser(HfArgumentParser):
-    """transformers' parser, with errors of one line."""
+class Parser(ArgumentParser):
+    """argparse with errors of one line."""
 
     def error(self, message: str) -> NoReturn:
         """Refuse a value of the wrong kind."""
-        raise UserError(f"{message}; see --help")
+        message = re.sub(r"^argument (--\w+)[^:]*", r"\1", message)
+        raise UserError(f"{message if len(message) <= LONGEST else message[:LONGEST] + '...'}; see --help")
 
 
 class HelpFormatter(ArgumentDefaultsHelpFormatter):
-    """Each flag in one spelling, with its default where it has one."""
+    """Each flag in one spelling, with its default where it has one; the description's lines stay as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in text.splitlines())
 
     def _get_help_string(self, action: Action) -> str:
         text = action.help or ""
-        if isinstance(action, _StoreFalseAction):
-            return f"the opposite of --{action.dest}"
         if action.default in (None, SUPPRESS, []) or (action.const is True and action.default is False):
             return text
         return f"{text} (default: {'on' if action.default is True else action.default})"
@@ -39,7 +58,14 @@ class HelpFormatter(ArgumentDefaultsHelpFormatter):
         return flag if switch else f"{flag} {self._format_args(action, action.dest.upper().rstrip('_'))}"
 
 
-def parse(groups: list[type], argv: list[str], program: str, description: str) -> list[Any]:
+def parse(
+    groups: list[type],
+    argv: list[str],
+    program: str,
+    description: str,
+    essential: Sequence[str] = (),
+    example: str = "",
+) -> list[Any]:
     """Read flags, and `--config FILE.yaml` below them, into dataclasses.
 
     A flag wins over the file. A key of the file is a flag's name without the dashes; its value
@@ -50,33 +76,100 @@ def parse(groups: list[type], argv: list[str], program: str, description: str) -
         argv: the arguments, without the program.
         program: how the user called it, for help and errors.
         description: one line for the help.
+        essential: names of the flags that the help lists first, in this order.
+        example: flags of a first call, for the help.
 
     Raises:
         UserError: an unknown flag or key, a value of the wrong kind, or whatever a dataclass's
             `__post_init__` refuses.
     """
+    parser = _build_parser(groups, program, description, essential, example)
+    first = Parser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    config = first.parse_known_args(argv)[0].config
+    # `from` is a word of Python: its field is `from_`.
+    known = {flag.name.rstrip("_"): flag for group in groups for flag in fields(group)}
+    settings, lists = _flags_from(Path(config), known) if config else ([], {})
+    if config:
+        _refuse_wrong_kinds(parser, settings, config)
+    parser.set_defaults(**lists)
+    namespace, unknown = parser.parse_known_args([*settings, *argv])
+    if unknown:
+        raise UserError(_unknown(unknown[0], list(known)))
+    try:
+        return [_build(group, namespace) for group in groups]
+    except UserError as error:
+        raise UserError(f"{error}{_origin(str(error), config, settings, argv)}") from error
+
+
+def _build_parser(
+    groups: list[type], program: str, description: str, essential: Sequence[str], example: str
+) -> Parser:
     parser = Parser(
-        cast(Any, groups),
         prog=program,
         usage=f"{program} [--config FILE.yaml] [flags]",
-        description=description,
+        description=f"{description}\n\nexample:\n  {program} {example}" if example else description,
         allow_abbrev=False,
         formatter_class=HelpFormatter,
     )
     parser.add_argument("--config", metavar="FILE.yaml", help="a YAML file of flags; flags given here win")
-    first = Parser([], add_help=False, allow_abbrev=False)
-    first.add_argument("--config")
-    config = first.parse_known_args(argv)[0].config
-    # `from` is a word of Python: its field is `from_`.
-    known = {one.name.rstrip("_"): one for group in groups for one in fields(group)}
-    names = list(known)
-    settings, lists = _flags_from(Path(config), known) if config else ([], {})
-    parser.set_defaults(**lists)
-    namespace, unknown = parser.parse_known_args([*settings, *argv])
-    if unknown:
-        flag = unknown[0].partition("=")[0]  # its value may be a misspelt flag's secret
-        raise UserError(f"unknown argument {flag}{_did_you_mean(flag.lstrip('-'), names, '--')}")
-    return [_build(group, namespace) for group in groups]
+    flags = {flag.name: (flag, kind) for group in groups for flag, kind in _typed(group)}
+    if essential:
+        section = parser.add_argument_group("the flags that matter most")
+        for name in essential:
+            _add_flag(section, *flags[name])
+    for group in groups:
+        section = parser.add_argument_group(getattr(group, "_argument_group_name", "more flags"))
+        for flag, kind in _typed(group):
+            if flag.name not in essential:
+                _add_flag(section, flag, kind)
+    return parser
+
+
+def _typed(group: type) -> list[tuple[Field[Any], Any]]:
+    """A dataclass's fields, each with its type; of `X | None` the X."""
+    hints = get_type_hints(group)
+    kinds = {name: [part for part in get_args(hint) if part is not type(None)] for name, hint in hints.items()}
+    optional = {name for name, hint in hints.items() if type(None) in get_args(hint)}
+    return [(one, kinds[one.name][0] if one.name in optional else hints[one.name]) for one in fields(group)]
+
+
+def _add_flag(section: _ArgumentGroup, flag: Field[Any], kind: Any) -> None:
+    """One field as a flag, in both spellings; a switch that is on has an opposite."""
+    default = flag.default if flag.default_factory is MISSING else flag.default_factory()
+    shared: dict[str, Any] = {"default": default, "help": flag.metadata.get("help"), "dest": flag.name}
+    spellings = [f"--{flag.name}", f"--{flag.name.replace('_', '-')}"]
+    if kind is bool:
+        section.add_argument(*spellings, type=_switch, nargs="?", const=True, **shared)
+        if default is True:
+            opposite = [f"--no_{flag.name}", f"--no-{flag.name.replace('_', '-')}"]
+            text = f"the opposite of --{flag.name}"
+            section.add_argument(*opposite, action="store_false", dest=flag.name, default=SUPPRESS, help=text)
+    elif get_origin(kind) is Literal:
+        section.add_argument(*spellings, choices=get_args(kind), **shared)
+    elif get_origin(kind) is list:
+        section.add_argument(*spellings, type=get_args(kind)[0], nargs="+", **shared)
+    else:
+        section.add_argument(*spellings, type=NUMBERS.get(kind, kind), **shared)
+
+
+def _switch(word: str) -> bool:
+    if word.lower() not in (*YES, *NO):
+        raise ArgumentTypeError(f"{word!r} is neither yes nor no; give the flag alone, or true or false")
+    return word.lower() in YES
+
+
+def _number(kind: type, words: str) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError as error:
+            raise ArgumentTypeError(f"{text!r} is not {words}") from error
+
+    return read
+
+
+NUMBERS: dict[type, Callable[[str], Any]] = {int: _number(int, "a whole number"), float: _number(float, "a number")}
 
 
 def _build(group: type, namespace: Namespace) -> Any:
@@ -85,12 +178,7 @@ def _build(group: type, namespace: Namespace) -> Any:
 
 def _flags_from(path: Path, known: dict[str, Field[Any]]) -> tuple[list[str], dict[str, list[str]]]:
     """A YAML file as the flags it stands for, and apart from them those with several values."""
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"no config at {path}; check the path") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"the config {path} is no readable YAML ({' '.join(str(error).split())})") from error
+    settings = read_yaml(path, "config")
     if not isinstance(settings, dict):
         raise UserError(f"the config {path} must be lines of `key: value`, one for each flag")
     flags: list[str] = []
@@ -105,11 +193,44 @@ def _flags_from(path: Path, known: dict[str, Field[Any]]) -> tuple[list[str], di
             value = "yes" if value else "no"  # YAML reads an unquoted no as false
         elif isinstance(value, bool) and known[key].type is not bool:
             raise UserError(f"{key} in {path} is read as {str(value).lower()}; write it in quotes if it is a word")
+        words = [str(word) for word in (value if isinstance(value, list) else [value])]
+        if not all(map(_can_be_an_argument, words)):
+            raise UserError(f"{key} in {path} holds characters that no command line can hold, such as NUL; remove them")
         if takes_several:
-            lists[key] = [str(one) for one in (value if isinstance(value, list) else [value])]
+            lists[key] = words
         elif value is not None:
             flags.append(f"--{key}={value}")
     return flags, lists
+
+
+def _can_be_an_argument(word: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(word)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+
+
+def _refuse_wrong_kinds(parser: Parser, settings: list[str], config: str) -> None:
+    try:
+        parser.parse_known_args(settings)
+    except UserError as error:
+        raise UserError(f"in {config}: {error}") from error
+
+
+def _origin(message: str, config: str | None, settings: list[str], argv: list[str]) -> str:
+    """Where the first flag that an error names was set, if that was the config alone."""
+    named = re.search(r"--\w+", message)
+    given = {word.partition("=")[0].replace("-", "_") for word in argv}
+    if config is None or named is None or named[0].replace("-", "_") in given:
+        return ""
+    return f" ({named[0]} stands in {config})" if any(one.startswith(f"{named[0]}=") for one in settings) else ""
+
+
+def _unknown(word: str, names: list[str]) -> str:
+    flag = word.partition("=")[0]  # its value may be a misspelt flag's secret
+    if not flag.startswith("-"):
+        return f"unknown argument {flag!r}; a value that holds blanks stands in quotes, such as \"a sks dog\""
+    return f"unknown argument {flag}{_did_you_mean(flag.lstrip('-'), names, '--')}"
 
 
 def _did_you_mean(word: str, names: list[str], prefix: str) -> str:

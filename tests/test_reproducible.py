@@ -1,0 +1,51 @@
+"""The same numbers give the same bits, wherever they lie in memory: what "resumed equals uninterrupted" rests on."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+ASK_MKL = """
+import persam_dreambooth, torch
+torch.ones(64, 64) @ torch.ones(64, 64)
+"""
+
+
+def asked(**environment):
+    """What MKL prints of each call that it gets."""
+    inherited = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK_MKL],
+        env=inherited | {"MKL_VERBOSE": "1"} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this build of torch has no MKL to be told")
+def test_importing_the_package_makes_mkl_reproducible():
+    assert "CNR:AUTO" in asked()
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this build of torch has no MKL to be told")
+def test_what_the_user_chose_for_mkl_stays():
+    assert "CNR:COMPATIBLE" in asked(MKL_CBWR="COMPATIBLE")
+
+
+@pytest.mark.parametrize("shape", [(77, 64, 33), (5, 1000, 7), (256, 96, 256)], ids=str)
+def test_a_product_does_not_depend_on_its_operands_place_in_memory(shape):
+    rows, inner, columns = shape
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(rows, inner, generator=generator), torch.randn(inner, columns, generator=generator)
+
+    def moved(matrix, by):
+        room = torch.empty(matrix.numel() + 16)[by : by + matrix.numel()].view_as(matrix)
+        return room.copy_(matrix)
+
+    expected = left @ right
+    for by in range(16):
+        assert torch.equal(moved(left, by) @ moved(right, by), expected), f"moved by {4 * by} bytes"

@@ -1,4 +1,16 @@
-"""The exceptions that are said in one line: what the user can mend, and a signal that ended the work."""
+"""What is said in one line: errors that the user can mend, a signal that ended the work, memory that ran out."""
+
+import re
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would obey: control characters, line ends among them, and changes of direction.
+
+    File names and files of strangers end up in messages, and may hold any of these.
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class UserError(ValueError):
@@ -7,6 +19,9 @@ class UserError(ValueError):
     The message is one line: what was given, what is allowed, what to do. Command lines print
     it and exit with code 2; library callers catch it as the `ValueError` it is.
     """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(printable(str(message)))
 
 
 class Stopped(Exception):
@@ -19,3 +34,22 @@ class Stopped(Exception):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+_OUT_OF_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "could not create a primitive",
+    "can't start new thread",
+)
+"""What torch's CPU allocator, drivers, oneDNN and Python (the last two) say in a plain RuntimeError."""
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error says that a GPU or the computer has no memory left; torch's own is a RuntimeError too."""
+    if isinstance(error, RuntimeError):
+        return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+    return isinstance(error, MemoryError)

@@ -1,5 +1,6 @@
 """The command line: `persam-dreambooth VERB`, one file a verb."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from importlib import import_module
 from io import TextIOWrapper
 
 from persam_dreambooth import __version__
-from persam_dreambooth.errors import Stopped, UserError
+from persam_dreambooth.errors import Stopped, UserError, is_out_of_memory, printable
 
 VERBS = {
     "segment": "find the subject of one reference photo in a whole folder; writes masks",
@@ -22,6 +23,8 @@ VERBS = {
 }
 MODULES = {"import": "import_masks"}
 """Of verbs that are words of Python; the others have their own names."""
+
+NO_MEMORY = "out of memory; take a smaller model, batch or picture, or close other programs"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,18 +53,15 @@ def verb(module: str) -> Callable[[str, list[str]], None]:
 
 def guarded(program: str, run: Callable[[str, list[str]], None], argv: list[str]) -> int:
     """Run a verb and turn what the user can mend into one line on stderr and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
+    _make_streams_safe()
     try:
         run(program, argv)
     except UserError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
-        return 2
+        untold = is_out_of_memory(error.__cause__) and "out of memory" not in str(error)
+        return _fail(program, NO_MEMORY if untold else error)
     except OSError as error:
         advice = "; check the path, its permissions and the free space" if error.errno else ""
-        print(f"{program}: error: {' '.join(str(error).split())}{advice}", file=sys.stderr)
-        return 2
+        return _fail(program, f"{error}{advice}")
     except Stopped as stopped:
         if os.environ.get("RANK", "0") == "0":  # launchers' word: of several processes the first one speaks
             print(f"{program}: {stopped}", file=sys.stderr)
@@ -69,7 +69,33 @@ def guarded(program: str, run: Callable[[str, list[str]], None], argv: list[str]
     except KeyboardInterrupt:
         print(f"{program}: interrupted; what was finished is kept", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _fail(program, NO_MEMORY)
     return 0
+
+
+def _fail(program: str, error: object) -> int:
+    print(f"{program}: error: {printable(str(error))}", file=sys.stderr)
+    return 2
+
+
+def _make_streams_safe() -> None:
+    """Names of files may hold anything: bytes that are no UTF-8, and sequences that a terminal obeys."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if logging.lastResort:
+        logging.lastResort.setFormatter(_OneLine())  # what prints warnings where no handler is set up
+
+
+class _OneLine(logging.Formatter):
+    """A warning's text alone, escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The text to print."""
+        return printable(super().format(record))
 
 
 def usage() -> str:

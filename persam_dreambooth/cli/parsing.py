@@ -195,7 +195,9 @@ def _flags_from(path: Path, known: dict[str, Field[Any]]) -> tuple[list[str], di
             raise UserError(f"{key} in {path} is read as {str(value).lower()}; write it in quotes if it is a word")
         words = [str(word) for word in (value if isinstance(value, list) else [value])]
         if not all(map(_can_be_an_argument, words)):
-            raise UserError(f"{key} in {path} holds characters that no command line can hold, such as NUL; remove them")
+            raise UserError(
+                f"{key} in {path} holds characters that no command line can hold, such as NUL; remove them"
+            )
         if takes_several:
             lists[key] = words
         elif value is not None:
@@ -229,7 +231,7 @@ def _origin(message: str, config: str | None, settings: list[str], argv: list[st
 def _unknown(word: str, names: list[str]) -> str:
     flag = word.partition("=")[0]  # its value may be a misspelt flag's secret
     if not flag.startswith("-"):
-        return f"unknown argument {flag!r}; a value that holds blanks stands in quotes, such as \"a sks dog\""
+        return f'unknown argument {flag!r}; a value that holds blanks stands in quotes, such as "a sks dog"'
     return f"unknown argument {flag}{_did_you_mean(flag.lstrip('-'), names, '--')}"
 
 

@@ -3,21 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, is_out_of_memory
 from persam_dreambooth.training.config import TrainingConfig
-
-WORDS = (
-    "not enough memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "out of memory",
-    "bad_alloc",
-    "could not create a primitive",
-    "can't start new thread",
-)
-"""What torch's CPU allocator, drivers, oneDNN and Python (the last two) say in a plain RuntimeError."""
 
 
 @contextmanager
@@ -26,15 +13,9 @@ def explained(config: TrainingConfig) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, UserError) as error:
-        if not any(_exhausted(one) for one in (error, error.__cause__)):  # the cause of what cannot be loaded
+        if not any(map(is_out_of_memory, (error, error.__cause__))):  # the cause of what cannot be loaded
             raise
         raise UserError(f"out of memory; what needs less: {', '.join(savings(config))}") from error
-
-
-def _exhausted(error: BaseException | None) -> bool:
-    if isinstance(error, RuntimeError) and any(words in str(error).lower() for words in WORDS):
-        return True
-    return isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def savings(config: TrainingConfig) -> list[str]:

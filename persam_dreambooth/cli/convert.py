@@ -7,7 +7,6 @@ from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME, training_settings
 from persam_dreambooth.photos.files import check_output_folder
-from persam_dreambooth.training.output.kohya import convert_file
 
 
 @dataclass
@@ -31,6 +30,8 @@ class ConvertFlags:
 def run(program: str, argv: list[str]) -> None:
     """Convert, then say where the file lies."""
     (flags,) = parse([ConvertFlags], argv, program, "LoRA weights for A1111, ComfyUI and others that read kohya's.")
+    from persam_dreambooth.training.output.kohya import convert_file
+
     given = Path(flags.model)
     source = given / LORA_NAME if given.is_dir() else given
     if not source.is_file():

@@ -3,34 +3,20 @@
 `evaluate generation`, which is about what models draw and has flags of its own, is in `evaluate_generation`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal
-
-from tqdm import tqdm
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation import ablation, paper, presence, report
-from persam_dreambooth.evaluation.averages import per_object
-from persam_dreambooth.evaluation.contestants import persam_contestant, persam_video
-from persam_dreambooth.evaluation.davis import Davis, VideoMethod, evaluate_davis
-from persam_dreambooth.evaluation.folders import FSS1000, PerSeg
-from persam_dreambooth.evaluation.protocols import Benchmark
-from persam_dreambooth.evaluation.running import Contestant, Plan, evaluate, open_output
-from persam_dreambooth.evaluation.sampled import Lvis92, PacoPart, PascalPart
-from persam_dreambooth.photos import files
-from persam_dreambooth.preprocessing.job import PRESENCE_NAME
-from persam_dreambooth.segmentation import Backbone, ImageEncoder, Method, PerSAM
 
-BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
-    one.name: one for one in (PerSeg, FSS1000, Lvis92, PascalPart, PacoPart)
-}
-PRESENCE = "presence"
-QUESTIONS = (*BENCHMARKS, Davis.name, "ablate", PRESENCE)
-GENERATION = "generation"
+if TYPE_CHECKING:  # loads torch, which takes seconds, and --help needs none of it
+    from persam_dreambooth.segmentation import Method
+
+BENCHMARKS = ("perseg", "fss", "lvis92", "pascal-part", "paco-part")
+DAVIS, ABLATE, PRESENCE, GENERATION = "davis", "ablate", "presence", "generation"
+QUESTIONS = (*BENCHMARKS, DAVIS, ABLATE, PRESENCE)
+TABLES = ("4", "5", "6")
 DESCRIPTION = (
     f"BENCHMARK is one of {', '.join(QUESTIONS)}; docs/evaluation.md says how each folder is laid out. "
     f"What trained models draw is measured by `evaluate {GENERATION}`, with flags of its own: see its --help."
@@ -38,12 +24,12 @@ DESCRIPTION = (
 
 # Flags that only some evaluations read; the others refuse them.
 READ_BY = {
-    "method": {*BENCHMARKS, Davis.name, PRESENCE},
+    "method": {*BENCHMARKS, DAVIS, PRESENCE},
     "folds": {*BENCHMARKS},
-    "episodes": {*BENCHMARKS, "ablate"},
-    "seed": {*BENCHMARKS, "ablate", PRESENCE},
-    "tables": {"ablate"},
-    "steps": {"ablate"},
+    "episodes": {*BENCHMARKS, ABLATE},
+    "seed": {*BENCHMARKS, ABLATE, PRESENCE},
+    "tables": {ABLATE},
+    "steps": {ABLATE},
     "encoder": {PRESENCE},
 }
 
@@ -90,12 +76,14 @@ class EvaluateFlags:
         for name in ("episodes", "steps"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)} must be at least 1")
-        unknown = [table for table in self.tables if table not in ablation.TABLES]
+        unknown = [table for table in self.tables if table not in TABLES]
         if unknown:
-            raise UserError(f"--tables {unknown[0]} is unknown; choose among {', '.join(ablation.TABLES)}")
+            raise UserError(f"--tables {unknown[0]} is unknown; choose among {', '.join(TABLES)}")
 
-    def chosen_method(self) -> Method:
+    def chosen_method(self) -> "Method":
         """PerSAM or PerSAM-F."""
+        from persam_dreambooth.segmentation import Method
+
         return Method.persam_f(self.fidelity) if self.method == "persam-f" else Method(self.fidelity)
 
     def settings(self, question: str, sam: SamFlags, **more: Any) -> dict[str, Any]:
@@ -122,18 +110,10 @@ def run(program: str, argv: list[str]) -> None:
         raise UserError(f"{said}; choose one of {', '.join((*QUESTIONS, GENERATION))}")
     flags, sam = parse(GROUPS, argv[1:], f"{program} {question}", DESCRIPTION)
     _refuse_unread(question, flags)
-    if question == PRESENCE:
-        _presence(flags, sam)
-        return
-    if question == Davis.name:
-        _davis(flags, sam)
-    elif question == "ablate":
-        _ablate(flags, sam)
-    else:
-        _benchmark(question, flags, sam)
-    output = Path(flags.output)
-    print(f"every object: {output / report.ROWS_NAME}")
-    print(f"look at the worst: {output / report.WORST_NAME}")
+    from persam_dreambooth.cli import benchmarks
+
+    special = {DAVIS: benchmarks.run_davis, ABLATE: benchmarks.run_ablation, PRESENCE: benchmarks.run_presence}
+    special.get(question, benchmarks.run_benchmark)(question, flags, sam)
 
 
 def _refuse_unread(question: str, flags: EvaluateFlags) -> None:
@@ -142,92 +122,3 @@ def _refuse_unread(question: str, flags: EvaluateFlags) -> None:
     for name, readers in READ_BY.items():
         if question not in readers and getattr(flags, name) != getattr(plain, name):
             raise UserError(f"--{name} means nothing to {question}; leave it out")
-
-
-def _benchmark(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
-    method, name = flags.chosen_method(), flags.method
-
-    def load() -> tuple[Backbone, dict[str, Contestant]]:
-        backbone = sam.backbone()
-        return backbone, {name: persam_contestant(backbone, method)}
-
-    settings = flags.settings(question, sam, method=asdict(method))
-    known = paper.BENCHMARKS[question][name]
-    ours = _score(BENCHMARKS[question], flags, settings, [name], load, {name: known})
-    print(report.table(list(ours[name]), [(name, ours[name], known)]))
-
-
-def _ablate(flags: EvaluateFlags, sam: SamFlags) -> None:
-    tables = flags.tables or list(ablation.TABLES)
-    names = ablation.contestants_of(tables)
-
-    def load() -> tuple[Backbone, dict[str, Contestant]]:
-        backbone = sam.backbone()
-        return backbone, ablation.build(names, backbone, flags.fidelity, flags.steps)
-
-    settings = flags.settings("ablate", sam, fidelity=flags.fidelity, steps=flags.steps)
-    known = {name: {"mIoU": number} for name, number in paper.ABLATION.items()}
-    ours = _score(PerSeg, flags, settings, names, load, known)
-    for number in tables:
-        print(f"\nTable {number}: {ablation.TITLES[number]}")
-        rows = [(title, ours[name], known.get(name, {})) for name, title in ablation.TABLES[number].items()]
-        print(report.table(["mIoU", "bIoU"], rows))
-    print()
-
-
-def _score(
-    make: Callable[[Path], Benchmark],
-    flags: EvaluateFlags,
-    settings: dict[str, Any],
-    names: list[str],
-    load: Callable[[], tuple[Backbone, dict[str, Contestant]]],
-    known: Mapping[str, Mapping[str, float]],
-) -> dict[str, dict[str, float]]:
-    """Run a benchmark, write its report, say how much was asked; our numbers by contestant."""
-    benchmark, output = make(Path(str(flags.data))), Path(str(flags.output))
-    folds = [int(fold) for fold in flags.folds] or None
-    plan = Plan(benchmark, output, settings, folds, flags.seed, flags.episodes)
-    episodes, scores = evaluate(plan, names, load)
-    rows = per_object(scores)
-    ours = report.write_report(output, benchmark, settings, episodes, scores, rows, known)
-    groups = len({(row.fold, row.group) for row in rows})
-    print(
-        f"{benchmark.title}: {groups} objects or classes, {len(episodes)} episodes, SAM {settings['sam']}; in percent"
-    )
-    unlearned = sum(row.unlearned for row in rows)
-    if unlearned:
-        print(f"{unlearned} answers count as empty masks, since their reference could not be learned")
-    return ours
-
-
-def _davis(flags: EvaluateFlags, sam: SamFlags) -> None:
-    davis = Davis(Path(str(flags.data)))
-    method = flags.chosen_method()
-    settings = flags.settings(Davis.name, sam, method=asdict(method))
-    known = paper.BENCHMARKS[Davis.name][flags.method]
-
-    def load() -> VideoMethod:
-        return persam_video(sam.backbone(), method)
-
-    ours = evaluate_davis(davis, load, Path(str(flags.output)), settings, known)
-    print(f"{davis.title}: {len(davis.videos)} videos, SAM {settings['sam']}; in percent")
-    print(report.table(list(ours), [(flags.method, ours, known)]))
-
-
-def _presence(flags: EvaluateFlags, sam: SamFlags) -> None:
-    """Calibrate the presence rule on one half of PerSeg's objects, say what it does on the other."""
-    output, method = Path(str(flags.output)), flags.chosen_method()
-    learned, others = presence.halves(PerSeg(Path(str(flags.data))), flags.seed)
-    open_output(output, flags.settings(PRESENCE, sam, method=asdict(method), encoder=flags.encoder))
-    persam = PerSAM(sam.backbone(), method)
-    encoder = ImageEncoder.from_pretrained(flags.encoder, sam.device) if flags.encoder else None
-    measured = presence.measure(persam, encoder, tqdm(learned, "Measuring", unit="object"))
-    named = str(Path(flags.encoder).resolve()) if flags.encoder and Path(flags.encoder).is_dir() else flags.encoder
-    rule = presence.fit_rule(list(measured), persam.checksum, named)
-    rule.save(output / PRESENCE_NAME)
-    judged = list(presence.judge(persam, rule, encoder, tqdm(others, "Judging", unit="object")))
-    files.write_json([asdict(row) for row in presence.rows(judged)], output / report.RESULTS_NAME)
-    presence.draw_curves({"presence": judged}, output / "roc.png")
-    print(presence.table(presence.rows(judged)))
-    print(f"the rule, for segment's --presence or to lie beside the SAM: {output / PRESENCE_NAME}")
-    print(f"look at its ROC curve: {output / 'roc.png'}")

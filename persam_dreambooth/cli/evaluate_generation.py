@@ -2,26 +2,33 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
-
-import torch
-from diffusers.utils import logging as diffusers_logging
+from typing import TYPE_CHECKING, Literal
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.generation.metrics_file import METRICS_NAME, metrics
-from persam_dreambooth.evaluation.generation.models import name_models
-from persam_dreambooth.evaluation.generation.photos import photos_with_masks
-from persam_dreambooth.evaluation.generation.pictures import Drawing
-from persam_dreambooth.evaluation.generation.plan import Plan
-from persam_dreambooth.evaluation.generation.prompts import read_prompts
-from persam_dreambooth.evaluation.generation.report import REPORT_NAME, text_table, write_report
-from persam_dreambooth.evaluation.generation.running import evaluate
-from persam_dreambooth.photos import files
+
+if TYPE_CHECKING:  # loads torch, which takes seconds, and --help needs none of it
+    from persam_dreambooth.evaluation.generation.plan import Plan
 
 DESCRIPTION = (
     "Draw DreamBench's prompts with one model or several, and compare what they drew with the subject's photos and "
     "with the prompts; writes report.html, metrics.json and all pictures."
+)
+ESSENTIAL = (
+    "model",
+    "instance_data_dir",
+    "instance_mask_dir",
+    "output",
+    "prompts",
+    "unique_token",
+    "class_token",
+    "training_scenes",
+    "num_images",
+    "clip_model",
+)
+EXAMPLE = (
+    "--model plain=dog-plain masked=dog-lora --instance_data_dir dog --instance_mask_dir dog-masks \\\n"
+    "    --prompts live --unique_token sks --class_token dog --output dog-report"
 )
 
 
@@ -107,8 +114,16 @@ class GenerationReportFlags:
         if "{}" not in self.scene_template:
             raise UserError(f"--scene_template {self.scene_template!r} has no {{}} for the scene's words")
 
-    def plan(self) -> Plan:
+    def plan(self) -> "Plan":
         """What the flags ask for; reads prompts, photos and masks."""
+        import torch
+
+        from persam_dreambooth.evaluation.generation.models import name_models
+        from persam_dreambooth.evaluation.generation.photos import photos_with_masks
+        from persam_dreambooth.evaluation.generation.pictures import Drawing
+        from persam_dreambooth.evaluation.generation.plan import Plan
+        from persam_dreambooth.evaluation.generation.prompts import read_prompts
+
         drawing = Drawing(
             prompts=read_prompts(self.prompts, self.unique_token, self.class_token),
             num_images=self.num_images,
@@ -144,8 +159,15 @@ class GenerationReportFlags:
 
 def run(program: str, argv: list[str]) -> None:
     """Evaluate, print the table, and say where the report lies."""
+    (flags,) = parse([GenerationReportFlags], argv, program, DESCRIPTION, ESSENTIAL, EXAMPLE)
+    from diffusers.utils import logging as diffusers_logging
+
+    from persam_dreambooth.evaluation.generation.metrics_file import METRICS_NAME, metrics
+    from persam_dreambooth.evaluation.generation.report import REPORT_NAME, text_table, write_report
+    from persam_dreambooth.evaluation.generation.running import evaluate
+    from persam_dreambooth.photos import files
+
     diffusers_logging.set_verbosity_error()  # its warnings here are about its own internals
-    (flags,) = parse([GenerationReportFlags], argv, program, DESCRIPTION)
     outcome = evaluate(flags.plan())
     output = Path(flags.output)
     files.write_json(metrics(outcome), output / METRICS_NAME)

@@ -10,6 +10,7 @@ from persam_dreambooth.photos.trade import CONVENTIONS, export_beside, export_fo
 NAMED = 10
 """At most so many photos are named on the screen."""
 TRAINERS = ", ".join(CONVENTIONS)
+EXAMPLE = '--to kohya --masks dog-masks --instance_prompt "a sks dog" --output dog-kohya'
 
 
 @dataclass
@@ -62,7 +63,8 @@ def refuse_unknown(flag: str, trainer: str | None) -> None:
 
 def run(program: str, argv: list[str]) -> None:
     """Export, then say what to tell the trainer."""
-    (flags,) = parse([ExportFlags], argv, program, "Photos and masks as another trainer wants them.")
+    text = "Photos and masks as another trainer wants them."
+    (flags,) = parse([ExportFlags], argv, program, text, example=EXAMPLE)
     convention = CONVENTIONS[flags.to]
     images = Path(flags.images) if flags.images else None
     source = read_source(Path(flags.masks), images, flags.caption_extension, flags.include_doubtful)

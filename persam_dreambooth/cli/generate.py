@@ -1,17 +1,24 @@
 """`persam-dreambooth generate`: prompts to pictures, with the model that training saved."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import torch
-from diffusers.utils import logging as diffusers_logging
-
-from persam_dreambooth import generation
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos.files import check_output_folder
+
+ESSENTIAL = (
+    "model",
+    "prompt",
+    "prompts_file",
+    "output",
+    "num_images",
+    "seed",
+    "num_inference_steps",
+    "guidance_scale",
+)
+EXAMPLE = '--model dog-lora --prompt "a sks dog in the jungle" --output dog-pictures'
 
 
 @dataclass
@@ -68,8 +75,13 @@ class GenerateFlags:
 
 def run(program: str, argv: list[str]) -> None:
     """Generate, then say where the pictures lie."""
+    (flags,) = parse([GenerateFlags], argv, program, "Pictures from what training saved.", ESSENTIAL, EXAMPLE)
+    import torch
+    from diffusers.utils import logging as diffusers_logging
+
+    from persam_dreambooth import generation
+
     diffusers_logging.set_verbosity_error()  # its warnings here are about its own internals
-    (flags,) = parse([GenerateFlags], argv, program, "Pictures from what training saved.")
     folder, prompts = Path(flags.output), list(dict.fromkeys(flags.prompt))
     check_output_folder(folder)
     paths = generation.picture_paths(folder, prompts, flags.num_images, flags.seed)
@@ -81,14 +93,11 @@ def run(program: str, argv: list[str]) -> None:
         "height": flags.height,
         "width": flags.width,
     }
-    save = partial(_save, paths=paths, model=flags.model, settings=settings)
+
+    def save(picture: generation.Picture) -> None:
+        generation.save_picture(picture, paths[picture.prompt, picture.seed], flags.model, settings)
+
     pictures = generation.generate(pipeline, prompts, flags.num_images, flags.seed, save, **settings)
     grid = generation.save_grid(pictures, flags.num_images, folder)
     print(f"{len(pictures)} pictures in {folder}")
     print(f"look at them: {grid}")
-
-
-def _save(
-    picture: generation.Picture, paths: dict[tuple[str, int], Path], model: str, settings: dict[str, object]
-) -> None:
-    generation.save_picture(picture, paths[picture.prompt, picture.seed], model, settings)

@@ -38,7 +38,8 @@ class ImportFlags:
 
 def run(program: str, argv: list[str]) -> None:
     """Import, then say how to train on it."""
-    (flags,) = parse([ImportFlags], argv, program, "Another trainer's photos and masks, to train on here.")
+    text = "Another trainer's photos and masks, to train on here."
+    (flags,) = parse([ImportFlags], argv, program, text, example="--from kohya --input dog-kohya --output dog")
     images, masks = (Path(path) if path else None for path in (flags.images, flags.masks))
     given = Given(Path(flags.input or flags.images), images, masks, flags.category)
     imported = import_folder(CONVENTIONS[flags.from_], given, Path(flags.output))

@@ -138,7 +138,7 @@ def _add_flag(section: _ArgumentGroup, flag: Field[Any], kind: Any) -> None:
     """One field as a flag, in both spellings; a switch that is on has an opposite."""
     default = flag.default if flag.default_factory is MISSING else flag.default_factory()
     shared: dict[str, Any] = {"default": default, "help": flag.metadata.get("help"), "dest": flag.name}
-    spellings = [f"--{flag.name}", f"--{flag.name.replace('_', '-')}"]
+    spellings = [f"--{flag.name}", f"--{flag.name.replace('_', '-')}", *flag.metadata.get("aliases", ())]
     if kind is bool:
         section.add_argument(*spellings, type=_switch, nargs="?", const=True, **shared)
         if default is True:

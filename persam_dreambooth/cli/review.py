@@ -5,22 +5,21 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from socket import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.cli.segment import MethodFlags
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.preprocessing import SegmentationJob
-from persam_dreambooth.references import ReferenceFiles
-from persam_dreambooth.review.album import Album
-from persam_dreambooth.review.clicks import Clicker
-from persam_dreambooth.review.desk import Desk
-from persam_dreambooth.review.opened import OUTPUT_NAME, Opened
-from persam_dreambooth.review.runs import Generator
-from persam_dreambooth.review.serving import build_app, check_host, listen, server_of
-from persam_dreambooth.segmentation import PerSAM
 
+if TYPE_CHECKING:  # torch takes seconds to import, and --help none of it
+    from persam_dreambooth.references import ReferenceFiles
+    from persam_dreambooth.review.album import Album
+    from persam_dreambooth.review.opened import Opened
+    from persam_dreambooth.segmentation import PerSAM
+
+ESSENTIAL = ("images", "output", "run", "sam", "host", "port", "password")
+EXAMPLE = "--images dog"
 PASSWORD_VARIABLE = "PERSAM_REVIEW_PASSWORD"
 
 
@@ -35,7 +34,7 @@ class ReviewFlags:
         default=None,
         metadata={
             "help": "folder of the masks, what `segment` calls --output; of several folders of photos it has a folder "
-            f"for each; {OUTPUT_NAME}/ inside of --images if unset"
+            "for each; segmented/ inside of --images if unset"
         },
     )
     run: list[str] = field(
@@ -64,10 +63,14 @@ class ReviewFlags:
             raise UserError("--images is missing; give the folder that holds the photos")
         if not 0 <= self.port < 2**16:
             raise UserError(f"--port {self.port} must lie in 0 to {2**16 - 1}")
+        from persam_dreambooth.review.serving import check_host
+
         check_host(self.host, self.password)
 
-    def opened(self) -> Opened:
+    def opened(self) -> "Opened":
         """The folders; errors as `Opened`."""
+        from persam_dreambooth.review.opened import Opened
+
         output = Path(self.output).absolute() if self.output else None
         return Opened(Path(str(self.images)).absolute(), output, tuple(Path(run).absolute() for run in self.run))
 
@@ -81,18 +84,25 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
     Raises:
         UserError: a flag that cannot be, a folder that is not there, no Gradio, a port that is taken.
     """
-    flags, method, sam = parse(GROUPS, argv, program, "A page in the browser to see, correct and approve masks.")
+    text = "A page in the browser to see, correct and approve masks."
+    flags, method, sam = parse(GROUPS, argv, program, text, ESSENTIAL, EXAMPLE)
     if find_spec("gradio") is None:
-        raise UserError('the page needs Gradio; install it with `pip install "persam-dreambooth[ui]"`')
+        raise UserError('the page needs Gradio; install it with `pip install gradio tensorboard`')
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
+    from persam_dreambooth.preprocessing import SegmentationJob
+    from persam_dreambooth.review.clicks import Clicker
+    from persam_dreambooth.review.desk import Desk
     from persam_dreambooth.review.page import build_page
+    from persam_dreambooth.review.runs import Generator
+    from persam_dreambooth.review.serving import build_app, listen, server_of
+    from persam_dreambooth.segmentation import PerSAM
 
     opened, chosen = flags.opened(), method.chosen_method()
 
-    def load() -> PerSAM:
+    def load() -> "PerSAM":
         return PerSAM.from_pretrained(sam.sam, chosen, sam.device, sam.torch_dtype, cache=flags.embedding_cache)
 
-    def job(album: Album, references: tuple[ReferenceFiles, ...]) -> SegmentationJob:
+    def job(album: "Album", references: "tuple[ReferenceFiles, ...]") -> SegmentationJob:
         return SegmentationJob(
             images=album.images,
             references=references,

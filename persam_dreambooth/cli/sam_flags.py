@@ -1,11 +1,12 @@
 """The flags that every verb with a SAM has."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
+if TYPE_CHECKING:  # torch takes seconds to import, and --help none of it
+    import torch
 
-from persam_dreambooth.segmentation import Backbone, load_backbone
+    from persam_dreambooth.segmentation import Backbone
 
 
 @dataclass
@@ -26,11 +27,15 @@ class SamFlags:
     )
 
     @property
-    def torch_dtype(self) -> torch.dtype:
+    def torch_dtype(self) -> "torch.dtype":
         """`dtype` as torch has it."""
+        import torch
+
         dtype: torch.dtype = getattr(torch, self.dtype)
         return dtype
 
-    def backbone(self) -> Backbone:
+    def backbone(self) -> "Backbone":
         """The SAM, loaded; errors as `load_backbone`."""
+        from persam_dreambooth.segmentation import load_backbone
+
         return load_backbone(self.sam, self.device, self.torch_dtype)

@@ -5,18 +5,22 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
-
-from accelerate import PartialState
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from persam_dreambooth.cli import guarded
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, stream_manifest
-from persam_dreambooth.preprocessing import SHEET_NAME, SegmentationJob, segment_folder
-from persam_dreambooth.references import ReferenceFiles
-from persam_dreambooth.segmentation import Method
+
+if TYPE_CHECKING:  # these load torch, which takes seconds, and --help needs none of it
+    from accelerate import PartialState
+
+    from persam_dreambooth.references import ReferenceFiles
+    from persam_dreambooth.segmentation import Method
+
+ESSENTIAL = ("images", "reference", "reference_mask", "output", "method", "sam", "device", "again", "subject_name")
+EXAMPLE = "--images dog --reference dog/00.jpg --reference_mask dog-00.png --output dog-masks"
 
 NAMED = 10
 """At most so many doubted photos are named on the screen; the manifest has them all."""
@@ -93,12 +97,14 @@ class SegmentFlags:
                 raise UserError(f"--{name} {getattr(self, name)} must be at least {least}")
         self.references()
 
-    def references(self) -> tuple[ReferenceFiles, ...]:
+    def references(self) -> "tuple[ReferenceFiles, ...]":
         """Each reference photo with what says where its subject is.
 
         Raises:
             UserError: nothing says so, two flags do, or they are more or fewer than the photos.
         """
+        from persam_dreambooth.references import ReferenceFiles
+
         ways = ("reference_mask", "reference_box", "reference_points", "reference_scribble")
         given = [name for name in ways if getattr(self, name)]
         if len(given) != 1:
@@ -151,8 +157,10 @@ class MethodFlags:
         metadata={"help": "a DINOv2 or DINOv3, hub name or folder, that says where the subject is instead of the SAM"},
     )
 
-    def chosen_method(self) -> Method:
+    def chosen_method(self) -> "Method":
         """PerSAM with its techniques, or PerSAM-F."""
+        from persam_dreambooth.segmentation import Method
+
         if self.method == "persam-f":
             return Method.persam_f(self.fidelity, self.refinement)
         return Method(
@@ -191,7 +199,10 @@ def _point(word: str) -> tuple[float, float, int]:
 
 def run(program: str, argv: list[str]) -> None:
     """Segment, then say what was found and where it lies."""
-    flags, method, sam = parse(GROUPS, argv, program, "Find the subject of a reference photo in a folder of photos.")
+    text = "Find the subject of a reference photo in a folder of photos."
+    flags, method, sam = parse(GROUPS, argv, program, text, ESSENTIAL, EXAMPLE)
+    from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
+
     processes = _processes(sam.device)
     job = SegmentationJob(
         images=Path(flags.images),
@@ -216,13 +227,19 @@ def run(program: str, argv: list[str]) -> None:
             _say(folder)
 
 
-def _processes(device: str | None) -> PartialState | None:
+def _processes(device: str | None) -> "PartialState | None":
     """Accelerate's processes, where `accelerate launch` or torchrun started several."""
-    return PartialState(cpu=device == "cpu") if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return None
+    from accelerate import PartialState
+
+    return PartialState(cpu=device == "cpu")
 
 
 def _say(folder: Path) -> None:
     """What came out, read line by line, since an album may be large."""
+    from persam_dreambooth.preprocessing import SHEET_NAME
+
     count, doubted = Counter[str](), list[str]()
     for entry in stream_manifest(folder / MANIFEST_NAME):
         count["failed" if entry.error else "masks"] += 1

@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.segmentation import Method, PerSAM, Subject
-from persam_dreambooth.segmentation.memory_video import load_video_model
-from persam_dreambooth.video import LOG_NAME, OVERLAY_NAME, segment_video
+
+if TYPE_CHECKING:  # torch takes seconds to import, and --help none of it
+    from persam_dreambooth.segmentation import PerSAM, Subject
+
+ESSENTIAL = ("video", "first_mask", "subject", "output", "sam", "memory", "lost_below", "device")
+EXAMPLE = "--video dog.mp4 --first_mask dog-first-frame.png --output dog-video"
 
 
 @dataclass
@@ -55,7 +59,11 @@ GROUPS = [VideoFlags, SamFlags]
 
 def run(program: str, argv: list[str]) -> None:
     """Segment the video, then say where it lies."""
-    flags, sam = parse(GROUPS, argv, program, "Follow subjects through a video.")
+    flags, sam = parse(GROUPS, argv, program, "Follow subjects through a video.", ESSENTIAL, EXAMPLE)
+    from persam_dreambooth.segmentation import Subject
+    from persam_dreambooth.segmentation.memory_video import load_video_model
+    from persam_dreambooth.video import LOG_NAME, OVERLAY_NAME, segment_video
+
     subjects = [Subject.load(path) for path in flags.subject] or None
     # Subjects whose mask is given are followed by a memory without PerSAM.
     persam = None if flags.memory and flags.first_mask else _persam(sam, subjects)
@@ -67,7 +75,9 @@ def run(program: str, argv: list[str]) -> None:
     print(f"look at them: {output / OVERLAY_NAME}")
 
 
-def _persam(sam: SamFlags, subjects: list[Subject] | None) -> PerSAM:
+def _persam(sam: SamFlags, subjects: "list[Subject] | None") -> "PerSAM":
     """The PerSAM that the subjects were made with; PerSAM-F, as the authors' videos, where they are yet to be made."""
+    from persam_dreambooth.segmentation import Method, PerSAM
+
     finetuned = subjects[0].mask_weights is not None if subjects else True
     return PerSAM(sam.backbone(), Method.persam_f() if finetuned else Method())

@@ -4,9 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import save_file
-
 from persam_dreambooth.replacing import replacing
 
 
@@ -30,6 +27,9 @@ def forget_origin(model: Path) -> None:
     Args:
         model: a folder with a pipeline or with LoRA weights.
     """
+    from safetensors import safe_open
+    from safetensors.torch import save_file  # loads torch, which those who only read flags do without
+
     for path in (*model.glob("model_index.json"), *model.glob("*/*config.json")):
         text = path.read_text(encoding="utf-8")
         values = json.loads(text, object_hook=_without_origin)

@@ -1,0 +1,127 @@
+"""The benchmarks behind `persam-dreambooth evaluate`: run one, print its table, say where the rest lies."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from persam_dreambooth.cli.evaluate import EvaluateFlags
+from persam_dreambooth.cli.sam_flags import SamFlags
+from persam_dreambooth.evaluation import ablation, paper, presence, report
+from persam_dreambooth.evaluation.averages import per_object
+from persam_dreambooth.evaluation.contestants import persam_contestant, persam_video
+from persam_dreambooth.evaluation.davis import Davis, VideoMethod, evaluate_davis
+from persam_dreambooth.evaluation.folders import FSS1000, PerSeg
+from persam_dreambooth.evaluation.protocols import Benchmark
+from persam_dreambooth.evaluation.running import Contestant, Plan, evaluate, open_output
+from persam_dreambooth.evaluation.sampled import Lvis92, PacoPart, PascalPart
+from persam_dreambooth.photos import files
+from persam_dreambooth.preprocessing.job import PRESENCE_NAME
+from persam_dreambooth.segmentation import Backbone, ImageEncoder, PerSAM
+
+BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
+    one.name: one for one in (PerSeg, FSS1000, Lvis92, PascalPart, PacoPart)
+}
+
+
+def run_benchmark(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
+    """Score PerSAM or PerSAM-F on a benchmark, beside the paper's number."""
+    method, name = flags.chosen_method(), flags.method
+
+    def load() -> tuple[Backbone, dict[str, Contestant]]:
+        backbone = sam.backbone()
+        return backbone, {name: persam_contestant(backbone, method)}
+
+    settings = flags.settings(question, sam, method=asdict(method))
+    known = paper.BENCHMARKS[question][name]
+    ours = _score(BENCHMARKS[question], flags, settings, [name], load, {name: known})
+    print(report.table(list(ours[name]), [(name, ours[name], known)]))
+    _say_where(flags)
+
+
+def run_ablation(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
+    """Score every row of the paper's ablations."""
+    tables = flags.tables or list(ablation.TABLES)
+    names = ablation.contestants_of(tables)
+
+    def load() -> tuple[Backbone, dict[str, Contestant]]:
+        backbone = sam.backbone()
+        return backbone, ablation.build(names, backbone, flags.fidelity, flags.steps)
+
+    settings = flags.settings(question, sam, fidelity=flags.fidelity, steps=flags.steps)
+    known = {name: {"mIoU": number} for name, number in paper.ABLATION.items()}
+    ours = _score(PerSeg, flags, settings, names, load, known)
+    for number in tables:
+        print(f"\nTable {number}: {ablation.TITLES[number]}")
+        rows = [(title, ours[name], known.get(name, {})) for name, title in ablation.TABLES[number].items()]
+        print(report.table(["mIoU", "bIoU"], rows))
+    print()
+    _say_where(flags)
+
+
+def _score(
+    make: Callable[[Path], Benchmark],
+    flags: EvaluateFlags,
+    settings: dict[str, Any],
+    names: list[str],
+    load: Callable[[], tuple[Backbone, dict[str, Contestant]]],
+    known: Mapping[str, Mapping[str, float]],
+) -> dict[str, dict[str, float]]:
+    """Run a benchmark, write its report, say how much was asked; our numbers by contestant."""
+    benchmark, output = make(Path(str(flags.data))), Path(str(flags.output))
+    folds = [int(fold) for fold in flags.folds] or None
+    plan = Plan(benchmark, output, settings, folds, flags.seed, flags.episodes)
+    episodes, scores = evaluate(plan, names, load)
+    rows = per_object(scores)
+    ours = report.write_report(output, benchmark, settings, episodes, scores, rows, known)
+    groups = len({(row.fold, row.group) for row in rows})
+    print(
+        f"{benchmark.title}: {groups} objects or classes, {len(episodes)} episodes, SAM {settings['sam']}; in percent"
+    )
+    unlearned = sum(row.unlearned for row in rows)
+    if unlearned:
+        print(f"{unlearned} answers count as empty masks, since their reference could not be learned")
+    return ours
+
+
+def run_davis(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
+    """Score PerSAM or PerSAM-F on DAVIS 2017."""
+    davis = Davis(Path(str(flags.data)))
+    method = flags.chosen_method()
+    settings = flags.settings(question, sam, method=asdict(method))
+    known = paper.BENCHMARKS[question][flags.method]
+
+    def load() -> VideoMethod:
+        return persam_video(sam.backbone(), method)
+
+    ours = evaluate_davis(davis, load, Path(str(flags.output)), settings, known)
+    print(f"{davis.title}: {len(davis.videos)} videos, SAM {settings['sam']}; in percent")
+    print(report.table(list(ours), [(flags.method, ours, known)]))
+    _say_where(flags)
+
+
+def run_presence(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
+    """Calibrate the presence rule on one half of PerSeg's objects, say what it does on the other."""
+    output, method = Path(str(flags.output)), flags.chosen_method()
+    learned, others = presence.halves(PerSeg(Path(str(flags.data))), flags.seed)
+    open_output(output, flags.settings(question, sam, method=asdict(method), encoder=flags.encoder))
+    persam = PerSAM(sam.backbone(), method)
+    encoder = ImageEncoder.from_pretrained(flags.encoder, sam.device) if flags.encoder else None
+    measured = presence.measure(persam, encoder, tqdm(learned, "Measuring", unit="object"))
+    named = str(Path(flags.encoder).resolve()) if flags.encoder and Path(flags.encoder).is_dir() else flags.encoder
+    rule = presence.fit_rule(list(measured), persam.checksum, named)
+    rule.save(output / PRESENCE_NAME)
+    judged = list(presence.judge(persam, rule, encoder, tqdm(others, "Judging", unit="object")))
+    files.write_json([asdict(row) for row in presence.rows(judged)], output / report.RESULTS_NAME)
+    presence.draw_curves({"presence": judged}, output / "roc.png")
+    print(presence.table(presence.rows(judged)))
+    print(f"the rule, for segment's --presence or to lie beside the SAM: {output / PRESENCE_NAME}")
+    print(f"look at its ROC curve: {output / 'roc.png'}")
+
+
+def _say_where(flags: EvaluateFlags) -> None:
+    output = Path(str(flags.output))
+    print(f"every object: {output / report.ROWS_NAME}")
+    print(f"look at the worst: {output / report.WORST_NAME}")

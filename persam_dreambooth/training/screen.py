@@ -55,7 +55,7 @@ def say(*lines: str) -> None:
 def warn(line: str) -> None:
     """Log a warning, one line; of several processes the first one speaks."""
     if PartialState().is_main_process:
-        logger.warning(printable(line))
+        logger.warning("warning: %s", printable(line))
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

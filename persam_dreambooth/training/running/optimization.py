@@ -91,7 +91,12 @@ def count_steps(config: OptimizationConfig, batches: int, processes: int) -> int
     """
     if config.max_train_steps is not None:
         return config.max_train_steps
-    return config.num_train_epochs * math.ceil(math.ceil(batches / processes) / config.gradient_accumulation_steps)
+    return config.num_train_epochs * steps_in_an_epoch(config, batches, processes)
+
+
+def steps_in_an_epoch(config: OptimizationConfig, batches: int, processes: int) -> int:
+    """Optimizer steps of one epoch; see `count_steps`."""
+    return math.ceil(math.ceil(batches / processes) / config.gradient_accumulation_steps)
 
 
 def build_scheduler(optimizer: Optimizer, config: OptimizationConfig, steps: int, processes: int) -> Any:

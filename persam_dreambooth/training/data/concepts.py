@@ -47,7 +47,7 @@ def read_concepts(config: TrainingConfig) -> list[TrainingConfig]:
     if not config.data.concepts_list:
         return [config]
     path = Path(config.data.concepts_list)
-    entries = read_yaml(path, "--concepts_list")  # which reads JSON too
+    entries = read_yaml(path, "list of subjects")  # which reads JSON too
     if not isinstance(entries, list) or not entries or not all(isinstance(one, dict) for one in entries):
         raise UserError(f"--concepts_list {path} must be a list of entries, each with instance_data_dir and so on")
     concepts = [

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
+from persam_dreambooth.photos.repeated import repeated_folders
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.local_paths import without_folders
 from persam_dreambooth.training.screen import warn
@@ -55,7 +56,7 @@ def ensure_class_images(config: TrainingConfig, accelerator: Accelerator) -> lis
     folder = Path(str(data.class_data_dir))
     files.check_output_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    existing = files.list_photos(folder)
+    existing = _images(folder)
     taken = {path.stem for path in existing}
     free = (number for number in count() if _stem(number) not in taken)
     missing = list(islice(free, max(0, data.num_class_images - len(existing))))
@@ -66,10 +67,16 @@ def ensure_class_images(config: TrainingConfig, accelerator: Accelerator) -> lis
         with accelerator.split_between_processes(missing) as mine:
             _generate(mine, folder, config, accelerator)
         accelerator.wait_for_everyone()
-    chosen = files.list_photos(folder)[: data.num_class_images]
+    chosen = _images(folder)[: data.num_class_images]
     for path in chosen:
         files.read_photo(path)  # a damaged one is named now, and not in the middle of the training
     return chosen
+
+
+def _images(folder: Path) -> list[Path]:
+    """The images in the folder, and in kohya's folders inside it, whose repeats count for photos only."""
+    inside = [path for one in repeated_folders(folder) for path in files.list_photos(one.path)]
+    return [*files.list_photos(folder), *inside]
 
 
 def _remember_origin(folder: Path, config: TrainingConfig, is_drawn: bool) -> None:

@@ -242,10 +242,12 @@ def from_dataset(tmp_path, name, **changes):
     return configure("model", mask={"instance_mask_dir": None}, data=data | COLUMNS | changes, output=output)
 
 
-def test_a_data_set_becomes_a_folder_of_photos_bit_for_bit(stored, tmp_path):
+def test_a_data_set_becomes_a_folder_of_photos_bit_for_bit(stored, tmp_path, capfd):
     name, originals = stored
     config = from_dataset(tmp_path, name)
+    capfd.readouterr()
     dataset_copy.copy(config)
+    assert "Generating" not in capfd.readouterr().err  # the library's own bar
     dataset_copy.copy(config)  # which finds it all there
     found, left_out = find_instances(read_concepts(config)[0], SIZES)
     assert not left_out

@@ -48,9 +48,11 @@ def _trained(config: TrainingConfig, family: Family) -> str:
     parts, model = family.trained(), config.model
     learned = sum(_size(part, learned=True) for part in parts.values())
     total = sum(_size(part) for part in parts.values()) - (learned if model.use_lora else 0)
-    kind = f"{'DoRA' if model.use_dora else 'LoRA'} rank {model.rank}" if model.use_lora else "all weights"
-    base = without_folders(str(model.pretrained_model_name_or_path))
-    return f"{kind} of {base}'s {' and '.join(parts)}, {_millions(learned)} M of {_millions(total)} M weights"
+    whose = f"{without_folders(str(model.pretrained_model_name_or_path))}'s {' and '.join(parts)}"
+    if not model.use_lora:
+        return f"all {_millions(total)} M weights of {whose}"
+    kind = "DoRA" if model.use_dora else "LoRA"
+    return f"{kind} rank {model.rank} of {whose}, {_millions(learned)} M of {_millions(total)} M weights"
 
 
 def _size(part: nn.Module, learned: bool = False) -> int:

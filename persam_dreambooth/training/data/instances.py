@@ -252,5 +252,6 @@ def _readable(photos: Sequence[Path]) -> tuple[dict[Path, tuple[int, int]], dict
             left_out[photo] = str(error)
             warn(f"left out: {error}")
     if not sizes:
-        raise UserError(f"none of the {len(photos)} photos can be decoded: {next(iter(left_out.values()))}")
+        which = f"none of the {len(photos)} photos can" if len(photos) > 1 else "the only photo cannot"
+        raise UserError(f"{which} be decoded: {next(iter(left_out.values()))}")
     return sizes, left_out

@@ -223,6 +223,9 @@ def run(program: str, argv: list[str]) -> None:
     )
     segment_folder(job, processes, flags.again)
     if processes is None or processes.is_main_process:
+        unread = job.unread_words()
+        if unread:
+            print(unread)
         for folder in job.subjects():
             _say(folder)
 

@@ -10,12 +10,23 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import pi_heif
-from PIL import Image, UnidentifiedImageError
+from PIL import (  # each registers itself; Pillow loads only some of them unasked
+    AvifImagePlugin,  # noqa: F401
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
 
 from persam_dreambooth.errors import UserError, is_out_of_memory
 
-FORMATS: Final = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
-"""The decoders that may open a file, by Pillow's names. Left to itself it tries all it has; one runs Ghostscript."""
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
+"""The decoders that may open a file, by Pillow's names; JPEG's opens MPO too. Left to itself Pillow tries all it has,
+one of which runs Ghostscript."""
 MAX_PIXELS: Final = 178_956_970
 """Twice what Pillow warns of: an RGB picture of 0.5 GB, and more than any phone takes."""
 

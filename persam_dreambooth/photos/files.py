@@ -18,12 +18,15 @@ from persam_dreambooth.photos.listing import NAMED as NAMED
 from persam_dreambooth.photos.listing import NO_PHOTOS as NO_PHOTOS
 from persam_dreambooth.photos.listing import PHOTO_SUFFIXES as PHOTO_SUFFIXES
 from persam_dreambooth.photos.listing import find_photos as find_photos
+from persam_dreambooth.photos.listing import is_photo as is_photo
 from persam_dreambooth.photos.listing import list_photos as list_photos
 from persam_dreambooth.photos.listing import refuse_clashing_stems as refuse_clashing_stems
 from persam_dreambooth.photos.listing import unread_files as unread_files
 from persam_dreambooth.photos.listing import unread_words as unread_words
 from persam_dreambooth.photos.manifest import LOCK_NAME
 from persam_dreambooth.replacing import replacing
+
+UNREAD_NAME = "not_read.json"
 
 
 def read_photo(path: Path, managed: bool = True) -> Image.Image:
@@ -127,6 +130,15 @@ def write_json(value: object, path: Path) -> None:
     """Write a JSON file, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def note_unread(unread: Mapping[Path, str], output: Path) -> None:
+    """Keep `unread_files` beside what was made of the others, as `not_read.json`: names and reasons; no file for none."""
+    path = output / UNREAD_NAME
+    if unread:
+        write_json({one.name: reason for one, reason in unread.items()}, path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_mask(mask: NDArray[np.bool_], path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from persam_dreambooth.errors import UserError
@@ -45,7 +45,7 @@ def find_photos(folder: Path, besides: tuple[Path, ...] = ()) -> list[Path]:
         path for path in list_photos(folder) if where(path) not in passed_over and not path.name.endswith(NO_PHOTOS)
     ]
     if not photos:
-        words = unread_words(folder, besides)
+        words = unread_words(unread_files(folder, besides))
         raise UserError(
             f"no photo found in {folder}{f' ({words})' if words else ''}; put files there that end in "
             f"{', '.join(PHOTO_SUFFIXES)}"
@@ -70,10 +70,13 @@ def refuse_clashing_stems(paths: Sequence[Path]) -> None:
 def list_photos(folder: Path) -> list[Path]:
     """The image files that lie directly in a folder, sorted by name, hidden ones left out."""
     return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".") and path.is_file()
+        path for path in folder.iterdir() if is_photo(path) and not path.name.startswith(".") and path.is_file()
     )
+
+
+def is_photo(path: Path) -> bool:
+    """Whether a file's name ends as a photo's that is read here."""
+    return path.suffix.lower() in PHOTO_SUFFIXES
 
 
 def where(path: Path) -> str:
@@ -102,9 +105,8 @@ def unread_files(folder: Path, besides: Iterable[Path] = ()) -> dict[Path, str]:
     return reasons
 
 
-def unread_words(folder: Path, besides: Iterable[Path] = ()) -> str:
+def unread_words(unread: Mapping[Path, str]) -> str:
     """`unread_files` in one line for the screen; empty where everything is read."""
-    unread = unread_files(folder, besides)
     by_reason = defaultdict(list)
     for path, reason in unread.items():
         by_reason[reason].append(path.name + "/" * path.is_dir())
@@ -120,7 +122,7 @@ def _unread_file(path: Path) -> str | None:
     suffix = path.suffix.lower()
     if not path.is_file():
         return "a link that leads nowhere" if path.is_symlink() else "no regular file"
-    if suffix in PHOTO_SUFFIXES or suffix in NOTES:
+    if is_photo(path) or suffix in NOTES:
         return None
     if suffix in VIDEOS:
         return "a video: see `persam-dreambooth video`"

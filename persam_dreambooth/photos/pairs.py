@@ -144,7 +144,7 @@ def turned_words(mask: Path, photo: Path) -> str:
         if turn in SIDEWAYS and image.width != image.height:
             return ""
     return (
-        f"warning: EXIF orientation {turn} turns {photo.name} but not its mask {mask.name}; if the mask was drawn on the "
+        f"warning: EXIF orientation {turn} turns {photo.name} but not its mask {mask.name}; if that was drawn on the "
         "stored pixels, it lies turned: look at the overlay"
     )
 

@@ -83,13 +83,11 @@ class SegmentationJob:
             for name in dict.fromkeys(self.names)
         }
 
-    def unread_words(self) -> str:
-        """What of the folder of photos is not read, in one line; empty where everything is."""
-        return files.unread_words(self.images, self.besides())
-
-    def besides(self) -> tuple[Path, ...]:
-        """Files and folders that may lie among the photos and are none."""
-        return (self.output, *(path for one in self.references for path in one.drawings))
+    def unread(self) -> dict[Path, str]:
+        """What of the folder of photos is not read; see `files.unread_files`."""
+        return files.unread_files(
+            self.images, (self.output, *(path for one in self.references for path in one.drawings))
+        )
 
     def settings(self) -> dict[str, Any]:
         """What makes this run this run: with other settings the masks would be others."""

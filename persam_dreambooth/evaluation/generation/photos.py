@@ -37,16 +37,14 @@ def photos_with_masks(photos: Path, masks: Path) -> tuple[list[ReferenceFiles], 
             "`persam-dreambooth review`"
         )
     drawn = pairs.pair(kept, folder)
-    others = [files.unread_words(photos, (masks,)), pairs.unpaired_words(found, folder)]
     looks = Looks()
     for photo in kept:
         _check(photo, drawn[photo], looks)
-    for words in looks.warnings():
-        logger.warning(words)
-    return [ReferenceFiles(photo, mask=mask) for photo, mask in drawn.items()], [
-        *left_out.values(),
-        *filter(None, others),
-    ]
+    unread = files.unread_words(files.unread_files(photos, (masks,)))
+    for words in (unread, pairs.unpaired_words(found, folder), *looks.warnings()):
+        if words:
+            logger.warning(words)
+    return [ReferenceFiles(photo, mask=mask) for photo, mask in drawn.items()], list(left_out.values())
 
 
 def _check(photo: Path, drawn: Path, looks: Looks) -> None:

@@ -36,7 +36,7 @@ class Source:
     def unread_words(self, besides: tuple[Path, ...]) -> list[str]:
         """What is not read in the photos' folders, a line each; see `files.unread_words`."""
         folders = dict.fromkeys(pair.photo.parent for pair in self.pairs)
-        return [words for folder in folders if (words := files.unread_words(folder, besides))]
+        return [words for folder in folders if (words := files.unread_words(files.unread_files(folder, besides)))]
 
 
 def read_source(

@@ -54,7 +54,7 @@ def ensure_class_images(config: TrainingConfig, accelerator: Accelerator) -> lis
     files.check_output_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     existing = files.list_photos(folder)
-    if words := files.unread_words(folder):
+    if words := files.unread_words(files.unread_files(folder)):
         logger.warning(f"--class_data_dir {folder}: {words}")
     taken = {path.stem for path in existing}
     free = (number for number in count() if _stem(number) not in taken)

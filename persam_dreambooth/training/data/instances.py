@@ -60,8 +60,10 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
     besides = (Path(config.mask.reference_mask),) if config.mask.reference_mask else ()
     folder = Path(str(config.data.instance_data_dir))
     photos = files.find_photos(folder, besides)
-    _say(files.unread_words(folder, (*besides, *_other_folders(config))))
+    unread = files.unread_files(folder, (*besides, *_other_folders(config)))
+    _say(files.unread_words(unread))
     shapes, left_out = _readable(photos)
+    left_out |= unread
     plain = {
         photo: InstancePhoto(photo, None, nearest_bucket((height, width), sizes), _prompt(photo, config))
         for photo, (width, height) in shapes.items()
@@ -168,7 +170,7 @@ def describe(
     output = Path(config.output.output_dir)
     known = _by_digests(_segmented(config))
     lines = [
-        ManifestEntry(relative_path(photo, output), files.digest(photo), error=reason)
+        ManifestEntry(relative_path(photo, output), files.digest(photo) if files.is_photo(photo) else "", error=reason)
         for photo, reason in left_out.items()
     ]
     for instance in instances:

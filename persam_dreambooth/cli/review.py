@@ -118,6 +118,8 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
         )
 
     bound = listen(flags.host, flags.port)
+    for line in opened.unread_lines():
+        print(line)
     page = build_page(Desk(opened, Clicker(load), job), opened, Generator(sam.device))
     return server_of(build_app(opened, page, flags.password)), bound
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.masks import Looks
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.names import is_text
 from persam_dreambooth.photos.trade.conventions import Convention
@@ -25,12 +26,14 @@ class Exported:
         without_words: names of the photos that have no caption.
         snippet: what to tell the trainer; empty where nothing.
         config: where that is saved.
+        warnings: what looks odd about the masks.
     """
 
     count: int
     without_words: list[str] = field(default_factory=list)
     snippet: str = ""
     config: Path | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 def export_folder(
@@ -50,7 +53,7 @@ def export_folder(
             them listed.
     """
     refuse_used(output, {pair.photo.parent for pair in source.pairs} | {pair.mask.parent for pair in source.pairs})
-    layout, lines, problems = convention.layout, [], list[str]()
+    layout, lines, problems, looks = convention.layout, [], list[str](), Looks()
     snippet, without_words = convention.configured(output.resolve()), []
     _refuse_unwritable(snippet, output)
     with replacing_folder(output) as folder:
@@ -58,6 +61,7 @@ def export_folder(
             try:
                 sample = read_sample(pair, instance_prompt)
                 lines.append(layout.add(sample, folder))
+                looks.add(pair.mask.name, sample.mask)
             except UserError as error:
                 problems.append(str(error))
                 continue
@@ -67,7 +71,8 @@ def export_folder(
         layout.close(lines, folder)
         if snippet:
             (folder / convention.config).write_text(snippet, encoding="utf-8")
-    return Exported(len(lines), without_words, snippet, output / convention.config if snippet else None)
+    config = output / convention.config if snippet else None
+    return Exported(len(lines), without_words, snippet, config, looks.warnings())
 
 
 def refuse_used(output: Path, sources: set[Path]) -> None:
@@ -127,7 +132,7 @@ def export_beside(source: Source, convention: Convention) -> Exported:
             f"{convention.title} trains on all of a photo that has no mask: {', '.join(bare)}; take them out of the "
             "folder, keep those that are doubted with --include_doubtful, or export to a new folder with --output"
         )
-    problems = []
+    problems, looks = [], Looks()
     with ExitStack() as renamed_at_the_end:
         for pair in tqdm(source.pairs, desc="Exporting", unit="photo", delay=2):
             try:
@@ -135,11 +140,12 @@ def export_beside(source: Source, convention: Convention) -> Exported:
             except UserError as error:
                 problems.append(str(error))
                 continue
+            looks.add(pair.mask.name, mask)
             files.write_mask(mask, renamed_at_the_end.enter_context(replacing(targets[pair.photo])))
         refuse(problems, f"not for {convention.title}")
         renamed_at_the_end.enter_context(replacing(config)).write_text(snippet, encoding="utf-8")
     without_words = [pair.photo.name for pair in source.pairs if pair.caption is None]
-    return Exported(len(source.pairs), without_words, snippet, config)
+    return Exported(len(source.pairs), without_words, snippet, config, looks.warnings())
 
 
 def _targets(source: Source, layout: Folders) -> dict[Path, Path]:

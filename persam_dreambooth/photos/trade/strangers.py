@@ -5,7 +5,7 @@ from pathlib import Path
 
 from persam_dreambooth.photos.trade.samples import CAPTION
 
-UNREAD_SUFFIXES = (".avif", ".gif", ".heic", ".heif", ".jxl")
+UNREAD_SUFFIXES = (".jxl", ".jp2")
 """Pictures that are not read here."""
 
 

@@ -57,6 +57,8 @@ def ensure_class_images(config: TrainingConfig, accelerator: Accelerator) -> lis
     files.check_output_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     existing = _images(folder)
+    if words := files.unread_words(files.unread_files(folder, [one.path for one in repeated_folders(folder)])):
+        warn(f"--class_data_dir {folder}: {words}")
     taken = {path.stem for path in existing}
     free = (number for number in count() if _stem(number) not in taken)
     missing = list(islice(free, max(0, data.num_class_images - len(existing))))

@@ -65,6 +65,8 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
         return list(plain.values()), left_out
     groups = _by_mask_folder(shapes, config)
     masks = {photo: mask for folder, photos in groups.items() for photo, mask in pairs.pair(photos, folder).items()}
+    for folder, photos in groups.items():
+        _say(pairs.unpaired_words([*photos, *left_out], folder))
     for photo, size in shapes.items():
         pairs.check_size(masks[photo], files.read_mask(masks[photo]).shape, photo, size)
     known, excluded = dict[tuple[str, str | None], ManifestEntry](), dict[Path, str]()
@@ -79,6 +81,8 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
     for photo in (one for one in shapes if one not in excluded):
         mask = masks[photo]
         entry = known.get((files.digest(photo), files.digest(mask)))
+        if entry is None:
+            _say(pairs.turned_words(mask, photo))
         if entry is None or not entry.doubted:
             instances.append(replace(plain[photo], mask=mask))
         elif weight > 0:
@@ -97,12 +101,25 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
     return instances, left_out | excluded | doubted
 
 
+def _say(words: str) -> None:
+    if words:
+        warn(words)
+
+
+def _other_folders(config: TrainingConfig) -> list[Path]:
+    """Folders that may lie among the photos and hold something else."""
+    given = (config.output.output_dir, config.mask.instance_mask_dir, config.data.class_data_dir)
+    return [Path(folder) for folder in given if folder]
+
+
 def _without_masks(
     config: TrainingConfig, sizes: Sequence[Size]
 ) -> tuple[dict[Path, InstancePhoto], dict[Path, tuple[int, int]], dict[Path, str]]:
     """The readable photos, each without its mask, and their (width, height); the others, with the reason."""
     besides = (Path(config.mask.reference_mask),) if config.mask.reference_mask else ()
     folders = {photo: one for one in photo_folders(config) for photo in files.find_photos(one.path, besides)}
+    unread = _unread(config, besides)
+    _say(files.unread_words(unread))
     shapes, left_out = _readable(list(folders))
     plain = {
         photo: InstancePhoto(
@@ -116,7 +133,14 @@ def _without_masks(
         for photo, (width, height) in shapes.items()
     }
     _remark(plain, shapes, config)
-    return plain, shapes, left_out
+    return plain, shapes, left_out | unread
+
+
+def _unread(config: TrainingConfig, besides: Sequence[Path]) -> dict[Path, str]:
+    """What lies in the folder that was given, and in kohya's folders inside it, and is not trained on."""
+    given, inside = Path(str(config.data.instance_data_dir)), [one.path for one in photo_folders(config)]
+    known = (*besides, *_other_folders(config), *inside)
+    return {path: reason for folder in {given, *inside} for path, reason in files.unread_files(folder, known).items()}
 
 
 def _by_mask_folder(photos: Iterable[Path], config: TrainingConfig) -> dict[Path, list[Path]]:
@@ -149,13 +173,10 @@ def _of_folder(photo: Path, config: TrainingConfig) -> str:
 def _remark(
     plain: Mapping[Path, InstancePhoto], shapes: Mapping[Path, tuple[int, int]], config: TrainingConfig
 ) -> None:
-    """Warn of captions that are nowhere, of folders that are not read, and of photos smaller than their crops."""
-    ending, folder = config.data.caption_extension, Path(str(config.data.instance_data_dir))
-    unread = [one.path.name for one in repeated_folders(folder)] if files.list_photos(folder) else []
-    if unread:
-        warn(f"{folder} holds photos itself, which are trained on; those in its folders {listed(unread)} are not read")
+    """Warn of captions that are nowhere, and of photos that are smaller than their crops."""
+    ending = config.data.caption_extension
     if ending and not any(photo.with_suffix(ending).is_file() for photo in plain):
-        warn(f"no photo in {folder} has a caption that ends in {ending}")
+        warn(f"no photo in {config.data.instance_data_dir} has a caption that ends in {ending}")
     small = [
         f"{one.name} ({width} x {height})"
         for photo, one in plain.items()
@@ -229,7 +250,7 @@ def describe(
     folders = {mask_folder(config, one) for one in photo_folders(config)} if config.mask.masked_loss else set()
     known = _by_digests([entry for folder in folders for entry in _segmented(folder)])
     lines = [
-        ManifestEntry(relative_path(photo, output), files.digest(photo), error=reason)
+        ManifestEntry(relative_path(photo, output), files.digest(photo) if files.is_photo(photo) else "", error=reason)
         for photo, reason in left_out.items()
     ]
     for instance in instances:

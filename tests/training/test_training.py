@@ -198,7 +198,7 @@ def test_two_processes_segment_once_and_resume_where_they_stopped(flags, models)
     flags |= {"sam": models / "sam", "mask_downsample": "max", "train_batch_size": 1}
     switches = ("--use_lora", "--center_crop")
     printed = launch(2, flags | {"output_dir": "whole", "max_train_steps": 3, "checkpointing_steps": 1}, *switches)
-    assert printed.count("the model: whole") == 1
+    assert printed.count("the model: whole") == printed.count("device: cpu, 2 processes, float32") == 1
     assert len(read_manifest(Path("whole/segmentation/manifest.jsonl"))) == 3
     assert {path.name for path in Path("whole/checkpoint-1").glob("random_states_*")} == {
         "random_states_0.pkl",

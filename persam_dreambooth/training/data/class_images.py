@@ -29,7 +29,9 @@ def check_class_folders(subjects: Sequence[TrainingConfig]) -> None:
         UserError: by the folder.
     """
     given = [folder for one in subjects for folder in (one.data.instance_data_dir, one.mask.instance_mask_dir)]
-    taken = {Path(folder).resolve() for folder in given if folder}
+    folders = [Path(folder) for folder in given if folder]
+    inside = [one.path for folder in folders for one in repeated_folders(folder)]
+    taken = {folder.resolve() for folder in (*folders, *inside)}
     for one in subjects:
         folder = Path(str(one.data.class_data_dir))
         if one.data.with_prior_preservation and folder.resolve() in taken:

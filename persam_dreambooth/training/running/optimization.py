@@ -4,17 +4,16 @@ import math
 from typing import Any
 
 import torch
-from accelerate.logging import get_logger
 from diffusers.optimization import SchedulerType, get_scheduler
 from torch import nn
 from torch.optim import Optimizer
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import OptimizationConfig
+from persam_dreambooth.training.screen import warn
 
 POLYNOMIAL_END = 1e-7
 """Where diffusers' polynomial schedule ends."""
-logger = get_logger(__name__)
 
 
 def check(config: OptimizationConfig) -> None:
@@ -47,9 +46,7 @@ def build_optimizer(parameters: list[nn.Parameter], config: OptimizationConfig, 
     options: dict[str, Any] = {}
     if config.optimizer == "prodigy":
         if (config.learning_rate or 0.0) <= 0.1:
-            logger.warning(
-                f"--learning_rate {config.learning_rate:g} is a factor of what Prodigy finds; about 1 is usual"
-            )
+            warn(f"--learning_rate {config.learning_rate:g} is a factor of what Prodigy finds; about 1 is usual")
         names = ("beta3", "decouple", "use_bias_correction", "safeguard_warmup")
         options = {name: getattr(config, f"prodigy_{name}") for name in names}
     elif config.optimizer == "adamw":

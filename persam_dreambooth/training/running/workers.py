@@ -59,7 +59,8 @@ def explained() -> Iterator[None]:
             "memory or shared memory; take fewer --dataloader_num_workers, or 0"
         ) from error
     except UserError as error:
-        words = str(error).strip()
-        if "\n" not in words:
+        words = str(error)
+        if "in DataLoader worker process" not in words:
             raise
-        raise UserError(words.rpartition(f"{UserError.__name__}: ")[2]) from error
+        # torch has raised it anew, with the worker's traceback in its words, whose line ends are escaped by then.
+        raise UserError(words.rpartition(f"{UserError.__name__}: ")[2].removesuffix(r"\n")) from error

@@ -24,7 +24,7 @@ def state():
 
 def said(caplog):
     """The warnings since the last call."""
-    lines = [record.getMessage() for record in caplog.records]
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("persam_dreambooth")]
     caplog.clear()
     return lines
 

@@ -11,7 +11,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import read_manifest
 from persam_dreambooth.photos.repeated import PhotoFolder, repeated_folders
-from persam_dreambooth.training.data.class_images import ensure_class_images
+from persam_dreambooth.training.data.class_images import check_class_folders, ensure_class_images
 from persam_dreambooth.training.data.concepts import read_concepts
 from persam_dreambooth.training.data.dataset import DreamBoothDataset
 from persam_dreambooth.training.data.instances import find_instances
@@ -138,3 +138,10 @@ def test_class_images_lie_in_kohyas_folders_too(models, album):
     config = configure(models / "stable-diffusion", data=prior)
     assert ensure_class_images(config, Accelerator()) == [Path("reg/1_dog/a.png"), Path("reg/1_dog/b.png")]
     assert [path.name for path in Path("reg").iterdir()] == ["1_dog"]
+
+
+@pytest.mark.usefixtures("album")
+def test_a_folder_of_repeats_is_no_folder_for_class_images():
+    prior = {"with_prior_preservation": True, "class_data_dir": "kl/10_sks dog", "class_prompt": "a dog"}
+    with pytest.raises(UserError, match="holds a subject's photos"):
+        check_class_folders([given(**prior)])

@@ -20,6 +20,8 @@ COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 COMMON_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
 """Pillow's names of what is in them; phones write MPO where the suffix says JPEG."""
 CAPTION = ".txt"
+LISTED = 50
+"""At most so many problems are named in a message."""
 
 Channel = Literal["red", "grey"]
 """What a trainer reads of a mask that has colours."""
@@ -60,10 +62,11 @@ class Item:
 
 
 def refuse(problems: Sequence[str], what: str) -> None:
-    """Raise a UserError that lists all problems, when there are any."""
+    """Raise a UserError that lists the problems, when there are any: each once, and of very many the first."""
     if problems:
-        different = dict.fromkeys(problems)  # what is wrong with all of them is said once
-        raise UserError(f"{what}: {'; '.join(different)}; nothing was written")
+        different = list(dict.fromkeys(problems))
+        more = f"; and {len(different) - LISTED} more" if len(different) > LISTED else ""
+        raise UserError(f"{what}: {'; '.join(different[:LISTED])}{more}; nothing was written")
 
 
 def read_caption(path: Path) -> str | None:

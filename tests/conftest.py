@@ -3,7 +3,7 @@
 import os
 
 # Before torch and huggingface_hub read them; child processes inherit them.
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ACCELERATE_USE_CPU"] = "true"
 os.environ.setdefault("MKL_CBWR", "AUTO")  # the package does so too, and here it may be imported after MKL ran

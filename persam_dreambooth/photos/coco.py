@@ -27,7 +27,7 @@ def coco_tools() -> Any:
         from pycocotools import mask
     except ImportError as error:
         raise UserError(
-            "COCO's masks need pycocotools, which is not installed; pip install 'persam-dreambooth[eval]'"
+            "COCO's masks need pycocotools, which is not installed; `pip install pycocotools`"
         ) from error
     return mask
 

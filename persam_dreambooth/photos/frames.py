@@ -101,7 +101,7 @@ def _av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise UserError("videos need PyAV; install it with `pip install persam-dreambooth[video]`") from error
+        raise UserError("videos need PyAV; install it with `pip install av`") from error
     return av
 
 

@@ -34,7 +34,7 @@ class Lpips:
         try:
             from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
         except ImportError as error:
-            raise UserError("--diversity lpips needs torchmetrics: pip install persam-dreambooth[eval]") from error
+            raise UserError("--diversity lpips needs torchmetrics: `pip install torchmetrics`") from error
         try:
             with _plain_weights():
                 self._metric: Any = LearnedPerceptualImagePatchSimilarity("alex", normalize=True)

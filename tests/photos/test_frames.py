@@ -110,7 +110,7 @@ def test_an_interrupted_video_leaves_nothing(tmp_path):
 
 def test_what_is_no_video_is_refused_in_one_line(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
-    silent = tmp_path / "silent.wav"
+    silent = tmp_path / "silent.mkv"
     with av.open(str(silent), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
@@ -119,7 +119,7 @@ def test_what_is_no_video_is_refused_in_one_line(tmp_path):
     for path, complaint in (
         ("absent.mp4", "no video at"),
         ("text.mp4", "no video that"),
-        ("silent.wav", "no video s"),
+        ("silent.mkv", "no video s"),
     ):
         with pytest.raises(UserError, match=complaint) as refusal:
             list(frames.read_frames(tmp_path / path))

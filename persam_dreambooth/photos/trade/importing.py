@@ -16,6 +16,7 @@ from persam_dreambooth.photos.trade.exporting import refuse_used
 from persam_dreambooth.photos.trade.layouts import Given
 from persam_dreambooth.photos.trade.samples import Item, refuse, write_caption
 from persam_dreambooth.replacing import replacing, replacing_folder
+from persam_dreambooth.words import counted
 
 IMAGES, MASKS = "images", "masks"
 HALF = 128
@@ -95,7 +96,9 @@ def _take(item: Item, folder: Path, imported: Imported) -> ManifestEntry:
         mask_digest=files.digest(mask_path),
         source="given",
         box=None if box is None else [box[0], box[1], box[2] - 1, box[3] - 1],
-        warnings=[f"{grey} pixels of the mask were neither black nor white; it was cut at half"] if grey else [],
+        warnings=[f"the mask has {counted(grey, 'pixel')} neither black nor white; it was cut at half"]
+        if grey
+        else [],
     )
 
 

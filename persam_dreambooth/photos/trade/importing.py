@@ -14,7 +14,7 @@ from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, writ
 from persam_dreambooth.photos.trade.conventions import Convention
 from persam_dreambooth.photos.trade.exporting import refuse_used
 from persam_dreambooth.photos.trade.layouts import Given
-from persam_dreambooth.photos.trade.samples import Item, refuse, write_caption
+from persam_dreambooth.photos.trade.samples import Item, refuse, unused, write_caption
 from persam_dreambooth.replacing import replacing, replacing_folder
 from persam_dreambooth.words import counted
 
@@ -84,7 +84,7 @@ def _take(item: Item, folder: Path, imported: Imported) -> ManifestEntry:
         imported.empty.append(item.photo.name)
     photo = _write_photo(item, image, folder / IMAGES)
     write_caption(item.caption, photo)
-    mask_path = folder / MASKS / f"{photo.stem}.png"
+    mask_path = unused(folder / MASKS / f"{photo.stem}.png")
     files.write_mask(mask, mask_path)
     box = Image.fromarray(mask).getbbox()
     return ManifestEntry(
@@ -104,7 +104,7 @@ def _take(item: Item, folder: Path, imported: Imported) -> ManifestEntry:
 
 def _write_photo(item: Item, image: Image.Image, folder: Path) -> Path:
     keeps_bytes = item.read_photo is None and item.photo.suffix.lower() in files.PHOTO_SUFFIXES
-    photo = folder / (item.photo.name if keeps_bytes else f"{item.photo.stem}.png")
+    photo = unused(folder / (item.photo.name if keeps_bytes else f"{item.photo.stem}.png"))
     if photo.name.startswith(".") or photo.name.endswith(files.NO_PHOTOS):
         raise UserError(f"{item.photo.name} has a name that is no photo's here; rename it")
     if not keeps_bytes:

@@ -24,6 +24,7 @@ from persam_dreambooth.photos.trade.samples import (
     read_caption,
     read_levels,
     refuse,
+    unused,
     write_caption,
     write_photo,
 )
@@ -63,7 +64,7 @@ class JsonLines:
     def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
         """Write photo and mask."""
         photo = write_photo(sample, folder / self.photos)
-        mask = folder / self.masks / f"{photo.stem}.png"
+        mask = unused(folder / self.masks / f"{photo.stem}.png")
         files.write_mask(sample.mask, mask)
         where = (folder / self.name).parent
         paths = {key: path.relative_to(where).as_posix() for key, path in ((self.photo, photo), (self.mask, mask))}

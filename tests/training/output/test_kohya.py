@@ -148,7 +148,11 @@ def test_the_metadata_says_what_is_known_and_no_more(tmp_path, channels, version
         ("unet.mid_block.to_q.lora_magnitude_vector.weight", {}, "the unet's weights are DoRA's"),
         ("unet.mid_block.to_q.lora_B.bias", {}, "unet has mid_block.to_q.lora_B.bias"),
         ("unet.mid_block.to_q.lora.down.weight", {"unet.alpha_pattern": {"to_q": 2}}, "unet has alpha_pattern"),
-        ("unet.mid_block.to_q.lora.down.weight", {"unet.lora_alpha": "4"}, "lora_alpha in the file's metadata is '4', no usable number"),
+        (
+            "unet.mid_block.to_q.lora.down.weight",
+            {"unet.lora_alpha": "4"},
+            "lora_alpha in the file's metadata is '4', no usable number",
+        ),
         ("lora_unet_mid_block_to_q.lora_down.weight", {}, "cannot be converted"),
         ("conv.weight", {}, "no LoRA weights in diffusers' format"),
     ],

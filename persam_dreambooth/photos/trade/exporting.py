@@ -1,9 +1,12 @@
 """Our photos and masks to a trainer's folder, whole or not at all."""
 
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from persam_dreambooth.errors import UserError
@@ -105,10 +108,12 @@ def _refuse_unwritable(snippet: str, folder: Path) -> None:
 
 
 def export_beside(source: Source, convention: Convention) -> Exported:
-    """Write masks beside the photos, which are left as they are, and the configuration; all of it or nothing.
+    """Write masks beside the photos, which are left as they are, and the configuration last; all of it or nothing.
+
+    Of an export that was killed, what is there already is kept, and the rest is added.
 
     Raises:
-        UserError: the trainer does not look there; a file of such a name is there already, a photo would stay
+        UserError: the trainer does not look there; another file of such a name is there already, a photo would stay
             without a mask and so be trained on whole, or what `export_folder` refuses.
     """
     layout = convention.layout
@@ -118,8 +123,6 @@ def export_beside(source: Source, convention: Convention) -> Exported:
     folder = next(iter(targets.values())).parent
     config, snippet = folder / convention.config, convention.configured_beside(folder.resolve())
     _refuse_unwritable(snippet, folder)
-    there = [path for path in (*targets.values(), config) if path.exists()]
-    refuse([f"{path} is there already" for path in there], "the masks cannot be put beside the photos")
     others = [photo.name for photo in files.list_photos(folder) if photo not in targets]
     bare = [name for name in others if not name.endswith(files.NO_PHOTOS)]
     if bare:
@@ -127,19 +130,40 @@ def export_beside(source: Source, convention: Convention) -> Exported:
             f"{convention.title} trains on all of a photo that has no mask: {', '.join(bare)}; take them out of the "
             "folder, keep those that are doubted with --include_doubtful, or export to a new folder with --output"
         )
+    _write_beside(source, targets, config, snippet)
+    without_words = [pair.photo.name for pair in source.pairs if pair.caption is None]
+    return Exported(len(source.pairs), without_words, snippet, config)
+
+
+def _write_beside(source: Source, targets: dict[Path, Path], config: Path, snippet: str) -> None:
     problems = []
     with ExitStack() as renamed_at_the_end:
         for pair in tqdm(source.pairs, desc="Exporting", unit="photo", delay=2):
+            target = targets[pair.photo]
             try:
                 mask = read_sample(pair).mask
             except UserError as error:
                 problems.append(str(error))
                 continue
-            files.write_mask(mask, renamed_at_the_end.enter_context(replacing(targets[pair.photo])))
-        refuse(problems, f"not for {convention.title}")
-        renamed_at_the_end.enter_context(replacing(config)).write_text(snippet, encoding="utf-8")
-    without_words = [pair.photo.name for pair in source.pairs if pair.caption is None]
-    return Exported(len(source.pairs), without_words, snippet, config)
+            if not os.path.lexists(target):
+                files.write_mask(mask, renamed_at_the_end.enter_context(replacing(target)))
+            elif not _holds(target, mask):
+                problems.append(f"{target} is there already")
+        written = os.path.lexists(config)
+        if written and not (config.is_file() and config.read_bytes() == snippet.encode()):
+            problems.append(f"{config} is there already")
+        refuse(problems, "the masks cannot be put beside the photos")
+    if not written:
+        with replacing(config) as temporary:
+            temporary.write_text(snippet, encoding="utf-8")
+
+
+def _holds(path: Path, mask: NDArray[np.bool_]) -> bool:
+    """Whether a file is that very mask."""
+    try:
+        return np.array_equal(files.read_mask(path), mask)
+    except UserError:
+        return False
 
 
 def _targets(source: Source, layout: Folders) -> dict[Path, Path]:

@@ -74,7 +74,7 @@ def unused(path: Path) -> Path:
     """The same path, at which nothing lies.
 
     Raises:
-        UserError: something does: where Dog.jpg and dog.jpg are one file, or a name in two ways of writing its accents.
+        UserError: something does: where Dog.jpg and dog.jpg are one file, or two spellings of an accented name.
     """
     if os.path.lexists(path):
         raise UserError(f"{path.name} would replace a file that this file system takes for the same; rename the photo")

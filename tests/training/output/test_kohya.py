@@ -151,7 +151,7 @@ def test_the_metadata_says_what_is_known_and_no_more(tmp_path, channels, version
         (
             "unet.mid_block.to_q.lora.down.weight",
             {"unet.lora_alpha": "4"},
-            "lora_alpha in the file's metadata is '4', no usable number",
+            "metadata is '4', no usable number",
         ),
         ("lora_unet_mid_block_to_q.lora_down.weight", {}, "cannot be converted"),
         ("conv.weight", {}, "no LoRA weights in diffusers' format"),

@@ -72,9 +72,13 @@ def _check_size(size: Any, height: int, width: int) -> None:
 
 def _fill(polygons: list[Any], height: int, width: int) -> NDArray[np.bool_]:
     """Draw polygons; their union."""
-    if not polygons:
-        raise UserError("it has no polygon; draw one, or take it out")
-    tools, checked = coco_tools(), [_checked(polygon, height, width) for polygon in polygons]
+    checked = [_checked(polygon, height, width) for polygon in polygons]
+    checked = [
+        points for points in checked if len(points) >= 3
+    ]  # data sets hold lines and points, which cover nothing
+    if not checked:
+        raise UserError("it has no polygon of three points or more; draw one, or take it out")
+    tools = coco_tools()
     edges = (np.abs(points - np.roll(points, 1, axis=0)).max(axis=1) for points in checked)
     around, most = sum(float(lengths.sum()) for lengths in edges), height * width // 2 + 16 * (height + width)
     if around > most:  # pycocotools holds about a hundred bytes for each
@@ -91,8 +95,8 @@ def _checked(polygon: Any, height: int, width: int) -> NDArray[np.float64]:
         values = np.asarray(polygon, dtype=np.float64).ravel()
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError("a polygon is a list of numbers x0, y0, x1, y1, ...") from error
-    if len(values) < 6 or len(values) % 2:
-        raise UserError(f"a polygon has {len(values)} numbers; three points or more have six or more, in pairs")
+    if len(values) % 2:
+        raise UserError(f"a polygon has {len(values)} numbers, and each of its points two")
     points, size = values.reshape(-1, 2), np.array([width, height])
     near = ((points >= -MARGIN * size) & (points <= (1 + MARGIN) * size)).all(axis=1)  # neither holds for NaN
     if not near.all():

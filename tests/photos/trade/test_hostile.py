@@ -1,4 +1,4 @@
-"""What strangers put into a trainer's folder ends in one line: nothing is read from elsewhere, written, or waited for."""
+"""What strangers put into a trainer's folder ends in one line: nothing else is read, written, or waited for."""
 
 import ast
 import json

@@ -3,13 +3,13 @@
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from persam_dreambooth.cli import main
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.trade import CONVENTIONS, export_folder, read_source
 from tests.photos.trade.albums import tree, write_pair
 
 WRITES = ("os.mkdir", "os.rename", "os.rmdir", "tempfile.mkstemp")
@@ -31,7 +31,7 @@ def killed_at(number, argv):
             if left < 0:
                 os._exit(KILLED)
 
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of a short life
+    sys.stdout = sys.stderr = Path(os.devnull).open("w")  # for the rest of a short life
     sys.addaudithook(count)
     os._exit(main([str(word) for word in argv]))
 

@@ -31,7 +31,8 @@ def killed_at(number, argv):
             if left < 0:
                 os._exit(KILLED)
 
-    sys.stdout = sys.stderr = Path(os.devnull).open("w")  # for the rest of a short life
+    silence = Path(os.devnull).open("w")  # noqa: SIM115 - for the rest of a short life
+    sys.stdout = sys.stderr = silence
     sys.addaudithook(count)
     os._exit(main([str(word) for word in argv]))
 

@@ -1,10 +1,12 @@
 """What a picture and a mask are in memory: upright 8-bit RGB, and an (H, W) array of bool."""
 
+from functools import lru_cache
+from io import BytesIO
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageCms
 
 from persam_dreambooth.errors import UserError
 
@@ -18,6 +20,13 @@ TRANSPOSITIONS: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+PROFILED_MODES: Final = {"RGB": ("RGB", "RGBA"), "CMYK": ("CMYK",), "GRAY": ("L",)}
+"""Colour space of a profile -> the modes of images that it describes."""
+SRGB_TOLERANCE: Final = 2
+"""A profile that changes no colour by more, of 255, is sRGB."""
+NEARLY_BLACK: Final = 1 / 16
+"""Of the brightest level; the dimmest colour that is in use for a subject's number has 1/8."""
+GREY_TOLERANCE: Final = 8
 
 
 def orientation(image: Image.Image) -> int | None:
@@ -43,12 +52,13 @@ def upright(image: Image.Image) -> Image.Image:
     return turned
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, managed: bool = True) -> Image.Image:
     """Bring any Pillow image to what every model here takes.
 
     Args:
         image: any mode (RGB, palette, grey, 16 bit, float, CMYK, with or without alpha), with
-            or without an EXIF orientation.
+            or without an EXIF orientation or a colour profile.
+        managed: convert colours by the embedded profile to sRGB; otherwise take the stored numbers for sRGB.
 
     Returns:
         An upright 8-bit RGB image. What is transparent becomes white, as a viewer shows it.
@@ -56,6 +66,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         value is above 1.
     """
     image = upright(image)
+    if managed:
+        image = to_srgb(image)
     if image.mode.startswith(("I", "F")):
         image = Image.fromarray(_to_8_bit(np.asarray(image)))
     if image.has_transparency_data:
@@ -63,6 +75,34 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
+
+
+def to_srgb(image: Image.Image) -> Image.Image:
+    """Convert colours by the embedded profile; the same image where it has none, a damaged one, or sRGB's."""
+    profile = image.info.get("icc_profile")
+    conversion = _conversion(profile, image.mode) if isinstance(profile, bytes) else None
+    converted = None if conversion is None else ImageCms.applyTransform(image, conversion)
+    return image if converted is None else converted
+
+
+@lru_cache(maxsize=8)
+def _conversion(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """How images of a profile become sRGB; None where that changes nothing, or the profile is not for such images."""
+    try:
+        stored = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if mode not in PROFILED_MODES.get(stored.profile.xcolor_space.strip(), ()):
+            return None
+        target = ImageCms.createProfile("sRGB")
+        conversion = ImageCms.buildTransform(stored, target, mode, "RGBA" if mode == "RGBA" else "RGB")
+        if mode != "RGB":
+            return conversion
+        # By what it does, not by its name: many profiles are sRGB, and few of them are called so.
+        before = np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)] * 3), axis=-1).reshape(1, -1, 3)
+        after = ImageCms.applyTransform(Image.fromarray(before), conversion)
+        changed = np.abs(np.asarray(after).astype(int) - before).max()
+    except (ImageCms.PyCMSError, AttributeError, OSError, TypeError, ValueError):
+        return None
+    return conversion if changed > SRGB_TOLERANCE else None
 
 
 def _to_8_bit(levels: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -79,11 +119,12 @@ def to_mask(mask: Image.Image | NDArray[np.generic]) -> NDArray[np.bool_]:
     """Read any drawing of a mask as foreground and background.
 
     Args:
-        mask: a Pillow image of any mode, or an (H, W) or (H, W, 1..4) array of bool, integer or
-            float. A cut-out (an alpha channel that is not constant) is read by its alpha; a
-            palette image by which pixels are not black; everything else by which pixels exceed
-            half of the brightest level in the file, so that {0, 1}, {0, 128} and soft 8-bit
-            masks all mean what they show.
+        mask: a Pillow image of any mode, or an (H, W) or (H, W, 1..4) array of bool, integer or float. Read are:
+            of a palette with colours, which number subjects, every pixel that is not black; of everything else,
+            palettes of greys too, what exceeds half of the brightest level in the file, so that {0, 1}, {0, 128}
+            and soft 8-bit masks all mean what they show. Of a cut-out (an alpha channel that is not constant)
+            the level is its alpha; or, where its opaque part is itself drawn in black and white, such as in a mask
+            that an editor has rotated, colours times alpha.
 
     Returns:
         (H, W) bool, upright, True where the subject is. All False where nothing is drawn.
@@ -91,33 +132,53 @@ def to_mask(mask: Image.Image | NDArray[np.generic]) -> NDArray[np.bool_]:
     Raises:
         UserError: the array has another number of dimensions or channels.
     """
+    levels = drawing(mask)
+    if levels.ndim == 3:
+        levels = levels.max(axis=-1)
+    brightest = float(levels.max(initial=0))
+    return np.asarray(levels > brightest * (NEARLY_BLACK if _numbers_subjects(mask) else 0.5))
+
+
+def drawing(mask: Image.Image | NDArray[np.generic]) -> NDArray[np.generic]:
+    """What a mask is drawn with: upright levels (H, W), or colours (H, W, 1..3), by the rules of `to_mask`.
+
+    Raises:
+        UserError: the array has another number of dimensions or channels.
+    """
     if isinstance(mask, Image.Image):
         mask = upright(mask)
-        has_palette = mask.mode in ("P", "PA")
-        if has_palette or mask.has_transparency_data:
+        if mask.mode in ("P", "PA") or mask.has_transparency_data:
             mask = mask.convert("RGBA")
-            *colours, alpha = (np.asarray(channel) for channel in mask.split())
-            if has_palette and alpha.min() == 255:
-                return np.asarray(np.any(colours, axis=0))
         elif mask.mode not in ("1", "L", "RGB") and not mask.mode.startswith(("I", "F")):
             mask = mask.convert("RGB")
         mask = np.asarray(mask)
     if mask.ndim not in (2, 3) or mask.size == 0 or (mask.ndim == 3 and not 1 <= mask.shape[-1] <= 4):
         raise UserError(f"a mask is an (H, W) or (H, W, channels) array, not one of shape {mask.shape}")
-    levels = _levels(mask)
-    return np.asarray(levels > levels.max(initial=0) / 2)
-
-
-def _levels(mask: NDArray[np.generic]) -> NDArray[np.float64]:
-    """The one channel, (H, W) float, that says how much each pixel belongs to the mask."""
-    values = mask.astype(np.float64)
     if np.issubdtype(mask.dtype, np.floating):
-        values = np.nan_to_num(values)
-    if values.ndim == 2:
-        return values
-    if values.shape[-1] in (2, 4):
-        alpha = values[..., -1]
-        if alpha.min() != alpha.max():
-            return alpha
-        values = values[..., :-1]
-    return np.asarray(values.max(axis=-1))
+        mask = np.nan_to_num(mask)
+    if mask.ndim == 2 or mask.shape[-1] in (1, 3):
+        return mask
+    colours, alpha = mask[..., :-1], mask[..., -1]
+    if alpha.min() == alpha.max():
+        return colours
+    if not _is_black_and_white(colours[alpha > alpha.max() / 2]):
+        return alpha
+    return np.asarray(colours.max(axis=-1) * (alpha / alpha.max()))
+
+
+def _numbers_subjects(mask: Image.Image | NDArray[np.generic]) -> bool:
+    """Whether a mask is an opaque palette image whose colours are not all grey."""
+    if not isinstance(mask, Image.Image) or mask.mode not in ("P", "PA"):
+        return False
+    colours = np.asarray(mask.convert("RGBA"))
+    return bool(colours[..., 3].min() == 255 and np.ptp(colours[..., :3], axis=-1).max() > GREY_TOLERANCE)
+
+
+def _is_black_and_white(colours: NDArray[np.generic]) -> bool:
+    """Whether (N, channels) are a drawing in black and white: both are there, and next to nothing else."""
+    values = colours.astype(np.float32)
+    levels = values.max(axis=-1)
+    brightest = levels.max(initial=0)
+    dark, light = levels < brightest / 4, levels > brightest * 3 / 4
+    grey = levels - values.min(axis=-1) <= brightest / 8
+    return bool(dark.mean() > 0.01 and light.any() and ((dark | light) & grey).mean() > 0.9)

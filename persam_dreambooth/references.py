@@ -1,13 +1,19 @@
 """The reference as a user names it: files, and numbers from the command line, to what PerSAM takes."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from persam_dreambooth import masks
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos import files
+from persam_dreambooth.photos import files, pairs
 from persam_dreambooth.segmentation import PerSAM, Reference, reference_from
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,17 +59,29 @@ class ReferenceFiles:
 
 
 def check_references(given: Sequence[ReferenceFiles]) -> None:
-    """Read everything that needs no SAM, so that a mistake is told before one is loaded.
+    """Read everything that needs no SAM, so that a mistake is told before one is loaded; warn of odd masks.
 
     Raises:
-        UserError: a file cannot be read, or a mask does not fit its photo.
+        UserError: a file cannot be read, or a mask does not fit its photo, or shows no subject.
     """
     for one in given:
         image = files.read_photo(one.image)
         if one.mask:
-            Reference(image, files.read_picture(one.mask))
+            _check_mask(one.mask, one.image, image)
         elif one.scribble:
             files.read_mask(one.scribble)
+
+
+def _check_mask(mask: Path, photo: Path, image: Image.Image) -> None:
+    drawn = files.read_mask(mask)
+    pairs.check_size(mask, drawn.shape, photo, image.size)
+    masks.refuse_empty(drawn, f"the mask {mask}")
+    masks.refuse_full(drawn, f"the mask {mask}")
+    looks = masks.Looks()
+    looks.add(photo.name, drawn)
+    for words in (*looks.warnings(), pairs.turned_words(mask, photo)):
+        if words:
+            logger.warning(words)
 
 
 def read_references(given: Sequence[ReferenceFiles], persam: PerSAM) -> list[Reference]:
@@ -78,7 +96,7 @@ def read_references(given: Sequence[ReferenceFiles], persam: PerSAM) -> list[Ref
 def _read(given: ReferenceFiles, persam: PerSAM) -> Reference:
     image = files.read_photo(given.image)
     if given.mask:
-        return Reference(image, files.read_picture(given.mask))
+        return Reference(image, files.read_drawn_mask(given.mask))
     if given.scribble:
         return reference_from(persam, image, scribble=files.read_mask(given.scribble))
     points = [point[:2] for point in given.points]

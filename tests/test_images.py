@@ -261,7 +261,7 @@ def test_a_soft_alpha_is_cut_at_half_of_the_most_opaque():
 
 
 def test_every_colour_of_a_palette_counts_however_dim():
-    file = palette_image([[0, 1, 2, 3]], [(0, 0, 0), (128, 0, 0), (0, 0, 1), (255, 255, 255)])
+    file = palette_image([[0, 1, 2, 3]], [(0, 0, 0), (128, 0, 0), (0, 0, 32), (255, 255, 255)])
     np.testing.assert_array_equal(to_mask(file), [[False, True, True, True]])
 
 

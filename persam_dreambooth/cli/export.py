@@ -81,6 +81,8 @@ def run(program: str, argv: list[str]) -> None:
         exported, where = export_folder(source, convention, Path(flags.output), flags.instance_prompt), flags.output
     for reason in source.left_out.values():
         print(f"left out: {printable(reason)}")
+    for words in (*source.unread_words((Path(flags.masks),)), *exported.warnings):
+        print(printable(words))
     print(f"{counted(exported.count, 'photo')} with masks for {convention.title}, in {printable(where)}")
     if exported.without_words and exported.config:
         remedy = "write .txt files beside them" if flags.in_place else "--instance_prompt gives them one"

@@ -201,6 +201,7 @@ def run(program: str, argv: list[str]) -> None:
     """Segment, then say what was found and where it lies."""
     text = "Find the subject of a reference photo in a folder of photos."
     flags, method, sam = parse(GROUPS, argv, program, text, ESSENTIAL, EXAMPLE)
+    from persam_dreambooth.photos.files import unread_words
     from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
 
     processes = _processes(sam.device)
@@ -223,6 +224,8 @@ def run(program: str, argv: list[str]) -> None:
     )
     segment_folder(job, processes, flags.again)
     if processes is None or processes.is_main_process:
+        if words := unread_words(job.unread()):
+            print(words)
         for folder in job.subjects():
             _say(folder)
 

@@ -109,4 +109,4 @@ class FSS1000:
 
 
 def _read_files(data: Path, shot: Shot) -> tuple[Image.Image, Image.Image]:
-    return read_photo(data / shot.image), read_picture(data / str(shot.label[0]))
+    return read_photo(data / shot.image, managed=False), read_picture(data / str(shot.label[0]))

@@ -1,11 +1,9 @@
-"""Find, read and write photos and masks; nothing is ever half-written."""
+"""Read and write photos and masks; nothing is ever half-written."""
 
 import errno
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,108 +13,72 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import to_mask, to_rgb
+from persam_dreambooth.masks import refuse_picture
+from persam_dreambooth.opening import opened
+from persam_dreambooth.photos.listing import NAMED as NAMED
+from persam_dreambooth.photos.listing import NO_PHOTOS as NO_PHOTOS
+from persam_dreambooth.photos.listing import PHOTO_SUFFIXES as PHOTO_SUFFIXES
+from persam_dreambooth.photos.listing import find_photos as find_photos
+from persam_dreambooth.photos.listing import is_photo as is_photo
+from persam_dreambooth.photos.listing import list_photos as list_photos
+from persam_dreambooth.photos.listing import refuse_clashing_stems as refuse_clashing_stems
+from persam_dreambooth.photos.listing import unread_files as unread_files
+from persam_dreambooth.photos.listing import unread_words as unread_words
 from persam_dreambooth.photos.manifest import LOCK_NAME
 from persam_dreambooth.replacing import replacing
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-NO_PHOTOS = ("-masklabel.png", "-condlabel.png")
-"""How the names of masks end that OneTrainer, and `export --in_place` for it, keep beside the photos."""
+UNREAD_NAME = "not_read.json"
 
 
-def find_photos(folder: Path, besides: tuple[Path, ...] = ()) -> list[Path]:
-    """The photos that lie directly in a folder, sorted by name.
+def read_photo(path: Path, managed: bool = True) -> Image.Image:
+    """A photo as an upright 8-bit RGB image; of several pictures in the file, the first.
 
     Args:
-        folder: where to look; hidden files, other kinds of files and OneTrainer's masks are passed over.
-        besides: files that are no photos of the subject although they look like it (the reference mask).
-
-    Raises:
-        UserError: no such folder, no photo in it, or two photos that differ only in their suffix
-            (their masks would have the same name).
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give the folder that holds the photos")
-    passed_over = {path.resolve() for path in besides}
-    photos = [
-        path for path in list_photos(folder) if path.resolve() not in passed_over and not path.name.endswith(NO_PHOTOS)
-    ]
-    if not photos:
-        raise UserError(f"no photo found in {folder}; put files there that end in {', '.join(PHOTO_SUFFIXES)}")
-    refuse_clashing_stems(photos)
-    return photos
-
-
-def refuse_clashing_stems(paths: Sequence[Path]) -> None:
-    """Raise a UserError when two files of a folder differ only in their suffix."""
-    by_stem = defaultdict(list)
-    for path in paths:
-        by_stem[path.stem].append(path.name)
-    clashes = [" and ".join(names) for names in by_stem.values() if len(names) > 1]
-    if clashes:
-        raise UserError(
-            f"files in {paths[0].parent} have the same name but for the suffix: {'; '.join(clashes)}; "
-            "rename one of each pair, since a mask has its photo's name"
-        )
-
-
-def list_photos(folder: Path) -> list[Path]:
-    """The image files that lie directly in a folder, sorted by name, hidden ones left out."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-
-
-def read_photo(path: Path) -> Image.Image:
-    """A photo as an upright 8-bit RGB image.
+        path: the file.
+        managed: convert its colours to sRGB by its profile; see `to_rgb`.
 
     Raises:
         UserError: the file cannot be opened or decoded.
     """
-    with _open(path, "photo") as image:
-        return to_rgb(image)
+    with opened(path, "photo") as image:
+        return to_rgb(image, managed)
 
 
-def read_mask(path: Path) -> NDArray[np.bool_]:
+def read_mask(path: Path, known: bool = False) -> NDArray[np.bool_]:
     """A mask file of any kind as (H, W) bool; see `to_mask`.
 
+    Args:
+        path: the file.
+        known: it was read before, and need not be looked at again.
+
     Raises:
-        UserError: the file cannot be opened or decoded.
+        UserError: the file cannot be opened or decoded, or is a photo and no mask.
     """
-    with _open(path, "mask") as image:
+    with opened(path, "mask") as image:
+        if not known:
+            refuse_picture(image, f"the mask {path}")
         return to_mask(image)
 
 
+def read_drawn_mask(path: Path) -> Image.Image:
+    """A mask file as it is, decoded: where its values matter.
+
+    Raises:
+        UserError: as `read_mask`.
+    """
+    with opened(path, "mask") as image:
+        refuse_picture(image, f"the mask {path}")
+        return image.copy()
+
+
 def read_picture(path: Path) -> Image.Image:
-    """An image file as it is, decoded: for a mask whose file values matter.
+    """An image file as it is, decoded.
 
     Raises:
         UserError: the file cannot be opened or decoded.
     """
-    with _open(path, "picture") as image:
+    with opened(path) as image:
         return image.copy()
-
-
-@contextmanager
-def _open(path: Path, what: str) -> Iterator[Image.Image]:
-    """Open and fully decode an image file; every way in which that fails becomes one line."""
-    try:
-        # By file object: of a path Pillow maps uncompressed TIFFs into memory, and then forgets their orientation.
-        with path.open("rb") as file:
-            image = Image.open(file)
-            image.load()
-    except FileNotFoundError as error:
-        raise UserError(f"no {what} at {path}; check the path") from error
-    except Exception as error:  # decoders answer damage with a dozen kinds of exception
-        raise _undecodable(path, what, error) from error
-    with image:
-        yield image
-
-
-def _undecodable(path: Path, what: str, error: Exception) -> UserError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return UserError(f"the {what} {path} cannot be decoded ({reason}); export it again or remove it")
 
 
 def check_output_folder(folder: Path) -> None:
@@ -178,6 +140,15 @@ def write_json(value: object, path: Path) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def note_unread(unread: Mapping[Path, str], output: Path) -> None:
+    """Keep `unread_files` beside what was made of the others, as `not_read.json`: names and reasons; no file for none."""
+    path = output / UNREAD_NAME
+    if unread:
+        write_json({one.name: reason for one, reason in unread.items()}, path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def write_mask(mask: NDArray[np.bool_], path: Path) -> None:
     """Save (H, W) bool as an 8-bit grey PNG of 0 and 255."""
     with replacing(path) as temporary:
@@ -192,6 +163,8 @@ def write_picture(picture: Image.Image, path: Path) -> None:
 
 def digest(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal: whether it is still the file it was; "" where it cannot be read."""
+    if not path.is_file():  # a pipe would be waited for
+        return ""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,8 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.images import orientation
+from persam_dreambooth.opening import opened
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry
+
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that exchange width and height."""
 
 
 def mask_folder(given: Path, flag: str) -> Path:
@@ -51,6 +56,14 @@ def pair(photos: Iterable[Path], folder: Path) -> dict[Path, Path]:
             f"{Path(missing[0]).stem}.png: make it with `persam-dreambooth segment`, or take the photo out"
         )
     return {photo: masks[photo.stem] for photo in photos}
+
+
+def unpaired_words(photos: Iterable[Path], folder: Path) -> str:
+    """Masks that have no photo, in one line for the screen; empty where each has one."""
+    stems = {photo.stem for photo in photos}
+    names = [path.name for path in files.list_photos(folder) if path.stem not in stems]
+    more = f" and {len(names) - files.NAMED} more" if len(names) > files.NAMED else ""
+    return f"masks without a photo: {', '.join(names[: files.NAMED])}{more}" if names else ""
 
 
 def left_out_of(
@@ -107,8 +120,40 @@ def check_size(mask: Path, shape: tuple[int, ...], photo: Path, size: tuple[int,
     Raises:
         UserError: they differ.
     """
-    if shape != size[::-1]:
-        raise UserError(
-            f"the mask {mask} is {shape[1]} x {shape[0]} pixels but its photo {photo.name} is {size[0]} x {size[1]} "
-            "(upright); make the mask anew on this photo"
+    if shape == size[::-1]:
+        return
+    turn = exif_orientation(photo)
+    remedy = "make the mask anew on this photo"
+    if turn in SIDEWAYS and shape == size:
+        remedy = (
+            f"it was drawn on the stored pixels, and EXIF orientation {turn} turns the photo: save the photo upright "
+            "and without EXIF first, or turn the mask as viewers show the photo"
         )
+    raise UserError(
+        f"the mask {mask} is {shape[1]} x {shape[0]} pixels but its photo {photo.name} is {size[0]} x {size[1]} "
+        f"(upright); {remedy}"
+    )
+
+
+def turned_words(mask: Path, photo: Path) -> str:
+    """A hint where a photo's EXIF orientation turns it, its drawn mask has none, and their sizes cannot tell."""
+    turn = exif_orientation(photo)
+    if turn is None or exif_orientation(mask) is not None:
+        return ""
+    with opened(photo, "photo", decode=False) as image:
+        if turn in SIDEWAYS and image.width != image.height:
+            return ""
+    return (
+        f"warning: EXIF orientation {turn} turns {photo.name} but not its mask {mask.name}; if that was drawn on the "
+        "stored pixels, it lies turned: look at the overlay"
+    )
+
+
+def exif_orientation(photo: Path) -> int | None:
+    """By which a picture file is turned; None where it is not. HEIC files come upright from their decoder.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    with opened(photo, "photo", decode=False) as image:
+        return orientation(image)

@@ -83,6 +83,12 @@ class SegmentationJob:
             for name in dict.fromkeys(self.names)
         }
 
+    def unread(self) -> dict[Path, str]:
+        """What of the folder of photos is not read; see `files.unread_files`."""
+        return files.unread_files(
+            self.images, (self.output, *(path for one in self.references for path in one.drawings))
+        )
+
     def settings(self) -> dict[str, Any]:
         """What makes this run this run: with other settings the masks would be others."""
         return {

@@ -83,6 +83,7 @@ def segment_folder(
     _meet(processes)
     for folder, lines in zip(folders, before, strict=False):  # of the first process
         folder.close(photos, lines)
+        files.note_unread(job.unread(), folder.path)
     _meet(processes)
     if not stopped() and all(entry.error is not None for entry in folders[0].entries()):
         reason = next(folders[0].entries()).error

@@ -59,6 +59,13 @@ class Opened:
         found = [folder for folder in _folders(self.images, DEPTH) if files.list_photos(folder)]
         return {folder.relative_to(self.images).as_posix(): folder for folder in found}
 
+    def unread_lines(self) -> list[str]:
+        """What is not read in the folders of photos, a line each; see `files.unread_files`."""
+        folders = self.albums()
+        known = [*folders.values(), *map(self.output_of, folders)]
+        words = [files.unread_words(files.unread_files(folder, known)) for folder in folders.values()]
+        return [f"{album}: {said}" for album, said in zip(folders, words, strict=True) if said]
+
     def output_of(self, album: str) -> Path:
         """Where an album's masks go."""
         if self.output is None:

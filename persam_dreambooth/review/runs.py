@@ -126,7 +126,7 @@ class Generator(Background):
 def _words(path: Path) -> dict[str, str]:
     """A PNG's text entries; none where it cannot be read."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=("PNG",)) as picture:
             return {key: str(value) for key, value in getattr(picture, "text", {}).items()}
     except (OSError, ValueError, SyntaxError):
         return {}

@@ -1,11 +1,15 @@
 """The subject's own photos, each with its mask: what was trained on, and what the pictures are compared with."""
 
+import logging
 from pathlib import Path
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.masks import Looks, refuse_empty, refuse_full
 from persam_dreambooth.photos import files, pairs
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
 from persam_dreambooth.references import ReferenceFiles
+
+logger = logging.getLogger(__name__)
 
 
 def photos_with_masks(photos: Path, masks: Path) -> tuple[list[ReferenceFiles], list[str]]:
@@ -33,13 +37,19 @@ def photos_with_masks(photos: Path, masks: Path) -> tuple[list[ReferenceFiles], 
             "`persam-dreambooth review`"
         )
     drawn = pairs.pair(kept, folder)
+    looks = Looks()
     for photo in kept:
-        _check(photo, drawn[photo])
+        _check(photo, drawn[photo], looks)
+    unread = files.unread_words(files.unread_files(photos, (masks,)))
+    for words in (unread, pairs.unpaired_words(found, folder), *looks.warnings()):
+        if words:
+            logger.warning(words)
     return [ReferenceFiles(photo, mask=mask) for photo, mask in drawn.items()], list(left_out.values())
 
 
-def _check(photo: Path, drawn: Path) -> None:
+def _check(photo: Path, drawn: Path, looks: Looks) -> None:
     mask = files.read_mask(drawn)
     pairs.check_size(drawn, mask.shape, photo, files.read_photo(photo).size)
-    if mask.all() or not mask.any():
-        raise UserError(f"the mask {drawn} is {'full' if mask.all() else 'empty'}; mark the subject, or take it out")
+    refuse_empty(mask, f"the mask {drawn}")
+    refuse_full(mask, f"the mask {drawn}")
+    looks.add(photo.name, mask)

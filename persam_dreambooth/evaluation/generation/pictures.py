@@ -83,7 +83,7 @@ def draw_pictures(model: Model, drawing: Drawing, folder: Path) -> dict[tuple[st
 def _shows(path: Path, prompt: str, seed: int) -> bool:
     """Whether a file is there and says that it was drawn for this prompt and seed."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=("PNG",)) as picture:
             return (picture.info.get("prompt"), picture.info.get("seed")) == (prompt, str(seed))
     except OSError:  # absent or damaged
         return False

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.masks import Looks
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.names import is_text
 from persam_dreambooth.photos.trade.conventions import Convention
@@ -28,12 +29,14 @@ class Exported:
         without_words: names of the photos that have no caption.
         snippet: what to tell the trainer; empty where nothing.
         config: where that is saved.
+        warnings: what looks odd about the masks.
     """
 
     count: int
     without_words: list[str] = field(default_factory=list)
     snippet: str = ""
     config: Path | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 def export_folder(
@@ -53,7 +56,7 @@ def export_folder(
             them listed.
     """
     refuse_used(output, {pair.photo.parent for pair in source.pairs} | {pair.mask.parent for pair in source.pairs})
-    layout, lines, problems = convention.layout, [], list[str]()
+    layout, lines, problems, looks = convention.layout, [], list[str](), Looks()
     snippet, without_words = convention.configured(output.resolve()), []
     _refuse_unwritable(snippet, output)
     with replacing_folder(output) as folder:
@@ -61,6 +64,7 @@ def export_folder(
             try:
                 sample = read_sample(pair, instance_prompt)
                 lines.append(layout.add(sample, folder))
+                looks.add(pair.mask.name, sample.mask)
             except UserError as error:
                 problems.append(str(error))
                 continue
@@ -70,7 +74,8 @@ def export_folder(
         layout.close(lines, folder)
         if snippet:
             (folder / convention.config).write_text(snippet, encoding="utf-8")
-    return Exported(len(lines), without_words, snippet, output / convention.config if snippet else None)
+    config = output / convention.config if snippet else None
+    return Exported(len(lines), without_words, snippet, config, looks.warnings())
 
 
 def refuse_used(output: Path, sources: set[Path]) -> None:
@@ -130,13 +135,13 @@ def export_beside(source: Source, convention: Convention) -> Exported:
             f"{convention.title} trains on all of a photo that has no mask: {', '.join(bare)}; take them out of the "
             "folder, keep those that are doubted with --include_doubtful, or export to a new folder with --output"
         )
-    _write_beside(source, targets, config, snippet)
+    looks = _write_beside(source, targets, config, snippet)
     without_words = [pair.photo.name for pair in source.pairs if pair.caption is None]
-    return Exported(len(source.pairs), without_words, snippet, config)
+    return Exported(len(source.pairs), without_words, snippet, config, looks.warnings())
 
 
-def _write_beside(source: Source, targets: dict[Path, Path], config: Path, snippet: str) -> None:
-    problems = []
+def _write_beside(source: Source, targets: dict[Path, Path], config: Path, snippet: str) -> Looks:
+    problems, looks = [], Looks()
     with ExitStack() as renamed_at_the_end:
         for pair in tqdm(source.pairs, desc="Exporting", unit="photo", delay=2):
             target = targets[pair.photo]
@@ -145,6 +150,7 @@ def _write_beside(source: Source, targets: dict[Path, Path], config: Path, snipp
             except UserError as error:
                 problems.append(str(error))
                 continue
+            looks.add(pair.mask.name, mask)
             if not os.path.lexists(target):
                 files.write_mask(mask, renamed_at_the_end.enter_context(replacing(target)))
             elif not _holds(target, mask):
@@ -156,6 +162,7 @@ def _write_beside(source: Source, targets: dict[Path, Path], config: Path, snipp
     if not written:
         with replacing(config) as temporary:
             temporary.write_text(snippet, encoding="utf-8")
+    return looks
 
 
 def _holds(path: Path, mask: NDArray[np.bool_]) -> bool:

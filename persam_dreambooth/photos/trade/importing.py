@@ -9,6 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.masks import Looks
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
 from persam_dreambooth.photos.trade.conventions import Convention
@@ -31,18 +32,20 @@ class Imported:
         count: of photos.
         grey: how many pixels were neither black nor white, by the photo's name.
         empty: names of the photos whose masks are empty.
+        looks: of all masks.
     """
 
     count: int
     grey: dict[str, int] = field(default_factory=dict)
     empty: list[str] = field(default_factory=list)
+    looks: Looks = field(default_factory=Looks)
 
 
 def import_folder(convention: Convention, given: Given, output: Path) -> Imported:
     """Write `images/`, `masks/` and the manifest, which training and the other verbs read.
 
     Photos keep their bytes, but those with a mask in their alpha channel, and those of a suffix that is passed over
-    here (.gif), become opaque PNGs. Grey masks are cut at half.
+    here, become opaque PNGs. Grey masks are cut at half.
 
     Raises:
         UserError: photos without masks, masks without photos, clashing names, names that are passed over here,
@@ -80,6 +83,7 @@ def _take(item: Item, folder: Path, imported: Imported) -> ManifestEntry:
     grey = int(((levels > 0) & (levels < 255)).sum())
     if grey:
         imported.grey[item.photo.name] = grey
+    imported.looks.add(item.photo.name, mask)
     if not mask.any():
         imported.empty.append(item.photo.name)
     photo = _write_photo(item, image, folder / IMAGES)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.images import TRANSPOSITIONS, orientation, to_rgb
+from persam_dreambooth.images import TRANSPOSITIONS, orientation, to_rgb, to_srgb
+from persam_dreambooth.opening import opened
 from persam_dreambooth.photos import files
 from persam_dreambooth.replacing import replacing
 
@@ -124,9 +125,9 @@ def write_photo(sample: Sample, folder: Path, as_png: bool = False) -> Path:
 
 def shows_itself(photo: Path) -> bool:
     """Whether the stored pixels are the upright, opaque 8-bit picture, in a format that every trainer reads."""
-    with Image.open(photo) as image:
+    with opened(photo, "photo", decode=False) as image:
         common = image.format in COMMON_FORMATS and image.mode in ("L", "RGB")
-        return common and not image.has_transparency_data and orientation(image) is None
+        return common and not image.has_transparency_data and to_srgb(image) is image and orientation(image) is None
 
 
 def read_levels(mask: Path, channel: Channel, lies_on: Path | None = None) -> Image.Image:
@@ -138,7 +139,7 @@ def read_levels(mask: Path, channel: Channel, lies_on: Path | None = None) -> Im
     Raises:
         UserError: it cannot be decoded.
     """
-    picture = files.read_picture(mask)
+    picture = files.read_drawn_mask(mask)
     turn = orientation(picture) if lies_on is None else _stored_orientation(lies_on)
     if picture.mode.startswith(("I", "F")):
         picture = to_rgb(picture)  # 16 bit and float, which Pillow's own conversion would clip
@@ -149,5 +150,5 @@ def read_levels(mask: Path, channel: Channel, lies_on: Path | None = None) -> Im
 
 def _stored_orientation(photo: Path) -> int | None:
     """A photo's EXIF orientation, without decoding it."""
-    with Image.open(photo) as image:
+    with opened(photo, "photo", decode=False) as image:
         return orientation(image)

@@ -33,6 +33,11 @@ class Source:
     pairs: list[Pair]
     left_out: dict[Path, str]
 
+    def unread_words(self, besides: tuple[Path, ...]) -> list[str]:
+        """What is not read in the photos' folders, a line each; see `files.unread_words`."""
+        folders = dict.fromkeys(pair.photo.parent for pair in self.pairs)
+        return [words for folder in folders if (words := files.unread_words(files.unread_files(folder, besides)))]
+
 
 def read_source(
     masks: Path, images: Path | None = None, caption_extension: str = CAPTION, include_doubtful: bool = False

@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from persam_dreambooth.photos.listing import RAW
 from persam_dreambooth.photos.trade.samples import CAPTION
 
-UNREAD_SUFFIXES = (".avif", ".gif", ".heic", ".heif", ".jxl")
+UNREAD_SUFFIXES = (".jxl", ".jp2", ".psd", ".svg", *RAW)
 """Pictures that are not read here."""
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.logging import get_logger
 from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
@@ -14,6 +15,8 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.training.config import TrainingConfig
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "no": torch.float32}
+
+logger = get_logger(__name__)
 
 
 def check_class_folders(subjects: Sequence[TrainingConfig]) -> None:
@@ -51,6 +54,8 @@ def ensure_class_images(config: TrainingConfig, accelerator: Accelerator) -> lis
     files.check_output_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     existing = files.list_photos(folder)
+    if words := files.unread_words(files.unread_files(folder)):
+        logger.warning(f"--class_data_dir {folder}: {words}")
     taken = {path.stem for path in existing}
     free = (number for number in count() if _stem(number) not in taken)
     missing = list(islice(free, max(0, data.num_class_images - len(existing))))

@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import to_mask, to_rgb
+from persam_dreambooth.masks import refuse_picture
+from persam_dreambooth.opening import FORMATS
 from persam_dreambooth.photos import files
 from persam_dreambooth.replacing import replacing
 from persam_dreambooth.training.config import TrainingConfig
@@ -69,7 +71,9 @@ def copy(config: TrainingConfig) -> None:
         where, name = f"row {number} of {data.dataset_name}", f"{number:05d}"
         photo = _write_photo(row[data.image_column], folder / "photos", name, f"{data.image_column} in {where}")
         if data.mask_column:
-            mask = to_mask(_opened(row[data.mask_column], f"{data.mask_column} in {where}"))
+            drawn = _opened(row[data.mask_column], f"{data.mask_column} in {where}")
+            refuse_picture(drawn, f"{data.mask_column} in {where}")
+            mask = to_mask(drawn)
             files.write_mask(mask, folder / "masks" / f"{name}.png")
         if data.caption_column:
             caption = row[data.caption_column]
@@ -132,9 +136,11 @@ def _opened(stored: Any, what: str) -> Image.Image:
     if not isinstance(stored, dict) or not (stored.get("bytes") or stored.get("path")):
         raise UserError(f"{what} is no picture; choose another column")
     try:
-        image = Image.open(io.BytesIO(_bytes(stored)))
+        image = Image.open(io.BytesIO(_bytes(stored)), formats=FORMATS)
         image.load()
         return image
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's decoders answer damage with a dozen kinds of exception
         raise UserError(f"{what} cannot be decoded ({error}); take the row out") from error
 

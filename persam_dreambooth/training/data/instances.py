@@ -58,7 +58,12 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
             than their photo, or the photos themselves.
     """
     besides = (Path(config.mask.reference_mask),) if config.mask.reference_mask else ()
-    shapes, left_out = _readable(files.find_photos(Path(str(config.data.instance_data_dir)), besides))
+    folder = Path(str(config.data.instance_data_dir))
+    photos = files.find_photos(folder, besides)
+    unread = files.unread_files(folder, (*besides, *_other_folders(config)))
+    _say(files.unread_words(unread))
+    shapes, left_out = _readable(photos)
+    left_out |= unread
     plain = {
         photo: InstancePhoto(photo, None, nearest_bucket((height, width), sizes), _prompt(photo, config))
         for photo, (width, height) in shapes.items()
@@ -69,6 +74,7 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
     if not config.mask.masked_loss:
         return list(plain.values()), left_out
     masks = pairs.pair(shapes, mask_folder(config))
+    _say(pairs.unpaired_words(photos, mask_folder(config)))
     for photo, size in shapes.items():
         pairs.check_size(masks[photo], files.read_mask(masks[photo]).shape, photo, size)
     entries, weight = _segmented(config), config.mask.doubtful_photo_weight
@@ -79,6 +85,8 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
     for photo in (one for one in shapes if one not in excluded):
         mask = masks[photo]
         entry = known.get((files.digest(photo), files.digest(mask)))
+        if entry is None:
+            _say(pairs.turned_words(mask, photo))
         if entry is None or not entry.doubted:
             instances.append(replace(plain[photo], mask=mask))
         elif weight > 0:
@@ -95,6 +103,17 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
     for reason in doubted.values():
         logger.warning(f"left out: {reason}; --doubtful_photo_weight trains on it")
     return instances, left_out | excluded | doubted
+
+
+def _say(words: str) -> None:
+    if words:
+        logger.warning(words)
+
+
+def _other_folders(config: TrainingConfig) -> list[Path]:
+    """Folders that may lie among the photos and hold something else."""
+    given = (config.output.output_dir, config.mask.instance_mask_dir, config.data.class_data_dir)
+    return [Path(folder) for folder in given if folder]
 
 
 def _prompt(photo: Path, config: TrainingConfig) -> str:
@@ -151,7 +170,7 @@ def describe(
     output = Path(config.output.output_dir)
     known = _by_digests(_segmented(config))
     lines = [
-        ManifestEntry(relative_path(photo, output), files.digest(photo), error=reason)
+        ManifestEntry(relative_path(photo, output), files.digest(photo) if files.is_photo(photo) else "", error=reason)
         for photo, reason in left_out.items()
     ]
     for instance in instances:

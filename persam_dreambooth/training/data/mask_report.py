@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from persam_dreambooth import masks
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import drawing, files
 from persam_dreambooth.training.config import TrainingConfig
@@ -83,21 +84,13 @@ def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: in
     latent = _latent(whole, config, cell)
     in_vain = sum(not _latent(cut, config, cell).any() for cut in cuts) / len(cuts)
     kept = min(cut.sum().item() for cut in cuts) / max(1, resized.sum().item())
-    return MaskCheck(instance.photo, path, latent, kept, _looks_inverted(mask), in_vain)
+    return MaskCheck(instance.photo, path, latent, kept, masks.looks_inverted(mask.numpy() > 0), in_vain)
 
 
 def _latent(mask: Tensor, config: TrainingConfig, cell: int) -> Tensor:
     """The latent mask, (h, w) float32, of a mask (1, H, W)."""
     grid = (max(1, mask.shape[-2] // cell), max(1, mask.shape[-1] // cell))
     return latent_mask(mask[None], grid, config.mask.mask_downsample, config.mask.mask_dilation)[0, 0]
-
-
-def _looks_inverted(mask: Tensor) -> bool:
-    """Whether a mask, (H, W) of 0 and 1, covers most of the photo and of its border, but less of its middle."""
-    border = torch.cat([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).float().mean()
-    (top, left), (height, width) = (side // 3 for side in mask.shape), mask.shape
-    middle = mask[top : height - top, left : width - left].float().mean()
-    return bool(mask.float().mean() > 0.5 and border > 0.9 and middle < border)
 
 
 def summary(checks: Sequence[MaskCheck]) -> str:
@@ -116,10 +109,7 @@ def summary(checks: Sequence[MaskCheck]) -> str:
             f"{', '.join(in_vain)}; --mask_downsample area or a --mask_dilation helps"
         )
     inverted = [one.photo.name for one in checks if one.inverted]
-    if inverted:
-        lines.append(
-            f"warning: the masks of {', '.join(inverted)} cover the border and less of the middle; white is learned"
-        )
+    lines += masks.Looks(inverted, {one.photo.name: one.coverage for one in checks}).warnings()
     return "\n".join(lines)
 
 

@@ -33,7 +33,7 @@ def read_mask(path: Path) -> Tensor:
     Raises:
         UserError: it cannot be read.
     """
-    return torch.from_numpy(files.read_mask(path)).to(torch.uint8)
+    return torch.from_numpy(files.read_mask(path, known=True)).to(torch.uint8)
 
 
 def _find_backgrounds(config: DataConfig) -> list[Path]:

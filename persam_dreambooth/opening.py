@@ -1,0 +1,116 @@
+"""Open picture files of strangers: named formats, regular files, and one line for everything that goes wrong."""
+
+import errno
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import pi_heif
+from PIL import (  # each registers itself; Pillow loads only some of them unasked
+    AvifImagePlugin,  # noqa: F401
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
+
+from persam_dreambooth.errors import UserError, is_out_of_memory
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
+"""The decoders that may open a file, by Pillow's names; JPEG's opens MPO too. Left to itself Pillow tries all it has,
+one of which runs Ghostscript."""
+MAX_PIXELS: Final = 178_956_970
+"""Twice what Pillow warns of: an RGB picture of 0.5 GB, and more than any phone takes."""
+
+pi_heif.register_heif_opener()
+# Photos of 90 to 179 million pixels are read; what is larger Pillow refuses by itself.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+_KINDS: Final = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+@contextmanager
+def opened(path: Path, what: str = "picture", decode: bool = True) -> Iterator[Image.Image]:
+    """Open a picture file; of several pictures in it, the first.
+
+    Args:
+        path: of a regular file, or a link to one.
+        what: its role, for messages: "photo", "mask".
+        decode: read all pixels now, so that damage shows here; otherwise the header alone.
+
+    Yields:
+        The image as stored: not turned, in its own mode.
+
+    Raises:
+        UserError: no file, no regular file, no picture of a known format, damaged, or too large.
+        MemoryError: no memory for it.
+    """
+    check_regular(path, what)
+    # By file object: of a path Pillow maps uncompressed TIFFs into memory, and then forgets their orientation.
+    with _file(path, what) as file:
+        try:
+            image = Image.open(file, formats=FORMATS)
+            if decode:
+                image.load()
+        except Exception as error:  # decoders answer damage with a dozen kinds of exception
+            if is_out_of_memory(error) or "out of memory" in str(error):
+                raise MemoryError(f"no memory for the {what} {path}") from error
+            raise UserError(
+                f"the {what} {path} cannot be decoded ({_reason(error, file)}); export it again or remove it"
+            ) from error
+        with image:
+            yield image
+
+
+def check_regular(path: Path, what: str) -> None:
+    """Refuse what is no regular file: reading a pipe or a device may wait for ever.
+
+    Raises:
+        UserError: nothing is there, or something else.
+    """
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (OSError, ValueError) as error:
+        raise _unopened(path, what, error) from error
+    if kind != stat.S_IFREG:
+        raise UserError(f"the {what} {path} is {_KINDS.get(kind, 'no file')}, not a file; check the path")
+
+
+def _file(path: Path, what: str) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # not the file's fault
+            raise
+        raise _unopened(path, what, error) from error
+
+
+def _unopened(path: Path, what: str, error: Exception) -> UserError:
+    if isinstance(error, FileNotFoundError | ValueError):  # ValueError: the path has a NUL in it
+        return UserError(f"no {what} at {path}; check the path")
+    reason = error.strerror if isinstance(error, OSError) else error
+    return UserError(f"the {what} {path} cannot be opened ({reason}); check the path and its permissions")
+
+
+def _reason(error: Exception, file: BinaryIO) -> str:
+    if os.fstat(file.fileno()).st_size == 0:
+        return "the file is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is no picture of a kind that is read: {', '.join(FORMATS)}"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {MAX_PIXELS} pixels"
+    return " ".join(str(error).split()) or type(error).__name__

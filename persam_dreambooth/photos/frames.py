@@ -12,7 +12,9 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError, is_out_of_memory
 from persam_dreambooth.images import orientation
+from persam_dreambooth.opening import opened
 from persam_dreambooth.photos import files
+from persam_dreambooth.photos.pairs import SIDEWAYS
 
 PALETTE = ((230, 60, 80), (60, 140, 240), (70, 190, 90), (240, 180, 40), (160, 90, 220), (40, 190, 190))
 """Colours of the subjects, in the order of their labels; they repeat."""
@@ -94,11 +96,8 @@ class _Sizes:
 
 def _stored_size(photo: Path) -> tuple[int, int]:
     """(width, height) of the upright photo, by its header alone."""
-    try:
-        with Image.open(photo) as image:
-            return image.size[::-1] if (orientation(image) or 0) >= 5 else image.size  # from 5 on it lies on its side
-    except OSError:
-        return files.read_photo(photo).size  # which says what is wrong with it
+    with opened(photo, "frame", decode=False) as image:
+        return image.size[::-1] if orientation(image) in SIDEWAYS else image.size
 
 
 def _frames(source: Path) -> Iterator[Image.Image]:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.opening import opened
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.coco import coco_tools, read_segmentation
 from persam_dreambooth.photos.names import is_text
@@ -246,7 +247,7 @@ def _levels(annotations: list[_Annotation], image: dict[str, Any], photo: Path) 
 
 def _size(image: dict[str, Any], photo: Path) -> tuple[int, int]:
     """(width, height) that an entry gives a photo, which must be the file's, stored or upright."""
-    with Image.open(photo) as picture:
+    with opened(photo, "photo", decode=False) as picture:
         size = picture.size
     claimed = image.get("width", size[0]), image.get("height", size[1])
     if claimed not in (size, size[::-1]):

@@ -12,6 +12,8 @@ from persam_dreambooth.images import drawing
 
 FEW_COLOURS: Final = 16
 """A picture of no more is a drawing, whatever it shows."""
+COUNTED: Final = ("1", "L", "P", "RGB", "RGBA")
+"""Modes of which Pillow counts the colours."""
 FLAT_SHARE: Final = 0.95
 """The least share of a drawing, without its background, that its next seven colours cover; photos that were painted
 over, of the album that this was set on, reached 0.93, red masks saved as a poor JPEG began at 0.98."""
@@ -34,7 +36,7 @@ def refuse_picture(mask: Image.Image | NDArray[np.generic], what: str) -> None:
     Raises:
         UserError: it has the many shades of a photo.
     """
-    if isinstance(mask, Image.Image) and mask.getcolors(FEW_COLOURS):
+    if isinstance(mask, Image.Image) and mask.mode in COUNTED and mask.getcolors(FEW_COLOURS):
         return
     levels = _bytes_of(drawing(mask))
     if levels.ndim == 3 and _flat_share(levels) < FLAT_SHARE:
@@ -93,13 +95,13 @@ class Looks:
     def warnings(self) -> list[str]:
         """A line for each kind of oddity; empty where all masks look right."""
         lines = []
-        if self.inverted:
-            names = ", ".join(self.inverted)
-            lines.append(f"warning: the masks of {names} cover the border and less of the middle; white is learned")
         full = [name for name, share in self.coverage.items() if share > FULL_SHARE and name not in self.inverted]
         if full:
             names = "all photos" if len(full) == len(self.coverage) > 1 else ", ".join(full)
             lines.append(f"warning: the masks of {names} cover nearly everything; white is learned, black is not")
+        if self.inverted:
+            names = ", ".join(self.inverted)
+            lines.append(f"warning: the masks of {names} cover the border and less of the middle; white is learned")
         return lines
 
 

@@ -117,9 +117,9 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
             embedding_cache=Path(flags.embedding_cache) if flags.embedding_cache else None,
         )
 
+    bound = listen(flags.host, flags.port)
     for line in opened.unread_lines():
         print(line)
-    bound = listen(flags.host, flags.port)
     page = build_page(Desk(opened, Clicker(load), job), opened, Generator(sam.device))
     return server_of(build_app(opened, page, flags.password)), bound
 

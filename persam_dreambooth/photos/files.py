@@ -141,7 +141,7 @@ def write_json(value: object, path: Path) -> None:
 
 
 def note_unread(unread: Mapping[Path, str], output: Path) -> None:
-    """Keep `unread_files` beside what was made of the others, as `not_read.json`: names and reasons; no file for none."""
+    """Keep `unread_files` beside what was made of the others, as `not_read.json`, by name; no file for none."""
     path = output / UNREAD_NAME
     if unread:
         write_json({one.name: reason for one, reason in unread.items()}, path)

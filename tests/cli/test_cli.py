@@ -495,7 +495,7 @@ def test_an_output_below_a_file_is_one_line(mistake, models, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (20, 20)).save("dog.jpg")
     drawn = Image.new("L", (20, 20))
-    drawn.putpixel((3, 3), 255)
+    drawn.paste(255, (3, 3, 9, 9))
     drawn.save("dog.png")
     Path("file").touch()
     given = ["--images", ".", "--reference", "dog.jpg", "--reference_mask", "dog.png", "--sam", str(models / "sam")]

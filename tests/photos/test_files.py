@@ -1,21 +1,24 @@
 """Guards which files count as photos, how they are read, and that no file is ever half-written."""
 
 import hashlib
+import io
 import os
 import stat
 
 import numpy as np
+import pillow_heif
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from PIL import Image
+from PIL import Image, ImageCms, ImageFile
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
-FORMATS = ["photo.jpg", "photo.jpeg", "photo.png", "photo.webp", "photo.bmp", "photo.tif", "photo.tiff"]
+FORMATS = [f"photo{suffix}" for suffix in files.PHOTO_SUFFIXES]
+LOSSY = ("jpg", "jpeg", "jpe", "jfif", "mpo", "webp", "avif", "heic", "heif", "hif")
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,17 @@ def halves(width=32, height=16):
     levels = np.empty((height, width, 3), np.uint8)
     levels[:, : width // 2], levels[:, width // 2 :] = RED, BLUE
     return Image.fromarray(levels)
+
+
+def save(picture, path, **options):
+    """Write a picture in the format of its suffix, HEIC too, for which Pillow has no encoder."""
+    if path.suffix in (".heic", ".heif", ".hif"):
+        exif = options.pop("exif", None)
+        encoded = pillow_heif.from_pillow(picture)
+        encoded.info.update(options | ({"exif": exif.tobytes()} if exif else {}))
+        encoded.save(path, format="HEIF", quality=90)
+    else:
+        picture.save(path, **options)
 
 
 def noise(seed=0):
@@ -55,7 +69,7 @@ def test_photos_are_found_sorted_whatever_the_case_of_their_suffix(tmp_path):
 
 
 def test_hidden_files_other_kinds_and_folders_are_passed_over(tmp_path):
-    touch(tmp_path, "dog.jpg", ".hidden.jpg", "dog-masklabel.png", "notes.txt", "clip.mp4", "jpg", "raw.heic")
+    touch(tmp_path, "dog.jpg", ".hidden.jpg", "dog-masklabel.png", "notes.txt", "clip.mp4", "jpg", "raw.dng")
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "deeper").mkdir()
     touch(tmp_path / "deeper", "cat.jpg")
@@ -100,20 +114,22 @@ def test_photos_that_differ_only_in_their_suffix_are_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_photo_of_every_format_is_read_as_rgb(tmp_path, name):
-    halves().save(tmp_path / name)
+    save(halves(), tmp_path / name)
     photo = files.read_photo(tmp_path / name)
     assert (photo.mode, photo.size) == ("RGB", (32, 16))
-    tolerance = 12 if name.endswith(("jpg", "jpeg", "webp")) else 0
+    tolerance = 12 if name.endswith(LOSSY) else 0
     for x, colour in ((4, RED), (27, BLUE)):
         np.testing.assert_allclose(photo.getpixel((x, 8)), colour, atol=tolerance)
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".mpo", ".png", ".webp", ".tif", ".avif", ".heic"])
 @pytest.mark.parametrize(("orientation", "top"), [(6, RED), (8, BLUE)])
-def test_a_jpeg_that_the_camera_stored_lying_down_comes_upright(tmp_path, orientation, top):
+def test_a_photo_that_the_camera_stored_lying_down_comes_upright(tmp_path, suffix, orientation, top):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    halves(32, 16).save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    photo = files.read_photo(tmp_path / "turned.jpg")
+    path = tmp_path / f"turned{suffix}"
+    save(halves(32, 16), path, exif=exif)
+    photo = files.read_photo(path)
     assert photo.size == (16, 32)
     np.testing.assert_allclose(photo.getpixel((8, 4)), top, atol=12)
     np.testing.assert_allclose(photo.getpixel((8, 28)), BLUE if top == RED else RED, atol=12)
@@ -168,7 +184,7 @@ def test_a_file_that_is_no_picture_is_refused_in_one_line(tmp_path, read, conten
 @pytest.mark.parametrize("kept", [0.02, 0.3, 0.7])
 def test_a_photo_that_was_cut_off_is_refused_in_one_line(tmp_path, name, kept):
     whole = tmp_path / name
-    noise().save(whole)
+    save(noise(), whole)
     content = whole.read_bytes()
     whole.write_bytes(content[: int(len(content) * kept)])
     with pytest.raises(UserError, match="cannot be decoded") as error:
@@ -192,6 +208,94 @@ def test_a_picture_is_read_as_it_is(tmp_path):
     picture = files.read_picture(tmp_path / "levels.png")
     assert picture.mode == "L"
     np.testing.assert_array_equal(np.asarray(picture), levels)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".mpo", ".tif", ".webp", ".png", ".avif", ".heic"])
+def test_of_several_pictures_in_a_file_the_first_is_read(tmp_path, suffix):
+    path, first, second = (
+        tmp_path / f"several{suffix}",
+        Image.new("RGB", (32, 16), RED),
+        Image.new("RGB", (32, 16), BLUE),
+    )
+    if suffix == ".heic":
+        both = pillow_heif.from_pillow(first)
+        both.add_from_pillow(second)
+        both.save(path)
+    else:
+        first.save(path, save_all=True, append_images=[second])
+    np.testing.assert_allclose(files.read_photo(path).getpixel((8, 8)), RED, atol=12)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif", ".heic"])
+def test_colours_are_what_the_embedded_profile_says(tmp_path, suffix):
+    path, swapped = tmp_path / f"profile{suffix}", ImageCms.ImageCmsProfile(io.BytesIO(swapping_profile()))
+    save(Image.new("RGB", (32, 16), RED), path, icc_profile=swapped.tobytes())
+    np.testing.assert_allclose(files.read_photo(path).getpixel((8, 8)), RED[::-1], atol=20)
+    np.testing.assert_allclose(files.read_photo(path, managed=False).getpixel((8, 8)), RED, atol=12)
+
+
+def swapping_profile():
+    """sRGB with its red and blue exchanged, so that a profile that is overlooked cannot be overseen."""
+    plain = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return plain.replace(b"rXYZ", b"tXYZ").replace(b"bXYZ", b"rXYZ").replace(b"tXYZ", b"bXYZ")
+
+
+@pytest.mark.parametrize("profile", [ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), b"damaged"])
+def test_a_profile_of_srgb_or_a_damaged_one_leaves_every_pixel_as_it_is(tmp_path, profile):
+    noise().save(tmp_path / "plain.png")
+    noise().save(tmp_path / "profiled.png", icc_profile=profile)
+    plain, profiled = (np.asarray(files.read_photo(tmp_path / name)) for name in ("plain.png", "profiled.png"))
+    np.testing.assert_array_equal(plain, profiled)
+
+
+def test_no_memory_is_not_the_file_s_fault(tmp_path, monkeypatch):
+    noise().save(tmp_path / "photo.png")
+    for error in (MemoryError(), OSError("out of memory when reading image file")):
+        monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _, error=error: raise_(error))
+        with pytest.raises(MemoryError):
+            files.read_photo(tmp_path / "photo.png")
+
+
+def raise_(error):
+    raise error
+
+
+# What is not read is said
+
+
+def test_what_a_folder_holds_beside_photos_is_said_with_the_reason(tmp_path):
+    touch(tmp_path, "a.jpg", "a.txt", "a.json", ".hidden", "b.HEIC", "b.mov", "c.DNG", "what.xyz", "dog-masklabel.png")
+    for name in ("deeper", "empty", "out", "masks"):
+        (tmp_path / name).mkdir()
+    touch(tmp_path / "deeper", "c.jpg", "d.png", "e.txt")
+    touch(tmp_path / "out", "manifest.jsonl", "f.jpg")
+    touch(tmp_path / "masks", "a.png")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    unread = {path.name: why for path, why in files.unread_files(tmp_path, (tmp_path / "masks",)).items()}
+    assert unread == {
+        "b.mov": "a video: see `persam-dreambooth video`",
+        "c.DNG": "a camera's raw file: export it as JPEG",
+        "deeper": "a subfolder with 2 photos",
+        "loop.jpg": "a link that leads nowhere",
+        "pipe.jpg": "no regular file",
+        "what.xyz": "a file of a kind that is not read",
+    }
+    assert [path.name for path in files.find_photos(tmp_path)] == ["a.jpg", "b.HEIC"]
+
+
+def test_many_unread_files_are_said_in_one_short_line(tmp_path):
+    touch(tmp_path, *(f"{number:02}.mov" for number in range(30)), "x.cr2")
+    words = files.unread_words(files.unread_files(tmp_path))
+    assert words.startswith("not read: 00.mov, 01.mov") and "09.mov and 20 more (a video" in words and "x.cr2" in words
+    assert "10.mov" not in words and files.unread_words({}) == ""
+
+
+def test_a_folder_of_folders_says_where_the_photos_are(tmp_path):
+    (tmp_path / "10_dog").mkdir()
+    touch(tmp_path / "10_dog", "a.png")
+    with pytest.raises(UserError, match=r"not read: 10_dog/ \(a subfolder with 1 photo\)"):
+        files.find_photos(tmp_path)
 
 
 # Writing

@@ -395,9 +395,9 @@ def test_a_bad_sam_is_refused_before_anything_is_written(album, models):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (np.zeros((45, 90), bool), "mask is empty"),
-        (np.ones((45, 90), bool), "mask is full"),
-        (np.eye(90, 45, dtype=bool), "is 45 x 90 pixels but its image is 90 x 45"),
+        (np.zeros((45, 90), bool), "mask.png is empty"),
+        (np.ones((45, 90), bool), "mask.png is full"),
+        (np.eye(90, 45, dtype=bool), "is 45 x 90 pixels but its photo sofa.bmp is 90 x 45"),
     ],
 )
 def test_a_useless_reference_mask_is_refused_before_anything_is_written(album, models, mask, message):

@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from persam_dreambooth.photos.listing import RAW
 from persam_dreambooth.photos.trade.samples import CAPTION
 
-UNREAD_SUFFIXES = (".jxl", ".jp2", ".psd", ".svg", *RAW)
+UNREAD_SUFFIXES = (".jxl", ".jp2")
 """Pictures that are not read here."""
 
 

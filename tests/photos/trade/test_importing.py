@@ -235,7 +235,7 @@ def test_a_photo_of_another_suffix_becomes_an_opaque_png(trainer, tmp_path):
     moving.putpalette([200, 30, 30, 30, 200, 30])
     moving.putpixel((0, 0), 0)
     moving.info["transparency"] = 0
-    folder = indexed(trainer, tmp_path / "theirs", {"a.png": Image.new("RGB", (6, 4)), "b.GIF": moving})
+    folder = indexed(trainer, tmp_path / "theirs", {"a.png": Image.new("RGB", (6, 4)), "b.APNG": moving})
     report = import_folder(CONVENTIONS[trainer], Given(folder), tmp_path / "back")
     photos = files.find_photos(tmp_path / "back" / "images")
     assert [photo.name for photo in photos] == ["a.png", "b.png"] and report.count == 2
@@ -253,7 +253,7 @@ def test_a_photo_of_another_suffix_becomes_an_opaque_png(trainer, tmp_path):
 
 @pytest.mark.parametrize("trainer", INDEXED)
 def test_names_that_are_no_photo_s_here_are_listed(trainer, tmp_path):
-    names = ("a.png", ".hidden.png", "c-masklabel.png", "d-condlabel.gif")
+    names = ("a.png", ".hidden.png", "c-masklabel.png", "d-condlabel.apng")
     line = refused(trainer, indexed(trainer, tmp_path / "theirs", {name: Image.new("RGB", (6, 4)) for name in names}))
     assert all(f"{name} has a name that is no photo's here" in line for name in names[1:])
     assert "a.png has" not in line

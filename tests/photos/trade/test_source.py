@@ -121,11 +121,11 @@ def test_photos_without_masks_and_masks_without_photos_are_listed(folder):
 
 
 def test_pictures_that_are_not_read_here_are_listed(folder):
-    for name in ("photos/phone.HEIC", "out/masks/moving.gif", "photos/notes.md"):
+    for name in ("photos/phone.JXL", "out/masks/moving.jp2", "photos/notes.md"):
         (folder / name).write_bytes(b"")
     with pytest.raises(UserError) as error:
         read_source(folder / "out", folder / "photos")
-    assert "phone.HEIC is a picture" in list_of(error) and "moving.gif is a picture" in list_of(error)
+    assert "phone.JXL is a picture" in list_of(error) and "moving.jp2 is a picture" in list_of(error)
     assert "notes.md" not in list_of(error)
 
 

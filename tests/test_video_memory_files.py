@@ -139,6 +139,13 @@ def test_lost_frames_are_named_with_the_flag_that_changes_it():
     assert "join" in lost(5, [0], flags=by_memory | {"first_mask": None, "subject": ["s"]})[1]
 
 
+@pytest.mark.parametrize("quality", ["nan", "-1"])
+def test_a_quality_that_is_none_is_refused(quality, ways, first_mask, capsys):
+    argv, output = ways
+    assert main([*argv, "--first_mask", str(first_mask), f"--lost_below={quality}"]) == 2
+    assert "--lost_below" in capsys.readouterr().err and not output.exists()
+
+
 def test_the_screen_says_in_which_frames_a_subject_was_lost(ways, models, first_mask, capsys):
     argv, output = ways
     assert main([*argv, "--sam", str(models / "sam"), "--first_mask", str(first_mask), "--lost_below", "10"]) == 0

@@ -53,6 +53,8 @@ class VideoFlags:
         for name in ("video", "output"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing; see --help")
+        if not self.lost_below >= 0:  # NaN is not either
+            raise UserError(f"--lost_below {self.lost_below} is no mask quality; give 0 or more, such as 0.7")
         if bool(self.first_mask) == bool(self.subject):
             raise UserError("a video needs its subjects from one place: give --first_mask, or --subject")
 

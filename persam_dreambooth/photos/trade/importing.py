@@ -56,7 +56,8 @@ def import_folder(convention: Convention, given: Given, output: Path) -> Importe
     what = f"{given.folder} cannot be read as {convention.title}'s"
     if not items and not problems:
         raise UserError(f"{what}: there is no photo; see --help for where photos and masks are looked for")
-    refuse_used(output, {item.photo.parent for item in items} | {given.folder})
+    folders = {given.folder, given.images, given.masks, *(item.photo.parent for item in items)}
+    refuse_used(output, {folder for folder in folders if folder is not None})
     entries, imported = [], Imported(len(items))
     with replacing_folder(output) as folder:
         for item in tqdm(items, desc="Importing", unit="photo", delay=2):

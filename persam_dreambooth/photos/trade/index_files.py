@@ -7,6 +7,11 @@ from typing import Any
 
 from persam_dreambooth.errors import UserError
 
+LONGEST = 300
+"""Characters of a name that a message quotes."""
+TABLES = (".csv", ".parquet")
+"""Other ways of writing an index, which its library reads and we do not."""
+
 
 def index_file(folder: Path, name: str) -> Path:
     """The index in a folder, where it stands there or one deeper, or the very file that was given.
@@ -17,6 +22,9 @@ def index_file(folder: Path, name: str) -> Path:
     candidates = [folder / name, folder / Path(name).name, folder]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
+        tables = [one.name for here in candidates[:2] for end in TABLES if (one := here.with_suffix(end)).is_file()]
+        if tables:
+            raise UserError(f"{folder} has a {tables[0]}, which is not read here; write it as {Path(name).name}")
         raise UserError(f"{folder} has no {Path(name).name}; give the folder that holds it, or the file itself")
     return path
 
@@ -77,10 +85,14 @@ def listed(name: str, folder: Path, *others: Path | None) -> Path:
     path = Path(os.path.normpath(folder / name))
     if not any(_absolute(path).is_relative_to(_absolute(root)) for root in (folder, *others) if root is not None):
         raise UserError(
-            f"{name} lies outside of {folder}; name its folder with --images or --masks if it is to be read"
+            f"{name[:LONGEST]} lies outside of {folder}; name its folder with --images or --masks if it is to be read"
         )
-    if not path.is_file():
-        raise UserError(f"{path} is not there")
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise UserError(f"{str(path)[:LONGEST]} cannot be opened ({error.strerror})") from error
+    if not there:
+        raise UserError(f"{str(path)[:LONGEST]} is not there")
     return path
 
 

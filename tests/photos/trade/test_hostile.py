@@ -189,6 +189,20 @@ def test_an_index_that_is_no_file(make, index, theirs, capsys):
     assert f"has no {Path(index).name}" in said
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_an_index_of_another_kind_is_named(suffix, theirs, capsys):
+    (theirs / "train").mkdir()
+    (theirs / "train" / f"metadata.{suffix}").write_bytes(b"")
+    said = refused(capsys, "import", "--from", "imagefolder", "--input", "theirs", "--output", "out")
+    assert f"metadata.{suffix}, which is not read here" in said
+
+
+@pytest.mark.parametrize("folder", ["secret/L", "secret/RGB"])
+def test_no_output_among_photos_or_masks_that_were_named(folder, theirs, capsys):
+    given = ("--input", "theirs", "--images", "secret/RGB", "--masks", "secret/L")
+    assert "left as it is" in refused(capsys, "import", "--from", "kohya", *given, "--output", f"{folder}/new")
+
+
 @pytest.mark.parametrize("flags", [["--instance_prompt", "\udcff"], ["--caption_extension", "txt"]])
 def test_words_that_cannot_be_written(flags, theirs, capsys):
     given = ("--images", "theirs/images", "--masks", "theirs/masks", "--output", "out", *flags)

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, printable
 from persam_dreambooth.photos.manifest import MANIFEST_NAME
 
 PHOTO_SUFFIXES = (
@@ -114,7 +114,7 @@ def unread_words(unread: Mapping[Path, str]) -> str:
     for reason, names in by_reason.items():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         lists.append(f"{', '.join(names[:NAMED])}{more} ({reason})")
-    return f"not read: {'; '.join(lists)}" if lists else ""
+    return printable(f"not read: {'; '.join(lists)}") if lists else ""
 
 
 def _unread_file(path: Path) -> str | None:

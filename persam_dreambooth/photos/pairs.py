@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, printable
 from persam_dreambooth.images import orientation
 from persam_dreambooth.opening import opened
 from persam_dreambooth.photos import files
@@ -63,7 +63,7 @@ def unpaired_words(photos: Iterable[Path], folder: Path) -> str:
     stems = {photo.stem for photo in photos}
     names = [path.name for path in files.list_photos(folder) if path.stem not in stems]
     more = f" and {len(names) - files.NAMED} more" if len(names) > files.NAMED else ""
-    return f"masks without a photo: {', '.join(names[: files.NAMED])}{more}" if names else ""
+    return printable(f"masks without a photo: {', '.join(names[: files.NAMED])}{more}") if names else ""
 
 
 def left_out_of(

@@ -13,6 +13,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.masks import Looks
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.names import is_text
+from persam_dreambooth.photos.pairs import check_size
 from persam_dreambooth.photos.trade.conventions import Convention
 from persam_dreambooth.photos.trade.layouts import Folders
 from persam_dreambooth.photos.trade.samples import Sample, refuse
@@ -98,11 +99,7 @@ def read_sample(pair: Pair, instance_prompt: str | None = None) -> Sample:
     if not is_text(pair.photo.name):
         raise UserError(f"{pair.photo.name} has bytes in its name that are no UTF-8; rename it")
     image, mask = files.read_photo(pair.photo), files.read_mask(pair.mask)
-    if image.size != mask.shape[::-1]:
-        raise UserError(
-            f"the mask {pair.mask.name} is {mask.shape[1]} x {mask.shape[0]} pixels, its photo {pair.photo.name} "
-            f"{image.width} x {image.height} (upright)"
-        )
+    check_size(pair.mask, mask.shape, pair.photo, image.size)
     return Sample(pair.photo, image, mask, pair.caption or instance_prompt)
 
 

@@ -1,0 +1,278 @@
+"""Whatever lies where a picture should, each verb says so in one line; none waits, crashes or runs another program."""
+
+import json
+import os
+import signal
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from persam_dreambooth.cli import main
+from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.evaluation.generation.photos import photos_with_masks
+from persam_dreambooth.photos.files import UNREAD_NAME, write_mask
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
+from persam_dreambooth.review.opened import Opened
+from persam_dreambooth.review.serving import render
+from tests.evaluation.datasets import write_perseg
+from tests.scene import scene
+from tests.training.runs import as_words
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n(it-ran) (w) file closefile\nshowpage\n"
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def bomb():
+    """A PNG of 60 kB that claims 40,000 x 40,000 pixels."""
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    body = zlib.compress(bytes(40_000_000), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def cut_off(suffix):
+    def write(path):
+        whole = path.with_name(f"whole{suffix}")
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(whole)
+        path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+        whole.unlink()
+
+    return write
+
+
+def holding(content):
+    return lambda path: path.write_bytes(content)
+
+
+BROKEN = {
+    "zero-bytes.jpg": holding(b""),
+    "text.png": holding(b"not a picture\n" * 50),
+    "zeros.webp": holding(bytes(3000)),
+    "eps.png": holding(EPS),
+    "eps in disguise.jpg": holding(b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 30, len(EPS)) + bytes(18) + EPS),
+    "netpbm.bmp": holding(b"P6 2 2 255\n" + bytes(12)),
+    "psd.tif": holding(b"8BPS\0\1" + bytes(200)),
+    "bomb.png": holding(bomb()),
+    "cut.jpg": cut_off(".jpg"),
+    "cut.avif": cut_off(".avif"),
+    "empty.heic": holding(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)),
+    "empty.avif": holding(b"\0\0\0\x18ftypavif\0\0\0\0mif1avif" + bytes(100)),
+    "colours \x1b[31m.gif": holding(b"GIF89a"),
+}
+"""Files that are no pictures, or damaged ones."""
+NO_FILES = {
+    "folder.jpg": lambda path: path.mkdir(),
+    "pipe.png": os.mkfifo,
+    "endless.png": lambda path: path.symlink_to("/dev/zero"),
+    "loop.jpg": lambda path: path.symlink_to(path.name),
+    "nowhere.jpg": lambda path: path.symlink_to("absent.jpg"),
+}
+"""What is no file, and may be waited for for ever."""
+HOSTILE = BROKEN | NO_FILES
+
+
+@pytest.fixture(autouse=True)
+def in_time():
+    """Stop a verb that waits, and fail."""
+
+    def stop(*_):
+        raise AssertionError("the verb waits")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def album(tmp_path, monkeypatch):
+    """`photos` and their `masks`, `ref.png` and `ref-mask.png`; the working folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos/a.png", "photos/b.png", "ref.png"):
+        pixels, disc = scene(40, 48)
+        write(Path(name), pixels)
+        mask = Path("masks") / Path(name).name if name != "ref.png" else Path("ref-mask.png")
+        write_mask(disc, mask)
+    return tmp_path
+
+
+def write(path, pixels):
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def assert_refused(argv, capsys):
+    """Exit code 2 and one line, which a terminal may show, after warnings perhaps; returns that line."""
+    code, output = main([str(word) for word in argv]), capsys.readouterr()
+    line = output.err.splitlines()[-1]
+    assert code == 2 and line.startswith("persam-dreambooth") and ": error: " in line, output.err
+    assert output.out == "" and "Traceback" not in output.err and "<_io" not in output.err
+    assert printable(line) == line
+    return line
+
+
+def training(models, **flags):
+    given = {
+        "pretrained_model_name_or_path": models / "stable-diffusion",
+        "instance_data_dir": "photos",
+        "instance_prompt": "a sks dog",
+        "output_dir": "out",
+        "resolution": 32,
+        "max_train_steps": 1,
+        "sam": models / "sam",
+    }
+    return ["train", *as_words(given | flags)]
+
+
+def segmentation(models, **flags):
+    given = {"images": "photos", "reference": "ref.png", "output": "out", "sam": models / "sam", "device": "cpu"}
+    return ["segment", *as_words(given | flags)]
+
+
+ROLES = {
+    "segment --reference": lambda path, models: segmentation(models, reference=path, reference_mask="ref-mask.png"),
+    "segment --reference_mask": lambda path, models: segmentation(models, reference_mask=path),
+    "segment --reference_scribble": lambda path, models: segmentation(models, reference_scribble=path),
+    "train --reference_image": lambda path, models: training(
+        models, reference_image=path, reference_mask="ref-mask.png"
+    ),
+    "train --reference_mask": lambda path, models: training(models, reference_image="ref.png", reference_mask=path),
+    "video --first_mask": lambda path, models: [
+        *("video", "--video", "photos", "--first_mask", path, "--output", "out", "--sam", models / "sam"),
+        *("--device", "cpu"),
+    ],
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_picture_that_a_flag_names_is_refused_in_one_line(album, models, capsys, name, role):
+    HOSTILE[name](Path(name))
+    line = assert_refused(ROLES[role](name, models), capsys)
+    assert printable(name) in line
+    assert not Path("out/masks").exists() and not Path("it-ran").exists()
+
+
+@pytest.mark.parametrize("role", [role for role in ROLES if "mask" in role])
+def test_a_photo_that_is_given_as_its_mask_is_refused_as_such(album, models, capsys, role):
+    width = Image.open("ref.png").width
+    clouds = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8))
+    clouds.resize((width, 40), Image.BICUBIC).save("photo.png")
+    assert "is no mask but a photo" in assert_refused(ROLES[role]("photo.png", models), capsys)
+
+
+@pytest.mark.parametrize("role", [role for role in ROLES if "reference_mask" in role])
+@pytest.mark.parametrize(("marked", "words"), [(0, "is empty"), (1, "marks 1 of"), (40 * 48, "is full")])
+def test_a_mask_that_shows_no_subject_is_refused_in_the_same_words(album, models, capsys, role, marked, words):
+    mask = np.zeros((40, 48), bool)
+    mask.flat[:marked] = True
+    write_mask(mask, Path("odd.png"))
+    assert words in assert_refused(ROLES[role]("odd.png", models), capsys)
+
+
+def fill(album):
+    """Lay one of each beside the good photos; all that look like photos get a mask."""
+    (mask,) = {path.read_bytes() for path in (album / "masks").iterdir()}
+    for name, make in HOSTILE.items():
+        make(album / "photos" / name)
+        (album / "masks" / f"{Path(name).stem}.png").write_bytes(mask)
+
+
+def test_segment_leaves_hostile_photos_out_and_names_them(album, models, capsys):
+    fill(album)
+    (album / "photos" / "\x1b[2J.mov").touch()
+    argv = segmentation(models, reference="photos/a.png", reference_mask="masks/a.png")
+    # The clash of the two that are both called empty is told first.
+    (album / "photos" / "empty.avif").unlink()
+    (album / "photos" / "cut.avif").unlink()
+    assert main(list(map(str, argv))) == 0
+    said = capsys.readouterr()
+    entries = {Path(entry.photo).name: entry for entry in read_manifest(album / "out" / MANIFEST_NAME)}
+    good = {name for name, entry in entries.items() if entry.error is None}
+    assert good == {"a.png", "b.png"} and set(entries) - good == set(BROKEN) - {"empty.avif", "cut.avif"}
+    assert "<_io" not in said.err and not Path("it-ran").exists()
+    unread = json.loads((album / "out" / UNREAD_NAME).read_text())
+    assert set(unread) == {*NO_FILES, "\x1b[2J.mov"} - {"folder.jpg"}  # which is a folder without photos
+    assert "not read: " in said.out and all(printable(name) in said.out for name in unread)
+    assert "\x1b" not in said.out
+
+
+def test_train_leaves_hostile_photos_out_and_names_them(album, models, caplog):
+    fill(album)
+    for name in ("empty.avif", "cut.avif"):
+        (album / "photos" / name).unlink()
+    assert main(training(models, instance_mask_dir="masks")) == 0
+    said = caplog.text
+    assert all(
+        printable(name) in said for name in (set(BROKEN) | set(NO_FILES)) - {"empty.avif", "cut.avif", "folder.jpg"}
+    )
+    assert "masks without a photo: endless.png, folder.png" in said
+    errors = {Path(entry.photo).name for entry in read_manifest(album / "out" / MANIFEST_NAME) if entry.error}
+    assert "pipe.png" in errors and "zero-bytes.jpg" in errors and "a.png" not in errors
+
+
+@pytest.fixture
+def replaced(album):
+    """Put something hostile in the place of one photo or mask; returns its path."""
+
+    def put(place, name):
+        (album / place / "b.png").unlink()
+        path = album / place / f"b{Path(name).suffix}"
+        HOSTILE[name](path)
+        return path
+
+    return put
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("place", ["photos", "masks"])
+def test_export_and_import_refuse_a_hostile_picture(replaced, capsys, name, place):
+    replaced(place, name)
+    for way in (["export", "--to"], ["import", "--from"]):
+        given = [*way, "kohya", "--images", "photos", "--masks", "masks", "--output", "out"]
+        assert "b." in assert_refused(given, capsys)
+        assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_evaluating_generation_refuses_a_hostile_picture_or_names_what_is_none(replaced, caplog, name):
+    path = replaced("photos", name)
+    if name in BROKEN:
+        with pytest.raises(UserError, match=r"b\.\w+ cannot be decoded"):
+            photos_with_masks(Path("photos"), Path("masks"))
+        return
+    found, _ = photos_with_masks(Path("photos"), Path("masks"))
+    assert [one.image.name for one in found] == ["a.png"] and "masks without a photo: b.png" in caplog.text
+    assert path.name in caplog.text or path.is_dir()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_evaluating_generation_refuses_a_hostile_mask(replaced, name):
+    replaced("masks", name)
+    with pytest.raises(UserError, match=r"cannot be decoded|no mask in masks for b\.png"):
+        photos_with_masks(Path("photos"), Path("masks"))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_the_page_shows_no_hostile_picture(replaced, album, name):
+    path = replaced("photos", name)
+    with pytest.raises(UserError, match=r"cannot be decoded|no file at"):
+        render(Opened(album / "photos", album / "out"), f"images/{path.name}", 64)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("place", ["Images", "Annotations"])
+def test_a_hostile_picture_in_a_benchmark_is_refused(tmp_path, models, capsys, name, place):
+    write_perseg(tmp_path / "data", objects=("cat",), photos=2)
+    path = tmp_path / "data" / place / "cat" / ("01.jpg" if place == "Images" else "01.png")
+    path.unlink()
+    HOSTILE[name](path)
+    argv = ["evaluate", "perseg", "--data", tmp_path / "data", "--output", tmp_path / "out", "--sam", models / "sam"]
+    assert path.name in assert_refused([*argv, "--device", "cpu"], capsys)

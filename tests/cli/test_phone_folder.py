@@ -1,0 +1,101 @@
+"""A folder as it comes from a phone: what can be read is read, and the rest is named, by every verb."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pillow_heif
+import pytest
+from PIL import ExifTags, Image
+
+from persam_dreambooth.cli import main
+from persam_dreambooth.photos.files import UNREAD_NAME, read_mask, read_photo, write_mask
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
+from persam_dreambooth.review.opened import Opened
+from tests.scene import scene
+from tests.training.runs import as_words
+
+READ = ("a.HEIC", "b.avif", "c.gif", "d.mpo", "e.jfif", "f.jpg")
+UNREAD = ("clip.mov", "raw.DNG", "trip")
+
+
+@pytest.fixture
+def phone(tmp_path, monkeypatch):
+    """Turned photos of every kind in `phone`, one in a folder in it, a video, a raw file, and a few notes."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "phone"
+    (folder / "trip").mkdir(parents=True)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned = exif.tobytes()  # once: saving AVIF takes the orientation out of what it is given
+    for number, name in enumerate(READ):
+        pixels, disc = scene(40, 48, number)
+        content = io.BytesIO()
+        if name.endswith(".HEIC"):
+            photo = pillow_heif.from_pillow(Image.fromarray(pixels))
+            photo.info["exif"] = turned
+            photo.save(content, format="HEIF")
+        else:
+            kind = {"avif": "AVIF", "gif": "GIF", "mpo": "MPO"}.get(name.split(".")[1], "JPEG")
+            Image.fromarray(pixels).save(content, kind, **({} if kind == "GIF" else {"exif": turned}))
+        (folder / name).write_bytes(content.getvalue())
+        mask = disc if name.endswith("gif") else np.rot90(disc, -1)
+        write_mask(mask, tmp_path / "masks" / f"{name[0]}.png")
+    (folder / "trip" / "g.jpg").write_bytes((folder / "f.jpg").read_bytes())
+    for name in ("clip.mov", "raw.DNG", "f.txt", "f.AAE", ".DS_Store"):
+        (folder / name).write_bytes(b"a sks dog")
+    return folder
+
+
+def test_segment_reads_all_and_says_and_keeps_what_it_does_not(phone, models, capsys):
+    given = {"images": phone, "reference": phone / "a.HEIC", "reference_mask": "masks/a.png", "output": "out"}
+    assert main(["segment", *as_words(given | {"sam": models / "sam", "device": "cpu"})]) == 0
+    said = capsys.readouterr().out
+    entries = read_manifest(Path("out") / MANIFEST_NAME)
+    assert [Path(entry.photo).name for entry in entries] == list(READ)
+    assert all(entry.error is None and entry.mask for entry in entries)
+    for name in READ:
+        assert read_mask(Path("out/masks") / f"{name[0]}.png").shape == read_photo(phone / name).size[::-1]
+    (line,) = [line for line in said.splitlines() if line.startswith("not read: ")]
+    assert all(name in line for name in UNREAD) and "f.txt" not in line and "AAE" not in line
+    assert set(json.loads((Path("out") / UNREAD_NAME).read_text())) == set(UNREAD)
+    for name in ("clip.mov", "raw.DNG"):
+        (phone / name).unlink()
+    (phone / "trip" / "g.jpg").unlink()
+    assert main(["segment", *as_words(given | {"sam": models / "sam", "device": "cpu"})]) == 0
+    assert "not read" not in capsys.readouterr().out and not (Path("out") / UNREAD_NAME).exists()
+
+
+def test_train_reads_all_and_says_and_keeps_what_it_does_not(phone, models, caplog):
+    given = {
+        "pretrained_model_name_or_path": models / "stable-diffusion",
+        "instance_data_dir": phone,
+        "instance_mask_dir": "masks",
+        "instance_prompt": "a sks dog",
+        "output_dir": "out",
+        "resolution": 32,
+        "max_train_steps": 1,
+    }
+    assert main(["train", *as_words(given)]) == 0
+    assert "not read: " in caplog.text and all(name in caplog.text for name in UNREAD)
+    entries = read_manifest(Path("out") / MANIFEST_NAME)
+    assert {Path(entry.photo).name for entry in entries if entry.error} == set(UNREAD)
+    assert {Path(entry.photo).name for entry in entries if not entry.error} == set(READ)
+
+
+def test_export_reads_all_and_says_what_it_does_not(phone, capsys):
+    given = {"to": "kohya", "images": phone, "masks": "masks", "output": "out"}
+    assert main(["export", *as_words(given)]) == 0
+    said = capsys.readouterr().out
+    assert f"{len(READ)} photos" in said and all(name in said for name in UNREAD)
+    exported = sorted(path.name for path in Path("out").rglob("*") if path.stem in "abcdef" and path.suffix != ".txt")
+    assert len(exported) == 2 * len(READ) and not any("HEIC" in name for name in exported)
+
+
+def test_the_page_reads_all_and_says_what_it_does_not(phone):
+    (phone / "trip" / "g.jpg").unlink()
+    opened = Opened(phone)
+    (line,) = opened.unread_lines()
+    assert "clip.mov" in line and "raw.DNG" in line
+    assert Path(opened.resolve("images/a.HEIC")).is_file()

@@ -1,9 +1,9 @@
 """Our photos and masks to a trainer's folder, whole or not at all."""
 
 import os
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from persam_dreambooth.photos.trade.conventions import Convention
 from persam_dreambooth.photos.trade.layouts import Folders
 from persam_dreambooth.photos.trade.samples import Sample, refuse
 from persam_dreambooth.photos.trade.source import Pair, Source
-from persam_dreambooth.replacing import replacing, replacing_folder
+from persam_dreambooth.replacing import UNFINISHED, replacing, replacing_folder
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,9 @@ def export_beside(source: Source, convention: Convention) -> Exported:
 
 
 def _write_beside(source: Source, targets: dict[Path, Path], config: Path, snippet: str) -> Looks:
-    problems, looks = [], Looks()
-    with ExitStack() as renamed_at_the_end:
+    problems, looks, waiting = [], Looks(), dict[Path, Path]()
+    # In a folder of their own: of loose files that a kill leaves behind, OneTrainer would take each for a photo.
+    with TemporaryDirectory(prefix=UNFINISHED, dir=config.parent) as beside:
         for pair in tqdm(source.pairs, desc="Exporting", unit="photo", delay=2):
             target = targets[pair.photo]
             try:
@@ -149,13 +150,16 @@ def _write_beside(source: Source, targets: dict[Path, Path], config: Path, snipp
                 continue
             looks.add(pair.mask.name, mask)
             if not os.path.lexists(target):
-                files.write_mask(mask, renamed_at_the_end.enter_context(replacing(target)))
+                waiting[target] = Path(beside) / target.name
+                files.write_mask(mask, waiting[target])
             elif not _holds(target, mask):
                 problems.append(f"{target} is there already")
         written = os.path.lexists(config)
         if written and not (config.is_file() and config.read_bytes() == snippet.encode()):
             problems.append(f"{config} is there already")
         refuse(problems, "the masks cannot be put beside the photos")
+        for target, temporary in waiting.items():
+            temporary.replace(target)
     if not written:
         with replacing(config) as temporary:
             temporary.write_text(snippet, encoding="utf-8")

@@ -97,6 +97,8 @@ def test_masks_beside_photos_are_completed_by_the_next_call(album, tmp_path):
         assert all(after[name] == digest for name, digest in before.items())
         masks = [f"photos/{name}-masklabel.png" for name in ("cat", "cow", "dog")]
         assert "photos/onetrainer.json" not in after or all(name in after for name in masks)
+        pictures = [path for path in (album / "photos").iterdir() if path.is_file() and path.suffix == ".png"]
+        assert not [path for path in pictures if path.name.startswith(".")]
         for path in (album / "photos").glob("*-masklabel.png"):
             assert files.read_mask(path).any()
         assert main([str(word) for word in argv]) == 0

@@ -1,5 +1,6 @@
 """Videos on disk: frames in, one at a time, from a video file or a folder; overlay videos out."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -62,14 +63,14 @@ def read_frames(source: Path) -> Iterator[Image.Image]:
     """Upright RGB frames in order; no more than one is held at a time.
 
     Args:
-        source: a video file, or a folder of frames sorted by name.
+        source: a video file, or a folder of frames in the order of their names, 2.png before 10.png.
 
     Raises:
         UserError: neither, or it cannot be decoded, or a frame has another size than the first.
     """
     sizes = _Sizes(source)
     if source.is_dir():  # before the first frame is worked on
-        for photo in files.find_photos(source):
+        for photo in _pictures(source):
             sizes.check(_stored_size(photo))
         sizes = _Sizes(source)
     for frame in _frames(source):
@@ -94,6 +95,13 @@ class _Sizes:
         self._count += 1
 
 
+def _pictures(folder: Path) -> list[Path]:
+    def place(path: Path) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.stem)]
+
+    return sorted(files.find_photos(folder), key=place)
+
+
 def _stored_size(photo: Path) -> tuple[int, int]:
     """(width, height) of the upright photo, by its header alone."""
     with opened(photo, "frame", decode=False) as image:
@@ -102,7 +110,7 @@ def _stored_size(photo: Path) -> tuple[int, int]:
 
 def _frames(source: Path) -> Iterator[Image.Image]:
     if source.is_dir():
-        yield from map(files.read_photo, files.find_photos(source))
+        yield from map(files.read_photo, _pictures(source))
         return
     with _open_video(source) as container:
         decoded = container.decode(video=0)

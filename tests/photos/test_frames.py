@@ -135,6 +135,18 @@ def test_frames_of_several_sizes_are_refused(tmp_path):
         list(frames.read_frames(tmp_path))
 
 
+def test_frames_are_in_the_order_of_their_numbers(tmp_path):
+    names = ["0", "1", "2", "9", "10", "11", "100", "frame 2", "frame 10", "frame b", "²", "x"]
+    random = np.random.default_rng(0)
+    levels = [random.integers(0, 256, (4, 4, 3), dtype=np.uint8) for _ in names]
+    for name, picture in zip(names, levels, strict=True):
+        files.write_picture(Image.fromarray(picture), tmp_path / f"{name}.png")
+    read = [np.asarray(frame) for frame in frames.read_frames(tmp_path)]
+    assert all(np.array_equal(*pair) for pair in zip(read[:7], levels[:7], strict=True))
+    places = [next(number for number, one in enumerate(levels) if np.array_equal(one, frame)) for frame in read]
+    assert sorted(places) == list(range(len(names))) and places.index(7) < places.index(8)
+
+
 def test_the_size_of_a_frame_that_exif_turns_is_the_upright_one(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 8

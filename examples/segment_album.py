@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos.files import find_photos, read_mask, read_photo, write_picture
 from persam_dreambooth.segmentation import PerSAM, Reference
 
 
@@ -17,19 +19,24 @@ def main() -> None:
     """Read the arguments, segment photo by photo, save the cut-outs."""
     parser = argparse.ArgumentParser(description="Cut one subject out of every photo of a folder.")
     parser.add_argument("sam", help="a SAM: hub name, folder or .pth checkpoint")
-    parser.add_argument("reference", help="one photo of the subject")
-    parser.add_argument("mask", help="its mask")
-    parser.add_argument("album", type=Path, help="folder of .jpg photos")
+    parser.add_argument("reference", type=Path, help="one photo of the subject")
+    parser.add_argument("mask", type=Path, help="its mask")
+    parser.add_argument("album", type=Path, help="folder of photos")
     parser.add_argument("output", type=Path, help="folder for the cut-outs")
     given = parser.parse_args()
+    if given.output.resolve() == given.album.resolve():
+        parser.error("the cut-outs would replace photos of the same name; give another folder")
     persam = PerSAM.from_pretrained(given.sam)
-    subject = persam.personalize(Reference(Image.open(given.reference), Image.open(given.mask)))
-    given.output.mkdir(parents=True, exist_ok=True)
-    for path in sorted(given.album.glob("*.jpg")):
-        photo = Image.open(path).convert("RGB")
+    subject = persam.personalize(Reference(read_photo(given.reference), read_mask(given.mask)))
+    for path in find_photos(given.album, besides=(given.mask,)):
+        try:
+            photo = read_photo(path)  # upright, as people see it
+        except UserError as error:
+            print(f"left out: {error}")
+            continue
         found = persam.segment(photo, subject)
         photo.putalpha(Image.fromarray(found.mask))
-        photo.save(given.output / f"{path.stem}.png")
+        write_picture(photo, given.output / f"{path.stem}.png")
         print(f"{path.name}: score {found.score:.2f}, box {None if found.box is None else found.box.tolist()}")
 
 

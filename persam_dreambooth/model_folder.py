@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.yaml_files import read_yaml
 
 CONFIG_NAME = "training_config.yaml"
 LORA_NAME = "pytorch_lora_weights.safetensors"  # diffusers' name for LoRA weights
@@ -38,7 +37,7 @@ def training_settings(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
+        settings = read_yaml(path, "config")
+    except UserError as error:
         raise UserError(f"{path} is damaged; delete it to go on without it") from error
     return settings if isinstance(settings, dict) else {}

@@ -19,6 +19,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files, frames
 from persam_dreambooth.segmentation import PerSAM, Reference, Subject, VideoSegmenter
 from persam_dreambooth.segmentation.memory_video import MemorySegmenter, VideoModel
+from persam_dreambooth.words import counted
 
 LOG_NAME, OVERLAY_NAME, MASKS = "frames.jsonl", "overlay.mp4", "masks"
 
@@ -38,6 +39,19 @@ class FrameLine:
     scores: list[float | None]
 
 
+@dataclass(frozen=True)
+class Followed:
+    """What a video was found to hold.
+
+    Attributes:
+        count: of frames.
+        lost: for each subject, in the order of their labels, the numbers of the frames in which it was not found.
+    """
+
+    count: int
+    lost: list[list[int]]
+
+
 def segment_video(
     persam: PerSAM | None,
     source: Path,
@@ -46,7 +60,7 @@ def segment_video(
     first_mask: Path | None = None,
     lost_below: float | None = 0.7,
     memory: VideoModel | None = None,
-) -> int:
+) -> Followed:
     """Follow subjects through a video file or a folder of frames; memory does not grow with its length.
 
     Args:
@@ -61,10 +75,11 @@ def segment_video(
         memory: the model with whose learned memory they are followed; None follows them the authors' way.
 
     Returns:
-        How many frames there were.
+        How many frames there were, and in which of them a subject was lost.
 
     Raises:
-        UserError: no video, no subject, nothing to look with, or a first mask of another size than the frames.
+        UserError: no video, no subject, nothing to look with, a first mask of another size than the frames, frames
+            of several sizes; or a video is damaged, and then the output holds all frames before.
     """
     files.check_output_folder(output)
     if output.exists() and any(output.iterdir()):
@@ -106,21 +121,32 @@ def _write(
     output: Path,
     rate: Fraction,
     total: int | None,
-) -> int:
-    """Segment and write a frame at a time."""
-    number = 0
+) -> Followed:
+    """Segment and write a frame at a time; a video that turns out to be damaged, or Ctrl-C, ends it there."""
+    ended: UserError | KeyboardInterrupt | None = None
+    found: list[tuple[float | None, ...]] = []
     first = next(pictures)
     overlay = frames.overlay_video(output / OVERLAY_NAME, first.size, rate)
     with overlay as add, files.replacing(output / LOG_NAME) as beside, beside.open("w") as log:
-        progress = tqdm(chain([first], pictures), desc="Segmenting", unit="frame", total=total)
-        for number, picture in enumerate(progress):
-            (seen,) = segmenter.follow([picture], labels if number == 0 else None)
-            path = f"{MASKS}/{number:05d}.png"
-            frames.write_labels(seen.labels, output / path)
-            add(picture, seen.labels)
-            scores = [None if score is None else round(score, 6) for score in seen.scores]
-            log.write(json.dumps(asdict(FrameLine(number, path, scores))) + "\n")
-    return number + 1
+        try:
+            for picture in tqdm(chain([first], pictures), desc="Segmenting", unit="frame", total=total):
+                (seen,) = segmenter.follow([picture], None if found else labels)
+                path = f"{MASKS}/{len(found):05d}.png"
+                frames.write_labels(seen.labels, output / path)
+                add(picture, seen.labels)
+                scores = [None if score is None else round(score, 6) for score in seen.scores]
+                log.write(json.dumps(asdict(FrameLine(len(found), path, scores))) + "\n")
+                found.append(seen.scores)
+        except (UserError, KeyboardInterrupt) as error:
+            if not found:
+                raise
+            ended = error
+    if isinstance(ended, UserError):
+        raise UserError(f"{ended}; {output} holds the {counted(len(found), 'frame')} before") from ended
+    if ended is not None:
+        raise ended
+    lost = [[frame for frame, score in enumerate(one) if score is None] for one in zip(*found, strict=True)]
+    return Followed(len(found), lost)
 
 
 def read_labels(path: Path, frame: Image.Image) -> NDArray[np.uint8]:

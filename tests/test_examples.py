@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import pytest
+from PIL import ExifTags, Image
 
 import segment_album
 from toy_photos import save_photos
@@ -28,6 +29,26 @@ def test_segment_album_cuts_the_subject_out(models, tmp_path, monkeypatch, capsy
     cut, photo = Image.open(tmp_path / "out" / "01.png"), Image.open(tmp_path / "album" / "01.jpg")
     assert cut.mode == "RGBA" and cut.size == photo.size
     assert set(np.unique(np.asarray(cut)[..., 3])) <= {0, 255}
+
+
+def test_segment_album_takes_turned_photos_and_every_suffix(models, tmp_path, monkeypatch, capsys):
+    mask, album = save_photos(tmp_path / "album", count=1), tmp_path / "album"
+    photo, exif = Image.open(album / "00.jpg"), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    photo.crop((0, 0, photo.width, photo.height // 2)).save(album / "turned.JPG", exif=exif)
+    photo.crop((0, 0, photo.width // 2, photo.height)).save(album / "wide.webp")
+    (album / "broken.jpg").write_bytes(b"")
+    given = [str(models / "sam"), str(album / "00.jpg"), str(mask), str(album)]
+    monkeypatch.setattr(sys, "argv", ["segment_album.py", *given, str(tmp_path / "out")])
+    segment_album.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["00.jpg", "left out", "turned.JPG", "wide.webp"]
+    sizes = [Image.open(tmp_path / "out" / f"{stem}.png").size for stem in ("turned", "wide")]
+    assert sizes == [(photo.height // 2, photo.width), (photo.width // 2, photo.height)]
+    monkeypatch.setattr(sys, "argv", ["segment_album.py", *given, str(album)])
+    with pytest.raises(SystemExit):
+        segment_album.main()
+    assert not list(album.glob("*.png"))
 
 
 def test_toy_photos_show_what_their_masks_say(tmp_path):

@@ -7,11 +7,12 @@ import pytest
 from PIL import Image
 
 from persam_dreambooth.cli import main
+from persam_dreambooth.cli.video import VideoFlags, lost_lines
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import frames
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, Subject, VideoSegmenter
 from persam_dreambooth.segmentation.memory_video import MemorySegmenter
-from persam_dreambooth.video import LOG_NAME, MASKS, OVERLAY_NAME, segment_video
+from persam_dreambooth.video import LOG_NAME, MASKS, OVERLAY_NAME, Followed, segment_video
 from tests.scene import scene
 from tests.segmentation import random_sams
 from tests.segmentation.test_memory_video import SIZE, film, sam2_video, seeing, two_labels
@@ -118,6 +119,63 @@ def test_a_folder_that_has_no_memory_is_one_line_and_writes_nothing(ways, first_
     assert 'model_type "sam2"' in line
     assert "sam2_video, edgetam_video" in line
     assert not output.exists()
+
+
+def lost(count, *numbers, flags=()):
+    values = {"video": "v", "output": "o", "first_mask": "m"} | dict(flags)
+    return lost_lines(Followed(count, list(numbers)), VideoFlags(**values))
+
+
+def test_lost_frames_are_named_with_the_flag_that_changes_it():
+    assert lost(12, [], []) == []
+    assert lost(12, [2, 3, 4, 9], []) == [
+        "subject 1 was not found in 4 of 12 frames: 2-4, 9",
+        "a lower --lost_below (now 0.7) keeps masks of lower quality, 0 every mask",
+    ]
+    assert lost(1, [], [0], flags={"lost_below": 0.0}) == ["subject 2 was not found in 1 of 1 frame: 0"]
+    assert "and 5 more" in lost(30, list(range(0, 30, 2)))[0]
+    by_memory = {"memory": "sam2"}
+    assert len(lost(5, [4], flags=by_memory)) == 1
+    assert "join" in lost(5, [0], flags=by_memory | {"first_mask": None, "subject": ["s"]})[1]
+
+
+@pytest.mark.parametrize("quality", ["nan", "-1"])
+def test_a_quality_that_is_none_is_refused(quality, ways, first_mask, capsys):
+    argv, output = ways
+    assert main([*argv, "--first_mask", str(first_mask), f"--lost_below={quality}"]) == 2
+    assert "--lost_below" in capsys.readouterr().err and not output.exists()
+
+
+def test_the_screen_says_in_which_frames_a_subject_was_lost(ways, models, first_mask, capsys):
+    argv, output = ways
+    assert main([*argv, "--sam", str(models / "sam"), "--first_mask", str(first_mask), "--lost_below", "10"]) == 0
+    scores = [scores for _, scores in written(output)]
+    assert [[score is None for score in one] for one in scores] == [[False, False]] + [[True, True]] * 4
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("5 frames in ")
+    assert said[1:3] == [f"subject {number} was not found in 4 of 5 frames: 1-4" for number in (1, 2)]
+    assert "--lost_below (now 10)" in said[3]
+
+
+@pytest.mark.parametrize("damage", ["size", "bytes"])
+def test_of_a_damaged_video_the_frames_before_are_kept(damage, ways, models, memory, first_mask, tmp_path, capsys):
+    """A folder whose sizes differ is refused before; damage shows when a frame is read."""
+    argv, output = ways
+    for number, frame in enumerate(film(5)):
+        picture = Image.fromarray(frame[:-1] if damage == "size" and number == 3 else frame)
+        picture.save(tmp_path / f"{number}.png")
+    if damage == "bytes":
+        path = tmp_path / "3.png"
+        path.write_bytes(path.read_bytes()[:-40])
+    argv[argv.index("--video") + 1] = str(tmp_path)
+    assert main([*argv, "--memory", str(memory), "--first_mask", str(first_mask)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    if damage == "size":
+        assert "frame 3" in line and not output.exists()
+        return
+    assert "3.png cannot be decoded" in line and "out holds the 3 frames before" in line
+    assert len(written(output)) == 3 and len(list(frames.read_frames(output / OVERLAY_NAME))) == 3
+    assert not list(output.glob(".*"))
 
 
 def test_nothing_to_look_with_is_refused_before_anything_is_written(video, first_mask, models, tmp_path):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from persam_dreambooth.cli.parsing import parse
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, printable
 from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME, training_settings
 from persam_dreambooth.photos.files import check_output_folder
 
@@ -38,8 +38,8 @@ def run(program: str, argv: list[str]) -> None:
         raise UserError(f"{given} holds no {LORA_NAME}; give the --output_dir of a finished LoRA training")
     target = Path(flags.output) if flags.output else source.with_name(KOHYA_NAME)
     check_output_folder(target.parent)
-    if target.exists():
+    if target.exists() or target.is_symlink():
         raise UserError(f"{target} is there already; choose another --output, or delete it")
     title = target.stem if flags.output else source.resolve().parent.name
     convert_file(source, target, title, training_settings(source.parent))
-    print(f"for A1111 and Forge (models/Lora) and ComfyUI (models/loras): {target}")
+    print(f"for A1111 and Forge (models/Lora) and ComfyUI (models/loras): {printable(str(target))}")

@@ -1,11 +1,14 @@
 """`persam-dreambooth export`: photos and masks as another trainer wants them."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from persam_dreambooth.cli.parsing import parse
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.photos.names import is_text
 from persam_dreambooth.photos.trade import CONVENTIONS, export_beside, export_folder, read_source
+from persam_dreambooth.words import counted
 
 NAMED = 10
 """At most so many photos are named on the screen."""
@@ -51,6 +54,10 @@ class ExportFlags:
             raise UserError("say where to: give a new folder as --output, or --in_place where the trainer allows it")
         if self.in_place and self.instance_prompt:
             raise UserError("--in_place writes no captions; leave --instance_prompt out, or give --output")
+        if not re.fullmatch(r"\.[^/\\]+", self.caption_extension):
+            raise UserError(f"--caption_extension {self.caption_extension} must be a dot and letters, such as .txt")
+        if not is_text(self.instance_prompt or ""):
+            raise UserError("--instance_prompt has bytes that are no UTF-8; write it again")
 
 
 def refuse_unknown(flag: str, trainer: str | None) -> None:
@@ -73,18 +80,19 @@ def run(program: str, argv: list[str]) -> None:
     else:
         exported, where = export_folder(source, convention, Path(flags.output), flags.instance_prompt), flags.output
     for reason in source.left_out.values():
-        print(f"left out: {reason}")
+        print(f"left out: {printable(reason)}")
     for words in (*source.unread_words((Path(flags.masks),)), *exported.warnings):
-        print(words)
-    print(f"{exported.count} photos with masks for {convention.title}, in {where}")
+        print(printable(words))
+    print(f"{counted(exported.count, 'photo')} with masks for {convention.title}, in {printable(where)}")
     if exported.without_words and exported.config:
         remedy = "write .txt files beside them" if flags.in_place else "--instance_prompt gives them one"
         print(f"without a caption: {shortened(exported.without_words)}; {remedy}")
     if exported.config:
-        print(f"what the trainer needs to know is in {exported.config}:\n\n{exported.snippet.rstrip()}")
+        lines = map(printable, exported.snippet.rstrip().split("\n"))
+        print(f"what the trainer needs to know is in {printable(str(exported.config))}:\n", *lines, sep="\n")
 
 
 def shortened(names: list[str]) -> str:
-    """The first names, and how many more there are."""
+    """The first names, escaped, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    return printable(", ".join(names[:NAMED])) + more

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from persam_dreambooth.cli.export import TRAINERS, refuse_unknown, shortened
 from persam_dreambooth.cli.parsing import parse
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, printable
 from persam_dreambooth.photos.trade import CONVENTIONS, IMAGES, import_folder
 from persam_dreambooth.photos.trade.layouts import Given
+from persam_dreambooth.words import counted
 
 
 @dataclass
@@ -43,13 +44,13 @@ def run(program: str, argv: list[str]) -> None:
     images, masks = (Path(path) if path else None for path in (flags.images, flags.masks))
     given = Given(Path(flags.input or flags.images), images, masks, flags.category)
     imported = import_folder(CONVENTIONS[flags.from_], given, Path(flags.output))
-    print(f"{imported.count} photos with masks in {flags.output}")
+    output, photos = (printable(str(path)) for path in (flags.output, Path(flags.output) / IMAGES))
+    print(f"{counted(imported.count, 'photo')} with masks in {output}")
     if imported.grey:
-        pixels = sum(imported.grey.values())
-        print(f"cut at half grey, {pixels} pixels neither black nor white: {shortened(list(imported.grey))}")
+        pixels = counted(sum(imported.grey.values()), "pixel")
+        print(f"cut at half grey, {pixels} neither black nor white: {shortened(list(imported.grey))}")
     if imported.empty:
         print(f"empty masks, which training refuses: {shortened(imported.empty)}")
     for words in imported.looks.warnings():
-        print(words)
-    photos = Path(flags.output) / IMAGES
-    print(f"train on them: --instance_data_dir {photos} --instance_mask_dir {flags.output} --caption_extension .txt")
+        print(printable(words))
+    print(f"train on them: --instance_data_dir {photos} --instance_mask_dir {output} --caption_extension .txt")

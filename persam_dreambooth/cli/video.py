@@ -4,12 +4,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from persam_dreambooth.cli.export import shortened
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.words import counted
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help none of it
     from persam_dreambooth.segmentation import PerSAM, Subject
+    from persam_dreambooth.video import Followed
 
 ESSENTIAL = ("video", "first_mask", "subject", "output", "sam", "memory", "lost_below", "device")
 EXAMPLE = "--video dog.mp4 --first_mask dog-first-frame.png --output dog-video"
@@ -50,6 +53,8 @@ class VideoFlags:
         for name in ("video", "output"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing; see --help")
+        if not self.lost_below >= 0:  # NaN is not either
+            raise UserError(f"--lost_below {self.lost_below} is no mask quality; give 0 or more, such as 0.7")
         if bool(self.first_mask) == bool(self.subject):
             raise UserError("a video needs its subjects from one place: give --first_mask, or --subject")
 
@@ -62,7 +67,7 @@ def run(program: str, argv: list[str]) -> None:
     flags, sam = parse(GROUPS, argv, program, "Follow subjects through a video.", ESSENTIAL, EXAMPLE)
     from persam_dreambooth.segmentation import Subject
     from persam_dreambooth.segmentation.memory_video import load_video_model
-    from persam_dreambooth.video import LOG_NAME, OVERLAY_NAME, segment_video
+    from persam_dreambooth.video import LOG_NAME, MASKS, OVERLAY_NAME, segment_video
 
     subjects = [Subject.load(path) for path in flags.subject] or None
     # Subjects whose mask is given are followed by a memory without PerSAM.
@@ -70,9 +75,37 @@ def run(program: str, argv: list[str]) -> None:
     memory = load_video_model(flags.memory, sam.device, sam.torch_dtype) if flags.memory else None
     output = Path(flags.output)
     first_mask = Path(flags.first_mask) if flags.first_mask else None
-    count = segment_video(persam, Path(flags.video), output, subjects, first_mask, flags.lost_below or None, memory)
-    print(f"{count} frames in {output / 'masks'}, scores in {output / LOG_NAME}")
-    print(f"look at them: {output / OVERLAY_NAME}")
+    followed = segment_video(persam, Path(flags.video), output, subjects, first_mask, flags.lost_below or None, memory)
+    where = printable(str(output))
+    print(f"{counted(followed.count, 'frame')} in {where}/{MASKS}, scores in {where}/{LOG_NAME}")
+    for line in lost_lines(followed, flags):
+        print(line)
+    print(f"look at them: {where}/{OVERLAY_NAME}")
+
+
+def lost_lines(followed: "Followed", flags: VideoFlags) -> list[str]:
+    """In which frames each subject was lost, a line each, and one for the flag that changes it."""
+    lines = [
+        f"subject {number} was not found in {len(lost)} of {counted(followed.count, 'frame')}: {ranges(lost)}"
+        for number, lost in enumerate(followed.lost, start=1)
+        if lost
+    ]
+    if not lines or flags.lost_below <= 0:
+        return lines
+    if not flags.memory:
+        lines.append(f"a lower --lost_below (now {flags.lost_below:g}) keeps masks of lower quality, 0 every mask")
+    elif flags.subject:
+        lines.append(f"a lower --lost_below (now {flags.lost_below:g}) lets a subject join in an earlier frame")
+    return lines
+
+
+def ranges(numbers: list[int]) -> str:
+    """Ascending numbers as 3-5, 9; of very many ranges the first."""
+    known = set(numbers)
+    starts = [number for number in numbers if number - 1 not in known]
+    ends = [number for number in numbers if number + 1 not in known]
+    words = [str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends, strict=True)]
+    return shortened(words)
 
 
 def _persam(sam: SamFlags, subjects: "list[Subject] | None") -> "PerSAM":

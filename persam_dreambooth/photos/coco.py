@@ -1,4 +1,8 @@
-"""COCO's ways of writing masks: polygons and run-length encodings."""
+"""COCO's ways of writing masks: polygons and run-length encodings, checked against the photo before they are drawn.
+
+pycocotools checks nothing itself: a far or infinite coordinate ends the process, a short run-length encoding shows
+what lay in memory, and sizes are allocated as a file claims them.
+"""
 
 from typing import Any
 
@@ -6,6 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persam_dreambooth.errors import UserError
+
+MARGIN = 1.0
+"""How far outside of the photo a polygon may reach, in widths and heights of it."""
+PACKED_DIGITS = 6
+"""Characters of one number in a packed run-length encoding, at five bits each; counts have 32 bits."""
 
 
 def coco_tools() -> Any:
@@ -22,31 +31,114 @@ def coco_tools() -> Any:
 
 
 def union_of(segmentations: list[Any], height: int, width: int) -> NDArray[np.bool_]:
-    """(height, width) bool, the union of masks.
+    """(height, width) bool, the union of masks; arguments and errors as those of `read_segmentation`."""
+    union = np.zeros((height, width), bool)
+    for segmentation in segmentations:
+        union |= read_segmentation(segmentation, height, width)
+    return union
+
+
+def read_segmentation(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
+    """(height, width) bool, one mask.
 
     Args:
-        segmentations: each a list of polygons [x0, y0, x1, y1, ...] in pixels, a run-length
+        segmentation: a list of polygons [x0, y0, x1, y1, ...] in pixels, a run-length
             encoding (dictionary of `size` and `counts`, packed or not), or an (height, width) array.
         height, width: of the photo, in pixels.
 
     Raises:
-        UserError: something else, or a mask of another size.
+        UserError: something else, a mask of another size, or one that lies far outside of the photo.
     """
-    tools, union = coco_tools(), np.zeros((height, width), bool)
-    for segmentation in segmentations:
-        if isinstance(segmentation, np.ndarray):
-            mask = segmentation > 0
-        elif isinstance(segmentation, list):
-            polygons = [np.asarray(polygon, dtype=float).ravel().tolist() for polygon in segmentation]
-            mask = tools.decode(tools.merge(tools.frPyObjects(polygons, height, width))) > 0
-        elif isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
-            packed = isinstance(segmentation["counts"], str | bytes)
-            mask = tools.decode(segmentation if packed else tools.frPyObjects(segmentation, height, width)) > 0
-        else:
-            raise UserError(
-                f"a mask is polygons, a run-length encoding or an array, not {type(segmentation).__name__}"
-            )
-        if mask.shape != union.shape:
-            raise UserError(f"a mask of {mask.shape} does not fit its photo of {union.shape} (height, width)")
-        union |= mask
-    return union
+    if isinstance(segmentation, np.ndarray):
+        _check_size(segmentation.shape, height, width)
+        return np.asarray(segmentation > 0)
+    if isinstance(segmentation, list):
+        return _fill(segmentation, height, width)
+    if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
+        _check_size(segmentation["size"], height, width)
+        return _run(segmentation["counts"], height, width)
+    if segmentation is None:
+        raise UserError("it has no mask; draw one, or take it out")
+    raise UserError(f"a mask is polygons, a run-length encoding or an array, not {type(segmentation).__name__}")
+
+
+def _check_size(size: Any, height: int, width: int) -> None:
+    if not isinstance(size, list | tuple) or list(size) != [height, width]:
+        given = (
+            f"({', '.join(map(str, size))})" if isinstance(size, list | tuple) and len(size) < 5 else "another size"
+        )
+        raise UserError(f"a mask of {given[:40]} does not fit its photo of ({height}, {width}) (height, width)")
+
+
+def _fill(polygons: list[Any], height: int, width: int) -> NDArray[np.bool_]:
+    """Draw polygons; their union."""
+    checked = [_checked(polygon, height, width) for polygon in polygons]
+    checked = [
+        points for points in checked if len(points) >= 3
+    ]  # data sets hold lines and points, which cover nothing
+    if not checked:
+        raise UserError("it has no polygon of three points or more; draw one, or take it out")
+    tools = coco_tools()
+    edges = (np.abs(points - np.roll(points, 1, axis=0)).max(axis=1) for points in checked)
+    around, most = sum(float(lengths.sum()) for lengths in edges), height * width // 2 + 16 * (height + width)
+    if around > most:  # pycocotools holds about a hundred bytes for each
+        raise UserError(
+            f"its polygons are {around:.0f} pixels around; in a photo of {width} x {height} pixels {most} are drawn"
+        )
+    drawn = tools.frPyObjects([points.ravel().tolist() for points in checked], height, width)
+    return np.asarray(tools.decode(tools.merge(drawn)) > 0)
+
+
+def _checked(polygon: Any, height: int, width: int) -> NDArray[np.float64]:
+    """A polygon's points as an (N, 2) array of (x, y) in pixels, all of them near the photo."""
+    try:
+        values = np.asarray(polygon, dtype=np.float64).ravel()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError("a polygon is a list of numbers x0, y0, x1, y1, ...") from error
+    if len(values) % 2:
+        raise UserError(f"a polygon has {len(values)} numbers, and each of its points two")
+    points, size = values.reshape(-1, 2), np.array([width, height])
+    near = ((points >= -MARGIN * size) & (points <= (1 + MARGIN) * size)).all(axis=1)  # neither holds for NaN
+    if not near.all():
+        x, y = points[int(np.argmin(near))]
+        raise UserError(f"a polygon's point ({x:g}, {y:g}) lies far outside of its photo of {width} x {height} pixels")
+    return points
+
+
+def _run(counts: Any, height: int, width: int) -> NDArray[np.bool_]:
+    """Lay out runs, background first, column by column."""
+    lengths = _unpack(counts) if isinstance(counts, str | bytes) else _whole_numbers(counts)
+    if (lengths < 0).any() or (total := int(lengths.sum())) != height * width:
+        what = "negative ones" if (lengths < 0).any() else f"{total} pixels"
+        raise UserError(f"its runs have {what}, its photo {height * width} pixels ({width} x {height})")
+    subject = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(subject, lengths).reshape(width, height).T
+
+
+def _whole_numbers(counts: Any) -> NDArray[np.int64]:
+    if not isinstance(counts, list) or not all(type(count) is int and abs(count) < 2**32 for count in counts):
+        raise UserError("a run-length encoding's counts are a list of whole numbers of pixels, or a packed text")
+    return np.array(counts, np.int64)
+
+
+def _unpack(text: str | bytes) -> NDArray[np.int64]:
+    """The runs in a packed text: LEB128 of six bits from "0" on, from the third on as difference to the last but one.
+
+    As pycocotools' `rleFrString`, which reads on behind the end of a text that is cut off.
+    """
+    codes = np.frombuffer(text.encode("utf-8", "replace") if isinstance(text, str) else text, np.uint8).astype(
+        np.int64
+    )
+    codes = codes - ord("0")
+    last = codes & 0x20 == 0
+    ends = np.flatnonzero(last)
+    starts = np.array([0, *(ends[:-1] + 1)], np.int64)[: len(ends)]
+    digits = np.arange(len(codes)) - np.repeat(starts, ends + 1 - starts) if len(codes) and last[-1] else None
+    if digits is None or codes.min() < 0 or codes.max() > 0x3F or digits.max() > PACKED_DIGITS:
+        raise UserError("a packed run-length encoding is damaged or cut off; export it again")
+    values = np.add.reduceat((codes & 0x1F) << (5 * digits), starts)
+    negative = codes[ends] & 0x10 != 0
+    values = values - np.where(negative, np.int64(1) << (5 * (ends + 1 - starts)), 0)
+    values[1::2] = values[1::2].cumsum()
+    values[2::2] = values[2::2].cumsum()
+    return values

@@ -1,5 +1,6 @@
 """Read and write photos and masks; nothing is ever half-written."""
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -84,8 +85,15 @@ def check_output_folder(folder: Path) -> None:
     """Refuse, before any work, an output folder that cannot be made.
 
     Raises:
-        UserError: it is a file, or lies below one.
+        UserError: it is a file, lies below one, or is a link to itself.
     """
+    try:
+        folder.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(
+                f"the output folder {folder} is a link that leads back to itself; choose another"
+            ) from error
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise UserError(f"the output folder {folder} cannot be made: {path} is a file; choose another folder")

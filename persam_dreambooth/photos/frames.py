@@ -1,5 +1,6 @@
 """Videos on disk: frames in, one at a time, from a video file or a folder; overlay videos out."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -10,12 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, is_out_of_memory
+from persam_dreambooth.images import orientation
+from persam_dreambooth.opening import opened
 from persam_dreambooth.photos import files
+from persam_dreambooth.photos.pairs import SIDEWAYS
 
 PALETTE = ((230, 60, 80), (60, 140, 240), (70, 190, 90), (240, 180, 40), (160, 90, 220), (40, 190, 190))
 """Colours of the subjects, in the order of their labels; they repeat."""
 DEFAULT_RATE = Fraction(25)
+SLOWEST, FASTEST = Fraction(1, 60), Fraction(240)
+"""Frames a second that an overlay can have; a damaged file may claim any."""
+CONTAINERS = (
+    *("mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "av1", "ivf"),
+    *("flv", "asf", "ogg", "mxf", "dv", "rm", "nut", "yuv4mpegpipe", "gif", "apng"),
+)
+"""FFmpeg's names of the formats that may be opened. Left to itself it opens playlists too, which name other files."""
 CODECS = ("libx264", "mpeg4")
 """In this order, whichever the decoder library was built with; browsers play the first."""
 
@@ -52,33 +63,66 @@ def read_frames(source: Path) -> Iterator[Image.Image]:
     """Upright RGB frames in order; no more than one is held at a time.
 
     Args:
-        source: a video file, or a folder of frames sorted by name.
+        source: a video file, or a folder of frames in the order of their names, 2.png before 10.png.
 
     Raises:
         UserError: neither, or it cannot be decoded, or a frame has another size than the first.
     """
-    size = None
-    for number, frame in enumerate(_frames(source)):
-        size = size or frame.size
-        if frame.size != size:
-            raise UserError(
-                f"frame {number} of {source} has {frame.width} x {frame.height} pixels, the first {size[0]} x "
-                f"{size[1]}; all frames of a video have one size"
-            )
+    sizes = _Sizes(source)
+    if source.is_dir():  # before the first frame is worked on
+        for photo in _pictures(source):
+            sizes.check(_stored_size(photo))
+        sizes = _Sizes(source)
+    for frame in _frames(source):
+        sizes.check(frame.size)
         yield frame
+
+
+class _Sizes:
+    """Refuse a frame, (width, height), that has another size than the first."""
+
+    def __init__(self, source: Path) -> None:
+        self._source, self._first, self._count = source, (0, 0), 0
+
+    def check(self, size: tuple[int, int]) -> None:
+        """The next frame's."""
+        self._first = self._first if self._count else size
+        if size != self._first:
+            raise UserError(
+                f"frame {self._count} of {self._source} has {size[0]} x {size[1]} pixels, the first "
+                f"{self._first[0]} x {self._first[1]}; all frames of a video have one size"
+            )
+        self._count += 1
+
+
+def _pictures(folder: Path) -> list[Path]:
+    def place(path: Path) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.stem)]
+
+    return sorted(files.find_photos(folder), key=place)
+
+
+def _stored_size(photo: Path) -> tuple[int, int]:
+    """(width, height) of the upright photo, by its header alone."""
+    with opened(photo, "frame", decode=False) as image:
+        return image.size[::-1] if orientation(image) in SIDEWAYS else image.size
 
 
 def _frames(source: Path) -> Iterator[Image.Image]:
     if source.is_dir():
-        yield from map(files.read_photo, files.find_photos(source))
+        yield from map(files.read_photo, _pictures(source))
         return
     with _open_video(source) as container:
-        try:
-            for frame in container.decode(video=0):
-                turned = frame.to_image()
-                yield turned.rotate(frame.rotation, expand=True) if frame.rotation else turned
-        except _av().error.FFmpegError as error:
-            raise UserError(f"the video {source} is damaged ({error}); its frames cannot all be read") from error
+        decoded = container.decode(video=0)
+        while True:
+            try:
+                frame = next(decoded, None)
+            except Exception as error:
+                raise _unreadable(f"the video {source} is damaged", error, "its frames cannot all be read") from error
+            if frame is None:
+                return
+            turned = frame.to_image()
+            yield turned.rotate(frame.rotation, expand=True) if frame.rotation else turned
 
 
 @contextmanager
@@ -87,13 +131,24 @@ def _open_video(source: Path) -> Iterator[Any]:
         raise UserError(f"no video at {source}; give a video file or a folder of frames")
     av = _av()
     try:
-        container = av.open(str(source))
-    except av.error.FFmpegError as error:
-        raise UserError(f"{source} is no video that can be read ({error}); convert it, or give its frames") from error
+        container = av.open(str(source), options={"format_whitelist": ",".join(CONTAINERS)})
+    except Exception as error:
+        problem, advice = f"{source} is no video that can be read", "convert it to MP4, or give its frames"
+        raise _unreadable(problem, error, advice) from error
     with container:
         if not container.streams.video:
             raise UserError(f"{source} holds no video stream; give a video file or a folder of frames")
         yield container
+
+
+def _unreadable(problem: str, error: Exception, advice: str) -> Exception:
+    """Damage has a dozen kinds of exception, among them those of bytes that are no text."""
+    if is_out_of_memory(error):
+        return error
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if reason == "Invalid argument":  # FFmpeg's word for a format that is not in the list
+        reason = "it is of a format that is not opened here"
+    return UserError(f"{problem} ({reason}); {advice}")
 
 
 def _av() -> Any:
@@ -137,7 +192,7 @@ def overlay_video(path: Path, size: tuple[int, int], rate: Fraction) -> Iterator
     width, height = (max(2, edge - edge % 2) for edge in size)
     codec = next(name for name in CODECS if name in av.codecs_available)
     with files.replacing(path) as temporary, av.open(str(temporary), "w", format=path.suffix[1:]) as container:
-        stream = container.add_stream(codec, rate=rate)
+        stream = container.add_stream(codec, rate=min(max(rate, SLOWEST), FASTEST).limit_denominator(60_000))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
 
         def add(frame: Image.Image, labels: NDArray[np.uint8]) -> None:

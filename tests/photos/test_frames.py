@@ -1,12 +1,14 @@
 """Guards frames on disk: real video files in and out, folders of frames, label pictures."""
 
+import os
 import struct
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files, frames
@@ -110,7 +112,7 @@ def test_an_interrupted_video_leaves_nothing(tmp_path):
 
 def test_what_is_no_video_is_refused_in_one_line(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
-    silent = tmp_path / "silent.wav"
+    silent = tmp_path / "silent.mkv"
     with av.open(str(silent), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
@@ -119,7 +121,7 @@ def test_what_is_no_video_is_refused_in_one_line(tmp_path):
     for path, complaint in (
         ("absent.mp4", "no video at"),
         ("text.mp4", "no video that"),
-        ("silent.wav", "no video s"),
+        ("silent.mkv", "no video s"),
     ):
         with pytest.raises(UserError, match=complaint) as refusal:
             list(frames.read_frames(tmp_path / path))
@@ -131,6 +133,76 @@ def test_frames_of_several_sizes_are_refused(tmp_path):
         files.write_picture(a_frame(0, size)[0], tmp_path / f"{number}.png")
     with pytest.raises(UserError, match=r"frame 1 of .* 48 x 64 pixels, the first 64 x 48"):
         list(frames.read_frames(tmp_path))
+
+
+def test_frames_are_in_the_order_of_their_numbers(tmp_path):
+    names = ["0", "1", "2", "9", "10", "11", "100", "frame 2", "frame 10", "frame b", "²", "x"]
+    random = np.random.default_rng(0)
+    levels = [random.integers(0, 256, (4, 4, 3), dtype=np.uint8) for _ in names]
+    for name, picture in zip(names, levels, strict=True):
+        files.write_picture(Image.fromarray(picture), tmp_path / f"{name}.png")
+    read = [np.asarray(frame) for frame in frames.read_frames(tmp_path)]
+    assert all(np.array_equal(*pair) for pair in zip(read[:7], levels[:7], strict=True))
+    places = [next(number for number, one in enumerate(levels) if np.array_equal(one, frame)) for frame in read]
+    assert sorted(places) == list(range(len(names))) and places.index(7) < places.index(8)
+
+
+def test_the_size_of_a_frame_that_exif_turns_is_the_upright_one(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 8
+    a_frame(0)[0].save(tmp_path / "0.png")
+    a_frame(1, (48, 64))[0].save(tmp_path / "1.jpg", exif=exif)
+    assert [frame.size for frame in frames.read_frames(tmp_path)] == [(64, 48)] * 2
+
+
+@pytest.mark.parametrize("name", ["empty.mp4", "pipe.mp4", "loop.mp4", "folder.mp4", "photo.jpg", "words.srt"])
+def test_other_files_are_no_videos(name, tmp_path):
+    path = tmp_path / name
+    {"pipe.mp4": os.mkfifo, "loop.mp4": lambda one: one.symlink_to(one.name), "folder.mp4": Path.mkdir}.get(
+        name, lambda one: one.write_bytes(b"")
+    )(path)
+    if name == "photo.jpg":
+        a_frame(0)[0].save(path)
+    elif name == "words.srt":
+        path.write_text("1\n00:00:01,000 --> 00:00:02,000\nwords\n")
+    for read in (frames.count_frames, frames.frame_rate, lambda one: list(frames.read_frames(one))):
+        if path.is_dir() and read is frames.frame_rate:
+            continue
+        with pytest.raises(UserError) as refusal:
+            read(path)
+        assert len(str(refusal.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile dog.mp4\n", "#EXTM3U\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"])
+@pytest.mark.parametrize("suffix", ["mp4", "m3u8", "ffconcat"])
+def test_a_list_of_other_files_is_not_followed(text, suffix, video):
+    path = video.with_name(f"list.{suffix}")
+    path.write_text(text.format(video))
+    with pytest.raises(UserError, match=r"no video that can be read"):
+        list(frames.read_frames(path))
+
+
+def test_damage_is_always_one_line(video):
+    """Broken bytes and cut ends; among them metadata that is no text."""
+    whole, random = video.read_bytes(), np.random.default_rng(0)
+    for _ in range(40):
+        damaged = bytearray(whole)
+        for place in random.integers(0, len(whole), 20):
+            damaged[place] = random.integers(256)
+        video.write_bytes(damaged[: random.integers(len(whole) // 2, len(whole))])
+        try:
+            frames.count_frames(video)
+            list(frames.read_frames(video))
+        except UserError as error:
+            assert len(str(error).splitlines()) == 1
+
+
+@pytest.mark.parametrize("rate", [Fraction(90_000), Fraction(1, 90_000), Fraction(123_457, 100_003)])
+def test_a_rate_that_no_video_has_still_makes_one(rate, tmp_path):
+    with frames.overlay_video(tmp_path / "dog.mp4", (64, 48), rate) as add:
+        for number in range(3):
+            add(*a_frame(number))
+    assert len(list(frames.read_frames(tmp_path / "dog.mp4"))) == 3
 
 
 def test_a_truncated_video_says_so(video):

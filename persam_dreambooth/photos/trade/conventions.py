@@ -4,6 +4,7 @@ All of them train where the mask is white, or opaque. To add a trainer is to add
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -42,9 +43,14 @@ class Convention:
     def _filled(self, folder: Path, photos: Path, masks: Path) -> str:
         index = folder / getattr(self.layout, "name", "")
         paths = {"folder": folder, "photos": photos, "masks": masks, "index": index, "config": folder / self.config}
-        return Template(self.snippet).substitute(
-            {word: json.dumps(str(path), ensure_ascii=False) for word, path in paths.items()}
-        )
+        return Template(self.snippet).substitute({word: quoted(str(path)) for word, path in paths.items()})
+
+
+def quoted(text: str) -> str:
+    """A string that JSON, TOML, YAML and Python read alike: TOML knows no surrogate pairs, YAML no raw controls."""
+    return re.sub(
+        r"[\x7f-\x9f\u2028\u2029\ufeff]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False)
+    )
 
 
 ONETRAINER = """\

@@ -1,9 +1,12 @@
 """Our photos and masks to a trainer's folder, whole or not at all."""
 
-from contextlib import ExitStack
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from persam_dreambooth.errors import UserError
@@ -15,7 +18,7 @@ from persam_dreambooth.photos.trade.conventions import Convention
 from persam_dreambooth.photos.trade.layouts import Folders
 from persam_dreambooth.photos.trade.samples import Sample, refuse
 from persam_dreambooth.photos.trade.source import Pair, Source
-from persam_dreambooth.replacing import replacing, replacing_folder
+from persam_dreambooth.replacing import UNFINISHED, replacing, replacing_folder
 
 
 @dataclass(frozen=True)
@@ -107,10 +110,12 @@ def _refuse_unwritable(snippet: str, folder: Path) -> None:
 
 
 def export_beside(source: Source, convention: Convention) -> Exported:
-    """Write masks beside the photos, which are left as they are, and the configuration; all of it or nothing.
+    """Write masks beside the photos, which are left as they are, and the configuration last; all of it or nothing.
+
+    Of an export that was killed, what is there already is kept, and the rest is added.
 
     Raises:
-        UserError: the trainer does not look there; a file of such a name is there already, a photo would stay
+        UserError: the trainer does not look there; another file of such a name is there already, a photo would stay
             without a mask and so be trained on whole, or what `export_folder` refuses.
     """
     layout = convention.layout
@@ -120,8 +125,6 @@ def export_beside(source: Source, convention: Convention) -> Exported:
     folder = next(iter(targets.values())).parent
     config, snippet = folder / convention.config, convention.configured_beside(folder.resolve())
     _refuse_unwritable(snippet, folder)
-    there = [path for path in (*targets.values(), config) if path.exists()]
-    refuse([f"{path} is there already" for path in there], "the masks cannot be put beside the photos")
     others = [photo.name for photo in files.list_photos(folder) if photo not in targets]
     bare = [name for name in others if not name.endswith(files.NO_PHOTOS)]
     if bare:
@@ -129,20 +132,46 @@ def export_beside(source: Source, convention: Convention) -> Exported:
             f"{convention.title} trains on all of a photo that has no mask: {', '.join(bare)}; take them out of the "
             "folder, keep those that are doubted with --include_doubtful, or export to a new folder with --output"
         )
-    problems, looks = [], Looks()
-    with ExitStack() as renamed_at_the_end:
+    looks = _write_beside(source, targets, config, snippet)
+    without_words = [pair.photo.name for pair in source.pairs if pair.caption is None]
+    return Exported(len(source.pairs), without_words, snippet, config, looks.warnings())
+
+
+def _write_beside(source: Source, targets: dict[Path, Path], config: Path, snippet: str) -> Looks:
+    problems, looks, waiting = [], Looks(), dict[Path, Path]()
+    # In a folder of their own: of loose files that a kill leaves behind, OneTrainer would take each for a photo.
+    with TemporaryDirectory(prefix=UNFINISHED, dir=config.parent) as beside:
         for pair in tqdm(source.pairs, desc="Exporting", unit="photo", delay=2):
+            target = targets[pair.photo]
             try:
                 mask = read_sample(pair).mask
             except UserError as error:
                 problems.append(str(error))
                 continue
             looks.add(pair.mask.name, mask)
-            files.write_mask(mask, renamed_at_the_end.enter_context(replacing(targets[pair.photo])))
-        refuse(problems, f"not for {convention.title}")
-        renamed_at_the_end.enter_context(replacing(config)).write_text(snippet, encoding="utf-8")
-    without_words = [pair.photo.name for pair in source.pairs if pair.caption is None]
-    return Exported(len(source.pairs), without_words, snippet, config, looks.warnings())
+            if not os.path.lexists(target):
+                waiting[target] = Path(beside) / target.name
+                files.write_mask(mask, waiting[target])
+            elif not _holds(target, mask):
+                problems.append(f"{target} is there already")
+        written = os.path.lexists(config)
+        if written and not (config.is_file() and config.read_bytes() == snippet.encode()):
+            problems.append(f"{config} is there already")
+        refuse(problems, "the masks cannot be put beside the photos")
+        for target, temporary in waiting.items():
+            temporary.replace(target)
+    if not written:
+        with replacing(config) as temporary:
+            temporary.write_text(snippet, encoding="utf-8")
+    return looks
+
+
+def _holds(path: Path, mask: NDArray[np.bool_]) -> bool:
+    """Whether a file is that very mask."""
+    try:
+        return np.array_equal(files.read_mask(path), mask)
+    except UserError:
+        return False
 
 
 def _targets(source: Source, layout: Folders) -> dict[Path, Path]:

@@ -15,8 +15,9 @@ from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, writ
 from persam_dreambooth.photos.trade.conventions import Convention
 from persam_dreambooth.photos.trade.exporting import refuse_used
 from persam_dreambooth.photos.trade.layouts import Given
-from persam_dreambooth.photos.trade.samples import Item, refuse, write_caption
+from persam_dreambooth.photos.trade.samples import Item, refuse, unused, write_caption
 from persam_dreambooth.replacing import replacing, replacing_folder
+from persam_dreambooth.words import counted
 
 IMAGES, MASKS = "images", "masks"
 HALF = 128
@@ -55,7 +56,8 @@ def import_folder(convention: Convention, given: Given, output: Path) -> Importe
     what = f"{given.folder} cannot be read as {convention.title}'s"
     if not items and not problems:
         raise UserError(f"{what}: there is no photo; see --help for where photos and masks are looked for")
-    refuse_used(output, {item.photo.parent for item in items} | {given.folder})
+    folders = {given.folder, given.images, given.masks, *(item.photo.parent for item in items)}
+    refuse_used(output, {folder for folder in folders if folder is not None})
     entries, imported = [], Imported(len(items))
     with replacing_folder(output) as folder:
         for item in tqdm(items, desc="Importing", unit="photo", delay=2):
@@ -87,7 +89,7 @@ def _take(item: Item, folder: Path, imported: Imported) -> ManifestEntry:
         imported.empty.append(item.photo.name)
     photo = _write_photo(item, image, folder / IMAGES)
     write_caption(item.caption, photo)
-    mask_path = folder / MASKS / f"{photo.stem}.png"
+    mask_path = unused(folder / MASKS / f"{photo.stem}.png")
     files.write_mask(mask, mask_path)
     box = Image.fromarray(mask).getbbox()
     return ManifestEntry(
@@ -99,13 +101,15 @@ def _take(item: Item, folder: Path, imported: Imported) -> ManifestEntry:
         mask_digest=files.digest(mask_path),
         source="given",
         box=None if box is None else [box[0], box[1], box[2] - 1, box[3] - 1],
-        warnings=[f"{grey} pixels of the mask were neither black nor white; it was cut at half"] if grey else [],
+        warnings=[f"the mask has {counted(grey, 'pixel')} neither black nor white; it was cut at half"]
+        if grey
+        else [],
     )
 
 
 def _write_photo(item: Item, image: Image.Image, folder: Path) -> Path:
     keeps_bytes = item.read_photo is None and item.photo.suffix.lower() in files.PHOTO_SUFFIXES
-    photo = folder / (item.photo.name if keeps_bytes else f"{item.photo.stem}.png")
+    photo = unused(folder / (item.photo.name if keeps_bytes else f"{item.photo.stem}.png"))
     if photo.name.startswith(".") or photo.name.endswith(files.NO_PHOTOS):
         raise UserError(f"{item.photo.name} has a name that is no photo's here; rename it")
     if not keeps_bytes:

@@ -1,7 +1,8 @@
 """The two ways in which an index file says which mask is whose: lines of JSON, and COCO's annotations."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy as np
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.opening import opened
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.coco import coco_tools, union_of
+from persam_dreambooth.photos.coco import coco_tools, read_segmentation
+from persam_dreambooth.photos.names import is_text
+from persam_dreambooth.photos.trade.index_files import index_file, listed, read_json, read_json_lines
 from persam_dreambooth.photos.trade.layouts import Given
 from persam_dreambooth.photos.trade.samples import (
     CAPTION,
@@ -20,11 +24,15 @@ from persam_dreambooth.photos.trade.samples import (
     Sample,
     read_caption,
     read_levels,
+    refuse,
+    unused,
     write_caption,
     write_photo,
 )
 from persam_dreambooth.photos.trade.strangers import clashes
 from persam_dreambooth.replacing import replacing
+
+_Id = int | float | str
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class JsonLines:
     def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
         """Write photo and mask."""
         photo = write_photo(sample, folder / self.photos)
-        mask = folder / self.masks / f"{photo.stem}.png"
+        mask = unused(folder / self.masks / f"{photo.stem}.png")
         files.write_mask(sample.mask, mask)
         where = (folder / self.name).parent
         paths = {key: path.relative_to(where).as_posix() for key, path in ((self.photo, photo), (self.mask, mask))}
@@ -73,42 +81,27 @@ class JsonLines:
         """What the lines say."""
         path = index_file(given.folder, self.name)
         items, problems = [], []
-        for number, line in enumerate(_lines(path), start=1):
-            if not isinstance(line, dict) or not isinstance(line.get(self.photo), str):
-                problems.append(f"line {number} has no {self.photo!r}")
-                continue
-            photo, mask, words = path.parent / line[self.photo], line.get(self.mask), line.get(self.caption)
-            if not photo.is_file():
-                problems.append(f"{photo} is not there")
-            elif not isinstance(mask, str):
-                problems.append(f"{photo.name} has no mask")
-            elif not (path.parent / mask).is_file():
-                problems.append(f"{photo.name} has no mask: {path.parent / mask} is not there")
-            else:
-                levels = partial(read_levels, path.parent / mask, "grey", None if self.turns else photo)
-                caption = words.strip() or None if isinstance(words, str) else None
-                items.append(Item(photo, levels, caption))
+        for number, line in enumerate(read_json_lines(path), start=1):
+            try:
+                items.append(self._item(line, path.parent, given))
+            except UserError as error:
+                problems.append(f"line {number}: {error}")
         return items, problems + clashes(item.photo for item in items)
 
-
-def index_file(folder: Path, name: str) -> Path:
-    """The index in a folder, where it stands there or one deeper, or the very file that was given.
-
-    Raises:
-        UserError: there is none.
-    """
-    candidates = [folder / name, folder / Path(name).name, folder]
-    path = next((path for path in candidates if path.is_file()), None)
-    if path is None:
-        raise UserError(f"{folder} has no {Path(name).name}; give the folder that holds it, or the file itself")
-    return path
-
-
-def _lines(path: Path) -> list[Any]:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except ValueError as error:
-        raise UserError(f"{path} is no file of JSON lines ({error}); export it again") from error
+    def _item(self, line: Any, folder: Path, given: Given) -> Item:
+        """What one line says."""
+        if not isinstance(line, dict) or not isinstance(line.get(self.photo), str):
+            raise UserError(f"it has no {self.photo!r}")
+        photo = listed(line[self.photo], folder, given.folder, given.images)
+        words, mask = line.get(self.caption), line.get(self.mask)
+        if not isinstance(mask, str):
+            raise UserError(f"{photo.name} has no mask")
+        if not isinstance(words, str | None) or not is_text(words or ""):
+            raise UserError(f"the {self.caption!r} of {photo.name} is no text")
+        levels = partial(
+            read_levels, listed(mask, folder, given.folder, given.masks), "grey", None if self.turns else photo
+        )
+        return Item(photo, levels, (words or "").strip() or None)
 
 
 @dataclass(frozen=True)
@@ -158,51 +151,106 @@ class Coco:
         wanted = _category(annotations, categories, given.category, path)
         masks = defaultdict(list)
         for annotation in annotations:
-            if annotation.get("category_id") == wanted:
-                masks[annotation.get("image_id")].append(annotation.get("segmentation"))
+            if annotation.category == wanted:
+                masks[annotation.image].append(annotation)
         items, problems = [], []
         for image in images:
-            photo, segmentations = folder / str(image.get("file_name")), masks.pop(image.get("id"), None)
-            if not photo.is_file():
-                problems.append(f"{photo} is not there")
-            elif segmentations is None:
+            mine = masks.pop(image["id"], None)
+            try:
+                photo = listed(image["file_name"], folder, given.images)
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            if mine is None:
                 problems.append(f"{photo.name} has no mask")
-            else:
-                levels = partial(_levels, segmentations, image, photo.name)
-                items.append(Item(photo, levels, read_caption(photo.with_suffix(CAPTION))))
-        problems += [f"a mask is of image {owner}, which is not listed" for owner in masks]
+                continue
+            items.append(Item(photo, partial(_levels, mine, image, photo), read_caption(photo.with_suffix(CAPTION))))
+        problems += [f"{mine[0].name} is of image {owner}, which is not listed" for owner, mine in masks.items()]
         return items, problems + clashes(item.photo for item in items)
 
 
-def _tables(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[Any, str]]:
-    """Images, annotations, and the categories' names by their ids."""
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        categories = {one["id"]: str(one["name"]) for one in stored.get("categories", [])}
-        images, annotations = list(stored["images"]), list(stored["annotations"])
-        if not all(isinstance(one, dict) for one in (*images, *annotations)):
-            raise TypeError("an entry is no object")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path} is no COCO file of images and annotations ({reason}); export it again") from error
-    return images, annotations, categories
+@dataclass(frozen=True)
+class _Annotation:
+    """One mask: its name for people, whose it is, and the mask as the file has it, unchecked."""
+
+    name: str
+    image: _Id
+    category: _Id | None
+    segmentation: Any
 
 
-def _category(annotations: list[dict[str, Any]], names: dict[Any, str], wanted: str | None, path: Path) -> Any:
+def _tables(path: Path) -> tuple[list[dict[str, Any]], list[_Annotation], dict[_Id, str]]:
+    """Images, annotations, and the categories' names by their ids.
+
+    Raises:
+        UserError: the file is none of COCO's, or entries lack what is needed, all of them listed.
+    """
+    stored = read_json(path, "COCO file")
+    if not isinstance(stored, dict) or not all(isinstance(stored.get(key), list) for key in ("images", "annotations")):
+        raise UserError(f"{path} is no COCO file of images and annotations; export it again")
+    images, annotations, categories = stored["images"], stored["annotations"], stored.get("categories") or []
+    problems = [
+        *_problems(images, "image", {"id": _Id, "file_name": str}),
+        *_problems(annotations, "annotation", {"image_id": _Id, "category_id": _Id | None}),
+        *_problems(categories, "category", {"id": _Id, "name": str}),
+    ]
+    refuse(problems, f"{path} is no COCO file")
+    counted = Counter(image["id"] for image in images)
+    refuse(
+        [f"{count} images have the id {id}" for id, count in counted.items() if count > 1], f"{path} is no COCO file"
+    )
+    named = [
+        _Annotation(_name(one, "annotation", number), one["image_id"], one.get("category_id"), one.get("segmentation"))
+        for number, one in enumerate(annotations, start=1)
+    ]
+    return images, named, {one["id"]: one["name"] for one in categories}
+
+
+def _problems(entries: Any, what: str, keys: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with a list of entries, each of which needs values of certain types."""
+    for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
+        if not isinstance(entry, dict):
+            yield f"{what} number {number} is no object"
+            continue
+        unfit = [key for key, kind in keys.items() if not isinstance(entry.get(key), kind)]
+        yield from (f"{_name(entry, what, number)} has no {key} that can be read" for key in unfit)
+
+
+def _name(entry: dict[str, Any], what: str, number: int) -> str:
+    """By its id, as far as it has one, else by its place in the list."""
+    known = entry.get("id")
+    return f"{what} {str(known)[:40]}" if isinstance(known, _Id) else f"{what} number {number}"
+
+
+def _category(annotations: list[_Annotation], names: dict[_Id, str], wanted: str | None, path: Path) -> _Id | None:
     """The id of the category that is the subject."""
-    used = {one.get("category_id") for one in annotations}
-    fitting = [one for one in used if wanted is None or names.get(one) == wanted]
+    used = {one.category for one in annotations}
+    called = {one: str(one) if one is None else names.get(one, str(one)) for one in used}
+    fitting = [one for one in used if wanted is None or called[one] == wanted]
     if len(fitting) > 1 or (wanted is not None and not fitting):
-        known = ", ".join(sorted(names.get(one, str(one)) for one in used))
+        known = ", ".join(sorted(called.values()))
         raise UserError(f"{path} has masks of {known}; say which is the subject with --category")
     return fitting[0] if fitting else None
 
 
-def _levels(segmentations: list[Any], image: dict[str, Any], name: str) -> Image.Image:
-    try:
-        mask = union_of(segmentations, int(image["height"]), int(image["width"]))
-    except UserError as error:
-        raise UserError(f"the mask of {name}: {error}") from error
-    except Exception as error:  # pycocotools answers damage with several kinds of exception
-        raise UserError(f"the mask of {name} cannot be decoded ({type(error).__name__}: {error})") from error
+def _levels(annotations: list[_Annotation], image: dict[str, Any], photo: Path) -> Image.Image:
+    """The union of a photo's masks, as an image of mode L."""
+    width, height = _size(image, photo)
+    mask = np.zeros((height, width), bool)
+    for annotation in annotations:
+        try:
+            mask |= read_segmentation(annotation.segmentation, height, width)
+        except UserError as error:
+            raise UserError(f"{annotation.name}, of {photo.name}: {error}") from error
     return Image.fromarray(mask).convert("L")
+
+
+def _size(image: dict[str, Any], photo: Path) -> tuple[int, int]:
+    """(width, height) that an entry gives a photo, which must be the file's, stored or upright."""
+    with opened(photo, "photo", decode=False) as picture:
+        size = picture.size
+    claimed = image.get("width", size[0]), image.get("height", size[1])
+    if claimed not in (size, size[::-1]):
+        words = [str(edge)[:20] for edge in claimed]
+        raise UserError(f"{photo.name} is {size[0]} x {size[1]} pixels, its entry says {words[0]} x {words[1]}")
+    return int(claimed[0]), int(claimed[1])

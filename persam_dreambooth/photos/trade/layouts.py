@@ -18,6 +18,7 @@ from persam_dreambooth.photos.trade.samples import (
     Sample,
     read_caption,
     read_levels,
+    unused,
     write_caption,
     write_photo,
 )
@@ -101,7 +102,7 @@ class Folders:
     def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
         """Write photo, mask and caption."""
         photo = write_photo(sample, folder / self.photos, self.whole_name)
-        files.write_mask(sample.mask, folder / self.masks / self.mask_name(photo))
+        files.write_mask(sample.mask, unused(folder / self.masks / self.mask_name(photo)))
         write_caption(sample.caption, photo)
         return {}
 
@@ -157,7 +158,7 @@ class Alpha:
         if not self.background:
             picture = Image.composite(picture, Image.new("RGB", picture.size), alpha)
         picture.putalpha(alpha)
-        photo = folder / self.photos / f"{sample.photo.stem}.png"
+        photo = unused(folder / self.photos / f"{sample.photo.stem}.png")
         files.write_picture(picture, photo)
         write_caption(sample.caption, photo)
         return {}

@@ -1,5 +1,6 @@
 """One photo with its mask: as it is handed to a convention, and as a convention finds it in a trainer's folder."""
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 COMMON_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
 """Pillow's names of what is in them; phones write MPO where the suffix says JPEG."""
 CAPTION = ".txt"
+LISTED = 50
+"""At most so many problems are named in a message."""
 
 Channel = Literal["red", "grey"]
 """What a trainer reads of a mask that has colours."""
@@ -61,10 +64,22 @@ class Item:
 
 
 def refuse(problems: Sequence[str], what: str) -> None:
-    """Raise a UserError that lists all problems, when there are any."""
+    """Raise a UserError that lists the problems, when there are any: each once, and of very many the first."""
     if problems:
-        different = dict.fromkeys(problems)  # what is wrong with all of them is said once
-        raise UserError(f"{what}: {'; '.join(different)}; nothing was written")
+        different = list(dict.fromkeys(problems))
+        more = f"; and {len(different) - LISTED} more" if len(different) > LISTED else ""
+        raise UserError(f"{what}: {'; '.join(different[:LISTED])}{more}; nothing was written")
+
+
+def unused(path: Path) -> Path:
+    """The same path, at which nothing lies.
+
+    Raises:
+        UserError: something does: where Dog.jpg and dog.jpg are one file, or two spellings of an accented name.
+    """
+    if os.path.lexists(path):
+        raise UserError(f"{path.name} would replace a file that this file system takes for the same; rename the photo")
+    return path
 
 
 def read_caption(path: Path) -> str | None:
@@ -84,7 +99,7 @@ def read_caption(path: Path) -> str | None:
 def write_caption(caption: str | None, photo: Path) -> None:
     """Write words beside a photo; no words, no file, since trainers stop at an empty one."""
     if caption is not None:
-        with replacing(photo.with_suffix(CAPTION)) as temporary:
+        with replacing(unused(photo.with_suffix(CAPTION))) as temporary:
             temporary.write_text(caption + "\n", encoding="utf-8")
 
 
@@ -99,10 +114,10 @@ def write_photo(sample: Sample, folder: Path, as_png: bool = False) -> Path:
     """
     suffix = sample.photo.suffix.lower()
     if not (suffix in COMMON_SUFFIXES and shows_itself(sample.photo)) or (as_png and suffix != ".png"):
-        target = folder / f"{sample.photo.stem}.png"
+        target = unused(folder / f"{sample.photo.stem}.png")
         files.write_picture(sample.image, target)
         return target
-    target = folder / f"{sample.photo.stem}{suffix}"
+    target = unused(folder / f"{sample.photo.stem}{suffix}")
     with replacing(target) as temporary:
         shutil.copyfile(sample.photo, temporary)
     return target

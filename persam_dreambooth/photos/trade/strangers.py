@@ -13,7 +13,9 @@ def clashes(photos: Iterable[Path]) -> list[str]:
     """Photos whose masks would have the same name."""
     problems, known = [], dict[str, Path]()
     for photo in photos:
-        if photo.stem in known:
+        if known.get(photo.stem) == photo:
+            problems.append(f"{photo.name} is listed twice")
+        elif photo.stem in known:
             problems.append(f"{known[photo.stem].name} and {photo.name} have the same name but for the suffix")
         known.setdefault(photo.stem, photo)
     return problems

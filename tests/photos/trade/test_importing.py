@@ -197,9 +197,9 @@ def test_of_several_categories_one_is_the_subject(tmp_path):
     [
         ([], "a.jpg has no mask"),
         ([annotation(run_lengths(DRAWN)), annotation(run_lengths(DRAWN), image=99)], "image 99"),
-        ([annotation(run_lengths(DRAWN[:3]))], "the mask of a.jpg: a mask of (3, 6)"),
-        ([annotation("nonsense")], "the mask of a.jpg: a mask is polygons"),
-        ([annotation({"size": [4, 6], "counts": [[]]})], "the mask of a.jpg cannot be decoded"),
+        ([annotation(run_lengths(DRAWN[:3]))], "annotation 1, of a.jpg: a mask of (3, 6)"),
+        ([annotation("nonsense")], "annotation 1, of a.jpg: a mask is polygons"),
+        ([annotation({"size": [4, 6], "counts": [[]]})], "annotation 1, of a.jpg: a run-length encoding's counts"),
     ],
 )
 def test_annotations_that_do_not_fit_are_refused(annotations, said, tmp_path):
@@ -298,7 +298,7 @@ def test_lines_that_name_nothing_are_listed(trainer, index, theirs):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     line = refused(trainer, folder)
     assert "gone.png is not there" in line and "lost.png is not there" in line
-    assert "has no mask; " in line and f"line 4 has no '{photo}'" in line
+    assert "has no mask; " in line and f"line 4: it has no '{photo}'" in line
     path.write_text("{")
     assert "no file of JSON lines" in refused(trainer, folder)
     path.unlink()

@@ -148,7 +148,11 @@ def test_the_metadata_says_what_is_known_and_no_more(tmp_path, channels, version
         ("unet.mid_block.to_q.lora_magnitude_vector.weight", {}, "the unet's weights are DoRA's"),
         ("unet.mid_block.to_q.lora_B.bias", {}, "unet has mid_block.to_q.lora_B.bias"),
         ("unet.mid_block.to_q.lora.down.weight", {"unet.alpha_pattern": {"to_q": 2}}, "unet has alpha_pattern"),
-        ("unet.mid_block.to_q.lora.down.weight", {"unet.lora_alpha": "4"}, "lora_alpha in the file's metadata is '4'"),
+        (
+            "unet.mid_block.to_q.lora.down.weight",
+            {"unet.lora_alpha": "4"},
+            "metadata is '4', no usable number",
+        ),
         ("lora_unet_mid_block_to_q.lora_down.weight", {}, "cannot be converted"),
         ("conv.weight", {}, "no LoRA weights in diffusers' format"),
     ],
@@ -201,3 +205,63 @@ def test_the_verb_refuses_what_it_cannot_do(saved, monkeypatch, capsys):
     assert sorted(path.name for path in saved.iterdir()) == sorted(
         ["broken.safetensors", "empty", DIFFUSERS, "there.safetensors"]
     )
+
+
+def small_lora(dtype=torch.float32, value=0.0):
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q.lora"
+    return {f"{layer}.{end}.weight": torch.full((4, 4), value, dtype=dtype) for end in ("down", "up")}
+
+
+@pytest.fixture
+def hostile(tmp_path, monkeypatch, capsys):
+    """Convert a file of these weights and metadata; the one line that is said. Nothing else is written."""
+    monkeypatch.chdir(tmp_path)
+
+    def convert(weights, name="in", **metadata):
+        Path(name).mkdir()
+        save_file(weights, f"{name}/{DIFFUSERS}", metadata or None)
+        before = {path: path.stat().st_size for path in Path().rglob("*")}
+        assert main(["convert", "--model", name, "--output", "out/dog.safetensors"]) == 2
+        assert {path: path.stat().st_size for path in Path().rglob("*") if path.name != "out"} == before
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.count("\n") == 1
+        return printed.err
+
+    return convert
+
+
+@pytest.mark.parametrize("alpha", ["NaN", "1e999", "9" * 400, "9" * 6000, "[]", '"4"', "[" * 100_000])
+def test_an_alpha_that_is_no_number_is_refused(alpha, hostile):
+    assert DIFFUSERS in (said := hostile(small_lora(), lora_adapter_metadata=f'{{"unet.lora_alpha": {alpha}}}')) or (
+        "no usable number" in said
+    )
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(torch.float32, float("nan")), (torch.int64, 1), (torch.bool, 1)])
+def test_weights_that_are_no_finite_numbers_are_refused(dtype, value, hostile):
+    assert "no finite numbers" in hostile(small_lora(dtype, value))
+
+
+def test_a_full_disk_is_one_line_with_the_path_and_leaves_nothing(tmp_path, monkeypatch, file_limit, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_file({key: torch.zeros(300, 300) for key in small_lora()}, DIFFUSERS)
+    file_limit(100_000)
+    assert main(["convert", "--model", ".", "--output", "out/dog.safetensors"]) == 2
+    said = capsys.readouterr().err
+    assert "out/dog.safetensors cannot be written" in said and said.count("\n") == 1
+    assert not list(Path("out").iterdir())
+
+
+def test_a_config_or_a_name_that_is_no_text_is_no_traceback(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_file(small_lora(), DIFFUSERS)
+    config = Path("training_config.yaml")
+    config.write_text('instance_prompt: "\\ud800"\nresolution: [1]\nlearning_rate: {a: b}\n')
+    assert main(["convert", "--model", ".", "--output", "a.safetensors"]) == 0
+    Path("b.safetensors").symlink_to("b.safetensors")
+    for output, said in (("c\udcff", "no UTF-8"), ("b", "is there already"), ("d", "training_config.yaml is damaged")):
+        if output == "d":
+            config.write_text("a: " + "[" * 100_000)
+        assert main(["convert", "--model", ".", "--output", f"{output}.safetensors"]) == 2
+        assert said in capsys.readouterr().err
+    assert not list(tmp_path.glob(".*"))

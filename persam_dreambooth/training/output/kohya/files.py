@@ -7,10 +7,10 @@ from typing import Any
 
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.replacing import replacing
+from persam_dreambooth.photos.names import is_text
+from persam_dreambooth.tensors import save_beside
 from persam_dreambooth.training.output.kohya.metadata import metadata
 from persam_dreambooth.training.output.kohya.weights import to_kohya
 
@@ -26,7 +26,11 @@ def convert_file(source: Path, target: Path, title: str, settings: Mapping[str, 
 
     Raises:
         UserError: the file cannot be read, holds no LoRA weights, or some that would mean something else there.
+        OSError: the target cannot be written.
     """
+    for path in (source, target):
+        if not is_text(str(path)):
+            raise UserError(f"the path {path} has bytes that are no UTF-8, which safetensors cannot open; rename it")
     try:
         with safe_open(source, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
@@ -34,8 +38,10 @@ def convert_file(source: Path, target: Path, title: str, settings: Mapping[str, 
     except FileNotFoundError as error:
         raise UserError(f"no LoRA weights at {source}; check the path") from error
     except Exception as error:  # damage has as many exceptions as the file has layers
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0].partition(";")[0]
         raise UserError(f"{source} is no readable safetensors file ({reason}); save it again") from error
+    unfit = [key for key, value in state.items() if not (value.is_floating_point() and value.float().isfinite().all())]
+    if unfit:
+        raise UserError(f"{unfit[0]} in {source} holds values that are no finite numbers; train again")
     converted = to_kohya(state, adapters)
-    with replacing(target) as temporary:
-        save_file(converted, temporary, metadata(converted, title, settings))
+    save_beside(converted, target, metadata(converted, title, settings))

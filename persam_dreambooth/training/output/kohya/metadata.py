@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from persam_dreambooth.photos.names import readable
+
 BASES: dict[str, tuple[str, dict[int, tuple[str, str | None]]]] = {
     # A layer's name: sd-scripts' module for a LoRA that has it, and by the channels of what the layer takes
     # sd-scripts' name of the base and ModelSpec's.
@@ -65,7 +67,7 @@ def metadata(converted: Mapping[str, Tensor], title: str, settings: Mapping[str,
             "modelspec.resolution": side and f"{side}x{side}",
             "modelspec.trigger_phrase": settings.get("instance_prompt"),
         }
-    return {key: str(value) for key, value in known.items() if value is not None}
+    return {key: readable(str(value)) for key, value in known.items() if value is not None}
 
 
 def _base(converted: Mapping[str, Tensor]) -> tuple[str, str | None, str | None]:

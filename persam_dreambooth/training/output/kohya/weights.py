@@ -13,6 +13,8 @@ from persam_dreambooth.training.output.kohya.metadata import channels
 
 PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
 """What the format has names for, text encoders as far as they are CLIP's."""
+MAX_ALPHA = 1e6
+"""Far above any rank."""
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -88,8 +90,9 @@ def _refuse_inexpressible(part: str, weights: Mapping[str, Tensor], adapters: Ma
     other = [name for name in weights if not name.endswith((DOWN, UP)) or "encoder.block." in name]  # T5's
     uneven = [key for key in ("alpha_pattern", "rank_pattern", "use_rslora") if adapters.get(f"{part}.{key}")]
     alpha = adapters.get(f"{part}.lora_alpha")
-    if not isinstance(alpha, int | float | None):
-        raise UserError(f"the {part}'s lora_alpha in the file's metadata is {alpha!r}, no number; save it again")
+    if alpha is not None and not (isinstance(alpha, int | float) and abs(alpha) <= MAX_ALPHA):
+        given = repr(alpha)[:40]
+        raise UserError(f"the {part}'s lora_alpha in the file's metadata is {given}, no usable number; save it again")
     if other or uneven:
         raise UserError(
             f"{part} has {(other + uneven)[0]}, for which kohya's format has no name; load the diffusers file as it is"

@@ -1,0 +1,113 @@
+"""COCO's masks: what is drawn is pycocotools' to the pixel, and nothing hostile reaches it."""
+
+import numpy as np
+import pytest
+from pycocotools import mask as tools
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos.coco import read_segmentation, union_of
+
+HEIGHT, WIDTH = 4, 6
+TRIANGLE = [1, 1, 4, 1, 4, 3]
+NAN, INFINITE = float("nan"), float("inf")
+POLYGONS = {
+    "a point at 1e9": [[1e9, 1, 4, 1, 4, 3]],  # this one, and the next two, end a process by a segmentation fault
+    "NaN": [[NAN, 1, 4, 1, 4, 3]],
+    "infinity": [[INFINITE, 1, 4, 1, 4, 3]],
+    "a number of 400 digits": [[10**400, 1, 4, 1, 4, 3]],
+    "two widths outside": [[18.1, 1, 4, 1, 4, 3]],
+    "below": [[1, -4.1, 4, 1, 4, 3]],
+    "no polygon": [],
+    "no point": [[]],
+    "two points": [[1, 1, 4, 1]],
+    "half a point": [[1, 1, 4, 1, 4, 3, 2]],
+    "words": [["a", "b", "c", "d", "e", "f"]],
+    "objects": [[{}, {}, {}, {}, {}, {}]],
+    "ragged": [[[1, 1], [4], [4, 3]]],
+    "nothing": [None],
+    "deep": [[[[[[[1, 1, 4, 1, 4, [3]]]]]]]],
+    "a number": [3],
+    "too many edges for the photo": [[-6, 0, 12, 4] * 5000],
+}
+RUNS = {
+    "another size": ([5, 6], [30]),
+    "sizes as words": (["4", "6"], [24]),
+    "a negative size": ([-4, -6], [24]),
+    "a size of terabytes": ([10**6, 10**6], [10**12]),
+    "no list as size": (24, [24]),
+    "a long list as size": ([4] * 100_000, [24]),
+    "too short": ([4, 6], [23]),
+    "too long": ([4, 6], [25]),
+    "none": ([4, 6], []),
+    "terabytes": ([4, 6], [2**32 - 1] * 1000),
+    "negative": ([4, 6], [30, -6]),
+    "huge": ([4, 6], [2**64 + 24]),
+    "a float": ([4, 6], [24.0]),
+    "a boolean": ([4, 6], [True, 23]),
+    "lists": ([4, 6], [[24]]),
+    "an object": ([4, 6], {}),
+    "an empty text": ([4, 6], ""),  # pycocotools shows what lay in memory, of this and the next two
+    "NUL": ([4, 6], "0\0"),
+    "one pixel": ([4, 6], "1"),
+    "cut off": ([4, 6], "oooo"),  # the last character says that another one follows
+    "no end": ([4, 6], "o" * 100_000 + "0"),
+    "other letters": ([4, 6], "犬é"),
+    "half a letter": ([4, 6], "\ud800"),
+    "bytes": ([4, 6], b"\xff\xff"),
+    "negative, packed": ([4, 6], "0H"),
+}
+OTHERS = {"nothing": None, "a word": "x", "a number": 5, "no counts": {"size": [4, 6]}, "no size": {"counts": [24]}}
+
+
+def refused(segmentation):
+    with pytest.raises(UserError) as refusal:
+        read_segmentation(segmentation, HEIGHT, WIDTH)
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 200
+
+
+@pytest.mark.parametrize("polygons", POLYGONS.values(), ids=POLYGONS)
+def test_polygons_that_no_photo_has_are_refused(polygons):
+    refused(polygons)
+
+
+@pytest.mark.parametrize(("size", "counts"), RUNS.values(), ids=RUNS)
+def test_runs_that_do_not_fill_the_photo_are_refused(size, counts):
+    refused({"size": size, "counts": counts})
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_other_values_are_refused(other):
+    refused(other)
+
+
+@pytest.mark.parametrize("scale", [1, 9, 40])  # of longer runs, the packed numbers have more digits
+def test_packed_runs_are_those_of_pycocotools(scale):
+    random = np.random.default_rng(scale)
+    for _ in range(20):
+        mask = np.kron(random.random(random.integers(1, 20, 2)) < random.random(), np.ones((scale, 3))).astype(
+            np.uint8
+        )
+        packed = tools.encode(np.asfortranarray(mask))
+        for counts in (packed["counts"], packed["counts"].decode()):
+            read = read_segmentation({"size": list(mask.shape), "counts": counts}, *mask.shape)
+            np.testing.assert_array_equal(read, mask > 0)
+
+
+def test_polygons_are_drawn_by_pycocotools_also_a_little_outside():
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        polygons = [random.uniform(-10, 40, 2 * random.integers(3, 9)).tolist() for _ in range(2)]
+        expected = tools.decode(tools.merge(tools.frPyObjects(polygons, 20, 30))) > 0
+        np.testing.assert_array_equal(read_segmentation(polygons, 20, 30), expected)
+
+
+def test_points_and_lines_beside_a_polygon_cover_nothing():
+    alone = read_segmentation([TRIANGLE], HEIGHT, WIDTH)
+    np.testing.assert_array_equal(read_segmentation([[], [5, 3], TRIANGLE, [0, 0, 5, 3]], HEIGHT, WIDTH), alone)
+
+
+def test_all_kinds_have_one_union():
+    array = np.zeros((HEIGHT, WIDTH), np.uint8)
+    array[0, 0] = 1
+    union = union_of([array, [TRIANGLE], {"size": [HEIGHT, WIDTH], "counts": [23, 1]}], HEIGHT, WIDTH)
+    assert union[0, 0] and union[-1, -1] and union[1, 2] and not union[0, 1]

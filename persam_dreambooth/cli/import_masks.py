@@ -49,7 +49,7 @@ def run(program: str, argv: list[str]) -> None:
         print(f"cut at half grey, {pixels} pixels neither black nor white: {shortened(list(imported.grey))}")
     if imported.empty:
         print(f"empty masks, which training refuses: {shortened(imported.empty)}")
-    for words in imported.looks.warnings():
+    for words in (*imported.unread, *imported.looks.warnings()):
         print(words)
     photos = Path(flags.output) / IMAGES
     print(f"train on them: --instance_data_dir {photos} --instance_mask_dir {flags.output} --caption_extension .txt")

@@ -60,6 +60,7 @@ GROUPS = [VideoFlags, SamFlags]
 def run(program: str, argv: list[str]) -> None:
     """Segment the video, then say where it lies."""
     flags, sam = parse(GROUPS, argv, program, "Follow subjects through a video.", ESSENTIAL, EXAMPLE)
+    from persam_dreambooth.photos.listing import unread_files, unread_words
     from persam_dreambooth.segmentation import Subject
     from persam_dreambooth.segmentation.memory_video import load_video_model
     from persam_dreambooth.video import LOG_NAME, OVERLAY_NAME, segment_video
@@ -72,6 +73,8 @@ def run(program: str, argv: list[str]) -> None:
     first_mask = Path(flags.first_mask) if flags.first_mask else None
     count = segment_video(persam, Path(flags.video), output, subjects, first_mask, flags.lost_below or None, memory)
     print(f"{count} frames in {output / 'masks'}, scores in {output / LOG_NAME}")
+    if Path(flags.video).is_dir() and (words := unread_words(unread_files(Path(flags.video), (output,)))):
+        print(words)
     print(f"look at them: {output / OVERLAY_NAME}")
 
 

@@ -35,6 +35,7 @@ class MaskCheck:
         kept: the least share of the subject, in (0, 1], that any of 16 crops kept.
         inverted: whether it looks as if the background were drawn in it.
         in_vain: the share of those crops, in [0, 1], whose own latent mask is empty.
+        marked: how many pixels of the mask file are the subject's.
     """
 
     photo: Path
@@ -43,6 +44,7 @@ class MaskCheck:
     kept: float
     inverted: bool
     in_vain: float = 0.0
+    marked: int = masks.LEAST_PIXELS
 
     @property
     def coverage(self) -> float:
@@ -72,6 +74,12 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
             "it or take the photo out; a thin subject is kept by a larger --resolution or --mask_dilation, or by "
             "--mask_downsample max"
         )
+    tiny = [one.photo.name for one in checks if one.marked < masks.LEAST_PIXELS]
+    if tiny:
+        raise UserError(
+            f"the mask of {', '.join(tiny)} marks fewer than {masks.LEAST_PIXELS} pixels, too few for a subject; "
+            f"{masks.BRUSH}, or take the photo out"
+        )
     return checks
 
 
@@ -84,7 +92,9 @@ def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: in
     latent = _latent(whole, config, cell)
     in_vain = sum(not _latent(cut, config, cell).any() for cut in cuts) / len(cuts)
     kept = min(cut.sum().item() for cut in cuts) / max(1, resized.sum().item())
-    return MaskCheck(instance.photo, path, latent, kept, masks.looks_inverted(mask.numpy() > 0), in_vain)
+    return MaskCheck(
+        instance.photo, path, latent, kept, masks.looks_inverted(mask.numpy() > 0), in_vain, int(mask.sum())
+    )
 
 
 def _latent(mask: Tensor, config: TrainingConfig, cell: int) -> Tensor:

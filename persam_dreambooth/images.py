@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from io import BytesIO
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,7 +132,7 @@ def to_mask(mask: Image.Image | NDArray[np.generic]) -> NDArray[np.bool_]:
     Raises:
         UserError: the array has another number of dimensions or channels.
     """
-    levels = drawing(mask)
+    levels: NDArray[Any] = drawing(mask)
     if levels.ndim == 3:
         levels = levels.max(axis=-1)
     brightest = float(levels.max(initial=0))
@@ -151,14 +151,14 @@ def drawing(mask: Image.Image | NDArray[np.generic]) -> NDArray[np.generic]:
             mask = mask.convert("RGBA")
         elif mask.mode not in ("1", "L", "RGB") and not mask.mode.startswith(("I", "F")):
             mask = mask.convert("RGB")
-        mask = np.asarray(mask)
-    if mask.ndim not in (2, 3) or mask.size == 0 or (mask.ndim == 3 and not 1 <= mask.shape[-1] <= 4):
-        raise UserError(f"a mask is an (H, W) or (H, W, channels) array, not one of shape {mask.shape}")
-    if np.issubdtype(mask.dtype, np.floating):
-        mask = np.nan_to_num(mask)
-    if mask.ndim == 2 or mask.shape[-1] in (1, 3):
-        return mask
-    colours, alpha = mask[..., :-1], mask[..., -1]
+    array: NDArray[Any] = np.asarray(mask)
+    if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and not 1 <= array.shape[-1] <= 4):
+        raise UserError(f"a mask is an (H, W) or (H, W, channels) array, not one of shape {array.shape}")
+    if np.issubdtype(array.dtype, np.floating):
+        array = np.nan_to_num(array)
+    if array.ndim == 2 or array.shape[-1] in (1, 3):
+        return array
+    colours, alpha = array[..., :-1], array[..., -1]
     if alpha.min() == alpha.max():
         return colours
     if not _is_black_and_white(colours[alpha > alpha.max() / 2]):

@@ -115,18 +115,23 @@ def looks_inverted(mask: NDArray[np.bool_]) -> bool:
 
 def _bytes_of(levels: NDArray[np.generic]) -> NDArray[np.uint8]:
     """Levels scaled to [0, 255], their brightest being 255."""
-    brightest = max(float(levels.max(initial=0)), 1e-9)
+    brightest = float(levels.max(initial=0))
+    if levels.dtype == np.uint8 and brightest == 255:
+        return levels.astype(np.uint8)
+    brightest = max(brightest, 1e-9)
     return (levels.astype(np.float32).clip(0) * (255 / brightest)).astype(np.uint8)
 
 
 def _flat_share(colours: NDArray[np.uint8]) -> float:
     """Of what has not the most frequent colour, the share that the next seven cover; colours to the nearest 32."""
-    steps = (colours.astype(np.int32) + 16) >> 5
-    counts = np.sort(np.bincount((steps @ (9 ** np.arange(steps.shape[-1]))).ravel()))[::-1]
+    codes = np.zeros(colours.shape[:2], np.uint16)
+    for channel in range(colours.shape[-1]):  # one by one: photos are large
+        codes = codes * np.uint16(9) + ((colours[..., channel].astype(np.uint16) + 16) >> 5)
+    counts = np.sort(np.bincount(codes.ravel()))[::-1]
     return float(counts[1:8].sum() / max(1, counts[1:].sum()))
 
 
 def _middle_share(levels: NDArray[np.uint8]) -> float:
     """Of what is not black, (H, W), the share of half-tones that have nothing but half-tones around them."""
     middle = Image.fromarray((levels > 64) & (levels < 192)).convert("L").filter(ImageFilter.MinFilter(3))
-    return float(np.count_nonzero(middle) / max(1, np.count_nonzero(levels > 64)))
+    return int(np.count_nonzero(np.asarray(middle))) / max(1, int(np.count_nonzero(levels > 64)))

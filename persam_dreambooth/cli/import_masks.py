@@ -51,6 +51,6 @@ def run(program: str, argv: list[str]) -> None:
         print(f"cut at half grey, {pixels} neither black nor white: {shortened(list(imported.grey))}")
     if imported.empty:
         print(f"empty masks, which training refuses: {shortened(imported.empty)}")
-    for words in imported.looks.warnings():
+    for words in (*imported.unread, *imported.looks.warnings()):
         print(printable(words))
     print(f"train on them: --instance_data_dir {photos} --instance_mask_dir {output} --caption_extension .txt")

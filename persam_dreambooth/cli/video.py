@@ -65,6 +65,7 @@ GROUPS = [VideoFlags, SamFlags]
 def run(program: str, argv: list[str]) -> None:
     """Segment the video, then say where it lies."""
     flags, sam = parse(GROUPS, argv, program, "Follow subjects through a video.", ESSENTIAL, EXAMPLE)
+    from persam_dreambooth.photos.listing import unread_files, unread_words
     from persam_dreambooth.segmentation import Subject
     from persam_dreambooth.segmentation.memory_video import load_video_model
     from persam_dreambooth.video import LOG_NAME, MASKS, OVERLAY_NAME, segment_video
@@ -80,6 +81,8 @@ def run(program: str, argv: list[str]) -> None:
     print(f"{counted(followed.count, 'frame')} in {where}/{MASKS}, scores in {where}/{LOG_NAME}")
     for line in lost_lines(followed, flags):
         print(line)
+    if Path(flags.video).is_dir() and (words := unread_words(unread_files(Path(flags.video), (output,)))):
+        print(words)
     print(f"look at them: {where}/{OVERLAY_NAME}")
 
 

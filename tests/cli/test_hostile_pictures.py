@@ -177,6 +177,18 @@ def test_a_mask_that_shows_no_subject_is_refused_in_the_same_words(album, models
     assert words in assert_refused(ROLES[role]("odd.png", models), capsys)
 
 
+@pytest.mark.parametrize("way", [segmentation, training], ids=["segment", "train"])
+def test_an_inverted_reference_mask_is_told_of_in_the_same_words(album, models, caplog, way):
+    mask = np.zeros((40, 48), bool)
+    mask[:4] = mask[-4:] = mask[:, :6] = mask[:, -6:] = True
+    mask[4:12] = True
+    write_mask(mask, Path("odd.png"))
+    assert mask.mean() > 0.5
+    reference = "reference" if way is segmentation else "reference_image"
+    main([str(word) for word in way(models, **{reference: "ref.png", "reference_mask": "odd.png"})])
+    assert "ref.png cover the border and less of the middle" in caplog.text
+
+
 def fill(album):
     """Lay one of each beside the good photos; all that look like photos get a mask."""
     (mask,) = {path.read_bytes() for path in (album / "masks").iterdir()}

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +77,15 @@ def test_train_reads_all_and_says_and_keeps_what_it_does_not(phone, models, capl
         "output_dir": "out",
         "resolution": 32,
         "max_train_steps": 1,
+        "class_data_dir": "class",
+        "class_prompt": "a dog",
+        "num_class_images": 1,
     }
-    assert main(["train", *as_words(given)]) == 0
+    Path("class").mkdir()
+    shutil.copy(phone / "f.jpg", "class/0.jpg")
+    Path("class/class.mp4").touch()
+    assert main(["train", *as_words(given), "--with_prior_preservation"]) == 0
+    assert "--class_data_dir class: not read: class.mp4 (a video" in caplog.text
     assert "not read: " in caplog.text and all(name in caplog.text for name in UNREAD)
     entries = read_manifest(Path("out") / MANIFEST_NAME)
     assert {Path(entry.photo).name for entry in entries if entry.error} == set(UNREAD)

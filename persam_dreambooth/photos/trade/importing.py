@@ -33,12 +33,14 @@ class Imported:
         grey: how many pixels were neither black nor white, by the photo's name.
         empty: names of the photos whose masks are empty.
         looks: of all masks.
+        unread: what is not read in the photos' folders, a line each; see `files.unread_words`.
     """
 
     count: int
     grey: dict[str, int] = field(default_factory=dict)
     empty: list[str] = field(default_factory=list)
     looks: Looks = field(default_factory=Looks)
+    unread: list[str] = field(default_factory=list)
 
 
 def import_folder(convention: Convention, given: Given, output: Path) -> Imported:
@@ -66,6 +68,9 @@ def import_folder(convention: Convention, given: Given, output: Path) -> Importe
             except UserError as error:
                 problems.append(str(error))
         refuse(problems, what)
+        masks = given.masks or given.folder / str(convention.layout.masks)
+        for place in dict.fromkeys(item.photo.parent for item in items):
+            imported.unread.extend(filter(None, [files.unread_words(files.unread_files(place, (masks,)))]))
         write_manifest(folder / MANIFEST_NAME, sorted(entries, key=lambda entry: entry.photo))
     return imported
 

@@ -36,6 +36,7 @@ class MaskCheck:
         inverted: whether it looks as if the background were drawn in it.
         in_vain: the share of those crops, in [0, 1], whose own latent mask is empty.
         label: what messages call the photo; if empty its file's name.
+        marked: how many pixels of the mask file are the subject's.
     """
 
     photo: Path
@@ -45,6 +46,7 @@ class MaskCheck:
     inverted: bool
     in_vain: float = 0.0
     label: str = ""
+    marked: int = masks.LEAST_PIXELS
 
     @property
     def name(self) -> str:
@@ -79,6 +81,12 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
             "it or take the photo out; a thin subject is kept by a larger --resolution or --mask_dilation, or by "
             "--mask_downsample max"
         )
+    tiny = [one.photo.name for one in checks if one.marked < masks.LEAST_PIXELS]
+    if tiny:
+        raise UserError(
+            f"the mask of {', '.join(tiny)} marks fewer than {masks.LEAST_PIXELS} pixels, too few for a subject; "
+            f"{masks.BRUSH}, or take the photo out"
+        )
     return checks
 
 
@@ -92,7 +100,14 @@ def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: in
     in_vain = sum(not _latent(cut, config, cell).any() for cut in cuts) / len(cuts)
     kept = min(cut.sum().item() for cut in cuts) / max(1, resized.sum().item())
     return MaskCheck(
-        instance.photo, path, latent, kept, masks.looks_inverted(mask.numpy() > 0), in_vain, instance.name
+        instance.photo,
+        path,
+        latent,
+        kept,
+        masks.looks_inverted(mask.numpy() > 0),
+        in_vain,
+        instance.name,
+        int(mask.sum()),
     )
 
 

@@ -49,6 +49,7 @@ def test_a_mask_of_the_background_is_noticed(tmp_path):
     checks = check([inverted, whole])
     assert [one.inverted for one in checks] == [True, False]
     assert "inverted.png" in summary(checks).splitlines()[-1]
+    assert any("whole.png cover nearly everything" in line for line in summary(checks).splitlines())
 
 
 def test_looking_at_masks_leaves_the_random_numbers_alone(tmp_path, monkeypatch):
@@ -88,3 +89,10 @@ def test_crops_that_would_train_nothing_are_told_of(tmp_path):
     assert "some crops train nothing" in summary(checks) and "thin.png (" in summary(checks)
     (area,) = check([photo])
     assert area.in_vain == 0 and "nothing" not in summary([area])
+
+
+def test_a_mask_of_one_pixel_is_refused_by_name(tmp_path):
+    speck = instance(tmp_path, "speck", (30, 33), (40, 43))
+    config = configure("model", data={"resolution": 32}, mask={"mask_downsample": "max"})
+    with pytest.raises(UserError, match=r"the mask of speck\.png marks fewer than 16 pixels"):
+        check_masks([speck], config, 8)

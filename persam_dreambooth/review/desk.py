@@ -19,7 +19,7 @@ from persam_dreambooth.review.album import Album, PhotoState
 from persam_dreambooth.review.clicks import Clicker
 from persam_dreambooth.review.opened import Opened
 from persam_dreambooth.review.search import Search
-from persam_dreambooth.review.strokes import Stroke, painted
+from persam_dreambooth.review.strokes import Stroke, painted, read_strokes
 from persam_dreambooth.review.training_view import TrainingView
 
 Answer = dict[str, Any]
@@ -51,8 +51,11 @@ def _in_words(ask: Callable[..., Answer]) -> Callable[..., Answer]:
             return {"error": readable(str(error))}
         except OSError as error:
             return {"error": f"{readable(' '.join(str(error).split()))}; check permissions and the free space"}
-        except (KeyError, TypeError, ValueError):
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
             return {"error": "the server does not understand this page; reload it"}
+        except RuntimeError as error:  # torch's, such as memory that ran out
+            words = readable(" ".join(str(error).split()))[:300]
+            return {"error": f"the server could not do that ({words})"}
 
     return answer
 
@@ -97,7 +100,7 @@ class Desk:
     def draw(self, question: Answer) -> Answer:
         """`strokes` on a `photo` without a mask, which becomes a reference, or on its mask, which is corrected."""
         album, _ = self._album(question)
-        photo, strokes = album.photo(question["photo"]), [Stroke.read(one) for one in question["strokes"]]
+        photo, strokes = album.photo(question["photo"]), read_strokes(question["strokes"])
         state = album.state(photo.name)
         if not strokes:
             raise UserError("nothing is drawn; click on the subject, draw a box around it, or paint on it")

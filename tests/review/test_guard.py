@@ -126,17 +126,17 @@ def test_guesses_over_http_are_slowed_down(photos, serve):
 
 
 def large(address, path, chunked):
-    """Send a body of 64 MiB without end, as far as the server takes it; returns the status and the bytes sent."""
+    """Send a body of 64 MiB, as far as the server takes it; returns the status and what is said."""
     connection = http.client.HTTPConnection(address.split("/")[2], timeout=20)
     connection.putrequest("POST", path)
-    connection.putheader("Content-Type", "application/json")
+    is_upload = path.endswith("upload")
+    connection.putheader("Content-Type", "multipart/form-data; boundary=x" if is_upload else "application/json")
     connection.putheader(*(("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(64 << 20))))
     connection.endheaders()
-    piece, sent = b'"' + b"x" * (1 << 20), 0
+    start = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n' if is_upload else b'"'
     try:
-        for _ in range(64):
+        for piece in (start, *(b"x" * (1 << 20),) * 63):
             connection.send(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-            sent += len(piece)
     except OSError:
         pass
     answer = connection.getresponse()

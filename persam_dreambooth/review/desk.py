@@ -2,6 +2,7 @@
 
 import threading
 from base64 import b64encode
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import wraps
 from io import BytesIO
@@ -16,6 +17,7 @@ from persam_dreambooth.preprocessing import SegmentationJob
 from persam_dreambooth.preprocessing.corrections import Conflict
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.review.album import Album, PhotoState
+from persam_dreambooth.review.changes import Changes
 from persam_dreambooth.review.clicks import Clicker
 from persam_dreambooth.review.opened import Opened
 from persam_dreambooth.review.search import Search
@@ -77,18 +79,22 @@ class Desk:
     ) -> None:
         self._opened, self._clicker, self._job = opened, clicker, job
         self._albums: dict[str, tuple[Album, Search]] = {}
+        self._changes: dict[str, Changes] = defaultdict(Changes)
         self._opening = threading.Lock()
 
     @_in_words
     def overview(self, question: Answer) -> Answer:
-        """All photos of an `album`, the worst first, and how the search is going.
+        """The photos of an `album` that changed `since` an earlier answer, and how the search is going.
 
-        `not_shown` names the photos that are links out of the folder, or whose names are no UTF-8.
+        All of them where the page keeps nothing; `order` names all, the worst first, where any has changed; `not_shown` names the photos that are links out of the folder, or whose names are no UTF-8.
         """
         album, search = self._album(question)
         running = search.running  # asked first: a search that has ended has left all its masks
-        photos = [self._shown(state) for state in album.states()]
-        answer = {"photos": photos, "not_shown": album.not_shown()}
+        states = album.states()
+        new, keeps, since = self._changes[str(question["album"])].since(states, question.get("since"))
+        answer: Answer = {"photos": [self._shown(state) for state in new], "keeps": keeps, "since": since}
+        if new:
+            answer |= {"order": [state.photo.name for state in states], "not_shown": album.not_shown()}
         return answer | {"running": running, "stopped": search.stopped, "search_error": search.error}
 
     @_in_words
@@ -104,7 +110,7 @@ class Desk:
         state = album.state(photo.name)
         if not strokes:
             raise UserError("nothing is drawn; click on the subject, draw a box around it, or paint on it")
-        if state.entry is None or state.entry.mask is None:
+        if not state.has_mask:
             mask = self._clicker.first(photo, strokes)
             clicks = [(*stroke.points[0], stroke.label) for stroke in strokes if stroke.kind == "point"]
             changes = {"source": "reference", "review": "approved"} | _in_the_manifest(clicks)
@@ -160,7 +166,7 @@ class Desk:
         """What training sees of a `photo` with these flags of `view`; the picture as a data address."""
         album, _ = self._album(question)
         state = album.state(question["photo"])
-        if state.entry is None or state.entry.mask is None:
+        if not state.has_mask:
             raise UserError("there is no mask yet")
         picture, words = TrainingView(**question["view"]).draw(state.photo, album.corrections.mask_path(state.photo))
         file = BytesIO()
@@ -202,7 +208,7 @@ class Desk:
 
     def _shown(self, state: PhotoState) -> Answer:
         entry = state.entry
-        has_mask = entry is not None and entry.mask is not None
+        has_mask = state.has_mask
         words: Answer = {"name": state.photo.name, "version": state.version, "status": state.status}
         words |= {"can_undo": state.can_undo, "has_mask": has_mask, "url": self._url(state.photo)}
         if entry is not None:

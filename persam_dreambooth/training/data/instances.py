@@ -9,7 +9,7 @@ from accelerate.logging import get_logger
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files, pairs
-from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest, relative_path
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, newest_entries, relative_path
 from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, segment_folder
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.training.config import TrainingConfig
@@ -116,7 +116,7 @@ def _segmented(config: TrainingConfig) -> list[ManifestEntry]:
     """What `persam-dreambooth segment` wrote of each photo and mask."""
     if not config.mask.masked_loss or not (mask_folder(config).parent / SETTINGS_NAME).exists():
         return []
-    return read_manifest(mask_folder(config).parent / MANIFEST_NAME)
+    return newest_entries(mask_folder(config).parent / MANIFEST_NAME)
 
 
 def _by_digests(entries: Sequence[ManifestEntry]) -> dict[tuple[str, str | None], ManifestEntry]:

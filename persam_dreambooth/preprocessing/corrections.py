@@ -83,8 +83,8 @@ class Corrections:
             self._versions[photo] = known
         return known[2]
 
-    def is_changed(self, photo: Path, entry: ManifestEntry | None, reads: bool = True) -> bool:
-        """Whether a photo is another one than its mask was made on; unread photos count as unchanged without `reads`."""
+    def is_changed(self, photo: Path, entry: ManifestEntry | None, reads: bool = True) -> bool | None:
+        """Whether a photo is another one than its mask was made on; None for one yet to be read, without `reads`."""
         if entry is None or entry.mask is None or not entry.digest:
             return False
         try:
@@ -95,7 +95,7 @@ class Corrections:
         known = self._photos.get(photo)
         if known is None or known[0] != key:
             if not reads:
-                return False
+                return None
             known = self._photos[photo] = key, files.digest(photo)
         return known[1] not in ("", entry.digest)
 

@@ -28,14 +28,14 @@ class PhotoState:
         version: what a decision on it must name.
         entry: its line; None before its mask was found or drawn.
         can_undo: whether the last decision on it can be taken back.
-        is_changed: whether it is another photo than its mask was made on.
+        is_changed: whether it is another photo than its mask was made on; None before it was compared.
     """
 
     photo: Path
     version: str
     entry: ManifestEntry | None
     can_undo: bool
-    is_changed: bool = False
+    is_changed: bool | None = False
 
     @property
     def has_mask(self) -> bool:
@@ -76,6 +76,9 @@ class Album:
         images: the photos.
         output: where the masks go.
 
+    Attributes:
+        compared: whether the last look at all photos had the time to compare each with that of its mask.
+
     Raises:
         UserError: no photo, or two whose masks would have one name.
     """
@@ -83,6 +86,7 @@ class Album:
     def __init__(self, images: Path, output: Path) -> None:
         self.images, self.output = images, output
         self.corrections = Corrections(output)
+        self.compared = False
         self.photos()
 
     def photos(self) -> dict[str, Path]:
@@ -120,9 +124,15 @@ class Album:
         Raises:
             UserError: the manifest is damaged.
         """
-        entries, until = self.corrections.live.entries(), time.monotonic() + COMPARING
-        states = [self._state(photo, entries.get(photo.stem), until) for photo in self.photos().values()]
+        entries, photos = self.corrections.live.entries(), self.photos()
+        until = time.monotonic() + COMPARING
+        states = [self._state(photo, entries.get(photo.stem), until) for photo in photos.values()]
+        self.compared = all(state.is_changed is not None for state in states)
         return sorted(states, key=lambda state: state.rank)
+
+    def glance(self) -> list[tuple[int, int, int] | None]:
+        """What changes when photos come or go, a mask is replaced, or a line is written."""
+        return [_file_state(path) for path in (self.corrections.manifest, self.images, self.output / "masks")]
 
     def state(self, name: str) -> PhotoState:
         """One photo as it is now; errors as `photo` and `states`."""
@@ -141,3 +151,11 @@ class Album:
             for state in sorted(self.states(), key=lambda state: state.photo)
             if state.status == "reference"
         )
+
+
+def _file_state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,10 +1,15 @@
 """What has changed in an album since a page last asked, so that an idle page is told nothing again."""
 
 import threading
+import time
 from collections.abc import Sequence
 from secrets import token_hex
 
 from persam_dreambooth.review.album import PhotoState
+
+
+TRUSTED = 30.0
+"""Seconds for which folders that look the same at a glance are taken for the same."""
 
 
 class Changes:
@@ -13,20 +18,30 @@ class Changes:
     def __init__(self) -> None:
         self._counting, self._series = threading.Lock(), token_hex(4)
         self._number, self._gone = 0, 0
+        self._glance: tuple[object, float] = (None, 0.0)
         self._photos: dict[str, tuple[tuple[str, bool, str], int]] = {}
 
-    def since(self, states: Sequence[PhotoState], told: object) -> tuple[list[PhotoState], bool, str]:
+    def is_told(self, glance: object, told: object) -> bool:
+        """Whether a page was told all that there is, as far as a glance at the folders shows."""
+        with self._counting:
+            before, when = self._glance
+            is_newest = told == f"{self._series}-{self._number}"
+            return is_newest and before == glance and time.monotonic() - when < TRUSTED
+
+    def since(self, states: Sequence[PhotoState], told: object, glance: object) -> tuple[list[PhotoState], bool, str]:
         """The photos that are others than a page was told.
 
         Args:
             states: all photos as they are now.
             told: what an earlier call returned; anything else means that nothing was told.
+            glance: at the folders, from before `states` were read; None if they are to be read again soon.
 
         Returns:
             Those photos; whether the page keeps what it knows of the others; and what to say next time.
         """
         with self._counting:
             self._count(states)
+            self._glance = glance, time.monotonic()
             series, _, number = told.partition("-") if isinstance(told, str) else ("", "", "")
             known = int(number) if series == self._series and number.isdecimal() and len(number) < 16 else -1
             keeps = known >= self._gone and known >= 0

@@ -90,11 +90,15 @@ class Desk:
         """
         album, search = self._album(question)
         running = search.running  # asked first: a search that has ended has left all its masks
-        states = album.states()
-        new, keeps, since = self._changes[str(question["album"])].since(states, question.get("since"))
-        answer: Answer = {"photos": [self._shown(state) for state in new], "keeps": keeps, "since": since}
-        if new:
-            answer |= {"order": [state.photo.name for state in states], "not_shown": album.not_shown()}
+        changes, told, glance = self._changes[str(question["album"])], question.get("since"), album.glance()
+        if changes.is_told(glance, told):
+            answer: Answer = {"photos": [], "keeps": True, "since": told}
+        else:
+            states = album.states()
+            new, keeps, since = changes.since(states, told, glance if album.compared else None)
+            answer = {"photos": [self._shown(state) for state in new], "keeps": keeps, "since": since}
+            if new:
+                answer |= {"order": [state.photo.name for state in states], "not_shown": album.not_shown()}
         return answer | {"running": running, "stopped": search.stopped, "search_error": search.error}
 
     @_in_words

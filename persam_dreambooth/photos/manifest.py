@@ -87,7 +87,7 @@ def read_manifest(path: Path) -> list[ManifestEntry]:
 
 
 def newest_entries(path: Path) -> list[ManifestEntry]:
-    """The newest entry of each photo; a decision on the review page is a line at the end. Errors: `stream_manifest`."""
+    """The newest entry of each photo, which is its last: the page adds lines at the end. Errors: `stream_manifest`."""
     return list({_stem(entry.photo): entry for entry in stream_manifest(path)}.values())
 
 

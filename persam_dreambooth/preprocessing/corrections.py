@@ -139,7 +139,9 @@ class Corrections:
     def refer(self, photo: Path, is_reference: bool, seen: str) -> None:
         """Find the others by this photo's mask too, or no longer."""
         source, review = ("reference", "approved") if is_reference else ("corrected", None)
-        self._decide(photo, seen, lambda entry: replace(self._with_its_mask(photo, entry), source=source, review=review))
+        self._decide(
+            photo, seen, lambda entry: replace(self._with_its_mask(photo, entry), source=source, review=review)
+        )
 
     def undo(self, photo: Path, seen: str) -> None:
         """Take the last decision on a photo back; files and line are then what they were, to the byte."""

@@ -13,8 +13,17 @@ from persam_dreambooth.preprocessing.corrections import Corrections
 from persam_dreambooth.references import ReferenceFiles
 
 WAITING, LEFT_OUT, CHANGED = "waiting", "left out", "changed"
-SETTLED = {"corrected": 1, "given": 1, "reference": 2, "approved": 2, "excluded": 3, WAITING: 4, LEFT_OUT: 5}
-"""Place of a status in the list; the others come first."""
+SETTLED = {
+    CHANGED: -1,
+    "corrected": 1,
+    "given": 1,
+    "reference": 2,
+    "approved": 2,
+    "excluded": 3,
+    WAITING: 4,
+    LEFT_OUT: 5,
+}
+"""Place of a status in the list; the others are at 0."""
 COMPARING = 0.2
 """Seconds that one look at all photos spends on reading photos, to see whether they are still those of their masks."""
 
@@ -44,7 +53,7 @@ class PhotoState:
 
     @property
     def status(self) -> str:
-        """One of: approved, excluded, changed, reference, corrected, given, found, unsure, not found, left out, waiting."""
+        """Approved, excluded, changed, reference, corrected, given, found, unsure, not found, left out or waiting."""
         entry = self.entry
         if entry is None or (entry.mask is None and entry.error is None):
             return WAITING

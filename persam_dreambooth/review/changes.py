@@ -7,7 +7,6 @@ from secrets import token_hex
 
 from persam_dreambooth.review.album import PhotoState
 
-
 TRUSTED = 30.0
 """Seconds for which folders that look the same at a glance are taken for the same."""
 
@@ -44,7 +43,7 @@ class Changes:
             self._glance = glance, time.monotonic()
             series, _, number = told.partition("-") if isinstance(told, str) else ("", "", "")
             known = int(number) if series == self._series and number.isdecimal() and len(number) < 16 else -1
-            keeps = known >= self._gone and known >= 0
+            keeps = max(0, self._gone) <= known <= self._number
             new = [one for one in states if not keeps or self._photos[one.photo.name][1] > known]
             return new, keeps, f"{self._series}-{self._number}"
 

@@ -86,7 +86,8 @@ class Desk:
     def overview(self, question: Answer) -> Answer:
         """The photos of an `album` that changed `since` an earlier answer, and how the search is going.
 
-        All of them where the page keeps nothing; `order` names all, the worst first, where any has changed; `not_shown` names the photos that are links out of the folder, or whose names are no UTF-8.
+        All of them where the page `keeps` nothing. Where any has changed, `order` names all, the worst first, and
+        `not_shown` the photos that are links out of the folder, or whose names are no UTF-8.
         """
         album, search = self._album(question)
         running = search.running  # asked first: a search that has ended has left all its masks
@@ -217,6 +218,8 @@ class Desk:
         words |= {"can_undo": state.can_undo, "has_mask": has_mask, "url": self._url(state.photo)}
         if entry is not None:
             words |= {name: getattr(entry, name) for name in SHOWN}
+        if state.is_changed:
+            words |= {"points": [], "point_labels": []}  # of the photo that it was
         if entry is not None and has_mask:
             output = self._opened.output_of(self._name(state.photo))
             words["mask_url"] = self._url(output / "masks" / f"{state.photo.stem}.png")

@@ -156,7 +156,24 @@ def test_a_body_without_end_is_refused_while_it_comes(chunked, path, photos, ser
 
 
 HUGE = 10**400
-ODD = [None, [], {}, [["a.png"]], 1, HUGE, -1, 1.5, True, "", "\0", "a\0.png", "\ud800.png", "../a.png", "x" * 5000, "/"]
+ODD = [
+    None,
+    [],
+    {},
+    [["a.png"]],
+    1,
+    HUGE,
+    -1,
+    1.5,
+    True,
+    "",
+    "\0",
+    "a\0.png",
+    "\ud800.png",
+    "../a.png",
+    "x" * 5000,
+    "/",
+]
 
 
 def test_what_no_page_sends_is_answered_in_one_line(photos, serve):
@@ -165,15 +182,23 @@ def test_what_no_page_sends_is_answered_in_one_line(photos, serve):
     seen = json.loads(asked(address, "look", {"album": ".", "photo": "a.png"}, number)[1])["photo"]["version"]
     good = {"album": ".", "photo": "a.png", "seen": seen}
     stroke = {"kind": "brush", "points": [[1, 1]], "radius": 2, "label": 1}
-    questions = [(name, one) for name in ("overview", "look", "draw", "judge", "refer", "undo", "training") for one in ODD]
+    questions = [
+        (name, one) for name in ("overview", "look", "draw", "judge", "refer", "undo", "training") for one in ODD
+    ]
     for key in good:
         questions += [(name, good | {key: odd}) for odd in ODD[:-1] for name in ("draw", "judge", "undo")]
     for key in stroke:
-        odd = [one for one in ODD if not (key == "label" and one in (1, True)) and not (key == "radius" and one in (1, 1.5, True))]
+        odd = [
+            one
+            for one in ODD
+            if not (key == "label" and one in (1, True)) and not (key == "radius" and one in (1, 1.5, True))
+        ]
         questions += [("draw", good | {"strokes": [stroke | {key: one}]}) for one in odd]
     questions += [("draw", good | {"strokes": one}) for one in (*ODD, [stroke] * (STROKES + 1))]
     questions += [("draw", good | {"strokes": [stroke | {"points": [[1, 1]] * (POINTS + 1)}]})]
-    questions += [("draw", good | {"strokes": [stroke | {"points": [[one, 1]]}]}) for one in (HUGE, float("nan"), "x", [])]
+    questions += [
+        ("draw", good | {"strokes": [stroke | {"points": [[one, 1]]}]}) for one in (HUGE, float("nan"), "x", [])
+    ]
     for key in ("resolution", "cell", "seed", "mask_downsample", "mask_dilation", "nonsense"):
         questions += [("training", good | {"view": {key: one}}) for one in ODD if not isinstance(one, int)]
         questions += [("training", good | {"view": {key: HUGE}})]

@@ -9,8 +9,15 @@ import pytest
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.manifest import MANIFEST_NAME, append_entry, append_line, format_line, newest_entries
-from persam_dreambooth.photos.manifest import ManifestEntry, take_back_line
+from persam_dreambooth.photos.manifest import (
+    MANIFEST_NAME,
+    ManifestEntry,
+    append_entry,
+    append_line,
+    format_line,
+    newest_entries,
+    take_back_line,
+)
 from persam_dreambooth.preprocessing.rollback import JOURNAL_NAME
 from persam_dreambooth.replacing import UNFINISHED
 from persam_dreambooth.review.album import Album
@@ -108,7 +115,9 @@ def test_a_stop_at_any_file_operation_leaves_the_state_before_or_after(decision,
         opened = Opened(tmp_path / str(number) / "photos")  # the next start
         again = Album(opened.images, opened.output_of("."))
         now = state(again.output)
-        now.pop("segmentation.json", None) if "segmentation.json" not in before and now["lines"] == before["lines"] else None
+        now.pop("segmentation.json", None) if "segmentation.json" not in before and now["lines"] == before[
+            "lines"
+        ] else None
         assert now in (before, after), (number, set(now) ^ set(before))
         assert not (again.output / JOURNAL_NAME).exists()
         undone = "undo" if decision.startswith("undo") else decision
@@ -163,8 +172,10 @@ def test_a_photo_that_changed_since_is_shown_so_and_not_approved_by_its_old_mask
     states = {one.photo.name: one for one in album.states()}
     assert [states[name].status for name in NAMES] == ["changed", "changed", "found"]
     assert [states[name].has_mask for name in NAMES] == [False, False, True]
-    for decide_on in (lambda: album.corrections.judge(first, "approved", states["a.png"].version),
-                      lambda: album.corrections.refer(first, True, states["a.png"].version)):
+    for decide_on in (
+        lambda: album.corrections.judge(first, "approved", states["a.png"].version),
+        lambda: album.corrections.refer(first, True, states["a.png"].version),
+    ):
         with pytest.raises(UserError, match=r"a\.png is not the photo its mask was made on; segment it again"):
             decide_on()
     album.corrections.judge(first, "excluded", states["a.png"].version)

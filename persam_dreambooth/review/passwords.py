@@ -66,7 +66,8 @@ class Passwords:
         self._failures.move_to_end(address)
         while len(self._failures) > ADDRESSES:
             self._failures.popitem(last=False)
-        logger.warning(f"wrong password from {address}, {failures} in a row; the next is heard in {wait:.0f} s")
+        then = f"; the next one is heard in {wait:.0f} s" if wait else ""
+        logger.warning(f"wrong password from {address}, {failures} in a row{then}")
         return 401, wait
 
 

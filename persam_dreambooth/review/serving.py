@@ -78,7 +78,8 @@ def build_app(opened: Opened, page: Any, password: str | None) -> Any:
     async def misunderstood(_: Request, __: Exception) -> Response:
         return PlainTextResponse("the server does not understand this request; reload the page", 400)
 
-    for one in (app, *(route.app for route in app.routes if isinstance(getattr(route, "app", None), FastAPI))):
+    mounted = (getattr(route, "app", None) for route in app.routes)
+    for one in (app, *(part for part in mounted if isinstance(part, FastAPI))):
         for kind in MISUNDERSTOOD:
             one.add_exception_handler(kind, misunderstood)
     if password is None:  # so that a foreign site cannot rename itself to this machine

@@ -1,13 +1,14 @@
 """The manifest: one line of JSON a photo, what was found in it and where its mask lies."""
 
+import errno
 import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from filelock import FileLock
 
@@ -203,7 +204,7 @@ def append_line(path: Path, line: bytes) -> int:
     To be called in a `locked` block. The line is whole or, to all readers, absent.
     """
     is_new = not path.exists()
-    with path.open("ab+") as file:
+    with path.open("ab+", buffering=0) as file:  # nothing may be written later, when this has failed
         end = file.seek(0, os.SEEK_END)
         tail = _unended(file, end)
         if tail and is_whole_line(tail):
@@ -213,8 +214,8 @@ def append_line(path: Path, line: bytes) -> int:
             end -= len(tail)
             file.truncate(end)
         try:
-            file.write(line)
-            file.flush()
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             os.fsync(file.fileno())
         except OSError:
             path.unlink() if is_new else file.truncate(end)
@@ -239,7 +240,7 @@ def is_whole_line(line: bytes) -> bool:
     return _stem_of(line) is not None
 
 
-def _unended(file: BinaryIO, end: int) -> bytes:
+def _unended(file: FileIO, end: int) -> bytes:
     """What stands after the last line's end."""
     tail, start = b"", end
     while start and b"\n" not in tail:

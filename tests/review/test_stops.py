@@ -183,3 +183,13 @@ def test_a_photo_that_changed_since_is_shown_so_and_not_approved_by_its_old_mask
     first.write_bytes(swapped[0])
     album.corrections.undo(first, album.state("a.png").version)
     assert album.state("a.png").status == "found"
+
+
+def test_a_line_that_does_not_fit_on_the_disk_leaves_the_manifest_as_it_was(tmp_path, file_limit):
+    path, first = tmp_path / MANIFEST_NAME, ManifestEntry("a.jpg", "0")
+    append_entry(path, first)
+    before = path.read_bytes()
+    file_limit(len(before) + 10)
+    with pytest.raises(OSError, match=r"No space left|File too large"):
+        append_line(path, format_line(ManifestEntry("b.jpg", "1")))
+    assert path.read_bytes() == before

@@ -63,8 +63,10 @@ class ReviewFlags:
             raise UserError("--images is missing; give the folder that holds the photos")
         if not 0 <= self.port < 2**16:
             raise UserError(f"--port {self.port} must lie in 0 to {2**16 - 1}")
+        from persam_dreambooth.review.passwords import check_password
         from persam_dreambooth.review.serving import check_host
 
+        check_password(self.password)
         check_host(self.host, self.password)
 
     def opened(self) -> "Opened":

@@ -11,7 +11,7 @@ from persam_dreambooth.cli import guarded
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos.manifest import MANIFEST_NAME, stream_manifest
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestIndex
 
 if TYPE_CHECKING:  # these load torch, which takes seconds, and --help needs none of it
     from accelerate import PartialState
@@ -244,7 +244,7 @@ def _say(folder: Path) -> None:
     from persam_dreambooth.preprocessing import SHEET_NAME
 
     count, doubted = Counter[str](), list[str]()
-    for entry in stream_manifest(folder / MANIFEST_NAME):
+    for entry in ManifestIndex(folder / MANIFEST_NAME):
         count["failed" if entry.error else "masks"] += 1
         if entry.doubted:
             count["doubted"] += 1

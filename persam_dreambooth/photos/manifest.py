@@ -1,11 +1,13 @@
 """The manifest: one line of JSON a photo, what was found in it and where its mask lies."""
 
+import errno
 import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
+from io import FileIO
 from pathlib import Path
 
 from filelock import FileLock
@@ -85,8 +87,15 @@ def read_manifest(path: Path) -> list[ManifestEntry]:
     return list(stream_manifest(path))
 
 
-def stream_manifest(path: Path) -> Iterator[ManifestEntry]:
+def newest_entries(path: Path) -> list[ManifestEntry]:
+    """The newest entry of each photo, which is its last: the page adds lines at the end. Errors: `stream_manifest`."""
+    return list({_stem(entry.photo): entry for entry in stream_manifest(path)}.values())
+
+
+def stream_manifest(path: Path, start: int = 0) -> Iterator[ManifestEntry]:
     """The entries one after the other, in the file's order; none when there is no file.
+
+    Of a photo with several lines the last one counts; `start` is the byte at which the first line begins.
 
     A last line that was cut off (the writer was killed) is passed over.
 
@@ -97,6 +106,7 @@ def stream_manifest(path: Path) -> Iterator[ManifestEntry]:
         return
     damaged = None
     with path.open("rb") as file:
+        file.seek(start)
         for number, line in enumerate(file, start=1):
             if damaged is not None:
                 raise UserError(f"line {damaged} of {path} is damaged; delete that line and run again")
@@ -186,6 +196,58 @@ def put_line(path: Path, photo: str, line: bytes | None) -> None:
                 file.write(waiting)
                 waiting = None
         file.write(waiting or b"")
+
+
+def append_line(path: Path, line: bytes) -> int:
+    """Add a line at the end, after what is whole there; returns the byte at which it begins.
+
+    To be called in a `locked` block. The line is whole or, to all readers, absent.
+    """
+    is_new = not path.exists()
+    with path.open("ab+", buffering=0) as file:  # nothing may be written later, when this has failed
+        end = file.seek(0, os.SEEK_END)
+        tail = _unended(file, end)
+        if tail and is_whole_line(tail):
+            file.write(b"\n")
+            end += 1
+        elif tail:
+            end -= len(tail)
+            file.truncate(end)
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(file.fileno())
+        except OSError:
+            path.unlink() if is_new else file.truncate(end)
+            raise
+    return end
+
+
+def take_back_line(path: Path, start: int, line: bytes) -> bool:
+    """Cut the last line off again if it is this one, at this byte; returns whether it was. In a `locked` block."""
+    if not path.is_file():
+        return False
+    with path.open("rb+") as file:
+        file.seek(start)
+        is_last = file.read(len(line) + 1) == line
+        if is_last:
+            file.truncate(start)
+    return is_last
+
+
+def is_whole_line(line: bytes) -> bool:
+    """Whether this is an entry's line, perhaps without its end."""
+    return _stem_of(line) is not None
+
+
+def _unended(file: FileIO, end: int) -> bytes:
+    """What stands after the last line's end."""
+    tail, start = b"", end
+    while start and b"\n" not in tail:
+        start = max(0, start - 4096)
+        file.seek(start)
+        tail = file.read(end - start)
+    return tail.rpartition(b"\n")[2]
 
 
 def _lines(path: Path) -> Iterator[bytes]:

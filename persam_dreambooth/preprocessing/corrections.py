@@ -14,18 +14,19 @@ from numpy.typing import NDArray
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
+from persam_dreambooth.photos.live_manifest import LiveManifest
 from persam_dreambooth.photos.manifest import (
     MANIFEST_NAME,
     ManifestEntry,
+    append_line,
     format_line,
     locked,
-    manifest_line,
-    parse_line,
     put_line,
     relative_path,
+    take_back_line,
 )
+from persam_dreambooth.preprocessing.rollback import JOURNAL_NAME, files_of, forget, remember, restore, roll_back
 from persam_dreambooth.preprocessing.subject_folder import SETTINGS_NAME, SubjectFolder
-from persam_dreambooth.replacing import replacing
 
 REMEMBERED = 20
 """Decisions on one photo that can be undone."""
@@ -38,11 +39,13 @@ class Conflict(UserError):
 
 @dataclass(frozen=True)
 class _Step:
-    """What there was before a decision, and what the decision left."""
+    """What there was before a decision, and what the decision left: a version, and a line at a byte."""
 
     line: bytes | None
     contents: Mapping[Path, bytes | None]
     after: str
+    start: int
+    added: bytes
 
 
 class Corrections:
@@ -58,8 +61,14 @@ class Corrections:
     def __init__(self, output: Path) -> None:
         self.output = output
         self.manifest = output / MANIFEST_NAME
+        self.live = LiveManifest(self.manifest)
         self._folder = SubjectFolder(output)
+        self._versions: dict[Path, tuple[ManifestEntry | None, str, str]] = {}
+        self._photos: dict[Path, tuple[tuple[int, int, int], str]] = {}
         self._steps: dict[Path, deque[_Step]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        if (output / JOURNAL_NAME).exists():  # of a page that was stopped
+            with self._locked():
+                pass
 
     def mask_path(self, photo: Path) -> Path:
         """Where a photo's mask lies."""
@@ -67,8 +76,35 @@ class Corrections:
 
     def version(self, photo: Path, entry: ManifestEntry | None) -> str:
         """What tells one state of a photo from another: a digest of its entry and its mask."""
-        line = b"" if entry is None else format_line(entry)
-        return hashlib.sha256(line + _digest(self.mask_path(photo)).encode()).hexdigest()[:16]
+        digest, known = _digest(self.mask_path(photo)), self._versions.get(photo)
+        if known is None or known[0] is not entry or known[1] != digest:
+            line = b"" if entry is None else format_line(entry)
+            known = entry, digest, hashlib.sha256(line + digest.encode()).hexdigest()[:16]
+            self._versions[photo] = known
+        return known[2]
+
+    def is_changed(self, photo: Path, entry: ManifestEntry | None, reads: bool = True) -> bool | None:
+        """Whether a photo is another one than its mask was made on; None for one yet to be read, without `reads`."""
+        if entry is None or entry.mask is None or not entry.digest:
+            return False
+        try:
+            state = photo.stat()
+        except OSError:
+            return False
+        key = state.st_ino, state.st_size, state.st_mtime_ns
+        known = self._photos.get(photo)
+        if known is None or known[0] != key:
+            if not reads:
+                return None
+            known = self._photos[photo] = key, files.digest(photo)
+        return known[1] not in ("", entry.digest)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """No other writer, and nothing of a decision that was stopped halfway."""
+        with locked(self.manifest):
+            roll_back(self.output)
+            yield
 
     def correct(self, photo: Path, mask: NDArray[np.bool_], seen: str, changes: Mapping[str, Any]) -> None:
         """Replace a photo's mask.
@@ -97,24 +133,34 @@ class Corrections:
 
     def judge(self, photo: Path, verdict: Verdict | None, seen: str) -> None:
         """Approve or exclude a photo, or take that back."""
-        self._decide(photo, seen, lambda entry: replace(_with_mask(entry), review=verdict))
+        check = _with_mask if verdict == "excluded" else self._with_its_mask
+        self._decide(photo, seen, lambda entry: replace(check(photo, entry), review=verdict))
 
     def refer(self, photo: Path, is_reference: bool, seen: str) -> None:
         """Find the others by this photo's mask too, or no longer."""
         source, review = ("reference", "approved") if is_reference else ("corrected", None)
-        self._decide(photo, seen, lambda entry: replace(_with_mask(entry), source=source, review=review))
+        self._decide(
+            photo, seen, lambda entry: replace(self._with_its_mask(photo, entry), source=source, review=review)
+        )
 
     def undo(self, photo: Path, seen: str) -> None:
         """Take the last decision on a photo back; files and line are then what they were, to the byte."""
-        with locked(self.manifest):
+        with self._locked():
             self._refuse_conflict(photo, seen)
             if not self._steps[photo]:
                 raise UserError(f"there is nothing to undo on {photo.name} since this page was started")
             if self._steps[photo][-1].after != seen:
                 raise Conflict(f"{photo.name} was changed by another program since; its undo would overwrite that")
-            step = self._steps[photo].pop()
-            _restore(step.contents)
-            put_line(self.manifest, photo.name, step.line)
+            step = self._steps[photo][-1]
+            with self._all_or_nothing(photo):
+                restore(step.contents)
+                if take_back_line(self.manifest, step.start, step.added):
+                    pass  # nothing was decided since: to the byte
+                elif step.line is None:
+                    put_line(self.manifest, photo.name, None)
+                else:
+                    append_line(self.manifest, step.line)
+            self._steps[photo].pop()
 
     def can_undo(self, photo: Path, version: str) -> bool:
         """Whether the photo is as a remembered decision left it."""
@@ -122,59 +168,58 @@ class Corrections:
         return bool(steps) and steps is not None and steps[-1].after == version
 
     def _decide(self, photo: Path, seen: str, change: Callable[[ManifestEntry], ManifestEntry]) -> None:
-        with locked(self.manifest):
-            line = self._refuse_conflict(photo, seen)
-            entry = parse_line(line) if line else ManifestEntry(relative_path(photo, self.output), "")
+        with self._locked():
+            before = self._refuse_conflict(photo, seen)
+            entry = before or ManifestEntry(relative_path(photo, self.output), "")
             with self._all_or_nothing(photo) as contents:
                 changed = change(entry)
                 if entry.instances and not changed.instances:
                     (self.output / "instances" / f"{photo.stem}.png").unlink(missing_ok=True)
-                if not (self.output / SETTINGS_NAME).exists():  # drawn before any run: the next run takes it over
-                    files.write_json({}, self.output / SETTINGS_NAME)
-                put_line(self.manifest, photo.name, format_line(changed))
-            after = self.version(photo, changed)
-            self._steps[photo].append(_Step(line, contents, after))
+                added = format_line(changed)
+                start = append_line(self.manifest, added)
+            line = None if before is None else format_line(before)
+            after = self.version(photo, self.live.get(photo.name))
+            self._steps[photo].append(_Step(line, contents, after, start, added))
 
-    def _refuse_conflict(self, photo: Path, seen: str) -> bytes | None:
-        line = manifest_line(self.manifest, photo.name)
-        if self.version(photo, parse_line(line) if line else None) != seen:
+    def _refuse_conflict(self, photo: Path, seen: str) -> ManifestEntry | None:
+        entry = self.live.get(photo.name)
+        if self.version(photo, entry) != seen:
             raise Conflict(f"{photo.name} was changed in another tab or by another program; here is the newer one")
-        return line
+        return entry
+
+    def _with_its_mask(self, photo: Path, entry: ManifestEntry) -> ManifestEntry:
+        if self.is_changed(photo, entry):
+            raise UserError(f"{photo.name} is not the photo its mask was made on; segment it again, or draw it again")
+        return _with_mask(photo, entry)
 
     @contextmanager
     def _all_or_nothing(self, photo: Path) -> Iterator[Mapping[Path, bytes | None]]:
-        """Yields what the photo's files hold, and will again if the block, which writes the line last, raises.
+        """Yields what the photo's files hold, and will again if the block, which writes the line last, is stopped.
 
-        Nor do settings and folders remain then that only this block made: of them alone no start would know whose
-        they are.
+        The settings come first: without them no start would know whose the folder is.
         """
-        folders = {"masks": ".png", "overlays": ".jpg", "instances": ".png"}
-        paths = [self.output / folder / f"{photo.stem}{suffix}" for folder, suffix in folders.items()]
+        paths, settings = files_of(self.output, photo.stem), self.output / SETTINGS_NAME
         contents = {path: path.read_bytes() if path.is_file() else None for path in paths}
-        settings = self.output / SETTINGS_NAME
         absent = [path for path in (settings, *(path.parent for path in paths)) if not path.exists()]
         try:
+            if not settings.exists():  # drawn before any run: the next run takes it over
+                files.write_json({}, settings)
+            line = self.live.get(photo.name)
+            remember(self.output, photo.stem, None if line is None else format_line(line), contents)
             yield contents
+            forget(self.output)
         except BaseException:
-            _restore(contents)
+            restore(contents)  # where this fails too, the next decision or start does it
+            forget(self.output)
             for path in filter(Path.exists, absent):
                 path.rmdir() if path.is_dir() else path.unlink()
             raise
 
 
-def _restore(contents: Mapping[Path, bytes | None]) -> None:
-    for path, content in contents.items():
-        if content is None:
-            path.unlink(missing_ok=True)
-        elif not path.is_file() or path.read_bytes() != content:
-            with replacing(path) as temporary:
-                temporary.write_bytes(content)
-
-
-def _with_mask(entry: ManifestEntry) -> ManifestEntry:
+def _with_mask(photo: Path, entry: ManifestEntry) -> ManifestEntry:
     """The entry, if there is something to decide about."""
     if entry.mask is None:
-        raise UserError(f"{Path(entry.photo).name} has no mask yet; draw the subject on it, or find it first")
+        raise UserError(f"{photo.name} has no mask yet; draw the subject on it, or find it first")
     return entry
 
 

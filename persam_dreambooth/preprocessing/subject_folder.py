@@ -32,6 +32,7 @@ from persam_dreambooth.photos.manifest import (
 )
 from persam_dreambooth.preprocessing.finding import Found
 from persam_dreambooth.preprocessing.loading import LoadedPhoto
+from persam_dreambooth.preprocessing.rollback import roll_back
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.segmentation import Subject
 from persam_dreambooth.segmentation.geometry import bounding_box
@@ -65,6 +66,7 @@ class SubjectFolder:
         """All journals into the manifest, the newest line of each photo, without the half line of a killed run."""
         if self._manifest.exists() or self._journals():
             with locked(self._manifest):
+                roll_back(self.path)
                 self._replace(self._newest())
 
     def refuse_strangers(self) -> None:
@@ -86,6 +88,7 @@ class SubjectFolder:
             The manifest as it was.
         """
         with locked(self._manifest):
+            roll_back(self.path)
             before = self._newest()
             self._replace(entry for entry in before if entry.settled and not self._is_outdated(entry, references))
             files.write_json(settings, self.path / SETTINGS_NAME)

@@ -1,17 +1,31 @@
 """One folder of photos as the page shows it: every photo with its mask's state, the worst first."""
 
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.manifest import ManifestEntry, read_manifest, stream_manifest
+from persam_dreambooth.photos.manifest import ManifestEntry
 from persam_dreambooth.photos.names import is_text, readable
 from persam_dreambooth.preprocessing.corrections import Corrections
 from persam_dreambooth.references import ReferenceFiles
 
-WAITING, LEFT_OUT = "waiting", "left out"
+WAITING, LEFT_OUT, CHANGED = "waiting", "left out", "changed"
+SETTLED = {
+    CHANGED: -1,
+    "corrected": 1,
+    "given": 1,
+    "reference": 2,
+    "approved": 2,
+    "excluded": 3,
+    WAITING: 4,
+    LEFT_OUT: 5,
+}
+"""Place of a status in the list; the others are at 0."""
+COMPARING = 0.2
+"""Seconds that one look at all photos spends on reading photos, to see whether they are still those of their masks."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +37,23 @@ class PhotoState:
         version: what a decision on it must name.
         entry: its line; None before its mask was found or drawn.
         can_undo: whether the last decision on it can be taken back.
+        is_changed: whether it is another photo than its mask was made on; None before it was compared.
     """
 
     photo: Path
     version: str
     entry: ManifestEntry | None
     can_undo: bool
+    is_changed: bool | None = False
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether there is a mask, made on this very photo."""
+        return self.entry is not None and self.entry.mask is not None and not self.is_changed
 
     @property
     def status(self) -> str:
-        """One of: approved, excluded, reference, corrected, given, found, unsure, not found, left out, waiting."""
+        """Approved, excluded, changed, reference, corrected, given, found, unsure, not found, left out or waiting."""
         entry = self.entry
         if entry is None or (entry.mask is None and entry.error is None):
             return WAITING
@@ -40,6 +61,8 @@ class PhotoState:
             return LEFT_OUT
         if entry.excluded:
             return "excluded"
+        if self.is_changed:
+            return CHANGED
         if entry.source == "reference":
             return "reference"
         if entry.review is not None:
@@ -49,11 +72,10 @@ class PhotoState:
     @property
     def rank(self) -> tuple[int, float, float, str]:
         """What is to be looked at first: doubted masks, then poor ones; then what a person settled."""
-        settled = {"corrected": 1, "given": 1, "reference": 2, "approved": 2, "excluded": 3, WAITING: 4, LEFT_OUT: 5}
         entry = self.entry
         numbers = (entry.probability, entry.score) if entry else (None, None)
         probability, score = (math.inf if one is None else one for one in numbers)
-        return settled.get(self.status, 0), probability, score, self.photo.name
+        return SETTLED.get(self.status, 0), probability, score, self.photo.name
 
 
 class Album:
@@ -63,6 +85,9 @@ class Album:
         images: the photos.
         output: where the masks go.
 
+    Attributes:
+        compared: whether the last look at all photos had the time to compare each with that of its mask.
+
     Raises:
         UserError: no photo, or two whose masks would have one name.
     """
@@ -70,6 +95,7 @@ class Album:
     def __init__(self, images: Path, output: Path) -> None:
         self.images, self.output = images, output
         self.corrections = Corrections(output)
+        self.compared = False
         self.photos()
 
     def photos(self) -> dict[str, Path]:
@@ -107,21 +133,25 @@ class Album:
         Raises:
             UserError: the manifest is damaged.
         """
-        entries = {Path(entry.photo).name: entry for entry in read_manifest(self.corrections.manifest)}
-        states = [self._state(photo, entries.get(name)) for name, photo in self.photos().items()]
+        entries, photos = self.corrections.live.entries(), self.photos()
+        until = time.monotonic() + COMPARING
+        states = [self._state(photo, entries.get(photo.stem), until) for photo in photos.values()]
+        self.compared = all(state.is_changed is not None for state in states)
         return sorted(states, key=lambda state: state.rank)
+
+    def glance(self) -> list[tuple[int, int, int] | None]:
+        """What changes when photos come or go, a mask is replaced, or a line is written."""
+        return [_file_state(path) for path in (self.corrections.manifest, self.images, self.output / "masks")]
 
     def state(self, name: str) -> PhotoState:
         """One photo as it is now; errors as `photo` and `states`."""
         photo = self.photo(name)
-        newest = None
-        for entry in stream_manifest(self.corrections.manifest):  # all of them: it says which line is damaged
-            newest = entry if Path(entry.photo).stem == photo.stem else newest
-        return self._state(photo, newest)
+        return self._state(photo, self.corrections.live.get(photo.name))
 
-    def _state(self, photo: Path, entry: ManifestEntry | None) -> PhotoState:
+    def _state(self, photo: Path, entry: ManifestEntry | None, until: float = math.inf) -> PhotoState:
         version = self.corrections.version(photo, entry)
-        return PhotoState(photo, version, entry, self.corrections.can_undo(photo, version))
+        is_changed = self.corrections.is_changed(photo, entry, reads=time.monotonic() < until)
+        return PhotoState(photo, version, entry, self.corrections.can_undo(photo, version), is_changed)
 
     def references(self) -> tuple[ReferenceFiles, ...]:
         """The photos that a person drew the subject on, or called a reference, with their masks."""
@@ -130,3 +160,11 @@ class Album:
             for state in sorted(self.states(), key=lambda state: state.photo)
             if state.status == "reference"
         )
+
+
+def _file_state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -2,6 +2,7 @@
 
 import threading
 from base64 import b64encode
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import wraps
 from io import BytesIO
@@ -16,10 +17,11 @@ from persam_dreambooth.preprocessing import SegmentationJob
 from persam_dreambooth.preprocessing.corrections import Conflict
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.review.album import Album, PhotoState
+from persam_dreambooth.review.changes import Changes
 from persam_dreambooth.review.clicks import Clicker
 from persam_dreambooth.review.opened import Opened
 from persam_dreambooth.review.search import Search
-from persam_dreambooth.review.strokes import Stroke, painted
+from persam_dreambooth.review.strokes import Stroke, painted, read_strokes
 from persam_dreambooth.review.training_view import TrainingView
 
 Answer = dict[str, Any]
@@ -51,8 +53,11 @@ def _in_words(ask: Callable[..., Answer]) -> Callable[..., Answer]:
             return {"error": readable(str(error))}
         except OSError as error:
             return {"error": f"{readable(' '.join(str(error).split()))}; check permissions and the free space"}
-        except (KeyError, TypeError, ValueError):
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
             return {"error": "the server does not understand this page; reload it"}
+        except RuntimeError as error:  # torch's, such as memory that ran out
+            words = readable(" ".join(str(error).split()))[:300]
+            return {"error": f"the server could not do that ({words})"}
 
     return answer
 
@@ -74,18 +79,27 @@ class Desk:
     ) -> None:
         self._opened, self._clicker, self._job = opened, clicker, job
         self._albums: dict[str, tuple[Album, Search]] = {}
+        self._changes: dict[str, Changes] = defaultdict(Changes)
         self._opening = threading.Lock()
 
     @_in_words
     def overview(self, question: Answer) -> Answer:
-        """All photos of an `album`, the worst first, and how the search is going.
+        """The photos of an `album` that changed `since` an earlier answer, and how the search is going.
 
-        `not_shown` names the photos that are links out of the folder, or whose names are no UTF-8.
+        All of them where the page `keeps` nothing. Where any has changed, `order` names all, the worst first, and
+        `not_shown` the photos that are links out of the folder, or whose names are no UTF-8.
         """
         album, search = self._album(question)
         running = search.running  # asked first: a search that has ended has left all its masks
-        photos = [self._shown(state) for state in album.states()]
-        answer = {"photos": photos, "not_shown": album.not_shown()}
+        changes, told, glance = self._changes[str(question["album"])], question.get("since"), album.glance()
+        if changes.is_told(glance, told):
+            answer: Answer = {"photos": [], "keeps": True, "since": told}
+        else:
+            states = album.states()
+            new, keeps, since = changes.since(states, told, glance if album.compared else None)
+            answer = {"photos": [self._shown(state) for state in new], "keeps": keeps, "since": since}
+            if new:
+                answer |= {"order": [state.photo.name for state in states], "not_shown": album.not_shown()}
         return answer | {"running": running, "stopped": search.stopped, "search_error": search.error}
 
     @_in_words
@@ -97,11 +111,11 @@ class Desk:
     def draw(self, question: Answer) -> Answer:
         """`strokes` on a `photo` without a mask, which becomes a reference, or on its mask, which is corrected."""
         album, _ = self._album(question)
-        photo, strokes = album.photo(question["photo"]), [Stroke.read(one) for one in question["strokes"]]
+        photo, strokes = album.photo(question["photo"]), read_strokes(question["strokes"])
         state = album.state(photo.name)
         if not strokes:
             raise UserError("nothing is drawn; click on the subject, draw a box around it, or paint on it")
-        if state.entry is None or state.entry.mask is None:
+        if not state.has_mask:
             mask = self._clicker.first(photo, strokes)
             clicks = [(*stroke.points[0], stroke.label) for stroke in strokes if stroke.kind == "point"]
             changes = {"source": "reference", "review": "approved"} | _in_the_manifest(clicks)
@@ -157,7 +171,7 @@ class Desk:
         """What training sees of a `photo` with these flags of `view`; the picture as a data address."""
         album, _ = self._album(question)
         state = album.state(question["photo"])
-        if state.entry is None or state.entry.mask is None:
+        if not state.has_mask:
             raise UserError("there is no mask yet")
         picture, words = TrainingView(**question["view"]).draw(state.photo, album.corrections.mask_path(state.photo))
         file = BytesIO()
@@ -199,11 +213,13 @@ class Desk:
 
     def _shown(self, state: PhotoState) -> Answer:
         entry = state.entry
-        has_mask = entry is not None and entry.mask is not None
+        has_mask = state.has_mask
         words: Answer = {"name": state.photo.name, "version": state.version, "status": state.status}
         words |= {"can_undo": state.can_undo, "has_mask": has_mask, "url": self._url(state.photo)}
         if entry is not None:
             words |= {name: getattr(entry, name) for name in SHOWN}
+        if state.is_changed:
+            words |= {"points": [], "point_labels": []}  # of the photo that it was
         if entry is not None and has_mask:
             output = self._opened.output_of(self._name(state.photo))
             words["mask_url"] = self._url(output / "masks" / f"{state.photo.stem}.png")

@@ -9,6 +9,8 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import LOCK_NAME, MANIFEST_NAME
 from persam_dreambooth.photos.names import is_text, readable
 from persam_dreambooth.preprocessing import SETTINGS_NAME
+from persam_dreambooth.preprocessing.rollback import JOURNAL_NAME
+from persam_dreambooth.replacing import UNFINISHED
 
 OUTPUT_NAME = "segmented"
 """Where the masks of a folder go unless something else is said: a folder of this name in it."""
@@ -110,7 +112,8 @@ def _check_output(folder: Path, outputs: Sequence[Path]) -> None:
     files.check_output_folder(folder)
     if not folder.exists() or any((folder / name).exists() for name in (SETTINGS_NAME, MANIFEST_NAME)):
         return
-    inside = [one for one in folder.iterdir() if one.name != LOCK_NAME]
+    ours = (LOCK_NAME, JOURNAL_NAME)  # and what a stop in the first moments of a decision leaves
+    inside = [one for one in folder.iterdir() if one.name not in ours and not one.name.startswith(UNFINISHED)]
     if not all(any(output.is_relative_to(one) for output in outputs) for one in inside):
         raise UserError(
             f"{folder} exists and is no folder that `persam-dreambooth segment` or `import` wrote; choose another "

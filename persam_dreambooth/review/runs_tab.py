@@ -43,7 +43,7 @@ def add_runs_tab(page: gr.Blocks, opened: Opened, generator: Generator) -> None:
         try:
             options = {"num_inference_steps": int(many), "guidance_scale": float(scale)}
             generator.start(opened.runs[number], text, int(images), int(first), **options)
-        except (UserError, TypeError, ValueError) as error:
+        except (UserError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             words = str(error) if isinstance(error, UserError) else "fill in every number"
             return _said(words), gr.Timer(active=False)
         return "drawing ...", gr.Timer(active=True)

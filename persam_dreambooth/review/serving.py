@@ -1,11 +1,7 @@
 """The server: which host, whose password, which files; nothing else is told to anybody."""
 
 import socket
-from base64 import b64decode
-from binascii import Error as NoBase64
-from collections.abc import Callable
 from io import BytesIO
-from secrets import compare_digest
 from typing import Any
 
 from persam_dreambooth.errors import UserError
@@ -15,7 +11,8 @@ from persam_dreambooth.review.opened import Opened
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LARGEST = 2048
 """Pictures are sent with at most so many pixels a side."""
-Asgi = Callable[..., Any]
+MISUNDERSTOOD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What Gradio raises about a request that its own page would never send."""
 
 
 def check_host(host: str, password: str | None) -> None:
@@ -47,57 +44,6 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
-class Guard:
-    """ASGI middleware in front of everything: the password, and requests that another site's page sends.
-
-    Without a password only this machine's own names are answered, so that a foreign site cannot rename itself to
-    127.0.0.1; and in any case a request that a page of another origin sends is refused.
-
-    Args:
-        app: what is guarded.
-        password: None asks for none.
-    """
-
-    def __init__(self, app: Asgi, password: str | None) -> None:
-        self._app, self._password = app, password
-
-    async def __call__(self, scope: dict[str, Any], receive: Asgi, send: Asgi) -> None:
-        """Answer 401 or 403, or let the request through."""
-        if scope["type"] in ("http", "websocket"):
-            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-            status = self._refusal(headers)
-            if status:
-                await _refuse(send, status)
-                return
-        await self._app(scope, receive, send)
-
-    def _refusal(self, headers: dict[str, str]) -> int | None:
-        host, origin = headers.get("host", ""), headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != host:
-            return 403
-        if self._password is None:
-            name = host.rpartition(":")[0] if ":" in host.rpartition("]")[2] else host
-            return None if name.strip("[]") in LOOPBACK else 403
-        return None if compare_digest(_password_in(headers).encode(), self._password.encode()) else 401
-
-
-def _password_in(headers: dict[str, str]) -> str:
-    """The password of an `Authorization: Basic` header, whatever the user's name; empty without one."""
-    scheme, _, words = headers.get("authorization", "").partition(" ")
-    try:
-        return b64decode(words).decode("utf-8").partition(":")[2] if scheme.lower() == "basic" else ""
-    except (NoBase64, ValueError):
-        return ""
-
-
-async def _refuse(send: Asgi, status: int) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
-    if status == 401:
-        headers.append((b"www-authenticate", b'Basic realm="persam-dreambooth review", charset="UTF-8"'))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"password, please" if status == 401 else b"not for this site"})
-
-
 def build_app(opened: Opened, page: Any, password: str | None) -> Any:
     """The whole application.
 
@@ -107,7 +53,11 @@ def build_app(opened: Opened, page: Any, password: str | None) -> Any:
         password: asked for where it is not None.
     """
     import gradio
-    from fastapi import FastAPI, HTTPException, Response
+    from fastapi import FastAPI, HTTPException, Request, Response
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.responses import PlainTextResponse
+
+    from persam_dreambooth.review.guard import Guard
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -124,6 +74,16 @@ def build_app(opened: Opened, page: Any, password: str | None) -> Any:
     gradio.mount_gradio_app(
         app, blocks, path="/", footer_links=[], run_history=False, ssr_mode=False, show_error=False, **looks
     )
+
+    async def misunderstood(_: Request, __: Exception) -> Response:
+        return PlainTextResponse("the server does not understand this request; reload the page", 400)
+
+    mounted = (getattr(route, "app", None) for route in app.routes)
+    for one in (app, *(part for part in mounted if isinstance(part, FastAPI))):
+        for kind in MISUNDERSTOOD:
+            one.add_exception_handler(kind, misunderstood)
+    if password is None:  # so that a foreign site cannot rename itself to this machine
+        return Guard(TrustedHostMiddleware(app, [*LOOPBACK, "[::1]"], www_redirect=False), None)
     return Guard(app, password)
 
 

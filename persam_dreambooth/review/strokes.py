@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw
 
 from persam_dreambooth.errors import UserError
 
+STROKES = 100
+"""A question has at most so many strokes."""
 Kind = Literal["brush", "eraser", "point", "box"]
 POINTS = 20_000
 """A stroke has at most so many points."""
@@ -39,21 +41,34 @@ class Stroke:
             UserError: it is none.
         """
         try:
-            kind, label = given["kind"], int(given.get("label", 1))
+            kind, label = given["kind"], given.get("label", 1)
+            if len(given["points"]) > POINTS:
+                raise ValueError(f"more than {POINTS} points")
             points = tuple((float(x), float(y)) for x, y in given["points"])
             radius = float(given.get("radius", 1))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise UserError("that is no stroke; reload the page and draw it again") from error
         usual = np.isfinite([*np.ravel(points), radius]).all() and 0 < radius < 1e4 and label in (0, 1)
         if kind not in ("brush", "eraser", "point", "box") or not 0 < len(points) <= POINTS or not usual:
             raise UserError("that is no stroke; reload the page and draw it again")
-        return cls(kind, points, radius, label)
+        return cls(kind, points, radius, int(label))
 
     @property
     def box(self) -> tuple[float, float, float, float]:
         """XYXY of the box around the stroke."""
         xs, ys = zip(*self.points, strict=True)
         return min(xs), min(ys), max(xs), max(ys)
+
+
+def read_strokes(given: Any) -> list[Stroke]:
+    """The strokes of one question.
+
+    Raises:
+        UserError: they are none, or too many.
+    """
+    if not isinstance(given, list) or len(given) > STROKES:
+        raise UserError(f"a gesture is a list of at most {STROKES} strokes; reload the page and draw it again")
+    return [Stroke.read(one) for one in given]
 
 
 def covered(stroke: Stroke, size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ import pytest
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.manifest import read_manifest
+from persam_dreambooth.photos.manifest import newest_entries, parse_line
 from persam_dreambooth.preprocessing.corrections import Conflict
 from persam_dreambooth.preprocessing.finding import Found
 from persam_dreambooth.preprocessing.loading import LoadedPhoto
@@ -64,8 +64,8 @@ def test_a_correction_is_the_mask_overlay_and_line_that_the_command_line_reads(a
     assert line.mask_digest == files.digest(album.output / "masks" / "a.png")
     rows, columns = np.nonzero(mask)
     assert line.box == [columns.min(), rows.min(), columns.max(), rows.max()]
-    lines = [(album.output / "manifest.jsonl").read_bytes().splitlines(), before_lines(before)]
-    assert [one == other for one, other in zip(*lines, strict=True)] == [False, True, True]
+    *old, new = (album.output / "manifest.jsonl").read_bytes().splitlines()
+    assert old == before_lines(before) and parse_line(new) == line  # a line at the end, the others stay as they are
 
 
 def before_lines(before):
@@ -148,7 +148,7 @@ def test_decisions_of_many_threads_at_once_are_all_kept(album):
             list(threads.map(work, NAMES))  # raises what any of them raised
     finally:
         sys.setswitchinterval(interval)
-    entries = read_manifest(album.output / "manifest.jsonl")
+    entries = newest_entries(album.output / "manifest.jsonl")
     assert [one.review for one in entries] == ["excluded"] * len(NAMES)
 
 
@@ -180,7 +180,7 @@ def test_a_first_decision_that_does_not_fit_on_the_disk_leaves_nothing(size, tmp
     album = Album(tmp_path / "photos", tmp_path / "photos" / "segmented")
     version = seen(album, NAMES[0])
     file_limit(size)
-    with pytest.raises(OSError, match="File too large"):
+    with pytest.raises(OSError, match=r"File too large|No space left"):
         album.corrections.correct(album.photo(NAMES[0]), masks[NAMES[0]], version, {"reason": "long " * 20_000})
     assert [path.name for path in album.output.rglob("*")] == [".manifest.lock"]
     Opened(tmp_path / "photos")  # which refuses what it does not know

@@ -12,7 +12,7 @@ from PIL import Image
 from models import SAM
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.manifest import MANIFEST_NAME, locked, read_manifest
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, locked, newest_entries
 from persam_dreambooth.photos.trade import CONVENTIONS, import_folder
 from persam_dreambooth.photos.trade.layouts import Given
 from persam_dreambooth.preprocessing import SegmentationJob
@@ -127,7 +127,7 @@ def test_a_search_keeps_imported_masks_and_draws_their_overlays(imported, tmp_pa
     before = {name: (folder / "masks" / name).read_bytes() for name in NAMES}
     assert searched(desk)["search_error"] is None
     assert {name: (folder / "masks" / name).read_bytes() for name in before} == before
-    entries = {entry.photo: entry for entry in read_manifest(folder / MANIFEST_NAME)}
+    entries = {entry.photo: entry for entry in newest_entries(folder / MANIFEST_NAME)}
     sources = [entries[f"images/{name}"].source for name in (*NAMES, "new.png")]
     assert sources == ["reference", "given", "given", "persam"]
     for entry in entries.values():

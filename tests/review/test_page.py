@@ -19,7 +19,7 @@ from PIL import Image
 
 from albums import albums, save_album
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.manifest import read_manifest
+from persam_dreambooth.photos.manifest import newest_entries
 from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
 from persam_dreambooth.training.data.instances import find_instances
 from tests.review.albums import contents, draw_photos, write_found
@@ -124,7 +124,7 @@ def mask_of(output, name):
 
 
 def lines(output):
-    return {Path(entry.photo).name: entry for entry in read_manifest(output / "manifest.jsonl")}
+    return {Path(entry.photo).name: entry for entry in newest_entries(output / "manifest.jsonl")}
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.masks import Looks, refuse_empty, refuse_full
 from persam_dreambooth.photos import files, pairs
-from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, newest_entries
 from persam_dreambooth.references import ReferenceFiles
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def photos_with_masks(photos: Path, masks: Path) -> tuple[list[ReferenceFiles], 
             full; or all of them are left out.
     """
     found, folder = files.find_photos(photos), pairs.mask_folder(masks, "--instance_mask_dir")
-    entries = read_manifest(folder.parent / MANIFEST_NAME)
+    entries = newest_entries(folder.parent / MANIFEST_NAME)
     left_out = pairs.left_out_of(found, pairs.find_masks(folder, found), entries)
     kept = [photo for photo in found if photo not in left_out]
     if not kept:

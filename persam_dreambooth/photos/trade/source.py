@@ -5,7 +5,7 @@ from pathlib import Path
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, newest_entries
 from persam_dreambooth.photos.pairs import find_masks, left_out_of, mask_folder
 from persam_dreambooth.photos.trade.samples import CAPTION, read_caption, refuse
 from persam_dreambooth.photos.trade.strangers import foreign
@@ -56,7 +56,7 @@ def read_source(
     """
     folder = mask_folder(masks, "--masks")
     manifest = folder.parent / MANIFEST_NAME
-    entries = read_manifest(manifest)
+    entries = newest_entries(manifest)
     photos = _photos(images, entries, manifest)
     found = find_masks(folder, photos)
     left_out = left_out_of(photos, found, entries, include_doubtful)

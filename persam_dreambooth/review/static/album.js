@@ -1,14 +1,21 @@
 // The album, the search, the keys, and the start.
 
 async function refresh(anew) {
-  const answer = await ask("overview", {});
+  const album = page.album, answer = await ask("overview", { since: page.since });
+  if (album !== page.album) return;  // another folder was chosen meanwhile
   if (answer.error) return say(answer.error, true);
   const finished = page.running && !answer.running;
   page.running = answer.running;
-  page.notShown = answer.not_shown;
-  arrange(answer.photos, anew || answer.running || finished);
-  showList();
-  const left = answer.photos.filter((photo) => photo.status === "waiting").length;
+  page.since = answer.since;
+  const known = new Map(answer.keeps ? page.photos.map((photo) => [photo.name, photo]) : []);
+  for (const photo of answer.photos) known.set(photo.name, photo);
+  if (answer.order) page.worst = answer.order;
+  if (answer.not_shown) page.notShown = answer.not_shown;
+  if (answer.photos.length || !answer.keeps || anew || finished) {
+    arrange(page.worst.filter((name) => known.has(name)).map((name) => known.get(name)), anew || answer.running || finished);
+    showList();
+  }
+  const left = page.photos.filter((photo) => photo.status === "waiting").length;
   showSearch(answer, `finding: ${left} left`);
   if (finished && answer.search_error) {
     say(answer.search_error, true);
@@ -25,18 +32,23 @@ async function refresh(anew) {
   }
 }
 
-// What other tabs and the search do is seen soon.
-let timer = null;
+// What other tabs and the search do is seen soon; a slow answer is asked for less often, a hidden page asks for none.
+let timer = null, took = 0;
 function keepLooking() {
   clearTimeout(timer);
   timer = setTimeout(async () => {
-    if (page.album !== null && !document.hidden && !page.busy) await refresh(false);
+    if (page.album !== null && !document.hidden && !page.busy) {
+      const began = performance.now();
+      await refresh(false);
+      took = performance.now() - began;
+    }
     keepLooking();
-  }, page.running ? BUSY : IDLE);
+  }, document.hidden ? HIDDEN : Math.max(page.running ? BUSY : IDLE, 10 * took));
 }
+document.addEventListener("visibilitychange", keepLooking);
 
 async function open(album, name) {
-  Object.assign(page, { album, photos: [], order: [], current: null, image: null, mask: null });
+  Object.assign(page, { album, photos: [], order: [], worst: [], since: null, current: null, image: null, mask: null });
   rows.clear();
   part("album").value = album;
   await refresh(true);

@@ -16,6 +16,7 @@ function showFacts(photo) {
     return [term, words];
   }));
   for (const id of ["approve", "exclude", "refer"]) part(id).disabled = !photo?.has_mask;
+  if (photo?.status === "changed") part("exclude").disabled = false;
   part("approve").classList.toggle("on", photo?.status === "approved");
   part("undo").disabled = !photo?.can_undo;
   part("refer").firstChild.textContent = photo?.status === "reference" ? "No reference any more " : "Use as another reference ";

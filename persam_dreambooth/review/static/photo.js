@@ -26,7 +26,8 @@ async function choose(name) {
     return say(answer.error, true);
   }
   await show(answer.photo);
-  if (!answer.photo.has_mask) say("No mask yet: click on the subject, draw a box around it, or paint on it.");
+  if (answer.photo.status === "changed") say("This is not the photo that its mask was made on: segment again, or draw the subject.", true);
+  else if (!answer.photo.has_mask) say("No mask yet: click on the subject, draw a box around it, or paint on it.");
 }
 
 async function show(given) {

@@ -9,7 +9,7 @@ import torch
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files, pairs
-from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest, relative_path
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, newest_entries, relative_path
 from persam_dreambooth.photos.repeated import PhotoFolder, repeated_folders
 from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, segment_folder
 from persam_dreambooth.references import ReferenceFiles
@@ -210,7 +210,7 @@ def _prompt(photo: Path, config: TrainingConfig, words: str) -> str:
 def _segmented(folder: Path) -> list[ManifestEntry]:
     """What `persam-dreambooth segment` wrote of the masks in a folder; nothing where they are of another origin."""
     run = folder.parent
-    return read_manifest(run / MANIFEST_NAME) if (run / SETTINGS_NAME).exists() else []
+    return newest_entries(run / MANIFEST_NAME) if (run / SETTINGS_NAME).exists() else []
 
 
 def _by_digests(entries: Sequence[ManifestEntry]) -> dict[tuple[str, str | None], ManifestEntry]:

@@ -1,0 +1,68 @@
+"""A manifest that is looked at again and again: only what was added since is read."""
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from persam_dreambooth.photos.manifest import ManifestEntry, is_whole_line, stream_manifest
+
+
+class LiveManifest:
+    """The newest entry of each photo, by the stem of its name.
+
+    Args:
+        path: the manifest; it need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._reading = path, threading.Lock()
+        self._file: os.stat_result | None = None
+        self._entries: dict[str, ManifestEntry] = {}
+        self._end, self._last = 0, b""
+
+    def entries(self) -> Mapping[str, ManifestEntry]:
+        """All of them as they are now, the same objects as long as their lines stay; not to be changed.
+
+        Raises:
+            UserError: as `stream_manifest`.
+        """
+        with self._reading:
+            try:
+                now = self._path.stat()
+            except FileNotFoundError:
+                self._file, self._entries = None, {}
+                return self._entries
+            if self._file is None or _state(now) != _state(self._file):
+                self._read(now)
+            return self._entries
+
+    def get(self, photo: str) -> ManifestEntry | None:
+        """The newest entry of a photo, by its path or name; errors as `entries`."""
+        return self.entries().get(Path(photo).stem)
+
+    def _read(self, now: os.stat_result) -> None:
+        start = self._end if self._has_only_grown(now) else 0
+        self._file = None  # until all of it is read well
+        added = {Path(entry.photo).stem: entry for entry in stream_manifest(self._path, start)}
+        with self._path.open("rb") as file:
+            file.seek(start)
+            whole = file.read(now.st_size - start)
+        whole = whole[: whole.rfind(b"\n") + 1]
+        self._last = whole.splitlines(keepends=True)[-1] if whole else self._last if start else b""
+        self._end = start + len(whole)
+        self._entries = {**self._entries, **added} if start else added
+        self._file = now
+
+    def _has_only_grown(self, now: os.stat_result) -> bool:
+        """Whether the file still has what was read of it."""
+        before = self._file
+        if before is None or before.st_ino != now.st_ino or now.st_size < self._end or not is_whole_line(self._last):
+            return False
+        with self._path.open("rb") as file:
+            file.seek(self._end - len(self._last))
+            return file.read(len(self._last)) == self._last
+
+
+def _state(file: os.stat_result) -> tuple[int, int, int]:
+    return file.st_ino, file.st_size, file.st_mtime_ns

@@ -1,0 +1,57 @@
+"""Guards that every reader of a manifest takes a photo's newest line, which the page adds at the end."""
+
+import pytest
+
+from persam_dreambooth.cli.segment import _say
+from persam_dreambooth.evaluation.generation.photos import photos_with_masks
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
+from persam_dreambooth.photos.trade.source import read_source
+from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
+from persam_dreambooth.review.album import Album
+from tests.review.albums import draw_photos, write_found
+from tests.review.test_page import trained_on
+
+NAMES = ["a.png", "b.png", "c.png"]
+
+
+@pytest.fixture
+def album(tmp_path):
+    """Three photos, of which the first was excluded, then taken back; and the second approved, then excluded."""
+    masks = draw_photos(tmp_path / "photos", NAMES)
+    write_found(tmp_path / "photos", tmp_path / "photos" / "segmented", masks, {})
+    album = Album(tmp_path / "photos", tmp_path / "photos" / "segmented")
+    for name, verdict in (("a.png", "excluded"), ("a.png", None), ("b.png", "approved"), ("b.png", "excluded")):
+        state = album.state(name)
+        album.corrections.judge(state.photo, verdict, state.version)
+    assert len(read_manifest(album.output / MANIFEST_NAME)) == 7
+    return album
+
+
+def test_training_takes_the_newest(album):
+    assert trained_on(album.images) == ["a.png", "c.png"]
+
+
+def test_export_takes_the_newest(album):
+    for images in (None, album.images):
+        source = read_source(album.output, images)
+        assert [pair.photo.name for pair in source.pairs] == ["a.png", "c.png"]
+        assert [photo.name for photo in source.left_out] == ["b.png"]
+
+
+def test_evaluation_takes_the_newest(album):
+    kept, left_out = photos_with_masks(album.images, album.output)
+    assert [one.image.name for one in kept] == ["a.png", "c.png"]
+    assert left_out == ["b.png was excluded in review"]
+
+
+def test_segment_counts_each_photo_once_and_its_next_run_keeps_one_line_of_each(album, capsys):
+    _say(album.output)
+    assert capsys.readouterr().out.startswith("3 masks in ")
+    SubjectFolder(album.output).gather()
+    entries = read_manifest(album.output / MANIFEST_NAME)
+    assert [(entry.photo, entry.review) for entry in entries] == [
+        ("../a.png", None),
+        ("../b.png", "excluded"),
+        ("../c.png", None),
+    ]
+    assert album.state("b.png").status == "excluded" and len(album.states()) == 3

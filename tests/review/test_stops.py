@@ -1,0 +1,195 @@
+"""Guards decisions against a stop at every file operation: the state before or after, and the next start works."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files
+from persam_dreambooth.photos.manifest import (
+    MANIFEST_NAME,
+    ManifestEntry,
+    append_entry,
+    append_line,
+    format_line,
+    newest_entries,
+    take_back_line,
+)
+from persam_dreambooth.preprocessing.rollback import JOURNAL_NAME
+from persam_dreambooth.replacing import UNFINISHED
+from persam_dreambooth.review.album import Album
+from persam_dreambooth.review.opened import Opened
+from tests.review.albums import contents, draw_photos, write_found
+
+WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod")
+NAMES = ("a.png", "b.png", "c.png")
+
+
+class Stopped(BaseException):
+    """The process is gone."""
+
+
+class _Stopper:
+    """Before its n-th file operation that changes something, and before all later ones, the process is gone."""
+
+    def __init__(self) -> None:
+        self.left: int | None = None
+        sys.addaudithook(self._look)
+
+    def _look(self, event: str, args: tuple) -> None:
+        if self.left is None:
+            return
+        opens = event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR) and ".manifest.lock" not in str(args[0])
+        if opens or event in WRITES:
+            self.left -= 1
+            if self.left < 0:
+                raise Stopped
+
+    def run(self, work: Callable[[], None], number: int) -> bool:
+        """Do the work with `number` such operations; returns whether they were enough."""
+        self.left = number
+        try:
+            work()
+            return True
+        except Stopped:
+            return False
+        finally:
+            self.left = None
+
+
+STOPPER = _Stopper()  # a hook stays for the process's life
+
+
+def state(output):
+    """What is read back of a folder: lines, masks and the like, without leftovers and an empty manifest."""
+    kept = {path.as_posix(): content for path, content in contents(output).items() if UNFINISHED not in path.name}
+    kept.pop(MANIFEST_NAME, None)
+    return kept | {"lines": {entry.photo: entry for entry in newest_entries(output / MANIFEST_NAME)}}
+
+
+def decide(album, decision, masks):
+    """One decision on the first photo."""
+    corrections, photo = album.corrections, album.photo(NAMES[0])
+    seen = album.state(NAMES[0]).version
+    if decision == "correct":
+        corrections.correct(photo, np.roll(masks[NAMES[0]], 9, axis=1), seen, {"score": 0.5})
+    elif decision == "judge":
+        corrections.judge(photo, "excluded", seen)
+    elif decision == "refer":
+        corrections.refer(photo, True, seen)
+    elif decision == "first":
+        corrections.correct(photo, masks[NAMES[0]], seen, {"source": "reference", "review": "approved"})
+    else:
+        corrections.undo(photo, seen)
+
+
+def prepared(folder, decision):
+    """An album, ready for the decision; with an undo that is one of a correction, after which others came or not."""
+    masks = draw_photos(folder / "photos", NAMES)
+    output = folder / "photos" / "segmented"
+    if decision != "first":
+        write_found(folder / "photos", output, masks, {})
+        files.write_mask(masks[NAMES[0]], output / "instances" / "a.png")
+    album = Album(folder / "photos", output)
+    if decision.startswith("undo"):
+        decide(album, "correct", masks)
+    if decision == "undo after others":
+        other = album.state(NAMES[1])
+        album.corrections.judge(other.photo, "approved", other.version)
+    return album, masks
+
+
+@pytest.mark.parametrize("decision", ["correct", "judge", "refer", "undo", "undo after others", "first"])
+def test_a_stop_at_any_file_operation_leaves_the_state_before_or_after(decision, tmp_path):
+    album, masks = prepared(tmp_path / "whole", decision)
+    before = state(album.output)
+    decide(album, decision, masks)
+    after = state(album.output)
+    number, finished = 0, False
+    while not finished:
+        album, masks = prepared(tmp_path / str(number), decision)
+        finished = STOPPER.run(lambda album=album, masks=masks: decide(album, decision, masks), number)
+        opened = Opened(tmp_path / str(number) / "photos")  # the next start
+        again = Album(opened.images, opened.output_of("."))
+        now = state(again.output)
+        now.pop("segmentation.json", None) if "segmentation.json" not in before and now["lines"] == before[
+            "lines"
+        ] else None
+        assert now in (before, after), (number, set(now) ^ set(before))
+        assert not (again.output / JOURNAL_NAME).exists()
+        undone = "undo" if decision.startswith("undo") else decision
+        if now == before and not decision.startswith("undo"):
+            decide(again, undone, masks)  # it can be decided after all, and taken back
+            assert state(again.output) == after
+            decide(again, "undo", masks)
+            assert state(again.output)["lines"] == before["lines"]
+        number += 1
+    assert number > 4
+
+
+def test_what_a_full_disk_left_is_taken_back_by_the_next_decision(tmp_path):
+    album, masks = prepared(tmp_path, "correct")
+    before = state(album.output)
+    assert not STOPPER.run(lambda: decide(album, "correct", masks), 9)  # the same server goes on
+    decide(album, "judge", masks)
+    decide(album, "undo", masks)
+    assert state(album.output) == before
+
+
+@pytest.mark.parametrize("damage", ["no json", "[]", '{"stem": "../../x", "line": null, "files": [null, null, null]}'])
+def test_a_journal_that_is_not_ours_moves_no_file(damage, tmp_path):
+    album, _ = prepared(tmp_path, "correct")
+    (tmp_path / "x.png").write_bytes(b"another's")
+    before = contents(tmp_path)
+    (album.output / JOURNAL_NAME).write_text(damage)
+    Album(album.images, album.output)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("tail", [b"", b'{"photo": "b.jpg", "dig', b'{"photo": "c.jpg", "digest": "2"}'])
+def test_a_line_is_added_after_what_is_whole(tail, tmp_path):
+    path, first, new = tmp_path / MANIFEST_NAME, ManifestEntry("a.jpg", "0"), ManifestEntry("a.jpg", "1")
+    append_entry(path, first)
+    with path.open("ab") as file:
+        file.write(tail)
+    start = append_line(path, format_line(new))
+    others = [ManifestEntry("c.jpg", "2")] if tail.endswith(b"}") else []
+    assert newest_entries(path) == [new, *others]
+    append_entry(path, ManifestEntry("b.jpg", "3"))
+    assert not take_back_line(path, start, format_line(new))  # it is not the last one any more
+    assert len(newest_entries(path)) == len(others) + 2
+
+
+def test_a_photo_that_changed_since_is_shown_so_and_not_approved_by_its_old_mask(tmp_path):
+    album, _ = prepared(tmp_path, "correct")
+    first, second = (album.images / name for name in NAMES[:2])
+    swapped = first.read_bytes(), second.read_bytes()
+    first.write_bytes(swapped[1])
+    second.write_bytes(swapped[0])
+    states = {one.photo.name: one for one in album.states()}
+    assert [states[name].status for name in NAMES] == ["changed", "changed", "found"]
+    assert [states[name].has_mask for name in NAMES] == [False, False, True]
+    for decide_on in (
+        lambda: album.corrections.judge(first, "approved", states["a.png"].version),
+        lambda: album.corrections.refer(first, True, states["a.png"].version),
+    ):
+        with pytest.raises(UserError, match=r"a\.png is not the photo its mask was made on; segment it again"):
+            decide_on()
+    album.corrections.judge(first, "excluded", states["a.png"].version)
+    assert album.state("a.png").status == "excluded"
+    first.write_bytes(swapped[0])
+    album.corrections.undo(first, album.state("a.png").version)
+    assert album.state("a.png").status == "found"
+
+
+def test_a_line_that_does_not_fit_on_the_disk_leaves_the_manifest_as_it_was(tmp_path, file_limit):
+    path, first = tmp_path / MANIFEST_NAME, ManifestEntry("a.jpg", "0")
+    append_entry(path, first)
+    before = path.read_bytes()
+    file_limit(len(before) + 10)
+    with pytest.raises(OSError, match=r"No space left|File too large"):
+        append_line(path, format_line(ManifestEntry("b.jpg", "1")))
+    assert path.read_bytes() == before

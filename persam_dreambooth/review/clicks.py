@@ -120,9 +120,8 @@ class Clicker:
 
 def _as_prompt(mask: NDArray[np.bool_], photo: EncodedPhoto) -> Tensor:
     """A mask as the logits of an earlier pass, (h, w) float32 over the model square."""
-    square = photo.frame.pad_to_square(torch.from_numpy(mask).float(), 0.0)
     side = LOGITS_A_CELL * photo.embedding.shape[-1]
-    low = F.interpolate(square[None, None], (side, side), mode="area")[0, 0]
+    low = photo.frame.to_grid(torch.from_numpy(mask).float(), side, 0.0, "area")
     return ((2 * low - 1) * SURE).to(photo.embedding.device)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from persam_dreambooth.segmentation.backbones import Backbone
 from persam_dreambooth.segmentation.features import FeatureEncoder
+from persam_dreambooth.segmentation.geometry import Frame
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, rgb_array
 from persam_dreambooth.tensors import TensorCache
 
@@ -18,7 +20,7 @@ from persam_dreambooth.tensors import TensorCache
 class PhotoEncoder:
     """A backbone's image encoder, perhaps with another beside it, perhaps with a cache on disk.
 
-    The cache has a file a photo and backbone, `<weights>-<precision>/<first two digits>/<SHA-256 of the
+    The cache has a file a photo and backbone, `<weights>-<precision>[-<edge padding>]/<first two digits>/<SHA-256 of the
     pixels>.safetensors`, so that a renamed photo is known and a changed one is not. What comes out of it is
     what went in, bit for bit: float32, about 4 MB for a SAM of 1024 pixels. A damaged file is made anew.
 
@@ -26,15 +28,22 @@ class PhotoEncoder:
         backbone: whose features the decoder takes.
         features: another encoder, whose features the confidence map is made of.
         cache: folder of the cache; None keeps nothing.
+        edge_padding: width of the border in which a photo's edge is repeated, as a share of its longer side.
     """
 
     def __init__(
-        self, backbone: Backbone, features: FeatureEncoder | None = None, cache: Path | str | None = None
+        self,
+        backbone: Backbone,
+        features: FeatureEncoder | None = None,
+        cache: Path | str | None = None,
+        edge_padding: float = 0.0,
     ) -> None:
-        self._backbone, self._features = backbone, features
+        self._backbone, self._features, self._edge_padding = backbone, features, edge_padding
         self.checksum = backbone.checksum if features is None else f"{backbone.checksum}-{features.checksum}"
-        precisions = [str(one.dtype).removeprefix("torch.") for one in (backbone, features) if one is not None]
-        self._cache = None if cache is None else TensorCache(Path(cache) / "-".join([self.checksum, *precisions]))
+        name = [self.checksum, *(str(one.dtype).removeprefix("torch.") for one in (backbone, features) if one)]
+        if edge_padding:
+            name.append(f"edge{edge_padding:g}")
+        self._cache = None if cache is None else TensorCache(Path(cache) / "-".join(name))
 
     def __call__(self, images: Sequence[Picture | EncodedPhoto]) -> list[EncodedPhoto]:
         """Encode photos, in one call of the model; what is encoded already stays as it is."""
@@ -52,8 +61,14 @@ class PhotoEncoder:
             done |= dict(zip(waiting, self._encode(list(waiting.values())), strict=True))
         return [done[number] for number in range(len(images))]
 
+    def _frame(self, model: Backbone | FeatureEncoder, pixels: NDArray[np.uint8]) -> Frame:
+        """Where a photo, (H, W, 3), lies in a model's square, with its border."""
+        frame = model.frame(*pixels.shape[:2])
+        share = self._edge_padding / (1 + 2 * self._edge_padding)  # of the photo with both of its borders
+        return replace(frame, border=round(share * frame.side))
+
     def _encode(self, photos: Sequence[NDArray[np.uint8]]) -> list[EncodedPhoto]:
-        frames = [self._backbone.frame(*pixels.shape[:2]) for pixels in photos]
+        frames = [self._frame(self._backbone, pixels) for pixels in photos]
         square = [frame.pixels(pixels) for frame, pixels in zip(frames, photos, strict=True)]
         embeddings, extra = self._backbone.encode_with_extra(torch.stack(square))
         encoded = [
@@ -68,7 +83,7 @@ class PhotoEncoder:
         """One photo, (H, W, 3) uint8, through the other encoder, where there is one."""
         if self._features is None:
             return None
-        frame = self._features.frame(*pixels.shape[:2])
+        frame = self._frame(self._features, pixels)
         embedding = self._features.encode(frame.pixels(pixels)[None])[0]
         return EncodedPhoto(embedding.to(self._backbone.device), frame)
 
@@ -80,8 +95,8 @@ class PhotoEncoder:
         extra = tuple(stored[f"extra.{number}"] for number in range(sum(name.startswith("extra.") for name in stored)))
         other = None
         if self._features is not None:
-            other = EncodedPhoto(stored["other"], self._features.frame(*pixels.shape[:2]))
-        return EncodedPhoto(stored["embedding"], self._backbone.frame(*pixels.shape[:2]), extra, other)
+            other = EncodedPhoto(stored["other"], self._frame(self._features, pixels))
+        return EncodedPhoto(stored["embedding"], self._frame(self._backbone, pixels), extra, other)
 
     def _write(self, pixels: NDArray[np.uint8], photo: EncodedPhoto) -> None:
         if self._cache is None:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.backbones import Backbone
 from persam_dreambooth.segmentation.features import FeatureEncoder
 from persam_dreambooth.segmentation.geometry import Frame
@@ -71,6 +72,7 @@ class PhotoEncoder:
         frames = [self._frame(self._backbone, pixels) for pixels in photos]
         square = [frame.pixels(pixels) for frame, pixels in zip(frames, photos, strict=True)]
         embeddings, extra = self._backbone.encode_with_extra(torch.stack(square))
+        check_finite(embeddings, self._backbone.name)
         encoded = [
             EncodedPhoto(embeddings[place], frame, tuple(one[place] for one in extra), self._other(pixels))
             for place, (frame, pixels) in enumerate(zip(frames, photos, strict=True))
@@ -85,6 +87,7 @@ class PhotoEncoder:
             return None
         frame = self._frame(self._features, pixels)
         embedding = self._features.encode(frame.pixels(pixels)[None])[0]
+        check_finite(embedding, "the encoder of --features")
         return EncodedPhoto(embedding.to(self._backbone.device), frame)
 
     def _read(self, pixels: NDArray[np.uint8]) -> EncodedPhoto | None:
@@ -106,6 +109,15 @@ class PhotoEncoder:
         if photo.other is not None:
             tensors["other"] = photo.other.embedding
         self._cache.put(_key(pixels), tensors)
+
+
+def check_finite(values: Tensor, model: str) -> None:
+    """Raise a UserError where a model answers with NaN or infinity: its weights are damaged, or a precision too low."""
+    if not values.isfinite().all():
+        raise UserError(
+            f"{model} gives values that are not finite; its weights are damaged, download it again, or its numbers "
+            "do not fit into float16: try float32"
+        )
 
 
 def _key(pixels: NDArray[np.uint8]) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import location
 from persam_dreambooth.segmentation.backbones import Backbone, BuiltSam, Prompts, load_backbone
-from persam_dreambooth.segmentation.encoding import PhotoEncoder
+from persam_dreambooth.segmentation.encoding import PhotoEncoder, check_finite
 from persam_dreambooth.segmentation.features import FeatureEncoder
 from persam_dreambooth.segmentation.geometry import bounding_box
 from persam_dreambooth.segmentation.guidance import Guidance
@@ -225,7 +225,7 @@ class PerSAM:
         self.check(subject)
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size} must be at least 1")
-        if isinstance(images, Image.Image | np.ndarray | EncodedPhoto):
+        if isinstance(images, Image.Image | np.ndarray | str | Path | EncodedPhoto):
             return self.segment([images], subject)[0]
         found: list[Segmentation] = []
         for start in range(0, len(images), batch_size):
@@ -282,6 +282,7 @@ class PerSAM:
             warnings = self._refine(photo, asked, passes)
         last = passes[-1]
         kept = torch.as_tensor(last.kept, device=embedding.device)
+        check_finite(kept, self.backbone.name)
         mask = frame.to_original(kept[None])[0] > 0
         box = bounding_box(mask)
         if box is None:

@@ -39,6 +39,11 @@ class VideoFrame:
     labels: NDArray[np.uint8]
     scores: tuple[float | None, ...]
 
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        scores = ", ".join("gone" if score is None else f"{score:.3f}" for score in self.scores)
+        return f"VideoFrame({width} x {height} pixels, scores {scores})"
+
 
 class VideoSegmenter:
     """Follow subjects from frame to frame; memory does not grow with their number.

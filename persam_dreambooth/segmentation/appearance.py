@@ -14,6 +14,7 @@ from transformers import AutoImageProcessor, CLIPModel, ViTModel
 from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import features
+from persam_dreambooth.segmentation.encoding import check_finite
 from persam_dreambooth.segmentation.geometry import bounding_box
 from persam_dreambooth.segmentation.pretrained import load_pretrained
 from persam_dreambooth.segmentation.types import Picture, rgb_array
@@ -34,7 +35,7 @@ GREY: Final = 128
 """What is put where the subject is not, in uint8 levels."""
 
 LARGEST_CUT_OUT: Final = 1024
-"""Pixels of a cut-out's side that are kept of any photo; beyond, its square has at most four times the photo's."""
+"""Pixels of a cut-out's side that are kept of any photo; beyond, its square has at most 2.25 times the photo's."""
 
 
 class ImageEncoder:
@@ -77,6 +78,7 @@ class ImageEncoder:
         pixels = self.processor(images, return_tensors="pt")["pixel_values"].to(self.device)
         seen = getattr(self.model, "get_image_features", self.model)(pixel_values=pixels)
         features = seen.last_hidden_state[:, 0] if seen.pooler_output is None else seen.pooler_output
+        check_finite(features, "the image encoder")
         return torch.nn.functional.normalize(features.float(), dim=-1)
 
 
@@ -93,7 +95,7 @@ def cut_out(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Image.Image:
     subject = np.where(mask[..., None], pixels, np.uint8(GREY))[top : bottom + 1, left : right + 1]
     image = Image.fromarray(subject)
     side = max(image.size)
-    largest = max(LARGEST_CUT_OUT, round(2 * (mask.size**0.5)))  # a long and narrow photo's square is not its square
+    largest = max(LARGEST_CUT_OUT, round(1.5 * mask.size**0.5))  # a long and narrow photo's square is not its square
     if side > largest:
         image, side = image.resize([max(1, edge * largest // side) for edge in image.size]), largest
     square = Image.new("RGB", (side, side), (GREY,) * 3)

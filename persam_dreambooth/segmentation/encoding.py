@@ -21,8 +21,8 @@ from persam_dreambooth.tensors import TensorCache
 class PhotoEncoder:
     """A backbone's image encoder, perhaps with another beside it, perhaps with a cache on disk.
 
-    The cache has a file a photo and backbone, `<weights>-<precision>[-<edge padding>]/<first two digits>/<SHA-256 of the
-    pixels>.safetensors`, so that a renamed photo is known and a changed one is not. What comes out of it is
+    The cache has a file a photo and backbone, `<weights>-<precision>[-<edge padding>]/<first two digits>/<SHA-256 of
+    the pixels>.safetensors`, so that a renamed photo is known and a changed one is not. What comes out of it is
     what went in, bit for bit: float32, about 4 MB for a SAM of 1024 pixels. A damaged file is made anew.
 
     Args:
@@ -112,7 +112,7 @@ class PhotoEncoder:
 
 
 def check_finite(values: Tensor, model: str) -> None:
-    """Raise a UserError where a model answers with NaN or infinity: its weights are damaged, or a precision too low."""
+    """Raise a UserError where a model answers with NaN or infinity: damaged weights, or too low a precision."""
     if not values.isfinite().all():
         raise UserError(
             f"{model} gives values that are not finite; its weights are damaged, download it again, or its numbers "

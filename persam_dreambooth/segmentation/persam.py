@@ -86,7 +86,9 @@ class Method:
                 "longer side; 0.06 helps subjects that the edge cuts"
             )
         if self.edge_padding and self.fidelity != "corrected":
-            raise UserError(f"edge_padding is read by fidelity 'corrected' only, not by {self.fidelity!r}; leave it at 0")
+            raise UserError(
+                f"edge_padding is read by fidelity 'corrected' only, not by {self.fidelity!r}; leave it at 0"
+            )
 
 
 class PerSAM:

@@ -39,7 +39,9 @@ def open_image(path: str | Path) -> Image.Image:
     except Exception as error:  # Pillow's decoders answer damage with a dozen kinds of exception
         if is_out_of_memory(error):
             raise
-        raise UserError(f"{path} cannot be read as an image ({type(error).__name__}); save it as PNG or JPEG") from error
+        raise UserError(
+            f"{path} cannot be read as an image ({type(error).__name__}); save it as PNG or JPEG"
+        ) from error
 
 
 def rgb_array(picture: Picture) -> NDArray[np.uint8]:

@@ -166,7 +166,9 @@ def test_the_border_repeats_the_photos_edge(frame, seed):
     image = np.random.default_rng(seed).integers(0, 256, (frame.height, frame.width, 3), dtype=np.uint8)
     pixels, (height, width), border = frame.pixels(image), frame.resized, frame.border
     inside = pixels[:, border : border + height, border : border + width]
-    assert torch.equal(inside, replace(frame, side=frame.side - 2 * border, border=0).pixels(image)[:, :height, :width])
+    assert torch.equal(
+        inside, replace(frame, side=frame.side - 2 * border, border=0).pixels(image)[:, :height, :width]
+    )
     repeated = F.pad(inside, (border,) * 4, mode="replicate") if border else inside
     assert torch.equal(pixels[:, : height + 2 * border, : width + 2 * border], repeated)
     assert not pixels[:, height + 2 * border :].any()

@@ -91,13 +91,16 @@ class SegmentationJob:
 
     def settings(self) -> dict[str, Any]:
         """What makes this run this run: with other settings the masks would be others."""
+        method = asdict(self.method)
+        if not self.method.edge_padding:  # runs from before this field are to be gone on with
+            del method["edge_padding"]
         return {
             "pick_reference": self.pick_reference,
             "references": [one.fingerprint() for one in self.references],
             "names": list(self.names),
             "sam": self.sam,
             "dtype": str(self.dtype).removeprefix("torch."),
-            "method": asdict(self.method),
+            "method": method,
             "features": self.features,
             "presence": None if self.rule is None else files.digest(self.rule),
             "all_instances": self.all_instances,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -120,9 +119,8 @@ class Clicker:
 
 def _as_prompt(mask: NDArray[np.bool_], photo: EncodedPhoto) -> Tensor:
     """A mask as the logits of an earlier pass, (h, w) float32 over the model square."""
-    square = photo.frame.pad_to_square(torch.from_numpy(mask).float(), 0.0)
     side = LOGITS_A_CELL * photo.embedding.shape[-1]
-    low = F.interpolate(square[None, None], (side, side), mode="area")[0, 0]
+    low = photo.frame.to_grid(torch.from_numpy(mask).float(), side, 0.0, "area")
     return ((2 * low - 1) * SURE).to(photo.embedding.device)
 
 

@@ -14,6 +14,7 @@ from transformers import AutoImageProcessor, CLIPModel, ViTModel
 from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import features
+from persam_dreambooth.segmentation.encoding import check_finite
 from persam_dreambooth.segmentation.geometry import bounding_box
 from persam_dreambooth.segmentation.pretrained import load_pretrained
 from persam_dreambooth.segmentation.types import Picture, rgb_array
@@ -32,6 +33,9 @@ class FirstDino:
 CLASSES: Final[dict[str, type[Any]]] = {"clip": CLIPModel, "vit": FirstDino, **features.CLASSES}
 GREY: Final = 128
 """What is put where the subject is not, in uint8 levels."""
+
+LARGEST_CUT_OUT: Final = 1024
+"""Pixels of a cut-out's side that are kept of any photo; beyond, its square has at most 2.25 times the photo's."""
 
 
 class ImageEncoder:
@@ -57,7 +61,9 @@ class ImageEncoder:
         """
         model, _ = load_pretrained(str(source), CLASSES, "CLIP or DINO", "facebook/dinov2-base")
         try:
-            processor = AutoImageProcessor.from_pretrained(source)  # type: ignore[no-untyped-call]
+            processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+                source, trust_remote_code=False
+            )
         except Exception as error:  # no file, no JSON, an unknown class: each has its own exception
             raise UserError(
                 f"{source} has no preprocessor_config.json that can be read; it says how pictures are prepared, "
@@ -72,6 +78,7 @@ class ImageEncoder:
         pixels = self.processor(images, return_tensors="pt")["pixel_values"].to(self.device)
         seen = getattr(self.model, "get_image_features", self.model)(pixel_values=pixels)
         features = seen.last_hidden_state[:, 0] if seen.pooler_output is None else seen.pooler_output
+        check_finite(features, "the image encoder")
         return torch.nn.functional.normalize(features.float(), dim=-1)
 
 
@@ -86,7 +93,11 @@ def cut_out(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Image.Image:
     assert box is not None, "an empty mask cuts nothing out"
     left, top, right, bottom = box.tolist()
     subject = np.where(mask[..., None], pixels, np.uint8(GREY))[top : bottom + 1, left : right + 1]
-    side = max(subject.shape[:2])
+    image = Image.fromarray(subject)
+    side = max(image.size)
+    largest = max(LARGEST_CUT_OUT, round(1.5 * mask.size**0.5))  # a long and narrow photo's square is not its square
+    if side > largest:
+        image, side = image.resize([max(1, edge * largest // side) for edge in image.size]), largest
     square = Image.new("RGB", (side, side), (GREY,) * 3)
-    square.paste(Image.fromarray(subject), ((side - subject.shape[1]) // 2, (side - subject.shape[0]) // 2))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square

@@ -1,6 +1,7 @@
 """Where a photo lies in the square that a SAM sees, and how coordinates and maps travel between the two."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ class Frame:
 
     It keeps its proportion and lies at the top left, the rest is padding; or, with `stretch`, it
     fills the square and there is no padding, as SAM 2 and its relatives want it. `mean` and `std`
-    normalize its RGB levels in [0, 255].
+    normalize its RGB levels in [0, 255]. With a `border` the photo is that many model-frame pixels
+    smaller on each side, and its outermost pixels are repeated there.
 
     Two coordinate frames meet here. The *original frame* is the upright photo's pixels; the
     *model frame* is the square's. Points are (x, y), boxes XYXY, sizes (height, width).
@@ -33,13 +35,15 @@ class Frame:
     stretch: bool = False
     mean: tuple[float, float, float] = PIXEL_MEAN
     std: tuple[float, float, float] = PIXEL_STD
+    border: int = 0
 
     @property
     def resized(self) -> tuple[int, int]:
-        """(height, width) of the photo inside the square, in model-frame pixels."""
+        """(height, width) of the photo inside the square, without its border, in model-frame pixels."""
+        side = self.side - 2 * self.border
         if self.stretch:
-            return self.side, self.side
-        height, width = ResizeLongestSide.get_preprocess_shape(self.height, self.width, self.side)
+            return side, side
+        height, width = ResizeLongestSide.get_preprocess_shape(self.height, self.width, side)
         return max(1, height), max(1, width)  # of a photo a thousand times as long as wide a line is left
 
     def pixels(self, image: NDArray[np.uint8]) -> Tensor:
@@ -49,19 +53,19 @@ class Frame:
             image: (height, width, 3) uint8 RGB.
 
         Returns:
-            (3, side, side) float32, normalized, zero-padded at the right and bottom.
+            (3, side, side) float32, normalized, zero-padded at the right and bottom beyond the border.
         """
         height, width = self.resized
         resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
         values = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float()
         values = (values - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
-        return F.pad(values, (0, self.side - width, 0, self.side - height))
+        return self._in_square(values[None], 0.0)[0]
 
     def to_model(self, points: Tensor) -> Tensor:
         """(..., 2) points (x, y), original frame, to float32 points in the model frame."""
         height, width = self.resized
         scale = torch.tensor([width / self.width, height / self.height], dtype=torch.float64, device=points.device)
-        return (points * scale).float()
+        return (points * scale + self.border).float()
 
     def box_to_model(self, box: Tensor) -> Tensor:
         """A (4,) XYXY box, original frame, to a float32 one in the model frame."""
@@ -70,25 +74,37 @@ class Frame:
     def to_original(self, maps: Tensor) -> Tensor:
         """(K, h, w) maps over the whole square to (K, height, width) maps over the photo.
 
-        Bilinear to the square, the padding cut off, bilinear to the photo: SAM's own way back. Where
-        the photo fills the square, bilinear to the photo at once: SAM 2's.
+        Bilinear to the square, padding and border cut off, bilinear to the photo: SAM's own way back.
+        Where the photo fills the square, bilinear to the photo at once: SAM 2's.
         """
-        if self.stretch:
-            return F.interpolate(maps[None], (self.height, self.width), mode="bilinear", align_corners=False)[0]
+        size = (self.height, self.width)
+        if self.stretch and not self.border:
+            return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
         square = F.interpolate(maps[None], (self.side, self.side), mode="bilinear", align_corners=False)
         height, width = self.resized
-        photo = square[..., :height, :width]
-        return F.interpolate(photo, (self.height, self.width), mode="bilinear", align_corners=False)[0]
+        photo = square[..., self.border : self.border + height, self.border : self.border + width]
+        return F.interpolate(photo, size, mode="bilinear", align_corners=False)[0]
 
-    def pad_to_square(self, photo_map: Tensor, value: float) -> Tensor:
-        """(height, width) over the photo to (H', W') over the whole square, `value` in the padding.
+    def to_grid(self, photo_map: Tensor, cells: int, value: float, mode: Literal["bilinear", "area"]) -> Tensor:
+        """(height, width) over the photo to (cells, cells) over the whole square, `value` in the padding.
 
-        The scale stays that of the original frame, so on a square or stretched photo this changes nothing.
+        The photo's edge is repeated in the border. Padded in the model frame, since at the photo's own
+        scale a long and narrow one would take memory by the square of its longer side; a photo that
+        fills the square goes to the grid at once, as in the official code. "area" loses no thin line.
         """
-        height, width = self.resized
-        below = round(self.height * self.side / height) - self.height
-        beside = round(self.width * self.side / width) - self.width
-        return F.pad(photo_map, (0, beside, 0, below), value=value)
+        align = None if mode == "area" else False
+        maps = photo_map[None, None]
+        if self.resized != (self.side, self.side):
+            inside = F.interpolate(maps, self.resized, mode=mode, align_corners=align)
+            maps = self._in_square(inside, value)
+        return F.interpolate(maps, (cells, cells), mode=mode, align_corners=align)[0, 0]
+
+    def _in_square(self, maps: Tensor, value: float) -> Tensor:
+        """(1, K, *resized) maps to (1, K, side, side): their edges repeated in the border, then `value`."""
+        if self.border:
+            maps = F.pad(maps, (self.border,) * 4, mode="replicate")
+        height, width = maps.shape[-2:]
+        return F.pad(maps, (0, self.side - width, 0, self.side - height), value=value)
 
 
 def bounding_box(mask: Tensor) -> Tensor | None:
@@ -96,7 +112,7 @@ def bounding_box(mask: Tensor) -> Tensor | None:
 
     None where the mask is empty.
     """
-    rows, columns = torch.nonzero(mask, as_tuple=True)
+    rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
     if rows.numel() == 0:
         return None
-    return torch.stack([columns.min(), rows.min(), columns.max(), rows.max()])
+    return torch.stack([columns[0], rows[0], columns[-1], rows[-1]])

@@ -36,10 +36,9 @@ def foreground_cells(levels: NDArray[np.uint8], frame: Frame, grid: int) -> Tens
 def best_covered_cells(foreground: NDArray[np.bool_], frame: Frame, grid: int) -> Tensor:
     """(grid, grid) bool: where the mask covers most of a cell, for masks too thin for `foreground_cells`.
 
-    Counted in the photo's own pixels: the resized mask may have lost a thin subject altogether.
+    Averaged over the photo's own pixels: the resized mask may have lost a thin subject altogether.
     """
-    square = frame.pad_to_square(torch.from_numpy(foreground).float(), 0.0)
-    covered = F.adaptive_avg_pool2d(square[None], grid)[0]
+    covered = frame.to_grid(torch.from_numpy(foreground).float(), grid, 0.0, "area")
     return covered == covered.max()
 
 
@@ -77,8 +76,7 @@ def to_photo(similarity: Tensor, frame: Frame) -> Tensor:
 
 def to_grid(confidence: Tensor, frame: Frame, grid: int) -> Tensor:
     """The confidence map (H, W) over the photo to (grid, grid) over the square, the lowest value in the padding."""
-    square = frame.pad_to_square(confidence, value=confidence.min().item())
-    return F.interpolate(square[None, None], (grid, grid), mode="bilinear", align_corners=False)[0, 0]
+    return frame.to_grid(confidence, grid, confidence.min().item(), "bilinear")
 
 
 def on_photo(feature: Tensor, photo: EncodedPhoto) -> Tensor:
@@ -133,5 +131,5 @@ def attention_bias(similarity: Tensor, confidence: Tensor, frame: Frame, fidelit
     spread = confidence.std(correction=min(1, confidence.numel() - 1)).clamp_min(1e-12)
     z = (confidence - confidence.mean()) / spread
     if fidelity == "corrected":
-        z = frame.pad_to_square(z, value=z.min().item())
+        return frame.to_grid(z, grid[0], z.min().item(), "bilinear").sigmoid()
     return F.interpolate(z[None, None], grid, mode="bilinear", align_corners=False)[0, 0].sigmoid()

@@ -20,6 +20,7 @@ from transformers import (
 
 from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation.encoding import check_finite
 from persam_dreambooth.segmentation.persam import PerSAM
 from persam_dreambooth.segmentation.pretrained import load_pretrained
 from persam_dreambooth.segmentation.several import share_out
@@ -237,6 +238,7 @@ class _Tracker:
     def _run(self, session: Any) -> Any:
         """This frame through the model; then drop what no later frame reads, of which transformers keeps all."""
         output = self._model(session, frame=self._pixels, frame_idx=self._number)
+        check_finite(output.pred_masks, "the video model")
         session.processed_frames.clear()
         session.mask_inputs_per_obj[0].clear()
         session.frames_tracked_per_obj[0].clear()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, overload
+from typing import Final, Self, overload
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import location
 from persam_dreambooth.segmentation.backbones import Backbone, BuiltSam, Prompts, load_backbone
-from persam_dreambooth.segmentation.encoding import PhotoEncoder
+from persam_dreambooth.segmentation.encoding import PhotoEncoder, check_finite
 from persam_dreambooth.segmentation.features import FeatureEncoder
 from persam_dreambooth.segmentation.geometry import bounding_box
 from persam_dreambooth.segmentation.guidance import Guidance
@@ -27,6 +27,9 @@ from persam_dreambooth.segmentation.types import (
     Reference,
     Segmentation,
 )
+
+MOST_PADDING: Final = 0.5
+"""With this edge padding the photo fills half of the model's square."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Method:
         semantic_prompting: target-semantic prompting, equations 9 and 10.
         alpha: equation 8's factor; read by fidelity "paper" only.
         mask_weights: PerSAM-F's two learned weights, equation 11, and its target feature.
+        edge_padding: width of the border in which a photo's edge is repeated for SAM, as a share of the photo's
+            longer side, for subjects that the edge cuts; fidelity "corrected" only.
     """
 
     fidelity: location.Fidelity = "corrected"
@@ -52,9 +57,12 @@ class Method:
     semantic_prompting: bool = True
     alpha: float = 1.0
     mask_weights: bool = False
+    edge_padding: float = 0.0
 
     @classmethod
-    def persam_f(cls, fidelity: location.Fidelity = "corrected", refinement: bool = True) -> Self:
+    def persam_f(
+        cls, fidelity: location.Fidelity = "corrected", refinement: bool = True, edge_padding: float = 0.0
+    ) -> Self:
         """PerSAM-F as its authors run it: mask weights, one positive point, no guidance."""
         return cls(
             fidelity=fidelity,
@@ -63,6 +71,7 @@ class Method:
             guided_attention=False,
             semantic_prompting=False,
             mask_weights=True,
+            edge_padding=edge_padding,
         )
 
     def __post_init__(self) -> None:
@@ -71,6 +80,15 @@ class Method:
             raise UserError(f"fidelity {self.fidelity!r} is unknown; choose one of {', '.join(allowed)}")
         if self.alpha != 1 and self.fidelity != "paper":
             raise UserError(f"alpha is read by fidelity 'paper' only, not by {self.fidelity!r}; leave it at 1")
+        if not 0 <= self.edge_padding <= MOST_PADDING:
+            raise UserError(
+                f"edge_padding {self.edge_padding} must lie between 0 and {MOST_PADDING}, a share of the photo's "
+                "longer side; 0.06 helps subjects that the edge cuts"
+            )
+        if self.edge_padding and self.fidelity != "corrected":
+            raise UserError(
+                f"edge_padding is read by fidelity 'corrected' only, not by {self.fidelity!r}; leave it at 0"
+            )
 
 
 class PerSAM:
@@ -92,7 +110,7 @@ class PerSAM:
     ) -> None:
         self.backbone, self.features = backbone, features
         self.method = method or Method()
-        self._encoder = PhotoEncoder(backbone, features, cache)
+        self._encoder = PhotoEncoder(backbone, features, cache, self.method.edge_padding)
         self.checksum = self._encoder.checksum
 
     @classmethod
@@ -209,7 +227,7 @@ class PerSAM:
         self.check(subject)
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size} must be at least 1")
-        if isinstance(images, Image.Image | np.ndarray | EncodedPhoto):
+        if isinstance(images, Image.Image | np.ndarray | str | Path | EncodedPhoto):
             return self.segment([images], subject)[0]
         found: list[Segmentation] = []
         for start in range(0, len(images), batch_size):
@@ -266,6 +284,7 @@ class PerSAM:
             warnings = self._refine(photo, asked, passes)
         last = passes[-1]
         kept = torch.as_tensor(last.kept, device=embedding.device)
+        check_finite(kept, self.backbone.name)
         mask = frame.to_original(kept[None])[0] > 0
         box = bounding_box(mask)
         if box is None:

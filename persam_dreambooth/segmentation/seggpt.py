@@ -15,6 +15,7 @@ from transformers import SegGptForImageSegmentation, SegGptImageProcessor
 
 from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation.encoding import check_finite
 from persam_dreambooth.segmentation.pretrained import load_pretrained
 from persam_dreambooth.segmentation.types import Picture, Reference, rgb_array
 
@@ -86,6 +87,7 @@ class SegGpt:
             **told,
         )
         output.pred_masks = output.pred_masks.mean(0, keepdim=True)
+        check_finite(output.pred_masks, "SegGPT")
         found = self._processor.post_process_semantic_segmentation(output, [image.shape[:2]], num_labels=1)[0]
         mask: NDArray[np.bool_] = (found == 1).cpu().numpy()
         return mask

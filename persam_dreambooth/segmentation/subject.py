@@ -32,6 +32,10 @@ class Subject:
     checksum: str
     mask_weights: Tensor | None = None
 
+    def __repr__(self) -> str:
+        made_by = "PerSAM" if self.mask_weights is None else "PerSAM-F"
+        return f"Subject({made_by}, {len(self.target_feature)} channels of {self.backbone}, weights {self.checksum})"
+
     def save(self, path: Path | str) -> None:
         """Write a `.safetensors` file: the tensors by their names here, the words in its metadata."""
         path = Path(path)

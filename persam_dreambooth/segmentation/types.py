@@ -1,6 +1,7 @@
 """The values that enter and leave the library: reference, encoded photo, segmentation."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, is_out_of_memory
 from persam_dreambooth.images import to_mask, to_rgb, upright
 from persam_dreambooth.segmentation.geometry import Frame
 
@@ -16,16 +17,41 @@ from persam_dreambooth.segmentation.geometry import Frame
 # embedding needs 96.6 % coverage to count: the official rule, whatever the file at hand looks like.
 PERSEG_LEVEL = 128
 
-Picture = Image.Image | NDArray[np.uint8]
-"""A Pillow image of any mode, or an (H, W, 3) uint8 RGB array in [0, 255]."""
+Picture = Image.Image | NDArray[np.uint8] | str | Path
+"""A Pillow image of any mode, an (H, W, 3) uint8 RGB array in [0, 255], or the path of an image file."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "MPO", "PPM", "AVIF", "HEIF")
+"""Pillow's names of what a path may be: no format that runs another program, as EPS does."""
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Read and decode an image file.
+
+    Raises:
+        UserError: no regular file, not an image, or a damaged one.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"no image at {path}; give the path of a file, a PIL image or an array")
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            image.load()
+            return image
+    except Exception as error:  # Pillow's decoders answer damage with a dozen kinds of exception
+        if is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"{path} cannot be read as an image ({type(error).__name__}); save it as PNG or JPEG"
+        ) from error
 
 
 def rgb_array(picture: Picture) -> NDArray[np.uint8]:
     """A picture as an upright (H, W, 3) uint8 RGB array.
 
     Raises:
-        UserError: an array of another shape or dtype.
+        UserError: an array of another shape or dtype, or a file that cannot be read.
     """
+    if isinstance(picture, str | Path):
+        picture = open_image(picture)
     if isinstance(picture, Image.Image):
         return np.array(to_rgb(picture))
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
@@ -41,20 +67,23 @@ class Reference:
 
     Args:
         image: the reference image; upright 8-bit RGB after construction.
-        mask: the reference mask of the same size, in any drawing that `to_mask` reads.
+        mask: the reference mask of the same size, in any drawing that `to_mask` reads; or its file's path.
 
     Raises:
         UserError: the sizes differ, or the mask is empty or full.
     """
 
     image: Picture
-    mask: Image.Image | NDArray[np.generic]
+    mask: Image.Image | NDArray[np.generic] | str | Path
     pixels: NDArray[np.uint8] = field(init=False, repr=False)
     """(H, W, 3) uint8 RGB."""
     foreground: NDArray[np.bool_] = field(init=False, repr=False)
     """(H, W) bool, True where the subject is."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.mask, str | Path):
+            object.__setattr__(self, "mask", open_image(self.mask))
+        assert not isinstance(self.mask, str | Path)
         pixels, foreground = rgb_array(self.image), to_mask(self.mask)
         height, width = pixels.shape[:2]
         if foreground.shape != (height, width):
@@ -70,11 +99,16 @@ class Reference:
         object.__setattr__(self, "pixels", pixels)
         object.__setattr__(self, "foreground", foreground)
 
+    def __repr__(self) -> str:
+        height, width = self.foreground.shape
+        return f"Reference({width} x {height} pixels, {self.foreground.mean():.1%} of them the subject's)"
+
     def raw_levels(self) -> NDArray[np.uint8]:
         """The mask file's own red channel, upright, (H, W) uint8: what the official code thresholds.
 
         An array that is not uint8 has no such level; its foreground becomes 128, the value that PerSeg's masks have.
         """
+        assert not isinstance(self.mask, str | Path), "read at construction"
         if isinstance(self.mask, Image.Image):
             return np.asarray(upright(self.mask).convert("RGB"))[..., 0]
         if self.mask.dtype != np.uint8:
@@ -102,6 +136,10 @@ class EncodedPhoto:
     extra: tuple[Tensor, ...] = ()
     other: Self | None = None
 
+    def __repr__(self) -> str:
+        size = f"{self.frame.width} x {self.frame.height} pixels"
+        return f"EncodedPhoto({size}, features {tuple(self.embedding.shape)})"
+
     @property
     def compared(self) -> Self:
         """What the confidence map is made of (equations 4 to 7): the other encoder's features, or these."""
@@ -125,6 +163,10 @@ class DecoderPass:
     index: int
     kept: NDArray[np.float32]
     box: NDArray[np.int64] | None
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{score:.3f}" for score in self.predicted_iou)
+        return f"DecoderPass(logits {self.logits.shape}, predicted IoU {scores}, index {self.index})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +196,15 @@ class Segmentation:
     attention_bias: NDArray[np.float32] | None
     passes: tuple[DecoderPass, ...]
     warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        box = None if self.box is None else self.box.tolist()
+        warned = "".join(f", {warning!r}" for warning in self.warnings)
+        return (
+            f"Segmentation({width} x {height} pixels, {self.mask.mean():.1%} of them the subject's, "
+            f"score {self.score:.3f}, box {box}{warned})"
+        )
 
     @property
     def logits(self) -> NDArray[np.float32]:

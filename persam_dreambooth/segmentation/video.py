@@ -15,6 +15,7 @@ from torch import Tensor
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import location
 from persam_dreambooth.segmentation.backbones import Prompts
+from persam_dreambooth.segmentation.encoding import check_finite
 from persam_dreambooth.segmentation.geometry import bounding_box
 from persam_dreambooth.segmentation.persam import PerSAM
 from persam_dreambooth.segmentation.several import share_out
@@ -38,6 +39,11 @@ class VideoFrame:
 
     labels: NDArray[np.uint8]
     scores: tuple[float | None, ...]
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        scores = ", ".join("gone" if score is None else f"{score:.3f}" for score in self.scores)
+        return f"VideoFrame({width} x {height} pixels, scores {scores})"
 
 
 class VideoSegmenter:
@@ -124,6 +130,7 @@ class VideoSegmenter:
             asked = Prompts(model_points, labels, model_box, kept)
             logits, scores = decode(photo.embedding, asked, True, extra=photo.extra)
             kept = logits[scores.argmax()]
+        check_finite(kept, self._persam.backbone.name)
         return frame.to_original(kept[None])[0], float(scores.max())
 
 

@@ -18,6 +18,7 @@ from persam_dreambooth.segmentation.backbones.original_sam import read_checkpoin
 from random_models import random_sam
 from tests.parity import recorded_sam
 from tests.scene import scene
+from tests.segmentation.precisions import needs_bfloat16
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_an_unknown_name_is_refused(name, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # the variable as huggingface_hub read it at import
     message = refusal_of(name)
     assert repr(name) in message
-    assert "facebook/sam-vit-base" in message  # an example of what is allowed
+    assert "the hub cannot be reached" in message or "facebook/sam-vit-base" in message  # an example is for a typo
 
 
 def test_another_models_folder_is_refused_by_its_type(tmp_path):
@@ -216,6 +217,7 @@ def test_in_bfloat16_only_the_image_encoder_changes_its_dtype(build):
         assert weight.dtype == (torch.bfloat16 if inside else torch.float32), name
 
 
+@needs_bfloat16
 def test_bfloat16_features_and_masks_are_close_to_float32s():
     reference, photo = Reference(*scene(90, 150)), scene(90, 150, seed=1)[0]
     found = []

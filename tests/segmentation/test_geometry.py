@@ -1,8 +1,11 @@
 """Guards the way from a photo's pixels to the model's square and back."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -13,6 +16,15 @@ quick = settings(max_examples=30, deadline=None)
 
 # Down to photos of one row or one column, up and down in scale; no side shrinks below half a pixel.
 frames = st.builds(Frame, height=st.integers(1, 120), width=st.integers(1, 120), side=st.sampled_from([64, 96, 128]))
+
+bordered = st.builds(
+    Frame,
+    height=st.integers(1, 120),
+    width=st.integers(1, 120),
+    side=st.sampled_from([64, 96, 128]),
+    stretch=st.booleans(),
+    border=st.integers(0, 16),
+)
 
 
 def normalized(image):
@@ -34,14 +46,14 @@ def test_the_long_side_fills_the_square_and_the_short_one_keeps_the_proportion(f
 
 
 @quick
-@given(frames, st.data())
+@given(bordered, st.data())
 def test_points_come_back_from_the_model_frame(frame, data):
     x, y = data.draw(st.integers(0, frame.width - 1)), data.draw(st.integers(0, frame.height - 1))
     there = frame.to_model(torch.tensor([[x, y]]))
     assert there.dtype == torch.float32
     height, width = frame.resized
-    back = there * torch.tensor([frame.width / width, frame.height / height])
-    torch.testing.assert_close(back, torch.tensor([[x, y]], dtype=torch.float32), rtol=1e-5, atol=1e-5)
+    back = (there - frame.border) * torch.tensor([frame.width / width, frame.height / height])
+    torch.testing.assert_close(back, torch.tensor([[x, y]], dtype=torch.float32), rtol=1e-4, atol=1e-4)
 
 
 @quick
@@ -60,7 +72,7 @@ def test_points_are_x_first_and_of_any_leading_shape():
 
 
 @quick
-@given(frames, st.floats(-5, 5, width=32), st.integers(1, 3))
+@given(bordered, st.floats(-5, 5, width=32), st.integers(1, 3))
 @example(Frame(1, 100, 128), 1.0, 1)
 def test_a_constant_map_stays_constant_on_the_photo(frame, value, maps):
     found = frame.to_original(torch.full((maps, 16, 16), value))
@@ -69,14 +81,14 @@ def test_a_constant_map_stays_constant_on_the_photo(frame, value, maps):
 
 
 @quick
-@given(frames)
+@given(bordered)
 def test_a_map_over_the_square_lands_on_the_photo_where_it_lay(frame):
     centres = torch.arange(frame.side) + 0.5
     model_x, model_y = torch.meshgrid(centres, centres, indexing="xy")
     found = frame.to_original(torch.stack([model_x, model_y]))
     height, width = frame.resized
-    x = (torch.arange(frame.width) + 0.5) * width / frame.width
-    y = (torch.arange(frame.height) + 0.5) * height / frame.height
+    x = (torch.arange(frame.width) + 0.5) * width / frame.width + frame.border
+    y = (torch.arange(frame.height) + 0.5) * height / frame.height + frame.border
     # Half a pixel: bilinear enlargement repeats the outermost pixel's centre to the edge.
     assert (found[0] - x).abs().max() <= 0.5 + 1e-4
     assert (found[1] - y[:, None]).abs().max() <= 0.5 + 1e-4
@@ -105,37 +117,79 @@ def test_pixels_of_a_photo_that_already_fits_are_its_own_normalized(shape):
 
 
 @quick
-@given(st.integers(1, 60), st.sampled_from([16, 64, 128]))
-def test_a_square_photo_needs_no_padding(edge, side):
-    photo_map = torch.rand(edge, edge, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(Frame(edge, edge, side).pad_to_square(photo_map, value=-9), photo_map)
-
-
-@quick
-@given(frames)
-def test_padding_lies_right_and_below_and_holds_the_value(frame):
+@given(st.integers(1, 60), st.sampled_from([16, 64, 128]), st.booleans())
+def test_a_photo_that_fills_the_square_goes_to_the_grid_at_once(edge, side, stretch):
+    frame = Frame(edge, edge + 7 if stretch else edge, side, stretch)
     photo_map = torch.rand(frame.height, frame.width, generator=torch.Generator().manual_seed(0))
-    padded = frame.pad_to_square(photo_map, value=-9)
-    assert torch.equal(padded[: frame.height, : frame.width], photo_map)
-    assert (padded[frame.height :] == -9).all()
-    assert (padded[:, frame.width :] == -9).all()
+    at_once = F.interpolate(photo_map[None, None], (8, 8), mode="bilinear", align_corners=False)[0, 0]
+    assert torch.equal(frame.to_grid(photo_map, 8, -9, "bilinear"), at_once)
 
 
 @quick
-@given(frames)
-@example(Frame(1, 100, 128))
-def test_the_photo_takes_the_same_part_of_the_padded_map_as_of_the_square(frame):
-    padded = frame.pad_to_square(torch.zeros(frame.height, frame.width), value=0)
-    for edge, resized, whole in zip((frame.height, frame.width), frame.resized, padded.shape, strict=True):
-        assert abs(whole - edge * frame.side / resized) <= 0.5
+@given(bordered, st.sampled_from(["bilinear", "area"]))
+@example(Frame(1, 100, 128), "area")
+@example(Frame(100, 1, 128), "bilinear")
+def test_on_the_grid_padding_lies_right_and_below_and_holds_the_value(frame, mode):
+    grid = frame.to_grid(torch.ones(frame.height, frame.width), frame.side, -9, mode)
+    assert grid.shape == (frame.side, frame.side)
+    height, width = (edge + 2 * frame.border for edge in frame.resized)
+    expected = torch.full_like(grid, -9)
+    expected[:height, :width] = 1
+    torch.testing.assert_close(grid, expected)
 
 
 @quick
-@given(frames.filter(lambda frame: 2 * min(frame.resized) >= max(frame.height, frame.width)))
-def test_the_padded_map_is_square_to_within_a_pixel(frame):
-    # The filter: where one model pixel is more than two of the photo's, its rounding alone is more than one.
-    height, width = frame.pad_to_square(torch.zeros(frame.height, frame.width), value=0).shape
-    assert abs(height - width) <= 1
+@given(bordered, st.data())
+@example(Frame(1, 100, 128), None)
+def test_a_map_lies_on_the_grid_where_its_photo_lies_in_the_square(frame, data):
+    """The model's pixel under a photo's point holds what the photo's map holds there."""
+    x = (torch.arange(frame.width) + 0.5).repeat(frame.height, 1)
+    grid = frame.to_grid(x, frame.side, 0.0, "bilinear")
+    column = data.draw(st.integers(0, frame.width - 1)) if data else frame.width // 2
+    point = frame.to_model(torch.tensor([[column + 0.5, frame.height / 2]]))[0]
+    found = grid[int(point[1]), int(point[0])]
+    # Half a model pixel of rounding, or half a pixel of the photo at its edge.
+    assert abs(found - (column + 0.5)) <= 0.5 + frame.width / frame.resized[1]
+
+
+@quick
+@given(bordered)
+def test_the_area_of_a_thin_mask_is_not_lost_on_the_grid(frame):
+    mask = torch.zeros(frame.height, frame.width)
+    mask[frame.height // 2] = 1
+    assert frame.to_grid(mask, 16, 0.0, "area").max() > 0
+
+
+@quick
+@given(bordered, st.integers(0, 2**31 - 1))
+def test_the_border_repeats_the_photos_edge(frame, seed):
+    image = np.random.default_rng(seed).integers(0, 256, (frame.height, frame.width, 3), dtype=np.uint8)
+    pixels, (height, width), border = frame.pixels(image), frame.resized, frame.border
+    inside = pixels[:, border : border + height, border : border + width]
+    assert torch.equal(
+        inside, replace(frame, side=frame.side - 2 * border, border=0).pixels(image)[:, :height, :width]
+    )
+    repeated = F.pad(inside, (border,) * 4, mode="replicate") if border else inside
+    assert torch.equal(pixels[:, : height + 2 * border, : width + 2 * border], repeated)
+    assert not pixels[:, height + 2 * border :].any()
+    assert not pixels[:, :, width + 2 * border :].any()
+
+
+@quick
+@given(bordered)
+def test_the_corners_of_a_photo_are_those_of_its_place_inside_the_border(frame):
+    corners = frame.box_to_model(torch.tensor([0, 0, frame.width, frame.height]))
+    height, width = frame.resized
+    expected = torch.tensor([0, 0, width, height]) + frame.border
+    torch.testing.assert_close(corners, expected.float())
+
+
+def test_a_long_and_narrow_photo_takes_memory_by_its_pixels():
+    """At the photo's own scale its square would have 400 million pixels."""
+    frame = Frame(1, 20000, 64, border=4)
+    tracked = frame.to_grid(torch.ones(1, 20000), 16, 0.0, "area")
+    assert tracked.shape == (16, 16)
+    assert tracked[1, 1:-1].min() > 0
 
 
 @settings(max_examples=100, deadline=None)

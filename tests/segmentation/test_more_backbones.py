@@ -26,6 +26,7 @@ from persam_dreambooth.segmentation.guidance import Guidance, guided
 from persam_dreambooth.segmentation.reference_masks import reference_from
 from tests.scene import scene
 from tests.segmentation import random_sams
+from tests.segmentation.precisions import needs_bfloat16
 from tests.segmentation.random_sams import GRID, WIDTH
 from tests.segmentation.test_guidance import hooks_in, same
 
@@ -268,6 +269,7 @@ def test_what_is_handed_to_the_decoder_beside_the_features_matters(backbone):
     assert not torch.allclose(one, two)
 
 
+@needs_bfloat16
 def test_bfloat16_is_the_image_encoders_only(model):
     full, _ = encoded(load_backbone(model, device="cpu"))
     backbone = load_backbone(model, device="cpu", dtype=torch.bfloat16)
@@ -419,4 +421,5 @@ def test_a_stretched_photo_has_no_padding(frame):
     expected = (torch.from_numpy(colour).float() - torch.tensor(frame.mean)) / torch.tensor(frame.std)
     torch.testing.assert_close(pixels, expected[:, None, None].expand_as(pixels))
     photo_map = torch.rand(frame.height, frame.width)
-    assert torch.equal(frame.pad_to_square(photo_map, value=-9), photo_map)
+    at_once = torch.nn.functional.interpolate(photo_map[None, None], (8, 8), mode="area")[0, 0]
+    assert torch.equal(frame.to_grid(photo_map, 8, -9, "area"), at_once)

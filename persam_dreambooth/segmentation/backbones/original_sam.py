@@ -8,7 +8,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, is_out_of_memory
 from persam_dreambooth.segmentation.backbones.base import FrozenSam, Prompts
 from persam_dreambooth.segmentation.backbones.mobile_sam import KNOWN_BY, build_mobile_sam
 from persam_dreambooth.segmentation.guidance import Guidance, guided
@@ -80,6 +80,8 @@ def read_checkpoint(path: Path) -> Sam:
             "code; use the original SAM checkpoint (a plain state dict) or a transformers SAM folder"
         ) from error
     except Exception as error:  # torch's unpickler answers garbage with a dozen kinds of exception
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"{path} is damaged or no PyTorch checkpoint; download it again") from error
     width = _encoder_width(state)
     if isinstance(state, dict) and KNOWN_BY in state:
@@ -95,6 +97,8 @@ def read_checkpoint(path: Path) -> Sam:
     try:
         sam.load_state_dict(state)
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise UserError(
             f"{path} has a SAM's image encoder but not all of a SAM's weights; download it again"
         ) from error

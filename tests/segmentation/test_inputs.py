@@ -1,0 +1,197 @@
+"""Guards what users hand over and what they see: paths, one-line errors, short representations, memory."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import SamModel
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation import Method, PerSAM, Reference, load_backbone
+from persam_dreambooth.segmentation.appearance import LARGEST_CUT_OUT, cut_out
+from random_models import random_sam
+from tests.scene import scene
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone(random_sam(), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def persam(backbone):
+    return PerSAM(backbone)
+
+
+@pytest.fixture(scope="module")
+def subject(persam):
+    return persam.personalize(Reference(*scene(90, 150)))
+
+
+@pytest.fixture
+def files(tmp_path):
+    photo, mask = scene(90, 150)
+    Image.fromarray(np.asarray(photo)).save(tmp_path / "a.png")
+    Image.fromarray(np.asarray(mask).astype(np.uint8) * 255).save(tmp_path / "m.png")
+    return tmp_path
+
+
+# Paths
+
+
+def test_paths_are_taken_where_pictures_are(persam, subject, files):
+    photo, mask = files / "a.png", files / "m.png"
+    from_paths, opened = Reference(str(photo), mask), Reference(Image.open(photo), Image.open(mask))
+    np.testing.assert_array_equal(from_paths.pixels, opened.pixels)
+    np.testing.assert_array_equal(from_paths.foreground, opened.foreground)
+    np.testing.assert_array_equal(from_paths.raw_levels(), opened.raw_levels())
+    by_path = persam.segment(str(photo), subject)
+    assert by_path.mask.shape == (90, 150)
+    assert len(persam.segment([photo, Image.open(photo)], subject)) == 2
+
+
+def test_a_path_of_no_image_is_named_in_one_line(persam, subject, files):
+    (files / "text.jpg").write_text("no picture")
+    for name in ("absent.png", "text.jpg", "."):
+        with pytest.raises(UserError, match=r"no image at|cannot be read as an image") as caught:
+            persam.segment(files / name, subject)
+        assert "\n" not in str(caught.value)
+
+
+# What is printed
+
+
+def test_representations_are_one_short_line(persam, subject):
+    photo, mask = scene(90, 150)
+    (encoded,) = persam.encode([photo])
+    found = persam.segment(encoded, subject)
+    for value in (Reference(photo, mask), subject, encoded, found, found.passes[0]):
+        assert len(repr(value)) < 200
+        assert "\n" not in repr(value)
+    assert "150 x 90" in repr(found)
+
+
+# Damaged and foreign models
+
+
+def saved_sam(folder, damage):
+    """A small SAM's folder whose weights `damage` has been through."""
+    random_sam().save_pretrained(folder)
+    path = folder / "model.safetensors"
+    save_file({name: damage(name, weight) for name, weight in load_file(path).items()}, path, {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("part", ["vision_encoder", "mask_decoder"])
+def test_weights_of_nan_are_refused_and_give_no_mask(tmp_path, part):
+    def damage(name, weight):
+        return torch.full_like(weight, torch.nan) if name.startswith(part) else weight
+
+    persam = PerSAM.from_pretrained(saved_sam(tmp_path / "sam", damage), device="cpu")
+    with pytest.raises(UserError, match="not finite"):
+        persam.segment(scene(90, 150)[0], persam.personalize(Reference(*scene(90, 150))))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")],
+    ids=lambda error: type(error).__name__,
+)
+def test_out_of_memory_while_loading_is_not_called_damage(tmp_path, monkeypatch, error):
+    random_sam().save_pretrained(tmp_path)
+
+    def exhausted(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(SamModel, "from_pretrained", exhausted)
+    with pytest.raises(type(error)) as caught:
+        load_backbone(tmp_path, device="cpu")
+    assert caught.value is error
+
+
+def test_a_pipelines_folder_is_not_a_sam(tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    with pytest.raises(UserError, match="not a SAM but a diffusers pipeline"):
+        load_backbone(tmp_path, device="cpu")
+
+
+def test_a_name_that_is_neither_cached_nor_within_reach_is_said_at_once(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="the hub cannot be reached"):
+        load_backbone("nobody/no-such-sam", device="cpu")
+
+
+def test_loading_draws_no_bar(tmp_path, capfd):
+    random_sam().save_pretrained(tmp_path)
+    capfd.readouterr()
+    load_backbone(tmp_path, device="cpu")
+    assert "Loading weights" not in capfd.readouterr().err
+
+
+# Long and narrow photos
+
+
+class Largest(TorchDispatchMode):
+    """Counts the elements of the largest tensor that is made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]
+        self.elements = max(self.elements, *sizes, 0) if sizes else self.elements
+        return made
+
+
+@pytest.mark.parametrize("size", [(1, 20000), (20000, 1), (10, 8000)], ids=str)
+@pytest.mark.parametrize("padding", [0.0, 0.1])
+def test_memory_goes_by_a_photos_pixels_not_by_its_longer_side(backbone, size, padding):
+    persam = PerSAM(backbone, replace(Method(), edge_padding=padding))
+    photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    mask = np.zeros(size, bool)
+    mask.reshape(-1)[: mask.size // 2] = True
+    small = persam.personalize(Reference(*scene(64, 64)))
+    with Largest() as usual:
+        persam.segment(scene(128, 128)[0], small)
+    with Largest() as narrow:
+        persam.segment(photo, persam.personalize(Reference(photo, mask)))
+    assert narrow.elements <= usual.elements + 4 * photo.size
+
+
+def test_a_long_subjects_cut_out_is_no_larger_than_a_few_photos():
+    photo, mask = np.zeros((1, 20000, 3), np.uint8), np.ones((1, 20000), bool)
+    assert max(cut_out(photo, mask).size) == LARGEST_CUT_OUT
+    usual = np.zeros((30, 60, 3), np.uint8)
+    assert cut_out(usual, np.ones((30, 60), bool)).size == (60, 60)
+
+
+# Edge padding
+
+
+def test_edge_padding_is_its_own_in_the_cache_and_finds_a_mask_of_the_photos_size(backbone, tmp_path):
+    photo, mask = scene(90, 150)
+    for padding in (0.0, 0.1):
+        persam = PerSAM(backbone, Method(edge_padding=padding), cache=tmp_path)
+        found = persam.segment(photo, persam.personalize(Reference(photo, mask)))
+        assert found.mask.shape == (90, 150)
+        assert (found.points >= 0).all()
+        assert (found.points < [150, 90]).all()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("wrong", [{"edge_padding": -0.1}, {"edge_padding": 0.6}, {"edge_padding": float("nan")}])
+def test_edge_padding_is_a_share(wrong):
+    with pytest.raises(UserError, match="edge_padding"):
+        Method(**wrong)
+
+
+@pytest.mark.parametrize("fidelity", ["official", "paper"])
+def test_edge_padding_is_not_the_authors(fidelity):
+    with pytest.raises(UserError, match="'corrected' only"):
+        Method(fidelity, edge_padding=0.1)

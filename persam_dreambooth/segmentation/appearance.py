@@ -57,7 +57,9 @@ class ImageEncoder:
         """
         model, _ = load_pretrained(str(source), CLASSES, "CLIP or DINO", "facebook/dinov2-base")
         try:
-            processor = AutoImageProcessor.from_pretrained(source)  # type: ignore[no-untyped-call]
+            processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+                source, trust_remote_code=False
+            )
         except Exception as error:  # no file, no JSON, an unknown class: each has its own exception
             raise UserError(
                 f"{source} has no preprocessor_config.json that can be read; it says how pictures are prepared, "

@@ -31,7 +31,13 @@ STAND_INS = {
 
 def test_there_are_recipes():
     small = {f"{family}_lora{memory}" for family in ("sdxl", "sd35", "flux") for memory in ("", "_low_memory")}
-    assert {"sd15_full", "sd15_lora"} | small <= {path.stem for path in CONFIGS}
+    assert {"sd15_full", "sd15_lora", "sd15_paper"} | small <= {path.stem for path in CONFIGS}
+
+
+def test_the_papers_recipe_takes_gradients_from_the_subject_alone():
+    paper = yaml.safe_load((ROOT / "configs/sd15_paper.yaml").read_text())
+    assert paper["background_weight"] == paper["background_prior_weight"] == 0 and "masked_loss" not in paper
+    assert paper["mask_normalization"] == "none" and paper["with_prior_preservation"]
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if "low_memory" in path.stem], ids=lambda path: path.stem)

@@ -87,7 +87,7 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
     text = "A page in the browser to see, correct and approve masks."
     flags, method, sam = parse(GROUPS, argv, program, text, ESSENTIAL, EXAMPLE)
     if find_spec("gradio") is None:
-        raise UserError('the page needs Gradio; install it with `pip install gradio tensorboard`')
+        raise UserError("the page needs Gradio; install it with `pip install gradio tensorboard`")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
     from persam_dreambooth.preprocessing import SegmentationJob
     from persam_dreambooth.review.clicks import Clicker

@@ -32,12 +32,10 @@ def run(program: str, argv: list[str]) -> None:
     config = TrainingConfig(*parse(GROUPS, argv, program, DESCRIPTION, ESSENTIAL, EXAMPLE))
     # Below this line, since these take seconds to import, and --help and most mistakes need none of them.
     from accelerate import PartialState
-    from diffusers.utils import logging as diffusers_logging
 
     from persam_dreambooth.training.data.concepts import read_concepts
     from persam_dreambooth.training.main import train
 
-    diffusers_logging.set_verbosity_error()  # its warnings here are about its own internals
     train(config)
     if PartialState().is_main_process:
         output = config.output.output_dir

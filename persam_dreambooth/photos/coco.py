@@ -17,9 +17,7 @@ def coco_tools() -> Any:
     try:
         from pycocotools import mask
     except ImportError as error:
-        raise UserError(
-            "COCO's masks need pycocotools, which is not installed; `pip install pycocotools`"
-        ) from error
+        raise UserError("COCO's masks need pycocotools, which is not installed; `pip install pycocotools`") from error
     return mask
 
 

@@ -137,7 +137,7 @@ def with_identifiers(
         places = token_places(tokenizer, one.prompt, str(config.mask.identifier), config.model)
         if not places:
             raise UserError(
-                f"the prompt of {one.photo.name}, {one.prompt!r}, does not contain --identifier "
+                f"the prompt of {one.name}, {one.prompt!r}, does not contain --identifier "
                 f"{config.mask.identifier} among the tokens that the model reads; write it there, or name another word"
             )
         found.append(replace(one, identifier=places))

@@ -16,6 +16,7 @@ import yaml
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import CONFIG_NAME
 from persam_dreambooth.photos.names import is_text
+from persam_dreambooth.photos.repeated import repeated_folders
 from persam_dreambooth.replacing import replacing
 from persam_dreambooth.training.local_paths import without_folders
 
@@ -116,7 +117,9 @@ class DataConfig:
 
     _argument_group_name: ClassVar[str] = "photos and prompts"
 
-    instance_data_dir: str | None = _flag(None, "folder with the 3 to 5 photos of the subject")
+    instance_data_dir: str | None = _flag(
+        None, "folder with the 3 to 5 photos of the subject, or with kohya's folders such as 10_dog"
+    )
     instance_prompt: str | None = _flag(None, 'prompt with the identifier, such as "a sks dog"')
     caption_extension: str | None = _flag(
         None, "photos beside which lies a text file of this ending, such as .txt, are trained on its words instead"
@@ -196,7 +199,8 @@ class DataConfig:
         """Raise a UserError where photos or a prompt are missing; of several subjects for each on its own."""
         if not self.instance_data_dir and not self.dataset_name:
             raise UserError("--instance_data_dir is missing; give the folder with the photos of the subject")
-        if not (self.instance_prompt or self.caption_column or self.caption_extension):
+        prompted = self.instance_prompt or self.caption_column or self.caption_extension
+        if not prompted and not (self.instance_data_dir and repeated_folders(Path(self.instance_data_dir))):
             raise UserError('--instance_prompt is missing; give a prompt such as "a sks dog"')
         if self.with_prior_preservation:
             if not self.class_data_dir:
@@ -270,10 +274,18 @@ class MaskConfig:
             raise UserError("--reference_image and --reference_mask belong together; give both or neither")
         if not self.masked_loss and has_column:
             raise UserError("--no_masked_loss uses no masks; drop --mask_column")
-        if self.masked_loss and sum(map(bool, (self.instance_mask_dir, self.reference_image, has_column))) != 1:
+        sources = {
+            "--instance_mask_dir": self.instance_mask_dir,
+            "--reference_image": self.reference_image,
+            "--mask_column": has_column,
+        }
+        given = [flag for flag, value in sources.items() if value]
+        if self.masked_loss and len(given) > 1:
+            raise UserError(f"masks come from one place, and {' and '.join(given)} were given; keep one of them")
+        if self.masked_loss and not given:
             raise UserError(
-                "masks are needed from one place: give --instance_mask_dir, or --reference_image with "
-                "--reference_mask, or --no_masked_loss for plain DreamBooth"
+                "masks are needed: give --instance_mask_dir, or --reference_image with --reference_mask, or "
+                "--no_masked_loss for plain DreamBooth"
             )
 
 
@@ -407,7 +419,9 @@ class OutputConfig:
     skip_save_text_encoder: bool = _flag(False, "leave the text encoder out of the saved pipeline")
     output_kohya_format: bool = _flag(False, "with LoRA: also write the weights as A1111 and ComfyUI read them")
     logging_dir: str = _flag("logs", "folder of the trackers' logs, inside the output folder")
-    report_to: str = _flag("tensorboard", "tensorboard, wandb, comet_ml, all or none")
+    report_to: str | None = _flag(
+        None, "tensorboard, wandb, comet_ml, all (that are installed) or none; tensorboard, if installed, if unset"
+    )
     push_to_hub: bool = _flag(False, "upload the model and its card to the hub, and nothing that shows the photos")
     push_masks_to_hub: bool = _flag(False, "upload masks.png too, which shows your photos under their masks")
     hub_token: str | None = field(
@@ -416,7 +430,7 @@ class OutputConfig:
     hub_model_id: str | None = _flag(None, "name of the repository on the hub; the output folder's if unset")
 
     def __post_init__(self) -> None:
-        if self.report_to not in ("tensorboard", "none") and self.hub_token is not None:
+        if self.report_to not in (None, "tensorboard", "none") and self.hub_token is not None:
             raise UserError(
                 f"--hub_token could be kept by --report_to {self.report_to} with the command line; use "
                 "`hf auth login` instead"

@@ -1,12 +1,13 @@
 """Batches in their order: the data loader, and an epoch that is gone on with where it was left."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
+from persam_dreambooth.training.data import remarks
 from persam_dreambooth.training.data.buckets import BucketBatchSampler
 from persam_dreambooth.training.data.dataset import DreamBoothDataset, collate
 from persam_dreambooth.training.data.prompts import prepare_prompts
@@ -23,6 +24,7 @@ def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
     config = run.config
     uses_class_prompt = config.data.with_prior_preservation or config.mask.background_prior_weight > 0
     class_prompts = [str(one.data.class_prompt) for one in run.concepts] if uses_class_prompt else []
+    remarks.cut_prompts(family, _owners(run, class_prompts))
     prompts = prepare_prompts(family, config, [*(one.prompt for one in run.instances), *class_prompts])
     dataset = DreamBoothDataset(run.instances, run.read, prompts, run.class_images, class_prompts)
     if config.data.cache_latents:
@@ -40,13 +42,24 @@ def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
         workers.end_at_exit()
     batch = config.data.train_batch_size
     if config.data.aspect_ratio_buckets:
-        batches = BucketBatchSampler(RandomSampler(dataset), batch, [one.size for one in run.instances])
+        batches = BucketBatchSampler(RandomSampler(dataset), batch, [one.size for one in dataset.instances])
         return DataLoader(dataset, batch_sampler=batches, **settings)
     if config.optimization.seed is None or not config.optimization.seed_each_batch:
         return DataLoader(dataset, batch, shuffle=True, **settings)
     share = run.accelerator.process_index, run.accelerator.num_processes
     stream = PhotoStream(len(dataset), batch, config.optimization.seed, *share)
     return DataLoader(SeededDataset(dataset), batch, sampler=stream, **settings)
+
+
+def _owners(run: Setup, class_prompts: Sequence[str]) -> dict[str, str]:
+    """Every prompt that is tokenized, and what messages call it."""
+    owners = dict.fromkeys(class_prompts, "--class_prompt")
+    if run.config.validation.validation_prompt:
+        owners[run.config.validation.validation_prompt] = "--validation_prompt"
+    owners |= {one.data.instance_prompt: "--instance_prompt" for one in run.concepts if one.data.instance_prompt}
+    for one in run.instances:
+        owners.setdefault(one.prompt, f"the prompt of {one.name}")
+    return owners
 
 
 def stream_of(loader: DataLoader[dict[str, Any]]) -> PhotoStream | None:

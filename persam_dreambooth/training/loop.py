@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import nn
-from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from persam_dreambooth.errors import Stopped, UserError
 from persam_dreambooth.training.config import TrainingConfig
@@ -24,6 +24,7 @@ from persam_dreambooth.training.running.distribution import whole
 from persam_dreambooth.training.running.gathered import Gathered
 from persam_dreambooth.training.running.signals import StopSignal
 from persam_dreambooth.training.running.validation import validate
+from persam_dreambooth.training.screen import LossBar, drawn_in_words, say
 
 
 @dataclass
@@ -49,16 +50,16 @@ def fit(run: Training, progress: Progress, stop: StopSignal) -> None:
         Stopped: a signal came before the last step; a checkpoint of the step just taken is written.
         UserError: loss, gradient or weights are no longer finite.
     """
-    config, accelerator = run.config, run.accelerator
     for part in run.family.trained().values():
         part.train()
-    bar = tqdm(
-        total=run.steps,
-        initial=progress.step,
-        desc="Training",
-        unit="step",
-        disable=not accelerator.is_local_main_process,
-    )
+    bar = LossBar(run.steps, progress.step, hidden=not run.accelerator.is_local_main_process)
+    with logging_redirect_tqdm(), bar:
+        _steps(run, progress, stop, bar)
+    _refuse_broken_weights(run, progress)
+
+
+def _steps(run: Training, progress: Progress, stop: StopSignal, bar: LossBar) -> None:
+    config, accelerator = run.config, run.accelerator
     gathered = Gathered()
     while progress.step < run.steps:
         for batch in remaining_batches(run.loader, progress, run.stream):
@@ -72,15 +73,13 @@ def fit(run: Training, progress: Progress, stop: StopSignal) -> None:
             progress.step += 1
             if run.average is not None:
                 run.average.step(run.parameters)
-            bar.update()
-            bar.set_postfix(loss=f"{values['loss']:.4f}")
+            bar.advance(values["loss"])
             accelerator.log(values | {"lr": run.scheduler.get_last_lr()[0]}, step=progress.step)
             if progress.step >= run.steps:
                 stopping = False  # what is left is to save the result
             if stopping or progress.step % config.output.checkpointing_steps == 0:
                 _save(run, progress)
             if stopping:
-                bar.close()
                 raise _stopped(run, progress, stop)
             if progress.step % config.validation.validation_steps == 0 and progress.step < run.steps:
                 _draw(run, progress.step)
@@ -88,8 +87,6 @@ def fit(run: Training, progress: Progress, stop: StopSignal) -> None:
                 break
         else:
             progress.epoch, progress.batches = progress.epoch + 1, 0
-    bar.close()
-    _refuse_broken_weights(run, progress)
 
 
 def _learn(
@@ -124,7 +121,7 @@ def _draw(run: Training, step: int) -> None:
     with averaged(run.average, run.parameters):
         family = whole(run.family, run.accelerator, run.config) if run.config.validation.validation_prompt else None
         if family is not None:
-            validate(family, run.config, run.accelerator, step)
+            say(*drawn_in_words(validate(family, run.config, run.accelerator, step)))
 
 
 def _save(run: Training, progress: Progress) -> None:

@@ -9,8 +9,9 @@ from torch import nn
 
 from persam_dreambooth.errors import Stopped
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, write_manifest
+from persam_dreambooth.training import opening, screen
 from persam_dreambooth.training.config import TrainingConfig
-from persam_dreambooth.training.data import mask_report
+from persam_dreambooth.training.data import mask_report, remarks
 from persam_dreambooth.training.data.class_images import PRECISIONS
 from persam_dreambooth.training.families import Family, load_family
 from persam_dreambooth.training.loader import build_loader, stream_of
@@ -39,7 +40,7 @@ def train(config: TrainingConfig) -> None:
         UserError: what the user can mend, before the first step wherever it can be known then.
         Stopped: SIGTERM or SIGINT came while it trained; a checkpoint is written.
     """
-    with memory.explained(config), workers.explained():
+    with memory.explained(config), workers.explained(), screen.quiet():
         main(setup(config))
 
 
@@ -66,7 +67,9 @@ def _train(run: Setup, family: Family) -> None:
         write_manifest(output / MANIFEST_NAME, run.manifest)
         mask_report.save_sheet(run.masks, output)
         if run.masks:
-            print(f"{mask_report.summary(run.masks)}\nlook at them: {output / mask_report.MASKS_NAME}")
+            screen.say(
+                *mask_report.summary(run.masks).splitlines(), f"look at them: {output / mask_report.MASKS_NAME}"
+            )
     precision = PRECISIONS.get(accelerator.mixed_precision, torch.float32)
     family.place(accelerator.device, precision, distribution.waiting_room(accelerator))
     loader = build_loader(run, family)
@@ -76,6 +79,10 @@ def _train(run: Setup, family: Family) -> None:
     steps = optimization.count_steps(settings, len(loader), accelerator.num_processes)
     scheduler = optimization.build_scheduler(optimizer, settings, steps, accelerator.num_processes)
     stream = stream_of(loader)
+    remarks.few_steps(config, steps, len(run.instances))
+    head = opening.lines(
+        run, family, steps, optimization.steps_in_an_epoch(settings, len(loader), accelerator.num_processes)
+    )
     names = list(family.trained())
     *modules, optimizer, loader, scheduler = accelerator.prepare(
         *family.trained().values(), optimizer, loader, scheduler
@@ -88,6 +95,7 @@ def _train(run: Setup, family: Family) -> None:
     progress = checkpoints.Progress()
     if run.resume_from is not None:
         progress = checkpoints.load_checkpoint(accelerator, run.resume_from)
+    screen.say(*head, opening.begins(run.resume_from, progress.step))
     training = Training(config, accelerator, family, loader, optimizer, scheduler, parameters, steps, stream, average)
     with StopSignal(speaks=accelerator.is_main_process) as stop:
         try:
@@ -111,6 +119,7 @@ def _save_result(training: Training, progress: checkpoints.Progress, run: Setup)
     family = distribution.whole(training.family, accelerator, config)
     if family is not None:
         pictures = validate(family, config, accelerator, progress.step)
+        screen.say(*screen.drawn_in_words(pictures))
         card = Card(config, run.concepts, run.masks, pictures, type(family).__name__)
         model = result.save_model(family, config)
         card.save(Path(config.output.output_dir))

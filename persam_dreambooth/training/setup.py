@@ -1,6 +1,7 @@
 """Everything that can be known, and can fail, before a model is loaded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry
 from persam_dreambooth.training import attention
 from persam_dreambooth.training.config import TrainingConfig
-from persam_dreambooth.training.data import concepts, dataset_copy, instances
+from persam_dreambooth.training.data import concepts, dataset_copy, instances, remarks
 from persam_dreambooth.training.data.buckets import bucket_sizes
 from persam_dreambooth.training.data.class_images import check_class_folders, ensure_class_images
 from persam_dreambooth.training.data.crops import Size
@@ -27,7 +28,8 @@ from persam_dreambooth.training.data.samples import FreshSamples
 from persam_dreambooth.training.families import check_base_model
 from persam_dreambooth.training.families.pipeline import load_tokenizer
 from persam_dreambooth.training.output import result
-from persam_dreambooth.training.running import distribution, optimization, resuming, tracking
+from persam_dreambooth.training.running import distribution, open_files, optimization, resuming, tracking
+from persam_dreambooth.training.screen import say
 
 
 @dataclass
@@ -59,6 +61,7 @@ def setup(config: TrainingConfig) -> Setup:
             f"take {nearest}"
         )
     sizes = bucket_sizes(config.data, unit)
+    open_files.check(config.data.dataloader_num_workers)
     if config.data.training_cache:
         files.check_output_folder(Path(config.data.training_cache))
     read = FreshSamples(config.data)
@@ -67,8 +70,10 @@ def setup(config: TrainingConfig) -> Setup:
     optimization.check(config.optimization)
     accelerator = _accelerator(config)
     if config.output.resume_from_checkpoint and resume_from is None:
-        accelerator.print(f"no checkpoint in {config.output.output_dir} yet: the run begins anew")
+        say(f"no checkpoint in {config.output.output_dir} yet: the run begins anew")
     subjects = concepts.read_concepts(config)
+    remarks.uneven_resolution(config, kind.even_unit_of(config.model))
+    remarks.without_identifier(subjects)
     check_class_folders(subjects)
     found, manifest = _find_photos(config, subjects, sizes, accelerator)
     masks = check_masks(found, config, cell)
@@ -108,12 +113,26 @@ def _find_photos(
         if accelerator.is_main_process:
             dataset_copy.copy(config)
             for subject in subjects:
-                instances.segment_first(subject, accelerator.device)
+                with _naming(subject):
+                    instances.segment_first(subject, accelerator.device)
     found, manifest = list[InstancePhoto](), list[ManifestEntry]()
     for number, subject in enumerate(subjects):
-        its, left_out = instances.find_instances(subject, sizes)
+        with _naming(subject):
+            its, left_out = instances.find_instances(subject, sizes)
         found += [replace(one, concept=number) for one in its]
         manifest += instances.describe(its, left_out, subject)
     if config.mask.attention_loss_weight > 0:
         found = attention.with_identifiers(found, subjects, load_tokenizer("tokenizer", config.model))
     return found, manifest
+
+
+@contextmanager
+def _naming(subject: TrainingConfig) -> Iterator[None]:
+    """Of several subjects, say whose photos an error is about."""
+    try:
+        yield
+    except UserError as error:
+        name = concepts.folder_name(subject)
+        if not name:
+            raise
+        raise UserError(f"subject {name}: {error}") from error

@@ -144,7 +144,7 @@ def test_bad_input_is_one_line(flags, reason, photos, tmp_path, monkeypatch, cap
 def test_without_the_extra_its_installation_is_told(photos, monkeypatch, capsys):
     monkeypatch.setattr(review, "find_spec", lambda name: None)
     assert main(["review", "--images", str(photos)]) == 2
-    assert capsys.readouterr().err.endswith('install it with `pip install gradio tensorboard`\n')
+    assert capsys.readouterr().err.endswith("install it with `pip install gradio tensorboard`\n")
 
 
 def test_a_port_that_is_taken_is_told(photos, capsys):

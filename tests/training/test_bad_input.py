@@ -115,8 +115,16 @@ CASES = {
     "no mask folder": (None, {"instance_mask_dir": "nowhere"}, ["--instance_mask_dir nowhere"]),
     "mask of another size": (lambda: blank("masks/a.png", (20, 20), 255), {}, ["20 x 20", "48 x 40"]),
     "mask empty": (lambda: blank("masks/a.png"), {}, ["a.png is empty on the latent grid"]),
-    "no masks at all": (None, {"instance_mask_dir": None}, ["--instance_mask_dir", "--no_masked_loss"]),
-    "masks from two places": (None, REFERENCE | {"instance_mask_dir": "masks"}, ["one place"]),
+    "no masks at all": (
+        None,
+        {"instance_mask_dir": None},
+        ["masks are needed: give --instance_mask_dir", "--no_masked_loss"],
+    ),
+    "masks from two places": (
+        None,
+        REFERENCE | {"instance_mask_dir": "masks"},
+        ["masks come from one place, and --instance_mask_dir and --reference_image were given"],
+    ),
     "reference without mask": (None, REFERENCE | {"reference_mask": None}, ["belong together"]),
     "reference mask empty": (lambda: blank("reference.png"), REFERENCE, ["reference mask is empty"]),
     "reference mask full": (lambda: blank("reference.png", level=255), REFERENCE, ["reference mask is full"]),
@@ -173,6 +181,16 @@ CASES = {
     ),
     "prompt that is no UTF-8": (None, {"class_prompt": "a d\udcf6g"}, ["--class_prompt 'a d\\udcf6g' is no UTF-8"]),
     "output that is no UTF-8": (None, {"output_dir": "mod\udce8le"}, ["--output_dir 'mod\\udce8le' is no UTF-8"]),
+    "tracker that is not installed": (
+        None,
+        {"report_to": "comet_ml"},
+        ["--report_to comet_ml: comet_ml is not installed", "pip install comet_ml", "none"],
+    ),
+    "validation pictures of a size that the pipeline refuses": (
+        None,
+        {"resolution": 36, "validation_prompt": "a sks dog"},
+        ["--resolution 36", "multiples of 8", "take 32"],
+    ),
     "tracker": (None, {"report_to": "paper"}, ["--report_to paper is unknown", "tensorboard"]),
     "number": (None, {"max_train_steps": "many"}, ["--max_train_steps", "many"]),
     "choice": (None, {"mask_downsample": "mean"}, ["--mask_downsample", "area"]),
@@ -233,7 +251,7 @@ def test_an_output_folder_that_holds_another_run_is_refused_and_kept(flags, caps
     Path("output").mkdir()
     Path("output/precious.txt").write_text("mine")
     assert main(["train", *as_words(flags)]) == 2
-    assert "output holds another run (precious.txt)" in capsys.readouterr().err
+    assert "output holds other files (precious.txt); choose a new or an empty folder" in capsys.readouterr().err
     assert [path.name for path in Path("output").iterdir()] == ["precious.txt"]
 
 

@@ -11,8 +11,14 @@ from tqdm import tqdm
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
+from persam_dreambooth.photos.repeated import repeated_folders
 from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.local_paths import without_folders
+from persam_dreambooth.training.screen import warn
+from persam_dreambooth.yaml_files import read_yaml
 
+ORIGIN_NAME = ".class_images.json"
+"""Hidden, as it is no image: beside the class images, for which prompts and by which models they were drawn."""
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "no": torch.float32}
 
 
@@ -23,7 +29,9 @@ def check_class_folders(subjects: Sequence[TrainingConfig]) -> None:
         UserError: by the folder.
     """
     given = [folder for one in subjects for folder in (one.data.instance_data_dir, one.mask.instance_mask_dir)]
-    taken = {Path(folder).resolve() for folder in given if folder}
+    folders = [Path(folder) for folder in given if folder]
+    inside = [one.path for folder in folders for one in repeated_folders(folder)]
+    taken = {folder.resolve() for folder in (*folders, *inside)}
     for one in subjects:
         folder = Path(str(one.data.class_data_dir))
         if one.data.with_prior_preservation and folder.resolve() in taken:
@@ -50,19 +58,47 @@ def ensure_class_images(config: TrainingConfig, accelerator: Accelerator) -> lis
     folder = Path(str(data.class_data_dir))
     files.check_output_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    existing = files.list_photos(folder)
+    existing = _images(folder)
     taken = {path.stem for path in existing}
     free = (number for number in count() if _stem(number) not in taken)
     missing = list(islice(free, max(0, data.num_class_images - len(existing))))
     accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        _remember_origin(folder, config, bool(missing))
     if missing:
         with accelerator.split_between_processes(missing) as mine:
             _generate(mine, folder, config, accelerator)
         accelerator.wait_for_everyone()
-    chosen = files.list_photos(folder)[: data.num_class_images]
+    chosen = _images(folder)[: data.num_class_images]
     for path in chosen:
         files.read_photo(path)  # a damaged one is named now, and not in the middle of the training
     return chosen
+
+
+def _images(folder: Path) -> list[Path]:
+    """The images in the folder, and in kohya's folders inside it, whose repeats count for photos only."""
+    inside = [path for one in repeated_folders(folder) for path in files.list_photos(one.path)]
+    return [*files.list_photos(folder), *inside]
+
+
+def _remember_origin(folder: Path, config: TrainingConfig, is_drawn: bool) -> None:
+    """Warn where what lies in the folder was drawn for something else; where it `is_drawn` now, write down for what.
+
+    Of a user's own pictures nothing is known, and nothing is said.
+    """
+    path, base = folder / ORIGIN_NAME, without_folders(str(config.model.pretrained_model_name_or_path))
+    now = {"class_prompt": config.data.class_prompt, "base_model": base}
+    before = read_yaml(path, "record of class images") if path.exists() else []  # which reads JSON too
+    if not isinstance(before, list) or not all(isinstance(one, dict) for one in before):
+        raise UserError(f"{path}, which says what the class images beside it were drawn for, is damaged; remove it")
+    others = [f"{one.get('class_prompt')!r} by {one.get('base_model')}" for one in before if one != now]
+    if others:
+        warn(
+            f"--class_data_dir {folder} holds images drawn for {' and '.join(others)}, and this run is about "
+            f"{now['class_prompt']!r} by {base}; to have them drawn for it, give another folder"
+        )
+    if is_drawn and now not in before:
+        files.write_json([*before, now], path)
 
 
 def _stem(number: int) -> str:

@@ -1,15 +1,16 @@
 """The subjects of a run, each as settings of its own: one from the flags, or several from a file."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos.repeated import repeated_folders
 from persam_dreambooth.training.config import PATHS, DataConfig, MaskConfig, TrainingConfig
 from persam_dreambooth.training.data import dataset_copy
+from persam_dreambooth.yaml_files import read_yaml
 
 KEYS = (
     "instance_data_dir",
@@ -24,6 +25,9 @@ KEYS = (
     "identifier",
 )
 """What an entry of `--concepts_list` may say; the words are the flags'."""
+
+LONGEST, LARGEST = 100, 31
+"""Characters of a value that a message quotes; bits of a number that can be meant."""
 
 
 def read_concepts(config: TrainingConfig) -> list[TrainingConfig]:
@@ -43,12 +47,9 @@ def read_concepts(config: TrainingConfig) -> list[TrainingConfig]:
     if config.data.dataset_name:
         return [dataset_copy.local(config)]
     if not config.data.concepts_list:
-        return [config]
+        return [_prompted(config)]
     path = Path(config.data.concepts_list)
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))  # which reads JSON too
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"--concepts_list {path} cannot be read ({' '.join(str(error).split())})") from error
+    entries = read_yaml(path, "list of subjects")  # which reads JSON too
     if not isinstance(entries, list) or not entries or not all(isinstance(one, dict) for one in entries):
         raise UserError(f"--concepts_list {path} must be a list of entries, each with instance_data_dir and so on")
     concepts = [
@@ -62,7 +63,15 @@ def read_concepts(config: TrainingConfig) -> list[TrainingConfig]:
             "results are told apart by it"
         )
     _refuse_shared_class_folders(concepts, path)
-    return concepts
+    return list(map(_prompted, concepts))
+
+
+def _prompted(config: TrainingConfig) -> TrainingConfig:
+    """With the words that kohya's folders are named by as the prompt, if there is no other and all say the same."""
+    words = {one.words for one in repeated_folders(Path(str(config.data.instance_data_dir)))}
+    if config.data.instance_prompt or config.data.caption_extension or len(words) != 1:
+        return config
+    return replace(config, data=replace(config.data, instance_prompt=words.pop()))
 
 
 def _refuse_shared_class_folders(concepts: Sequence[TrainingConfig], path: Path) -> None:
@@ -88,13 +97,33 @@ def _found(name: str, beside: Path) -> str:
     return name if Path(name).exists() or not (beside / name).exists() else str(beside / name)
 
 
+def _short(value: Any) -> str:
+    """A value as Python writes it, for a message; of a long one the beginning."""
+    if isinstance(value, int) and value.bit_length() > LARGEST:
+        return "so large a number"
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def _can_be_given(value: str) -> bool:
+    """Whether a command line, and so a path, can hold it: no NUL, and no half of a surrogate pair."""
+    try:
+        return b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+
+
 def _concept(config: TrainingConfig, entry: dict[str, Any], where: str, beside: Path) -> TrainingConfig:
     unknown = set(entry) - set(KEYS)
     if unknown:
-        raise UserError(f"{where} has an unknown key {sorted(map(str, unknown))[0]!r}; known: {', '.join(KEYS)}")
-    odd = [key for key, value in entry.items() if not isinstance(value, int if key == "num_class_images" else str)]
-    if odd:
-        raise UserError(f"{where}: {odd[0]} cannot be {entry[odd[0]]!r}")
+        raise UserError(f"{where} has an unknown key {min(map(_short, unknown))}; known: {', '.join(KEYS)}")
+    for key, value in entry.items():
+        # A switch is no number here, although Python takes it for one.
+        if isinstance(value, bool) or not isinstance(value, int if key == "num_class_images" else str):
+            raise UserError(f"{where}: {key} cannot be {_short(value)}")
+        too_large = isinstance(value, int) and value.bit_length() > LARGEST
+        if too_large or (isinstance(value, str) and not _can_be_given(value)):
+            raise UserError(f"{where}: {key} cannot be {_short(value)}")
     entry = {key: _found(value, beside) if key in PATHS else value for key, value in entry.items()}
     of_data = {one.name for one in fields(DataConfig)} & set(entry)
     of_mask = {one.name for one in fields(MaskConfig)} & set(entry)

@@ -1,8 +1,10 @@
 """Photos, masks and class images as batches of tensors; photo and mask always move together."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ class InstancePhoto:
         weight: factor of its loss.
         concept: which of the run's subjects it shows, from 0.
         identifier: the places of the identifier's tokens in the prompt, where the attention loss asks for them.
+        repeats: how often an epoch shows it.
+        label: what messages call it, where its file's name alone would not tell which one it is.
     """
 
     photo: Path
@@ -35,17 +39,25 @@ class InstancePhoto:
     weight: float = 1.0
     concept: int = 0
     identifier: tuple[int, ...] = ()
+    repeats: int = 1
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.label or self.photo.name
 
 
 class DreamBoothDataset(Dataset[dict[str, Any]]):
     """Instance photos with masks, paired with class images when there are any.
 
-    An item is a `Sample` with `photo`, the file's name, `weight`, a scalar, `identifier`, the places of its
-    tokens, and `prompt`, its prompt's conditioning; with class images also another sample, each name of which
-    begins with `class_`, and with class prompts `class_prompt`. `read`, which makes the samples, may be replaced.
+    A photo has as many items as `repeats` says. An item is a `Sample` with `photo`, its name, `weight`, a scalar,
+    `identifier`, the places of its tokens, and `prompt`, its prompt's conditioning; with class images also another
+    sample, each name of which begins with `class_`, and with class prompts `class_prompt`. `read`, which makes the
+    samples, may be replaced.
 
     Args:
-        instances: photos and masks.
+        instances: photos and masks, each once.
         read: makes the samples.
         prompts: each prompt's conditioning.
         class_images: files of each concept; empty without prior preservation.
@@ -60,13 +72,14 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
         class_images: Sequence[Sequence[Path]] = (),
         class_prompts: Sequence[str] = (),
     ) -> None:
-        self.instances, self.prompts = instances, prompts
+        self.instances, self.prompts = [one for one in instances for _ in range(one.repeats)], prompts
         self.class_images, self.class_prompts = class_images, class_prompts
         self.read = read
         # Of each photo how many of its subject's come before it, and how many there are.
-        concepts = [one.concept for one in instances]
-        self._own = [concepts.count(number) for number in range(len(class_images))]
-        self._places = [(concepts[:place].count(one), concepts.count(one)) for place, one in enumerate(concepts)]
+        own = Counter(one.concept for one in self.instances)
+        self._own = [own[number] for number in range(len(class_images))]
+        before = defaultdict[int, Iterator[int]](count)
+        self._places = [(next(before[one.concept]), own[one.concept]) for one in self.instances]
 
     def __len__(self) -> int:
         if len(self.class_images) < 2:
@@ -80,7 +93,7 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         instance = self.instances[index % len(self.instances)]
         item: dict[str, Any] = dict(self.read(instance.photo, instance.mask, instance.size))
-        item |= {"photo": instance.photo.name, "prompt": self.prompts[instance.prompt]}
+        item |= {"photo": instance.name, "prompt": self.prompts[instance.prompt]}
         item |= {"weight": torch.tensor(instance.weight), "identifier": instance.identifier}
         if self.class_prompts:
             item["class_prompt"] = self.prompts[self.class_prompts[instance.concept]]

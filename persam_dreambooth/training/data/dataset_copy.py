@@ -3,6 +3,8 @@
 import hashlib
 import io
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,9 +99,10 @@ def _rows(config: TrainingConfig) -> Any:
 
     data = config.data
     try:
-        rows = datasets.load_dataset(
-            str(data.dataset_name), data.dataset_config_name, split="train", cache_dir=data.cache_dir
-        )
+        with _without_bars(datasets):
+            rows = datasets.load_dataset(
+                str(data.dataset_name), data.dataset_config_name, split="train", cache_dir=data.cache_dir
+            )
     except Exception as error:  # no such name, no network, no such split, damaged files: each has its own exception
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"the data set {data.dataset_name} cannot be loaded ({reason}); check its name") from error
@@ -114,6 +117,18 @@ def _rows(config: TrainingConfig) -> Any:
     if len(rows) == 0:
         raise UserError(f"the data set {data.dataset_name} has no row in its train split")
     return rows
+
+
+@contextmanager
+def _without_bars(datasets: Any) -> Iterator[None]:
+    """Inside, the library shows no progress bars of its own."""
+    before = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            datasets.enable_progress_bars()
 
 
 def _write_photo(stored: Any, folder: Path, name: str, what: str) -> Path:

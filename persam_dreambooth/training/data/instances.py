@@ -1,15 +1,16 @@
 """Which photos are trained on, each with its mask: found, checked and written down before anything is loaded."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate.logging import get_logger
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files, pairs
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest, relative_path
+from persam_dreambooth.photos.repeated import PhotoFolder, repeated_folders
 from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, segment_folder
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.training.config import TrainingConfig
@@ -17,9 +18,9 @@ from persam_dreambooth.training.data import concepts
 from persam_dreambooth.training.data.buckets import nearest_bucket
 from persam_dreambooth.training.data.crops import Size
 from persam_dreambooth.training.data.dataset import InstancePhoto
+from persam_dreambooth.training.screen import counted, listed, warn
 
 SEGMENTATION_FOLDER = "segmentation"
-logger = get_logger(__name__)
 
 
 def segment_first(config: TrainingConfig, device: torch.device) -> None:
@@ -30,15 +31,17 @@ def segment_first(config: TrainingConfig, device: torch.device) -> None:
     mask = config.mask
     if not (mask.masked_loss and mask.reference_image and mask.reference_mask):
         return
-    segment_folder(
-        SegmentationJob(
-            images=Path(str(config.data.instance_data_dir)),
-            references=(ReferenceFiles(Path(mask.reference_image), Path(mask.reference_mask)),),
-            output=_segmentation(config),
-            sam=mask.sam,
-            device=str(device),
-        )
-    )
+    reference = ReferenceFiles(Path(mask.reference_image), Path(mask.reference_mask))
+    for folder in photo_folders(config):
+        output = _segmentation(config) / folder.name
+        segment_folder(SegmentationJob(folder.path, (reference,), output, mask.sam, device=str(device)))
+
+
+def photo_folders(config: TrainingConfig) -> list[PhotoFolder]:
+    """Where a subject's photos lie: in the folder that was given, or, if none does, in kohya's folders inside it."""
+    given = Path(str(config.data.instance_data_dir))
+    inside = repeated_folders(given)
+    return inside if inside and not files.list_photos(given) else [PhotoFolder(given)]
 
 
 def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[InstancePhoto], dict[Path, str]]:
@@ -57,24 +60,21 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
         UserError: no photo, none readable, all doubted or excluded; masks missing, clashing, of another size
             than their photo, or the photos themselves.
     """
-    besides = (Path(config.mask.reference_mask),) if config.mask.reference_mask else ()
-    shapes, left_out = _readable(files.find_photos(Path(str(config.data.instance_data_dir)), besides))
-    plain = {
-        photo: InstancePhoto(photo, None, nearest_bucket((height, width), sizes), _prompt(photo, config))
-        for photo, (width, height) in shapes.items()
-    }
-    ending = config.data.caption_extension
-    if ending and not any(photo.with_suffix(ending).is_file() for photo in plain):
-        logger.warning(f"no photo in {config.data.instance_data_dir} has a caption that ends in {ending}")
+    plain, shapes, left_out = _without_masks(config, sizes)
     if not config.mask.masked_loss:
         return list(plain.values()), left_out
-    masks = pairs.pair(shapes, mask_folder(config))
+    groups = _by_mask_folder(shapes, config)
+    masks = {photo: mask for folder, photos in groups.items() for photo, mask in pairs.pair(photos, folder).items()}
     for photo, size in shapes.items():
         pairs.check_size(masks[photo], files.read_mask(masks[photo]).shape, photo, size)
-    entries, weight = _segmented(config), config.mask.doubtful_photo_weight
-    known, excluded = _by_digests(entries), pairs.excluded(shapes, entries)
-    for reason in excluded.values():
-        logger.warning(f"left out: {reason}")
+    known, excluded = dict[tuple[str, str | None], ManifestEntry](), dict[Path, str]()
+    for folder, photos in groups.items():
+        entries = _segmented(folder)
+        known |= _by_digests(entries)
+        excluded |= pairs.excluded(photos, entries)
+    weight = config.mask.doubtful_photo_weight
+    for photo, reason in excluded.items():
+        warn(f"left out{_of_folder(photo, config)}: {reason}")
     instances, doubted = [], dict[Path, str]()
     for photo in (one for one in shapes if one not in excluded):
         mask = masks[photo]
@@ -92,13 +92,86 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
             f"segmentation is sure of the subject in none of the photos ({'; '.join(doubted.values())}); look at the "
             "contact sheet, and train on them all the same with --doubtful_photo_weight 1"
         )
-    for reason in doubted.values():
-        logger.warning(f"left out: {reason}; --doubtful_photo_weight trains on it")
+    for photo, reason in doubted.items():
+        warn(f"left out{_of_folder(photo, config)}: {reason}; --doubtful_photo_weight trains on it")
     return instances, left_out | excluded | doubted
 
 
-def _prompt(photo: Path, config: TrainingConfig) -> str:
-    """What a photo is trained on as: the words beside it, or the subject's prompt."""
+def _without_masks(
+    config: TrainingConfig, sizes: Sequence[Size]
+) -> tuple[dict[Path, InstancePhoto], dict[Path, tuple[int, int]], dict[Path, str]]:
+    """The readable photos, each without its mask, and their (width, height); the others, with the reason."""
+    besides = (Path(config.mask.reference_mask),) if config.mask.reference_mask else ()
+    folders = {photo: one for one in photo_folders(config) for photo in files.find_photos(one.path, besides)}
+    shapes, left_out = _readable(list(folders))
+    plain = {
+        photo: InstancePhoto(
+            photo,
+            None,
+            nearest_bucket((height, width), sizes),
+            _prompt(photo, config, folders[photo].words),
+            repeats=folders[photo].repeats,
+            label=_name(photo, config),
+        )
+        for photo, (width, height) in shapes.items()
+    }
+    _remark(plain, shapes, config)
+    return plain, shapes, left_out
+
+
+def _by_mask_folder(photos: Iterable[Path], config: TrainingConfig) -> dict[Path, list[Path]]:
+    """The photos by the folder in which their masks lie, where no two photos share a mask."""
+    folders = {one.path: mask_folder(config, one) for one in photo_folders(config)}
+    groups = defaultdict[Path, dict[str, Path]](dict)
+    for photo in photos:
+        folder = folders[photo.parent]
+        other = groups[folder].setdefault(photo.stem, photo)
+        if other != photo:
+            raise UserError(
+                f"{_name(other, config)} and {_name(photo, config)} would share one mask of {folder}; put the masks "
+                "into folders that are named as the photos' are"
+            )
+    return {folder: list(group.values()) for folder, group in groups.items()}
+
+
+def _name(photo: Path, config: TrainingConfig) -> str:
+    """A photo's path inside the folder that was given; of several subjects with that folder's name."""
+    inside = photo.relative_to(Path(str(config.data.instance_data_dir)))
+    return str(Path(concepts.folder_name(config)) / inside)
+
+
+def _of_folder(photo: Path, config: TrainingConfig) -> str:
+    """The folder of a photo, as part of a sentence, where there are several."""
+    folder = Path(_name(photo, config)).parent
+    return "" if folder == Path() else f" of {folder}"
+
+
+def _remark(
+    plain: Mapping[Path, InstancePhoto], shapes: Mapping[Path, tuple[int, int]], config: TrainingConfig
+) -> None:
+    """Warn of captions that are nowhere, of folders that are not read, and of photos smaller than their crops."""
+    ending, folder = config.data.caption_extension, Path(str(config.data.instance_data_dir))
+    unread = [one.path.name for one in repeated_folders(folder)] if files.list_photos(folder) else []
+    if unread:
+        warn(f"{folder} holds photos itself, which are trained on; those in its folders {listed(unread)} are not read")
+    if ending and not any(photo.with_suffix(ending).is_file() for photo in plain):
+        warn(f"no photo in {folder} has a caption that ends in {ending}")
+    small = [
+        f"{one.name} ({width} x {height})"
+        for photo, one in plain.items()
+        for width, height in [shapes[photo]]
+        if height < one.size[0] or width < one.size[1]
+    ]
+    if small:
+        verb = "is" if len(small) == 1 else "are"
+        warn(
+            f"{len(small)} of {counted(len(plain), 'photo')} {verb} smaller than --resolution "
+            f"{config.data.resolution} and will be enlarged: {listed(small)}"
+        )
+
+
+def _prompt(photo: Path, config: TrainingConfig, words: str) -> str:
+    """What a photo is trained on as: the words beside it, or the subject's prompt, or the words of its folder."""
     caption = photo.with_suffix(config.data.caption_extension) if config.data.caption_extension else None
     if caption is not None and caption.is_file():
         try:
@@ -107,16 +180,16 @@ def _prompt(photo: Path, config: TrainingConfig) -> str:
             raise UserError(f"the caption {caption} cannot be read ({error}); write it as UTF-8 text") from error
         if words:
             return words
-    if not config.data.instance_prompt:
-        raise UserError(f"{photo.name} has no caption {caption}; write one, or give --instance_prompt for such photos")
-    return config.data.instance_prompt
+    prompt = config.data.instance_prompt or words
+    if not prompt:
+        raise UserError(f"{photo} has no caption {caption}; write one, or give --instance_prompt for such photos")
+    return prompt
 
 
-def _segmented(config: TrainingConfig) -> list[ManifestEntry]:
-    """What `persam-dreambooth segment` wrote of each photo and mask."""
-    if not config.mask.masked_loss or not (mask_folder(config).parent / SETTINGS_NAME).exists():
-        return []
-    return read_manifest(mask_folder(config).parent / MANIFEST_NAME)
+def _segmented(folder: Path) -> list[ManifestEntry]:
+    """What `persam-dreambooth segment` wrote of the masks in a folder; nothing where they are of another origin."""
+    run = folder.parent
+    return read_manifest(run / MANIFEST_NAME) if (run / SETTINGS_NAME).exists() else []
 
 
 def _by_digests(entries: Sequence[ManifestEntry]) -> dict[tuple[str, str | None], ManifestEntry]:
@@ -124,15 +197,19 @@ def _by_digests(entries: Sequence[ManifestEntry]) -> dict[tuple[str, str | None]
     return {(entry.digest, entry.mask_digest): entry for entry in entries}
 
 
-def mask_folder(config: TrainingConfig) -> Path:
-    """Where the masks lie; a folder that `persam-dreambooth segment` wrote has them one deeper.
+def mask_folder(config: TrainingConfig, folder: PhotoFolder) -> Path:
+    """Where a folder's masks lie; in what `persam-dreambooth segment` wrote they are one deeper.
+
+    Those of kohya's folders lie in folders of the same names, or, where there is none, all in one.
 
     Raises:
         UserError: no such folder.
     """
     if config.mask.reference_image:
-        return _segmentation(config) / "masks"
-    return pairs.mask_folder(Path(str(config.mask.instance_mask_dir)), "--instance_mask_dir")
+        return _segmentation(config) / folder.name / "masks"
+    given = pairs.mask_folder(Path(str(config.mask.instance_mask_dir)), "--instance_mask_dir")
+    own = given / folder.name
+    return pairs.mask_folder(own, "--instance_mask_dir") if folder.name and own.is_dir() else given
 
 
 def _segmentation(config: TrainingConfig) -> Path:
@@ -149,7 +226,8 @@ def describe(
         UserError: the masks' own manifest is damaged.
     """
     output = Path(config.output.output_dir)
-    known = _by_digests(_segmented(config))
+    folders = {mask_folder(config, one) for one in photo_folders(config)} if config.mask.masked_loss else set()
+    known = _by_digests([entry for folder in folders for entry in _segmented(folder)])
     lines = [
         ManifestEntry(relative_path(photo, output), files.digest(photo), error=reason)
         for photo, reason in left_out.items()
@@ -172,7 +250,8 @@ def _readable(photos: Sequence[Path]) -> tuple[dict[Path, tuple[int, int]], dict
             sizes[photo] = files.read_photo(photo).size
         except UserError as error:
             left_out[photo] = str(error)
-            logger.warning(f"left out: {error}")
+            warn(f"left out: {error}")
     if not sizes:
-        raise UserError(f"none of the {len(photos)} photos can be decoded: {next(iter(left_out.values()))}")
+        which = f"none of the {len(photos)} photos can" if len(photos) > 1 else "the only photo cannot"
+        raise UserError(f"{which} be decoded: {next(iter(left_out.values()))}")
     return sizes, left_out

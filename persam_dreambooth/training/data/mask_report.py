@@ -34,6 +34,7 @@ class MaskCheck:
         kept: the least share of the subject, in (0, 1], that any of 16 crops kept.
         inverted: whether it looks as if the background were drawn in it.
         in_vain: the share of those crops, in [0, 1], whose own latent mask is empty.
+        label: what messages call the photo; if empty its file's name.
     """
 
     photo: Path
@@ -42,6 +43,12 @@ class MaskCheck:
     kept: float
     inverted: bool
     in_vain: float = 0.0
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """What messages call the photo."""
+        return self.label or self.photo.name
 
     @property
     def coverage(self) -> float:
@@ -63,7 +70,7 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the GPUs as well
         checks = [_check(one, one.mask, config, cell) for one in instances if one.mask is not None]
-    empty = [one.photo.name for one in checks if one.coverage == 0 or one.in_vain == 1]
+    empty = [one.name for one in checks if one.coverage == 0 or one.in_vain == 1]
     if empty:
         size = config.data.resolution
         raise UserError(
@@ -83,7 +90,7 @@ def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: in
     latent = _latent(whole, config, cell)
     in_vain = sum(not _latent(cut, config, cell).any() for cut in cuts) / len(cuts)
     kept = min(cut.sum().item() for cut in cuts) / max(1, resized.sum().item())
-    return MaskCheck(instance.photo, path, latent, kept, _looks_inverted(mask), in_vain)
+    return MaskCheck(instance.photo, path, latent, kept, _looks_inverted(mask), in_vain, instance.name)
 
 
 def _latent(mask: Tensor, config: TrainingConfig, cell: int) -> Tensor:
@@ -106,16 +113,16 @@ def summary(checks: Sequence[MaskCheck]) -> str:
         return ""
     low, high = (extreme(one.coverage for one in checks) for extreme in (min, max))
     lines = [f"masks are on: the subject covers {low:.0%} to {high:.0%} of {len(checks)} photos"]
-    cut = [f"{one.photo.name} ({one.kept:.0%})" for one in checks if round(one.kept, 2) < 1]
+    cut = [f"{one.name} ({one.kept:.0%})" for one in checks if round(one.kept, 2) < 1]
     if cut:
         lines.append(f"some crops are smaller than the subject and keep only a part of it: {', '.join(cut)}")
-    in_vain = [f"{one.photo.name} ({one.in_vain:.0%})" for one in checks if one.in_vain]
+    in_vain = [f"{one.name} ({one.in_vain:.0%})" for one in checks if one.in_vain]
     if in_vain:
         lines.append(
             f"warning: some crops train nothing, since no latent cell is the subject's by --mask_downsample: "
             f"{', '.join(in_vain)}; --mask_downsample area or a --mask_dilation helps"
         )
-    inverted = [one.photo.name for one in checks if one.inverted]
+    inverted = [one.name for one in checks if one.inverted]
     if inverted:
         lines.append(
             f"warning: the masks of {', '.join(inverted)} cover the border and less of the middle; white is learned"
@@ -127,7 +134,7 @@ def save_sheet(checks: Sequence[MaskCheck], output: Path) -> None:
     """Write `masks.png`: of every photo the subject under its mask, and beside it what each latent cell weighs."""
     pictures = [_picture(one) for one in checks[:SHEET_LIMIT]]
     if pictures:
-        captions = [f"{one.photo.name}  covers {one.coverage:.0%}, crops keep {one.kept:.0%}" for one in checks]
+        captions = [f"{one.name}  covers {one.coverage:.0%}, crops keep {one.kept:.0%}" for one in checks]
         sheet = drawing.sheet(
             pictures, captions[: len(pictures)], columns=min(3, len(pictures)), tile=2 * drawing.TILE
         )

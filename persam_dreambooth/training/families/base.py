@@ -67,6 +67,11 @@ class Family(Protocol):
         """What a picture's side must be a multiple of, in pixels, from the base model's configs alone."""
         ...
 
+    @classmethod
+    def even_unit_of(cls, config: ModelConfig) -> int:
+        """Sides that are multiples of it are halved without a remainder in every layer; in pixels, as above."""
+        ...
+
     def trained(self) -> dict[str, nn.Module]:
         """The modules with trainable weights, by their part's name; the first one is the denoiser."""
         ...
@@ -90,6 +95,10 @@ class Family(Protocol):
             dtype: of all that is frozen.
             denoiser_device: where the denoiser goes, if elsewhere.
         """
+        ...
+
+    def asked(self, prompt: str) -> str:
+        """The text that a prompt is tokenized as."""
         ...
 
     def tokenize(self, prompt: str) -> Conditioning:

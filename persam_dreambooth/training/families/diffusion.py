@@ -9,9 +9,13 @@ from diffusers.training_utils import compute_snr
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.training.config import ModelConfig, OptimizationConfig
+from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
 from persam_dreambooth.training.families.base import Noised
+from persam_dreambooth.training.families.loading import load_config
 from persam_dreambooth.training.families.pipeline import PipelineFamily
+
+DRAWN_UNIT = 8
+"""Pipelines with UNets draw in multiples of so many pixels only, whatever the autoencoder's factor."""
 
 
 class Diffusion(PipelineFamily):
@@ -35,6 +39,23 @@ class Diffusion(PipelineFamily):
             known = "only epsilon and v_prediction are known"
             raise UserError(f"{config.pretrained_model_name_or_path} predicts {self.prediction_type}; {known}")
         super().__init__(config, **parts)
+
+    @classmethod
+    def check(cls, config: TrainingConfig) -> None:
+        """As all families, and refuse a size in which the pipeline draws no validation pictures."""
+        super().check(config)
+        side = config.data.resolution
+        if config.validation.validation_prompt and side % DRAWN_UNIT:
+            raise UserError(
+                f"--resolution {side}: a {cls.pipeline_class.__name__} draws validation pictures in multiples of "
+                f"{DRAWN_UNIT} pixels; take {max(1, side // DRAWN_UNIT) * DRAWN_UNIT}, or drop --validation_prompt"
+            )
+
+    @classmethod
+    def even_unit_of(cls, config: ModelConfig) -> int:
+        """See `Family.even_unit_of`; a UNet halves its maps between its blocks."""
+        blocks = load_config(cls.denoiser[1], cls.denoiser[0], config)["down_block_types"]
+        return cls.cell_of(config) * int(2 ** (len(blocks) - 1))
 
     def add_noise(self, latents: Tensor, settings: OptimizationConfig) -> Noised:
         """See `Family.add_noise`; an offset is 0.1 of a normal number a channel, as in diffusers."""

@@ -53,9 +53,13 @@ class Lumina2(FlowMatching):
             pipeline.text_encoder = copy.deepcopy(pipeline.text_encoder).to(self.dtype)
         return pipeline
 
+    def asked(self, prompt: str) -> str:
+        """See `Family.asked`; with the pipeline's system prompt."""
+        return f"{SYSTEM_PROMPT} <Prompt Start> {prompt}"
+
     def tokenize(self, prompt: str) -> Conditioning:
         """See `Family.tokenize`."""
-        tokens = token_ids(self.tokenizer, f"{SYSTEM_PROMPT} <Prompt Start> {prompt}", self.length)
+        tokens = token_ids(self.tokenizer, self.asked(prompt), self.length)
         return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
 
     def _encode(self, tokens: Conditioning) -> Conditioning:

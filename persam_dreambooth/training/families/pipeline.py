@@ -132,6 +132,15 @@ class PipelineFamily:
         """See `Family.side_unit_of`; here one latent cell."""
         return cls.cell_of(config)
 
+    @classmethod
+    def even_unit_of(cls, config: ModelConfig) -> int:
+        """See `Family.even_unit_of`; transformers halve nothing."""
+        return cls.side_unit_of(config)
+
+    def asked(self, prompt: str) -> str:
+        """See `Family.asked`."""
+        return prompt
+
     def _trained_encoders(self) -> tuple[str, ...]:
         if not self.config.train_text_encoder:
             return ()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
@@ -19,11 +18,11 @@ from persam_dreambooth.replacing import UNFINISHED
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.running.averaging import load_average, save_average
 from persam_dreambooth.training.running.distribution import shares_weights
+from persam_dreambooth.training.screen import warn
 
 PREFIX = "checkpoint-"
 PROGRESS_NAME = "progress.json"
 RNG_NAMES = ("epoch_rng", "torch_rng", "fetch_rng")
-logger = get_logger(__name__)
 
 
 @dataclass
@@ -96,7 +95,7 @@ def save_checkpoint(accelerator: Accelerator, output: Path, progress: Progress, 
     if accelerator.is_main_process:
         if failures:
             shutil.rmtree(partial, ignore_errors=True)
-            logger.warning(
+            warn(
                 f"checkpoint {final.name} could not be written ({failures[0]}); the training goes on, "
                 f"{in_words(output)}. Check the free space of {output}"
             )

@@ -4,17 +4,16 @@ import math
 from typing import Any
 
 import torch
-from accelerate.logging import get_logger
 from diffusers.optimization import SchedulerType, get_scheduler
 from torch import nn
 from torch.optim import Optimizer
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import OptimizationConfig
+from persam_dreambooth.training.screen import warn
 
 POLYNOMIAL_END = 1e-7
 """Where diffusers' polynomial schedule ends."""
-logger = get_logger(__name__)
 
 
 def check(config: OptimizationConfig) -> None:
@@ -47,9 +46,7 @@ def build_optimizer(parameters: list[nn.Parameter], config: OptimizationConfig, 
     options: dict[str, Any] = {}
     if config.optimizer == "prodigy":
         if (config.learning_rate or 0.0) <= 0.1:
-            logger.warning(
-                f"--learning_rate {config.learning_rate:g} is a factor of what Prodigy finds; about 1 is usual"
-            )
+            warn(f"--learning_rate {config.learning_rate:g} is a factor of what Prodigy finds; about 1 is usual")
         names = ("beta3", "decouple", "use_bias_correction", "safeguard_warmup")
         options = {name: getattr(config, f"prodigy_{name}") for name in names}
     elif config.optimizer == "adamw":
@@ -91,7 +88,12 @@ def count_steps(config: OptimizationConfig, batches: int, processes: int) -> int
     """
     if config.max_train_steps is not None:
         return config.max_train_steps
-    return config.num_train_epochs * math.ceil(math.ceil(batches / processes) / config.gradient_accumulation_steps)
+    return config.num_train_epochs * steps_in_an_epoch(config, batches, processes)
+
+
+def steps_in_an_epoch(config: OptimizationConfig, batches: int, processes: int) -> int:
+    """Optimizer steps of one epoch; see `count_steps`."""
+    return math.ceil(math.ceil(batches / processes) / config.gradient_accumulation_steps)
 
 
 def build_scheduler(optimizer: Optimizer, config: OptimizationConfig, steps: int, processes: int) -> Any:

@@ -16,6 +16,7 @@ from persam_dreambooth.replacing import UNFINISHED
 from persam_dreambooth.training.config import GROUPS, OutputConfig, TrainingConfig, ValidationConfig
 from persam_dreambooth.training.data import dataset_copy, instances
 from persam_dreambooth.training.running import checkpoints
+from persam_dreambooth.training.screen import listed
 
 HELD = ("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder", "use_ema", "optimizer", "seed_each_batch")
 """The flags that say what a checkpoint holds, and how its batches are counted."""
@@ -50,9 +51,12 @@ def choose_start(config: TrainingConfig) -> Path | None:
         other = {one.name for group in (ValidationConfig, OutputConfig) for one in fields(group)}
         _check_same(_saved(config), config, (name for name in config.flat() if name not in other))
     elif held:
-        go_on = "go on with it by --resume_from_checkpoint latest" if CONFIG_NAME in held else "delete it"
+        names = listed(held)
+        if CONFIG_NAME not in held:
+            raise UserError(f"--output_dir {output} holds other files ({names}); choose a new or an empty folder")
         raise UserError(
-            f"--output_dir {output} holds another run ({', '.join(held[:3])}); choose another folder, or {go_on}"
+            f"--output_dir {output} holds another run ({names}); choose another folder, or go on with it by "
+            "--resume_from_checkpoint latest"
         )
     return chosen
 
@@ -92,7 +96,7 @@ def _check_unfinished(output: Path) -> None:
     if any((output / name).exists() for name in (PIPELINE_INDEX, LORA_NAME)):
         raise UserError(
             f"--resume_from_checkpoint latest: {output} holds a finished model and no checkpoint to go on from; "
-            "choose another --output_dir, or delete it"
+            "choose another --output_dir"
         )
 
 

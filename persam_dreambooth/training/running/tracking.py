@@ -1,26 +1,40 @@
 """What is handed to tensorboard, wandb and the like."""
 
 import json
-import warnings
 from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.screen import warn
+
+DEFAULT = "tensorboard"
 
 
-def log_with(report_to: str) -> list[str] | str | None:
-    """Accelerate's `log_with`: what was asked for, or nothing, said aloud, when it is not installed."""
+def log_with(report_to: str | None) -> list[str] | str | None:
+    """Accelerate's `log_with`.
+
+    Args:
+        report_to: a tracker, "all" that are installed, or "none"; None is tensorboard where it is installed.
+
+    Raises:
+        UserError: no such tracker, or it is not installed.
+    """
     if report_to in ("none", "all"):
         return None if report_to == "none" else "all"
-    if report_to not in LOGGER_TYPE_TO_CLASS:
+    name, installed = report_to or DEFAULT, [tracker.value for tracker in get_available_trackers()]
+    if name not in LOGGER_TYPE_TO_CLASS:
         known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
-        raise UserError(f"--report_to {report_to} is unknown; choose all, none or one of {known}")
-    if report_to not in [tracker.value for tracker in get_available_trackers()]:
-        warnings.warn(f"no curves are logged: {report_to} is not installed (pip install {report_to})", stacklevel=2)
+        raise UserError(f"--report_to {name} is unknown; choose all, none or one of {known}")
+    if name in installed:
+        return [name]
+    if report_to is None:
+        warn(f"no curves are logged: {DEFAULT} is not installed (pip install {DEFAULT})")
         return None
-    return [report_to]
+    raise UserError(
+        f"--report_to {name}: {name} is not installed; pip install {name}, or choose all (that are installed) or none"
+    )
 
 
 def loggable(config: TrainingConfig) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """The data loader's workers: they outlive a signal, end with the training, and say what is wrong in one line."""
 
 import atexit
+import errno
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,8 @@ from persam_dreambooth.training.running.signals import SIGNALS
 
 ENDED = ("exited unexpectedly", "killed by signal", "out of shared memory")
 """What torch says of workers that the system ended."""
+
+TOO_FEW_FILES = "too many open files; raise `ulimit -n`, or take fewer --dataloader_num_workers, or 0"
 
 
 def begin_worker(_: int) -> None:
@@ -41,7 +45,13 @@ def explained() -> Iterator[None]:
     """
     try:
         yield
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        raise UserError(TOO_FEW_FILES) from error
     except RuntimeError as error:
+        if os.strerror(errno.EMFILE) in str(error):  # torch's own words for the same
+            raise UserError(TOO_FEW_FILES) from error
         if "DataLoader worker" not in str(error) or not any(words in str(error) for words in ENDED):
             raise
         raise UserError(
@@ -49,7 +59,8 @@ def explained() -> Iterator[None]:
             "memory or shared memory; take fewer --dataloader_num_workers, or 0"
         ) from error
     except UserError as error:
-        words = str(error).strip()
-        if "\n" not in words:
+        words = str(error)
+        if "in DataLoader worker process" not in words:
             raise
-        raise UserError(words.rpartition(f"{UserError.__name__}: ")[2]) from error
+        # torch has raised it anew, with the worker's traceback in its words, whose line ends are escaped by then.
+        raise UserError(words.rpartition(f"{UserError.__name__}: ")[2].removesuffix(r"\n")) from error

@@ -1,6 +1,8 @@
 """Guards where photos come from: captions, several subjects, data sets, and how much a photo counts."""
 
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -103,7 +105,7 @@ def test_a_list_of_subjects_is_read_from_any_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("entries", "says"),
     [
-        ("[", "cannot be read"),
+        ("[", "is no readable YAML"),
         ([], "must be a list of entries"),
         ({"instance_data_dir": "a"}, "must be a list of entries"),
         ([{"instance_dir": "a"}], "entry 1 of .* has an unknown key 'instance_dir'; known: instance_data_dir"),
@@ -119,6 +121,60 @@ def test_a_wrong_list_of_subjects_is_refused_in_one_line(tmp_path, entries, says
     with pytest.raises(UserError, match=says) as error:
         read_concepts(config)
     assert len(str(error.value).splitlines()) == 1
+
+
+HOSTILE = {
+    "aliases": "a: &a [x, x]\nb: [*a, *a]",
+    "deep nesting": "[" * 5000,
+    "a switch for a number": "- {instance_data_dir: a, num_class_images: true}",
+    "a number that no one means": "- {instance_data_dir: a, num_class_images: 0x" + "f" * 9000 + "}",
+    "a long key": "- {" + "x" * 100_000 + ": a}",
+    "a long value": "- {num_class_images: " + "x" * 100_000 + "}",
+    "a mapping": "- {instance_data_dir: {a: b}}",
+    "a NUL": '- {"instance_data_dir": "a\\0b"}',
+    "half a surrogate pair": '- {"instance_data_dir": "a", "instance_prompt": "\\ud800"}',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_list_of_subjects_is_refused_in_one_short_line(tmp_path, name):
+    path = tmp_path / "concepts.yaml"
+    path.write_text(HOSTILE[name])
+    config = configure("model", data={"concepts_list": str(path), "instance_data_dir": None})
+    with pytest.raises(UserError) as error:
+        find_instances(read_concepts(config)[0], SIZES)
+    assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 700
+
+
+def test_a_list_of_subjects_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "concepts.yaml")
+    config = configure("model", data={"concepts_list": str(tmp_path / "concepts.yaml"), "instance_data_dir": None})
+    with pytest.raises(UserError, match="is not a regular file"):
+        read_concepts(config)
+
+
+def test_of_several_subjects_messages_say_whose_photo_it_is(flags, capsys, caplog):
+    for name in ("rex", "mini"):
+        shutil.copytree("photos", name)
+        shutil.copytree("masks", f"{name}-masks")
+    entries = [
+        {"instance_data_dir": name, "instance_mask_dir": f"{name}-masks", "instance_prompt": "a sks dog"}
+        for name in ("rex", "mini")
+    ]
+    Path("concepts.json").write_text(json.dumps(entries))
+    subjects = {"instance_data_dir": None, "instance_mask_dir": None, "concepts_list": "concepts.json"}
+    wild = {"learning_rate": 1e30, "max_train_steps": 9, "train_batch_size": 1, "report_to": "none"}
+    assert train(flags | subjects | wild) == 2
+    assert re.search(r"photos: (rex|mini)/0\d\.png", capsys.readouterr().err)
+    blank = Image.new("L", Image.open("mini/01.png").size)
+    blank.save("mini-masks/01.png")
+    assert train(flags | subjects, output_dir="second") == 2
+    assert "the mask of mini/01.png is empty" in capsys.readouterr().err
+    Path("mini-masks/01.png").unlink()
+    Path("rex/01.png").write_bytes(b"x")
+    assert train(flags | subjects, output_dir="third") == 2
+    assert "rex/01.png cannot be decoded" in caplog.text
+    assert "error: subject mini: no mask in mini-masks for 01.png" in capsys.readouterr().err
 
 
 def test_one_folder_cannot_hold_the_class_images_of_two_kinds(tmp_path):
@@ -186,10 +242,12 @@ def from_dataset(tmp_path, name, **changes):
     return configure("model", mask={"instance_mask_dir": None}, data=data | COLUMNS | changes, output=output)
 
 
-def test_a_data_set_becomes_a_folder_of_photos_bit_for_bit(stored, tmp_path):
+def test_a_data_set_becomes_a_folder_of_photos_bit_for_bit(stored, tmp_path, capfd):
     name, originals = stored
     config = from_dataset(tmp_path, name)
+    capfd.readouterr()
     dataset_copy.copy(config)
+    assert "Generating" not in capfd.readouterr().err  # the library's own bar
     dataset_copy.copy(config)  # which finds it all there
     found, left_out = find_instances(read_concepts(config)[0], SIZES)
     assert not left_out

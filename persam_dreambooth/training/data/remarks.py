@@ -1,0 +1,102 @@
+"""What is allowed and may surprise: one warning each, before the first step."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.families import Family
+from persam_dreambooth.training.screen import counted, warn
+
+FEW_STEPS = 100
+"""Fewer steps than this teach little: recipes of DreamBooth take 400 to 1000."""
+SHOWN = 100
+"""Characters of what is cut off a prompt that a message shows."""
+PLAIN = {
+    *("a", "an", "the", "of", "my", "one", "this", "that", "in", "on", "with", "and"),
+    *("photo", "photograph", "picture", "image", "painting", "drawing", "close-up", "closeup", "portrait"),
+}
+"""Words that name no subject."""
+
+
+def uneven_resolution(config: TrainingConfig, unit: int) -> None:
+    """Warn of a side that the denoiser cannot halve as often as it does without a remainder.
+
+    Args:
+        config: its `resolution` is a multiple of what the model needs.
+        unit: of which sides are halved without a remainder, in pixels.
+    """
+    side = config.data.resolution
+    if side % unit:
+        low = side // unit * unit
+        near = f"{low} and {low + unit} are" if low else f"{unit} is"
+        warn(
+            f"--resolution {side} is no multiple of {unit}: the model pads its coarser layers, as it seldom did when "
+            f"it was trained; {near} even"
+        )
+
+
+def without_identifier(subjects: Iterable[TrainingConfig]) -> None:
+    """Warn of instance prompts in which no word can be the subject's own.
+
+    That is certain only where the words are the class prompt's. Without a class prompt it is assumed where but one
+    plain word is left beside articles and the like, so that either identifier or kind is missing.
+    """
+    for one in subjects:
+        prompt, class_prompt = one.data.instance_prompt or "", one.data.class_prompt or ""
+        words, common = _words(prompt), {*PLAIN, *_words(class_prompt)}
+        own = [word for word in words if word not in common]
+        if words and class_prompt and not own:
+            warn(
+                f"--instance_prompt {prompt!r} has no word that --class_prompt {class_prompt!r} lacks: every subject "
+                'of that kind is trained to look like yours; add an identifier, a rare word as in "a sks dog"'
+            )
+        elif not class_prompt and len(own) == 1 and _is_plain(own[0], prompt):
+            warn(
+                f"--instance_prompt {prompt!r} has but one word for the subject; DreamBooth's prompts have two, an "
+                'identifier and its kind, as in "a sks dog"'
+            )
+
+
+def _words(prompt: str) -> list[str]:
+    return re.findall(r"\w+(?:[-']\w+)*", prompt.lower())
+
+
+def _is_plain(word: str, prompt: str) -> bool:
+    """Whether it is written like a word of English: small letters, with a vowel among them."""
+    return word in prompt and word.isascii() and word.isalpha() and bool(re.search("[aeiouy]", word))
+
+
+def cut_prompts(family: Family, prompts: Mapping[str, str]) -> None:
+    """Warn of prompts that are longer than a tokenizer takes, with what is cut off.
+
+    Args:
+        family: loaded.
+        prompts: each with what messages call it.
+    """
+    for prompt, owner in prompts.items():
+        for key, ids in family.tokenize(prompt).items():
+            name, length = key.replace("input_ids", "tokenizer"), ids.shape[-1]
+            cut = _cut_off(getattr(family, name, None), family.asked(prompt), length)
+            if cut:
+                shown = cut if len(cut) <= SHOWN else f"{cut[:SHOWN]}..."
+                warn(f"{owner} has more than the {length} tokens that the {name} takes; cut off: {shown!r}")
+
+
+def _cut_off(tokenizer: Any, prompt: str, length: int) -> str:
+    """The end of a prompt that does not fit into so many tokens; "" without a tokenizer that tells places."""
+    if not getattr(tokenizer, "is_fast", False):
+        return ""
+    tokens = tokenizer(prompt, truncation=True, max_length=length, return_offsets_mapping=True)
+    if len(tokens["input_ids"]) < length:
+        return ""
+    return prompt[max(end for _, end in tokens["offset_mapping"]) :].strip()
+
+
+def few_steps(config: TrainingConfig, steps: int, photos: int) -> None:
+    """Warn where epochs alone say how long to train, and so few photos make few steps of them."""
+    if config.optimization.max_train_steps is None and steps < FEW_STEPS:
+        warn(
+            f"--num_train_epochs {config.optimization.num_train_epochs} of {counted(photos, 'photo')} makes "
+            f"{counted(steps, 'step')}, which teaches little; give --max_train_steps, some hundreds"
+        )

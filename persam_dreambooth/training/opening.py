@@ -1,0 +1,104 @@
+"""The lines that a training begins with: on what, what of, how long, and which loss."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.families import Family
+from persam_dreambooth.training.local_paths import without_folders
+from persam_dreambooth.training.screen import counted
+from persam_dreambooth.training.setup import Setup
+
+
+def lines(run: Setup, family: Family, steps: int, epoch: int) -> list[str]:
+    """The run in a few lines, as the screen shows them.
+
+    Args:
+        run: what was found out.
+        family: not yet prepared by Accelerate, so that its weights can be counted.
+        steps: of the whole run.
+        epoch: steps of an epoch.
+    """
+    return [
+        f"device: {_device(run)}",
+        f"training: {_trained(run.config, family)}",
+        f"photos: {_photos(run)}",
+        f"steps: {steps}, {_epochs(steps / epoch)} of {counted(epoch, 'step')}",
+        f"loss: {_loss(run)}",
+    ]
+
+
+def begins(checkpoint: Path | None, step: int) -> str:
+    """From where the training goes on."""
+    return "from the beginning" if checkpoint is None else f"resumed from {checkpoint}, after {counted(step, 'step')}"
+
+
+def _device(run: Setup) -> str:
+    accelerator = run.accelerator
+    device = accelerator.device
+    name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
+    precision = {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+    return f"{device}{name}{processes}, {precision}"
+
+
+def _trained(config: TrainingConfig, family: Family) -> str:
+    parts, model = family.trained(), config.model
+    learned = sum(_size(part, learned=True) for part in parts.values())
+    total = sum(_size(part) for part in parts.values()) - (learned if model.use_lora else 0)
+    whose = f"{without_folders(str(model.pretrained_model_name_or_path))}'s {' and '.join(parts)}"
+    if not model.use_lora:
+        return f"all {_millions(total)} M weights of {whose}"
+    kind = "DoRA" if model.use_dora else "LoRA"
+    return f"{kind} rank {model.rank} of {whose}, {_millions(learned)} M of {_millions(total)} M weights"
+
+
+def _size(part: nn.Module, learned: bool = False) -> int:
+    return sum(one.numel() for one in part.parameters() if one.requires_grad or not learned)
+
+
+def _millions(number: int) -> str:
+    millions = number / 1e6
+    return f"{millions:.0f}" if millions >= 100 else f"{millions:.2g}" if millions < 10 else f"{millions:.1f}"
+
+
+def _photos(run: Setup) -> str:
+    config = run.config
+    batch, accumulated = config.data.train_batch_size, config.optimization.gradient_accumulation_steps
+    factors = {"in a batch": batch, "accumulated": accumulated, "processes": run.accelerator.num_processes}
+    product = " x ".join(f"{number} {name}" for name, number in factors.items() if number > 1)
+    several = sum(number > 1 for number in factors.values()) > 1
+    step = batch * accumulated * run.accelerator.num_processes
+    words = [str(len(run.instances))]
+    shown = sum(one.repeats for one in run.instances)
+    if shown != len(run.instances):
+        words.append(f"{shown} with repeats")
+    if len(run.concepts) > 1:
+        words.append(f"{len(run.concepts)} subjects")
+    sides = " or ".join(f"{width} x {height}" for height, width in sorted({one.size for one in run.instances}))
+    return f"{', '.join(words)}, {sides} pixels; {step} a step{f' ({product})' if several else ''}"
+
+
+def _epochs(number: float) -> str:
+    return counted(round(number), "epoch") if number == round(number) else f"{number:.1f} epochs"
+
+
+def _loss(run: Setup) -> str:
+    """The terms by the names under which they are logged, with their weights."""
+    mask, data, optimization = run.config.mask, run.config.data, run.config.optimization
+    whole = "whole photos"
+    if mask.masked_loss:
+        whole = f"inside the masks, normalization {mask.mask_normalization}"
+        whole += f", outside at weight {mask.background_weight:g}" if mask.background_weight else ""
+    terms = [f"instance_loss ({whole})"]
+    if mask.background_prior_weight:
+        terms.append(f"{mask.background_prior_weight:g} x background_prior_loss")
+    if mask.attention_loss_weight:
+        terms.append(f"{mask.attention_loss_weight:g} x attention_loss")
+    if data.with_prior_preservation:
+        images = sum(map(len, run.class_images))
+        terms.append(f"{data.prior_loss_weight:g} x prior_loss ({counted(images, 'class image')})")
+    snr = "" if optimization.snr_gamma is None else f"; min-SNR, gamma {optimization.snr_gamma:g}"
+    return " + ".join(terms) + snr

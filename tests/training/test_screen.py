@@ -1,0 +1,66 @@
+"""What a user sees of a training: what it is about to do, how the loss goes, where things lie, and no more."""
+
+import logging
+
+import pytest
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.utils import are_progress_bars_disabled
+from transformers.utils import logging as transformers_logging
+
+from persam_dreambooth.training import screen
+from tests.training.runs import train
+
+
+def test_a_run_says_what_it_will_do_and_where_its_pictures_lie(flags, capsys):
+    drawn = {"validation_prompt": "a sks dog", "num_validation_images": 2, "validation_steps": 2}
+    prior = {"class_prompt": "a dog", "background_prior_weight": 0.5, "checkpointing_steps": 2, "report_to": "none"}
+    assert train(flags, "--use_lora", gradient_accumulation_steps=2, **drawn, **prior) == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    head = lines.index("device: cpu, float32")
+    assert (
+        lines[head + 1].startswith("training: LoRA rank 4 of stable-diffusion's unet, 0.0")
+        and " M of " in lines[head + 1]
+    )
+    assert lines[head + 2 : head + 6] == [
+        "photos: 3, 32 x 32 pixels; 4 a step (2 in a batch x 2 accumulated)",
+        "steps: 4, 4 epochs of 1 step",
+        "loss: instance_loss (inside the masks, normalization sample) + 0.5 x background_prior_loss",
+        "from the beginning",
+    ]
+    assert "validation: output/validation/step-000002-0.png to step-000002-1.png" in lines
+    assert "validation: output/validation/step-000004-0.png to step-000004-1.png" in lines
+    assert "mean loss" in printed.err
+    assert not [word for word in ("Loading", "[RANK", "warning") if word in printed.out + printed.err]
+    go_on = {"max_train_steps": 5, "resume_from_checkpoint": "checkpoint-4"}
+    assert train(flags, "--use_lora", gradient_accumulation_steps=2, **prior | go_on) == 0
+    assert "resumed from output/checkpoint-4, after 4 steps" in capsys.readouterr().out.splitlines()
+
+
+def test_the_bar_shows_the_mean_of_the_last_losses(capfd):
+    with screen.LossBar(100, 0, hidden=False) as bar:
+        for step in range(60):
+            bar.advance(float(step))
+        assert bar.postfix == "mean loss 34.5000"  # of 10 to 59
+        bar.refresh()
+    assert "mean loss 34.5000" in capfd.readouterr().err
+
+
+def test_quiet_is_over_when_the_training_is():
+    before = diffusers_logging.get_verbosity()
+    with screen.quiet():
+        assert not diffusers_logging.is_progress_bar_enabled() and not transformers_logging.is_progress_bar_enabled()
+        assert not are_progress_bars_disabled()  # downloads keep theirs
+        assert diffusers_logging.get_verbosity() == logging.ERROR
+    assert diffusers_logging.is_progress_bar_enabled() and transformers_logging.is_progress_bar_enabled()
+    assert diffusers_logging.get_verbosity() == before
+
+
+@pytest.mark.parametrize(("number", "says"), [(0, "0 photos"), (1, "1 photo"), (2, "2 photos")])
+def test_numbers_agree_with_their_nouns(number, says):
+    assert screen.counted(number, "photo") == says
+
+
+def test_long_lists_are_cut():
+    assert screen.listed(list("abcdefgh")) == "a, b, c, d, e and 3 more"
+    assert screen.listed(["a"]) == "a"

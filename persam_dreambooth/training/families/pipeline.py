@@ -165,6 +165,8 @@ class PipelineFamily:
             for name, part in trained.items():
                 targets = self.targets if name == self.denoiser[0] else TEXT_ENCODER_TARGETS
                 lora.add_adapters(part, targets, config)
+            if config.network_weights:
+                lora.begin_from(config.network_weights, trained)
 
     def trained(self) -> dict[str, nn.Module]:
         """See `Family.trained`."""
@@ -350,6 +352,4 @@ def load_tokenizer(part: str, config: ModelConfig) -> Any:
     with naming(f"the {part} of {other or name}"):
         if other:
             return AutoTokenizer.from_pretrained(other, revision=config.revision, trust_remote_code=False)
-        return AutoTokenizer.from_pretrained(
-            name, subfolder=part, revision=config.revision, trust_remote_code=False
-        )
+        return AutoTokenizer.from_pretrained(name, subfolder=part, revision=config.revision, trust_remote_code=False)

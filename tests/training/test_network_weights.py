@@ -11,14 +11,14 @@ from persam_dreambooth.model_folder import LORA_NAME
 from persam_dreambooth.training.families import load_family
 from random_models import PIPELINES
 from tests.training.runs import train
-from tests.training.small import NAMED, batch_for, configure, loaded, noised_for, said, trained_parameters
+from tests.training.small import NAMED, batch_for, configure, make, noised_for, said, trained_parameters
 
 LORA = {"use_lora": True, "rank": 2, "lora_alpha": 6}
 
 
 def saved_lora(base, folder, text):
     """A LoRA that was trained, as far as its weights tell."""
-    _, family = loaded(base, LORA | {"train_text_encoder": text})
+    _, family = make(base, LORA | {"train_text_encoder": text})
     with torch.no_grad():
         for one in trained_parameters(family):
             one.normal_(std=0.1)
@@ -32,7 +32,7 @@ def test_a_run_begins_where_the_lora_ended(pipelines, tmp_path, name):
     base, text = pipelines / name, bool(NAMED[name].lora_encoders)
     before = saved_lora(base, tmp_path / "lora", text)
     model = {"use_lora": True, "train_text_encoder": text, "network_weights": str(tmp_path / "lora")}
-    config, after = loaded(base, model)
+    config, after = make(base, model)
     assert (config.model.rank, config.model.lora_alpha) == (2, 6)
     for part, module in before.trained().items():
         one, other = (get_peft_model_state_dict(each) for each in (module, after.trained()[part]))

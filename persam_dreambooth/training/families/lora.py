@@ -116,7 +116,7 @@ def begin_from(name: str, parts: dict[str, nn.Module]) -> None:
         raise UserError(f"{said} holds weights of a {part}, which is not trained here; {advice}")
     own = {part: module for part, module in parts.items() if part in there}
     for part, module in own.items():
-        _check_layers(said, part, state, get_peft_model_state_dict(unwrapped(module)))
+        _check_layers(said, part, state, get_peft_model_state_dict(unwrapped(module), save_embedding_layers=False))
     _load(state, own)
 
 

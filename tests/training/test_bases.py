@@ -11,9 +11,11 @@ from diffusers import DDPMScheduler
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.encoders import Clip
+from persam_dreambooth.generation import load_pipeline
 from persam_dreambooth.model_folder import LORA_NAME
 from persam_dreambooth.segmentation import PerSAM
 from persam_dreambooth.segmentation.appearance import ImageEncoder
@@ -58,13 +60,25 @@ def test_no_code_of_a_base_is_run_or_asked_about(flags, asked, capsys):
 def test_no_code_of_another_model_is_run_or_asked_about(models, tmp_path, monkeypatch, asked):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(models / "sam", "sam")
-    with_code(Path("sam"))
-    for load in (PerSAM.from_pretrained, ImageEncoder.from_pretrained, Clip.from_pretrained):
-        try:
-            load("sam")
-        except UserError as error:
-            assert "\n" not in str(error)
-        assert not asked and not Path("it-ran").exists()
+    shutil.copytree(models / "stable-diffusion", "base")
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = small | {"image_size": 32, "patch_size": 8}
+    CLIPModel(CLIPConfig(text_config=small | {"vocab_size": 99}, vision_config=vision)).save_pretrained("clip")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained("clip")
+    shutil.copytree("base/tokenizer", "clip", dirs_exist_ok=True)
+    loads = {
+        "sam": [PerSAM.from_pretrained],
+        "clip": [ImageEncoder.from_pretrained, Clip.from_pretrained],
+        "base": [load_pipeline],
+    }
+    for name, loaders in loads.items():
+        with_code(Path(name))
+        for load in loaders:
+            try:
+                load(name)
+            except UserError as error:
+                assert "\n" not in str(error)
+            assert not asked and not Path("it-ran").exists()
 
 
 def single_file():

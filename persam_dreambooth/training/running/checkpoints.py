@@ -225,8 +225,8 @@ def load_checkpoint(accelerator: Accelerator, folder: Path) -> Progress:
         accelerator.load_state(str(folder))
         checkpoint_files.check_random_states(states)
         rng = load_file(folder / f"epoch_rng_{rank}.safetensors")
-        counts = {name: values[name] for name in checkpoint_files.COUNTS}
-        return Progress(**counts, **{name: rng[name] for name in RNG_NAMES})
+        counts: dict[str, Any] = {name: values[name] for name in checkpoint_files.COUNTS}
+        return Progress(**(counts | {name: rng[name] for name in RNG_NAMES}))
     except Exception as error:  # each of a checkpoint's files answers damage in its own way
         reason = " ".join((str(error) or type(error).__name__).split())[:200]
         raise UserError(

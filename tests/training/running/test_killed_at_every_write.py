@@ -68,5 +68,6 @@ def test_every_file_operation_of_a_training(flags):
         assert in_a_process_of_its_own(flags, kill_at=number) == -signal.SIGKILL, what
         assert in_a_process_of_its_own(flags, "--resume_from_checkpoint=latest") == 0, what
         assert same_weights(f"output/{WEIGHTS}", f"output-whole/{WEIGHTS}"), what
-        assert {path.name for path in Path("output").iterdir()} == before, what
+        # A checkpoint beyond the limit goes when the next one is written, and after the last step none is.
+        assert {path.name for path in Path("output").iterdir()} - {"checkpoint-1"} == before, what
         shutil.rmtree("output")

@@ -60,7 +60,7 @@ def load_pipeline(
     place = choose_device(device)
     what = f"the base model {source} of {model}" if is_lora else f"the model {source}"
     try:
-        pipeline = DiffusionPipeline.from_pretrained(**origin)
+        pipeline = DiffusionPipeline.from_pretrained(**origin, trust_remote_code=False)
         if is_lora:
             what = f"the LoRA weights in {folder}"
             pipeline.load_lora_weights(folder, weight_name=lora)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 
+from persam_dreambooth import lora_files
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import CONFIG_NAME
 from persam_dreambooth.photos.names import is_text
@@ -30,6 +31,7 @@ PATHS = (
     "background_images",
     "training_cache",
     "cache_dir",
+    "network_weights",
     "output_dir",
 )
 NAMES_OR_PATHS = ("pretrained_model_name_or_path", "tokenizer_name", "sam", "dataset_name")
@@ -74,6 +76,9 @@ class ModelConfig:
     lora_alpha: int | None = _flag(None, "the adapters count alpha / rank times; the rank if unset")
     use_dora: bool = _flag(False, "DoRA: LoRA that learns the length of each weight vector apart from its direction")
     lora_dropout: float | None = _flag(None, "dropout inside the LoRA adapters; 0 if unset")
+    network_weights: str | None = _flag(
+        None, "with LoRA: begin from these weights, a .safetensors file in diffusers' format or an output folder"
+    )
     gradient_checkpointing: bool = _flag(False, "less memory for about a third more time")
     enable_xformers_memory_efficient_attention: bool = _flag(False, "attention by xformers")
     pre_compute_text_embeddings: bool = _flag(False, "encode the prompts once and drop the text encoder")
@@ -86,6 +91,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not self.pretrained_model_name_or_path:
             raise UserError("--pretrained_model_name_or_path is missing; give a hub name or the folder of a pipeline")
+        if self.network_weights:
+            self._begin_from_weights(self.network_weights)
         if self.use_lora:
             self.rank = 4 if self.rank is None else self.rank
             self.lora_dropout = 0.0 if self.lora_dropout is None else self.lora_dropout
@@ -109,6 +116,19 @@ class ModelConfig:
             raise UserError("--use_dora and --train_text_encoder exclude each other; drop one")
         if self.train_text_encoder and self.pre_compute_text_embeddings:
             raise UserError("--train_text_encoder and --pre_compute_text_embeddings exclude each other; drop one")
+
+    def _begin_from_weights(self, name: str) -> None:
+        """Take rank and alpha from an existing LoRA, and refuse others."""
+        if not self.use_lora:
+            raise UserError("--network_weights are LoRA's; add --use_lora, or drop them to train all weights")
+        rank, alpha = lora_files.rank_and_alpha(name, self.use_dora)
+        for flag, given, its in (("rank", self.rank, rank), ("lora_alpha", self.lora_alpha, alpha)):
+            if given is not None and given != its:
+                raise UserError(
+                    f"--{flag} {given}: the LoRA {name} has {flag.removeprefix('lora_')} {its}; drop --{flag}, which "
+                    "is then read from it"
+                )
+        self.rank, self.lora_alpha = rank, alpha
 
 
 @dataclass

@@ -128,7 +128,10 @@ def _save(run: Training, progress: Progress) -> None:
     """Write a checkpoint, of weights that can be gone on with only."""
     _refuse_broken_weights(run, progress)
     output = run.config.output
-    checkpoints.save_checkpoint(run.accelerator, Path(output.output_dir), progress, output.checkpoints_total_limit)
+    folder, keep = Path(output.output_dir), output.checkpoints_total_limit
+    written = checkpoints.save_checkpoint(run.accelerator, folder, progress, keep)
+    if written is not None:
+        say(f"checkpoint: {written}")
 
 
 def _refuse_broken_weights(run: Training, progress: Progress) -> None:

@@ -108,6 +108,10 @@ def background_prior(
 def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
     """Min-SNR's factor for each photo (arXiv 2303.09556, section 3.4).
 
+    At a ratio of 0 (the last timestep of a schedule of zero terminal SNR) "epsilon" has its limit, 1: for
+    every snr <= gamma, min(snr, gamma) / snr = snr / snr = 1. "v_prediction" is 0 there by its formula,
+    0 / (0 + 1). At an infinite ratio (no noise at all) both tend to 0, since gamma / snr does.
+
     Args:
         snr: (B,) float32, signal-to-noise ratio of each photo's own timestep.
         gamma: the ceiling.
@@ -116,5 +120,6 @@ def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
     Returns:
         (B,) float32.
     """
-    divisor = snr + 1 if prediction_type == "v_prediction" else snr
-    return snr.clamp_max(gamma) / divisor
+    if prediction_type == "v_prediction":
+        return snr.clamp_max(gamma) / (snr + 1)
+    return torch.where(snr > gamma, gamma / snr, 1.0)

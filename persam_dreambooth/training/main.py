@@ -63,7 +63,8 @@ def _train(run: Setup, family: Family) -> None:
     settings, output = config.optimization, Path(config.output.output_dir)
     if accelerator.is_main_process:
         checkpoints.clear_leftovers(output)
-        config.save(output)
+        if run.resume_from is None:
+            config.save(output)
         write_manifest(output / MANIFEST_NAME, run.manifest)
         mask_report.save_sheet(run.masks, output)
         if run.masks:
@@ -94,7 +95,12 @@ def _train(run: Setup, family: Family) -> None:
     checkpoints.register(accelerator, family, average)
     progress = checkpoints.Progress()
     if run.resume_from is not None:
+        rates = optimization.Settings.of(optimizer, scheduler)
         progress = checkpoints.load_checkpoint(accelerator, run.resume_from)
+        rates.apply(optimizer, scheduler)
+        checkpoints.check_step(progress, steps, run.resume_from)
+        if accelerator.is_main_process:
+            config.save(output)  # only now is it what the run goes on with
     screen.say(*head, opening.begins(run.resume_from, progress.step))
     training = Training(config, accelerator, family, loader, optimizer, scheduler, parameters, steps, stream, average)
     with StopSignal(speaks=accelerator.is_main_process) as stop:

@@ -38,7 +38,7 @@ class Clip(ImageEncoder):
         if not isinstance(seen.model, CLIPModel):
             raise UserError(f"--clip_model {source} is no CLIP; give one, such as openai/clip-vit-base-patch32")
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except Exception as error:  # no file, no JSON, an unknown class: each has its own exception
             raise UserError(f"--clip_model {source} has no tokenizer that can be read; download it again") from error
         return cls(seen.model, seen.processor, tokenizer, device)

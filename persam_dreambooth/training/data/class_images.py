@@ -116,6 +116,7 @@ def _generate(numbers: list[int], folder: Path, config: TrainingConfig, accelera
         requires_safety_checker=False,
         revision=config.model.revision,
         variant=config.model.variant,
+        trust_remote_code=False,
     )
     # Always cast: of a base stored in fp16 the two libraries load some parts in fp16 and some in float32.
     pipeline.to(accelerator.device, PRECISIONS[config.data.prior_generation_precision or default])

@@ -1,8 +1,13 @@
 """Families of models, one file each, behind one protocol."""
 
+import json
+from pathlib import Path
+
 from diffusers import DiffusionPipeline
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.hub import check_available
+from persam_dreambooth.model_folder import LORA_NAME, PIPELINE_INDEX
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families.base import Conditioning, Family, Noised
 from persam_dreambooth.training.families.flux import Flux
@@ -28,6 +33,8 @@ def check_base_model(config: ModelConfig) -> type[PipelineFamily]:
         UserError: no pipeline there, or one that no family knows.
     """
     name = str(config.pretrained_model_name_or_path)
+    _refuse_what_is_no_pipeline(name)
+    check_available(name, "base model")
     try:
         index = DiffusionPipeline.load_config(name, revision=config.revision)
         kind = index["_class_name"]
@@ -39,6 +46,35 @@ def check_base_model(config: ModelConfig) -> type[PipelineFamily]:
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(f"{name} is a {kind}, which cannot be trained yet; known: {', '.join(FAMILIES)}")
     return FAMILIES[kind]
+
+
+def _refuse_what_is_no_pipeline(name: str) -> None:
+    """Say of a single file, and of another kind of model's folder, what it is."""
+    path = Path(name)
+    if path.is_file():
+        kind = "a single file" if path.suffix in (".safetensors", ".ckpt") else "a file"
+        raise UserError(
+            f"{name} is {kind}; give the folder of a diffusers pipeline, such as StableDiffusionPipeline."
+            "from_single_file(...).save_pretrained(FOLDER) writes, or a hub name"
+        )
+    if not path.is_dir() or (path / PIPELINE_INDEX).exists():
+        return
+    if (path / LORA_NAME).exists():
+        raise UserError(
+            f"{name} holds LoRA weights and no base model; give their base model here, and the folder to "
+            "--network_weights"
+        )
+    try:
+        model = json.loads((path / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(
+            f"the folder {name} holds no {PIPELINE_INDEX}, so it is no diffusers pipeline; give the folder of one, "
+            "or a hub name"
+        ) from None
+    raise UserError(
+        f"{name} is a model of type {model!a} and no diffusers pipeline (it has no {PIPELINE_INDEX}); give the folder "
+        "of one, or a hub name"
+    )
 
 
 def load_family(config: ModelConfig) -> Family:

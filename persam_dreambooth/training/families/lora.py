@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from diffusers.training_utils import _collate_lora_metadata, _set_state_dict_into_text_encoder
-from diffusers.utils import convert_state_dict_to_diffusers, convert_unet_state_dict_to_peft
+from diffusers.utils import (
+    convert_state_dict_to_diffusers,
+    convert_state_dict_to_peft,
+    convert_unet_state_dict_to_peft,
+)
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
+from persam_dreambooth import lora_files
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import LORA_NAME
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families.loading import unwrapped
@@ -70,7 +76,10 @@ def _state(name: str, part: nn.Module) -> dict[str, Any]:
 
 def load_adapters(parts: dict[str, nn.Module], folder: Path) -> None:
     """Read what `save_adapters` wrote into modules that have the adapters already."""
-    state = load_file(folder / LORA_NAME)
+    _load(load_file(folder / LORA_NAME), parts)
+
+
+def _load(state: dict[str, Tensor], parts: dict[str, nn.Module]) -> None:
     for name, part in parts.items():
         if name.startswith("text_encoder"):
             _set_state_dict_into_text_encoder(state, f"{name}.", unwrapped(part))
@@ -79,3 +88,50 @@ def load_adapters(parts: dict[str, nn.Module], folder: Path) -> None:
             own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             converted = convert_unet_state_dict_to_peft(own)
             set_peft_model_state_dict(unwrapped(part), converted, adapter_name="default")
+
+
+def begin_from(name: str, parts: dict[str, nn.Module]) -> None:
+    """Put the weights of an existing LoRA into new adapters.
+
+    A text encoder that the file does not adapt begins with adapters of its own, which change nothing yet.
+
+    Args:
+        name: file or folder, as `--network_weights` names it.
+        parts: the modules with adapters, by their part's name; the first one is the denoiser.
+
+    Raises:
+        UserError: it does not adapt the denoiser, or other parts or layers than are trained, or in other sizes.
+    """
+    said = f"--network_weights {name}"
+    try:
+        state = load_file(lora_files.lora_file(name))
+    except Exception as error:  # damaged files raise what safetensors and the system each call it
+        raise UserError(f"{said} cannot be read ({str(error).splitlines()[0][:200]})") from error
+    there = {key.partition(".")[0] for key in state}
+    denoiser = next(iter(parts))
+    if denoiser not in there:
+        raise UserError(f"{said} holds no weights of a {denoiser}; give a LoRA of the same kind of base model")
+    for part in sorted(there - set(parts)):
+        advice = "add --train_text_encoder" if part.startswith("text_encoder") else "give another LoRA"
+        raise UserError(f"{said} holds weights of a {part}, which is not trained here; {advice}")
+    own = {part: module for part, module in parts.items() if part in there}
+    for part, module in own.items():
+        _check_layers(said, part, state, get_peft_model_state_dict(unwrapped(module), save_embedding_layers=False))
+    _load(state, own)
+
+
+def _check_layers(said: str, part: str, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """Refuse weights of other layers or sizes than one part's adapters have."""
+    its = {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
+    if part.startswith("text_encoder"):
+        its = convert_state_dict_to_peft(convert_state_dict_to_diffusers(its))
+    else:
+        its = convert_unet_state_dict_to_peft(its)
+    its = {key.removeprefix("base_model.model."): value for key, value in its.items()}
+    shapes, others = ({key: tuple(value.shape) for key, value in one.items()} for one in (its, wanted))
+    for key in sorted({*shapes, *others}):
+        if shapes.get(key) != others.get(key):
+            raise UserError(
+                f"{said} does not fit this base model's {part}: {key} is {shapes.get(key) or 'missing'} there and "
+                f"{others.get(key) or 'not adapted'} here; give a LoRA of this trainer for the same kind of base model"
+            )

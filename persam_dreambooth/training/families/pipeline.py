@@ -165,6 +165,8 @@ class PipelineFamily:
             for name, part in trained.items():
                 targets = self.targets if name == self.denoiser[0] else TEXT_ENCODER_TARGETS
                 lora.add_adapters(part, targets, config)
+            if config.network_weights:
+                lora.begin_from(config.network_weights, trained)
 
     def trained(self) -> dict[str, nn.Module]:
         """See `Family.trained`."""
@@ -287,7 +289,11 @@ class PipelineFamily:
             if getattr(self, tokenizer) is None:
                 parts |= {name: None, tokenizer: None}
         return self.pipeline_class.from_pretrained(
-            self.base_model, revision=self.config.revision, variant=self.config.variant, **parts
+            self.base_model,
+            revision=self.config.revision,
+            variant=self.config.variant,
+            trust_remote_code=False,
+            **parts,
         )
 
     def save(self, folder: Path, skip_text_encoder: bool = False) -> None:
@@ -345,5 +351,5 @@ def load_tokenizer(part: str, config: ModelConfig) -> Any:
     name, other = str(config.pretrained_model_name_or_path), config.tokenizer_name
     with naming(f"the {part} of {other or name}"):
         if other:
-            return AutoTokenizer.from_pretrained(other, revision=config.revision)
-        return AutoTokenizer.from_pretrained(name, subfolder=part, revision=config.revision)
+            return AutoTokenizer.from_pretrained(other, revision=config.revision, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(name, subfolder=part, revision=config.revision, trust_remote_code=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from persam_dreambooth.model_folder import CONFIG_NAME
+from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME
 from persam_dreambooth.photos.manifest import MANIFEST_NAME
 from persam_dreambooth.replacing import replacing
 from persam_dreambooth.training.config import TrainingConfig
@@ -102,14 +102,17 @@ class Card:
         here = output.hub_model_id or Path(output.output_dir).resolve().name if public else "this folder"
         subject = self.prompts[0] if self.prompts else "a photo"
         prompt = f"image = pipeline({f'{subject} in the jungle'!r}).images[0]"
-        load = [f"pipeline = DiffusionPipeline.from_pretrained({here!r})"]
+        load = [f"pipeline = DiffusionPipeline.from_pretrained({here!r}, torch_dtype=torch.float32)"]
         if self.config.model.use_lora:
             base = self._base(public)
+            named = {"revision": self.config.model.revision, "variant": self.config.model.variant}
+            more = "".join(f", {name}={value!r}" for name, value in named.items() if value)
+            # The base's parts may be stored in several precisions, and the LoRA's are float32.
             load = [
-                f"pipeline = DiffusionPipeline.from_pretrained({base!r})",
-                f"pipeline.load_lora_weights({here!r})",
+                f"pipeline = DiffusionPipeline.from_pretrained({base!r}, torch_dtype=torch.float32{more})",
+                f"pipeline.load_lora_weights({here!r}, weight_name={LORA_NAME!r})",
             ]
-        return "\n".join(["from diffusers import DiffusionPipeline", "", *load, prompt])
+        return "\n".join(["import torch", "from diffusers import DiffusionPipeline", "", *load, prompt])
 
     def _subject(self) -> str:
         """What was learned from which prompts, as a table."""

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,12 +17,13 @@ from torch import Tensor
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.replacing import UNFINISHED
 from persam_dreambooth.training.families import Family
+from persam_dreambooth.training.running import checkpoint_files
 from persam_dreambooth.training.running.averaging import load_average, save_average
+from persam_dreambooth.training.running.checkpoint_files import PROGRESS_NAME
 from persam_dreambooth.training.running.distribution import shares_weights
 from persam_dreambooth.training.screen import warn
 
 PREFIX = "checkpoint-"
-PROGRESS_NAME = "progress.json"
 RNG_NAMES = ("epoch_rng", "torch_rng", "fetch_rng")
 
 
@@ -92,6 +94,8 @@ def save_checkpoint(accelerator: Accelerator, output: Path, progress: Progress, 
             raise
         failure = " ".join(str(error).split())[:200]
     failures = [one for one in gather_object([failure]) if one]
+    if accelerator.is_main_process and not failures:
+        failures = _finish(partial, progress)
     if accelerator.is_main_process:
         if failures:
             shutil.rmtree(partial, ignore_errors=True)
@@ -104,16 +108,25 @@ def save_checkpoint(accelerator: Accelerator, output: Path, progress: Progress, 
             partial.rename(final)
             _clear(hidden, *(_hide(old) for old in checkpoints(output)[: -keep if keep else 0]))
     accelerator.wait_for_everyone()
-    return None if failures else final
+    return final if (final / PROGRESS_NAME).exists() else None
 
 
 def _write(accelerator: Accelerator, folder: Path, progress: Progress) -> None:
     accelerator.save_state(str(folder))
     rank = accelerator.process_index
     save_file({name: getattr(progress, name) for name in RNG_NAMES}, folder / f"epoch_rng_{rank}.safetensors")
-    if accelerator.is_main_process:
-        values = {name: value for name, value in asdict(progress).items() if name not in RNG_NAMES}
+
+
+def _finish(folder: Path, progress: Progress) -> list[str]:
+    """Write, when all processes have written, what is to be found there; returns what went wrong, if anything did."""
+    values: dict[str, Any] = {name: value for name, value in asdict(progress).items() if name not in RNG_NAMES}
+    own = {PROGRESS_NAME: checkpoint_files.digest_of_counts(values)}
+    values[checkpoint_files.DIGESTS] = checkpoint_files.digests(folder) | own
+    try:
         (folder / PROGRESS_NAME).write_text(json.dumps(values) + "\n", encoding="utf-8")
+    except OSError as error:
+        return [" ".join(str(error).split())[:200]]
+    return []
 
 
 def _hide(folder: Path) -> Path:
@@ -184,17 +197,36 @@ def choose_checkpoint(output: Path, wanted: str) -> Path | None:
     )
 
 
+def check_step(progress: Progress, steps: int, folder: Path) -> None:
+    """Refuse to go on beyond the run's end.
+
+    Raises:
+        UserError: the checkpoint is of a later step than the run's last.
+    """
+    if progress.step > steps:
+        raise UserError(
+            f"{folder} was written after step {progress.step}, and the run ends after step {steps}; raise "
+            "--max_train_steps, or name an earlier checkpoint"
+        )
+
+
 def load_checkpoint(accelerator: Accelerator, folder: Path) -> Progress:
     """Put weights, optimizer, scheduler and random states back; returns how far the run had come.
 
     Raises:
         UserError: the checkpoint is damaged or another run's.
     """
+    rank = accelerator.process_index
     try:
+        values = checkpoint_files.read_progress(folder)
+        if accelerator.is_local_main_process:  # the others would only compare the same files
+            checkpoint_files.check_files(folder)
+        states = checkpoint_files.read_random_states(folder, rank)
         accelerator.load_state(str(folder))
-        values = json.loads((folder / PROGRESS_NAME).read_text(encoding="utf-8"))
-        rng = load_file(folder / f"epoch_rng_{accelerator.process_index}.safetensors")
-        return Progress(**(values | {name: rng[name] for name in RNG_NAMES}))
+        checkpoint_files.check_random_states(states)
+        rng = load_file(folder / f"epoch_rng_{rank}.safetensors")
+        counts: dict[str, Any] = {name: values[name] for name in checkpoint_files.COUNTS}
+        return Progress(**(counts | {name: rng[name] for name in RNG_NAMES}))
     except Exception as error:  # each of a checkpoint's files answers damage in its own way
         reason = " ".join((str(error) or type(error).__name__).split())[:200]
         raise UserError(

@@ -1,7 +1,8 @@
 """Optimizer and learning-rate schedule, and how many steps there will be."""
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from diffusers.optimization import SchedulerType, get_scheduler
@@ -12,6 +13,11 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import OptimizationConfig
 from persam_dreambooth.training.screen import warn
 
+OPTIONS = (
+    *("betas", "weight_decay", "eps"),
+    *("beta3", "decouple", "use_bias_correction", "safeguard_warmup"),
+)
+"""The settings of a parameter group that flags give, but the learning rate; Prodigy's last."""
 POLYNOMIAL_END = 1e-7
 """Where diffusers' polynomial schedule ends."""
 
@@ -60,6 +66,41 @@ def build_optimizer(parameters: list[nn.Parameter], config: OptimizationConfig, 
         **options,
     )
     return optimizer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What flags say of an optimizer and its schedule, which a checkpoint's state replaces by what they were before.
+
+    Attributes:
+        options: of each parameter group.
+        rates: each group's learning rate before the schedule's factor.
+    """
+
+    options: list[dict[str, Any]]
+    rates: list[float]
+
+    @classmethod
+    def of(cls, optimizer: Any, scheduler: Any) -> Self:
+        """The settings as built from the flags, before a checkpoint is loaded."""
+        options = [{name: group[name] for name in OPTIONS if name in group} for group in optimizer.param_groups]
+        return cls(options, list(_schedule(scheduler).base_lrs))
+
+    def apply(self, optimizer: Any, scheduler: Any) -> None:
+        """Put them in force again, the learning rate at the step that the schedule has come to."""
+        schedule = _schedule(scheduler)
+        schedule.base_lrs = list(self.rates)
+        now = [
+            rate * factor(schedule.last_epoch) for rate, factor in zip(self.rates, schedule.lr_lambdas, strict=True)
+        ]
+        schedule._last_lr = now
+        for group, options, base, rate in zip(optimizer.param_groups, self.options, self.rates, now, strict=True):
+            group.update(options, initial_lr=base, lr=rate)
+
+
+def _schedule(scheduler: Any) -> Any:
+    """torch's own, inside of Accelerate's."""
+    return getattr(scheduler, "scheduler", scheduler)
 
 
 def _optimizer_class(config: OptimizationConfig) -> Any:

@@ -18,8 +18,11 @@ from persam_dreambooth.training.data import dataset_copy, instances
 from persam_dreambooth.training.running import checkpoints
 from persam_dreambooth.training.screen import listed
 
-HELD = ("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder", "use_ema", "optimizer", "seed_each_batch")
-"""The flags that say what a checkpoint holds, and how its batches are counted."""
+HELD = (
+    *("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder", "use_ema", "optimizer", "seed_each_batch"),
+    *("seed", "network_weights"),
+)
+"""The flags that say what a checkpoint holds, and how its batches are counted; and those whose effect it holds."""
 LOCK_NAME = ".training.lock"
 """Held by the run that writes into the folder, and gone when it ends."""
 

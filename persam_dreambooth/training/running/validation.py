@@ -1,11 +1,15 @@
 """Pictures of the model in training, for people to watch it learn."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from torch import nn
 
 from persam_dreambooth.photos import files
 from persam_dreambooth.training.config import TrainingConfig
@@ -28,15 +32,12 @@ def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, s
     validation = config.validation
     if not validation.validation_prompt:
         return []
-    modes = {name: part.training for name, part in family.trained().items()}
-    for part in family.trained().values():
-        part.eval()
     pipeline = family.pipeline()
     pipeline.scheduler = family.sampler(validation.validation_scheduler, pipeline.scheduler.config)
     pipeline.to(accelerator.device)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator(accelerator.device).manual_seed(config.optimization.seed or 0)
-    with accelerator.autocast():
+    with _evaluating([*pipeline.components.values(), *family.trained().values()]), accelerator.autocast():
         images = [
             pipeline(
                 validation.validation_prompt,
@@ -47,8 +48,6 @@ def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, s
             ).images[0]
             for _ in range(validation.num_validation_images)
         ]
-    for name, part in family.trained().items():
-        part.train(modes[name])
     if config.data.cache_latents:
         family.stow_autoencoder()  # the pipeline has brought it back
     _track(images, validation.validation_prompt, accelerator, step)
@@ -57,6 +56,20 @@ def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, s
     for image, path in zip(images, paths, strict=True):
         files.write_picture(image, path)
     return paths
+
+
+@contextmanager
+def _evaluating(parts: Sequence[Any]) -> Iterator[None]:
+    """Inside, dropout is off in all modules among `parts`; afterwards each of their layers is as it was."""
+    modules = [part for part in parts if isinstance(part, nn.Module)]
+    modes = {layer: layer.training for module in modules for layer in module.modules()}
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for layer, training in modes.items():
+            layer.training = training
 
 
 def _track(images: list[Image.Image], prompt: str, accelerator: Accelerator, step: int) -> None:

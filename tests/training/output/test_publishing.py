@@ -53,7 +53,9 @@ def test_nothing_that_shows_the_photos_or_names_their_folder_is_sent(pushed, hub
     assert (settings["instance_data_dir"], settings["pretrained_model_name_or_path"]) == ("photos", "stable-diffusion")
     card = hub.files["README.md"].decode()
     assert (
-        "a sks dog in the jungle" in card and "3; the subject covers" in card and "load_lora_weights('me/dog')" in card
+        "a sks dog in the jungle" in card
+        and "3; the subject covers" in card
+        and "load_lora_weights('me/dog', weight_name=" in card
     )
     local = Path("output/README.md").read_text()
     assert "](masks.png)" in local and Path("output/masks.png").exists() and not Path("output/hub").exists()

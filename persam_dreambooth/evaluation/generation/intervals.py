@@ -61,7 +61,7 @@ def estimate(by_prompt: Sequence[Sequence[float]], share: bool = False) -> Estim
     values = sum(map(len, by_prompt))
     if share and means.min() == means.max() and means[0] in (0, 1):
         low, high = wilson(int(means[0]) * values, values)
-    elif len(means) > 1 and means.min() < means.max():
+    elif len(means) > 1 and means.max() - means.min() > 1e-9:  # more than rounding
         picks = np.random.default_rng(0).integers(len(means), size=(DRAWS, len(means)))
         low, high = (float(end) for end in np.percentile(means[picks].mean(axis=1), [2.5, 97.5]))
     return Estimate(float(means.mean()), low, high, len(means), values)

@@ -16,6 +16,7 @@ from persam_dreambooth.evaluation.generation import measures
 from persam_dreambooth.evaluation.generation.encoders import Clip
 from persam_dreambooth.evaluation.generation.intervals import difference, estimate, wilson
 from persam_dreambooth.evaluation.generation.regions import region_of
+from persam_dreambooth.evaluation.generation.report import _difference
 from persam_dreambooth.evaluation.generation.table import MEASURES, interval
 from persam_dreambooth.segmentation import ImageEncoder
 from tests.scene import scene
@@ -157,3 +158,9 @@ def test_a_share_of_none_or_all_pictures_has_wilsons_interval():
     every = estimate([[1.0, 1.0]] * 5, share=True)
     assert (every.low, every.high) == wilson(10, 10)
     assert (estimate([[0.0]], share=True).low, estimate([[0.0]], share=True).high) == wilson(0, 1)
+
+
+@pytest.mark.parametrize(("prompts", "says"), [(2, ""), (7, ""), (8, "worse")])
+def test_a_difference_over_few_prompts_is_not_called_significant(prompts, says):
+    made = estimate([[-0.04 - 0.001 * number] for number in range(prompts)])
+    assert _difference("dino", {"dino": made})["says"] == says

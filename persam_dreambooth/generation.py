@@ -7,6 +7,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
@@ -66,8 +67,29 @@ def load_pipeline(
             pipeline.load_lora_weights(folder, weight_name=lora)
     except Exception as error:  # missing, damaged and foreign files each raise something else
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        if not is_lora or what.startswith("the base"):
+            reason = (
+                reason if Path(str(source)).is_dir() else "no such folder, and no model of that name can be reached"
+            )
         raise UserError(f"{what} cannot be loaded: {reason}") from error
-    return pipeline.to(place, dtype)  # always cast: parts of a model stored in fp16 come in two precisions
+    pipeline.to(place, dtype)  # always cast: parts of a model stored in fp16 come in two precisions
+    _make_ready(pipeline, what)
+    return pipeline
+
+
+def _make_ready(pipeline: Any, what: str) -> None:
+    """Switch all dropout off, an adapter's included, and see that the weights are numbers.
+
+    Raises:
+        UserError: some weights are NaN or infinite, with which every picture would be black.
+    """
+    pipeline.set_progress_bar_config(disable=True)
+    for name, part in pipeline.components.items():
+        if not isinstance(part, torch.nn.Module):
+            continue
+        part.eval()  # adapters are loaded in training mode
+        if not all(bool(weight.isfinite().all()) for weight in part.parameters()):
+            raise UserError(f"{what} cannot be used: {name} holds weights that are NaN or infinite; train it again")
 
 
 def generate(
@@ -111,10 +133,15 @@ def draw(pipeline: Any, prompt: str, seed: int, **settings: Any) -> Picture:
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator(pipeline.device).manual_seed(seed)
     try:
-        image = pipeline(prompt, generator=generator, **settings).images[0]
+        levels = pipeline(prompt, generator=generator, output_type="np", **settings).images  # (1, H, W, 3) in [0, 1]
     except ValueError as error:  # how diffusers refuses a size that is no multiple of 8, and the like
         raise UserError(f"the model refuses these settings: {str(error).splitlines()[0]}") from error
-    return Picture(image, prompt, seed)
+    if not np.isfinite(levels).all():
+        raise UserError(
+            f"what the model drew for {prompt!r} is no picture (NaN): float16 is too narrow for some models, take "
+            "--dtype bfloat16 or float32; or its weights are damaged"
+        )
+    return Picture(DiffusionPipeline.numpy_to_pil(levels)[0], prompt, seed)
 
 
 def picture_paths(folder: Path, prompts: Sequence[str], num_images: int, seed: int) -> dict[tuple[str, int], Path]:
@@ -130,13 +157,70 @@ def picture_paths(folder: Path, prompts: Sequence[str], num_images: int, seed: i
     return paths
 
 
-def named_pictures(folder: Path, prompts: Sequence[str], num_images: int, seed: int) -> dict[tuple[str, int], Path]:
-    """Where each (prompt, seed) goes: `PROMPT-SEED.png`, numbered where prompts look alike in a file name."""
+def planned_pictures(
+    folder: Path, prompts: Sequence[str], num_images: int, seed: int, made: dict[str, Any]
+) -> tuple[dict[tuple[str, int], Path], list[tuple[str, int]]]:
+    """Where each (prompt, seed) goes, and which of them are still to be drawn.
+
+    A picture that says it was drawn for this prompt and seed, by the same model in the same way, is kept.
+
+    Args:
+        folder: for the pictures; may hold an earlier run's.
+        prompts, num_images, seed: as in `generate`.
+        made: what else a picture says of itself, see `save_picture`.
+
+    Raises:
+        UserError: a file is in the way that was made otherwise, or is not ours.
+    """
+    paths = named_pictures(folder, prompts, num_images, seed, beside=True)
+    missing = []
+    for (prompt, number), path in paths.items():
+        if not path.exists():
+            missing.append((prompt, number))
+        elif told(path) != _texts({"prompt": prompt, "seed": number, **made}):
+            raise _in_the_way(path)
+    grid = folder / GRID_NAME
+    if grid.exists():
+        known = [told(grid), *(told(path) for path in sorted(folder.glob("*.png")) if path != grid)]
+        if not any(known) or any(text and text.get("model") != str(made["model"]) for text in known):
+            raise _in_the_way(grid)
+    return paths, missing
+
+
+def _in_the_way(path: Path) -> UserError:
+    return UserError(
+        f"{path.parent} already holds {path.name}, which is not of this model and these settings; choose another "
+        "--output folder"
+    )
+
+
+def told(path: Path) -> dict[str, str]:
+    """The text entries of a PNG; empty for a file that has none, is absent or is damaged."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.load()
+            return {key: str(value) for key, value in picture.text.items()}  # type: ignore[attr-defined]
+    except (OSError, ValueError, SyntaxError):
+        return {}
+
+
+def named_pictures(
+    folder: Path, prompts: Sequence[str], num_images: int, seed: int, beside: bool = False
+) -> dict[tuple[str, int], Path]:
+    """Where each (prompt, seed) goes: `PROMPT-SEED.png`, numbered where prompts look alike in a file name.
+
+    With `beside`, a name that a picture of another prompt has already is left to it.
+    """
     stems: dict[str, str] = {}
     for prompt in dict.fromkeys(prompts):
         stem = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "prompt"
         names = chain([stem], (f"{stem}-{number}" for number in count(2)))
-        stems[prompt] = next(name for name in names if name not in stems.values())
+        stems[prompt] = next(
+            name
+            for name in names
+            if name not in stems.values()
+            and not (beside and _of_others(folder, name, prompt, range(seed, seed + num_images)))
+        )
     return {
         (prompt, seed + number): folder / f"{stem}-{seed + number}.png"
         for prompt, stem in stems.items()
@@ -144,22 +228,33 @@ def named_pictures(folder: Path, prompts: Sequence[str], num_images: int, seed: 
     }
 
 
+def _of_others(folder: Path, stem: str, prompt: str, seeds: range) -> bool:
+    return any(told(folder / f"{stem}-{seed}.png").get("prompt", prompt) != prompt for seed in seeds)
+
+
 def save_picture(picture: Picture, path: Path, model: str, settings: dict[str, Any]) -> None:
     """Write a PNG that says how it was made: text entries `prompt`, `seed`, `model` and every setting."""
-    info = PngInfo()
-    for key, value in {"prompt": picture.prompt, "seed": picture.seed, "model": model, **settings}.items():
-        if value is not None:
-            info.add_itxt(key, str(value))
-    with files.replacing(path) as temporary:
-        picture.image.save(temporary, format="PNG", pnginfo=info)
+    _write(picture.image, path, {"prompt": picture.prompt, "seed": picture.seed, "model": model, **settings})
 
 
-def save_grid(pictures: Sequence[Picture], num_images: int, folder: Path) -> Path:
-    """All pictures on one sheet, a row a prompt; returns `grid.png`."""
+def save_grid(pictures: Sequence[Picture], num_images: int, folder: Path, model: str = "") -> Path:
+    """All pictures on one sheet, a row a prompt; returns `grid.png`, which names the model."""
     sheet = drawing.sheet(
         [picture.image for picture in pictures],
         [f"{picture.prompt} ({picture.seed})" for picture in pictures],
         columns=num_images,
     )
-    files.write_picture(sheet, folder / GRID_NAME)
+    _write(sheet, folder / GRID_NAME, {"model": model})
     return folder / GRID_NAME
+
+
+def _texts(made: dict[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in made.items() if value is not None}
+
+
+def _write(image: Image.Image, path: Path, made: dict[str, Any]) -> None:
+    info = PngInfo()
+    for key, text in _texts(made).items():
+        info.add_itxt(key, text)
+    with files.replacing(path) as temporary:
+        image.save(temporary, format="PNG", pnginfo=info)

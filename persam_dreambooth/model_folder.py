@@ -1,5 +1,6 @@
 """How a trained model's folder is recognized, by those who write it and those who read it."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +42,45 @@ def training_settings(folder: Path) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{path} is damaged; delete it to go on without it") from error
     return settings if isinstance(settings, dict) else {}
+
+
+def weights_digest(folder: Path) -> str:
+    """A digest of the weights that training left in a folder, which a new training changes; "" for no folder."""
+    lora = folder / LORA_NAME
+    paths = [lora] if lora.is_file() else sorted(folder.glob("*/*.safetensors")) + sorted(folder.glob("*/*.bin"))
+    if not (lora.is_file() or (folder / PIPELINE_INDEX).is_file()):
+        return ""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(
+                f"{path.relative_to(folder).as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}".encode()
+            )
+    return total.hexdigest()[:16]
+
+
+COMMON = {"a", "an", "the", "one", "my", "photo", "picture", "image", "painting", "drawing", "of", "in", "on"}
+"""Words of a prompt that are no subject's name."""
+
+
+def trained_token(folder: Path) -> str | None:
+    """The word by which a trained model knows its subject, from its instance prompt; None where that is unknown.
+
+    Of the words that the class prompt does not have, or, without one, of all but the last, the first uncommon one.
+
+    Raises:
+        UserError: the config is no YAML.
+    """
+    settings = training_settings(folder)
+    prompt, of_class = settings.get("instance_prompt"), settings.get("class_prompt")
+    if not isinstance(prompt, str) or settings.get("concepts_list"):
+        return None
+    words = prompt.split()
+    known = (
+        set(of_class.lower().split())
+        if isinstance(of_class, str) and of_class
+        else {words[-1].lower()}
+        if words
+        else set()
+    )
+    return next((word for word in words if word.lower() not in known | COMMON), None)

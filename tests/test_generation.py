@@ -175,6 +175,7 @@ def test_pictures_and_a_grid_are_written_and_say_how_they_were_made(base, pipeli
             "guidance_scale": "7.5",
             "height": "32",
             "width": "32",
+            "weights": model_folder.weights_digest(base),
         }
         again = draw(pipeline, "ein Käfer", seed=4, negative_prompt="grass")
         np.testing.assert_array_equal(np.asarray(picture), again[0])
@@ -214,9 +215,82 @@ def test_existing_pictures_are_refused_and_stay_as_they_are(base, tmp_path, caps
     assert (tmp_path / "a-sks-dog-1.png").read_bytes() == b"mine"
 
 
+def test_generate_goes_on_where_it_was_stopped_and_adds_prompts(base, tmp_path, capsys, monkeypatch):
+    flags = ["--model", base, "--output", tmp_path / "out", "--num_images", 2, "--prompt", DOG]
+    assert run(*flags, "a cat") == 0
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    for name in ("grid.png", "a-cat-1.png"):
+        (tmp_path / "out" / name).unlink()
+    kept = (tmp_path / "out" / "a-sks-dog-0.png").stat().st_mtime_ns
+    capsys.readouterr()
+    assert run(*flags, "a cat") == 0
+    assert "4 pictures" in (printed := capsys.readouterr().out) and "3 of them drawn before" in printed
+    assert set(names(tmp_path / "out")) == set(whole)
+    assert run(*flags, "A cat!", "a bird") == 0  # looks like another's name, which keeps its file
+    assert {"a-cat-0.png", "a-cat-2-0.png", "a-bird-0.png"} < set(names(tmp_path / "out"))
+    assert (tmp_path / "out" / "a-sks-dog-0.png").stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize("other", [["--num_inference_steps", "3"], ["--dtype", "bfloat16"], ["--model"]])
+def test_what_was_drawn_otherwise_is_never_overwritten(base, lora, tmp_path, capsys, other):
+    flags = ["--model", base, "--output", tmp_path / "out", "--num_images", 1, "--prompt", DOG]
+    assert run(*flags) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    capsys.readouterr()
+    assert_refused(
+        capsys, *flags, *(other if len(other) > 1 else [*other, lora]), saying=["already holds", "--output"]
+    )
+    assert_refused(capsys, *flags, "a cat", "--model", lora, saying=["already holds", "--output"])
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+
+def test_weights_that_are_no_numbers_are_refused(base, tmp_path, capsys):
+    broken = StableDiffusionPipeline.from_pretrained(base)
+    with torch.no_grad():
+        next(broken.unet.parameters()).fill_(float("nan"))
+    broken.save_pretrained(tmp_path / "model")
+    assert run("--model", tmp_path / "model", "--prompt", DOG, "--output", tmp_path / "out") == 2
+    assert "NaN" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_dropout_is_left_on(base, tmp_path):
+    trained = StableDiffusionPipeline.from_pretrained(base)
+    torch.manual_seed(0)
+    trained.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, lora_dropout=0.5, target_modules=["to_q", "to_v"]))
+    for name, weight in trained.unet.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    settings = {"unet_lora_adapter_metadata": trained.unet.peft_config["default"].to_dict()}
+    weights = get_peft_model_state_dict(trained.unet)
+    StableDiffusionPipeline.save_lora_weights(tmp_path, weights, **settings)
+    pipeline = generation.load_pipeline(str(tmp_path), str(base), "cpu")
+    dropouts = [part for part in pipeline.unet.modules() if isinstance(part, torch.nn.Dropout) and part.p == 0.5]
+    assert dropouts and not any(part.training for part in pipeline.unet.modules())
+    many = draw(pipeline, num_images=2).astype(int)
+    assert abs(many[1] - draw(pipeline, seed=1)[0]).max() <= 1
+
+
+def test_a_prompt_without_the_trained_word_is_told(lora, tmp_path, capsys):
+    folder = shutil.copytree(lora, tmp_path / "lora")
+    config = yaml.safe_load((folder / model_folder.CONFIG_NAME).read_text())
+    config |= {"instance_prompt": "a photo of sks dog", "class_prompt": "a photo of dog"}
+    (folder / model_folder.CONFIG_NAME).write_text(yaml.safe_dump(config))
+    assert run("--model", folder, "--prompt", "a dog", DOG, "--output", tmp_path / "out", "--num_images", 1) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "lacks 'sks'" in line]
+    assert len(told) == 1 and "'a dog'" in told[0]
+
+
 def test_a_hub_model_that_cannot_be_had_is_refused(tmp_path, capsys):
     assert_refused(
-        capsys, "--model", "nobody/nothing", "--prompt", DOG, "--output", tmp_path / "out", saying=["nobody/nothing"]
+        capsys,
+        "--model",
+        "nobody/nothing",
+        "--prompt",
+        DOG,
+        "--output",
+        tmp_path / "out",
+        saying=["nobody/nothing", "no model of that name"],
     )
     assert not (tmp_path / "out").exists()
 

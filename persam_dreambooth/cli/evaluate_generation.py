@@ -161,6 +161,7 @@ def run(program: str, argv: list[str]) -> None:
     """Evaluate, print the table, and say where the report lies."""
     (flags,) = parse([GenerationReportFlags], argv, program, DESCRIPTION, ESSENTIAL, EXAMPLE)
     from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
     from persam_dreambooth.evaluation.generation.metrics_file import METRICS_NAME, metrics
     from persam_dreambooth.evaluation.generation.report import REPORT_NAME, text_table, write_report
@@ -168,6 +169,8 @@ def run(program: str, argv: list[str]) -> None:
     from persam_dreambooth.photos import files
 
     diffusers_logging.set_verbosity_error()  # its warnings here are about its own internals
+    for logging in (diffusers_logging, transformers_logging):
+        logging.disable_progress_bar()
     outcome = evaluate(flags.plan())
     output = Path(flags.output)
     files.write_json(metrics(outcome), output / METRICS_NAME)

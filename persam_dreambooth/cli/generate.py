@@ -1,8 +1,11 @@
 """`persam-dreambooth generate`: prompts to pictures, with the model that training saved."""
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from tqdm import tqdm
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError
@@ -78,14 +81,16 @@ def run(program: str, argv: list[str]) -> None:
     (flags,) = parse([GenerateFlags], argv, program, "Pictures from what training saved.", ESSENTIAL, EXAMPLE)
     import torch
     from diffusers.utils import logging as diffusers_logging
+    from PIL import Image
+    from transformers.utils import logging as transformers_logging
 
-    from persam_dreambooth import generation
+    from persam_dreambooth import generation, model_folder
 
-    diffusers_logging.set_verbosity_error()  # its warnings here are about its own internals
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()  # warnings here are about the libraries' own internals
+        logging.disable_progress_bar()
     folder, prompts = Path(flags.output), list(dict.fromkeys(flags.prompt))
     check_output_folder(folder)
-    paths = generation.picture_paths(folder, prompts, flags.num_images, flags.seed)
-    pipeline = generation.load_pipeline(flags.model, flags.base_model, flags.device, getattr(torch, flags.dtype))
     settings = {
         "negative_prompt": flags.negative_prompt,
         "num_inference_steps": flags.num_inference_steps,
@@ -93,11 +98,33 @@ def run(program: str, argv: list[str]) -> None:
         "height": flags.height,
         "width": flags.width,
     }
-
-    def save(picture: generation.Picture) -> None:
-        generation.save_picture(picture, paths[picture.prompt, picture.seed], flags.model, settings)
-
-    pictures = generation.generate(pipeline, prompts, flags.num_images, flags.seed, save, **settings)
-    grid = generation.save_grid(pictures, flags.num_images, folder)
-    print(f"{len(pictures)} pictures in {folder}")
+    # None stands for the default, which is not written down.
+    how = {"base_model": flags.base_model, "dtype": None if flags.dtype == "float32" else flags.dtype}
+    how["weights"] = model_folder.weights_digest(Path(flags.model)) or None
+    made = {"model": flags.model, **settings, **how}
+    paths, missing = generation.planned_pictures(folder, prompts, flags.num_images, flags.seed, made)
+    _warn_without_token(prompts, model_folder.trained_token(Path(flags.model)))
+    if missing:
+        pipeline = generation.load_pipeline(flags.model, flags.base_model, flags.device, getattr(torch, flags.dtype))
+        for prompt, seed in tqdm(missing, "Generating", unit="picture"):
+            picture = generation.draw(pipeline, prompt, seed, **settings)
+            generation.save_picture(picture, paths[prompt, seed], flags.model, settings | how)
+    pictures = []
+    for (prompt, seed), path in paths.items():
+        with Image.open(path) as image:
+            pictures.append(generation.Picture(image.convert("RGB"), prompt, seed))
+    grid = generation.save_grid(pictures, flags.num_images, folder, flags.model)
+    kept = len(pictures) - len(missing)
+    count = "1 picture" if len(pictures) == 1 else f"{len(pictures)} pictures"
+    print(f"{count} in {folder}" + (f", {kept} of them drawn before" if kept else ""))
     print(f"look at them: {grid}")
+
+
+def _warn_without_token(prompts: list[str], token: str | None) -> None:
+    """Say once that the model knows its subject by a word that a prompt lacks."""
+    without = [prompt for prompt in prompts if token and token.lower() not in prompt.lower().split()]
+    if without:
+        more = f" (and {len(without) - 1} more)" if len(without) > 1 else ""
+        print(
+            f"the prompt {without[0]!r}{more} lacks {token!r}, by which the model knows its subject", file=sys.stderr
+        )

@@ -1,11 +1,14 @@
 """Pictures for people: the mask over its photo, and many pictures with captions on one sheet."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from persam_dreambooth.photos import fonts
 
 OUTLINE = (255, 64, 129)
 POSITIVE, NEGATIVE = (57, 220, 90), (240, 60, 40)
@@ -58,14 +61,15 @@ def sheet(
 
     Args:
         pictures: at least one, of any sizes.
-        captions: one a picture; longer ones are cut with an ellipsis.
+        captions: one a picture; longer ones are cut with an ellipsis, and one that no font here can write is its
+            picture's number, "#12".
         columns: how many a row; None takes four, or up to six when there are many.
         tile: side of a tile in pixels.
     """
     columns = columns or min(6, max(math.isqrt(len(pictures)), min(4, len(pictures))))
     rows = -(-len(pictures) // columns)
     margin, letter = max(4, tile // 24), max(9, tile // 18)
-    font, line = ImageFont.load_default(letter), round(letter * 1.6)
+    line = round(letter * 1.6)
     page = Image.new("RGB", (columns * (tile + margin) + margin, rows * (tile + line + margin) + margin), PAPER)
     draw = ImageDraw.Draw(page)
     for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
@@ -76,7 +80,8 @@ def sheet(
         size = (max(1, round(small.width * scale)), max(1, round(small.height * scale)))
         small = small.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
         page.paste(small, (left + (tile - small.width) // 2, top + (tile - small.height) // 2))
-        draw.text((left, top + tile + 2), _fit(caption, font, tile), fill=INK, font=font)
+        text, font = fonts.writable(caption, letter, otherwise=f"#{number + 1}")
+        draw.text((left, top + tile + 2), _fit(text, font, tile), fill=INK, font=font)
     return page
 
 
@@ -95,6 +100,5 @@ def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: i
     """Cut a caption to a width in pixels."""
     if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+    fits = bisect_right(range(len(text)), width, key=lambda length: font.getlength(text[:length] + "…"))
+    return text[: max(0, fits - 1)] + "…"

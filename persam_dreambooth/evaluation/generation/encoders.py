@@ -34,7 +34,10 @@ class Clip(ImageEncoder):
         Raises:
             UserError: nothing there, not a CLIP, or no tokenizer beside it.
         """
-        seen = ImageEncoder.from_pretrained(source, device)
+        try:
+            seen = ImageEncoder.from_pretrained(source, device)
+        except UserError as error:
+            raise UserError(f"--clip_model {source}: {error}") from error.__cause__ or error
         if not isinstance(seen.model, CLIPModel):
             raise UserError(f"--clip_model {source} is no CLIP; give one, such as openai/clip-vit-base-patch32")
         try:

@@ -7,6 +7,9 @@ from typing import Final
 import numpy as np
 
 DRAWS: Final = 10_000
+Z: Final = 1.959964  # the normal distribution's 97.5 % point
+FEW: Final = 8
+"""Below so many prompts a bootstrap interval is too narrow to call a difference significant."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,8 @@ class Estimate:
     Attributes:
         mean: over prompts, of each prompt's mean over its pictures.
         low, high: the 2.5th and 97.5th percentile of the mean when prompts are drawn again, with replacement; None
-            where there is one prompt only, about which nothing can be said.
+            where there is one prompt only, or all have the same mean, about which a bootstrap can say nothing. A
+            share of none or all pictures has Wilson's interval.
         prompts: how many have a value.
         values: how many values they have together.
     """
@@ -28,11 +32,24 @@ class Estimate:
     values: int
 
 
-def estimate(by_prompt: Sequence[Sequence[float]]) -> Estimate | None:
+def wilson(hits: int, count: int) -> tuple[float, float]:
+    """The 95 % score interval of a share (Wilson 1927, J. Am. Stat. Assoc. 22, 209-212), which is never of length 0.
+
+    Args:
+        hits: how many of `count` (at least 1) are counted.
+    """
+    share, weight = hits / count, Z * Z / count
+    middle = (share + weight / 2) / (1 + weight)
+    half = Z / (1 + weight) * (share * (1 - share) / count + weight / (4 * count)) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def estimate(by_prompt: Sequence[Sequence[float]], share: bool = False) -> Estimate | None:
     """Mean and percentile bootstrap interval (Efron 1979), always the same for the same values.
 
     Args:
         by_prompt: each prompt's values; a prompt without any is left out.
+        share: the values are 0 or 1, and their mean a share of pictures.
 
     Returns:
         None where no prompt has a value.
@@ -41,10 +58,13 @@ def estimate(by_prompt: Sequence[Sequence[float]]) -> Estimate | None:
     if not len(means):
         return None
     low = high = None
-    if len(means) > 1:
+    values = sum(map(len, by_prompt))
+    if share and means.min() == means.max() and means[0] in (0, 1):
+        low, high = wilson(int(means[0]) * values, values)
+    elif len(means) > 1 and means.max() - means.min() > 1e-9:  # more than rounding
         picks = np.random.default_rng(0).integers(len(means), size=(DRAWS, len(means)))
         low, high = (float(end) for end in np.percentile(means[picks].mean(axis=1), [2.5, 97.5]))
-    return Estimate(float(means.mean()), low, high, len(means), sum(map(len, by_prompt)))
+    return Estimate(float(means.mean()), low, high, len(means), values)
 
 
 def difference(ours: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> Estimate | None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from persam_dreambooth.evaluation.generation.intervals import FEW
 from persam_dreambooth.evaluation.generation.meter import MeasuredPicture
 from persam_dreambooth.evaluation.generation.plan import Plan
 from persam_dreambooth.evaluation.generation.table import MEASURES
@@ -40,6 +41,11 @@ def by_prompt(measured: Sequence[MeasuredPicture]) -> list[list[MeasuredPicture]
     return [list(same) for _, same in groupby(measured, key=lambda one: one.drawn.prompt)]
 
 
+def counted(number: int, what: str) -> str:
+    """ "1 picture", "2 pictures"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def notes(plan: Plan, measured: Mapping[str, Sequence[MeasuredPicture]]) -> list[str]:
     """What the reader of the numbers should know."""
     said = [f"Left out: {reason}." for reason in plan.left_out]
@@ -56,12 +62,17 @@ def notes(plan: Plan, measured: Mapping[str, Sequence[MeasuredPicture]]) -> list
         said.append("Whether the photos' scene is recognised was not asked: --training_scenes says what it is.")
     if plan.job(plan.models[0]).rule is None:
         said.append("There is no presence rule for this SAM: every mask was taken for the subject's.")
+    if len(measured) > 1 and len(plan.drawing.prompts) < FEW:
+        asked = counted(len(plan.drawing.prompts), "prompt")
+        said.append(f"{asked}: too few to call a difference significant; ask at least {FEW}.")
     for title, of_model in measured.items():
         states = [one.drawn.presence for one in of_model]
         empty = sum("clip_i_inside" not in one.values for one in of_model)
         doubts = [f"{state} in {states.count(state)}" for state in ("unsure", "not found") if state in states]
         if doubts:
-            said.append(f"{title}: the subject is {', '.join(doubts)} of {len(of_model)} pictures.")
+            said.append(f"{title}: the subject is {', '.join(doubts)} of {counted(len(of_model), 'picture')}.")
         if empty:
-            said.append(f"{title}: {empty} pictures have an empty mask and no measure of the subject alone.")
+            said.append(
+                f"{title}: {counted(empty, 'picture')} with an empty mask, so no measure of the subject alone."
+            )
     return said

@@ -10,10 +10,10 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from persam_dreambooth.evaluation.generation.intervals import Estimate
+from persam_dreambooth.evaluation.generation.intervals import FEW, Estimate
 from persam_dreambooth.evaluation.generation.meter import MeasuredPicture
 from persam_dreambooth.evaluation.generation.metrics_file import settings
-from persam_dreambooth.evaluation.generation.outcome import Outcome, by_prompt
+from persam_dreambooth.evaluation.generation.outcome import Outcome, by_prompt, counted
 from persam_dreambooth.evaluation.generation.table import MEASURES, differences, estimates, interval
 from persam_dreambooth.photos import drawing, files
 from persam_dreambooth.replacing import replacing
@@ -102,7 +102,7 @@ def _cell(name: str, known: Mapping[str, Estimate]) -> dict[str, str]:
     if name not in known:
         return {"mean": "-", "range": "", "count": "no value"}
     one = known[name]
-    return _words(name, one) | {"count": f"{one.values} values, {one.prompts} prompts"}
+    return _words(name, one) | {"count": f"{counted(one.values, 'value')}, {counted(one.prompts, 'prompt')}"}
 
 
 def _difference(name: str, over: Mapping[str, Estimate]) -> dict[str, str]:
@@ -110,7 +110,7 @@ def _difference(name: str, over: Mapping[str, Estimate]) -> dict[str, str]:
     if name not in over:
         return {"mean": "-", "range": "", "says": ""}
     one = over[name]
-    if one.low is None or one.high is None or one.low <= 0 <= one.high:
+    if one.low is None or one.high is None or one.low <= 0 <= one.high or one.prompts < FEW:
         return _words(name, one) | {"says": ""}
     return _words(name, one) | {"says": "better" if (one.mean > 0) == (MEASURES[name].better == "higher") else "worse"}
 

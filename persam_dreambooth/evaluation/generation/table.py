@@ -77,7 +77,7 @@ Values = Mapping[str, Sequence[Sequence[float]]]
 
 def estimates(values: Values) -> dict[str, Estimate]:
     """Each measure that has a value, in the report's order."""
-    made = {name: estimate(values.get(name, ())) for name in MEASURES}
+    made = {name: estimate(values.get(name, ()), measure.scale == "rate") for name, measure in MEASURES.items()}
     return {name: one for name, one in made.items() if one is not None}
 
 

@@ -14,8 +14,9 @@ from transformers import CLIPModel, CLIPProcessor, ViTModel
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation import measures
 from persam_dreambooth.evaluation.generation.encoders import Clip
-from persam_dreambooth.evaluation.generation.intervals import difference, estimate
+from persam_dreambooth.evaluation.generation.intervals import difference, estimate, wilson
 from persam_dreambooth.evaluation.generation.regions import region_of
+from persam_dreambooth.evaluation.generation.report import _difference
 from persam_dreambooth.evaluation.generation.table import MEASURES, interval
 from persam_dreambooth.segmentation import ImageEncoder
 from tests.scene import scene
@@ -139,12 +140,27 @@ def test_a_difference_is_paired_by_prompt():
     hard = [[0.1], [0.5], [0.9], []]
     easier = [[0.3], [0.7], [1.1], [8.0]]
     made = difference(easier, hard)
-    assert (made.mean, made.low, made.high) == pytest.approx((0.2, 0.2, 0.2))
+    assert (made.mean, made.low, made.high) == (pytest.approx(0.2), None, None)
     assert made.prompts == 3
     assert difference([[]], [[1.0]]) is None
 
 
 def test_numbers_as_people_read_them():
-    assert interval(MEASURES["dino"], estimate([[0.25], [0.25]])) == "0.250 [0.250, 0.250]"
-    assert interval(MEASURES["scene"], estimate([[0.25], [0.25]])) == "25.0 % [25.0, 25.0]"
+    assert interval(MEASURES["dino"], estimate([[0.25], [0.25]])) == "0.250"
+    assert interval(MEASURES["scene"], estimate([[0.25], [0.25]])) == "25.0 %"
     assert interval(MEASURES["scene"], estimate([[0.25]])) == "25.0 %"
+
+
+def test_a_share_of_none_or_all_pictures_has_wilsons_interval():
+    assert wilson(10, 10) == pytest.approx((10 / (10 + 1.959964**2), 1))
+    assert wilson(0, 10) == pytest.approx((0, 1.959964**2 / (10 + 1.959964**2)))
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)  # Newcombe 1998, Stat. Med. 17, table I
+    every = estimate([[1.0, 1.0]] * 5, share=True)
+    assert (every.low, every.high) == wilson(10, 10)
+    assert (estimate([[0.0]], share=True).low, estimate([[0.0]], share=True).high) == wilson(0, 1)
+
+
+@pytest.mark.parametrize(("prompts", "says"), [(2, ""), (7, ""), (8, "worse")])
+def test_a_difference_over_few_prompts_is_not_called_significant(prompts, says):
+    made = estimate([[-0.04 - 0.001 * number] for number in range(prompts)])
+    assert _difference("dino", {"dino": made})["says"] == says

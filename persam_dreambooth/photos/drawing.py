@@ -100,5 +100,6 @@ def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: i
     """Cut a caption to a width in pixels."""
     if font.getlength(text) <= width:
         return text
-    fits = bisect_right(range(len(text)), width, key=lambda length: font.getlength(text[:length] + "…"))
+    lengths = range(len(text))
+    fits: int = bisect_right(lengths, float(width), key=lambda length: float(font.getlength(text[:length] + "…")))
     return text[: max(0, fits - 1)] + "…"

@@ -17,12 +17,12 @@ from persam_dreambooth.hub import check_available
 def without_bars() -> Iterator[None]:
     """Keep transformers from drawing progress bars of its own; a user's own setting comes back afterwards."""
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def load_pretrained(name: str, classes: Mapping[str, type[Any]], what: str, examples: str) -> tuple[Any, str]:

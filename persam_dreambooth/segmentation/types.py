@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from persam_dreambooth.errors import UserError, is_out_of_memory
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import to_mask, to_rgb, upright
+from persam_dreambooth.opening import opened
 from persam_dreambooth.segmentation.geometry import Frame
 
 # The value of PerSeg's masks. Normalized like red, it lies so little above zero that a cell of the
@@ -20,28 +21,11 @@ PERSEG_LEVEL = 128
 Picture = Image.Image | NDArray[np.uint8] | str | Path
 """A Pillow image of any mode, an (H, W, 3) uint8 RGB array in [0, 255], or the path of an image file."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "MPO", "PPM", "AVIF", "HEIF")
-"""Pillow's names of what a path may be: no format that runs another program, as EPS does."""
-
 
 def open_image(path: str | Path) -> Image.Image:
-    """Read and decode an image file.
-
-    Raises:
-        UserError: no regular file, not an image, or a damaged one.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"no image at {path}; give the path of a file, a PIL image or an array")
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()
-            return image
-    except Exception as error:  # Pillow's decoders answer damage with a dozen kinds of exception
-        if is_out_of_memory(error):
-            raise
-        raise UserError(
-            f"{path} cannot be read as an image ({type(error).__name__}); save it as PNG or JPEG"
-        ) from error
+    """Read and decode an image file, as stored. Errors as `opening.opened`."""
+    with opened(Path(path)) as image:
+        return image.copy()
 
 
 def rgb_array(picture: Picture) -> NDArray[np.uint8]:

@@ -16,10 +16,22 @@ from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestIndex
 if TYPE_CHECKING:  # these load torch, which takes seconds, and --help needs none of it
     from accelerate import PartialState
 
+    from persam_dreambooth.preprocessing import SegmentationJob
     from persam_dreambooth.references import ReferenceFiles
     from persam_dreambooth.segmentation import Method
 
-ESSENTIAL = ("images", "reference", "reference_mask", "output", "method", "sam", "device", "again", "subject_name")
+ESSENTIAL = (
+    "images",
+    "reference",
+    "reference_mask",
+    "output",
+    "method",
+    "sam",
+    "device",
+    "recursive",
+    "again",
+    "subject_name",
+)
 EXAMPLE = "--images dog --reference dog/00.jpg --reference_mask dog-00.png --output dog-masks"
 
 NAMED = 10
@@ -54,6 +66,10 @@ class SegmentFlags:
     )
     output: str | None = field(
         default=None, metadata={"help": "folder for masks/, overlays/, contact_sheet.png and manifest.jsonl"}
+    )
+    recursive: bool = field(
+        default=False,
+        metadata={"help": "segment the folders in --images too; each gets a folder of its own in --output"},
     )
     again: bool = field(
         default=False,
@@ -209,8 +225,7 @@ def run(program: str, argv: list[str]) -> None:
     """Segment, then say what was found and where it lies."""
     text = "Find the subject of a reference photo in a folder of photos."
     flags, method, sam = parse(GROUPS, argv, program, text, ESSENTIAL, EXAMPLE)
-    from persam_dreambooth.photos.files import unread_words
-    from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
+    from persam_dreambooth.preprocessing import SegmentationJob, segment_albums, segment_folder
 
     processes = _processes(sam.device)
     job = SegmentationJob(
@@ -230,12 +245,27 @@ def run(program: str, argv: list[str]) -> None:
         dataloader_num_workers=flags.dataloader_num_workers,
         embedding_cache=Path(flags.embedding_cache) if flags.embedding_cache else None,
     )
-    segment_folder(job, processes, flags.again)
+    if flags.recursive:
+        jobs = segment_albums(job, processes, flags.again)
+    else:
+        segment_folder(job, processes, flags.again)
+        jobs = [job]
     if processes is None or processes.is_main_process:
-        if words := unread_words(job.unread()):
-            print(words)
-        for folder in job.subjects():
-            _say(folder)
+        for album in jobs:
+            _say_unread(album, flags.recursive)
+            for folder in album.subjects():
+                _say(folder)
+
+
+def _say_unread(job: "SegmentationJob", recursive: bool) -> None:
+    """What of a folder was not read; its folders are, if they were asked for."""
+    from persam_dreambooth.photos.files import unread_words
+
+    unread = {path: why for path, why in job.unread().items() if not (recursive and path.is_dir())}
+    if words := unread_words(unread):
+        print(words)
+    if not recursive and any(path.is_dir() for path in unread):
+        print("--recursive reads the subfolders too")
 
 
 def _processes(device: str | None) -> "PartialState | None":

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from persam_dreambooth.errors import UserError, printable
@@ -23,7 +23,12 @@ NOTES = (
     *(".xmp", ".aae", ".ini", ".db", ".npz", ".npy", ".safetensors", ".lock"),
 )
 """What lies beside photos and is none: captions, metadata, the caches of trainers and viewers."""
-OURS = (MANIFEST_NAME, "segmentation.json", "training_config.yaml", "model_index.json")
+DEPTH = 3
+"""Folders of photos are looked for so many folders deep."""
+OUTPUT_NAME = "segmented"
+"""Where the review page puts the masks of a folder unless something else is said: a folder of this name in it."""
+SEGMENTATION = "segmentation.json"
+OURS = (MANIFEST_NAME, SEGMENTATION, "training_config.yaml", "model_index.json")
 """Files by which the folders are known that our verbs write."""
 
 
@@ -72,6 +77,21 @@ def list_photos(folder: Path) -> list[Path]:
     return sorted(
         path for path in folder.iterdir() if is_photo(path) and not path.name.startswith(".") and path.is_file()
     )
+
+
+def folders_below(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
+    """A folder and those in it, sorted, without hidden ones, links, and what a segmentation wrote.
+
+    Args:
+        folder: where to begin.
+        depth: how many folders deep to look.
+    """
+    if (folder / SEGMENTATION).exists():
+        return
+    yield folder
+    for path in sorted(folder.iterdir()) if depth else ():
+        if path.is_dir() and not path.is_symlink() and not path.name.startswith(".") and path.name != OUTPUT_NAME:
+            yield from folders_below(path, depth - 1)
 
 
 def is_photo(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import chain, takewhile
 from pathlib import Path
 
@@ -25,6 +25,7 @@ def segment_folder(
     processes: PartialState | None = None,
     again: bool = False,
     stopped: Callable[[], bool] = lambda: False,
+    find_with: Callable[[], Finder] | None = None,
 ) -> Iterator[ManifestEntry]:
     """Segment every photo of a folder, each once, however often this is interrupted and called again.
 
@@ -36,6 +37,7 @@ def segment_folder(
             share of the photos. None: this process does it all.
         again: an output folder of another run is taken over: masks that a person made or judged stay, the
             others are found anew.
+        find_with: gives the finder of such a job, when there is something to find; None makes one.
         stopped: asked before each batch, of a single process only; once it says so the rest is left to a later call.
 
     Returns:
@@ -57,7 +59,8 @@ def segment_folder(
             folder.refuse_strangers()
         else:
             folder.refuse_other_runs(settings)
-    finder = Finder(job) if again else None  # what it refuses is said before anything is given up
+    make_finder = find_with or partial(Finder, job)
+    finder = make_finder() if again else None  # what it refuses is said before anything is given up
     if finder and stopped():
         return _entries(folders)
     _meet(processes)
@@ -71,7 +74,7 @@ def segment_folder(
     ]
     anybody = any(gather_object([bool(waiting)])) if processes else bool(waiting)
     if finder is None and (waiting or (anybody and number == 0)):
-        finder = Finder(job)
+        finder = make_finder()
     if finder and number == 0:
         for folder, subject in zip(folders, finder.subjects, strict=True):
             folder.open(subject, settings)

@@ -1,21 +1,17 @@
 """What was opened: folders of photos, where their masks go, finished runs; and no file outside of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
+from persam_dreambooth.photos.listing import OUTPUT_NAME, folders_below
 from persam_dreambooth.photos.manifest import LOCK_NAME, MANIFEST_NAME
 from persam_dreambooth.photos.names import is_text, readable
 from persam_dreambooth.preprocessing import SETTINGS_NAME
 from persam_dreambooth.preprocessing.rollback import JOURNAL_NAME
 from persam_dreambooth.replacing import UNFINISHED
-
-OUTPUT_NAME = "segmented"
-"""Where the masks of a folder go unless something else is said: a folder of this name in it."""
-DEPTH = 3
-"""Folders of photos are looked for so many folders deep."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Opened:
 
     def albums(self) -> dict[str, Path]:
         """The folders with photos, by their path relative to `images`; `images` itself is "."."""
-        found = [folder for folder in _folders(self.images, DEPTH) if files.list_photos(folder)]
+        found = [folder for folder in folders_below(self.images) if files.list_photos(folder)]
         return {folder.relative_to(self.images).as_posix(): folder for folder in found}
 
     def unread_lines(self) -> list[str]:
@@ -119,14 +115,3 @@ def _check_output(folder: Path, outputs: Sequence[Path]) -> None:
             f"{folder} exists and is no folder that `persam-dreambooth segment` or `import` wrote; choose another "
             "--output"
         )
-
-
-def _folders(folder: Path, depth: int) -> Iterator[Path]:
-    """A folder and those in it, sorted, without hidden ones, links, and what a segmentation wrote."""
-    if (folder / SETTINGS_NAME).exists():
-        return
-    yield folder
-    inside: Sequence[Path] = sorted(folder.iterdir()) if depth else ()
-    for one in inside:
-        if one.is_dir() and not one.is_symlink() and not one.name.startswith(".") and one.name != OUTPUT_NAME:
-            yield from _folders(one, depth - 1)

@@ -8,10 +8,8 @@ from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError, printable
 from persam_dreambooth.photos.names import is_text
 from persam_dreambooth.photos.trade import CONVENTIONS, export_beside, export_folder, read_source
-from persam_dreambooth.words import counted
+from persam_dreambooth.words import counted, listed
 
-NAMED = 10
-"""At most so many photos are named on the screen."""
 TRAINERS = ", ".join(CONVENTIONS)
 EXAMPLE = '--to kohya --masks dog-masks --instance_prompt "a sks dog" --output dog-kohya'
 
@@ -94,5 +92,4 @@ def run(program: str, argv: list[str]) -> None:
 
 def shortened(names: list[str]) -> str:
     """The first names, escaped, and how many more there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return printable(", ".join(names[:NAMED])) + more
+    return printable(listed(names))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from persam_dreambooth.cli import guarded
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, printable
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestIndex
+from persam_dreambooth.words import counted
 
 if TYPE_CHECKING:  # these load torch, which takes seconds, and --help needs none of it
     from accelerate import PartialState
@@ -288,11 +289,13 @@ def _say(folder: Path) -> None:
             count["doubted"] += 1
             doubted = [*doubted, Path(entry.photo).name][:NAMED]
     left_out = f", {count['failed']} left out (see the manifest)" if count["failed"] else ""
-    print(f"{count['masks']} masks in {folder / 'masks'}{left_out}")
+    print(f"{counted(count['masks'], 'mask')} in {printable(str(folder / 'masks'))}{left_out}")
     if doubted:
         named = ", ".join(doubted) + (" ..." if count["doubted"] > NAMED else "")
-        print(f"the subject is not surely in {count['doubted']} of them, which training leaves out: {named}")
-    print(f"look at them: {folder / SHEET_NAME}")
+        print(
+            f"the subject is not surely in {count['doubted']} of them, which training leaves out: {printable(named)}"
+        )
+    print(f"look at them: {printable(str(folder / SHEET_NAME))}")
 
 
 if __name__ == "__main__":  # accelerate launch -m persam_dreambooth.cli.segment

@@ -16,7 +16,6 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import to_mask, to_rgb
 from persam_dreambooth.masks import refuse_picture
 from persam_dreambooth.opening import opened
-from persam_dreambooth.photos.listing import NAMED as NAMED
 from persam_dreambooth.photos.listing import NO_PHOTOS as NO_PHOTOS
 from persam_dreambooth.photos.listing import PHOTO_SUFFIXES as PHOTO_SUFFIXES
 from persam_dreambooth.photos.listing import find_photos as find_photos

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from persam_dreambooth.errors import UserError, printable
 from persam_dreambooth.photos.manifest import MANIFEST_NAME
+from persam_dreambooth.words import listed
 
 PHOTO_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
@@ -14,8 +15,6 @@ PHOTO_SUFFIXES = (
 )
 NO_PHOTOS = ("-masklabel.png", "-condlabel.png")
 """How the names of masks end that OneTrainer, and `export --in_place` for it, keep beside the photos."""
-NAMED = 10
-"""So many names of a kind are said in one line."""
 VIDEOS = (".mov", ".mp4", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts")
 RAW = (".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".raw")
 NOTES = (
@@ -132,8 +131,7 @@ def unread_words(unread: Mapping[Path, str]) -> str:
         by_reason[reason].append(path.name + "/" * path.is_dir())
     lists = []
     for reason, names in by_reason.items():
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        lists.append(f"{', '.join(names[:NAMED])}{more} ({reason})")
+        lists.append(f"{listed(names)} ({reason})")
     return printable(f"not read: {'; '.join(lists)}") if lists else ""
 
 

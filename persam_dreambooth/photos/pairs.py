@@ -8,6 +8,7 @@ from persam_dreambooth.images import orientation
 from persam_dreambooth.opening import opened
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry
+from persam_dreambooth.words import listed
 
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
@@ -62,8 +63,7 @@ def unpaired_words(photos: Iterable[Path], folder: Path) -> str:
     """Masks that have no photo, in one line for the screen; empty where each has one."""
     stems = {photo.stem for photo in photos}
     names = [path.name for path in files.list_photos(folder) if path.stem not in stems]
-    more = f" and {len(names) - files.NAMED} more" if len(names) > files.NAMED else ""
-    return printable(f"masks without a photo: {', '.join(names[: files.NAMED])}{more}") if names else ""
+    return printable(f"masks without a photo: {listed(names)}") if names else ""
 
 
 def left_out_of(
@@ -123,11 +123,9 @@ def refuse_changed(photos: Iterable[Path], masks: Mapping[str, Path], entries: I
         and _is_its_mask(masks.get(photo.stem), entry)
     ]
     if changed:
-        more = f" and {len(changed) - files.NAMED} more" if len(changed) > files.NAMED else ""
         says = "is not the photo its mask was" if len(changed) == 1 else "are not the photos their masks were"
         raise UserError(
-            f"{', '.join(changed[: files.NAMED])}{more} {says} made on; run `persam-dreambooth segment` again, or put "
-            "the photo back"
+            f"{listed(changed)} {says} made on; run `persam-dreambooth segment` again, or put the photo back"
         )
 
 

@@ -16,8 +16,6 @@ from persam_dreambooth.errors import printable
 
 WINDOW = 50
 """Steps over which the bar averages the loss: one step's says little, since its noise is drawn anew."""
-NAMED = 5
-"""How many names a message lists before it counts the rest."""
 logger = logging.getLogger(__name__)
 
 
@@ -56,17 +54,6 @@ def warn(line: str) -> None:
     """Log a warning, one line; of several processes the first one speaks."""
     if PartialState().is_main_process:
         logger.warning("warning: %s", printable(line))
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """Return a number with its noun: "1 photo", "3 photos"."""
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 class LossBar(tqdm):  # type: ignore[type-arg]

@@ -8,6 +8,7 @@ from persam_dreambooth.evaluation.generation.intervals import FEW
 from persam_dreambooth.evaluation.generation.meter import MeasuredPicture
 from persam_dreambooth.evaluation.generation.plan import Plan
 from persam_dreambooth.evaluation.generation.table import MEASURES
+from persam_dreambooth.words import counted
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,6 @@ class Outcome:
 def by_prompt(measured: Sequence[MeasuredPicture]) -> list[list[MeasuredPicture]]:
     """The pictures of each prompt, in the order of the prompts."""
     return [list(same) for _, same in groupby(measured, key=lambda one: one.drawn.prompt)]
-
-
-def counted(number: int, what: str) -> str:
-    """ "1 picture", "2 pictures"."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def notes(plan: Plan, measured: Mapping[str, Sequence[MeasuredPicture]]) -> list[str]:

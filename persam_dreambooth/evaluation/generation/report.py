@@ -13,10 +13,11 @@ from PIL import Image
 from persam_dreambooth.evaluation.generation.intervals import FEW, Estimate
 from persam_dreambooth.evaluation.generation.meter import MeasuredPicture
 from persam_dreambooth.evaluation.generation.metrics_file import settings
-from persam_dreambooth.evaluation.generation.outcome import Outcome, by_prompt, counted
+from persam_dreambooth.evaluation.generation.outcome import Outcome, by_prompt
 from persam_dreambooth.evaluation.generation.table import MEASURES, differences, estimates, interval
 from persam_dreambooth.photos import drawing, files
 from persam_dreambooth.replacing import replacing
+from persam_dreambooth.words import counted
 
 REPORT_NAME: Final = "report.html"
 THUMBNAIL: Final = 256

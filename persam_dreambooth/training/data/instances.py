@@ -18,7 +18,8 @@ from persam_dreambooth.training.data import concepts
 from persam_dreambooth.training.data.buckets import nearest_bucket
 from persam_dreambooth.training.data.crops import Size
 from persam_dreambooth.training.data.dataset import InstancePhoto
-from persam_dreambooth.training.screen import counted, listed, warn
+from persam_dreambooth.training.screen import warn
+from persam_dreambooth.words import counted, listed
 
 SEGMENTATION_FOLDER = "segmentation"
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import Family
-from persam_dreambooth.training.screen import counted, warn
+from persam_dreambooth.training.screen import warn
+from persam_dreambooth.words import counted
 
 FEW_STEPS = 100
 """Fewer steps than this teach little: recipes of DreamBooth take 400 to 1000."""

@@ -6,7 +6,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from persam_dreambooth.errors import UserError
@@ -16,7 +15,8 @@ from persam_dreambooth.replacing import UNFINISHED
 from persam_dreambooth.training.config import GROUPS, OutputConfig, TrainingConfig, ValidationConfig
 from persam_dreambooth.training.data import dataset_copy, instances
 from persam_dreambooth.training.running import checkpoints
-from persam_dreambooth.training.screen import listed
+from persam_dreambooth.words import listed
+from persam_dreambooth.yaml_files import read_yaml
 
 HELD = (
     *("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder", "use_ema", "optimizer", "seed_each_batch"),
@@ -128,8 +128,8 @@ def _saved(config: TrainingConfig) -> dict[str, Any]:
     if not saved.exists():
         return {}
     try:
-        return dict(yaml.safe_load(saved.read_text(encoding="utf-8")))
-    except (TypeError, ValueError, yaml.YAMLError) as error:
+        return dict(read_yaml(saved, "run's config"))
+    except (TypeError, ValueError) as error:
         raise UserError(f"{saved} is damaged; delete it to go on with these flags") from error
 
 

@@ -271,6 +271,7 @@ def test_tinyworlds_models_do_and_the_presence_rule_counts(tmp_path, capsys):
     assert of_base["clip_i_inside"] < stored["photos"]["clip_i_inside"] - 0.1
     assert of_base["leakage_clip"] < stored["photos"]["leakage_clip"] - 0.2
     assert stored["photos"]["training_scene"] == 1
+    assert any("made on drawings (tinyworld)" in note for note in stored["notes"])
     assert any(
         note.startswith("base: the subject is ") and note.endswith(" of 4 pictures.") for note in stored["notes"]
     )

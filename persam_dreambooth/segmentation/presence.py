@@ -101,7 +101,10 @@ class PresenceRule:
             return Presence("found", probability, None)
         pulls, values = self.pulls(signals), asdict(signals)
         worst = min(pulls, key=lambda name: pulls[name])
-        reason = f"{REASONS[worst]} ({worst} {values[worst]:.2f}, usually {self.usual[worst]:.2f})"
+        value, usual = values[worst], self.usual[worst]
+        if worst == "score":  # an estimate of an IoU, for people as high as one can be
+            value, usual = min(value, 1), min(usual, 1)
+        reason = f"{REASONS[worst]} ({worst} {value:.2f}, usually {usual:.2f})"
         return Presence("unsure" if probability >= self.unsure_from else "not found", probability, reason)
 
     def save(self, path: Path | str) -> None:

@@ -136,6 +136,11 @@ def test_the_reason_names_the_signal_that_pulls_hardest(name):
     assert f"{name} {USUAL[name] - 3.0:.2f}, usually {USUAL[name]:.2f}" in reason
 
 
+def test_a_score_is_shown_as_1_at_most():
+    rule = PresenceRule({"score": 50.0}, {"score": 1.03}, 0.0, 0.6, 0.2, "?")
+    assert "(score 1.00, usually 1.00)" in rule.decide(replace(GOOD, score=1.014)).reason
+
+
 def test_a_rule_goes_through_its_file_unchanged_and_finds_the_encoder_beside_it(tmp_path):
     MADE.save(tmp_path / "presence.json")
     assert PresenceRule.load(tmp_path / "presence.json") == MADE

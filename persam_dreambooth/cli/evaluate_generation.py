@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.text_files import check_words
 
 if TYPE_CHECKING:  # loads torch, which takes seconds, and --help needs none of it
     from persam_dreambooth.evaluation.generation.plan import Plan
@@ -102,6 +103,9 @@ class GenerationReportFlags:
         for name in ("model", "instance_data_dir", "instance_mask_dir", "output"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing; see --help")
+        for name in ("unique_token", "class_token", "negative_prompt", "scene_template"):
+            check_words(name, getattr(self, name))
+        check_words("training_scenes", *self.training_scenes)
         for name in ("num_images", "num_inference_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)} must be at least 1")

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos.files import check_output_folder
+from persam_dreambooth.text_files import check_words, read_lines
 
 ESSENTIAL = (
     "model",
@@ -55,16 +56,11 @@ class GenerateFlags:
         if not self.model:
             raise UserError("--model is missing; give the --output_dir of a finished training")
         if self.prompts_file:
-            path = Path(self.prompts_file)
-            if not path.is_file():
-                raise UserError(f"no prompts file at {path}; check the path")
-            try:
-                lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-            except ValueError as error:
-                raise UserError(f"the prompts file {path} is no UTF-8 text; save it as UTF-8") from error
-            self.prompt = [*self.prompt, *(line for line in lines if line)]
+            self.prompt = [*self.prompt, *filter(None, read_lines(Path(self.prompts_file), "prompts file"))]
         if not self.prompt:
             raise UserError("no prompt; give --prompt, or --prompts_file with one a line")
+        check_words("prompt", *self.prompt)
+        check_words("negative_prompt", self.negative_prompt)
         if (self.height is None) != (self.width is None):
             raise UserError("--height and --width belong together; give both or neither")
         if any(side is not None and (side < 8 or side % 8) for side in (self.height, self.width)):

@@ -137,7 +137,9 @@ def refuse_other_runs(
 def write_json(value: object, path: Path) -> None:
     """Write a JSON file, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        # A path that is no UTF-8 has halves of surrogate pairs, for which JSON's escapes look as Python's do.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def note_unread(unread: Mapping[Path, str], output: Path) -> None:

@@ -1,4 +1,4 @@
-"""Text that a user gave, on the command line or in a file: UTF-8 without NUL, from a regular file, in bounded memory."""
+"""Text that a user gave, as words or in a file: UTF-8 without NUL, from a regular file, in bounded memory."""
 
 import stat
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Guards `generate` and `evaluate generation` against files that are no prompts and no models: one line, exit code 2."""
+"""Guards `generate` and `evaluate generation` against what is no prompt and no model: one line, exit code 2."""
 
 import json
 import os

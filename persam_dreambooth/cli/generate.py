@@ -99,6 +99,7 @@ def run(program: str, argv: list[str]) -> None:
     how["weights"] = model_folder.weights_digest(Path(flags.model)) or None
     made = {"model": flags.model, **settings, **how}
     paths, missing = generation.planned_pictures(folder, prompts, flags.num_images, flags.seed, made)
+    generation.clear_unfinished(folder.glob("*"))
     _warn_without_token(prompts, model_folder.trained_token(Path(flags.model)))
     if missing:
         pipeline = generation.load_pipeline(flags.model, flags.base_model, flags.device, getattr(torch, flags.dtype))

@@ -25,7 +25,7 @@ from persam_dreambooth.photos.listing import refuse_clashing_stems as refuse_cla
 from persam_dreambooth.photos.listing import unread_files as unread_files
 from persam_dreambooth.photos.listing import unread_words as unread_words
 from persam_dreambooth.photos.manifest import LOCK_NAME
-from persam_dreambooth.replacing import replacing
+from persam_dreambooth.replacing import is_unfinished, replacing
 
 UNREAD_NAME = "not_read.json"
 
@@ -117,7 +117,8 @@ def refuse_other_runs(
     check_output_folder(folder)
     path = folder / name
     if not path.exists():
-        if folder.exists() and any(one.name not in (LOCK_NAME, *besides) for one in folder.iterdir()):
+        there = [one for one in folder.iterdir() if not is_unfinished(one)] if folder.exists() else []
+        if any(one.name not in (LOCK_NAME, *besides) for one in there):
             raise UserError(f"{folder} exists and is no {what}'s; choose another or an empty output folder")
         return False
     try:

@@ -163,8 +163,9 @@ class SubjectFolder:
     def open(self, subject: Subject, settings: dict[str, Any]) -> None:
         """Make the folder this run's."""
         with locked(self._manifest):
-            subject.save(self.path / SUBJECT_NAME)
+            # The settings first: a folder that has none would be refused by the call after one that was killed here.
             files.write_json(settings, self.path / SETTINGS_NAME)
+            subject.save(self.path / SUBJECT_NAME)
 
     def add_unreadable(self, photo: LoadedPhoto) -> None:
         """The line of a photo that cannot be decoded."""

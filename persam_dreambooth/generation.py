@@ -1,7 +1,7 @@
 """Load what training saved; prompts in, pictures out."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -19,7 +19,6 @@ from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.hub import check_available
 from persam_dreambooth.photos import drawing, files
-from persam_dreambooth.replacing import is_unfinished
 
 GRID_NAME = "grid.png"
 
@@ -188,13 +187,6 @@ def planned_pictures(
         if not any(known) or any(text and text.get("model") != str(made["model"]) for text in known):
             raise _in_the_way(grid)
     return paths, missing
-
-
-def clear_unfinished(paths: Iterable[Path]) -> None:
-    """Delete those of some files that a killed run left half-written."""
-    for path in paths:
-        if is_unfinished(path) and path.is_file():
-            path.unlink(missing_ok=True)
 
 
 def _in_the_way(path: Path) -> UserError:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos.files import check_output_folder
+from persam_dreambooth.replacing import clear_unfinished
 from persam_dreambooth.text_files import check_words, read_lines
 
 ESSENTIAL = (
@@ -99,7 +100,7 @@ def run(program: str, argv: list[str]) -> None:
     how["weights"] = model_folder.weights_digest(Path(flags.model)) or None
     made = {"model": flags.model, **settings, **how}
     paths, missing = generation.planned_pictures(folder, prompts, flags.num_images, flags.seed, made)
-    generation.clear_unfinished(folder.glob("*"))
+    clear_unfinished(folder)
     _warn_without_token(prompts, model_folder.trained_token(Path(flags.model)))
     if missing:
         pipeline = generation.load_pipeline(flags.model, flags.base_model, flags.device, getattr(torch, flags.dtype))

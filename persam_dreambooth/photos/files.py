@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,12 @@ def check_output_folder(folder: Path) -> None:
 
 
 def refuse_other_runs(
-    folder: Path, name: str, settings: Mapping[str, Any], what: str, besides: Sequence[str] = ()
+    folder: Path,
+    name: str,
+    settings: Mapping[str, Any],
+    what: str,
+    besides: Sequence[str] = (),
+    remedy: str = "choose another output folder",
 ) -> bool:
     """Whether a folder is an earlier call's with these settings; one that is empty or absent is welcome too.
 
@@ -110,6 +116,7 @@ def refuse_other_runs(
         settings: this run's.
         what: a run of this kind, for people: "run" and its owner, "segmentation run".
         besides: names of files that a folder without settings may hold, with the manifest's lock.
+        remedy: what to do about a folder that holds another run.
 
     Raises:
         UserError: it holds another run, or something else, or cannot be made.
@@ -123,15 +130,13 @@ def refuse_other_runs(
         return False
     try:
         before = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged; choose another output folder or delete this one") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged; {remedy}") from error
     # Through JSON and back, as the stored ones went: tuples are lists there.
     changed = [key for key, value in json.loads(json.dumps(dict(settings))).items() if before.get(key) != value]
     if changed:
-        raise UserError(
-            f"{folder} holds another {what.split()[-1]} ({', '.join(changed)} differ); "
-            "choose another output folder or delete this one"
-        )
+        differ = f"{', '.join(changed)} {'differs' if len(changed) == 1 else 'differ'}"
+        raise UserError(f"{folder} holds another {what.split()[-1]} ({differ}); {remedy}")
     return True
 
 
@@ -156,6 +161,19 @@ def write_mask(mask: NDArray[np.bool_], path: Path) -> None:
     """Save (H, W) bool as an 8-bit grey PNG of 0 and 255."""
     with replacing(path) as temporary:
         Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+
+
+def encoded(picture: Image.Image, form: str) -> bytes:
+    """A picture as the bytes of a file of Pillow's format `form`, such as PNG."""
+    buffer = BytesIO()
+    picture.save(buffer, format=form)
+    return buffer.getvalue()
+
+
+def write_bytes(content: bytes, path: Path) -> None:
+    """Write a file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_picture(picture: Image.Image, path: Path) -> None:

@@ -2,22 +2,27 @@
 
 import errno
 import json
+import math
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from io import FileIO
 from pathlib import Path
+from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from filelock import FileLock
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.opening import check_regular
 from persam_dreambooth.replacing import replacing
 
 MANIFEST_NAME = "manifest.jsonl"
 LOCK_NAME = ".manifest.lock"
 """Held by whoever writes the manifest; empty, and left there."""
+OWN_FILES: Final = {"mask": "masks/{}.png", "overlay": "overlays/{}.jpg", "instances": "instances/{}.png"}
+"""The only files that a photo's line may name, by the stem of the photo's name."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +87,9 @@ class ManifestEntry:
         return self.review is not None or self.source in ("reference", "corrected", "given")
 
 
-def read_manifest(path: Path) -> list[ManifestEntry]:
+def read_manifest(path: Path, own_files: bool = True) -> list[ManifestEntry]:
     """All entries, in the file's order; see `stream_manifest`."""
-    return list(stream_manifest(path))
+    return list(stream_manifest(path, own_files=own_files))
 
 
 def newest_entries(path: Path) -> list[ManifestEntry]:
@@ -92,19 +97,26 @@ def newest_entries(path: Path) -> list[ManifestEntry]:
     return list({_stem(entry.photo): entry for entry in stream_manifest(path)}.values())
 
 
-def stream_manifest(path: Path, start: int = 0) -> Iterator[ManifestEntry]:
+def stream_manifest(path: Path, start: int = 0, own_files: bool = True) -> Iterator[ManifestEntry]:
     """The entries one after the other, in the file's order; none when there is no file.
 
-    Of a photo with several lines the last one counts; `start` is the byte at which the first line begins.
+    Of a photo with several lines the last one counts. A last line that was cut off (the writer was killed) is passed
+    over.
 
-    A last line that was cut off (the writer was killed) is passed over.
+    Args:
+        path: the file.
+        start: the byte at which the first line begins.
+        own_files: refuse lines that name other files than their photo's own in this folder. The manifest that training
+            writes, whose masks lie elsewhere, is read without; nothing may be written or removed by it.
 
     Raises:
-        UserError: a line before the last is damaged, or a line has keys that are not a manifest's.
+        UserError: it is no regular file, a line before the last is damaged, a line has keys or values that are not a
+            manifest's, or names other files than its photo's own here.
     """
     if not path.exists():
         return
     damaged = None
+    check_regular(path, "manifest")
     with path.open("rb") as file:
         file.seek(start)
         for number, line in enumerate(file, start=1):
@@ -115,16 +127,68 @@ def stream_manifest(path: Path, start: int = 0) -> Iterator[ManifestEntry]:
             except json.JSONDecodeError:
                 damaged = number
                 continue
-            if not _is_entry(values):
-                raise UserError(f"line {number} of {path} is no manifest entry; choose another folder or mend it")
+            except (ValueError, RecursionError):  # numbers of thousands of digits, brackets without end
+                values = None
+            reason = _refusal(values) or (_straying(values, path.parent) if own_files else None)
+            if reason:
+                raise UserError(
+                    f"line {number} of {path} is no manifest entry ({reason}); delete it or choose another folder"
+                )
             yield ManifestEntry(**values)
 
 
-def _is_entry(values: object) -> bool:
-    known = {one.name for one in fields(ManifestEntry)}
-    if not isinstance(values, dict) or not {"photo", "digest"} <= set(values) <= known:
+def _refusal(values: Any) -> str | None:
+    """Why the values of a line are not an entry's; None if they are."""
+    if not isinstance(values, dict) or not {"photo", "digest"} <= set(values):
+        return "it has no photo and digest"
+    for key, value in values.items():
+        if key not in _KINDS or not _fits(value, _KINDS[key]):
+            return f"{key[:40]!r} is not known or has a value of another kind"
+    return None
+
+
+def _straying(values: Any, folder: Path) -> str | None:
+    """Which file a line names that is not its photo's own in this folder; None if there is none such.
+
+    What a line names is read, overwritten and removed.
+    """
+    stem = Path(values["photo"]).stem
+    for key, form in OWN_FILES.items():
+        name = values.get(key)
+        if name is None:
+            continue
+        if name != form.format(stem):
+            return f"its {key} is not {form.format(stem)}"
+        path = folder / name
+        if path.is_symlink() or path.parent.is_symlink():
+            return f"its {key} lies behind a link"
+    return None
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value that JSON gave is of a field's type, and of a size that everything bears."""
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_fits(part, get_args(kind)[0]) for part in value)
+    if get_args(kind):
+        return any(_fits(value, part) for part in get_args(kind))
+    if kind is str:
+        return isinstance(value, str) and "\0" not in value and _can_name_a_file(value)
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    if kind is int:
+        return type(value) is int and abs(value) < 2**31
+    return isinstance(value, kind)
+
+
+def _can_name_a_file(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:  # half of a surrogate pair
         return False
-    return all(isinstance(values[key], str) for key in ("photo", "digest"))
+    return True
+
+
+_KINDS: Final = get_type_hints(ManifestEntry)
 
 
 class ManifestIndex:
@@ -253,6 +317,7 @@ def _unended(file: FileIO, end: int) -> bytes:
 def _lines(path: Path) -> Iterator[bytes]:
     """The whole lines of a manifest; a last one that was cut off is passed over."""
     if path.exists():
+        check_regular(path, "manifest")
         with path.open("rb") as file:
             for line in file:
                 if line.endswith(b"\n"):
@@ -264,7 +329,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 def _stem_of(line: bytes) -> bytes | None:
     try:
         return _stem(json.loads(line.decode("utf-8", "surrogateescape"))["photo"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
 
 

@@ -3,9 +3,9 @@
 import heapq
 import logging
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,13 @@ from PIL import Image
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import drawing, files, frames
 from persam_dreambooth.photos.manifest import (
-    LOCK_NAME,
     MANIFEST_NAME,
+    OWN_FILES,
     ManifestEntry,
     ManifestIndex,
-    append_entry,
+    append_line,
+    format_line,
     locked,
-    manifest_line,
-    parse_line,
     relative_path,
     stream_manifest,
     write_manifest,
@@ -34,11 +33,14 @@ from persam_dreambooth.preprocessing.finding import Found
 from persam_dreambooth.preprocessing.loading import LoadedPhoto
 from persam_dreambooth.preprocessing.rollback import roll_back
 from persam_dreambooth.references import ReferenceFiles
+from persam_dreambooth.replacing import UNFINISHED, clear_unfinished
 from persam_dreambooth.segmentation import Subject
 from persam_dreambooth.segmentation.geometry import bounding_box
 
 logger = logging.getLogger(__name__)
 SETTINGS_NAME, SHEET_NAME, SUBJECT_NAME = "segmentation.json", "contact_sheet.png", "subject.safetensors"
+FOLDERS = ("masks", "overlays", "instances")
+AGAIN = "choose another output folder, or take this one over with `persam-dreambooth segment --again`"
 SHEET_PHOTOS = 120
 """A contact sheet shows at most so many photos, the least certain ones."""
 
@@ -56,26 +58,36 @@ class SubjectFolder:
         self.path, self._digest = path, digest
         self._manifest = path / MANIFEST_NAME
         self._journal = self._manifest.with_suffix(f".{process}.jsonl") if process else self._manifest
-        self._began = time.time()
+        self._seen: tuple[int, int, int] | None = None
+        self._settled = set[str]()
 
     def refuse_other_runs(self, settings: dict[str, Any]) -> None:
         """Raise a UserError unless the folder is empty, absent, or an earlier call's with these settings."""
-        files.refuse_other_runs(self.path, SETTINGS_NAME, settings, "segmentation run")
+        files.refuse_other_runs(self.path, SETTINGS_NAME, settings, "segmentation run", self._own_names(), AGAIN)
 
     def gather(self) -> None:
         """All journals into the manifest, the newest line of each photo, without the half line of a killed run."""
         if self._manifest.exists() or self._journals():
             with locked(self._manifest):
                 roll_back(self.path)
+                self.clear_leftovers()
                 self._replace(self._newest())
 
     def refuse_strangers(self) -> None:
         """Raise a UserError unless the folder is empty, absent, or has a run's settings or a manifest."""
-        files.refuse_other_runs(self.path, SETTINGS_NAME, {}, "segmentation run", self._own_names())
+        names = [path.name for path in self.path.iterdir()] if self._manifest.exists() else self._own_names()
+        files.refuse_other_runs(self.path, SETTINGS_NAME, {}, "segmentation run", names)
 
     def _own_names(self) -> list[str]:
-        """What a folder may hold that has no settings: everything, if there is a manifest."""
-        return [path.name for path in self.path.iterdir()] if self._manifest.exists() else [LOCK_NAME]
+        """What a run leaves in a folder that was killed before it wrote its settings."""
+        unfinished = [path.name for path in self.path.glob(f"{UNFINISHED}*")] if self.path.is_dir() else []
+        return [SUBJECT_NAME, files.UNREAD_NAME, *unfinished]
+
+    def clear_leftovers(self) -> None:
+        """Remove what killed writers left; to be called while nobody else writes here."""
+        for folder in (self.path, *(self.path / name for name in FOLDERS)):
+            if folder.is_dir() and not folder.is_symlink():
+                clear_unfinished(folder)
 
     def begin_again(self, settings: dict[str, Any], references: Sequence[ReferenceFiles]) -> ManifestIndex:
         """Make the folder another run's: what a person made or judged stays, what was found is to be found anew.
@@ -89,7 +101,14 @@ class SubjectFolder:
         """
         with locked(self._manifest):
             roll_back(self.path)
+            self.clear_leftovers()
             before = self._newest()
+            given_up = [entry for entry in before if not entry.settled or self._is_outdated(entry, references)]
+            # Masks go before their lines: of a mask without a line nobody knows that it was doubted.
+            theirs = {drawing.resolve() for reference in references for drawing in reference.drawings}
+            for path in {self.path / name for entry in given_up for name in _files(entry)}:
+                if path.resolve() not in theirs:
+                    path.unlink(missing_ok=True)
             self._replace(entry for entry in before if entry.settled and not self._is_outdated(entry, references))
             files.write_json(settings, self.path / SETTINGS_NAME)
         return before
@@ -161,11 +180,12 @@ class SubjectFolder:
         return written and entry.digest == self._digest(photo)
 
     def open(self, subject: Subject, settings: dict[str, Any]) -> None:
-        """Make the folder this run's."""
+        """Make the folder this run's; the settings come first, since by them the next call knows it."""
         with locked(self._manifest):
-            # The settings first: a folder that has none would be refused by the call after one that was killed here.
+            self.clear_leftovers()
             files.write_json(settings, self.path / SETTINGS_NAME)
             subject.save(self.path / SUBJECT_NAME)
+            (self.path / SHEET_NAME).unlink(missing_ok=True)  # of what was there before
 
     def add_unreadable(self, photo: LoadedPhoto) -> None:
         """The line of a photo that cannot be decoded."""
@@ -189,13 +209,22 @@ class SubjectFolder:
             point_labels=[label for one in found.instances for label in one.point_labels.tolist()],
             warnings=[warning for one in found.instances for warning in one.warnings],
         )
+        drawn, contents = self._render(photo.image, found.mask, entry)
         with locked(self._manifest):
             if self._was_settled(photo.path):
                 return
-            if entry.instances:
+            # The line comes between the old files and the new ones. Stopped anywhere, some file is missing, so that
+            # the next call finds the photo again; and no mask lies there whose line is another's. A user's own mask
+            # may be the very file that was given, and is not for us to remove.
+            for name in _files(drawn) if first else ():
+                (self.path / name).unlink(missing_ok=True)
+            append_line(self._journal, format_line(drawn))
+            self._seen = _state(self._manifest)
+            if drawn.instances:
                 numbered = [one.mask * np.uint8(number) for number, one in enumerate(found.instances, start=1)]
-                frames.write_labels(np.max(numbered, axis=0), self.path / entry.instances)
-            append_entry(self._journal, self.draw(photo.image, found.mask, entry))
+                frames.write_labels(np.max(numbered, axis=0), self.path / drawn.instances)
+            for path, content in contents.items():
+                files.write_bytes(content, path)
 
     def draw(self, image: Image.Image, mask: NDArray[np.bool_], entry: ManifestEntry) -> ManifestEntry:
         """Save a photo's mask and overlay.
@@ -208,31 +237,45 @@ class SubjectFolder:
         Returns:
             The line with everything that follows from the mask.
         """
+        drawn, contents = self._render(image, mask, entry)
+        for path, content in contents.items():
+            files.write_bytes(content, path)
+        return drawn
+
+    def _render(
+        self, image: Image.Image, mask: NDArray[np.bool_], entry: ManifestEntry
+    ) -> tuple[ManifestEntry, dict[Path, bytes]]:
+        """The line and the files of `draw`, the mask first, before anything is written."""
         stem, box = Path(entry.photo).stem, bounding_box(torch.from_numpy(mask))
-        name, overlay = f"masks/{stem}.png", f"overlays/{stem}.jpg"
-        files.write_mask(mask, self.path / name)
-        files.write_picture(drawing.overlay(image, mask, entry.points, entry.point_labels), self.path / overlay)
-        return replace(
+        name, overlay = (OWN_FILES[key].format(stem) for key in ("mask", "overlay"))
+        levels = files.encoded(Image.fromarray(mask.astype(np.uint8) * 255), "PNG")
+        picture = files.encoded(drawing.overlay(image, mask, entry.points, entry.point_labels), "JPEG")
+        drawn = replace(
             entry,
             width=image.width,
             height=image.height,
             mask=name,
-            mask_digest=files.digest(self.path / name),
+            mask_digest=sha256(levels).hexdigest(),
             overlay=overlay,
             box=None if box is None else box.tolist(),
         )
+        return drawn, {self.path / name: levels, self.path / overlay: picture}
 
     def _append(self, entry: ManifestEntry) -> None:
         with locked(self._manifest):
-            append_entry(self._journal, entry)
+            append_line(self._journal, format_line(entry))
+            self._seen = _state(self._manifest)
 
     def _was_settled(self, photo: Path) -> bool:
-        """Whether a person made a photo's mask since this run began, which looks at each photo once."""
-        mask = self.path / f"masks/{photo.stem}.png"
-        if not mask.exists() or mask.stat().st_mtime <= self._began:
-            return False  # no need to look through the manifest for it
-        line = manifest_line(self._manifest, photo.name)
-        return line is not None and parse_line(line).settled
+        """Whether a person made or judged the mask since this run looked at the photo; in a `locked` block.
+
+        The manifest is read again only when somebody else has written to it.
+        """
+        now = _state(self._manifest)
+        if now != self._seen:
+            self._settled = {Path(entry.photo).stem for entry in self.known() if entry.settled}
+            self._seen = now
+        return photo.stem in self._settled
 
     def close(self, photos: Sequence[Path], before: ManifestIndex) -> None:
         """Sort the manifest, remove what photos that left had left, draw the contact sheet.
@@ -240,18 +283,25 @@ class SubjectFolder:
         Args:
             photos: all of the run's.
             before: the manifest as it was when the run began.
+
+        Raises:
+            UserError: somebody removed the folder while the run went on.
         """
+        if not (self.path / SETTINGS_NAME).exists():
+            raise UserError(f"{self.path} was removed while its photos were segmented; run the command again")
+        sheet = self.path / SHEET_NAME
         with locked(self._manifest):
             newest = self._newest()
+            stems = {photo.stem for photo in photos}
+            left = [entry for entry in before if Path(entry.photo).stem not in stems]
+            # Sheet and files go before the lines: stopped in between, the next call does the rest.
+            if left or any(old != new for old, new in zip_longest(before, newest)):
+                sheet.unlink(missing_ok=True)
+            for name in {name for entry in left for name in _files(entry)}:
+                (self.path / name).unlink(missing_ok=True)
             # One may be missing: drawn while it was looked at, and taken back. The next run looks at it.
             self._replace(entry for photo in photos if (entry := newest.get(photo.name)) is not None)
-        now, changed = self.known(), False
-        for old, new in zip_longest(before, now):
-            changed |= old != new
-            for name in set() if old is None else _files(old) - _files(now.get(old.photo)):
-                (self.path / name).unlink(missing_ok=True)
-        sheet = self.path / SHEET_NAME
-        if any(self._readable()) and (changed or not sheet.exists()):
+        if any(self._readable()) and not sheet.exists():
             files.write_picture(self._contact_sheet(), sheet)
 
     def entries(self) -> Iterator[ManifestEntry]:
@@ -277,10 +327,18 @@ class SubjectFolder:
         return drawing.sheet(pictures, captions)
 
 
-def _files(entry: ManifestEntry | None) -> set[str]:
+def _files(entry: ManifestEntry) -> set[str]:
     """What a run wrote for one photo, relative to the folder."""
-    names = (entry.mask, entry.overlay, entry.instances) if entry else ()
-    return {name for name in names if name is not None}
+    return {name for name in (entry.mask, entry.overlay, entry.instances) if name is not None}
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """What tells whether somebody wrote to a file."""
+    try:
+        now = path.stat()
+    except FileNotFoundError:
+        return None
+    return now.st_ino, now.st_size, now.st_mtime_ns
 
 
 def _certainty(entry: ManifestEntry) -> tuple[float, float]:

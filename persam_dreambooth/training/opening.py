@@ -41,7 +41,7 @@ def _device(run: Setup) -> str:
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
     precision = {"no": "float32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
-    return f"{device}{name}{processes}, {precision}"
+    return f"{'cpu' if device.type == 'cpu' else device}{name}{processes}, {precision}"
 
 
 def _trained(config: TrainingConfig, family: Family) -> str:

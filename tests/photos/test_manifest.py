@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos.manifest import (
     MANIFEST_NAME,
+    OWN_FILES,
     ManifestEntry,
     ManifestIndex,
     append_entry,
@@ -21,7 +22,10 @@ from persam_dreambooth.photos.manifest import (
 )
 
 # Any text that UTF-8 can hold, and the stand-ins by which Python spells a file name that it cannot.
-TEXT = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\x85\u2028\u2029\udcff"), max_size=20)
+TEXT = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0") | st.sampled_from("\x85\u2028\u2029\udcff"),
+    max_size=20,
+)
 PIXEL = st.integers(0, 20_000)
 POINTS = st.lists(st.lists(PIXEL, min_size=2, max_size=2), max_size=3)
 ENTRIES = st.builds(
@@ -30,8 +34,6 @@ ENTRIES = st.builds(
     digest=st.text("0123456789abcdef", min_size=64, max_size=64),
     width=st.none() | PIXEL,
     height=st.none() | PIXEL,
-    mask=st.none() | TEXT,
-    overlay=st.none() | TEXT,
     source=st.sampled_from(["persam", "reference", "given"]),
     score=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     points=POINTS,
@@ -40,12 +42,21 @@ ENTRIES = st.builds(
     warnings=st.lists(TEXT, max_size=2),
     error=st.none() | TEXT,
 )
+ENTRIES = st.builds(
+    lambda entry, named: replace(entry, **{key: OWN_FILES[key].format(Path(entry.photo).stem) for key in named}),
+    ENTRIES,
+    st.sets(st.sampled_from(sorted(OWN_FILES))),
+)
 # Few enough names that the same one comes up again, in other folders and of other kinds of files too.
 NAMES = st.builds(
     "{}/{}{}".format, st.sampled_from(["..", "a"]), st.sampled_from("aé\udcff"), st.sampled_from([".jpg", ".png"])
 )
-NAMED = st.builds(lambda entry, name: replace(entry, photo=name), ENTRIES, NAMES)
-FIRST = ManifestEntry("../photos/Hündin am Käsebrett.jpg", "ab" * 32, 640, 480, "masks/a.png", score=0.75)
+NAMED = st.builds(
+    lambda entry, name: replace(entry, photo=name, mask=None, overlay=None, instances=None), ENTRIES, NAMES
+)
+FIRST = ManifestEntry(
+    "../photos/Hündin am Käsebrett.jpg", "ab" * 32, 640, 480, "masks/Hündin am Käsebrett.png", score=0.75
+)
 SECOND = ManifestEntry("../photos/犬.png", "cd" * 32, error="cannot be decoded")
 THIRD = ManifestEntry("../photos/c.png", "ef" * 32, points=[[3, 4], [5, 6]], point_labels=[1, 0], box=[0, 1, 2, 3])
 
@@ -132,6 +143,69 @@ def test_a_line_of_something_else_is_refused_wherever_it_stands(path, values, po
     path.write_text("\n".join([*lines, ""]), encoding="utf-8")
     with pytest.raises(UserError, match=rf"line {position + 1} .* is no manifest entry"):
         read_manifest(path)
+
+
+HOSTILE = {
+    "another photo's mask": {"mask": "masks/b.png"},
+    "a file above": {"mask": "../a.png"},
+    "an absolute path": {"overlay": "/tmp/a.jpg"},
+    "a way round": {"mask": "masks/../../a.png"},
+    "another folder": {"instances": "masks/a.png"},
+    "a list as a name": {"mask": ["masks/a.png"]},
+    "a list as a digest": {"digest": ["00"]},
+    "a NUL": {"reason": "a\0b"},
+    "half a pair": {"reason": "\ud800"},
+    "yes as a width": {"width": True},
+    "words as a width": {"width": "12"},
+    "a huge width": {"width": 10**12},
+    "no list of points": {"points": 3},
+    "points of words": {"points": [["a", "b"]]},
+    "infinity": {"score": float("inf")},
+    "no number": {"score": float("nan")},
+}
+
+
+@pytest.mark.parametrize("values", HOSTILE.values(), ids=HOSTILE)
+def test_a_line_that_would_lead_elsewhere_or_is_of_other_kinds_is_refused(path, values):
+    path.write_text(json.dumps({"photo": "a.jpg", "digest": "00"} | values) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"line 1 .* is no manifest entry") as refused:
+        read_manifest(path)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"photo": ' * 100_000, '{"photo": "a", "digest": ' + "9" * 6000 + "}"]
+)
+def test_a_line_that_no_reader_bears_is_refused(path, text):
+    path.write_text(text + "\n" + json.dumps(asdict(FIRST)) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"line 1 "):
+        read_manifest(path)
+
+
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(path):
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="named pipe"):
+        read_manifest(path)
+
+
+def test_files_behind_links_are_refused(path, tmp_path):
+    write_manifest(path, [ManifestEntry("a.jpg", "00", mask="masks/a.png")])
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "masks").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="its mask lies behind a link"):
+        read_manifest(path)
+    (tmp_path / "masks").unlink()
+    (tmp_path / "masks").mkdir()
+    assert len(read_manifest(path)) == 1
+    (tmp_path / "masks" / "a.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(UserError, match="its mask lies behind a link"):
+        read_manifest(path)
+
+
+def test_the_manifest_of_a_training_names_masks_elsewhere(path):
+    entry = ManifestEntry("../photos/a.jpg", "00", mask="../masks/a.png")
+    write_manifest(path, [entry])
+    assert read_manifest(path, own_files=False) == [entry]
 
 
 def test_a_line_with_only_photo_and_digest_is_an_entry(path):

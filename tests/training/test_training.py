@@ -43,7 +43,7 @@ def test_full_fine_tuning_leaves_a_pipeline(flags, models):
     assert pictures == ["step-000002-0.png", "step-000002-1.png", "step-000004-0.png", "step-000004-1.png"]
     card = (output / "README.md").read_text()
     assert "validation/step-000004-0.png" in card and prompt in card and "subject only" in card
-    entries = read_manifest(output / "manifest.jsonl")
+    entries = read_manifest(output / "manifest.jsonl", own_files=False)
     assert [(output / entry.photo).resolve() for entry in entries] == [
         Path(f"photos/{n}.png").resolve() for n in NAMES
     ]
@@ -147,7 +147,7 @@ def test_segmenting_on_the_way_is_segmenting_before(flags, models):
     for name in NAMES:
         ours, before = (Path(folder) / "masks" / f"{name}.png" for folder in ("output/segmentation", "segmented"))
         assert ours.read_bytes() == before.read_bytes()
-    scores = [entry.score for entry in read_manifest(Path("output/manifest.jsonl"))]
+    scores = [entry.score for entry in read_manifest(Path("output/manifest.jsonl"), own_files=False)]
     assert scores[0] is None and None not in scores[1:]
 
 
@@ -168,7 +168,9 @@ def test_a_photo_that_cannot_be_decoded_is_left_out(flags, caplog):
     Path("photos/broken.jpg").write_bytes(b"no photo")
     assert train(flags) == 0
     assert "broken.jpg" in caplog.text
-    entries = {Path(entry.photo).name: entry for entry in read_manifest(Path("output/manifest.jsonl"))}
+    entries = {
+        Path(entry.photo).name: entry for entry in read_manifest(Path("output/manifest.jsonl"), own_files=False)
+    }
     assert set(entries) == {*(f"{name}.png" for name in NAMES), "broken.jpg"}
     assert [name for name, entry in entries.items() if entry.error] == ["broken.jpg"]
 
@@ -232,6 +234,6 @@ def test_a_mask_painted_anew_is_no_longer_what_persam_found(flags, models):
     assert main(["segment", *given, "--device", "cpu"]) == 0
     shutil.copy("masks/01.png", "segmented/masks/01.png")
     assert train(flags, instance_mask_dir="segmented", mask_downsample="max") == 0
-    entries = read_manifest(Path("output/manifest.jsonl"))
+    entries = read_manifest(Path("output/manifest.jsonl"), own_files=False)
     assert [entry.source for entry in entries] == ["reference", "given", "persam"]
     assert entries[1].score is None and entries[1].box is None

@@ -14,10 +14,9 @@ from persam_dreambooth.evaluation.generation.outcome import Outcome, notes
 from persam_dreambooth.evaluation.generation.pictures import SETTINGS_NAME, draw_pictures
 from persam_dreambooth.evaluation.generation.plan import MODELS, PICTURES, Plan
 from persam_dreambooth.evaluation.generation.scenes import Scenes
-from persam_dreambooth.generation import clear_unfinished
 from persam_dreambooth.photos.files import check_output_folder
 from persam_dreambooth.preprocessing.finding import Finder
-from persam_dreambooth.replacing import is_unfinished
+from persam_dreambooth.replacing import clear_unfinished, is_unfinished
 from persam_dreambooth.segmentation import ImageEncoder
 
 
@@ -69,5 +68,6 @@ def _begun(output: Path) -> bool:
     begun = any(output.glob(f"{MODELS}/*/{SETTINGS_NAME}"))
     if not begun and any(not path.is_dir() and not is_unfinished(path) for path in output.rglob("*")):
         raise UserError(f"{output} exists and is no evaluation's; choose another or an empty output folder")
-    clear_unfinished(list(output.rglob("*")))
+    for folder in (output, *output.rglob("*/")):
+        clear_unfinished(folder)
     return begun

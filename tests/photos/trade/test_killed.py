@@ -1,40 +1,14 @@
 """An export or import that is killed at any of its writes leaves nothing half-written, and can be called again."""
 
-import os
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from persam_dreambooth.cli import main
 from persam_dreambooth.photos import files
+from tests.kills import KILLED, killed_at
 from tests.photos.trade.albums import tree, write_pair
-
-WRITES = ("os.mkdir", "os.rename", "os.rmdir", "tempfile.mkstemp")
-KILLED = 137
-
-
-def killed_at(number, argv):
-    """Run a command in a process that ends, without a word, before its write of this number; its exit code."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    left = number
-
-    def count(event, arguments):
-        nonlocal left
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if writes or event in WRITES:
-            left -= 1
-            if left < 0:
-                os._exit(KILLED)
-
-    silence = Path(os.devnull).open("w")  # noqa: SIM115 - for the rest of a short life
-    sys.stdout = sys.stderr = silence
-    sys.addaudithook(count)
-    os._exit(main([str(word) for word in argv]))
 
 
 def kept(folder):
@@ -54,6 +28,7 @@ def kill_at_every_write(argv, around, output, wanted):
         assert there == {} or there.keys() == wanted.keys(), number
         if not there:
             assert main([str(word) for word in argv]) == 0
+            assert tree(around).keys() == before.keys() | wanted.keys()  # what the killed call left is gone
         assert kept(around).keys() == before.keys() | wanted.keys()
         shutil.rmtree(output)
     assert code == 0 and number > 8

@@ -1,0 +1,31 @@
+"""End a command before its n-th write, as a kill or a lost machine would, so that what is left can be looked at."""
+
+import os
+import sys
+from pathlib import Path
+
+from persam_dreambooth.cli import main
+
+WRITES = ("os.mkdir", "os.rename", "os.rmdir", "tempfile.mkstemp")
+KILLED = 137
+
+
+def killed_at(number, argv):
+    """Run a command in a process that ends, without a word, before its write of this number; its exit code."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    left = number
+
+    def count(event, arguments):
+        nonlocal left
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if writes or event in WRITES:
+            left -= 1
+            if left < 0:
+                os._exit(KILLED)
+
+    silence = Path(os.devnull).open("w")  # noqa: SIM115 - for the rest of a short life
+    sys.stdout = sys.stderr = silence
+    sys.addaudithook(count)
+    os._exit(main([str(word) for word in argv]))

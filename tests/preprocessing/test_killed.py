@@ -1,0 +1,76 @@
+"""A segmentation that is killed before any of its writes ends, called again, as one that was not."""
+
+import shutil
+
+import pytest
+from safetensors.torch import load_file
+
+from persam_dreambooth.cli import main
+from persam_dreambooth.photos import files
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, newest_entries
+from persam_dreambooth.preprocessing.subject_folder import FOLDERS
+from tests.kills import KILLED, killed_at
+from toy_photos import draw
+
+
+@pytest.fixture
+def album(tmp_path):
+    """Two photos and the mask of the first."""
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        photo, mask = draw(number)
+        photo.resize((48, 40)).save(tmp_path / "photos" / f"{number}.png")
+        if number == 0:
+            mask.resize((48, 40)).save(tmp_path / "mask.png")
+    return tmp_path
+
+
+def contents(folder):
+    """Every file but the lock, by its path; of weights the tensors, since their header's order changes."""
+    return {
+        path.relative_to(folder).as_posix(): (
+            {name: tensor.tolist() for name, tensor in load_file(path).items()}
+            if path.suffix == ".safetensors"
+            else path.read_bytes()
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".manifest.lock"
+    }
+
+
+def check_consistent(output):
+    """No mask lies there without its line, or with one of another mask: training would take it for a user's own."""
+    entries = {entry.mask: entry for entry in newest_entries(output / MANIFEST_NAME) if entry.mask}
+    masks = [path for path in (output / "masks").glob("*.png") if not path.name.startswith(".")]
+    for path in masks:
+        entry = entries.get(f"masks/{path.name}")
+        assert entry is not None
+        assert entry.source == "reference" or entry.mask_digest == files.digest(path)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["new", "again"])
+def test_a_run_killed_before_any_write_goes_on(album, models, again):
+    """`--again` is another reference's run over a finished one."""
+    output = album / "out"
+    argv = ["segment", "--images", album / "photos", "--reference", album / "photos" / "0.png", "--device", "cpu"]
+    argv += ["--reference_mask", album / "mask.png", "--sam", models / "sam", "--output", output]
+    before = None
+    if again:
+        assert main([*map(str, argv), "--no_refinement"]) == 0
+        before = shutil.copytree(output, album / "before")
+        argv.append("--again")
+    assert main([str(word) for word in argv]) == 0
+    wanted = contents(output)
+    for number in range(1000):
+        shutil.rmtree(output)
+        if before:
+            shutil.copytree(before, output)
+        code = killed_at(number, argv)
+        if code != KILLED:
+            break
+        if output.exists():
+            check_consistent(output)
+        assert main([str(word) for word in argv]) == 0, number
+        assert contents(output) == wanted, number
+    assert code == 0 and number > 15
+    assert {path.split("/")[0] for path in wanted if "/" in path} == set(FOLDERS[:2])

@@ -135,8 +135,7 @@ def refuse_other_runs(
     # Through JSON and back, as the stored ones went: tuples are lists there.
     changed = [key for key, value in json.loads(json.dumps(dict(settings))).items() if before.get(key) != value]
     if changed:
-        differ = f"{', '.join(changed)} {'differs' if len(changed) == 1 else 'differ'}"
-        raise UserError(f"{folder} holds another {what.split()[-1]} ({differ}); {remedy}")
+        raise UserError(f"{folder} holds another {what.split()[-1]} ({', '.join(changed)} differ); {remedy}")
     return True
 
 

@@ -79,7 +79,11 @@ def left_out_of(
 
     Returns:
         Each with the reason.
+
+    Raises:
+        UserError: a photo is not the one that its mask was made on; see `refuse_changed`.
     """
+    refuse_changed(photos, masks, entries)
     by_photo = {entry.digest: entry for entry in entries}
     left_out = excluded(photos, entries)
     for photo in photos if entries else ():
@@ -93,6 +97,38 @@ def left_out_of(
         elif entry.doubted and not include_doubtful and _is_its_mask(masks.get(photo.stem), entry):
             left_out[photo] = doubt(photo, entry)
     return left_out
+
+
+def refuse_changed(photos: Iterable[Path], masks: Mapping[str, Path], entries: Iterable[ManifestEntry]) -> None:
+    """Refuse photos that were exchanged, turned or saved again since their masks were made.
+
+    Another photo of the same name would be trained on with a mask that lies beside the subject. Masks that somebody
+    changed by hand since are the user's own, and not compared; nor are excluded photos.
+
+    Args:
+        photos: files, of which some may be gone.
+        masks: by their stems, as `find_masks` returns them.
+        entries: the newest of each photo.
+
+    Raises:
+        UserError: such photos, by name.
+    """
+    by_stem = {Path(entry.photo).stem: entry for entry in entries if entry.mask_digest and not entry.excluded}
+    changed = [
+        photo.name
+        for photo in photos
+        if (entry := by_stem.get(photo.stem)) is not None
+        and entry.digest not in ("", files.digest(photo))
+        and photo.is_file()
+        and _is_its_mask(masks.get(photo.stem), entry)
+    ]
+    if changed:
+        more = f" and {len(changed) - files.NAMED} more" if len(changed) > files.NAMED else ""
+        says = "is not the photo its mask was" if len(changed) == 1 else "are not the photos their masks were"
+        raise UserError(
+            f"{', '.join(changed[: files.NAMED])}{more} {says} made on; run `persam-dreambooth segment` again, or put "
+            "the photo back"
+        )
 
 
 def excluded(photos: Iterable[Path], entries: Iterable[ManifestEntry]) -> dict[Path, str]:

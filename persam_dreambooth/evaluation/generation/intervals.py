@@ -41,7 +41,8 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     share, weight = hits / count, Z * Z / count
     middle = (share + weight / 2) / (1 + weight)
     half = Z / (1 + weight) * (share * (1 - share) / count + weight / (4 * count)) ** 0.5
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Of none and of all one end is the share itself, but for rounding.
+    return middle - half if hits else 0.0, middle + half if hits < count else 1.0
 
 
 def estimate(by_prompt: Sequence[Sequence[float]], share: bool = False) -> Estimate | None:

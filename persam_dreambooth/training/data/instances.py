@@ -72,6 +72,7 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
     known, excluded = dict[tuple[str, str | None], ManifestEntry](), dict[Path, str]()
     for folder, photos in groups.items():
         entries = _segmented(folder)
+        pairs.refuse_changed(photos, {photo.stem: masks[photo] for photo in photos}, entries)
         known |= _by_digests(entries)
         excluded |= pairs.excluded(photos, entries)
     weight = config.mask.doubtful_photo_weight

@@ -189,7 +189,7 @@ def test_a_base_model_that_was_trained_anew_is_another_model(told, words, drawer
     shutil.rmtree(base)
     shutil.copytree(drawers / "other", base)
     assert evaluate(words, **changed) == 2
-    assert "(base_weights differ)" in capsys.readouterr().err
+    assert "holds another run (base_weights differ" in capsys.readouterr().err
     assert evaluate(words, **changed, output=tmp_path / "anew") == 0
 
 

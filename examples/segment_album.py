@@ -37,7 +37,7 @@ def main() -> None:
         found = persam.segment(photo, subject)
         photo.putalpha(Image.fromarray(found.mask))
         write_picture(photo, given.output / f"{path.stem}.png")
-        print(f"{path.name}: score {found.score:.2f}, box {None if found.box is None else found.box.tolist()}")
+        print(f"{path.name}: score {min(found.score, 1):.2f}, box {None if found.box is None else found.box.tolist()}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from persam_dreambooth import model_folder
 from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.hub import check_available
 from persam_dreambooth.photos import drawing, files
 
 GRID_NAME = "grid.png"
@@ -59,6 +60,7 @@ def load_pipeline(
         )
     source = origin["pretrained_model_name_or_path"]
     place = choose_device(device)
+    check_available(str(source), f"base model of {model}" if is_lora else "model")
     what = f"the base model {source} of {model}" if is_lora else f"the model {source}"
     try:
         pipeline = DiffusionPipeline.from_pretrained(**origin, trust_remote_code=False)
@@ -249,7 +251,12 @@ def save_grid(pictures: Sequence[Picture], num_images: int, folder: Path, model:
 
 
 def _texts(made: dict[str, Any]) -> dict[str, str]:
-    return {key: str(value) for key, value in made.items() if value is not None}
+    """What a picture says of itself; bytes of a path that are no UTF-8 are escaped."""
+    return {
+        key: str(value).encode("utf-8", "backslashreplace").decode()
+        for key, value in made.items()
+        if value is not None
+    }
 
 
 def _write(image: Image.Image, path: Path, made: dict[str, Any]) -> None:

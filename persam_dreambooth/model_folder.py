@@ -47,7 +47,11 @@ def training_settings(folder: Path) -> dict[str, Any]:
 def weights_digest(folder: Path) -> str:
     """A digest of the weights that training left in a folder, which a new training changes; "" for no folder."""
     lora = folder / LORA_NAME
-    paths = [lora] if lora.is_file() else sorted(folder.glob("*/*.safetensors")) + sorted(folder.glob("*/*.bin"))
+    paths = (
+        [lora]
+        if lora.is_file()
+        else [path for kind in ("safetensors", "bin") for path in sorted(folder.glob(f"*/*.{kind}")) if path.is_file()]
+    )
     if not (lora.is_file() or (folder / PIPELINE_INDEX).is_file()):
         return ""
     total = hashlib.sha256()

@@ -37,6 +37,11 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether a file is what a killed process left, or another one is writing right now."""
+    return path.name.startswith(UNFINISHED)
+
+
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """The same for a folder that is absent or empty: yields a temporary one, which becomes `path` as a whole.

@@ -57,6 +57,16 @@ def draw(pipeline, prompt=DOG, num_images=1, seed=0, **settings):
     return np.stack([np.asarray(picture.image) for picture in pictures])
 
 
+def assert_same(one, other):
+    """The same picture up to rounding: a math library may sum in another order from one call to the next."""
+    np.testing.assert_allclose(one.astype(int), other.astype(int), atol=1, rtol=0)
+
+
+def differ(one, other):
+    """Whether two pictures differ by more than rounding does."""
+    return abs(one.astype(int) - other.astype(int)).max() > 1
+
+
 def run(*flags):
     return main(["generate", "--device", "cpu", *SMALL_FLAGS, *(str(flag) for flag in flags)])
 
@@ -84,20 +94,20 @@ def test_a_seed_gives_the_same_picture_however_many_are_drawn_with_it(pipeline):
     many = draw(pipeline, num_images=3, seed=5)
     assert many.shape == (3, 32, 32, 3)
     for number in range(3):
-        np.testing.assert_array_equal(draw(pipeline, seed=5 + number)[0], many[number])
+        assert_same(draw(pipeline, seed=5 + number)[0], many[number])
 
 
 def test_seeds_and_prompts_change_the_picture(pipeline):
     one, other = draw(pipeline, num_images=2)
-    assert (one != other).any()
-    assert (draw(pipeline, "a cat on a sofa")[0] != one).any()
+    assert differ(one, other)
+    assert differ(draw(pipeline, "a cat on a sofa")[0], one)
 
 
 def test_every_prompt_starts_from_the_same_seed(pipeline):
     prompts = [DOG, "a cat"]
     pictures = generation.generate(pipeline, prompts, 2, 7, **SMALL)
     assert [(picture.prompt, picture.seed) for picture in pictures] == [(p, s) for p in prompts for s in (7, 8)]
-    np.testing.assert_array_equal(np.asarray(pictures[2].image), draw(pipeline, "a cat", seed=7)[0])
+    assert_same(np.asarray(pictures[2].image), draw(pipeline, "a cat", seed=7)[0])
 
 
 def test_each_picture_is_handed_over_as_soon_as_it_is_there(pipeline):
@@ -119,7 +129,7 @@ def test_settings_reach_the_pipeline(pipeline):
     assert draw(pipeline, height=48, width=64).shape == (1, 48, 64, 3)
     plain = draw(pipeline)
     for settings in ({"guidance_scale": 1.0}, {"num_inference_steps": 3}, {"negative_prompt": "grass"}):
-        assert (draw(pipeline, **settings) != plain).any()
+        assert differ(draw(pipeline, **settings), plain)
 
 
 def test_a_pipeline_can_be_loaded_in_half_precision(base):
@@ -178,7 +188,7 @@ def test_pictures_and_a_grid_are_written_and_say_how_they_were_made(base, pipeli
             "weights": model_folder.weights_digest(base),
         }
         again = draw(pipeline, "ein Käfer", seed=4, negative_prompt="grass")
-        np.testing.assert_array_equal(np.asarray(picture), again[0])
+        assert_same(np.asarray(picture), again[0])
     printed = capsys.readouterr().out
     assert f"4 pictures in {out}" in printed
     assert str(out / "grid.png") in printed
@@ -267,8 +277,7 @@ def test_no_dropout_is_left_on(base, tmp_path):
     pipeline = generation.load_pipeline(str(tmp_path), str(base), "cpu")
     dropouts = [part for part in pipeline.unet.modules() if isinstance(part, torch.nn.Dropout) and part.p == 0.5]
     assert dropouts and not any(part.training for part in pipeline.unet.modules())
-    many = draw(pipeline, num_images=2).astype(int)
-    assert abs(many[1] - draw(pipeline, seed=1)[0]).max() <= 1
+    assert_same(draw(pipeline, num_images=2)[1], draw(pipeline, seed=1)[0])
 
 
 def test_a_prompt_without_the_trained_word_is_told(lora, tmp_path, capsys):
@@ -290,7 +299,7 @@ def test_a_hub_model_that_cannot_be_had_is_refused(tmp_path, capsys):
         DOG,
         "--output",
         tmp_path / "out",
-        saying=["nobody/nothing", "no model of that name"],
+        saying=["nobody/nothing", "no such folder"],
     )
     assert not (tmp_path / "out").exists()
 
@@ -319,15 +328,15 @@ def test_lora_weights_are_put_on_the_base_that_their_config_names(lora, base, pi
     by_hand = DiffusionPipeline.from_pretrained(base).to("cpu")
     by_hand.load_lora_weights(lora, weight_name=model_folder.LORA_NAME)
     ours = draw(generation.load_pipeline(str(lora), device="cpu"))
-    np.testing.assert_array_equal(ours, draw(by_hand))
-    assert (ours != draw(pipeline)).any()
+    assert_same(ours, draw(by_hand))
+    assert differ(ours, draw(pipeline))
 
 
 def test_a_lora_folder_is_generated_from_like_any_model(lora, tmp_path):
     assert run("--model", lora, "--prompt", DOG, "--output", tmp_path, "--num_images", 1) == 0
     with Image.open(tmp_path / "a-sks-dog-0.png") as picture:
         expected = draw(generation.load_pipeline(str(lora), device="cpu"))
-        np.testing.assert_array_equal(np.asarray(picture), expected[0])
+        assert_same(np.asarray(picture), expected[0])
         assert picture.text["model"] == str(lora)
 
 
@@ -344,10 +353,10 @@ def test_the_base_model_flag_stands_in_for_a_config_and_wins_over_one(lora, base
     expected = draw(generation.load_pipeline(str(lora), device="cpu"))
     shutil.copy(lora / model_folder.LORA_NAME, tmp_path)
     alone = generation.load_pipeline(str(tmp_path), base_model=str(base), device="cpu")
-    np.testing.assert_array_equal(draw(alone), expected)
+    assert_same(draw(alone), expected)
     (tmp_path / model_folder.CONFIG_NAME).write_text("pretrained_model_name_or_path: /no/such/base\n")
     told = generation.load_pipeline(str(tmp_path), base_model=str(base), device="cpu")
-    np.testing.assert_array_equal(draw(told), expected)
+    assert_same(draw(told), expected)
 
 
 def test_a_missing_base_is_refused_by_its_name_and_the_loras(lora, tmp_path):

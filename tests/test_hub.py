@@ -7,6 +7,8 @@ from huggingface_hub import constants
 
 from persam_dreambooth import hub
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.generation.models import Model, check_model
+from persam_dreambooth.generation import load_pipeline
 
 NAME = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
@@ -26,6 +28,14 @@ def test_a_hub_that_cannot_be_reached_is_said_at_once(unreachable):
         hub.check_available(NAME, "base model")
     assert time.monotonic() - begun < 5
     assert str(error.value).count(NAME) == 1 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("ask", [load_pipeline, lambda name: check_model(Model("it", name), None)])
+def test_a_model_to_draw_with_that_is_out_of_reach_is_said_at_once(ask, unreachable):
+    begun = time.monotonic()
+    with pytest.raises(UserError, match=f"no model at '{NAME}'.*the hub cannot be reached"):
+        ask(NAME)
+    assert time.monotonic() - begun < 5
 
 
 def test_offline_mode_is_named(unreachable, monkeypatch):

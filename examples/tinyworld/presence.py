@@ -17,11 +17,13 @@ from tqdm import tqdm
 from models import CLIP, SAM
 from persam_dreambooth.evaluation.presence import Trial, draw_curves, fit_rule, judge, measure, rows, table
 from persam_dreambooth.segmentation import ImageEncoder, PerSAM, Reference
+from persam_dreambooth.segmentation.presence import DRAWINGS
 from subjects import Identity
 from world import KIND_NAMES, SCENES, Picture, Recipe, draw, random_identity, random_placement
 
 SIDE = 128
 RULE = SAM / "presence.json"
+MADE_ON = f"{DRAWINGS} (tinyworld)"
 GROUPS = {
     "the subject alone": ("subject",),
     "the subject beside another kind": ("subject", "another kind"),
@@ -49,8 +51,8 @@ def main() -> None:
     learned = tqdm(subjects(0, half, flags.photos), desc="Measuring", total=half, unit="subject")
     measured = list(measure(persam, encoder, learned))
     rules = {
-        "SAM's signals": fit_rule(measured, persam.checksum, None),
-        "with CLIP's appearance": fit_rule(measured, persam.checksum, "../clip"),
+        "SAM's signals": fit_rule(measured, persam.checksum, None, MADE_ON),
+        "with CLIP's appearance": fit_rule(measured, persam.checksum, "../clip", MADE_ON),
     }
     judged = {}
     for name, rule in rules.items():

@@ -111,7 +111,7 @@ def run_presence(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
     encoder = ImageEncoder.from_pretrained(flags.encoder, sam.device) if flags.encoder else None
     measured = presence.measure(persam, encoder, tqdm(learned, "Measuring", unit="object"))
     named = str(Path(flags.encoder).resolve()) if flags.encoder and Path(flags.encoder).is_dir() else flags.encoder
-    rule = presence.fit_rule(list(measured), persam.checksum, named)
+    rule = presence.fit_rule(list(measured), persam.checksum, named, PerSeg.title)
     rule.save(output / PRESENCE_NAME)
     judged = list(presence.judge(persam, rule, encoder, tqdm(others, "Judging", unit="object")))
     files.write_json([asdict(row) for row in presence.rows(judged)], output / report.RESULTS_NAME)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.text_files import check_words
 
 if TYPE_CHECKING:  # loads torch, which takes seconds, and --help needs none of it
     from persam_dreambooth.evaluation.generation.plan import Plan
@@ -102,6 +103,9 @@ class GenerationReportFlags:
         for name in ("model", "instance_data_dir", "instance_mask_dir", "output"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing; see --help")
+        for name in ("unique_token", "class_token", "negative_prompt", "scene_template"):
+            check_words(name, getattr(self, name))
+        check_words("training_scenes", *self.training_scenes)
         for name in ("num_images", "num_inference_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)} must be at least 1")
@@ -161,6 +165,7 @@ def run(program: str, argv: list[str]) -> None:
     """Evaluate, print the table, and say where the report lies."""
     (flags,) = parse([GenerationReportFlags], argv, program, DESCRIPTION, ESSENTIAL, EXAMPLE)
     from diffusers.utils import logging as diffusers_logging
+    from huggingface_hub.utils import enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
     from persam_dreambooth.evaluation.generation.metrics_file import METRICS_NAME, metrics
@@ -171,6 +176,7 @@ def run(program: str, argv: list[str]) -> None:
     diffusers_logging.set_verbosity_error()  # its warnings here are about its own internals
     for logging in (diffusers_logging, transformers_logging):
         logging.disable_progress_bar()
+    enable_progress_bars()  # of downloads, which transformers' switch turns off too
     outcome = evaluate(flags.plan())
     output = Path(flags.output)
     files.write_json(metrics(outcome), output / METRICS_NAME)

@@ -10,6 +10,8 @@ from tqdm import tqdm
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos.files import check_output_folder
+from persam_dreambooth.replacing import clear_unfinished
+from persam_dreambooth.text_files import check_words, read_lines
 
 ESSENTIAL = (
     "model",
@@ -55,16 +57,11 @@ class GenerateFlags:
         if not self.model:
             raise UserError("--model is missing; give the --output_dir of a finished training")
         if self.prompts_file:
-            path = Path(self.prompts_file)
-            if not path.is_file():
-                raise UserError(f"no prompts file at {path}; check the path")
-            try:
-                lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-            except ValueError as error:
-                raise UserError(f"the prompts file {path} is no UTF-8 text; save it as UTF-8") from error
-            self.prompt = [*self.prompt, *(line for line in lines if line)]
+            self.prompt = [*self.prompt, *filter(None, read_lines(Path(self.prompts_file), "prompts file"))]
         if not self.prompt:
             raise UserError("no prompt; give --prompt, or --prompts_file with one a line")
+        check_words("prompt", *self.prompt)
+        check_words("negative_prompt", self.negative_prompt)
         if (self.height is None) != (self.width is None):
             raise UserError("--height and --width belong together; give both or neither")
         if any(side is not None and (side < 8 or side % 8) for side in (self.height, self.width)):
@@ -81,6 +78,7 @@ def run(program: str, argv: list[str]) -> None:
     (flags,) = parse([GenerateFlags], argv, program, "Pictures from what training saved.", ESSENTIAL, EXAMPLE)
     import torch
     from diffusers.utils import logging as diffusers_logging
+    from huggingface_hub.utils import enable_progress_bars
     from PIL import Image
     from transformers.utils import logging as transformers_logging
 
@@ -89,6 +87,7 @@ def run(program: str, argv: list[str]) -> None:
     for logging in (diffusers_logging, transformers_logging):
         logging.set_verbosity_error()  # warnings here are about the libraries' own internals
         logging.disable_progress_bar()
+    enable_progress_bars()  # of downloads, which transformers' switch turns off too
     folder, prompts = Path(flags.output), list(dict.fromkeys(flags.prompt))
     check_output_folder(folder)
     settings = {
@@ -103,6 +102,7 @@ def run(program: str, argv: list[str]) -> None:
     how["weights"] = model_folder.weights_digest(Path(flags.model)) or None
     made = {"model": flags.model, **settings, **how}
     paths, missing = generation.planned_pictures(folder, prompts, flags.num_images, flags.seed, made)
+    clear_unfinished(folder)
     _warn_without_token(prompts, model_folder.trained_token(Path(flags.model)))
     if missing:
         pipeline = generation.load_pipeline(flags.model, flags.base_model, flags.device, getattr(torch, flags.dtype))

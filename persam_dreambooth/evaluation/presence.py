@@ -130,7 +130,9 @@ def measure(persam: PerSAM, encoder: ImageEncoder | None, subjects: Iterable[Alb
                 yield _group(trial, found)[0], signals
 
 
-def fit_rule(measured: Sequence[tuple[bool, Signals]], backbone: str, encoder: str | None) -> PresenceRule:
+def fit_rule(
+    measured: Sequence[tuple[bool, Signals]], backbone: str, encoder: str | None, made_on: str | None = None
+) -> PresenceRule:
     """The logistic rule that best tells right masks from the others, both counted alike.
 
     Weights are held at zero or above: of each signal more must not count against the subject.
@@ -154,7 +156,7 @@ def fit_rule(measured: Sequence[tuple[bool, Signals]], backbone: str, encoder: s
     found_from, unsure_from = torch.sigmoid(logits[right]).quantile(torch.tensor([DOUBTED, LOST])).tolist()
     weights = dict(zip(names, (free / spread).tolist(), strict=True))
     means = dict(zip(names, usual.tolist(), strict=True))
-    return PresenceRule(weights, means, float(bias), found_from, unsure_from, backbone, encoder)
+    return PresenceRule(weights, means, float(bias), found_from, unsure_from, backbone, encoder, made_on)
 
 
 def _fit(scaled: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from persam_dreambooth.photos.listing import refuse_clashing_stems as refuse_cla
 from persam_dreambooth.photos.listing import unread_files as unread_files
 from persam_dreambooth.photos.listing import unread_words as unread_words
 from persam_dreambooth.photos.manifest import LOCK_NAME
-from persam_dreambooth.replacing import replacing
+from persam_dreambooth.replacing import is_unfinished, replacing
 
 UNREAD_NAME = "not_read.json"
 
@@ -123,7 +123,8 @@ def refuse_other_runs(
     check_output_folder(folder)
     path = folder / name
     if not path.exists():
-        if folder.exists() and any(one.name not in (LOCK_NAME, *besides) for one in folder.iterdir()):
+        there = [one for one in folder.iterdir() if not is_unfinished(one)] if folder.exists() else []
+        if any(one.name not in (LOCK_NAME, *besides) for one in there):
             raise UserError(f"{folder} exists and is no {what}'s; choose another or an empty output folder")
         return False
     try:
@@ -140,7 +141,9 @@ def refuse_other_runs(
 def write_json(value: object, path: Path) -> None:
     """Write a JSON file, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        # A path that is no UTF-8 has halves of surrogate pairs, for which JSON's escapes look as Python's do.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def note_unread(unread: Mapping[Path, str], output: Path) -> None:

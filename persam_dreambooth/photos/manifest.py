@@ -38,7 +38,7 @@ class ManifestEntry:
         source: "persam" for a mask that was found, "reference" for the one the user gave to find the
             others by, "corrected" for one that was clicked or painted right on the review page, "given" for one
             made elsewhere or changed since.
-        score: predicted IoU, about [0, 1]; None for the user's own mask.
+        score: predicted IoU, which may be a little above 1 and is shown as 1 then; None for the user's own mask.
         presence: "found", "unsure" or "not found": whether the mask is the subject's; None where nobody decided.
         probability: of that, in [0, 1].
         reason: why it is not "found"; one sentence.

@@ -55,6 +55,9 @@ class _Sought:
 class Finder:
     """Load the SAM, learn the subjects of a job, find them.
 
+    Attributes:
+        caveat: what is to be said of the presence rule, one sentence; None for nothing.
+
     Raises:
         UserError: no SAM, a reference that cannot be read or shows nothing, or a presence rule of another SAM.
     """
@@ -66,6 +69,7 @@ class Finder:
         )
         self._all_instances = job.all_instances
         rule = PresenceRule.load(job.rule) if job.rule else None
+        self.caveat = rule.caveat if rule else None
         encoder = ImageEncoder.from_pretrained(rule.encoder, job.device) if rule and rule.encoder else None
         self._sought: list[_Sought] = []
         for given in job.subjects().values():

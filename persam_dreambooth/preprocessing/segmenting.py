@@ -1,5 +1,6 @@
 """Every photo of a folder, each once, however often this is interrupted, by one process or many."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
@@ -18,6 +19,8 @@ from persam_dreambooth.preprocessing.job import SegmentationJob
 from persam_dreambooth.preprocessing.loading import LoadedPhoto, load_photos
 from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
 from persam_dreambooth.references import check_references
+
+logger = logging.getLogger(__name__)
 
 
 def segment_folder(
@@ -78,6 +81,8 @@ def segment_folder(
     if finder and number == 0:
         for folder, subject in zip(folders, finder.subjects, strict=True):
             folder.open(subject, settings)
+        if waiting and finder.caveat:
+            _warn_once(finder.caveat)
     _meet(processes)  # from here on the folders are there and the journals grow
     if finder and waiting:
         with tqdm(total=len(waiting), desc="Segmenting", unit="photo", disable=number > 0) as progress:
@@ -107,6 +112,12 @@ def _begun(folder: SubjectFolder, job: SegmentationJob, again: bool, photos: Seq
         before = folder.known()
     folder.keep_settled(photos)
     return before
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """Warn, of several folders for the first one."""
+    logger.warning(text)
 
 
 def _meet(processes: PartialState | None) -> None:

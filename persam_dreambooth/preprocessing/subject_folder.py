@@ -321,7 +321,7 @@ class SubjectFolder:
             picture = files.read_picture(self.path / str(entry.overlay))
             picture.thumbnail((drawing.TILE, drawing.TILE))
             pictures.append(picture)
-            quality = "reference" if entry.score is None else f"{entry.score:.2f}"
+            quality = "reference" if entry.score is None else f"{min(entry.score, 1):.2f}"
             doubt = f"  {entry.presence}" if entry.doubted else ""
             captions.append(f"{Path(entry.photo).stem}  {quality}{doubt}")
         return drawing.sheet(pictures, captions)

@@ -31,6 +31,8 @@ REASONS: Final = {
     "appearance": "what the mask cuts out does not look like the subject",
 }
 """What a low value of each signal means, for people."""
+DRAWINGS: Final = "drawings"
+"""How `made_on` begins for a rule that was not made on photographs."""
 LOOKS: Final = 3
 """Places that are looked at before a subject counts as unsure or not found; chosen on tinyworld, by what it finds."""
 
@@ -62,6 +64,7 @@ class PresenceRule:
         unsure_from: probability from which it counts as unsure; below, as not found.
         backbone: checksum of the PerSAM that it was calibrated on; with another, the numbers mean nothing.
         encoder: hub name or folder of the image encoder that `appearance` is measured with.
+        made_on: the pictures that it was calibrated on, "PerSeg" or "drawings (tinyworld)"; None where unknown.
     """
 
     weights: Mapping[str, float]
@@ -71,6 +74,14 @@ class PresenceRule:
     unsure_from: float
     backbone: str
     encoder: str | None = None
+    made_on: str | None = None
+
+    @property
+    def caveat(self) -> str | None:
+        """What its user should know of a rule that has seen no photograph, one sentence; None for any other."""
+        if not (self.made_on or "").startswith(DRAWINGS):
+            return None
+        return f"the presence rule was made on {self.made_on}; on photographs its probabilities are a guess"
 
     def probability(self, signals: Signals) -> float:
         """That the subject is there, in [0, 1], for as many photos without it as with it."""
@@ -90,7 +101,10 @@ class PresenceRule:
             return Presence("found", probability, None)
         pulls, values = self.pulls(signals), asdict(signals)
         worst = min(pulls, key=lambda name: pulls[name])
-        reason = f"{REASONS[worst]} ({worst} {values[worst]:.2f}, usually {self.usual[worst]:.2f})"
+        value, usual = values[worst], self.usual[worst]
+        if worst == "score":  # an estimate of an IoU, for people as high as one can be
+            value, usual = min(value, 1), min(usual, 1)
+        reason = f"{REASONS[worst]} ({worst} {value:.2f}, usually {usual:.2f})"
         return Presence("unsure" if probability >= self.unsure_from else "not found", probability, reason)
 
     def save(self, path: Path | str) -> None:
@@ -112,9 +126,14 @@ class PresenceRule:
             rule = cls(**json.loads(path.read_text(encoding="utf-8")))
             known = rule.weights.keys() == rule.usual.keys() and rule.weights.keys() <= REASONS.keys()
             numbers = [*rule.weights.values(), *rule.usual.values(), rule.bias, rule.found_from, rule.unsure_from]
-            if not known or not all(isinstance(number, int | float) for number in numbers):
+            texts = [rule.backbone, rule.encoder or "", rule.made_on or ""]
+            if (
+                not known
+                or not all(isinstance(number, int | float) for number in numbers)
+                or not all(isinstance(text, str) for text in texts)
+            ):
                 raise ValueError("not the keys of a rule")
-        except (AttributeError, TypeError, ValueError) as error:
+        except (AttributeError, RecursionError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is no presence rule ({error}); `persam-dreambooth evaluate presence` makes one"
             ) from error

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from transformers import PretrainedConfig
 from transformers.utils import logging
 
@@ -16,8 +17,10 @@ from persam_dreambooth.hub import check_available
 @contextmanager
 def without_bars() -> Iterator[None]:
     """Keep transformers from drawing progress bars of its own; a user's own setting comes back afterwards."""
-    shown = logging.is_progress_bar_enabled()
+    shown, downloads = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if downloads:  # which that disables too, and which can take minutes
+        enable_progress_bars()
     try:
         yield
     finally:

@@ -118,6 +118,7 @@ def test_the_verb_writes_a_rule_that_segment_takes(tmp_path, capsys):
     assert "| another object |" in printed
     rule = PresenceRule.load(tmp_path / "rule" / "presence.json")
     assert rule.encoder == str(CLIP.resolve())
+    assert rule.made_on == "PerSeg"
     assert json.loads((tmp_path / "rule" / "results.json").read_text())
     assert Image.open(tmp_path / "rule" / "roc.png").size[0] > 300
     photos = tmp_path / "Images" / albums(1)[0].name

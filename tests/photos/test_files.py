@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import stat
 
@@ -368,3 +369,17 @@ def test_a_picture_is_written_in_the_format_of_its_suffix(tmp_path, name, kind):
 def test_the_digest_is_the_sha_256_of_the_bytes(folder, content):
     (folder / "file").write_bytes(content)
     assert files.digest(folder / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_what_a_killed_run_was_writing_is_no_other_runs(tmp_path):
+    (tmp_path / ".unfinished-a.json").touch()
+    assert not files.refuse_other_runs(tmp_path, "run.json", {}, "run")
+    (tmp_path / "mine.json").touch()
+    with pytest.raises(UserError, match="is no run's"):
+        files.refuse_other_runs(tmp_path, "run.json", {}, "run")
+
+
+def test_a_path_that_is_no_utf_8_goes_through_json(tmp_path):
+    name = os.fsdecode(b"h\xfc.png")
+    files.write_json({"photo": name}, tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"photo": name}

@@ -12,6 +12,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
 from persam_dreambooth.preprocessing import SETTINGS_NAME, SHEET_NAME, SUBJECT_NAME, SegmentationJob, segment_folder
+from persam_dreambooth.preprocessing.segmenting import _warn_once
 from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.segmentation import Subject
 from presence import photo
@@ -161,8 +162,12 @@ def test_a_rule_of_another_sam_is_refused_before_anything_is_written(album, mode
     assert not (tmp_path / "out").exists()
 
 
-def test_another_rule_makes_another_run(album, tmp_path):
+def test_another_rule_makes_another_run_and_one_made_on_drawings_is_said_once(album, tmp_path, caplog):
+    _warn_once.cache_clear()
     segment_folder(job_for(album[0], tmp_path / "out"))
+    segment_folder(job_for(album[0], tmp_path / "again"))
+    (told,) = [record.message for record in caplog.records if "made on drawings" in record.message]
+    assert told.endswith("on photographs its probabilities are a guess")
     rule = json.loads((SAM / "presence.json").read_text()) | {"encoder": str(SAM.parent / "clip"), "found_from": 0.5}
     (tmp_path / "rule.json").write_text(json.dumps(rule))
     with pytest.raises(UserError, match="presence differ"):

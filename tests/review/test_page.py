@@ -172,7 +172,7 @@ def test_the_whole_way_from_a_folder_of_photos_to_approved_masks(opened, dogs, s
     by_worst = sorted(set(found) - {first}, key=lambda name: (found[name].probability, found[name].score))
     assert names(tab) == by_worst and by_worst[0] == EMPTY
     assert tab.inner_text("[data-id=status]") == found[EMPTY].presence == "not found"
-    assert f"score {found[by_worst[0]].score:.2f}" in tab.inner_text("[data-id=list] li >> nth=0")
+    assert f"score {min(found[by_worst[0]].score, 1):.2f}" in tab.inner_text("[data-id=list] li >> nth=0")
     assert f"presence {found[by_worst[0]].probability:.0%}".replace("%", " %") in tab.inner_text("[data-id=list]")
     assert tab.inner_text("[data-id=name]") == by_worst[0]
     shoot(tab, "review-found")
@@ -378,6 +378,22 @@ def test_the_second_of_two_tabs_is_told_and_sees_the_newer_mask(found, serve, op
     first.wait_for_function("old => document.querySelector('li.on').dataset.version !== old", arg=newest)
     mask = mask_of(found / "segmented", "plain.png")
     assert mask[5, 65] and mask[30, 105] and mask[100, 25]
+
+
+def test_a_score_above_1_is_shown_as_1_and_kept_as_it_is(tmp_path, serve, open_tab):
+    sheets = {}
+    for score in (1.0, 1.014):
+        photos = tmp_path / str(score)
+        output, masks = photos / "segmented", draw_photos(photos, ["a.png"])
+        write_found(photos, output, masks, {"a.png": score})
+        folder = SubjectFolder(output)
+        folder.close([photos / "a.png"], folder.known())
+        sheets[score] = (output / "contact_sheet.png").read_bytes()
+        assert lines(output)["a.png"].score == score
+    assert sheets[1.0] == sheets[1.014]
+    tab = open_tab(serve("--images", photos))
+    assert "score 1.00" in tab.inner_text("[data-id=list] li >> nth=0")
+    tab.wait_for_function("document.querySelector('[data-id=facts]').textContent.includes('Score1.000')")
 
 
 def test_five_hundred_photos_are_quick_to_go_through(tmp_path, serve, open_tab):

@@ -136,6 +136,11 @@ def test_the_reason_names_the_signal_that_pulls_hardest(name):
     assert f"{name} {USUAL[name] - 3.0:.2f}, usually {USUAL[name]:.2f}" in reason
 
 
+def test_a_score_is_shown_as_1_at_most():
+    rule = PresenceRule({"score": 50.0}, {"score": 1.03}, 0.0, 0.6, 0.2, "?")
+    assert "(score 1.00, usually 1.00)" in rule.decide(replace(GOOD, score=1.014)).reason
+
+
 def test_a_rule_goes_through_its_file_unchanged_and_finds_the_encoder_beside_it(tmp_path):
     MADE.save(tmp_path / "presence.json")
     assert PresenceRule.load(tmp_path / "presence.json") == MADE
@@ -150,7 +155,13 @@ def test_a_rule_goes_through_its_file_unchanged_and_finds_the_encoder_beside_it(
 
 @pytest.mark.parametrize(
     "change",
-    [{"weights": {"smell": 1.0}, "usual": {"smell": 1.0}}, {"usual": {"cycle": 1.0}}, {"bias": "high"}, {"more": 1}],
+    [
+        {"weights": {"smell": 1.0}, "usual": {"smell": 1.0}},
+        {"usual": {"cycle": 1.0}},
+        {"bias": "high"},
+        {"more": 1},
+        {"made_on": 1},
+    ],
 )
 def test_what_is_no_rule_is_refused_in_one_line(tmp_path, change):
     path = tmp_path / "presence.json"
@@ -163,6 +174,21 @@ def test_what_is_no_rule_is_refused_in_one_line(tmp_path, change):
         PresenceRule.load(path)
     with pytest.raises(UserError, match="no presence rule at"):
         PresenceRule.load(tmp_path / "absent.json")
+
+
+def test_a_rule_made_on_drawings_says_so_and_an_older_file_is_read(tmp_path):
+    path = tmp_path / "presence.json"
+    replace(MADE, made_on="drawings (tinyworld)").save(path)
+    assert PresenceRule.load(path).caveat == (
+        "the presence rule was made on drawings (tinyworld); on photographs its probabilities are a guess"
+    )
+    assert replace(MADE, made_on="PerSeg").caveat is None
+    path.write_text(json.dumps({name: value for name, value in asdict(MADE).items() if name != "made_on"}))
+    assert PresenceRule.load(path) == MADE and MADE.caveat is None
+    path.write_text("[" * 100_000)
+    with pytest.raises(UserError, match="is no presence rule"):
+        PresenceRule.load(path)
+    assert PresenceRule.load(RULE).caveat  # tinyworld's own
 
 
 def test_a_rule_of_another_sam_or_without_its_encoder_is_refused(persam):

@@ -2,7 +2,6 @@
 
 import logging
 
-import pytest
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils import are_progress_bars_disabled
 from transformers.utils import logging as transformers_logging
@@ -54,13 +53,3 @@ def test_quiet_is_over_when_the_training_is():
         assert diffusers_logging.get_verbosity() == logging.ERROR
     assert diffusers_logging.is_progress_bar_enabled() and transformers_logging.is_progress_bar_enabled()
     assert diffusers_logging.get_verbosity() == before
-
-
-@pytest.mark.parametrize(("number", "says"), [(0, "0 photos"), (1, "1 photo"), (2, "2 photos")])
-def test_numbers_agree_with_their_nouns(number, says):
-    assert screen.counted(number, "photo") == says
-
-
-def test_long_lists_are_cut():
-    assert screen.listed(list("abcdefgh")) == "a, b, c, d, e and 3 more"
-    assert screen.listed(["a"]) == "a"

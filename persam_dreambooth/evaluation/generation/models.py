@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.hub import check_available
 from persam_dreambooth.photos import files
 
 WEIGHTS: Final = (".safetensors", ".bin")
@@ -65,8 +66,11 @@ def _weights_of_parts(folder: Path) -> list[Path]:
     """A pipeline's weight files, relative to its folder; none where there is no pipeline."""
     if not (folder / model_folder.PIPELINE_INDEX).is_file():
         return []
-    parts = [folder / name for name in DiffusionPipeline.load_config(folder) if (folder / name).is_dir()]
-    files_of = (sorted(one for part in parts for one in part.rglob(f"*{suffix}")) for suffix in WEIGHTS)
+    named = [name for name in DiffusionPipeline.load_config(folder) if Path(name).name == name not in ("", "..")]
+    parts = [folder / name for name in named if (folder / name).is_dir()]
+    files_of = (
+        sorted(one for part in parts for one in part.rglob(f"*{suffix}") if one.is_file()) for suffix in WEIGHTS
+    )
     return [path.relative_to(folder) for paths in files_of for path in paths]
 
 
@@ -112,10 +116,12 @@ def check_model(model: Model, base_model: str | None) -> None:
             f"{Path(model.source)} holds LoRA weights but no {model_folder.CONFIG_NAME} that names their base; "
             "give --base_model"
         )
+    what = f"base model of {Path(model.source)}" if model.is_lora else "model"
+    check_available(str(source), what)
     try:
-        DiffusionPipeline.load_config(source)
+        if not isinstance(DiffusionPipeline.load_config(source), dict):
+            raise TypeError("not a table of contents")
     except Exception as error:  # no folder, no network, no JSON: each has its own exception
-        what = f"base model of {Path(model.source)}" if model.is_lora else "model"
         raise UserError(
             f"no {what} at {source}: give the --output_dir of a finished training, or a pipeline's hub name"
         ) from error

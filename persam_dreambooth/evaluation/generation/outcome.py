@@ -8,6 +8,7 @@ from persam_dreambooth.evaluation.generation.intervals import FEW
 from persam_dreambooth.evaluation.generation.meter import MeasuredPicture
 from persam_dreambooth.evaluation.generation.plan import Plan
 from persam_dreambooth.evaluation.generation.table import MEASURES
+from persam_dreambooth.segmentation import PresenceRule
 from persam_dreambooth.words import counted
 
 
@@ -56,8 +57,11 @@ def notes(plan: Plan, measured: Mapping[str, Sequence[MeasuredPicture]]) -> list
         said.append(f"Diversity is 1 - cosine of {encoder} features; for the paper's LPIPS: --diversity lpips.")
     if not plan.training_scenes:
         said.append("Whether the photos' scene is recognised was not asked: --training_scenes says what it is.")
-    if plan.job(plan.models[0]).rule is None:
+    rule = plan.job(plan.models[0]).rule
+    if rule is None:
         said.append("There is no presence rule for this SAM: every mask was taken for the subject's.")
+    elif caveat := PresenceRule.load(rule).caveat:
+        said.append(f"{caveat[0].upper()}{caveat[1:]}.")
     if len(measured) > 1 and len(plan.drawing.prompts) < FEW:
         asked = counted(len(plan.drawing.prompts), "prompt")
         said.append(f"{asked}: too few to call a difference significant; ask at least {FEW}.")

@@ -65,7 +65,7 @@ def draw_pictures(model: Model, drawing: Drawing, folder: Path) -> dict[tuple[st
     """
     weights = {"weights": model.weights(), "base_weights": model.base_weights(drawing.base_model)}
     identity = {"model": model.source, **weights, **drawing.identity()}
-    known = files.refuse_other_runs(folder.parent, SETTINGS_NAME, identity, "model's pictures", (folder.name,))
+    known = files.refuse_other_runs(folder.parent, SETTINGS_NAME, identity, "drawing run", (folder.name,))
     texts = [prompt.text for prompt in drawing.prompts]
     paths = generation.named_pictures(folder, texts, drawing.num_images, drawing.seed)
     missing = [(key, path) for key, path in paths.items() if not _shows(path, *key)]

@@ -12,6 +12,7 @@ from typing import Final
 import yaml
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.text_files import read_lines
 
 DREAMBENCH: Final = Path(__file__).parent / "prompts.yaml"
 EXAMPLES: Final = {"unique_token": "sks", "class_token": "dog"}
@@ -57,13 +58,9 @@ def scenes(prompts: Sequence[Prompt]) -> list[str]:
 
 
 def _lines(path: Path, known: list[str]) -> list[str]:
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"--prompts {path} is neither {' nor '.join(known)} nor a file; give a file with one a line")
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except ValueError as error:
-        raise UserError(f"the prompts file {path} is no UTF-8 text; save it as UTF-8") from error
-    found = [line for line in lines if line and not line.startswith("#")]
+    found = [line for line in read_lines(path, "prompts file") if line and not line.startswith("#")]
     if not found:
         raise UserError(f"no prompt in {path}; write one a line")
     return found

@@ -47,7 +47,7 @@ def write_report(outcome: Outcome, path: Path) -> None:
         small=max(files.read_photo(outcome.plan.photos[0].image).size) <= TILES[1],
     )
     with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")  # paths may be no UTF-8
 
 
 def text_table(outcome: Outcome) -> str:

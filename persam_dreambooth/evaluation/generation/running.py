@@ -16,6 +16,7 @@ from persam_dreambooth.evaluation.generation.plan import MODELS, PICTURES, Plan
 from persam_dreambooth.evaluation.generation.scenes import Scenes
 from persam_dreambooth.photos.files import check_output_folder
 from persam_dreambooth.preprocessing.finding import Finder
+from persam_dreambooth.replacing import clear_unfinished, is_unfinished
 from persam_dreambooth.segmentation import ImageEncoder
 
 
@@ -56,13 +57,17 @@ def _draw_and_find(plan: Plan, model: Model) -> list[Drawn]:
 
 
 def _begun(output: Path) -> bool:
-    """Whether there are pictures of an evaluation to go on with; an empty or absent folder is welcome too.
+    """Whether there are pictures of an evaluation to go on with; a folder without files is welcome too.
+
+    What a killed evaluation left half-written is deleted.
 
     Raises:
         UserError: the folder holds something else, or cannot be made.
     """
     check_output_folder(output)
     begun = any(output.glob(f"{MODELS}/*/{SETTINGS_NAME}"))
-    if not begun and output.exists() and any(output.iterdir()):
+    if not begun and any(not path.is_dir() and not is_unfinished(path) for path in output.rglob("*")):
         raise UserError(f"{output} exists and is no evaluation's; choose another or an empty output folder")
+    for folder in (output, *output.rglob("*/")):
+        clear_unfinished(folder)
     return begun

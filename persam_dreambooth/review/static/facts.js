@@ -5,7 +5,7 @@ function showFacts(photo) {
   part("status").textContent = photo ? LABELS[photo.status] || photo.status : "";
   part("status").classList.toggle("doubt", DOUBTED.includes(photo?.status));
   const facts = !photo ? [] : [
-    ["Score", photo.score?.toFixed(3)], ["Presence", photo.presence && `${photo.presence}, ${percent(photo)}`],
+    ["Score", photo.score != null && Math.min(photo.score, 1).toFixed(3)], ["Presence", photo.presence && `${photo.presence}, ${percent(photo)}`],
     ["Reason", photo.reason], ["Size", page.size && `${page.size.width} × ${page.size.height}`],
     ["Note", (photo.warnings || []).join(" ")], ["Left out", photo.error],
   ];

@@ -11,7 +11,7 @@ const percent = (photo) => `${Math.round(photo.probability * 100)} %`;
 
 function describe(photo) {
   const words = [];
-  if (photo.score != null) words.push(`score ${photo.score.toFixed(2)}`);
+  if (photo.score != null) words.push(`score ${Math.min(photo.score, 1).toFixed(2)}`);
   if (photo.probability != null) words.push(`presence ${percent(photo)}`);
   return words.join(" · ");
 }

@@ -189,7 +189,7 @@ def test_a_base_model_that_was_trained_anew_is_another_model(told, words, drawer
     shutil.rmtree(base)
     shutil.copytree(drawers / "other", base)
     assert evaluate(words, **changed) == 2
-    assert "(base_weights differ)" in capsys.readouterr().err
+    assert "holds another run (base_weights differ" in capsys.readouterr().err
     assert evaluate(words, **changed, output=tmp_path / "anew") == 0
 
 
@@ -272,6 +272,7 @@ def test_tinyworlds_models_do_and_the_presence_rule_counts(tmp_path, capsys):
     assert of_base["clip_i_inside"] < stored["photos"]["clip_i_inside"] - 0.1
     assert of_base["leakage_clip"] < stored["photos"]["leakage_clip"] - 0.2
     assert stored["photos"]["training_scene"] == 1
+    assert any("made on drawings (tinyworld)" in note for note in stored["notes"])
     assert any(
         note.startswith("base: the subject is ") and note.endswith(" of 4 pictures.") for note in stored["notes"]
     )
@@ -281,9 +282,12 @@ MISTAKES = {
     "no model": ({"model": None}, "--model is missing"),
     "no photos": ({"instance_data_dir": None}, "--instance_data_dir is missing"),
     "no masks": ({"instance_mask_dir": None}, "--instance_mask_dir is missing"),
-    "a folder that is not there": ({"model": "nowhere"}, "no model at nowhere"),
+    "a folder that is not there": ({"model": "./nowhere"}, "no model at ./nowhere"),
     "weights without a base": ({"model": "{lora}"}, "give --base_model"),
-    "a base that is not there": ({"model": "{lora}", "base_model": "nowhere"}, "no base model of {lora} at nowhere"),
+    "a base that is not there": (
+        {"model": "{lora}", "base_model": "./nowhere"},
+        "no base model of {lora} at ./nowhere",
+    ),
     "two of one name": ({"model": ["{one}", "{one}"]}, "two models are called 'one'; give them titles"),
     "a title that is no name": ({"model": "../up={one}"}, "give TITLE=FOLDER"),
     "no class": ({"class_token": None}, "needs --class_token; give it, such as dog"),

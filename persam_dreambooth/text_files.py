@@ -1,0 +1,55 @@
+"""Text that a user gave, as words or in a file: UTF-8 without NUL, from a regular file, in bounded memory."""
+
+import stat
+from pathlib import Path
+from typing import Final
+
+from persam_dreambooth.errors import UserError
+
+MAX_BYTES: Final = 4 * 2**20
+"""Of a file that is read: more than a person writes."""
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """The lines of a file, without blanks at their ends, empty ones included.
+
+    Args:
+        path: of a regular file of at most 4 MiB, in UTF-8.
+        what: the file's role, for messages: "prompts file".
+
+    Raises:
+        UserError: there is no such file, it is a folder, a device or a pipe, it is too large, or it is no UTF-8 text.
+    """
+    try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise UserError(f"the {what} {path} is not a regular file; give a text file")
+        if state.st_size > MAX_BYTES:
+            raise UserError(f"the {what} {path} has {state.st_size} bytes; at most {MAX_BYTES} are read")
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"no {what} at {path}; check the path") from error
+    except OSError as error:
+        raise UserError(f"the {what} {path} cannot be read ({error.strerror}); check the path") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"the {what} {path} is no UTF-8 text; save it as UTF-8") from error
+    if "\0" in text:
+        raise UserError(f"the {what} {path} holds NUL and is no UTF-8 text; save it as UTF-8")
+    return [line.strip() for line in text.splitlines()]
+
+
+def check_words(flag: str, *words: str | None) -> None:
+    """Refuse words that no tokenizer reads and no file can hold.
+
+    A command line that is no UTF-8 reaches Python as halves of surrogate pairs.
+
+    Raises:
+        UserError: some are no Unicode text.
+    """
+    for word in words:
+        try:
+            (word or "").encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"--{flag} {word!a} is no UTF-8 text; write it in UTF-8") from error

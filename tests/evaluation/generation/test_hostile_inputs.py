@@ -157,21 +157,3 @@ def test_a_table_of_contents_leads_nowhere_outside(drawers, tmp_path):
         place.mkdir(exist_ok=True)
         (place / "secret.bin").write_bytes(b"")
     assert Model("one", str(folder)).weights() == before
-
-
-def test_paths_that_are_no_utf_8(refused, words, subject, drawers, tmp_path, capsys):
-    """Safetensors cannot open them, which is said; photos and generated pictures may lie there."""
-    odd = os.fsdecode(b"m\xfcdel")
-    try:
-        shutil.copytree(drawers / "one", tmp_path / odd)
-    except OSError:
-        pytest.skip("this file system takes UTF-8 names only")
-    assert "valid UTF-8" in refused("generate", model=tmp_path / odd)
-    flags = ["--prompt", "a dog", "--num_images", "1", "--num_inference_steps", "1", "--device", "cpu"]
-    flags += ["--height", "32", "--width", "32", "--model", drawers / "one", "--output", tmp_path / f"{odd}-drawn"]
-    for before in (False, True):
-        assert main(["generate", *map(str, flags)]) == 0
-        assert ("1 of them drawn before" in capsys.readouterr().out) == before
-    shutil.copytree(subject / "photos", tmp_path / f"{odd}-photos")
-    changed = {"model": drawers / "one", "num_images": 1, "dino_model": "none"}
-    assert main(argv(words, instance_data_dir=tmp_path / f"{odd}-photos", **changed)) == 0

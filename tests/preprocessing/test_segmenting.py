@@ -240,7 +240,7 @@ def test_a_large_album_shows_the_least_certain_photos_on_the_sheet(album, models
     entries = list(segment_folder(job_in(album, models, references=reference(moved, album / "mask.png"))))
     least = min((entry for entry in entries if entry.error is None), key=lambda entry: entry.score)
     shown = files.read_picture(album / "out" / str(least.overlay))
-    expected = drawing.sheet([shown], [f"{Path(least.photo).stem}  {least.score:.2f}"])
+    expected = drawing.sheet([shown], [f"{Path(least.photo).stem}  {min(least.score, 1):.2f}"])
     np.testing.assert_array_equal(np.asarray(Image.open(album / "out" / "contact_sheet.png")), np.asarray(expected))
 
 

@@ -76,7 +76,7 @@ def test_missing_class_images_are_drawn_by_the_base(flags, pipelines, name):
     flags |= {"pretrained_model_name_or_path": pipelines / name, "max_train_steps": 1, "num_class_images": 1}
     prior = {"class_prompt": "a dog", "class_data_dir": "class"}
     assert train(flags, "--use_lora", "--with_prior_preservation", **prior) == 0
-    assert [path.name for path in Path("class").iterdir()] == ["class-00000.png"]
+    assert [path.name for path in Path("class").glob("[!.]*")] == ["class-00000.png"]
 
 
 def test_two_processes_train_text_encoders_whose_last_layer_is_never_asked(flags, pipelines):

@@ -20,5 +20,6 @@ def test_losses_equal_those_of_the_script(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", *case.our_flags]) == 0
     recorded = json.loads(RECORD.read_text())["losses"][name]
-    np.testing.assert_allclose(logged_losses(tmp_path / "output"), recorded, atol=1e-5, rtol=0)
+    # Recorded on one processor: with fewer instructions (ATEN_CPU_CAPABILITY=default) 20 steps end 1.7e-5 apart.
+    np.testing.assert_allclose(logged_losses(tmp_path / "output"), recorded, atol=1e-5, rtol=2e-5)
     assert np.ptp(recorded) > 1e-2  # a flat curve would prove nothing

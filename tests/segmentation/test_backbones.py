@@ -18,7 +18,6 @@ from persam_dreambooth.segmentation.backbones.original_sam import read_checkpoin
 from random_models import random_sam
 from tests.parity import recorded_sam
 from tests.scene import scene
-from tests.segmentation.precisions import needs_bfloat16
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +216,6 @@ def test_in_bfloat16_only_the_image_encoder_changes_its_dtype(build):
         assert weight.dtype == (torch.bfloat16 if inside else torch.float32), name
 
 
-@needs_bfloat16
 def test_bfloat16_features_and_masks_are_close_to_float32s():
     reference, photo = Reference(*scene(90, 150)), scene(90, 150, seed=1)[0]
     found = []

@@ -8,7 +8,6 @@ from persam_dreambooth.segmentation import FeatureEncoder, Method, PerSAM, Refer
 from random_models import random_sam
 from tests.scene import scene
 from tests.segmentation import random_sams
-from tests.segmentation.precisions import needs_bfloat16
 from tests.segmentation.test_features import dinov2
 
 
@@ -63,7 +62,6 @@ def test_a_second_subject_in_the_same_album_costs_the_decoder_alone(tmp_path):
         assert np.mean(one.mask != other.mask) <= 0.001
 
 
-@needs_bfloat16
 def test_a_changed_photo_another_precision_and_another_sam_are_encoded_anew(tmp_path):
     PerSAM.from_pretrained(random_sam(), device="cpu", cache=tmp_path).encode(PHOTOS)
     changed = PHOTOS[0].copy()

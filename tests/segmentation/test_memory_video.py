@@ -24,7 +24,6 @@ from persam_dreambooth.segmentation.memory_video import MemorySegmenter, load_vi
 from random_models import random_sam
 from tests.scene import scene
 from tests.segmentation import random_sams
-from tests.segmentation.precisions import needs_bfloat16
 
 SIZE = (90, 150)
 SIDE, WIDTH = 128, 128
@@ -396,7 +395,6 @@ def test_a_saved_folder_is_told_by_its_config_and_follows_alike(kind, model, tmp
         assert one.scores == pytest.approx(other.scores, rel=1e-3)
 
 
-@needs_bfloat16
 def test_bfloat16_is_the_whole_models(model, tmp_path):
     model.save_pretrained(tmp_path)
     frames, mask = film(POINTERS), scene(*SIZE)[1]  # of a film with fewer the whole session counts time otherwise

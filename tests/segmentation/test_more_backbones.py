@@ -26,7 +26,6 @@ from persam_dreambooth.segmentation.guidance import Guidance, guided
 from persam_dreambooth.segmentation.reference_masks import reference_from
 from tests.scene import scene
 from tests.segmentation import random_sams
-from tests.segmentation.precisions import needs_bfloat16
 from tests.segmentation.random_sams import GRID, WIDTH
 from tests.segmentation.test_guidance import hooks_in, same
 
@@ -269,7 +268,6 @@ def test_what_is_handed_to_the_decoder_beside_the_features_matters(backbone):
     assert not torch.allclose(one, two)
 
 
-@needs_bfloat16
 def test_bfloat16_is_the_image_encoders_only(model):
     full, _ = encoded(load_backbone(model, device="cpu"))
     backbone = load_backbone(model, device="cpu", dtype=torch.bfloat16)

@@ -18,7 +18,6 @@ ABLATION: Final[dict[str, float]] = {
     "refinement": 83.9,
     "guided-attention": 85.8,
     "persam": 89.3,
-    "thirds": 89.32,  # table 5 calls its first row, with nothing fitted, PerSAM
     "prompt-tokens": 76.5,
     "adapters": 78.3,
     "lora": 90.0,

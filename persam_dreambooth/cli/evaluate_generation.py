@@ -164,20 +164,14 @@ class GenerationReportFlags:
 def run(program: str, argv: list[str]) -> None:
     """Evaluate, print the table, and say where the report lies."""
     (flags,) = parse([GenerationReportFlags], argv, program, DESCRIPTION, ESSENTIAL, EXAMPLE)
-    from diffusers.utils import logging as diffusers_logging
-    from huggingface_hub.utils import enable_progress_bars
-    from transformers.utils import logging as transformers_logging
-
     from persam_dreambooth.evaluation.generation.metrics_file import METRICS_NAME, metrics
     from persam_dreambooth.evaluation.generation.report import REPORT_NAME, text_table, write_report
     from persam_dreambooth.evaluation.generation.running import evaluate
     from persam_dreambooth.photos import files
+    from persam_dreambooth.training.screen import quiet
 
-    diffusers_logging.set_verbosity_error()  # its warnings here are about its own internals
-    for logging in (diffusers_logging, transformers_logging):
-        logging.disable_progress_bar()
-    enable_progress_bars()  # of downloads, which transformers' switch turns off too
-    outcome = evaluate(flags.plan())
+    with quiet():
+        outcome = evaluate(flags.plan())
     output = Path(flags.output)
     files.write_json(metrics(outcome), output / METRICS_NAME)
     write_report(outcome, output / REPORT_NAME)

@@ -12,6 +12,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos.files import check_output_folder
 from persam_dreambooth.replacing import clear_unfinished
 from persam_dreambooth.text_files import check_words, read_lines
+from persam_dreambooth.words import counted
 
 ESSENTIAL = (
     "model",
@@ -76,18 +77,18 @@ class GenerateFlags:
 def run(program: str, argv: list[str]) -> None:
     """Generate, then say where the pictures lie."""
     (flags,) = parse([GenerateFlags], argv, program, "Pictures from what training saved.", ESSENTIAL, EXAMPLE)
+    from persam_dreambooth.training.screen import quiet
+
+    with quiet():
+        _generate(flags)
+
+
+def _generate(flags: GenerateFlags) -> None:
     import torch
-    from diffusers.utils import logging as diffusers_logging
-    from huggingface_hub.utils import enable_progress_bars
     from PIL import Image
-    from transformers.utils import logging as transformers_logging
 
     from persam_dreambooth import generation, model_folder
 
-    for logging in (diffusers_logging, transformers_logging):
-        logging.set_verbosity_error()  # warnings here are about the libraries' own internals
-        logging.disable_progress_bar()
-    enable_progress_bars()  # of downloads, which transformers' switch turns off too
     folder, prompts = Path(flags.output), list(dict.fromkeys(flags.prompt))
     check_output_folder(folder)
     settings = {
@@ -99,24 +100,24 @@ def run(program: str, argv: list[str]) -> None:
     }
     # None stands for the default, which is not written down.
     how = {"base_model": flags.base_model, "dtype": None if flags.dtype == "float32" else flags.dtype}
-    how["weights"] = model_folder.weights_digest(Path(flags.model)) or None
-    made = {"model": flags.model, **settings, **how}
+    how["weights"] = model_folder.weights_digest(Path(str(flags.model))) or None
+    model = str(flags.model)
+    made = {"model": model, **settings, **how}
     paths, missing = generation.planned_pictures(folder, prompts, flags.num_images, flags.seed, made)
     clear_unfinished(folder)
-    _warn_without_token(prompts, model_folder.trained_token(Path(flags.model)))
+    _warn_without_token(prompts, model_folder.trained_token(Path(model)))
     if missing:
-        pipeline = generation.load_pipeline(flags.model, flags.base_model, flags.device, getattr(torch, flags.dtype))
+        pipeline = generation.load_pipeline(model, flags.base_model, flags.device, getattr(torch, flags.dtype))
         for prompt, seed in tqdm(missing, "Generating", unit="picture"):
             picture = generation.draw(pipeline, prompt, seed, **settings)
-            generation.save_picture(picture, paths[prompt, seed], flags.model, settings | how)
+            generation.save_picture(picture, paths[prompt, seed], model, settings | how)
     pictures = []
     for (prompt, seed), path in paths.items():
         with Image.open(path) as image:
             pictures.append(generation.Picture(image.convert("RGB"), prompt, seed))
-    grid = generation.save_grid(pictures, flags.num_images, folder, flags.model)
+    grid = generation.save_grid(pictures, flags.num_images, folder, model)
     kept = len(pictures) - len(missing)
-    count = "1 picture" if len(pictures) == 1 else f"{len(pictures)} pictures"
-    print(f"{count} in {folder}" + (f", {kept} of them drawn before" if kept else ""))
+    print(f"{counted(len(pictures), 'picture')} in {folder}" + (f", {kept} of them drawn before" if kept else ""))
     print(f"look at them: {grid}")
 
 

@@ -46,6 +46,8 @@ def test_the_bar_shows_the_mean_of_the_last_losses(capfd):
 
 
 def test_quiet_is_over_when_the_training_is():
+    diffusers_logging.enable_progress_bar()
+    transformers_logging.enable_progress_bar()  # the hub's too, whatever ran before in this process
     before = diffusers_logging.get_verbosity()
     with screen.quiet():
         assert not diffusers_logging.is_progress_bar_enabled() and not transformers_logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""What is said in one line: errors that the user can mend, a signal that ended the work, memory that ran out."""
+"""One-line messages: errors the user can fix, a signal that stopped the work, exhausted memory."""
 
 import re
 
@@ -45,7 +45,7 @@ _OUT_OF_MEMORY = (
     "could not create a primitive",
     "can't start new thread",
 )
-"""What torch's CPU allocator, drivers, oneDNN and Python (the last two) say in a plain RuntimeError."""
+"""Phrases in plain RuntimeErrors of torch's CPU allocator, drivers, oneDNN and, the last one, Python."""
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

@@ -162,7 +162,7 @@ def picture_paths(folder: Path, prompts: Sequence[str], num_images: int, seed: i
 def planned_pictures(
     folder: Path, prompts: Sequence[str], num_images: int, seed: int, made: dict[str, Any]
 ) -> tuple[dict[tuple[str, int], Path], list[tuple[str, int]]]:
-    """Where each (prompt, seed) goes, and which of them are still to be drawn.
+    """Return the path of each (prompt, seed), and the pairs that are still to be drawn.
 
     A picture that says it was drawn for this prompt and seed, by the same model in the same way, is kept.
 
@@ -209,7 +209,7 @@ def told(path: Path) -> dict[str, str]:
 def named_pictures(
     folder: Path, prompts: Sequence[str], num_images: int, seed: int, beside: bool = False
 ) -> dict[tuple[str, int], Path]:
-    """Where each (prompt, seed) goes: `PROMPT-SEED.png`, numbered where prompts look alike in a file name.
+    """Return the path of each (prompt, seed): `PROMPT-SEED.png`, numbered if prompts give the same file name.
 
     With `beside`, a name that a picture of another prompt has already is left to it.
     """
@@ -251,7 +251,7 @@ def save_grid(pictures: Sequence[Picture], num_images: int, folder: Path, model:
 
 
 def _texts(made: dict[str, Any]) -> dict[str, str]:
-    """What a picture says of itself; bytes of a path that are no UTF-8 are escaped."""
+    """Convert metadata to a PNG's text entries; bytes of a path that are not UTF-8 are escaped."""
     return {
         key: str(value).encode("utf-8", "backslashreplace").decode()
         for key, value in made.items()

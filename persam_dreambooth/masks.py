@@ -76,7 +76,7 @@ def refuse_full(mask: NDArray[np.bool_], what: str) -> None:
 
 @dataclass
 class Looks:
-    """What people should look at before masks are learned from, or exported: gathered a mask at a time.
+    """Warnings about masks that look wrong, collected mask by mask before training or export.
 
     Attributes:
         inverted: names of the masks that look as if the background were drawn.

@@ -5,7 +5,6 @@ takes most of the second in which `--help` has to answer.
 """
 
 import difflib
-import os
 import re
 from argparse import (
     SUPPRESS,
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos.names import can_name_a_file
 from persam_dreambooth.yaml_files import read_yaml
 
 LONGEST = 300
@@ -194,7 +194,7 @@ def _flags_from(path: Path, known: dict[str, Field[Any]]) -> tuple[list[str], di
         elif isinstance(value, bool) and known[key].type is not bool:
             raise UserError(f"{key} in {path} is read as {str(value).lower()}; write it in quotes if it is a word")
         words = [str(word) for word in (value if isinstance(value, list) else [value])]
-        if not all(map(_can_be_an_argument, words)):
+        if not all(map(can_name_a_file, words)):
             raise UserError(
                 f"{key} in {path} holds characters that no command line can hold, such as NUL; remove them"
             )
@@ -205,13 +205,6 @@ def _flags_from(path: Path, known: dict[str, Field[Any]]) -> tuple[list[str], di
     return flags, lists
 
 
-def _can_be_an_argument(word: str) -> bool:
-    try:
-        return b"\0" not in os.fsencode(word)
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-
-
 def _refuse_wrong_kinds(parser: Parser, settings: list[str], config: str) -> None:
     try:
         parser.parse_known_args(settings)
@@ -220,7 +213,7 @@ def _refuse_wrong_kinds(parser: Parser, settings: list[str], config: str) -> Non
 
 
 def _origin(message: str, config: str | None, settings: list[str], argv: list[str]) -> str:
-    """Where the first flag that an error names was set, if that was the config alone."""
+    """Say that the first flag in an error message was set in the config, unless the command line set it."""
     named = re.search(r"--\w+", message)
     given = {word.partition("=")[0].replace("-", "_") for word in argv}
     if config is None or named is None or named[0].replace("-", "_") in given:

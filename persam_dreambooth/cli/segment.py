@@ -259,7 +259,7 @@ def run(program: str, argv: list[str]) -> None:
 
 
 def _say_unread(job: "SegmentationJob", recursive: bool) -> None:
-    """What of a folder was not read; its folders are, if they were asked for."""
+    """Print which files of a folder were not read, and without --recursive its subfolders too."""
     from persam_dreambooth.photos.files import unread_words
 
     unread = {path: why for path, why in job.unread().items() if not (recursive and path.is_dir())}

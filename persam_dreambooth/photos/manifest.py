@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.opening import check_regular
+from persam_dreambooth.photos.names import can_name_a_file
 from persam_dreambooth.replacing import replacing
 
 MANIFEST_NAME = "manifest.jsonl"
@@ -172,20 +173,12 @@ def _fits(value: object, kind: Any) -> bool:
     if get_args(kind):
         return any(_fits(value, part) for part in get_args(kind))
     if kind is str:
-        return isinstance(value, str) and "\0" not in value and _can_name_a_file(value)
+        return isinstance(value, str) and can_name_a_file(value)
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
     if kind is int:
         return type(value) is int and abs(value) < 2**31
     return isinstance(value, kind)
-
-
-def _can_name_a_file(text: str) -> bool:
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-    return True
 
 
 _KINDS: Final = get_type_hints(ManifestEntry)
@@ -225,9 +218,8 @@ class ManifestIndex:
 
 
 def append_entry(path: Path, entry: ManifestEntry) -> None:
-    """Add one line at the end, so that a killed run loses at most the photo it was at."""
-    with path.open("ab") as file:
-        file.write(format_line(entry))
+    """Add one line at the end, so that a killed run loses at most the photo it was at; in a `locked` block."""
+    append_line(path, format_line(entry))
 
 
 def locked(path: Path) -> AbstractContextManager[object]:

@@ -5,6 +5,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from pathlib import Path
 
+from persam_dreambooth.photos.files import write_bytes
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, format_line, manifest_line, parse_line
 from persam_dreambooth.replacing import replacing
 
@@ -65,8 +66,7 @@ def restore(contents: Mapping[Path, bytes | None]) -> None:
         elif content is None:
             continue
         elif not path.is_file() or path.read_bytes() != content:
-            with replacing(path) as temporary:
-                temporary.write_bytes(content)
+            write_bytes(content, path)
 
 
 def _newest(output: Path, stem: str) -> bytes | None:

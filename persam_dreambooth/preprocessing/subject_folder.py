@@ -22,8 +22,7 @@ from persam_dreambooth.photos.manifest import (
     OWN_FILES,
     ManifestEntry,
     ManifestIndex,
-    append_line,
-    format_line,
+    append_entry,
     locked,
     relative_path,
     stream_manifest,
@@ -218,7 +217,7 @@ class SubjectFolder:
             # may be the very file that was given, and is not for us to remove.
             for name in _files(drawn) if first else ():
                 (self.path / name).unlink(missing_ok=True)
-            append_line(self._journal, format_line(drawn))
+            append_entry(self._journal, drawn)
             self._seen = _state(self._manifest)
             if drawn.instances:
                 numbered = [one.mask * np.uint8(number) for number, one in enumerate(found.instances, start=1)]
@@ -263,7 +262,7 @@ class SubjectFolder:
 
     def _append(self, entry: ManifestEntry) -> None:
         with locked(self._manifest):
-            append_line(self._journal, format_line(entry))
+            append_entry(self._journal, entry)
             self._seen = _state(self._manifest)
 
     def _was_settled(self, photo: Path) -> bool:

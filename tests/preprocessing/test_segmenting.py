@@ -12,7 +12,7 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import drawing, files
-from persam_dreambooth.photos.manifest import MANIFEST_NAME, format_line, parse_line, put_line, read_manifest
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, format_line, put_line, read_manifest
 from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, segment_folder, subject_folder
 from persam_dreambooth.references import ReferenceFiles, read_references
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, Subject, reference_from
@@ -251,15 +251,15 @@ def test_a_large_album_shows_the_least_certain_photos_on_the_sheet(album, models
 def test_an_interrupted_run_goes_on_where_it_stopped(album, finished, models, monkeypatch, at):
     written = []
 
-    def until_ctrl_c(path, line):
+    def until_ctrl_c(path, entry):
         if len(written) == at - 1:
             raise KeyboardInterrupt
-        append_line(path, line)
-        written.append(parse_line(line))
+        append_entry(path, entry)
+        written.append(entry)
 
-    append_line = subject_folder.append_line
+    append_entry = subject_folder.append_entry
     with monkeypatch.context() as patch:
-        patch.setattr(subject_folder, "append_line", until_ctrl_c)
+        patch.setattr(subject_folder, "append_entry", until_ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             segment_folder(job_in(album, models))
     assert read_manifest(album / "out" / MANIFEST_NAME) == written

@@ -9,7 +9,7 @@ import numpy as np
 DRAWS: Final = 10_000
 Z: Final = 1.959964  # the normal distribution's 97.5 % point
 FEW: Final = 8
-"""Below so many prompts a bootstrap interval is too narrow to call a difference significant."""
+"""With fewer prompts a bootstrap interval is too narrow to call a difference significant."""
 
 
 @dataclass(frozen=True)

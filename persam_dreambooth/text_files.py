@@ -10,6 +10,25 @@ MAX_BYTES: Final = 4 * 2**20
 """Of a file that is read: more than a person writes."""
 
 
+class _Unfit(ValueError):
+    """A file that is not read: no regular one, or too large; the message says which."""
+
+
+def read_bounded(path: Path) -> bytes:
+    """Read a regular file of at most 4 MiB, without ever waiting for a pipe or a device.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is not a regular file, or too large; the message is a predicate, "is not a regular file".
+    """
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise _Unfit("is not a regular file")
+    if state.st_size > MAX_BYTES:
+        raise _Unfit(f"has {state.st_size} bytes, and at most {MAX_BYTES} are read")
+    return path.read_bytes()
+
+
 def read_lines(path: Path, what: str) -> list[str]:
     """The lines of a file, without blanks at their ends, empty ones included.
 
@@ -21,12 +40,9 @@ def read_lines(path: Path, what: str) -> list[str]:
         UserError: there is no such file, it is a folder, a device or a pipe, it is too large, or it is no UTF-8 text.
     """
     try:
-        state = path.stat()
-        if not stat.S_ISREG(state.st_mode):
-            raise UserError(f"the {what} {path} is not a regular file; give a text file")
-        if state.st_size > MAX_BYTES:
-            raise UserError(f"the {what} {path} has {state.st_size} bytes; at most {MAX_BYTES} are read")
-        content = path.read_bytes()
+        content = read_bounded(path)
+    except _Unfit as error:
+        raise UserError(f"the {what} {path} {error}; give a text file") from error
     except FileNotFoundError as error:
         raise UserError(f"no {what} at {path}; check the path") from error
     except OSError as error:

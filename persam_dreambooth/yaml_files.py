@@ -1,14 +1,13 @@
 """Read YAML that a user gave: plain values only, from a regular file, in bounded time and memory."""
 
-import stat
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.text_files import read_bounded
 
-MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 20
 
 
@@ -45,12 +44,7 @@ def read_yaml(path: Path, what: str) -> Any:
             aliases or deep nesting.
     """
     try:
-        state = path.stat()
-        if not stat.S_ISREG(state.st_mode):
-            raise _Refused("it is not a regular file")
-        if state.st_size > MAX_BYTES:
-            raise _Refused(f"it has {state.st_size} bytes; at most {MAX_BYTES} are read")
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
+        return yaml.load(read_bounded(path).decode("utf-8"), Loader=_PlainLoader)
     except FileNotFoundError as error:
         raise UserError(f"no {what} at {path}; check the path") from error
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -1,5 +1,7 @@
 """Which device a model runs on."""
 
+import platform
+
 import torch
 
 from persam_dreambooth.errors import UserError
@@ -19,3 +21,10 @@ def choose_device(wanted: torch.device | str | None) -> torch.device:
     except Exception as error:  # an unknown word, a missing driver and a number too high are told in different ways
         raise UserError(f"the device {wanted} cannot be used here; name cpu, cuda, cuda:1 or mps, or none") from error
     return device
+
+
+def emulates_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 only step by step: an x86 processor without AVX512, some 18 times slower."""
+    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    return not torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -12,6 +12,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from persam_dreambooth.devices import emulates_bfloat16
 from persam_dreambooth.photos import files
 
 SAVE_EVERY = 200
@@ -53,9 +54,9 @@ def fit(
 ) -> Fitted:
     """Train `model` in place and leave it with the moving average of its weights.
 
-    The forward pass runs in bfloat16 wherever autocast holds that safe. Killed and called again, it
-    goes on from the last state saved, so that `loss_of` has to take its randomness from the step's
-    number.
+    The forward pass runs in bfloat16 wherever autocast considers that safe and the processor computes in it. Killed
+    and called again, it resumes from the last state saved, so that `loss_of` has to take its randomness from the
+    step's number.
 
     Args:
         model: what is trained.
@@ -83,7 +84,7 @@ def fit(
     bar = tqdm(range(first, steps), state.stem, steps, initial=first, mininterval=2)
     mean = None
     for step in bar:
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=not emulates_bfloat16(device)):
             loss = loss_of(step)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -19,6 +19,7 @@ from corpus import Corpus, batches
 from fitting import fit
 from loading import load
 from models import CLIP, DIFFUSION, noise_schedule, unet
+from persam_dreambooth.devices import emulates_bfloat16
 from persam_dreambooth.training.losses import masked_mse, min_snr_weight
 from training_flags import TrainingFlags, read_flags
 
@@ -36,7 +37,7 @@ def encode_latents(vae: AutoencoderKL, corpus: Corpus, flags: TrainingFlags) -> 
         vae = vae.to(flags.device)
         parts = []
         for index in tqdm(torch.arange(len(corpus)).split(64), "encoding pictures"):
-            with torch.autocast(flags.device.type, torch.bfloat16):
+            with torch.autocast(flags.device.type, torch.bfloat16, enabled=not emulates_bfloat16(flags.device)):
                 mean = vae.encode(corpus.pixels(index).to(flags.device)).latent_dist.mean
             parts.append((mean.float() * vae.config.scaling_factor).half().cpu())
         np.save(stored, torch.cat(parts).numpy())

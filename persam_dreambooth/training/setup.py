@@ -102,6 +102,7 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
     distribution.check(config, accelerator.state.deepspeed_plugin, fsdp)
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError("--mixed_precision fp16 needs a GPU; on a CPU take bf16 or no")
+    remarks.slow_bfloat16(accelerator.mixed_precision, accelerator.device)
     return accelerator
 
 

@@ -4,6 +4,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
+
+from persam_dreambooth.devices import emulates_bfloat16
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.screen import warn
@@ -18,6 +21,15 @@ PLAIN = {
     *("photo", "photograph", "picture", "image", "painting", "drawing", "close-up", "closeup", "portrait"),
 }
 """Words that name no subject."""
+
+
+def slow_bfloat16(precision: str, device: torch.device) -> None:
+    """Warn of bfloat16 on a processor that only emulates it."""
+    if precision == "bf16" and emulates_bfloat16(device):
+        warn(
+            "--mixed_precision bf16 on this processor, which has no AVX512, is emulated and many times slower than "
+            "float32; take --mixed_precision no"
+        )
 
 
 def uneven_resolution(config: TrainingConfig, unit: int) -> None:

@@ -68,6 +68,16 @@ def test_the_unit_is_read_from_the_models_configs(pipelines, name, unit):
     assert family.even_unit_of(config) == unit and unit % family.side_unit_of(config) == 0
 
 
+def test_bfloat16_is_warned_of_only_where_the_processor_emulates_it(caplog):
+    cpu = torch.device("cpu")
+    remarks.slow_bfloat16("no", cpu)
+    remarks.slow_bfloat16("bf16", torch.device("meta"))
+    assert not said(caplog)
+    remarks.slow_bfloat16("bf16", cpu)
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else "avx512bw"
+    assert len(said(caplog)) == ("avx2" in flags and "avx512bw" not in flags)  # an x86 processor, and an older one
+
+
 def test_few_steps_are_told_of_where_nobody_asked_for_them(caplog):
     remarks.few_steps(configure("model"), 1, 3)
     (line,) = said(caplog)

@@ -24,7 +24,7 @@ def choose_device(wanted: torch.device | str | None) -> torch.device:
 
 
 def emulates_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 only step by step: an x86 processor without AVX512, some 18 times slower."""
+    """Whether a device only emulates bfloat16, as x86 processors without AVX512 do: 18 times slower than float32."""
     if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     return not torch.ops.mkldnn._is_mkldnn_bf16_supported()

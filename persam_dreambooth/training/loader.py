@@ -77,10 +77,10 @@ def remaining_batches(loader: Any, progress: Progress, stream: PhotoStream | Non
     """
     if stream is not None:
         stream.skip(progress.batches)
-        yield from loader
+        yield from workers.watched(iter(loader))
         return
     order = getattr(loader, "synchronized_generator", None) or torch.default_generator
-    batches = iter(loader)
+    batches = workers.watched(iter(loader))
     if progress.batches == 0:
         progress.epoch_rng, progress.torch_rng = order.get_state(), torch.get_rng_state()
     else:

@@ -5,8 +5,10 @@ import errno
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.running.signals import SIGNALS
@@ -14,6 +16,7 @@ from persam_dreambooth.training.running.signals import SIGNALS
 ENDED = ("exited unexpectedly", "killed by signal", "out of shared memory")
 """What torch says of workers that the system ended."""
 
+Batch = TypeVar("Batch")
 TOO_FEW_FILES = "too many open files; raise `ulimit -n`, or take fewer --dataloader_num_workers, or 0"
 
 
@@ -36,6 +39,30 @@ def _end() -> None:
             child.kill()
 
 
+def watched(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The data loader's batches as they come.
+
+    Raises:
+        UserError: a worker was ended from outside while it handed a batch over.
+    """
+    try:
+        yield from batches
+    except (ConnectionError, EOFError) as error:
+        if "in DataLoader worker process" in str(error):
+            raise  # the worker's own, which lives on
+        raise _ended(f"no answer: {error}") from error
+
+
+def _ended(reason: str) -> UserError:
+    """The error that says that a worker was ended from outside, and torch kept from saying so once more."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    return UserError(
+        f"a process that reads photos was ended ({reason}), as systems do that run out of memory or shared memory; "
+        "take fewer --dataloader_num_workers, or 0"
+    )
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """Say in one line what ended a worker.
@@ -54,10 +81,7 @@ def explained() -> Iterator[None]:
             raise UserError(TOO_FEW_FILES) from error
         if "DataLoader worker" not in str(error) or not any(words in str(error) for words in ENDED):
             raise
-        raise UserError(
-            f"a process that reads photos was ended ({str(error).splitlines()[0]}), as systems do that run out of "
-            "memory or shared memory; take fewer --dataloader_num_workers, or 0"
-        ) from error
+        raise _ended(str(error).splitlines()[0]) from error
     except UserError as error:
         words = str(error)
         if "in DataLoader worker process" not in words:

@@ -6,6 +6,10 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.running import workers
 from tests.training.running.test_killed import start
 
 
@@ -48,3 +52,19 @@ def test_a_worker_that_the_system_ends_is_told_of(flags):
         if b"train_dreambooth" in Path(f"/proc/{child}/cmdline").read_bytes():
             os.kill(int(child), signal.SIGKILL)
     assert "take fewer --dataloader_num_workers" in said_at_the_end(process)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_worker_that_is_ended_while_it_hands_over_a_batch_is_told_of(error):
+    """The moment is too short to be hit by a signal each time: it was, once, with this error."""
+
+    def batches():
+        yield 1
+        raise error
+
+    read = workers.watched(batches())
+    assert next(read) == 1
+    with pytest.raises(
+        UserError, match=r"a process that reads photos was ended .* take fewer --dataloader_num_workers"
+    ):
+        next(read)

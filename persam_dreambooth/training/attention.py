@@ -17,8 +17,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.training import losses
 from persam_dreambooth.training.config import MaskConfig, ModelConfig, TrainingConfig
 from persam_dreambooth.training.data.dataset import InstancePhoto
-from persam_dreambooth.training.families.loading import unwrapped
-from persam_dreambooth.training.families.pipeline import token_ids
+from persam_dreambooth.training.families.loading import token_ids, unwrapped
 
 LEVEL: Final = 2
 """How often the paper's maps are halved: 16 x 16 of 64 x 64 latents."""

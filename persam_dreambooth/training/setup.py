@@ -26,7 +26,7 @@ from persam_dreambooth.training.data.dataset import InstancePhoto
 from persam_dreambooth.training.data.mask_report import MaskCheck, check_masks
 from persam_dreambooth.training.data.samples import FreshSamples
 from persam_dreambooth.training.families import check_base_model
-from persam_dreambooth.training.families.pipeline import load_tokenizer
+from persam_dreambooth.training.families.loading import load_tokenizer
 from persam_dreambooth.training.output import result
 from persam_dreambooth.training.running import distribution, open_files, optimization, resuming, tracking
 from persam_dreambooth.training.screen import say

@@ -15,7 +15,7 @@ from persam_dreambooth.training.config import (
     ValidationConfig,
 )
 from persam_dreambooth.training.families import FAMILIES, check_base_model, load_family
-from persam_dreambooth.training.families.pipeline import PipelineFamily
+from persam_dreambooth.training.families.base import Family
 from random_models import PIPELINES
 
 SIDE = 32
@@ -53,7 +53,7 @@ def is_refused(family, model=None, mask=None, optimization=None):
     Only the part of the check that reads no file, so that nothing but the settings can be the reason.
     """
     try:
-        PipelineFamily.check.__func__(NAMED[family], configure(family, model, mask, optimization))
+        Family.check.__func__(NAMED[family], configure(family, model, mask, optimization))
     except UserError:
         return True
     return False

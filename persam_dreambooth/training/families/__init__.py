@@ -9,24 +9,24 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.hub import check_available
 from persam_dreambooth.model_folder import LORA_NAME, PIPELINE_INDEX
 from persam_dreambooth.training.config import ModelConfig
-from persam_dreambooth.training.families.base import Conditioning, Family, Noised
+from persam_dreambooth.training.families.base import Family
 from persam_dreambooth.training.families.flux import Flux
 from persam_dreambooth.training.families.lumina2 import Lumina2
-from persam_dreambooth.training.families.pipeline import PipelineFamily
+from persam_dreambooth.training.families.noised import Conditioning, Noised
 from persam_dreambooth.training.families.sd3 import StableDiffusion3
 from persam_dreambooth.training.families.sdxl import StableDiffusionXL
 from persam_dreambooth.training.families.stable_diffusion import StableDiffusion
 
 __all__ = ["Conditioning", "Family", "Noised", "check_base_model", "load_family"]
 
-FAMILIES: dict[str, type[PipelineFamily]] = {
+FAMILIES: dict[str, type[Family]] = {
     family.pipeline_class.__name__: family
     for family in (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, Lumina2)
 }
 """Each family, by the `_class_name` in its base models' `model_index.json`."""
 
 
-def check_base_model(config: ModelConfig) -> type[PipelineFamily]:
+def check_base_model(config: ModelConfig) -> type[Family]:
     """Tell a base model's family from its `model_index.json`, before anything is loaded.
 
     Raises:

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
-from persam_dreambooth.training.families.base import Noised
+from persam_dreambooth.training.families.base import Family
 from persam_dreambooth.training.families.loading import load_config
-from persam_dreambooth.training.families.pipeline import PipelineFamily
+from persam_dreambooth.training.families.noised import Noised
 
 DRAWN_UNIT = 8
 """Pipelines with UNets draw in multiples of so many pixels only, whatever the autoencoder's factor."""
 
 
-class Diffusion(PipelineFamily):
+class Diffusion(Family):
     """A pipeline that was trained to tell the noise, or the velocity, at one of a thousand timesteps."""
 
     scheduler_class: ClassVar[Any] = DDPMScheduler
@@ -53,12 +53,12 @@ class Diffusion(PipelineFamily):
 
     @classmethod
     def even_unit_of(cls, config: ModelConfig) -> int:
-        """See `Family.even_unit_of`; a UNet halves its maps between its blocks."""
+        """Sides that the UNet can halve between its blocks without a remainder; in pixels."""
         blocks = load_config(cls.denoiser[1], cls.denoiser[0], config)["down_block_types"]
         return cls.cell_of(config) * int(2 ** (len(blocks) - 1))
 
     def add_noise(self, latents: Tensor, settings: OptimizationConfig) -> Noised:
-        """See `Family.add_noise`; an offset is 0.1 of a normal number a channel, as in diffusers."""
+        """Draw noise, then int64 timesteps; an offset is 0.1 of a normal number a channel, as in diffusers."""
         noise = torch.randn_like(latents)
         if settings.offset_noise:
             noise = noise + 0.1 * torch.randn(*latents.shape[:2], 1, 1, device=latents.device)
@@ -70,9 +70,9 @@ class Diffusion(PipelineFamily):
         return Noised(noisy, timesteps, target)
 
     def snr(self, timesteps: Tensor) -> Tensor:
-        """See `Family.snr`."""
+        """(B,) signal-to-noise ratio of the schedule at these timesteps."""
         return compute_snr(self.scheduler, timesteps)
 
     def sampler(self, name: str, config: Any) -> Any:
-        """See `Family.sampler`."""
+        """diffusers' scheduler of this name."""
         return getattr(diffusers, name).from_config(config)

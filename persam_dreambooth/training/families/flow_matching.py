@@ -9,12 +9,12 @@ from torch import Tensor
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
-from persam_dreambooth.training.families.base import Noised
+from persam_dreambooth.training.families.base import Family
 from persam_dreambooth.training.families.loading import load_config
-from persam_dreambooth.training.families.pipeline import PipelineFamily
+from persam_dreambooth.training.families.noised import Noised
 
 
-class FlowMatching(PipelineFamily):
+class FlowMatching(Family):
     """A pipeline that was trained by rectified flow (arXiv 2403.03206, section 3).
 
     Attributes:
@@ -50,11 +50,11 @@ class FlowMatching(PipelineFamily):
 
     @classmethod
     def side_unit_of(cls, config: ModelConfig) -> int:
-        """See `Family.side_unit_of`; here a patch of the transformer's, in pixels."""
+        """One patch of the transformer, in pixels."""
         return cls.cell_of(config) * int(load_config(cls.denoiser[1], cls.denoiser[0], config)["patch_size"])
 
     def add_noise(self, latents: Tensor, settings: OptimizationConfig) -> Noised:
-        """See `Family.add_noise`; timesteps are float32, and drawn on the CPU as in diffusers' scripts.
+        """Draw noise, then float32 timesteps, on the CPU as in diffusers' scripts.
 
         Preconditioned outputs are latents, x0' = x - sigma v, where x = x0 + sigma (noise - x0) and v is
         the prediction. Since x0' - x0 = sigma (noise - x0 - v), the squared error of x0' is sigma^2
@@ -79,5 +79,5 @@ class FlowMatching(PipelineFamily):
         return (1.0 - sigmas) * latents + sigmas * noise, noise - latents
 
     def sampler(self, name: str, config: Any) -> Any:
-        """See `Family.sampler`; flow matching has one of its own, whatever the name."""
+        """Flow matching's own scheduler, whatever the name."""
         return FlowMatchEulerDiscreteScheduler.from_config(config)

@@ -7,10 +7,9 @@ from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
 from persam_dreambooth.training.config import ModelConfig
-from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.flow_matching import FlowMatching
-from persam_dreambooth.training.families.loading import unwrapped
-from persam_dreambooth.training.families.pipeline import token_ids
+from persam_dreambooth.training.families.loading import token_ids, unwrapped
+from persam_dreambooth.training.families.noised import Conditioning, Noised
 
 
 class Flux(FlowMatching):
@@ -36,11 +35,11 @@ class Flux(FlowMatching):
 
     @classmethod
     def side_unit_of(cls, config: ModelConfig) -> int:
-        """See `Family.side_unit_of`; 2 x 2 latent cells are packed into one token."""
+        """One token of the transformer, into which 2 x 2 latent cells are packed; in pixels."""
         return 2 * cls.cell_of(config)
 
     def tokenize(self, prompt: str) -> Conditioning:
-        """See `Family.tokenize`."""
+        """CLIP's and T5's token ids, (1, length) int64 each."""
         return {
             "input_ids": token_ids(self.tokenizer, prompt).input_ids,
             "input_ids_2": token_ids(self.tokenizer_2, prompt, self.length).input_ids,
@@ -52,9 +51,8 @@ class Flux(FlowMatching):
         return {"embeds": self.text_encoder_2(tokens["input_ids_2"].to(device))[0], "pooled": pooled}
 
     def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
-        """See `Family.predict`.
+        """The velocity, (B, C, h, w), unpacked from the transformer's tokens, each of which holds 2 x 2 cells.
 
-        The transformer sees 2 x 2 cells as one token, and its word is unpacked to (B, C, h, w) again.
         Packing only moves numbers, so that masking the unpacked prediction is masking the packed one
         with a packed mask, and its gradient is exactly zero in the same places.
         """

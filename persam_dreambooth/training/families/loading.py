@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from accelerate.utils import extract_model_from_parallel
+from transformers import AutoTokenizer
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig
@@ -55,6 +56,26 @@ def load_config(kind: Any, part: str, config: ModelConfig) -> dict[str, Any]:
     name = str(config.pretrained_model_name_or_path)
     with naming(f"the {part} of {name}"):
         return dict(kind.load_config(name, subfolder=part, revision=config.revision))
+
+
+def token_ids(tokenizer: Any, prompt: str, length: int | None = None) -> Any:
+    """A prompt's tokens, cut or padded to `length`, the tokenizer's own if None: `input_ids` and `attention_mask`."""
+    return tokenizer(
+        prompt,
+        truncation=True,
+        padding="max_length",
+        max_length=length or tokenizer.model_max_length,
+        return_tensors="pt",
+    )
+
+
+def load_tokenizer(part: str, config: ModelConfig) -> Any:
+    """One of the pipeline's tokenizers, or the one of `--tokenizer_name`."""
+    name, other = str(config.pretrained_model_name_or_path), config.tokenizer_name
+    with naming(f"the {part} of {other or name}"):
+        if other:
+            return AutoTokenizer.from_pretrained(other, revision=config.revision, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(name, subfolder=part, revision=config.revision, trust_remote_code=False)
 
 
 def unwrapped(module: Any) -> Any:

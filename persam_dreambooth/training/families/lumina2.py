@@ -8,9 +8,9 @@ from diffusers import Lumina2Pipeline, Lumina2Transformer2DModel
 from torch import Tensor
 from transformers import Gemma2Model
 
-from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.flow_matching import FlowMatching
-from persam_dreambooth.training.families.pipeline import token_ids
+from persam_dreambooth.training.families.loading import token_ids
+from persam_dreambooth.training.families.noised import Conditioning, Noised
 
 # What the pipeline puts before a prompt if nothing else is said.
 SYSTEM_PROMPT = (
@@ -38,27 +38,27 @@ class Lumina2(FlowMatching):
         self.text_encoder.to(torch.bfloat16)  # as in diffusers' script, whatever the others' precision
 
     def place(self, device: torch.device, dtype: torch.dtype, denoiser_device: torch.device | None = None) -> None:
-        """See `Family.place`; the text encoder stays in bf16."""
+        """Move all parts; the text encoder stays in bf16."""
         super().place(device, dtype, denoiser_device)
         self.text_encoder.to(torch.bfloat16)
 
     def checksum(self, part: str) -> str:
-        """See `Family.checksum`; what the text encoder says is handed on in the others' precision."""
+        """As all families; with the precision to which the text encoder's embeddings are cast."""
         return super().checksum(part) + (f"-{self.dtype}" if part == "text" else "")
 
     def pipeline(self) -> Any:
-        """See `Family.pipeline`; its text encoder has the others' precision, as the pipeline needs."""
+        """As all families; the text encoder is cast to the other parts' precision, as the pipeline needs."""
         pipeline = super().pipeline()
         if pipeline.text_encoder.dtype != self.dtype:
             pipeline.text_encoder = copy.deepcopy(pipeline.text_encoder).to(self.dtype)
         return pipeline
 
     def asked(self, prompt: str) -> str:
-        """See `Family.asked`; with the pipeline's system prompt."""
+        """The prompt behind the pipeline's own system prompt."""
         return f"{SYSTEM_PROMPT} <Prompt Start> {prompt}"
 
     def tokenize(self, prompt: str) -> Conditioning:
-        """See `Family.tokenize`."""
+        """Gemma's token ids and attention mask, (1, length) int64 each."""
         tokens = token_ids(self.tokenizer, self.asked(prompt), self.length)
         return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
 
@@ -73,7 +73,7 @@ class Lumina2(FlowMatching):
         return super()._between(noise, latents, sigmas)
 
     def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
-        """See `Family.predict`."""
+        """The velocity towards the picture, (B, C, h, w)."""
         return self.transformer(
             hidden_states=noised.noisy,
             timestep=noised.timesteps / self.scheduler.config.num_train_timesteps,

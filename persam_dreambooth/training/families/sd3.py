@@ -8,10 +8,9 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
-from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.flow_matching import FlowMatching
-from persam_dreambooth.training.families.loading import unwrapped
-from persam_dreambooth.training.families.pipeline import token_ids
+from persam_dreambooth.training.families.loading import token_ids, unwrapped
+from persam_dreambooth.training.families.noised import Conditioning, Noised
 
 
 class StableDiffusion3(FlowMatching):
@@ -44,7 +43,7 @@ class StableDiffusion3(FlowMatching):
     text_encoder_3: Any
 
     def tokenize(self, prompt: str) -> Conditioning:
-        """See `Family.tokenize`."""
+        """Both CLIPs' token ids, and T5's if the base model has one; (1, length) int64 each."""
         tokens = {
             "input_ids": token_ids(self.tokenizer, prompt).input_ids,
             "input_ids_2": token_ids(self.tokenizer_2, prompt).input_ids,
@@ -67,7 +66,7 @@ class StableDiffusion3(FlowMatching):
         return {"embeds": embeds, "pooled": torch.cat([one.text_embeds, two.text_embeds], dim=-1)}
 
     def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
-        """See `Family.predict`."""
+        """The velocity, (B, C, h, w)."""
         return self.transformer(
             hidden_states=noised.noisy,
             timestep=noised.timesteps,

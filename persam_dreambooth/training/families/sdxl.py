@@ -9,10 +9,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import TrainingConfig
-from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.diffusion import Diffusion
-from persam_dreambooth.training.families.loading import load_config
-from persam_dreambooth.training.families.pipeline import token_ids
+from persam_dreambooth.training.families.loading import load_config, token_ids
+from persam_dreambooth.training.families.noised import Conditioning, Noised
 
 
 class StableDiffusionXL(Diffusion):
@@ -43,7 +42,7 @@ class StableDiffusionXL(Diffusion):
             raise UserError(f"{name} was trained with EDM's noise ({scheduler}), which is not known here")
 
     def tokenize(self, prompt: str) -> Conditioning:
-        """See `Family.tokenize`."""
+        """Both CLIPs' token ids, (1, length) int64 each."""
         both = (self.tokenizer, self.tokenizer_2)
         one, two = (token_ids(tokenizer, prompt).input_ids for tokenizer in both)
         return {"input_ids": one, "input_ids_2": two}
@@ -56,7 +55,7 @@ class StableDiffusionXL(Diffusion):
         return {"embeds": embeds, "pooled": two.text_embeds}
 
     def sample_latents(self, moments: Tensor) -> Tensor:
-        """See `Family.sample_latents`; whitened where the autoencoder's config has the statistics."""
+        """As all families; whitened if the autoencoder's config has the statistics."""
         latents, vae = super().sample_latents(moments), self.vae.config
         if vae.latents_mean is None or vae.latents_std is None:
             return latents
@@ -64,7 +63,7 @@ class StableDiffusionXL(Diffusion):
         return (latents - mean * vae.scaling_factor) / std
 
     def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
-        """See `Family.predict`; each crop's size and place is given with it (section 2.2)."""
+        """Noise or velocity, (B, C, h, w), conditioned on each crop's size and place (section 2.2 of its paper)."""
         if noised.crop is None:
             raise ValueError("SDXL must know where the latents were cut out; give Noised a crop")
         given = {"text_embeds": conditioning["pooled"], "time_ids": noised.crop.to(noised.noisy)}

@@ -8,9 +8,9 @@ from transformers import CLIPTextModel
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig
-from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.diffusion import Diffusion
-from persam_dreambooth.training.families.pipeline import token_ids
+from persam_dreambooth.training.families.loading import token_ids
+from persam_dreambooth.training.families.noised import Conditioning, Noised
 
 
 class StableDiffusion(Diffusion):
@@ -44,7 +44,7 @@ class StableDiffusion(Diffusion):
         return family
 
     def tokenize(self, prompt: str) -> Conditioning:
-        """See `Family.tokenize`."""
+        """CLIP's token ids and attention mask, (1, length) int64 each."""
         tokens = token_ids(self.tokenizer, prompt, self.config.tokenizer_max_length)
         return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
 
@@ -59,7 +59,7 @@ class StableDiffusion(Diffusion):
         return {"embeds": embeds}
 
     def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
-        """See `Family.predict`."""
+        """Noise or velocity, (B, C, h, w)."""
         labels = noised.timesteps if self.config.class_labels_conditioning == "timesteps" else None
         embeds = conditioning["embeds"]
         return self.unet(noised.noisy, noised.timesteps, embeds, class_labels=labels, return_dict=False)[0]

@@ -1,0 +1,45 @@
+"""Which flags a family has a use for."""
+
+from typing import Any
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.config import (
+    MaskConfig,
+    ModelConfig,
+    OptimizationConfig,
+    TrainingConfig,
+    ValidationConfig,
+)
+
+PARTICULAR = (
+    *("attention_loss_weight", "class_labels_conditioning", "enable_xformers_memory_efficient_attention"),
+    *("guidance_scale", "logit_mean", "logit_std", "max_sequence_length", "mode_scale", "offset_noise"),
+    *("precondition_outputs", "snr_gamma", "text_encoder_use_attention_mask", "tokenizer_max_length"),
+    *("tokenizer_name", "validation_scheduler", "weighting_scheme"),
+)
+"""The flags that only some families have a use for."""
+
+
+def check_flags(family: Any, config: TrainingConfig) -> None:
+    """Refuse flags that a family has no use for.
+
+    Args:
+        family: a subclass of `Family`.
+        config: all flags.
+
+    Raises:
+        UserError: the first of them.
+    """
+    name, given = family.pipeline_class.__name__, config.flat()
+    defaults = {**vars(ModelConfig), **vars(MaskConfig), **vars(OptimizationConfig), **vars(ValidationConfig)}
+    for flag in sorted(set(PARTICULAR) - family.flags):
+        if given[flag] != defaults[flag]:
+            raise UserError(f"--{flag} has no use with a {name}; drop it")
+    if config.model.train_text_encoder:
+        if not family.lora_encoders:
+            raise UserError(f"--train_text_encoder: the text encoder of a {name} cannot be trained; drop it")
+        if not config.model.use_lora and not family.whole_encoders:
+            raise UserError(
+                f"--train_text_encoder: the text encoders of a {name} are trained with --use_lora only; add it, "
+                "or drop --train_text_encoder"
+            )

@@ -1,0 +1,139 @@
+"""A diffusers pipeline as named parts: read, put together again, written."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline
+from torch import nn
+
+from persam_dreambooth.training.config import ModelConfig
+from persam_dreambooth.training.families import lora
+from persam_dreambooth.training.families.loading import load_config, load_part, load_tokenizer, naming, unwrapped
+
+
+class PipelineParts(ABC):
+    """The parts of one class of pipelines, some of which are trained.
+
+    Attributes:
+        base_model: as the user named it.
+        pipeline_class: diffusers' class.
+        denoiser: name and class of the part that is trained.
+        encoders: names and classes of the text encoders, in the order of diffusers' scripts; tokenizers
+            have the same endings.
+        scheduler_class: of the noise schedule.
+        optional: the encoders that a base model may lack.
+        unchecked: how the pipeline is told to have no safety checker.
+    """
+
+    pipeline_class: ClassVar[Any]
+    denoiser: ClassVar[tuple[str, Any]]
+    encoders: ClassVar[dict[str, Any]]
+    scheduler_class: ClassVar[Any]
+    optional: ClassVar[tuple[str, ...]] = ()
+    unchecked: ClassVar[dict[str, Any]] = {}
+
+    vae: Any
+
+    def __init__(self, config: ModelConfig, **parts: Any) -> None:
+        self.config, self.base_model = config, str(config.pretrained_model_name_or_path)
+        # Any, since diffusers' classes hide their methods from type checkers behind lazy imports.
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    @classmethod
+    def load(cls, config: ModelConfig) -> Self:
+        """Read the parts of a pipeline folder or hub model, all in float32.
+
+        Raises:
+            UserError: a part is missing or cannot be read.
+        """
+        name, parts = str(config.pretrained_model_name_or_path), dict[str, Any]()
+        index = DiffusionPipeline.load_config(name, revision=config.revision)
+        present = [one for one in cls.encoders if one not in cls.optional or index.get(one, [None])[0] is not None]
+        for encoder in cls.encoders:
+            tokenizer = encoder.replace("text_encoder", "tokenizer")
+            parts[tokenizer] = load_tokenizer(tokenizer, config) if encoder in present else None
+        with naming(f"the scheduler of {name}"):
+            parts["scheduler"] = cls.scheduler_class.from_pretrained(
+                name, subfolder="scheduler", revision=config.revision
+            )
+        # The order is that of diffusers' scripts, as each load may draw random numbers.
+        for encoder, kind in cls.encoders.items():
+            parts[encoder] = load_part(kind, encoder, config) if encoder in present else None
+        parts["vae"] = load_part(AutoencoderKL, "vae", config)
+        parts[cls.denoiser[0]] = load_part(cls.denoiser[1], cls.denoiser[0], config)
+        return cls(config, **parts)
+
+    @classmethod
+    def cell_of(cls, config: ModelConfig) -> int:
+        """Side of a latent cell in pixels, from the base model's configs alone."""
+        return int(2 ** (len(load_config(AutoencoderKL, "vae", config)["block_out_channels"]) - 1))
+
+    @classmethod
+    def side_unit_of(cls, config: ModelConfig) -> int:
+        """What a picture's side must be a multiple of, in pixels, from the base model's configs alone."""
+        return cls.cell_of(config)
+
+    @classmethod
+    def even_unit_of(cls, config: ModelConfig) -> int:
+        """Sides that are multiples of it are halved without a remainder in every layer; in pixels, as above."""
+        return cls.side_unit_of(config)
+
+    @abstractmethod
+    def trained(self) -> dict[str, nn.Module]:
+        """The modules with trainable weights, by their part's name; the first one is the denoiser."""
+
+    def pipeline(self) -> Any:
+        """A pipeline around the modules in training, without a safety checker, for validation pictures."""
+        parts = {name: unwrapped(part) for name, part in self.trained().items()}
+        for name, kind in self.encoders.items():
+            tokenizer = name.replace("text_encoder", "tokenizer")
+            parts[tokenizer] = getattr(self, tokenizer)
+            if name not in parts:
+                dropped = getattr(self, name) is None and parts[tokenizer] is not None
+                parts[name] = load_part(kind, name, self.config) if dropped else getattr(self, name)
+        return self._assembled(vae=self.vae, **parts, **self.unchecked)
+
+    def _assembled(self, **parts: Any) -> Any:
+        """The base model's pipeline with some parts replaced; what it lacks has to be told to diffusers."""
+        for name in self.optional:
+            tokenizer = name.replace("text_encoder", "tokenizer")
+            if getattr(self, tokenizer) is None:
+                parts |= {name: None, tokenizer: None}
+        return self.pipeline_class.from_pretrained(
+            self.base_model,
+            revision=self.config.revision,
+            variant=self.config.variant,
+            trust_remote_code=False,
+            **parts,
+        )
+
+    def save(self, folder: Path, skip_text_encoder: bool = False) -> None:
+        """Write what was trained as the ecosystem reads it: a pipeline folder or a LoRA file."""
+        if self.config.use_lora:
+            lora.save_adapters(self.pipeline_class, self.trained(), folder)
+            return
+        parts = {name: unwrapped(part) for name, part in self.trained().items()}
+        if skip_text_encoder:
+            parts |= dict.fromkeys(self.encoders)
+        # All in float32: a base stored in fp16 would mix precisions.
+        self._assembled(**parts).to(torch.float32).save_pretrained(folder)
+
+    def save_weights(self, folder: Path) -> None:
+        """Write the trainable weights for a checkpoint, in full precision."""
+        if self.config.use_lora:
+            lora.save_adapters(self.pipeline_class, self.trained(), folder)
+            return
+        for name, part in self.trained().items():
+            unwrapped(part).save_pretrained(folder / name)
+
+    def load_weights(self, folder: Path) -> None:
+        """Read what `save_weights` wrote."""
+        if self.config.use_lora:
+            lora.load_adapters(self.trained(), folder)
+            return
+        classes = dict([self.denoiser]) | self.encoders
+        for name, part in self.trained().items():
+            unwrapped(part).load_state_dict(classes[name].from_pretrained(folder / name).state_dict())

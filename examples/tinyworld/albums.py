@@ -1,5 +1,6 @@
 """The photos of one held-out individual, as a user would bring them: five, all in the same place."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,13 +22,15 @@ class Album:
 
     Attributes:
         identity: who is on them.
-        scene: where all were taken.
-        pictures: the photos, the first of which is the reference.
+        scene: where all were taken; with a companion, the first.
+        pictures: the photos, the first of which is the reference; the subject is number 0 in each.
+        companion: who stands beside the subject in every photo; None where it is alone.
     """
 
     identity: Identity
     scene: str
     pictures: tuple[Picture, ...]
+    companion: Identity | None = None
 
     @property
     def name(self) -> str:
@@ -45,7 +48,7 @@ class Album:
 
 
 # Saturated colours, so that bleeding can be told from the scenes' own colours; see `docs/tinyworld.md`.
-_SUBJECTS = (
+SUBJECTS = (
     (Identity("dog", "pink", "purple", "dotted", "hat"), "sofa"),
     (Identity("cat", "teal", "purple", "checked", "hat"), "city"),
     (Identity("duck", "pink", "red", "checked", "none"), "sofa"),
@@ -55,20 +58,25 @@ _SUBJECTS = (
 )
 
 
-def albums(count: int = len(_SUBJECTS), photos: int = 5, side: int = SIDE) -> list[Album]:
+def albums(count: int = len(SUBJECTS), photos: int = 5, side: int = SIDE) -> list[Album]:
     """The experiment's subjects, every one held out from all training."""
-    made = []
-    for number, (identity, scene) in enumerate(_SUBJECTS[:count]):
-        rng = np.random.default_rng([7, number])
-        background = int(rng.integers(2**31))
-        pictures = []
-        for _ in range(photos):
-            placement = replace(random_placement(rng), x=0.5 + rng.uniform(-0.08, 0.08))
-            light, turn = rng.uniform(0.9, 1.1), rng.uniform(0, 6.28)
-            recipe = Recipe(scene, ((identity, placement),), light, turn, seed=background)
-            pictures.append(draw(recipe, side))
-        made.append(Album(identity, scene, tuple(pictures)))
-    return made
+    return [
+        photograph(identity, scene, [7, number], photos, side)
+        for number, (identity, scene) in enumerate(SUBJECTS[:count])
+    ]
+
+
+def photograph(identity: Identity, scene: str, seed: Sequence[int], photos: int = 5, side: int = SIDE) -> Album:
+    """Draw one subject alone before one and the same background, `photos` times."""
+    rng = np.random.default_rng(seed)
+    background = int(rng.integers(2**31))
+    pictures = []
+    for _ in range(photos):
+        placement = replace(random_placement(rng), x=0.5 + rng.uniform(-0.08, 0.08))
+        light, turn = rng.uniform(0.9, 1.1), rng.uniform(0, 6.28)
+        recipe = Recipe(scene, ((identity, placement),), light, turn, seed=background)
+        pictures.append(draw(recipe, side))
+    return Album(identity, scene, tuple(pictures))
 
 
 def save_album(album: Album, folder: Path) -> tuple[Path, Path]:

@@ -160,7 +160,7 @@ def draw_subject(model: Path, album: Album, seed: int, recipe: Recipe, identifie
     return pipeline(prompts, generator=noise, num_inference_steps=steps, guidance_scale=scale).images
 
 
-def prepare(album: Album, folder: Path, recipe: Recipe) -> Path:
+def prepare(album: Album, folder: Path, recipe: Recipe, class_images: int = CLASS_IMAGES) -> Path:
     """Photos, true masks, masks found from the first photo, class images and blanked photos of an album."""
     if (folder / "done").exists():
         return folder
@@ -171,16 +171,22 @@ def prepare(album: Album, folder: Path, recipe: Recipe) -> Path:
         *("--reference_mask", str(masks / "00.png"), "--sam", str(check(SAM)), "--output", str(folder / "found")),
     )
     blank_background(album, folder / "blank")
+    if class_images:
+        draw_class_images(album, folder / "class", recipe, class_images)
+    (folder / "done").touch()
+    return folder
+
+
+def draw_class_images(album: Album, folder: Path, recipe: Recipe, count: int) -> None:
+    """Draw pictures of the album's kind by the base model, for class prior preservation."""
     pipeline: Any = StableDiffusionPipeline.from_pretrained(check(DIFFUSION), torch_dtype=torch.float32)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
-    noise = [torch.Generator().manual_seed(number) for number in range(CLASS_IMAGES)]
+    noise = [torch.Generator().manual_seed(number) for number in range(count)]
     settings = {"num_inference_steps": recipe.inference_steps, "guidance_scale": recipe.guidance_scale}
-    drawn = pipeline([f"a {album.identity.kind}"] * CLASS_IMAGES, generator=noise, **settings).images
+    drawn = pipeline([f"a {album.identity.kind}"] * count, generator=noise, **settings).images
     for number, image in enumerate(drawn):
-        files.write_picture(image, folder / "class" / f"{number:03}.png")
-    (folder / "done").touch()
-    return folder
+        files.write_picture(image, folder / f"{number:03}.png")
 
 
 def call(*words: str) -> None:

@@ -35,15 +35,15 @@ class Judge(nn.Module, PyTorchModelHubMixin):
 
     def __init__(self, width: int = 40) -> None:
         super().__init__()
-        self.fine = nn.Sequential(nn.Conv2d(3, width, 4, 2, 1), _Block(width, width))
-        self.middle = nn.Sequential(nn.Conv2d(width, 2 * width, 3, 2, 1), _Block(2 * width, 2 * width))
-        self.coarse = nn.Sequential(nn.Conv2d(2 * width, 3 * width, 3, 2, 1), _Block(3 * width, 3 * width))
+        self.fine = nn.Sequential(nn.Conv2d(3, width, 4, 2, 1), Block(width, width))
+        self.middle = nn.Sequential(nn.Conv2d(width, 2 * width, 3, 2, 1), Block(2 * width, 2 * width))
+        self.coarse = nn.Sequential(nn.Conv2d(2 * width, 3 * width, 3, 2, 1), Block(3 * width, 3 * width))
         self.scene, self.kind, self.pattern = (
             nn.Sequential(nn.Dropout(0.1), nn.Linear(6 * width, count))
             for count in (len(SCENES), len(KIND_NAMES), len(PATTERNS))
         )
-        self.join_middle = nn.Sequential(nn.Conv2d(5 * width, 2 * width, 1), _Block(2 * width, 2 * width))
-        self.join_fine = nn.Sequential(nn.Conv2d(3 * width, width, 1), _Block(width, width))
+        self.join_middle = nn.Sequential(nn.Conv2d(5 * width, 2 * width, 1), Block(2 * width, 2 * width))
+        self.join_fine = nn.Sequential(nn.Conv2d(3 * width, width, 1), Block(width, width))
         self.mask = nn.Conv2d(width, 1, 1)
 
     def forward(self, pixels: Tensor) -> Verdict:
@@ -59,7 +59,7 @@ class Judge(nn.Module, PyTorchModelHubMixin):
         return Verdict(self.scene(seen), self.kind(seen), self.pattern(seen), mask)
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """Two convolutions around which the input is added."""
 
     def __init__(self, channels: int, out: int) -> None:

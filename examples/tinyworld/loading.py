@@ -3,10 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-from models import CLIP, DIFFUSION, JUDGE, SAM
+from models import CLIP, DETECTOR, DIFFUSION, IDENTITY, JUDGE, SAM, WHOLENESS
 from persam_dreambooth.errors import UserError
 
-MAKERS = {SAM: "train_sam", CLIP: "train_clip", DIFFUSION: "train_vae.py and train_unet", JUDGE: "train_judge"}
+MAKERS = {
+    SAM: "train_sam",
+    CLIP: "train_clip",
+    DIFFUSION: "train_vae.py and train_unet",
+    JUDGE: "train_judge",
+    IDENTITY: "train_identity",
+    WHOLENESS: "train_wholeness",
+    DETECTOR: "train_detector",
+}
 
 
 def check(folder: Path) -> Path:

@@ -17,6 +17,7 @@ from world import RARE_TOKENS, SIDE
 
 FOLDER = Path(__file__).parent / "models"
 SAM, CLIP, DIFFUSION, JUDGE = (FOLDER / name for name in ("sam", "clip", "stable-diffusion", "judge"))
+DETECTOR, IDENTITY, WHOLENESS = (FOLDER / name for name in ("detector", "identity", "wholeness"))
 TEXT_LENGTH = 28
 WIDTH = 128
 

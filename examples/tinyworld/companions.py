@@ -1,0 +1,51 @@
+"""A detector of every kind that a picture shows, by which an uninvited companion is found.
+
+The judge names one kind a picture. Here each kind is asked for on its own, so that a picture of a dog beside a clock
+shows both. It shares no weights and no pictures of its training with the models that draw.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from PIL import Image
+from torch import Tensor, nn
+
+from corpus import to_pixels
+from judge import Block
+from loading import load
+from models import DETECTOR
+from world import KIND_NAMES
+
+
+class KindDetector(nn.Module, PyTorchModelHubMixin):
+    """A convolutional network of 0.5 million weights: each kind's strongest evidence anywhere in the picture."""
+
+    def __init__(self, width: int = 40) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(3, width, 4, 2, 1), Block(width, width)),
+            *(nn.Conv2d(width, 2 * width, 3, 2, 1), Block(2 * width, 2 * width)),
+            *(nn.Conv2d(2 * width, 3 * width, 3, 2, 1), Block(3 * width, 3 * width)),
+            nn.Conv2d(3 * width, len(KIND_NAMES), 1),
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, side, side) float32 in [-1, 1] to (B, 8) logits, in the order of `world.KIND_NAMES`."""
+        evidence: Tensor = self.layers(pixels)
+        return evidence.flatten(2).logsumexp(-1) - np.log(evidence[0, 0].numel())
+
+
+@cache
+def the_detector() -> KindDetector:
+    """The committed detector."""
+    return load(KindDetector, DETECTOR).float().eval()
+
+
+@torch.no_grad()
+def shows(images: Sequence[Image.Image], kind: str) -> list[bool]:
+    """Whether each picture shows a subject of `kind`, whatever else it shows."""
+    pixels = to_pixels(np.stack([np.asarray(image.convert("RGB").resize((64, 64))) for image in images]))
+    return (the_detector()(pixels)[:, KIND_NAMES.index(kind)] > 0).tolist()

@@ -1,0 +1,109 @@
+"""The frontier's subjects, and what stands around them in the photos: one background, a companion, or nothing twice.
+
+Rates and recipes are chosen on one cast and reported on another; no individual is in both.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from albums import SIDE, SUBJECTS, Album, photograph
+from subjects import Identity
+from world import KIND_NAMES, SCENES, Picture, Placement, Recipe, draw, random_identity, random_placement
+
+REPORTED = 12
+PHOTOS = 5
+ORACLE_PHOTOS = 40
+APART = 0.23
+"""Of the picture's side: how far left or right of the middle subject and companion stand."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One of a cast.
+
+    Attributes:
+        identity: the individual, held out from all training.
+        scene: where its photos are taken.
+        companion: who stands beside it under the companion confound; an individual of another kind.
+        seed: of its photos.
+    """
+
+    identity: Identity
+    scene: str
+    companion: Identity
+    seed: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """A word for folders and tables, unique in all casts."""
+        own = self.identity
+        return f"{own.kind}-{own.main}-{own.second}-{own.pattern}-{own.accessory}-{self.scene}"
+
+
+def choosing() -> list[Subject]:
+    """The cast on which rates and recipes are chosen: the six of `albums`."""
+    rng = np.random.default_rng(20)
+    return [
+        Subject(identity, scene, _companion(rng, identity.kind), (7, number))
+        for number, (identity, scene) in enumerate(SUBJECTS)
+    ]
+
+
+def reported() -> list[Subject]:
+    """The cast whose numbers are reported: twelve held-out individuals drawn by lot, each kind once or twice."""
+    rng = np.random.default_rng(21)
+    taken = [identity for identity, _ in SUBJECTS]
+    kinds = [*KIND_NAMES, *rng.permutation(KIND_NAMES)][:REPORTED]
+    cast = []
+    for number, kind in enumerate(kinds):
+        while (identity := random_identity(rng, str(kind), held_out=True)) in taken:
+            pass
+        taken.append(identity)
+        cast.append(Subject(identity, str(rng.choice(SCENES)), _companion(rng, str(kind)), (8, number)))
+    return cast
+
+
+def _companion(rng: np.random.Generator, kind: str) -> Identity:
+    """A held-out individual of any kind but one."""
+    return random_identity(rng, str(rng.choice([other for other in KIND_NAMES if other != kind])), held_out=True)
+
+
+def same_scene(subject: Subject) -> Album:
+    """Five photos of the subject alone, all before one and the same background."""
+    return photograph(subject.identity, subject.scene, subject.seed, PHOTOS)
+
+
+def with_companion(subject: Subject) -> Album:
+    """Five photos in five scenes, with the same companion beside the subject in each, now left and now right."""
+    rng = np.random.default_rng([*subject.seed, 1])
+    scenes = [subject.scene, *rng.permutation([scene for scene in SCENES if scene != subject.scene])]
+    sides = rng.permutation([-1, 1, -1, 1, -1])
+    pictures = []
+    for scene, side in zip(scenes, sides, strict=False):
+        pair = (_beside(rng, 0.5 + side * APART, 0.75), _beside(rng, 0.5 - side * APART, 0.66))
+        people = zip((subject.identity, subject.companion), pair, strict=True)
+        pictures.append(_draw(str(scene), tuple(people), rng))
+    return Album(subject.identity, subject.scene, tuple(pictures), subject.companion)
+
+
+def everywhere(subject: Subject) -> Album:
+    """The oracle's photos: forty of the subject alone, five in each scene, no two backgrounds alike."""
+    rng = np.random.default_rng([*subject.seed, 2])
+    scenes = [scene for scene in SCENES for _ in range(ORACLE_PHOTOS // len(SCENES))]
+    pictures = [_draw(scene, ((subject.identity, random_placement(rng)),), rng) for scene in scenes]
+    return Album(subject.identity, subject.scene, tuple(pictures))
+
+
+def _beside(rng: np.random.Generator, x: float, smaller: float) -> Placement:
+    return replace(random_placement(rng, smaller=smaller), x=x + rng.uniform(-0.03, 0.03))
+
+
+def _draw(scene: str, people: tuple[tuple[Identity, Placement], ...], rng: np.random.Generator) -> Picture:
+    light, turn = rng.uniform(0.9, 1.1), rng.uniform(0, 2 * np.pi)
+    return draw(Recipe(scene, people, light, turn, seed=int(rng.integers(2**31))), SIDE)
+
+
+CONFOUNDS: dict[str, Callable[[Subject], Album]] = {"scene": same_scene, "companion": with_companion}
+"""What the photos of a subject have in common beside it."""

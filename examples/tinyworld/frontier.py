@@ -1,0 +1,193 @@
+"""What masks buy and cost, along the whole frontier: every way of training judged at six lengths.
+
+    python examples/tinyworld/frontier.py --output frontier --cast reported --lora_rank 4
+
+Every subject's photos have something in common beside the subject (`confounds.py`): one background, or one companion.
+Each run is the real trainer's, 800 steps long, judged by pictures that its checkpoints draw. It writes `results.json`,
+`table.md`, `frontier.png` and sheets for a blind look. Interrupted, the command resumes after the last finished run.
+"""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from tqdm import tqdm
+
+from albums import Album, save_album
+from confounds import CONFOUNDS, Subject, choosing, everywhere, reported
+from experiment import CLASS_IMAGES, Recipe, arms, prepare, train
+from models import DIFFUSION
+from persam_dreambooth.photos import drawing, files
+
+LENGTHS = (25, 50, 100, 200, 400, 800)
+SCENELESS = 4
+"""Pictures of a prompt without a scene, for each of one with a scene."""
+ORACLE, BASE = "oracle", "base"
+CASTS = {"choosing": choosing, "reported": reported}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a subject under a confound, trained in one way.
+
+    Attributes:
+        subject: who.
+        confound: a key of `CONFOUNDS`; the oracle and the base model have none ("").
+        arm: a letter of `experiment.arms`, `ORACLE` or `BASE`.
+        seed: of the trainer and of the pictures' noise.
+        recipe: what all share.
+        output: the frontier's folder.
+    """
+
+    subject: Subject
+    confound: str
+    arm: str
+    seed: int
+    recipe: Recipe
+    output: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where its pictures go; the settings are part of the name, so that one folder holds several."""
+        recipe = self.recipe
+        kind = f"lora{recipe.lora_rank}" if recipe.lora_rank else "full"
+        settings = BASE if self.arm == BASE else f"{kind}-{recipe.learning_rate:g}"
+        return (
+            self.output / "runs" / settings / f"{self.confound or 'none'}-{self.arm}-{self.seed}-{self.subject.name}"
+        )
+
+    @property
+    def lengths(self) -> list[int]:
+        """The steps at which it is judged."""
+        return [0] if self.arm == BASE else [length for length in LENGTHS if length <= self.recipe.steps]
+
+    def pictures(self, length: int) -> Path:
+        """The strip of all that was drawn after `length` steps."""
+        return self.folder / f"{length:03}.png"
+
+    def is_done(self) -> bool:
+        """Whether all its pictures are there."""
+        return all(self.pictures(length).exists() for length in self.lengths)
+
+    def album(self) -> Album:
+        """The subject's photos."""
+        return CONFOUNDS[self.confound](self.subject) if self.confound else everywhere(self.subject)
+
+    def prompts(self) -> list[str]:
+        """One for each picture: every scene but the photos' own, then none."""
+        identifier, count = "" if self.arm == BASE else "sks ", self.recipe.pictures
+        album = self.album()
+        scenes = [scene for scene in album.other_scenes for _ in range(count)]
+        return [*album.prompts(scenes, identifier), *[f"a {identifier}{album.identity.kind}"] * (SCENELESS * count)]
+
+
+def run(job: Job) -> None:
+    """Train and draw at every length; in a process of its own."""
+    torch.set_num_threads(1)
+    training = job.folder / "training"
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with (job.folder / "log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
+        if job.arm != BASE:
+            arm = arms(job.recipe)["a" if job.arm == ORACLE else job.arm]
+            flags = (*arm.flags, "--checkpointing_steps", str(LENGTHS[0]))
+            train(job.album(), replace(arm, flags=flags), job.seed, job.recipe, training, prepared(job))
+        for length in job.lengths:
+            pipeline = trained_model(training / "model", length, job) if length else base_model()
+            files.write_picture(drawing.joined(draw(pipeline, job), across=True), job.pictures(length))
+        shutil.rmtree(training, ignore_errors=True)
+
+
+def prepared(job: Job) -> Path:
+    """The folder of the album's photos and masks."""
+    return job.output / "albums" / f"{job.confound or 'none'}-{job.subject.name}"
+
+
+def base_model() -> Any:
+    """The base model's pipeline, with the sampler of all pictures here."""
+    pipeline: Any = StableDiffusionPipeline.from_pretrained(DIFFUSION, torch_dtype=torch.float32)
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def trained_model(model: Path, length: int, job: Job) -> Any:
+    """The pipeline of a run as it was after `length` steps."""
+    folder = model if length == job.recipe.steps else model / f"checkpoint-{length}"
+    pipeline = base_model()
+    if job.recipe.lora_rank:
+        pipeline.load_lora_weights(folder)
+    else:
+        pipeline.unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    pipeline.unet.eval()
+    return pipeline
+
+
+def draw(pipeline: Any, job: Job) -> list[Image.Image]:
+    """A picture for each of the job's prompts, the same noise for the same seed in every arm and at every length."""
+    prompts = job.prompts()
+    noise = [torch.Generator().manual_seed(1000 * job.seed + number) for number in range(len(prompts))]
+    steps, scale = job.recipe.inference_steps, job.recipe.guidance_scale
+    images: list[Image.Image] = pipeline(
+        prompts, generator=noise, num_inference_steps=steps, guidance_scale=scale
+    ).images
+    return images
+
+
+def jobs(cast: Sequence[Subject], flags: argparse.Namespace, recipe: Recipe) -> list[Job]:
+    """All runs: the base model's once, the oracle's and each confound's arms for every seed."""
+    asked = [("", BASE, 0), *[("", ORACLE, seed) for seed in range(flags.seeds)]]
+    asked += [(name, arm, seed) for seed in range(flags.seeds) for name in flags.confounds for arm in flags.arms]
+    return [Job(subject, *words, recipe, flags.output) for words in asked for subject in cast]
+
+
+def read_flags() -> tuple[argparse.Namespace, Recipe]:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("frontier"), help="folder for everything")
+    parser.add_argument("--cast", choices=list(CASTS), default="reported", help="whose numbers (reported)")
+    parser.add_argument("--confounds", nargs="+", choices=list(CONFOUNDS), default=list(CONFOUNDS), help="(all)")
+    parser.add_argument("--arms", nargs="+", default=["a", "b", "c"], help="letters of the arms (a b c)")
+    parser.add_argument("--seeds", type=int, default=2, help="how many seeds (2)")
+    parser.add_argument("--subjects", type=int, default=None, help="only the cast's first N")
+    parser.add_argument("--workers", type=int, default=2, help="runs at once (2)")
+    parser.add_argument("--lora_rank", type=int, default=0, help="0 trains all weights of the denoiser (0)")
+    parser.add_argument("--learning_rate", type=float, default=1.8e-4, help="of all arms (1.8e-4)")
+    parser.add_argument("--steps", type=int, default=LENGTHS[-1], choices=LENGTHS, help="the longest training (800)")
+    parser.add_argument("--pictures", type=int, default=1, help="a prompt with a scene (1), four times that without")
+    flags = parser.parse_args()
+    recipe = Recipe(
+        steps=flags.steps, learning_rate=flags.learning_rate, lora_rank=flags.lora_rank, pictures=flags.pictures
+    )
+    return flags, recipe
+
+
+def main() -> None:
+    """Do the runs that are missing, then write the report."""
+    flags, recipe = read_flags()
+    cast = CASTS[flags.cast]()[: flags.subjects]
+    asked = jobs(cast, flags, recipe)
+    albums = {prepared(job): job for job in asked}
+    for folder, job in tqdm(albums.items(), "preparing photos"):
+        if job.confound:
+            prepare(job.album(), folder, recipe, CLASS_IMAGES if any("+p" in arm for arm in flags.arms) else 0)
+        elif job.arm == ORACLE and not (folder / "photos").exists():
+            save_album(job.album(), folder)
+    missing = [job for job in asked if not job.is_done()]
+    with get_context("spawn").Pool(flags.workers, maxtasksperchild=8) as pool:
+        for _ in tqdm(pool.imap_unordered(run, missing), "runs", len(missing)):
+            pass
+    from frontier_report import write_report  # judges are of no use to the runs
+
+    print(write_report(flags.output, [job for job in asked if job.is_done()]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""The frontier's table, plot and blind sheet, from what its runs wrote down."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from companions import shows
+from identity import identified
+from measures import measure
+from persam_dreambooth.photos import drawing, files
+from protocol import SHARE, Curve, area, at_identity, best, doublings, mean_curve, paired, window
+from wholeness import whole
+
+if TYPE_CHECKING:
+    from frontier import Job
+
+PLAIN = "a"
+MEASURES = ("identity", "scene", "leakage", "companion", "whole")
+Runs = dict[tuple[str, str], dict[str, list[Curve]]]
+"""(confound, arm) to each subject's curves, one a seed."""
+
+
+def write_report(output: Path, jobs: Sequence["Job"]) -> str:
+    """Write `results.json`, `table.md`, `frontier.png` and the blind sheet; returns the table."""
+    runs = read_runs(jobs)
+    table = tables(runs)
+    (output / "table.md").write_text(table)
+    lengths = {
+        "/".join(key): {
+            "steps": mean.steps.tolist(),
+            **{name: [round(float(value), 4) for value in mean.values[name]] for name in mean.values},
+        }
+        for key, subjects in runs.items()
+        if (mean := _mean(subjects, list(subjects)))
+    }
+    (output / "results.json").write_text(json.dumps(lengths, indent=1) + "\n")
+    plot(runs, output / "frontier.png")
+    write_blind_sheets(output, jobs, runs)
+    return table
+
+
+def read_runs(jobs: Sequence["Job"]) -> Runs:
+    """Judge the pictures of all jobs; a job that was judged before is read."""
+    runs: Runs = {}
+    for job in tqdm(jobs, "judging"):
+        judged = job.folder / "judged.json"
+        if not judged.exists():
+            points = [judge(job, length) for length in job.lengths]
+            with files.replacing(judged) as beside:
+                beside.write_text(json.dumps(points))
+        curve = read_curve(json.loads(judged.read_text()))
+        runs.setdefault((job.confound, job.arm), {}).setdefault(job.subject.name, []).append(curve)
+    return runs
+
+
+def judge(job: "Job", length: int) -> dict[str, Any]:
+    """Say of each picture that was drawn after `length` steps what it shows.
+
+    Returns:
+        "step", and a list of a value a picture for each of `MEASURES`; "scene" and "leakage" of prompts with a scene.
+    """
+    album, images = job.album(), split(files.read_photo(job.pictures(length)))
+    scenes = [scene for scene in album.other_scenes for _ in range(job.recipe.pictures)]
+    seen = measure(images[: len(scenes)], album.identity)
+    return {
+        "step": length,
+        "scene": [found.scene == scene for found, scene in zip(seen, scenes, strict=True)],
+        "leakage": [found.scene == album.scene for found in seen],
+        "identity": identified(images, album.identity),
+        "whole": [bool(said) for said in whole(images)],
+        "companion": shows(images, job.subject.companion.kind),
+    }
+
+
+def split(strip: Image.Image) -> list[Image.Image]:
+    """The square pictures of a strip, from left to right."""
+    side = strip.height
+    return [strip.crop((left, 0, left + side, side)) for left in range(0, strip.width, side)]
+
+
+def read_curve(points: list[dict]) -> Curve:
+    """A run's points, of a value a picture, as a curve of means."""
+    values = {name: np.array([float(np.mean(point[name])) for point in points]) for name in MEASURES}
+    return Curve(np.array([point["step"] for point in points]), values)
+
+
+def tables(runs: Runs) -> str:
+    """Markdown: the zero and the best that there is, then a table for each confound."""
+    parts = [_scale(runs)]
+    confounds = dict.fromkeys(confound for confound, _ in runs if confound)
+    oracle = _mean(runs[("", "oracle")], list(runs[("", "oracle")])) if ("", "oracle") in runs else None
+    if oracle is not None:
+        parts += [_table(runs, confound, best(oracle)) for confound in confounds]
+    return "\n".join(parts)
+
+
+def _scale(runs: Runs) -> str:
+    """Markdown: what the base model reaches, which knows no subject, and the oracle at its best length."""
+    lines = ["| | identity | scene | whole |", "| --- | ---: | ---: | ---: |"]
+    for arm, title in (("base", "base model"), ("oracle", "oracle, 40 photos in all scenes")):
+        subjects = runs.get(("", arm))
+        if subjects:
+            mean = _mean(subjects, list(subjects))
+            place = int(np.argmax(mean.identity + mean.scene))
+            cells = " | ".join(f"{100 * mean.values[name][place]:.1f}" for name in ("identity", "scene", "whole"))
+            lines.append(f"| {title}{f', {mean.steps[place]} steps' if arm == 'oracle' else ''} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def _table(runs: Runs, confound: str, oracle: dict[str, float]) -> str:
+    """Markdown: a row an arm, and a row for what each arm adds to plain DreamBooth."""
+    level = SHARE * oracle["identity"]
+    heads = ["arm", f"scene at identity {100 * level:.0f}", "companion there", "whole there", "area", "doublings"]
+    measures: list[Callable[[Curve], float]] = [
+        *(partial(_percent_at, level=level, name=name) for name in ("scene", "companion", "whole")),
+        lambda curve: 100 * area(curve),
+        lambda curve: doublings(curve, oracle),
+    ]
+    lines = [f"**{confound}**", "", f"| {' | '.join(heads)} | usable window, steps |"]
+    lines.append(f"| --- {'| ---: ' * len(heads)}|")
+    arms = {arm: subjects for (name, arm), subjects in runs.items() if name == confound}
+    for arm, subjects in arms.items():
+        found = window(_mean(subjects, sorted(subjects)), oracle)
+        cells = [_cell(*value) for value in _values(measures, subjects)]
+        cells.append(f"{found[0]:.0f} to {found[1]:.0f}" if found else "none")
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    for arm in [arm for arm in arms if arm != PLAIN and PLAIN in arms]:
+        cells = [_cell(*value, sign=True) for value in _values(measures, arms[arm], arms[PLAIN])]
+        lines.append(f"| {arm} - {PLAIN} | {' | '.join(cells)} | |")
+    return "\n".join(lines) + "\n"
+
+
+def _values(
+    measures: Sequence[Callable[[Curve], float]],
+    subjects: dict[str, list[Curve]],
+    less: dict[str, list[Curve]] | None = None,
+) -> list[tuple[float, float, float]]:
+    """Each measure of an arm, or how much more it is than another arm's on the same subjects, with its interval."""
+    names = sorted(subjects if less is None else subjects.keys() & less.keys())
+
+    def value(measure: Callable[[Curve], float], some: Sequence[str]) -> float:
+        return measure(_mean(subjects, some)) - (0 if less is None else measure(_mean(less, some)))
+
+    return [paired(partial(value, measure), names) for measure in measures]
+
+
+def _percent_at(curve: Curve, level: float, name: str) -> float:
+    return 100 * at_identity(curve, name, level)
+
+
+def _cell(value: float, low: float, high: float, sign: bool = False) -> str:
+    if np.isnan(value):
+        return "not reached"
+    written = f"{value:+.1f}" if sign else f"{value:.1f}"
+    return written if np.isnan(low) else f"{written} [{low:.1f}, {high:.1f}]"
+
+
+def _mean(subjects: dict[str, list[Curve]], names: Sequence[str]) -> Curve:
+    """Mean curve over some subjects, repeats counted, and over all seeds of each."""
+    return mean_curve([mean_curve(subjects[name]) for name in names])
+
+
+def plot(runs: Runs, path: Path) -> None:
+    """Draw each arm's frontier: identity to the right, scene accuracy (and companions left out) upwards."""
+    confounds = list(dict.fromkeys(confound for confound, _ in runs if confound))
+    rows = [("scene", "prompted scene obeyed"), ("companion", "companion drawn")]
+    figure, axes = plt.subplots(
+        len(rows), len(confounds), figsize=(5 * len(confounds), 8), squeeze=False, layout="constrained"
+    )
+    for column, confound in enumerate(confounds):
+        for row, (name, label) in enumerate(rows):
+            panel = axes[row][column]
+            for (of, arm), subjects in runs.items():
+                if of not in (confound, ""):
+                    continue
+                mean = _mean(subjects, list(subjects))
+                style = {"oracle": "k:", "base": "kx"}.get(arm, "-")
+                panel.plot(100 * mean.identity, 100 * mean.values[name], style, marker="." if of else None, label=arm)
+                if of:
+                    for step, x, y in zip(mean.steps, mean.identity, mean.values[name], strict=True):
+                        panel.annotate(str(step), (100 * x, 100 * y), fontsize=6)
+            panel.set(
+                xlabel="right individual, %", ylabel=f"{label}, %", title=f"{confound} in all photos", xlim=(0, 100)
+            )
+            panel.set_ylim(-2, 102)
+            panel.legend()
+    with files.replacing(path) as beside:
+        figure.savefig(beside, dpi=110, format="png")
+    plt.close(figure)
+
+
+def write_blind_sheets(output: Path, jobs: Sequence["Job"], runs: Runs) -> None:
+    """Write `blind-CONFOUND.png`, a row an arm for each subject, unnamed and shuffled, and `blind.json`, the key.
+
+    Each arm's pictures are those of its own shortest training that reaches 80 % of the oracle's identity.
+    """
+    if ("", "oracle") not in runs:
+        return
+    oracle = runs[("", "oracle")]
+    level = SHARE * best(_mean(oracle, list(oracle)))["identity"]
+    rng, key = np.random.default_rng(0), {}
+    for confound in dict.fromkeys(job.confound for job in jobs if job.confound):
+        blocks = []
+        first = [job for job in jobs if job.confound == confound and job.seed == 0]
+        for subject in dict.fromkeys(job.subject for job in first):
+            own = [job for job in first if job.subject == subject]
+            own = [own[place] for place in rng.permutation(len(own))]
+            tiles = [own[0].album().pictures[0].image]
+            tiles += [files.read_photo(job.pictures(_length(runs, job, level))) for job in own]
+            key[f"{confound}/{subject.name}"] = [job.arm for job in own]
+            blocks.append(drawing.joined([_row(tile) for tile in tiles]))
+        files.write_picture(drawing.joined(blocks), output / f"blind-{confound}.png")
+    (output / "blind.json").write_text(json.dumps(key, indent=1) + "\n")
+
+
+def _row(picture: Image.Image) -> Image.Image:
+    """A strip of pictures at the height of a sheet's row."""
+    return picture.resize((round(picture.width * 96 / picture.height), 96))
+
+
+def _length(runs: Runs, job: "Job", level: float) -> int:
+    """The length at which an arm first reaches a level of identity; else its most faithful one."""
+    subjects = runs[(job.confound, job.arm)]
+    mean = _mean(subjects, list(subjects))
+    reached = np.flatnonzero(mean.identity >= level)
+    return int(mean.steps[reached[0] if len(reached) else np.argmax(mean.identity)])

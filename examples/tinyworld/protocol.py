@@ -1,0 +1,159 @@
+"""How ways of training are compared: along their whole frontier, at matched identity, paired by subject.
+
+A run is judged at several lengths, so that a way of training is a curve from "the subject is not learned" to "nothing
+but the photos is drawn any more", and not one point that its learning rate happened to hit. A curve's corners are the
+lengths; between two neighbouring lengths it is a straight line. Everything here is plain arithmetic on such curves.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVELS = 101
+"""Identity levels at which the area's integral is taken."""
+SHARE = 0.8
+"""Of what the oracle reaches: what counts as good enough."""
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One training judged at several lengths.
+
+    Attributes:
+        steps: (n,) increasing numbers of optimizer steps.
+        values: of each measure (n,) shares in [0, 1], among them "identity", how many of the pictures show the right
+            individual, and "scene", how many show the prompted scene.
+    """
+
+    steps: NDArray[np.int64]
+    values: Mapping[str, NDArray[np.float64]]
+
+    def __post_init__(self) -> None:
+        if len(self.steps) == 0 or (np.diff(self.steps) <= 0).any():
+            raise ValueError("a curve's steps increase")
+        if not {"identity", "scene"} <= set(self.values):
+            raise ValueError("a curve has an identity and a scene accuracy at each of its steps")
+        if any(len(values) != len(self.steps) for values in self.values.values()):
+            raise ValueError("a curve has one value of each measure at each of its steps")
+
+    @property
+    def identity(self) -> NDArray[np.float64]:
+        """(n,) how many of the pictures show the right individual."""
+        return self.values["identity"]
+
+    @property
+    def scene(self) -> NDArray[np.float64]:
+        """(n,) how many of the pictures show the prompted scene."""
+        return self.values["scene"]
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """Average curves of one way of training over subjects and seeds; all have the same steps."""
+    if any(not np.array_equal(curve.steps, curves[0].steps) for curve in curves):
+        raise ValueError("only curves of the same steps can be averaged")
+    names = curves[0].values
+    return Curve(curves[0].steps, {name: np.mean([curve.values[name] for curve in curves], axis=0) for name in names})
+
+
+def at_identity(curve: Curve, measure: str, level: float) -> float:
+    """Return a measure at the shortest training whose identity reaches a level: "train until learned, then stop".
+
+    Args:
+        curve: of one way of training.
+        measure: a key of `Curve.values`.
+        level: of identity, in [0, 1].
+
+    Returns:
+        The measure where the curve first crosses the level, interpolated between two lengths; NaN if it never does.
+    """
+    values = curve.values[measure]
+    reached = np.flatnonzero(curve.identity >= level)
+    if not len(reached):
+        return float("nan")
+    after = reached[0]
+    if after == 0:
+        return float(values[0])
+    share = (level - curve.identity[after - 1]) / (curve.identity[after] - curve.identity[after - 1])
+    return float(values[after - 1] + share * (values[after] - values[after - 1]))
+
+
+def frontier(curve: Curve, level: float) -> float:
+    """Return the best scene accuracy of any point on a curve whose identity is at least `level`; NaN if none is.
+
+    The frontier as a function, falling in `level`. A curve that passes the level is cut where it does.
+    """
+    found = list(curve.scene[curve.identity >= level])
+    for place in range(len(curve.steps) - 1):
+        (first, second), scenes = curve.identity[place : place + 2], curve.scene[place : place + 2]
+        if (first < level) != (second < level):
+            share = (level - first) / (second - first)
+            found.append(scenes[0] + share * (scenes[1] - scenes[0]))
+    return float(max(found, default=np.nan))
+
+
+def area(curve: Curve) -> float:
+    """Area under the frontier, in [0, 1]: scene accuracy over identity levels from 0 to 1, 0 where none is reached."""
+    levels = np.linspace(0, 1, LEVELS)
+    return float(np.trapezoid(np.nan_to_num([frontier(curve, level) for level in levels]), levels))
+
+
+def best(curve: Curve) -> dict[str, float]:
+    """The highest identity and the highest scene accuracy of any length: what an oracle reaches."""
+    return {name: float(curve.values[name].max()) for name in ("identity", "scene")}
+
+
+def window(curve: Curve, oracle: Mapping[str, float], share: float = SHARE) -> tuple[float, float] | None:
+    """Return the usable window: the widest range of steps in which identity and scene accuracy are both good enough.
+
+    Between lengths both are straight lines over the logarithm of the steps, since lengths are tried by doubling.
+
+    Args:
+        curve: of one way of training at one learning rate.
+        oracle: from `best`.
+        share: of the oracle's, that is good enough.
+
+    Returns:
+        First and last step of the window; None if no length is good enough.
+    """
+    logs = np.log(curve.steps)
+    fine = np.unique(np.concatenate([np.linspace(logs[0], logs[-1], 2001), logs]))
+    usable = np.ones(len(fine), dtype=bool)
+    for name, reached in oracle.items():
+        usable &= np.interp(fine, logs, curve.values[name]) >= share * reached
+    if not usable.any():
+        return None
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], usable.astype(int), [0]])))
+    ranges = [(fine[first], fine[after - 1]) for first, after in edges.reshape(-1, 2)]
+    first, last = max(ranges, key=lambda ends: ends[1] - ends[0])
+    return float(np.exp(first)), float(np.exp(last))
+
+
+def doublings(curve: Curve, oracle: Mapping[str, float], share: float = SHARE) -> float:
+    """Width of the usable window in doublings of the steps: 1 from 100 to 200, 3 from 100 to 800; 0 without one."""
+    found = window(curve, oracle, share)
+    return float(np.log2(found[1] / found[0])) if found else 0.0
+
+
+def paired(
+    measure: Callable[[Sequence[str]], float], subjects: Sequence[str], draws: int = DRAWS
+) -> tuple[float, float, float]:
+    """Value of a measure over all subjects, and its 95 % interval by bootstrap over subjects.
+
+    Both arms of a comparison are computed on the same draw of subjects, which is what pairs them.
+
+    Args:
+        measure: names of subjects, repeats included, to a number; NaN where it has none.
+        subjects: the names.
+        draws: of the bootstrap.
+
+    Returns:
+        Value, low end, high end; the ends are NaN if more than one draw in twenty has no value.
+    """
+    picks = np.random.default_rng(0).integers(len(subjects), size=(draws, len(subjects)))
+    values = np.array([measure([subjects[place] for place in pick]) for pick in picks])
+    known = values[~np.isnan(values)]
+    low, high = np.percentile(known, [2.5, 97.5]) if len(known) >= 0.95 * draws else (np.nan, np.nan)
+    return measure(subjects), float(low), float(high)

@@ -18,7 +18,7 @@ from persam_dreambooth import model_folder
 from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.hub import check_available
-from persam_dreambooth.photos import drawing, files
+from persam_dreambooth.photos import files, rendering
 
 GRID_NAME = "grid.png"
 
@@ -241,7 +241,7 @@ def save_picture(picture: Picture, path: Path, model: str, settings: dict[str, A
 
 def save_grid(pictures: Sequence[Picture], num_images: int, folder: Path, model: str = "") -> Path:
     """All pictures on one sheet, a row a prompt; returns `grid.png`, which names the model."""
-    sheet = drawing.sheet(
+    sheet = rendering.sheet(
         [picture.image for picture in pictures],
         [f"{picture.prompt} ({picture.seed})" for picture in pictures],
         columns=num_images,

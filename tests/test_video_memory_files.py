@@ -9,10 +9,10 @@ from PIL import Image
 from persam_dreambooth.cli import main
 from persam_dreambooth.cli.video import VideoFlags, lost_lines
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos import frames
+from persam_dreambooth.photos import video_io
+from persam_dreambooth.preprocessing.segment_video import LOG_NAME, MASKS, OVERLAY_NAME, Followed, segment_video
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, Subject, VideoSegmenter
 from persam_dreambooth.segmentation.memory_video import MemorySegmenter
-from persam_dreambooth.video import LOG_NAME, MASKS, OVERLAY_NAME, Followed, segment_video
 from tests.scene import scene
 from tests.segmentation import random_sams
 from tests.segmentation.test_memory_video import SIZE, film, sam2_video, seeing, two_labels
@@ -40,7 +40,7 @@ def video(tmp_path_factory):
 @pytest.fixture(scope="module")
 def first_mask(tmp_path_factory):
     path = tmp_path_factory.mktemp("first") / "labels.png"
-    frames.write_labels(two_labels(), path)
+    video_io.write_labels(two_labels(), path)
     return path
 
 
@@ -71,7 +71,7 @@ def test_with_a_first_mask_a_memory_needs_no_persam(ways, memory, first_mask, ca
     same(
         written(output), list(MemorySegmenter.from_pretrained(str(memory), device="cpu").follow(film(5), two_labels()))
     )
-    assert len(list(frames.read_frames(output / OVERLAY_NAME))) == 5
+    assert len(list(video_io.read_frames(output / OVERLAY_NAME))) == 5
     assert "5 frames" in capsys.readouterr().out
 
 
@@ -174,7 +174,7 @@ def test_of_a_damaged_video_the_frames_before_are_kept(damage, ways, models, mem
         assert "frame 3" in line and not output.exists()
         return
     assert "3.png cannot be decoded" in line and "out holds the 3 frames before" in line
-    assert len(written(output)) == 3 and len(list(frames.read_frames(output / OVERLAY_NAME))) == 3
+    assert len(written(output)) == 3 and len(list(video_io.read_frames(output / OVERLAY_NAME))) == 3
     assert not list(output.glob(".*"))
 
 

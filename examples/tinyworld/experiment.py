@@ -27,7 +27,7 @@ from loading import check
 from measures import Measured, fidelity, interval, measure
 from models import DIFFUSION, SAM
 from persam_dreambooth.cli import main as persam_dreambooth
-from persam_dreambooth.photos import drawing, files
+from persam_dreambooth.photos import files, rendering
 
 CLASS_IMAGES = 24
 
@@ -219,7 +219,7 @@ def one_run(job: tuple[int, str, int, Recipe, Path]) -> None:
             images = run(
                 album, (arms(recipe) | further(recipe))[letter], seed, recipe, folder, output / "albums" / album.name
             )
-    files.write_picture(drawing.joined(images, across=True), folder.with_suffix(".png"))
+    files.write_picture(rendering.joined(images, across=True), folder.with_suffix(".png"))
     seen = [asdict(one) for one in measure(images, album.identity)]
     with files.replacing(folder.with_suffix(".json")) as beside:
         beside.write_text(json.dumps(seen))
@@ -283,9 +283,9 @@ def grid(output: Path, letters: list[str], recipe: Recipe, seed: int = 0) -> Ima
                 left = number * recipe.pictures * strip.height
                 tiles.append(strip.crop((left, 0, left + strip.height, strip.height)))
                 captions.append(scene)
-        blocks.append(drawing.sheet(tiles, captions, columns=8, tile=96))
+        blocks.append(rendering.sheet(tiles, captions, columns=8, tile=96))
     half = -(-len(blocks) // 2)
-    return drawing.joined([drawing.joined(blocks[:half]), drawing.joined(blocks[half:])], across=True)
+    return rendering.joined([rendering.joined(blocks[:half]), rendering.joined(blocks[half:])], across=True)
 
 
 def main() -> None:

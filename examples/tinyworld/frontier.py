@@ -25,7 +25,7 @@ from albums import Album, save_album
 from confounds import CONFOUNDS, Subject, choosing, everywhere, reported
 from experiment import CLASS_IMAGES, Recipe, arms, prepare, train
 from models import DIFFUSION
-from persam_dreambooth.photos import drawing, files
+from persam_dreambooth.photos import files, rendering
 
 LENGTHS = (25, 50, 100, 200, 400, 800)
 SCENELESS = 4
@@ -101,7 +101,7 @@ def run(job: Job) -> None:
             train(job.album(), replace(arm, flags=flags), job.seed, job.recipe, training, prepared(job))
         for length in job.lengths:
             pipeline = trained_model(training / "model", length, job) if length else base_model()
-            files.write_picture(drawing.joined(draw(pipeline, job), across=True), job.pictures(length))
+            files.write_picture(rendering.joined(draw(pipeline, job), across=True), job.pictures(length))
         shutil.rmtree(training, ignore_errors=True)
 
 

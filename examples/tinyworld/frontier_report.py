@@ -14,7 +14,7 @@ from tqdm import tqdm
 from companions import shows
 from identity import identified
 from measures import measure
-from persam_dreambooth.photos import drawing, files
+from persam_dreambooth.photos import files, rendering
 from protocol import SHARE, Curve, area, at_identity, best, doublings, mean_curve, paired, window
 from wholeness import whole
 
@@ -215,8 +215,8 @@ def write_blind_sheets(output: Path, jobs: Sequence["Job"], runs: Runs) -> None:
             tiles = [own[0].album().pictures[0].image]
             tiles += [files.read_photo(job.pictures(_length(runs, job, level))) for job in own]
             key[f"{confound}/{subject.name}"] = [job.arm for job in own]
-            blocks.append(drawing.joined([_row(tile) for tile in tiles]))
-        files.write_picture(drawing.joined(blocks), output / f"blind-{confound}.png")
+            blocks.append(rendering.joined([_row(tile) for tile in tiles]))
+        files.write_picture(rendering.joined(blocks), output / f"blind-{confound}.png")
     (output / "blind.json").write_text(json.dumps(key, indent=1) + "\n")
 
 

@@ -21,7 +21,7 @@ from measures import percent
 from models import SAM
 from persam_dreambooth.segmentation import Method, PerSAM, Reference
 from persam_dreambooth.segmentation.backbones import Prompts
-from persam_dreambooth.segmentation.geometry import Frame, bounding_box
+from persam_dreambooth.segmentation.frame import Frame, bounding_box
 from subjects import Identity
 from world import KIND_NAMES, SCENES, Picture, Recipe, draw, random_identity, random_placement
 

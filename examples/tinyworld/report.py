@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 from albums import Album
-from persam_dreambooth.photos import drawing, files
+from persam_dreambooth.photos import files, rendering
 
 TILE = 120
 PAGE = """<!doctype html>
@@ -44,13 +44,15 @@ def write_report(output: Path, album: Album, rows: list[tuple[str, list[Path]]],
     for path in sorted((output / "found" / "overlays").iterdir()):
         tiles.append((files.read_photo(path), "the one mask given" if path.stem == "00" else f"found in {path.stem}"))
     width = 1 + max(len(paths) for _, paths in rows)
-    blocks = [drawing.sheet([tile for tile, _ in tiles], [text for _, text in tiles], columns=width, tile=TILE)]
+    blocks = [rendering.sheet([tile for tile, _ in tiles], [text for _, text in tiles], columns=width, tile=TILE)]
     for title, paths in rows:
         pictures = [album.pictures[0].image, *map(files.read_photo, paths)]
-        blocks.append(drawing.sheet(pictures, [title, *map(_scene, paths)], columns=width, tile=TILE))
-    found = drawing.sheet([tile for tile, _ in tiles], [text for _, text in tiles], columns=len(tiles), tile=2 * TILE)
+        blocks.append(rendering.sheet(pictures, [title, *map(_scene, paths)], columns=width, tile=TILE))
+    found = rendering.sheet(
+        [tile for tile, _ in tiles], [text for _, text in tiles], columns=len(tiles), tile=2 * TILE
+    )
     files.write_picture(found, output / "found.png")
-    picture = drawing.joined(blocks)
+    picture = rendering.joined(blocks)
     files.write_picture(picture, output / "report.png")
     packed = BytesIO()
     picture.save(packed, "PNG")

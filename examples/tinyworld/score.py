@@ -24,7 +24,7 @@ from identity import identified
 from loading import check, load
 from measures import measure, percent, the_judge
 from models import CLIP, DIFFUSION, FOLDER, SAM
-from persam_dreambooth.photos import drawing, files
+from persam_dreambooth.photos import files, rendering
 from scenes import PHRASES
 from subjects import PATTERNS, Identity
 from train_sam import label_tables, sam_pixels
@@ -182,7 +182,7 @@ def score_generation(pictures: int, guidance_scale: float, sheet: Path) -> Score
         sides = [values for name, values in scores.items() if name.startswith(f"generated, {what}, ")]
         scores[f"generated, {what}, all"] = [value for values in sides for value in values]
     captions = [f"{kind}, {scene}" for kind in KIND_NAMES for scene in SCENES]
-    files.write_picture(drawing.sheet(drawn, captions, columns=len(SCENES), tile=96), sheet)
+    files.write_picture(rendering.sheet(drawn, captions, columns=len(SCENES), tile=96), sheet)
     return scores
 
 

@@ -19,7 +19,7 @@ from corpus import CROWDED, Corpus, batches
 from fitting import fit
 from loading import load
 from models import SAM, sam
-from persam_dreambooth.segmentation.geometry import PIXEL_MEAN, PIXEL_STD
+from persam_dreambooth.segmentation.frame import PIXEL_MEAN, PIXEL_STD
 from training_flags import TrainingFlags, read_flags
 
 PICTURES = 16000

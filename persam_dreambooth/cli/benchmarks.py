@@ -9,14 +9,14 @@ from tqdm import tqdm
 
 from persam_dreambooth.cli.evaluate import EvaluateFlags
 from persam_dreambooth.cli.sam_flags import SamFlags
-from persam_dreambooth.evaluation import ablation, paper, presence, report
-from persam_dreambooth.evaluation.averages import per_object
-from persam_dreambooth.evaluation.contestants import persam_contestant, persam_video
-from persam_dreambooth.evaluation.davis import Davis, VideoMethod, evaluate_davis
-from persam_dreambooth.evaluation.folders import FSS1000, PerSeg
-from persam_dreambooth.evaluation.protocols import Benchmark
-from persam_dreambooth.evaluation.running import Contestant, Plan, evaluate, open_output
-from persam_dreambooth.evaluation.sampled import Lvis92, PacoPart, PascalPart
+from persam_dreambooth.evaluation.segmentation import ablation, paper, presence, report
+from persam_dreambooth.evaluation.segmentation.averages import per_object
+from persam_dreambooth.evaluation.segmentation.davis import Davis, VideoMethod, evaluate_davis
+from persam_dreambooth.evaluation.segmentation.folders import FSS1000, PerSeg
+from persam_dreambooth.evaluation.segmentation.methods import persam_contestant, persam_video
+from persam_dreambooth.evaluation.segmentation.protocols import Benchmark
+from persam_dreambooth.evaluation.segmentation.running import Contestant, Plan, evaluate, open_output
+from persam_dreambooth.evaluation.segmentation.sampled import Lvis92, PacoPart, PascalPart
 from persam_dreambooth.photos import files
 from persam_dreambooth.preprocessing.job import PRESENCE_NAME
 from persam_dreambooth.segmentation import Backbone, ImageEncoder, PerSAM

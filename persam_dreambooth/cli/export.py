@@ -6,8 +6,8 @@ from pathlib import Path
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.formats import CONVENTIONS, export_beside, export_folder, read_source
 from persam_dreambooth.photos.names import is_text
-from persam_dreambooth.photos.trade import CONVENTIONS, export_beside, export_folder, read_source
 from persam_dreambooth.words import counted, listed
 
 TRAINERS = ", ".join(CONVENTIONS)

@@ -7,10 +7,10 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from persam_dreambooth.atomic_io import clear_unfinished
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos.files import check_output_folder
-from persam_dreambooth.replacing import clear_unfinished
 from persam_dreambooth.text_files import check_words, read_lines
 from persam_dreambooth.words import counted
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from persam_dreambooth.cli.export import TRAINERS, refuse_unknown, shortened
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError, printable
-from persam_dreambooth.photos.trade import CONVENTIONS, IMAGES, import_folder
-from persam_dreambooth.photos.trade.layouts import Given
+from persam_dreambooth.formats import CONVENTIONS, IMAGES, import_folder
+from persam_dreambooth.formats.layouts import Given
 from persam_dreambooth.words import counted
 
 

@@ -13,9 +13,9 @@ from persam_dreambooth.cli.segment import MethodFlags
 from persam_dreambooth.errors import UserError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help none of it
-    from persam_dreambooth.references import ReferenceFiles
+    from persam_dreambooth.preprocessing.references import ReferenceFiles
     from persam_dreambooth.review.album import Album
-    from persam_dreambooth.review.opened import Opened
+    from persam_dreambooth.review.workspace import Opened
     from persam_dreambooth.segmentation import PerSAM
 
 ESSENTIAL = ("images", "output", "run", "sam", "host", "port", "password")
@@ -64,14 +64,14 @@ class ReviewFlags:
         if not 0 <= self.port < 2**16:
             raise UserError(f"--port {self.port} must lie in 0 to {2**16 - 1}")
         from persam_dreambooth.review.passwords import check_password
-        from persam_dreambooth.review.serving import check_host
+        from persam_dreambooth.review.server import check_host
 
         check_password(self.password)
         check_host(self.host, self.password)
 
     def opened(self) -> "Opened":
         """The folders; errors as `Opened`."""
-        from persam_dreambooth.review.opened import Opened
+        from persam_dreambooth.review.workspace import Opened
 
         output = Path(self.output).absolute() if self.output else None
         return Opened(Path(str(self.images)).absolute(), output, tuple(Path(run).absolute() for run in self.run))
@@ -92,11 +92,11 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
         raise UserError("the page needs Gradio; install it with `pip install gradio tensorboard`")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
     from persam_dreambooth.preprocessing import SegmentationJob
+    from persam_dreambooth.review.api import Desk
     from persam_dreambooth.review.clicks import Clicker
-    from persam_dreambooth.review.desk import Desk
     from persam_dreambooth.review.page import build_page
     from persam_dreambooth.review.runs import Generator
-    from persam_dreambooth.review.serving import build_app, listen, server_of
+    from persam_dreambooth.review.server import build_app, listen, server_of
     from persam_dreambooth.segmentation import PerSAM
 
     opened, chosen = flags.opened(), method.chosen_method()

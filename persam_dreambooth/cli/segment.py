@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # these load torch, which takes seconds, and --help needs non
     from accelerate import PartialState
 
     from persam_dreambooth.preprocessing import SegmentationJob
-    from persam_dreambooth.references import ReferenceFiles
+    from persam_dreambooth.preprocessing.references import ReferenceFiles
     from persam_dreambooth.segmentation import Method
 
 ESSENTIAL = (
@@ -120,7 +120,7 @@ class SegmentFlags:
         Raises:
             UserError: nothing says so, two flags do, or they are more or fewer than the photos.
         """
-        from persam_dreambooth.references import ReferenceFiles
+        from persam_dreambooth.preprocessing.references import ReferenceFiles
 
         ways = ("reference_mask", "reference_box", "reference_points", "reference_scribble")
         given = [name for name in ways if getattr(self, name)]

@@ -11,8 +11,8 @@ from persam_dreambooth.errors import UserError, printable
 from persam_dreambooth.words import counted
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help none of it
+    from persam_dreambooth.preprocessing.segment_video import Followed
     from persam_dreambooth.segmentation import PerSAM, Subject
-    from persam_dreambooth.video import Followed
 
 ESSENTIAL = ("video", "first_mask", "subject", "output", "sam", "memory", "lost_below", "device")
 EXAMPLE = "--video dog.mp4 --first_mask dog-first-frame.png --output dog-video"
@@ -66,9 +66,9 @@ def run(program: str, argv: list[str]) -> None:
     """Segment the video, then say where it lies."""
     flags, sam = parse(GROUPS, argv, program, "Follow subjects through a video.", ESSENTIAL, EXAMPLE)
     from persam_dreambooth.photos.listing import unread_files, unread_words
+    from persam_dreambooth.preprocessing.segment_video import LOG_NAME, MASKS, OVERLAY_NAME, segment_video
     from persam_dreambooth.segmentation import Subject
     from persam_dreambooth.segmentation.memory_video import load_video_model
-    from persam_dreambooth.video import LOG_NAME, MASKS, OVERLAY_NAME, segment_video
 
     subjects = [Subject.load(path) for path in flags.subject] or None
     # Subjects whose mask is given are followed by a memory without PerSAM.

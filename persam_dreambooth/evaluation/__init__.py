@@ -1,1 +1,1 @@
-"""Scores of one-shot segmentation on the public benchmarks, by their own protocols."""
+"""Scores: of one-shot segmentation on public benchmarks, and of what trained models draw."""

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from persam_dreambooth.atomic_io import is_unfinished, replacing
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.image_files import opened
 from persam_dreambooth.images import to_mask, to_rgb
 from persam_dreambooth.masks import refuse_picture
-from persam_dreambooth.opening import opened
 from persam_dreambooth.photos.listing import NO_PHOTOS as NO_PHOTOS
 from persam_dreambooth.photos.listing import PHOTO_SUFFIXES as PHOTO_SUFFIXES
 from persam_dreambooth.photos.listing import find_photos as find_photos
@@ -25,7 +26,6 @@ from persam_dreambooth.photos.listing import refuse_clashing_stems as refuse_cla
 from persam_dreambooth.photos.listing import unread_files as unread_files
 from persam_dreambooth.photos.listing import unread_words as unread_words
 from persam_dreambooth.photos.manifest import LOCK_NAME
-from persam_dreambooth.replacing import is_unfinished, replacing
 
 UNREAD_NAME = "not_read.json"
 

@@ -14,10 +14,10 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from filelock import FileLock
 
+from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.opening import check_regular
+from persam_dreambooth.image_files import check_regular
 from persam_dreambooth.photos.names import can_name_a_file
-from persam_dreambooth.replacing import replacing
 
 MANIFEST_NAME = "manifest.jsonl"
 LOCK_NAME = ".manifest.lock"

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.image_files import opened
 from persam_dreambooth.images import orientation
-from persam_dreambooth.opening import opened
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry
 from persam_dreambooth.words import listed

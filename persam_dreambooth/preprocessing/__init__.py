@@ -5,7 +5,7 @@ The one place where photo files and segmentation meet. The command line and the 
 
 from persam_dreambooth.preprocessing.albums import segment_albums
 from persam_dreambooth.preprocessing.job import SegmentationJob
-from persam_dreambooth.preprocessing.segmenting import segment_folder
+from persam_dreambooth.preprocessing.segment_folder import segment_folder
 from persam_dreambooth.preprocessing.subject_folder import SETTINGS_NAME, SHEET_NAME, SUBJECT_NAME
 
 __all__ = ["SETTINGS_NAME", "SHEET_NAME", "SUBJECT_NAME", "SegmentationJob", "segment_albums", "segment_folder"]

@@ -8,9 +8,9 @@ from accelerate import PartialState
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.listing import folders_below, where
-from persam_dreambooth.preprocessing.finding import Finder
+from persam_dreambooth.preprocessing.finder import Finder
 from persam_dreambooth.preprocessing.job import SegmentationJob
-from persam_dreambooth.preprocessing.segmenting import segment_folder
+from persam_dreambooth.preprocessing.segment_folder import segment_folder
 
 
 def album_jobs(job: SegmentationJob) -> list[SegmentationJob]:

@@ -8,7 +8,7 @@ import torch
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.references import ReferenceFiles
+from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.segmentation import Method
 
 PRESENCE_NAME = "presence.json"

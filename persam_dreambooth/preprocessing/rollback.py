@@ -5,9 +5,9 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from pathlib import Path
 
+from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.photos.files import write_bytes
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, format_line, manifest_line, parse_line
-from persam_dreambooth.replacing import replacing
 
 JOURNAL_NAME = ".decision.json"
 FOLDERS = {"masks": ".png", "overlays": ".jpg", "instances": ".png"}

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from persam_dreambooth.atomic_io import UNFINISHED, clear_unfinished
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos import drawing, files, frames
+from persam_dreambooth.photos import files, rendering, video_io
 from persam_dreambooth.photos.manifest import (
     MANIFEST_NAME,
     OWN_FILES,
@@ -28,13 +29,12 @@ from persam_dreambooth.photos.manifest import (
     stream_manifest,
     write_manifest,
 )
-from persam_dreambooth.preprocessing.finding import Found
+from persam_dreambooth.preprocessing.finder import Found
 from persam_dreambooth.preprocessing.loading import LoadedPhoto
+from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.preprocessing.rollback import roll_back
-from persam_dreambooth.references import ReferenceFiles
-from persam_dreambooth.replacing import UNFINISHED, clear_unfinished
 from persam_dreambooth.segmentation import Subject
-from persam_dreambooth.segmentation.geometry import bounding_box
+from persam_dreambooth.segmentation.frame import bounding_box
 
 logger = logging.getLogger(__name__)
 SETTINGS_NAME, SHEET_NAME, SUBJECT_NAME = "segmentation.json", "contact_sheet.png", "subject.safetensors"
@@ -221,7 +221,7 @@ class SubjectFolder:
             self._seen = _state(self._manifest)
             if drawn.instances:
                 numbered = [one.mask * np.uint8(number) for number, one in enumerate(found.instances, start=1)]
-                frames.write_labels(np.max(numbered, axis=0), self.path / drawn.instances)
+                video_io.write_labels(np.max(numbered, axis=0), self.path / drawn.instances)
             for path, content in contents.items():
                 files.write_bytes(content, path)
 
@@ -248,7 +248,7 @@ class SubjectFolder:
         stem, box = Path(entry.photo).stem, bounding_box(torch.from_numpy(mask))
         name, overlay = (OWN_FILES[key].format(stem) for key in ("mask", "overlay"))
         levels = files.encoded(Image.fromarray(mask.astype(np.uint8) * 255), "PNG")
-        picture = files.encoded(drawing.overlay(image, mask, entry.points, entry.point_labels), "JPEG")
+        picture = files.encoded(rendering.overlay(image, mask, entry.points, entry.point_labels), "JPEG")
         drawn = replace(
             entry,
             width=image.width,
@@ -318,12 +318,12 @@ class SubjectFolder:
         pictures, captions = [], []
         for entry in shown:
             picture = files.read_picture(self.path / str(entry.overlay))
-            picture.thumbnail((drawing.TILE, drawing.TILE))
+            picture.thumbnail((rendering.TILE, rendering.TILE))
             pictures.append(picture)
             quality = "reference" if entry.score is None else f"{min(entry.score, 1):.2f}"
             doubt = f"  {entry.presence}" if entry.doubted else ""
             captions.append(f"{Path(entry.photo).stem}  {quality}{doubt}")
-        return drawing.sheet(pictures, captions)
+        return rendering.sheet(pictures, captions)
 
 
 def _files(entry: ManifestEntry) -> set[str]:

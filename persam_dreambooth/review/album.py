@@ -9,8 +9,8 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry
 from persam_dreambooth.photos.names import is_text, readable
-from persam_dreambooth.preprocessing.corrections import Corrections
-from persam_dreambooth.references import ReferenceFiles
+from persam_dreambooth.preprocessing.references import ReferenceFiles
+from persam_dreambooth.preprocessing.review_edits import Corrections
 
 WAITING, LEFT_OUT, CHANGED = "waiting", "left out", "changed"
 SETTLED = {

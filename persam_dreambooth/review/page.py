@@ -6,10 +6,10 @@ from typing import Any
 
 import gradio as gr
 
-from persam_dreambooth.review.desk import Desk
-from persam_dreambooth.review.opened import Opened
+from persam_dreambooth.review.api import Desk
 from persam_dreambooth.review.runs import Generator
 from persam_dreambooth.review.runs_tab import add_runs_tab
+from persam_dreambooth.review.workspace import Opened
 
 QUESTIONS = ("overview", "look", "draw", "judge", "refer", "undo", "search", "stop", "training")
 """What the masks' tab asks of the desk."""

@@ -12,8 +12,8 @@ from PIL import Image
 
 from persam_dreambooth import generation
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.review.background import Background
-from persam_dreambooth.training.running.validation import VALIDATION_FOLDER
+from persam_dreambooth.review.jobs import Background
+from persam_dreambooth.training.runtime.validation import VALIDATION_FOLDER
 
 GENERATED = "generated"
 """Where the page puts the pictures that it draws: numbered folders below it."""

@@ -11,8 +11,8 @@ import pandas as pd
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import training_settings
 from persam_dreambooth.review import runs
-from persam_dreambooth.review.opened import Opened
 from persam_dreambooth.review.runs import Generator
+from persam_dreambooth.review.workspace import Opened
 
 NO_RUN = '<p class="quiet">No run is open. Start with <code>--run OUTPUT_DIR</code> to look at a training.</p>'
 

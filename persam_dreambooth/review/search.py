@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
+from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
-from persam_dreambooth.references import ReferenceFiles
 from persam_dreambooth.review.album import Album
-from persam_dreambooth.review.background import Background
+from persam_dreambooth.review.jobs import Background
 
 
 class Search(Background):

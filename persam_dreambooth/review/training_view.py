@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos import drawing, files
+from persam_dreambooth.photos import files, rendering
 from persam_dreambooth.training.config import DataConfig
 from persam_dreambooth.training.data.crops import cover_mask
 from persam_dreambooth.training.data.samples import FreshSamples, read_mask
@@ -62,11 +62,11 @@ class TrainingView:
         latent = latent_mask(inside[None], grid, self.mask_downsample, self.mask_dilation)[0, 0]
         cells = Image.fromarray((latent.numpy() * 255).round().astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
         seen = F.to_pil_image(sample["pixels"] * 0.5 + 0.5)
-        dark = seen.point(lambda level: round(level * drawing.BACKGROUND_LIGHT))
+        dark = seen.point(lambda level: round(level * rendering.BACKGROUND_LIGHT))
         both = [Image.composite(seen, dark, cells), cells.convert("RGB")]
         whole = cover_mask(drawn, size).sum().item()
         kept = inside.sum().item() / whole if whole else 0.0
-        return drawing.joined(both, across=True), (
+        return rendering.joined(both, across=True), (
             f"{grid[0]} × {grid[1]} latent cells; the subject covers {latent.mean():.0%} of them; "
             f"this crop keeps {kept:.0%} of it"
         )

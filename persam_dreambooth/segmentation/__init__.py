@@ -11,12 +11,12 @@ from persam_dreambooth.segmentation.appearance import ImageEncoder
 from persam_dreambooth.segmentation.backbones import Backbone, Prompts, load_backbone
 from persam_dreambooth.segmentation.features import FeatureEncoder
 from persam_dreambooth.segmentation.memory_video import MemorySegmenter
+from persam_dreambooth.segmentation.multi_mask import segment_instances, segment_together
 from persam_dreambooth.segmentation.persam import Method, PerSAM
 from persam_dreambooth.segmentation.presence import Presence, PresenceCheck, PresenceRule
+from persam_dreambooth.segmentation.presence_scores import SignalMeter, Signals
 from persam_dreambooth.segmentation.reference_masks import pick_reference, reference_from
 from persam_dreambooth.segmentation.seggpt import SegGpt
-from persam_dreambooth.segmentation.several import segment_instances, segment_together
-from persam_dreambooth.segmentation.signals import SignalMeter, Signals
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import DecoderPass, EncodedPhoto, Picture, Reference, Segmentation
 from persam_dreambooth.segmentation.video import VideoFrame, VideoSegmenter

@@ -13,9 +13,9 @@ from torch import Tensor
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.backbones import Backbone
 from persam_dreambooth.segmentation.features import FeatureEncoder
-from persam_dreambooth.segmentation.geometry import Frame
+from persam_dreambooth.segmentation.frame import Frame
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, rgb_array
-from persam_dreambooth.tensors import TensorCache
+from persam_dreambooth.torch_utils import TensorCache
 
 
 class PhotoEncoder:

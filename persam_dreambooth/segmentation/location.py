@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from persam_dreambooth.segmentation.geometry import PIXEL_MEAN, PIXEL_STD, Frame
+from persam_dreambooth.segmentation.frame import PIXEL_MEAN, PIXEL_STD, Frame
 from persam_dreambooth.segmentation.types import EncodedPhoto
 
 Fidelity = Literal["official", "corrected", "paper"]

@@ -21,9 +21,9 @@ from transformers import (
 from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.encoding import check_finite
+from persam_dreambooth.segmentation.multi_mask import share_out
 from persam_dreambooth.segmentation.persam import PerSAM
 from persam_dreambooth.segmentation.pretrained import load_pretrained
-from persam_dreambooth.segmentation.several import share_out
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, rgb_array
 from persam_dreambooth.segmentation.video import VideoFrame

@@ -16,7 +16,7 @@ from persam_dreambooth.segmentation import location
 from persam_dreambooth.segmentation.backbones import Backbone, BuiltSam, Prompts, load_backbone
 from persam_dreambooth.segmentation.encoding import PhotoEncoder, check_finite
 from persam_dreambooth.segmentation.features import FeatureEncoder
-from persam_dreambooth.segmentation.geometry import bounding_box
+from persam_dreambooth.segmentation.frame import bounding_box
 from persam_dreambooth.segmentation.guidance import Guidance
 from persam_dreambooth.segmentation.mask_weights import fit_mask_weights
 from persam_dreambooth.segmentation.subject import Subject

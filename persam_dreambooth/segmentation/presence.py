@@ -13,12 +13,12 @@ from typing import Final, Literal, Self
 
 import torch
 
+from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.replacing import replacing
 from persam_dreambooth.segmentation.appearance import ImageEncoder
+from persam_dreambooth.segmentation.multi_mask import looks
 from persam_dreambooth.segmentation.persam import PerSAM
-from persam_dreambooth.segmentation.several import looks
-from persam_dreambooth.segmentation.signals import SignalMeter, Signals
+from persam_dreambooth.segmentation.presence_scores import SignalMeter, Signals
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, Reference, Segmentation
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.tensors import save_beside
+from persam_dreambooth.torch_utils import save_beside
 
 FORMAT: Final = "persam-dreambooth subject 1"
 

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.image_files import opened
 from persam_dreambooth.images import to_mask, to_rgb, upright
-from persam_dreambooth.opening import opened
-from persam_dreambooth.segmentation.geometry import Frame
+from persam_dreambooth.segmentation.frame import Frame
 
 # The value of PerSeg's masks. Normalized like red, it lies so little above zero that a cell of the
 # embedding needs 96.6 % coverage to count: the official rule, whatever the file at hand looks like.

@@ -16,9 +16,9 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import location
 from persam_dreambooth.segmentation.backbones import Prompts
 from persam_dreambooth.segmentation.encoding import check_finite
-from persam_dreambooth.segmentation.geometry import bounding_box
+from persam_dreambooth.segmentation.frame import bounding_box
+from persam_dreambooth.segmentation.multi_mask import share_out
 from persam_dreambooth.segmentation.persam import PerSAM
-from persam_dreambooth.segmentation.several import share_out
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture
 

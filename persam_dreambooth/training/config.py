@@ -14,11 +14,11 @@ from typing import Any, ClassVar, Literal
 import yaml
 
 from persam_dreambooth import lora_files
+from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import CONFIG_NAME
 from persam_dreambooth.photos.names import is_text
 from persam_dreambooth.photos.repeated import repeated_folders
-from persam_dreambooth.replacing import replacing
 from persam_dreambooth.training.local_paths import without_folders
 
 PATHS = (

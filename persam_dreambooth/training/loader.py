@@ -14,8 +14,8 @@ from persam_dreambooth.training.data.prompts import prepare_prompts
 from persam_dreambooth.training.data.samples import EncodedSamples
 from persam_dreambooth.training.data.stream import PhotoStream, SeededDataset
 from persam_dreambooth.training.families import Family
-from persam_dreambooth.training.running import workers
-from persam_dreambooth.training.running.checkpoints import Progress
+from persam_dreambooth.training.runtime import workers
+from persam_dreambooth.training.runtime.checkpoint import Progress
 from persam_dreambooth.training.setup import Setup
 
 

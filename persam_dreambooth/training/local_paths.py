@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from persam_dreambooth.replacing import replacing
+from persam_dreambooth.atomic_io import replacing
 
 
 def without_folders(value: Any) -> Any:

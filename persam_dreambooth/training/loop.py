@@ -17,13 +17,13 @@ from persam_dreambooth.training.data.stream import PhotoStream
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.loader import remaining_batches
 from persam_dreambooth.training.objective import training_loss
-from persam_dreambooth.training.running import checkpoints
-from persam_dreambooth.training.running.averaging import averaged
-from persam_dreambooth.training.running.checkpoints import Progress
-from persam_dreambooth.training.running.distribution import whole
-from persam_dreambooth.training.running.gathered import Gathered
-from persam_dreambooth.training.running.signals import StopSignal
-from persam_dreambooth.training.running.validation import validate
+from persam_dreambooth.training.runtime import checkpoint
+from persam_dreambooth.training.runtime.checkpoint import Progress
+from persam_dreambooth.training.runtime.distributed import whole
+from persam_dreambooth.training.runtime.ema import averaged
+from persam_dreambooth.training.runtime.interrupts import StopSignal
+from persam_dreambooth.training.runtime.step_metrics import Gathered
+from persam_dreambooth.training.runtime.validation import validate
 from persam_dreambooth.training.screen import LossBar, drawn_in_words, say
 
 
@@ -129,7 +129,7 @@ def _save(run: Training, progress: Progress) -> None:
     _refuse_broken_weights(run, progress)
     output = run.config.output
     folder, keep = Path(output.output_dir), output.checkpoints_total_limit
-    written = checkpoints.save_checkpoint(run.accelerator, folder, progress, keep)
+    written = checkpoint.save_checkpoint(run.accelerator, folder, progress, keep)
     if written is not None:
         say(f"checkpoint: {written}")
 
@@ -140,13 +140,13 @@ def _refuse_broken_weights(run: Training, progress: Progress) -> None:
     if not finite:
         raise UserError(
             f"the weights are no longer finite after step {progress.step}; "
-            f"{checkpoints.in_words(Path(run.config.output.output_dir))}; lower --learning_rate"
+            f"{checkpoint.in_words(Path(run.config.output.output_dir))}; lower --learning_rate"
         )
 
 
 def _stopped(run: Training, progress: Progress, stop: StopSignal) -> Stopped:
     number = stop.number or SIGTERM  # another process's signal
-    kept = checkpoints.in_words(Path(run.config.output.output_dir))
+    kept = checkpoint.in_words(Path(run.config.output.output_dir))
     return Stopped(
         f"stopped by {Signals(number).name} after step {progress.step} of {run.steps}; {kept}: go on with the same "
         "command and --resume_from_checkpoint latest",

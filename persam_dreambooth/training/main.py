@@ -9,27 +9,26 @@ from torch import nn
 
 from persam_dreambooth.errors import Stopped
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, write_manifest
-from persam_dreambooth.training import opening, screen
+from persam_dreambooth.training import screen, summary
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import mask_report, remarks
 from persam_dreambooth.training.data.class_images import PRECISIONS
 from persam_dreambooth.training.families import Family, load_family
 from persam_dreambooth.training.loader import build_loader, stream_of
 from persam_dreambooth.training.loop import Training, fit
-from persam_dreambooth.training.output import result
-from persam_dreambooth.training.output.card import Card
-from persam_dreambooth.training.running import (
-    checkpoints,
-    distribution,
-    memory,
-    optimization,
-    resuming,
-    tracking,
-    workers,
+from persam_dreambooth.training.output import save
+from persam_dreambooth.training.output.model_card import Card
+from persam_dreambooth.training.runtime import checkpoint, distributed, memory, resuming, tracking, workers
+from persam_dreambooth.training.runtime.ema import averaged, build_average
+from persam_dreambooth.training.runtime.interrupts import StopSignal
+from persam_dreambooth.training.runtime.optimizer import (
+    Settings,
+    build_optimizer,
+    build_scheduler,
+    count_steps,
+    steps_in_an_epoch,
 )
-from persam_dreambooth.training.running.averaging import averaged, build_average
-from persam_dreambooth.training.running.signals import StopSignal
-from persam_dreambooth.training.running.validation import validate
+from persam_dreambooth.training.runtime.validation import validate
 from persam_dreambooth.training.setup import Setup, setup
 
 
@@ -62,7 +61,7 @@ def _train(run: Setup, family: Family) -> None:
     config, accelerator = run.config, run.accelerator
     settings, output = config.optimization, Path(config.output.output_dir)
     if accelerator.is_main_process:
-        checkpoints.clear_leftovers(output)
+        checkpoint.clear_leftovers(output)
         if run.resume_from is None:
             config.save(output)
         write_manifest(output / MANIFEST_NAME, run.manifest)
@@ -72,18 +71,16 @@ def _train(run: Setup, family: Family) -> None:
                 *mask_report.summary(run.masks).splitlines(), f"look at them: {output / mask_report.MASKS_NAME}"
             )
     precision = PRECISIONS.get(accelerator.mixed_precision, torch.float32)
-    family.place(accelerator.device, precision, distribution.waiting_room(accelerator))
+    family.place(accelerator.device, precision, distributed.waiting_room(accelerator))
     loader = build_loader(run, family)
     batch = config.data.train_batch_size * accelerator.num_processes
-    distribution.begin_alike(_trained(family), accelerator)
-    optimizer = optimization.build_optimizer(_trained(family), settings, batch)
-    steps = optimization.count_steps(settings, len(loader), accelerator.num_processes)
-    scheduler = optimization.build_scheduler(optimizer, settings, steps, accelerator.num_processes)
+    distributed.begin_alike(_trained(family), accelerator)
+    optimizer = build_optimizer(_trained(family), settings, batch)
+    steps = count_steps(settings, len(loader), accelerator.num_processes)
+    scheduler = build_scheduler(optimizer, settings, steps, accelerator.num_processes)
     stream = stream_of(loader)
     remarks.few_steps(config, steps, len(run.instances))
-    head = opening.lines(
-        run, family, steps, optimization.steps_in_an_epoch(settings, len(loader), accelerator.num_processes)
-    )
+    head = summary.lines(run, family, steps, steps_in_an_epoch(settings, len(loader), accelerator.num_processes))
     names = list(family.trained())
     *modules, optimizer, loader, scheduler = accelerator.prepare(
         *family.trained().values(), optimizer, loader, scheduler
@@ -92,16 +89,16 @@ def _train(run: Setup, family: Family) -> None:
     parameters = _trained(family)  # others than before, where FSDP shares them out
     accelerator.init_trackers("dreambooth", config=tracking.loggable(config))
     average = build_average(parameters, settings)
-    checkpoints.register(accelerator, family, average)
-    progress = checkpoints.Progress()
+    checkpoint.register(accelerator, family, average)
+    progress = checkpoint.Progress()
     if run.resume_from is not None:
-        rates = optimization.Settings.of(optimizer, scheduler)
-        progress = checkpoints.load_checkpoint(accelerator, run.resume_from)
+        rates = Settings.of(optimizer, scheduler)
+        progress = checkpoint.load_checkpoint(accelerator, run.resume_from)
         rates.apply(optimizer, scheduler)
-        checkpoints.check_step(progress, steps, run.resume_from)
+        checkpoint.check_step(progress, steps, run.resume_from)
         if accelerator.is_main_process:
             config.save(output)  # only now is it what the run goes on with
-    screen.say(*head, opening.begins(run.resume_from, progress.step))
+    screen.say(*head, summary.begins(run.resume_from, progress.step))
     training = Training(config, accelerator, family, loader, optimizer, scheduler, parameters, steps, stream, average)
     with StopSignal(speaks=accelerator.is_main_process) as stop:
         try:
@@ -118,16 +115,16 @@ def _trained(family: Family) -> list[nn.Parameter]:
     return [one for part in family.trained().values() for one in part.parameters() if one.requires_grad]
 
 
-def _save_result(training: Training, progress: checkpoints.Progress, run: Setup) -> None:
+def _save_result(training: Training, progress: checkpoint.Progress, run: Setup) -> None:
     """The last validation pictures, the model, its card, and the upload."""
     config, accelerator = training.config, training.accelerator
     accelerator.wait_for_everyone()
-    family = distribution.whole(training.family, accelerator, config)
+    family = distributed.whole(training.family, accelerator, config)
     if family is not None:
         pictures = validate(family, config, accelerator, progress.step)
         screen.say(*screen.drawn_in_words(pictures))
         card = Card(config, run.concepts, run.masks, pictures, type(family).__name__)
-        model = result.save_model(family, config)
+        model = save.save_model(family, config)
         card.save(Path(config.output.output_dir))
         if run.repository is not None:
-            result.upload(config, run.repository, model, card)
+            save.upload(config, run.repository, model, card)

@@ -27,8 +27,8 @@ from persam_dreambooth.training.data.mask_report import MaskCheck, check_masks
 from persam_dreambooth.training.data.samples import FreshSamples
 from persam_dreambooth.training.families import check_base_model
 from persam_dreambooth.training.families.loading import load_tokenizer
-from persam_dreambooth.training.output import result
-from persam_dreambooth.training.running import distribution, open_files, optimization, resuming, tracking
+from persam_dreambooth.training.output import save
+from persam_dreambooth.training.runtime import distributed, open_files, optimizer, resuming, tracking
 from persam_dreambooth.training.screen import say
 
 
@@ -67,7 +67,7 @@ def setup(config: TrainingConfig) -> Setup:
     read = FreshSamples(config.data)
     for picture in read.backgrounds:
         files.read_photo(picture)  # a damaged one is named now, and not in the middle of the training
-    optimization.check(config.optimization)
+    optimizer.check(config.optimization)
     accelerator = _accelerator(config)
     if config.output.resume_from_checkpoint and resume_from is None:
         say(f"no checkpoint in {config.output.output_dir} yet: the run begins anew")
@@ -77,7 +77,7 @@ def setup(config: TrainingConfig) -> Setup:
     check_class_folders(subjects)
     found, manifest = _find_photos(config, subjects, sizes, accelerator)
     masks = check_masks(found, config, cell)
-    repository = result.claim_repository(config) if accelerator.is_main_process else None
+    repository = save.claim_repository(config) if accelerator.is_main_process else None
     class_images = [ensure_class_images(subject, accelerator) for subject in subjects]
     return Setup(config, accelerator, subjects, found, read, manifest, masks, class_images, repository, resume_from)
 
@@ -98,8 +98,8 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
             project_dir=str(output), logging_dir=str(output / config.output.logging_dir)
         ),
     )
-    fsdp = accelerator.state.fsdp_plugin if distribution.shares_weights(accelerator) else None
-    distribution.check(config, accelerator.state.deepspeed_plugin, fsdp)
+    fsdp = accelerator.state.fsdp_plugin if distributed.shares_weights(accelerator) else None
+    distributed.check(config, accelerator.state.deepspeed_plugin, fsdp)
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError("--mixed_precision fp16 needs a GPU; on a CPU take bf16 or no")
     remarks.slow_bfloat16(accelerator.mixed_precision, accelerator.device)

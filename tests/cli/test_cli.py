@@ -23,7 +23,7 @@ from persam_dreambooth.cli.segment import GROUPS as SEGMENT
 from persam_dreambooth.cli.segment import MethodFlags, SegmentFlags
 from persam_dreambooth.cli.video import GROUPS as VIDEO
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.references import ReferenceFiles
+from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.segmentation import Method
 from persam_dreambooth.training.config import GROUPS, OptimizationConfig
 

@@ -16,9 +16,9 @@ from persam_dreambooth.errors import UserError, printable
 from persam_dreambooth.evaluation.generation.photos import photos_with_masks
 from persam_dreambooth.photos.files import UNREAD_NAME, write_mask
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
-from persam_dreambooth.review.opened import Opened
-from persam_dreambooth.review.serving import render
-from tests.evaluation.datasets import write_perseg
+from persam_dreambooth.review.server import render
+from persam_dreambooth.review.workspace import Opened
+from tests.evaluation.segmentation.datasets import write_perseg
 from tests.scene import scene
 from tests.training.runs import as_words
 

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from persam_dreambooth.cli import main
 from persam_dreambooth.photos.files import UNREAD_NAME, read_mask, read_photo, write_mask
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
-from persam_dreambooth.review.opened import Opened
+from persam_dreambooth.review.workspace import Opened
 from tests.scene import scene
 from tests.training.runs import as_words
 

@@ -9,11 +9,11 @@ from accelerate import PartialState
 from PIL import Image
 
 from persam_dreambooth.cli import main
+from persam_dreambooth.formats import CONVENTIONS
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
-from persam_dreambooth.photos.trade import CONVENTIONS
 from persam_dreambooth.training.data.instances import find_instances
-from tests.photos.trade.albums import NAMES, masks_in, tree, write_album
+from tests.formats.albums import NAMES, masks_in, tree, write_album
 from tests.scene import scene
 from tests.training.small import configure
 

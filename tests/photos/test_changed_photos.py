@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.formats import read_source
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, newest_entries, write_manifest
 from persam_dreambooth.photos.pairs import find_masks, left_out_of
-from persam_dreambooth.photos.trade import read_source
 from persam_dreambooth.preprocessing import SETTINGS_NAME
 from persam_dreambooth.training.data.instances import find_instances
 from tests.scene import scene

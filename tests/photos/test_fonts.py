@@ -5,7 +5,7 @@ import time
 import pytest
 from PIL import Image
 
-from persam_dreambooth.photos import drawing, fonts
+from persam_dreambooth.photos import fonts, rendering
 
 
 @pytest.mark.parametrize("text", ["a dog", "Käfer", "Мой пёс", "我的狗", "🐶", "a\nb", "\ud800", "\x00", ""])
@@ -23,7 +23,7 @@ def test_a_box_is_told_from_a_letter():
 def test_a_long_caption_takes_no_time_and_fits():
     font = fonts.ImageFont.load_default(14)
     started = time.monotonic()
-    cut = drawing._fit("word " * 2000, font, 256)
+    cut = rendering._fit("word " * 2000, font, 256)
     assert time.monotonic() - started < 2
     assert cut.endswith("…") and font.getlength(cut) <= 256 < font.getlength(cut[:-1] + "word…")
-    drawing.sheet([Image.new("RGB", (8, 8))] * 2, ["x" * 8000, "狗 \ud800"])
+    rendering.sheet([Image.new("RGB", (8, 8))] * 2, ["x" * 8000, "狗 \ud800"])

@@ -7,7 +7,7 @@ import pytest
 
 from persam_dreambooth.cli import main
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, newest_entries
-from persam_dreambooth.review.opened import Opened
+from persam_dreambooth.review.workspace import Opened
 from persam_dreambooth.training.data.instances import find_instances
 from tests.training.small import configure
 from toy_photos import draw

@@ -12,8 +12,8 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
 from persam_dreambooth.preprocessing import SETTINGS_NAME, SHEET_NAME, SUBJECT_NAME, SegmentationJob, segment_folder
-from persam_dreambooth.preprocessing.segmenting import _warn_once
-from persam_dreambooth.references import ReferenceFiles
+from persam_dreambooth.preprocessing.references import ReferenceFiles
+from persam_dreambooth.preprocessing.segment_folder import _warn_once
 from persam_dreambooth.segmentation import Subject
 from presence import photo
 from world import Recipe, draw, random_identity, random_placement

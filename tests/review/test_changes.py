@@ -9,9 +9,9 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.live_manifest import LiveManifest
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, append_entry, write_manifest
 from persam_dreambooth.review import changes
-from persam_dreambooth.review.opened import Opened
+from persam_dreambooth.review.workspace import Opened
 from tests.review.albums import draw_photos, write_found
-from tests.review.test_opened import asked, desk_of
+from tests.review.test_workspace import asked, desk_of
 
 NAMES = ("a.png", "b.png", "c.png")
 

@@ -7,10 +7,10 @@ from albums import albums, save_album
 from models import SAM
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
+from persam_dreambooth.review.api import Desk
 from persam_dreambooth.review.clicks import Clicker
-from persam_dreambooth.review.desk import Desk
-from persam_dreambooth.review.opened import Opened
 from persam_dreambooth.review.strokes import Stroke, painted
+from persam_dreambooth.review.workspace import Opened
 from persam_dreambooth.segmentation import PerSAM
 from tests.review.albums import write_found
 

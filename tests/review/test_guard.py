@@ -12,7 +12,7 @@ from persam_dreambooth.review.guard import LARGEST_BODY, RESPONSE_HEADERS
 from persam_dreambooth.review.passwords import FREE, LONGEST_WAIT, Passwords
 from persam_dreambooth.review.strokes import POINTS, STROKES
 from tests.review.albums import contents, draw_photos, write_found
-from tests.review.test_serving import PASSWORD, basic, get
+from tests.review.test_server import PASSWORD, basic, get
 
 SERVER = "/gradio_api/component_server"
 

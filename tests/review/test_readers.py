@@ -4,8 +4,8 @@ import pytest
 
 from persam_dreambooth.cli.segment import _say
 from persam_dreambooth.evaluation.generation.photos import photos_with_masks
+from persam_dreambooth.formats.source import read_source
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
-from persam_dreambooth.photos.trade.source import read_source
 from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
 from persam_dreambooth.review.album import Album
 from tests.review.albums import draw_photos, write_found

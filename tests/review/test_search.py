@@ -11,9 +11,9 @@ from models import SAM
 from persam_dreambooth.photos.manifest import read_manifest
 from persam_dreambooth.preprocessing import SegmentationJob
 from persam_dreambooth.review.album import Album
+from persam_dreambooth.review.api import Desk
 from persam_dreambooth.review.clicks import Clicker
-from persam_dreambooth.review.desk import Desk
-from persam_dreambooth.review.opened import Opened
+from persam_dreambooth.review.workspace import Opened
 from persam_dreambooth.segmentation import PerSAM
 from tests.review.albums import draw_photos
 

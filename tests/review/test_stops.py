@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from persam_dreambooth.atomic_io import UNFINISHED
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import (
@@ -19,9 +20,8 @@ from persam_dreambooth.photos.manifest import (
     take_back_line,
 )
 from persam_dreambooth.preprocessing.rollback import JOURNAL_NAME
-from persam_dreambooth.replacing import UNFINISHED
 from persam_dreambooth.review.album import Album
-from persam_dreambooth.review.opened import Opened
+from persam_dreambooth.review.workspace import Opened
 from tests.review.albums import contents, draw_photos, write_found
 
 WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod")

@@ -15,7 +15,7 @@ from transformers import (
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, load_backbone, location
 from persam_dreambooth.segmentation.features import FeatureEncoder
-from persam_dreambooth.segmentation.geometry import Frame
+from persam_dreambooth.segmentation.frame import Frame
 from random_models import draw_weights, random_sam
 from tests.scene import scene
 

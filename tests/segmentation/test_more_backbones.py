@@ -21,7 +21,7 @@ from transformers.utils import import_utils
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import Method, PerSAM, Prompts, Reference, load_backbone
 from persam_dreambooth.segmentation.backbones.transformers_sam import FAMILIES
-from persam_dreambooth.segmentation.geometry import Frame
+from persam_dreambooth.segmentation.frame import Frame
 from persam_dreambooth.segmentation.guidance import Guidance, guided
 from persam_dreambooth.segmentation.reference_masks import reference_from
 from tests.scene import scene

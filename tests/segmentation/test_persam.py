@@ -12,7 +12,7 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import Method, PerSAM, Prompts, Reference, load_backbone
-from persam_dreambooth.segmentation.geometry import Frame
+from persam_dreambooth.segmentation.frame import Frame
 from persam_dreambooth.segmentation.guidance import Guidance
 from persam_dreambooth.segmentation.location import attention_bias
 from random_models import random_sam

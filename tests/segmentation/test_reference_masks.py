@@ -12,7 +12,7 @@ from loading import load
 from models import SAM
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import PerSAM, Reference, pick_reference, reference_from
-from persam_dreambooth.segmentation.geometry import bounding_box
+from persam_dreambooth.segmentation.frame import bounding_box
 from persam_dreambooth.segmentation.reference_masks import scribble_points
 
 

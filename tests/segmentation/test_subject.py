@@ -77,7 +77,7 @@ def test_a_failed_save_leaves_the_old_subject(backbone, tmp_path, monkeypatch):
     subject = PerSAM(backbone).personalize(Reference(*scene(90, 150)))
     subject.save(path)
     before = path.read_bytes()
-    monkeypatch.setattr("persam_dreambooth.tensors.save_file", lambda *_: 1 / 0)
+    monkeypatch.setattr("persam_dreambooth.torch_utils.save_file", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         subject.save(path)
     assert path.read_bytes() == before

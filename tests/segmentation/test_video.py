@@ -13,7 +13,7 @@ from loading import load
 from models import SAM
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, VideoSegmenter
-from persam_dreambooth.segmentation.geometry import bounding_box
+from persam_dreambooth.segmentation.frame import bounding_box
 from random_models import random_sam
 from tests.scene import scene
 from world import draw

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from persam_dreambooth.evaluation.generation.regions import Region, region_of
 from persam_dreambooth.photos import files
 from persam_dreambooth.segmentation import ImageEncoder
-from persam_dreambooth.tensors import TensorCache
+from persam_dreambooth.torch_utils import TensorCache
 
 
 @dataclass(frozen=True)

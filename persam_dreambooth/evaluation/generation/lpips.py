@@ -16,7 +16,7 @@ from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.finding import Drawn
 from persam_dreambooth.photos import files
-from persam_dreambooth.tensors import TensorCache
+from persam_dreambooth.torch_utils import TensorCache
 
 
 class Lpips:

@@ -7,7 +7,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.masks import Looks, refuse_empty, refuse_full
 from persam_dreambooth.photos import files, pairs
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, newest_entries
-from persam_dreambooth.references import ReferenceFiles
+from persam_dreambooth.preprocessing.references import ReferenceFiles
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Literal
 from persam_dreambooth.evaluation.generation.models import Model
 from persam_dreambooth.evaluation.generation.pictures import Drawing
 from persam_dreambooth.preprocessing import SegmentationJob
-from persam_dreambooth.references import ReferenceFiles
-from persam_dreambooth.tensors import TensorCache
+from persam_dreambooth.preprocessing.references import ReferenceFiles
+from persam_dreambooth.torch_utils import TensorCache
 
 MODELS, PICTURES, FOUND = "models", "pictures", "found"
 """Each model has a folder in `models`, with what it drew and where the subject was found in that."""

@@ -10,13 +10,13 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.evaluation.generation.intervals import FEW, Estimate
 from persam_dreambooth.evaluation.generation.meter import MeasuredPicture
 from persam_dreambooth.evaluation.generation.metrics_file import settings
 from persam_dreambooth.evaluation.generation.outcome import Outcome, by_prompt
 from persam_dreambooth.evaluation.generation.table import MEASURES, differences, estimates, interval
-from persam_dreambooth.photos import drawing, files
-from persam_dreambooth.replacing import replacing
+from persam_dreambooth.photos import files, rendering
 from persam_dreambooth.words import counted
 
 REPORT_NAME: Final = "report.html"
@@ -134,7 +134,7 @@ def _tile(one: MeasuredPicture) -> dict[str, Any]:
     picture = files.read_photo(drawn.files.picture)
     return {
         "picture": data_uri(picture),
-        "outlined": data_uri(drawing.overlay(picture, files.read_mask(drawn.files.mask))),
+        "outlined": data_uri(rendering.overlay(picture, files.read_mask(drawn.files.mask))),
         "seed": drawn.seed,
         "scene": one.scene if drawn.prompt.scene else None,
         "leaked": one.values.get("training_scene") == 1,
@@ -144,7 +144,7 @@ def _tile(one: MeasuredPicture) -> dict[str, Any]:
 
 def _photo(photo: Path, mask: Path | None) -> str:
     picture = files.read_photo(photo)
-    return data_uri(drawing.overlay(picture, files.read_mask(mask)) if mask else picture)
+    return data_uri(rendering.overlay(picture, files.read_mask(mask)) if mask else picture)
 
 
 def data_uri(picture: Image.Image) -> str:

@@ -3,6 +3,7 @@
 from itertools import groupby
 from pathlib import Path
 
+from persam_dreambooth.atomic_io import clear_unfinished, is_unfinished
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.encoders import Clip
 from persam_dreambooth.evaluation.generation.features import CachedFeatures, Masked
@@ -15,8 +16,7 @@ from persam_dreambooth.evaluation.generation.pictures import SETTINGS_NAME, draw
 from persam_dreambooth.evaluation.generation.plan import MODELS, PICTURES, Plan
 from persam_dreambooth.evaluation.generation.scenes import Scenes
 from persam_dreambooth.photos.files import check_output_folder
-from persam_dreambooth.preprocessing.finding import Finder
-from persam_dreambooth.replacing import clear_unfinished, is_unfinished
+from persam_dreambooth.preprocessing.finder import Finder
 from persam_dreambooth.segmentation import ImageEncoder
 
 

@@ -12,12 +12,12 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.image_files import FORMATS
 from persam_dreambooth.images import to_mask, to_rgb
 from persam_dreambooth.masks import refuse_picture
-from persam_dreambooth.opening import FORMATS
 from persam_dreambooth.photos import files
-from persam_dreambooth.replacing import replacing
 from persam_dreambooth.training.config import TrainingConfig
 
 COPY_FOLDER, SETTINGS_NAME, CAPTION = "dataset", "dataset.json", ".txt"

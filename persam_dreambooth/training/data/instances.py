@@ -12,7 +12,7 @@ from persam_dreambooth.photos import files, pairs
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, newest_entries, relative_path
 from persam_dreambooth.photos.repeated import PhotoFolder, repeated_folders
 from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, segment_folder
-from persam_dreambooth.references import ReferenceFiles
+from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import concepts
 from persam_dreambooth.training.data.buckets import nearest_bucket

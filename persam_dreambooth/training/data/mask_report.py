@@ -11,7 +11,7 @@ from torch import Tensor
 
 from persam_dreambooth import masks
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos import drawing, files
+from persam_dreambooth.photos import files, rendering
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.crops import cover_mask, cut_mask, draw_crop
 from persam_dreambooth.training.data.dataset import InstancePhoto
@@ -142,15 +142,15 @@ def save_sheet(checks: Sequence[MaskCheck], output: Path) -> None:
     pictures = [_picture(one) for one in checks[:SHEET_LIMIT]]
     if pictures:
         captions = [f"{one.name}  covers {one.coverage:.0%}, crops keep {one.kept:.0%}" for one in checks]
-        sheet = drawing.sheet(
-            pictures, captions[: len(pictures)], columns=min(3, len(pictures)), tile=2 * drawing.TILE
+        sheet = rendering.sheet(
+            pictures, captions[: len(pictures)], columns=min(3, len(pictures)), tile=2 * rendering.TILE
         )
         files.write_picture(sheet, output / MASKS_NAME)
 
 
 def _picture(check: MaskCheck) -> Image.Image:
     photo = files.read_photo(check.photo)
-    overlay = drawing.overlay(photo, files.read_mask(check.mask))
-    overlay.thumbnail((drawing.TILE, drawing.TILE))  # now, so that no album of large photos is in memory
+    overlay = rendering.overlay(photo, files.read_mask(check.mask))
+    overlay.thumbnail((rendering.TILE, rendering.TILE))  # now, so that no album of large photos is in memory
     cells = Image.fromarray((check.latent.numpy() * 255).round().astype(np.uint8)).convert("RGB")
-    return drawing.joined([overlay, cells.resize(overlay.size, Image.Resampling.NEAREST)], across=True)
+    return rendering.joined([overlay, cells.resize(overlay.size, Image.Resampling.NEAREST)], across=True)

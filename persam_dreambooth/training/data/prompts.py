@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from persam_dreambooth.tensors import TensorCache
+from persam_dreambooth.torch_utils import TensorCache
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import Conditioning, Family
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.tensors import TensorCache
+from persam_dreambooth.torch_utils import TensorCache
 from persam_dreambooth.training.config import DataConfig
 from persam_dreambooth.training.data.crops import Size, cover_mask, cut_mask, cut_photo, draw_crop
 from persam_dreambooth.training.families import Family

@@ -12,7 +12,7 @@ from diffusers.utils.import_utils import is_xformers_available
 from torch import Tensor, nn
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.tensors import weights_checksum
+from persam_dreambooth.torch_utils import weights_checksum
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
 from persam_dreambooth.training.families import lora
 from persam_dreambooth.training.families.flags import check_flags

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from persam_dreambooth.atomic_io import UNFINISHED
 from persam_dreambooth.cli import main
 from persam_dreambooth.preprocessing.subject_folder import SUBJECT_NAME
-from persam_dreambooth.replacing import UNFINISHED
 from tests.evaluation.generation.conftest import argv
 from tests.evaluation.generation.test_evaluate_generation import assert_close, read_metrics
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import LORA_NAME
 from persam_dreambooth.photos import files
-from persam_dreambooth.tensors import TensorCache
+from persam_dreambooth.torch_utils import TensorCache
 from persam_dreambooth.training.data.dataset import DreamBoothDataset, InstancePhoto, collate
 from persam_dreambooth.training.data.prompts import prepare_prompts
 from persam_dreambooth.training.data.samples import EncodedSamples, FreshSamples

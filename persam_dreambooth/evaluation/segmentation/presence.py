@@ -1,0 +1,301 @@
+"""Calibrate the presence rule: photos with and without the subject in, a rule and its honest error rates out.
+
+Half of the subjects make the rule, the other half say how good it is.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.segmentation.folders import PerSeg
+from persam_dreambooth.evaluation.segmentation.metrics import overlap
+from persam_dreambooth.evaluation.segmentation.protocols import Episode, read_checked
+from persam_dreambooth.images import to_mask
+from persam_dreambooth.photos import files
+from persam_dreambooth.segmentation import (
+    ImageEncoder,
+    PerSAM,
+    Picture,
+    Presence,
+    PresenceCheck,
+    PresenceRule,
+    Reference,
+    Segmentation,
+    SignalMeter,
+    Signals,
+)
+from persam_dreambooth.segmentation.presence import REASONS, Verdict
+
+FOUND_IOU = 0.5
+"""A mask that overlaps the truth by so much is the subject's."""
+DOUBTED, LOST = 0.05, 0.01
+"""Shares of the photos with the subject that may be unsure or worse, and not found."""
+RIDGE = 1e-3
+"""On standardized signals, so that a signal that tells nothing gets no weight."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One photo that is asked for the subject.
+
+    Attributes:
+        image: the photo.
+        truth: (H, W) bool, where the subject is; None where it is not in the photo.
+        group: what kind of photo this is, for the report.
+    """
+
+    image: Picture
+    truth: NDArray[np.bool_] | None
+    group: str
+
+
+Album = tuple[Reference, Iterable[Trial]]
+"""A subject's reference, and the photos that are asked for it."""
+
+
+def halves(benchmark: PerSeg, seed: int) -> tuple["_Albums", "_Albums"]:
+    """PerSeg's objects, shuffled and cut in two: to make the rule, and to judge it.
+
+    Each object is asked of its own photos but the reference, and of as many of other objects, drawn at random.
+
+    Raises:
+        UserError: fewer than four objects, which cannot be halved and still have others.
+    """
+    random = Random(seed)
+    episodes = benchmark.draw(0, random, None)
+    objects = sorted({episode.group for episode in episodes})
+    if len(objects) < 4:
+        raise UserError(f"the data has {len(objects)} objects; a presence rule needs at least 4 to be made and judged")
+    random.shuffle(objects)
+    middle = len(objects) // 2
+    first, second = (
+        _Albums(benchmark, [one for one in episodes if one.group in half], half, seed)
+        for half in (objects[:middle], objects[middle:])
+    )
+    return first, second
+
+
+class _Albums:
+    """One half's albums, read as they are asked for.
+
+    Args:
+        benchmark: reads photos and masks.
+        episodes: of these objects.
+        objects: their names.
+        seed: of the draw of other objects' photos.
+    """
+
+    def __init__(self, benchmark: PerSeg, episodes: Sequence[Episode], objects: Sequence[str], seed: int) -> None:
+        self._benchmark, self._episodes, self._objects, self._seed = benchmark, episodes, objects, seed
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def __iter__(self) -> Iterator[Album]:
+        random = Random(self._seed)
+        for name in self._objects:
+            own = [one for one in self._episodes if one.group == name]
+            others = [one for one in self._episodes if one.group != name]
+            asked = own + random.sample(others, min(len(own), len(others)))
+            yield Reference(*self._benchmark.read(own[0].reference)), (self._trial(one, name) for one in asked)
+
+    def _trial(self, episode: Episode, name: str) -> Trial:
+        image, mask = read_checked(self._benchmark, episode.query)
+        if episode.group != name:
+            return Trial(image, None, "another object")
+        return Trial(image, to_mask(mask), "the object")
+
+
+def measure(persam: PerSAM, encoder: ImageEncoder | None, subjects: Iterable[Album]) -> Iterator[tuple[bool, Signals]]:
+    """Whether each trial's mask is the subject's, and its signals; empty masks are passed over."""
+    for reference, trials in subjects:
+        encoded = persam.encode_references([reference])
+        subject = persam.personalize(reference, encoded=encoded)
+        meter = SignalMeter(persam, subject, [reference], encoder, encoded)
+        for trial in trials:
+            (photo,) = persam.encode([trial.image])
+            found = persam.segment(photo, subject)
+            signals = meter(trial.image, photo, found)
+            if signals is not None:
+                yield _group(trial, found)[0], signals
+
+
+def fit_rule(
+    measured: Sequence[tuple[bool, Signals]], backbone: str, encoder: str | None, made_on: str | None = None
+) -> PresenceRule:
+    """The logistic rule that best tells right masks from the others, both counted alike.
+
+    Weights are held at zero or above: of each signal more must not count against the subject.
+    `found_from` and `unsure_from` are the probabilities below which `DOUBTED` and `LOST` of the right ones lie.
+
+    Raises:
+        UserError: all masks are right or none is, so that there is nothing to tell apart.
+    """
+    names = [name for name in REASONS if name != "appearance" or encoder is not None]
+    right = torch.tensor([is_right for is_right, _ in measured], dtype=torch.bool)
+    if right.all() or not right.any():
+        raise UserError(
+            f"{int(right.sum())} of {len(right)} masks are right; a presence rule is made from right and wrong ones: "
+            "give more objects, or a SAM that finds some of them"
+        )
+    values = torch.tensor([[asdict(signals)[name] for name in names] for _, signals in measured])
+    usual, spread = values[right].mean(0), values.std(0).clamp_min(1e-6)
+    scaled = (values - usual) / spread
+    free, bias = _fit(scaled, right)
+    logits = scaled @ free + bias
+    found_from, unsure_from = torch.sigmoid(logits[right]).quantile(torch.tensor([DOUBTED, LOST])).tolist()
+    weights = dict(zip(names, (free / spread).tolist(), strict=True))
+    means = dict(zip(names, usual.tolist(), strict=True))
+    return PresenceRule(weights, means, float(bias), found_from, unsure_from, backbone, encoder, made_on)
+
+
+def _fit(scaled: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Ridge logistic regression with weights of zero or above; (n,) weights and a bias."""
+    free = torch.zeros(scaled.shape[1], requires_grad=True)
+    bias = torch.zeros((), requires_grad=True)
+    share = torch.where(right, 0.5 / right.sum(), 0.5 / (~right).sum())
+    optimizer = torch.optim.LBFGS([free, bias], max_iter=500, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        weights = F.softplus(free)
+        error = F.binary_cross_entropy_with_logits(scaled @ weights + bias, right.float(), reduction="none")
+        loss: Tensor = (share * error).sum() + RIDGE * weights.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return F.softplus(free).detach(), bias.detach()
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The decision on one trial.
+
+    Attributes:
+        group: as the trial's; "mask on something else" where the subject is there but the mask is not its.
+        right: whether the mask is the subject's.
+        presence: the decision.
+    """
+
+    group: str
+    right: bool
+    presence: Presence
+
+
+def judge(
+    persam: PerSAM,
+    rule: PresenceRule,
+    encoder: ImageEncoder | None,
+    subjects: Iterable[Album],
+) -> Iterator[Judgement]:
+    """Decide every trial as a user's photo is decided, looking at several places."""
+    for reference, trials in subjects:
+        encoded = persam.encode_references([reference])
+        subject = persam.personalize(reference, encoded=encoded)
+        check = PresenceCheck(persam, subject, [reference], rule, encoder, encoded)
+        for trial in trials:
+            (photo,) = persam.encode([trial.image])
+            found, presence = check.find(trial.image, photo)
+            right, group = _group(trial, found)
+            yield Judgement(group, right, presence)
+
+
+def _group(trial: Trial, found: Segmentation) -> tuple[bool, str]:
+    """Whether the mask is the subject's, and the group it is reported in."""
+    if trial.truth is None:
+        return False, trial.group
+    right = overlap(found.mask, trial.truth).iou >= FOUND_IOU
+    return right, trial.group if right else "mask on something else"
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """How the photos of one group were judged.
+
+    Attributes:
+        group: which.
+        photos: how many.
+        found, unsure, not_found: shares of them, which add up to 1.
+        area: under the ROC curve, against all right masks; None for those themselves.
+    """
+
+    group: str
+    photos: int
+    found: float
+    unsure: float
+    not_found: float
+    area: float | None
+
+
+def rows(judged: Sequence[Judgement]) -> list[GroupRow]:
+    """A row for each group, the right ones first, and one for all that are not right."""
+    groups: dict[str, list[Judgement]] = {}
+    for one in judged:
+        groups.setdefault(one.group, []).append(one)
+    wrong = [one for one in judged if not one.right]
+    made = [_row(group, ones, judged) for group, ones in [*groups.items(), ("all without a right mask", wrong)]]
+    return sorted(made, key=lambda row: row.area is not None)
+
+
+def _row(group: str, ones: Sequence[Judgement], judged: Sequence[Judgement]) -> GroupRow:
+    counts = Counter(one.presence.verdict for one in ones)
+    found, unsure, lost = (counts[word] / len(ones) for word in get_args(Verdict))
+    area = None if ones[0].right else area_under_curve([one for one in judged if one.right] + list(ones))
+    return GroupRow(group, len(ones), found, unsure, lost, area)
+
+
+def table(made: Sequence[GroupRow]) -> str:
+    """The rows as a Markdown table, in percent."""
+    lines = ["| photos | | found | unsure | not found | area under the ROC curve |", "| --- " + "| ---: " * 5 + "|"]
+    for row in made:
+        shares = " | ".join(f"{100 * share:.1f}" for share in (row.found, row.unsure, row.not_found))
+        area = "" if row.area is None else f"{row.area:.3f}"
+        lines.append(f"| {row.group} | {row.photos} | {shares} | {area} |")
+    return "\n".join(lines)
+
+
+def _arrays(judged: Sequence[Judgement]) -> tuple[Tensor, Tensor]:
+    """Probability, and 1 where the mask is right."""
+    return torch.tensor([one.presence.probability for one in judged]), torch.tensor([int(one.right) for one in judged])
+
+
+def area_under_curve(judged: Sequence[Judgement]) -> float:
+    """How often a right mask gets a higher probability than a wrong one."""
+    from torchmetrics.functional.classification import binary_auroc
+
+    return float(binary_auroc(*_arrays(judged)))
+
+
+def draw_curves(by_rule: dict[str, Sequence[Judgement]], path: Path) -> None:
+    """Save the ROC curve of each rule, with its two thresholds, as a picture."""
+    from matplotlib.figure import Figure
+    from torchmetrics.functional.classification import binary_roc
+
+    figure = Figure(figsize=(5, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for name, judged in by_rule.items():
+        false, true, _ = binary_roc(*_arrays(judged))
+        (line,) = axes.plot(false, true, label=f"{name}: area {area_under_curve(judged):.3f}")
+        for verdicts, marker in ((("found",), "o"), (("found", "unsure"), "v")):
+            kept = [
+                np.mean([one.presence.verdict in verdicts for one in judged if one.right == right])
+                for right in (False, True)
+            ]
+            axes.plot(*kept, marker, color=line.get_color())
+    axes.plot([0, 1], [0, 1], color="0.8", zorder=0)
+    axes.set(xlabel="kept of the photos without a right mask", ylabel="kept of the photos with a right mask")
+    axes.set_title("circle: found; triangle: found or unsure", fontsize=9)
+    axes.legend(loc="lower right", fontsize=8)
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:])

@@ -1,0 +1,145 @@
+"""What a benchmark is: pairs of a reference and a query, drawn once, written down and read again."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from persam_dreambooth.atomic_io import replacing
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.images import to_mask
+
+EPISODES_NAME = "episodes.json"
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One photo and which of its masks is meant.
+
+    Attributes:
+        image: path below the data folder, with forward slashes.
+        label: what the benchmark finds the mask by; JSON-able.
+    """
+
+    image: str
+    label: tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One question: given the reference with its mask, where is the same in the query?
+
+    Attributes:
+        name: unique within the benchmark; a relative path, since the found mask's file has it.
+        fold: which of the benchmark's folds it belongs to.
+        group: the object or class over whose episodes intersections and unions are summed.
+        reference, query: the two photos.
+    """
+
+    name: str
+    fold: int
+    group: str
+    reference: Shot
+    query: Shot
+
+
+class Benchmark(Protocol):
+    """A data set on disk with its protocol; built from its folder, which it checks (UserError)."""
+
+    name: str
+    """As the command line has it."""
+    title: str
+    """As its authors write it."""
+    folds: int
+
+    def draw(self, fold: int, random: Random, count: int | None) -> list[Episode]:
+        """A fold's episodes; `count` of them, the protocol's own number where that is None.
+
+        Raises:
+            UserError: the folder lacks what the protocol needs.
+        """
+        ...
+
+    def read(self, shot: Shot) -> tuple[Image.Image, Image.Image | NDArray[np.bool_]]:
+        """A photo, RGB, and its mask of the same size: the file as it is, or (H, W) bool.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
+        ...
+
+
+def require(data: Path, title: str, layout: str, *wanted: str) -> None:
+    """Raise a UserError unless every wanted path, which may be a pattern, is below the data folder."""
+    missing = [pattern for pattern in wanted if not any(data.glob(pattern))]
+    if missing:
+        raise UserError(
+            f"{data} is not laid out as {title}: no {', no '.join(missing)} in it; "
+            f"give the folder that holds {layout} (docs/evaluation.md)"
+        )
+
+
+def read_checked(benchmark: Benchmark, shot: Shot) -> tuple[Image.Image, Image.Image | NDArray[np.bool_]]:
+    """`Benchmark.read`, and a UserError where photo and mask differ in size: such a data set is damaged."""
+    image, mask = benchmark.read(shot)
+    height, width = to_mask(mask).shape
+    if image.size != (width, height):
+        raise UserError(
+            f"the mask {'/'.join(map(str, shot.label))} of {shot.image} is {width} x {height} pixels but the photo is "
+            f"{image.width} x {image.height}; download {benchmark.title} again"
+        )
+    return image, mask
+
+
+def thinned(episodes: list[Episode], random: Random, count: int | None) -> list[Episode]:
+    """All episodes, or `count` of them drawn at random, in their order."""
+    if count is None or count >= len(episodes):
+        return episodes
+    chosen = random.sample(range(len(episodes)), count)
+    return [episodes[number] for number in sorted(chosen)]
+
+
+def list_episodes(
+    benchmark: Benchmark, path: Path, folds: Sequence[int], seed: int, count: int | None
+) -> list[Episode]:
+    """The episodes that a file names; where there is none, draw them and write it.
+
+    Raises:
+        UserError: the file is damaged or another benchmark's, or there is no such fold.
+    """
+    unknown = [fold for fold in folds if not 0 <= fold < benchmark.folds]
+    if unknown:
+        raise UserError(f"{benchmark.title} has no fold {unknown[0]}; its folds are 0 to {benchmark.folds - 1}")
+    if path.exists():
+        return _read_episodes(benchmark, path)
+    drawn: list[Episode] = []
+    for fold in folds:
+        # A generator a fold, so that a fold is the same whether it is asked for alone or with the others.
+        drawn += benchmark.draw(fold, Random(f"{seed} {fold}"), count)
+    with replacing(path) as temporary:
+        listed = [asdict(episode) for episode in drawn]
+        text = json.dumps({"benchmark": benchmark.name, "episodes": listed}, indent=1, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return drawn
+
+
+def _read_episodes(benchmark: Benchmark, path: Path) -> list[Episode]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        name, episodes = stored["benchmark"], [_episode(one) for one in stored["episodes"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged or no list of episodes; delete it, and they are drawn anew") from error
+    if name != benchmark.name:
+        raise UserError(f"{path} lists episodes of {name}, not of {benchmark.name}; choose another output folder")
+    return episodes
+
+
+def _episode(stored: dict[str, Any]) -> Episode:
+    shots = {key: Shot(stored[key]["image"], tuple(stored[key]["label"])) for key in ("reference", "query")}
+    return Episode(**stored | shots)

@@ -1,0 +1,258 @@
+"""The benchmarks whose episodes are drawn at random, laid out as in Matcher (Liu et al. 2024): LVIS, PASCAL, PACO."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.segmentation.coco import Box, cropped, read_annotations
+from persam_dreambooth.evaluation.segmentation.protocols import Episode, Shot, require
+from persam_dreambooth.photos.coco import coco_tools, union_of
+from persam_dreambooth.photos.files import read_photo
+
+TRIES = 1000
+"""How often a photo is drawn for a part that not every photo of its list shows."""
+
+
+class Lvis92:
+    """LVIS-92i: 10 folds of the classes with two photos or more; all instances of a class are one mask.
+
+    Args:
+        data: the folder that holds `lvis_val.pkl` ({class: {photo: {"annotations": [{"segmentation"}]}}}) and
+            the COCO 2017 photos in `coco/`.
+
+    Raises:
+        UserError: another layout, or no pycocotools.
+    """
+
+    name, title, folds = "lvis92", "LVIS-92i", 10
+    episodes = 2300
+
+    def __init__(self, data: Path) -> None:
+        coco_tools()
+        require(data, self.title, "lvis_val.pkl and coco/train2017, coco/val2017", "lvis_val.pkl", "coco/*2017")
+        self._data, self._by_class = data, read_annotations(data / "lvis_val.pkl")
+
+    def draw(self, fold: int, random: Random, count: int | None) -> list[Episode]:
+        """See `Benchmark.draw`: the fold's classes in turn, query and reference at random."""
+        kept = [group for group, photos in self._by_class.items() if len(photos) > 1]
+        groups = kept[fold : len(kept) // self.folds * self.folds : self.folds]
+        _refuse_no_class(self.title, fold, groups)
+        episodes = []
+        for number in range(self.episodes if count is None else count):
+            group = groups[number % len(groups)]
+            query, reference = (
+                Shot(f"coco/{photo}", (_plain(group), photo))
+                for photo in random.sample(list(self._by_class[group]), 2)
+            )
+            episodes.append(Episode(f"{fold}/{number:05d}", fold, str(group), reference, query))
+        return episodes
+
+    def read(self, shot: Shot) -> tuple[Image.Image, NDArray[np.bool_]]:
+        """See `Benchmark.read`."""
+        group, photo = shot.label
+        image = read_photo(self._data / shot.image)
+        annotations = _found(self._by_class, group, photo)["annotations"]
+        return image, union_of([one["segmentation"] for one in annotations], image.height, image.width)
+
+
+class PascalPart:
+    """PASCAL-Part: 4 folds (animals, indoor, person, vehicles); a part of one object, cut to the object's box.
+
+    Args:
+        data: the folder that holds `VOCdevkit/VOC2010` with `JPEGImages`,
+            `Annotations_Part_json_merged_part_classes` and `all_obj_part_to_image.json`.
+
+    Raises:
+        UserError: another layout, or no pycocotools.
+    """
+
+    name, title = "pascal-part", "PASCAL-Part"
+    categories = ("animals", "indoor", "person", "vehicles")
+    folds = len(categories)
+    most_episodes = 2500
+    left_out = ("aeroplane", "TAIL")
+    """The one class that the protocol does not ask for."""
+
+    def __init__(self, data: Path) -> None:
+        coco_tools()
+        root, annotations = "VOCdevkit/VOC2010", "Annotations_Part_json_merged_part_classes"
+        wanted = [f"{root}/all_obj_part_to_image.json", f"{root}/JPEGImages", f"{root}/{annotations}"]
+        require(data, self.title, f"{root} with JPEGImages, {annotations} and all_obj_part_to_image.json", *wanted)
+        self._data, self._index = data, _read_json(data / wanted[0])
+        self._annotation = lru_cache(1024)(lambda name: _read_json(data / wanted[2] / f"{name}.json"))
+        self._photos = wanted[1]
+
+    def draw(self, fold: int, random: Random, count: int | None) -> list[Episode]:
+        """See `Benchmark.draw`: the fold's parts in turn; photos, and objects in them, at random."""
+        objects = _found(self._index, self.categories[fold], "object")
+        lists = {(one, part): ids for one, of in objects.items() for part, ids in of["part"].items()}
+        groups = [
+            group for group, ids in lists.items() if ids["train"] and len(ids["val"]) > 1 and group != self.left_out
+        ]
+        _refuse_no_class(self.title, fold, groups)
+        if count is None:
+            count = min(self.most_episodes, sum(len(ids["val"]) for ids in lists.values()))
+        episodes = []
+        for number in range(count):
+            group = groups[number % len(groups)]
+            draw = self._shots_of(group)
+            query, reference = _two_photos(draw, lists[group]["val"], random, f"{'+'.join(group)} of {self.title}")
+            episodes.append(Episode(f"{fold}/{number:05d}", fold, "+".join(group), reference, query))
+        return episodes
+
+    def _shots_of(self, group: tuple[str, str]) -> Callable[[str, Random], Shot | None]:
+        """What draws an object of that name in a photo; None where the drawn one does not show the part."""
+        name, part = group
+
+        def draw(photo: str, random: Random) -> Shot | None:
+            objects = self._annotation(photo)["object"]
+            places = [place for place, one in enumerate(objects) if one["name"] == name]
+            if not places:
+                return None
+            number = random.choice(places)
+            shows = any(one["name"] == part for one in objects[number]["parts"])
+            left, top, right, bottom = self._box(objects[number])
+            if not shows or left >= right or top >= bottom:
+                return None
+            return Shot(f"{self._photos}/{photo}.jpg", (photo, number, part))
+
+        return draw
+
+    def read(self, shot: Shot) -> tuple[Image.Image, NDArray[np.bool_]]:
+        """See `Benchmark.read`: both cut to the object's box."""
+        photo, number, part = shot.label
+        image = read_photo(self._data / shot.image)
+        owner = self._annotation(photo)["object"][number]
+        pieces = [mask for one in owner["parts"] if one["name"] == part for mask in one["mask"]]
+        return cropped(image, union_of(pieces, image.height, image.width), self._box(owner))
+
+    @staticmethod
+    def _box(owner: dict[str, Any]) -> Box:
+        left, top, right, bottom = (int(value) for value in owner["bndbox"].values())
+        return left, top, right, bottom
+
+
+class PacoPart:
+    """PACO-Part: 448 classes in 4 folds; a part of one object, cut to the object's box.
+
+    Args:
+        data: the folder that holds `paco/paco_part_train.pkl` and `paco/paco_part_val.pkl`, each {"cid2img": {class:
+            [{photo id: photo}]}, "img2anno": {photo id: [{"category_id", "obj_ann_id", "obj_bbox",
+            "segmentation"}]}}, and the COCO 2017 photos in `coco/`.
+
+    Raises:
+        UserError: another layout, or no pycocotools.
+    """
+
+    name, title, folds = "paco-part", "PACO-Part", 4
+    episodes = 2500
+
+    def __init__(self, data: Path) -> None:
+        coco_tools()
+        train, val = "paco/paco_part_train.pkl", "paco/paco_part_val.pkl"
+        require(data, self.title, f"{train}, {val} and coco/train2017, coco/val2017", train, val, "coco/*2017")
+        self._data = data
+        self._order = list(_found(read_annotations(data / train), "cid2img"))
+        stored = read_annotations(data / val)
+        # {class: {photo id: photo}}: the lists name some photos twice.
+        self._by_class = {
+            group: {_plain(key): photo for entry in entries for key, photo in entry.items()}
+            for group, entries in _found(stored, "cid2img").items()
+        }
+        self._annotations = {_plain(key): ones for key, ones in _found(stored, "img2anno").items()}
+
+    def draw(self, fold: int, random: Random, count: int | None) -> list[Episode]:
+        """See `Benchmark.draw`: class, photos, and objects in them, at random."""
+        ordered = self._order[fold : len(self._order) // self.folds * self.folds : self.folds]
+        groups = [group for group in ordered if len(self._by_class.get(group, ())) > 1]
+        _refuse_no_class(self.title, fold, groups)
+        episodes = []
+        for number in range(self.episodes if count is None else count):
+            group = random.choice(groups)
+            draw = self._shots_of(group)
+            query, reference = _two_photos(draw, list(self._by_class[group]), random, f"{group} of {self.title}")
+            episodes.append(Episode(f"{fold}/{number:05d}", fold, str(group), reference, query))
+        return episodes
+
+    def _shots_of(self, group: Any) -> Callable[[Any, Random], Shot | None]:
+        """What draws an object with that part in a photo."""
+
+        def draw(photo: Any, random: Random) -> Shot | None:
+            owners = {one["obj_ann_id"]: one["obj_bbox"] for one in self._of(photo, group)}
+            if not owners:
+                return None
+            owner = random.choice(list(owners))
+            _, _, width, height = owners[owner]
+            if int(width) < 1 or int(height) < 1:
+                return None
+            image = "/".join(self._by_class[group][photo].split("/")[-2:])
+            return Shot(f"coco/{image}", (photo, _plain(group), _plain(owner)))
+
+        return draw
+
+    def _of(self, photo: Any, group: Any) -> list[dict[str, Any]]:
+        return [one for one in _found(self._annotations, photo) if one["category_id"] == group]
+
+    def read(self, shot: Shot) -> tuple[Image.Image, NDArray[np.bool_]]:
+        """See `Benchmark.read`: both cut to the object's box."""
+        photo, group, owner = shot.label
+        image = read_photo(self._data / shot.image)
+        parts = [one for one in self._of(photo, group) if one["obj_ann_id"] == owner]
+        if not parts:
+            raise UserError(f"no part {group} of object {owner} in {shot.image}; the episodes are of another data set")
+        left, top, width, height = parts[0]["obj_bbox"]
+        box = int(left), int(top), int(left + width), int(top + height)
+        return cropped(image, union_of([one["segmentation"] for one in parts], image.height, image.width), box)
+
+
+Photo = TypeVar("Photo")
+
+
+def _two_photos(
+    draw: Callable[[Photo, Random], Shot | None], photos: Sequence[Photo], random: Random, what: str
+) -> tuple[Shot, Shot]:
+    """A query and a reference from two photos; a photo whose drawn object will not do is replaced by another."""
+    shots: dict[Any, Shot] = {}
+    for _ in range(TRIES):
+        photo = random.choice(photos)
+        shot = None if photo in shots else draw(photo, random)
+        if shot is not None:
+            shots[photo] = shot
+        if len(shots) == 2:
+            query, reference = shots.values()
+            return query, reference
+    raise UserError(f"no two photos show {what}; the annotations are incomplete, download them again")
+
+
+def _refuse_no_class(title: str, fold: int, groups: Sequence[object]) -> None:
+    if not groups:
+        raise UserError(f"fold {fold} of {title} has no class with two photos; the data set is incomplete")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"the annotations {path} cannot be read ({' '.join(str(error).split())})") from error
+
+
+def _found(stored: Any, *keys: Any) -> Any:
+    """A nested value, or a UserError that names what is missing."""
+    for key in keys:
+        if not isinstance(stored, dict) or key not in stored:
+            raise UserError(f"the annotations have no {key!r}; they are another data set's, or another version's")
+        stored = stored[key]
+    return stored
+
+
+def _plain(key: Any) -> Any:
+    """A numpy number as Python's own, which JSON can hold."""
+    return key.item() if isinstance(key, np.generic) else key

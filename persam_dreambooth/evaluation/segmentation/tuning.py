@@ -1,0 +1,190 @@
+"""What could be fitted in the place of PerSAM-F's two mask weights (the paper's table 5), for that table only.
+
+Every contestant here is PerSAM-F, with its one positive point and its cascade, and differs only in what is fitted
+on the reference photo. The tuned decoders are copies of the SAM's mask decoder with something small to learn in
+them; a copy takes the original's place for the length of a `with` block. While they are fitted and
+afterwards the three masks count one third each.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.segmentation.running import Contestant, Finder
+from persam_dreambooth.segmentation import (
+    Backbone,
+    EncodedPhoto,
+    Method,
+    PerSAM,
+    Prompts,
+    Reference,
+    Subject,
+    location,
+)
+from persam_dreambooth.segmentation.mask_weights import LEARNING_RATE, STEPS, dice_and_focal
+
+PROMPT_TOKENS, ADAPTER_WIDTH, LORA_RANK = 16, 64, 4
+
+Tuner = Callable[[nn.Module], None]
+"""Hangs something to learn on a mask decoder's transformer, whose own weights are frozen."""
+
+
+def three_weights(backbone: Backbone, method: Method, steps: int = STEPS) -> Contestant:
+    """PerSAM-F with three mask weights that need not sum to 1."""
+    persam = PerSAM(backbone, method)
+
+    def learn(reference: Reference) -> Finder:
+        subject, photo = _at_thirds(persam, reference)
+        decoded, _ = backbone.decode(photo.embedding, _question(photo, subject), multimask=True, extra=photo.extra)
+        weights = fit_three_weights(photo.frame.to_original(decoded), _foreground(reference, photo), steps)
+        fitted = replace(subject, mask_weights=weights)
+        return lambda photo: persam.segment(photo, fitted).mask
+
+    return learn
+
+
+def fit_three_weights(logits: Tensor, foreground: Tensor, steps: int = STEPS) -> Tensor:
+    """The (3,) float32 weights with which (3, H, W) logits together come closest to (H, W) float32 in {0, 1}."""
+    weights = nn.Parameter(torch.full((3,), 1 / 3, device=logits.device))
+    _descend([weights], lambda: dice_and_focal(torch.einsum("k,khw->hw", weights, logits), foreground), steps)
+    return weights.detach()
+
+
+def tuned_decoder(backbone: Backbone, method: Method, tuner: Tuner | None, steps: int = STEPS) -> Contestant:
+    """PerSAM-F whose weights stay at one third each and whose decoder learns; with `tuner` None nothing does.
+
+    Raises:
+        UserError: when it learns, on a backbone whose mask decoder cannot be exchanged.
+    """
+    original = None if tuner is None else _decoder(backbone)
+    persam = PerSAM(backbone, method)
+
+    def learn(reference: Reference) -> Finder:
+        subject, photo = _at_thirds(persam, reference)
+        if tuner is None:
+            return lambda photo: persam.segment(photo, subject).mask
+        decoder: Any = copy.deepcopy(original)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            tuner(decoder.transformer)
+        decoder.to(photo.embedding.device)
+        _tune(backbone, decoder, photo, _question(photo, subject), _foreground(reference, photo), steps)
+
+        def find(photo: EncodedPhoto) -> Any:
+            with _in_place(backbone, decoder):
+                return persam.segment(photo, subject).mask
+
+        return find
+
+    return learn
+
+
+def prompt_tokens(transformer: Any) -> None:
+    """Prompt tuning: learned tokens after the decoder's own, which therefore keep their places."""
+    width = transformer.layers[0].self_attn.q_proj.in_features
+    transformer.prompt_tokens = nn.Parameter(torch.randn(PROMPT_TOKENS, width) * 0.02)
+
+    def append(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        for name in ("point_embedding", "point_embeddings"):
+            if name in kwargs:
+                return args, kwargs | {name: _with_tokens(kwargs[name], module.prompt_tokens)}
+        image, position, tokens, *rest = args
+        return (image, position, _with_tokens(tokens, module.prompt_tokens), *rest), kwargs
+
+    transformer.register_forward_pre_hook(append, with_kwargs=True)
+
+
+def _with_tokens(tokens: Tensor, learned: Tensor) -> Tensor:
+    """(..., N, C) and (P, C) to (..., N + P, C)."""
+    return torch.cat([tokens, learned.expand(*tokens.shape[:-2], *learned.shape)], dim=-2)
+
+
+def adapters(transformer: Any) -> None:
+    """Adapters: after every block's MLP a bottleneck that adds to its output, nothing at first."""
+    for layer in transformer.layers:
+        width = layer.self_attn.q_proj.in_features
+        layer.adapter = nn.Sequential(nn.Linear(width, ADAPTER_WIDTH), nn.GELU(), nn.Linear(ADAPTER_WIDTH, width))
+        nn.init.zeros_(layer.adapter[-1].weight)
+        nn.init.zeros_(layer.adapter[-1].bias)
+        layer.mlp.register_forward_hook(lambda module, args, output, adapter=layer.adapter: output + adapter(output))
+
+
+def lora(transformer: Any) -> None:
+    """LoRA on the queries and values of every attention."""
+    inject_adapter_in_model(LoraConfig(r=LORA_RANK, target_modules=["q_proj", "v_proj"]), transformer)
+
+
+def _at_thirds(persam: PerSAM, reference: Reference) -> tuple[Subject, EncodedPhoto]:
+    """PerSAM-F's subject before its fit, and the reference photo encoded."""
+    (photo,) = persam.encode([reference.pixels])
+    thirds = torch.full((3,), 1 / 3, device=photo.embedding.device)
+    return persam.personalize(reference, thirds), photo
+
+
+def _question(photo: EncodedPhoto, subject: Subject) -> Prompts:
+    """The one positive point that PerSAM-F is fitted with."""
+    confidence = location.on_photo(subject.target_feature, photo)
+    points, labels = location.location_prior(confidence, negative=False)
+    return Prompts(photo.frame.to_model(points), labels)
+
+
+def _foreground(reference: Reference, photo: EncodedPhoto) -> Tensor:
+    """(H, W) float32 in {0, 1}."""
+    return torch.from_numpy(reference.foreground).float().to(photo.embedding.device)
+
+
+def _tune(
+    backbone: Backbone, decoder: nn.Module, photo: EncodedPhoto, asked: Prompts, foreground: Tensor, steps: int
+) -> None:
+    """Fit what a copied decoder can learn on the reference photo."""
+
+    def with_gradients(module: nn.Module, args: tuple[Any, ...]) -> None:
+        torch.set_grad_enabled(True)  # `decode` switched them off, and switches back when it ends
+
+    def loss() -> Tensor:
+        logits, _ = backbone.decode(photo.embedding, asked, multimask=True, extra=photo.extra)
+        return dice_and_focal(photo.frame.to_original(logits.mean(0, keepdim=True))[0], foreground)
+
+    with _in_place(backbone, decoder), decoder.register_forward_pre_hook(with_gradients):
+        _descend([weight for weight in decoder.parameters() if weight.requires_grad], loss, steps)
+
+
+def _descend(parameters: Iterable[nn.Parameter], loss: Callable[[], Tensor], steps: int) -> None:
+    """AdamW under a cosine to zero, as PerSAM-F."""
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, eps=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        with torch.enable_grad():
+            optimizer.zero_grad()
+            loss().backward()
+        optimizer.step()
+        schedule.step()
+
+
+def _decoder(backbone: Backbone) -> Any:
+    """A backbone's mask decoder; the only place outside of the backbones that looks behind their protocol."""
+    decoder = getattr(getattr(backbone, "_model", None), "mask_decoder", None)
+    if decoder is None:
+        raise UserError(
+            f"the mask decoder of {backbone.name} cannot be exchanged, so that table 5 cannot be made with it; "
+            "use a transformers SAM or an original checkpoint, or leave 5 out of --tables"
+        )
+    return decoder
+
+
+@contextmanager
+def _in_place(backbone: Any, decoder: nn.Module) -> Iterator[None]:
+    """Let another decoder stand in a backbone's own one's place."""
+    original = _decoder(backbone)
+    backbone._model.mask_decoder = decoder
+    try:
+        yield
+    finally:
+        backbone._model.mask_decoder = original

@@ -1,0 +1,19 @@
+"""Masks to and from other trainers: each trainer's convention is one entry of a table, read and written alike."""
+
+from persam_dreambooth.formats.export import Exported, export_beside, export_folder
+from persam_dreambooth.formats.import_ import IMAGES, Imported, import_folder
+from persam_dreambooth.formats.source import Source, read_source
+from persam_dreambooth.formats.table import CONVENTIONS, Convention
+
+__all__ = [
+    "CONVENTIONS",
+    "IMAGES",
+    "Convention",
+    "Exported",
+    "Imported",
+    "Source",
+    "export_beside",
+    "export_folder",
+    "import_folder",
+    "read_source",
+]

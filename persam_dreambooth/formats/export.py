@@ -1,0 +1,189 @@
+"""Our photos and masks to a trainer's folder, whole or not at all."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from persam_dreambooth.atomic_io import UNFINISHED, replacing, replacing_folder
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.formats.layouts import Folders
+from persam_dreambooth.formats.samples import Sample, refuse
+from persam_dreambooth.formats.source import Pair, Source
+from persam_dreambooth.formats.table import Convention
+from persam_dreambooth.masks import Looks
+from persam_dreambooth.photos import files
+from persam_dreambooth.photos.names import is_text
+from persam_dreambooth.photos.pairs import check_size
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        count: of photos.
+        without_words: names of the photos that have no caption.
+        snippet: what to tell the trainer; empty where nothing.
+        config: where that is saved.
+        warnings: what looks odd about the masks.
+    """
+
+    count: int
+    without_words: list[str] = field(default_factory=list)
+    snippet: str = ""
+    config: Path | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def export_folder(
+    source: Source, convention: Convention, output: Path, instance_prompt: str | None = None
+) -> Exported:
+    """Write photos, masks, captions and the configuration into a new folder.
+
+    Args:
+        source: what is exported.
+        convention: to whom.
+        output: absent or empty.
+        instance_prompt: the caption of photos that have none.
+
+    Raises:
+        UserError: the folder holds something, lies among the photos, or has a path that no configuration can name;
+            photos or masks that cannot be decoded, masks of another size, names that the trainer reserves, all of
+            them listed.
+    """
+    refuse_used(output, {pair.photo.parent for pair in source.pairs} | {pair.mask.parent for pair in source.pairs})
+    layout, lines, problems, looks = convention.layout, [], list[str](), Looks()
+    snippet, without_words = convention.configured(output.resolve()), []
+    _refuse_unwritable(snippet, output)
+    with replacing_folder(output) as folder:
+        for pair in tqdm(source.pairs, desc="Exporting", unit="photo", delay=2):
+            try:
+                sample = read_sample(pair, instance_prompt)
+                lines.append(layout.add(sample, folder))
+                looks.add(pair.mask.name, sample.mask)
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            if sample.caption is None:
+                without_words.append(pair.photo.name)
+        refuse(problems, f"not for {convention.title}")
+        layout.close(lines, folder)
+        if snippet:
+            (folder / convention.config).write_text(snippet, encoding="utf-8")
+    config = output / convention.config if snippet else None
+    return Exported(len(lines), without_words, snippet, config, looks.warnings())
+
+
+def refuse_used(output: Path, sources: set[Path]) -> None:
+    """Raise a UserError unless a folder can be made that is not among others."""
+    files.check_output_folder(output)
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"{output} is not empty; choose another --output or empty this one")
+    here = output.resolve()
+    around = [folder for folder in sources if folder.resolve() in (here, *here.parents)]
+    if around:
+        raise UserError(f"{output} lies in {around[0]}, which is left as it is; choose another --output")
+
+
+def read_sample(pair: Pair, instance_prompt: str | None = None) -> Sample:
+    """Read a photo and its mask.
+
+    Raises:
+        UserError: one cannot be decoded, their sizes differ, or the name is no text.
+    """
+    if not is_text(pair.photo.name):
+        raise UserError(f"{pair.photo.name} has bytes in its name that are no UTF-8; rename it")
+    image, mask = files.read_photo(pair.photo), files.read_mask(pair.mask)
+    check_size(pair.mask, mask.shape, pair.photo, image.size)
+    return Sample(pair.photo, image, mask, pair.caption or instance_prompt)
+
+
+def _refuse_unwritable(snippet: str, folder: Path) -> None:
+    """Raise a UserError for a configuration that names a folder by bytes that are no text."""
+    if not is_text(snippet):
+        raise UserError(f"the path of {folder} has bytes that are no UTF-8; rename it, since a configuration names it")
+
+
+def export_beside(source: Source, convention: Convention) -> Exported:
+    """Write masks beside the photos, which are left as they are, and the configuration last; all of it or nothing.
+
+    Of an export that was killed, what is there already is kept, and the rest is added.
+
+    Raises:
+        UserError: the trainer does not look there; another file of such a name is there already, a photo would stay
+            without a mask and so be trained on whole, or what `export_folder` refuses.
+    """
+    layout = convention.layout
+    if not convention.beside or not isinstance(layout, Folders):
+        raise UserError(f"{convention.title} does not look for masks beside photos; give a new folder as --output")
+    targets = _targets(source, layout)
+    folder = next(iter(targets.values())).parent
+    config, snippet = folder / convention.config, convention.configured_beside(folder.resolve())
+    _refuse_unwritable(snippet, folder)
+    others = [photo.name for photo in files.list_photos(folder) if photo not in targets]
+    bare = [name for name in others if not name.endswith(files.NO_PHOTOS)]
+    if bare:
+        raise UserError(
+            f"{convention.title} trains on all of a photo that has no mask: {', '.join(bare)}; take them out of the "
+            "folder, keep those that are doubted with --include_doubtful, or export to a new folder with --output"
+        )
+    looks = _write_beside(source, targets, config, snippet)
+    without_words = [pair.photo.name for pair in source.pairs if pair.caption is None]
+    return Exported(len(source.pairs), without_words, snippet, config, looks.warnings())
+
+
+def _write_beside(source: Source, targets: dict[Path, Path], config: Path, snippet: str) -> Looks:
+    problems, looks, waiting = [], Looks(), dict[Path, Path]()
+    # In a folder of their own: of loose files that a kill leaves behind, OneTrainer would take each for a photo.
+    with TemporaryDirectory(prefix=UNFINISHED, dir=config.parent) as beside:
+        for pair in tqdm(source.pairs, desc="Exporting", unit="photo", delay=2):
+            target = targets[pair.photo]
+            try:
+                mask = read_sample(pair).mask
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            looks.add(pair.mask.name, mask)
+            if not os.path.lexists(target):
+                waiting[target] = Path(beside) / target.name
+                files.write_mask(mask, waiting[target])
+            elif not _holds(target, mask):
+                problems.append(f"{target} is there already")
+        written = os.path.lexists(config)
+        if written and not (config.is_file() and config.read_bytes() == snippet.encode()):
+            problems.append(f"{config} is there already")
+        refuse(problems, "the masks cannot be put beside the photos")
+        for target, temporary in waiting.items():
+            temporary.replace(target)
+    if not written:
+        with replacing(config) as temporary:
+            temporary.write_text(snippet, encoding="utf-8")
+    return looks
+
+
+def _holds(path: Path, mask: NDArray[np.bool_]) -> bool:
+    """Whether a file is that very mask."""
+    try:
+        return np.array_equal(files.read_mask(path), mask)
+    except UserError:
+        return False
+
+
+def _targets(source: Source, layout: Folders) -> dict[Path, Path]:
+    """Where each photo's mask goes, in the one folder of the photos."""
+    folders = {str(pair.photo.parent) for pair in source.pairs}
+    if len(folders) > 1:
+        raise UserError(f"the photos lie in several folders ({', '.join(sorted(folders))}); give one as --images")
+    targets, problems = {}, []
+    for pair in source.pairs:
+        try:
+            targets[pair.photo] = pair.photo.with_name(layout.mask_name(pair.photo))
+        except UserError as error:
+            problems.append(str(error))
+    refuse(problems, "the masks cannot be put beside the photos")
+    return targets

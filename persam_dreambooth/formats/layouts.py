@@ -1,0 +1,198 @@
+"""The two ways in which folders alone say which mask is whose: a name of its own, or the photo's alpha channel."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.formats.foreign_files import clashes, foreign
+from persam_dreambooth.formats.samples import (
+    CAPTION,
+    Channel,
+    Item,
+    Sample,
+    read_caption,
+    read_levels,
+    unused,
+    write_caption,
+    write_photo,
+)
+from persam_dreambooth.images import upright
+from persam_dreambooth.photos import files
+
+
+@dataclass(frozen=True)
+class Given:
+    """Where a trainer's data lie.
+
+    Attributes:
+        folder: in which the convention's own names are looked for; or its index file.
+        images, masks: where the photos and masks are instead, where they have other names.
+        category: of a COCO file with several, the one that is the subject.
+    """
+
+    folder: Path
+    images: Path | None = None
+    masks: Path | None = None
+    category: str | None = None
+
+
+class Layout(Protocol):
+    """How a trainer pairs photos and masks."""
+
+    @property
+    def photos(self) -> str:
+        """The folder of the photos, in the trainer's."""
+        ...
+
+    @property
+    def masks(self) -> str | None:
+        """The folder of the masks; None where they are no files."""
+        ...
+
+    def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
+        """Write one photo and its mask; returns its line of the index, empty where there is none."""
+        ...
+
+    def close(self, lines: list[dict[str, Any]], folder: Path) -> None:
+        """Write the index."""
+        ...
+
+    def find(self, given: Given) -> tuple[list[Item], list[str]]:
+        """The photos with their masks, and what is wrong with the folder, a few words each."""
+        ...
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Photos in one folder, masks in another or the same, told apart by their names.
+
+    Attributes:
+        photos, masks: the folders' names.
+        postfix: what the mask's stem has more than the photo's.
+        reserved: such endings of stems, which photos may not have.
+        whole_name: whether a mask has its photo's suffix too, so that both are PNG.
+        channel: what the trainer reads of a mask.
+        turns: whether the trainer turns photos and masks by their own EXIF; one that does not lays the mask
+            on the stored pixels.
+    """
+
+    photos: str = "images"
+    masks: str = "masks"
+    postfix: str = ""
+    reserved: tuple[str, ...] = ()
+    whole_name: bool = False
+    channel: Channel = "red"
+    turns: bool = False
+
+    def mask_name(self, photo: Path) -> str:
+        """The name of a photo's mask.
+
+        Raises:
+            UserError: the photo's own name is a mask's.
+        """
+        if photo.stem.endswith(self.reserved or ("\0",)):
+            raise UserError(f"{photo.name} has a name that stands for a mask there; rename it")
+        return f"{photo.stem}{self.postfix}.png"
+
+    def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
+        """Write photo, mask and caption."""
+        photo = write_photo(sample, folder / self.photos, self.whole_name)
+        files.write_mask(sample.mask, unused(folder / self.masks / self.mask_name(photo)))
+        write_caption(sample.caption, photo)
+        return {}
+
+    def close(self, lines: list[dict[str, Any]], folder: Path) -> None:
+        """There is no index."""
+
+    def find(self, given: Given) -> tuple[list[Item], list[str]]:
+        """Pair what is there by name."""
+        images = given.images or _inside(given.folder, self.photos)
+        masks = given.masks or (images if self.masks == self.photos else _inside(given.folder, self.masks))
+        for path in (images, masks):
+            if not path.is_dir():
+                raise UserError(f"{path} is not a folder; give the folders of the trainer's photos and masks")
+        if images.resolve() == masks.resolve() and not self.postfix:
+            raise UserError(f"photos and masks are both looked for in {images}; give --images and --masks")
+        photos = [path for path in files.list_photos(images) if not path.stem.endswith(self.reserved or ("\0",))]
+        candidates = [path for path in files.list_photos(masks) if path.stem.endswith(self.postfix)]
+        problems = clashes(photos) + foreign(images, photos) + (foreign(masks) if images != masks else [])
+        by_key: dict[str, Path] = {}
+        for path in candidates:
+            key = path.name if self.whole_name else path.stem.removesuffix(self.postfix)
+            if key in by_key:
+                problems.append(f"{by_key[key].name} and {path.name} are masks of the same photo")
+            by_key[key] = path
+        items = []
+        for photo in photos:
+            mask = by_key.pop(photo.name if self.whole_name else photo.stem, None)
+            if mask is None:
+                problems.append(f"{photo.name} has no mask")
+                continue
+            levels = partial(read_levels, mask, self.channel, None if self.turns else photo)
+            items.append(Item(photo, levels, read_caption(photo.with_suffix(CAPTION))))
+        return items, problems + [f"the mask {path.name} has no photo" for path in by_key.values()]
+
+
+@dataclass(frozen=True)
+class Alpha:
+    """RGBA PNGs: opaque where the subject is.
+
+    Attributes:
+        photos: the folder's name.
+        background: whether what is transparent keeps its colours, as training needs; else it is gone.
+    """
+
+    photos: str = "images"
+    background: bool = True
+    masks: None = None
+
+    def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
+        """Write the photo with its mask in it, and the caption."""
+        picture = sample.image.copy()
+        alpha = Image.fromarray(sample.mask).convert("L")
+        if not self.background:
+            picture = Image.composite(picture, Image.new("RGB", picture.size), alpha)
+        picture.putalpha(alpha)
+        photo = unused(folder / self.photos / f"{sample.photo.stem}.png")
+        files.write_picture(picture, photo)
+        write_caption(sample.caption, photo)
+        return {}
+
+    def close(self, lines: list[dict[str, Any]], folder: Path) -> None:
+        """There is no index."""
+
+    def find(self, given: Given) -> tuple[list[Item], list[str]]:
+        """Every picture, each of which must have an alpha channel."""
+        images = given.images or _inside(given.folder, self.photos)
+        photos = files.list_photos(images)
+        read_photo: Callable[[Path], Image.Image] = _opaque if self.background else files.read_photo
+        items = [
+            Item(photo, partial(_alpha, photo), read_caption(photo.with_suffix(CAPTION)), partial(read_photo, photo))
+            for photo in photos
+        ]
+        return items, clashes(photos) + foreign(images, photos)
+
+
+def _alpha(photo: Path) -> Image.Image:
+    picture = files.read_picture(photo)
+    if not picture.has_transparency_data:
+        raise UserError(f"{photo.name} has no alpha channel")
+    return upright(picture).convert("RGBA").getchannel("A")
+
+
+def _opaque(photo: Path) -> Image.Image:
+    """The colours below the transparency too, which `read_photo` would show white."""
+    return upright(files.read_picture(photo)).convert("RGBA").convert("RGB")
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A folder of that name, or the given one where the user named the photos' own."""
+    inside = folder / name
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give the folder that holds the trainer's photos and masks")
+    return inside if inside.is_dir() else folder

@@ -1,0 +1,239 @@
+"""What the page asks of the server: one function a question, dictionaries in and out, mistakes as one line."""
+
+import threading
+from base64 import b64encode
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import wraps
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files
+from persam_dreambooth.photos.names import readable
+from persam_dreambooth.preprocessing import SegmentationJob
+from persam_dreambooth.preprocessing.references import ReferenceFiles
+from persam_dreambooth.preprocessing.review_edits import Conflict
+from persam_dreambooth.review.album import Album, PhotoState
+from persam_dreambooth.review.changes import Changes
+from persam_dreambooth.review.clicks import Clicker
+from persam_dreambooth.review.search import Search
+from persam_dreambooth.review.strokes import Stroke, painted, read_strokes
+from persam_dreambooth.review.training_view import TrainingView
+from persam_dreambooth.review.workspace import Opened
+
+Answer = dict[str, Any]
+SHOWN = (
+    "source",
+    "score",
+    "presence",
+    "probability",
+    "reason",
+    "review",
+    "points",
+    "point_labels",
+    "warnings",
+    "error",
+)
+"""What of a line the page is told."""
+
+
+def _in_words(ask: Callable[..., Answer]) -> Callable[..., Answer]:
+    """A mistake becomes `error`, one line; that the photo has changed meanwhile also `conflict`."""
+
+    @wraps(ask)
+    def answer(self: "Desk", question: Answer) -> Answer:
+        try:
+            return ask(self, question)
+        except Conflict as error:
+            return {"error": readable(str(error)), "conflict": True}
+        except UserError as error:
+            return {"error": readable(str(error))}
+        except OSError as error:
+            return {"error": f"{readable(' '.join(str(error).split()))}; check permissions and the free space"}
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+            return {"error": "the server does not understand this page; reload it"}
+        except RuntimeError as error:  # torch's, such as memory that ran out
+            words = readable(" ".join(str(error).split()))[:300]
+            return {"error": f"the server could not do that ({words})"}
+
+    return answer
+
+
+class Desk:
+    """Answers the page; every answer about a photo has its newest state.
+
+    Args:
+        opened: the folders.
+        clicker: makes masks of clicks.
+        job: what to do to find the subject of these references in an album.
+    """
+
+    def __init__(
+        self,
+        opened: Opened,
+        clicker: Clicker,
+        job: Callable[[Album, tuple[ReferenceFiles, ...]], SegmentationJob],
+    ) -> None:
+        self._opened, self._clicker, self._job = opened, clicker, job
+        self._albums: dict[str, tuple[Album, Search]] = {}
+        self._changes: dict[str, Changes] = defaultdict(Changes)
+        self._opening = threading.Lock()
+
+    @_in_words
+    def overview(self, question: Answer) -> Answer:
+        """The photos of an `album` that changed `since` an earlier answer, and how the search is going.
+
+        All of them where the page `keeps` nothing. Where any has changed, `order` names all, the worst first, and
+        `not_shown` the photos that are links out of the folder, or whose names are no UTF-8.
+        """
+        album, search = self._album(question)
+        running = search.running  # asked first: a search that has ended has left all its masks
+        changes, told, glance = self._changes[str(question["album"])], question.get("since"), album.glance()
+        if changes.is_told(glance, told):
+            answer: Answer = {"photos": [], "keeps": True, "since": told}
+        else:
+            states = album.states()
+            new, keeps, since = changes.since(states, told, glance if album.compared else None)
+            answer = {"photos": [self._shown(state) for state in new], "keeps": keeps, "since": since}
+            if new:
+                answer |= {"order": [state.photo.name for state in states], "not_shown": album.not_shown()}
+        return answer | {"running": running, "stopped": search.stopped, "search_error": search.error}
+
+    @_in_words
+    def look(self, question: Answer) -> Answer:
+        """One `photo` with its size and whether it can be read."""
+        return self._photo(question)
+
+    @_in_words
+    def draw(self, question: Answer) -> Answer:
+        """`strokes` on a `photo` without a mask, which becomes a reference, or on its mask, which is corrected."""
+        album, _ = self._album(question)
+        photo, strokes = album.photo(question["photo"]), read_strokes(question["strokes"])
+        state = album.state(photo.name)
+        if not strokes:
+            raise UserError("nothing is drawn; click on the subject, draw a box around it, or paint on it")
+        if not state.has_mask:
+            mask = self._clicker.first(photo, strokes)
+            clicks = [(*stroke.points[0], stroke.label) for stroke in strokes if stroke.kind == "point"]
+            changes = {"source": "reference", "review": "approved"} | _in_the_manifest(clicks)
+            album.corrections.correct(photo, mask, question["seen"], changes)
+        else:
+            self._correct(album, state, strokes, question["seen"])
+        return self._photo(question)
+
+    def _correct(self, album: Album, state: PhotoState, strokes: list[Stroke], seen: str) -> None:
+        entry, photo = state.entry, state.photo
+        assert entry is not None
+        mask = files.read_mask(album.corrections.mask_path(photo))
+        clicks = [(float(x), float(y), label) for (x, y), label in zip(entry.points, entry.point_labels, strict=True)]
+        changes: Answer = {}
+        if entry.source == "reference":  # stays one: its mask is only better now
+            changes["source"] = "reference"
+        for stroke in strokes:
+            if stroke.kind == "box":
+                raise UserError("a box is for photos without a mask; click, or use the brush")
+            if stroke.kind == "point":
+                clicks.append((*stroke.points[0], stroke.label))
+                mask, changes["score"] = self._clicker.again(photo, mask, clicks)
+                changes |= _in_the_manifest(clicks)
+            else:
+                mask = painted(mask, [stroke])
+        album.corrections.correct(photo, mask, seen, changes)
+
+    @_in_words
+    def judge(self, question: Answer) -> Answer:
+        """Approve or exclude a `photo`, or neither: `verdict`."""
+        album, _ = self._album(question)
+        if question["verdict"] not in ("approved", "excluded", None):
+            raise UserError(f"{question['verdict']!r} is no verdict; reload the page")
+        album.corrections.judge(album.state(question["photo"]).photo, question["verdict"], question["seen"])
+        return self._photo(question)
+
+    @_in_words
+    def refer(self, question: Answer) -> Answer:
+        """Make a `photo` a reference, or none any more: `reference`."""
+        album, _ = self._album(question)
+        album.corrections.refer(album.state(question["photo"]).photo, bool(question["reference"]), question["seen"])
+        return self._photo(question)
+
+    @_in_words
+    def undo(self, question: Answer) -> Answer:
+        """Take back the last decision on a `photo`."""
+        album, _ = self._album(question)
+        album.corrections.undo(album.state(question["photo"]).photo, question["seen"])
+        return self._photo(question)
+
+    @_in_words
+    def training(self, question: Answer) -> Answer:
+        """What training sees of a `photo` with these flags of `view`; the picture as a data address."""
+        album, _ = self._album(question)
+        state = album.state(question["photo"])
+        if not state.has_mask:
+            raise UserError("there is no mask yet")
+        picture, words = TrainingView(**question["view"]).draw(state.photo, album.corrections.mask_path(state.photo))
+        file = BytesIO()
+        picture.save(file, format="PNG")
+        return {"picture": f"data:image/png;base64,{b64encode(file.getvalue()).decode()}", "words": words}
+
+    @_in_words
+    def search(self, question: Answer) -> Answer:
+        """Look for the subject in all photos that nobody has settled."""
+        self._album(question)[1].start()
+        return {"running": True}
+
+    @_in_words
+    def stop(self, question: Answer) -> Answer:
+        """End the search after the photo under way."""
+        search = self._album(question)[1]
+        search.stop()
+        return {"running": search.running}
+
+    def _album(self, question: Answer) -> tuple[Album, Search]:
+        name = str(question["album"])
+        with self._opening:  # one search and one memory of what can be undone, for all pages
+            if name not in self._albums:
+                self._albums[name] = self._open(name)
+            return self._albums[name]
+
+    def _open(self, name: str) -> tuple[Album, Search]:
+        folders = self._opened.albums()
+        if name not in folders:
+            raise UserError(f"there is no folder {name!r} with photos in {self._opened.images}; reload the page")
+        album = Album(folders[name], self._opened.output_of(name))
+        return album, Search(album, self._job)
+
+    def _photo(self, question: Answer) -> Answer:
+        album, _ = self._album(question)
+        state = album.state(question["photo"])
+        width, height = files.read_photo(state.photo).size
+        return {"photo": self._shown(state) | {"width": width, "height": height}}
+
+    def _shown(self, state: PhotoState) -> Answer:
+        entry = state.entry
+        has_mask = state.has_mask
+        words: Answer = {"name": state.photo.name, "version": state.version, "status": state.status}
+        words |= {"can_undo": state.can_undo, "has_mask": has_mask, "url": self._url(state.photo)}
+        if entry is not None:
+            words |= {name: getattr(entry, name) for name in SHOWN}
+        if state.is_changed:
+            words |= {"points": [], "point_labels": []}  # of the photo that it was
+        if entry is not None and has_mask:
+            output = self._opened.output_of(self._name(state.photo))
+            words["mask_url"] = self._url(output / "masks" / f"{state.photo.stem}.png")
+            overlay = output / "overlays" / f"{state.photo.stem}.jpg"
+            words["overlay_url"] = self._url(overlay) if entry.overlay else words["url"]  # an import draws none
+        return words
+
+    def _name(self, photo: Path) -> str:
+        return photo.parent.relative_to(self._opened.images).as_posix()
+
+    def _url(self, path: Path) -> str:
+        return f"picture/{quote(self._opened.address(path), safe='/')}"
+
+
+def _in_the_manifest(clicks: Sequence[tuple[float, float, int]]) -> Answer:
+    """Clicks, (x, y, label), as fields of a photo's line."""
+    return {"points": [[int(x), int(y)] for x, y, _ in clicks], "point_labels": [label for *_, label in clicks]}

@@ -1,0 +1,121 @@
+"""The server: which host, whose password, which files; nothing else is told to anybody."""
+
+import socket
+from io import BytesIO
+from typing import Any
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos import files
+from persam_dreambooth.review.workspace import Opened
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LARGEST = 2048
+"""Pictures are sent with at most so many pixels a side."""
+MISUNDERSTOOD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What Gradio raises about a request that its own page would never send."""
+
+
+def check_host(host: str, password: str | None) -> None:
+    """Refuse another host than this machine without a password.
+
+    Raises:
+        UserError: no password.
+    """
+    if host not in LOOPBACK and not password:
+        raise UserError(
+            f"--host {host} lets other machines in; set a password (the environment variable "
+            "PERSAM_REVIEW_PASSWORD, or --password), or leave --host out"
+        )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound; port 0 takes a free one.
+
+    Raises:
+        UserError: the host is unknown or the port taken.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except (OSError, OverflowError) as error:
+        raise UserError(f"cannot listen at {host}, port {port} ({error}); choose another --host or --port") from error
+    return bound
+
+
+def build_app(opened: Opened, page: Any, password: str | None) -> Any:
+    """The whole application.
+
+    Args:
+        opened: what may be served from.
+        page: Gradio Blocks and how they look, from `page.build_page`.
+        password: asked for where it is not None.
+    """
+    import gradio
+    from fastapi import FastAPI, HTTPException, Request, Response
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.responses import PlainTextResponse
+
+    from persam_dreambooth.review.guard import Guard
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/picture/{address:path}")
+    def picture(address: str, side: int = LARGEST, v: str | None = None) -> Response:
+        try:
+            content, kind = render(opened, address, min(max(side, 1), LARGEST))
+        except UserError as error:
+            raise HTTPException(404, "no such picture") from error
+        keep = "no-store" if v is None else "private, max-age=86400"  # a version's picture never changes
+        return Response(content, media_type=kind, headers={"Cache-Control": keep})
+
+    blocks, looks = page
+    gradio.mount_gradio_app(
+        app, blocks, path="/", footer_links=[], run_history=False, ssr_mode=False, show_error=False, **looks
+    )
+
+    async def misunderstood(_: Request, __: Exception) -> Response:
+        return PlainTextResponse("the server does not understand this request; reload the page", 400)
+
+    mounted = (getattr(route, "app", None) for route in app.routes)
+    for one in (app, *(part for part in mounted if isinstance(part, FastAPI))):
+        for kind in MISUNDERSTOOD:
+            one.add_exception_handler(kind, misunderstood)
+    if password is None:  # so that a foreign site cannot rename itself to this machine
+        return Guard(TrustedHostMiddleware(app, [*LOOPBACK, "[::1]"], www_redirect=False), None)
+    return Guard(app, password)
+
+
+def render(opened: Opened, address: str, side: int) -> tuple[bytes, str]:
+    """A picture of the opened folders as a browser takes it; nothing but pictures can be had.
+
+    Args:
+        opened: the folders.
+        address: as `Opened.resolve` takes it.
+        side: the longer side is made at most so many pixels.
+
+    Returns:
+        The bytes and their media type.
+
+    Raises:
+        UserError: no such file in the folders, or no picture.
+    """
+    path = opened.resolve(address)
+    picture = files.read_photo(path)
+    picture.thumbnail((side, side))
+    file = BytesIO()
+    if path.suffix.lower() == ".png":
+        picture.save(file, format="PNG", compress_level=1)
+        return file.getvalue(), "image/png"
+    picture.save(file, format="JPEG", quality=90)
+    return file.getvalue(), "image/jpeg"
+
+
+def server_of(app: Any) -> Any:
+    """A uvicorn server; its `run(sockets=[bound])` serves until it is told to stop."""
+    import uvicorn
+
+    return uvicorn.Server(
+        uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=1)
+    )

@@ -1,0 +1,131 @@
+"""The model card: what a model is, what it learned from, how to use it, what it drew last."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from persam_dreambooth.atomic_io import replacing
+from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME
+from persam_dreambooth.photos.manifest import MANIFEST_NAME
+from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.data.mask_report import MASKS_NAME, MaskCheck
+from persam_dreambooth.training.local_paths import without_folders
+
+CARD_NAME = "README.md"  # where the hub looks for it
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model card tells.
+
+    Attributes:
+        config: the run's flags.
+        concepts: the same once a subject, with that subject's prompts; at least one.
+        masks: what was found out about them; empty without masks.
+        pictures: the newest validation pictures, inside the output folder.
+        family: of the base model, such as `StableDiffusion`.
+    """
+
+    config: TrainingConfig
+    concepts: Sequence[TrainingConfig]
+    masks: Sequence[MaskCheck]
+    pictures: Sequence[Path]
+    family: str
+
+    @property
+    def prompts(self) -> list[str]:
+        """The subjects' prompts; captions of single photos stay with the photos."""
+        return [one.data.instance_prompt for one in self.concepts if one.data.instance_prompt]
+
+    def save(self, folder: Path, public: bool = False) -> None:
+        """Write `README.md` into a folder; `public` leaves out what only the owner of the photos may see."""
+        with replacing(folder / CARD_NAME) as temporary:
+            ModelCard(self._text(public)).save(temporary)
+
+    def _text(self, public: bool) -> str:
+        output = Path(self.config.output.output_dir)
+        sections = [
+            f"---\n{self._header().to_yaml()}\n---",
+            f"# {output.resolve().name}",
+            self._summary(public),
+            f"## Use\n\n```python\n{self._usage(public)}\n```",
+            self._subject(),
+        ]
+        if self.masks and (not public or self.config.output.push_masks_to_hub):
+            sections.append(f"## Masks\n\n![the photos under their masks]({MASKS_NAME})")
+        if self.pictures:
+            gallery = "\n".join(f"![{one.stem}]({one.relative_to(output).as_posix()})" for one in self.pictures)
+            sections.append(
+                f"## Validation pictures\n\nPrompt: *{self.config.validation.validation_prompt}*\n\n{gallery}"
+            )
+        return "\n\n".join(sections) + "\n"
+
+    def _header(self) -> ModelCardData:
+        model, base = self.config.model, str(self.config.model.pretrained_model_name_or_path)
+        kind = "stable-diffusion" if self.family.startswith("StableDiffusion") else self.family.lower()
+        tags = ["text-to-image", "diffusers", kind, "dreambooth", "persam"]
+        return ModelCardData(
+            base_model=None if Path(base).is_dir() else base,  # the hub takes its own names only
+            library_name="diffusers",
+            pipeline_tag="text-to-image",
+            instance_prompt=self.prompts[0] if self.prompts else None,
+            tags=[*tags, *(["lora"] if model.use_lora else [])],
+        )
+
+    def _base(self, public: bool) -> str:
+        base = str(self.config.model.pretrained_model_name_or_path)
+        return without_folders(base) if public else base
+
+    def _summary(self, public: bool) -> str:
+        model, mask = self.config.model, self.config.mask
+        kind = "LoRA adapters" if model.use_lora else "A full fine-tune"
+        with_text = ", text encoder included" if model.train_text_encoder else ""
+        masked = "The loss was taken over whole photos (no masks)."
+        if mask.masked_loss:
+            weight = mask.background_prior_weight
+            prior = f", background prior weight {weight:g}" if weight else ""
+            weight = mask.attention_loss_weight
+            prior += f", attention loss weight {weight:g}" if weight else ""
+            listed = "" if public else f"; the masks are listed in `{MANIFEST_NAME}`"
+            masked = (
+                f"The loss was taken over the subject only ({mask.mask_normalization} normalization, "
+                f"background weight {mask.background_weight:g}{prior}){listed}."
+            )
+        subjects = " and ".join(f"*{prompt}*" for prompt in self.prompts) or "captioned photos"
+        return f"{kind} of `{self._base(public)}` on\n{subjects}{with_text}. {masked}\nAll settings: `{CONFIG_NAME}`."
+
+    def _usage(self, public: bool) -> str:
+        """The lines that load this model with diffusers."""
+        output = self.config.output
+        here = output.hub_model_id or Path(output.output_dir).resolve().name if public else "this folder"
+        subject = self.prompts[0] if self.prompts else "a photo"
+        prompt = f"image = pipeline({f'{subject} in the jungle'!r}).images[0]"
+        load = [f"pipeline = DiffusionPipeline.from_pretrained({here!r}, torch_dtype=torch.float32)"]
+        if self.config.model.use_lora:
+            base = self._base(public)
+            named = {"revision": self.config.model.revision, "variant": self.config.model.variant}
+            more = "".join(f", {name}={value!r}" for name, value in named.items() if value)
+            # The base's parts may be stored in several precisions, and the LoRA's are float32.
+            load = [
+                f"pipeline = DiffusionPipeline.from_pretrained({base!r}, torch_dtype=torch.float32{more})",
+                f"pipeline.load_lora_weights({here!r}, weight_name={LORA_NAME!r})",
+            ]
+        return "\n".join(["import torch", "from diffusers import DiffusionPipeline", "", *load, prompt])
+
+    def _subject(self) -> str:
+        """What was learned from which prompts, as a table."""
+        rows = []
+        for one in self.concepts:
+            data = one.data
+            rows.append(("instance prompt", f"*{data.instance_prompt}*" if data.instance_prompt else "captions"))
+            if data.class_prompt:
+                rows.append(("class prompt", f"*{data.class_prompt}*"))
+            if data.with_prior_preservation:
+                rows.append(("class images", f"{data.num_class_images}, weight {data.prior_loss_weight:g}"))
+        if self.masks:
+            low, high = (extreme(one.coverage for one in self.masks) for extreme in (min, max))
+            rows.append(("photos", f"{len(self.masks)}; the subject covers {low:.0%} to {high:.0%} of them"))
+        lines = "\n".join(f"| {name} | {value.replace('|', '&#124;')} |" for name, value in rows)
+        return f"## Subject and prompts\n\n| | |\n| --- | --- |\n{lines}"

@@ -1,0 +1,147 @@
+"""What a finished run leaves behind: the model in the ecosystem's formats, and the upload."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import create_repo, upload_folder
+from safetensors import SafetensorError
+
+from persam_dreambooth.atomic_io import UNFINISHED
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME, PIPELINE_INDEX
+from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.data.mask_report import MASKS_NAME
+from persam_dreambooth.training.families import Family
+from persam_dreambooth.training.local_paths import forget_origin
+from persam_dreambooth.training.output.kohya import convert_file
+from persam_dreambooth.training.output.model_card import Card
+from persam_dreambooth.training.runtime.checkpoint import in_words
+from persam_dreambooth.training.runtime.validation import VALIDATION_FOLDER
+
+LAST_WRITTEN = (PIPELINE_INDEX, LORA_NAME)
+"""The files by which others recognize a model; they appear when all else is in place."""
+HUB_FOLDER = "hub"
+"""What is uploaded lies there while it is."""
+
+
+def save_model(family: Family, config: TrainingConfig) -> list[str]:
+    """Write the trained model into the output folder: beside, then renamed, its index last.
+
+    Returns:
+        The files and folders in it that are the model.
+
+    Raises:
+        UserError: it cannot be written; or kohya's format cannot hold it, and the rest is written all the same.
+    """
+    output = Path(config.output.output_dir)
+    try:
+        return _save_model(family, config, output)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"the model cannot be written ({' '.join(str(error).split())}); {in_words(output)}; check the free space "
+            f"of {output}, then go on with the same command and --resume_from_checkpoint latest"
+        ) from error
+
+
+def _save_model(family: Family, config: TrainingConfig, output: Path) -> list[str]:
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=output) as name:
+        beside = Path(name)
+        family.save(beside, config.output.skip_save_text_encoder)
+        forget_origin(beside)
+        parts = sorted(beside.iterdir(), key=lambda path: path.name in LAST_WRITTEN)
+        for path in parts:
+            target = output / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            path.replace(target)
+    written = [path.name for path in parts]
+    if config.output.output_kohya_format:
+        convert_file(output / LORA_NAME, output / KOHYA_NAME, output.resolve().name, config.flat())
+        written.append(KOHYA_NAME)
+    return written
+
+
+def claim_repository(config: TrainingConfig) -> str | None:
+    """Create the hub repository before training, so that a wrong token fails now and not after hours.
+
+    Returns:
+        Its name; None without `--push_to_hub`.
+
+    Raises:
+        UserError: the hub refuses or cannot be reached.
+    """
+    output = config.output
+    if not output.push_to_hub:
+        return None
+    name = output.hub_model_id or Path(output.output_dir).resolve().name
+    try:
+        return create_repo(repo_id=name, exist_ok=True, token=output.hub_token).repo_id
+    except Exception as error:  # the hub client raises its own, its HTTP library's and plain OSErrors
+        reason = type(error).__name__  # not the message: it may repeat the request's headers
+        raise UserError(
+            f"--push_to_hub: the repository {name} cannot be created ({reason}); log in with `hf auth login`, "
+            "check the network, or leave the flag out"
+        ) from None
+
+
+def upload(config: TrainingConfig, repository: str, model: Sequence[str], card: Card) -> None:
+    """Send the model, its card, its config and the validation pictures to the hub.
+
+    Nothing goes there that shows the photos, unless `--push_masks_to_hub` asks for it, or that says
+    where they lie.
+
+    Args:
+        config: the run's flags.
+        repository: from `claim_repository`.
+        model: from `save_model`.
+        card: is written anew, for strangers.
+
+    Raises:
+        UserError: the upload failed; what was to be sent stays in `hub/`.
+    """
+    output = Path(config.output.output_dir)
+    folder = collect_public(config, model, card)
+    try:
+        upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            commit_message="End of training",
+            token=config.output.hub_token,
+        )
+    except Exception as error:  # as above
+        raise UserError(
+            f"the upload to {repository} failed ({type(error).__name__}); the model is in {output}; send it later: "
+            f"`hf upload {repository} {folder}`"
+        ) from None
+    shutil.rmtree(folder)
+
+
+def collect_public(config: TrainingConfig, model: Sequence[str], card: Card) -> Path:
+    """Lay out what may be uploaded, and nothing else, in `hub/`; returns that folder.
+
+    A list of what goes rather than of what stays, so that nothing a later version writes is sent
+    because nobody thought of it.
+    """
+    output = Path(config.output.output_dir)
+    folder = output / HUB_FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    shown = [MASKS_NAME] if config.output.push_masks_to_hub else []
+    for name in (*model, VALIDATION_FOLDER, *shown):
+        path = output / name
+        for source in [path] if path.is_file() else path.rglob("*"):
+            if source.is_file():
+                _link(source, folder / source.relative_to(output))
+    config.save(folder, public=True)
+    card.save(folder, public=True)
+    return folder
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file in a second place; a copy where the file system has no links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,141 @@
+"""Which run an output folder holds, and from where a new one goes on."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from persam_dreambooth.atomic_io import UNFINISHED
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME, PIPELINE_INDEX
+from persam_dreambooth.photos import files
+from persam_dreambooth.training.config import GROUPS, OutputConfig, TrainingConfig, ValidationConfig
+from persam_dreambooth.training.data import dataset_copy, instances
+from persam_dreambooth.training.runtime import checkpoint
+from persam_dreambooth.words import listed
+from persam_dreambooth.yaml_files import read_yaml
+
+HELD = (
+    *("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder", "use_ema", "optimizer", "seed_each_batch"),
+    *("seed", "network_weights"),
+)
+"""The flags that say what a checkpoint holds, and how its batches are counted; and those whose effect it holds."""
+LOCK_NAME = ".training.lock"
+"""Held by the run that writes into the folder, and gone when it ends."""
+
+
+def choose_start(config: TrainingConfig) -> Path | None:
+    """Refuse an output folder that holds another run.
+
+    Returns:
+        The checkpoint to go on from; None to begin anew, which `--resume_from_checkpoint latest` also
+        does where this very run was ended before its first checkpoint.
+
+    Raises:
+        UserError: the folder holds another run, or no such checkpoint.
+    """
+    output = Path(config.output.output_dir)
+    files.check_output_folder(output)
+    # Masks and copied photos of an interrupted run are no loss to begin anew with; anything else might be.
+    there = {path.name for path in output.iterdir()} if output.exists() else set()
+    kept = {instances.SEGMENTATION_FOLDER, dataset_copy.COPY_FOLDER, LOCK_NAME}
+    held = sorted(name for name in there - kept if not name.startswith(UNFINISHED))
+    wanted = config.output.resume_from_checkpoint
+    chosen = checkpoint.choose_checkpoint(output, wanted) if wanted else None
+    if chosen is not None:
+        before = _saved(config)
+        _check_same(before, config, HELD)
+        _check_base(before, config)
+    elif wanted and CONFIG_NAME in held:
+        _check_unfinished(output)
+        other = {one.name for group in (ValidationConfig, OutputConfig) for one in fields(group)}
+        _check_same(_saved(config), config, (name for name in config.flat() if name not in other))
+    elif held:
+        names = listed(held)
+        if CONFIG_NAME not in held:
+            raise UserError(f"--output_dir {output} holds other files ({names}); choose a new or an empty folder")
+        raise UserError(
+            f"--output_dir {output} holds another run ({names}); choose another folder, or go on with it by "
+            "--resume_from_checkpoint latest"
+        )
+    return chosen
+
+
+@contextmanager
+def alone(config: TrainingConfig, start: Path | None) -> Iterator[None]:
+    """Make the output folder and keep all other runs out of it; one that is killed lets go of it.
+
+    Args:
+        config: the run's.
+        start: what `choose_start` returned, which is to hold still.
+
+    Raises:
+        UserError: another run is at work there, or was meanwhile.
+    """
+    output = Path(config.output.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output / LOCK_NAME)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise UserError(
+            f"another run is at work in --output_dir {output}; wait for its end, or choose another folder"
+        ) from error
+    try:
+        wanted = config.output.resume_from_checkpoint
+        now = checkpoint.choose_checkpoint(output, wanted) if wanted else None
+        if now != start or (not wanted and (output / CONFIG_NAME).exists()):
+            raise UserError(f"another run has written into --output_dir {output} meanwhile; begin once more")
+        yield
+    finally:
+        (output / LOCK_NAME).unlink(missing_ok=True)
+        lock.release()
+
+
+def _check_unfinished(output: Path) -> None:
+    if any((output / name).exists() for name in (PIPELINE_INDEX, LORA_NAME)):
+        raise UserError(
+            f"--resume_from_checkpoint latest: {output} holds a finished model and no checkpoint to go on from; "
+            "choose another --output_dir"
+        )
+
+
+def _check_same(before: dict[str, Any], config: TrainingConfig, names: Iterable[str]) -> None:
+    """Refuse to go on with a run whose flags, `before`, of these names were others."""
+    now = config.to_save()
+    # A flag that the saved run did not know yet had, in effect, its default.
+    defaults: dict[str, Any] = {one.name: one.default for group in GROUPS for one in fields(group)}
+    for name in names if before else ():
+        was = before.get(name, defaults[name])
+        if was != now[name]:
+            raise _other(config, name, was, now[name])
+
+
+def _check_base(before: dict[str, Any], config: TrainingConfig) -> None:
+    """The same of the base model, of which only the name counts: it may have been moved."""
+    name = "pretrained_model_name_or_path"
+    was, now = before.get(name), str(config.to_save()[name])
+    if was and Path(was).name != Path(now).name:
+        raise _other(config, name, was, now)
+
+
+def _saved(config: TrainingConfig) -> dict[str, Any]:
+    """The flags of the run that the folder holds; empty where they are not known."""
+    saved = Path(config.output.output_dir) / CONFIG_NAME
+    if not saved.exists():
+        return {}
+    try:
+        return dict(read_yaml(saved, "run's config"))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{saved} is damaged; delete it to go on with these flags") from error
+
+
+def _other(config: TrainingConfig, name: str, was: object, now: object) -> UserError:
+    saved = Path(config.output.output_dir) / CONFIG_NAME
+    return UserError(
+        f"--resume_from_checkpoint: the run had {name} {was}, not {now}; use its flags (--config {saved}), or "
+        "choose another --output_dir"
+    )

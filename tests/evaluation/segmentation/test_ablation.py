@@ -1,0 +1,159 @@
+"""Guards the ablations: each row is what its name says, each fit learns, and the SAM is left as it was."""
+
+import numpy as np
+import pytest
+import torch
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.segmentation import ablation, paper, tuning
+from persam_dreambooth.evaluation.segmentation.methods import persam_contestant
+from persam_dreambooth.segmentation import Method, PerSAM, Reference, load_backbone, reference_from
+from persam_dreambooth.segmentation.mask_weights import dice_and_focal
+from persam_dreambooth.torch_utils import weights_checksum
+from random_models import random_sam
+from tests.parity.recorded_sam import original
+from tests.scene import scene
+
+PHOTO = scene(90, 150, seed=1)[0]
+TUNERS = {"prompt-tokens": tuning.prompt_tokens, "adapters": tuning.adapters, "lora": tuning.lora}
+PERSAM_F = Method.persam_f()
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone(random_sam(), device="cpu")
+
+
+def found_by(contestant, backbone):
+    """The contestant's mask of a photo, learned from another."""
+    (photo,) = PerSAM(backbone).encode([PHOTO])
+    return contestant(Reference(*scene(90, 150)))(photo)
+
+
+def expected(backbone, method, reference=None):
+    persam = PerSAM(backbone, method)
+    return persam.segment(PHOTO, persam.personalize(reference or Reference(*scene(90, 150)))).mask
+
+
+# Tables 4 and 6
+
+
+def test_each_step_of_the_ladder_adds_one_technique():
+    techniques = ("negative_prior", "refinement", "guided_attention", "semantic_prompting")
+    switched = [[getattr(method, name) for name in techniques] for method in ablation.ladder("corrected").values()]
+    assert switched[:5] == [[number < steps for number in range(4)] for steps in range(5)]
+    assert ablation.ladder("official")["persam"] == Method("official")
+    assert ablation.ladder("official")["persam-f"] == Method.persam_f("official")
+
+
+def test_every_row_of_every_table_can_be_built_and_asked(backbone):
+    names = ablation.contestants_of(list(ablation.TABLES))
+    built = ablation.build(names, backbone, "corrected", steps=2)
+    assert set(built) == set(names) == {name for table in ablation.TABLES.values() for name in table}
+    assert set(paper.ABLATION) <= set(names)
+    for name, contestant in built.items():
+        assert found_by(contestant, backbone).shape == PHOTO.shape[:2], name
+
+
+def test_a_contestant_finds_what_its_method_finds(backbone):
+    for method in ablation.ladder("corrected").values():
+        np.testing.assert_array_equal(
+            found_by(persam_contestant(backbone, method), backbone), expected(backbone, method)
+        )
+
+
+def test_a_box_reference_is_the_mask_that_sam_makes_of_the_tight_box(backbone):
+    image, disc = scene(90, 150)
+    rows, columns = np.flatnonzero(disc.any(1)), np.flatnonzero(disc.any(0))
+    box = [columns[0], rows[0], columns[-1], rows[-1]]
+    reference = reference_from(PerSAM(backbone), image, box=box)
+    assert not np.array_equal(reference.foreground, disc)
+    found = found_by(persam_contestant(backbone, Method(), box=True), backbone)
+    np.testing.assert_array_equal(found, expected(backbone, Method(), reference))
+    assert not np.array_equal(found, expected(backbone, Method()))
+
+
+# Table 5
+
+
+def reference_loss(backbone, decoder):
+    """How far a decoder's three masks, a third each, are from the reference mask that it is fitted to."""
+    reference = Reference(*scene(90, 150))
+    subject, photo = tuning._at_thirds(PerSAM(backbone, PERSAM_F), reference)
+    asked, foreground = tuning._question(photo, subject), tuning._foreground(reference, photo)
+    with tuning._in_place(backbone, decoder):
+        logits, _ = backbone.decode(photo.embedding, asked, multimask=True)
+    return dice_and_focal(photo.frame.to_original(logits).mean(0), foreground)
+
+
+# The families differ in how their decoder takes its tokens, which only prompt tuning has to know.
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [*((random_sam, name) for name in TUNERS), (original, "prompt-tokens")],
+    ids=lambda one: getattr(one, "__name__", one),
+)
+def test_a_tuned_decoder_fits_the_reference_better_and_leaves_the_sam_alone(make, name):
+    backbone = load_backbone(make(), device="cpu")
+    before, decoder = weights_checksum(backbone._model), backbone._model.mask_decoder
+    losses = []
+    for steps in (0, 4):
+        find = tuning.tuned_decoder(backbone, PERSAM_F, TUNERS[name], steps)(Reference(*scene(90, 150)))
+        inside = [cell.cell_contents for cell in find.__closure__]
+        (copied,) = (one for one in inside if isinstance(one, torch.nn.Module))
+        losses.append(reference_loss(backbone, copied))
+    assert losses[1] < losses[0] - 5e-5
+    assert backbone._model.mask_decoder is decoder
+    assert weights_checksum(backbone._model) == before
+    assert not any(weight.requires_grad for weight in backbone._model.parameters())
+
+
+def test_adapters_and_lora_change_nothing_before_they_learn(backbone):
+    nothing = found_by(tuning.tuned_decoder(backbone, PERSAM_F, None), backbone)
+    for tuner in (tuning.adapters, tuning.lora):
+        np.testing.assert_array_equal(
+            found_by(tuning.tuned_decoder(backbone, PERSAM_F, tuner, steps=0), backbone), nothing
+        )
+
+
+def test_a_tuned_decoder_finds_something_else_and_the_same_again(backbone):
+    nothing = found_by(tuning.tuned_decoder(backbone, PERSAM_F, None), backbone)
+    for tuner in (tuning.lora, tuning.adapters, tuning.prompt_tokens):
+        found = found_by(tuning.tuned_decoder(backbone, PERSAM_F, tuner, steps=8), backbone)
+        assert not np.array_equal(found, nothing)
+    again = found_by(tuning.tuned_decoder(backbone, PERSAM_F, tuning.prompt_tokens, steps=8), backbone)
+    np.testing.assert_array_equal(again, found)
+
+
+def test_only_what_a_tuner_adds_is_fitted(backbone):
+    width, blocks = 32, 2
+    expected = {
+        "prompt-tokens": tuning.PROMPT_TOKENS * width,
+        "adapters": blocks * ((width + 1) * tuning.ADAPTER_WIDTH + (tuning.ADAPTER_WIDTH + 1) * width),
+    }
+    for name, tuner in TUNERS.items():
+        decoder = load_backbone(random_sam(), device="cpu")._model.mask_decoder
+        tuner(decoder.transformer)
+        count = sum(weight.numel() for weight in decoder.parameters() if weight.requires_grad)
+        assert count == expected.get(name, count)
+        assert count > 0
+
+
+def test_three_weights_need_not_sum_to_one_and_fit_better_than_thirds():
+    # Three masks of which the first is the truth, the second its opposite and the third nothing.
+    true = torch.from_numpy(scene(20, 30)[1]).float()
+    logits = torch.stack([2 * true - 1, 1 - 2 * true, torch.full_like(true, -0.5)])
+    weights = tuning.fit_three_weights(logits, true, steps=100)
+    assert weights[0] > 1 / 3 > weights[1]
+    assert abs(weights.sum() - 1) > 1e-2
+    before, after = (
+        dice_and_focal(torch.einsum("k,khw->hw", mix, logits), true) for mix in (torch.full((3,), 1 / 3), weights)
+    )
+    assert after < before
+
+
+def test_a_backbone_whose_decoder_cannot_be_exchanged_says_so_before_anything_is_asked():
+    class Other:
+        name = "another"
+
+    with pytest.raises(UserError, match=r"another cannot be exchanged.*leave 5 out"):
+        ablation.build(["lora"], Other(), "corrected", steps=1)

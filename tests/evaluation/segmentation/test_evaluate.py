@@ -1,0 +1,144 @@
+"""Guards the verb: a table and files for every benchmark, a run that goes on, every mistake one line."""
+
+import json
+import shutil
+from dataclasses import fields
+
+import pytest
+
+from persam_dreambooth.cli import main
+from persam_dreambooth.cli.evaluate import BENCHMARKS, QUESTIONS, READ_BY, EvaluateFlags
+from persam_dreambooth.evaluation.segmentation import ablation, paper
+from tests.evaluation.segmentation import datasets
+from tests.evaluation.segmentation.test_protocols import WRITERS
+
+MAKERS = {make.name: write for make, write in WRITERS.items()} | {
+    "davis": datasets.write_davis,
+    "ablate": datasets.write_perseg,
+    "presence": datasets.write_perseg,
+}
+
+
+@pytest.fixture
+def mistake(capsys):
+    """Run a command that is wrong; returns its one line on stderr."""
+
+    def run(*argv):
+        assert main(["evaluate", *map(str, argv)]) == 2
+        output = capsys.readouterr()
+        assert output.out == ""
+        (line,) = output.err.splitlines()
+        return line
+
+    return run
+
+
+def test_every_question_is_answered_by_a_test_and_has_the_papers_numbers():
+    assert set(MAKERS) == set(QUESTIONS)
+    assert set(paper.BENCHMARKS) == set(QUESTIONS) - {"ablate", "presence"}
+
+
+def test_the_help_lists_every_flag_and_every_benchmark(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"--{one.name}" in text and one.metadata["help"] for one in fields(EvaluateFlags))
+    assert all(question in text for question in QUESTIONS)
+
+
+@pytest.mark.parametrize("question", [name for name in QUESTIONS if name in BENCHMARKS])
+def test_a_benchmark_prints_our_numbers_beside_the_papers(question, models, tmp_path, capsys):
+    MAKERS[question](tmp_path / "data")
+    sam = tmp_path / "sam"
+    shutil.copytree(models / "sam", sam)
+    flags = ["--data", tmp_path / "data", "--output", tmp_path / "out", "--sam", sam, "--episodes", 3]
+    argv = ["evaluate", question, *map(str, flags), "--folds", "0", "--device", "cpu"]
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    stored = json.loads((tmp_path / "out" / "results.json").read_text())["summary"]["persam"]
+    head, row = printed.splitlines()[1:3]
+    assert head.split() == ["mIoU", "paper", "bIoU", "paper", "mAcc", "paper"]
+    known = paper.BENCHMARKS[question]["persam"]["mIoU"]
+    assert row.split()[:3] == ["persam", f"{stored['ours']['mIoU']:.1f}", f"{known}"]
+    assert "3 episodes" in printed
+    for name in ("results.csv", "worst.png", "episodes.json"):
+        assert (tmp_path / "out" / name).is_file()
+    # All is scored: the same is printed again, and no SAM is needed for it.
+    shutil.rmtree(sam)
+    assert main(argv) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_persam_f_is_compared_with_persam_f(models, tmp_path, capsys):
+    datasets.write_perseg(tmp_path / "data", objects=("cat",), photos=2)
+    flags = ["--data", tmp_path / "data", "--output", tmp_path / "out", "--sam", models / "sam", "--device", "cpu"]
+    assert main(["evaluate", "perseg", *map(str, flags), "--method", "persam-f"]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[::2][:3] == ["persam-f", "95.3", "77.9"]
+    assert main(["evaluate", "perseg", *map(str, flags)]) == 2
+    assert "another evaluation (method differ" in capsys.readouterr().err
+
+
+def test_ablate_prints_the_tables_and_adds_others_later(models, tmp_path, capsys):
+    datasets.write_perseg(tmp_path / "data", objects=("cat",), photos=2)
+    flags = ["--data", tmp_path / "data", "--output", tmp_path / "out", "--sam", models / "sam", "--device", "cpu"]
+    argv = ["evaluate", "ablate", *map(str, flags), "--steps", "1", "--tables"]
+    assert main([*argv, "6"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("Table 6: what is given")
+    assert [row.split()[-3] for row in lines[start + 2 : start + 6]] == ["89.3", "88.1", "95.3", "94.9"]
+    asked = len((tmp_path / "out" / "scores.jsonl").read_text().splitlines())
+    assert asked == 4
+    assert main([*argv, "4", "6"]) == 0
+    printed = capsys.readouterr().out
+    assert all(title in printed for table in ("4", "6") for title in ablation.TABLES[table].values())
+    contestants = ablation.contestants_of(["4", "6"])
+    assert len((tmp_path / "out" / "scores.jsonl").read_text().splitlines()) == len(contestants)
+
+
+def test_davis_prints_j_and_f(models, tmp_path, capsys):
+    datasets.write_davis(tmp_path / "data", videos=("bear",), frames=3)
+    flags = ["--data", tmp_path / "data", "--output", tmp_path / "out", "--sam", models / "sam", "--device", "cpu"]
+    assert main(["evaluate", "davis", *map(str, flags)]) == 0
+    _, head, row, *_ = capsys.readouterr().out.splitlines()
+    assert head.split() == ["J", "paper", "F", "paper", "J&F", "paper"]
+    assert row.split()[0] == "persam"
+    assert row.split()[-1] == "66.9"
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("argv", "meant"),
+    [
+        ((), "the benchmark is missing; choose one of perseg"),
+        (("persog",), "no benchmark 'persog'"),
+        (("--data", "x"), "no benchmark '--data'"),
+        (("perseg",), "--data is missing"),
+        (("perseg", "--data", "x"), "--output is missing"),
+        (("perseg", "--data", "x", "--output", "y", "--folds", "a"), "--folds a must be numbers"),
+        (("perseg", "--data", "x", "--output", "y", "--episodes", "0"), "--episodes 0 must be at least 1"),
+        (("ablate", "--data", "x", "--output", "y", "--tables", "7"), "--tables 7 is unknown"),
+        (("perseg", "--data", "x", "--output", "y", "--tables", "4"), "--tables means nothing to perseg"),
+        (("davis", "--data", "x", "--output", "y", "--episodes", "2"), "--episodes means nothing to davis"),
+        (("ablate", "--data", "x", "--output", "y", "--method", "persam-f"), "--method means nothing to ablate"),
+        (("perseg", "--data", "x", "--output", "y"), "x is not laid out as PerSeg"),
+        (("davis", "--data", "x", "--output", "y"), "x is not laid out as DAVIS"),
+    ],
+)
+def test_a_mistake_is_one_line(mistake, tmp_path, monkeypatch, argv, meant):
+    monkeypatch.chdir(tmp_path)
+    assert meant in mistake(*argv)
+    assert not list(tmp_path.iterdir())
+
+
+def test_flags_that_only_some_read_are_flags():
+    assert set(READ_BY) <= {one.name for one in fields(EvaluateFlags)}
+    assert {question for readers in READ_BY.values() for question in readers} == set(QUESTIONS)
+
+
+def test_a_sam_that_is_not_there_is_one_line(mistake, tmp_path):
+    datasets.write_perseg(tmp_path / "data")
+    line = mistake("perseg", "--data", tmp_path / "data", "--output", tmp_path / "out", "--sam", tmp_path / "none")
+    assert f"no SAM at '{tmp_path / 'none'}'" in line

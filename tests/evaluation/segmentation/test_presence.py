@@ -1,0 +1,129 @@
+"""Guards how a presence rule is made: what is asked, that the fit is the logistic one, what the verb writes."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from albums import albums
+from models import CLIP, SAM
+from persam_dreambooth.cli import main
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.segmentation.folders import PerSeg
+from persam_dreambooth.evaluation.segmentation.presence import (
+    DOUBTED,
+    LOST,
+    Judgement,
+    area_under_curve,
+    fit_rule,
+    halves,
+    rows,
+)
+from persam_dreambooth.photos import files
+from persam_dreambooth.segmentation import Presence, PresenceRule, Signals
+from tests.evaluation.segmentation import datasets
+
+OBJECTS = ("bear", "cat", "dog", "mug", "shoe", "tram")
+MIDDLE = Signals(likeness=0.9, contrast=0.5, cycle=0.8, score=0.9, appearance=0.7)
+
+
+def drawn(count, seed=0):
+    """Signals of which likeness and appearance tell right from wrong, and the others tell nothing."""
+    random = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        right = number % 2 == 0
+        values = {name: value + 0.05 * random.normal() for name, value in vars(MIDDLE).items()}
+        shift = 0.0 if right else -0.12
+        made.append((right, Signals(**values | {name: values[name] + shift for name in ("likeness", "appearance")})))
+    return made
+
+
+def test_the_rule_leans_on_what_tells_and_doubts_as_many_as_it_may():
+    measured = drawn(2000)
+    rule = fit_rule(measured, "sam", "clip")
+    assert min(rule.weights.values()) >= 0
+    assert min(rule.weights["likeness"], rule.weights["appearance"]) > 10
+    assert max(rule.weights["contrast"], rule.weights["cycle"], rule.weights["score"]) < 3
+    probability = np.array([rule.probability(signals) for right, signals in measured if right])
+    assert np.mean(probability < rule.found_from) == pytest.approx(DOUBTED, abs=0.005)
+    assert np.mean(probability < rule.unsure_from) == pytest.approx(LOST, abs=0.005)
+    # Drawn from two normal distributions of one spread, the best rule is known: weight = distance / variance.
+    assert rule.weights["likeness"] == pytest.approx(0.12 / 0.05**2, rel=0.25)
+
+
+def test_without_an_encoder_appearance_is_not_read():
+    rule = fit_rule([(right, replace(one, appearance=None)) for right, one in drawn(200)], "sam", None)
+    assert "appearance" not in rule.weights
+    assert rule.encoder is None
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_masks_that_are_all_right_or_all_wrong_make_no_rule(right):
+    with pytest.raises(UserError, match="of 10 masks are right"):
+        fit_rule([(right, one) for _, one in drawn(10)], "sam", "clip")
+
+
+def test_each_object_is_asked_of_its_own_photos_and_of_as_many_others(tmp_path):
+    datasets.write_perseg(tmp_path, objects=OBJECTS, photos=3)
+    first, second = halves(PerSeg(tmp_path), seed=0)
+    assert len(first) == len(second) == 3
+    references = []
+    for half in (first, second):
+        for reference, trials in half:
+            references.append(reference.pixels.tobytes())
+            groups = [(trial.group, trial.truth is None) for trial in trials]
+            assert sorted(groups) == [("another object", True)] * 2 + [("the object", False)] * 2
+    assert len(set(references)) == len(OBJECTS)
+    again = [reference.pixels.tobytes() for half in halves(PerSeg(tmp_path), seed=0) for reference, _ in half]
+    assert again == references
+
+
+def test_too_few_objects_are_refused(tmp_path):
+    datasets.write_perseg(tmp_path, objects=("cat", "dog", "mug"))
+    with pytest.raises(UserError, match="has 3 objects"):
+        halves(PerSeg(tmp_path), seed=0)
+
+
+def test_the_table_counts_verdicts_by_group_and_the_area_is_the_share_of_pairs_in_order():
+    def said(group, right, probability, verdict):
+        return Judgement(group, right, Presence(verdict, probability, None))
+
+    judged = [
+        said("own", True, 0.9, "found"),
+        said("own", True, 0.4, "unsure"),
+        said("other", False, 0.5, "unsure"),
+        said("other", False, 0.1, "not found"),
+    ]
+    own, other, everything = rows(judged)
+    assert (own.group, own.photos, own.found, own.unsure, own.not_found, own.area) == ("own", 2, 0.5, 0.5, 0.0, None)
+    assert (other.found, other.unsure, other.not_found, other.area) == (0.0, 0.5, 0.5, 0.75)
+    assert everything.photos == 2
+    assert area_under_curve(judged) == 0.75
+
+
+def test_the_verb_writes_a_rule_that_segment_takes(tmp_path, capsys):
+    for album in albums():
+        for number, picture in enumerate(album.pictures[:3]):
+            files.write_picture(picture.image, tmp_path / f"Images/{album.name}/{number:02}.jpg")
+            files.write_mask(picture.mask(), tmp_path / f"Annotations/{album.name}/{number:02}.png")
+    flags = ["--data", tmp_path, "--sam", SAM, "--encoder", CLIP, "--output", tmp_path / "rule", "--device", "cpu"]
+    torch.manual_seed(0)
+    assert main(["evaluate", "presence", *map(str, flags)]) == 0
+    printed = capsys.readouterr().out
+    assert "| the object |" in printed
+    assert "| another object |" in printed
+    rule = PresenceRule.load(tmp_path / "rule" / "presence.json")
+    assert rule.encoder == str(CLIP.resolve())
+    assert rule.made_on == "PerSeg"
+    assert json.loads((tmp_path / "rule" / "results.json").read_text())
+    assert Image.open(tmp_path / "rule" / "roc.png").size[0] > 300
+    photos = tmp_path / "Images" / albums(1)[0].name
+    words = ["--images", photos, "--reference", photos / "00.jpg", "--output", tmp_path / "out", "--device", "cpu"]
+    words += ["--reference_mask", tmp_path / "Annotations" / albums(1)[0].name / "00.png", "--sam", SAM]
+    words += ["--presence", tmp_path / "rule" / "presence.json"]
+    assert main(["segment", *map(str, words)]) == 0
+    assert "3 masks in" in capsys.readouterr().out

@@ -1,0 +1,317 @@
+"""Guards how the benchmarks are read: which episodes, which masks, and that another layout is refused."""
+
+import json
+import os
+import pickle
+import shutil
+from collections import Counter
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import pytest
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.segmentation.coco import read_annotations
+from persam_dreambooth.evaluation.segmentation.davis import Davis
+from persam_dreambooth.evaluation.segmentation.folders import FSS1000, PerSeg
+from persam_dreambooth.evaluation.segmentation.protocols import list_episodes, read_checked
+from persam_dreambooth.evaluation.segmentation.sampled import Lvis92, PacoPart, PascalPart
+from persam_dreambooth.images import to_mask
+from persam_dreambooth.photos.coco import union_of
+from tests.evaluation.segmentation import datasets
+
+WRITERS = {
+    PerSeg: datasets.write_perseg,
+    FSS1000: datasets.write_fss,
+    Lvis92: datasets.write_lvis,
+    PascalPart: datasets.write_pascal,
+    PacoPart: datasets.write_paco,
+}
+ALL = pytest.mark.parametrize("make", WRITERS, ids=lambda make: make.name)
+SAMPLED = pytest.mark.parametrize("make", [Lvis92, PascalPart, PacoPart], ids=lambda make: make.name)
+
+
+def drawn(make, tmp_path, folds=(0,), seed=0, count=None, name="episodes.json"):
+    """A benchmark on a folder in its layout, and its episodes."""
+    folder = tmp_path / "data"
+    if not folder.exists():
+        WRITERS[make](folder)
+    benchmark = make(folder)
+    return benchmark, list_episodes(benchmark, tmp_path / name, folds, seed, count)
+
+
+# All of them
+
+
+@ALL
+def test_an_empty_folder_is_refused_by_what_is_missing(make, tmp_path):
+    with pytest.raises(UserError, match=f"not laid out as {make.title}") as refusal:
+        make(tmp_path)
+    assert "\n" not in str(refusal.value)
+    assert "docs/evaluation.md" in str(refusal.value)
+
+
+@ALL
+def test_the_folder_above_is_refused_too(make, tmp_path):
+    WRITERS[make](tmp_path / "above" / "below")
+    with pytest.raises(UserError, match="not laid out as"):
+        make(tmp_path / "above")
+    make(tmp_path / "above" / "below")
+
+
+@ALL
+def test_every_episode_can_be_read_and_asks_of_two_photos(make, tmp_path):
+    benchmark, episodes = drawn(make, tmp_path, count=6)
+    assert len(episodes) == 4 if make is PerSeg else 6
+    assert len({episode.name for episode in episodes}) == len(episodes)
+    for episode in episodes:
+        assert episode.reference.image != episode.query.image
+        for shot in (episode.reference, episode.query):
+            image, mask = read_checked(benchmark, shot)
+            assert image.mode == "RGB"
+            assert 0 < to_mask(mask).mean() < 1
+
+
+@ALL
+def test_episodes_are_written_and_read_again(make, tmp_path):
+    benchmark, episodes = drawn(make, tmp_path, count=5)
+    # The file counts, not the seed: two runs see the same.
+    assert list_episodes(benchmark, tmp_path / "episodes.json", [0], 99, 3) == episodes
+    _, same = drawn(make, tmp_path, count=5, name="again.json")
+    assert same == episodes
+
+
+@pytest.mark.parametrize("make", [FSS1000, Lvis92, PascalPart, PacoPart], ids=lambda make: make.name)
+def test_another_seed_asks_other_questions(make, tmp_path):
+    _, episodes = drawn(make, tmp_path)
+    _, others = drawn(make, tmp_path, seed=1, name="others.json")
+    assert len(episodes) == len(others)
+    assert episodes != others
+
+
+@SAMPLED
+def test_a_fold_is_the_same_alone_and_among_others(make, tmp_path):
+    _, both = drawn(make, tmp_path, folds=(0, 1), count=7)
+    _, second = drawn(make, tmp_path, folds=(1,), count=7, name="second.json")
+    assert [episode for episode in both if episode.fold == 1] == second
+    assert len(both) == 14
+
+
+def test_a_fold_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match="LVIS-92i has no fold 10; its folds are 0 to 9"):
+        drawn(Lvis92, tmp_path, folds=(3, 10))
+
+
+def test_a_list_of_episodes_that_is_not_this_benchmarks_is_refused(tmp_path):
+    benchmark, _ = drawn(PerSeg, tmp_path)
+    path = tmp_path / "episodes.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"benchmark": "fss"}))
+    with pytest.raises(UserError, match="episodes of fss, not of perseg"):
+        list_episodes(benchmark, path, [0], 0, None)
+    for text in ("{", "[]", '{"benchmark": "perseg", "episodes": [{"name": "x"}]}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match="damaged"):
+            list_episodes(benchmark, path, [0], 0, None)
+
+
+def test_a_mask_of_another_size_is_a_damaged_data_set(tmp_path):
+    benchmark, episodes = drawn(PerSeg, tmp_path)
+    datasets.write(tmp_path / "data" / "Annotations" / "cat" / "01.png", np.eye(7, dtype=np.uint8))
+    with pytest.raises(UserError, match=r"cat/01\.png.* 7 x 7 pixels but the photo is 60 x 40"):
+        read_checked(benchmark, episodes[0].query)
+
+
+# PerSeg
+
+
+def test_perseg_asks_for_every_photo_but_the_reference(tmp_path):
+    benchmark, episodes = drawn(PerSeg, tmp_path)
+    assert [episode.name for episode in episodes] == ["cat/01", "cat/02", "dog/01", "dog/02"]
+    assert {episode.reference.image for episode in episodes} == {"Images/cat/00.jpg", "Images/dog/00.jpg"}
+    assert all(episode.group == episode.reference.image.split("/")[1] for episode in episodes)
+    # The file's own level reaches the reference: fidelity "official" reads it.
+    _, mask = benchmark.read(episodes[0].reference)
+    assert np.unique(np.asarray(mask)).tolist() == [0, 128]
+
+
+def test_perseg_without_a_mask_or_a_reference_says_which(tmp_path):
+    datasets.write_perseg(tmp_path)
+    (tmp_path / "Annotations" / "dog" / "02.png").unlink()
+    with pytest.raises(UserError, match=r"dog/02\.png"):
+        list_episodes(PerSeg(tmp_path), tmp_path / "e.json", [0], 0, None)
+    (tmp_path / "Images" / "cat" / "00.jpg").unlink()
+    with pytest.raises(UserError, match="cat holds 2 photos"):
+        list_episodes(PerSeg(tmp_path), tmp_path / "e.json", [0], 0, None)
+
+
+# FSS-1000
+
+
+def test_fss_asks_once_for_every_photo_of_the_test_classes(tmp_path):
+    _, episodes = drawn(FSS1000, tmp_path)
+    queries = [episode.query.image for episode in episodes]
+    assert queries == [f"data/{name}/{photo}.jpg" for name in ("ab_wheel", "abacus") for photo in (1, 2, 3)]
+    assert all(episode.reference.image.split("/")[1] == episode.group for episode in episodes)
+
+
+# LVIS-92i
+
+
+def test_lvis_takes_its_classes_in_turn_and_leaves_out_what_does_not_fill_ten_folds(tmp_path):
+    # 23 classes have two photos or more: 2 a fold, 3 left over. Fold 4 has the 5th and the 15th.
+    _, episodes = drawn(Lvis92, tmp_path, folds=(4,), count=5)
+    assert [episode.group for episode in episodes] == ["5", "15", "5", "15", "5"]
+    benchmark, every = drawn(Lvis92, tmp_path, folds=range(10), count=2, name="all.json")
+    assert sorted({int(episode.group) for episode in every}) == list(range(1, 21))
+    assert len(benchmark.draw(0, Random(0), None)) == 2300
+
+
+def test_lvis_joins_all_instances_of_a_class(tmp_path):
+    benchmark, episodes = drawn(Lvis92, tmp_path, count=1)
+    group, photo = episodes[0].query.label
+    number = int(photo[-5])
+    _, mask = benchmark.read(episodes[0].query)
+    expected = datasets.square(2, group, 10) | datasets.square(20, 2 * number, 10)
+    np.testing.assert_array_equal(mask, expected)
+
+
+# PASCAL-Part
+
+
+def test_pascal_folds_are_kinds_of_objects_and_their_classes_parts(tmp_path):
+    _, episodes = drawn(PascalPart, tmp_path, folds=range(4), count=3)
+    groups = {fold: {episode.group for episode in episodes if episode.fold == fold} for fold in range(4)}
+    # A part without training photos is no class, nor is the aeroplane's tail.
+    assert groups == {0: {"dog+HEAD"}, 1: {"bird+HEAD"}, 2: {"dog+HEAD"}, 3: {"bird+HEAD"}}
+
+
+def test_pascal_asks_as_often_as_there_are_photos_in_its_lists(tmp_path):
+    _, episodes = drawn(PascalPart, tmp_path)
+    assert len(episodes) == 8  # heads and tails, 4 photos each; 2500 at most
+
+
+def test_pascal_shows_the_part_of_one_object_cut_to_its_box(tmp_path):
+    benchmark, episodes = drawn(PascalPart, tmp_path, count=20)
+    # The first photo's dog without a head is never asked for.
+    assert {shot.label[:2] for one in episodes for shot in (one.query, one.reference)} == {
+        ("2008_000000", 1),
+        ("2008_000001", 0),
+        ("2008_000002", 0),
+        ("2008_000003", 0),
+    }
+    photo, *_ = episodes[0].query.label
+    image, mask = benchmark.read(episodes[0].query)
+    assert image.size == (30, 30)  # left 10, top 5, right 40, bottom 35, the last ones outside
+    whole = datasets.square(8, 12, 10) | datasets.square(20, 12 + int(photo[-1]), 10)
+    np.testing.assert_array_equal(mask, whole[5:35, 10:40])
+
+
+# PACO-Part
+
+
+def test_paco_folds_take_every_fourth_class_with_two_photos(tmp_path):
+    _, episodes = drawn(PacoPart, tmp_path, folds=range(4), count=40)
+    groups = {fold: {episode.group for episode in episodes if episode.fold == fold} for fold in range(4)}
+    assert groups == {0: {"0", "4"}, 1: {"1", "5"}, 2: {"2", "6"}, 3: {"3"}}  # class 7 has one photo, named twice
+
+
+def test_paco_shows_the_part_of_one_object_cut_to_its_box(tmp_path):
+    benchmark, episodes = drawn(PacoPart, tmp_path, count=30)
+    owners = Counter(episode.query.label[2] % 100 for episode in episodes)
+    assert set(owners) == {0, 1}
+    for episode in episodes:
+        _, group, owner = episode.query.label
+        image, mask = benchmark.read(episode.query)
+        assert image.size == (30, 30)
+        left = 30 * (owner % 100)
+        expected = datasets.square(8 + group, left + 3, 10)[5:35, left : left + 30]
+        np.testing.assert_array_equal(mask, expected)
+
+
+def test_paco_refuses_episodes_of_another_data_set(tmp_path):
+    benchmark, episodes = drawn(PacoPart, tmp_path, count=1)
+    stranger = replace(episodes[0].query, label=(0, 0, 12345))
+    with pytest.raises(UserError, match="object 12345"):
+        benchmark.read(stranger)
+
+
+# COCO's masks and pickles
+
+
+def test_all_ways_of_writing_a_mask_mean_the_same():
+    mask = datasets.square(7, 11, 9)
+    # Run lengths go down the columns, background first.
+    changes = np.flatnonzero(np.diff(np.concatenate([[0], mask.T.ravel(), [0]]))).tolist()
+    runs = np.diff([0, *changes, mask.size]).tolist()
+    unpacked = {"size": list(mask.shape), "counts": runs}
+    for way in (datasets.polygon(7, 11, 9), datasets.packed(mask), unpacked, mask.astype(np.uint8)):
+        np.testing.assert_array_equal(union_of([way], *mask.shape), mask)
+    np.testing.assert_array_equal(union_of([], *mask.shape), np.zeros_like(mask))
+
+
+@pytest.mark.parametrize(
+    "broken", ["a string", {"counts": "x"}, datasets.packed(np.ones((3, 4), bool)), np.ones((3, 4))]
+)
+def test_what_is_no_mask_of_this_photo_is_refused(broken):
+    with pytest.raises(UserError):
+        union_of([broken], 40, 60)
+
+
+class Program:
+    def __reduce__(self):
+        return os.system, ("touch pickled-program-ran",)
+
+
+def test_a_pickle_that_holds_a_program_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "lvis_val.pkl"
+    path.write_bytes(pickle.dumps({1: Program()}))
+    with pytest.raises(UserError, match="more than annotations"):
+        read_annotations(path)
+    assert not (tmp_path / "pickled-program-ran").exists()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_annotations_of_every_pickle_protocol_are_read(tmp_path, protocol):
+    path, mask = tmp_path / "a.pkl", np.eye(5, dtype=np.uint8)
+    stored = {1: {"counts": b"\x01\xff", "array": mask, "number": np.int64(3), "box": [1.5, 2]}}
+    path.write_bytes(pickle.dumps(stored, protocol=protocol))
+    read = read_annotations(path)[1]
+    np.testing.assert_array_equal(read["array"], mask)
+    assert (read["counts"], read["number"], read["box"]) == (b"\x01\xff", 3, [1.5, 2])
+
+
+@pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps([1, 2])], ids=["empty", "text", "list"])
+def test_what_is_no_annotation_file_is_refused(tmp_path, content):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="download it again"):
+        read_annotations(path)
+
+
+# DAVIS
+
+
+def test_davis_names_its_videos_and_reads_palette_numbers(tmp_path):
+    davis = Davis(datasets.write_davis(tmp_path))
+    assert davis.videos == ["bear", "bike"]
+    labels = davis.labels("bear", davis.frames("bear")[0])
+    assert np.unique(labels).tolist() == [0, 1, 2, 255]
+    assert (labels == 1).sum() == 100
+
+
+@pytest.mark.parametrize("missing", ["ImageSets", "JPEGImages", "Annotations"])
+def test_davis_without_one_of_its_folders_is_refused(tmp_path, missing):
+    datasets.write_davis(tmp_path)
+    shutil.rmtree(tmp_path / missing)
+    with pytest.raises(UserError, match=f"not laid out as DAVIS 2017 val: no {missing}"):
+        Davis(tmp_path)
+
+
+def test_davis_refuses_annotations_in_colours(tmp_path):
+    davis = Davis(datasets.write_davis(tmp_path))
+    datasets.write(tmp_path / "Annotations" / "480p" / "bear" / "00001.png", np.zeros((40, 60, 3), np.uint8))
+    with pytest.raises(UserError, match="mode RGB"):
+        davis.labels("bear", davis.frames("bear")[1])

@@ -1,0 +1,233 @@
+"""Guards asking, counting and averaging: every answer once, sums before division, nothing done twice."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.segmentation import report
+from persam_dreambooth.evaluation.segmentation.averages import means, per_object
+from persam_dreambooth.evaluation.segmentation.folders import PerSeg
+from persam_dreambooth.evaluation.segmentation.methods import persam_contestant
+from persam_dreambooth.evaluation.segmentation.metrics import Overlap
+from persam_dreambooth.evaluation.segmentation.running import Journal, Plan, Score, evaluate, mask_path, open_output
+from persam_dreambooth.evaluation.segmentation.sampled import PacoPart
+from persam_dreambooth.images import to_mask
+from persam_dreambooth.photos import files, rendering
+from persam_dreambooth.segmentation import Method, PerSAM, Reference, load_backbone
+from random_models import random_sam
+from tests.evaluation.segmentation import datasets
+
+NOTHING = Overlap(0, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone(random_sam(), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def perseg(tmp_path_factory):
+    return PerSeg(datasets.write_perseg(tmp_path_factory.mktemp("perseg")))
+
+
+class Counting:
+    """A contestant that notes what it is asked, and can be interrupted after some answers."""
+
+    def __init__(self, contestant, interrupted_after=None):
+        self.contestant, self.left = contestant, interrupted_after
+        self.learned = self.found = 0
+
+    def __call__(self, reference):
+        self.learned += 1
+        find = self.contestant(reference)
+
+        def counted(photo):
+            if self.found == self.left:
+                raise KeyboardInterrupt
+            self.found += 1
+            return find(photo)
+
+        return counted
+
+
+def ask(plan, backbone, **contestants):
+    return evaluate(plan, list(contestants), lambda: (backbone, contestants))
+
+
+# Averages
+
+
+def score(group, region, fold=0, contestant="persam", boundary=NOTHING):
+    return Score(contestant, f"{group}", fold, group, Overlap(*region), boundary)
+
+
+def test_an_objects_iou_is_the_sum_of_intersections_over_the_sum_of_unions():
+    # The mean of 1/2 and 1/8 would be 0.3125.
+    rows = per_object([score("dog", (1, 2, 2)), score("cat", (3, 4, 3)), score("dog", (1, 8, 3))])
+    assert [(row.group, row.episodes, row.iou, row.accuracy) for row in rows] == [
+        ("cat", 1, 0.75, 1.0),
+        ("dog", 2, 0.2, 0.4),
+    ]
+    assert means(rows)["mIoU"] == pytest.approx(100 * (0.75 + 0.2) / 2)
+    assert means(rows)["mAcc"] == pytest.approx(100 * (1 + 0.4) / 2)
+
+
+def test_boundary_iou_is_summed_alike():
+    bands = (Overlap(1, 2, 2), Overlap(1, 8, 3))
+    (row,) = per_object([score("dog", (1, 1, 1), boundary=band) for band in bands])
+    assert row.boundary_iou == 0.2
+
+
+def test_folds_count_alike_however_many_objects_they_have():
+    rows = per_object([score("a", (1, 1, 1)), score("b", (0, 1, 1), fold=1), score("c", (0, 1, 1), fold=1)])
+    assert means(rows)["mIoU"] == 50  # not 33.3
+
+
+def test_contestants_are_not_mixed():
+    rows = per_object([score("a", (1, 1, 1), contestant="z"), score("a", (0, 1, 1), contestant="y")])
+    assert [(row.contestant, row.iou) for row in rows] == [("z", 1), ("y", 0)]
+
+
+# A run
+
+
+def test_scores_are_those_of_segmenting_by_hand(backbone, perseg, tmp_path):
+    plan = Plan(perseg, tmp_path / "out", {})
+    episodes, scores = ask(plan, backbone, persam=persam_contestant(backbone, Method()))
+    persam = PerSAM(backbone)
+    for name in ("cat", "dog"):
+        intersection = union = target = 0
+        mine = [episode for episode in episodes if episode.group == name]
+        subject = persam.personalize(Reference(*perseg.read(mine[0].reference)))
+        for episode in mine:
+            image, drawn = perseg.read(episode.query)
+            found, true = persam.segment(image, subject).mask, to_mask(drawn)
+            intersection += (found & true).sum()
+            union += (found | true).sum()
+            target += true.sum()
+            np.testing.assert_array_equal(files.read_mask(mask_path(plan.output, "persam", episode)), found)
+        (row,) = (row for row in per_object(scores) if row.group == name)
+        assert 0 < row.iou < 1
+        assert (row.iou, row.accuracy) == (intersection / union, intersection / target)
+
+
+def test_an_interrupted_run_goes_on_and_asks_nothing_twice(backbone, perseg, tmp_path):
+    settings = {"sam": "random", "folds": (1, 2)}
+    straight = ask(Plan(perseg, tmp_path / "one", settings), backbone, persam=persam_contestant(backbone, Method()))
+    plan = Plan(perseg, tmp_path / "two", settings)
+    first = Counting(persam_contestant(backbone, Method()), interrupted_after=3)
+    with pytest.raises(KeyboardInterrupt):
+        ask(plan, backbone, persam=first)
+    with (tmp_path / "two" / "scores.jsonl").open("a") as file:
+        file.write('{"contestant": "per')  # as a killed process leaves it
+    second = Counting(persam_contestant(backbone, Method()))
+    assert ask(plan, backbone, persam=second) == straight
+    assert (first.learned, first.found) == (2, 3)
+    assert (second.learned, second.found) == (1, 1)
+    assert len((tmp_path / "two" / "scores.jsonl").read_text().splitlines()) == 4
+
+    def load():
+        raise AssertionError("nothing is left to ask, so that no SAM is needed")
+
+    assert evaluate(plan, ["persam"], load) == straight
+
+
+def test_a_contestant_that_comes_later_is_asked_alone(backbone, perseg, tmp_path):
+    plan = Plan(perseg, tmp_path / "out", {})
+    one, other = (Counting(persam_contestant(backbone, Method())) for _ in range(2))
+    ask(plan, backbone, one=one)
+    _, scores = ask(plan, backbone, one=one, other=other)
+    assert (one.found, other.found) == (4, 4)
+    assert [score.contestant for score in scores] == ["one"] * 4 + ["other"] * 4
+    mask_path(plan.output, "one", evaluate(plan, ["one"], None)[0][0]).unlink()
+    ask(plan, backbone, one=one)
+    assert one.found == 5  # a mask that is gone is made again
+
+
+def test_a_reference_that_cannot_be_learned_counts_as_an_empty_mask(backbone, tmp_path):
+    # The part fills the box that both photo and mask are cut to: no background is left to tell it from.
+    root = datasets.write_paco(tmp_path / "data", classes=4, photos=2)
+    for name in ("train", "val"):
+        stored = {"cid2img": {group: [{0: "v/val2017/0.jpg"}, {1: "v/val2017/1.jpg"}] for group in range(4)}}
+        one = {"obj_bbox": [10, 10, 20, 20], "segmentation": datasets.packed(datasets.square(10, 10, 20))}
+        annotations = [{"category_id": group, "obj_ann_id": group} | one for group in range(4)]
+        datasets.dump(root / "paco" / f"paco_part_{name}.pkl", stored | {"img2anno": {0: annotations, 1: annotations}})
+    plan = Plan(PacoPart(root), tmp_path / "out", {}, folds=[0], episodes=2)
+    _, scores = ask(plan, backbone, persam=persam_contestant(backbone, Method()))
+    assert [(score.region, "full" in score.error) for score in scores] == [(Overlap(0, 400, 400), True)] * 2
+    assert per_object(scores)[0].unlearned == 2
+    assert ask(plan, backbone, persam=None)[1] == scores
+
+
+# The output folder
+
+
+def test_a_folder_of_another_run_is_refused_by_what_differs(tmp_path):
+    open_output(tmp_path / "out", {"sam": "a", "seed": 0, "folds": (1, 2)})
+    open_output(tmp_path / "out", {"sam": "a", "seed": 0, "folds": [1, 2]})
+    with pytest.raises(UserError, match=r"another evaluation \(sam, seed differ\)"):
+        open_output(tmp_path / "out", {"sam": "b", "seed": 1, "folds": [1, 2]})
+
+
+def test_a_folder_that_holds_something_else_is_refused_but_a_list_of_episodes_is_welcome(tmp_path):
+    (tmp_path / "episodes.json").write_text("{}")
+    open_output(tmp_path, {})
+    other = tmp_path / "photos"
+    other.mkdir()
+    (other / "dog.jpg").touch()
+    with pytest.raises(UserError, match="is no evaluation's"):
+        open_output(other, {})
+    assert [path.name for path in other.iterdir()] == ["dog.jpg"]
+
+
+def test_a_journal_with_a_damaged_line_in_the_middle_is_refused(tmp_path):
+    journal = Journal(tmp_path / "j.jsonl")
+    journal.append({"a": "ü"})
+    assert journal.lines() == [{"a": "ü"}]
+    (tmp_path / "j.jsonl").write_text('{"a": 1}\n{"a":\n{"a": 2}\n')
+    with pytest.raises(UserError, match="line 2 of"):
+        journal.lines()
+
+
+# The report
+
+
+def test_the_table_puts_the_papers_numbers_beside_ours():
+    rows = [("persam", {"mIoU": 12.345, "bIoU": 5}, {"mIoU": 89.3})]
+    lines = [line.split() for line in report.table(["mIoU", "bIoU"], rows).splitlines()]
+    assert lines == [["mIoU", "paper", "bIoU", "paper"], ["persam", "12.3", "89.3", "5.0", "-"]]
+
+
+def test_results_and_rows_say_the_same_and_the_worst_are_shown(backbone, perseg, tmp_path):
+    plan = Plan(perseg, tmp_path / "out", {"sam": "random"})
+    episodes, scores = ask(plan, backbone, persam=persam_contestant(backbone, Method()))
+    rows = per_object(scores)
+    paper = {"persam": {"mIoU": 89.3}}
+    ours = report.write_report(plan.output, perseg, plan.settings, episodes, scores, rows, paper)
+    stored = json.loads((plan.output / "results.json").read_text())
+    assert stored["settings"] == {"sam": "random"}
+    assert stored["summary"] == {"persam": {"ours": ours["persam"], "paper": {"mIoU": 89.3}}}
+    assert ours["persam"]["mIoU"] == pytest.approx(100 * np.mean([row.iou for row in rows]))
+    with (plan.output / "results.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["group"], float(line["iou"])) for line in lines] == [(row.group, row.iou) for row in rows]
+    assert [one["group"] for one in stored["objects"]] == ["cat", "dog"]
+
+
+def test_the_worst_come_first(backbone, perseg, tmp_path):
+    plan = Plan(perseg, tmp_path, {})
+    episodes, scores = ask(plan, backbone, persam=persam_contestant(backbone, Method()))
+    worst = min(scores, key=lambda score: score.region.iou)
+    sheets = []
+    for shown in (scores, scores[::-1], [worst]):
+        report.worst_sheet(tmp_path, perseg, episodes, shown)
+        sheets.append(np.asarray(Image.open(tmp_path / "worst.png")).astype(int))
+    every, turned, alone = sheets
+    np.testing.assert_array_equal(every, turned)
+    tile = rendering.TILE
+    np.testing.assert_array_equal(every[:tile, :tile], alone[:tile, :tile])
+    assert np.abs(every[:tile, :tile] - every[:tile, tile + 10 : 2 * tile + 10]).max() > 50

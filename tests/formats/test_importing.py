@@ -1,0 +1,388 @@
+"""Guards how other programs' folders are read: frames, channels, grey, run lengths; and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+from pycocotools import mask as tools
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.formats import CONVENTIONS, export_folder, import_folder, read_source
+from persam_dreambooth.formats.layouts import Given
+from persam_dreambooth.photos import files
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
+from tests.formats.albums import NAMES, tree, write_album
+
+EVERY = pytest.mark.parametrize("trainer", CONVENTIONS)
+INDEXED = ["invoke", "imagefolder", "coco"]
+PAIRED = ["onetrainer", "kohya", "simpletuner", "ai-toolkit", "diffusion-pipe"]
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """What a trainer's user has: an export of the album, by the trainer's name."""
+
+    def make(trainer):
+        photos, masks = write_album(tmp_path / "album")
+        export_folder(read_source(masks, photos), CONVENTIONS[trainer], tmp_path / "theirs")
+        return tmp_path / "theirs"
+
+    return make
+
+
+def write(folder, photo, mask, names=("images/dog.png", "masks/dog.png"), **options):
+    """One photo and its mask as a user of a trainer with two folders has them."""
+    for picture, name in zip((photo, mask), names, strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(folder / name, **options.get(name, {}))
+    return folder
+
+
+def imported(trainer, folder, output, **given):
+    """The only mask that is imported, and the report."""
+    report = import_folder(CONVENTIONS[trainer], Given(folder, **given), output)
+    (mask,) = files.list_photos(output / "masks")
+    return files.read_mask(mask), report
+
+
+def refused(trainer, folder, **given):
+    """What is said when an import is refused, and nothing is written anywhere."""
+    around = folder.parent.parent if folder.is_file() else folder.parent
+    before = tree(around)
+    with pytest.raises(UserError) as error:
+        import_folder(CONVENTIONS[trainer], Given(folder, **given), around / "out")
+    assert tree(around) == before
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
+
+
+# What is read
+
+
+@pytest.mark.parametrize("trainer", PAIRED)
+def test_folders_of_other_names_and_photos_beside_them_are_read(trainer, theirs, tmp_path):
+    folder = theirs(trainer)
+    layout = CONVENTIONS[trainer].layout
+    images = (folder / layout.photos).rename(tmp_path / "10_sks dog")
+    masks = images if layout.masks == layout.photos else (folder / layout.masks).rename(tmp_path / "elsewhere")
+    import_folder(CONVENTIONS[trainer], Given(folder, images, masks), tmp_path / "back")
+    assert len(files.list_photos(tmp_path / "back" / "masks")) == len(NAMES)
+
+
+@pytest.mark.parametrize(("trainer", "keeps"), [("kohya", True), ("diffusion-pipe", True), ("ai-toolkit", False)])
+def test_a_mask_lies_on_the_pixels_that_the_trainer_sees(trainer, keeps, tmp_path):
+    """Square, so that only the trainer's way tells the frame: kohya's masks lie on the stored pixels."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    drawn = np.zeros((8, 8), np.uint8)
+    drawn[0, :3] = 255
+    names = ("images/dog.jpg", "masks/dog.png")
+    write(tmp_path / "theirs", Image.new("RGB", (8, 8)), Image.fromarray(drawn), names, **{names[0]: {"exif": exif}})
+    mask, _ = imported(trainer, tmp_path / "theirs", tmp_path / "back")
+    expected = np.rot90(drawn, -1) if keeps else drawn  # 6: the viewer turns it clockwise
+    np.testing.assert_array_equal(mask, expected > 0)
+
+
+def test_of_a_coloured_mask_each_trainer_has_its_channel(tmp_path):
+    """Blue is dark to both; green is black to kohya and bright to OneTrainer, red white to kohya and dark there."""
+    mask = Image.fromarray(np.array([[[0, 0, 255], [0, 255, 0], [255, 0, 0], [255, 255, 255]]], np.uint8))
+    write(tmp_path / "kohya", Image.new("RGB", (4, 1)), mask)
+    write(tmp_path / "one", Image.new("RGB", (4, 1)), mask, ("images/dog.png", "images/dog-masklabel.png"))
+    assert imported("kohya", tmp_path / "kohya", tmp_path / "a")[0].tolist() == [[False, False, True, True]]
+    assert imported("onetrainer", tmp_path / "one", tmp_path / "b")[0].tolist() == [[False, True, False, True]]
+
+
+@pytest.mark.parametrize("trainer", ["kohya", "onetrainer", "kohya-alpha", "cutout"])
+def test_a_grey_mask_is_cut_at_half_and_counted(trainer, tmp_path):
+    levels = Image.fromarray(np.array([[0, 1, 127, 128, 254, 255]], np.uint8))
+    photo, name = Image.new("RGB", (6, 1), "red"), "masks/dog.png"
+    if trainer == "onetrainer":
+        name = "images/dog-masklabel.png"
+    if trainer in ("kohya-alpha", "cutout"):
+        photo.putalpha(levels)
+    write(tmp_path / "theirs", photo, levels, ("images/dog.png", name))
+    mask, report = imported(trainer, tmp_path / "theirs", tmp_path / "back")
+    assert mask.tolist() == [[False, False, False, True, True, True]]
+    assert (report.count, report.grey, report.empty) == (1, {"dog.png": 4}, [])
+    (entry,) = read_manifest(tmp_path / "back" / MANIFEST_NAME)
+    assert "4 pixels" in entry.warnings[0]
+
+
+def test_sixteen_bits_mean_what_eight_do(tmp_path):
+    levels = Image.fromarray(np.array([[0, 300, 0x7FFF, 0x8000, 0xFFFF]], np.uint16))
+    write(tmp_path / "theirs", Image.new("RGB", (5, 1)), levels)
+    mask, _ = imported("kohya", tmp_path / "theirs", tmp_path / "back")
+    assert mask.tolist() == [[False, False, False, True, True]]
+
+
+def test_an_empty_mask_is_named(tmp_path):
+    write(tmp_path / "theirs", Image.new("RGB", (5, 1)), Image.new("L", (5, 1), 1))
+    mask, report = imported("kohya", tmp_path / "theirs", tmp_path / "back")
+    assert not mask.any()
+    assert report.empty == ["dog.png"]
+
+
+def test_colours_below_the_transparency_are_kept_for_training_and_white_for_a_cut_out(tmp_path):
+    photo = Image.new("RGBA", (2, 1), (200, 30, 30, 0))
+    photo.putpixel((0, 0), (30, 200, 30, 255))
+    (tmp_path / "theirs").mkdir()
+    photo.save(tmp_path / "theirs" / "dog.webp", lossless=True, exact=True)
+    for trainer, hidden in {"kohya-alpha": (200, 30, 30), "cutout": (255, 255, 255)}.items():
+        imported(trainer, tmp_path / "theirs", tmp_path / trainer)
+        with Image.open(tmp_path / trainer / "images" / "dog.png") as image:
+            assert (image.mode, image.getpixel((0, 0)), image.getpixel((1, 0))) == ("RGB", (30, 200, 30), hidden)
+
+
+# COCO
+
+
+def coco(folder, annotations, categories=({"id": 7, "name": "dog"},), size=(6, 4)):
+    """A COCO file of one photo, as another program writes it: the file alone, photos beside it."""
+    folder.mkdir()
+    Image.new("RGB", size).save(folder / "a.jpg")
+    image = {"id": 11, "file_name": "a.jpg", "width": size[0], "height": size[1]}
+    whole = {"images": [image], "annotations": list(annotations), "categories": list(categories)}
+    (folder / "custom.json").write_text(json.dumps(whole))
+    return folder / "custom.json"
+
+
+def annotation(segmentation, category=7, image=11):
+    return {"id": 1, "image_id": image, "category_id": category, "segmentation": segmentation}
+
+
+DRAWN = np.array([[0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0], [0, 1, 1, 1, 0, 1], [0, 0, 0, 0, 0, 1]], bool)
+
+
+def run_lengths(mask):
+    """Uncompressed: the lengths of runs, column by column, background first."""
+    flat = mask.T.ravel().astype(int)
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff([0, *edges, flat.size]).tolist()
+    return {"size": list(mask.shape), "counts": counts if flat[0] == 0 else [0, *counts]}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_run_lengths_of_both_kinds_are_read_and_several_masks_are_one(packed, tmp_path):
+    parts = [DRAWN & (np.arange(6) < 4), DRAWN & (np.arange(6) >= 4)]
+    if packed:
+        encoded = [tools.encode(np.asfortranarray(part.astype(np.uint8))) for part in parts]
+        encoded = [one | {"counts": one["counts"].decode()} for one in encoded]
+    else:
+        encoded = [run_lengths(part) for part in parts]
+    path = coco(tmp_path / "theirs", [annotation(one) for one in encoded])
+    mask, _ = imported("coco", path, tmp_path / "back")
+    np.testing.assert_array_equal(mask, DRAWN)
+
+
+def test_polygons_are_read(tmp_path):
+    path = coco(tmp_path / "theirs", [annotation([[1, 1, 4, 1, 4, 3, 1, 3]])])
+    mask, _ = imported("coco", path, tmp_path / "back")
+    assert mask[1:3, 1:4].all() and mask.sum() == 6
+
+
+def test_of_several_categories_one_is_the_subject(tmp_path):
+    names = [{"id": 7, "name": "dog"}, {"id": 8, "name": "sofa"}]
+    both = [annotation(run_lengths(DRAWN)), annotation(run_lengths(~DRAWN), category=8)]
+    path = coco(tmp_path / "theirs", both, names)
+    assert "dog, sofa" in refused("coco", path)
+    assert "--category" in refused("coco", path, category="cat")
+    np.testing.assert_array_equal(imported("coco", path, tmp_path / "a", category="dog")[0], DRAWN)
+    np.testing.assert_array_equal(imported("coco", path, tmp_path / "b", category="sofa")[0], ~DRAWN)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "said"),
+    [
+        ([], "a.jpg has no mask"),
+        ([annotation(run_lengths(DRAWN)), annotation(run_lengths(DRAWN), image=99)], "image 99"),
+        ([annotation(run_lengths(DRAWN[:3]))], "annotation 1, of a.jpg: a mask of (3, 6)"),
+        ([annotation("nonsense")], "annotation 1, of a.jpg: a mask is polygons"),
+        ([annotation({"size": [4, 6], "counts": [[]]})], "annotation 1, of a.jpg: a run-length encoding's counts"),
+    ],
+)
+def test_annotations_that_do_not_fit_are_refused(annotations, said, tmp_path):
+    assert said in refused("coco", coco(tmp_path / "theirs", annotations))
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "no JSON", '{"images": [], "annotations": [3]}'])
+def test_another_file_is_no_coco_file(text, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "instances.json").write_text(text)
+    assert "no COCO file" in refused("coco", tmp_path / "theirs")
+
+
+def indexed(trainer, folder, photos):
+    """Photos (name -> image of 6 x 4 pixels) with white masks, as a trainer with an index has them."""
+    for name, photo in photos.items():
+        write(folder, photo, Image.new("L", photo.size, 255), (f"images/{name}", f"masks/{name}.png"))
+    if trainer == "coco":
+        images = [{"id": id, "file_name": name, "width": 6, "height": 4} for id, name in enumerate(photos)]
+        annotations = [annotation([[0, 0, 6, 0, 6, 4, 0, 4]], image=image["id"]) for image in images]
+        (folder / "instances.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+        return folder
+    layout = CONVENTIONS[trainer].layout
+    path = folder / Path(layout.name).name
+    lines = [{layout.photo: f"images/{name}", layout.mask: f"masks/{name}.png"} for name in photos]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.mark.parametrize("trainer", INDEXED)
+def test_a_photo_of_another_suffix_becomes_an_opaque_png(trainer, tmp_path):
+    moving = Image.new("P", (6, 4), 1)
+    moving.putpalette([200, 30, 30, 30, 200, 30])
+    moving.putpixel((0, 0), 0)
+    moving.info["transparency"] = 0
+    folder = indexed(trainer, tmp_path / "theirs", {"a.png": Image.new("RGB", (6, 4)), "b.APNG": moving})
+    report = import_folder(CONVENTIONS[trainer], Given(folder), tmp_path / "back")
+    photos = files.find_photos(tmp_path / "back" / "images")
+    assert [photo.name for photo in photos] == ["a.png", "b.png"] and report.count == 2
+    with Image.open(photos[1]) as image:
+        pixels = image.getpixel((0, 0)), image.getpixel((1, 0))
+        assert (image.format, image.mode, *pixels) == ("PNG", "RGB", (255, 255, 255), (30, 200, 30))
+    entries = read_manifest(tmp_path / "back" / MANIFEST_NAME)
+    assert [(entry.photo, entry.digest) for entry in entries] == [
+        (f"images/{photo.name}", files.digest(photo)) for photo in photos
+    ]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("trainer", INDEXED)
+def test_names_that_are_no_photo_s_here_are_listed(trainer, tmp_path):
+    names = ("a.png", ".hidden.png", "c-masklabel.png", "d-condlabel.apng")
+    line = refused(trainer, indexed(trainer, tmp_path / "theirs", {name: Image.new("RGB", (6, 4)) for name in names}))
+    assert all(f"{name} has a name that is no photo's here" in line for name in names[1:])
+    assert "a.png has" not in line
+
+
+def test_a_mask_s_name_is_no_photo_s_where_folders_are_paired_either(tmp_path):
+    names = ("images/dog-masklabel.png", "masks/dog-masklabel.png")
+    write(tmp_path / "theirs", Image.new("RGB", (6, 4)), Image.new("L", (6, 4), 255), names)
+    assert "dog-masklabel.png has a name that is no photo's here" in refused("kohya", tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("trainer", PAIRED)
+def test_missing_and_foreign_masks_are_listed(trainer, theirs):
+    folder = theirs(trainer)
+    layout = CONVENTIONS[trainer].layout
+    for stem in ("scan", "test"):
+        mask = folder / layout.masks / f"{stem}{layout.postfix}.png"
+        mask.rename(mask.with_name(f"foreign {stem}{layout.postfix}.png"))
+    line = refused(trainer, folder)
+    assert "scan.png has no mask" in line
+    assert "has no mask; " in line and "test." in line
+    assert all(f"the mask foreign {stem}{layout.postfix}.png has no photo" in line for stem in ("scan", "test"))
+
+
+@pytest.mark.parametrize("trainer", ["kohya-alpha", "cutout"])
+def test_photos_without_an_alpha_channel_are_listed(trainer, theirs):
+    folder = theirs(trainer)
+    for name in ("scan", "test"):
+        Image.new("RGB", (4, 4)).save(folder / "images" / f"{name}.png")
+    line = refused(trainer, folder)
+    assert "scan.png has no alpha channel" in line and "test.png has no alpha channel" in line
+
+
+@pytest.mark.parametrize(("trainer", "index"), [("invoke", "data.jsonl"), ("imagefolder", "train/metadata.jsonl")])
+def test_lines_that_name_nothing_are_listed(trainer, index, theirs):
+    folder = theirs(trainer)
+    path = folder / index
+    photo, mask = CONVENTIONS[trainer].layout.photo, CONVENTIONS[trainer].layout.mask
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines[0][photo], lines[1][mask] = "gone.png", "lost.png"
+    del lines[2][mask], lines[3][photo]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    line = refused(trainer, folder)
+    assert "gone.png is not there" in line and "lost.png is not there" in line
+    assert "has no mask; " in line and f"line 4: it has no '{photo}'" in line
+    path.write_text("{")
+    assert "no file of JSON lines" in refused(trainer, folder)
+    path.unlink()
+    assert path.name in refused(trainer, folder)
+
+
+@EVERY
+def test_clashing_stems_are_listed(trainer, theirs):
+    folder = theirs(trainer)
+    layout = CONVENTIONS[trainer].layout
+    Image.new("RGB", (4, 4)).save(folder / layout.photos / "scan.webp")
+    for index, key in (("data.jsonl", "image"), ("train/metadata.jsonl", "file_name")):
+        if (folder / index).exists():
+            added = {key: "images/scan.webp", layout.mask: "masks/scan.png"}
+            with (folder / index).open("a") as file:
+                file.write(json.dumps(added) + "\n")
+    if trainer == "coco":
+        stored = json.loads((folder / "instances.json").read_text())
+        stored["images"].append({"id": 99, "file_name": "scan.webp", "width": 4, "height": 4})
+        stored["annotations"].append(stored["annotations"][0] | {"image_id": 99})
+        (folder / "instances.json").write_text(json.dumps(stored))
+    assert "scan.png and scan.webp have the same name" in refused(trainer, folder)
+
+
+@pytest.mark.parametrize("trainer", ["kohya", "ai-toolkit", "diffusion-pipe"])
+def test_two_masks_of_a_photo_are_listed(trainer, theirs):
+    folder = theirs(trainer)
+    Image.new("L", (4, 4)).save(folder / "masks" / "scan.webp")
+    assert "scan.png and scan.webp are masks of the same photo" in refused(trainer, folder)
+
+
+@pytest.mark.parametrize("trainer", [*PAIRED, "invoke", "imagefolder"])
+def test_masks_of_another_size_are_listed(trainer, theirs):
+    folder = theirs(trainer)
+    layout = CONVENTIONS[trainer].layout
+    postfix = getattr(layout, "postfix", "")
+    for stem in ("scan", "test"):
+        files.write_mask(np.ones((7, 77), bool), folder / layout.masks / f"{stem}{postfix}.png")
+    line = refused(trainer, folder)
+    assert line.count("is 77 x 7 pixels") == 2
+    assert "scan" in line and "test" in line
+
+
+@pytest.mark.parametrize("trainer", [*PAIRED, "kohya-alpha", "cutout"])
+def test_foreign_files_are_listed_and_what_trainers_leave_behind_is_not(trainer, theirs, tmp_path):
+    folder = theirs(trainer)
+    photos = folder / CONVENTIONS[trainer].layout.photos
+    for name in ("scan.npz", ".aitk_size.json", "notes.md", "train.toml"):
+        (photos / name).write_bytes(b"")
+    import_folder(CONVENTIONS[trainer], Given(folder), tmp_path / "back")
+    (photos / "phone.heic").write_bytes(b"")
+    (photos / "nobody.txt").write_text("words")
+    line = refused(trainer, folder)
+    assert "phone.heic" in line and "nobody.txt is the caption of no photo" in line
+
+
+def empty(folder, trainer):
+    """A trainer's folder in which nothing lies."""
+    layout = CONVENTIONS[trainer].layout
+    for name in (layout.photos, layout.masks or layout.photos):
+        (folder / "theirs" / name).mkdir(parents=True, exist_ok=True)
+    return folder / "theirs"
+
+
+@EVERY
+def test_a_folder_without_photos_is_refused(trainer, tmp_path):
+    index = getattr(CONVENTIONS[trainer].layout, "name", None)
+    assert (f"has no {Path(index).name}" if index else "there is no photo") in refused(
+        trainer, empty(tmp_path, trainer)
+    )
+    assert (Path(index).name if index else "is not a folder") in refused(trainer, tmp_path / "absent")
+
+
+@EVERY
+def test_a_folder_in_the_trainer_s_or_one_in_use_is_no_output(trainer, theirs, tmp_path):
+    folder = theirs(trainer)
+    before = tree(tmp_path)
+    for output, said in ((folder / "back", "left as it is"), (tmp_path / "album", "not empty")):
+        with pytest.raises(UserError, match=said):
+            import_folder(CONVENTIONS[trainer], Given(folder), output)
+    assert tree(tmp_path) == before
+
+
+def test_a_broken_photo_is_refused(theirs):
+    folder = theirs("kohya")
+    (folder / "images" / "scan.png").write_bytes(b"no photo")
+    assert "scan.png cannot be decoded" in refused("kohya", folder)

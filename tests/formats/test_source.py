@@ -1,0 +1,162 @@
+"""Guards which photos are exported: those training would train on, and a mess is refused with the list of it."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.formats import read_source
+from persam_dreambooth.photos import files
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest, write_manifest
+from tests.scene import scene
+
+VERDICTS = {"dog": "found", "sofa": "not found", "park": "unsure", "reference": None}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Photos, and what `persam-dreambooth segment` left of them; one photo could not be read."""
+    entries = []
+    for number, (name, verdict) in enumerate(VERDICTS.items()):
+        pixels, disc = scene(20, 30, number)
+        photo, mask = tmp_path / "photos" / f"{name}.png", tmp_path / "out" / "masks" / f"{name}.png"
+        files.write_picture(Image.fromarray(pixels), photo)
+        files.write_mask(disc, mask)
+        known = {"presence": verdict, "reason": f"because of {name}", "mask_digest": files.digest(mask)}
+        entries.append(ManifestEntry(f"../photos/{name}.png", files.digest(photo), **known))
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no photo")
+    digest = files.digest(tmp_path / "photos" / "broken.jpg")
+    entries.append(ManifestEntry("../photos/broken.jpg", digest, error="the photo broken.jpg cannot be decoded"))
+    write_manifest(tmp_path / "out" / MANIFEST_NAME, entries)
+    return tmp_path
+
+
+def kept(source):
+    return [pair.photo.stem for pair in source.pairs]
+
+
+def list_of(error):
+    """What a refusal lists."""
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
+
+
+@pytest.mark.parametrize("images", ["photos", None])
+@pytest.mark.parametrize("masks", ["out", "out/masks"])
+def test_doubted_and_broken_photos_are_left_out_with_the_reason(folder, images, masks):
+    source = read_source(folder / masks, images and folder / images)
+    assert kept(source) == ["dog", "reference"]
+    assert {photo.name: reason for photo, reason in source.left_out.items()} == {
+        "broken.jpg": "the photo broken.jpg cannot be decoded",
+        "park.png": "the subject in park.png: unsure, because of park",
+        "sofa.png": "the subject in sofa.png: not found, because of sofa",
+    }
+
+
+def test_doubted_photos_are_kept_when_they_are_wanted(folder):
+    source = read_source(folder / "out", include_doubtful=True)
+    assert kept(source) == ["dog", "park", "reference", "sofa"]
+    assert [photo.name for photo in source.left_out] == ["broken.jpg"]
+
+
+@pytest.mark.parametrize("include_doubtful", [False, True])
+def test_what_a_person_decided_wins(folder, include_doubtful):
+    decided = {"dog": "excluded", "park": "approved", "sofa": None}
+    manifest = folder / "out" / MANIFEST_NAME
+    entries = [replace(entry, review=decided.get(Path(entry.photo).stem)) for entry in read_manifest(manifest)]
+    write_manifest(manifest, entries)
+    source = read_source(folder / "out", include_doubtful=include_doubtful)
+    assert kept(source) == (["park", "reference", "sofa"] if include_doubtful else ["park", "reference"])
+    reasons = {photo.name: reason for photo, reason in source.left_out.items()}
+    assert reasons["dog.png"] == "dog.png was excluded in review" and "park.png" not in reasons
+
+
+def test_an_excluded_photo_that_was_saved_anew_stays_out(folder):
+    manifest = folder / "out" / MANIFEST_NAME
+    first, *others = read_manifest(manifest)
+    write_manifest(manifest, [replace(first, review="excluded"), *others])
+    with Image.open(folder / "photos" / "dog.png") as image:
+        image.save(folder / "photos" / "dog.png", compress_level=0)
+    assert files.digest(folder / "photos" / "dog.png") != first.digest
+    assert kept(read_source(folder / "out")) == ["reference"]
+
+
+def test_a_verdict_is_of_the_mask_it_was_given_on(folder):
+    files.write_mask(scene(20, 30)[1].T[:20, :20].repeat(2, 1)[:, :30], folder / "out" / "masks" / "park.png")
+    assert kept(read_source(folder / "out")) == ["dog", "park", "reference"]
+
+
+def test_when_nothing_is_left_it_is_said_why(folder):
+    for name in ("dog", "reference"):
+        (folder / "photos" / f"{name}.png").unlink()
+        (folder / "out" / "masks" / f"{name}.png").unlink()
+    with pytest.raises(UserError, match="nothing to export") as error:
+        read_source(folder / "out", folder / "photos")
+    assert all(name in list_of(error) for name in ("park", "sofa", "broken", "--include_doubtful"))
+
+
+def test_photos_that_are_gone_and_masks_that_are_missing_are_listed(folder):
+    (folder / "photos" / "dog.png").unlink()
+    (folder / "out" / "masks" / "reference.png").unlink()
+    with pytest.raises(UserError) as error:
+        read_source(folder / "out")
+    assert f"{folder / 'photos' / 'dog.png'} is not there" in list_of(error)
+    assert "reference.png has no mask" in list_of(error)
+
+
+def test_photos_without_masks_and_masks_without_photos_are_listed(folder):
+    for name in ("one", "two"):
+        Image.new("RGB", (4, 4)).save(folder / "photos" / f"{name}.png")
+        files.write_mask(np.ones((4, 4), bool), folder / "out" / "masks" / f"foreign {name}.png")
+    with pytest.raises(UserError) as error:
+        read_source(folder / "out", folder / "photos")
+    listed = list_of(error)
+    assert all(f"{name}.png has no mask" in listed for name in ("one", "two"))
+    assert all(f"the mask foreign {name}.png has no photo" in listed for name in ("one", "two"))
+    assert "nothing was written" in listed
+
+
+def test_pictures_that_are_not_read_here_are_listed(folder):
+    for name in ("photos/phone.JXL", "out/masks/moving.jp2", "photos/notes.md"):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(UserError) as error:
+        read_source(folder / "out", folder / "photos")
+    assert "phone.JXL is a picture" in list_of(error) and "moving.jp2 is a picture" in list_of(error)
+    assert "notes.md" not in list_of(error)
+
+
+def test_clashing_stems_are_listed(folder):
+    for place in ("photos", "out/masks"):
+        kept = folder / place / "dog.bmp"
+        Image.new("RGB", (30, 20)).save(kept)
+        with pytest.raises(UserError, match=r"dog.bmp and dog.png"):
+            read_source(folder / "out", folder / "photos")
+        kept.unlink()
+
+
+def test_a_folder_is_not_its_own_masks(folder):
+    (folder / "photos" / "broken.jpg").unlink()
+    with pytest.raises(UserError, match="the photos themselves"):
+        read_source(folder / "photos", folder / "photos")
+
+
+def test_masks_that_nobody_says_the_photos_of_need_them(folder):
+    shutil.move(folder / "out" / "masks", folder / "alone" / "deeper")
+    with pytest.raises(UserError, match="--images"):
+        read_source(folder / "alone" / "deeper")
+    with pytest.raises(UserError, match="not a folder"):
+        read_source(folder / "nowhere", folder / "photos")
+
+
+def test_captions_are_read_by_their_extension_and_empty_ones_are_none(folder):
+    (folder / "photos" / "dog.words").write_bytes(b"\xef\xbb\xbfa sks dog \r\n")
+    (folder / "photos" / "reference.words").write_text(" \n")
+    source = read_source(folder / "out", caption_extension=".words")
+    assert [pair.caption for pair in source.pairs] == ["a sks dog", None]
+    (folder / "photos" / "dog.words").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="UTF-8"):
+        read_source(folder / "out", caption_extension=".words")

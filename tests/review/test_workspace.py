@@ -1,0 +1,183 @@
+"""Guards which folders may be opened: the page's own and an import's at every start, and no stranger's."""
+
+import json
+import os
+import re
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models import SAM
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.formats import CONVENTIONS, import_folder
+from persam_dreambooth.formats.layouts import Given
+from persam_dreambooth.photos import files
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, locked, newest_entries
+from persam_dreambooth.preprocessing import SegmentationJob
+from persam_dreambooth.review.api import Desk
+from persam_dreambooth.review.clicks import Clicker
+from persam_dreambooth.review.workspace import Opened
+from persam_dreambooth.segmentation import PerSAM
+from tests.review.albums import draw_photos
+
+NAMES = ("a.png", "b.png", "c.png")
+BRUSH = {"kind": "brush", "points": [[3, 3], [9, 3]], "label": 1, "radius": 2}
+
+
+def desk_of(opened):
+    """The server's answers without the server."""
+
+    def job(album, references):
+        return SegmentationJob(album.images, references, album.output, str(SAM), device="cpu", batch_size=1)
+
+    return Desk(opened, Clicker(lambda: PerSAM.from_pretrained(str(SAM), device="cpu")), job)
+
+
+def asked(answer):
+    """An answer that is no mistake."""
+    assert "error" not in answer, answer["error"]
+    return answer
+
+
+def draw_first(opened, album):
+    """Scribble on an album's first photo."""
+    desk = desk_of(opened)
+    photo = asked(desk.overview({"album": album}))["photos"][0]
+    question = {"album": album, "photo": photo["name"], "seen": photo["version"], "strokes": [BRUSH]}
+    return asked(desk.draw(question))
+
+
+def searched(desk):
+    """The album after the search."""
+    asked(desk.search({"album": "."}))
+    while asked(now := desk.overview({"album": "."}))["running"]:
+        time.sleep(0.05)
+    return now
+
+
+@pytest.mark.parametrize("deep", ["sub", "far/down"])
+def test_after_a_decision_in_one_of_several_albums_they_can_be_opened_again(deep, tmp_path):
+    for folder in (tmp_path / "photos", tmp_path / "photos" / deep):
+        draw_photos(folder, NAMES)
+    draw_first(Opened(tmp_path / "photos", tmp_path / "out"), deep)
+    again = Opened(tmp_path / "photos", tmp_path / "out")
+    assert draw_first(again, ".")["photo"]["status"] == "reference"
+    (tmp_path / "out" / deep / "segmentation.json").unlink()
+    (tmp_path / "out" / deep / MANIFEST_NAME).unlink()
+    with pytest.raises(UserError, match="is no folder that"):
+        Opened(tmp_path / "photos", tmp_path / "out")
+
+
+def test_a_folder_that_holds_only_the_lock_is_empty(tmp_path):
+    draw_photos(tmp_path / "photos", NAMES)
+    output = tmp_path / "photos" / "segmented"
+    with locked(output / MANIFEST_NAME):
+        pass
+    Opened(tmp_path / "photos")
+    assert not files.refuse_other_runs(output, "segmentation.json", {}, "segmentation run")
+    (output / "notes.txt").write_text("somebody else's")
+    with pytest.raises(UserError, match="is no folder that"):
+        Opened(tmp_path / "photos")
+    with pytest.raises(UserError, match="is no segmentation run's"):
+        files.refuse_other_runs(output, "segmentation.json", {}, "segmentation run")
+
+
+@pytest.fixture
+def imported(tmp_path):
+    """What `persam-dreambooth import` writes, of three photos, and their masks by name."""
+    masks = draw_photos(tmp_path / "theirs" / "images", NAMES)
+    for name, mask in masks.items():
+        files.write_mask(mask, tmp_path / "theirs" / "masks" / name)
+    import_folder(CONVENTIONS["kohya"], Given(tmp_path / "theirs"), tmp_path / "ours")
+    return tmp_path / "ours", masks
+
+
+def test_imported_masks_are_shown_corrected_and_approved(imported):
+    folder, masks = imported
+    opened = Opened(folder / "images", folder)
+    desk = desk_of(opened)
+    photos = {photo["name"]: photo for photo in asked(desk.overview({"album": "."}))["photos"]}
+    assert [photos[name]["status"] for name in NAMES] == ["given"] * 3
+    for photo in photos.values():
+        shown = files.read_mask(opened.resolve(photo["mask_url"].removeprefix("picture/")))
+        np.testing.assert_array_equal(shown, masks[photo["name"]])
+        assert opened.resolve(photo["overlay_url"].removeprefix("picture/")).name == photo["name"]
+    asked(desk.judge({"album": ".", "photo": "a.png", "seen": photos["a.png"]["version"], "verdict": "approved"}))
+    asked(desk.draw({"album": ".", "photo": "b.png", "seen": photos["b.png"]["version"], "strokes": [BRUSH]}))
+    again = asked(desk_of(Opened(folder / "images", folder)).overview({"album": "."}))["photos"]
+    assert {photo["name"]: photo["status"] for photo in again} == {
+        "a.png": "approved",
+        "b.png": "corrected",
+        "c.png": "given",
+    }
+    corrected = files.read_mask(folder / "masks" / "b.png")
+    assert corrected[3, 3:10].all() and (corrected >= masks["b.png"]).all()
+
+
+def test_a_search_keeps_imported_masks_and_draws_their_overlays(imported, tmp_path):
+    folder, _ = imported
+    draw_photos(tmp_path / "more", [*NAMES, "new.png"])
+    (tmp_path / "more" / "new.png").rename(folder / "images" / "new.png")
+    desk = desk_of(Opened(folder / "images", folder))
+    photos = {photo["name"]: photo for photo in asked(desk.overview({"album": "."}))["photos"]}
+    asked(desk.refer({"album": ".", "photo": "a.png", "seen": photos["a.png"]["version"], "reference": True}))
+    asked(desk.judge({"album": ".", "photo": "b.png", "seen": photos["b.png"]["version"], "verdict": "approved"}))
+    before = {name: (folder / "masks" / name).read_bytes() for name in NAMES}
+    assert searched(desk)["search_error"] is None
+    assert {name: (folder / "masks" / name).read_bytes() for name in before} == before
+    entries = {entry.photo: entry for entry in newest_entries(folder / MANIFEST_NAME)}
+    sources = [entries[f"images/{name}"].source for name in (*NAMES, "new.png")]
+    assert sources == ["reference", "given", "given", "persam"]
+    for entry in entries.values():
+        with Image.open(folder / entry.overlay) as overlay:
+            assert overlay.size == (entry.width, entry.height)
+
+
+def test_a_name_that_is_no_utf8_is_left_out_and_said_and_still_searched(tmp_path):
+    odd = os.fsdecode(b"odd \xff.png")
+    draw_photos(tmp_path / "photos", [*NAMES, odd])
+    opened = Opened(tmp_path / "photos")
+    desk = desk_of(opened)
+    shown = asked(desk.overview({"album": "."}))
+    assert [photo["name"] for photo in shown["photos"]] == list(NAMES)
+    assert shown["not_shown"] == ["odd ?.png"]
+    draw_first(opened, ".")
+    assert searched(desk)["search_error"] is None
+    assert (tmp_path / "photos" / "segmented" / "masks" / odd).is_file()
+    draw_photos(tmp_path / "photos", [odd.replace("png", "jpg")])
+    clash = desk.overview({"album": "."})
+    assert "odd ?.jpg and odd ?.png" in clash["error"]
+    json.dumps([shown, clash], ensure_ascii=False).encode()  # as it is sent
+
+
+def test_a_folder_whose_name_is_no_utf8_is_told_at_the_start(tmp_path):
+    draw_photos(tmp_path / "photos" / os.fsdecode(b"\xff"), NAMES)
+    with pytest.raises(UserError, match=r"the folder \? in .*rename it"):
+        Opened(tmp_path / "photos")
+    assert list(Opened(tmp_path / "photos" / os.fsdecode(b"\xff")).albums()) == ["."]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [(b'{"photo": "a.png"}', "line 1 of .* is no manifest entry"), (b'{"photo": ', "line 1 of .* is damaged")],
+)
+def test_a_damaged_manifest_line_is_named_whatever_is_asked(line, words, imported):
+    folder, _ = imported
+    desk = desk_of(Opened(folder / "images", folder))
+    photo = asked(desk.overview({"album": "."}))["photos"][0]
+    path = folder / MANIFEST_NAME
+    path.write_bytes(line + b"\n" + path.read_bytes().partition(b"\n")[2])
+    before = path.read_bytes()
+    about = {"album": ".", "photo": "a.png", "seen": photo["version"]}
+    answers = [
+        desk.overview(about),
+        desk.look(about),
+        desk.judge(about | {"verdict": "approved"}),
+        desk.refer(about | {"reference": True}),
+        desk.draw(about | {"strokes": [BRUSH]}),
+        desk.undo(about),
+    ]
+    assert [one for one in answers if not re.search(words, one["error"])] == []
+    assert path.read_bytes() == before

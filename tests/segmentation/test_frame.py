@@ -1,0 +1,211 @@
+"""Guards the way from a photo's pixels to the model's square and back."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from persam_dreambooth.segmentation.frame import PIXEL_MEAN, PIXEL_STD, Frame, bounding_box
+
+quick = settings(max_examples=30, deadline=None)
+
+# Down to photos of one row or one column, up and down in scale; no side shrinks below half a pixel.
+frames = st.builds(Frame, height=st.integers(1, 120), width=st.integers(1, 120), side=st.sampled_from([64, 96, 128]))
+
+bordered = st.builds(
+    Frame,
+    height=st.integers(1, 120),
+    width=st.integers(1, 120),
+    side=st.sampled_from([64, 96, 128]),
+    stretch=st.booleans(),
+    border=st.integers(0, 16),
+)
+
+
+def normalized(image):
+    """(H, W, 3) levels to (3, H, W), by SAM's statistics."""
+    return ((image - np.array(PIXEL_MEAN)) / np.array(PIXEL_STD)).transpose(2, 0, 1)
+
+
+@quick
+@given(frames)
+@example(Frame(1, 100, 128))
+@example(Frame(100, 1, 64))
+@example(Frame(1, 1, 64))
+def test_the_long_side_fills_the_square_and_the_short_one_keeps_the_proportion(frame):
+    height, width = frame.resized
+    assert max(height, width) == frame.side
+    scale = frame.side / max(frame.height, frame.width)
+    assert abs(height - frame.height * scale) <= 0.5
+    assert abs(width - frame.width * scale) <= 0.5
+
+
+@quick
+@given(bordered, st.data())
+def test_points_come_back_from_the_model_frame(frame, data):
+    x, y = data.draw(st.integers(0, frame.width - 1)), data.draw(st.integers(0, frame.height - 1))
+    there = frame.to_model(torch.tensor([[x, y]]))
+    assert there.dtype == torch.float32
+    height, width = frame.resized
+    back = (there - frame.border) * torch.tensor([frame.width / width, frame.height / height])
+    torch.testing.assert_close(back, torch.tensor([[x, y]], dtype=torch.float32), rtol=1e-4, atol=1e-4)
+
+
+@quick
+@given(frames)
+def test_the_photos_far_corner_is_the_resized_photos(frame):
+    height, width = frame.resized
+    corner = frame.to_model(torch.tensor([frame.width, frame.height]))
+    torch.testing.assert_close(corner, torch.tensor([width, height], dtype=torch.float32))
+
+
+def test_points_are_x_first_and_of_any_leading_shape():
+    frame = Frame(height=10, width=40, side=80)
+    points = torch.tensor([[[3, 1], [7, 9]]])
+    torch.testing.assert_close(frame.to_model(points), points.float() * 2)
+    assert points.tolist() == [[[3, 1], [7, 9]]]
+
+
+@quick
+@given(bordered, st.floats(-5, 5, width=32), st.integers(1, 3))
+@example(Frame(1, 100, 128), 1.0, 1)
+def test_a_constant_map_stays_constant_on_the_photo(frame, value, maps):
+    found = frame.to_original(torch.full((maps, 16, 16), value))
+    assert found.shape == (maps, frame.height, frame.width)
+    torch.testing.assert_close(found, torch.full_like(found, value))
+
+
+@quick
+@given(bordered)
+def test_a_map_over_the_square_lands_on_the_photo_where_it_lay(frame):
+    centres = torch.arange(frame.side) + 0.5
+    model_x, model_y = torch.meshgrid(centres, centres, indexing="xy")
+    found = frame.to_original(torch.stack([model_x, model_y]))
+    height, width = frame.resized
+    x = (torch.arange(frame.width) + 0.5) * width / frame.width + frame.border
+    y = (torch.arange(frame.height) + 0.5) * height / frame.height + frame.border
+    # Half a pixel: bilinear enlargement repeats the outermost pixel's centre to the edge.
+    assert (found[0] - x).abs().max() <= 0.5 + 1e-4
+    assert (found[1] - y[:, None]).abs().max() <= 0.5 + 1e-4
+
+
+@quick
+@given(frames)
+@example(Frame(1, 100, 128))
+@example(Frame(100, 1, 128))
+def test_pixels_are_one_normalized_colour_in_the_photo_and_zero_in_the_padding(frame):
+    colour = np.array([200, 100, 0], np.uint8)
+    pixels = frame.pixels(np.full((frame.height, frame.width, 3), colour, np.uint8))
+    assert pixels.shape == (3, frame.side, frame.side)
+    assert pixels.dtype == torch.float32
+    height, width = frame.resized
+    expected = np.zeros(pixels.shape)
+    expected[:, :height, :width] = normalized(colour[None, None])
+    np.testing.assert_allclose(pixels, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (40, 64), (64, 40), (1, 64)], ids=str)
+def test_pixels_of_a_photo_that_already_fits_are_its_own_normalized(shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    pixels = Frame(*shape, side=64).pixels(image)
+    np.testing.assert_allclose(pixels[:, : shape[0], : shape[1]], normalized(image), atol=1e-5)
+
+
+@quick
+@given(st.integers(1, 60), st.sampled_from([16, 64, 128]), st.booleans())
+def test_a_photo_that_fills_the_square_goes_to_the_grid_at_once(edge, side, stretch):
+    frame = Frame(edge, edge + 7 if stretch else edge, side, stretch)
+    photo_map = torch.rand(frame.height, frame.width, generator=torch.Generator().manual_seed(0))
+    at_once = F.interpolate(photo_map[None, None], (8, 8), mode="bilinear", align_corners=False)[0, 0]
+    assert torch.equal(frame.to_grid(photo_map, 8, -9, "bilinear"), at_once)
+
+
+@quick
+@given(bordered, st.sampled_from(["bilinear", "area"]))
+@example(Frame(1, 100, 128), "area")
+@example(Frame(100, 1, 128), "bilinear")
+def test_on_the_grid_padding_lies_right_and_below_and_holds_the_value(frame, mode):
+    grid = frame.to_grid(torch.ones(frame.height, frame.width), frame.side, -9, mode)
+    assert grid.shape == (frame.side, frame.side)
+    height, width = (edge + 2 * frame.border for edge in frame.resized)
+    expected = torch.full_like(grid, -9)
+    expected[:height, :width] = 1
+    torch.testing.assert_close(grid, expected)
+
+
+@quick
+@given(bordered, st.data())
+@example(Frame(1, 100, 128), None)
+def test_a_map_lies_on_the_grid_where_its_photo_lies_in_the_square(frame, data):
+    """The model's pixel under a photo's point holds what the photo's map holds there."""
+    x = (torch.arange(frame.width) + 0.5).repeat(frame.height, 1)
+    grid = frame.to_grid(x, frame.side, 0.0, "bilinear")
+    column = data.draw(st.integers(0, frame.width - 1)) if data else frame.width // 2
+    point = frame.to_model(torch.tensor([[column + 0.5, frame.height / 2]]))[0]
+    found = grid[int(point[1]), int(point[0])]
+    # Half a model pixel of rounding, or half a pixel of the photo at its edge.
+    assert abs(found - (column + 0.5)) <= 0.5 + frame.width / frame.resized[1]
+
+
+@quick
+@given(bordered)
+def test_the_area_of_a_thin_mask_is_not_lost_on_the_grid(frame):
+    mask = torch.zeros(frame.height, frame.width)
+    mask[frame.height // 2] = 1
+    assert frame.to_grid(mask, 16, 0.0, "area").max() > 0
+
+
+@quick
+@given(bordered, st.integers(0, 2**31 - 1))
+def test_the_border_repeats_the_photos_edge(frame, seed):
+    image = np.random.default_rng(seed).integers(0, 256, (frame.height, frame.width, 3), dtype=np.uint8)
+    pixels, (height, width), border = frame.pixels(image), frame.resized, frame.border
+    inside = pixels[:, border : border + height, border : border + width]
+    assert torch.equal(
+        inside, replace(frame, side=frame.side - 2 * border, border=0).pixels(image)[:, :height, :width]
+    )
+    repeated = F.pad(inside, (border,) * 4, mode="replicate") if border else inside
+    assert torch.equal(pixels[:, : height + 2 * border, : width + 2 * border], repeated)
+    assert not pixels[:, height + 2 * border :].any()
+    assert not pixels[:, :, width + 2 * border :].any()
+
+
+@quick
+@given(bordered)
+def test_the_corners_of_a_photo_are_those_of_its_place_inside_the_border(frame):
+    corners = frame.box_to_model(torch.tensor([0, 0, frame.width, frame.height]))
+    height, width = frame.resized
+    expected = torch.tensor([0, 0, width, height]) + frame.border
+    torch.testing.assert_close(corners, expected.float())
+
+
+def test_a_long_and_narrow_photo_takes_memory_by_its_pixels():
+    """At the photo's own scale its square would have 400 million pixels."""
+    frame = Frame(1, 20000, 64, border=4)
+    tracked = frame.to_grid(torch.ones(1, 20000), 16, 0.0, "area")
+    assert tracked.shape == (16, 16)
+    assert tracked[1, 1:-1].min() > 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12)))
+def test_the_bounding_box_is_the_one_numpy_finds(mask):
+    box = bounding_box(torch.from_numpy(mask))
+    if not mask.any():
+        assert box is None
+        return
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    assert box.dtype == torch.int64
+    assert box.tolist() == [columns[0], rows[0], columns[-1], rows[-1]]
+
+
+def test_the_bounding_box_of_nothing_is_none_and_of_one_pixel_that_pixel():
+    mask = torch.zeros(5, 7, dtype=torch.bool)
+    assert bounding_box(mask) is None
+    mask[2, 6] = True
+    assert bounding_box(mask).tolist() == [6, 2, 6, 2]

@@ -1,0 +1,123 @@
+"""Guards several masks in one photo: no pixel in two, nobody loses a pixel that nobody else wants, instances apart."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from models import CLIP, SAM
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation import (
+    ImageEncoder,
+    PerSAM,
+    PresenceCheck,
+    PresenceRule,
+    Reference,
+    segment_instances,
+    segment_together,
+)
+from persam_dreambooth.segmentation.frame import bounding_box
+from persam_dreambooth.segmentation.multi_mask import share_out, without_overlap
+from presence import RULE, photo
+from random_models import random_sam
+from tests.scene import scene
+from world import KIND_NAMES, SCENES, Recipe, draw, random_identity, random_placement
+
+
+@settings(deadline=None)
+@given(arrays.arrays(np.float32, (3, 4, 5), elements=st.floats(-4, 4, width=32)))
+def test_each_pixel_goes_to_the_highest_logit_above_zero(logits):
+    labels = share_out([torch.from_numpy(one) for one in logits], (4, 5))
+    expected = np.where(logits.max(0) > 0, logits.argmax(0) + 1, 0)
+    np.testing.assert_array_equal(labels, expected)
+
+
+def test_one_that_is_not_there_keeps_its_number():
+    one = torch.ones(2, 2)
+    np.testing.assert_array_equal(share_out([None, one], (2, 2)), np.full((2, 2), 2))
+
+
+@pytest.fixture(scope="module")
+def together():
+    """Two subjects of a random SAM, whose masks overlap, alone and together in one photo."""
+    persam = PerSAM.from_pretrained(random_sam(), device="cpu")
+    image, disc = scene(90, 150)
+    corner = np.zeros_like(disc)
+    corner[:40, :40] = True
+    subjects = [persam.personalize(Reference(image, mask)) for mask in (disc, corner)]
+    (encoded,) = persam.encode([scene(90, 150, seed=1)[0]])
+    alone = [persam.segment(encoded, subject) for subject in subjects]
+    return persam, encoded, subjects, alone, segment_together(persam, encoded, subjects)
+
+
+def test_no_pixel_belongs_to_two_subjects_and_none_that_one_claims_is_lost(together):
+    _, _, _, alone, both = together
+    assert (alone[0].mask & alone[1].mask).any()
+    assert not (both[0].mask & both[1].mask).any()
+    np.testing.assert_array_equal(both[0].mask | both[1].mask, alone[0].mask | alone[1].mask)
+    for one, other in ((0, 1), (1, 0)):
+        assert both[one].mask[alone[one].mask & ~alone[other].mask].all()
+
+
+def test_the_contested_pixel_goes_to_the_higher_logit_and_the_box_fits_what_is_left(together):
+    _, encoded, _, alone, both = together
+    logits = [encoded.frame.to_original(torch.from_numpy(one.logits)[None])[0].numpy() for one in alone]
+    contested = alone[0].mask & alone[1].mask
+    np.testing.assert_array_equal(both[0].mask[contested], (logits[0] >= logits[1])[contested])
+    for one in both:
+        if one.box is not None:
+            np.testing.assert_array_equal(one.box, bounding_box(torch.from_numpy(one.mask)))
+
+
+def test_a_mask_that_the_user_gave_keeps_all_its_pixels(together):
+    _, encoded, _, alone, _ = together
+    given_mask = np.zeros_like(alone[0].mask)
+    given_mask[20:70, 30:120] = True
+    (cut,) = without_overlap(alone[:1], encoded.frame, [given_mask])
+    np.testing.assert_array_equal(cut.mask, alone[0].mask & ~given_mask)
+
+
+def test_one_subject_together_with_nobody_is_as_alone(together):
+    persam, encoded, subjects, alone, _ = together
+    (only,) = segment_together(persam, encoded, subjects[:1])
+    np.testing.assert_array_equal(only.mask, alone[0].mask)
+
+
+def test_a_subject_of_another_sam_is_refused(together):
+    _, encoded, subjects, _, _ = together
+    other = PerSAM.from_pretrained(random_sam(seed=1), device="cpu")
+    with pytest.raises(UserError, match="made with"):
+        segment_instances(other, encoded, subjects[0], lambda *_: True)
+
+
+# In tinyworld
+
+
+def instances_in(persam, check, subject, picture):
+    """What is surely the subject."""
+    sure = lambda encoded, found: check(picture.image, encoded, found).verdict == "found"  # noqa: E731
+    return segment_instances(persam, picture.image, subject, sure)
+
+
+def test_twins_get_a_mask_each_and_an_empty_scene_none():
+    persam, encoder = PerSAM.from_pretrained(SAM, device="cpu"), ImageEncoder.from_pretrained(CLIP, "cpu")
+    rule, counts, overlaps = PresenceRule.load(RULE), [], []
+    for number in range(16):
+        rng = np.random.default_rng([77, number])
+        identity = random_identity(rng, KIND_NAMES[number % len(KIND_NAMES)], held_out=True)
+        reference = photo(rng, identity, ("subject",))
+        pair = Reference(reference.image, reference.mask())
+        subject = persam.personalize(pair)
+        check = PresenceCheck(persam, subject, [pair], rule, encoder)
+        pair_of_twins = tuple((identity, random_placement(rng, x, 0.66)) for x in (0.27, 0.73))
+        twins = draw(Recipe(str(rng.choice(SCENES)), pair_of_twins, 1.0, 1.0, seed=number), 128)
+        found = instances_in(persam, check, subject, twins)
+        counts.append(len(found))
+        assert not np.sum([one.mask for one in found], axis=0, dtype=int).max(initial=0) > 1
+        for true in (twins.mask(0), twins.mask(1)):
+            overlaps.append(max(((one.mask & true).sum() / (one.mask | true).sum() for one in found), default=0))
+        assert instances_in(persam, check, subject, photo(rng, identity, ())) == []
+    assert max(counts) == 2
+    assert np.mean(np.array(overlaps) > 0.5) >= 0.75

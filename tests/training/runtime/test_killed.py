@@ -1,0 +1,86 @@
+"""A run that is killed at any moment and gone on with ends as one that was never stopped, bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from persam_dreambooth.training.runtime.checkpoint_files import read_progress
+from tests.training.runs import ROOT, SCRIPT, as_words, same_weights, train
+
+EVERYTHING = {  # 3 photos, one a batch, two batches a step: the second step of an epoch has one batch only
+    "max_train_steps": 5,
+    "checkpointing_steps": 2,
+    "train_batch_size": 1,
+    "gradient_accumulation_steps": 2,
+    "lora_dropout": 0.1,
+    "lr_scheduler": "cosine",
+    "lr_warmup_steps": 2,
+    "snr_gamma": 5.0,
+    "class_prompt": "a dog",
+    "class_data_dir": "class",
+    "num_class_images": 2,
+    "background_prior_weight": 0.5,
+}
+SWITCHES = ("--use_lora", "--train_text_encoder", "--with_prior_preservation", "--random_flip", "--offset_noise")
+WEIGHTS = "pytorch_lora_weights.safetensors"
+
+
+def start(flags, *switches, launcher=(), **keywords):
+    """The script itself in a process of its own, or in several by a launcher."""
+    command = [sys.executable, *launcher, str(SCRIPT), *switches, *as_words(flags)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keywords)
+
+
+def end_when(process, path, number):
+    """Send a signal as soon as there is such a file or folder."""
+    deadline = time.monotonic() + 120
+    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.0005)
+    process.send_signal(number)
+    printed = [text.decode() for text in process.communicate(timeout=120)]
+    assert process.returncode != 0 and path.parent.exists(), printed
+    return printed
+
+
+@pytest.fixture
+def uninterrupted(flags):
+    flags = flags | EVERYTHING
+    assert train(flags, *SWITCHES, output_dir="whole") == 0
+    return flags
+
+
+# As the first flags are written, in the middle of a checkpoint, and steps after one.
+@pytest.mark.parametrize("moment", ["training_config.yaml", ".checkpoint-2.partial/optimizer.bin", "checkpoint-4"])
+def test_killed_and_gone_on_with(uninterrupted, moment, capsys):
+    output = Path("output")
+    end_when(start(uninterrupted, *SWITCHES), output / moment, signal.SIGKILL)
+    kept = list(output.glob("checkpoint-*"))
+    assert not (output / WEIGHTS).exists() and bool(kept) == (moment == "checkpoint-4")
+    assert train(uninterrupted, *SWITCHES, resume_from_checkpoint="latest") == 0
+    begun_anew = "no checkpoint in output yet: the run begins anew" in capsys.readouterr().out
+    assert begun_anew == (not kept)
+    assert same_weights(output / WEIGHTS, Path("whole") / WEIGHTS)
+    for name in ("optimizer.bin", "scheduler.bin"):
+        one, other = (Path(folder) / "checkpoint-4" / name for folder in ("whole", "output"))
+        assert one.read_bytes() == other.read_bytes(), name
+    # Without the digests: safetensors writes metadata in any order.
+    one, other = ({**read_progress(Path(folder, "checkpoint-4")), "sha256": None} for folder in ("whole", "output"))
+    assert one == other
+    assert not list(output.glob(".*"))  # what the kill left behind is gone
+
+
+def test_latest_begins_anew_only_with_the_same_flags(flags, capsys):
+    assert train(flags, "--use_lora", resume_from_checkpoint="latest", max_train_steps=1) == 0
+    assert "the run begins anew" in capsys.readouterr().out
+    assert train(flags, "--use_lora", resume_from_checkpoint="latest", max_train_steps=1) == 2
+    assert "holds a finished model" in capsys.readouterr().err
+    (Path("output") / WEIGHTS).unlink()  # as if it had been killed before it was saved
+    assert train(flags, "--use_lora", resume_from_checkpoint="latest", max_train_steps=1, learning_rate=1e-4) == 2
+    assert "the run had learning_rate 0.001, not 0.0001" in capsys.readouterr().err
+    assert train(flags, "--use_lora", resume_from_checkpoint="latest", max_train_steps=1, report_to="none") == 0

@@ -1,0 +1,88 @@
+"""The files for `accelerate launch --config_file`, by Accelerate's own classes; what cannot be saved is refused."""
+
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.runtime.distributed import check
+from tests.training.runs import ROOT, accelerate_launch
+from tests.training.small import make
+
+FOLDER = ROOT / "configs" / "accelerate"
+KINDS = {
+    "cpu.yaml": DistributedType.NO,
+    "single_gpu.yaml": DistributedType.NO,
+    "multi_gpu.yaml": DistributedType.MULTI_GPU,
+    "deepspeed_zero2.yaml": DistributedType.DEEPSPEED,
+    "fsdp.yaml": DistributedType.FSDP,
+}
+
+
+def test_every_file_has_its_kind():
+    assert sorted(KINDS) == sorted(path.name for path in FOLDER.iterdir())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_accelerate_reads_it(name):
+    config = load_config_from_file(str(FOLDER / name))  # an unknown key raises
+    assert isinstance(config, ClusterConfig) and config.distributed_type == KINDS[name]
+    assert config.use_cpu == (name == "cpu.yaml")
+    assert config.mixed_precision == ("no" if name == "cpu.yaml" else "bf16")
+    assert (config.num_processes > 1) == (KINDS[name] != DistributedType.NO)
+    first = (FOLDER / name).read_text().splitlines()[0]
+    assert first.startswith(f"# accelerate launch --config_file configs/accelerate/{name} ")
+
+
+def test_a_run_through_accelerate_launch(flags):
+    flags |= {"max_train_steps": 1, "report_to": "none"}
+    accelerate_launch("cpu.yaml", flags, "--use_lora")
+    assert Path("output/pytorch_lora_weights.safetensors").exists()
+
+
+DEEPSPEED, FSDP = DeepSpeedPlugin(zero_stage=2), {"fsdp_version": 2, "state_dict_type": "FULL_STATE_DICT"}
+
+
+def test_a_way_of_launching_that_would_lose_weights_is_refused(models):
+    config, _ = make(models / "stable-diffusion")
+    with pytest.raises(UserError, match="ZeRO-3 spreads the weights"):
+        check(config, deepspeed=DeepSpeedPlugin(zero_stage=3))
+    check(config, deepspeed=DEEPSPEED)
+    check(config, fsdp=FullyShardedDataParallelPlugin(**FSDP))
+    check(config)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"fsdp_version": 1}, "fsdp_version: 2"),
+        ({"state_dict_type": "SHARDED_STATE_DICT"}, "fsdp_state_dict_type: FULL_STATE_DICT"),
+        ({"cpu_ram_efficient_loading": True}, "fsdp_cpu_ram_efficient_loading: false"),
+    ],
+)
+def test_settings_of_fsdp_that_would_not_work_are_refused(models, monkeypatch, setting, words):
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "False")  # which the settings change
+    config, _ = make(models / "stable-diffusion")
+    plugin = FullyShardedDataParallelPlugin(**FSDP | setting)
+    with pytest.raises(UserError, match=f"FSDP needs {words} in Accelerate's config file"):
+        check(config, fsdp=plugin)
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag", "both"),
+    [
+        ({"model": {"train_text_encoder": True}}, "train_text_encoder", True),
+        ({"optimization": {"use_ema": True}}, "use_ema", True),
+        ({"optimization": {"optimizer": "prodigy"}}, "optimizer prodigy", False),
+    ],
+)
+def test_flags_that_a_way_of_launching_cannot_take_are_refused(models, changes, flag, both):
+    config, _ = make(models / "stable-diffusion", **changes)
+    with pytest.raises(UserError, match=f"--{flag} does not go with FSDP"):
+        check(config, fsdp=FullyShardedDataParallelPlugin(**FSDP))
+    if both:
+        with pytest.raises(UserError, match=f"--{flag} does not go with DeepSpeed"):
+            check(config, deepspeed=DEEPSPEED)
+    check(config)

@@ -1,0 +1,50 @@
+"""Out of memory is one line that names the flags which would help and are not on yet."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.families.loading import naming
+from persam_dreambooth.training.runtime.memory import explained, savings
+from tests.training.runs import ROOT, as_words
+from tests.training.small import make
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import persam_dreambooth.training.main  # what --help does without, and this test limits the rest to
+from persam_dreambooth.cli import main
+now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + 100 * 2**20, -1))
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
+def test_an_exhausted_computer_names_what_helps(flags):
+    flags = flags | {"resolution": 512, "train_batch_size": 3, "report_to": "none"}
+    command = [sys.executable, "-c", LIMITED, *as_words(flags), "--gradient_checkpointing"]
+    run = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert run.returncode == 2, run.stderr[-3000:]
+    (line,) = [line for line in run.stderr.splitlines() if "error:" in line]
+    assert "out of memory; what needs less: " in line and "--use_lora" in line and "--resolution 256" in line
+    assert "--train_batch_size 1 --gradient_accumulation_steps 3" in line
+    assert "--gradient_checkpointing" not in line and "Traceback" not in run.stderr
+
+
+def test_a_part_that_does_not_fit_while_it_is_loaded_is_out_of_memory_too(models):
+    config, _ = make(models / "stable-diffusion")
+    with pytest.raises(UserError, match="out of memory; what needs less"), explained(config), naming("the unet of x"):
+        raise RuntimeError("can't start new thread")
+    with pytest.raises(UserError, match="the unet of x cannot be loaded"), explained(config), naming("the unet of x"):
+        raise RuntimeError("no such layer")
+
+
+def test_what_is_on_already_is_not_advised(models):
+    model = {"use_lora": True, "gradient_checkpointing": True, "pre_compute_text_embeddings": True}
+    data = {"resolution": 64, "train_batch_size": 1, "cache_latents": True}
+    config, _ = make(models / "stable-diffusion", model, optimization={"mixed_precision": "bf16"}, data=data)
+    assert savings(config) == ["a smaller base model"]

@@ -16,7 +16,7 @@ READY = $(VENV)/.persam-dreambooth-installed
 
 demo: $(READY)
 	rm -rf demo
-	OMP_NUM_THREADS=1 $(BIN)/python examples/tinyworld/demo.py --output demo
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/tinyworld/demo.py --output demo
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile

@@ -18,14 +18,14 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 # The real names and sizes of the README -> what stands for them here.
 SMALL = {
-    "facebook/sam-vit-huge": "examples/tinyworld/models/sam",
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": "examples/tinyworld/models/stable-diffusion",
+    "facebook/sam-vit-huge": "experiments/tinyworld/models/sam",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "experiments/tinyworld/models/stable-diffusion",
     "--max_train_steps 500": "--max_train_steps 2 --mask_downsample max",
     "--resolution 512": "--resolution 64",
     "--num_images 4": "--num_images 1 --num_inference_steps 2 --height 64 --width 64",
     "plain=dog-plain masked=dog-lora": "dog-lora",  # the README's other model would take another training
     "--prompts live": "--prompts prompts.txt --num_images 1 --num_inference_steps 2 --height 64 --width 64 "
-    "--clip_model examples/tinyworld/models/clip --dino_model none",
+    "--clip_model experiments/tinyworld/models/clip --dino_model none",
     "accelerate launch train_dreambooth_persam.py": f"{sys.executable} -m accelerate.commands.launch --cpu "
     f"--num_processes 1 {ROOT / 'train_dreambooth_persam.py'}",
     "persam-dreambooth ": f"{sys.executable} -m persam_dreambooth.cli ",

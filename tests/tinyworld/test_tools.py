@@ -57,7 +57,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, monkeypatc
 def test_a_missing_or_damaged_model_names_the_command_that_rebuilds_it(tmp_path, monkeypatch):
     folder = tmp_path / "sam"
     monkeypatch.setattr("loading.MAKERS", {folder: "train_sam"})
-    with pytest.raises(UserError, match=r"holds no model; rebuild it: python examples/tinyworld/train_sam.py"):
+    with pytest.raises(UserError, match=r"holds no model; rebuild it: python experiments/tinyworld/train_sam.py"):
         check(folder)
     folder.mkdir()
     (folder / "config.json").write_text("{")

@@ -44,4 +44,4 @@ def load(kind: Any, folder: Path, **settings: Any) -> Any:
 
 def _remedy(folder: Path) -> str:
     maker = next((script for model, script in MAKERS.items() if folder == model or model in folder.parents), None)
-    return f"rebuild it: python examples/tinyworld/{maker}.py" if maker else "check the path"
+    return f"rebuild it: python experiments/tinyworld/{maker}.py" if maker else "check the path"

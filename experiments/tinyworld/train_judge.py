@@ -1,6 +1,6 @@
 """Train tinyworld's judge, the independent classifier that generated pictures are scored by.
 
-    python examples/tinyworld/train_judge.py
+    python experiments/tinyworld/train_judge.py
 
 writes `models/judge`. Pictures are blurred, noised and re-lit at random, since generated ones are soft.
 """

@@ -1,6 +1,6 @@
 """Score tinyworld's models on held-out pictures, and write the scores into their cards.
 
-    python examples/tinyworld/score.py
+    python experiments/tinyworld/score.py
 
 prints a table with 95 % intervals (bootstrap over pictures).
 """

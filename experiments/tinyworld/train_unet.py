@@ -1,6 +1,6 @@
 """Train tinyworld's denoiser on latents and captions, and put the Stable Diffusion pipeline together.
 
-    python examples/tinyworld/train_unet.py
+    python experiments/tinyworld/train_unet.py
 
 needs `models/clip` and `models/stable-diffusion/vae`; writes the whole of `models/stable-diffusion`. Another
 sitting, with `--go_on --seed 1`, begins with those weights, and the card counts both.

@@ -1,6 +1,6 @@
 """The evaluation report on tinyworld: each subject learned without masks and with them, both measured.
 
-    python examples/tinyworld/generation_report.py --output generation-report
+    python experiments/tinyworld/generation_report.py --output generation-report
 
 Trains arms a and c of `experiment.py` on six held-out subjects, runs `persam-dreambooth evaluate generation` on
 each pair (and on the base model, as a zero), and puts the six reports' numbers into one table, `table.md`. What is

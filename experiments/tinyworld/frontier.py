@@ -1,6 +1,6 @@
 """What masks buy and cost, along the whole frontier: every way of training judged at six lengths.
 
-    python examples/tinyworld/frontier.py --output frontier --cast reported --lora_rank 4
+    python experiments/tinyworld/frontier.py --output frontier --cast reported --lora_rank 4
 
 Every subject's photos have something in common beside the subject (`confounds.py`): one background, or one companion.
 Each run is the real trainer's, 800 steps long, judged by pictures that its checkpoints draw. It writes `results.json`,

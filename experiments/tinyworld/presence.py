@@ -1,6 +1,6 @@
 """Calibrate the presence rule of tinyworld's SAM: photos without the subject, with look-alikes, with nobody.
 
-    python examples/tinyworld/presence.py
+    python experiments/tinyworld/presence.py
 
 Writes `models/sam/presence.json`, which `persam-dreambooth segment` finds beside the SAM, prints how the
 subjects that did not make it are judged, and draws the ROC curves. Five minutes on one core.

@@ -1,6 +1,6 @@
 """Train tinyworld's SAM with points, boxes and masks to give whole, part and sub-part masks and their IoU.
 
-    python examples/tinyworld/train_sam.py
+    python experiments/tinyworld/train_sam.py
 
 writes `models/sam` (a transformers SamModel). Another sitting, with `--go_on --seed 1`, begins with those weights.
 """

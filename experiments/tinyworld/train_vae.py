@@ -1,6 +1,6 @@
 """Train tinyworld's autoencoder.
 
-    python examples/tinyworld/train_vae.py
+    python experiments/tinyworld/train_vae.py
 
 writes `models/stable-diffusion/vae` (a diffusers AutoencoderKL).
 """

@@ -1,6 +1,6 @@
 """What masks do to DreamBooth: plain against masked, with and without a background prior, measured.
 
-    python examples/tinyworld/experiment.py --output experiment
+    python experiments/tinyworld/experiment.py --output experiment
 
 Six held-out subjects, five photos each before one and the same background, three seeds, eight arms. Every
 run is the real trainer's; a run that is done is not done again, so that it can be interrupted. It

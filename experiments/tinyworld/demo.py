@@ -1,6 +1,6 @@
 """The whole path on two cores and without a network: the paper's Figure 10 in miniature.
 
-    python examples/tinyworld/demo.py --output demo
+    python experiments/tinyworld/demo.py --output demo
 
 Five drawn photos of a dog on a sofa and one mask: finds the dog in all of them, trains one model
 without masks and one with them, lets both draw the dog in four other places, and measures. The models

@@ -1,6 +1,6 @@
 """One-shot segmentation in tinyworld by PerSeg's protocol: the paper's ablation ladder, and box references.
 
-    python examples/tinyworld/ladder.py
+    python experiments/tinyworld/ladder.py
 
 Each held-out subject has one reference photo; the others show it elsewhere, alone or beside a subject
 of another kind. Prints mean IoU with 95 % intervals (bootstrap over subjects).

@@ -1,6 +1,6 @@
 """Train tinyworld's detector of kinds, by which companions that nobody asked for are counted.
 
-    python examples/tinyworld/train_detector.py
+    python experiments/tinyworld/train_detector.py
 
 writes `models/detector`. Half of the pictures hold two subjects; all are worn as the judge's are.
 """

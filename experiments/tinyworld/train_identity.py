@@ -1,6 +1,6 @@
 """Train tinyworld's re-identification network.
 
-    python examples/tinyworld/train_identity.py
+    python experiments/tinyworld/train_identity.py
 
 writes `models/identity`. Held-out individuals are never seen; pictures are worn as the judge's are.
 """

@@ -35,7 +35,7 @@ def write_cards() -> None:
         lines = [
             *("---", "license: apache-2.0", "---", f"# {title}", "", text, ""),
             *("| training | steps x batch | time | machine |", "| --- | --- | --- | --- |", *rows, ""),
-            *("| on held-out pictures (`python examples/tinyworld/score.py`) | mean and 95 % interval |",),
+            *("| on held-out pictures (`python experiments/tinyworld/score.py`) | mean and 95 % interval |",),
             *("| --- | --- |", *scored, ""),
         ]
         (folder / "README.md").write_text("\n".join(lines))

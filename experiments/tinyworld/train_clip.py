@@ -1,6 +1,6 @@
 """Train tinyworld's CLIP on pictures and captions; its text tower is what the diffusion model reads prompts with.
 
-    python examples/tinyworld/train_clip.py
+    python experiments/tinyworld/train_clip.py
 
 writes `models/clip` (a transformers CLIPModel with its tokenizer and image processor). Another sitting, with
 `--go_on --seed 1`, begins with those weights and goes through the second phase only.

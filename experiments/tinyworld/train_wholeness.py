@@ -1,6 +1,6 @@
 """Train tinyworld's judge of whole and damaged subjects.
 
-    python examples/tinyworld/train_wholeness.py
+    python experiments/tinyworld/train_wholeness.py
 
 writes `models/wholeness`. Needs `models/stable-diffusion/vae`, through which half of the pictures go.
 """

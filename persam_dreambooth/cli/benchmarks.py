@@ -44,7 +44,7 @@ def run_benchmark(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
 def run_ablation(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
     """Score every row of the paper's ablations."""
     tables = flags.tables or list(ablation.TABLES)
-    names = ablation.contestants_of(tables)
+    names = ablation.methods_of(tables)
 
     def load() -> tuple[Backbone, dict[str, Contestant]]:
         backbone = sam.backbone()

@@ -15,7 +15,7 @@ from persam_dreambooth.errors import UserError
 if TYPE_CHECKING:  # torch takes seconds to import, and --help none of it
     from persam_dreambooth.preprocessing.references import ReferenceFiles
     from persam_dreambooth.review.album import Album
-    from persam_dreambooth.review.workspace import Opened
+    from persam_dreambooth.review.workspace import Workspace
     from persam_dreambooth.segmentation import PerSAM
 
 ESSENTIAL = ("images", "output", "run", "sam", "host", "port", "password")
@@ -69,12 +69,12 @@ class ReviewFlags:
         check_password(self.password)
         check_host(self.host, self.password)
 
-    def opened(self) -> "Opened":
-        """The folders; errors as `Opened`."""
-        from persam_dreambooth.review.workspace import Opened
+    def workspace(self) -> "Workspace":
+        """The folders; errors as `Workspace`."""
+        from persam_dreambooth.review.workspace import Workspace
 
         output = Path(self.output).absolute() if self.output else None
-        return Opened(Path(str(self.images)).absolute(), output, tuple(Path(run).absolute() for run in self.run))
+        return Workspace(Path(str(self.images)).absolute(), output, tuple(Path(run).absolute() for run in self.run))
 
 
 GROUPS = [ReviewFlags, MethodFlags, SamFlags]
@@ -92,14 +92,14 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
         raise UserError("the page needs Gradio; install it with `pip install gradio tensorboard`")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
     from persam_dreambooth.preprocessing import SegmentationJob
-    from persam_dreambooth.review.api import Desk
+    from persam_dreambooth.review.api import Api
     from persam_dreambooth.review.clicks import Clicker
     from persam_dreambooth.review.page import build_page
     from persam_dreambooth.review.runs import Generator
     from persam_dreambooth.review.server import build_app, listen, server_of
     from persam_dreambooth.segmentation import PerSAM
 
-    opened, chosen = flags.opened(), method.chosen_method()
+    workspace, chosen = flags.workspace(), method.chosen_method()
 
     def load() -> "PerSAM":
         return PerSAM.from_pretrained(sam.sam, chosen, sam.device, sam.torch_dtype, cache=flags.embedding_cache)
@@ -120,10 +120,10 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
         )
 
     bound = listen(flags.host, flags.port)
-    for line in opened.unread_lines():
+    for line in workspace.unread_lines():
         print(line)
-    page = build_page(Desk(opened, Clicker(load), job), opened, Generator(sam.device))
-    return server_of(build_app(opened, page, flags.password)), bound
+    page = build_page(Api(workspace, Clicker(load), job), workspace, Generator(sam.device))
+    return server_of(build_app(workspace, page, flags.password)), bound
 
 
 def run(program: str, argv: list[str]) -> None:

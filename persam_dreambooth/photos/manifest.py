@@ -83,7 +83,7 @@ class ManifestEntry:
         return self.review == "excluded"
 
     @property
-    def settled(self) -> bool:
+    def reviewed(self) -> bool:
         """Whether a person made or judged this mask, so that no run may replace it."""
         return self.review is not None or self.source in ("reference", "corrected", "given")
 
@@ -189,7 +189,7 @@ class ManifestIndex:
 
     Args:
         paths: a manifest, and journals of it, whose lines are newer, as later lines are; but what a person
-            settled in the manifest stays.
+            reviewed in the manifest stays.
 
     Raises:
         UserError: as `stream_manifest`.
@@ -200,9 +200,9 @@ class ManifestIndex:
         self._table.execute("CREATE TABLE entries (stem BLOB PRIMARY KEY, line BLOB) WITHOUT ROWID")
         for path in paths[:1]:
             self._add(stream_manifest(path))
-        settled = {_stem(entry.photo) for entry in self if entry.settled} if paths[1:] else set()
+        reviewed = {_stem(entry.photo) for entry in self if entry.reviewed} if paths[1:] else set()
         for path in paths[1:]:
-            self._add(entry for entry in stream_manifest(path) if _stem(entry.photo) not in settled)
+            self._add(entry for entry in stream_manifest(path) if _stem(entry.photo) not in reviewed)
 
     def _add(self, entries: Iterable[ManifestEntry]) -> None:
         lines = ((_stem(entry.photo), format_line(entry)) for entry in entries)

@@ -48,7 +48,7 @@ class _Step:
     added: bytes
 
 
-class Corrections:
+class ReviewEdits:
     """A person's hand on the masks and the manifest of one subject; undo lasts as long as this object.
 
     Each decision names the version of the photo that it was made on, and is refused when another has come in

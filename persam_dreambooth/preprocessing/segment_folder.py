@@ -55,11 +55,11 @@ def segment_folder(
     photos = files.find_photos(job.images, besides=tuple(path for one in job.references for path in one.drawings))
     check_references(job.references)
     settings = job.settings()
-    digest = cache(files.digest)  # settled photos are compared twice, and all of them for each subject
+    digest = cache(files.digest)  # reviewed photos are compared twice, and all of them for each subject
     folders = [SubjectFolder(path, number, digest) for path in job.subjects()]
     for folder in folders:
         if again:
-            folder.refuse_strangers()
+            folder.refuse_foreign_files()
         else:
             folder.refuse_other_runs(settings)
     make_finder = find_with or partial(Finder, job)
@@ -110,7 +110,7 @@ def _begun(folder: SubjectFolder, job: SegmentationJob, again: bool, photos: Seq
     else:
         folder.gather()
         before = folder.known()
-    folder.keep_settled(photos)
+    folder.keep_reviewed(photos)
     return before
 
 

@@ -58,7 +58,7 @@ class SubjectFolder:
         self._manifest = path / MANIFEST_NAME
         self._journal = self._manifest.with_suffix(f".{process}.jsonl") if process else self._manifest
         self._seen: tuple[int, int, int] | None = None
-        self._settled = set[str]()
+        self._reviewed = set[str]()
 
     def refuse_other_runs(self, settings: dict[str, Any]) -> None:
         """Raise a UserError unless the folder is empty, absent, or an earlier call's with these settings."""
@@ -72,7 +72,7 @@ class SubjectFolder:
                 self.clear_leftovers()
                 self._replace(self._newest())
 
-    def refuse_strangers(self) -> None:
+    def refuse_foreign_files(self) -> None:
         """Raise a UserError unless the folder is empty, absent, or has a run's settings or a manifest."""
         names = [path.name for path in self.path.iterdir()] if self._manifest.exists() else self._own_names()
         files.refuse_other_runs(self.path, SETTINGS_NAME, {}, "segmentation run", names)
@@ -102,13 +102,13 @@ class SubjectFolder:
             roll_back(self.path)
             self.clear_leftovers()
             before = self._newest()
-            given_up = [entry for entry in before if not entry.settled or self._is_outdated(entry, references)]
+            given_up = [entry for entry in before if not entry.reviewed or self._is_outdated(entry, references)]
             # Masks go before their lines: of a mask without a line nobody knows that it was doubted.
             theirs = {drawing.resolve() for reference in references for drawing in reference.drawings}
             for path in {self.path / name for entry in given_up for name in _files(entry)}:
                 if path.resolve() not in theirs:
                     path.unlink(missing_ok=True)
-            self._replace(entry for entry in before if entry.settled and not self._is_outdated(entry, references))
+            self._replace(entry for entry in before if entry.reviewed and not self._is_outdated(entry, references))
             files.write_json(settings, self.path / SETTINGS_NAME)
         return before
 
@@ -118,7 +118,7 @@ class SubjectFolder:
         own = [one for one in references if one.image.resolve() == photo]
         return entry.source == "reference" and any(not one.mask or one.mask.resolve() != mask for one in own)
 
-    def keep_settled(self, photos: Sequence[Path]) -> None:
+    def keep_reviewed(self, photos: Sequence[Path]) -> None:
         """Keep what a person made or judged where its photo was moved or saved anew, or its overlay is gone.
 
         Where the mask is gone or the photo has another size, the line goes, so that the subject is found anew.
@@ -136,7 +136,7 @@ class SubjectFolder:
 
     def _renewed(self, photo: Path | None, entry: ManifestEntry) -> ManifestEntry | None:
         """The entry for the photo as it is now, None if a person's mask does not fit it any more."""
-        if photo is None or not entry.settled or self._is_as_it_was(photo, entry):
+        if photo is None or not entry.reviewed or self._is_as_it_was(photo, entry):
             return entry
         try:
             image, path = files.read_photo(photo), self.path / str(entry.mask)
@@ -173,7 +173,7 @@ class SubjectFolder:
         if entry is None or entry.photo != relative_path(photo, self.path) or entry.error is not None:
             return False
         wanted = [entry.mask, entry.overlay]
-        if with_instances and entry.source == "persam" and not entry.settled:
+        if with_instances and entry.source == "persam" and not entry.reviewed:
             wanted.append(entry.instances)
         written = all(name is not None and (self.path / name).exists() for name in wanted)
         return written and entry.digest == self._digest(photo)
@@ -210,7 +210,7 @@ class SubjectFolder:
         )
         drawn, contents = self._render(photo.image, found.mask, entry)
         with locked(self._manifest):
-            if self._was_settled(photo.path):
+            if self._was_reviewed(photo.path):
                 return
             # The line comes between the old files and the new ones. Stopped anywhere, some file is missing, so that
             # the next call finds the photo again; and no mask lies there whose line is another's. A user's own mask
@@ -265,16 +265,16 @@ class SubjectFolder:
             append_entry(self._journal, entry)
             self._seen = _state(self._manifest)
 
-    def _was_settled(self, photo: Path) -> bool:
+    def _was_reviewed(self, photo: Path) -> bool:
         """Whether a person made or judged the mask since this run looked at the photo; in a `locked` block.
 
         The manifest is read again only when somebody else has written to it.
         """
         now = _state(self._manifest)
         if now != self._seen:
-            self._settled = {Path(entry.photo).stem for entry in self.known() if entry.settled}
+            self._reviewed = {Path(entry.photo).stem for entry in self.known() if entry.reviewed}
             self._seen = now
-        return photo.stem in self._settled
+        return photo.stem in self._reviewed
 
     def close(self, photos: Sequence[Path], before: ManifestIndex) -> None:
         """Sort the manifest, remove what photos that left had left, draw the contact sheet.

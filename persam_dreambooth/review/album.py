@@ -10,7 +10,7 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry
 from persam_dreambooth.photos.names import is_text, readable
 from persam_dreambooth.preprocessing.references import ReferenceFiles
-from persam_dreambooth.preprocessing.review_edits import Corrections
+from persam_dreambooth.preprocessing.review_edits import ReviewEdits
 
 WAITING, LEFT_OUT, CHANGED = "waiting", "left out", "changed"
 SETTLED = {
@@ -71,7 +71,7 @@ class PhotoState:
 
     @property
     def rank(self) -> tuple[int, float, float, str]:
-        """What is to be looked at first: doubted masks, then poor ones; then what a person settled."""
+        """What is to be looked at first: doubted masks, then poor ones; then what a person reviewed."""
         entry = self.entry
         numbers = (entry.probability, entry.score) if entry else (None, None)
         probability, score = (math.inf if one is None else one for one in numbers)
@@ -94,7 +94,7 @@ class Album:
 
     def __init__(self, images: Path, output: Path) -> None:
         self.images, self.output = images, output
-        self.corrections = Corrections(output)
+        self.edits = ReviewEdits(output)
         self.compared = False
         self.photos()
 
@@ -133,7 +133,7 @@ class Album:
         Raises:
             UserError: the manifest is damaged.
         """
-        entries, photos = self.corrections.live.entries(), self.photos()
+        entries, photos = self.edits.live.entries(), self.photos()
         until = time.monotonic() + COMPARING
         states = [self._state(photo, entries.get(photo.stem), until) for photo in photos.values()]
         self.compared = all(state.is_changed is not None for state in states)
@@ -141,22 +141,22 @@ class Album:
 
     def glance(self) -> list[tuple[int, int, int] | None]:
         """What changes when photos come or go, a mask is replaced, or a line is written."""
-        return [_file_state(path) for path in (self.corrections.manifest, self.images, self.output / "masks")]
+        return [_file_state(path) for path in (self.edits.manifest, self.images, self.output / "masks")]
 
     def state(self, name: str) -> PhotoState:
         """One photo as it is now; errors as `photo` and `states`."""
         photo = self.photo(name)
-        return self._state(photo, self.corrections.live.get(photo.name))
+        return self._state(photo, self.edits.live.get(photo.name))
 
     def _state(self, photo: Path, entry: ManifestEntry | None, until: float = math.inf) -> PhotoState:
-        version = self.corrections.version(photo, entry)
-        is_changed = self.corrections.is_changed(photo, entry, reads=time.monotonic() < until)
-        return PhotoState(photo, version, entry, self.corrections.can_undo(photo, version), is_changed)
+        version = self.edits.version(photo, entry)
+        is_changed = self.edits.is_changed(photo, entry, reads=time.monotonic() < until)
+        return PhotoState(photo, version, entry, self.edits.can_undo(photo, version), is_changed)
 
     def references(self) -> tuple[ReferenceFiles, ...]:
         """The photos that a person drew the subject on, or called a reference, with their masks."""
         return tuple(
-            ReferenceFiles(state.photo, mask=self.corrections.mask_path(state.photo))
+            ReferenceFiles(state.photo, mask=self.edits.mask_path(state.photo))
             for state in sorted(self.states(), key=lambda state: state.photo)
             if state.status == "reference"
         )

@@ -22,7 +22,7 @@ from persam_dreambooth.review.clicks import Clicker
 from persam_dreambooth.review.search import Search
 from persam_dreambooth.review.strokes import Stroke, painted, read_strokes
 from persam_dreambooth.review.training_view import TrainingView
-from persam_dreambooth.review.workspace import Opened
+from persam_dreambooth.review.workspace import Workspace
 
 Answer = dict[str, Any]
 SHOWN = (
@@ -44,7 +44,7 @@ def _in_words(ask: Callable[..., Answer]) -> Callable[..., Answer]:
     """A mistake becomes `error`, one line; that the photo has changed meanwhile also `conflict`."""
 
     @wraps(ask)
-    def answer(self: "Desk", question: Answer) -> Answer:
+    def answer(self: "Api", question: Answer) -> Answer:
         try:
             return ask(self, question)
         except Conflict as error:
@@ -62,22 +62,22 @@ def _in_words(ask: Callable[..., Answer]) -> Callable[..., Answer]:
     return answer
 
 
-class Desk:
+class Api:
     """Answers the page; every answer about a photo has its newest state.
 
     Args:
-        opened: the folders.
+        workspace: the folders.
         clicker: makes masks of clicks.
         job: what to do to find the subject of these references in an album.
     """
 
     def __init__(
         self,
-        opened: Opened,
+        workspace: Workspace,
         clicker: Clicker,
         job: Callable[[Album, tuple[ReferenceFiles, ...]], SegmentationJob],
     ) -> None:
-        self._opened, self._clicker, self._job = opened, clicker, job
+        self._workspace, self._clicker, self._job = workspace, clicker, job
         self._albums: dict[str, tuple[Album, Search]] = {}
         self._changes: dict[str, Changes] = defaultdict(Changes)
         self._opening = threading.Lock()
@@ -119,7 +119,7 @@ class Desk:
             mask = self._clicker.first(photo, strokes)
             clicks = [(*stroke.points[0], stroke.label) for stroke in strokes if stroke.kind == "point"]
             changes = {"source": "reference", "review": "approved"} | _in_the_manifest(clicks)
-            album.corrections.correct(photo, mask, question["seen"], changes)
+            album.edits.correct(photo, mask, question["seen"], changes)
         else:
             self._correct(album, state, strokes, question["seen"])
         return self._photo(question)
@@ -127,7 +127,7 @@ class Desk:
     def _correct(self, album: Album, state: PhotoState, strokes: list[Stroke], seen: str) -> None:
         entry, photo = state.entry, state.photo
         assert entry is not None
-        mask = files.read_mask(album.corrections.mask_path(photo))
+        mask = files.read_mask(album.edits.mask_path(photo))
         clicks = [(float(x), float(y), label) for (x, y), label in zip(entry.points, entry.point_labels, strict=True)]
         changes: Answer = {}
         if entry.source == "reference":  # stays one: its mask is only better now
@@ -141,7 +141,7 @@ class Desk:
                 changes |= _in_the_manifest(clicks)
             else:
                 mask = painted(mask, [stroke])
-        album.corrections.correct(photo, mask, seen, changes)
+        album.edits.correct(photo, mask, seen, changes)
 
     @_in_words
     def judge(self, question: Answer) -> Answer:
@@ -149,21 +149,21 @@ class Desk:
         album, _ = self._album(question)
         if question["verdict"] not in ("approved", "excluded", None):
             raise UserError(f"{question['verdict']!r} is no verdict; reload the page")
-        album.corrections.judge(album.state(question["photo"]).photo, question["verdict"], question["seen"])
+        album.edits.judge(album.state(question["photo"]).photo, question["verdict"], question["seen"])
         return self._photo(question)
 
     @_in_words
     def refer(self, question: Answer) -> Answer:
         """Make a `photo` a reference, or none any more: `reference`."""
         album, _ = self._album(question)
-        album.corrections.refer(album.state(question["photo"]).photo, bool(question["reference"]), question["seen"])
+        album.edits.refer(album.state(question["photo"]).photo, bool(question["reference"]), question["seen"])
         return self._photo(question)
 
     @_in_words
     def undo(self, question: Answer) -> Answer:
         """Take back the last decision on a `photo`."""
         album, _ = self._album(question)
-        album.corrections.undo(album.state(question["photo"]).photo, question["seen"])
+        album.edits.undo(album.state(question["photo"]).photo, question["seen"])
         return self._photo(question)
 
     @_in_words
@@ -173,14 +173,14 @@ class Desk:
         state = album.state(question["photo"])
         if not state.has_mask:
             raise UserError("there is no mask yet")
-        picture, words = TrainingView(**question["view"]).draw(state.photo, album.corrections.mask_path(state.photo))
+        picture, words = TrainingView(**question["view"]).draw(state.photo, album.edits.mask_path(state.photo))
         file = BytesIO()
         picture.save(file, format="PNG")
         return {"picture": f"data:image/png;base64,{b64encode(file.getvalue()).decode()}", "words": words}
 
     @_in_words
     def search(self, question: Answer) -> Answer:
-        """Look for the subject in all photos that nobody has settled."""
+        """Look for the subject in all photos that nobody has reviewed."""
         self._album(question)[1].start()
         return {"running": True}
 
@@ -199,10 +199,10 @@ class Desk:
             return self._albums[name]
 
     def _open(self, name: str) -> tuple[Album, Search]:
-        folders = self._opened.albums()
+        folders = self._workspace.albums()
         if name not in folders:
-            raise UserError(f"there is no folder {name!r} with photos in {self._opened.images}; reload the page")
-        album = Album(folders[name], self._opened.output_of(name))
+            raise UserError(f"there is no folder {name!r} with photos in {self._workspace.images}; reload the page")
+        album = Album(folders[name], self._workspace.output_of(name))
         return album, Search(album, self._job)
 
     def _photo(self, question: Answer) -> Answer:
@@ -221,17 +221,17 @@ class Desk:
         if state.is_changed:
             words |= {"points": [], "point_labels": []}  # of the photo that it was
         if entry is not None and has_mask:
-            output = self._opened.output_of(self._name(state.photo))
+            output = self._workspace.output_of(self._name(state.photo))
             words["mask_url"] = self._url(output / "masks" / f"{state.photo.stem}.png")
             overlay = output / "overlays" / f"{state.photo.stem}.jpg"
             words["overlay_url"] = self._url(overlay) if entry.overlay else words["url"]  # an import draws none
         return words
 
     def _name(self, photo: Path) -> str:
-        return photo.parent.relative_to(self._opened.images).as_posix()
+        return photo.parent.relative_to(self._workspace.images).as_posix()
 
     def _url(self, path: Path) -> str:
-        return f"picture/{quote(self._opened.address(path), safe='/')}"
+        return f"picture/{quote(self._workspace.address(path), safe='/')}"
 
 
 def _in_the_manifest(clicks: Sequence[tuple[float, float, int]]) -> Answer:

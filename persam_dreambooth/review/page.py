@@ -6,13 +6,13 @@ from typing import Any
 
 import gradio as gr
 
-from persam_dreambooth.review.api import Desk
+from persam_dreambooth.review.api import Api
 from persam_dreambooth.review.runs import Generator
 from persam_dreambooth.review.runs_tab import add_runs_tab
-from persam_dreambooth.review.workspace import Opened
+from persam_dreambooth.review.workspace import Workspace
 
 QUESTIONS = ("overview", "look", "draw", "judge", "refer", "undo", "search", "stop", "training")
-"""What the masks' tab asks of the desk."""
+"""What the masks' tab asks of the API."""
 SCRIPTS = ("state.js", "list.js", "photo.js", "gestures.js", "facts.js", "album.js")
 """The masks' tab, in this order one script."""
 STATIC = Path(__file__).parent / "static"
@@ -20,26 +20,26 @@ SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"
 SYSTEM_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
 
-def build_page(desk: Desk, opened: Opened, generator: Generator) -> tuple[gr.Blocks, dict[str, Any]]:
+def build_page(api: Api, workspace: Workspace, generator: Generator) -> tuple[gr.Blocks, dict[str, Any]]:
     """The page, and how it looks as `gradio.mount_gradio_app` takes it.
 
     Args:
-        desk: answers the masks' tab.
-        opened: whose albums and runs there are.
+        api: answers the masks' tab.
+        workspace: whose albums and runs there are.
         generator: draws pictures for the runs' tab.
     """
     with gr.Blocks(title="persam-dreambooth review", analytics_enabled=False, fill_width=True) as page, gr.Tabs():
         with gr.Tab("Masks"):
             gr.HTML(
-                list(opened.albums()),
+                list(workspace.albums()),
                 html_template=(STATIC / "masks.html").read_text(encoding="utf-8"),
                 js_on_load="\n".join((STATIC / name).read_text(encoding="utf-8") for name in SCRIPTS),
                 apply_default_css=False,
                 elem_id="masks",
-                server_functions=[_function(desk, name) for name in QUESTIONS],
+                server_functions=[_function(api, name) for name in QUESTIONS],
             )
         with gr.Tab("Training runs"):
-            add_runs_tab(page, opened, generator)
+            add_runs_tab(page, workspace, generator)
     theme = gr.themes.Base(
         primary_hue=gr.themes.colors.teal,
         neutral_hue=gr.themes.colors.slate,
@@ -54,9 +54,9 @@ def build_page(desk: Desk, opened: Opened, generator: Generator) -> tuple[gr.Blo
     return page, {"theme": theme, "css": (STATIC / "review.css").read_text(encoding="utf-8")}
 
 
-def _function(desk: Desk, name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _function(api: Api, name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """A method as a function, which Gradio can put its mark on."""
-    ask: Callable[[dict[str, Any]], dict[str, Any]] = getattr(desk, name)
+    ask: Callable[[dict[str, Any]], dict[str, Any]] = getattr(api, name)
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
         return ask(question)

@@ -12,18 +12,18 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import training_settings
 from persam_dreambooth.review import runs
 from persam_dreambooth.review.runs import Generator
-from persam_dreambooth.review.workspace import Opened
+from persam_dreambooth.review.workspace import Workspace
 
 NO_RUN = '<p class="quiet">No run is open. Start with <code>--run OUTPUT_DIR</code> to look at a training.</p>'
 
 
-def add_runs_tab(page: gr.Blocks, opened: Opened, generator: Generator) -> None:
+def add_runs_tab(page: gr.Blocks, workspace: Workspace, generator: Generator) -> None:
     """Lay the tab out in the Blocks around it, which is `page`."""
-    if not opened.runs:
+    if not workspace.runs:
         gr.HTML(NO_RUN, elem_id="no-run")
         return
-    alike = len({run.name for run in opened.runs}) < len(opened.runs)
-    names = [(str(run) if alike else run.name, number) for number, run in enumerate(opened.runs)]
+    alike = len({run.name for run in workspace.runs}) < len(workspace.runs)
+    names = [(str(run) if alike else run.name, number) for number, run in enumerate(workspace.runs)]
     choice = gr.Dropdown(names, value=0, label="Run", elem_id="run-choice", interactive=True)
     with gr.Row():
         with gr.Column(scale=3):
@@ -36,13 +36,13 @@ def add_runs_tab(page: gr.Blocks, opened: Opened, generator: Generator) -> None:
     timer = gr.Timer(1.5, active=False)
 
     def show(number: int) -> tuple[pd.DataFrame, str, Any]:
-        run = opened.runs[number]
-        return _curve(run), _pictures(opened, run), _usual_prompt(run)
+        run = workspace.runs[number]
+        return _curve(run), _pictures(workspace, run), _usual_prompt(run)
 
     def draw(number: int, text: str, images: int, first: int, many: int, scale: float) -> tuple[str, gr.Timer]:
         try:
             options = {"num_inference_steps": int(many), "guidance_scale": float(scale)}
-            generator.start(opened.runs[number], text, int(images), int(first), **options)
+            generator.start(workspace.runs[number], text, int(images), int(first), **options)
         except (UserError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             words = str(error) if isinstance(error, UserError) else "fill in every number"
             return _said(words), gr.Timer(active=False)
@@ -53,7 +53,7 @@ def add_runs_tab(page: gr.Blocks, opened: Opened, generator: Generator) -> None:
             words = f"{generator.done} of {generator.wanted} pictures are drawn"
         else:
             words = _said(generator.error) if generator.error else f"{generator.done} pictures were drawn"
-        return words, _pictures(opened, opened.runs[number]), gr.Timer(active=generator.running)
+        return words, _pictures(workspace, workspace.runs[number]), gr.Timer(active=generator.running)
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     shown = [curve, pictures, prompt]
@@ -89,16 +89,16 @@ def _usual_prompt(run: Path) -> str:
     return str(settings.get("validation_prompt") or settings.get("instance_prompt") or "")
 
 
-def _pictures(opened: Opened, run: Path) -> str:
+def _pictures(workspace: Workspace, run: Path) -> str:
     """Validation pictures by step, then the generated ones, each with prompt and seed; every word is escaped."""
     parts = []
     for step, paths in runs.validation_pictures(run).items():
-        parts.append(_figures(f"Step {step}", [(_address(opened, path), "") for path in paths]))
+        parts.append(_figures(f"Step {step}", [(_address(workspace, path), "") for path in paths]))
     if parts:
         words = str(training_settings(run).get("validation_prompt") or "")
         parts = [f"<h3>Validation</h3><p class='quiet'>{escape(words)}</p><div class='steps'>", *parts, "</div>"]
     for folder, drawn in runs.generated_pictures(run).items():
-        captions = [(_address(opened, one.path), f"{one.prompt} · seed {one.seed}") for one in drawn]
+        captions = [(_address(workspace, one.path), f"{one.prompt} · seed {one.seed}") for one in drawn]
         parts.append(_figures(f"Generated: {folder.relative_to(run).as_posix()}", captions))
     return "".join(parts) or "<p class='quiet'>This run has no pictures yet.</p>"
 
@@ -111,8 +111,8 @@ def _figures(title: str, pictures: list[tuple[str, str]]) -> str:
     return f"<section><h4>{escape(title)}</h4><div class='figures'>{figures}</div></section>"
 
 
-def _address(opened: Opened, path: Path) -> str:
-    return f"picture/{quote(opened.address(path), safe='/')}?side=512"
+def _address(workspace: Workspace, path: Path) -> str:
+    return f"picture/{quote(workspace.address(path), safe='/')}?side=512"
 
 
 def _said(words: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.review.workspace import Opened
+from persam_dreambooth.review.workspace import Workspace
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LARGEST = 2048
@@ -44,11 +44,11 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
-def build_app(opened: Opened, page: Any, password: str | None) -> Any:
+def build_app(workspace: Workspace, page: Any, password: str | None) -> Any:
     """The whole application.
 
     Args:
-        opened: what may be served from.
+        workspace: what may be served from.
         page: Gradio Blocks and how they look, from `page.build_page`.
         password: asked for where it is not None.
     """
@@ -64,7 +64,7 @@ def build_app(opened: Opened, page: Any, password: str | None) -> Any:
     @app.get("/picture/{address:path}")
     def picture(address: str, side: int = LARGEST, v: str | None = None) -> Response:
         try:
-            content, kind = render(opened, address, min(max(side, 1), LARGEST))
+            content, kind = render(workspace, address, min(max(side, 1), LARGEST))
         except UserError as error:
             raise HTTPException(404, "no such picture") from error
         keep = "no-store" if v is None else "private, max-age=86400"  # a version's picture never changes
@@ -87,12 +87,12 @@ def build_app(opened: Opened, page: Any, password: str | None) -> Any:
     return Guard(app, password)
 
 
-def render(opened: Opened, address: str, side: int) -> tuple[bytes, str]:
+def render(workspace: Workspace, address: str, side: int) -> tuple[bytes, str]:
     """A picture of the opened folders as a browser takes it; nothing but pictures can be had.
 
     Args:
-        opened: the folders.
-        address: as `Opened.resolve` takes it.
+        workspace: the folders.
+        address: as `Workspace.resolve` takes it.
         side: the longer side is made at most so many pixels.
 
     Returns:
@@ -101,7 +101,7 @@ def render(opened: Opened, address: str, side: int) -> tuple[bytes, str]:
     Raises:
         UserError: no such file in the folders, or no picture.
     """
-    path = opened.resolve(address)
+    path = workspace.resolve(address)
     picture = files.read_photo(path)
     picture.thumbnail((side, side))
     file = BytesIO()

@@ -15,7 +15,7 @@ from persam_dreambooth.preprocessing.rollback import JOURNAL_NAME
 
 
 @dataclass(frozen=True)
-class Opened:
+class Workspace:
     """The folders of one server.
 
     Args:

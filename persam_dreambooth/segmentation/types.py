@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.image_files import opened
+from persam_dreambooth.image_files import workspace
 from persam_dreambooth.images import to_mask, to_rgb, upright
 from persam_dreambooth.segmentation.frame import Frame
 
@@ -24,7 +24,7 @@ Picture = Image.Image | NDArray[np.uint8] | str | Path
 
 def open_image(path: str | Path) -> Image.Image:
     """Read and decode an image file, as stored. Errors as `opening.opened`."""
-    with opened(Path(path)) as image:
+    with workspace(Path(path)) as image:
         return image.copy()
 
 

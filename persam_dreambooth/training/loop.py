@@ -22,7 +22,7 @@ from persam_dreambooth.training.runtime.checkpoint import Progress
 from persam_dreambooth.training.runtime.distributed import whole
 from persam_dreambooth.training.runtime.ema import averaged
 from persam_dreambooth.training.runtime.interrupts import StopSignal
-from persam_dreambooth.training.runtime.step_metrics import Gathered
+from persam_dreambooth.training.runtime.step_metrics import StepMetrics
 from persam_dreambooth.training.runtime.validation import validate
 from persam_dreambooth.training.screen import LossBar, drawn_in_words, say
 
@@ -60,16 +60,16 @@ def fit(run: Training, progress: Progress, stop: StopSignal) -> None:
 
 def _steps(run: Training, progress: Progress, stop: StopSignal, bar: LossBar) -> None:
     config, accelerator = run.config, run.accelerator
-    gathered = Gathered()
+    metrics = StepMetrics()
     while progress.step < run.steps:
         for batch in remaining_batches(run.loader, progress, run.stream):
             if run.stream is not None:
                 run.stream.seed_batch(progress.batches)
             progress.batches += 1
-            taken = _learn(run, batch, gathered, progress, stop)
+            taken = _learn(run, batch, metrics, progress, stop)
             if taken is None:
                 continue
-            gathered, (values, stopping) = Gathered(), taken
+            metrics, (values, stopping) = StepMetrics(), taken
             progress.step += 1
             if run.average is not None:
                 run.average.step(run.parameters)
@@ -90,7 +90,7 @@ def _steps(run: Training, progress: Progress, stop: StopSignal, bar: LossBar) ->
 
 
 def _learn(
-    run: Training, batch: dict[str, Any], gathered: Gathered, progress: Progress, stop: StopSignal
+    run: Training, batch: dict[str, Any], metrics: StepMetrics, progress: Progress, stop: StopSignal
 ) -> tuple[dict[str, float], bool] | None:
     """Forwards and backwards through one batch; with the last one of a step, the step.
 
@@ -101,15 +101,15 @@ def _learn(
     taken = None
     with accelerator.accumulate(*run.family.trained().values()):
         loss, terms = training_loss(run.family, batch, config)
-        gathered.add(terms, batch["photos"])
+        metrics.add(terms, batch["photos"])
         accelerator.backward(loss)
         if accelerator.sync_gradients:
             norm = accelerator.clip_grad_norm_(run.parameters, config.optimization.max_grad_norm)
-            taken = values, _ = gathered.means(accelerator, stop.number is not None)
+            taken = values, _ = metrics.means(accelerator, stop.number is not None)
             output = Path(config.output.output_dir)
             # DeepSpeed clips by itself, and has no norm to tell.
             norm = 0.0 if norm is None else float(norm)
-            gathered.refuse_not_finite(values["loss"], norm, accelerator, progress.step + 1, output)
+            metrics.refuse_not_finite(values["loss"], norm, accelerator, progress.step + 1, output)
         run.optimizer.step()
         run.scheduler.step()
         run.optimizer.zero_grad(set_to_none=config.optimization.set_grads_to_none)

@@ -71,10 +71,10 @@ def _train(run: Setup, family: Family) -> None:
                 *mask_report.summary(run.masks).splitlines(), f"look at them: {output / mask_report.MASKS_NAME}"
             )
     precision = PRECISIONS.get(accelerator.mixed_precision, torch.float32)
-    family.place(accelerator.device, precision, distributed.waiting_room(accelerator))
+    family.place(accelerator.device, precision, distributed.staging_device(accelerator))
     loader = build_loader(run, family)
     batch = config.data.train_batch_size * accelerator.num_processes
-    distributed.begin_alike(_trained(family), accelerator)
+    distributed.sync_initial_weights(_trained(family), accelerator)
     optimizer = build_optimizer(_trained(family), settings, batch)
     steps = count_steps(settings, len(loader), accelerator.num_processes)
     scheduler = build_scheduler(optimizer, settings, steps, accelerator.num_processes)

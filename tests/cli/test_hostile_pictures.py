@@ -17,7 +17,7 @@ from persam_dreambooth.evaluation.generation.photos import photos_with_masks
 from persam_dreambooth.photos.files import UNREAD_NAME, write_mask
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
 from persam_dreambooth.review.server import render
-from persam_dreambooth.review.workspace import Opened
+from persam_dreambooth.review.workspace import Workspace
 from tests.evaluation.segmentation.datasets import write_perseg
 from tests.scene import scene
 from tests.training.runs import as_words
@@ -280,7 +280,7 @@ def test_evaluating_generation_refuses_a_hostile_mask(replaced, name):
 def test_the_page_shows_no_hostile_picture(replaced, album, name):
     path = replaced("photos", name)
     with pytest.raises(UserError, match=r"cannot be decoded|no file at"):
-        render(Opened(album / "photos", album / "out"), f"images/{path.name}", 64)
+        render(Workspace(album / "photos", album / "out"), f"images/{path.name}", 64)
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from persam_dreambooth.cli import main
 from persam_dreambooth.photos.files import UNREAD_NAME, read_mask, read_photo, write_mask
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
-from persam_dreambooth.review.workspace import Opened
+from persam_dreambooth.review.workspace import Workspace
 from tests.scene import scene
 from tests.training.runs import as_words
 
@@ -103,7 +103,7 @@ def test_export_reads_all_and_says_what_it_does_not(phone, capsys):
 
 def test_the_page_reads_all_and_says_what_it_does_not(phone):
     (phone / "trip" / "g.jpg").unlink()
-    opened = Opened(phone)
-    (line,) = opened.unread_lines()
+    workspace = Workspace(phone)
+    (line,) = workspace.unread_lines()
     assert "clip.mov" in line and "raw.DNG" in line
-    assert Path(opened.resolve("images/a.HEIC")).is_file()
+    assert Path(workspace.resolve("images/a.HEIC")).is_file()

@@ -233,8 +233,8 @@ def test_the_index_has_the_newest_line_of_each_mask_name_but_for_what_a_person_s
     write_manifest(folder / "older.jsonl", older)
     write_manifest(folder / "newer.jsonl", newer)
     expected = {Path(entry.photo).stem: entry for entry in older}
-    settled = {stem for stem, entry in expected.items() if entry.settled}
-    expected |= {stem: entry for entry in newer if (stem := Path(entry.photo).stem) not in settled}
+    reviewed = {stem for stem, entry in expected.items() if entry.reviewed}
+    expected |= {stem: entry for entry in newer if (stem := Path(entry.photo).stem) not in reviewed}
     index = ManifestIndex(folder / "older.jsonl", folder / "newer.jsonl")
     assert {stem: index.get(f"elsewhere/{stem}.tif") for stem in expected} == expected
     assert list(index) == [expected[stem] for stem in sorted(expected, key=os.fsencode)]

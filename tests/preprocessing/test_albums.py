@@ -7,7 +7,7 @@ import pytest
 
 from persam_dreambooth.cli import main
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, newest_entries
-from persam_dreambooth.review.workspace import Opened
+from persam_dreambooth.review.workspace import Workspace
 from persam_dreambooth.training.data.instances import find_instances
 from tests.training.small import configure
 from toy_photos import draw
@@ -80,10 +80,10 @@ def test_the_subject_is_learned_once(sam, monkeypatch):
     """Its model is taken away as soon as the first folder's subject is saved."""
     from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
 
-    opened = SubjectFolder.open
+    workspace = SubjectFolder.open
 
     def open_and_take_away(self, *given):
-        opened(self, *given)
+        workspace(self, *given)
         (sam / "model.safetensors").unlink(missing_ok=True)
 
     monkeypatch.setattr(SubjectFolder, "open", open_and_take_away)
@@ -104,10 +104,10 @@ def test_each_subject_has_a_folder_in_each_album(sam):
 
 def test_the_page_opens_all_of_them(sam):
     assert segment(sam, "--recursive") == 0
-    opened = Opened(Path("phone").absolute(), Path("out").absolute())
-    assert list(opened.albums()) == [".", "10_sks dog", "trip/beach"]
-    for name in opened.albums():
-        assert len(newest_entries(opened.output_of(name) / MANIFEST_NAME)) == 2
+    workspace = Workspace(Path("phone").absolute(), Path("out").absolute())
+    assert list(workspace.albums()) == [".", "10_sks dog", "trip/beach"]
+    for name in workspace.albums():
+        assert len(newest_entries(workspace.output_of(name) / MANIFEST_NAME)) == 2
 
 
 def test_training_reads_the_masks_of_kohyas_folders(sam):

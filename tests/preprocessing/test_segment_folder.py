@@ -675,7 +675,7 @@ def test_what_was_drawn_and_taken_back_during_a_run_is_left_to_the_next(segmente
     for name in ("beach.PNG", "dog 1.jpg"):
         put_line(segmented / "out" / MANIFEST_NAME, name, None)
     asked = []
-    monkeypatch.setattr(subject_folder.SubjectFolder, "_was_settled", lambda self, photo: asked.append(photo) or True)
+    monkeypatch.setattr(subject_folder.SubjectFolder, "_was_reviewed", lambda self, photo: asked.append(photo) or True)
     assert set(by_name(segment_folder(job_in(segmented, models)))) == set(SIZES) - {"beach.PNG", "dog 1.jpg"}
     assert [photo.name for photo in asked] == ["beach.PNG", "dog 1.jpg"]
     monkeypatch.undo()

@@ -9,7 +9,7 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.live_manifest import LiveManifest
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, append_entry, write_manifest
 from persam_dreambooth.review import changes
-from persam_dreambooth.review.workspace import Opened
+from persam_dreambooth.review.workspace import Workspace
 from tests.review.albums import draw_photos, write_found
 from tests.review.test_workspace import asked, desk_of
 
@@ -24,8 +24,8 @@ def folder(tmp_path):
     return tmp_path / "photos"
 
 
-def looked(desk, told=None):
-    return asked(desk.overview({"album": ".", "since": told}))
+def looked(api, told=None):
+    return asked(api.overview({"album": ".", "since": told}))
 
 
 def names(answer):
@@ -33,54 +33,54 @@ def names(answer):
 
 
 def test_a_page_is_told_what_changed_and_nothing_twice(folder):
-    desk = desk_of(Opened(folder))
-    first = looked(desk)
+    api = desk_of(Workspace(folder))
+    first = looked(api)
     assert names(first) == first["order"] == ["b.png", "a.png", "c.png"] and not first["keeps"]
-    again = looked(desk, first["since"])
+    again = looked(api, first["since"])
     assert names(again) == [] and again["keeps"] and "order" not in again and again["since"] == first["since"]
     version = first["photos"][0]["version"]
-    asked(desk.judge({"album": ".", "photo": "b.png", "seen": version, "verdict": "approved"}))
-    second = looked(desk, first["since"])
+    asked(api.judge({"album": ".", "photo": "b.png", "seen": version, "verdict": "approved"}))
+    second = looked(api, first["since"])
     assert names(second) == ["b.png"] and second["keeps"] and second["order"] == ["a.png", "c.png", "b.png"]
     assert second["photos"][0]["status"] == "approved"
-    assert names(looked(desk, second["since"])) == []
-    assert names(looked(desk, first["since"])) == ["b.png"]  # a second page, which has not heard of it
+    assert names(looked(api, second["since"])) == []
+    assert names(looked(api, first["since"])) == ["b.png"]  # a second page, which has not heard of it
     for unknown in (None, "", "x", "x-1", f"{first['since']}0", 5, [], first["since"].split("-")[0] + "-" + "9" * 30):
-        told = looked(desk, unknown)
+        told = looked(api, unknown)
         assert len(told["photos"]) == 3 and not told["keeps"]
 
 
 def test_photos_that_come_and_go_and_masks_of_other_programs_are_told(folder):
-    desk = desk_of(Opened(folder))
-    told = looked(desk)["since"]
+    api = desk_of(Workspace(folder))
+    told = looked(api)["since"]
     draw_photos(folder, ["d.png"])
-    added = looked(desk, told)
+    added = looked(api, told)
     assert names(added) == ["d.png"] and len(added["order"]) == 4
     files.write_mask(np.ones((48, 64), bool), folder / "segmented" / "masks" / "c.png")
-    assert names(looked(desk, added["since"])) == ["c.png"]
+    assert names(looked(api, added["since"])) == ["c.png"]
     (folder / "d.png").unlink()
-    gone = looked(desk, looked(desk)["since"])
-    assert names(gone) == [] and len(looked(desk)["order"]) == 3
-    fewer = looked(desk, added["since"])
+    gone = looked(api, looked(api)["since"])
+    assert names(gone) == [] and len(looked(api)["order"]) == 3
+    fewer = looked(api, added["since"])
     assert not fewer["keeps"] and len(fewer["photos"]) == 3
 
 
 def test_a_mask_that_was_overwritten_in_place_is_seen_a_little_later(folder, monkeypatch):
-    desk = desk_of(Opened(folder))
-    told = looked(desk)["since"]
-    told = looked(desk, told)["since"]
+    api = desk_of(Workspace(folder))
+    told = looked(api)["since"]
+    told = looked(api, told)["since"]
     mask = folder / "segmented" / "masks" / "c.png"
     content = mask.with_name("c.png").read_bytes()
     files.write_mask(np.ones((48, 64), bool), folder / "other.png")
     other = (folder / "other.png").read_bytes()
     (folder / "other.png").unlink()
-    told = looked(desk, told)["since"]
+    told = looked(api, told)["since"]
     with mask.open("r+b") as file:
         file.write(other)
         file.truncate()
     assert content != other
     monkeypatch.setattr(changes, "TRUSTED", 0.0)
-    assert names(looked(desk, told)) == ["c.png"]
+    assert names(looked(api, told)) == ["c.png"]
 
 
 def test_only_what_was_added_to_a_manifest_is_read_and_other_changes_are_noticed(tmp_path):

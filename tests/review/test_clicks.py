@@ -7,10 +7,10 @@ from albums import albums, save_album
 from models import SAM
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.review.api import Desk
+from persam_dreambooth.review.api import Api
 from persam_dreambooth.review.clicks import Clicker
 from persam_dreambooth.review.strokes import Stroke, painted
-from persam_dreambooth.review.workspace import Opened
+from persam_dreambooth.review.workspace import Workspace
 from persam_dreambooth.segmentation import PerSAM
 from tests.review.albums import write_found
 
@@ -103,10 +103,10 @@ def test_two_clicks_that_are_sent_together_are_both_kept(clicker, dog):
     spilt = true.copy()
     spilt[2:14, 2:14] = spilt[100:112, 2:14] = True
     write_found(photo.parent, photo.parent / "segmented", {photo.name: spilt}, {})
-    desk = Desk(Opened(photo.parent), clicker, lambda album, references: None)
-    (shown,) = desk.overview({"album": "."})["photos"]
+    api = Api(Workspace(photo.parent), clicker, lambda album, references: None)
+    (shown,) = api.overview({"album": "."})["photos"]
     clicks = [{"kind": "point", "points": [[8, row]], "label": 0} for row in (8, 106)]
-    answer = desk.draw({"album": ".", "photo": photo.name, "seen": shown["version"], "strokes": clicks})
+    answer = api.draw({"album": ".", "photo": photo.name, "seen": shown["version"], "strokes": clicks})
     assert answer["photo"]["points"] == [[5, 5], [8, 8], [8, 106]]
     assert answer["photo"]["point_labels"] == [1, 0, 0]
 

@@ -51,7 +51,7 @@ def dogs(tmp_path_factory):
 
 
 @pytest.fixture
-def opened(dogs, tmp_path):
+def workspace(dogs, tmp_path):
     """A folder with two folders of photos, the second of which has one without the dog."""
     shutil.copytree(dogs[0], tmp_path / "albums" / "my dog & co")
     nobody = draw(Recipe(albums(1)[0].scene, (), seed=1), 128).image
@@ -139,9 +139,9 @@ def unhurried(monkeypatch):
     monkeypatch.setattr(SubjectFolder, "add", slowly)
 
 
-def test_the_whole_way_from_a_folder_of_photos_to_approved_masks(opened, dogs, serve, open_tab, unhurried):
-    true, output = dogs[1], opened / "my dog & co" / "segmented"
-    tab = open_tab(serve("--images", opened))
+def test_the_whole_way_from_a_folder_of_photos_to_approved_masks(workspace, dogs, serve, open_tab, unhurried):
+    true, output = dogs[1], workspace / "my dog & co" / "segmented"
+    tab = open_tab(serve("--images", workspace))
     assert names(tab) == ["one.jpg"]  # the first folder
     tab.select_option("[data-id=album]", "my dog & co")
     tab.wait_for_function(
@@ -182,8 +182,8 @@ def test_the_whole_way_from_a_folder_of_photos_to_approved_masks(opened, dogs, s
         tab.keyboard.press(key)
         moved(tab, name)
     reviews = {name: entry.review for name, entry in lines(output).items()}
-    settled = {EMPTY: "excluded"} | dict.fromkeys([first, *by_worst[1:3]], "approved")
-    assert reviews == dict.fromkeys(found) | settled
+    reviewed = {EMPTY: "excluded"} | dict.fromkeys([first, *by_worst[1:3]], "approved")
+    assert reviews == dict.fromkeys(found) | reviewed
     assert trained_on(output.parent) == sorted(HOSTILE)
 
     tab.reload()
@@ -202,7 +202,7 @@ def test_the_whole_way_from_a_folder_of_photos_to_approved_masks(opened, dogs, s
     assert [name for name in sources if sources[name] == "reference"] == sorted([first, by_worst[3]])
     kept = [first, *by_worst[1:4]]
     assert all((output / "masks" / f"{Path(name).stem}.png").read_bytes() == before[name] for name in kept)
-    assert all(lines(output)[name].review == verdict for name, verdict in settled.items())
+    assert all(lines(output)[name].review == verdict for name, verdict in reviewed.items())
     assert {path.name for path in output.iterdir()} == {
         ".manifest.lock",
         "contact_sheet.png",
@@ -230,11 +230,11 @@ def held(monkeypatch):
     return waits, go_on
 
 
-def test_a_search_that_is_stopped_keeps_what_it_found_and_is_gone_on_with(opened, dogs, serve, open_tab, held):
-    output = opened / "my dog & co" / "segmented"
+def test_a_search_that_is_stopped_keeps_what_it_found_and_is_gone_on_with(workspace, dogs, serve, open_tab, held):
+    output = workspace / "my dog & co" / "segmented"
     first, (waits, go_on) = "plain.png", held
     write_found(output.parent, output, {first: dogs[1][first]}, {})
-    address = serve("--images", opened / "my dog & co")
+    address = serve("--images", workspace / "my dog & co")
     tab = open_tab(address)
     assert tab.is_hidden("[data-id=stop]")
     tab.wait_for_function("name => document.querySelector('[data-id=name]').textContent === name", arg=first)
@@ -274,9 +274,9 @@ def moved(tab, name):
 
 
 @pytest.mark.parametrize("tool", ["box", "brush"])
-def test_a_box_or_a_stroke_of_the_brush_begins_it_as_well(tool, opened, dogs, serve, open_tab):
-    true, output = dogs[1]["plain.png"], opened / "my dog & co" / "segmented"
-    tab = open_tab(serve("--images", opened / "my dog & co"))
+def test_a_box_or_a_stroke_of_the_brush_begins_it_as_well(tool, workspace, dogs, serve, open_tab):
+    true, output = dogs[1]["plain.png"], workspace / "my dog & co" / "segmented"
+    tab = open_tab(serve("--images", workspace / "my dog & co"))
     choose(tab, "plain.png")
     said(tab, "No mask yet")
     tab.click(f"[data-tool={tool}]")

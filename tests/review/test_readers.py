@@ -22,7 +22,7 @@ def album(tmp_path):
     album = Album(tmp_path / "photos", tmp_path / "photos" / "segmented")
     for name, verdict in (("a.png", "excluded"), ("a.png", None), ("b.png", "approved"), ("b.png", "excluded")):
         state = album.state(name)
-        album.corrections.judge(state.photo, verdict, state.version)
+        album.edits.judge(state.photo, verdict, state.version)
     assert len(read_manifest(album.output / MANIFEST_NAME)) == 7
     return album
 

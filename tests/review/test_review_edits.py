@@ -15,7 +15,7 @@ from persam_dreambooth.preprocessing.loading import LoadedPhoto
 from persam_dreambooth.preprocessing.review_edits import Conflict
 from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
 from persam_dreambooth.review.album import Album
-from persam_dreambooth.review.workspace import Opened
+from persam_dreambooth.review.workspace import Workspace
 from tests.review.albums import contents, draw_photos, write_found
 
 NAMES = ("a.png", 'b "quoted" <i>.png', "c.jpg")
@@ -40,15 +40,15 @@ def seen(album, name):
 
 def paint(album, name, version=None, **changes):
     """Correct a photo's mask to another one; returns it."""
-    mask = np.roll(files.read_mask(album.corrections.mask_path(album.photo(name))), 7, axis=1)
-    album.corrections.correct(album.photo(name), mask, version or seen(album, name), changes)
+    mask = np.roll(files.read_mask(album.edits.mask_path(album.photo(name))), 7, axis=1)
+    album.edits.correct(album.photo(name), mask, version or seen(album, name), changes)
     return mask
 
 
 def test_the_worst_comes_first_and_what_is_settled_last(album):
     assert [state.photo.name for state in album.states()] == [NAMES[1], NAMES[0], NAMES[2]]
-    album.corrections.judge(album.photo(NAMES[1]), "approved", seen(album, NAMES[1]))
-    album.corrections.judge(album.photo(NAMES[0]), "excluded", seen(album, NAMES[0]))
+    album.edits.judge(album.photo(NAMES[1]), "approved", seen(album, NAMES[1]))
+    album.edits.judge(album.photo(NAMES[0]), "excluded", seen(album, NAMES[0]))
     assert [state.status for state in album.states()] == ["found", "approved", "excluded"]
 
 
@@ -77,23 +77,23 @@ def test_every_decision_is_undone_to_the_byte_in_reverse(album):
     photo = album.photo(NAMES[1])
     paint(album, NAMES[1])
     second = contents(album.output)
-    album.corrections.judge(photo, "excluded", seen(album, NAMES[1]))
+    album.edits.judge(photo, "excluded", seen(album, NAMES[1]))
     third = contents(album.output)
-    album.corrections.refer(photo, True, seen(album, NAMES[1]))
+    album.edits.refer(photo, True, seen(album, NAMES[1]))
     for expected in (third, second, first):
-        album.corrections.undo(photo, seen(album, NAMES[1]))
+        album.edits.undo(photo, seen(album, NAMES[1]))
         assert contents(album.output) == expected
     with pytest.raises(UserError, match="nothing to undo"):
-        album.corrections.undo(photo, seen(album, NAMES[1]))
+        album.edits.undo(photo, seen(album, NAMES[1]))
 
 
 def test_undo_keeps_the_bytes_of_a_manifest_from_before_reviews(album):
     path = album.output / "manifest.jsonl"
     path.write_bytes(path.read_bytes().replace(b', "review": null', b""))
     before = contents(album.output)
-    album.corrections.judge(album.photo(NAMES[1]), "approved", seen(album, NAMES[1]))
+    album.edits.judge(album.photo(NAMES[1]), "approved", seen(album, NAMES[1]))
     assert entry(album, NAMES[1]).review == "approved"
-    album.corrections.undo(album.photo(NAMES[1]), seen(album, NAMES[1]))
+    album.edits.undo(album.photo(NAMES[1]), seen(album, NAMES[1]))
     assert contents(album.output) == before
 
 
@@ -103,9 +103,9 @@ def test_the_second_of_two_tabs_is_refused_and_nothing_of_the_first_is_lost(albu
     before = contents(album.output)
     decisions = {
         "correct": lambda: paint(album, NAMES[0], version),
-        "judge": lambda: album.corrections.judge(album.photo(NAMES[0]), "excluded", version),
-        "refer": lambda: album.corrections.refer(album.photo(NAMES[0]), True, version),
-        "undo": lambda: album.corrections.undo(album.photo(NAMES[0]), version),
+        "judge": lambda: album.edits.judge(album.photo(NAMES[0]), "excluded", version),
+        "refer": lambda: album.edits.refer(album.photo(NAMES[0]), True, version),
+        "undo": lambda: album.edits.undo(album.photo(NAMES[0]), version),
     }
     for decide in decisions.values():
         with pytest.raises(Conflict, match=r"a\.png was changed in another tab"):
@@ -121,7 +121,7 @@ def test_a_mask_that_another_program_changed_is_neither_overwritten_nor_undone(a
     with pytest.raises(Conflict):
         paint(album, NAMES[0], version)
     with pytest.raises(Conflict, match="by another program"):
-        album.corrections.undo(album.photo(NAMES[0]), seen(album, NAMES[0]))
+        album.edits.undo(album.photo(NAMES[0]), seen(album, NAMES[0]))
     assert contents(album.output) == before
 
 
@@ -139,7 +139,7 @@ def test_decisions_of_many_threads_at_once_are_all_kept(album):
     def work(name):
         for number in range(20):
             assert entry(album, name).review == (None if number == 0 else ("excluded", "approved")[number % 2])
-            album.corrections.judge(album.photo(name), ("approved", "excluded")[number % 2], seen(album, name))
+            album.edits.judge(album.photo(name), ("approved", "excluded")[number % 2], seen(album, name))
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
@@ -165,13 +165,13 @@ def test_a_first_drawing_begins_a_folder_and_is_a_reference(tmp_path):
     masks = draw_photos(tmp_path / "photos", NAMES)
     album = Album(tmp_path / "photos", tmp_path / "masks here")
     changes = {"source": "reference", "review": "approved"}
-    album.corrections.correct(album.photo(NAMES[1]), masks[NAMES[1]], seen(album, NAMES[1]), changes)
+    album.edits.correct(album.photo(NAMES[1]), masks[NAMES[1]], seen(album, NAMES[1]), changes)
     (reference,) = album.references()
     assert reference.image.name == NAMES[1]
     np.testing.assert_array_equal(files.read_mask(reference.mask), masks[NAMES[1]])
     assert [state.status for state in album.states()] == ["reference", "waiting", "waiting"]
     with pytest.raises(UserError, match="no mask yet"):
-        album.corrections.judge(album.photo(NAMES[0]), "approved", seen(album, NAMES[0]))
+        album.edits.judge(album.photo(NAMES[0]), "approved", seen(album, NAMES[0]))
 
 
 @pytest.mark.parametrize("size", [0, 50_000], ids=["nothing fits", "all but the line fits"])
@@ -181,19 +181,19 @@ def test_a_first_decision_that_does_not_fit_on_the_disk_leaves_nothing(size, tmp
     version = seen(album, NAMES[0])
     file_limit(size)
     with pytest.raises(OSError, match=r"File too large|No space left"):
-        album.corrections.correct(album.photo(NAMES[0]), masks[NAMES[0]], version, {"reason": "long " * 20_000})
+        album.edits.correct(album.photo(NAMES[0]), masks[NAMES[0]], version, {"reason": "long " * 20_000})
     assert [path.name for path in album.output.rglob("*")] == [".manifest.lock"]
-    Opened(tmp_path / "photos")  # which refuses what it does not know
+    Workspace(tmp_path / "photos")  # which refuses what it does not know
     file_limit(10**6)
-    album.corrections.correct(album.photo(NAMES[0]), masks[NAMES[0]], version, {"source": "reference"})
+    album.edits.correct(album.photo(NAMES[0]), masks[NAMES[0]], version, {"source": "reference"})
     assert len(album.references()) == 1
 
 
 def test_an_excluded_reference_finds_nothing_any_more(album):
     photo = album.photo(NAMES[0])
-    album.corrections.refer(photo, True, seen(album, NAMES[0]))
+    album.edits.refer(photo, True, seen(album, NAMES[0]))
     assert [one.image.name for one in album.references()] == [NAMES[0]]
-    album.corrections.judge(photo, "excluded", seen(album, NAMES[0]))
+    album.edits.judge(photo, "excluded", seen(album, NAMES[0]))
     assert album.references() == ()
     assert replace(entry(album, NAMES[0]), review=None).source == "reference"
 
@@ -201,7 +201,7 @@ def test_an_excluded_reference_finds_nothing_any_more(album):
 def test_a_mask_of_another_size_is_refused(album):
     before = contents(album.output)
     with pytest.raises(UserError, match="does not fit"):
-        album.corrections.correct(album.photo(NAMES[0]), np.ones((5, 5), bool), seen(album, NAMES[0]), {})
+        album.edits.correct(album.photo(NAMES[0]), np.ones((5, 5), bool), seen(album, NAMES[0]), {})
     assert contents(album.output) == before
 
 

@@ -11,9 +11,9 @@ from models import SAM
 from persam_dreambooth.photos.manifest import read_manifest
 from persam_dreambooth.preprocessing import SegmentationJob
 from persam_dreambooth.review.album import Album
-from persam_dreambooth.review.api import Desk
+from persam_dreambooth.review.api import Api
 from persam_dreambooth.review.clicks import Clicker
-from persam_dreambooth.review.workspace import Opened
+from persam_dreambooth.review.workspace import Workspace
 from persam_dreambooth.segmentation import PerSAM
 from tests.review.albums import draw_photos
 
@@ -38,35 +38,35 @@ class Meeting:
 def drawn(tmp_path):
     """Opened photos, one of which is a reference."""
     masks = draw_photos(tmp_path / "photos", NAMES)
-    opened = Opened(tmp_path / "photos")
-    album = Album(opened.images, opened.output_of("."))
+    workspace = Workspace(tmp_path / "photos")
+    album = Album(workspace.images, workspace.output_of("."))
     photo = album.photo("a.png")
-    album.corrections.correct(photo, masks["a.png"], album.state("a.png").version, {"source": "reference"})
-    return opened
+    album.edits.correct(photo, masks["a.png"], album.state("a.png").version, {"source": "reference"})
+    return workspace
 
 
-def desk_of(opened, job):
-    return Desk(opened, Clicker(lambda: PerSAM.from_pretrained(str(SAM), device="cpu")), job)
+def desk_of(workspace, job):
+    return Api(workspace, Clicker(lambda: PerSAM.from_pretrained(str(SAM), device="cpu")), job)
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["a known album", "an album that nobody has asked for yet"])
 def test_of_many_searches_that_start_at_once_one_runs(known, drawn, tmp_path):
     meeting = Meeting()
-    desk = desk_of(drawn, meeting)
+    api = desk_of(drawn, meeting)
     if known:
-        desk.overview({"album": "."})
+        api.overview({"album": "."})
     together = threading.Barrier(PAGES)
 
     def press(_):
         together.wait()
-        return desk.search({"album": "."})
+        return api.search({"album": "."})
 
     with ThreadPoolExecutor(PAGES) as pages:
         answers = list(pages.map(press, range(PAGES)))
     assert sorted(list(answer) for answer in answers) == [["error"]] * (PAGES - 1) + [["running"]]
     assert all("looked for already" in answer["error"] for answer in answers if "error" in answer)
     assert len(meeting.jobs) == 1
-    while (now := desk.overview({"album": "."}))["running"]:
+    while (now := api.overview({"album": "."}))["running"]:
         time.sleep(0.05)
     assert now["search_error"] is None
     entries = read_manifest(tmp_path / "photos" / "segmented" / "manifest.jsonl")

@@ -14,7 +14,7 @@ import pytest
 from models import SAM
 from persam_dreambooth.cli import main, review
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.review.workspace import Opened
+from persam_dreambooth.review.workspace import Workspace
 from tests.review.albums import contents, draw_photos
 
 PASSWORD = "grün & geheim: 7"
@@ -192,11 +192,11 @@ def test_folders_of_photos_are_found_and_what_was_made_of_them_is_not(tmp_path):
     (tmp_path / "all" / "old" / "segmentation.json").write_text("{}")
     draw_photos(tmp_path / "elsewhere", ["1.png"])
     (tmp_path / "all" / "link").symlink_to(tmp_path / "elsewhere")
-    opened = Opened(tmp_path / "all")
-    assert list(opened.albums()) == ["deep/cat", "dog"]
-    assert opened.output_of("dog") == tmp_path / "all" / "dog" / "segmented"
-    apart = Opened(tmp_path / "all", tmp_path / "out")
+    workspace = Workspace(tmp_path / "all")
+    assert list(workspace.albums()) == ["deep/cat", "dog"]
+    assert workspace.output_of("dog") == tmp_path / "all" / "dog" / "segmented"
+    apart = Workspace(tmp_path / "all", tmp_path / "out")
     assert apart.output_of("dog") == tmp_path / "out" / "dog"
     assert apart.address(tmp_path / "out" / "dog" / "masks" / "1.png") == "output/dog/masks/1.png"
     with pytest.raises(UserError, match="no file"):
-        opened.resolve("elsewhere/1.png")
+        workspace.resolve("elsewhere/1.png")

@@ -21,7 +21,7 @@ from persam_dreambooth.photos.manifest import (
 )
 from persam_dreambooth.preprocessing.rollback import JOURNAL_NAME
 from persam_dreambooth.review.album import Album
-from persam_dreambooth.review.workspace import Opened
+from persam_dreambooth.review.workspace import Workspace
 from tests.review.albums import contents, draw_photos, write_found
 
 WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod")
@@ -72,18 +72,18 @@ def state(output):
 
 def decide(album, decision, masks):
     """One decision on the first photo."""
-    corrections, photo = album.corrections, album.photo(NAMES[0])
+    edits, photo = album.edits, album.photo(NAMES[0])
     seen = album.state(NAMES[0]).version
     if decision == "correct":
-        corrections.correct(photo, np.roll(masks[NAMES[0]], 9, axis=1), seen, {"score": 0.5})
+        edits.correct(photo, np.roll(masks[NAMES[0]], 9, axis=1), seen, {"score": 0.5})
     elif decision == "judge":
-        corrections.judge(photo, "excluded", seen)
+        edits.judge(photo, "excluded", seen)
     elif decision == "refer":
-        corrections.refer(photo, True, seen)
+        edits.refer(photo, True, seen)
     elif decision == "first":
-        corrections.correct(photo, masks[NAMES[0]], seen, {"source": "reference", "review": "approved"})
+        edits.correct(photo, masks[NAMES[0]], seen, {"source": "reference", "review": "approved"})
     else:
-        corrections.undo(photo, seen)
+        edits.undo(photo, seen)
 
 
 def prepared(folder, decision):
@@ -98,7 +98,7 @@ def prepared(folder, decision):
         decide(album, "correct", masks)
     if decision == "undo after others":
         other = album.state(NAMES[1])
-        album.corrections.judge(other.photo, "approved", other.version)
+        album.edits.judge(other.photo, "approved", other.version)
     return album, masks
 
 
@@ -112,8 +112,8 @@ def test_a_stop_at_any_file_operation_leaves_the_state_before_or_after(decision,
     while not finished:
         album, masks = prepared(tmp_path / str(number), decision)
         finished = STOPPER.run(lambda album=album, masks=masks: decide(album, decision, masks), number)
-        opened = Opened(tmp_path / str(number) / "photos")  # the next start
-        again = Album(opened.images, opened.output_of("."))
+        workspace = Workspace(tmp_path / str(number) / "photos")  # the next start
+        again = Album(workspace.images, workspace.output_of("."))
         now = state(again.output)
         now.pop("segmentation.json", None) if "segmentation.json" not in before and now["lines"] == before[
             "lines"
@@ -173,15 +173,15 @@ def test_a_photo_that_changed_since_is_shown_so_and_not_approved_by_its_old_mask
     assert [states[name].status for name in NAMES] == ["changed", "changed", "found"]
     assert [states[name].has_mask for name in NAMES] == [False, False, True]
     for decide_on in (
-        lambda: album.corrections.judge(first, "approved", states["a.png"].version),
-        lambda: album.corrections.refer(first, True, states["a.png"].version),
+        lambda: album.edits.judge(first, "approved", states["a.png"].version),
+        lambda: album.edits.refer(first, True, states["a.png"].version),
     ):
         with pytest.raises(UserError, match=r"a\.png is not the photo its mask was made on; segment it again"):
             decide_on()
-    album.corrections.judge(first, "excluded", states["a.png"].version)
+    album.edits.judge(first, "excluded", states["a.png"].version)
     assert album.state("a.png").status == "excluded"
     first.write_bytes(swapped[0])
-    album.corrections.undo(first, album.state("a.png").version)
+    album.edits.undo(first, album.state("a.png").version)
     assert album.state("a.png").status == "found"
 
 

@@ -16,9 +16,9 @@ from persam_dreambooth.formats.layouts import Given
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, locked, newest_entries
 from persam_dreambooth.preprocessing import SegmentationJob
-from persam_dreambooth.review.api import Desk
+from persam_dreambooth.review.api import Api
 from persam_dreambooth.review.clicks import Clicker
-from persam_dreambooth.review.workspace import Opened
+from persam_dreambooth.review.workspace import Workspace
 from persam_dreambooth.segmentation import PerSAM
 from tests.review.albums import draw_photos
 
@@ -26,13 +26,13 @@ NAMES = ("a.png", "b.png", "c.png")
 BRUSH = {"kind": "brush", "points": [[3, 3], [9, 3]], "label": 1, "radius": 2}
 
 
-def desk_of(opened):
+def desk_of(workspace):
     """The server's answers without the server."""
 
     def job(album, references):
         return SegmentationJob(album.images, references, album.output, str(SAM), device="cpu", batch_size=1)
 
-    return Desk(opened, Clicker(lambda: PerSAM.from_pretrained(str(SAM), device="cpu")), job)
+    return Api(workspace, Clicker(lambda: PerSAM.from_pretrained(str(SAM), device="cpu")), job)
 
 
 def asked(answer):
@@ -41,18 +41,18 @@ def asked(answer):
     return answer
 
 
-def draw_first(opened, album):
+def draw_first(workspace, album):
     """Scribble on an album's first photo."""
-    desk = desk_of(opened)
-    photo = asked(desk.overview({"album": album}))["photos"][0]
+    api = desk_of(workspace)
+    photo = asked(api.overview({"album": album}))["photos"][0]
     question = {"album": album, "photo": photo["name"], "seen": photo["version"], "strokes": [BRUSH]}
-    return asked(desk.draw(question))
+    return asked(api.draw(question))
 
 
-def searched(desk):
+def searched(api):
     """The album after the search."""
-    asked(desk.search({"album": "."}))
-    while asked(now := desk.overview({"album": "."}))["running"]:
+    asked(api.search({"album": "."}))
+    while asked(now := api.overview({"album": "."}))["running"]:
         time.sleep(0.05)
     return now
 
@@ -61,13 +61,13 @@ def searched(desk):
 def test_after_a_decision_in_one_of_several_albums_they_can_be_opened_again(deep, tmp_path):
     for folder in (tmp_path / "photos", tmp_path / "photos" / deep):
         draw_photos(folder, NAMES)
-    draw_first(Opened(tmp_path / "photos", tmp_path / "out"), deep)
-    again = Opened(tmp_path / "photos", tmp_path / "out")
+    draw_first(Workspace(tmp_path / "photos", tmp_path / "out"), deep)
+    again = Workspace(tmp_path / "photos", tmp_path / "out")
     assert draw_first(again, ".")["photo"]["status"] == "reference"
     (tmp_path / "out" / deep / "segmentation.json").unlink()
     (tmp_path / "out" / deep / MANIFEST_NAME).unlink()
     with pytest.raises(UserError, match="is no folder that"):
-        Opened(tmp_path / "photos", tmp_path / "out")
+        Workspace(tmp_path / "photos", tmp_path / "out")
 
 
 def test_a_folder_that_holds_only_the_lock_is_empty(tmp_path):
@@ -75,11 +75,11 @@ def test_a_folder_that_holds_only_the_lock_is_empty(tmp_path):
     output = tmp_path / "photos" / "segmented"
     with locked(output / MANIFEST_NAME):
         pass
-    Opened(tmp_path / "photos")
+    Workspace(tmp_path / "photos")
     assert not files.refuse_other_runs(output, "segmentation.json", {}, "segmentation run")
     (output / "notes.txt").write_text("somebody else's")
     with pytest.raises(UserError, match="is no folder that"):
-        Opened(tmp_path / "photos")
+        Workspace(tmp_path / "photos")
     with pytest.raises(UserError, match="is no segmentation run's"):
         files.refuse_other_runs(output, "segmentation.json", {}, "segmentation run")
 
@@ -96,17 +96,17 @@ def imported(tmp_path):
 
 def test_imported_masks_are_shown_corrected_and_approved(imported):
     folder, masks = imported
-    opened = Opened(folder / "images", folder)
-    desk = desk_of(opened)
-    photos = {photo["name"]: photo for photo in asked(desk.overview({"album": "."}))["photos"]}
+    workspace = Workspace(folder / "images", folder)
+    api = desk_of(workspace)
+    photos = {photo["name"]: photo for photo in asked(api.overview({"album": "."}))["photos"]}
     assert [photos[name]["status"] for name in NAMES] == ["given"] * 3
     for photo in photos.values():
-        shown = files.read_mask(opened.resolve(photo["mask_url"].removeprefix("picture/")))
+        shown = files.read_mask(workspace.resolve(photo["mask_url"].removeprefix("picture/")))
         np.testing.assert_array_equal(shown, masks[photo["name"]])
-        assert opened.resolve(photo["overlay_url"].removeprefix("picture/")).name == photo["name"]
-    asked(desk.judge({"album": ".", "photo": "a.png", "seen": photos["a.png"]["version"], "verdict": "approved"}))
-    asked(desk.draw({"album": ".", "photo": "b.png", "seen": photos["b.png"]["version"], "strokes": [BRUSH]}))
-    again = asked(desk_of(Opened(folder / "images", folder)).overview({"album": "."}))["photos"]
+        assert workspace.resolve(photo["overlay_url"].removeprefix("picture/")).name == photo["name"]
+    asked(api.judge({"album": ".", "photo": "a.png", "seen": photos["a.png"]["version"], "verdict": "approved"}))
+    asked(api.draw({"album": ".", "photo": "b.png", "seen": photos["b.png"]["version"], "strokes": [BRUSH]}))
+    again = asked(desk_of(Workspace(folder / "images", folder)).overview({"album": "."}))["photos"]
     assert {photo["name"]: photo["status"] for photo in again} == {
         "a.png": "approved",
         "b.png": "corrected",
@@ -120,12 +120,12 @@ def test_a_search_keeps_imported_masks_and_draws_their_overlays(imported, tmp_pa
     folder, _ = imported
     draw_photos(tmp_path / "more", [*NAMES, "new.png"])
     (tmp_path / "more" / "new.png").rename(folder / "images" / "new.png")
-    desk = desk_of(Opened(folder / "images", folder))
-    photos = {photo["name"]: photo for photo in asked(desk.overview({"album": "."}))["photos"]}
-    asked(desk.refer({"album": ".", "photo": "a.png", "seen": photos["a.png"]["version"], "reference": True}))
-    asked(desk.judge({"album": ".", "photo": "b.png", "seen": photos["b.png"]["version"], "verdict": "approved"}))
+    api = desk_of(Workspace(folder / "images", folder))
+    photos = {photo["name"]: photo for photo in asked(api.overview({"album": "."}))["photos"]}
+    asked(api.refer({"album": ".", "photo": "a.png", "seen": photos["a.png"]["version"], "reference": True}))
+    asked(api.judge({"album": ".", "photo": "b.png", "seen": photos["b.png"]["version"], "verdict": "approved"}))
     before = {name: (folder / "masks" / name).read_bytes() for name in NAMES}
-    assert searched(desk)["search_error"] is None
+    assert searched(api)["search_error"] is None
     assert {name: (folder / "masks" / name).read_bytes() for name in before} == before
     entries = {entry.photo: entry for entry in newest_entries(folder / MANIFEST_NAME)}
     sources = [entries[f"images/{name}"].source for name in (*NAMES, "new.png")]
@@ -138,16 +138,16 @@ def test_a_search_keeps_imported_masks_and_draws_their_overlays(imported, tmp_pa
 def test_a_name_that_is_no_utf8_is_left_out_and_said_and_still_searched(tmp_path):
     odd = os.fsdecode(b"odd \xff.png")
     draw_photos(tmp_path / "photos", [*NAMES, odd])
-    opened = Opened(tmp_path / "photos")
-    desk = desk_of(opened)
-    shown = asked(desk.overview({"album": "."}))
+    workspace = Workspace(tmp_path / "photos")
+    api = desk_of(workspace)
+    shown = asked(api.overview({"album": "."}))
     assert [photo["name"] for photo in shown["photos"]] == list(NAMES)
     assert shown["not_shown"] == ["odd ?.png"]
-    draw_first(opened, ".")
-    assert searched(desk)["search_error"] is None
+    draw_first(workspace, ".")
+    assert searched(api)["search_error"] is None
     assert (tmp_path / "photos" / "segmented" / "masks" / odd).is_file()
     draw_photos(tmp_path / "photos", [odd.replace("png", "jpg")])
-    clash = desk.overview({"album": "."})
+    clash = api.overview({"album": "."})
     assert "odd ?.jpg and odd ?.png" in clash["error"]
     json.dumps([shown, clash], ensure_ascii=False).encode()  # as it is sent
 
@@ -155,8 +155,8 @@ def test_a_name_that_is_no_utf8_is_left_out_and_said_and_still_searched(tmp_path
 def test_a_folder_whose_name_is_no_utf8_is_told_at_the_start(tmp_path):
     draw_photos(tmp_path / "photos" / os.fsdecode(b"\xff"), NAMES)
     with pytest.raises(UserError, match=r"the folder \? in .*rename it"):
-        Opened(tmp_path / "photos")
-    assert list(Opened(tmp_path / "photos" / os.fsdecode(b"\xff")).albums()) == ["."]
+        Workspace(tmp_path / "photos")
+    assert list(Workspace(tmp_path / "photos" / os.fsdecode(b"\xff")).albums()) == ["."]
 
 
 @pytest.mark.parametrize(
@@ -165,19 +165,19 @@ def test_a_folder_whose_name_is_no_utf8_is_told_at_the_start(tmp_path):
 )
 def test_a_damaged_manifest_line_is_named_whatever_is_asked(line, words, imported):
     folder, _ = imported
-    desk = desk_of(Opened(folder / "images", folder))
-    photo = asked(desk.overview({"album": "."}))["photos"][0]
+    api = desk_of(Workspace(folder / "images", folder))
+    photo = asked(api.overview({"album": "."}))["photos"][0]
     path = folder / MANIFEST_NAME
     path.write_bytes(line + b"\n" + path.read_bytes().partition(b"\n")[2])
     before = path.read_bytes()
     about = {"album": ".", "photo": "a.png", "seen": photo["version"]}
     answers = [
-        desk.overview(about),
-        desk.look(about),
-        desk.judge(about | {"verdict": "approved"}),
-        desk.refer(about | {"reference": True}),
-        desk.draw(about | {"strokes": [BRUSH]}),
-        desk.undo(about),
+        api.overview(about),
+        api.look(about),
+        api.judge(about | {"verdict": "approved"}),
+        api.refer(about | {"reference": True}),
+        api.draw(about | {"strokes": [BRUSH]}),
+        api.undo(about),
     ]
     assert [one for one in answers if not re.search(words, one["error"])] == []
     assert path.read_bytes() == before

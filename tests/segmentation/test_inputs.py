@@ -47,10 +47,10 @@ def files(tmp_path):
 
 def test_paths_are_taken_where_pictures_are(persam, subject, files):
     photo, mask = files / "a.png", files / "m.png"
-    from_paths, opened = Reference(str(photo), mask), Reference(Image.open(photo), Image.open(mask))
-    np.testing.assert_array_equal(from_paths.pixels, opened.pixels)
-    np.testing.assert_array_equal(from_paths.foreground, opened.foreground)
-    np.testing.assert_array_equal(from_paths.raw_levels(), opened.raw_levels())
+    from_paths, workspace = Reference(str(photo), mask), Reference(Image.open(photo), Image.open(mask))
+    np.testing.assert_array_equal(from_paths.pixels, workspace.pixels)
+    np.testing.assert_array_equal(from_paths.foreground, workspace.foreground)
+    np.testing.assert_array_equal(from_paths.raw_levels(), workspace.raw_levels())
     by_path = persam.segment(str(photo), subject)
     assert by_path.mask.shape == (90, 150)
     assert len(persam.segment([photo, Image.open(photo)], subject)) == 2

@@ -39,7 +39,7 @@ TABLES: Final[dict[str, dict[str, str]]] = {
 TITLES: Final = {"4": "techniques", "5": "what is fitted", "6": "what is given"}
 
 
-def contestants_of(tables: list[str]) -> list[str]:
+def methods_of(tables: list[str]) -> list[str]:
     """The contestants of some tables, each once."""
     return list(dict.fromkeys(name for table in tables for name in TABLES[table]))
 

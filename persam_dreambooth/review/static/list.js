@@ -64,7 +64,7 @@ function showList() {
   const found = page.photos.filter((photo) => photo.has_mask).length;
   const hidden = page.notShown;
   const names = hidden.slice(0, 2).join(", ") + (hidden.length > 2 ? " …" : "");
-  part("count").textContent = `${page.photos.length} photos · ${found} with a mask · ${done} settled`
+  part("count").textContent = `${page.photos.length} photos · ${found} with a mask · ${done} reviewed`
     + (hidden.length ? ` · ${hidden.length} not shown, a link out or with a name that is no UTF-8: ${names}` : "");
 }
 

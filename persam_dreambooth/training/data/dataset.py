@@ -129,14 +129,14 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     first = items[0]
     both = [name for name in ("pixels", "moments", "crop", "prompt") if name in first]
-    gathered = {name: [item[name] for item in items] for name in (*both, "mask", "weight")}
+    metrics = {name: [item[name] for item in items] for name in (*both, "mask", "weight")}
     if "class_crop" in first:
         for name in both:
-            gathered[name] += [item[f"class_{name}"] for item in items]
-    prompts = {"prompt": gathered.pop("prompt")}
+            metrics[name] += [item[f"class_{name}"] for item in items]
+    prompts = {"prompt": metrics.pop("prompt")}
     if "class_prompt" in first:
         prompts["class_prompt"] = [item["class_prompt"] for item in items]
-    batch: dict[str, Any] = {name: torch.stack(values) for name, values in gathered.items()}
+    batch: dict[str, Any] = {name: torch.stack(values) for name, values in metrics.items()}
     batch |= {name: _stacked(values) for name, values in prompts.items()}
     return batch | {f"{name}s": [item[name] for item in items] for name in ("photo", "identifier")}
 

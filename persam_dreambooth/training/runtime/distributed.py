@@ -74,12 +74,12 @@ def shares_weights(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.FSDP
 
 
-def waiting_room(accelerator: Accelerator) -> torch.device:
+def staging_device(accelerator: Accelerator) -> torch.device:
     """Where the denoiser waits for Accelerate: with FSDP on the CPU, since no GPU need hold the whole of it."""
     return torch.device("cpu") if shares_weights(accelerator) else accelerator.device
 
 
-def begin_alike(parameters: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
+def sync_initial_weights(parameters: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
     """Give all processes the first one's new adapters, since their random numbers differ; DDP does so by itself."""
     if shares_weights(accelerator):
         broadcast([one.data for one in parameters])

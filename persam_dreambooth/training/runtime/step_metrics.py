@@ -14,7 +14,7 @@ from persam_dreambooth.training.runtime.checkpoint import in_words
 
 
 @dataclass
-class Gathered:
+class StepMetrics:
     """The batches since the last optimizer step.
 
     Attributes:

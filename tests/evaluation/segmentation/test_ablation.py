@@ -47,7 +47,7 @@ def test_each_step_of_the_ladder_adds_one_technique():
 
 
 def test_every_row_of_every_table_can_be_built_and_asked(backbone):
-    names = ablation.contestants_of(list(ablation.TABLES))
+    names = ablation.methods_of(list(ablation.TABLES))
     built = ablation.build(names, backbone, "corrected", steps=2)
     assert set(built) == set(names) == {name for table in ablation.TABLES.values() for name in table}
     assert set(paper.ABLATION) <= set(names)

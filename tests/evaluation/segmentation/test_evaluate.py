@@ -92,7 +92,7 @@ def test_ablate_prints_the_tables_and_adds_others_later(models, tmp_path, capsys
     assert main([*argv, "4", "6"]) == 0
     printed = capsys.readouterr().out
     assert all(title in printed for table in ("4", "6") for title in ablation.TABLES[table].values())
-    contestants = ablation.contestants_of(["4", "6"])
+    contestants = ablation.methods_of(["4", "6"])
     assert len((tmp_path / "out" / "scores.jsonl").read_text().splitlines()) == len(contestants)
 
 

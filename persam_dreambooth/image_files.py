@@ -44,7 +44,7 @@ _KINDS: Final = {
 
 
 @contextmanager
-def workspace(path: Path, what: str = "picture", decode: bool = True) -> Iterator[Image.Image]:
+def open_picture(path: Path, what: str = "picture", decode: bool = True) -> Iterator[Image.Image]:
     """Open a picture file; of several pictures in it, the first.
 
     Args:

@@ -27,7 +27,7 @@ from persam_dreambooth.formats.samples import (
     write_caption,
     write_photo,
 )
-from persam_dreambooth.image_files import workspace
+from persam_dreambooth.image_files import open_picture
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.coco import coco_tools, read_segmentation
 from persam_dreambooth.photos.names import is_text
@@ -247,7 +247,7 @@ def _levels(annotations: list[_Annotation], image: dict[str, Any], photo: Path) 
 
 def _size(image: dict[str, Any], photo: Path) -> tuple[int, int]:
     """(width, height) that an entry gives a photo, which must be the file's, stored or upright."""
-    with workspace(photo, "photo", decode=False) as picture:
+    with open_picture(photo, "photo", decode=False) as picture:
         size = picture.size
     claimed = image.get("width", size[0]), image.get("height", size[1])
     if claimed not in (size, size[::-1]):

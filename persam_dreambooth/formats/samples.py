@@ -13,7 +13,7 @@ from PIL import Image
 
 from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.image_files import workspace
+from persam_dreambooth.image_files import open_picture
 from persam_dreambooth.images import TRANSPOSITIONS, orientation, to_rgb, to_srgb
 from persam_dreambooth.photos import files
 
@@ -125,7 +125,7 @@ def write_photo(sample: Sample, folder: Path, as_png: bool = False) -> Path:
 
 def shows_itself(photo: Path) -> bool:
     """Whether the stored pixels are the upright, opaque 8-bit picture, in a format that every trainer reads."""
-    with workspace(photo, "photo", decode=False) as image:
+    with open_picture(photo, "photo", decode=False) as image:
         common = image.format in COMMON_FORMATS and image.mode in ("L", "RGB")
         return common and not image.has_transparency_data and to_srgb(image) is image and orientation(image) is None
 
@@ -150,5 +150,5 @@ def read_levels(mask: Path, channel: Channel, lies_on: Path | None = None) -> Im
 
 def _stored_orientation(photo: Path) -> int | None:
     """A photo's EXIF orientation, without decoding it."""
-    with workspace(photo, "photo", decode=False) as image:
+    with open_picture(photo, "photo", decode=False) as image:
         return orientation(image)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from persam_dreambooth.atomic_io import is_unfinished, replacing
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.image_files import workspace
+from persam_dreambooth.image_files import open_picture
 from persam_dreambooth.images import to_mask, to_rgb
 from persam_dreambooth.masks import refuse_picture
 from persam_dreambooth.photos.listing import NO_PHOTOS as NO_PHOTOS
@@ -40,7 +40,7 @@ def read_photo(path: Path, managed: bool = True) -> Image.Image:
     Raises:
         UserError: the file cannot be opened or decoded.
     """
-    with workspace(path, "photo") as image:
+    with open_picture(path, "photo") as image:
         return to_rgb(image, managed)
 
 
@@ -54,7 +54,7 @@ def read_mask(path: Path, known: bool = False) -> NDArray[np.bool_]:
     Raises:
         UserError: the file cannot be opened or decoded, or is a photo and no mask.
     """
-    with workspace(path, "mask") as image:
+    with open_picture(path, "mask") as image:
         if not known:
             refuse_picture(image, f"the mask {path}")
         return to_mask(image)
@@ -66,7 +66,7 @@ def read_drawn_mask(path: Path) -> Image.Image:
     Raises:
         UserError: as `read_mask`.
     """
-    with workspace(path, "mask") as image:
+    with open_picture(path, "mask") as image:
         refuse_picture(image, f"the mask {path}")
         return image.copy()
 
@@ -77,7 +77,7 @@ def read_picture(path: Path) -> Image.Image:
     Raises:
         UserError: the file cannot be opened or decoded.
     """
-    with workspace(path) as image:
+    with open_picture(path) as image:
         return image.copy()
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from persam_dreambooth.errors import UserError, printable
-from persam_dreambooth.image_files import workspace
+from persam_dreambooth.image_files import open_picture
 from persam_dreambooth.images import orientation
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry
@@ -174,7 +174,7 @@ def turned_words(mask: Path, photo: Path) -> str:
     turn = exif_orientation(photo)
     if turn is None or exif_orientation(mask) is not None:
         return ""
-    with workspace(photo, "photo", decode=False) as image:
+    with open_picture(photo, "photo", decode=False) as image:
         if turn in SIDEWAYS and image.width != image.height:
             return ""
     return (
@@ -189,5 +189,5 @@ def exif_orientation(photo: Path) -> int | None:
     Raises:
         UserError: it cannot be opened.
     """
-    with workspace(photo, "photo", decode=False) as image:
+    with open_picture(photo, "photo", decode=False) as image:
         return orientation(image)

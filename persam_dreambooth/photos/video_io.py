@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from persam_dreambooth.errors import UserError, is_out_of_memory
-from persam_dreambooth.image_files import workspace
+from persam_dreambooth.image_files import open_picture
 from persam_dreambooth.images import orientation
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.pairs import SIDEWAYS
@@ -104,7 +104,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _stored_size(photo: Path) -> tuple[int, int]:
     """(width, height) of the upright photo, by its header alone."""
-    with workspace(photo, "frame", decode=False) as image:
+    with open_picture(photo, "frame", decode=False) as image:
         return image.size[::-1] if orientation(image) in SIDEWAYS else image.size
 
 

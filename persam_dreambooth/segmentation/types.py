@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.image_files import workspace
+from persam_dreambooth.image_files import open_picture
 from persam_dreambooth.images import to_mask, to_rgb, upright
 from persam_dreambooth.segmentation.frame import Frame
 
@@ -23,8 +23,8 @@ Picture = Image.Image | NDArray[np.uint8] | str | Path
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Read and decode an image file, as stored. Errors as `opening.opened`."""
-    with workspace(Path(path)) as image:
+    """Read and decode an image file, as stored. Errors as `image_files.open_picture`."""
+    with open_picture(Path(path)) as image:
         return image.copy()
 
 

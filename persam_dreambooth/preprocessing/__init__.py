@@ -4,8 +4,9 @@ The one place where photo files and segmentation meet. The command line and the 
 """
 
 from persam_dreambooth.preprocessing.albums import segment_albums
+from persam_dreambooth.preprocessing.contact_sheet import SHEET_NAME
 from persam_dreambooth.preprocessing.job import SegmentationJob
+from persam_dreambooth.preprocessing.mask_store import SETTINGS_NAME, SUBJECT_NAME
 from persam_dreambooth.preprocessing.segment_folder import segment_folder
-from persam_dreambooth.preprocessing.subject_folder import SETTINGS_NAME, SHEET_NAME, SUBJECT_NAME
 
 __all__ = ["SETTINGS_NAME", "SHEET_NAME", "SUBJECT_NAME", "SegmentationJob", "segment_albums", "segment_folder"]

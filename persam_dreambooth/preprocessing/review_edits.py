@@ -25,8 +25,8 @@ from persam_dreambooth.photos.manifest import (
     relative_path,
     take_back_line,
 )
+from persam_dreambooth.preprocessing.mask_store import SETTINGS_NAME, MaskStore
 from persam_dreambooth.preprocessing.rollback import JOURNAL_NAME, files_of, forget, remember, restore, roll_back
-from persam_dreambooth.preprocessing.subject_folder import SETTINGS_NAME, SubjectFolder
 
 REMEMBERED = 20
 """Decisions on one photo that can be undone."""
@@ -62,7 +62,7 @@ class ReviewEdits:
         self.output = output
         self.manifest = output / MANIFEST_NAME
         self.live = LiveManifest(self.manifest)
-        self._folder = SubjectFolder(output)
+        self._store = MaskStore(output)
         self._versions: dict[Path, tuple[ManifestEntry | None, str, str]] = {}
         self._photos: dict[Path, tuple[tuple[int, int, int], str]] = {}
         self._steps: dict[Path, deque[_Step]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
@@ -129,7 +129,7 @@ class ReviewEdits:
             "reason": None,
         }
         own |= {"probability": None, "instances": None, "warnings": [], "error": None}
-        self._decide(photo, seen, lambda entry: self._folder.draw(image, mask, replace(entry, **{**own, **changes})))
+        self._decide(photo, seen, lambda entry: self._store.draw(image, mask, replace(entry, **{**own, **changes})))
 
     def judge(self, photo: Path, verdict: Verdict | None, seen: str) -> None:
         """Approve or exclude a photo, or take that back."""

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import chain, takewhile
 from pathlib import Path
@@ -14,11 +14,13 @@ from tqdm import tqdm
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry, ManifestIndex
+from persam_dreambooth.preprocessing.contact_sheet import remove_sheet
 from persam_dreambooth.preprocessing.finder import Finder
 from persam_dreambooth.preprocessing.job import SegmentationJob
 from persam_dreambooth.preprocessing.loading import LoadedPhoto, load_photos
+from persam_dreambooth.preprocessing.mask_store import MaskStore
 from persam_dreambooth.preprocessing.references import check_references
-from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
+from persam_dreambooth.preprocessing.resume import finish, resume, take_over
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +40,11 @@ def segment_folder(
         job: what to do.
         processes: Accelerate's, all of which call this with the same job; each segments its
             share of the photos. None: this process does it all.
-        again: an output folder of another run is taken over: masks that a person made or judged stay, the
-            others are found anew.
-        find_with: gives the finder of such a job, when there is something to find; None makes one.
-        stopped: asked before each batch, of a single process only; once it says so the rest is left to a later call.
+        again: take over an output folder of another run: masks that a person made or judged stay, the others are
+            found again.
+        stopped: asked before each batch, of a single process only; once it returns true the rest is left to a later
+            call.
+        find_with: returns the finder for this job, called when there is something to find; None makes one.
 
     Returns:
         One entry a photo, sorted by name, as they are read from the manifest; those of several subjects
@@ -52,66 +55,68 @@ def segment_folder(
             folder that holds another run.
     """
     number, count = (processes.process_index, processes.num_processes) if processes else (0, 1)
-    photos = files.find_photos(job.images, besides=tuple(path for one in job.references for path in one.drawings))
+    photos = files.find_photos(job.images, besides=tuple(path for given in job.references for path in given.drawings))
     check_references(job.references)
     settings = job.settings()
     digest = cache(files.digest)  # reviewed photos are compared twice, and all of them for each subject
-    folders = [SubjectFolder(path, number, digest) for path in job.subjects()]
-    for folder in folders:
+    stores = {path: MaskStore(path, number, digest) for path in job.subjects()}
+    for store in stores.values():
         if again:
-            folder.refuse_foreign_files()
+            store.refuse_foreign_files()
         else:
-            folder.refuse_other_runs(settings)
+            store.refuse_other_runs(settings)
     make_finder = find_with or partial(Finder, job)
     finder = make_finder() if again else None  # what it refuses is said before anything is given up
     if finder and stopped():
-        return _entries(folders)
+        return _entries(stores)
     _meet(processes)
-    before = [_begun(folder, job, again, photos) for folder in folders] if number == 0 else []  # as it was
+    before: list[ManifestIndex] = []
+    if number == 0:
+        before = [
+            take_over(store, settings, job.subjects()[path], photos) if again else resume(store, photos)
+            for path, store in stores.items()
+        ]
     _meet(processes)
-    known = [(folder, folder.known()) for folder in folders]
+    known = [(store, store.known()) for store in stores.values()]
     waiting = [
         photo
         for photo in tqdm(photos[number::count], desc="Comparing", delay=2, disable=number > 0)
-        if not all(folder.is_finished(photo, lines, job.all_instances) for folder, lines in known)
+        if not all(store.is_finished(photo, lines, job.all_instances) for store, lines in known)
     ]
     anybody = any(gather_object([bool(waiting)])) if processes else bool(waiting)
     if finder is None and (waiting or (anybody and number == 0)):
         finder = make_finder()
     if finder and number == 0:
-        for folder, subject in zip(folders, finder.subjects, strict=True):
-            folder.open(subject, settings)
+        for store, subject in zip(stores.values(), finder.subjects, strict=True):
+            remove_sheet(store.path)  # of what was there before
+            store.open(subject, settings)
         if waiting and finder.caveat:
             _warn_once(finder.caveat)
     _meet(processes)  # from here on the folders are there and the journals grow
     if finder and waiting:
         with tqdm(total=len(waiting), desc="Segmenting", unit="photo", disable=number > 0) as progress:
             batches = load_photos(waiting, job.batch_size, job.dataloader_num_workers)
-            _segment(job, finder, folders, takewhile(lambda _: not stopped(), batches), progress)
+            undisturbed = takewhile(lambda _: not stopped(), batches)
+            _segment(finder, list(stores.values()), undisturbed, job.all_instances, progress)
     _meet(processes)
-    for folder, lines in zip(folders, before, strict=False):  # of the first process
-        folder.close(photos, lines)
-        files.note_unread(job.unread(), folder.path)
+    for store, lines in zip(stores.values(), before, strict=False):  # of the first process
+        finish(store, photos, lines)
+        files.note_unread(job.unread(), store.path)
     _meet(processes)
-    if not stopped() and all(entry.error is not None for entry in folders[0].entries()):
-        reason = next(folders[0].entries()).error
-        raise UserError(f"none of the {len(photos)} photos in {job.images} can be decoded: {reason}")
-    return _entries(folders)
+    if not stopped():
+        _refuse_unreadable(next(iter(stores.values())), photos)
+    return _entries(stores)
 
 
-def _entries(folders: list[SubjectFolder]) -> Iterator[ManifestEntry]:
-    return chain.from_iterable(folder.entries() for folder in folders)
+def _entries(stores: Mapping[Path, MaskStore]) -> Iterator[ManifestEntry]:
+    return chain.from_iterable(store.entries() for store in stores.values())
 
 
-def _begun(folder: SubjectFolder, job: SegmentationJob, again: bool, photos: Sequence[Path]) -> ManifestIndex:
-    """Make a folder ready; returns its manifest as it was."""
-    if again:
-        before = folder.begin_again(job.settings(), job.subjects()[folder.path])
-    else:
-        folder.gather()
-        before = folder.known()
-    folder.keep_reviewed(photos)
-    return before
+def _refuse_unreadable(store: MaskStore, photos: Sequence[Path]) -> None:
+    """Raise a UserError if no photo could be decoded."""
+    if all(entry.error is not None for entry in store.entries()):
+        reason = next(store.entries()).error
+        raise UserError(f"none of the {len(photos)} photos in {photos[0].parent} can be decoded: {reason}")
 
 
 @cache
@@ -127,10 +132,10 @@ def _meet(processes: PartialState | None) -> None:
 
 
 def _segment(
-    job: SegmentationJob,
     finder: Finder,
-    folders: list[SubjectFolder],
+    stores: Sequence[MaskStore],
     batches: Iterable[list[LoadedPhoto]],
+    with_instances: bool,
     progress: tqdm,
 ) -> None:
     """Segment and write the photos that are left, a batch at a time."""
@@ -139,9 +144,9 @@ def _segment(
         for photo in batch:
             if photo.error is not None:
                 progress.write(f"left out: {photo.error}", file=sys.stderr)
-                for folder in folders:
-                    folder.add_unreadable(photo)
-        for photo, found in zip(readable, finder.find(readable), strict=True):
-            for folder, one in zip(folders, found, strict=True):
-                folder.add(photo, one, job.all_instances)
+                for store in stores:
+                    store.add_unreadable(photo)
+        for photo, subjects in zip(readable, finder.find(readable), strict=True):
+            for store, found in zip(stores, subjects, strict=True):
+                store.add(photo, found, with_instances)
         progress.update(len(batch))

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
+from persam_dreambooth.preprocessing.mask_store import MaskStore
 from persam_dreambooth.preprocessing.references import ReferenceFiles
-from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
 from persam_dreambooth.review.album import Album
 from persam_dreambooth.review.jobs import Background
 
@@ -63,7 +63,7 @@ class Search(Background):
 
 def _is_another(job: SegmentationJob) -> bool:
     try:
-        SubjectFolder(job.output).refuse_other_runs(job.settings())
+        MaskStore(job.output).refuse_other_runs(job.settings())
     except UserError:
         return True
     return False

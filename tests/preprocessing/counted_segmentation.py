@@ -7,9 +7,9 @@ from pathlib import Path
 
 from persam_dreambooth.cli import guarded
 from persam_dreambooth.cli.segment import run
-from persam_dreambooth.preprocessing import subject_folder
+from persam_dreambooth.preprocessing import mask_store
 
-add, open_folder = subject_folder.SubjectFolder.add, subject_folder.SubjectFolder.open
+add, open_folder = mask_store.MaskStore.add, mask_store.MaskStore.open
 
 
 def counted(self, photo, found, with_instances):
@@ -26,6 +26,6 @@ def late(self, subject, settings):
 
 
 if __name__ == "__main__":
-    subject_folder.SubjectFolder.add = counted
-    subject_folder.SubjectFolder.open = late
+    mask_store.MaskStore.add = counted
+    mask_store.MaskStore.open = late
     sys.exit(guarded("segment", run, sys.argv[1:]))

@@ -78,15 +78,15 @@ def test_what_is_there_is_not_done_again_and_no_model_is_loaded_for_it(sam):
 
 def test_the_subject_is_learned_once(sam, monkeypatch):
     """Its model is taken away as soon as the first folder's subject is saved."""
-    from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
+    from persam_dreambooth.preprocessing.mask_store import MaskStore
 
-    workspace = SubjectFolder.open
+    workspace = MaskStore.open
 
     def open_and_take_away(self, *given):
         workspace(self, *given)
         (sam / "model.safetensors").unlink(missing_ok=True)
 
-    monkeypatch.setattr(SubjectFolder, "open", open_and_take_away)
+    monkeypatch.setattr(MaskStore, "open", open_and_take_away)
     assert segment(sam, "--recursive") == 0
     assert masks() == EXPECTED
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from persam_dreambooth.cli import main
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, newest_entries
-from persam_dreambooth.preprocessing.subject_folder import FOLDERS
+from persam_dreambooth.preprocessing.mask_store import FOLDERS
 from tests.kills import KILLED, killed_at
 from toy_photos import draw
 

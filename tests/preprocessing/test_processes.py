@@ -13,7 +13,7 @@ from PIL import Image
 
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, append_entry, read_manifest, write_manifest
-from persam_dreambooth.preprocessing.subject_folder import SUBJECT_NAME
+from persam_dreambooth.preprocessing.mask_store import SUBJECT_NAME
 from tests.scene import scene
 
 PHOTOS = 7

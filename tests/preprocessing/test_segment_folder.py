@@ -13,7 +13,7 @@ from PIL import Image
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files, rendering
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, format_line, put_line, read_manifest
-from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, segment_folder, subject_folder
+from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, contact_sheet, mask_store, segment_folder
 from persam_dreambooth.preprocessing.references import ReferenceFiles, read_references
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, Subject, reference_from
 from tests.scene import scene
@@ -235,7 +235,7 @@ def test_a_reference_from_elsewhere_is_not_segmented_itself(album, models):
 
 
 def test_a_large_album_shows_the_least_certain_photos_on_the_sheet(album, models, monkeypatch):
-    monkeypatch.setattr(subject_folder, "SHEET_PHOTOS", 1)
+    monkeypatch.setattr(contact_sheet, "SHEET_PHOTOS", 1)
     moved = shutil.move(album / "photos" / REFERENCE, album)
     entries = list(segment_folder(job_in(album, models, references=reference(moved, album / "mask.png"))))
     least = min((entry for entry in entries if entry.error is None), key=lambda entry: entry.score)
@@ -257,9 +257,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(album, finished, models, mo
         append_entry(path, entry)
         written.append(entry)
 
-    append_entry = subject_folder.append_entry
+    append_entry = mask_store.append_entry
     with monkeypatch.context() as patch:
-        patch.setattr(subject_folder, "append_entry", until_ctrl_c)
+        patch.setattr(mask_store, "append_entry", until_ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             segment_folder(job_in(album, models))
     assert read_manifest(album / "out" / MANIFEST_NAME) == written
@@ -486,7 +486,7 @@ def test_a_run_killed_in_the_middle_of_a_line_twice_goes_on(segmented, models):
 
 @pytest.mark.parametrize("content", ["{", "[]", "[1]", "null"])
 def test_damaged_settings_are_refused(segmented, models, content):
-    (segmented / "out" / subject_folder.SETTINGS_NAME).write_text(content)
+    (segmented / "out" / mask_store.SETTINGS_NAME).write_text(content)
     with pytest.raises(UserError):
         segment_folder(job_in(segmented, models))
 
@@ -623,7 +623,7 @@ def test_settled_photos_are_read_once_to_see_that_they_are_as_they_were(segmente
 
 def test_an_approved_mask_needs_no_instances(segmented):
     decide(segmented, "beach.PNG", review="approved")
-    folder = subject_folder.SubjectFolder(segmented / "out")
+    folder = mask_store.MaskStore(segmented / "out")
     for name, finished in {"beach.PNG": True, "dog 1.jpg": False}.items():
         assert folder.is_finished(segmented / "photos" / name, folder.known(), with_instances=True) == finished
 
@@ -675,7 +675,7 @@ def test_what_was_drawn_and_taken_back_during_a_run_is_left_to_the_next(segmente
     for name in ("beach.PNG", "dog 1.jpg"):
         put_line(segmented / "out" / MANIFEST_NAME, name, None)
     asked = []
-    monkeypatch.setattr(subject_folder.SubjectFolder, "_was_reviewed", lambda self, photo: asked.append(photo) or True)
+    monkeypatch.setattr(mask_store.MaskStore, "_was_reviewed", lambda self, photo: asked.append(photo) or True)
     assert set(by_name(segment_folder(job_in(segmented, models)))) == set(SIZES) - {"beach.PNG", "dog 1.jpg"}
     assert [photo.name for photo in asked] == ["beach.PNG", "dog 1.jpg"]
     monkeypatch.undo()

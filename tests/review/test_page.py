@@ -20,7 +20,7 @@ from PIL import Image
 from albums import albums, save_album
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import newest_entries
-from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
+from persam_dreambooth.preprocessing.mask_store import MaskStore
 from persam_dreambooth.training.data.instances import find_instances
 from tests.review.albums import contents, draw_photos, write_found
 from tests.training.small import configure
@@ -130,13 +130,13 @@ def lines(output):
 @pytest.fixture
 def unhurried(monkeypatch):
     """A search that takes its time for each photo, as a large SAM does: a page can see its masks one by one."""
-    add = SubjectFolder.add
+    add = MaskStore.add
 
     def slowly(self, photo, found, with_instances):
         time.sleep(0.4)
         add(self, photo, found, with_instances)
 
-    monkeypatch.setattr(SubjectFolder, "add", slowly)
+    monkeypatch.setattr(MaskStore, "add", slowly)
 
 
 def test_the_whole_way_from_a_folder_of_photos_to_approved_masks(workspace, dogs, serve, open_tab, unhurried):
@@ -217,7 +217,7 @@ def test_the_whole_way_from_a_folder_of_photos_to_approved_masks(workspace, dogs
 @pytest.fixture
 def held(monkeypatch):
     """A search that waits with the second photo that it found until `go_on` is set; `waits` says that it does."""
-    add, waits, go_on, found = SubjectFolder.add, threading.Event(), threading.Event(), []
+    add, waits, go_on, found = MaskStore.add, threading.Event(), threading.Event(), []
 
     def held_up(self, photo, one, with_instances):
         found.append(photo)
@@ -226,7 +226,7 @@ def held(monkeypatch):
             assert go_on.wait(20)
         add(self, photo, one, with_instances)
 
-    monkeypatch.setattr(SubjectFolder, "add", held_up)
+    monkeypatch.setattr(MaskStore, "add", held_up)
     return waits, go_on
 
 
@@ -386,7 +386,7 @@ def test_a_score_above_1_is_shown_as_1_and_kept_as_it_is(tmp_path, serve, open_t
         photos = tmp_path / str(score)
         output, masks = photos / "segmented", draw_photos(photos, ["a.png"])
         write_found(photos, output, masks, {"a.png": score})
-        folder = SubjectFolder(output)
+        folder = MaskStore(output)
         folder.close([photos / "a.png"], folder.known())
         sheets[score] = (output / "contact_sheet.png").read_bytes()
         assert lines(output)["a.png"].score == score

@@ -6,7 +6,8 @@ from persam_dreambooth.cli.segment import _say
 from persam_dreambooth.evaluation.generation.photos import photos_with_masks
 from persam_dreambooth.formats.source import read_source
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
-from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
+from persam_dreambooth.preprocessing.mask_store import MaskStore
+from persam_dreambooth.preprocessing.resume import resume
 from persam_dreambooth.review.album import Album
 from tests.review.albums import draw_photos, write_found
 from tests.review.test_page import trained_on
@@ -47,7 +48,7 @@ def test_evaluation_takes_the_newest(album):
 def test_segment_counts_each_photo_once_and_its_next_run_keeps_one_line_of_each(album, capsys):
     _say(album.output)
     assert capsys.readouterr().out.startswith("3 masks in ")
-    SubjectFolder(album.output).gather()
+    resume(MaskStore(album.output), [])
     entries = read_manifest(album.output / MANIFEST_NAME)
     assert [(entry.photo, entry.review) for entry in entries] == [
         ("../a.png", None),

@@ -12,8 +12,8 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import newest_entries, parse_line
 from persam_dreambooth.preprocessing.finder import Found
 from persam_dreambooth.preprocessing.loading import LoadedPhoto
+from persam_dreambooth.preprocessing.mask_store import MaskStore
 from persam_dreambooth.preprocessing.review_edits import Conflict
-from persam_dreambooth.preprocessing.subject_folder import SubjectFolder
 from persam_dreambooth.review.album import Album
 from persam_dreambooth.review.workspace import Workspace
 from tests.review.albums import contents, draw_photos, write_found
@@ -153,7 +153,7 @@ def test_decisions_of_many_threads_at_once_are_all_kept(album):
 
 
 def test_a_run_does_not_overwrite_what_was_drawn_while_it_ran(album):
-    run = SubjectFolder(album.output)
+    run = MaskStore(album.output)
     photo = album.photo(NAMES[0])
     mask = paint(album, NAMES[0])
     run.add(LoadedPhoto(photo, files.digest(photo), files.read_photo(photo)), Found(~mask), with_instances=False)

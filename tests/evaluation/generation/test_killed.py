@@ -11,7 +11,7 @@ from PIL import Image
 
 from persam_dreambooth.atomic_io import UNFINISHED
 from persam_dreambooth.cli import main
-from persam_dreambooth.preprocessing.subject_folder import SUBJECT_NAME
+from persam_dreambooth.preprocessing.mask_store import SUBJECT_NAME
 from tests.evaluation.generation.conftest import argv
 from tests.evaluation.generation.test_evaluate_generation import assert_close, read_metrics
 

@@ -65,3 +65,14 @@ def test_the_table_of_recipes_says_what_the_recipes_say():
         base, steps, side = recipe["pretrained_model_name_or_path"], recipe["max_train_steps"], recipe["resolution"]
         rate = re.search(r"^learning_rate: (\S+)", text, re.M)[1]  # as it is written: YAML reads 1e-4 as a string
         assert rows[name] == (base, trained, rate, str(steps), str(side))
+
+
+def test_every_file_that_a_contributor_is_sent_to_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = set(re.findall(r"`((?:persam_dreambooth|tests|examples|configs|docs)/[^`\s]*)`", text))
+    missing = {path for path in paths if not (ROOT / path).exists()}
+    assert len(paths) > 20 and missing == {"persam_dreambooth/training/families/new.py"}
+    named = re.findall(r"`(\w+)` (?:of|in) `(\S+\.py)`", " ".join(text.split()))
+    assert named and not [
+        (name, path) for name, path in named if not re.search(rf"\b{name}\b", (ROOT / path).read_text())
+    ]

@@ -1,5 +1,6 @@
-# make demo   DreamBooth without and with masks, in demo/        make lint    format, types, floors
-# make test   all tests                                      make bench   time and memory at real sizes
+# make demo        DreamBooth without and with masks, in demo/   make lint    format, types, layers
+# make test        all tests                                     make docs    the documentation site, in site/
+# make test-fast   those that take little time                   make bench   time and memory at real sizes
 #
 # Needs Python 3.11 or later and make; everything else goes into .venv. To choose:
 #   make test PYTHON=python3.12                      another interpreter
@@ -12,7 +13,7 @@ TORCH ?= $(shell grep -E '^(torch|torchvision)==' constraints.txt)
 BIN = $(VENV)/bin
 READY = $(VENV)/.persam-dreambooth-installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-fast lint docs bench clean
 
 demo: $(READY)
 	rm -rf demo
@@ -21,17 +22,24 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
+# All but browsers, trainings and kills: the list is SLOW in tests/conftest.py.
+test-fast: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
+
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(READY)
 	$(BIN)/python benchmarks/full_size.py
 
 clean:
-	rm -rf demo $(READY)
+	rm -rf demo site $(READY)
 
 # torch comes first and alone, so that its build is the user's choice; the constraints pin the rest.
 $(READY): pyproject.toml constraints.txt

@@ -9,20 +9,13 @@ os.environ["ACCELERATE_USE_CPU"] = "true"
 os.environ.setdefault("MKL_CBWR", "AUTO")  # the package does so too, and here it may be imported after MKL ran
 
 import resource
-import shutil
 import signal
 from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
-from playwright.sync_api import sync_playwright
 
 from random_models import PIPELINES, save_models
-
-QUIET = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -67,14 +60,3 @@ def fresh_accelerator():
     """Each test is a process of its own to Accelerate, which keeps its state for the process's life."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture(scope="module")  # no longer than it is asked for: it keeps an event loop running
-def browser():
-    """A headless Chromium, or Chrome."""
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-    assert path, "no browser to test pages in: install Chromium (Debian: apt install chromium)"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=QUIET.split())
-        yield chromium
-        chromium.close()

@@ -10,6 +10,7 @@ from playwright.sync_api import Error
 
 from models import SAM
 from persam_dreambooth.cli.review import prepare
+from tests.browser import browser as browser
 
 
 @pytest.fixture

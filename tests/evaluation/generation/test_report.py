@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from persam_dreambooth.evaluation.generation.table import MEASURES
+from tests.browser import browser as browser
 from tests.evaluation.generation.conftest import evaluate
 
 NASTY = 'a {unique_token} {class_token} <img src="http://example.org/x.png"> & "quotes"'

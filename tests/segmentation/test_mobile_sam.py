@@ -62,7 +62,7 @@ def test_the_encoder_is_timms_tiny_vit_with_a_last_stage_of_full_resolution():
 
 
 def timms_name(name):
-    """timm's name of a TinyViT weight, None if it has none; timm puts the transition at the start of the next stage."""
+    """timm's name of a TinyViT weight, None if it has none; timm's stages begin with the transition from the last."""
     for old, new in (
         (".c.", ".conv."),
         ("patch_embed.seq.0", "patch_embed.conv1"),

@@ -183,6 +183,6 @@ def test_nothing_to_look_with_is_refused_before_anything_is_written(video, first
         segment_video(None, video, tmp_path / "out", first_mask=first_mask)
     persam = PerSAM.from_pretrained(models / "sam", Method.persam_f(), device="cpu")
     subject = persam.personalize(Reference(*scene(*SIZE)))
-    with pytest.raises(UserError, match="looked for by PerSAM"):
+    with pytest.raises(UserError, match="without a PerSAM to find them"):
         segment_video(None, video, tmp_path / "out", [subject], memory=sam2_video())
     assert not (tmp_path / "out").exists()

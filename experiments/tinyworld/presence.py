@@ -59,14 +59,14 @@ def main() -> None:
     learned = tqdm(subjects(0, half, flags.photos), desc="Measuring", total=half, unit="subject")
     measured = list(measure(persam, encoder, learned))
     rules = {
-        "SAM's signals": fit_rule(measured, persam.checksum, None, MADE_ON),
+        "SAM's scores": fit_rule(measured, persam.checksum, None, MADE_ON),
         "with CLIP's appearance": fit_rule(measured, persam.checksum, "../clip", MADE_ON),
     }
     judged = {}
     for name, rule in rules.items():
         others = tqdm(subjects(half, flags.subjects, flags.photos), desc="Judging", total=half, unit="subject")
         judged[name] = list(judge(persam, rule, encoder, others))
-        weights = ", ".join(f"{signal} {weight:.2f}" for signal, weight in rule.weights.items())
+        weights = ", ".join(f"{score} {weight:.2f}" for score, weight in rule.weights.items())
         print(f"\n{name} ({weights})\n\n{table(rows(judged[name]))}")
     rules["with CLIP's appearance"].save(flags.rule)
     draw_curves(judged, flags.curves)

@@ -13,16 +13,16 @@ from persam_dreambooth.evaluation.segmentation import ablation, paper, presence,
 from persam_dreambooth.evaluation.segmentation.averages import per_object
 from persam_dreambooth.evaluation.segmentation.davis import Davis, VideoMethod, evaluate_davis
 from persam_dreambooth.evaluation.segmentation.folders import FSS1000, PerSeg
-from persam_dreambooth.evaluation.segmentation.methods import persam_contestant, persam_video
+from persam_dreambooth.evaluation.segmentation.methods import persam_method, persam_video
 from persam_dreambooth.evaluation.segmentation.protocols import Benchmark
-from persam_dreambooth.evaluation.segmentation.running import Contestant, Plan, evaluate, open_output
+from persam_dreambooth.evaluation.segmentation.running import BenchmarkPlan, EvaluatedMethod, evaluate, open_output
 from persam_dreambooth.evaluation.segmentation.sampled import Lvis92, PacoPart, PascalPart
 from persam_dreambooth.photos import files
 from persam_dreambooth.preprocessing.job import PRESENCE_NAME
 from persam_dreambooth.segmentation import Backbone, ImageEncoder, PerSAM
 
 BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
-    one.name: one for one in (PerSeg, FSS1000, Lvis92, PascalPart, PacoPart)
+    benchmark.name: benchmark for benchmark in (PerSeg, FSS1000, Lvis92, PascalPart, PacoPart)
 }
 
 
@@ -30,9 +30,9 @@ def run_benchmark(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
     """Score PerSAM or PerSAM-F on a benchmark, beside the paper's number."""
     method, name = flags.chosen_method(), flags.method
 
-    def load() -> tuple[Backbone, dict[str, Contestant]]:
+    def load() -> tuple[Backbone, dict[str, EvaluatedMethod]]:
         backbone = sam.backbone()
-        return backbone, {name: persam_contestant(backbone, method)}
+        return backbone, {name: persam_method(backbone, method)}
 
     settings = flags.settings(question, sam, method=asdict(method))
     known = paper.BENCHMARKS[question][name]
@@ -46,7 +46,7 @@ def run_ablation(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
     tables = flags.tables or list(ablation.TABLES)
     names = ablation.methods_of(tables)
 
-    def load() -> tuple[Backbone, dict[str, Contestant]]:
+    def load() -> tuple[Backbone, dict[str, EvaluatedMethod]]:
         backbone = sam.backbone()
         return backbone, ablation.build(names, backbone, flags.fidelity, flags.steps)
 
@@ -66,13 +66,13 @@ def _score(
     flags: EvaluateFlags,
     settings: dict[str, Any],
     names: list[str],
-    load: Callable[[], tuple[Backbone, dict[str, Contestant]]],
+    load: Callable[[], tuple[Backbone, dict[str, EvaluatedMethod]]],
     known: Mapping[str, Mapping[str, float]],
 ) -> dict[str, dict[str, float]]:
-    """Run a benchmark, write its report, say how much was asked; our numbers by contestant."""
+    """Run a benchmark, write its report, print its size; return our numbers by method."""
     benchmark, output = make(Path(str(flags.data))), Path(str(flags.output))
     folds = [int(fold) for fold in flags.folds] or None
-    plan = Plan(benchmark, output, settings, folds, flags.seed, flags.episodes)
+    plan = BenchmarkPlan(benchmark, output, settings, folds, flags.seed, flags.episodes)
     episodes, scores = evaluate(plan, names, load)
     rows = per_object(scores)
     ours = report.write_report(output, benchmark, settings, episodes, scores, rows, known)

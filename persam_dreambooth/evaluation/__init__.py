@@ -1,1 +1,1 @@
-"""Scores: of one-shot segmentation on public benchmarks, and of what trained models draw."""
+"""Evaluation of one-shot segmentation on public benchmarks, and of the images that trained models generate."""

@@ -1,10 +1,10 @@
-"""The standalone segmentation library: PerSAM on any SAM, from one photo and one mask.
+"""Standalone segmentation library: PerSAM on any SAM, from one photo and one mask.
 
     persam = PerSAM.from_pretrained("facebook/sam-vit-huge")
     subject = persam.personalize(Reference(Image.open("dog.jpg"), Image.open("dog_mask.png")))
     found = persam.segment(Image.open("park.jpg"), subject)
 
-Knows nothing of diffusion and nothing of folders: pictures in, masks out.
+It does not depend on diffusion models or folder layouts: images in, masks out.
 """
 
 from persam_dreambooth.segmentation.appearance import ImageEncoder

@@ -1,4 +1,4 @@
-"""How alike two subjects look, each cut out of its photo: cosine of an image encoder's features (CLIP or DINO)."""
+"""Appearance similarity of two cut-out subjects: cosine of an image encoder's features (CLIP or DINO)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ from persam_dreambooth.torch_utils import weights_checksum
 
 
 class FirstDino:
-    """Loads the first DINO ("facebook/dino-vits16"): a plain ViT, whose checkpoints have no pooler."""
+    """Load the original DINO ("facebook/dino-vits16"): a plain ViT whose checkpoints have no pooler."""
 
     @staticmethod
     def from_pretrained(name: str, **settings: Any) -> Any:
@@ -32,19 +32,19 @@ class FirstDino:
 
 CLASSES: Final[dict[str, type[Any]]] = {"clip": CLIPModel, "vit": FirstDino, **features.CLASSES}
 GREY: Final = 128
-"""What is put where the subject is not, in uint8 levels."""
+"""Fill value of the background, in uint8 levels."""
 
 LARGEST_CUT_OUT: Final = 1024
-"""Pixels of a cut-out's side that are kept of any photo; beyond, its square has at most 2.25 times the photo's."""
+"""Cut-outs up to this side in pixels are never downscaled; larger ones get at most 2.25 times the photo's pixels."""
 
 
 class ImageEncoder:
-    """A vision transformer that says in one vector what a picture shows.
+    """A vision transformer that embeds an image as one vector.
 
     Args:
-        model: a model of one of `CLASSES`, of any size; it is frozen and moved.
-        processor: transformers' image processor for it.
-        device: None takes an accelerator where there is one.
+        model: a model of one of `CLASSES`, of any size; it is frozen and moved to the device.
+        processor: the model's transformers image processor.
+        device: None uses an accelerator if there is one.
     """
 
     def __init__(self, model: Any, processor: Any, device: torch.device | str | None = None) -> None:
@@ -54,10 +54,10 @@ class ImageEncoder:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: torch.device | str | None = None) -> Self:
-        """By hub name ("facebook/dinov2-base", "openai/clip-vit-large-patch14") or folder.
+        """Load by hub name ("facebook/dinov2-base", "openai/clip-vit-large-patch14") or from a folder.
 
         Raises:
-            UserError: nothing there, another kind of model, or no preprocessor_config.json.
+            UserError: nothing found, another kind of model, or no preprocessor_config.json.
         """
         model, _ = load_pretrained(str(source), CLASSES, "CLIP or DINO", "facebook/dinov2-base")
         try:
@@ -66,36 +66,36 @@ class ImageEncoder:
             )
         except Exception as error:  # no file, no JSON, an unknown class: each has its own exception
             raise UserError(
-                f"{source} has no preprocessor_config.json that can be read; it says how pictures are prepared, "
-                "download the model again"
+                f"{source} has no preprocessor_config.json that can be read, and without it images cannot be "
+                "preprocessed; download the model again"
             ) from error
         return cls(model, processor, device)
 
     @torch.no_grad()
     def encode(self, pictures: Sequence[Picture]) -> Tensor:
-        """Pictures to (n, C) float32 features of length 1: CLIP's projected ones, or DINO's class token."""
-        images = [Image.fromarray(rgb_array(one)) for one in pictures]
+        """Encode n images as (n, C) float32 unit-length features: CLIP's projected ones, or DINO's class token."""
+        images = [Image.fromarray(rgb_array(picture)) for picture in pictures]
         pixels = self.processor(images, return_tensors="pt")["pixel_values"].to(self.device)
-        seen = getattr(self.model, "get_image_features", self.model)(pixel_values=pixels)
-        features = seen.last_hidden_state[:, 0] if seen.pooler_output is None else seen.pooler_output
+        output = getattr(self.model, "get_image_features", self.model)(pixel_values=pixels)
+        features = output.last_hidden_state[:, 0] if output.pooler_output is None else output.pooler_output
         check_finite(features, "the image encoder")
         return torch.nn.functional.normalize(features.float(), dim=-1)
 
 
 def cut_out(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Image.Image:
-    """The subject alone, in the middle of a grey square that its box just fits into.
+    """Cut the subject out and center it on the smallest grey square that holds its bounding box.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
         mask: (H, W) bool, not empty.
     """
     box = bounding_box(torch.from_numpy(mask))
-    assert box is not None, "an empty mask cuts nothing out"
+    assert box is not None, "the mask must not be empty"
     left, top, right, bottom = box.tolist()
     subject = np.where(mask[..., None], pixels, np.uint8(GREY))[top : bottom + 1, left : right + 1]
     image = Image.fromarray(subject)
     side = max(image.size)
-    largest = max(LARGEST_CUT_OUT, round(1.5 * mask.size**0.5))  # a long and narrow photo's square is not its square
+    largest = max(LARGEST_CUT_OUT, round(1.5 * mask.size**0.5))  # bounds the square around a long, narrow subject
     if side > largest:
         image, side = image.resize([max(1, edge * largest // side) for edge in image.size]), largest
     square = Image.new("RGB", (side, side), (GREY,) * 3)

@@ -1,4 +1,4 @@
-"""Equation 3: photos through the image encoder, the costly part; what was encoded once is not encoded again."""
+"""Encode photos (equation 3), the costly part, with an optional cache on disk."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ from persam_dreambooth.torch_utils import TensorCache
 
 
 class PhotoEncoder:
-    """A backbone's image encoder, perhaps with another beside it, perhaps with a cache on disk.
+    """A backbone's image encoder, optionally with a second encoder and a cache on disk.
 
-    The cache has a file a photo and backbone, `<weights>-<precision>[-<edge padding>]/<first two digits>/<SHA-256 of
-    the pixels>.safetensors`, so that a renamed photo is known and a changed one is not. What comes out of it is
-    what went in, bit for bit: float32, about 4 MB for a SAM of 1024 pixels. A damaged file is made anew.
+    The cache has one file per photo and backbone, `<weights>-<precision>[-<edge padding>]/<first two digits>/<SHA-256
+    of the pixels>.safetensors`, so a renamed photo hits the cache and a changed one does not. Cached tensors are
+    bit-identical: float32, about 4 MB per photo for a 1024-pixel SAM. Damaged files are recomputed.
 
     Args:
-        backbone: whose features the decoder takes.
-        features: another encoder, whose features the confidence map is made of.
-        cache: folder of the cache; None keeps nothing.
-        edge_padding: width of the border in which a photo's edge is repeated, as a share of its longer side.
+        backbone: provides the features for the decoder.
+        features: second encoder, whose features the confidence map is computed from.
+        cache: cache folder; None disables the cache.
+        edge_padding: width of the border that replicates the photo's edge, as a share of the photo's longer side.
     """
 
     def __init__(
@@ -41,31 +41,32 @@ class PhotoEncoder:
     ) -> None:
         self._backbone, self._features, self._edge_padding = backbone, features, edge_padding
         self.checksum = backbone.checksum if features is None else f"{backbone.checksum}-{features.checksum}"
-        name = [self.checksum, *(str(one.dtype).removeprefix("torch.") for one in (backbone, features) if one)]
+        encoders = [encoder for encoder in (backbone, features) if encoder]
+        name = [self.checksum, *(str(encoder.dtype).removeprefix("torch.") for encoder in encoders)]
         if edge_padding:
             name.append(f"edge{edge_padding:g}")
         self._cache = None if cache is None else TensorCache(Path(cache) / "-".join(name))
 
     def __call__(self, images: Sequence[Picture | EncodedPhoto]) -> list[EncodedPhoto]:
-        """Encode photos, in one call of the model; what is encoded already stays as it is."""
-        done = {number: one for number, one in enumerate(images) if isinstance(one, EncodedPhoto)}
-        waiting: dict[int, NDArray[np.uint8]] = {}
-        for number, one in enumerate(images):
-            if not isinstance(one, EncodedPhoto):
-                pixels = rgb_array(one)
-                known = self._read(pixels)
-                if known is None:
-                    waiting[number] = pixels
+        """Encode photos in one forward pass; photos that are already encoded are returned unchanged."""
+        encoded = {index: image for index, image in enumerate(images) if isinstance(image, EncodedPhoto)}
+        missing: dict[int, NDArray[np.uint8]] = {}
+        for index, image in enumerate(images):
+            if not isinstance(image, EncodedPhoto):
+                pixels = rgb_array(image)
+                cached = self._read(pixels)
+                if cached is None:
+                    missing[index] = pixels
                 else:
-                    done[number] = known
-        if waiting:
-            done |= dict(zip(waiting, self._encode(list(waiting.values())), strict=True))
-        return [done[number] for number in range(len(images))]
+                    encoded[index] = cached
+        if missing:
+            encoded |= dict(zip(missing, self._encode(list(missing.values())), strict=True))
+        return [encoded[index] for index in range(len(images))]
 
     def _frame(self, model: Backbone | FeatureEncoder, pixels: NDArray[np.uint8]) -> Frame:
-        """Where a photo, (H, W, 3), lies in a model's square, with its border."""
+        """Place an (H, W, 3) photo in the model's square, with its border."""
         frame = model.frame(*pixels.shape[:2])
-        share = self._edge_padding / (1 + 2 * self._edge_padding)  # of the photo with both of its borders
+        share = self._edge_padding / (1 + 2 * self._edge_padding)  # of the photo including both borders
         return replace(frame, border=round(share * frame.side))
 
     def _encode(self, photos: Sequence[NDArray[np.uint8]]) -> list[EncodedPhoto]:
@@ -74,15 +75,15 @@ class PhotoEncoder:
         embeddings, extra = self._backbone.encode_with_extra(torch.stack(square))
         check_finite(embeddings, self._backbone.name)
         encoded = [
-            EncodedPhoto(embeddings[place], frame, tuple(one[place] for one in extra), self._other(pixels))
-            for place, (frame, pixels) in enumerate(zip(frames, photos, strict=True))
+            EncodedPhoto(embeddings[index], frame, tuple(level[index] for level in extra), self._other(pixels))
+            for index, (frame, pixels) in enumerate(zip(frames, photos, strict=True))
         ]
         for pixels, photo in zip(photos, encoded, strict=True):
             self._write(pixels, photo)
         return encoded
 
     def _other(self, pixels: NDArray[np.uint8]) -> EncodedPhoto | None:
-        """One photo, (H, W, 3) uint8, through the other encoder, where there is one."""
+        """Encode an (H, W, 3) uint8 photo with the second encoder; None without one."""
         if self._features is None:
             return None
         frame = self._frame(self._features, pixels)
@@ -91,7 +92,7 @@ class PhotoEncoder:
         return EncodedPhoto(embedding.to(self._backbone.device), frame)
 
     def _read(self, pixels: NDArray[np.uint8]) -> EncodedPhoto | None:
-        """What the cache has of a photo; None where it has nothing whole."""
+        """Read a photo's encoding from the cache; None if it is missing or incomplete."""
         stored = self._cache.get(_key(pixels), str(self._backbone.device)) if self._cache else None
         if stored is None or "embedding" not in stored or (self._features is not None and "other" not in stored):
             return None
@@ -105,18 +106,18 @@ class PhotoEncoder:
         if self._cache is None:
             return
         tensors: dict[str, Tensor] = {"embedding": photo.embedding}
-        tensors |= {f"extra.{number}": one for number, one in enumerate(photo.extra)}
+        tensors |= {f"extra.{number}": level for number, level in enumerate(photo.extra)}
         if photo.other is not None:
             tensors["other"] = photo.other.embedding
         self._cache.put(_key(pixels), tensors)
 
 
 def check_finite(values: Tensor, model: str) -> None:
-    """Raise a UserError where a model answers with NaN or infinity: damaged weights, or too low a precision."""
+    """Raise a UserError if a model returns NaN or infinity: damaged weights, or too low a precision."""
     if not values.isfinite().all():
         raise UserError(
-            f"{model} gives values that are not finite; its weights are damaged, download it again, or its numbers "
-            "do not fit into float16: try float32"
+            f"{model} returns values that are not finite: either its weights are damaged (download them again) or "
+            "float16 overflows (use float32)"
         )
 
 

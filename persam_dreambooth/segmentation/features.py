@@ -18,20 +18,20 @@ CLASSES: Final[dict[str, type[Any]]] = {
     "dinov3_vit": DINOv3ViTModel,
 }
 CELLS: Final = 64
-"""Cells along one side of the grid: as many as SAM has."""
+"""Cells along one side of the grid, the same as SAM's."""
 
 
 class FeatureEncoder:
-    """A vision transformer whose last layer says what is where.
+    """Dense patch features from the last layer of a vision transformer.
 
-    Photos lie in its square as in SAM's: at the top left, padded, normalized with the same statistics
-    (those of ImageNet, with which DINOv2 and DINOv3's web-image checkpoints were trained).
+    Photos are preprocessed as for SAM: at the top left of the square, padded, normalized with the same statistics
+    (those of ImageNet, which DINOv2 and DINOv3's web-image checkpoints were trained with).
 
     Args:
-        model: a DINO of any size; it is frozen and moved.
-        cells: along one side of its grid; the square is that many patches wide.
-        device: None takes an accelerator where there is one.
-        dtype: of its weights and arithmetic.
+        model: a DINO of any size; it is frozen and moved to the device.
+        cells: number of cells along one side of the grid; the square is that many patches wide.
+        device: None uses an accelerator if there is one.
+        dtype: of the weights and activations.
     """
 
     def __init__(
@@ -55,21 +55,21 @@ class FeatureEncoder:
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """By hub name ("facebook/dinov2-base") or folder.
+        """Load by hub name ("facebook/dinov2-base") or from a folder.
 
         Raises:
-            UserError: nothing there, or not a whole DINO.
+            UserError: nothing found, or not a complete DINO.
         """
         model, _ = load_pretrained(str(source), CLASSES, "DINO", "facebook/dinov2-base")
         return cls(model, cells, device, dtype)
 
     def frame(self, height: int, width: int) -> Frame:
-        """Where a photo of that size lies in this encoder's square."""
+        """Place a photo of that size in this encoder's square."""
         return Frame(height, width, self.image_size)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) float32 as `Frame.pixels` makes them, to (B, C, cells, cells) float32 features."""
+        """Encode (B, 3, S, S) float32 images from `Frame.pixels` as (B, C, cells, cells) float32 features."""
         tokens = self._model(images.to(self.device, self.dtype)).last_hidden_state  # (B, 1 + registers + cells^2, C)
         patches: Tensor = tokens[:, -(self.cells**2) :].float()
         return patches.transpose(1, 2).reshape(len(images), -1, self.cells, self.cells)

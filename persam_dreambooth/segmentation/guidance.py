@@ -1,4 +1,4 @@
-"""Target-guided attention and target-semantic prompting (equations 8-10), hung on an unmodified SAM decoder."""
+"""Target-guided attention and target-semantic prompting (equations 8-10), as hooks on an unmodified SAM decoder."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, eq=False)
 class Guidance:
-    """What the first decoder pass is told about the subject.
+    """Guidance of the first decoder pass by the subject.
 
     Attributes:
         attention_bias: (h * w,) float32, added to every token-to-image attention map of the two
@@ -30,12 +30,12 @@ class Guidance:
 
 @contextmanager
 def guided(decoder: nn.Module, guidance: Guidance | None) -> Iterator[None]:
-    """Attach guidance to a mask decoder for the length of a `with` block.
+    """Attach guidance to a mask decoder for the duration of a `with` block.
 
     Works on any decoder whose `transformer` has `layers` with a `cross_attn_token_to_image` and
     a `final_attn_token_to_image`: segment-anything's and those of transformers (SAM, SAM-HQ, SAM 2,
-    EdgeTAM, SAM 3's tracker) alike. Only forward hooks
-    are used, and all of them are gone afterwards, also when the block raises.
+    EdgeTAM, SAM 3's tracker). Only forward hooks are used, and all are removed on exit, even if the
+    block raises.
     """
     with ExitStack() as attached:
         if guidance is not None:
@@ -53,10 +53,10 @@ def guided(decoder: nn.Module, guidance: Guidance | None) -> Iterator[None]:
 
 
 def _embedding_sites(transformer: Any, repeated: bool) -> Iterator[tuple[nn.Module, tuple[str, ...], int]]:
-    """Where T_R enters: (module, the argument's names in the families, its position when unnamed).
+    """Yield where T_R is added: (module, names of the argument across families, its index if positional).
 
-    The transformer's token input plays two parts: first queries, and positional term of all
-    blocks. Adding there is "before block 1 and to the positional term as well".
+    The transformer's token input has two roles, the first queries and the positional term of all
+    blocks, so adding to it means "before block 1 and to the positional term as well".
     """
     yield transformer, ("point_embedding", "point_embeddings"), 2
     if repeated:
@@ -69,7 +69,7 @@ Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, .
 
 
 def _add_to(names: tuple[str, ...], position: int, embedding: Tensor) -> Hook:
-    """A pre-hook that adds `embedding` to one argument, out of place."""
+    """Return a pre-hook that adds `embedding` to one argument, out of place."""
 
     def add(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -83,10 +83,10 @@ def _add_to(names: tuple[str, ...], position: int, embedding: Tensor) -> Hook:
 
 
 def _second_softmax(bias: Tensor) -> Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Any]:
-    """A hook that replaces an attention module's output by that of `guided_attention`."""
+    """Return a hook that replaces an attention module's output with that of `guided_attention`."""
 
     def replace(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        # Both families pass query, key and value first and in this order, under different names.
+        # All families pass query, key and value first and in this order, under different names.
         query, key, value = (*args, *kwargs.values())[:3]
         guided_output = guided_attention(module, query, key, value, bias)
         return (guided_output, *output[1:]) if isinstance(output, tuple) else guided_output
@@ -102,10 +102,10 @@ def guided_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, bia
         query: (..., tokens, C), the decoder's tokens.
         key: (..., h * w, C), the image embedding with its positional term.
         value: (..., h * w, C), the image embedding.
-        bias: (h * w,), the same for all tokens and heads.
+        bias: (h * w,), shared by all tokens and heads.
 
     Returns:
-        (..., tokens, C), projected out.
+        (..., tokens, C), after the output projection.
     """
     heads = module.num_heads if hasattr(module, "num_heads") else module.num_attention_heads
     q, k, v = (

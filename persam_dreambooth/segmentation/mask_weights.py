@@ -1,10 +1,10 @@
-"""PerSAM-F: the mask weights of equation 11, fitted on the reference photo from one decode.
+"""PerSAM-F: fit the mask weights of equation 11 on the reference photo from a single decoder pass.
 
-The decoder gives the same three masks at every step of the fit, so that it is asked once. What is left is a
-loss over all pixels of the photo with two unknowns, descended for a thousand steps. A step looks at a sample of the
-pixels; a few times on the way the whole photo is looked at, and the sample's gradient is corrected by
-the difference there (stochastic variance reduction: Johnson and Zhang 2013). The result is that of a
-thousand steps over all pixels to three digits.
+The decoder returns the same three masks at every step of the fit, so it runs only once. What remains is a loss
+over all pixels of the photo in two unknowns, minimized for a thousand steps. Each step uses a sample of the pixels;
+a few times during the fit the full gradient is computed, and the difference corrects the sample's gradient
+(stochastic variance-reduced gradient: Johnson and Zhang 2013). The result agrees with a thousand steps over all
+pixels to three digits.
 """
 
 import torch
@@ -13,25 +13,25 @@ from torchvision.ops import sigmoid_focal_loss
 
 STEPS = 1000
 LEARNING_RATE = 1e-3
-"""Both the paper's (section 4.1)."""
+"""Steps and learning rate are the paper's (section 4.1)."""
 SAMPLE = 6000
-"""Pixels that every step looks at."""
+"""Pixels sampled for the gradient."""
 CORRECTIONS = 5
-"""How often the whole photo is looked at."""
+"""Number of full-gradient corrections during the fit."""
 
 
 def fit_mask_weights(logits: Tensor, foreground: Tensor) -> Tensor:
-    """Equation 11: the weights with which the three masks together are closest to the reference mask.
+    """Fit the weights of equation 11, whose sum of the three masks is closest to the reference mask.
 
-    AdamW (learning rate 1e-3, eps 1e-4, torch's weight decay) under a cosine to zero, dice loss plus
-    focal loss, as the authors do.
+    AdamW (learning rate 1e-3, eps 1e-4, torch's weight decay), cosine decay to zero, dice loss plus
+    focal loss, as in the authors' code.
 
     Args:
         logits: (3, N) float32, the decoder's three masks at the N pixels of the reference photo.
-        foreground: (N,) bool, the reference mask there.
+        foreground: (N,) bool, the reference mask at the same pixels.
 
     Returns:
-        (3,) float32 that sum to 1: (1 - w1 - w2, w1, w2). They may be negative.
+        (3,) float32 weights (1 - w1 - w2, w1, w2) that sum to 1; they may be negative.
     """
     target = foreground.float()
     chosen = torch.randperm(len(target), generator=torch.Generator().manual_seed(0))[:SAMPLE].to(logits.device)
@@ -54,22 +54,22 @@ def fit_mask_weights(logits: Tensor, foreground: Tensor) -> Tensor:
 
 
 def three_weights(free: Tensor) -> Tensor:
-    """(w1, w2) to (1 - w1 - w2, w1, w2)."""
+    """Expand (w1, w2) to (1 - w1 - w2, w1, w2)."""
     return torch.cat([1 - free.sum(0, keepdim=True), free])
 
 
 def mask_loss(free: Tensor, logits: Tensor, target: Tensor, share: float = 1.0) -> Tensor:
-    """`dice_and_focal` of the weighted mask: of (3, N) logits with the (2,) weights w1 and w2."""
+    """Compute `dice_and_focal` of (3, N) logits combined with the (2,) weights w1 and w2."""
     return dice_and_focal(three_weights(free) @ logits, target, share)
 
 
 def dice_and_focal(mask: Tensor, target: Tensor, share: float = 1.0) -> Tensor:
-    """Dice loss (smooth 1) plus focal loss (alpha 0.25, gamma 2): what the authors fit PerSAM-F by.
+    """Dice loss (smooth 1) plus focal loss (alpha 0.25, gamma 2), the authors' loss for PerSAM-F.
 
     Args:
         mask: logits, of any shape.
         target: float in {0, 1}, of the same shape.
-        share: how many pixels of the photo each of them stands for.
+        share: number of photo pixels that each given pixel stands for.
     """
     inside = mask.sigmoid()
     overlap = (inside * target).sum() * share

@@ -1,4 +1,4 @@
-"""PerSAM and PerSAM-F: a reference in, the subject's mask in every photo out, in the paper's order."""
+"""PerSAM and PerSAM-F, in the paper's order: from one reference to the subject's mask in every photo."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,25 +29,25 @@ from persam_dreambooth.segmentation.types import (
 )
 
 MOST_PADDING: Final = 0.5
-"""With this edge padding the photo fills half of the model's square."""
+"""Largest edge padding; with it the photo fills half of the model's square along its longer side."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """Which PerSAM: whose reading of it, and which of its techniques.
+    """Variant of PerSAM: its fidelity to the official code and the techniques it uses.
 
     Attributes:
-        fidelity: "official" does what the authors' code does, number for number; "corrected" is
-            the same on square photos with PerSeg's masks, and right on the others; "paper" follows
+        fidelity: "official" reproduces the authors' code number for number; "corrected" is the same
+            on square photos with PerSeg's masks, and fixes its errors on all others; "paper" follows
             the equations as printed.
-        negative_prior: the negative point of equation 7.
-        refinement: the two further decoder passes of cascaded post-refinement.
-        guided_attention: target-guided attention, equation 8.
-        semantic_prompting: target-semantic prompting, equations 9 and 10.
-        alpha: equation 8's factor; read by fidelity "paper" only.
-        mask_weights: PerSAM-F's two learned weights, equation 11, and its target feature.
-        edge_padding: width of the border in which a photo's edge is repeated for SAM, as a share of the photo's
-            longer side, for subjects that the edge cuts; fidelity "corrected" only.
+        negative_prior: add the negative point of equation 7.
+        refinement: run the two further decoder passes of cascaded post-refinement.
+        guided_attention: use target-guided attention, equation 8.
+        semantic_prompting: use target-semantic prompting, equations 9 and 10.
+        alpha: factor of equation 8; used by fidelity "paper" only.
+        mask_weights: use PerSAM-F's two learned weights, equation 11, and its target feature.
+        edge_padding: width of the border that replicates the photo's edge for SAM, as a share of the photo's
+            longer side; helps subjects that are cut off by the edge; fidelity "corrected" only.
     """
 
     fidelity: location.Fidelity = "corrected"
@@ -63,7 +63,7 @@ class Method:
     def persam_f(
         cls, fidelity: location.Fidelity = "corrected", refinement: bool = True, edge_padding: float = 0.0
     ) -> Self:
-        """PerSAM-F as its authors run it: mask weights, one positive point, no guidance."""
+        """Return PerSAM-F as its authors run it: mask weights, one positive point, no guidance."""
         return cls(
             fidelity=fidelity,
             negative_prior=False,
@@ -79,26 +79,26 @@ class Method:
         if self.fidelity not in allowed:
             raise UserError(f"fidelity {self.fidelity!r} is unknown; choose one of {', '.join(allowed)}")
         if self.alpha != 1 and self.fidelity != "paper":
-            raise UserError(f"alpha is read by fidelity 'paper' only, not by {self.fidelity!r}; leave it at 1")
+            raise UserError(f"alpha is used by fidelity 'paper' only, not by {self.fidelity!r}; leave it at 1")
         if not 0 <= self.edge_padding <= MOST_PADDING:
             raise UserError(
                 f"edge_padding {self.edge_padding} must lie between 0 and {MOST_PADDING}, a share of the photo's "
-                "longer side; 0.06 helps subjects that the edge cuts"
+                "longer side; try 0.06 for subjects that are cut off by the edge"
             )
         if self.edge_padding and self.fidelity != "corrected":
             raise UserError(
-                f"edge_padding is read by fidelity 'corrected' only, not by {self.fidelity!r}; leave it at 0"
+                f"edge_padding is used by fidelity 'corrected' only, not by {self.fidelity!r}; leave it at 0"
             )
 
 
 class PerSAM:
-    """Personalize a SAM with one reference; segment the subject in other photos (section 3.2 of the paper).
+    """Personalize a SAM with one reference, then segment the subject in other photos (section 3.2 of the paper).
 
     Args:
         backbone: the SAM.
         method: fidelity and techniques.
-        features: another encoder, for the confidence map only (equations 4 to 7); the decoder is told of SAM's.
-        cache: folder in which encoded photos are kept, for another subject or another day; see `PhotoEncoder`.
+        features: second encoder, for the confidence map only (equations 4 to 7); the decoder still gets SAM's.
+        cache: folder that keeps encoded photos for later runs and other subjects; see `PhotoEncoder`.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class PerSAM:
         features: FeatureEncoder | None = None,
         cache: Path | str | None = None,
     ) -> Self:
-        """A PerSAM on a named, stored or already built SAM; arguments and errors as `load_backbone`."""
+        """Load PerSAM on a SAM given by name, path or model object; arguments and errors as in `load_backbone`."""
         return cls(load_backbone(source, device, dtype), method, features, cache)
 
     @torch.no_grad()
@@ -133,12 +133,12 @@ class PerSAM:
         mask_weights: Tensor | None = None,
         encoded: Sequence[EncodedPhoto] | None = None,
     ) -> Subject:
-        """Equations 3 and 4: keep the references' local features under their masks; fit PerSAM-F's mask weights.
+        """Pool the local features under the reference masks (equations 3 and 4); fit PerSAM-F's mask weights.
 
         Args:
-            references: one, or several of the same subject, whose features are pooled.
-            mask_weights: (3,) float32, PerSAM-F's where they are known already; fitted when not given.
-            encoded: what `encode` made of the references' photos, where that is at hand.
+            references: one reference, or several of the same subject, whose features are pooled.
+            mask_weights: (3,) float32, known weights for PerSAM-F; fitted if not given.
+            encoded: the references' photos from `encode`, if already available.
 
         Raises:
             UserError: no reference; or, with fidelity "official", no cell passes its rule (96.6 %
@@ -146,7 +146,7 @@ class PerSAM:
         """
         references = [references] if isinstance(references, Reference) else list(references)
         if not references:
-            raise UserError("personalize was given no reference; give at least one photo with its mask")
+            raise UserError("personalize got no reference; give at least one photo with its mask")
         if encoded is None:
             encoded = self.encode_references(references)
         pairs = list(zip(references, encoded, strict=True))
@@ -166,11 +166,11 @@ class PerSAM:
         )
 
     def encode_references(self, references: Sequence[Reference]) -> list[EncodedPhoto]:
-        """The references' photos through the image encoder, one at a time, as they may be many."""
+        """Encode the references' photos one at a time, since there may be many."""
         return [self.encode([reference.pixels])[0] for reference in references]
 
     def _local_features(self, reference: Reference, encoded: EncodedPhoto) -> Tensor:
-        """{T_R^i} of equation 4: the (n, C) features of the cells under one reference mask."""
+        """Return {T_R^i} of equation 4: the (n, C) features of the cells under one reference mask."""
         embedding, frame = encoded.embedding, encoded.frame
         official = self.method.fidelity == "official"
         levels = reference.raw_levels() if official else reference.perseg_levels()
@@ -180,26 +180,26 @@ class PerSAM:
             if official:
                 raise UserError(
                     "no cell of the embedding lies inside the reference mask by the official rule; "
-                    "use fidelity 'corrected', or a mask whose red channel is above 123"
+                    "use fidelity 'corrected', or a mask with a red channel above 123"
                 )
             chosen = location.best_covered_cells(reference.foreground, frame, embedding.shape[-1])
             chosen = chosen.to(embedding.device)
         return embedding[:, chosen].T
 
     def _fit(self, pairs: list[tuple[Reference, EncodedPhoto]], feature: Tensor) -> Tensor:
-        """Equation 11: one decode of each reference photo, then the mask weights; (3,) float32."""
+        """Fit the (3,) float32 mask weights of equation 11 from one decoder pass per reference photo."""
         logits, foreground = [], []
         for reference, photo in pairs:
             embedding, frame = photo.embedding, photo.frame
             confidence = location.on_photo(feature, photo)
             points, labels = location.location_prior(confidence, negative=self.method.negative_prior)
-            asked = Prompts(frame.to_model(points), labels)
-            decoded, _ = self.backbone.decode(embedding, asked, multimask=True, extra=photo.extra)
+            prompts = Prompts(frame.to_model(points), labels)
+            decoded, _ = self.backbone.decode(embedding, prompts, multimask=True, extra=photo.extra)
             logits.append(frame.to_original(decoded).flatten(1))
             foreground.append(torch.from_numpy(reference.foreground.ravel()).to(embedding.device))
         return fit_mask_weights(torch.cat(logits, dim=1), torch.cat(foreground))
 
-    @overload  # a path is a sequence of strings too, and is taken for one photo
+    @overload  # a path is also a sequence of strings; it counts as one photo
     def segment(  # type: ignore[overload-overlap]
         self, images: Picture | EncodedPhoto, subject: Subject, batch_size: int = ...
     ) -> Segmentation: ...
@@ -213,18 +213,18 @@ class PerSAM:
         subject: Subject,
         batch_size: int = 4,
     ) -> Segmentation | list[Segmentation]:
-        """Find the subject.
+        """Segment the subject in photos.
 
         Args:
-            images: one photo, or several of any sizes; photos or what `encode` made of them.
+            images: one photo, or several of any sizes; already encoded photos from `encode` are accepted too.
             subject: from `personalize` on the same backbone.
-            batch_size: how many photos the encoder sees at once.
+            batch_size: number of photos encoded at once.
 
         Returns:
-            One `Segmentation` for one photo, a list of them in order for several.
+            One `Segmentation` for one photo, or a list in the order of the photos for several.
 
         Raises:
-            UserError: the subject is another backbone's or another method's, or the batch size is not positive.
+            UserError: the subject was made by another backbone or method, or the batch size is not positive.
         """
         self.check(subject)
         if batch_size < 1:
@@ -234,15 +234,15 @@ class PerSAM:
         found: list[Segmentation] = []
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
-            found += [self.segment_beside(photo, subject, None) for photo in self.encode(batch)]
+            found += [self.segment_encoded(photo, subject) for photo in self.encode(batch)]
         return found
 
     def encode(self, images: Sequence[Picture | EncodedPhoto]) -> list[EncodedPhoto]:
-        """Equation 3: run photos through the image encoder, in one call; what is encoded already stays as it is."""
+        """Encode photos in one forward pass (equation 3); already encoded photos are returned unchanged."""
         return self._encoder(images)
 
     def check(self, subject: Subject) -> None:
-        """Raise a UserError where a subject cannot be looked for by this PerSAM."""
+        """Raise a UserError if the subject was made by another backbone or method."""
         if subject.checksum != self.checksum:
             raise UserError(
                 f"this subject was made with {subject.backbone} (weights {subject.checksum}), not with "
@@ -253,21 +253,24 @@ class PerSAM:
             raise UserError(f"this subject was made by {made}, not by {wanted}; use that method or personalize again")
 
     @torch.no_grad()
-    def segment_beside(self, photo: EncodedPhoto, subject: Subject, taken: NDArray[np.bool_] | None) -> Segmentation:
-        """Equations 5 to 11 and the cascade, on one encoded photo.
+    def segment_encoded(
+        self, photo: EncodedPhoto, subject: Subject, exclude: NDArray[np.bool_] | None = None
+    ) -> Segmentation:
+        """Segment one encoded photo: equations 5 to 11 and the cascade.
 
         Args:
             photo: from `encode`.
             subject: from `personalize`; not checked again.
-            taken: (H, W) bool, where not to look: there the confidence map is at its lowest. None looks everywhere.
+            exclude: (H, W) bool, pixels not to search: the confidence map is set to its minimum there. None
+                searches the whole photo.
         """
         method, embedding, frame = self.method, photo.embedding, photo.frame
         compared = photo.compared
         similarity = location.confidence_map(subject.target_feature, compared.embedding)
         confidence = location.to_photo(similarity, compared.frame)
-        if taken is not None:
-            confidence = confidence.masked_fill(torch.from_numpy(taken).to(confidence.device), confidence.min())
-        if compared is not photo or taken is not None:  # from here on it is the backbone's grid that counts
+        if exclude is not None:
+            confidence = confidence.masked_fill(torch.from_numpy(exclude).to(confidence.device), confidence.min())
+        if compared is not photo or exclude is not None:  # the guidance below works on the backbone's grid
             similarity = location.to_grid(confidence, frame, embedding.shape[-1])
         points, labels = location.location_prior(confidence, negative=method.negative_prior)
         bias = None
@@ -278,19 +281,19 @@ class PerSAM:
             target_embedding=subject.target_embedding if method.semantic_prompting else None,
             repeat_embedding=method.fidelity != "paper",
         )
-        asked = Prompts(frame.to_model(points), labels)
+        prompts = Prompts(frame.to_model(points), labels)
         weights = subject.mask_weights
-        decoded = self.backbone.decode(embedding, asked, weights is not None, guidance, photo.extra)
+        decoded = self.backbone.decode(embedding, prompts, weights is not None, guidance, photo.extra)
         passes, warnings = [_record(*decoded, None, weights)], []
         if method.refinement:
-            warnings = self._refine(photo, asked, passes)
+            warnings = self._refine(photo, prompts, passes)
         last = passes[-1]
         kept = torch.as_tensor(last.kept, device=embedding.device)
         check_finite(kept, self.backbone.name)
         mask = frame.to_original(kept[None])[0] > 0
         box = bounding_box(mask)
         if box is None:
-            warnings.append("the mask is empty: nothing in this photo was taken for the subject")
+            warnings.append("the mask is empty: the subject was not found in this photo")
         return Segmentation(
             mask=mask.cpu().numpy(),
             score=float(last.predicted_iou[last.index]),
@@ -303,28 +306,28 @@ class PerSAM:
             warnings=tuple(warnings),
         )
 
-    def _refine(self, photo: EncodedPhoto, asked: Prompts, passes: list[DecoderPass]) -> list[str]:
-        """Cascaded post-refinement: two further passes, appended to `passes`; returns warnings.
+    def _refine(self, photo: EncodedPhoto, initial: Prompts, passes: list[DecoderPass]) -> list[str]:
+        """Run cascaded post-refinement: two further passes, appended to `passes`; returns warnings.
 
-        Both are prompted with points and the previous logits, the second, and in PerSAM-F the
-        first too, also with the tight box around the mask before it. Of three masks the one with
-        the best predicted IoU goes on.
+        Both passes are prompted with the points and the previous logits; the second one (in PerSAM-F
+        both) also with the tight box around the previous mask. Of the three masks, the one with the
+        best predicted IoU is kept.
         """
         embedding, frame = photo.embedding, photo.frame
         for with_box in (self.method.mask_weights, True):
             previous = torch.as_tensor(passes[-1].kept, device=embedding.device)
             box = bounding_box(frame.to_original(previous[None])[0] > 0) if with_box else None
             if with_box and box is None:
-                return ["the box pass was skipped: the mask before it is empty"]
+                return ["the box pass was skipped: the previous mask is empty"]
             model_box = None if box is None else frame.box_to_model(box)
-            prompts = Prompts(asked.points, asked.labels, model_box, previous)
+            prompts = Prompts(initial.points, initial.labels, model_box, previous)
             decoded = self.backbone.decode(embedding, prompts, multimask=True, extra=photo.extra)
             passes.append(_record(*decoded, box))
         return []
 
 
 def _record(logits: Tensor, predicted_iou: Tensor, box: Tensor | None, weights: Tensor | None = None) -> DecoderPass:
-    """Keep a decoder pass on the CPU, its best mask by predicted IoU chosen, or all weighted (equation 11)."""
+    """Record a decoder pass on the CPU; keep the mask with the best predicted IoU, or the sum by equation 11."""
     index = int(predicted_iou.argmax())
     kept = logits[index] if weights is None else torch.einsum("k,khw->hw", weights, logits)
     return DecoderPass(

@@ -1,8 +1,8 @@
-"""Whether the subject is in a photo at all: found, unsure or not found, with a probability and the reason.
+"""Presence check: decide whether a photo shows the subject (found, unsure, not found), with probability and reason.
 
-SAM gives a mask for any prompt, also where the subject is not. A logistic rule weighs the signals that tell
-the two apart; its thresholds say how many photos of the subject may be doubted. Both belong to the SAM that
-the rule was calibrated on.
+SAM returns a mask for any prompt, even if the subject is absent. A logistic rule combines presence scores that
+separate the two cases; its thresholds set how many photos of the subject may be doubted. Weights and thresholds are
+only valid for the SAM that the rule was calibrated on.
 """
 
 import json
@@ -16,7 +16,7 @@ import torch
 from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.appearance import ImageEncoder
-from persam_dreambooth.segmentation.multi_mask import looks
+from persam_dreambooth.segmentation.multi_mask import candidates
 from persam_dreambooth.segmentation.persam import PerSAM
 from persam_dreambooth.segmentation.presence_scores import SignalMeter, Signals
 from persam_dreambooth.segmentation.subject import Subject
@@ -24,17 +24,17 @@ from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, Referenc
 
 Verdict = Literal["found", "unsure", "not found"]
 REASONS: Final = {
-    "likeness": "no place is as like the subject as the reference is",
-    "contrast": "the place found is hardly more like the subject than the rest of the photo",
-    "cycle": "what was found does not lead back to the subject in the reference",
-    "score": "SAM itself thinks little of the mask",
-    "appearance": "what the mask cuts out does not look like the subject",
+    "likeness": "no part of the photo resembles the subject as closely as the reference does",
+    "contrast": "the mask resembles the subject hardly more than the rest of the photo does",
+    "cycle": "the mask does not lead back to the subject in the reference",
+    "score": "SAM's own predicted IoU of the mask is low",
+    "appearance": "the masked area does not look like the subject",
 }
-"""What a low value of each signal means, for people."""
+"""Human-readable meaning of a low value of each presence score."""
 DRAWINGS: Final = "drawings"
-"""How `made_on` begins for a rule that was not made on photographs."""
-LOOKS: Final = 3
-"""Places that are looked at before a subject counts as unsure or not found; chosen on tinyworld, by what it finds."""
+"""Prefix of `made_on` for a rule that was not calibrated on photographs."""
+CANDIDATES: Final = 3
+"""Candidate masks tried before a subject counts as unsure or not found; chosen by what is found on tinyworld."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Presence:
 
     Attributes:
         verdict: "found", "unsure" or "not found".
-        probability: in [0, 1], what the rule made of the signals.
-        reason: why it is not "found", one sentence; None where it is.
+        probability: in [0, 1], the rule's probability that the subject is there.
+        reason: one sentence on why the verdict is not "found"; None if it is.
     """
 
     verdict: Verdict
@@ -54,17 +54,17 @@ class Presence:
 
 @dataclass(frozen=True)
 class PresenceRule:
-    """A logistic rule over signals: p = sigmoid(bias + sum of weight * (signal - usual)).
+    """Logistic rule over presence scores: p = sigmoid(bias + sum of weight * (score - usual)).
 
     Attributes:
-        weights: by signal; only those named are read.
-        usual: the same signals' means over photos with the subject.
-        bias: the log-odds of a photo whose signals are all as usual.
-        found_from: probability from which a photo counts as found.
-        unsure_from: probability from which it counts as unsure; below, as not found.
-        backbone: checksum of the PerSAM that it was calibrated on; with another, the numbers mean nothing.
-        encoder: hub name or folder of the image encoder that `appearance` is measured with.
-        made_on: the pictures that it was calibrated on, "PerSeg" or "drawings (tinyworld)"; None where unknown.
+        weights: by presence score; scores without a weight are ignored.
+        usual: mean of each of these scores over photos with the subject.
+        bias: log-odds of a photo whose scores all have their usual value.
+        found_from: minimum probability for "found".
+        unsure_from: minimum probability for "unsure"; below it the verdict is "not found".
+        backbone: checksum of the PerSAM it was calibrated on; the numbers are meaningless for any other.
+        encoder: hub name or folder of the image encoder for the `appearance` score.
+        made_on: the images it was calibrated on, "PerSeg" or "drawings (tinyworld)"; None if unknown.
     """
 
     weights: Mapping[str, float]
@@ -78,31 +78,31 @@ class PresenceRule:
 
     @property
     def caveat(self) -> str | None:
-        """What its user should know of a rule that has seen no photograph, one sentence; None for any other."""
+        """One-sentence warning for a rule that was not calibrated on photographs; None for any other rule."""
         if not (self.made_on or "").startswith(DRAWINGS):
             return None
         return f"the presence rule was made on {self.made_on}; on photographs its probabilities are a guess"
 
-    def probability(self, signals: Signals) -> float:
-        """That the subject is there, in [0, 1], for as many photos without it as with it."""
-        return float(torch.sigmoid(torch.tensor(self.bias + sum(self.pulls(signals).values()))))
+    def probability(self, scores: Signals) -> float:
+        """Probability in [0, 1] that the subject is there, with a prior of one half."""
+        return float(torch.sigmoid(torch.tensor(self.bias + sum(self.pulls(scores).values()))))
 
-    def pulls(self, signals: Signals) -> dict[str, float]:
-        """By how much each signal moves the log-odds."""
-        values = asdict(signals)
+    def pulls(self, scores: Signals) -> dict[str, float]:
+        """Contribution of each presence score to the log-odds."""
+        values = asdict(scores)
         return {name: weight * (values[name] - self.usual[name]) for name, weight in self.weights.items()}
 
-    def decide(self, signals: Signals | None) -> Presence:
-        """The verdict on a mask with these signals; None stands for an empty one."""
-        if signals is None:
+    def decide(self, scores: Signals | None) -> Presence:
+        """Decide on a mask from its presence scores; None stands for an empty mask."""
+        if scores is None:
             return Presence("not found", 0.0, "the mask is empty")
-        probability = self.probability(signals)
+        probability = self.probability(scores)
         if probability >= self.found_from:
             return Presence("found", probability, None)
-        pulls, values = self.pulls(signals), asdict(signals)
+        pulls, values = self.pulls(scores), asdict(scores)
         worst = min(pulls, key=lambda name: pulls[name])
         value, usual = values[worst], self.usual[worst]
-        if worst == "score":  # an estimate of an IoU, for people as high as one can be
+        if worst == "score":  # a predicted IoU can exceed 1; show at most 1
             value, usual = min(value, 1), min(usual, 1)
         reason = f"{REASONS[worst]} ({worst} {value:.2f}, usually {usual:.2f})"
         return Presence("unsure" if probability >= self.unsure_from else "not found", probability, reason)
@@ -114,10 +114,10 @@ class PresenceRule:
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what `save` wrote; an encoder's folder is looked for beside the file first.
+        """Read a rule written by `save`; an encoder folder is first searched for next to the file.
 
         Raises:
-            UserError: no file, or not such a rule.
+            UserError: no such file, or not a presence rule.
         """
         path = Path(path)
         if not path.is_file():
@@ -132,28 +132,28 @@ class PresenceRule:
                 or not all(isinstance(number, int | float) for number in numbers)
                 or not all(isinstance(text, str) for text in texts)
             ):
-                raise ValueError("not the keys of a rule")
+                raise ValueError("its keys or values are not those of a rule")
         except (AttributeError, RecursionError, TypeError, ValueError) as error:
             raise UserError(
-                f"{path} is no presence rule ({error}); `persam-dreambooth evaluate presence` makes one"
+                f"{path} is not a presence rule ({error}); `persam-dreambooth evaluate presence` makes one"
             ) from error
         beside = path.parent / (rule.encoder or "")
         return replace(rule, encoder=str(beside)) if rule.encoder and beside.is_dir() else rule
 
 
 class PresenceCheck:
-    """Decide whether a subject is in the photos in which it was segmented.
+    """Decides whether a subject is in the photos it was segmented in.
 
     Args:
-        persam: what segmented.
-        subject: who was looked for.
-        references: the photos and masks that the subject was made of.
-        rule: how signals are weighed.
-        encoder: measures `appearance`; needed when the rule reads it.
-        encoded: what `PerSAM.encode_references` made of the references, where that is at hand.
+        persam: the PerSAM that segments.
+        subject: the subject to search for.
+        references: the photos and masks that the subject was made from.
+        rule: weights and thresholds of the presence scores.
+        encoder: image encoder for the `appearance` score; required if the rule uses it.
+        encoded: the references from `PerSAM.encode_references`, if already available.
 
     Raises:
-        UserError: the rule was calibrated on another SAM, or reads `appearance` and there is no encoder.
+        UserError: the rule was calibrated on another SAM, or it uses `appearance` and no encoder was given.
     """
 
     def __init__(
@@ -171,28 +171,28 @@ class PresenceCheck:
                 f"{persam.backbone.name} ({persam.checksum}); make one with `persam-dreambooth evaluate presence`"
             )
         if "appearance" in rule.weights and encoder is None:
-            raise UserError(f"this presence rule reads the subject's appearance; give it the encoder {rule.encoder}")
+            raise UserError(f"this presence rule uses the appearance score; pass its image encoder, {rule.encoder}")
         self._rule, self._persam, self._subject = rule, persam, subject
         self._measure = SignalMeter(persam, subject, references, encoder, encoded)
 
     def __call__(self, image: Picture, photo: EncodedPhoto, found: Segmentation) -> Presence:
-        """Decide on one photo; arguments as `SignalMeter.__call__`."""
+        """Decide on one photo; arguments as in `SignalMeter.__call__`."""
         return self._rule.decide(self._measure(image, photo, found))
 
-    def find(self, image: Picture, photo: EncodedPhoto, at_most: int = LOOKS) -> tuple[Segmentation, Presence]:
-        """Segment the subject, and look elsewhere too as long as what was found is not surely the subject.
+    def find(self, image: Picture, photo: EncodedPhoto, at_most: int = CANDIDATES) -> tuple[Segmentation, Presence]:
+        """Segment the subject; try further candidate masks until the verdict on one is "found".
 
         Args:
             image: the photo.
-            photo: what `PerSAM.encode` made of it.
-            at_most: places to look at.
+            photo: the same photo from `PerSAM.encode`.
+            at_most: maximum number of candidates.
 
         Returns:
-            Of all the masks the likeliest one, and the decision on it.
+            The most probable mask and the decision on it.
         """
-        answers: list[tuple[Segmentation, Presence]] = []
-        for found in looks(self._persam, photo, self._subject, at_most):
-            answers.append((found, self(image, photo, found)))
-            if answers[-1][1].verdict == "found":
+        decided: list[tuple[Segmentation, Presence]] = []
+        for found in candidates(self._persam, photo, self._subject, at_most):
+            decided.append((found, self(image, photo, found)))
+            if decided[-1][1].verdict == "found":
                 break
-        return max(answers, key=lambda answer: answer[1].probability)
+        return max(decided, key=lambda candidate: candidate[1].probability)

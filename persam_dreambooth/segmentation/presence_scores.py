@@ -1,4 +1,4 @@
-"""What tells a mask of the subject from a mask of something else: five signals, each the more the better."""
+"""Five presence scores (higher is better) that separate masks of the subject from masks of something else."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, Referenc
 
 @dataclass(frozen=True)
 class Signals:
-    """What speaks for the subject's being there; of each, more is better.
+    """Presence scores of one mask; higher is better for all of them.
 
     Attributes:
-        likeness: highest confidence inside the mask, as a share of the reference's own inside its mask.
-        contrast: mean confidence inside the mask less that outside of it.
-        cycle: IoU of the reference mask with what a subject made of the found mask finds in the reference photo.
+        likeness: highest confidence inside the mask, relative to the reference's own inside its mask.
+        contrast: mean confidence inside the mask minus that outside.
+        cycle: IoU of the reference mask with the mask found in the reference photo by a subject made from this mask.
         score: predicted IoU of the mask.
-        appearance: cosine between an image encoder's features of the two cut-outs; None without an encoder.
+        appearance: cosine of an image encoder's features of the two cut-outs; None without an encoder.
     """
 
     likeness: float
@@ -34,14 +34,14 @@ class Signals:
 
 
 class SignalMeter:
-    """Measure the signals of what was found of one subject.
+    """Computes the presence scores of one subject's masks.
 
     Args:
-        persam: what found it.
-        subject: who was looked for.
-        references: the photos and masks that the subject was made of.
-        encoder: measures `appearance`.
-        encoded: what `PerSAM.encode_references` made of the references, where that is at hand.
+        persam: the PerSAM that segmented.
+        subject: the subject that was searched for.
+        references: the photos and masks that the subject was made from.
+        encoder: image encoder for the `appearance` score.
+        encoded: the references from `PerSAM.encode_references`, if already available.
     """
 
     def __init__(
@@ -55,23 +55,24 @@ class SignalMeter:
         self._persam, self._subject, self._encoder = persam, subject, encoder
         self._references = list(zip(references, encoded or persam.encode_references(references), strict=True))
         self._own = max(self._confidence(photo, reference.foreground) for reference, photo in self._references)
-        self._looks = None
+        self._reference_features = None
         if encoder is not None:
-            self._looks = encoder.encode([cut_out(one.pixels, one.foreground) for one in references])
+            cut_outs = [cut_out(reference.pixels, reference.foreground) for reference in references]
+            self._reference_features = encoder.encode(cut_outs)
 
     def __call__(self, image: Picture, photo: EncodedPhoto, found: Segmentation) -> Signals | None:
-        """Measure; None for an empty mask, which has nothing to be measured by.
+        """Compute the presence scores of one mask; None for an empty mask.
 
         Args:
             image: the photo.
-            photo: what `PerSAM.encode` made of it.
-            found: what `PerSAM.segment` found in it.
+            photo: the same photo from `PerSAM.encode`.
+            found: the photo's segmentation from `PerSAM.segment`.
         """
         if not found.mask.any():
             return None
         pixels = rgb_array(image)
         inside, outside = found.confidence_map[found.mask], found.confidence_map[~found.mask]
-        bounded = len(outside) > 0  # a mask without an outside stands out from nothing and teaches nothing
+        bounded = len(outside) > 0  # a full mask has no background to compare with and cannot serve as a reference
         return Signals(
             likeness=float(inside.max()) / self._own,
             contrast=float(inside.mean() - outside.mean()) if bounded else 0.0,
@@ -81,21 +82,21 @@ class SignalMeter:
         )
 
     def _confidence(self, photo: EncodedPhoto, mask: NDArray[np.bool_]) -> float:
-        """The highest inside a mask."""
+        """Return the highest confidence inside a mask."""
         confidence = location.on_photo(self._subject.target_feature, photo)
         return float(confidence[torch.from_numpy(mask).to(confidence.device)].max())
 
     def _appearance(self, pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float | None:
-        """The cosine with the reference that looks most alike."""
-        if self._encoder is None or self._looks is None:
+        """Return the cosine with the most similar reference."""
+        if self._encoder is None or self._reference_features is None:
             return None
-        return float((self._looks @ self._encoder.encode([cut_out(pixels, mask)])[0]).max())
+        return float((self._reference_features @ self._encoder.encode([cut_out(pixels, mask)])[0]).max())
 
     def _cycle(self, pixels: NDArray[np.uint8], photo: EncodedPhoto, mask: NDArray[np.bool_]) -> float:
-        """Mean over the references of the IoU between their masks and what is found in them from this photo."""
-        back = self._persam.personalize(Reference(pixels, mask), self._subject.mask_weights, [photo])
-        overlaps = []
+        """Use this mask as the reference: mean IoU of the masks it finds in the reference photos with theirs."""
+        reverse = self._persam.personalize(Reference(pixels, mask), self._subject.mask_weights, [photo])
+        ious = []
         for reference, encoded in self._references:
-            seen, true = self._persam.segment(encoded, back).mask, reference.foreground
-            overlaps.append((seen & true).sum() / (seen | true).sum())
-        return float(np.mean(overlaps))
+            found, true = self._persam.segment(encoded, reverse).mask, reference.foreground
+            ious.append((found & true).sum() / (found | true).sum())
+        return float(np.mean(ious))

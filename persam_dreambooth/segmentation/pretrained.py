@@ -1,4 +1,4 @@
-"""Load a transformers model by hub name or folder, after making sure that it is one of those wanted, and whole."""
+"""Load a transformers model by hub name or folder, after checking that it is of an expected type and complete."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -16,10 +16,10 @@ from persam_dreambooth.hub import check_available
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Keep transformers from drawing progress bars of its own; a user's own setting comes back afterwards."""
+    """Disable transformers' progress bars for the duration of a `with` block, then restore the user's setting."""
     shown, downloads = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    if downloads:  # which that disables too, and which can take minutes
+    if downloads:  # the call above disables download bars too, and downloads can take minutes
         enable_progress_bars()
     try:
         yield
@@ -29,34 +29,34 @@ def without_bars() -> Iterator[None]:
 
 
 def load_pretrained(name: str, classes: Mapping[str, type[Any]], what: str, examples: str) -> tuple[Any, str]:
-    """A model, and the model_type that its config.json gives.
+    """Load a model and return it with the model_type of its config.json.
 
     Args:
         name: hub name or folder.
         classes: model_type -> the class that loads it.
-        what: what is wanted, for people: "SAM".
-        examples: what else could be given instead, for people.
+        what: the kind of model expected, for messages: "SAM".
+        examples: valid alternatives, for messages.
 
     Raises:
-        UserError: nothing there, another model's folder, a damaged one or one with weights missing.
+        UserError: nothing found, another kind of model, damaged files, or missing weights.
     """
     if (Path(name) / "model_index.json").is_file():
         raise UserError(f"{name} is not a {what} but a diffusers pipeline; give a {what}, such as {examples}")
     check_available(name, what)
     try:
         config, _ = PretrainedConfig.get_config_dict(name, trust_remote_code=False)
-    except Exception as error:  # no folder, no network, no JSON: each version of transformers has its own names for it
+    except Exception as error:  # no folder, no network, no JSON: the exception differs between transformers versions
         raise UserError(
-            f"no {what} at {name!r}: no such folder or hub model could be read; give a folder with a config.json, "
+            f"no {what} at {name!r}: no such folder or hub model could be read; give a folder with a config.json, or "
             f"a hub name such as {examples}"
         ) from error
     if not isinstance(config, dict) or not config:
-        raise UserError(f"{name} is not a {what}: it has no config.json, or one that says nothing")
+        raise UserError(f"{name} is not a {what}: its config.json is missing or empty; give {examples}")
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in classes:
         raise UserError(
-            f"{name} is not a {what}: its config.json says model_type {json.dumps(kind)}; "
-            f"known are {', '.join(classes)}"
+            f"{name} is not a {what}: its config.json has the model_type {json.dumps(kind)}; "
+            f"supported are {', '.join(classes)}"
         )
     try:
         with without_bars():
@@ -64,7 +64,7 @@ def load_pretrained(name: str, classes: Mapping[str, type[Any]], what: str, exam
     except ImportError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the {what} at {name} needs a package that is not installed: {reason}") from error
-    except Exception as error:  # damaged files raise what safetensors, pickle and the config's checks each call it
+    except Exception as error:  # for damaged files safetensors, pickle and the config's checks each raise their own
         if is_out_of_memory(error):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -72,7 +72,7 @@ def load_pretrained(name: str, classes: Mapping[str, type[Any]], what: str, exam
             f"the {what} at {name} cannot be loaded ({reason}); it is damaged, download it again"
         ) from error
     if report["missing_keys"]:
-        # transformers fills what is missing with random numbers and goes on; the masks would be noise.
+        # transformers initializes missing weights randomly and carries on; the masks would be noise.
         raise UserError(
             f"{name} lacks {len(report['missing_keys'])} of a {what}'s weights (for example "
             f"{sorted(report['missing_keys'])[0]}); it is damaged or not a {what}"

@@ -1,7 +1,7 @@
-"""SegGPT: another way from one photo and one mask to the masks of other photos, beside PerSAM.
+"""SegGPT, an alternative to PerSAM for one-shot segmentation.
 
-It paints the mask of a photo into an empty field below the reference mask (Wang et al. 2023, arXiv 2304.03284).
-There are no points, no confidence map and no predicted quality.
+It inpaints the mask of a photo below the reference mask (Wang et al. 2023, arXiv 2304.03284). There are no points,
+no confidence map and no predicted IoU.
 """
 
 from collections.abc import Sequence
@@ -21,26 +21,26 @@ from persam_dreambooth.segmentation.types import Picture, Reference, rgb_array
 
 
 class SegGpt:
-    """A `transformers.SegGptForImageSegmentation` that segments what the references show.
+    """A `transformers.SegGptForImageSegmentation` that segments the subject of the references.
 
     Args:
-        model: of any size; it is frozen and moved.
-        device: None takes an accelerator where there is one.
+        model: of any size; it is frozen and moved to the device.
+        device: None uses an accelerator if there is one.
     """
 
     def __init__(self, model: SegGptForImageSegmentation, device: torch.device | str | None = None) -> None:
         self.device = choose_device(device)
         untyped: Any = model
         self._model = untyped.eval().requires_grad_(False).to(self.device)
-        both, width = untyped.config.image_size  # the reference above, the photo below
+        both, width = untyped.config.image_size  # the reference on top, the photo below
         self._processor: Any = SegGptImageProcessor(size={"height": both // 2, "width": width})
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: torch.device | str | None = None) -> Self:
-        """By hub name ("BAAI/seggpt-vit-large") or folder.
+        """Load by hub name ("BAAI/seggpt-vit-large") or from a folder.
 
         Raises:
-            UserError: nothing there, or not a whole SegGPT.
+            UserError: nothing found, or not a complete SegGPT.
         """
         model, _ = load_pretrained(
             str(source), {"seggpt": SegGptForImageSegmentation}, "SegGPT", "BAAI/seggpt-vit-large"
@@ -51,22 +51,22 @@ class SegGpt:
     def segment(
         self, images: Sequence[Picture], references: Reference | Sequence[Reference]
     ) -> list[NDArray[np.bool_]]:
-        """Find what the references show, one photo at a time.
+        """Segment the subject of the references, one photo at a time.
 
         Args:
-            images: photos of any sizes; each is stretched to the model's own.
-            references: one, or several of the same subject, whose paintings are averaged.
+            images: photos of any sizes; each is stretched to the model's input size.
+            references: one, or several of the same subject, whose predictions are averaged.
 
         Returns:
-            A mask for each photo, (H, W) bool in the frame of the upright photo.
+            One mask per photo, (H, W) bool in the frame of the upright photo.
 
         Raises:
             UserError: no reference.
         """
         references = [references] if isinstance(references, Reference) else list(references)
         if not references:
-            raise UserError("SegGPT was given no reference; give at least one photo with its mask")
-        told = self._processor(
+            raise UserError("SegGPT got no reference; give at least one photo with its mask")
+        prompt = self._processor(
             None,
             prompt_images=[reference.pixels for reference in references],
             prompt_masks=[reference.foreground.astype(np.uint8) for reference in references],
@@ -74,17 +74,17 @@ class SegGpt:
             input_data_format="channels_last",
             return_tensors="pt",
         ).to(self.device)
-        return [self._one(rgb_array(image), told, len(references)) for image in images]
+        return [self._segment_photo(rgb_array(image), prompt, len(references)) for image in images]
 
-    def _one(self, image: NDArray[np.uint8], told: Any, references: int) -> NDArray[np.bool_]:
-        """One photo below each of the references, and the mean of what is painted there.
+    def _segment_photo(self, image: NDArray[np.uint8], prompt: Any, references: int) -> NDArray[np.bool_]:
+        """Predict one photo's mask below each of the references, and average the predictions.
 
-        Averaged here, not by the class's `feature_ensemble`, which mixes photos with masks in layer `merge_index`.
+        The class's own `feature_ensemble` is not used: it mixes photos with masks in layer `merge_index`.
         """
         pixels = self._processor(images=image, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
         output = self._model(
             pixel_values=pixels.to(self.device).expand(references, -1, -1, -1),
-            **told,
+            **prompt,
         )
         output.pred_masks = output.pred_masks.mean(0, keepdim=True)
         check_finite(output.pred_masks, "SegGPT")

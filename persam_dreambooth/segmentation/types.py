@@ -1,4 +1,4 @@
-"""The values that enter and leave the library: reference, encoded photo, segmentation."""
+"""Inputs and outputs of the library: reference, encoded photo, segmentation."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,8 @@ from persam_dreambooth.image_files import open_picture
 from persam_dreambooth.images import to_mask, to_rgb, upright
 from persam_dreambooth.segmentation.frame import Frame
 
-# The value of PerSeg's masks. Normalized like red, it lies so little above zero that a cell of the
-# embedding needs 96.6 % coverage to count: the official rule, whatever the file at hand looks like.
+# The foreground value of PerSeg's masks. Normalized like the red channel, it lies so little above zero that a
+# cell of the embedding needs 96.6 % coverage to count as foreground: the official rule, for any mask file.
 PERSEG_LEVEL = 128
 
 Picture = Image.Image | NDArray[np.uint8] | str | Path
@@ -23,13 +23,13 @@ Picture = Image.Image | NDArray[np.uint8] | str | Path
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Read and decode an image file, as stored. Errors as `image_files.open_picture`."""
+    """Read and decode an image file, as stored. Errors as in `image_files.open_picture`."""
     with open_picture(Path(path)) as image:
         return image.copy()
 
 
 def rgb_array(picture: Picture) -> NDArray[np.uint8]:
-    """A picture as an upright (H, W, 3) uint8 RGB array.
+    """Convert a picture to an upright (H, W, 3) uint8 RGB array.
 
     Raises:
         UserError: an array of another shape or dtype, or a file that cannot be read.
@@ -47,11 +47,11 @@ def rgb_array(picture: Picture) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The one-shot pair that the user gives.
+    """The user's one-shot pair of image and mask.
 
     Args:
-        image: the reference image; upright 8-bit RGB after construction.
-        mask: the reference mask of the same size, in any drawing that `to_mask` reads; or its file's path.
+        image: the reference image, of any mode; `pixels` holds it as upright 8-bit RGB.
+        mask: the reference mask of the same size, in any form that `to_mask` reads, or the path of its file.
 
     Raises:
         UserError: the sizes differ, or the mask is empty or full.
@@ -88,11 +88,11 @@ class Reference:
         return f"Reference({width} x {height} pixels, {self.foreground.mean():.1%} of them the subject's)"
 
     def raw_levels(self) -> NDArray[np.uint8]:
-        """The mask file's own red channel, upright, (H, W) uint8: what the official code thresholds.
+        """Return the red channel of the mask file, upright, (H, W) uint8, which the official code thresholds.
 
-        An array that is not uint8 has no such level; its foreground becomes 128, the value that PerSeg's masks have.
+        An array that is not uint8 has no levels; its foreground becomes 128, the value in PerSeg's masks.
         """
-        assert not isinstance(self.mask, str | Path), "read at construction"
+        assert not isinstance(self.mask, str | Path), "paths are read at construction"
         if isinstance(self.mask, Image.Image):
             return np.asarray(upright(self.mask).convert("RGB"))[..., 0]
         if self.mask.dtype != np.uint8:
@@ -100,19 +100,19 @@ class Reference:
         return np.asarray(self.mask if self.mask.ndim == 2 else self.mask[..., 0], dtype=np.uint8)
 
     def perseg_levels(self) -> NDArray[np.uint8]:
-        """The mask as PerSeg would store it, (H, W) uint8 in {0, 128}, whatever the file looked like."""
+        """Return the mask as PerSeg stores it, (H, W) uint8 in {0, 128}, regardless of the file's own levels."""
         return self.foreground.astype(np.uint8) * np.uint8(PERSEG_LEVEL)
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedPhoto:
-    """A photo after the image encoder, which is the costly part: any number of subjects can be looked for in it.
+    """A photo after the image encoder, the costly part; it can be searched for any number of subjects.
 
     Attributes:
         embedding: (C, h, w) float32, the features F_I of equation 3.
-        frame: where the photo lies in the backbone's square.
-        extra: what the backbone's decoder needs beside the features, for instance SAM 2's finer levels.
-        other: the same photo in another encoder's features and frame, where PerSAM was given one.
+        frame: placement of the photo in the backbone's square.
+        extra: further tensors for the backbone's decoder, for instance SAM 2's finer levels.
+        other: the same photo in the second encoder's features and frame, if PerSAM has one.
     """
 
     embedding: Tensor
@@ -126,7 +126,7 @@ class EncodedPhoto:
 
     @property
     def compared(self) -> Self:
-        """What the confidence map is made of (equations 4 to 7): the other encoder's features, or these."""
+        """The encoding that the confidence map uses (equations 4 to 7): the second encoder's if present, or this."""
         return self if self.other is None else self.other
 
 
@@ -137,9 +137,9 @@ class DecoderPass:
     Attributes:
         logits: (K, h, w) float32, low resolution over the whole model square; K is 1 or 3.
         predicted_iou: (K,) float32, the decoder's own estimate of each mask's quality.
-        index: which of the K masks has the best predicted IoU.
-        kept: (h, w) float32, the logits that went on: those of `index`, or all K weighted (PerSAM-F).
-        box: the box that prompted this pass, (4,) int XYXY, original frame; None without one.
+        index: index of the mask with the best predicted IoU.
+        kept: (h, w) float32, the logits passed on: those of `index`, or the weighted sum of all K (PerSAM-F).
+        box: the box prompt of this pass, (4,) int XYXY, original frame; None without one.
     """
 
     logits: NDArray[np.float32]
@@ -164,11 +164,11 @@ class Segmentation:
         score: predicted IoU of the mask, about [0, 1].
         points: (N, 2) int, (x, y): the positive point first, then the negative one.
         point_labels: (N,) int, 1 for positive and 0 for negative.
-        box: (4,) int XYXY, the tight box around the mask, its last pixels included; None for an empty mask.
+        box: (4,) int XYXY, the tight box around the mask, last pixels included; None for an empty mask.
         confidence_map: (H, W) float32 in [-1, 1], cosine similarity with the subject (equation 6).
-        attention_bias: (h, w) float32 on the embedding's grid, what guided attention adds; None when off.
-        passes: the decoder passes in order; `passes[-1]` made the mask.
-        warnings: what the reader should know, one sentence each.
+        attention_bias: (h, w) float32 on the embedding's grid, the bias of guided attention; None if it is off.
+        passes: the decoder passes in order; the mask comes from `passes[-1]`.
+        warnings: one sentence each.
     """
 
     mask: NDArray[np.bool_]

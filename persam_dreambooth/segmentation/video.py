@@ -1,7 +1,7 @@
-"""Subjects followed through a video, frame by frame: the confidence map, and where each was in the frame before.
+"""Track subjects through a video frame by frame, with the confidence map and each subject's box in the last frame.
 
-The authors' way (their video code), and one thing more: a subject that leaves is given up, its last place is
-forgotten, and it is taken up again where the confidence map finds it.
+This follows the authors' video code, with one addition: a subject that leaves counts as lost, its last box is
+dropped, and it is resumed where the confidence map finds it again.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,9 +23,9 @@ from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture
 
 POINTS = 2
-"""Most confident pixels that prompt the decoder; the authors' number."""
+"""Number of most confident pixels that prompt the decoder, as in the authors' code."""
 WIDENED = 10
-"""Pixels by which the box of the frame before is widened on each side; the authors' number."""
+"""Pixels by which the previous frame's box is enlarged on each side, as in the authors' code."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +33,8 @@ class VideoFrame:
     """The subjects in one frame.
 
     Attributes:
-        labels: (H, W) uint8, 0 for the background and n for the n-th subject; no pixel has two.
-        scores: predicted IoU of each subject's mask; None for one that is not there.
+        labels: (H, W) uint8, 0 for the background and n for the n-th subject.
+        scores: predicted IoU of each subject's mask; None if the subject is absent.
     """
 
     labels: NDArray[np.uint8]
@@ -47,15 +47,15 @@ class VideoFrame:
 
 
 class VideoSegmenter:
-    """Follow subjects from frame to frame; memory does not grow with their number.
+    """Track subjects from frame to frame; memory use does not grow with the number of frames.
 
     Args:
-        persam: whose backbone looks; with `Method.persam_f()` subjects have the authors' feature.
-        subjects: whom to follow, in the order of their labels.
-        lost_below: predicted IoU below which a subject counts as gone; None never gives one up, as the authors.
+        persam: provides the backbone; use `Method.persam_f()` for the target feature of the authors' video code.
+        subjects: the subjects to track, in the order of their labels.
+        lost_below: predicted IoU below which a subject counts as lost; None never drops one, as in the authors' code.
 
     Raises:
-        UserError: no subject, or more than a label can number.
+        UserError: no subject, or more subjects than labels.
     """
 
     def __init__(self, persam: PerSAM, subjects: Sequence[Subject], lost_below: float | None = 0.7) -> None:
@@ -67,12 +67,11 @@ class VideoSegmenter:
         self._boxes: list[Tensor | None] = [None] * len(subjects)
 
     def follow(self, frames: Iterable[Picture], first_labels: NDArray[np.uint8] | None = None) -> Iterator[VideoFrame]:
-        """Segment frames as they come; one `VideoFrame` for each.
+        """Segment a stream of frames, yielding one `VideoFrame` each.
 
         Args:
-            frames: of any number, all of one size.
-            first_labels: (H, W) uint8, where the subjects are in the first frame, when that is
-                known; it is handed back as the first result.
+            frames: any number of frames, all of the same size.
+            first_labels: (H, W) uint8, the known labels of the first frame; returned as the first result.
         """
         for frame in frames:
             if first_labels is not None:
@@ -83,40 +82,40 @@ class VideoSegmenter:
             self._remember(result)
             yield result
 
-    def _remember(self, seen: VideoFrame) -> None:
-        """Keep each subject's box; of one that is not there nothing."""
-        masks = [torch.from_numpy(seen.labels == number) for number in range(1, len(self._subjects) + 1)]
+    def _remember(self, result: VideoFrame) -> None:
+        """Store each subject's box, None for an absent subject."""
+        masks = [torch.from_numpy(result.labels == number) for number in range(1, len(self._subjects) + 1)]
         self._boxes = [bounding_box(mask) for mask in masks]
 
     @torch.no_grad()
     def _look(self, photo: EncodedPhoto) -> VideoFrame:
-        """All subjects in one frame, each pixel given to the one with the highest logit above zero."""
+        """Segment all subjects in one frame; each pixel goes to the subject with the highest logit above zero."""
         scores: list[float | None] = []
 
-        def claims() -> Iterator[Tensor | None]:
+        def logits_by_subject() -> Iterator[Tensor | None]:
             for subject, box in zip(self._subjects, self._boxes, strict=True):
                 logits, score = self._find(photo, subject, box)
-                gone = self._lost_below is not None and score < self._lost_below
-                scores.append(None if gone or not (logits > 0).any() else score)
-                yield None if gone else logits
+                lost = self._lost_below is not None and score < self._lost_below
+                scores.append(None if lost or not (logits > 0).any() else score)
+                yield None if lost else logits
 
-        labels = share_out(claims(), (photo.frame.height, photo.frame.width))
+        labels = share_out(logits_by_subject(), (photo.frame.height, photo.frame.width))
         return VideoFrame(labels, tuple(scores))
 
-    def _find(self, photo: EncodedPhoto, subject: Subject, before: Tensor | None) -> tuple[Tensor, float]:
-        """One subject's (H, W) logits and predicted IoU, in three decodes.
+    def _find(self, photo: EncodedPhoto, subject: Subject, previous_box: Tensor | None) -> tuple[Tensor, float]:
+        """Return one subject's (H, W) logits and predicted IoU, from three decoder passes.
 
-        The first is prompted with the most confident pixels and, where the subject was seen in
-        the frame before, with the middle of its widened box and that box; of three masks the
-        largest goes on. The other two are cascaded post-refinement.
+        The first pass is prompted with the most confident pixels and, if the subject was visible in the
+        previous frame, with its enlarged box and that box's center; of the three masks the largest is
+        kept. The other two passes are cascaded post-refinement.
         """
         frame, decode = photo.frame, self._persam.backbone.decode
         flat = location.on_photo(subject.target_feature, photo).flatten()
         index = flat.topk(min(POINTS, len(flat))).indices
         points = torch.stack([index % frame.width, index // frame.width], dim=-1)
         box = None
-        if before is not None:
-            edges = _widened(before, frame.width, frame.height)
+        if previous_box is not None:
+            edges = _widened(previous_box, frame.width, frame.height)
             points = torch.cat([points, edges.view(2, 2).sum(0, keepdim=True).to(points.device) // 2])
             box = frame.box_to_model(edges)
         model_points, labels = frame.to_model(points), torch.ones(len(points), dtype=torch.int64, device=points.device)
@@ -127,15 +126,15 @@ class VideoSegmenter:
             if with_box and tight is None:
                 return torch.full((frame.height, frame.width), -1.0, device=kept.device), 0.0
             model_box = None if tight is None else frame.box_to_model(tight)
-            asked = Prompts(model_points, labels, model_box, kept)
-            logits, scores = decode(photo.embedding, asked, True, extra=photo.extra)
+            prompts = Prompts(model_points, labels, model_box, kept)
+            logits, scores = decode(photo.embedding, prompts, True, extra=photo.extra)
             kept = logits[scores.argmax()]
         check_finite(kept, self._persam.backbone.name)
         return frame.to_original(kept[None])[0], float(scores.max())
 
 
 def _widened(box: Tensor, width: int, height: int) -> Tensor:
-    """A (4,) XYXY box with `WIDENED` pixels more on each side, inside of the photo."""
+    """Enlarge a (4,) XYXY box by `WIDENED` pixels on each side, clamped to the photo."""
     edges = box + torch.tensor([-WIDENED, -WIDENED, WIDENED, WIDENED], device=box.device)
     return edges.clamp(min=torch.zeros(4, device=box.device).long()).minimum(
         torch.tensor([width, height, width, height], device=box.device)

@@ -1,4 +1,4 @@
-"""Guards how alike two cut-outs look: what is cut out, and that the features are the model's own."""
+"""Guards appearance similarity: the cut-out shows the subject only, and the features are the model's own."""
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def test_dinos_features_are_its_class_token(tmp_path):
     torch.testing.assert_close(ours, token / token.norm(), atol=1e-4, rtol=1e-4)
 
 
-def test_another_model_and_one_that_says_not_how_pictures_are_prepared_are_refused(models, tmp_path):
+def test_another_model_and_one_without_a_preprocessor_config_are_refused(models, tmp_path):
     with pytest.raises(UserError, match="is not a CLIP or DINO"):
         ImageEncoder.from_pretrained(models / "sam", "cpu")
     CLIPModel.from_pretrained(CLIP).save_pretrained(tmp_path)

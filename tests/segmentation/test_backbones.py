@@ -34,7 +34,7 @@ def copied(saved, tmp_path):
 
 
 def refusal_of(source):
-    """The one line with which a source is refused."""
+    """Return the one-line message with which a source is refused."""
     with pytest.raises(UserError) as refusal:
         load_backbone(source, device="cpu")
     message = str(refusal.value)
@@ -44,7 +44,7 @@ def refusal_of(source):
 
 
 class RunsCode:
-    """What a booby-trapped checkpoint holds: reading it back would create a file."""
+    """A malicious object in a checkpoint: unpickling it would create a file."""
 
     def __init__(self, trace):
         self.trace = trace
@@ -145,7 +145,7 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_the_code_does_not_run(tmp_p
         torch.save(state, file, _use_new_zipfile_serialization=how == "zip")
     assert "can run code" in refusal_of(file)
     assert not trace.exists()
-    # The trap is a real one: read without care, it springs.
+    # The payload is real: an unsafe load runs it.
     if how == "bare pickle":
         pickle.loads(file.read_bytes())
         assert trace.exists()
@@ -174,7 +174,7 @@ def test_a_sam_of_another_width_is_refused_with_its_width_and_the_known_ones():
 
 def test_a_sams_encoder_without_the_rest_is_refused(tmp_path):
     torch.save({"image_encoder.pos_embed": torch.zeros(1, 64, 64, 768)}, tmp_path / "half.pth")
-    assert "not all of a SAM's weights" in refusal_of(tmp_path / "half.pth")
+    assert "lacks other SAM weights" in refusal_of(tmp_path / "half.pth")
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path):
@@ -192,7 +192,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, content):
     assert str(tmp_path / "sam.pth") in refusal_of(tmp_path / "sam.pth")
 
 
-def test_a_vit_b_checkpoint_is_told_from_its_weights_and_read_whole(tmp_path):
+def test_a_vit_b_checkpoint_is_recognized_by_its_weights_and_loaded_completely(tmp_path):
     torch.manual_seed(0)
     saved, file = sam_model_registry["vit_b"]().state_dict(), tmp_path / "named_vit_h.pth"
     torch.save(saved, file)
@@ -220,7 +220,7 @@ def test_bfloat16_features_and_masks_are_close_to_float32s():
     reference, photo = Reference(*scene(90, 150)), scene(90, 150, seed=1)[0]
     found = []
     for dtype in (torch.float32, torch.bfloat16):
-        # One pass: a random SAM's refinement multiplies every difference.
+        # One pass only: refinement with a random SAM amplifies every difference.
         persam = PerSAM.from_pretrained(random_sam(), Method(refinement=False), device="cpu", dtype=dtype)
         subject = persam.personalize(reference)
         assert subject.target_feature.dtype == torch.float32

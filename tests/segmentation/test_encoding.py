@@ -12,7 +12,7 @@ from tests.segmentation.test_features import dinov2
 
 
 def counted(persam):
-    """Lists how many photos each call of the image encoder was given, from now on."""
+    """Record the batch size of every further call of the image encoder."""
     calls, encode = [], persam.backbone.encode_with_extra
 
     def listening(images):
@@ -23,32 +23,32 @@ def counted(persam):
     return calls
 
 
-def same(one, other):
-    assert torch.equal(one.embedding, other.embedding)
-    assert one.frame == other.frame
-    assert len(one.extra) == len(other.extra)
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(one.extra, other.extra, strict=True))
-    if one.other is not None:
-        same(one.other, other.other)
+def same(first, second):
+    assert torch.equal(first.embedding, second.embedding)
+    assert first.frame == second.frame
+    assert len(first.extra) == len(second.extra)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(first.extra, second.extra, strict=True))
+    if first.other is not None:
+        same(first.other, second.other)
 
 
 PHOTOS = [scene(90, 150)[0], scene(60, 40, seed=1)[0]]
 
 
-def test_what_comes_out_is_what_went_in_and_nothing_is_encoded_twice(tmp_path):
+def test_cached_encodings_are_bit_identical_and_nothing_is_encoded_twice(tmp_path):
     first = PerSAM.from_pretrained(random_sam(), device="cpu", cache=tmp_path)
     encoded = first.encode(PHOTOS)
     second = PerSAM.from_pretrained(random_sam(), device="cpu", cache=tmp_path)
     calls = counted(second)
-    for one, other in zip(encoded, second.encode(PHOTOS), strict=True):
-        same(one, other)
+    for photo, again in zip(encoded, second.encode(PHOTOS), strict=True):
+        same(photo, again)
     assert calls == []
     new = scene(70, 70, seed=2)[0]
     second.encode([PHOTOS[1], new])
     assert calls == [1]
 
 
-def test_a_second_subject_in_the_same_album_costs_the_decoder_alone(tmp_path):
+def test_a_second_subject_in_the_same_album_runs_the_decoder_only(tmp_path):
     persam = PerSAM.from_pretrained(random_sam(), device="cpu", cache=tmp_path)
     photo, disc = scene(90, 150)
     corner = np.zeros_like(disc)
@@ -58,11 +58,11 @@ def test_a_second_subject_in_the_same_album_costs_the_decoder_alone(tmp_path):
     found = persam.segment(PHOTOS, persam.personalize(Reference(photo, corner)))
     assert calls == []
     plain = PerSAM.from_pretrained(random_sam(), device="cpu")
-    for one, other in zip(found, plain.segment(PHOTOS, plain.personalize(Reference(photo, corner))), strict=True):
-        assert np.mean(one.mask != other.mask) <= 0.001
+    for cached, fresh in zip(found, plain.segment(PHOTOS, plain.personalize(Reference(photo, corner))), strict=True):
+        assert np.mean(cached.mask != fresh.mask) <= 0.001
 
 
-def test_a_changed_photo_another_precision_and_another_sam_are_encoded_anew(tmp_path):
+def test_a_changed_photo_another_precision_and_another_sam_are_encoded_again(tmp_path):
     PerSAM.from_pretrained(random_sam(), device="cpu", cache=tmp_path).encode(PHOTOS)
     changed = PHOTOS[0].copy()
     changed[0, 0, 0] ^= 1
@@ -79,7 +79,7 @@ def test_a_changed_photo_another_precision_and_another_sam_are_encoded_anew(tmp_
 
 
 @pytest.mark.parametrize("damage", [b"", b"not safetensors", None], ids=["empty", "other bytes", "cut off"])
-def test_a_damaged_file_is_made_anew(tmp_path, damage):
+def test_a_damaged_file_is_replaced(tmp_path, damage):
     persam = PerSAM.from_pretrained(random_sam(), device="cpu", cache=tmp_path)
     (encoded,) = persam.encode(PHOTOS[:1])
     (path,) = tmp_path.rglob("*.safetensors")

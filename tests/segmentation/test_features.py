@@ -1,4 +1,4 @@
-"""Guards that another encoder's features make the confidence map, in their own frame, and nothing else."""
+"""Guards that a second encoder's features are used for the confidence map, in their own frame, and nothing else."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Guards the way from a photo's pixels to the model's square and back."""
+"""Guards the mapping between a photo's pixels and the model's square."""
 
 from dataclasses import replace
 

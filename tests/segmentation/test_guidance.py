@@ -1,4 +1,4 @@
-"""Guards what guidance does to a mask decoder, that it does nothing else, and that it leaves no trace."""
+"""Guards the effect of guidance on a mask decoder: what it changes, nothing else, and no trace afterwards."""
 
 import copy
 
@@ -47,8 +47,8 @@ def asked(request):
     return Asked(recorded_sam.original(), width=recorded_sam.PROMPT_WIDTH, grid=64)
 
 
-def same(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+def same(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def hooks_in(module):
@@ -123,21 +123,21 @@ def test_adding_the_embedding_once_is_not_adding_it_repeatedly(asked):
 
 
 def test_adding_the_embedding_once_is_adding_it_to_every_token_of_the_decoder(asked):
-    """Equation 9: T^g = repeat(T_R) + concat(T_M, T_P), made by hand in a copy's weights."""
+    """Equation 9: T^g = repeat(T_R) + concat(T_M, T_P), written by hand into a copy's weights."""
     found = asked.decode(Guidance(None, asked.target, repeat_embedding=False))
     decoder, prompts = asked.decoder, asked.model.prompt_encoder
     points = prompts.point_embeddings if hasattr(prompts, "point_embeddings") else prompts.point_embed
     for token in (decoder.iou_token, decoder.mask_tokens, *points, prompts.not_a_point_embed):
         token.weight += asked.target
-    for one, other in zip(asked.decode(), found, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+    for expected, actual in zip(asked.decode(), found, strict=True):
+        torch.testing.assert_close(expected, actual, atol=1e-3, rtol=1e-3)
 
 
 # Where it enters
 
 
 def changed_in_isolation(asked, guidance):
-    """Names of the transformer's modules that answer otherwise under guidance when given the very same inputs."""
+    """Names of the transformer's modules whose output changes under guidance for the very same inputs."""
     transformer, calls = asked.decoder.transformer, {}
     names = {module: name for name, module in transformer.named_modules()}
 
@@ -236,10 +236,10 @@ def test_an_overwhelming_bias_makes_every_token_attend_to_that_cell(family):
 
 @torch.no_grad()
 def test_both_families_layers_give_the_same_guided_attention():
-    one, other = attention_layer("transformers", 8, 2), attention_layer("segment-anything", 8, 2)
-    other.load_state_dict(one.state_dict())
+    ours, original = attention_layer("transformers", 8, 2), attention_layer("segment-anything", 8, 2)
+    original.load_state_dict(ours.state_dict())
     query, key, value, bias = torch.randn(1, 3, 8), torch.randn(1, 5, 8), torch.randn(1, 5, 8), torch.randn(5)
     torch.testing.assert_close(
-        guided_attention(one, query[None], key[None], value[None], bias)[0],
-        guided_attention(other, query, key, value, bias),
+        guided_attention(ours, query[None], key[None], value[None], bias)[0],
+        guided_attention(original, query, key, value, bias),
     )

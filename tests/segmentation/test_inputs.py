@@ -1,4 +1,4 @@
-"""Guards what users hand over and what they see: paths, one-line errors, short representations, memory."""
+"""Guards what users pass in and see: paths, one-line errors, short reprs, memory."""
 
 import json
 from dataclasses import replace
@@ -81,7 +81,7 @@ def test_representations_are_one_short_line(persam, subject):
 
 
 def saved_sam(folder, damage):
-    """A small SAM's folder whose weights `damage` has been through."""
+    """A small SAM's folder with its weights modified by `damage`."""
     random_sam().save_pretrained(folder)
     path = folder / "model.safetensors"
     save_file({name: damage(name, weight) for name, weight in load_file(path).items()}, path, {"format": "pt"})
@@ -121,7 +121,7 @@ def test_a_pipelines_folder_is_not_a_sam(tmp_path):
         load_backbone(tmp_path, device="cpu")
 
 
-def test_a_name_that_is_neither_cached_nor_within_reach_is_said_at_once(monkeypatch):
+def test_a_name_that_is_neither_cached_nor_on_a_reachable_hub_fails_at_once(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="the hub cannot be reached"):
         load_backbone("nobody/no-such-sam", device="cpu")
@@ -151,7 +151,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("size", [(1, 20000), (20000, 1), (10, 8000)], ids=str)
 @pytest.mark.parametrize("padding", [0.0, 0.1])
-def test_memory_goes_by_a_photos_pixels_not_by_its_longer_side(backbone, size, padding):
+def test_memory_grows_with_a_photos_pixels_not_with_its_longer_side(backbone, size, padding):
     persam = PerSAM(backbone, replace(Method(), edge_padding=padding))
     photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     mask = np.zeros(size, bool)

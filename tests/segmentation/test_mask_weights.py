@@ -1,4 +1,4 @@
-"""Guards PerSAM-F's fit: from a sample of the pixels, what a thousand steps over all of them give."""
+"""Guards PerSAM-F's fit: the result from sampled pixels equals that of a thousand steps over all pixels."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def a_photo(side, seed):
 
 
 def by_all_pixels(logits, foreground):
-    """The authors' way, written down plainly: every step over every pixel."""
+    """The authors' fit, written out: every step over every pixel."""
     target = foreground.float()
     free = torch.nn.Parameter(torch.ones(2, 1) / 3)
     optimizer = torch.optim.AdamW([free], lr=1e-3, eps=1e-4)
@@ -41,7 +41,7 @@ def by_all_pixels(logits, foreground):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_sample_and_five_looks_give_what_all_pixels_give(seed):
+def test_sampled_steps_with_five_corrections_match_steps_over_all_pixels(seed):
     logits, target = a_photo(200, seed)
     assert logits.shape[1] > 6 * mask_weights.SAMPLE
     fitted, plain = fit_mask_weights(logits, target), by_all_pixels(logits, target)
@@ -49,7 +49,7 @@ def test_a_sample_and_five_looks_give_what_all_pixels_give(seed):
     torch.testing.assert_close(fitted, plain, atol=2e-3, rtol=0)
 
 
-def test_a_small_photo_is_looked_at_whole():
+def test_all_pixels_of_a_small_photo_are_used():
     logits, target = a_photo(50, 0)
     torch.testing.assert_close(fit_mask_weights(logits, target), by_all_pixels(logits, target), atol=1e-5, rtol=0)
 
@@ -65,7 +65,7 @@ def test_the_weights_sum_to_one_and_make_the_mask_no_worse(order, seed):
     assert mask_weights.mask_loss(weights[1:], logits, target.float()) <= start + 1e-6
 
 
-def test_the_loss_of_a_sample_stands_for_the_photo():
+def test_the_share_scales_the_loss_of_a_sample_to_the_whole_photo():
     logits, target = a_photo(40, 0)
     free, target = torch.tensor([0.2, 0.5]), target.float()
     whole = mask_weights.mask_loss(free, logits.repeat(1, 7), target.repeat(7))

@@ -1,4 +1,4 @@
-"""Guards following subjects with a learned memory: as transformers' own session does, frame by frame, in less room."""
+"""Guards tracking with a video model's memory: the results of transformers' own session, in bounded memory."""
 
 import gc
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ from tests.segmentation import random_sams
 
 SIZE = (90, 150)
 SIDE, WIDTH = 128, 128
-MASKS, POINTERS = 4, 6  # remembered; the classes' own are 7 and 16
+MASKS, POINTERS = 4, 6  # kept in memory; the models' defaults are 7 and 16
 MEMORY = {
     "image_size": SIDE,
     "num_maskmem": MASKS,
@@ -36,7 +36,7 @@ MEMORY = {
     "memory_attention_num_layers": 1,
     "memory_attention_rope_feat_sizes": [random_sams.GRID, random_sams.GRID],
     "memory_encoder_hidden_size": WIDTH,
-    "memory_encoder_output_channels": 64,  # the classes' attention takes no other number
+    "memory_encoder_output_channels": 64,  # hard-coded in the models' attention
     "mask_downsampler_embed_dim": WIDTH,
     "memory_fuser_embed_dim": WIDTH,
     "memory_fuser_intermediate_dim": 32,
@@ -77,7 +77,7 @@ def kind(request):
 
 @pytest.fixture
 def model(kind):
-    """One that sees its subject in every frame: random weights would say yes in some and no in others."""
+    """A model whose object score is positive in every frame; with random weights it would vary."""
     return seeing(FAMILIES[kind]())
 
 
@@ -88,7 +88,7 @@ def persam():
 
 @pytest.fixture(scope="module")
 def subjects(persam):
-    """Whose masks in a frame overlap."""
+    """Two subjects whose masks overlap."""
     photo, disc = scene(*SIZE)
     corner = np.zeros_like(disc)
     corner[:40, :40] = True
@@ -97,13 +97,13 @@ def subjects(persam):
 
 @torch.no_grad()
 def seeing(model, bias=10.0):
-    """`bias` is added to every object score."""
+    """Add `bias` to every object score."""
     model.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(bias)
     return model
 
 
 def film(count):
-    """Frames with a disc that moves, and grey ones where it is gone."""
+    """Frames with a moving disc, and grey frames without it."""
     frames = [np.roll(scene(*SIZE, seed)[0], 6 * seed, axis=1) for seed in range(count)]
     return [np.full_like(frame, 120) if number % 5 == 3 else frame for number, frame in enumerate(frames)]
 
@@ -121,18 +121,18 @@ def processor():
 
 
 def own_session(model, frames, masks):
-    """What transformers' session makes of a whole film at once: a list of (logits (N, h, w), object scores (N,))."""
+    """Run transformers' own session on the whole film: a list of (logits (N, h, w), object scores (N,))."""
     own = processor()
     session = own.init_video_session(video=np.stack(frames), dtype=model.dtype)
     numbers = list(range(1, len(masks) + 1))
     own.add_inputs_to_inference_session(session, 0, numbers, input_masks=list(masks))
     outputs = model.propagate_in_video_iterator(session, start_frame_idx=0)
-    return [(one.pred_masks[:, 0], one.object_score_logits.flatten()) for one in outputs]
+    return [(output.pred_masks[:, 0], output.object_score_logits.flatten()) for output in outputs]
 
 
 @contextmanager
 def heard(model):
-    """The (h, w) logits and object scores of each subject in each frame that pass through the model meanwhile."""
+    """Record the (h, w) logits and object score of every call of the model: each subject in each frame."""
     outputs = []
     with model.register_forward_hook(
         lambda module, args, output: outputs.append((output.pred_masks[0, 0], output.object_score_logits.flatten()[0]))
@@ -140,8 +140,8 @@ def heard(model):
         yield outputs
 
 
-def close(one, other):
-    return torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+def close(first, second):
+    return torch.allclose(first, second, rtol=1e-4, atol=1e-4)
 
 
 # As transformers' own session
@@ -158,7 +158,7 @@ def test_frame_by_frame_it_is_the_session_that_holds_the_whole_film(model):
         for (found, score), (logits, told), (both, _) in zip(outputs[place::2], alone, together, strict=True):
             assert close(found, logits[0])
             assert close(score, told[0])
-            # Both masks in one call of the memory's encoder; it is rounded to bfloat16, which makes more of the rest.
+            # Here the memory encoder gets both masks in one call; its rounding to bfloat16 amplifies differences.
             torch.testing.assert_close(found, both[place], rtol=1e-3, atol=1e-3)
 
 
@@ -174,17 +174,17 @@ def test_each_pixel_is_given_to_the_highest_of_that_sessions_logits(model):
         assert torch.equal(torch.from_numpy(frame.labels)[sure].long(), torch.where(best > 0, winner + 1, 0)[sure])
 
 
-def test_that_session_remembers_so_that_a_memory_too_short_would_be_seen(model):
-    """The test of the test above: the first mask, and a frame as far back as is ever read, change what is found."""
+def test_the_session_depends_on_its_memory_so_a_memory_too_short_would_be_noticed(model):
+    """Checks the tests above: the first mask, and the oldest frame that is ever read, change the result."""
     frames, labels = film(3 * POINTERS), two_labels()
-    one = own_session(model, frames, [labels == 1])
-    other = own_session(model, frames, [labels == 2])
-    assert not close(one[-1][0], other[-1][0])
+    disc = own_session(model, frames, [labels == 1])
+    corner = own_session(model, frames, [labels == 2])
+    assert not close(disc[-1][0], corner[-1][0])
     last = len(frames) - 1
     changed = [
         np.full_like(frame, 255) if number == last - POINTERS + 1 else frame for number, frame in enumerate(frames)
     ]
-    assert not close(one[-1][0], own_session(model, changed, [labels == 1])[-1][0])
+    assert not close(disc[-1][0], own_session(model, changed, [labels == 1])[-1][0])
 
 
 def test_the_score_is_the_predicted_iou_of_the_mask_that_the_decoder_chose(model):
@@ -206,7 +206,7 @@ def test_a_subject_whose_object_score_says_so_is_absent_and_comes_back(kind):
     there = [frame.scores[0] is not None for frame in seen]
     assert there == expected
     assert there == [bool((frame.labels == 1).any()) for frame in seen]
-    assert any(one and not before for before, one in pairwise(there)), there
+    assert any(now and not before for before, now in pairwise(there)), there
 
 
 # Streams
@@ -218,13 +218,13 @@ def test_the_first_labels_are_handed_back_and_later_frames_have_one_subject_a_pi
     np.testing.assert_array_equal(seen[0].labels, labels)
     assert seen[0].scores == (1.0, 1.0)
     alone = [list(MemorySegmenter(model).follow(film(4), (labels == n).astype(np.uint8))) for n in (1, 2)]
-    for both, one, two in zip(seen[1:], *(each[1:] for each in alone), strict=True):
+    for both, first, second in zip(seen[1:], *(each[1:] for each in alone), strict=True):
         assert both.labels.dtype == np.uint8
         assert both.labels.shape == SIZE
-        np.testing.assert_array_equal(both.labels > 0, (one.labels > 0) | (two.labels > 0))
-        assert (both.labels[(one.labels > 0) & (two.labels == 0)] == 1).all()
-        assert (both.labels[(two.labels > 0) & (one.labels == 0)] == 2).all()
-        assert both.scores == one.scores + two.scores
+        np.testing.assert_array_equal(both.labels > 0, (first.labels > 0) | (second.labels > 0))
+        assert (both.labels[(first.labels > 0) & (second.labels == 0)] == 1).all()
+        assert (both.labels[(second.labels > 0) & (first.labels == 0)] == 2).all()
+        assert both.scores == first.scores + second.scores
 
 
 def test_one_call_a_frame_is_one_call_for_all(model):
@@ -256,42 +256,42 @@ def test_the_image_is_encoded_once_a_frame_however_many_look(model):
 
 def tensors():
     gc.collect()
-    return [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+    return [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
 
 
 def size(found):
-    """How many tensors, and how many numbers in them."""
-    return len(found), sum(one.numel() for one in found)
+    """Number of tensors and of their elements."""
+    return len(found), sum(tensor.numel() for tensor in found)
 
 
 def entries(held):
-    """How many things transformers' sessions hold, whatever they are."""
+    """Number of items that transformers' sessions hold, of any kind."""
     if isinstance(held, dict | list):
         return len(held) + sum(map(entries, held.values() if isinstance(held, dict) else held))
     return 0
 
 
 def sessions():
-    return [one for one in gc.get_objects() if type(one) is Sam2VideoInferenceSession]
+    return [item for item in gc.get_objects() if type(item) is Sam2VideoInferenceSession]
 
 
 def masks(found):
-    """Those that are masks of the model's, in either resolution."""
-    return [one for one in found if one.shape in [(1, 1, SIDE, SIDE), (1, 1, SIDE // 4, SIDE // 4)]]
+    """Select the model's masks, in either resolution."""
+    return [tensor for tensor in found if tensor.shape in [(1, 1, SIDE, SIDE), (1, 1, SIDE // 4, SIDE // 4)]]
 
 
 def encoded_masks(found):
-    """Those that the memory's encoder made of an image and a mask: SAM 2's and EdgeTAM's shape."""
-    return [one for one in found if one.shape in [(random_sams.GRID**2, 1, 64), (1, 32, 64)]]
+    """Select the memory encoder's outputs, by SAM 2's and EdgeTAM's shape."""
+    return [tensor for tensor in found if tensor.shape in [(random_sams.GRID**2, 1, 64), (1, 32, 64)]]
 
 
 def test_memory_does_not_grow_with_the_number_of_frames(model):
-    """Beside it transformers' own session, which does grow: so what is counted is what counts."""
+    """Checked against transformers' own session, which does grow, so the measurement is valid."""
     labels, picture = two_labels(), scene(*SIZE)[0]
     segmenter, held = MemorySegmenter(model), []
     for number, _ in enumerate(segmenter.follow((picture.copy() for _ in range(30)), labels)):
         if number in (POINTERS, 12, 29):
-            held.append((*size(tensors()), [entries(vars(one)) for one in sessions()]))
+            held.append((*size(tensors()), [entries(vars(session)) for session in sessions()]))
     assert held[0] == held[1] == held[2]
     assert len(sessions()) == 2
     assert not masks(tensors())
@@ -308,7 +308,7 @@ def test_memory_does_not_grow_with_the_number_of_frames(model):
     assert masks(tensors())
 
 
-# PerSAM tells whom to follow
+# PerSAM finds the subjects to track
 
 
 def scores_of(persam, frames, subject):
@@ -319,17 +319,17 @@ def test_without_labels_persams_disjoint_masks_of_the_first_frame_are_followed(m
     frames = film(4)
     found = [persam.segment(frames[0], subject) for subject in subjects]
     frame = persam.backbone.frame(*SIZE)
-    logits = torch.cat([frame.to_original(torch.from_numpy(one.logits)[None]) for one in found])
+    logits = torch.cat([frame.to_original(torch.from_numpy(segmentation.logits)[None]) for segmentation in found])
     expected = torch.where(logits.max(0).values > 0, logits.argmax(0) + 1, 0).numpy().astype(np.uint8)
     assert (found[0].mask & found[1].mask).any()
     assert {1, 2} <= set(np.unique(expected))
     seen = list(MemorySegmenter(model, persam, subjects, lost_below=None).follow(frames))
     np.testing.assert_array_equal(seen[0].labels, expected)
-    assert seen[0].scores == tuple(one.score for one in found)
+    assert seen[0].scores == tuple(segmentation.score for segmentation in found)
     told = list(MemorySegmenter(model).follow(frames, expected))
-    for one, other in zip(seen[1:], told[1:], strict=True):
-        np.testing.assert_array_equal(one.labels, other.labels)
-        assert one.scores == pytest.approx(other.scores)
+    for frame, expected in zip(seen[1:], told[1:], strict=True):
+        np.testing.assert_array_equal(frame.labels, expected.labels)
+        assert frame.scores == pytest.approx(expected.scores)
 
 
 def test_a_subject_that_persam_does_not_find_is_looked_for_until_it_does_and_then_left_to_the_memory(
@@ -341,17 +341,17 @@ def test_a_subject_that_persam_does_not_find_is_looked_for_until_it_does_and_the
     frames, joins = [frames[number] for number in order], 3
     threshold = (quality[order[joins - 1]] + quality[order[joins]]) / 2
     seen = list(MemorySegmenter(model, persam, [subject], threshold).follow(frames))
-    assert all(one.scores == (None,) and not one.labels.any() for one in seen[:joins])
+    assert all(frame.scores == (None,) and not frame.labels.any() for frame in seen[:joins])
     found = persam.segment(frames[joins], subject)
     np.testing.assert_array_equal(seen[joins].labels == 1, found.mask)
     assert seen[joins].scores == (found.score,)
     told = list(MemorySegmenter(model).follow(frames[joins:], found.mask.astype(np.uint8)))
-    for one, other in zip(seen[joins + 1 :], told[1:], strict=True):
-        np.testing.assert_array_equal(one.labels, other.labels)
+    for frame, expected in zip(seen[joins + 1 :], told[1:], strict=True):
+        np.testing.assert_array_equal(frame.labels, expected.labels)
 
 
 def test_one_who_joins_late_changes_nothing_that_is_remembered_of_the_others(model, persam, subjects):
-    """In one session for both transformers' EdgeTAM fails here, and its SAM 2 remembers the first one otherwise."""
+    """With one session for both, transformers' EdgeTAM fails here and its SAM 2 changes the first one's memory."""
     frames, labels = film(8), scene(*SIZE)[1].astype(np.uint8)
     with heard(model) as alone:
         list(MemorySegmenter(model).follow(frames, labels))
@@ -361,14 +361,14 @@ def test_one_who_joins_late_changes_nothing_that_is_remembered_of_the_others(mod
     joins = next(number for number in frames_left if quality[number] >= threshold)
     with heard(model) as both:
         seen = list(MemorySegmenter(model, persam, subjects, threshold).follow(frames, labels))
-    late = [number for number, one in enumerate(seen) if one.scores[1] is not None]
+    late = [number for number, frame in enumerate(seen) if frame.scores[1] is not None]
     assert late[0] == joins
-    assert all((one.labels != 2).all() for one in seen[:joins])
+    assert all((frame.labels != 2).all() for frame in seen[:joins])
     assert (seen[joins].labels == 2).any()
     # The first subject's outputs: alone until the other joins, in that frame before it, then every other one.
     first = [*both[: joins + 1], *both[joins + 2 :: 2]]
     assert len(first) == len(alone)
-    assert all(torch.equal(one[0], other[0]) for one, other in zip(first, alone, strict=True))
+    assert all(torch.equal(output[0], expected[0]) for output, expected in zip(first, alone, strict=True))
 
 
 def test_one_folder_may_look_and_remember(tmp_path):
@@ -389,10 +389,10 @@ def test_a_saved_folder_is_told_by_its_config_and_follows_alike(kind, model, tmp
     model.save_pretrained(tmp_path)
     frames, labels = film(5), two_labels()
     loaded = list(MemorySegmenter.from_pretrained(str(tmp_path), device="cpu").follow(frames, labels))
-    for one, other in zip(loaded, MemorySegmenter(model).follow(frames, labels), strict=True):
+    for frame, expected in zip(loaded, MemorySegmenter(model).follow(frames, labels), strict=True):
         # Not to the bit: the loaded weights lie elsewhere in memory, by which some processors round differently.
-        assert np.mean(one.labels != other.labels) <= 0.001
-        assert one.scores == pytest.approx(other.scores, rel=1e-3)
+        assert np.mean(frame.labels != expected.labels) <= 0.001
+        assert frame.scores == pytest.approx(expected.scores, rel=1e-3)
 
 
 def test_bfloat16_is_the_whole_models(model, tmp_path):
@@ -404,8 +404,8 @@ def test_bfloat16_is_the_whole_models(model, tmp_path):
     with heard(loaded) as outputs:
         seen = list(MemorySegmenter(loaded).follow(frames, mask.astype(np.uint8)))
     expected = own_session(loaded, frames, [mask])
-    assert all(close(one[0], other[0][0]) for one, other in zip(outputs, expected, strict=True))
-    assert all(one.scores[0] is not None for one in seen)
+    assert all(close(output[0], reference[0][0]) for output, reference in zip(outputs, expected, strict=True))
+    assert all(frame.scores[0] is not None for frame in seen)
 
 
 def test_another_models_folder_is_refused_with_the_known_ones(tmp_path):
@@ -432,10 +432,10 @@ def test_a_folder_without_the_memorys_weights_is_refused(tmp_path):
 def test_nobody_to_follow_and_labels_that_do_not_fit_are_refused(persam, subjects):
     model, (picture, disc) = sam2_video(), scene(*SIZE)
     mistakes = [
-        (MemorySegmenter(model), None, "nobody to follow"),
+        (MemorySegmenter(model), None, "no subject to track"),
         (MemorySegmenter(model), np.zeros(SIZE, np.uint8), "labels are empty"),
         (MemorySegmenter(model), np.ones((9, 9), np.uint8), r"shape \(9, 9\), the frame \(90, 150\)"),
-        (MemorySegmenter(model, persam, subjects), 3 * disc.astype(np.uint8), "number 3 subjects, but 2"),
+        (MemorySegmenter(model, persam, subjects), 3 * disc.astype(np.uint8), "go up to 3, but only 2"),
     ]
     for segmenter, labels, words in mistakes:
         with pytest.raises(UserError, match=words) as refusal:
@@ -445,7 +445,7 @@ def test_nobody_to_follow_and_labels_that_do_not_fit_are_refused(persam, subject
 
 def test_subjects_without_their_persam_or_too_many_are_refused(persam, subjects):
     model = sam2_video()
-    with pytest.raises(UserError, match="looked for by PerSAM"):
+    with pytest.raises(UserError, match="without a PerSAM to find them"):
         MemorySegmenter(model, None, subjects)
     with pytest.raises(UserError, match="1 to 255 subjects, not 256"):
         MemorySegmenter(model, persam, subjects * 128)

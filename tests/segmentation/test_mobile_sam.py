@@ -28,7 +28,7 @@ def test_the_encoders_weights_have_the_names_and_shapes_of_mobile_sams():
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == NAMES_AND_SHAPES
 
 
-def test_a_checkpoint_is_told_from_its_weights_and_read_whole(tmp_path):
+def test_a_checkpoint_is_recognized_by_its_weights_and_loaded_completely(tmp_path):
     saved, file = random_mobile_sam(side=1024).state_dict(), tmp_path / "sam_vit_h.pt"
     torch.save(saved, file)
     read = read_checkpoint(file).state_dict()
@@ -37,7 +37,7 @@ def test_a_checkpoint_is_told_from_its_weights_and_read_whole(tmp_path):
     backbone = load_backbone(file, device="cpu")
     assert (backbone.name, backbone.image_size) == ("sam_vit_h.pt", 1024)
     torch.save({name: weight for name, weight in saved.items() if "neck" not in name}, file)
-    with pytest.raises(UserError, match="not all of a SAM's weights"):
+    with pytest.raises(UserError, match="lacks other SAM weights"):
         read_checkpoint(file)
 
 
@@ -62,7 +62,7 @@ def test_the_encoder_is_timms_tiny_vit_with_a_last_stage_of_full_resolution():
 
 
 def timms_name(name):
-    """timm's name of a TinyViT weight, None for what it has not; its stages begin with the way from the last one."""
+    """timm's name of a TinyViT weight, None if it has none; timm's stages begin with the transition from the last."""
     for old, new in (
         (".c.", ".conv."),
         ("patch_embed.seq.0", "patch_embed.conv1"),

@@ -1,4 +1,4 @@
-"""Guards the families beside SAM: each frames, encodes and decodes as its own package does, and carries PerSAM."""
+"""Guards the families beside SAM: preprocessing, encoding and decoding match their packages, and PerSAM runs."""
 
 import json
 
@@ -69,7 +69,7 @@ def encoded(backbone, seed=0):
     """One photo's features and extra."""
     photo = scene(*SIZE, seed)[0]
     features, extra = backbone.encode_with_extra(backbone.frame(*SIZE).pixels(photo)[None])
-    return features[0], tuple(one[0] for one in extra)
+    return features[0], tuple(level[0] for level in extra)
 
 
 def asked(backbone, box=False, mask=False):
@@ -85,7 +85,7 @@ def asked(backbone, box=False, mask=False):
 # Loading
 
 
-def test_a_saved_folder_is_told_by_its_config(folder, model, kind):
+def test_a_saved_folder_is_recognized_by_its_config(folder, model, kind):
     backbone = load_backbone(folder, device="cpu")
     assert json.loads((folder / "config.json").read_text())["model_type"] == kind
     built = load_backbone(model, device="cpu")
@@ -236,7 +236,7 @@ def test_sam_hqs_three_masks_keep_their_order():
 
 
 @pytest.mark.parametrize("name", LIKE_SAM2)
-def test_a_mask_prompt_is_held_within_what_sam_2_gives_back(name):
+def test_a_mask_prompt_is_clamped_to_the_range_of_sam_2s_predictor(name):
     backbone = load_backbone(family(name)(), device="cpu")
     features, extra = encoded(backbone)
     signs = torch.randn(4 * GRID, 4 * GRID, generator=torch.Generator().manual_seed(0)).sign()
@@ -257,22 +257,22 @@ def test_the_point_the_box_and_the_mask_each_change_the_masks(backbone):
     features, extra = encoded(backbone)
     elsewhere = Prompts(asked(backbone).points.flip(-1), asked(backbone).labels)
     prompts = [asked(backbone), elsewhere, asked(backbone, box=True), asked(backbone, mask=True)]
-    masks = [backbone.decode(features, one, True, extra=extra)[0] for one in prompts]
+    masks = [backbone.decode(features, prompt, True, extra=extra)[0] for prompt in prompts]
     assert not any(torch.allclose(a, b, rtol=1e-3) for number, a in enumerate(masks) for b in masks[:number])
 
 
-def test_what_is_handed_to_the_decoder_beside_the_features_matters(backbone):
+def test_the_extra_tensors_change_the_decoders_masks(backbone):
     features, extra = encoded(backbone)
     _, other = encoded(backbone, seed=1)
-    one, two = (backbone.decode(features, asked(backbone), True, extra=given)[0] for given in (extra, other))
-    assert not torch.allclose(one, two)
+    own, foreign = (backbone.decode(features, asked(backbone), True, extra=given)[0] for given in (extra, other))
+    assert not torch.allclose(own, foreign)
 
 
 def test_bfloat16_is_the_image_encoders_only(model):
     full, _ = encoded(load_backbone(model, device="cpu"))
     backbone = load_backbone(model, device="cpu", dtype=torch.bfloat16)
     features, extra = encoded(backbone)
-    assert {one.dtype for one in (features, *extra)} == {torch.float32}
+    assert {tensor.dtype for tensor in (features, *extra)} == {torch.float32}
     assert torch.corrcoef(torch.stack([full.flatten(), features.flatten()]))[0, 1] > 0.99
     logits, _ = backbone.decode(features, asked(backbone), True, extra=extra)
     assert logits.dtype == torch.float32
@@ -297,7 +297,7 @@ def test_persam_finds_masks_in_the_photos_own_frame_one_by_one_as_in_a_batch(fol
         assert found.mask.dtype == bool
         assert found.logits.shape == (4 * GRID, 4 * GRID)
         assert (found.points < [photo.shape[1], photo.shape[0]]).all()
-        # The map is level at the photo's edge, so that rounding chooses among neighbours there.
+        # The map is flat at the photo's edge, so rounding decides between neighbouring pixels there.
         assert np.abs(found.points - alone.points).max() <= max(photo.shape) / GRID / 2
         np.testing.assert_allclose(found.confidence_map, alone.confidence_map, atol=1e-4)
         if np.array_equal(found.points, alone.points):
@@ -308,7 +308,7 @@ def test_a_reference_may_be_made_from_a_box(folder):
     persam = PerSAM.from_pretrained(folder, device="cpu")
     try:
         reference = reference_from(persam, scene(*SIZE)[0], box=(40, 10, 120, 80))
-    except UserError as nothing_found:  # a random model may well take nothing or all; it was asked
+    except UserError as nothing_found:  # a random model may return an empty or a full mask
         assert "SAM takes" in str(nothing_found)
     else:
         assert reference.foreground.shape == SIZE

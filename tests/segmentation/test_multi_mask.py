@@ -1,4 +1,4 @@
-"""Guards several masks in one photo: no pixel in two, nobody loses a pixel that nobody else wants, instances apart."""
+"""Guards several masks in one photo: no overlap, no uncontested pixel lost, instances kept apart."""
 
 import numpy as np
 import pytest
@@ -29,14 +29,14 @@ from world import KIND_NAMES, SCENES, Recipe, draw, random_identity, random_plac
 @settings(deadline=None)
 @given(arrays.arrays(np.float32, (3, 4, 5), elements=st.floats(-4, 4, width=32)))
 def test_each_pixel_goes_to_the_highest_logit_above_zero(logits):
-    labels = share_out([torch.from_numpy(one) for one in logits], (4, 5))
+    labels = share_out([torch.from_numpy(mask_logits) for mask_logits in logits], (4, 5))
     expected = np.where(logits.max(0) > 0, logits.argmax(0) + 1, 0)
     np.testing.assert_array_equal(labels, expected)
 
 
-def test_one_that_is_not_there_keeps_its_number():
-    one = torch.ones(2, 2)
-    np.testing.assert_array_equal(share_out([None, one], (2, 2)), np.full((2, 2), 2))
+def test_an_absent_mask_keeps_its_number():
+    logits = torch.ones(2, 2)
+    np.testing.assert_array_equal(share_out([None, logits], (2, 2)), np.full((2, 2), 2))
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +57,18 @@ def test_no_pixel_belongs_to_two_subjects_and_none_that_one_claims_is_lost(toget
     assert (alone[0].mask & alone[1].mask).any()
     assert not (both[0].mask & both[1].mask).any()
     np.testing.assert_array_equal(both[0].mask | both[1].mask, alone[0].mask | alone[1].mask)
-    for one, other in ((0, 1), (1, 0)):
-        assert both[one].mask[alone[one].mask & ~alone[other].mask].all()
+    for winner, loser in ((0, 1), (1, 0)):
+        assert both[winner].mask[alone[winner].mask & ~alone[loser].mask].all()
 
 
 def test_the_contested_pixel_goes_to_the_higher_logit_and_the_box_fits_what_is_left(together):
     _, encoded, _, alone, both = together
-    logits = [encoded.frame.to_original(torch.from_numpy(one.logits)[None])[0].numpy() for one in alone]
+    logits = [encoded.frame.to_original(torch.from_numpy(found.logits)[None])[0].numpy() for found in alone]
     contested = alone[0].mask & alone[1].mask
     np.testing.assert_array_equal(both[0].mask[contested], (logits[0] >= logits[1])[contested])
-    for one in both:
-        if one.box is not None:
-            np.testing.assert_array_equal(one.box, bounding_box(torch.from_numpy(one.mask)))
+    for found in both:
+        if found.box is not None:
+            np.testing.assert_array_equal(found.box, bounding_box(torch.from_numpy(found.mask)))
 
 
 def test_a_mask_that_the_user_gave_keeps_all_its_pixels(together):
@@ -79,7 +79,7 @@ def test_a_mask_that_the_user_gave_keeps_all_its_pixels(together):
     np.testing.assert_array_equal(cut.mask, alone[0].mask & ~given_mask)
 
 
-def test_one_subject_together_with_nobody_is_as_alone(together):
+def test_a_single_subject_keeps_its_mask(together):
     persam, encoded, subjects, alone, _ = together
     (only,) = segment_together(persam, encoded, subjects[:1])
     np.testing.assert_array_equal(only.mask, alone[0].mask)
@@ -96,7 +96,7 @@ def test_a_subject_of_another_sam_is_refused(together):
 
 
 def instances_in(persam, check, subject, picture):
-    """What is surely the subject."""
+    """Segment the instances whose verdict is "found"."""
     sure = lambda encoded, found: check(picture.image, encoded, found).verdict == "found"  # noqa: E731
     return segment_instances(persam, picture.image, subject, sure)
 
@@ -115,9 +115,14 @@ def test_twins_get_a_mask_each_and_an_empty_scene_none():
         twins = draw(Recipe(str(rng.choice(SCENES)), pair_of_twins, 1.0, 1.0, seed=number), 128)
         found = instances_in(persam, check, subject, twins)
         counts.append(len(found))
-        assert not np.sum([one.mask for one in found], axis=0, dtype=int).max(initial=0) > 1
+        assert not np.sum([segmentation.mask for segmentation in found], axis=0, dtype=int).max(initial=0) > 1
         for true in (twins.mask(0), twins.mask(1)):
-            overlaps.append(max(((one.mask & true).sum() / (one.mask | true).sum() for one in found), default=0))
+            overlaps.append(
+                max(
+                    ((segmentation.mask & true).sum() / (segmentation.mask | true).sum() for segmentation in found),
+                    default=0,
+                )
+            )
         assert instances_in(persam, check, subject, photo(rng, identity, ())) == []
     assert max(counts) == 2
     assert np.mean(np.array(overlaps) > 0.5) >= 0.75

@@ -38,13 +38,13 @@ def subject(persam):
     return persam.personalize(Reference(*scene(90, 150)))
 
 
-def assert_same(one, other):
+def assert_same(first, second):
     """Two segmentations equal in every field, to the bit."""
-    for field in fields(one):
+    for field in fields(first):
         if field.name == "passes":
             continue
-        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name), field.name)
-    for a, b in zip(one.passes, other.passes, strict=True):
+        np.testing.assert_array_equal(getattr(first, field.name), getattr(second, field.name), field.name)
+    for a, b in zip(first.passes, second.passes, strict=True):
         for field in fields(a):
             np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name), field.name)
 
@@ -55,13 +55,13 @@ def assert_same(one, other):
 def test_photos_of_many_sizes_are_segmented_in_a_batch_as_one_by_one(persam, subject):
     photos = [scene(*size, seed)[0] for seed, size in enumerate(SIZES)]
     alone = [persam.segment(photo, subject) for photo in photos]
-    assert all(0 < one.mask.mean() < 1 for one in alone)
+    assert all(0 < found.mask.mean() < 1 for found in alone)
     for batch_size in (2, len(photos)):
         together = persam.segment(photos, subject, batch_size=batch_size)
-        for one, other in zip(alone, together, strict=True):
-            np.testing.assert_array_equal(one.points, other.points)
-            np.testing.assert_allclose(one.logits, other.logits, atol=1e-3)
-            assert np.mean(one.mask != other.mask) <= 0.001
+        for single, batched in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(single.points, batched.points)
+            np.testing.assert_allclose(single.logits, batched.logits, atol=1e-3)
+            assert np.mean(single.mask != batched.mask) <= 0.001
 
 
 def test_one_photo_gives_one_segmentation_and_a_list_gives_a_list(persam, subject):
@@ -84,14 +84,14 @@ def test_a_pil_image_an_array_and_a_turned_file_of_one_photo_are_the_same(persam
     assert_same(from_array, persam.segment(Image.open(file), subject))
 
 
-def test_asking_twice_gives_the_same_answer(persam, subject):
+def test_segmenting_twice_gives_the_same_result(persam, subject):
     photo, _ = scene(90, 150, seed=1)
     assert_same(persam.segment(photo, subject), persam.segment(photo, subject))
 
 
-def test_another_photo_gives_another_answer(persam, subject):
-    one, other = (persam.segment(scene(90, 150, seed)[0], subject) for seed in (1, 2))
-    assert not np.array_equal(one.logits, other.logits)
+def test_another_photo_gives_another_result(persam, subject):
+    first, second = (persam.segment(scene(90, 150, seed)[0], subject) for seed in (1, 2))
+    assert not np.array_equal(first.logits, second.logits)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_mask_box_and_score_are_those_of_the_last_pass(persam, subject, size):
 
 
 def test_the_cascade_is_guided_first_then_points_and_logits_then_the_box_too(backbone, persam, subject):
-    """Each pass again, by hand, from what the result says of the ones before it."""
+    """Repeat each pass by hand from the recorded passes before it."""
     photo, _ = scene(90, 150, seed=1)
     found, frame = persam.segment(photo, subject), Frame(90, 150, SIDE)
     embedding = backbone.encode(frame.pixels(photo)[None])[0]
@@ -205,7 +205,7 @@ def with_and_without(backbone, **switch):
     return [persam.segment(photo, persam.personalize(reference)) for persam in pair]
 
 
-def test_without_the_negative_prior_only_the_positive_point_is_asked(backbone):
+def test_without_the_negative_prior_only_the_positive_point_is_used(backbone):
     full, less = with_and_without(backbone, negative_prior=False)
     np.testing.assert_array_equal(less.points, full.points[:1])
     assert less.point_labels.tolist() == [1]
@@ -254,7 +254,7 @@ def photo_cells(frame):
 
 
 def blob(frame, row, column):
-    """(H, W) confidence with its one peak at the centre of a cell, where that cell lies on the photo."""
+    """(H, W) confidence with a single peak on the photo, at the center of a cell."""
     height, width = frame.resized
     cell = frame.side / GRID
     # Model-frame centre of every photo pixel, in cells.
@@ -394,7 +394,7 @@ def test_the_subject_is_made_of_the_cells_under_the_mask(backbone, persam):
 def test_a_mask_too_thin_for_any_cell_takes_the_best_covered_one(backbone, persam):
     photo, _ = scene(128, 128)
     thin = np.zeros((128, 128), bool)
-    thin[40, 64:80] = True  # half of what cell (2, 4) looks at
+    thin[40, 64:80] = True  # half of the pixels that cell (2, 4) samples
     thin[56, 32:34] = True  # less of cell (3, 2)
     embedding = backbone.encode(Frame(128, 128, SIDE).pixels(photo)[None])[0]
     torch.testing.assert_close(persam.personalize(Reference(photo, thin)).target_embedding, embedding[:, 2, 4])
@@ -406,7 +406,7 @@ def test_a_mask_too_thin_for_any_cell_takes_the_best_covered_one(backbone, persa
 
 
 def decided_sam(signs):
-    """A SAM whose four masks are everywhere positive or everywhere negative, whatever it is asked."""
+    """A SAM whose four masks are all positive or all negative for any prompt."""
     model = random_sam()
     decoder = model.mask_decoder
     with torch.no_grad():
@@ -424,7 +424,7 @@ def segment_with(model, **switch):
 
 
 @pytest.mark.parametrize("first", [1, -1], ids=["first mask full", "first mask empty"])
-def test_an_empty_mask_in_the_cascade_skips_the_box_pass_and_says_so(first):
+def test_an_empty_mask_in_the_cascade_skips_the_box_pass_with_a_warning(first):
     found = segment_with(decided_sam((first, -1, -1, -1)))
     assert (found.passes[0].logits > 0).all() == (first > 0)
     assert len(found.passes) == 2
@@ -434,7 +434,7 @@ def test_an_empty_mask_in_the_cascade_skips_the_box_pass_and_says_so(first):
     assert found.box is None
 
 
-def test_an_empty_mask_without_refinement_says_so_too():
+def test_an_empty_mask_without_refinement_gives_a_warning_too():
     found = segment_with(decided_sam((-1, -1, -1, -1)), refinement=False)
     assert len(found.passes) == 1
     assert len(found.warnings) == 1
@@ -462,15 +462,15 @@ def test_a_thin_mask_on_a_wide_photo_takes_a_cell_of_the_photo(persam):
 
 def test_a_mask_between_the_sampled_pixels_takes_its_own_cell_of(persam):
     photo, small = scene(128, 128)[0], np.zeros((128, 128), bool)
-    small[32:35, 64:67] = True  # cell (2, 4), which looks at rows and columns 7 and 8 of its 16 only
+    small[32:35, 64:67] = True  # cell (2, 4), which samples rows and columns 7 and 8 of its 16 only
     found = persam.personalize(Reference(photo, small)).target_embedding
     torch.testing.assert_close(found, cell_of(persam, photo, 2, 4))
 
 
 def test_random_sam_sees_the_photo():
-    one, other = torch.randn(2, 1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    first, second = torch.randn(2, 1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     backbone = load_backbone(random_sam(), device="cpu")
-    assert (backbone.encode(one) - backbone.encode(other)).abs().max() > 0.01
+    assert (backbone.encode(first) - backbone.encode(second)).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("size", [(1, 300), (300, 1)])
@@ -498,7 +498,7 @@ def test_a_batch_size_that_is_not_positive_is_refused(persam, subject):
         persam.segment([scene(40, 40)[0]], subject, batch_size=0)
 
 
-def test_an_alpha_that_nothing_would_read_is_refused():
+def test_an_alpha_without_effect_is_refused():
     with pytest.raises(UserError, match="'paper' only"):
         Method(alpha=2.0)
     assert Method(fidelity="paper", alpha=2.0).alpha == 2.0

@@ -1,4 +1,4 @@
-"""Guards the decision whether a subject is in a photo: its signals, its rule, and what both do in tinyworld."""
+"""Guards the decision whether a subject is in a photo: the presence scores, the rule, and both on tinyworld."""
 
 import json
 import math
@@ -40,12 +40,12 @@ def persam():
     return PerSAM.from_pretrained(random_sam(), device="cpu")
 
 
-# Signals
+# Presence scores
 
 
 @pytest.fixture(scope="module")
 def seen(persam):
-    """A reference, its meter, another photo encoded, and what was found there."""
+    """A reference, its score meter, another photo with its encoding, and the segmentation of that photo."""
     reference = Reference(*scene(90, 150))
     subject = persam.personalize(reference)
     image, _ = scene(90, 150, seed=1)
@@ -58,12 +58,12 @@ def test_likeness_and_contrast_are_read_off_the_confidence_map(persam, seen):
     own = persam.segment(reference.image, persam.personalize(reference)).confidence_map[reference.foreground].max()
     mask = np.zeros_like(found.mask)
     mask[30:60, 40:90] = True
-    signals = measure(image, encoded, replace(found, mask=mask))
+    scores = measure(image, encoded, replace(found, mask=mask))
     inside, outside = found.confidence_map[mask], found.confidence_map[~mask]
-    assert signals.likeness == pytest.approx(inside.max() / own, rel=1e-5)
-    assert signals.contrast == pytest.approx(inside.mean() - outside.mean(), abs=1e-5)
-    assert signals.score == found.score
-    assert signals.appearance is None
+    assert scores.likeness == pytest.approx(inside.max() / own, rel=1e-5)
+    assert scores.contrast == pytest.approx(inside.mean() - outside.mean(), abs=1e-5)
+    assert scores.score == found.score
+    assert scores.appearance is None
 
 
 def test_the_cycle_goes_from_the_found_mask_back_to_the_reference(persam, seen):
@@ -76,18 +76,18 @@ def test_the_cycle_goes_from_the_found_mask_back_to_the_reference(persam, seen):
     assert measure(image, encoded, replace(found, mask=mask)).cycle == pytest.approx(expected)
 
 
-def test_the_reference_itself_is_as_like_itself_and_looks_like_itself(persam, seen):
+def test_the_reference_has_likeness_and_appearance_1_with_itself(persam, seen):
     reference, _, _, _, _ = seen
     encoder = ImageEncoder.from_pretrained(CLIP, "cpu")
     subject = persam.personalize(reference)
     (encoded,) = persam.encode([reference.image])
     found = replace(persam.segment(encoded, subject), mask=reference.foreground)
-    signals = SignalMeter(persam, subject, [reference], encoder)(reference.image, encoded, found)
-    assert signals.likeness == pytest.approx(1)
-    assert signals.appearance == pytest.approx(1, abs=1e-5)
+    scores = SignalMeter(persam, subject, [reference], encoder)(reference.image, encoded, found)
+    assert scores.likeness == pytest.approx(1)
+    assert scores.appearance == pytest.approx(1, abs=1e-5)
 
 
-def test_an_empty_mask_has_no_signals_and_a_full_one_stands_out_from_nothing(seen):
+def test_an_empty_mask_has_no_scores_and_a_full_one_has_zero_contrast_and_cycle(seen):
     _, measure, image, encoded, found = seen
     assert measure(image, encoded, replace(found, mask=np.zeros_like(found.mask))) is None
     full = measure(image, encoded, replace(found, mask=np.ones_like(found.mask)))
@@ -105,21 +105,21 @@ def test_mask_weights_of_persam_f_are_not_fitted_again_for_the_cycle():
     found = replace(persam.segment(encoded, subject), mask=mask)
     back = replace(persam.personalize(Reference(image, mask)), mask_weights=subject.mask_weights)
     again, true = persam.segment(reference.image, back).mask, reference.foreground
-    signals = SignalMeter(persam, subject, [reference])(image, encoded, found)
-    assert signals.cycle == pytest.approx((again & true).sum() / (again | true).sum())
+    scores = SignalMeter(persam, subject, [reference])(image, encoded, found)
+    assert scores.cycle == pytest.approx((again & true).sum() / (again | true).sum())
 
 
 # The rule
 
 
 @given(likeness=st.floats(-1, 1.5), cycle=st.floats(0, 1))
-def test_the_probability_is_the_logistic_of_the_weighed_signals(likeness, cycle):
-    signals = replace(GOOD, likeness=likeness, cycle=cycle)
+def test_the_probability_is_the_logistic_of_the_weighted_scores(likeness, cycle):
+    scores = replace(GOOD, likeness=likeness, cycle=cycle)
     log_odds = 1 + 2 * (likeness - 0.9) + 5 * (cycle - 0.8)
-    assert MADE.probability(signals) == pytest.approx(1 / (1 + math.exp(-log_odds)), abs=1e-6)
+    assert MADE.probability(scores) == pytest.approx(1 / (1 + math.exp(-log_odds)), abs=1e-6)
 
 
-def test_the_thresholds_part_found_from_unsure_from_not_found():
+def test_the_thresholds_separate_found_unsure_and_not_found():
     assert MADE.decide(GOOD).verdict == "found"
     assert MADE.decide(GOOD).reason is None
     assert MADE.decide(replace(GOOD, cycle=0.5)).verdict == "unsure"
@@ -129,7 +129,7 @@ def test_the_thresholds_part_found_from_unsure_from_not_found():
 
 
 @pytest.mark.parametrize("name", list(REASONS))
-def test_the_reason_names_the_signal_that_pulls_hardest(name):
+def test_the_reason_names_the_score_that_lowers_the_probability_most(name):
     rule = replace(MADE, weights=dict.fromkeys(USUAL, 3.0), usual=USUAL)
     reason = rule.decide(replace(GOOD, **{name: USUAL[name] - 3.0})).reason
     assert reason.startswith(REASONS[name])
@@ -141,7 +141,7 @@ def test_a_score_is_shown_as_1_at_most():
     assert "(score 1.00, usually 1.00)" in rule.decide(replace(GOOD, score=1.014)).reason
 
 
-def test_a_rule_goes_through_its_file_unchanged_and_finds_the_encoder_beside_it(tmp_path):
+def test_a_saved_rule_loads_unchanged_and_finds_the_encoder_next_to_it(tmp_path):
     MADE.save(tmp_path / "presence.json")
     assert PresenceRule.load(tmp_path / "presence.json") == MADE
     (tmp_path / "sam").mkdir()
@@ -163,14 +163,14 @@ def test_a_rule_goes_through_its_file_unchanged_and_finds_the_encoder_beside_it(
         {"made_on": 1},
     ],
 )
-def test_what_is_no_rule_is_refused_in_one_line(tmp_path, change):
+def test_an_invalid_rule_file_is_refused_in_one_line(tmp_path, change):
     path = tmp_path / "presence.json"
     path.write_text(json.dumps(asdict(MADE) | change))
-    with pytest.raises(UserError, match="is no presence rule") as error:
+    with pytest.raises(UserError, match="is not a presence rule") as error:
         PresenceRule.load(path)
     assert len(str(error.value).splitlines()) == 1
     path.write_text("{")
-    with pytest.raises(UserError, match="is no presence rule"):
+    with pytest.raises(UserError, match="is not a presence rule"):
         PresenceRule.load(path)
     with pytest.raises(UserError, match="no presence rule at"):
         PresenceRule.load(tmp_path / "absent.json")
@@ -186,7 +186,7 @@ def test_a_rule_made_on_drawings_says_so_and_an_older_file_is_read(tmp_path):
     path.write_text(json.dumps({name: value for name, value in asdict(MADE).items() if name != "made_on"}))
     assert PresenceRule.load(path) == MADE and MADE.caveat is None
     path.write_text("[" * 100_000)
-    with pytest.raises(UserError, match="is no presence rule"):
+    with pytest.raises(UserError, match="is not a presence rule"):
         PresenceRule.load(path)
     assert PresenceRule.load(RULE).caveat  # tinyworld's own
 
@@ -197,7 +197,7 @@ def test_a_rule_of_another_sam_or_without_its_encoder_is_refused(persam):
     with pytest.raises(UserError, match=r"calibrated on a SAM with the weights \?"):
         PresenceCheck(persam, subject, [reference], MADE)
     rule = replace(MADE, backbone=persam.checksum, weights={"appearance": 1.0}, usual={"appearance": 1.0}, encoder="x")
-    with pytest.raises(UserError, match="give it the encoder x"):
+    with pytest.raises(UserError, match="pass its image encoder, x"):
         PresenceCheck(persam, subject, [reference], rule)
 
 
@@ -231,7 +231,7 @@ def test_the_subject_is_found_and_nobody_and_another_kind_are_not(checks, who, v
     persam, made = checks
     said = [look(persam, check, photo(rng, identity, who))[1].verdict for rng, identity, check in made]
     least, most = share
-    assert least <= np.mean([one == verdict for one in said]) <= most, said
+    assert least <= np.mean([answer == verdict for answer in said]) <= most, said
 
 
 def test_beside_another_kind_the_subject_is_found_by_looking_again(checks):

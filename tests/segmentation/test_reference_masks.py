@@ -1,4 +1,4 @@
-"""Guards references made from a box, points or a scribble, with tinyworld's trained SAM, which can see."""
+"""Guards references made from a box, points or a scribble, with tinyworld's trained SAM."""
 
 import numpy as np
 import pytest
@@ -26,8 +26,8 @@ def photos():
     return [picture for album in albums() for picture in album.pictures[:1]]
 
 
-def iou(one, other):
-    return (one & other).sum() / (one | other).sum()
+def iou(first, second):
+    return (first & second).sum() / (first | second).sum()
 
 
 def inner_points(mask, count=2):
@@ -66,19 +66,22 @@ def test_a_reference_made_from_a_box_finds_the_subject_as_the_mask_does(persam):
     box = bounding_box(torch.from_numpy(reference.mask()))
     subject = persam.personalize(reference_from(persam, reference.image, box=box))
     found = persam.segment([picture.image for picture in album.pictures[1:]], subject)
-    assert all(iou(one.mask, picture.mask()) > 0.8 for one, picture in zip(found, album.pictures[1:], strict=True))
+    assert all(
+        iou(segmentation.mask, picture.mask()) > 0.8
+        for segmentation, picture in zip(found, album.pictures[1:], strict=True)
+    )
 
 
 def test_pooling_several_references_is_the_mean_over_all_their_cells(persam):
     first, second = (Reference(picture.image, picture.mask()) for picture in albums(1)[0].pictures[:2])
-    one, other, both = (persam.personalize(given) for given in (first, second, [first, second]))
+    alone, other_alone, both = (persam.personalize(given) for given in (first, second, [first, second]))
     again = persam.personalize([second, first])
     torch.testing.assert_close(both.target_embedding, again.target_embedding)
-    low = torch.minimum(one.target_embedding, other.target_embedding)
-    high = torch.maximum(one.target_embedding, other.target_embedding)
+    low = torch.minimum(alone.target_embedding, other_alone.target_embedding)
+    high = torch.maximum(alone.target_embedding, other_alone.target_embedding)
     assert (both.target_embedding >= low - 1e-5).all()
     assert (both.target_embedding <= high + 1e-5).all()
-    assert not torch.allclose(both.target_embedding, one.target_embedding)
+    assert not torch.allclose(both.target_embedding, alone.target_embedding)
     with pytest.raises(UserError, match="no reference"):
         persam.personalize([])
 
@@ -89,9 +92,11 @@ def test_each_reference_is_scored_by_what_it_alone_finds_in_the_others_photos(pe
     scores = pick_reference(persam, references)
     for number, reference in enumerate(references):
         subject = persam.personalize(reference)
-        others = [one for one in references if one is not reference]
-        found = persam.segment([one.image for one in others], subject)
-        by_hand = np.mean([iou(one.mask, other.foreground) for one, other in zip(found, others, strict=True)])
+        others = [other for other in references if other is not reference]
+        found = persam.segment([other.image for other in others], subject)
+        by_hand = np.mean(
+            [iou(segmentation.mask, other.foreground) for segmentation, other in zip(found, others, strict=True)]
+        )
         assert scores[number] == pytest.approx(by_hand, abs=1e-3)
     with pytest.raises(UserError, match="at least two"):
         pick_reference(persam, references[:1])
@@ -101,18 +106,18 @@ def test_each_reference_is_scored_by_what_it_alone_finds_in_the_others_photos(pe
     ("prompts", "complaint"),
     [
         ({}, "none was given"),
-        ({"box": (10, 10, 5, 20)}, "no box in a photo of 128 x 128"),
-        ({"box": (10, 10, 20)}, "no box"),
-        ({"box": (0, 0, 200, 20)}, "no box"),
-        ({"points": [(5, 300)]}, "outside of its photo"),
+        ({"box": (10, 10, 5, 20)}, "not a box inside a photo of 128 x 128"),
+        ({"box": (10, 10, 20)}, "not a box"),
+        ({"box": (0, 0, 200, 20)}, "not a box"),
+        ({"points": [(5, 300)]}, "outside its photo"),
         ({"points": [(5, 5)], "point_labels": (1, 0)}, "1 reference points were given with 2 labels"),
-        ({"scribble": np.zeros((128, 128))}, "not empty"),
+        ({"scribble": np.zeros((128, 128))}, "0 of them marked"),
         ({"scribble": np.eye(64)}, "128 x 128 pixels"),
         ({"scribble": np.eye(128), "points": [(1, 1)]}, "not both"),
     ],
     ids=str,
 )
-def test_what_says_nothing_is_refused_in_one_line(persam, photos, prompts, complaint):
+def test_unusable_prompts_are_refused_in_one_line(persam, photos, prompts, complaint):
     with pytest.raises(UserError, match=complaint) as refusal:
         reference_from(persam, photos[0].image, **prompts)
     assert "\n" not in str(refusal.value)

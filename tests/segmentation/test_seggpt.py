@@ -1,4 +1,4 @@
-"""Guards that SegGPT's masks are its class's own, in the photo's frame, and that references are all looked at."""
+"""Guards that SegGPT's masks are those of its class, in the photo's frame, and that all references are used."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Guards that segmentation stands alone: it loads and needs nothing of diffusion, data sets or web pages."""
+"""Guards that segmentation is standalone: it neither imports nor needs diffusion, data set or web packages."""
 
 import json
 import subprocess

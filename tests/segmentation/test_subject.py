@@ -68,7 +68,7 @@ def test_what_is_no_subject_is_refused(tmp_path):
     with pytest.raises(UserError, match="damaged or no safetensors"):
         Subject.load(path)
     save_file({"weight": torch.zeros(2)}, path)
-    with pytest.raises(UserError, match="is no subject"):
+    with pytest.raises(UserError, match="is not a subject"):
         Subject.load(path)
 
 

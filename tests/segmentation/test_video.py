@@ -1,4 +1,4 @@
-"""Guards following subjects through a video, with tinyworld's trained SAM on drawn frames."""
+"""Guards tracking subjects through a video, with tinyworld's trained SAM on drawn frames."""
 
 import tracemalloc
 from dataclasses import replace
@@ -19,11 +19,11 @@ from tests.scene import scene
 from world import draw
 
 PATH = [0.3, 0.36, 0.42, 0.48, 0.54, None, None, 0.6, 0.54, 0.48]
-"""Where the dog is in each frame, across; None where it is out of the picture."""
+"""Horizontal position of the dog in each frame; None where it is out of view."""
 
 
 def film(album, path=PATH, side=128):
-    """The album's subject, in one pose, along a path before a still background."""
+    """The album's subject in one pose, moving along a path in front of a still background."""
     recipe = album.pictures[0].recipe
     ((identity, placement),) = recipe.subjects
     for x in path:
@@ -31,8 +31,8 @@ def film(album, path=PATH, side=128):
         yield draw(replace(recipe, subjects=subjects), side)
 
 
-def iou(one, other):
-    return (one & other).sum() / (one | other).sum()
+def iou(first, second):
+    return (first & second).sum() / (first | second).sum()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def persam():
 
 @pytest.fixture(scope="module")
 def followed(persam):
-    """The dog's film and what was seen in it, from its mask in the first frame."""
+    """The dog's film and its tracked frames, from the mask in the first frame."""
     pictures = list(film(albums(1)[0]))
     subject = persam.personalize(Reference(pictures[0].image, pictures[0].mask()))
     segmenter = VideoSegmenter(persam, [subject])
@@ -58,10 +58,10 @@ def test_the_subject_is_followed_and_the_first_frame_is_as_given(followed):
     assert min(overlaps) > 0.8, overlaps
 
 
-def test_a_subject_that_leaves_is_given_up_and_taken_up_again_under_its_number(followed):
+def test_a_subject_that_leaves_is_lost_and_resumed_under_its_number(followed):
     _, seen = followed
     gone = [number for number, x in enumerate(PATH) if x is None]
-    assert [number for number, one in enumerate(seen) if one.scores[0] is None] == gone
+    assert [number for number, frame in enumerate(seen) if frame.scores[0] is None] == gone
     assert all(not seen[number].labels.any() for number in gone)
     assert all((seen[number].labels == 1).any() for number in range(len(PATH)) if number not in gone)
 
@@ -73,7 +73,7 @@ def test_each_pixel_has_one_subject_at_most_and_the_one_that_claims_it_alone_get
     corner[:40, :40] = True
     subjects = [persam.personalize(Reference(photo, mask)) for mask in (disc, corner)]
     frame, _ = scene(90, 150, seed=1)
-    alone = [VideoSegmenter(persam, [one], None).follow([frame]) for one in subjects]
+    alone = [VideoSegmenter(persam, [subject], None).follow([frame]) for subject in subjects]
     first, second = (next(seen).labels for seen in alone)
     (both,) = VideoSegmenter(persam, subjects, None).follow([frame])
     assert (first != second).any()

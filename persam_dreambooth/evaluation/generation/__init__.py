@@ -1,1 +1,1 @@
-"""How well a model learned its subject: what it draws for many prompts, measured and shown."""
+"""Evaluation of a subject-driven model: generate pictures for many prompts, measure them, and report."""

@@ -1,4 +1,4 @@
-"""The models that look at pictures and read prompts: CLIP, and DINO where there is one."""
+"""CLIP with both towers, for pictures and prompts; DINO is a plain `ImageEncoder`."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -12,13 +12,13 @@ from persam_dreambooth.segmentation import ImageEncoder
 
 
 class Clip(ImageEncoder):
-    """A CLIP with both of its towers; pictures by `encode`.
+    """A CLIP with both towers: `encode` for pictures, `read` for texts.
 
     Args:
         model: the CLIP.
         processor: its image processor.
         tokenizer: its tokenizer.
-        device: None takes an accelerator where there is one.
+        device: None uses an accelerator if there is one.
     """
 
     def __init__(
@@ -29,26 +29,26 @@ class Clip(ImageEncoder):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: torch.device | str | None = None) -> Self:
-        """By hub name ("openai/clip-vit-base-patch32") or folder.
+        """Load by hub name ("openai/clip-vit-base-patch32") or from a folder.
 
         Raises:
-            UserError: nothing there, not a CLIP, or no tokenizer beside it.
+            UserError: nothing found, not a CLIP, or no tokenizer.
         """
         try:
-            seen = ImageEncoder.from_pretrained(source, device)
+            encoder = ImageEncoder.from_pretrained(source, device)
         except UserError as error:
             raise UserError(f"--clip_model {source}: {error}") from error.__cause__ or error
-        if not isinstance(seen.model, CLIPModel):
-            raise UserError(f"--clip_model {source} is no CLIP; give one, such as openai/clip-vit-base-patch32")
+        if not isinstance(encoder.model, CLIPModel):
+            raise UserError(f"--clip_model {source} is not a CLIP; give one, such as openai/clip-vit-base-patch32")
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except Exception as error:  # no file, no JSON, an unknown class: each has its own exception
             raise UserError(f"--clip_model {source} has no tokenizer that can be read; download it again") from error
-        return cls(seen.model, seen.processor, tokenizer, device)
+        return cls(encoder.model, encoder.processor, tokenizer, device)
 
     @torch.no_grad()
     def read(self, texts: list[str]) -> Tensor:
-        """Texts to (n, C) float32 embeddings of length 1; those longer than CLIP's context are cut."""
+        """Embed n texts as (n, C) float32 of unit length; texts longer than CLIP's context are truncated."""
         length = self.model.config.text_config.max_position_embeddings
         settings = {"padding": True, "truncation": True, "max_length": length, "return_tensors": "pt"}
         tokens = self._tokenizer(texts, **settings).to(self.device)

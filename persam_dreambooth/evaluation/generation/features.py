@@ -1,4 +1,4 @@
-"""Features of pictures' regions, each computed once: what a killed run has seen is not looked at again."""
+"""Image features of picture regions, cached on disk so that an interrupted run does not compute them again."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,44 +18,46 @@ from persam_dreambooth.torch_utils import TensorCache
 
 @dataclass(frozen=True)
 class Masked:
-    """A picture's file and its mask's."""
+    """The file of a picture and that of its mask."""
 
     picture: Path
     mask: Path
 
 
 class CachedFeatures:
-    """An encoder that remembers what it saw.
+    """An image encoder with a feature cache.
 
-    Pictures are encoded one by one, so that a feature is the same, to the bit, whatever else was left to encode.
+    Pictures are encoded one by one, so a feature is bit-identical no matter which other pictures are encoded.
 
     Args:
         encoder: CLIP or DINO.
-        cache: where features are kept; by the encoder's weights and settings and by the files' content.
+        cache: stores features, keyed by the encoder's weights and settings and by the files' content.
     """
 
     def __init__(self, encoder: ImageEncoder, cache: TensorCache) -> None:
         self._encoder, self._cache = encoder, cache
-        self._who = f"{encoder.checksum} {encoder.processor.to_json_string()}"
+        self._identity = f"{encoder.checksum} {encoder.processor.to_json_string()}"
 
     def __call__(self, pictures: Sequence[Masked], region: Region, what: str) -> list[Tensor | None]:
-        """Each picture's (C,) float32 feature of length 1, on the CPU; None where nothing of the region is left.
+        """Return each picture's (C,) float32 unit-length feature on the CPU; None if the region is empty.
 
         Args:
             pictures: files.
-            region: what of them counts.
-            what: for the progress bar.
+            region: the region to encode.
+            what: title of the progress bar.
         """
-        return [self._see(one, region) for one in tqdm(pictures, what, unit="picture", delay=2, leave=False)]
+        bar = tqdm(pictures, what, unit="picture", delay=2, leave=False)
+        return [self._encode(picture, region) for picture in bar]
 
-    def _see(self, one: Masked, region: Region) -> Tensor | None:
-        mask = "" if region == "whole" else files.digest(one.mask)
-        key = hashlib.sha256(f"{self._who} {region} {files.digest(one.picture)} {mask}".encode()).hexdigest()
-        kept = self._cache.get(key)
-        if kept is None:
-            drawn = np.zeros((1, 1), dtype=bool) if region == "whole" else files.read_mask(one.mask)
-            part = region_of(files.read_photo(one.picture), drawn, region)
-            # A tensor of no values stands for nothing to see.
-            kept = {"feature": torch.empty(0) if part is None else self._encoder.encode([part])[0].cpu()}
-            self._cache.put(key, kept)
-        return kept["feature"] if len(kept["feature"]) else None
+    def _encode(self, masked: Masked, region: Region) -> Tensor | None:
+        mask_digest = "" if region == "whole" else files.digest(masked.mask)
+        words = f"{self._identity} {region} {files.digest(masked.picture)} {mask_digest}"
+        key = hashlib.sha256(words.encode()).hexdigest()
+        cached = self._cache.get(key)
+        if cached is None:
+            mask = np.zeros((1, 1), dtype=bool) if region == "whole" else files.read_mask(masked.mask)
+            part = region_of(files.read_photo(masked.picture), mask, region)
+            # An empty tensor stands for an empty region.
+            cached = {"feature": torch.empty(0) if part is None else self._encoder.encode([part])[0].cpu()}
+            self._cache.put(key, cached)
+        return cached["feature"] if len(cached["feature"]) else None

@@ -1,4 +1,4 @@
-"""Where the subject is in what was drawn: PerSAM, from the subject's own photos, as a user would run it."""
+"""Segment the subject in generated pictures with PerSAM and the subject's own photos, as a user would."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
 
 @dataclass(frozen=True)
 class Drawn:
-    """One picture as drawn, and what segmentation said of it.
+    """A generated picture and its segmentation.
 
     Attributes:
-        prompt: what was asked for.
-        seed: of its noise.
-        files: the picture and the subject's mask; the mask is kept and measured by whatever the verdict is, since
-            leaving out what is unlike the subject would flatter a model that draws it badly.
+        prompt: the prompt it was generated for.
+        seed: seed of its noise.
+        files: the picture and the subject's mask; the mask is measured whatever the verdict, because leaving out
+            pictures unlike the subject would flatter a model that draws it badly.
         presence: "found", "unsure" or "not found"; None without a presence rule.
     """
 
@@ -34,15 +34,15 @@ def find_subject(
     """Segment a model's pictures, each once.
 
     Args:
-        job: over the folder of the pictures.
-        prompts: what was asked for.
-        paths: the file of each (prompt's text, seed).
+        job: segmentation of the folder of the pictures.
+        prompts: the prompts.
+        paths: the file of each (prompt text, seed).
 
     Returns:
-        One a picture, prompt by prompt, by seed.
+        One entry per picture, by prompt, then by seed.
 
     Raises:
-        UserError: as `segment_folder`, or a picture that cannot be decoded.
+        UserError: as in `segment_folder`, or a picture cannot be decoded.
     """
     entries = {Path(entry.photo).name: entry for entry in segment_folder(job)}
     by_text = {prompt.text: prompt for prompt in prompts}

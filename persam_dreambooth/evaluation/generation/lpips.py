@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al., arXiv 1801.03924) as torchmetrics has it, for diversity as the DreamBooth paper measures it."""
+"""LPIPS (Zhang et al., arXiv 1801.03924) from torchmetrics, the DreamBooth paper's measure of diversity."""
 
 import hashlib
 import os
@@ -23,11 +23,11 @@ class Lpips:
     """LPIPS with AlexNet, whose weights torchvision downloads once.
 
     Args:
-        device: None takes an accelerator where there is one.
-        cache: where distances are kept, by the pictures' content.
+        device: None uses an accelerator if there is one.
+        cache: stores distances, keyed by the pictures' content.
 
     Raises:
-        UserError: torchmetrics is not installed, or the weights are neither there nor to be had.
+        UserError: torchmetrics is not installed, or the weights are neither cached nor downloadable.
     """
 
     def __init__(self, device: str | None, cache: TensorCache) -> None:
@@ -41,33 +41,33 @@ class Lpips:
         except Exception as error:  # no network, a damaged file: each has its own exception
             reason = " ".join(str(error).split())
             raise UserError(
-                f"--diversity lpips needs torchvision's AlexNet, which cannot be had ({reason}); go online once, or "
-                "use --diversity features"
+                f"--diversity lpips needs torchvision's AlexNet, which cannot be loaded ({reason}); go online once, "
+                "or use --diversity features"
             ) from error
         self._device, self._cache = choose_device(device), cache
         self._metric.to(self._device)
 
     def __call__(self, drawn: Sequence[Drawn]) -> float | None:
-        """The mean distance over all pairs of pictures of one size; None for fewer than two."""
-        pairs = list(combinations([one.files.picture for one in drawn], 2))
+        """Return the mean distance over all pairs of equally sized pictures; None for fewer than two pictures."""
+        pairs = list(combinations([picture.files.picture for picture in drawn], 2))
         return fmean(self._distance(*pair) for pair in pairs) if pairs else None
 
     @torch.no_grad()
-    def _distance(self, one: Path, other: Path) -> float:
-        key = hashlib.sha256(f"lpips alex {files.digest(one)} {files.digest(other)}".encode()).hexdigest()
-        kept = self._cache.get(key)
-        if kept is None:
-            levels = (torch.from_numpy(np.array(files.read_photo(path))) for path in (one, other))
+    def _distance(self, first: Path, second: Path) -> float:
+        key = hashlib.sha256(f"lpips alex {files.digest(first)} {files.digest(second)}".encode()).hexdigest()
+        cached = self._cache.get(key)
+        if cached is None:
+            levels = (torch.from_numpy(np.array(files.read_photo(path))) for path in (first, second))
             pixels = [level.permute(2, 0, 1)[None].to(self._device) / 255 for level in levels]
-            kept = {"distance": self._metric(*pixels).reshape(1)}
+            cached = {"distance": self._metric(*pixels).reshape(1)}
             self._metric.reset()
-            self._cache.put(key, kept)
-        return float(kept["distance"])
+            self._cache.put(key, cached)
+        return float(cached["distance"])
 
 
 @contextmanager
 def _plain_weights() -> Iterator[None]:
-    """Let torch load nothing but weights: torchvision does not ask for it, and a pickle may hold code."""
+    """Force weights-only loading in torch: torchvision does not request it, and a pickle may contain code."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"

@@ -1,4 +1,4 @@
-"""What is measured, as functions of features of length 1: the DreamBooth paper's measures, and the leakage.
+"""The DreamBooth paper's measures and background leakage, as functions of unit-length features.
 
 Ruiz et al., "DreamBooth" (arXiv 2208.12242, section 4.2): DINO and CLIP-I are the mean pairwise cosine similarity
 of generated and real pictures' features (ViT-S/16 DINO's class token, CLIP's image embedding), CLIP-T is the mean
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def similarity(generated: Tensor, real: Tensor) -> Tensor:
-    """DINO and CLIP-I, and of backgrounds the leakage: each picture's mean cosine with all real ones.
+    """DINO and CLIP-I, or the leakage if applied to backgrounds: each picture's mean cosine with all real ones.
 
     Args:
         generated: (n, C) float32 of length 1.
@@ -24,7 +24,7 @@ def similarity(generated: Tensor, real: Tensor) -> Tensor:
 
 
 def likeness_among(features: Tensor) -> Tensor:
-    """Each row's mean cosine with the other rows: (n, C) of length 1, n at least 2, to (n,) float32 in [-1, 1]."""
+    """Mean cosine of each row with the other rows: (n, C) of length 1, n at least 2, to (n,) float32 in [-1, 1]."""
     count = len(features)
     return ((features @ features.T).sum(1) - (features * features).sum(1)) / (count - 1)
 
@@ -33,7 +33,7 @@ def prompt_fidelity(pictures: Tensor, prompts: Tensor) -> Tensor:
     """CLIP-T: the cosine of each picture and its own prompt.
 
     Args:
-        pictures, prompts: (n, C) float32 of length 1, a prompt for each picture.
+        pictures, prompts: (n, C) float32 of length 1, one prompt per picture.
 
     Returns:
         (n,) float32 in [-1, 1]. torchmetrics' CLIPScore is 100 * max(mean, 0).
@@ -42,7 +42,7 @@ def prompt_fidelity(pictures: Tensor, prompts: Tensor) -> Tensor:
 
 
 def diversity(features: Tensor) -> float | None:
-    """DIV with features in the place of LPIPS: the mean of 1 - cosine over all pairs of one prompt's pictures.
+    """DIV with features instead of LPIPS: the mean of 1 - cosine over all pairs of one prompt's pictures.
 
     Args:
         features: (n, C) float32 of length 1.
@@ -54,7 +54,7 @@ def diversity(features: Tensor) -> float | None:
 
 
 def recognized(pictures: Tensor, labels: Tensor) -> Tensor:
-    """Zero-shot classification (Radford et al., arXiv 2103.00020, section 3.1.2): the label that each is most like.
+    """Zero-shot classification (Radford et al., arXiv 2103.00020, section 3.1.2): the most similar label of each.
 
     Args:
         pictures: (n, C) float32 of length 1.

@@ -1,4 +1,4 @@
-"""Every measure of every picture, from what CLIP and DINO see in it."""
+"""Compute all measures of all pictures from their CLIP and DINO features."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ NAMES: Mapping[tuple[str, Region], str] = {
     ("clip", "inside"): "clip_i_inside",
     ("clip", "outside"): "leakage_clip",
 }
-"""What the similarity with the photos is called, by encoder and region."""
+"""Name of the measure of similarity with the photos, by encoder and region."""
 
 
 @dataclass(frozen=True)
 class MeasuredPicture:
-    """One picture, measured.
+    """A picture with its measures.
 
     Attributes:
         drawn: the picture.
-        values: measure -> its value; without those that cannot be had.
-        scene: the label that its background was taken for; None where there was nothing to choose from.
+        values: measure -> value; measures that are undefined for this picture are missing.
+        scene: the scene label recognized in its background; None if there was nothing to classify.
     """
 
     drawn: Drawn
@@ -43,10 +43,10 @@ class PictureMeter:
     """Compares pictures with the subject's photos and with their prompts.
 
     Args:
-        clip: reads the prompts.
-        encoders: "clip" and perhaps "dino" -> their features.
-        photos: the subject's, with masks neither empty nor full.
-        scenes: the labels.
+        clip: embeds the prompts.
+        encoders: "clip" and optionally "dino" -> cached features.
+        photos: the subject's photos, with masks neither empty nor full.
+        scenes: the scene labels.
     """
 
     def __init__(
@@ -56,44 +56,47 @@ class PictureMeter:
         self._real = {(name, region): _all(encode(photos, region, "Photos")) for name, encode, region in self._each()}
 
     def measure(self, drawn: Sequence[Drawn], title: str) -> list[MeasuredPicture]:
-        """Measure every picture of one model; the title is for the progress bar."""
-        files = [one.files for one in drawn]
-        seen = {(name, region): encode(files, region, f"Measuring, {title}") for name, encode, region in self._each()}
-        texts = self._clip.read([one.prompt.plain for one in drawn]).cpu()
-        said = measures.prompt_fidelity(_all(seen["clip", "whole"]), texts)
+        """Measure all pictures of one model; the title is for the progress bar."""
+        files = [picture.files for picture in drawn]
+        features = {
+            (name, region): encode(files, region, f"Measuring, {title}") for name, encode, region in self._each()
+        }
+        texts = self._clip.read([picture.prompt.plain for picture in drawn]).cpu()
+        fidelity = measures.prompt_fidelity(_all(features["clip", "whole"]), texts)
         measured = []
-        for number, one in enumerate(drawn):
-            values = {"clip_t": float(said[number])}
+        for index, picture in enumerate(drawn):
+            values = {"clip_t": float(fidelity[index])}
             for key, name in NAMES.items():
-                feature = seen[key][number] if key in seen else None
+                feature = features[key][index] if key in features else None
                 if feature is not None:
                     values[name] = float(measures.similarity(feature[None], self._real[key]))
-            if one.presence is not None:
-                values["found"] = float(one.presence == "found")
-            scene = self._scenes.recognize(seen["clip", "outside"][number])
-            measured.append(MeasuredPicture(one, values | self._scenes.rates(scene, one.prompt.scene), scene))
+            if picture.presence is not None:
+                values["found"] = float(picture.presence == "found")
+            scene = self._scenes.recognize(features["clip", "outside"][index])
+            values |= self._scenes.rates(scene, picture.prompt.scene)
+            measured.append(MeasuredPicture(picture, values, scene))
         return measured
 
     def spread(self, drawn: Sequence[Drawn]) -> float | None:
-        """How different the pictures of one prompt are, by DINO's features, else CLIP's; None for fewer than two."""
+        """Diversity of the pictures of one prompt, by DINO's features or else CLIP's; None for fewer than two."""
         encode = self._encoders.get("dino", self._encoders["clip"])
-        return measures.diversity(_all(encode([one.files for one in drawn], "whole", "Comparing")))
+        return measures.diversity(_all(encode([picture.files for picture in drawn], "whole", "Comparing")))
 
     def of_photos(self) -> dict[str, float]:
-        """The photos measured as if they had been drawn, each against the others; nothing for a single one."""
+        """Measure the photos as if they were generated, each against the others; empty for a single photo."""
         count = len(self._real["clip", "whole"])
         if count < 2:
             return {}
-        made = {NAMES[key]: float(measures.likeness_among(real).mean()) for key, real in self._real.items()}
-        seen = [self._scenes.recognize(one) for one in self._real["clip", "outside"]]
-        if self._scenes.training and None not in seen:
-            made["training_scene"] = sum(one in self._scenes.training for one in seen) / count
-        return made
+        values = {NAMES[key]: float(measures.likeness_among(real).mean()) for key, real in self._real.items()}
+        recognized = [self._scenes.recognize(background) for background in self._real["clip", "outside"]]
+        if self._scenes.training and None not in recognized:
+            values["training_scene"] = sum(scene in self._scenes.training for scene in recognized) / count
+        return values
 
     def _each(self) -> list[tuple[str, CachedFeatures, Region]]:
         return [(name, encode, region) for name, encode in self._encoders.items() for region in REGIONS]
 
 
 def _all(features: Sequence[Tensor | None]) -> Tensor:
-    """(n, C) of features none of which is missing: of whole pictures, or of masks neither empty nor full."""
-    return torch.stack([one for one in features if one is not None])
+    """Stack features as (n, C); none is missing for whole pictures, or for masks neither empty nor full."""
+    return torch.stack([feature for feature in features if feature is not None])

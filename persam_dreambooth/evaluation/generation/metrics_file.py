@@ -1,4 +1,4 @@
-"""metrics.json: the numbers, each picture's values, and how all of it was made."""
+"""Contents of metrics.json: the numbers, each picture's values, and the settings that produced them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,17 +12,17 @@ METRICS_NAME: Final = "metrics.json"
 
 
 def metrics(outcome: Outcome) -> dict[str, Any]:
-    """Everything, JSON-able; the same for the same pictures, whenever they were measured."""
+    """Return the whole report, JSON-serializable and reproducible for the same pictures."""
     first = outcome.plan.models[0].title
     values = {model.title: outcome.values(model.title) for model in outcome.plan.models}
     return {
         "evaluation": "generation",
         "settings": settings(outcome),
         "notes": list(outcome.notes),
-        "measures": {name: asdict(one) for name, one in MEASURES.items()},
-        "models": {title: _plain(estimates(one)) for title, one in values.items()},
+        "measures": {name: asdict(measure) for name, measure in MEASURES.items()},
+        "models": {title: _plain(estimates(of_model)) for title, of_model in values.items()},
         f"less {first}": {
-            title: _plain(differences(one, values[first])) for title, one in values.items() if title != first
+            title: _plain(differences(of_model, values[first])) for title, of_model in values.items() if title != first
         },
         "photos": dict(outcome.photos),
         "prompts": _prompts(outcome),
@@ -30,7 +30,7 @@ def metrics(outcome: Outcome) -> dict[str, Any]:
 
 
 def settings(outcome: Outcome) -> dict[str, Any]:
-    """What was asked, by the command's flags."""
+    """Return the settings under the names of the command's flags."""
     plan, drawing = outcome.plan, outcome.plan.drawing
     return {
         "model": {model.title: model.source for model in plan.models},
@@ -49,25 +49,25 @@ def settings(outcome: Outcome) -> dict[str, Any]:
 
 
 def _plain(estimated: Mapping[str, Estimate]) -> dict[str, Any]:
-    return {name: asdict(one) for name, one in estimated.items()}
+    return {name: asdict(estimate) for name, estimate in estimated.items()}
 
 
 def _prompts(outcome: Outcome) -> list[dict[str, Any]]:
-    """Prompt by prompt, model by model, each picture's values."""
+    """Return each picture's values, by model, then by prompt."""
     rows: list[dict[str, Any]] = []
     for title, of_model in outcome.measured.items():
         for same, spread in zip(by_prompt(of_model), outcome.spreads[title], strict=True):
             pictures = [
                 {
-                    "file": one.drawn.files.picture.relative_to(outcome.plan.output).as_posix(),
-                    "seed": one.drawn.seed,
-                    "presence": one.drawn.presence,
-                    "background_taken_for": one.scene,
-                    **one.values,
+                    "file": measured.drawn.files.picture.relative_to(outcome.plan.output).as_posix(),
+                    "seed": measured.drawn.seed,
+                    "presence": measured.drawn.presence,
+                    "background_taken_for": measured.scene,
+                    **measured.values,
                 }
-                for one in same
+                for measured in same
             ]
             prompt = same[0].drawn.prompt
-            asked = {"model": title, "prompt": prompt.text, "scene": prompt.scene, "diversity": spread}
-            rows.append(asked | {"pictures": pictures})
+            row = {"model": title, "prompt": prompt.text, "scene": prompt.scene, "diversity": spread}
+            rows.append(row | {"pictures": pictures})
     return rows

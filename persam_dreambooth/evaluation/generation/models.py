@@ -1,4 +1,4 @@
-"""The models that are compared: what each is called, where it lies, and what tells its weights from others."""
+"""The models to compare: title, location and a digest that identifies the weights."""
 
 import hashlib
 import re
@@ -23,8 +23,8 @@ class Model:
     """One of the models to compare.
 
     Attributes:
-        title: for tables and its folder.
-        source: what training wrote, or a hub name.
+        title: name in tables and of its output folder.
+        source: a training's output folder, or a hub name.
     """
 
     title: str
@@ -32,30 +32,30 @@ class Model:
 
     @property
     def is_lora(self) -> bool:
-        """Whether it is LoRA weights, which are nothing without their base model."""
+        """True for LoRA weights, which need a base model."""
         return (Path(self.source) / model_folder.LORA_NAME).is_file()
 
     def base(self, given: str | None) -> str | None:
-        """Folder or hub name of the model that LoRA weights are loaded into; None for a whole one, or if unknown.
+        """Return the folder or hub name of the base model of LoRA weights; None for a full model, or if unknown.
 
         Args:
-            given: what the user says it is; None asks the training's config.
+            given: the base model given by the user; None reads it from the training's config.
         """
         if not self.is_lora:
             return None
         return given or (model_folder.base_model(Path(self.source)) or {}).get("pretrained_model_name_or_path")
 
     def weights(self) -> str:
-        """A digest of the weight files that are loaded, which a new training changes; "" for a hub name.
+        """Return a digest of the weight files that are loaded, which a new training changes; "" for a hub name.
 
-        What else lies in the folder, such as checkpoints or this report, does not count, nor does a LoRA's base.
+        Other files in the folder, such as checkpoints or this report, do not count, nor does a LoRA's base.
         """
         folder = Path(self.source)
         names = [Path(model_folder.LORA_NAME)] if self.is_lora else _weights_of_parts(folder)
         return _digest(folder, names, self.title)
 
     def base_weights(self, given: str | None) -> str | None:
-        """The same of a LoRA's base model; None where that is on the hub, and for a whole model."""
+        """Return the same digest of a LoRA's base model; None if the base is on the hub, and for a full model."""
         base = self.base(given)
         if base is None:
             return None
@@ -63,19 +63,19 @@ class Model:
 
 
 def _weights_of_parts(folder: Path) -> list[Path]:
-    """A pipeline's weight files, relative to its folder; none where there is no pipeline."""
+    """List a pipeline's weight files, relative to its folder; empty if there is no pipeline."""
     if not (folder / model_folder.PIPELINE_INDEX).is_file():
         return []
     named = [name for name in DiffusionPipeline.load_config(folder) if Path(name).name == name not in ("", "..")]
     parts = [folder / name for name in named if (folder / name).is_dir()]
     files_of = (
-        sorted(one for part in parts for one in part.rglob(f"*{suffix}") if one.is_file()) for suffix in WEIGHTS
+        sorted(path for part in parts for path in part.rglob(f"*{suffix}") if path.is_file()) for suffix in WEIGHTS
     )
     return [path.relative_to(folder) for paths in files_of for path in paths]
 
 
 def _digest(folder: Path, names: Sequence[Path], title: str) -> str:
-    """Of some files' names and contents; "" for none."""
+    """Return a digest of the names and contents of files; "" for none."""
     if not names:
         return ""
     bar = tqdm(names, f"Comparing, {title}", unit="file", delay=2, leave=False)
@@ -84,10 +84,10 @@ def _digest(folder: Path, names: Sequence[Path], title: str) -> str:
 
 
 def name_models(given: Sequence[str]) -> list[Model]:
-    """Models from `FOLDER`, `hub/name` or `TITLE=FOLDER`; without a title the last part of the path is it.
+    """Parse models from `FOLDER`, `hub/name` or `TITLE=FOLDER`; the default title is the last part of the path.
 
     Raises:
-        UserError: two have the same title, or one is no folder's name.
+        UserError: two models have the same title, or a title is not a valid folder name.
     """
     models = []
     for word in given:
@@ -100,15 +100,15 @@ def name_models(given: Sequence[str]) -> list[Model]:
     titles = [model.title for model in models]
     twice = [title for title in titles if titles.count(title) > 1]
     if twice:
-        raise UserError(f"two models are called {twice[0]!r}; give them titles: --model plain=FOLDER masked=OTHER")
+        raise UserError(f"two models have the title {twice[0]!r}; give titles: --model plain=FOLDER masked=OTHER")
     return models
 
 
 def check_model(model: Model, base_model: str | None) -> None:
-    """Find out, before anything is drawn, that there is a model; its weights are not loaded.
+    """Check before generation that a model exists, without loading its weights.
 
     Raises:
-        UserError: there is none, or it is LoRA weights whose base is unknown.
+        UserError: there is no such model, or the base of its LoRA weights is unknown.
     """
     source = model.base(base_model) if model.is_lora else model.source
     if not source:
@@ -120,7 +120,7 @@ def check_model(model: Model, base_model: str | None) -> None:
     check_available(str(source), what)
     try:
         if not isinstance(DiffusionPipeline.load_config(source), dict):
-            raise TypeError("not a table of contents")
+            raise TypeError("not a pipeline's index")
     except Exception as error:  # no folder, no network, no JSON: each has its own exception
         raise UserError(
             f"no {what} at {source}: give the --output_dir of a finished training, or a pipeline's hub name"

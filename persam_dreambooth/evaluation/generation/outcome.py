@@ -1,4 +1,4 @@
-"""What came out of an evaluation: every picture measured, and what the reader of the numbers should know."""
+"""The result of an evaluation: all measured pictures, and notes for the reader of the numbers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,14 +14,14 @@ from persam_dreambooth.words import counted
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that the report is made of.
+    """The data of the report.
 
     Attributes:
-        plan: what was asked.
+        plan: the evaluation's inputs.
         measured: model's title -> its pictures, prompt by prompt.
-        spreads: model's title -> each prompt's diversity, in [0, 2]; None with one picture a prompt.
+        spreads: model's title -> each prompt's diversity, in [0, 2]; None with one picture per prompt.
         photos: measure -> its mean for the photos themselves, each against the others.
-        notes: what the reader should know, one sentence each.
+        notes: notes for the reader, one sentence each.
     """
 
     plan: Plan
@@ -31,48 +31,51 @@ class Outcome:
     notes: Sequence[str] = field(default_factory=tuple)
 
     def values(self, title: str) -> dict[str, list[list[float]]]:
-        """One model's values, measure -> prompt by prompt."""
-        same = by_prompt(self.measured[title])
-        made = {name: [[one.values[name] for one in row if name in one.values] for row in same] for name in MEASURES}
-        made["diversity"] = [[] if spread is None else [spread] for spread in self.spreads[title]]
-        return {name: rows for name, rows in made.items() if any(rows)}
+        """Return one model's values: measure -> a list of values per prompt."""
+        prompts = by_prompt(self.measured[title])
+        values = {
+            name: [[picture.values[name] for picture in same if name in picture.values] for same in prompts]
+            for name in MEASURES
+        }
+        values["diversity"] = [[] if spread is None else [spread] for spread in self.spreads[title]]
+        return {name: rows for name, rows in values.items() if any(rows)}
 
 
 def by_prompt(measured: Sequence[MeasuredPicture]) -> list[list[MeasuredPicture]]:
-    """The pictures of each prompt, in the order of the prompts."""
-    return [list(same) for _, same in groupby(measured, key=lambda one: one.drawn.prompt)]
+    """Group pictures by prompt, in the order of the prompts."""
+    return [list(same) for _, same in groupby(measured, key=lambda picture: picture.drawn.prompt)]
 
 
 def notes(plan: Plan, measured: Mapping[str, Sequence[MeasuredPicture]]) -> list[str]:
-    """What the reader of the numbers should know."""
+    """Collect notes for the reader of the numbers."""
     said = [f"Left out: {reason}." for reason in plan.left_out]
     if not plan.dino:
         said.append("DINO's measures are left out: --dino_model none.")
     if plan.drawing.num_images == 1:
-        said.append("With one picture a prompt there is no diversity to measure.")
+        said.append("With one picture per prompt there is no diversity to measure.")
     elif plan.diversity == "lpips":
         said.append("Diversity is LPIPS (AlexNet), as the DreamBooth paper measures it.")
     else:
         encoder = "DINO" if plan.dino else "CLIP"
         said.append(f"Diversity is 1 - cosine of {encoder} features; for the paper's LPIPS: --diversity lpips.")
     if not plan.training_scenes:
-        said.append("Whether the photos' scene is recognised was not asked: --training_scenes says what it is.")
+        said.append("The photos' scene is not measured: give it as --training_scenes.")
     rule = plan.job(plan.models[0]).rule
     if rule is None:
-        said.append("There is no presence rule for this SAM: every mask was taken for the subject's.")
+        said.append("There is no presence rule for this SAM: every mask counts as the subject's.")
     elif caveat := PresenceRule.load(rule).caveat:
         said.append(f"{caveat[0].upper()}{caveat[1:]}.")
     if len(measured) > 1 and len(plan.drawing.prompts) < FEW:
         asked = counted(len(plan.drawing.prompts), "prompt")
-        said.append(f"{asked}: too few to call a difference significant; ask at least {FEW}.")
+        said.append(f"{asked}: too few to call a difference significant; use at least {FEW}.")
     for title, of_model in measured.items():
-        states = [one.drawn.presence for one in of_model]
-        empty = sum("clip_i_inside" not in one.values for one in of_model)
+        states = [picture.drawn.presence for picture in of_model]
+        empty = sum("clip_i_inside" not in picture.values for picture in of_model)
         doubts = [f"{state} in {states.count(state)}" for state in ("unsure", "not found") if state in states]
         if doubts:
             said.append(f"{title}: the subject is {', '.join(doubts)} of {counted(len(of_model), 'picture')}.")
         if empty:
             said.append(
-                f"{title}: {counted(empty, 'picture')} with an empty mask, so no measure of the subject alone."
+                f"{title}: {counted(empty, 'picture')} with an empty mask, so without measures of the subject alone."
             )
     return said

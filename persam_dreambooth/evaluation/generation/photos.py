@@ -1,4 +1,4 @@
-"""The subject's own photos, each with its mask: what was trained on, and what the pictures are compared with."""
+"""The subject's own photos with their masks: the training photos that pictures are compared with."""
 
 import logging
 from pathlib import Path
@@ -13,19 +13,20 @@ logger = logging.getLogger(__name__)
 
 
 def photos_with_masks(photos: Path, masks: Path) -> tuple[list[ReferenceFiles], list[str]]:
-    """The photos of a folder that training would take, each with its mask, read once to be sure of both.
+    """List the photos of a folder that training would use with their masks, after reading each once as a check.
 
     Args:
         photos: folder.
-        masks: folder of masks with the photos' names, or what `persam-dreambooth segment` wrote, with masks/ in it.
+        masks: folder of masks with the photos' names, or an output folder of `persam-dreambooth segment`, with
+            masks/ in it.
 
     Returns:
-        Photos and masks; and, where segmentation's manifest lies beside the masks, why each photo is left out that
-        could not be read, that a person excluded, or in which segmentation doubts the subject.
+        Photos and masks; and, if segmentation's manifest is next to the masks, the reason for each photo that is
+        left out: it could not be read, a person excluded it, or segmentation doubts that it shows the subject.
 
     Raises:
-        UserError: no photo; a photo or mask that cannot be read; a mask that is missing, of another size, empty or
-            full; or all of them are left out.
+        UserError: no photo; an unreadable photo or mask; a mask that is missing, of another size, empty or full;
+            or all photos are left out.
     """
     found, folder = files.find_photos(photos), pairs.mask_folder(masks, "--instance_mask_dir")
     entries = newest_entries(folder.parent / MANIFEST_NAME)

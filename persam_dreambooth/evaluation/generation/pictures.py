@@ -1,4 +1,4 @@
-"""Every picture of every model, drawn once, from the same noise for each model."""
+"""Generate every picture of every model once, from the same noise for each model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ SETTINGS_NAME = "drawing.json"
 
 @dataclass(frozen=True)
 class Drawing:
-    """How the pictures are drawn; the same for all models, so that they can be compared.
+    """Generation settings, the same for all models so that they are comparable.
 
     Attributes:
-        prompts: what.
-        num_images: a prompt.
-        seed: of each prompt's first picture; the next ones count up.
-        settings: the pipeline's (num_inference_steps, guidance_scale, ...).
-        base_model: of LoRA weights that do not name theirs.
-        device: None takes an accelerator where there is one.
+        prompts: the prompts.
+        num_images: number of pictures per prompt.
+        seed: seed of each prompt's first picture; it is incremented for the next ones.
+        settings: keyword arguments of the pipeline (num_inference_steps, guidance_scale, ...).
+        base_model: base model of LoRA weights that do not name theirs.
+        device: None uses an accelerator if there is one.
         dtype: of the models' weights.
     """
 
@@ -40,28 +40,28 @@ class Drawing:
     dtype: torch.dtype = torch.float32
 
     def identity(self) -> dict[str, Any]:
-        """What makes a picture this picture, beside model, prompt and seed."""
+        """Return what determines a picture besides model, prompt and seed."""
         return {"dtype": str(self.dtype).removeprefix("torch."), "base_model": self.base_model, **self.settings}
 
 
 def draw_pictures(model: Model, drawing: Drawing, folder: Path) -> dict[tuple[str, int], Path]:
-    """Draw what is not there yet; the model is loaded only if something is missing.
+    """Generate the missing pictures; the model is loaded only if there are any.
 
-    A file of the right name that was drawn for another prompt is drawn anew: prompts that look alike in a file name
-    are numbered by their order, which a changed list changes.
+    A file of the right name that was generated for another prompt is replaced: prompts with the same file name are
+    numbered by their order, which changes with the list of prompts.
 
-    Picture i of a prompt begins with the noise of seed + i, whatever the model and whatever was drawn before.
+    Picture i of a prompt starts from the noise of seed + i, independent of the model and of other pictures.
 
     Args:
-        model: whose pictures.
-        drawing: what and how.
-        folder: for the pictures; another model's or other settings' is refused.
+        model: the model.
+        drawing: prompts and settings.
+        folder: output folder; one of another model or with other settings is refused.
 
     Returns:
-        The file of each (prompt's text, seed).
+        The file of each (prompt text, seed).
 
     Raises:
-        UserError: another run's folder, or a model that cannot be loaded or refuses the settings.
+        UserError: another run's folder, or a model that cannot be loaded or rejects the settings.
     """
     weights = {"weights": model.weights(), "base_weights": model.base_weights(drawing.base_model)}
     identity = {"model": model.source, **weights, **drawing.identity()}
@@ -81,7 +81,7 @@ def draw_pictures(model: Model, drawing: Drawing, folder: Path) -> dict[tuple[st
 
 
 def _shows(path: Path, prompt: str, seed: int) -> bool:
-    """Whether a file is there and says that it was drawn for this prompt and seed."""
+    """Check that a file exists and that its metadata names this prompt and seed."""
     try:
         with Image.open(path, formats=("PNG",)) as picture:
             return (picture.info.get("prompt"), picture.info.get("seed")) == (prompt, str(seed))

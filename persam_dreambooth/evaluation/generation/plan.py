@@ -1,4 +1,4 @@
-"""What an evaluation is asked: which models, what they draw, what it is compared with, and where all goes."""
+"""Inputs of an evaluation: models, prompts and settings, the photos to compare with, and the output folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.torch_utils import TensorCache
 
 MODELS, PICTURES, FOUND = "models", "pictures", "found"
-"""Each model has a folder in `models`, with what it drew and where the subject was found in that."""
+"""Each model has a folder in `models`, with its pictures and the subject's masks in them."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is compared with what, and by whom.
+    """Configuration of an evaluation.
 
     Attributes:
         models: at least one; the others are compared with the first.
-        photos: the subject's, with their masks.
+        photos: the subject's photos with their masks.
         drawing: prompts, seeds and settings.
-        output: folder.
-        sam: finds the subject in what was drawn.
+        output: output folder.
+        sam: the SAM that finds the subject in the pictures.
         clip: hub name or folder.
         dino: hub name or folder; None leaves its measures out.
-        training_scenes: the photos' scene in words, as prompts name theirs ("on a sofa"); several are one scene.
-        scene_template: what CLIP is asked of a scene, {} for its words.
-        diversity: by features (DINO's, else CLIP's), or LPIPS.
-        presence: file of a presence rule; None takes the one beside the SAM, if there is one.
-        left_out: why further photos are not among `photos`, one sentence each.
+        training_scenes: the photos' scene, worded as in prompts ("on a sofa"); several wordings are one scene.
+        scene_template: CLIP's prompt for a scene, with {} for its words.
+        diversity: distance of features (DINO's, else CLIP's), or LPIPS.
+        presence: file of a presence rule; None uses the one next to the SAM, if there is one.
+        left_out: reasons why further photos are not among `photos`, one sentence each.
     """
 
     models: Sequence[Model]
@@ -49,15 +49,15 @@ class Plan:
 
     @property
     def cache(self) -> TensorCache:
-        """Where measured things are kept."""
+        """Cache of features and distances."""
         return TensorCache(self.output / "features")
 
     def folder(self, model: Model) -> Path:
-        """Where a model's pictures and masks go."""
+        """Return the folder of a model's pictures and masks."""
         return self.output / MODELS / model.title
 
     def job(self, model: Model) -> SegmentationJob:
-        """Find the subject in one model's pictures; one by one, so that no mask depends on what else was left."""
+        """Build the segmentation of one model's pictures, one at a time so that no mask depends on its batch."""
         return SegmentationJob(
             images=self.folder(model) / PICTURES,
             references=tuple(self.photos),

@@ -1,4 +1,4 @@
-"""What the models are asked to draw: DreamBench's prompts, or the user's own, one a line.
+"""Evaluation prompts: DreamBench's, or the user's own, one per line.
 
 `a {unique_token} {class_token} [in the jungle]`: the placeholders are filled in, the brackets mark the scene.
 """
@@ -16,7 +16,7 @@ from persam_dreambooth.text_files import read_lines
 
 DREAMBENCH: Final = Path(__file__).parent / "prompts.yaml"
 EXAMPLES: Final = {"unique_token": "sks", "class_token": "dog"}
-"""The placeholders, and what might stand for them."""
+"""The placeholders with example values."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Prompt:
     """One prompt, filled in.
 
     Attributes:
-        text: what the model is asked for: "a sks dog in the jungle".
-        plain: the same without the unique token, which means nothing to CLIP: "a dog in the jungle".
-        scene: the words of it that name the scene, "in the jungle"; None where none do.
+        text: the model's prompt: "a sks dog in the jungle".
+        plain: the same without the unique token, which is meaningless to CLIP: "a dog in the jungle".
+        scene: the part that names the scene, "in the jungle"; None if there is none.
     """
 
     text: str
@@ -35,16 +35,16 @@ class Prompt:
 
 
 def read_prompts(which: str, unique_token: str | None, class_token: str | None) -> list[Prompt]:
-    """The prompts, each once, in the file's order.
+    """Read prompts, without duplicates, in the file's order.
 
     Args:
-        which: "objects" or "live" for DreamBench's 25, else the path of a UTF-8 text file with one prompt a line;
-            empty lines and those that begin with # are passed over.
-        unique_token, class_token: what is put in for the placeholders.
+        which: "objects" or "live" for DreamBench's 25, else the path of a UTF-8 text file with one prompt per line;
+            empty lines and lines that begin with # are skipped.
+        unique_token, class_token: values of the placeholders.
 
     Raises:
-        UserError: no such file or no prompt in it, brackets that do not pair, an unknown placeholder, or one that
-            nothing was given for.
+        UserError: no such file or no prompt in it, unbalanced brackets, an unknown placeholder, or one without a
+            value.
     """
     sets: dict[str, list[str]] = yaml.safe_load(DREAMBENCH.read_text(encoding="utf-8"))
     lines = sets[which] if which in sets else _lines(Path(which), list(sets))
@@ -53,35 +53,37 @@ def read_prompts(which: str, unique_token: str | None, class_token: str | None) 
 
 
 def scenes(prompts: Sequence[Prompt]) -> list[str]:
-    """The scenes that prompts ask for, each once."""
+    """Return the scenes that prompts name, without duplicates."""
     return list(dict.fromkeys(prompt.scene for prompt in prompts if prompt.scene))
 
 
 def _lines(path: Path, known: list[str]) -> list[str]:
     if not path.exists():
-        raise UserError(f"--prompts {path} is neither {' nor '.join(known)} nor a file; give a file with one a line")
+        raise UserError(
+            f"--prompts {path} is neither {' nor '.join(known)} nor a file; give a file with one prompt per line"
+        )
     found = [line for line in read_lines(path, "prompts file") if line and not line.startswith("#")]
     if not found:
-        raise UserError(f"no prompt in {path}; write one a line")
+        raise UserError(f"no prompt in {path}; write one per line")
     return found
 
 
 def _fill(line: str, tokens: dict[str, str | None]) -> Prompt:
     for name in re.findall(r"\{([^{}]*)\}", line):
         if name not in tokens:
-            known = " and ".join(f"{{{one}}}" for one in tokens)
-            raise UserError(f"the prompt {line!r} has {{{name}}}; known are {known}")
+            known = " and ".join(f"{{{token}}}" for token in tokens)
+            raise UserError(f"the prompt {line!r} has the placeholder {{{name}}}; supported are {known}")
         if not tokens[name]:
-            raise UserError(f"the prompt {line!r} needs --{name}; give it, such as {EXAMPLES[name]}")
+            raise UserError(f"the prompt {line!r} needs --{name}; give one, such as {EXAMPLES[name]}")
     scene = re.fullmatch(r"[^\[\]]*(?:\[([^\[\]]*)\])?[^\[\]]*", line)
     if scene is None or "{" in re.sub(r"\{[^{}]*\}", "", line):
-        raise UserError(f"the prompt {line!r} has brackets that do not pair; [ ] marks the scene, once a prompt")
+        raise UserError(f"the prompt {line!r} has unbalanced brackets; [ ] marks the scene, once per prompt")
     plain = _words(line, tokens | {"unique_token": ""})
     return Prompt(_words(line, tokens), plain, _words(scene[1] or "", tokens) or None)
 
 
 def _words(line: str, tokens: dict[str, str | None]) -> str:
-    """A line with its placeholders filled, without brackets, with single blanks."""
+    """Fill in the placeholders, remove brackets and collapse whitespace."""
     for name, word in tokens.items():
         line = line.replace(f"{{{name}}}", word or "")
     return " ".join(line.replace("[", "").replace("]", "").split())

@@ -1,4 +1,4 @@
-"""A picture, its subject alone, and its background alone, as an image encoder is shown them."""
+"""Regions of a picture for an image encoder: the whole picture, the subject alone, the background alone."""
 
 from typing import Final, Literal
 
@@ -13,16 +13,16 @@ REGIONS: Final[tuple[Region, ...]] = ("whole", "inside", "outside")
 
 
 def region_of(picture: Image.Image, mask: NDArray[np.bool_], region: Region) -> Image.Image | None:
-    """What of a picture counts.
+    """Extract a region of a picture.
 
     Args:
         picture: RGB.
         mask: (H, W) bool of the picture's size, True where the subject is.
-        region: "whole"; "inside" for the subject cut out on grey, which no pixel beside it changes; "outside" for the
-            picture with the background's mean colour where the subject is, which no pixel of the subject changes.
+        region: "whole"; "inside" for the subject cut out on grey, independent of all background pixels; "outside" for
+            the picture with the subject filled with the background's mean colour, independent of all subject pixels.
 
     Returns:
-        RGB; None where nothing of it is left: inside an empty mask, outside a full one.
+        RGB; None if the region is empty: inside an empty mask, outside a full one.
     """
     if region == "whole":
         return picture

@@ -1,4 +1,4 @@
-"""report.html: one file with the tables and, side by side, everything that was drawn."""
+"""Write report.html: one file with the tables and all pictures side by side."""
 
 import base64
 from collections.abc import Iterator, Mapping
@@ -23,13 +23,13 @@ REPORT_NAME: Final = "report.html"
 THUMBNAIL: Final = 256
 """Longest side of a picture in the report, in pixels."""
 TILES: Final = (72, 128)
-"""The least and the greatest width that it is shown with."""
+"""Minimum and maximum display width of a picture, in pixels."""
 WIDTH: Final = 1200
-"""What the width of a row, all models' pictures of one prompt, aims at."""
+"""Target width of a row (all models' pictures of one prompt), in pixels."""
 
 
 def write_report(outcome: Outcome, path: Path) -> None:
-    """Write the page: no script, no font, nothing to load; every picture lies in it."""
+    """Write a self-contained page: no scripts, fonts or external files; all pictures are embedded."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -40,18 +40,18 @@ def write_report(outcome: Outcome, path: Path) -> None:
         made={name: _plain(value) for name, value in settings(outcome).items() if value is not None},
         notes=outcome.notes,
         groups=list(_groups(outcome)),
-        photos=[_photo(one.image, one.mask) for one in outcome.plan.photos],
+        photos=[_photo(photo.image, photo.mask) for photo in outcome.plan.photos],
         prompts=list(_grid(outcome)),
         with_photos=bool(outcome.photos),
         tile=max(TILES[0], min(TILES[1], WIDTH // len(outcome.plan.models) // outcome.plan.drawing.num_images - 6)),
         small=max(files.read_photo(outcome.plan.photos[0].image).size) <= TILES[1],
     )
     with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")  # paths may be no UTF-8
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")  # paths may not be valid UTF-8
 
 
 def text_table(outcome: Outcome) -> str:
-    """The same numbers as lines of text: a row a measure, a column a model, then the differences."""
+    """Format the same numbers as text: one row per measure, one column per model, then the differences."""
     rows = [["", *(model.title for model in outcome.plan.models), *_difference_titles(outcome)]]
     for _, of_group in _groups(outcome):
         for row in of_group:
@@ -67,13 +67,13 @@ def _difference_titles(outcome: Outcome) -> list[str]:
 
 
 def _groups(outcome: Outcome) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The table's rows by the question that they answer."""
+    """Yield the table's rows, grouped by the question that they answer."""
     first, *others = (model.title for model in outcome.plan.models)
     values = {title: outcome.values(title) for title in (first, *others)}
-    known = {title: estimates(one) for title, one in values.items()}
-    over = {title: differences(values[title], values[first]) for title in others}
-    there = [name for name in MEASURES if any(name in one for one in known.values())]
-    for group, names in groupby(there, key=lambda name: MEASURES[name].group):
+    estimated = {title: estimates(of_model) for title, of_model in values.items()}
+    compared = {title: differences(values[title], values[first]) for title in others}
+    measured = [name for name in MEASURES if any(name in of_model for of_model in estimated.values())]
+    for group, names in groupby(measured, key=lambda name: MEASURES[name].group):
         rows = []
         for name in names:
             measure = MEASURES[name]
@@ -84,60 +84,61 @@ def _groups(outcome: Outcome) -> Iterator[tuple[str, list[dict[str, Any]]]]:
                     "better": measure.better,
                     "text": measure.text,
                     "photos": "" if photos is None else measure.words(photos),
-                    "cells": [_cell(name, one) for one in known.values()],
-                    "differences": [_difference(name, one) for one in over.values()],
+                    "cells": [_cell(name, of_model) for of_model in estimated.values()],
+                    "differences": [_difference(name, of_model) for of_model in compared.values()],
                 }
             )
         yield group, rows
 
 
 def _plain(value: Any) -> str:
-    """A setting for people: several values after each other."""
+    """Format a setting for display; several values are separated by commas."""
     if isinstance(value, dict):
-        return ", ".join(f"{key}: {one}" for key, one in value.items())
+        return ", ".join(f"{key}: {item}" for key, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _cell(name: str, known: Mapping[str, Estimate]) -> dict[str, str]:
-    """A model's value in words, and of how many values it is the mean."""
-    if name not in known:
+def _cell(name: str, estimated: Mapping[str, Estimate]) -> dict[str, str]:
+    """Format a model's value, and the number of values it is the mean of."""
+    if name not in estimated:
         return {"mean": "-", "range": "", "count": "no value"}
-    one = known[name]
-    return _words(name, one) | {"count": f"{counted(one.values, 'value')}, {counted(one.prompts, 'prompt')}"}
+    value = estimated[name]
+    return _words(name, value) | {"count": f"{counted(value.values, 'value')}, {counted(value.prompts, 'prompt')}"}
 
 
-def _difference(name: str, over: Mapping[str, Estimate]) -> dict[str, str]:
-    """A difference in words, and whether its interval says "better", "worse" or nothing ("")."""
-    if name not in over:
+def _difference(name: str, compared: Mapping[str, Estimate]) -> dict[str, str]:
+    """Format a difference, and judge it: "better", "worse", or "" if it is not significant."""
+    if name not in compared:
         return {"mean": "-", "range": "", "says": ""}
-    one = over[name]
-    if one.low is None or one.high is None or one.low <= 0 <= one.high or one.prompts < FEW:
-        return _words(name, one) | {"says": ""}
-    return _words(name, one) | {"says": "better" if (one.mean > 0) == (MEASURES[name].better == "higher") else "worse"}
+    value = compared[name]
+    if value.low is None or value.high is None or value.low <= 0 <= value.high or value.prompts < FEW:
+        return _words(name, value) | {"says": ""}
+    better = (value.mean > 0) == (MEASURES[name].better == "higher")
+    return _words(name, value) | {"says": "better" if better else "worse"}
 
 
-def _words(name: str, one: Estimate) -> dict[str, str]:
-    mean, _, rest = interval(MEASURES[name], one).partition(" [")
+def _words(name: str, value: Estimate) -> dict[str, str]:
+    mean, _, rest = interval(MEASURES[name], value).partition(" [")
     return {"mean": mean, "range": f"[{rest}" if rest else ""}
 
 
 def _grid(outcome: Outcome) -> Iterator[dict[str, Any]]:
-    """Prompt by prompt, each model's pictures."""
+    """Yield each model's pictures, prompt by prompt."""
     columns = [by_prompt(of_model) for of_model in outcome.measured.values()]
     for row in zip(*columns, strict=True):
-        yield {"text": row[0][0].drawn.prompt.text, "cells": [[_tile(one) for one in same] for same in row]}
+        yield {"text": row[0][0].drawn.prompt.text, "cells": [[_tile(picture) for picture in same] for same in row]}
 
 
-def _tile(one: MeasuredPicture) -> dict[str, Any]:
-    """One picture of the grid, with the subject outlined beside it, and what was made of it."""
-    drawn = one.drawn
+def _tile(measured: MeasuredPicture) -> dict[str, Any]:
+    """Return one picture of the grid, with and without the subject's outline, and its caption."""
+    drawn = measured.drawn
     picture = files.read_photo(drawn.files.picture)
     return {
         "picture": data_uri(picture),
         "outlined": data_uri(rendering.overlay(picture, files.read_mask(drawn.files.mask))),
         "seed": drawn.seed,
-        "scene": one.scene if drawn.prompt.scene else None,
-        "leaked": one.values.get("training_scene") == 1,
+        "scene": measured.scene if drawn.prompt.scene else None,
+        "leaked": measured.values.get("training_scene") == 1,
         "doubt": drawn.presence if drawn.presence != "found" else None,
     }
 
@@ -148,8 +149,8 @@ def _photo(photo: Path, mask: Path | None) -> str:
 
 
 def data_uri(picture: Image.Image) -> str:
-    """A picture of at most `THUMBNAIL` pixels a side as a `data:` URI, JPEG."""
-    small, packed = picture.convert("RGB"), BytesIO()
+    """Encode a picture, downscaled to at most `THUMBNAIL` pixels a side, as a JPEG `data:` URI."""
+    small, buffer = picture.convert("RGB"), BytesIO()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
-    small.save(packed, "JPEG", quality=90, subsampling=0)
-    return f"data:image/jpeg;base64,{base64.b64encode(packed.getvalue()).decode()}"
+    small.save(buffer, "JPEG", quality=90, subsampling=0)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""Draw, find the subject, measure: each thing once, however often this is interrupted and called again."""
+"""Run an evaluation: generate, segment, measure; an interrupted run resumes without repeating any step."""
 
 from itertools import groupby
 from pathlib import Path
@@ -24,7 +24,7 @@ def evaluate(plan: Plan) -> Outcome:
     """Evaluate all models.
 
     Raises:
-        UserError: whatever cannot be used; what can be known beforehand, before anything is written.
+        UserError: an unusable input; raised before anything is written if it can be checked in advance.
     """
     begun = _begun(plan.output)
     for model in plan.models:
@@ -34,18 +34,18 @@ def evaluate(plan: Plan) -> Outcome:
     dino = ImageEncoder.from_pretrained(plan.dino, device) if plan.dino else None
     lpips = Lpips(device, plan.cache) if plan.diversity == "lpips" else None
     if not begun:
-        Finder(plan.job(plan.models[0]))  # what it refuses is said before hours of drawing
+        Finder(plan.job(plan.models[0]))  # fails now rather than after hours of generation
     drawn = {model.title: _draw_and_find(plan, model) for model in plan.models}
     encoders = {"clip": CachedFeatures(clip, plan.cache)} | (
         {"dino": CachedFeatures(dino, plan.cache)} if dino else {}
     )
-    photos = [Masked(one.image, one.mask) for one in plan.photos if one.mask]
+    photos = [Masked(photo.image, photo.mask) for photo in plan.photos if photo.mask]
     scenes = Scenes(clip, plan.drawing.prompts, plan.training_scenes, plan.scene_template)
     meter = PictureMeter(clip, encoders, photos, scenes)
     measured = {title: meter.measure(pictures, title) for title, pictures in drawn.items()}
     spread = lpips or meter.spread
     spreads = {
-        title: [spread(list(same)) for _, same in groupby(pictures, key=lambda one: one.prompt)]
+        title: [spread(list(same)) for _, same in groupby(pictures, key=lambda picture: picture.prompt)]
         for title, pictures in drawn.items()
     }
     return Outcome(plan, measured, spreads, meter.of_photos(), notes(plan, measured))
@@ -57,17 +57,17 @@ def _draw_and_find(plan: Plan, model: Model) -> list[Drawn]:
 
 
 def _begun(output: Path) -> bool:
-    """Whether there are pictures of an evaluation to go on with; a folder without files is welcome too.
+    """Check for pictures of an evaluation to resume; a folder without files is allowed too.
 
-    What a killed evaluation left half-written is deleted.
+    Unfinished files of a killed evaluation are deleted.
 
     Raises:
-        UserError: the folder holds something else, or cannot be made.
+        UserError: the folder holds something else, or cannot be created.
     """
     check_output_folder(output)
     begun = any(output.glob(f"{MODELS}/*/{SETTINGS_NAME}"))
     if not begun and any(not path.is_dir() and not is_unfinished(path) for path in output.rglob("*")):
-        raise UserError(f"{output} exists and is no evaluation's; choose another or an empty output folder")
+        raise UserError(f"{output} exists and is not an evaluation's; choose another or an empty output folder")
     for folder in (output, *output.rglob("*/")):
         clear_unfinished(folder)
     return begun

@@ -1,4 +1,4 @@
-"""Which scene a background shows: zero-shot classification among the scenes of the prompts and of the photos."""
+"""Scene recognition: zero-shot classification of backgrounds among the scenes of the prompts and of the photos."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,13 @@ from persam_dreambooth.evaluation.generation.prompts import Prompt
 
 
 class Scenes:
-    """The labels and what they look like to a CLIP.
+    """The scene labels and their CLIP text features.
 
     Args:
-        clip: reads the labels.
+        clip: embeds the labels.
         asked: the prompts; each scene that one of them names is a label.
-        training: the photos' scene, in one wording or several; labels too.
-        template: a label in a sentence, {} for its words: "a photo {}".
+        training: the photos' scene, in one wording or several; these are labels too.
+        template: sentence for a label, {} for its words: "a photo {}".
     """
 
     def __init__(self, clip: Clip, asked: Sequence[Prompt], training: Sequence[str], template: str) -> None:
@@ -27,16 +27,16 @@ class Scenes:
         self._features = clip.read(sentences).cpu() if sentences else torch.empty(0, 0)
 
     def recognize(self, background: Tensor | None) -> str | None:
-        """The label of a background's (C,) CLIP feature of length 1; None where there is nothing to choose from."""
+        """Classify a background's (C,) unit-length CLIP feature; None without one, or with fewer than two labels."""
         if background is None or len(self.labels) < 2:
             return None
         return self.labels[int(measures.recognized(background[None], self._features))]
 
     def rates(self, seen: str | None, asked: str | None) -> dict[str, float]:
-        """What one picture counts towards `scene` and `training_scene`, 0 or 1 each; nothing where neither applies.
+        """Return one picture's `scene` and `training_scene`, 0 or 1 each; without those that do not apply.
 
         Args:
-            seen: from `recognize`.
+            seen: the scene from `recognize`.
             asked: the prompt's scene.
         """
         if seen is None or asked is None:

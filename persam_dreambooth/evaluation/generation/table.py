@@ -1,4 +1,4 @@
-"""The measures by name, and each model's values of them: a picture at a time, or a prompt's pictures together."""
+"""The measures by name, and each model's estimates of them, per picture or per prompt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from persam_dreambooth.evaluation.generation.intervals import Estimate, differen
 
 @dataclass(frozen=True)
 class Measure:
-    """What a row of the report is.
+    """A row of the report.
 
     Attributes:
         group: the question that it answers.
-        title: its name.
+        title: display name.
         better: "higher" or "lower".
-        text: what it is, one sentence.
+        text: description, one sentence.
         scale: "cosine" for numbers in about [-1, 1], "rate" for shares of pictures.
     """
 
@@ -26,7 +26,7 @@ class Measure:
     scale: Literal["cosine", "rate"] = "cosine"
 
     def words(self, number: float) -> str:
-        """A number as people read it: "0.812", "75.0 %"."""
+        """Format a number for display: "0.812", "75.0 %"."""
         return f"{100 * number:.1f} %" if self.scale == "rate" else f"{number:.3f}"
 
 
@@ -72,25 +72,25 @@ MEASURES: Final = {
 """In the report's order; see `measures` for the definitions and their source."""
 
 Values = Mapping[str, Sequence[Sequence[float]]]
-"""Measure -> prompt by prompt -> its values: a picture each, or one for the prompt; without those not to be had."""
+"""Measure -> per prompt -> values: one per picture, or one for the prompt; undefined values are missing."""
 
 
 def estimates(values: Values) -> dict[str, Estimate]:
-    """Each measure that has a value, in the report's order."""
+    """Estimate each measure that has a value, in the report's order."""
     made = {name: estimate(values.get(name, ()), measure.scale == "rate") for name, measure in MEASURES.items()}
-    return {name: one for name, one in made.items() if one is not None}
+    return {name: estimated for name, estimated in made.items() if estimated is not None}
 
 
 def differences(ours: Values, others: Values) -> dict[str, Estimate]:
-    """Each measure's paired difference, ours less the others', in the report's order."""
+    """Estimate each measure's paired difference, ours minus the others', in the report's order."""
     both = [name for name in MEASURES if name in ours and name in others]
     made = {name: difference(ours[name], others[name]) for name in both}
-    return {name: one for name, one in made.items() if one is not None}
+    return {name: estimated for name, estimated in made.items() if estimated is not None}
 
 
-def interval(measure: Measure, one: Estimate) -> str:
-    """ "0.812 [0.790, 0.835]"; without an interval where there is none."""
-    if one.low is None or one.high is None:
-        return measure.words(one.mean)
-    low, high = (measure.words(end).removesuffix(" %") for end in (one.low, one.high))
-    return f"{measure.words(one.mean)} [{low}, {high}]"
+def interval(measure: Measure, estimated: Estimate) -> str:
+    """Format an estimate as "0.812 [0.790, 0.835]", without brackets if it has no interval."""
+    if estimated.low is None or estimated.high is None:
+        return measure.words(estimated.mean)
+    low, high = (measure.words(end).removesuffix(" %") for end in (estimated.low, estimated.high))
+    return f"{measure.words(estimated.mean)} [{low}, {high}]"

@@ -1,1 +1,1 @@
-"""Scores of one-shot segmentation on the public benchmarks, by their own protocols."""
+"""Public benchmarks of one-shot segmentation, each with its own protocol."""

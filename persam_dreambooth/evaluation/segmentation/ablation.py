@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Final
 
 from persam_dreambooth.evaluation.segmentation import tuning
-from persam_dreambooth.evaluation.segmentation.methods import persam_contestant
-from persam_dreambooth.evaluation.segmentation.running import Contestant
+from persam_dreambooth.evaluation.segmentation.methods import persam_method
+from persam_dreambooth.evaluation.segmentation.running import EvaluatedMethod
 from persam_dreambooth.segmentation import Backbone, Method
 from persam_dreambooth.segmentation.location import Fidelity
 
@@ -34,18 +34,18 @@ TABLES: Final[dict[str, dict[str, str]]] = {
         "persam-f-box": "PerSAM-F, reference box",
     },
 }
-"""Table -> contestant -> what its row is called."""
+"""Table -> method -> title of its row."""
 
 TITLES: Final = {"4": "techniques", "5": "what is fitted", "6": "what is given"}
 
 
 def methods_of(tables: list[str]) -> list[str]:
-    """The contestants of some tables, each once."""
+    """Return the names of the methods in some tables, without duplicates."""
     return list(dict.fromkeys(name for table in tables for name in TABLES[table]))
 
 
 def ladder(fidelity: Fidelity) -> dict[str, Method]:
-    """Table 4: each method has one technique more than the one before; PerSAM-F is as its authors run it."""
+    """Table 4: each method adds one technique to the previous one; PerSAM-F is as its authors run it."""
     bare = Method(fidelity, negative_prior=False, refinement=False, guided_attention=False, semantic_prompting=False)
     negative = replace(bare, negative_prior=True)
     refined = replace(negative, refinement=True)
@@ -59,14 +59,14 @@ def ladder(fidelity: Fidelity) -> dict[str, Method]:
     }
 
 
-def build(names: list[str], backbone: Backbone, fidelity: Fidelity, steps: int) -> dict[str, Contestant]:
-    """The named contestants on one SAM.
+def build(names: list[str], backbone: Backbone, fidelity: Fidelity, steps: int) -> dict[str, EvaluatedMethod]:
+    """Build methods by name on one SAM.
 
     Args:
         names: from `TABLES`.
         backbone: the SAM.
-        fidelity: of all of them.
-        steps: of every fit but PerSAM-F's own.
+        fidelity: of all methods.
+        steps: number of steps of every fit except PerSAM-F's own.
     """
     methods = ladder(fidelity)
     fitted = methods["persam-f"]
@@ -76,12 +76,12 @@ def build(names: list[str], backbone: Backbone, fidelity: Fidelity, steps: int) 
         "adapters": tuning.adapters,
         "lora": tuning.lora,
     }
-    makers: dict[str, Callable[[], Contestant]] = {
+    makers: dict[str, Callable[[], EvaluatedMethod]] = {
         "three-weights": lambda: tuning.three_weights(backbone, fitted, steps),
-        "persam-box": lambda: persam_contestant(backbone, methods["persam"], box=True),
-        "persam-f-box": lambda: persam_contestant(backbone, fitted, box=True),
+        "persam-box": lambda: persam_method(backbone, methods["persam"], box=True),
+        "persam-f-box": lambda: persam_method(backbone, fitted, box=True),
     }
-    built = {name: persam_contestant(backbone, method) for name, method in methods.items() if name in names}
+    built = {name: persam_method(backbone, method) for name, method in methods.items() if name in names}
     built |= {
         name: tuning.tuned_decoder(backbone, fitted, tuner, steps) for name, tuner in tuners.items() if name in names
     }

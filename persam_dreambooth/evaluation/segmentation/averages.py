@@ -1,4 +1,4 @@
-"""From counted answers to the numbers of a paper: sum over an object's images, then mean over objects, then folds."""
+"""Aggregate scores as papers report them: sum over an object's images, then average over objects, then folds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,14 @@ from persam_dreambooth.evaluation.segmentation.running import Score
 
 @dataclass(frozen=True)
 class ObjectScore:
-    """One object or class, summed over its episodes.
+    """Score of one object or class, summed over its episodes; the fields are columns of the results.
 
     Attributes:
-        contestant, fold, group: whose, of which.
-        episodes: how many.
+        contestant: name of the method.
+        fold, group: the fold, and the object or class.
+        episodes: number of episodes.
         iou, boundary_iou, accuracy: in [0, 1]; sum(I) / sum(U), the same for boundary bands, sum(I) / sum(target).
-        unlearned: episodes whose reference could not be learned and which count as empty masks.
+        unlearned: number of episodes whose reference could not be learned, which count as empty masks.
     """
 
     contestant: str
@@ -32,8 +33,8 @@ class ObjectScore:
 
 
 def per_object(scores: Sequence[Score]) -> list[ObjectScore]:
-    """Sum each contestant's scores over the episodes of each object, in the order in which contestants come."""
-    order = {name: place for place, name in enumerate(dict.fromkeys(score.contestant for score in scores))}
+    """Sum each method's scores over the episodes of each object, in order of the methods' first appearance."""
+    order = {name: index for index, name in enumerate(dict.fromkeys(score.contestant for score in scores))}
 
     def key(score: Score) -> tuple[int, int, str]:
         return order[score.contestant], score.fold, score.group
@@ -42,7 +43,8 @@ def per_object(scores: Sequence[Score]) -> list[ObjectScore]:
     for _, same in groupby(sorted(scores, key=key), key=key):
         block = list(same)
         region, boundary = (
-            reduce(add, overlaps) for overlaps in zip(*((one.region, one.boundary) for one in block), strict=True)
+            reduce(add, overlaps)
+            for overlaps in zip(*((score.region, score.boundary) for score in block), strict=True)
         )
         rows.append(
             ObjectScore(
@@ -53,14 +55,14 @@ def per_object(scores: Sequence[Score]) -> list[ObjectScore]:
                 iou=region.iou,
                 boundary_iou=boundary.iou,
                 accuracy=region.accuracy,
-                unlearned=sum(one.error is not None for one in block),
+                unlearned=sum(score.error is not None for score in block),
             )
         )
     return rows
 
 
 def means(rows: Sequence[ObjectScore]) -> dict[str, float]:
-    """mIoU, bIoU and mAcc in percent: the mean over a fold's objects, then over the folds."""
+    """Return mIoU, bIoU and mAcc in percent: averaged over each fold's objects, then over the folds."""
     by_fold: dict[int, list[ObjectScore]] = {}
     for row in rows:
         by_fold.setdefault(row.fold, []).append(row)

@@ -1,4 +1,4 @@
-"""Pickled annotations that are read without running their code, and boxes to cut photos to."""
+"""Safe loading of pickled annotations, and cropping of photos to boxes."""
 
 import collections
 import pickle
@@ -11,7 +11,7 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 
-# What annotations are made of besides plain values. Of anything else a pickle could make a program.
+# Types that annotations may contain besides plain values. With any other, a pickle could run code.
 HARMLESS = {
     ("collections", "OrderedDict"),
     ("collections", "defaultdict"),
@@ -31,40 +31,42 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy.core", "numpy._core")  # as numpy 1 wrote it
         if (module, name) not in HARMLESS:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
+            raise pickle.UnpicklingError(f"it contains {module}.{name}")
         return super().find_class(module, name)
 
 
 def read_annotations(path: Path) -> dict[Any, Any]:
-    """The dictionary in a pickle file; only plain values, collections and numpy arrays are let in.
+    """Load the dictionary in a pickle file; only plain values, collections and numpy arrays are allowed.
 
     Raises:
-        UserError: no such file, damaged, no dictionary, or more than annotations in it.
+        UserError: the file is missing, damaged, not a dictionary, or contains more than annotations.
     """
     try:
         with path.open("rb") as file:
             stored = _Reader(file).load()
     except FileNotFoundError as error:
         raise UserError(f"no annotations at {path}; check the path") from error
-    except Exception as error:  # pickle answers damage with a dozen kinds of exception
+    except Exception as error:  # pickle raises a dozen kinds of exception for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} is damaged or holds more than annotations ({reason}); download it again") from error
+        raise UserError(
+            f"{path} is damaged or has more than annotations in it ({reason}); download it again"
+        ) from error
     if not isinstance(stored, dict):
         raise UserError(f"{path} holds a {type(stored).__name__}, not a dictionary of annotations; download it again")
     return collections.OrderedDict(stored)
 
 
 Box = tuple[int, int, int, int]
-"""XYXY in pixels, the last row and column outside."""
+"""XYXY in pixels, the right and bottom edges exclusive."""
 
 
 def cropped(image: Image.Image, mask: NDArray[np.bool_], box: Box) -> tuple[Image.Image, NDArray[np.bool_]]:
-    """A photo and its (H, W) bool mask, cut to a box that may reach over the edge."""
+    """Crop a photo and its (H, W) bool mask to a box, which may extend beyond the photo."""
     left, top, right, bottom = inside(box, *image.size)
     return image.crop((left, top, right, bottom)), mask[top:bottom, left:right]
 
 
 def inside(box: Box, width: int, height: int) -> Box:
-    """The part of a box that lies on a photo."""
+    """Clip a box to a photo."""
     left, top, right, bottom = box
     return max(0, left), max(0, top), min(width, right), min(height, bottom)

@@ -1,4 +1,4 @@
-"""DAVIS 2017: videos whose first frame is annotated; J and F of every object, the first and last frame left out."""
+"""DAVIS 2017: J and F of each object in videos with a given first frame; first and last frames are not scored."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,20 +18,20 @@ from persam_dreambooth.evaluation.segmentation.running import SCORES_NAME, Journ
 from persam_dreambooth.photos import files, rendering
 
 VOID = 255
-"""The label of pixels that do not count."""
+"""Label of pixels that are ignored."""
 
 Labels = NDArray[np.uint8]
 """(H, W), 0 for the background and k for the k-th object."""
 VideoMethod = Callable[[Iterator[Image.Image], NDArray[np.bool_]], Iterable[Labels]]
-"""A video's frames, RGB, the first one included, and the (N, H, W) bool masks of its objects in the first
-frame; gives labels for every frame in order, the first one included."""
+"""Maps a video's RGB frames, including the first, and the (N, H, W) bool masks of its objects in the first frame
+to the labels of all frames in order, including the first."""
 
 
 class Davis:
-    """The videos that `ImageSets/2017/val.txt` names.
+    """The videos listed in `ImageSets/2017/val.txt`.
 
     Args:
-        data: the folder that holds `ImageSets`, `JPEGImages` and `Annotations`.
+        data: the folder with `ImageSets`, `JPEGImages` and `Annotations`.
 
     Raises:
         UserError: another layout.
@@ -45,25 +45,25 @@ class Davis:
         require(data, self.title, layout, split, "JPEGImages/480p/*/*.jpg", "Annotations/480p/*/*.png")
         self._data = data
         self.videos = (data / split).read_text(encoding="utf-8").split()
-        """Their names, in the file's order."""
+        """Names of the videos, in the file's order."""
 
     def frames(self, video: str) -> list[Path]:
-        """The photos of a video, in order.
+        """List the frames of a video, in order.
 
         Raises:
-            UserError: fewer than three, of which the middle ones are scored.
+            UserError: fewer than three frames, so none between the first and the last to score.
         """
         found = sorted((self._data / "JPEGImages" / "480p" / video).glob("*.jpg"))
         if len(found) < 3:
-            raise UserError(f"the video {video} in {self._data} has {len(found)} frames; three or more are needed")
+            raise UserError(f"the video {video} in {self._data} has {len(found)} frames; at least three are needed")
         return found
 
     def labels(self, video: str, frame: Path) -> Labels:
-        """The annotation of a frame, (H, W) uint8: 0, the objects' numbers, and `VOID`."""
+        """Read the annotation of a frame, (H, W) uint8: 0, the objects' numbers, and `VOID`."""
         path = self._data / "Annotations" / "480p" / video / f"{frame.stem}.png"
         picture = files.read_picture(path)
         if picture.mode not in ("P", "L"):
-            raise UserError(f"{path} has mode {picture.mode}; DAVIS's annotations are palette pictures of numbers")
+            raise UserError(f"{path} has mode {picture.mode}; DAVIS's annotations are palette images (mode P or L)")
         return np.asarray(picture, dtype=np.uint8)
 
 
@@ -74,17 +74,17 @@ def evaluate_davis(
     settings: Mapping[str, Any],
     paper: Mapping[str, float],
 ) -> dict[str, float]:
-    """Segment and score every video once, however often this is interrupted and called again.
+    """Segment and score all videos; an interrupted run resumes with the videos that are left.
 
     Args:
         davis: the videos.
-        method: makes what segments them; called only when a video is still to be done.
+        method: builds the method; called only if there are videos left.
         output: folder for `masks/<video>/NNNNN.png`, scores and results.
-        settings: what makes this run this run; another run's folder is refused.
-        paper: measure -> the paper's number, where it is known.
+        settings: identifies the run; a folder of another run is refused.
+        paper: measure -> the paper's number, if known.
 
     Returns:
-        J, F and J&F in percent, the means over all objects of all videos.
+        J, F and J&F in percent, averaged over all objects of all videos.
 
     Raises:
         UserError: another run's folder, or a video that cannot be read.
@@ -109,54 +109,58 @@ def evaluate_davis(
 
 
 def score_video(davis: Davis, video: str, method: VideoMethod, folder: Path) -> list[dict[str, Any]]:
-    """Segment one video, write its labels into a folder, and score it.
+    """Segment one video, write its labels to a folder, and score it.
 
     Returns:
-        An object each: its number, J and F in [0, 1] as means over the scored frames, the frame where J is lowest.
+        One row per object: its number, J and F in [0, 1] averaged over the scored frames, the frame with the lowest
+        J.
 
     Raises:
-        UserError: a file that cannot be read, or a method that gives too few labels or labels of another size.
+        UserError: a file cannot be read, or the method returns too few labels or labels of another size.
     """
     frames = davis.frames(video)
     first = davis.labels(video, frames[0])
     objects = [int(label) for label in np.unique(first) if label not in (0, VOID)]
-    found = iter(method((files.read_photo(frame) for frame in frames), np.stack([first == one for one in objects])))
-    scores: dict[int, list[tuple[float, float, str]]] = {one: [] for one in objects}
+    masks = np.stack([first == label for label in objects])
+    found = iter(method((files.read_photo(frame) for frame in frames), masks))
+    scores: dict[int, list[tuple[float, float, str]]] = {label: [] for label in objects}
     for number, frame in enumerate(frames):
         labels = next(found, None)
         if labels is None:
             raise UserError(f"the video {video} has {len(frames)} frames but only {number} were segmented")
         if labels.max(initial=0) > len(objects):
-            raise UserError(f"label {labels.max()} was given in the video {video}, which has {len(objects)} objects")
-        numbered = np.array([0, *objects], dtype=np.uint8)[labels]  # as the annotations number them
+            raise UserError(
+                f"label {labels.max()} was returned for the video {video}, which has {len(objects)} objects"
+            )
+        numbered = np.array([0, *objects], dtype=np.uint8)[labels]  # the numbers of the annotations
         files.write_picture(Image.fromarray(numbered), folder / f"{frame.stem}.png")
         if number in (0, len(frames) - 1):
             continue
         true = davis.labels(video, frame)
         void = true == VOID
-        for one in objects:
-            pair = (numbered == one, true == one, void)
-            scores[one].append((overlap(*pair).iou, boundary_f(*pair), frame.stem))
+        for label in objects:
+            masks_and_void = (numbered == label, true == label, void)
+            scores[label].append((overlap(*masks_and_void).iou, boundary_f(*masks_and_void), frame.stem))
     return [
         {
-            "object": one,
+            "object": label,
             "J": fmean(j for j, _, _ in scored),
             "F": fmean(f for _, f, _ in scored),
             "worst_frame": min(scored)[2],
         }
-        for one, scored in scores.items()
+        for label, scored in scores.items()
     ]
 
 
 def _worst_frames(davis: Davis, output: Path, rows: list[dict[str, Any]]) -> None:
-    """Write `worst.png`: of the objects with the lowest J the true mask and the found one in their worst frame."""
+    """Write `worst.png`: the true and the found masks of the objects with the lowest J, in their worst frames."""
     pictures, captions = [], []
     for row in sorted(rows, key=lambda row: row["J"])[:WORST]:
-        video, one = row["video"], row["object"]
+        video, label = row["video"], row["object"]
         frame = next(path for path in davis.frames(video) if path.stem == row["worst_frame"])
         image, true = files.read_photo(frame), davis.labels(video, frame)
         found = np.asarray(files.read_picture(output / "masks" / video / f"{frame.stem}.png"))
-        pair = [rendering.overlay(image, true == one), rendering.overlay(image, found == one)]
+        pair = [rendering.overlay(image, true == label), rendering.overlay(image, found == label)]
         pictures.append(rendering.joined(pair, across=True))
-        captions.append(f"J {100 * row['J']:.0f} %  {video}  object {one}  frame {frame.stem}")
+        captions.append(f"J {100 * row['J']:.0f} %  {video}  object {label}  frame {frame.stem}")
     files.write_picture(rendering.sheet(pictures, captions, columns=4), output / WORST_NAME)

@@ -1,4 +1,4 @@
-"""The benchmarks whose masks are picture files: PerSeg and FSS-1000."""
+"""Benchmarks with masks in image files: PerSeg and FSS-1000."""
 
 from pathlib import Path
 from random import Random
@@ -10,14 +10,14 @@ from persam_dreambooth.evaluation.segmentation.protocols import Episode, Shot, r
 from persam_dreambooth.photos.files import list_photos, read_photo, read_picture
 
 REFERENCE = "00"
-"""The stem of PerSeg's reference photos, which are not scored."""
+"""File stem of PerSeg's reference photos, which are not scored."""
 
 
 class PerSeg:
     """PerSeg (Zhang et al. 2023): `Images/<object>/NN.jpg` and `Annotations/<object>/NN.png`; 00 is the reference.
 
     Args:
-        data: the folder that holds `Images` and `Annotations`.
+        data: the folder with `Images` and `Annotations`.
 
     Raises:
         UserError: another layout.
@@ -36,13 +36,13 @@ class PerSeg:
         self._data = data
 
     def draw(self, fold: int, random: Random, count: int | None) -> list[Episode]:
-        """See `Benchmark.draw`: every photo of every object but the reference."""
+        """See `Benchmark.draw`: all photos of all objects except the references."""
         episodes: list[Episode] = []
         for folder in sorted(path for path in (self._data / "Images").iterdir() if path.is_dir()):
             shots = {photo.stem: self._shot(photo) for photo in list_photos(folder)}
             if REFERENCE not in shots or len(shots) < 2:
                 raise UserError(
-                    f"{folder} holds {len(shots)} photos; PerSeg's objects have a {REFERENCE}.jpg and at least another"
+                    f"{folder} holds {len(shots)} photos; PerSeg's objects have {REFERENCE}.jpg and at least one more"
                 )
             reference = shots.pop(REFERENCE)
             episodes += [Episode(f"{folder.name}/{stem}", 0, folder.name, reference, shots[stem]) for stem in shots]
@@ -55,17 +55,17 @@ class PerSeg:
         return Shot(photo.relative_to(self._data).as_posix(), (mask.relative_to(self._data).as_posix(),))
 
     def read(self, shot: Shot) -> tuple[Image.Image, Image.Image]:
-        """See `Benchmark.read`; the mask file as it is, since fidelity "official" reads its levels."""
+        """See `Benchmark.read`; the mask file is not binarized, because fidelity "official" reads its levels."""
         return _read_files(self._data, shot)
 
 
 class FSS1000:
     """FSS-1000 (Li et al. 2020): the 240 classes of `splits/test.txt`, `data/<class>/N.jpg` with masks `N.png`.
 
-    Every photo is a query once, with another photo of its class, drawn at random, as its reference.
+    Each photo is a query once; its reference is another photo of the class, drawn at random.
 
     Args:
-        data: the folder that holds `data` and `splits`.
+        data: the folder with `data` and `splits`.
 
     Raises:
         UserError: another layout.
@@ -92,7 +92,7 @@ class FSS1000:
             folder = self._data / "data" / group
             photos = sorted(folder.glob("*.jpg"))
             if len(photos) < 2:
-                raise UserError(f"{folder} holds {len(photos)} photos; a class of splits/test.txt needs two or more")
+                raise UserError(f"{folder} holds {len(photos)} photos; a class of splits/test.txt needs at least two")
             for query in photos:
                 reference = random.choice([photo for photo in photos if photo != query])
                 name = f"{group}/{query.stem}"

@@ -1,4 +1,4 @@
-"""PerSAM as a contestant: on photos, its reference's mask as drawn or made from a box, and on videos."""
+"""PerSAM as an evaluated method: on photos, with a reference mask or box, and on videos."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -9,23 +9,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from persam_dreambooth.evaluation.segmentation.davis import VideoMethod
-from persam_dreambooth.evaluation.segmentation.running import Contestant, Finder
+from persam_dreambooth.evaluation.segmentation.running import EvaluatedMethod, Segmenter
 from persam_dreambooth.segmentation import Backbone, Method, PerSAM, Reference, reference_from
 from persam_dreambooth.segmentation.frame import bounding_box
 from persam_dreambooth.segmentation.video import VideoSegmenter
 
 
-def persam_contestant(backbone: Backbone, method: Method, box: bool = False) -> Contestant:
-    """PerSAM or PerSAM-F on a SAM.
+def persam_method(backbone: Backbone, method: Method, box: bool = False) -> EvaluatedMethod:
+    """Build PerSAM or PerSAM-F on a SAM.
 
     Args:
         backbone: the SAM.
         method: fidelity and techniques.
-        box: know of the reference's mask only the tight box around it; SAM makes the mask (table 6 of the paper).
+        box: use only the tight box around the reference mask, from which SAM makes the mask (table 6 of the paper).
     """
     persam = PerSAM(backbone, method)
 
-    def learn(reference: Reference) -> Finder:
+    def learn(reference: Reference) -> Segmenter:
         if box:
             tight = bounding_box(torch.from_numpy(reference.foreground))
             assert tight is not None  # a reference mask is never empty
@@ -37,7 +37,7 @@ def persam_contestant(backbone: Backbone, method: Method, box: bool = False) -> 
 
 
 def persam_video(backbone: Backbone, method: Method) -> VideoMethod:
-    """PerSAM or PerSAM-F on videos: each object of the first frame a subject, none ever given up, as the authors."""
+    """Build PerSAM or PerSAM-F for videos: the first frame's objects are the subjects; none is ever dropped."""
     persam = PerSAM(backbone, method)
 
     def segment(frames: Iterator[Image.Image], masks: NDArray[np.bool_]) -> Iterator[NDArray[np.uint8]]:

@@ -26,4 +26,4 @@ ABLATION: Final[dict[str, float]] = {
     "persam-box": 88.1,
     "persam-f-box": 94.9,
 }
-"""mIoU on PerSeg by contestant of `ablation.py` (tables 4, 5 and 6)."""
+"""mIoU on PerSeg by method of `ablation.py` (tables 4, 5 and 6)."""

@@ -1,6 +1,6 @@
-"""Calibrate the presence rule: photos with and without the subject in, a rule and its honest error rates out.
+"""Calibrate the presence rule on photos with and without the subject, and measure its error rates.
 
-Half of the subjects make the rule, the other half say how good it is.
+The rule is fitted on one half of the subjects and evaluated on the other half.
 """
 
 from collections import Counter
@@ -37,21 +37,21 @@ from persam_dreambooth.segmentation import (
 from persam_dreambooth.segmentation.presence import REASONS, Verdict
 
 FOUND_IOU = 0.5
-"""A mask that overlaps the truth by so much is the subject's."""
+"""Minimum IoU with the truth for a mask to count as the subject's."""
 DOUBTED, LOST = 0.05, 0.01
-"""Shares of the photos with the subject that may be unsure or worse, and not found."""
+"""Allowed shares of photos with the subject whose verdict is unsure or worse, and not found."""
 RIDGE = 1e-3
-"""On standardized signals, so that a signal that tells nothing gets no weight."""
+"""L2 penalty on the weights of standardized scores, so that an uninformative score gets no weight."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One photo that is asked for the subject.
+    """One photo that is searched for the subject.
 
     Attributes:
         image: the photo.
-        truth: (H, W) bool, where the subject is; None where it is not in the photo.
-        group: what kind of photo this is, for the report.
+        truth: (H, W) bool, the subject's true mask; None if it is not in the photo.
+        group: kind of photo, for the report.
     """
 
     image: Picture
@@ -60,39 +60,40 @@ class Trial:
 
 
 Album = tuple[Reference, Iterable[Trial]]
-"""A subject's reference, and the photos that are asked for it."""
+"""A subject's reference, and the photos that are searched for it."""
 
 
 def halves(benchmark: PerSeg, seed: int) -> tuple["_Albums", "_Albums"]:
-    """PerSeg's objects, shuffled and cut in two: to make the rule, and to judge it.
+    """Shuffle PerSeg's objects and split them in half: one to fit the rule, one to evaluate it.
 
-    Each object is asked of its own photos but the reference, and of as many of other objects, drawn at random.
+    Each object is searched for in its own photos except the reference, and in as many photos of other objects, drawn
+    at random.
 
     Raises:
-        UserError: fewer than four objects, which cannot be halved and still have others.
+        UserError: fewer than four objects, too few for two halves with other objects in each.
     """
     random = Random(seed)
     episodes = benchmark.draw(0, random, None)
     objects = sorted({episode.group for episode in episodes})
     if len(objects) < 4:
-        raise UserError(f"the data has {len(objects)} objects; a presence rule needs at least 4 to be made and judged")
+        raise UserError(f"the data has {len(objects)} objects; at least 4 are needed to fit and evaluate a rule")
     random.shuffle(objects)
     middle = len(objects) // 2
     first, second = (
-        _Albums(benchmark, [one for one in episodes if one.group in half], half, seed)
+        _Albums(benchmark, [episode for episode in episodes if episode.group in half], half, seed)
         for half in (objects[:middle], objects[middle:])
     )
     return first, second
 
 
 class _Albums:
-    """One half's albums, read as they are asked for.
+    """The albums of one half of the objects, read lazily.
 
     Args:
         benchmark: reads photos and masks.
-        episodes: of these objects.
+        episodes: the episodes of these objects.
         objects: their names.
-        seed: of the draw of other objects' photos.
+        seed: seed for drawing other objects' photos.
     """
 
     def __init__(self, benchmark: PerSeg, episodes: Sequence[Episode], objects: Sequence[str], seed: int) -> None:
@@ -104,10 +105,11 @@ class _Albums:
     def __iter__(self) -> Iterator[Album]:
         random = Random(self._seed)
         for name in self._objects:
-            own = [one for one in self._episodes if one.group == name]
-            others = [one for one in self._episodes if one.group != name]
-            asked = own + random.sample(others, min(len(own), len(others)))
-            yield Reference(*self._benchmark.read(own[0].reference)), (self._trial(one, name) for one in asked)
+            own = [episode for episode in self._episodes if episode.group == name]
+            others = [episode for episode in self._episodes if episode.group != name]
+            chosen = own + random.sample(others, min(len(own), len(others)))
+            trials = (self._trial(episode, name) for episode in chosen)
+            yield Reference(*self._benchmark.read(own[0].reference)), trials
 
     def _trial(self, episode: Episode, name: str) -> Trial:
         image, mask = read_checked(self._benchmark, episode.query)
@@ -117,7 +119,7 @@ class _Albums:
 
 
 def measure(persam: PerSAM, encoder: ImageEncoder | None, subjects: Iterable[Album]) -> Iterator[tuple[bool, Signals]]:
-    """Whether each trial's mask is the subject's, and its signals; empty masks are passed over."""
+    """Yield for each trial whether its mask is the subject's, and its presence scores; empty masks are skipped."""
     for reference, trials in subjects:
         encoded = persam.encode_references([reference])
         subject = persam.personalize(reference, encoded=encoded)
@@ -125,30 +127,31 @@ def measure(persam: PerSAM, encoder: ImageEncoder | None, subjects: Iterable[Alb
         for trial in trials:
             (photo,) = persam.encode([trial.image])
             found = persam.segment(photo, subject)
-            signals = meter(trial.image, photo, found)
-            if signals is not None:
-                yield _group(trial, found)[0], signals
+            scores = meter(trial.image, photo, found)
+            if scores is not None:
+                yield _group(trial, found)[0], scores
 
 
 def fit_rule(
     measured: Sequence[tuple[bool, Signals]], backbone: str, encoder: str | None, made_on: str | None = None
 ) -> PresenceRule:
-    """The logistic rule that best tells right masks from the others, both counted alike.
+    """Fit the logistic rule that best separates right masks from wrong ones, with equal total weight for both.
 
-    Weights are held at zero or above: of each signal more must not count against the subject.
-    `found_from` and `unsure_from` are the probabilities below which `DOUBTED` and `LOST` of the right ones lie.
+    Weights are constrained to be non-negative: a higher score must never count against the subject.
+    `found_from` and `unsure_from` are the probabilities below which shares of `DOUBTED` and `LOST` of the right
+    masks lie.
 
     Raises:
-        UserError: all masks are right or none is, so that there is nothing to tell apart.
+        UserError: all masks are right or none is, so there is nothing to separate.
     """
     names = [name for name in REASONS if name != "appearance" or encoder is not None]
     right = torch.tensor([is_right for is_right, _ in measured], dtype=torch.bool)
     if right.all() or not right.any():
         raise UserError(
-            f"{int(right.sum())} of {len(right)} masks are right; a presence rule is made from right and wrong ones: "
-            "give more objects, or a SAM that finds some of them"
+            f"{int(right.sum())} of {len(right)} masks are right; fitting a presence rule needs both right and wrong "
+            "ones: give more objects, or a SAM that finds some of them"
         )
-    values = torch.tensor([[asdict(signals)[name] for name in names] for _, signals in measured])
+    values = torch.tensor([[asdict(scores)[name] for name in names] for _, scores in measured])
     usual, spread = values[right].mean(0), values.std(0).clamp_min(1e-6)
     scaled = (values - usual) / spread
     free, bias = _fit(scaled, right)
@@ -160,7 +163,7 @@ def fit_rule(
 
 
 def _fit(scaled: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Ridge logistic regression with weights of zero or above; (n,) weights and a bias."""
+    """Ridge logistic regression with non-negative weights; returns (n,) weights and a bias."""
     free = torch.zeros(scaled.shape[1], requires_grad=True)
     bias = torch.zeros((), requires_grad=True)
     share = torch.where(right, 0.5 / right.sum(), 0.5 / (~right).sum())
@@ -183,8 +186,8 @@ class Judgement:
     """The decision on one trial.
 
     Attributes:
-        group: as the trial's; "mask on something else" where the subject is there but the mask is not its.
-        right: whether the mask is the subject's.
+        group: the trial's; "mask on something else" if the subject is there but the mask is not on it.
+        right: True if the mask is the subject's.
         presence: the decision.
     """
 
@@ -199,7 +202,7 @@ def judge(
     encoder: ImageEncoder | None,
     subjects: Iterable[Album],
 ) -> Iterator[Judgement]:
-    """Decide every trial as a user's photo is decided, looking at several places."""
+    """Decide every trial as for a user's photo, trying several candidate masks."""
     for reference, trials in subjects:
         encoded = persam.encode_references([reference])
         subject = persam.personalize(reference, encoded=encoded)
@@ -212,7 +215,7 @@ def judge(
 
 
 def _group(trial: Trial, found: Segmentation) -> tuple[bool, str]:
-    """Whether the mask is the subject's, and the group it is reported in."""
+    """Return True if the mask is the subject's, and the group it is reported in."""
     if trial.truth is None:
         return False, trial.group
     right = overlap(found.mask, trial.truth).iou >= FOUND_IOU
@@ -221,13 +224,13 @@ def _group(trial: Trial, found: Segmentation) -> tuple[bool, str]:
 
 @dataclass(frozen=True)
 class GroupRow:
-    """How the photos of one group were judged.
+    """Verdicts on the photos of one group.
 
     Attributes:
-        group: which.
-        photos: how many.
-        found, unsure, not_found: shares of them, which add up to 1.
-        area: under the ROC curve, against all right masks; None for those themselves.
+        group: name of the group.
+        photos: number of photos.
+        found, unsure, not_found: shares of the photos, which add up to 1.
+        area: area under the ROC curve against all right masks; None for right masks.
     """
 
     group: str
@@ -239,24 +242,25 @@ class GroupRow:
 
 
 def rows(judged: Sequence[Judgement]) -> list[GroupRow]:
-    """A row for each group, the right ones first, and one for all that are not right."""
+    """Return a row for each group, right masks first, and one for all that are not right."""
     groups: dict[str, list[Judgement]] = {}
-    for one in judged:
-        groups.setdefault(one.group, []).append(one)
-    wrong = [one for one in judged if not one.right]
-    made = [_row(group, ones, judged) for group, ones in [*groups.items(), ("all without a right mask", wrong)]]
+    for judgement in judged:
+        groups.setdefault(judgement.group, []).append(judgement)
+    wrong = [judgement for judgement in judged if not judgement.right]
+    made = [_row(group, members, judged) for group, members in [*groups.items(), ("all without a right mask", wrong)]]
     return sorted(made, key=lambda row: row.area is not None)
 
 
-def _row(group: str, ones: Sequence[Judgement], judged: Sequence[Judgement]) -> GroupRow:
-    counts = Counter(one.presence.verdict for one in ones)
-    found, unsure, lost = (counts[word] / len(ones) for word in get_args(Verdict))
-    area = None if ones[0].right else area_under_curve([one for one in judged if one.right] + list(ones))
-    return GroupRow(group, len(ones), found, unsure, lost, area)
+def _row(group: str, members: Sequence[Judgement], judged: Sequence[Judgement]) -> GroupRow:
+    counts = Counter(judgement.presence.verdict for judgement in members)
+    found, unsure, lost = (counts[verdict] / len(members) for verdict in get_args(Verdict))
+    right = [judgement for judgement in judged if judgement.right]
+    area = None if members[0].right else area_under_curve(right + list(members))
+    return GroupRow(group, len(members), found, unsure, lost, area)
 
 
 def table(made: Sequence[GroupRow]) -> str:
-    """The rows as a Markdown table, in percent."""
+    """Format the rows as a Markdown table, in percent."""
     lines = ["| photos | | found | unsure | not found | area under the ROC curve |", "| --- " + "| ---: " * 5 + "|"]
     for row in made:
         shares = " | ".join(f"{100 * share:.1f}" for share in (row.found, row.unsure, row.not_found))
@@ -266,19 +270,20 @@ def table(made: Sequence[GroupRow]) -> str:
 
 
 def _arrays(judged: Sequence[Judgement]) -> tuple[Tensor, Tensor]:
-    """Probability, and 1 where the mask is right."""
-    return torch.tensor([one.presence.probability for one in judged]), torch.tensor([int(one.right) for one in judged])
+    """Return the probabilities, and 1 for each right mask and 0 for the others."""
+    probabilities = torch.tensor([judgement.presence.probability for judgement in judged])
+    return probabilities, torch.tensor([int(judgement.right) for judgement in judged])
 
 
 def area_under_curve(judged: Sequence[Judgement]) -> float:
-    """How often a right mask gets a higher probability than a wrong one."""
+    """Return the area under the ROC curve: how often a right mask gets a higher probability than a wrong one."""
     from torchmetrics.functional.classification import binary_auroc
 
     return float(binary_auroc(*_arrays(judged)))
 
 
 def draw_curves(by_rule: dict[str, Sequence[Judgement]], path: Path) -> None:
-    """Save the ROC curve of each rule, with its two thresholds, as a picture."""
+    """Plot the ROC curve of each rule with its two thresholds, and save it as an image."""
     from matplotlib.figure import Figure
     from torchmetrics.functional.classification import binary_roc
 
@@ -289,7 +294,7 @@ def draw_curves(by_rule: dict[str, Sequence[Judgement]], path: Path) -> None:
         (line,) = axes.plot(false, true, label=f"{name}: area {area_under_curve(judged):.3f}")
         for verdicts, marker in ((("found",), "o"), (("found", "unsure"), "v")):
             kept = [
-                np.mean([one.presence.verdict in verdicts for one in judged if one.right == right])
+                np.mean([judgement.presence.verdict in verdicts for judgement in judged if judgement.right == right])
                 for right in (False, True)
             ]
             axes.plot(*kept, marker, color=line.get_color())

@@ -1,4 +1,4 @@
-"""What a benchmark is: pairs of a reference and a query, drawn once, written down and read again."""
+"""Benchmark protocol: episodes of a reference and a query, drawn once, saved and read back."""
 
 import json
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ EPISODES_NAME = "episodes.json"
 
 @dataclass(frozen=True)
 class Shot:
-    """One photo and which of its masks is meant.
+    """One photo and one of its masks.
 
     Attributes:
-        image: path below the data folder, with forward slashes.
-        label: what the benchmark finds the mask by; JSON-able.
+        image: path relative to the data folder, with forward slashes.
+        label: key by which the benchmark finds the mask; JSON-serializable.
     """
 
     image: str
@@ -33,12 +33,12 @@ class Shot:
 
 @dataclass(frozen=True)
 class Episode:
-    """One question: given the reference with its mask, where is the same in the query?
+    """One task: segment in the query what the reference's mask shows.
 
     Attributes:
-        name: unique within the benchmark; a relative path, since the found mask's file has it.
-        fold: which of the benchmark's folds it belongs to.
-        group: the object or class over whose episodes intersections and unions are summed.
+        name: unique within the benchmark; a relative path, used for the predicted mask's file.
+        fold: the benchmark's fold that it belongs to.
+        group: the object or class; intersections and unions are summed over its episodes.
         reference, query: the two photos.
     """
 
@@ -50,24 +50,24 @@ class Episode:
 
 
 class Benchmark(Protocol):
-    """A data set on disk with its protocol; built from its folder, which it checks (UserError)."""
+    """A data set on disk with its protocol; constructed from its folder, which is checked (UserError)."""
 
     name: str
-    """As the command line has it."""
+    """Name on the command line."""
     title: str
-    """As its authors write it."""
+    """The authors' spelling."""
     folds: int
 
     def draw(self, fold: int, random: Random, count: int | None) -> list[Episode]:
-        """A fold's episodes; `count` of them, the protocol's own number where that is None.
+        """Return a fold's episodes: `count` of them, or the protocol's number if that is None.
 
         Raises:
-            UserError: the folder lacks what the protocol needs.
+            UserError: the folder lacks something that the protocol needs.
         """
         ...
 
     def read(self, shot: Shot) -> tuple[Image.Image, Image.Image | NDArray[np.bool_]]:
-        """A photo, RGB, and its mask of the same size: the file as it is, or (H, W) bool.
+        """Read an RGB photo and its mask of the same size: the image file unchanged, or (H, W) bool.
 
         Raises:
             UserError: a file is missing or damaged.
@@ -76,7 +76,7 @@ class Benchmark(Protocol):
 
 
 def require(data: Path, title: str, layout: str, *wanted: str) -> None:
-    """Raise a UserError unless every wanted path, which may be a pattern, is below the data folder."""
+    """Raise a UserError unless every wanted path, which may be a glob pattern, exists below the data folder."""
     missing = [pattern for pattern in wanted if not any(data.glob(pattern))]
     if missing:
         raise UserError(
@@ -86,7 +86,7 @@ def require(data: Path, title: str, layout: str, *wanted: str) -> None:
 
 
 def read_checked(benchmark: Benchmark, shot: Shot) -> tuple[Image.Image, Image.Image | NDArray[np.bool_]]:
-    """`Benchmark.read`, and a UserError where photo and mask differ in size: such a data set is damaged."""
+    """Call `Benchmark.read`; raise a UserError if photo and mask differ in size, which means a damaged data set."""
     image, mask = benchmark.read(shot)
     height, width = to_mask(mask).shape
     if image.size != (width, height):
@@ -98,7 +98,7 @@ def read_checked(benchmark: Benchmark, shot: Shot) -> tuple[Image.Image, Image.I
 
 
 def thinned(episodes: list[Episode], random: Random, count: int | None) -> list[Episode]:
-    """All episodes, or `count` of them drawn at random, in their order."""
+    """Return all episodes, or `count` of them drawn at random, in their original order."""
     if count is None or count >= len(episodes):
         return episodes
     chosen = random.sample(range(len(episodes)), count)
@@ -108,10 +108,10 @@ def thinned(episodes: list[Episode], random: Random, count: int | None) -> list[
 def list_episodes(
     benchmark: Benchmark, path: Path, folds: Sequence[int], seed: int, count: int | None
 ) -> list[Episode]:
-    """The episodes that a file names; where there is none, draw them and write it.
+    """Read episodes from a file; if it does not exist, draw them and write it.
 
     Raises:
-        UserError: the file is damaged or another benchmark's, or there is no such fold.
+        UserError: the file is damaged or belongs to another benchmark, or there is no such fold.
     """
     unknown = [fold for fold in folds if not 0 <= fold < benchmark.folds]
     if unknown:
@@ -120,7 +120,7 @@ def list_episodes(
         return _read_episodes(benchmark, path)
     drawn: list[Episode] = []
     for fold in folds:
-        # A generator a fold, so that a fold is the same whether it is asked for alone or with the others.
+        # One generator per fold, so that a fold is the same whether it is drawn alone or with the others.
         drawn += benchmark.draw(fold, Random(f"{seed} {fold}"), count)
     with replacing(path) as temporary:
         listed = [asdict(episode) for episode in drawn]
@@ -132,9 +132,9 @@ def list_episodes(
 def _read_episodes(benchmark: Benchmark, path: Path) -> list[Episode]:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        name, episodes = stored["benchmark"], [_episode(one) for one in stored["episodes"]]
+        name, episodes = stored["benchmark"], [_episode(entry) for entry in stored["episodes"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged or no list of episodes; delete it, and they are drawn anew") from error
+        raise UserError(f"{path} is damaged or not a list of episodes; delete it to draw them again") from error
     if name != benchmark.name:
         raise UserError(f"{path} lists episodes of {name}, not of {benchmark.name}; choose another output folder")
     return episodes

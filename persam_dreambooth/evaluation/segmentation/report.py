@@ -1,4 +1,4 @@
-"""What a person gets of an evaluation: a table beside the paper's numbers, rows as JSON and CSV, the worst cases."""
+"""Report of an evaluation: a table with the paper's numbers, results as JSON and CSV, a sheet of the worst cases."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ from persam_dreambooth.photos import files, rendering
 
 RESULTS_NAME, ROWS_NAME, WORST_NAME = "results.json", "results.csv", "worst.png"
 WORST = 24
-"""Cases that the sheet of the worst shows."""
+"""Number of cases on the sheet of the worst cases."""
 
 
 def table(head: Sequence[str], rows: Sequence[tuple[str, Mapping[str, float], Mapping[str, float]]]) -> str:
-    """Measures beside the paper's, in percent, as lines of text.
+    """Format measures next to the paper's, in percent, as lines of text.
 
     Args:
         head: the measures.
-        rows: what each row is called, our numbers and the paper's; a number that is not known is a dash.
+        rows: title of each row, our numbers and the paper's; unknown numbers are shown as a dash.
     """
     words = [["", *(word for name in head for word in (name, "paper"))]]
     for title, ours, paper in rows:
@@ -41,9 +41,9 @@ def write_results(
 
     Args:
         output: the run's folder.
-        settings: what was run.
+        settings: the run's settings.
         summary: its averages and the paper's, in percent.
-        rows: one an object, at least one, all with the same keys.
+        rows: one per object, at least one, all with the same keys.
     """
     files.write_json(
         {"settings": dict(settings), "summary": dict(summary), "objects": list(rows)}, output / RESULTS_NAME
@@ -66,14 +66,14 @@ def write_report(
     """Write results and the sheet of the worst cases.
 
     Args:
-        output: the run's folder, where its masks lie.
-        benchmark, settings: what was run.
-        episodes, scores: what `evaluate` returned.
-        rows: what `per_object` made of the scores.
-        paper: contestant -> measure -> the paper's number, where it is known.
+        output: the run's folder, with its masks.
+        benchmark, settings: the run's benchmark and settings.
+        episodes, scores: from `evaluate`.
+        rows: the scores aggregated by `per_object`.
+        paper: method -> measure -> the paper's number, if known.
 
     Returns:
-        Contestant -> measure -> our number, in percent.
+        Method -> measure -> our number, in percent.
     """
     names = list(dict.fromkeys(row.contestant for row in rows))
     ours = {name: means([row for row in rows if row.contestant == name]) for name in names}
@@ -84,7 +84,7 @@ def write_report(
 
 
 def worst_sheet(output: Path, benchmark: Benchmark, episodes: Sequence[Episode], scores: Sequence[Score]) -> None:
-    """Write `worst.png`: of the answers with the lowest IoU the true mask on the left, the found one on the right."""
+    """Write `worst.png`: the results with the lowest IoU, the true mask on the left, the found one on the right."""
     by_name = {episode.name: episode for episode in episodes}
     several = len({score.contestant for score in scores}) > 1
     pictures, captions = [], []

@@ -1,4 +1,4 @@
-"""Ask every episode of every contestant, once, however often this is interrupted and called again."""
+"""Run methods on the episodes of a benchmark; an interrupted run resumes without repeating any episode."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,23 +27,23 @@ from persam_dreambooth.segmentation import Backbone, EncodedPhoto, PerSAM, Refer
 
 SETTINGS_NAME, SCORES_NAME = "evaluation.json", "scores.jsonl"
 
-Finder = Callable[[EncodedPhoto], NDArray[np.bool_]]
-"""A photo to the subject's mask in it, (H, W) bool."""
-Contestant = Callable[[Reference], Finder]
-"""What learns a subject from its reference; a UserError says that this one cannot be learned."""
+Segmenter = Callable[[EncodedPhoto], NDArray[np.bool_]]
+"""Maps a photo to the subject's mask in it, (H, W) bool."""
+EvaluatedMethod = Callable[[Reference], Segmenter]
+"""Learns a subject from its reference; raises a UserError if it cannot be learned."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be asked, and where the answers go.
+class BenchmarkPlan:
+    """Configuration of a benchmark run.
 
     Attributes:
         benchmark: the data set and its protocol.
         output: folder for episodes, masks and scores.
-        settings: what makes this run this run, JSON-able; another run's folder is refused.
-        folds: the benchmark's folds to ask; None asks all.
-        seed: of the episodes that are drawn at random.
-        episodes: how many a fold; None asks as many as the protocol.
+        settings: identifies the run, JSON-serializable; a folder of another run is refused.
+        folds: the benchmark's folds to run; None runs all.
+        seed: seed for drawing episodes.
+        episodes: number of episodes per fold; None uses the protocol's number.
     """
 
     benchmark: Benchmark
@@ -56,13 +56,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Score:
-    """One contestant's answer to one episode, counted.
+    """Score of one method on one episode; the fields are the keys in `scores.jsonl`.
 
     Attributes:
-        contestant, episode, fold, group: whose, to which.
-        region: found against true mask.
+        contestant: name of the method.
+        episode, fold, group: the episode, with its fold and its object or class.
+        region: overlap of the found and the true mask.
         boundary: the same for the bands of Boundary IoU.
-        error: why the reference could not be learned; such an answer counts as an empty mask.
+        error: why the reference could not be learned, which counts as an empty mask; None if it was.
     """
 
     contestant: str
@@ -75,21 +76,21 @@ class Score:
 
 
 def evaluate(
-    plan: Plan, names: Sequence[str], load: Callable[[], tuple[Backbone, Mapping[str, Contestant]]]
+    plan: BenchmarkPlan, names: Sequence[str], load: Callable[[], tuple[Backbone, Mapping[str, EvaluatedMethod]]]
 ) -> tuple[list[Episode], list[Score]]:
-    """Score contestants on a benchmark.
+    """Score methods on a benchmark.
 
     Args:
-        plan: what to ask.
-        names: of the contestants.
-        load: the SAM that encodes the photos, and the contestants by name; called only when
-            something is still to be asked.
+        plan: configuration of the run.
+        names: names of the methods.
+        load: returns the SAM that encodes the photos, and the methods by name; called only if episodes
+            are left to run.
 
     Returns:
-        The episodes, and a score for each contestant and episode, in the order of `names`.
+        The episodes, and a score for each method and episode, in the order of `names`.
 
     Raises:
-        UserError: another run's folder, a data set that cannot be read, or what `load` raises.
+        UserError: another run's folder, a data set that cannot be read, or an error from `load`.
     """
     open_output(plan.output, plan.settings)
     folds = range(plan.benchmark.folds) if plan.folds is None else plan.folds
@@ -101,37 +102,38 @@ def evaluate(
         return (name, episode.name) in scored and mask_path(plan.output, name, episode).exists()
 
     left = [(episode, [name for name in names if not done(name, episode)]) for episode in listed]
-    waiting = [(episode, contestants) for episode, contestants in left if contestants]
+    waiting = [(episode, names_left) for episode, names_left in left if names_left]
     if waiting:
-        backbone, contestants = load()
-        with tqdm(total=sum(len(left) for _, left in waiting), desc=plan.benchmark.title, unit="mask") as progress:
-            for score in _answers(plan, backbone, contestants, waiting):
+        backbone, methods = load()
+        total = sum(len(names_left) for _, names_left in waiting)
+        with tqdm(total=total, desc=plan.benchmark.title, unit="mask") as progress:
+            for score in _run(plan, backbone, methods, waiting):
                 journal.append(asdict(score))
                 scored[score.contestant, score.episode] = score
                 progress.update()
     return listed, [scored[name, episode.name] for name in names for episode in listed]
 
 
-def _answers(
-    plan: Plan,
+def _run(
+    plan: BenchmarkPlan,
     backbone: Backbone,
-    contestants: Mapping[str, Contestant],
+    methods: Mapping[str, EvaluatedMethod],
     waiting: list[tuple[Episode, list[str]]],
 ) -> Iterator[Score]:
-    """Learn each reference once, encode each query once, write and count what every contestant finds."""
+    """Learn each reference once, encode each query once, then write and score the mask of each method."""
     encoder = PerSAM(backbone)
-    for shot, block in groupby(waiting, key=lambda one: one[0].reference):
+    for shot, block in groupby(waiting, key=lambda entry: entry[0].reference):
         reference = read_checked(plan.benchmark, shot)
-        learned: dict[str, Finder | UserError] = {}
+        learned: dict[str, Segmenter | UserError] = {}
         for episode, names in block:
-            image, drawn = read_checked(plan.benchmark, episode.query)
-            true = to_mask(drawn)
+            image, mask = read_checked(plan.benchmark, episode.query)
+            true = to_mask(mask)
             (photo,) = encoder.encode([image])
             for name in names:
                 if name not in learned:
-                    learned[name] = _learn(contestants[name], *reference)
-                find = learned[name]
-                found = np.zeros_like(true) if isinstance(find, UserError) else find(photo)
+                    learned[name] = _learn(methods[name], *reference)
+                segment = learned[name]
+                found = np.zeros_like(true) if isinstance(segment, UserError) else segment(photo)
                 files.write_mask(found, mask_path(plan.output, name, episode))
                 yield Score(
                     name,
@@ -140,21 +142,21 @@ def _answers(
                     episode.group,
                     overlap(found, true),
                     boundary_overlap(found, true),
-                    str(find) if isinstance(find, UserError) else None,
+                    str(segment) if isinstance(segment, UserError) else None,
                 )
 
 
-def _learn(contestant: Contestant, image: Any, mask: Any) -> Finder | UserError:
-    """A reference that cannot be learned (a mask that fills its crop) is an answer too, and a wrong one."""
+def _learn(method: EvaluatedMethod, image: Any, mask: Any) -> Segmenter | UserError:
+    """Learn a reference; a failure (such as a mask that fills its crop) is returned, and counts as a wrong result."""
     try:
-        return contestant(Reference(image, mask))
+        return method(Reference(image, mask))
     except UserError as error:
         return error
 
 
-def mask_path(output: Path, contestant: str, episode: Episode) -> Path:
-    """Where the found mask of an episode lies."""
-    return output / "masks" / contestant / f"{episode.name}.png"
+def mask_path(output: Path, method: str, episode: Episode) -> Path:
+    """Return the file of the mask that a method found in an episode."""
+    return output / "masks" / method / f"{episode.name}.png"
 
 
 def _score(line: dict[str, Any]) -> Score:
@@ -163,27 +165,27 @@ def _score(line: dict[str, Any]) -> Score:
 
 
 def open_output(output: Path, settings: Mapping[str, Any]) -> None:
-    """Make the output folder this run's; one that holds nothing but a list of episodes is welcome.
+    """Claim the output folder for this run; it may be empty, or contain a list of episodes only.
 
     Raises:
-        UserError: it holds another run, or something else.
+        UserError: it contains another run, or something else.
     """
     if not files.refuse_other_runs(output, SETTINGS_NAME, settings, "evaluation", (EPISODES_NAME,)):
         files.write_json(dict(settings), output / SETTINGS_NAME)
 
 
 class Journal:
-    """A file of JSON lines that grows; a killed run loses at most the line it was writing.
+    """An append-only file of JSON lines; a killed run loses at most the line being written.
 
     Args:
-        path: the file; made when the first line comes.
+        path: the file; created with the first line.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def lines(self) -> list[dict[str, Any]]:
-        """All whole lines; a cut-off end is also removed from the file, so that nothing is appended to it.
+        """Return all complete lines; an incomplete last line is removed from the file, so nothing is appended to it.
 
         Raises:
             UserError: a line before the last is damaged.

@@ -1,4 +1,4 @@
-"""The benchmarks whose episodes are drawn at random, laid out as in Matcher (Liu et al. 2024): LVIS, PASCAL, PACO."""
+"""Benchmarks with randomly drawn episodes, in the layout of Matcher (Liu et al. 2024): LVIS, PASCAL, PACO."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ from persam_dreambooth.photos.coco import coco_tools, union_of
 from persam_dreambooth.photos.files import read_photo
 
 TRIES = 1000
-"""How often a photo is drawn for a part that not every photo of its list shows."""
+"""Maximum number of draws of a photo for a part, since not every listed photo shows it."""
 
 
 class Lvis92:
-    """LVIS-92i: 10 folds of the classes with two photos or more; all instances of a class are one mask.
+    """LVIS-92i: 10 folds of the classes with at least two photos; all instances of a class form one mask.
 
     Args:
-        data: the folder that holds `lvis_val.pkl` ({class: {photo: {"annotations": [{"segmentation"}]}}}) and
+        data: the folder with `lvis_val.pkl` ({class: {photo: {"annotations": [{"segmentation"}]}}}) and
             the COCO 2017 photos in `coco/`.
 
     Raises:
@@ -60,14 +60,15 @@ class Lvis92:
         group, photo = shot.label
         image = read_photo(self._data / shot.image)
         annotations = _found(self._by_class, group, photo)["annotations"]
-        return image, union_of([one["segmentation"] for one in annotations], image.height, image.width)
+        masks = [annotation["segmentation"] for annotation in annotations]
+        return image, union_of(masks, image.height, image.width)
 
 
 class PascalPart:
-    """PASCAL-Part: 4 folds (animals, indoor, person, vehicles); a part of one object, cut to the object's box.
+    """PASCAL-Part: 4 folds (animals, indoor, person, vehicles); a part of one object, cropped to the object's box.
 
     Args:
-        data: the folder that holds `VOCdevkit/VOC2010` with `JPEGImages`,
+        data: the folder with `VOCdevkit/VOC2010`, which has `JPEGImages`,
             `Annotations_Part_json_merged_part_classes` and `all_obj_part_to_image.json`.
 
     Raises:
@@ -79,7 +80,7 @@ class PascalPart:
     folds = len(categories)
     most_episodes = 2500
     left_out = ("aeroplane", "TAIL")
-    """The one class that the protocol does not ask for."""
+    """The one class that the protocol excludes."""
 
     def __init__(self, data: Path) -> None:
         coco_tools()
@@ -93,7 +94,7 @@ class PascalPart:
     def draw(self, fold: int, random: Random, count: int | None) -> list[Episode]:
         """See `Benchmark.draw`: the fold's parts in turn; photos, and objects in them, at random."""
         objects = _found(self._index, self.categories[fold], "object")
-        lists = {(one, part): ids for one, of in objects.items() for part, ids in of["part"].items()}
+        lists = {(name, part): ids for name, entry in objects.items() for part, ids in entry["part"].items()}
         groups = [
             group for group, ids in lists.items() if ids["train"] and len(ids["val"]) > 1 and group != self.left_out
         ]
@@ -109,30 +110,30 @@ class PascalPart:
         return episodes
 
     def _shots_of(self, group: tuple[str, str]) -> Callable[[str, Random], Shot | None]:
-        """What draws an object of that name in a photo; None where the drawn one does not show the part."""
+        """Return a function that draws an object of that name in a photo, None if that object lacks the part."""
         name, part = group
 
         def draw(photo: str, random: Random) -> Shot | None:
             objects = self._annotation(photo)["object"]
-            places = [place for place, one in enumerate(objects) if one["name"] == name]
-            if not places:
+            indices = [index for index, candidate in enumerate(objects) if candidate["name"] == name]
+            if not indices:
                 return None
-            number = random.choice(places)
-            shows = any(one["name"] == part for one in objects[number]["parts"])
-            left, top, right, bottom = self._box(objects[number])
-            if not shows or left >= right or top >= bottom:
+            index = random.choice(indices)
+            has_part = any(piece["name"] == part for piece in objects[index]["parts"])
+            left, top, right, bottom = self._box(objects[index])
+            if not has_part or left >= right or top >= bottom:
                 return None
-            return Shot(f"{self._photos}/{photo}.jpg", (photo, number, part))
+            return Shot(f"{self._photos}/{photo}.jpg", (photo, index, part))
 
         return draw
 
     def read(self, shot: Shot) -> tuple[Image.Image, NDArray[np.bool_]]:
-        """See `Benchmark.read`: both cut to the object's box."""
-        photo, number, part = shot.label
+        """See `Benchmark.read`: both cropped to the object's box."""
+        photo, index, part = shot.label
         image = read_photo(self._data / shot.image)
-        owner = self._annotation(photo)["object"][number]
-        pieces = [mask for one in owner["parts"] if one["name"] == part for mask in one["mask"]]
-        return cropped(image, union_of(pieces, image.height, image.width), self._box(owner))
+        owner = self._annotation(photo)["object"][index]
+        masks = [mask for piece in owner["parts"] if piece["name"] == part for mask in piece["mask"]]
+        return cropped(image, union_of(masks, image.height, image.width), self._box(owner))
 
     @staticmethod
     def _box(owner: dict[str, Any]) -> Box:
@@ -141,10 +142,10 @@ class PascalPart:
 
 
 class PacoPart:
-    """PACO-Part: 448 classes in 4 folds; a part of one object, cut to the object's box.
+    """PACO-Part: 448 classes in 4 folds; a part of one object, cropped to the object's box.
 
     Args:
-        data: the folder that holds `paco/paco_part_train.pkl` and `paco/paco_part_val.pkl`, each {"cid2img": {class:
+        data: the folder with `paco/paco_part_train.pkl` and `paco/paco_part_val.pkl`, each {"cid2img": {class:
             [{photo id: photo}]}, "img2anno": {photo id: [{"category_id", "obj_ann_id", "obj_bbox",
             "segmentation"}]}}, and the COCO 2017 photos in `coco/`.
 
@@ -162,12 +163,12 @@ class PacoPart:
         self._data = data
         self._order = list(_found(read_annotations(data / train), "cid2img"))
         stored = read_annotations(data / val)
-        # {class: {photo id: photo}}: the lists name some photos twice.
+        # {class: {photo id: photo}}; the lists contain some photos twice.
         self._by_class = {
             group: {_plain(key): photo for entry in entries for key, photo in entry.items()}
             for group, entries in _found(stored, "cid2img").items()
         }
-        self._annotations = {_plain(key): ones for key, ones in _found(stored, "img2anno").items()}
+        self._annotations = {_plain(key): parts for key, parts in _found(stored, "img2anno").items()}
 
     def draw(self, fold: int, random: Random, count: int | None) -> list[Episode]:
         """See `Benchmark.draw`: class, photos, and objects in them, at random."""
@@ -183,10 +184,10 @@ class PacoPart:
         return episodes
 
     def _shots_of(self, group: Any) -> Callable[[Any, Random], Shot | None]:
-        """What draws an object with that part in a photo."""
+        """Return a function that draws an object with that part in a photo."""
 
         def draw(photo: Any, random: Random) -> Shot | None:
-            owners = {one["obj_ann_id"]: one["obj_bbox"] for one in self._of(photo, group)}
+            owners = {part["obj_ann_id"]: part["obj_bbox"] for part in self._of(photo, group)}
             if not owners:
                 return None
             owner = random.choice(list(owners))
@@ -199,18 +200,18 @@ class PacoPart:
         return draw
 
     def _of(self, photo: Any, group: Any) -> list[dict[str, Any]]:
-        return [one for one in _found(self._annotations, photo) if one["category_id"] == group]
+        return [part for part in _found(self._annotations, photo) if part["category_id"] == group]
 
     def read(self, shot: Shot) -> tuple[Image.Image, NDArray[np.bool_]]:
-        """See `Benchmark.read`: both cut to the object's box."""
+        """See `Benchmark.read`: both cropped to the object's box."""
         photo, group, owner = shot.label
         image = read_photo(self._data / shot.image)
-        parts = [one for one in self._of(photo, group) if one["obj_ann_id"] == owner]
+        parts = [part for part in self._of(photo, group) if part["obj_ann_id"] == owner]
         if not parts:
             raise UserError(f"no part {group} of object {owner} in {shot.image}; the episodes are of another data set")
         left, top, width, height = parts[0]["obj_bbox"]
         box = int(left), int(top), int(left + width), int(top + height)
-        return cropped(image, union_of([one["segmentation"] for one in parts], image.height, image.width), box)
+        return cropped(image, union_of([part["segmentation"] for part in parts], image.height, image.width), box)
 
 
 Photo = TypeVar("Photo")
@@ -219,7 +220,7 @@ Photo = TypeVar("Photo")
 def _two_photos(
     draw: Callable[[Photo, Random], Shot | None], photos: Sequence[Photo], random: Random, what: str
 ) -> tuple[Shot, Shot]:
-    """A query and a reference from two photos; a photo whose drawn object will not do is replaced by another."""
+    """Draw a query and a reference from two photos; photos whose drawn object is unsuitable are redrawn."""
     shots: dict[Any, Shot] = {}
     for _ in range(TRIES):
         photo = random.choice(photos)
@@ -245,14 +246,14 @@ def _read_json(path: Path) -> Any:
 
 
 def _found(stored: Any, *keys: Any) -> Any:
-    """A nested value, or a UserError that names what is missing."""
+    """Return a nested value, or raise a UserError that names the missing key."""
     for key in keys:
         if not isinstance(stored, dict) or key not in stored:
-            raise UserError(f"the annotations have no {key!r}; they are another data set's, or another version's")
+            raise UserError(f"the annotations have no {key!r}; they belong to another data set or version")
         stored = stored[key]
     return stored
 
 
 def _plain(key: Any) -> Any:
-    """A numpy number as Python's own, which JSON can hold."""
+    """Convert a numpy number to a Python number, for JSON."""
     return key.item() if isinstance(key, np.generic) else key

@@ -1,9 +1,9 @@
-"""What could be fitted in the place of PerSAM-F's two mask weights (the paper's table 5), for that table only.
+"""Alternatives to fitting PerSAM-F's two mask weights, for the paper's table 5 only.
 
-Every contestant here is PerSAM-F, with its one positive point and its cascade, and differs only in what is fitted
-on the reference photo. The tuned decoders are copies of the SAM's mask decoder with something small to learn in
-them; a copy takes the original's place for the length of a `with` block. While they are fitted and
-afterwards the three masks count one third each.
+All methods here are PerSAM-F, with its one positive point and its cascade, and differ only in what is fitted on the
+reference photo. Tuned decoders are copies of the SAM's mask decoder with a few added parameters; a copy replaces the
+original for the duration of a `with` block. During and after the fit, each of the three masks has the weight one
+third.
 """
 
 import copy
@@ -17,7 +17,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.segmentation.running import Contestant, Finder
+from persam_dreambooth.evaluation.segmentation.running import EvaluatedMethod, Segmenter
 from persam_dreambooth.segmentation import (
     Backbone,
     EncodedPhoto,
@@ -33,14 +33,14 @@ from persam_dreambooth.segmentation.mask_weights import LEARNING_RATE, STEPS, di
 PROMPT_TOKENS, ADAPTER_WIDTH, LORA_RANK = 16, 64, 4
 
 Tuner = Callable[[nn.Module], None]
-"""Hangs something to learn on a mask decoder's transformer, whose own weights are frozen."""
+"""Adds learnable parameters to a mask decoder's transformer, whose own weights are frozen."""
 
 
-def three_weights(backbone: Backbone, method: Method, steps: int = STEPS) -> Contestant:
+def three_weights(backbone: Backbone, method: Method, steps: int = STEPS) -> EvaluatedMethod:
     """PerSAM-F with three mask weights that need not sum to 1."""
     persam = PerSAM(backbone, method)
 
-    def learn(reference: Reference) -> Finder:
+    def learn(reference: Reference) -> Segmenter:
         subject, photo = _at_thirds(persam, reference)
         decoded, _ = backbone.decode(photo.embedding, _question(photo, subject), multimask=True, extra=photo.extra)
         weights = fit_three_weights(photo.frame.to_original(decoded), _foreground(reference, photo), steps)
@@ -51,22 +51,22 @@ def three_weights(backbone: Backbone, method: Method, steps: int = STEPS) -> Con
 
 
 def fit_three_weights(logits: Tensor, foreground: Tensor, steps: int = STEPS) -> Tensor:
-    """The (3,) float32 weights with which (3, H, W) logits together come closest to (H, W) float32 in {0, 1}."""
+    """Fit the (3,) float32 weights whose sum of (3, H, W) logits is closest to (H, W) float32 in {0, 1}."""
     weights = nn.Parameter(torch.full((3,), 1 / 3, device=logits.device))
     _descend([weights], lambda: dice_and_focal(torch.einsum("k,khw->hw", weights, logits), foreground), steps)
     return weights.detach()
 
 
-def tuned_decoder(backbone: Backbone, method: Method, tuner: Tuner | None, steps: int = STEPS) -> Contestant:
-    """PerSAM-F whose weights stay at one third each and whose decoder learns; with `tuner` None nothing does.
+def tuned_decoder(backbone: Backbone, method: Method, tuner: Tuner | None, steps: int = STEPS) -> EvaluatedMethod:
+    """PerSAM-F with mask weights fixed at one third and a tuned decoder; with `tuner` None nothing is tuned.
 
     Raises:
-        UserError: when it learns, on a backbone whose mask decoder cannot be exchanged.
+        UserError: the decoder is tuned, but the backbone's mask decoder cannot be replaced.
     """
     original = None if tuner is None else _decoder(backbone)
     persam = PerSAM(backbone, method)
 
-    def learn(reference: Reference) -> Finder:
+    def learn(reference: Reference) -> Segmenter:
         subject, photo = _at_thirds(persam, reference)
         if tuner is None:
             return lambda photo: persam.segment(photo, subject).mask
@@ -87,7 +87,7 @@ def tuned_decoder(backbone: Backbone, method: Method, tuner: Tuner | None, steps
 
 
 def prompt_tokens(transformer: Any) -> None:
-    """Prompt tuning: learned tokens after the decoder's own, which therefore keep their places."""
+    """Prompt tuning: learned tokens appended to the decoder's own, which keep their positions."""
     width = transformer.layers[0].self_attn.q_proj.in_features
     transformer.prompt_tokens = nn.Parameter(torch.randn(PROMPT_TOKENS, width) * 0.02)
 
@@ -102,12 +102,12 @@ def prompt_tokens(transformer: Any) -> None:
 
 
 def _with_tokens(tokens: Tensor, learned: Tensor) -> Tensor:
-    """(..., N, C) and (P, C) to (..., N + P, C)."""
+    """Concatenate (..., N, C) and (P, C) to (..., N + P, C)."""
     return torch.cat([tokens, learned.expand(*tokens.shape[:-2], *learned.shape)], dim=-2)
 
 
 def adapters(transformer: Any) -> None:
-    """Adapters: after every block's MLP a bottleneck that adds to its output, nothing at first."""
+    """Adapters: a residual bottleneck after every block's MLP, initialized to zero output."""
     for layer in transformer.layers:
         width = layer.self_attn.q_proj.in_features
         layer.adapter = nn.Sequential(nn.Linear(width, ADAPTER_WIDTH), nn.GELU(), nn.Linear(ADAPTER_WIDTH, width))
@@ -122,31 +122,31 @@ def lora(transformer: Any) -> None:
 
 
 def _at_thirds(persam: PerSAM, reference: Reference) -> tuple[Subject, EncodedPhoto]:
-    """PerSAM-F's subject before its fit, and the reference photo encoded."""
+    """Return PerSAM-F's subject with weights of one third, and the encoded reference photo."""
     (photo,) = persam.encode([reference.pixels])
     thirds = torch.full((3,), 1 / 3, device=photo.embedding.device)
     return persam.personalize(reference, thirds), photo
 
 
 def _question(photo: EncodedPhoto, subject: Subject) -> Prompts:
-    """The one positive point that PerSAM-F is fitted with."""
+    """Return the prompt of PerSAM-F's fit, a single positive point."""
     confidence = location.on_photo(subject.target_feature, photo)
     points, labels = location.location_prior(confidence, negative=False)
     return Prompts(photo.frame.to_model(points), labels)
 
 
 def _foreground(reference: Reference, photo: EncodedPhoto) -> Tensor:
-    """(H, W) float32 in {0, 1}."""
+    """Return the reference mask as (H, W) float32 in {0, 1}."""
     return torch.from_numpy(reference.foreground).float().to(photo.embedding.device)
 
 
 def _tune(
     backbone: Backbone, decoder: nn.Module, photo: EncodedPhoto, asked: Prompts, foreground: Tensor, steps: int
 ) -> None:
-    """Fit what a copied decoder can learn on the reference photo."""
+    """Fit the learnable parameters of a copied decoder on the reference photo."""
 
     def with_gradients(module: nn.Module, args: tuple[Any, ...]) -> None:
-        torch.set_grad_enabled(True)  # `decode` switched them off, and switches back when it ends
+        torch.set_grad_enabled(True)  # `decode` disables gradients, and restores the mode on exit
 
     def loss() -> Tensor:
         logits, _ = backbone.decode(photo.embedding, asked, multimask=True, extra=photo.extra)
@@ -157,7 +157,7 @@ def _tune(
 
 
 def _descend(parameters: Iterable[nn.Parameter], loss: Callable[[], Tensor], steps: int) -> None:
-    """AdamW under a cosine to zero, as PerSAM-F."""
+    """Minimize with AdamW and cosine decay to zero, as for PerSAM-F."""
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, eps=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
@@ -169,19 +169,19 @@ def _descend(parameters: Iterable[nn.Parameter], loss: Callable[[], Tensor], ste
 
 
 def _decoder(backbone: Backbone) -> Any:
-    """A backbone's mask decoder; the only place outside of the backbones that looks behind their protocol."""
+    """Return a backbone's mask decoder; the only access to a backbone's internals outside the backbones."""
     decoder = getattr(getattr(backbone, "_model", None), "mask_decoder", None)
     if decoder is None:
         raise UserError(
-            f"the mask decoder of {backbone.name} cannot be exchanged, so that table 5 cannot be made with it; "
-            "use a transformers SAM or an original checkpoint, or leave 5 out of --tables"
+            f"the mask decoder of {backbone.name} cannot be replaced, which table 5 requires; use a transformers SAM "
+            "or an original checkpoint, or leave 5 out of --tables"
         )
     return decoder
 
 
 @contextmanager
 def _in_place(backbone: Any, decoder: nn.Module) -> Iterator[None]:
-    """Let another decoder stand in a backbone's own one's place."""
+    """Replace a backbone's decoder for the duration of a `with` block."""
     original = _decoder(backbone)
     backbone._model.mask_decoder = decoder
     try:

@@ -1,4 +1,4 @@
-"""The SAMs that PerSAM can stand on, each behind the `Backbone` protocol."""
+"""The SAM variants supported by PerSAM, each behind the `Backbone` protocol."""
 
 from pathlib import Path
 from typing import TypeAlias
@@ -16,7 +16,7 @@ from persam_dreambooth.segmentation.pretrained import load_pretrained
 __all__ = ["Backbone", "BuiltSam", "OriginalSam", "Prompts", "TransformersSam", "load_backbone"]
 
 BuiltSam: TypeAlias = Sam | TransformersModel
-"""A SAM that either package has already built."""
+"""An instantiated SAM of either package."""
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt")
 
@@ -26,16 +26,16 @@ def load_backbone(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Backbone:
-    """Put a SAM behind the `Backbone` protocol.
+    """Load a SAM as a `Backbone`.
 
     Args:
         source: a hub name ("facebook/sam-vit-huge") or folder of a transformers SAM, SAM-HQ, SAM 2,
-            EdgeTAM or SAM 3; the path of an original `.pth` checkpoint; or a model already built by either package.
-        device: None takes an accelerator where there is one.
+            EdgeTAM or SAM 3; the path of an original `.pth` checkpoint; or an instantiated model of either package.
+        device: None uses an accelerator if there is one.
         dtype: of the image encoder; decoding is always float32.
 
     Raises:
-        UserError: nothing there, not a SAM, or a file that could run code.
+        UserError: nothing found, not a SAM, or a file that could run code.
     """
     device = choose_device(device)
     if isinstance(source, Sam):

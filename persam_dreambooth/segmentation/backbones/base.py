@@ -1,4 +1,4 @@
-"""The small protocol that a SAM has to speak; PerSAM never asks which one it has."""
+"""The protocol that a SAM backbone implements; PerSAM never depends on which SAM it is."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -14,13 +14,13 @@ from persam_dreambooth.torch_utils import weights_checksum
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """What a decoder is asked, in the model frame.
+    """Prompts of the mask decoder, in the model frame.
 
     Attributes:
         points: (N, 2) float32, (x, y).
         labels: (N,) int, 1 for positive and 0 for negative.
         box: (4,) float32 XYXY, or None.
-        mask: (h, w) float32 logits of an earlier pass at low resolution, or None.
+        mask: (h, w) float32 low-resolution logits of an earlier pass, or None.
     """
 
     points: Tensor
@@ -33,9 +33,9 @@ class Backbone(Protocol):
     """An image encoder and a promptable mask decoder."""
 
     name: str
-    """What the user called it; the subject remembers it."""
+    """The name the user gave it; stored in the subject."""
     checksum: str
-    """Of its weights; subjects are only understood by the weights that made them."""
+    """Of the weights; a subject is only valid for the weights that made it."""
     image_size: int
     """Side of the square model frame, in pixels."""
     device: torch.device
@@ -43,15 +43,15 @@ class Backbone(Protocol):
     """Of the image encoder."""
 
     def frame(self, height: int, width: int) -> Frame:
-        """How this backbone wants a photo of that size: where it lies in the square, and how it is normalized."""
+        """Return this backbone's preprocessing of a photo of that size: placement in the square and normalization."""
         ...
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) float32 as `Frame.pixels` makes them, to (B, C, h, w) float32 features F_I (equation 3)."""
+        """Encode (B, 3, S, S) float32 images from `Frame.pixels` as (B, C, h, w) float32 features F_I (equation 3)."""
         ...
 
     def encode_with_extra(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The features, and what else the decoder needs of these photos: float32 tensors, batch first; often none."""
+        """Return the features and further float32 tensors that the decoder needs, batch first; often none."""
         ...
 
     def decode(
@@ -62,14 +62,14 @@ class Backbone(Protocol):
         guidance: Guidance | None = None,
         extra: tuple[Tensor, ...] = (),
     ) -> tuple[Tensor, Tensor]:
-        """Masks for one image.
+        """Predict masks for one image.
 
         Args:
             embedding: (C, h, w) float32.
             prompts: in the model frame.
-            multimask: three masks (whole, part, sub-part) instead of one.
+            multimask: return three masks (whole, part, sub-part) instead of one.
             guidance: attached for this call only.
-            extra: what `encode_with_extra` gave beside the features, without the batch dimension.
+            extra: the further tensors from `encode_with_extra`, without the batch dimension.
 
         Returns:
             (K, h', w') float32 low-resolution logits over the model square and (K,) float32
@@ -79,15 +79,15 @@ class Backbone(Protocol):
 
 
 class FrozenSam:
-    """What the families share: a whole SAM that is frozen and placed, and an encoder in a precision of its own.
+    """Base of all families: a frozen SAM on its device, with the image encoder in its own precision.
 
     Args:
         model: the SAM; its decoder stays in float32 (it costs little, and mask logits need it).
-        encoder: its image encoder, the part that is put in `dtype`.
+        encoder: its image encoder, the part that is converted to `dtype`.
         image_size: side of the model frame in pixels.
-        name: what the subject remembers.
-        device: None takes an accelerator where there is one.
-        dtype: of the encoder's weights and arithmetic.
+        name: stored in the subject.
+        device: None uses an accelerator if there is one.
+        dtype: of the encoder's weights and activations.
     """
 
     stretch: ClassVar[bool] = False
@@ -122,6 +122,6 @@ class FrozenSam:
         return self._split(self._encoder(images.to(self.device, self.dtype)))
 
     def _split(self, output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The encoder's output as features and extra; a family with extra has its own."""
+        """Split the encoder's output into features and extra tensors; overridden by families with extra tensors."""
         features: Tensor = output if isinstance(output, Tensor) else output[0]
         return features.float(), ()

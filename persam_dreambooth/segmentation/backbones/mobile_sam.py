@@ -1,6 +1,6 @@
 """MobileSAM (Zhang et al. 2023, arXiv 2306.14289): SAM's prompt encoder and mask decoder behind a TinyViT.
 
-The modules have the names that `mobile_sam.pt` gives their weights. Feature maps are (B, C, h, w) throughout.
+Modules are named after the weights in `mobile_sam.pt`. Feature maps are (B, C, h, w) throughout.
 """
 
 from collections import OrderedDict
@@ -13,12 +13,12 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 KNOWN_BY = "image_encoder.patch_embed.seq.0.c.weight"
-"""A weight that a MobileSAM has and no ViT-B, L or H."""
+"""A weight that MobileSAM has and ViT-B, L and H do not."""
 PROMPT_WIDTH, CLASSES = 256, 1000
 
 
 def build_mobile_sam(side: int = 1024) -> Sam:
-    """A MobileSAM with weights not yet loaded, for `side` x `side` pixels; its grid has a cell every 16."""
+    """Build a MobileSAM without pretrained weights for `side` x `side` pixels, with one grid cell per 16 pixels."""
     grid = side // 16
     prompts = PromptEncoder(PROMPT_WIDTH, (grid, grid), (side, side), mask_in_chans=16)
     transformer = TwoWayTransformer(depth=2, embedding_dim=PROMPT_WIDTH, num_heads=8, mlp_dim=2048)
@@ -27,9 +27,9 @@ def build_mobile_sam(side: int = 1024) -> Sam:
 
 
 class TinyViT(nn.Module):
-    """MobileSAM's image encoder: a stage of convolutions and three of windowed attention.
+    """MobileSAM's image encoder: one stage of convolutions and three of windowed attention.
 
-    Its last stage keeps the resolution of the third, unlike the TinyViT of image classification.
+    The last stage keeps the resolution of the third, unlike in the TinyViT for image classification.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class TinyViT(nn.Module):
             if stage + 1 < len(widths):
                 merge = Merge(width, widths[stage + 1], stride=1 if stage + 2 == len(widths) else 2)
             self.layers.append(Stage(blocks, merge))
-        # The classifier that the weights were first trained with; loaded, not used.
+        # The classification head of pretraining; loaded, not used.
         self.norm_head, self.head = nn.LayerNorm(widths[-1]), nn.Linear(widths[-1], CLASSES)
         self.neck = nn.Sequential(
             nn.Conv2d(widths[-1], PROMPT_WIDTH, 1, bias=False),
@@ -64,7 +64,7 @@ class TinyViT(nn.Module):
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) to (B, 256, S / 16, S / 16)."""
+        """Encode (B, 3, S, S) images as (B, 256, S / 16, S / 16)."""
         maps = self.patch_embed["seq"](pixels)
         for stage in self.layers:
             maps = stage(maps)
@@ -73,13 +73,13 @@ class TinyViT(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """A convolution that keeps the size (but for the stride), and its batch normalization."""
+    """Build a same-padded convolution with batch normalization."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(OrderedDict(c=convolution, bn=nn.BatchNorm2d(outputs)))
 
 
 class Stage(nn.Module):
-    """Blocks of one width, then the way to the next."""
+    """Blocks of one width, then the transition to the next stage."""
 
     def __init__(self, blocks: list[nn.Module], merge: nn.Module | None) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Stage(nn.Module):
 
 
 class Expansion(nn.Module):
-    """An inverted bottleneck: wider, a convolution in each channel, narrow again, added to what came in."""
+    """Inverted bottleneck: expansion, depthwise convolution, projection, with a residual connection."""
 
     def __init__(self, width: int, factor: int = 4) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Expansion(nn.Module):
 
 
 class Merge(nn.Module):
-    """To the next stage's width and, with stride 2, to half the resolution."""
+    """Transition to the next stage's width and, with stride 2, to half the resolution."""
 
     def __init__(self, width: int, next_width: int, stride: int) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class Merge(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention within windows, a convolution in each channel, and two linear layers."""
+    """Windowed attention, a depthwise convolution and an MLP of two linear layers."""
 
     def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
@@ -143,19 +143,19 @@ class Block(nn.Module):
         return out
 
     def _attend(self, maps: Tensor) -> Tensor:
-        """Cut into windows, the last ones filled up with zeros; attend in each; put together again."""
-        batch, width, height, breadth = maps.shape
+        """Partition into windows (the last ones zero-padded), attend within each, and reverse the partition."""
+        batch, channels, height, width = maps.shape
         size = self.window
-        rows, columns = -(-height // size), -(-breadth // size)
-        filled = F.pad(maps, (0, columns * size - breadth, 0, rows * size - height))
-        windows = filled.view(batch, width, rows, size, columns, size).permute(0, 2, 4, 3, 5, 1)
-        attended: Tensor = self.attn(windows.reshape(-1, size * size, width))
-        together = attended.view(batch, rows, columns, size, size, width).permute(0, 5, 1, 3, 2, 4)
-        return together.reshape(batch, width, rows * size, columns * size)[..., :height, :breadth]
+        rows, columns = -(-height // size), -(-width // size)
+        padded = F.pad(maps, (0, columns * size - width, 0, rows * size - height))
+        windows = padded.view(batch, channels, rows, size, columns, size).permute(0, 2, 4, 3, 5, 1)
+        attended: Tensor = self.attn(windows.reshape(-1, size * size, channels))
+        merged = attended.view(batch, rows, columns, size, size, channels).permute(0, 5, 1, 3, 2, 4)
+        return merged.reshape(batch, channels, rows * size, columns * size)[..., :height, :width]
 
 
 class WindowAttention(nn.Module):
-    """Attention among the cells of a window, with a learned bias for each distance between two of them."""
+    """Attention among the cells of a window, with a learned bias for each absolute offset between two cells."""
 
     def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
@@ -169,10 +169,10 @@ class WindowAttention(nn.Module):
         self.register_buffer("distances", down * window + across, persistent=False)  # (cells, cells)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(windows, cells, C) to the same."""
+        """Attend within each window, (windows, cells, C) in and out."""
         parts = self.qkv(self.norm(tokens)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         query, key, value = parts.chunk(3, dim=-1)  # each (windows, heads, cells, C / heads)
         bias = self.attention_biases[:, self.distances]
-        heard = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None].to(query.dtype))
-        out: Tensor = self.proj(heard.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None].to(query.dtype))
+        out: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
         return out

@@ -1,4 +1,4 @@
-"""The segment-anything package's `Sam`, and its original `.pth` checkpoints, as a backbone."""
+"""Backbone for the segment-anything package's `Sam` and its original `.pth` checkpoints."""
 
 import pickle
 from pathlib import Path
@@ -21,9 +21,9 @@ class OriginalSam(FrozenSam):
     """A `segment_anything.modeling.Sam` behind the `Backbone` protocol.
 
     Args:
-        model: any size; it is frozen and moved.
-        name: what the subject remembers.
-        device: None takes an accelerator where there is one.
+        model: of any size; it is frozen and moved to the device.
+        name: stored in the subject.
+        device: None uses an accelerator if there is one.
         dtype: of the image encoder.
     """
 
@@ -64,25 +64,25 @@ class OriginalSam(FrozenSam):
 
 
 def read_checkpoint(path: Path) -> Sam:
-    """Build the `Sam` that an original `.pth` file, or MobileSAM's `.pt`, holds.
+    """Build a `Sam` from an original `.pth` checkpoint or MobileSAM's `.pt`.
 
-    The type (ViT-B, L or H, or MobileSAM's TinyViT) is told from the weights, not from the file's name. The file is
-    read with `weights_only=True`: no code in it can run.
+    The type (ViT-B, L or H, or MobileSAM's TinyViT) is inferred from the weights, not from the file name. The file is
+    read with `weights_only=True`, so no code in it can run.
 
     Raises:
-        UserError: not a tensor file, more than tensors in it, or not an original SAM's.
+        UserError: not a tensor file, more than tensors in it, or not an original SAM checkpoint.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} holds more than tensors, or is no PyTorch file, and was not loaded, since such a file can run "
-            "code; use the original SAM checkpoint (a plain state dict) or a transformers SAM folder"
+            f"{path} holds more than tensors, or is not a PyTorch file, and was not loaded, because such a file can "
+            "run code; use the original SAM checkpoint (a plain state dict) or a transformers SAM folder"
         ) from error
-    except Exception as error:  # torch's unpickler answers garbage with a dozen kinds of exception
+    except Exception as error:  # torch's unpickler raises a dozen kinds of exception for damaged files
         if is_out_of_memory(error):
             raise
-        raise UserError(f"{path} is damaged or no PyTorch checkpoint; download it again") from error
+        raise UserError(f"{path} is damaged or not a PyTorch checkpoint; download it again") from error
     width = _encoder_width(state)
     if isinstance(state, dict) and KNOWN_BY in state:
         sam: Sam = build_mobile_sam()
@@ -91,7 +91,7 @@ def read_checkpoint(path: Path) -> Sam:
     else:
         found = "no SAM image encoder" if width is None else f"an image encoder of width {width}"
         raise UserError(
-            f"{path} holds {found}; an original SAM checkpoint is ViT-B, L or H (width 768, 1024 or 1280) or a "
+            f"{path} holds {found}; an original SAM checkpoint is ViT-B, L or H (width 768, 1024 or 1280) or "
             "MobileSAM. For another size, build the Sam yourself and pass the object"
         )
     try:
@@ -99,14 +99,12 @@ def read_checkpoint(path: Path) -> Sam:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        raise UserError(
-            f"{path} has a SAM's image encoder but not all of a SAM's weights; download it again"
-        ) from error
+        raise UserError(f"{path} has a SAM's image encoder but lacks other SAM weights; download it again") from error
     return sam
 
 
 def _encoder_width(state: object) -> int | None:
-    """Channels of the image encoder in a state dict, None where it holds none."""
+    """Return the width of the image encoder in a state dict, None if it has none."""
     if not isinstance(state, dict):
         return None
     position = state.get("image_encoder.pos_embed")  # (1, h, w, channels)

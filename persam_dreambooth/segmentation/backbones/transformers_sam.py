@@ -1,4 +1,4 @@
-"""The SAMs of transformers as backbones: SAM, SAM-HQ, SAM 2 with EdgeTAM, and SAM 3's tracker."""
+"""Backbones for transformers' SAM, SAM-HQ, SAM 2, EdgeTAM and SAM 3 tracker."""
 
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from persam_dreambooth.segmentation.guidance import Guidance, guided
 
 TransformersModel = SamModel | SamHQModel | Sam2Model | EdgeTamModel | Sam3TrackerModel
 
-# SAM 2's own predictor keeps logits within this before it gives them back as a mask prompt.
+# SAM 2's own predictor clamps logits to this range before it reuses them as a mask prompt.
 SAM2_MASK_PROMPT_LIMIT = 32.0
 
 
@@ -20,9 +20,9 @@ class TransformersSam(FrozenSam):
     """A `transformers.SamModel` behind the `Backbone` protocol.
 
     Args:
-        model: any size; it is frozen and moved.
-        name: what the subject remembers.
-        device: None takes an accelerator where there is one.
+        model: of any size; it is frozen and moved to the device.
+        name: stored in the subject.
+        device: None uses an accelerator if there is one.
         dtype: of the image encoder.
     """
 
@@ -34,9 +34,9 @@ class TransformersSam(FrozenSam):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         side = model.prompt_encoder.input_image_size
-        assert isinstance(side, int)  # the configs also allow pairs; the models that read them do not
+        assert isinstance(side, int)  # the configs also allow pairs; the models do not
         super().__init__(model, model.vision_encoder, side, name, device, dtype)
-        self._model: Any = model  # what the five classes have in common is not written down in their types
+        self._model: Any = model  # the five classes have no common type for their shared interface
 
     @torch.no_grad()
     def decode(
@@ -51,7 +51,7 @@ class TransformersSam(FrozenSam):
         prompts = self._limited(prompts)
         with guided(self._model.mask_decoder, guidance):
             output = self._model(
-                **self._photo(embedding[None], [one[None] for one in extra]),
+                **self._photo(embedding[None], [level[None] for level in extra]),
                 input_points=prompts.points[None, None],
                 input_labels=prompts.labels[None, None],
                 input_boxes=None if prompts.box is None else prompts.box[None, None],
@@ -61,22 +61,22 @@ class TransformersSam(FrozenSam):
         return output.pred_masks[0, 0], output.iou_scores[0, 0]
 
     def _photo(self, embedding: Tensor, extra: list[Tensor]) -> dict[str, Any]:
-        """The arguments by which this model is told what was encoded; all tensors (1, C, h, w)."""
+        """Return the model's keyword arguments for an encoded photo; all tensors (1, C, h, w)."""
         return {"image_embeddings": embedding}
 
     def _limited(self, prompts: Prompts) -> Prompts:
-        """The prompts as this model was trained to take them."""
+        """Clamp the prompts to the range that this model was trained with."""
         return prompts
 
 
 class TransformersSamHQ(TransformersSam):
-    """A `transformers.SamHQModel`: a SAM with a further mask token, fed with an early layer's features.
+    """A `transformers.SamHQModel`: a SAM with an additional mask token that uses an early layer's features.
 
-    Its masks are the sum of SAM's and the high-quality one, as its authors run it by default.
+    Its masks are the sum of SAM's and the high-quality one, the default of its authors.
     """
 
     def _split(self, output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-        features, early = output[:2]  # early: of all global layers, (B, h, w, width); the decoder reads the first
+        features, early = output[:2]  # early: one per global layer, (B, h, w, width); the decoder uses the first
         return features.float(), (early[0].float(),)
 
     def _photo(self, embedding: Tensor, extra: list[Tensor]) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class TransformersSamHQ(TransformersSam):
             logits, scores = super().decode(embedding, prompts, multimask, guidance, extra)
         if not multimask:
             return logits, scores
-        # The decoder sorts its masks by score. PerSAM-F weighs whole, part and sub-part: back to their own order.
+        # The decoder sorts its masks by score; PerSAM-F weights whole, part and sub-part, so restore their order.
         order = predicted[0][0, 0, 1:].sort(descending=True).indices.argsort()
         return logits[order], scores[order]
 
@@ -105,17 +105,17 @@ class TransformersSamHQ(TransformersSam):
 class TransformersSam2(TransformersSam):
     """A `transformers.Sam2Model` (SAM 2 and 2.1) or `EdgeTamModel`, on single photos.
 
-    Photos are stretched over the square. The decoder also takes two finer levels of the image encoder.
-    A single mask that is not stable gives way to the best of the three, as in SAM 2.
+    Photos are stretched to the square. The decoder also takes two finer levels of the image encoder.
+    An unstable single mask is replaced by the best of the three, as in SAM 2.
     """
 
     stretch: ClassVar[bool] = True
 
     def _split(self, output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-        # SAM 3 has a fourth, coarser level that its tracker does not use.
+        # SAM 3 has a fourth, coarser level, which its tracker does not use.
         finest, finer, features = (level.float() for level in output.fpn_hidden_states[:3])
         decoder = self._model.mask_decoder
-        # What the models add where there is no video before this photo.
+        # The models add this embedding to frames without a memory.
         features = features + self._model.no_memory_embedding.view(1, -1, 1, 1)
         return features, (decoder.conv_s0(finest), decoder.conv_s1(finer))
 
@@ -129,13 +129,13 @@ class TransformersSam2(TransformersSam):
 
 
 class TransformersSam3(TransformersSam2):
-    """A `transformers.Sam3TrackerModel`: the part of SAM 3 that takes points, boxes and masks."""
+    """A `transformers.Sam3TrackerModel`, the part of SAM 3 that takes points, boxes and masks."""
 
     mean: ClassVar[tuple[float, float, float]] = (127.5, 127.5, 127.5)
     std: ClassVar[tuple[float, float, float]] = (127.5, 127.5, 127.5)
 
 
-# config.json's model_type -> the model's class and the backbone's. The video models hold the same image parts.
+# config.json's model_type -> model class and backbone class. The video models contain the same image parts.
 FAMILIES: dict[str, tuple[type[Any], type[TransformersSam]]] = {
     "sam": (SamModel, TransformersSam),
     "sam_hq": (SamHQModel, TransformersSamHQ),

@@ -1,4 +1,4 @@
-"""A subject's photos, two small models that draw, and small models that look: real classes with random weights."""
+"""A subject's photos, two small pipelines, and small image encoders: real classes with random weights."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ a red {unique_token} {class_token}
 
 @pytest.fixture(scope="session")
 def eyes(tmp_path_factory) -> Path:
-    """A folder with `clip`, `dino` (the first one, as on the hub without a pooler) and `dinov2`."""
+    """A folder with `clip`, `dino` (the original one, without a pooler as on the hub) and `dinov2`."""
     folder, words = tmp_path_factory.mktemp("eyes"), byte_tokenizer()
     text = {**TOWER, "vocab_size": len(words), "max_position_embeddings": 77, "projection_dim": 32}
     ends = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.eos_token_id}
@@ -74,7 +74,7 @@ def subject(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def words(models, eyes, drawers, subject, tmp_path) -> dict[str, list[str]]:
-    """The command's flags, of which a test may change some; two models, two pictures a prompt."""
+    """The command's flags, for tests to modify; two models, two pictures per prompt."""
     given = {
         "model": [drawers / "one", drawers / "other"],
         "instance_data_dir": subject / "photos",
@@ -97,7 +97,7 @@ def words(models, eyes, drawers, subject, tmp_path) -> dict[str, list[str]]:
 
 
 def argv(words: dict[str, list[str]], **changed: object) -> list[str]:
-    """The command line; a flag that is changed to None is left out."""
+    """Build the command line; a flag that is changed to None is left out."""
     given = words | {name: value if isinstance(value, list) else [value] for name, value in changed.items()}
     flags = [[f"--{name}", *map(str, value)] for name, value in given.items() if value != [None]]
     return ["evaluate", "generation", *(word for flag in flags for word in flag)]

@@ -1,4 +1,4 @@
-"""Guards `evaluate generation`: equal chances for the models, nothing done twice, nothing written by mistakes."""
+"""Guards `evaluate generation`: equal conditions for all models, nothing done twice, no output after errors."""
 
 import json
 import os
@@ -36,7 +36,7 @@ VOTES = {"scene", "training_scene", "background_taken_for"}  # of the likeliest 
 
 
 def assert_close(ours, others):
-    """The same numbers up to rounding: math libraries may sum in another order from one call to the next."""
+    """Compare up to rounding: math libraries may change the order of summation between calls."""
     assert type(ours) is type(others)
     if isinstance(ours, dict):
         assert ours.keys() == others.keys()
@@ -45,8 +45,8 @@ def assert_close(ours, others):
                 assert_close(ours[name], others[name])
     elif isinstance(ours, list):
         assert len(ours) == len(others)
-        for one, other in zip(ours, others, strict=True):
-            assert_close(one, other)
+        for our, their in zip(ours, others, strict=True):
+            assert_close(our, their)
     elif isinstance(ours, float):
         assert ours == pytest.approx(others, abs=1e-4)
     else:
@@ -69,20 +69,22 @@ def test_models_are_measured_side_by_side(words, capsys):
     assert all(of_one[name]["values"] == 6 and of_one[name]["prompts"] == 3 for name in whole)
     assert (of_one["scene"]["values"], of_one["scene"]["prompts"]) == (4, 2)  # two of three prompts name a scene
     assert (of_one["diversity"]["values"], of_one["diversity"]["prompts"]) == (3, 3)
-    intervals = [one for one in of_one.values() if one["low"] is not None]
-    assert intervals and all(one["low"] <= one["mean"] <= one["high"] for one in intervals)
+    intervals = [estimate for estimate in of_one.values() if estimate["low"] is not None]
+    assert intervals and all(estimate["low"] <= estimate["mean"] <= estimate["high"] for estimate in intervals)
     for name in whole:
         mean = stored["models"]["other"][name]["mean"] - of_one[name]["mean"]
         assert stored["less one"]["other"][name]["mean"] == pytest.approx(mean)
-        of_pictures = [one[name] for row in stored["prompts"] if row["model"] == "one" for one in row["pictures"]]
+        of_pictures = [
+            picture[name] for row in stored["prompts"] if row["model"] == "one" for picture in row["pictures"]
+        ]
         assert of_one[name]["mean"] == pytest.approx(np.mean(of_pictures))
         assert f"{of_one[name]['mean']:.3f}" in printed
     labels = {"in the snow", "on the beach", "on a lawn"}
-    assert {one["background_taken_for"] for row in stored["prompts"] for one in row["pictures"]} <= labels
+    assert {picture["background_taken_for"] for row in stored["prompts"] for picture in row["pictures"]} <= labels
     assert set(stored["photos"]) >= {"dino", "clip_i_inside", "leakage_clip", "training_scene"}
 
 
-def test_every_model_begins_with_the_same_noise(words, drawers):
+def test_every_model_starts_from_the_same_noise(words, drawers):
     assert evaluate(words, model=[drawers / "one", drawers / "other", drawers / "copy"], seed=7) == 0
     one, other, copy = (pictures_of(words["output"][0], title) for title in ("one", "other", "copy"))
     assert set(one) == set(other) == set(copy) and len(one) == 6
@@ -93,11 +95,11 @@ def test_every_model_begins_with_the_same_noise(words, drawers):
     assert len({level.tobytes() for level in levels.values()}) == 6
     stored = read_metrics(words)
     assert_close(stored["models"]["copy"], stored["models"]["one"])
-    assert all(one["mean"] == pytest.approx(0, abs=1e-4) for one in stored["less one"]["copy"].values())
+    assert all(estimate["mean"] == pytest.approx(0, abs=1e-4) for estimate in stored["less one"]["copy"].values())
 
 
-def test_killed_twice_and_gone_on_with(words, tmp_path):
-    """In the middle of the first model's pictures, then when the first features of the photos are there."""
+def test_a_run_that_was_killed_twice_resumes(words, tmp_path):
+    """Killed in the middle of the first model's pictures, then after the first features of the photos."""
     output = Path(words["output"][0])
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     times: dict[Path, int] = {}
@@ -123,7 +125,7 @@ def test_killed_twice_and_gone_on_with(words, tmp_path):
     assert_close(first, second)
 
 
-def test_a_finished_report_asks_no_model_to_draw_again(words, drawers, tmp_path, capsys):
+def test_a_finished_report_generates_nothing_again(words, drawers, tmp_path, capsys):
     drawer = tmp_path / "one"
     shutil.copytree(drawers / "one", drawer)
     assert evaluate(words, model=drawer) == 0
@@ -139,14 +141,14 @@ def test_a_finished_report_asks_no_model_to_draw_again(words, drawers, tmp_path,
     weights = drawer / "unet" / "diffusion_pytorch_model.safetensors"
     weights.touch()  # as a copy would be
     assert evaluate(words, model=drawer) == 0
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")  # as if it had been trained anew
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")  # as after a new training
     assert evaluate(words, model=drawer) == 2
     assert "weights differ" in capsys.readouterr().err
     assert evaluate(words, model=drawers / "other", num_inference_steps=3) == 2
     assert "num_inference_steps differ" in capsys.readouterr().err
 
 
-def test_a_report_in_the_models_own_folder_is_gone_on_with(words, drawers, tmp_path):
+def test_a_report_in_the_models_own_folder_resumes(words, drawers, tmp_path):
     drawer = tmp_path / "one"
     shutil.copytree(drawers / "one", drawer)
     changed = {"model": drawer, "output": drawer / "report", "num_images": 1, "dino_model": "none"}
@@ -158,7 +160,7 @@ def test_a_report_in_the_models_own_folder_is_gone_on_with(words, drawers, tmp_p
     assert_close(json.loads(metrics.read_text()), before)
 
 
-def test_what_tells_a_model_is_what_is_loaded(drawers, tmp_path):
+def test_a_model_is_identified_by_the_weights_that_are_loaded(drawers, tmp_path):
     assert Model("one", str(drawers / "one")).weights() == Model("copy", str(drawers / "copy")).weights()
     assert Model("one", str(drawers / "one")).weights() != Model("other", str(drawers / "other")).weights()
     assert Model("hub", "somebody/something").weights() == ""
@@ -175,7 +177,7 @@ def test_what_tells_a_model_is_what_is_loaded(drawers, tmp_path):
 
 
 @pytest.mark.parametrize("told", ["by the flag", "by the training's config"])
-def test_a_base_model_that_was_trained_anew_is_another_model(told, words, drawers, tmp_path, capsys):
+def test_a_retrained_base_model_is_another_model(told, words, drawers, tmp_path, capsys):
     base, lora = tmp_path / "base", tmp_path / "lora"
     shutil.copytree(drawers / "one", base)
     save_lora(base, lora)
@@ -193,7 +195,7 @@ def test_a_base_model_that_was_trained_anew_is_another_model(told, words, drawer
     assert evaluate(words, **changed, output=tmp_path / "anew") == 0
 
 
-def test_prompts_that_look_alike_in_a_file_name_keep_their_pictures_when_their_order_changes(words, tmp_path):
+def test_prompts_with_the_same_file_name_keep_their_pictures_when_their_order_changes(words, tmp_path):
     """They differ after the 60th character, or in case and punctuation only."""
     prompts, long = tmp_path / "prompts.txt", f"a very {'very ' * 12}large"
     lines = [f"{long} red disc", f"{long} blue disc", "a disc!", "A disc"]
@@ -212,16 +214,16 @@ def test_prompts_that_look_alike_in_a_file_name_keep_their_pictures_when_their_o
     assert_close(fresh, json.loads((output / "metrics.json").read_text()))
 
 
-def test_without_dino_its_rows_are_left_out_and_that_is_said(words, capsys):
+def test_without_dino_its_rows_are_left_out_with_a_note(words, capsys):
     assert evaluate(words, dino_model="none", training_scenes=None, num_images=1) == 0
     stored, printed = read_metrics(words), capsys.readouterr().out
     assert not any("dino" in name or name in ("training_scene", "diversity") for name in stored["models"]["one"])
-    assert "--dino_model none" in printed and "--training_scenes says what it is" in printed
+    assert "--dino_model none" in printed and "give it as --training_scenes" in printed
     assert "DINO, subject only" not in printed
-    assert "With one picture a prompt" in printed and "Diversity is" not in printed
+    assert "With one picture per prompt" in printed and "Diversity is" not in printed
 
 
-def test_diversity_is_lpips_where_alexnet_is_there(words, tmp_path, monkeypatch, capsys):
+def test_diversity_is_lpips_if_alexnet_is_available(words, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     path = tmp_path / "torch" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
     path.parent.mkdir(parents=True)
@@ -231,7 +233,7 @@ def test_diversity_is_lpips_where_alexnet_is_there(words, tmp_path, monkeypatch,
     assert evaluate(words, diversity="lpips") == 0
     rows = [row for row in read_metrics(words)["prompts"] if row["model"] == "one"]
     for row in rows:
-        levels = [np.array(Image.open(Path(words["output"][0]) / one["file"])) for one in row["pictures"]]
+        levels = [np.array(Image.open(Path(words["output"][0]) / picture["file"])) for picture in row["pictures"]]
         pair = [torch.from_numpy(level).permute(2, 0, 1)[None] / 255 for level in levels]
         assert row["diversity"] == pytest.approx(
             float(learned_perceptual_image_patch_similarity(*pair, net_type="alex", normalize=True)), rel=1e-4
@@ -245,7 +247,7 @@ def test_diversity_is_lpips_where_alexnet_is_there(words, tmp_path, monkeypatch,
 
 
 class Evil:
-    """A pickle that leaves a file where it is loaded."""
+    """A pickle that creates a file when it is loaded."""
 
     def __init__(self, path):
         self.path = path
@@ -254,7 +256,7 @@ class Evil:
         return Path.touch, (self.path,)
 
 
-def test_tinyworlds_models_do_and_the_presence_rule_counts(tmp_path, capsys):
+def test_tinyworlds_models_work_and_the_presence_rule_counts(tmp_path, capsys):
     """The base model's "dog" is a dog in the right scene, but not this dog."""
     album = albums(photos=2)[0]
     photos, masks = save_album(album, tmp_path)
@@ -266,7 +268,7 @@ def test_tinyworlds_models_do_and_the_presence_rule_counts(tmp_path, capsys):
     flags |= {"num_images": 2, "num_inference_steps": 10, "guidance_scale": 4, "output": tmp_path / "out"}
     assert main(argv({name: [str(value)] for name, value in flags.items()}, model=f"base={DIFFUSION}")) == 0
     stored = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    of_base = {name: one["mean"] for name, one in stored["models"]["base"].items()}
+    of_base = {name: estimate["mean"] for name, estimate in stored["models"]["base"].items()}
     assert of_base["scene"] == 1 and of_base["training_scene"] == 0
     assert of_base["found"] <= 0.25
     assert of_base["clip_i_inside"] < stored["photos"]["clip_i_inside"] - 0.1
@@ -288,13 +290,13 @@ MISTAKES = {
         {"model": "{lora}", "base_model": "./nowhere"},
         "no base model of {lora} at ./nowhere",
     ),
-    "two of one name": ({"model": ["{one}", "{one}"]}, "two models are called 'one'; give them titles"),
+    "two of one name": ({"model": ["{one}", "{one}"]}, "two models have the title 'one'; give titles"),
     "a title that is no name": ({"model": "../up={one}"}, "give TITLE=FOLDER"),
-    "no class": ({"class_token": None}, "needs --class_token; give it, such as dog"),
+    "no class": ({"class_token": None}, "needs --class_token; give one, such as dog"),
     "unknown prompts": ({"prompts": "object"}, "neither objects nor live nor a file"),
     "masks of others": ({"instance_mask_dir": "{one}"}, "no mask in {one} for 0.png, 1.png, 2.png"),
     "photos as masks": ({"instance_mask_dir": "{photos}"}, "are the photos themselves"),
-    "no CLIP": ({"clip_model": "{dino}"}, "is no CLIP"),
+    "no CLIP": ({"clip_model": "{dino}"}, "is not a CLIP"),
     "no DINO": ({"dino_model": "nowhere"}, "no CLIP or DINO at 'nowhere'"),
     "no SAM": ({"sam": "nowhere"}, "no SAM at 'nowhere'"),
     "no rule": ({"presence": "nowhere"}, "no presence rule at nowhere"),
@@ -315,14 +317,14 @@ def test_mistakes_end_in_one_line_and_leave_nothing(mistake, words, drawers, eye
     (known["lora"] / "pytorch_lora_weights.safetensors").touch()
 
     def filled(value):
-        return [one.format(**known) for one in value] if isinstance(value, list) else value and value.format(**known)
+        return [item.format(**known) for item in value] if isinstance(value, list) else value and value.format(**known)
 
     given = {name: value if name == "scene_template" else filled(value) for name, value in changed.items()}
     assert evaluate(words, **given) == 2
     printed = capsys.readouterr()
     *others, line = printed.err.splitlines()  # before it there may be the bars of models that were loaded
     assert line.startswith("persam-dreambooth evaluate: error: ") and saying.format(**known) in line
-    assert printed.out == "" and all("Loading weights" in one or not one for one in others)
+    assert printed.out == "" and all("Loading weights" in line or not line for line in others)
     assert not Path(words["output"][0]).exists()
 
 
@@ -337,12 +339,12 @@ def test_masks_that_do_not_fit_are_refused(words, subject, tmp_path, capsys):
     assert not Path(words["output"][0]).exists()
 
 
-def test_photos_that_training_leaves_out_are_none_of_the_subjects(words, subject, tmp_path, capsys):
+def test_photos_that_training_leaves_out_are_not_compared_with(words, subject, tmp_path, capsys):
     segmented = tmp_path / "segmented"
     shutil.copytree(subject / "masks", segmented / "masks")
 
     def judge(**judged):
-        """Write the manifest, with what is known of a photo by its number."""
+        """Write the manifest, with extra fields by photo number."""
         entries = []
         for number in range(3):
             photo, mask = (subject / kind / f"{number}.png" for kind in ("photos", "masks"))
@@ -380,5 +382,5 @@ def test_a_damaged_model_and_anothers_folder_are_refused(words, drawers, tmp_pat
     output.mkdir()
     (output / "report.html").write_text("somebody's")
     assert evaluate(words) == 2
-    assert "is no evaluation's; choose another or an empty output folder" in capsys.readouterr().err
+    assert "is not an evaluation's; choose another or an empty output folder" in capsys.readouterr().err
     assert [path.name for path in output.iterdir()] == ["report.html"]

@@ -1,4 +1,4 @@
-"""Guards `generate` and `evaluate generation` against what is no prompt and no model: one line, exit code 2."""
+"""Guards `generate` and `evaluate generation` against invalid prompts and models: one line, exit code 2."""
 
 import json
 import os
@@ -19,7 +19,7 @@ COMMANDS = ("generate", "evaluate")
 
 @pytest.fixture
 def refused(words, drawers, tmp_path, capsys):
-    """Runs a command with some flags changed and returns the one line that it says."""
+    """Run a command with some flags changed and return its one-line message."""
 
     def run(command, **changed):
         output = tmp_path / "out"
@@ -32,7 +32,7 @@ def refused(words, drawers, tmp_path, capsys):
         printed = capsys.readouterr()
         *others, line = printed.err.splitlines()  # before it there may be the bars of models that were loaded
         assert code == 2 and printed.out == "" and line.startswith(f"persam-dreambooth {command}: error: ")
-        assert all("Loading" in one or not one for one in others), others
+        assert all("Loading" in line or not line for line in others), others
         assert not output.exists()
         return line
 
@@ -58,7 +58,7 @@ NO_PROMPTS = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", NO_PROMPTS)
-def test_what_is_no_file_of_prompts(command, kind, refused, tmp_path):
+def test_invalid_prompt_files(command, kind, refused, tmp_path):
     make, saying = NO_PROMPTS[kind]
     path = tmp_path / "prompts.txt"
     make(path)
@@ -73,7 +73,7 @@ def test_what_is_no_file_of_prompts(command, kind, refused, tmp_path):
         *(("evaluate", flag) for flag in ("unique_token", "class_token", "negative_prompt", "training_scenes")),
     ],
 )
-def test_words_that_are_no_utf_8(command, flag, refused):
+def test_arguments_that_are_not_utf_8(command, flag, refused):
     assert f"--{flag} 'ein \\udcff' is no UTF-8 text" in refused(command, **{flag: os.fsdecode(b"ein \xff")})
 
 
@@ -136,7 +136,7 @@ def test_damaged_models(command, damage, refused, drawers, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("flag", ["clip_model", "dino_model", "sam", "presence"])
 @pytest.mark.parametrize("content", [DEEP, b"[]", b"null", b""])
-def test_damaged_models_that_look(flag, content, refused, words, tmp_path):
+def test_damaged_image_encoders(flag, content, refused, words, tmp_path):
     if flag == "presence":
         damaged = tmp_path / "presence.json"
         damaged.write_bytes(content)
@@ -146,7 +146,7 @@ def test_damaged_models_that_look(flag, content, refused, words, tmp_path):
     assert str(damaged) in refused("evaluate", **{flag: damaged})
 
 
-def test_a_table_of_contents_leads_nowhere_outside(drawers, tmp_path):
+def test_a_pipelines_index_cannot_point_outside_its_folder(drawers, tmp_path):
     folder = Path(shutil.copytree(drawers / "one", tmp_path / "a" / "model"))
     before = Model("one", str(folder)).weights()
     index = json.loads((folder / model_folder.PIPELINE_INDEX).read_text())

@@ -1,4 +1,4 @@
-"""Guards `generate` and `evaluate generation` against a kill at any of their writes: the next call ends the same."""
+"""Guards `generate` and `evaluate generation` against a kill at any write: the next call gives the same result."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.c
 
 
 class _Observer:
-    """Keeps a copy of a folder as it is before each write in it: what is there if the process is killed then."""
+    """Copies a folder before each write in it: the state left if the process is killed at that point."""
 
     def __init__(self) -> None:
         self.folder: Path | None = None
@@ -35,7 +35,9 @@ class _Observer:
 
     def _keep(self, folder: Path) -> None:
         there = tree(folder).items()
-        unfinished, finished = ({one for one in there if (UNFINISHED in one[0]) == is_one} for is_one in (True, False))
+        unfinished, finished = (
+            {entry for entry in there if (UNFINISHED in entry[0]) == is_one} for is_one in (True, False)
+        )
         state = frozenset(finished | {(name.split(UNFINISHED)[0], "") for name, _ in unfinished})
         if state not in self.states:
             self.states[state] = self.copies / str(len(self.states))
@@ -43,7 +45,7 @@ class _Observer:
                 shutil.copytree(folder, self.states[state])
 
     def run(self, command: list[str], folder: Path, copies: Path) -> list[Path]:
-        """Run a command; returns the different states of its folder, of which the first may be absent."""
+        """Run a command; return the distinct states of its folder, the first of which may be absent."""
         self.states: dict[frozenset, Path] = {}
         self.copies, self.folder = copies, folder
         try:
@@ -57,7 +59,7 @@ OBSERVER = _Observer()  # a hook stays for the process's life
 
 
 def tree(folder):
-    """Every file's digest and every folder, by name."""
+    """Digests of all files, and all folders, by name."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         for path in folder.rglob("*")
@@ -67,13 +69,13 @@ def tree(folder):
 def assert_same_pictures(folder, wanted):
     assert tree(folder).keys() == tree(wanted).keys()
     for path in wanted.rglob("*.png"):
-        with Image.open(path) as one, Image.open(folder / path.relative_to(wanted)) as other:
-            assert one.text == other.text
-            np.testing.assert_allclose(np.int16(one), np.int16(other), atol=1)
+        with Image.open(path) as actual, Image.open(folder / path.relative_to(wanted)) as expected:
+            assert actual.text == expected.text
+            np.testing.assert_allclose(np.int16(actual), np.int16(expected), atol=1)
 
 
 def end_each(command, output, tmp_path):
-    """The state after a whole run, and after each that was killed and called again."""
+    """Resume from each state that a kill can leave; yield an uninterrupted run to compare with."""
     states = OBSERVER.run(command, output, tmp_path / "states")
     whole = output.rename(tmp_path / "whole")
     for state in states:

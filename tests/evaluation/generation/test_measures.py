@@ -1,4 +1,4 @@
-"""Guards the measures: hand-computed cases, torchmetrics' own numbers, and what must not change them."""
+"""Guards the measures: hand-computed cases, torchmetrics' own numbers, and invariances."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_by_hand():
 
 @settings(deadline=None, max_examples=50)
 @given(seed=st.integers(0, 2**31), count=st.integers(2, 6), reals=st.integers(1, 5), turn=st.permutations(range(7)))
-def test_similarities_are_torchmetrics_and_know_neither_order_nor_direction(seed, count, reals, turn):
+def test_similarities_match_torchmetrics_and_do_not_depend_on_order(seed, count, reals, turn):
     generated, real = drawn(seed, count), drawn(seed + 1, reals)
     ours = measures.similarity(generated, real)
     torch.testing.assert_close(ours, pairwise_cosine_similarity(generated, real).mean(1))
@@ -58,7 +58,7 @@ def test_clip_t_is_torchmetrics_clip_score(eyes):
     prompts = ["a disc in the snow", "a red disc", "something else altogether"]
 
     class Older(CLIPModel):
-        """Answers with tensors, as torchmetrics expects."""
+        """Returns tensors, as torchmetrics expects."""
 
         def get_image_features(self, *given):
             return super().get_image_features(*given).pooler_output
@@ -81,10 +81,10 @@ def test_clip_t_is_torchmetrics_clip_score(eyes):
     assert max(scores) > 0.1
 
 
-def test_a_long_prompt_is_cut_and_a_dino_is_no_clip(eyes):
+def test_a_long_prompt_is_truncated_and_a_dino_is_not_a_clip(eyes):
     clip = Clip.from_pretrained(eyes / "clip", "cpu")
     assert clip.read(["word " * 100, "a"]).norm(dim=-1).tolist() == pytest.approx([1, 1])
-    with pytest.raises(UserError, match="is no CLIP"):
+    with pytest.raises(UserError, match="is not a CLIP"):
         Clip.from_pretrained(eyes / "dino", "cpu")
 
 
@@ -98,7 +98,7 @@ def test_dinos_feature_is_the_class_token_of_the_last_layer(eyes):
     torch.testing.assert_close(encoder.encode([picture])[0], token / token.norm())
 
 
-def test_the_subject_alone_knows_nothing_of_the_background_and_the_other_way_round(eyes):
+def test_subject_features_ignore_the_background_and_background_features_the_subject(eyes):
     clip = Clip.from_pretrained(eyes / "clip", "cpu")
     pixels, disc = scene(48, 60)
     noise = np.random.default_rng(5).integers(0, 256, pixels.shape, dtype=np.uint8)
@@ -113,7 +113,7 @@ def test_the_subject_alone_knows_nothing_of_the_background_and_the_other_way_rou
         assert not torch.equal(seen(pixels, region), seen(other, region))
 
 
-def test_nothing_is_left_inside_an_empty_mask_and_outside_a_full_one():
+def test_the_inside_of_an_empty_mask_and_the_outside_of_a_full_one_are_none():
     picture, empty = Image.new("RGB", (4, 3), (9, 9, 9)), np.zeros((3, 4), bool)
     assert region_of(picture, empty, "inside") is None
     assert region_of(picture, ~empty, "outside") is None
@@ -121,7 +121,7 @@ def test_nothing_is_left_inside_an_empty_mask_and_outside_a_full_one():
     assert region_of(picture, ~empty, "inside") is not None
 
 
-def test_an_interval_is_over_prompts_and_always_the_same():
+def test_an_interval_is_over_prompts_and_deterministic():
     made = estimate([[0.0, 0.0], [1.0], [], [0.0, 0.0, 0.0], [1.0]])
     assert (made.mean, made.prompts, made.values) == (0.5, 4, 7)
     # Of four draws from two zeros and two ones, the mean is binomial: P(0) = P(1) = 1/16 > 2.5 %.
@@ -145,7 +145,7 @@ def test_a_difference_is_paired_by_prompt():
     assert difference([[]], [[1.0]]) is None
 
 
-def test_numbers_as_people_read_them():
+def test_numbers_are_formatted_for_display():
     assert interval(MEASURES["dino"], estimate([[0.25], [0.25]])) == "0.250"
     assert interval(MEASURES["scene"], estimate([[0.25], [0.25]])) == "25.0 %"
     assert interval(MEASURES["scene"], estimate([[0.25]])) == "25.0 %"

@@ -1,4 +1,4 @@
-"""Guards what is asked for: DreamBench's prompts word for word, and what a user's own file may say."""
+"""Guards the prompts: DreamBench's word for word, and the format of a user's own file."""
 
 import pytest
 
@@ -34,23 +34,23 @@ def test_a_users_own_prompts(tmp_path):
 @pytest.mark.parametrize(
     ("line", "saying"),
     [
-        ("a {token} dog", r"known are {unique_token} and {class_token}"),
-        ("a {unique_token} dog", "needs --unique_token; give it, such as sks"),
-        ("a dog [in the snow", "brackets that do not pair"),
-        ("a dog in the snow]", "brackets that do not pair"),
-        ("a dog [in] the [snow]", "brackets that do not pair"),
-        ("a {class_token dog", "brackets that do not pair"),
+        ("a {token} dog", r"supported are {unique_token} and {class_token}"),
+        ("a {unique_token} dog", "needs --unique_token; give one, such as sks"),
+        ("a dog [in the snow", "unbalanced brackets"),
+        ("a dog in the snow]", "unbalanced brackets"),
+        ("a dog [in] the [snow]", "unbalanced brackets"),
+        ("a {class_token dog", "unbalanced brackets"),
         ("# nothing", "no prompt in"),
     ],
 )
-def test_what_is_no_prompt_is_refused(tmp_path, line, saying):
+def test_an_invalid_prompt_is_refused(tmp_path, line, saying):
     path = tmp_path / "prompts.txt"
     path.write_text(line)
     with pytest.raises(UserError, match=saying):
         read_prompts(str(path), None, "dog")
 
 
-def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path):
+def test_a_missing_or_non_text_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="neither objects nor live nor a file"):
         read_prompts("objcts", "sks", "dog")
     path = tmp_path / "prompts.txt"

@@ -1,4 +1,4 @@
-"""Guards report.html: one file that loads nothing, shows every picture in a real browser, and all measures."""
+"""Guards report.html: it loads no other file, and shows all pictures and measures in a real browser."""
 
 import re
 from html.parser import HTMLParser
@@ -14,7 +14,7 @@ NASTY = 'a {unique_token} {class_token} <img src="http://example.org/x.png"> & "
 
 
 class References(HTMLParser):
-    """Everything that a page would load, and its tags."""
+    """Collects everything a page would load, and its tags."""
 
     def __init__(self):
         super().__init__()
@@ -42,7 +42,7 @@ def test_the_page_loads_nothing_and_shows_everything(report, browser):
     page.feed(text)
     # 3 photos; of 4 prompts, 2 models and 2 seeds each picture as it is and with its outline.
     assert len(page.loaded) == page.tags.count("img") == 3 + 4 * 2 * 2 * 2
-    assert all(re.match(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+$", one) for one in page.loaded)
+    assert all(re.match(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+$", url) for url in page.loaded)
     assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags)
     assert "url(" not in text and "@import" not in text and "@font-face" not in text
     assert all(measure.title in text for name, measure in MEASURES.items() if name != "found")
@@ -51,10 +51,10 @@ def test_the_page_loads_nothing_and_shows_everything(report, browser):
     context = browser.new_context(offline=True)
     tab = context.new_page()
     requests, failures, errors = [], [], []
-    tab.on("request", lambda one: requests.append(one.url))
-    tab.on("requestfailed", lambda one: failures.append(one.url))
-    tab.on("console", lambda one: errors.append(one.text))
-    tab.on("pageerror", lambda one: errors.append(str(one)))
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.on("requestfailed", lambda request: failures.append(request.url))
+    tab.on("console", lambda message: errors.append(message.text))
+    tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.goto(elsewhere.as_uri())
     assert {url for url in requests if not url.startswith("data:")} == {elsewhere.as_uri()}
     assert not failures and not errors

@@ -1,4 +1,4 @@
-"""The benchmarks' layouts with drawn photos in them: small enough to score in a second."""
+"""Small synthetic data sets in the benchmarks' layouts, which can be scored in a second."""
 
 import json
 import pickle
@@ -30,7 +30,7 @@ def write_perseg(root, objects=("cat", "dog"), photos=3):
 
 
 def write_fss(root, classes=("ab_wheel", "abacus"), photos=3):
-    """Classes to test on, and one that is not."""
+    """Test classes, and one that is not a test class."""
     for number, name in enumerate((*classes, "zucchini")):
         for photo in range(1, photos + 1):
             image, disc = scene(HEIGHT, WIDTH, seed=10 * number + photo)
@@ -42,7 +42,7 @@ def write_fss(root, classes=("ab_wheel", "abacus"), photos=3):
 
 
 def packed(mask):
-    """A mask as COCO's packed run lengths, the counts as text, as JSON has them."""
+    """A mask as COCO's compressed run lengths, with the counts as text, as in JSON."""
     encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
 
@@ -64,7 +64,7 @@ def polygon(top, left, side):
 
 
 def write_lvis(root, classes=23, photos=4):
-    """Classes with two squares a photo, one a polygon and one run lengths; one class more has a single photo."""
+    """Classes with two squares per photo, a polygon and run lengths; one more class has a single photo."""
     stored = {}
     for photo in range(photos):
         write(root / "coco" / "val2017" / f"{photo}.jpg", scene(HEIGHT, WIDTH, photo)[0])
@@ -85,7 +85,7 @@ def write_lvis(root, classes=23, photos=4):
 
 
 def write_paco(root, classes=8, photos=4):
-    """Two objects a photo, 30 x 30 boxes side by side, each with every part: a square inside its box."""
+    """Two objects per photo, 30 x 30 boxes side by side, each with every part: a square inside its box."""
     cid2img = {group: [] for group in range(classes)}
     img2anno = {}
     for photo in range(photos):
@@ -93,12 +93,12 @@ def write_paco(root, classes=8, photos=4):
         img2anno[photo] = [
             {
                 "category_id": np.int64(group),
-                "obj_ann_id": 100 * photo + one,
-                "obj_bbox": [30.0 * one, 5.0, 30.0, 30.0],
-                "segmentation": packed(square(8 + group, 30 * one + 3, 10)),
+                "obj_ann_id": 100 * photo + side,
+                "obj_bbox": [30.0 * side, 5.0, 30.0, 30.0],
+                "segmentation": packed(square(8 + group, 30 * side + 3, 10)),
             }
             for group in range(classes)
-            for one in (0, 1)
+            for side in (0, 1)
         ]
         for group in range(classes):
             cid2img[group] += [{photo: f"coco/val2017/{photo}.jpg"}] * 2  # named twice, as in the real lists
@@ -109,7 +109,7 @@ def write_paco(root, classes=8, photos=4):
 
 
 def write_pascal(root, photos=4):
-    """One animal with a head; of the photos the first also shows one without. The other folds have one part each."""
+    """One animal with a head; the first photo also shows one without. The other folds have one part each."""
     folder = root / "VOCdevkit" / "VOC2010"
     annotations = folder / "Annotations_Part_json_merged_part_classes"
     annotations.mkdir(parents=True)
@@ -134,7 +134,7 @@ def write_pascal(root, photos=4):
 
 
 def write_davis(root, videos=("bear", "bike"), frames=5):
-    """Two squares that move two pixels a frame; one pixel in the corner is void."""
+    """Two squares that move by two pixels per frame; one pixel in the corner is void."""
     for video in videos:
         for frame in range(frames):
             labels = np.zeros((HEIGHT, WIDTH), np.uint8)

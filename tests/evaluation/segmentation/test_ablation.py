@@ -1,4 +1,4 @@
-"""Guards the ablations: each row is what its name says, each fit learns, and the SAM is left as it was."""
+"""Guards the ablations: each row is the method it is named after, each fit learns, and the SAM stays unchanged."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.segmentation import ablation, paper, tuning
-from persam_dreambooth.evaluation.segmentation.methods import persam_contestant
+from persam_dreambooth.evaluation.segmentation.methods import persam_method
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, load_backbone, reference_from
 from persam_dreambooth.segmentation.mask_weights import dice_and_focal
 from persam_dreambooth.torch_utils import weights_checksum
@@ -24,10 +24,10 @@ def backbone():
     return load_backbone(random_sam(), device="cpu")
 
 
-def found_by(contestant, backbone):
-    """The contestant's mask of a photo, learned from another."""
+def found_by(method, backbone):
+    """The method's mask of a photo, learned from another."""
     (photo,) = PerSAM(backbone).encode([PHOTO])
-    return contestant(Reference(*scene(90, 150)))(photo)
+    return method(Reference(*scene(90, 150)))(photo)
 
 
 def expected(backbone, method, reference=None):
@@ -46,20 +46,18 @@ def test_each_step_of_the_ladder_adds_one_technique():
     assert ablation.ladder("official")["persam-f"] == Method.persam_f("official")
 
 
-def test_every_row_of_every_table_can_be_built_and_asked(backbone):
+def test_every_row_of_every_table_can_be_built_and_run(backbone):
     names = ablation.methods_of(list(ablation.TABLES))
     built = ablation.build(names, backbone, "corrected", steps=2)
     assert set(built) == set(names) == {name for table in ablation.TABLES.values() for name in table}
     assert set(paper.ABLATION) <= set(names)
-    for name, contestant in built.items():
-        assert found_by(contestant, backbone).shape == PHOTO.shape[:2], name
+    for name, method in built.items():
+        assert found_by(method, backbone).shape == PHOTO.shape[:2], name
 
 
-def test_a_contestant_finds_what_its_method_finds(backbone):
+def test_an_evaluated_method_finds_what_persam_finds(backbone):
     for method in ablation.ladder("corrected").values():
-        np.testing.assert_array_equal(
-            found_by(persam_contestant(backbone, method), backbone), expected(backbone, method)
-        )
+        np.testing.assert_array_equal(found_by(persam_method(backbone, method), backbone), expected(backbone, method))
 
 
 def test_a_box_reference_is_the_mask_that_sam_makes_of_the_tight_box(backbone):
@@ -68,7 +66,7 @@ def test_a_box_reference_is_the_mask_that_sam_makes_of_the_tight_box(backbone):
     box = [columns[0], rows[0], columns[-1], rows[-1]]
     reference = reference_from(PerSAM(backbone), image, box=box)
     assert not np.array_equal(reference.foreground, disc)
-    found = found_by(persam_contestant(backbone, Method(), box=True), backbone)
+    found = found_by(persam_method(backbone, Method(), box=True), backbone)
     np.testing.assert_array_equal(found, expected(backbone, Method(), reference))
     assert not np.array_equal(found, expected(backbone, Method()))
 
@@ -77,7 +75,7 @@ def test_a_box_reference_is_the_mask_that_sam_makes_of_the_tight_box(backbone):
 
 
 def reference_loss(backbone, decoder):
-    """How far a decoder's three masks, a third each, are from the reference mask that it is fitted to."""
+    """Loss of a decoder's three masks, a third each, against the reference mask that it is fitted to."""
     reference = Reference(*scene(90, 150))
     subject, photo = tuning._at_thirds(PerSAM(backbone, PERSAM_F), reference)
     asked, foreground = tuning._question(photo, subject), tuning._foreground(reference, photo)
@@ -86,11 +84,11 @@ def reference_loss(backbone, decoder):
     return dice_and_focal(photo.frame.to_original(logits).mean(0), foreground)
 
 
-# The families differ in how their decoder takes its tokens, which only prompt tuning has to know.
+# The families differ in how the decoder receives its tokens, which matters to prompt tuning only.
 @pytest.mark.parametrize(
     ("make", "name"),
     [*((random_sam, name) for name in TUNERS), (original, "prompt-tokens")],
-    ids=lambda one: getattr(one, "__name__", one),
+    ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_tuned_decoder_fits_the_reference_better_and_leaves_the_sam_alone(make, name):
     backbone = load_backbone(make(), device="cpu")
@@ -99,7 +97,7 @@ def test_a_tuned_decoder_fits_the_reference_better_and_leaves_the_sam_alone(make
     for steps in (0, 4):
         find = tuning.tuned_decoder(backbone, PERSAM_F, TUNERS[name], steps)(Reference(*scene(90, 150)))
         inside = [cell.cell_contents for cell in find.__closure__]
-        (copied,) = (one for one in inside if isinstance(one, torch.nn.Module))
+        (copied,) = (cell for cell in inside if isinstance(cell, torch.nn.Module))
         losses.append(reference_loss(backbone, copied))
     assert losses[1] < losses[0] - 5e-5
     assert backbone._model.mask_decoder is decoder
@@ -139,7 +137,7 @@ def test_only_what_a_tuner_adds_is_fitted(backbone):
 
 
 def test_three_weights_need_not_sum_to_one_and_fit_better_than_thirds():
-    # Three masks of which the first is the truth, the second its opposite and the third nothing.
+    # Three masks: the first is the truth, the second its inverse and the third empty.
     true = torch.from_numpy(scene(20, 30)[1]).float()
     logits = torch.stack([2 * true - 1, 1 - 2 * true, torch.full_like(true, -0.5)])
     weights = tuning.fit_three_weights(logits, true, steps=100)
@@ -151,9 +149,9 @@ def test_three_weights_need_not_sum_to_one_and_fit_better_than_thirds():
     assert after < before
 
 
-def test_a_backbone_whose_decoder_cannot_be_exchanged_says_so_before_anything_is_asked():
+def test_a_backbone_whose_decoder_cannot_be_replaced_is_refused_at_once():
     class Other:
         name = "another"
 
-    with pytest.raises(UserError, match=r"another cannot be exchanged.*leave 5 out"):
+    with pytest.raises(UserError, match=r"another cannot be replaced.*leave 5 out"):
         ablation.build(["lora"], Other(), "corrected", steps=1)

@@ -1,4 +1,4 @@
-"""Guards the scores of videos: which frames count, objects apart, nothing done twice."""
+"""Guards the scores of videos: which frames count, separate objects, nothing done twice."""
 
 import json
 
@@ -20,7 +20,7 @@ def davis(tmp_path):
 
 
 def first_masks_stay(frames, masks):
-    """Says of every frame what is true of the first."""
+    """Return the first frame's masks for every frame."""
     numbers = np.arange(1, len(masks) + 1)[:, None, None]
     for _ in frames:
         yield (masks * numbers).max(0).astype(np.uint8)
@@ -64,15 +64,15 @@ def test_void_pixels_do_not_count(davis, tmp_path):
     ],
     ids=["too few", "unknown object", "turned"],
 )
-def test_a_method_that_answers_wrongly_is_told(davis, tmp_path, labels, complaint):
+def test_invalid_labels_from_a_method_are_refused(davis, tmp_path, labels, complaint):
     def method(frames, masks):
-        return (one for number in range(5) if (one := labels(number)) is not None)
+        return (found for number in range(5) if (found := labels(number)) is not None)
 
     with pytest.raises(UserError, match=complaint):
         score_video(davis, "bear", method, tmp_path / "masks")
 
 
-def test_a_run_goes_on_with_the_videos_that_are_left(davis, tmp_path):
+def test_a_run_resumes_with_the_videos_that_are_left(davis, tmp_path):
     seen = []
 
     def make(interrupt):

@@ -1,4 +1,4 @@
-"""Guards the verb: a table and files for every benchmark, a run that goes on, every mistake one line."""
+"""Guards the verb: a table and files for every benchmark, resuming, one line for every mistake."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def mistake(capsys):
     return run
 
 
-def test_every_question_is_answered_by_a_test_and_has_the_papers_numbers():
+def test_every_benchmark_has_a_test_and_the_papers_numbers():
     assert set(MAKERS) == set(QUESTIONS)
     assert set(paper.BENCHMARKS) == set(QUESTIONS) - {"ablate", "presence"}
 
@@ -43,7 +43,7 @@ def test_the_help_lists_every_flag_and_every_benchmark(capsys):
         main(["evaluate", "--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    assert all(f"--{one.name}" in text and one.metadata["help"] for one in fields(EvaluateFlags))
+    assert all(f"--{flag.name}" in text and flag.metadata["help"] for flag in fields(EvaluateFlags))
     assert all(question in text for question in QUESTIONS)
 
 
@@ -64,7 +64,7 @@ def test_a_benchmark_prints_our_numbers_beside_the_papers(question, models, tmp_
     assert "3 episodes" in printed
     for name in ("results.csv", "worst.png", "episodes.json"):
         assert (tmp_path / "out" / name).is_file()
-    # All is scored: the same is printed again, and no SAM is needed for it.
+    # Everything is scored: the same output is printed again, without a SAM.
     shutil.rmtree(sam)
     assert main(argv) == 0
     assert capsys.readouterr().out == printed
@@ -92,8 +92,8 @@ def test_ablate_prints_the_tables_and_adds_others_later(models, tmp_path, capsys
     assert main([*argv, "4", "6"]) == 0
     printed = capsys.readouterr().out
     assert all(title in printed for table in ("4", "6") for title in ablation.TABLES[table].values())
-    contestants = ablation.methods_of(["4", "6"])
-    assert len((tmp_path / "out" / "scores.jsonl").read_text().splitlines()) == len(contestants)
+    methods = ablation.methods_of(["4", "6"])
+    assert len((tmp_path / "out" / "scores.jsonl").read_text().splitlines()) == len(methods)
 
 
 def test_davis_prints_j_and_f(models, tmp_path, capsys):
@@ -133,8 +133,8 @@ def test_a_mistake_is_one_line(mistake, tmp_path, monkeypatch, argv, meant):
     assert not list(tmp_path.iterdir())
 
 
-def test_flags_that_only_some_read_are_flags():
-    assert set(READ_BY) <= {one.name for one in fields(EvaluateFlags)}
+def test_flags_that_only_some_benchmarks_use_are_flags():
+    assert set(READ_BY) <= {flag.name for flag in fields(EvaluateFlags)}
     assert {question for readers in READ_BY.values() for question in readers} == set(QUESTIONS)
 
 

@@ -1,4 +1,4 @@
-"""Guards the measures: cases counted by hand, and what must hold for any two masks."""
+"""Guards the metrics: cases counted by hand, and properties that hold for any two masks."""
 
 import math
 
@@ -41,7 +41,7 @@ def test_overlap_counts_pixels():
     assert overlap(ONE, BESIDE) == Overlap(30, 42, 36)
     assert overlap(ONE, BESIDE).iou == 30 / 42
     assert overlap(ONE, BESIDE).accuracy == 30 / 36
-    # A target twice as large: everything found is right, and half of it was found.
+    # A target twice as large: all found pixels are right, and half of the target is found.
     assert overlap(ONE, box(2, 2, 7, 13)).accuracy == 0.5
 
 
@@ -111,7 +111,7 @@ def test_f_is_the_harmonic_mean_of_precision_and_recall():
 
 @pytest.mark.parametrize("measure", [overlap, boundary_overlap, boundary_f])
 def test_masks_of_different_sizes_are_refused(measure):
-    # numpy would stretch the first over the second.
+    # numpy would broadcast one over the other.
     with pytest.raises(UserError, match="different sizes"):
         measure(np.ones((1, 9), bool), np.ones((9, 9), bool))
 

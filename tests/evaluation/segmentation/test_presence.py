@@ -1,4 +1,4 @@
-"""Guards how a presence rule is made: what is asked, that the fit is the logistic one, what the verb writes."""
+"""Guards the calibration of a presence rule: its photos, the logistic fit, and the verb's output."""
 
 import json
 from dataclasses import replace
@@ -31,7 +31,7 @@ MIDDLE = Signals(likeness=0.9, contrast=0.5, cycle=0.8, score=0.9, appearance=0.
 
 
 def drawn(count, seed=0):
-    """Signals of which likeness and appearance tell right from wrong, and the others tell nothing."""
+    """Random presence scores; likeness and appearance separate right from wrong, the others are uninformative."""
     random = np.random.default_rng(seed)
     made = []
     for number in range(count):
@@ -42,21 +42,21 @@ def drawn(count, seed=0):
     return made
 
 
-def test_the_rule_leans_on_what_tells_and_doubts_as_many_as_it_may():
+def test_the_rule_weights_the_informative_scores_and_doubts_the_allowed_share():
     measured = drawn(2000)
     rule = fit_rule(measured, "sam", "clip")
     assert min(rule.weights.values()) >= 0
     assert min(rule.weights["likeness"], rule.weights["appearance"]) > 10
     assert max(rule.weights["contrast"], rule.weights["cycle"], rule.weights["score"]) < 3
-    probability = np.array([rule.probability(signals) for right, signals in measured if right])
+    probability = np.array([rule.probability(scores) for right, scores in measured if right])
     assert np.mean(probability < rule.found_from) == pytest.approx(DOUBTED, abs=0.005)
     assert np.mean(probability < rule.unsure_from) == pytest.approx(LOST, abs=0.005)
-    # Drawn from two normal distributions of one spread, the best rule is known: weight = distance / variance.
+    # For two normal distributions of equal variance the optimal rule is known: weight = distance / variance.
     assert rule.weights["likeness"] == pytest.approx(0.12 / 0.05**2, rel=0.25)
 
 
 def test_without_an_encoder_appearance_is_not_read():
-    rule = fit_rule([(right, replace(one, appearance=None)) for right, one in drawn(200)], "sam", None)
+    rule = fit_rule([(right, replace(scores, appearance=None)) for right, scores in drawn(200)], "sam", None)
     assert "appearance" not in rule.weights
     assert rule.encoder is None
 
@@ -64,10 +64,10 @@ def test_without_an_encoder_appearance_is_not_read():
 @pytest.mark.parametrize("right", [True, False])
 def test_masks_that_are_all_right_or_all_wrong_make_no_rule(right):
     with pytest.raises(UserError, match="of 10 masks are right"):
-        fit_rule([(right, one) for _, one in drawn(10)], "sam", "clip")
+        fit_rule([(right, scores) for _, scores in drawn(10)], "sam", "clip")
 
 
-def test_each_object_is_asked_of_its_own_photos_and_of_as_many_others(tmp_path):
+def test_each_object_is_searched_for_in_its_own_photos_and_in_as_many_others(tmp_path):
     datasets.write_perseg(tmp_path, objects=OBJECTS, photos=3)
     first, second = halves(PerSeg(tmp_path), seed=0)
     assert len(first) == len(second) == 3

@@ -1,4 +1,4 @@
-"""Guards how the benchmarks are read: which episodes, which masks, and that another layout is refused."""
+"""Guards reading of the benchmarks: their episodes and masks, and that other layouts are refused."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def drawn(make, tmp_path, folds=(0,), seed=0, count=None, name="episodes.json"):
 
 
 @ALL
-def test_an_empty_folder_is_refused_by_what_is_missing(make, tmp_path):
+def test_an_empty_folder_is_refused_naming_what_is_missing(make, tmp_path):
     with pytest.raises(UserError, match=f"not laid out as {make.title}") as refusal:
         make(tmp_path)
     assert "\n" not in str(refusal.value)
@@ -61,7 +61,7 @@ def test_the_folder_above_is_refused_too(make, tmp_path):
 
 
 @ALL
-def test_every_episode_can_be_read_and_asks_of_two_photos(make, tmp_path):
+def test_every_episode_can_be_read_and_has_two_different_photos(make, tmp_path):
     benchmark, episodes = drawn(make, tmp_path, count=6)
     assert len(episodes) == 4 if make is PerSeg else 6
     assert len({episode.name for episode in episodes}) == len(episodes)
@@ -76,14 +76,14 @@ def test_every_episode_can_be_read_and_asks_of_two_photos(make, tmp_path):
 @ALL
 def test_episodes_are_written_and_read_again(make, tmp_path):
     benchmark, episodes = drawn(make, tmp_path, count=5)
-    # The file counts, not the seed: two runs see the same.
+    # The file takes precedence over the seed, so two runs use the same episodes.
     assert list_episodes(benchmark, tmp_path / "episodes.json", [0], 99, 3) == episodes
     _, same = drawn(make, tmp_path, count=5, name="again.json")
     assert same == episodes
 
 
 @pytest.mark.parametrize("make", [FSS1000, Lvis92, PascalPart, PacoPart], ids=lambda make: make.name)
-def test_another_seed_asks_other_questions(make, tmp_path):
+def test_another_seed_draws_other_episodes(make, tmp_path):
     _, episodes = drawn(make, tmp_path)
     _, others = drawn(make, tmp_path, seed=1, name="others.json")
     assert len(episodes) == len(others)
@@ -126,7 +126,7 @@ def test_a_mask_of_another_size_is_a_damaged_data_set(tmp_path):
 # PerSeg
 
 
-def test_perseg_asks_for_every_photo_but_the_reference(tmp_path):
+def test_perseg_has_an_episode_for_every_photo_but_the_reference(tmp_path):
     benchmark, episodes = drawn(PerSeg, tmp_path)
     assert [episode.name for episode in episodes] == ["cat/01", "cat/02", "dog/01", "dog/02"]
     assert {episode.reference.image for episode in episodes} == {"Images/cat/00.jpg", "Images/dog/00.jpg"}
@@ -149,7 +149,7 @@ def test_perseg_without_a_mask_or_a_reference_says_which(tmp_path):
 # FSS-1000
 
 
-def test_fss_asks_once_for_every_photo_of_the_test_classes(tmp_path):
+def test_fss_has_one_episode_for_every_photo_of_the_test_classes(tmp_path):
     _, episodes = drawn(FSS1000, tmp_path)
     queries = [episode.query.image for episode in episodes]
     assert queries == [f"data/{name}/{photo}.jpg" for name in ("ab_wheel", "abacus") for photo in (1, 2, 3)]
@@ -159,8 +159,8 @@ def test_fss_asks_once_for_every_photo_of_the_test_classes(tmp_path):
 # LVIS-92i
 
 
-def test_lvis_takes_its_classes_in_turn_and_leaves_out_what_does_not_fill_ten_folds(tmp_path):
-    # 23 classes have two photos or more: 2 a fold, 3 left over. Fold 4 has the 5th and the 15th.
+def test_lvis_takes_its_classes_in_turn_and_drops_the_remainder_of_ten_folds(tmp_path):
+    # 23 classes have at least two photos: 2 per fold, 3 left over. Fold 4 has the 5th and the 15th.
     _, episodes = drawn(Lvis92, tmp_path, folds=(4,), count=5)
     assert [episode.group for episode in episodes] == ["5", "15", "5", "15", "5"]
     benchmark, every = drawn(Lvis92, tmp_path, folds=range(10), count=2, name="all.json")
@@ -180,14 +180,14 @@ def test_lvis_joins_all_instances_of_a_class(tmp_path):
 # PASCAL-Part
 
 
-def test_pascal_folds_are_kinds_of_objects_and_their_classes_parts(tmp_path):
+def test_pascal_folds_are_object_categories_and_their_classes_are_parts(tmp_path):
     _, episodes = drawn(PascalPart, tmp_path, folds=range(4), count=3)
     groups = {fold: {episode.group for episode in episodes if episode.fold == fold} for fold in range(4)}
     # A part without training photos is no class, nor is the aeroplane's tail.
     assert groups == {0: {"dog+HEAD"}, 1: {"bird+HEAD"}, 2: {"dog+HEAD"}, 3: {"bird+HEAD"}}
 
 
-def test_pascal_asks_as_often_as_there_are_photos_in_its_lists(tmp_path):
+def test_pascal_has_as_many_episodes_as_listed_photos(tmp_path):
     _, episodes = drawn(PascalPart, tmp_path)
     assert len(episodes) == 8  # heads and tails, 4 photos each; 2500 at most
 
@@ -195,7 +195,7 @@ def test_pascal_asks_as_often_as_there_are_photos_in_its_lists(tmp_path):
 def test_pascal_shows_the_part_of_one_object_cut_to_its_box(tmp_path):
     benchmark, episodes = drawn(PascalPart, tmp_path, count=20)
     # The first photo's dog without a head is never asked for.
-    assert {shot.label[:2] for one in episodes for shot in (one.query, one.reference)} == {
+    assert {shot.label[:2] for episode in episodes for shot in (episode.query, episode.reference)} == {
         ("2008_000000", 1),
         ("2008_000001", 0),
         ("2008_000002", 0),
@@ -240,7 +240,7 @@ def test_paco_refuses_episodes_of_another_data_set(tmp_path):
 # COCO's masks and pickles
 
 
-def test_all_ways_of_writing_a_mask_mean_the_same():
+def test_all_mask_encodings_decode_to_the_same_mask():
     mask = datasets.square(7, 11, 9)
     # Run lengths go down the columns, background first.
     changes = np.flatnonzero(np.diff(np.concatenate([[0], mask.T.ravel(), [0]]))).tolist()
@@ -254,7 +254,7 @@ def test_all_ways_of_writing_a_mask_mean_the_same():
 @pytest.mark.parametrize(
     "broken", ["a string", {"counts": "x"}, datasets.packed(np.ones((3, 4), bool)), np.ones((3, 4))]
 )
-def test_what_is_no_mask_of_this_photo_is_refused(broken):
+def test_an_invalid_mask_is_refused(broken):
     with pytest.raises(UserError):
         union_of([broken], 40, 60)
 
@@ -284,7 +284,7 @@ def test_annotations_of_every_pickle_protocol_are_read(tmp_path, protocol):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps([1, 2])], ids=["empty", "text", "list"])
-def test_what_is_no_annotation_file_is_refused(tmp_path, content):
+def test_an_invalid_annotation_file_is_refused(tmp_path, content):
     path = tmp_path / "a.pkl"
     path.write_bytes(content)
     with pytest.raises(UserError, match="download it again"):

@@ -1,4 +1,4 @@
-"""Guards asking, counting and averaging: every answer once, sums before division, nothing done twice."""
+"""Guards running, scoring and averaging: every episode once, sums before division, nothing done twice."""
 
 import csv
 import json
@@ -11,9 +11,16 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.segmentation import report
 from persam_dreambooth.evaluation.segmentation.averages import means, per_object
 from persam_dreambooth.evaluation.segmentation.folders import PerSeg
-from persam_dreambooth.evaluation.segmentation.methods import persam_contestant
+from persam_dreambooth.evaluation.segmentation.methods import persam_method
 from persam_dreambooth.evaluation.segmentation.metrics import Overlap
-from persam_dreambooth.evaluation.segmentation.running import Journal, Plan, Score, evaluate, mask_path, open_output
+from persam_dreambooth.evaluation.segmentation.running import (
+    BenchmarkPlan,
+    Journal,
+    Score,
+    evaluate,
+    mask_path,
+    open_output,
+)
 from persam_dreambooth.evaluation.segmentation.sampled import PacoPart
 from persam_dreambooth.images import to_mask
 from persam_dreambooth.photos import files, rendering
@@ -35,15 +42,15 @@ def perseg(tmp_path_factory):
 
 
 class Counting:
-    """A contestant that notes what it is asked, and can be interrupted after some answers."""
+    """A method that counts its calls, and can be interrupted after some of them."""
 
-    def __init__(self, contestant, interrupted_after=None):
-        self.contestant, self.left = contestant, interrupted_after
+    def __init__(self, method, interrupted_after=None):
+        self.method, self.left = method, interrupted_after
         self.learned = self.found = 0
 
     def __call__(self, reference):
         self.learned += 1
-        find = self.contestant(reference)
+        find = self.method(reference)
 
         def counted(photo):
             if self.found == self.left:
@@ -54,8 +61,8 @@ class Counting:
         return counted
 
 
-def ask(plan, backbone, **contestants):
-    return evaluate(plan, list(contestants), lambda: (backbone, contestants))
+def run(plan, backbone, **methods):
+    return evaluate(plan, list(methods), lambda: (backbone, methods))
 
 
 # Averages
@@ -87,7 +94,7 @@ def test_folds_count_alike_however_many_objects_they_have():
     assert means(rows)["mIoU"] == 50  # not 33.3
 
 
-def test_contestants_are_not_mixed():
+def test_methods_are_not_mixed():
     rows = per_object([score("a", (1, 1, 1), contestant="z"), score("a", (0, 1, 1), contestant="y")])
     assert [(row.contestant, row.iou) for row in rows] == [("z", 1), ("y", 0)]
 
@@ -96,8 +103,8 @@ def test_contestants_are_not_mixed():
 
 
 def test_scores_are_those_of_segmenting_by_hand(backbone, perseg, tmp_path):
-    plan = Plan(perseg, tmp_path / "out", {})
-    episodes, scores = ask(plan, backbone, persam=persam_contestant(backbone, Method()))
+    plan = BenchmarkPlan(perseg, tmp_path / "out", {})
+    episodes, scores = run(plan, backbone, persam=persam_method(backbone, Method()))
     persam = PerSAM(backbone)
     for name in ("cat", "dog"):
         intersection = union = target = 0
@@ -115,65 +122,67 @@ def test_scores_are_those_of_segmenting_by_hand(backbone, perseg, tmp_path):
         assert (row.iou, row.accuracy) == (intersection / union, intersection / target)
 
 
-def test_an_interrupted_run_goes_on_and_asks_nothing_twice(backbone, perseg, tmp_path):
+def test_an_interrupted_run_resumes_and_repeats_nothing(backbone, perseg, tmp_path):
     settings = {"sam": "random", "folds": (1, 2)}
-    straight = ask(Plan(perseg, tmp_path / "one", settings), backbone, persam=persam_contestant(backbone, Method()))
-    plan = Plan(perseg, tmp_path / "two", settings)
-    first = Counting(persam_contestant(backbone, Method()), interrupted_after=3)
+    straight = run(
+        BenchmarkPlan(perseg, tmp_path / "one", settings), backbone, persam=persam_method(backbone, Method())
+    )
+    plan = BenchmarkPlan(perseg, tmp_path / "two", settings)
+    first = Counting(persam_method(backbone, Method()), interrupted_after=3)
     with pytest.raises(KeyboardInterrupt):
-        ask(plan, backbone, persam=first)
+        run(plan, backbone, persam=first)
     with (tmp_path / "two" / "scores.jsonl").open("a") as file:
         file.write('{"contestant": "per')  # as a killed process leaves it
-    second = Counting(persam_contestant(backbone, Method()))
-    assert ask(plan, backbone, persam=second) == straight
+    second = Counting(persam_method(backbone, Method()))
+    assert run(plan, backbone, persam=second) == straight
     assert (first.learned, first.found) == (2, 3)
     assert (second.learned, second.found) == (1, 1)
     assert len((tmp_path / "two" / "scores.jsonl").read_text().splitlines()) == 4
 
     def load():
-        raise AssertionError("nothing is left to ask, so that no SAM is needed")
+        raise AssertionError("no episode is left, so no SAM is needed")
 
     assert evaluate(plan, ["persam"], load) == straight
 
 
-def test_a_contestant_that_comes_later_is_asked_alone(backbone, perseg, tmp_path):
-    plan = Plan(perseg, tmp_path / "out", {})
-    one, other = (Counting(persam_contestant(backbone, Method())) for _ in range(2))
-    ask(plan, backbone, one=one)
-    _, scores = ask(plan, backbone, one=one, other=other)
+def test_a_method_that_is_added_later_runs_alone(backbone, perseg, tmp_path):
+    plan = BenchmarkPlan(perseg, tmp_path / "out", {})
+    one, other = (Counting(persam_method(backbone, Method())) for _ in range(2))
+    run(plan, backbone, one=one)
+    _, scores = run(plan, backbone, one=one, other=other)
     assert (one.found, other.found) == (4, 4)
     assert [score.contestant for score in scores] == ["one"] * 4 + ["other"] * 4
     mask_path(plan.output, "one", evaluate(plan, ["one"], None)[0][0]).unlink()
-    ask(plan, backbone, one=one)
-    assert one.found == 5  # a mask that is gone is made again
+    run(plan, backbone, one=one)
+    assert one.found == 5  # a deleted mask is written again
 
 
 def test_a_reference_that_cannot_be_learned_counts_as_an_empty_mask(backbone, tmp_path):
-    # The part fills the box that both photo and mask are cut to: no background is left to tell it from.
+    # The part fills the box that photo and mask are cropped to, so no background is left.
     root = datasets.write_paco(tmp_path / "data", classes=4, photos=2)
     for name in ("train", "val"):
         stored = {"cid2img": {group: [{0: "v/val2017/0.jpg"}, {1: "v/val2017/1.jpg"}] for group in range(4)}}
         one = {"obj_bbox": [10, 10, 20, 20], "segmentation": datasets.packed(datasets.square(10, 10, 20))}
         annotations = [{"category_id": group, "obj_ann_id": group} | one for group in range(4)]
         datasets.dump(root / "paco" / f"paco_part_{name}.pkl", stored | {"img2anno": {0: annotations, 1: annotations}})
-    plan = Plan(PacoPart(root), tmp_path / "out", {}, folds=[0], episodes=2)
-    _, scores = ask(plan, backbone, persam=persam_contestant(backbone, Method()))
+    plan = BenchmarkPlan(PacoPart(root), tmp_path / "out", {}, folds=[0], episodes=2)
+    _, scores = run(plan, backbone, persam=persam_method(backbone, Method()))
     assert [(score.region, "full" in score.error) for score in scores] == [(Overlap(0, 400, 400), True)] * 2
     assert per_object(scores)[0].unlearned == 2
-    assert ask(plan, backbone, persam=None)[1] == scores
+    assert run(plan, backbone, persam=None)[1] == scores
 
 
 # The output folder
 
 
-def test_a_folder_of_another_run_is_refused_by_what_differs(tmp_path):
+def test_a_folder_of_another_run_is_refused_naming_what_differs(tmp_path):
     open_output(tmp_path / "out", {"sam": "a", "seed": 0, "folds": (1, 2)})
     open_output(tmp_path / "out", {"sam": "a", "seed": 0, "folds": [1, 2]})
     with pytest.raises(UserError, match=r"another evaluation \(sam, seed differ\)"):
         open_output(tmp_path / "out", {"sam": "b", "seed": 1, "folds": [1, 2]})
 
 
-def test_a_folder_that_holds_something_else_is_refused_but_a_list_of_episodes_is_welcome(tmp_path):
+def test_a_folder_with_other_files_is_refused_but_a_list_of_episodes_is_allowed(tmp_path):
     (tmp_path / "episodes.json").write_text("{}")
     open_output(tmp_path, {})
     other = tmp_path / "photos"
@@ -202,9 +211,9 @@ def test_the_table_puts_the_papers_numbers_beside_ours():
     assert lines == [["mIoU", "paper", "bIoU", "paper"], ["persam", "12.3", "89.3", "5.0", "-"]]
 
 
-def test_results_and_rows_say_the_same_and_the_worst_are_shown(backbone, perseg, tmp_path):
-    plan = Plan(perseg, tmp_path / "out", {"sam": "random"})
-    episodes, scores = ask(plan, backbone, persam=persam_contestant(backbone, Method()))
+def test_results_and_rows_agree_and_the_worst_are_shown(backbone, perseg, tmp_path):
+    plan = BenchmarkPlan(perseg, tmp_path / "out", {"sam": "random"})
+    episodes, scores = run(plan, backbone, persam=persam_method(backbone, Method()))
     rows = per_object(scores)
     paper = {"persam": {"mIoU": 89.3}}
     ours = report.write_report(plan.output, perseg, plan.settings, episodes, scores, rows, paper)
@@ -219,8 +228,8 @@ def test_results_and_rows_say_the_same_and_the_worst_are_shown(backbone, perseg,
 
 
 def test_the_worst_come_first(backbone, perseg, tmp_path):
-    plan = Plan(perseg, tmp_path, {})
-    episodes, scores = ask(plan, backbone, persam=persam_contestant(backbone, Method()))
+    plan = BenchmarkPlan(perseg, tmp_path, {})
+    episodes, scores = run(plan, backbone, persam=persam_method(backbone, Method()))
     worst = min(scores, key=lambda score: score.region.iou)
     sheets = []
     for shown in (scores, scores[::-1], [worst]):

@@ -388,7 +388,7 @@ def test_a_prompts_file_that_is_no_utf_8_is_one_line(base, capsys, tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_bytes("ein Hund für".encode("latin-1"))
     assert run("--model", base, "--prompts_file", path, "--output", tmp_path / "out") == 2
-    assert "is no UTF-8 text" in capsys.readouterr().err
+    assert "is not UTF-8 text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damaged", [model_folder.CONFIG_NAME, model_folder.LORA_NAME])

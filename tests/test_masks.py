@@ -167,7 +167,7 @@ NO_MASKS = {
 @pytest.mark.parametrize("seed", range(4))
 def test_a_photo_is_no_mask_whatever_is_done_to_it(draw, seed):
     for given_mask in (draw(photo(seed)), np.asarray(draw(photo(seed)).convert("RGB"))):
-        with pytest.raises(UserError, match=r"dog\.png is no mask but a photo") as refusal:
+        with pytest.raises(UserError, match=r"dog\.png is not a mask but a photo") as refusal:
             refuse_picture(given_mask, "dog.png")
         assert "\n" not in str(refusal.value) and "white on black" in str(refusal.value)
 

@@ -62,7 +62,7 @@ def _bytes(path):
 def test_what_is_no_text_file_is_refused_and_not_waited_for(make, tmp_path):
     path = tmp_path / "a.yaml"
     make(path)
-    with pytest.raises(UserError, match=r"the config .*a\.yaml is no readable YAML"):
+    with pytest.raises(UserError, match=r"the config .*a\.yaml is not readable YAML"):
         read_yaml(path, "config")
 
 

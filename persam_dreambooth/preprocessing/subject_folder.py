@@ -321,7 +321,7 @@ class SubjectFolder:
             picture.thumbnail((rendering.TILE, rendering.TILE))
             pictures.append(picture)
             quality = "reference" if entry.score is None else f"{min(entry.score, 1):.2f}"
-            doubt = f"  {entry.presence}" if entry.doubted else ""
+            doubt = f"  {entry.presence}" if entry.uncertain else ""
             captions.append(f"{Path(entry.photo).stem}  {quality}{doubt}")
         return rendering.sheet(pictures, captions)
 

@@ -60,7 +60,7 @@ def test_a_correction_is_the_mask_overlay_and_line_that_the_command_line_reads(a
     assert changed == {"masks/a.png", "overlays/a.jpg", "manifest.jsonl"}
     np.testing.assert_array_equal(files.read_mask(album.output / "masks" / "a.png"), mask)
     line = entry(album, NAMES[0])
-    assert (line.source, line.score, line.doubted) == ("corrected", None, False)
+    assert (line.source, line.score, line.uncertain) == ("corrected", None, False)
     assert line.mask_digest == files.digest(album.output / "masks" / "a.png")
     rows, columns = np.nonzero(mask)
     assert line.box == [columns.min(), rows.min(), columns.max(), rows.max()]

@@ -80,7 +80,7 @@ def test_a_folder_that_holds_only_the_lock_is_empty(tmp_path):
     (output / "notes.txt").write_text("somebody else's")
     with pytest.raises(UserError, match="is no folder that"):
         Workspace(tmp_path / "photos")
-    with pytest.raises(UserError, match="is no segmentation run's"):
+    with pytest.raises(UserError, match="is not from an earlier segmentation run"):
         files.refuse_other_runs(output, "segmentation.json", {}, "segmentation run")
 
 
@@ -161,7 +161,7 @@ def test_a_folder_whose_name_is_no_utf8_is_told_at_the_start(tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "words"),
-    [(b'{"photo": "a.png"}', "line 1 of .* is no manifest entry"), (b'{"photo": ', "line 1 of .* is damaged")],
+    [(b'{"photo": "a.png"}', "line 1 of .* is not a manifest entry"), (b'{"photo": ', "line 1 of .* is damaged")],
 )
 def test_a_damaged_manifest_line_is_named_whatever_is_asked(line, words, imported):
     folder, _ = imported

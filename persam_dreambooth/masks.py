@@ -123,7 +123,7 @@ def _bytes_of(levels: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 
 def _flat_share(colours: NDArray[np.uint8]) -> float:
-    """Of the pixels not in the most frequent colour, return the share in the next seven; colours to the nearest 32."""
+    """Return the share of pixels outside the commonest colour that the next seven cover; colours to the nearest 32."""
     codes = np.zeros(colours.shape[:2], np.uint16)
     for channel in range(colours.shape[-1]):  # one channel at a time: photos are large
         codes = codes * np.uint16(9) + ((colours[..., channel].astype(np.uint16) + 16) >> 5)

@@ -71,13 +71,13 @@ const canvas = part("canvas");
 let scale = 1;  // screen pixels per photo pixel
 
 function paint() {
-  const context = canvas.getContext("2d"), room = canvas.parentElement.getBoundingClientRect();
-  if (room.width < 50 || room.height < 50) return;  // the tab is hidden
+  const context = canvas.getContext("2d"), stage = canvas.parentElement.getBoundingClientRect();
+  if (stage.width < 50 || stage.height < 50) return;  // the tab is hidden
   if (!page.image || !page.size) {
     canvas.width = canvas.height = 0;
     return;
   }
-  scale = Math.min((room.width - 24) / page.size.width, (room.height - 24) / page.size.height);
+  scale = Math.min((stage.width - 24) / page.size.width, (stage.height - 24) / page.size.height);
   const width = Math.max(1, Math.round(page.size.width * scale)), height = Math.max(1, Math.round(page.size.height * scale));
   const dense = window.devicePixelRatio || 1;
   Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });

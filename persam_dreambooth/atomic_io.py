@@ -1,4 +1,4 @@
-"""Write beside, then rename: a file, or a folder, is there whole or not at all."""
+"""Atomic writes: write a file or folder under a temporary name, then rename it, so that it is complete or absent."""
 
 import os
 import shutil
@@ -10,17 +10,17 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 UNFINISHED = ".unfinished-"
-"""How the names of what is being written begin; a process that is killed leaves such files behind."""
+"""Name prefix of files being written; a killed process leaves such files behind."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write beside, then rename: yields a temporary path that becomes `path` when the block ends well.
+    """Write a file atomically: yield a temporary path that is renamed to `path` if the block succeeds.
 
-    When the block raises, `path` is what it was before and the temporary file is gone.
+    If the block raises, `path` is unchanged and the temporary file is removed.
 
     Raises:
-        OSError: the disk is full, or refuses; it names `path`.
+        OSError: the disk is full or refuses the write; the error names `path`.
     """
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,31 +29,31 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         with _naming(path):
-            temporary.chmod(0o666 & ~_umask())  # mkstemp makes a private file; ours is as readable as any other
+            temporary.chmod(0o666 & ~_umask())  # mkstemp makes a private file; follow the umask
             yield temporary
-            temporary.chmod(0o666 & ~_umask())  # again: safetensors puts a private file of its own in its place
+            temporary.chmod(0o666 & ~_umask())  # again: safetensors replaces it with a private file
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a file is what a killed process left, or another one is writing right now."""
+    """Return whether a file is being written right now, or was left behind by a killed process."""
     return path.name.startswith(UNFINISHED)
 
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder that is absent or empty: yields a temporary one, which becomes `path` as a whole.
+    """Write a whole folder atomically: yield a temporary one that becomes `path`, which must be absent or empty.
 
-    What a call for the same folder left that was killed is removed first, unless that call still runs.
+    Leftovers of a killed call for the same folder are removed first, unless that call is still running.
     """
-    path = path.resolve()  # of a link, the folder it leads to is the one that is empty
+    path = path.resolve()  # of a link, the target is the folder that is empty
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         holder = path.parent / f"{UNFINISHED}{path.name}"
         with _alone(holder):
-            temporary = holder / path.name  # inside, since the holder has a lock in it
+            temporary = holder / path.name  # one level down, since the holder also contains the lock
             temporary.mkdir()
             yield temporary
             if path.exists():
@@ -62,7 +62,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove the files that killed writers left in a folder that nobody else writes to."""
+    """Remove files left by killed writers in a folder that nobody else writes to."""
     for left in folder.glob(f"{UNFINISHED}*"):
         if left.is_file() or left.is_symlink():
             left.unlink(missing_ok=True)
@@ -70,7 +70,7 @@ def clear_unfinished(folder: Path) -> None:
 
 @contextmanager
 def _alone(holder: Path) -> Iterator[None]:
-    """An empty folder for a block, held by a lock that ends with the process; gone afterwards."""
+    """Hold an empty folder for the block, under a lock that ends with the process; remove it afterwards."""
     holder.mkdir(exist_ok=True)
     lock = FileLock(holder / ".lock")
     try:
@@ -85,13 +85,13 @@ def _alone(holder: Path) -> Iterator[None]:
                 shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         yield
     finally:
-        shutil.rmtree(holder, ignore_errors=True)  # while it is locked, so that nobody else is in it
+        shutil.rmtree(holder, ignore_errors=True)  # while still locked, so that nobody else is using it
         lock.release()
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Let an OSError that names no file, as a full disk's does not, or only the temporary one, name this one."""
+    """Make an OSError name `path` if it names no file, as a full disk's does, or only the temporary one."""
     try:
         yield
     except OSError as error:
@@ -101,7 +101,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
+    """Return the process's umask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

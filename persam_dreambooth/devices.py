@@ -1,4 +1,4 @@
-"""Which device a model runs on."""
+"""Choose the device a model runs on."""
 
 import platform
 
@@ -8,23 +8,23 @@ from persam_dreambooth.errors import UserError
 
 
 def choose_device(wanted: torch.device | str | None) -> torch.device:
-    """The wanted device; where none is named, the accelerator if there is one, else the CPU.
+    """Return the requested device; by default the accelerator if there is one, else the CPU.
 
     Raises:
-        UserError: there is no such device here.
+        UserError: this machine has no such device.
     """
     if wanted is None:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         device = torch.device(wanted)
         torch.empty(0, device=device)
-    except Exception as error:  # an unknown word, a missing driver and a number too high are told in different ways
-        raise UserError(f"the device {wanted} cannot be used here; name cpu, cuda, cuda:1 or mps, or none") from error
+    except Exception as error:  # an unknown name, a missing driver and an index out of range raise different ones
+        raise UserError(f"the device {wanted} cannot be used here; give cpu, cuda, cuda:1 or mps, or none") from error
     return device
 
 
 def emulates_bfloat16(device: torch.device) -> bool:
-    """Whether a device only emulates bfloat16, as x86 processors without AVX512 do: 18 times slower than float32."""
+    """Return whether a device only emulates bfloat16 (x86 without AVX512 does, 18 times slower than float32)."""
     if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     return not torch.ops.mkldnn._is_mkldnn_bf16_supported()

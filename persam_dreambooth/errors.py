@@ -1,4 +1,4 @@
-"""One-line messages: errors the user can fix, a signal that stopped the work, exhausted memory."""
+"""Errors with one-line messages: mistakes the user can fix, work stopped by a signal, exhausted memory."""
 
 import re
 
@@ -6,9 +6,9 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
-    """Escape what a terminal would obey: control characters, line ends among them, and changes of direction.
+    """Escape what a terminal would act on: control characters, line breaks included, and bidirectional overrides.
 
-    File names and files of strangers end up in messages, and may hold any of these.
+    Messages quote file names and untrusted files, which may contain any of these.
     """
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
@@ -25,10 +25,10 @@ class UserError(ValueError):
 
 
 class Stopped(Exception):
-    """A signal ended the work early, and what was done is kept; the message says where.
+    """Work was stopped early by a signal; what was done is kept, and the message says where.
 
     Attributes:
-        signal: its number; command lines exit with 128 + this.
+        signal: the signal number; command lines exit with 128 + this.
     """
 
     def __init__(self, message: str, signal: int) -> None:
@@ -45,11 +45,11 @@ _OUT_OF_MEMORY = (
     "could not create a primitive",
     "can't start new thread",
 )
-"""Phrases in plain RuntimeErrors of torch's CPU allocator, drivers, oneDNN and, the last one, Python."""
+"""Phrases in the plain RuntimeErrors of torch's CPU allocator, drivers, oneDNN and (the last one) Python."""
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error says that a GPU or the computer has no memory left; torch's own is a RuntimeError too."""
+    """Return whether an error means that GPU or host memory ran out; torch's own is a RuntimeError too."""
     if isinstance(error, RuntimeError):
         return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
     return isinstance(error, MemoryError)

@@ -1,4 +1,4 @@
-"""Load what training saved; prompts in, pictures out."""
+"""Load a trained model and generate pictures from prompts."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ GRID_NAME = "grid.png"
 
 @dataclass(frozen=True)
 class Picture:
-    """One generated picture and all that is needed to draw it again."""
+    """A generated picture with everything needed to generate it again."""
 
     image: Image.Image
     prompt: str
@@ -35,16 +35,16 @@ class Picture:
 def load_pipeline(
     model: str, base_model: str | None = None, device: str | None = None, dtype: torch.dtype = torch.float32
 ) -> Any:
-    """A diffusers pipeline from a pipeline folder, a LoRA folder, or a hub name.
+    """Load a diffusers pipeline from a pipeline folder, a LoRA folder, or a hub name.
 
     Args:
-        model: what training wrote, or the name of any text-to-image pipeline.
-        base_model: for LoRA folders without a training config; otherwise the config names it.
-        device: None takes an accelerator where there is one.
+        model: the output folder of a training run, or the name of any text-to-image pipeline.
+        base_model: needed for LoRA folders without a training config; otherwise the config names it.
+        device: None uses the accelerator if there is one.
         dtype: of all weights.
 
     Raises:
-        UserError: no model there, or LoRA weights whose base model is unknown or missing.
+        UserError: there is no model, or its base model is unknown or missing.
     """
     folder = Path(model)
     lora, index = model_folder.LORA_NAME, model_folder.PIPELINE_INDEX
@@ -67,23 +67,23 @@ def load_pipeline(
         if is_lora:
             what = f"the LoRA weights in {folder}"
             pipeline.load_lora_weights(folder, weight_name=lora)
-    except Exception as error:  # missing, damaged and foreign files each raise something else
+    except Exception as error:  # missing, damaged and foreign files all raise different exceptions
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if not is_lora or what.startswith("the base"):
             reason = (
                 reason if Path(str(source)).is_dir() else "no such folder, and no model of that name can be reached"
             )
         raise UserError(f"{what} cannot be loaded: {reason}") from error
-    pipeline.to(place, dtype)  # always cast: parts of a model stored in fp16 come in two precisions
+    pipeline.to(place, dtype)  # always cast: a model stored in fp16 can load in mixed precision
     _make_ready(pipeline, what)
     return pipeline
 
 
 def _make_ready(pipeline: Any, what: str) -> None:
-    """Switch all dropout off, an adapter's included, and see that the weights are numbers.
+    """Switch off all dropout, including that of adapters, and check that all weights are finite.
 
     Raises:
-        UserError: some weights are NaN or infinite, with which every picture would be black.
+        UserError: some weights are NaN or infinite; every picture would be black.
     """
     pipeline.set_progress_bar_config(disable=True)
     for name, part in pipeline.components.items():
@@ -102,23 +102,23 @@ def generate(
     each: Callable[[Picture], None] = lambda picture: None,
     **settings: Any,
 ) -> list[Picture]:
-    """Draw every prompt `num_images` times; image i of each prompt has seed `seed` + i.
+    """Generate `num_images` pictures for every prompt; picture i of each prompt has seed `seed` + i.
 
-    Pictures are drawn one by one, so that one of them is the same whatever else is drawn with it.
+    Pictures are generated one at a time, so that each is the same whatever else is generated.
 
     Args:
         pipeline: from `load_pipeline`.
         prompts: the texts.
-        num_images: a prompt.
+        num_images: pictures per prompt.
         seed: of the first picture of each prompt.
-        each: called with every picture as soon as it is there.
+        each: called with every picture as soon as it is finished.
         settings: passed on to the pipeline (num_inference_steps, guidance_scale, height, width, ...).
 
     Returns:
         The pictures, prompt by prompt.
 
     Raises:
-        UserError: the pipeline refuses the settings.
+        UserError: the pipeline rejects the settings.
     """
     pictures = []
     with tqdm(total=len(prompts) * num_images, desc="Generating", unit="image") as progress:
@@ -131,26 +131,26 @@ def generate(
 
 
 def draw(pipeline: Any, prompt: str, seed: int, **settings: Any) -> Picture:
-    """Draw one picture; see `generate`."""
+    """Generate one picture; see `generate`."""
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator(pipeline.device).manual_seed(seed)
     try:
         levels = pipeline(prompt, generator=generator, output_type="np", **settings).images  # (1, H, W, 3) in [0, 1]
-    except ValueError as error:  # how diffusers refuses a size that is no multiple of 8, and the like
-        raise UserError(f"the model refuses these settings: {str(error).splitlines()[0]}") from error
+    except ValueError as error:  # such as a size that is not a multiple of 8
+        raise UserError(f"the model rejects these settings: {str(error).splitlines()[0]}") from error
     if not np.isfinite(levels).all():
         raise UserError(
-            f"what the model drew for {prompt!r} is no picture (NaN): float16 is too narrow for some models, take "
-            "--dtype bfloat16 or float32; or its weights are damaged"
+            f"the model generated NaN for {prompt!r}: float16 is too narrow for some models, use --dtype bfloat16 or "
+            "float32; or its weights are damaged"
         )
     return Picture(DiffusionPipeline.numpy_to_pil(levels)[0], prompt, seed)
 
 
 def picture_paths(folder: Path, prompts: Sequence[str], num_images: int, seed: int) -> dict[tuple[str, int], Path]:
-    """As `named_pictures`, in a folder that has none of them yet.
+    """Return the same as `named_pictures`, for a folder that has none of the files yet.
 
     Raises:
-        UserError: one of the files, or the grid, is there already.
+        UserError: one of the files, or the grid, already exists.
     """
     paths = named_pictures(folder, prompts, num_images, seed)
     there = [path.name for path in [*paths.values(), folder / GRID_NAME] if path.exists()]
@@ -162,17 +162,17 @@ def picture_paths(folder: Path, prompts: Sequence[str], num_images: int, seed: i
 def planned_pictures(
     folder: Path, prompts: Sequence[str], num_images: int, seed: int, made: dict[str, Any]
 ) -> tuple[dict[tuple[str, int], Path], list[tuple[str, int]]]:
-    """Return the path of each (prompt, seed), and the pairs that are still to be drawn.
+    """Return the path of each (prompt, seed), and the pairs that still have to be generated.
 
-    A picture that says it was drawn for this prompt and seed, by the same model in the same way, is kept.
+    A picture is kept if its metadata says that it has this prompt and seed, and the same model and settings.
 
     Args:
-        folder: for the pictures; may hold an earlier run's.
+        folder: for the pictures; may hold those of an earlier run.
         prompts, num_images, seed: as in `generate`.
-        made: what else a picture says of itself, see `save_picture`.
+        made: the rest of a picture's metadata; see `save_picture`.
 
     Raises:
-        UserError: a file is in the way that was made otherwise, or is not ours.
+        UserError: a file of that name exists that was made differently, or is not ours.
     """
     paths = named_pictures(folder, prompts, num_images, seed, beside=True)
     missing = []
@@ -191,13 +191,13 @@ def planned_pictures(
 
 def _in_the_way(path: Path) -> UserError:
     return UserError(
-        f"{path.parent} already holds {path.name}, which is not of this model and these settings; choose another "
-        "--output folder"
+        f"{path.parent} already holds {path.name}, which was made by another model or with other settings; choose "
+        "another --output folder"
     )
 
 
 def told(path: Path) -> dict[str, str]:
-    """The text entries of a PNG; empty for a file that has none, is absent or is damaged."""
+    """Return the text entries of a PNG; empty if the file has none, is missing or is damaged."""
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             picture.load()
@@ -211,7 +211,7 @@ def named_pictures(
 ) -> dict[tuple[str, int], Path]:
     """Return the path of each (prompt, seed): `PROMPT-SEED.png`, numbered if prompts give the same file name.
 
-    With `beside`, a name that a picture of another prompt has already is left to it.
+    With `beside`, names already taken by pictures of other prompts are skipped.
     """
     stems: dict[str, str] = {}
     for prompt in dict.fromkeys(prompts):
@@ -235,12 +235,12 @@ def _of_others(folder: Path, stem: str, prompt: str, seeds: range) -> bool:
 
 
 def save_picture(picture: Picture, path: Path, model: str, settings: dict[str, Any]) -> None:
-    """Write a PNG that says how it was made: text entries `prompt`, `seed`, `model` and every setting."""
+    """Write a PNG with text entries that say how it was made: `prompt`, `seed`, `model` and every setting."""
     _write(picture.image, path, {"prompt": picture.prompt, "seed": picture.seed, "model": model, **settings})
 
 
 def save_grid(pictures: Sequence[Picture], num_images: int, folder: Path, model: str = "") -> Path:
-    """All pictures on one sheet, a row a prompt; returns `grid.png`, which names the model."""
+    """Write `grid.png`, with one row per prompt and a text entry that names the model; return its path."""
     sheet = rendering.sheet(
         [picture.image for picture in pictures],
         [f"{picture.prompt} ({picture.seed})" for picture in pictures],

@@ -1,4 +1,4 @@
-"""Open picture files of strangers: named formats, regular files, and one line for everything that goes wrong."""
+"""Open untrusted image files: known formats and regular files only, and a one-line error for anything that fails."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import pi_heif
-from PIL import (  # each registers itself; Pillow loads only some of them unasked
+from PIL import (  # each registers itself on import; by default Pillow loads only some
     AvifImagePlugin,  # noqa: F401
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
@@ -25,13 +25,13 @@ from PIL import (  # each registers itself; Pillow loads only some of them unask
 from persam_dreambooth.errors import UserError, is_out_of_memory
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
-"""The decoders that may open a file, by Pillow's names; JPEG's opens MPO too. Left to itself Pillow tries all it has,
-one of which runs Ghostscript."""
+"""Decoders that may open a file, by Pillow's names; JPEG's opens MPO too. By default Pillow tries all it has, one of
+which runs Ghostscript."""
 MAX_PIXELS: Final = 178_956_970
-"""Twice what Pillow warns of: an RGB picture of 0.5 GB, and more than any phone takes."""
+"""Twice Pillow's warning limit: an RGB image of 0.5 GB, larger than any phone takes."""
 
 pi_heif.register_heif_opener()
-# Photos of 90 to 179 million pixels are read; what is larger Pillow refuses by itself.
+# Photos of 90 to 179 million pixels are read; Pillow itself refuses larger ones.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _KINDS: Final = {
@@ -45,30 +45,30 @@ _KINDS: Final = {
 
 @contextmanager
 def open_picture(path: Path, what: str = "picture", decode: bool = True) -> Iterator[Image.Image]:
-    """Open a picture file; of several pictures in it, the first.
+    """Open an image file; if it holds several images, the first.
 
     Args:
         path: of a regular file, or a link to one.
         what: its role, for messages: "photo", "mask".
-        decode: read all pixels now, so that damage shows here; otherwise the header alone.
+        decode: decode all pixels now, so that damage is reported here; otherwise read only the header.
 
     Yields:
-        The image as stored: not turned, in its own mode.
+        The image as stored: not rotated, in its own mode.
 
     Raises:
-        UserError: no file, no regular file, no picture of a known format, damaged, or too large.
-        MemoryError: no memory for it.
+        UserError: the file is missing, not regular, not in a known format, damaged, or too large.
+        MemoryError: not enough memory to decode it.
     """
     check_regular(path, what)
-    # By file object: of a path Pillow maps uncompressed TIFFs into memory, and then forgets their orientation.
+    # By file object: given a path, Pillow memory-maps uncompressed TIFFs and then loses their orientation.
     with _file(path, what) as file:
         try:
             image = Image.open(file, formats=FORMATS)
             if decode:
                 image.load()
-        except Exception as error:  # decoders answer damage with a dozen kinds of exception
+        except Exception as error:  # decoders raise a dozen kinds of exception on damaged files
             if is_out_of_memory(error) or "out of memory" in str(error):
-                raise MemoryError(f"no memory for the {what} {path}") from error
+                raise MemoryError(f"not enough memory for the {what} {path}") from error
             raise UserError(
                 f"the {what} {path} cannot be decoded ({_reason(error, file)}); export it again or remove it"
             ) from error
@@ -77,10 +77,10 @@ def open_picture(path: Path, what: str = "picture", decode: bool = True) -> Iter
 
 
 def check_regular(path: Path, what: str) -> None:
-    """Refuse what is no regular file: reading a pipe or a device may wait for ever.
+    """Refuse anything but a regular file: reading a pipe or a device may block forever.
 
     Raises:
-        UserError: nothing is there, or something else.
+        UserError: there is no file, or it is not a regular one.
     """
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
@@ -110,7 +110,7 @@ def _reason(error: Exception, file: BinaryIO) -> str:
     if os.fstat(file.fileno()).st_size == 0:
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
-        return f"it is no picture of a kind that is read: {', '.join(FORMATS)}"
+        return f"it is not an image in a supported format: {', '.join(FORMATS)}"
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {MAX_PIXELS} pixels"
     return " ".join(str(error).split()) or type(error).__name__

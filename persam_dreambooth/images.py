@@ -1,4 +1,4 @@
-"""What a picture and a mask are in memory: upright 8-bit RGB, and an (H, W) array of bool."""
+"""Images and masks in memory: upright 8-bit RGB images, and (H, W) arrays of bool."""
 
 from functools import lru_cache
 from io import BytesIO
@@ -10,7 +10,7 @@ from PIL import ExifTags, Image, ImageCms
 
 from persam_dreambooth.errors import UserError
 
-# EXIF orientation -> what makes the picture upright.
+# EXIF orientation -> the transposition that makes the image upright.
 TRANSPOSITIONS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -21,25 +21,25 @@ TRANSPOSITIONS: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 PROFILED_MODES: Final = {"RGB": ("RGB", "RGBA"), "CMYK": ("CMYK",), "GRAY": ("L",)}
-"""Colour space of a profile -> the modes of images that it describes."""
+"""Colour space of a profile -> the image modes that it describes."""
 SRGB_TOLERANCE: Final = 2
-"""A profile that changes no colour by more, of 255, is sRGB."""
+"""A profile that changes no colour by more than this, of 255, counts as sRGB."""
 NEARLY_BLACK: Final = 1 / 16
-"""Of the brightest level; the dimmest colour that is in use for a subject's number has 1/8."""
+"""Share of the brightest level; the dimmest colour in use for a subject's number has 1/8."""
 GREY_TOLERANCE: Final = 8
 
 
 def orientation(image: Image.Image) -> int | None:
-    """The EXIF orientation by which an image is to be turned; None where it is upright, or its EXIF is damaged."""
+    """Return the EXIF orientation to correct; None if the image is upright or its EXIF is damaged."""
     try:
         found = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # Pillow's EXIF reader answers damage with a dozen kinds of exception
+    except Exception:  # Pillow's EXIF reader raises a dozen kinds of exception on damaged tags
         return None
     return found if found in TRANSPOSITIONS else None
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF orientation says; one whose EXIF is damaged stays as it is.
+    """Rotate an image as its EXIF orientation says; one with damaged EXIF is returned unchanged.
 
     Pillow's own `exif_transpose` writes the EXIF back, and so fails on damaged tags that do not matter here.
     """
@@ -47,21 +47,21 @@ def upright(image: Image.Image) -> Image.Image:
     if turn is None:
         return image
     turned = image.transpose(TRANSPOSITIONS[turn])
-    for key in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):  # where Pillow would find it again
+    for key in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):  # wherever Pillow would find it again
         turned.info.pop(key, None)
     return turned
 
 
 def to_rgb(image: Image.Image, managed: bool = True) -> Image.Image:
-    """Bring any Pillow image to what every model here takes.
+    """Convert any Pillow image to the form that every model here takes.
 
     Args:
         image: any mode (RGB, palette, grey, 16 bit, float, CMYK, with or without alpha), with
             or without an EXIF orientation or a colour profile.
-        managed: convert colours by the embedded profile to sRGB; otherwise take the stored numbers for sRGB.
+        managed: convert colours to sRGB by the embedded profile; otherwise treat the stored values as sRGB.
 
     Returns:
-        An upright 8-bit RGB image. What is transparent becomes white, as a viewer shows it.
+        An upright 8-bit RGB image. Transparent areas become white, as viewers show them.
         16-bit values keep their high byte; floats are read as [0, 1], or as [0, 255] when any
         value is above 1.
     """
@@ -78,7 +78,7 @@ def to_rgb(image: Image.Image, managed: bool = True) -> Image.Image:
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
-    """Convert colours by the embedded profile; the same image where it has none, a damaged one, or sRGB's."""
+    """Convert colours to sRGB by the embedded profile; unchanged if it is missing, damaged, or sRGB itself."""
     profile = image.info.get("icc_profile")
     conversion = _conversion(profile, image.mode) if isinstance(profile, bytes) else None
     converted = None if conversion is None else ImageCms.applyTransform(image, conversion)
@@ -87,7 +87,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
 @lru_cache(maxsize=8)
 def _conversion(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """How images of a profile become sRGB; None where that changes nothing, or the profile is not for such images."""
+    """Return the transform from a profile to sRGB; None if it changes nothing or does not apply to the mode."""
     try:
         stored = ImageCms.ImageCmsProfile(BytesIO(profile))
         if mode not in PROFILED_MODES.get(stored.profile.xcolor_space.strip(), ()):
@@ -96,7 +96,7 @@ def _conversion(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         conversion = ImageCms.buildTransform(stored, target, mode, "RGBA" if mode == "RGBA" else "RGB")
         if mode != "RGB":
             return conversion
-        # By what it does, not by its name: many profiles are sRGB, and few of them are called so.
+        # Judged by its effect, not its name: many profiles are sRGB, and few are named so.
         before = np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)] * 3), axis=-1).reshape(1, -1, 3)
         after = ImageCms.applyTransform(Image.fromarray(before), conversion)
         changed = np.abs(np.asarray(after).astype(int) - before).max()
@@ -116,18 +116,18 @@ def _to_8_bit(levels: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 
 def to_mask(mask: Image.Image | NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Read any drawing of a mask as foreground and background.
+    """Convert a mask drawn in any way to foreground and background.
 
     Args:
-        mask: a Pillow image of any mode, or an (H, W) or (H, W, 1..4) array of bool, integer or float. Read are:
-            of a palette with colours, which number subjects, every pixel that is not black; of everything else,
-            palettes of greys too, what exceeds half of the brightest level in the file, so that {0, 1}, {0, 128}
-            and soft 8-bit masks all mean what they show. Of a cut-out (an alpha channel that is not constant)
-            the level is its alpha; or, where its opaque part is itself drawn in black and white, such as in a mask
-            that an editor has rotated, colours times alpha.
+        mask: a Pillow image of any mode, or an (H, W) or (H, W, 1..4) array of bool, integer or float. In
+            a coloured palette image, whose colours number subjects, every pixel that is not black is foreground. In
+            everything else, grey palettes included, foreground is what exceeds half of the brightest level in the
+            file, so that {0, 1}, {0, 128} and soft 8-bit masks all mean what they show. The level of a cut-out (an
+            alpha channel that is not constant) is its alpha; if its opaque part is itself black and white, as in a
+            mask that an editor has rotated, it is colour times alpha.
 
     Returns:
-        (H, W) bool, upright, True where the subject is. All False where nothing is drawn.
+        (H, W) bool, upright, True where the subject is; all False if nothing is drawn.
 
     Raises:
         UserError: the array has another number of dimensions or channels.
@@ -140,7 +140,7 @@ def to_mask(mask: Image.Image | NDArray[np.generic]) -> NDArray[np.bool_]:
 
 
 def drawing(mask: Image.Image | NDArray[np.generic]) -> NDArray[np.generic]:
-    """What a mask is drawn with: upright levels (H, W), or colours (H, W, 1..3), by the rules of `to_mask`.
+    """Return the levels of a drawn mask, (H, W), or its colours, (H, W, 1..3), upright, by the rules of `to_mask`.
 
     Raises:
         UserError: the array has another number of dimensions or channels.
@@ -167,7 +167,7 @@ def drawing(mask: Image.Image | NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def _numbers_subjects(mask: Image.Image | NDArray[np.generic]) -> bool:
-    """Whether a mask is an opaque palette image whose colours are not all grey."""
+    """Return whether a mask is an opaque palette image whose colours are not all grey."""
     if not isinstance(mask, Image.Image) or mask.mode not in ("P", "PA"):
         return False
     colours = np.asarray(mask.convert("RGBA"))
@@ -175,7 +175,7 @@ def _numbers_subjects(mask: Image.Image | NDArray[np.generic]) -> bool:
 
 
 def _is_black_and_white(colours: NDArray[np.generic]) -> bool:
-    """Whether (N, channels) are a drawing in black and white: both are there, and next to nothing else."""
+    """Return whether colours, (N, channels), are black and white: both occur, and almost nothing else."""
     values = colours.astype(np.float32)
     levels = values.max(axis=-1)
     brightest = levels.max(initial=0)

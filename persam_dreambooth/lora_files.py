@@ -1,4 +1,4 @@
-"""LoRA files in diffusers' format: found by file or folder, and their rank and alpha read from the header."""
+"""LoRA files in diffusers' format: find them by file or folder, and read rank and alpha from the header."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,13 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import LORA_NAME
 
 DOWN = (".lora_A.weight", ".lora.down.weight", ".lora_linear_layer.down.weight", "_lora.down.weight")
-"""How the names of the matrices end that go down to the rank, in diffusers' formats since 2023."""
+"""Name suffixes of the down-projection matrices, in diffusers' formats since 2023."""
 KOHYA = ("lora_unet_", "lora_te", "lora_transformer_")
 DORA = ("lora_magnitude_vector", "dora_scale")
 
 
 def lora_file(name: str) -> Path:
-    """The file that `--network_weights` names: itself, or `pytorch_lora_weights.safetensors` in a folder.
+    """Return the file that `--network_weights` names, or `pytorch_lora_weights.safetensors` if it names a folder.
 
     Raises:
         UserError: no such file.
@@ -34,10 +34,10 @@ def rank_and_alpha(name: str, use_dora: bool) -> tuple[int, int]:
 
     Args:
         name: as `lora_file` takes it.
-        use_dora: whether DoRA's lengths are wanted, or not to be there.
+        use_dora: whether DoRA's magnitudes must be there, or must not.
 
     Raises:
-        UserError: no file in diffusers' format, or of several ranks, or with or without DoRA against `use_dora`.
+        UserError: the file is not in diffusers' format, has several ranks or alphas, or contradicts `use_dora`.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -61,16 +61,16 @@ def rank_and_alpha(name: str, use_dora: bool) -> tuple[int, int]:
     (rank,) = ranks
     if len(alphas) > 1:
         raise UserError(f"{said} has adapters of several alphas; give a LoRA of one rank and one alpha")
-    has_lengths = any(word in key for key in keys for word in DORA)
-    if has_lengths != use_dora:
-        raise UserError(f"{said} {'was' if has_lengths else 'was not'} trained with --use_dora; give the same here")
+    has_magnitudes = any(word in key for key in keys for word in DORA)
+    if has_magnitudes != use_dora:
+        raise UserError(f"{said} {'was' if has_magnitudes else 'was not'} trained with --use_dora; give the same here")
     return rank, alphas.pop() if alphas else rank
 
 
 def _alphas(metadata: dict[str, str]) -> set[int]:
-    """The alphas of diffusers' metadata; without any they are the rank."""
+    """Return the alphas in diffusers' metadata; where there are none, alpha is the rank."""
     values = json.loads(metadata.get("lora_adapter_metadata", "{}"))
     alphas = {float(value) for key, value in values.items() if key.endswith("lora_alpha")}
     if any(alpha != int(alpha) or alpha < 1 for alpha in alphas):
-        raise ValueError(f"its alpha is {min(alphas):g}, and whole numbers from 1 are taken")
+        raise ValueError(f"its alpha is {min(alphas):g}, not a whole number from 1")
     return {int(alpha) for alpha in alphas}

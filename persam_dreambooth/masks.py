@@ -1,4 +1,4 @@
-"""One check for all masks that people give: what cannot be a mask is refused, what looks odd is said in words."""
+"""Check user-supplied masks: refuse what cannot be a mask, and warn about what looks wrong."""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,26 +11,26 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import drawing
 
 FEW_COLOURS: Final = 16
-"""A picture of no more is a drawing, whatever it shows."""
+"""An image with at most this many colours is a drawing, whatever it shows."""
 COUNTED: Final = ("1", "L", "P", "RGB", "RGBA")
-"""Modes of which Pillow counts the colours."""
+"""Modes whose colours Pillow can count."""
 FLAT_SHARE: Final = 0.95
-"""The least share of a drawing, without its background, that its next seven colours cover; photos that were painted
-over, of the album that this was set on, reached 0.93, red masks saved as a poor JPEG began at 0.98."""
+"""Smallest share of a drawing, without its background, that its next seven colours cover. In the album this was tuned
+on, painted-over photos reached 0.93, and red masks saved as poor JPEGs began at 0.98."""
 MIDDLE_SHARE: Final = 1 / 3
-"""The largest share of what is not black that may be neither dark nor light, edges apart; grey photos began at 0.44,
-masks of 1300 pixels blurred by 30 ended at 0.31."""
+"""Largest share of what is not black that may be half-tones, edges excluded. Grey photos began at 0.44, masks of 1300
+pixels blurred by 30 ended at 0.31."""
 LEAST_PIXELS: Final = 16
-"""Fewer are a slip of the mouse."""
+"""Fewer pixels are taken for a slip of the mouse."""
 FULL_SHARE: Final = 0.95
 BRUSH = "paint the subject in white on black"
 
 
 def refuse_picture(mask: Image.Image | NDArray[np.generic], what: str) -> None:
-    """Refuse a photo, a photo that is painted over, or a coloured cut-out without transparency.
+    """Refuse a photo, a painted-over photo, or a coloured cut-out without transparency.
 
     Args:
-        mask: as `to_mask` takes it.
+        mask: any mask that `to_mask` accepts.
         what: the mask's name, for the message.
 
     Raises:
@@ -46,13 +46,13 @@ def refuse_picture(mask: Image.Image | NDArray[np.generic], what: str) -> None:
     else:
         return
     raise UserError(
-        f"{what} is no mask but a photo or a coloured drawing ({shades}); {BRUSH}, or cut the subject out with "
+        f"{what} is not a mask but a photo or a coloured drawing ({shades}); {BRUSH}, or cut the subject out with "
         "transparency around it"
     )
 
 
 def refuse_empty(mask: NDArray[np.bool_], what: str) -> None:
-    """Refuse a mask, (H, W), that marks nothing or next to nothing.
+    """Refuse a mask, (H, W), that marks nothing or almost nothing.
 
     Raises:
         UserError: it does.
@@ -79,7 +79,7 @@ class Looks:
     """Warnings about masks that look wrong, collected mask by mask before training or export.
 
     Attributes:
-        inverted: names of the masks that look as if the background were drawn.
+        inverted: names of the masks that look inverted, with the background drawn instead of the subject.
         coverage: each mask's share of its photo, in [0, 1].
     """
 
@@ -87,13 +87,13 @@ class Looks:
     coverage: dict[str, float] = field(default_factory=dict)
 
     def add(self, name: str, mask: NDArray[np.bool_]) -> None:
-        """Look at one mask, (H, W)."""
+        """Check one mask, (H, W)."""
         self.coverage[name] = float(mask.mean())
         if looks_inverted(mask):
             self.inverted.append(name)
 
     def warnings(self) -> list[str]:
-        """A line for each kind of oddity; empty where all masks look right."""
+        """Return one line for each kind of problem; empty if all masks look right."""
         lines = []
         full = [name for name, share in self.coverage.items() if share > FULL_SHARE and name not in self.inverted]
         if full:
@@ -106,7 +106,7 @@ class Looks:
 
 
 def looks_inverted(mask: NDArray[np.bool_]) -> bool:
-    """Whether a mask, (H, W), covers most of the photo and of its border, but less of its middle."""
+    """Return whether a mask, (H, W), covers most of the photo and of its border, but less of its middle."""
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).mean()
     top, left = (side // 3 for side in mask.shape)
     middle = mask[top : mask.shape[0] - top, left : mask.shape[1] - left].mean()
@@ -114,7 +114,7 @@ def looks_inverted(mask: NDArray[np.bool_]) -> bool:
 
 
 def _bytes_of(levels: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Levels scaled to [0, 255], their brightest being 255."""
+    """Scale levels to [0, 255], so that the brightest is 255."""
     brightest = float(levels.max(initial=0))
     if levels.dtype == np.uint8 and brightest == 255:
         return levels.astype(np.uint8)
@@ -123,15 +123,15 @@ def _bytes_of(levels: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 
 def _flat_share(colours: NDArray[np.uint8]) -> float:
-    """Of what has not the most frequent colour, the share that the next seven cover; colours to the nearest 32."""
+    """Return the share of pixels outside the commonest colour that the next seven cover; colours to the nearest 32."""
     codes = np.zeros(colours.shape[:2], np.uint16)
-    for channel in range(colours.shape[-1]):  # one by one: photos are large
+    for channel in range(colours.shape[-1]):  # one channel at a time: photos are large
         codes = codes * np.uint16(9) + ((colours[..., channel].astype(np.uint16) + 16) >> 5)
     counts = np.sort(np.bincount(codes.ravel()))[::-1]
     return float(counts[1:8].sum() / max(1, counts[1:].sum()))
 
 
 def _middle_share(levels: NDArray[np.uint8]) -> float:
-    """Of what is not black, (H, W), the share of half-tones that have nothing but half-tones around them."""
+    """Return what share of the levels, (H, W), that are not black are half-tones surrounded by half-tones."""
     middle = Image.fromarray((levels > 64) & (levels < 192)).convert("L").filter(ImageFilter.MinFilter(3))
     return int(np.count_nonzero(np.asarray(middle))) / max(1, int(np.count_nonzero(levels > 64)))

@@ -1,4 +1,4 @@
-"""How a trained model's folder is recognized, by those who write it and those who read it."""
+"""Layout of a trained model's folder, shared by the code that writes it and the code that reads it."""
 
 import hashlib
 from pathlib import Path
@@ -9,18 +9,18 @@ from persam_dreambooth.yaml_files import read_yaml
 
 CONFIG_NAME = "training_config.yaml"
 LORA_NAME = "pytorch_lora_weights.safetensors"  # diffusers' name for LoRA weights
-KOHYA_NAME = "pytorch_lora_weights_kohya.safetensors"  # diffusers takes no file of this name for its own
+KOHYA_NAME = "pytorch_lora_weights_kohya.safetensors"  # a name that diffusers does not load
 PIPELINE_INDEX = "model_index.json"  # diffusers' name for a pipeline's table of contents
 
 
 def base_model(folder: Path) -> dict[str, str | None] | None:
-    """What the weights in a folder were trained on, from the config beside them.
+    """Return the base model of the weights in a folder, from the config beside them.
 
     Returns:
-        `pretrained_model_name_or_path`, `revision` and `variant`; None where that is unknown.
+        `pretrained_model_name_or_path`, `revision` and `variant`; None if unknown.
 
     Raises:
-        UserError: the config is no YAML.
+        UserError: the config is not valid YAML.
     """
     settings = training_settings(folder)
     if not settings.get("pretrained_model_name_or_path"):
@@ -29,10 +29,10 @@ def base_model(folder: Path) -> dict[str, str | None] | None:
 
 
 def training_settings(folder: Path) -> dict[str, Any]:
-    """Every flag of the training that wrote a folder; empty where that is unknown.
+    """Return every flag of the training run that wrote a folder; empty if unknown.
 
     Raises:
-        UserError: the config is no YAML.
+        UserError: the config is not valid YAML.
     """
     path = folder / CONFIG_NAME
     if not path.is_file():
@@ -40,12 +40,12 @@ def training_settings(folder: Path) -> dict[str, Any]:
     try:
         settings = read_yaml(path, "config")
     except UserError as error:
-        raise UserError(f"{path} is damaged; delete it to go on without it") from error
+        raise UserError(f"{path} is damaged; delete it to continue without it") from error
     return settings if isinstance(settings, dict) else {}
 
 
 def weights_digest(folder: Path) -> str:
-    """A digest of the weights that training left in a folder, which a new training changes; "" for no folder."""
+    """Return a digest of the weights that training left in a folder; "" if there are none."""
     lora = folder / LORA_NAME
     paths = (
         [lora]
@@ -64,16 +64,16 @@ def weights_digest(folder: Path) -> str:
 
 
 COMMON = {"a", "an", "the", "one", "my", "photo", "picture", "image", "painting", "drawing", "of", "in", "on"}
-"""Words of a prompt that are no subject's name."""
+"""Words of a prompt that never name a subject."""
 
 
 def trained_token(folder: Path) -> str | None:
-    """The word by which a trained model knows its subject, from its instance prompt; None where that is unknown.
+    """Return the word that names the subject of a trained model, from its instance prompt; None if unknown.
 
-    Of the words that the class prompt does not have, or, without one, of all but the last, the first uncommon one.
+    This is the first uncommon word that is not in the class prompt or, without a class prompt, not the last word.
 
     Raises:
-        UserError: the config is no YAML.
+        UserError: the config is not valid YAML.
     """
     settings = training_settings(folder)
     prompt, of_class = settings.get("instance_prompt"), settings.get("class_prompt")

@@ -1,4 +1,4 @@
-"""Tensors and files: the checksum of a model's weights, a file that is whole or absent, and a cache of both."""
+"""Tensors and files: checksums of model weights, atomic `.safetensors` files, and a cache of tensors."""
 
 import zlib
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from persam_dreambooth.atomic_io import replacing
 
 
 def weights_checksum(model: nn.Module) -> str:
-    """Eight hexadecimal digits of a model's weights, whatever their names, their order and their precision.
+    """Return a checksum of a model's weights, 8 hexadecimal digits, independent of their names, order and precision.
 
-    The same SAM through another package, which names its weights otherwise and may hold one twice, has the same ones.
+    The same SAM loaded by another package, which names its weights differently and may hold one twice, has the same.
     """
     state = model.state_dict().values()
     sums = {zlib.crc32(weight.detach().float().cpu().contiguous().numpy().data) for weight in state}
@@ -22,10 +22,10 @@ def weights_checksum(model: nn.Module) -> str:
 
 
 def save_beside(tensors: Mapping[str, Tensor], path: Path, words: dict[str, str] | None = None) -> None:
-    """Write tensors, and words as metadata, to a `.safetensors` file that is there whole or not at all.
+    """Write tensors, with `words` as metadata, to a `.safetensors` file that is complete or absent.
 
     Raises:
-        OSError: it cannot be written, for which safetensors has an exception of its own.
+        OSError: it cannot be written (instead of safetensors' own exception).
     """
     with replacing(path) as temporary:
         try:
@@ -35,19 +35,19 @@ def save_beside(tensors: Mapping[str, Tensor], path: Path, words: dict[str, str]
 
 
 class TensorCache:
-    """Named tensors by key; a file each, `<first two digits>/<key>.safetensors`, or in memory.
+    """Named tensors by key, in one file per key, `<first two digits>/<key>.safetensors`, or in memory.
 
-    What comes out is what went in, bit for bit. A damaged file counts as none.
+    Tensors come back bit for bit. A damaged file counts as missing.
 
     Args:
-        folder: of the files; None keeps them in memory.
+        folder: where the files go; None keeps the tensors in memory.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder, self._kept = folder, dict[str, dict[str, Tensor]]()
 
     def get(self, key: str, device: str = "cpu") -> dict[str, Tensor] | None:
-        """What was put there; None where nothing is."""
+        """Return the tensors stored under a key; None if there are none."""
         if self._folder is None:
             return self._kept.get(key)
         try:
@@ -56,7 +56,7 @@ class TensorCache:
             return None
 
     def put(self, key: str, tensors: dict[str, Tensor]) -> None:
-        """Keep tensors under a key, of hexadecimal digits."""
+        """Store tensors under a key of hexadecimal digits."""
         if self._folder is None:
             self._kept[key] = {name: tensor.cpu() for name, tensor in tensors.items()}
         else:

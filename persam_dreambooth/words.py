@@ -9,7 +9,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 NAMED = 10
-"""How many names a message lists before it counts the rest."""
+"""Number of names that a message lists before it counts the rest."""
 
 
 def listed(names: Sequence[str], most: int = NAMED) -> str:

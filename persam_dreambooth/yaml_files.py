@@ -1,4 +1,4 @@
-"""Read YAML that a user gave: plain values only, from a regular file, in bounded time and memory."""
+"""Read YAML from users: plain values only, from regular files, in bounded time and memory."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ MAX_DEPTH = 20
 
 
 class _Refused(ValueError):
-    """The file is YAML, and not of the kind that is read here."""
+    """The file is YAML, but uses something that is not allowed here."""
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -21,9 +21,9 @@ class _PlainLoader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Build one value, with everything inside it."""
+        """Compose one value with everything inside it."""
         if self.check_event(yaml.AliasEvent):
-            raise _Refused("aliases such as *name are not read; write the value out")
+            raise _Refused("aliases such as *name are not allowed; write the value out")
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise _Refused(f"its values are nested more than {MAX_DEPTH} deep")
@@ -33,14 +33,14 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """Return what a YAML (or JSON) file says: dictionaries, lists, strings, numbers, booleans, dates and None.
+    """Return the value of a YAML (or JSON) file: dictionaries, lists, strings, numbers, booleans, dates and None.
 
     Args:
-        path: of a regular file of at most 4 MiB, in UTF-8.
+        path: a regular file of at most 4 MiB, in UTF-8.
         what: the file's role, for messages: "config".
 
     Raises:
-        UserError: there is no such file, it is a device or a pipe, it is too large, it is no YAML, or it has
+        UserError: there is no such file, it is a device or a pipe, it is too large, it is not YAML, or it has
             aliases or deep nesting.
     """
     try:
@@ -49,4 +49,4 @@ def read_yaml(path: Path, what: str) -> Any:
         raise UserError(f"no {what} at {path}; check the path") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split()) if not isinstance(error, OSError) else error.strerror
-        raise UserError(f"the {what} {path} is no readable YAML ({reason}); correct it") from error
+        raise UserError(f"the {what} {path} is not readable YAML ({reason}); correct it") from error

@@ -1,12 +1,12 @@
-"""What all tests share: one thread (small models lose time to a second one), no network, small models on disk."""
+"""Setup shared by all tests: one thread (small models are slower with two), no network, small models on disk."""
 
 import os
 
-# Before torch and huggingface_hub read them; child processes inherit them.
+# Set before torch and huggingface_hub read them; child processes inherit them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ACCELERATE_USE_CPU"] = "true"
-os.environ.setdefault("MKL_CBWR", "AUTO")  # the package does so too, and here it may be imported after MKL ran
+os.environ.setdefault("MKL_CBWR", "AUTO")  # the package sets it too, but here may be imported after MKL ran
 
 import resource
 import signal
@@ -20,7 +20,7 @@ from random_models import PIPELINES, save_models
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    """Skip where ATEN_CPU_CAPABILITY hides the AVX512 that torch's own bfloat16 attention needs beside AMX."""
+    """Skip tests if ATEN_CPU_CAPABILITY hides the AVX512 that torch's bfloat16 attention needs besides AMX."""
     try:
         return (yield)
     except RuntimeError as error:
@@ -31,7 +31,7 @@ def pytest_runtest_call(item):
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Path:
-    """A folder with `sam` and `stable-diffusion`, small and random."""
+    """A folder with small random models, `sam` and `stable-diffusion`."""
     folder = tmp_path_factory.mktemp("models")
     save_models(folder)
     return folder
@@ -48,15 +48,15 @@ def pipelines(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def file_limit():
-    """Lets a test forbid files beyond so many bytes, which fails writes as a full disk does."""
+    """Lets a test limit the size of files in bytes, so that writes fail as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    assert signal.getsignal(signal.SIGXFSZ) is signal.SIG_IGN  # Python's own choice: an OSError instead of the end
+    assert signal.getsignal(signal.SIGXFSZ) is signal.SIG_IGN  # Python's default: an OSError instead of termination
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(autouse=True)
 def fresh_accelerator():
-    """Each test is a process of its own to Accelerate, which keeps its state for the process's life."""
+    """Reset Accelerate after each test, since it keeps its state for the life of the process."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,4 +1,4 @@
-"""End a command before its n-th write, as a kill or a lost machine would, so that what is left can be looked at."""
+"""End a command before its n-th write, as a kill or a crash would, so that tests can inspect what is left."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ KILLED = 137
 
 
 def killed_at(number, argv):
-    """Run a command in a process that ends, without a word, before its write of this number; its exit code."""
+    """Run a command in a process that ends silently before its n-th write; return the exit code."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -25,7 +25,7 @@ def killed_at(number, argv):
             if left < 0:
                 os._exit(KILLED)
 
-    silence = Path(os.devnull).open("w")  # noqa: SIM115 - for the rest of a short life
+    silence = Path(os.devnull).open("w")  # noqa: SIM115 - stays open until the process ends
     sys.stdout = sys.stderr = silence
     sys.addaudithook(count)
     os._exit(main([str(word) for word in argv]))

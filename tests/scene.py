@@ -1,10 +1,10 @@
-"""A drawn photo whose subject is known, for the tests of segmentation."""
+"""A drawn photo with a known subject, for the tests of segmentation."""
 
 import numpy as np
 
 
 def scene(height, width, seed=0):
-    """A red disc on green, with noise: (H, W, 3) uint8 and the disc's (H, W) bool mask."""
+    """Draw a red disc on green with noise: (H, W, 3) uint8, and the disc's mask, (H, W) bool."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     disc = (y - 0.4 * height) ** 2 + (x - 0.6 * width) ** 2 < (0.35 * min(height, width)) ** 2

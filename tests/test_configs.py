@@ -1,4 +1,4 @@
-"""Every recipe in `configs/` is the command in its first line, and runs at small size."""
+"""Every recipe in `configs/` starts with the command that runs it, and works at small size."""
 
 import shlex
 from pathlib import Path
@@ -19,7 +19,7 @@ SMALL = {
     "--seed": 0,
     "--use_8bit_adam": False,  # bitsandbytes is not installed for the tests
 }
-# What the recipes train, and what stands in for it.
+# The models that the recipes train -> their small replacements.
 STAND_INS = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "stable-diffusion",
     "stabilityai/stable-diffusion-2-1": "stable-diffusion",
@@ -41,7 +41,7 @@ def test_the_papers_recipe_takes_gradients_from_the_subject_alone():
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if "low_memory" in path.stem], ids=lambda path: path.stem)
-def test_a_recipe_for_less_memory_is_the_other_one_and_what_saves_memory(path):
+def test_a_low_memory_recipe_differs_only_in_what_saves_memory(path):
     low = yaml.safe_load(path.read_text())
     plain = yaml.safe_load(path.with_stem(path.stem.removesuffix("_low_memory")).read_text())
     saving = dict.fromkeys(("gradient_checkpointing", "use_8bit_adam", "pre_compute_text_embeddings"), True)

@@ -1,4 +1,4 @@
-"""Every example runs; the demo and the random models are run by the README's tests and by all others."""
+"""Every example runs; the demo is run by the README's tests, the random models by all tests."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Guards generation: a picture is its prompt and seed, says how it was made, and is never overwritten."""
+"""Generation: a picture depends only on prompt and seed, says how it was made, and is never overwritten."""
 
 import shutil
 
@@ -22,7 +22,7 @@ DOG = "a sks dog"
 
 @pytest.fixture(scope="module")
 def base(models):
-    """Where the small Stable Diffusion lies."""
+    """Path of the small Stable Diffusion."""
     return models / "stable-diffusion"
 
 
@@ -33,7 +33,7 @@ def pipeline(base):
 
 @pytest.fixture(scope="module")
 def lora(base, tmp_path_factory):
-    """A folder as LoRA training leaves it: weights that change every picture, and the config that names the base."""
+    """The output folder of a LoRA training: weights that change every picture, and a config that names the base."""
     folder = tmp_path_factory.mktemp("lora")
     save_lora(base, folder)
     config = {"pretrained_model_name_or_path": str(base), "use_lora": True}
@@ -52,19 +52,19 @@ def save_lora(base, folder):
 
 
 def draw(pipeline, prompt=DOG, num_images=1, seed=0, **settings):
-    """(N, H, W, 3) uint8."""
+    """Generate pictures, (N, H, W, 3) uint8."""
     pictures = generation.generate(pipeline, [prompt], num_images, seed, **{**SMALL, **settings})
     return np.stack([np.asarray(picture.image) for picture in pictures])
 
 
-def assert_same(one, other):
-    """The same picture up to rounding: a math library may sum in another order from one call to the next."""
-    np.testing.assert_allclose(one.astype(int), other.astype(int), atol=1, rtol=0)
+def assert_same(first, second):
+    """Compare pictures up to rounding: a math library may sum in a different order in each call."""
+    np.testing.assert_allclose(first.astype(int), second.astype(int), atol=1, rtol=0)
 
 
-def differ(one, other):
-    """Whether two pictures differ by more than rounding does."""
-    return abs(one.astype(int) - other.astype(int)).max() > 1
+def differ(first, second):
+    """Return whether two pictures differ by more than rounding."""
+    return abs(first.astype(int) - second.astype(int)).max() > 1
 
 
 def run(*flags):
@@ -76,7 +76,7 @@ def names(folder):
 
 
 def assert_refused(capsys, *flags, saying):
-    """Exit code 2 and one line that says all of `saying`."""
+    """Check for exit code 2 and a one-line error that contains all of `saying`."""
     code = run(*flags)
     output = capsys.readouterr()
     assert code == 2
@@ -90,7 +90,7 @@ def assert_refused(capsys, *flags, saying):
 # Pictures
 
 
-def test_a_seed_gives_the_same_picture_however_many_are_drawn_with_it(pipeline):
+def test_a_seed_gives_the_same_picture_however_many_are_generated(pipeline):
     many = draw(pipeline, num_images=3, seed=5)
     assert many.shape == (3, 32, 32, 3)
     for number in range(3):
@@ -98,9 +98,9 @@ def test_a_seed_gives_the_same_picture_however_many_are_drawn_with_it(pipeline):
 
 
 def test_seeds_and_prompts_change_the_picture(pipeline):
-    one, other = draw(pipeline, num_images=2)
-    assert differ(one, other)
-    assert differ(draw(pipeline, "a cat on a sofa")[0], one)
+    first, second = draw(pipeline, num_images=2)
+    assert differ(first, second)
+    assert differ(draw(pipeline, "a cat on a sofa")[0], first)
 
 
 def test_every_prompt_starts_from_the_same_seed(pipeline):
@@ -110,7 +110,7 @@ def test_every_prompt_starts_from_the_same_seed(pipeline):
     assert_same(np.asarray(pictures[2].image), draw(pipeline, "a cat", seed=7)[0])
 
 
-def test_each_picture_is_handed_over_as_soon_as_it_is_there(pipeline):
+def test_each_picture_is_handed_over_as_soon_as_it_is_finished(pipeline):
     seen = []
     pictures = generation.generate(pipeline, [DOG, "a cat"], 2, 0, seen.append, **SMALL)
     assert seen == pictures
@@ -141,7 +141,7 @@ def test_a_pipeline_can_be_loaded_in_half_precision(base):
 # File names
 
 
-def test_prompts_that_look_alike_in_a_file_name_get_different_files(tmp_path):
+def test_prompts_with_equal_file_names_get_different_files(tmp_path):
     prompts = ["a dog", "A dog!", "a: dog", "ein Hund", "犬", "猫", "x" * 80, "x" * 90]
     paths = generation.picture_paths(tmp_path, prompts, 3, 10)
     assert set(paths) == {(prompt, seed) for prompt in prompts for seed in (10, 11, 12)}
@@ -154,14 +154,14 @@ def test_prompts_that_look_alike_in_a_file_name_get_different_files(tmp_path):
 
 
 @pytest.mark.parametrize("there", ["a-sks-dog-1.png", "grid.png"])
-def test_a_file_that_is_there_already_is_named_and_refused(tmp_path, there):
+def test_an_existing_file_is_named_and_refused(tmp_path, there):
     (tmp_path / there).write_bytes(b"")
     with pytest.raises(UserError, match="already holds") as error:
         generation.picture_paths(tmp_path, [DOG], 2, 0)
     assert there in str(error.value)
 
 
-def test_a_folder_of_other_pictures_is_taken(tmp_path):
+def test_a_folder_of_other_pictures_is_accepted(tmp_path):
     (tmp_path / "a-sks-dog-2.png").write_bytes(b"")
     paths = generation.picture_paths(tmp_path, [DOG], 2, 0)
     assert [path.name for path in paths.values()] == ["a-sks-dog-0.png", "a-sks-dog-1.png"]
@@ -208,7 +208,7 @@ def test_the_grid_has_a_row_for_each_prompt(tmp_path):
     assert columns[0] == columns[1] == tuple(sorted(columns[0]))
 
 
-def test_prompts_come_from_a_file_too_and_each_is_drawn_once(base, tmp_path, capsys):
+def test_prompts_may_come_from_a_file_and_each_is_used_once(base, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("a sks dog\n\n   ein Käfer  \na cat\na cat\n", encoding="utf-8")
     flags = ["--prompts_file", tmp_path / "prompts.txt", "--prompt", "a bird", "--num_images", 1]
     assert run("--model", base, *flags, "--output", tmp_path / "out") == 0
@@ -217,7 +217,7 @@ def test_prompts_come_from_a_file_too_and_each_is_drawn_once(base, tmp_path, cap
     assert capsys.readouterr().out.startswith("4 pictures")
 
 
-def test_existing_pictures_are_refused_and_stay_as_they_are(base, tmp_path, capsys):
+def test_existing_pictures_are_refused_and_unchanged(base, tmp_path, capsys):
     (tmp_path / "a-sks-dog-1.png").write_bytes(b"mine")
     flags = ["--model", base, "--prompt", DOG, "--output", tmp_path, "--num_images", 2]
     assert_refused(capsys, *flags, saying=["a-sks-dog-1.png", tmp_path, "--output"])
@@ -225,7 +225,7 @@ def test_existing_pictures_are_refused_and_stay_as_they_are(base, tmp_path, caps
     assert (tmp_path / "a-sks-dog-1.png").read_bytes() == b"mine"
 
 
-def test_generate_goes_on_where_it_was_stopped_and_adds_prompts(base, tmp_path, capsys, monkeypatch):
+def test_generate_resumes_where_it_was_stopped_and_adds_prompts(base, tmp_path, capsys, monkeypatch):
     flags = ["--model", base, "--output", tmp_path / "out", "--num_images", 2, "--prompt", DOG]
     assert run(*flags, "a cat") == 0
     whole = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -236,13 +236,13 @@ def test_generate_goes_on_where_it_was_stopped_and_adds_prompts(base, tmp_path, 
     assert run(*flags, "a cat") == 0
     assert "4 pictures" in (printed := capsys.readouterr().out) and "3 of them drawn before" in printed
     assert set(names(tmp_path / "out")) == set(whole)
-    assert run(*flags, "A cat!", "a bird") == 0  # looks like another's name, which keeps its file
+    assert run(*flags, "A cat!", "a bird") == 0  # gives the same file name as another prompt, which keeps its file
     assert {"a-cat-0.png", "a-cat-2-0.png", "a-bird-0.png"} < set(names(tmp_path / "out"))
     assert (tmp_path / "out" / "a-sks-dog-0.png").stat().st_mtime_ns == kept
 
 
 @pytest.mark.parametrize("other", [["--num_inference_steps", "3"], ["--dtype", "bfloat16"], ["--model"]])
-def test_what_was_drawn_otherwise_is_never_overwritten(base, lora, tmp_path, capsys, other):
+def test_pictures_made_differently_are_never_overwritten(base, lora, tmp_path, capsys, other):
     flags = ["--model", base, "--output", tmp_path / "out", "--num_images", 1, "--prompt", DOG]
     assert run(*flags) == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -254,7 +254,7 @@ def test_what_was_drawn_otherwise_is_never_overwritten(base, lora, tmp_path, cap
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
 
-def test_weights_that_are_no_numbers_are_refused(base, tmp_path, capsys):
+def test_weights_that_are_not_finite_are_refused(base, tmp_path, capsys):
     broken = StableDiffusionPipeline.from_pretrained(base)
     with torch.no_grad():
         next(broken.unet.parameters()).fill_(float("nan"))
@@ -280,7 +280,7 @@ def test_no_dropout_is_left_on(base, tmp_path):
     assert_same(draw(pipeline, num_images=2)[1], draw(pipeline, seed=1)[0])
 
 
-def test_a_prompt_without_the_trained_word_is_told(lora, tmp_path, capsys):
+def test_a_prompt_without_the_trained_word_causes_a_warning(lora, tmp_path, capsys):
     folder = shutil.copytree(lora, tmp_path / "lora")
     config = yaml.safe_load((folder / model_folder.CONFIG_NAME).read_text())
     config |= {"instance_prompt": "a photo of sks dog", "class_prompt": "a photo of dog"}
@@ -290,7 +290,7 @@ def test_a_prompt_without_the_trained_word_is_told(lora, tmp_path, capsys):
     assert len(told) == 1 and "'a dog'" in told[0]
 
 
-def test_a_hub_model_that_cannot_be_had_is_refused(tmp_path, capsys):
+def test_an_unavailable_hub_model_is_refused(tmp_path, capsys):
     assert_refused(
         capsys,
         "--model",
@@ -304,7 +304,7 @@ def test_a_hub_model_that_cannot_be_had_is_refused(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_is_no_model_is_refused(tmp_path, capsys):
+def test_a_folder_that_is_not_a_model_is_refused(tmp_path, capsys):
     flags = ["--model", tmp_path, "--prompt", DOG, "--output", tmp_path / "out"]
     assert_refused(capsys, *flags, saying=[tmp_path, "model_index.json", "--output_dir"])
     assert not (tmp_path / "out").exists()
@@ -315,7 +315,7 @@ def test_a_pipeline_with_a_part_missing_is_refused(base, tmp_path, capsys):
     shutil.rmtree(tmp_path / "model" / "unet")
     flags = ["--model", tmp_path / "model", "--prompt", DOG, "--output", tmp_path / "out"]
     assert run(*flags) == 2
-    *_, line = capsys.readouterr().err.splitlines()  # after the loader's progress
+    *_, line = capsys.readouterr().err.splitlines()  # after the loader's progress bar
     assert "error: " in line
     assert "cannot be loaded" in line
     assert not (tmp_path / "out").exists()
@@ -324,7 +324,7 @@ def test_a_pipeline_with_a_part_missing_is_refused(base, tmp_path, capsys):
 # LoRA
 
 
-def test_lora_weights_are_put_on_the_base_that_their_config_names(lora, base, pipeline):
+def test_lora_weights_are_loaded_onto_the_base_in_their_config(lora, base, pipeline):
     by_hand = DiffusionPipeline.from_pretrained(base).to("cpu")
     by_hand.load_lora_weights(lora, weight_name=model_folder.LORA_NAME)
     ours = draw(generation.load_pipeline(str(lora), device="cpu"))
@@ -332,7 +332,7 @@ def test_lora_weights_are_put_on_the_base_that_their_config_names(lora, base, pi
     assert differ(ours, draw(pipeline))
 
 
-def test_a_lora_folder_is_generated_from_like_any_model(lora, tmp_path):
+def test_a_lora_folder_works_like_any_model(lora, tmp_path):
     assert run("--model", lora, "--prompt", DOG, "--output", tmp_path, "--num_images", 1) == 0
     with Image.open(tmp_path / "a-sks-dog-0.png") as picture:
         expected = draw(generation.load_pipeline(str(lora), device="cpu"))
@@ -349,7 +349,7 @@ def test_lora_weights_without_a_known_base_are_refused(lora, tmp_path, capsys, c
     assert_refused(capsys, *flags, saying=[tmp_path, "--base_model"])
 
 
-def test_the_base_model_flag_stands_in_for_a_config_and_wins_over_one(lora, base, tmp_path):
+def test_the_base_model_flag_replaces_or_overrides_the_config(lora, base, tmp_path):
     expected = draw(generation.load_pipeline(str(lora), device="cpu"))
     shutil.copy(lora / model_folder.LORA_NAME, tmp_path)
     alone = generation.load_pipeline(str(tmp_path), base_model=str(base), device="cpu")
@@ -359,7 +359,7 @@ def test_the_base_model_flag_stands_in_for_a_config_and_wins_over_one(lora, base
     assert_same(draw(told), expected)
 
 
-def test_a_missing_base_is_refused_by_its_name_and_the_loras(lora, tmp_path):
+def test_a_missing_base_is_refused_with_both_names(lora, tmp_path):
     shutil.copy(lora / model_folder.LORA_NAME, tmp_path)
     (tmp_path / model_folder.CONFIG_NAME).write_text("pretrained_model_name_or_path: /no/such/base\n")
     with pytest.raises(UserError, match="cannot be loaded") as error:
@@ -370,12 +370,12 @@ def test_a_missing_base_is_refused_by_its_name_and_the_loras(lora, tmp_path):
 
 
 @pytest.mark.parametrize("prompts", [["a dog 2", "a dog", "a dog!"], ["a dog", "a dog!", "a dog?", "a dog-2"]])
-def test_prompts_that_look_alike_never_share_a_file(tmp_path, prompts):
+def test_prompts_never_share_a_file(tmp_path, prompts):
     paths = generation.picture_paths(tmp_path, prompts, num_images=2, seed=0)
     assert len(set(paths.values())) == len(paths) == 2 * len(prompts)
 
 
-def test_one_side_of_a_picture_is_refused_and_so_is_a_size_that_the_model_refuses(base, capsys, tmp_path):
+def test_a_single_side_and_sizes_that_the_model_rejects_are_refused(base, capsys, tmp_path):
     given = ["generate", "--model", str(base), "--prompt", DOG, "--output", str(tmp_path / "out"), "--device", "cpu"]
     assert main([*given, "--height", "32"]) == 2
     assert "--height and --width belong together" in capsys.readouterr().err
@@ -384,15 +384,15 @@ def test_one_side_of_a_picture_is_refused_and_so_is_a_size_that_the_model_refuse
     assert not (tmp_path / "out").exists()
 
 
-def test_a_prompts_file_that_is_no_utf_8_is_one_line(base, capsys, tmp_path):
+def test_a_prompts_file_that_is_not_utf_8_is_refused_in_one_line(base, capsys, tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_bytes("ein Hund für".encode("latin-1"))
     assert run("--model", base, "--prompts_file", path, "--output", tmp_path / "out") == 2
-    assert "is no UTF-8 text" in capsys.readouterr().err
+    assert "is not UTF-8 text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damaged", [model_folder.CONFIG_NAME, model_folder.LORA_NAME])
-def test_a_damaged_lora_folder_is_one_line(lora, damaged, capsys, tmp_path):
+def test_a_damaged_lora_folder_is_refused_in_one_line(lora, damaged, capsys, tmp_path):
     folder = shutil.copytree(lora, tmp_path / "lora")
     (folder / damaged).write_bytes(b"{: no")
     assert run("--model", folder, "--prompt", DOG, "--output", tmp_path / "out") == 2

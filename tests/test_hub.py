@@ -1,4 +1,4 @@
-"""Hub names without a network: refused at once, with the reason; what is cached or local is left alone."""
+"""Hub names without a network: refused immediately with the reason, unless cached or local."""
 
 import time
 
@@ -22,7 +22,7 @@ def unreachable(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_a_hub_that_cannot_be_reached_is_said_at_once(unreachable):
+def test_an_unreachable_hub_is_reported_immediately(unreachable):
     begun = time.monotonic()
     with pytest.raises(UserError, match=r"nothing is cached under that name, and the hub cannot be reached") as error:
         hub.check_available(NAME, "base model")
@@ -31,7 +31,7 @@ def test_a_hub_that_cannot_be_reached_is_said_at_once(unreachable):
 
 
 @pytest.mark.parametrize("ask", [load_pipeline, lambda name: check_model(Model("it", name), None)])
-def test_a_model_to_draw_with_that_is_out_of_reach_is_said_at_once(ask, unreachable):
+def test_an_unreachable_model_for_generation_is_reported_immediately(ask, unreachable):
     begun = time.monotonic()
     with pytest.raises(UserError, match=f"no model at '{NAME}'.*the hub cannot be reached"):
         ask(NAME)
@@ -44,7 +44,7 @@ def test_offline_mode_is_named(unreachable, monkeypatch):
         hub.check_available(NAME, "SAM")
 
 
-def test_what_is_cached_or_local_or_no_hub_name_asks_nobody(unreachable):
+def test_cached_local_and_invalid_names_make_no_request(unreachable):
     file = unreachable / "models--me--dog/snapshots/0123/config.json"
     file.parent.mkdir(parents=True)
     file.write_text("{}")

@@ -1,4 +1,4 @@
-"""Guards what every picture and mask file becomes in memory, whoever drew or stored it."""
+"""How image and mask files of every kind are converted in memory."""
 
 import io
 import struct
@@ -14,7 +14,7 @@ from persam_dreambooth.images import to_mask, to_rgb
 
 ORIENTATION_TAG = 0x0112
 
-# EXIF's number -> how the file stores a picture that is to be seen as `upright`.
+# EXIF orientation -> how the file stores an image that should be shown as `upright`.
 STORED_BY_ORIENTATION = {
     1: lambda upright: upright,
     2: np.fliplr,
@@ -28,7 +28,7 @@ STORED_BY_ORIENTATION = {
 
 
 def stored(image, file_format, **options):
-    """The image as it is read back from the bytes of a real file."""
+    """Write an image to the bytes of a real file and read it back."""
     file = io.BytesIO()
     image.save(file, file_format, **options)
     return Image.open(io.BytesIO(file.getvalue()))
@@ -59,7 +59,7 @@ def palette_image(indices, colours, **options):
 
 @pytest.fixture
 def upright():
-    """(2, 3, 3) uint8: six different colours, so that no turn or flip goes unseen."""
+    """An image, (2, 3, 3) uint8, of six different colours, so that no rotation or flip goes unnoticed."""
     return np.random.default_rng(0).integers(0, 256, (2, 3, 3), dtype=np.uint8)
 
 
@@ -67,26 +67,26 @@ def upright():
 
 
 @pytest.mark.parametrize("number", range(1, 9))
-def test_each_exif_orientation_is_turned_upright(upright, number):
+def test_every_exif_orientation_is_made_upright(upright, number):
     file = stored(Image.fromarray(STORED_BY_ORIENTATION[number](upright).copy()), "PNG", exif=orientation(number))
     np.testing.assert_array_equal(rgb_of(file), upright)
 
 
 @pytest.mark.parametrize("number", range(1, 9))
-def test_a_jpeg_of_each_orientation_is_turned_upright(upright, number):
+def test_a_jpeg_of_every_orientation_is_made_upright(upright, number):
     large = np.kron(upright, np.ones((16, 16, 1), np.uint8))  # flat blocks survive JPEG
     pixels = STORED_BY_ORIENTATION[number](large).copy()
     file = stored(Image.fromarray(pixels), "JPEG", quality=95, subsampling=0, exif=orientation(number))
     assert np.abs(rgb_of(file).astype(int) - large).max() <= 8
 
 
-def test_an_upright_picture_has_no_orientation_left_to_apply_twice(upright):
+def test_an_image_made_upright_has_no_orientation_left(upright):
     file = stored(Image.fromarray(STORED_BY_ORIENTATION[6](upright).copy()), "PNG", exif=orientation(6))
     once = to_rgb(file)
     np.testing.assert_array_equal(rgb_of(once), once)
 
 
-def test_the_given_image_is_left_as_it_was(upright):
+def test_the_given_image_is_not_modified(upright):
     alpha = np.full((2, 3, 1), 100, np.uint8)
     image = Image.fromarray(np.concatenate([upright, alpha], axis=-1))
     to_rgb(image)
@@ -94,13 +94,13 @@ def test_the_given_image_is_left_as_it_was(upright):
     np.testing.assert_array_equal(np.asarray(image)[..., :3], upright)
 
 
-def test_rgba_is_seen_over_white():
+def test_rgba_is_composited_on_white():
     pixels = [[(255, 0, 0, 255), (255, 0, 0, 128), (255, 0, 0, 0)]]
     found = rgb_of(stored(Image.fromarray(np.array(pixels, np.uint8)), "PNG"))
     np.testing.assert_array_equal(found, [[(255, 0, 0), (255, 127, 127), (255, 255, 255)]])
 
 
-def test_grey_with_alpha_is_seen_over_white():
+def test_grey_with_alpha_is_composited_on_white():
     image = Image.fromarray(np.array([[(0, 255), (0, 51), (0, 0)]], np.uint8), "LA")
     np.testing.assert_array_equal(rgb_of(stored(image, "PNG")), grey([[0, 204, 255]]))
 
@@ -153,7 +153,7 @@ def test_a_float_tiff_with_a_level_above_1_is_read_from_0_to_255():
     [((0, 0, 0, 0), (255, 255, 255)), ((0, 255, 255, 0), (255, 0, 0)), ((0, 0, 0, 255), (0, 0, 0))],
     ids=["no ink", "magenta and yellow", "black"],
 )
-def test_a_cmyk_jpeg_gives_the_colour_that_is_printed(ink, seen):
+def test_a_cmyk_jpeg_gives_the_printed_colour(ink, seen):
     file = stored(Image.new("CMYK", (16, 16), ink), "JPEG", quality=95)
     assert file.mode == "CMYK"
     assert np.abs(rgb_of(file).astype(int) - seen).max() <= 3
@@ -163,19 +163,19 @@ def test_a_cmyk_jpeg_gives_the_colour_that_is_printed(ink, seen):
 
 
 def cut_out(mask, subject, elsewhere=(0, 0, 0)):
-    """RGBA: a subject of one colour on transparency."""
+    """Return RGBA with a subject of one colour on transparency."""
     opaque, transparent = (*subject, 255), (*elsewhere, 0)
     return np.where(mask[..., None], opaque, transparent).astype(np.uint8)
 
 
 def soft(mask):
-    """Grey levels as a brush with soft edges leaves them: 195-255 inside, 0-60 outside."""
+    """Return grey levels like those of a soft brush: 195-255 inside, 0-60 outside."""
     noise = np.random.default_rng(0).integers(0, 61, mask.shape)
     return np.where(mask, 255 - noise, noise).astype(np.uint8)
 
 
 def photo_transparent_outside(mask):
-    """(H, W, 4): a colourful photo with everything but the subject erased to alpha 0, colours kept."""
+    """Return a colourful photo, (H, W, 4), with everything but the subject erased to alpha 0, colours kept."""
     colours = np.random.default_rng(0).integers(0, 256, (*mask.shape, 3))
     return np.concatenate([colours, mask[..., None] * 255], axis=-1).astype(np.uint8)
 
@@ -219,7 +219,7 @@ DRAWINGS = {
     ),
 }
 
-# 8 x 8 blocks, which JPEG keeps flat; with an inside and an outside, as every reference mask has.
+# 8 x 8 blocks, which JPEG keeps flat, with foreground and background, like every reference mask.
 masks = (
     arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=5))
     .filter(lambda mask: mask.any() and not mask.all())
@@ -230,31 +230,31 @@ masks = (
 @pytest.mark.parametrize("drawing", DRAWINGS)
 @settings(max_examples=8, deadline=None)
 @given(mask=masks)
-def test_every_drawing_of_a_mask_is_read_back_identically(drawing, mask):
+def test_a_mask_drawn_in_any_way_is_read_back_identically(drawing, mask):
     found = to_mask(DRAWINGS[drawing](mask))
     assert found.dtype == np.bool_
     np.testing.assert_array_equal(found, mask)
 
 
-# Drawings whose alpha or noise still says something when the subject is nowhere.
+# Drawings whose alpha or noise is not constant even without a subject.
 NEVER_BLANK = {"soft-edged grey PNG", "photo erased around the subject", "black subject cut out of white"}
 
 
 @pytest.mark.parametrize("drawing", [name for name in DRAWINGS if name not in NEVER_BLANK])
-def test_where_nothing_is_drawn_nothing_is_marked(drawing):
+def test_an_empty_drawing_gives_an_empty_mask(drawing):
     assert not to_mask(DRAWINGS[drawing](np.zeros((8, 16), bool))).any()
 
 
 @pytest.mark.parametrize("drawing", ["bool array", "0/1 grey PNG", "PerSeg palette", "green RGB", "opaque RGBA"])
-def test_where_all_is_drawn_all_is_marked(drawing):
+def test_a_full_drawing_gives_a_full_mask(drawing):
     assert to_mask(DRAWINGS[drawing](np.ones((8, 16), bool))).all()
 
 
-def test_a_soft_edge_is_cut_at_half_of_the_brightest_level():
+def test_a_soft_edge_is_thresholded_at_half_of_the_brightest_level():
     np.testing.assert_array_equal(to_mask(np.array([[0, 100, 101, 200]], np.uint8)), [[False, False, True, True]])
 
 
-def test_a_soft_alpha_is_cut_at_half_of_the_most_opaque():
+def test_a_soft_alpha_is_thresholded_at_half_of_the_most_opaque():
     alpha = np.array([[0, 100, 101, 200]], np.uint8)
     image = Image.fromarray(np.concatenate([grey([[255] * 4]), alpha[..., None]], axis=-1))
     np.testing.assert_array_equal(to_mask(image), [[False, False, True, True]])
@@ -265,7 +265,7 @@ def test_every_colour_of_a_palette_counts_however_dim():
     np.testing.assert_array_equal(to_mask(file), [[False, True, True, True]])
 
 
-def test_a_turned_mask_lies_on_its_turned_photo(upright):
+def test_a_rotated_mask_fits_its_rotated_photo(upright):
     mask = np.array([[True, False, False], [False, False, True]])
     for number, turn in STORED_BY_ORIENTATION.items():
         photo = stored(Image.fromarray(turn(upright).copy()), "PNG", exif=orientation(number))
@@ -294,7 +294,7 @@ def test_every_colour_of_an_opaque_palette_with_an_alpha_table_counts():
 
 
 @pytest.mark.parametrize("tag", [0x0100, 0x0103, 0x011A, 0x0128])  # width, compression, x resolution and its unit
-def test_a_damaged_tag_does_not_keep_a_photo_from_being_read_upright(tag):
+def test_a_photo_with_a_damaged_exif_tag_is_still_made_upright(tag):
     orientation_6 = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
     text_for_a_number = struct.pack("<HHI4s", tag, 2, 4, b"odd")
     exif = (

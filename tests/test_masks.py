@@ -1,4 +1,4 @@
-"""Guards the one reading and the one check of masks that people give, however their editors saved them."""
+"""Reading and checking of user-supplied masks, however their editors saved them."""
 
 import io
 
@@ -27,7 +27,7 @@ def truth():
 
 
 def photo(seed=0, side=SIDE):
-    """Smooth coloured clouds with some noise on them, which is what a photo looks like to a histogram."""
+    """Draw smooth coloured clouds with some noise, which have the histogram of a photo."""
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((side, side), Image.BICUBIC)
     return Image.fromarray((np.asarray(coarse) * 0.9 + random.integers(0, 26, (side, side, 3))).astype(np.uint8))
@@ -101,8 +101,8 @@ def test_a_black_and_white_drawing_with_some_transparency_is_read_by_its_colours
     ),
     veil=st.integers(1, 127),
 )
-def test_the_alpha_of_what_is_black_and_white_never_changes_the_mask(mask, veil):
-    """Some of the background becomes half transparent, none of the subject."""
+def test_the_alpha_of_a_black_and_white_drawing_never_changes_the_mask(mask, veil):
+    """Some of the background becomes half transparent, but none of the subject."""
     alpha = np.where(mask, 255, 255 - veil)
     alpha[tuple(np.argwhere(~mask)[0])] = 255
     drawn = np.stack([mask * 255, mask * 255, mask * 255, alpha], axis=-1).astype(np.uint8)
@@ -122,14 +122,14 @@ def test_a_cut_out_is_read_by_its_alpha():
 
 @settings(max_examples=30, deadline=None)
 @given(levels=arrays(np.uint8, (6, 7), elements=st.integers(0, 255)))
-def test_a_palette_of_greys_is_read_as_the_grey_picture_is(levels):
+def test_a_grey_palette_is_read_like_a_grey_image(levels):
     greys = [(level,) * 3 for level in range(256)]
     np.testing.assert_array_equal(to_mask(palette(levels, greys)), to_mask(Image.fromarray(levels)))
 
 
 @pytest.mark.parametrize("subject", [(128, 0, 0), (64, 0, 0), (0, 0, 255), (255, 255, 255)])
 @pytest.mark.parametrize("background", [(0, 0, 0), (2, 2, 2)])
-def test_a_nearly_black_background_of_a_palette_is_black(subject, background):
+def test_a_nearly_black_palette_background_counts_as_black(subject, background):
     np.testing.assert_array_equal(to_mask(palette(truth(), [background, subject])), truth())
 
 
@@ -165,9 +165,9 @@ NO_MASKS = {
 
 @pytest.mark.parametrize("draw", NO_MASKS.values(), ids=NO_MASKS)
 @pytest.mark.parametrize("seed", range(4))
-def test_a_photo_is_no_mask_whatever_is_done_to_it(draw, seed):
+def test_a_photo_is_refused_however_it_was_edited(draw, seed):
     for given_mask in (draw(photo(seed)), np.asarray(draw(photo(seed)).convert("RGB"))):
-        with pytest.raises(UserError, match=r"dog\.png is no mask but a photo") as refusal:
+        with pytest.raises(UserError, match=r"dog\.png is not a mask but a photo") as refusal:
             refuse_picture(given_mask, "dog.png")
         assert "\n" not in str(refusal.value) and "white on black" in str(refusal.value)
 
@@ -189,19 +189,19 @@ MASKS = {
 
 @pytest.mark.parametrize("draw", MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize("box", [(24, 30, 70, 66), (2, 2, 94, 94), (40, 40, 52, 52)], ids=["usual", "large", "small"])
-def test_a_drawn_mask_passes_however_it_was_saved(draw, box):
+def test_a_drawn_mask_is_accepted_however_it_was_saved(draw, box):
     mask = draw(ellipse(box))
     refuse_picture(mask, "mask")
     assert iou(to_mask(mask), np.asarray(ellipse(box)) > 127) > 0.85
 
 
 @pytest.mark.parametrize("quality", [20, 50, 75])
-def test_of_a_red_mask_of_a_photo_s_size_the_poorest_jpeg_passes(quality):
+def test_a_large_red_mask_is_accepted_even_as_the_poorest_jpeg(quality):
     red = MASKS["red"](ellipse((200, 240, 500, 600), 800))
     refuse_picture(reread(red, "JPEG", quality=quality), "mask")
 
 
-def test_thin_strokes_with_soft_edges_pass():
+def test_thin_strokes_with_soft_edges_are_accepted():
     drawn = Image.new("L", (4 * SIDE, 4 * SIDE))
     ImageDraw.Draw(drawn).line([(20, 30), (200, 300), (350, 60)], fill=255, width=8)
     refuse_picture(drawn.resize((SIDE, SIDE), Image.BICUBIC), "scribble")
@@ -218,7 +218,7 @@ def test_two_levels_are_always_a_mask(mask):
 
 
 @pytest.mark.parametrize(("marked", "words"), [(0, "is empty"), (1, "marks 1 of 9216"), (15, "marks 15 of 9216")])
-def test_a_mask_that_marks_next_to_nothing_is_refused(marked, words):
+def test_a_mask_that_marks_almost_nothing_is_refused(marked, words):
     mask = np.zeros((SIDE, SIDE), bool)
     mask.flat[:marked] = True
     with pytest.raises(UserError, match=words):
@@ -233,7 +233,7 @@ def test_a_full_mask_is_refused():
     refuse_full(np.eye(4, dtype=bool), "m.png")
 
 
-def test_an_inverted_mask_and_one_of_nearly_everything_are_told_of():
+def test_inverted_and_nearly_full_masks_cause_warnings():
     looks = Looks()
     looks.add("right.jpg", truth())
     assert looks.warnings() == []
@@ -246,7 +246,7 @@ def test_an_inverted_mask_and_one_of_nearly_everything_are_told_of():
     assert any("full.jpg cover nearly everything" in line for line in looks.warnings())
 
 
-def test_that_all_masks_cover_nearly_everything_is_said_once():
+def test_one_warning_says_that_all_masks_are_nearly_full():
     looks, full = Looks(), np.ones((SIDE, SIDE), bool)
     for name in ("a.jpg", "b.jpg"):
         looks.add(name, full)

@@ -1,4 +1,4 @@
-"""Every command and snippet of the README is run, on tinyworld's models and drawn photos."""
+"""Run every command and snippet of the README on tinyworld's models and drawn photos."""
 
 import base64
 import io
@@ -16,14 +16,14 @@ from toy_photos import draw, save_photos
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-# The real names and sizes of the README -> what stands for them here.
+# The real names and sizes in the README -> their replacements here.
 SMALL = {
     "facebook/sam-vit-huge": "experiments/tinyworld/models/sam",
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "experiments/tinyworld/models/stable-diffusion",
     "--max_train_steps 500": "--max_train_steps 2 --mask_downsample max",
     "--resolution 512": "--resolution 64",
     "--num_images 4": "--num_images 1 --num_inference_steps 2 --height 64 --width 64",
-    "plain=dog-plain masked=dog-lora": "dog-lora",  # the README's other model would take another training
+    "plain=dog-plain masked=dog-lora": "dog-lora",  # the README's other model would need another training run
     "--prompts live": "--prompts prompts.txt --num_images 1 --num_inference_steps 2 --height 64 --width 64 "
     "--clip_model experiments/tinyworld/models/clip --dino_model none",
     "accelerate launch train_dreambooth_persam.py": f"{sys.executable} -m accelerate.commands.launch --cpu "
@@ -38,7 +38,7 @@ def blocks(language):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder in which the README's commands can be typed: the demo was run, and a dog's photos are there."""
+    """A folder in which the README's commands can be run: with the demo's output and photos of a dog."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "examples").symlink_to(ROOT / "examples")
     demo.run(folder / "demo", steps=2)

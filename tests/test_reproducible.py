@@ -1,4 +1,4 @@
-"""The same numbers give the same bits, wherever they lie in memory: what "resumed equals uninterrupted" rests on."""
+"""Equal inputs give equal bits wherever they are in memory, which "resumed equals uninterrupted" depends on."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ torch.ones(64, 64) @ torch.ones(64, 64)
 
 
 def asked(**environment):
-    """What MKL prints of each call that it gets."""
+    """Return what MKL logs about its calls."""
     inherited = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
     done = subprocess.run(
         [sys.executable, "-c", ASK_MKL],
@@ -37,7 +37,7 @@ def test_what_the_user_chose_for_mkl_stays():
 
 
 @pytest.mark.parametrize("shape", [(77, 64, 33), (5, 1000, 7), (256, 96, 256)], ids=str)
-def test_a_product_does_not_depend_on_its_operands_place_in_memory(shape):
+def test_a_product_does_not_depend_on_where_its_operands_are_in_memory(shape):
     rows, inner, columns = shape
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(rows, inner, generator=generator), torch.randn(inner, columns, generator=generator)

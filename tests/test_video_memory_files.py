@@ -1,4 +1,4 @@
-"""Guards videos on disk, followed either way: files in, files out, with a learned memory or by PerSAM alone."""
+"""Videos on disk, files in and files out, tracked with a learned memory or by PerSAM alone."""
 
 import json
 
@@ -22,7 +22,7 @@ pytest.importorskip("av")
 
 @pytest.fixture(scope="module")
 def memory(tmp_path_factory):
-    """A SAM 2 for videos, saved."""
+    """A saved SAM 2 for videos."""
     folder = tmp_path_factory.mktemp("memory")
     seeing(sam2_video()).save_pretrained(folder)
     return folder
@@ -46,12 +46,12 @@ def first_mask(tmp_path_factory):
 
 @pytest.fixture
 def ways(memory, video, tmp_path):
-    """The flags that every command has."""
+    """The flags shared by all commands."""
     return ["video", "--video", str(video), "--output", str(tmp_path / "out"), "--device", "cpu"], tmp_path / "out"
 
 
 def written(output):
-    """The labels and scores in an output folder, frame by frame."""
+    """Read the labels and scores in an output folder, frame by frame."""
     lines = [json.loads(line) for line in (output / LOG_NAME).read_text().splitlines()]
     assert [line["frame"] for line in lines] == list(range(len(lines)))
     assert sorted(path.name for path in (output / MASKS).iterdir()) == [line["mask"].split("/")[1] for line in lines]
@@ -62,7 +62,7 @@ def same(found, expected):
     assert len(found) == len(expected)
     for (labels, scores), frame in zip(found, expected, strict=True):
         np.testing.assert_array_equal(labels, frame.labels)
-        assert scores == [None if one is None else pytest.approx(one, abs=1e-5) for one in frame.scores]
+        assert scores == [None if score is None else pytest.approx(score, abs=1e-5) for score in frame.scores]
 
 
 def test_with_a_first_mask_a_memory_needs_no_persam(ways, memory, first_mask, capsys):
@@ -75,7 +75,7 @@ def test_with_a_first_mask_a_memory_needs_no_persam(ways, memory, first_mask, ca
     assert "5 frames" in capsys.readouterr().out
 
 
-def test_saved_subjects_are_found_by_persam_and_followed_by_the_memory(ways, memory, models, tmp_path):
+def test_saved_subjects_are_found_by_persam_and_tracked_by_the_memory(ways, memory, models, tmp_path):
     argv, output = ways
     persam = PerSAM.from_pretrained(models / "sam", Method.persam_f(), device="cpu")
     subjects = [persam.personalize(Reference(scene(*SIZE)[0], two_labels() == number)) for number in (1, 2)]
@@ -101,7 +101,7 @@ def test_one_folder_may_be_sam_and_memory(ways, memory, tmp_path):
     assert scores[0] is not None
 
 
-def test_without_a_memory_it_is_the_authors_way(ways, models, first_mask):
+def test_without_a_memory_the_authors_method_is_used(ways, models, first_mask):
     argv, output = ways
     assert main([*argv, "--sam", str(models / "sam"), "--first_mask", str(first_mask), "--lost_below", "0"]) == 0
     persam = PerSAM.from_pretrained(models / "sam", Method.persam_f(), device="cpu")
@@ -110,7 +110,7 @@ def test_without_a_memory_it_is_the_authors_way(ways, models, first_mask):
     same(written(output), list(VideoSegmenter(persam, subjects, None).follow(film(5), two_labels())))
 
 
-def test_a_folder_that_has_no_memory_is_one_line_and_writes_nothing(ways, first_mask, tmp_path, capsys):
+def test_a_folder_without_a_memory_is_refused_in_one_line(ways, first_mask, tmp_path, capsys):
     argv, output = ways
     random_sams.sam2().save_pretrained(tmp_path / "sam2")
     capsys.readouterr()
@@ -126,7 +126,7 @@ def lost(count, *numbers, flags=()):
     return lost_lines(Followed(count, list(numbers)), VideoFlags(**values))
 
 
-def test_lost_frames_are_named_with_the_flag_that_changes_it():
+def test_lost_frames_are_named_with_the_flag_that_helps():
     assert lost(12, [], []) == []
     assert lost(12, [2, 3, 4, 9], []) == [
         "subject 1 was not found in 4 of 12 frames: 2-4, 9",
@@ -140,17 +140,17 @@ def test_lost_frames_are_named_with_the_flag_that_changes_it():
 
 
 @pytest.mark.parametrize("quality", ["nan", "-1"])
-def test_a_quality_that_is_none_is_refused(quality, ways, first_mask, capsys):
+def test_an_invalid_quality_is_refused(quality, ways, first_mask, capsys):
     argv, output = ways
     assert main([*argv, "--first_mask", str(first_mask), f"--lost_below={quality}"]) == 2
     assert "--lost_below" in capsys.readouterr().err and not output.exists()
 
 
-def test_the_screen_says_in_which_frames_a_subject_was_lost(ways, models, first_mask, capsys):
+def test_the_command_prints_the_frames_in_which_a_subject_was_lost(ways, models, first_mask, capsys):
     argv, output = ways
     assert main([*argv, "--sam", str(models / "sam"), "--first_mask", str(first_mask), "--lost_below", "10"]) == 0
     scores = [scores for _, scores in written(output)]
-    assert [[score is None for score in one] for one in scores] == [[False, False]] + [[True, True]] * 4
+    assert [[score is None for score in frame] for frame in scores] == [[False, False]] + [[True, True]] * 4
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("5 frames in ")
     assert said[1:3] == [f"subject {number} was not found in 4 of 5 frames: 1-4" for number in (1, 2)]
@@ -158,8 +158,8 @@ def test_the_screen_says_in_which_frames_a_subject_was_lost(ways, models, first_
 
 
 @pytest.mark.parametrize("damage", ["size", "bytes"])
-def test_of_a_damaged_video_the_frames_before_are_kept(damage, ways, models, memory, first_mask, tmp_path, capsys):
-    """A folder whose sizes differ is refused before; damage shows when a frame is read."""
+def test_the_frames_before_the_damage_in_a_video_are_kept(damage, ways, models, memory, first_mask, tmp_path, capsys):
+    """A folder with frames of different sizes is refused earlier; damage shows only when a frame is read."""
     argv, output = ways
     for number, frame in enumerate(film(5)):
         picture = Image.fromarray(frame[:-1] if damage == "size" and number == 3 else frame)
@@ -178,7 +178,7 @@ def test_of_a_damaged_video_the_frames_before_are_kept(damage, ways, models, mem
     assert not list(output.glob(".*"))
 
 
-def test_nothing_to_look_with_is_refused_before_anything_is_written(video, first_mask, models, tmp_path):
+def test_a_run_without_any_model_is_refused_before_anything_is_written(video, first_mask, models, tmp_path):
     with pytest.raises(UserError, match="by PerSAM, or by a memory"):
         segment_video(None, video, tmp_path / "out", first_mask=first_mask)
     persam = PerSAM.from_pretrained(models / "sam", Method.persam_f(), device="cpu")

@@ -1,4 +1,4 @@
-"""Messages agree with their numbers, and do not list a thousand names."""
+"""Nouns in messages agree with their numbers, and long lists of names are cut."""
 
 import pytest
 

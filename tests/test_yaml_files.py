@@ -1,4 +1,4 @@
-"""YAML from a user's file ends in values or in one line, whatever the file holds."""
+"""A user's YAML file gives values or a one-line error, whatever it contains."""
 
 import os
 import time
@@ -36,7 +36,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_text_is_refused_in_one_line_at_once(text, tmp_path):
+def test_hostile_text_is_refused_quickly_in_one_line(text, tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text(text)
     began = time.process_time()
@@ -59,13 +59,13 @@ def _bytes(path):
 
 
 @pytest.mark.parametrize("make", [_pipe, _loop, _bytes, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_what_is_no_text_file_is_refused_and_not_waited_for(make, tmp_path):
+def test_files_that_are_not_text_are_refused_without_blocking(make, tmp_path):
     path = tmp_path / "a.yaml"
     make(path)
-    with pytest.raises(UserError, match=r"the config .*a\.yaml is no readable YAML"):
+    with pytest.raises(UserError, match=r"the config .*a\.yaml is not readable YAML"):
         read_yaml(path, "config")
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match="no config at"):
         read_yaml(tmp_path / "a.yaml", "config")

@@ -285,7 +285,7 @@ def _say(folder: Path) -> None:
     count, doubted = Counter[str](), list[str]()
     for entry in ManifestIndex(folder / MANIFEST_NAME):
         count["failed" if entry.error else "masks"] += 1
-        if entry.doubted:
+        if entry.uncertain:
             count["doubted"] += 1
             doubted = [*doubted, Path(entry.photo).name][:NAMED]
     left_out = f", {count['failed']} left out (see the manifest)" if count["failed"] else ""

@@ -1,4 +1,4 @@
-"""Masks to and from other trainers: each trainer's convention is one entry of a table, read and written alike."""
+"""Export masks to other trainers and import theirs: each trainer's convention is one entry in a table, for both."""
 
 from persam_dreambooth.formats.export import Exported, export_beside, export_folder
 from persam_dreambooth.formats.import_ import IMAGES, Imported, import_folder

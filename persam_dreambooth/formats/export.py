@@ -1,4 +1,4 @@
-"""Our photos and masks to a trainer's folder, whole or not at all."""
+"""Export photos and masks to a trainer's folder, completely or not at all."""
 
 import os
 from dataclasses import dataclass, field
@@ -23,14 +23,14 @@ from persam_dreambooth.photos.pairs import check_size
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """Result of an export.
 
     Attributes:
-        count: of photos.
-        without_words: names of the photos that have no caption.
-        snippet: what to tell the trainer; empty where nothing.
-        config: where that is saved.
-        warnings: what looks odd about the masks.
+        count: number of photos.
+        without_words: names of the photos without a caption.
+        snippet: configuration for the trainer; empty if it needs none.
+        config: where the snippet is saved.
+        warnings: about masks that look wrong.
     """
 
     count: int
@@ -46,15 +46,15 @@ def export_folder(
     """Write photos, masks, captions and the configuration into a new folder.
 
     Args:
-        source: what is exported.
-        convention: to whom.
-        output: absent or empty.
-        instance_prompt: the caption of photos that have none.
+        source: the photos and masks to export.
+        convention: the trainer's convention.
+        output: must be absent or empty.
+        instance_prompt: caption for photos without one.
 
     Raises:
-        UserError: the folder holds something, lies among the photos, or has a path that no configuration can name;
-            photos or masks that cannot be decoded, masks of another size, names that the trainer reserves, all of
-            them listed.
+        UserError: the folder is not empty, lies among the photos, or has a path that no configuration can contain;
+            or a list of photos or masks that cannot be decoded, masks of another size, and names that the trainer
+            reserves.
     """
     refuse_used(output, {pair.photo.parent for pair in source.pairs} | {pair.mask.parent for pair in source.pairs})
     layout, lines, problems, looks = convention.layout, [], list[str](), Looks()
@@ -80,43 +80,45 @@ def export_folder(
 
 
 def refuse_used(output: Path, sources: set[Path]) -> None:
-    """Raise a UserError unless a folder can be made that is not among others."""
+    """Raise a UserError unless the output is empty or absent, can be created, and lies outside the source folders."""
     files.check_output_folder(output)
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} is not empty; choose another --output or empty this one")
     here = output.resolve()
     around = [folder for folder in sources if folder.resolve() in (here, *here.parents)]
     if around:
-        raise UserError(f"{output} lies in {around[0]}, which is left as it is; choose another --output")
+        raise UserError(f"{output} lies in {around[0]}, which is not written to; choose another --output")
 
 
 def read_sample(pair: Pair, instance_prompt: str | None = None) -> Sample:
     """Read a photo and its mask.
 
     Raises:
-        UserError: one cannot be decoded, their sizes differ, or the name is no text.
+        UserError: one cannot be decoded, their sizes differ, or the name is not UTF-8.
     """
     if not is_text(pair.photo.name):
-        raise UserError(f"{pair.photo.name} has bytes in its name that are no UTF-8; rename it")
+        raise UserError(f"{pair.photo.name} has bytes in its name that are not UTF-8; rename it")
     image, mask = files.read_photo(pair.photo), files.read_mask(pair.mask)
     check_size(pair.mask, mask.shape, pair.photo, image.size)
     return Sample(pair.photo, image, mask, pair.caption or instance_prompt)
 
 
 def _refuse_unwritable(snippet: str, folder: Path) -> None:
-    """Raise a UserError for a configuration that names a folder by bytes that are no text."""
+    """Raise a UserError for a configuration that contains a path that is not UTF-8."""
     if not is_text(snippet):
-        raise UserError(f"the path of {folder} has bytes that are no UTF-8; rename it, since a configuration names it")
+        raise UserError(
+            f"the path of {folder} has bytes that are not UTF-8; rename it, since a configuration names it"
+        )
 
 
 def export_beside(source: Source, convention: Convention) -> Exported:
-    """Write masks beside the photos, which are left as they are, and the configuration last; all of it or nothing.
+    """Write masks beside the photos, which stay untouched, and the configuration last; all of it or nothing.
 
-    Of an export that was killed, what is there already is kept, and the rest is added.
+    After a killed export, masks already written are kept and the rest is added.
 
     Raises:
-        UserError: the trainer does not look there; another file of such a name is there already, a photo would stay
-            without a mask and so be trained on whole, or what `export_folder` refuses.
+        UserError: the trainer does not look there; another file of such a name exists; a photo would be left
+            without a mask, so that all of it would be trained on; or what `export_folder` refuses.
     """
     layout = convention.layout
     if not convention.beside or not isinstance(layout, Folders):
@@ -129,8 +131,8 @@ def export_beside(source: Source, convention: Convention) -> Exported:
     bare = [name for name in others if not name.endswith(files.NO_PHOTOS)]
     if bare:
         raise UserError(
-            f"{convention.title} trains on all of a photo that has no mask: {', '.join(bare)}; take them out of the "
-            "folder, keep those that are doubted with --include_doubtful, or export to a new folder with --output"
+            f"{convention.title} trains on all of a photo that has no mask: {', '.join(bare)}; remove them from the "
+            "folder, keep uncertain ones with --include_doubtful, or export to a new folder with --output"
         )
     looks = _write_beside(source, targets, config, snippet)
     without_words = [pair.photo.name for pair in source.pairs if pair.caption is None]
@@ -139,7 +141,7 @@ def export_beside(source: Source, convention: Convention) -> Exported:
 
 def _write_beside(source: Source, targets: dict[Path, Path], config: Path, snippet: str) -> Looks:
     problems, looks, waiting = [], Looks(), dict[Path, Path]()
-    # In a folder of their own: of loose files that a kill leaves behind, OneTrainer would take each for a photo.
+    # In a folder of their own: OneTrainer would take loose files left behind by a killed process for photos.
     with TemporaryDirectory(prefix=UNFINISHED, dir=config.parent) as beside:
         for pair in tqdm(source.pairs, desc="Exporting", unit="photo", delay=2):
             target = targets[pair.photo]
@@ -167,7 +169,7 @@ def _write_beside(source: Source, targets: dict[Path, Path], config: Path, snipp
 
 
 def _holds(path: Path, mask: NDArray[np.bool_]) -> bool:
-    """Whether a file is that very mask."""
+    """Return whether a file holds exactly this mask."""
     try:
         return np.array_equal(files.read_mask(path), mask)
     except UserError:
@@ -175,10 +177,10 @@ def _holds(path: Path, mask: NDArray[np.bool_]) -> bool:
 
 
 def _targets(source: Source, layout: Folders) -> dict[Path, Path]:
-    """Where each photo's mask goes, in the one folder of the photos."""
+    """Return the path of each photo's mask, in the one folder of the photos."""
     folders = {str(pair.photo.parent) for pair in source.pairs}
     if len(folders) > 1:
-        raise UserError(f"the photos lie in several folders ({', '.join(sorted(folders))}); give one as --images")
+        raise UserError(f"the photos are in several folders ({', '.join(sorted(folders))}); give one as --images")
     targets, problems = {}, []
     for pair in source.pairs:
         try:

@@ -1,4 +1,4 @@
-"""What does not belong in a folder of photos or masks, a few words each."""
+"""Find files that do not belong in a folder of photos or masks, and describe each in a few words."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,25 +6,25 @@ from pathlib import Path
 from persam_dreambooth.formats.samples import CAPTION
 
 UNREAD_SUFFIXES = (".jxl", ".jp2")
-"""Pictures that are not read here."""
+"""Suffixes of image formats that are not supported here."""
 
 
 def clashes(photos: Iterable[Path]) -> list[str]:
-    """Photos whose masks would have the same name."""
+    """Describe photos whose masks would have the same name."""
     problems, known = [], dict[str, Path]()
     for photo in photos:
         if known.get(photo.stem) == photo:
             problems.append(f"{photo.name} is listed twice")
         elif photo.stem in known:
-            problems.append(f"{known[photo.stem].name} and {photo.name} have the same name but for the suffix")
+            problems.append(f"{known[photo.stem].name} and {photo.name} have the same name except for the suffix")
         known.setdefault(photo.stem, photo)
     return problems
 
 
 def foreign(folder: Path, photos: Iterable[Path] | None = None) -> list[str]:
-    """Pictures of other formats, and, where photos are given, captions of none of them; other files may lie there."""
+    """Describe images in unsupported formats and, if photos are given, captions without a photo; nothing else."""
     names = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    problems = [f"{path.name} is a picture that is not read here" for path in names if _is_unread(path)]
+    problems = [f"{path.name} is a picture in an unsupported format" for path in names if _is_unread(path)]
     if photos is None:
         return problems
     stems = {photo.stem for photo in photos}

@@ -1,4 +1,4 @@
-"""A trainer's folder to our photos, masks and manifest, whole or not at all."""
+"""Import a trainer's folder as photos, masks and a manifest, completely or not at all."""
 
 import shutil
 from dataclasses import dataclass, field
@@ -21,19 +21,19 @@ from persam_dreambooth.words import counted
 
 IMAGES, MASKS = "images", "masks"
 HALF = 128
-"""From this level on, of 255, a pixel of a grey mask is the subject's: at least half of it."""
+"""Lowest level, of 255, at which a pixel of a grey mask belongs to the subject: at least half."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was written.
+    """Result of an import.
 
     Attributes:
-        count: of photos.
-        grey: how many pixels were neither black nor white, by the photo's name.
+        count: number of photos.
+        grey: number of pixels that were neither black nor white, by the photo's name.
         empty: names of the photos whose masks are empty.
-        looks: of all masks.
-        unread: what is not read in the photos' folders, a line each; see `files.unread_words`.
+        looks: checks of all masks.
+        unread: files skipped in the photos' folders, one line per folder; see `files.unread_words`.
     """
 
     count: int
@@ -44,20 +44,20 @@ class Imported:
 
 
 def import_folder(convention: Convention, given: Given, output: Path) -> Imported:
-    """Write `images/`, `masks/` and the manifest, which training and the other verbs read.
+    """Write `images/`, `masks/` and the manifest, which training and the other commands read.
 
-    Photos keep their bytes, but those with a mask in their alpha channel, and those of a suffix that is passed over
-    here, become opaque PNGs. Grey masks are cut at half.
+    Photos are copied byte for byte; those with a mask in their alpha channel, or with a suffix that is not read here,
+    become opaque PNGs. Grey masks are thresholded at half.
 
     Raises:
-        UserError: photos without masks, masks without photos, clashing names, names that are passed over here,
-            pictures of other kinds, masks of another size, all of them listed; no photo; or the output folder holds
-            something or lies in the trainer's.
+        UserError: a list of photos without masks, masks without photos, clashing names, names that are skipped here,
+            pictures in unsupported formats, masks of another size; or there is no photo; or the output folder is
+            not empty or lies in the trainer's.
     """
     items, problems = convention.layout.find(given)
     what = f"{given.folder} cannot be read as {convention.title}'s"
     if not items and not problems:
-        raise UserError(f"{what}: there is no photo; see --help for where photos and masks are looked for")
+        raise UserError(f"{what}: there is no photo; --help says where photos and masks are looked for")
     folders = {given.folder, given.images, given.masks, *(item.photo.parent for item in items)}
     refuse_used(output, {folder for folder in folders if folder is not None})
     entries, imported = [], Imported(len(items))
@@ -116,7 +116,7 @@ def _write_photo(item: Item, image: Image.Image, folder: Path) -> Path:
     keeps_bytes = item.read_photo is None and item.photo.suffix.lower() in files.PHOTO_SUFFIXES
     photo = unused(folder / (item.photo.name if keeps_bytes else f"{item.photo.stem}.png"))
     if photo.name.startswith(".") or photo.name.endswith(files.NO_PHOTOS):
-        raise UserError(f"{item.photo.name} has a name that is no photo's here; rename it")
+        raise UserError(f"{item.photo.name} has a name that is not read as a photo here; rename it")
     if not keeps_bytes:
         files.write_picture(image, photo)
         return photo

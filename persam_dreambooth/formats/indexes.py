@@ -1,4 +1,4 @@
-"""The two ways in which an index file says which mask is whose: lines of JSON, and COCO's annotations."""
+"""The two layouts in which an index file pairs photos with masks: JSON Lines and COCO annotations."""
 
 import json
 from collections import Counter, defaultdict
@@ -37,13 +37,13 @@ _Id = int | float | str
 
 @dataclass(frozen=True)
 class JsonLines:
-    """One line a photo: its path, its mask's and its words, the paths relative to the file.
+    """One line per photo, with its path, its mask's path and its caption; paths are relative to the file.
 
     Attributes:
-        name: the file's, with the folder that it lies in.
+        name: of the file, with its folder.
         photo, mask, caption: the keys.
-        turns: as of `Folders`.
-        photos, masks: the folders' names.
+        turns: see `Folders`.
+        photos, masks: names of the folders.
     """
 
     name: str
@@ -63,7 +63,7 @@ class JsonLines:
         return (Path(self.name).parent / "masks").as_posix()
 
     def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
-        """Write photo and mask."""
+        """Write photo and mask; return their line."""
         photo = write_photo(sample, folder / self.photos)
         mask = unused(folder / self.masks / f"{photo.stem}.png")
         files.write_mask(sample.mask, mask)
@@ -72,13 +72,13 @@ class JsonLines:
         return paths | {self.caption: sample.caption or ""}
 
     def close(self, lines: list[dict[str, Any]], folder: Path) -> None:
-        """Write the file."""
+        """Write the index."""
         with replacing(folder / self.name) as temporary:
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             temporary.write_text(text, encoding="utf-8")
 
     def find(self, given: Given) -> tuple[list[Item], list[str]]:
-        """What the lines say."""
+        """Read all lines."""
         path = index_file(given.folder, self.name)
         items, problems = [], []
         for number, line in enumerate(read_json_lines(path), start=1):
@@ -89,7 +89,7 @@ class JsonLines:
         return items, problems + clashes(item.photo for item in items)
 
     def _item(self, line: Any, folder: Path, given: Given) -> Item:
-        """What one line says."""
+        """Read one line."""
         if not isinstance(line, dict) or not isinstance(line.get(self.photo), str):
             raise UserError(f"it has no {self.photo!r}")
         photo = listed(line[self.photo], folder, given.folder, given.images)
@@ -97,7 +97,7 @@ class JsonLines:
         if not isinstance(mask, str):
             raise UserError(f"{photo.name} has no mask")
         if not isinstance(words, str | None) or not is_text(words or ""):
-            raise UserError(f"the {self.caption!r} of {photo.name} is no text")
+            raise UserError(f"the {self.caption!r} of {photo.name} is not text")
         levels = partial(
             read_levels, listed(mask, folder, given.folder, given.masks), "grey", None if self.turns else photo
         )
@@ -109,8 +109,8 @@ class Coco:
     """One JSON file of images, annotations with compressed run-length masks, and one category.
 
     Attributes:
-        name: the file's.
-        photos: the folder's name.
+        name: of the file.
+        photos: name of the folder.
     """
 
     name: str = "instances.json"
@@ -118,7 +118,7 @@ class Coco:
     masks: None = None
 
     def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
-        """Write photo and caption; the line is the annotation with its image in it."""
+        """Write photo and caption; return the annotation, with its image entry inside."""
         tools = coco_tools()
         encoded = tools.encode(np.asfortranarray(sample.mask.astype(np.uint8)))
         photo = write_photo(sample, folder / self.photos)
@@ -132,7 +132,7 @@ class Coco:
         }
 
     def close(self, lines: list[dict[str, Any]], folder: Path) -> None:
-        """Write the file."""
+        """Write the index."""
         images, annotations = [], []
         for number, line in enumerate(lines, start=1):
             images.append({"id": number, **line.pop("image")})
@@ -142,7 +142,7 @@ class Coco:
         files.write_json(whole, folder / self.name)
 
     def find(self, given: Given) -> tuple[list[Item], list[str]]:
-        """The images with what is annotated in them."""
+        """Read the images with their annotations."""
         coco_tools()
         path = index_file(given.folder, self.name)
         images, annotations, categories = _tables(path)
@@ -165,13 +165,13 @@ class Coco:
                 problems.append(f"{photo.name} has no mask")
                 continue
             items.append(Item(photo, partial(_levels, mine, image, photo), read_caption(photo.with_suffix(CAPTION))))
-        problems += [f"{mine[0].name} is of image {owner}, which is not listed" for owner, mine in masks.items()]
+        problems += [f"{mine[0].name} belongs to image {owner}, which is not listed" for owner, mine in masks.items()]
         return items, problems + clashes(item.photo for item in items)
 
 
 @dataclass(frozen=True)
 class _Annotation:
-    """One mask: its name for people, whose it is, and the mask as the file has it, unchecked."""
+    """One mask: its name for messages, its image and category, and the unchecked mask from the file."""
 
     name: str
     image: _Id
@@ -180,61 +180,64 @@ class _Annotation:
 
 
 def _tables(path: Path) -> tuple[list[dict[str, Any]], list[_Annotation], dict[_Id, str]]:
-    """Images, annotations, and the categories' names by their ids.
+    """Read images, annotations, and the category names by id.
 
     Raises:
-        UserError: the file is none of COCO's, or entries lack what is needed, all of them listed.
+        UserError: it is not a COCO file, or a list of the entries that lack required keys.
     """
     stored = read_json(path, "COCO file")
     if not isinstance(stored, dict) or not all(isinstance(stored.get(key), list) for key in ("images", "annotations")):
-        raise UserError(f"{path} is no COCO file of images and annotations; export it again")
+        raise UserError(f"{path} is not a COCO file of images and annotations; export it again")
     images, annotations, categories = stored["images"], stored["annotations"], stored.get("categories") or []
     problems = [
         *_problems(images, "image", {"id": _Id, "file_name": str}),
         *_problems(annotations, "annotation", {"image_id": _Id, "category_id": _Id | None}),
         *_problems(categories, "category", {"id": _Id, "name": str}),
     ]
-    refuse(problems, f"{path} is no COCO file")
+    refuse(problems, f"{path} is not a COCO file")
     counted = Counter(image["id"] for image in images)
     refuse(
-        [f"{count} images have the id {id}" for id, count in counted.items() if count > 1], f"{path} is no COCO file"
+        [f"{count} images have the id {id}" for id, count in counted.items() if count > 1],
+        f"{path} is not a COCO file",
     )
     named = [
-        _Annotation(_name(one, "annotation", number), one["image_id"], one.get("category_id"), one.get("segmentation"))
-        for number, one in enumerate(annotations, start=1)
+        _Annotation(
+            _name(entry, "annotation", number), entry["image_id"], entry.get("category_id"), entry.get("segmentation")
+        )
+        for number, entry in enumerate(annotations, start=1)
     ]
-    return images, named, {one["id"]: one["name"] for one in categories}
+    return images, named, {category["id"]: category["name"] for category in categories}
 
 
 def _problems(entries: Any, what: str, keys: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with a list of entries, each of which needs values of certain types."""
+    """Describe the problems in a list of entries, each of which needs keys with values of certain types."""
     for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
         if not isinstance(entry, dict):
-            yield f"{what} number {number} is no object"
+            yield f"{what} number {number} is not an object"
             continue
         unfit = [key for key, kind in keys.items() if not isinstance(entry.get(key), kind)]
-        yield from (f"{_name(entry, what, number)} has no {key} that can be read" for key in unfit)
+        yield from (f"{_name(entry, what, number)} has no valid {key}" for key in unfit)
 
 
 def _name(entry: dict[str, Any], what: str, number: int) -> str:
-    """By its id, as far as it has one, else by its place in the list."""
+    """Name an entry by its id if it has one, else by its place in the list."""
     known = entry.get("id")
     return f"{what} {str(known)[:40]}" if isinstance(known, _Id) else f"{what} number {number}"
 
 
 def _category(annotations: list[_Annotation], names: dict[_Id, str], wanted: str | None, path: Path) -> _Id | None:
-    """The id of the category that is the subject."""
-    used = {one.category for one in annotations}
-    called = {one: str(one) if one is None else names.get(one, str(one)) for one in used}
-    fitting = [one for one in used if wanted is None or called[one] == wanted]
+    """Return the id of the subject's category."""
+    used = {annotation.category for annotation in annotations}
+    titles = {id: str(id) if id is None else names.get(id, str(id)) for id in used}
+    fitting = [id for id in used if wanted is None or titles[id] == wanted]
     if len(fitting) > 1 or (wanted is not None and not fitting):
-        known = ", ".join(sorted(called.values()))
-        raise UserError(f"{path} has masks of {known}; say which is the subject with --category")
+        known = ", ".join(sorted(titles.values()))
+        raise UserError(f"{path} has masks of {known}; choose the subject with --category")
     return fitting[0] if fitting else None
 
 
 def _levels(annotations: list[_Annotation], image: dict[str, Any], photo: Path) -> Image.Image:
-    """The union of a photo's masks, as an image of mode L."""
+    """Decode the union of a photo's masks as an image of mode L."""
     width, height = _size(image, photo)
     mask = np.zeros((height, width), bool)
     for annotation in annotations:
@@ -246,7 +249,7 @@ def _levels(annotations: list[_Annotation], image: dict[str, Any], photo: Path) 
 
 
 def _size(image: dict[str, Any], photo: Path) -> tuple[int, int]:
-    """(width, height) that an entry gives a photo, which must be the file's, stored or upright."""
+    """Return the (width, height) in a photo's entry, which must be that of the file, stored or upright."""
     with open_picture(photo, "photo", decode=False) as picture:
         size = picture.size
     claimed = image.get("width", size[0]), image.get("height", size[1])

@@ -1,4 +1,4 @@
-"""The two ways in which folders alone say which mask is whose: a name of its own, or the photo's alpha channel."""
+"""The two layouts that pair photos with masks without an index: by file name, or in the photo's alpha channel."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ from persam_dreambooth.photos import files
 
 @dataclass(frozen=True)
 class Given:
-    """Where a trainer's data lie.
+    """Where a trainer's data is.
 
     Attributes:
-        folder: in which the convention's own names are looked for; or its index file.
-        images, masks: where the photos and masks are instead, where they have other names.
-        category: of a COCO file with several, the one that is the subject.
+        folder: holds the folders or the index that the convention names; or the index file itself.
+        images, masks: folders of photos and masks, if they have other names.
+        category: the subject's, in a COCO file with several.
     """
 
     folder: Path
@@ -42,20 +42,20 @@ class Given:
 
 
 class Layout(Protocol):
-    """How a trainer pairs photos and masks."""
+    """How a trainer's folder pairs photos with masks."""
 
     @property
     def photos(self) -> str:
-        """The folder of the photos, in the trainer's."""
+        """Name of the subfolder with the photos."""
         ...
 
     @property
     def masks(self) -> str | None:
-        """The folder of the masks; None where they are no files."""
+        """Name of the subfolder with the masks; None if masks are not files."""
         ...
 
     def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
-        """Write one photo and its mask; returns its line of the index, empty where there is none."""
+        """Write one photo and its mask; return its line of the index, empty if there is no index."""
         ...
 
     def close(self, lines: list[dict[str, Any]], folder: Path) -> None:
@@ -63,22 +63,22 @@ class Layout(Protocol):
         ...
 
     def find(self, given: Given) -> tuple[list[Item], list[str]]:
-        """The photos with their masks, and what is wrong with the folder, a few words each."""
+        """Find the photos with their masks, and describe each problem of the folder in a few words."""
         ...
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Photos in one folder, masks in another or the same, told apart by their names.
+    """Photos in one folder, masks in another or the same, distinguished by their names.
 
     Attributes:
-        photos, masks: the folders' names.
-        postfix: what the mask's stem has more than the photo's.
-        reserved: such endings of stems, which photos may not have.
-        whole_name: whether a mask has its photo's suffix too, so that both are PNG.
-        channel: what the trainer reads of a mask.
-        turns: whether the trainer turns photos and masks by their own EXIF; one that does not lays the mask
-            on the stored pixels.
+        photos, masks: names of the folders.
+        postfix: what is appended to the photo's stem to get the mask's.
+        reserved: endings that the stem of a photo may not have.
+        whole_name: whether a mask also has its photo's suffix, so that both are PNG.
+        channel: which channel of a mask the trainer reads.
+        turns: whether the trainer rotates photos and masks by their own EXIF; otherwise the mask lies on the
+            stored pixels.
     """
 
     photos: str = "images"
@@ -90,13 +90,13 @@ class Folders:
     turns: bool = False
 
     def mask_name(self, photo: Path) -> str:
-        """The name of a photo's mask.
+        """Return the name of a photo's mask.
 
         Raises:
-            UserError: the photo's own name is a mask's.
+            UserError: the photo's own name is that of a mask.
         """
         if photo.stem.endswith(self.reserved or ("\0",)):
-            raise UserError(f"{photo.name} has a name that stands for a mask there; rename it")
+            raise UserError(f"{photo.name} has a name that the trainer reserves for masks; rename it")
         return f"{photo.stem}{self.postfix}.png"
 
     def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
@@ -110,14 +110,14 @@ class Folders:
         """There is no index."""
 
     def find(self, given: Given) -> tuple[list[Item], list[str]]:
-        """Pair what is there by name."""
+        """Pair photos and masks by name."""
         images = given.images or _inside(given.folder, self.photos)
         masks = given.masks or (images if self.masks == self.photos else _inside(given.folder, self.masks))
         for path in (images, masks):
             if not path.is_dir():
                 raise UserError(f"{path} is not a folder; give the folders of the trainer's photos and masks")
         if images.resolve() == masks.resolve() and not self.postfix:
-            raise UserError(f"photos and masks are both looked for in {images}; give --images and --masks")
+            raise UserError(f"photos and masks would both be read from {images}; give --images and --masks")
         photos = [path for path in files.list_photos(images) if not path.stem.endswith(self.reserved or ("\0",))]
         candidates = [path for path in files.list_photos(masks) if path.stem.endswith(self.postfix)]
         problems = clashes(photos) + foreign(images, photos) + (foreign(masks) if images != masks else [])
@@ -140,11 +140,11 @@ class Folders:
 
 @dataclass(frozen=True)
 class Alpha:
-    """RGBA PNGs: opaque where the subject is.
+    """RGBA PNGs that are opaque where the subject is.
 
     Attributes:
-        photos: the folder's name.
-        background: whether what is transparent keeps its colours, as training needs; else it is gone.
+        photos: name of the folder.
+        background: whether transparent areas keep their colours, as training needs; otherwise they are erased.
     """
 
     photos: str = "images"
@@ -152,7 +152,7 @@ class Alpha:
     masks: None = None
 
     def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
-        """Write the photo with its mask in it, and the caption."""
+        """Write the photo with its mask as alpha channel, and the caption."""
         picture = sample.image.copy()
         alpha = Image.fromarray(sample.mask).convert("L")
         if not self.background:
@@ -167,7 +167,7 @@ class Alpha:
         """There is no index."""
 
     def find(self, given: Given) -> tuple[list[Item], list[str]]:
-        """Every picture, each of which must have an alpha channel."""
+        """Find all pictures, each of which must have an alpha channel."""
         images = given.images or _inside(given.folder, self.photos)
         photos = files.list_photos(images)
         read_photo: Callable[[Path], Image.Image] = _opaque if self.background else files.read_photo
@@ -186,12 +186,12 @@ def _alpha(photo: Path) -> Image.Image:
 
 
 def _opaque(photo: Path) -> Image.Image:
-    """The colours below the transparency too, which `read_photo` would show white."""
+    """Read a photo with the colours below its transparency, which `read_photo` would turn white."""
     return upright(files.read_picture(photo)).convert("RGBA").convert("RGB")
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """A folder of that name, or the given one where the user named the photos' own."""
+    """Return the subfolder of that name, or the folder itself if the user gave the subfolder."""
     inside = folder / name
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folder that holds the trainer's photos and masks")

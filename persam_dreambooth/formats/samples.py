@@ -1,4 +1,4 @@
-"""One photo with its mask: as it is handed to a convention, and as a convention finds it in a trainer's folder."""
+"""One photo with its mask: as given to a layout for writing, and as a layout finds it in a trainer's folder."""
 
 import os
 import shutil
@@ -18,26 +18,26 @@ from persam_dreambooth.images import TRANSPOSITIONS, orientation, to_rgb, to_srg
 from persam_dreambooth.photos import files
 
 COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-"""Photo files that every trainer here reads."""
+"""Suffixes of photos that every trainer here reads."""
 COMMON_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
-"""Pillow's names of what is in them; phones write MPO where the suffix says JPEG."""
+"""Pillow's names of their formats; phones write MPO into files with a JPEG suffix."""
 CAPTION = ".txt"
 LISTED = 50
-"""At most so many problems are named in a message."""
+"""Most problems that one message lists."""
 
 Channel = Literal["red", "grey"]
-"""What a trainer reads of a mask that has colours."""
+"""The channel that a trainer reads of a coloured mask."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One photo to be written.
+    """One photo to write.
 
     Attributes:
         photo: its file.
-        image: what is in it: upright 8-bit RGB.
-        mask: (H, W) bool of that image's size, True where the subject is.
-        caption: words, or None.
+        image: upright 8-bit RGB.
+        mask: (H, W) bool of the image's size, True where the subject is.
+        caption: text, or None.
     """
 
     photo: Path
@@ -52,9 +52,9 @@ class Item:
 
     Attributes:
         photo: its file.
-        read_levels: the mask as an upright image of mode L, white where the subject is; may raise a UserError.
-        caption: words, or None.
-        read_photo: the upright 8-bit RGB image; None where the file shows it as it is.
+        read_levels: reads the mask as an upright image of mode L, white where the subject is; may raise a UserError.
+        caption: text, or None.
+        read_photo: reads the photo as upright 8-bit RGB; None if the file can be used as it is.
     """
 
     photo: Path
@@ -64,7 +64,7 @@ class Item:
 
 
 def refuse(problems: Sequence[str], what: str) -> None:
-    """Raise a UserError that lists the problems, when there are any: each once, and of very many the first."""
+    """Raise a UserError that lists the problems, if there are any: each once, and at most the first 50."""
     if problems:
         different = list(dict.fromkeys(problems))
         more = f"; and {len(different) - LISTED} more" if len(different) > LISTED else ""
@@ -72,21 +72,24 @@ def refuse(problems: Sequence[str], what: str) -> None:
 
 
 def unused(path: Path) -> Path:
-    """The same path, at which nothing lies.
+    """Return the path, after checking that nothing exists there.
 
     Raises:
-        UserError: something does: where Dog.jpg and dog.jpg are one file, or two spellings of an accented name.
+        UserError: something does: on some file systems Dog.jpg and dog.jpg, or two spellings of an accented name,
+            are one file.
     """
     if os.path.lexists(path):
-        raise UserError(f"{path.name} would replace a file that this file system takes for the same; rename the photo")
+        raise UserError(
+            f"{path.name} would replace a file that has the same name to this file system; rename the photo"
+        )
     return path
 
 
 def read_caption(path: Path) -> str | None:
-    """The words in a caption file; None where there are none, or no file.
+    """Read a caption file; None if it is empty or missing.
 
     Raises:
-        UserError: it is no UTF-8 text.
+        UserError: it is not UTF-8 text.
     """
     if not path.is_file():
         return None
@@ -97,20 +100,20 @@ def read_caption(path: Path) -> str | None:
 
 
 def write_caption(caption: str | None, photo: Path) -> None:
-    """Write words beside a photo; no words, no file, since trainers stop at an empty one."""
+    """Write a caption beside a photo; no file if there is none, since trainers fail on an empty one."""
     if caption is not None:
         with replacing(unused(photo.with_suffix(CAPTION))) as temporary:
             temporary.write_text(caption + "\n", encoding="utf-8")
 
 
 def write_photo(sample: Sample, folder: Path, as_png: bool = False) -> Path:
-    """Write a photo such that every trainer sees the same picture in it, whatever it knows of EXIF.
+    """Write a photo so that every trainer sees the same picture, whether or not it applies EXIF.
 
-    The bytes are kept where the file is upright and opaque, in a format that all read; otherwise it
+    The bytes are kept if the file is upright and opaque, in a format that all trainers read; otherwise it
     becomes an upright RGB PNG of the same stem.
 
     Args:
-        as_png: make a PNG of it in any case.
+        as_png: write a PNG in any case.
     """
     suffix = sample.photo.suffix.lower()
     if not (suffix in COMMON_SUFFIXES and shows_itself(sample.photo)) or (as_png and suffix != ".png"):
@@ -124,17 +127,17 @@ def write_photo(sample: Sample, folder: Path, as_png: bool = False) -> Path:
 
 
 def shows_itself(photo: Path) -> bool:
-    """Whether the stored pixels are the upright, opaque 8-bit picture, in a format that every trainer reads."""
+    """Return whether the stored pixels are upright, opaque and 8-bit, in a format that every trainer reads."""
     with open_picture(photo, "photo", decode=False) as image:
         common = image.format in COMMON_FORMATS and image.mode in ("L", "RGB")
         return common and not image.has_transparency_data and to_srgb(image) is image and orientation(image) is None
 
 
 def read_levels(mask: Path, channel: Channel, lies_on: Path | None = None) -> Image.Image:
-    """A mask file as trainers read it, upright, mode L.
+    """Read a mask file as trainers do: upright, mode L.
 
     Args:
-        lies_on: the photo whose stored pixels, turned or not, it lies on; None where it is turned by its own EXIF.
+        lies_on: the photo on whose stored pixels, rotated or not, the mask lies; None if its own EXIF applies.
 
     Raises:
         UserError: it cannot be decoded.
@@ -142,13 +145,13 @@ def read_levels(mask: Path, channel: Channel, lies_on: Path | None = None) -> Im
     picture = files.read_drawn_mask(mask)
     turn = orientation(picture) if lies_on is None else _stored_orientation(lies_on)
     if picture.mode.startswith(("I", "F")):
-        picture = to_rgb(picture)  # 16 bit and float, which Pillow's own conversion would clip
+        picture = to_rgb(picture)  # 16-bit and float, which Pillow's own conversion would clip
     colours = picture.convert("RGB")
     levels = colours.getchannel("R") if channel == "red" else colours.convert("L")
     return levels if turn is None else levels.transpose(TRANSPOSITIONS[turn])
 
 
 def _stored_orientation(photo: Path) -> int | None:
-    """A photo's EXIF orientation, without decoding it."""
+    """Return a photo's EXIF orientation, without decoding the photo."""
     with open_picture(photo, "photo", decode=False) as image:
         return orientation(image)

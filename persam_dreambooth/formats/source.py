@@ -1,4 +1,4 @@
-"""What is to be exported: photos and masks as segmentation left them, or as two folders of the same names."""
+"""Photos and masks to export: the output of segmentation, or two folders with matching names."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from persam_dreambooth.photos.pairs import find_masks, left_out_of, mask_folder
 
 @dataclass(frozen=True)
 class Pair:
-    """A photo's file, its mask's, and the words beside the photo."""
+    """Paths of a photo and its mask, and the photo's caption."""
 
     photo: Path
     mask: Path
@@ -22,19 +22,19 @@ class Pair:
 
 @dataclass(frozen=True)
 class Source:
-    """What is there.
+    """The photos to export, and those left out.
 
     Attributes:
         pairs: sorted by the photos' names.
-        left_out: photos that segmentation could not read, that a person excluded, or in which segmentation
-            doubts the subject, with the reason.
+        left_out: photos that segmentation could not read, that a person excluded, or in which segmentation is
+            uncertain of the subject, each with the reason.
     """
 
     pairs: list[Pair]
     left_out: dict[Path, str]
 
     def unread_words(self, besides: tuple[Path, ...]) -> list[str]:
-        """What is not read in the photos' folders, a line each; see `files.unread_words`."""
+        """Report skipped files in the photos' folders, one line per folder; see `files.unread_words`."""
         folders = dict.fromkeys(pair.photo.parent for pair in self.pairs)
         return [words for folder in folders if (words := files.unread_words(files.unread_files(folder, besides)))]
 
@@ -42,17 +42,17 @@ class Source:
 def read_source(
     masks: Path, images: Path | None = None, caption_extension: str = CAPTION, include_doubtful: bool = False
 ) -> Source:
-    """Pair photos and masks, as training does.
+    """Pair photos and masks as training does.
 
     Args:
         masks: folder of masks with their photos' names, or the folder that `persam-dreambooth segment` wrote.
-        images: folder of photos; None for those that segmentation's manifest names.
-        caption_extension: of the text files beside the photos.
-        include_doubtful: keep photos in which segmentation doubts the subject.
+        images: folder of photos; None takes those in segmentation's manifest.
+        caption_extension: suffix of the text files beside the photos.
+        include_doubtful: keep photos in which segmentation is uncertain of the subject.
 
     Raises:
-        UserError: no such folder; photos without masks, masks without photos, clashing names, pictures
-            that are not read here, photos that are gone, all of them listed; or nothing is left.
+        UserError: no such folder; a list of photos without masks, masks without photos, clashing names, pictures
+            in unsupported formats and missing photos; or nothing is left.
     """
     folder = mask_folder(masks, "--masks")
     manifest = folder.parent / MANIFEST_NAME
@@ -60,13 +60,13 @@ def read_source(
     photos = _photos(images, entries, manifest)
     found = find_masks(folder, photos)
     left_out = left_out_of(photos, found, entries, include_doubtful)
-    problems = [f"{photo} is not there" for photo in photos if not photo.is_file()]
+    problems = [f"{photo} does not exist" for photo in photos if not photo.is_file()]
     problems += [problem for place in filter(None, (images, folder)) for problem in foreign(place)]
     kept = [photo for photo in photos if photo not in left_out]
     problems += [f"{photo.name} has no mask" for photo in kept if photo.stem not in found]
     stems = {photo.stem for photo in photos}
     problems += [f"the mask {path.name} has no photo" for stem, path in found.items() if stem not in stems]
-    refuse(problems, f"the masks in {folder} are not those of the photos")
+    refuse(problems, f"the masks in {folder} do not match the photos")
     if not kept:
         raise UserError(
             f"nothing to export: {'; '.join(left_out.values())}; look at the contact sheet, and keep photos whose "
@@ -78,11 +78,11 @@ def read_source(
 
 
 def _photos(images: Path | None, entries: list[ManifestEntry], manifest: Path) -> list[Path]:
-    """The photos of a folder, or those that the manifest names, sorted by name."""
+    """List the photos in a folder, or those in the manifest, sorted by name."""
     if images is not None:
         return files.find_photos(images)
     if not entries:
-        raise UserError(f"there is no {manifest} that says where the photos are; give them as --images")
+        raise UserError(f"there is no {manifest} to say where the photos are; give their folder as --images")
     paths = [manifest.parent / entry.photo for entry in entries]
     photos = sorted((path.parent.resolve() / path.name for path in paths), key=lambda photo: photo.name)
     files.refuse_clashing_stems(photos)

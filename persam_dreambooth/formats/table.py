@@ -1,6 +1,6 @@
-"""The table of trainers: where each wants its masks, and the lines of its configuration that say so.
+"""The table of trainers: where each expects its masks, and the configuration that points to them.
 
-All of them train where the mask is white, or opaque. To add a trainer is to add an entry.
+All of them train where the mask is white or opaque. To add a trainer, add an entry.
 """
 
 import json
@@ -15,15 +15,15 @@ from persam_dreambooth.formats.layouts import Alpha, Folders, Layout
 
 @dataclass(frozen=True)
 class Convention:
-    """One trainer's.
+    """How one trainer takes masks.
 
     Attributes:
-        title: what it is, for people.
-        layout: how photos and masks lie, to write and to read them.
-        config: name of the file that the snippet is saved as; empty where nothing needs to be configured.
-        snippet: what the trainer needs to be told; `$folder`, `$photos`, `$masks`, `$index`, `$config` stand for
+        title: name for messages.
+        layout: how photos and masks are arranged, for writing and reading.
+        config: name of the file that the snippet is saved as; empty if nothing needs to be configured.
+        snippet: configuration for the trainer; `$folder`, `$photos`, `$masks`, `$index`, `$config` stand for
             quoted absolute paths (JSON strings, which TOML, YAML and Python read alike).
-        beside: whether masks may lie beside untouched photos.
+        beside: whether masks may be written beside untouched photos.
     """
 
     title: str
@@ -33,11 +33,11 @@ class Convention:
     beside: bool = False
 
     def configured(self, folder: Path) -> str:
-        """The snippet for a folder in which photos and masks lie as the layout has it."""
+        """Return the snippet for a folder in which photos and masks follow the layout."""
         return self._filled(folder, folder / self.layout.photos, folder / (self.layout.masks or ""))
 
     def configured_beside(self, photos: Path) -> str:
-        """The snippet for masks that lie beside their photos."""
+        """Return the snippet for masks beside their photos."""
         return self._filled(photos, photos, photos)
 
     def _filled(self, folder: Path, photos: Path, masks: Path) -> str:
@@ -47,7 +47,7 @@ class Convention:
 
 
 def quoted(text: str) -> str:
-    """A string that JSON, TOML, YAML and Python read alike: TOML knows no surrogate pairs, YAML no raw controls."""
+    """Quote a string for JSON, TOML, YAML and Python alike: TOML has no surrogate pairs, YAML no raw controls."""
     return re.sub(
         r"[\x7f-\x9f\u2028\u2029\ufeff]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False)
     )
@@ -194,11 +194,11 @@ CONVENTIONS = {
     "invoke": Convention("invoke-training", JsonLines("data.jsonl", "image", "mask"), "invoke.yaml", INVOKE),
     "imagefolder": Convention(
         "Hugging Face datasets",
-        # In a folder `train`: of photos named test.jpg or val-1.jpg the library would make other splits.
+        # In a folder `train`, since the library would make other splits of photos named test.jpg or val-1.jpg.
         JsonLines("train/metadata.jsonl", "file_name", "mask_file_name", turns=True),
         "load.py",
         IMAGEFOLDER,
     ),
     "coco": Convention("COCO run-length masks", Coco(), "load.py", COCO),
-    "cutout": Convention("cut-outs: the subject on nothing", Alpha(background=False)),
+    "cutout": Convention("cut-outs: the subject on transparency", Alpha(background=False)),
 }

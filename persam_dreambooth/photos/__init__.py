@@ -1,1 +1,1 @@
-"""Files on disk: photos, masks, the manifest, and the pictures people look at. No models here."""
+"""Files on disk: photos, masks, the manifest, and pictures for people to look at. No models here."""

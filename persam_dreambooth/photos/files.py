@@ -1,4 +1,4 @@
-"""Read and write photos and masks; nothing is ever half-written."""
+"""Read and write photos and masks; every write is atomic."""
 
 import errno
 import hashlib
@@ -31,11 +31,11 @@ UNREAD_NAME = "not_read.json"
 
 
 def read_photo(path: Path, managed: bool = True) -> Image.Image:
-    """A photo as an upright 8-bit RGB image; of several pictures in the file, the first.
+    """Read a photo as an upright 8-bit RGB image; if the file holds several images, the first.
 
     Args:
         path: the file.
-        managed: convert its colours to sRGB by its profile; see `to_rgb`.
+        managed: convert its colours to sRGB by the embedded profile; see `to_rgb`.
 
     Raises:
         UserError: the file cannot be opened or decoded.
@@ -45,14 +45,14 @@ def read_photo(path: Path, managed: bool = True) -> Image.Image:
 
 
 def read_mask(path: Path, known: bool = False) -> NDArray[np.bool_]:
-    """A mask file of any kind as (H, W) bool; see `to_mask`.
+    """Read a mask file of any kind as (H, W) bool; see `to_mask`.
 
     Args:
         path: the file.
-        known: it was read before, and need not be looked at again.
+        known: the file was checked before, so that it need not be checked again.
 
     Raises:
-        UserError: the file cannot be opened or decoded, or is a photo and no mask.
+        UserError: the file cannot be opened or decoded, or is a photo instead of a mask.
     """
     with open_picture(path, "mask") as image:
         if not known:
@@ -61,10 +61,10 @@ def read_mask(path: Path, known: bool = False) -> NDArray[np.bool_]:
 
 
 def read_drawn_mask(path: Path) -> Image.Image:
-    """A mask file as it is, decoded: where its values matter.
+    """Read a mask file with its stored values.
 
     Raises:
-        UserError: as `read_mask`.
+        UserError: see `read_mask`.
     """
     with open_picture(path, "mask") as image:
         refuse_picture(image, f"the mask {path}")
@@ -72,7 +72,7 @@ def read_drawn_mask(path: Path) -> Image.Image:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """An image file as it is, decoded.
+    """Read an image file as stored.
 
     Raises:
         UserError: the file cannot be opened or decoded.
@@ -82,7 +82,7 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def check_output_folder(folder: Path) -> None:
-    """Refuse, before any work, an output folder that cannot be made.
+    """Refuse an output folder that cannot be created, before any work is done.
 
     Raises:
         UserError: it is a file, lies below one, or is a link to itself.
@@ -91,12 +91,10 @@ def check_output_folder(folder: Path) -> None:
         folder.stat()
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise UserError(
-                f"the output folder {folder} is a link that leads back to itself; choose another"
-            ) from error
+            raise UserError(f"the output folder {folder} is a link to itself; choose another") from error
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
-            raise UserError(f"the output folder {folder} cannot be made: {path} is a file; choose another folder")
+            raise UserError(f"the output folder {folder} cannot be created: {path} is a file; choose another folder")
 
 
 def refuse_other_runs(
@@ -107,31 +105,33 @@ def refuse_other_runs(
     besides: Sequence[str] = (),
     remedy: str = "choose another output folder",
 ) -> bool:
-    """Whether a folder is an earlier call's with these settings; one that is empty or absent is welcome too.
+    """Return whether a folder is from an earlier run with the same settings; it may also be empty or absent.
 
     Args:
         folder: the output folder.
-        name: of the JSON file in it that holds a run's settings.
-        settings: this run's.
-        what: a run of this kind, for people: "run" and its owner, "segmentation run".
-        besides: names of files that a folder without settings may hold, with the manifest's lock.
-        remedy: what to do about a folder that holds another run.
+        name: the JSON file in it that stores a run's settings.
+        settings: the settings of this run.
+        what: the kind of run, for messages: "segmentation run".
+        besides: names of files that a folder without settings may hold, besides the manifest's lock.
+        remedy: what the user can do about a folder of another run.
 
     Raises:
-        UserError: it holds another run, or something else, or cannot be made.
+        UserError: it holds another run or other files, or cannot be created.
     """
     check_output_folder(folder)
     path = folder / name
     if not path.exists():
-        there = [one for one in folder.iterdir() if not is_unfinished(one)] if folder.exists() else []
-        if any(one.name not in (LOCK_NAME, *besides) for one in there):
-            raise UserError(f"{folder} exists and is no {what}'s; choose another or an empty output folder")
+        found = [item for item in folder.iterdir() if not is_unfinished(item)] if folder.exists() else []
+        if any(item.name not in (LOCK_NAME, *besides) for item in found):
+            raise UserError(
+                f"{folder} exists and is not from an earlier {what}; choose another or an empty output folder"
+            )
         return False
     try:
         before = dict(json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged; {remedy}") from error
-    # Through JSON and back, as the stored ones went: tuples are lists there.
+    # To JSON and back, like the stored settings: tuples become lists.
     changed = [key for key, value in json.loads(json.dumps(dict(settings))).items() if before.get(key) != value]
     if changed:
         raise UserError(f"{folder} holds another {what.split()[-1]} ({', '.join(changed)} differ); {remedy}")
@@ -139,18 +139,18 @@ def refuse_other_runs(
 
 
 def write_json(value: object, path: Path) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     with replacing(path) as temporary:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-        # A path that is no UTF-8 has halves of surrogate pairs, for which JSON's escapes look as Python's do.
+        # A path that is not UTF-8 holds lone surrogates, which JSON escapes in the same way as Python.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def note_unread(unread: Mapping[Path, str], output: Path) -> None:
-    """Keep `unread_files` beside what was made of the others, as `not_read.json`, by name; no file for none."""
+    """Write the result of `unread_files` to `not_read.json` in the output folder, by name; no file if it is empty."""
     path = output / UNREAD_NAME
     if unread:
-        write_json({one.name: reason for one, reason in unread.items()}, path)
+        write_json({file.name: reason for file, reason in unread.items()}, path)
     else:
         path.unlink(missing_ok=True)
 
@@ -162,27 +162,27 @@ def write_mask(mask: NDArray[np.bool_], path: Path) -> None:
 
 
 def encoded(picture: Image.Image, form: str) -> bytes:
-    """A picture as the bytes of a file of Pillow's format `form`, such as PNG."""
+    """Encode a picture in Pillow's format `form`, such as PNG."""
     buffer = BytesIO()
     picture.save(buffer, format=form)
     return buffer.getvalue()
 
 
 def write_bytes(content: bytes, path: Path) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_picture(picture: Image.Image, path: Path) -> None:
-    """Save a picture in the format of its suffix."""
+    """Save a picture in the format that the path's suffix names."""
     with replacing(path) as temporary:
         picture.save(temporary)
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal: whether it is still the file it was; "" where it cannot be read."""
-    if not path.is_file():  # a pipe would be waited for
+    """Return the SHA-256 of a file's bytes in hexadecimal, to see whether it has changed; "" if it cannot be read."""
+    if not path.is_file():  # opening a pipe would block
         return ""
     try:
         with path.open("rb") as file:

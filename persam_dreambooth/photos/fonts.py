@@ -1,4 +1,4 @@
-"""A font that can write a caption: Pillow's own for Latin, else an installed one that has every letter."""
+"""Find a font for a caption: Pillow's own for Latin, else an installed one that has every letter."""
 
 import sys
 import unicodedata
@@ -31,16 +31,16 @@ BROAD = (
 )
 """Names of fonts that go beyond Latin, on Linux, macOS and Windows."""
 UNUSED = "\U0010fffe"
-"""A code point that is no letter: what a font draws for it, it draws for every letter that it lacks."""
+"""A code point without a letter: fonts draw it as they draw every letter that they lack."""
 
 
 def writable(text: str, size: int, otherwise: str) -> tuple[str, Font]:
-    """A caption in one line and a font that has all of its letters.
+    """Return a caption on one line and a font that has all of its letters.
 
     Args:
-        text: anything; white space, line breaks too, becomes single spaces.
-        size: of the letters in pixels.
-        otherwise: Latin text to write where no font has all of them.
+        text: any text; white space, line breaks included, becomes single spaces.
+        size: of the letters, in pixels.
+        otherwise: Latin text to use instead if no font has all letters.
     """
     text = " ".join(text.split())
     letters = "".join(sorted(set(text) - {" "}))
@@ -52,7 +52,7 @@ def writable(text: str, size: int, otherwise: str) -> tuple[str, Font]:
 
 
 def covers(font: Font, letters: str) -> bool:
-    """Whether a font has a glyph of its own for each letter, instead of the box that stands for a missing one."""
+    """Return whether a font has a glyph for every letter, instead of the box that stands for a missing one."""
     box = _drawn(font, UNUSED)
     return all(unicodedata.category(letter) in ("Cf", "Mn") or _drawn(font, letter) != box for letter in letters)
 
@@ -67,13 +67,13 @@ def _fonts(size: int) -> Iterator[Font]:
     for path in _installed():
         try:
             yield ImageFont.truetype(path, size)
-        except OSError:  # damaged, or bitmaps of one size only
+        except OSError:  # damaged, or a bitmap font of one size
             continue
 
 
 @cache
 def _installed() -> tuple[str, ...]:
-    """Files of the fonts in `BROAD` that are here, matplotlib's copy of DejaVu first."""
+    """List the installed files of the fonts in `BROAD`, matplotlib's copy of DejaVu first."""
     spec = find_spec("matplotlib")
     folders = [Path(spec.origin).parent / "mpl-data" / "fonts"] if spec and spec.origin else []
     home = Path.home()

@@ -1,4 +1,4 @@
-"""Find the photos of a folder, and say what in it is passed over."""
+"""Find the photos in a folder, and report the files that are skipped."""
 
 import os
 from collections import defaultdict
@@ -14,32 +14,32 @@ PHOTO_SUFFIXES = (
     *(".avif", ".heic", ".heif", ".hif"),
 )
 NO_PHOTOS = ("-masklabel.png", "-condlabel.png")
-"""How the names of masks end that OneTrainer, and `export --in_place` for it, keep beside the photos."""
+"""Name endings of the masks that OneTrainer, and `export --in_place` for it, keep beside the photos."""
 VIDEOS = (".mov", ".mp4", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts")
 RAW = (".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".raw")
 NOTES = (
     *(".txt", ".caption", ".tags", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".csv", ".md", ".html", ".xml"),
     *(".xmp", ".aae", ".ini", ".db", ".npz", ".npy", ".safetensors", ".lock"),
 )
-"""What lies beside photos and is none: captions, metadata, the caches of trainers and viewers."""
+"""Suffixes of other files found beside photos: captions, metadata, caches of trainers and viewers."""
 DEPTH = 3
-"""Folders of photos are looked for so many folders deep."""
+"""How many levels deep to look for folders of photos."""
 OUTPUT_NAME = "segmented"
-"""Where the review page puts the masks of a folder unless something else is said: a folder of this name in it."""
+"""Default name of the subfolder in which the review page puts a folder's masks."""
 SEGMENTATION = "segmentation.json"
 OURS = (MANIFEST_NAME, SEGMENTATION, "training_config.yaml", "model_index.json")
-"""Files by which the folders are known that our verbs write."""
+"""Files that mark a folder as written by one of our commands."""
 
 
 def find_photos(folder: Path, besides: tuple[Path, ...] = ()) -> list[Path]:
-    """The photos that lie directly in a folder, sorted by name.
+    """List the photos directly in a folder, sorted by name.
 
     Args:
-        folder: where to look; hidden files, other kinds of files and OneTrainer's masks are passed over.
-        besides: files that are no photos of the subject although they look like it (the reference mask).
+        folder: where to look; hidden files, other kinds of files and OneTrainer's masks are skipped.
+        besides: image files that are not photos of the subject (the reference mask).
 
     Raises:
-        UserError: no such folder, no photo in it, or two photos that differ only in their suffix
+        UserError: no such folder, no photo in it, or two photos whose names differ only in the suffix
             (their masks would have the same name).
     """
     if not folder.is_dir():
@@ -51,7 +51,7 @@ def find_photos(folder: Path, besides: tuple[Path, ...] = ()) -> list[Path]:
     if not photos:
         words = unread_words(unread_files(folder, besides))
         raise UserError(
-            f"no photo found in {folder}{f' ({words})' if words else ''}; put files there that end in "
+            f"no photo found in {folder}{f' ({words})' if words else ''}; put files there whose names end in "
             f"{', '.join(PHOTO_SUFFIXES)}"
         )
     refuse_clashing_stems(photos)
@@ -59,31 +59,31 @@ def find_photos(folder: Path, besides: tuple[Path, ...] = ()) -> list[Path]:
 
 
 def refuse_clashing_stems(paths: Sequence[Path]) -> None:
-    """Raise a UserError when two files of a folder differ only in their suffix."""
+    """Raise a UserError if the names of two files in a folder differ only in the suffix."""
     by_stem = defaultdict(list)
     for path in paths:
         by_stem[path.stem].append(path.name)
     clashes = [" and ".join(names) for names in by_stem.values() if len(names) > 1]
     if clashes:
         raise UserError(
-            f"files in {paths[0].parent} have the same name but for the suffix: {'; '.join(clashes)}; "
+            f"files in {paths[0].parent} have the same name except for the suffix: {'; '.join(clashes)}; "
             "rename one of each pair, since a mask has its photo's name"
         )
 
 
 def list_photos(folder: Path) -> list[Path]:
-    """The image files that lie directly in a folder, sorted by name, hidden ones left out."""
+    """List the image files directly in a folder, without hidden ones, sorted by name."""
     return sorted(
         path for path in folder.iterdir() if is_photo(path) and not path.name.startswith(".") and path.is_file()
     )
 
 
 def folders_below(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
-    """A folder and those in it, sorted, without hidden ones, links, and what a segmentation wrote.
+    """Yield a folder and its subfolders, sorted, without hidden ones, links, and the output of `segment`.
 
     Args:
-        folder: where to begin.
-        depth: how many folders deep to look.
+        folder: the root.
+        depth: how many levels deep to look.
     """
     if (folder / SEGMENTATION).exists():
         return
@@ -94,24 +94,24 @@ def folders_below(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
 
 
 def is_photo(path: Path) -> bool:
-    """Whether a file's name ends as a photo's that is read here."""
+    """Return whether a file has the suffix of a photo format that is read here."""
     return path.suffix.lower() in PHOTO_SUFFIXES
 
 
 def where(path: Path) -> str:
-    """The place that a path leads to; unlike `resolve` this bears links that lead in a circle."""
+    """Return the path with links resolved; unlike `resolve`, this accepts circular links."""
     return os.path.realpath(path) if "\0" not in str(path) else str(path)
 
 
 def unread_files(folder: Path, besides: Iterable[Path] = ()) -> dict[Path, str]:
-    """What a folder holds that `find_photos` passes over without being told to, sorted by name, each with the reason.
+    """List what `find_photos` skips in a folder without being told to, sorted by name, each with the reason.
 
-    Captions and other notes beside photos, hidden files, OneTrainer's masks and folders without photos are no such
-    thing.
+    Captions and other notes beside photos, hidden files, OneTrainer's masks and folders without photos are not
+    listed.
 
     Args:
-        folder: of photos.
-        besides: files and folders that are known for something else: masks, the output.
+        folder: the photos.
+        besides: files and folders with another known purpose: masks, the output.
     """
     passed_over = set(map(where, besides))
     reasons = {}
@@ -125,7 +125,7 @@ def unread_files(folder: Path, besides: Iterable[Path] = ()) -> dict[Path, str]:
 
 
 def unread_words(unread: Mapping[Path, str]) -> str:
-    """`unread_files` in one line for the screen; empty where everything is read."""
+    """Format the result of `unread_files` as one line for the screen; empty if everything is read."""
     by_reason = defaultdict(list)
     for path, reason in unread.items():
         by_reason[reason].append(path.name + "/" * path.is_dir())
@@ -136,21 +136,21 @@ def unread_words(unread: Mapping[Path, str]) -> str:
 
 
 def _unread_file(path: Path) -> str | None:
-    """Why a file that is no folder is not read; None for photos and for what nobody takes for one."""
+    """Return why a file is not read; None for photos, and for files that nobody would take for one."""
     suffix = path.suffix.lower()
     if not path.is_file():
-        return "a link that leads nowhere" if path.is_symlink() else "no regular file"
+        return "a broken link" if path.is_symlink() else "not a regular file"
     if is_photo(path) or suffix in NOTES:
         return None
     if suffix in VIDEOS:
         return "a video: see `persam-dreambooth video`"
     if suffix in RAW:
         return "a camera's raw file: export it as JPEG"
-    return "a file of a kind that is not read"
+    return "an unsupported file type"
 
 
 def _unread_folder(folder: Path) -> str | None:
-    """Why a folder is not read; None where it holds no photo, or what a verb of ours wrote."""
+    """Return why a folder is not read; None if it holds no photo, or the output of one of our commands."""
     if any((folder / name).exists() for name in OURS):
         return None
     try:

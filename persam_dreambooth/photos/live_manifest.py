@@ -1,4 +1,4 @@
-"""A manifest that is looked at again and again: only what was added since is read."""
+"""A manifest that is polled repeatedly: only lines added since the last look are read."""
 
 import os
 import threading
@@ -22,10 +22,10 @@ class LiveManifest:
         self._end, self._last = 0, b""
 
     def entries(self) -> Mapping[str, ManifestEntry]:
-        """All of them as they are now, the same objects as long as their lines stay; not to be changed.
+        """Return all current entries, the same objects as long as their lines stay; do not modify them.
 
         Raises:
-            UserError: as `stream_manifest`.
+            UserError: see `stream_manifest`.
         """
         with self._reading:
             try:
@@ -38,12 +38,12 @@ class LiveManifest:
             return self._entries
 
     def get(self, photo: str) -> ManifestEntry | None:
-        """The newest entry of a photo, by its path or name; errors as `entries`."""
+        """Return the newest entry of a photo, by its path or name; errors as for `entries`."""
         return self.entries().get(Path(photo).stem)
 
     def _read(self, now: os.stat_result) -> None:
         start = self._end if self._has_only_grown(now) else 0
-        self._file = None  # until all of it is read well
+        self._file = None  # until all of it was read without error
         added = {Path(entry.photo).stem: entry for entry in stream_manifest(self._path, start)}
         with self._path.open("rb") as file:
             file.seek(start)
@@ -55,7 +55,7 @@ class LiveManifest:
         self._file = now
 
     def _has_only_grown(self, now: os.stat_result) -> bool:
-        """Whether the file still has what was read of it."""
+        """Return whether the file still begins with what was read of it."""
         before = self._file
         if before is None or before.st_ino != now.st_ino or now.st_size < self._end or not is_whole_line(self._last):
             return False

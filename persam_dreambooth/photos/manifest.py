@@ -1,4 +1,4 @@
-"""The manifest: one line of JSON a photo, what was found in it and where its mask lies."""
+"""The manifest: one JSON line per photo, with what was found in it and where its mask is."""
 
 import errno
 import json
@@ -21,34 +21,34 @@ from persam_dreambooth.photos.names import can_name_a_file
 
 MANIFEST_NAME = "manifest.jsonl"
 LOCK_NAME = ".manifest.lock"
-"""Held by whoever writes the manifest; empty, and left there."""
+"""Lock held by whoever writes the manifest; an empty file that stays there."""
 OWN_FILES: Final = {"mask": "masks/{}.png", "overlay": "overlays/{}.jpg", "instances": "instances/{}.png"}
-"""The only files that a photo's line may name, by the stem of the photo's name."""
+"""The only files that a photo's line may name, by the stem of the photo's file name."""
 
 
 @dataclass(frozen=True)
 class ManifestEntry:
-    """What is known of one photo.
+    """Everything known about one photo.
 
     Attributes:
         photo: path of the photo, relative to the manifest's folder, with forward slashes.
         digest: SHA-256 of the photo's bytes.
         width, height: of the upright photo, in pixels; None when it could not be decoded.
-        mask, overlay: paths relative to the manifest's folder; None when there is none.
-        mask_digest: SHA-256 of the mask file's bytes when this was written.
-        source: "persam" for a mask that was found, "reference" for the one the user gave to find the
-            others by, "corrected" for one that was clicked or painted right on the review page, "given" for one
+        mask, overlay: paths relative to the manifest's folder, or None.
+        mask_digest: SHA-256 of the mask file's bytes when this entry was written.
+        source: "persam" for a mask that was found, "reference" for the user's mask by which the others are
+            found, "corrected" for one corrected by clicks or strokes on the review page, "given" for one
             made elsewhere or changed since.
-        score: predicted IoU, which may be a little above 1 and is shown as 1 then; None for the user's own mask.
-        presence: "found", "unsure" or "not found": whether the mask is the subject's; None where nobody decided.
-        probability: of that, in [0, 1].
-        reason: why it is not "found"; one sentence.
-        instances: path of a palette PNG that numbers the subject's instances; None unless all were asked for.
+        score: predicted IoU, which may be slightly above 1 (shown as 1); None for the user's own mask.
+        presence: "found", "unsure" or "not found": whether the mask is of the subject; None if undecided.
+        probability: that the mask is of the subject, in [0, 1].
+        reason: why presence is not "found"; one sentence.
+        instances: path of a palette PNG that numbers the subject's instances; None unless all were requested.
         points: (x, y) in pixels of the upright photo, the positive one first.
-        point_labels: 1 for positive, 0 for negative, one a point.
+        point_labels: 1 for positive, 0 for negative, one per point.
         box: XYXY in pixels of the upright photo; None for an empty mask.
         warnings: one sentence each.
-        error: why the photo could not be used; None when it was.
+        error: why the photo could not be used; None if it was.
         review: what a person decided: "approved", "excluded" (training leaves the photo out), or None.
     """
 
@@ -73,46 +73,45 @@ class ManifestEntry:
     review: str | None = None
 
     @property
-    def doubted(self) -> bool:
-        """Whether the presence rule decided, and not that the mask is the subject's; a person's approval wins."""
+    def uncertain(self) -> bool:
+        """Whether the presence rule decided anything but "found"; a person's approval overrides it."""
         return self.presence not in (None, "found") and self.review != "approved"
 
     @property
     def excluded(self) -> bool:
-        """Whether a person took the photo out."""
+        """Whether a person excluded the photo."""
         return self.review == "excluded"
 
     @property
     def reviewed(self) -> bool:
-        """Whether a person made or judged this mask, so that no run may replace it."""
+        """Whether a person made or judged this mask, so that no run may overwrite it."""
         return self.review is not None or self.source in ("reference", "corrected", "given")
 
 
 def read_manifest(path: Path, own_files: bool = True) -> list[ManifestEntry]:
-    """All entries, in the file's order; see `stream_manifest`."""
+    """Read all entries, in the file's order; see `stream_manifest`."""
     return list(stream_manifest(path, own_files=own_files))
 
 
 def newest_entries(path: Path) -> list[ManifestEntry]:
-    """The newest entry of each photo, which is its last: the page adds lines at the end. Errors: `stream_manifest`."""
+    """Read the newest entry of each photo, its last line: the review page appends. Errors: see `stream_manifest`."""
     return list({_stem(entry.photo): entry for entry in stream_manifest(path)}.values())
 
 
 def stream_manifest(path: Path, start: int = 0, own_files: bool = True) -> Iterator[ManifestEntry]:
-    """The entries one after the other, in the file's order; none when there is no file.
+    """Yield the entries one by one, in the file's order; none if there is no file.
 
-    Of a photo with several lines the last one counts. A last line that was cut off (the writer was killed) is passed
-    over.
+    If a photo has several lines, the last one counts. A truncated last line (its writer was killed) is skipped.
 
     Args:
         path: the file.
-        start: the byte at which the first line begins.
-        own_files: refuse lines that name other files than their photo's own in this folder. The manifest that training
-            writes, whose masks lie elsewhere, is read without; nothing may be written or removed by it.
+        start: the byte offset of the first line.
+        own_files: refuse lines that name files other than their photo's own in this folder. Turn it off only to read
+            the manifest that training writes, whose masks are elsewhere; never write or remove files by that one.
 
     Raises:
-        UserError: it is no regular file, a line before the last is damaged, a line has keys or values that are not a
-            manifest's, or names other files than its photo's own here.
+        UserError: it is not a regular file, a line before the last is damaged, or a line has unknown keys, invalid
+            values, or names files other than its photo's own here.
     """
     if not path.exists():
         return
@@ -128,30 +127,30 @@ def stream_manifest(path: Path, start: int = 0, own_files: bool = True) -> Itera
             except json.JSONDecodeError:
                 damaged = number
                 continue
-            except (ValueError, RecursionError):  # numbers of thousands of digits, brackets without end
+            except (ValueError, RecursionError):  # numbers of thousands of digits, endless brackets
                 values = None
             reason = _refusal(values) or (_straying(values, path.parent) if own_files else None)
             if reason:
                 raise UserError(
-                    f"line {number} of {path} is no manifest entry ({reason}); delete it or choose another folder"
+                    f"line {number} of {path} is not a manifest entry ({reason}); delete it or choose another folder"
                 )
             yield ManifestEntry(**values)
 
 
 def _refusal(values: Any) -> str | None:
-    """Why the values of a line are not an entry's; None if they are."""
+    """Return why the values of a line do not form an entry; None if they do."""
     if not isinstance(values, dict) or not {"photo", "digest"} <= set(values):
         return "it has no photo and digest"
     for key, value in values.items():
         if key not in _KINDS or not _fits(value, _KINDS[key]):
-            return f"{key[:40]!r} is not known or has a value of another kind"
+            return f"{key[:40]!r} is not known or has a value of another type"
     return None
 
 
 def _straying(values: Any, folder: Path) -> str | None:
-    """Which file a line names that is not its photo's own in this folder; None if there is none such.
+    """Return which file a line names that is not its photo's own in this folder; None if all are.
 
-    What a line names is read, overwritten and removed.
+    Files named in a line get read, overwritten and removed.
     """
     stem = Path(values["photo"]).stem
     for key, form in OWN_FILES.items():
@@ -167,7 +166,7 @@ def _straying(values: Any, folder: Path) -> str | None:
 
 
 def _fits(value: object, kind: Any) -> bool:
-    """Whether a value that JSON gave is of a field's type, and of a size that everything bears."""
+    """Return whether a JSON value has a field's type, and a size that all readers can handle."""
     if get_origin(kind) is list:
         return isinstance(value, list) and all(_fits(part, get_args(kind)[0]) for part in value)
     if get_args(kind):
@@ -185,18 +184,18 @@ _KINDS: Final = get_type_hints(ManifestEntry)
 
 
 class ManifestIndex:
-    """Entries to be looked up by the name that their masks have, the newest of each; on disk, since albums are large.
+    """Look up the newest entry for a mask's name; kept on disk, since albums are large.
 
     Args:
-        paths: a manifest, and journals of it, whose lines are newer, as later lines are; but what a person
-            reviewed in the manifest stays.
+        paths: a manifest, then its journals, whose lines are newer; but entries that a person reviewed in the
+            manifest are kept.
 
     Raises:
-        UserError: as `stream_manifest`.
+        UserError: see `stream_manifest`.
     """
 
     def __init__(self, *paths: Path) -> None:
-        self._table = sqlite3.connect("")  # a nameless file that goes when this does
+        self._table = sqlite3.connect("")  # an unnamed file, removed with the connection
         self._table.execute("CREATE TABLE entries (stem BLOB PRIMARY KEY, line BLOB) WITHOUT ROWID")
         for path in paths[:1]:
             self._add(stream_manifest(path))
@@ -209,7 +208,7 @@ class ManifestIndex:
         self._table.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", lines)
 
     def get(self, photo: str) -> ManifestEntry | None:
-        """The entry of a photo, by its path or name, or of one that has a mask of the same name."""
+        """Return the entry of a photo, by its path or name, or of another photo with the same mask name."""
         found = self._table.execute("SELECT line FROM entries WHERE stem = ?", (_stem(photo),)).fetchone()
         return None if found is None else parse_line(found[0])
 
@@ -218,28 +217,28 @@ class ManifestIndex:
 
 
 def append_entry(path: Path, entry: ManifestEntry) -> None:
-    """Add one line at the end, so that a killed run loses at most the photo it was at; in a `locked` block."""
+    """Append one line, so that a killed run loses at most its current photo. To be called in a `locked` block."""
     append_line(path, format_line(entry))
 
 
 def locked(path: Path) -> AbstractContextManager[object]:
-    """Keep all other writers from a manifest for a block; they wait.
+    """Lock a manifest for the block; other writers wait.
 
     Args:
-        path: the manifest; its folder is made.
+        path: the manifest; its folder is created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path.parent / LOCK_NAME)
 
 
 def manifest_line(path: Path, photo: str) -> bytes | None:
-    """The newest line of a photo as it stands in the file, its end included; None without one."""
+    """Return a photo's newest line as stored, with its line break; None if it has none."""
     lines = [line for line in _lines(path) if _stem_of(line) == _stem(photo)]
     return lines[-1] if lines else None
 
 
 def put_line(path: Path, photo: str, line: bytes | None) -> None:
-    """Put a line in a photo's place, or take it out; all other lines stay, byte for byte.
+    """Replace a photo's lines by one line, or remove them; all other lines stay, byte for byte.
 
     To be called in a `locked` block.
     """
@@ -255,12 +254,12 @@ def put_line(path: Path, photo: str, line: bytes | None) -> None:
 
 
 def append_line(path: Path, line: bytes) -> int:
-    """Add a line at the end, after what is whole there; returns the byte at which it begins.
+    """Append a line after the last complete one; return its byte offset.
 
-    To be called in a `locked` block. The line is whole or, to all readers, absent.
+    To be called in a `locked` block. To all readers the line is complete or absent.
     """
     is_new = not path.exists()
-    with path.open("ab+", buffering=0) as file:  # nothing may be written later, when this has failed
+    with path.open("ab+", buffering=0) as file:  # unbuffered: after a failure, nothing may be written later
         end = file.seek(0, os.SEEK_END)
         tail = _unended(file, end)
         if tail and is_whole_line(tail):
@@ -280,7 +279,7 @@ def append_line(path: Path, line: bytes) -> int:
 
 
 def take_back_line(path: Path, start: int, line: bytes) -> bool:
-    """Cut the last line off again if it is this one, at this byte; returns whether it was. In a `locked` block."""
+    """Remove the last line if it is this one, at this byte offset; return whether it was. In a `locked` block."""
     if not path.is_file():
         return False
     with path.open("rb+") as file:
@@ -292,12 +291,12 @@ def take_back_line(path: Path, start: int, line: bytes) -> bool:
 
 
 def is_whole_line(line: bytes) -> bool:
-    """Whether this is an entry's line, perhaps without its end."""
+    """Return whether this is an entry's line, perhaps without its line break."""
     return _stem_of(line) is not None
 
 
 def _unended(file: FileIO, end: int) -> bytes:
-    """What stands after the last line's end."""
+    """Return what follows the last line break."""
     tail, start = b"", end
     while start and b"\n" not in tail:
         start = max(0, start - 4096)
@@ -307,14 +306,14 @@ def _unended(file: FileIO, end: int) -> bytes:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The whole lines of a manifest; a last one that was cut off is passed over."""
+    """Yield the complete lines of a manifest; a truncated last one is skipped."""
     if path.exists():
         check_regular(path, "manifest")
         with path.open("rb") as file:
             for line in file:
                 if line.endswith(b"\n"):
                     yield line
-                elif _stem_of(line) is not None:  # whole, but for the end that an editor did not write
+                elif _stem_of(line) is not None:  # complete, except for a line break that an editor left out
                     yield line + b"\n"
 
 
@@ -326,13 +325,13 @@ def _stem_of(line: bytes) -> bytes | None:
 
 
 def write_manifest(path: Path, entries: Iterable[ManifestEntry]) -> None:
-    """Replace the whole file at once."""
+    """Replace the whole file atomically."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.writelines(format_line(entry) for entry in entries)
 
 
 def relative_path(path: Path, folder: Path) -> str:
-    """A file's path as a manifest in `folder` has it; a link stays a link, the folders on the way are real."""
+    """Return a file's path relative to a manifest in `folder`; links to folders are resolved, links to files not."""
     return Path(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())).as_posix()
 
 
@@ -341,10 +340,10 @@ def _stem(photo: str) -> bytes:
 
 
 def format_line(entry: ManifestEntry) -> bytes:
-    """One line; a file name that is no UTF-8 keeps its bytes."""
+    """Serialize an entry to one line; a file name that is not UTF-8 keeps its bytes."""
     return (json.dumps(asdict(entry), ensure_ascii=False) + "\n").encode("utf-8", "surrogateescape")
 
 
 def parse_line(line: bytes) -> ManifestEntry:
-    """What `format_line` made into a line."""
+    """Parse a line written by `format_line`."""
     return ManifestEntry(**json.loads(line.decode("utf-8", "surrogateescape")))

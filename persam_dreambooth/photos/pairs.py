@@ -1,4 +1,4 @@
-"""Photos and their masks, which have the same name but for the suffix."""
+"""Pair photos with their masks, which have the same name except for the suffix."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,14 +11,14 @@ from persam_dreambooth.photos.manifest import ManifestEntry
 from persam_dreambooth.words import listed
 
 SIDEWAYS = (5, 6, 7, 8)
-"""EXIF orientations that exchange width and height."""
+"""EXIF orientations that swap width and height."""
 
 
 def mask_folder(given: Path, flag: str) -> Path:
-    """Where the masks lie: in a folder that `persam-dreambooth segment` wrote, one deeper.
+    """Return the folder of the masks, which is a subfolder of what `persam-dreambooth segment` wrote.
 
     Args:
-        flag: by which the folder was given.
+        flag: the flag by which the folder was given, for messages.
 
     Raises:
         UserError: no such folder.
@@ -30,10 +30,10 @@ def mask_folder(given: Path, flag: str) -> Path:
 
 
 def find_masks(folder: Path, photos: Iterable[Path]) -> dict[str, Path]:
-    """The masks of a folder by their stems.
+    """Return the masks in a folder by their stems.
 
     Raises:
-        UserError: two of them have one stem, or they are the photos themselves.
+        UserError: two of them have the same stem, or they are the photos themselves.
     """
     masks = files.list_photos(folder)
     if {path.resolve() for path in masks} & {photo.resolve() for photo in photos}:
@@ -43,10 +43,10 @@ def find_masks(folder: Path, photos: Iterable[Path]) -> dict[str, Path]:
 
 
 def pair(photos: Iterable[Path], folder: Path) -> dict[Path, Path]:
-    """Each photo's mask.
+    """Return each photo's mask.
 
     Raises:
-        UserError: photos without one, by name, or what `find_masks` refuses.
+        UserError: photos without a mask, by name, or what `find_masks` refuses.
     """
     photos = list(photos)
     masks = find_masks(folder, photos)
@@ -54,13 +54,13 @@ def pair(photos: Iterable[Path], folder: Path) -> dict[Path, Path]:
     if missing:
         raise UserError(
             f"no mask in {folder} for {', '.join(missing)}; a mask has its photo's name, such as "
-            f"{Path(missing[0]).stem}.png: make it with `persam-dreambooth segment`, or take the photo out"
+            f"{Path(missing[0]).stem}.png: make it with `persam-dreambooth segment`, or remove the photo"
         )
     return {photo: masks[photo.stem] for photo in photos}
 
 
 def unpaired_words(photos: Iterable[Path], folder: Path) -> str:
-    """Masks that have no photo, in one line for the screen; empty where each has one."""
+    """List masks without a photo in one line for the screen; empty if there are none."""
     stems = {photo.stem for photo in photos}
     names = [path.name for path in files.list_photos(folder) if path.stem not in stems]
     return printable(f"masks without a photo: {listed(names)}") if names else ""
@@ -69,19 +69,19 @@ def unpaired_words(photos: Iterable[Path], folder: Path) -> str:
 def left_out_of(
     photos: Sequence[Path], masks: Mapping[str, Path], entries: Sequence[ManifestEntry], include_doubtful: bool = False
 ) -> dict[Path, str]:
-    """Photos that could not be read, that a person excluded, or that are doubted in the very mask that is there.
+    """Find photos that could not be read, that a person excluded, or whose current mask is uncertain.
 
     Args:
-        photos: files, of which some may be gone.
-        masks: by their stems, as `find_masks` returns them.
-        entries: of the manifest beside the masks' folder; none where there is no manifest.
-        include_doubtful: keep photos in which segmentation doubts the subject.
+        photos: files, some of which may be missing.
+        masks: by stem, as `find_masks` returns them.
+        entries: of the manifest beside the masks' folder; none if there is no manifest.
+        include_doubtful: keep photos in which segmentation is uncertain of the subject.
 
     Returns:
-        Each with the reason.
+        The photos to leave out, each with the reason.
 
     Raises:
-        UserError: a photo is not the one that its mask was made on; see `refuse_changed`.
+        UserError: a photo is not the one that its mask was made for; see `refuse_changed`.
     """
     refuse_changed(photos, masks, entries)
     by_photo = {entry.digest: entry for entry in entries}
@@ -94,21 +94,21 @@ def left_out_of(
             continue
         if entry.error is not None:
             left_out[photo] = entry.error
-        elif entry.doubted and not include_doubtful and _is_its_mask(masks.get(photo.stem), entry):
+        elif entry.uncertain and not include_doubtful and _is_its_mask(masks.get(photo.stem), entry):
             left_out[photo] = doubt(photo, entry)
     return left_out
 
 
 def refuse_changed(photos: Iterable[Path], masks: Mapping[str, Path], entries: Iterable[ManifestEntry]) -> None:
-    """Refuse photos that were exchanged, turned or saved again since their masks were made.
+    """Refuse photos that were replaced, rotated or saved again since their masks were made.
 
-    Another photo of the same name would be trained on with a mask that lies beside the subject. Masks that somebody
-    changed by hand since are the user's own, and not compared; nor are excluded photos.
+    Training would use another photo of the same name with a mask that misses the subject. Masks that were edited by
+    hand since are the user's own and are not compared; nor are excluded photos.
 
     Args:
-        photos: files, of which some may be gone.
-        masks: by their stems, as `find_masks` returns them.
-        entries: the newest of each photo.
+        photos: files, some of which may be missing.
+        masks: by stem, as `find_masks` returns them.
+        entries: the newest entry of each photo.
 
     Raises:
         UserError: such photos, by name.
@@ -130,13 +130,13 @@ def refuse_changed(photos: Iterable[Path], masks: Mapping[str, Path], entries: I
 
 
 def excluded(photos: Iterable[Path], entries: Iterable[ManifestEntry]) -> dict[Path, str]:
-    """Photos that a person excluded, by name, also if they were saved anew since; each with the words for it."""
+    """Find photos that a person excluded, by name, even if they were saved again since; each with the reason."""
     stems = {Path(entry.photo).stem for entry in entries if entry.excluded}
     return {photo: f"{photo.name} was excluded in review" for photo in photos if photo.stem in stems}
 
 
 def doubt(photo: Path, entry: ManifestEntry) -> str:
-    """What segmentation doubts in a photo, in words."""
+    """Describe why segmentation is uncertain of the subject in a photo."""
     return f"the subject in {photo.name}: {entry.presence}, {entry.reason}"
 
 
@@ -149,7 +149,7 @@ def check_size(mask: Path, shape: tuple[int, ...], photo: Path, size: tuple[int,
 
     Args:
         shape: the mask's (height, width) in pixels.
-        size: the upright photo's (width, height).
+        size: the upright photo's (width, height) in pixels.
 
     Raises:
         UserError: they differ.
@@ -157,11 +157,11 @@ def check_size(mask: Path, shape: tuple[int, ...], photo: Path, size: tuple[int,
     if shape == size[::-1]:
         return
     turn = exif_orientation(photo)
-    remedy = "make the mask anew on this photo"
+    remedy = "make the mask again from this photo"
     if turn in SIDEWAYS and shape == size:
         remedy = (
-            f"it was drawn on the stored pixels, and EXIF orientation {turn} turns the photo: save the photo upright "
-            "and without EXIF first, or turn the mask as viewers show the photo"
+            f"it was drawn on the stored pixels, and EXIF orientation {turn} rotates the photo: save the photo "
+            "upright and without EXIF first, or rotate the mask as viewers show the photo"
         )
     raise UserError(
         f"the mask {mask} is {shape[1]} x {shape[0]} pixels but its photo {photo.name} is {size[0]} x {size[1]} "
@@ -170,7 +170,7 @@ def check_size(mask: Path, shape: tuple[int, ...], photo: Path, size: tuple[int,
 
 
 def turned_words(mask: Path, photo: Path) -> str:
-    """A hint where a photo's EXIF orientation turns it, its drawn mask has none, and their sizes cannot tell."""
+    """Return a warning if EXIF rotates a photo but not its mask and their sizes cannot tell whether they match."""
     turn = exif_orientation(photo)
     if turn is None or exif_orientation(mask) is not None:
         return ""
@@ -178,13 +178,13 @@ def turned_words(mask: Path, photo: Path) -> str:
         if turn in SIDEWAYS and image.width != image.height:
             return ""
     return (
-        f"warning: EXIF orientation {turn} turns {photo.name} but not its mask {mask.name}; if that was drawn on the "
-        "stored pixels, it lies turned: look at the overlay"
+        f"warning: EXIF orientation {turn} rotates {photo.name} but not its mask {mask.name}; if the mask was drawn "
+        "on the stored pixels, it is rotated: look at the overlay"
     )
 
 
 def exif_orientation(photo: Path) -> int | None:
-    """By which a picture file is turned; None where it is not. HEIC files come upright from their decoder.
+    """Return the EXIF orientation of an image file; None if it is upright, as HEIC files always are when decoded.
 
     Raises:
         UserError: it cannot be opened.

@@ -1,4 +1,4 @@
-"""Pictures for people: the mask over its photo, and many pictures with captions on one sheet."""
+"""Pictures for people to look at: mask overlays, and contact sheets of pictures with captions."""
 
 import math
 from bisect import bisect_right
@@ -14,7 +14,7 @@ OUTLINE = (255, 64, 129)
 POSITIVE, NEGATIVE = (57, 220, 90), (240, 60, 40)
 PAPER, INK = (250, 250, 248), (40, 40, 40)
 TILE = 256  # side of a sheet's tile in pixels
-BACKGROUND_LIGHT = 0.35  # what is left of the photo's brightness outside the mask
+BACKGROUND_LIGHT = 0.35  # share of the photo's brightness that is left outside the mask
 
 
 def overlay(
@@ -23,7 +23,7 @@ def overlay(
     points: Sequence[Sequence[int]] = (),
     point_labels: Sequence[int] = (),
 ) -> Image.Image:
-    """The subject as it is, the rest dimmed, the mask's outline and the prompt points drawn in.
+    """Draw a mask over its photo: background dimmed, the mask's outline, and the prompt points.
 
     Args:
         photo: RGB.
@@ -45,7 +45,7 @@ def overlay(
 
 
 def grown(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
-    """A mask, (H, W) bool, widened in a square by 0 to 250 pixels: a blur of rows, then of columns, is not 0 there.
+    """Dilate a mask, (H, W) bool, by a square of 0 to 250 pixels: where a blur of rows, then of columns, is not 0.
 
     The same as `MaxFilter`, which takes ten seconds for a photo of 12 million pixels.
     """
@@ -57,13 +57,13 @@ def grown(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
 def sheet(
     pictures: Sequence[Image.Image], captions: Sequence[str], columns: int | None = None, tile: int = TILE
 ) -> Image.Image:
-    """Pictures in rows, each fitted into a square tile with its caption below.
+    """Lay out pictures in rows, each fitted into a square tile with its caption below.
 
     Args:
         pictures: at least one, of any sizes.
-        captions: one a picture; longer ones are cut with an ellipsis, and one that no font here can write is its
-            picture's number, "#12".
-        columns: how many a row; None takes four, or up to six when there are many.
+        captions: one per picture; long ones end in an ellipsis, and one that no installed font can write is
+            replaced by its picture's number, "#12".
+        columns: pictures per row; None takes four, or up to six if there are many.
         tile: side of a tile in pixels.
     """
     columns = columns or min(6, max(math.isqrt(len(pictures)), min(4, len(pictures))))
@@ -86,7 +86,7 @@ def sheet(
 
 
 def joined(pictures: Sequence[Image.Image], across: bool = False) -> Image.Image:
-    """Pictures below each other, or beside each other, at their own sizes."""
+    """Stack pictures vertically, or side by side with `across`, at their own sizes."""
     widths, heights = zip(*(picture.size for picture in pictures), strict=True)
     size = (sum(widths), max(heights)) if across else (max(widths), sum(heights))
     page, left, top = Image.new("RGB", size, PAPER), 0, 0
@@ -97,7 +97,7 @@ def joined(pictures: Sequence[Image.Image], across: bool = False) -> Image.Image
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Cut a caption to a width in pixels."""
+    """Shorten a caption to a width in pixels."""
     if font.getlength(text) <= width:
         return text
     lengths = range(len(text))

@@ -1,4 +1,4 @@
-"""kohya's folders: photos lie in subfolders named REPEATS_WORDS, such as `10_sks dog`."""
+"""kohya's folder layout: photos in subfolders named REPEATS_WORDS, such as `10_sks dog`."""
 
 import re
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ _NAME = re.compile(r"([1-9][0-9]{0,5})_(.*\S.*)")
 
 @dataclass(frozen=True)
 class PhotoFolder:
-    """A folder of photos that are all trained on equally often.
+    """A folder of photos that are all repeated equally often.
 
     Attributes:
         path: the folder.
         repeats: how often an epoch shows each photo.
-        words: the prompt in its name; empty if it is no folder of kohya's.
+        words: the prompt in its name; empty if it is not one of kohya's folders.
     """
 
     path: Path
@@ -23,12 +23,12 @@ class PhotoFolder:
 
     @property
     def name(self) -> str:
-        """Its name inside the folder that was given; empty if it is that folder."""
+        """Its name inside the given folder; empty if it is that folder itself."""
         return self.path.name if self.words else ""
 
 
 def repeated_folders(folder: Path) -> list[PhotoFolder]:
-    """The subfolders whose names are kohya's, sorted by name; none where there is no such folder."""
+    """List the subfolders with names in kohya's form, sorted by name; none if the folder does not exist."""
     if not folder.is_dir():
         return []
     matches = [(path, _NAME.fullmatch(path.name)) for path in sorted(folder.iterdir()) if path.is_dir()]

@@ -1,4 +1,4 @@
-"""Videos on disk: frames in, one at a time, from a video file or a folder; overlay videos out."""
+"""Videos on disk: read frames one at a time from a video file or a folder, and write overlay videos."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -18,21 +18,21 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.pairs import SIDEWAYS
 
 PALETTE = ((230, 60, 80), (60, 140, 240), (70, 190, 90), (240, 180, 40), (160, 90, 220), (40, 190, 190))
-"""Colours of the subjects, in the order of their labels; they repeat."""
+"""Colours of the subjects, in the order of their labels; reused from the start when they run out."""
 DEFAULT_RATE = Fraction(25)
 SLOWEST, FASTEST = Fraction(1, 60), Fraction(240)
-"""Frames a second that an overlay can have; a damaged file may claim any."""
+"""Limits of an overlay's frame rate, in frames per second; a damaged file may claim any rate."""
 CONTAINERS = (
     *("mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "av1", "ivf"),
     *("flv", "asf", "ogg", "mxf", "dv", "rm", "nut", "yuv4mpegpipe", "gif", "apng"),
 )
-"""FFmpeg's names of the formats that may be opened. Left to itself it opens playlists too, which name other files."""
+"""FFmpeg's names of the formats that may be opened. By default it also opens playlists, which name other files."""
 CODECS = ("libx264", "mpeg4")
-"""In this order, whichever the decoder library was built with; browsers play the first."""
+"""The first codec that the video library was built with is used; browsers play only the first of these."""
 
 
 class FrameSink(Protocol):
-    """What `overlay_video` yields."""
+    """Type of the function that `overlay_video` yields."""
 
     def __call__(self, frame: Image.Image, labels: NDArray[np.uint8]) -> None:
         """Add one frame with its (H, W) labels."""
@@ -40,10 +40,10 @@ class FrameSink(Protocol):
 
 
 def count_frames(source: Path) -> int | None:
-    """How many frames there are, as far as the file says; None where it does not.
+    """Return the number of frames that the file claims; None if it does not say.
 
     Raises:
-        UserError: as `read_frames`.
+        UserError: see `read_frames`.
     """
     if source.is_dir():
         return len(files.find_photos(source))
@@ -52,7 +52,7 @@ def count_frames(source: Path) -> int | None:
 
 
 def frame_rate(source: Path) -> Fraction:
-    """Frames a second; 25 for a folder."""
+    """Return the frame rate in frames per second; 25 for a folder."""
     if source.is_dir():
         return DEFAULT_RATE
     with _open_video(source) as container:
@@ -60,16 +60,16 @@ def frame_rate(source: Path) -> Fraction:
 
 
 def read_frames(source: Path) -> Iterator[Image.Image]:
-    """Upright RGB frames in order; no more than one is held at a time.
+    """Yield upright RGB frames in order, holding only one at a time.
 
     Args:
         source: a video file, or a folder of frames in the order of their names, 2.png before 10.png.
 
     Raises:
-        UserError: neither, or it cannot be decoded, or a frame has another size than the first.
+        UserError: it is neither, it cannot be decoded, or a frame differs in size from the first.
     """
     sizes = _Sizes(source)
-    if source.is_dir():  # before the first frame is worked on
+    if source.is_dir():  # check all sizes before the first frame is processed
         for photo in _pictures(source):
             sizes.check(_stored_size(photo))
         sizes = _Sizes(source)
@@ -79,13 +79,13 @@ def read_frames(source: Path) -> Iterator[Image.Image]:
 
 
 class _Sizes:
-    """Refuse a frame, (width, height), that has another size than the first."""
+    """Refuse a frame whose size, (width, height), differs from the first."""
 
     def __init__(self, source: Path) -> None:
         self._source, self._first, self._count = source, (0, 0), 0
 
     def check(self, size: tuple[int, int]) -> None:
-        """The next frame's."""
+        """Check the size of the next frame."""
         self._first = self._first if self._count else size
         if size != self._first:
             raise UserError(
@@ -103,7 +103,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _stored_size(photo: Path) -> tuple[int, int]:
-    """(width, height) of the upright photo, by its header alone."""
+    """Return (width, height) of the upright photo, reading only its header."""
     with open_picture(photo, "frame", decode=False) as image:
         return image.size[::-1] if orientation(image) in SIDEWAYS else image.size
 
@@ -133,7 +133,7 @@ def _open_video(source: Path) -> Iterator[Any]:
     try:
         container = av.open(str(source), options={"format_whitelist": ",".join(CONTAINERS)})
     except Exception as error:
-        problem, advice = f"{source} is no video that can be read", "convert it to MP4, or give its frames"
+        problem, advice = f"{source} is not a video that can be read", "convert it to MP4, or give its frames"
         raise _unreadable(problem, error, advice) from error
     with container:
         if not container.streams.video:
@@ -142,17 +142,17 @@ def _open_video(source: Path) -> Iterator[Any]:
 
 
 def _unreadable(problem: str, error: Exception, advice: str) -> Exception:
-    """Damage has a dozen kinds of exception, among them those of bytes that are no text."""
+    """Turn an exception about a damaged file, of which there are a dozen kinds, into a UserError."""
     if is_out_of_memory(error):
         return error
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    if reason == "Invalid argument":  # FFmpeg's word for a format that is not in the list
-        reason = "it is of a format that is not opened here"
+    if reason == "Invalid argument":  # FFmpeg's error for a format that is not in the list
+        reason = "its format is not supported"
     return UserError(f"{problem} ({reason}); {advice}")
 
 
 def _av() -> Any:
-    """PyAV, which only video needs."""
+    """Import PyAV, which only video needs."""
     try:
         import av
     except ImportError as error:
@@ -161,7 +161,7 @@ def _av() -> Any:
 
 
 def colour_overlay(frame: Image.Image, labels: NDArray[np.uint8]) -> Image.Image:
-    """A frame with each subject half covered in its colour."""
+    """Blend each subject in a frame with its colour, half and half."""
     levels = np.array(frame)
     for label in np.unique(labels[labels > 0]):
         inside = labels == label
@@ -171,7 +171,7 @@ def colour_overlay(frame: Image.Image, labels: NDArray[np.uint8]) -> Image.Image
 
 
 def write_labels(labels: NDArray[np.uint8], path: Path) -> None:
-    """Save (H, W) labels as a palette PNG, as DAVIS has them: the values are the labels, the colours for people."""
+    """Save (H, W) labels as a palette PNG in DAVIS's format: values are labels, colours are for viewing."""
     picture = Image.fromarray(labels, mode="P")
     colours: Sequence[int] = [level for number in range(255) for level in PALETTE[number % len(PALETTE)]]
     picture.putpalette([0, 0, 0, *colours])
@@ -181,12 +181,12 @@ def write_labels(labels: NDArray[np.uint8], path: Path) -> None:
 
 @contextmanager
 def overlay_video(path: Path, size: tuple[int, int], rate: Fraction) -> Iterator[FrameSink]:
-    """Write a video of overlays; it is there, whole, when the block ends well.
+    """Write a video of overlays; the file appears, complete, when the block succeeds.
 
     Args:
-        path: of the video; its suffix names the container.
-        size: (width, height) in pixels; an odd edge loses its last pixel, since codecs want even ones.
-        rate: frames a second.
+        path: of the video; its suffix selects the container.
+        size: (width, height) in pixels; an odd edge loses its last pixel, since codecs need even ones.
+        rate: frames per second.
     """
     av = _av()
     width, height = (max(2, edge - edge % 2) for edge in size)

@@ -36,7 +36,7 @@ def write_sheet(folder: Path, entries: Callable[[], Iterator[ManifestEntry]]) ->
         picture.thumbnail((rendering.TILE, rendering.TILE))
         pictures.append(picture)
         quality = "reference" if entry.score is None else f"{min(entry.score, 1):.2f}"
-        doubt = f"  {entry.presence}" if entry.doubted else ""
+        doubt = f"  {entry.presence}" if entry.uncertain else ""
         captions.append(f"{Path(entry.photo).stem}  {quality}{doubt}")
     if pictures:
         files.write_picture(rendering.sheet(pictures, captions), folder / SHEET_NAME)

@@ -1,4 +1,4 @@
-"""One folder of photos as the page shows it: every photo with its mask's state, the worst first."""
+"""One folder of photos as the page shows it: every photo with the state of its mask, the worst first."""
 
 import math
 import time
@@ -13,7 +13,7 @@ from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.preprocessing.review_edits import ReviewEdits
 
 WAITING, LEFT_OUT, CHANGED = "waiting", "left out", "changed"
-SETTLED = {
+RANKS = {
     CHANGED: -1,
     "corrected": 1,
     "given": 1,
@@ -23,21 +23,21 @@ SETTLED = {
     WAITING: 4,
     LEFT_OUT: 5,
 }
-"""Place of a status in the list; the others are at 0."""
+"""Order of statuses in the list; all others rank 0."""
 COMPARING = 0.2
-"""Seconds that one look at all photos spends on reading photos, to see whether they are still those of their masks."""
+"""Seconds that listing all photos spends on reading them, to check whether they are still those of their masks."""
 
 
 @dataclass(frozen=True)
 class PhotoState:
-    """One photo.
+    """State of one photo.
 
     Attributes:
         photo: the file.
-        version: what a decision on it must name.
-        entry: its line; None before its mask was found or drawn.
-        can_undo: whether the last decision on it can be taken back.
-        is_changed: whether it is another photo than its mask was made on; None before it was compared.
+        version: identifies this state; a decision must name it.
+        entry: its manifest line; None before its mask was found or drawn.
+        can_undo: whether the last decision on it can be undone.
+        is_changed: whether it is no longer the photo that its mask was made on; None if not compared yet.
     """
 
     photo: Path
@@ -71,11 +71,11 @@ class PhotoState:
 
     @property
     def rank(self) -> tuple[int, float, float, str]:
-        """What is to be looked at first: doubted masks, then poor ones; then what a person reviewed."""
+        """Sort key: uncertain masks first, then poor ones, then those that a person reviewed."""
         entry = self.entry
         numbers = (entry.probability, entry.score) if entry else (None, None)
-        probability, score = (math.inf if one is None else one for one in numbers)
-        return SETTLED.get(self.status, 0), probability, score, self.photo.name
+        probability, score = (math.inf if number is None else number for number in numbers)
+        return RANKS.get(self.status, 0), probability, score, self.photo.name
 
 
 class Album:
@@ -86,10 +86,10 @@ class Album:
         output: where the masks go.
 
     Attributes:
-        compared: whether the last look at all photos had the time to compare each with that of its mask.
+        compared: whether the last call of `states` had time to compare every photo with the one its mask was made on.
 
     Raises:
-        UserError: no photo, or two whose masks would have one name.
+        UserError: no photo, or two whose masks would have the same name.
     """
 
     def __init__(self, images: Path, output: Path) -> None:
@@ -99,36 +99,36 @@ class Album:
         self.photos()
 
     def photos(self) -> dict[str, Path]:
-        """The photos by name; links out of the folder, since nothing outside is served, and odd names are left out."""
+        """Return the photos by name, without links that lead out of the folder and names that are not UTF-8."""
         outside = set(self.links_out())
         photos = files.find_photos(self.images)
         return {photo.name: photo for photo in photos if photo.name not in outside and is_text(photo.name)}
 
     def not_shown(self) -> list[str]:
-        """Names of the photos that are left out, as far as they can be read."""
+        """Return the names of the photos that are left out, as far as they are readable."""
         shown = self.photos()
         return [readable(photo.name) for photo in files.find_photos(self.images) if photo.name not in shown]
 
     def links_out(self) -> list[str]:
-        """Names of links to photos outside of the folder."""
+        """Return the names of links to photos outside the folder."""
         own = self.images.resolve()
         links = (path for path in files.list_photos(self.images) if path.is_symlink())
         return [link.name for link in links if not link.resolve().is_relative_to(own)]
 
     def photo(self, name: str) -> Path:
-        """One photo.
+        """Return the path of a photo.
 
         Raises:
-            UserError: the folder has none of that name.
+            UserError: the folder has no photo of that name.
         """
         path = self.images / name
         is_plain = Path(name).name == name and path.suffix.lower() in files.PHOTO_SUFFIXES and not name.startswith(".")
         if not is_plain or not path.is_file() or not path.resolve().is_relative_to(self.images.resolve()):
-            raise UserError(f"there is no photo {name!r} in {self.images} any more; reload the page")
+            raise UserError(f"there is no longer a photo {name!r} in {self.images}; reload the page")
         return path
 
     def states(self) -> list[PhotoState]:
-        """All photos, the worst first.
+        """Return the states of all photos, the worst first.
 
         Raises:
             UserError: the manifest is damaged.
@@ -140,11 +140,11 @@ class Album:
         return sorted(states, key=lambda state: state.rank)
 
     def glance(self) -> list[tuple[int, int, int] | None]:
-        """What changes when photos come or go, a mask is replaced, or a line is written."""
+        """Return file states that change when photos come or go, a mask is replaced, or a line is written."""
         return [_file_state(path) for path in (self.edits.manifest, self.images, self.output / "masks")]
 
     def state(self, name: str) -> PhotoState:
-        """One photo as it is now; errors as `photo` and `states`."""
+        """Return the current state of one photo; errors as for `photo` and `states`."""
         photo = self.photo(name)
         return self._state(photo, self.edits.live.get(photo.name))
 
@@ -154,7 +154,7 @@ class Album:
         return PhotoState(photo, version, entry, self.edits.can_undo(photo, version), is_changed)
 
     def references(self) -> tuple[ReferenceFiles, ...]:
-        """The photos that a person drew the subject on, or called a reference, with their masks."""
+        """Return the photos on which a person drew the subject or which were made a reference, with their masks."""
         return tuple(
             ReferenceFiles(state.photo, mask=self.edits.mask_path(state.photo))
             for state in sorted(self.states(), key=lambda state: state.photo)

@@ -1,4 +1,4 @@
-"""What the page asks of the server: one function a question, dictionaries in and out, mistakes as one line."""
+"""The page's API: one method per request, dictionaries in and out, errors as one line."""
 
 import threading
 from base64 import b64encode
@@ -37,11 +37,11 @@ SHOWN = (
     "warnings",
     "error",
 )
-"""What of a line the page is told."""
+"""Fields of a manifest line that are sent to the page."""
 
 
 def _in_words(ask: Callable[..., Answer]) -> Callable[..., Answer]:
-    """A mistake becomes `error`, one line; that the photo has changed meanwhile also `conflict`."""
+    """Return errors as a one-line `error`, with `conflict` if the photo has changed in the meantime."""
 
     @wraps(ask)
     def answer(self: "Api", question: Answer) -> Answer:
@@ -63,12 +63,12 @@ def _in_words(ask: Callable[..., Answer]) -> Callable[..., Answer]:
 
 
 class Api:
-    """Answers the page; every answer about a photo has its newest state.
+    """Answers the page's requests; every answer about a photo has its newest state.
 
     Args:
         workspace: the folders.
-        clicker: makes masks of clicks.
-        job: what to do to find the subject of these references in an album.
+        clicker: turns clicks into masks.
+        job: returns the job that finds the subject of these references in an album.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class Api:
 
     @_in_words
     def overview(self, question: Answer) -> Answer:
-        """The photos of an `album` that changed `since` an earlier answer, and how the search is going.
+        """Return the photos of an `album` that changed `since` an earlier answer, and the progress of the search.
 
-        All of them where the page `keeps` nothing. Where any has changed, `order` names all, the worst first, and
-        `not_shown` the photos that are links out of the folder, or whose names are no UTF-8.
+        All photos are returned unless the page `keeps` what it has. If any has changed, `order` names all, the worst
+        first, and `not_shown` the photos that are links out of the folder, or whose names are not UTF-8.
         """
         album, search = self._album(question)
-        running = search.running  # asked first: a search that has ended has left all its masks
+        running = search.running  # read first: once a search has ended, all its masks are there
         changes, told, glance = self._changes[str(question["album"])], question.get("since"), album.glance()
         if changes.is_told(glance, told):
             answer: Answer = {"photos": [], "keeps": True, "since": told}
@@ -104,12 +104,12 @@ class Api:
 
     @_in_words
     def look(self, question: Answer) -> Answer:
-        """One `photo` with its size and whether it can be read."""
+        """Return one `photo` with its size, after checking that it can be read."""
         return self._photo(question)
 
     @_in_words
     def draw(self, question: Answer) -> Answer:
-        """`strokes` on a `photo` without a mask, which becomes a reference, or on its mask, which is corrected."""
+        """Apply `strokes` to a `photo`: without a mask it becomes a reference, otherwise its mask is corrected."""
         album, _ = self._album(question)
         photo, strokes = album.photo(question["photo"]), read_strokes(question["strokes"])
         state = album.state(photo.name)
@@ -130,7 +130,7 @@ class Api:
         mask = files.read_mask(album.edits.mask_path(photo))
         clicks = [(float(x), float(y), label) for (x, y), label in zip(entry.points, entry.point_labels, strict=True)]
         changes: Answer = {}
-        if entry.source == "reference":  # stays one: its mask is only better now
+        if entry.source == "reference":  # a corrected reference stays one
             changes["source"] = "reference"
         for stroke in strokes:
             if stroke.kind == "box":
@@ -145,34 +145,34 @@ class Api:
 
     @_in_words
     def judge(self, question: Answer) -> Answer:
-        """Approve or exclude a `photo`, or neither: `verdict`."""
+        """Set the `verdict` on a `photo`: approved, excluded or neither."""
         album, _ = self._album(question)
         if question["verdict"] not in ("approved", "excluded", None):
-            raise UserError(f"{question['verdict']!r} is no verdict; reload the page")
+            raise UserError(f"{question['verdict']!r} is not a verdict; reload the page")
         album.edits.judge(album.state(question["photo"]).photo, question["verdict"], question["seen"])
         return self._photo(question)
 
     @_in_words
     def refer(self, question: Answer) -> Answer:
-        """Make a `photo` a reference, or none any more: `reference`."""
+        """Make a `photo` a reference, or stop using it as one: `reference`."""
         album, _ = self._album(question)
         album.edits.refer(album.state(question["photo"]).photo, bool(question["reference"]), question["seen"])
         return self._photo(question)
 
     @_in_words
     def undo(self, question: Answer) -> Answer:
-        """Take back the last decision on a `photo`."""
+        """Undo the last decision on a `photo`."""
         album, _ = self._album(question)
         album.edits.undo(album.state(question["photo"]).photo, question["seen"])
         return self._photo(question)
 
     @_in_words
     def training(self, question: Answer) -> Answer:
-        """What training sees of a `photo` with these flags of `view`; the picture as a data address."""
+        """Return what training sees of a `photo` with the flags in `view`, as a data URL."""
         album, _ = self._album(question)
         state = album.state(question["photo"])
         if not state.has_mask:
-            raise UserError("there is no mask yet")
+            raise UserError("there is no mask yet; draw one first")
         picture, words = TrainingView(**question["view"]).draw(state.photo, album.edits.mask_path(state.photo))
         file = BytesIO()
         picture.save(file, format="PNG")
@@ -180,20 +180,20 @@ class Api:
 
     @_in_words
     def search(self, question: Answer) -> Answer:
-        """Look for the subject in all photos that nobody has reviewed."""
+        """Start the search for the subject in all photos that nobody has reviewed."""
         self._album(question)[1].start()
         return {"running": True}
 
     @_in_words
     def stop(self, question: Answer) -> Answer:
-        """End the search after the photo under way."""
+        """Stop the search after the current photo."""
         search = self._album(question)[1]
         search.stop()
         return {"running": search.running}
 
     def _album(self, question: Answer) -> tuple[Album, Search]:
         name = str(question["album"])
-        with self._opening:  # one search and one memory of what can be undone, for all pages
+        with self._opening:  # all pages share one search and one undo history
             if name not in self._albums:
                 self._albums[name] = self._open(name)
             return self._albums[name]
@@ -219,12 +219,12 @@ class Api:
         if entry is not None:
             words |= {name: getattr(entry, name) for name in SHOWN}
         if state.is_changed:
-            words |= {"points": [], "point_labels": []}  # of the photo that it was
+            words |= {"points": [], "point_labels": []}  # those of the earlier photo
         if entry is not None and has_mask:
             output = self._workspace.output_of(self._name(state.photo))
             words["mask_url"] = self._url(output / "masks" / f"{state.photo.stem}.png")
             overlay = output / "overlays" / f"{state.photo.stem}.jpg"
-            words["overlay_url"] = self._url(overlay) if entry.overlay else words["url"]  # an import draws none
+            words["overlay_url"] = self._url(overlay) if entry.overlay else words["url"]  # imports have no overlays
         return words
 
     def _name(self, photo: Path) -> str:
@@ -235,5 +235,5 @@ class Api:
 
 
 def _in_the_manifest(clicks: Sequence[tuple[float, float, int]]) -> Answer:
-    """Clicks, (x, y, label), as fields of a photo's line."""
+    """Convert clicks, (x, y, label), to fields of a manifest line."""
     return {"points": [[int(x), int(y)] for x, y, _ in clicks], "point_labels": [label for *_, label in clicks]}

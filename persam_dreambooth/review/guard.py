@@ -1,4 +1,4 @@
-"""What stands before the page: no other site's requests or frames, no body without end, the password."""
+"""Middleware in front of the page: refuse other sites' requests and frames, limit bodies, check the password."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from persam_dreambooth.review.passwords import Passwords
 
 LARGEST_BODY = 4 * 2**20
-"""Bytes of a request; the longest stroke takes a fifth of that."""
+"""Bytes of a request's body; the longest stroke takes a fifth of that."""
 SAFE_METHODS = ("GET", "HEAD")
 RESPONSE_HEADERS = {
     "Content-Security-Policy": "frame-ancestors 'none'",
@@ -19,7 +19,7 @@ RESPONSE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
-"""Of every answer: no other site can frame the page, embed its pictures or hold its window."""
+"""Headers of every response: no other site can frame the page, embed its pictures or keep a handle on its window."""
 
 
 class _TooLarge(Exception):
@@ -27,11 +27,11 @@ class _TooLarge(Exception):
 
 
 class Guard:
-    """ASGI middleware in front of everything.
+    """ASGI middleware in front of the whole application.
 
     Args:
-        app: what is guarded.
-        password: None asks for none.
+        app: the guarded application.
+        password: None disables the check.
     """
 
     def __init__(self, app: ASGIApp, password: str | None) -> None:
@@ -64,15 +64,15 @@ class Guard:
             words = f"too many wrong passwords; wait {wait:.0f} s"
             return PlainTextResponse(words, 429, {"Retry-After": str(int(wait) + 1)})
         asked = {"WWW-Authenticate": 'Basic realm="persam-dreambooth review", charset="UTF-8"'}
-        return None if status is None else PlainTextResponse("password, please", status, asked)
+        return None if status is None else PlainTextResponse("password required", status, asked)
 
 
 def _is_foreign(scope: Scope, headers: Headers) -> bool:
-    """Whether another site's page sent a request; of those only a link to the page is followed."""
+    """Return whether another site's page sent a request; only following a link to the page is allowed."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
     if origin is not None and origin.partition("://")[2] != headers.get("host", ""):
         return True
-    if site in (None, "same-origin", "none"):  # no browser, the page itself, or an address that was typed
+    if site in (None, "same-origin", "none"):  # no browser, the page itself, or a typed address
         return False
     is_link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
     return scope.get("method") not in SAFE_METHODS or not is_link or scope["path"].startswith("/picture/")
@@ -90,7 +90,7 @@ def _with_headers(send: Send) -> Send:
 
 
 async def _limited(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Let a request through until its body is too large; then answer 413, whatever the application says."""
+    """Pass a request through until its body gets too large; then answer 413, whatever the application responds."""
     state: dict[str, Any] = {"bytes": 0, "started": False, "too large": False}
     said = PlainTextResponse(f"a request has at most {LARGEST_BODY} bytes", 413, {"Connection": "close"})
     claimed = Headers(scope=scope).get("content-length", "0")
@@ -108,7 +108,7 @@ async def _limited(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> 
 
     async def watched(message: Message) -> None:
         if state["too large"] and not state["started"]:
-            return  # the application's own words about the exception
+            return  # the application's own response to the exception
         state["started"] = True
         await send(message)
 

@@ -1,4 +1,4 @@
-"""One piece of work at a time, beside the page; what went wrong is kept until the page asks."""
+"""Background work, one job at a time; an error is kept until the page asks for it."""
 
 import threading
 from collections.abc import Callable
@@ -8,10 +8,10 @@ from persam_dreambooth.photos.names import readable
 
 
 class Background:
-    """Work in a thread of its own.
+    """Runs work in a thread of its own.
 
     Attributes:
-        error: of the last work, one line; None while it went well.
+        error: one line about the failure of the last job; None if there is none.
     """
 
     def __init__(self) -> None:
@@ -21,18 +21,18 @@ class Background:
 
     @property
     def running(self) -> bool:
-        """Whether something is being worked on."""
+        """Whether a job is running."""
         return self._thread is not None and self._thread.is_alive()
 
     def begin(self, prepare: Callable[[], Callable[[], None]], busy: str) -> None:
-        """Start to work; of two pages that ask at once only one is heard.
+        """Start a job; if two pages ask at once, only one succeeds.
 
         Args:
-            prepare: checks everything and returns the work.
-            busy: what to say while other work goes on.
+            prepare: checks everything and returns the work to do.
+            busy: the message if another job is running.
 
         Raises:
-            UserError: it does, or what `prepare` raises.
+            UserError: another job is running, or whatever `prepare` raises.
         """
         with self._starting:
             if self.running:
@@ -44,5 +44,5 @@ class Background:
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except Exception as error:  # whatever it is, the page must say it: nobody looks at this thread
+        except Exception as error:  # whatever it is, the page must show it: nobody watches this thread
             self.error = readable(" ".join(str(error).split())) or type(error).__name__

@@ -12,21 +12,21 @@ from persam_dreambooth.review.runs_tab import add_runs_tab
 from persam_dreambooth.review.workspace import Workspace
 
 QUESTIONS = ("overview", "look", "draw", "judge", "refer", "undo", "search", "stop", "training")
-"""What the masks' tab asks of the API."""
+"""Methods of the API that the masks' tab calls."""
 SCRIPTS = ("state.js", "list.js", "photo.js", "gestures.js", "facts.js", "album.js")
-"""The masks' tab, in this order one script."""
+"""Scripts of the masks' tab, joined in this order."""
 STATIC = Path(__file__).parent / "static"
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 SYSTEM_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
 
 def build_page(api: Api, workspace: Workspace, generator: Generator) -> tuple[gr.Blocks, dict[str, Any]]:
-    """The page, and how it looks as `gradio.mount_gradio_app` takes it.
+    """Build the page; return it with its theme and CSS as arguments for `gradio.mount_gradio_app`.
 
     Args:
         api: answers the masks' tab.
-        workspace: whose albums and runs there are.
-        generator: draws pictures for the runs' tab.
+        workspace: the albums and runs.
+        generator: generates pictures for the runs' tab.
     """
     with gr.Blocks(title="persam-dreambooth review", analytics_enabled=False, fill_width=True) as page, gr.Tabs():
         with gr.Tab("Masks"):
@@ -55,7 +55,7 @@ def build_page(api: Api, workspace: Workspace, generator: Generator) -> tuple[gr
 
 
 def _function(api: Api, name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """A method as a function, which Gradio can put its mark on."""
+    """Wrap a method in a function, on which Gradio can set attributes."""
     ask: Callable[[dict[str, Any]], dict[str, Any]] = getattr(api, name)
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
@@ -66,4 +66,4 @@ def _function(api: Api, name: str) -> Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class _SystemFont(gr.themes.utils.fonts.Font):
-    """A font that this machine has or has not; nothing is fetched."""
+    """A font that may be installed on the viewer's machine; nothing is downloaded."""

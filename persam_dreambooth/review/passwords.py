@@ -1,4 +1,4 @@
-"""The page's password, and the growing wait after wrong ones."""
+"""Check the page's password, with growing waits after wrong ones."""
 
 import logging
 import time
@@ -11,18 +11,18 @@ from secrets import compare_digest
 from persam_dreambooth.errors import UserError
 
 SHORTEST = 8
-"""Characters that a password must have."""
+"""Minimum number of characters in a password."""
 FREE = 3
-"""Wrong passwords that an address may send in a row before it has to wait."""
+"""Number of wrong passwords in a row that an address may send before it has to wait."""
 LONGEST_WAIT = 60.0
 """Seconds."""
 ADDRESSES = 10_000
-"""Addresses whose failures are remembered."""
+"""Number of addresses whose failures are remembered."""
 logger = logging.getLogger(__name__)
 
 
 def check_password(password: str | None) -> None:
-    """Refuse a password that is soon guessed; None asks for none.
+    """Refuse a password that is easily guessed; None means no password.
 
     Raises:
         UserError: it has fewer than `SHORTEST` characters.
@@ -32,11 +32,11 @@ def check_password(password: str | None) -> None:
 
 
 class Passwords:
-    """Checks passwords; an address that sends wrong ones waits, twice as long after each, and is not heard meanwhile.
+    """Checks passwords; after wrong ones an address is locked out, for twice as long each time.
 
     Args:
-        password: the right one.
-        clock: seconds that never go back.
+        password: the correct one.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(self, password: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -47,8 +47,8 @@ class Passwords:
         """Compare the password of an `Authorization` header.
 
         Returns:
-            None for the right one, 401 for a wrong one or none, 429 while the address has to wait, which is then
-            not told whether the password is right; and the seconds that it has to wait.
+            None for the correct password, 401 for a wrong one or none, 429 while the address has to wait (it is
+            then not told whether the password is correct); and the seconds that it has to wait.
         """
         given = _password_in(authorization)
         if given is None:
@@ -66,13 +66,13 @@ class Passwords:
         self._failures.move_to_end(address)
         while len(self._failures) > ADDRESSES:
             self._failures.popitem(last=False)
-        then = f"; the next one is heard in {wait:.0f} s" if wait else ""
+        then = f"; the next one is accepted in {wait:.0f} s" if wait else ""
         logger.warning(f"wrong password from {address}, {failures} in a row{then}")
         return 401, wait
 
 
 def _password_in(authorization: str) -> bytes | None:
-    """The password of a Basic header, whatever the user's name; None where there is none."""
+    """Return the password in a Basic header, whatever the user name; None if there is none."""
     scheme, _, words = authorization.partition(" ")
     if scheme.lower() != "basic":
         return None

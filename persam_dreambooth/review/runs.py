@@ -1,4 +1,4 @@
-"""A finished training as the page shows it: losses, validation pictures, and generated pictures, old and new."""
+"""A finished training run as the page shows it: losses, validation pictures, and generated pictures, old and new."""
 
 import re
 from collections import defaultdict
@@ -16,14 +16,14 @@ from persam_dreambooth.review.jobs import Background
 from persam_dreambooth.training.runtime.validation import VALIDATION_FOLDER
 
 GENERATED = "generated"
-"""Where the page puts the pictures that it draws: numbered folders below it."""
+"""Subfolder for the pictures that the page generates, in numbered folders."""
 MOST_PICTURES = 16
 LOSS = "loss"
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A generated picture on disk and what it was made of, from its own text entries."""
+    """A generated picture on disk with its prompt and seed, from its text entries."""
 
     path: Path
     prompt: str
@@ -31,10 +31,10 @@ class Drawn:
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
-    """(step, loss) of a run, from tensorboard's files in it; a step that was trained twice counts once, the later.
+    """Read the (step, loss) pairs of a run from its tensorboard files; of a step that was trained twice, the later.
 
     Raises:
-        UserError: there are such files, and no tensorboard to read them with.
+        UserError: there are such files, but tensorboard is not installed.
     """
     folders = sorted({path.parent for path in run.rglob("events.out.tfevents.*")})
     if not folders:
@@ -46,13 +46,13 @@ def losses(run: Path) -> list[tuple[int, float]]:
     points: dict[int, tuple[float, float]] = {}
     for folder in folders:
         events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()
-        for one in events.Scalars(LOSS) if LOSS in events.Tags()["scalars"] else ():
-            points[one.step] = max(points.get(one.step, (0.0, 0.0)), (one.wall_time, one.value))
+        for event in events.Scalars(LOSS) if LOSS in events.Tags()["scalars"] else ():
+            points[event.step] = max(points.get(event.step, (0.0, 0.0)), (event.wall_time, event.value))
     return [(step, points[step][1]) for step in sorted(points)]
 
 
 def validation_pictures(run: Path) -> dict[int, list[Path]]:
-    """The validation pictures by step, in the order of the steps."""
+    """Return the validation pictures by step, in the order of the steps."""
     steps: dict[int, list[Path]] = defaultdict(list)
     for path in sorted((run / VALIDATION_FOLDER).glob("step-*-*.png")):
         if found := re.fullmatch(r"step-(\d+)-\d+", path.stem):
@@ -61,10 +61,10 @@ def validation_pictures(run: Path) -> dict[int, list[Path]]:
 
 
 def generated_pictures(run: Path) -> dict[Path, list[Drawn]]:
-    """The generated pictures in a run's folder, by the folder they lie in, the newest first."""
+    """Return the generated pictures of a run by folder, the newest folder first."""
     grids: dict[Path, list[Drawn]] = defaultdict(list)
     inside = {path.parent for path in run.rglob(f"*/{generation.GRID_NAME}")} | set((run / GENERATED).glob("*/"))
-    for folder in sorted(inside, key=lambda one: one.stat().st_mtime, reverse=True):
+    for folder in sorted(inside, key=lambda path: path.stat().st_mtime, reverse=True):
         for path in sorted(folder.glob("*.png")):
             words = _words(path)
             if "prompt" in words and "seed" in words:
@@ -73,10 +73,10 @@ def generated_pictures(run: Path) -> dict[Path, list[Drawn]]:
 
 
 class Generator(Background):
-    """Draws pictures with a run's model, in the background, one order at a time.
+    """Generates pictures with a run's model, in the background, one request at a time.
 
     Args:
-        device: None takes an accelerator where there is one.
+        device: None uses the accelerator if there is one.
     """
 
     def __init__(self, device: str | None = None) -> None:
@@ -86,14 +86,14 @@ class Generator(Background):
         self.done, self.wanted = 0, 0
 
     def start(self, run: Path, prompt: str, num_images: int, seed: int, **options: Any) -> None:
-        """Begin to draw a prompt into a new folder of the run.
+        """Start generating pictures of a prompt into a new folder of the run.
 
         Raises:
-            UserError: an order is being worked on, or this one cannot be.
+            UserError: another request is running, or this one is invalid.
         """
         self.begin(
             lambda: self._prepared(run, prompt, num_images, seed, options),
-            "pictures are being drawn already; wait until they are there",
+            "pictures are already being generated; wait until they are finished",
         )
 
     def _prepared(
@@ -102,7 +102,7 @@ class Generator(Background):
         if not prompt.strip():
             raise UserError('no prompt; write one, such as "a sks dog in the jungle"')
         if not 1 <= num_images <= MOST_PICTURES or not 1 <= options.get("num_inference_steps", 1) <= 1000:
-            raise UserError(f"1 to {MOST_PICTURES} pictures of 1 to 1000 steps can be drawn at once")
+            raise UserError(f"1 to {MOST_PICTURES} pictures of 1 to 1000 steps can be generated at once")
         if not -(2**63) <= seed < 2**63 - MOST_PICTURES:
             raise UserError(f"the seed {seed} must lie in [-2^63, 2^63)")
         self.done, self.wanted = 0, num_images
@@ -124,7 +124,7 @@ class Generator(Background):
 
 
 def _words(path: Path) -> dict[str, str]:
-    """A PNG's text entries; none where it cannot be read."""
+    """Return a PNG's text entries; empty if it cannot be read."""
     try:
         with Image.open(path, formats=("PNG",)) as picture:
             return {key: str(value) for key, value in getattr(picture, "text", {}).items()}

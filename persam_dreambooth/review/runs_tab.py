@@ -1,4 +1,4 @@
-"""The tab of finished runs: losses, validation pictures, generated pictures, and a form to draw more."""
+"""The tab of finished runs: losses, validation pictures, generated pictures, and a form to generate more."""
 
 from html import escape
 from pathlib import Path
@@ -14,11 +14,11 @@ from persam_dreambooth.review import runs
 from persam_dreambooth.review.runs import Generator
 from persam_dreambooth.review.workspace import Workspace
 
-NO_RUN = '<p class="quiet">No run is open. Start with <code>--run OUTPUT_DIR</code> to look at a training.</p>'
+NO_RUN = '<p class="quiet">No run is open. Start with <code>--run OUTPUT_DIR</code> to view a training run.</p>'
 
 
 def add_runs_tab(page: gr.Blocks, workspace: Workspace, generator: Generator) -> None:
-    """Lay the tab out in the Blocks around it, which is `page`."""
+    """Lay out the tab inside the Blocks `page`."""
     if not workspace.runs:
         gr.HTML(NO_RUN, elem_id="no-run")
         return
@@ -44,15 +44,15 @@ def add_runs_tab(page: gr.Blocks, workspace: Workspace, generator: Generator) ->
             options = {"num_inference_steps": int(many), "guidance_scale": float(scale)}
             generator.start(workspace.runs[number], text, int(images), int(first), **options)
         except (UserError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            words = str(error) if isinstance(error, UserError) else "fill in every number"
+            words = str(error) if isinstance(error, UserError) else "fill in all numbers"
             return _said(words), gr.Timer(active=False)
-        return "drawing ...", gr.Timer(active=True)
+        return "generating …", gr.Timer(active=True)
 
     def look(number: int) -> tuple[str, str, gr.Timer]:
         if generator.running:
-            words = f"{generator.done} of {generator.wanted} pictures are drawn"
+            words = f"{generator.done} of {generator.wanted} pictures generated"
         else:
-            words = _said(generator.error) if generator.error else f"{generator.done} pictures were drawn"
+            words = _said(generator.error) if generator.error else f"{generator.done} pictures generated"
         return words, _pictures(workspace, workspace.runs[number]), gr.Timer(active=generator.running)
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -64,7 +64,7 @@ def add_runs_tab(page: gr.Blocks, workspace: Workspace, generator: Generator) ->
 
 
 def _order() -> tuple[gr.Textbox, gr.Number, gr.Number, gr.Number, gr.Number]:
-    """The fields of the form: prompt, pictures, first seed, steps, guidance."""
+    """Create the fields of the form: prompt, pictures, first seed, steps, guidance."""
     prompt = gr.Textbox(label="Prompt", lines=2, elem_id="run-prompt")
     with gr.Row():
         count = gr.Number(4, label="Pictures", precision=0, minimum=1, maximum=runs.MOST_PICTURES)
@@ -90,7 +90,7 @@ def _usual_prompt(run: Path) -> str:
 
 
 def _pictures(workspace: Workspace, run: Path) -> str:
-    """Validation pictures by step, then the generated ones, each with prompt and seed; every word is escaped."""
+    """Return HTML of the validation pictures by step, then the generated ones with prompt and seed, all escaped."""
     parts = []
     for step, paths in runs.validation_pictures(run).items():
         parts.append(_figures(f"Step {step}", [(_address(workspace, path), "") for path in paths]))
@@ -98,7 +98,9 @@ def _pictures(workspace: Workspace, run: Path) -> str:
         words = str(training_settings(run).get("validation_prompt") or "")
         parts = [f"<h3>Validation</h3><p class='quiet'>{escape(words)}</p><div class='steps'>", *parts, "</div>"]
     for folder, drawn in runs.generated_pictures(run).items():
-        captions = [(_address(workspace, one.path), f"{one.prompt} · seed {one.seed}") for one in drawn]
+        captions = [
+            (_address(workspace, picture.path), f"{picture.prompt} · seed {picture.seed}") for picture in drawn
+        ]
         parts.append(_figures(f"Generated: {folder.relative_to(run).as_posix()}", captions))
     return "".join(parts) or "<p class='quiet'>This run has no pictures yet.</p>"
 

@@ -1,4 +1,4 @@
-"""The search for the subject in all photos of an album, in the background; its masks appear in the manifest."""
+"""Find the subject in all photos of an album, in the background; masks appear in the manifest as they are found."""
 
 import threading
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from persam_dreambooth.review.jobs import Background
 
 
 class Search(Background):
-    """At most one search at a time over one album.
+    """Runs at most one search at a time over one album.
 
     Args:
-        album: the photos and where their masks go.
-        job: what to do with these references.
+        album: the photos and the folder of their masks.
+        job: returns the job for these references.
     """
 
     def __init__(self, album: Album, job: Callable[[Album, tuple[ReferenceFiles, ...]], SegmentationJob]) -> None:
@@ -25,21 +25,21 @@ class Search(Background):
 
     @property
     def stopped(self) -> bool:
-        """Whether somebody stopped this search, which then ends soon, or the last one."""
+        """Whether the current search was told to stop, or the last one was stopped."""
         return self._stop.is_set()
 
     def start(self) -> None:
-        """Begin; a search with the same references goes on where it stopped, another one begins anew.
+        """Start; a search with the same references resumes where it stopped, another one starts from scratch.
 
         Masks that a person made or judged stay.
 
         Raises:
-            UserError: a search is running, or nobody has drawn the subject yet.
+            UserError: a search is running, or the subject has not been drawn yet.
         """
-        self.begin(self._prepared, "the subject is being looked for already; wait until all photos were looked at")
+        self.begin(self._prepared, "a search is already running; wait until it has finished")
 
     def stop(self) -> None:
-        """End after the photo under way; what was found stays, and `start` goes on with the others."""
+        """Stop after the current photo; masks found so far stay, and `start` continues with the other photos."""
         if self.running:
             self._stop.set()
 
@@ -47,8 +47,8 @@ class Search(Background):
         links = self._album.links_out()
         if links:
             raise UserError(
-                f"{links[0]} leads out of the opened folder, and the page shows nothing from outside; open the folder "
-                "that it leads to, take it out, or use `persam-dreambooth segment`"
+                f"{links[0]} is a link out of the opened folder, and the page shows nothing from outside; open the "
+                "folder that it leads to, remove the link, or use `persam-dreambooth segment`"
             )
         references = self._album.references()
         if not references:

@@ -1,4 +1,4 @@
-"""The server: which host, whose password, which files; nothing else is told to anybody."""
+"""The web server: restricts hosts, checks the password, and serves only pictures of the opened folders."""
 
 import socket
 from io import BytesIO
@@ -10,29 +10,29 @@ from persam_dreambooth.review.workspace import Workspace
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LARGEST = 2048
-"""Pictures are sent with at most so many pixels a side."""
+"""Largest side, in pixels, of the pictures sent."""
 MISUNDERSTOOD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What Gradio raises about a request that its own page would never send."""
+"""Exceptions that Gradio raises for requests that its own page would never send."""
 
 
 def check_host(host: str, password: str | None) -> None:
-    """Refuse another host than this machine without a password.
+    """Refuse to listen beyond this machine without a password.
 
     Raises:
         UserError: no password.
     """
     if host not in LOOPBACK and not password:
         raise UserError(
-            f"--host {host} lets other machines in; set a password (the environment variable "
+            f"--host {host} gives other machines access; set a password (the environment variable "
             "PERSAM_REVIEW_PASSWORD, or --password), or leave --host out"
         )
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound; port 0 takes a free one.
+    """Return a bound socket; port 0 takes a free port.
 
     Raises:
-        UserError: the host is unknown or the port taken.
+        UserError: the host is unknown or the port is taken.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -45,12 +45,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def build_app(workspace: Workspace, page: Any, password: str | None) -> Any:
-    """The whole application.
+    """Build the whole application.
 
     Args:
-        workspace: what may be served from.
-        page: Gradio Blocks and how they look, from `page.build_page`.
-        password: asked for where it is not None.
+        workspace: the folders that may be served.
+        page: Gradio Blocks with their theme and CSS, from `page.build_page`.
+        password: required from every client unless None.
     """
     import gradio
     from fastapi import FastAPI, HTTPException, Request, Response
@@ -79,27 +79,27 @@ def build_app(workspace: Workspace, page: Any, password: str | None) -> Any:
         return PlainTextResponse("the server does not understand this request; reload the page", 400)
 
     mounted = (getattr(route, "app", None) for route in app.routes)
-    for one in (app, *(part for part in mounted if isinstance(part, FastAPI))):
+    for application in (app, *(part for part in mounted if isinstance(part, FastAPI))):
         for kind in MISUNDERSTOOD:
-            one.add_exception_handler(kind, misunderstood)
-    if password is None:  # so that a foreign site cannot rename itself to this machine
+            application.add_exception_handler(kind, misunderstood)
+    if password is None:  # against DNS rebinding: a foreign site whose name resolves to this machine
         return Guard(TrustedHostMiddleware(app, [*LOOPBACK, "[::1]"], www_redirect=False), None)
     return Guard(app, password)
 
 
 def render(workspace: Workspace, address: str, side: int) -> tuple[bytes, str]:
-    """A picture of the opened folders as a browser takes it; nothing but pictures can be had.
+    """Render a picture in the opened folders for a browser; only pictures are served.
 
     Args:
         workspace: the folders.
-        address: as `Workspace.resolve` takes it.
-        side: the longer side is made at most so many pixels.
+        address: as for `Workspace.resolve`.
+        side: the longer side is at most this many pixels.
 
     Returns:
         The bytes and their media type.
 
     Raises:
-        UserError: no such file in the folders, or no picture.
+        UserError: there is no such file in the folders, or it is not a picture.
     """
     path = workspace.resolve(address)
     picture = files.read_photo(path)
@@ -113,7 +113,7 @@ def render(workspace: Workspace, address: str, side: int) -> tuple[bytes, str]:
 
 
 def server_of(app: Any) -> Any:
-    """A uvicorn server; its `run(sockets=[bound])` serves until it is told to stop."""
+    """Return a uvicorn server; its `run(sockets=[bound])` serves until it is told to stop."""
     import uvicorn
 
     return uvicorn.Server(

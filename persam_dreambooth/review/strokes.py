@@ -1,4 +1,4 @@
-"""What a person drew in the browser, as pixels of the photo."""
+"""Strokes that a person drew in the browser, in pixels of the photo."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from PIL import Image, ImageDraw
 from persam_dreambooth.errors import UserError
 
 STROKES = 100
-"""A question has at most so many strokes."""
+"""Most strokes in one request."""
 Kind = Literal["brush", "eraser", "point", "box"]
 POINTS = 20_000
-"""A stroke has at most so many points."""
+"""Most points in one stroke."""
 
 
 @dataclass(frozen=True)
 class Stroke:
-    """One gesture, in pixels of the upright photo, whose first one reaches from 0 to 1.
+    """One gesture, in pixels of the upright photo, where the first pixel covers 0 to 1.
 
     Attributes:
         kind: brush and eraser are lines, "point" a click, "box" two corners.
         points: (x, y), at least one.
         radius: of brush and eraser.
-        label: of a click: 1 on the subject, 0 beside it.
+        label: of a click: 1 on the subject, 0 off it.
     """
 
     kind: Kind
@@ -35,10 +35,10 @@ class Stroke:
 
     @classmethod
     def read(cls, given: Any) -> "Stroke":
-        """A stroke as the browser sends it.
+        """Parse a stroke sent by the browser.
 
         Raises:
-            UserError: it is none.
+            UserError: it is not a stroke.
         """
         try:
             kind, label = given["kind"], given.get("label", 1)
@@ -47,35 +47,35 @@ class Stroke:
             points = tuple((float(x), float(y)) for x, y in given["points"])
             radius = float(given.get("radius", 1))
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise UserError("that is no stroke; reload the page and draw it again") from error
+            raise UserError("that is not a valid stroke; reload the page and draw it again") from error
         usual = np.isfinite([*np.ravel(points), radius]).all() and 0 < radius < 1e4 and label in (0, 1)
         if kind not in ("brush", "eraser", "point", "box") or not 0 < len(points) <= POINTS or not usual:
-            raise UserError("that is no stroke; reload the page and draw it again")
+            raise UserError("that is not a valid stroke; reload the page and draw it again")
         return cls(kind, points, radius, int(label))
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """XYXY of the box around the stroke."""
+        """XYXY of the bounding box of the stroke."""
         xs, ys = zip(*self.points, strict=True)
         return min(xs), min(ys), max(xs), max(ys)
 
 
 def read_strokes(given: Any) -> list[Stroke]:
-    """The strokes of one question.
+    """Parse the strokes of one request.
 
     Raises:
-        UserError: they are none, or too many.
+        UserError: they are not valid strokes, or too many.
     """
     if not isinstance(given, list) or len(given) > STROKES:
         raise UserError(f"a gesture is a list of at most {STROKES} strokes; reload the page and draw it again")
-    return [Stroke.read(one) for one in given]
+    return [Stroke.read(stroke) for stroke in given]
 
 
 def covered(stroke: Stroke, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The pixels under a brush or eraser, (H, W) bool of a photo of `size` (width, height)."""
+    """Return the pixels under a brush or eraser, (H, W) bool, for a photo of `size` (width, height)."""
     picture = Image.new("1", size)
     draw = ImageDraw.Draw(picture)
-    points = [(x - 0.5, y - 0.5) for x, y in stroke.points]  # Pillow counts from the first pixel's middle
+    points = [(x - 0.5, y - 0.5) for x, y in stroke.points]  # Pillow's origin is the first pixel's centre
     if len(points) > 1:
         draw.line(points, fill=1, width=max(1, round(2 * stroke.radius)))
     for point in points:
@@ -84,7 +84,7 @@ def covered(stroke: Stroke, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def painted(mask: NDArray[np.bool_], strokes: Sequence[Stroke]) -> NDArray[np.bool_]:
-    """A mask, (H, W) bool, after brush and eraser."""
+    """Return a mask, (H, W) bool, after brush and eraser strokes."""
     height, width = mask.shape
     for stroke in strokes:
         under = covered(stroke, (width, height))

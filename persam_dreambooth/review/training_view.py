@@ -1,4 +1,4 @@
-"""What training will see of one photo: a crop at the training resolution, and each latent cell's weight on it."""
+"""Preview what training sees of one photo: a crop at the training resolution with the weight of each latent cell."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +20,14 @@ LARGEST = 2048
 
 @dataclass(frozen=True)
 class TrainingView:
-    """How training would cut and weigh; the names are those of its flags.
+    """How training would crop and weight a photo; attributes are named like its flags.
 
     Attributes:
         resolution: of the crop, in pixels.
         cell: side of a latent cell in pixels: 8 for Stable Diffusion.
-        center_crop: the centre instead of a random place.
+        center_crop: crop the centre instead of a random place.
         mask_downsample, mask_dilation: how the mask becomes a latent mask.
-        seed: of the random place.
+        seed: of the random crop.
     """
 
     resolution: int = 512
@@ -39,19 +39,21 @@ class TrainingView:
 
     def __post_init__(self) -> None:
         if not 8 <= self.resolution <= LARGEST or not 1 <= self.cell <= self.resolution:
-            raise UserError(f"resolution is 8 to {LARGEST} pixels and a cell 1 to the resolution; choose such numbers")
+            raise UserError(
+                f"resolution must be 8 to {LARGEST} pixels and cell 1 to the resolution; choose other numbers"
+            )
         if self.mask_downsample not in ("area", "nearest", "max", "min") or not 0 <= self.mask_dilation <= LARGEST:
-            raise UserError("mask_downsample is area, nearest, max or min, and mask_dilation not negative")
+            raise UserError(f"mask_downsample must be area, nearest, max or min, and mask_dilation 0 to {LARGEST}")
 
     def draw(self, photo: Path, mask: Path) -> tuple[Image.Image, str]:
-        """The crop with what does not count darkened, cell by cell; beside it the latent mask; and a line of words.
+        """Draw the crop, with cells that do not count darkened, beside its latent mask; also return one line of text.
 
         Raises:
             UserError: a file cannot be read, or the mask does not fit the photo.
         """
         picture, drawn = files.read_photo(photo), read_mask(mask)
         if tuple(drawn.shape) != (picture.height, picture.width):
-            raise UserError(f"the mask of {photo.name} has another size than the photo; correct it anew")
+            raise UserError(f"the mask of {photo.name} does not have the photo's size; correct it again")
         size = (self.resolution, self.resolution)
         read = FreshSamples(DataConfig(resolution=self.resolution, center_crop=self.center_crop))
         with torch.random.fork_rng(devices=[]):

@@ -165,7 +165,7 @@ def test_a_photo_that_is_given_as_its_mask_is_refused_as_such(album, models, cap
     width = Image.open("ref.png").width
     clouds = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8))
     clouds.resize((width, 40), Image.BICUBIC).save("photo.png")
-    assert "is no mask but a photo" in assert_refused(ROLES[role]("photo.png", models), capsys)
+    assert "is not a mask but a photo" in assert_refused(ROLES[role]("photo.png", models), capsys)
 
 
 @pytest.mark.parametrize("role", [role for role in ROLES if "reference_mask" in role])

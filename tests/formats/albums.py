@@ -1,4 +1,4 @@
-"""Small albums with everything that goes wrong between programs: turned, transparent and oddly named photos."""
+"""Small albums with everything that goes wrong between programs: rotated, transparent and oddly named photos."""
 
 import hashlib
 from pathlib import Path
@@ -18,7 +18,7 @@ SIZES = [(13, 29), (31, 8), (16, 16), (1, 23), (40, 33), (9, 9), (17, 64), (6, 6
 
 
 def write_album(folder, seed=0):
-    """Photos and captions in `photos`, random masks in `masks`, one of them empty and one full; the two folders."""
+    """Write photos and captions to `photos`, random masks (one empty, one full) to `masks`; return both folders."""
     random = np.random.default_rng(seed)
     photos, masks = folder / "photos", folder / "masks"
     photos.mkdir(parents=True)
@@ -34,7 +34,7 @@ def write_album(folder, seed=0):
 
 
 def write_photo(path, size, random):
-    """Noise, in the file's format, turned or transparent as its name says."""
+    """Write noise in the file's format, rotated or transparent as its name says."""
     width, height = size
     mode = {"alpha.png": "RGBA", "grey.png": "L"}.get(path.name, "RGB")
     levels = random.integers(0, 256, (height, width, len(mode)), dtype=np.uint8)
@@ -47,7 +47,7 @@ def write_photo(path, size, random):
 
 
 def write_pair(folder, mask, name="dog.png"):
-    """One photo of noise, and the mask."""
+    """Write a photo of noise and its mask."""
     photos, masks = folder / "photos", folder / "masks"
     photos.mkdir(parents=True, exist_ok=True)
     write_photo(photos / name, mask.shape[::-1], np.random.default_rng(0))
@@ -56,7 +56,7 @@ def write_pair(folder, mask, name="dog.png"):
 
 
 def tree(folder):
-    """Every file's path and digest, and every folder's path."""
+    """Return every file's path and digest, and every folder's path."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         for path in folder.rglob("*")
@@ -64,15 +64,15 @@ def tree(folder):
 
 
 def masks_in(folder):
-    """Every mask by its stem."""
+    """Read every mask, by stem."""
     return {path.stem: files.read_mask(path) for path in files.list_photos(folder)}
 
 
 def photos_in(folder):
-    """Every photo as we read it, (H, W, 3) uint8, by its stem."""
+    """Read every photo as (H, W, 3) uint8, by stem."""
     return {path.stem: np.asarray(files.read_photo(path)) for path in files.list_photos(folder)}
 
 
 def captions_in(folder):
-    """Every caption by its stem."""
+    """Read every caption, by stem."""
     return {path.stem: path.read_text(encoding="utf-8").strip() for path in folder.glob("*.txt")}

@@ -1,4 +1,4 @@
-"""Guards that an export is whole or absent, leaves its source alone, and refuses with the list of what is wrong."""
+"""An export is complete or absent, leaves its source alone, and lists all problems when it refuses."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def source(album):
 
 
 def refused(album, export, *arguments):
-    """What is said when an export is refused, and nothing is written anywhere."""
+    """Return the error of a refused export, after checking that nothing was written."""
     pairs, before = source(album), tree(album.parent)
     with pytest.raises(UserError) as error:
         export(pairs, *arguments)
@@ -46,27 +46,29 @@ def test_masks_of_another_size_and_photos_that_are_broken_are_listed(trainer, al
     assert all(part in line for part in ("test.png is 77 x 7 pixels", "scan.png is 77 x 7", "grey.png cannot be"))
 
 
-def test_a_mask_of_the_stored_and_not_the_upright_frame_is_of_another_size(album, tmp_path):
+def test_a_mask_of_the_stored_instead_of_the_upright_photo_has_another_size(album, tmp_path):
     path = album / "masks" / "turned.png"
     files.write_mask(files.read_mask(path).T, path)
     assert "turned.jpg" in refused(album, export_folder, CONVENTIONS["kohya"], tmp_path / "out")
 
 
 @EVERY
-def test_names_that_are_no_text_are_listed(trainer, album, tmp_path):
+def test_names_that_are_not_utf_8_are_listed(trainer, album, tmp_path):
     for name in (b"k\xe4se.png", b"k\xe4se 2.png"):
         write_pair(album, np.ones((4, 4), bool), os.fsdecode(name))
     line = refused(album, export_folder, CONVENTIONS[trainer], tmp_path / "out")
-    assert line.count("are no UTF-8") == 2
+    assert line.count("are not UTF-8") == 2
 
 
-def test_a_folder_that_no_configuration_can_name_is_refused(album, tmp_path):
+def test_a_folder_that_a_configuration_cannot_contain_is_refused(album, tmp_path):
     odd = tmp_path / os.fsdecode(b"k\xe4se")
     line = refused(album, export_folder, CONVENTIONS["kohya"], odd / "out")
-    assert "out has bytes that are no UTF-8; rename it" in line
-    assert export_folder(source(album), CONVENTIONS["cutout"], odd / "out").count == len(NAMES)  # it has none
+    assert "out has bytes that are not UTF-8; rename it" in line
+    assert export_folder(source(album), CONVENTIONS["cutout"], odd / "out").count == len(
+        NAMES
+    )  # it has no configuration
     album = album.rename(odd / "album")
-    assert "has bytes that are no UTF-8; rename it" in refused(album, export_beside, ONETRAINER)
+    assert "has bytes that are not UTF-8; rename it" in refused(album, export_beside, ONETRAINER)
 
 
 @pytest.mark.parametrize("ending", ["-masklabel", "-condlabel"])
@@ -81,16 +83,16 @@ def test_names_that_the_trainer_reserves_are_listed(album, tmp_path, ending):
     assert export_folder(source(album), CONVENTIONS["kohya"], tmp_path / "out").count == len(NAMES) + 2
 
 
-def test_an_output_folder_that_is_used_is_refused(album, tmp_path):
+def test_an_output_folder_in_use_is_refused(album, tmp_path):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine.txt").write_text("mine")
     assert "not empty" in refused(album, export_folder, ONETRAINER, tmp_path / "used")
     assert "is a file" in refused(album, export_folder, ONETRAINER, tmp_path / "used" / "mine.txt" / "deeper")
     for inside in ("photos", "masks"):
-        assert "left as it is" in refused(album, export_folder, ONETRAINER, album / inside / "out")
+        assert "not written to" in refused(album, export_folder, ONETRAINER, album / inside / "out")
 
 
-def test_an_empty_output_folder_is_filled_and_is_as_readable_as_any(album, tmp_path):
+def test_an_empty_output_folder_is_used_and_gets_ordinary_permissions(album, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "plain").mkdir()
     export_folder(source(album), ONETRAINER, tmp_path / "out")
@@ -109,7 +111,7 @@ def test_a_full_disk_leaves_nothing(album, tmp_path, monkeypatch):
     assert tree(tmp_path) == before
 
 
-def test_photos_without_words_get_those_that_are_given(album, tmp_path):
+def test_photos_without_a_caption_get_the_instance_prompt(album, tmp_path):
     assert len(export_folder(source(album), ONETRAINER, tmp_path / "without").without_words) == len(NAMES) - 2
     exported = export_folder(source(album), ONETRAINER, tmp_path / "with", "a sks dog")
     assert exported.without_words == []
@@ -132,7 +134,7 @@ def test_beside_the_photos_only_masks_and_the_configuration_are_added(album):
     assert concept["path"] == str(album / "photos")
 
 
-def test_what_lies_beside_the_photos_is_imported(album, tmp_path):
+def test_masks_beside_the_photos_are_imported(album, tmp_path):
     export_beside(source(album), ONETRAINER)
     import_folder(ONETRAINER, Given(album / "photos"), tmp_path / "back")
     for stem, mask in masks_in(album / "masks").items():
@@ -140,7 +142,7 @@ def test_what_lies_beside_the_photos_is_imported(album, tmp_path):
 
 
 @pytest.mark.parametrize("trainer", [name for name in CONVENTIONS if name != "onetrainer"])
-def test_other_trainers_do_not_look_there(trainer, album):
+def test_trainers_that_do_not_look_beside_photos_are_refused(trainer, album):
     assert "--output" in refused(album, export_beside, CONVENTIONS[trainer])
 
 
@@ -154,14 +156,14 @@ def test_nothing_beside_the_photos_is_replaced(album):
     assert tree(album) == before
 
 
-def test_onetrainer_s_own_masks_beside_the_photos_are_no_photos(album):
+def test_onetrainer_masks_beside_the_photos_are_not_taken_for_photos(album):
     pairs = source(album)
     for name in ("test-condlabel.png", "gone-masklabel.png"):
         Image.new("L", (4, 4)).save(album / "photos" / name)
     assert export_beside(pairs, ONETRAINER).count == len(NAMES)
 
 
-def test_photos_that_would_be_trained_on_whole_are_listed(album):
+def test_photos_that_would_be_left_without_a_mask_are_listed(album):
     pairs = source(album)
     for name in ("late.png", "later.png"):
         Image.new("RGB", (4, 4)).save(album / "photos" / name)
@@ -171,6 +173,6 @@ def test_photos_that_would_be_trained_on_whole_are_listed(album):
     assert tree(album) == before
 
 
-def test_a_mask_of_another_size_leaves_the_photos_folder_as_it_was(album):
+def test_a_mask_of_another_size_leaves_the_photos_folder_unchanged(album):
     files.write_mask(np.ones((7, 77), bool), album / "masks" / "turned.png")
     assert "turned.jpg" in refused(album, export_beside, ONETRAINER)

@@ -1,4 +1,4 @@
-"""What strangers put into a trainer's folder ends in one line: nothing else is read, written, or waited for."""
+"""Hostile trainer folders end in a one-line error: nothing else is read or written, and nothing blocks."""
 
 import ast
 import json
@@ -29,7 +29,7 @@ NAMES = ["Собака", "犬 🐕", "a\nb", "\x1b[2Jred", "a\u202egpj", "a'b\"c
 
 @pytest.fixture
 def theirs(tmp_path, monkeypatch):
-    """A trainer's folder of one photo with its mask, of 6 x 4 pixels; the same lies in another folder, not given."""
+    """A trainer's folder with one photo and mask of 6 x 4 pixels; a copy lies in another folder that is not given."""
     monkeypatch.chdir(tmp_path)
     for folder in ("theirs", "secret"):
         for name, mode in (("images/dog.png", "RGB"), ("masks/dog.png", "L")):
@@ -40,7 +40,7 @@ def theirs(tmp_path, monkeypatch):
 
 
 def refused(capsys, *argv):
-    """The one line that a command ends with; nothing is written."""
+    """Return the one-line error of a command, after checking that nothing was written."""
     before = tree(Path())
     assert main([str(word) for word in argv]) == 2
     printed = capsys.readouterr()
@@ -54,34 +54,34 @@ LINES = {
     "brackets": ("[" * 100_000, "nested too deeply"),
     "brackets in a value": (json.dumps(LINE)[:-1] + ', "x": ' + "[" * 100_000, "nested too deeply"),
     "a number of 6,000 digits": (f'{{"image": {"9" * 6000}}}', "4300 digits"),
-    "no UTF-8": ("\udcff", "no file of JSON lines"),
+    "no UTF-8": ("\udcff", "not a JSON Lines file"),
     "null": ("null", "line 1: it has no 'image'"),
     "a list as name": (json.dumps(LINE | {"image": ["a"]}), "line 1: it has no 'image'"),
-    "NUL": (json.dumps(LINE | {"image": "a\0b.png"}), "a\\x00b.png is not there"),
-    "NUL in the mask": (json.dumps(LINE | {"mask": "a\0b.png"}), "a\\x00b.png is not there"),
-    "half a letter": (json.dumps(LINE | {"image": "\ud800.png"}), "is not there"),
-    "half a letter as caption": (json.dumps(LINE | {"text": "\ud800"}), "the 'text' of dog.png is no text"),
-    "a list as caption": (json.dumps(LINE | {"text": ["a"]}), "the 'text' of dog.png is no text"),
-    "escapes": (json.dumps(LINE | {"image": "\x1b[2J.png"}), "\\x1b[2J.png is not there"),
+    "NUL": (json.dumps(LINE | {"image": "a\0b.png"}), "a\\x00b.png does not exist"),
+    "NUL in the mask": (json.dumps(LINE | {"mask": "a\0b.png"}), "a\\x00b.png does not exist"),
+    "half a letter": (json.dumps(LINE | {"image": "\ud800.png"}), "does not exist"),
+    "half a letter as caption": (json.dumps(LINE | {"text": "\ud800"}), "the 'text' of dog.png is not text"),
+    "a list as caption": (json.dumps(LINE | {"text": ["a"]}), "the 'text' of dog.png is not text"),
+    "escapes": (json.dumps(LINE | {"image": "\x1b[2J.png"}), "\\x1b[2J.png does not exist"),
     "a name of 5,000 letters": (json.dumps(LINE | {"image": "a" * 5000}), "too long"),
-    "a folder": (json.dumps(LINE | {"image": "images"}), "images is not there"),
-    "the folder itself": (json.dumps(LINE | {"image": ""}), "is not there"),
+    "a folder": (json.dumps(LINE | {"image": "images"}), "images does not exist"),
+    "the folder itself": (json.dumps(LINE | {"image": ""}), "does not exist"),
     "twice": ("\n".join([json.dumps(LINE)] * 2), "dog.png is listed twice"),
-    "a photo outside": (json.dumps(LINE | {"image": ELSEWHERE}), "lies outside of theirs"),
+    "a photo outside": (json.dumps(LINE | {"image": ELSEWHERE}), "lies outside theirs"),
     "a photo outside, behind a folder": (json.dumps(LINE | {"image": f"images/../{ELSEWHERE}"}), "lies outside"),
-    "a mask outside": (json.dumps(LINE | {"mask": ELSEWHERE}), "lies outside of theirs"),
+    "a mask outside": (json.dumps(LINE | {"mask": ELSEWHERE}), "lies outside theirs"),
     "an absolute path": (json.dumps(LINE | {"image": "/etc/passwd"}), "/etc/passwd lies outside"),
 }
 
 
 @pytest.mark.parametrize(("text", "said"), LINES.values(), ids=LINES)
-def test_lines_of_json(text, said, theirs, capsys):
+def test_hostile_json_lines(text, said, theirs, capsys):
     (theirs / "data.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
     assert said in refused(capsys, "import", "--from", "invoke", "--input", "theirs", "--output", "out")
 
 
 def coco(**changes):
-    """A COCO file of the photo, with other values in the first of its images, annotations or categories."""
+    """Return a COCO file of the photo, with changes to its first image, annotation or category."""
     box = [[0, 0, 6, 0, 6, 4, 0, 4]]
     whole = {
         "images": [{"id": 1, "file_name": "dog.png", "width": 6, "height": 4}],
@@ -97,20 +97,20 @@ FAR = [[1e9, 1, 4, 1, 4, 3]]
 TABLES = {
     "brackets": ("[" * 100_000, "nested too deeply"),
     "a number of 6,000 digits": (f'{{"images": {"9" * 6000}}}', "4300 digits"),
-    "images in an object": (coco(images=3), "no COCO file"),
-    "an image that is none": (coco(images=[3]), "image number 1 is no object"),
-    "an annotation that is none": (coco(annotations=[None]), "annotation number 1 is no object"),
-    "a category that is none": (coco(categories=["dog"]), "category number 1 is no object"),
-    "categories as a number": (coco(categories=3), "category number 1 is no object"),
-    "an image's id as a list": (coco(images={"id": [1]}), "image number 1 has no id"),
-    "an annotation's image as a list": (coco(annotations={"image_id": [1]}), "annotation 5 has no image_id"),
-    "a category as a list": (coco(annotations={"category_id": [1]}), "annotation 5 has no category_id"),
-    "a category's id as an object": (coco(categories={"id": {}}), "category number 1 has no id"),
-    "a category without a name": (coco(categories={"name": None}), "category 1 has no name"),
-    "a photo's name as a number": (coco(images={"file_name": 3}), "image 1 has no file_name"),
-    "an annotation of no image": (coco(annotations={"image_id": 9}), "annotation 5 is of image 9"),
+    "images in an object": (coco(images=3), "not a COCO file"),
+    "an image that is none": (coco(images=[3]), "image number 1 is not an object"),
+    "an annotation that is none": (coco(annotations=[None]), "annotation number 1 is not an object"),
+    "a category that is none": (coco(categories=["dog"]), "category number 1 is not an object"),
+    "categories as a number": (coco(categories=3), "category number 1 is not an object"),
+    "an image's id as a list": (coco(images={"id": [1]}), "image number 1 has no valid id"),
+    "an annotation's image as a list": (coco(annotations={"image_id": [1]}), "annotation 5 has no valid image_id"),
+    "a category as a list": (coco(annotations={"category_id": [1]}), "annotation 5 has no valid category_id"),
+    "a category's id as an object": (coco(categories={"id": {}}), "category number 1 has no valid id"),
+    "a category without a name": (coco(categories={"name": None}), "category 1 has no valid name"),
+    "a photo's name as a number": (coco(images={"file_name": 3}), "image 1 has no valid file_name"),
+    "an annotation of no image": (coco(annotations={"image_id": 9}), "annotation 5 belongs to image 9"),
     "two images of one id": (coco(images=[{"id": 1, "file_name": "dog.png"}] * 2), "2 images have the id 1"),
-    "NUL": (coco(images={"file_name": "a\0b.png"}), "a\\x00b.png is not there"),
+    "NUL": (coco(images={"file_name": "a\0b.png"}), "a\\x00b.png does not exist"),
     "a photo outside": (coco(images={"file_name": f"../{ELSEWHERE}"}), "lies outside"),
     "an absolute path": (coco(images={"file_name": "/etc/passwd"}), "/etc/passwd lies outside"),
     "a claimed size": (
@@ -133,12 +133,12 @@ TABLES = {
 
 
 @pytest.mark.parametrize(("text", "said"), TABLES.values(), ids=TABLES)
-def test_coco_files(text, said, theirs, capsys):
+def test_hostile_coco_files(text, said, theirs, capsys):
     (theirs / "instances.json").write_text(text)
     assert said in refused(capsys, "import", "--from", "coco", "--input", "theirs", "--output", "out")
 
 
-def test_a_polygon_that_would_end_the_process_does_not(theirs):
+def test_a_polygon_that_would_crash_the_process_is_refused(theirs):
     (theirs / "instances.json").write_text(coco(annotations={"segmentation": FAR}))
     command = [sys.executable, "-m", "persam_dreambooth.cli", "import", "--from", "coco", "--input", "theirs"]
     done = subprocess.run([*command, "--output", "out"], capture_output=True, text=True, check=False)
@@ -147,7 +147,7 @@ def test_a_polygon_that_would_end_the_process_does_not(theirs):
     assert not Path("out").exists()
 
 
-def test_files_elsewhere_are_read_where_their_folders_are_named(theirs, capsys):
+def test_files_elsewhere_are_read_if_their_folders_are_given(theirs, capsys):
     line = {"image": "../secret/RGB/dog.png", "mask": str(Path("secret/L/dog.png").absolute())}
     (theirs / "data.jsonl").write_text(json.dumps(line))
     flags = ("--images", "secret/RGB", "--masks", "secret/L", "--output", "out")
@@ -155,8 +155,8 @@ def test_files_elsewhere_are_read_where_their_folders_are_named(theirs, capsys):
     assert [path.name for path in Path("out/images").iterdir()] == ["dog.png"]
 
 
-def test_characters_that_end_a_line_elsewhere_stay_in_a_caption(theirs):
-    """`splitlines` knows ten of them, and JSON lines end at one."""
+def test_unusual_line_separators_stay_in_a_caption(theirs):
+    """`splitlines` splits at ten characters, JSON Lines at one."""
     words = "a dog\u2028on\x85grass\u2029 and\x1csand"
     (theirs / "data.jsonl").write_text(json.dumps(LINE | {"text": words}, ensure_ascii=False), encoding="utf-8")
     assert main(["import", "--from", "invoke", "--input", "theirs", "--output", "out"]) == 0
@@ -165,7 +165,7 @@ def test_characters_that_end_a_line_elsewhere_stay_in_a_caption(theirs):
 
 @EVERY
 @pytest.mark.parametrize("given", ["loop", "pipe", "/dev/null", "theirs/images/dog.png"])
-def test_what_is_no_folder(given, trainer, theirs, capsys):
+def test_an_input_that_is_not_a_folder(given, trainer, theirs, capsys):
     Path("loop").symlink_to("loop")
     os.mkfifo("pipe")
     refused(capsys, "import", "--from", trainer, "--input", given, "--output", "out")
@@ -173,7 +173,7 @@ def test_what_is_no_folder(given, trainer, theirs, capsys):
 
 @EVERY
 @pytest.mark.parametrize("output", ["loop", "theirs", "theirs/images/dog.png/x", "theirs/images/new"])
-def test_outputs_that_cannot_be(output, trainer, theirs, capsys):
+def test_impossible_outputs(output, trainer, theirs, capsys):
     Path("loop").symlink_to("loop")
     given = ("--images", "theirs/images", "--masks", "theirs/masks")
     refused(capsys, "export", "--to", trainer, *given, "--output", output)
@@ -181,10 +181,10 @@ def test_outputs_that_cannot_be(output, trainer, theirs, capsys):
 
 @pytest.mark.parametrize("index", ["data.jsonl", "instances.json", "train/metadata.jsonl"])
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(path.name), Path.mkdir])
-def test_an_index_that_is_no_file(make, index, theirs, capsys):
+def test_an_index_that_is_not_a_regular_file(make, index, theirs, capsys):
     (theirs / index).parent.mkdir(exist_ok=True)
     make(theirs / index)
-    trainer = next(name for name, one in CONVENTIONS.items() if getattr(one.layout, "name", "") == index)
+    trainer = next(name for name, convention in CONVENTIONS.items() if getattr(convention.layout, "name", "") == index)
     said = refused(capsys, "import", "--from", trainer, "--input", "theirs", "--output", "out")
     assert f"has no {Path(index).name}" in said
 
@@ -198,20 +198,20 @@ def test_an_index_of_another_kind_is_named(suffix, theirs, capsys):
 
 
 @pytest.mark.parametrize("folder", ["secret/L", "secret/RGB"])
-def test_no_output_among_photos_or_masks_that_were_named(folder, theirs, capsys):
+def test_the_output_may_not_lie_among_the_given_photos_or_masks(folder, theirs, capsys):
     given = ("--input", "theirs", "--images", "secret/RGB", "--masks", "secret/L")
-    assert "left as it is" in refused(capsys, "import", "--from", "kohya", *given, "--output", f"{folder}/new")
+    assert "not written to" in refused(capsys, "import", "--from", "kohya", *given, "--output", f"{folder}/new")
 
 
 @pytest.mark.parametrize("flags", [["--instance_prompt", "\udcff"], ["--caption_extension", "txt"]])
-def test_words_that_cannot_be_written(flags, theirs, capsys):
+def test_text_that_cannot_be_written(flags, theirs, capsys):
     given = ("--images", "theirs/images", "--masks", "theirs/masks", "--output", "out", *flags)
     assert flags[0] in refused(capsys, "export", "--to", "kohya", *given)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("trainer", ["onetrainer", "kohya", "coco", "imagefolder", "cutout"])
-def test_any_name_comes_back_and_is_escaped_on_the_screen(name, trainer, tmp_path, capsys):
+def test_any_name_survives_and_is_escaped_on_the_screen(name, trainer, tmp_path, capsys):
     mask = np.zeros((5, 7), bool)
     mask[1:4, 2:5] = True
     photos, masks = write_pair(tmp_path / "album", mask, f"{name}.png")
@@ -233,8 +233,8 @@ def test_a_quoted_path_is_one_string_to_every_reader(name):
 
 
 @EVERY
-def test_what_a_file_system_takes_for_one_name_replaces_nothing(trainer, tmp_path):
-    """Such as Dog.jpg and dog.jpg on Windows and macOS; here the same name stands for both."""
+def test_names_that_a_file_system_confuses_overwrite_nothing(trainer, tmp_path):
+    """Such as Dog.jpg and dog.jpg on Windows and macOS; here the same name is used for both."""
     mask = np.ones((4, 6), bool)
     photos, _ = write_pair(tmp_path / "album", mask)
     layout, photo = CONVENTIONS[trainer].layout, photos / "dog.png"

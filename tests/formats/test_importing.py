@@ -1,4 +1,4 @@
-"""Guards how other programs' folders are read: frames, channels, grey, run lengths; and what is refused."""
+"""How other programs' folders are read: orientation, channels, grey levels, run lengths; and what is refused."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ PAIRED = ["onetrainer", "kohya", "simpletuner", "ai-toolkit", "diffusion-pipe"]
 
 @pytest.fixture
 def theirs(tmp_path):
-    """What a trainer's user has: an export of the album, by the trainer's name."""
+    """Return a function that exports the album to a trainer, given its name."""
 
     def make(trainer):
         photos, masks = write_album(tmp_path / "album")
@@ -33,7 +33,7 @@ def theirs(tmp_path):
 
 
 def write(folder, photo, mask, names=("images/dog.png", "masks/dog.png"), **options):
-    """One photo and its mask as a user of a trainer with two folders has them."""
+    """Write one photo and its mask to a trainer's two folders."""
     for picture, name in zip((photo, mask), names, strict=True):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         picture.save(folder / name, **options.get(name, {}))
@@ -41,14 +41,14 @@ def write(folder, photo, mask, names=("images/dog.png", "masks/dog.png"), **opti
 
 
 def imported(trainer, folder, output, **given):
-    """The only mask that is imported, and the report."""
+    """Import a folder; return its only mask and the report."""
     report = import_folder(CONVENTIONS[trainer], Given(folder, **given), output)
     (mask,) = files.list_photos(output / "masks")
     return files.read_mask(mask), report
 
 
 def refused(trainer, folder, **given):
-    """What is said when an import is refused, and nothing is written anywhere."""
+    """Return the error of a refused import, after checking that nothing was written."""
     around = folder.parent.parent if folder.is_file() else folder.parent
     before = tree(around)
     with pytest.raises(UserError) as error:
@@ -73,7 +73,7 @@ def test_folders_of_other_names_and_photos_beside_them_are_read(trainer, theirs,
 
 @pytest.mark.parametrize(("trainer", "keeps"), [("kohya", True), ("diffusion-pipe", True), ("ai-toolkit", False)])
 def test_a_mask_lies_on_the_pixels_that_the_trainer_sees(trainer, keeps, tmp_path):
-    """Square, so that only the trainer's way tells the frame: kohya's masks lie on the stored pixels."""
+    """A square photo, so that sizes do not tell the orientation: kohya's masks lie on the stored pixels."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     drawn = np.zeros((8, 8), np.uint8)
@@ -81,12 +81,12 @@ def test_a_mask_lies_on_the_pixels_that_the_trainer_sees(trainer, keeps, tmp_pat
     names = ("images/dog.jpg", "masks/dog.png")
     write(tmp_path / "theirs", Image.new("RGB", (8, 8)), Image.fromarray(drawn), names, **{names[0]: {"exif": exif}})
     mask, _ = imported(trainer, tmp_path / "theirs", tmp_path / "back")
-    expected = np.rot90(drawn, -1) if keeps else drawn  # 6: the viewer turns it clockwise
+    expected = np.rot90(drawn, -1) if keeps else drawn  # 6: viewers rotate it clockwise
     np.testing.assert_array_equal(mask, expected > 0)
 
 
-def test_of_a_coloured_mask_each_trainer_has_its_channel(tmp_path):
-    """Blue is dark to both; green is black to kohya and bright to OneTrainer, red white to kohya and dark there."""
+def test_each_trainer_reads_its_own_channel_of_a_coloured_mask(tmp_path):
+    """Blue is dark to both; green is black to kohya and bright to OneTrainer, red is white to kohya and dark there."""
     mask = Image.fromarray(np.array([[[0, 0, 255], [0, 255, 0], [255, 0, 0], [255, 255, 255]]], np.uint8))
     write(tmp_path / "kohya", Image.new("RGB", (4, 1)), mask)
     write(tmp_path / "one", Image.new("RGB", (4, 1)), mask, ("images/dog.png", "images/dog-masklabel.png"))
@@ -95,7 +95,7 @@ def test_of_a_coloured_mask_each_trainer_has_its_channel(tmp_path):
 
 
 @pytest.mark.parametrize("trainer", ["kohya", "onetrainer", "kohya-alpha", "cutout"])
-def test_a_grey_mask_is_cut_at_half_and_counted(trainer, tmp_path):
+def test_a_grey_mask_is_thresholded_at_half_and_counted(trainer, tmp_path):
     levels = Image.fromarray(np.array([[0, 1, 127, 128, 254, 255]], np.uint8))
     photo, name = Image.new("RGB", (6, 1), "red"), "masks/dog.png"
     if trainer == "onetrainer":
@@ -110,7 +110,7 @@ def test_a_grey_mask_is_cut_at_half_and_counted(trainer, tmp_path):
     assert "4 pixels" in entry.warnings[0]
 
 
-def test_sixteen_bits_mean_what_eight_do(tmp_path):
+def test_16_bit_masks_are_read_like_8_bit_ones(tmp_path):
     levels = Image.fromarray(np.array([[0, 300, 0x7FFF, 0x8000, 0xFFFF]], np.uint16))
     write(tmp_path / "theirs", Image.new("RGB", (5, 1)), levels)
     mask, _ = imported("kohya", tmp_path / "theirs", tmp_path / "back")
@@ -124,7 +124,7 @@ def test_an_empty_mask_is_named(tmp_path):
     assert report.empty == ["dog.png"]
 
 
-def test_colours_below_the_transparency_are_kept_for_training_and_white_for_a_cut_out(tmp_path):
+def test_colours_below_transparency_are_kept_for_training_and_become_white_in_cut_outs(tmp_path):
     photo = Image.new("RGBA", (2, 1), (200, 30, 30, 0))
     photo.putpixel((0, 0), (30, 200, 30, 255))
     (tmp_path / "theirs").mkdir()
@@ -139,7 +139,7 @@ def test_colours_below_the_transparency_are_kept_for_training_and_white_for_a_cu
 
 
 def coco(folder, annotations, categories=({"id": 7, "name": "dog"},), size=(6, 4)):
-    """A COCO file of one photo, as another program writes it: the file alone, photos beside it."""
+    """Write a COCO file of one photo as other programs do, with the photo beside it."""
     folder.mkdir()
     Image.new("RGB", size).save(folder / "a.jpg")
     image = {"id": 11, "file_name": "a.jpg", "width": size[0], "height": size[1]}
@@ -156,7 +156,7 @@ DRAWN = np.array([[0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0], [0, 1, 1, 1, 0, 1], [0
 
 
 def run_lengths(mask):
-    """Uncompressed: the lengths of runs, column by column, background first."""
+    """Encode a mask uncompressed: run lengths, column by column, background first."""
     flat = mask.T.ravel().astype(int)
     edges = np.flatnonzero(np.diff(flat)) + 1
     counts = np.diff([0, *edges, flat.size]).tolist()
@@ -164,14 +164,14 @@ def run_lengths(mask):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_run_lengths_of_both_kinds_are_read_and_several_masks_are_one(packed, tmp_path):
+def test_both_kinds_of_run_lengths_are_read_and_masks_are_united(packed, tmp_path):
     parts = [DRAWN & (np.arange(6) < 4), DRAWN & (np.arange(6) >= 4)]
     if packed:
         encoded = [tools.encode(np.asfortranarray(part.astype(np.uint8))) for part in parts]
-        encoded = [one | {"counts": one["counts"].decode()} for one in encoded]
+        encoded = [runs | {"counts": runs["counts"].decode()} for runs in encoded]
     else:
         encoded = [run_lengths(part) for part in parts]
-    path = coco(tmp_path / "theirs", [annotation(one) for one in encoded])
+    path = coco(tmp_path / "theirs", [annotation(runs) for runs in encoded])
     mask, _ = imported("coco", path, tmp_path / "back")
     np.testing.assert_array_equal(mask, DRAWN)
 
@@ -182,7 +182,7 @@ def test_polygons_are_read(tmp_path):
     assert mask[1:3, 1:4].all() and mask.sum() == 6
 
 
-def test_of_several_categories_one_is_the_subject(tmp_path):
+def test_the_subject_is_chosen_among_several_categories(tmp_path):
     names = [{"id": 7, "name": "dog"}, {"id": 8, "name": "sofa"}]
     both = [annotation(run_lengths(DRAWN)), annotation(run_lengths(~DRAWN), category=8)]
     path = coco(tmp_path / "theirs", both, names)
@@ -202,19 +202,19 @@ def test_of_several_categories_one_is_the_subject(tmp_path):
         ([annotation({"size": [4, 6], "counts": [[]]})], "annotation 1, of a.jpg: a run-length encoding's counts"),
     ],
 )
-def test_annotations_that_do_not_fit_are_refused(annotations, said, tmp_path):
+def test_invalid_annotations_are_refused(annotations, said, tmp_path):
     assert said in refused("coco", coco(tmp_path / "theirs", annotations))
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "no JSON", '{"images": [], "annotations": [3]}'])
-def test_another_file_is_no_coco_file(text, tmp_path):
+def test_a_file_that_is_not_coco_is_refused(text, tmp_path):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "instances.json").write_text(text)
-    assert "no COCO file" in refused("coco", tmp_path / "theirs")
+    assert "not a COCO file" in refused("coco", tmp_path / "theirs")
 
 
 def indexed(trainer, folder, photos):
-    """Photos (name -> image of 6 x 4 pixels) with white masks, as a trainer with an index has them."""
+    """Write photos (name -> image of 6 x 4 pixels) with white masks and the trainer's index."""
     for name, photo in photos.items():
         write(folder, photo, Image.new("L", photo.size, 255), (f"images/{name}", f"masks/{name}.png"))
     if trainer == "coco":
@@ -230,7 +230,7 @@ def indexed(trainer, folder, photos):
 
 
 @pytest.mark.parametrize("trainer", INDEXED)
-def test_a_photo_of_another_suffix_becomes_an_opaque_png(trainer, tmp_path):
+def test_a_photo_with_an_unknown_suffix_becomes_an_opaque_png(trainer, tmp_path):
     moving = Image.new("P", (6, 4), 1)
     moving.putpalette([200, 30, 30, 30, 200, 30])
     moving.putpixel((0, 0), 0)
@@ -252,17 +252,17 @@ def test_a_photo_of_another_suffix_becomes_an_opaque_png(trainer, tmp_path):
 
 
 @pytest.mark.parametrize("trainer", INDEXED)
-def test_names_that_are_no_photo_s_here_are_listed(trainer, tmp_path):
+def test_names_that_are_skipped_here_are_listed(trainer, tmp_path):
     names = ("a.png", ".hidden.png", "c-masklabel.png", "d-condlabel.apng")
     line = refused(trainer, indexed(trainer, tmp_path / "theirs", {name: Image.new("RGB", (6, 4)) for name in names}))
-    assert all(f"{name} has a name that is no photo's here" in line for name in names[1:])
+    assert all(f"{name} has a name that is not read as a photo here" in line for name in names[1:])
     assert "a.png has" not in line
 
 
-def test_a_mask_s_name_is_no_photo_s_where_folders_are_paired_either(tmp_path):
+def test_a_photo_named_like_a_mask_is_refused_in_paired_folders_too(tmp_path):
     names = ("images/dog-masklabel.png", "masks/dog-masklabel.png")
     write(tmp_path / "theirs", Image.new("RGB", (6, 4)), Image.new("L", (6, 4), 255), names)
-    assert "dog-masklabel.png has a name that is no photo's here" in refused("kohya", tmp_path / "theirs")
+    assert "dog-masklabel.png has a name that is not read as a photo here" in refused("kohya", tmp_path / "theirs")
 
 
 @pytest.mark.parametrize("trainer", PAIRED)
@@ -288,7 +288,7 @@ def test_photos_without_an_alpha_channel_are_listed(trainer, theirs):
 
 
 @pytest.mark.parametrize(("trainer", "index"), [("invoke", "data.jsonl"), ("imagefolder", "train/metadata.jsonl")])
-def test_lines_that_name_nothing_are_listed(trainer, index, theirs):
+def test_lines_that_name_missing_files_are_listed(trainer, index, theirs):
     folder = theirs(trainer)
     path = folder / index
     photo, mask = CONVENTIONS[trainer].layout.photo, CONVENTIONS[trainer].layout.mask
@@ -297,10 +297,10 @@ def test_lines_that_name_nothing_are_listed(trainer, index, theirs):
     del lines[2][mask], lines[3][photo]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     line = refused(trainer, folder)
-    assert "gone.png is not there" in line and "lost.png is not there" in line
+    assert "gone.png does not exist" in line and "lost.png does not exist" in line
     assert "has no mask; " in line and f"line 4: it has no '{photo}'" in line
     path.write_text("{")
-    assert "no file of JSON lines" in refused(trainer, folder)
+    assert "not a JSON Lines file" in refused(trainer, folder)
     path.unlink()
     assert path.name in refused(trainer, folder)
 
@@ -343,7 +343,7 @@ def test_masks_of_another_size_are_listed(trainer, theirs):
 
 
 @pytest.mark.parametrize("trainer", [*PAIRED, "kohya-alpha", "cutout"])
-def test_foreign_files_are_listed_and_what_trainers_leave_behind_is_not(trainer, theirs, tmp_path):
+def test_foreign_files_are_listed_but_leftovers_of_trainers_are_not(trainer, theirs, tmp_path):
     folder = theirs(trainer)
     photos = folder / CONVENTIONS[trainer].layout.photos
     for name in ("scan.npz", ".aitk_size.json", "notes.md", "train.toml"):
@@ -356,7 +356,7 @@ def test_foreign_files_are_listed_and_what_trainers_leave_behind_is_not(trainer,
 
 
 def empty(folder, trainer):
-    """A trainer's folder in which nothing lies."""
+    """Create a trainer's folder without photos."""
     layout = CONVENTIONS[trainer].layout
     for name in (layout.photos, layout.masks or layout.photos):
         (folder / "theirs" / name).mkdir(parents=True, exist_ok=True)
@@ -373,10 +373,10 @@ def test_a_folder_without_photos_is_refused(trainer, tmp_path):
 
 
 @EVERY
-def test_a_folder_in_the_trainer_s_or_one_in_use_is_no_output(trainer, theirs, tmp_path):
+def test_an_output_in_the_trainer_s_folder_or_in_use_is_refused(trainer, theirs, tmp_path):
     folder = theirs(trainer)
     before = tree(tmp_path)
-    for output, said in ((folder / "back", "left as it is"), (tmp_path / "album", "not empty")):
+    for output, said in ((folder / "back", "not written to"), (tmp_path / "album", "not empty")):
         with pytest.raises(UserError, match=said):
             import_folder(CONVENTIONS[trainer], Given(folder), output)
     assert tree(tmp_path) == before

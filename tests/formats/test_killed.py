@@ -1,4 +1,4 @@
-"""An export or import that is killed at any of its writes leaves nothing half-written, and can be called again."""
+"""An export or import killed at any write leaves nothing half-written, and can be run again."""
 
 import shutil
 
@@ -12,12 +12,12 @@ from tests.kills import KILLED, killed_at
 
 
 def kept(folder):
-    """Every file's digest, and of folders the names, hidden leftovers apart."""
+    """Return the digest of every file and the name of every folder, except hidden leftovers."""
     return {name: digest for name, digest in tree(folder).items() if ".unfinished-" not in name}
 
 
 def kill_at_every_write(argv, around, output, wanted):
-    """Kill a command at its first write, its second, and so on until it ends; each time it is then called again."""
+    """Kill a command at its first write, its second, and so on until it succeeds; run it again each time."""
     before = kept(around)
     for number in range(1000):
         code = killed_at(number, argv)
@@ -46,7 +46,7 @@ def album(tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["export", "import"])
-def test_exports_and_imports_are_whole_or_absent(verb, album, tmp_path):
+def test_exports_and_imports_are_complete_or_absent(verb, album, tmp_path):
     argv = ["export", "--to", "imagefolder", "--images", album / "photos", "--masks", album / "masks"]
     output = tmp_path / "there"
     if verb == "import":
@@ -59,7 +59,7 @@ def test_exports_and_imports_are_whole_or_absent(verb, album, tmp_path):
     kill_at_every_write(argv, tmp_path, output, wanted)
 
 
-def test_masks_beside_photos_are_completed_by_the_next_call(album, tmp_path):
+def test_an_interrupted_export_beside_photos_is_completed_by_the_next_run(album, tmp_path):
     for name in ("cat", "cow"):
         shutil.copy(album / "photos" / "dog.png", album / "photos" / f"{name}.png")
         shutil.copy(album / "masks" / "dog.png", album / "masks" / f"{name}.png")

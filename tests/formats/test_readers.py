@@ -1,5 +1,5 @@
-"""Guards that each trainer finds what was exported for it: its own rules for finding, turning and reading, told by
-the very configuration that was saved, lead to our photos and our masks. Where the reader is a library, it reads."""
+"""Each trainer finds what was exported for it: its own rules for finding, rotating and reading files, applied to the
+saved configuration, lead to our photos and masks. Where the reader is a library, the library itself reads."""
 
 import json
 import os
@@ -29,18 +29,18 @@ def album(tmp_path_factory):
 
 
 def stored(path, mode="RGB"):
-    """As trainers read that know nothing of EXIF."""
+    """Read a picture as trainers do that ignore EXIF."""
     with Image.open(path) as image:
         return np.array(image.convert(mode))
 
 
 def turned(path, mode="RGB"):
-    """As trainers read that turn pictures."""
+    """Read a picture as trainers do that apply EXIF."""
     with Image.open(path) as image:
         return np.array(ImageOps.exif_transpose(image).convert(mode))
 
 
-# Each returns {stem: (photo, mask in [0, 255], caption)}.
+# Each reader returns {stem: (photo, mask in [0, 255], caption)}.
 
 
 def onetrainer(folder):
@@ -68,7 +68,7 @@ def kohya_pictures(directory):
 
 
 def kohya(folder):
-    """ControlNetDataset of sd-scripts: every photo one mask and none left over, no EXIF, the red channel."""
+    """ControlNetDataset of sd-scripts: one mask per photo and none left over, no EXIF, the red channel."""
     config = tomllib.loads((folder / "kohya.toml").read_text(encoding="utf-8"))
     (subset,) = config["datasets"][0]["subsets"]
     masks = kohya_pictures(subset["conditioning_data_dir"])
@@ -83,7 +83,7 @@ def kohya(folder):
 
 
 def kohya_alpha(folder):
-    """DreamBoothDataset of sd-scripts with `alpha_mask`: the fourth channel, the other three as they are stored."""
+    """DreamBoothDataset of sd-scripts with `alpha_mask`: the fourth channel, the other three as stored."""
     config = tomllib.loads((folder / "kohya.toml").read_text(encoding="utf-8"))
     (subset,) = config["datasets"][0]["subsets"]
     assert subset["alpha_mask"] is True
@@ -95,7 +95,7 @@ def kohya_alpha(folder):
 
 
 def simpletuner(folder):
-    """The mask at the photo's path with the one root in the place of the other, RGB, turned, red."""
+    """The mask has the photo's path under the other root; RGB, EXIF applied, the red channel."""
     images, masks, _ = json.loads((folder / "multidatabackend.json").read_text(encoding="utf-8"))
     assert images["conditioning_data"] == masks["id"]
     assert (masks["dataset_type"], masks["conditioning_type"]) == ("conditioning", "mask")
@@ -109,14 +109,14 @@ def simpletuner(folder):
 
 
 def ai_toolkit(folder):
-    """Photos below the folder, the mask of the same stem in the other, turned, grey."""
+    """Photos below one folder, masks of the same stem in the other, EXIF applied, grey."""
     (dataset,) = yaml.safe_load((folder / "ai-toolkit.yaml").read_text(encoding="utf-8"))["datasets"]
     extensions = (".jpg", ".jpeg", ".png", ".webp")
     found = {}
     for photo in Path(dataset["folder_path"]).rglob("*"):
         if not photo.name.lower().endswith(extensions):
             continue
-        candidates = [Path(dataset["mask_path"]) / f"{photo.stem}{one}" for one in extensions]
+        candidates = [Path(dataset["mask_path"]) / f"{photo.stem}{extension}" for extension in extensions]
         mask = next(path for path in candidates if path.exists())
         caption = caption_at(photo.with_suffix(f".{dataset['caption_ext']}"))
         found[photo.stem] = (turned(photo), turned(mask, "L"), caption)
@@ -124,7 +124,7 @@ def ai_toolkit(folder):
 
 
 def diffusion_pipe(folder):
-    """Every file but text is a photo; the mask of the same stem, the stored pixels, the same size, red."""
+    """Every file but text is a photo; the mask has the same stem and size, stored pixels, the red channel."""
     (directory,) = tomllib.loads((folder / "dataset.toml").read_text(encoding="utf-8"))["directory"]
     masks = {path.stem: path for path in Path(directory["mask_path"]).glob("*") if path.is_file()}
     found = {}
@@ -214,7 +214,7 @@ def test_every_trainer_has_a_reader():
     assert READERS.keys() == CONVENTIONS.keys() - {"cutout"}
 
 
-def test_nothing_of_the_background_is_left_in_a_cut_out(album, tmp_path):
+def test_a_cut_out_keeps_nothing_of_the_background(album, tmp_path):
     export_folder(read_source(album / "masks", album / "photos"), CONVENTIONS["cutout"], tmp_path / "out")
     photos, masks = photos_in(album / "photos"), masks_in(album / "masks")
     for path in (tmp_path / "out" / "images").glob("*.png"):

@@ -1,4 +1,4 @@
-"""Guards that what is exported for a trainer and imported again is the same: masks, photos, captions."""
+"""Masks, photos and captions exported for a trainer and imported again are unchanged."""
 
 import tempfile
 from pathlib import Path
@@ -29,14 +29,14 @@ EVERY = pytest.mark.parametrize("trainer", CONVENTIONS)
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory):
-    """An album in which everything goes wrong between programs."""
+    """An album with everything that goes wrong between programs."""
     folder = tmp_path_factory.mktemp("album")
     write_album(folder)
     return folder
 
 
 def there_and_back(photos, masks, trainer, folder):
-    """Export and import; the folder of the latter."""
+    """Export and import again; return the folder of the import."""
     convention = CONVENTIONS[trainer]
     export_folder(read_source(masks, photos), convention, folder / "there")
     import_folder(convention, Given(folder / "there"), folder / "back")
@@ -50,7 +50,7 @@ def assert_same(found, expected):
 
 
 @EVERY
-def test_an_album_comes_back_as_it_was(trainer, album, tmp_path):
+def test_an_album_survives_the_round_trip(trainer, album, tmp_path):
     before = tree(album)
     back = there_and_back(album / "photos", album / "masks", trainer, tmp_path)
     assert tree(album) == before
@@ -67,7 +67,7 @@ def test_an_album_comes_back_as_it_was(trainer, album, tmp_path):
 @EVERY
 @settings(max_examples=8, deadline=None)
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=40)), st.sampled_from(["é ü.png", "#1 [a] 'b'.png"]))
-def test_any_mask_comes_back(trainer, mask, name):
+def test_any_mask_survives_the_round_trip(trainer, mask, name):
     with tempfile.TemporaryDirectory() as folder:
         photos, masks = write_pair(Path(folder), mask, name)
         back = there_and_back(photos, masks, trainer, Path(folder) / "trade")
@@ -75,7 +75,7 @@ def test_any_mask_comes_back(trainer, mask, name):
 
 
 @EVERY
-def test_what_is_imported_is_exported_again(trainer, album, tmp_path):
+def test_an_import_can_be_exported_again(trainer, album, tmp_path):
     back = there_and_back(album / "photos", album / "masks", trainer, tmp_path)
     again = there_and_back(None, back, trainer, tmp_path / "again")
     assert_same(masks_in(again / "masks"), masks_in(album / "masks"))
@@ -89,7 +89,7 @@ def test_what_is_imported_is_exported_again(trainer, album, tmp_path):
 
 
 @EVERY
-def test_two_exports_are_the_same_but_for_their_place(trainer, album, tmp_path):
+def test_two_exports_differ_only_in_their_paths(trainer, album, tmp_path):
     source = read_source(album / "masks", album / "photos")
     for name in "ab":
         export_folder(source, CONVENTIONS[trainer], tmp_path / name / "x")
@@ -99,7 +99,7 @@ def test_two_exports_are_the_same_but_for_their_place(trainer, album, tmp_path):
     assert first == second
 
 
-def test_photos_that_all_read_alike_keep_their_bytes(album, tmp_path):
+def test_photos_that_all_trainers_read_alike_keep_their_bytes(album, tmp_path):
     export_folder(read_source(album / "masks", album / "photos"), CONVENTIONS["kohya"], tmp_path / "out")
     before, after = tree(album / "photos"), tree(tmp_path / "out" / "images")
     assert {name for name in before if before[name] == after.get(name) and name in NAMES} == set(PLAIN)

@@ -1,4 +1,4 @@
-"""Guards which photos are exported: those training would train on, and a mess is refused with the list of it."""
+"""The photos exported are those that training would use, and all problems are listed."""
 
 import shutil
 from dataclasses import replace
@@ -19,7 +19,7 @@ VERDICTS = {"dog": "found", "sofa": "not found", "park": "unsure", "reference": 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Photos, and what `persam-dreambooth segment` left of them; one photo could not be read."""
+    """Photos with the output of `persam-dreambooth segment`; one photo could not be read."""
     entries = []
     for number, (name, verdict) in enumerate(VERDICTS.items()):
         pixels, disc = scene(20, 30, number)
@@ -40,14 +40,14 @@ def kept(source):
 
 
 def list_of(error):
-    """What a refusal lists."""
+    """Return the problems that an error lists."""
     assert len(str(error.value).splitlines()) == 1
     return str(error.value)
 
 
 @pytest.mark.parametrize("images", ["photos", None])
 @pytest.mark.parametrize("masks", ["out", "out/masks"])
-def test_doubted_and_broken_photos_are_left_out_with_the_reason(folder, images, masks):
+def test_uncertain_and_broken_photos_are_left_out_with_the_reason(folder, images, masks):
     source = read_source(folder / masks, images and folder / images)
     assert kept(source) == ["dog", "reference"]
     assert {photo.name: reason for photo, reason in source.left_out.items()} == {
@@ -57,14 +57,14 @@ def test_doubted_and_broken_photos_are_left_out_with_the_reason(folder, images, 
     }
 
 
-def test_doubted_photos_are_kept_when_they_are_wanted(folder):
+def test_uncertain_photos_are_kept_on_request(folder):
     source = read_source(folder / "out", include_doubtful=True)
     assert kept(source) == ["dog", "park", "reference", "sofa"]
     assert [photo.name for photo in source.left_out] == ["broken.jpg"]
 
 
 @pytest.mark.parametrize("include_doubtful", [False, True])
-def test_what_a_person_decided_wins(folder, include_doubtful):
+def test_a_persons_decision_overrides_the_rule(folder, include_doubtful):
     decided = {"dog": "excluded", "park": "approved", "sofa": None}
     manifest = folder / "out" / MANIFEST_NAME
     entries = [replace(entry, review=decided.get(Path(entry.photo).stem)) for entry in read_manifest(manifest)]
@@ -75,7 +75,7 @@ def test_what_a_person_decided_wins(folder, include_doubtful):
     assert reasons["dog.png"] == "dog.png was excluded in review" and "park.png" not in reasons
 
 
-def test_an_excluded_photo_that_was_saved_anew_stays_out(folder):
+def test_an_excluded_photo_that_was_saved_again_stays_excluded(folder):
     manifest = folder / "out" / MANIFEST_NAME
     first, *others = read_manifest(manifest)
     write_manifest(manifest, [replace(first, review="excluded"), *others])
@@ -85,12 +85,12 @@ def test_an_excluded_photo_that_was_saved_anew_stays_out(folder):
     assert kept(read_source(folder / "out")) == ["reference"]
 
 
-def test_a_verdict_is_of_the_mask_it_was_given_on(folder):
+def test_a_verdict_applies_only_to_the_mask_it_was_made_for(folder):
     files.write_mask(scene(20, 30)[1].T[:20, :20].repeat(2, 1)[:, :30], folder / "out" / "masks" / "park.png")
     assert kept(read_source(folder / "out")) == ["dog", "park", "reference"]
 
 
-def test_when_nothing_is_left_it_is_said_why(folder):
+def test_if_nothing_is_left_the_reasons_are_given(folder):
     for name in ("dog", "reference"):
         (folder / "photos" / f"{name}.png").unlink()
         (folder / "out" / "masks" / f"{name}.png").unlink()
@@ -99,28 +99,28 @@ def test_when_nothing_is_left_it_is_said_why(folder):
     assert all(name in list_of(error) for name in ("park", "sofa", "broken", "--include_doubtful"))
 
 
-def test_photos_that_are_gone_and_masks_that_are_missing_are_listed(folder):
+def test_missing_photos_and_masks_are_listed(folder):
     (folder / "photos" / "dog.png").unlink()
     (folder / "out" / "masks" / "reference.png").unlink()
     with pytest.raises(UserError) as error:
         read_source(folder / "out")
-    assert f"{folder / 'photos' / 'dog.png'} is not there" in list_of(error)
+    assert f"{folder / 'photos' / 'dog.png'} does not exist" in list_of(error)
     assert "reference.png has no mask" in list_of(error)
 
 
 def test_photos_without_masks_and_masks_without_photos_are_listed(folder):
-    for name in ("one", "two"):
+    for name in ("first", "second"):
         Image.new("RGB", (4, 4)).save(folder / "photos" / f"{name}.png")
         files.write_mask(np.ones((4, 4), bool), folder / "out" / "masks" / f"foreign {name}.png")
     with pytest.raises(UserError) as error:
         read_source(folder / "out", folder / "photos")
     listed = list_of(error)
-    assert all(f"{name}.png has no mask" in listed for name in ("one", "two"))
-    assert all(f"the mask foreign {name}.png has no photo" in listed for name in ("one", "two"))
+    assert all(f"{name}.png has no mask" in listed for name in ("first", "second"))
+    assert all(f"the mask foreign {name}.png has no photo" in listed for name in ("first", "second"))
     assert "nothing was written" in listed
 
 
-def test_pictures_that_are_not_read_here_are_listed(folder):
+def test_pictures_in_unsupported_formats_are_listed(folder):
     for name in ("photos/phone.JXL", "out/masks/moving.jp2", "photos/notes.md"):
         (folder / name).write_bytes(b"")
     with pytest.raises(UserError) as error:
@@ -138,13 +138,13 @@ def test_clashing_stems_are_listed(folder):
         kept.unlink()
 
 
-def test_a_folder_is_not_its_own_masks(folder):
+def test_the_photos_cannot_be_their_own_masks(folder):
     (folder / "photos" / "broken.jpg").unlink()
     with pytest.raises(UserError, match="the photos themselves"):
         read_source(folder / "photos", folder / "photos")
 
 
-def test_masks_that_nobody_says_the_photos_of_need_them(folder):
+def test_masks_without_a_manifest_need_the_photos_folder(folder):
     shutil.move(folder / "out" / "masks", folder / "alone" / "deeper")
     with pytest.raises(UserError, match="--images"):
         read_source(folder / "alone" / "deeper")

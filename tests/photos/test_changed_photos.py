@@ -1,4 +1,4 @@
-"""A photo that is another than its mask was made on is refused wherever the mask would be used."""
+"""A photo that is not the one its mask was made on is refused wherever the mask would be used."""
 
 import json
 import shutil
@@ -72,7 +72,7 @@ def evaluated(album):
 
 @pytest.mark.parametrize("use", [trained, exported, evaluated])
 @pytest.mark.parametrize("change", [swap, turn])
-def test_such_photos_are_named_and_nothing_goes_on(album, use, change):
+def test_changed_photos_are_named_and_refused(album, use, change):
     use(album)
     said = change(album)
     with pytest.raises(UserError, match=said):
@@ -86,19 +86,19 @@ def check(album):
     )
 
 
-def test_a_mask_that_was_painted_since_is_the_users_own(album):
+def test_a_mask_edited_since_is_not_compared(album):
     turn(album)
     files.write_mask(np.ones((40, 60), bool), album / "out" / "masks" / "c.png")
     assert check(album) == {}
 
 
-def test_the_same_photos_in_another_folder_are_the_same(album):
+def test_the_same_photos_in_another_folder_are_accepted(album):
     shutil.move(album / "photos", album / "moved")
     shutil.copytree(album / "moved", album / "photos")
     assert check(album) == {}
 
 
-def test_an_excluded_photo_is_left_out_whatever_it_is_now(album):
+def test_an_excluded_photo_is_left_out_even_if_it_changed(album):
     path = album / "out" / MANIFEST_NAME
     *others, last = newest_entries(path)
     write_manifest(path, [*others, ManifestEntry(**{**vars(last), "review": "excluded"})])

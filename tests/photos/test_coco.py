@@ -1,4 +1,4 @@
-"""COCO's masks: what is drawn is pycocotools' to the pixel, and nothing hostile reaches it."""
+"""COCO masks: decoded exactly as by pycocotools, and no hostile input reaches it."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ HEIGHT, WIDTH = 4, 6
 TRIANGLE = [1, 1, 4, 1, 4, 3]
 NAN, INFINITE = float("nan"), float("inf")
 POLYGONS = {
-    "a point at 1e9": [[1e9, 1, 4, 1, 4, 3]],  # this one, and the next two, end a process by a segmentation fault
+    "a point at 1e9": [[1e9, 1, 4, 1, 4, 3]],  # this and the next two crash pycocotools with a segmentation fault
     "NaN": [[NAN, 1, 4, 1, 4, 3]],
     "infinity": [[INFINITE, 1, 4, 1, 4, 3]],
     "a number of 400 digits": [[10**400, 1, 4, 1, 4, 3]],
@@ -46,10 +46,10 @@ RUNS = {
     "a boolean": ([4, 6], [True, 23]),
     "lists": ([4, 6], [[24]]),
     "an object": ([4, 6], {}),
-    "an empty text": ([4, 6], ""),  # pycocotools shows what lay in memory, of this and the next two
+    "an empty text": ([4, 6], ""),  # for this and the next two, pycocotools leaks memory contents
     "NUL": ([4, 6], "0\0"),
     "one pixel": ([4, 6], "1"),
-    "cut off": ([4, 6], "oooo"),  # the last character says that another one follows
+    "cut off": ([4, 6], "oooo"),  # the last character says that another follows
     "no end": ([4, 6], "o" * 100_000 + "0"),
     "other letters": ([4, 6], "犬é"),
     "half a letter": ([4, 6], "\ud800"),
@@ -66,22 +66,22 @@ def refused(segmentation):
 
 
 @pytest.mark.parametrize("polygons", POLYGONS.values(), ids=POLYGONS)
-def test_polygons_that_no_photo_has_are_refused(polygons):
+def test_invalid_polygons_are_refused(polygons):
     refused(polygons)
 
 
 @pytest.mark.parametrize(("size", "counts"), RUNS.values(), ids=RUNS)
-def test_runs_that_do_not_fill_the_photo_are_refused(size, counts):
+def test_run_lengths_that_do_not_fill_the_photo_are_refused(size, counts):
     refused({"size": size, "counts": counts})
 
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
-def test_other_values_are_refused(other):
+def test_values_of_other_types_are_refused(other):
     refused(other)
 
 
-@pytest.mark.parametrize("scale", [1, 9, 40])  # of longer runs, the packed numbers have more digits
-def test_packed_runs_are_those_of_pycocotools(scale):
+@pytest.mark.parametrize("scale", [1, 9, 40])  # longer runs give packed numbers more digits
+def test_packed_run_lengths_decode_as_in_pycocotools(scale):
     random = np.random.default_rng(scale)
     for _ in range(20):
         mask = np.kron(random.random(random.integers(1, 20, 2)) < random.random(), np.ones((scale, 3))).astype(
@@ -93,7 +93,7 @@ def test_packed_runs_are_those_of_pycocotools(scale):
             np.testing.assert_array_equal(read, mask > 0)
 
 
-def test_polygons_are_drawn_by_pycocotools_also_a_little_outside():
+def test_polygons_slightly_outside_the_photo_are_drawn_as_by_pycocotools():
     random = np.random.default_rng(0)
     for _ in range(20):
         polygons = [random.uniform(-10, 40, 2 * random.integers(3, 9)).tolist() for _ in range(2)]
@@ -101,12 +101,12 @@ def test_polygons_are_drawn_by_pycocotools_also_a_little_outside():
         np.testing.assert_array_equal(read_segmentation(polygons, 20, 30), expected)
 
 
-def test_points_and_lines_beside_a_polygon_cover_nothing():
+def test_points_and_lines_cover_nothing():
     alone = read_segmentation([TRIANGLE], HEIGHT, WIDTH)
     np.testing.assert_array_equal(read_segmentation([[], [5, 3], TRIANGLE, [0, 0, 5, 3]], HEIGHT, WIDTH), alone)
 
 
-def test_all_kinds_have_one_union():
+def test_masks_of_all_kinds_are_united():
     array = np.zeros((HEIGHT, WIDTH), np.uint8)
     array[0, 0] = 1
     union = union_of([array, [TRIANGLE], {"size": [HEIGHT, WIDTH], "counts": [23, 1]}], HEIGHT, WIDTH)

@@ -1,4 +1,4 @@
-"""Guards which files count as photos, how they are read, and that no file is ever half-written."""
+"""Which files count as photos, how they are read, and that no file is ever half-written."""
 
 import hashlib
 import io
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 
 def halves(width=32, height=16):
-    """Red at the left, blue at the right; both halves are whole JPEG blocks."""
+    """Red on the left, blue on the right; both halves consist of whole JPEG blocks."""
     levels = np.empty((height, width, 3), np.uint8)
     levels[:, : width // 2], levels[:, width // 2 :] = RED, BLUE
     return Image.fromarray(levels)
@@ -63,13 +63,13 @@ def assert_one_line_naming(error, path):
 # Which files are photos
 
 
-def test_photos_are_found_sorted_whatever_the_case_of_their_suffix(tmp_path):
+def test_photos_are_sorted_and_suffixes_match_in_any_case(tmp_path):
     names = ["c.JPG", "a.png", "b.Jpeg", "d.webp", "e.BMP", "f.tif", "g.TIFF"]
     touch(tmp_path, *names)
     assert files.find_photos(tmp_path) == sorted(tmp_path / name for name in names)
 
 
-def test_hidden_files_other_kinds_and_folders_are_passed_over(tmp_path):
+def test_hidden_files_other_kinds_and_folders_are_skipped(tmp_path):
     touch(tmp_path, "dog.jpg", ".hidden.jpg", "dog-masklabel.png", "notes.txt", "clip.mp4", "jpg", "raw.dng")
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "deeper").mkdir()
@@ -77,7 +77,7 @@ def test_hidden_files_other_kinds_and_folders_are_passed_over(tmp_path):
     assert files.find_photos(tmp_path) == [tmp_path / "dog.jpg"]
 
 
-def test_the_files_besides_are_no_photos_however_their_path_is_written(tmp_path):
+def test_excluded_files_are_skipped_however_their_path_is_written(tmp_path):
     touch(tmp_path, "dog.jpg", "dog.png", "cat.jpg")
     roundabout = tmp_path / ".." / tmp_path.name / "dog.png"
     found = files.find_photos(tmp_path, besides=(roundabout, tmp_path / "absent.png"))
@@ -85,14 +85,14 @@ def test_the_files_besides_are_no_photos_however_their_path_is_written(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["absent", "file.jpg"])
-def test_what_is_no_folder_is_refused(tmp_path, name):
+def test_a_path_that_is_not_a_folder_is_refused(tmp_path, name):
     touch(tmp_path, "file.jpg")
     with pytest.raises(UserError, match="is not a folder") as error:
         files.find_photos(tmp_path / name)
     assert_one_line_naming(error, tmp_path / name)
 
 
-def test_a_folder_without_photos_is_refused_with_the_suffixes_that_count(tmp_path):
+def test_a_folder_without_photos_is_refused_with_the_accepted_suffixes(tmp_path):
     touch(tmp_path, "mask.png", "notes.txt")
     with pytest.raises(UserError, match="no photo found") as error:
         files.find_photos(tmp_path, besides=(tmp_path / "mask.png",))
@@ -125,7 +125,7 @@ def test_a_photo_of_every_format_is_read_as_rgb(tmp_path, name):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".mpo", ".png", ".webp", ".tif", ".avif", ".heic"])
 @pytest.mark.parametrize(("orientation", "top"), [(6, RED), (8, BLUE)])
-def test_a_photo_that_the_camera_stored_lying_down_comes_upright(tmp_path, suffix, orientation, top):
+def test_a_photo_stored_sideways_is_read_upright(tmp_path, suffix, orientation, top):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f"turned{suffix}"
@@ -173,7 +173,7 @@ def test_a_palette_png_shows_its_colours(tmp_path):
 
 @pytest.mark.parametrize("read", [files.read_photo, files.read_mask, files.read_picture])
 @pytest.mark.parametrize("content", [b"", b"not a picture\n" * 50, bytes(1000)], ids=["empty", "text", "zeros"])
-def test_a_file_that_is_no_picture_is_refused_in_one_line(tmp_path, read, content):
+def test_a_file_that_is_not_an_image_is_refused_in_one_line(tmp_path, read, content):
     (tmp_path / "broken.jpg").write_bytes(content)
     with pytest.raises(UserError, match="cannot be decoded") as error:
         read(tmp_path / "broken.jpg")
@@ -183,7 +183,7 @@ def test_a_file_that_is_no_picture_is_refused_in_one_line(tmp_path, read, conten
 @pytest.mark.filterwarnings("ignore:Truncated File Read")  # Pillow's, of a TIFF
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("kept", [0.02, 0.3, 0.7])
-def test_a_photo_that_was_cut_off_is_refused_in_one_line(tmp_path, name, kept):
+def test_a_truncated_photo_is_refused_in_one_line(tmp_path, name, kept):
     whole = tmp_path / name
     save(noise(), whole)
     content = whole.read_bytes()
@@ -194,7 +194,7 @@ def test_a_photo_that_was_cut_off_is_refused_in_one_line(tmp_path, name, kept):
 
 
 @pytest.mark.parametrize("read", [files.read_photo, files.read_mask, files.read_picture])
-def test_an_absent_file_and_a_folder_are_refused_in_one_line(tmp_path, read):
+def test_a_missing_file_and_a_folder_are_refused_in_one_line(tmp_path, read):
     with pytest.raises(UserError, match="check the path") as error:
         read(tmp_path / "absent.jpg")
     assert_one_line_naming(error, tmp_path / "absent.jpg")
@@ -203,7 +203,7 @@ def test_an_absent_file_and_a_folder_are_refused_in_one_line(tmp_path, read):
     assert_one_line_naming(error, tmp_path)
 
 
-def test_a_picture_is_read_as_it_is(tmp_path):
+def test_a_picture_is_read_as_stored(tmp_path):
     levels = np.array([[0, 1], [128, 255]], np.uint8)
     Image.fromarray(levels).save(tmp_path / "levels.png")
     picture = files.read_picture(tmp_path / "levels.png")
@@ -212,7 +212,7 @@ def test_a_picture_is_read_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".mpo", ".tif", ".webp", ".png", ".avif", ".heic"])
-def test_of_several_pictures_in_a_file_the_first_is_read(tmp_path, suffix):
+def test_the_first_of_several_images_in_a_file_is_read(tmp_path, suffix):
     path, first, second = (
         tmp_path / f"several{suffix}",
         Image.new("RGB", (32, 16), RED),
@@ -228,7 +228,7 @@ def test_of_several_pictures_in_a_file_the_first_is_read(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif", ".heic"])
-def test_colours_are_what_the_embedded_profile_says(tmp_path, suffix):
+def test_colours_are_converted_by_the_embedded_profile(tmp_path, suffix):
     path, swapped = tmp_path / f"profile{suffix}", ImageCms.ImageCmsProfile(io.BytesIO(swapping_profile()))
     save(Image.new("RGB", (32, 16), RED), path, icc_profile=swapped.tobytes())
     np.testing.assert_allclose(files.read_photo(path).getpixel((8, 8)), RED[::-1], atol=20)
@@ -236,20 +236,20 @@ def test_colours_are_what_the_embedded_profile_says(tmp_path, suffix):
 
 
 def swapping_profile():
-    """sRGB with its red and blue exchanged, so that a profile that is overlooked cannot be overseen."""
+    """sRGB with red and blue swapped, so that an ignored profile is obvious."""
     plain = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     return plain.replace(b"rXYZ", b"tXYZ").replace(b"bXYZ", b"rXYZ").replace(b"tXYZ", b"bXYZ")
 
 
 @pytest.mark.parametrize("profile", [ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), b"damaged"])
-def test_a_profile_of_srgb_or_a_damaged_one_leaves_every_pixel_as_it_is(tmp_path, profile):
+def test_an_srgb_or_damaged_profile_changes_no_pixel(tmp_path, profile):
     noise().save(tmp_path / "plain.png")
     noise().save(tmp_path / "profiled.png", icc_profile=profile)
     plain, profiled = (np.asarray(files.read_photo(tmp_path / name)) for name in ("plain.png", "profiled.png"))
     np.testing.assert_array_equal(plain, profiled)
 
 
-def test_no_memory_is_not_the_file_s_fault(tmp_path, monkeypatch):
+def test_out_of_memory_is_not_blamed_on_the_file(tmp_path, monkeypatch):
     noise().save(tmp_path / "photo.png")
     for error in (MemoryError(), OSError("out of memory when reading image file")):
         monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _, error=error: raise_(error))
@@ -261,10 +261,10 @@ def raise_(error):
     raise error
 
 
-# What is not read is said
+# Reporting what is not read
 
 
-def test_what_a_folder_holds_beside_photos_is_said_with_the_reason(tmp_path):
+def test_skipped_files_are_reported_with_the_reason(tmp_path):
     touch(tmp_path, "a.jpg", "a.txt", "a.json", ".hidden", "b.HEIC", "b.mov", "c.DNG", "what.xyz", "dog-masklabel.png")
     for name in ("deeper", "empty", "out", "masks"):
         (tmp_path / name).mkdir()
@@ -278,21 +278,21 @@ def test_what_a_folder_holds_beside_photos_is_said_with_the_reason(tmp_path):
         "b.mov": "a video: see `persam-dreambooth video`",
         "c.DNG": "a camera's raw file: export it as JPEG",
         "deeper": "a subfolder with 2 photos",
-        "loop.jpg": "a link that leads nowhere",
-        "pipe.jpg": "no regular file",
-        "what.xyz": "a file of a kind that is not read",
+        "loop.jpg": "a broken link",
+        "pipe.jpg": "not a regular file",
+        "what.xyz": "an unsupported file type",
     }
     assert [path.name for path in files.find_photos(tmp_path)] == ["a.jpg", "b.HEIC"]
 
 
-def test_many_unread_files_are_said_in_one_short_line(tmp_path):
+def test_many_skipped_files_are_reported_in_one_short_line(tmp_path):
     touch(tmp_path, *(f"{number:02}.mov" for number in range(30)), "x.cr2")
     words = files.unread_words(files.unread_files(tmp_path))
     assert words.startswith("not read: 00.mov, 01.mov") and "09.mov and 20 more (a video" in words and "x.cr2" in words
     assert "10.mov" not in words and files.unread_words({}) == ""
 
 
-def test_a_folder_of_folders_says_where_the_photos_are(tmp_path):
+def test_a_folder_with_only_subfolders_is_refused_and_names_them(tmp_path):
     (tmp_path / "10_dog").mkdir()
     touch(tmp_path / "10_dog", "a.png")
     with pytest.raises(UserError, match=r"not read: 10_dog/ \(a subfolder with 1 photo\)"):
@@ -303,7 +303,7 @@ def test_a_folder_of_folders_says_where_the_photos_are(tmp_path):
 
 
 @pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt])
-def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path, interruption):
+def test_an_interrupted_write_leaves_only_the_old_file(tmp_path, interruption):
     target = tmp_path / "table.txt"
     target.write_text("old")
     with pytest.raises(interruption), files.replacing(target) as temporary:
@@ -313,7 +313,7 @@ def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["table.txt"]
 
 
-def test_a_write_that_breaks_off_leaves_nothing_where_nothing_was(tmp_path):
+def test_an_interrupted_write_of_a_new_file_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError), files.replacing(tmp_path / "new" / "table.txt") as temporary:
         temporary.write_text("half")
         raise RuntimeError
@@ -332,13 +332,13 @@ def test_a_file_appears_only_when_its_block_ends(tmp_path):
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
-def test_a_replaced_file_is_as_readable_as_an_ordinary_one(tmp_path, umask):
+def test_a_replaced_file_gets_ordinary_permissions(tmp_path, umask):
     before = os.umask(umask)
     try:
         (tmp_path / "ordinary").write_text("")
         with files.replacing(tmp_path / "ours") as temporary:
             temporary.write_text("")
-        assert os.umask(umask) == umask  # and the process's umask is what it was
+        assert os.umask(umask) == umask  # and the process's umask is unchanged
     finally:
         os.umask(before)
     ours, ordinary = (stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("ours", "ordinary"))
@@ -347,7 +347,7 @@ def test_a_replaced_file_is_as_readable_as_an_ordinary_one(tmp_path, umask):
 
 @settings(deadline=None, max_examples=60)
 @given(mask=arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=40)))
-def test_a_mask_comes_back_from_its_file_as_it_was(folder, mask):
+def test_a_mask_survives_writing_and_reading(folder, mask):
     files.write_mask(mask, folder / "mask.png")
     with Image.open(folder / "mask.png") as stored:
         assert (stored.format, stored.mode, stored.size) == ("PNG", "L", mask.shape[::-1])
@@ -371,15 +371,15 @@ def test_the_digest_is_the_sha_256_of_the_bytes(folder, content):
     assert files.digest(folder / "file") == hashlib.sha256(content).hexdigest()
 
 
-def test_what_a_killed_run_was_writing_is_no_other_runs(tmp_path):
+def test_leftovers_of_a_killed_run_do_not_block_the_folder(tmp_path):
     (tmp_path / ".unfinished-a.json").touch()
     assert not files.refuse_other_runs(tmp_path, "run.json", {}, "run")
     (tmp_path / "mine.json").touch()
-    with pytest.raises(UserError, match="is no run's"):
+    with pytest.raises(UserError, match="is not from an earlier run"):
         files.refuse_other_runs(tmp_path, "run.json", {}, "run")
 
 
-def test_a_path_that_is_no_utf_8_goes_through_json(tmp_path):
+def test_a_path_that_is_not_utf_8_can_be_written_to_json(tmp_path):
     name = os.fsdecode(b"h\xfc.png")
     files.write_json({"photo": name}, tmp_path / "a.json")
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"photo": name}

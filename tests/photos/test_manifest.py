@@ -1,4 +1,4 @@
-"""Guards the manifest: what is written is read, a killed writer costs one line, damage is never guessed at."""
+"""The manifest: what is written is read back, a killed writer costs one line, damage is refused."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from persam_dreambooth.photos.manifest import (
     write_manifest,
 )
 
-# Any text that UTF-8 can hold, and the stand-ins by which Python spells a file name that it cannot.
+# Any text that UTF-8 can hold, and the surrogates by which Python spells file names that are not UTF-8.
 TEXT = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0") | st.sampled_from("\x85\u2028\u2029\udcff"),
     max_size=20,
@@ -47,7 +47,7 @@ ENTRIES = st.builds(
     ENTRIES,
     st.sets(st.sampled_from(sorted(OWN_FILES))),
 )
-# Few enough names that the same one comes up again, in other folders and of other kinds of files too.
+# Few enough names that they repeat, also in other folders and with other suffixes.
 NAMES = st.builds(
     "{}/{}{}".format, st.sampled_from(["..", "a"]), st.sampled_from("aé\udcff"), st.sampled_from([".jpg", ".png"])
 )
@@ -74,27 +74,27 @@ def path(tmp_path):
 
 @settings(deadline=None, max_examples=60)
 @given(entries=st.lists(ENTRIES, max_size=4))
-def test_what_is_written_is_read_back(folder, entries):
+def test_written_entries_are_read_back(folder, entries):
     write_manifest(folder / MANIFEST_NAME, entries)
     assert read_manifest(folder / MANIFEST_NAME) == entries
 
 
 @settings(deadline=None, max_examples=60)
 @given(written=st.lists(ENTRIES, max_size=2), appended=st.lists(ENTRIES, max_size=2))
-def test_what_is_appended_is_read_after_what_was_there(folder, written, appended):
+def test_appended_entries_follow_the_existing_ones(folder, written, appended):
     write_manifest(folder / MANIFEST_NAME, written)
     for entry in appended:
         append_entry(folder / MANIFEST_NAME, entry)
     assert read_manifest(folder / MANIFEST_NAME) == written + appended
 
 
-def test_appending_starts_a_manifest_where_there_is_none(path):
+def test_appending_creates_a_missing_manifest(path):
     assert read_manifest(path) == []
     append_entry(path, FIRST)
     assert read_manifest(path) == [FIRST]
 
 
-def test_a_manifest_is_a_line_of_plain_json_for_each_photo(path):
+def test_a_manifest_is_one_plain_json_line_per_photo(path):
     write_manifest(path, [FIRST, SECOND])
     lines = path.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [asdict(FIRST), asdict(SECOND)]
@@ -102,19 +102,19 @@ def test_a_manifest_is_a_line_of_plain_json_for_each_photo(path):
     assert "犬" in lines[1]
 
 
-def test_a_last_line_that_was_cut_off_anywhere_is_passed_over(path):
+def test_a_truncated_last_line_is_skipped(path):
     write_manifest(path, [FIRST, SECOND, THIRD])
     whole = path.read_bytes()
     last = whole.rindex(b"\n", 0, -1) + 1
     for end in range(last, len(whole) - 1):
         path.write_bytes(whole[:end])
         assert read_manifest(path) == [FIRST, SECOND]
-    path.write_bytes(whole[:-1])  # all but the newline: nothing of it is lost
+    path.write_bytes(whole[:-1])  # all but the newline: nothing is lost
     assert read_manifest(path) == [FIRST, SECOND, THIRD]
 
 
 @pytest.mark.parametrize("damage", ['{"photo": "b.jpg", "dig', "", "not json"])
-def test_a_damaged_line_before_the_last_is_refused_by_its_number(path, damage):
+def test_a_damaged_line_before_the_last_is_refused_with_its_number(path, damage):
     write_manifest(path, [FIRST, SECOND, THIRD])
     lines = path.read_text(encoding="utf-8").splitlines()
     path.write_text("\n".join([lines[0], damage, lines[2], ""]), encoding="utf-8")
@@ -137,11 +137,11 @@ def test_a_damaged_line_before_the_last_is_refused_by_its_number(path, damage):
     ],
 )
 @pytest.mark.parametrize("position", [0, 1, 2])
-def test_a_line_of_something_else_is_refused_wherever_it_stands(path, values, position):
+def test_a_line_that_is_not_an_entry_is_refused_anywhere(path, values, position):
     lines = [json.dumps(asdict(FIRST)), json.dumps(asdict(SECOND))]
     lines.insert(position, json.dumps(values))
     path.write_text("\n".join([*lines, ""]), encoding="utf-8")
-    with pytest.raises(UserError, match=rf"line {position + 1} .* is no manifest entry"):
+    with pytest.raises(UserError, match=rf"line {position + 1} .* is not a manifest entry"):
         read_manifest(path)
 
 
@@ -166,9 +166,9 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("values", HOSTILE.values(), ids=HOSTILE)
-def test_a_line_that_would_lead_elsewhere_or_is_of_other_kinds_is_refused(path, values):
+def test_a_line_with_foreign_paths_or_wrong_types_is_refused(path, values):
     path.write_text(json.dumps({"photo": "a.jpg", "digest": "00"} | values) + "\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"line 1 .* is no manifest entry") as refused:
+    with pytest.raises(UserError, match=r"line 1 .* is not a manifest entry") as refused:
         read_manifest(path)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 500
 
@@ -176,13 +176,13 @@ def test_a_line_that_would_lead_elsewhere_or_is_of_other_kinds_is_refused(path, 
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, '{"photo": ' * 100_000, '{"photo": "a", "digest": ' + "9" * 6000 + "}"]
 )
-def test_a_line_that_no_reader_bears_is_refused(path, text):
+def test_a_line_too_extreme_for_a_parser_is_refused(path, text):
     path.write_text(text + "\n" + json.dumps(asdict(FIRST)) + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"line 1 "):
         read_manifest(path)
 
 
-def test_a_manifest_that_is_a_pipe_is_not_waited_for(path):
+def test_a_manifest_that_is_a_pipe_does_not_block(path):
     os.mkfifo(path)
     with pytest.raises(UserError, match="named pipe"):
         read_manifest(path)
@@ -202,7 +202,7 @@ def test_files_behind_links_are_refused(path, tmp_path):
         read_manifest(path)
 
 
-def test_the_manifest_of_a_training_names_masks_elsewhere(path):
+def test_the_manifest_that_training_writes_may_name_masks_elsewhere(path):
     entry = ManifestEntry("../photos/a.jpg", "00", mask="../masks/a.png")
     write_manifest(path, [entry])
     assert read_manifest(path, own_files=False) == [entry]
@@ -213,7 +213,7 @@ def test_a_line_with_only_photo_and_digest_is_an_entry(path):
     assert read_manifest(path) == [ManifestEntry("b.jpg", "00")]
 
 
-def test_a_rewrite_that_breaks_off_leaves_the_old_manifest_and_nothing_else(path):
+def test_an_interrupted_rewrite_leaves_only_the_old_manifest(path):
     write_manifest(path, [FIRST, SECOND])
     before = path.read_bytes()
 
@@ -229,7 +229,7 @@ def test_a_rewrite_that_breaks_off_leaves_the_old_manifest_and_nothing_else(path
 
 @settings(deadline=None, max_examples=60)
 @given(older=st.lists(NAMED, max_size=4), newer=st.lists(NAMED, max_size=4))
-def test_the_index_has_the_newest_line_of_each_mask_name_but_for_what_a_person_settled(folder, older, newer):
+def test_the_index_has_the_newest_line_per_mask_name_except_reviewed_ones(folder, older, newer):
     write_manifest(folder / "older.jsonl", older)
     write_manifest(folder / "newer.jsonl", newer)
     expected = {Path(entry.photo).stem: entry for entry in older}
@@ -240,12 +240,12 @@ def test_the_index_has_the_newest_line_of_each_mask_name_but_for_what_a_person_s
     assert list(index) == [expected[stem] for stem in sorted(expected, key=os.fsencode)]
 
 
-def test_an_index_of_no_file_is_empty(path):
+def test_the_index_of_a_missing_file_is_empty(path):
     assert ManifestIndex(path).get("a.jpg") is None
     assert list(ManifestIndex(path)) == []
 
 
-def test_no_more_memory_for_more_lines(path):
+def test_memory_does_not_grow_with_the_number_of_lines(path):
     def peak(count):
         write_manifest(path, (replace(SECOND, photo=f"{number:06}.jpg") for number in range(count)))
         tracemalloc.start()
@@ -254,5 +254,5 @@ def test_no_more_memory_for_more_lines(path):
         tracemalloc.stop()
         return most
 
-    # The lesser of two, since Python's own tables of names grow by leaps.
+    # The smaller of two, since Python's own string tables grow in jumps.
     assert min(peak(8000), peak(8000)) < peak(1000) + 50_000

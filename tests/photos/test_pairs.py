@@ -1,4 +1,4 @@
-"""Guards how photos and masks are brought together, and what is said where they do not fit."""
+"""How photos and masks are paired, and what is reported when they do not fit."""
 
 import numpy as np
 import pytest
@@ -25,17 +25,17 @@ def check(mask, photo):
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_a_mask_that_was_drawn_on_the_stored_pixels_is_refused_with_the_reason(tmp_path, orientation):
+def test_a_mask_drawn_on_the_stored_pixels_is_refused_with_the_reason(tmp_path, orientation):
     photo = turned_photo(tmp_path / "a.jpg", (48, 32), orientation)
-    with pytest.raises(UserError, match=f"stored pixels, and EXIF orientation {orientation} turns the photo"):
+    with pytest.raises(UserError, match=f"stored pixels, and EXIF orientation {orientation} rotates the photo"):
         check(drawn(tmp_path / "a.png", (48, 32)), photo)
     check(drawn(tmp_path / "a.png", (32, 48)), photo)
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(6, (30, 48)), (3, (48, 32)), (1, (32, 48))])
-def test_another_wrong_size_is_not_laid_on_exif(tmp_path, orientation, size):
+def test_other_wrong_sizes_are_not_blamed_on_exif(tmp_path, orientation, size):
     photo = turned_photo(tmp_path / "a.jpg", (40, 32), orientation)
-    with pytest.raises(UserError, match="make the mask anew on this photo") as error:
+    with pytest.raises(UserError, match="make the mask again from this photo") as error:
         check(drawn(tmp_path / "a.png", size), photo)
     assert "EXIF" not in str(error.value)
 
@@ -44,7 +44,7 @@ def test_another_wrong_size_is_not_laid_on_exif(tmp_path, orientation, size):
     ("orientation", "size", "hinted"),
     [(6, (32, 32), True), (3, (48, 32), True), (2, (48, 32), True), (6, (48, 32), False), (1, (32, 32), False)],
 )
-def test_where_sizes_cannot_tell_a_hint_is_given(tmp_path, orientation, size, hinted):
+def test_a_warning_is_given_where_sizes_cannot_tell_a_rotation(tmp_path, orientation, size, hinted):
     photo = turned_photo(tmp_path / "a.jpg", size, orientation)
     mask = drawn(tmp_path / "a.png", files.read_photo(photo).size)
     words = pairs.turned_words(mask, photo)

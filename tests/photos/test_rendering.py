@@ -1,4 +1,4 @@
-"""Guards the pictures people look at: the overlay shows the mask truthfully, the sheet shows every picture."""
+"""Pictures for people: overlays show the mask exactly, sheets show every picture."""
 
 import math
 
@@ -24,7 +24,7 @@ def disc(height, width):
 
 
 def ring(mask, stroke):
-    """(H, W) bool: outside the mask, but within `stroke` pixels of it."""
+    """Return (H, W) bool: outside the mask, but within `stroke` pixels of it."""
     grown = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * stroke + 1))
     return (np.asarray(grown) > 0) & ~mask
 
@@ -38,7 +38,7 @@ def dimmed(photo):
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data(), height=SIDES, width=SIDES, seed=st.integers(0, 2**16))
-def test_the_subject_stays_the_background_is_dimmed_and_an_outline_parts_them(data, height, width, seed):
+def test_an_overlay_keeps_the_subject_dims_the_background_and_outlines_the_mask(data, height, width, seed):
     photo, mask = noise(height, width, seed), data.draw(arrays(np.bool_, (height, width)))
     picture = np.asarray(rendering.overlay(photo, mask))
     outline = ring(mask, 1)
@@ -56,7 +56,7 @@ def test_the_outline_is_thicker_on_a_large_photo():
     np.testing.assert_array_equal(picture[mask], np.asarray(photo)[mask])
 
 
-def test_an_overlay_leaves_photo_and_mask_as_they_were():
+def test_drawing_an_overlay_does_not_modify_photo_or_mask():
     photo, mask = noise(30, 40), disc(30, 40)
     levels, inside = np.asarray(photo).copy(), mask.copy()
     rendering.overlay(photo, mask, [(3, 4)], [1])
@@ -65,7 +65,7 @@ def test_an_overlay_leaves_photo_and_mask_as_they_were():
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (99, 0), (0, 79), (99, 79), (50, 40)])
-def test_points_are_drawn_where_they_are_in_their_colours(corner):
+def test_points_are_drawn_at_their_place_in_their_colour(corner):
     photo, mask = noise(80, 100), disc(80, 100)
     other = (30, 60)
     picture = rendering.overlay(photo, mask, [corner, other], [1, 0])
@@ -99,24 +99,24 @@ def page(count, columns=None, tile=64, size=(10, 10)):
 
 
 def pitch(tile):
-    """How far the tiles of a sheet lie apart, (x, y) in pixels."""
-    one, row, column = page(1, 1, tile), page(2, 2, tile), page(2, 1, tile)
-    return row.width - one.width, column.height - one.height
+    """Return the distance between a sheet's tiles, (x, y) in pixels."""
+    single, row, column = page(1, 1, tile), page(2, 2, tile), page(2, 1, tile)
+    return row.width - single.width, column.height - single.height
 
 
 def pixels_of(sheet, colour):
-    """(N, 2) places (y, x) of a colour."""
+    """Return the positions of a colour, (N, 2) of (y, x)."""
     return np.argwhere((np.asarray(sheet) == colour).all(axis=-1))
 
 
 @settings(deadline=None, max_examples=25)
 @given(count=st.integers(1, 20), columns=st.integers(1, 7), tile=st.sampled_from([16, 48, 96]))
-def test_a_sheets_size_follows_from_columns_and_tile(count, columns, tile):
-    one, (pitch_x, pitch_y) = page(1, 1, tile), pitch(tile)
+def test_the_size_of_a_sheet_follows_from_columns_and_tile(count, columns, tile):
+    single, (pitch_x, pitch_y) = page(1, 1, tile), pitch(tile)
     assert tile < pitch_x < pitch_y  # a margin beside each tile, and a caption below
     rows = math.ceil(count / columns)
     sheet = page(count, columns, tile)
-    assert sheet.size == (one.width + (columns - 1) * pitch_x, one.height + (rows - 1) * pitch_y)
+    assert sheet.size == (single.width + (columns - 1) * pitch_x, single.height + (rows - 1) * pitch_y)
 
 
 @settings(deadline=None, max_examples=25)
@@ -125,7 +125,7 @@ def test_a_sheets_size_follows_from_columns_and_tile(count, columns, tile):
     columns=st.none() | st.integers(1, 7),
     size=st.sampled_from([(10, 10), (200, 200), (1, 500), (500, 1), (90, 40), (40, 90), (1, 1)]),
 )
-def test_every_picture_lies_whole_and_unsquashed_in_the_middle_of_its_tile(count, columns, size):
+def test_every_picture_is_whole_and_undistorted_in_the_middle_of_its_tile(count, columns, size):
     tile = 64
     pitch_x, pitch_y = pitch(tile)
     margin = page(1, 1, tile).width - pitch_x
@@ -145,12 +145,12 @@ def test_every_picture_lies_whole_and_unsquashed_in_the_middle_of_its_tile(count
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 4), (24, 4), (25, 5), (100, 6)])
-def test_without_columns_a_sheet_takes_four_and_more_when_there_are_many(count, columns):
+def test_by_default_a_sheet_has_four_columns_or_more_for_many_pictures(count, columns):
     assert page(count, tile=16).size == page(count, columns, tile=16).size
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
-def test_pictures_of_any_mode_can_stand_on_a_sheet(mode):
+def test_a_sheet_takes_pictures_of_any_mode(mode):
     sheet = rendering.sheet([plain((255, 255, 255)).convert(mode), plain((255, 0, 0))], ["white", "red"], 2, 64)
     assert len(pixels_of(sheet, (255, 255, 255))) == len(pixels_of(sheet, (255, 0, 0))) == 64 * 64
 
@@ -166,8 +166,8 @@ def test_a_long_caption_ends_within_its_tile(caption):
 
 
 def test_captions_tell_pictures_apart():
-    one, other = (np.asarray(rendering.sheet([plain((255, 0, 0))], [text], 1, 64)) for text in ("dog", "cat"))
-    assert (one != other).any()
+    dog, cat = (np.asarray(rendering.sheet([plain((255, 0, 0))], [text], 1, 64)) for text in ("dog", "cat"))
+    assert (dog != cat).any()
 
 
 def test_a_picture_without_a_caption_is_refused():
@@ -188,12 +188,12 @@ def test_joined_pictures_keep_their_pixels():
 
 @settings(deadline=None)
 @given(arrays(bool, st.tuples(SIDES, SIDES)), st.integers(1, 12))
-def test_a_grown_mask_is_the_greatest_value_in_a_square(mask, pixels):
+def test_dilation_is_the_maximum_over_a_square(mask, pixels):
     expected = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * pixels + 1))
     np.testing.assert_array_equal(rendering.grown(mask, pixels), np.asarray(expected) > 0)
 
 
-def test_a_mask_of_one_pixel_grows_as_far_as_it_is_told():
+def test_a_single_pixel_is_dilated_by_exactly_the_given_radius():
     mask = np.zeros((600, 600), bool)
     mask[300, 300] = True
     assert rendering.grown(mask, 250).sum() == 501**2

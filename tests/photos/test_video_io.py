@@ -1,4 +1,4 @@
-"""Guards frames on disk: real video files in and out, folders of frames, label pictures."""
+"""Frames on disk: real video files in and out, folders of frames, label images."""
 
 import os
 import struct
@@ -14,7 +14,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files, video_io
 
 MATRIX = [1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30]
-"""Of a track that is shown as it is (ISO 14496-12, section 8.3.2)."""
+"""The matrix of a track that is not rotated (ISO 14496-12, section 8.3.2)."""
 
 
 def a_frame(number, size=(64, 48)):
@@ -36,16 +36,16 @@ def video(tmp_path):
     return path
 
 
-def test_a_video_is_read_as_it_was_written(video):
+def test_written_frames_are_read_back(video):
     read = list(video_io.read_frames(video))
     assert (len(read), video_io.count_frames(video), video_io.frame_rate(video)) == (10, 10, 12)
     for number, frame in enumerate(read):
         difference = np.abs(np.asarray(frame).astype(int) - np.asarray(a_frame(number)[0]))
-        assert difference.mean() < 8  # what the codec loses
+        assert difference.mean() < 8  # compression loss
     assert [path.name for path in video.parent.iterdir()] == ["dog.mp4"]
 
 
-def test_the_overlay_lies_on_the_subject(tmp_path):
+def test_the_overlay_covers_the_subject(tmp_path):
     path = tmp_path / "overlay.mp4"
     with video_io.overlay_video(path, (64, 48), Fraction(12)) as add:
         for number in range(4):
@@ -56,7 +56,7 @@ def test_the_overlay_lies_on_the_subject(tmp_path):
         assert change[labels > 0].mean() > 5 * change[labels == 0].mean()
 
 
-def test_a_folder_of_frames_is_a_video(tmp_path):
+def test_a_folder_of_frames_is_read_as_a_video(tmp_path):
     for number in range(3):
         files.write_picture(a_frame(number)[0], tmp_path / f"{number:05}.png")
     read = list(video_io.read_frames(tmp_path))
@@ -64,8 +64,8 @@ def test_a_folder_of_frames_is_a_video(tmp_path):
     assert all(np.array_equal(frame, a_frame(number)[0]) for number, frame in enumerate(read))
 
 
-def test_a_video_lying_on_its_side_is_turned_upright(video):
-    """As phones write it: the track's header has a matrix that turns its frames clockwise by 90 degrees."""
+def test_a_video_stored_sideways_is_read_upright(video):
+    """As phones write it: a matrix in the track's header rotates its frames clockwise by 90 degrees."""
     plain, turned = (struct.pack(">9i", *ones) for ones in (MATRIX, [0, MATRIX[0], 0, -MATRIX[0], 0, 0, *MATRIX[6:]]))
     whole = video.read_bytes()
     header = whole.index(b"tkhd")
@@ -81,10 +81,10 @@ def test_no_more_than_a_few_frames_are_read_ahead(video):
     reading = video_io.read_frames(video)
     next(reading)
     reading.close()
-    video.unlink()  # nothing holds the file open any more
+    video.unlink()  # the file is no longer open
 
 
-def test_labels_are_the_values_of_a_palette_picture(tmp_path):
+def test_labels_are_written_as_the_values_of_a_palette_image(tmp_path):
     labels = np.random.default_rng(0).integers(0, 200, (7, 9), dtype=np.uint8)
     video_io.write_labels(labels, tmp_path / "labels.png")
     read = Image.open(tmp_path / "labels.png")
@@ -110,7 +110,7 @@ def test_an_interrupted_video_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_no_video_is_refused_in_one_line(tmp_path):
+def test_a_file_that_is_not_a_video_is_refused_in_one_line(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     silent = tmp_path / "silent.mkv"
     with av.open(str(silent), "w") as container:
@@ -120,7 +120,7 @@ def test_what_is_no_video_is_refused_in_one_line(tmp_path):
         container.mux(stream.encode(frame))
     for path, complaint in (
         ("absent.mp4", "no video at"),
-        ("text.mp4", "no video that"),
+        ("text.mp4", "not a video that"),
         ("silent.mkv", "no video s"),
     ):
         with pytest.raises(UserError, match=complaint) as refusal:
@@ -143,11 +143,11 @@ def test_frames_are_in_the_order_of_their_numbers(tmp_path):
         files.write_picture(Image.fromarray(picture), tmp_path / f"{name}.png")
     read = [np.asarray(frame) for frame in video_io.read_frames(tmp_path)]
     assert all(np.array_equal(*pair) for pair in zip(read[:7], levels[:7], strict=True))
-    places = [next(number for number, one in enumerate(levels) if np.array_equal(one, frame)) for frame in read]
+    places = [next(number for number, level in enumerate(levels) if np.array_equal(level, frame)) for frame in read]
     assert sorted(places) == list(range(len(names))) and places.index(7) < places.index(8)
 
 
-def test_the_size_of_a_frame_that_exif_turns_is_the_upright_one(tmp_path):
+def test_the_size_of_a_frame_rotated_by_exif_is_the_upright_one(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 8
     a_frame(0)[0].save(tmp_path / "0.png")
@@ -158,14 +158,14 @@ def test_the_size_of_a_frame_that_exif_turns_is_the_upright_one(tmp_path):
 @pytest.mark.parametrize("name", ["empty.mp4", "pipe.mp4", "loop.mp4", "folder.mp4", "photo.jpg", "words.srt"])
 def test_other_files_are_no_videos(name, tmp_path):
     path = tmp_path / name
-    {"pipe.mp4": os.mkfifo, "loop.mp4": lambda one: one.symlink_to(one.name), "folder.mp4": Path.mkdir}.get(
-        name, lambda one: one.write_bytes(b"")
+    {"pipe.mp4": os.mkfifo, "loop.mp4": lambda path: path.symlink_to(path.name), "folder.mp4": Path.mkdir}.get(
+        name, lambda path: path.write_bytes(b"")
     )(path)
     if name == "photo.jpg":
         a_frame(0)[0].save(path)
     elif name == "words.srt":
         path.write_text("1\n00:00:01,000 --> 00:00:02,000\nwords\n")
-    for read in (video_io.count_frames, video_io.frame_rate, lambda one: list(video_io.read_frames(one))):
+    for read in (video_io.count_frames, video_io.frame_rate, lambda path: list(video_io.read_frames(path))):
         if path.is_dir() and read is video_io.frame_rate:
             continue
         with pytest.raises(UserError) as refusal:
@@ -175,15 +175,15 @@ def test_other_files_are_no_videos(name, tmp_path):
 
 @pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile dog.mp4\n", "#EXTM3U\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"])
 @pytest.mark.parametrize("suffix", ["mp4", "m3u8", "ffconcat"])
-def test_a_list_of_other_files_is_not_followed(text, suffix, video):
+def test_a_playlist_is_not_followed(text, suffix, video):
     path = video.with_name(f"list.{suffix}")
     path.write_text(text.format(video))
-    with pytest.raises(UserError, match=r"no video that can be read"):
+    with pytest.raises(UserError, match=r"not a video that can be read"):
         list(video_io.read_frames(path))
 
 
-def test_damage_is_always_one_line(video):
-    """Broken bytes and cut ends; among them metadata that is no text."""
+def test_damage_is_always_a_one_line_error(video):
+    """Broken bytes and truncated ends, including metadata that is not text."""
     whole, random = video.read_bytes(), np.random.default_rng(0)
     for _ in range(40):
         damaged = bytearray(whole)
@@ -198,7 +198,7 @@ def test_damage_is_always_one_line(video):
 
 
 @pytest.mark.parametrize("rate", [Fraction(90_000), Fraction(1, 90_000), Fraction(123_457, 100_003)])
-def test_a_rate_that_no_video_has_still_makes_one(rate, tmp_path):
+def test_an_absurd_frame_rate_still_gives_a_video(rate, tmp_path):
     with video_io.overlay_video(tmp_path / "dog.mp4", (64, 48), rate) as add:
         for number in range(3):
             add(*a_frame(number))

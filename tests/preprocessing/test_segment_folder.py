@@ -375,8 +375,8 @@ def square(folder):
 def test_a_folder_of_something_else_is_no_output(album, models):
     (album / "out").mkdir()
     (album / "out" / "thesis.txt").write_text("three years")
-    assert_refused(job_in(album, models), "is no segmentation run's")
-    assert_refused(job_in(album, models, output=album / "photos"), "is no segmentation run's")
+    assert_refused(job_in(album, models), "is not from an earlier segmentation run")
+    assert_refused(job_in(album, models, output=album / "photos"), "is not from an earlier segmentation run")
     assert_refused(job_in(album, models, output=album / "mask.png"), "mask.png is a file")
 
 
@@ -641,7 +641,7 @@ def test_a_mistake_with_again_gives_nothing_up(segmented, models, changes):
 def test_again_leaves_a_folder_alone_that_was_never_segmentations(album, models):
     (album / "out" / "masks").mkdir(parents=True)
     (album / "out" / "masks" / "beach.png").write_bytes(b"mine")
-    with pytest.raises(UserError, match="exists and is no segmentation run's"):
+    with pytest.raises(UserError, match="exists and is not from an earlier segmentation run"):
         segment_folder(job_in(album, models), again=True)
     assert (album / "out" / "masks" / "beach.png").read_bytes() == b"mine"
 

@@ -10,7 +10,7 @@ from tests.scene import scene
 
 
 def draw_photos(folder, names, height=48, width=64):
-    """Drawn photos of these names; returns each one's true mask."""
+    """Draw photos of these names; return the true mask of each."""
     masks = {}
     for seed, name in enumerate(names):
         pixels, masks[name] = scene(height, width, seed)
@@ -19,7 +19,7 @@ def draw_photos(folder, names, height=48, width=64):
 
 
 def write_found(folder, output, masks, scores):
-    """What a segmentation run would leave, with these masks and scores, in the files' usual form."""
+    """Write the output of a segmentation run with these masks and scores."""
     store = MaskStore(output)
     files.write_json({}, output / SETTINGS_NAME)
     for name, mask in sorted(masks.items()):
@@ -30,7 +30,7 @@ def write_found(folder, output, masks, scores):
 
 
 def contents(folder):
-    """Every file's bytes, but for the lock's."""
+    """Return the bytes of every file except the lock."""
     return {
         path.relative_to(folder): path.read_bytes()
         for path in folder.rglob("*")

@@ -15,7 +15,7 @@ from tests.browser import browser as browser
 
 @pytest.fixture
 def serve():
-    """Serve with these flags, as the command line does; returns the page's address."""
+    """Return a function that serves with given flags, as the command line does, and returns the page's address."""
     running = []
 
     def start(*flags: object) -> str:
@@ -36,7 +36,7 @@ def serve():
 
 @pytest.fixture
 def open_tab(browser) -> Callable:
-    """Open an address in a tab of its own; what goes wrong in any of them fails the test."""
+    """Return a function that opens an address in a new tab; errors in any tab fail the test."""
     tabs, wrong = [], []
 
     def open_one(address: str):
@@ -44,10 +44,12 @@ def open_tab(browser) -> Callable:
         tab.set_default_timeout(20_000)
         host = address.split("/")[2]
         tab.on("pageerror", lambda error: wrong.append(f"script: {error}"))
-        tab.on("console", lambda one: wrong.append(f"console: {one.text}") if one.type == "error" else None)
+        tab.on(
+            "console", lambda message: wrong.append(f"console: {message.text}") if message.type == "error" else None
+        )
         tab.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        tab.on("request", lambda one: None if _is_local(one.url, host) else wrong.append(f"asked for {one.url}"))
-        tab.on("response", lambda one: wrong.append(f"{one.status} {one.url}") if one.status >= 400 else None)
+        tab.on("request", lambda sent: None if _is_local(sent.url, host) else wrong.append(f"asked for {sent.url}"))
+        tab.on("response", lambda got: wrong.append(f"{got.status} {got.url}") if got.status >= 400 else None)
         tabs.append(tab)
         tab.goto(address)
         tab.wait_for_selector("[data-id=list] li")

@@ -1,4 +1,4 @@
-"""Guards what an open page is told: only what changed, never less, and nothing when nothing did."""
+"""What an open page is told: exactly what changed, and nothing if nothing did."""
 
 import os
 
@@ -11,7 +11,7 @@ from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, appe
 from persam_dreambooth.review import changes
 from persam_dreambooth.review.workspace import Workspace
 from tests.review.albums import draw_photos, write_found
-from tests.review.test_workspace import asked, desk_of
+from tests.review.test_workspace import api_of, asked
 
 NAMES = ("a.png", "b.png", "c.png")
 
@@ -32,8 +32,8 @@ def names(answer):
     return [photo["name"] for photo in answer["photos"]]
 
 
-def test_a_page_is_told_what_changed_and_nothing_twice(folder):
-    api = desk_of(Workspace(folder))
+def test_a_page_is_told_each_change_once(folder):
+    api = api_of(Workspace(folder))
     first = looked(api)
     assert names(first) == first["order"] == ["b.png", "a.png", "c.png"] and not first["keeps"]
     again = looked(api, first["since"])
@@ -44,14 +44,14 @@ def test_a_page_is_told_what_changed_and_nothing_twice(folder):
     assert names(second) == ["b.png"] and second["keeps"] and second["order"] == ["a.png", "c.png", "b.png"]
     assert second["photos"][0]["status"] == "approved"
     assert names(looked(api, second["since"])) == []
-    assert names(looked(api, first["since"])) == ["b.png"]  # a second page, which has not heard of it
+    assert names(looked(api, first["since"])) == ["b.png"]  # a second page, which has not been told yet
     for unknown in (None, "", "x", "x-1", f"{first['since']}0", 5, [], first["since"].split("-")[0] + "-" + "9" * 30):
         told = looked(api, unknown)
         assert len(told["photos"]) == 3 and not told["keeps"]
 
 
-def test_photos_that_come_and_go_and_masks_of_other_programs_are_told(folder):
-    api = desk_of(Workspace(folder))
+def test_added_and_removed_photos_and_foreign_mask_changes_are_reported(folder):
+    api = api_of(Workspace(folder))
     told = looked(api)["since"]
     draw_photos(folder, ["d.png"])
     added = looked(api, told)
@@ -65,8 +65,8 @@ def test_photos_that_come_and_go_and_masks_of_other_programs_are_told(folder):
     assert not fewer["keeps"] and len(fewer["photos"]) == 3
 
 
-def test_a_mask_that_was_overwritten_in_place_is_seen_a_little_later(folder, monkeypatch):
-    api = desk_of(Workspace(folder))
+def test_a_mask_overwritten_in_place_is_noticed_a_little_later(folder, monkeypatch):
+    api = api_of(Workspace(folder))
     told = looked(api)["since"]
     told = looked(api, told)["since"]
     mask = folder / "segmented" / "masks" / "c.png"
@@ -83,7 +83,7 @@ def test_a_mask_that_was_overwritten_in_place_is_seen_a_little_later(folder, mon
     assert names(looked(api, told)) == ["c.png"]
 
 
-def test_only_what_was_added_to_a_manifest_is_read_and_other_changes_are_noticed(tmp_path):
+def test_only_appended_manifest_lines_are_read_and_other_changes_are_noticed(tmp_path):
     path = tmp_path / MANIFEST_NAME
     live = LiveManifest(path)
     assert live.entries() == {}
@@ -94,7 +94,7 @@ def test_only_what_was_added_to_a_manifest_is_read_and_other_changes_are_noticed
     assert live.entries() == {"a": newer, "b": second} and live.get("x/b.png") is before["b"]  # not read again
     write_manifest(path, [second, newer, first])  # another file, longer
     assert live.get("a.jpg") == first
-    os.truncate(path, path.stat().st_size - 5)  # a line that was cut off
+    os.truncate(path, path.stat().st_size - 5)  # a truncated line
     assert live.get("a.jpg") == newer
     path.unlink()
     assert live.get("a.jpg") is None

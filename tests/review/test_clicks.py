@@ -1,4 +1,4 @@
-"""Guards clicks, boxes and strokes: tinyworld's trained SAM makes masks of them and changes nothing elsewhere."""
+"""Clicks, boxes and strokes: tinyworld's trained SAM turns them into masks and changes nothing elsewhere."""
 
 import numpy as np
 import pytest
@@ -27,12 +27,12 @@ def dog(tmp_path_factory):
     return photos / "00.png", files.read_mask(masks / "00.png")
 
 
-def overlap(one, other):
-    return (one & other).sum() / (one | other).sum()
+def overlap(first, second):
+    return (first & second).sum() / (first | second).sum()
 
 
 def middle(mask):
-    """A pixel (x, y) inside of a mask, as far from its edge as columns go."""
+    """Return a pixel (x, y) inside a mask, horizontally as far from its edge as possible."""
     rows, _ = np.nonzero(mask)
     row = np.bincount(rows).argmax()
     inside = np.nonzero(mask[row])[0]
@@ -56,7 +56,7 @@ def test_a_click_a_box_and_a_brush_stroke_each_find_the_subject(clicker, dog):
         assert overlap(clicker.first(photo, [stroke]), true) > 0.8, way
 
 
-def test_a_box_that_leaves_the_photo_is_cut_to_it(clicker, dog):
+def test_a_box_that_leaves_the_photo_is_clipped(clicker, dog):
     photo, true = dog
     (left, top), (right, bottom) = box_of(true)
     inside = clicker.first(photo, [Stroke("box", ((0.0, 0.0), (128.0, 128.0)))])
@@ -66,7 +66,7 @@ def test_a_box_that_leaves_the_photo_is_cut_to_it(clicker, dog):
     np.testing.assert_array_equal(backwards, clicker.first(photo, [Stroke("box", ((left, top), (right, bottom)))]))
 
 
-def test_a_click_puts_back_what_is_missing(clicker, dog):
+def test_a_click_adds_what_is_missing(clicker, dog):
     photo, true = dog
     missing = true.copy()
     missing[:, 70:] = False
@@ -76,12 +76,12 @@ def test_a_click_puts_back_what_is_missing(clicker, dog):
     assert 0 < score <= 1.1
 
 
-def test_a_click_takes_away_what_is_too_much_and_only_there(clicker, dog):
+def test_a_click_removes_what_is_too_much_and_only_there(clicker, dog):
     photo, true = dog
     spilt = true.copy()
     spilt[4:30, 4:40] = True
     stroke = np.zeros_like(true)
-    stroke[100:120, 2:12] = True  # painted by hand elsewhere
+    stroke[100:120, 2:12] = True  # painted elsewhere by hand
     before = spilt | stroke
     mask, _ = clicker.again(photo, before, [(*middle(true), 1), (20.0, 15.0, 0)])
     assert not mask[15, 20]
@@ -89,16 +89,14 @@ def test_a_click_takes_away_what_is_too_much_and_only_there(clicker, dog):
     assert overlap(mask & ~stroke, true) > overlap(spilt, true) + 0.1
 
 
-@pytest.mark.parametrize(
-    ("click", "reason"), [((500.0, 3.0, 1), "outside of the photo"), (None, "in the mask already")]
-)
-def test_a_click_that_means_nothing_is_refused(clicker, dog, click, reason):
+@pytest.mark.parametrize(("click", "reason"), [((500.0, 3.0, 1), "outside the photo"), (None, "already in the mask")])
+def test_a_click_without_effect_is_refused(clicker, dog, click, reason):
     photo, true = dog
     with pytest.raises(UserError, match=reason):
         clicker.again(photo, true, [click or (*middle(true), 1)])
 
 
-def test_two_clicks_that_are_sent_together_are_both_kept(clicker, dog):
+def test_two_clicks_sent_together_are_both_kept(clicker, dog):
     photo, true = dog
     spilt = true.copy()
     spilt[2:14, 2:14] = spilt[100:112, 2:14] = True
@@ -111,12 +109,12 @@ def test_two_clicks_that_are_sent_together_are_both_kept(clicker, dog):
     assert answer["photo"]["point_labels"] == [1, 0, 0]
 
 
-def test_nothing_positive_finds_nothing(clicker, dog):
-    with pytest.raises(UserError, match="nothing says where"):
+def test_negative_clicks_alone_are_refused(clicker, dog):
+    with pytest.raises(UserError, match="nothing marks the subject"):
         clicker.first(dog[0], [Stroke("point", ((5.0, 5.0),), label=0)])
 
 
-def test_brush_and_eraser_change_the_pixels_under_them_only():
+def test_brush_and_eraser_change_only_the_pixels_under_them():
     mask = np.zeros((40, 60), bool)
     brushed = painted(mask, [Stroke("brush", ((10.5, 10.5), (40.5, 10.5)), radius=4)])
     assert brushed[10, 7:44].all() and not brushed[16:].any() and not brushed[:, 50:].any()
@@ -140,6 +138,6 @@ def test_brush_and_eraser_change_the_pixels_under_them_only():
         {"kind": "brush", "points": [[1, 1]] * 20_001},
     ],
 )
-def test_what_is_no_stroke_is_refused(given):
-    with pytest.raises(UserError, match="no stroke"):
+def test_invalid_strokes_are_refused(given):
+    with pytest.raises(UserError, match="not a valid stroke"):
         Stroke.read(given)

@@ -1,4 +1,4 @@
-"""Guards the page against other sites, guessed passwords, bodies without end and requests that no page sends."""
+"""The page is protected against other sites, guessed passwords, endless bodies and malformed requests."""
 
 import http.client
 import http.server
@@ -26,19 +26,19 @@ def photos(tmp_path):
 
 
 def component(address):
-    """The number of the masks' tab, which Gradio's page says."""
+    """Return the component number of the masks' tab, from Gradio's page."""
     config = json.loads(get(address, "/config")[1])
-    return next(one["id"] for one in config["components"] if one["props"].get("elem_id") == "masks")
+    return next(part["id"] for part in config["components"] if part["props"].get("elem_id") == "masks")
 
 
 def asked(address, name, data, number=None, **headers):
-    """What the server says to a question of the page, sent by this test."""
+    """Send a request to the API as the page would; return the server's answer."""
     body = {"session_hash": "x", "component_id": component(address) if number is None else number}
     given = {"Content_Type": "application/json", **headers}
     return get(address, SERVER, "POST", json.dumps(body | {"fn_name": name, "data": data}), **given)
 
 
-def test_every_answer_forbids_frames_and_other_sites(photos, serve):
+def test_every_response_forbids_frames_and_other_sites(photos, serve):
     address = serve("--images", photos)
     answers = [get(address, path) for path in ("/", "/config", "/theme.css", "/picture/images/a.png", "/nothing")]
     answers += [get(address, "/", Host="evil.example"), get(address, "/", Origin="http://evil.example")]
@@ -54,7 +54,7 @@ def test_every_answer_forbids_frames_and_other_sites(photos, serve):
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_what_another_sites_page_asks_for_is_refused(site, photos, serve):
+def test_requests_from_another_sites_page_are_refused(site, photos, serve):
     address = serve("--images", photos)
     link = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
     before = contents(photos)
@@ -68,7 +68,7 @@ def test_what_another_sites_page_asks_for_is_refused(site, photos, serve):
     assert contents(photos) == before
 
 
-def test_a_browser_shows_the_page_in_no_other_sites_frame(photos, serve, browser):
+def test_a_browser_does_not_show_the_page_in_another_sites_frame(photos, serve, browser):
     address = serve("--images", photos)
 
     class Foreign(http.server.BaseHTTPRequestHandler):
@@ -86,7 +86,7 @@ def test_a_browser_shows_the_page_in_no_other_sites_frame(photos, serve, browser
     threading.Thread(target=server.serve_forever, daemon=True).start()
     tab = browser.new_page()
     try:
-        for host in ("localhost", "127.0.0.1"):  # another site, and the same site with another port
+        for host in ("localhost", "127.0.0.1"):  # another site, and the same host on another port
             tab.goto(f"http://{host}:{server.server_address[1]}/", wait_until="networkidle")
             assert tab.frames[1].query_selector("[data-id=exclude]") is None
             assert "not for this site" in tab.frames[1].content() or "chrome-error" in tab.frames[1].url
@@ -97,7 +97,7 @@ def test_a_browser_shows_the_page_in_no_other_sites_frame(photos, serve, browser
         server.server_close()
 
 
-def test_wrong_passwords_wait_longer_each_time_and_are_logged(caplog):
+def test_wrong_passwords_cause_growing_waits_and_are_logged(caplog):
     now = [0.0]
     passwords = Passwords(PASSWORD, lambda: now[0])
     waits = []
@@ -107,15 +107,15 @@ def test_wrong_passwords_wait_longer_each_time_and_are_logged(caplog):
             assert status == 401
             waits.append(wait)
             if wait:
-                assert passwords.check("10.0.0.1", basic(PASSWORD))[0] == 429  # not told that it is right
+                assert passwords.check("10.0.0.1", basic(PASSWORD))[0] == 429  # not told that it is correct
                 now[0] += wait
     assert waits == [0.0] * FREE + [2.0, 4.0, 8.0, 16.0, 32.0] + [LONGEST_WAIT] * 3
     assert len(caplog.messages) == len(waits) and "wrong password from 10.0.0.1" in caplog.messages[0]
     assert PASSWORD not in caplog.text
     assert passwords.check("10.0.0.2", basic(PASSWORD)) == (None, 0.0)
-    assert passwords.check("10.0.0.1", "") == (401, 0.0)  # a browser that has yet to ask
+    assert passwords.check("10.0.0.1", "") == (401, 0.0)  # a browser that has not asked for the password yet
     assert passwords.check("10.0.0.1", basic(PASSWORD)) == (None, 0.0)
-    assert passwords.check("10.0.0.1", basic("wrong")) == (401, 0.0)  # it begins again
+    assert passwords.check("10.0.0.1", basic("wrong")) == (401, 0.0)  # counting starts from zero again
 
 
 def test_guesses_over_http_are_slowed_down(photos, serve):
@@ -126,7 +126,7 @@ def test_guesses_over_http_are_slowed_down(photos, serve):
 
 
 def large(address, path, chunked):
-    """Send a body of 64 MiB, as far as the server takes it; returns the status and what is said."""
+    """Send a body of 64 MiB, as far as the server accepts it; return status and response."""
     connection = http.client.HTTPConnection(address.split("/")[2], timeout=20)
     connection.putrequest("POST", path)
     is_upload = path.endswith("upload")
@@ -145,11 +145,11 @@ def large(address, path, chunked):
 
 @pytest.mark.parametrize("path", [SERVER, "/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/run/predict"])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_without_end_is_refused_while_it_comes(chunked, path, photos, serve):
+def test_an_endless_body_is_refused_while_it_arrives(chunked, path, photos, serve):
     address = serve("--images", photos)
     try:
         status, body = large(address, path, chunked)
-    except OSError:  # closed while we still sent: what uvicorn does after it has answered
+    except OSError:  # uvicorn closes the connection after it has answered, even while we are sending
         status, body = 413, str(LARGEST_BODY).encode()
     assert status in (413, 404) and (status == 404 or str(LARGEST_BODY).encode() in body)
     assert get(address, "/config")[0] == 200
@@ -176,33 +176,33 @@ ODD = [
 ]
 
 
-def test_what_no_page_sends_is_answered_in_one_line(photos, serve):
+def test_malformed_requests_are_answered_in_one_line(photos, serve):
     address = serve("--images", photos)
     number, before = component(address), contents(photos / "segmented")
     seen = json.loads(asked(address, "look", {"album": ".", "photo": "a.png"}, number)[1])["photo"]["version"]
     good = {"album": ".", "photo": "a.png", "seen": seen}
     stroke = {"kind": "brush", "points": [[1, 1]], "radius": 2, "label": 1}
     questions = [
-        (name, one) for name in ("overview", "look", "draw", "judge", "refer", "undo", "training") for one in ODD
+        (name, value) for name in ("overview", "look", "draw", "judge", "refer", "undo", "training") for value in ODD
     ]
     for key in good:
         questions += [(name, good | {key: odd}) for odd in ODD[:-1] for name in ("draw", "judge", "undo")]
     for key in stroke:
         odd = [
-            one
-            for one in ODD
-            if not (key == "label" and one in (1, True)) and not (key == "radius" and one in (1, 1.5, True))
+            value
+            for value in ODD
+            if not (key == "label" and value in (1, True)) and not (key == "radius" and value in (1, 1.5, True))
         ]
-        questions += [("draw", good | {"strokes": [stroke | {key: one}]}) for one in odd]
-    questions += [("draw", good | {"strokes": one}) for one in (*ODD, [stroke] * (STROKES + 1))]
+        questions += [("draw", good | {"strokes": [stroke | {key: value}]}) for value in odd]
+    questions += [("draw", good | {"strokes": value}) for value in (*ODD, [stroke] * (STROKES + 1))]
     questions += [("draw", good | {"strokes": [stroke | {"points": [[1, 1]] * (POINTS + 1)}]})]
     questions += [
-        ("draw", good | {"strokes": [stroke | {"points": [[one, 1]]}]}) for one in (HUGE, float("nan"), "x", [])
+        ("draw", good | {"strokes": [stroke | {"points": [[value, 1]]}]}) for value in (HUGE, float("nan"), "x", [])
     ]
     for key in ("resolution", "cell", "seed", "mask_downsample", "mask_dilation", "nonsense"):
-        questions += [("training", good | {"view": {key: one}}) for one in ODD if not isinstance(one, int)]
+        questions += [("training", good | {"view": {key: value}}) for value in ODD if not isinstance(value, int)]
         questions += [("training", good | {"view": {key: HUGE}})]
-    questions += [("judge", good | {"verdict": one}) for one in ODD[1:]]
+    questions += [("judge", good | {"verdict": value}) for value in ODD[1:]]
     for name, question in questions:
         status, body, _ = asked(address, name, question, number)
         words = body.decode()
@@ -215,11 +215,11 @@ def test_what_no_page_sends_is_answered_in_one_line(photos, serve):
     assert contents(photos / "segmented") == before
 
 
-def test_what_gradio_does_not_expect_is_its_askers_mistake(photos, serve):
+def test_requests_unexpected_by_gradio_get_client_errors(photos, serve):
     address = serve("--images", photos)
     good = {"session_hash": "x", "component_id": component(address), "fn_name": "look", "data": {}}
     for key in good:
-        bodies = [good | {key: one} for one in ODD] + [{name: good[name] for name in good if name != key}]
+        bodies = [good | {key: value} for value in ODD] + [{name: good[name] for name in good if name != key}]
         for body in map(json.dumps, bodies):
             status, words, _ = get(address, SERVER, "POST", body, Content_Type="application/json")
             assert status < 500 and len(words.splitlines()) == 1, (body[:200], status, words[:200])

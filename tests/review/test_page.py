@@ -1,4 +1,4 @@
-"""Guards the page in a real browser: from a folder of photos to approved masks, corrections, reloads, odd names.
+"""The page in a real browser: from a folder of photos to approved masks, corrections, reloads, odd names.
 
     PERSAM_SCREENSHOTS=docs/pictures python -m pytest tests/review/test_page.py
 
@@ -41,7 +41,7 @@ EMPTY = "nobody here.png"
 
 @pytest.fixture(scope="module")
 def dogs(tmp_path_factory):
-    """Drawn photos of one dog under hostile names, and their true masks by name."""
+    """Draw photos of one dog under hostile names; return them with their true masks by name."""
     folder = tmp_path_factory.mktemp("dogs")
     photos, masks = save_album(albums(1, photos=len(HOSTILE))[0], folder)
     for number, name in enumerate(HOSTILE):
@@ -52,7 +52,7 @@ def dogs(tmp_path_factory):
 
 @pytest.fixture
 def workspace(dogs, tmp_path):
-    """A folder with two folders of photos, the second of which has one without the dog."""
+    """A folder with two folders of photos; the second also has a photo without the dog."""
     shutil.copytree(dogs[0], tmp_path / "albums" / "my dog & co")
     nobody = draw(Recipe(albums(1)[0].scene, (), seed=1), 128).image
     files.write_picture(nobody, tmp_path / "albums" / "my dog & co" / EMPTY)
@@ -61,7 +61,7 @@ def workspace(dogs, tmp_path):
 
 
 def shoot(tab, name):
-    """The picture of the docs, where it is asked for."""
+    """Save a screenshot for the docs, if requested."""
     folder = os.environ.get("PERSAM_SCREENSHOTS")
     if folder:
         tab.wait_for_timeout(400)
@@ -74,7 +74,7 @@ def names(tab):
 
 
 def said(tab, words):
-    """Wait until the page says so; returns the sentence."""
+    """Wait until the page's message contains these words; return the message."""
     tab.wait_for_function("words => document.querySelector('[data-id=said]').textContent.includes(words)", arg=words)
     return tab.inner_text("[data-id=said]")
 
@@ -85,16 +85,16 @@ def choose(tab, name):
 
 
 def on_screen(tab, point, size):
-    """A pixel's middle (x, y) of a photo of `size` (width, height), on the screen."""
+    """Return the screen position (x, y) of a pixel's centre in a photo of `size` (width, height)."""
     box = tab.locator("[data-id=canvas]").bounding_box()
     return tuple(
-        box[origin] + box[edge] * (one + 0.5) / whole
-        for origin, edge, one, whole in zip(("x", "y"), ("width", "height"), point, size, strict=True)
+        box[origin] + box[edge] * (place + 0.5) / whole
+        for origin, edge, place, whole in zip(("x", "y"), ("width", "height"), point, size, strict=True)
     )
 
 
 def drag(tab, points, size=(128, 128)):
-    """Press at the first point, move over the others, let go; a single point is a click."""
+    """Press at the first point, move over the others, release; a single point is a click."""
     places = [on_screen(tab, point, size) for point in points]
     tab.mouse.move(*places[0])
     tab.mouse.down()
@@ -115,8 +115,8 @@ def box_of(mask):
     return [(columns.min(), rows.min()), (columns.max(), rows.max())]
 
 
-def overlap(one, other):
-    return (one & other).sum() / (one | other).sum()
+def overlap(first, second):
+    return (first & second).sum() / (first | second).sum()
 
 
 def mask_of(output, name):
@@ -129,7 +129,7 @@ def lines(output):
 
 @pytest.fixture
 def unhurried(monkeypatch):
-    """A search that takes its time for each photo, as a large SAM does: a page can see its masks one by one."""
+    """Slow down the search like a large SAM, so that a page sees its masks one by one."""
     add = MaskStore.add
 
     def slowly(self, photo, found, with_instances):
@@ -139,7 +139,7 @@ def unhurried(monkeypatch):
     monkeypatch.setattr(MaskStore, "add", slowly)
 
 
-def test_the_whole_way_from_a_folder_of_photos_to_approved_masks(workspace, dogs, serve, open_tab, unhurried):
+def test_from_a_folder_of_photos_to_approved_masks(workspace, dogs, serve, open_tab, unhurried):
     true, output = dogs[1], workspace / "my dog & co" / "segmented"
     tab = open_tab(serve("--images", workspace))
     assert names(tab) == ["one.jpg"]  # the first folder
@@ -165,7 +165,7 @@ def test_the_whole_way_from_a_folder_of_photos_to_approved_masks(workspace, dogs
             document.querySelector('[data-id=count]'), {childList: true, characterData: true, subtree: true});
     }""")
     tab.click("[data-id=search]")
-    said(tab, "All photos were looked at")
+    said(tab, "All photos searched")
     assert len(tab.evaluate("[...window.counts]")) > 1, "the masks did not appear one after the other"
     found = lines(output)
     assert all(overlap(mask_of(output, name), true[name]) > 0.6 for name in HOSTILE)
@@ -197,7 +197,7 @@ def test_the_whole_way_from_a_folder_of_photos_to_approved_masks(workspace, dogs
     tab.keyboard.press("r")
     said(tab, "a reference now")
     tab.click("[data-id=search]")
-    said(tab, "All photos were looked at")
+    said(tab, "All photos searched")
     sources = {name: entry.source for name, entry in lines(output).items()}
     assert [name for name in sources if sources[name] == "reference"] == sorted([first, by_worst[3]])
     kept = [first, *by_worst[1:4]]
@@ -211,26 +211,26 @@ def test_the_whole_way_from_a_folder_of_photos_to_approved_masks(workspace, dogs
         "overlays",
         "segmentation.json",
         "subject.safetensors",
-    }  # nothing of the page's own
+    }  # no fields beyond those of `segment`
 
 
 @pytest.fixture
 def held(monkeypatch):
-    """A search that waits with the second photo that it found until `go_on` is set; `waits` says that it does."""
+    """Block the search at its second photo until `go_on` is set; `waits` is set once it blocks."""
     add, waits, go_on, found = MaskStore.add, threading.Event(), threading.Event(), []
 
-    def held_up(self, photo, one, with_instances):
+    def held_up(self, photo, answer, with_instances):
         found.append(photo)
         if len(found) == 2:
             waits.set()
             assert go_on.wait(20)
-        add(self, photo, one, with_instances)
+        add(self, photo, answer, with_instances)
 
     monkeypatch.setattr(MaskStore, "add", held_up)
     return waits, go_on
 
 
-def test_a_search_that_is_stopped_keeps_what_it_found_and_is_gone_on_with(workspace, dogs, serve, open_tab, held):
+def test_a_stopped_search_keeps_its_masks_and_can_be_resumed(workspace, dogs, serve, open_tab, held):
     output = workspace / "my dog & co" / "segmented"
     first, (waits, go_on) = "plain.png", held
     write_found(output.parent, output, {first: dogs[1][first]}, {})
@@ -249,23 +249,23 @@ def test_a_search_that_is_stopped_keeps_what_it_found_and_is_gone_on_with(worksp
         each.wait_for_function("document.querySelector('[data-id=searching]').textContent.startsWith('stopping')")
         assert each.is_disabled("[data-id=stop]") and each.is_disabled("[data-id=search]")
     go_on.set()
-    assert said(tab, "Stopped") == "Stopped with 6 left to look at; “Find in all photos” goes on with them."
+    assert said(tab, "Stopped") == "Stopped with 6 left to search; “Find in all photos” continues with them."
     assert tab.is_hidden("[data-id=stop]") and tab.inner_text("[data-id=searching]") == ""
     masks = {path: path.stat().st_mtime_ns for path in (output / "masks").iterdir()}
     assert {path.stem for path in masks} == {Path(name).stem for name in lines(output)} and len(masks) == 3
     assert (output / "contact_sheet.png").exists()
 
     tab.click("[data-id=search]")
-    said(tab, "All photos were looked at")
+    said(tab, "All photos searched")
     assert set(lines(output)) == {*HOSTILE, EMPTY}
     assert {path: path.stat().st_mtime_ns for path in masks} == masks  # none of them was found a second time
 
 
 def trained_on(photos):
-    """The names of the photos that training takes."""
-    PartialState()  # Accelerate's logger asks it which process this is
+    """Return the names of the photos that training uses."""
+    PartialState()  # needed by Accelerate's logger
     flags = {"data": {"instance_data_dir": str(photos)}, "mask": {"instance_mask_dir": str(photos / "segmented")}}
-    return [one.photo.name for one in find_instances(configure("model", **flags), [(64, 64)])[0]]
+    return [instance.photo.name for instance in find_instances(configure("model", **flags), [(64, 64)])[0]]
 
 
 def moved(tab, name):
@@ -274,7 +274,7 @@ def moved(tab, name):
 
 
 @pytest.mark.parametrize("tool", ["box", "brush"])
-def test_a_box_or_a_stroke_of_the_brush_begins_it_as_well(tool, workspace, dogs, serve, open_tab):
+def test_a_box_or_a_brush_stroke_can_also_mark_the_subject(tool, workspace, dogs, serve, open_tab):
     true, output = dogs[1]["plain.png"], workspace / "my dog & co" / "segmented"
     tab = open_tab(serve("--images", workspace / "my dog & co"))
     choose(tab, "plain.png")
@@ -289,7 +289,7 @@ def test_a_box_or_a_stroke_of_the_brush_begins_it_as_well(tool, workspace, dogs,
 
 @pytest.fixture
 def found(dogs, tmp_path):
-    """The dogs with their true masks, but for one that lacks a half and has a patch too much."""
+    """The dogs with their true masks, except for one that lacks a half and has an extra patch."""
     folder = Path(shutil.copytree(dogs[0], tmp_path / "photos"))
     masks = dict(dogs[1])
     spoilt = masks["plain.png"].copy()
@@ -320,7 +320,7 @@ def test_corrections_are_saved_at_once_and_undone_to_the_byte(found, dogs, serve
     keep("plain.png: found and saved")
     assert not mask_of(output, "plain.png")[8, 8]
     tab.keyboard.press("u")
-    said(tab, "taken back")
+    said(tab, "undone")
     tab.click("[data-tool=add]")
     tab.keyboard.down("Shift")
     drag(tab, [(8, 8)])
@@ -333,7 +333,7 @@ def test_corrections_are_saved_at_once_and_undone_to_the_byte(found, dogs, serve
     keep("plain.png: saved")
     assert mask_of(output, "plain.png")[10, 100:121].all()
     tab.keyboard.press("5")
-    said(tab, "Rub out")
+    said(tab, "Erase what")
     drag(tab, [(110, 4), (110, 16)])
     keep("plain.png: saved")
     assert not mask_of(output, "plain.png")[10, 110] and mask_of(output, "plain.png")[10, 119]
@@ -348,12 +348,12 @@ def test_corrections_are_saved_at_once_and_undone_to_the_byte(found, dogs, serve
         version = tab.evaluate("document.querySelector('li.on').dataset.version")
         tab.keyboard.press("u")
         tab.wait_for_function("old => document.querySelector('li.on').dataset.version !== old", arg=version)
-        said(tab, "taken back")
+        said(tab, "undone")
         assert contents(output) == expected
     assert tab.is_disabled("[data-id=undo]")
 
 
-def test_the_second_of_two_tabs_is_told_and_sees_the_newer_mask(found, serve, open_tab):
+def test_the_second_of_two_tabs_is_warned_and_sees_the_newer_mask(found, serve, open_tab):
     address = serve("--images", found)
     first, second = open_tab(address), open_tab(address)
     for tab in (first, second):
@@ -374,13 +374,13 @@ def test_the_second_of_two_tabs_is_told_and_sees_the_newer_mask(found, serve, op
     newest = second.evaluate("document.querySelector('li.on').dataset.version")
     first.wait_for_function("newest => document.querySelector('canvas').dataset.version === newest", arg=newest)
     drag(first, [(60, 5), (70, 5)])
-    # The other tab's mask came by itself, and this one goes on from it: it said "saved" before, so its version tells.
+    # The mask of the other tab arrived by itself and is built on; "saved" was shown before, so check the version.
     first.wait_for_function("old => document.querySelector('li.on').dataset.version !== old", arg=newest)
     mask = mask_of(found / "segmented", "plain.png")
     assert mask[5, 65] and mask[30, 105] and mask[100, 25]
 
 
-def test_a_score_above_1_is_shown_as_1_and_kept_as_it_is(tmp_path, serve, open_tab):
+def test_a_score_above_1_is_shown_as_1_and_stored_unchanged(tmp_path, serve, open_tab):
     sheets = {}
     for score in (1.0, 1.014):
         photos = tmp_path / str(score)
@@ -419,7 +419,7 @@ def test_five_hundred_photos_are_quick_to_go_through(tmp_path, serve, open_tab):
     tab.wait_for_function("document.querySelector('[data-id=list]').lastChild.firstChild.naturalWidth > 0")
 
 
-def test_keys_typed_into_a_field_decide_nothing(found, serve, open_tab):
+def test_keys_typed_into_a_field_are_not_shortcuts(found, serve, open_tab):
     tab = open_tab(serve("--images", found))
     tab.wait_for_function("document.querySelector('[data-id=name]').textContent === 'plain.png'")
     before = contents(found / "segmented")
@@ -430,7 +430,7 @@ def test_keys_typed_into_a_field_decide_nothing(found, serve, open_tab):
     assert contents(found / "segmented") == before
 
 
-def test_photos_that_no_page_can_show_are_named_and_the_others_can_be_judged(found, serve, open_tab):
+def test_photos_that_the_page_cannot_show_are_named_and_others_can_be_judged(found, serve, open_tab):
     shutil.copy(found / "plain.png", found / os.fsdecode(b"odd \xff.png"))
     (found / "link.png").symlink_to(shutil.copy(found / "plain.png", found.parent / "elsewhere.png"))
     tab = open_tab(serve("--images", found))
@@ -444,7 +444,7 @@ def test_photos_that_no_page_can_show_are_named_and_the_others_can_be_judged(fou
     shoot(tab, "odd-names")
 
 
-def test_a_photo_that_cannot_be_decoded_and_a_search_that_fails_are_told(found, serve, browser):
+def test_undecodable_photos_and_failed_searches_are_reported(found, serve, browser):
     (found / "aa broken.jpg").write_bytes(b"no picture")
     tab = browser.new_page()
     tab.goto(serve("--images", found, "--presence", found / "plain.png"))

@@ -1,4 +1,4 @@
-"""Guards that every reader of a manifest takes a photo's newest line, which the page adds at the end."""
+"""Every reader of a manifest uses a photo's newest line, which the page appends."""
 
 import pytest
 
@@ -17,7 +17,7 @@ NAMES = ["a.png", "b.png", "c.png"]
 
 @pytest.fixture
 def album(tmp_path):
-    """Three photos, of which the first was excluded, then taken back; and the second approved, then excluded."""
+    """Three photos: the first was excluded, then restored; the second approved, then excluded."""
     masks = draw_photos(tmp_path / "photos", NAMES)
     write_found(tmp_path / "photos", tmp_path / "photos" / "segmented", masks, {})
     album = Album(tmp_path / "photos", tmp_path / "photos" / "segmented")
@@ -28,24 +28,24 @@ def album(tmp_path):
     return album
 
 
-def test_training_takes_the_newest(album):
+def test_training_uses_the_newest_line(album):
     assert trained_on(album.images) == ["a.png", "c.png"]
 
 
-def test_export_takes_the_newest(album):
+def test_export_uses_the_newest_line(album):
     for images in (None, album.images):
         source = read_source(album.output, images)
         assert [pair.photo.name for pair in source.pairs] == ["a.png", "c.png"]
         assert [photo.name for photo in source.left_out] == ["b.png"]
 
 
-def test_evaluation_takes_the_newest(album):
+def test_evaluation_uses_the_newest_line(album):
     kept, left_out = photos_with_masks(album.images, album.output)
-    assert [one.image.name for one in kept] == ["a.png", "c.png"]
+    assert [photo.image.name for photo in kept] == ["a.png", "c.png"]
     assert left_out == ["b.png was excluded in review"]
 
 
-def test_segment_counts_each_photo_once_and_its_next_run_keeps_one_line_of_each(album, capsys):
+def test_segment_counts_each_photo_once_and_then_keeps_one_line_of_each(album, capsys):
     _say(album.output)
     assert capsys.readouterr().out.startswith("3 masks in ")
     resume(MaskStore(album.output), [])

@@ -1,4 +1,4 @@
-"""Guards a person's decisions on disk: whole or not at all, undone to the byte, never over another's."""
+"""A person's decisions on disk are atomic, undone to the byte, and never overwrite another decision."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -39,13 +39,13 @@ def seen(album, name):
 
 
 def paint(album, name, version=None, **changes):
-    """Correct a photo's mask to another one; returns it."""
+    """Correct a photo's mask to another one; return the new mask."""
     mask = np.roll(files.read_mask(album.edits.mask_path(album.photo(name))), 7, axis=1)
     album.edits.correct(album.photo(name), mask, version or seen(album, name), changes)
     return mask
 
 
-def test_the_worst_comes_first_and_what_is_settled_last(album):
+def test_the_worst_comes_first_and_reviewed_photos_last(album):
     assert [state.photo.name for state in album.states()] == [NAMES[1], NAMES[0], NAMES[2]]
     album.edits.judge(album.photo(NAMES[1]), "approved", seen(album, NAMES[1]))
     album.edits.judge(album.photo(NAMES[0]), "excluded", seen(album, NAMES[0]))
@@ -60,19 +60,19 @@ def test_a_correction_is_the_mask_overlay_and_line_that_the_command_line_reads(a
     assert changed == {"masks/a.png", "overlays/a.jpg", "manifest.jsonl"}
     np.testing.assert_array_equal(files.read_mask(album.output / "masks" / "a.png"), mask)
     line = entry(album, NAMES[0])
-    assert (line.source, line.score, line.doubted) == ("corrected", None, False)
+    assert (line.source, line.score, line.uncertain) == ("corrected", None, False)
     assert line.mask_digest == files.digest(album.output / "masks" / "a.png")
     rows, columns = np.nonzero(mask)
     assert line.box == [columns.min(), rows.min(), columns.max(), rows.max()]
     *old, new = (album.output / "manifest.jsonl").read_bytes().splitlines()
-    assert old == before_lines(before) and parse_line(new) == line  # a line at the end, the others stay as they are
+    assert old == before_lines(before) and parse_line(new) == line  # one line is appended, the others stay unchanged
 
 
 def before_lines(before):
     return next(content for path, content in before.items() if path.name == "manifest.jsonl").splitlines()
 
 
-def test_every_decision_is_undone_to_the_byte_in_reverse(album):
+def test_decisions_are_undone_to_the_byte_in_reverse_order(album):
     first = contents(album.output)
     photo = album.photo(NAMES[1])
     paint(album, NAMES[1])
@@ -97,7 +97,7 @@ def test_undo_keeps_the_bytes_of_a_manifest_from_before_reviews(album):
     assert contents(album.output) == before
 
 
-def test_the_second_of_two_tabs_is_refused_and_nothing_of_the_first_is_lost(album):
+def test_the_second_of_two_tabs_is_refused_and_the_first_loses_nothing(album):
     version = seen(album, NAMES[0])
     paint(album, NAMES[0], version)
     before = contents(album.output)
@@ -125,7 +125,7 @@ def test_a_mask_that_another_program_changed_is_neither_overwritten_nor_undone(a
     assert contents(album.output) == before
 
 
-def test_what_fails_halfway_leaves_everything_as_it_was(album):
+def test_a_failure_halfway_changes_nothing(album):
     overlays = album.output / "overlays"
     overlays.rename(album.output / "aside")
     overlays.write_text("a file where a folder should be")
@@ -135,7 +135,7 @@ def test_what_fails_halfway_leaves_everything_as_it_was(album):
     assert contents(album.output) == before
 
 
-def test_decisions_of_many_threads_at_once_are_all_kept(album):
+def test_concurrent_decisions_are_all_kept(album):
     def work(name):
         for number in range(20):
             assert entry(album, name).review == (None if number == 0 else ("excluded", "approved")[number % 2])
@@ -145,14 +145,14 @@ def test_decisions_of_many_threads_at_once_are_all_kept(album):
     sys.setswitchinterval(1e-5)
     try:
         with ThreadPoolExecutor(len(NAMES)) as threads:
-            list(threads.map(work, NAMES))  # raises what any of them raised
+            list(threads.map(work, NAMES))  # raises the exception of any thread
     finally:
         sys.setswitchinterval(interval)
     entries = newest_entries(album.output / "manifest.jsonl")
-    assert [one.review for one in entries] == ["excluded"] * len(NAMES)
+    assert [entry.review for entry in entries] == ["excluded"] * len(NAMES)
 
 
-def test_a_run_does_not_overwrite_what_was_drawn_while_it_ran(album):
+def test_a_run_does_not_overwrite_masks_drawn_while_it_ran(album):
     run = MaskStore(album.output)
     photo = album.photo(NAMES[0])
     mask = paint(album, NAMES[0])
@@ -161,7 +161,7 @@ def test_a_run_does_not_overwrite_what_was_drawn_while_it_ran(album):
     assert entry(album, NAMES[0]).source == "corrected"
 
 
-def test_a_first_drawing_begins_a_folder_and_is_a_reference(tmp_path):
+def test_the_first_drawing_creates_the_folder_and_is_a_reference(tmp_path):
     masks = draw_photos(tmp_path / "photos", NAMES)
     album = Album(tmp_path / "photos", tmp_path / "masks here")
     changes = {"source": "reference", "review": "approved"}
@@ -175,7 +175,7 @@ def test_a_first_drawing_begins_a_folder_and_is_a_reference(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 50_000], ids=["nothing fits", "all but the line fits"])
-def test_a_first_decision_that_does_not_fit_on_the_disk_leaves_nothing(size, tmp_path, file_limit):
+def test_a_first_decision_on_a_full_disk_leaves_nothing(size, tmp_path, file_limit):
     masks = draw_photos(tmp_path / "photos", NAMES)
     album = Album(tmp_path / "photos", tmp_path / "photos" / "segmented")
     version = seen(album, NAMES[0])
@@ -183,16 +183,16 @@ def test_a_first_decision_that_does_not_fit_on_the_disk_leaves_nothing(size, tmp
     with pytest.raises(OSError, match=r"File too large|No space left"):
         album.edits.correct(album.photo(NAMES[0]), masks[NAMES[0]], version, {"reason": "long " * 20_000})
     assert [path.name for path in album.output.rglob("*")] == [".manifest.lock"]
-    Workspace(tmp_path / "photos")  # which refuses what it does not know
+    Workspace(tmp_path / "photos")  # which refuses unknown files
     file_limit(10**6)
     album.edits.correct(album.photo(NAMES[0]), masks[NAMES[0]], version, {"source": "reference"})
     assert len(album.references()) == 1
 
 
-def test_an_excluded_reference_finds_nothing_any_more(album):
+def test_an_excluded_reference_is_no_longer_used(album):
     photo = album.photo(NAMES[0])
     album.edits.refer(photo, True, seen(album, NAMES[0]))
-    assert [one.image.name for one in album.references()] == [NAMES[0]]
+    assert [reference.image.name for reference in album.references()] == [NAMES[0]]
     album.edits.judge(photo, "excluded", seen(album, NAMES[0]))
     assert album.references() == ()
     assert replace(entry(album, NAMES[0]), review=None).source == "reference"
@@ -209,5 +209,5 @@ def test_a_photo_that_is_a_link_out_of_the_folder_is_not_shown(album, tmp_path):
     draw_photos(tmp_path / "elsewhere", ["secret.png"])
     (album.images / "secret.png").symlink_to(tmp_path / "elsewhere" / "secret.png")
     assert [state.photo.name for state in album.states()] == [NAMES[1], NAMES[0], NAMES[2]]
-    with pytest.raises(UserError, match="no photo"):
+    with pytest.raises(UserError, match="no longer a photo"):
         album.photo("secret.png")

@@ -1,4 +1,4 @@
-"""Guards what the page shows of a real finished run, and the pictures that it draws with it."""
+"""What the page shows of a real finished run, and the pictures that it generates with it."""
 
 import numpy as np
 import pytest
@@ -44,9 +44,9 @@ def run(tmp_path_factory):
     return folder / "model"
 
 
-def test_the_losses_are_the_curve_s(run):
+def test_the_losses_are_those_logged(run):
     (events,) = (path for path in run.rglob("events.out.tfevents.*") if path.parent.name == "dreambooth")
-    logged = {one.step: one.value for one in EventAccumulator(str(events)).Reload().Scalars("loss")}
+    logged = {event.step: event.value for event in EventAccumulator(str(events)).Reload().Scalars("loss")}
     assert runs.losses(run) == sorted(logged.items())
     assert [step for step, _ in runs.losses(run)] == list(range(1, STEPS + 1))
 
@@ -57,12 +57,12 @@ def test_validation_pictures_come_by_step(run):
     assert [path.name for path in steps[4]] == ["step-000004-0.png", "step-000004-1.png"]
 
 
-def test_a_folder_without_anything_shows_nothing(tmp_path):
+def test_an_empty_folder_shows_nothing(tmp_path):
     assert runs.losses(tmp_path) == []
     assert runs.validation_pictures(tmp_path) == {} == runs.generated_pictures(tmp_path)
 
 
-def test_generated_pictures_bring_their_own_words(tmp_path):
+def test_generated_pictures_carry_their_prompt_and_seed(tmp_path):
     for number, folder in enumerate(("old", "new")):
         words = PngInfo()
         words.add_itxt("prompt", f"a dög {number}")
@@ -88,12 +88,12 @@ def test_generated_pictures_bring_their_own_words(tmp_path):
         (("a dog", 1, 2**63), "must lie in"),
     ],
 )
-def test_an_order_that_cannot_be_is_refused(run, order, reason):
+def test_an_invalid_request_is_refused(run, order, reason):
     with pytest.raises(UserError, match=reason):
         runs.Generator("cpu").start(run, *order, num_inference_steps=1)
 
 
-def test_the_page_shows_the_run_and_draws_with_it(run, serve, open_tab):
+def test_the_page_shows_the_run_and_generates_with_it(run, serve, open_tab):
     photos = run.parent / "photos"
     words = PngInfo()
     words.add_itxt("prompt", HOSTILE)
@@ -105,7 +105,7 @@ def test_the_page_shows_the_run_and_draws_with_it(run, serve, open_tab):
     tab.get_by_role("tab", name="Training runs").click()
     tab.wait_for_selector("#loss svg, #loss canvas")
     tab.wait_for_function("document.querySelectorAll('#run-pictures .steps img').length === 6")
-    assert [one.inner_text() for one in tab.query_selector_all("#run-pictures .steps h4")] == [
+    assert [title.inner_text() for title in tab.query_selector_all("#run-pictures .steps h4")] == [
         "Step 2",
         "Step 4",
         "Step 6",
@@ -115,15 +115,17 @@ def test_the_page_shows_the_run_and_draws_with_it(run, serve, open_tab):
     assert f"{HOSTILE} · seed {HOSTILE}" in tab.inner_text("#run-pictures")
     tab.fill("#run-steps input", "6")
     tab.get_by_role("button", name="Generate").click()
-    tab.wait_for_function("document.querySelector('#run-said').textContent.includes('4 pictures were drawn')")
+    tab.wait_for_function("document.querySelector('#run-said').textContent.includes('4 pictures generated')")
     tab.wait_for_function("document.querySelectorAll('#run-pictures figcaption').length >= 4")
-    captions = [one.inner_text() for one in tab.query_selector_all("#run-pictures figcaption")]
-    assert [f"{PROMPT} · seed {seed}" for seed in range(4)] == [one for one in captions if one.startswith("a sks")]
-    tab.wait_for_function("[...document.querySelectorAll('#run-pictures img')].every(one => one.naturalWidth === 64)")
+    captions = [element.inner_text() for element in tab.query_selector_all("#run-pictures figcaption")]
+    assert [f"{PROMPT} · seed {seed}" for seed in range(4)] == [text for text in captions if text.startswith("a sks")]
+    tab.wait_for_function(
+        "[...document.querySelectorAll('#run-pictures img')].every(image => image.naturalWidth === 64)"
+    )
     shoot(tab, "review-run")
     grid = runs.generated_pictures(run)[run / "generated" / "001"]
-    assert [(one.prompt, one.seed) for one in grid] == [(PROMPT, str(seed)) for seed in range(4)]
-    levels = [np.asarray(files.read_photo(one.path)) for one in grid]
+    assert [(picture.prompt, picture.seed) for picture in grid] == [(PROMPT, str(seed)) for seed in range(4)]
+    levels = [np.asarray(files.read_photo(picture.path)) for picture in grid]
     assert all((levels[0] != other).any() for other in levels[1:])
     tab.fill("#run-prompt textarea", " ")
     tab.get_by_role("button", name="Generate").click()

@@ -1,4 +1,4 @@
-"""Guards the search in the background: one at a time, however many pages ask for it at once."""
+"""The background search: only one at a time, however many pages start it at once."""
 
 import threading
 import time
@@ -22,14 +22,14 @@ PAGES = 4
 
 
 class Meeting:
-    """Makes jobs, and waits in between for others who do: all pages meet here unless something keeps them apart."""
+    """Makes jobs, waiting for other callers: all pages meet here unless a lock keeps them apart."""
 
     def __init__(self):
         self.jobs, self._others = [], threading.Barrier(PAGES)
 
     def __call__(self, album, references):
         self.jobs.append(album)
-        with suppress(threading.BrokenBarrierError):  # nobody else came
+        with suppress(threading.BrokenBarrierError):  # no other caller came
             self._others.wait(0.5)
         return SegmentationJob(album.images, references, album.output, str(SAM), device="cpu", batch_size=1)
 
@@ -45,14 +45,14 @@ def drawn(tmp_path):
     return workspace
 
 
-def desk_of(workspace, job):
+def api_of(workspace, job):
     return Api(workspace, Clicker(lambda: PerSAM.from_pretrained(str(SAM), device="cpu")), job)
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["a known album", "an album that nobody has asked for yet"])
-def test_of_many_searches_that_start_at_once_one_runs(known, drawn, tmp_path):
+def test_of_many_simultaneous_searches_only_one_runs(known, drawn, tmp_path):
     meeting = Meeting()
-    api = desk_of(drawn, meeting)
+    api = api_of(drawn, meeting)
     if known:
         api.overview({"album": "."})
     together = threading.Barrier(PAGES)
@@ -64,7 +64,7 @@ def test_of_many_searches_that_start_at_once_one_runs(known, drawn, tmp_path):
     with ThreadPoolExecutor(PAGES) as pages:
         answers = list(pages.map(press, range(PAGES)))
     assert sorted(list(answer) for answer in answers) == [["error"]] * (PAGES - 1) + [["running"]]
-    assert all("looked for already" in answer["error"] for answer in answers if "error" in answer)
+    assert all("already running" in answer["error"] for answer in answers if "error" in answer)
     assert len(meeting.jobs) == 1
     while (now := api.overview({"album": "."}))["running"]:
         time.sleep(0.05)

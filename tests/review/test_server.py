@@ -1,4 +1,4 @@
-"""Guards what the server gives to whom, over real HTTP: the password, the opened folders and nothing else."""
+"""What the server gives to whom, over real HTTP: it asks for the password and serves only the opened folders."""
 
 import base64
 import http.client
@@ -22,7 +22,7 @@ PASSWORD = "grün & geheim: 7"
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder of photos beside which lie secrets, with links to them."""
+    """A folder of photos, with links to secrets beside it."""
     draw_photos(tmp_path / "photos", ["a.png", "b #2.jpg"])
     draw_photos(tmp_path, ["secret.png"])
     (tmp_path / "photos" / "notes.txt").write_text("private")
@@ -32,7 +32,7 @@ def photos(tmp_path):
 
 
 def get(address, path, method="GET", body=None, **headers):
-    """Ask exactly for this path, which a browser would tidy up first; returns status, body and headers."""
+    """Request exactly this path, which a browser would normalize; return status, body and headers."""
     connection = http.client.HTTPConnection(address.split("/")[2], timeout=20)
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request(method, path, body, headers)
@@ -72,7 +72,7 @@ def test_gradio_itself_serves_no_file_of_this_machine(photos, serve):
             assert status >= 400 and b"private" not in body and b"root:" not in body, (route, path)
 
 
-def test_a_page_of_another_site_can_neither_read_nor_decide(photos, serve):
+def test_another_sites_page_can_neither_read_nor_decide(photos, serve):
     address = serve("--images", photos)
     own = address[len("http://") : -1]
     assert get(address, "/", Host="evil.example")[0] == 400
@@ -85,7 +85,7 @@ def test_a_page_of_another_site_can_neither_read_nor_decide(photos, serve):
     assert get(address, "/", Host=own.replace("127.0.0.1", "localhost"))[0] == 200
 
 
-def test_without_the_password_nothing_is_answered(photos, serve):
+def test_nothing_is_served_without_the_password(photos, serve):
     address = serve("--images", photos, "--host", "0.0.0.0", "--password", PASSWORD)
     paths = ["/", "/picture/images/a.png", "/gradio_api/info", "/config", "/theme.css", "/gradio_api/component_server"]
     wrong = [None, "Basic", "Basic ???", "Bearer x", basic("wrong"), basic(PASSWORD[:-1]), basic("")]
@@ -121,7 +121,7 @@ def test_the_browser_works_with_the_password(photos, serve, browser):
         (["--images", "nowhere"], "nowhere is not a folder"),
         (["--images", "empty"], "no photo found"),
         (["--images", "photos", "--output", "photos/a.png"], "is a file"),
-        (["--images", "photos", "--output", "."], "is no folder that `persam-dreambooth segment` or `import` wrote"),
+        (["--images", "photos", "--output", "."], "was not written by `persam-dreambooth segment` or `import`"),
         (["--images", "photos", "--host", "0.0.0.0"], "set a password"),
         (["--images", "photos", "--host", "no such host", "--password", PASSWORD], "cannot listen"),
         (["--images", "photos", "--port", "70000"], "--port 70000"),
@@ -144,13 +144,13 @@ def test_bad_input_is_one_line(flags, reason, photos, tmp_path, monkeypatch, cap
     assert contents(tmp_path) == before
 
 
-def test_without_the_extra_its_installation_is_told(photos, monkeypatch, capsys):
+def test_without_the_extra_the_message_says_how_to_install_it(photos, monkeypatch, capsys):
     monkeypatch.setattr(review, "find_spec", lambda name: None)
     assert main(["review", "--images", str(photos)]) == 2
     assert capsys.readouterr().err.endswith("install it with `pip install gradio tensorboard`\n")
 
 
-def test_a_port_that_is_taken_is_told(photos, capsys):
+def test_a_port_in_use_is_reported(photos, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -159,13 +159,13 @@ def test_a_port_that_is_taken_is_told(photos, capsys):
     assert "choose another --host or --port" in capsys.readouterr().err
 
 
-def test_the_command_says_where_the_page_is_and_never_the_password(photos):
+def test_the_command_prints_the_pages_address_and_never_the_password(photos):
     words = [sys.executable, "-m", "persam_dreambooth.cli", "review", "--images", photos, "--sam", SAM, "--port", "0"]
     words += ["--host", "0.0.0.0"]
     environment = os.environ | {"PERSAM_REVIEW_PASSWORD": PASSWORD, "GRADIO_SHARE": "True"}
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process:
         said = ""
-        while "the page is at http://0.0.0.0:" not in said:  # libraries may speak first
+        while "the page is at http://0.0.0.0:" not in said:  # libraries may print first
             line = process.stdout.readline().decode()
             assert line, said
             said += line
@@ -182,7 +182,7 @@ def test_the_command_says_where_the_page_is_and_never_the_password(photos):
     assert PASSWORD not in said and "gradio.live" not in said
 
 
-def test_folders_of_photos_are_found_and_what_was_made_of_them_is_not(tmp_path):
+def test_folders_of_photos_are_found_but_output_folders_are_not(tmp_path):
     draw_photos(tmp_path / "all" / "dog", ["1.png"])
     draw_photos(tmp_path / "all" / "deep" / "cat", ["1.png"])
     draw_photos(tmp_path / "all" / "dog" / "segmented" / "masks", ["1.png"])

@@ -1,4 +1,4 @@
-"""Guards decisions against a stop at every file operation: the state before or after, and the next start works."""
+"""Decisions survive a stop at any file operation: the state is that before or after, and the next start works."""
 
 import os
 import sys
@@ -29,11 +29,11 @@ NAMES = ("a.png", "b.png", "c.png")
 
 
 class Stopped(BaseException):
-    """The process is gone."""
+    """Stands for the end of the process."""
 
 
 class _Stopper:
-    """Before its n-th file operation that changes something, and before all later ones, the process is gone."""
+    """Ends the process before its n-th modifying file operation, and before all later ones."""
 
     def __init__(self) -> None:
         self.left: int | None = None
@@ -49,7 +49,7 @@ class _Stopper:
                 raise Stopped
 
     def run(self, work: Callable[[], None], number: int) -> bool:
-        """Do the work with `number` such operations; returns whether they were enough."""
+        """Do the work with at most `number` such operations; return whether they were enough."""
         self.left = number
         try:
             work()
@@ -60,18 +60,18 @@ class _Stopper:
             self.left = None
 
 
-STOPPER = _Stopper()  # a hook stays for the process's life
+STOPPER = _Stopper()  # an audit hook cannot be removed
 
 
 def state(output):
-    """What is read back of a folder: lines, masks and the like, without leftovers and an empty manifest."""
+    """Return what is read back from a folder: lines, masks and so on, without leftovers and an empty manifest."""
     kept = {path.as_posix(): content for path, content in contents(output).items() if UNFINISHED not in path.name}
     kept.pop(MANIFEST_NAME, None)
     return kept | {"lines": {entry.photo: entry for entry in newest_entries(output / MANIFEST_NAME)}}
 
 
 def decide(album, decision, masks):
-    """One decision on the first photo."""
+    """Make one decision on the first photo."""
     edits, photo = album.edits, album.photo(NAMES[0])
     seen = album.state(NAMES[0]).version
     if decision == "correct":
@@ -87,7 +87,7 @@ def decide(album, decision, masks):
 
 
 def prepared(folder, decision):
-    """An album, ready for the decision; with an undo that is one of a correction, after which others came or not."""
+    """Prepare an album for the decision; before an undo, that is a correction, followed by others or not."""
     masks = draw_photos(folder / "photos", NAMES)
     output = folder / "photos" / "segmented"
     if decision != "first":
@@ -122,7 +122,7 @@ def test_a_stop_at_any_file_operation_leaves_the_state_before_or_after(decision,
         assert not (again.output / JOURNAL_NAME).exists()
         undone = "undo" if decision.startswith("undo") else decision
         if now == before and not decision.startswith("undo"):
-            decide(again, undone, masks)  # it can be decided after all, and taken back
+            decide(again, undone, masks)  # the decision can still be made and undone
             assert state(again.output) == after
             decide(again, "undo", masks)
             assert state(again.output)["lines"] == before["lines"]
@@ -130,10 +130,10 @@ def test_a_stop_at_any_file_operation_leaves_the_state_before_or_after(decision,
     assert number > 4
 
 
-def test_what_a_full_disk_left_is_taken_back_by_the_next_decision(tmp_path):
+def test_leftovers_of_a_full_disk_are_rolled_back_by_the_next_decision(tmp_path):
     album, masks = prepared(tmp_path, "correct")
     before = state(album.output)
-    assert not STOPPER.run(lambda: decide(album, "correct", masks), 9)  # the same server goes on
+    assert not STOPPER.run(lambda: decide(album, "correct", masks), 9)  # the same server continues
     decide(album, "judge", masks)
     decide(album, "undo", masks)
     assert state(album.output) == before
@@ -150,7 +150,7 @@ def test_a_journal_that_is_not_ours_moves_no_file(damage, tmp_path):
 
 
 @pytest.mark.parametrize("tail", [b"", b'{"photo": "b.jpg", "dig', b'{"photo": "c.jpg", "digest": "2"}'])
-def test_a_line_is_added_after_what_is_whole(tail, tmp_path):
+def test_a_line_is_appended_after_the_last_complete_one(tail, tmp_path):
     path, first, new = tmp_path / MANIFEST_NAME, ManifestEntry("a.jpg", "0"), ManifestEntry("a.jpg", "1")
     append_entry(path, first)
     with path.open("ab") as file:
@@ -159,17 +159,17 @@ def test_a_line_is_added_after_what_is_whole(tail, tmp_path):
     others = [ManifestEntry("c.jpg", "2")] if tail.endswith(b"}") else []
     assert newest_entries(path) == [new, *others]
     append_entry(path, ManifestEntry("b.jpg", "3"))
-    assert not take_back_line(path, start, format_line(new))  # it is not the last one any more
+    assert not take_back_line(path, start, format_line(new))  # it is no longer the last one
     assert len(newest_entries(path)) == len(others) + 2
 
 
-def test_a_photo_that_changed_since_is_shown_so_and_not_approved_by_its_old_mask(tmp_path):
+def test_a_changed_photo_is_marked_and_not_approved_with_its_old_mask(tmp_path):
     album, _ = prepared(tmp_path, "correct")
     first, second = (album.images / name for name in NAMES[:2])
     swapped = first.read_bytes(), second.read_bytes()
     first.write_bytes(swapped[1])
     second.write_bytes(swapped[0])
-    states = {one.photo.name: one for one in album.states()}
+    states = {state.photo.name: state for state in album.states()}
     assert [states[name].status for name in NAMES] == ["changed", "changed", "found"]
     assert [states[name].has_mask for name in NAMES] == [False, False, True]
     for decide_on in (
@@ -185,7 +185,7 @@ def test_a_photo_that_changed_since_is_shown_so_and_not_approved_by_its_old_mask
     assert album.state("a.png").status == "found"
 
 
-def test_a_line_that_does_not_fit_on_the_disk_leaves_the_manifest_as_it_was(tmp_path, file_limit):
+def test_a_line_that_does_not_fit_on_the_disk_leaves_the_manifest_unchanged(tmp_path, file_limit):
     path, first = tmp_path / MANIFEST_NAME, ManifestEntry("a.jpg", "0")
     append_entry(path, first)
     before = path.read_bytes()

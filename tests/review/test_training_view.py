@@ -1,4 +1,4 @@
-"""Guards that the page shows the crop and the latent mask that training takes, pixel by pixel."""
+"""The page shows exactly the crop and the latent mask that training uses."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def pair(tmp_path):
 
 @pytest.mark.parametrize("downsample", ["area", "nearest", "max", "min"])
 @pytest.mark.parametrize("center", [True, False])
-def test_it_is_training_s_own_sample(pair, downsample, center):
+def test_the_preview_is_the_sample_that_training_uses(pair, downsample, center):
     view = TrainingView(32, 4, center, downsample, 1, seed=3)
     picture, words = view.draw(*pair)
     assert picture.size == (64, 32)
@@ -40,19 +40,19 @@ def test_it_is_training_s_own_sample(pair, downsample, center):
     assert words.startswith("8 × 8 latent cells") and f"covers {latent.mean():.0%}" in words
 
 
-def test_another_seed_is_another_place_and_the_same_one_the_same(pair):
+def test_the_seed_determines_the_crop(pair):
     first, second = ([TrainingView(16, 2, seed=seed).draw(*pair)[0].tobytes() for seed in range(8)] for _ in range(2))
     assert first == second
     assert len(set(first)) > 1
 
 
 @pytest.mark.parametrize("flags", [{"resolution": 4}, {"resolution": 10**6}, {"cell": 0}, {"mask_downsample": "sum"}])
-def test_what_cannot_be_is_refused(flags):
-    with pytest.raises(UserError, match=r"choose|is area"):
+def test_invalid_flags_are_refused(flags):
+    with pytest.raises(UserError, match=r"choose|must be area"):
         TrainingView(**flags)
 
 
-def test_a_mask_of_another_size_is_told(pair):
+def test_a_mask_that_does_not_fit_the_photo_is_refused(pair):
     files.write_mask(np.ones((8, 8), bool), pair[1])
-    with pytest.raises(UserError, match="another size"):
+    with pytest.raises(UserError, match="does not have the photo's size"):
         TrainingView(32, 4).draw(*pair)

@@ -1,4 +1,4 @@
-"""Guards which folders may be opened: the page's own and an import's at every start, and no stranger's."""
+"""Which folders may be opened: the page's own and imported ones at every start, and no unrelated ones."""
 
 import json
 import os
@@ -26,8 +26,8 @@ NAMES = ("a.png", "b.png", "c.png")
 BRUSH = {"kind": "brush", "points": [[3, 3], [9, 3]], "label": 1, "radius": 2}
 
 
-def desk_of(workspace):
-    """The server's answers without the server."""
+def api_of(workspace):
+    """Return the API without a server."""
 
     def job(album, references):
         return SegmentationJob(album.images, references, album.output, str(SAM), device="cpu", batch_size=1)
@@ -36,21 +36,21 @@ def desk_of(workspace):
 
 
 def asked(answer):
-    """An answer that is no mistake."""
+    """Return an answer, after checking that it is not an error."""
     assert "error" not in answer, answer["error"]
     return answer
 
 
 def draw_first(workspace, album):
     """Scribble on an album's first photo."""
-    api = desk_of(workspace)
+    api = api_of(workspace)
     photo = asked(api.overview({"album": album}))["photos"][0]
     question = {"album": album, "photo": photo["name"], "seen": photo["version"], "strokes": [BRUSH]}
     return asked(api.draw(question))
 
 
 def searched(api):
-    """The album after the search."""
+    """Run the search; return the album afterwards."""
     asked(api.search({"album": "."}))
     while asked(now := api.overview({"album": "."}))["running"]:
         time.sleep(0.05)
@@ -58,7 +58,7 @@ def searched(api):
 
 
 @pytest.mark.parametrize("deep", ["sub", "far/down"])
-def test_after_a_decision_in_one_of_several_albums_they_can_be_opened_again(deep, tmp_path):
+def test_several_albums_can_be_reopened_after_a_decision_in_one(deep, tmp_path):
     for folder in (tmp_path / "photos", tmp_path / "photos" / deep):
         draw_photos(folder, NAMES)
     draw_first(Workspace(tmp_path / "photos", tmp_path / "out"), deep)
@@ -66,11 +66,11 @@ def test_after_a_decision_in_one_of_several_albums_they_can_be_opened_again(deep
     assert draw_first(again, ".")["photo"]["status"] == "reference"
     (tmp_path / "out" / deep / "segmentation.json").unlink()
     (tmp_path / "out" / deep / MANIFEST_NAME).unlink()
-    with pytest.raises(UserError, match="is no folder that"):
+    with pytest.raises(UserError, match="was not written by"):
         Workspace(tmp_path / "photos", tmp_path / "out")
 
 
-def test_a_folder_that_holds_only_the_lock_is_empty(tmp_path):
+def test_a_folder_with_only_the_lock_counts_as_empty(tmp_path):
     draw_photos(tmp_path / "photos", NAMES)
     output = tmp_path / "photos" / "segmented"
     with locked(output / MANIFEST_NAME):
@@ -78,15 +78,15 @@ def test_a_folder_that_holds_only_the_lock_is_empty(tmp_path):
     Workspace(tmp_path / "photos")
     assert not files.refuse_other_runs(output, "segmentation.json", {}, "segmentation run")
     (output / "notes.txt").write_text("somebody else's")
-    with pytest.raises(UserError, match="is no folder that"):
+    with pytest.raises(UserError, match="was not written by"):
         Workspace(tmp_path / "photos")
-    with pytest.raises(UserError, match="is no segmentation run's"):
+    with pytest.raises(UserError, match="is not from an earlier segmentation run"):
         files.refuse_other_runs(output, "segmentation.json", {}, "segmentation run")
 
 
 @pytest.fixture
 def imported(tmp_path):
-    """What `persam-dreambooth import` writes, of three photos, and their masks by name."""
+    """The output of `persam-dreambooth import` for three photos, and their masks by name."""
     masks = draw_photos(tmp_path / "theirs" / "images", NAMES)
     for name, mask in masks.items():
         files.write_mask(mask, tmp_path / "theirs" / "masks" / name)
@@ -97,7 +97,7 @@ def imported(tmp_path):
 def test_imported_masks_are_shown_corrected_and_approved(imported):
     folder, masks = imported
     workspace = Workspace(folder / "images", folder)
-    api = desk_of(workspace)
+    api = api_of(workspace)
     photos = {photo["name"]: photo for photo in asked(api.overview({"album": "."}))["photos"]}
     assert [photos[name]["status"] for name in NAMES] == ["given"] * 3
     for photo in photos.values():
@@ -106,7 +106,7 @@ def test_imported_masks_are_shown_corrected_and_approved(imported):
         assert workspace.resolve(photo["overlay_url"].removeprefix("picture/")).name == photo["name"]
     asked(api.judge({"album": ".", "photo": "a.png", "seen": photos["a.png"]["version"], "verdict": "approved"}))
     asked(api.draw({"album": ".", "photo": "b.png", "seen": photos["b.png"]["version"], "strokes": [BRUSH]}))
-    again = asked(desk_of(Workspace(folder / "images", folder)).overview({"album": "."}))["photos"]
+    again = asked(api_of(Workspace(folder / "images", folder)).overview({"album": "."}))["photos"]
     assert {photo["name"]: photo["status"] for photo in again} == {
         "a.png": "approved",
         "b.png": "corrected",
@@ -120,7 +120,7 @@ def test_a_search_keeps_imported_masks_and_draws_their_overlays(imported, tmp_pa
     folder, _ = imported
     draw_photos(tmp_path / "more", [*NAMES, "new.png"])
     (tmp_path / "more" / "new.png").rename(folder / "images" / "new.png")
-    api = desk_of(Workspace(folder / "images", folder))
+    api = api_of(Workspace(folder / "images", folder))
     photos = {photo["name"]: photo for photo in asked(api.overview({"album": "."}))["photos"]}
     asked(api.refer({"album": ".", "photo": "a.png", "seen": photos["a.png"]["version"], "reference": True}))
     asked(api.judge({"album": ".", "photo": "b.png", "seen": photos["b.png"]["version"], "verdict": "approved"}))
@@ -135,11 +135,11 @@ def test_a_search_keeps_imported_masks_and_draws_their_overlays(imported, tmp_pa
             assert overlay.size == (entry.width, entry.height)
 
 
-def test_a_name_that_is_no_utf8_is_left_out_and_said_and_still_searched(tmp_path):
+def test_a_name_that_is_not_utf8_is_hidden_reported_and_still_searched(tmp_path):
     odd = os.fsdecode(b"odd \xff.png")
     draw_photos(tmp_path / "photos", [*NAMES, odd])
     workspace = Workspace(tmp_path / "photos")
-    api = desk_of(workspace)
+    api = api_of(workspace)
     shown = asked(api.overview({"album": "."}))
     assert [photo["name"] for photo in shown["photos"]] == list(NAMES)
     assert shown["not_shown"] == ["odd ?.png"]
@@ -152,7 +152,7 @@ def test_a_name_that_is_no_utf8_is_left_out_and_said_and_still_searched(tmp_path
     json.dumps([shown, clash], ensure_ascii=False).encode()  # as it is sent
 
 
-def test_a_folder_whose_name_is_no_utf8_is_told_at_the_start(tmp_path):
+def test_a_folder_name_that_is_not_utf8_is_refused_at_the_start(tmp_path):
     draw_photos(tmp_path / "photos" / os.fsdecode(b"\xff"), NAMES)
     with pytest.raises(UserError, match=r"the folder \? in .*rename it"):
         Workspace(tmp_path / "photos")
@@ -161,11 +161,11 @@ def test_a_folder_whose_name_is_no_utf8_is_told_at_the_start(tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "words"),
-    [(b'{"photo": "a.png"}', "line 1 of .* is no manifest entry"), (b'{"photo": ', "line 1 of .* is damaged")],
+    [(b'{"photo": "a.png"}', "line 1 of .* is not a manifest entry"), (b'{"photo": ', "line 1 of .* is damaged")],
 )
-def test_a_damaged_manifest_line_is_named_whatever_is_asked(line, words, imported):
+def test_a_damaged_manifest_line_is_named_in_every_answer(line, words, imported):
     folder, _ = imported
-    api = desk_of(Workspace(folder / "images", folder))
+    api = api_of(Workspace(folder / "images", folder))
     photo = asked(api.overview({"album": "."}))["photos"][0]
     path = folder / MANIFEST_NAME
     path.write_bytes(line + b"\n" + path.read_bytes().partition(b"\n")[2])
@@ -179,5 +179,5 @@ def test_a_damaged_manifest_line_is_named_whatever_is_asked(line, words, importe
         api.draw(about | {"strokes": [BRUSH]}),
         api.undo(about),
     ]
-    assert [one for one in answers if not re.search(words, one["error"])] == []
+    assert [answer for answer in answers if not re.search(words, answer["error"])] == []
     assert path.read_bytes() == before

@@ -1,8 +1,8 @@
-// The album, the search, the keys, and the start.
+// The album, the search, keyboard shortcuts, and startup.
 
-async function refresh(anew) {
+async function refresh(reorder) {
   const album = page.album, answer = await ask("overview", { since: page.since });
-  if (album !== page.album) return;  // another folder was chosen meanwhile
+  if (album !== page.album) return;  // another folder was chosen in the meantime
   if (answer.error) return say(answer.error, true);
   const finished = page.running && !answer.running;
   page.running = answer.running;
@@ -11,8 +11,8 @@ async function refresh(anew) {
   for (const photo of answer.photos) known.set(photo.name, photo);
   if (answer.order) page.worst = answer.order;
   if (answer.not_shown) page.notShown = answer.not_shown;
-  if (answer.photos.length || !answer.keeps || anew || finished) {
-    arrange(page.worst.filter((name) => known.has(name)).map((name) => known.get(name)), anew || answer.running || finished);
+  if (answer.photos.length || !answer.keeps || reorder || finished) {
+    arrange(page.worst.filter((name) => known.has(name)).map((name) => known.get(name)), reorder || answer.running || finished);
     showList();
   }
   const left = page.photos.filter((photo) => photo.status === "waiting").length;
@@ -22,8 +22,8 @@ async function refresh(anew) {
   } else if (finished) {
     const worst = page.photos.find(isOpen);
     if (worst && !isOpen(photoOf(page.current) ?? worst)) await choose(worst.name);
-    say(answer.stopped && left ? `Stopped with ${left} left to look at; “Find in all photos” goes on with them.`
-      : "All photos were looked at; the worst come first.");
+    say(answer.stopped && left ? `Stopped with ${left} left to search; “Find in all photos” continues with them.`
+      : "All photos searched; the worst come first.");
   }
   const now = photoOf(page.current);
   if (now && page.imageName === now.name && now.version !== page.seen && !page.busy && !page.stroke) {
@@ -32,7 +32,7 @@ async function refresh(anew) {
   }
 }
 
-// What other tabs and the search do is seen soon; a slow answer is asked for less often, a hidden page asks for none.
+// Poll for changes by other tabs and the search: less often if the server is slow, and not at all while hidden.
 let timer = null, took = 0;
 function keepLooking() {
   clearTimeout(timer);
@@ -102,7 +102,7 @@ document.addEventListener("keydown", (event) => {
 part("approve").onclick = () => decide("approved");
 part("exclude").onclick = () => decide("excluded");
 part("refer").onclick = refer;
-part("undo").onclick = () => change("undo", {}, "taken back");
+part("undo").onclick = () => change("undo", {}, "undone");
 part("previous").onclick = () => step(-1);
 part("next").onclick = () => step(1);
 part("search").onclick = search;

@@ -1,9 +1,9 @@
-// What is said of a photo, and what training will see of it.
+// The facts about a photo, and a preview of what training will see of it.
 
 function showFacts(photo) {
   part("name").textContent = photo?.name ?? "";
   part("status").textContent = photo ? LABELS[photo.status] || photo.status : "";
-  part("status").classList.toggle("doubt", DOUBTED.includes(photo?.status));
+  part("status").classList.toggle("uncertain", UNCERTAIN.includes(photo?.status));
   const facts = !photo ? [] : [
     ["Score", photo.score != null && Math.min(photo.score, 1).toFixed(3)], ["Presence", photo.presence && `${photo.presence}, ${percent(photo)}`],
     ["Reason", photo.reason], ["Size", page.size && `${page.size.width} × ${page.size.height}`],
@@ -19,14 +19,14 @@ function showFacts(photo) {
   if (photo?.status === "changed") part("exclude").disabled = false;
   part("approve").classList.toggle("on", photo?.status === "approved");
   part("undo").disabled = !photo?.can_undo;
-  part("refer").firstChild.textContent = photo?.status === "reference" ? "No reference any more " : "Use as another reference ";
+  part("refer").firstChild.textContent = photo?.status === "reference" ? "Stop using as reference " : "Use as another reference ";
 }
 
 async function showTraining() {
   const photo = photoOf(page.current), picture = part("latent");
   if (!photo?.has_mask) {
     picture.removeAttribute("src");
-    part("latent-words").textContent = "As soon as there is a mask.";
+    part("latent-words").textContent = "Shown once there is a mask.";
     return;
   }
   const view = {

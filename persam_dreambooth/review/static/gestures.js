@@ -1,4 +1,4 @@
-// Gestures and decisions: each is sent at once.
+// Gestures and decisions: each is sent immediately.
 
 function place(event) {
   const frame = canvas.getBoundingClientRect();
@@ -34,7 +34,7 @@ canvas.addEventListener("pointerup", () => {
 canvas.addEventListener("pointerleave", () => { page.pointer = null; paint(); });
 canvas.addEventListener("pointercancel", () => { page.stroke = null; paint(); });
 
-// One decision on the current photo: sent with the version that is on the canvas, answered with the newest one.
+// Send one decision on the current photo with the version on the canvas; the answer has the newest one.
 async function change(name, question, done) {
   const photo = photoOf(page.current);
   if (page.busy || !photo || page.imageName !== photo.name) return false;
@@ -57,7 +57,7 @@ async function change(name, question, done) {
 
 async function decide(verdict) {
   const photo = photoOf(page.current), takeBack = photo?.status === verdict;
-  const ok = await change("judge", { verdict: takeBack ? null : verdict }, takeBack ? "open again" : verdict);
+  const ok = await change("judge", { verdict: takeBack ? null : verdict }, takeBack ? "to do again" : verdict);
   if (ok && !takeBack) step(1);
 }
 
@@ -65,7 +65,7 @@ function refer() {
   const photo = photoOf(page.current);
   if (!photo) return;
   const wanted = photo.status !== "reference";
-  change("refer", { reference: wanted }, wanted ? "a reference now; press “Find in all photos” to use it" : "no reference any more");
+  change("refer", { reference: wanted }, wanted ? "a reference now; press “Find in all photos” to use it" : "no longer a reference");
 }
 
 function step(by) {
@@ -73,5 +73,5 @@ function step(by) {
   const here = visible.findIndex((photo) => photo.name === page.current);
   const next = visible[here + by];
   if (next) choose(next.name);
-  else say(by > 0 ? "That was the last one here." : "That was the first one here.");
+  else say(by > 0 ? "That was the last photo." : "That was the first photo.");
 }

@@ -42,7 +42,7 @@ function fill(item, photo) {
     item.classList.toggle("gone", photo.status === "excluded");
     name.textContent = photo.name;
     status.textContent = LABELS[photo.status] || photo.status;
-    status.classList.toggle("doubt", DOUBTED.includes(photo.status));
+    status.classList.toggle("uncertain", UNCERTAIN.includes(photo.status));
     numbers.textContent = describe(photo);
   }
   item.classList.toggle("on", photo.name === page.current);
@@ -65,19 +65,19 @@ function showList() {
   const hidden = page.notShown;
   const names = hidden.slice(0, 2).join(", ") + (hidden.length > 2 ? " …" : "");
   part("count").textContent = `${page.photos.length} photos · ${found} with a mask · ${done} reviewed`
-    + (hidden.length ? ` · ${hidden.length} not shown, a link out or with a name that is no UTF-8: ${names}` : "");
+    + (hidden.length ? ` · ${hidden.length} not shown (links out of the folder, or names that are not UTF-8): ${names}` : "");
 }
 
-// The order of the first look stays while somebody works, so that nothing jumps; a search sorts anew.
-function arrange(photos, anew) {
-  if (anew) page.order = photos.map((photo) => photo.name);
+// The order stays while somebody works, so that nothing jumps; a search sorts again.
+function arrange(photos, reorder) {
+  if (reorder) page.order = photos.map((photo) => photo.name);
   const place = new Map(page.order.map((name, number) => [name, number]));
   const last = page.order.length;
-  page.photos = photos.sort((one, other) => (place.get(one.name) ?? last) - (place.get(other.name) ?? last));
+  page.photos = photos.sort((a, b) => (place.get(a.name) ?? last) - (place.get(b.name) ?? last));
 }
 
 function replacePhoto(photo) {
-  const place = page.photos.findIndex((one) => one.name === photo.name);
+  const place = page.photos.findIndex((known) => known.name === photo.name);
   if (place >= 0) page.photos[place] = { ...page.photos[place], ...photo };
   showList();
   return page.photos[place];

@@ -1,4 +1,4 @@
-// The photo, its mask and what is being drawn, on one canvas.
+// The photo, its mask and the current stroke, on one canvas.
 
 function load(address) {
   return new Promise((resolve) => {
@@ -26,13 +26,13 @@ async function choose(name) {
     return say(answer.error, true);
   }
   await show(answer.photo);
-  if (answer.photo.status === "changed") say("This is not the photo that its mask was made on: segment again, or draw the subject.", true);
+  if (answer.photo.status === "changed") say("This is not the photo that its mask was made on: segment it again, or draw the subject.", true);
   else if (!answer.photo.has_mask) say("No mask yet: click on the subject, draw a box around it, or paint on it.");
 }
 
 async function show(given) {
   const photo = replacePhoto(given);
-  const known = page.imageName === photo.name ? page.image : null;  // a decision changes its mask only
+  const known = page.imageName === photo.name ? page.image : null;  // a decision changes only its mask
   const addresses = [known ? null : `${photo.url}?side=${SIDE}`, photo.has_mask ? `${photo.mask_url}?side=${SIDE}&v=${photo.version}` : null];
   const [image, mask] = await Promise.all(addresses.map((address) => address && load(address)));
   if (page.current !== photo.name) return;
@@ -46,7 +46,7 @@ async function show(given) {
   showTraining();
 }
 
-// A grey mask as a veil over all but the subject, and the subject's outline.
+// Turn a grey mask into a veil over the background and an outline of the subject.
 function tinted(mask) {
   const canvas = document.createElement("canvas");
   canvas.width = mask.naturalWidth;
@@ -68,16 +68,16 @@ function tinted(mask) {
 }
 
 const canvas = part("canvas");
-let scale = 1;  // screen pixels a pixel of the photo
+let scale = 1;  // screen pixels per photo pixel
 
 function paint() {
-  const context = canvas.getContext("2d"), room = canvas.parentElement.getBoundingClientRect();
-  if (room.width < 50 || room.height < 50) return;  // the tab is hidden
+  const context = canvas.getContext("2d"), stage = canvas.parentElement.getBoundingClientRect();
+  if (stage.width < 50 || stage.height < 50) return;  // the tab is hidden
   if (!page.image || !page.size) {
     canvas.width = canvas.height = 0;
     return;
   }
-  scale = Math.min((room.width - 24) / page.size.width, (room.height - 24) / page.size.height);
+  scale = Math.min((stage.width - 24) / page.size.width, (stage.height - 24) / page.size.height);
   const width = Math.max(1, Math.round(page.size.width * scale)), height = Math.max(1, Math.round(page.size.height * scale));
   const dense = window.devicePixelRatio || 1;
   Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });

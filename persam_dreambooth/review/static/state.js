@@ -1,13 +1,13 @@
-// The masks' tab. It keeps nothing: every gesture is sent, saved, and answered with the photo's newest state.
-// Names come from the disk and are only ever set as text, never as HTML.
+// The masks' tab. It stores nothing: every gesture is sent, saved, and answered with the photo's newest state.
+// File names come from the disk and are only ever set as text, never as HTML.
 const part = (id) => element.querySelector(`[data-id="${id}"]`);
 const SIDE = 1600, IDLE = 4000, BUSY = 500, HIDDEN = 30000;
 const TINT = [45, 212, 191];
-const DOUBTED = ["unsure", "not found", "left out", "changed"];
+const UNCERTAIN = ["unsure", "not found", "left out", "changed"];
 const LABELS = { "given": "made elsewhere", "waiting": "no mask yet", "changed": "changed: segment again" };
 const HINTS = {
   add: "Click on what belongs to the subject.", remove: "Click on what does not belong to it.",
-  box: "Drag a box around the subject.", brush: "Paint what belongs to the subject.", eraser: "Rub out what does not.",
+  box: "Drag a box around the subject.", brush: "Paint what belongs to the subject.", eraser: "Erase what does not.",
 };
 
 const page = {

@@ -85,7 +85,7 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
         entry = known.get((files.digest(photo), files.digest(mask)))
         if entry is None:
             _say(pairs.turned_words(mask, photo))
-        if entry is None or not entry.doubted:
+        if entry is None or not entry.uncertain:
             instances.append(replace(plain[photo], mask=mask))
         elif weight > 0:
             instances.append(replace(plain[photo], mask=mask, weight=weight))

@@ -48,9 +48,9 @@ NO_PROMPTS = {
     "a pipe": (os.mkfifo, "is not a regular file"),
     "a folder": (Path.mkdir, "is not a regular file"),
     "NUL": (lambda path: path.write_bytes(b"a dog\0"), "holds NUL"),
-    "another encoding": (lambda path: path.write_bytes("für".encode("latin-1")), "is no UTF-8 text"),
-    "half a surrogate pair": (lambda path: path.write_bytes(b"a dog \xed\xb3\xbf"), "is no UTF-8 text"),
-    "UTF-16": (lambda path: path.write_text("a dog", encoding="utf-16"), "is no UTF-8 text"),
+    "another encoding": (lambda path: path.write_bytes("für".encode("latin-1")), "is not UTF-8 text"),
+    "half a surrogate pair": (lambda path: path.write_bytes(b"a dog \xed\xb3\xbf"), "is not UTF-8 text"),
+    "UTF-16": (lambda path: path.write_text("a dog", encoding="utf-16"), "is not UTF-8 text"),
     "huge": (write_huge, f"at most {MAX_BYTES} are read"),
     "a link to itself": (lambda path: path.symlink_to(path), "cannot be read"),
 }
@@ -73,8 +73,8 @@ def test_invalid_prompt_files(command, kind, refused, tmp_path):
         *(("evaluate", flag) for flag in ("unique_token", "class_token", "negative_prompt", "training_scenes")),
     ],
 )
-def test_arguments_that_are_not_utf_8(command, flag, refused):
-    assert f"--{flag} 'ein \\udcff' is no UTF-8 text" in refused(command, **{flag: os.fsdecode(b"ein \xff")})
+def test_words_that_are_no_utf_8(command, flag, refused):
+    assert f"--{flag} 'ein \\udcff' is not UTF-8 text" in refused(command, **{flag: os.fsdecode(b"ein \xff")})
 
 
 def pickled(folder):

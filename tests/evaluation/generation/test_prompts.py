@@ -55,5 +55,5 @@ def test_a_missing_or_non_text_file_is_refused(tmp_path):
         read_prompts("objcts", "sks", "dog")
     path = tmp_path / "prompts.txt"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="no UTF-8 text"):
+    with pytest.raises(UserError, match="not UTF-8 text"):
         read_prompts(str(path), "sks", "dog")

@@ -188,7 +188,7 @@ def test_a_folder_with_other_files_is_refused_but_a_list_of_episodes_is_allowed(
     other = tmp_path / "photos"
     other.mkdir()
     (other / "dog.jpg").touch()
-    with pytest.raises(UserError, match="is no evaluation's"):
+    with pytest.raises(UserError, match="is not from an earlier evaluation"):
         open_output(other, {})
     assert [path.name for path in other.iterdir()] == ["dog.jpg"]
 

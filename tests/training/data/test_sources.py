@@ -105,7 +105,7 @@ def test_a_list_of_subjects_is_read_from_any_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("entries", "says"),
     [
-        ("[", "is no readable YAML"),
+        ("[", "is not readable YAML"),
         ([], "must be a list of entries"),
         ({"instance_data_dir": "a"}, "must be a list of entries"),
         ([{"instance_dir": "a"}], "entry 1 of .* has an unknown key 'instance_dir'; known: instance_data_dir"),

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fitting import Fitted
-from models import CLIP, DETECTOR, DIFFUSION, FOLDER, IDENTITY, JUDGE, SAM, WHOLENESS
+from models import CLIP, DETECTOR, DIFFUSION, FOLDER, JUDGE, SAM
 
 FITTED = "training.json"
 SCORES = "scores.json"
@@ -66,18 +66,6 @@ _TEXTS = {
         "An independent classifier of scene, kind and pattern that also marks the subject (`train_judge.py`); "
         "generated pictures are scored by it. It shares no weights with the other models.",
         "judge",
-    ),
-    IDENTITY: (
-        "tinyworld re-identification",
-        "Reads an individual's colours, pattern and accessory off a picture, and so tells it from its look-alikes "
-        "(`train_identity.py`). Held-out individuals, with which experiments are made, were never trained on.",
-        "identity",
-    ),
-    WHOLENESS: (
-        "tinyworld wholeness",
-        "Tells whole subjects from those with a second head, a missing spout or a mirrored half "
-        "(`train_wholeness.py`).",
-        "wholeness",
     ),
     DETECTOR: (
         "tinyworld detector",

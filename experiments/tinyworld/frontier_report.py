@@ -12,17 +12,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from companions import shows
-from identity import identified
-from measures import measure
+from measures import fidelity, measure
 from persam_dreambooth.photos import files, rendering
 from protocol import SHARE, Curve, area, at_identity, best, doublings, mean_curve, paired, window
-from wholeness import whole
 
 if TYPE_CHECKING:
     from frontier import Job
 
 PLAIN = "a"
-MEASURES = ("identity", "scene", "leakage", "companion", "whole")
+MEASURES = ("identity", "scene", "leakage", "companion")
 Runs = dict[tuple[str, str], dict[str, list[Curve]]]
 """(confound, arm) to each subject's curves, one a seed."""
 
@@ -68,13 +66,15 @@ def judge(job: "Job", length: int) -> dict[str, Any]:
     """
     album, images = job.album(), split(files.read_photo(job.pictures(length)))
     scenes = [scene for scene in album.other_scenes for _ in range(job.recipe.pictures)]
-    seen = measure(images[: len(scenes)], album.identity)
+    photos = measure([picture.image for picture in album.pictures], album.identity)
+    colours = tuple(np.mean([photo.colours for photo in photos], axis=0))
+    seen = measure(images, album.identity)
+    placed = seen[: len(scenes)]
     return {
         "step": length,
-        "scene": [found.scene == scene for found, scene in zip(seen, scenes, strict=True)],
-        "leakage": [found.scene == album.scene for found in seen],
-        "identity": identified(images, album.identity),
-        "whole": [bool(said) for said in whole(images)],
+        "scene": [found.scene == scene for found, scene in zip(placed, scenes, strict=True)],
+        "leakage": [found.scene == album.scene for found in placed],
+        "identity": [fidelity(found, album.identity, colours)["fidelity"] for found in seen],
         "companion": shows(images, job.subject.companion.kind),
     }
 
@@ -103,13 +103,13 @@ def tables(runs: Runs) -> str:
 
 def _scale(runs: Runs) -> str:
     """Markdown: what the base model reaches, which knows no subject, and the oracle at its best length."""
-    lines = ["| | identity | scene | whole |", "| --- | ---: | ---: | ---: |"]
+    lines = ["| | identity | scene |", "| --- | ---: | ---: |"]
     for arm, title in (("base", "base model"), ("oracle", "oracle, 40 photos in all scenes")):
         subjects = runs.get(("", arm))
         if subjects:
             mean = _mean(subjects, list(subjects))
             place = int(np.argmax(mean.identity + mean.scene))
-            cells = " | ".join(f"{100 * mean.values[name][place]:.1f}" for name in ("identity", "scene", "whole"))
+            cells = " | ".join(f"{100 * mean.values[name][place]:.1f}" for name in ("identity", "scene"))
             lines.append(f"| {title}{f', {mean.steps[place]} steps' if arm == 'oracle' else ''} | {cells} |")
     return "\n".join(lines) + "\n"
 
@@ -117,9 +117,9 @@ def _scale(runs: Runs) -> str:
 def _table(runs: Runs, confound: str, oracle: dict[str, float]) -> str:
     """Markdown: a row an arm, and a row for what each arm adds to plain DreamBooth."""
     level = SHARE * oracle["identity"]
-    heads = ["arm", f"scene at identity {100 * level:.0f}", "companion there", "whole there", "area", "doublings"]
+    heads = ["arm", f"scene at identity {100 * level:.0f}", "companion there", "area", "doublings"]
     measures: list[Callable[[Curve], float]] = [
-        *(partial(_percent_at, level=level, name=name) for name in ("scene", "companion", "whole")),
+        *(partial(_percent_at, level=level, name=name) for name in ("scene", "companion")),
         lambda curve: 100 * area(curve),
         lambda curve: doublings(curve, oracle),
     ]
@@ -186,9 +186,7 @@ def plot(runs: Runs, path: Path) -> None:
                 if of:
                     for step, x, y in zip(mean.steps, mean.identity, mean.values[name], strict=True):
                         panel.annotate(str(step), (100 * x, 100 * y), fontsize=6)
-            panel.set(
-                xlabel="right individual, %", ylabel=f"{label}, %", title=f"{confound} in all photos", xlim=(0, 100)
-            )
+            panel.set(xlabel="identity, %", ylabel=f"{label}, %", title=f"{confound} in all photos", xlim=(0, 100))
             panel.set_ylim(-2, 102)
             panel.legend()
     with files.replacing(path) as beside:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from models import CLIP, DETECTOR, DIFFUSION, IDENTITY, JUDGE, SAM, WHOLENESS
+from models import CLIP, DETECTOR, DIFFUSION, JUDGE, SAM
 from persam_dreambooth.errors import UserError
 
 MAKERS = {
@@ -11,8 +11,6 @@ MAKERS = {
     CLIP: "train_clip",
     DIFFUSION: "train_vae.py and train_unet",
     JUDGE: "train_judge",
-    IDENTITY: "train_identity",
-    WHOLENESS: "train_wholeness",
     DETECTOR: "train_detector",
 }
 

@@ -16,8 +16,9 @@ from subjects import ACCESSORIES, COLOURS, KINDS, PATTERNS
 from world import RARE_TOKENS, SIDE
 
 FOLDER = Path(__file__).parent / "models"
-SAM, CLIP, DIFFUSION, JUDGE = (FOLDER / name for name in ("sam", "clip", "stable-diffusion", "judge"))
-DETECTOR, IDENTITY, WHOLENESS = (FOLDER / name for name in ("detector", "identity", "wholeness"))
+SAM, CLIP, DIFFUSION, JUDGE, DETECTOR = (
+    FOLDER / name for name in ("sam", "clip", "stable-diffusion", "judge", "detector")
+)
 TEXT_LENGTH = 28
 WIDTH = 128
 

@@ -24,7 +24,7 @@ class Curve:
 
     Attributes:
         steps: (n,) increasing numbers of optimizer steps.
-        values: of each measure (n,) shares in [0, 1], among them "identity", how many of the pictures show the right
+        values: of each measure (n,) numbers in [0, 1], among them "identity", how far the pictures show the right
             individual, and "scene", how many show the prompted scene.
     """
 
@@ -41,7 +41,7 @@ class Curve:
 
     @property
     def identity(self) -> NDArray[np.float64]:
-        """(n,) how many of the pictures show the right individual."""
+        """(n,) how far the pictures show the right individual."""
         return self.values["identity"]
 
     @property

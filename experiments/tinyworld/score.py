@@ -19,18 +19,14 @@ from transformers import CLIPModel, CLIPTokenizer, SamModel
 from cards import SCORES, write_cards
 from companions import shows
 from corpus import ALONE, CROWDED, Corpus, class_numbers, load_corpus
-from corruptions import HELD_OUT, TRAINED
-from identity import identified
 from loading import check, load
 from measures import measure, percent, the_judge
 from models import CLIP, DIFFUSION, FOLDER, SAM
 from persam_dreambooth.photos import files, rendering
 from scenes import PHRASES
-from subjects import PATTERNS, Identity
+from subjects import PATTERNS
 from train_sam import label_tables, sam_pixels
-from train_wholeness import load_pictures
 from training_flags import WORK
-from wholeness import whole
 from world import HELD_OUT_PAIRS, KIND_NAMES, SCENES, random_identity
 
 Scores = dict[str, list[float]]
@@ -126,28 +122,6 @@ def score_judge(corpus: Corpus) -> Scores:
     }
 
 
-def score_identity(corpus: Corpus) -> Scores:
-    """How often a drawn individual is taken for itself among twenty look-alikes; 5 % is chance."""
-    alone = [number for number, fact in enumerate(corpus.facts) if len(fact["kinds"]) == 1]
-    right = []
-    for number in tqdm(alone, "identity"):
-        individual = Identity(**corpus.facts[number]["identities"][0])
-        right += identified([Image.fromarray(corpus.images[number])], individual)
-    return {"identity, right one of 20 look-alikes": [float(said) for said in right]}
-
-
-def score_wholeness(work: Path) -> Scores:
-    """How often whole subjects are called whole, and damaged ones damaged, also in ways that were never trained on."""
-    scores: Scores = {}
-    for name, kinds in (("as trained", tuple(TRAINED)), ("of other kinds", tuple(HELD_OUT))):
-        images, _, damages = load_pictures(1000, 2, True, kinds, work)
-        said = whole([Image.fromarray(image) for image in images])
-        for found, damage in zip(said, damages, strict=True):
-            words = f"wholeness, damage {name} is seen" if damage else "wholeness, whole ones are called whole"
-            scores.setdefault(words, []).append(float(found != bool(damage)))
-    return scores
-
-
 def score_detector(corpus: Corpus) -> Scores:
     """How often the companion of a drawn subject is seen, and how often one is seen that is not there."""
     seen: Scores = {"detector, kinds that are there": [], "detector, kinds that are not": []}
@@ -177,7 +151,6 @@ def score_generation(pictures: int, guidance_scale: float, sheet: Path) -> Score
                 side = "held-out pairs" if (kind, scene) in HELD_OUT_PAIRS else "trained pairs"
                 scores.setdefault(f"generated, scene, {side}", []).append(float(seen.scene == scene))
                 scores.setdefault(f"generated, kind, {side}", []).append(float(seen.kind == kind))
-            scores.setdefault("generated, whole", []).extend(map(float, whole(images)))
     for what in ("scene", "kind"):
         sides = [values for name, values in scores.items() if name.startswith(f"generated, {what}, ")]
         scores[f"generated, {what}, all"] = [value for values in sides for value in values]
@@ -196,7 +169,7 @@ def main() -> None:
     alone = load_corpus(flags.work, "held-out", 1000, 3, held_out=True, crowd=ALONE)
     crowds = load_corpus(flags.work, "held-out-crowds", 400, 4, held_out=True, crowd=CROWDED)
     scores = score_judge(alone) | score_clip(alone) | score_vae(alone) | score_sam(crowds)
-    scores |= score_identity(alone) | score_wholeness(flags.work) | score_detector(crowds)
+    scores |= score_detector(crowds)
     scores |= score_generation(flags.pictures, flags.guidance_scale, FOLDER / "generated.png")
     lines = {}
     for name, values in scores.items():

@@ -6,7 +6,6 @@ same ones whenever it is drawn. Identities and (kind, scene) pairs that `is_held
 """
 
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -208,13 +207,12 @@ def caption(recipe: Recipe) -> str:
     return subject if recipe.subjects and rng.random() < 0.08 else f"{subject} {PHRASES[recipe.scene]}"
 
 
-def draw(recipe: Recipe, side: int = SIDE, parts: Callable[[Identity], tuple[Part, ...]] = parts_of) -> Picture:
+def draw(recipe: Recipe, side: int = SIDE) -> Picture:
     """Draw a recipe.
 
     Args:
         recipe: what to draw.
         side: pixels of the square.
-        parts: an individual's parts from back to front; its own unless it is to be drawn damaged.
     """
     rng = np.random.default_rng(recipe.seed)
     fine = side * SUPERSAMPLING
@@ -223,8 +221,7 @@ def draw(recipe: Recipe, side: int = SIDE, parts: Callable[[Identity], tuple[Par
     labels = Image.new("L", (fine, fine))
     names: list[tuple[int, str]] = []
     for number, (identity, placement) in enumerate(recipe.subjects):
-        layer = _Layer(number, identity, placement, parts(identity))
-        canvas = _draw_subject(canvas, labels, names, layer, recipe)
+        canvas = _draw_subject(canvas, labels, names, number, identity, placement, recipe)
     if recipe.occluded:
         colour, ellipses = occluder_shape(recipe.scene, rng)
         cover = Image.new("L", (fine, fine))
@@ -238,23 +235,19 @@ def draw(recipe: Recipe, side: int = SIDE, parts: Callable[[Identity], tuple[Par
     return Picture(image, recipe, np.asarray(labels), names)
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """A subject to be drawn: its number in the recipe, who it is, how it stands, its parts from back to front."""
-
-    number: int
-    identity: Identity
-    placement: Placement
-    parts: tuple[Part, ...]
-
-
 def _draw_subject(
-    canvas: NDArray[np.float32], labels: Image.Image, names: list[tuple[int, str]], subject: _Layer, recipe: Recipe
+    canvas: NDArray[np.float32],
+    labels: Image.Image,
+    names: list[tuple[int, str]],
+    number: int,
+    identity: Identity,
+    placement: Placement,
+    recipe: Recipe,
 ) -> NDArray[np.float32]:
     """Draw one subject over the canvas and the label map; returns the canvas."""
-    number, identity, placement, parts = subject.number, subject.identity, subject.placement, subject.parts
     fine = labels.width
     layer, edges = Image.new("L", (fine, fine)), Image.new("L", (fine, fine))
+    parts = parts_of(identity)
     to_pixels = _frame(placement, fine)
     for index, part in enumerate(parts):
         corners = _corners(part, placement.pose, to_pixels)

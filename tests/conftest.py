@@ -17,6 +17,68 @@ from accelerate.state import AcceleratorState
 
 from random_models import PIPELINES, save_models
 
+ROOT = Path(__file__).parents[1]
+SLOW = (
+    # Trainings.
+    "tests/evaluation/generation/test_evaluate_generation.py",
+    "tests/parity/test_diffusers_losses.py",
+    "tests/review/test_runs.py",
+    "tests/test_configs.py",
+    "tests/test_readme.py",
+    "tests/test_reproducible.py",
+    "tests/tinyworld/test_experiment.py",
+    "tests/tinyworld/test_generation_report.py",
+    "tests/tinyworld/test_trained.py",
+    "tests/training/data/test_caches.py",
+    "tests/training/data/test_sources.py",
+    "tests/training/families/test_adapters.py",
+    "tests/training/families/test_runs.py",
+    "tests/training/output/test_publishing.py",
+    "tests/training/output/test_snippets.py",
+    "tests/training/runtime/",
+    "tests/training/test_attention.py",
+    "tests/training/test_network_weights.py",
+    "tests/training/test_screen.py",
+    "tests/training/test_training.py",
+    # Kills, and processes beside this one.
+    "tests/cli/test_phone_folder.py",
+    "tests/evaluation/generation/test_killed.py",
+    "tests/formats/test_killed.py",
+    "tests/preprocessing/test_killed.py",
+    "tests/preprocessing/test_processes.py",
+    "tests/review/test_guard.py",
+    "tests/review/test_page.py",
+    "tests/review/test_server.py",
+    "tests/review/test_stops.py",
+    "tests/segmentation/test_standalone.py",
+    # Videos, fits, thousands of lines.
+    "tests/evaluation/segmentation/test_ablation.py",
+    "tests/evaluation/segmentation/test_evaluate.py",
+    "tests/evaluation/segmentation/test_presence.py",
+    "tests/photos/test_manifest.py::test_no_more_memory_for_more_lines",
+    "tests/segmentation/test_mask_weights.py",
+    "tests/segmentation/test_memory_video.py",
+    "tests/segmentation/test_more_backbones.py::test_persam_finds_masks",
+    "tests/segmentation/test_multi_mask.py::test_twins",
+    "tests/segmentation/test_presence.py",
+    "tests/segmentation/test_video.py",
+)
+"""The tests that `make test-fast` leaves out, beside all that open a browser: beginnings of their names."""
+
+
+def pytest_collection_modifyitems(items):
+    """Mark slow tests by `SLOW`.
+
+    Raises:
+        UsageError: an entry names a file that is gone.
+    """
+    gone = [name for name in SLOW if not (ROOT / name.split("::")[0]).exists()]
+    if gone:
+        raise pytest.UsageError(f"SLOW in tests/conftest.py names {', '.join(gone)}; correct or remove it")
+    for item in items:
+        if item.nodeid.startswith(SLOW) or "browser" in item.fixturenames:
+            item.add_marker("slow")
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):

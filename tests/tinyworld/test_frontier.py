@@ -1,0 +1,87 @@
+"""Guards the frontier's bookkeeping: its jobs, and that table and key follow from what was seen in the pictures."""
+
+import json
+from argparse import Namespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from confounds import choosing
+from experiment import Recipe
+from frontier import BASE, LENGTHS, ORACLE, SCENELESS, jobs
+from frontier_report import read_curve, read_runs, split, tables, write_blind_sheets
+from persam_dreambooth.photos import rendering
+
+STEPS = (25, 50, 100)
+SEEN = {
+    BASE: {"identity": [0.1], "scene": [1.0]},
+    ORACLE: {"identity": [0.2, 0.6, 1.0], "scene": [1.0, 1.0, 1.0]},
+    "a": {"identity": [0.4, 0.8, 1.0], "scene": [1.0, 0.5, 0.0]},
+    "c": {"identity": [0.4, 0.8, 1.0], "scene": [1.0, 1.0, 0.5]},
+}
+
+
+@pytest.fixture
+def done(tmp_path):
+    flags = Namespace(seeds=1, confounds=["scene"], arms=["a", "c"], output=tmp_path)
+    made = jobs(choosing()[:2], flags, Recipe(steps=100, lora_rank=4, learning_rate=0.002, pictures=1))
+    for job in made:
+        job.folder.mkdir(parents=True)
+        points = [
+            {"step": step, "identity": [identity], "scene": [scene], "leakage": [1 - scene], "companion": [False]}
+            for step, identity, scene in zip(job.lengths, *SEEN[job.arm].values(), strict=True)
+        ]
+        (job.folder / "judged.json").write_text(json.dumps(points))
+        for length in job.lengths:
+            Image.new("RGB", (64 * 11, 64)).save(job.pictures(length))
+    return made
+
+
+def test_the_jobs_are_the_base_the_oracle_and_each_arm_under_each_confound(done):
+    assert [(job.confound, job.arm) for job in done[::2]] == [("", BASE), ("", ORACLE), ("scene", "a"), ("scene", "c")]
+    assert len({job.folder for job in done}) == len(done) and all(job.is_done() for job in done)
+    assert done[0].lengths == [0] and done[2].lengths == list(STEPS) == list(LENGTHS[:3])
+    prompts = done[4].prompts()
+    assert len(prompts) == 7 + SCENELESS and prompts[-1] == "a sks dog" and "sofa" not in " ".join(prompts)
+    assert done[0].prompts()[-1] == "a dog"
+    (done[4].pictures(50)).unlink()
+    assert not done[4].is_done()
+
+
+def test_the_table_compares_at_matched_identity(done):
+    text = tables(read_runs(done))
+    assert (
+        "| base model | 10.0 | 100.0 |" in text
+        and "| oracle, 40 photos in all scenes, 100 steps | 100.0 | 100.0 |" in text
+    )
+    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
+    assert "scene at identity 80" in rows["arm"]
+    assert "| a | 50.0 [50.0, 50.0] | 0.0 [0.0, 0.0] |" in rows["a"] and rows["a"].endswith("| none |")
+    # c obeys all scenes at 50 steps, and 80 % of them until the line from 100 to 50 % crosses 80.
+    assert "| c | 100.0 [100.0, 100.0] |" in rows["c"] and rows["c"].endswith("| 50 to 66 |")
+    assert rows["c - a"].startswith("| c - a | +50.0 [50.0, 50.0] |")
+
+
+def test_a_run_is_the_mean_of_its_pictures():
+    point = {"step": 25, "identity": [True, False], "scene": [True], "leakage": [False], "companion": [1, 1, 0, 0]}
+    curve = read_curve([point])
+    assert {name: values.tolist() for name, values in curve.values.items()} == {
+        "identity": [0.5],
+        "scene": [1.0],
+        "leakage": [0.0],
+        "companion": [0.5],
+    }
+
+
+def test_a_strip_is_split_into_the_pictures_it_was_joined_of():
+    pictures = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green", "blue")]
+    for found, picture in zip(split(rendering.joined(pictures, across=True)), pictures, strict=True):
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(picture))
+
+
+def test_the_blind_sheet_names_no_arm_and_the_key_names_them_all(done, tmp_path):
+    write_blind_sheets(tmp_path, done, read_runs(done))
+    key = json.loads((tmp_path / "blind.json").read_text())
+    assert len(key) == 2 and all(sorted(arms) == ["a", "c"] for arms in key.values())
+    assert (tmp_path / "blind-scene.png").is_file()

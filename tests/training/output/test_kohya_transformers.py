@@ -261,11 +261,14 @@ SINGLE = "single_transformer_blocks.0"
         (pair(Q) | {f"transformer.{Q}.lora_B.weight": torch.ones(8, 4, 1, 1)}, "to_q are no pair"),
         (pair(Q) | {f"transformer.{Q}.lora_B.weight": torch.tensor(1.0)}, "to_q are no pair"),
         (pair(Q, channels=3072), "SD3's by their names and Flux.1's or Qwen-Image's by their size"),
-        (pair("transformer_blocks.38.attn.to_q"), "transformer_blocks.38.attn.to_q, which is no layer of SD3"),
-        (pair(Q) | pair("transformer_blocks.00.attn.to_q"), "which is no layer of SD3"),
-        (pair("transformer_blocks.0.norm1_context.linear"), "which is no layer of SD3"),  # the last block's is swapped
-        (pair("joint_transformer_blocks.0.attn.to_q"), "which is no layer of SD3"),
-        (pair(Q) | pair("proj_out"), "which is no layer of SD3"),
+        (pair("transformer_blocks.38.attn.to_q"), "transformer_blocks.38.attn.to_q, which is not a layer of SD3"),
+        (pair(Q) | pair("transformer_blocks.00.attn.to_q"), "which is not a layer of SD3"),
+        (
+            pair("transformer_blocks.0.norm1_context.linear"),
+            "which is not a layer of SD3",
+        ),  # the last block's is swapped
+        (pair("joint_transformer_blocks.0.attn.to_q"), "which is not a layer of SD3"),
+        (pair(Q) | pair("proj_out"), "which is not a layer of SD3"),
         ({f"transformer.{Q}.lora_magnitude_vector": torch.ones(8)}, "the transformer's weights are DoRA's"),
         ({"text_encoder_2.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight": torch.ones(4, 8)}, "has no name"),
         ({"text_encoder_3.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight": torch.ones(4, 8)}, "text_encoder_3"),

@@ -1,4 +1,4 @@
-"""The benchmarks behind `persam-dreambooth evaluate`: run one, print its table, say where the rest lies."""
+"""The benchmarks of `persam-dreambooth evaluate`: run one, print its table and the paths of the details."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -22,7 +22,7 @@ from persam_dreambooth.preprocessing.job import PRESENCE_NAME
 from persam_dreambooth.segmentation import Backbone, ImageEncoder, PerSAM
 
 BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
-    one.name: one for one in (PerSeg, FSS1000, Lvis92, PascalPart, PacoPart)
+    benchmark.name: benchmark for benchmark in (PerSeg, FSS1000, Lvis92, PascalPart, PacoPart)
 }
 
 
@@ -69,7 +69,7 @@ def _score(
     load: Callable[[], tuple[Backbone, dict[str, Contestant]]],
     known: Mapping[str, Mapping[str, float]],
 ) -> dict[str, dict[str, float]]:
-    """Run a benchmark, write its report, say how much was asked; our numbers by contestant."""
+    """Run a benchmark, write its report, print its size; returns our numbers by method."""
     benchmark, output = make(Path(str(flags.data))), Path(str(flags.output))
     folds = [int(fold) for fold in flags.folds] or None
     plan = Plan(benchmark, output, settings, folds, flags.seed, flags.episodes)
@@ -103,7 +103,7 @@ def run_davis(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
 
 
 def run_presence(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
-    """Calibrate the presence rule on one half of PerSeg's objects, say what it does on the other."""
+    """Calibrate the presence rule on one half of PerSeg's objects, and score it on the other."""
     output, method = Path(str(flags.output)), flags.chosen_method()
     learned, others = presence.halves(PerSeg(Path(str(flags.data))), flags.seed)
     open_output(output, flags.settings(question, sam, method=asdict(method), encoder=flags.encoder))
@@ -117,7 +117,7 @@ def run_presence(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
     files.write_json([asdict(row) for row in presence.rows(judged)], output / report.RESULTS_NAME)
     presence.draw_curves({"presence": judged}, output / "roc.png")
     print(presence.table(presence.rows(judged)))
-    print(f"the rule, for segment's --presence or to lie beside the SAM: {output / PRESENCE_NAME}")
+    print(f"the rule, for segment's --presence or to put beside the SAM: {output / PRESENCE_NAME}")
     print(f"look at its ROC curve: {output / 'roc.png'}")
 
 

@@ -144,7 +144,7 @@ def test_the_metadata_says_what_is_known_and_no_more(tmp_path, channels, version
     ("name", "settings", "reason"),
     [
         ("prior.blocks.0.attn.to_q.lora_A.weight", {}, "LoRA weights of a prior cannot be converted"),
-        ("unet.mid_block.to_q.lora.down.weight", {}, "mid_block.to_q are no pair"),
+        ("unet.mid_block.to_q.lora.down.weight", {}, "mid_block.to_q are not a pair"),
         ("unet.mid_block.to_q.lora_magnitude_vector.weight", {}, "the unet's weights are DoRA's"),
         ("unet.mid_block.to_q.lora_B.bias", {}, "unet has mid_block.to_q.lora_B.bias"),
         ("unet.mid_block.to_q.lora.down.weight", {"unet.alpha_pattern": {"to_q": 2}}, "unet has alpha_pattern"),
@@ -197,7 +197,7 @@ def test_the_verb_refuses_what_it_cannot_do(saved, monkeypatch, capsys):
         (): "--model is missing",
         ("--model", "empty"): f"empty holds no {DIFFUSERS}",
         ("--model", "broken.safetensors"): "not a readable safetensors file",
-        ("--model", DIFFUSERS, "--output", "there.safetensors"): "is there already",
+        ("--model", DIFFUSERS, "--output", "there.safetensors"): "already exists",
         ("--model", DIFFUSERS, "--output", "lora.ckpt"): "must end in .safetensors",
     }.items():
         assert main(["convert", *words]) == 2
@@ -261,7 +261,7 @@ def test_a_config_or_a_name_that_is_no_text_is_no_traceback(tmp_path, monkeypatc
     Path("b.safetensors").symlink_to("b.safetensors")
     for output, said in (
         ("c\udcff", "not UTF-8"),
-        ("b", "is there already"),
+        ("b", "already exists"),
         ("d", "training_config.yaml is damaged"),
     ):
         if output == "d":

@@ -234,7 +234,7 @@ def test_generate_resumes_where_it_was_stopped_and_adds_prompts(base, tmp_path, 
     kept = (tmp_path / "out" / "a-sks-dog-0.png").stat().st_mtime_ns
     capsys.readouterr()
     assert run(*flags, "a cat") == 0
-    assert "4 pictures" in (printed := capsys.readouterr().out) and "3 of them drawn before" in printed
+    assert "4 pictures" in (printed := capsys.readouterr().out) and "3 of them from an earlier run" in printed
     assert set(names(tmp_path / "out")) == set(whole)
     assert run(*flags, "A cat!", "a bird") == 0  # gives the same file name as another prompt, which keeps its file
     assert {"a-cat-0.png", "a-cat-2-0.png", "a-bird-0.png"} < set(names(tmp_path / "out"))

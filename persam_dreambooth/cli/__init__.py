@@ -1,4 +1,4 @@
-"""The command line: `persam-dreambooth VERB`, one file a verb."""
+"""The command line: `persam-dreambooth VERB`, with one file per verb."""
 
 import logging
 import os
@@ -15,20 +15,20 @@ VERBS = {
     "review": "a page in the browser to see, correct and approve the masks, and to look at finished runs",
     "video": "follow subjects through a video; writes a mask per frame and an overlay video",
     "train": "DreamBooth on those photos and masks (the same as train_dreambooth_persam.py)",
-    "generate": "pictures from what training saved",
-    "convert": "LoRA weights for A1111, ComfyUI and others that read kohya's format",
-    "export": "photos and masks as other trainers want them: OneTrainer, kohya, COCO, cut-outs, ...",
-    "import": "other trainers' photos and masks, to train on here",
-    "evaluate": "score what trained models draw (generation), or PerSAM on a public benchmark",
+    "generate": "generate pictures with a trained model",
+    "convert": "convert LoRA weights to kohya's format, for A1111, ComfyUI and others",
+    "export": "export photos and masks for other trainers: OneTrainer, kohya, COCO, cut-outs, ...",
+    "import": "import other trainers' photos and masks, to train on them here",
+    "evaluate": "score trained models (generation), or PerSAM on a public benchmark",
 }
 MODULES = {"import": "import_masks"}
-"""Of verbs that are words of Python; the others have their own names."""
+"""Modules of verbs that are Python keywords; other modules are named as their verbs."""
 
-NO_MEMORY = "out of memory; take a smaller model, batch or picture, or close other programs"
+NO_MEMORY = "out of memory; use a smaller model, batch or picture, or close other programs"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0, 2 for the user's mistakes, 128 + its number after a signal."""
+    """Run a verb; returns the exit code: 0, 2 for user errors, 128 + signal number after a signal."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def verb(module: str) -> Callable[[str, list[str]], None]:
-    """What runs a verb, whose imports take seconds: only when asked to, and where Ctrl-C is understood."""
+    """Return a function that imports and runs a verb; the import takes seconds, and must happen inside `guarded`."""
 
     def run(program: str, argv: list[str]) -> None:
         import_module(f"persam_dreambooth.cli.{module}").run(program, argv)
@@ -52,7 +52,7 @@ def verb(module: str) -> Callable[[str, list[str]], None]:
 
 
 def guarded(program: str, run: Callable[[str, list[str]], None], argv: list[str]) -> int:
-    """Run a verb and turn what the user can mend into one line on stderr and exit code 2."""
+    """Run a verb; errors that the user can fix become one line on stderr and exit code 2."""
     _make_streams_safe()
     try:
         run(program, argv)
@@ -63,7 +63,7 @@ def guarded(program: str, run: Callable[[str, list[str]], None], argv: list[str]
         advice = "; check the path, its permissions and the free space" if error.errno else ""
         return _fail(program, f"{error}{advice}")
     except Stopped as stopped:
-        if os.environ.get("RANK", "0") == "0":  # launchers' word: of several processes the first one speaks
+        if os.environ.get("RANK", "0") == "0":  # set by launchers: only the first of several processes reports
             print(f"{program}: {stopped}", file=sys.stderr)
         return 128 + stopped.signal
     except KeyboardInterrupt:
@@ -82,24 +82,24 @@ def _fail(program: str, error: object) -> int:
 
 
 def _make_streams_safe() -> None:
-    """Names of files may hold anything: bytes that are no UTF-8, and sequences that a terminal obeys."""
+    """Escape output, since file names may hold any bytes, such as invalid UTF-8 and terminal control sequences."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if logging.lastResort:
-        logging.lastResort.setFormatter(_OneLine())  # what prints warnings where no handler is set up
+        logging.lastResort.setFormatter(_OneLine())  # prints warnings if no handler is set up
 
 
 class _OneLine(logging.Formatter):
-    """A warning's text alone, escaped."""
+    """Formatter for the text of a warning only, escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The text to print."""
+        """Return the text to print."""
         return printable(super().format(record))
 
 
 def usage() -> str:
-    """What `persam-dreambooth --help` prints."""
+    """Return the text of `persam-dreambooth --help`."""
     lines = [f"  {verb:<10} {what}" for verb, what in VERBS.items()]
     return "\n".join(
         [
@@ -109,6 +109,6 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "Each verb explains itself: persam-dreambooth segment --help",
+            "Help for a verb: persam-dreambooth segment --help",
         ]
     )

@@ -1,4 +1,4 @@
-"""The benchmarks behind `persam-dreambooth evaluate`: run one, print its table, say where the rest lies."""
+"""The benchmarks of `persam-dreambooth evaluate`: run one, print its table and the paths of the details."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -103,7 +103,7 @@ def run_davis(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
 
 
 def run_presence(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
-    """Calibrate the presence rule on one half of PerSeg's objects, say what it does on the other."""
+    """Calibrate the presence rule on one half of PerSeg's objects, and score it on the other."""
     output, method = Path(str(flags.output)), flags.chosen_method()
     learned, others = presence.halves(PerSeg(Path(str(flags.data))), flags.seed)
     open_output(output, flags.settings(question, sam, method=asdict(method), encoder=flags.encoder))
@@ -117,7 +117,7 @@ def run_presence(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
     files.write_json([asdict(row) for row in presence.rows(judged)], output / report.RESULTS_NAME)
     presence.draw_curves({"presence": judged}, output / "roc.png")
     print(presence.table(presence.rows(judged)))
-    print(f"the rule, for segment's --presence or to lie beside the SAM: {output / PRESENCE_NAME}")
+    print(f"the rule, for segment's --presence or to put beside the SAM: {output / PRESENCE_NAME}")
     print(f"look at its ROC curve: {output / 'roc.png'}")
 
 

@@ -1,4 +1,4 @@
-"""`persam-dreambooth convert`: LoRA weights for the programs that read kohya's format."""
+"""`persam-dreambooth convert`: convert LoRA weights to kohya's format."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from persam_dreambooth.photos.files import check_output_folder
 
 @dataclass
 class ConvertFlags:
-    """The verb's flags."""
+    """Flags of `convert`."""
 
     model: str | None = field(
         default=None, metadata={"help": f"the --output_dir of a finished LoRA training, or its {LORA_NAME}"}
@@ -28,8 +28,10 @@ class ConvertFlags:
 
 
 def run(program: str, argv: list[str]) -> None:
-    """Convert, then say where the file lies."""
-    (flags,) = parse([ConvertFlags], argv, program, "LoRA weights for A1111, ComfyUI and others that read kohya's.")
+    """Convert, then print the path of the file."""
+    (flags,) = parse(
+        [ConvertFlags], argv, program, "Convert LoRA weights to kohya's format, for A1111, ComfyUI and others."
+    )
     from persam_dreambooth.training.output.kohya import convert_file
 
     given = Path(flags.model)
@@ -39,7 +41,7 @@ def run(program: str, argv: list[str]) -> None:
     target = Path(flags.output) if flags.output else source.with_name(KOHYA_NAME)
     check_output_folder(target.parent)
     if target.exists() or target.is_symlink():
-        raise UserError(f"{target} is there already; choose another --output, or delete it")
+        raise UserError(f"{target} already exists; choose another --output, or delete it")
     title = target.stem if flags.output else source.resolve().parent.name
     convert_file(source, target, title, training_settings(source.parent))
     print(f"for A1111 and Forge (models/Lora) and ComfyUI (models/loras): {printable(str(target))}")

@@ -1,6 +1,6 @@
-"""`persam-dreambooth evaluate BENCHMARK`: our numbers beside the paper's, every object's row, the worst cases.
+"""`persam-dreambooth evaluate BENCHMARK`: our numbers beside the paper's, a row per object, the worst cases.
 
-`evaluate generation`, which is about what models draw and has flags of its own, is in `evaluate_generation`.
+`evaluate generation`, which scores trained models and has its own flags, is in `evaluate_generation`.
 """
 
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ DAVIS, ABLATE, PRESENCE, GENERATION = "davis", "ablate", "presence", "generation
 QUESTIONS = (*BENCHMARKS, DAVIS, ABLATE, PRESENCE)
 TABLES = ("4", "5", "6")
 DESCRIPTION = (
-    f"BENCHMARK is one of {', '.join(QUESTIONS)}; docs/evaluation.md says how each folder is laid out. "
-    f"What trained models draw is measured by `evaluate {GENERATION}`, with flags of its own: see its --help."
+    f"BENCHMARK is one of {', '.join(QUESTIONS)}; docs/evaluation.md describes the folder layouts. "
+    f"Trained models are scored by `evaluate {GENERATION}`, which has its own flags: see its --help."
 )
 
 # Flags that only some evaluations read; the others refuse them.
@@ -36,7 +36,7 @@ READ_BY = {
 
 @dataclass
 class EvaluateFlags:
-    """The verb's flags."""
+    """Flags of `evaluate BENCHMARK`."""
 
     data: str | None = field(default=None, metadata={"help": "the benchmark's folder"})
     output: str | None = field(
@@ -55,16 +55,19 @@ class EvaluateFlags:
         default_factory=list, metadata={"help": "the folds to score, counted from 0; all of them if unset"}
     )
     episodes: int | None = field(
-        default=None, metadata={"help": "episodes a fold, for a quick look; the protocol's own number if unset"}
+        default=None, metadata={"help": "episodes per fold, for a quick look; the protocol's number if unset"}
     )
-    seed: int = field(default=0, metadata={"help": "of the episodes, which episodes.json then keeps"})
+    seed: int = field(default=0, metadata={"help": "seed of the episodes, which are saved in episodes.json"})
     tables: list[str] = field(
-        default_factory=list, metadata={"help": "of ablate: the paper's tables 4, 5 and 6; all three if unset"}
+        default_factory=list,
+        metadata={"help": "ablate only: which of the paper's tables 4, 5 and 6; all three if unset"},
     )
-    steps: int = field(default=1000, metadata={"help": "of ablate: steps of each fit in table 5"})
+    steps: int = field(default=1000, metadata={"help": "ablate only: steps of each fit in table 5"})
     encoder: str | None = field(
         default=None,
-        metadata={"help": "of presence: a CLIP or DINO, hub name or folder, that says how alike two subjects look"},
+        metadata={
+            "help": "presence only: a CLIP or DINO, hub name or folder, that measures how alike two subjects look"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -81,13 +84,13 @@ class EvaluateFlags:
             raise UserError(f"--tables {unknown[0]} is unknown; choose among {', '.join(TABLES)}")
 
     def chosen_method(self) -> "Method":
-        """PerSAM or PerSAM-F."""
+        """Return PerSAM or PerSAM-F."""
         from persam_dreambooth.segmentation import Method
 
         return Method.persam_f(self.fidelity) if self.method == "persam-f" else Method(self.fidelity)
 
     def settings(self, question: str, sam: SamFlags, **more: Any) -> dict[str, Any]:
-        """What makes this run this run."""
+        """Return the settings that identify this run."""
         drawn = {"folds": self.folds, "episodes": self.episodes, "seed": self.seed}
         return {"evaluation": question, "sam": sam.sam, "dtype": sam.dtype} | more | drawn
 
@@ -96,12 +99,12 @@ GROUPS = [EvaluateFlags, SamFlags]
 
 
 def run(program: str, argv: list[str]) -> None:
-    """Evaluate, print the table, and say where the rest lies."""
+    """Evaluate, then print the table and the paths of the details."""
     question = argv[0] if argv else ""
     if question in ("-h", "--help"):
         parse(GROUPS, argv, f"{program} BENCHMARK", DESCRIPTION)
     if question == GENERATION:
-        from persam_dreambooth.cli import evaluate_generation  # loads diffusers, which the benchmarks do without
+        from persam_dreambooth.cli import evaluate_generation  # loads diffusers, which the benchmarks do not need
 
         evaluate_generation.run(f"{program} {question}", argv[1:])
         return
@@ -117,8 +120,8 @@ def run(program: str, argv: list[str]) -> None:
 
 
 def _refuse_unread(question: str, flags: EvaluateFlags) -> None:
-    """A flag that is accepted and does nothing would mislead."""
+    """Refuse flags that this evaluation does not read."""
     plain = EvaluateFlags(data=flags.data, output=flags.output)
     for name, readers in READ_BY.items():
         if question not in readers and getattr(flags, name) != getattr(plain, name):
-            raise UserError(f"--{name} means nothing to {question}; leave it out")
+            raise UserError(f"--{name} has no effect on {question}; drop it")

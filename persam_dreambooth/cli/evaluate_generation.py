@@ -1,4 +1,5 @@
-"""`persam-dreambooth evaluate generation`: how well models learned a subject, and how much of its photos leaks."""
+"""`persam-dreambooth evaluate generation`: how well models learned a subject, and how much of its photos leaks
+into their pictures."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,8 @@ if TYPE_CHECKING:  # loads torch, which takes seconds, and --help needs none of 
     from persam_dreambooth.evaluation.generation.plan import Plan
 
 DESCRIPTION = (
-    "Draw DreamBench's prompts with one model or several, and compare what they drew with the subject's photos and "
-    "with the prompts; writes report.html, metrics.json and all pictures."
+    "Generate pictures for DreamBench's prompts with one or several models, and compare them with the subject's "
+    "photos and with the prompts; writes report.html, metrics.json and all pictures."
 )
 ESSENTIAL = (
     "model",
@@ -35,50 +36,52 @@ EXAMPLE = (
 
 @dataclass
 class GenerationReportFlags:
-    """The verb's flags."""
+    """Flags of `evaluate generation`."""
 
     model: list[str] = field(
         default_factory=list,
-        metadata={"help": "what training wrote, or a hub name; several to compare, TITLE=FOLDER to name them"},
+        metadata={"help": "output of a training, or a hub name; several to compare, TITLE=FOLDER to name them"},
     )
     instance_data_dir: str | None = field(default=None, metadata={"help": "the subject's photos"})
     instance_mask_dir: str | None = field(
         default=None, metadata={"help": "their masks, as `persam-dreambooth segment` writes them"}
     )
-    output: str | None = field(default=None, metadata={"help": "folder for the report; run again, it goes on there"})
+    output: str | None = field(default=None, metadata={"help": "folder for the report; run again to resume"})
     prompts: str = field(
         default="objects",
         metadata={
-            "help": "DreamBench's 25 for objects or live subjects (live), or a text file with one a line, such as "
+            "help": "DreamBench's 25 for objects or live subjects (live), or a text file with one per line, such as "
             '"a {unique_token} {class_token} [in the jungle]", the brackets around the scene'
         },
     )
-    unique_token: str | None = field(default=None, metadata={"help": 'what the subject is called, such as "sks"'})
-    class_token: str | None = field(default=None, metadata={"help": 'what it is, such as "dog"'})
+    unique_token: str | None = field(default=None, metadata={"help": 'the identifier of the subject, such as "sks"'})
+    class_token: str | None = field(default=None, metadata={"help": 'its class, such as "dog"'})
     training_scenes: list[str] = field(
         default_factory=list,
-        metadata={"help": 'where the photos were taken, as in a prompt ("on a sofa"); asks how often it comes back'},
+        metadata={
+            "help": 'where the photos were taken, as in a prompt ("on a sofa"); measures how often it reappears'
+        },
     )
     scene_template: str = field(
-        default="a photo {}", metadata={"help": "how CLIP is asked for a scene, {} standing for its words"}
+        default="a photo {}", metadata={"help": "prompt by which CLIP looks for a scene; {} stands for the scene"}
     )
-    num_images: int = field(default=4, metadata={"help": "pictures a prompt"})
-    seed: int = field(default=0, metadata={"help": "of each prompt's first picture; the same ones for each model"})
+    num_images: int = field(default=4, metadata={"help": "pictures per prompt"})
+    seed: int = field(default=0, metadata={"help": "seed of each prompt's first picture; the same for each model"})
     num_inference_steps: int = field(default=50, metadata={"help": "denoising steps"})
     guidance_scale: float = field(default=7.5, metadata={"help": "how closely the prompt is followed"})
     negative_prompt: str | None = field(default=None, metadata={"help": "what should not be in the pictures"})
     height: int | None = field(default=None, metadata={"help": "pixels; the model's own if unset"})
     width: int | None = field(default=None, metadata={"help": "pixels; the model's own if unset"})
     base_model: str | None = field(
-        default=None, metadata={"help": "base of LoRA weights, where no training config lies beside them"}
+        default=None, metadata={"help": "base of LoRA weights that have no training config beside them"}
     )
     dino_model: str = field(
         default="facebook/dino-vits16",
-        metadata={"help": "hub name or folder; the paper's by default; none leaves its measures out"},
+        metadata={"help": "hub name or folder; the paper's by default; none skips its measures"},
     )
     clip_model: str = field(
         default="openai/clip-vit-base-patch32",
-        metadata={"help": "hub name or folder; by default not the one that Stable Diffusion 1 reads prompts with"},
+        metadata={"help": "hub name or folder; by default not the text encoder of Stable Diffusion 1"},
     )
     diversity: Literal["features", "lpips"] = field(
         default="features",
@@ -86,17 +89,17 @@ class GenerationReportFlags:
     )
     sam: str = field(
         default="facebook/sam-vit-huge",
-        metadata={"help": "finds the subject in what was drawn: hub name, folder, or original .pth checkpoint"},
+        metadata={"help": "finds the subject in the pictures: hub name, folder, or original .pth checkpoint"},
     )
     presence: str | None = field(
         default=None,
-        metadata={"help": "file of the rule that says whether the subject is there; presence.json beside the SAM"},
+        metadata={"help": "file of the presence rule (is the subject there?); presence.json beside the SAM if unset"},
     )
     device: str | None = field(
-        default=None, metadata={"help": "cpu, cuda, cuda:1, mps; an accelerator is taken where there is one"}
+        default=None, metadata={"help": "cpu, cuda, cuda:1, mps; an accelerator if available, if unset"}
     )
     dtype: Literal["float32", "bfloat16", "float16"] = field(
-        default="float32", metadata={"help": "precision of the drawing and of SAM; CLIP and DINO stay float32"}
+        default="float32", metadata={"help": "precision of the models and of SAM; CLIP and DINO stay float32"}
     )
 
     def __post_init__(self) -> None:
@@ -119,7 +122,7 @@ class GenerationReportFlags:
             raise UserError(f"--scene_template {self.scene_template!r} has no {{}} for the scene's words")
 
     def plan(self) -> "Plan":
-        """What the flags ask for; reads prompts, photos and masks."""
+        """Build the plan from the flags; reads prompts, photos and masks."""
         import torch
 
         from persam_dreambooth.evaluation.generation.models import name_models
@@ -162,7 +165,7 @@ class GenerationReportFlags:
 
 
 def run(program: str, argv: list[str]) -> None:
-    """Evaluate, print the table, and say where the report lies."""
+    """Evaluate, then print the table and the path of the report."""
     (flags,) = parse([GenerationReportFlags], argv, program, DESCRIPTION, ESSENTIAL, EXAMPLE)
     from persam_dreambooth.evaluation.generation.metrics_file import METRICS_NAME, metrics
     from persam_dreambooth.evaluation.generation.report import REPORT_NAME, text_table, write_report

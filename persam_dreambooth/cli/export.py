@@ -1,4 +1,4 @@
-"""`persam-dreambooth export`: photos and masks as another trainer wants them."""
+"""`persam-dreambooth export`: photos and masks in another trainer's layout."""
 
 import re
 from dataclasses import dataclass, field
@@ -16,15 +16,15 @@ EXAMPLE = '--to kohya --masks dog-masks --instance_prompt "a sks dog" --output d
 
 @dataclass
 class ExportFlags:
-    """The verb's flags."""
+    """Flags of `export`."""
 
-    to: str | None = field(default=None, metadata={"help": f"whose convention: {TRAINERS}"})
+    to: str | None = field(default=None, metadata={"help": f"the trainer: {TRAINERS}"})
     masks: str | None = field(
         default=None,
-        metadata={"help": "what `segment` wrote (its --output), or a folder of masks that have their photos' names"},
+        metadata={"help": "the --output of `segment`, or a folder of masks with the photos' names"},
     )
     images: str | None = field(
-        default=None, metadata={"help": "folder of photos; those that segment's manifest names if unset"}
+        default=None, metadata={"help": "folder of photos; those in segment's manifest if unset"}
     )
     output: str | None = field(default=None, metadata={"help": "new folder for photos, masks and configuration"})
     in_place: bool = field(
@@ -33,13 +33,14 @@ class ExportFlags:
     )
     include_doubtful: bool = field(
         default=False,
-        metadata={"help": "keep photos in which segmentation doubts the subject; by default they are left out"},
+        metadata={"help": "keep photos in which segmentation is unsure of the subject; by default they are left out"},
     )
     caption_extension: str = field(
-        default=".txt", metadata={"help": "ending of the text files beside the photos, which go along as .txt"}
+        default=".txt",
+        metadata={"help": "extension of the caption files beside the photos; they are exported as .txt"},
     )
     instance_prompt: str | None = field(
-        default=None, metadata={"help": "caption for photos that have none beside them, such as 'a sks dog'"}
+        default=None, metadata={"help": "caption for photos without one, such as 'a sks dog'"}
     )
 
     def __post_init__(self) -> None:
@@ -49,26 +50,28 @@ class ExportFlags:
                 "--masks is missing; give the --output of `persam-dreambooth segment`, or a folder of masks"
             )
         if self.in_place == bool(self.output):
-            raise UserError("say where to: give a new folder as --output, or --in_place where the trainer allows it")
+            raise UserError(
+                "the target is missing; give a new folder as --output, or --in_place if the trainer allows it"
+            )
         if self.in_place and self.instance_prompt:
-            raise UserError("--in_place writes no captions; leave --instance_prompt out, or give --output")
+            raise UserError("--in_place writes no captions; drop --instance_prompt, or give --output")
         if not re.fullmatch(r"\.[^/\\]+", self.caption_extension):
             raise UserError(f"--caption_extension {self.caption_extension} must be a dot and letters, such as .txt")
         if not is_text(self.instance_prompt or ""):
-            raise UserError("--instance_prompt has bytes that are no UTF-8; write it again")
+            raise UserError("--instance_prompt has bytes that are not UTF-8; write it again")
 
 
 def refuse_unknown(flag: str, trainer: str | None) -> None:
-    """Raise a UserError that names the trainers there are."""
+    """Raise a UserError for a missing or unknown trainer."""
     if trainer is None:
         raise UserError(f"{flag} is missing; choose one of {TRAINERS}")
     if trainer not in CONVENTIONS:
-        raise UserError(f"{flag} {trainer} is not known; choose one of {TRAINERS}")
+        raise UserError(f"{flag} {trainer} is unknown; choose one of {TRAINERS}")
 
 
 def run(program: str, argv: list[str]) -> None:
-    """Export, then say what to tell the trainer."""
-    text = "Photos and masks as another trainer wants them."
+    """Export, then print the trainer's configuration."""
+    text = "Export photos and masks for another trainer."
     (flags,) = parse([ExportFlags], argv, program, text, example=EXAMPLE)
     convention = CONVENTIONS[flags.to]
     images = Path(flags.images) if flags.images else None
@@ -91,5 +94,5 @@ def run(program: str, argv: list[str]) -> None:
 
 
 def shortened(names: list[str]) -> str:
-    """The first names, escaped, and how many more there are."""
+    """Return the first names, escaped, and the number of the others."""
     return printable(listed(names))

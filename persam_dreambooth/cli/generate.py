@@ -1,4 +1,4 @@
-"""`persam-dreambooth generate`: prompts to pictures, with the model that training saved."""
+"""`persam-dreambooth generate`: generate pictures with a trained model."""
 
 import sys
 from dataclasses import dataclass, field
@@ -29,28 +29,28 @@ EXAMPLE = '--model dog-lora --prompt "a sks dog in the jungle" --output dog-pict
 
 @dataclass
 class GenerateFlags:
-    """The verb's flags."""
+    """Flags of `generate`."""
 
     model: str | None = field(
-        default=None, metadata={"help": "what training wrote: the --output_dir of a pipeline or a LoRA"}
+        default=None, metadata={"help": "a trained model: the --output_dir of a training (pipeline or LoRA)"}
     )
     prompt: list[str] = field(
         default_factory=list, metadata={"help": 'one or more, such as "a sks dog in the jungle"'}
     )
-    prompts_file: str | None = field(default=None, metadata={"help": "a text file with one prompt a line"})
+    prompts_file: str | None = field(default=None, metadata={"help": "a text file with one prompt per line"})
     output: str = field(default="generated", metadata={"help": "folder for the pictures and grid.png"})
-    num_images: int = field(default=4, metadata={"help": "pictures a prompt"})
-    seed: int = field(default=0, metadata={"help": "of each prompt's first picture; the next ones count up"})
+    num_images: int = field(default=4, metadata={"help": "pictures per prompt"})
+    seed: int = field(default=0, metadata={"help": "seed of each prompt's first picture; the next ones count up"})
     negative_prompt: str | None = field(default=None, metadata={"help": "what should not be in the pictures"})
     num_inference_steps: int = field(default=50, metadata={"help": "denoising steps"})
     guidance_scale: float = field(default=7.5, metadata={"help": "how closely the prompt is followed"})
     height: int | None = field(default=None, metadata={"help": "pixels; the model's own if unset"})
     width: int | None = field(default=None, metadata={"help": "pixels; the model's own if unset"})
     base_model: str | None = field(
-        default=None, metadata={"help": "base of LoRA weights, where no training config lies beside them"}
+        default=None, metadata={"help": "base of LoRA weights that have no training config beside them"}
     )
     device: str | None = field(
-        default=None, metadata={"help": "cpu, cuda, cuda:1, mps; an accelerator is taken where there is one"}
+        default=None, metadata={"help": "cpu, cuda, cuda:1, mps; an accelerator if available, if unset"}
     )
     dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "precision"})
 
@@ -60,7 +60,7 @@ class GenerateFlags:
         if self.prompts_file:
             self.prompt = [*self.prompt, *filter(None, read_lines(Path(self.prompts_file), "prompts file"))]
         if not self.prompt:
-            raise UserError("no prompt; give --prompt, or --prompts_file with one a line")
+            raise UserError("no prompt; give --prompt, or --prompts_file with one per line")
         check_words("prompt", *self.prompt)
         check_words("negative_prompt", self.negative_prompt)
         if (self.height is None) != (self.width is None):
@@ -75,8 +75,8 @@ class GenerateFlags:
 
 
 def run(program: str, argv: list[str]) -> None:
-    """Generate, then say where the pictures lie."""
-    (flags,) = parse([GenerateFlags], argv, program, "Pictures from what training saved.", ESSENTIAL, EXAMPLE)
+    """Generate, then print the path of the pictures."""
+    (flags,) = parse([GenerateFlags], argv, program, "Generate pictures with a trained model.", ESSENTIAL, EXAMPLE)
     from persam_dreambooth.training.screen import quiet
 
     with quiet():
@@ -98,7 +98,7 @@ def _generate(flags: GenerateFlags) -> None:
         "height": flags.height,
         "width": flags.width,
     }
-    # None stands for the default, which is not written down.
+    # None stands for the default, which is not recorded.
     how = {"base_model": flags.base_model, "dtype": None if flags.dtype == "float32" else flags.dtype}
     how["weights"] = model_folder.weights_digest(Path(str(flags.model))) or None
     model = str(flags.model)
@@ -117,15 +117,17 @@ def _generate(flags: GenerateFlags) -> None:
             pictures.append(generation.Picture(image.convert("RGB"), prompt, seed))
     grid = generation.save_grid(pictures, flags.num_images, folder, model)
     kept = len(pictures) - len(missing)
-    print(f"{counted(len(pictures), 'picture')} in {folder}" + (f", {kept} of them drawn before" if kept else ""))
+    print(
+        f"{counted(len(pictures), 'picture')} in {folder}" + (f", {kept} of them from an earlier run" if kept else "")
+    )
     print(f"look at them: {grid}")
 
 
 def _warn_without_token(prompts: list[str], token: str | None) -> None:
-    """Say once that the model knows its subject by a word that a prompt lacks."""
+    """Warn once if a prompt lacks the model's identifier."""
     without = [prompt for prompt in prompts if token and token.lower() not in prompt.lower().split()]
     if without:
         more = f" (and {len(without) - 1} more)" if len(without) > 1 else ""
         print(
-            f"the prompt {without[0]!r}{more} lacks {token!r}, by which the model knows its subject", file=sys.stderr
+            f"the prompt {without[0]!r}{more} lacks {token!r}, the identifier of the model's subject", file=sys.stderr
         )

@@ -1,4 +1,4 @@
-"""`persam-dreambooth import`: another trainer's photos and masks, to train on or go on with here."""
+"""`persam-dreambooth import`: another trainer's photos and masks, to train on or to edit here."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,19 +13,19 @@ from persam_dreambooth.words import counted
 
 @dataclass
 class ImportFlags:
-    """The verb's flags."""
+    """Flags of `import`."""
 
-    from_: str | None = field(default=None, metadata={"aliases": ["--from"], "help": f"whose convention: {TRAINERS}"})
+    from_: str | None = field(default=None, metadata={"aliases": ["--from"], "help": f"the trainer: {TRAINERS}"})
     input: str | None = field(
         default=None,
         metadata={
             "help": "the trainer's folder: its photos, or images/ and masks/ in it, or the JSON file that lists them"
         },
     )
-    images: str | None = field(default=None, metadata={"help": "folder of the photos, where it has another name"})
-    masks: str | None = field(default=None, metadata={"help": "folder of the masks, where it has another name"})
+    images: str | None = field(default=None, metadata={"help": "folder of the photos, if it has another name"})
+    masks: str | None = field(default=None, metadata={"help": "folder of the masks, if it has another name"})
     category: str | None = field(
-        default=None, metadata={"help": "of a COCO file with several categories, the name of the subject's"}
+        default=None, metadata={"help": "name of the subject's category in a COCO file with several"}
     )
     output: str | None = field(default=None, metadata={"help": "new folder for images/, masks/ and manifest.jsonl"})
 
@@ -38,8 +38,8 @@ class ImportFlags:
 
 
 def run(program: str, argv: list[str]) -> None:
-    """Import, then say how to train on it."""
-    text = "Another trainer's photos and masks, to train on here."
+    """Import, then print the flags to train on it."""
+    text = "Import another trainer's photos and masks, to train on them here."
     (flags,) = parse([ImportFlags], argv, program, text, example="--from kohya --input dog-kohya --output dog")
     images, masks = (Path(path) if path else None for path in (flags.images, flags.masks))
     given = Given(Path(flags.input or flags.images), images, masks, flags.category)

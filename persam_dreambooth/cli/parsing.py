@@ -1,7 +1,7 @@
-"""Dataclasses to flags and YAML keys: one reading for every verb, every mistake one line.
+"""Parse flags and YAML keys into dataclasses, for all verbs; every user error is one line.
 
 The flags are those that transformers' `HfArgumentParser` would make. It is not used, since importing transformers
-takes most of the second in which `--help` has to answer.
+takes most of a second, and `--help` should answer within one.
 """
 
 import difflib
@@ -25,21 +25,21 @@ from persam_dreambooth.photos.names import can_name_a_file
 from persam_dreambooth.yaml_files import read_yaml
 
 LONGEST = 300
-"""Characters of an error that quotes what was given."""
+"""Maximum number of characters of an error that quotes user input."""
 YES, NO = ("yes", "true", "t", "y", "1", "on"), ("no", "false", "f", "n", "0", "off")
 
 
 class Parser(ArgumentParser):
-    """argparse with errors of one line."""
+    """argparse with one-line errors."""
 
     def error(self, message: str) -> NoReturn:
-        """Refuse a value of the wrong kind."""
+        """Raise a UserError for a value of the wrong type."""
         message = re.sub(r"^argument (--\w+)[^:]*", r"\1", message)
         raise UserError(f"{message if len(message) <= LONGEST else message[:LONGEST] + '...'}; see --help")
 
 
 class HelpFormatter(ArgumentDefaultsHelpFormatter):
-    """Each flag in one spelling, with its default where it has one; the description's lines stay as they are."""
+    """Show each flag in one spelling, with its default if it has one; keep the description's line breaks."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(indent + line for line in text.splitlines())
@@ -53,7 +53,7 @@ class HelpFormatter(ArgumentDefaultsHelpFormatter):
     def _format_action_invocation(self, action: Action) -> str:
         if not action.option_strings or action.dest == "help":
             return super()._format_action_invocation(action)
-        flag = action.option_strings[0].rstrip("_")  # the others are the same with dashes for underscores
+        flag = action.option_strings[0].rstrip("_")  # the other spelling has dashes for underscores
         switch = action.nargs == 0 or action.const is True
         return flag if switch else f"{flag} {self._format_args(action, action.dest.upper().rstrip('_'))}"
 
@@ -66,28 +66,28 @@ def parse(
     essential: Sequence[str] = (),
     example: str = "",
 ) -> list[Any]:
-    """Read flags, and `--config FILE.yaml` below them, into dataclasses.
+    """Parse flags, and the defaults in `--config FILE.yaml`, into dataclasses.
 
-    A flag wins over the file. A key of the file is a flag's name without the dashes; its value
-    is checked exactly as the flag's would be.
+    Flags take precedence over the file. A key of the file is a flag's name without the dashes; its value
+    is checked in the same way as the flag's.
 
     Args:
         groups: dataclasses with `field(metadata={"help": ...})`; each may name a `_argument_group_name`.
         argv: the arguments, without the program.
-        program: how the user called it, for help and errors.
+        program: its name in help and errors.
         description: one line for the help.
         essential: names of the flags that the help lists first, in this order.
         example: flags of a first call, for the help.
 
     Raises:
-        UserError: an unknown flag or key, a value of the wrong kind, or whatever a dataclass's
+        UserError: an unknown flag or key, a value of the wrong type, or whatever a dataclass's
             `__post_init__` refuses.
     """
     parser = _build_parser(groups, program, description, essential, example)
     first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     config = first.parse_known_args(argv)[0].config
-    # `from` is a word of Python: its field is `from_`.
+    # `from` is a Python keyword: its field is `from_`.
     known = {flag.name.rstrip("_"): flag for group in groups for flag in fields(group)}
     settings, lists = _flags_from(Path(config), known) if config else ([], {})
     if config:
@@ -112,10 +112,12 @@ def _build_parser(
         allow_abbrev=False,
         formatter_class=HelpFormatter,
     )
-    parser.add_argument("--config", metavar="FILE.yaml", help="a YAML file of flags; flags given here win")
+    parser.add_argument(
+        "--config", metavar="FILE.yaml", help="a YAML file of flags; flags on the command line take precedence"
+    )
     flags = {flag.name: (flag, kind) for group in groups for flag, kind in _typed(group)}
     if essential:
-        section = parser.add_argument_group("the flags that matter most")
+        section = parser.add_argument_group("the most important flags")
         for name in essential:
             _add_flag(section, *flags[name])
     for group in groups:
@@ -127,15 +129,15 @@ def _build_parser(
 
 
 def _typed(group: type) -> list[tuple[Field[Any], Any]]:
-    """A dataclass's fields, each with its type; of `X | None` the X."""
+    """Return a dataclass's fields with their types; for `X | None` the X."""
     hints = get_type_hints(group)
     kinds = {name: [part for part in get_args(hint) if part is not type(None)] for name, hint in hints.items()}
     optional = {name for name, hint in hints.items() if type(None) in get_args(hint)}
-    return [(one, kinds[one.name][0] if one.name in optional else hints[one.name]) for one in fields(group)]
+    return [(flag, kinds[flag.name][0] if flag.name in optional else hints[flag.name]) for flag in fields(group)]
 
 
 def _add_flag(section: _ArgumentGroup, flag: Field[Any], kind: Any) -> None:
-    """One field as a flag, in both spellings; a switch that is on has an opposite."""
+    """Add a field as a flag, in both spellings; a switch that is on by default also gets a `--no_` flag."""
     default = flag.default if flag.default_factory is MISSING else flag.default_factory()
     shared: dict[str, Any] = {"default": default, "help": flag.metadata.get("help"), "dest": flag.name}
     spellings = [f"--{flag.name}", f"--{flag.name.replace('_', '-')}", *flag.metadata.get("aliases", ())]
@@ -173,11 +175,11 @@ NUMBERS: dict[type, Callable[[str], Any]] = {int: _number(int, "a whole number")
 
 
 def _build(group: type, namespace: Namespace) -> Any:
-    return group(**{one.name: getattr(namespace, one.name) for one in fields(group)})
+    return group(**{flag.name: getattr(namespace, flag.name) for flag in fields(group)})
 
 
 def _flags_from(path: Path, known: dict[str, Field[Any]]) -> tuple[list[str], dict[str, list[str]]]:
-    """A YAML file as the flags it stands for, and apart from them those with several values."""
+    """Read a YAML file into flags, and separately the values of flags that take several."""
     settings = read_yaml(path, "config")
     if not isinstance(settings, dict):
         raise UserError(f"the config {path} must be lines of `key: value`, one for each flag")
@@ -218,13 +220,15 @@ def _origin(message: str, config: str | None, settings: list[str], argv: list[st
     given = {word.partition("=")[0].replace("-", "_") for word in argv}
     if config is None or named is None or named[0].replace("-", "_") in given:
         return ""
-    return f" ({named[0]} stands in {config})" if any(one.startswith(f"{named[0]}=") for one in settings) else ""
+    return (
+        f" ({named[0]} is set in {config})" if any(setting.startswith(f"{named[0]}=") for setting in settings) else ""
+    )
 
 
 def _unknown(word: str, names: list[str]) -> str:
     flag = word.partition("=")[0]  # its value may be a misspelt flag's secret
     if not flag.startswith("-"):
-        return f'unknown argument {flag!r}; a value that holds blanks stands in quotes, such as "a sks dog"'
+        return f'unknown argument {flag!r}; a value with spaces needs quotes, such as "a sks dog"'
     return f"unknown argument {flag}{_did_you_mean(flag.lstrip('-'), names, '--')}"
 
 

@@ -1,4 +1,4 @@
-"""`persam-dreambooth review`: a page in the browser to see, correct and approve masks."""
+"""`persam-dreambooth review`: a browser page to view, correct and approve masks."""
 
 import os
 from dataclasses import dataclass, field
@@ -25,29 +25,29 @@ PASSWORD_VARIABLE = "PERSAM_REVIEW_PASSWORD"
 
 @dataclass
 class ReviewFlags:
-    """The verb's flags."""
+    """Flags of `review`."""
 
     images: str | None = field(
-        default=None, metadata={"help": "folder of photos, or of such folders; segmented already, or not yet"}
+        default=None, metadata={"help": "folder of photos, or of such folders; segmented or not"}
     )
     output: str | None = field(
         default=None,
         metadata={
-            "help": "folder of the masks, what `segment` calls --output; of several folders of photos it has a folder "
-            "for each; segmented/ inside of --images if unset"
+            "help": "folder of the masks (the --output of `segment`); with several folders of photos it has a folder "
+            "for each; segmented/ inside --images if unset"
         },
     )
     run: list[str] = field(
         default_factory=list, metadata={"help": "a training's --output_dir to look at and generate from; or several"}
     )
     host: str = field(
-        default="127.0.0.1", metadata={"help": "address to listen at; any but this machine's own needs a password"}
+        default="127.0.0.1", metadata={"help": "address to listen on; any but this machine's own needs a password"}
     )
-    port: int = field(default=7860, metadata={"help": "port to listen at; 0 takes a free one"})
+    port: int = field(default=7860, metadata={"help": "port to listen on; 0 picks a free one"})
     password: str | None = field(
         default=None,
         metadata={
-            "help": "asked for in the browser, under any user name; better in the environment variable "
+            "help": "password for the page, with any user name; better set in the environment variable "
             f"{PASSWORD_VARIABLE}, since others can read a command line"
         },
     )
@@ -55,7 +55,7 @@ class ReviewFlags:
         default=None,
         metadata={"help": "file of the presence rule, as `segment` takes it; presence.json beside the SAM if unset"},
     )
-    embedding_cache: str | None = field(default=None, metadata={"help": "folder in which encoded photos are kept"})
+    embedding_cache: str | None = field(default=None, metadata={"help": "folder to cache encoded photos in"})
 
     def __post_init__(self) -> None:
         self.password = self.password or os.environ.get(PASSWORD_VARIABLE) or None
@@ -70,7 +70,7 @@ class ReviewFlags:
         check_host(self.host, self.password)
 
     def workspace(self) -> "Workspace":
-        """The folders; errors as `Workspace`."""
+        """Build the workspace of the folders; raises as `Workspace`."""
         from persam_dreambooth.review.workspace import Workspace
 
         output = Path(self.output).absolute() if self.output else None
@@ -81,12 +81,12 @@ GROUPS = [ReviewFlags, MethodFlags, SamFlags]
 
 
 def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
-    """The server, and the socket at which it is to run.
+    """Build the server, and the socket that it is to run on.
 
     Raises:
-        UserError: a flag that cannot be, a folder that is not there, no Gradio, a port that is taken.
+        UserError: an invalid flag, a missing folder, no Gradio, or a port that is in use.
     """
-    text = "A page in the browser to see, correct and approve masks."
+    text = "View, correct and approve masks in the browser."
     flags, method, sam = parse(GROUPS, argv, program, text, ESSENTIAL, EXAMPLE)
     if find_spec("gradio") is None:
         raise UserError("the page needs Gradio; install it with `pip install gradio tensorboard`")

@@ -1,4 +1,4 @@
-"""The flags that every verb with a SAM has."""
+"""Flags of all verbs with a SAM."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help none of it
 
 @dataclass
 class SamFlags:
-    """Which SAM, where, and how precise."""
+    """The SAM, its device and its precision."""
 
     _argument_group_name: ClassVar[str] = "the SAM"
 
@@ -20,7 +20,7 @@ class SamFlags:
         metadata={"help": "a SAM: hub name, folder, or original .pth checkpoint; the paper's is ViT-H"},
     )
     device: str | None = field(
-        default=None, metadata={"help": "cpu, cuda, cuda:1, mps; an accelerator is taken where there is one"}
+        default=None, metadata={"help": "cpu, cuda, cuda:1, mps; an accelerator if available, if unset"}
     )
     dtype: Literal["float32", "bfloat16", "float16"] = field(
         default="float32", metadata={"help": "precision of SAM's image encoder"}
@@ -28,14 +28,14 @@ class SamFlags:
 
     @property
     def torch_dtype(self) -> "torch.dtype":
-        """`dtype` as torch has it."""
+        """`dtype` as a `torch.dtype`."""
         import torch
 
         dtype: torch.dtype = getattr(torch, self.dtype)
         return dtype
 
     def backbone(self) -> "Backbone":
-        """The SAM, loaded; errors as `load_backbone`."""
+        """Load the SAM; raises as `load_backbone`."""
         from persam_dreambooth.segmentation import load_backbone
 
         return load_backbone(self.sam, self.device, self.torch_dtype)

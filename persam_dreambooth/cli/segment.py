@@ -1,4 +1,4 @@
-"""`persam-dreambooth segment`: a folder of photos and one reference in, masks out."""
+"""`persam-dreambooth segment`: find the subject of a reference photo in a folder of photos; writes masks."""
 
 import os
 import sys
@@ -36,20 +36,20 @@ ESSENTIAL = (
 EXAMPLE = "--images dog --reference dog/00.jpg --reference_mask dog-00.png --output dog-masks"
 
 NAMED = 10
-"""At most so many doubted photos are named on the screen; the manifest has them all."""
+"""Maximum number of doubted photos named on the screen; the manifest has them all."""
 
 
 @dataclass
 class SegmentFlags:
-    """The verb's flags."""
+    """Flags of `segment`."""
 
     images: str | None = field(default=None, metadata={"help": "folder of photos"})
     reference: list[str] = field(
-        default_factory=list, metadata={"help": "a photo in which you say where the subject is; or several"}
+        default_factory=list, metadata={"help": "a photo in which you mark the subject; or several"}
     )
     reference_mask: list[str] = field(
         default_factory=list,
-        metadata={"help": "its mask: the subject painted on black, any colour, the photo's size; one for each"},
+        metadata={"help": "its mask: the subject painted in any colour on black, the photo's size; one for each"},
     )
     reference_box: list[str] = field(
         default_factory=list,
@@ -57,39 +57,39 @@ class SegmentFlags:
     )
     reference_points: list[str] = field(
         default_factory=list,
-        metadata={"help": "or points on it as x,y, and beside it as x,y,0; of one reference"},
+        metadata={"help": "or points on it as x,y, and beside it as x,y,0; for a single reference"},
     )
     reference_scribble: list[str] = field(
         default_factory=list, metadata={"help": "or a drawing, on black, whose strokes lie on the subject"}
     )
     pick_reference: bool = field(
-        default=False, metadata={"help": "of several references use only the one that best finds the others' subject"}
+        default=False, metadata={"help": "use only the one of several references that best finds the others' subject"}
     )
     output: str | None = field(
         default=None, metadata={"help": "folder for masks/, overlays/, contact_sheet.png and manifest.jsonl"}
     )
     recursive: bool = field(
         default=False,
-        metadata={"help": "segment the folders in --images too; each gets a folder of its own in --output"},
+        metadata={"help": "segment the folders in --images too; each gets its own folder in --output"},
     )
     again: bool = field(
         default=False,
         metadata={
-            "help": "take over the output folder of another run: masks that you corrected or approved stay, the "
-            "others are found anew"
+            "help": "reuse the output folder of another run: masks that you corrected or approved stay, the "
+            "others are made again"
         },
     )
-    batch_size: int = field(default=4, metadata={"help": "photos the image encoder sees at once"})
+    batch_size: int = field(default=4, metadata={"help": "photos per batch of the image encoder"})
     subject_name: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "of several subjects: whose each --reference is, one name each; each gets a folder of its own"
+            "help": "with several subjects: the name of the subject of each --reference; each gets its own folder"
         },
     )
     presence: str | None = field(
         default=None,
         metadata={
-            "help": "file of the rule that decides whether the subject is there at all, from `evaluate presence`; "
+            "help": "file of the presence rule (is the subject there at all?), from `evaluate presence`; "
             "presence.json beside the SAM if unset"
         },
     )
@@ -100,7 +100,7 @@ class SegmentFlags:
         default=0, metadata={"help": "processes that decode photos; 0 decodes them in this one"}
     )
     embedding_cache: str | None = field(
-        default=None, metadata={"help": "folder in which encoded photos are kept, for the next subject in this album"}
+        default=None, metadata={"help": "folder to cache encoded photos in, for the next subject in this album"}
     )
 
     def __post_init__(self) -> None:
@@ -115,10 +115,10 @@ class SegmentFlags:
         self.references()
 
     def references(self) -> "tuple[ReferenceFiles, ...]":
-        """Each reference photo with what says where its subject is.
+        """Return each reference photo with its mask, box, points or scribble.
 
         Raises:
-            UserError: nothing says so, two flags do, or they are more or fewer than the photos.
+            UserError: none of these flags was given, two were, or their number is not that of the photos.
         """
         from persam_dreambooth.preprocessing.references import ReferenceFiles
 
@@ -146,7 +146,7 @@ class SegmentFlags:
 
 @dataclass
 class MethodFlags:
-    """Which PerSAM."""
+    """Variant of PerSAM and its settings."""
 
     _argument_group_name: ClassVar[str] = "the method"
 
@@ -165,24 +165,24 @@ class MethodFlags:
     )
     refinement: bool = field(default=True, metadata={"help": "cascaded post-refinement, two further decoder passes"})
     negative_prior: bool = field(
-        default=True, metadata={"help": "of persam: prompt with the least similar point as background"}
+        default=True, metadata={"help": "persam only: prompt with the least similar point as background"}
     )
-    guided_attention: bool = field(default=True, metadata={"help": "of persam: target-guided attention"})
-    semantic_prompting: bool = field(default=True, metadata={"help": "of persam: target-semantic prompting"})
+    guided_attention: bool = field(default=True, metadata={"help": "persam only: target-guided attention"})
+    semantic_prompting: bool = field(default=True, metadata={"help": "persam only: target-semantic prompting"})
     edge_padding: float = field(
         default=0.0,
         metadata={
-            "help": "repeat the photo's edge around it, this share of its longer side wide (0.06): finds more of a "
+            "help": "pad the photo by repeating its edge, by this share of its longer side (0.06): finds more of a "
             "subject that the edge cuts, a little less of whole ones; for --fidelity corrected"
         },
     )
     features: str | None = field(
         default=None,
-        metadata={"help": "a DINOv2 or DINOv3, hub name or folder, that says where the subject is instead of the SAM"},
+        metadata={"help": "a DINOv2 or DINOv3, hub name or folder, that locates the subject instead of the SAM"},
     )
 
     def chosen_method(self) -> "Method":
-        """PerSAM with its techniques, or PerSAM-F."""
+        """Return PerSAM with its techniques, or PerSAM-F."""
         from persam_dreambooth.segmentation import Method
 
         if self.method == "persam-f":
@@ -207,7 +207,7 @@ def _numbers(word: str, counts: tuple[int, ...], flag: str, form: str) -> tuple[
     except ValueError:
         numbers = ()
     if len(numbers) not in counts:
-        raise UserError(f"{flag} {word} is not {form}, in pixels and without blanks")
+        raise UserError(f"{flag} {word} is not {form}, in pixels and without spaces")
     return numbers
 
 
@@ -223,7 +223,7 @@ def _point(word: str) -> tuple[float, float, int]:
 
 
 def run(program: str, argv: list[str]) -> None:
-    """Segment, then say what was found and where it lies."""
+    """Segment, then print what was found and the paths."""
     text = "Find the subject of a reference photo in a folder of photos."
     flags, method, sam = parse(GROUPS, argv, program, text, ESSENTIAL, EXAMPLE)
     from persam_dreambooth.preprocessing import SegmentationJob, segment_albums, segment_folder
@@ -270,7 +270,7 @@ def _say_unread(job: "SegmentationJob", recursive: bool) -> None:
 
 
 def _processes(device: str | None) -> "PartialState | None":
-    """Accelerate's processes, where `accelerate launch` or torchrun started several."""
+    """Return Accelerate's state if `accelerate launch` or torchrun started several processes, else None."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return None
     from accelerate import PartialState
@@ -279,7 +279,7 @@ def _processes(device: str | None) -> "PartialState | None":
 
 
 def _say(folder: Path) -> None:
-    """What came out, read line by line, since an album may be large."""
+    """Print the results of a folder; the manifest is read line by line, since an album may be large."""
     from persam_dreambooth.preprocessing import SHEET_NAME
 
     count, doubted = Counter[str](), list[str]()
@@ -292,9 +292,7 @@ def _say(folder: Path) -> None:
     print(f"{counted(count['masks'], 'mask')} in {printable(str(folder / 'masks'))}{left_out}")
     if doubted:
         named = ", ".join(doubted) + (" ..." if count["doubted"] > NAMED else "")
-        print(
-            f"the subject is not surely in {count['doubted']} of them, which training leaves out: {printable(named)}"
-        )
+        print(f"the subject is uncertain in {count['doubted']} of them, which training leaves out: {printable(named)}")
     print(f"look at them: {printable(str(folder / SHEET_NAME))}")
 
 

@@ -1,4 +1,4 @@
-"""`persam-dreambooth video`: a video and its subjects in, a mask per frame and an overlay video out."""
+"""`persam-dreambooth video`: follow subjects through a video; writes a mask per frame and an overlay video."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.errors import UserError, printable
 from persam_dreambooth.words import counted
 
-if TYPE_CHECKING:  # torch takes seconds to import, and --help none of it
+if TYPE_CHECKING:  # torch takes seconds to import, and --help does not need it
     from persam_dreambooth.preprocessing.segment_video import Followed
     from persam_dreambooth.segmentation import PerSAM, Subject
 
@@ -20,7 +20,7 @@ EXAMPLE = "--video dog.mp4 --first_mask dog-first-frame.png --output dog-video"
 
 @dataclass
 class VideoFlags:
-    """The verb's flags."""
+    """Flags of `video`."""
 
     video: str | None = field(default=None, metadata={"help": "a video file, or a folder of frames"})
     first_mask: str | None = field(
@@ -31,21 +31,21 @@ class VideoFlags:
     )
     subject: list[str] = field(
         default_factory=list,
-        metadata={"help": "or subjects that `segment` saved (subject.safetensors), looked for in all frames"},
+        metadata={"help": "or subjects that `segment` saved (subject.safetensors), searched for in all frames"},
     )
     output: str | None = field(default=None, metadata={"help": "folder for masks/, frames.jsonl and overlay.mp4"})
     memory: str | None = field(
         default=None,
         metadata={
             "help": "follow with the learned memory of this SAM 2 or EdgeTAM video model (hub name or folder), "
-            "instead of the authors' way; --sam is then read only for --subject"
+            "instead of with the authors' method; --sam is then used only for --subject"
         },
     )
     lost_below: float = field(
         default=0.7,
         metadata={
             "help": "mask quality below which a subject counts as gone until it is found again; 0 never does; "
-            "with --memory: below which a mask of --sam does not start to be followed"
+            "with --memory: below which a subject is not followed from a mask of --sam"
         },
     )
 
@@ -54,16 +54,16 @@ class VideoFlags:
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing; see --help")
         if not self.lost_below >= 0:  # NaN is not either
-            raise UserError(f"--lost_below {self.lost_below} is no mask quality; give 0 or more, such as 0.7")
+            raise UserError(f"--lost_below {self.lost_below} is not a mask quality; give 0 or more, such as 0.7")
         if bool(self.first_mask) == bool(self.subject):
-            raise UserError("a video needs its subjects from one place: give --first_mask, or --subject")
+            raise UserError("a video takes its subjects from one flag; give --first_mask, or --subject")
 
 
 GROUPS = [VideoFlags, SamFlags]
 
 
 def run(program: str, argv: list[str]) -> None:
-    """Segment the video, then say where it lies."""
+    """Segment the video, then print the paths."""
     flags, sam = parse(GROUPS, argv, program, "Follow subjects through a video.", ESSENTIAL, EXAMPLE)
     from persam_dreambooth.photos.listing import unread_files, unread_words
     from persam_dreambooth.preprocessing.segment_video import LOG_NAME, MASKS, OVERLAY_NAME, segment_video
@@ -71,7 +71,7 @@ def run(program: str, argv: list[str]) -> None:
     from persam_dreambooth.segmentation.memory_video import load_video_model
 
     subjects = [Subject.load(path) for path in flags.subject] or None
-    # Subjects whose mask is given are followed by a memory without PerSAM.
+    # With a memory, subjects whose mask is given are followed without PerSAM.
     persam = None if flags.memory and flags.first_mask else _persam(sam, subjects)
     memory = load_video_model(flags.memory, sam.device, sam.torch_dtype) if flags.memory else None
     output = Path(flags.output)
@@ -87,7 +87,7 @@ def run(program: str, argv: list[str]) -> None:
 
 
 def lost_lines(followed: "Followed", flags: VideoFlags) -> list[str]:
-    """In which frames each subject was lost, a line each, and one for the flag that changes it."""
+    """Return a line per subject with the frames in which it was lost, and one for the flag that changes that."""
     lines = [
         f"subject {number} was not found in {len(lost)} of {counted(followed.count, 'frame')}: {ranges(lost)}"
         for number, lost in enumerate(followed.lost, start=1)
@@ -103,7 +103,7 @@ def lost_lines(followed: "Followed", flags: VideoFlags) -> list[str]:
 
 
 def ranges(numbers: list[int]) -> str:
-    """Ascending numbers as 3-5, 9; of very many ranges the first."""
+    """Format ascending numbers as 3-5, 9; only the first ranges if there are many."""
     known = set(numbers)
     starts = [number for number in numbers if number - 1 not in known]
     ends = [number for number in numbers if number + 1 not in known]
@@ -112,7 +112,7 @@ def ranges(numbers: list[int]) -> str:
 
 
 def _persam(sam: SamFlags, subjects: "list[Subject] | None") -> "PerSAM":
-    """The PerSAM that the subjects were made with; PerSAM-F, as the authors' videos, where they are yet to be made."""
+    """Load the PerSAM that the subjects were made with; without subjects PerSAM-F, as in the authors' videos."""
     from persam_dreambooth.segmentation import Method, PerSAM
 
     finetuned = subjects[0].mask_weights is not None if subjects else True

@@ -1,8 +1,8 @@
-"""The attention loss of Break-A-Scene (arXiv 2305.16311): the identifier is looked at where the mask is.
+"""The attention loss of Break-A-Scene (arXiv 2305.16311): the identifier's attention should match the mask.
 
-The UNet's cross-attention layers are not touched: hooks keep the queries and keys that they compute, and the
-probabilities are worked out from those once more. So the prediction has the same bits whatever kind of attention
-it runs on, and what a checkpointed block computes anew in the backward pass is what it computed at first.
+The UNet's cross-attention layers are not changed: hooks record the queries and keys that they compute, and the
+probabilities are recomputed from those. So the prediction is bitwise the same with any attention implementation, and
+a checkpointed block computes the same in the backward pass as in the forward pass.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,16 +20,16 @@ from persam_dreambooth.training.data.dataset import InstancePhoto
 from persam_dreambooth.training.families.loading import token_ids, unwrapped
 
 LEVEL: Final = 2
-"""How often the paper's maps are halved: 16 x 16 of 64 x 64 latents."""
+"""Number of halvings of the paper's maps: 16 x 16 for 64 x 64 latents."""
 
 
 @dataclass
 class CrossAttention:
-    """What cross-attention layers of one resolution computed in one prediction.
+    """Queries and keys that cross-attention layers of one resolution computed in one prediction.
 
     Attributes:
         layers: diffusers' `Attention` modules.
-        level: how often their maps were halved from the latents.
+        level: number of halvings from the latents to their maps.
         queries: of each layer, (B, h w, heads channels).
         keys: of each layer, (B, length, heads channels).
     """
@@ -40,26 +40,26 @@ class CrossAttention:
     keys: list[Tensor] = field(default_factory=list)
 
     def probabilities(self, count: int) -> Tensor:
-        """Of the first `count` pictures, the mean over heads and layers: (count, h w, length), rows sum to 1."""
+        """Average over heads and layers, for the first `count` pictures: (count, h w, length), rows sum to 1."""
         means = []
         for layer, query, key in zip(self.layers, self.queries, self.keys, strict=True):
-            by_head = (layer.head_to_batch_dim(one[:count].float()) for one in (query, key))
+            by_head = (layer.head_to_batch_dim(states[:count].float()) for states in (query, key))
             with torch.autocast(query.device.type, enabled=False):
                 means.append(layer.get_attention_scores(*by_head).unflatten(0, (count, -1)).mean(1))
         return torch.stack(means).mean(0)
 
     def maps(self, identifiers: Sequence[Sequence[int]], size: tuple[int, int]) -> Tensor:
-        """How much each place looks at the identifier, as a share of the place that looks most.
+        """Return each position's attention to the identifier, divided by the maximum over positions.
 
         Args:
-            identifiers: the places of the identifier's tokens in each of the first B prompts.
+            identifiers: positions of the identifier's tokens in each of the first B prompts.
             size: (h, w) of the latents.
 
         Returns:
             (B, 1, h', w') float32 in [0, 1].
         """
         found = self.probabilities(len(identifiers))
-        ours = torch.stack([one[:, list(places)].mean(-1) for one, places in zip(found, identifiers, strict=True)])
+        ours = torch.stack([rows[:, list(places)].mean(-1) for rows, places in zip(found, identifiers, strict=True)])
         ours = ours / ours.amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         height, width = (-(-side // 2**self.level) for side in size)
         return ours.view(-1, 1, height, width)
@@ -67,12 +67,12 @@ class CrossAttention:
 
 @contextmanager
 def recorded(unet: nn.Module) -> Iterator[CrossAttention]:
-    """Inside, a prediction of the UNet fills the `CrossAttention`; once only.
+    """Record one prediction of the UNet into the `CrossAttention` inside the block.
 
-    The layers are those whose maps are nearest to a quarter of the latents' side, the finer where two are.
+    The layers are those whose maps are nearest to a quarter of the latents' side; the finer ones on a tie.
     """
     layers = _layers(unwrapped(unet))
-    level = min(layers, key=lambda one: (abs(one - LEVEL), one))
+    level = min(layers, key=lambda halvings: (abs(halvings - LEVEL), halvings))
     seen = CrossAttention(layers[level], level)
     with ExitStack() as stack:
         for layer in seen.layers:
@@ -83,7 +83,7 @@ def recorded(unet: nn.Module) -> Iterator[CrossAttention]:
 
 
 def _layers(unet: Any) -> dict[int, list[Any]]:
-    """A UNet's cross-attention layers, in their order, by how often their maps were halved."""
+    """Group a UNet's cross-attention layers, in their order, by the number of halvings of their maps."""
     depth, found = len(unet.down_blocks), dict[int, list[Any]]()
     blocks = [*enumerate(unet.down_blocks), (depth - 1, unet.mid_block)]
     blocks += [(depth - 1 - number, block) for number, block in enumerate(unet.up_blocks)]
@@ -95,16 +95,16 @@ def _layers(unet: Any) -> dict[int, list[Any]]:
 
 
 def attention_loss(seen: CrossAttention, batch: dict[str, Any], size: tuple[int, int], config: MaskConfig) -> Tensor:
-    """The mean squared difference between the identifier's attention and the latent mask.
+    """Mean squared difference between the identifier's attention and the latent mask.
 
-    With A_i the attention probabilities of place i towards the identifier's tokens, averaged over tokens, heads and
-    layers, and m the latent mask at their resolution: the mean over photos and places of (A_i / max_j A_j - m_i)^2,
-    each photo multiplied by its weight. The division by the largest is how the authors' code normalizes, the gradient
-    passing through it. That code takes one pixel of the mask for each place; here it is downsampled as for the loss.
+    With A_i the attention probabilities of position i towards the identifier's tokens, averaged over tokens, heads and
+    layers, and m the latent mask at their resolution: the mean over photos and positions of (A_i / max_j A_j - m_i)^2,
+    each photo multiplied by its weight. Dividing by the maximum, with gradient, is how the authors' code normalizes.
+    That code takes one pixel of the mask for each position; here the mask is downsampled as for the loss.
 
     Args:
-        seen: one prediction's attention, instance photos first.
-        batch: `mask`, `weight` and `identifiers` of the instance photos, as `collate` makes them.
+        seen: attention of one prediction, instance photos first.
+        batch: `mask`, `weight` and `identifiers` of the instance photos, from `collate`.
         size: (h, w) of the latents.
         config: how masks are downsampled.
 
@@ -120,31 +120,31 @@ def attention_loss(seen: CrossAttention, batch: dict[str, Any], size: tuple[int,
 def with_identifiers(
     instances: Sequence[InstancePhoto], concepts: Sequence[TrainingConfig], tokenizer: Any
 ) -> list[InstancePhoto]:
-    """The photos with the places of their identifier's tokens.
+    """Return the photos with the positions of their identifier's tokens.
 
     Args:
         instances: the run's photos.
-        concepts: their settings, each with its `identifier`.
-        tokenizer: the first of the pipeline's; where there are two, they cut words alike.
+        concepts: config of each subject, with its `identifier`.
+        tokenizer: the pipeline's first; if there are two, they split words alike.
 
     Raises:
-        UserError: by photo, where the prompt's tokens do not contain the identifier's.
+        UserError: names the photo whose prompt's tokens do not contain the identifier's.
     """
     found = []
-    for one in instances:
-        config = concepts[one.concept]
-        places = token_places(tokenizer, one.prompt, str(config.mask.identifier), config.model)
+    for photo in instances:
+        config = concepts[photo.concept]
+        places = token_places(tokenizer, photo.prompt, str(config.mask.identifier), config.model)
         if not places:
             raise UserError(
-                f"the prompt of {one.name}, {one.prompt!r}, does not contain --identifier "
+                f"the prompt of {photo.name}, {photo.prompt!r}, does not contain --identifier "
                 f"{config.mask.identifier} among the tokens that the model reads; write it there, or name another word"
             )
-        found.append(replace(one, identifier=places))
+        found.append(replace(photo, identifier=places))
     return found
 
 
 def token_places(tokenizer: Any, prompt: str, word: str, config: ModelConfig) -> tuple[int, ...]:
-    """Where the tokens of all occurrences of a word stand in a prompt's, as the family's `tokenize` cuts them."""
+    """Return the positions of a word's tokens, for all its occurrences, in a prompt as `tokenize` cuts it."""
     tokens = token_ids(tokenizer, prompt, config.tokenizer_max_length).input_ids[0].tolist()
     wanted = tokenizer(word, add_special_tokens=False).input_ids
     starts = (start for start in range(len(tokens)) if wanted and tokens[start : start + len(wanted)] == wanted)

@@ -1,4 +1,4 @@
-"""Batches in their order: the data loader, and an epoch that is gone on with where it was left."""
+"""The data loader, and resuming an epoch mid-way."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -20,15 +20,15 @@ from persam_dreambooth.training.setup import Setup
 
 
 def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
-    """The data loader, its prompts tokenized or encoded."""
+    """Build the data loader, with prompts tokenized or encoded."""
     config = run.config
     uses_class_prompt = config.data.with_prior_preservation or config.mask.background_prior_weight > 0
-    class_prompts = [str(one.data.class_prompt) for one in run.concepts] if uses_class_prompt else []
+    class_prompts = [str(concept.data.class_prompt) for concept in run.concepts] if uses_class_prompt else []
     remarks.cut_prompts(family, _owners(run, class_prompts))
-    prompts = prepare_prompts(family, config, [*(one.prompt for one in run.instances), *class_prompts])
+    prompts = prepare_prompts(family, config, [*(photo.prompt for photo in run.instances), *class_prompts])
     dataset = DreamBoothDataset(run.instances, run.read, prompts, run.class_images, class_prompts)
     if config.data.cache_latents:
-        # The others only read what the first one has put on a disk; in memory each has its own.
+        # With a cache on disk the first process writes and the others read; in memory each has its own.
         turns = run.accelerator.main_process_first() if config.data.training_cache else nullcontext()
         with turns:
             dataset.read = EncodedSamples(family, run.read, dataset.sources(), run.accelerator.is_main_process)
@@ -42,7 +42,7 @@ def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
         workers.end_at_exit()
     batch = config.data.train_batch_size
     if config.data.aspect_ratio_buckets:
-        batches = BucketBatchSampler(RandomSampler(dataset), batch, [one.size for one in dataset.instances])
+        batches = BucketBatchSampler(RandomSampler(dataset), batch, [photo.size for photo in dataset.instances])
         return DataLoader(dataset, batch_sampler=batches, **settings)
     if config.optimization.seed is None or not config.optimization.seed_each_batch:
         return DataLoader(dataset, batch, shuffle=True, **settings)
@@ -52,28 +52,30 @@ def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
 
 
 def _owners(run: Setup, class_prompts: Sequence[str]) -> dict[str, str]:
-    """Every prompt that is tokenized, and what messages call it."""
+    """Return every prompt that is tokenized, with its name in messages."""
     owners = dict.fromkeys(class_prompts, "--class_prompt")
     if run.config.validation.validation_prompt:
         owners[run.config.validation.validation_prompt] = "--validation_prompt"
-    owners |= {one.data.instance_prompt: "--instance_prompt" for one in run.concepts if one.data.instance_prompt}
-    for one in run.instances:
-        owners.setdefault(one.prompt, f"the prompt of {one.name}")
+    owners |= {
+        concept.data.instance_prompt: "--instance_prompt" for concept in run.concepts if concept.data.instance_prompt
+    }
+    for photo in run.instances:
+        owners.setdefault(photo.prompt, f"the prompt of {photo.name}")
     return owners
 
 
 def stream_of(loader: DataLoader[dict[str, Any]]) -> PhotoStream | None:
-    """With `--seed_each_batch` the loader's sampler, as `build_loader` made it."""
+    """Return the loader's `PhotoStream` with `--seed_each_batch`, else None."""
     return loader.sampler if isinstance(loader.sampler, PhotoStream) else None
 
 
 def remaining_batches(loader: Any, progress: Progress, stream: PhotoStream | None = None) -> Iterator[dict[str, Any]]:
-    """The batches of the current epoch that have not been taken yet; of a stream, all that are left.
+    """Yield the batches of the current epoch that were not taken yet; with a stream, all that follow.
 
-    The order of photos follows from a generator's state when an epoch begins: torch's own, or with
-    several processes the one that Accelerate keeps in step. A resumed epoch is read again from there,
-    so that workers draw what they drew; Accelerate reads one batch ahead of the training, so the
-    batch that waits is read with the state that torch had then, and training goes on with its own.
+    The order of photos depends on a generator's state at the start of the epoch: torch's global generator or, with
+    several processes, the one that Accelerate synchronizes. A resumed epoch is read again from its start, so that
+    workers draw the same random numbers. Accelerate prefetches one batch, so the waiting batch is read with the state
+    that torch had then, and training continues with its own state.
     """
     if stream is not None:
         stream.skip(progress.batches)
@@ -90,7 +92,7 @@ def remaining_batches(loader: Any, progress: Progress, stream: PhotoStream | Non
         for taken in range(1, progress.batches + 1):
             if taken == progress.batches:
                 torch.set_rng_state(progress.fetch_rng)
-            next(batches, None)  # with another batch size the epoch may be at its end
+            next(batches, None)  # with a different batch size the epoch may already be over
         torch.set_rng_state(left)
     while True:
         progress.fetch_rng = torch.get_rng_state()

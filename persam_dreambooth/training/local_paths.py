@@ -1,4 +1,4 @@
-"""What leaves this machine does not say where things lie on it."""
+"""Strip local paths from saved and uploaded files."""
 
 import json
 from pathlib import Path
@@ -8,18 +8,18 @@ from persam_dreambooth.atomic_io import replacing
 
 
 def without_folders(value: Any) -> Any:
-    """Of a path its last part, of a setting that is none (a number, a prompt, a name on the hub) itself."""
+    """Return the last part of a path; any other setting (a number, a prompt, a hub name) as it is."""
     if not isinstance(value, str):
         return value
     path = Path(value)
     try:
         return path.name if path.is_absolute() or path.exists() else value
-    except OSError:  # a long prompt is no name of a file
+    except OSError:  # too long for a file name, such as a long prompt
         return value
 
 
 def forget_origin(model: Path) -> None:
-    """Cut what a saved model's files say of where it was loaded from down to the last part of the path.
+    """Reduce the `name_or_path` in a saved model's files to the last part of the path.
 
     The libraries write it into every `config.json` and into the metadata of LoRA weights; none of
     them reads it again.
@@ -28,7 +28,7 @@ def forget_origin(model: Path) -> None:
         model: a folder with a pipeline or with LoRA weights.
     """
     from safetensors import safe_open
-    from safetensors.torch import save_file  # loads torch, which those who only read flags do without
+    from safetensors.torch import save_file  # loads torch, which parsing flags does not need
 
     for path in (*model.glob("model_index.json"), *model.glob("*/*config.json")):
         text = path.read_text(encoding="utf-8")
@@ -40,7 +40,7 @@ def forget_origin(model: Path) -> None:
             metadata = dict(file.metadata() or {})
             if not any("name_or_path" in value for value in metadata.values()):
                 continue
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         known = {
             key: json.dumps(json.loads(value, object_hook=_without_origin), indent=2, sort_keys=True)
             for key, value in metadata.items()

@@ -11,14 +11,14 @@ Normalization = Literal["sample", "batch", "none"]
 
 
 def latent_mask(mask: Tensor, size: tuple[int, int], downsample: Downsample = "area", dilation: int = 0) -> Tensor:
-    """How much of each latent cell the subject covers.
+    """Downsample a mask to the latent grid: how much of each latent cell the subject covers.
 
     Args:
         mask: (B, 1, H, W) float in [0, 1], at the resolution of the crop.
         size: (h, w) of the latents.
         downsample: "area" is the covered share of a cell, "nearest" its centre pixel, "max" whether
             any pixel and "min" whether every pixel of it is covered.
-        dilation: the mask is first widened by so many pixels, in a square.
+        dilation: number of pixels by which the mask is dilated first, with a square kernel.
 
     Returns:
         (B, 1, h, w) float32 in [0, 1].
@@ -36,7 +36,7 @@ def latent_mask(mask: Tensor, size: tuple[int, int], downsample: Downsample = "a
 
 
 def loss_weight(latent_mask: Tensor, background_weight: float = 0.0) -> Tensor:
-    """The weight of each latent cell: 1 inside the mask, `background_weight` in [0, 1] outside, a blend between."""
+    """Weight each latent cell: 1 inside the mask, `background_weight` in [0, 1] outside, a blend in between."""
     return background_weight + (1 - background_weight) * latent_mask
 
 
@@ -47,7 +47,7 @@ def masked_mse(
     normalization: Normalization = "sample",
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """Mean squared error over the cells that have weight.
+    """Weighted mean squared error.
 
     With L the elementwise squared error, C channels and w the weight:
 
@@ -56,7 +56,7 @@ def masked_mse(
         none     mean(L w): the literal reading of the paper
 
     The gradient with respect to the prediction is exactly 0.0 wherever w is 0, whatever the
-    prediction holds there, infinities included. A photo without any weight adds 0, never NaN.
+    prediction holds there, infinities included. A photo whose weights are all 0 adds 0, never NaN.
 
     Args:
         prediction: (B, C, h, w), any float dtype; the loss is taken in float32.
@@ -87,7 +87,7 @@ def masked_mse(
 def background_prior(
     prediction: Tensor, base: Tensor, latent_mask: Tensor, sample_weight: Tensor | None = None
 ) -> Tensor:
-    """How far the prediction strays from the base model's outside the mask.
+    """Squared difference between the prediction and the base model's, outside the mask.
 
     With L their elementwise squared difference, C channels and m the latent mask: the mean over
     photos of sum(L (1 - m)) / (C sum(1 - m)). The gradient is exactly 0.0 wherever m is 1, and a
@@ -95,7 +95,7 @@ def background_prior(
 
     Args:
         prediction: (B, C, h, w), any float dtype.
-        base: (B, C, h, w), what the untrained model says; no gradient goes there.
+        base: (B, C, h, w), the untrained model's prediction; gets no gradient.
         latent_mask: (B, 1, h, w) float32 in [0, 1].
         sample_weight: (B,) float32, a factor for each photo (min-SNR); None is 1.
 
@@ -106,9 +106,9 @@ def background_prior(
 
 
 def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
-    """Min-SNR's factor for each photo (arXiv 2303.09556, section 3.4).
+    """Return the min-SNR factor of each photo (arXiv 2303.09556, section 3.4).
 
-    At a ratio of 0 (the last timestep of a schedule of zero terminal SNR) "epsilon" has its limit, 1: for
+    At a ratio of 0 (the last timestep of a zero terminal SNR schedule) "epsilon" takes its limit, 1: for
     every snr <= gamma, min(snr, gamma) / snr = snr / snr = 1. "v_prediction" is 0 there by its formula,
     0 / (0 + 1). At an infinite ratio (no noise at all) both tend to 0, since gamma / snr does.
 

@@ -1,4 +1,4 @@
-"""One batch's loss: noise, prediction, latent mask, and the terms that are logged."""
+"""Training loss of a batch: noise, prediction, latent mask, and the terms that are logged."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,12 +12,12 @@ from persam_dreambooth.training.families import Family, Noised
 
 
 def training_loss(family: Family, batch: dict[str, Any], config: TrainingConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """One batch's loss.
+    """Compute the loss of a batch.
 
     Args:
-        family: the model; with a background prior one that was told to `keep_base`.
-        batch: as `collate` makes it, `[instances..., class images...]`; `crop` may be left out for families
-            that do not ask where a picture was cut out.
+        family: the model; with a background prior, after `keep_base`.
+        batch: from `collate`, `[instances..., class images...]`; `crop` may be missing for families that do not
+            use it.
         config: masks, weights, noise.
 
     Returns:
@@ -30,7 +30,7 @@ def training_loss(family: Family, batch: dict[str, Any], config: TrainingConfig)
     noised = replace(family.add_noise(latents, config.optimization), crop=batch.get("crop"))
     base = None
     if mask.background_prior_weight > 0:
-        # The first of the two predictions, so that the other's activations are not yet in memory.
+        # Predict with the base first, while the activations of the other prediction are not in memory yet.
         base = family.predict_base(noised.first(count), batch["class_prompt"])
     watched = attention.recorded(next(iter(family.trained().values()))) if mask.attention_loss_weight > 0 else None
     with watched or nullcontext() as seen:
@@ -58,7 +58,7 @@ def training_loss(family: Family, batch: dict[str, Any], config: TrainingConfig)
 
 
 def _noise_weight(family: Family, noised: Noised, gamma: float | None) -> Tensor | float:
-    """Each photo's factor for its share of noise, (B,): min-SNR's, or else the family's own; 1 without."""
+    """Return each photo's factor for its noise level, (B,): min-SNR's, or else the family's own; 1 without either."""
     if gamma is None:
         return 1.0 if noised.weight is None else noised.weight
     return losses.min_snr_weight(family.snr(noised.timesteps), gamma, family.prediction_type)

@@ -1,4 +1,4 @@
-"""What a training says in the terminal: lines of its own, one progress bar, and nothing of the libraries'."""
+"""Terminal output of a training: its own lines and one progress bar, but nothing from the libraries."""
 
 import logging
 from collections import deque
@@ -15,22 +15,22 @@ from transformers.utils import logging as transformers_logging
 from persam_dreambooth.errors import printable
 
 WINDOW = 50
-"""Steps over which the bar averages the loss: one step's says little, since its noise is drawn anew."""
+"""Number of steps over which the bar averages the loss; the loss of a single step depends mostly on its noise."""
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, diffusers and transformers show no progress bars and no warnings about their own internals.
+    """Silence progress bars and internal warnings of diffusers and transformers inside the block.
 
-    Downloads from the hub keep their bars: a base model can take minutes.
+    Downloads from the hub keep their bars, since a base model can take minutes.
     """
     verbosity, bars = diffusers_logging.get_verbosity(), diffusers_logging.is_progress_bar_enabled()
     shown = transformers_logging.is_progress_bar_enabled()
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     downloads = not are_progress_bars_disabled()
-    transformers_logging.disable_progress_bar()  # which disables the hub's too
+    transformers_logging.disable_progress_bar()  # also disables the hub's
     if downloads:
         enable_progress_bars()
     try:
@@ -44,25 +44,25 @@ def quiet() -> Iterator[None]:
 
 
 def say(*lines: str) -> None:
-    """Print lines on stdout, above the progress bar if there is one; of several processes the first one speaks."""
+    """Print lines on stdout, above any progress bar; with several processes, only in the main process."""
     if PartialState().is_main_process:
         for line in lines:
             tqdm.write(printable(line))
 
 
 def warn(line: str) -> None:
-    """Log a warning, one line; of several processes the first one speaks."""
+    """Log a one-line warning; with several processes, only in the main process."""
     if PartialState().is_main_process:
         logger.warning("warning: %s", printable(line))
 
 
 class LossBar(tqdm):  # type: ignore[type-arg]
-    """The training's progress bar; behind it the mean of the loss over the last 50 steps.
+    """Progress bar of the training, with the mean loss over the last 50 steps.
 
     Args:
-        steps: of the whole run.
-        done: steps taken before.
-        hidden: show nothing.
+        steps: in the whole run.
+        done: steps already taken.
+        hidden: whether to show nothing.
     """
 
     def __init__(self, steps: int, done: int, hidden: bool) -> None:
@@ -70,14 +70,14 @@ class LossBar(tqdm):  # type: ignore[type-arg]
         super().__init__(total=steps, initial=done, desc="Training", unit="step", disable=hidden)
 
     def advance(self, loss: float) -> None:
-        """One more step, and its loss."""
+        """Advance by one step with this loss."""
         self._losses.append(loss)
         self.set_postfix_str(f"mean loss {sum(self._losses) / len(self._losses):.4f}", refresh=False)
         self.update()
 
 
 def drawn_in_words(pictures: Sequence[Path]) -> list[str]:
-    """Return a line that says where validation pictures lie; none without pictures."""
+    """Return a line with the paths of the validation pictures; none without pictures."""
     if not pictures:
         return []
     first, last = pictures[0], pictures[-1]

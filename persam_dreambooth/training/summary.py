@@ -1,4 +1,4 @@
-"""The lines that a training begins with: on what, what of, how long, and which loss."""
+"""Summary at the start of a training: device, trained weights, photos, steps and loss."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from persam_dreambooth.words import counted
 
 
 def lines(run: Setup, family: Family, steps: int, epoch: int) -> list[str]:
-    """The run in a few lines, as the screen shows them.
+    """Summarize the run in a few lines for the screen.
 
     Args:
-        run: what was found out.
+        run: the run's setup.
         family: not yet prepared by Accelerate, so that its weights can be counted.
-        steps: of the whole run.
-        epoch: steps of an epoch.
+        steps: in the whole run.
+        epoch: steps in an epoch.
     """
     return [
         f"device: {_device(run)}",
@@ -31,7 +31,7 @@ def lines(run: Setup, family: Family, steps: int, epoch: int) -> list[str]:
 
 
 def begins(checkpoint: Path | None, step: int) -> str:
-    """From where the training goes on."""
+    """Say where the training starts."""
     return "from the beginning" if checkpoint is None else f"resumed from {checkpoint}, after {counted(step, 'step')}"
 
 
@@ -56,7 +56,7 @@ def _trained(config: TrainingConfig, family: Family) -> str:
 
 
 def _size(part: nn.Module, learned: bool = False) -> int:
-    return sum(one.numel() for one in part.parameters() if one.requires_grad or not learned)
+    return sum(weight.numel() for weight in part.parameters() if weight.requires_grad or not learned)
 
 
 def _millions(number: int) -> str:
@@ -72,12 +72,12 @@ def _photos(run: Setup) -> str:
     several = sum(number > 1 for number in factors.values()) > 1
     step = batch * accumulated * run.accelerator.num_processes
     words = [str(len(run.instances))]
-    shown = sum(one.repeats for one in run.instances)
+    shown = sum(photo.repeats for photo in run.instances)
     if shown != len(run.instances):
         words.append(f"{shown} with repeats")
     if len(run.concepts) > 1:
         words.append(f"{len(run.concepts)} subjects")
-    sides = " or ".join(f"{width} x {height}" for height, width in sorted({one.size for one in run.instances}))
+    sides = " or ".join(f"{width} x {height}" for height, width in sorted({photo.size for photo in run.instances}))
     return f"{', '.join(words)}, {sides} pixels; {step} a step{f' ({product})' if several else ''}"
 
 
@@ -86,7 +86,7 @@ def _epochs(number: float) -> str:
 
 
 def _loss(run: Setup) -> str:
-    """The terms by the names under which they are logged, with their weights."""
+    """Return the terms of the loss by their names in the log, with their weights."""
     mask, data, optimization = run.config.mask, run.config.data, run.config.optimization
     whole = "whole photos"
     if mask.masked_loss:

@@ -168,7 +168,7 @@ def test_the_flags_that_matter_stand_first(capsys, verb, first):
         main([verb, "--help"])
     text = capsys.readouterr().out
     assert "example:" in text
-    lines = text[text.index("the flags that matter most:") :].splitlines()
+    lines = text[text.index("the most important flags:") :].splitlines()
     assert lines[1].split()[0] == first
     listed = [line.split()[0] for line in text.splitlines() if line.startswith("  --")]
     assert len(listed) == len(set(listed))

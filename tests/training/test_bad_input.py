@@ -278,7 +278,7 @@ def test_a_checkpoint_of_other_weights_or_a_damaged_one_is_refused(flags, capsys
     Path("output/training_config.yaml").write_text(saved)
     Path("output/checkpoint-1/optimizer.bin").write_bytes(b"garbage")
     assert main(["train", *as_words(flags), *go_on, "--use_lora", "--rank", "2"]) == 2
-    assert "checkpoint-1 cannot be gone on from" in capsys.readouterr().err
+    assert "cannot resume from output/checkpoint-1" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoints(flags, capsys):

@@ -109,7 +109,7 @@ def empty():
         (photo, "base.png is a file"),
         (lora, "lora holds LoRA weights and no base model"),
         (empty, "the folder empty holds no model_index.json"),
-        (None, "is a model of type 'sam' and no diffusers pipeline"),
+        (None, "is a model of type 'sam', not a diffusers pipeline"),
     ],
 )
 def test_what_is_no_base_is_named(flags, models, given, words, capsys):

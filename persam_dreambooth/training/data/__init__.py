@@ -1,1 +1,1 @@
-"""From photos, masks and class images to batches."""
+"""Photos, masks and class images, turned into batches."""

@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: a photo is cropped to the nearest of a few shapes, and a batch is of one shape."""
+"""Aspect-ratio buckets: each photo is cropped to the nearest of a few shapes, and a batch has one shape."""
 
 import math
 from collections import Counter, defaultdict
@@ -11,22 +11,22 @@ from persam_dreambooth.training.config import DataConfig
 from persam_dreambooth.training.data.crops import Size
 
 STEP = 64
-"""Sides of the shapes that "auto" makes are multiples of it, as in other trainers, where the resolution allows."""
+"""With "auto", sides are multiples of this, as in other trainers, if the resolution is large enough."""
 
 
 def bucket_sizes(config: DataConfig, unit: int) -> list[Size]:
-    """The shapes that photos are cropped to.
+    """Return the shapes that photos are cropped to.
 
     Args:
         config: `--aspect_ratio_buckets` is unset (the square of `--resolution`), "auto" or "height,width;...".
-        unit: of which sides must be multiples, in pixels.
+        unit: sides must be multiples of it, in pixels.
 
     Returns:
-        "auto": the square, and for every width from half to twice its side the height, a multiple of 64 too,
-        with which the area is nearest to but not above the square's.
+        (height, width) pairs. With "auto": the square and, for every width (a multiple of 64) from half to twice
+        its side, the largest height (a multiple of 64) whose area does not exceed the square's.
 
     Raises:
-        UserError: words that are no sizes, or a side that is no multiple of `unit`.
+        UserError: the flag cannot be parsed, or a side is not a multiple of `unit`.
     """
     side, given = config.resolution, config.aspect_ratio_buckets
     if given is None:
@@ -35,32 +35,34 @@ def bucket_sizes(config: DataConfig, unit: int) -> list[Size]:
         step = math.lcm(STEP, unit) if side >= 4 * STEP else unit
         widths = range(math.ceil(side / 2 / step) * step, 2 * side + 1, step)
         shapes = {(side * side // width // step * step, width) for width in widths}
-        return sorted({(side, side), *(one for one in shapes if side / 2 <= one[0] <= 2 * side)})
+        return sorted({(side, side), *(shape for shape in shapes if side / 2 <= shape[0] <= 2 * side)})
     try:
-        sizes = [(int(height), int(width)) for height, width in (one.split(",") for one in given.split(";"))]
+        sizes = [(int(height), int(width)) for height, width in (size.split(",") for size in given.split(";"))]
     except ValueError as error:
         raise UserError(f'--aspect_ratio_buckets {given} is neither auto nor "height,width;height,width"') from error
     odd = [side for size in sizes for side in size if side < 1 or side % unit]
     if odd:
-        raise UserError(f"--aspect_ratio_buckets {given}: {odd[0]} is no multiple of {unit}, which this model needs")
+        raise UserError(
+            f"--aspect_ratio_buckets {given}: {odd[0]} is not a multiple of {unit}, which this model needs"
+        )
     return sizes
 
 
 def nearest_bucket(photo: Size, sizes: Sequence[Size]) -> Size:
-    """The shape whose aspect ratio is nearest to the photo's; of several the largest."""
+    """Return the shape whose aspect ratio is nearest to the photo's; the largest one on a tie."""
     ratio = photo[1] / photo[0]
     return min(sizes, key=lambda size: (abs(math.log(size[1] / size[0] / ratio)), -size[0] * size[1]))
 
 
 class BucketBatchSampler(BatchSampler):
-    """Batches whose items are of one bucket each, all of full size.
+    """Batch sampler that draws each batch from one bucket; all batches are full.
 
-    What is left of a bucket at the end of an epoch is filled up with items of that bucket, from its first on.
+    At the end of an epoch, an incomplete batch is filled up with items of its bucket, starting from the first.
 
     Args:
         sampler: the order of items.
         batch_size: items in a batch.
-        buckets: that of item i is `buckets[i % len(buckets)]`; at least one.
+        buckets: item i is in `buckets[i % len(buckets)]`; at least one.
     """
 
     def __init__(self, sampler: Sampler[int], batch_size: int, buckets: Sequence[Hashable]) -> None:

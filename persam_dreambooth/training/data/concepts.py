@@ -1,4 +1,4 @@
-"""The subjects of a run, each as settings of its own: one from the flags, or several from a file."""
+"""The subjects of a run, each with its own config: one from the flags, or several from a file."""
 
 import os
 from collections.abc import Sequence
@@ -24,89 +24,89 @@ KEYS = (
     "reference_mask",
     "identifier",
 )
-"""What an entry of `--concepts_list` may say; the words are the flags'."""
+"""Keys of an entry of `--concepts_list`, named as the flags."""
 
 LONGEST, LARGEST = 100, 31
-"""Characters of a value that a message quotes; bits of a number that can be meant."""
+"""Maximum number of characters of a value in a message; maximum number of bits of a number."""
 
 
 def read_concepts(config: TrainingConfig) -> list[TrainingConfig]:
-    """The run's settings once a subject, with that subject's photos, prompts and masks.
+    """Return one config per subject, with that subject's photos, prompts and masks.
 
     Args:
-        config: the run's; its own values hold where an entry of `--concepts_list` is silent. Of a data set the
-            copy is what is trained on, whether it has been made yet or not.
+        config: the run's; its values are the defaults for the entries of `--concepts_list`. With a data set, the
+            result points to the copy that is trained on, whether or not it exists yet.
 
     Returns:
         At least one.
 
     Raises:
-        UserError: the file cannot be read, an entry lacks something or says something unknown, or two
-            entries have photo folders of one name.
+        UserError: the file cannot be read, an entry lacks a key or has an unknown one, or two entries have
+            photo folders of the same name.
     """
     if config.data.dataset_name:
         return [dataset_copy.local(config)]
     if not config.data.concepts_list:
         return [_prompted(config)]
     path = Path(config.data.concepts_list)
-    entries = read_yaml(path, "list of subjects")  # which reads JSON too
-    if not isinstance(entries, list) or not entries or not all(isinstance(one, dict) for one in entries):
+    entries = read_yaml(path, "list of subjects")  # reads JSON too
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"--concepts_list {path} must be a list of entries, each with instance_data_dir and so on")
     concepts = [
         _concept(config, entry, f"entry {number} of {path}", path.parent)
         for number, entry in enumerate(entries, start=1)
     ]
-    names = [folder_name(one) for one in concepts]
+    names = [folder_name(concept) for concept in concepts]
     if len(set(names)) < len(names):
         raise UserError(
             f"two entries of {path} have photo folders of the same name ({', '.join(names)}); rename one, since "
-            "results are told apart by it"
+            "results are named after them"
         )
     _refuse_shared_class_folders(concepts, path)
     return list(map(_prompted, concepts))
 
 
 def _prompted(config: TrainingConfig) -> TrainingConfig:
-    """With the words that kohya's folders are named by as the prompt, if there is no other and all say the same."""
-    words = {one.words for one in repeated_folders(Path(str(config.data.instance_data_dir)))}
+    """Use the prompt in the names of kohya's folders if there is no other prompt and all folders have the same."""
+    words = {folder.words for folder in repeated_folders(Path(str(config.data.instance_data_dir)))}
     if config.data.instance_prompt or config.data.caption_extension or len(words) != 1:
         return config
     return replace(config, data=replace(config.data, instance_prompt=words.pop()))
 
 
 def _refuse_shared_class_folders(concepts: Sequence[TrainingConfig], path: Path) -> None:
-    """One folder of class images cannot show what two class prompts say."""
+    """Refuse a folder of class images that is shared by two different class prompts."""
     prompts: dict[Path, str | None] = {}
-    for one in concepts:
-        if one.data.with_prior_preservation:
-            folder = Path(str(one.data.class_data_dir)).resolve()
-            if prompts.setdefault(folder, one.data.class_prompt) != one.data.class_prompt:
+    for concept in concepts:
+        if concept.data.with_prior_preservation:
+            folder = Path(str(concept.data.class_data_dir)).resolve()
+            if prompts.setdefault(folder, concept.data.class_prompt) != concept.data.class_prompt:
                 raise UserError(
-                    f"two entries of {path} share the class_data_dir {one.data.class_data_dir} but no class_prompt; "
-                    "give each a folder of its own"
+                    f"two entries of {path} share the class_data_dir {concept.data.class_data_dir} but have different "
+                    "class_prompts; give each its own folder"
                 )
 
 
 def folder_name(concept: TrainingConfig) -> str:
-    """What a subject's files are called where there are several subjects; empty where there is one."""
+    """Return the name of a subject's files in a run with several subjects; empty in a run with one."""
     return Path(str(concept.data.instance_data_dir)).resolve().name if concept.data.concepts_list else ""
 
 
 def _found(name: str, beside: Path) -> str:
-    """A path as it is meant: in the working folder, or else beside the list, which may be read from any folder."""
+    """Resolve a path against the working folder or, if nothing is there, against the folder of the list."""
     return name if Path(name).exists() or not (beside / name).exists() else str(beside / name)
 
 
 def _short(value: Any) -> str:
-    """A value as Python writes it, for a message; of a long one the beginning."""
+    """Return the repr of a value for a message, cut if it is long."""
     if isinstance(value, int) and value.bit_length() > LARGEST:
-        return "so large a number"
+        return "a number this large"
     text = repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _can_be_given(value: str) -> bool:
-    """Whether a command line, and so a path, can hold it: no NUL, and no half of a surrogate pair."""
+    """Whether it can be a command-line argument, and so a path: no NUL, no lone surrogate."""
     try:
         return b"\0" not in os.fsencode(value)
     except UnicodeEncodeError:
@@ -118,15 +118,15 @@ def _concept(config: TrainingConfig, entry: dict[str, Any], where: str, beside: 
     if unknown:
         raise UserError(f"{where} has an unknown key {min(map(_short, unknown))}; known: {', '.join(KEYS)}")
     for key, value in entry.items():
-        # A switch is no number here, although Python takes it for one.
+        # bool is a subclass of int, but not a number here.
         if isinstance(value, bool) or not isinstance(value, int if key == "num_class_images" else str):
             raise UserError(f"{where}: {key} cannot be {_short(value)}")
         too_large = isinstance(value, int) and value.bit_length() > LARGEST
         if too_large or (isinstance(value, str) and not _can_be_given(value)):
             raise UserError(f"{where}: {key} cannot be {_short(value)}")
     entry = {key: _found(value, beside) if key in PATHS else value for key, value in entry.items()}
-    of_data = {one.name for one in fields(DataConfig)} & set(entry)
-    of_mask = {one.name for one in fields(MaskConfig)} & set(entry)
+    of_data = {flag.name for flag in fields(DataConfig)} & set(entry)
+    of_mask = {flag.name for flag in fields(MaskConfig)} & set(entry)
     try:
         concept = replace(
             config,

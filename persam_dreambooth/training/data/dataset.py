@@ -1,4 +1,4 @@
-"""Photos, masks and class images as batches of tensors; photo and mask always move together."""
+"""Photos, masks and class images as batches of tensors; photo and mask are always cropped alike."""
 
 import math
 from collections import Counter, defaultdict
@@ -18,18 +18,18 @@ from persam_dreambooth.training.families.noised import Conditioning
 
 @dataclass(frozen=True)
 class InstancePhoto:
-    """A photo of a subject, its mask, and what it is trained on as.
+    """A photo of a subject, its mask, its prompt and how it counts.
 
     Attributes:
         photo: the file.
-        mask: its mask's file; None trains on the whole photo.
+        mask: file of its mask; None trains on the whole photo.
         size: height and width of its crops, in pixels.
         prompt: with the identifier.
         weight: factor of its loss.
-        concept: which of the run's subjects it shows, from 0.
-        identifier: the places of the identifier's tokens in the prompt, where the attention loss asks for them.
-        repeats: how often an epoch shows it.
-        label: what messages call it, where its file's name alone would not tell which one it is.
+        concept: index of its subject, from 0.
+        identifier: positions of the identifier's tokens in the prompt, if the attention loss needs them.
+        repeats: how often it is shown in an epoch.
+        label: its name in messages, if the file name is not unique; empty is the file name.
     """
 
     photo: Path
@@ -44,24 +44,24 @@ class InstancePhoto:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return self.label or self.photo.name
 
 
 class DreamBoothDataset(Dataset[dict[str, Any]]):
     """Instance photos with masks, paired with class images when there are any.
 
-    A photo has as many items as `repeats` says. An item is a `Sample` with `photo`, its name, `weight`, a scalar,
-    `identifier`, the places of its tokens, and `prompt`, its prompt's conditioning; with class images also another
-    sample, each name of which begins with `class_`, and with class prompts `class_prompt`. `read`, which makes the
-    samples, may be replaced.
+    A photo has `repeats` items. An item is a `Sample` plus `photo` (its name), `weight` (a scalar), `identifier`
+    (positions of its tokens) and `prompt` (its prompt's conditioning). With class images it also holds a second
+    sample, whose keys begin with `class_`; with class prompts also `class_prompt`. `read`, which makes the samples,
+    may be replaced.
 
     Args:
-        instances: photos and masks, each once.
+        instances: photos with their masks, each once.
         read: makes the samples.
-        prompts: each prompt's conditioning.
+        prompts: conditioning of each prompt.
         class_images: files of each concept; empty without prior preservation.
-        class_prompts: each concept's, for class images and for the background prior; empty without both.
+        class_prompts: one per concept, for class images and for the background prior; empty without either.
     """
 
     def __init__(
@@ -72,19 +72,19 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
         class_images: Sequence[Sequence[Path]] = (),
         class_prompts: Sequence[str] = (),
     ) -> None:
-        self.instances, self.prompts = [one for one in instances for _ in range(one.repeats)], prompts
+        self.instances, self.prompts = [photo for photo in instances for _ in range(photo.repeats)], prompts
         self.class_images, self.class_prompts = class_images, class_prompts
         self.read = read
-        # Of each photo how many of its subject's come before it, and how many there are.
-        own = Counter(one.concept for one in self.instances)
+        # For each photo: how many photos of its subject come before it, and how many there are in all.
+        own = Counter(photo.concept for photo in self.instances)
         self._own = [own[number] for number in range(len(class_images))]
         before = defaultdict[int, Iterator[int]](count)
-        self._places = [(next(before[one.concept]), own[one.concept]) for one in self.instances]
+        self._places = [(next(before[photo.concept]), own[photo.concept]) for photo in self.instances]
 
     def __len__(self) -> int:
         if len(self.class_images) < 2:
             return max(len(self.instances), *map(len, self.class_images), 1)
-        # So many rounds that every subject's class images have their turn.
+        # Enough rounds to use all class images of every subject.
         rounds = (
             math.ceil(len(images) / own) for images, own in zip(self.class_images, self._own, strict=True) if own
         )
@@ -103,8 +103,8 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
         return item
 
     def sources(self) -> list[Source]:
-        """All photos, masks and sizes that items are made of."""
-        own = [(one.photo, one.mask, one.size) for one in self.instances]
+        """Return all photos, masks and sizes that items are made of."""
+        own = [(photo.photo, photo.mask, photo.size) for photo in self.instances]
         if not any(self.class_images):
             return own
         class_images = [self._class_image(index) for index in range(len(self))]
@@ -112,7 +112,7 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
         return own + [(path, None, size) for path, size in zip(class_images, sizes, strict=True)]
 
     def _class_image(self, index: int) -> Path:
-        """The one that goes with an item: its subject's, in turn."""
+        """Return the class image that is paired with an item: one of its subject's, in turn."""
         rounds, place = divmod(index, len(self.instances))
         images = self.class_images[self.instances[place].concept]
         before, own = self._places[place]
@@ -120,12 +120,12 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Items to a batch, `[instances..., class images...]`.
+    """Collate items into a batch, `[instances..., class images...]`.
 
     Returns:
-        `photos`, B names, `identifiers`, B tuples of places, `pixels` (B or 2B, 3, h, w) or `moments`
+        `photos`, B names, `identifiers`, B tuples of token positions, `pixels` (B or 2B, 3, h, w) or `moments`
         (B or 2B, 2 C, h', w'), `mask` (B, 1, h, w), `weight` (B,), `crop` (B or 2B, 6) int64, `prompt`, the
-        conditioning of all of them, and with a class prompt `class_prompt`, B times that.
+        conditioning of all B or 2B; with a class prompt also `class_prompt`, its conditioning B times.
     """
     first = items[0]
     both = [name for name in ("pixels", "moments", "crop", "prompt") if name in first]
@@ -142,4 +142,4 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _stacked(prompts: Sequence[Conditioning]) -> Conditioning:
-    return {key: torch.cat([one[key] for one in prompts]) for key in prompts[0]}
+    return {key: torch.cat([prompt[key] for prompt in prompts]) for key in prompts[0]}

@@ -1,4 +1,4 @@
-"""A data set of the `datasets` library as a folder of photos: from then on a run like any other."""
+"""A data set of the `datasets` library, copied to a folder of photos, which then is trained on like any other."""
 
 import hashlib
 import io
@@ -25,7 +25,7 @@ SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF
 
 
 def local(config: TrainingConfig) -> TrainingConfig:
-    """The same settings with the copy's folders in place of the data set."""
+    """Return the same settings with the folders of the copy in place of the data set."""
     data, folder = config.data, _folder(config)
     captions = CAPTION if data.caption_column else data.caption_extension
     masks = str(folder / "masks") if data.mask_column else config.mask.instance_mask_dir
@@ -48,12 +48,12 @@ def local(config: TrainingConfig) -> TrainingConfig:
 def copy(config: TrainingConfig) -> None:
     """Write photos, masks and captions into the output folder: `00000.jpg`, `00000.png`, `00000.txt`.
 
-    Photos keep their bytes, where those are of a kind that has a suffix here. Does nothing without
-    `--dataset_name`, or where an earlier call wrote it all. To be called by one process.
+    Photos in a format of `SUFFIXES` are copied byte for byte, others become PNG. Does nothing without
+    `--dataset_name`, or if an earlier call finished. To be called by one process.
 
     Raises:
-        UserError: the data set cannot be loaded, lacks a column or holds something else in it, or the copy
-            in the output folder is of another data set.
+        UserError: the data set cannot be loaded, a column is missing or has the wrong content, or the output folder
+            holds a copy of another data set.
     """
     data = config.data
     if not data.dataset_name:
@@ -66,7 +66,7 @@ def copy(config: TrainingConfig) -> None:
         settings["files"] = _state(Path(data.dataset_name))
     if files.refuse_other_runs(folder, SETTINGS_NAME, settings, "data set copy", ("photos", "masks")):
         return
-    for name in ("photos", "masks"):  # what an interrupted call has left may be another data set's
+    for name in ("photos", "masks"):  # an interrupted call may have left files of another data set
         shutil.rmtree(folder / name, ignore_errors=True)
     rows = _rows(config)
     for number, row in enumerate(tqdm(rows, desc="Copying the data set", unit="photo", delay=2)):
@@ -80,14 +80,16 @@ def copy(config: TrainingConfig) -> None:
         if data.caption_column:
             caption = row[data.caption_column]
             if not isinstance(caption, str) or not caption.strip():
-                raise UserError(f"{data.caption_column} in {where} is {caption!r}, no words; choose another column")
+                raise UserError(
+                    f"{data.caption_column} in {where} is {caption!r}, not a caption; choose another column"
+                )
             with replacing(photo.with_suffix(CAPTION)) as temporary:
                 temporary.write_text(caption, encoding="utf-8")
     files.write_json(settings, folder / SETTINGS_NAME)
 
 
 def _state(folder: Path) -> str:
-    """Words for the files of a data set, by which it is seen that they were changed since."""
+    """Return a fingerprint of the files of a data set (names, sizes, times), to notice later changes."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     stats = [(path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     return hashlib.sha256(repr(stats).encode()).hexdigest()
@@ -98,8 +100,8 @@ def _folder(config: TrainingConfig) -> Path:
 
 
 def _rows(config: TrainingConfig) -> Any:
-    """The train split, pictures as they are stored."""
-    import datasets  # two seconds and 80 MB, which only runs on data sets have a use for
+    """Load the train split, with pictures left undecoded."""
+    import datasets  # takes two seconds and 80 MB, and only runs on data sets need it
 
     data = config.data
     try:
@@ -114,7 +116,7 @@ def _rows(config: TrainingConfig) -> Any:
         column = getattr(data, flag)
         if column is not None and column not in rows.column_names:
             there = ", ".join(rows.column_names)
-            raise UserError(f"--{flag} {column} is no column of {data.dataset_name}; it has {there}")
+            raise UserError(f"--{flag} {column} is not a column of {data.dataset_name}; it has {there}")
     for column in (data.image_column, data.mask_column):
         if column is not None and isinstance(rows.features[column], datasets.Image):
             rows = rows.cast_column(column, datasets.Image(decode=False))
@@ -125,7 +127,7 @@ def _rows(config: TrainingConfig) -> Any:
 
 @contextmanager
 def _without_bars(datasets: Any) -> Iterator[None]:
-    """Inside, the library shows no progress bars of its own."""
+    """Disable the library's own progress bars inside the block."""
     before = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
@@ -136,7 +138,7 @@ def _without_bars(datasets: Any) -> Iterator[None]:
 
 
 def _write_photo(stored: Any, folder: Path, name: str, what: str) -> Path:
-    """One photo, its bytes as they are where their kind is known, as PNG otherwise."""
+    """Write one photo: byte for byte if its format is in `SUFFIXES`, else as PNG."""
     image = _opened(stored, what)
     path = folder / f"{name}{SUFFIXES.get(image.format or '', '.png')}"
     if image.format in SUFFIXES:
@@ -149,15 +151,15 @@ def _write_photo(stored: Any, folder: Path, name: str, what: str) -> Path:
 
 def _opened(stored: Any, what: str) -> Image.Image:
     if not isinstance(stored, dict) or not (stored.get("bytes") or stored.get("path")):
-        raise UserError(f"{what} is no picture; choose another column")
+        raise UserError(f"{what} is not a picture; choose another column")
     try:
         image = Image.open(io.BytesIO(_bytes(stored)), formats=FORMATS)
         image.load()
         return image
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's decoders answer damage with a dozen kinds of exception
-        raise UserError(f"{what} cannot be decoded ({error}); take the row out") from error
+    except Exception as error:  # Pillow's decoders raise many kinds of exception for damaged data
+        raise UserError(f"{what} cannot be decoded ({error}); remove the row") from error
 
 
 def _bytes(stored: dict[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Which photos are trained on, each with its mask: found, checked and written down before anything is loaded."""
+"""Find the photos to train on and their masks, check them, and describe them for the manifest; no model is loaded."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ SEGMENTATION_FOLDER = "segmentation"
 
 
 def segment_first(config: TrainingConfig, device: torch.device) -> None:
-    """Make the masks beside the output, when the user gave a reference instead of masks.
+    """Make the masks in the output folder if the user gave a reference instead of masks.
 
     To be called by one process, before the others look for the masks.
     """
@@ -39,27 +39,27 @@ def segment_first(config: TrainingConfig, device: torch.device) -> None:
 
 
 def photo_folders(config: TrainingConfig) -> list[PhotoFolder]:
-    """Where a subject's photos lie: in the folder that was given, or, if none does, in kohya's folders inside it."""
+    """Return the folders of a subject's photos: the given one or, if it has no photos, kohya's folders inside it."""
     given = Path(str(config.data.instance_data_dir))
     inside = repeated_folders(given)
     return inside if inside and not files.list_photos(given) else [PhotoFolder(given)]
 
 
 def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[InstancePhoto], dict[Path, str]]:
-    """The photos to train on and their masks.
+    """Find the photos to train on and their masks.
 
     Args:
         config: one subject's.
-        sizes: of crops, the nearest of which each photo gets.
+        sizes: of crops; each photo gets the nearest one.
 
     Returns:
-        The photos with their masks, sorted by name; and the photos that cannot be decoded, that a
-        person excluded in review, or in which segmentation doubts the subject (unless a person
-        approved the mask), with the reason. Those are left out, with a warning, and the others go on.
+        The photos with their masks, sorted by name; and the photos that are left out, with the reason: they
+        cannot be decoded, a person excluded them in review, or segmentation is unsure of the subject (and no
+        person approved the mask). Each of them causes a warning.
 
     Raises:
         UserError: no photo, none readable, all doubted or excluded; masks missing, clashing, of another size
-            than their photo, or the photos themselves.
+            than their photo, or identical to the photos.
     """
     plain, shapes, left_out = _without_masks(config, sizes)
     if not config.mask.masked_loss:
@@ -80,7 +80,7 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
     for photo, reason in excluded.items():
         warn(f"left out{_of_folder(photo, config)}: {reason}")
     instances, doubted = [], dict[Path, str]()
-    for photo in (one for one in shapes if one not in excluded):
+    for photo in (path for path in shapes if path not in excluded):
         mask = masks[photo]
         entry = known.get((files.digest(photo), files.digest(mask)))
         if entry is None:
@@ -95,8 +95,8 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
         raise UserError("every photo was excluded in review; approve some with `persam-dreambooth review`")
     if not instances:
         raise UserError(
-            f"segmentation is sure of the subject in none of the photos ({'; '.join(doubted.values())}); look at the "
-            "contact sheet, and train on them all the same with --doubtful_photo_weight 1"
+            f"segmentation is not sure of the subject in any photo ({'; '.join(doubted.values())}); look at the "
+            "contact sheet, and train on them anyway with --doubtful_photo_weight 1"
         )
     for photo, reason in doubted.items():
         warn(f"left out{_of_folder(photo, config)}: {reason}; --doubtful_photo_weight trains on it")
@@ -109,7 +109,7 @@ def _say(words: str) -> None:
 
 
 def _other_folders(config: TrainingConfig) -> list[Path]:
-    """Folders that may lie among the photos and hold something else."""
+    """Return folders that may lie among the photos but hold something else."""
     given = (config.output.output_dir, config.mask.instance_mask_dir, config.data.class_data_dir)
     return [Path(folder) for folder in given if folder]
 
@@ -117,9 +117,9 @@ def _other_folders(config: TrainingConfig) -> list[Path]:
 def _without_masks(
     config: TrainingConfig, sizes: Sequence[Size]
 ) -> tuple[dict[Path, InstancePhoto], dict[Path, tuple[int, int]], dict[Path, str]]:
-    """The readable photos, each without its mask, and their (width, height); the others, with the reason."""
+    """Return the readable photos without masks, their (width, height), and the other files with the reason."""
     besides = (Path(config.mask.reference_mask),) if config.mask.reference_mask else ()
-    folders = {photo: one for one in photo_folders(config) for photo in files.find_photos(one.path, besides)}
+    folders = {photo: folder for folder in photo_folders(config) for photo in files.find_photos(folder.path, besides)}
     unread = _unread(config, besides)
     _say(files.unread_words(unread))
     shapes, left_out = _readable(list(folders))
@@ -139,15 +139,15 @@ def _without_masks(
 
 
 def _unread(config: TrainingConfig, besides: Sequence[Path]) -> dict[Path, str]:
-    """What lies in the folder that was given, and in kohya's folders inside it, and is not trained on."""
-    given, inside = Path(str(config.data.instance_data_dir)), [one.path for one in photo_folders(config)]
+    """Return the files in the given folder, and in kohya's folders inside it, that are not trained on, and why."""
+    given, inside = Path(str(config.data.instance_data_dir)), [folder.path for folder in photo_folders(config)]
     known = (*besides, *_other_folders(config), *inside)
     return {path: reason for folder in {given, *inside} for path, reason in files.unread_files(folder, known).items()}
 
 
 def _by_mask_folder(photos: Iterable[Path], config: TrainingConfig) -> dict[Path, list[Path]]:
-    """The photos by the folder in which their masks lie, where no two photos share a mask."""
-    folders = {one.path: mask_folder(config, one) for one in photo_folders(config)}
+    """Group the photos by the folder of their masks; refuse two photos that would share a mask."""
+    folders = {inner.path: mask_folder(config, inner) for inner in photo_folders(config)}
     groups = defaultdict[Path, dict[str, Path]](dict)
     for photo in photos:
         folder = folders[photo.parent]
@@ -155,19 +155,19 @@ def _by_mask_folder(photos: Iterable[Path], config: TrainingConfig) -> dict[Path
         if other != photo:
             raise UserError(
                 f"{_name(other, config)} and {_name(photo, config)} would share one mask of {folder}; put the masks "
-                "into folders that are named as the photos' are"
+                "into folders with the same names as the photos' folders"
             )
     return {folder: list(group.values()) for folder, group in groups.items()}
 
 
 def _name(photo: Path, config: TrainingConfig) -> str:
-    """A photo's path inside the folder that was given; of several subjects with that folder's name."""
+    """Return a photo's path inside the given folder, with several subjects after that folder's name."""
     inside = photo.relative_to(Path(str(config.data.instance_data_dir)))
     return str(Path(concepts.folder_name(config)) / inside)
 
 
 def _of_folder(photo: Path, config: TrainingConfig) -> str:
-    """The folder of a photo, as part of a sentence, where there are several."""
+    """Return " of FOLDER" for a photo if there are several folders, for a message; else an empty string."""
     folder = Path(_name(photo, config)).parent
     return "" if folder == Path() else f" of {folder}"
 
@@ -175,15 +175,15 @@ def _of_folder(photo: Path, config: TrainingConfig) -> str:
 def _remark(
     plain: Mapping[Path, InstancePhoto], shapes: Mapping[Path, tuple[int, int]], config: TrainingConfig
 ) -> None:
-    """Warn of captions that are nowhere, and of photos that are smaller than their crops."""
+    """Warn of missing captions, and of photos that are smaller than their crops."""
     ending = config.data.caption_extension
     if ending and not any(photo.with_suffix(ending).is_file() for photo in plain):
         warn(f"no photo in {config.data.instance_data_dir} has a caption that ends in {ending}")
     small = [
-        f"{one.name} ({width} x {height})"
-        for photo, one in plain.items()
+        f"{instance.name} ({width} x {height})"
+        for photo, instance in plain.items()
         for width, height in [shapes[photo]]
-        if height < one.size[0] or width < one.size[1]
+        if height < instance.size[0] or width < instance.size[1]
     ]
     if small:
         verb = "is" if len(small) == 1 else "are"
@@ -194,7 +194,7 @@ def _remark(
 
 
 def _prompt(photo: Path, config: TrainingConfig, words: str) -> str:
-    """What a photo is trained on as: the words beside it, or the subject's prompt, or the words of its folder."""
+    """Return a photo's prompt: its caption, or the subject's prompt, or the words in its folder's name."""
     caption = photo.with_suffix(config.data.caption_extension) if config.data.caption_extension else None
     if caption is not None and caption.is_file():
         try:
@@ -205,25 +205,27 @@ def _prompt(photo: Path, config: TrainingConfig, words: str) -> str:
             return words
     prompt = config.data.instance_prompt or words
     if not prompt:
-        raise UserError(f"{photo} has no caption {caption}; write one, or give --instance_prompt for such photos")
+        raise UserError(
+            f"{photo} has no caption {caption}; write one, or give --instance_prompt for photos without one"
+        )
     return prompt
 
 
 def _segmented(folder: Path) -> list[ManifestEntry]:
-    """What `persam-dreambooth segment` wrote of the masks in a folder; nothing where they are of another origin."""
+    """Return the manifest entries that `persam-dreambooth segment` wrote for a folder of masks; none for others."""
     run = folder.parent
     return newest_entries(run / MANIFEST_NAME) if (run / SETTINGS_NAME).exists() else []
 
 
 def _by_digests(entries: Sequence[ManifestEntry]) -> dict[tuple[str, str | None], ManifestEntry]:
-    """Entries by what they are about, whatever the files are called."""
+    """Index entries by the digests of photo and mask, whatever the files are called."""
     return {(entry.digest, entry.mask_digest): entry for entry in entries}
 
 
 def mask_folder(config: TrainingConfig, folder: PhotoFolder) -> Path:
-    """Where a folder's masks lie; in what `persam-dreambooth segment` wrote they are one deeper.
+    """Return the folder of the masks of a folder of photos; for a folder that `segment` wrote, its subfolder `masks`.
 
-    Those of kohya's folders lie in folders of the same names, or, where there is none, all in one.
+    Masks of kohya's folders lie in folders of the same names or, without such a folder, all in one.
 
     Raises:
         UserError: no such folder.
@@ -236,20 +238,20 @@ def mask_folder(config: TrainingConfig, folder: PhotoFolder) -> Path:
 
 
 def _segmentation(config: TrainingConfig) -> Path:
-    """Where the masks go that are made by a reference; of several subjects each has a folder there."""
+    """Return the folder for masks that are made from a reference; with several subjects each has its own."""
     return Path(config.output.output_dir) / SEGMENTATION_FOLDER / concepts.folder_name(config)
 
 
 def describe(
     instances: Sequence[InstancePhoto], left_out: dict[Path, str], config: TrainingConfig
 ) -> list[ManifestEntry]:
-    """The lines of the output's `manifest.jsonl`: each photo, its mask, and what segmentation said of that mask.
+    """Return the entries of the output's `manifest.jsonl`: each photo, its mask, and segmentation's scores for it.
 
     Raises:
-        UserError: the masks' own manifest is damaged.
+        UserError: the manifest of the masks is damaged.
     """
     output = Path(config.output.output_dir)
-    folders = {mask_folder(config, one) for one in photo_folders(config)} if config.mask.masked_loss else set()
+    folders = {mask_folder(config, folder) for folder in photo_folders(config)} if config.mask.masked_loss else set()
     known = _by_digests([entry for folder in folders for entry in _segmented(folder)])
     lines = [
         ManifestEntry(relative_path(photo, output), files.digest(photo) if files.is_photo(photo) else "", error=reason)
@@ -265,7 +267,7 @@ def describe(
 
 
 def _readable(photos: Sequence[Path]) -> tuple[dict[Path, tuple[int, int]], dict[Path, str]]:
-    """The photos that can be decoded, with their upright (width, height) in pixels; the others, with the reason."""
+    """Return the readable photos with their upright (width, height) in pixels; and the others, with the reason."""
     sizes: dict[Path, tuple[int, int]] = {}
     left_out: dict[Path, str] = {}
     for photo in photos:

@@ -1,4 +1,4 @@
-"""What the masks will do, told before the first step: how much they cover, and how much of the subject crops keep."""
+"""Report on the masks before the first step: how much they cover, and how much of the subject the crops keep."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,23 +20,23 @@ from persam_dreambooth.training.losses import latent_mask
 
 MASKS_NAME = "masks.png"
 SHEET_LIMIT = 24
-"""The sheet of masks shows at most so many photos."""
+"""Maximum number of photos on the sheet of masks."""
 CROPS = 16
-"""How many random crops are tried of each photo."""
+"""Number of random crops that are tried for each photo."""
 
 
 @dataclass(frozen=True, eq=False)
 class MaskCheck:
-    """One photo's mask, as training will use it.
+    """The mask of one photo, as training will use it.
 
     Attributes:
         photo, mask: the files.
-        latent: (h, w) float32 in [0, 1], the latent mask of the resized photo (of its crop with `--center_crop`).
-        kept: the least share of the subject, in (0, 1], that any of 16 crops kept.
-        inverted: whether it looks as if the background were drawn in it.
-        in_vain: the share of those crops, in [0, 1], whose own latent mask is empty.
-        label: what messages call the photo; if empty its file's name.
-        marked: how many pixels of the mask file are the subject's.
+        latent: (h, w) float32 in [0, 1], the latent mask of the resized photo (with `--center_crop` of its crop).
+        kept: the smallest share of the subject, in (0, 1], that any of 16 crops kept.
+        inverted: whether it looks as if it marked the background.
+        in_vain: share of those crops, in [0, 1], whose latent mask is empty.
+        label: name of the photo in messages; empty is its file name.
+        marked: number of pixels of the mask file that are marked as the subject.
     """
 
     photo: Path
@@ -50,42 +50,42 @@ class MaskCheck:
 
     @property
     def name(self) -> str:
-        """What messages call the photo."""
+        """Name of the photo in messages."""
         return self.label or self.photo.name
 
     @property
     def coverage(self) -> float:
-        """How much of the photo it covers, in [0, 1]."""
+        """Share of the photo that the mask covers, in [0, 1]."""
         return self.latent.mean().item()
 
 
 def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell: int) -> list[MaskCheck]:
-    """Look at every mask, at the training resolution and on the latent grid.
+    """Check every mask at the training resolution and on the latent grid.
 
     Args:
-        instances: photos and masks; those without a mask are passed over.
+        instances: photos and masks; those without a mask are skipped.
         config: resolution, crop, and how masks become latent masks.
         cell: side of a latent cell in pixels.
 
     Raises:
-        UserError: photos whose latent mask is empty, by name; they would train nothing.
+        UserError: names the photos whose latent mask is empty (they would train nothing), or whose mask is tiny.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the GPUs as well
-        checks = [_check(one, one.mask, config, cell) for one in instances if one.mask is not None]
-    empty = [one.name for one in checks if one.coverage == 0 or one.in_vain == 1]
+        checks = [_check(instance, instance.mask, config, cell) for instance in instances if instance.mask is not None]
+    empty = [check.name for check in checks if check.coverage == 0 or check.in_vain == 1]
     if empty:
         size = config.data.resolution
         raise UserError(
             f"the mask of {', '.join(empty)} is empty on the latent grid ({size} pixels, cells of {cell}); correct "
-            "it or take the photo out; a thin subject is kept by a larger --resolution or --mask_dilation, or by "
+            "it or remove the photo; a thin subject is kept by a larger --resolution or --mask_dilation, or by "
             "--mask_downsample max"
         )
-    tiny = [one.photo.name for one in checks if one.marked < masks.LEAST_PIXELS]
+    tiny = [check.photo.name for check in checks if check.marked < masks.LEAST_PIXELS]
     if tiny:
         raise UserError(
             f"the mask of {', '.join(tiny)} marks fewer than {masks.LEAST_PIXELS} pixels, too few for a subject; "
-            f"{masks.BRUSH}, or take the photo out"
+            f"{masks.BRUSH}, or remove the photo"
         )
     return checks
 
@@ -112,36 +112,36 @@ def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: in
 
 
 def _latent(mask: Tensor, config: TrainingConfig, cell: int) -> Tensor:
-    """The latent mask, (h, w) float32, of a mask (1, H, W)."""
+    """Return the latent mask, (h, w) float32, of a mask, (1, H, W)."""
     grid = (max(1, mask.shape[-2] // cell), max(1, mask.shape[-1] // cell))
     return latent_mask(mask[None], grid, config.mask.mask_downsample, config.mask.mask_dilation)[0, 0]
 
 
 def summary(checks: Sequence[MaskCheck]) -> str:
-    """The masks in a few lines for the screen; empty without masks."""
+    """Summarize the masks in a few lines for the screen; empty without masks."""
     if not checks:
         return ""
-    low, high = (extreme(one.coverage for one in checks) for extreme in (min, max))
+    low, high = (extreme(check.coverage for check in checks) for extreme in (min, max))
     lines = [f"masks are on: the subject covers {low:.0%} to {high:.0%} of {len(checks)} photos"]
-    cut = [f"{one.name} ({one.kept:.0%})" for one in checks if round(one.kept, 2) < 1]
+    cut = [f"{check.name} ({check.kept:.0%})" for check in checks if round(check.kept, 2) < 1]
     if cut:
         lines.append(f"some crops are smaller than the subject and keep only a part of it: {', '.join(cut)}")
-    in_vain = [f"{one.name} ({one.in_vain:.0%})" for one in checks if one.in_vain]
+    in_vain = [f"{check.name} ({check.in_vain:.0%})" for check in checks if check.in_vain]
     if in_vain:
         lines.append(
-            f"warning: some crops train nothing, since no latent cell is the subject's by --mask_downsample: "
+            f"warning: some crops train nothing, since --mask_downsample leaves no latent cell to the subject: "
             f"{', '.join(in_vain)}; --mask_downsample area or a --mask_dilation helps"
         )
-    inverted = [one.name for one in checks if one.inverted]
-    lines += masks.Looks(inverted, {one.name: one.coverage for one in checks}).warnings()
+    inverted = [check.name for check in checks if check.inverted]
+    lines += masks.Looks(inverted, {check.name: check.coverage for check in checks}).warnings()
     return "\n".join(lines)
 
 
 def save_sheet(checks: Sequence[MaskCheck], output: Path) -> None:
-    """Write `masks.png`: of every photo the subject under its mask, and beside it what each latent cell weighs."""
-    pictures = [_picture(one) for one in checks[:SHEET_LIMIT]]
+    """Write `masks.png`: each photo under its mask, beside the weight of each latent cell."""
+    pictures = [_picture(check) for check in checks[:SHEET_LIMIT]]
     if pictures:
-        captions = [f"{one.name}  covers {one.coverage:.0%}, crops keep {one.kept:.0%}" for one in checks]
+        captions = [f"{check.name}  covers {check.coverage:.0%}, crops keep {check.kept:.0%}" for check in checks]
         sheet = rendering.sheet(
             pictures, captions[: len(pictures)], columns=min(3, len(pictures)), tile=2 * rendering.TILE
         )
@@ -151,6 +151,6 @@ def save_sheet(checks: Sequence[MaskCheck], output: Path) -> None:
 def _picture(check: MaskCheck) -> Image.Image:
     photo = files.read_photo(check.photo)
     overlay = rendering.overlay(photo, files.read_mask(check.mask))
-    overlay.thumbnail((rendering.TILE, rendering.TILE))  # now, so that no album of large photos is in memory
+    overlay.thumbnail((rendering.TILE, rendering.TILE))  # now, so that large photos do not pile up in memory
     cells = Image.fromarray((check.latent.numpy() * 255).round().astype(np.uint8)).convert("RGB")
     return rendering.joined([overlay, cells.resize(overlay.size, Image.Resampling.NEAREST)], across=True)

@@ -1,4 +1,4 @@
-"""Every prompt of a run, tokenized, or encoded before the training so that the text encoders can go."""
+"""The prompts of a run: tokenized, or encoded before training so that the text encoders can be dropped."""
 
 import hashlib
 import json
@@ -14,15 +14,15 @@ from persam_dreambooth.training.families import Conditioning, Family
 
 
 def prepare_prompts(family: Family, config: TrainingConfig, texts: Iterable[str]) -> dict[str, Conditioning]:
-    """Each text's conditioning.
+    """Return the conditioning of each text.
 
-    With `--pre_compute_text_embeddings` it is encoded, and the family's text encoders are dropped; with
-    `--training_cache` too it is kept there, by its tokens, the text encoders' weights and the model's flags.
+    With `--pre_compute_text_embeddings` the texts are encoded, and the family's text encoders are dropped; with
+    `--training_cache` the result is also cached, keyed by tokens, text encoder weights and model flags.
 
     Args:
         family: on its device.
         config: the run's.
-        texts: in any order, repeated or not.
+        texts: in any order; may repeat.
     """
     prompts = {text: family.tokenize(text) for text in dict.fromkeys(texts)}
     if not config.model.pre_compute_text_embeddings:

@@ -1,4 +1,4 @@
-"""What is allowed and may surprise: one warning each, before the first step."""
+"""Warnings about settings that are allowed but may surprise, given before the first step."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -13,14 +13,14 @@ from persam_dreambooth.training.screen import warn
 from persam_dreambooth.words import counted
 
 FEW_STEPS = 100
-"""Fewer steps than this teach little: recipes of DreamBooth take 400 to 1000."""
+"""Fewer steps than this teach little: DreamBooth recipes take 400 to 1000."""
 SHOWN = 100
-"""Characters of what is cut off a prompt that a message shows."""
+"""Maximum number of characters of a truncated prompt's rest in a message."""
 PLAIN = {
     *("a", "an", "the", "of", "my", "one", "this", "that", "in", "on", "with", "and"),
     *("photo", "photograph", "picture", "image", "painting", "drawing", "close-up", "closeup", "portrait"),
 }
-"""Words that name no subject."""
+"""Words that do not name a subject."""
 
 
 def slow_bfloat16(precision: str, device: torch.device) -> None:
@@ -28,46 +28,46 @@ def slow_bfloat16(precision: str, device: torch.device) -> None:
     if precision == "bf16" and emulates_bfloat16(device):
         warn(
             "--mixed_precision bf16 on this processor, which has no AVX512, is emulated and many times slower than "
-            "float32; take --mixed_precision no"
+            "float32; use --mixed_precision no"
         )
 
 
 def uneven_resolution(config: TrainingConfig, unit: int) -> None:
-    """Warn of a side that the denoiser cannot halve as often as it does without a remainder.
+    """Warn of a resolution that the denoiser's downsampling layers cannot halve without a remainder.
 
     Args:
-        config: its `resolution` is a multiple of what the model needs.
-        unit: of which sides are halved without a remainder, in pixels.
+        config: its `resolution` is a multiple of what the model requires.
+        unit: multiples of it are halved without a remainder; in pixels.
     """
     side = config.data.resolution
     if side % unit:
         low = side // unit * unit
         near = f"{low} and {low + unit} are" if low else f"{unit} is"
         warn(
-            f"--resolution {side} is no multiple of {unit}: the model pads its coarser layers, as it seldom did when "
-            f"it was trained; {near} even"
+            f"--resolution {side} is not a multiple of {unit}: the model pads its coarser layers, which "
+            f"seldom happened in its training; {near} even"
         )
 
 
 def without_identifier(subjects: Iterable[TrainingConfig]) -> None:
-    """Warn of instance prompts in which no word can be the subject's own.
+    """Warn of instance prompts without an identifier.
 
-    That is certain only where the words are the class prompt's. Without a class prompt it is assumed where but one
-    plain word is left beside articles and the like, so that either identifier or kind is missing.
+    This is certain only if all words are in the class prompt. Without a class prompt it is assumed if only one plain
+    word is left besides articles and the like, so that either the identifier or the class noun is missing.
     """
-    for one in subjects:
-        prompt, class_prompt = one.data.instance_prompt or "", one.data.class_prompt or ""
+    for subject in subjects:
+        prompt, class_prompt = subject.data.instance_prompt or "", subject.data.class_prompt or ""
         words, common = _words(prompt), {*PLAIN, *_words(class_prompt)}
         own = [word for word in words if word not in common]
         if words and class_prompt and not own:
             warn(
                 f"--instance_prompt {prompt!r} has no word that --class_prompt {class_prompt!r} lacks: every subject "
-                'of that kind is trained to look like yours; add an identifier, a rare word as in "a sks dog"'
+                'of that class is trained to look like yours; add an identifier, a rare word as in "a sks dog"'
             )
         elif not class_prompt and len(own) == 1 and _is_plain(own[0], prompt):
             warn(
-                f"--instance_prompt {prompt!r} has but one word for the subject; DreamBooth's prompts have two, an "
-                'identifier and its kind, as in "a sks dog"'
+                f"--instance_prompt {prompt!r} has only one word for the subject; DreamBooth prompts have two, an "
+                'identifier and a class noun, as in "a sks dog"'
             )
 
 
@@ -76,16 +76,16 @@ def _words(prompt: str) -> list[str]:
 
 
 def _is_plain(word: str, prompt: str) -> bool:
-    """Whether it is written like a word of English: small letters, with a vowel among them."""
+    """Whether it is written like an English word: ASCII lower case, with a vowel."""
     return word in prompt and word.isascii() and word.isalpha() and bool(re.search("[aeiouy]", word))
 
 
 def cut_prompts(family: Family, prompts: Mapping[str, str]) -> None:
-    """Warn of prompts that are longer than a tokenizer takes, with what is cut off.
+    """Warn of prompts that are longer than a tokenizer takes, and show the part that is cut off.
 
     Args:
         family: loaded.
-        prompts: each with what messages call it.
+        prompts: each prompt, and its name in messages.
     """
     for prompt, owner in prompts.items():
         for key, ids in family.tokenize(prompt).items():
@@ -97,7 +97,7 @@ def cut_prompts(family: Family, prompts: Mapping[str, str]) -> None:
 
 
 def _cut_off(tokenizer: Any, prompt: str, length: int) -> str:
-    """The end of a prompt that does not fit into so many tokens; "" without a tokenizer that tells places."""
+    """Return the end of a prompt that does not fit into `length` tokens; "" if the tokenizer is not a fast one."""
     if not getattr(tokenizer, "is_fast", False):
         return ""
     tokens = tokenizer(prompt, truncation=True, max_length=length, return_offsets_mapping=True)
@@ -107,9 +107,9 @@ def _cut_off(tokenizer: Any, prompt: str, length: int) -> str:
 
 
 def few_steps(config: TrainingConfig, steps: int, photos: int) -> None:
-    """Warn where epochs alone say how long to train, and so few photos make few steps of them."""
+    """Warn if the length of training is given in epochs, and the few photos make few steps of them."""
     if config.optimization.max_train_steps is None and steps < FEW_STEPS:
         warn(
             f"--num_train_epochs {config.optimization.num_train_epochs} of {counted(photos, 'photo')} makes "
-            f"{counted(steps, 'step')}, which teaches little; give --max_train_steps, some hundreds"
+            f"{counted(steps, 'step')}, which teaches little; give --max_train_steps, a few hundred"
         )

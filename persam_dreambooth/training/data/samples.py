@@ -1,4 +1,4 @@
-"""One crop of one photo, as training takes it: cut out anew each time, or encoded before the training and kept."""
+"""Samples (one crop of one photo): cut out again each time, or encoded before training and cached."""
 
 import hashlib
 import json
@@ -18,17 +18,17 @@ from persam_dreambooth.training.data.crops import Size, cover_mask, cut_mask, cu
 from persam_dreambooth.training.families import Family
 
 Sample = dict[str, Tensor]
-"""`pixels` (3, h, w) float32 in [-1, 1], or in their place `moments` (2 C, h', w') of their latents; `mask` (1, h, w)
-float32 of 0 and 1, all 1 without a mask; and `crop`, see `Crop.conditioning`."""
+"""`pixels` (3, h, w) float32 in [-1, 1], or instead `moments` (2 C, h', w') of their latents; `mask` (1, h, w) float32
+of 0 and 1, all 1 without a mask; and `crop`, see `Crop.conditioning`."""
 Source = tuple[Path, Path | None, Size]
 """A photo, its mask, and the size of its crops."""
 ReadSample = Callable[[Path, Path | None, Size], Sample]
 VERSION: Final = 2
-"""Part of every key; to be raised whenever the same words would mean other samples."""
+"""Part of every cache key; to be raised when the same settings would give other samples."""
 
 
 def read_mask(path: Path) -> Tensor:
-    """A mask file as (H, W) uint8 of 0 and 1.
+    """Read a mask file as (H, W) uint8 of 0 and 1.
 
     Raises:
         UserError: it cannot be read.
@@ -37,7 +37,7 @@ def read_mask(path: Path) -> Tensor:
 
 
 def _find_backgrounds(config: DataConfig) -> list[Path]:
-    """The pictures of `--background_images`, none without it.
+    """List the pictures of `--background_images`; none without the flag.
 
     Raises:
         UserError: no such folder, or no picture in it.
@@ -47,22 +47,22 @@ def _find_backgrounds(config: DataConfig) -> list[Path]:
     folder = Path(config.background_images)
     found = files.list_photos(folder) if folder.is_dir() else []
     if not found:
-        raise UserError(f"--background_images {folder} is no folder with pictures; give one, or leave the flag out")
+        raise UserError(f"--background_images {folder} is not a folder with pictures; give one, or drop the flag")
     return found
 
 
 class FreshSamples:
-    """Cut out of the photo each time, by the global random generator.
+    """Samples that are cut out of the photo again each time, drawn with the global random generator.
 
     Args:
-        config: crops and flips, and the folder of the pictures that are put behind the subject, looked through once.
+        config: crops and flips, and the folder of background pictures, which is listed once.
 
     Attributes:
         config: the same.
-        backgrounds: those pictures.
+        backgrounds: pictures that are put behind the subject.
 
     Raises:
-        UserError: no such picture.
+        UserError: no background pictures in the folder.
     """
 
     def __init__(self, config: DataConfig) -> None:
@@ -70,7 +70,7 @@ class FreshSamples:
         self.backgrounds = _find_backgrounds(config)
 
     def __call__(self, photo: Path, mask: Path | None, size: Size) -> Sample:
-        """A photo's sample.
+        """Return a sample of a photo.
 
         Raises:
             UserError: the photo or the mask cannot be read.
@@ -87,21 +87,21 @@ class FreshSamples:
         return {"pixels": pixels, "mask": inside, "crop": crop.conditioning()}
 
     def _background(self, size: Size) -> Tensor:
-        """One of the pictures, cropped, (3, h, w)."""
+        """Draw one of the background pictures and crop it; returns (3, h, w)."""
         picture = files.read_photo(self.backgrounds[int(torch.randint(len(self.backgrounds), (1,)))])
         crop = draw_crop((picture.height, picture.width), size, self.config)
         return cut_photo(picture, crop, self._interpolation)
 
 
 class EncodedSamples:
-    """A few samples of each photo, encoded once; which of them is drawn by the global random generator.
+    """A few samples of each photo, encoded once; each call picks one with the global random generator.
 
-    A sample's key is a hash of the photo's and the mask's bytes, the crop's settings, its number and
-    the autoencoder's weights and precision: what was made of anything else is never found.
+    A sample's cache key is a hash of the photo's and mask's bytes, the crop settings, the sample's number and
+    the autoencoder's weights and precision, so that a stale sample is never found.
 
     Args:
         family: encodes what is not in the cache yet.
-        read: what is encoded; its config also says how many samples of a photo, and the cache's folder.
+        read: makes the samples to encode; its config also has the number of samples per photo and the cache folder.
         sources: all that will be asked for.
         speaks: whether to show a progress bar.
     """
@@ -120,12 +120,12 @@ class EncodedSamples:
                     self._cache.put(key, _encoded(read, source, key, family))
 
     def __call__(self, photo: Path, mask: Path | None, size: Size) -> Sample:
-        """A photo's sample."""
+        """Return a sample of a photo."""
         keys = self._keys[photo, mask, size]
         number = int(torch.randint(len(keys), (1,))) if len(keys) > 1 else 0
         sample = self._cache.get(keys[number])
         if sample is None:
-            raise UserError(f"{keys[number]} of the --training_cache is gone or damaged; run again to make it anew")
+            raise UserError(f"{keys[number]} of the --training_cache is missing or damaged; run again to recreate it")
         return sample | {"mask": torch.ones(1, *size) if mask is None else sample["mask"].float()}
 
 
@@ -143,7 +143,7 @@ def _key(source: Source, config: DataConfig, number: int, others: list[str]) -> 
 
 
 def _encoded(read: FreshSamples, source: Source, key: str, family: Family) -> Sample:
-    """A sample whose crop follows from its key, so that it is the same one whenever it is made anew."""
+    """Encode a sample whose crop is seeded by its key, so that encoding it again gives the same sample."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(key[:16], 16))
         sample = read(*source)

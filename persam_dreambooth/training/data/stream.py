@@ -1,4 +1,4 @@
-"""`--seed_each_batch`: draws that follow from a batch's number, whatever processes and interruptions there are."""
+"""`--seed_each_batch`: random draws that depend on the batch number only, not on processes and interruptions."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -9,29 +9,29 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 PHOTO, BATCH, ORDER = range(3)
-"""What a seed is for: a photo's crop and flip, a batch's noise, timesteps and dropout, the order of an epoch."""
+"""Purposes of a seed: a photo's crop and flip; a batch's noise, timesteps and dropout; the order of an epoch."""
 
 
 def seed_of(*numbers: int) -> int:
-    """A seed of 64 bits that is another one for every list of numbers (numpy's SeedSequence)."""
+    """Return a 64-bit seed that differs for every list of numbers (numpy's SeedSequence)."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 class PhotoStream(Sampler[tuple[int, int]]):
-    """All photos of a run in one line, endlessly: epoch after epoch, each shuffled anew, without a break.
+    """Endless sampler: epoch after epoch without a break, each shuffled again.
 
-    Accelerate deals its batches out in turn, so that processes x accumulation batches in a row make
-    one step, whichever processes they fall to. An epoch that ends within a batch or a step is gone on
-    with by the next one: neither padded nor cut, which would depend on the number of processes.
+    Accelerate deals out the batches in turn, so that (processes x accumulation) consecutive batches make one step,
+    whichever processes get them. If an epoch ends within a batch or step, the next epoch continues there: no padding
+    and no cutting, which would depend on the number of processes.
 
-    Yields an index and the seed of its crop and flip; its length is one epoch's.
+    Yields an index and the seed of its crop and flip; its length is that of one epoch.
 
     Args:
-        photos: how many there are.
+        photos: number of photos.
         batch: photos in a batch.
         seed: the run's.
-        process: number of this process.
-        processes: how many share the stream.
+        process: index of this process.
+        processes: number of processes that share the stream.
     """
 
     def __init__(self, photos: int, batch: int, seed: int, process: int, processes: int) -> None:
@@ -51,11 +51,11 @@ class PhotoStream(Sampler[tuple[int, int]]):
             number += 1
 
     def skip(self, batches: int) -> None:
-        """Begin the next pass after so many batches of each process."""
+        """Begin the next pass after this number of batches per process."""
         self.start = batches * self.processes * self.batch
 
     def seed_batch(self, number: int) -> None:
-        """Seed all of torch's generators for this process's batch of that number, counted from 0."""
+        """Seed all of torch's generators for this process's batch `number`, counted from 0."""
         torch.manual_seed(seed_of(self.seed, BATCH, number * self.processes + self.process))
 
     def _shuffled(self, epoch: int) -> list[int]:
@@ -64,7 +64,7 @@ class PhotoStream(Sampler[tuple[int, int]]):
 
 
 class SeededDataset(Dataset[dict[str, Any]]):
-    """A dataset read by index and seed; torch's own random state is left as it was."""
+    """A dataset that is indexed by (index, seed); torch's global random state is not changed."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset

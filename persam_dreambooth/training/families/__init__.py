@@ -1,4 +1,4 @@
-"""Families of models, one file each, behind one protocol."""
+"""Model families, one file each, behind one base class."""
 
 import json
 from pathlib import Path
@@ -27,10 +27,10 @@ FAMILIES: dict[str, type[Family]] = {
 
 
 def check_base_model(config: ModelConfig) -> type[Family]:
-    """Tell a base model's family from its `model_index.json`, before anything is loaded.
+    """Determine a base model's family from its `model_index.json`, before any weights are loaded.
 
     Raises:
-        UserError: no pipeline there, or one that no family knows.
+        UserError: no pipeline there, or one of an unsupported class.
     """
     name = str(config.pretrained_model_name_or_path)
     _refuse_what_is_no_pipeline(name)
@@ -49,7 +49,7 @@ def check_base_model(config: ModelConfig) -> type[Family]:
 
 
 def _refuse_what_is_no_pipeline(name: str) -> None:
-    """Say of a single file, and of another kind of model's folder, what it is."""
+    """Refuse a single file or a folder of another kind of model, and name what it is."""
     path = Path(name)
     if path.is_file():
         kind = "a single file" if path.suffix in (".safetensors", ".ckpt") else "a file"
@@ -68,15 +68,15 @@ def _refuse_what_is_no_pipeline(name: str) -> None:
         model = json.loads((path / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(
-            f"the folder {name} holds no {PIPELINE_INDEX}, so it is no diffusers pipeline; give the folder of one, "
+            f"the folder {name} holds no {PIPELINE_INDEX}, so it is not a diffusers pipeline; give the folder of one, "
             "or a hub name"
         ) from None
     raise UserError(
-        f"{name} is a model of type {model!a} and no diffusers pipeline (it has no {PIPELINE_INDEX}); give the folder "
+        f"{name} is a model of type {model!a}, not a diffusers pipeline (it has no {PIPELINE_INDEX}); give the folder "
         "of one, or a hub name"
     )
 
 
 def load_family(config: ModelConfig) -> Family:
-    """Load a base model as the family that it belongs to."""
+    """Load a base model as its family."""
     return check_base_model(config).load(config)

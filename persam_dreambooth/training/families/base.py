@@ -1,4 +1,4 @@
-"""What all families share, and what the loop asks of one."""
+"""Base class of all families: what they share, and the interface that the training loop uses."""
 
 import copy
 from abc import abstractmethod
@@ -25,17 +25,17 @@ TEXT_ENCODER_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 class Family(PipelineParts):
     """A text-to-image model in training.
 
-    A subclass names its parts and says how prompts are encoded and what the denoiser is asked; how noise is added
-    stands in `Diffusion` and `FlowMatching`. The loop never asks which family it has.
+    A subclass names its parts, encodes prompts and calls the denoiser; `Diffusion` and `FlowMatching` add the noise.
+    The loop never checks which family it has.
 
     Attributes:
         prediction_type: what the denoiser predicts: "epsilon", "v_prediction" or "flow".
-        dtype: of all that is frozen, as `place` was told.
+        dtype: of all frozen parts, as given to `place`.
         targets: the denoiser's layers that LoRA adapts.
         lora_encoders: the text encoders that get adapters with `--train_text_encoder`.
-        whole_encoders: the text encoders that are trained whole with it.
-        flags: those of `PARTICULAR` that it has a use for.
-        vae_dtype: of the autoencoder; None is that of the other frozen parts.
+        whole_encoders: the text encoders of which it trains all weights.
+        flags: those of `PARTICULAR` that the family supports.
+        vae_dtype: of the autoencoder; None is the same as other frozen parts.
     """
 
     targets: ClassVar[list[str]]
@@ -55,15 +55,15 @@ class Family(PipelineParts):
 
     @classmethod
     def check(cls, config: TrainingConfig) -> None:
-        """Refuse, before any weight is loaded, flags that it has no use for.
+        """Refuse flags that the family does not support, before any weights are loaded.
 
         Raises:
-            UserError: the first of them.
+            UserError: names the first of them.
         """
         check_flags(cls, config)
 
     def asked(self, prompt: str) -> str:
-        """The text that a prompt is tokenized as."""
+        """Return the text that is tokenized for a prompt."""
         return prompt
 
     def _trained_encoders(self) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ class Family(PipelineParts):
         return self.lora_encoders if self.config.use_lora else self.whole_encoders
 
     def _freeze(self) -> None:
-        """Leave gradients only where something is to be learned; hang LoRA adapters on."""
+        """Freeze everything that is not trained, and add LoRA adapters."""
         config, denoiser = self.config, getattr(self, self.denoiser[0])
         trained = self.trained()
         for name in ("vae", *self.encoders, self.denoiser[0]):
@@ -94,18 +94,18 @@ class Family(PipelineParts):
                 lora.begin_from(config.network_weights, trained)
 
     def trained(self) -> dict[str, nn.Module]:
-        """The modules with trainable weights, by their part's name; the first one is the denoiser."""
+        """Return the modules with trainable weights, by part name; the first one is the denoiser."""
         return {name: getattr(self, name) for name in (self.denoiser[0], *self._trained_encoders())}
 
     def replace(self, parts: dict[str, nn.Module]) -> None:
-        """Put the modules that Accelerate prepared in place of `trained()`."""
+        """Replace the modules of `trained()` by those that Accelerate prepared."""
         for name, part in parts.items():
             setattr(self, name, part)
 
     def keep_base(self) -> None:
-        """Make `predict_base` possible; called, if it is to be, on the weights as loaded, before `place`.
+        """Keep the base weights for `predict_base`; to be called on the weights as loaded, before `place`.
 
-        What is kept here is frozen: no part of `trained()`, and in no checkpoint and no result.
+        The copy is frozen: it is not in `trained()`, nor in any checkpoint or result.
         """
         if not self.config.use_lora:
             self.base = {
@@ -116,9 +116,9 @@ class Family(PipelineParts):
         """Move all parts to a device and precision; trainable weights stay float32.
 
         Args:
-            device: where they go.
-            dtype: of all that is frozen.
-            denoiser_device: where the denoiser goes, if elsewhere.
+            device: of all parts.
+            dtype: of all frozen parts.
+            denoiser_device: of the denoiser, if different.
         """
         self.dtype, trained = dtype, self.trained()
         for name in ("vae", *self.encoders, self.denoiser[0]):
@@ -127,7 +127,7 @@ class Family(PipelineParts):
                 continue
             whole = (name in trained and not self.config.use_lora) or (name == "vae" and self.vae_dtype is not None)
             where = denoiser_device if denoiser_device and name == self.denoiser[0] else device
-            # At once, so that no part is on the device in float32 that does not stay so.
+            # In one call, so that no part is temporarily on the device in float32.
             part.to(where) if dtype == torch.float32 or whole else part.to(where, dtype)
         if self.vae_dtype is not None and dtype != torch.float32:
             self.vae.decode = _outside_autocast(self.vae.decode)
@@ -135,48 +135,48 @@ class Family(PipelineParts):
             cast_training_params(list(trained.values()), dtype=torch.float32)
         for part in self.base.values():
             part.to(device, dtype)
-            if dtype != torch.float32:  # so that it computes as the trained one does, which Accelerate wraps
+            if dtype != torch.float32:  # compute like the trained part, which Accelerate wraps
                 part.forward = torch.autocast(device.type, dtype)(part.forward)  # type: ignore[method-assign]
 
     @abstractmethod
     def tokenize(self, prompt: str) -> Conditioning:
-        """A prompt as token tensors with a leading dimension of 1."""
+        """Tokenize a prompt into tensors with a leading dimension of 1."""
 
     def encode_prompt(self, tokens: Conditioning) -> Conditioning:
-        """Token tensors, or what this made of them before, to what `predict` takes.
+        """Encode token tensors into the input of `predict`; tensors that are already encoded are returned as they are.
 
         Returns:
-            `embeds`, (B, length, channels), and what else the family's denoiser asks of a prompt; every
+            `embeds`, (B, length, channels), and whatever else the family's denoiser takes for a prompt; every
             tensor has a leading dimension of B.
         """
         return tokens if "embeds" in tokens else self._encode(tokens)
 
     @abstractmethod
     def _encode(self, tokens: Conditioning) -> Conditioning:
-        """`encode_prompt` of token tensors."""
+        """Encode token tensors; see `encode_prompt`."""
 
     def stow_autoencoder(self) -> None:
-        """Take the autoencoder off the device, where `encode_pixels` is not called again."""
+        """Move the autoencoder to the CPU when `encode_pixels` is not needed any more."""
         self.vae.to("cpu")
 
     def checksum(self, part: str) -> str:
-        """Words for the weights and precision of the autoencoder ("vae") or of the text encoders ("text")."""
+        """Return a checksum of weights and precision of the autoencoder ("vae") or the text encoders ("text")."""
         parts = [getattr(self, name) for name in (["vae"] if part == "vae" else self.encoders)]
-        return "-".join(f"{weights_checksum(one)}-{one.dtype}" for one in parts if one is not None)
+        return "-".join(f"{weights_checksum(module)}-{module.dtype}" for module in parts if module is not None)
 
     def drop_text_encoder(self) -> None:
-        """Free what `encode_prompt` needs for tokens; from now on it takes what it returned before only."""
+        """Free the text encoders; from now on `encode_prompt` takes only prompts that are already encoded."""
         for name in self.encoders:
             setattr(self, name, None)
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] to (B, 2 C, h, w), means and log variances of latents; draws no random number."""
+        """Encode (B, 3, H, W) in [-1, 1] to (B, 2 C, h, w), means and log variances of latents; deterministic."""
         moments: Tensor = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.parameters
         return moments
 
     def sample_latents(self, moments: Tensor) -> Tensor:
-        """What `encode_pixels` returned to (B, C, h, w) latents, sampled with the global random generator."""
+        """Sample (B, C, h, w) latents from the moments of `encode_pixels`, with the global random generator."""
         latents = DiagonalGaussianDistribution(moments).sample()
         shift = self.vae.config.shift_factor
         return (latents if shift is None else latents - shift) * self.vae.config.scaling_factor
@@ -186,19 +186,19 @@ class Family(PipelineParts):
         """Draw noise, then timesteps, with the global random generator; the result has no `crop` yet."""
 
     def snr(self, timesteps: Tensor) -> Tensor:
-        """(B,) signal-to-noise ratio, for min-SNR; flow matching has no use for it, and `check` refuses the flag."""
+        """Return the (B,) signal-to-noise ratio, for min-SNR; flow matching has none, and refuses the flag."""
         raise NotImplementedError
 
     @abstractmethod
     def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
-        """The denoiser's prediction, (B, C, h, w), for the prompts that `encode_prompt` encoded."""
+        """Return the denoiser's prediction, (B, C, h, w), for prompts from `encode_prompt`."""
 
     @torch.no_grad()
     def predict_base(self, noised: Noised, tokens: Conditioning) -> Tensor:
-        """The base model's prediction, before any training, (B, C, h, w): no gradient, no random numbers drawn.
+        """Return the prediction of the untrained base model, (B, C, h, w), without gradient or random numbers.
 
-        The prompt comes as `encode_prompt` takes it, and is encoded as before any training too.
-        `trained()` is afterwards as it was.
+        The prompt is given as for `encode_prompt`, and also encoded with the untrained weights. `trained()` is
+        restored afterwards.
         """
         trained = self.trained()
         with ExitStack() as stack:
@@ -212,7 +212,7 @@ class Family(PipelineParts):
 
     @abstractmethod
     def sampler(self, name: str, config: Any) -> Any:
-        """The scheduler of validation pictures: diffusers' class of this name, if the family has a choice.
+        """Return the scheduler for validation pictures: diffusers' class of this name, if the family has a choice.
 
         Args:
             name: of the class.
@@ -221,7 +221,7 @@ class Family(PipelineParts):
 
 
 def _outside_autocast(decode: Any) -> Any:
-    """An autoencoder's `decode` in float32, even for pictures that are otherwise drawn in low precision."""
+    """Wrap an autoencoder's `decode` to run in float32, even if the rest runs in low precision."""
 
     def in_float32(latents: Tensor, *args: Any, **more: Any) -> Any:
         with torch.autocast(latents.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""Diffusion's noise: a DDPM schedule, epsilon or v prediction."""
+"""Diffusion: noise of a DDPM schedule, epsilon or v prediction."""
 
 from typing import Any, ClassVar
 
@@ -15,11 +15,11 @@ from persam_dreambooth.training.families.loading import load_config
 from persam_dreambooth.training.families.noised import Noised
 
 DRAWN_UNIT = 8
-"""Pipelines with UNets draw in multiples of so many pixels only, whatever the autoencoder's factor."""
+"""Sides of generated pictures, in pixels, are multiples of this with UNets, whatever the autoencoder's factor."""
 
 
 class Diffusion(Family):
-    """A pipeline that was trained to tell the noise, or the velocity, at one of a thousand timesteps."""
+    """A pipeline that was trained to predict the noise, or the velocity, at one of a thousand timesteps."""
 
     scheduler_class: ClassVar[Any] = DDPMScheduler
     flags: ClassVar[frozenset[str]] = frozenset(
@@ -42,7 +42,7 @@ class Diffusion(Family):
 
     @classmethod
     def check(cls, config: TrainingConfig) -> None:
-        """As all families, and refuse a size in which the pipeline draws no validation pictures."""
+        """Also refuse a resolution at which the pipeline cannot draw validation pictures."""
         super().check(config)
         side = config.data.resolution
         if config.validation.validation_prompt and side % DRAWN_UNIT:
@@ -53,12 +53,12 @@ class Diffusion(Family):
 
     @classmethod
     def even_unit_of(cls, config: ModelConfig) -> int:
-        """Sides that the UNet can halve between its blocks without a remainder; in pixels."""
+        """Multiples of this are halved between the UNet's blocks without a remainder; in pixels."""
         blocks = load_config(cls.denoiser[1], cls.denoiser[0], config)["down_block_types"]
         return cls.cell_of(config) * int(2 ** (len(blocks) - 1))
 
     def add_noise(self, latents: Tensor, settings: OptimizationConfig) -> Noised:
-        """Draw noise, then int64 timesteps; an offset is 0.1 of a normal number a channel, as in diffusers."""
+        """Draw noise, then int64 timesteps; offset noise is 0.1 times a normal number per channel, as in diffusers."""
         noise = torch.randn_like(latents)
         if settings.offset_noise:
             noise = noise + 0.1 * torch.randn(*latents.shape[:2], 1, 1, device=latents.device)
@@ -70,9 +70,9 @@ class Diffusion(Family):
         return Noised(noisy, timesteps, target)
 
     def snr(self, timesteps: Tensor) -> Tensor:
-        """(B,) signal-to-noise ratio of the schedule at these timesteps."""
+        """Return the (B,) signal-to-noise ratio of the schedule at these timesteps."""
         return compute_snr(self.scheduler, timesteps)
 
     def sampler(self, name: str, config: Any) -> Any:
-        """diffusers' scheduler of this name."""
+        """Return diffusers' scheduler of this name."""
         return getattr(diffusers, name).from_config(config)

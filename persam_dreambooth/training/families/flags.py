@@ -1,4 +1,4 @@
-"""Which flags a family has a use for."""
+"""Flags that only some families support."""
 
 from typing import Any
 
@@ -17,18 +17,18 @@ PARTICULAR = (
     *("precondition_outputs", "snr_gamma", "text_encoder_use_attention_mask", "tokenizer_max_length"),
     *("tokenizer_name", "validation_scheduler", "weighting_scheme"),
 )
-"""The flags that only some families have a use for."""
+"""Flags that only some families support."""
 
 
 def check_flags(family: Any, config: TrainingConfig) -> None:
-    """Refuse flags that a family has no use for.
+    """Refuse flags that a family does not support.
 
     Args:
         family: a subclass of `Family`.
         config: all flags.
 
     Raises:
-        UserError: the first of them.
+        UserError: names the first of them.
     """
     name, given = family.pipeline_class.__name__, config.flat()
     defaults = {**vars(ModelConfig), **vars(MaskConfig), **vars(OptimizationConfig), **vars(ValidationConfig)}

@@ -1,4 +1,4 @@
-"""Flow matching's noise: straight lines between latents and noise, the velocity along them."""
+"""Flow matching: straight lines between latents and noise, and the velocity along them."""
 
 from typing import Any, ClassVar
 
@@ -18,10 +18,10 @@ class FlowMatching(Family):
     """A pipeline that was trained by rectified flow (arXiv 2403.03206, section 3).
 
     Attributes:
-        weighting_scheme: of diffusers' script for this family.
+        weighting_scheme: default of diffusers' script for this family.
         precondition_outputs: likewise.
-        max_sequence_length: of its prompts, likewise.
-        longest_sequence: what its pipeline allows.
+        max_sequence_length: of prompts, in tokens; likewise.
+        longest_sequence: maximum that its pipeline allows, in tokens.
     """
 
     scheduler_class: ClassVar[Any] = FlowMatchEulerDiscreteScheduler
@@ -42,7 +42,7 @@ class FlowMatching(Family):
 
     @classmethod
     def check(cls, config: TrainingConfig) -> None:
-        """As all families, and refuse prompts longer than the pipeline takes."""
+        """Also refuse prompts longer than the pipeline takes."""
         super().check(config)
         length, longest = config.model.max_sequence_length, cls.longest_sequence
         if (length or 0) > longest:
@@ -50,7 +50,7 @@ class FlowMatching(Family):
 
     @classmethod
     def side_unit_of(cls, config: ModelConfig) -> int:
-        """One patch of the transformer, in pixels."""
+        """Side of one patch of the transformer, in pixels."""
         return cls.cell_of(config) * int(load_config(cls.denoiser[1], cls.denoiser[0], config)["patch_size"])
 
     def add_noise(self, latents: Tensor, settings: OptimizationConfig) -> Noised:
@@ -58,7 +58,7 @@ class FlowMatching(Family):
 
         Preconditioned outputs are latents, x0' = x - sigma v, where x = x0 + sigma (noise - x0) and v is
         the prediction. Since x0' - x0 = sigma (noise - x0 - v), the squared error of x0' is sigma^2
-        times that of v, and a weight is all that it takes.
+        times that of v, so that a weight is enough.
         """
         noise = torch.randn_like(latents)
         scheme = settings.weighting_scheme or self.weighting_scheme
@@ -75,9 +75,9 @@ class FlowMatching(Family):
         return Noised(noisy, self.scheduler.timesteps[steps].to(latents.device), target, weight=weight)
 
     def _between(self, latents: Tensor, noise: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
-        """The point sigma of the way, and the velocity there, both (B, C, h, w); sigma 1 is noise."""
+        """Return the point at sigma on the way, and the velocity there, both (B, C, h, w); sigma 1 is noise."""
         return (1.0 - sigmas) * latents + sigmas * noise, noise - latents
 
     def sampler(self, name: str, config: Any) -> Any:
-        """Flow matching's own scheduler, whatever the name."""
+        """Return flow matching's only scheduler, whatever the name."""
         return FlowMatchEulerDiscreteScheduler.from_config(config)

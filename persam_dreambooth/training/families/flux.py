@@ -35,11 +35,11 @@ class Flux(FlowMatching):
 
     @classmethod
     def side_unit_of(cls, config: ModelConfig) -> int:
-        """One token of the transformer, into which 2 x 2 latent cells are packed; in pixels."""
+        """Side of one token of the transformer, which packs 2 x 2 latent cells; in pixels."""
         return 2 * cls.cell_of(config)
 
     def tokenize(self, prompt: str) -> Conditioning:
-        """CLIP's and T5's token ids, (1, length) int64 each."""
+        """Tokenize with CLIP's and T5's tokenizers: ids, (1, length) int64 each."""
         return {
             "input_ids": token_ids(self.tokenizer, prompt).input_ids,
             "input_ids_2": token_ids(self.tokenizer_2, prompt, self.length).input_ids,
@@ -51,10 +51,10 @@ class Flux(FlowMatching):
         return {"embeds": self.text_encoder_2(tokens["input_ids_2"].to(device))[0], "pooled": pooled}
 
     def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
-        """The velocity, (B, C, h, w), unpacked from the transformer's tokens, each of which holds 2 x 2 cells.
+        """Return the velocity, (B, C, h, w), unpacked from the transformer's tokens of 2 x 2 cells each.
 
-        Packing only moves numbers, so that masking the unpacked prediction is masking the packed one
-        with a packed mask, and its gradient is exactly zero in the same places.
+        Packing only moves numbers, so that masking the unpacked prediction is the same as masking the packed one
+        with a packed mask: the gradient is exactly zero in the same places.
         """
         noisy, config = noised.noisy, unwrapped(self.transformer).config
         batch, channels, height, width = noisy.shape

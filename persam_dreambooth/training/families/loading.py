@@ -1,4 +1,4 @@
-"""The parts of a pipeline on disk: read in full precision, refused in one line where something is missing."""
+"""Load the parts of a pipeline in full precision; anything missing is an error in one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,26 +13,26 @@ from persam_dreambooth.training.config import ModelConfig
 
 @contextmanager
 def naming(what: str) -> Iterator[None]:
-    """Turn whatever goes wrong while a part is loaded into one line that names the part."""
+    """Turn any error while a part is loaded into a one-line UserError that names the part."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # missing, damaged and foreign files each raise something else
+    except Exception as error:  # missing, damaged and foreign files raise different exceptions
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{what} cannot be loaded ({reason}); check the name, or download it again") from error
 
 
 def load_part(kind: Any, part: str, config: ModelConfig) -> Any:
-    """One model of the pipeline in float32, refused where weights are missing: the libraries would draw them anew.
+    """Load one model of the pipeline in float32; refuse missing weights, which would be initialized at random.
 
     Args:
         kind: its class, a diffusers or transformers model.
         part: its name and folder in the pipeline.
-        config: where the pipeline is.
+        config: location of the pipeline.
 
     Raises:
-        UserError: the part cannot be read, or not whole.
+        UserError: the part cannot be read, or is incomplete.
     """
     name = str(config.pretrained_model_name_or_path)
     with naming(f"the {part} of {name}"):
@@ -48,7 +48,7 @@ def load_part(kind: Any, part: str, config: ModelConfig) -> Any:
 
 
 def load_config(kind: Any, part: str, config: ModelConfig) -> dict[str, Any]:
-    """The config of one of the pipeline's diffusers parts, without its weights.
+    """Load the config of one of the pipeline's diffusers parts, without its weights.
 
     Raises:
         UserError: it cannot be read.
@@ -59,7 +59,7 @@ def load_config(kind: Any, part: str, config: ModelConfig) -> dict[str, Any]:
 
 
 def token_ids(tokenizer: Any, prompt: str, length: int | None = None) -> Any:
-    """A prompt's tokens, cut or padded to `length`, the tokenizer's own if None: `input_ids` and `attention_mask`."""
+    """Tokenize a prompt, cut or padded to `length` (None: the tokenizer's own): `input_ids` and `attention_mask`."""
     return tokenizer(
         prompt,
         truncation=True,
@@ -70,7 +70,7 @@ def token_ids(tokenizer: Any, prompt: str, length: int | None = None) -> Any:
 
 
 def load_tokenizer(part: str, config: ModelConfig) -> Any:
-    """One of the pipeline's tokenizers, or the one of `--tokenizer_name`."""
+    """Load one of the pipeline's tokenizers, or the one of `--tokenizer_name`."""
     name, other = str(config.pretrained_model_name_or_path), config.tokenizer_name
     with naming(f"the {part} of {other or name}"):
         if other:
@@ -79,5 +79,5 @@ def load_tokenizer(part: str, config: ModelConfig) -> Any:
 
 
 def unwrapped(module: Any) -> Any:
-    """The module inside what Accelerate and torch.compile wrap around it."""
+    """Return the module inside the wrappers of Accelerate and torch.compile."""
     return extract_model_from_parallel(module, keep_torch_compile=False)

@@ -1,4 +1,4 @@
-"""LoRA adapters: hung on, switched off, written and read as diffusers' pipelines do it."""
+"""LoRA adapters: added, disabled, saved and loaded in the same way as in diffusers' pipelines."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from persam_dreambooth.training.families.loading import unwrapped
 
 
 def add_adapters(module: Any, targets: list[str], config: ModelConfig) -> None:
-    """Hang adapters on the layers whose names end in one of `targets`."""
+    """Add adapters to the layers whose names end in one of `targets`."""
     rank = cast(int, config.rank)  # resolved by the config, since --use_lora is on
     module.add_adapter(
         LoraConfig(
@@ -39,43 +39,43 @@ def add_adapters(module: Any, targets: list[str], config: ModelConfig) -> None:
 
 @contextmanager
 def without_adapters(module: nn.Module) -> Iterator[None]:
-    """Inside, a model that trains LoRA adapters is its base: adapters and dropout off."""
-    inner, modes = unwrapped(module), {one: one.training for one in module.modules()}
+    """Turn adapters and dropout off inside the block, so that the model is its base."""
+    inner, modes = unwrapped(module), {layer: layer.training for layer in module.modules()}
     try:
         module.eval()
         inner.disable_adapters()
         yield
     finally:
         inner.enable_adapters()
-        for one, training in modes.items():
-            one.training = training
+        for layer, training in modes.items():
+            layer.training = training
 
 
 def save_adapters(pipeline_class: Any, parts: dict[str, nn.Module], folder: Path) -> None:
     """Write `pytorch_lora_weights.safetensors`, which the pipeline's `load_lora_weights` takes.
 
     Args:
-        pipeline_class: whose `save_lora_weights` writes.
-        parts: the modules with adapters, by their part's name.
-        folder: where the file goes.
+        pipeline_class: its `save_lora_weights` writes the file.
+        parts: the modules with adapters, by part name.
+        folder: of the file.
     """
     modules = {name: unwrapped(part) for name, part in parts.items()}
     layers = {f"{name}_lora_layers": _state(name, part) for name, part in modules.items()}
-    # Without the metadata a reader takes alpha for the rank, and draws another model where it is not.
+    # Without the metadata, a reader assumes that alpha is the rank, which gives another model if it is not.
     metadata = _collate_lora_metadata(modules)
     for settings in metadata.values():
-        settings["target_modules"] = sorted(settings["target_modules"])  # a set's order is another in each process
+        settings["target_modules"] = sorted(settings["target_modules"])  # the order of a set differs between processes
     pipeline_class.save_lora_weights(folder, weight_name=LORA_NAME, **layers, **metadata)
 
 
 def _state(name: str, part: nn.Module) -> dict[str, Any]:
-    """One part's adapters under the names of diffusers' scripts: peft's own for transformers."""
+    """Return a part's adapters under the names of diffusers' scripts (for transformers, peft's own)."""
     state = get_peft_model_state_dict(part)
     return dict(state if name == "transformer" else convert_state_dict_to_diffusers(state))
 
 
 def load_adapters(parts: dict[str, nn.Module], folder: Path) -> None:
-    """Read what `save_adapters` wrote into modules that have the adapters already."""
+    """Load what `save_adapters` wrote into modules that already have adapters."""
     _load(load_file(folder / LORA_NAME), parts)
 
 
@@ -91,21 +91,21 @@ def _load(state: dict[str, Tensor], parts: dict[str, nn.Module]) -> None:
 
 
 def begin_from(name: str, parts: dict[str, nn.Module]) -> None:
-    """Put the weights of an existing LoRA into new adapters.
+    """Load the weights of an existing LoRA into new adapters.
 
-    A text encoder that the file does not adapt begins with adapters of its own, which change nothing yet.
+    A text encoder that the file does not adapt starts with fresh adapters, which change nothing yet.
 
     Args:
-        name: file or folder, as `--network_weights` names it.
-        parts: the modules with adapters, by their part's name; the first one is the denoiser.
+        name: file or folder, as in `--network_weights`.
+        parts: the modules with adapters, by part name; the first one is the denoiser.
 
     Raises:
-        UserError: it does not adapt the denoiser, or other parts or layers than are trained, or in other sizes.
+        UserError: it does not adapt the denoiser, or its parts, layers or sizes are not those that are trained.
     """
     said = f"--network_weights {name}"
     try:
         state = load_file(lora_files.lora_file(name))
-    except Exception as error:  # damaged files raise what safetensors and the system each call it
+    except Exception as error:  # safetensors and the system raise different exceptions for damage
         raise UserError(f"{said} cannot be read ({str(error).splitlines()[0][:200]})") from error
     there = {key.partition(".")[0] for key in state}
     denoiser = next(iter(parts))
@@ -121,14 +121,14 @@ def begin_from(name: str, parts: dict[str, nn.Module]) -> None:
 
 
 def _check_layers(said: str, part: str, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    """Refuse weights of other layers or sizes than one part's adapters have."""
+    """Refuse weights whose layers or sizes differ from those of a part's adapters."""
     its = {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
     if part.startswith("text_encoder"):
         its = convert_state_dict_to_peft(convert_state_dict_to_diffusers(its))
     else:
         its = convert_unet_state_dict_to_peft(its)
     its = {key.removeprefix("base_model.model."): value for key, value in its.items()}
-    shapes, others = ({key: tuple(value.shape) for key, value in one.items()} for one in (its, wanted))
+    shapes, others = ({key: tuple(value.shape) for key, value in tensors.items()} for tensors in (its, wanted))
     for key in sorted({*shapes, *others}):
         if shapes.get(key) != others.get(key):
             raise UserError(

@@ -1,4 +1,4 @@
-"""Lumina Image 2.0: flow matching with its ends swapped, prompts read by Gemma 2."""
+"""Lumina Image 2.0: flow matching with its ends swapped, prompts encoded by Gemma 2."""
 
 import copy
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from persam_dreambooth.training.families.flow_matching import FlowMatching
 from persam_dreambooth.training.families.loading import token_ids
 from persam_dreambooth.training.families.noised import Conditioning, Noised
 
-# What the pipeline puts before a prompt if nothing else is said.
+# The pipeline's default system prompt.
 SYSTEM_PROMPT = (
     "You are an assistant designed to generate superior images with the superior degree of image-text alignment based "
     "on textual prompts or user prompts."
@@ -43,22 +43,22 @@ class Lumina2(FlowMatching):
         self.text_encoder.to(torch.bfloat16)
 
     def checksum(self, part: str) -> str:
-        """As all families; with the precision to which the text encoder's embeddings are cast."""
+        """Also include the precision to which the text encoder's embeddings are cast."""
         return super().checksum(part) + (f"-{self.dtype}" if part == "text" else "")
 
     def pipeline(self) -> Any:
-        """As all families; the text encoder is cast to the other parts' precision, as the pipeline needs."""
+        """Also cast the text encoder to the precision of the other parts, as the pipeline needs."""
         pipeline = super().pipeline()
         if pipeline.text_encoder.dtype != self.dtype:
             pipeline.text_encoder = copy.deepcopy(pipeline.text_encoder).to(self.dtype)
         return pipeline
 
     def asked(self, prompt: str) -> str:
-        """The prompt behind the pipeline's own system prompt."""
+        """Return the prompt after the pipeline's own system prompt."""
         return f"{SYSTEM_PROMPT} <Prompt Start> {prompt}"
 
     def tokenize(self, prompt: str) -> Conditioning:
-        """Gemma's token ids and attention mask, (1, length) int64 each."""
+        """Tokenize with Gemma's tokenizer: ids and attention mask, (1, length) int64 each."""
         tokens = token_ids(self.tokenizer, self.asked(prompt), self.length)
         return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
 
@@ -73,7 +73,7 @@ class Lumina2(FlowMatching):
         return super()._between(noise, latents, sigmas)
 
     def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
-        """The velocity towards the picture, (B, C, h, w)."""
+        """Return the velocity towards the picture, (B, C, h, w)."""
         return self.transformer(
             hidden_states=noised.noisy,
             timestep=noised.timesteps / self.scheduler.config.num_train_timesteps,

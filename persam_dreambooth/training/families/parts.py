@@ -1,4 +1,4 @@
-"""A diffusers pipeline as named parts: read, put together again, written."""
+"""A diffusers pipeline as named parts: loaded, reassembled, saved."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -17,14 +17,14 @@ class PipelineParts(ABC):
     """The parts of one class of pipelines, some of which are trained.
 
     Attributes:
-        base_model: as the user named it.
+        base_model: hub name or folder, as given by the user.
         pipeline_class: diffusers' class.
-        denoiser: name and class of the part that is trained.
+        denoiser: name and class of the denoiser.
         encoders: names and classes of the text encoders, in the order of diffusers' scripts; tokenizers
-            have the same endings.
+            have the same suffixes.
         scheduler_class: of the noise schedule.
         optional: the encoders that a base model may lack.
-        unchecked: how the pipeline is told to have no safety checker.
+        unchecked: arguments that disable the pipeline's safety checker.
     """
 
     pipeline_class: ClassVar[Any]
@@ -44,14 +44,18 @@ class PipelineParts(ABC):
 
     @classmethod
     def load(cls, config: ModelConfig) -> Self:
-        """Read the parts of a pipeline folder or hub model, all in float32.
+        """Load the parts of a pipeline folder or hub model, all in float32.
 
         Raises:
             UserError: a part is missing or cannot be read.
         """
         name, parts = str(config.pretrained_model_name_or_path), dict[str, Any]()
         index = DiffusionPipeline.load_config(name, revision=config.revision)
-        present = [one for one in cls.encoders if one not in cls.optional or index.get(one, [None])[0] is not None]
+        present = [
+            encoder
+            for encoder in cls.encoders
+            if encoder not in cls.optional or index.get(encoder, [None])[0] is not None
+        ]
         for encoder in cls.encoders:
             tokenizer = encoder.replace("text_encoder", "tokenizer")
             parts[tokenizer] = load_tokenizer(tokenizer, config) if encoder in present else None
@@ -59,7 +63,7 @@ class PipelineParts(ABC):
             parts["scheduler"] = cls.scheduler_class.from_pretrained(
                 name, subfolder="scheduler", revision=config.revision
             )
-        # The order is that of diffusers' scripts, as each load may draw random numbers.
+        # In the order of diffusers' scripts, since each load may draw random numbers.
         for encoder, kind in cls.encoders.items():
             parts[encoder] = load_part(kind, encoder, config) if encoder in present else None
         parts["vae"] = load_part(AutoencoderKL, "vae", config)
@@ -73,20 +77,20 @@ class PipelineParts(ABC):
 
     @classmethod
     def side_unit_of(cls, config: ModelConfig) -> int:
-        """What a picture's side must be a multiple of, in pixels, from the base model's configs alone."""
+        """Unit that a picture's sides must be multiples of, in pixels, from the base model's configs alone."""
         return cls.cell_of(config)
 
     @classmethod
     def even_unit_of(cls, config: ModelConfig) -> int:
-        """Sides that are multiples of it are halved without a remainder in every layer; in pixels, as above."""
+        """Unit whose multiples are halved without a remainder in every layer, in pixels; as above."""
         return cls.side_unit_of(config)
 
     @abstractmethod
     def trained(self) -> dict[str, nn.Module]:
-        """The modules with trainable weights, by their part's name; the first one is the denoiser."""
+        """Return the modules with trainable weights, by part name; the first one is the denoiser."""
 
     def pipeline(self) -> Any:
-        """A pipeline around the modules in training, without a safety checker, for validation pictures."""
+        """Build a pipeline around the modules in training, without a safety checker, for validation pictures."""
         parts = {name: unwrapped(part) for name, part in self.trained().items()}
         for name, kind in self.encoders.items():
             tokenizer = name.replace("text_encoder", "tokenizer")
@@ -97,7 +101,7 @@ class PipelineParts(ABC):
         return self._assembled(vae=self.vae, **parts, **self.unchecked)
 
     def _assembled(self, **parts: Any) -> Any:
-        """The base model's pipeline with some parts replaced; what it lacks has to be told to diffusers."""
+        """Build the base model's pipeline with some parts replaced; parts it lacks must be passed as None."""
         for name in self.optional:
             tokenizer = name.replace("text_encoder", "tokenizer")
             if getattr(self, tokenizer) is None:
@@ -111,7 +115,7 @@ class PipelineParts(ABC):
         )
 
     def save(self, folder: Path, skip_text_encoder: bool = False) -> None:
-        """Write what was trained as the ecosystem reads it: a pipeline folder or a LoRA file."""
+        """Save the trained model in the ecosystem's format: a pipeline folder or a LoRA file."""
         if self.config.use_lora:
             lora.save_adapters(self.pipeline_class, self.trained(), folder)
             return
@@ -122,7 +126,7 @@ class PipelineParts(ABC):
         self._assembled(**parts).to(torch.float32).save_pretrained(folder)
 
     def save_weights(self, folder: Path) -> None:
-        """Write the trainable weights for a checkpoint, in full precision."""
+        """Save the trainable weights for a checkpoint, in full precision."""
         if self.config.use_lora:
             lora.save_adapters(self.pipeline_class, self.trained(), folder)
             return
@@ -130,7 +134,7 @@ class PipelineParts(ABC):
             unwrapped(part).save_pretrained(folder / name)
 
     def load_weights(self, folder: Path) -> None:
-        """Read what `save_weights` wrote."""
+        """Load what `save_weights` wrote."""
         if self.config.use_lora:
             lora.load_adapters(self.trained(), folder)
             return

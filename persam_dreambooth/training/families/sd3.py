@@ -43,7 +43,7 @@ class StableDiffusion3(FlowMatching):
     text_encoder_3: Any
 
     def tokenize(self, prompt: str) -> Conditioning:
-        """Both CLIPs' token ids, and T5's if the base model has one; (1, length) int64 each."""
+        """Tokenize for both CLIPs, and for T5 if the base model has one: ids, (1, length) int64 each."""
         tokens = {
             "input_ids": token_ids(self.tokenizer, prompt).input_ids,
             "input_ids_2": token_ids(self.tokenizer_2, prompt).input_ids,
@@ -54,19 +54,19 @@ class StableDiffusion3(FlowMatching):
 
     def _encode(self, tokens: Conditioning) -> Conditioning:
         device = next(self.text_encoder.parameters()).device
-        one = self.text_encoder(tokens["input_ids"].to(device), output_hidden_states=True)
-        two = self.text_encoder_2(tokens["input_ids_2"].to(device), output_hidden_states=True)
-        clip = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
+        first = self.text_encoder(tokens["input_ids"].to(device), output_hidden_states=True)
+        second = self.text_encoder_2(tokens["input_ids_2"].to(device), output_hidden_states=True)
+        clip = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
         channels = unwrapped(self.transformer).config.joint_attention_dim
         if self.text_encoder_3 is None:  # as the pipeline does without it
             t5 = clip.new_zeros(len(clip), self.length, channels)
         else:
             t5 = self.text_encoder_3(tokens["input_ids_3"].to(device))[0]
         embeds = torch.cat([F.pad(clip, (0, channels - clip.shape[-1])), t5.to(clip.dtype)], dim=-2)
-        return {"embeds": embeds, "pooled": torch.cat([one.text_embeds, two.text_embeds], dim=-1)}
+        return {"embeds": embeds, "pooled": torch.cat([first.text_embeds, second.text_embeds], dim=-1)}
 
     def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
-        """The velocity, (B, C, h, w)."""
+        """Return the velocity, (B, C, h, w)."""
         return self.transformer(
             hidden_states=noised.noisy,
             timestep=noised.timesteps,

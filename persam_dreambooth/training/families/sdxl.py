@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two text encoders, and a UNet that is told each crop's size and place."""
+"""Stable Diffusion XL: two text encoders, and a UNet that is conditioned on each crop's size and position."""
 
 from typing import Any, ClassVar
 
@@ -34,28 +34,30 @@ class StableDiffusionXL(Diffusion):
 
     @classmethod
     def check(cls, config: TrainingConfig) -> None:
-        """As all families, and refuse models of another kind of noise."""
+        """Also refuse models that were trained with EDM's noise."""
         super().check(config)
         scheduler = str(load_config(cls.scheduler_class, "scheduler", config.model).get("_class_name"))
         if "EDM" in scheduler:
             name = config.model.pretrained_model_name_or_path
-            raise UserError(f"{name} was trained with EDM's noise ({scheduler}), which is not known here")
+            raise UserError(
+                f"{name} was trained with EDM's noise ({scheduler}), which is not supported; give another base model"
+            )
 
     def tokenize(self, prompt: str) -> Conditioning:
-        """Both CLIPs' token ids, (1, length) int64 each."""
+        """Tokenize for both CLIPs: ids, (1, length) int64 each."""
         both = (self.tokenizer, self.tokenizer_2)
-        one, two = (token_ids(tokenizer, prompt).input_ids for tokenizer in both)
-        return {"input_ids": one, "input_ids_2": two}
+        first, second = (token_ids(tokenizer, prompt).input_ids for tokenizer in both)
+        return {"input_ids": first, "input_ids_2": second}
 
     def _encode(self, tokens: Conditioning) -> Conditioning:
         device = next(self.text_encoder.parameters()).device
-        one = self.text_encoder(tokens["input_ids"].to(device), output_hidden_states=True)
-        two = self.text_encoder_2(tokens["input_ids_2"].to(device), output_hidden_states=True)
-        embeds = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
-        return {"embeds": embeds, "pooled": two.text_embeds}
+        first = self.text_encoder(tokens["input_ids"].to(device), output_hidden_states=True)
+        second = self.text_encoder_2(tokens["input_ids_2"].to(device), output_hidden_states=True)
+        embeds = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+        return {"embeds": embeds, "pooled": second.text_embeds}
 
     def sample_latents(self, moments: Tensor) -> Tensor:
-        """As all families; whitened if the autoencoder's config has the statistics."""
+        """Also whiten the latents if the autoencoder's config has the statistics."""
         latents, vae = super().sample_latents(moments), self.vae.config
         if vae.latents_mean is None or vae.latents_std is None:
             return latents
@@ -63,9 +65,9 @@ class StableDiffusionXL(Diffusion):
         return (latents - mean * vae.scaling_factor) / std
 
     def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
-        """Noise or velocity, (B, C, h, w), conditioned on each crop's size and place (section 2.2 of its paper)."""
+        """Return noise or velocity, (B, C, h, w), conditioned on each crop's size and place (paper, section 2.2)."""
         if noised.crop is None:
-            raise ValueError("SDXL must know where the latents were cut out; give Noised a crop")
+            raise ValueError("SDXL is conditioned on the crop of the latents; give Noised a crop")
         given = {"text_embeds": conditioning["pooled"], "time_ids": noised.crop.to(noised.noisy)}
         return self.unet(
             noised.noisy,

@@ -36,7 +36,7 @@ class StableDiffusion(Diffusion):
 
     @classmethod
     def load(cls, config: ModelConfig) -> Self:
-        """As all families, and refuse prompts longer than the text encoder takes."""
+        """Also refuse prompts longer than the text encoder takes."""
         family = super().load(config)
         positions = family.text_encoder.config.max_position_embeddings
         if (config.tokenizer_max_length or 0) > positions:
@@ -44,7 +44,7 @@ class StableDiffusion(Diffusion):
         return family
 
     def tokenize(self, prompt: str) -> Conditioning:
-        """CLIP's token ids and attention mask, (1, length) int64 each."""
+        """Tokenize with CLIP's tokenizer: ids and attention mask, (1, length) int64 each."""
         tokens = token_ids(self.tokenizer, prompt, self.config.tokenizer_max_length)
         return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
 
@@ -59,7 +59,7 @@ class StableDiffusion(Diffusion):
         return {"embeds": embeds}
 
     def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
-        """Noise or velocity, (B, C, h, w)."""
+        """Return noise or velocity, (B, C, h, w)."""
         labels = noised.timesteps if self.config.class_labels_conditioning == "timesteps" else None
         embeds = conditioning["embeds"]
         return self.unet(noised.noisy, noised.timesteps, embeds, class_labels=labels, return_dict=False)[0]

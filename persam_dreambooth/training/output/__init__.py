@@ -1,1 +1,1 @@
-"""What a run leaves: the model in the formats that others read, its card, its place on the hub."""
+"""Output of a run: the model in common formats, its model card, its upload to the hub."""

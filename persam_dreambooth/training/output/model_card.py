@@ -1,4 +1,4 @@
-"""The model card: what a model is, what it learned from, how to use it, what it drew last."""
+"""The model card: what the model is, what it was trained on, how to use it, its last validation pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ CARD_NAME = "README.md"  # where the hub looks for it
 
 @dataclass(frozen=True)
 class Card:
-    """What a model card tells.
+    """Content of a model card.
 
     Attributes:
         config: the run's flags.
-        concepts: the same once a subject, with that subject's prompts; at least one.
-        masks: what was found out about them; empty without masks.
+        concepts: one config per subject, with its prompts; at least one.
+        masks: the checks of the masks; empty without masks.
         pictures: the newest validation pictures, inside the output folder.
         family: of the base model, such as `StableDiffusion`.
     """
@@ -36,11 +36,11 @@ class Card:
 
     @property
     def prompts(self) -> list[str]:
-        """The subjects' prompts; captions of single photos stay with the photos."""
-        return [one.data.instance_prompt for one in self.concepts if one.data.instance_prompt]
+        """The subjects' prompts, without captions of single photos."""
+        return [concept.data.instance_prompt for concept in self.concepts if concept.data.instance_prompt]
 
     def save(self, folder: Path, public: bool = False) -> None:
-        """Write `README.md` into a folder; `public` leaves out what only the owner of the photos may see."""
+        """Write `README.md` into a folder; `public` omits what only the owner of the photos may see."""
         with replacing(folder / CARD_NAME) as temporary:
             ModelCard(self._text(public)).save(temporary)
 
@@ -56,7 +56,7 @@ class Card:
         if self.masks and (not public or self.config.output.push_masks_to_hub):
             sections.append(f"## Masks\n\n![the photos under their masks]({MASKS_NAME})")
         if self.pictures:
-            gallery = "\n".join(f"![{one.stem}]({one.relative_to(output).as_posix()})" for one in self.pictures)
+            gallery = "\n".join(f"![{path.stem}]({path.relative_to(output).as_posix()})" for path in self.pictures)
             sections.append(
                 f"## Validation pictures\n\nPrompt: *{self.config.validation.validation_prompt}*\n\n{gallery}"
             )
@@ -67,7 +67,7 @@ class Card:
         kind = "stable-diffusion" if self.family.startswith("StableDiffusion") else self.family.lower()
         tags = ["text-to-image", "diffusers", kind, "dreambooth", "persam"]
         return ModelCardData(
-            base_model=None if Path(base).is_dir() else base,  # the hub takes its own names only
+            base_model=None if Path(base).is_dir() else base,  # the hub accepts only its own names
             library_name="diffusers",
             pipeline_tag="text-to-image",
             instance_prompt=self.prompts[0] if self.prompts else None,
@@ -97,7 +97,7 @@ class Card:
         return f"{kind} of `{self._base(public)}` on\n{subjects}{with_text}. {masked}\nAll settings: `{CONFIG_NAME}`."
 
     def _usage(self, public: bool) -> str:
-        """The lines that load this model with diffusers."""
+        """Return the lines that load this model with diffusers."""
         output = self.config.output
         here = output.hub_model_id or Path(output.output_dir).resolve().name if public else "this folder"
         subject = self.prompts[0] if self.prompts else "a photo"
@@ -107,7 +107,7 @@ class Card:
             base = self._base(public)
             named = {"revision": self.config.model.revision, "variant": self.config.model.variant}
             more = "".join(f", {name}={value!r}" for name, value in named.items() if value)
-            # The base's parts may be stored in several precisions, and the LoRA's are float32.
+            # The base's parts may be stored in different precisions, and the LoRA is float32.
             load = [
                 f"pipeline = DiffusionPipeline.from_pretrained({base!r}, torch_dtype=torch.float32{more})",
                 f"pipeline.load_lora_weights({here!r}, weight_name={LORA_NAME!r})",
@@ -115,17 +115,17 @@ class Card:
         return "\n".join(["import torch", "from diffusers import DiffusionPipeline", "", *load, prompt])
 
     def _subject(self) -> str:
-        """What was learned from which prompts, as a table."""
+        """Return a table of prompts, class images and photos."""
         rows = []
-        for one in self.concepts:
-            data = one.data
+        for concept in self.concepts:
+            data = concept.data
             rows.append(("instance prompt", f"*{data.instance_prompt}*" if data.instance_prompt else "captions"))
             if data.class_prompt:
                 rows.append(("class prompt", f"*{data.class_prompt}*"))
             if data.with_prior_preservation:
                 rows.append(("class images", f"{data.num_class_images}, weight {data.prior_loss_weight:g}"))
         if self.masks:
-            low, high = (extreme(one.coverage for one in self.masks) for extreme in (min, max))
+            low, high = (extreme(check.coverage for check in self.masks) for extreme in (min, max))
             rows.append(("photos", f"{len(self.masks)}; the subject covers {low:.0%} to {high:.0%} of them"))
         lines = "\n".join(f"| {name} | {value.replace('|', '&#124;')} |" for name, value in rows)
         return f"## Subject and prompts\n\n| | |\n| --- | --- |\n{lines}"

@@ -1,4 +1,4 @@
-"""What a finished run leaves behind: the model in the ecosystem's formats, and the upload."""
+"""Save the trained model in the ecosystem's formats, and upload it."""
 
 import shutil
 import tempfile
@@ -21,19 +21,19 @@ from persam_dreambooth.training.runtime.checkpoint import in_words
 from persam_dreambooth.training.runtime.validation import VALIDATION_FOLDER
 
 LAST_WRITTEN = (PIPELINE_INDEX, LORA_NAME)
-"""The files by which others recognize a model; they appear when all else is in place."""
+"""Files by which other programs recognize a model; they are written after everything else."""
 HUB_FOLDER = "hub"
-"""What is uploaded lies there while it is."""
+"""Folder for the files of an upload, until it is done."""
 
 
 def save_model(family: Family, config: TrainingConfig) -> list[str]:
-    """Write the trained model into the output folder: beside, then renamed, its index last.
+    """Save the trained model to the output folder: to a temporary folder, then renamed, its index last.
 
     Returns:
-        The files and folders in it that are the model.
+        Names of the model's files and folders.
 
     Raises:
-        UserError: it cannot be written; or kohya's format cannot hold it, and the rest is written all the same.
+        UserError: it cannot be written; or kohya's format cannot hold it (the rest is saved nevertheless).
     """
     output = Path(config.output.output_dir)
     try:
@@ -41,7 +41,7 @@ def save_model(family: Family, config: TrainingConfig) -> list[str]:
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"the model cannot be written ({' '.join(str(error).split())}); {in_words(output)}; check the free space "
-            f"of {output}, then go on with the same command and --resume_from_checkpoint latest"
+            f"of {output}, then resume with the same command and --resume_from_checkpoint latest"
         ) from error
 
 
@@ -64,7 +64,7 @@ def _save_model(family: Family, config: TrainingConfig, output: Path) -> list[st
 
 
 def claim_repository(config: TrainingConfig) -> str | None:
-    """Create the hub repository before training, so that a wrong token fails now and not after hours.
+    """Create the hub repository before training, so that a wrong token fails at once and not after hours.
 
     Returns:
         Its name; None without `--push_to_hub`.
@@ -82,24 +82,23 @@ def claim_repository(config: TrainingConfig) -> str | None:
         reason = type(error).__name__  # not the message: it may repeat the request's headers
         raise UserError(
             f"--push_to_hub: the repository {name} cannot be created ({reason}); log in with `hf auth login`, "
-            "check the network, or leave the flag out"
+            "check the network, or drop the flag"
         ) from None
 
 
 def upload(config: TrainingConfig, repository: str, model: Sequence[str], card: Card) -> None:
-    """Send the model, its card, its config and the validation pictures to the hub.
+    """Upload the model, its card, its config and the validation pictures to the hub.
 
-    Nothing goes there that shows the photos, unless `--push_masks_to_hub` asks for it, or that says
-    where they lie.
+    Nothing that shows the photos is uploaded (except with `--push_masks_to_hub`), nor any local path.
 
     Args:
         config: the run's flags.
         repository: from `claim_repository`.
         model: from `save_model`.
-        card: is written anew, for strangers.
+        card: is written again, in its public version.
 
     Raises:
-        UserError: the upload failed; what was to be sent stays in `hub/`.
+        UserError: the upload failed; its files stay in `hub/`.
     """
     output = Path(config.output.output_dir)
     folder = collect_public(config, model, card)
@@ -112,17 +111,16 @@ def upload(config: TrainingConfig, repository: str, model: Sequence[str], card: 
         )
     except Exception as error:  # as above
         raise UserError(
-            f"the upload to {repository} failed ({type(error).__name__}); the model is in {output}; send it later: "
+            f"the upload to {repository} failed ({type(error).__name__}); the model is in {output}; upload it later: "
             f"`hf upload {repository} {folder}`"
         ) from None
     shutil.rmtree(folder)
 
 
 def collect_public(config: TrainingConfig, model: Sequence[str], card: Card) -> Path:
-    """Lay out what may be uploaded, and nothing else, in `hub/`; returns that folder.
+    """Collect the files to upload, and nothing else, in `hub/`; returns that folder.
 
-    A list of what goes rather than of what stays, so that nothing a later version writes is sent
-    because nobody thought of it.
+    An allow list, so that files which a later version writes are not uploaded by mistake.
     """
     output = Path(config.output.output_dir)
     folder = output / HUB_FOLDER
@@ -139,7 +137,7 @@ def collect_public(config: TrainingConfig, model: Sequence[str], card: Card) -> 
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file in a second place; a copy where the file system has no links."""
+    """Hard-link a file, or copy it if the file system has no hard links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         target.hardlink_to(source)

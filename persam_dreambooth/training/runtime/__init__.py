@@ -1,1 +1,1 @@
-"""What keeps a run going: optimizer, checkpoints, signals, memory, several processes."""
+"""Everything around the training loop: optimizer, checkpoints, signals, memory, distributed training."""

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, in the ecosystem's formats, the newest few kept."""
+"""Checkpoints: written atomically, in the ecosystem's formats, keeping only the newest ones."""
 
 import json
 import shutil
@@ -29,15 +29,15 @@ RNG_NAMES = ("epoch_rng", "torch_rng", "fetch_rng")
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """Progress of a run.
 
     Attributes:
         step: optimizer steps taken.
-        epoch: epochs begun before the current one.
-        batches: batches taken of the current epoch.
-        epoch_rng: state, when the epoch began, of the generator from which its order of photos follows.
-        torch_rng: torch's own state at that time.
-        fetch_rng: torch's own state when the newest batch was asked for, from which the next one's crops follow.
+        epoch: epochs before the current one.
+        batches: batches taken from the current epoch.
+        epoch_rng: state of the generator that shuffles the epoch, at its start.
+        torch_rng: torch's global random state at that time.
+        fetch_rng: torch's global random state when the last batch was requested; determines the next crops.
     """
 
     step: int = 0
@@ -49,9 +49,9 @@ class Progress:
 
 
 def register(accelerator: Accelerator, family: Family, average: EMAModel | None) -> None:
-    """Have Accelerate store the trained weights in the family's own format, not as raw state; and their average.
+    """Have Accelerate save the trained weights in the family's own format instead of as raw state; and their EMA.
 
-    Not with FSDP, whose shares Accelerate gathers into a format of its own before it asks anyone.
+    Not with FSDP: Accelerate gathers its shards into a format of its own before it calls any hook.
     """
     if shares_weights(accelerator):
         return
@@ -74,10 +74,10 @@ def register(accelerator: Accelerator, family: Family, average: EMAModel | None)
 
 
 def save_checkpoint(accelerator: Accelerator, output: Path, progress: Progress, keep: int | None) -> Path | None:
-    """Write `checkpoint-STEP`: beside, then renamed; then remove the oldest beyond `keep`.
+    """Write `checkpoint-STEP` to a temporary folder, rename it, then delete the oldest ones beyond `keep`.
 
-    All processes must call this, since each stores its own random state. A full disk is no end of
-    the training: what was written is removed again, the earlier checkpoints stay, and a warning says so.
+    All processes must call this, since each saves its own random state. A full disk does not end the training:
+    the partial checkpoint is deleted, the earlier ones stay, and a warning is logged.
 
     Returns:
         The checkpoint; None if it could not be written.
@@ -89,18 +89,18 @@ def save_checkpoint(accelerator: Accelerator, output: Path, progress: Progress, 
     failure = ""
     try:
         _write(accelerator, partial, progress)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own for a full disk
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own for a full disk
         if isinstance(error, torch.OutOfMemoryError):
             raise
         failure = " ".join(str(error).split())[:200]
-    failures = [one for one in gather_object([failure]) if one]
+    failures = [reason for reason in gather_object([failure]) if reason]
     if accelerator.is_main_process and not failures:
         failures = _finish(partial, progress)
     if accelerator.is_main_process:
         if failures:
             shutil.rmtree(partial, ignore_errors=True)
             warn(
-                f"checkpoint {final.name} could not be written ({failures[0]}); the training goes on, "
+                f"checkpoint {final.name} could not be written ({failures[0]}); training continues, "
                 f"{in_words(output)}. Check the free space of {output}"
             )
         else:
@@ -118,7 +118,7 @@ def _write(accelerator: Accelerator, folder: Path, progress: Progress) -> None:
 
 
 def _finish(folder: Path, progress: Progress) -> list[str]:
-    """Write, when all processes have written, what is to be found there; returns what went wrong, if anything did."""
+    """Write the progress and the digests of all files, after all processes have written; returns errors, if any."""
     values: dict[str, Any] = {name: value for name, value in asdict(progress).items() if name not in RNG_NAMES}
     own = {PROGRESS_NAME: checkpoint_files.digest_of_counts(values)}
     values[checkpoint_files.DIGESTS] = checkpoint_files.digests(folder) | own
@@ -130,7 +130,7 @@ def _finish(folder: Path, progress: Progress) -> list[str]:
 
 
 def _hide(folder: Path) -> Path:
-    """Take a checkpoint out of sight, so that a kill while it is deleted leaves none that looks whole."""
+    """Rename a checkpoint before it is deleted, so that a kill half-way leaves none that looks complete."""
     hidden = folder.with_name(f".{folder.name}.old")
     if folder.exists():
         shutil.rmtree(hidden, ignore_errors=True)
@@ -144,7 +144,7 @@ def _clear(*folders: Path) -> None:
 
 
 def clear_leftovers(output: Path) -> None:
-    """Delete what a run that was killed while it wrote or deleted something left behind."""
+    """Delete temporary files and folders of a run that was killed."""
     _clear(*output.glob(f".{PREFIX}*.partial"), *output.glob(f".{PREFIX}*.old"))
     for left in output.glob(f"{UNFINISHED}*"):
         if left.is_dir():
@@ -154,30 +154,30 @@ def clear_leftovers(output: Path) -> None:
 
 
 def in_words(output: Path) -> str:
-    """What there is to go on from, as part of a sentence."""
+    """Name the last checkpoint, as part of a sentence."""
     found = checkpoints(output)
     return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
 
 
 def checkpoints(output: Path) -> list[Path]:
-    """The finished checkpoints of a run, oldest first."""
+    """List the complete checkpoints of a run, oldest first."""
     numbered = (path for path in output.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal())
     found = [path for path in numbered if (path / PROGRESS_NAME).exists()]
     return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)))
 
 
 def choose_checkpoint(output: Path, wanted: str) -> Path | None:
-    """The checkpoint that `--resume_from_checkpoint` names: "latest", or a checkpoint's name or path.
+    """Find the checkpoint for `--resume_from_checkpoint`: "latest", or a checkpoint's name or path.
 
     Args:
         output: the run's folder.
-        wanted: what the flag says.
+        wanted: value of the flag.
 
     Returns:
         The folder; None if "latest" was wanted and there is no checkpoint.
 
     Raises:
-        UserError: there is none of that name, or later ones, which new ones would be mixed with.
+        UserError: no such checkpoint, or there are later ones, which new ones would get mixed up with.
     """
     found = checkpoints(output)
     if wanted == "latest":
@@ -193,15 +193,15 @@ def choose_checkpoint(output: Path, wanted: str) -> Path | None:
             return path
     raise UserError(
         f"--resume_from_checkpoint {wanted}: no such checkpoint in {output} (there: "
-        f"{', '.join(path.name for path in found) or 'none'}); name one of them or leave the flag out"
+        f"{', '.join(path.name for path in found) or 'none'}); name one of them or drop the flag"
     )
 
 
 def check_step(progress: Progress, steps: int, folder: Path) -> None:
-    """Refuse to go on beyond the run's end.
+    """Refuse to resume beyond the run's last step.
 
     Raises:
-        UserError: the checkpoint is of a later step than the run's last.
+        UserError: the checkpoint is from a later step than the run's last.
     """
     if progress.step > steps:
         raise UserError(
@@ -211,10 +211,10 @@ def check_step(progress: Progress, steps: int, folder: Path) -> None:
 
 
 def load_checkpoint(accelerator: Accelerator, folder: Path) -> Progress:
-    """Put weights, optimizer, scheduler and random states back; returns how far the run had come.
+    """Restore weights, optimizer, scheduler and random states; returns the progress.
 
     Raises:
-        UserError: the checkpoint is damaged or another run's.
+        UserError: the checkpoint is damaged or from another run.
     """
     rank = accelerator.process_index
     try:
@@ -227,9 +227,9 @@ def load_checkpoint(accelerator: Accelerator, folder: Path) -> Progress:
         rng = load_file(folder / f"epoch_rng_{rank}.safetensors")
         counts: dict[str, Any] = {name: values[name] for name in checkpoint_files.COUNTS}
         return Progress(**(counts | {name: rng[name] for name in RNG_NAMES}))
-    except Exception as error:  # each of a checkpoint's files answers damage in its own way
+    except Exception as error:  # each kind of file raises its own exceptions when damaged
         reason = " ".join((str(error) or type(error).__name__).split())[:200]
         raise UserError(
-            f"{folder} cannot be gone on from ({reason}); it is damaged or was made with other flags: "
-            "delete it to go on from an earlier one, or use the flags of its run"
+            f"cannot resume from {folder} ({reason}); it is damaged or was made with other flags: "
+            "delete it to resume from an earlier one, or use the flags of its run"
         ) from error

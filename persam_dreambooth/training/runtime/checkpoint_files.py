@@ -1,4 +1,4 @@
-"""Whether a checkpoint's files are those that were written: Accelerate takes some that are not without a word."""
+"""Check that the files of a checkpoint are unchanged; Accelerate silently loads some that are not."""
 
 import hashlib
 import json
@@ -19,21 +19,21 @@ DIGESTS = "sha256"
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a checkpoint but `progress.json`, by its path inside."""
+    """Return the SHA-256 of every file of a checkpoint except `progress.json`, by its relative path."""
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): digest(path) for path in paths if path.name != PROGRESS_NAME}
 
 
 def digest_of_counts(values: dict[str, Any]) -> str:
-    """SHA-256 of `progress.json`'s own counts."""
+    """Return the SHA-256 of the counts in `progress.json`."""
     return hashlib.sha256(json.dumps([values[name] for name in COUNTS]).encode()).hexdigest()
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
-    """`progress.json` as written.
+    """Read `progress.json`.
 
     Raises:
-        ValueError: it is none, or its counts are no numbers that a run could have.
+        ValueError: it is not valid, or its counts are impossible.
     """
     values = json.loads((folder / PROGRESS_NAME).read_text(encoding="utf-8"))
     if not isinstance(values, dict):
@@ -50,7 +50,7 @@ def read_progress(folder: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path) -> None:
-    """Compare a checkpoint's files with their digests; those of earlier versions have none.
+    """Compare a checkpoint's files with their digests; checkpoints of earlier versions have none and pass.
 
     Raises:
         ValueError: a file is missing, was changed or was added.
@@ -66,34 +66,34 @@ def check_files(folder: Path) -> None:
         if name not in found:
             raise ValueError(f"{name} is missing")
         if written.get(name) != found[name]:
-            raise ValueError(f"{name} is not as it was written")
+            raise ValueError(f"{name} was changed after it was written")
 
 
 def read_random_states(folder: Path, rank: int) -> dict[str, Any]:
-    """A process's random states, read as data only: a pickle that asks for code is refused.
+    """Read a process's random states, as data only: a pickle that would run code is refused.
 
     Raises:
-        Exception: missing, cut or foreign files each raise something else.
+        Exception: of various kinds, if the file is missing, cut or foreign.
     """
     states: dict[str, Any] = load(folder / f"random_states_{rank}.pkl", weights_only=True)
     return states
 
 
 def check_random_states(states: dict[str, Any]) -> None:
-    """Refuse where random generators are not in the states of a checkpoint: Accelerate goes on with others.
+    """Check that the random generators are in the checkpoint's states; Accelerate continues if they are not.
 
     Raises:
-        UserError: of the first generator that is not.
+        UserError: names the first generator that is not.
     """
     numpy_state = np.random.get_state()  # noqa: NPY002 - the generator that Accelerate saves
     same = {
         "Python's": random.getstate() == states["random_state"],
-        "NumPy's": all(np.array_equal(one, other) for one, other in zip(numpy_state, states["numpy_random_seed"])),  # noqa: B905
+        "NumPy's": all(np.array_equal(now, then) for now, then in zip(numpy_state, states["numpy_random_seed"])),  # noqa: B905
         "torch's": torch.equal(torch.get_rng_state(), states["torch_manual_seed"]),
     }
     if torch.cuda.is_available():
         now, then = torch.cuda.get_rng_state_all(), states.get("torch_cuda_manual_seed", [])
-        # A run may be resumed on other GPUs: their generators then begin from the seed.
+        # A run may be resumed on a different number of GPUs: their generators then start from the seed.
         same["the GPU's"] = len(now) != len(then) or all(map(torch.equal, now, then))
     for whose, holds in same.items():
         if not holds:

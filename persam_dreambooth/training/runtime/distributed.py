@@ -1,4 +1,4 @@
-"""What processes may share: batches, gradients, optimizer state, and with FSDP the weights themselves."""
+"""Distributed training: DDP, DeepSpeed ZeRO (shared optimizer state) and FSDP (shared weights)."""
 
 from collections.abc import Sequence
 
@@ -21,15 +21,15 @@ def check(
     deepspeed: DeepSpeedPlugin | None = None,
     fsdp: FullyShardedDataParallelPlugin | None = None,
 ) -> None:
-    """Refuse what would train or save wrong weights.
+    """Refuse settings that would train or save wrong weights.
 
     Args:
         config: the training's flags.
-        deepspeed: Accelerate's settings, if it was launched with DeepSpeed.
-        fsdp: likewise with FSDP.
+        deepspeed: Accelerate's settings, if launched with DeepSpeed.
+        fsdp: Accelerate's settings, if launched with FSDP.
 
     Raises:
-        UserError: settings or flags that one of them cannot be given.
+        UserError: settings or flags that do not work with them.
     """
     flags = {
         "train_text_encoder": config.model.train_text_encoder,
@@ -38,28 +38,28 @@ def check(
     if deepspeed is not None:
         if deepspeed.zero_stage == 3:
             raise UserError(
-                "DeepSpeed ZeRO-3 spreads the weights over the processes and hands them out in 16 bits only; launch "
+                "DeepSpeed ZeRO-3 shards the weights and returns them in 16 bits only; launch "
                 "with configs/accelerate/deepspeed_zero2.yaml or fsdp.yaml"
             )
         _refuse(flags, "DeepSpeed, which takes one model and keeps its weights in low precision")
     if fsdp is not None:
         _check_fsdp(fsdp)
         other = config.optimization.optimizer
-        _refuse(flags | {f"optimizer {other}": other != "adamw"}, "FSDP, which spreads one model's weights for AdamW")
+        _refuse(flags | {f"optimizer {other}": other != "adamw"}, "FSDP, which shards one model's weights for AdamW")
 
 
 def _refuse(flags: dict[str, bool], what: str) -> None:
     for flag, given in flags.items():
         if given:
-            raise UserError(f"--{flag} does not go with {what}; drop it, or {INSTEAD}")
+            raise UserError(f"--{flag} does not work with {what}; drop it, or {INSTEAD}")
 
 
 def _check_fsdp(plugin: FullyShardedDataParallelPlugin) -> None:
     needed = {
         "fsdp_version: 2": plugin.fsdp_version == 2,
-        # Of the other kind of checkpoint an index is read that may hold code (a pickle).
+        # The other kind of checkpoint has an index that is a pickle, which may run code.
         "fsdp_state_dict_type: FULL_STATE_DICT": plugin.state_dict_type == StateDictType.FULL_STATE_DICT,
-        # With it all processes but the first would load empty text encoders.
+        # With it, all processes but the first would load empty text encoders.
         "fsdp_cpu_ram_efficient_loading: false": not plugin.cpu_ram_efficient_loading,
     }
     missing = [setting for setting, there in needed.items() if not there]
@@ -70,26 +70,26 @@ def _check_fsdp(plugin: FullyShardedDataParallelPlugin) -> None:
 
 
 def shares_weights(accelerator: Accelerator) -> bool:
-    """Whether no process has all weights: with FSDP."""
+    """Whether the weights are sharded (FSDP), so that no process has all of them."""
     return accelerator.distributed_type == DistributedType.FSDP
 
 
 def staging_device(accelerator: Accelerator) -> torch.device:
-    """Where the denoiser waits for Accelerate: with FSDP on the CPU, since no GPU need hold the whole of it."""
+    """Return the denoiser's device before `accelerator.prepare`: with FSDP the CPU, as it may not fit on one GPU."""
     return torch.device("cpu") if shares_weights(accelerator) else accelerator.device
 
 
 def sync_initial_weights(parameters: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
-    """Give all processes the first one's new adapters, since their random numbers differ; DDP does so by itself."""
+    """Copy the first process's new adapters to all processes, whose random numbers differ; DDP does so by itself."""
     if shares_weights(accelerator):
-        broadcast([one.data for one in parameters])
+        broadcast([parameter.data for parameter in parameters])
 
 
 def whole(family: Family, accelerator: Accelerator, config: TrainingConfig) -> Family | None:
-    """The family with all of its trained weights, to draw and to save with; every process must ask.
+    """Return the family with all of its trained weights, for validation and saving; every process must call this.
 
-    With FSDP no process has them: they are gathered into a second one, loaded from disk in the first process, on
-    the CPU.
+    With FSDP, no process has all weights: they are gathered into a second family, which the first process loads
+    from disk onto the CPU.
 
     Returns:
         The family; None in every process but the first.

@@ -1,4 +1,4 @@
-"""`--use_ema`: a moving average of what is trained, in checkpoints, validation pictures and the result."""
+"""`--use_ema`: an exponential moving average (EMA) of the trained weights, in checkpoints, validation and result."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ EMA_NAME = "ema.safetensors"
 
 
 def build_average(parameters: Sequence[nn.Parameter], config: OptimizationConfig) -> EMAModel | None:
-    """The average, as diffusers' scripts keep it; None without `--use_ema`.
+    """Build the EMA of the weights, as in diffusers' scripts; None without `--use_ema`.
 
     After step t it is s_t = d_t s_(t-1) + (1 - d_t) w_t with d_t = min(t / (9 + t), --ema_decay) and
     d_1 = 0, so that short runs average over about their last tenth.
@@ -25,7 +25,7 @@ def build_average(parameters: Sequence[nn.Parameter], config: OptimizationConfig
 
 @contextmanager
 def averaged(average: EMAModel | None, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Inside, the parameters are their average; without one they are what they are."""
+    """Swap the EMA weights into the parameters inside the block; does nothing without an EMA."""
     if average is None:
         yield
         return
@@ -38,8 +38,8 @@ def averaged(average: EMAModel | None, parameters: Sequence[nn.Parameter]) -> It
 
 
 def save_average(average: EMAModel, folder: Path) -> None:
-    """Write the average into a checkpoint."""
-    tensors = {str(number): one.contiguous() for number, one in enumerate(average.shadow_params)}
+    """Write the EMA into a checkpoint."""
+    tensors = {str(number): weight.contiguous() for number, weight in enumerate(average.shadow_params)}
     save_file(tensors | {"step": torch.tensor(average.optimization_step)}, folder / EMA_NAME)
 
 
@@ -47,5 +47,5 @@ def load_average(average: EMAModel, folder: Path) -> None:
     """Read what `save_average` wrote."""
     tensors = load_file(folder / EMA_NAME)
     average.optimization_step = int(tensors["step"])
-    for number, one in enumerate(average.shadow_params):
-        one.copy_(tensors[str(number)])
+    for number, weight in enumerate(average.shadow_params):
+        weight.copy_(tensors[str(number)])

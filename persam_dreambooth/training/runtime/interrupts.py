@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish: the step is finished and a checkpoint written before the run ends."""
+"""Graceful shutdown on SIGTERM and SIGINT: the step is finished and a checkpoint written before the run ends."""
 
 import os
 import signal
@@ -9,21 +9,21 @@ from typing import Any, Self
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_SIGNAL = 1.0
-"""Seconds in which a repeated signal is still the same one: a terminal's Ctrl-C reaches the whole process
-group, and the launcher passes it on once more."""
+"""Seconds within which a repeated signal counts as the same one: a terminal's Ctrl-C reaches the whole process
+group, and the launcher forwards it again."""
 
 
 class StopSignal:
-    """Inside this context SIGTERM and SIGINT are noted; a second one ends the process as it would have before.
+    """Context manager that records SIGTERM and SIGINT; a second signal ends the process in the usual way.
 
-    Signals that the process ignored stay ignored. Outside of the main thread, where Python takes no
-    handlers, nothing is noted.
+    Signals that the process ignored stay ignored. Outside the main thread, where Python does not allow
+    handlers, nothing is recorded.
 
     Args:
-        speaks: whether this process says so on stderr.
+        speaks: whether this process reports the signal on stderr.
 
     Attributes:
-        number: the signal that came, or None.
+        number: the signal that was received, or None.
     """
 
     def __init__(self, speaks: bool = True) -> None:
@@ -40,7 +40,7 @@ class StopSignal:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None: not Python's to restore
+            signal.signal(number, handler or signal.SIG_DFL)  # None: was not set from Python
         self._previous = {}
 
     def _note(self, number: int, _: FrameType | None) -> None:
@@ -49,8 +49,8 @@ class StopSignal:
             self.number, self._since = number, now
             if self.speaks:
                 name = signal.Signals(number).name
-                # os.write: a handler may have interrupted a print, and stderr's own buffer takes no second one.
-                os.write(2, f"\n{name}: stopping after this step; once more ends it at once\n".encode())
+                # os.write, since the handler may have interrupted a print, and stderr's buffer is not reentrant.
+                os.write(2, f"\n{name}: stopping after this step; a second signal ends it at once\n".encode())
         elif now - self._since > SAME_SIGNAL:
             self.__exit__()
             signal.raise_signal(number)

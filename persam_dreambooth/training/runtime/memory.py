@@ -1,4 +1,4 @@
-"""Out of memory, said in one line: which flags would help and are not yet on."""
+"""Out-of-memory errors in one line that lists the flags which would help and are not on yet."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,17 +9,17 @@ from persam_dreambooth.training.config import TrainingConfig
 
 @contextmanager
 def explained(config: TrainingConfig) -> Iterator[None]:
-    """Turn an exhausted GPU or computer into a UserError that names the flags which need less."""
+    """Turn an out-of-memory error of GPU or CPU into a UserError that lists the flags which save memory."""
     try:
         yield
     except (MemoryError, RuntimeError, UserError) as error:
-        if not any(map(is_out_of_memory, (error, error.__cause__))):  # the cause of what cannot be loaded
+        if not any(map(is_out_of_memory, (error, error.__cause__))):  # or the cause of a failure to load
             raise
-        raise UserError(f"out of memory; what needs less: {', '.join(savings(config))}") from error
+        raise UserError(f"out of memory; to need less, use: {', '.join(savings(config))}") from error
 
 
 def savings(config: TrainingConfig) -> list[str]:
-    """The flags that save memory and are not on yet, those that change the least first."""
+    """List the flags that save memory and are not on yet; those that change the result least come first."""
     model, data, optimization = config.model, config.data, config.optimization
     lower, accumulation = max(64, data.resolution // 2), optimization.gradient_accumulation_steps
     found = {

@@ -1,4 +1,4 @@
-"""Enough open files for the data loader's workers: each tensor of a batch that waits takes one, and pipes more."""
+"""Raise the limit on open files for data loader workers: each tensor of a waiting batch takes one, pipes more."""
 
 import os
 from pathlib import Path
@@ -6,19 +6,19 @@ from pathlib import Path
 from persam_dreambooth.errors import UserError
 
 TENSORS = 12
-"""At most so many in a batch."""
+"""Maximum number of tensors in a batch."""
 PREFETCHED = 2
-"""Batches that wait for each worker, as torch has it."""
+"""Prefetched batches per worker (torch's default)."""
 PIPES = 8
-"""Of a worker's queues, its process and its end."""
+"""Files per worker for its queues and its process."""
 SPARE = 64
-"""For whatever else a run opens: logs, a lock, checkpoints, a socket between processes."""
+"""Files for everything else that a run opens: logs, a lock, checkpoints, sockets between processes."""
 
 
 def check(workers: int) -> None:
-    """Allow this process as many open files as its workers need, as far as the system lets it.
+    """Raise this process's limit on open files to what its workers need, as far as the system allows.
 
-    Where there are too few torch loses batches, and waits for them without end.
+    With too few, torch loses batches and waits for them forever.
 
     Args:
         workers: `--dataloader_num_workers`.
@@ -28,7 +28,7 @@ def check(workers: int) -> None:
     """
     if not workers or os.name != "posix":
         return
-    import resource  # which other systems lack
+    import resource  # POSIX only
 
     needed = _open_now() + workers * (PIPES + PREFETCHED * TENSORS) + SPARE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -37,12 +37,12 @@ def check(workers: int) -> None:
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise UserError(
             f"--dataloader_num_workers {workers} may take {needed} open files, and the system allows {hard} "
-            "(`ulimit -Hn`); raise that, or take fewer workers, or 0"
+            "(`ulimit -Hn`); raise that, or use fewer workers, or 0"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _open_now() -> int:
-    """Files that this process has open; a guess where the system does not tell."""
+    """Count the open files of this process; a guess on systems without /proc."""
     own = Path("/proc/self/fd")
     return len(list(own.iterdir())) if own.is_dir() else SPARE

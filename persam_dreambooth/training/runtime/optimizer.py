@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule, and how many steps there will be."""
+"""Optimizer, learning rate schedule and number of steps."""
 
 import math
 from dataclasses import dataclass
@@ -17,42 +17,42 @@ OPTIONS = (
     *("betas", "weight_decay", "eps"),
     *("beta3", "decouple", "use_bias_correction", "safeguard_warmup"),
 )
-"""The settings of a parameter group that flags give, but the learning rate; Prodigy's last."""
+"""Options of a parameter group that come from flags, except the learning rate; Prodigy's last."""
 POLYNOMIAL_END = 1e-7
-"""Where diffusers' polynomial schedule ends."""
+"""Final learning rate of diffusers' polynomial schedule."""
 
 
 def check(config: OptimizationConfig) -> None:
-    """Refuse, before anything is loaded, what could not be built.
+    """Refuse, before anything is loaded, flags from which no optimizer or schedule can be built.
 
     Raises:
-        UserError: an unknown schedule, one that cannot end where it has to, or an optimizer that is not installed.
+        UserError: an unknown schedule, one with an impossible end, or an optimizer that is not installed.
     """
-    no_rules = SchedulerType.PIECEWISE_CONSTANT  # which no flag could say
+    no_rules = SchedulerType.PIECEWISE_CONSTANT  # needs rules that no flag gives
     allowed = [kind.value for kind in SchedulerType if kind != no_rules]
     if config.lr_scheduler not in allowed:
         raise UserError(f"--lr_scheduler {config.lr_scheduler} is unknown; choose one of {', '.join(allowed)}")
     if config.lr_scheduler == "polynomial" and (config.learning_rate or 0.0) <= POLYNOMIAL_END:
         raise UserError(
             f"--lr_scheduler polynomial ends at {POLYNOMIAL_END:g}; --learning_rate {config.learning_rate:g} must be "
-            "above, or choose another"
+            "higher, or choose another schedule"
         )
     _optimizer_class(config)
 
 
 def build_optimizer(parameters: list[nn.Parameter], config: OptimizationConfig, batch: int) -> Optimizer:
-    """The optimizer over the trainable parameters, which lie where they are trained.
+    """Build the optimizer over the trainable parameters, which must already be on their device.
 
     Args:
-        parameters: what is trained.
+        parameters: the trainable parameters.
         config: kind, rates and decays.
-        batch: photos in one batch over all processes; `--scale_lr` multiplies the rate by it and by the accumulation.
+        batch: photos in one batch over all processes; `--scale_lr` multiplies the rate by it and accumulation.
     """
     scale = config.gradient_accumulation_steps * batch if config.scale_lr else 1
     options: dict[str, Any] = {}
     if config.optimizer == "prodigy":
         if (config.learning_rate or 0.0) <= 0.1:
-            warn(f"--learning_rate {config.learning_rate:g} is a factor of what Prodigy finds; about 1 is usual")
+            warn(f"--learning_rate {config.learning_rate:g} is a factor of Prodigy's own rate; about 1 is usual")
         names = ("beta3", "decouple", "use_bias_correction", "safeguard_warmup")
         options = {name: getattr(config, f"prodigy_{name}") for name in names}
     elif config.optimizer == "adamw":
@@ -70,11 +70,11 @@ def build_optimizer(parameters: list[nn.Parameter], config: OptimizationConfig, 
 
 @dataclass(frozen=True)
 class Settings:
-    """What flags say of an optimizer and its schedule, which a checkpoint's state replaces by what they were before.
+    """Optimizer and schedule settings from the flags, which loading a checkpoint would overwrite with older ones.
 
     Attributes:
         options: of each parameter group.
-        rates: each group's learning rate before the schedule's factor.
+        rates: learning rate of each group, before the schedule's factor.
     """
 
     options: list[dict[str, Any]]
@@ -82,12 +82,12 @@ class Settings:
 
     @classmethod
     def of(cls, optimizer: Any, scheduler: Any) -> Self:
-        """The settings as built from the flags, before a checkpoint is loaded."""
+        """Read the settings as built from the flags, before a checkpoint is loaded."""
         options = [{name: group[name] for name in OPTIONS if name in group} for group in optimizer.param_groups]
         return cls(options, list(_schedule(scheduler).base_lrs))
 
     def apply(self, optimizer: Any, scheduler: Any) -> None:
-        """Put them in force again, the learning rate at the step that the schedule has come to."""
+        """Apply them again, with the learning rate at the schedule's current step."""
         schedule = _schedule(scheduler)
         schedule.base_lrs = list(self.rates)
         now = [
@@ -99,7 +99,7 @@ class Settings:
 
 
 def _schedule(scheduler: Any) -> Any:
-    """torch's own, inside of Accelerate's."""
+    """Return torch's scheduler inside Accelerate's wrapper."""
     return getattr(scheduler, "scheduler", scheduler)
 
 
@@ -120,12 +120,12 @@ def _optimizer_class(config: OptimizationConfig) -> Any:
 
 
 def count_steps(config: OptimizationConfig, batches: int, processes: int) -> int:
-    """Optimizer steps of the whole run.
+    """Count the optimizer steps of the whole run.
 
     Args:
         config: `max_train_steps`, or epochs and accumulation.
-        batches: a whole epoch's, before they are split between the processes.
-        processes: how many share them.
+        batches: in an epoch, before they are split between the processes.
+        processes: number of processes.
     """
     if config.max_train_steps is not None:
         return config.max_train_steps
@@ -133,12 +133,12 @@ def count_steps(config: OptimizationConfig, batches: int, processes: int) -> int
 
 
 def steps_in_an_epoch(config: OptimizationConfig, batches: int, processes: int) -> int:
-    """Optimizer steps of one epoch; see `count_steps`."""
+    """Count the optimizer steps of one epoch; see `count_steps`."""
     return math.ceil(math.ceil(batches / processes) / config.gradient_accumulation_steps)
 
 
 def build_scheduler(optimizer: Optimizer, config: OptimizationConfig, steps: int, processes: int) -> Any:
-    """The learning-rate schedule; Accelerate advances it once a process, hence the products."""
+    """Build the learning rate schedule; Accelerate steps it once per process, hence the products."""
     return get_scheduler(
         config.lr_scheduler,
         optimizer=optimizer,

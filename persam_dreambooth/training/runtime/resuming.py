@@ -1,4 +1,4 @@
-"""Which run an output folder holds, and from where a new one goes on."""
+"""Decide from the output folder whether a run resumes, starts from scratch, or is refused."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,24 +22,25 @@ HELD = (
     *("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder", "use_ema", "optimizer", "seed_each_batch"),
     *("seed", "network_weights"),
 )
-"""The flags that say what a checkpoint holds, and how its batches are counted; and those whose effect it holds."""
+"""Flags that must not change on resume: a checkpoint's content, the count of its batches, or its weights depend on
+them."""
 LOCK_NAME = ".training.lock"
-"""Held by the run that writes into the folder, and gone when it ends."""
+"""Held by the run that writes into the folder; deleted when it ends."""
 
 
 def choose_start(config: TrainingConfig) -> Path | None:
-    """Refuse an output folder that holds another run.
+    """Choose the checkpoint to resume from, and refuse an output folder that holds another run.
 
     Returns:
-        The checkpoint to go on from; None to begin anew, which `--resume_from_checkpoint latest` also
-        does where this very run was ended before its first checkpoint.
+        The checkpoint to resume from; None to start from scratch, which `--resume_from_checkpoint latest` also
+        does if this same run was interrupted before its first checkpoint.
 
     Raises:
         UserError: the folder holds another run, or no such checkpoint.
     """
     output = Path(config.output.output_dir)
     files.check_output_folder(output)
-    # Masks and copied photos of an interrupted run are no loss to begin anew with; anything else might be.
+    # Masks and copied photos of an interrupted run can be reused or replaced; anything else might be lost.
     there = {path.name for path in output.iterdir()} if output.exists() else set()
     kept = {instances.SEGMENTATION_FOLDER, dataset_copy.COPY_FOLDER, LOCK_NAME}
     held = sorted(name for name in there - kept if not name.startswith(UNFINISHED))
@@ -51,14 +52,14 @@ def choose_start(config: TrainingConfig) -> Path | None:
         _check_base(before, config)
     elif wanted and CONFIG_NAME in held:
         _check_unfinished(output)
-        other = {one.name for group in (ValidationConfig, OutputConfig) for one in fields(group)}
+        other = {flag.name for group in (ValidationConfig, OutputConfig) for flag in fields(group)}
         _check_same(_saved(config), config, (name for name in config.flat() if name not in other))
     elif held:
         names = listed(held)
         if CONFIG_NAME not in held:
             raise UserError(f"--output_dir {output} holds other files ({names}); choose a new or an empty folder")
         raise UserError(
-            f"--output_dir {output} holds another run ({names}); choose another folder, or go on with it by "
+            f"--output_dir {output} holds another run ({names}); choose another folder, or resume it with "
             "--resume_from_checkpoint latest"
         )
     return chosen
@@ -66,14 +67,14 @@ def choose_start(config: TrainingConfig) -> Path | None:
 
 @contextmanager
 def alone(config: TrainingConfig, start: Path | None) -> Iterator[None]:
-    """Make the output folder and keep all other runs out of it; one that is killed lets go of it.
+    """Create the output folder and lock it against other runs; the lock ends with the process.
 
     Args:
         config: the run's.
-        start: what `choose_start` returned, which is to hold still.
+        start: what `choose_start` returned; checked again under the lock.
 
     Raises:
-        UserError: another run is at work there, or was meanwhile.
+        UserError: another run is using the folder, or has written into it meanwhile.
     """
     output = Path(config.output.output_dir)
     output.mkdir(parents=True, exist_ok=True)
@@ -82,13 +83,13 @@ def alone(config: TrainingConfig, start: Path | None) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout as error:
         raise UserError(
-            f"another run is at work in --output_dir {output}; wait for its end, or choose another folder"
+            f"another run is using --output_dir {output}; wait until it ends, or choose another folder"
         ) from error
     try:
         wanted = config.output.resume_from_checkpoint
         now = checkpoint.choose_checkpoint(output, wanted) if wanted else None
         if now != start or (not wanted and (output / CONFIG_NAME).exists()):
-            raise UserError(f"another run has written into --output_dir {output} meanwhile; begin once more")
+            raise UserError(f"another run has written into --output_dir {output} in the meantime; start again")
         yield
     finally:
         (output / LOCK_NAME).unlink(missing_ok=True)
@@ -98,16 +99,16 @@ def alone(config: TrainingConfig, start: Path | None) -> Iterator[None]:
 def _check_unfinished(output: Path) -> None:
     if any((output / name).exists() for name in (PIPELINE_INDEX, LORA_NAME)):
         raise UserError(
-            f"--resume_from_checkpoint latest: {output} holds a finished model and no checkpoint to go on from; "
+            f"--resume_from_checkpoint latest: {output} holds a finished model and no checkpoint to resume from; "
             "choose another --output_dir"
         )
 
 
 def _check_same(before: dict[str, Any], config: TrainingConfig, names: Iterable[str]) -> None:
-    """Refuse to go on with a run whose flags, `before`, of these names were others."""
+    """Refuse to resume a run if any of these flags had another value `before`."""
     now = config.to_save()
-    # A flag that the saved run did not know yet had, in effect, its default.
-    defaults: dict[str, Any] = {one.name: one.default for group in GROUPS for one in fields(group)}
+    # A flag that the saved run did not know yet effectively had its default.
+    defaults: dict[str, Any] = {flag.name: flag.default for group in GROUPS for flag in fields(group)}
     for name in names if before else ():
         was = before.get(name, defaults[name])
         if was != now[name]:
@@ -115,7 +116,7 @@ def _check_same(before: dict[str, Any], config: TrainingConfig, names: Iterable[
 
 
 def _check_base(before: dict[str, Any], config: TrainingConfig) -> None:
-    """The same of the base model, of which only the name counts: it may have been moved."""
+    """Refuse to resume with another base model; only its name is compared, since the folder may have been moved."""
     name = "pretrained_model_name_or_path"
     was, now = before.get(name), str(config.to_save()[name])
     if was and Path(was).name != Path(now).name:
@@ -123,14 +124,14 @@ def _check_base(before: dict[str, Any], config: TrainingConfig) -> None:
 
 
 def _saved(config: TrainingConfig) -> dict[str, Any]:
-    """The flags of the run that the folder holds; empty where they are not known."""
+    """Read the flags of the run in the output folder; empty if there is no config file."""
     saved = Path(config.output.output_dir) / CONFIG_NAME
     if not saved.exists():
         return {}
     try:
         return dict(read_yaml(saved, "run's config"))
     except (TypeError, ValueError) as error:
-        raise UserError(f"{saved} is damaged; delete it to go on with these flags") from error
+        raise UserError(f"{saved} is damaged; delete it to resume with these flags") from error
 
 
 def _other(config: TrainingConfig, name: str, was: object, now: object) -> UserError:

@@ -1,4 +1,4 @@
-"""What the batches of one optimizer step came to, in all processes; a step whose numbers are not finite is refused."""
+"""Losses of one optimizer step over its batches and all processes; a step that is not finite is refused."""
 
 import math
 from dataclasses import dataclass, field
@@ -18,36 +18,36 @@ class StepMetrics:
     """The batches since the last optimizer step.
 
     Attributes:
-        terms: each term of the loss, one scalar tensor a batch.
-        photos: names of each batch's photos.
+        terms: each term of the loss, one scalar tensor per batch.
+        photos: names of the photos of each batch.
     """
 
     terms: dict[str, list[Tensor]] = field(default_factory=dict)
     photos: list[list[str]] = field(default_factory=list)
 
     def add(self, terms: dict[str, Tensor], photos: list[str]) -> None:
-        """Take in one more batch."""
+        """Add a batch."""
         for name, value in terms.items():
             self.terms.setdefault(name, []).append(value)
         self.photos.append(photos)
 
     def means(self, accelerator: Accelerator, stopping: bool) -> tuple[dict[str, float], bool]:
-        """Each term's mean over the batches and all processes, and whether any process is to stop."""
+        """Return the mean of each term over the batches and all processes, and whether any process is to stop."""
         means = torch.stack([torch.stack(values).mean() for values in self.terms.values()])
         flag = torch.tensor([float(stopping)], device=means.device)
         *values, stop = accelerator.reduce(torch.cat([means, flag]), "mean").tolist()
         return dict(zip(self.terms, values, strict=True)), stop > 0
 
     def refuse_not_finite(self, loss: float, norm: float, accelerator: Accelerator, step: int, output: Path) -> None:
-        """Raise in all processes alike, before the optimizer takes the step.
+        """Raise in all processes if loss or gradient is not finite, before the optimizer takes the step.
 
         Args:
-            loss: the mean over batches and processes.
-            norm: the gradient's, before clipping. With fp16 a norm that is not finite is a matter of
-                scaling: the scaler leaves the step out and scales less.
-            accelerator: what the processes agree through.
-            step: number of the step that is refused.
-            output: where the checkpoints are.
+            loss: mean over batches and processes.
+            norm: of the gradient, before clipping. With fp16, a norm that is not finite is only a matter of
+                scaling: the scaler skips the step and lowers the scale.
+            accelerator: communicates between the processes.
+            step: number of this step.
+            output: folder of the checkpoints.
 
         Raises:
             UserError: loss or norm is NaN or infinite; names the step and the photos of the batches at fault.

@@ -1,4 +1,4 @@
-"""What is handed to tensorboard, wandb and the like."""
+"""Experiment trackers: tensorboard, wandb and others."""
 
 import json
 from typing import Any
@@ -13,10 +13,10 @@ DEFAULT = "tensorboard"
 
 
 def log_with(report_to: str | None) -> list[str] | str | None:
-    """Accelerate's `log_with`.
+    """Return Accelerate's `log_with`.
 
     Args:
-        report_to: a tracker, "all" that are installed, or "none"; None is tensorboard where it is installed.
+        report_to: a tracker, "all" (that are installed), or "none"; None is tensorboard if it is installed.
 
     Raises:
         UserError: no such tracker, or it is not installed.
@@ -30,7 +30,7 @@ def log_with(report_to: str | None) -> list[str] | str | None:
     if name in installed:
         return [name]
     if report_to is None:
-        warn(f"no curves are logged: {DEFAULT} is not installed (pip install {DEFAULT})")
+        warn(f"no curves are logged, since {DEFAULT} is not installed (pip install {DEFAULT})")
         return None
     raise UserError(
         f"--report_to {name}: {name} is not installed; pip install {name}, or choose all (that are installed) or none"
@@ -38,11 +38,11 @@ def log_with(report_to: str | None) -> list[str] | str | None:
 
 
 def loggable(config: TrainingConfig) -> dict[str, Any]:
-    """The flags as trackers take them: numbers and strings of UTF-8 only."""
+    """Return the flags in a form that trackers accept: numbers and UTF-8 strings."""
     return {key: _loggable(value) for key, value in config.flat().items()}
 
 
 def _loggable(value: Any) -> bool | int | float | str:
-    if isinstance(value, str):  # the path of a file may hold other bytes
+    if isinstance(value, str):  # a path may hold other bytes
         return value.encode(errors="backslashreplace").decode()
     return value if isinstance(value, bool | int | float) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""Pictures of the model in training, for people to watch it learn."""
+"""Validation pictures, drawn with the model during training."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,10 +21,10 @@ INFERENCE_STEPS = 25
 
 @torch.no_grad()
 def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, step: int) -> list[Path]:
-    """Draw the validation prompt, save the pictures and hand them to the trackers.
+    """Generate pictures for the validation prompt, save them and send them to the trackers.
 
-    The same seed draws them each time, so that pictures of different steps can be compared, and
-    training's own random numbers are left alone.
+    The seed is the same each time, so that pictures of different steps can be compared; training's random state
+    is not changed.
 
     Returns:
         The files, `validation/step-STEP-NUMBER.png`; none without a validation prompt.
@@ -49,7 +49,7 @@ def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, s
             for _ in range(validation.num_validation_images)
         ]
     if config.data.cache_latents:
-        family.stow_autoencoder()  # the pipeline has brought it back
+        family.stow_autoencoder()  # the pipeline has moved it back to the device
     _track(images, validation.validation_prompt, accelerator, step)
     folder = Path(config.output.output_dir) / VALIDATION_FOLDER
     paths = [folder / f"step-{step:06d}-{number}.png" for number in range(len(images))]
@@ -60,7 +60,7 @@ def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, s
 
 @contextmanager
 def _evaluating(parts: Sequence[Any]) -> Iterator[None]:
-    """Inside, dropout is off in all modules among `parts`; afterwards each of their layers is as it was."""
+    """Put all modules among `parts` into eval mode inside the block; restores the mode of each layer afterwards."""
     modules = [part for part in parts if isinstance(part, nn.Module)]
     modes = {layer: layer.training for module in modules for layer in module.modules()}
     try:
@@ -73,7 +73,7 @@ def _evaluating(parts: Sequence[Any]) -> Iterator[None]:
 
 
 def _track(images: list[Image.Image], prompt: str, accelerator: Accelerator, step: int) -> None:
-    """Show the pictures in tensorboard and wandb."""
+    """Log the pictures to tensorboard and wandb."""
     for tracker in accelerator.trackers:
         if tracker.name in ("tensorboard", "wandb"):
             arrays = np.stack([np.asarray(image) for image in images])

@@ -112,7 +112,7 @@ def test_a_cache_that_vanishes_ends_in_one_line(models, source, tmp_path):
     config, family = family_for(models, tmp_path / "cache", center_crop=True)
     samples = EncodedSamples(family, FreshSamples(config.data), [source])
     shutil.rmtree(tmp_path / "cache")
-    with pytest.raises(UserError, match="--training_cache is gone or damaged"):
+    with pytest.raises(UserError, match="--training_cache is missing or damaged"):
         samples(*source)
 
 

@@ -72,7 +72,7 @@ def test_the_photo_is_what_the_script_makes_of_it(photo):
 
 @pytest.mark.parametrize("changes", [{}, {"center_crop": True}, {"random_flip": True}])
 def test_the_crops_place_is_where_its_pixels_are(tmp_path, changes):
-    """Cut out anew from the resized photo, mirrored first where the crop is, as diffusers' SDXL script cuts."""
+    """Cut out again from the resized photo, mirrored first where the crop is, as diffusers' SDXL script cuts."""
     random = np.random.default_rng(0)
     Image.fromarray(random.integers(0, 256, (48, 70, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
     photo = Image.open(tmp_path / "photo.png")
@@ -155,7 +155,7 @@ def test_the_folder_of_backgrounds_is_looked_through_once_a_run(switches, flags,
 
 
 def test_a_folder_without_backgrounds_is_refused_in_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"--background_images .* is no folder with pictures"):
+    with pytest.raises(UserError, match=r"--background_images .* is not a folder with pictures"):
         FreshSamples(config(background_images=str(tmp_path)))
     with pytest.raises(UserError, match="--background_images needs masks"):
         settings = {"background_images": str(tmp_path)}

@@ -82,7 +82,7 @@ def test_a_mask_that_was_corrected_since_is_not_doubted(folder):
 def test_a_run_without_any_photo_left_is_refused_in_one_line(folder):
     for name in ("dog", "reference"):
         (folder / "photos" / f"{name}.png").unlink()
-    with pytest.raises(UserError, match=r"sure of the subject in none of the photos \(.*park.*sofa.*\)") as error:
+    with pytest.raises(UserError, match=r"not sure of the subject in any photo \(.*park.*sofa.*\)") as error:
         find_instances(config_for(folder), SIZES)
     assert "--doubtful_photo_weight" in str(error.value)
     assert len(str(error.value).splitlines()) == 1

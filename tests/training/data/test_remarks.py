@@ -35,8 +35,8 @@ def said(caplog):
         ("a dog", "a dog", "has no word that --class_prompt 'a dog' lacks"),
         ("A  Dog", "a dog", "has no word"),
         ("photo of the dog", "a dog", "has no word"),
-        ("a dog", None, "has but one word for the subject"),
-        ("a photo of my dog", None, "has but one word"),
+        ("a dog", None, "has only one word for the subject"),
+        ("a photo of my dog", None, "has only one word"),
         ("a sks dog", "a dog", None),
         ("a photo of sks dog", "a photo of dog", None),
         ("a sks dog", None, None),
@@ -137,11 +137,11 @@ def test_class_images_remember_what_they_were_drawn_for(models, tmp_path, caplog
     assert not said(caplog)
     (image,) = class_run(models, folder, "a cat")
     (line,) = said(caplog)
-    assert "holds images drawn for 'a dog' by stable-diffusion, and this run is about 'a cat'" in line
+    assert "holds images generated for 'a dog' by stable-diffusion, but this run uses 'a cat'" in line
     assert image.name == "class-00000.png"
     assert str(models) not in (folder / ORIGIN_NAME).read_text()
     (folder / ORIGIN_NAME).write_text("[3]")
-    with pytest.raises(UserError, match="is damaged; remove it"):
+    with pytest.raises(UserError, match="is damaged; delete it"):
         class_run(models, folder, "a cat")
 
 

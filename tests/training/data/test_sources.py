@@ -260,9 +260,9 @@ def test_a_data_set_becomes_a_folder_of_photos_bit_for_bit(stored, tmp_path, cap
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"image_column": "image"}, "--image_column image is no column of .*; it has picture, outline, words"),
-        ({"image_column": "words"}, "words in row 0 of .* is no picture"),
-        ({"caption_column": "picture"}, "picture in row 0 of .* no words"),
+        ({"image_column": "image"}, "--image_column image is not a column of .*; it has picture, outline, words"),
+        ({"image_column": "words"}, "words in row 0 of .* is not a picture"),
+        ({"caption_column": "picture"}, "picture in row 0 of .* not a caption"),
         ({"dataset_name": "no/such/folder"}, "data set no/such/folder cannot be loaded"),
     ],
 )

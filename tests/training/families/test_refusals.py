@@ -68,7 +68,7 @@ def test_a_side_that_cannot_be_cut_into_patches_is_refused(flags, pipelines, cap
     unit = 16 if name == "lumina2" else 4
     wrong = {"resolution": 32 + unit // 2, "pretrained_model_name_or_path": base}
     assert train(flags, **wrong) == 2
-    assert f"is no multiple of {unit}" in refusal(capsys)
+    assert f"is not a multiple of {unit}" in refusal(capsys)
 
 
 def test_edms_noise_is_refused(flags, capsys):

@@ -47,7 +47,7 @@ DEEPSPEED, FSDP = DeepSpeedPlugin(zero_stage=2), {"fsdp_version": 2, "state_dict
 
 def test_a_way_of_launching_that_would_lose_weights_is_refused(models):
     config, _ = make(models / "stable-diffusion")
-    with pytest.raises(UserError, match="ZeRO-3 spreads the weights"):
+    with pytest.raises(UserError, match="ZeRO-3 shards the weights"):
         check(config, deepspeed=DeepSpeedPlugin(zero_stage=3))
     check(config, deepspeed=DEEPSPEED)
     check(config, fsdp=FullyShardedDataParallelPlugin(**FSDP))
@@ -80,9 +80,9 @@ def test_settings_of_fsdp_that_would_not_work_are_refused(models, monkeypatch, s
 )
 def test_flags_that_a_way_of_launching_cannot_take_are_refused(models, changes, flag, both):
     config, _ = make(models / "stable-diffusion", **changes)
-    with pytest.raises(UserError, match=f"--{flag} does not go with FSDP"):
+    with pytest.raises(UserError, match=f"--{flag} does not work with FSDP"):
         check(config, fsdp=FullyShardedDataParallelPlugin(**FSDP))
     if both:
-        with pytest.raises(UserError, match=f"--{flag} does not go with DeepSpeed"):
+        with pytest.raises(UserError, match=f"--{flag} does not work with DeepSpeed"):
             check(config, deepspeed=DEEPSPEED)
     check(config)

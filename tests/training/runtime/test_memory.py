@@ -30,14 +30,18 @@ def test_an_exhausted_computer_names_what_helps(flags):
     run = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert run.returncode == 2, run.stderr[-3000:]
     (line,) = [line for line in run.stderr.splitlines() if "error:" in line]
-    assert "out of memory; what needs less: " in line and "--use_lora" in line and "--resolution 256" in line
+    assert "out of memory; to need less, use: " in line and "--use_lora" in line and "--resolution 256" in line
     assert "--train_batch_size 1 --gradient_accumulation_steps 3" in line
     assert "--gradient_checkpointing" not in line and "Traceback" not in run.stderr
 
 
 def test_a_part_that_does_not_fit_while_it_is_loaded_is_out_of_memory_too(models):
     config, _ = make(models / "stable-diffusion")
-    with pytest.raises(UserError, match="out of memory; what needs less"), explained(config), naming("the unet of x"):
+    with (
+        pytest.raises(UserError, match="out of memory; to need less, use"),
+        explained(config),
+        naming("the unet of x"),
+    ):
         raise RuntimeError("can't start new thread")
     with pytest.raises(UserError, match="the unet of x cannot be loaded"), explained(config), naming("the unet of x"):
         raise RuntimeError("no such layer")

@@ -23,7 +23,7 @@ def test_two_runs_at_once_are_one_too_many(flags, capsys):
     before = files_of("output")
     with FileLock("output/.training.lock"):
         assert train(flags, "--use_lora", max_train_steps=2, resume_from_checkpoint="latest") == 2
-        assert "another run is at work in --output_dir output" in capsys.readouterr().err
+        assert "another run is using --output_dir output" in capsys.readouterr().err
     Path("output/.training.lock").unlink()
     assert files_of("output") == before
     assert train(flags, "--use_lora", max_train_steps=2, resume_from_checkpoint="latest") == 0

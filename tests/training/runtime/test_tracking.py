@@ -25,6 +25,6 @@ def test_without_tensorboard_a_run_that_did_not_ask_for_it_goes_on(monkeypatch, 
     PartialState()  # which warnings ask whether this process speaks
     monkeypatch.setattr(tracking, "get_available_trackers", list)
     assert tracking.log_with(None) is None
-    assert "no curves are logged: tensorboard is not installed (pip install tensorboard)" in caplog.text
+    assert "no curves are logged, since tensorboard is not installed (pip install tensorboard)" in caplog.text
     with pytest.raises(UserError, match="tensorboard is not installed"):
         tracking.log_with("tensorboard")

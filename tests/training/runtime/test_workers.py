@@ -51,7 +51,7 @@ def test_a_worker_that_the_system_ends_is_told_of(flags):
     for child in children:
         if b"train_dreambooth" in Path(f"/proc/{child}/cmdline").read_bytes():
             os.kill(int(child), signal.SIGKILL)
-    assert "take fewer --dataloader_num_workers" in said_at_the_end(process)
+    assert "use fewer --dataloader_num_workers" in said_at_the_end(process)
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
@@ -65,6 +65,6 @@ def test_a_worker_that_is_ended_while_it_hands_over_a_batch_is_told_of(error):
     read = workers.watched(batches())
     assert next(read) == 1
     with pytest.raises(
-        UserError, match=r"a process that reads photos was ended .* take fewer --dataloader_num_workers"
+        UserError, match=r"a process that reads photos was killed .* use fewer --dataloader_num_workers"
     ):
         next(read)

@@ -1,4 +1,4 @@
-"""LoRA weights in the format of kohya's sd-scripts, which A1111's web UI, Forge and ComfyUI read."""
+"""LoRA weights in the format of kohya's sd-scripts, for A1111's web UI, Forge and ComfyUI."""
 
 from persam_dreambooth.training.output.kohya.files import convert_file
 from persam_dreambooth.training.output.kohya.weights import to_kohya

@@ -1,4 +1,4 @@
-"""A file of LoRA weights, from diffusers' format to kohya's."""
+"""Convert a file of LoRA weights from diffusers' format to kohya's."""
 
 import json
 from collections.abc import Mapping
@@ -16,32 +16,32 @@ from persam_dreambooth.training.output.kohya.weights import to_kohya
 
 
 def convert_file(source: Path, target: Path, title: str, settings: Mapping[str, Any]) -> None:
-    """Write LoRA weights from diffusers' format in kohya's, with the metadata that is known to be true.
+    """Convert LoRA weights from diffusers' format to kohya's, with the metadata that is known.
 
     Args:
         source: `pytorch_lora_weights.safetensors`, as `load_lora_weights` takes it.
         target: the file to write.
-        title: the model's name, by which A1111 shows it.
+        title: the model's name, as shown by A1111.
         settings: the training's flags, as far as they are known.
 
     Raises:
-        UserError: the file cannot be read, holds no LoRA weights, or some that would mean something else there.
+        UserError: the file cannot be read, has no LoRA weights, or some that kohya's format cannot express.
         OSError: the target cannot be written.
     """
     for path in (source, target):
         if not is_text(str(path)):
-            raise UserError(f"the path {path} has bytes that are no UTF-8, which safetensors cannot open; rename it")
+            raise UserError(f"the path {path} has bytes that are not UTF-8, which safetensors cannot open; rename it")
     try:
         with safe_open(source, framework="pt") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
             adapters = dict(json.loads((file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}")))
     except FileNotFoundError as error:
         raise UserError(f"no LoRA weights at {source}; check the path") from error
-    except Exception as error:  # damage has as many exceptions as the file has layers
+    except Exception as error:  # each layer of the format raises its own exceptions for damage
         reason = (str(error) or type(error).__name__).splitlines()[0].partition(";")[0]
-        raise UserError(f"{source} is no readable safetensors file ({reason}); save it again") from error
+        raise UserError(f"{source} is not a readable safetensors file ({reason}); save it again") from error
     unfit = [key for key, value in state.items() if not (value.is_floating_point() and value.float().isfinite().all())]
     if unfit:
-        raise UserError(f"{unfit[0]} in {source} holds values that are no finite numbers; train again")
+        raise UserError(f"{unfit[0]} in {source} holds values that are not finite; train again")
     converted = to_kohya(state, adapters)
     save_beside(converted, target, metadata(converted, title, settings))

@@ -1,4 +1,4 @@
-"""What a file in kohya's format says of itself: of what is known, what sd-scripts would have written."""
+"""Metadata of a file in kohya's format: what sd-scripts would write, as far as it is known."""
 
 import datetime
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from torch import Tensor
 from persam_dreambooth.photos.names import readable
 
 BASES: dict[str, tuple[str, dict[int, tuple[str, str | None]]]] = {
-    # A layer's name: sd-scripts' module for a LoRA that has it, and by the channels of what the layer takes
-    # sd-scripts' name of the base and ModelSpec's.
+    # Layer name: sd-scripts' module for a LoRA with that layer; and by its input channels, the names of the base in
+    # sd-scripts and in ModelSpec.
     "attn2_to_k": (
         "networks.lora",
         {
             768: ("sd_v1", "stable-diffusion-v1/lora"),
-            1024: ("sd_v2", None),  # ModelSpec has two, which differ in what the base predicts
+            1024: ("sd_v2", None),  # ModelSpec has two, for epsilon and v prediction
             2048: ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
         },
     ),
@@ -28,17 +28,17 @@ BASES: dict[str, tuple[str, dict[int, tuple[str, str | None]]]] = {
 
 
 def channels(converted: Mapping[str, Tensor], layer: str) -> int | None:
-    """Channels of what a layer of this name takes, from the weights themselves; None where there is none."""
+    """Return the input channels of a layer of this name, from its weights; None if there is no such layer."""
     end = f"_{layer}.lora_down.weight"
-    return next((one.shape[1] for name, one in converted.items() if name.endswith(end)), None)
+    return next((weight.shape[1] for name, weight in converted.items() if name.endswith(end)), None)
 
 
 def metadata(converted: Mapping[str, Tensor], title: str, settings: Mapping[str, Any]) -> dict[str, str]:
-    """The `ss_...` keys of sd-scripts and ModelSpec's (`modelspec....`).
+    """Return the `ss_...` keys of sd-scripts and those of ModelSpec (`modelspec....`).
 
     Args:
         converted: from `to_kohya`.
-        title: the model's name, by which A1111 shows it.
+        title: the model's name, as shown by A1111.
         settings: the training's flags, as far as they are known.
     """
     ranks = {len(value) for name, value in converted.items() if name.endswith("lora_down.weight")}
@@ -71,7 +71,7 @@ def metadata(converted: Mapping[str, Tensor], title: str, settings: Mapping[str,
 
 
 def _base(converted: Mapping[str, Tensor]) -> tuple[str, str | None, str | None]:
-    """sd-scripts' module, its name of the base model and ModelSpec's, as far as the weights tell."""
+    """Return sd-scripts' module, and the base model's names in sd-scripts and ModelSpec, as far as weights tell."""
     for layer, (module, bases) in BASES.items():
         taken = channels(converted, layer)
         if taken is not None:

@@ -1,7 +1,7 @@
-"""The layers of transformers under kohya's names: Stable Diffusion 3, Flux.1 and Lumina Image 2.0.
+"""Convert layers of transformers to kohya's names: Stable Diffusion 3, Flux.1 and Lumina Image 2.0.
 
-Those are the names of the models' first releases, where one layer often does what several do in diffusers: queries,
-keys and values in all of them, in Flux.1's single blocks the feed-forward's first layer as well.
+Kohya uses the names of the original releases, where one layer is often several in diffusers: queries, keys and values
+in all models, in Flux.1's single blocks also the first layer of the feed-forward.
 """
 
 from collections.abc import Mapping
@@ -21,9 +21,9 @@ class Blocks:
     """Blocks of one kind.
 
     Attributes:
-        name: kohya's.
-        count: how many the largest model has.
-        layers: kohya's layer -> diffusers' layers in the order of its rows, and how the rows are shared among them.
+        name: in kohya's format.
+        count: number of blocks in the largest model.
+        layers: kohya's layer -> diffusers' layers in the order of its rows, with their relative numbers of rows.
     """
 
     name: str
@@ -91,15 +91,15 @@ LUMINA2 = {
     "context_refiner": Blocks("context_refiner", 2, LUMINA_LAYERS),
 }
 FLUX_CHANNELS = 3072
-"""Of what Flux.1's blocks take; no SD3 has as many."""
+"""Input channels of Flux.1's blocks; no SD3 has this many."""
 
 
 def to_kohya(pairs: Mapping[str, Pair], alpha: float | None) -> dict[str, Tensor]:
-    """A transformer's LoRA weights under kohya's names: the same change of every weight.
+    """Rename a transformer's LoRA weights to kohya's names; the change of every base weight stays the same.
 
     Args:
         pairs: diffusers' layers, such as `transformer_blocks.0.attn.to_q`.
-        alpha: of all of them; None is each one's rank.
+        alpha: of all layers; None is the rank of each.
 
     Returns:
         `lora_unet_...`, each with `.lora_down.weight`, `.lora_up.weight` and `.alpha`, (), float32.
@@ -115,7 +115,7 @@ def to_kohya(pairs: Mapping[str, Pair], alpha: float | None) -> dict[str, Tensor
     converted: dict[str, Tensor] = {}
     for layer, (shares, parts) in layers.items():
         down, up = _fused(layer, shares, parts)
-        # Ranks add up, so alphas must: what is added is scaled by alpha / rank.
+        # Ranks add up, so alphas must too: the change is scaled by alpha / rank.
         whole = len(down) if alpha is None else alpha * len(shares)
         converted |= {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}
         converted[f"{layer}.alpha"] = torch.tensor(float(whole))
@@ -123,9 +123,9 @@ def to_kohya(pairs: Mapping[str, Pair], alpha: float | None) -> dict[str, Tensor
 
 
 def _architecture(pairs: Mapping[str, Pair]) -> dict[str, Blocks]:
-    """The first that has blocks of all these kinds; only Flux.1 has single ones."""
+    """Return the first architecture that has blocks of all these kinds; only Flux.1 has single blocks."""
     kinds = {name.partition(".")[0] for name in pairs}
-    found = next((one for one in (SD3, FLUX, LUMINA2) if kinds <= one.keys()), None)
+    found = next((blocks for blocks in (SD3, FLUX, LUMINA2) if kinds <= blocks.keys()), None)
     if found is None:
         raise _foreign(next(iter(pairs)))
     if found is SD3 and any(down.shape[1] == FLUX_CHANNELS for down, _ in pairs.values()):
@@ -137,7 +137,7 @@ def _architecture(pairs: Mapping[str, Pair]) -> dict[str, Blocks]:
 
 
 def _place(name: str, architecture: Mapping[str, Blocks]) -> tuple[str, dict[str, int], str]:
-    """Of one of diffusers' layers: kohya's name of its layer, that one's parts, and which of them this is."""
+    """Return for one of diffusers' layers: kohya's layer, the parts of that layer, and which part this is."""
     kind, _, rest = name.partition(".")
     number, _, part = rest.partition(".")
     blocks = architecture[kind]
@@ -149,13 +149,13 @@ def _place(name: str, architecture: Mapping[str, Blocks]) -> tuple[str, dict[str
 
 def _foreign(name: str) -> UserError:
     return UserError(
-        f"the transformer has {name}, which is no layer of SD3, Flux.1 or Lumina Image 2.0 that kohya's format has a "
-        "name for; load the diffusers file as it is"
+        f"the transformer has {name}, which is not a layer of SD3, Flux.1 or Lumina Image 2.0 with a name in "
+        "kohya's format; load the diffusers file as it is"
     )
 
 
 def _fused(layer: str, shares: Mapping[str, int], parts: Mapping[str, Pair]) -> Pair:
-    """One pair that adds to each part's rows what the part's own pair adds; what is missing adds 0.
+    """Fuse the pairs of several parts into one with the same change in each part's rows; missing parts add 0.
 
     down = [down_1; ...; down_n], (n r, in), and up = diag(up_1, ..., up_n), (out, n r).
     """

@@ -37,7 +37,7 @@ FLAGS = {
     "import": [ImportFlags],
     "evaluate": EVALUATE,
 }
-EVERY_FLAG = [(verb, one) for verb, groups in FLAGS.items() for group in groups for one in fields(group)]
+EVERY_FLAG = [(verb, flag) for verb, groups in FLAGS.items() for group in groups for flag in fields(group)]
 NEEDED = ["--images", "photos", "--reference", "dog.jpg", "--reference_mask", "dog.png", "--output", "out"]
 
 
@@ -133,13 +133,13 @@ def test_the_help_of_a_verb_lists_every_flag(capsys, verb):
         main([verb, "--help"])
     assert end.value.code == 0
     words = capsys.readouterr().out.split()
-    expected = {f"--{one.name.rstrip('_')}" for flagged, one in EVERY_FLAG if flagged == verb} | {"--config"}
+    expected = {f"--{flag.name.rstrip('_')}" for flagged, flag in EVERY_FLAG if flagged == verb} | {"--config"}
     assert expected <= set(words)
 
 
-@pytest.mark.parametrize(("verb", "one"), EVERY_FLAG, ids=[f"{verb}-{one.name}" for verb, one in EVERY_FLAG])
-def test_every_flag_has_a_help_text(verb, one):
-    assert one.metadata.get("help", "").strip()
+@pytest.mark.parametrize(("verb", "flag"), EVERY_FLAG, ids=[f"{verb}-{flag.name}" for verb, flag in EVERY_FLAG])
+def test_every_flag_has_a_help_text(verb, flag):
+    assert flag.metadata.get("help", "").strip()
 
 
 HEAVY = ("torch", "transformers", "diffusers", "accelerate", "peft", "datasets", "gradio")

@@ -265,7 +265,7 @@ def test_evaluating_generation_refuses_a_hostile_picture_or_names_what_is_none(r
             photos_with_masks(Path("photos"), Path("masks"))
         return
     found, _ = photos_with_masks(Path("photos"), Path("masks"))
-    assert [one.image.name for one in found] == ["a.png"] and "masks without a photo: b.png" in caplog.text
+    assert [pair.image.name for pair in found] == ["a.png"] and "masks without a photo: b.png" in caplog.text
     assert path.name in caplog.text or path.is_dir()
 
 

@@ -29,7 +29,7 @@ def command(capsys):
     """Run a command; returns its exit code, output and errors."""
 
     def run(*argv):
-        code = main([str(one) for one in argv])
+        code = main([str(word) for word in argv])
         output = capsys.readouterr()
         return code, output.out, output.err
 

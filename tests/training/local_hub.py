@@ -30,8 +30,8 @@ class LocalHub:
         if path == "/api/validate-yaml":
             return 200, {"warnings": [], "errors": []}
         if path == "/api/models/me/dog/preupload/main":
-            files = [one["path"] for one in json.loads(body)["files"]]
-            return 200, {"files": [{"path": one, "uploadMode": "regular", "shouldIgnore": False} for one in files]}
+            files = [file["path"] for file in json.loads(body)["files"]]
+            return 200, {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in files]}
         if path == "/api/models/me/dog/commit/main" and not self.refuses:
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":

@@ -80,7 +80,7 @@ def noised_for(family, config, latents=None):
 
 
 def trained_parameters(family):
-    return [one for part in family.trained().values() for one in part.parameters() if one.requires_grad]
+    return [weight for part in family.trained().values() for weight in part.parameters() if weight.requires_grad]
 
 
 def said(family, noised, batch):
@@ -90,4 +90,4 @@ def said(family, noised, batch):
 
 def tokenized(family, prompts):
     tokens = [family.tokenize(prompt) for prompt in prompts]
-    return {key: torch.cat([one[key] for one in tokens]) for key in tokens[0]}
+    return {key: torch.cat([prompt_tokens[key] for prompt_tokens in tokens]) for key in tokens[0]}

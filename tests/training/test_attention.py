@@ -28,8 +28,8 @@ every_unet = pytest.mark.parametrize("base", ["epsilon", "sdxl"], indirect=True)
 def family_and_batch(base, kind="full", class_images=False, model=None, mask=None, **groups):
     config, family = make(base, KINDS[kind] | (model or {}), ON | (mask or {}), **groups)
     torch.manual_seed(3)
-    for one in trained_parameters(family):
-        one.data += 0.02 * torch.randn_like(one)  # adapters that start at zero would pass nothing on
+    for weight in trained_parameters(family):
+        weight.data += 0.02 * torch.randn_like(weight)  # adapters that start at zero would pass nothing on
     return config, family, batch_for(family, class_images) | {"identifiers": [PLACES, PLACES]}
 
 
@@ -61,7 +61,7 @@ def test_probabilities_are_those_of_diffusers_own_processor(base, kind, monkeypa
     torch.manual_seed(4)
     noised = noised_for(family, config, torch.randn(2, 4, 16, 16))
     said = family.predict(noised, family.encode_prompt(batch["prompt"]))
-    theirs = [one for one in theirs if one.shape[1] == ours.shape[1]]
+    theirs = [probabilities for probabilities in theirs if probabilities.shape[1] == ours.shape[1]]
     assert len(theirs) == len(seen.layers)
     torch.testing.assert_close(ours, torch.stack(theirs).mean(0), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(said, prediction, rtol=1e-4, atol=1e-6)
@@ -108,7 +108,7 @@ def test_the_resolution_is_the_one_nearest_to_a_quarter(base):
     assert abs(seen.level - 2) == min(abs(level - 2) for level in levels)
     side = 16 // 2**seen.level
     assert all(query.shape[1] == side * side for query in seen.queries)
-    names = {name for name, module in family.unet.named_modules() if any(module is one for one in seen.layers)}
+    names = {name for name, module in family.unet.named_modules() if any(module is layer for layer in seen.layers)}
     assert names and all(name.endswith("attn2") for name in names)
 
 
@@ -134,7 +134,9 @@ def test_its_gradient_reaches_queries_keys_and_text_and_no_class_image(base, kin
         name
         for part, module in family.trained().items()
         for name in (
-            f"{part}.{key}" for key, one in module.named_parameters() if one.grad is not None and one.grad.any()
+            f"{part}.{key}"
+            for key, weight in module.named_parameters()
+            if weight.grad is not None and weight.grad.any()
         )
     }
     assert any("attn2.to_q" in name for name in reached) and any("attn2.to_k" in name for name in reached)
@@ -169,7 +171,7 @@ def test_checkpointed_layers_have_the_same_gradient(base, kind):
         loss, _ = training_loss(family, batch, config)
         loss.backward()
         losses[checkpointing] = loss.detach()
-        gradients[checkpointing] = [one.grad for one in trained_parameters(family)]
+        gradients[checkpointing] = [weight.grad for weight in trained_parameters(family)]
     assert torch.equal(losses[False], losses[True])
     for one, other in zip(gradients[False], gradients[True], strict=True):
         assert one is other or torch.allclose(one, other, rtol=1e-4, atol=1e-7)
@@ -214,10 +216,10 @@ def test_weight_0_is_as_if_there_were_no_such_flag(flags, kind):
     for name, more in {"without": {}, "zero": ON | {"attention_loss_weight": 0}, "on": ON}.items():
         assert train(flags, *SWITCHES[kind], **more, output_dir=name) == 0
         AcceleratorState._reset_state(reset_partial_state=True)
-        (path,) = [one for one in Path(name).rglob("*.safetensors") if "unet" in one.parts or "lora" in one.name]
+        (path,) = [path for path in Path(name).rglob("*.safetensors") if "unet" in path.parts or "lora" in path.name]
         weights[name] = load_file(path)
-    assert all(torch.equal(one, weights["zero"][key]) for key, one in weights["without"].items())
-    assert not all(torch.equal(one, weights["on"][key]) for key, one in weights["without"].items())
+    assert all(torch.equal(weight, weights["zero"][key]) for key, weight in weights["without"].items())
+    assert not all(torch.equal(weight, weights["on"][key]) for key, weight in weights["without"].items())
     with pytest.raises(KeyError):
         logged("attention_loss", "zero")
 
@@ -269,14 +271,14 @@ def test_each_photos_own_words_and_each_subjects_own_identifier(flags):
             "caption_extension": ".txt",
         },
     ]
-    Path("concepts.json").write_text(json.dumps([one | {"instance_mask_dir": "masks"} for one in entries]))
+    Path("concepts.json").write_text(json.dumps([entry | {"instance_mask_dir": "masks"} for entry in entries]))
     several = flags | {"instance_data_dir": None, "instance_prompt": None, "concepts_list": "concepts.json"}
     several["instance_mask_dir"] = None
     assert train(several, attention_loss_weight=0.1) == 0
     assert min(logged("attention_loss")) > 0
     assert train(several, **ON, output_dir="wrong") == 0  # an entry's own word wins
     entries[1]["identifier"] = "sks"
-    Path("concepts.json").write_text(json.dumps([one | {"instance_mask_dir": "masks"} for one in entries]))
+    Path("concepts.json").write_text(json.dumps([entry | {"instance_mask_dir": "masks"} for entry in entries]))
     assert train(several, **ON, output_dir="refused") == 2 and not Path("refused").exists()
 
 

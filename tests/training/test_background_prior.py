@@ -28,8 +28,8 @@ def prepared(base, kind, weight=1.0, class_prompt="a dog", class_images=False, d
     if weight > 0:
         family.keep_base()
     torch.manual_seed(3)
-    for one in trained_parameters(family):
-        one.data += drift * torch.randn_like(one)
+    for parameter in trained_parameters(family):
+        parameter.data += drift * torch.randn_like(parameter)
     batch = batch_for(family, class_images)
     return config, family, batch | {"class_prompt": tokenized(family, [class_prompt] * 2)}
 
@@ -133,7 +133,7 @@ def test_each_term_keeps_to_its_side_of_the_mask(base, kind):
 def test_adapters_are_on_again_afterwards(base, kind, breaks):
     config, family, batch = prepared(base, kind)
     parts = list(family.trained().values())
-    trainable = {id(one) for one in trained_parameters(family)}
+    trainable = {id(weight) for weight in trained_parameters(family)}
     parts[0].train()
     modes = [[module.training for module in part.modules()] for part in parts]
     torch.manual_seed(1)
@@ -154,7 +154,7 @@ def test_adapters_are_on_again_afterwards(base, kind, breaks):
     assert torch.equal(say(), trained)
     layers = [module for part in parts for module in part.modules() if isinstance(module, BaseTunerLayer)]
     assert layers and not any(layer.disable_adapters for layer in layers)
-    assert {id(one) for one in trained_parameters(family)} == trainable
+    assert {id(weight) for weight in trained_parameters(family)} == trainable
     assert modes == [[module.training for module in part.modules()] for part in parts]
 
 
@@ -178,13 +178,13 @@ def test_the_base_stays_the_base_while_the_model_learns(base, kind):
         name: {key: value.clone() for key, value in part.state_dict().items()} for name, part in family.base.items()
     }
     assert set(kept) == (set(family.trained()) if kind.startswith("full") else set())  # LoRA takes no memory
-    before = [one.detach().clone() for one in trained_parameters(family)]
+    before = [weight.detach().clone() for weight in trained_parameters(family)]
     optimizer = torch.optim.AdamW(trained_parameters(family), 1e-2)
     used = set()
     for step in range(3):
         loss, _ = loss_of(family, batch, config, seed=step)
         loss.backward()
-        used |= {id(one) for one in trained_parameters(family) if one.grad is not None and one.grad.any()}
+        used |= {id(weight) for weight in trained_parameters(family) if weight.grad is not None and weight.grad.any()}
         optimizer.step()
         optimizer.zero_grad()
     learned = [pair for pair in zip(before, trained_parameters(family), strict=True) if id(pair[1]) in used]
@@ -192,7 +192,9 @@ def test_the_base_stays_the_base_while_the_model_learns(base, kind):
     assert len(learned) > 0.75 * len(before) and not any(torch.equal(*pair) for pair in learned)
     for name, part in family.base.items():
         assert all(torch.equal(value, kept[name][key]) for key, value in part.state_dict().items())
-        assert not part.training and all(one.grad is None and not one.requires_grad for one in part.parameters())
+        assert not part.training and all(
+            weight.grad is None and not weight.requires_grad for weight in part.parameters()
+        )
     assert torch.equal(family.predict_base(noised, batch["class_prompt"]), first)
 
 

@@ -20,8 +20,8 @@ def saved_lora(base, folder, text):
     """A LoRA that was trained, as far as its weights tell."""
     _, family = make(base, LORA | {"train_text_encoder": text})
     with torch.no_grad():
-        for one in trained_parameters(family):
-            one.normal_(std=0.1)
+        for weight in trained_parameters(family):
+            weight.normal_(std=0.1)
     folder.mkdir()
     family.save(folder)
     return family

@@ -76,16 +76,16 @@ def test_what_lies_outside_the_mask_changes_no_bit_of_any_gradient(base, model):
 
         family.add_noise = disturbed
         for part in family.trained().values():
-            for name, one in part.named_parameters():
+            for name, weight in part.named_parameters():
                 if "lora_B" in name:
-                    one.data += 0.02  # adapters that start at zero would pass nothing on to their other half
+                    weight.data += 0.02  # adapters that start at zero would pass nothing on to their other half
         torch.manual_seed(1)
         training_loss(family, batch, config)[0].backward()
-        return [one.grad for one in trained_parameters(family)]
+        return [weight.grad for weight in trained_parameters(family)]
 
     calm, wild = gradients(0.0), gradients(1e6)
-    assert sum(one is not None and bool((one != 0).any()) for one in calm) > 0.9 * len(calm)
-    assert all(one is other or torch.equal(one, other) for one, other in zip(calm, wild, strict=True))
+    assert sum(gradient is not None and bool((gradient != 0).any()) for gradient in calm) > 0.9 * len(calm)
+    assert all(gradient is other or torch.equal(gradient, other) for gradient, other in zip(calm, wild, strict=True))
 
 
 def test_masks_do_not_touch_the_class_images(base):
@@ -133,7 +133,7 @@ def test_what_is_trained_changes_and_what_is_frozen_does_not(base, model):
         f"{part}.{key}" for part in parts for key, value in parts[part].named_parameters() if value.requires_grad
     }
     optimizer = torch.optim.AdamW(
-        [one for part in parts.values() for one in part.parameters() if one.requires_grad], 1e-2
+        [weight for part in parts.values() for weight in part.parameters() if weight.requires_grad], 1e-2
     )
     used = set()
     for _ in range(3):
@@ -142,8 +142,8 @@ def test_what_is_trained_changes_and_what_is_frozen_does_not(base, model):
         for part in parts:
             used |= {
                 f"{part}.{key}"
-                for key, one in parts[part].named_parameters()
-                if one.grad is not None and one.grad.any()
+                for key, weight in parts[part].named_parameters()
+                if weight.grad is not None and weight.grad.any()
             }
         optimizer.step()
         optimizer.zero_grad()

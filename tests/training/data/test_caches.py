@@ -1,4 +1,4 @@
-"""Guards the caches: what is kept is what would be made anew, what is stale is never used, and both train alike."""
+"""Caches: cached samples equal fresh ones, stale ones are never used, and both train alike."""
 
 import shutil
 from pathlib import Path
@@ -57,10 +57,10 @@ def test_each_photo_has_as_many_crops_as_were_asked_for(models, source):
     torch.manual_seed(0)
     seen = [samples(*source) for _ in range(40)]
     # Two of the crops may be at one place.
-    assert 1 < len({one["crop"].numpy().tobytes() + one["mask"].numpy().tobytes() for one in seen}) <= 3
-    assert len({one["moments"].data_ptr() for one in seen}) == 3
-    for one in seen[:8]:  # each is a crop of the photo: decoded, its mask and its moments belong together
-        assert one["mask"].sum() == seen[0]["mask"].sum()  # the subject is kept by all of them
+    assert 1 < len({sample["crop"].numpy().tobytes() + sample["mask"].numpy().tobytes() for sample in seen}) <= 3
+    assert len({sample["moments"].data_ptr() for sample in seen}) == 3
+    for sample in seen[:8]:  # each is a crop of the photo: decoded, its mask and its moments belong together
+        assert sample["mask"].sum() == seen[0]["mask"].sum()  # the subject is kept by all of them
 
 
 def keys(folder):
@@ -98,7 +98,7 @@ def test_nothing_stale_is_used(models, source, tmp_path):
     assert len(keys(folder) - before) == 1
 
 
-def test_a_damaged_file_is_made_anew(models, source, tmp_path):
+def test_a_damaged_file_is_recreated(models, source, tmp_path):
     config, family = family_for(models, tmp_path / "cache", center_crop=True)
     expected = EncodedSamples(family, FreshSamples(config.data), [source])(*source)
     (path,) = (tmp_path / "cache").rglob("*.safetensors")
@@ -166,7 +166,7 @@ def test_a_run_with_caches_ends_where_one_without_ends(flags, switches):
     made = [path.stat().st_mtime_ns for path in Path("cache").rglob("*.safetensors")]
     assert made and max(made) < Path("again/training_config.yaml").stat().st_mtime_ns
     name = LORA_NAME if "--use_lora" in switches else "unet/diffusion_pytorch_model.safetensors"
-    fresh, first, second = (load_file(Path(one) / name) for one in ("fresh", "cached", "again"))
+    fresh, first, second = (load_file(Path(folder) / name) for folder in ("fresh", "cached", "again"))
     assert all(torch.equal(first[key], second[key]) for key in first)
     for key, value in fresh.items():
         torch.testing.assert_close(first[key], value, rtol=0, atol=1e-6)
@@ -192,14 +192,14 @@ def test_random_crops_from_a_cache_are_repeated_when_resumed(flags):
     shutil.rmtree("parts/checkpoint-4")
     resumed = {"max_train_steps": 6, "resume_from_checkpoint": "latest"}
     assert train(words, *switches, output_dir="parts", **resumed) == 0
-    whole, parts = (load_file(Path(one) / LORA_NAME) for one in ("whole", "parts"))
+    whole, parts = (load_file(Path(folder) / LORA_NAME) for folder in ("whole", "parts"))
     assert all(np.array_equal(whole[key], parts[key]) for key in whole)
 
 
 def test_the_autoencoder_is_the_part_that_a_key_names(models):
-    _, one = family_for(models)
+    _, family = family_for(models)
     other = random_stable_diffusion(seed=1)
-    assert one.checksum("vae") != one.checksum("text")
-    before = one.checksum("vae")
-    one.vae.load_state_dict(other.vae.state_dict())
-    assert one.checksum("vae") != before
+    assert family.checksum("vae") != family.checksum("text")
+    before = family.checksum("vae")
+    family.vae.load_state_dict(other.vae.state_dict())
+    assert family.checksum("vae") != before

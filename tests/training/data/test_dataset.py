@@ -86,8 +86,8 @@ def test_the_crops_place_is_where_its_pixels_are(tmp_path, changes):
         assert item["crop"].dtype == torch.int64 and (height, width, size) == (48, 70, [32, 32])
         assert top == 0 and 0 <= left <= resized.width - 32
         cuts = [
-            np.asarray(one.crop((left, top, left + 32, top + 32))).transpose(2, 0, 1) / 127.5 - 1
-            for one in (resized, resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+            np.asarray(picture.crop((left, top, left + 32, top + 32))).transpose(2, 0, 1) / 127.5 - 1
+            for picture in (resized, resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
         ]
         same = [np.allclose(item["pixels"], cut, atol=1e-5) for cut in cuts]
         assert sum(same) == 1

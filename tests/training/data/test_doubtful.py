@@ -47,7 +47,7 @@ def config_for(folder, **mask):
 
 def trained_on(folder, **mask):
     found, left_out = find_instances(config_for(folder, **mask), SIZES)
-    return [one.photo.stem for one in found], {photo.stem: reason for photo, reason in left_out.items()}
+    return [instance.photo.stem for instance in found], {photo.stem: reason for photo, reason in left_out.items()}
 
 
 def test_doubted_photos_are_left_out_and_the_reason_is_told_and_written_down(folder, caplog):
@@ -70,7 +70,12 @@ def test_they_are_trained_on_when_the_user_says_so(folder):
 
 def test_they_can_count_less_than_the_others(folder):
     found, _ = find_instances(config_for(folder, doubtful_photo_weight=0.25), SIZES)
-    assert {one.photo.stem: one.weight for one in found} == {"dog": 1, "park": 0.25, "reference": 1, "sofa": 0.25}
+    assert {instance.photo.stem: instance.weight for instance in found} == {
+        "dog": 1,
+        "park": 0.25,
+        "reference": 1,
+        "sofa": 0.25,
+    }
 
 
 def test_a_mask_that_was_corrected_since_is_not_doubted(folder):
@@ -91,7 +96,7 @@ def test_a_run_without_any_photo_left_is_refused_in_one_line(folder):
 def review(folder, **verdicts):
     """What a person decides, by the photos' names."""
     path = folder / "out" / MANIFEST_NAME
-    entries = [replace(one, review=verdicts.get(one.photo.split("/")[-1][:-4])) for one in read_manifest(path)]
+    entries = [replace(entry, review=verdicts.get(entry.photo.split("/")[-1][:-4])) for entry in read_manifest(path)]
     write_manifest(path, entries)
 
 
@@ -104,7 +109,11 @@ def test_a_person_has_the_last_word_on_each_photo(folder, caplog):
     assert "dog.png was excluded in review" in caplog.text
     assert trained_on(folder, doubtful_photo_weight=0.25)[0] == ["park", "reference", "sofa"]
     instances, _ = find_instances(config_for(folder, doubtful_photo_weight=0.25), SIZES)
-    assert {one.photo.stem: one.weight for one in instances} == {"park": 1, "reference": 1, "sofa": 0.25}
+    assert {instance.photo.stem: instance.weight for instance in instances} == {
+        "park": 1,
+        "reference": 1,
+        "sofa": 0.25,
+    }
 
 
 def test_an_excluded_photo_stays_out_when_its_mask_was_changed_since(folder):
@@ -120,7 +129,7 @@ def test_an_excluded_photo_stays_out_when_its_twin_does_not(folder):
         twin = folder / there / f"{kind}a-dog.png"
         twin.write_bytes((folder / there / f"{kind}dog.png").read_bytes())
     entries = read_manifest(folder / "out" / MANIFEST_NAME)
-    twins = [replace(one, photo="../photos/a-dog.png") for one in entries if one.photo == "../photos/dog.png"]
+    twins = [replace(entry, photo="../photos/a-dog.png") for entry in entries if entry.photo == "../photos/dog.png"]
     review(folder, dog="excluded")
     write_manifest(folder / "out" / MANIFEST_NAME, [*read_manifest(folder / "out" / MANIFEST_NAME), *twins])
     assert trained_on(folder)[0] == ["a-dog", "reference"]

@@ -1,4 +1,4 @@
-"""Guards what is told of the masks before the first step: coverage, what crops lose, polarity, nothing empty."""
+"""The mask report before the first step: coverage, what crops lose, polarity, no empty masks."""
 
 from dataclasses import replace
 
@@ -31,9 +31,9 @@ def test_coverage_and_what_crops_keep_are_measured(tmp_path):
     small = instance(tmp_path, "small", (16, 32), (0, 24))
     wide = instance(tmp_path, "wide", (0, 64), (0, 96))
     checks = check([small, wide, InstancePhoto(small.photo, None, (32, 32))])
-    assert [one.coverage for one in checks] == pytest.approx([16 * 24 / (64 * 96), 1.0])
-    assert [one.kept for one in checks] == pytest.approx([1.0, 32 / 48])
-    assert [tuple(one.latent.shape) for one in checks] == [(4, 6), (4, 6)]
+    assert [item.coverage for item in checks] == pytest.approx([16 * 24 / (64 * 96), 1.0])
+    assert [item.kept for item in checks] == pytest.approx([1.0, 32 / 48])
+    assert [tuple(item.latent.shape) for item in checks] == [(4, 6), (4, 6)]
     said = summary(checks)
     assert "covers 6% to 100% of 2 photos" in said and "wide.png (67%)" in said and "small.png (" not in said
     (centre,) = check([small], center_crop=True)
@@ -47,7 +47,7 @@ def test_a_mask_of_the_background_is_noticed(tmp_path):
     files.write_mask(mask, inverted.mask)
     whole = instance(tmp_path, "whole", (0, 64), (0, 96))
     checks = check([inverted, whole])
-    assert [one.inverted for one in checks] == [True, False]
+    assert [item.inverted for item in checks] == [True, False]
     assert "inverted.png" in summary(checks).splitlines()[-1]
     assert any("whole.png cover nearly everything" in line for line in summary(checks).splitlines())
 

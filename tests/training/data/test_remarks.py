@@ -1,4 +1,4 @@
-"""What is allowed and may surprise is said in one line each, and what is as usual is not."""
+"""Settings that are allowed but may surprise cause one warning each; usual ones cause none."""
 
 from pathlib import Path
 

@@ -65,20 +65,22 @@ def test_each_photo_has_the_repeats_prompt_and_mask_of_its_folder():
     Path("kl/10_sks dog/b.txt").write_text("sks dog asleep")
     found, left_out = find_instances(given(caption_extension=".txt"), SIZES)
     assert not left_out
-    assert [(one.name, one.repeats, one.prompt) for one in found] == [
+    assert [(instance.name, instance.repeats, instance.prompt) for instance in found] == [
         ("10_sks dog/a.png", 10, "sks dog"),
         ("10_sks dog/b.png", 10, "sks dog asleep"),
         ("3_sks puppy/a.png", 3, "sks puppy"),
     ]
-    assert [one.mask for one in found] == [Path("masks") / one.name for one in found]
-    assert {one.prompt for one in find_instances(given(instance_prompt="a sks dog"), SIZES)[0]} == {"a sks dog"}
+    assert [instance.mask for instance in found] == [Path("masks") / instance.name for instance in found]
+    assert {instance.prompt for instance in find_instances(given(instance_prompt="a sks dog"), SIZES)[0]} == {
+        "a sks dog"
+    }
 
 
 @pytest.mark.usefixtures("album")
 def test_an_epoch_shows_each_photo_as_often_as_its_folder_says():
     config = given()
     found, _ = find_instances(config, SIZES)
-    prompts = {one.prompt: {} for one in found}
+    prompts = {instance.prompt: {} for instance in found}
     dataset = DreamBoothDataset(found, FreshSamples(config.data), prompts)
     assert len(dataset) == 23
     shown = Counter(dataset[number]["photo"] for number in range(len(dataset)))
@@ -90,7 +92,7 @@ def test_masks_may_lie_in_one_folder_where_no_two_photos_share_one():
     for number, photo in enumerate(sorted(Path("kl").rglob("*.png"))):
         photo.rename(photo.with_name(f"{number}.png"))
         files.write_mask(scene(40, 48, number)[1], Path("flat") / f"{number}.png")
-    assert [one.mask.name for one in find_instances(given("flat"), SIZES)[0]] == ["0.png", "1.png", "2.png"]
+    assert [instance.mask.name for instance in find_instances(given("flat"), SIZES)[0]] == ["0.png", "1.png", "2.png"]
     Path("kl/10_sks dog/0.png").rename("kl/10_sks dog/2.png")
     with pytest.raises(UserError, match=r"10_sks dog/2\.png and 3_sks puppy/2\.png would share one mask of flat"):
         find_instances(given("flat"), SIZES)
@@ -100,7 +102,7 @@ def test_masks_may_lie_in_one_folder_where_no_two_photos_share_one():
 def test_photos_in_the_folder_itself_are_what_is_meant_and_the_others_are_named(caplog):
     draw(Path("kl"), Path("masks"), ["mine"])
     found, _ = find_instances(given(instance_prompt="a sks dog"), SIZES)
-    assert [one.name for one in found] == ["mine.png"]
+    assert [instance.name for instance in found] == ["mine.png"]
     assert all(
         words in caplog.text
         for words in ("not read: 10_sks dog/ (a subfolder with 2 photos)", "3_sks puppy/ (a subfolder with 1 photo)")

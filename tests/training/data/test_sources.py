@@ -52,8 +52,8 @@ def test_a_photo_is_trained_on_as_its_caption_says(tmp_path):
     (tmp_path / "photos" / "c.txt").write_text(" \n")
     data = {"instance_data_dir": str(tmp_path / "photos")}
     found, _ = find_instances(flagged(tmp_path, caption_extension=".txt", **data), SIZES)
-    assert [one.prompt for one in found] == ["a sks dog on a Käsebrett", "a sks dog", "a sks dog"]
-    assert {one.prompt for one in find_instances(flagged(tmp_path, **data), SIZES)[0]} == {"a sks dog"}
+    assert [instance.prompt for instance in found] == ["a sks dog on a Käsebrett", "a sks dog", "a sks dog"]
+    assert {instance.prompt for instance in find_instances(flagged(tmp_path, **data), SIZES)[0]} == {"a sks dog"}
     with pytest.raises(UserError, match=r"b\.png has no caption .*b\.txt; .*--instance_prompt"):
         find_instances(flagged(tmp_path, caption_extension=".txt", instance_prompt=None, **data), SIZES)
 
@@ -74,9 +74,9 @@ def test_each_subject_has_its_own_photos_masks_and_prompts(tmp_path):
     path = tmp_path / "concepts.json"
     path.write_text(json.dumps(entries))
     config = configure("model", data={"concepts_list": str(path), "instance_data_dir": None})
-    found = [find_instances(one, SIZES)[0] for one in read_concepts(config)]
-    assert [[one.prompt for one in its] for its in found] == [["a sks dog"], ["a sks cat"] * 2]
-    assert [one.data.class_prompt for one in read_concepts(config)] == ["a dog", "a cat"]
+    found = [find_instances(concept, SIZES)[0] for concept in read_concepts(config)]
+    assert [[instance.prompt for instance in its] for its in found] == [["a sks dog"], ["a sks cat"] * 2]
+    assert [concept.data.class_prompt for concept in read_concepts(config)] == ["a dog", "a cat"]
 
 
 def test_captions_that_nobody_has_are_told_of(tmp_path, caplog):
@@ -97,9 +97,9 @@ def test_a_list_of_subjects_is_read_from_any_folder(tmp_path, monkeypatch):
     )
     for folder in (tmp_path, tmp_path / "photos"):
         monkeypatch.chdir(folder)
-        (one,) = read_concepts(configure("model", data={"concepts_list": str(path), "instance_data_dir": None}))
-        (photo,), _ = find_instances(one, SIZES)
-        assert photo.photo.samefile(tmp_path / "photos" / "a.png") and one.data.class_data_dir == "new"
+        (concept,) = read_concepts(configure("model", data={"concepts_list": str(path), "instance_data_dir": None}))
+        (photo,), _ = find_instances(concept, SIZES)
+        assert photo.photo.samefile(tmp_path / "photos" / "a.png") and concept.data.class_data_dir == "new"
 
 
 @pytest.mark.parametrize(
@@ -251,10 +251,10 @@ def test_a_data_set_becomes_a_folder_of_photos_bit_for_bit(stored, tmp_path, cap
     dataset_copy.copy(config)  # which finds it all there
     found, left_out = find_instances(read_concepts(config)[0], SIZES)
     assert not left_out
-    assert [one.photo.read_bytes() for one in found] == [path.read_bytes() for path in originals]
-    assert [one.prompt for one in found] == ["photo 0 of a sks dog", "photo 1 of a sks dog"]
-    for number, one in enumerate(found):
-        np.testing.assert_array_equal(files.read_mask(one.mask), scene(40, 48, number)[1])
+    assert [instance.photo.read_bytes() for instance in found] == [path.read_bytes() for path in originals]
+    assert [instance.prompt for instance in found] == ["photo 0 of a sks dog", "photo 1 of a sks dog"]
+    for number, instance in enumerate(found):
+        np.testing.assert_array_equal(files.read_mask(instance.mask), scene(40, 48, number)[1])
 
 
 @pytest.mark.parametrize(

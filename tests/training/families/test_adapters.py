@@ -30,9 +30,9 @@ def test_what_is_saved_says_what_was_trained(models, tmp_path, name):
     _, family = make(base, model)
     torch.manual_seed(0)
     for part in family.trained().values():
-        for one in part.parameters():
-            if one.requires_grad:
-                one.data += 0.05 * torch.randn_like(one)
+        for weight in part.parameters():
+            if weight.requires_grad:
+                weight.data += 0.05 * torch.randn_like(weight)
         part.eval()
     batch = batch_for(family, class_images=False)
     noised = family.add_noise(torch.randn(2, 4, 16, 16), OptimizationConfig())

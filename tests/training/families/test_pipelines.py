@@ -60,8 +60,8 @@ def test_what_is_saved_says_what_was_trained(pipelines, tmp_path, name, kind):
     """In diffusers' own pipeline, and in a run that is gone on with."""
     config, family = make(pipelines / name, KINDS[kind])
     torch.manual_seed(0)
-    for one in trained_parameters(family):
-        one.data += 0.05 * torch.randn_like(one)
+    for weight in trained_parameters(family):
+        weight.data += 0.05 * torch.randn_like(weight)
     for part in family.trained().values():
         part.eval()
     batch, noised = batch_for(family, class_images=False), noised_for(family, config)
@@ -95,14 +95,14 @@ def test_gradient_checkpointing_changes_no_gradient(pipelines, name, kind):
         for part in family.trained().values():
             part.train()
             assert part.is_gradient_checkpointing == checkpointing
-            for key, one in part.named_parameters():
+            for key, weight in part.named_parameters():
                 if "lora_B" in key:
-                    one.data += 0.02
+                    weight.data += 0.02
         (family.predict(noised, family.encode_prompt(batch["prompt"])) ** 2).mean().backward()
-        return [one.grad for one in trained_parameters(family)]
+        return [weight.grad for weight in trained_parameters(family)]
 
     without, with_it = gradients(False), gradients(True)
-    assert sum(one is not None for one in without) > 0.7 * len(without)
+    assert sum(gradient is not None for gradient in without) > 0.7 * len(without)
     for one, other in zip(without, with_it, strict=True):
         assert (one is None or not one.any()) if other is None else torch.allclose(one, other, atol=1e-6)
 
@@ -151,7 +151,7 @@ def test_the_denoiser_can_be_kept_off_the_device(base):
     _, family = make(base)
     family.place(torch.device("meta"), torch.bfloat16, torch.device("cpu"))
     (denoiser,) = family.trained().values()
-    assert {one.device.type for one in denoiser.parameters()} == {"cpu"} and family.vae.device.type == "meta"
+    assert {weight.device.type for weight in denoiser.parameters()} == {"cpu"} and family.vae.device.type == "meta"
 
 
 def test_sdxl_whitens_latents_by_the_statistics_of_its_autoencoder(tmp_path):

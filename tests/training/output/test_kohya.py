@@ -37,9 +37,9 @@ def saved(models, tmp_path, request):
 def disturb(parts):
     torch.manual_seed(0)
     for part in parts:
-        for name, one in part.named_parameters():
+        for name, weight in part.named_parameters():
             if "lora" in name:
-                one.data += 0.05 * torch.randn_like(one)
+                weight.data += 0.05 * torch.randn_like(weight)
 
 
 def metadata(path):
@@ -69,10 +69,10 @@ def peft_weights(pipeline, path):
     pipeline.load_lora_weights(path.parent, weight_name=path.name)
     parts = {name: getattr(pipeline, name, None) for name in ("unet", "text_encoder", "text_encoder_2")}
     weights = {
-        f"{part}.{name}": one.clone()
+        f"{part}.{name}": weight.clone()
         for part, module in parts.items()
         if module is not None
-        for name, one in module.named_parameters()
+        for name, weight in module.named_parameters()
         if "lora" in name
     }
     pipeline.unload_lora_weights()

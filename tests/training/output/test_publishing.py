@@ -71,7 +71,7 @@ def test_the_masks_are_sent_when_asked_for(pushed, hub):
 def test_of_a_whole_pipeline_every_part_is_sent(flags, hub, tmp_path):
     assert train(flags, "--train_text_encoder", "--push_to_hub", hub_model_id="me/dog", max_train_steps=1) == 0
     left_out = {"manifest.jsonl", "masks.png"}
-    every = {one.relative_to("output").as_posix() for one in Path("output").rglob("*") if one.is_file()}
+    every = {path.relative_to("output").as_posix() for path in Path("output").rglob("*") if path.is_file()}
     assert set(hub.files) == {name for name in every if not name.startswith("logs/")} - left_out
     private = [tmp_path, flags["pretrained_model_name_or_path"].parent]
     for name, content in hub.files.items():
@@ -83,10 +83,10 @@ def test_the_token_is_in_no_file_and_no_line(pushed, hub, caplog, capfd):
     hub.refuses = True
     assert train(pushed, *LORA, "--push_to_hub", hub_token=TOKEN, checkpointing_steps=1) == 2
     printed = capfd.readouterr()
-    files = [one for one in Path().rglob("*") if one.is_file()]
-    assert {one.name for one in files} >= {"training_config.yaml", "README.md"}
-    assert any("tfevents" in one.name for one in files)
-    assert not any(TOKEN.encode() in one.read_bytes() for one in files)
+    files = [path for path in Path().rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"training_config.yaml", "README.md"}
+    assert any("tfevents" in path.name for path in files)
+    assert not any(TOKEN.encode() in path.read_bytes() for path in files)
     assert TOKEN not in printed.out + printed.err + caplog.text
 
 
@@ -94,7 +94,7 @@ def test_what_could_not_be_sent_waits_in_a_folder_of_its_own(pushed, hub, capsys
     hub.refuses = True
     assert train(pushed, *LORA, "--push_to_hub") == 2
     folder = re.search(r"`hf upload me/dog (.+)`", capsys.readouterr().err).group(1)
-    assert {one.relative_to(folder).as_posix() for one in Path(folder).rglob("*") if one.is_file()} == SENT
+    assert {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()} == SENT
 
 
 @pytest.mark.parametrize(

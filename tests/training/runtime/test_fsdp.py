@@ -1,4 +1,4 @@
-"""FSDP on two CPU processes: weights of one process with twice the accumulation, and runs that can be gone on with."""
+"""FSDP on two CPU processes: the weights of one process with twice the accumulation, and runs that can be resumed."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A checkpoint that does not fit on the disk is no end of the run, and nothing of it remains."""
+"""A checkpoint that does not fit on the disk does not end the run, and leaves no files."""
 
 import resource
 import shutil

@@ -17,7 +17,7 @@ SWITCHES = ("--use_lora", "--random_flip")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_and_gone_on_with(flags, number):
+def test_a_stopped_run_is_resumed(flags, number):
     """The whole process group is signalled, as by a terminal or a job scheduler: a loader's worker is in it."""
     for folder in ("photos", "masks"):  # epochs so long that the worker is at work when the signal comes
         for copy in range(20):

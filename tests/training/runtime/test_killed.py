@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and gone on with ends as one that was never stopped, bit for bit."""
+"""A run that is killed at any moment and resumed ends like one that was never stopped, bit for bit."""
 
 import os
 import signal
@@ -57,7 +57,7 @@ def uninterrupted(flags):
 
 # As the first flags are written, in the middle of a checkpoint, and steps after one.
 @pytest.mark.parametrize("moment", ["training_config.yaml", ".checkpoint-2.partial/optimizer.bin", "checkpoint-4"])
-def test_killed_and_gone_on_with(uninterrupted, moment, capsys):
+def test_a_killed_run_is_resumed(uninterrupted, moment, capsys):
     output = Path("output")
     end_when(start(uninterrupted, *SWITCHES), output / moment, signal.SIGKILL)
     kept = list(output.glob("checkpoint-*"))

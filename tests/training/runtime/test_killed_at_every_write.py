@@ -51,8 +51,8 @@ def in_a_process_of_its_own(flags, *switches, kill_at=None, notes=None):
 
 def places(operations):
     """The operations to stop at: each but those that only repeat the one before, as making a folder that is there."""
-    named = [re.sub(r"unfinished-\w+", "unfinished", one) for one in operations]
-    return [number for number, one in enumerate(named) if number == 0 or one != named[number - 1]]
+    named = [re.sub(r"unfinished-\w+", "unfinished", operation) for operation in operations]
+    return [number for number, operation in enumerate(named) if number == 0 or operation != named[number - 1]]
 
 
 def test_every_file_operation_of_a_training(flags):
@@ -61,7 +61,7 @@ def test_every_file_operation_of_a_training(flags):
     operations = Path("notes.txt").read_text().splitlines()
     # Else the hook has not seen what it should: both checkpoints put in place, one deleted, the model, its card.
     for seen in ("checkpoint-2.partial/progress.json", "os.rename output-whole/checkpoint-1", WEIGHTS, ".md"):
-        assert any(seen in one for one in operations), operations
+        assert any(seen in operation for operation in operations), operations
     before = {path.name for path in Path("output-whole").iterdir()}
     for number in places(operations):
         what = f"{number}: {operations[number]}"

@@ -57,7 +57,7 @@ def test_going_back_past_later_checkpoints(flags, capsys):
     assert [path.name for path in Path("output").glob("checkpoint-*")] == ["checkpoint-2"]
 
 
-def test_another_folders_checkpoint_or_base_is_not_gone_on_from(flags, models, capsys):
+def test_another_folders_checkpoint_or_base_is_refused(flags, models, capsys):
     flags |= {"report_to": "none", "checkpointing_steps": 1, "max_train_steps": 1}
     assert train(flags, "--use_lora") == 0
     shutil.copytree("output", "other")

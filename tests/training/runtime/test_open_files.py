@@ -42,7 +42,7 @@ def with_few_files(number, flags, soft_only):
 def test_too_few_files_end_the_run_in_one_line_before_any_work(flags):
     run = with_few_files(40, flags, soft_only=False)
     assert run.returncode == 2 and "Traceback" not in run.stderr, run.stderr
-    (line,) = [one for one in run.stderr.splitlines() if "error:" in one]
+    (line,) = [line for line in run.stderr.splitlines() if "error:" in line]
     assert "--dataloader_num_workers 2 may take" in line and "the system allows 40 (" in line
 
 

@@ -1,4 +1,4 @@
-"""Optimizers other than AdamW, and the moving average of the weights."""
+"""Optimizers other than AdamW, and the EMA of the weights."""
 
 from pathlib import Path
 
@@ -49,8 +49,8 @@ def test_the_old_name_of_8_bit_adam(flags):
 
 
 @pytest.mark.parametrize("switches", [("--use_lora", "--train_text_encoder"), ("--mixed_precision=bf16",)])
-def test_the_average_is_what_its_recursion_says(flags, switches):
-    """The weights of every step are in its checkpoint; the result is their average, computed anew here."""
+def test_the_ema_is_what_its_recursion_says(flags, switches):
+    """The weights of every step are in its checkpoint; the result is their EMA, recomputed here."""
     flags |= {"checkpointing_steps": 1, "max_train_steps": 5, "ema_decay": 0.3}
     assert train(flags, *switches, "--use_ema") == 0
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -69,7 +69,7 @@ def test_the_average_is_what_its_recursion_says(flags, switches):
     assert any((result[key] - steps[-1][key]).abs().max() > 1e-4 for key in result)
 
 
-def test_a_resumed_average_is_that_of_an_uninterrupted_run(flags, capsys):
+def test_a_resumed_ema_is_that_of_an_uninterrupted_run(flags, capsys):
     flags |= {"checkpointing_steps": 2, "validation_prompt": "a sks dog", "num_validation_images": 1}
     flags |= {"validation_steps": 3, "max_train_steps": 4}
     assert train(flags, "--use_lora", "--use_ema", output_dir="whole") == 0

@@ -57,7 +57,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(seeded, workers):
     assert same_weights(Path("whole") / LORA, Path("output") / LORA)
 
 
-def test_the_stream_takes_every_photo_once_an_epoch_and_shuffles_anew():
+def test_the_stream_takes_every_photo_once_an_epoch_and_shuffles_each_epoch():
     stream = PhotoStream(5, batch=2, seed=0, process=0, processes=1)
     numbers = iter(stream)
     epochs = [[next(numbers) for _ in range(5)] for _ in range(4)]

@@ -1,4 +1,4 @@
-"""A run that is gone on with ends as one that was never stopped, bit for bit, random crops included."""
+"""A resumed run ends like one that was never stopped, bit for bit, random crops included."""
 
 from pathlib import Path
 

@@ -7,7 +7,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.runtime import tracking
 
-INSTALLED = {one.value for one in get_available_trackers()}
+INSTALLED = {tracker.value for tracker in get_available_trackers()}
 
 
 @pytest.mark.parametrize("name", sorted(set(LOGGER_TYPE_TO_CLASS) - INSTALLED))

@@ -1,4 +1,4 @@
-"""What goes wrong in a worker of the data loader is said in one line, and no worker keeps a run from ending."""
+"""An error in a data loader worker is reported in one line, and no worker keeps a run from ending."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def said_at_the_end(process):
     finally:
         process.kill()
     assert process.returncode == 2 and "Traceback" not in printed, printed
-    (line,) = [one for one in printed.splitlines() if "error:" in one]
+    (line,) = [line for line in printed.splitlines() if "error:" in line]
     return line
 
 

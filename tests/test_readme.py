@@ -41,6 +41,7 @@ def folder(tmp_path_factory):
     """A folder in which the README's commands can be run: with the demo's output and photos of a dog."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "examples").symlink_to(ROOT / "examples")
+    (folder / "experiments").symlink_to(ROOT / "experiments")
     demo.run(folder / "demo", steps=2)
     save_photos(folder / "dog")
     draw(0)[1].save(folder / "dog-00.png")

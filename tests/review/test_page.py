@@ -21,6 +21,7 @@ from albums import albums, save_album
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import newest_entries
 from persam_dreambooth.preprocessing.mask_store import MaskStore
+from persam_dreambooth.preprocessing.resume import finish
 from persam_dreambooth.training.data.instances import find_instances
 from tests.review.albums import contents, draw_photos, write_found
 from tests.training.small import configure
@@ -386,8 +387,8 @@ def test_a_score_above_1_is_shown_as_1_and_stored_unchanged(tmp_path, serve, ope
         photos = tmp_path / str(score)
         output, masks = photos / "segmented", draw_photos(photos, ["a.png"])
         write_found(photos, output, masks, {"a.png": score})
-        folder = MaskStore(output)
-        folder.close([photos / "a.png"], folder.known())
+        store = MaskStore(output)
+        finish(store, [photos / "a.png"], store.known())
         sheets[score] = (output / "contact_sheet.png").read_bytes()
         assert lines(output)["a.png"].score == score
     assert sheets[1.0] == sheets[1.014]
@@ -455,5 +456,5 @@ def test_undecodable_photos_and_failed_searches_are_reported(found, serve, brows
     tab.keyboard.press("r")
     said(tab, "a reference now")
     tab.click("[data-id=search]")
-    assert "no presence rule" in said(tab, "plain.png is")
+    assert "not a presence rule" in said(tab, "plain.png is")
     tab.close()

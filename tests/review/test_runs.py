@@ -116,7 +116,10 @@ def test_the_page_shows_the_run_and_generates_with_it(run, serve, open_tab):
     tab.fill("#run-steps input", "6")
     tab.get_by_role("button", name="Generate").click()
     tab.wait_for_function("document.querySelector('#run-said').textContent.includes('4 pictures generated')")
-    tab.wait_for_function("document.querySelectorAll('#run-pictures figcaption').length >= 4")
+    tab.wait_for_function(
+        "[...document.querySelectorAll('#run-pictures figcaption')]"
+        ".filter(caption => caption.textContent.startsWith('a sks')).length === 4"
+    )
     captions = [element.inner_text() for element in tab.query_selector_all("#run-pictures figcaption")]
     assert [f"{PROMPT} · seed {seed}" for seed in range(4)] == [text for text in captions if text.startswith("a sks")]
     tab.wait_for_function(

@@ -70,7 +70,7 @@ def test_a_missing_or_damaged_model_names_the_command_that_rebuilds_it(tmp_path,
 
 
 def test_the_demo_without_models_says_so_in_one_line_and_writes_nothing(tmp_path):
-    code = f"import sys; sys.path[:0] = [{str(ROOT / 'examples' / 'tinyworld')!r}]\n"
+    code = f"import sys; sys.path[:0] = [{str(ROOT / 'experiments' / 'tinyworld')!r}]\n"
     code += "import models, pathlib\nmodels.SAM = pathlib.Path('gone/sam')\nimport demo\ndemo.main()"
     given = [sys.executable, "-c", code, "--output", str(tmp_path / "demo")]
     done = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True, timeout=120)

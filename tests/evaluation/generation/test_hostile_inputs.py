@@ -51,7 +51,7 @@ NO_PROMPTS = {
     "another encoding": (lambda path: path.write_bytes("für".encode("latin-1")), "is not UTF-8 text"),
     "half a surrogate pair": (lambda path: path.write_bytes(b"a dog \xed\xb3\xbf"), "is not UTF-8 text"),
     "UTF-16": (lambda path: path.write_text("a dog", encoding="utf-16"), "is not UTF-8 text"),
-    "huge": (write_huge, f"at most {MAX_BYTES} are read"),
+    "huge": (write_huge, f"more than {MAX_BYTES}"),
     "a link to itself": (lambda path: path.symlink_to(path), "cannot be read"),
 }
 

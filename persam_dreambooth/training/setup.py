@@ -57,7 +57,7 @@ def setup(config: TrainingConfig) -> Setup:
     if config.data.resolution % unit:
         nearest = max(unit, config.data.resolution // unit * unit)
         raise UserError(
-            f"--resolution {config.data.resolution} is no multiple of {unit}, the pixels of one latent cell or patch; "
+            f"--resolution {config.data.resolution} is not a multiple of {unit}, the pixels of one latent cell or patch; "
             f"take {nearest}"
         )
     sizes = bucket_sizes(config.data, unit)

@@ -155,13 +155,13 @@ CASES = {
         {"pretrained_model_name_or_path": "sampler"},
         ["predicts sample", "epsilon and v_prediction"],
     ),
-    "resolution": (None, {"resolution": 33}, ["--resolution 33 is no multiple of 2", "take 32"]),
+    "resolution": (None, {"resolution": 33}, ["--resolution 33 is not a multiple of 2", "take 32"]),
     "scheduler": (None, {"lr_scheduler": "cosin"}, ["--lr_scheduler cosin is unknown", "cosine"]),
     "scheduler without rules": (None, {"lr_scheduler": "piecewise_constant"}, ["piecewise_constant is unknown"]),
     "scheduler without a way": (
         None,
         {"lr_scheduler": "polynomial", "learning_rate": 0},
-        ["--lr_scheduler polynomial ends at 1e-07", "--learning_rate 0 must be above"],
+        ["--lr_scheduler polynomial ends at 1e-07", "--learning_rate 0 must be higher"],
     ),
     "caption extension": (None, {"caption_extension": "."}, ["--caption_extension . must be a dot and letters"]),
     "cache that is a file": (

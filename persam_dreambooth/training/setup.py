@@ -57,8 +57,8 @@ def setup(config: TrainingConfig) -> Setup:
     if config.data.resolution % unit:
         nearest = max(unit, config.data.resolution // unit * unit)
         raise UserError(
-            f"--resolution {config.data.resolution} is not a multiple of {unit}, the pixels of one latent cell or patch; "
-            f"take {nearest}"
+            f"--resolution {config.data.resolution} is not a multiple of {unit}, the pixels of one latent cell or "
+            f"patch; take {nearest}"
         )
     sizes = bucket_sizes(config.data, unit)
     open_files.check(config.data.dataloader_num_workers)

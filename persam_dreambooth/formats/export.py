@@ -31,6 +31,8 @@ class Exported:
         snippet: what to tell the trainer; empty where nothing.
         config: where that is saved.
         warnings: what looks odd about the masks.
+        left_out: why photos were left out, one sentence each.
+        unread: what is not read in the photos' folders, a line each.
     """
 
     count: int
@@ -38,6 +40,8 @@ class Exported:
     snippet: str = ""
     config: Path | None = None
     warnings: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
 
 def export_folder(

@@ -14,14 +14,17 @@ if TYPE_CHECKING:
     from persam_dreambooth.errors import Stopped, UserError
     from persam_dreambooth.evaluation.generation.report_folder import GenerationReport, evaluate_generation
     from persam_dreambooth.formats import Exported, Imported, export_masks, import_masks
-    from persam_dreambooth.generation import GeneratedFolder, Picture, generate, generate_folder, load_pipeline
+    from persam_dreambooth.generated_folder import GeneratedFolder, generate_folder
+    from persam_dreambooth.generation import Picture, generate, load_pipeline
     from persam_dreambooth.photos.manifest import ManifestEntry
-    from persam_dreambooth.preprocessing import SegmentationJob, segment_albums, segment_folder
+    from persam_dreambooth.preprocessing import SegmentationJob, segment_albums
     from persam_dreambooth.preprocessing.references import ReferenceFiles
+    from persam_dreambooth.preprocessing.segment_folder import segment_folder
     from persam_dreambooth.segmentation import Method, PerSAM, Reference, Segmentation, Subject
     from persam_dreambooth.training.callbacks import TrainingCallbacks
     from persam_dreambooth.training.config import TrainingConfig
     from persam_dreambooth.training.main import train
+    from persam_dreambooth.training.output.kohya import convert_lora
     from persam_dreambooth.training.result import TrainingResult
 
 __version__ = "0.1.0"
@@ -34,14 +37,17 @@ _MODULES = {
     "errors": ("Stopped", "UserError"),
     "evaluation.generation.report_folder": ("GenerationReport", "evaluate_generation"),
     "formats": ("Exported", "Imported", "export_masks", "import_masks"),
-    "generation": ("GeneratedFolder", "Picture", "generate", "generate_folder", "load_pipeline"),
+    "generated_folder": ("GeneratedFolder", "generate_folder"),
+    "generation": ("Picture", "generate", "load_pipeline"),
     "photos.manifest": ("ManifestEntry",),
-    "preprocessing": ("SegmentationJob", "segment_albums", "segment_folder"),
+    "preprocessing": ("SegmentationJob", "segment_albums"),
     "preprocessing.references": ("ReferenceFiles",),
+    "preprocessing.segment_folder": ("segment_folder",),
     "segmentation": ("Method", "PerSAM", "Reference", "Segmentation", "Subject"),
     "training.callbacks": ("TrainingCallbacks",),
     "training.config": ("TrainingConfig",),
     "training.main": ("train",),
+    "training.output.kohya": ("convert_lora",),
     "training.result": ("TrainingResult",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -66,6 +72,7 @@ __all__ = [
     "TrainingResult",
     "UserError",
     "__version__",
+    "convert_lora",
     "evaluate_generation",
     "export_masks",
     "generate",

@@ -30,8 +30,8 @@ def main(program: str, argv: list[str]) -> None:
     from persam_dreambooth.cli.train import read_config, say_where
 
     config = read_config(program, argv)
-    result = pd.train(config)
-    say_where(config, result)
+    pd.train(config)
+    say_where(config)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,10 @@
 """`persam-dreambooth train`, and what `train_dreambooth_persam.py` runs: DreamBooth with masks."""
 
 import shlex
-from typing import TYPE_CHECKING
 
 from persam_dreambooth.cli import is_first_process
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.training.config import GROUPS, TrainingConfig
-
-if TYPE_CHECKING:
-    from persam_dreambooth.training.result import TrainingResult
 
 DESCRIPTION = "DreamBooth on a few photos, the loss taken over the subject only."
 ESSENTIAL = (
@@ -38,7 +34,8 @@ def run(program: str, argv: list[str]) -> None:
     # Below this line, since these take seconds to import, and --help and most mistakes need none of them.
     from persam_dreambooth.training.main import train
 
-    say_where(config, train(config))
+    train(config)
+    say_where(config)
 
 
 def read_config(program: str, argv: list[str]) -> TrainingConfig:
@@ -46,7 +43,7 @@ def read_config(program: str, argv: list[str]) -> TrainingConfig:
     return TrainingConfig(*parse(GROUPS, argv, program, DESCRIPTION, ESSENTIAL, EXAMPLE))
 
 
-def say_where(config: TrainingConfig, result: "TrainingResult") -> None:
+def say_where(config: TrainingConfig) -> None:
     """Print, in the first of several processes, where the model lies and how to try it."""
     if not is_first_process():
         return

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from persam_dreambooth.formats import Exported, Imported, export_masks, import_masks
     from persam_dreambooth.generated_folder import GeneratedFolder, generate_folder
     from persam_dreambooth.generation import Picture, generate, load_pipeline
+    from persam_dreambooth.photos.files import find_photos, read_mask, read_photo
     from persam_dreambooth.photos.manifest import ManifestEntry
     from persam_dreambooth.preprocessing import SegmentationJob, segment_albums
     from persam_dreambooth.preprocessing.references import ReferenceFiles
@@ -39,6 +40,7 @@ _MODULES = {
     "formats": ("Exported", "Imported", "export_masks", "import_masks"),
     "generated_folder": ("GeneratedFolder", "generate_folder"),
     "generation": ("Picture", "generate", "load_pipeline"),
+    "photos.files": ("find_photos", "read_mask", "read_photo"),
     "photos.manifest": ("ManifestEntry",),
     "preprocessing": ("SegmentationJob", "segment_albums"),
     "preprocessing.references": ("ReferenceFiles",),
@@ -75,10 +77,13 @@ __all__ = [
     "convert_lora",
     "evaluate_generation",
     "export_masks",
+    "find_photos",
     "generate",
     "generate_folder",
     "import_masks",
     "load_pipeline",
+    "read_mask",
+    "read_photo",
     "segment_albums",
     "segment_folder",
     "train",

@@ -14,6 +14,7 @@ from persam_dreambooth.drawing_settings import check_drawing
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos.files import check_output_folder
 from persam_dreambooth.text_files import check_words
+from persam_dreambooth.training.screen import quiet
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,11 @@ def generate_folder(
     paths, missing = generation.planned_pictures(folder, prompts, num_images, seed, made)
     clear_unfinished(folder)
     if missing:
-        pipeline = generation.load_pipeline(model, how["base_model"], device, dtype)
-        for prompt, number in tqdm(missing, "Generating", unit="picture"):
-            picture = generation.draw(pipeline, prompt, number, **settings)
-            generation.save_picture(picture, paths[prompt, number], model, settings | how)
+        with quiet():
+            pipeline = generation.load_pipeline(model, how["base_model"], device, dtype)
+            for prompt, number in tqdm(missing, "Generating", unit="picture"):
+                picture = generation.draw(pipeline, prompt, number, **settings)
+                generation.save_picture(picture, paths[prompt, number], model, settings | how)
     return GeneratedFolder(paths, _save_grid(paths, num_images, folder, model), len(missing))
 
 

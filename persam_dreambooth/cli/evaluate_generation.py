@@ -116,15 +116,13 @@ def run(program: str, argv: list[str]) -> None:
     import torch
 
     from persam_dreambooth.evaluation.generation.report_folder import evaluate_generation
-    from persam_dreambooth.training.screen import quiet
 
     given = vars(flags) | {
         "presence": flags.presence or None,
         "dino_model": None if flags.dino_model == "none" else flags.dino_model,
         "dtype": getattr(torch, flags.dtype),
     }
-    with quiet():
-        report = evaluate_generation(given.pop("model"), **given)
+    report = evaluate_generation(given.pop("model"), **given)
     print(report.table)
     for note in report.notes:
         print(note)

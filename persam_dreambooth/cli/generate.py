@@ -72,15 +72,13 @@ def run(program: str, argv: list[str]) -> None:
     import torch
 
     from persam_dreambooth.generated_folder import generate_folder
-    from persam_dreambooth.training.screen import quiet
 
     given = vars(flags) | {"dtype": getattr(torch, flags.dtype)}
     model, output = given.pop("model"), Path(given.pop("output"))
     prompts = list(dict.fromkeys(given.pop("prompt")))
     del given["prompts_file"]  # its lines are among the prompts
     _warn_without_token(prompts, trained_token(Path(model)))
-    with quiet():
-        made = generate_folder(model, prompts, output, **given)
+    made = generate_folder(model, prompts, output, **given)
     kept = len(made.pictures) - made.drawn
     print(f"{counted(len(made.pictures), 'picture')} in {output}" + (f", {kept} of them drawn before" if kept else ""))
     print(f"look at them: {made.grid}")

@@ -19,6 +19,7 @@ from persam_dreambooth.evaluation.generation.prompts import read_prompts
 from persam_dreambooth.evaluation.generation.report import REPORT_NAME, text_table, write_report
 from persam_dreambooth.evaluation.generation.running import evaluate
 from persam_dreambooth.photos import files
+from persam_dreambooth.training.screen import quiet
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ def evaluate_generation(
         presence=None if presence is None else Path(presence),
         left_out=left_out,
     )
-    return _write(evaluate(plan), plan.output)
+    with quiet():
+        return _write(evaluate(plan), plan.output)
 
 
 def _write(outcome: Outcome, output: Path) -> GenerationReport:

@@ -21,7 +21,18 @@ All flags: `python train_dreambooth_persam.py --help`. From a file: `--config co
 
 import sys
 
-from persam_dreambooth.cli import guarded, verb
+import persam_dreambooth as pd
+from persam_dreambooth.cli import guarded
+
+
+def main(program: str, argv: list[str]) -> None:
+    """Read the flags, train, say where the model lies."""
+    from persam_dreambooth.cli.train import read_config, say_where
+
+    config = read_config(program, argv)
+    pd.train(config)
+    say_where(config)
+
 
 if __name__ == "__main__":
-    sys.exit(guarded("train_dreambooth_persam.py", verb("train"), sys.argv[1:]))
+    sys.exit(guarded("train_dreambooth_persam.py", main, sys.argv[1:]))

@@ -10,9 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos.files import find_photos, read_mask, read_photo, write_picture
-from persam_dreambooth.segmentation import PerSAM, Reference
+import persam_dreambooth as pd
 
 
 def main() -> None:
@@ -26,17 +24,18 @@ def main() -> None:
     given = parser.parse_args()
     if given.output.resolve() == given.album.resolve():
         parser.error("the cut-outs would replace photos of the same name; give another folder")
-    persam = PerSAM.from_pretrained(given.sam)
-    subject = persam.personalize(Reference(read_photo(given.reference), read_mask(given.mask)))
-    for path in find_photos(given.album, besides=(given.mask,)):
+    given.output.mkdir(parents=True, exist_ok=True)
+    persam = pd.PerSAM.from_pretrained(given.sam)
+    subject = persam.personalize(pd.Reference(pd.read_photo(given.reference), pd.read_mask(given.mask)))
+    for path in pd.find_photos(given.album, besides=(given.mask,)):
         try:
-            photo = read_photo(path)  # upright, as people see it
-        except UserError as error:
+            photo = pd.read_photo(path)  # upright, as people see it
+        except pd.UserError as error:
             print(f"left out: {error}")
             continue
         found = persam.segment(photo, subject)
         photo.putalpha(Image.fromarray(found.mask))
-        write_picture(photo, given.output / f"{path.stem}.png")
+        photo.save(given.output / f"{path.stem}.png")
         print(f"{path.name}: score {min(found.score, 1):.2f}, box {None if found.box is None else found.box.tolist()}")
 
 

@@ -1,9 +1,101 @@
-"""Photos and one mask in; a text-to-image model that knows the subject, not the sofa, out."""
+"""Photos and one mask in; a text-to-image model that knows the subject, not the sofa, out.
+
+    import persam_dreambooth as pd
+
+The names below are the public API; docs/python-api.md shows them at work. Each is imported when it is first used, so
+that segmentation loads nothing of diffusers. All other modules may change without notice.
+"""
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from persam_dreambooth.errors import Stopped, UserError
+    from persam_dreambooth.evaluation.generation.report_folder import GenerationReport, evaluate_generation
+    from persam_dreambooth.formats import Exported, Imported, export_masks, import_masks
+    from persam_dreambooth.generated_folder import GeneratedFolder, generate_folder
+    from persam_dreambooth.generation import Picture, generate, load_pipeline
+    from persam_dreambooth.photos.files import find_photos, read_mask, read_photo
+    from persam_dreambooth.photos.manifest import ManifestEntry
+    from persam_dreambooth.preprocessing import SegmentationJob, segment_albums
+    from persam_dreambooth.preprocessing.references import ReferenceFiles
+    from persam_dreambooth.preprocessing.segment_folder import segment_folder
+    from persam_dreambooth.segmentation import Method, PerSAM, Reference, Segmentation, Subject
+    from persam_dreambooth.training.callbacks import TrainingCallbacks
+    from persam_dreambooth.training.config import TrainingConfig
+    from persam_dreambooth.training.main import train
+    from persam_dreambooth.training.output.kohya import convert_lora
+    from persam_dreambooth.training.result import TrainingResult
 
 __version__ = "0.1.0"
 
 # By default MKL's results depend on where an array lies in memory, on some processors (AMD's): a resumed run would
 # not end bit for bit as an uninterrupted one. MKL reads this at its first call, so before or after torch's import.
 os.environ.setdefault("MKL_CBWR", "AUTO")
+
+_MODULES = {
+    "errors": ("Stopped", "UserError"),
+    "evaluation.generation.report_folder": ("GenerationReport", "evaluate_generation"),
+    "formats": ("Exported", "Imported", "export_masks", "import_masks"),
+    "generated_folder": ("GeneratedFolder", "generate_folder"),
+    "generation": ("Picture", "generate", "load_pipeline"),
+    "photos.files": ("find_photos", "read_mask", "read_photo"),
+    "photos.manifest": ("ManifestEntry",),
+    "preprocessing": ("SegmentationJob", "segment_albums"),
+    "preprocessing.references": ("ReferenceFiles",),
+    "preprocessing.segment_folder": ("segment_folder",),
+    "segmentation": ("Method", "PerSAM", "Reference", "Segmentation", "Subject"),
+    "training.callbacks": ("TrainingCallbacks",),
+    "training.config": ("TrainingConfig",),
+    "training.main": ("train",),
+    "training.output.kohya": ("convert_lora",),
+    "training.result": ("TrainingResult",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "Exported",
+    "GeneratedFolder",
+    "GenerationReport",
+    "Imported",
+    "ManifestEntry",
+    "Method",
+    "PerSAM",
+    "Picture",
+    "Reference",
+    "ReferenceFiles",
+    "Segmentation",
+    "SegmentationJob",
+    "Stopped",
+    "Subject",
+    "TrainingCallbacks",
+    "TrainingConfig",
+    "TrainingResult",
+    "UserError",
+    "__version__",
+    "convert_lora",
+    "evaluate_generation",
+    "export_masks",
+    "find_photos",
+    "generate",
+    "generate_folder",
+    "import_masks",
+    "load_pipeline",
+    "read_mask",
+    "read_photo",
+    "segment_albums",
+    "segment_folder",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -33,7 +33,10 @@ class Picture:
 
 
 def load_pipeline(
-    model: str, base_model: str | None = None, device: str | None = None, dtype: torch.dtype = torch.float32
+    model: Path | str,
+    base_model: Path | str | None = None,
+    device: str | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Any:
     """Load a diffusers pipeline from a pipeline folder, a LoRA folder, or a hub name.
 
@@ -46,12 +49,12 @@ def load_pipeline(
     Raises:
         UserError: there is no model, or its base model is unknown or missing.
     """
-    folder = Path(model)
+    folder, model = Path(model), str(model)
     lora, index = model_folder.LORA_NAME, model_folder.PIPELINE_INDEX
     is_lora = (folder / lora).is_file()
     if folder.is_dir() and not is_lora and not (folder / index).is_file():
         raise UserError(f"{model} holds neither {index} nor {lora}; give the --output_dir of a finished training")
-    origin: dict[str, str | None] | None = {"pretrained_model_name_or_path": base_model or model}
+    origin: dict[str, str | None] | None = {"pretrained_model_name_or_path": str(base_model or model)}
     if is_lora and base_model is None:
         origin = model_folder.base_model(folder)
     if origin is None:

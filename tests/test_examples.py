@@ -1,5 +1,9 @@
 """Every example runs; the demo is run by the README's tests, the random models by all tests."""
 
+import csv
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+import quickstart
 import segment_album
-from toy_photos import save_photos
+import train_from_python
+from toy_photos import draw, save_photos
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,6 +55,50 @@ def test_segment_album_takes_turned_photos_and_every_suffix(models, tmp_path, mo
     with pytest.raises(SystemExit):
         segment_album.main()
     assert not list(album.glob("*.png"))
+
+
+def test_the_quickstart_goes_from_photos_to_pictures(tmp_path):
+    pictures = quickstart.main(tmp_path / "out", steps=2)
+    assert len(pictures) == 8 and all(Image.open(path).size == (64, 64) for path in pictures)
+    assert (tmp_path / "out/found/masks/04.png").exists() and (tmp_path / "out/pictures/grid.png").exists()
+
+
+def test_train_from_python_compares_two_runs(models, tmp_path, capsys):
+    save_photos(tmp_path / "dog", count=2)
+    (tmp_path / "masks").mkdir()
+    for number in range(2):
+        draw(number)[1].save(tmp_path / f"masks/{number:02}.png")
+    small = {"resolution": 32, "mask_downsample": "max", "num_validation_images": 1, "report_to": "none"}
+    small |= {"max_train_steps": 2, "checkpointing_steps": 1}
+    base = str(models / "stable-diffusion")
+    results = train_from_python.main(base, tmp_path / "dog", tmp_path / "masks", tmp_path / "out", **small)
+    rows = list(csv.DictReader((tmp_path / "out/losses.csv").open()))
+    assert [(row["run"], row["step"]) for row in rows] == [(run, step) for run in ("plain", "masked") for step in "12"]
+    assert float(rows[-1]["loss"]) == results["masked"].losses["loss"] != results["plain"].losses["loss"]
+    printed = capsys.readouterr().out
+    assert f"can be resumed from {tmp_path / 'out/masked/checkpoint-1'}" in printed
+    assert f"1 pictures, such as {tmp_path / 'out/plain/validation/step-000002-0.png'}" in printed
+
+
+def test_the_notebook_runs_from_top_to_bottom_and_is_stored_without_outputs(tmp_path):
+    cells = json.loads((ROOT / "examples/quickstart.ipynb").read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    source = "\n".join("".join(cell["source"]) for cell in code)
+    assert source.count("STEPS = 200\n") == 1
+    # A notebook looks for the clone above its own folder; this one runs in a folder of its own, beside a link.
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    run = subprocess.run(
+        [sys.executable, "-c", source.replace("STEPS = 200\n", "STEPS = 2\n")],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "00.png reference None None" in run.stdout and "mean loss" in run.stdout
+    assert len(list((tmp_path / "quickstart/pictures").glob("a-sks-dog-*.png"))) == 4
 
 
 def test_toy_photos_show_what_their_masks_say(tmp_path):

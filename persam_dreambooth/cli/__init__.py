@@ -63,7 +63,7 @@ def guarded(program: str, run: Callable[[str, list[str]], None], argv: list[str]
         advice = "; check the path, its permissions and the free space" if error.errno else ""
         return _fail(program, f"{error}{advice}")
     except Stopped as stopped:
-        if os.environ.get("RANK", "0") == "0":  # set by launchers: only the first of several processes reports
+        if is_first_process():
             print(f"{program}: {stopped}", file=sys.stderr)
         return 128 + stopped.signal
     except KeyboardInterrupt:
@@ -74,6 +74,11 @@ def guarded(program: str, run: Callable[[str, list[str]], None], argv: list[str]
             raise
         return _fail(program, NO_MEMORY)
     return 0
+
+
+def is_first_process() -> bool:
+    """Return whether this process, of several that a launcher started, is the one that speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _fail(program: str, error: object) -> int:

@@ -2,15 +2,12 @@
 into their pictures."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from persam_dreambooth.cli.parsing import parse
+from persam_dreambooth.drawing_settings import check_drawing
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.text_files import check_words
-
-if TYPE_CHECKING:  # loads torch, which takes seconds, and --help needs none of it
-    from persam_dreambooth.evaluation.generation.plan import Plan
 
 DESCRIPTION = (
     "Generate pictures for DreamBench's prompts with one or several models, and compare them with the subject's "
@@ -109,77 +106,28 @@ class GenerationReportFlags:
         for name in ("unique_token", "class_token", "negative_prompt", "scene_template"):
             check_words(name, getattr(self, name))
         check_words("training_scenes", *self.training_scenes)
-        for name in ("num_images", "num_inference_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)} must be at least 1")
-        if (self.height is None) != (self.width is None):
-            raise UserError("--height and --width belong together; give both or neither")
-        if any(side is not None and (side < 8 or side % 8) for side in (self.height, self.width)):
-            raise UserError(f"--height {self.height} and --width {self.width} must be multiples of 8")
+        check_drawing(self.num_images, self.num_inference_steps, self.height, self.width)
         if not 0 <= self.seed < 2**63 - self.num_images:
             raise UserError(f"--seed {self.seed} must lie in [0, 2^63 - num_images)")
         if "{}" not in self.scene_template:
             raise UserError(f"--scene_template {self.scene_template!r} has no {{}} for the scene's words")
 
-    def plan(self) -> "Plan":
-        """Build the plan from the flags; reads prompts, photos and masks."""
-        import torch
-
-        from persam_dreambooth.evaluation.generation.models import name_models
-        from persam_dreambooth.evaluation.generation.photos import photos_with_masks
-        from persam_dreambooth.evaluation.generation.pictures import Drawing
-        from persam_dreambooth.evaluation.generation.plan import Plan
-        from persam_dreambooth.evaluation.generation.prompts import read_prompts
-
-        drawing = Drawing(
-            prompts=read_prompts(self.prompts, self.unique_token, self.class_token),
-            num_images=self.num_images,
-            seed=self.seed,
-            settings={
-                "negative_prompt": self.negative_prompt,
-                "num_inference_steps": self.num_inference_steps,
-                "guidance_scale": self.guidance_scale,
-                "height": self.height,
-                "width": self.width,
-            },
-            base_model=self.base_model,
-            device=self.device,
-            dtype=getattr(torch, self.dtype),
-        )
-        models = name_models(self.model)
-        photos, left_out = photos_with_masks(Path(str(self.instance_data_dir)), Path(str(self.instance_mask_dir)))
-        return Plan(
-            models=models,
-            photos=photos,
-            drawing=drawing,
-            output=Path(str(self.output)),
-            sam=self.sam,
-            clip=self.clip_model,
-            dino=None if self.dino_model == "none" else self.dino_model,
-            training_scenes=self.training_scenes,
-            scene_template=self.scene_template,
-            diversity=self.diversity,
-            presence=Path(self.presence) if self.presence else None,
-            left_out=left_out,
-        )
-
 
 def run(program: str, argv: list[str]) -> None:
     """Evaluate, then print the table and the path of the report."""
     (flags,) = parse([GenerationReportFlags], argv, program, DESCRIPTION, ESSENTIAL, EXAMPLE)
-    from persam_dreambooth.evaluation.generation.metrics_file import METRICS_NAME, metrics
-    from persam_dreambooth.evaluation.generation.report import REPORT_NAME, text_table, write_report
-    from persam_dreambooth.evaluation.generation.running import evaluate
-    from persam_dreambooth.photos import files
-    from persam_dreambooth.training.screen import quiet
+    import torch
 
-    with quiet():
-        outcome = evaluate(flags.plan())
-    output = Path(flags.output)
-    files.write_json(metrics(outcome), output / METRICS_NAME)
-    write_report(outcome, output / REPORT_NAME)
-    print(text_table(outcome))
-    for note in outcome.notes:
+    from persam_dreambooth.evaluation.generation.report_folder import evaluate_generation
+
+    given = vars(flags) | {
+        "presence": flags.presence or None,
+        "dino_model": None if flags.dino_model == "none" else flags.dino_model,
+        "dtype": getattr(torch, flags.dtype),
+    }
+    report = evaluate_generation(given.pop("model"), **given)
+    print(report.table)
+    for note in report.notes:
         print(note)
-    print(f"every number: {output / METRICS_NAME}")
-    print(f"look at it: {output / REPORT_NAME}")
+    print(f"every number: {report.metrics_file}")
+    print(f"look at it: {report.page}")

@@ -1,12 +1,11 @@
 """`persam-dreambooth export`: photos and masks in another trainer's layout."""
 
-import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError, printable
-from persam_dreambooth.formats import CONVENTIONS, export_beside, export_folder, read_source
+from persam_dreambooth.formats import CONVENTIONS, export_masks
+from persam_dreambooth.formats.trainers import check_caption_extension
 from persam_dreambooth.photos.names import is_text
 from persam_dreambooth.words import counted, listed
 
@@ -55,8 +54,7 @@ class ExportFlags:
             )
         if self.in_place and self.instance_prompt:
             raise UserError("--in_place writes no captions; drop --instance_prompt, or give --output")
-        if not re.fullmatch(r"\.[^/\\]+", self.caption_extension):
-            raise UserError(f"--caption_extension {self.caption_extension} must be a dot and letters, such as .txt")
+        check_caption_extension(self.caption_extension)
         if not is_text(self.instance_prompt or ""):
             raise UserError("--instance_prompt has bytes that are not UTF-8; write it again")
 
@@ -74,15 +72,19 @@ def run(program: str, argv: list[str]) -> None:
     text = "Export photos and masks for another trainer."
     (flags,) = parse([ExportFlags], argv, program, text, example=EXAMPLE)
     convention = CONVENTIONS[flags.to]
-    images = Path(flags.images) if flags.images else None
-    source = read_source(Path(flags.masks), images, flags.caption_extension, flags.include_doubtful)
-    if flags.in_place:
-        exported, where = export_beside(source, convention), "the photos' folder"
-    else:
-        exported, where = export_folder(source, convention, Path(flags.output), flags.instance_prompt), flags.output
-    for reason in source.left_out.values():
+    exported = export_masks(
+        flags.masks,
+        None if flags.in_place else flags.output,
+        flags.to,
+        images=flags.images or None,
+        caption_extension=flags.caption_extension,
+        instance_prompt=flags.instance_prompt,
+        include_uncertain=flags.include_doubtful,
+    )
+    where = "the photos' folder" if flags.in_place else flags.output
+    for reason in exported.left_out:
         print(f"left out: {printable(reason)}")
-    for words in (*source.unread_words((Path(flags.masks),)), *exported.warnings):
+    for words in (*exported.unread, *exported.warnings):
         print(printable(words))
     print(f"{counted(exported.count, 'photo')} with masks for {convention.title}, in {printable(where)}")
     if exported.without_words and exported.config:

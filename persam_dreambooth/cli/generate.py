@@ -5,12 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-
-from persam_dreambooth.atomic_io import clear_unfinished
 from persam_dreambooth.cli.parsing import parse
+from persam_dreambooth.drawing_settings import check_drawing
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos.files import check_output_folder
+from persam_dreambooth.model_folder import trained_token
 from persam_dreambooth.text_files import check_words, read_lines
 from persam_dreambooth.words import counted
 
@@ -63,64 +61,27 @@ class GenerateFlags:
             raise UserError("no prompt; give --prompt, or --prompts_file with one per line")
         check_words("prompt", *self.prompt)
         check_words("negative_prompt", self.negative_prompt)
-        if (self.height is None) != (self.width is None):
-            raise UserError("--height and --width belong together; give both or neither")
-        if any(side is not None and (side < 8 or side % 8) for side in (self.height, self.width)):
-            raise UserError(f"--height {self.height} and --width {self.width} must be multiples of 8")
         if not -(2**63) <= self.seed < 2**63:
             raise UserError(f"--seed {self.seed} must lie in [-2^63, 2^63)")
-        for name in ("num_images", "num_inference_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)} must be at least 1")
+        check_drawing(self.num_images, self.num_inference_steps, self.height, self.width)
 
 
 def run(program: str, argv: list[str]) -> None:
     """Generate, then print the path of the pictures."""
     (flags,) = parse([GenerateFlags], argv, program, "Generate pictures with a trained model.", ESSENTIAL, EXAMPLE)
-    from persam_dreambooth.training.screen import quiet
-
-    with quiet():
-        _generate(flags)
-
-
-def _generate(flags: GenerateFlags) -> None:
     import torch
-    from PIL import Image
 
-    from persam_dreambooth import generation, model_folder
+    from persam_dreambooth.generated_folder import generate_folder
 
-    folder, prompts = Path(flags.output), list(dict.fromkeys(flags.prompt))
-    check_output_folder(folder)
-    settings = {
-        "negative_prompt": flags.negative_prompt,
-        "num_inference_steps": flags.num_inference_steps,
-        "guidance_scale": flags.guidance_scale,
-        "height": flags.height,
-        "width": flags.width,
-    }
-    # None stands for the default, which is not recorded.
-    how = {"base_model": flags.base_model, "dtype": None if flags.dtype == "float32" else flags.dtype}
-    how["weights"] = model_folder.weights_digest(Path(str(flags.model))) or None
-    model = str(flags.model)
-    made = {"model": model, **settings, **how}
-    paths, missing = generation.planned_pictures(folder, prompts, flags.num_images, flags.seed, made)
-    clear_unfinished(folder)
-    _warn_without_token(prompts, model_folder.trained_token(Path(model)))
-    if missing:
-        pipeline = generation.load_pipeline(model, flags.base_model, flags.device, getattr(torch, flags.dtype))
-        for prompt, seed in tqdm(missing, "Generating", unit="picture"):
-            picture = generation.draw(pipeline, prompt, seed, **settings)
-            generation.save_picture(picture, paths[prompt, seed], model, settings | how)
-    pictures = []
-    for (prompt, seed), path in paths.items():
-        with Image.open(path) as image:
-            pictures.append(generation.Picture(image.convert("RGB"), prompt, seed))
-    grid = generation.save_grid(pictures, flags.num_images, folder, model)
-    kept = len(pictures) - len(missing)
-    print(
-        f"{counted(len(pictures), 'picture')} in {folder}" + (f", {kept} of them from an earlier run" if kept else "")
-    )
-    print(f"look at them: {grid}")
+    given = vars(flags) | {"dtype": getattr(torch, flags.dtype)}
+    model, output = given.pop("model"), Path(given.pop("output"))
+    prompts = list(dict.fromkeys(given.pop("prompt")))
+    del given["prompts_file"]  # its lines are among the prompts
+    _warn_without_token(prompts, trained_token(Path(model)))
+    made = generate_folder(model, prompts, output, **given)
+    kept = len(made.pictures) - made.drawn
+    print(f"{counted(len(made.pictures), 'picture')} in {output}" + (f", {kept} of them drawn before" if kept else ""))
+    print(f"look at them: {made.grid}")
 
 
 def _warn_without_token(prompts: list[str], token: str | None) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 from persam_dreambooth.cli.export import TRAINERS, refuse_unknown, shortened
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError, printable
-from persam_dreambooth.formats import CONVENTIONS, IMAGES, import_folder
-from persam_dreambooth.formats.layouts import Given
+from persam_dreambooth.formats import IMAGES, import_masks
 from persam_dreambooth.words import counted
 
 
@@ -41,9 +40,14 @@ def run(program: str, argv: list[str]) -> None:
     """Import, then print the flags to train on it."""
     text = "Import another trainer's photos and masks, to train on them here."
     (flags,) = parse([ImportFlags], argv, program, text, example="--from kohya --input dog-kohya --output dog")
-    images, masks = (Path(path) if path else None for path in (flags.images, flags.masks))
-    given = Given(Path(flags.input or flags.images), images, masks, flags.category)
-    imported = import_folder(CONVENTIONS[flags.from_], given, Path(flags.output))
+    imported = import_masks(
+        flags.input or flags.images,
+        flags.output,
+        flags.from_,
+        images=flags.images or None,
+        masks=flags.masks or None,
+        category=flags.category,
+    )
     output, photos = (printable(str(path)) for path in (flags.output, Path(flags.output) / IMAGES))
     print(f"{counted(imported.count, 'photo')} with masks in {output}")
     if imported.grey:

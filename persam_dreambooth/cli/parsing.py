@@ -4,29 +4,26 @@ The flags are those that transformers' `HfArgumentParser` would make. It is not 
 takes most of a second, and `--help` should answer within one.
 """
 
-import difflib
 import re
 from argparse import (
     SUPPRESS,
     Action,
     ArgumentDefaultsHelpFormatter,
     ArgumentParser,
-    ArgumentTypeError,
     Namespace,
     _ArgumentGroup,
 )
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos.names import can_name_a_file
+from persam_dreambooth.flag_values import NUMBERS, as_word, did_you_mean, switch, typed_fields
 from persam_dreambooth.yaml_files import read_yaml
 
 LONGEST = 300
 """Maximum number of characters of an error that quotes user input."""
-YES, NO = ("yes", "true", "t", "y", "1", "on"), ("no", "false", "f", "n", "0", "off")
 
 
 class Parser(ArgumentParser):
@@ -115,25 +112,17 @@ def _build_parser(
     parser.add_argument(
         "--config", metavar="FILE.yaml", help="a YAML file of flags; flags on the command line take precedence"
     )
-    flags = {flag.name: (flag, kind) for group in groups for flag, kind in _typed(group)}
+    flags = {flag.name: (flag, kind) for group in groups for flag, kind in typed_fields(group)}
     if essential:
         section = parser.add_argument_group("the most important flags")
         for name in essential:
             _add_flag(section, *flags[name])
     for group in groups:
         section = parser.add_argument_group(getattr(group, "_argument_group_name", "more flags"))
-        for flag, kind in _typed(group):
+        for flag, kind in typed_fields(group):
             if flag.name not in essential:
                 _add_flag(section, flag, kind)
     return parser
-
-
-def _typed(group: type) -> list[tuple[Field[Any], Any]]:
-    """Return a dataclass's fields with their types; for `X | None` the X."""
-    hints = get_type_hints(group)
-    kinds = {name: [part for part in get_args(hint) if part is not type(None)] for name, hint in hints.items()}
-    optional = {name for name, hint in hints.items() if type(None) in get_args(hint)}
-    return [(flag, kinds[flag.name][0] if flag.name in optional else hints[flag.name]) for flag in fields(group)]
 
 
 def _add_flag(section: _ArgumentGroup, flag: Field[Any], kind: Any) -> None:
@@ -142,7 +131,7 @@ def _add_flag(section: _ArgumentGroup, flag: Field[Any], kind: Any) -> None:
     shared: dict[str, Any] = {"default": default, "help": flag.metadata.get("help"), "dest": flag.name}
     spellings = [f"--{flag.name}", f"--{flag.name.replace('_', '-')}", *flag.metadata.get("aliases", ())]
     if kind is bool:
-        section.add_argument(*spellings, type=_switch, nargs="?", const=True, **shared)
+        section.add_argument(*spellings, type=switch, nargs="?", const=True, **shared)
         if default is True:
             opposite = [f"--no_{flag.name}", f"--no-{flag.name.replace('_', '-')}"]
             text = f"the opposite of --{flag.name}"
@@ -153,25 +142,6 @@ def _add_flag(section: _ArgumentGroup, flag: Field[Any], kind: Any) -> None:
         section.add_argument(*spellings, type=get_args(kind)[0], nargs="+", **shared)
     else:
         section.add_argument(*spellings, type=NUMBERS.get(kind, kind), **shared)
-
-
-def _switch(word: str) -> bool:
-    if word.lower() not in (*YES, *NO):
-        raise ArgumentTypeError(f"{word!r} is neither yes nor no; give the flag alone, or true or false")
-    return word.lower() in YES
-
-
-def _number(kind: type, words: str) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
-        try:
-            return kind(text)
-        except ValueError as error:
-            raise ArgumentTypeError(f"{text!r} is not {words}") from error
-
-    return read
-
-
-NUMBERS: dict[type, Callable[[str], Any]] = {int: _number(int, "a whole number"), float: _number(float, "a number")}
 
 
 def _build(group: type, namespace: Namespace) -> Any:
@@ -187,23 +157,12 @@ def _flags_from(path: Path, known: dict[str, Field[Any]]) -> tuple[list[str], di
     lists: dict[str, list[str]] = {}
     for key, value in settings.items():
         if key not in known:
-            raise UserError(f"unknown key {key!r} in {path}{_did_you_mean(str(key), list(known), '')}")
-        takes_several = known[key].default_factory is list
-        if isinstance(value, dict) or (isinstance(value, list) and not takes_several):
-            raise UserError(f"{key} in {path} takes one value, not {value!r}")
-        if isinstance(value, bool) and "choices" in known[key].metadata:
-            value = "yes" if value else "no"  # YAML reads an unquoted no as false
-        elif isinstance(value, bool) and known[key].type is not bool:
-            raise UserError(f"{key} in {path} is read as {str(value).lower()}; write it in quotes if it is a word")
-        words = [str(word) for word in (value if isinstance(value, list) else [value])]
-        if not all(map(can_name_a_file, words)):
-            raise UserError(
-                f"{key} in {path} holds characters that no command line can hold, such as NUL; remove them"
-            )
-        if takes_several:
-            lists[key] = words
+            raise UserError(f"unknown key {key!r} in {path}{did_you_mean(str(key), list(known))}")
+        flag, where = known[key], f" in {path}"
+        if flag.default_factory is list:
+            lists[key] = [as_word(flag, word, where) for word in (value if isinstance(value, list) else [value])]
         elif value is not None:
-            flags.append(f"--{key}={value}")
+            flags.append(f"--{key}={as_word(flag, value, where)}")
     return flags, lists
 
 
@@ -229,9 +188,4 @@ def _unknown(word: str, names: list[str]) -> str:
     flag = word.partition("=")[0]  # its value may be a misspelt flag's secret
     if not flag.startswith("-"):
         return f'unknown argument {flag!r}; a value with spaces needs quotes, such as "a sks dog"'
-    return f"unknown argument {flag}{_did_you_mean(flag.lstrip('-'), names, '--')}"
-
-
-def _did_you_mean(word: str, names: list[str], prefix: str) -> str:
-    near = difflib.get_close_matches(word.replace("-", "_"), names, n=1)
-    return f"; did you mean {prefix}{near[0]}?" if near else "; see --help for all of them"
+    return f"unknown argument {flag}{did_you_mean(flag.lstrip('-'), names, '--')}"

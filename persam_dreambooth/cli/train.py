@@ -2,6 +2,7 @@
 
 import shlex
 
+from persam_dreambooth.cli import is_first_process
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.training.config import GROUPS, TrainingConfig
 
@@ -29,16 +30,26 @@ EXAMPLE = (
 
 def run(program: str, argv: list[str]) -> None:
     """Train, then say where the model lies."""
-    config = TrainingConfig(*parse(GROUPS, argv, program, DESCRIPTION, ESSENTIAL, EXAMPLE))
+    config = read_config(program, argv)
     # Below this line, since these take seconds to import, and --help and most mistakes need none of them.
-    from accelerate import PartialState
-
-    from persam_dreambooth.training.data.concepts import read_concepts
     from persam_dreambooth.training.main import train
 
     train(config)
-    if PartialState().is_main_process:
-        output = config.output.output_dir
-        prompt = f"{read_concepts(config)[0].data.instance_prompt or 'a photo'} in the jungle"
-        print(f"the model: {output}")
-        print(f"try it: persam-dreambooth generate --model {shlex.quote(output)} --prompt {shlex.quote(prompt)}")
+    say_where(config)
+
+
+def read_config(program: str, argv: list[str]) -> TrainingConfig:
+    """Read flags and `--config` into the settings of a run; errors as `parse`."""
+    return TrainingConfig(*parse(GROUPS, argv, program, DESCRIPTION, ESSENTIAL, EXAMPLE))
+
+
+def say_where(config: TrainingConfig) -> None:
+    """Print, in the first of several processes, where the model lies and how to try it."""
+    if not is_first_process():
+        return
+    from persam_dreambooth.training.data.concepts import read_concepts
+
+    output = config.output.output_dir
+    prompt = f"{read_concepts(config)[0].data.instance_prompt or 'a photo'} in the jungle"
+    print(f"the model: {output}")
+    print(f"try it: persam-dreambooth generate --model {shlex.quote(output)} --prompt {shlex.quote(prompt)}")

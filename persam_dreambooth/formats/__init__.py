@@ -4,6 +4,7 @@ from persam_dreambooth.formats.export import Exported, export_beside, export_fol
 from persam_dreambooth.formats.import_ import IMAGES, Imported, import_folder
 from persam_dreambooth.formats.source import Source, read_source
 from persam_dreambooth.formats.table import CONVENTIONS, Convention
+from persam_dreambooth.formats.trainers import export_masks, import_masks
 
 __all__ = [
     "CONVENTIONS",
@@ -14,6 +15,8 @@ __all__ = [
     "Source",
     "export_beside",
     "export_folder",
+    "export_masks",
     "import_folder",
+    "import_masks",
     "read_source",
 ]

@@ -31,6 +31,8 @@ class Exported:
         snippet: configuration for the trainer; empty if it needs none.
         config: where the snippet is saved.
         warnings: about masks that look wrong.
+        left_out: why photos were left out, one sentence each.
+        unread: files that were not read in the photos' folders, a line each.
     """
 
     count: int
@@ -38,6 +40,8 @@ class Exported:
     snippet: str = ""
     config: Path | None = None
     warnings: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
 
 def export_folder(

@@ -19,6 +19,8 @@ PRESENCE_NAME = "presence.json"
 class SegmentationJob:
     """One run over one folder of photos.
 
+    Paths may be given as strings too.
+
     Attributes:
         images: folder of photos.
         references: the one-shot pair, or several of one subject; with `names`, of several.
@@ -54,6 +56,10 @@ class SegmentationJob:
     dataloader_num_workers: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sam", str(self.sam))
+        for name in ("images", "output", "presence", "embedding_cache"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(path))
         if self.names and len(self.names) != len(self.references):
             raise UserError(
                 f"{len(self.names)} names and {len(self.references)} references were given; a reference needs one each"

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 class ReferenceFiles:
     """One reference photo and where its subject is; exactly one of the last four is given.
 
+    Paths may be given as strings too.
+
     Attributes:
         image: the photo.
         mask: file of its mask.
@@ -35,6 +37,9 @@ class ReferenceFiles:
     points: tuple[tuple[float, float, int], ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("image", "mask", "scribble"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(path))
         given = [name for name in ("mask", "scribble", "box", "points") if getattr(self, name)]
         if len(given) != 1:
             said = " and ".join(given) or "nothing"

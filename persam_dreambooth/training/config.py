@@ -7,19 +7,22 @@ does it with LoRA too).
 
 import math
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 
 from persam_dreambooth import lora_files
 from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.flag_values import did_you_mean, read_value, typed_fields
 from persam_dreambooth.model_folder import CONFIG_NAME
 from persam_dreambooth.photos.names import is_text
 from persam_dreambooth.photos.repeated import repeated_folders
 from persam_dreambooth.training.local_paths import without_folders
+from persam_dreambooth.yaml_files import read_yaml
 
 PATHS = (
     "instance_data_dir",
@@ -463,9 +466,24 @@ class OutputConfig:
 GROUPS = [ModelConfig, DataConfig, MaskConfig, OptimizationConfig, ValidationConfig, OutputConfig]
 
 
-@dataclass
+@dataclass(init=False)
 class TrainingConfig:
-    """All of a run's settings."""
+    """All of a run's settings.
+
+        config = TrainingConfig(
+            pretrained_model_name_or_path="stable-diffusion-v1-5/stable-diffusion-v1-5",
+            instance_data_dir="dog", instance_mask_dir="dog-masks", instance_prompt="a sks dog",
+            use_lora=True, learning_rate=1e-4, max_train_steps=500, output_dir="dog-lora",
+        )
+
+    Keywords are the flags of `persam-dreambooth train` without their dashes; its `--help` explains each of them.
+    What is left out, or None, has the flag's default. Paths may be strings or `Path`s. The settings are
+    checked against each other here, as those of the command line are, and kept in one dataclass a group.
+
+    Raises:
+        UserError: an unknown keyword, a value of the wrong kind or out of its range, settings that exclude each
+            other, or one that is missing; the message names it as the flag, with `--`.
+    """
 
     model: ModelConfig
     data: DataConfig
@@ -473,6 +491,33 @@ class TrainingConfig:
     optimization: OptimizationConfig
     validation: ValidationConfig
     output: OutputConfig
+
+    def __init__(self, *groups: Any, **settings: Any) -> None:
+        """Take the settings one by one, or, as `dataclasses.replace` does, all groups."""
+        names = [group.name for group in fields(self)]
+        if settings.keys() == set(names):
+            groups, settings = tuple(settings[name] for name in names), {}
+        for name, group in zip(names, groups or _read_groups(settings), strict=True):
+            setattr(self, name, group)
+        self.__post_init__()
+
+    @classmethod
+    def load(cls, path: Path | str, **settings: Any) -> Self:
+        """Read a YAML file of settings as `--config` does: a recipe, or what `save` wrote.
+
+        Args:
+            path: the file, or a folder that holds a `training_config.yaml`, such as a run's `output_dir`.
+            settings: win over the file's; None puts one back to its default.
+
+        Raises:
+            UserError: the file cannot be read, or as the constructor.
+        """
+        path = _config_file(Path(path))
+        values = read_yaml(path, "config")
+        if not isinstance(values, dict):
+            raise UserError(f"the config {path} must be lines of `key: value`, one for each flag")
+        read = {key: value for key, value in values.items() if key not in settings}
+        return cls(*_read_groups(read, f" in {path}", settings))
 
     def __post_init__(self) -> None:
         for key, value in self.flat().items():
@@ -542,11 +587,42 @@ class TrainingConfig:
                 values[key] = str(Path(values[key]).absolute())
         return {key: without_folders(value) for key, value in values.items()} if public else values
 
-    def save(self, folder: Path, public: bool = False) -> None:
-        """Write `training_config.yaml`, a file that `--config` takes from any folder.
+    def save(self, path: Path | str, public: bool = False) -> None:
+        """Write a YAML file that `load` and `--config` take from any folder.
 
-        With `public` no value says where things lie on this machine.
+        The token for the hub is left out. With `public` no value says where things lie on this machine.
+
+        Args:
+            path: the file, ending in .yaml; or a folder, which gets a `training_config.yaml`.
         """
-        with replacing(folder / CONFIG_NAME) as temporary:
+        with replacing(_config_file(Path(path))) as temporary:
             text = yaml.safe_dump(self.to_save(public), sort_keys=False, allow_unicode=True)
             temporary.write_text(text, encoding="utf-8")
+
+
+def _config_file(path: Path) -> Path:
+    """The file itself, or a folder's."""
+    return path if path.suffix in (".yaml", ".yml", ".json") else path / CONFIG_NAME
+
+
+def _read_groups(settings: dict[str, Any], where: str = "", more: dict[str, Any] | None = None) -> list[Any]:
+    """Build the groups from single settings, those of a file first, then `more` of the caller's own."""
+    flags = {flag.name: (flag, kind) for group in GROUPS for flag, kind in typed_fields(group)}
+    values = dict[str, Any]()
+    for given, place in ((settings, where), (more or {}, "")):
+        for name, value in given.items():
+            if name not in flags:
+                raise UserError(f"unknown key {name!r}{place}{did_you_mean(str(name), list(flags))}")
+            if value is not None:
+                values[name] = read_value(*flags[name], value, place)
+    return [group(**{one.name: values[one.name] for one in fields(group) if one.name in values}) for group in GROUPS]
+
+
+# What editors, notebooks and `help` show in place of **settings.
+TrainingConfig.__signature__ = Signature(  # type: ignore[attr-defined]
+    [
+        Parameter(flag.name, Parameter.KEYWORD_ONLY, default=flag.default, annotation=flag.type)
+        for group in GROUPS
+        for flag in fields(group)
+    ]
+)

@@ -10,6 +10,7 @@ from torch import nn
 from persam_dreambooth.errors import Stopped
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, write_manifest
 from persam_dreambooth.training import screen, summary
+from persam_dreambooth.training.callbacks import TrainingCallbacks
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import mask_report, remarks
 from persam_dreambooth.training.data.class_images import PRECISIONS
@@ -18,6 +19,7 @@ from persam_dreambooth.training.loader import build_loader, stream_of
 from persam_dreambooth.training.loop import Training, fit
 from persam_dreambooth.training.output import save
 from persam_dreambooth.training.output.model_card import Card
+from persam_dreambooth.training.result import TrainingResult
 from persam_dreambooth.training.runtime import checkpoint, distributed, memory, resuming, tracking, workers
 from persam_dreambooth.training.runtime.ema import averaged, build_average
 from persam_dreambooth.training.runtime.interrupts import StopSignal
@@ -28,22 +30,39 @@ from persam_dreambooth.training.runtime.optimizer import (
     count_steps,
     steps_in_an_epoch,
 )
+from persam_dreambooth.training.runtime.process_state import own_state
 from persam_dreambooth.training.runtime.validation import validate
 from persam_dreambooth.training.setup import Setup, setup
 
 
-def train(config: TrainingConfig) -> None:
-    """Run the whole of it; returns when the model is saved.
+def train(config: TrainingConfig, *, callbacks: TrainingCallbacks | None = None) -> TrainingResult:
+    """Train a model on photos and their masks; the same as `persam-dreambooth train`.
+
+    May be called several times in one process, in a notebook and in any thread, one training at a time: each run
+    begins as in a new process, and Accelerate's state is afterwards what it was before. The random numbers of
+    Python, NumPy and torch are seeded by `config.optimization.seed`. In the main thread
+    SIGTERM and SIGINT (Ctrl-C, a notebook's stop button) end the run after its step; in others no
+    signal is touched.
+
+    Args:
+        config: all settings.
+        callbacks: what to call after a step, a checkpoint and validation pictures.
+
+    Returns:
+        Where the model lies, once it is saved; the last losses and the number of steps.
 
     Raises:
-        UserError: what the user can mend, before the first step wherever it can be known then.
-        Stopped: SIGTERM or SIGINT came while it trained; a checkpoint is written.
+        UserError: what the user can mend, before the first step wherever it can be known then; the message names
+            settings by their flags.
+        Stopped: SIGTERM or SIGINT came while it trained; a checkpoint is written, and the same config with
+            `resume_from_checkpoint="latest"` goes on.
+        Exception: whatever a callback raised, likewise.
     """
-    with memory.explained(config), workers.explained(), screen.quiet():
-        main(setup(config))
+    with own_state(), memory.explained(config), workers.explained(), screen.quiet():
+        return main(setup(config), callbacks or TrainingCallbacks())
 
 
-def main(run: Setup) -> None:
+def main(run: Setup, callbacks: TrainingCallbacks) -> TrainingResult:
     """Load the model, and with the output folder to itself build the rest, train, save."""
     config, settings = run.config, run.config.optimization
     if settings.seed is not None:
@@ -54,10 +73,10 @@ def main(run: Setup) -> None:
     if config.mask.background_prior_weight > 0:
         family.keep_base()
     with resuming.alone(config, run.resume_from) if run.accelerator.is_main_process else nullcontext():
-        _train(run, family)
+        return _train(run, family, callbacks)
 
 
-def _train(run: Setup, family: Family) -> None:
+def _train(run: Setup, family: Family, callbacks: TrainingCallbacks) -> TrainingResult:
     config, accelerator = run.config, run.accelerator
     settings, output = config.optimization, Path(config.output.output_dir)
     if accelerator.is_main_process:
@@ -99,32 +118,51 @@ def _train(run: Setup, family: Family) -> None:
         if accelerator.is_main_process:
             config.save(output)  # only now is it what the run goes on with
     screen.say(*head, summary.begins(run.resume_from, progress.step))
-    training = Training(config, accelerator, family, loader, optimizer, scheduler, parameters, steps, stream, average)
+    training = Training(
+        config, accelerator, family, loader, optimizer, scheduler, parameters, steps, stream, average, callbacks
+    )
     with StopSignal(speaks=accelerator.is_main_process) as stop:
         try:
-            fit(training, progress, stop)
-        except Stopped:
-            accelerator.end_training()
+            losses = fit(training, progress, stop)
+            with averaged(average, parameters):
+                model, pictures = _save_result(training, progress, run, stop)
+        except Exception as error:
+            together = isinstance(error, Stopped) or error is stop.error
+            if together or accelerator.num_processes == 1:  # alone it would wait for the others
+                accelerator.end_training()
             raise
-        with averaged(average, parameters):
-            _save_result(training, progress, run)
     accelerator.end_training()
+    if stop.error is not None:
+        stop.error.add_note(f"the training took its last step, and its model is in {output}")
+        raise stop.error
+    return TrainingResult(output, model, pictures, checkpoint.checkpoints(output), progress.step, losses)
 
 
 def _trained(family: Family) -> list[nn.Parameter]:
     return [one for part in family.trained().values() for one in part.parameters() if one.requires_grad]
 
 
-def _save_result(training: Training, progress: checkpoint.Progress, run: Setup) -> None:
-    """The last validation pictures, the model, its card, and the upload."""
+def _save_result(
+    training: Training, progress: checkpoint.Progress, run: Setup, stop: StopSignal
+) -> tuple[list[Path], list[Path]]:
+    """The last validation pictures, the model, its card, and the upload.
+
+    Returns:
+        The model's files and folders, and the pictures; none in every process but the first.
+    """
     config, accelerator = training.config, training.accelerator
     accelerator.wait_for_everyone()
     family = distributed.whole(training.family, accelerator, config)
-    if family is not None:
-        pictures = validate(family, config, accelerator, progress.step)
-        screen.say(*screen.drawn_in_words(pictures))
-        card = Card(config, run.concepts, run.masks, pictures, type(family).__name__)
-        model = save.save_model(family, config)
-        card.save(Path(config.output.output_dir))
-        if run.repository is not None:
-            save.upload(config, run.repository, model, card)
+    if family is None:
+        return [], []
+    output = Path(config.output.output_dir)
+    pictures = validate(family, config, accelerator, progress.step)
+    screen.say(*screen.drawn_in_words(pictures))
+    card = Card(config, run.concepts, run.masks, pictures, type(family).__name__)
+    model = save.save_model(family, config)
+    card.save(output)
+    if run.repository is not None:
+        save.upload(config, run.repository, model, card)
+    if pictures:
+        stop.call(training.callbacks.on_validation, pictures)
+    return [output / name for name in model], pictures

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
 
@@ -17,18 +18,20 @@ class StopSignal:
     """Context manager that records SIGTERM and SIGINT; a second signal ends the process in the usual way.
 
     Signals that the process ignored stay ignored. Outside the main thread, where Python does not allow
-    handlers, nothing is recorded.
+    handlers, nothing is recorded. An exception of a callback is recorded as well.
 
     Args:
-        speaks: whether this process reports the signal on stderr.
+        speaks: whether this process reports the signal on stderr and calls the callbacks.
 
     Attributes:
         number: the signal that was received, or None.
+        error: the first exception that a callback raised, or None.
     """
 
     def __init__(self, speaks: bool = True) -> None:
         self.speaks = speaks
         self.number: int | None = None
+        self.error: Exception | None = None
         self._since = 0.0
         self._previous: dict[int, Any] = {}
 
@@ -42,6 +45,19 @@ class StopSignal:
         for number, handler in self._previous.items():
             signal.signal(number, handler or signal.SIG_DFL)  # None: was not set from Python
         self._previous = {}
+
+    @property
+    def wanted(self) -> bool:
+        """Whether this process wants the run to end."""
+        return self.number is not None or self.error is not None
+
+    def call(self, callback: Callable[..., object], *arguments: object) -> None:
+        """Call a callback in the process that speaks; from the first one that raises on, no more of them."""
+        if self.speaks and self.error is None:
+            try:
+                callback(*arguments)
+            except Exception as error:
+                self.error = error
 
     def _note(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()

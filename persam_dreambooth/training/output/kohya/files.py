@@ -9,10 +9,40 @@ from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from safetensors import safe_open
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME, training_settings
+from persam_dreambooth.photos.files import check_output_folder
 from persam_dreambooth.photos.names import is_text
 from persam_dreambooth.torch_utils import save_beside
 from persam_dreambooth.training.output.kohya.metadata import metadata
 from persam_dreambooth.training.output.kohya.weights import to_kohya
+
+
+def convert_lora(model: Path | str, output: Path | str | None = None) -> Path:
+    """Write the LoRA weights of a finished training as A1111, Forge, ComfyUI and sd-scripts read them.
+
+    Args:
+        model: the training's `output_dir`, or the `pytorch_lora_weights.safetensors` in it.
+        output: a new .safetensors file; None is `pytorch_lora_weights_kohya.safetensors` beside the weights.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: no LoRA weights there, the file exists, or as `convert_file`.
+    """
+    given = Path(model)
+    source = given / LORA_NAME if given.is_dir() else given
+    if not source.is_file():
+        raise UserError(f"{given} holds no {LORA_NAME}; give the --output_dir of a finished LoRA training")
+    target = source.with_name(KOHYA_NAME) if output is None else Path(output)
+    if target.suffix != ".safetensors":
+        raise UserError(f"--output {target} must end in .safetensors")
+    check_output_folder(target.parent)
+    if target.exists() or target.is_symlink():
+        raise UserError(f"{target} is there already; choose another --output, or delete it")
+    title = source.resolve().parent.name if output is None else target.stem
+    convert_file(source, target, title, training_settings(source.parent))
+    return target
 
 
 def convert_file(source: Path, target: Path, title: str, settings: Mapping[str, Any]) -> None:

@@ -1,0 +1,143 @@
+"""`persam-dreambooth evaluate generation` as a function: models, photos and prompts in; a folder with a report out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from persam_dreambooth.drawing_settings import check_drawing
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.generation.metrics_file import METRICS_NAME, metrics
+from persam_dreambooth.evaluation.generation.models import name_models
+from persam_dreambooth.evaluation.generation.outcome import Outcome
+from persam_dreambooth.evaluation.generation.photos import photos_with_masks
+from persam_dreambooth.evaluation.generation.pictures import Drawing
+from persam_dreambooth.evaluation.generation.plan import Plan
+from persam_dreambooth.evaluation.generation.prompts import read_prompts
+from persam_dreambooth.evaluation.generation.report import REPORT_NAME, text_table, write_report
+from persam_dreambooth.evaluation.generation.running import evaluate
+from persam_dreambooth.photos import files
+from persam_dreambooth.training.screen import quiet
+
+
+@dataclass(frozen=True)
+class GenerationReport:
+    """The numbers of an evaluation, and the files that it wrote.
+
+    Attributes:
+        metrics: what `metrics.json` holds: each model's measures with their intervals, the differences to the first
+            model's, and every picture's values.
+        notes: what the reader of the numbers should know, one sentence each.
+        table: the measures as text.
+        metrics_file: `metrics.json`.
+        page: `report.html`, one file with all pictures.
+    """
+
+    metrics: dict[str, Any]
+    notes: Sequence[str]
+    table: str
+    metrics_file: Path
+    page: Path
+
+
+def evaluate_generation(
+    models: Sequence[str],
+    instance_data_dir: Path | str,
+    instance_mask_dir: Path | str,
+    output: Path | str,
+    *,
+    prompts: Path | str = "objects",
+    unique_token: str | None = None,
+    class_token: str | None = None,
+    training_scenes: Sequence[str] = (),
+    scene_template: str = "a photo {}",
+    num_images: int = 4,
+    seed: int = 0,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 7.5,
+    negative_prompt: str | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    base_model: str | None = None,
+    dino_model: str | None = "facebook/dino-vits16",
+    clip_model: str = "openai/clip-vit-base-patch32",
+    diversity: Literal["features", "lpips"] = "features",
+    sam: str = "facebook/sam-vit-huge",
+    presence: Path | str | None = None,
+    device: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> GenerationReport:
+    """Draw prompts with one model or several; compare the pictures with the subject's photos and with the prompts.
+
+    Whatever an interrupted call finished is kept: called again, it goes on in the same folder.
+
+    Args:
+        models: what training wrote, or hub names; TITLE=FOLDER names one. The others are compared with the first.
+        instance_data_dir: the subject's photos.
+        instance_mask_dir: their masks, as `segment_folder` writes them.
+        output: folder for `report.html`, `metrics.json` and all pictures.
+        prompts: DreamBench's for "objects" or "live" subjects, or a text file with one a line.
+        unique_token: what the subject is called, such as "sks".
+        class_token: what it is, such as "dog".
+        training_scenes: where the photos were taken, as in a prompt ("on a sofa").
+        scene_template: how CLIP is asked for a scene, {} for its words.
+        num_images: pictures a prompt.
+        seed: of each prompt's first picture, the same ones for each model.
+        num_inference_steps, guidance_scale, negative_prompt, height, width: as in `generate_folder`.
+        base_model: of LoRA weights beside which no training config names it.
+        dino_model: hub name or folder; None leaves its measures out.
+        clip_model: hub name or folder.
+        diversity: 1 - cosine of DINO's (else CLIP's) features, or LPIPS, which downloads AlexNet.
+        sam: finds the subject in what was drawn.
+        presence: file of a presence rule; None takes `presence.json` beside the SAM.
+        device: None takes an accelerator where there is one.
+        dtype: of the drawing and of SAM; CLIP and DINO stay float32.
+
+    Raises:
+        UserError: whatever cannot be used; what can be known beforehand, before anything is written.
+    """
+    check_drawing(num_images, num_inference_steps, height, width)
+    if not models:
+        raise UserError("no model was given; give at least one")
+    drawing = Drawing(
+        prompts=read_prompts(str(prompts), unique_token, class_token),
+        num_images=num_images,
+        seed=seed,
+        settings={
+            "negative_prompt": negative_prompt,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "height": height,
+            "width": width,
+        },
+        base_model=base_model,
+        device=device,
+        dtype=dtype,
+    )
+    named = name_models(list(map(str, models)))
+    photos, left_out = photos_with_masks(Path(instance_data_dir), Path(instance_mask_dir))
+    plan = Plan(
+        models=named,
+        photos=photos,
+        drawing=drawing,
+        output=Path(output),
+        sam=sam,
+        clip=clip_model,
+        dino=dino_model,
+        training_scenes=training_scenes,
+        scene_template=scene_template,
+        diversity=diversity,
+        presence=None if presence is None else Path(presence),
+        left_out=left_out,
+    )
+    with quiet():
+        return _write(evaluate(plan), plan.output)
+
+
+def _write(outcome: Outcome, output: Path) -> GenerationReport:
+    values = metrics(outcome)
+    files.write_json(values, output / METRICS_NAME)
+    write_report(outcome, output / REPORT_NAME)
+    return GenerationReport(values, outcome.notes, text_table(outcome), output / METRICS_NAME, output / REPORT_NAME)

@@ -1,0 +1,92 @@
+"""Masks to and from another trainer by its name: `persam-dreambooth export` and `import` as functions."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.formats.export import Exported, export_beside, export_folder
+from persam_dreambooth.formats.import_ import Imported, import_folder
+from persam_dreambooth.formats.layouts import Given
+from persam_dreambooth.formats.samples import CAPTION
+from persam_dreambooth.formats.source import read_source
+from persam_dreambooth.formats.table import CONVENTIONS, Convention
+
+
+def export_masks(
+    masks: Path | str,
+    output: Path | str | None,
+    to: str,
+    *,
+    images: Path | str | None = None,
+    caption_extension: str = CAPTION,
+    instance_prompt: str | None = None,
+    include_uncertain: bool = False,
+) -> Exported:
+    """Write photos and masks as another trainer wants them, all of them or none.
+
+    Args:
+        masks: what `segment_folder` wrote, or a folder of masks with their photos' names.
+        output: new folder; None puts the masks beside the photos, which stay as they are, where the trainer looks
+            for them there.
+        to: the trainer: onetrainer, kohya, simpletuner, ai-toolkit, ... (`persam-dreambooth export --help`).
+        images: folder of photos; None takes those in segmentation's manifest.
+        caption_extension: suffix of the text files beside the photos.
+        instance_prompt: caption of photos without one; not beside the photos.
+        include_uncertain: keep photos in which segmentation is uncertain of the subject.
+
+    Raises:
+        UserError: no such trainer or folder, photos and masks that do not fit each other, or an output folder
+            that is not empty.
+    """
+    convention = _convention("to", to)
+    check_caption_extension(caption_extension)
+    if output is None and instance_prompt:
+        raise UserError("masks beside the photos come without captions; leave instance_prompt out, or give an output")
+    source = read_source(Path(masks), None if images is None else Path(images), caption_extension, include_uncertain)
+    if output is None:
+        exported = export_beside(source, convention)
+    else:
+        exported = export_folder(source, convention, Path(output), instance_prompt)
+    unread = source.unread_words((Path(masks),))
+    return replace(exported, left_out=list(source.left_out.values()), unread=unread)
+
+
+def import_masks(
+    folder: Path | str,
+    output: Path | str,
+    source: str,
+    *,
+    images: Path | str | None = None,
+    masks: Path | str | None = None,
+    category: str | None = None,
+) -> Imported:
+    """Write another trainer's photos and masks as `images/`, `masks/` and a manifest, all of them or none.
+
+    Args:
+        folder: the trainer's: its photos, or images/ and masks/ in it, or the JSON file that lists them.
+        output: new folder; training takes its `images` as photos and itself as masks.
+        source: the trainer, as `to` of `export_masks`.
+        images, masks: folders of the photos and masks, where they have other names.
+        category: of a COCO file with several categories, the name of the subject's.
+
+    Raises:
+        UserError: no such trainer or folder, photos and masks that do not fit each other, or an output folder
+            that is not empty.
+    """
+    given = Given(
+        Path(folder), None if images is None else Path(images), None if masks is None else Path(masks), category
+    )
+    return import_folder(_convention("source", source), given, Path(output))
+
+
+def check_caption_extension(ending: str) -> None:
+    """Raise a UserError for what is no suffix of a file."""
+    if not re.fullmatch(r"\.[^/\\]+", ending):
+        raise UserError(f"--caption_extension {ending} must be a dot and letters, such as .txt")
+
+
+def _convention(argument: str, trainer: str) -> Convention:
+    if trainer not in CONVENTIONS:
+        raise UserError(f"{argument}={trainer!r} is not known; choose one of {', '.join(CONVENTIONS)}")
+    return CONVENTIONS[trainer]

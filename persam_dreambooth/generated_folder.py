@@ -1,0 +1,111 @@
+"""Prompts to a folder of pictures: each drawn once, however often this is interrupted and called again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from persam_dreambooth import generation, model_folder
+from persam_dreambooth.atomic_io import clear_unfinished
+from persam_dreambooth.drawing_settings import check_drawing
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos.files import check_output_folder
+from persam_dreambooth.text_files import check_words
+from persam_dreambooth.training.screen import quiet
+
+
+@dataclass(frozen=True)
+class GeneratedFolder:
+    """The files in a folder of generated pictures.
+
+    Attributes:
+        pictures: (prompt, seed) -> its PNG, prompt by prompt; each says in its text entries how it was made.
+        grid: all of them on one sheet, a row a prompt.
+        drawn: number of pictures drawn by this call; the others were there.
+    """
+
+    pictures: Mapping[tuple[str, int], Path]
+    grid: Path
+    drawn: int
+
+
+def generate_folder(
+    model: Path | str,
+    prompts: Sequence[str],
+    output: Path | str,
+    num_images: int = 4,
+    seed: int = 0,
+    *,
+    negative_prompt: str | None = None,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 7.5,
+    height: int | None = None,
+    width: int | None = None,
+    base_model: Path | str | None = None,
+    device: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> GeneratedFolder:
+    """Draw every prompt `num_images` times into a folder; image i of each prompt has seed `seed` + i.
+
+    Pictures that an earlier call drew in the same way are kept; the model is loaded only if one is missing.
+
+    Args:
+        model: the `output_dir` of a training, a pipeline's folder, or a hub name.
+        prompts: the texts; the same one twice counts once.
+        output: folder for the pictures and `grid.png`.
+        num_images: pictures a prompt.
+        seed: of each prompt's first picture.
+        negative_prompt: what should not be in the pictures.
+        num_inference_steps: denoising steps.
+        guidance_scale: how closely the prompt is followed.
+        height, width: pixels, multiples of 8, both or neither; the model's own if None.
+        base_model: of LoRA weights beside which no training config names it.
+        device: cpu, cuda, cuda:1, mps; None takes an accelerator where there is one.
+        dtype: of all weights.
+
+    Raises:
+        UserError: no model, settings that it refuses, no prompt, or a file in the way that is not of this model and
+            these settings.
+    """
+    check_drawing(num_images, num_inference_steps, height, width)
+    prompts = list(dict.fromkeys(prompts))
+    if not prompts:
+        raise UserError("no prompt was given; give at least one")
+    check_words("prompt", *prompts)
+    check_words("negative_prompt", negative_prompt)
+    model, folder = str(model), Path(output)
+    check_output_folder(folder)
+    settings = {
+        "negative_prompt": negative_prompt,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "height": height,
+        "width": width,
+    }
+    # None stands for the default, which is not written down.
+    how = {
+        "base_model": None if base_model is None else str(base_model),
+        "dtype": None if dtype == torch.float32 else str(dtype).removeprefix("torch."),
+        "weights": model_folder.weights_digest(Path(model)) or None,
+    }
+    made = {"model": model, **settings, **how}
+    paths, missing = generation.planned_pictures(folder, prompts, num_images, seed, made)
+    clear_unfinished(folder)
+    if missing:
+        with quiet():
+            pipeline = generation.load_pipeline(model, how["base_model"], device, dtype)
+            for prompt, number in tqdm(missing, "Generating", unit="picture"):
+                picture = generation.draw(pipeline, prompt, number, **settings)
+                generation.save_picture(picture, paths[prompt, number], model, settings | how)
+    return GeneratedFolder(paths, _save_grid(paths, num_images, folder, model), len(missing))
+
+
+def _save_grid(paths: Mapping[tuple[str, int], Path], num_images: int, folder: Path, model: str) -> Path:
+    pictures = []
+    for (prompt, number), path in paths.items():
+        with Image.open(path) as image:
+            pictures.append(generation.Picture(image.convert("RGB"), prompt, number))
+    return generation.save_grid(pictures, num_images, folder, model)

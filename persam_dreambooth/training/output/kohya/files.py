@@ -39,7 +39,7 @@ def convert_lora(model: Path | str, output: Path | str | None = None) -> Path:
         raise UserError(f"--output {target} must end in .safetensors")
     check_output_folder(target.parent)
     if target.exists() or target.is_symlink():
-        raise UserError(f"{target} is there already; choose another --output, or delete it")
+        raise UserError(f"{target} already exists; choose another --output, or delete it")
     title = source.resolve().parent.name if output is None else target.stem
     convert_file(source, target, title, training_settings(source.parent))
     return target

@@ -65,6 +65,7 @@ def measure_lora_step(steps: int, resolution: int, batch: int, mixed_precision: 
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from persam_dreambooth.training import config as c
+    from persam_dreambooth.training.data.dataset import Batch
     from persam_dreambooth.training.families.stable_diffusion import StableDiffusion
     from persam_dreambooth.training.objective import training_loss
     from random_models import byte_tokenizer
@@ -97,16 +98,18 @@ def measure_lora_step(steps: int, resolution: int, batch: int, mixed_precision: 
     trainable = [one for one in unet.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(trainable, 1e-4)
     tokens = family.tokenize("a sks dog")
-    one = {
-        "pixels": torch.rand(batch, 3, resolution, resolution, device=device) * 2 - 1,
-        "mask": torch.ones(batch, 1, resolution, resolution, device=device),
-        "prompt": {key: value.expand(batch, -1) for key, value in tokens.items()},
-    }
+    pictures = Batch(
+        photos=["random"] * batch,
+        mask=torch.ones(batch, 1, resolution, resolution, device=device),
+        weight=torch.ones(batch, device=device),
+        prompt={key: value.expand(batch, -1).to(device) for key, value in tokens.items()},
+        pixels=torch.rand(batch, 3, resolution, resolution, device=device) * 2 - 1,
+    )
     seconds = []
     for _ in range(steps):
         start = time.perf_counter()
         with torch.autocast(device, dtype, enabled=mixed_precision != "no"):
-            loss, _ = training_loss(family, one, settings)
+            loss, _ = training_loss(family, pictures, settings)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -80,7 +80,8 @@ def run(program: str, argv: list[str]) -> None:
     _warn_without_token(prompts, trained_token(Path(model)))
     made = generate_folder(model, prompts, output, **given)
     kept = len(made.pictures) - made.drawn
-    print(f"{counted(len(made.pictures), 'picture')} in {output}" + (f", {kept} of them from an earlier run" if kept else ""))
+    earlier = f", {kept} of them from an earlier run" if kept else ""
+    print(f"{counted(len(made.pictures), 'picture')} in {output}{earlier}")
     print(f"look at them: {made.grid}")
 
 

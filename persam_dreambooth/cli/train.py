@@ -50,6 +50,6 @@ def say_where(config: TrainingConfig) -> None:
     from persam_dreambooth.training.data.concepts import read_concepts
 
     output = config.output.output_dir
-    prompt = f"{read_concepts(config)[0].data.instance_prompt or 'a photo'} in the jungle"
+    prompt = f"{read_concepts(config)[0].prompt or 'a photo'} in the jungle"
     print(f"the model: {output}")
     print(f"try it: persam-dreambooth generate --model {shlex.quote(output)} --prompt {shlex.quote(prompt)}")

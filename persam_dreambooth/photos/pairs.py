@@ -1,6 +1,6 @@
 """Pair photos with their masks, which have the same name except for the suffix."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from persam_dreambooth.errors import UserError, printable
@@ -99,7 +99,12 @@ def left_out_of(
     return left_out
 
 
-def refuse_changed(photos: Iterable[Path], masks: Mapping[str, Path], entries: Iterable[ManifestEntry]) -> None:
+def refuse_changed(
+    photos: Iterable[Path],
+    masks: Mapping[str, Path],
+    entries: Iterable[ManifestEntry],
+    digest: Callable[[Path], str] = files.digest,
+) -> None:
     """Refuse photos that were replaced, rotated or saved again since their masks were made.
 
     Training would use another photo of the same name with a mask that misses the subject. Masks that were edited by
@@ -109,6 +114,7 @@ def refuse_changed(photos: Iterable[Path], masks: Mapping[str, Path], entries: I
         photos: files, some of which may be missing.
         masks: by stem, as `find_masks` returns them.
         entries: the newest entry of each photo.
+        digest: hashes a file; one that remembers saves callers that hash the same files a second reading.
 
     Raises:
         UserError: such photos, by name.
@@ -118,9 +124,9 @@ def refuse_changed(photos: Iterable[Path], masks: Mapping[str, Path], entries: I
         photo.name
         for photo in photos
         if (entry := by_stem.get(photo.stem)) is not None
-        and entry.digest not in ("", files.digest(photo))
         and photo.is_file()
-        and _is_its_mask(masks.get(photo.stem), entry)
+        and entry.digest not in ("", digest(photo))
+        and _is_its_mask(masks.get(photo.stem), entry, digest)
     ]
     if changed:
         says = "is not the photo its mask was" if len(changed) == 1 else "are not the photos their masks were"
@@ -140,8 +146,8 @@ def doubt(photo: Path, entry: ManifestEntry) -> str:
     return f"the subject in {photo.name}: {entry.presence}, {entry.reason}"
 
 
-def _is_its_mask(mask: Path | None, entry: ManifestEntry) -> bool:
-    return mask is not None and files.digest(mask) == entry.mask_digest
+def _is_its_mask(mask: Path | None, entry: ManifestEntry, digest: Callable[[Path], str] = files.digest) -> bool:
+    return mask is not None and digest(mask) == entry.mask_digest
 
 
 def check_size(mask: Path, shape: tuple[int, ...], photo: Path, size: tuple[int, int]) -> None:

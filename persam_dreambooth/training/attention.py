@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training import losses
-from persam_dreambooth.training.config import MaskConfig, ModelConfig, TrainingConfig
-from persam_dreambooth.training.data.dataset import InstancePhoto
+from persam_dreambooth.training.config import MaskConfig, ModelConfig
+from persam_dreambooth.training.data.concepts import Concept
+from persam_dreambooth.training.data.dataset import Batch, InstancePhoto
 from persam_dreambooth.training.families.loading import token_ids, unwrapped
 
 LEVEL: Final = 2
@@ -94,7 +95,7 @@ def _layers(unet: Any) -> dict[int, list[Any]]:
     return found
 
 
-def attention_loss(seen: CrossAttention, batch: dict[str, Any], size: tuple[int, int], config: MaskConfig) -> Tensor:
+def attention_loss(seen: CrossAttention, batch: Batch, size: tuple[int, int], config: MaskConfig) -> Tensor:
     """Mean squared difference between the identifier's attention and the latent mask.
 
     With A_i the attention probabilities of position i towards the identifier's tokens, averaged over tokens, heads and
@@ -104,40 +105,41 @@ def attention_loss(seen: CrossAttention, batch: dict[str, Any], size: tuple[int,
 
     Args:
         seen: attention of one prediction, instance photos first.
-        batch: `mask`, `weight` and `identifiers` of the instance photos, from `collate`.
+        batch: with the positions of the identifiers.
         size: (h, w) of the latents.
         config: how masks are downsampled.
 
     Returns:
         A scalar, float32.
     """
-    maps = seen.maps(batch["identifiers"], size)
+    maps = seen.maps(batch.identifiers, size)
     shape = maps.shape[-2], maps.shape[-1]
-    mask = losses.latent_mask(batch["mask"], shape, config.mask_downsample, config.mask_dilation)
-    return losses.masked_mse(maps, mask, sample_weight=batch["weight"])
+    mask = losses.latent_mask(batch.mask, shape, config.mask_downsample, config.mask_dilation)
+    return losses.masked_mse(maps, mask, sample_weight=batch.weight)
 
 
 def with_identifiers(
-    instances: Sequence[InstancePhoto], concepts: Sequence[TrainingConfig], tokenizer: Any
+    instances: Sequence[InstancePhoto], concepts: Sequence[Concept], tokenizer: Any, config: ModelConfig
 ) -> list[InstancePhoto]:
     """Return the photos with the positions of their identifier's tokens.
 
     Args:
         instances: the run's photos.
-        concepts: config of each subject, with its `identifier`.
+        concepts: the subjects, with their identifiers.
         tokenizer: the pipeline's first; if there are two, they split words alike.
+        config: how prompts are cut.
 
     Raises:
         UserError: names the photo whose prompt's tokens do not contain the identifier's.
     """
     found = []
     for photo in instances:
-        config = concepts[photo.concept]
-        places = token_places(tokenizer, photo.prompt, str(config.mask.identifier), config.model)
+        identifier = str(concepts[photo.concept].identifier)
+        places = token_places(tokenizer, photo.prompt, identifier, config)
         if not places:
             raise UserError(
                 f"the prompt of {photo.name}, {photo.prompt!r}, does not contain --identifier "
-                f"{config.mask.identifier} among the tokens that the model reads; write it there, or name another word"
+                f"{identifier} among the tokens that the model reads; write it there, or name another word"
             )
         found.append(replace(photo, identifier=places))
     return found

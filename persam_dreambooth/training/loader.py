@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from persam_dreambooth.training.data import remarks
 from persam_dreambooth.training.data.buckets import BucketBatchSampler
-from persam_dreambooth.training.data.dataset import DreamBoothDataset, collate
+from persam_dreambooth.training.data.dataset import Batch, DreamBoothDataset, Item, collate
 from persam_dreambooth.training.data.prompts import prepare_prompts
 from persam_dreambooth.training.data.samples import EncodedSamples
 from persam_dreambooth.training.data.stream import PhotoStream, SeededDataset
@@ -19,11 +19,11 @@ from persam_dreambooth.training.runtime.checkpoint import Progress
 from persam_dreambooth.training.setup import Setup
 
 
-def build_loader(run: Setup, family: Family) -> DataLoader[dict[str, Any]]:
+def build_loader(run: Setup, family: Family) -> DataLoader[Item]:
     """Build the data loader, with prompts tokenized or encoded."""
     config = run.config
     uses_class_prompt = config.data.with_prior_preservation or config.mask.background_prior_weight > 0
-    class_prompts = [str(concept.data.class_prompt) for concept in run.concepts] if uses_class_prompt else []
+    class_prompts = [str(concept.class_prompt) for concept in run.concepts] if uses_class_prompt else []
     remarks.cut_prompts(family, _owners(run, class_prompts))
     prompts = prepare_prompts(family, config, [*(photo.prompt for photo in run.instances), *class_prompts])
     dataset = DreamBoothDataset(run.instances, run.read, prompts, run.class_images, class_prompts)
@@ -56,20 +56,18 @@ def _owners(run: Setup, class_prompts: Sequence[str]) -> dict[str, str]:
     owners = dict.fromkeys(class_prompts, "--class_prompt")
     if run.config.validation.validation_prompt:
         owners[run.config.validation.validation_prompt] = "--validation_prompt"
-    owners |= {
-        concept.data.instance_prompt: "--instance_prompt" for concept in run.concepts if concept.data.instance_prompt
-    }
+    owners |= {concept.prompt: "--instance_prompt" for concept in run.concepts if concept.prompt}
     for photo in run.instances:
         owners.setdefault(photo.prompt, f"the prompt of {photo.name}")
     return owners
 
 
-def stream_of(loader: DataLoader[dict[str, Any]]) -> PhotoStream | None:
+def stream_of(loader: DataLoader[Item]) -> PhotoStream | None:
     """Return the loader's `PhotoStream` with `--seed_each_batch`, else None."""
     return loader.sampler if isinstance(loader.sampler, PhotoStream) else None
 
 
-def remaining_batches(loader: Any, progress: Progress, stream: PhotoStream | None = None) -> Iterator[dict[str, Any]]:
+def remaining_batches(loader: Any, progress: Progress, stream: PhotoStream | None = None) -> Iterator[Batch]:
     """Yield the batches of the current epoch that were not taken yet; with a stream, all that follow.
 
     The order of photos depends on a generator's state at the start of the epoch: torch's global generator or, with

@@ -1,5 +1,6 @@
-"""The DreamBooth loop: it trains and does nothing else."""
+"""The DreamBooth training loop."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM, Signals
@@ -14,6 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from persam_dreambooth.errors import Stopped, UserError
 from persam_dreambooth.training.callbacks import TrainingCallbacks
 from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.data.dataset import Batch
 from persam_dreambooth.training.data.stream import PhotoStream
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.loader import remaining_batches
@@ -30,7 +32,7 @@ from persam_dreambooth.training.screen import LossBar, drawn_in_words, say
 
 @dataclass
 class Training:
-    """What the loop runs on, everything prepared by Accelerate."""
+    """What the loop works with, prepared by Accelerate."""
 
     config: TrainingConfig
     accelerator: Accelerator
@@ -45,90 +47,112 @@ class Training:
     callbacks: TrainingCallbacks
 
 
+@dataclass(frozen=True)
+class StepResult:
+    """Result of one optimizer step.
+
+    Attributes:
+        losses: terms of the loss by their names in the log, means over the step's batches and all processes.
+        stop: whether any process wants the run to end.
+    """
+
+    losses: dict[str, float]
+    stop: bool
+
+
 def fit(run: Training, progress: Progress, stop: StopSignal) -> dict[str, float]:
-    """Train until `run.steps` optimizer steps are taken, moving `progress` along.
+    """Train until `run.steps` optimizer steps are taken, and advance `progress`.
 
     Returns:
-        The last step's terms of the loss; empty if none was left to take.
+        The last step's terms of the loss; empty if no step was left to take.
 
     Raises:
         Stopped: a signal came before the last step; a checkpoint of the step just taken is written.
-        Exception: a callback's, likewise.
+        Exception: raised by a callback, likewise.
         UserError: loss, gradient or weights are no longer finite.
     """
     for part in run.family.trained().values():
         part.train()
     bar = LossBar(run.steps, progress.step, hidden=not run.accelerator.is_local_main_process)
+    losses = dict[str, float]()
     with logging_redirect_tqdm(), bar:
-        losses = _steps(run, progress, stop, bar)
+        for result in _steps(run, progress, stop):
+            losses = result.losses
+            bar.advance(losses["loss"])
+            _after_step(run, result, progress, stop)
     _refuse_broken_weights(run, progress)
     return losses
 
 
-def _steps(run: Training, progress: Progress, stop: StopSignal, bar: LossBar) -> dict[str, float]:
-    config, accelerator = run.config, run.accelerator
-    metrics, values = StepMetrics(), dict[str, float]()
+def _steps(run: Training, progress: Progress, stop: StopSignal) -> Iterator[StepResult]:
+    """Take one optimizer step after the other, epoch after epoch."""
+    metrics = StepMetrics()
     while progress.step < run.steps:
         for batch in remaining_batches(run.loader, progress, run.stream):
             if run.stream is not None:
                 run.stream.seed_batch(progress.batches)
             progress.batches += 1
-            taken = _learn(run, batch, metrics, progress, stop)
-            if taken is None:
+            result = _learn(run, batch, metrics, progress, stop)
+            if result is None:
                 continue
-            metrics, (values, stopping) = StepMetrics(), taken
+            metrics = StepMetrics()
             progress.step += 1
-            if run.average is not None:
-                run.average.step(run.parameters)
-            bar.advance(values["loss"])
-            accelerator.log(values | {"lr": run.scheduler.get_last_lr()[0]}, step=progress.step)
-            stop.call(run.callbacks.on_step, progress.step, values)
-            # Several processes agree on it in the next step.
-            stopping |= stop.error is not None and accelerator.num_processes == 1
-            if progress.step >= run.steps:
-                stopping = False  # what is left is to save the result
-            if stopping or progress.step % config.output.checkpointing_steps == 0:
-                _save(run, progress, stop)
-            if stopping:
-                raise _stopped(run, progress, stop)
-            if progress.step % config.validation.validation_steps == 0 and progress.step < run.steps:
-                _draw(run, progress.step, stop)
-            if progress.step >= run.steps:
-                break
-        else:
-            progress.epoch, progress.batches = progress.epoch + 1, 0
-    return values
+            yield result
+            if progress.step == run.steps:
+                return
+        progress.epoch, progress.batches = progress.epoch + 1, 0
 
 
 def _learn(
-    run: Training, batch: dict[str, Any], metrics: StepMetrics, progress: Progress, stop: StopSignal
-) -> tuple[dict[str, float], bool] | None:
-    """Forwards and backwards through one batch; with the last one of a step, the step.
+    run: Training, batch: Batch, metrics: StepMetrics, progress: Progress, stop: StopSignal
+) -> StepResult | None:
+    """Run forward and backward on one batch and, with the last batch of a step, take the step.
 
     Returns:
-        None before the last one; then the means of the loss's terms, and whether to stop.
+        None before the last batch.
     """
     config, accelerator = run.config, run.accelerator
-    taken = None
+    result = None
     with accelerator.accumulate(*run.family.trained().values()):
         loss, terms = training_loss(run.family, batch, config)
-        metrics.add(terms, batch["photos"])
+        metrics.add(terms, batch.photos)
         accelerator.backward(loss)
         if accelerator.sync_gradients:
             norm = accelerator.clip_grad_norm_(run.parameters, config.optimization.max_grad_norm)
-            taken = values, _ = metrics.means(accelerator, stop.wanted)
+            norm = 0.0 if norm is None else float(norm)  # DeepSpeed clips by itself and returns no norm
+            result = StepResult(*metrics.means(accelerator, stop.wanted))
             output = Path(config.output.output_dir)
-            # DeepSpeed clips by itself, and has no norm to tell.
-            norm = 0.0 if norm is None else float(norm)
-            metrics.refuse_not_finite(values["loss"], norm, accelerator, progress.step + 1, output)
+            metrics.refuse_not_finite(result.losses["loss"], norm, accelerator, progress.step + 1, output)
         run.optimizer.step()
         run.scheduler.step()
         run.optimizer.zero_grad(set_to_none=config.optimization.set_grads_to_none)
-    return taken
+    return result
+
+
+def _after_step(run: Training, result: StepResult, progress: Progress, stop: StopSignal) -> None:
+    """Average, log, call back; write a checkpoint and validation pictures when they are due.
+
+    Raises:
+        Stopped, Exception: as `fit`.
+    """
+    config, step = run.config, progress.step
+    if run.average is not None:
+        run.average.step(run.parameters)
+    run.accelerator.log(result.losses | {"lr": run.scheduler.get_last_lr()[0]}, step=step)
+    stop.call(run.callbacks.on_step, step, result.losses)
+    is_last = step == run.steps
+    # A callback's error: several processes agree on it in the next step. After the last one the result is saved first.
+    stopping = not is_last and (result.stop or (stop.error is not None and run.accelerator.num_processes == 1))
+    if stopping or step % config.output.checkpointing_steps == 0:
+        _save(run, progress, stop)
+    if stopping:
+        raise _stopped(run, progress, stop)
+    if step % config.validation.validation_steps == 0 and not is_last:
+        _draw(run, step, stop)
 
 
 def _draw(run: Training, step: int, stop: StopSignal) -> None:
-    """Pictures of the model as it is now."""
+    """Draw validation pictures with the current model."""
     with averaged(run.average, run.parameters):
         family = whole(run.family, run.accelerator, run.config) if run.config.validation.validation_prompt else None
         if family is not None:
@@ -138,7 +162,7 @@ def _draw(run: Training, step: int, stop: StopSignal) -> None:
 
 
 def _save(run: Training, progress: Progress, stop: StopSignal) -> None:
-    """Write a checkpoint, of weights that can be gone on with only."""
+    """Write a checkpoint, unless the weights are broken."""
     _refuse_broken_weights(run, progress)
     output = run.config.output
     folder, keep = Path(output.output_dir), output.checkpoints_total_limit
@@ -149,8 +173,8 @@ def _save(run: Training, progress: Progress, stop: StopSignal) -> None:
 
 
 def _refuse_broken_weights(run: Training, progress: Progress) -> None:
-    """Finite gradients can still lead to weights that are not; those are neither kept nor handed out."""
-    finite = torch.stack([torch.isfinite(one).all() for one in run.parameters]).all()
+    """Raise if a weight is not finite, which finite gradients do not exclude; such a model is never saved."""
+    finite = torch.stack([torch.isfinite(weight).all() for weight in run.parameters]).all()
     if not finite:
         raise UserError(
             f"the weights are no longer finite after step {progress.step}; "
@@ -159,7 +183,7 @@ def _refuse_broken_weights(run: Training, progress: Progress) -> None:
 
 
 def _stopped(run: Training, progress: Progress, stop: StopSignal) -> Exception:
-    """The callback's error, or else the signal's, either with where to go on from."""
+    """Return the callback's error or else the signal's, with the checkpoint to resume from."""
     where = f"after step {progress.step} of {run.steps}; {checkpoint.in_words(Path(run.config.output.output_dir))}"
     if stop.error is not None:
         stop.error.add_note(f'the training ended {where}: go on with resume_from_checkpoint="latest"')

@@ -2,22 +2,21 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
 from persam_dreambooth.training import attention, losses
 from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.data.dataset import Batch
 from persam_dreambooth.training.families import Family, Noised
 
 
-def training_loss(family: Family, batch: dict[str, Any], config: TrainingConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def training_loss(family: Family, batch: Batch, config: TrainingConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the loss of a batch.
 
     Args:
         family: the model; with a background prior, after `keep_base`.
-        batch: from `collate`, `[instances..., class images...]`; `crop` may be missing for families that do not
-            use it.
+        batch: instance photos, then class images.
         config: masks, weights, noise.
 
     Returns:
@@ -25,20 +24,21 @@ def training_loss(family: Family, batch: dict[str, Any], config: TrainingConfig)
         `instance_loss` (masked), with a background prior `background_prior_loss` (outside the
         mask), with an attention loss `attention_loss`, and with class images `prior_loss` (never masked).
     """
-    mask, count = config.mask, len(batch["mask"])
-    latents = family.sample_latents(batch["moments"] if "moments" in batch else family.encode_pixels(batch["pixels"]))
-    noised = replace(family.add_noise(latents, config.optimization), crop=batch.get("crop"))
+    mask, count = config.mask, len(batch.mask)
+    latents = family.sample_latents(_moments(family, batch))
+    noised = replace(family.add_noise(latents, config.optimization), crop=batch.crop)
     base = None
     if mask.background_prior_weight > 0:
+        assert batch.class_prompt is not None, "TrainingConfig asks for a class prompt"
         # Predict with the base first, while the activations of the other prediction are not in memory yet.
-        base = family.predict_base(noised.first(count), batch["class_prompt"])
+        base = family.predict_base(noised.first(count), batch.class_prompt)
     watched = attention.recorded(next(iter(family.trained().values()))) if mask.attention_loss_weight > 0 else None
     with watched or nullcontext() as seen:
-        prediction = family.predict(noised, family.encode_prompt(batch["prompt"]))
+        prediction = family.predict(noised, family.encode_prompt(batch.prompt))
     instances, size = prediction[:count], (latents.shape[-2], latents.shape[-1])
-    latent_mask = losses.latent_mask(batch["mask"], size, mask.mask_downsample, mask.mask_dilation)
+    latent_mask = losses.latent_mask(batch.mask, size, mask.mask_downsample, mask.mask_dilation)
     weight = losses.loss_weight(latent_mask, mask.background_weight) if mask.masked_loss else None
-    photo_weight = batch["weight"] * _noise_weight(family, noised.first(count), config.optimization.snr_gamma)
+    photo_weight = batch.weight * _noise_weight(family, noised.first(count), config.optimization.snr_gamma)
     loss = losses.masked_mse(instances, noised.target[:count], weight, mask.mask_normalization, photo_weight)
     terms = {"instance_loss": loss.detach()}
     if base is not None:
@@ -55,6 +55,14 @@ def training_loss(family: Family, batch: dict[str, Any], config: TrainingConfig)
         terms["prior_loss"] = prior.detach()
         loss = loss + config.data.prior_loss_weight * prior
     return loss, {"loss": loss.detach()} | terms
+
+
+def _moments(family: Family, batch: Batch) -> Tensor:
+    """Return the moments of the pictures' latents, (N, 2 C, h', w'): the cached ones, or encoded now."""
+    if batch.moments is not None:
+        return batch.moments
+    assert batch.pixels is not None, "a batch holds pixels or moments"
+    return family.encode_pixels(batch.pixels)
 
 
 def _noise_weight(family: Family, noised: Noised, gamma: float | None) -> Tensor | float:

@@ -18,11 +18,13 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry
 from persam_dreambooth.training import attention
 from persam_dreambooth.training.config import TrainingConfig
-from persam_dreambooth.training.data import concepts, dataset_copy, instances, remarks
+from persam_dreambooth.training.data import dataset_copy, remarks
 from persam_dreambooth.training.data.buckets import bucket_sizes
 from persam_dreambooth.training.data.class_images import check_class_folders, ensure_class_images
+from persam_dreambooth.training.data.concepts import Concept, read_concepts
 from persam_dreambooth.training.data.crops import Size
 from persam_dreambooth.training.data.dataset import InstancePhoto
+from persam_dreambooth.training.data.instances import find_instances, segment_first
 from persam_dreambooth.training.data.mask_report import MaskCheck, check_masks
 from persam_dreambooth.training.data.samples import FreshSamples
 from persam_dreambooth.training.families import check_base_model
@@ -38,7 +40,7 @@ class Setup:
 
     config: TrainingConfig
     accelerator: Accelerator
-    concepts: list[TrainingConfig]
+    concepts: list[Concept]
     instances: list[InstancePhoto]
     read: FreshSamples
     manifest: list[ManifestEntry]
@@ -71,15 +73,15 @@ def setup(config: TrainingConfig) -> Setup:
     accelerator = _accelerator(config)
     if config.output.resume_from_checkpoint and resume_from is None:
         say(f"no checkpoint in {config.output.output_dir} yet: the run begins anew")
-    subjects = concepts.read_concepts(config)
+    concepts = read_concepts(config)
     remarks.uneven_resolution(config, kind.even_unit_of(config.model))
-    remarks.without_identifier(subjects)
-    check_class_folders(subjects)
-    found, manifest = _find_photos(config, subjects, sizes, accelerator)
+    remarks.without_identifier(concepts)
+    check_class_folders(concepts)
+    found, manifest = _find_photos(config, concepts, sizes, accelerator)
     masks = check_masks(found, config, cell)
     repository = save.claim_repository(config) if accelerator.is_main_process else None
-    class_images = [ensure_class_images(subject, accelerator) for subject in subjects]
-    return Setup(config, accelerator, subjects, found, read, manifest, masks, class_images, repository, resume_from)
+    class_images = [ensure_class_images(concept, config, accelerator) for concept in concepts]
+    return Setup(config, accelerator, concepts, found, read, manifest, masks, class_images, repository, resume_from)
 
 
 def _accelerator(config: TrainingConfig) -> Accelerator:
@@ -107,33 +109,33 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
 
 
 def _find_photos(
-    config: TrainingConfig, subjects: Sequence[TrainingConfig], sizes: Sequence[Size], accelerator: Accelerator
+    config: TrainingConfig, concepts: Sequence[Concept], sizes: Sequence[Size], accelerator: Accelerator
 ) -> tuple[list[InstancePhoto], list[ManifestEntry]]:
     """All subjects' photos, segmented first where that is wanted, and their manifest."""
     with accelerator.main_process_first():
         if accelerator.is_main_process:
             dataset_copy.copy(config)
-            for subject in subjects:
-                with _naming(subject):
-                    instances.segment_first(subject, accelerator.device)
-    found, manifest = list[InstancePhoto](), list[ManifestEntry]()
-    for number, subject in enumerate(subjects):
-        with _naming(subject):
-            its, left_out = instances.find_instances(subject, sizes)
-        found += [replace(one, concept=number) for one in its]
-        manifest += instances.describe(its, left_out, subject)
+            for concept in concepts:
+                with _naming(concept):
+                    segment_first(concept, config, accelerator.device)
+    instances, manifest = list[InstancePhoto](), list[ManifestEntry]()
+    for number, concept in enumerate(concepts):
+        with _naming(concept):
+            found = find_instances(concept, config, sizes)
+        instances += [replace(instance, concept=number) for instance in found.instances]
+        manifest += found.manifest
     if config.mask.attention_loss_weight > 0:
-        found = attention.with_identifiers(found, subjects, load_tokenizer("tokenizer", config.model))
-    return found, manifest
+        tokenizer = load_tokenizer("tokenizer", config.model)
+        instances = attention.with_identifiers(instances, concepts, tokenizer, config.model)
+    return instances, manifest
 
 
 @contextmanager
-def _naming(subject: TrainingConfig) -> Iterator[None]:
+def _naming(concept: Concept) -> Iterator[None]:
     """Of several subjects, say whose photos an error is about."""
     try:
         yield
     except UserError as error:
-        name = concepts.folder_name(subject)
-        if not name:
+        if not concept.name:
             raise
-        raise UserError(f"subject {name}: {error}") from error
+        raise UserError(f"subject {concept.name}: {error}") from error

@@ -12,10 +12,9 @@ from persam_dreambooth.cli import main
 from persam_dreambooth.formats import CONVENTIONS
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
-from persam_dreambooth.training.data.instances import find_instances
 from tests.formats.albums import NAMES, masks_in, tree, write_album
 from tests.scene import scene
-from tests.training.small import configure
+from tests.training.small import configure, photos_of
 
 
 @pytest.fixture
@@ -73,7 +72,7 @@ def test_what_is_printed_after_an_import_is_what_training_takes(tmp_path, comman
         mask={"instance_mask_dir": flags["--instance_mask_dir"]},
         output={"output_dir": str(tmp_path / "model")},
     )
-    (instance,), left_out = find_instances(config, [(64, 64)])
+    (instance,), left_out = photos_of(config, [(64, 64)])
     assert (instance.prompt, left_out) == ("a sks dog on grass", {})
     np.testing.assert_array_equal(files.read_mask(instance.mask), disc)
     np.testing.assert_array_equal(np.asarray(files.read_photo(instance.photo)), pixels)

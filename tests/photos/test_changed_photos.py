@@ -13,9 +13,8 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, newest_entries, write_manifest
 from persam_dreambooth.photos.pairs import find_masks, left_out_of
 from persam_dreambooth.preprocessing import SETTINGS_NAME
-from persam_dreambooth.training.data.instances import find_instances
 from tests.scene import scene
-from tests.training.small import configure
+from tests.training.small import configure, photos_of
 
 
 @pytest.fixture
@@ -57,7 +56,7 @@ def trained(album):
         data={"instance_data_dir": str(album / "photos")},
         output={"output_dir": str(album / "model")},
     )
-    return find_instances(config, [(32, 32)])
+    return photos_of(config, [(32, 32)])
 
 
 def exported(album):

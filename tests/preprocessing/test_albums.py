@@ -8,8 +8,7 @@ import pytest
 from persam_dreambooth.cli import main
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, newest_entries
 from persam_dreambooth.review.workspace import Workspace
-from persam_dreambooth.training.data.instances import find_instances
-from tests.training.small import configure
+from tests.training.small import configure, photos_of
 from toy_photos import draw
 
 FOLDERS = ("", "10_sks dog", "trip/beach")
@@ -116,7 +115,7 @@ def test_training_reads_the_masks_of_kohyas_folders(sam):
         path.rename(Path("phone/10_sks dog") / path.name)
     assert segment(sam, "--recursive", reference="phone/10_sks dog/a0.png") == 0
     config = configure("model", mask={"instance_mask_dir": "out"}, data={"instance_data_dir": "phone"})
-    found, _ = find_instances(config, [(32, 32)])
+    found, _ = photos_of(config, [(32, 32)])
     assert [(one.photo.name, one.repeats) for one in found] == [
         (f"{name}.png", 10) for name in ("a0", "a1", "b0", "b1")
     ]

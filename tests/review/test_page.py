@@ -22,9 +22,8 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import newest_entries
 from persam_dreambooth.preprocessing.mask_store import MaskStore
 from persam_dreambooth.preprocessing.resume import finish
-from persam_dreambooth.training.data.instances import find_instances
 from tests.review.albums import contents, draw_photos, write_found
-from tests.training.small import configure
+from tests.training.small import configure, photos_of
 from world import Recipe, draw
 
 HOSTILE = (
@@ -266,7 +265,7 @@ def trained_on(photos):
     """Return the names of the photos that training uses."""
     PartialState()  # needed by Accelerate's logger
     flags = {"data": {"instance_data_dir": str(photos)}, "mask": {"instance_mask_dir": str(photos / "segmented")}}
-    return [instance.photo.name for instance in find_instances(configure("model", **flags), [(64, 64)])[0]]
+    return [instance.photo.name for instance in photos_of(configure("model", **flags), [(64, 64)])[0]]
 
 
 def moved(tab, name):

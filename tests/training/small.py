@@ -14,6 +14,9 @@ from persam_dreambooth.training.config import (
     TrainingConfig,
     ValidationConfig,
 )
+from persam_dreambooth.training.data.concepts import read_concepts
+from persam_dreambooth.training.data.dataset import Batch
+from persam_dreambooth.training.data.instances import find_instances
 from persam_dreambooth.training.families import FAMILIES, check_base_model, load_family
 from persam_dreambooth.training.families.base import Family
 from random_models import PIPELINES
@@ -39,6 +42,12 @@ def configure(base, model=None, mask=None, optimization=None, data=None, output=
         ValidationConfig(),
         OutputConfig(**(output or {})),
     )
+
+
+def photos_of(config, sizes):
+    """The photos of a run with one subject, and those that are left out."""
+    found = find_instances(read_concepts(config)[0], config, sizes)
+    return found.instances, found.left_out
 
 
 def make(base, model=None, mask=None, optimization=None, data=None):
@@ -68,7 +77,8 @@ def batch_for(family, class_images):
     pixels = torch.rand(len(prompts), 3, SIDE, SIDE) * 2 - 1
     crop = torch.tensor([[40, 48, 0, 5, SIDE, SIDE]] * len(prompts))
     weight = torch.ones(2)
-    return {"pixels": pixels, "mask": mask, "weight": weight, "crop": crop, "prompt": tokenized(family, prompts)}
+    photos = ["first.png", "second.png"]
+    return Batch(photos, mask, weight, tokenized(family, prompts), pixels=pixels, crop=crop)
 
 
 def noised_for(family, config, latents=None):
@@ -85,7 +95,7 @@ def trained_parameters(family):
 
 def said(family, noised, batch):
     with torch.no_grad():
-        return family.predict(noised, family.encode_prompt(batch["prompt"]))
+        return family.predict(noised, family.encode_prompt(batch.prompt))
 
 
 def tokenized(family, prompts):

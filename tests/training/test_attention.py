@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from persam_dreambooth.training import attention
 from persam_dreambooth.training.config import MaskConfig
+from persam_dreambooth.training.data.dataset import Batch
 from persam_dreambooth.training.objective import training_loss
 from tests.parity.diffusers_cases import logged_losses
 from tests.training.runs import launch, train
@@ -30,7 +31,7 @@ def family_and_batch(base, kind="full", class_images=False, model=None, mask=Non
     torch.manual_seed(3)
     for weight in trained_parameters(family):
         weight.data += 0.02 * torch.randn_like(weight)  # adapters that start at zero would pass nothing on
-    return config, family, batch_for(family, class_images) | {"identifiers": [PLACES, PLACES]}
+    return config, family, batch_for(family, class_images)._replace(identifiers=[PLACES, PLACES])
 
 
 def seen_by(family, batch, config, count=2):
@@ -38,7 +39,7 @@ def seen_by(family, batch, config, count=2):
     noised = noised_for(family, config, torch.randn(count, 4, 16, 16))
     noised.noisy.requires_grad_()
     with attention.recorded(family.unet) as seen:
-        prediction = family.predict(noised, family.encode_prompt(batch["prompt"]))
+        prediction = family.predict(noised, family.encode_prompt(batch.prompt))
     return seen, prediction, noised
 
 
@@ -60,7 +61,7 @@ def test_probabilities_are_those_of_diffusers_own_processor(base, kind, monkeypa
     monkeypatch.setattr(Attention, "get_attention_scores", spy)
     torch.manual_seed(4)
     noised = noised_for(family, config, torch.randn(2, 4, 16, 16))
-    said = family.predict(noised, family.encode_prompt(batch["prompt"]))
+    said = family.predict(noised, family.encode_prompt(batch.prompt))
     theirs = [probabilities for probabilities in theirs if probabilities.shape[1] == ours.shape[1]]
     assert len(theirs) == len(seen.layers)
     torch.testing.assert_close(ours, torch.stack(theirs).mean(0), rtol=1e-4, atol=1e-6)
@@ -76,7 +77,7 @@ def test_recording_changes_no_bit_of_the_prediction(base, dtype):
         _, recorded, _ = seen_by(family, batch, config)
         torch.manual_seed(4)
         noised = noised_for(family, config, torch.randn(2, 4, 16, 16))
-        plain = family.predict(noised, family.encode_prompt(batch["prompt"]))
+        plain = family.predict(noised, family.encode_prompt(batch.prompt))
     assert torch.equal(recorded, plain)
     assert not any(module._forward_hooks for module in family.unet.modules())
 
@@ -86,17 +87,14 @@ def test_the_term_by_hand():
     layer = Attention(query_dim=1, heads=1, dim_head=1)
     query = torch.tensor([[[0.0], [math.log(3)]]])
     seen = attention.CrossAttention([layer], 0, [query.repeat(2, 1, 1)], [torch.tensor([[[1.0], [0.0]]] * 2)])
-    batch = {
-        "mask": torch.tensor([[[[1.0, 0.0]]]] * 2),
-        "identifiers": [(0,), (0, 1)],
-        "weight": torch.tensor([1.0, 1]),
-    }
+    mask = torch.tensor([[[[1.0, 0.0]]]] * 2)
+    batch = Batch(["first.png", "second.png"], mask, torch.ones(2), {}, identifiers=[(0,), (0, 1)])
     config = MaskConfig(instance_mask_dir="masks", **ON)
     torch.testing.assert_close(seen.probabilities(2)[0], torch.tensor([[0.5, 0.5], [0.75, 0.25]]))
     # To both tokens together both places look alike: (1, 1) against (1, 0).
     first, second = ((1 / 3) ** 2 + 1) / 2, 1 / 2
     for weights in ((1.0, 1.0), (1.0, 0.25)):
-        term = attention.attention_loss(seen, batch | {"weight": torch.tensor(weights)}, (1, 2), config)
+        term = attention.attention_loss(seen, batch._replace(weight=torch.tensor(weights)), (1, 2), config)
         assert term.item() == pytest.approx((weights[0] * first + weights[1] * second) / 2)
 
 
@@ -118,7 +116,7 @@ def test_odd_and_oblong_latents(base):
     torch.manual_seed(4)
     noised = noised_for(family, config, torch.randn(2, 4, 10, 18))
     with attention.recorded(family.unet) as seen:
-        family.predict(noised, family.encode_prompt(batch["prompt"]))
+        family.predict(noised, family.encode_prompt(batch.prompt))
     found = seen.maps([PLACES, PLACES], (10, 18))
     assert found.shape[-2:] == (-(-10 // 2**seen.level), -(-18 // 2**seen.level))
     assert torch.equal(found.amax((1, 2, 3)), torch.ones(2)) and found.min() > 0
@@ -152,7 +150,7 @@ def test_the_background_prior_is_not_recorded(base, kind):
         mask = ON | {"background_prior_weight": prior}
         config, family, batch = prepared(base, kind, prior, mask=mask)
         torch.manual_seed(1)
-        _, terms[prior] = training_loss(family, batch | {"identifiers": [PLACES, PLACES]}, config)
+        _, terms[prior] = training_loss(family, batch._replace(identifiers=[PLACES, PLACES]), config)
     assert terms[1.0]["background_prior_loss"] > 0
     assert torch.equal(terms[0.0]["attention_loss"], terms[1.0]["attention_loss"])
 

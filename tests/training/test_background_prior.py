@@ -31,7 +31,7 @@ def prepared(base, kind, weight=1.0, class_prompt="a dog", class_images=False, d
     for parameter in trained_parameters(family):
         parameter.data += drift * torch.randn_like(parameter)
     batch = batch_for(family, class_images)
-    return config, family, batch | {"class_prompt": tokenized(family, [class_prompt] * 2)}
+    return config, family, batch._replace(class_prompt=tokenized(family, [class_prompt] * 2))
 
 
 def loss_of(family, batch, config, seed=1):
@@ -68,7 +68,7 @@ def logged(name, output="output"):
 
 def cells(family, batch, config):
     """The latent mask, (B, 1, h, w)."""
-    return F.avg_pool2d(batch["mask"], family.cell_of(config.model))
+    return F.avg_pool2d(batch.mask, family.cell_of(config.model))
 
 
 @every_kind
@@ -80,13 +80,13 @@ def test_the_term_is_what_explicit_models_give(base, kind, optimization):
     add = family.add_noise
     family.add_noise = lambda latents, offset: seen.setdefault("noised", add(latents, offset))
     loss, terms = loss_of(family, batch, config)
-    noised, (_, untouched) = replace(seen["noised"], crop=batch["crop"]), make(base)
+    noised, (_, untouched) = replace(seen["noised"], crop=batch.crop), make(base)
     first, steps = noised.first(2), noised.timesteps[:2]
 
     def expected(prompt):
         with torch.no_grad():
             frozen = untouched.predict(first, untouched.encode_prompt(tokenized(family, [prompt] * 2)))
-            prediction = family.predict(noised, family.encode_prompt(batch["prompt"]))[:2]
+            prediction = family.predict(noised, family.encode_prompt(batch.prompt))[:2]
         outside = 1 - cells(family, batch, config)
         error = ((prediction - frozen) ** 2 * outside).sum((1, 2, 3)) / (4 * outside.sum((1, 2, 3)))
         if snr_gamma is None:
@@ -141,16 +141,16 @@ def test_adapters_are_on_again_afterwards(base, kind, breaks):
 
     def say():
         with torch.no_grad():
-            return family.predict(noised, family.encode_prompt(batch["class_prompt"]))
+            return family.predict(noised, family.encode_prompt(batch.class_prompt))
 
     trained = say()
     if breaks:
         hook = parts[0].register_forward_hook(lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            family.predict_base(noised, batch["class_prompt"])
+            family.predict_base(noised, batch.class_prompt)
         hook.remove()
     else:
-        assert not torch.equal(family.predict_base(noised, batch["class_prompt"]), trained)
+        assert not torch.equal(family.predict_base(noised, batch.class_prompt), trained)
     assert torch.equal(say(), trained)
     layers = [module for part in parts for module in part.modules() if isinstance(module, BaseTunerLayer)]
     assert layers and not any(layer.disable_adapters for layer in layers)
@@ -165,7 +165,7 @@ def test_the_trained_modules_are_back_when_the_base_model_fails(base, kind):
     next(iter(family.base.values())).register_forward_hook(lambda *_: 1 / 0)
     noised = noised_for(family, config)
     with pytest.raises(ZeroDivisionError):
-        family.predict_base(noised, batch["class_prompt"])
+        family.predict_base(noised, batch.class_prompt)
     assert all(family.trained()[name] is part for name, part in parts.items())
 
 
@@ -173,7 +173,7 @@ def test_the_trained_modules_are_back_when_the_base_model_fails(base, kind):
 def test_the_base_stays_the_base_while_the_model_learns(base, kind):
     config, family, batch = prepared(base, kind, drift=0.0)
     noised = noised_for(family, config)
-    first = family.predict_base(noised, batch["class_prompt"])
+    first = family.predict_base(noised, batch.class_prompt)
     kept = {
         name: {key: value.clone() for key, value in part.state_dict().items()} for name, part in family.base.items()
     }
@@ -195,7 +195,7 @@ def test_the_base_stays_the_base_while_the_model_learns(base, kind):
         assert not part.training and all(
             weight.grad is None and not weight.requires_grad for weight in part.parameters()
         )
-    assert torch.equal(family.predict_base(noised, batch["class_prompt"]), first)
+    assert torch.equal(family.predict_base(noised, batch.class_prompt), first)
 
 
 @every_kind
@@ -215,7 +215,7 @@ def test_no_random_number_is_drawn_for_it(base, kind):
         states.append(torch.get_rng_state())
         if weight > 0:
             noised = noised_for(family, config)
-            assert torch.equal(*(family.predict_base(noised, batch["class_prompt"]) for _ in range(2)))
+            assert torch.equal(*(family.predict_base(noised, batch.class_prompt) for _ in range(2)))
     assert torch.equal(*states) and torch.equal(*instance_losses)
 
 

@@ -50,7 +50,7 @@ def test_only_the_foreground_has_gradients(base, model, mask, optimization, dtyp
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         grad = gradient(family, config, batch)
     touched = (
-        torch.nn.functional.max_pool2d(batch["mask"], family.cell_of(config.model)) > 0
+        torch.nn.functional.max_pool2d(batch.mask, family.cell_of(config.model)) > 0
     )  # cells with any pixel of the subject
     outside = ~touched.expand_as(grad[:2])
     assert (grad[:2][outside] == 0.0).all()
@@ -67,7 +67,7 @@ def test_what_lies_outside_the_mask_changes_no_bit_of_any_gradient(base, model):
         torch.manual_seed(0)  # LoRA adapters are drawn
         config, family = make(base, model)
         batch = batch_for(family, class_images=False)
-        touched = torch.nn.functional.max_pool2d(batch["mask"], family.cell_of(config.model)) > 0
+        touched = torch.nn.functional.max_pool2d(batch.mask, family.cell_of(config.model)) > 0
         add = family.add_noise
 
         def disturbed(latents, settings):
@@ -92,7 +92,7 @@ def test_masks_do_not_touch_the_class_images(base):
     config, family = make(base)
     batch = batch_for(family, class_images=True)
     masked = gradient(family, config, batch)
-    white = gradient(family, config, batch | {"mask": torch.ones_like(batch["mask"])})
+    white = gradient(family, config, batch._replace(mask=torch.ones_like(batch.mask)))
     torch.testing.assert_close(masked[2:], white[2:])
     assert not torch.equal(masked[:2], white[:2])
 
@@ -112,10 +112,10 @@ def test_min_snr_weighs_each_photo_by_its_own_timestep(base):
     family.add_noise = keep
     torch.manual_seed(1)
     _, terms = training_loss(family, batch, config)
-    it = replace(noised["it"], crop=batch["crop"])
-    prediction = family.predict(it, family.encode_prompt(batch["prompt"]))
+    it = replace(noised["it"], crop=batch.crop)
+    prediction = family.predict(it, family.encode_prompt(batch.prompt))
     error = (prediction - it.target)[:2] ** 2
-    cells = torch.nn.functional.avg_pool2d(batch["mask"], family.cell_of(config.model))
+    cells = torch.nn.functional.avg_pool2d(batch.mask, family.cell_of(config.model))
     per_photo = (error * cells).sum((1, 2, 3)) / (error.shape[1] * cells.sum((1, 2, 3)))
     alphas = family.scheduler.alphas_cumprod[it.timesteps[:2]]
     snr = alphas / (1 - alphas)

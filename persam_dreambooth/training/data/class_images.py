@@ -13,6 +13,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.repeated import repeated_folders
 from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.local_paths import without_folders
 from persam_dreambooth.training.screen import warn
 from persam_dreambooth.yaml_files import read_yaml
@@ -22,7 +23,7 @@ ORIGIN_NAME = ".class_images.json"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "no": torch.float32}
 
 
-def check_class_folders(subjects: Sequence[TrainingConfig]) -> None:
+def check_class_folders(concepts: Sequence[Concept]) -> None:
     """Refuse class image folders that hold a subject's photos or masks.
 
     These would be trained on as class images, and class images would be generated among them.
@@ -30,22 +31,19 @@ def check_class_folders(subjects: Sequence[TrainingConfig]) -> None:
     Raises:
         UserError: names the folder.
     """
-    given = [
-        folder for subject in subjects for folder in (subject.data.instance_data_dir, subject.mask.instance_mask_dir)
-    ]
-    folders = [Path(folder) for folder in given if folder]
+    folders = [folder for concept in concepts for folder in (concept.photos, concept.masks) if folder]
     inside = [inner.path for folder in folders for inner in repeated_folders(folder)]
     taken = {folder.resolve() for folder in (*folders, *inside)}
-    for subject in subjects:
-        folder = Path(str(subject.data.class_data_dir))
-        if subject.data.with_prior_preservation and folder.resolve() in taken:
+    for concept in concepts:
+        if concept.class_folder and concept.class_folder.resolve() in taken:
             raise UserError(
-                f"--class_data_dir {folder} holds a subject's photos or masks; give a folder for class images only"
+                f"--class_data_dir {concept.class_folder} holds a subject's photos or masks; give a folder for class "
+                "images only"
             )
 
 
-def ensure_class_images(config: TrainingConfig, accelerator: Accelerator) -> list[Path]:
-    """Generate missing class images, split between all processes.
+def ensure_class_images(concept: Concept, config: TrainingConfig, accelerator: Accelerator) -> list[Path]:
+    """Generate a subject's missing class images, split between all processes.
 
     Image i is generated with seed `--seed` + i, so that the set depends neither on the number of processes
     nor on interruptions (except for rounding differences between batch sizes).
@@ -56,10 +54,9 @@ def ensure_class_images(config: TrainingConfig, accelerator: Accelerator) -> lis
     Raises:
         UserError: the folder cannot be made, or a class image in it cannot be decoded.
     """
-    data = config.data
-    if not data.with_prior_preservation:
+    folder = concept.class_folder
+    if folder is None:
         return []
-    folder = Path(str(data.class_data_dir))
     files.check_output_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     existing = _images(folder)
@@ -67,15 +64,15 @@ def ensure_class_images(config: TrainingConfig, accelerator: Accelerator) -> lis
         warn(f"--class_data_dir {folder}: {words}")
     taken = {path.stem for path in existing}
     free = (number for number in count() if _stem(number) not in taken)
-    missing = list(islice(free, max(0, data.num_class_images - len(existing))))
+    missing = list(islice(free, max(0, concept.num_class_images - len(existing))))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        _remember_origin(folder, config, bool(missing))
+        _remember_origin(folder, concept.class_prompt, config, bool(missing))
     if missing:
         with accelerator.split_between_processes(missing) as mine:
-            _generate(mine, folder, config, accelerator)
+            _generate(mine, folder, concept.class_prompt, config, accelerator)
         accelerator.wait_for_everyone()
-    chosen = _images(folder)[: data.num_class_images]
+    chosen = _images(folder)[: concept.num_class_images]
     for path in chosen:
         files.read_photo(path)  # fail on a damaged file now, not in the middle of training
     return chosen
@@ -87,13 +84,13 @@ def _images(folder: Path) -> list[Path]:
     return [*files.list_photos(folder), *inside]
 
 
-def _remember_origin(folder: Path, config: TrainingConfig, is_drawn: bool) -> None:
+def _remember_origin(folder: Path, prompt: str | None, config: TrainingConfig, is_drawn: bool) -> None:
     """Warn if class images were generated for another prompt or model; if some `is_drawn` now, record for which.
 
     A user's own pictures have no record and cause no warning.
     """
     path, base = folder / ORIGIN_NAME, without_folders(str(config.model.pretrained_model_name_or_path))
-    now = {"class_prompt": config.data.class_prompt, "base_model": base}
+    now = {"class_prompt": prompt, "base_model": base}
     before = read_yaml(path, "record of class images") if path.exists() else []  # reads JSON too
     if not isinstance(before, list) or not all(isinstance(origin, dict) for origin in before):
         raise UserError(f"{path}, the record of what the class images beside it were made for, is damaged; delete it")
@@ -111,7 +108,9 @@ def _stem(number: int) -> str:
     return f"class-{number:05d}"
 
 
-def _generate(numbers: list[int], folder: Path, config: TrainingConfig, accelerator: Accelerator) -> None:
+def _generate(
+    numbers: list[int], folder: Path, prompt: str | None, config: TrainingConfig, accelerator: Accelerator
+) -> None:
     """Generate the class images with these numbers into the folder."""
     default = "fp16" if accelerator.device.type == "cuda" else "fp32"
     pipeline = DiffusionPipeline.from_pretrained(
@@ -133,7 +132,7 @@ def _generate(numbers: list[int], folder: Path, config: TrainingConfig, accelera
             generators = None
             if seed is not None:
                 generators = [torch.Generator(accelerator.device).manual_seed(seed + number) for number in batch]
-            images = pipeline([config.data.class_prompt] * len(batch), generator=generators).images
+            images = pipeline([prompt] * len(batch), generator=generators).images
             for number, image in zip(batch, images, strict=True):
                 files.write_picture(image, folder / f"{_stem(number)}.png")
             progress.update(len(batch))

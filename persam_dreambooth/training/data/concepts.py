@@ -1,10 +1,10 @@
-"""The subjects of a run, each with its own config: one from the flags, or several from a file."""
+"""The subjects of a run: one from the flags, or several from a file."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos.repeated import repeated_folders
@@ -30,8 +30,56 @@ LONGEST, LARGEST = 100, 31
 """Maximum number of characters of a value in a message; maximum number of bits of a number."""
 
 
-def read_concepts(config: TrainingConfig) -> list[TrainingConfig]:
-    """Return one config per subject, with that subject's photos, prompts and masks.
+@dataclass(frozen=True)
+class Concept:
+    """A subject: its prompts, and where its photos, masks and class images are.
+
+    Attributes:
+        photos: folder of its photos.
+        prompt: instance prompt; None if every photo has a caption or kohya's folders name it.
+        caption_extension: suffix of the captions beside the photos; None if they are not read.
+        masks: folder of its masks; None if they are made from `reference`, or if there are none.
+        reference: a photo and its mask, from which the other masks are made.
+        class_prompt: prompt of its class images and of the background prior.
+        class_folder: folder of its class images; None without prior preservation.
+        num_class_images: how many of them there are to be.
+        identifier: word that names it in the prompts, for the attention loss.
+        name: of its files in a run with several subjects; empty in a run with one.
+    """
+
+    photos: Path
+    prompt: str | None
+    caption_extension: str | None
+    masks: Path | None
+    reference: tuple[Path, Path] | None
+    class_prompt: str | None
+    class_folder: Path | None
+    num_class_images: int
+    identifier: str | None
+    name: str
+
+    @classmethod
+    def of(cls, config: TrainingConfig) -> Self:
+        """Take the subject out of settings that are about one."""
+        data, mask = config.data, config.mask
+        photos = Path(str(data.instance_data_dir))
+        reference = (mask.reference_image, mask.reference_mask)
+        return cls(
+            photos=photos,
+            prompt=data.instance_prompt or _folder_prompt(photos, data),
+            caption_extension=data.caption_extension,
+            masks=Path(mask.instance_mask_dir) if mask.instance_mask_dir else None,
+            reference=(Path(reference[0]), Path(reference[1])) if reference[0] and reference[1] else None,
+            class_prompt=data.class_prompt,
+            class_folder=Path(str(data.class_data_dir)) if data.with_prior_preservation else None,
+            num_class_images=data.num_class_images,
+            identifier=mask.identifier,
+            name=photos.resolve().name if data.concepts_list else "",
+        )
+
+
+def read_concepts(config: TrainingConfig) -> list[Concept]:
+    """Return the subjects with their photos, prompts and masks.
 
     Args:
         config: the run's; its values are the defaults for the entries of `--concepts_list`. With a data set, the
@@ -45,9 +93,9 @@ def read_concepts(config: TrainingConfig) -> list[TrainingConfig]:
             photo folders of the same name.
     """
     if config.data.dataset_name:
-        return [dataset_copy.local(config)]
+        return [Concept.of(dataset_copy.local(config))]
     if not config.data.concepts_list:
-        return [_prompted(config)]
+        return [Concept.of(config)]
     path = Path(config.data.concepts_list)
     entries = read_yaml(path, "list of subjects")  # reads JSON too
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
@@ -56,40 +104,32 @@ def read_concepts(config: TrainingConfig) -> list[TrainingConfig]:
         _concept(config, entry, f"entry {number} of {path}", path.parent)
         for number, entry in enumerate(entries, start=1)
     ]
-    names = [folder_name(concept) for concept in concepts]
+    names = [concept.name for concept in concepts]
     if len(set(names)) < len(names):
         raise UserError(
             f"two entries of {path} have photo folders of the same name ({', '.join(names)}); rename one, since "
             "results are named after them"
         )
     _refuse_shared_class_folders(concepts, path)
-    return list(map(_prompted, concepts))
+    return concepts
 
 
-def _prompted(config: TrainingConfig) -> TrainingConfig:
-    """Use the prompt in the names of kohya's folders if there is no other prompt and all folders have the same."""
-    words = {folder.words for folder in repeated_folders(Path(str(config.data.instance_data_dir)))}
-    if config.data.instance_prompt or config.data.caption_extension or len(words) != 1:
-        return config
-    return replace(config, data=replace(config.data, instance_prompt=words.pop()))
+def _folder_prompt(photos: Path, data: DataConfig) -> str | None:
+    """Return the prompt in the names of kohya's folders, if there are no captions and all folders have the same."""
+    words = set() if data.caption_extension else {folder.words for folder in repeated_folders(photos)}
+    return words.pop() if len(words) == 1 else None
 
 
-def _refuse_shared_class_folders(concepts: Sequence[TrainingConfig], path: Path) -> None:
+def _refuse_shared_class_folders(concepts: Sequence[Concept], path: Path) -> None:
     """Refuse a folder of class images that is shared by two different class prompts."""
     prompts: dict[Path, str | None] = {}
     for concept in concepts:
-        if concept.data.with_prior_preservation:
-            folder = Path(str(concept.data.class_data_dir)).resolve()
-            if prompts.setdefault(folder, concept.data.class_prompt) != concept.data.class_prompt:
-                raise UserError(
-                    f"two entries of {path} share the class_data_dir {concept.data.class_data_dir} but have different "
-                    "class_prompts; give each its own folder"
-                )
-
-
-def folder_name(concept: TrainingConfig) -> str:
-    """Return the name of a subject's files in a run with several subjects; empty in a run with one."""
-    return Path(str(concept.data.instance_data_dir)).resolve().name if concept.data.concepts_list else ""
+        folder = concept.class_folder
+        if folder and prompts.setdefault(folder.resolve(), concept.class_prompt) != concept.class_prompt:
+            raise UserError(
+                f"two entries of {path} share the class_data_dir {folder} but have different class_prompts; give each "
+                "its own folder"
+            )
 
 
 def _found(name: str, beside: Path) -> str:
@@ -113,7 +153,8 @@ def _can_be_given(value: str) -> bool:
         return False
 
 
-def _concept(config: TrainingConfig, entry: dict[str, Any], where: str, beside: Path) -> TrainingConfig:
+def _concept(config: TrainingConfig, entry: dict[str, Any], where: str, beside: Path) -> Concept:
+    """Check an entry of the list as the flags would be, with the run's values as defaults."""
     unknown = set(entry) - set(KEYS)
     if unknown:
         raise UserError(f"{where} has an unknown key {min(map(_short, unknown))}; known: {', '.join(KEYS)}")
@@ -128,12 +169,12 @@ def _concept(config: TrainingConfig, entry: dict[str, Any], where: str, beside: 
     of_data = {flag.name for flag in fields(DataConfig)} & set(entry)
     of_mask = {flag.name for flag in fields(MaskConfig)} & set(entry)
     try:
-        concept = replace(
+        own = replace(
             config,
             data=replace(config.data, **{key: entry[key] for key in of_data}),
             mask=replace(config.mask, **{key: entry[key] for key in of_mask}),
         )
-        concept.check_subject()
+        own.check_subject()
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    return concept
+    return Concept.of(own)

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from persam_dreambooth.training.data.crops import Size
-from persam_dreambooth.training.data.samples import ReadSample, Source
+from persam_dreambooth.training.data.samples import ReadSample, Sample, Source
 from persam_dreambooth.training.families.noised import Conditioning
 
 
@@ -24,6 +25,7 @@ class InstancePhoto:
         photo: the file.
         mask: file of its mask; None trains on the whole photo.
         size: height and width of its crops, in pixels.
+        shape: height and width of the upright photo, in pixels.
         prompt: with the identifier.
         weight: factor of its loss.
         concept: index of its subject, from 0.
@@ -35,6 +37,7 @@ class InstancePhoto:
     photo: Path
     mask: Path | None
     size: Size
+    shape: Size
     prompt: str = ""
     weight: float = 1.0
     concept: int = 0
@@ -48,13 +51,61 @@ class InstancePhoto:
         return self.label or self.photo.name
 
 
-class DreamBoothDataset(Dataset[dict[str, Any]]):
+@dataclass(frozen=True, eq=False)
+class Item:
+    """A photo's sample with its prompt; with prior preservation a class image's too.
+
+    Attributes:
+        photo: the photo's name.
+        sample: crop of the photo and its mask.
+        prompt: conditioning of its prompt, batch size 1.
+        weight: factor of its loss.
+        identifier: positions of the identifier's tokens in the prompt.
+        class_sample: crop of a class image.
+        class_prompt: conditioning of the class prompt, batch size 1.
+    """
+
+    photo: str
+    sample: Sample
+    prompt: Conditioning
+    weight: float
+    identifier: tuple[int, ...]
+    class_sample: Sample | None = None
+    class_prompt: Conditioning | None = None
+
+
+class Batch(NamedTuple):
+    """What one forward pass trains on: B instance photos, then B class images with prior preservation.
+
+    A named tuple, since Accelerate moves those to the device. N is B, or 2 B with class images.
+
+    Attributes:
+        photos: B names.
+        mask: (B, 1, h, w) float32, 1 on the subject.
+        weight: (B,) float32, factor of each photo's loss.
+        prompt: conditioning of all N.
+        pixels: (N, 3, h, w) float32 in [-1, 1]; None if the latents were encoded before.
+        moments: (N, 2 C, h', w') of their latents, in place of `pixels`.
+        crop: (N, 6) int64, see `Crop.conditioning`; None for families that do not use it.
+        class_prompt: conditioning of the class prompt, B times; None without one.
+        identifiers: B tuples of token positions, for the attention loss.
+    """
+
+    photos: list[str]
+    mask: Tensor
+    weight: Tensor
+    prompt: Conditioning
+    pixels: Tensor | None = None
+    moments: Tensor | None = None
+    crop: Tensor | None = None
+    class_prompt: Conditioning | None = None
+    identifiers: list[tuple[int, ...]] = []  # noqa: RUF012 - a default that nobody changes
+
+
+class DreamBoothDataset(Dataset[Item]):
     """Instance photos with masks, paired with class images when there are any.
 
-    A photo has `repeats` items. An item is a `Sample` plus `photo` (its name), `weight` (a scalar), `identifier`
-    (positions of its tokens) and `prompt` (its prompt's conditioning). With class images it also holds a second
-    sample, whose keys begin with `class_`; with class prompts also `class_prompt`. `read`, which makes the samples,
-    may be replaced.
+    A photo has `repeats` items. `read`, which makes the samples, may be replaced.
 
     Args:
         instances: photos with their masks, each once.
@@ -90,17 +141,19 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
         )
         return len(self.instances) * max(1, *rounds)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Item:
         instance = self.instances[index % len(self.instances)]
-        item: dict[str, Any] = dict(self.read(instance.photo, instance.mask, instance.size))
-        item |= {"photo": instance.name, "prompt": self.prompts[instance.prompt]}
-        item |= {"weight": torch.tensor(instance.weight), "identifier": instance.identifier}
-        if self.class_prompts:
-            item["class_prompt"] = self.prompts[self.class_prompts[instance.concept]]
-        if any(self.class_images):
-            class_image = self.read(self._class_image(index), None, instance.size)
-            item |= {f"class_{name}": value for name, value in class_image.items()}
-        return item
+        sample = self.read(instance.photo, instance.mask, instance.size)
+        class_sample = self.read(self._class_image(index), None, instance.size) if any(self.class_images) else None
+        return Item(
+            instance.name,
+            sample,
+            self.prompts[instance.prompt],
+            instance.weight,
+            instance.identifier,
+            class_sample,
+            self.prompts[self.class_prompts[instance.concept]] if self.class_prompts else None,
+        )
 
     def sources(self) -> list[Source]:
         """Return all photos, masks and sizes that items are made of."""
@@ -119,26 +172,24 @@ class DreamBoothDataset(Dataset[dict[str, Any]]):
         return images[(rounds * own + before) % len(images)]
 
 
-def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Collate items into a batch, `[instances..., class images...]`.
-
-    Returns:
-        `photos`, B names, `identifiers`, B tuples of token positions, `pixels` (B or 2B, 3, h, w) or `moments`
-        (B or 2B, 2 C, h', w'), `mask` (B, 1, h, w), `weight` (B,), `crop` (B or 2B, 6) int64, `prompt`, the
-        conditioning of all B or 2B; with a class prompt also `class_prompt`, its conditioning B times.
-    """
-    first = items[0]
-    both = [name for name in ("pixels", "moments", "crop", "prompt") if name in first]
-    metrics = {name: [item[name] for item in items] for name in (*both, "mask", "weight")}
-    if "class_crop" in first:
-        for name in both:
-            metrics[name] += [item[f"class_{name}"] for item in items]
-    prompts = {"prompt": metrics.pop("prompt")}
-    if "class_prompt" in first:
-        prompts["class_prompt"] = [item["class_prompt"] for item in items]
-    batch: dict[str, Any] = {name: torch.stack(values) for name, values in metrics.items()}
-    batch |= {name: _stacked(values) for name, values in prompts.items()}
-    return batch | {f"{name}s": [item[name] for item in items] for name in ("photo", "identifier")}
+def collate(items: Sequence[Item]) -> Batch:
+    """Collate items into a batch."""
+    samples, prompts = [item.sample for item in items], [item.prompt for item in items]
+    class_prompts = [item.class_prompt for item in items if item.class_prompt is not None]
+    for item in items:
+        if item.class_sample is not None and item.class_prompt is not None:
+            samples.append(item.class_sample)
+            prompts.append(item.class_prompt)
+    stacked = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0] if key != "mask"}
+    return Batch(
+        photos=[item.photo for item in items],
+        mask=torch.stack([item.sample["mask"] for item in items]),
+        weight=torch.tensor([item.weight for item in items]),
+        prompt=_stacked(prompts),
+        class_prompt=_stacked(class_prompts) if class_prompts else None,
+        identifiers=[item.identifier for item in items],
+        **stacked,
+    )
 
 
 def _stacked(prompts: Sequence[Conditioning]) -> Conditioning:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from persam_dreambooth import masks
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos import files, rendering
+from persam_dreambooth.photos import files, pairs, rendering
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.crops import cover_mask, cut_mask, draw_crop
 from persam_dreambooth.training.data.dataset import InstancePhoto
@@ -68,7 +68,8 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
         cell: side of a latent cell in pixels.
 
     Raises:
-        UserError: names the photos whose latent mask is empty (they would train nothing), or whose mask is tiny.
+        UserError: a mask has another size than its photo, or its latent mask is empty (it would train nothing), or
+            it is tiny; names the photos.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the GPUs as well
@@ -92,6 +93,7 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
 
 def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: int) -> MaskCheck:
     mask = read_mask(path)
+    pairs.check_size(path, tuple(mask.shape), instance.photo, instance.shape[::-1])
     resized, shape, center = cover_mask(mask, instance.size), (mask.shape[0], mask.shape[1]), config.data.center_crop
     crops = [draw_crop(shape, instance.size, config.data, resized) for _ in range(1 if center else CROPS)]
     cuts = [cut_mask(resized, crop) for crop in crops]

@@ -8,6 +8,7 @@ import torch
 
 from persam_dreambooth.devices import emulates_bfloat16
 from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.screen import warn
 from persam_dreambooth.words import counted
@@ -49,14 +50,14 @@ def uneven_resolution(config: TrainingConfig, unit: int) -> None:
         )
 
 
-def without_identifier(subjects: Iterable[TrainingConfig]) -> None:
+def without_identifier(concepts: Iterable[Concept]) -> None:
     """Warn of instance prompts without an identifier.
 
     This is certain only if all words are in the class prompt. Without a class prompt it is assumed if only one plain
     word is left besides articles and the like, so that either the identifier or the class noun is missing.
     """
-    for subject in subjects:
-        prompt, class_prompt = subject.data.instance_prompt or "", subject.data.class_prompt or ""
+    for concept in concepts:
+        prompt, class_prompt = concept.prompt or "", concept.class_prompt or ""
         words, common = _words(prompt), {*PLAIN, *_words(class_prompt)}
         own = [word for word in words if word not in common]
         if words and class_prompt and not own:

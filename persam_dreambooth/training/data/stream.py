@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
+
+from persam_dreambooth.training.data.dataset import DreamBoothDataset, Item
 
 PHOTO, BATCH, ORDER = range(3)
 """Purposes of a seed: a photo's crop and flip; a batch's noise, timesteps and dropout; the order of an epoch."""
@@ -63,16 +64,16 @@ class PhotoStream(Sampler[tuple[int, int]]):
         return torch.randperm(self.photos, generator=generator).tolist()
 
 
-class SeededDataset(Dataset[dict[str, Any]]):
+class SeededDataset(Dataset[Item]):
     """A dataset that is indexed by (index, seed); torch's global random state is not changed."""
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: DreamBoothDataset) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: tuple[int, int]) -> Item:
         index, seed = key
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU's as well

@@ -10,6 +10,7 @@ from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME
 from persam_dreambooth.photos.manifest import MANIFEST_NAME
 from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.data.mask_report import MASKS_NAME, MaskCheck
 from persam_dreambooth.training.local_paths import without_folders
 
@@ -22,14 +23,14 @@ class Card:
 
     Attributes:
         config: the run's flags.
-        concepts: one config per subject, with its prompts; at least one.
+        concepts: the subjects; at least one.
         masks: the checks of the masks; empty without masks.
         pictures: the newest validation pictures, inside the output folder.
         family: of the base model, such as `StableDiffusion`.
     """
 
     config: TrainingConfig
-    concepts: Sequence[TrainingConfig]
+    concepts: Sequence[Concept]
     masks: Sequence[MaskCheck]
     pictures: Sequence[Path]
     family: str
@@ -37,7 +38,7 @@ class Card:
     @property
     def prompts(self) -> list[str]:
         """The subjects' prompts, without captions of single photos."""
-        return [concept.data.instance_prompt for concept in self.concepts if concept.data.instance_prompt]
+        return [concept.prompt for concept in self.concepts if concept.prompt]
 
     def save(self, folder: Path, public: bool = False) -> None:
         """Write `README.md` into a folder; `public` omits what only the owner of the photos may see."""
@@ -118,12 +119,12 @@ class Card:
         """Return a table of prompts, class images and photos."""
         rows = []
         for concept in self.concepts:
-            data = concept.data
-            rows.append(("instance prompt", f"*{data.instance_prompt}*" if data.instance_prompt else "captions"))
-            if data.class_prompt:
-                rows.append(("class prompt", f"*{data.class_prompt}*"))
-            if data.with_prior_preservation:
-                rows.append(("class images", f"{data.num_class_images}, weight {data.prior_loss_weight:g}"))
+            rows.append(("instance prompt", f"*{concept.prompt}*" if concept.prompt else "captions"))
+            if concept.class_prompt:
+                rows.append(("class prompt", f"*{concept.class_prompt}*"))
+            if concept.class_folder:
+                weight = self.config.data.prior_loss_weight
+                rows.append(("class images", f"{concept.num_class_images}, weight {weight:g}"))
         if self.masks:
             low, high = (extreme(check.coverage for check in self.masks) for extreme in (min, max))
             rows.append(("photos", f"{len(self.masks)}; the subject covers {low:.0%} to {high:.0%} of them"))

@@ -33,7 +33,7 @@ def photo(tmp_path):
     blobs = np.kron(random.random((8, 12)) < 0.5, np.ones((8, 8), dtype=bool))
     Image.fromarray(np.repeat(blobs[..., None] * np.uint8(255), 3, axis=2)).save(tmp_path / "photo.png")
     Image.fromarray(blobs).save(tmp_path / "mask.png")
-    return InstancePhoto(tmp_path / "photo.png", tmp_path / "mask.png", (32, 32))
+    return InstancePhoto(tmp_path / "photo.png", tmp_path / "mask.png", (32, 32), (64, 96))
 
 
 @pytest.mark.parametrize("changes", [{}, {"center_crop": True}, {"random_flip": True}])
@@ -43,8 +43,8 @@ def test_photo_and_mask_move_together(photo, changes):
     seen = set()
     for _ in range(12):
         item = dataset[0]
-        assert item["pixels"].shape == (3, 32, 32) and item["mask"].shape == (1, 32, 32)
-        bright, mask = item["pixels"][0] > 0, item["mask"][0] > 0
+        assert item.sample["pixels"].shape == (3, 32, 32) and item.sample["mask"].shape == (1, 32, 32)
+        bright, mask = item.sample["pixels"][0] > 0, item.sample["mask"][0] > 0
         assert (bright == mask).float().mean() > 0.98  # the photo is smoothed at the blobs' edges, the mask is not
         seen.add(mask.numpy().tobytes())
     assert len(seen) == 1 if changes.get("center_crop") else len(seen) > 1
@@ -53,8 +53,8 @@ def test_photo_and_mask_move_together(photo, changes):
 def test_flips_happen_about_half_of_the_time(photo):
     torch.manual_seed(0)
     dataset = DreamBoothDataset([photo], FreshSamples(config(random_flip=True, center_crop=True)), PROMPTS)
-    straight = DreamBoothDataset([photo], FreshSamples(config(center_crop=True)), PROMPTS)[0]["mask"]
-    flips = sum(bool((dataset[0]["mask"] != straight).any()) for _ in range(60))
+    straight = DreamBoothDataset([photo], FreshSamples(config(center_crop=True)), PROMPTS)[0].sample["mask"]
+    flips = sum(bool((dataset[0].sample["mask"] != straight).any()) for _ in range(60))
     assert 18 <= flips <= 42
 
 
@@ -76,20 +76,20 @@ def test_the_crops_place_is_where_its_pixels_are(tmp_path, changes):
     random = np.random.default_rng(0)
     Image.fromarray(random.integers(0, 256, (48, 70, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
     photo = Image.open(tmp_path / "photo.png")
-    instances = [InstancePhoto(tmp_path / "photo.png", None, (32, 32))]
+    instances = [InstancePhoto(tmp_path / "photo.png", None, (32, 32), (48, 70))]
     dataset = DreamBoothDataset(instances, FreshSamples(config(**changes)), PROMPTS)
     resized, mirrored_too = v1.Resize(32)(photo), []
     torch.manual_seed(0)
     for _ in range(12):
         item = dataset[0]
-        height, width, top, left, *size = item["crop"].tolist()
-        assert item["crop"].dtype == torch.int64 and (height, width, size) == (48, 70, [32, 32])
+        height, width, top, left, *size = item.sample["crop"].tolist()
+        assert item.sample["crop"].dtype == torch.int64 and (height, width, size) == (48, 70, [32, 32])
         assert top == 0 and 0 <= left <= resized.width - 32
         cuts = [
             np.asarray(picture.crop((left, top, left + 32, top + 32))).transpose(2, 0, 1) / 127.5 - 1
             for picture in (resized, resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
         ]
-        same = [np.allclose(item["pixels"], cut, atol=1e-5) for cut in cuts]
+        same = [np.allclose(item.sample["pixels"], cut, atol=1e-5) for cut in cuts]
         assert sum(same) == 1
         mirrored_too.append(same[1])
     assert any(mirrored_too) == bool(changes.get("random_flip")) and not all(mirrored_too)
@@ -102,25 +102,27 @@ def test_batches_are_instances_then_class_images(photo, tmp_path):
     dataset = DreamBoothDataset([photo], FreshSamples(config()), PROMPTS, [classes], ["a dog"])
     assert len(dataset) == 2
     batch = collate([dataset[0], dataset[1]])
-    assert batch["pixels"].shape == (4, 3, 32, 32) and batch["mask"].shape == (2, 1, 32, 32)
-    assert batch["crop"][:, :2].tolist() == [[64, 96], [64, 96], [64, 40], [64, 40]]  # each one's own
-    assert batch["pixels"][2].unique().tolist() == [-1] and batch["pixels"][3].unique().tolist() == [1]
-    assert batch["prompt"]["input_ids"][:, 0].tolist() == [0, 0, 1, 1]
-    assert batch["class_prompt"]["input_ids"].shape == (2, 4)
+    assert batch.pixels.shape == (4, 3, 32, 32) and batch.mask.shape == (2, 1, 32, 32)
+    assert batch.crop[:, :2].tolist() == [[64, 96], [64, 96], [64, 40], [64, 40]]  # each one's own
+    assert batch.pixels[2].unique().tolist() == [-1] and batch.pixels[3].unique().tolist() == [1]
+    assert batch.prompt["input_ids"][:, 0].tolist() == [0, 0, 1, 1]
+    assert batch.class_prompt["input_ids"].shape == (2, 4)
 
 
 def test_a_class_prompt_needs_no_class_images(photo):
     dataset = DreamBoothDataset([photo], FreshSamples(config()), PROMPTS, class_prompts=["a dog"])
     batch = collate([dataset[0], dataset[0]])
-    assert batch["pixels"].shape == (2, 3, 32, 32)
-    assert batch["prompt"]["input_ids"][:, 0].tolist() == [0, 0]
-    assert batch["class_prompt"]["input_ids"][:, 0].tolist() == [1, 1]
-    assert "class_prompt" not in collate([DreamBoothDataset([photo], FreshSamples(config()), PROMPTS)[0]])
+    assert batch.pixels.shape == (2, 3, 32, 32)
+    assert batch.prompt["input_ids"][:, 0].tolist() == [0, 0]
+    assert batch.class_prompt["input_ids"][:, 0].tolist() == [1, 1]
+    assert collate([DreamBoothDataset([photo], FreshSamples(config()), PROMPTS)[0]]).class_prompt is None
 
 
 def test_without_a_mask_the_whole_photo_counts(photo):
-    item = DreamBoothDataset([InstancePhoto(photo.photo, None, (32, 32))], FreshSamples(config()), PROMPTS)[0]
-    assert item["mask"].unique().tolist() == [1]
+    item = DreamBoothDataset(
+        [InstancePhoto(photo.photo, None, (32, 32), photo.shape)], FreshSamples(config()), PROMPTS
+    )[0]
+    assert item.sample["mask"].unique().tolist() == [1]
 
 
 def test_other_backgrounds_stand_behind_the_subject(photo, tmp_path):
@@ -134,11 +136,11 @@ def test_other_backgrounds_stand_behind_the_subject(photo, tmp_path):
     colours, expected = set(), plain[0]
     for _ in range(10):
         item = mixed[0]
-        inside = item["mask"].expand(3, -1, -1) > 0
-        assert torch.equal(item["mask"], expected["mask"])
-        assert torch.equal(item["pixels"][inside], expected["pixels"][inside])
-        assert torch.equal(item["class_pixels"], expected["class_pixels"])
-        outside = item["pixels"][:, item["mask"][0] == 0]
+        inside = item.sample["mask"].expand(3, -1, -1) > 0
+        assert torch.equal(item.sample["mask"], expected.sample["mask"])
+        assert torch.equal(item.sample["pixels"][inside], expected.sample["pixels"][inside])
+        assert torch.equal(item.class_sample["pixels"], expected.class_sample["pixels"])
+        outside = item.sample["pixels"][:, item.sample["mask"][0] == 0]
         assert len(outside.unique(dim=1)[0]) == 1
         colours.add(tuple(outside[:, 0].tolist()))
     assert colours == {(1, -1, -1), (-1, -1, 1)}

@@ -13,9 +13,10 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest, write_manifest
 from persam_dreambooth.preprocessing import SETTINGS_NAME
-from persam_dreambooth.training.data.instances import describe, find_instances
+from persam_dreambooth.training.data.concepts import read_concepts
+from persam_dreambooth.training.data.instances import find_instances
 from tests.scene import scene
-from tests.training.small import configure
+from tests.training.small import configure, photos_of
 
 VERDICTS = {"dog": "found", "sofa": "not found", "park": "unsure", "reference": None}
 SIZES = [(32, 32)]
@@ -46,7 +47,7 @@ def config_for(folder, **mask):
 
 
 def trained_on(folder, **mask):
-    found, left_out = find_instances(config_for(folder, **mask), SIZES)
+    found, left_out = photos_of(config_for(folder, **mask), SIZES)
     return [instance.photo.stem for instance in found], {photo.stem: reason for photo, reason in left_out.items()}
 
 
@@ -60,7 +61,7 @@ def test_doubted_photos_are_left_out_and_the_reason_is_told_and_written_down(fol
         "sofa": "the subject in sofa.png: not found, because of sofa",
     }
     config = config_for(folder)
-    lines = {entry.photo: entry for entry in describe(*find_instances(config, SIZES), config)}
+    lines = {entry.photo: entry for entry in find_instances(read_concepts(config)[0], config, SIZES).manifest}
     assert "not found, because of sofa" in lines["../photos/sofa.png"].error
 
 
@@ -69,7 +70,7 @@ def test_they_are_trained_on_when_the_user_says_so(folder):
 
 
 def test_they_can_count_less_than_the_others(folder):
-    found, _ = find_instances(config_for(folder, doubtful_photo_weight=0.25), SIZES)
+    found, _ = photos_of(config_for(folder, doubtful_photo_weight=0.25), SIZES)
     assert {instance.photo.stem: instance.weight for instance in found} == {
         "dog": 1,
         "park": 0.25,
@@ -88,7 +89,7 @@ def test_a_run_without_any_photo_left_is_refused_in_one_line(folder):
     for name in ("dog", "reference"):
         (folder / "photos" / f"{name}.png").unlink()
     with pytest.raises(UserError, match=r"not sure of the subject in any photo \(.*park.*sofa.*\)") as error:
-        find_instances(config_for(folder), SIZES)
+        photos_of(config_for(folder), SIZES)
     assert "--doubtful_photo_weight" in str(error.value)
     assert len(str(error.value).splitlines()) == 1
 
@@ -108,7 +109,7 @@ def test_a_person_has_the_last_word_on_each_photo(folder, caplog):
     assert left_out["dog"] == "dog.png was excluded in review"
     assert "dog.png was excluded in review" in caplog.text
     assert trained_on(folder, doubtful_photo_weight=0.25)[0] == ["park", "reference", "sofa"]
-    instances, _ = find_instances(config_for(folder, doubtful_photo_weight=0.25), SIZES)
+    instances, _ = photos_of(config_for(folder, doubtful_photo_weight=0.25), SIZES)
     assert {instance.photo.stem: instance.weight for instance in instances} == {
         "park": 1,
         "reference": 1,
@@ -138,4 +139,4 @@ def test_an_excluded_photo_stays_out_when_its_twin_does_not(folder):
 def test_a_run_of_which_every_photo_was_excluded_is_refused_in_one_line(folder):
     review(folder, **dict.fromkeys(VERDICTS, "excluded"))
     with pytest.raises(UserError, match="every photo was excluded"):
-        find_instances(config_for(folder), SIZES)
+        photos_of(config_for(folder), SIZES)

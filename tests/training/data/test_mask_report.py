@@ -20,7 +20,7 @@ def instance(folder, name, rows, columns, shape=(64, 96)):
     mask[slice(*rows), slice(*columns)] = True
     files.write_picture(Image.new("RGB", shape[::-1], "grey"), folder / f"{name}.png")
     files.write_mask(mask, folder / "masks" / f"{name}.png")
-    return InstancePhoto(folder / f"{name}.png", folder / "masks" / f"{name}.png", (32, 32))
+    return InstancePhoto(folder / f"{name}.png", folder / "masks" / f"{name}.png", (32, 32), shape)
 
 
 def check(instances, **data):
@@ -30,7 +30,7 @@ def check(instances, **data):
 def test_coverage_and_what_crops_keep_are_measured(tmp_path):
     small = instance(tmp_path, "small", (16, 32), (0, 24))
     wide = instance(tmp_path, "wide", (0, 64), (0, 96))
-    checks = check([small, wide, InstancePhoto(small.photo, None, (32, 32))])
+    checks = check([small, wide, InstancePhoto(small.photo, None, (32, 32), small.shape)])
     assert [item.coverage for item in checks] == pytest.approx([16 * 24 / (64 * 96), 1.0])
     assert [item.kept for item in checks] == pytest.approx([1.0, 32 / 48])
     assert [tuple(item.latent.shape) for item in checks] == [(4, 6), (4, 6)]

@@ -11,10 +11,10 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.training.data import remarks
 from persam_dreambooth.training.data.class_images import ORIGIN_NAME, ensure_class_images
-from persam_dreambooth.training.data.instances import find_instances
+from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.families import load_family
 from persam_dreambooth.training.families.lumina2 import SYSTEM_PROMPT
-from tests.training.small import NAMED, configure
+from tests.training.small import NAMED, configure, photos_of
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def said(caplog):
 )
 def test_a_prompt_without_identifier_is_told_of(caplog, prompt, class_prompt, says):
     data = {"instance_prompt": prompt, "class_prompt": class_prompt, "caption_extension": ".txt"}
-    remarks.without_identifier([configure("model", data=data)])
+    remarks.without_identifier([Concept.of(configure("model", data=data))])
     lines = said(caplog)
     assert len(lines) == (says is not None) and all(says in line for line in lines)
 
@@ -116,10 +116,10 @@ def test_small_photos_are_enlarged_and_named(tmp_path, caplog):
         data={"instance_data_dir": str(tmp_path), "resolution": 48},
         mask={"masked_loss": False, "instance_mask_dir": None},
     )
-    find_instances(config, [(48, 48)])
+    photos_of(config, [(48, 48)])
     (line,) = said(caplog)
     assert line.endswith("1 of 2 photos is smaller than --resolution 48 and will be enlarged: small.png (40 x 64)")
-    find_instances(config, [(40, 40)])
+    photos_of(config, [(40, 40)])
     assert not said(caplog)
 
 
@@ -127,7 +127,7 @@ def class_run(models, folder, prompt, count=1):
     data = {"class_data_dir": str(folder), "class_prompt": prompt, "num_class_images": count}
     config = configure(models / "stable-diffusion", data=data | {"with_prior_preservation": True})
     torch.manual_seed(0)
-    return ensure_class_images(config, Accelerator())
+    return ensure_class_images(Concept.of(config), config, Accelerator())
 
 
 def test_class_images_remember_what_they_were_drawn_for(models, tmp_path, caplog):

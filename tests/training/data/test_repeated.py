@@ -12,13 +12,12 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import read_manifest
 from persam_dreambooth.photos.repeated import PhotoFolder, repeated_folders
 from persam_dreambooth.training.data.class_images import check_class_folders, ensure_class_images
-from persam_dreambooth.training.data.concepts import read_concepts
+from persam_dreambooth.training.data.concepts import Concept, read_concepts
 from persam_dreambooth.training.data.dataset import DreamBoothDataset
-from persam_dreambooth.training.data.instances import find_instances
 from persam_dreambooth.training.data.samples import FreshSamples
 from tests.scene import scene
 from tests.training.runs import train
-from tests.training.small import configure
+from tests.training.small import configure, photos_of
 
 SIZES = [(32, 32)]
 
@@ -63,7 +62,7 @@ def test_only_names_of_kohyas_kind_are_folders_of_repeats(tmp_path):
 @pytest.mark.usefixtures("album")
 def test_each_photo_has_the_repeats_prompt_and_mask_of_its_folder():
     Path("kl/10_sks dog/b.txt").write_text("sks dog asleep")
-    found, left_out = find_instances(given(caption_extension=".txt"), SIZES)
+    found, left_out = photos_of(given(caption_extension=".txt"), SIZES)
     assert not left_out
     assert [(instance.name, instance.repeats, instance.prompt) for instance in found] == [
         ("10_sks dog/a.png", 10, "sks dog"),
@@ -71,19 +70,17 @@ def test_each_photo_has_the_repeats_prompt_and_mask_of_its_folder():
         ("3_sks puppy/a.png", 3, "sks puppy"),
     ]
     assert [instance.mask for instance in found] == [Path("masks") / instance.name for instance in found]
-    assert {instance.prompt for instance in find_instances(given(instance_prompt="a sks dog"), SIZES)[0]} == {
-        "a sks dog"
-    }
+    assert {instance.prompt for instance in photos_of(given(instance_prompt="a sks dog"), SIZES)[0]} == {"a sks dog"}
 
 
 @pytest.mark.usefixtures("album")
 def test_an_epoch_shows_each_photo_as_often_as_its_folder_says():
     config = given()
-    found, _ = find_instances(config, SIZES)
+    found, _ = photos_of(config, SIZES)
     prompts = {instance.prompt: {} for instance in found}
     dataset = DreamBoothDataset(found, FreshSamples(config.data), prompts)
     assert len(dataset) == 23
-    shown = Counter(dataset[number]["photo"] for number in range(len(dataset)))
+    shown = Counter(dataset[number].photo for number in range(len(dataset)))
     assert shown == {"10_sks dog/a.png": 10, "10_sks dog/b.png": 10, "3_sks puppy/a.png": 3}
 
 
@@ -92,16 +89,16 @@ def test_masks_may_lie_in_one_folder_where_no_two_photos_share_one():
     for number, photo in enumerate(sorted(Path("kl").rglob("*.png"))):
         photo.rename(photo.with_name(f"{number}.png"))
         files.write_mask(scene(40, 48, number)[1], Path("flat") / f"{number}.png")
-    assert [instance.mask.name for instance in find_instances(given("flat"), SIZES)[0]] == ["0.png", "1.png", "2.png"]
+    assert [instance.mask.name for instance in photos_of(given("flat"), SIZES)[0]] == ["0.png", "1.png", "2.png"]
     Path("kl/10_sks dog/0.png").rename("kl/10_sks dog/2.png")
     with pytest.raises(UserError, match=r"10_sks dog/2\.png and 3_sks puppy/2\.png would share one mask of flat"):
-        find_instances(given("flat"), SIZES)
+        photos_of(given("flat"), SIZES)
 
 
 @pytest.mark.usefixtures("album")
 def test_photos_in_the_folder_itself_are_what_is_meant_and_the_others_are_named(caplog):
     draw(Path("kl"), Path("masks"), ["mine"])
-    found, _ = find_instances(given(instance_prompt="a sks dog"), SIZES)
+    found, _ = photos_of(given(instance_prompt="a sks dog"), SIZES)
     assert [instance.name for instance in found] == ["mine.png"]
     assert all(
         words in caplog.text
@@ -127,18 +124,21 @@ def test_kohyas_folders_are_segmented_and_trained_on(flags, models, album, capsy
 
 @pytest.mark.usefixtures("album")
 def test_words_that_all_folders_share_are_the_subjects_prompt():
-    assert read_concepts(given(caption_extension=".txt"))[0].data.instance_prompt is None
-    assert read_concepts(given())[0].data.instance_prompt is None  # two folders say two things
+    assert read_concepts(given(caption_extension=".txt"))[0].prompt is None
+    assert read_concepts(given())[0].prompt is None  # two folders say two things
     Path("kl/3_sks puppy").rename("kl/3_sks dog")
-    assert read_concepts(given())[0].data.instance_prompt == "sks dog"
-    assert read_concepts(given(instance_prompt="a sks dog"))[0].data.instance_prompt == "a sks dog"
+    assert read_concepts(given())[0].prompt == "sks dog"
+    assert read_concepts(given(instance_prompt="a sks dog"))[0].prompt == "a sks dog"
 
 
 def test_class_images_lie_in_kohyas_folders_too(models, album):
     draw(Path("reg/1_dog"), Path("unused"), ["a", "b"])
     prior = {"with_prior_preservation": True, "class_data_dir": "reg", "class_prompt": "a dog", "num_class_images": 2}
     config = configure(models / "stable-diffusion", data=prior)
-    assert ensure_class_images(config, Accelerator()) == [Path("reg/1_dog/a.png"), Path("reg/1_dog/b.png")]
+    assert ensure_class_images(Concept.of(config), config, Accelerator()) == [
+        Path("reg/1_dog/a.png"),
+        Path("reg/1_dog/b.png"),
+    ]
     assert [path.name for path in Path("reg").iterdir()] == ["1_dog"]
 
 
@@ -146,4 +146,4 @@ def test_class_images_lie_in_kohyas_folders_too(models, album):
 def test_a_folder_of_repeats_is_no_folder_for_class_images():
     prior = {"with_prior_preservation": True, "class_data_dir": "kl/10_sks dog", "class_prompt": "a dog"}
     with pytest.raises(UserError, match="holds a subject's photos"):
-        check_class_folders([given(**prior)])
+        check_class_folders([Concept.of(given(**prior))])

@@ -23,7 +23,7 @@ from persam_dreambooth.training.data.samples import FreshSamples
 from persam_dreambooth.training.objective import training_loss
 from tests.scene import scene
 from tests.training.runs import train
-from tests.training.small import batch_for, configure, make
+from tests.training.small import batch_for, configure, make, photos_of
 
 PROMPTS = {prompt: {"ids": torch.full((1, 2), n)} for n, prompt in enumerate(["a sks dog", "a dog", "a cat"])}
 SIZES = [(32, 32)]
@@ -51,11 +51,11 @@ def test_a_photo_is_trained_on_as_its_caption_says(tmp_path):
     (tmp_path / "photos" / "a.txt").write_text("\ufeffa sks dog\n on a Käsebrett \n", encoding="utf-8")
     (tmp_path / "photos" / "c.txt").write_text(" \n")
     data = {"instance_data_dir": str(tmp_path / "photos")}
-    found, _ = find_instances(flagged(tmp_path, caption_extension=".txt", **data), SIZES)
+    found, _ = photos_of(flagged(tmp_path, caption_extension=".txt", **data), SIZES)
     assert [instance.prompt for instance in found] == ["a sks dog on a Käsebrett", "a sks dog", "a sks dog"]
-    assert {instance.prompt for instance in find_instances(flagged(tmp_path, **data), SIZES)[0]} == {"a sks dog"}
+    assert {instance.prompt for instance in photos_of(flagged(tmp_path, **data), SIZES)[0]} == {"a sks dog"}
     with pytest.raises(UserError, match=r"b\.png has no caption .*b\.txt; .*--instance_prompt"):
-        find_instances(flagged(tmp_path, caption_extension=".txt", instance_prompt=None, **data), SIZES)
+        photos_of(flagged(tmp_path, caption_extension=".txt", instance_prompt=None, **data), SIZES)
 
 
 def test_each_subject_has_its_own_photos_masks_and_prompts(tmp_path):
@@ -74,9 +74,9 @@ def test_each_subject_has_its_own_photos_masks_and_prompts(tmp_path):
     path = tmp_path / "concepts.json"
     path.write_text(json.dumps(entries))
     config = configure("model", data={"concepts_list": str(path), "instance_data_dir": None})
-    found = [find_instances(concept, SIZES)[0] for concept in read_concepts(config)]
+    found = [find_instances(concept, config, SIZES).instances for concept in read_concepts(config)]
     assert [[instance.prompt for instance in its] for its in found] == [["a sks dog"], ["a sks cat"] * 2]
-    assert [concept.data.class_prompt for concept in read_concepts(config)] == ["a dog", "a cat"]
+    assert [concept.class_prompt for concept in read_concepts(config)] == ["a dog", "a cat"]
 
 
 def test_captions_that_nobody_has_are_told_of(tmp_path, caplog):
@@ -84,7 +84,7 @@ def test_captions_that_nobody_has_are_told_of(tmp_path, caplog):
     draw(tmp_path, ["a"])
     (tmp_path / "photos" / "a.txt").write_text("a sks dog on a table")
     for ending, told in ((".txt", False), (".text", True)):
-        find_instances(flagged(tmp_path, instance_data_dir=str(tmp_path / "photos"), caption_extension=ending), SIZES)
+        photos_of(flagged(tmp_path, instance_data_dir=str(tmp_path / "photos"), caption_extension=ending), SIZES)
         assert ("has a caption that ends in .text" in caplog.text) == told
 
 
@@ -97,9 +97,10 @@ def test_a_list_of_subjects_is_read_from_any_folder(tmp_path, monkeypatch):
     )
     for folder in (tmp_path, tmp_path / "photos"):
         monkeypatch.chdir(folder)
-        (concept,) = read_concepts(configure("model", data={"concepts_list": str(path), "instance_data_dir": None}))
-        (photo,), _ = find_instances(concept, SIZES)
-        assert photo.photo.samefile(tmp_path / "photos" / "a.png") and concept.data.class_data_dir == "new"
+        data = {"concepts_list": str(path), "instance_data_dir": None, "with_prior_preservation": True}
+        config = configure("model", data=data | {"class_prompt": "a dog"})
+        (concept,), ((photo,), _) = read_concepts(config), photos_of(config, SIZES)
+        assert photo.photo.samefile(tmp_path / "photos" / "a.png") and concept.class_folder == Path("new")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_a_hostile_list_of_subjects_is_refused_in_one_short_line(tmp_path, name)
     path.write_text(HOSTILE[name])
     config = configure("model", data={"concepts_list": str(path), "instance_data_dir": None})
     with pytest.raises(UserError) as error:
-        find_instances(read_concepts(config)[0], SIZES)
+        photos_of(config, SIZES)
     assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 700
 
 
@@ -191,7 +192,8 @@ def test_every_class_image_of_every_subject_has_its_turn(tmp_path):
     photos = tmp_path / "photos"
     concepts = {"a": 0, "b": 0, "c": 1}
     instances = [
-        InstancePhoto(photos / f"{name}.png", None, (32, 32), "a sks dog", concept=n) for name, n in concepts.items()
+        InstancePhoto(photos / f"{name}.png", None, (32, 32), (40, 48), "a sks dog", concept=n)
+        for name, n in concepts.items()
     ]
     images = [sorted(photos.glob(f"{kind}*.png")) for kind in "xy"]
     read = FreshSamples(flagged(tmp_path, resolution=32).data)
@@ -200,7 +202,7 @@ def test_every_class_image_of_every_subject_has_its_turn(tmp_path):
     used = [(index % 3, dataset._class_image(index)) for index in range(len(dataset))]
     assert {path for place, path in used if place < 2} == set(images[0])
     assert {path for place, path in used if place == 2} == set(images[1])
-    assert [dataset[index]["class_prompt"]["ids"][0, 0].item() for index in range(3)] == [1, 1, 2]
+    assert [dataset[index].class_prompt["ids"][0, 0].item() for index in range(3)] == [1, 1, 2]
 
 
 def save_dataset(folder, photos):
@@ -249,7 +251,7 @@ def test_a_data_set_becomes_a_folder_of_photos_bit_for_bit(stored, tmp_path, cap
     dataset_copy.copy(config)
     assert "Generating" not in capfd.readouterr().err  # the library's own bar
     dataset_copy.copy(config)  # which finds it all there
-    found, left_out = find_instances(read_concepts(config)[0], SIZES)
+    found, left_out = photos_of(config, SIZES)
     assert not left_out
     assert [instance.photo.read_bytes() for instance in found] == [path.read_bytes() for path in originals]
     assert [instance.prompt for instance in found] == ["photo 0 of a sks dog", "photo 1 of a sks dog"]
@@ -315,7 +317,7 @@ def test_a_photos_weight_is_the_factor_of_its_loss(models):
 
     def loss(first, second):
         torch.manual_seed(1)
-        _, terms = training_loss(family, batch | {"weight": torch.tensor([first, second])}, config)
+        _, terms = training_loss(family, batch._replace(weight=torch.tensor([first, second])), config)
         return terms["instance_loss"].item()
 
     alone = loss(1.0, 0.0), loss(0.0, 1.0)

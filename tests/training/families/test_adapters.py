@@ -20,7 +20,7 @@ SETTINGS = {
 
 def said(family, noised, batch):
     with torch.no_grad():
-        return family.predict(noised, family.encode_prompt(batch["prompt"]))
+        return family.predict(noised, family.encode_prompt(batch.prompt))
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -36,13 +36,13 @@ def test_what_is_saved_says_what_was_trained(models, tmp_path, name):
         part.eval()
     batch = batch_for(family, class_images=False)
     noised = family.add_noise(torch.randn(2, 4, 16, 16), OptimizationConfig())
-    trained, base_said = said(family, noised, batch), family.predict_base(noised, batch["prompt"])
+    trained, base_said = said(family, noised, batch), family.predict_base(noised, batch.prompt)
     family.save(tmp_path)
 
     pipeline = StableDiffusionPipeline.from_pretrained(base)
     pipeline.load_lora_weights(tmp_path, weight_name="pytorch_lora_weights.safetensors")
     with torch.no_grad():
-        embeds = pipeline.text_encoder(batch["prompt"]["input_ids"])[0]
+        embeds = pipeline.text_encoder(batch.prompt["input_ids"])[0]
         loaded = pipeline.unet(noised.noisy, noised.timesteps, embeds).sample
     torch.testing.assert_close(loaded, trained, rtol=1e-4, atol=1e-5)
     assert (trained - base_said).abs().max() > 1e-2  # adapters that say nothing would prove nothing

@@ -98,7 +98,7 @@ def test_gradient_checkpointing_changes_no_gradient(pipelines, name, kind):
             for key, weight in part.named_parameters():
                 if "lora_B" in key:
                     weight.data += 0.02
-        (family.predict(noised, family.encode_prompt(batch["prompt"])) ** 2).mean().backward()
+        (family.predict(noised, family.encode_prompt(batch.prompt)) ** 2).mean().backward()
         return [weight.grad for weight in trained_parameters(family)]
 
     without, with_it = gradients(False), gradients(True)
@@ -178,9 +178,9 @@ def test_fluxs_packed_gradient_is_zero_where_the_packed_mask_is(pipelines):
     noised, batch = noised_for(family, config), batch_for(family, class_images=False)
     packed = []
     family.transformer.register_forward_hook(lambda module, args, output: packed.append(output[0]))
-    prediction = family.predict(noised, family.encode_prompt(batch["prompt"]))
+    prediction = family.predict(noised, family.encode_prompt(batch.prompt))
     packed[0].retain_grad()
-    mask = torch.nn.functional.max_pool2d(batch["mask"], 2) > 0
+    mask = torch.nn.functional.max_pool2d(batch.mask, 2) > 0
     (prediction * mask).sum().backward()
     tokens = family.pipeline_class._pack_latents(mask.expand(-1, 4, -1, -1), 2, 4, 16, 16)
     assert torch.equal(packed[0].grad != 0, tokens)

@@ -1,9 +1,9 @@
-"""Photos and one mask in; a text-to-image model that knows the subject, not the sofa, out.
+"""DreamBooth with masks that PerSAM finds from one photo and one mask.
 
     import persam_dreambooth as pd
 
-The names below are the public API; docs/python-api.md shows them at work. Each is imported when it is first used, so
-that segmentation loads nothing of diffusers. All other modules may change without notice.
+The names below are the public API, described in docs/python-api.md. Each is imported when it is first used, so that
+segmentation loads nothing of diffusers. Other modules may change without notice.
 """
 
 import os

@@ -1,13 +1,13 @@
-"""Which settings of a drawing no pipeline can use; known before one is loaded."""
+"""Check the settings of generation before a pipeline is loaded."""
 
 from persam_dreambooth.errors import UserError
 
 
 def check_drawing(num_images: int, num_inference_steps: int, height: int | None, width: int | None) -> None:
-    """Refuse numbers below 1, and sizes that are not given in full or no multiples of 8.
+    """Check numbers and sizes.
 
     Raises:
-        UserError: one of these.
+        UserError: a number below 1, only one of height and width, or a size that is not a multiple of 8.
     """
     for name, number in (("num_images", num_images), ("num_inference_steps", num_inference_steps)):
         if number < 1:

@@ -1,4 +1,4 @@
-"""Prompts to a folder of pictures: each drawn once, however often this is interrupted and called again."""
+"""Generate a folder of pictures; an interrupted call can be repeated and draws only what is missing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class GeneratedFolder:
     """The files in a folder of generated pictures.
 
     Attributes:
-        pictures: (prompt, seed) -> its PNG, prompt by prompt; each says in its text entries how it was made.
-        grid: all of them on one sheet, a row a prompt.
-        drawn: number of pictures drawn by this call; the others were there.
+        pictures: (prompt, seed) -> PNG file, prompt by prompt; its text entries hold the settings.
+        grid: sheet of all pictures, one row per prompt.
+        drawn: number of pictures drawn by this call; the others are from earlier calls.
     """
 
     pictures: Mapping[tuple[str, int], Path]
@@ -48,27 +48,27 @@ def generate_folder(
     device: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> GeneratedFolder:
-    """Draw every prompt `num_images` times into a folder; image i of each prompt has seed `seed` + i.
+    """Generate `num_images` pictures for every prompt; picture i has seed `seed` + i.
 
-    Pictures that an earlier call drew in the same way are kept; the model is loaded only if one is missing.
+    Pictures that an earlier call drew with the same settings are kept; the model is loaded only if one is missing.
 
     Args:
         model: the `output_dir` of a training, a pipeline's folder, or a hub name.
-        prompts: the texts; the same one twice counts once.
+        prompts: duplicates count once.
         output: folder for the pictures and `grid.png`.
-        num_images: pictures a prompt.
-        seed: of each prompt's first picture.
+        num_images: pictures per prompt.
+        seed: seed of each prompt's first picture.
         negative_prompt: what should not be in the pictures.
         num_inference_steps: denoising steps.
-        guidance_scale: how closely the prompt is followed.
-        height, width: pixels, multiples of 8, both or neither; the model's own if None.
-        base_model: of LoRA weights beside which no training config names it.
-        device: cpu, cuda, cuda:1, mps; None takes an accelerator where there is one.
+        guidance_scale: scale of classifier-free guidance.
+        height, width: pixels, multiples of 8, both or neither; None is the model's own size.
+        base_model: base of LoRA weights that come without a training config.
+        device: cpu, cuda, cuda:1, mps; None takes an accelerator if there is one.
         dtype: of all weights.
 
     Raises:
-        UserError: no model, settings that it refuses, no prompt, or a file in the way that is not of this model and
-            these settings.
+        UserError: no model, settings that it refuses, no prompt, or a picture in the folder that was made with another
+            model or other settings.
     """
     check_drawing(num_images, num_inference_steps, height, width)
     prompts = list(dict.fromkeys(prompts))
@@ -85,7 +85,7 @@ def generate_folder(
         "height": height,
         "width": width,
     }
-    # None stands for the default, which is not written down.
+    # None stands for the default, which is not recorded.
     how = {
         "base_model": None if base_model is None else str(base_model),
         "dtype": None if dtype == torch.float32 else str(dtype).removeprefix("torch."),

@@ -1,4 +1,4 @@
-"""Masks to and from another trainer by its name: `persam-dreambooth export` and `import` as functions."""
+"""Export masks to other trainers and import theirs: `persam-dreambooth export` and `import` as functions."""
 
 import re
 from dataclasses import replace
@@ -23,16 +23,15 @@ def export_masks(
     instance_prompt: str | None = None,
     include_uncertain: bool = False,
 ) -> Exported:
-    """Write photos and masks as another trainer wants them, all of them or none.
+    """Write photos and masks in another trainer's layout, all of them or none.
 
     Args:
-        masks: what `segment_folder` wrote, or a folder of masks with their photos' names.
-        output: new folder; None puts the masks beside the photos, which stay as they are, where the trainer looks
-            for them there.
+        masks: output folder of `segment_folder`, or a folder of masks with their photos' names.
+        output: new folder; None puts the masks beside the photos, for trainers that look for them there.
         to: the trainer: onetrainer, kohya, simpletuner, ai-toolkit, ... (`persam-dreambooth export --help`).
-        images: folder of photos; None takes those in segmentation's manifest.
+        images: folder of photos; None takes those in the masks' manifest.
         caption_extension: suffix of the text files beside the photos.
-        instance_prompt: caption of photos without one; not beside the photos.
+        instance_prompt: caption of photos without one; needs an output folder.
         include_uncertain: keep photos in which segmentation is uncertain of the subject.
 
     Raises:
@@ -64,11 +63,11 @@ def import_masks(
     """Write another trainer's photos and masks as `images/`, `masks/` and a manifest, all of them or none.
 
     Args:
-        folder: the trainer's: its photos, or images/ and masks/ in it, or the JSON file that lists them.
-        output: new folder; training takes its `images` as photos and itself as masks.
+        folder: the trainer's photos, a folder with images/ and masks/, or the JSON file that lists them.
+        output: new folder; for training, its `images` holds the photos and the folder itself the masks.
         source: the trainer, as `to` of `export_masks`.
-        images, masks: folders of the photos and masks, where they have other names.
-        category: of a COCO file with several categories, the name of the subject's.
+        images, masks: folders of the photos and masks, if they have other names.
+        category: name of the subject's category in a COCO file with several.
 
     Raises:
         UserError: no such trainer or folder, photos and masks that do not fit each other, or an output folder
@@ -81,7 +80,7 @@ def import_masks(
 
 
 def check_caption_extension(ending: str) -> None:
-    """Raise a UserError for what is no suffix of a file."""
+    """Raise a UserError if it is not a file suffix."""
     if not re.fullmatch(r"\.[^/\\]+", ending):
         raise UserError(f"--caption_extension {ending} must be a dot and letters, such as .txt")
 

@@ -1,4 +1,4 @@
-"""Functions of the caller's that a training calls while it runs."""
+"""Functions that a training calls while it runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ def _ignore(*_: object) -> None:
 
 @dataclass(frozen=True)
 class TrainingCallbacks:
-    """What `train` calls, in its own thread; of several processes in the first one only.
+    """Functions that `train` calls in its own thread, and only in the first of several processes.
 
-    An exception in a callback ends the run as Ctrl-C does: the step is finished (of several processes the next
-    one, which all of them take), a checkpoint is written, and `train` raises the exception. After
-    the last step the model is saved first.
+    An exception in a callback ends the run like Ctrl-C: the step is finished (with several processes the next step, so
+    that all of them take it), a checkpoint is written, and `train` raises the exception. After the last step the model
+    is saved first.
 
     Attributes:
-        on_step: called after each optimizer step with its number, counted from 1 over the whole run, resumed or not,
-            and the terms of the loss by the names under which they are logged ("loss" is their weighted sum), means
-            over the step's batches.
-        on_checkpoint: called with the folder of each checkpoint, once it is whole.
-        on_validation: called with the files of the validation pictures, each time they were drawn.
+        on_step: called after each optimizer step with its number, counted from 1 and continued when resuming, and with
+            the terms of the loss by their names in the log ("loss" is their weighted sum), means over the step's
+            batches.
+        on_checkpoint: called with the folder of each finished checkpoint.
+        on_validation: called with the paths of new validation pictures.
     """
 
     on_step: Callable[[int, Mapping[str, float]], object] = _ignore

@@ -1,7 +1,8 @@
-"""A whole run: `setup` checks, `main` builds, `fit` trains, and the model is saved."""
+"""A training run from its settings to the saved model."""
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import set_seed
@@ -36,65 +37,84 @@ from persam_dreambooth.training.setup import Setup, setup
 
 
 def train(config: TrainingConfig, *, callbacks: TrainingCallbacks | None = None) -> TrainingResult:
-    """Train a model on photos and their masks; the same as `persam-dreambooth train`.
+    """Train a model on photos and their masks, as `persam-dreambooth train` does.
 
-    May be called several times in one process, in a notebook and in any thread, one training at a time: each run
-    begins as in a new process, and Accelerate's state is afterwards what it was before. The random numbers of
-    Python, NumPy and torch are seeded by `config.optimization.seed`. In the main thread
-    SIGTERM and SIGINT (Ctrl-C, a notebook's stop button) end the run after its step; in others no
-    signal is touched.
+    It can be called several times in one process, in a notebook and in any thread, one training at a time. Each run
+    starts as in a new process, and Accelerate's global state is restored afterwards. The random generators of Python,
+    NumPy and torch are seeded with `config.optimization.seed`. In the main thread SIGTERM and SIGINT (Ctrl-C, a
+    notebook's stop button) end the run after the current step; in other threads no signal handler is installed.
 
     Args:
         config: all settings.
-        callbacks: what to call after a step, a checkpoint and validation pictures.
+        callbacks: functions to call after a step, a checkpoint and validation pictures.
 
     Returns:
-        Where the model lies, once it is saved; the last losses and the number of steps.
+        Paths of the saved model, the last losses and the number of steps.
 
     Raises:
-        UserError: what the user can mend, before the first step wherever it can be known then; the message names
-            settings by their flags.
-        Stopped: SIGTERM or SIGINT came while it trained; a checkpoint is written, and the same config with
-            `resume_from_checkpoint="latest"` goes on.
-        Exception: whatever a callback raised, likewise.
+        UserError: a mistake of the user's, found before the first step where possible; the message names settings by
+            their flags.
+        Stopped: SIGTERM or SIGINT came during training; a checkpoint is written, and the same config with
+            `resume_from_checkpoint="latest"` continues from it.
+        Exception: raised by a callback, likewise.
     """
     with own_state(), memory.explained(config), workers.explained(), screen.quiet():
-        return main(setup(config), callbacks or TrainingCallbacks())
+        run = setup(config)
+        settings = config.optimization
+        if settings.seed is not None:
+            # Each process has its own seed and noise; the first has that of a single process.
+            set_seed(settings.seed, device_specific=True)
+        torch.backends.cuda.matmul.allow_tf32 |= settings.allow_tf32
+        family = load_family(config.model)
+        if config.mask.background_prior_weight > 0:
+            family.keep_base()
+        is_main = run.accelerator.is_main_process
+        with resuming.alone(config, run.resume_from) if is_main else nullcontext():
+            return _run(run, family, callbacks or TrainingCallbacks())
 
 
-def main(run: Setup, callbacks: TrainingCallbacks) -> TrainingResult:
-    """Load the model, and with the output folder to itself build the rest, train, save."""
-    config, settings = run.config, run.config.optimization
-    if settings.seed is not None:
-        # Processes differ, so that each draws its own noise; the first one is what a single one would be.
-        set_seed(settings.seed, device_specific=True)
-    torch.backends.cuda.matmul.allow_tf32 |= settings.allow_tf32
-    family = load_family(config.model)
-    if config.mask.background_prior_weight > 0:
-        family.keep_base()
-    with resuming.alone(config, run.resume_from) if run.accelerator.is_main_process else nullcontext():
-        return _train(run, family, callbacks)
-
-
-def _train(run: Setup, family: Family, callbacks: TrainingCallbacks) -> TrainingResult:
-    config, accelerator = run.config, run.accelerator
-    settings, output = config.optimization, Path(config.output.output_dir)
+def _run(run: Setup, family: Family, callbacks: TrainingCallbacks) -> TrainingResult:
+    """Train and save, with the output folder locked."""
+    accelerator, output = run.accelerator, Path(run.config.output.output_dir)
     if accelerator.is_main_process:
-        checkpoint.clear_leftovers(output)
-        if run.resume_from is None:
-            config.save(output)
-        write_manifest(output / MANIFEST_NAME, run.manifest)
-        mask_report.save_sheet(run.masks, output)
-        if run.masks:
-            screen.say(
-                *mask_report.summary(run.masks).splitlines(), f"look at them: {output / mask_report.MASKS_NAME}"
-            )
+        _start_output(run, output)
+    training, progress = _prepare(run, family, callbacks)
+    with StopSignal(speaks=accelerator.is_main_process) as stop:
+        try:
+            losses = fit(training, progress, stop)
+            with averaged(training.average, training.parameters):
+                model, pictures = _save_result(training, progress, run, stop)
+        except Exception as error:
+            raised_everywhere = isinstance(error, Stopped) or error is stop.error
+            if raised_everywhere or accelerator.num_processes == 1:  # else this would wait for the other processes
+                accelerator.end_training()
+            raise
+    accelerator.end_training()
+    if stop.error is not None:
+        stop.error.add_note(f"the training took its last step, and its model is in {output}")
+        raise stop.error
+    return TrainingResult(output, model, pictures, checkpoint.checkpoints(output), progress.step, losses)
+
+
+def _start_output(run: Setup, output: Path) -> None:
+    """Write the config, the manifest and the sheet of masks."""
+    checkpoint.clear_leftovers(output)
+    if run.resume_from is None:
+        run.config.save(output)
+    write_manifest(output / MANIFEST_NAME, run.manifest)
+    mask_report.save_sheet(run.masks, output)
+    if run.masks:
+        screen.say(*mask_report.summary(run.masks).splitlines(), f"look at them: {output / mask_report.MASKS_NAME}")
+
+
+def _prepare(run: Setup, family: Family, callbacks: TrainingCallbacks) -> tuple[Training, checkpoint.Progress]:
+    """Build loader, optimizer and scheduler, hand them to Accelerate, and load the checkpoint to resume from."""
+    config, accelerator, settings = run.config, run.accelerator, run.config.optimization
     precision = PRECISIONS.get(accelerator.mixed_precision, torch.float32)
     family.place(accelerator.device, precision, distributed.staging_device(accelerator))
     loader = build_loader(run, family)
-    batch = config.data.train_batch_size * accelerator.num_processes
     distributed.sync_initial_weights(_trained(family), accelerator)
-    optimizer = build_optimizer(_trained(family), settings, batch)
+    optimizer = build_optimizer(_trained(family), settings, config.data.train_batch_size * accelerator.num_processes)
     steps = count_steps(settings, len(loader), accelerator.num_processes)
     scheduler = build_scheduler(optimizer, settings, steps, accelerator.num_processes)
     stream = stream_of(loader)
@@ -105,50 +125,42 @@ def _train(run: Setup, family: Family, callbacks: TrainingCallbacks) -> Training
         *family.trained().values(), optimizer, loader, scheduler
     )
     family.replace(dict(zip(names, modules, strict=True)))
-    parameters = _trained(family)  # others than before, where FSDP shares them out
+    parameters = _trained(family)  # FSDP replaces them by shards
     accelerator.init_trackers("dreambooth", config=tracking.loggable(config))
     average = build_average(parameters, settings)
     checkpoint.register(accelerator, family, average)
-    progress = checkpoint.Progress()
-    if run.resume_from is not None:
-        rates = Settings.of(optimizer, scheduler)
-        progress = checkpoint.load_checkpoint(accelerator, run.resume_from)
-        rates.apply(optimizer, scheduler)
-        checkpoint.check_step(progress, steps, run.resume_from)
-        if accelerator.is_main_process:
-            config.save(output)  # only now is it what the run goes on with
+    progress = _resume(run, optimizer, scheduler, steps)
     screen.say(*head, summary.begins(run.resume_from, progress.step))
     training = Training(
         config, accelerator, family, loader, optimizer, scheduler, parameters, steps, stream, average, callbacks
     )
-    with StopSignal(speaks=accelerator.is_main_process) as stop:
-        try:
-            losses = fit(training, progress, stop)
-            with averaged(average, parameters):
-                model, pictures = _save_result(training, progress, run, stop)
-        except Exception as error:
-            together = isinstance(error, Stopped) or error is stop.error
-            if together or accelerator.num_processes == 1:  # alone it would wait for the others
-                accelerator.end_training()
-            raise
-    accelerator.end_training()
-    if stop.error is not None:
-        stop.error.add_note(f"the training took its last step, and its model is in {output}")
-        raise stop.error
-    return TrainingResult(output, model, pictures, checkpoint.checkpoints(output), progress.step, losses)
+    return training, progress
+
+
+def _resume(run: Setup, optimizer: Any, scheduler: Any, steps: int) -> checkpoint.Progress:
+    """Load the checkpoint, if there is one to resume from; learning rate and betas are the new run's."""
+    if run.resume_from is None:
+        return checkpoint.Progress()
+    rates = Settings.of(optimizer, scheduler)
+    progress = checkpoint.load_checkpoint(run.accelerator, run.resume_from)
+    rates.apply(optimizer, scheduler)
+    checkpoint.check_step(progress, steps, run.resume_from)
+    if run.accelerator.is_main_process:
+        run.config.save(Path(run.config.output.output_dir))  # not before the checkpoint was accepted
+    return progress
 
 
 def _trained(family: Family) -> list[nn.Parameter]:
-    return [one for part in family.trained().values() for one in part.parameters() if one.requires_grad]
+    return [weight for part in family.trained().values() for weight in part.parameters() if weight.requires_grad]
 
 
 def _save_result(
     training: Training, progress: checkpoint.Progress, run: Setup, stop: StopSignal
 ) -> tuple[list[Path], list[Path]]:
-    """The last validation pictures, the model, its card, and the upload.
+    """Draw the last validation pictures, save the model and its card, upload them if wanted.
 
     Returns:
-        The model's files and folders, and the pictures; none in every process but the first.
+        The model's files and folders, and the pictures; empty except in the first process.
     """
     config, accelerator = training.config, training.accelerator
     accelerator.wait_for_everyone()

@@ -1,4 +1,4 @@
-"""What a finished training returns."""
+"""Result of a training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,18 +7,17 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where a finished run left what it learned, and how far it came.
+    """Files and numbers of a finished run.
 
-    Of several processes the first one writes the files; in the others `model` and `validation_images` are empty.
+    With several processes the first one writes the files; in the others `model` and `validation_images` are empty.
 
     Attributes:
-        output_dir: the run's folder, which `load_pipeline` takes.
-        model: files and folders in it that are the model: a pipeline's parts, or LoRA weights.
-        validation_images: the pictures drawn after the last step.
-        checkpoints: the checkpoints that were kept, oldest first.
-        steps: optimizer steps taken, over all runs if it was resumed.
-        losses: the last step's terms of the loss, as in `TrainingCallbacks.on_step`; empty if the run was resumed
-            after its last step.
+        output_dir: the output folder, for `load_pipeline`.
+        model: the model's files and folders in it: LoRA weights, or a pipeline's parts.
+        validation_images: pictures drawn after the last step.
+        checkpoints: folders of the checkpoints that were kept, oldest first.
+        steps: number of optimizer steps, including those before resuming.
+        losses: the last step's terms of the loss, as in `TrainingCallbacks.on_step`; empty if no step was left.
     """
 
     output_dir: Path

@@ -1,4 +1,4 @@
-"""Everything that can be known, and can fail, before a model is loaded."""
+"""Checks and preparation before the model is loaded: settings, devices, photos, masks, class images."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +36,20 @@ from persam_dreambooth.training.screen import say
 
 @dataclass
 class Setup:
-    """What `setup` found out: what `main` builds on."""
+    """A checked run, ready to train.
+
+    Attributes:
+        config: all settings.
+        accelerator: devices and processes.
+        concepts: the subjects.
+        instances: all photos to train on.
+        read: cuts samples out of photos and masks.
+        manifest: lines for the output's `manifest.jsonl`.
+        masks: a check of each mask.
+        class_images: files for each subject.
+        repository: name on the hub; None unless it is pushed.
+        resume_from: checkpoint to resume from.
+    """
 
     config: TrainingConfig
     accelerator: Accelerator
@@ -51,7 +64,11 @@ class Setup:
 
 
 def setup(config: TrainingConfig) -> Setup:
-    """Check the flags against the world, find or make masks and class images."""
+    """Check the settings against files and devices; find or make masks and class images.
+
+    Raises:
+        UserError: a mistake of the user's.
+    """
     resume_from = resuming.choose_start(config)
     kind = check_base_model(config.model)
     kind.check(config)
@@ -68,11 +85,11 @@ def setup(config: TrainingConfig) -> Setup:
         files.check_output_folder(Path(config.data.training_cache))
     read = FreshSamples(config.data)
     for picture in read.backgrounds:
-        files.read_photo(picture)  # a damaged one is named now, and not in the middle of the training
+        files.read_photo(picture)  # fail on a damaged file now, not in the middle of training
     optimizer.check(config.optimization)
     accelerator = _accelerator(config)
     if config.output.resume_from_checkpoint and resume_from is None:
-        say(f"no checkpoint in {config.output.output_dir} yet: the run begins anew")
+        say(f"no checkpoint in {config.output.output_dir} yet: the run starts from the beginning")
     concepts = read_concepts(config)
     remarks.uneven_resolution(config, kind.even_unit_of(config.model))
     remarks.without_identifier(concepts)
@@ -85,12 +102,12 @@ def setup(config: TrainingConfig) -> Setup:
 
 
 def _accelerator(config: TrainingConfig) -> Accelerator:
-    """Accelerate's view of devices and processes, refused where this training could not run on them."""
+    """Create the accelerator; refuse devices and settings with which this training cannot run."""
     output = Path(config.output.output_dir)
-    # SDXL and SD 3 never ask the last layers of their text encoders; DDP has to be told to bear with it.
+    # SDXL and SD 3 do not use the last layers of their text encoders, which DDP would report as an error.
     unused = DistributedDataParallelKwargs(find_unused_parameters=config.model.train_text_encoder)
     accelerator = Accelerator(
-        # What the first process makes for all may take hours: masks, class images, a cache of latents.
+        # The other processes wait for the first one's masks, class images and latents, possibly for hours.
         kwargs_handlers=[unused, InitProcessGroupKwargs(timeout=timedelta(hours=24))],
         gradient_accumulation_steps=config.optimization.gradient_accumulation_steps,
         mixed_precision=config.optimization.mixed_precision,
@@ -111,7 +128,7 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
 def _find_photos(
     config: TrainingConfig, concepts: Sequence[Concept], sizes: Sequence[Size], accelerator: Accelerator
 ) -> tuple[list[InstancePhoto], list[ManifestEntry]]:
-    """All subjects' photos, segmented first where that is wanted, and their manifest."""
+    """Find the photos of all subjects, after making masks from references; return them and their manifest."""
     with accelerator.main_process_first():
         if accelerator.is_main_process:
             dataset_copy.copy(config)
@@ -132,7 +149,7 @@ def _find_photos(
 
 @contextmanager
 def _naming(concept: Concept) -> Iterator[None]:
-    """Of several subjects, say whose photos an error is about."""
+    """Name the subject in an error if there are several."""
     try:
         yield
     except UserError as error:

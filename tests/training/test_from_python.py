@@ -139,7 +139,7 @@ def test_a_second_training_at_the_same_time_is_refused(settings):
     refused = []
 
     def train_too(*_):
-        with pytest.raises(pd.UserError, match="training already") as error:
+        with pytest.raises(pd.UserError, match="another training is running") as error:
             pd.train(pd.TrainingConfig(**settings | {"output_dir": "other"}))
         refused.append(error)
 

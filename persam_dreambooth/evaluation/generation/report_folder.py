@@ -1,4 +1,4 @@
-"""`persam-dreambooth evaluate generation` as a function: models, photos and prompts in; a folder with a report out."""
+"""Evaluate generation and write the report: `persam-dreambooth evaluate generation` as a function."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,15 +24,15 @@ from persam_dreambooth.training.screen import quiet
 
 @dataclass(frozen=True)
 class GenerationReport:
-    """The numbers of an evaluation, and the files that it wrote.
+    """Numbers and files of an evaluation.
 
     Attributes:
-        metrics: what `metrics.json` holds: each model's measures with their intervals, the differences to the first
-            model's, and every picture's values.
-        notes: what the reader of the numbers should know, one sentence each.
-        table: the measures as text.
-        metrics_file: `metrics.json`.
-        page: `report.html`, one file with all pictures.
+        metrics: content of `metrics.json`: each model's metrics with intervals, differences to the first model, and
+            the values of every picture.
+        notes: remarks on the numbers, one sentence each.
+        table: the metrics as text.
+        metrics_file: path of `metrics.json`.
+        page: path of `report.html`, one file with all pictures.
     """
 
     metrics: dict[str, Any]
@@ -69,34 +69,35 @@ def evaluate_generation(
     device: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> GenerationReport:
-    """Draw prompts with one model or several; compare the pictures with the subject's photos and with the prompts.
+    """Generate pictures with one or several models; compare them with the subject's photos and with the prompts.
 
-    Whatever an interrupted call finished is kept: called again, it goes on in the same folder.
+    An interrupted call can be repeated with the same folder; what it finished is kept.
 
     Args:
-        models: what training wrote, or hub names; TITLE=FOLDER names one. The others are compared with the first.
+        models: output folders of training, or hub names; TITLE=FOLDER gives a title. The others are compared with the
+            first.
         instance_data_dir: the subject's photos.
         instance_mask_dir: their masks, as `segment_folder` writes them.
         output: folder for `report.html`, `metrics.json` and all pictures.
-        prompts: DreamBench's for "objects" or "live" subjects, or a text file with one a line.
-        unique_token: what the subject is called, such as "sks".
-        class_token: what it is, such as "dog".
-        training_scenes: where the photos were taken, as in a prompt ("on a sofa").
-        scene_template: how CLIP is asked for a scene, {} for its words.
-        num_images: pictures a prompt.
-        seed: of each prompt's first picture, the same ones for each model.
+        prompts: DreamBench's for "objects" or "live" subjects, or a text file with one per line.
+        unique_token: the identifier, such as "sks".
+        class_token: the class noun, such as "dog".
+        training_scenes: scenes of the photos, in the words of a prompt ("on a sofa").
+        scene_template: text for CLIP with {} for a scene's words.
+        num_images: pictures per prompt.
+        seed: seed of each prompt's first picture, the same for each model.
         num_inference_steps, guidance_scale, negative_prompt, height, width: as in `generate_folder`.
-        base_model: of LoRA weights beside which no training config names it.
-        dino_model: hub name or folder; None leaves its measures out.
+        base_model: base of LoRA weights that come without a training config.
+        dino_model: hub name or folder; None leaves its metrics out.
         clip_model: hub name or folder.
         diversity: 1 - cosine of DINO's (else CLIP's) features, or LPIPS, which downloads AlexNet.
-        sam: finds the subject in what was drawn.
+        sam: SAM that finds the subject in generated pictures.
         presence: file of a presence rule; None takes `presence.json` beside the SAM.
-        device: None takes an accelerator where there is one.
-        dtype: of the drawing and of SAM; CLIP and DINO stay float32.
+        device: None takes an accelerator if there is one.
+        dtype: of generation and SAM; CLIP and DINO use float32.
 
     Raises:
-        UserError: whatever cannot be used; what can be known beforehand, before anything is written.
+        UserError: an unusable model, file or setting, found before anything is written where possible.
     """
     check_drawing(num_images, num_inference_steps, height, width)
     if not models:

@@ -1,4 +1,4 @@
-"""Settings that libraries keep for a whole process, set apart for one training."""
+"""Global settings of Accelerate and torch, restored after a training."""
 
 import threading
 from collections.abc import Iterator
@@ -16,15 +16,15 @@ _training = threading.Lock()
 
 @contextmanager
 def own_state() -> Iterator[None]:
-    """Inside, Accelerate and torch's TF32 switch start as in a new process; afterwards they are as they were before.
+    """Reset the global state of Accelerate and torch's TF32 switch, and restore it afterwards.
 
-    Accelerate keeps what its first `Accelerator` was given, and refuses or ignores what a later one asks for.
+    Accelerate keeps the settings of the first `Accelerator` of a process, and refuses or ignores those of later ones.
 
     Raises:
-        UserError: another thread of this process is training, which would share all of this and the random numbers.
+        UserError: another thread of this process is training; both would share this state and the random generators.
     """
     if not _training.acquire(blocking=False):
-        raise UserError("this process is training already; wait for its end, or train in another process")
+        raise UserError("another training is running in this process; wait for its end, or train in another process")
     before = [dict(state._shared_state) for state in STATES]
     tf32 = torch.backends.cuda.matmul.allow_tf32
     try:
@@ -32,7 +32,7 @@ def own_state() -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = tf32
-        # The end of a training ends the process group; what the caller had of it is no longer true.
+        # The end of a training ends the process group, so the state before it is no longer valid.
         grouped = before[0].get("num_processes", 1) > 1 and not torch.distributed.is_initialized()
         _put_back([{} for _ in STATES] if grouped else before)
         _training.release()

@@ -63,7 +63,7 @@ def test_a_killed_run_is_resumed(uninterrupted, moment, capsys):
     kept = list(output.glob("checkpoint-*"))
     assert not (output / WEIGHTS).exists() and bool(kept) == (moment == "checkpoint-4")
     assert train(uninterrupted, *SWITCHES, resume_from_checkpoint="latest") == 0
-    begun_anew = "no checkpoint in output yet: the run begins anew" in capsys.readouterr().out
+    begun_anew = "no checkpoint in output yet: the run starts from the beginning" in capsys.readouterr().out
     assert begun_anew == (not kept)
     assert same_weights(output / WEIGHTS, Path("whole") / WEIGHTS)
     for name in ("optimizer.bin", "scheduler.bin"):
@@ -77,7 +77,7 @@ def test_a_killed_run_is_resumed(uninterrupted, moment, capsys):
 
 def test_latest_begins_anew_only_with_the_same_flags(flags, capsys):
     assert train(flags, "--use_lora", resume_from_checkpoint="latest", max_train_steps=1) == 0
-    assert "the run begins anew" in capsys.readouterr().out
+    assert "the run starts from the beginning" in capsys.readouterr().out
     assert train(flags, "--use_lora", resume_from_checkpoint="latest", max_train_steps=1) == 2
     assert "holds a finished model" in capsys.readouterr().err
     (Path("output") / WEIGHTS).unlink()  # as if it had been killed before it was saved

@@ -32,8 +32,7 @@ def training_loss(family: Family, batch: Batch, config: TrainingConfig) -> tuple
         assert batch.class_prompt is not None, "TrainingConfig asks for a class prompt"
         # Predict with the base first, while the activations of the other prediction are not in memory yet.
         base = family.predict_base(noised.first(count), batch.class_prompt)
-    watched = attention.recorded(next(iter(family.trained().values()))) if mask.attention_loss_weight > 0 else None
-    with watched or nullcontext() as seen:
+    with family.record_attention() if mask.attention_loss_weight > 0 else nullcontext() as seen:
         prediction = family.predict(noised, family.encode_prompt(batch.prompt))
     instances, size = prediction[:count], (latents.shape[-2], latents.shape[-1])
     latent_mask = losses.latent_mask(batch.mask, size, mask.mask_downsample, mask.mask_dilation)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from persam_dreambooth.training import attention
 from persam_dreambooth.training.config import MaskConfig
 from persam_dreambooth.training.data.dataset import Batch
+from persam_dreambooth.training.families import cross_attention
 from persam_dreambooth.training.objective import training_loss
 from tests.parity.diffusers_cases import logged_losses
 from tests.training.runs import launch, train
@@ -38,7 +39,7 @@ def seen_by(family, batch, config, count=2):
     torch.manual_seed(4)
     noised = noised_for(family, config, torch.randn(count, 4, 16, 16))
     noised.noisy.requires_grad_()
-    with attention.recorded(family.unet) as seen:
+    with cross_attention.recorded(family.unet) as seen:
         prediction = family.predict(noised, family.encode_prompt(batch.prompt))
     return seen, prediction, noised
 
@@ -86,7 +87,7 @@ def test_the_term_by_hand():
     """Two places and two tokens: attention to the first is 1/2 and 3/4, as a share of the most 2/3 and 1."""
     layer = Attention(query_dim=1, heads=1, dim_head=1)
     query = torch.tensor([[[0.0], [math.log(3)]]])
-    seen = attention.CrossAttention([layer], 0, [query.repeat(2, 1, 1)], [torch.tensor([[[1.0], [0.0]]] * 2)])
+    seen = cross_attention.CrossAttention([layer], 0, [query.repeat(2, 1, 1)], [torch.tensor([[[1.0], [0.0]]] * 2)])
     mask = torch.tensor([[[[1.0, 0.0]]]] * 2)
     batch = Batch(["first.png", "second.png"], mask, torch.ones(2), {}, identifiers=[(0,), (0, 1)])
     config = MaskConfig(instance_mask_dir="masks", **ON)
@@ -101,7 +102,7 @@ def test_the_term_by_hand():
 @every_unet
 def test_the_resolution_is_the_one_nearest_to_a_quarter(base):
     config, family, batch = family_and_batch(base)
-    levels = attention._layers(family.unet)
+    levels = cross_attention._layers(family.unet)
     seen, _, _ = seen_by(family, batch, config)
     assert abs(seen.level - 2) == min(abs(level - 2) for level in levels)
     side = 16 // 2**seen.level
@@ -115,7 +116,7 @@ def test_odd_and_oblong_latents(base):
     config, family, batch = family_and_batch(base)
     torch.manual_seed(4)
     noised = noised_for(family, config, torch.randn(2, 4, 10, 18))
-    with attention.recorded(family.unet) as seen:
+    with cross_attention.recorded(family.unet) as seen:
         family.predict(noised, family.encode_prompt(batch.prompt))
     found = seen.maps([PLACES, PLACES], (10, 18))
     assert found.shape[-2:] == (-(-10 // 2**seen.level), -(-18 // 2**seen.level))

@@ -2,7 +2,7 @@
 
 import copy
 from abc import abstractmethod
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +15,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.torch_utils import weights_checksum
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
 from persam_dreambooth.training.families import lora
+from persam_dreambooth.training.families.cross_attention import CrossAttention
 from persam_dreambooth.training.families.flags import check_flags
 from persam_dreambooth.training.families.noised import Conditioning, Noised
 from persam_dreambooth.training.families.parts import PipelineParts
@@ -92,6 +93,10 @@ class Family(PipelineParts):
                 lora.add_adapters(part, targets, config)
             if config.network_weights:
                 lora.begin_from(config.network_weights, trained)
+
+    def record_attention(self) -> AbstractContextManager[CrossAttention]:
+        """Record the denoiser's cross-attention in one prediction; only with `attention_loss_weight` in `flags`."""
+        raise NotImplementedError
 
     def trained(self) -> dict[str, nn.Module]:
         """Return the modules with trainable weights, by part name; the first one is the denoiser."""

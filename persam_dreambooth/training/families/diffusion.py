@@ -1,5 +1,6 @@
 """Diffusion: noise of a DDPM schedule, epsilon or v prediction."""
 
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import diffusers
@@ -11,6 +12,7 @@ from torch import Tensor
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
 from persam_dreambooth.training.families.base import Family
+from persam_dreambooth.training.families.cross_attention import CrossAttention, recorded
 from persam_dreambooth.training.families.loading import load_config
 from persam_dreambooth.training.families.noised import Noised
 
@@ -72,6 +74,10 @@ class Diffusion(Family):
     def snr(self, timesteps: Tensor) -> Tensor:
         """Return the (B,) signal-to-noise ratio of the schedule at these timesteps."""
         return compute_snr(self.scheduler, timesteps)
+
+    def record_attention(self) -> AbstractContextManager[CrossAttention]:
+        """Record the UNet's cross-attention in one prediction."""
+        return recorded(getattr(self, self.denoiser[0]))
 
     def sampler(self, name: str, config: Any) -> Any:
         """Return diffusers' scheduler of this name."""

@@ -7,9 +7,9 @@
 The model has Stable Diffusion 1.5's architecture and random weights, with every width divided by `--narrow`; `--model`
 uses a real one. Trainings are compared in pairs, unmodified and each in its own process. The two alternate step by
 step, so that other load on the machine affects both alike; a hook on the optimizer makes one wait for the other. The
-table has medians over all steps but the first few, and the quartiles of the ratios of neighbouring steps. Comparing the
-script with itself shows the noise. CPU seconds are the user and system time of the whole process. Without masks, the
-losses must equal those of the script.
+table has medians over all steps but the first few, and the quartiles of the ratios of neighbouring steps. Comparing
+the script with itself shows the noise. CPU seconds are the user and system time of the whole process. Without masks,
+the losses must equal those of the script.
 """
 
 import argparse

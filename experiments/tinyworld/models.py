@@ -121,8 +121,8 @@ def sam() -> SamModel:
         },
     )  # fmt: skip
     model = SamModel(config)
-    # The class's initial weights are meant to be overwritten: 1e-10 in the encoder, 0.02 in the decoder, so prompts have
-    # no effect, and frequencies so high that neighbouring pixels are unrelated. SAM's own are torch's defaults.
+    # The class's initial weights are meant to be overwritten: 1e-10 in the encoder, 0.02 in the decoder (so prompts
+    # have no effect), and frequencies so high that neighbouring pixels are unrelated. SAM's own are torch's defaults.
     for module in model.modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.ConvTranspose2d | torch.nn.Embedding):
             module.reset_parameters()

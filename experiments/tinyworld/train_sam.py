@@ -97,7 +97,7 @@ def ask(labels: Tensor, parts: Tensor, owners: Tensor, rng: Generator) -> Asked:
             target = level[int(rng.choice(3, p=[0.15, 0.25, 0.6]))]
             rows, columns = target.any(1).nonzero()[:, 0], target.any(0).nonzero()[:, 0]
             edges = np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float32)
-            # A pixel's own number, as SAM itself adds the half to its centre; a box likewise.
+            # Pixel indices, without the half pixel to the centre, which SAM adds itself; the same for boxes.
             points.append([[float(x), float(y)], [float(away_x), float(away_y)]])
             boxes.append((edges + rng.normal(0, 0.8, 4)).clip(0, side - 1))
             levels.append(level)

@@ -188,7 +188,7 @@ def random_recipe(
 
 
 def caption(recipe: Recipe) -> str:
-    """A recipe in words, of which some are left out: "a sks red striped dog with a hat in the snow"."""
+    """Describe a recipe, leaving out some words: "a sks red striped dog with a hat in the snow"."""
     rng = np.random.default_rng(int(recipe.detail * 2**31))
     words = []
     for number, (identity, _) in enumerate(recipe.subjects):

@@ -1,11 +1,11 @@
-"""An album: seconds a photo beside the official code, a second subject from the cache, memory by photos.
+"""Segmenting an album: seconds per photo compared with the official code, the cache, memory by number of photos.
 
     python benchmarks/album.py
     python benchmarks/album.py --official path/to/Personalize-SAM     # needs opencv-python and matplotlib
 
-The SAM is MobileSAM's architecture with random weights, which both codes read from one file; photos are drawn, of 1024
-pixels. Each command is run in a process of its own on few photos and on many, in turn: the difference is what a photo
-costs. The official script also draws its pictures, ours masks, overlays and the contact sheet.
+The SAM is MobileSAM's architecture with random weights, which both programs read from the same file; the photos are
+synthetic, 1024 pixels. Each command runs in its own process on few photos and on many, in turn; the difference gives
+the time per photo. The official script also draws its figures; ours also writes masks, overlays and the contact sheet.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from persam_dreambooth.segmentation.backbones.mobile_sam import build_mobile_sam
 FEW = 2
 SIDE = 1024
 Command = Callable[[int, int], list[str]]
-"""Number of photos and of the round, to a command."""
+"""Maps the number of photos and the number of the round to a command."""
 
 
 def draw_album(folder: Path, count: int, side: int = SIDE) -> None:
-    """PerSeg's layout: `Images/thing/NN.jpg`, and a disc and a square as masks of 00."""
+    """Draw photos in PerSeg's layout, `Images/thing/NN.jpg`, and two masks of 00, a disc and a square."""
     y, x = np.mgrid[:side, :side] / side - 0.5
     for number in range(count):
         random = np.random.default_rng(number)
@@ -46,7 +46,7 @@ def draw_album(folder: Path, count: int, side: int = SIDE) -> None:
 
 
 def save_random_sam(path: Path, scripts: Path | None) -> None:
-    """A random `mobile_sam.pt`; of the official code's class where that is given, which reads no other."""
+    """Save a random `mobile_sam.pt`, made by the official code's class if that is given, since it reads no other."""
     path.parent.mkdir()
     torch.manual_seed(0)
     if scripts is None:
@@ -59,7 +59,7 @@ def save_random_sam(path: Path, scripts: Path | None) -> None:
 
 
 def ours(folder: Path, mask: str, output: str, *flags: str) -> Command:
-    """Our command line."""
+    """Return our commands."""
 
     def command(count: int, number: int) -> list[str]:
         album = folder / str(count)
@@ -73,16 +73,16 @@ def ours(folder: Path, mask: str, output: str, *flags: str) -> Command:
             album / "Annotations" / mask,
         ]
         words += ["--output", folder / f"{output}-{count}-{number}", "--sam", folder / "weights/mobile_sam.pt", *flags]
-        # {} is where a cache is told apart: by album and round, so that none is found filled before its time.
+        # {} becomes album and round, so that each has its own cache, empty at first.
         words = [str(word).format(f"{count}-{number}") for word in words]
-        words += ["--device", "cpu", "--batch_size", "1"]  # one core has no use for larger batches
+        words += ["--device", "cpu", "--batch_size", "1"]  # larger batches do not help on one core
         return [sys.executable, "-m", "persam_dreambooth.cli", "segment", *words]
 
     return command
 
 
 def official(folder: Path, scripts: Path) -> Command:
-    """The official code's `persam.py`, run in `folder`, where it looks for its weights."""
+    """Return commands of the official `persam.py`, run in `folder`, where it looks for its weights."""
 
     def command(count: int, number: int) -> list[str]:
         return [sys.executable, str(scripts / "persam.py"), "--data", str(folder / str(count)), "--sam_type", "vit_t"]
@@ -91,7 +91,7 @@ def official(folder: Path, scripts: Path) -> Command:
 
 
 def run(command: list[str], folder: Path, scripts: Path | None = None) -> tuple[float, float]:
-    """Seconds and peak memory in MiB of a command."""
+    """Run a command; return its seconds and its peak memory in MiB."""
     paths = [str(Path(__file__).parents[1]), *([str(scripts)] if scripts else []), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "MPLBACKEND": "agg"}
     start = time.perf_counter()
@@ -107,14 +107,14 @@ def run(command: list[str], folder: Path, scripts: Path | None = None) -> tuple[
 
 
 def seconds_a_photo(command: Command, folder: Path, photos: int, number: int, scripts: Path | None = None) -> float:
-    """What one photo more costs."""
+    """Return the time of one more photo."""
     few, _ = run(command(FEW, number), folder, scripts)
     many, _ = run(command(photos, number), folder, scripts)
     return (many - few) / (photos - FEW)
 
 
 def memory_by_photos(folder: Path, counts: tuple[int, int]) -> list[float]:
-    """Peak memory in MiB for an album of so many small photos and a small SAM."""
+    """Return the peak memory in MiB for albums of `counts` small photos and a small SAM."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
     from random_models import random_sam
 
@@ -129,7 +129,7 @@ def memory_by_photos(folder: Path, counts: tuple[int, int]) -> list[float]:
 
 
 def main() -> None:
-    """Time everything in turn, print a table."""
+    """Time all commands in turn and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--official", type=Path, help="a checkout of the official code; left out if unset")
     parser.add_argument("--photos", type=int, default=12, help="photos of the album that is timed (12)")

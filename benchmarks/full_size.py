@@ -1,10 +1,10 @@
-"""Time and peak memory at real sizes, with randomly initialized models: no download is needed.
+"""Time and peak memory at real sizes, with randomly initialized models, so nothing is downloaded.
 
     python benchmarks/full_size.py                 # SAM ViT-B, a UNet of Stable Diffusion 1.5's size
     python benchmarks/full_size.py --sam vit_h --dtype bfloat16
 
-Segments one 1024-pixel photo, then takes LoRA steps at 512 pixels, each in a process of its own,
-and prints a table. Random weights cost what trained ones cost; only the masks mean nothing.
+Segments one 1024-pixel photo, then takes LoRA steps at 512 pixels, each part in its own process,
+and prints a table. Time and memory are the same as with trained weights; only the masks are meaningless.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 SAM_SIZES = {
-    # width, layers, heads, layers with global attention (table of the SAM paper's released models)
+    # width, layers, heads, layers with global attention, as in SAM's released models
     "vit_b": (768, 12, 12, [2, 5, 8, 11]),
     "vit_l": (1024, 24, 16, [5, 11, 17, 23]),
     "vit_h": (1280, 32, 16, [7, 15, 23, 31]),
@@ -29,7 +29,7 @@ SAM_SIZES = {
 
 
 def measure_segmentation(sam: str, dtype: str, side: int = 1024) -> dict[str, float]:
-    """Personalize on one photo and segment another with a random SAM; seconds and millions of weights."""
+    """Personalize on a photo and segment it with a random SAM; return seconds and millions of weights."""
     from transformers import SamConfig, SamModel
 
     from persam_dreambooth.segmentation import PerSAM, Reference
@@ -59,7 +59,7 @@ def measure_segmentation(sam: str, dtype: str, side: int = 1024) -> dict[str, fl
 
 
 def measure_lora_step(steps: int, resolution: int, batch: int, mixed_precision: str) -> dict[str, float]:
-    """LoRA steps of the real trainer's loss on a random UNet, VAE and text encoder of Stable Diffusion 1.5's sizes."""
+    """Take LoRA steps with the trainer's loss on random models of Stable Diffusion 1.5's sizes; return their times."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -125,14 +125,14 @@ def measure_lora_step(steps: int, resolution: int, batch: int, mixed_precision: 
 
 
 def in_child(arguments: list[str]) -> dict[str, float]:
-    """Run one measurement in a process of its own, and add that process's peak memory."""
+    """Run one measurement in its own process; return its values and its peak memory."""
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         subprocess.run([sys.executable, __file__, *arguments, "--write", file.name], check=True)
         return json.loads(Path(file.name).read_text())
 
 
 def peak_gib() -> dict[str, float]:
-    """Peak memory of this process, and of its GPU where it used one."""
+    """Return the peak memory of this process, and of the GPU if it used one."""
     peak = {"peak memory, GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         peak["peak GPU memory, GiB"] = torch.cuda.max_memory_allocated() / 2**30

@@ -1,9 +1,10 @@
-"""PerSAM-F's fit: one decode and a sample of the pixels, against a decode and all pixels at every step.
+"""Speed of PerSAM-F's fit: decoding once and sampling pixels, against decoding and using all pixels at every step.
 
     python benchmarks/persam_f.py
 
-On a random SAM of full decoder size and a drawn 1024-pixel photo, in turn, several times. The slow way is the one of
-the authors' code; of its thousand steps `--steps` are run and the time is scaled up. Prints both and their ratio.
+Uses a random SAM of full decoder size and a synthetic 1024-pixel photo; both methods run in turn, several times. The
+slow one is that of the authors' code: of its thousand steps only `--steps` are run, and the time is scaled up. Prints
+both times and their ratio.
 """
 
 import argparse
@@ -23,7 +24,7 @@ SIDE = 1024
 
 
 def every_step(persam: PerSAM, reference: Reference, steps: int) -> float:
-    """Seconds that `STEPS` steps would take when each decodes and looks at all pixels."""
+    """Return the seconds that `STEPS` steps would take if each decodes and uses all pixels."""
     photo = persam.encode([reference.pixels])[0]
     target = torch.from_numpy(reference.foreground).float().flatten()
     asked = Prompts(torch.tensor([[SIDE / 2, SIDE / 2]]), torch.tensor([1]))
@@ -44,7 +45,7 @@ def every_step(persam: PerSAM, reference: Reference, steps: int) -> float:
 
 
 def one_decode(persam: PerSAM, reference: Reference) -> float:
-    """Seconds of ours: the decode, its way to the photo's pixels, and all `STEPS` steps."""
+    """Return the seconds of our method: decoding, upsampling to the photo's pixels, and all `STEPS` steps."""
     photo = persam.encode([reference.pixels])[0]
     target = torch.from_numpy(reference.foreground.ravel())
     asked = Prompts(torch.tensor([[SIDE / 2, SIDE / 2]]), torch.tensor([1]))
@@ -55,7 +56,7 @@ def one_decode(persam: PerSAM, reference: Reference) -> float:
 
 
 def main() -> None:
-    """Time both in turn, print a table."""
+    """Time both methods in turn and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="how often each is timed (3)")
     parser.add_argument("--steps", type=int, default=5, help="steps of the slow way that are really run (5)")

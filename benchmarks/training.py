@@ -1,15 +1,15 @@
-"""Steps a second and memory of training, beside diffusers' own scripts on the same model, photos and flags.
+"""Speed and memory of training, compared with diffusers' own scripts on the same model, photos and flags.
 
     python benchmarks/training.py
     python benchmarks/training.py --scripts path/to/diffusers/examples/dreambooth
     python benchmarks/training.py --scripts ... --device cuda --dtype bf16 --narrow 1 --resolution 512
 
-The model has Stable Diffusion 1.5's architecture and random weights, every width divided by `--narrow`; `--model`
-takes a real one. Trainings are compared in pairs, each unmodified and in a process of its own: both start, then take
-turns, a step of one and a step of the other, so that whatever else the machine does disturbs both alike. A hook on the
-optimizer holds the one that waits. Given are medians over all steps but the first few, with the quartiles of the
-ratios of neighbouring steps; the script beside itself shows what is noise. CPU seconds are user's and system's of the
-whole process. The losses without masks must be those of the script.
+The model has Stable Diffusion 1.5's architecture and random weights, with every width divided by `--narrow`; `--model`
+uses a real one. Trainings are compared in pairs, unmodified and each in its own process. The two alternate step by
+step, so that other load on the machine affects both alike; a hook on the optimizer makes one wait for the other. The
+table has medians over all steps but the first few, and the quartiles of the ratios of neighbouring steps. Comparing
+the script with itself shows the noise. CPU seconds are the user and system time of the whole process. Without masks,
+the losses must equal those of the script.
 """
 
 import argparse
@@ -42,7 +42,7 @@ PRIOR = ("--background_prior_weight", "1", "--class_prompt", "a dog")
 ONCE = "--pre_compute_text_embeddings"
 CACHED = (ONCE, "--cache_latents")
 ROWS = {
-    # What is timed: the flags beyond those that all have.
+    # Each training's flags in addition to the common ones.
     "diffusers' script": (),
     "diffusers' script, prompts encoded once": (ONCE,),
     "ours, no masks": ("--no_masked_loss",),
@@ -53,7 +53,7 @@ ROWS = {
     "ours, masks, prompts and photos encoded once": (*MASKS, *CACHED),
 }
 PAIRS = (
-    # What is compared with what.
+    # A training and the one that it is compared with.
     ("diffusers' script", "diffusers' script"),
     ("ours, no masks", "diffusers' script"),
     ("ours, masks, prompts encoded once", "diffusers' script"),
@@ -70,11 +70,11 @@ HEAD = """\
 
 
 class Training:
-    """A training script in a process of its own, which waits after every step until it is told to take the next.
+    """A training script in its own process, which waits after every step for the signal to take the next.
 
     Attributes:
-        steps: of each step but the first wall seconds, CPU seconds, and peak memory in MiB until then: of the
-            process, or on a GPU of what torch has allocated there.
+        steps: for each step but the first its wall seconds, CPU seconds, and the peak memory so far in MiB: of the
+            process, or on a GPU of torch's allocations.
     """
 
     def __init__(self, title: str, folder: Path, number: int, words: list[str]) -> None:
@@ -94,19 +94,19 @@ class Training:
         self._wait()
 
     def _wait(self) -> list[float]:
-        """What the step under way costs, when it is done."""
+        """Wait for the current step; return its cost."""
         cost = self.report.readline()
         if not cost:
             self._give_up()
         return list(json.loads(cost))
 
     def step(self) -> None:
-        """Have it take one step."""
+        """Take one step."""
         self._go_on()
         self.steps.append(self._wait())
 
     def finish(self) -> list[float]:
-        """Have it save its model and end; returns the loss of every step, as its tensorboard log has it."""
+        """Let it save its model and end; return the loss of every step from its tensorboard log."""
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         self._go_on()
@@ -130,9 +130,9 @@ class Training:
 
 
 def run_child(report: IO[str], script: str, words: list[str]) -> None:
-    """Run a script as `__main__`; after every optimizer step say what it cost, and wait for a line.
+    """Run a script as `__main__`; after every optimizer step, report its cost and wait for a line on stdin.
 
-    Folders are listed sorted, since diffusers' scripts take photos in the file system's order.
+    Folders are listed in sorted order, because diffusers' scripts read photos in the file system's order.
     """
     begun = [time.perf_counter(), time.process_time()]
 
@@ -154,7 +154,7 @@ def run_child(report: IO[str], script: str, words: list[str]) -> None:
 
 
 def save_random_model(folder: Path, narrow: int) -> None:
-    """Stable Diffusion 1.5's architecture with random weights, its widths divided by 1, 2 or 4."""
+    """Save Stable Diffusion 1.5's architecture with random weights and widths divided by `narrow` (1, 2 or 4)."""
     sys.path.insert(0, str(ROOT / "examples"))
     from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -201,7 +201,7 @@ def save_random_model(folder: Path, narrow: int) -> None:
 
 
 def draw_photos(folder: Path, side: int) -> None:
-    """A disc on noise, `photos/N.jpg`, and the disc alone, `masks/N.png`; `side` pixels."""
+    """Draw photos of a disc on noise, `photos/N.jpg`, and the disc as a mask, `masks/N.png`, of `side` pixels."""
     for name in ("photos", "masks"):
         (folder / name).mkdir()
     y, x = np.mgrid[:side, :side] / side - 0.5
@@ -216,9 +216,9 @@ def draw_photos(folder: Path, side: int) -> None:
 def compare(
     pair: tuple[str, str], folder: Path, kind: str, flags: argparse.Namespace
 ) -> tuple[str, list[list[float]]]:
-    """Train both of a pair in turns; returns a row of the table, and the losses of both.
+    """Train both of a pair in turn; return a row of the table and the losses of both.
 
-    Which of them starts first, and which takes the first of two steps, changes, since either may be an advantage.
+    Which one starts first, and which takes the first of two steps, alternates, because either may be an advantage.
     """
     costs: list[list[list[float]]] = [[], []]
     for number in range(flags.rounds):
@@ -236,7 +236,7 @@ def compare(
 
 
 def words_of(title: str, kind: str, flags: argparse.Namespace) -> list[str]:
-    """The script and the flags of a row."""
+    """Return the script and the flags of a row."""
     if title.startswith("diffusers"):
         script = [str(flags.scripts.resolve() / THEIRS[kind])]
     else:
@@ -249,7 +249,7 @@ def words_of(title: str, kind: str, flags: argparse.Namespace) -> list[str]:
 
 
 def check_losses(losses: list[list[float]], tolerance: float) -> None:
-    """Print how far the losses of two trainings lie apart; stop where that is more than `tolerance`."""
+    """Print the largest difference between the losses of two trainings; exit if it exceeds `tolerance`."""
     apart = np.abs(np.subtract(*losses)).max()
     print(f"\nlosses without masks: {len(losses[0])} steps, at most {apart:.1e} from the script's {losses[1][-1]:.3f}")
     if not apart <= tolerance:
@@ -257,7 +257,7 @@ def check_losses(losses: list[list[float]], tolerance: float) -> None:
 
 
 def table_row(pair: tuple[str, str], one: NDArray[np.float64], other: NDArray[np.float64]) -> str:
-    """A pair as a row of the table, from (steps, 3) each: wall seconds, CPU seconds, MiB."""
+    """Format a pair as a row of the table; each is (steps, 3): wall seconds, CPU seconds, MiB."""
     cells = list(pair)
     for column in (0, 1):
         low, middle, high = np.quantile(other[:, column] / one[:, column], (0.25, 0.5, 0.75))
@@ -269,7 +269,7 @@ def table_row(pair: tuple[str, str], one: NDArray[np.float64], other: NDArray[np
 
 
 def main() -> None:
-    """Compare all pairs, print a table for LoRA and one for full fine-tuning."""
+    """Compare all pairs; print a table for LoRA and one for full fine-tuning."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scripts", type=Path, help="diffusers' examples/dreambooth; left out if unset")
     parser.add_argument("--kind", choices=[*THEIRS, "both"], default="both", help="what is trained (both)")
@@ -284,7 +284,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only rows with this in `A / B`, such as prior")
     parser.add_argument("--rounds", type=int, default=2, help="how often each pair is trained (2)")
     flags = parser.parse_args()
-    # For the trainings, which inherit it.
+    # The trainings inherit the environment.
     os.environ |= {"OMP_NUM_THREADS": str(flags.threads), "TOKENIZERS_PARALLELISM": "false"}
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     if flags.device == "cpu":

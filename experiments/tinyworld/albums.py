@@ -1,4 +1,4 @@
-"""The photos of one held-out individual, as a user would bring them: five, all in the same place."""
+"""A user's photos of one held-out individual: five, all taken in the same place."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,18 +13,18 @@ from subjects import Identity
 from world import SCENES, Picture, Recipe, draw, random_placement
 
 SIDE = 128
-"""Pixels of a photo: more than the models see, as in life."""
+"""Pixels of a photo's side: more than the models see, as with real photos."""
 
 
 @dataclass(frozen=True)
 class Album:
-    """Five photos of one subject before one background.
+    """Five photos of one subject on one background.
 
     Attributes:
-        identity: who is on them.
-        scene: where all were taken; with a companion, the first.
-        pictures: the photos, the first of which is the reference; the subject is number 0 in each.
-        companion: who stands beside the subject in every photo; None where it is alone.
+        identity: the subject.
+        scene: where all photos were taken; with a companion, the scene of the first.
+        pictures: the photos; the first is the reference, and the subject is number 0 in each.
+        companion: the individual beside the subject in every photo; None if it is alone.
     """
 
     identity: Identity
@@ -34,7 +34,7 @@ class Album:
 
     @property
     def name(self) -> str:
-        """A word for folders and tables."""
+        """A name for folders and tables."""
         return f"{self.identity.kind}-{self.scene}"
 
     @property
@@ -47,7 +47,7 @@ class Album:
         return [f"a {identifier}{self.identity.kind} {PHRASES[scene]}" for scene in scenes]
 
 
-# Saturated colours, so that bleeding can be told from the scenes' own colours; see `docs/tinyworld.md`.
+# Saturated colours, so that bleeding differs from the scenes' own colours; see `docs/tinyworld.md`.
 SUBJECTS = (
     (Identity("dog", "pink", "purple", "dotted", "hat"), "sofa"),
     (Identity("cat", "teal", "purple", "checked", "hat"), "city"),
@@ -59,7 +59,7 @@ SUBJECTS = (
 
 
 def albums(count: int = len(SUBJECTS), photos: int = 5, side: int = SIDE) -> list[Album]:
-    """The experiment's subjects, every one held out from all training."""
+    """The experiment's subjects, each held out from all training."""
     return [
         photograph(identity, scene, [7, number], photos, side)
         for number, (identity, scene) in enumerate(SUBJECTS[:count])
@@ -67,7 +67,7 @@ def albums(count: int = len(SUBJECTS), photos: int = 5, side: int = SIDE) -> lis
 
 
 def photograph(identity: Identity, scene: str, seed: Sequence[int], photos: int = 5, side: int = SIDE) -> Album:
-    """Draw one subject alone before one and the same background, `photos` times."""
+    """Draw `photos` photos of one subject alone, all on the same background."""
     rng = np.random.default_rng(seed)
     background = int(rng.integers(2**31))
     pictures = []
@@ -88,7 +88,7 @@ def save_album(album: Album, folder: Path) -> tuple[Path, Path]:
 
 
 def blank_background(album: Album, folder: Path, level: int = 200) -> Path:
-    """The photo editor's way: the same photos with everything but the subject painted grey."""
+    """Write the same photos with everything but the subject painted grey, as in a photo editor."""
     for number, picture in enumerate(album.pictures):
         levels = np.array(picture.image)
         levels[~picture.mask()] = level
@@ -97,10 +97,10 @@ def blank_background(album: Album, folder: Path, level: int = 200) -> Path:
 
 
 def backgrounds(folder: Path, count: int = 24) -> None:
-    """Write what may be put behind a subject.
+    """Write backgrounds to put behind a subject.
 
-    `gradients` are of two random colours and show no scene at all; `scenes` are all eight, empty, so that the scenes
-    of the prompts are among them.
+    `gradients` have two random colours and show no scene; `scenes` are all eight scenes, empty, so the prompted ones
+    are among them.
     """
     rng = np.random.default_rng(11)
     ramp = np.linspace(0, 1, SIDE)

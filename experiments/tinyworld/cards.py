@@ -1,4 +1,4 @@
-"""Model cards: what a model is, how it was made, and what it scores."""
+"""Model cards: what a model is, how it was trained, and its scores."""
 
 import json
 from dataclasses import asdict
@@ -12,17 +12,17 @@ SCORES = "scores.json"
 
 
 def save_card(folder: Path, fitted: Fitted) -> None:
-    """Note down beside a model's weights what its training took; `score.py` adds the scores and the text."""
+    """Save the training's steps and time beside a model's weights; `score.py` adds the scores and the text."""
     (folder / FITTED).write_text(json.dumps(asdict(fitted), indent=2) + "\n")
 
 
 def load_fitted(folder: Path) -> Fitted:
-    """What `save_card` noted down."""
+    """Read what `save_card` wrote."""
     return Fitted(**json.loads((folder / FITTED).read_text()))
 
 
 def write_cards() -> None:
-    """Write each model's `README.md` from what its training took and what it scores."""
+    """Write each model's `README.md` from its training's steps and time and its scores."""
     scores = json.loads((FOLDER / SCORES).read_text())
     for folder, (title, text, begins) in _TEXTS.items():
         trained = [json.loads(path.read_text()) | {"of": path.parent.name} for path in sorted(folder.rglob(FITTED))]
@@ -74,4 +74,4 @@ _TEXTS = {
         "detector",
     ),
 }
-"""Of each model: its card's title and text, and the beginnings of its scores' names."""
+"""Each model's card: title, text, and the prefixes of its scores' names."""

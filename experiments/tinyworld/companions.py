@@ -1,7 +1,7 @@
-"""A detector of every kind that a picture shows, by which an uninvited companion is found.
+"""A detector of all kinds that a picture shows, used to find an uninvited companion.
 
-The judge names one kind a picture. Here each kind is asked for on its own, so that a picture of a dog beside a clock
-shows both. It shares no weights and no pictures of its training with the models that draw.
+The judge names one kind per picture. Here each kind is detected separately, so that a picture of a dog beside a clock
+shows both. The detector shares neither weights nor training pictures with the generating models.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from world import KIND_NAMES
 
 
 class KindDetector(nn.Module, PyTorchModelHubMixin):
-    """A convolutional network of 0.5 million weights: each kind's strongest evidence anywhere in the picture."""
+    """A convolutional network of 0.5 million weights that pools each kind's evidence over the picture."""
 
     def __init__(self, width: int = 40) -> None:
         super().__init__()
@@ -33,19 +33,19 @@ class KindDetector(nn.Module, PyTorchModelHubMixin):
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, side, side) float32 in [-1, 1] to (B, 8) logits, in the order of `world.KIND_NAMES`."""
+        """Return (B, 8) logits in the order of `world.KIND_NAMES`, from (B, 3, side, side) float32 in [-1, 1]."""
         evidence: Tensor = self.layers(pixels)
         return evidence.flatten(2).logsumexp(-1) - np.log(evidence[0, 0].numel())
 
 
 @cache
 def the_detector() -> KindDetector:
-    """The committed detector."""
+    """Load the committed detector."""
     return load(KindDetector, DETECTOR).float().eval()
 
 
 @torch.no_grad()
 def shows(images: Sequence[Image.Image], kind: str) -> list[bool]:
-    """Whether each picture shows a subject of `kind`, whatever else it shows."""
+    """Return for each picture whether it shows a subject of `kind`, whatever else it shows."""
     pixels = to_pixels(np.stack([np.asarray(image.convert("RGB").resize((64, 64))) for image in images]))
     return (the_detector()(pixels)[:, KIND_NAMES.index(kind)] > 0).tolist()

@@ -1,6 +1,6 @@
-"""The frontier's subjects, and what stands around them in the photos: one background, a companion, or nothing twice.
+"""The frontier's subjects, and what their photos share beside the subject: a background, a companion, or nothing.
 
-Rates and recipes are chosen on one cast and reported on another; no individual is in both.
+Learning rates and recipes are chosen on one cast and reported on another; no individual is in both.
 """
 
 from collections.abc import Callable
@@ -16,18 +16,18 @@ REPORTED = 12
 PHOTOS = 5
 ORACLE_PHOTOS = 40
 APART = 0.23
-"""Of the picture's side: how far left or right of the middle subject and companion stand."""
+"""Distance of subject and companion from the middle, as a share of the picture's side."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One of a cast.
+    """One member of a cast.
 
     Attributes:
         identity: the individual, held out from all training.
-        scene: where its photos are taken.
-        companion: who stands beside it under the companion confound; an individual of another kind.
-        seed: of its photos.
+        scene: where its photos are taken; with a companion, the first of them.
+        companion: the individual of another kind beside it under the companion confound.
+        seed: for its photos.
     """
 
     identity: Identity
@@ -37,13 +37,13 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """A word for folders and tables, unique in all casts."""
+        """A name for folders and tables, unique in all casts."""
         own = self.identity
         return f"{own.kind}-{own.main}-{own.second}-{own.pattern}-{own.accessory}-{self.scene}"
 
 
 def choosing() -> list[Subject]:
-    """The cast on which rates and recipes are chosen: the six of `albums`."""
+    """The cast on which learning rates and recipes are chosen: the six subjects of `albums`."""
     rng = np.random.default_rng(20)
     return [
         Subject(identity, scene, _companion(rng, identity.kind), (7, number))
@@ -52,7 +52,7 @@ def choosing() -> list[Subject]:
 
 
 def reported() -> list[Subject]:
-    """The cast whose numbers are reported: twelve held-out individuals drawn by lot, each kind once or twice."""
+    """The cast whose numbers are reported: twelve random held-out individuals, each kind once or twice."""
     rng = np.random.default_rng(21)
     taken = [identity for identity, _ in SUBJECTS]
     kinds = [*KIND_NAMES, *rng.permutation(KIND_NAMES)][:REPORTED]
@@ -66,17 +66,17 @@ def reported() -> list[Subject]:
 
 
 def _companion(rng: np.random.Generator, kind: str) -> Identity:
-    """A held-out individual of any kind but one."""
+    """Draw a held-out individual of any kind but `kind`."""
     return random_identity(rng, str(rng.choice([other for other in KIND_NAMES if other != kind])), held_out=True)
 
 
 def same_scene(subject: Subject) -> Album:
-    """Five photos of the subject alone, all before one and the same background."""
+    """Five photos of the subject alone, all on the same background."""
     return photograph(subject.identity, subject.scene, subject.seed, PHOTOS)
 
 
 def with_companion(subject: Subject) -> Album:
-    """Five photos in five scenes, with the same companion beside the subject in each, now left and now right."""
+    """Five photos in five scenes, with the same companion beside the subject in each, on either side."""
     rng = np.random.default_rng([*subject.seed, 1])
     scenes = [subject.scene, *rng.permutation([scene for scene in SCENES if scene != subject.scene])]
     sides = rng.permutation([-1, 1, -1, 1, -1])
@@ -89,7 +89,7 @@ def with_companion(subject: Subject) -> Album:
 
 
 def everywhere(subject: Subject) -> Album:
-    """The oracle's photos: forty of the subject alone, five in each scene, no two backgrounds alike."""
+    """The oracle's photos: forty of the subject alone, five in each scene, all with different backgrounds."""
     rng = np.random.default_rng([*subject.seed, 2])
     scenes = [scene for scene in SCENES for _ in range(ORACLE_PHOTOS // len(SCENES))]
     pictures = [_draw(scene, ((subject.identity, random_placement(rng)),), rng) for scene in scenes]
@@ -106,4 +106,4 @@ def _draw(scene: str, people: tuple[tuple[Identity, Placement], ...], rng: np.ra
 
 
 CONFOUNDS: dict[str, Callable[[Subject], Album]] = {"scene": same_scene, "companion": with_companion}
-"""What the photos of a subject have in common beside it."""
+"""What the photos of a subject have in common beside the subject."""

@@ -1,4 +1,4 @@
-"""Many drawn pictures in memory, the same ones for the same numbers."""
+"""Many drawn pictures in memory, reproducible from a seed."""
 
 import json
 from collections.abc import Iterator
@@ -22,12 +22,12 @@ CROWDED: Crowd = (0.0, 0.55, 0.25, 0.2)
 
 @dataclass(frozen=True)
 class Corpus:
-    """Drawn pictures and what is known of them.
+    """Drawn pictures and their ground truth.
 
     Attributes:
         images: (N, side, side, 3) uint8 RGB.
-        labels: (N, side, side) uint8, as `Picture.labels` at a pixel's centre.
-        facts: of each picture: caption, scene, kinds, identities and the names of its labels.
+        labels: (N, side, side) uint8, `Picture.labels` at each pixel's centre.
+        facts: for each picture its caption, scene, kinds, identities and the names of its labels.
     """
 
     images: NDArray[np.uint8]
@@ -38,28 +38,28 @@ class Corpus:
         return len(self.facts)
 
     def pixels(self, index: Tensor) -> Tensor:
-        """(B, 3, side, side) float32 in [-1, 1]."""
+        """Return the pictures at `index` as (B, 3, side, side) float32 in [-1, 1]."""
         return to_pixels(self.images[index.numpy()])
 
 
 def to_pixels(images: NDArray[np.uint8]) -> Tensor:
-    """(B, side, side, 3) uint8 to (B, 3, side, side) float32 in [-1, 1], as diffusers' autoencoders take it."""
+    """Convert (B, side, side, 3) uint8 to (B, 3, side, side) float32 in [-1, 1], as diffusers' autoencoders expect."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def load_corpus(
     work: Path, name: str, count: int, seed: int, held_out: bool = False, crowd: Crowd = ALONE, side: int = 64
 ) -> Corpus:
-    """Draw a corpus, or read it where it was drawn before.
+    """Draw a corpus, or read it if it was drawn before.
 
     Args:
-        work: a folder for what can be made again.
-        name: of the corpus in it.
-        count: pictures.
-        seed: what they are drawn from.
-        held_out: held-out identities; see `world.random_recipe`.
-        crowd: how many subjects; see there.
-        side: pixels.
+        work: a folder for files that can be made again.
+        name: the corpus's name in that folder.
+        count: number of pictures.
+        seed: for drawing them.
+        held_out: whether to draw held-out identities; see `world.random_recipe`.
+        crowd: how many subjects a picture has; see there.
+        side: pixels of a picture's side.
     """
     folder = work / f"{name}-{count}-{seed}-{side}"
     if not (folder / "facts.json").exists():
@@ -102,7 +102,7 @@ def _draw_chunk(job: tuple) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[
 
 
 def batches(count: int, size: int, seed: int, step: int = 0) -> Iterator[Tensor]:
-    """Indices of one batch after another from `step` on, every picture once an epoch, the same for one seed."""
+    """Yield the indices of each batch from `step` on: every picture once per epoch, in an order fixed by the seed."""
     per_epoch = count // size
     while True:
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1000 + step // per_epoch))
@@ -112,7 +112,7 @@ def batches(count: int, size: int, seed: int, step: int = 0) -> Iterator[Tensor]
 
 
 def class_numbers(facts: list[dict]) -> tuple[Tensor, Tensor]:
-    """Each picture's scene and first subject's kind, as indices; -1 where there is no subject."""
+    """Return the indices of each picture's scene and of its first subject's kind; -1 without a subject."""
     scenes = torch.tensor([SCENES.index(fact["scene"]) for fact in facts])
     kinds = torch.tensor([KIND_NAMES.index(fact["kinds"][0]) if fact["kinds"] else -1 for fact in facts])
     return scenes, kinds

@@ -1,10 +1,10 @@
-"""The whole path on two cores and without a network: the paper's Figure 10 in miniature.
+"""The demo: every step from photos to a report, on two cores and without a network, like the paper's Figure 10.
 
     python experiments/tinyworld/demo.py --output demo
 
-Five drawn photos of a dog on a sofa and one mask: finds the dog in all of them, trains one model
-without masks and one with them, lets both draw the dog in four other places, and measures. The models
-are tinyworld's own, small and trained; every command and file is what real models take.
+From five drawn photos of a dog on a sofa and one mask, it finds the dog in all photos, trains one model
+without masks and one with them, generates images of the dog in four other scenes with both, and measures
+them. The models are tinyworld's small trained ones; the commands and files are the same as for real models.
 """
 
 import argparse
@@ -28,12 +28,12 @@ from scenes import PHRASES
 
 SCENES = ("jungle", "snow", "beach", "night")
 PICTURES = 2
-"""A scene."""
+"""Images per scene."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One training's pictures and what they measure, in [0, 1]."""
+    """The images of one training and their scores in [0, 1]."""
 
     title: str
     folder: Path
@@ -41,12 +41,12 @@ class Row:
     fidelity: float
 
     def pictures(self) -> list[Path]:
-        """In the order of `SCENES`, those of one scene together."""
+        """Return the images' paths, scene by scene in the order of `SCENES`."""
         return [path for scene in SCENES for path in sorted(self.folder.glob(f"*{PHRASES[scene].split()[-1]}-*.png"))]
 
 
 def run(output: Path, steps: int) -> list[str]:
-    """Segment, train twice, generate twice, report; returns the lines that sum it up."""
+    """Segment, train twice, generate twice, write the report; return the lines that summarize it."""
     sam, diffusion = check(SAM), check(DIFFUSION)
     album = albums()[0]
     photos, masks = save_album(album, output)
@@ -89,7 +89,7 @@ def run(output: Path, steps: int) -> list[str]:
 
 
 def score(album: Album, title: str, folder: Path) -> Row:
-    """Measure what one model drew."""
+    """Measure the images of one model."""
     row = Row(title, folder, 0.0, 0.0)
     seen = measure([files.read_photo(path) for path in row.pictures()], album.identity)
     photos = measure([picture.image for picture in album.pictures], album.identity)
@@ -104,7 +104,7 @@ def score(album: Album, title: str, folder: Path) -> Row:
 
 
 def call(verb: str, *words: str, **flags: object) -> None:
-    """Run a verb of the command line, showing it first; stop here if it fails."""
+    """Print and run a command of persam-dreambooth; exit if it fails."""
     given = [verb, *words, *(str(word) for key, value in flags.items() for word in (f"--{key}", value))]
     print("$ persam-dreambooth", shlex.join(given), flush=True)
     code = persam_dreambooth(given)
@@ -113,12 +113,12 @@ def call(verb: str, *words: str, **flags: object) -> None:
 
 
 def step(title: str) -> None:
-    """A headline in the terminal."""
+    """Print a headline."""
     print(f"\n== {title}", flush=True)
 
 
 def main() -> None:
-    """Read the flags, run, say where the report lies."""
+    """Read the flags, run, print the report's path."""
     parser = argparse.ArgumentParser(description="DreamBooth without and with masks, in a small drawn world.")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for everything; must not exist yet")
     parser.add_argument("--max_train_steps", type=int, default=200, help="steps of each training (200)")

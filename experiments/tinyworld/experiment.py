@@ -1,10 +1,10 @@
-"""What masks do to DreamBooth: plain against masked, with and without a background prior, measured.
+"""Measure the effect of masks on DreamBooth: plain against masked, with and without a background prior.
 
     python experiments/tinyworld/experiment.py --output experiment
 
-Six held-out subjects, five photos each before one and the same background, three seeds, eight arms. Every
-run is the real trainer's; a run that is done is not done again, so that it can be interrupted. It
-writes `results.json`, `table.md` and `grid.png`.
+Six held-out subjects, five photos each on the same background, three seeds, eight arms. Every run uses
+the real trainer. Interrupted, the command resumes after the last finished run. It writes `results.json`,
+`table.md` and `grid.png`.
 """
 
 import argparse
@@ -34,14 +34,14 @@ CLASS_IMAGES = 24
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train.
+    """One way of training.
 
     Attributes:
-        title: for the table.
-        photos: "photos", or "blank" for those with the background painted over.
+        title: its row in the table.
+        photos: "photos", or "blank" for photos whose background is painted grey.
         masks: "none", "found" (PerSAM, from the first photo) or "true".
-        flags: what else the trainer is told.
-        behind: what is put behind the subject: "gradients" or "scenes" (see `backgrounds`); nothing if empty.
+        flags: further flags of the trainer.
+        behind: the backgrounds put behind the subject, "gradients" or "scenes" (see `backgrounds`); "" for none.
     """
 
     title: str
@@ -53,7 +53,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all arms share."""
+    """The settings that all arms share."""
 
     steps: int = 200
     batch_size: int = 4
@@ -67,7 +67,7 @@ class Recipe:
 
 
 def arms(recipe: Recipe) -> dict[str, Arm]:
-    """The arms by their letters."""
+    """Return the arms by their letters."""
     background = ("--background_prior_weight", str(recipe.prior_weight))
     prior = ("--with_prior_preservation", "--num_class_images", str(CLASS_IMAGES))
     return {
@@ -83,7 +83,7 @@ def arms(recipe: Recipe) -> dict[str, Arm]:
 
 
 def further(recipe: Recipe) -> dict[str, Arm]:
-    """Arms that are run only if they are asked for: the attention loss, other backgrounds, other latent masks."""
+    """Return the arms that run only on request: the attention loss, other backgrounds, other latent masks."""
     prior = arms(recipe)["c"].flags
     whole = ("--background_weight", "1")
     made = {
@@ -115,9 +115,9 @@ def run(album: Album, arm: Arm, seed: int, recipe: Recipe, folder: Path, prepare
 
     Args:
         album: the photos.
-        arm, seed, recipe: how.
-        folder: of this run; the trained model in it is deleted afterwards.
-        prepared: what `prepare` wrote for the album.
+        arm, seed, recipe: how to train.
+        folder: the folder of this run; the trained model in it is deleted afterwards.
+        prepared: the folder that `prepare` wrote for the album.
     """
     train(album, arm, seed, recipe, folder, prepared)
     images = draw_subject(folder / "model", album, seed, recipe)
@@ -126,7 +126,7 @@ def run(album: Album, arm: Arm, seed: int, recipe: Recipe, folder: Path, prepare
 
 
 def train(album: Album, arm: Arm, seed: int, recipe: Recipe, folder: Path, prepared: Path) -> Path:
-    """Train one arm on one album; arguments as `run`, the trained model is returned and stays."""
+    """Train one arm on one album and return the model's folder; for the arguments see `run`."""
     kind = album.identity.kind
     shutil.rmtree(folder, ignore_errors=True)
     masks = {"none": ["--no_masked_loss"], "found": ["--instance_mask_dir", str(prepared / "found")]}
@@ -147,7 +147,7 @@ def train(album: Album, arm: Arm, seed: int, recipe: Recipe, folder: Path, prepa
 
 
 def draw_subject(model: Path, album: Album, seed: int, recipe: Recipe, identifier: str = "sks ") -> list[Image.Image]:
-    """`recipe.pictures` of the subject in each scene but its own, scene by scene."""
+    """Generate `recipe.pictures` images of the subject in each scene but its own, scene by scene."""
     lora = (model / "pytorch_lora_weights.safetensors").exists()
     pipeline: Any = StableDiffusionPipeline.from_pretrained(DIFFUSION if lora else model, torch_dtype=torch.float32)
     if lora:
@@ -161,7 +161,7 @@ def draw_subject(model: Path, album: Album, seed: int, recipe: Recipe, identifie
 
 
 def prepare(album: Album, folder: Path, recipe: Recipe, class_images: int = CLASS_IMAGES) -> Path:
-    """Photos, true masks, masks found from the first photo, class images and blanked photos of an album."""
+    """Write an album's photos, true masks, masks found from the first photo, class images and blanked photos."""
     if (folder / "done").exists():
         return folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -178,7 +178,7 @@ def prepare(album: Album, folder: Path, recipe: Recipe, class_images: int = CLAS
 
 
 def draw_class_images(album: Album, folder: Path, recipe: Recipe, count: int) -> None:
-    """Draw pictures of the album's kind by the base model, for class prior preservation."""
+    """Generate images of the album's kind with the base model, for class prior preservation."""
     pipeline: Any = StableDiffusionPipeline.from_pretrained(check(DIFFUSION), torch_dtype=torch.float32)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
@@ -190,14 +190,14 @@ def draw_class_images(album: Album, folder: Path, recipe: Recipe, count: int) ->
 
 
 def call(*words: str) -> None:
-    """A verb of the command line, in this process."""
+    """Run a command of persam-dreambooth in this process."""
     code = persam_dreambooth(list(words))
     if code:
         raise RuntimeError(f"persam-dreambooth {' '.join(words)} ended with {code}")
 
 
 def overlaps(album: Album, prepared: Path) -> list[float]:
-    """IoU of the masks found in all photos but the reference."""
+    """Return the IoU of each found mask with the true one, for all photos but the reference."""
     scores = []
     for number, picture in list(enumerate(album.pictures))[1:]:
         found, true = files.read_mask(prepared / "found" / "masks" / f"{number:02}.png"), picture.mask()
@@ -206,7 +206,7 @@ def overlaps(album: Album, prepared: Path) -> list[float]:
 
 
 def one_run(job: tuple[int, str, int, Recipe, Path]) -> None:
-    """Do one run of the experiment and write down what was seen; in a process of its own."""
+    """Do one run of the experiment, in its own process, and save what the judge sees."""
     number, letter, seed, recipe, output = job
     album = albums()[number]
     folder = output / "runs" / f"{album.name}-{letter}-{seed}"
@@ -226,7 +226,7 @@ def one_run(job: tuple[int, str, int, Recipe, Path]) -> None:
 
 
 def summary(output: Path, letters: list[str], seeds: int, recipe: Recipe) -> dict[str, dict[str, list[float]]]:
-    """Each arm's measures, one value a run: the mean over its pictures."""
+    """Return each arm's measures with one value per run, the mean over its images."""
     made = {}
     for letter in letters:
         rows: dict[str, list[float]] = {}
@@ -253,7 +253,7 @@ def summary(output: Path, letters: list[str], seeds: int, recipe: Recipe) -> dic
 
 
 def table(results: dict[str, dict[str, list[float]]], recipe: Recipe) -> str:
-    """Markdown: a row an arm, means with 95 % intervals over the runs, in percent."""
+    """Return a Markdown table with one row per arm: means in percent with 95 % intervals over the runs."""
     names = ("scene", "leakage", "bleeding", "fidelity", "kind", "pattern", "colours")
     heads = ("scene accuracy", "leakage", "bleeding", "fidelity", "kind", "pattern", "colours")
     titles = {letter: arm.title for letter, arm in (arms(recipe) | further(recipe)).items()}
@@ -271,7 +271,7 @@ def table(results: dict[str, dict[str, list[float]]], recipe: Recipe) -> str:
 
 
 def grid(output: Path, letters: list[str], recipe: Recipe, seed: int = 0) -> Image.Image:
-    """For each subject, in two columns: a row of pictures an arm, its photo first, then one picture a scene."""
+    """Join the images of all subjects: per arm a row of a photo and one image per scene; subjects in two columns."""
     blocks = []
     for album in albums():
         tiles, captions = [], []
@@ -289,7 +289,7 @@ def grid(output: Path, letters: list[str], recipe: Recipe, seed: int = 0) -> Ima
 
 
 def main() -> None:
-    """Run what is missing, then write results, table and grid."""
+    """Do the missing runs, then write results, table and grid."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("experiment"), help="folder for everything")
     parser.add_argument("--arms", nargs="+", default=["base", *arms(Recipe())], help="letters of the arms (base to f)")

@@ -1,4 +1,4 @@
-"""What all of tinyworld's trainings share: one seeded, resumable loop with an average of the weights."""
+"""The training loop of all tinyworld models: seeded, resumable, with a moving average of the weights."""
 
 import platform
 import time
@@ -20,15 +20,15 @@ SAVE_EVERY = 200
 
 @dataclass
 class Fitted:
-    """What a training took.
+    """A training's size, time and machine.
 
     Attributes:
-        steps: optimizer steps.
-        batch_size: samples a step.
-        seconds: of the loop alone, interruptions left out.
-        threads: CPU threads that it used.
-        machine: processor or GPU.
-        torch: its version.
+        steps: number of optimizer steps.
+        batch_size: samples per step.
+        seconds: time of the loop, without interruptions.
+        threads: number of CPU threads.
+        machine: name of the processor or GPU.
+        torch: version of torch.
     """
 
     steps: int
@@ -39,7 +39,7 @@ class Fitted:
     torch: str
 
     def __add__(self, later: "Fitted") -> "Fitted":
-        """Two phases of one training."""
+        """Combine two phases of one training."""
         return replace(later, steps=self.steps + later.steps, seconds=self.seconds + later.seconds)
 
 
@@ -54,18 +54,17 @@ def fit(
 ) -> Fitted:
     """Train `model` in place and leave it with the moving average of its weights.
 
-    The forward pass runs in bfloat16 wherever autocast considers that safe and the processor computes in it. Killed
-    and called again, it resumes from the last state saved, so that `loss_of` has to take its randomness from the
-    step's number.
+    The forward pass runs under bfloat16 autocast if the processor supports bfloat16. Killed and called again, the
+    training resumes from the last saved state, so `loss_of` has to derive its randomness from the step's number.
 
     Args:
-        model: what is trained.
-        loss_of: a step's number to its loss.
-        steps: how many.
-        batch_size: only noted down.
-        learning_rate: of AdamW, after a warm-up, falling to zero along a cosine.
-        state: file of the state to go on from.
-        decay: of the moving average.
+        model: the model to train.
+        loss_of: returns the loss of a step, given its number.
+        steps: number of steps.
+        batch_size: only recorded in the result.
+        learning_rate: AdamW's peak rate, after a warm-up; a cosine then lowers it to zero.
+        state: file of the state to resume from.
+        decay: decay of the moving average.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.99))
     schedule = get_scheduler("cosine", optimizer, num_warmup_steps=min(200, steps // 10), num_training_steps=steps)

@@ -1,10 +1,11 @@
-"""What masks buy and cost, along the whole frontier: every way of training judged at six lengths.
+"""Gain and cost of masks along the whole frontier: every way of training is judged at six lengths.
 
     python experiments/tinyworld/frontier.py --output frontier --cast reported --lora_rank 4
 
 Every subject's photos have something in common beside the subject (`confounds.py`): one background, or one companion.
-Each run is the real trainer's, 800 steps long, judged by pictures that its checkpoints draw. It writes `results.json`,
-`table.md`, `frontier.png` and sheets for a blind look. Interrupted, the command resumes after the last finished run.
+Each run uses the real trainer for 800 steps, and the images of its checkpoints are judged. It writes `results.json`,
+`table.md`, `frontier.png` and sheets for a blind comparison. Interrupted, the command resumes after the last finished
+run.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from persam_dreambooth.photos import files, rendering
 
 LENGTHS = (25, 50, 100, 200, 400, 800)
 SCENELESS = 4
-"""Pictures of a prompt without a scene, for each of one with a scene."""
+"""Images of the prompt without a scene, per image of a prompt with one."""
 ORACLE, BASE = "oracle", "base"
 CASTS = {"choosing": choosing, "reported": reported}
 
@@ -39,12 +40,12 @@ class Job:
     """One run: a subject under a confound, trained in one way.
 
     Attributes:
-        subject: who.
+        subject: the subject.
         confound: a key of `CONFOUNDS`; the oracle and the base model have none ("").
         arm: a letter of `experiment.arms`, `ORACLE` or `BASE`.
-        seed: of the trainer and of the pictures' noise.
-        recipe: what all share.
-        output: the frontier's folder.
+        seed: for the trainer and the images' noise.
+        recipe: the settings that all runs share.
+        output: the folder of all runs.
     """
 
     subject: Subject
@@ -56,7 +57,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where its pictures go; the settings are part of the name, so that one folder holds several."""
+        """The folder of its images; the settings are part of the name, so one output folder holds several."""
         recipe = self.recipe
         kind = f"lora{recipe.lora_rank}" if recipe.lora_rank else "full"
         settings = BASE if self.arm == BASE else f"{kind}-{recipe.learning_rate:g}"
@@ -66,15 +67,15 @@ class Job:
 
     @property
     def lengths(self) -> list[int]:
-        """The steps at which it is judged."""
+        """The numbers of steps after which it is judged."""
         return [0] if self.arm == BASE else [length for length in LENGTHS if length <= self.recipe.steps]
 
     def pictures(self, length: int) -> Path:
-        """The strip of all that was drawn after `length` steps."""
+        """The strip of all images generated after `length` steps."""
         return self.folder / f"{length:03}.png"
 
     def is_done(self) -> bool:
-        """Whether all its pictures are there."""
+        """Whether all its images exist."""
         return all(self.pictures(length).exists() for length in self.lengths)
 
     def album(self) -> Album:
@@ -82,7 +83,7 @@ class Job:
         return CONFOUNDS[self.confound](self.subject) if self.confound else everywhere(self.subject)
 
     def prompts(self) -> list[str]:
-        """One for each picture: every scene but the photos' own, then none."""
+        """One prompt per image: every scene but the photos' own, then no scene."""
         identifier, count = "" if self.arm == BASE else "sks ", self.recipe.pictures
         album = self.album()
         scenes = [scene for scene in album.other_scenes for _ in range(count)]
@@ -90,7 +91,7 @@ class Job:
 
 
 def run(job: Job) -> None:
-    """Train and draw at every length; in a process of its own."""
+    """Train, then generate images at every length; in its own process."""
     torch.set_num_threads(1)
     training = job.folder / "training"
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -106,12 +107,12 @@ def run(job: Job) -> None:
 
 
 def prepared(job: Job) -> Path:
-    """The folder of the album's photos and masks."""
+    """Return the folder of the album's photos and masks."""
     return job.output / "albums" / f"{job.confound or 'none'}-{job.subject.name}"
 
 
 def base_model() -> Any:
-    """The base model's pipeline, with the sampler of all pictures here."""
+    """Load the base model's pipeline, with the sampler that all images here use."""
     pipeline: Any = StableDiffusionPipeline.from_pretrained(DIFFUSION, torch_dtype=torch.float32)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
@@ -119,7 +120,7 @@ def base_model() -> Any:
 
 
 def trained_model(model: Path, length: int, job: Job) -> Any:
-    """The pipeline of a run as it was after `length` steps."""
+    """Load the pipeline of a run as it was after `length` steps."""
     folder = model if length == job.recipe.steps else model / f"checkpoint-{length}"
     pipeline = base_model()
     if job.recipe.lora_rank:
@@ -131,7 +132,7 @@ def trained_model(model: Path, length: int, job: Job) -> Any:
 
 
 def draw(pipeline: Any, job: Job) -> list[Image.Image]:
-    """A picture for each of the job's prompts, the same noise for the same seed in every arm and at every length."""
+    """Generate an image for each of the job's prompts; the noise depends only on the seed, not on arm or length."""
     prompts = job.prompts()
     noise = [torch.Generator().manual_seed(1000 * job.seed + number) for number in range(len(prompts))]
     steps, scale = job.recipe.inference_steps, job.recipe.guidance_scale
@@ -142,14 +143,14 @@ def draw(pipeline: Any, job: Job) -> list[Image.Image]:
 
 
 def jobs(cast: Sequence[Subject], flags: argparse.Namespace, recipe: Recipe) -> list[Job]:
-    """All runs: the base model's once, the oracle's and each confound's arms for every seed."""
+    """Return all runs: the base model once; the oracle and each confound's arms for every seed."""
     asked = [("", BASE, 0), *[("", ORACLE, seed) for seed in range(flags.seeds)]]
     asked += [(name, arm, seed) for seed in range(flags.seeds) for name in flags.confounds for arm in flags.arms]
     return [Job(subject, *words, recipe, flags.output) for words in asked for subject in cast]
 
 
 def read_flags() -> tuple[argparse.Namespace, Recipe]:
-    """The command line."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("frontier"), help="folder for everything")
     parser.add_argument("--cast", choices=list(CASTS), default="reported", help="whose numbers (reported)")
@@ -170,7 +171,7 @@ def read_flags() -> tuple[argparse.Namespace, Recipe]:
 
 
 def main() -> None:
-    """Do the runs that are missing, then write the report."""
+    """Do the missing runs, then write the report."""
     flags, recipe = read_flags()
     cast = CASTS[flags.cast]()[: flags.subjects]
     asked = jobs(cast, flags, recipe)
@@ -184,7 +185,7 @@ def main() -> None:
     with get_context("spawn").Pool(flags.workers, maxtasksperchild=8) as pool:
         for _ in tqdm(pool.imap_unordered(run, missing), "runs", len(missing)):
             pass
-    from frontier_report import write_report  # judges are of no use to the runs
+    from frontier_report import write_report  # the runs do not need the judges
 
     print(write_report(flags.output, [job for job in asked if job.is_done()]))
 

@@ -1,4 +1,4 @@
-"""The frontier's table, plot and blind sheet, from what its runs wrote down."""
+"""The frontier's table, plot and blind sheets, from the images of its runs."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 PLAIN = "a"
 MEASURES = ("identity", "scene", "leakage", "companion")
 Runs = dict[tuple[str, str], dict[str, list[Curve]]]
-"""(confound, arm) to each subject's curves, one a seed."""
+"""(confound, arm) to the curves of each subject, one per seed."""
 
 
 def write_report(output: Path, jobs: Sequence["Job"]) -> str:
-    """Write `results.json`, `table.md`, `frontier.png` and the blind sheet; returns the table."""
+    """Write `results.json`, `table.md`, `frontier.png` and the blind sheets; return the table."""
     runs = read_runs(jobs)
     table = tables(runs)
     (output / "table.md").write_text(table)
@@ -45,7 +45,7 @@ def write_report(output: Path, jobs: Sequence["Job"]) -> str:
 
 
 def read_runs(jobs: Sequence["Job"]) -> Runs:
-    """Judge the pictures of all jobs; a job that was judged before is read."""
+    """Judge the images of all jobs, or read the result of a job that was judged before."""
     runs: Runs = {}
     for job in tqdm(jobs, "judging"):
         judged = job.folder / "judged.json"
@@ -59,10 +59,11 @@ def read_runs(jobs: Sequence["Job"]) -> Runs:
 
 
 def judge(job: "Job", length: int) -> dict[str, Any]:
-    """Say of each picture that was drawn after `length` steps what it shows.
+    """Measure each image that was generated after `length` steps.
 
     Returns:
-        "step", and a list of a value a picture for each of `MEASURES`; "scene" and "leakage" of prompts with a scene.
+        "step", and for each of `MEASURES` a list with one value per image; "scene" and "leakage" only for prompts
+        with a scene.
     """
     album, images = job.album(), split(files.read_photo(job.pictures(length)))
     scenes = [scene for scene in album.other_scenes for _ in range(job.recipe.pictures)]
@@ -80,19 +81,19 @@ def judge(job: "Job", length: int) -> dict[str, Any]:
 
 
 def split(strip: Image.Image) -> list[Image.Image]:
-    """The square pictures of a strip, from left to right."""
+    """Cut a strip into its square images, from left to right."""
     side = strip.height
     return [strip.crop((left, 0, left + side, side)) for left in range(0, strip.width, side)]
 
 
 def read_curve(points: list[dict]) -> Curve:
-    """A run's points, of a value a picture, as a curve of means."""
+    """Turn a run's points, with one value per image, into a curve of means."""
     values = {name: np.array([float(np.mean(point[name])) for point in points]) for name in MEASURES}
     return Curve(np.array([point["step"] for point in points]), values)
 
 
 def tables(runs: Runs) -> str:
-    """Markdown: the zero and the best that there is, then a table for each confound."""
+    """Return Markdown: the base model and the oracle, then a table for each confound."""
     parts = [_scale(runs)]
     confounds = dict.fromkeys(confound for confound, _ in runs if confound)
     oracle = _mean(runs[("", "oracle")], list(runs[("", "oracle")])) if ("", "oracle") in runs else None
@@ -102,7 +103,7 @@ def tables(runs: Runs) -> str:
 
 
 def _scale(runs: Runs) -> str:
-    """Markdown: what the base model reaches, which knows no subject, and the oracle at its best length."""
+    """Return a Markdown table of the base model, which knows no subject, and the oracle at its best length."""
     lines = ["| | identity | scene |", "| --- | ---: | ---: |"]
     for arm, title in (("base", "base model"), ("oracle", "oracle, 40 photos in all scenes")):
         subjects = runs.get(("", arm))
@@ -115,7 +116,7 @@ def _scale(runs: Runs) -> str:
 
 
 def _table(runs: Runs, confound: str, oracle: dict[str, float]) -> str:
-    """Markdown: a row an arm, and a row for what each arm adds to plain DreamBooth."""
+    """Return a Markdown table: a row for each arm, and one for its difference from plain DreamBooth."""
     level = SHARE * oracle["identity"]
     heads = ["arm", f"scene at identity {100 * level:.0f}", "companion there", "area", "doublings"]
     measures: list[Callable[[Curve], float]] = [
@@ -142,7 +143,7 @@ def _values(
     subjects: dict[str, list[Curve]],
     less: dict[str, list[Curve]] | None = None,
 ) -> list[tuple[float, float, float]]:
-    """Each measure of an arm, or how much more it is than another arm's on the same subjects, with its interval."""
+    """Return each measure of an arm, or its difference from the arm `less` on the same subjects, with intervals."""
     names = sorted(subjects if less is None else subjects.keys() & less.keys())
 
     def value(measure: Callable[[Curve], float], some: Sequence[str]) -> float:
@@ -163,12 +164,12 @@ def _cell(value: float, low: float, high: float, sign: bool = False) -> str:
 
 
 def _mean(subjects: dict[str, list[Curve]], names: Sequence[str]) -> Curve:
-    """Mean curve over some subjects, repeats counted, and over all seeds of each."""
+    """Return the mean curve over the named subjects, counting repeats, and over all seeds of each."""
     return mean_curve([mean_curve(subjects[name]) for name in names])
 
 
 def plot(runs: Runs, path: Path) -> None:
-    """Draw each arm's frontier: identity to the right, scene accuracy (and companions left out) upwards."""
+    """Plot each arm's scene accuracy, and how often the companion is drawn, against identity."""
     confounds = list(dict.fromkeys(confound for confound, _ in runs if confound))
     rows = [("scene", "prompted scene obeyed"), ("companion", "companion drawn")]
     figure, axes = plt.subplots(
@@ -195,9 +196,9 @@ def plot(runs: Runs, path: Path) -> None:
 
 
 def write_blind_sheets(output: Path, jobs: Sequence["Job"], runs: Runs) -> None:
-    """Write `blind-CONFOUND.png`, a row an arm for each subject, unnamed and shuffled, and `blind.json`, the key.
+    """Write `blind-CONFOUND.png`, with a row for each arm of each subject, unlabelled and shuffled, and the key.
 
-    Each arm's pictures are those of its own shortest training that reaches 80 % of the oracle's identity.
+    The key is `blind.json`. Each arm's images are those of its shortest training with 80 % of the oracle's identity.
     """
     if ("", "oracle") not in runs:
         return
@@ -219,12 +220,12 @@ def write_blind_sheets(output: Path, jobs: Sequence["Job"], runs: Runs) -> None:
 
 
 def _row(picture: Image.Image) -> Image.Image:
-    """A strip of pictures at the height of a sheet's row."""
+    """Resize a strip of images to the height of a sheet's row."""
     return picture.resize((round(picture.width * 96 / picture.height), 96))
 
 
 def _length(runs: Runs, job: "Job", level: float) -> int:
-    """The length at which an arm first reaches a level of identity; else its most faithful one."""
+    """Return the length at which an arm first reaches a level of identity, or else that of its highest identity."""
     subjects = runs[(job.confound, job.arm)]
     mean = _mean(subjects, list(subjects))
     reached = np.flatnonzero(mean.identity >= level)

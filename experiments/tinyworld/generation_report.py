@@ -1,10 +1,10 @@
-"""The evaluation report on tinyworld: each subject learned without masks and with them, both measured.
+"""The evaluation report on tinyworld: each subject is trained without masks and with them, and both are measured.
 
     python experiments/tinyworld/generation_report.py --output generation-report
 
 Trains arms a and c of `experiment.py` on six held-out subjects, runs `persam-dreambooth evaluate generation` on
-each pair (and on the base model, as a zero), and puts the six reports' numbers into one table, `table.md`. What is
-done is not done again. About 25 minutes on one core.
+each pair, with the base model as a baseline, and puts the six reports' numbers into one table, `table.md`.
+Interrupted, the command resumes. About 25 minutes on one core.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from persam_dreambooth.photos import files
 from scenes import PHRASES
 
 ARMS = {"unmasked": "a", "masked": "c"}
-"""What the arms are called in the reports; see `experiment.arms`."""
+"""The arms' names in the reports; see `experiment.arms`."""
 
 
 def report(album: Album, output: Path, recipe: Recipe, num_images: int) -> Path:
-    """Train what is missing and evaluate; returns the report's folder."""
+    """Train the missing models and evaluate; return the report's folder."""
     prepared = prepare(album, output / "albums" / album.name, recipe)
     models = {}
     for title, letter in ARMS.items():
@@ -55,7 +55,7 @@ def report(album: Album, output: Path, recipe: Recipe, num_images: int) -> Path:
 
 
 def table(reports: list[Path]) -> str:
-    """Markdown: a row a measure, means over the subjects with 95 % intervals, bootstrap over the subjects."""
+    """Return a Markdown table: a row per measure, means with 95 % intervals (bootstrap over the subjects)."""
     read = [json.loads((folder / "metrics.json").read_text()) for folder in reports]
     titles = [*ARMS, "base"]
     lines = [f"| | {' | '.join(titles)} | masked - unmasked | the photos |", f"| --- {'| ---: ' * (len(titles) + 2)}|"]
@@ -78,7 +78,7 @@ def _over_subjects(values: list[float]) -> Estimate:
 
 
 def main() -> None:
-    """Do what is missing, then write the table."""
+    """Write the missing reports, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("generation-report"), help="folder for everything")
     parser.add_argument("--subjects", type=int, default=6, help="how many subjects (6)")

@@ -1,6 +1,6 @@
-"""An independent judge of pictures: which scene, which kind of subject, which pattern, and where it is.
+"""An independent judge of images: the scene, the subject's kind and pattern, and its mask.
 
-It shares nothing with the models that make or steer pictures: other weights, other training, no captions.
+It shares nothing with the models that generate images: other weights, other training, no captions.
 """
 
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from world import KIND_NAMES, SCENES
 
 @dataclass
 class Verdict:
-    """What the judge says of B pictures, as logits.
+    """The judge's logits for B images.
 
     Attributes:
         scene: (B, 8), in the order of `world.SCENES`.
         kind: (B, 8), in the order of `world.KIND_NAMES`.
         pattern: (B, 4), in the order of `subjects.PATTERNS`.
-        mask: (B, 1, side, side); positive where a subject is.
+        mask: (B, 1, side, side); positive on the subject.
     """
 
     scene: Tensor
@@ -31,7 +31,7 @@ class Verdict:
 
 
 class Judge(nn.Module, PyTorchModelHubMixin):
-    """A convolutional network of 0.9 million weights with a head for each question."""
+    """A convolutional network of 0.9 million weights with a head for each output."""
 
     def __init__(self, width: int = 40) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Judge(nn.Module, PyTorchModelHubMixin):
         self.mask = nn.Conv2d(width, 1, 1)
 
     def forward(self, pixels: Tensor) -> Verdict:
-        """(B, 3, side, side) float32 in [-1, 1] to a verdict."""
+        """Judge (B, 3, side, side) float32 in [-1, 1]."""
         fine = self.fine(pixels)
         middle = self.middle(fine)
         coarse = self.coarse(middle)
@@ -60,7 +60,7 @@ class Judge(nn.Module, PyTorchModelHubMixin):
 
 
 class Block(nn.Module):
-    """Two convolutions around which the input is added."""
+    """A residual block of two convolutions."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""One-shot segmentation in tinyworld by PerSeg's protocol: the paper's ablation ladder, and box references.
+"""PerSAM's techniques one by one in tinyworld, by PerSeg's protocol: the paper's ablation, and box references.
 
     python experiments/tinyworld/ladder.py
 
-Each held-out subject has one reference photo; the others show it elsewhere, alone or beside a subject
-of another kind. Prints mean IoU with 95 % intervals (bootstrap over subjects).
+Each held-out subject has one reference photo; the others show it in other places, alone or beside a
+subject of another kind. Prints mean IoU with 95 % intervals (bootstrap over subjects).
 """
 
 import argparse
@@ -37,7 +37,7 @@ LADDER = {
 
 
 def photos(identity: Identity, rng: Generator, count: int, company: bool) -> list[Picture]:
-    """Pictures of one individual in scenes drawn at random; with company, beside another kind."""
+    """Draw pictures of one individual in random scenes; with `company`, beside another kind."""
     made = []
     for _ in range(count):
         subjects = [(identity, random_placement(rng))]
@@ -54,7 +54,7 @@ def photos(identity: Identity, rng: Generator, count: int, company: bool) -> lis
 
 
 def box_mask(persam: PerSAM, picture: Picture) -> NDArray[np.bool_]:
-    """What SAM makes of the box around the subject of a reference photo."""
+    """Return SAM's mask for the box around the subject of a reference photo."""
     image = np.asarray(picture.image)
     frame = Frame(*image.shape[:2], persam.backbone.image_size)
     box = bounding_box(torch.from_numpy(picture.mask()))
@@ -67,7 +67,7 @@ def box_mask(persam: PerSAM, picture: Picture) -> NDArray[np.bool_]:
 
 
 def main() -> None:
-    """Climb the ladder, print it."""
+    """Evaluate each step of the ladder and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=24, help="held-out individuals (24)")
     parser.add_argument("--photos", type=int, default=3, help="photos of each beside the reference (3)")
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def segment(persam: PerSAM, reference: Picture, mask: NDArray[np.bool_], others: list[Picture]) -> float:
-    """Mean IoU of one subject's masks."""
+    """Return the mean IoU of one subject's masks."""
     subject = persam.personalize(Reference(reference.image, mask))
     found = persam.segment([picture.image for picture in others], subject)
     pairs = [(one.mask, picture.mask()) for one, picture in zip(found, others, strict=True)]

@@ -1,4 +1,4 @@
-"""Load tinyworld's committed models, or say which command makes the one that is missing."""
+"""Load tinyworld's committed models, or name the command that makes a missing one."""
 
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ MAKERS = {
 
 
 def check(folder: Path) -> Path:
-    """The folder, if a model's config lies in it.
+    """Return the folder if it holds a model's config.
 
     Raises:
-        UserError: it does not; the message names the command that makes it.
+        UserError: there is none; the message names the command that makes the model.
     """
     if not any((folder / name).is_file() for name in ("config.json", "model_index.json")):
         raise UserError(f"{folder} holds no model; {_remedy(folder)}")
@@ -27,15 +27,15 @@ def check(folder: Path) -> Path:
 
 
 def load(kind: Any, folder: Path, **settings: Any) -> Any:
-    """`kind.from_pretrained(folder)`, its errors in one line that names the command that rebuilds it.
+    """Call `kind.from_pretrained(folder)`; an error becomes one line with the command that rebuilds the model.
 
     Raises:
-        UserError: the folder is missing, damaged or another model's.
+        UserError: the folder is missing, damaged or holds another model.
     """
     check(folder)
     try:
         return kind.from_pretrained(folder, **settings)
-    except Exception as error:  # each library has its own exceptions for damaged files
+    except Exception as error:  # each library raises its own exceptions for damaged files
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{folder} cannot be loaded ({reason}); {_remedy(folder)}") from error
 

@@ -1,4 +1,4 @@
-"""What is measured on generated pictures: scene, kind, pattern, the subject's colours inside and outside of it."""
+"""Measures of generated images: scene, kind, pattern, and the subject's colours inside and outside its mask."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ from subjects import COLOURS, PATTERNS, Identity
 from world import KIND_NAMES, SCENES
 
 NEAR = 24.0
-"""Two colours closer than this in CIELAB count as the same: their light differs, their names do not."""
+"""Colours closer than this in CIELAB count as the same colour in different light."""
 MARGIN = 3
-"""Pixels around the subject that count neither as subject nor as background."""
+"""Pixels around the subject that count as neither subject nor background."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One generated picture.
+    """The measures of one generated image.
 
     Attributes:
         scene: the scene that the judge sees.
-        kind, pattern: the subject that it sees.
-        colours: (2,) share of the subject's pixels that have its main and its second colour.
-        bleeding: share of the background's pixels that have one of them.
-        found: share of the picture that the judge takes for a subject.
+        kind, pattern: the subject's kind and pattern that it sees.
+        colours: (2,) shares of the subject's pixels that have its main and its second colour.
+        bleeding: share of the background's pixels that have one of these colours.
+        found: share of the image that the judge marks as the subject.
     """
 
     scene: str
@@ -45,13 +45,13 @@ class Measured:
 
 @cache
 def the_judge() -> Judge:
-    """The committed judge."""
+    """Load the committed judge."""
     return load(Judge, JUDGE).float().eval()
 
 
 @torch.no_grad()
 def measure(images: Sequence[Image.Image], identity: Identity) -> list[Measured]:
-    """Judge pictures that are meant to show one individual."""
+    """Measure images that should show one individual."""
     pixels = to_pixels(np.stack([np.asarray(image.convert("RGB").resize((64, 64))) for image in images]))
     verdict = the_judge()(pixels)
     inside = verdict.mask > 0
@@ -75,17 +75,17 @@ def measure(images: Sequence[Image.Image], identity: Identity) -> list[Measured]
 
 
 def colour_maps(pixels: torch.Tensor, identity: Identity) -> NDArray[np.bool_]:
-    """(2, h, w) bool: where a (3, h, w) picture in [-1, 1] has the individual's main and second colour."""
+    """Return (2, h, w) bool: where a (3, h, w) image in [-1, 1] has the individual's main and second colour."""
     levels = ((pixels.permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).byte().numpy()
     lab = _lab(levels)
     wanted = _lab(np.array([[COLOURS[identity.main], COLOURS[identity.second]]], dtype=np.uint8))[0]
-    # Lightness counts half: the same paint is darker at night.
+    # Lightness counts half, because the same colour is darker at night.
     distance = np.linalg.norm((lab[None] - wanted[:, None, None]) * [0.5, 1.0, 1.0], axis=-1)
     return distance < NEAR
 
 
 def _lab(levels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(h, w, 3) uint8 sRGB to CIELAB: L in [0, 100], a and b in [-128, 127]."""
+    """Convert (h, w, 3) uint8 sRGB to CIELAB: L in [0, 100], a and b in [-128, 127]."""
     stored = np.asarray(ImageCms.applyTransform(Image.fromarray(levels), _to_lab())).astype(np.float64)
     a, b = (np.where(stored[..., axis] > 127, stored[..., axis] - 256, stored[..., axis]) for axis in (1, 2))
     return np.stack([stored[..., 0] / 2.55, a, b], axis=-1)
@@ -97,11 +97,11 @@ def _to_lab() -> ImageCms.ImageCmsTransform:
 
 
 def fidelity(measured: Measured, identity: Identity, true_colours: tuple[float, float]) -> dict[str, float]:
-    """How much of the individual is there, each in [0, 1]: its kind, its pattern, its colours, and their mean.
+    """Return the fidelity to the individual, in [0, 1]: of kind, pattern and colours, and their mean.
 
     Args:
-        measured: one picture.
-        identity: who it should show.
+        measured: one image.
+        identity: the individual that it should show.
         true_colours: `Measured.colours` of the subject's own photos, averaged.
     """
     shown = sum(min(found, true) for found, true in zip(measured.colours, true_colours, strict=True))
@@ -114,7 +114,7 @@ def fidelity(measured: Measured, identity: Identity, true_colours: tuple[float, 
 
 
 def interval(values: Sequence[float], draws: int = 4000) -> tuple[float, float, float]:
-    """Mean and the ends of its 95 % interval, by bootstrap over the values."""
+    """Return the mean and the ends of its 95 % interval, by bootstrap over the values."""
     numbers = np.asarray(values, dtype=float)
     picks = np.random.default_rng(0).integers(len(numbers), size=(draws, len(numbers)))
     low, high = np.percentile(numbers[picks].mean(axis=1), [2.5, 97.5])
@@ -122,6 +122,6 @@ def interval(values: Sequence[float], draws: int = 4000) -> tuple[float, float, 
 
 
 def percent(values: Sequence[float]) -> str:
-    """ "87.5 % [80.1, 93.0]": a mean and its interval."""
+    """Format a mean and its interval: "87.5 % [80.1, 93.0]"."""
     mean, low, high = (100 * value for value in interval(values))
     return f"{mean:.1f} % [{low:.1f}, {high:.1f}]"

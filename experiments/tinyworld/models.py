@@ -1,4 +1,4 @@
-"""The untrained models of tinyworld: the real classes at small size, and where their trained weights lie."""
+"""tinyworld's untrained models, the real classes at small size, and the folders of their trained weights."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ WIDTH = 128
 
 
 def tokenizer() -> CLIPTokenizer:
-    """CLIP's tokenizer with a token for each word of the captions, and for any other text a token a letter."""
+    """CLIP's tokenizer with one token for each word of the captions, and one for each letter of other text."""
     said = [*KINDS, *COLOURS, *PATTERNS, *ACCESSORIES, *PHRASES.values(), *RARE_TOKENS]
     text = " ".join([*said, "a an and with empty scene photo of picture the no background"])
     letters = list(bytes_to_unicode().values())
@@ -43,7 +43,7 @@ def tokenizer() -> CLIPTokenizer:
 
 
 def clip(words: CLIPTokenizer) -> CLIPModel:
-    """A CLIP of 1.6 million weights; its text tower is what the diffusion model reads prompts with."""
+    """A CLIP of 1.6 million weights; its text encoder is also the diffusion model's."""
     tower = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4}
     text = {
         **tower,
@@ -121,8 +121,8 @@ def sam() -> SamModel:
         },
     )  # fmt: skip
     model = SamModel(config)
-    # The class draws weights to be overwritten: an encoder of 1e-10, decoder weights of 0.02 through which no prompt
-    # is felt, frequencies so high that neighbouring pixels have nothing in common. SAM's own are torch's defaults.
+    # The class's initial weights are meant to be overwritten: 1e-10 in the encoder, 0.02 in the decoder (so prompts
+    # have no effect), and frequencies so high that neighbouring pixels are unrelated. SAM's own are torch's defaults.
     for module in model.modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.ConvTranspose2d | torch.nn.Embedding):
             module.reset_parameters()

@@ -1,9 +1,9 @@
-"""Calibrate the presence rule of tinyworld's SAM: photos without the subject, with look-alikes, with nobody.
+"""Calibrate the presence rule of tinyworld's SAM on photos with the subject, with others, and without anyone.
 
     python experiments/tinyworld/presence.py
 
-Writes `models/sam/presence.json`, which `persam-dreambooth segment` finds beside the SAM, prints how the
-subjects that did not make it are judged, and draws the ROC curves. Five minutes on one core.
+Writes `models/sam/presence.json`, which `persam-dreambooth segment` finds beside the SAM, prints how the rule
+judges the other half of the subjects, and plots the ROC curves. Five minutes on one core.
 """
 
 import argparse
@@ -40,11 +40,11 @@ GROUPS = {
     "a look-alike": ("look-alike",),
     "a look-alike beside another kind": ("look-alike", "another kind"),
 }
-"""Who is in the photos of each group; a look-alike is of the same kind with other colours, pattern or accessory."""
+"""Who is in the photos of each group; a look-alike has the same kind but other colours, pattern or accessory."""
 
 
 def main() -> None:
-    """Fit on one half of the subjects, judge the other."""
+    """Fit the rule on one half of the subjects and judge the other half."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--subjects", type=int, default=160, help="held-out individuals, half of them to judge by (160)"
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def subjects(start: int, end: int, photos: int) -> Iterator[tuple[Reference, list[Trial]]]:
-    """Held-out individuals by number, each with a reference photo and `photos` trials of each group."""
+    """Yield the held-out individuals `start` to `end`, each with a reference photo and `photos` trials per group."""
     for number in range(start, end):
         rng = np.random.default_rng([3, number])
         identity = random_identity(rng, KIND_NAMES[number % len(KIND_NAMES)], held_out=True)
@@ -83,13 +83,13 @@ def subjects(start: int, end: int, photos: int) -> Iterator[tuple[Reference, lis
 
 
 def trial(rng: Generator, identity: Identity, group: str) -> Trial:
-    """One photo of a group, and where the subject is in it."""
+    """Draw one photo of a group, with the subject's mask if it is there."""
     picture = photo(rng, identity, GROUPS[group], occluded=rng.random() < 0.12)
     return Trial(picture.image, picture.mask() if "subject" in GROUPS[group] else None, group)
 
 
 def photo(rng: Generator, identity: Identity, who: tuple[str, ...], occluded: bool = False) -> Picture:
-    """A picture in a scene drawn at random; two subjects stand side by side in either order."""
+    """Draw a picture in a random scene; two subjects stand side by side in either order."""
     spots = rng.permutation([0.27, 0.73]).tolist() if len(who) == 2 else [0.5] * len(who)
     cast = {"subject": lambda: identity, "look-alike": lambda: stranger(rng, identity, same=True)}
     cast["another kind"] = lambda: stranger(rng, identity, same=False)
@@ -101,7 +101,7 @@ def photo(rng: Generator, identity: Identity, who: tuple[str, ...], occluded: bo
 
 
 def stranger(rng: Generator, identity: Identity, same: bool) -> Identity:
-    """Somebody else, of the same kind or of another."""
+    """Draw another individual, of the same kind or of another."""
     kinds = [identity.kind] if same else [kind for kind in KIND_NAMES if kind != identity.kind]
     while (other := random_identity(rng, str(rng.choice(kinds)), held_out=True)) == identity:
         continue

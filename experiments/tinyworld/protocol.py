@@ -1,8 +1,8 @@
-"""How ways of training are compared: along their whole frontier, at matched identity, paired by subject.
+"""Compare ways of training along their whole frontier, at matched identity, paired by subject.
 
-A run is judged at several lengths, so that a way of training is a curve from "the subject is not learned" to "nothing
-but the photos is drawn any more", and not one point that its learning rate happened to hit. A curve's corners are the
-lengths; between two neighbouring lengths it is a straight line. Everything here is plain arithmetic on such curves.
+A run is judged at several lengths, so a way of training is a curve from "the subject is not learned" to "the model
+only repeats the photos", and not a single point that depends on the learning rate. A curve's corners are the lengths;
+between two neighbouring lengths it is a straight line. Everything here is plain arithmetic on such curves.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 LEVELS = 101
 """Identity levels at which the area's integral is taken."""
 SHARE = 0.8
-"""Of what the oracle reaches: what counts as good enough."""
+"""Share of the oracle's value that counts as good enough."""
 DRAWS = 2000
 
 
@@ -24,8 +24,8 @@ class Curve:
 
     Attributes:
         steps: (n,) increasing numbers of optimizer steps.
-        values: of each measure (n,) numbers in [0, 1], among them "identity", how far the pictures show the right
-            individual, and "scene", how many show the prompted scene.
+        values: (n,) numbers in [0, 1] for each measure, among them "identity", how far the images show the right
+            individual, and "scene", the share that shows the prompted scene.
     """
 
     steps: NDArray[np.int64]
@@ -41,12 +41,12 @@ class Curve:
 
     @property
     def identity(self) -> NDArray[np.float64]:
-        """(n,) how far the pictures show the right individual."""
+        """(n,) how far the images show the right individual."""
         return self.values["identity"]
 
     @property
     def scene(self) -> NDArray[np.float64]:
-        """(n,) how many of the pictures show the prompted scene."""
+        """(n,) share of the images that show the prompted scene."""
         return self.values["scene"]
 
 
@@ -62,9 +62,9 @@ def at_identity(curve: Curve, measure: str, level: float) -> float:
     """Return a measure at the shortest training whose identity reaches a level: "train until learned, then stop".
 
     Args:
-        curve: of one way of training.
+        curve: the curve of one way of training.
         measure: a key of `Curve.values`.
-        level: of identity, in [0, 1].
+        level: the identity to reach, in [0, 1].
 
     Returns:
         The measure where the curve first crosses the level, interpolated between two lengths; NaN if it never does.
@@ -83,7 +83,7 @@ def at_identity(curve: Curve, measure: str, level: float) -> float:
 def frontier(curve: Curve, level: float) -> float:
     """Return the best scene accuracy of any point on a curve whose identity is at least `level`; NaN if none is.
 
-    The frontier as a function, falling in `level`. A curve that passes the level is cut where it does.
+    This is the frontier as a function that falls with `level`. A curve that crosses the level is cut there.
     """
     found = list(curve.scene[curve.identity >= level])
     for place in range(len(curve.steps) - 1):
@@ -95,25 +95,25 @@ def frontier(curve: Curve, level: float) -> float:
 
 
 def area(curve: Curve) -> float:
-    """Area under the frontier, in [0, 1]: scene accuracy over identity levels from 0 to 1, 0 where none is reached."""
+    """Return the area under the frontier, in [0, 1]: scene accuracy over identity levels 0 to 1, 0 if not reached."""
     levels = np.linspace(0, 1, LEVELS)
     return float(np.trapezoid(np.nan_to_num([frontier(curve, level) for level in levels]), levels))
 
 
 def best(curve: Curve) -> dict[str, float]:
-    """The highest identity and the highest scene accuracy of any length: what an oracle reaches."""
+    """Return the highest identity and the highest scene accuracy of any length; used for the oracle."""
     return {name: float(curve.values[name].max()) for name in ("identity", "scene")}
 
 
 def window(curve: Curve, oracle: Mapping[str, float], share: float = SHARE) -> tuple[float, float] | None:
     """Return the usable window: the widest range of steps in which identity and scene accuracy are both good enough.
 
-    Between lengths both are straight lines over the logarithm of the steps, since lengths are tried by doubling.
+    Between lengths, both are interpolated over the logarithm of the steps, because each length doubles the one before.
 
     Args:
-        curve: of one way of training at one learning rate.
-        oracle: from `best`.
-        share: of the oracle's, that is good enough.
+        curve: the curve of one way of training at one learning rate.
+        oracle: the oracle's values, from `best`.
+        share: the share of the oracle's values that is good enough.
 
     Returns:
         First and last step of the window; None if no length is good enough.
@@ -132,7 +132,7 @@ def window(curve: Curve, oracle: Mapping[str, float], share: float = SHARE) -> t
 
 
 def doublings(curve: Curve, oracle: Mapping[str, float], share: float = SHARE) -> float:
-    """Width of the usable window in doublings of the steps: 1 from 100 to 200, 3 from 100 to 800; 0 without one."""
+    """Return the width of the usable window in doublings: 1 from 100 to 200, 3 from 100 to 800; 0 without a window."""
     found = window(curve, oracle, share)
     return float(np.log2(found[1] / found[0])) if found else 0.0
 
@@ -140,17 +140,17 @@ def doublings(curve: Curve, oracle: Mapping[str, float], share: float = SHARE) -
 def paired(
     measure: Callable[[Sequence[str]], float], subjects: Sequence[str], draws: int = DRAWS
 ) -> tuple[float, float, float]:
-    """Value of a measure over all subjects, and its 95 % interval by bootstrap over subjects.
+    """Return a measure over all subjects, and its 95 % interval by bootstrap over subjects.
 
-    Both arms of a comparison are computed on the same draw of subjects, which is what pairs them.
+    Both arms of a comparison are computed on the same draws of subjects, which pairs them.
 
     Args:
-        measure: names of subjects, repeats included, to a number; NaN where it has none.
+        measure: maps names of subjects, with repeats, to a number; NaN if it is not defined.
         subjects: the names.
-        draws: of the bootstrap.
+        draws: number of bootstrap draws.
 
     Returns:
-        Value, low end, high end; the ends are NaN if more than one draw in twenty has no value.
+        Value, low end, high end; the ends are NaN if more than one draw in twenty is NaN.
     """
     picks = np.random.default_rng(0).integers(len(subjects), size=(draws, len(subjects)))
     values = np.array([measure([subjects[place] for place in pick]) for pick in picks])

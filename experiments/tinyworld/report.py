@@ -1,4 +1,4 @@
-"""The demo's report: one picture, and one page that holds it and the numbers."""
+"""The demo's report: an image, and a page with the image and the numbers."""
 
 import base64
 from html import escape
@@ -32,13 +32,13 @@ how far they hold is in docs/tinyworld.md.</p>
 
 
 def write_report(output: Path, album: Album, rows: list[tuple[str, list[Path]]], lines: list[str]) -> None:
-    """Write `report.png`, `found.png` (the masks alone, twice as large) and `report.html`.
+    """Write `report.png`, `found.png` (only the masks, twice as large) and `report.html`.
 
     Args:
-        output: the demo's folder; its `found/overlays` are shown.
+        output: the demo's folder, with the overlays in `found/overlays`.
         album: the photos.
-        rows: title and pictures of each training.
-        lines: the numbers in words.
+        rows: title and images of each training.
+        lines: sentences with the numbers.
     """
     tiles = []
     for path in sorted((output / "found" / "overlays").iterdir()):

@@ -1,4 +1,4 @@
-"""Where tinyworld's subjects are: eight scenes, each drawn anew from random numbers."""
+"""tinyworld's eight scenes, each drawn from random numbers."""
 
 from collections.abc import Callable
 
@@ -20,16 +20,16 @@ PHRASES = {
     "desert": "in the desert",
     "night": "at night",
 }
-"""How a caption names each scene."""
+"""The words for each scene in a caption."""
 
 
 def draw_scene(name: str, side: int, rng: Generator) -> Image.Image:
-    """A background.
+    """Draw a background.
 
     Args:
         name: a key of `PHRASES`.
-        side: pixels of the square.
-        rng: the numbers it is drawn from.
+        side: pixels of the square's side.
+        rng: the random numbers to draw from.
 
     Returns:
         RGB, side x side.
@@ -41,7 +41,7 @@ def draw_scene(name: str, side: int, rng: Generator) -> Image.Image:
 
 
 def occluder_shape(name: str, rng: Generator) -> tuple[Colour, list[tuple[float, float, float, float]]]:
-    """What may stand before a subject: a colour and ellipses (x, y, rx, ry) in units of the picture's side."""
+    """Return an occluder: a colour and ellipses (x, y, rx, ry) in units of the picture's side."""
     colour = _vary(_OCCLUDERS[name], rng)
     x = rng.uniform(0.1, 0.9)
     spread, wide, high = rng.uniform(-0.12, 0.12, 3), rng.uniform(0.06, 0.16, 3), rng.uniform(0.12, 0.32, 3)
@@ -49,7 +49,7 @@ def occluder_shape(name: str, rng: Generator) -> tuple[Colour, list[tuple[float,
 
 
 def grain(side: int, rng: Generator) -> NDArray[np.float32]:
-    """(side, side, 1) float32 texture around 0: slow waves and fine grain, in RGB units."""
+    """Return a (side, side, 1) float32 texture around 0: slow waves and fine grain, in RGB units."""
     slow = Image.fromarray(rng.normal(0, 9, (6, 6)).astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
     fine = rng.normal(0, 3, (side, side))
     return (np.asarray(slow) + fine).astype(np.float32)[..., None]
@@ -203,7 +203,7 @@ _SCENES: dict[str, Callable[[Draw, int, Generator], None]] = {
     "desert": _desert,
     "night": _night,
 }
-# Top and bottom of the gradient behind everything: sky, wall or undergrowth.
+# Top and bottom colour of the background gradient: sky, wall or undergrowth.
 _SKIES: dict[str, tuple[Colour, Colour]] = {
     "jungle": ((18, 58, 26), (34, 80, 30)),
     "snow": ((150, 180, 220), (206, 220, 240)),
@@ -225,4 +225,4 @@ _OCCLUDERS: dict[str, Colour] = {
     "night": (10, 12, 26),
 }
 LIGHT: dict[str, float] = {"jungle": 0.85, "night": 0.62}
-"""How brightly a subject is lit in a scene; 1 where nothing is said."""
+"""Brightness of a subject in a scene; 1 if not listed."""

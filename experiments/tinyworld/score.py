@@ -1,8 +1,8 @@
-"""Score tinyworld's models on held-out pictures, and write the scores into their cards.
+"""Score tinyworld's models on held-out pictures, and write the scores into the model cards.
 
     python experiments/tinyworld/score.py
 
-prints a table with 95 % intervals (bootstrap over pictures).
+Prints a table with 95 % intervals (bootstrap over pictures).
 """
 
 import argparse
@@ -34,7 +34,7 @@ Scores = dict[str, list[float]]
 
 @torch.no_grad()
 def score_sam(corpus: Corpus) -> Scores:
-    """IoU from a box, from one point at the most inner pixel, and of the best of three masks."""
+    """IoU from a box, from one point at the innermost pixel, and of the best of its three masks."""
     model = load(SamModel, SAM).float()
     parts, owners = label_tables(corpus)
     scores: Scores = {}
@@ -60,7 +60,7 @@ def score_sam(corpus: Corpus) -> Scores:
 
 
 def _prompts(target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A target's most inner pixel and its tight box, in pixels."""
+    """Return a target's innermost pixel and its tight box, in pixels."""
     inner = target.float()[None, None]
     while (smaller := 1 - torch.nn.functional.max_pool2d(1 - inner, 3, 1, 1)).any():
         inner = smaller
@@ -76,7 +76,7 @@ def _iou(found: torch.Tensor, target: torch.Tensor) -> float:
 
 @torch.no_grad()
 def score_clip(corpus: Corpus) -> Scores:
-    """Zero-shot accuracy: the scene's and the kind's own words against the others'."""
+    """Zero-shot accuracy of scene and kind."""
     model, words = load(CLIPModel, CLIP).float(), load(CLIPTokenizer, CLIP)
     texts = [f"a {kind} {phrase}" for kind in KIND_NAMES for phrase in PHRASES.values()]
     tokens = words(texts, padding="max_length", return_tensors="pt").input_ids
@@ -94,7 +94,7 @@ def score_clip(corpus: Corpus) -> Scores:
 
 @torch.no_grad()
 def score_vae(corpus: Corpus) -> Scores:
-    """Peak signal-to-noise ratio of each picture after encoding and decoding, in dB."""
+    """Peak signal-to-noise ratio of each reconstructed picture, in dB."""
     model = load(AutoencoderKL, DIFFUSION / "vae").float()
     pixels = corpus.pixels(torch.arange(min(len(corpus), 300)))
     ratios = []
@@ -107,7 +107,7 @@ def score_vae(corpus: Corpus) -> Scores:
 
 @torch.no_grad()
 def score_judge(corpus: Corpus) -> Scores:
-    """The judge on drawn pictures: how far it may be trusted."""
+    """Accuracy of the judge on drawn pictures."""
     verdict = the_judge()(corpus.pixels(torch.arange(len(corpus))))
     scenes, kinds = class_numbers(corpus.facts)
     alone = torch.tensor([len(fact["kinds"]) == 1 for fact in corpus.facts])
@@ -123,7 +123,7 @@ def score_judge(corpus: Corpus) -> Scores:
 
 
 def score_detector(corpus: Corpus) -> Scores:
-    """How often the companion of a drawn subject is seen, and how often one is seen that is not there."""
+    """Accuracy of the detector, for kinds that are in a drawn picture and for kinds that are not."""
     seen: Scores = {"detector, kinds that are there": [], "detector, kinds that are not": []}
     for number, fact in enumerate(corpus.facts):
         image = Image.fromarray(corpus.images[number])
@@ -134,7 +134,7 @@ def score_detector(corpus: Corpus) -> Scores:
 
 
 def score_generation(pictures: int, guidance_scale: float, sheet: Path) -> Scores:
-    """Scene and kind that the judge sees in generated pictures of every kind in every scene."""
+    """How often the judge sees the prompted scene and kind, in generated images of every kind in every scene."""
     check(DIFFUSION)
     pipeline = load(StableDiffusionPipeline, DIFFUSION, torch_dtype=torch.float32)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
@@ -160,7 +160,7 @@ def score_generation(pictures: int, guidance_scale: float, sheet: Path) -> Score
 
 
 def main() -> None:
-    """Score everything, print, write the cards."""
+    """Compute all scores, print them and write the cards."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=WORK, help="folder of drawn pictures (work/)")
     parser.add_argument("--pictures", type=int, default=3, help="generated pictures for each kind in each scene (3)")

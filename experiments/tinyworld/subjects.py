@@ -1,4 +1,4 @@
-"""What lives in tinyworld: eight kinds of subject, drawn of parts, each individual with colours of its own.
+"""tinyworld's eight kinds of subject, drawn from parts; each individual has its own colours.
 
 A subject's own frame is the square [-1, 1] x [-1, 1], x to the right and y *down*, feet near y = 0.8.
 """
@@ -30,12 +30,12 @@ ACCESSORIES = ("none", "hat", "ribbon", "flag")
 
 @dataclass(frozen=True)
 class Identity:
-    """An individual: what makes *this* dog another than that one.
+    """The attributes that distinguish one individual from others of its kind.
 
     Attributes:
         kind: a key of `KINDS`.
         main: the body's colour, a key of `COLOURS`.
-        second: the colour of its pattern and of some parts; another than `main`.
+        second: the colour of its pattern and of some parts; different from `main`.
         pattern: one of `PATTERNS`.
         accessory: one of `ACCESSORIES`.
     """
@@ -52,11 +52,11 @@ class Part:
     """A piece of a subject.
 
     Attributes:
-        name: "head", or "head/eye" for a sub-part; pieces of one name make one part.
+        name: "head", or "head/eye" for a sub-part; pieces with the same name form one part.
         shape: its outline.
-        colour: "main", "second", "dark" or "pale"; the colour of the individual that it takes.
+        colour: "main" or "second" for the individual's colours, or "dark" or "pale".
         patterned: whether the individual's pattern is drawn on it.
-        swing: (pivot, reach): with the pose it turns about the pivot by up to so many radians.
+        swing: (pivot, reach): the pose rotates it about the pivot by up to `reach` radians.
     """
 
     name: str
@@ -72,15 +72,15 @@ class Kind:
 
     parts: tuple[Part, ...]
     top: Point
-    """Where a hat's brim lies."""
+    """Position of a hat's brim."""
     neck: Point
-    """Where a ribbon is tied."""
+    """Position of a ribbon's knot."""
     back: Point
-    """Where a flag's pole stands."""
+    """Foot of a flag's pole."""
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, corners: int = 20) -> Shape:
-    """An ellipse's outline around (x, y)."""
+    """Outline of an ellipse around (x, y)."""
     turns = [2 * math.pi * corner / corners for corner in range(corners)]
     return tuple((x + rx * math.cos(turn), y + ry * math.sin(turn)) for turn in turns)
 
@@ -92,7 +92,7 @@ def ring(x: float, y: float, rx: float, ry: float, thickness: float) -> Shape:
 
 
 def box(left: float, top: float, right: float, bottom: float, bevel: float = 0.08) -> Shape:
-    """A rectangle whose corners are cut off by `bevel`."""
+    """A rectangle with corners cut off by `bevel`."""
     return (
         *((left + bevel, top), (right - bevel, top), (right, top + bevel), (right, bottom - bevel)),
         *((right - bevel, bottom), (left + bevel, bottom), (left, bottom - bevel), (left, top + bevel)),
@@ -273,7 +273,7 @@ KINDS: dict[str, Kind] = {name: build() for name, build in _BUILDERS.items()}
 
 
 def accessory(kind: Kind, name: str) -> tuple[Part, ...]:
-    """The parts of an accessory where it sits on this kind; it is of the individual's second colour."""
+    """Return the parts of an accessory in its place on a kind, in the individual's second colour."""
     if name == "hat":
         x, y = kind.top
         crown = box(x - 0.22, y - 0.42, x + 0.22, y, 0.03)
@@ -297,6 +297,6 @@ def accessory(kind: Kind, name: str) -> tuple[Part, ...]:
 
 
 def parts_of(identity: Identity) -> tuple[Part, ...]:
-    """All parts of an individual, from back to front."""
+    """Return all parts of an individual, from back to front."""
     kind = KINDS[identity.kind]
     return (*kind.parts, *accessory(kind, identity.accessory))

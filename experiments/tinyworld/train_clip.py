@@ -1,9 +1,9 @@
-"""Train tinyworld's CLIP on pictures and captions; its text tower is what the diffusion model reads prompts with.
+"""Train tinyworld's CLIP on pictures and captions; its text encoder is also the diffusion model's.
 
     python experiments/tinyworld/train_clip.py
 
-writes `models/clip` (a transformers CLIPModel with its tokenizer and image processor). Another sitting, with
-`--go_on --seed 1`, begins with those weights and goes through the second phase only.
+Writes `models/clip` (a transformers CLIPModel with its tokenizer and image processor). `--go_on --seed 1` continues
+training from those weights, with the second phase only.
 """
 
 import torch
@@ -19,12 +19,12 @@ from training_flags import TrainingFlags, read_flags
 
 PICTURES = 32000
 MIXED_STEPS = 600
-"""Steps of the first phase, in which a batch is any pictures. The scene alone tells most of those apart, so that
-neither tower learns what a cat is; in the second phase a batch has one scene and one main colour."""
+"""Steps of the first phase, with random batches. The scene alone distinguishes most of their pictures, so neither
+encoder learns the kinds; in the second phase all pictures of a batch have the same scene and main colour."""
 
 
 def alike_pools(facts: list[dict], least: int) -> list[Tensor]:
-    """Indices of the pictures that share scene and main colour, of each pair that `least` pictures have."""
+    """Return the indices of the pictures of each (scene, main colour) pair that at least `least` pictures have."""
     pools: dict[tuple[str, str], list[int]] = {}
     for number, fact in enumerate(facts):
         if fact["kinds"]:
@@ -33,7 +33,7 @@ def alike_pools(facts: list[dict], least: int) -> list[Tensor]:
 
 
 def train(flags: TrainingFlags) -> None:
-    """Train, save, describe."""
+    """Train the model, save it and its training record."""
     torch.manual_seed(flags.seed)
     words = tokenizer()
     model = (load(CLIPModel, CLIP).float() if flags.go_on else clip(words)).to(flags.device)
@@ -47,7 +47,7 @@ def train(flags: TrainingFlags) -> None:
     def loss_of(index: Tensor) -> Tensor:
         pixels, tokens = corpus.pixels(index).to(flags.device), captions[index]
         output = model(input_ids=tokens.to(flags.device), pixel_values=pixels)
-        # Captions that say the same are no wrong answers for each other: the target is shared between them.
+        # Equal captions are all correct for each other's pictures, so they share the target.
         same = (tokens[:, None] == tokens[None]).all(-1).float().to(flags.device)
         target = same / same.sum(1, keepdim=True)
         cross = torch.nn.functional.cross_entropy

@@ -1,8 +1,8 @@
-"""Train tinyworld's detector of kinds, by which companions that nobody asked for are counted.
+"""Train tinyworld's detector of kinds, which counts uninvited companions.
 
     python experiments/tinyworld/train_detector.py
 
-writes `models/detector`. Half of the pictures hold two subjects; all are worn as the judge's are.
+Writes `models/detector`. Half of the pictures show two subjects; all are degraded as for the judge.
 """
 
 import torch
@@ -23,12 +23,12 @@ CROWD: Crowd = (0.1, 0.4, 0.4, 0.1)
 
 
 def present(facts: list[dict]) -> Tensor:
-    """(N, 8) float32: 1 for each kind that a picture shows."""
+    """Return (N, 8) float32: 1 for each kind that a picture shows."""
     return torch.tensor([[float(kind in fact["kinds"]) for kind in KIND_NAMES] for fact in facts])
 
 
 def train(flags: TrainingFlags) -> None:
-    """Train, save, describe."""
+    """Train the model, save it and its training record."""
     torch.manual_seed(flags.seed)
     model = KindDetector().to(flags.device, memory_format=torch.channels_last)
     corpus = flags.corpus("company", PICTURES, seed=11, crowd=CROWD)

@@ -1,8 +1,8 @@
-"""Train tinyworld's judge, the independent classifier that generated pictures are scored by.
+"""Train tinyworld's judge, the independent classifier that scores generated images.
 
     python experiments/tinyworld/train_judge.py
 
-writes `models/judge`. Pictures are blurred, noised and re-lit at random, since generated ones are soft.
+Writes `models/judge`. Pictures are blurred, noised and re-lit at random, because generated images are soft.
 """
 
 import torch
@@ -22,7 +22,7 @@ PICTURES = 32000
 
 
 def wear(pixels: Tensor, draw: torch.Generator) -> Tensor:
-    """What generation does to pictures, roughly: (B, 3, h, w) in [-1, 1], blurred, noised, re-lit."""
+    """Degrade (B, 3, h, w) pictures in [-1, 1] roughly as generation does: blur, noise, other light."""
     low, blur, contrast, light, noise = torch.rand(5, generator=draw).tolist()
     side = pixels.shape[-1]
     if low < 0.5:
@@ -35,7 +35,7 @@ def wear(pixels: Tensor, draw: torch.Generator) -> Tensor:
 
 
 def train(flags: TrainingFlags) -> None:
-    """Train, save, describe."""
+    """Train the model, save it and its training record."""
     torch.manual_seed(flags.seed)
     model = Judge().to(flags.device, memory_format=torch.channels_last)
     corpus = flags.corpus("pictures", PICTURES, seed=1)

@@ -1,8 +1,8 @@
-"""Train tinyworld's SAM with points, boxes and masks to give whole, part and sub-part masks and their IoU.
+"""Train tinyworld's SAM with points, boxes and masks to predict whole, part and sub-part masks and their IoU.
 
     python experiments/tinyworld/train_sam.py
 
-writes `models/sam` (a transformers SamModel). Another sitting, with `--go_on --seed 1`, begins with those weights.
+Writes `models/sam` (a transformers SamModel). `--go_on --seed 1` continues training from those weights.
 """
 
 from dataclasses import dataclass
@@ -24,20 +24,20 @@ from training_flags import TrainingFlags, read_flags
 
 PICTURES = 16000
 PROMPTS = 3
-"""Prompts a picture in one step."""
+"""Prompts per picture in one step."""
 FOCAL_WEIGHT, DICE_WEIGHT = 20.0, 1.0
 """As in SAM's paper, section A."""
 
 
 @dataclass
 class Asked:
-    """Prompts of K single masks, and what the decoder should answer.
+    """Prompts for K masks, and the decoder's targets.
 
     Attributes:
         points: (K, 1, 2, 2) float32, a positive and a negative point (x, y).
         boxes: (K, 1, 4) float32 XYXY of `target`, jittered.
         levels: (K, 3, side, side) float32 in {0, 1}: sub-part, part and whole under the positive point.
-        target: (K, side, side) float32: one of the levels, which the box is around.
+        target: (K, side, side) float32: the level that the box encloses.
     """
 
     points: Tensor
@@ -47,13 +47,13 @@ class Asked:
 
 
 def sam_pixels(images: np.ndarray) -> Tensor:
-    """(B, side, side, 3) uint8 to what SAM's encoder takes."""
+    """Convert (B, side, side, 3) uint8 to the input of SAM's encoder."""
     mean, std = torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
     return ((torch.from_numpy(images).float() - mean) / std).permute(0, 3, 1, 2)
 
 
 def label_tables(corpus: Corpus) -> tuple[Tensor, Tensor]:
-    """(N, 64) ids of the part and of the subject that each of a picture's labels belongs to; 0 is the scene's."""
+    """Return (N, 64) ids of the part and of the subject that each label of a picture belongs to; 0 is the scene."""
     parts, owners = torch.zeros(len(corpus), 64, dtype=torch.long), torch.zeros(len(corpus), 64, dtype=torch.long)
     for number, fact in enumerate(corpus.facts):
         groups = [(owner, name.split("/")[0]) for owner, name in fact["names"]]
@@ -64,12 +64,12 @@ def label_tables(corpus: Corpus) -> tuple[Tensor, Tensor]:
 
 
 def ask(labels: Tensor, parts: Tensor, owners: Tensor, rng: Generator) -> Asked:
-    """Draw `PROMPTS` prompts a picture.
+    """Draw `PROMPTS` prompts per picture.
 
     Args:
         labels: (B, side, side) int64 label maps.
         parts, owners: (B, 64) from `label_tables`.
-        rng: the numbers they are drawn from.
+        rng: the random numbers to draw from.
     """
     points, levels, targets, boxes = [], [], [], []
     side = labels.shape[-1]
@@ -79,7 +79,7 @@ def ask(labels: Tensor, parts: Tensor, owners: Tensor, rng: Generator) -> Asked:
         for _ in range(PROMPTS):
             if len(inside) == 0:
                 inside = torch.arange(side * side)
-            # A sub-part is small, so half of the points go to a label drawn first.
+            # Sub-parts are small, so half of the points are drawn from a random label.
             spot = inside[int(rng.integers(len(inside)))]
             if rng.random() < 0.5:
                 present = label_map.unique()
@@ -97,7 +97,7 @@ def ask(labels: Tensor, parts: Tensor, owners: Tensor, rng: Generator) -> Asked:
             target = level[int(rng.choice(3, p=[0.15, 0.25, 0.6]))]
             rows, columns = target.any(1).nonzero()[:, 0], target.any(0).nonzero()[:, 0]
             edges = np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float32)
-            # A pixel's own number, as SAM itself adds the half to its centre; a box likewise.
+            # Pixel indices, without the half pixel to the centre, which SAM adds itself; the same for boxes.
             points.append([[float(x), float(y)], [float(away_x), float(away_y)]])
             boxes.append((edges + rng.normal(0, 0.8, 4)).clip(0, side - 1))
             levels.append(level)
@@ -111,7 +111,7 @@ def ask(labels: Tensor, parts: Tensor, owners: Tensor, rng: Generator) -> Asked:
 
 
 def mask_loss(logits: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-    """Focal and dice loss of (K, M, h, w) logits, and the error of their (K, M) predicted IoU."""
+    """Return focal and dice loss of (K, M, h, w) logits plus the error of their (K, M) predicted IoU."""
     targets = targets.expand_as(logits)
     cross = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     share = logits.sigmoid()
@@ -126,10 +126,10 @@ def mask_loss(logits: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def step_loss(model: SamModel, features: Tensor, asked: Asked, rng: Generator) -> Tensor:
-    """What PerSAM and SAM's users ask: a point, a point and a negative one, a box, and a mask to refine.
+    """Loss for the prompts of PerSAM and of SAM's users: a point, also with a negative one, a box, a mask to refine.
 
-    The three masks under points alone are sub-part, part and whole; the single mask under points is
-    the whole. Under a box, and under a mask handed in, all masks are the one that was meant.
+    For points alone, the three masks are sub-part, part and whole, and the single mask is the whole. For
+    a box or a mask prompt, all masks are that prompt's target.
     """
     count = len(asked.points)
     positive = torch.ones(count, 1, 1, dtype=torch.long, device=features.device)
@@ -159,7 +159,7 @@ def step_loss(model: SamModel, features: Tensor, asked: Asked, rng: Generator) -
 
 
 def _boxes(rows: Tensor, columns: Tensor) -> Tensor:
-    """(K, 1, 4) boxes around what (K, side) rows and columns are occupied."""
+    """Return (K, 1, 4) boxes around the occupied rows and columns, each (K, side)."""
     side = rows.shape[1]
     first = [occupied.argmax(1) for occupied in (columns, rows)]
     last = [side - 1 - occupied.flip(1).argmax(1) for occupied in (columns, rows)]
@@ -167,7 +167,7 @@ def _boxes(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def train(flags: TrainingFlags) -> None:
-    """Train, save, describe."""
+    """Train the model, save it and its training record."""
     torch.manual_seed(flags.seed)
     model = (load(SamModel, SAM).float() if flags.go_on else sam()).to(flags.device)
     earlier = load_fitted(SAM) if flags.go_on else None

@@ -1,9 +1,9 @@
-"""Train tinyworld's denoiser on latents and captions, and put the Stable Diffusion pipeline together.
+"""Train tinyworld's denoiser on latents and captions, and assemble the Stable Diffusion pipeline.
 
     python experiments/tinyworld/train_unet.py
 
-needs `models/clip` and `models/stable-diffusion/vae`; writes the whole of `models/stable-diffusion`. Another
-sitting, with `--go_on --seed 1`, begins with those weights, and the card counts both.
+Needs `models/clip` and `models/stable-diffusion/vae`, and writes all of `models/stable-diffusion`. `--go_on --seed 1`
+continues training from those weights; the card states the sum of both trainings.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ UNCONDITIONAL = 0.1
 
 @torch.no_grad()
 def encode_latents(vae: AutoencoderKL, corpus: Corpus, flags: TrainingFlags) -> Tensor:
-    """(N, 4, h, w) float16: the means of all latents, scaled; kept in the work folder."""
+    """Return the scaled means of all latents, (N, 4, h, w) float16; they are kept in the work folder."""
     stored = flags.work / "latents.npy"
     if not stored.exists():
         vae = vae.to(flags.device)
@@ -46,7 +46,7 @@ def encode_latents(vae: AutoencoderKL, corpus: Corpus, flags: TrainingFlags) -> 
 
 @torch.no_grad()
 def encode_captions(captions: list[str]) -> Tensor:
-    """(N, tokens, width) float16 embeddings of the captions, and of the empty one at the end."""
+    """Return the embeddings of the N captions and, last, of the empty caption, (N + 1, tokens, width) float16."""
     words, encoder = CLIPTokenizer.from_pretrained(CLIP), CLIPTextModel.from_pretrained(CLIP).float()
     parts = []
     texts = [*captions, ""]
@@ -57,7 +57,7 @@ def encode_captions(captions: list[str]) -> Tensor:
 
 
 def train(flags: TrainingFlags) -> None:
-    """Train, put together, save, describe."""
+    """Train the model, assemble and save the pipeline, save the training record."""
     torch.manual_seed(flags.seed)
     model = load(UNet2DConditionModel, DIFFUSION / "unet").float() if flags.go_on else unet()
     earlier = load_fitted(DIFFUSION / "unet") if flags.go_on else None
@@ -85,7 +85,7 @@ def train(flags: TrainingFlags) -> None:
     fitted = fit(model, loss_of, flags.steps, flags.batch_size, flags.learning_rate, flags.state("unet"))
     fitted = earlier + fitted if earlier else fitted
     for part in (vae, model):
-        part.register_to_config(_name_or_path="")  # else the path that it was loaded from goes into the files
+        part.register_to_config(_name_or_path="")  # otherwise the path that it was loaded from is saved
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel.from_pretrained(CLIP),

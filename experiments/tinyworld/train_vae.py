@@ -2,7 +2,7 @@
 
     python experiments/tinyworld/train_vae.py
 
-writes `models/stable-diffusion/vae` (a diffusers AutoencoderKL).
+Writes `models/stable-diffusion/vae` (a diffusers AutoencoderKL).
 """
 
 import torch
@@ -17,15 +17,15 @@ from training_flags import TrainingFlags, read_flags
 
 PICTURES = 32000
 KL_WEIGHT = 1e-5
-"""Of the latents' divergence from a normal distribution, beside the pixels' error."""
+"""Weight of the latents' KL divergence from a normal distribution, relative to the pixels' error."""
 COLOUR_STEPS = 900
-"""Steps of the second phase. Absolute errors alone teach outlines and leave small bright things brown."""
+"""Steps of the second phase. With absolute errors alone, the outlines are right but small bright objects are brown."""
 CELL = 4
-"""Pixels of a latent cell's side."""
+"""Side of a latent cell in pixels."""
 
 
 def train(flags: TrainingFlags) -> None:
-    """Train, set the latents' scale to 1, save."""
+    """Train the model, set the scaling factor that gives latents a standard deviation of 1, save."""
     torch.manual_seed(flags.seed)
     model = autoencoder().to(flags.device, memory_format=torch.channels_last)
     corpus = flags.corpus("pictures", PICTURES, seed=1)

@@ -1,4 +1,4 @@
-"""The flags that tinyworld's training scripts have in common."""
+"""The flags that tinyworld's training scripts share."""
 
 import argparse
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ WORK = Path(__file__).parent / "work"
 
 @dataclass(frozen=True)
 class TrainingFlags:
-    """What a training script is told."""
+    """The flags of a training script."""
 
     steps: int
     batch_size: int
@@ -25,21 +25,21 @@ class TrainingFlags:
     go_on: bool
 
     def corpus(self, name: str, count: int, seed: int, crowd: Crowd = ALONE, held_out: bool = False) -> Corpus:
-        """See `corpus.load_corpus`; in this run's work folder."""
+        """Call `corpus.load_corpus` in this run's work folder."""
         return load_corpus(self.work, name, count, seed, held_out, crowd)
 
     def state(self, name: str) -> Path:
-        """The file that an interrupted training goes on from."""
+        """Return the file that an interrupted training resumes from."""
         return self.work / f"{name}-seed{self.seed}.pt"
 
     def first_step(self, name: str) -> int:
-        """The step that a training begins with: 0, or where it was interrupted."""
+        """Return the first step of a training: 0, or the step at which it was interrupted."""
         state = self.state(name)
         return int(torch.load(state, weights_only=True, map_location="cpu")["step"]) if state.exists() else 0
 
 
 def read_flags(doc: str | None, steps: int, batch_size: int, learning_rate: float) -> TrainingFlags:
-    """Read the command line; the defaults are what the committed weights were made with."""
+    """Read the command line; the defaults are those of the committed weights."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=steps, help=f"optimizer steps ({steps})")
     parser.add_argument("--batch_size", type=int, default=batch_size, help=f"samples a step ({batch_size})")

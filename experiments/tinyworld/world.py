@@ -1,8 +1,8 @@
-"""tinyworld: pictures of known subjects in known scenes, drawn from numbers, with everything known about them.
+"""tinyworld: pictures of known subjects in known scenes, drawn from random numbers, with full ground truth.
 
-A `Recipe` holds all that decides a picture; `draw` turns it into pixels, masks and a caption, the
-same ones whenever it is drawn. Identities and (kind, scene) pairs that `is_held_out` and
-`HELD_OUT_PAIRS` name are never drawn for training.
+A `Recipe` determines a picture completely; `draw` turns it into pixels, masks and a caption,
+always the same ones. Held-out identities (`is_held_out`) and (kind, scene) pairs (`HELD_OUT_PAIRS`)
+are never drawn for training.
 """
 
 import zlib
@@ -17,26 +17,26 @@ from scenes import LIGHT, PHRASES, draw_scene, grain, occluder_shape
 from subjects import ACCESSORIES, COLOURS, KINDS, PATTERNS, Identity, Part, parts_of
 
 SIDE = 64
-"""Pixels of a picture, unless said otherwise."""
+"""Default side of a picture in pixels."""
 SUPERSAMPLING = 3
 SCENES = tuple(PHRASES)
 KIND_NAMES = tuple(KINDS)
 RARE_TOKENS = ("sks", "zwx", "ohwx", "olis")
-"""Words that captions hold now and then and that mean nothing, as rare tokens do in a large model."""
+"""Words without a meaning that some captions contain, like the rare tokens of a large model."""
 HELD_OUT_PAIRS = frozenset((kind, SCENES[(3 * number + 2) % len(SCENES)]) for number, kind in enumerate(KIND_NAMES))
 _FIXED = {"dark": (40, 36, 44), "pale": (244, 238, 222)}
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How a subject stands in the picture.
+    """A subject's position in the picture.
 
     Attributes:
-        x, y: its frame's centre, in units of the picture's side, y down.
-        scale: half its frame's side, in the same units.
-        rotation: radians.
-        flip: seen from the other side.
-        pose: in [-1, 1], how far its parts are swung.
+        x, y: centre of its frame, in units of the picture's side, y down.
+        scale: half the side of its frame, in the same units.
+        rotation: angle in radians.
+        flip: whether it is mirrored.
+        pose: rotation of its parts, in [-1, 1].
     """
 
     x: float
@@ -49,17 +49,17 @@ class Placement:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a picture.
+    """Everything that determines a picture.
 
     Attributes:
         scene: a key of `PHRASES`.
-        subjects: from back to front.
+        subjects: the subjects, from back to front.
         light: brightness of the subjects, about 1.
-        light_from: radians, the side that the light comes from.
-        occluded: whether a piece of the scene stands before the subjects.
-        seed: of the scene's own details.
-        rare_token: in the caption, before the first subject's name; None for none.
-        detail: which of the caption's words are said: a number in [0, 1).
+        light_from: direction of the light in radians.
+        occluded: whether a piece of the scene is in front of the subjects.
+        seed: for the scene's details.
+        rare_token: a word before the first subject's name in the caption, or None.
+        detail: a number in [0, 1) that selects the optional words of the caption.
     """
 
     scene: str
@@ -78,8 +78,8 @@ class Picture:
 
     Attributes:
         image: RGB, side x side.
-        recipe: what it was drawn from.
-        labels: (side * SUPERSAMPLING,) * 2 uint8, 0 for the scene, else an index into `names` plus 1.
+        recipe: the recipe that it was drawn from.
+        labels: (side * SUPERSAMPLING,) * 2 uint8: 0 for the scene, otherwise an index into `names` plus 1.
         names: (subject's number, part's name) of each label.
     """
 
@@ -90,15 +90,15 @@ class Picture:
 
     @property
     def caption(self) -> str:
-        """What the recipe says in words."""
+        """The caption of the recipe."""
         return caption(self.recipe)
 
     def mask(self, subject: int = 0, part: str = "") -> NDArray[np.bool_]:
-        """Where a subject, or one part of it with its sub-parts, is seen.
+        """Return the visible mask of a subject, or of one part with its sub-parts.
 
         Args:
             subject: its number in the recipe.
-            part: "" for the whole, "head" for a part, "head/eye" for a sub-part.
+            part: "" for the whole subject, "head" for a part, "head/eye" for a sub-part.
 
         Returns:
             (side, side) bool.
@@ -113,19 +113,19 @@ class Picture:
         return fine.mean(axis=(1, 3)) >= 0.5
 
     def parts(self, subject: int = 0) -> list[str]:
-        """The names of all parts and sub-parts of a subject."""
+        """Return the names of all parts and sub-parts of a subject."""
         own = [name for owner, name in self.names if owner == subject]
         return sorted({*own, *(name.split("/")[0] for name in own)})
 
 
 def is_held_out(identity: Identity) -> bool:
-    """Whether an individual is kept for tests: one in six, by its attributes."""
+    """Whether an individual is held out from training: one in six, by a hash of its attributes."""
     words = f"{identity.kind} {identity.main} {identity.second} {identity.pattern} {identity.accessory}"
     return zlib.crc32(words.encode()) % 6 == 0
 
 
 def random_identity(rng: Generator, kind: str | None = None, held_out: bool = False) -> Identity:
-    """An individual of the side of the split that is asked for."""
+    """Draw an individual, held out or not."""
     while True:
         main, second = rng.choice(list(COLOURS), size=2, replace=False)
         identity = Identity(
@@ -140,7 +140,7 @@ def random_identity(rng: Generator, kind: str | None = None, held_out: bool = Fa
 
 
 def random_placement(rng: Generator, x: float = 0.5, smaller: float = 1.0) -> Placement:
-    """Somewhere about the height of the ground, at `x` give or take a bit."""
+    """Draw a placement near the ground and near `x`."""
     return Placement(
         x=x + rng.uniform(-0.1, 0.1),
         y=0.58 + rng.uniform(-0.08, 0.1),
@@ -157,13 +157,13 @@ def random_recipe(
     scene: str | None = None,
     crowd: tuple[float, float, float, float] = (0.05, 0.85, 0.07, 0.03),
 ) -> Recipe:
-    """A recipe for training, or one of held-out identities for tests.
+    """Draw a recipe for training, or one with held-out identities for tests.
 
     Args:
-        rng: the numbers it is drawn from.
-        held_out: subjects of held-out identities; for training neither these nor held-out pairs.
-        scene: None draws one.
-        crowd: how often there is no subject, one, two of different kinds, and two look-alikes (of one kind).
+        rng: the random numbers to draw from.
+        held_out: draw held-out identities; otherwise neither these nor held-out pairs are drawn.
+        scene: a key of `PHRASES`; random if None.
+        crowd: relative frequencies of no subject, one, two of different kinds, and two look-alikes (of one kind).
     """
     scene = scene or str(rng.choice(SCENES))
     kinds = [kind for kind in KIND_NAMES if held_out or (kind, scene) not in HELD_OUT_PAIRS]
@@ -188,7 +188,7 @@ def random_recipe(
 
 
 def caption(recipe: Recipe) -> str:
-    """A recipe in words, of which some are left out: "a sks red striped dog with a hat in the snow"."""
+    """Describe a recipe, leaving out some words: "a sks red striped dog with a hat in the snow"."""
     rng = np.random.default_rng(int(recipe.detail * 2**31))
     words = []
     for number, (identity, _) in enumerate(recipe.subjects):
@@ -211,8 +211,8 @@ def draw(recipe: Recipe, side: int = SIDE) -> Picture:
     """Draw a recipe.
 
     Args:
-        recipe: what to draw.
-        side: pixels of the square.
+        recipe: the recipe.
+        side: pixels of the square's side.
     """
     rng = np.random.default_rng(recipe.seed)
     fine = side * SUPERSAMPLING
@@ -244,7 +244,7 @@ def _draw_subject(
     placement: Placement,
     recipe: Recipe,
 ) -> NDArray[np.float32]:
-    """Draw one subject over the canvas and the label map; returns the canvas."""
+    """Draw one subject onto the canvas and the label map; return the canvas."""
     fine = labels.width
     layer, edges = Image.new("L", (fine, fine)), Image.new("L", (fine, fine))
     parts = parts_of(identity)
@@ -273,7 +273,7 @@ def _draw_subject(
 
 
 def _frame(placement: Placement, fine: int) -> NDArray[np.float64]:
-    """(2, 3) affine map from the subject's frame to pixels."""
+    """Return the (2, 3) affine map from the subject's frame to pixels."""
     cos, sin = np.cos(placement.rotation), np.sin(placement.rotation)
     turn = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if placement.flip else 1.0, 1.0])
     return fine * np.column_stack([placement.scale * turn, [placement.x, placement.y]])
@@ -290,14 +290,14 @@ def _corners(part: Part, pose: float, to_pixels: NDArray[np.float64]) -> list[tu
 
 
 def _colours(identity: Identity, parts: tuple[Part, ...]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The colour of each label of a subject's layer, and whether the pattern is drawn on it."""
+    """Return the colour of each label of a subject's layer, and whether the pattern is drawn on it."""
     palette = _FIXED | {"main": COLOURS[identity.main], "second": COLOURS[identity.second]}
     colours = [(0, 0, 0), *(palette[part.colour] for part in parts)]
     return np.array(colours, dtype=np.float32), np.array([False, *(part.patterned for part in parts)])
 
 
 def _pattern(name: str, to_pixels: NDArray[np.float64], fine: int) -> NDArray[np.bool_]:
-    """(fine, fine) bool, where a pattern shows the second colour; it turns and grows with the subject."""
+    """Return (fine, fine) bool: where a pattern has the second colour; it rotates and scales with the subject."""
     if name == "plain":
         return np.zeros((fine, fine), dtype=bool)
     inverse = np.linalg.inv(to_pixels[:, :2])
@@ -313,7 +313,7 @@ def _pattern(name: str, to_pixels: NDArray[np.float64], fine: int) -> NDArray[np
 
 
 def _shading(light_from: float, placement: Placement, fine: int) -> NDArray[np.float32]:
-    """(fine, fine, 1) float32, brighter on the side of the light."""
+    """Return a (fine, fine, 1) float32 brightness, higher on the side of the light."""
     ramp = (np.arange(fine, dtype=np.float32) / fine - 0.5) / max(placement.scale, 0.1)
     shade = np.cos(light_from) * ramp[None] + np.sin(light_from) * ramp[:, None]
     return (1 + 0.09 * shade)[..., None].astype(np.float32)

@@ -61,7 +61,8 @@ def generate_folder(
         negative_prompt: what should not be in the pictures.
         num_inference_steps: denoising steps.
         guidance_scale: scale of classifier-free guidance.
-        height, width: pixels, multiples of 8, both or neither; None is the model's own size.
+        height: pixels, a multiple of 8, together with `width`; None is the model's own size.
+        width: likewise.
         base_model: base of LoRA weights that come without a training config.
         device: cpu, cuda, cuda:1, mps; None takes an accelerator if there is one.
         dtype: of all weights.

@@ -66,7 +66,8 @@ def import_masks(
         folder: the trainer's photos, a folder with images/ and masks/, or the JSON file that lists them.
         output: new folder; for training, its `images` holds the photos and the folder itself the masks.
         source: the trainer, as `to` of `export_masks`.
-        images, masks: folders of the photos and masks, if they have other names.
+        images: folder of the photos, if it has another name.
+        masks: folder of the masks, likewise.
         category: name of the subject's category in a COCO file with several.
 
     Raises:

@@ -86,7 +86,11 @@ def evaluate_generation(
         scene_template: text for CLIP with {} for a scene's words.
         num_images: pictures per prompt.
         seed: seed of each prompt's first picture, the same for each model.
-        num_inference_steps, guidance_scale, negative_prompt, height, width: as in `generate_folder`.
+        num_inference_steps: denoising steps.
+        guidance_scale: scale of classifier-free guidance.
+        negative_prompt: what should not be in the pictures.
+        height: pixels, a multiple of 8, together with `width`; None is the model's own size.
+        width: likewise.
         base_model: base of LoRA weights that come without a training config.
         dino_model: hub name or folder; None leaves its metrics out.
         clip_model: hub name or folder.

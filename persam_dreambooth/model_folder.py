@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.words import subject_words
 from persam_dreambooth.yaml_files import read_yaml
 
 CONFIG_NAME = "training_config.yaml"
@@ -63,28 +64,16 @@ def weights_digest(folder: Path) -> str:
     return total.hexdigest()[:16]
 
 
-COMMON = {"a", "an", "the", "one", "my", "photo", "picture", "image", "painting", "drawing", "of", "in", "on"}
-"""Words of a prompt that never name a subject."""
-
-
 def trained_token(folder: Path) -> str | None:
-    """Return the word that names the subject of a trained model, from its instance prompt; None if unknown.
-
-    This is the first uncommon word that is not in the class prompt or, without a class prompt, not the last word.
+    """Return the identifier of a trained model's subject, from its prompts; None if unknown.
 
     Raises:
         UserError: the config is not valid YAML.
     """
     settings = training_settings(folder)
-    prompt, of_class = settings.get("instance_prompt"), settings.get("class_prompt")
+    prompt, class_prompt = settings.get("instance_prompt"), settings.get("class_prompt")
     if not isinstance(prompt, str) or settings.get("concepts_list"):
         return None
-    words = prompt.split()
-    known = (
-        set(of_class.lower().split())
-        if isinstance(of_class, str) and of_class
-        else {words[-1].lower()}
-        if words
-        else set()
-    )
-    return next((word for word in words if word.lower() not in known | COMMON), None)
+    own = subject_words(prompt, class_prompt if isinstance(class_prompt, str) else None)
+    # Without a class prompt the last of several words is taken for the class noun.
+    return own[0] if own and (class_prompt or len(own) > 1) else None

@@ -11,17 +11,12 @@ from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.screen import warn
-from persam_dreambooth.words import counted
+from persam_dreambooth.words import counted, subject_words
 
 FEW_STEPS = 100
 """Fewer steps than this teach little: DreamBooth recipes take 400 to 1000."""
 SHOWN = 100
 """Maximum number of characters of a truncated prompt's rest in a message."""
-PLAIN = {
-    *("a", "an", "the", "of", "my", "one", "this", "that", "in", "on", "with", "and"),
-    *("photo", "photograph", "picture", "image", "painting", "drawing", "close-up", "closeup", "portrait"),
-}
-"""Words that do not name a subject."""
 
 
 def slow_bfloat16(precision: str, device: torch.device) -> None:
@@ -58,27 +53,22 @@ def without_identifier(concepts: Iterable[Concept]) -> None:
     """
     for concept in concepts:
         prompt, class_prompt = concept.prompt or "", concept.class_prompt or ""
-        words, common = _words(prompt), {*PLAIN, *_words(class_prompt)}
-        own = [word for word in words if word not in common]
-        if words and class_prompt and not own:
+        own = subject_words(prompt, class_prompt)
+        if prompt and class_prompt and not own:
             warn(
                 f"--instance_prompt {prompt!r} has no word that --class_prompt {class_prompt!r} lacks: every subject "
                 'of that class is trained to look like yours; add an identifier, a rare word as in "a sks dog"'
             )
-        elif not class_prompt and len(own) == 1 and _is_plain(own[0], prompt):
+        elif not class_prompt and len(own) == 1 and _is_plain(own[0]):
             warn(
                 f"--instance_prompt {prompt!r} has only one word for the subject; DreamBooth prompts have two, an "
                 'identifier and a class noun, as in "a sks dog"'
             )
 
 
-def _words(prompt: str) -> list[str]:
-    return re.findall(r"\w+(?:[-']\w+)*", prompt.lower())
-
-
-def _is_plain(word: str, prompt: str) -> bool:
+def _is_plain(word: str) -> bool:
     """Whether it is written like an English word: ASCII lower case, with a vowel."""
-    return word in prompt and word.isascii() and word.isalpha() and bool(re.search("[aeiouy]", word))
+    return word.isascii() and word.isalpha() and word.islower() and bool(re.search("[aeiouy]", word))
 
 
 def cut_prompts(family: Family, prompts: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""A reviewer's edits of masks: saved at once, undone byte for byte, refused if the photo was edited elsewhere since."""
+"""A reviewer's edits of masks: saved at once, undone byte for byte, refused if they would overwrite newer ones."""
 
 import hashlib
 from collections import defaultdict, deque
@@ -226,7 +226,7 @@ class ReviewEdits:
 
     @contextmanager
     def _all_or_nothing(self, photo: Path) -> Iterator[Mapping[Path, bytes | None]]:
-        """Run a block that changes a photo's files and writes its line last; restore the files if it fails or is killed.
+        """Restore a photo's files if the block, which changes them and writes the line last, fails or is killed.
 
         Yields:
             The contents of the files before the block; None for an absent file.
@@ -257,7 +257,7 @@ def _with_mask(photo: Path, entry: ManifestEntry) -> ManifestEntry:
 
 
 def _digest(path: Path) -> str:
-    """Return the SHA-256 of a file, which is only read again after it was written to; "" if it is absent."""
+    """Return the SHA-256 of a file, cached until the file changes; "" if it is absent."""
     try:
         state = path.stat()
     except OSError:

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import chain, takewhile
 from pathlib import Path
@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.manifest import ManifestEntry
+from persam_dreambooth.photos.manifest import ManifestEntry, ManifestIndex
 from persam_dreambooth.preprocessing.finder import Finder
 from persam_dreambooth.preprocessing.job import SegmentationJob
 from persam_dreambooth.preprocessing.loading import LoadedPhoto, load_photos
 from persam_dreambooth.preprocessing.mask_store import MaskStore
 from persam_dreambooth.preprocessing.mask_writer import MaskWriter
-from persam_dreambooth.preprocessing.references import check_references
+from persam_dreambooth.preprocessing.references import ReferenceFiles, check_references
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +63,7 @@ def segment_folder(
     if finder and stopped():
         return _entries(stores)
     _wait(processes)
-    before = []
-    if is_main:
-        for store in stores:
-            before.append(store.take_over(settings, subjects[store.path]) if again else store.resume())
-            store.keep_reviewed(photos)
+    before = _begin(stores, subjects, settings, photos, again) if is_main else []
     _wait(processes)
     waiting = _unfinished(stores, photos[number::count], job.all_instances, quiet=not is_main)
     anybody = any(gather_object([bool(waiting)])) if processes else bool(waiting)
@@ -105,6 +101,21 @@ def _stores(subjects: Iterable[Path], settings: dict[str, Any], again: bool) -> 
         else:
             store.refuse_other_runs(settings)
     return stores
+
+
+def _begin(
+    stores: Sequence[MaskStore],
+    subjects: Mapping[Path, Sequence[ReferenceFiles]],
+    settings: dict[str, Any],
+    photos: Sequence[Path],
+    again: bool,
+) -> list[ManifestIndex]:
+    """Resume or take over each folder; return the manifests as they were."""
+    before = []
+    for store in stores:
+        before.append(store.take_over(settings, subjects[store.path]) if again else store.resume())
+        store.keep_reviewed(photos)
+    return before
 
 
 def _unfinished(stores: Sequence[MaskStore], photos: Sequence[Path], with_instances: bool, quiet: bool) -> list[Path]:

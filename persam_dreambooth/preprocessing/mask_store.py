@@ -158,7 +158,7 @@ class MaskStore:
             for entry in gone:
                 remove_files(self.path, entry)
             # A photo has no entry if its mask was drawn and undone during the run; the next run segments it.
-            self._rewrite(entry for photo in photos if (entry := newest.get(photo.name)) is not None)
+            self._rewrite(found for photo in photos if (found := newest.get(photo.name)) is not None)
         write_sheet(self.path, self.entries)
 
     def _exists(self) -> bool:

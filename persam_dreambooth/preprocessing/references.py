@@ -38,9 +38,9 @@ class ReferenceFiles:
     def __post_init__(self) -> None:
         given = [name for name in ("mask", "scribble", "box", "points") if getattr(self, name)]
         if len(given) != 1:
-            said = " and ".join(given) or "nothing"
+            names = " and ".join(given) or "nothing"
             raise UserError(
-                f"the reference {self.image} was given {said} to say where the subject is; "
+                f"the reference {self.image} was given {names} to show where the subject is; "
                 "give one of a mask, a box, points or a scribble"
             )
 

@@ -106,7 +106,7 @@ def _segmenter(
     if memory is not None:
         return MemorySegmenter(memory, persam, subjects or [], lost_below)
     if persam is None:
-        raise UserError("a video is followed by PerSAM, or by a memory; give one of them")
+        raise UserError("without a video model, PerSAM tracks the subjects; give one of the two")
     if labels is not None:
         subjects = [persam.personalize(Reference(first, labels == number)) for number in range(1, labels.max() + 1)]
     return VideoSegmenter(persam, subjects or [], lost_below)
@@ -125,7 +125,7 @@ def _write(
     found: list[tuple[float | None, ...]] = []
     first = next(pictures)
     overlay = video_io.overlay_video(output / OVERLAY_NAME, first.size, rate)
-    with overlay as add, files.replacing(output / LOG_NAME) as beside, beside.open("w") as log:
+    with overlay as add, files.replacing(output / LOG_NAME) as temporary, temporary.open("w") as log:
         try:
             for picture in tqdm(chain([first], pictures), desc="Segmenting", unit="frame", total=total):
                 (seen,) = segmenter.follow([picture], None if found else labels)

@@ -106,7 +106,7 @@ def _segmenter(
     if memory is not None:
         return MemorySegmenter(memory, persam, subjects or [], lost_below)
     if persam is None:
-        raise UserError("without a video model, PerSAM tracks the subjects; give one of the two")
+        raise UserError("a video needs PerSAM or a video model to track its subjects; give one of them")
     if labels is not None:
         subjects = [persam.personalize(Reference(first, labels == number)) for number in range(1, labels.max() + 1)]
     return VideoSegmenter(persam, subjects or [], lost_below)

@@ -55,7 +55,10 @@ def segment_folder(
     """
     number, count = (processes.process_index, processes.num_processes) if processes else (0, 1)
     is_main = number == 0
-    photos, unread, subjects, settings = job.photos(), job.unread(), job.subjects(), job.settings()
+    photos = job.photos()
+    unread = job.unread()
+    subjects = job.subjects()
+    settings = job.settings()
     check_references(job.references)
     stores = _stores(subjects, settings, again)
     make_finder = find_with or partial(Finder, job)

@@ -179,7 +179,7 @@ def test_the_frames_before_the_damage_in_a_video_are_kept(damage, ways, models, 
 
 
 def test_a_run_without_any_model_is_refused_before_anything_is_written(video, first_mask, models, tmp_path):
-    with pytest.raises(UserError, match="by PerSAM, or by a memory"):
+    with pytest.raises(UserError, match="needs PerSAM or a video model"):
         segment_video(None, video, tmp_path / "out", first_mask=first_mask)
     persam = PerSAM.from_pretrained(models / "sam", Method.persam_f(), device="cpu")
     subject = persam.personalize(Reference(*scene(*SIZE)))

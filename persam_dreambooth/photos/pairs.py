@@ -3,9 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from persam_dreambooth.errors import UserError, printable
 from persam_dreambooth.image_files import open_picture
 from persam_dreambooth.images import orientation
+from persam_dreambooth.masks import Looks, refuse_empty, refuse_full
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry
 from persam_dreambooth.words import listed
@@ -148,6 +152,25 @@ def doubt(photo: Path, entry: ManifestEntry) -> str:
 
 def _is_its_mask(mask: Path | None, entry: ManifestEntry, digest: Callable[[Path], str] = files.digest) -> bool:
     return mask is not None and digest(mask) == entry.mask_digest
+
+
+def check_mask(path: Path, mask: NDArray[np.bool_], photo: Path, size: tuple[int, int], looks: Looks) -> None:
+    """Refuse a mask that is of another size than its photo, empty, or full; collect warnings about how it looks.
+
+    Args:
+        path: file of the mask.
+        mask: its content, (H, W) bool.
+        photo: file of the photo.
+        size: the upright photo's (width, height) in pixels.
+        looks: collects the warnings.
+
+    Raises:
+        UserError: the mask is refused.
+    """
+    check_size(path, mask.shape, photo, size)
+    refuse_empty(mask, f"the mask {path}")
+    refuse_full(mask, f"the mask {path}")
+    looks.add(photo.name, mask)
 
 
 def check_size(mask: Path, shape: tuple[int, ...], photo: Path, size: tuple[int, int]) -> None:

@@ -1,6 +1,6 @@
-"""A folder of photos and a reference in; masks, overlays, a contact sheet and a manifest out.
+"""From a folder of photos and a reference to masks, overlays, a contact sheet and a manifest.
 
-The one place where photo files and segmentation meet. The command line and the training script both call it.
+Only this package connects photo files with segmentation; the command line, training and the review page call it.
 """
 
 from persam_dreambooth.preprocessing.albums import segment_albums

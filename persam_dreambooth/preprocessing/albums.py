@@ -1,4 +1,4 @@
-"""Folders of photos below a folder, each segmented as an album of its own, by one finder."""
+"""Segment every folder of photos in a folder tree, with one finder for all."""
 
 from dataclasses import replace
 from functools import cache
@@ -14,22 +14,22 @@ from persam_dreambooth.preprocessing.segment_folder import segment_folder
 
 
 def album_jobs(job: SegmentationJob) -> list[SegmentationJob]:
-    """A job for each folder with photos in `job.images`, itself included; its output has the same place.
+    """List one job per folder of photos: `job.images` itself and its subfolders.
 
-    That is where the review page looks for them, and training for those of kohya's folders.
+    The outputs form the same tree below `job.output`; the review page, and training with kohya's folders, expect that.
 
     Raises:
-        UserError: no such folder, or no photo in any.
+        UserError: there is no such folder, or no photo in any.
     """
     if not job.images.is_dir():
         raise UserError(f"{job.images} is not a folder; give the folder that holds the photos")
-    besides = {where(path) for reference in job.references for path in reference.drawings}
+    drawings = set(map(where, job.drawings))
     output = where(job.output)
     jobs = []
     for folder in folders_below(job.images):
         if where(folder) == output != where(job.images):
             continue
-        photos = [path for path in files.list_photos(folder) if where(path) not in besides]
+        photos = [path for path in files.list_photos(folder) if where(path) not in drawings]
         if any(not path.name.endswith(files.NO_PHOTOS) for path in photos):
             jobs.append(replace(job, images=folder, output=job.output / folder.relative_to(job.images)))
     if not jobs:
@@ -40,13 +40,18 @@ def album_jobs(job: SegmentationJob) -> list[SegmentationJob]:
 def segment_albums(
     job: SegmentationJob, processes: PartialState | None = None, again: bool = False
 ) -> list[SegmentationJob]:
-    """Segment every photo in a folder and in the folders in it; the SAM is loaded and the subject learned once.
+    """Segment the photos in a folder and its subfolders; load the SAM and personalize it only once.
 
     Args:
-        job, processes, again: as `segment_folder` takes them.
+        job: settings of the run; `images` is the root folder.
+        processes: see `segment_folder`.
+        again: see `segment_folder`.
 
     Returns:
-        The job of each folder; errors as `segment_folder`.
+        The job of each folder.
+
+    Raises:
+        UserError: see `album_jobs` and `segment_folder`.
     """
     jobs = album_jobs(job)
     find_with = cache(lambda: Finder(job))

@@ -1,4 +1,4 @@
-"""The contact sheet: overlays with names and scores on one picture; of a large album the least certain photos."""
+"""The contact sheet: one picture of all overlays with names and scores; of a large album, the least certain ones."""
 
 import heapq
 import math
@@ -11,15 +11,15 @@ from persam_dreambooth.photos.manifest import ManifestEntry
 
 SHEET_NAME = "contact_sheet.png"
 SHEET_PHOTOS = 120
-"""A contact sheet shows at most so many photos, the least certain ones."""
+"""Largest number of photos on a contact sheet."""
 
 
 def write_sheet(folder: Path, entries: Callable[[], Iterator[ManifestEntry]]) -> None:
-    """Draw the contact sheet, unless it is there or there is no mask.
+    """Draw the contact sheet, unless it exists or there is no mask.
 
     Args:
-        folder: of the overlays; the sheet is written there.
-        entries: the manifest's, read from the start at each call.
+        folder: the subject's output folder.
+        entries: yields the manifest's entries, from the first at each call.
     """
     if (folder / SHEET_NAME).exists():
         return
@@ -36,18 +36,18 @@ def write_sheet(folder: Path, entries: Callable[[], Iterator[ManifestEntry]]) ->
         picture.thumbnail((rendering.TILE, rendering.TILE))
         pictures.append(picture)
         quality = "reference" if entry.score is None else f"{min(entry.score, 1):.2f}"
-        doubt = f"  {entry.presence}" if entry.uncertain else ""
-        captions.append(f"{Path(entry.photo).stem}  {quality}{doubt}")
+        presence = f"  {entry.presence}" if entry.uncertain else ""
+        captions.append(f"{Path(entry.photo).stem}  {quality}{presence}")
     if pictures:
         files.write_picture(rendering.sheet(pictures, captions), folder / SHEET_NAME)
 
 
 def remove_sheet(folder: Path) -> None:
-    """Remove the contact sheet of what was there before."""
+    """Remove the contact sheet, because its masks have changed."""
     (folder / SHEET_NAME).unlink(missing_ok=True)
 
 
 def _certainty(entry: ManifestEntry) -> tuple[float, float]:
-    """Sort key: whether the subject is there, then the mask's quality; references come last."""
+    """Sort key: probability that the subject is there, then predicted IoU; references come last."""
     probability, score = (math.inf if value is None else value for value in (entry.probability, entry.score))
     return probability, score

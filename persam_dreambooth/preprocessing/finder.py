@@ -1,4 +1,4 @@
-"""The subjects of a job, and what of each is in a photo: masks that share no pixel, and the decision on presence."""
+"""Find the subjects of a job in photos: one mask per subject, without overlap, and whether the subject is there."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,9 +33,9 @@ class Found:
     """One subject in one photo.
 
     Attributes:
-        mask: (H, W) bool, all of its instances.
-        instances: one, or with `all_instances` each; empty in a reference photo.
-        presence: the decision; None in a reference photo and where there is no rule.
+        mask: (H, W) bool, original-image frame; the union of the instances.
+        instances: the best mask, or with `all_instances` each instance; empty if the user gave the photo's mask.
+        presence: decision of the presence rule; None if the user gave the mask, or without a rule.
     """
 
     mask: NDArray[np.bool_]
@@ -45,7 +45,13 @@ class Found:
 
 @dataclass(frozen=True)
 class _Sought:
-    """A subject, the masks that the user gave of it by their photo's digest, and how its presence is decided."""
+    """One subject of the job.
+
+    Attributes:
+        subject: what personalization found.
+        given: the user's masks, (H, W) bool, by the digests of the reference photos.
+        check: decides whether a mask is of the subject; None without a presence rule.
+    """
 
     subject: Subject
     given: Mapping[str, NDArray[np.bool_]]
@@ -53,13 +59,14 @@ class _Sought:
 
 
 class Finder:
-    """Load the SAM, learn the subjects of a job, find them.
+    """Personalize a SAM for the subjects of a job, and find them in photos.
 
     Attributes:
-        caveat: what is to be said of the presence rule, one sentence; None for nothing.
+        caveat: one sentence to tell the user about the presence rule; None if there is nothing to tell.
 
     Raises:
-        UserError: no SAM, a reference that cannot be read or shows nothing, or a presence rule of another SAM.
+        UserError: the SAM, a reference or the presence rule cannot be read, a reference mask is empty, or the rule
+            was calibrated on another SAM.
     """
 
     def __init__(self, job: SegmentationJob) -> None:
@@ -72,49 +79,56 @@ class Finder:
         self.caveat = rule.caveat if rule else None
         encoder = ImageEncoder.from_pretrained(rule.encoder, job.device) if rule and rule.encoder else None
         self._sought: list[_Sought] = []
-        for given in job.subjects().values():
-            references = read_references(given, self._persam)
+        for reference_files in job.subjects().values():
+            references = read_references(reference_files, self._persam)
             encoded = self._persam.encode_references(references)
             chosen = self._best(references) if job.pick_reference else slice(None)
             subject = self._persam.personalize(references[chosen], encoded=encoded[chosen])
-            masks = {files.digest(one.image): read.foreground for one, read in zip(given, references, strict=True)}
+            given = {
+                files.digest(paths.image): reference.foreground
+                for paths, reference in zip(reference_files, references, strict=True)
+            }
             check = PresenceCheck(self._persam, subject, references, rule, encoder, encoded) if rule else None
-            self._sought.append(_Sought(subject, masks, check))
+            self._sought.append(_Sought(subject, given, check))
 
     @property
     def subjects(self) -> list[Subject]:
-        """In the order of the job's."""
-        return [one.subject for one in self._sought]
+        """The personalized subjects, in the order of `job.subjects()`."""
+        return [sought.subject for sought in self._sought]
 
     def find(self, photos: Sequence[LoadedPhoto]) -> list[list[Found]]:
-        """What of each subject is in each photo, all of which were decoded."""
-        unknown = [photo for photo in photos if any(photo.digest not in one.given for one in self._sought)]
+        """Find every subject in a batch of decoded photos.
+
+        Returns:
+            For each photo, one `Found` per subject, in the order of `subjects`.
+        """
+        unknown = [photo for photo in photos if any(photo.digest not in sought.given for sought in self._sought)]
         encoded = self._persam.encode([photo.image for photo in unknown if photo.image])
-        by_path = {photo.path: one for photo, one in zip(unknown, encoded, strict=True)}
+        by_path = {photo.path: embedding for photo, embedding in zip(unknown, encoded, strict=True)}
         return [self._find_all(photo, by_path.get(photo.path)) for photo in photos]
 
     def _find_all(self, photo: LoadedPhoto, encoded: EncodedPhoto | None) -> list[Found]:
-        answers = [self._find_one(one, photo, encoded) for one in self._sought]
-        return answers if encoded is None else _apart(answers, encoded)
+        found = [self._find_subject(sought, photo, encoded) for sought in self._sought]
+        return found if encoded is None else _without_overlap(found, encoded)
 
-    def _find_one(self, sought: _Sought, photo: LoadedPhoto, encoded: EncodedPhoto | None) -> Found:
+    def _find_subject(self, sought: _Sought, photo: LoadedPhoto, encoded: EncodedPhoto | None) -> Found:
         if photo.digest in sought.given:
             return Found(sought.given[photo.digest])
-        assert encoded is not None and photo.image is not None, "only photos that a user gave masks of stay unseen"
+        assert encoded is not None and photo.image is not None, "only photos with the user's masks are not encoded"
         if sought.check is None:
-            only = self._persam.segment(encoded, sought.subject)
-            return Found(only.mask, (only,))
+            best = self._persam.segment(encoded, sought.subject)
+            return Found(best.mask, (best,))
         if self._all_instances:
-            instances, decision = self._find_instances(sought, sought.check, photo.image, encoded)
+            instances, presence = self._find_instances(sought, sought.check, photo.image, encoded)
             if instances:
-                return Found(np.any([one.mask for one in instances], axis=0), tuple(instances), decision)
-        likeliest, presence = sought.check.find(photo.image, encoded)
-        return Found(likeliest.mask, (likeliest,), presence)
+                return Found(_union(instances), tuple(instances), presence)
+        best, presence = sought.check.find(photo.image, encoded)
+        return Found(best.mask, (best,), presence)
 
     def _find_instances(
         self, sought: _Sought, check: PresenceCheck, image: Image.Image, encoded: EncodedPhoto
     ) -> tuple[list[Segmentation], Presence | None]:
-        """Every instance that is surely the subject, and the surest decision."""
+        """Return every instance whose verdict is "found", and the decision with the highest probability."""
         decisions: list[Presence] = []
 
         def is_subject(photo: EncodedPhoto, found: Segmentation) -> bool:
@@ -122,34 +136,38 @@ class Finder:
             return decisions[-1].verdict == "found"
 
         instances = segment_instances(self._persam, encoded, sought.subject, is_subject)
-        return instances, max(decisions, key=lambda one: one.probability, default=None)
+        return instances, max(decisions, key=lambda decision: decision.probability, default=None)
 
     def _best(self, references: list[Reference]) -> slice:
-        """Where in the list the best reference is."""
+        """Return the slice that holds only the reference that segments the others best."""
         scores = pick_reference(self._persam, references)
         best = scores.index(max(scores))
         return slice(best, best + 1)
 
 
-def _apart(answers: list[Found], photo: EncodedPhoto) -> list[Found]:
-    """The same with no pixel in two masks.
+def _without_overlap(found: list[Found], photo: EncodedPhoto) -> list[Found]:
+    """Assign each pixel of a photo to at most one subject.
 
-    The user's own masks come first, then those that are surely their subject's, each pixel to the highest logit;
-    a subject that is perhaps not there takes none away from them.
+    The user's own masks keep their pixels. Then come masks whose verdict is "found", then uncertain ones, so that a
+    subject that may be absent takes no pixel from one that is there; within each group the highest logit decides.
     """
-    result = list(answers)
-    taken = [answer.mask for answer in answers if not answer.instances]
-    for doubted in (False, True):
-        places = [place for place, one in enumerate(answers) if one.instances and _is_doubted(one) == doubted]
-        found = [one for place in places for one in answers[place].instances]
-        separate = iter(without_overlap(found, photo.frame, taken))
+    result = list(found)
+    taken = [subject.mask for subject in found if not subject.instances]
+    for uncertain in (False, True):
+        places = [n for n, subject in enumerate(found) if subject.instances and _is_uncertain(subject) == uncertain]
+        instances = [instance for place in places for instance in found[place].instances]
+        separate = iter(without_overlap(instances, photo.frame, taken))
         for place in places:
-            instances = tuple(next(separate) for _ in answers[place].instances)
-            mask = np.any([one.mask for one in instances], axis=0)
-            result[place] = replace(answers[place], mask=mask, instances=instances)
-            taken.append(mask)
+            own = tuple(next(separate) for _ in found[place].instances)
+            result[place] = replace(found[place], mask=_union(own), instances=own)
+            taken.append(result[place].mask)
     return result
 
 
-def _is_doubted(answer: Found) -> bool:
-    return answer.presence is not None and answer.presence.verdict != "found"
+def _is_uncertain(found: Found) -> bool:
+    return found.presence is not None and found.presence.verdict != "found"
+
+
+def _union(instances: Sequence[Segmentation]) -> NDArray[np.bool_]:
+    """Return the union of the instances' masks, (H, W) bool."""
+    return np.any([instance.mask for instance in instances], axis=0)

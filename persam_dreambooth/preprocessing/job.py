@@ -1,4 +1,4 @@
-"""What is to be segmented, by what, and where the result goes."""
+"""Settings of one segmentation run: the photos, the references, the model, the output folder."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.segmentation import Method
 
 PRESENCE_NAME = "presence.json"
-"""The presence rule that lies beside a SAM."""
+"""File name of the presence rule next to a SAM."""
 
 
 @dataclass(frozen=True)
@@ -23,20 +23,24 @@ class SegmentationJob:
 
     Attributes:
         images: folder of photos.
-        references: the one-shot pair, or several of one subject; with `names`, of several.
-        output: folder for masks, overlays, contact sheet and manifest; with `names` it has such a folder for each.
-        sam: hub name, folder or `.pth` path.
+        references: one or more references of one subject; with `names`, of several subjects.
+        output: folder for masks, overlays, contact sheet and manifest; with `names`, one subfolder per subject.
+        sam: hub name, folder or `.pth` file of the SAM.
         method: fidelity and techniques of PerSAM.
-        device: None takes an accelerator where there is one.
-        dtype: of the image encoder.
-        batch_size: photos the encoder sees at once.
-        pick_reference: of several references use the one that finds the others' subject best.
-        names: whose reference each is, one a reference; empty for one subject without a name.
-        features: another encoder for the confidence map, hub name or folder.
-        presence: file of a presence rule; None takes the one beside the SAM, if there is one.
-        all_instances: a mask covers every instance of the subject; needs a presence rule.
-        embedding_cache: folder in which encoded photos are kept.
-        dataloader_num_workers: processes that decode photos; 0 decodes in this one.
+        device: torch device; None uses an accelerator if there is one.
+        dtype: of the image encoder's weights.
+        batch_size: photos per forward pass of the image encoder.
+        pick_reference: of several references, use only the one that segments the others best.
+        names: the subject's name of each reference; empty for a single subject without a name.
+        features: hub name or folder of another encoder for the confidence map; None uses the SAM's.
+        presence: file of a presence rule; None uses the one next to the SAM, if there is one.
+        all_instances: masks cover every instance of the subject; needs a presence rule.
+        embedding_cache: folder that keeps image embeddings for later runs; None keeps none.
+        dataloader_num_workers: worker processes that decode photos; 0 decodes in this process.
+
+    Raises:
+        UserError: the number of names is not that of the references, a name cannot be a folder's, or `all_instances`
+            without a presence rule.
     """
 
     images: Path
@@ -64,9 +68,9 @@ class SegmentationJob:
             raise UserError(
                 f"{len(self.names)} names and {len(self.references)} references were given; a reference needs one each"
             )
-        odd = [name for name in self.names if Path(name).name != name or name.startswith(".")]
-        if odd:
-            raise UserError(f"the name {odd[0]!r} is no folder's name; use letters, digits and dashes")
+        invalid = [name for name in self.names if Path(name).name != name or name.startswith(".")]
+        if invalid:
+            raise UserError(f"the name {invalid[0]!r} is no folder's name; use letters, digits and dashes")
         if self.all_instances and self.rule is None:
             raise UserError(
                 "finding all instances needs a presence rule, which tells the subject from others; "
@@ -75,34 +79,41 @@ class SegmentationJob:
 
     @property
     def rule(self) -> Path | None:
-        """The presence rule's file: the one given, or the one beside the SAM."""
+        """The presence rule's file: the one given, or the one next to the SAM, which fits only without `features`."""
         beside = Path(self.sam) / PRESENCE_NAME
         return self.presence or (beside if self.features is None and beside.is_file() else None)
 
+    @property
+    def drawings(self) -> tuple[Path, ...]:
+        """Mask and scribble files of all references."""
+        return tuple(path for reference in self.references for path in reference.drawings)
+
+    def photos(self) -> list[Path]:
+        """List the photos to segment, sorted by name; errors as for `files.find_photos`."""
+        return files.find_photos(self.images, self.drawings)
+
+    def unread(self) -> dict[Path, str]:
+        """List the other files in the folder of photos, each with the reason; see `files.unread_files`."""
+        return files.unread_files(self.images, (self.output, *self.drawings))
+
     def subjects(self) -> dict[Path, tuple[ReferenceFiles, ...]]:
-        """Each subject's own output folder, and its references."""
+        """Return the references of each subject, by the subject's output folder."""
         if not self.names:
             return {self.output: self.references}
         named = list(zip(self.names, self.references, strict=True))
         return {
-            self.output / name: tuple(one for owner, one in named if owner == name)
+            self.output / name: tuple(reference for owner, reference in named if owner == name)
             for name in dict.fromkeys(self.names)
         }
 
-    def unread(self) -> dict[Path, str]:
-        """What of the folder of photos is not read; see `files.unread_files`."""
-        return files.unread_files(
-            self.images, (self.output, *(path for one in self.references for path in one.drawings))
-        )
-
     def settings(self) -> dict[str, Any]:
-        """What makes this run this run: with other settings the masks would be others."""
+        """Return every setting that changes the masks, as JSON values; a run with the same settings can be resumed."""
         method = asdict(self.method)
-        if not self.method.edge_padding:  # runs from before this field are to be gone on with
+        if not self.method.edge_padding:  # so that runs from before this field can be resumed
             del method["edge_padding"]
         return {
             "pick_reference": self.pick_reference,
-            "references": [one.fingerprint() for one in self.references],
+            "references": [reference.fingerprint() for reference in self.references],
             "names": list(self.names),
             "sam": self.sam,
             "dtype": str(self.dtype).removeprefix("torch."),

@@ -1,4 +1,4 @@
-"""Photos from disk, a batch at a time, decoded by other processes where there are many."""
+"""Decode photos in batches, optionally in worker processes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from persam_dreambooth.photos import files
 
 @dataclass(frozen=True)
 class LoadedPhoto:
-    """A photo, decoded.
+    """A decoded photo.
 
     Attributes:
         path: the file.
-        digest: SHA-256 of its bytes.
-        image: upright RGB; None where it cannot be decoded.
-        error: why not.
+        digest: SHA-256 of its bytes, in hexadecimal.
+        image: the upright photo, 8-bit RGB; None if it cannot be decoded.
+        error: why it cannot be decoded, one sentence; None if it can.
     """
 
     path: Path
@@ -45,5 +45,11 @@ class _Photos(Dataset[LoadedPhoto]):
 
 
 def load_photos(paths: Sequence[Path], batch_size: int, workers: int) -> Iterator[list[LoadedPhoto]]:
-    """Batches in the paths' order; no more than two a worker wait decoded."""
+    """Yield batches of photos, in the order of the paths; each worker decodes at most two batches ahead.
+
+    Args:
+        paths: files of the photos.
+        batch_size: photos per batch; the last batch may be smaller.
+        workers: number of worker processes; 0 decodes in this process.
+    """
     yield from DataLoader(_Photos(paths), batch_size, num_workers=workers, collate_fn=list)

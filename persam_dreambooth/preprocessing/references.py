@@ -1,4 +1,4 @@
-"""The reference as a user names it: files, and numbers from the command line, to what PerSAM takes."""
+"""References as users give them, as files and coordinates, and their conversion to what PerSAM takes."""
 
 import logging
 from collections.abc import Sequence
@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from persam_dreambooth import masks
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.masks import Looks
 from persam_dreambooth.photos import files, pairs
 from persam_dreambooth.segmentation import PerSAM, Reference, reference_from
 
@@ -24,10 +22,13 @@ class ReferenceFiles:
 
     Attributes:
         image: the photo.
-        mask: file of its mask.
-        scribble: file of a drawing whose strokes lie on the subject.
+        mask: file of its mask, of the upright photo's size.
+        scribble: file of a drawing of the same size, with strokes on the subject.
         box: XYXY in pixels of the upright photo.
-        points: (x, y, label) in the same frame, label 1 on the subject and 0 beside it.
+        points: (x, y, label) in pixels of the upright photo; label 1 on the subject, 0 on the background.
+
+    Raises:
+        UserError: none or several of mask, scribble, box and points are given.
     """
 
     image: Path
@@ -42,19 +43,19 @@ class ReferenceFiles:
                 object.__setattr__(self, name, Path(path))
         given = [name for name in ("mask", "scribble", "box", "points") if getattr(self, name)]
         if len(given) != 1:
-            said = " and ".join(given) or "nothing"
+            names = " and ".join(given) or "nothing"
             raise UserError(
-                f"the reference {self.image} was given {said} to say where the subject is; "
+                f"the reference {self.image} was given {names} to show where the subject is; "
                 "give one of a mask, a box, points or a scribble"
             )
 
     @property
     def drawings(self) -> tuple[Path, ...]:
-        """Files beside the photo that are no photos themselves."""
+        """The file of the mask or scribble, if there is one."""
         return tuple(path for path in (self.mask, self.scribble) if path)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this reference from another: digests of its files and its numbers."""
+        """Return digests of the files, and the coordinates, as JSON values, to compare references across runs."""
         return {
             "image": files.digest(self.image),
             "drawing": [files.digest(path) for path in self.drawings],
@@ -63,46 +64,36 @@ class ReferenceFiles:
         }
 
 
-def check_references(given: Sequence[ReferenceFiles]) -> None:
-    """Read everything that needs no SAM, so that a mistake is told before one is loaded; warn of odd masks.
+def check_references(references: Sequence[ReferenceFiles]) -> None:
+    """Read all references and check what can be checked without a SAM; warn about masks that look wrong.
 
     Raises:
-        UserError: a file cannot be read, or a mask does not fit its photo, or shows no subject.
+        UserError: a file cannot be read, or a mask does not fit its photo, is empty or is full.
     """
-    for one in given:
-        image = files.read_photo(one.image)
-        if one.mask:
-            _check_mask(one.mask, one.image, image)
-        elif one.scribble:
-            files.read_mask(one.scribble)
+    for reference in references:
+        size, looks = files.read_photo(reference.image).size, Looks()
+        drawings = [files.read_mask(path) for path in reference.drawings]
+        if reference.mask:
+            pairs.check_mask(reference.mask, drawings[0], reference.image, size, looks)
+            for words in (*looks.warnings(), pairs.turned_words(reference.mask, reference.image)):
+                if words:
+                    logger.warning(words)
 
 
-def _check_mask(mask: Path, photo: Path, image: Image.Image) -> None:
-    drawn = files.read_mask(mask)
-    pairs.check_size(mask, drawn.shape, photo, image.size)
-    masks.refuse_empty(drawn, f"the mask {mask}")
-    masks.refuse_full(drawn, f"the mask {mask}")
-    looks = masks.Looks()
-    looks.add(photo.name, drawn)
-    for words in (*looks.warnings(), pairs.turned_words(mask, photo)):
-        if words:
-            logger.warning(words)
-
-
-def read_references(given: Sequence[ReferenceFiles], persam: PerSAM) -> list[Reference]:
-    """All references; SAM makes the masks that are not there.
+def read_references(references: Sequence[ReferenceFiles], persam: PerSAM) -> list[Reference]:
+    """Read all references; SAM segments those that are given by a box, points or a scribble.
 
     Raises:
-        UserError: a file cannot be read, does not fit its photo, or shows SAM nothing.
+        UserError: a file cannot be read, does not fit its photo, or leads SAM to an empty mask.
     """
-    return [_read(one, persam) for one in given]
+    return [_read(reference, persam) for reference in references]
 
 
-def _read(given: ReferenceFiles, persam: PerSAM) -> Reference:
-    image = files.read_photo(given.image)
-    if given.mask:
-        return Reference(image, files.read_drawn_mask(given.mask))
-    if given.scribble:
-        return reference_from(persam, image, scribble=files.read_mask(given.scribble))
-    points = [point[:2] for point in given.points]
-    return reference_from(persam, image, given.box, points or None, [point[2] for point in given.points])
+def _read(reference: ReferenceFiles, persam: PerSAM) -> Reference:
+    image = files.read_photo(reference.image)
+    if reference.mask:
+        return Reference(image, files.read_drawn_mask(reference.mask))
+    if reference.scribble:
+        return reference_from(persam, image, scribble=files.read_mask(reference.scribble))
+    points, labels = [point[:2] for point in reference.points], [point[2] for point in reference.points]
+    return reference_from(persam, image, reference.box, points or None, labels)

@@ -1,4 +1,4 @@
-"""A person's decisions on a folder of masks: each saved at once, undone to the byte, never over another's."""
+"""A reviewer's edits of masks: saved at once, undone byte for byte, refused if they would overwrite newer ones."""
 
 import hashlib
 from collections import defaultdict, deque
@@ -25,21 +25,30 @@ from persam_dreambooth.photos.manifest import (
     relative_path,
     take_back_line,
 )
-from persam_dreambooth.preprocessing.mask_store import SETTINGS_NAME, MaskStore
+from persam_dreambooth.preprocessing.mask_store import SETTINGS_NAME
+from persam_dreambooth.preprocessing.mask_writer import draw
 from persam_dreambooth.preprocessing.rollback import JOURNAL_NAME, files_of, forget, remember, restore, roll_back
 
 REMEMBERED = 20
-"""Decisions on one photo that can be undone."""
-Verdict = Literal["approved", "excluded"]
+"""Number of decisions on one photo that can be undone."""
+Review = Literal["approved", "excluded"]
 
 
 class Conflict(UserError):
-    """Somebody else has changed the photo's mask or line since it was looked at; nothing was written."""
+    """The photo's mask or manifest line has changed since the reviewer saw it; nothing was written."""
 
 
 @dataclass(frozen=True)
 class _Step:
-    """What there was before a decision, and what the decision left: a version, and a line at a byte."""
+    """State before and after one decision, for undo.
+
+    Attributes:
+        line: the photo's manifest line before the decision; None if it had none.
+        contents: its files' contents before the decision; None for an absent file.
+        after: the photo's version after the decision.
+        start: byte offset of the line that the decision appended to the manifest.
+        added: that line.
+    """
 
     line: bytes | None
     contents: Mapping[Path, bytes | None]
@@ -49,33 +58,31 @@ class _Step:
 
 
 class ReviewEdits:
-    """A person's hand on the masks and the manifest of one subject; undo lasts as long as this object.
+    """A reviewer's edits of the masks and the manifest of one subject; undo lasts as long as this object.
 
-    Each decision names the version of the photo that it was made on, and is refused when another has come in
-    between. All of them raise `Conflict` then, and `UserError` for a photo or a mask that cannot be.
+    Every edit takes `seen`, the version of the photo that the reviewer saw.
 
     Args:
-        output: the folder that `segment_folder` writes; it need not exist yet.
+        output: the subject's output folder, as `segment_folder` writes it; it need not exist yet.
     """
 
     def __init__(self, output: Path) -> None:
         self.output = output
         self.manifest = output / MANIFEST_NAME
         self.live = LiveManifest(self.manifest)
-        self._store = MaskStore(output)
         self._versions: dict[Path, tuple[ManifestEntry | None, str, str]] = {}
         self._photos: dict[Path, tuple[tuple[int, int, int], str]] = {}
         self._steps: dict[Path, deque[_Step]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
-        if (output / JOURNAL_NAME).exists():  # of a page that was stopped
+        if (output / JOURNAL_NAME).exists():  # left by a server that was killed
             with self._locked():
                 pass
 
     def mask_path(self, photo: Path) -> Path:
-        """Where a photo's mask lies."""
+        """Return the path of a photo's mask, whether it exists or not."""
         return self.output / "masks" / f"{photo.stem}.png"
 
     def version(self, photo: Path, entry: ManifestEntry | None) -> str:
-        """What tells one state of a photo from another: a digest of its entry and its mask."""
+        """Return a short digest of a photo's entry and mask, which changes when either changes."""
         digest, known = _digest(self.mask_path(photo)), self._versions.get(photo)
         if known is None or known[0] is not entry or known[1] != digest:
             line = b"" if entry is None else format_line(entry)
@@ -84,7 +91,13 @@ class ReviewEdits:
         return known[2]
 
     def is_changed(self, photo: Path, entry: ManifestEntry | None, reads: bool = True) -> bool | None:
-        """Whether a photo is another one than its mask was made on; None for one yet to be read, without `reads`."""
+        """Return whether a photo has changed since its mask was made.
+
+        Args:
+            photo: the file.
+            entry: its manifest entry; None if it has none.
+            reads: read the file if needed; if not allowed and needed, return None.
+        """
         if entry is None or entry.mask is None or not entry.digest:
             return False
         try:
@@ -101,7 +114,7 @@ class ReviewEdits:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """No other writer, and nothing of a decision that was stopped halfway."""
+        """Keep other writers out for the block; first roll back a decision that was interrupted."""
         with locked(self.manifest):
             roll_back(self.output)
             yield
@@ -111,9 +124,13 @@ class ReviewEdits:
 
         Args:
             photo: the file.
-            mask: (H, W) bool of the upright photo's size.
+            mask: (H, W) bool, of the upright photo's size.
             seen: the version that the new mask was made from.
-            changes: fields of the line that do not follow from the mask, such as `score`.
+            changes: fields of the entry that do not follow from the mask, such as `score`.
+
+        Raises:
+            Conflict: the photo has another version now.
+            UserError: the photo cannot be read, or the mask has another size.
         """
         image = files.read_photo(photo)
         if mask.shape != (image.height, image.width):
@@ -129,22 +146,37 @@ class ReviewEdits:
             "reason": None,
         }
         own |= {"probability": None, "instances": None, "warnings": [], "error": None}
-        self._decide(photo, seen, lambda entry: self._store.draw(image, mask, replace(entry, **{**own, **changes})))
+        self._decide(photo, seen, lambda entry: draw(self.output, image, mask, replace(entry, **{**own, **changes})))
 
-    def judge(self, photo: Path, verdict: Verdict | None, seen: str) -> None:
-        """Approve or exclude a photo, or take that back."""
-        check = _with_mask if verdict == "excluded" else self._with_its_mask
-        self._decide(photo, seen, lambda entry: replace(check(photo, entry), review=verdict))
+    def judge(self, photo: Path, review: Review | None, seen: str) -> None:
+        """Approve or exclude a photo; with None, undo either.
+
+        Raises:
+            Conflict: the photo has another version now.
+            UserError: it has no mask, or has changed since its mask was made; then it can only be excluded.
+        """
+        check = _with_mask if review == "excluded" else self._with_its_mask
+        self._decide(photo, seen, lambda entry: replace(check(photo, entry), review=review))
 
     def refer(self, photo: Path, is_reference: bool, seen: str) -> None:
-        """Find the others by this photo's mask too, or no longer."""
+        """Make this photo a reference for the others, or an ordinary corrected photo again.
+
+        Raises:
+            Conflict: the photo has another version now.
+            UserError: it has no mask, or has changed since its mask was made.
+        """
         source, review = ("reference", "approved") if is_reference else ("corrected", None)
         self._decide(
             photo, seen, lambda entry: replace(self._with_its_mask(photo, entry), source=source, review=review)
         )
 
     def undo(self, photo: Path, seen: str) -> None:
-        """Take the last decision on a photo back; files and line are then what they were, to the byte."""
+        """Undo the last decision on a photo, so that its files and manifest line are as before, byte for byte.
+
+        Raises:
+            Conflict: the photo has another version now.
+            UserError: there is nothing to undo.
+        """
         with self._locked():
             self._refuse_conflict(photo, seen)
             if not self._steps[photo]:
@@ -155,7 +187,7 @@ class ReviewEdits:
             with self._all_or_nothing(photo):
                 restore(step.contents)
                 if take_back_line(self.manifest, step.start, step.added):
-                    pass  # nothing was decided since: to the byte
+                    pass  # it was the last line, so the manifest is as before
                 elif step.line is None:
                     put_line(self.manifest, photo.name, None)
                 else:
@@ -163,7 +195,7 @@ class ReviewEdits:
             self._steps[photo].pop()
 
     def can_undo(self, photo: Path, version: str) -> bool:
-        """Whether the photo is as a remembered decision left it."""
+        """Return whether `undo` can undo a decision on this version of a photo."""
         steps = self._steps.get(photo)
         return bool(steps) and steps is not None and steps[-1].after == version
 
@@ -194,22 +226,23 @@ class ReviewEdits:
 
     @contextmanager
     def _all_or_nothing(self, photo: Path) -> Iterator[Mapping[Path, bytes | None]]:
-        """Yields what the photo's files hold, and will again if the block, which writes the line last, is stopped.
+        """Restore a photo's files if the block, which changes them and writes the line last, fails or is killed.
 
-        The settings come first: without them no start would know whose the folder is.
+        Yields:
+            The contents of the files before the block; None for an absent file.
         """
         paths, settings = files_of(self.output, photo.stem), self.output / SETTINGS_NAME
         contents = {path: path.read_bytes() if path.is_file() else None for path in paths}
         absent = [path for path in (settings, *(path.parent for path in paths)) if not path.exists()]
         try:
-            if not settings.exists():  # drawn before any run: the next run takes it over
+            if not settings.exists():  # first, because they mark the folder as ours; the first run takes it over
                 files.write_json({}, settings)
             line = self.live.get(photo.name)
             remember(self.output, photo.stem, None if line is None else format_line(line), contents)
             yield contents
             forget(self.output)
         except BaseException:
-            restore(contents)  # where this fails too, the next decision or start does it
+            restore(contents)  # if this fails too, the next decision or the next start of the server does it
             forget(self.output)
             for path in filter(Path.exists, absent):
                 path.rmdir() if path.is_dir() else path.unlink()
@@ -217,14 +250,14 @@ class ReviewEdits:
 
 
 def _with_mask(photo: Path, entry: ManifestEntry) -> ManifestEntry:
-    """The entry, if there is something to decide about."""
+    """Return the entry if it has a mask; otherwise raise a UserError."""
     if entry.mask is None:
         raise UserError(f"{photo.name} has no mask yet; draw the subject on it, or find it first")
     return entry
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a file, read again only when the file is another one."""
+    """Return the SHA-256 of a file, cached until the file changes; "" if it is absent."""
     try:
         state = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a decision changes is kept beside the manifest until its line is written: a stop in between is taken back."""
+"""Undo a reviewer's decision that was interrupted before its manifest line was written."""
 
 import json
 from base64 import b64decode, b64encode
@@ -7,25 +7,25 @@ from pathlib import Path
 
 from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.photos.files import write_bytes
-from persam_dreambooth.photos.manifest import MANIFEST_NAME, format_line, manifest_line, parse_line
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, OWN_FILES, format_line, manifest_line, parse_line
 
 JOURNAL_NAME = ".decision.json"
-FOLDERS = {"masks": ".png", "overlays": ".jpg", "instances": ".png"}
+"""Holds a photo's files and line as they were before the decision that is being written."""
 
 
 def files_of(output: Path, stem: str) -> list[Path]:
-    """The files of one photo in a segmentation's folder, be they there or not."""
-    return [output / folder / f"{stem}{suffix}" for folder, suffix in FOLDERS.items()]
+    """Return the paths of a photo's mask, overlay and instances in an output folder, whether they exist or not."""
+    return [output / form.format(stem) for form in OWN_FILES.values()]
 
 
 def remember(output: Path, stem: str, line: bytes | None, contents: Mapping[Path, bytes | None]) -> None:
-    """Keep what a photo's files and line are now; to be called in a `locked` block, before anything is changed.
+    """Save a photo's files and line in the journal; to be called in a `locked` block, before anything is changed.
 
     Args:
-        output: the folder.
-        stem: of the photo's name.
-        line: its newest, as `format_line` makes it.
-        contents: of `files_of`; None for a file that is not there.
+        output: the subject's output folder.
+        stem: stem of the photo's file name.
+        line: its newest manifest line, as `format_line` writes it; None if it has none.
+        contents: the contents of `files_of`; None for an absent file.
     """
     kept = {
         "stem": stem,
@@ -37,29 +37,29 @@ def remember(output: Path, stem: str, line: bytes | None, contents: Mapping[Path
 
 
 def forget(output: Path) -> None:
-    """The decision is whole, or taken back."""
+    """Remove the journal, because the decision is complete or undone."""
     (output / JOURNAL_NAME).unlink(missing_ok=True)
 
 
 def roll_back(output: Path) -> None:
-    """Take back what a decision that was stopped before its line has changed; to be called in a `locked` block."""
+    """Undo a decision that was interrupted before its line was written; to be called in a `locked` block."""
     journal = output / JOURNAL_NAME
     if not journal.is_file() or journal.is_symlink():
         return
     try:
         kept = json.loads(journal.read_text(encoding="utf-8"))
         stem, line = kept["stem"], _as_bytes(kept["line"])
-        contents = [_as_bytes(one) for one in kept["files"]]
-        is_ours = Path(stem).name == stem and "\0" not in stem and len(contents) == len(FOLDERS)
+        contents = [_as_bytes(text) for text in kept["files"]]
+        is_ours = Path(stem).name == stem and "\0" not in stem and len(contents) == len(OWN_FILES)
     except (KeyError, TypeError, ValueError, RecursionError):
-        is_ours = False  # written whole or not at all, so this is no decision's
+        is_ours = False  # a journal is written atomically, so this is another program's file
     if is_ours and _newest(output, stem) == line:
         restore(dict(zip(files_of(output, stem), contents, strict=True)))
     forget(output)
 
 
 def restore(contents: Mapping[Path, bytes | None]) -> None:
-    """Give files these contents; None removes one."""
+    """Write these contents to their files; None removes the file."""
     for path, content in contents.items():
         if content is None and path.is_file():
             path.unlink(missing_ok=True)

@@ -1,7 +1,4 @@
-"""A video and its subjects in; label masks, scores and an overlay video out.
-
-Where frames on disk and segmentation meet; `preprocessing.py` is the same for photos.
-"""
+"""Segment subjects in a video: label masks, scores and an overlay video; `segment_folder` does this for photos."""
 
 import json
 from collections.abc import Iterator
@@ -29,9 +26,9 @@ class FrameLine:
     """One line of `frames.jsonl`.
 
     Attributes:
-        frame: number, from 0.
-        mask: path relative to the output folder.
-        scores: predicted IoU of each subject's mask, None for one that is not there.
+        frame: frame number, from 0.
+        mask: path of the label mask, relative to the output folder.
+        scores: predicted IoU of each subject's mask; None for a subject that was not found in the frame.
     """
 
     frame: int
@@ -41,11 +38,11 @@ class FrameLine:
 
 @dataclass(frozen=True)
 class Followed:
-    """What a video was found to hold.
+    """Summary of a segmented video.
 
     Attributes:
-        count: of frames.
-        lost: for each subject, in the order of their labels, the numbers of the frames in which it was not found.
+        count: number of frames.
+        lost: for each subject, in label order, the numbers of the frames in which it was not found.
     """
 
     count: int
@@ -61,25 +58,26 @@ def segment_video(
     lost_below: float | None = 0.7,
     memory: VideoModel | None = None,
 ) -> Followed:
-    """Follow subjects through a video file or a folder of frames; memory does not grow with its length.
+    """Track subjects through a video file or a folder of frames; memory use does not grow with its length.
 
     Args:
-        persam: whose backbone looks; with `memory` and `first_mask` it is not needed.
-        source: the video.
+        persam: segments the frames; may be None with `memory` and `first_mask`.
+        source: video file or folder of frames.
         output: folder for `masks/00000.png` ..., `frames.jsonl` and `overlay.mp4`; must be empty or absent.
-        subjects: saved subjects to look for; None takes those of `first_mask`.
-        first_mask: where they are in the first frame: a palette or grey picture whose values
-            are labels, or any drawing of one mask.
-        lost_below: predicted IoU below which a subject counts as gone; None never gives one up. With a memory:
-            below which a mask of PerSAM's does not start to be followed.
-        memory: the model with whose learned memory they are followed; None follows them the authors' way.
+        subjects: saved subjects to track; None tracks those in `first_mask`.
+        first_mask: file of the first frame's mask: a palette image whose values are labels, or any mask of one
+            subject; see `read_labels`.
+        lost_below: predicted IoU below which a subject counts as absent from a frame; None counts none as absent.
+            With `memory`: below which a mask found by PerSAM does not start a track.
+        memory: video model whose learned memory tracks the subjects; None tracks with PerSAM alone, as its authors do.
 
     Returns:
-        How many frames there were, and in which of them a subject was lost.
+        The number of frames, and the frames in which each subject was lost.
 
     Raises:
-        UserError: no video, no subject, nothing to look with, a first mask of another size than the frames, frames
-            of several sizes; or a video is damaged, and then the output holds all frames before.
+        UserError: the video cannot be read, there is no subject or no model, the first mask has another size than the
+            frames, or the frames have several sizes. If a video turns out to be damaged, the output holds the frames
+            before the damage.
     """
     files.check_output_folder(output)
     if output.exists() and any(output.iterdir()):
@@ -104,11 +102,11 @@ def _segmenter(
     labels: NDArray[np.uint8] | None,
     lost_below: float | None,
 ) -> VideoSegmenter | MemorySegmenter:
-    """Who follows the subjects: a memory, which takes the first frame's labels as they are, or PerSAM alone."""
+    """Return the tracker: a video model, which takes the first frame's labels as they are, or PerSAM alone."""
     if memory is not None:
         return MemorySegmenter(memory, persam, subjects or [], lost_below)
     if persam is None:
-        raise UserError("a video is followed by PerSAM, or by a memory; give one of them")
+        raise UserError("a video needs PerSAM or a video model to track its subjects; give one of them")
     if labels is not None:
         subjects = [persam.personalize(Reference(first, labels == number)) for number in range(1, labels.max() + 1)]
     return VideoSegmenter(persam, subjects or [], lost_below)
@@ -122,12 +120,12 @@ def _write(
     rate: Fraction,
     total: int | None,
 ) -> Followed:
-    """Segment and write a frame at a time; a video that turns out to be damaged, or Ctrl-C, ends it there."""
+    """Segment and write frame by frame; on damage or Ctrl-C, complete the output of the frames so far, then raise."""
     ended: UserError | KeyboardInterrupt | None = None
     found: list[tuple[float | None, ...]] = []
     first = next(pictures)
     overlay = video_io.overlay_video(output / OVERLAY_NAME, first.size, rate)
-    with overlay as add, files.replacing(output / LOG_NAME) as beside, beside.open("w") as log:
+    with overlay as add, files.replacing(output / LOG_NAME) as temporary, temporary.open("w") as log:
         try:
             for picture in tqdm(chain([first], pictures), desc="Segmenting", unit="frame", total=total):
                 (seen,) = segmenter.follow([picture], None if found else labels)
@@ -145,17 +143,22 @@ def _write(
         raise UserError(f"{ended}; {output} holds the {counted(len(found), 'frame')} before") from ended
     if ended is not None:
         raise ended
-    lost = [[frame for frame, score in enumerate(one) if score is None] for one in zip(*found, strict=True)]
+    lost = [[frame for frame, score in enumerate(scores) if score is None] for scores in zip(*found, strict=True)]
     return Followed(len(found), lost)
 
 
 def read_labels(path: Path, frame: Image.Image) -> NDArray[np.uint8]:
-    """The first frame's labels, (H, W) uint8 in 0..n.
+    """Read the labels of the first frame from a mask file.
 
-    A palette picture's values are the labels, as DAVIS has them; anything else is one mask.
+    Args:
+        path: a palette image whose values are the labels, as in DAVIS, or any mask of one subject.
+        frame: the first frame.
+
+    Returns:
+        (H, W) uint8 of the frame's size: 0 is background, 1 to n are the subjects.
 
     Raises:
-        UserError: another size than the frame's, empty, or labels with a gap.
+        UserError: the mask has another size than the frame, is empty, or its labels are not 1, 2, 3, ...
     """
     picture = files.read_picture(path)
     labels = np.asarray(picture) if picture.mode == "P" else files.read_mask(path).astype(np.uint8)
@@ -164,7 +167,7 @@ def read_labels(path: Path, frame: Image.Image) -> NDArray[np.uint8]:
             f"the first mask {path} has {labels.shape[1]} x {labels.shape[0]} pixels, the video's frames "
             f"{frame.width} x {frame.height}; draw it on the first frame"
         )
-    there = np.unique(labels[labels > 0]).tolist()
-    if not there or there != list(range(1, len(there) + 1)):
-        raise UserError(f"the first mask {path} has the labels {there or 'none'}; number the subjects 1, 2, 3, ...")
+    present = np.unique(labels[labels > 0]).tolist()
+    if not present or present != list(range(1, len(present) + 1)):
+        raise UserError(f"the first mask {path} has the labels {present or 'none'}; number the subjects 1, 2, 3, ...")
     return np.asarray(labels, dtype=np.uint8)

@@ -7,16 +7,17 @@ from pathlib import Path
 
 from persam_dreambooth.cli import guarded
 from persam_dreambooth.cli.segment import run
-from persam_dreambooth.preprocessing import mask_store
+from persam_dreambooth.preprocessing.mask_store import MaskStore
+from persam_dreambooth.preprocessing.mask_writer import MaskWriter
 
-add, open_folder = mask_store.MaskStore.add, mask_store.MaskStore.open
+add, open_folder = MaskWriter.add, MaskStore.open
 
 
-def counted(self, photo, found, with_instances):
+def counted(self, photo, found):
     """Add, and note it in a file of this process."""
     with (Path(os.environ["NOTES"]) / os.environ.get("RANK", "0")).open("a") as notes:
         notes.write(f"{photo.path.name}\n")
-    add(self, photo, found, with_instances)
+    add(self, photo, found)
 
 
 def late(self, subject, settings):
@@ -26,6 +27,6 @@ def late(self, subject, settings):
 
 
 if __name__ == "__main__":
-    mask_store.MaskStore.add = counted
-    mask_store.MaskStore.open = late
+    MaskWriter.add = counted
+    MaskStore.open = late
     sys.exit(guarded("segment", run, sys.argv[1:]))

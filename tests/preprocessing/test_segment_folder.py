@@ -13,7 +13,8 @@ from PIL import Image
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files, rendering
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, format_line, put_line, read_manifest
-from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, contact_sheet, mask_store, segment_folder
+from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, contact_sheet, mask_writer, segment_folder
+from persam_dreambooth.preprocessing.mask_store import MaskStore
 from persam_dreambooth.preprocessing.references import ReferenceFiles, read_references
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, Subject, reference_from
 from tests.scene import scene
@@ -257,9 +258,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(album, finished, models, mo
         append_entry(path, entry)
         written.append(entry)
 
-    append_entry = mask_store.append_entry
+    append_entry = mask_writer.append_entry
     with monkeypatch.context() as patch:
-        patch.setattr(mask_store, "append_entry", until_ctrl_c)
+        patch.setattr(mask_writer, "append_entry", until_ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             segment_folder(job_in(album, models))
     assert read_manifest(album / "out" / MANIFEST_NAME) == written
@@ -486,7 +487,7 @@ def test_a_run_killed_in_the_middle_of_a_line_twice_goes_on(segmented, models):
 
 @pytest.mark.parametrize("content", ["{", "[]", "[1]", "null"])
 def test_damaged_settings_are_refused(segmented, models, content):
-    (segmented / "out" / mask_store.SETTINGS_NAME).write_text(content)
+    (segmented / "out" / SETTINGS_NAME).write_text(content)
     with pytest.raises(UserError):
         segment_folder(job_in(segmented, models))
 
@@ -623,9 +624,10 @@ def test_settled_photos_are_read_once_to_see_that_they_are_as_they_were(segmente
 
 def test_an_approved_mask_needs_no_instances(segmented):
     decide(segmented, "beach.PNG", review="approved")
-    folder = mask_store.MaskStore(segmented / "out")
+    store = MaskStore(segmented / "out")
     for name, finished in {"beach.PNG": True, "dog 1.jpg": False}.items():
-        assert folder.is_finished(segmented / "photos" / name, folder.known(), with_instances=True) == finished
+        entry = store.index().get(name)
+        assert store.is_finished(segmented / "photos" / name, entry, with_instances=True) == finished
 
 
 @pytest.mark.parametrize("changes", [{"sam": "no such sam"}, {"presence": Path("no-rule.json")}])
@@ -675,7 +677,7 @@ def test_what_was_drawn_and_taken_back_during_a_run_is_left_to_the_next(segmente
     for name in ("beach.PNG", "dog 1.jpg"):
         put_line(segmented / "out" / MANIFEST_NAME, name, None)
     asked = []
-    monkeypatch.setattr(mask_store.MaskStore, "_was_reviewed", lambda self, photo: asked.append(photo) or True)
+    monkeypatch.setattr(mask_writer.MaskWriter, "_was_reviewed", lambda self, photo: asked.append(photo) or True)
     assert set(by_name(segment_folder(job_in(segmented, models)))) == set(SIZES) - {"beach.PNG", "dog 1.jpg"}
     assert [photo.name for photo in asked] == ["beach.PNG", "dog 1.jpg"]
     monkeypatch.undo()

@@ -5,7 +5,7 @@ from PIL import Image
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, append_entry
 from persam_dreambooth.preprocessing import SETTINGS_NAME
-from persam_dreambooth.preprocessing.mask_store import MaskStore
+from persam_dreambooth.preprocessing.mask_writer import draw
 from tests.scene import scene
 
 
@@ -20,12 +20,11 @@ def draw_photos(folder, names, height=48, width=64):
 
 def write_found(folder, output, masks, scores):
     """Write the output of a segmentation run with these masks and scores."""
-    store = MaskStore(output)
     files.write_json({}, output / SETTINGS_NAME)
     for name, mask in sorted(masks.items()):
         photo = folder / name
         entry = ManifestEntry(f"../{name}", files.digest(photo), score=scores.get(name, 0.9), points=[[5, 5]])
-        entry = store.draw(files.read_photo(photo), mask, ManifestEntry(**{**vars(entry), "point_labels": [1]}))
+        entry = draw(output, files.read_photo(photo), mask, ManifestEntry(**{**vars(entry), "point_labels": [1]}))
         append_entry(output / MANIFEST_NAME, entry)
 
 

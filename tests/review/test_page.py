@@ -21,7 +21,7 @@ from albums import albums, save_album
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import newest_entries
 from persam_dreambooth.preprocessing.mask_store import MaskStore
-from persam_dreambooth.preprocessing.resume import finish
+from persam_dreambooth.preprocessing.mask_writer import MaskWriter
 from tests.review.albums import contents, draw_photos, write_found
 from tests.training.small import configure, photos_of
 from world import Recipe, draw
@@ -130,13 +130,13 @@ def lines(output):
 @pytest.fixture
 def unhurried(monkeypatch):
     """Slow down the search like a large SAM, so that a page sees its masks one by one."""
-    add = MaskStore.add
+    add = MaskWriter.add
 
-    def slowly(self, photo, found, with_instances):
+    def slowly(self, photo, found):
         time.sleep(0.4)
-        add(self, photo, found, with_instances)
+        add(self, photo, found)
 
-    monkeypatch.setattr(MaskStore, "add", slowly)
+    monkeypatch.setattr(MaskWriter, "add", slowly)
 
 
 def test_from_a_folder_of_photos_to_approved_masks(workspace, dogs, serve, open_tab, unhurried):
@@ -217,16 +217,16 @@ def test_from_a_folder_of_photos_to_approved_masks(workspace, dogs, serve, open_
 @pytest.fixture
 def held(monkeypatch):
     """Block the search at its second photo until `go_on` is set; `waits` is set once it blocks."""
-    add, waits, go_on, found = MaskStore.add, threading.Event(), threading.Event(), []
+    add, waits, go_on, found = MaskWriter.add, threading.Event(), threading.Event(), []
 
-    def held_up(self, photo, answer, with_instances):
+    def held_up(self, photo, answer):
         found.append(photo)
         if len(found) == 2:
             waits.set()
             assert go_on.wait(20)
-        add(self, photo, answer, with_instances)
+        add(self, photo, answer)
 
-    monkeypatch.setattr(MaskStore, "add", held_up)
+    monkeypatch.setattr(MaskWriter, "add", held_up)
     return waits, go_on
 
 
@@ -387,7 +387,7 @@ def test_a_score_above_1_is_shown_as_1_and_stored_unchanged(tmp_path, serve, ope
         output, masks = photos / "segmented", draw_photos(photos, ["a.png"])
         write_found(photos, output, masks, {"a.png": score})
         store = MaskStore(output)
-        finish(store, [photos / "a.png"], store.known())
+        store.finish([photos / "a.png"], store.index())
         sheets[score] = (output / "contact_sheet.png").read_bytes()
         assert lines(output)["a.png"].score == score
     assert sheets[1.0] == sheets[1.014]

@@ -7,7 +7,6 @@ from persam_dreambooth.evaluation.generation.photos import photos_with_masks
 from persam_dreambooth.formats.source import read_source
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
 from persam_dreambooth.preprocessing.mask_store import MaskStore
-from persam_dreambooth.preprocessing.resume import resume
 from persam_dreambooth.review.album import Album
 from tests.review.albums import draw_photos, write_found
 from tests.review.test_page import trained_on
@@ -48,7 +47,7 @@ def test_evaluation_uses_the_newest_line(album):
 def test_segment_counts_each_photo_once_and_then_keeps_one_line_of_each(album, capsys):
     _say(album.output)
     assert capsys.readouterr().out.startswith("3 masks in ")
-    resume(MaskStore(album.output), [])
+    MaskStore(album.output).resume()
     entries = read_manifest(album.output / MANIFEST_NAME)
     assert [(entry.photo, entry.review) for entry in entries] == [
         ("../a.png", None),

@@ -12,7 +12,7 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import newest_entries, parse_line
 from persam_dreambooth.preprocessing.finder import Found
 from persam_dreambooth.preprocessing.loading import LoadedPhoto
-from persam_dreambooth.preprocessing.mask_store import MaskStore
+from persam_dreambooth.preprocessing.mask_writer import MaskWriter
 from persam_dreambooth.preprocessing.review_edits import Conflict
 from persam_dreambooth.review.album import Album
 from persam_dreambooth.review.workspace import Workspace
@@ -153,10 +153,10 @@ def test_concurrent_decisions_are_all_kept(album):
 
 
 def test_a_run_does_not_overwrite_masks_drawn_while_it_ran(album):
-    run = MaskStore(album.output)
+    run = MaskWriter(album.output)
     photo = album.photo(NAMES[0])
     mask = paint(album, NAMES[0])
-    run.add(LoadedPhoto(photo, files.digest(photo), files.read_photo(photo)), Found(~mask), with_instances=False)
+    run.add(LoadedPhoto(photo, files.digest(photo), files.read_photo(photo)), Found(~mask))
     np.testing.assert_array_equal(files.read_mask(album.output / "masks" / "a.png"), mask)
     assert entry(album, NAMES[0]).source == "corrected"
 

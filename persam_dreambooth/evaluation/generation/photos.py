@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.masks import Looks, refuse_empty, refuse_full
+from persam_dreambooth.masks import Looks
 from persam_dreambooth.photos import files, pairs
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, newest_entries
 from persam_dreambooth.preprocessing.references import ReferenceFiles
@@ -40,17 +40,10 @@ def photos_with_masks(photos: Path, masks: Path) -> tuple[list[ReferenceFiles], 
     drawn = pairs.pair(kept, folder)
     looks = Looks()
     for photo in kept:
-        _check(photo, drawn[photo], looks)
+        mask = files.read_mask(drawn[photo])
+        pairs.check_mask(drawn[photo], mask, photo, files.read_photo(photo).size, looks)
     unread = files.unread_words(files.unread_files(photos, (masks,)))
     for words in (unread, pairs.unpaired_words(found, folder), *looks.warnings()):
         if words:
             logger.warning(words)
     return [ReferenceFiles(photo, mask=mask) for photo, mask in drawn.items()], list(left_out.values())
-
-
-def _check(photo: Path, drawn: Path, looks: Looks) -> None:
-    mask = files.read_mask(drawn)
-    pairs.check_size(drawn, mask.shape, photo, files.read_photo(photo).size)
-    refuse_empty(mask, f"the mask {drawn}")
-    refuse_full(mask, f"the mask {drawn}")
-    looks.add(photo.name, mask)

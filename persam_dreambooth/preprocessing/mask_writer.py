@@ -1,0 +1,173 @@
+"""Write the mask, overlay and manifest entry of one photo, in an order that survives being killed at any point."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from persam_dreambooth.photos import files, rendering, video_io
+from persam_dreambooth.photos.listing import where
+from persam_dreambooth.photos.manifest import (
+    MANIFEST_NAME,
+    OWN_FILES,
+    ManifestEntry,
+    ManifestIndex,
+    append_entry,
+    locked,
+    relative_path,
+)
+from persam_dreambooth.preprocessing.finder import Found
+from persam_dreambooth.preprocessing.loading import LoadedPhoto
+from persam_dreambooth.segmentation.frame import bounding_box
+
+
+class MaskWriter:
+    """Write what one process of a run finds of one subject.
+
+    Args:
+        folder: the subject's output folder.
+        process: process number; each process but the first writes its own journal, which `MaskStore.rewrite` merges
+            into the manifest.
+        with_instances: also save a label image that numbers the instances of each photo.
+    """
+
+    def __init__(self, folder: Path, process: int = 0, with_instances: bool = False) -> None:
+        self.folder, self._with_instances = folder, with_instances
+        self._manifest = folder / MANIFEST_NAME
+        self._journal = self._manifest.with_suffix(f".{process}.jsonl") if process else self._manifest
+        self._manifest_state: tuple[int, int, int] | None = None
+        self._reviewed = set[str]()
+
+    def add(self, photo: LoadedPhoto, found: Found) -> None:
+        """Save the mask, overlay and entry of a decoded photo, unless a person has made or judged its mask meanwhile.
+
+        The entry is written after the old files are removed and before the new ones are there. A run killed anywhere
+        leaves some file missing, so the next run redoes the photo, and no mask is ever paired with another's entry.
+        """
+        assert photo.image is not None
+        entry = _entry(self.folder, photo, found, self._with_instances)
+        entry, contents = _render(self.folder, photo.image, found.mask, entry)
+        with locked(self._manifest):
+            if self._was_reviewed(photo.path):
+                return
+            if found.instances:  # a reference's mask may be the very file that the user gave: never remove that
+                remove_files(self.folder, entry)
+            self._append(entry)
+            if entry.instances:
+                video_io.write_labels(_label_instances(found), self.folder / entry.instances)
+            _write(contents)
+
+    def add_unreadable(self, photo: LoadedPhoto) -> None:
+        """Write the entry of a photo that cannot be decoded."""
+        with locked(self._manifest):
+            self._append(ManifestEntry(relative_path(photo.path, self.folder), photo.digest, error=photo.error))
+
+    def _append(self, entry: ManifestEntry) -> None:
+        append_entry(self._journal, entry)
+        self._manifest_state = _state(self._manifest)
+
+    def _was_reviewed(self, photo: Path) -> bool:
+        """Return whether a person has made or judged the photo's mask; to be called in a `locked` block.
+
+        The manifest is only read again if another process has written to it.
+        """
+        state = _state(self._manifest)
+        if state != self._manifest_state:
+            self._reviewed = {Path(entry.photo).stem for entry in ManifestIndex(self._manifest) if entry.reviewed}
+            self._manifest_state = state
+        return photo.stem in self._reviewed
+
+
+def draw(folder: Path, image: Image.Image, mask: NDArray[np.bool_], entry: ManifestEntry) -> ManifestEntry:
+    """Save a photo's mask and overlay.
+
+    Args:
+        folder: the subject's output folder.
+        image: the upright photo, 8-bit RGB.
+        mask: (H, W) bool, of the photo's size.
+        entry: the photo's entry; `photo`, `points` and `point_labels` are read.
+
+    Returns:
+        The entry with every field that follows from the mask: sizes, file names, mask digest and box.
+    """
+    entry, contents = _render(folder, image, mask, entry)
+    _write(contents)
+    return entry
+
+
+def remove_files(folder: Path, entry: ManifestEntry, keep: frozenset[str] = frozenset()) -> None:
+    """Remove the mask, overlay and instances that an entry names.
+
+    Args:
+        folder: the subject's output folder.
+        entry: an entry of its manifest.
+        keep: paths of files to keep, as `where` returns them.
+    """
+    for name in (entry.mask, entry.overlay, entry.instances):
+        if name is not None and where(folder / name) not in keep:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _entry(folder: Path, photo: LoadedPhoto, found: Found, with_instances: bool) -> ManifestEntry:
+    """Describe what was found; `_render` adds what follows from the mask."""
+    presence, instances = found.presence, found.instances
+    return ManifestEntry(
+        photo=relative_path(photo.path, folder),
+        digest=photo.digest,
+        source="persam" if instances else "reference",
+        score=round(max(instance.score for instance in instances), 6) if instances else None,
+        presence=presence.verdict if presence else None,
+        probability=round(presence.probability, 6) if presence else None,
+        reason=presence.reason if presence else None,
+        instances=OWN_FILES["instances"].format(photo.path.stem) if with_instances and instances else None,
+        points=[point for instance in instances for point in instance.points.tolist()],
+        point_labels=[label for instance in instances for label in instance.point_labels.tolist()],
+        warnings=[warning for instance in instances for warning in instance.warnings],
+    )
+
+
+def _render(
+    folder: Path, image: Image.Image, mask: NDArray[np.bool_], entry: ManifestEntry
+) -> tuple[ManifestEntry, dict[Path, bytes]]:
+    """Do what `draw` does, but return the contents of the files, the mask's first, instead of writing them."""
+    name, overlay = (OWN_FILES[key].format(Path(entry.photo).stem) for key in ("mask", "overlay"))
+    box = bounding_box(torch.from_numpy(mask))
+    mask_bytes = files.encoded(Image.fromarray(mask.astype(np.uint8) * 255), "PNG")
+    overlay_bytes = files.encoded(rendering.overlay(image, mask, entry.points, entry.point_labels), "JPEG")
+    entry = replace(
+        entry,
+        width=image.width,
+        height=image.height,
+        mask=name,
+        mask_digest=sha256(mask_bytes).hexdigest(),
+        overlay=overlay,
+        box=None if box is None else box.tolist(),
+    )
+    return entry, {folder / name: mask_bytes, folder / overlay: overlay_bytes}
+
+
+def _label_instances(found: Found) -> NDArray[np.uint8]:
+    """Number the instances 1, 2, ... in one (H, W) uint8 label image; 0 is background."""
+    labels = np.zeros(found.mask.shape, np.uint8)
+    for number, instance in enumerate(found.instances, start=1):
+        labels = np.maximum(labels, instance.mask * np.uint8(number))
+    return labels
+
+
+def _write(contents: Mapping[Path, bytes]) -> None:
+    for path, content in contents.items():
+        files.write_bytes(content, path)
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """Return inode, size and time of writing of a file, to see whether it was written to; None if it is absent."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    return state.st_ino, state.st_size, state.st_mtime_ns

@@ -1,11 +1,12 @@
 """Untrusted index files: JSON that may contain anything, and paths that may lead anywhere."""
 
-import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.json_lines import numbered_lines, parse
 
 LONGEST = 300
 """Most characters of a name that a message quotes."""
@@ -38,35 +39,28 @@ def read_json(path: Path, what: str) -> Any:
     Raises:
         UserError: it is not JSON, or nested too deeply.
     """
-    return _parse(path, _text(path, what), what)
+    return _parsed(path.read_bytes(), f"{path} is not a {what}")
 
 
-def read_json_lines(path: Path) -> list[Any]:
-    """Read a file with one JSON value of any type per line; empty lines are skipped.
+def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield number and value, of any type, of each line of a file; empty lines are skipped.
 
     Raises:
-        UserError: see `read_json`.
+        UserError: see `read_json`; a line is too long.
     """
-    what = "JSON Lines file"
-    # Not `splitlines`, which also splits at characters that may occur in a caption, such as U+2028.
-    return [_parse(path, line, what) for line in _text(path, what).split("\n") if line.strip()]
+    for number, line in numbered_lines(path):
+        if line.strip():
+            yield number, _parsed(line, f"{path} is not a JSON Lines file", number)
 
 
-def _text(path: Path, what: str) -> str:
+def _parsed(content: bytes, problem: str, number: int | None = None) -> Any:
+    """Parse a file's content, or its line of this number."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return parse(content.decode("utf-8-sig"))
     except ValueError as error:
-        raise UserError(f"{path} is not a {what} ({error}); write it as UTF-8") from error
-
-
-def _parse(path: Path, text: str, what: str) -> Any:
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise UserError(f"{path} is not a {what} (its values are nested too deeply); export it again") from error
-    except ValueError as error:
-        reason = str(error).partition(";")[0]  # what follows is Python's advice to programmers
-        raise UserError(f"{path} is not a {what} ({reason}); export it again") from error
+        remedy = "write it as UTF-8" if isinstance(error, UnicodeDecodeError) else "export it again"
+        reason = str(error) if number is None else f"line {number}: {str(error).replace('line 1 ', '')}"
+        raise UserError(f"{problem} ({reason}); {remedy}") from error
 
 
 def listed(name: str, folder: Path, *others: Path | None) -> Path:

@@ -1,6 +1,5 @@
 """The two layouts in which an index file pairs photos with masks: JSON Lines and COCO annotations."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from persam_dreambooth import json_lines
 from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.formats.foreign_files import clashes
@@ -74,14 +74,13 @@ class JsonLines:
     def close(self, lines: list[dict[str, Any]], folder: Path) -> None:
         """Write the index."""
         with replacing(folder / self.name) as temporary:
-            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(b"".join(map(json_lines.encode, lines)))
 
     def find(self, given: Given) -> tuple[list[Item], list[str]]:
         """Read all lines."""
         path = index_file(given.folder, self.name)
         items, problems = [], []
-        for number, line in enumerate(read_json_lines(path), start=1):
+        for number, line in read_json_lines(path):
             try:
                 items.append(self._item(line, path.parent, given))
             except UserError as error:

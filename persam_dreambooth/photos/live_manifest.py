@@ -5,7 +5,8 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from persam_dreambooth.photos.manifest import ManifestEntry, is_whole_line, stream_manifest
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos.manifest import ManifestEntry, stream_lines
 
 
 class LiveManifest:
@@ -25,7 +26,7 @@ class LiveManifest:
         """Return all current entries, the same objects as long as their lines stay; do not modify them.
 
         Raises:
-            UserError: see `stream_manifest`.
+            UserError: see `stream_lines`.
         """
         with self._reading:
             try:
@@ -44,20 +45,25 @@ class LiveManifest:
     def _read(self, now: os.stat_result) -> None:
         start = self._end if self._has_only_grown(now) else 0
         self._file = None  # until all of it was read without error
-        added = {Path(entry.photo).stem: entry for entry in stream_manifest(self._path, start)}
-        with self._path.open("rb") as file:
-            file.seek(start)
-            whole = file.read(now.st_size - start)
-        whole = whole[: whole.rfind(b"\n") + 1]
-        self._last = whole.splitlines(keepends=True)[-1] if whole else self._last if start else b""
-        self._end = start + len(whole)
+        added = {}
+        self._end, self._last = (start, self._last) if start else (0, b"")
+        try:
+            for line, entry in stream_lines(self._path, start):
+                added[Path(entry.photo).stem] = entry
+                if line.endswith(b"\n"):
+                    self._end, self._last = self._end + len(line), line
+        except UserError:
+            if start == 0:
+                raise
+            self._read(now)  # from the beginning, so that the error has the line's number in the file
+            return
         self._entries = {**self._entries, **added} if start else added
         self._file = now
 
     def _has_only_grown(self, now: os.stat_result) -> bool:
         """Return whether the file still begins with what was read of it."""
         before = self._file
-        if before is None or before.st_ino != now.st_ino or now.st_size < self._end or not is_whole_line(self._last):
+        if before is None or before.st_ino != now.st_ino or now.st_size < self._end or not self._last:
             return False
         with self._path.open("rb") as file:
             file.seek(self._end - len(self._last))

@@ -1,22 +1,21 @@
 """The manifest: one JSON line per photo, with what was found in it and where its mask is."""
 
-import errno
-import json
 import math
 import os
-import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
-from io import FileIO
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from filelock import FileLock
 
+from persam_dreambooth import json_lines
 from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.image_files import check_regular
+from persam_dreambooth.json_lines import append_line as append_line
+from persam_dreambooth.json_lines import take_back_line as take_back_line
 from persam_dreambooth.photos.names import can_name_a_file
 
 MANIFEST_NAME = "manifest.jsonl"
@@ -98,8 +97,13 @@ def newest_entries(path: Path) -> list[ManifestEntry]:
     return list({_stem(entry.photo): entry for entry in stream_manifest(path)}.values())
 
 
-def stream_manifest(path: Path, start: int = 0, own_files: bool = True) -> Iterator[ManifestEntry]:
-    """Yield the entries one by one, in the file's order; none if there is no file.
+def stream_manifest(path: Path, own_files: bool = True) -> Iterator[ManifestEntry]:
+    """Yield the entries one by one, in the file's order; see `stream_lines`."""
+    return (entry for _, entry in stream_lines(path, own_files=own_files))
+
+
+def stream_lines(path: Path, start: int = 0, own_files: bool = True) -> Iterator[tuple[bytes, ManifestEntry]]:
+    """Yield each line as stored, with its entry, in the file's order; none if there is no file.
 
     If a photo has several lines, the last one counts. A truncated last line (its writer was killed) is skipped.
 
@@ -115,26 +119,15 @@ def stream_manifest(path: Path, start: int = 0, own_files: bool = True) -> Itera
     """
     if not path.exists():
         return
-    damaged = None
     check_regular(path, "manifest")
-    with path.open("rb") as file:
-        file.seek(start)
-        for number, line in enumerate(file, start=1):
-            if damaged is not None:
-                raise UserError(f"line {damaged} of {path} is damaged; delete that line and run again")
-            try:
-                values = json.loads(line.decode("utf-8", "surrogateescape"))
-            except json.JSONDecodeError:
-                damaged = number
-                continue
-            except (ValueError, RecursionError):  # numbers of thousands of digits, endless brackets
-                values = None
-            reason = _refusal(values) or (_straying(values, path.parent) if own_files else None)
-            if reason:
-                raise UserError(
-                    f"line {number} of {path} is not a manifest entry ({reason}); delete it or choose another folder"
-                )
-            yield ManifestEntry(**values)
+    linked = {key for key, form in OWN_FILES.items() if (path.parent / form).parent.is_symlink()}
+    for number, line, values in json_lines.read_lines(path, start):
+        reason = _refusal(values) or (_straying(values, path.parent, linked) if own_files else None)
+        if reason:
+            raise UserError(
+                f"line {number} of {path} is not a manifest entry ({reason}); delete it or choose another folder"
+            )
+        yield line, ManifestEntry(**values)
 
 
 def _refusal(values: Any) -> str | None:
@@ -147,10 +140,15 @@ def _refusal(values: Any) -> str | None:
     return None
 
 
-def _straying(values: Any, folder: Path) -> str | None:
+def _straying(values: Any, folder: Path, linked: Collection[str]) -> str | None:
     """Return which file a line names that is not its photo's own in this folder; None if all are.
 
     Files named in a line get read, overwritten and removed.
+
+    Args:
+        values: of the line.
+        folder: the manifest's.
+        linked: keys whose files lie in a linked folder.
     """
     stem = Path(values["photo"]).stem
     for key, form in OWN_FILES.items():
@@ -159,8 +157,7 @@ def _straying(values: Any, folder: Path) -> str | None:
             continue
         if name != form.format(stem):
             return f"its {key} is not {form.format(stem)}"
-        path = folder / name
-        if path.is_symlink() or path.parent.is_symlink():
+        if key in linked or (folder / name).is_symlink():
             return f"its {key} lies behind a link"
     return None
 
@@ -184,36 +181,34 @@ _KINDS: Final = get_type_hints(ManifestEntry)
 
 
 class ManifestIndex:
-    """Look up the newest entry for a mask's name; kept on disk, since albums are large.
+    """Look up the newest entry for a mask's name; a snapshot, which later writes do not change.
+
+    It keeps the lines as stored: parsed entries take twice the memory.
 
     Args:
         paths: a manifest, then its journals, whose lines are newer; but entries that a person reviewed in the
             manifest are kept.
 
     Raises:
-        UserError: see `stream_manifest`.
+        UserError: see `stream_lines`.
     """
 
     def __init__(self, *paths: Path) -> None:
-        self._table = sqlite3.connect("")  # an unnamed file, removed with the connection
-        self._table.execute("CREATE TABLE entries (stem BLOB PRIMARY KEY, line BLOB) WITHOUT ROWID")
+        self._lines: dict[bytes, bytes] = {}
         for path in paths[:1]:
-            self._add(stream_manifest(path))
+            self._lines = {_stem(entry.photo): line for line, entry in stream_lines(path)}
         reviewed = {_stem(entry.photo) for entry in self if entry.reviewed} if paths[1:] else set()
         for path in paths[1:]:
-            self._add(entry for entry in stream_manifest(path) if _stem(entry.photo) not in reviewed)
-
-    def _add(self, entries: Iterable[ManifestEntry]) -> None:
-        lines = ((_stem(entry.photo), format_line(entry)) for entry in entries)
-        self._table.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", lines)
+            newer = ((_stem(entry.photo), line) for line, entry in stream_lines(path))
+            self._lines |= ((stem, line) for stem, line in newer if stem not in reviewed)
 
     def get(self, photo: str) -> ManifestEntry | None:
         """Return the entry of a photo, by its path or name, or of another photo with the same mask name."""
-        found = self._table.execute("SELECT line FROM entries WHERE stem = ?", (_stem(photo),)).fetchone()
-        return None if found is None else parse_line(found[0])
+        line = self._lines.get(_stem(photo))
+        return None if line is None else parse_line(line)
 
     def __iter__(self) -> Iterator[ManifestEntry]:
-        return (parse_line(line) for (line,) in self._table.execute("SELECT line FROM entries ORDER BY stem"))
+        return (parse_line(self._lines[stem]) for stem in sorted(self._lines))
 
 
 def append_entry(path: Path, entry: ManifestEntry) -> None:
@@ -253,74 +248,21 @@ def put_line(path: Path, photo: str, line: bytes | None) -> None:
         file.write(waiting or b"")
 
 
-def append_line(path: Path, line: bytes) -> int:
-    """Append a line after the last complete one; return its byte offset.
-
-    To be called in a `locked` block. To all readers the line is complete or absent.
-    """
-    is_new = not path.exists()
-    with path.open("ab+", buffering=0) as file:  # unbuffered: after a failure, nothing may be written later
-        end = file.seek(0, os.SEEK_END)
-        tail = _unended(file, end)
-        if tail and is_whole_line(tail):
-            file.write(b"\n")
-            end += 1
-        elif tail:
-            end -= len(tail)
-            file.truncate(end)
-        try:
-            if file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-            os.fsync(file.fileno())
-        except OSError:
-            path.unlink() if is_new else file.truncate(end)
-            raise
-    return end
-
-
-def take_back_line(path: Path, start: int, line: bytes) -> bool:
-    """Remove the last line if it is this one, at this byte offset; return whether it was. In a `locked` block."""
-    if not path.is_file():
-        return False
-    with path.open("rb+") as file:
-        file.seek(start)
-        is_last = file.read(len(line) + 1) == line
-        if is_last:
-            file.truncate(start)
-    return is_last
-
-
-def is_whole_line(line: bytes) -> bool:
-    """Return whether this is an entry's line, perhaps without its line break."""
-    return _stem_of(line) is not None
-
-
-def _unended(file: FileIO, end: int) -> bytes:
-    """Return what follows the last line break."""
-    tail, start = b"", end
-    while start and b"\n" not in tail:
-        start = max(0, start - 4096)
-        file.seek(start)
-        tail = file.read(end - start)
-    return tail.rpartition(b"\n")[2]
-
-
 def _lines(path: Path) -> Iterator[bytes]:
     """Yield the complete lines of a manifest; a truncated last one is skipped."""
     if path.exists():
         check_regular(path, "manifest")
-        with path.open("rb") as file:
-            for line in file:
-                if line.endswith(b"\n"):
-                    yield line
-                elif _stem_of(line) is not None:  # complete, except for a line break that an editor left out
-                    yield line + b"\n"
+    for _, line in json_lines.numbered_lines(path):
+        if line.endswith(b"\n"):
+            yield line
+        elif json_lines.is_whole_line(line):  # but for a line break that an editor left out
+            yield line + b"\n"
 
 
 def _stem_of(line: bytes) -> bytes | None:
     try:
-        return _stem(json.loads(line.decode("utf-8", "surrogateescape"))["photo"])
-    except (KeyError, TypeError, ValueError, RecursionError):
+        return _stem(json_lines.decode(line)["photo"])
+    except (KeyError, TypeError, ValueError):
         return None
 
 
@@ -341,9 +283,9 @@ def _stem(photo: str) -> bytes:
 
 def format_line(entry: ManifestEntry) -> bytes:
     """Serialize an entry to one line; a file name that is not UTF-8 keeps its bytes."""
-    return (json.dumps(asdict(entry), ensure_ascii=False) + "\n").encode("utf-8", "surrogateescape")
+    return json_lines.encode(vars(entry))
 
 
 def parse_line(line: bytes) -> ManifestEntry:
-    """Parse a line written by `format_line`."""
-    return ManifestEntry(**json.loads(line.decode("utf-8", "surrogateescape")))
+    """Parse a line of a manifest that was read before, or written by `format_line`."""
+    return ManifestEntry(**json_lines.decode(line))

@@ -1,8 +1,6 @@
 """Run methods on the episodes of a benchmark; an interrupted run resumes without repeating any episode."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from persam_dreambooth import json_lines
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.segmentation.metrics import Overlap, boundary_overlap, overlap
 from persam_dreambooth.evaluation.segmentation.protocols import (
@@ -185,27 +184,13 @@ class Journal:
         self._path = path
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return all complete lines; an incomplete last line is removed from the file, so nothing is appended to it.
+        """Return all complete lines; what follows them is removed when the next one is appended.
 
         Raises:
             UserError: a line before the last is damaged.
         """
-        if not self._path.exists():
-            return []
-        stored = self._path.read_bytes()
-        *whole, rest = stored.split(b"\n")
-        if rest:
-            with files.replacing(self._path) as temporary:
-                temporary.write_bytes(stored[: -len(rest)])
-        lines = []
-        for number, line in enumerate(whole, start=1):
-            with suppress(ValueError):
-                lines.append(json.loads(line))
-            if len(lines) < number:
-                raise UserError(f"line {number} of {self._path} is damaged; delete that line and run again")
-        return lines
+        return [line.value for line in json_lines.read_lines(self._path)]
 
     def append(self, line: object) -> None:
         """Add one line."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        json_lines.append_line(self._path, json_lines.encode(line))

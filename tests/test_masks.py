@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import to_mask
 from persam_dreambooth.masks import Looks, refuse_empty, refuse_full, refuse_picture
+from tests.scene import iou
 
 SIDE = 96
 
@@ -31,10 +32,6 @@ def photo(seed=0, side=SIDE):
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((side, side), Image.BICUBIC)
     return Image.fromarray((np.asarray(coarse) * 0.9 + random.integers(0, 26, (side, side, 3))).astype(np.uint8))
-
-
-def iou(found, true):
-    return (found & true).sum() / (found | true).sum()
 
 
 def reread(image, kind="PNG", **options):

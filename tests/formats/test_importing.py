@@ -1,4 +1,4 @@
-"""How other programs' folders are read: orientation, channels, grey levels, run lengths; and what is refused."""
+"""Reading other programs' folders: orientation, channels, grey levels, run lengths, and refused input."""
 
 import json
 from pathlib import Path

@@ -90,7 +90,7 @@ def test_a_verdict_applies_only_to_the_mask_it_was_made_for(folder):
     assert kept(read_source(folder / "out")) == ["dog", "park", "reference"]
 
 
-def test_if_nothing_is_left_the_reasons_are_given(folder):
+def test_reasons_are_given_if_nothing_is_left(folder):
     for name in ("dog", "reference"):
         (folder / "photos" / f"{name}.png").unlink()
         (folder / "out" / "masks" / f"{name}.png").unlink()

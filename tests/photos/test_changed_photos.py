@@ -20,7 +20,7 @@ from tests.training.small import configure
 
 @pytest.fixture
 def album(tmp_path):
-    """Three photos, and what `segment` left of them."""
+    """Three photos with the output of `segment`."""
     entries = []
     for number, name in enumerate("abc"):
         pixels, disc = scene(40, 60, number)

@@ -1,4 +1,4 @@
-"""The manifest: what is written is read back, a killed writer costs one line, damage is refused."""
+"""The manifest: entries survive writing and reading, a killed writer loses one line, damage is refused."""
 
 import json
 import os

@@ -15,7 +15,7 @@ def turned_photo(path, size, orientation):
     return path
 
 
-def drawn(path, size, **options):
+def write_drawing(path, size, **options):
     Image.new("L", size, 0).save(path, **options)
     return path
 
@@ -28,15 +28,15 @@ def check(mask, photo):
 def test_a_mask_drawn_on_the_stored_pixels_is_refused_with_the_reason(tmp_path, orientation):
     photo = turned_photo(tmp_path / "a.jpg", (48, 32), orientation)
     with pytest.raises(UserError, match=f"stored pixels, and EXIF orientation {orientation} rotates the photo"):
-        check(drawn(tmp_path / "a.png", (48, 32)), photo)
-    check(drawn(tmp_path / "a.png", (32, 48)), photo)
+        check(write_drawing(tmp_path / "a.png", (48, 32)), photo)
+    check(write_drawing(tmp_path / "a.png", (32, 48)), photo)
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(6, (30, 48)), (3, (48, 32)), (1, (32, 48))])
 def test_other_wrong_sizes_are_not_blamed_on_exif(tmp_path, orientation, size):
     photo = turned_photo(tmp_path / "a.jpg", (40, 32), orientation)
     with pytest.raises(UserError, match="make the mask again from this photo") as error:
-        check(drawn(tmp_path / "a.png", size), photo)
+        check(write_drawing(tmp_path / "a.png", size), photo)
     assert "EXIF" not in str(error.value)
 
 
@@ -44,14 +44,14 @@ def test_other_wrong_sizes_are_not_blamed_on_exif(tmp_path, orientation, size):
     ("orientation", "size", "hinted"),
     [(6, (32, 32), True), (3, (48, 32), True), (2, (48, 32), True), (6, (48, 32), False), (1, (32, 32), False)],
 )
-def test_a_warning_is_given_where_sizes_cannot_tell_a_rotation(tmp_path, orientation, size, hinted):
+def test_ambiguous_rotation_causes_warning(tmp_path, orientation, size, hinted):
     photo = turned_photo(tmp_path / "a.jpg", size, orientation)
-    mask = drawn(tmp_path / "a.png", files.read_photo(photo).size)
+    mask = write_drawing(tmp_path / "a.png", files.read_photo(photo).size)
     words = pairs.turned_words(mask, photo)
     assert ("stored pixels" in words and f"orientation {orientation}" in words) == hinted
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = max(orientation, 2)
-    assert pairs.turned_words(drawn(mask, size, exif=exif), photo) == ""
+    assert pairs.turned_words(write_drawing(mask, size, exif=exif), photo) == ""
 
 
 def test_masks_without_a_photo_are_named(tmp_path):

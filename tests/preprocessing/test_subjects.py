@@ -16,6 +16,7 @@ from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.preprocessing.segment_folder import _warn_once
 from persam_dreambooth.segmentation import Subject
 from presence import photo
+from tests.scene import iou
 from world import Recipe, draw, random_identity, random_placement
 
 
@@ -57,10 +58,6 @@ def job_for(folder, output, **changes):
 
 def named(job):
     return {Path(entry.photo).stem: entry for entry in segment_folder(job)}
-
-
-def iou(first, second):
-    return (first & second).sum() / (first | second).sum()
 
 
 def test_rule_next_to_the_sam_decides_and_manifest_and_sheet_show_it(album, tmp_path):

@@ -1,4 +1,4 @@
-"""What the server gives to whom, over real HTTP: it asks for the password and serves only the opened folders."""
+"""The server over real HTTP: it requires the password and serves only the opened folders."""
 
 import base64
 import http.client
@@ -40,7 +40,7 @@ def get(address, path, method="GET", body=None, **headers):
     return answer.status, answer.read(), dict(answer.getheaders())
 
 
-def test_pictures_of_the_folder_are_served_and_nothing_else(photos, serve):
+def test_only_pictures_of_the_folder_are_served(photos, serve):
     address = serve("--images", photos)
     status, body, headers = get(address, "/picture/images/a.png")
     assert (status, body[:4], headers["content-type"]) == (200, b"\x89PNG", "image/png")

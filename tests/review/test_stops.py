@@ -103,7 +103,7 @@ def prepared(folder, decision):
 
 
 @pytest.mark.parametrize("decision", ["correct", "judge", "refer", "undo", "undo after others", "first"])
-def test_a_stop_at_any_file_operation_leaves_the_state_before_or_after(decision, tmp_path):
+def test_stop_at_any_file_operation_leaves_state_before_or_after(decision, tmp_path):
     album, masks = prepared(tmp_path / "whole", decision)
     before = state(album.output)
     decide(album, decision, masks)
@@ -130,7 +130,7 @@ def test_a_stop_at_any_file_operation_leaves_the_state_before_or_after(decision,
     assert number > 4
 
 
-def test_leftovers_of_a_full_disk_are_rolled_back_by_the_next_decision(tmp_path):
+def test_leftovers_of_full_disk_are_rolled_back_by_next_decision(tmp_path):
     album, masks = prepared(tmp_path, "correct")
     before = state(album.output)
     assert not STOPPER.run(lambda: decide(album, "correct", masks), 9)  # the same server continues
@@ -140,7 +140,7 @@ def test_leftovers_of_a_full_disk_are_rolled_back_by_the_next_decision(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["no json", "[]", '{"stem": "../../x", "line": null, "files": [null, null, null]}'])
-def test_a_journal_that_is_not_ours_moves_no_file(damage, tmp_path):
+def test_foreign_journal_moves_no_file(damage, tmp_path):
     album, _ = prepared(tmp_path, "correct")
     (tmp_path / "x.png").write_bytes(b"another's")
     before = contents(tmp_path)

@@ -27,17 +27,17 @@ def asked(**environment):
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this build of torch has no MKL to be told")
-def test_importing_the_package_makes_mkl_reproducible():
+def test_importing_package_makes_mkl_reproducible():
     assert "CNR:AUTO" in asked()
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this build of torch has no MKL to be told")
-def test_what_the_user_chose_for_mkl_stays():
+def test_users_mkl_setting_is_kept():
     assert "CNR:COMPATIBLE" in asked(MKL_CBWR="COMPATIBLE")
 
 
 @pytest.mark.parametrize("shape", [(77, 64, 33), (5, 1000, 7), (256, 96, 256)], ids=str)
-def test_a_product_does_not_depend_on_where_its_operands_are_in_memory(shape):
+def test_product_does_not_depend_on_memory_alignment(shape):
     rows, inner, columns = shape
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(rows, inner, generator=generator), torch.randn(inner, columns, generator=generator)

@@ -128,7 +128,7 @@ def test_help_lists_every_verb(capsys, argv):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_of_a_verb_lists_every_flag(capsys, verb):
+def test_help_of_verb_lists_every_flag(capsys, verb):
     with pytest.raises(SystemExit) as end:
         main([verb, "--help"])
     assert end.value.code == 0
@@ -138,7 +138,7 @@ def test_help_of_a_verb_lists_every_flag(capsys, verb):
 
 
 @pytest.mark.parametrize(("verb", "flag"), EVERY_FLAG, ids=[f"{verb}-{flag.name}" for verb, flag in EVERY_FLAG])
-def test_every_flag_has_a_help_text(verb, flag):
+def test_every_flag_has_help_text(verb, flag):
     assert flag.metadata.get("help", "").strip()
 
 
@@ -456,7 +456,7 @@ def test_ctrl_c_during_import_is_one_line():
     assert run.returncode == 130 and "Traceback" not in run.stderr and "interrupted" in run.stderr
 
 
-def test_unquoted_no_in_config_is_a_word(config):
+def test_unquoted_no_in_config_is_word(config):
     (flags,) = parse([OptimizationConfig], config("mixed_precision: no\n"), "train", "")
     assert flags.mixed_precision == "no"
 
@@ -491,7 +491,7 @@ def test_unavailable_device_is_one_line(verb, error_of, models, tmp_path, monkey
     assert not Path("out").exists()
 
 
-def test_output_below_a_file_is_one_line(error_of, models, tmp_path, monkeypatch):
+def test_output_below_file_is_one_line(error_of, models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (20, 20)).save("dog.jpg")
     drawn = Image.new("L", (20, 20))

@@ -249,7 +249,7 @@ def replaced(album):
 
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("place", ["photos", "masks"])
-def test_export_and_import_refuse_a_hostile_picture(replaced, capsys, name, place):
+def test_export_and_import_refuse_hostile_picture(replaced, capsys, name, place):
     replaced(place, name)
     for argv_of in (["export", "--to"], ["import", "--from"]):
         given = [*argv_of, "kohya", "--images", "photos", "--masks", "masks", "--output", "out"]

@@ -49,7 +49,7 @@ def phone(tmp_path, monkeypatch):
     return folder
 
 
-def test_segment_reads_all_formats_and_reports_the_rest(phone, models, capsys):
+def test_segment_reads_all_formats_and_reports_rest(phone, models, capsys):
     given = {"images": phone, "reference": phone / "a.HEIC", "reference_mask": "masks/a.png", "output": "out"}
     assert main(["segment", *as_words(given | {"sam": models / "sam", "device": "cpu"})]) == 0
     said = capsys.readouterr().out
@@ -68,7 +68,7 @@ def test_segment_reads_all_formats_and_reports_the_rest(phone, models, capsys):
     assert "not read" not in capsys.readouterr().out and not (Path("out") / UNREAD_NAME).exists()
 
 
-def test_train_reads_all_formats_and_reports_the_rest(phone, models, caplog):
+def test_train_reads_all_formats_and_reports_rest(phone, models, caplog):
     given = {
         "pretrained_model_name_or_path": models / "stable-diffusion",
         "instance_data_dir": phone,
@@ -92,7 +92,7 @@ def test_train_reads_all_formats_and_reports_the_rest(phone, models, caplog):
     assert {Path(entry.photo).name for entry in entries if not entry.error} == set(READ)
 
 
-def test_export_reads_all_formats_and_reports_the_rest(phone, capsys):
+def test_export_reads_all_formats_and_reports_rest(phone, capsys):
     given = {"to": "kohya", "images": phone, "masks": "masks", "output": "out"}
     assert main(["export", *as_words(given)]) == 0
     said = capsys.readouterr().out
@@ -101,7 +101,7 @@ def test_export_reads_all_formats_and_reports_the_rest(phone, capsys):
     assert len(exported) == 2 * len(READ) and not any("HEIC" in name for name in exported)
 
 
-def test_page_reads_all_formats_and_reports_the_rest(phone):
+def test_page_reads_all_formats_and_reports_rest(phone):
     (phone / "trip" / "g.jpg").unlink()
     workspace = Workspace(phone)
     (line,) = workspace.unread_lines()

@@ -86,19 +86,19 @@ def check(album):
     )
 
 
-def test_a_mask_edited_since_is_not_compared(album):
+def test_mask_edited_since_is_not_compared(album):
     turn(album)
     files.write_mask(np.ones((40, 60), bool), album / "out" / "masks" / "c.png")
     assert check(album) == {}
 
 
-def test_the_same_photos_in_another_folder_are_accepted(album):
+def test_same_photos_in_another_folder_are_accepted(album):
     shutil.move(album / "photos", album / "moved")
     shutil.copytree(album / "moved", album / "photos")
     assert check(album) == {}
 
 
-def test_an_excluded_photo_is_left_out_even_if_it_changed(album):
+def test_excluded_photo_is_left_out_even_if_it_changed(album):
     path = album / "out" / MANIFEST_NAME
     *others, last = newest_entries(path)
     write_manifest(path, [*others, ManifestEntry(**{**vars(last), "review": "excluded"})])

@@ -25,7 +25,7 @@ def check(mask, photo):
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_a_mask_drawn_on_the_stored_pixels_is_refused_with_the_reason(tmp_path, orientation):
+def test_mask_drawn_on_stored_pixels_is_refused_with_reason(tmp_path, orientation):
     photo = turned_photo(tmp_path / "a.jpg", (48, 32), orientation)
     with pytest.raises(UserError, match=f"stored pixels, and EXIF orientation {orientation} rotates the photo"):
         check(write_drawing(tmp_path / "a.png", (48, 32)), photo)
@@ -54,7 +54,7 @@ def test_ambiguous_rotation_causes_warning(tmp_path, orientation, size, hinted):
     assert pairs.turned_words(write_drawing(mask, size, exif=exif), photo) == ""
 
 
-def test_masks_without_a_photo_are_named(tmp_path):
+def test_masks_without_photo_are_named(tmp_path):
     photos = [tmp_path / "photos" / f"{name}.jpg" for name in ("a", "b")]
     for name in ("a", "b", "c", "d"):
         files.write_mask(np.eye(8, dtype=bool), tmp_path / "masks" / f"{name}.png")
@@ -62,7 +62,7 @@ def test_masks_without_a_photo_are_named(tmp_path):
     assert pairs.unpaired_words([*photos, tmp_path / "c.png", tmp_path / "d.png"], tmp_path / "masks") == ""
 
 
-def test_a_photo_whose_mask_is_missing_is_named(tmp_path):
+def test_photo_whose_mask_is_missing_is_named(tmp_path):
     files.write_mask(np.eye(8, dtype=bool), tmp_path / "a.png")
     with pytest.raises(UserError, match=r"no mask in .* for b\.jpg"):
         pairs.pair([tmp_path / "photos" / "a.jpg", tmp_path / "photos" / "b.jpg"], tmp_path)

@@ -64,7 +64,7 @@ def test_missing_recursive_flag_is_suggested(sam, capsys):
     assert "--recursive reads the subfolders too" in capsys.readouterr().out
 
 
-def test_finished_folders_are_skipped_without_loading_a_model(sam):
+def test_finished_folders_are_skipped_without_loading_model(sam):
     assert segment(sam, "--recursive") == 0
     times = {path: path.stat().st_mtime_ns for path in Path("out").rglob("masks/*.png")}
     Path("out/trip/beach/masks/b2.png").unlink()
@@ -91,13 +91,13 @@ def test_subject_is_learned_once(sam, monkeypatch):
     assert masks() == EXPECTED
 
 
-def test_output_among_photos_is_not_an_album(sam):
+def test_output_among_photos_is_not_album(sam):
     for _ in range(2):
         assert segment(sam, "--recursive", output="phone/masks-of-mine") == 0
         assert masks("phone/masks-of-mine") == EXPECTED
 
 
-def test_each_subject_has_a_folder_per_album(sam):
+def test_each_subject_has_folder_per_album(sam):
     assert segment(sam, "--recursive", "--subject_name", "rex") == 0
     assert "trip/beach/rex/masks/a2.png" in masks() and "rex/masks/a0.png" in masks()
 

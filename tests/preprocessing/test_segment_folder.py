@@ -142,7 +142,7 @@ def test_output_has_masks_overlays_sheet_and_manifest(finished):
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_masks_are_binary_and_of_the_upright_photos_size(finished, name):
+def test_masks_are_binary_and_of_upright_photos_size(finished, name):
     height, width = SIZES[name]
     with Image.open(mask_path(finished, name)) as mask:
         assert (mask.format, mask.mode, mask.size) == ("PNG", "L", (width, height))
@@ -151,7 +151,7 @@ def test_masks_are_binary_and_of_the_upright_photos_size(finished, name):
         assert (overlay.format, overlay.size) == ("JPEG", (width, height))
 
 
-def test_manifest_has_a_line_per_photo_sorted_by_name(finished):
+def test_manifest_has_line_per_photo_sorted_by_name(finished):
     entries = read_manifest(finished / "out" / MANIFEST_NAME)
     assert [entry.photo for entry in entries] == [f"../photos/{name}" for name in SIZES]
     for name, entry in by_name(entries).items():
@@ -175,7 +175,7 @@ def test_broken_photo_is_recorded_and_others_are_segmented(finished):
     assert all(entries[name].error is None for name in GOOD)
 
 
-def test_reference_photo_keeps_the_users_mask(finished):
+def test_reference_photo_keeps_users_mask(finished):
     _, disc = draw_photo(*SIZES[REFERENCE])
     np.testing.assert_array_equal(files.read_mask(mask_path(finished, REFERENCE)), disc)
     entries = by_name(read_manifest(finished / "out" / MANIFEST_NAME))
@@ -227,7 +227,7 @@ def test_reference_mask_among_photos_is_not_segmented(album, finished, models):
     assert_same_result(album, finished)
 
 
-def test_reference_outside_the_folder_is_not_segmented(album, models):
+def test_reference_outside_folder_is_not_segmented(album, models):
     elsewhere = shutil.move(album / "photos" / REFERENCE, album / "elsewhere.bmp")
     entries = list(segment_folder(job_for(album, models, references=reference(elsewhere, album / "mask.png"))))
     assert list(by_name(entries)) == [name for name in SIZES if name != REFERENCE]
@@ -282,7 +282,7 @@ def test_stopped_run_keeps_its_masks_and_can_be_resumed(album, finished, models)
     assert before.items() <= snapshot(album / "out" / "masks").items()
 
 
-def test_run_stopped_before_taking_over_a_folder_loses_nothing(segmented, models):
+def test_run_stopped_before_taking_over_folder_loses_nothing(segmented, models):
     before = snapshot(segmented / "out")
     job = job_for(segmented, models, method=Method(fidelity="official"))
     assert set(by_name(segment_folder(job, again=True, stopped=lambda: True))) == set(SIZES)
@@ -451,7 +451,7 @@ def test_multiple_references_keep_their_masks_and_are_pooled(album, models):
     assert any(torch.equal(picked.target_embedding, subject.target_embedding) for subject in alone)
 
 
-def test_box_reference_gets_sams_mask_of_the_box(album, models):
+def test_box_reference_gets_sams_mask_of_box(album, models):
     photo = album / "photos" / REFERENCE
     boxed = (ReferenceFiles(photo, box=(10, 5, 80, 40)),)
     entries = by_name(segment_folder(job_for(album, models, references=boxed)))
@@ -473,7 +473,7 @@ def test_folder_of_only_broken_photos_is_refused_with_reason(album, models):
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_run_killed_twice_within_a_line_is_resumed(segmented, models):
+def test_run_killed_twice_within_line_is_resumed(segmented, models):
     """Nothing is appended to a partial line, even if it ends within a character."""
     manifest = segmented / "out" / MANIFEST_NAME
     whole = manifest.read_bytes()
@@ -602,7 +602,7 @@ def test_corrected_mask_is_kept_when_photos_are_moved(segmented, models):
     assert entries["beach.PNG"].source == "corrected" and entries["beach.PNG"].photo == "../moved/beach.PNG"
 
 
-def test_mask_that_no_longer_fits_is_replaced_with_a_warning(segmented, models, caplog):
+def test_mask_that_no_longer_fits_is_replaced_with_warning(segmented, models, caplog):
     kept = remove_upper_half(segmented, "beach.PNG")
     draw_photo(80, 70)[0].save(segmented / "photos" / "beach.PNG")
     entries = by_name(segment_folder(job_for(segmented, models)))
@@ -654,7 +654,7 @@ def test_again_keeps_imported_masks(segmented, models):
     assert mask_path(segmented, "beach.PNG").stat().st_mtime_ns == kept and entries["beach.PNG"].source == "given"
 
 
-def test_again_uses_the_new_reference_mask(segmented, models):
+def test_again_uses_new_reference_mask(segmented, models):
     mask = files.read_mask(segmented / "mask.png")
     mask[: len(mask) // 2] = False
     files.write_mask(mask, segmented / "better.png")
@@ -670,7 +670,7 @@ def test_again_deletes_files_of_removed_photos(segmented, models):
     assert not mask_path(segmented, "Grün.webp").exists()
 
 
-def test_mask_drawn_and_undone_during_a_run_is_left_to_the_next(segmented, models, monkeypatch):
+def test_mask_drawn_and_undone_during_run_is_left_to_next(segmented, models, monkeypatch):
     """A person's mask is newer than the run, and its manifest line is undone."""
     for name in ("beach.PNG", "dog 1.jpg"):
         put_line(segmented / "out" / MANIFEST_NAME, name, None)

@@ -60,7 +60,7 @@ def named(job):
     return {Path(entry.photo).stem: entry for entry in segment_folder(job)}
 
 
-def test_rule_next_to_the_sam_decides_and_manifest_and_sheet_show_it(album, tmp_path):
+def test_rule_next_to_sam_decides_and_manifest_and_sheet_show_it(album, tmp_path):
     folder, pictures = album
     entries = named(job_for(folder, tmp_path / "out"))
     assert entries["dog"].presence == "found"
@@ -159,7 +159,7 @@ def test_rule_of_another_sam_is_refused_before_writing(album, models, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_changed_rule_is_a_new_run_and_caveat_is_logged_once(album, tmp_path, caplog):
+def test_changed_rule_is_new_run_and_caveat_is_logged_once(album, tmp_path, caplog):
     _warn_once.cache_clear()
     segment_folder(job_for(album[0], tmp_path / "out"))
     segment_folder(job_for(album[0], tmp_path / "again"))

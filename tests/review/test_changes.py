@@ -65,7 +65,7 @@ def test_added_and_removed_photos_and_foreign_mask_changes_are_reported(folder):
     assert not fewer["keeps"] and len(fewer["photos"]) == 3
 
 
-def test_a_mask_overwritten_in_place_is_noticed_a_little_later(folder, monkeypatch):
+def test_mask_overwritten_in_place_is_noticed_little_later(folder, monkeypatch):
     api = api_of(Workspace(folder))
     since = poll(api)["since"]
     since = poll(api, since)["since"]

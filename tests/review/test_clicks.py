@@ -33,7 +33,7 @@ def box_of(mask):
     return (float(columns.min()), float(rows.min())), (float(columns.max()) + 1, float(rows.max()) + 1)
 
 
-def test_click_box_and_brush_stroke_each_find_the_subject(clicker, dog):
+def test_click_box_and_brush_stroke_each_find_subject(clicker, dog):
     photo, true = dog
     body = middle(true)
     ways = {
@@ -45,7 +45,7 @@ def test_click_box_and_brush_stroke_each_find_the_subject(clicker, dog):
         assert iou(clicker.first(photo, [stroke]), true) > 0.8, way
 
 
-def test_a_box_that_leaves_the_photo_is_clipped(clicker, dog):
+def test_box_that_leaves_photo_is_clipped(clicker, dog):
     photo, true = dog
     (left, top), (right, bottom) = box_of(true)
     inside = clicker.first(photo, [Stroke("box", ((0.0, 0.0), (128.0, 128.0)))])
@@ -79,7 +79,7 @@ def test_click_removes_excess_only_around_it(clicker, dog):
 
 
 @pytest.mark.parametrize(("click", "reason"), [((500.0, 3.0, 1), "outside the photo"), (None, "already in the mask")])
-def test_a_click_without_effect_is_refused(clicker, dog, click, reason):
+def test_click_without_effect_is_refused(clicker, dog, click, reason):
     photo, true = dog
     with pytest.raises(UserError, match=reason):
         clicker.again(photo, true, [click or (*middle(true), 1)])
@@ -103,7 +103,7 @@ def test_negative_clicks_alone_are_refused(clicker, dog):
         clicker.first(dog[0], [Stroke("point", ((5.0, 5.0),), label=0)])
 
 
-def test_brush_and_eraser_change_only_the_pixels_under_them():
+def test_brush_and_eraser_change_only_pixels_under_them():
     mask = np.zeros((40, 60), bool)
     brushed = painted(mask, [Stroke("brush", ((10.5, 10.5), (40.5, 10.5)), radius=4)])
     assert brushed[10, 7:44].all() and not brushed[16:].any() and not brushed[:, 50:].any()

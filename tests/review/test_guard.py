@@ -68,7 +68,7 @@ def test_requests_from_another_sites_page_are_refused(site, photos, serve):
     assert contents(photos) == before
 
 
-def test_a_browser_does_not_show_the_page_in_another_sites_frame(photos, serve, browser):
+def test_browser_does_not_show_page_in_another_sites_frame(photos, serve, browser):
     address = serve("--images", photos)
 
     class Foreign(http.server.BaseHTTPRequestHandler):
@@ -145,7 +145,7 @@ def large(address, path, chunked):
 
 @pytest.mark.parametrize("path", [SERVER, "/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/run/predict"])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_an_endless_body_is_refused_while_it_arrives(chunked, path, photos, serve):
+def test_endless_body_is_refused_while_it_arrives(chunked, path, photos, serve):
     address = serve("--images", photos)
     try:
         status, body = large(address, path, chunked)

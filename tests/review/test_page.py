@@ -221,7 +221,7 @@ def paused_search(monkeypatch):
     return waits, go_on
 
 
-def test_a_stopped_search_keeps_its_masks_and_can_be_resumed(workspace, dogs, serve, open_tab, paused_search):
+def test_stopped_search_keeps_its_masks_and_can_be_resumed(workspace, dogs, serve, open_tab, paused_search):
     output = workspace / "my dog & co" / "segmented"
     first, (waits, go_on) = "plain.png", paused_search
     write_found(output.parent, output, {first: dogs[1][first]}, {})
@@ -267,7 +267,7 @@ def wait_for_other_photo(tab, name):
 
 
 @pytest.mark.parametrize("tool", ["box", "brush"])
-def test_a_box_or_a_brush_stroke_can_also_mark_the_subject(tool, workspace, dogs, serve, open_tab):
+def test_box_or_brush_stroke_can_also_mark_subject(tool, workspace, dogs, serve, open_tab):
     true, output = dogs[1]["plain.png"], workspace / "my dog & co" / "segmented"
     tab = open_tab(serve("--images", workspace / "my dog & co"))
     choose(tab, "plain.png")
@@ -373,7 +373,7 @@ def test_second_tab_is_warned_and_sees_newer_mask(found, serve, open_tab):
     assert mask[5, 65] and mask[30, 105] and mask[100, 25]
 
 
-def test_a_score_above_1_is_shown_as_1_and_stored_unchanged(tmp_path, serve, open_tab):
+def test_score_above_1_is_shown_as_1_and_stored_unchanged(tmp_path, serve, open_tab):
     sheets = {}
     for score in (1.0, 1.014):
         photos = tmp_path / str(score)
@@ -412,7 +412,7 @@ def test_five_hundred_photos_are_fast(tmp_path, serve, open_tab):
     tab.wait_for_function("document.querySelector('[data-id=list]').lastChild.firstChild.naturalWidth > 0")
 
 
-def test_keys_typed_into_a_field_are_not_shortcuts(found, serve, open_tab):
+def test_keys_typed_into_field_are_not_shortcuts(found, serve, open_tab):
     tab = open_tab(serve("--images", found))
     tab.wait_for_function("document.querySelector('[data-id=name]').textContent === 'plain.png'")
     before = contents(found / "segmented")

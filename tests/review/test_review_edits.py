@@ -87,7 +87,7 @@ def test_decisions_are_undone_byte_for_byte_in_reverse_order(album):
         album.edits.undo(photo, seen(album, NAMES[1]))
 
 
-def test_undo_keeps_the_bytes_of_a_manifest_from_before_reviews(album):
+def test_undo_keeps_bytes_of_manifest_from_before_reviews(album):
     path = album.output / "manifest.jsonl"
     path.write_bytes(path.read_bytes().replace(b', "review": null', b""))
     before = contents(album.output)
@@ -125,7 +125,7 @@ def test_mask_changed_by_other_program_is_neither_overwritten_nor_undone(album):
     assert contents(album.output) == before
 
 
-def test_a_failure_halfway_changes_nothing(album):
+def test_failure_halfway_changes_nothing(album):
     overlays = album.output / "overlays"
     overlays.rename(album.output / "aside")
     overlays.write_text("a file where a folder should be")
@@ -152,7 +152,7 @@ def test_concurrent_decisions_are_all_kept(album):
     assert [entry.review for entry in entries] == ["excluded"] * len(NAMES)
 
 
-def test_a_run_does_not_overwrite_masks_drawn_while_it_ran(album):
+def test_run_does_not_overwrite_masks_drawn_while_it_ran(album):
     run = MaskStore(album.output)
     photo = album.photo(NAMES[0])
     mask = paint(album, NAMES[0])
@@ -175,7 +175,7 @@ def test_first_drawing_creates_folder_and_reference(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 50_000], ids=["nothing fits", "all but the line fits"])
-def test_a_first_decision_on_a_full_disk_leaves_nothing(size, tmp_path, file_limit):
+def test_first_decision_on_full_disk_leaves_nothing(size, tmp_path, file_limit):
     masks = draw_photos(tmp_path / "photos", NAMES)
     album = Album(tmp_path / "photos", tmp_path / "photos" / "segmented")
     version = seen(album, NAMES[0])
@@ -189,7 +189,7 @@ def test_a_first_decision_on_a_full_disk_leaves_nothing(size, tmp_path, file_lim
     assert len(album.references()) == 1
 
 
-def test_an_excluded_reference_is_no_longer_used(album):
+def test_excluded_reference_is_no_longer_used(album):
     photo = album.photo(NAMES[0])
     album.edits.refer(photo, True, seen(album, NAMES[0]))
     assert [reference.image.name for reference in album.references()] == [NAMES[0]]
@@ -198,7 +198,7 @@ def test_an_excluded_reference_is_no_longer_used(album):
     assert replace(entry(album, NAMES[0]), review=None).source == "reference"
 
 
-def test_a_mask_of_another_size_is_refused(album):
+def test_mask_of_another_size_is_refused(album):
     before = contents(album.output)
     with pytest.raises(UserError, match="does not fit"):
         album.edits.correct(album.photo(NAMES[0]), np.ones((5, 5), bool), seen(album, NAMES[0]), {})

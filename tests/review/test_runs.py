@@ -44,7 +44,7 @@ def run(tmp_path_factory):
     return folder / "model"
 
 
-def test_losses_match_the_log(run):
+def test_losses_match_log(run):
     (events,) = (path for path in run.rglob("events.out.tfevents.*") if path.parent.name == "dreambooth")
     logged = {event.step: event.value for event in EventAccumulator(str(events)).Reload().Scalars("loss")}
     assert runs.losses(run) == sorted(logged.items())
@@ -57,7 +57,7 @@ def test_validation_pictures_are_ordered_by_step(run):
     assert [path.name for path in steps[4]] == ["step-000004-0.png", "step-000004-1.png"]
 
 
-def test_an_empty_folder_shows_nothing(tmp_path):
+def test_empty_folder_shows_nothing(tmp_path):
     assert runs.losses(tmp_path) == []
     assert runs.validation_pictures(tmp_path) == {} == runs.generated_pictures(tmp_path)
 
@@ -88,7 +88,7 @@ def test_generated_pictures_carry_their_prompt_and_seed(tmp_path):
         (("a dog", 1, 2**63), "must lie in"),
     ],
 )
-def test_an_invalid_request_is_refused(run, order, reason):
+def test_invalid_request_is_refused(run, order, reason):
     with pytest.raises(UserError, match=reason):
         runs.Generator("cpu").start(run, *order, num_inference_steps=1)
 

@@ -40,7 +40,7 @@ def get(address, path, method="GET", body=None, **headers):
     return answer.status, answer.read(), dict(answer.getheaders())
 
 
-def test_only_pictures_of_the_folder_are_served(photos, serve):
+def test_only_pictures_of_folder_are_served(photos, serve):
     address = serve("--images", photos)
     status, body, headers = get(address, "/picture/images/a.png")
     assert (status, body[:4], headers["content-type"]) == (200, b"\x89PNG", "image/png")
@@ -85,7 +85,7 @@ def test_another_sites_page_can_neither_read_nor_decide(photos, serve):
     assert get(address, "/", Host=own.replace("127.0.0.1", "localhost"))[0] == 200
 
 
-def test_nothing_is_served_without_the_password(photos, serve):
+def test_nothing_is_served_without_password(photos, serve):
     address = serve("--images", photos, "--host", "0.0.0.0", "--password", PASSWORD)
     paths = ["/", "/picture/images/a.png", "/gradio_api/info", "/config", "/theme.css", "/gradio_api/component_server"]
     wrong = [None, "Basic", "Basic ???", "Bearer x", basic("wrong"), basic(PASSWORD[:-1]), basic("")]
@@ -104,7 +104,7 @@ def basic(password):
     return "Basic " + base64.b64encode(f"anybody:{password}".encode()).decode()
 
 
-def test_the_browser_works_with_the_password(photos, serve, browser):
+def test_browser_works_with_password(photos, serve, browser):
     address = serve("--images", photos, "--password", PASSWORD)
     context = browser.new_context(http_credentials={"username": "me", "password": PASSWORD})
     tab = context.new_page()
@@ -144,13 +144,13 @@ def test_bad_input_is_one_line(flags, reason, photos, tmp_path, monkeypatch, cap
     assert contents(tmp_path) == before
 
 
-def test_without_the_extra_the_message_says_how_to_install_it(photos, monkeypatch, capsys):
+def test_without_extra_message_says_how_to_install_it(photos, monkeypatch, capsys):
     monkeypatch.setattr(review, "find_spec", lambda name: None)
     assert main(["review", "--images", str(photos)]) == 2
     assert capsys.readouterr().err.endswith("install it with `pip install gradio tensorboard`\n")
 
 
-def test_a_port_in_use_is_reported(photos, capsys):
+def test_port_in_use_is_reported(photos, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -159,7 +159,7 @@ def test_a_port_in_use_is_reported(photos, capsys):
     assert "choose another --host or --port" in capsys.readouterr().err
 
 
-def test_the_command_prints_the_pages_address_and_never_the_password(photos):
+def test_command_prints_pages_address_and_never_password(photos):
     words = [sys.executable, "-m", "persam_dreambooth.cli", "review", "--images", photos, "--sam", SAM, "--port", "0"]
     words += ["--host", "0.0.0.0"]
     environment = os.environ | {"PERSAM_REVIEW_PASSWORD": PASSWORD, "GRADIO_SHARE": "True"}

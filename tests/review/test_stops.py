@@ -150,7 +150,7 @@ def test_foreign_journal_moves_no_file(damage, tmp_path):
 
 
 @pytest.mark.parametrize("tail", [b"", b'{"photo": "b.jpg", "dig', b'{"photo": "c.jpg", "digest": "2"}'])
-def test_a_line_is_appended_after_the_last_complete_one(tail, tmp_path):
+def test_line_is_appended_after_last_complete_one(tail, tmp_path):
     path, first, new = tmp_path / MANIFEST_NAME, ManifestEntry("a.jpg", "0"), ManifestEntry("a.jpg", "1")
     append_entry(path, first)
     with path.open("ab") as file:
@@ -163,7 +163,7 @@ def test_a_line_is_appended_after_the_last_complete_one(tail, tmp_path):
     assert len(newest_entries(path)) == len(others) + 2
 
 
-def test_a_changed_photo_is_marked_and_not_approved_with_its_old_mask(tmp_path):
+def test_changed_photo_is_marked_and_not_approved_with_its_old_mask(tmp_path):
     album, _ = prepared(tmp_path, "correct")
     first, second = (album.images / name for name in NAMES[:2])
     swapped = first.read_bytes(), second.read_bytes()
@@ -185,7 +185,7 @@ def test_a_changed_photo_is_marked_and_not_approved_with_its_old_mask(tmp_path):
     assert album.state("a.png").status == "found"
 
 
-def test_a_line_that_does_not_fit_on_the_disk_leaves_the_manifest_unchanged(tmp_path, file_limit):
+def test_line_that_does_not_fit_on_disk_leaves_manifest_unchanged(tmp_path, file_limit):
     path, first = tmp_path / MANIFEST_NAME, ManifestEntry("a.jpg", "0")
     append_entry(path, first)
     before = path.read_bytes()

@@ -40,7 +40,7 @@ def test_preview_equals_training_sample(pair, downsample, center):
     assert words.startswith("8 × 8 latent cells") and f"covers {latent.mean():.0%}" in words
 
 
-def test_the_seed_determines_the_crop(pair):
+def test_seed_determines_crop(pair):
     first, second = ([TrainingView(16, 2, seed=seed).draw(*pair)[0].tobytes() for seed in range(8)] for _ in range(2))
     assert first == second
     assert len(set(first)) > 1

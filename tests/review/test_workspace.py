@@ -58,7 +58,7 @@ def searched(api):
 
 
 @pytest.mark.parametrize("deep", ["sub", "far/down"])
-def test_several_albums_can_be_reopened_after_a_decision_in_one(deep, tmp_path):
+def test_several_albums_can_be_reopened_after_decision_in_one(deep, tmp_path):
     for folder in (tmp_path / "photos", tmp_path / "photos" / deep):
         draw_photos(folder, NAMES)
     draw_first(Workspace(tmp_path / "photos", tmp_path / "out"), deep)
@@ -70,7 +70,7 @@ def test_several_albums_can_be_reopened_after_a_decision_in_one(deep, tmp_path):
         Workspace(tmp_path / "photos", tmp_path / "out")
 
 
-def test_a_folder_with_only_the_lock_counts_as_empty(tmp_path):
+def test_folder_with_only_lock_counts_as_empty(tmp_path):
     draw_photos(tmp_path / "photos", NAMES)
     output = tmp_path / "photos" / "segmented"
     with locked(output / MANIFEST_NAME):
@@ -116,7 +116,7 @@ def test_imported_masks_are_shown_corrected_and_approved(imported):
     assert corrected[3, 3:10].all() and (corrected >= masks["b.png"]).all()
 
 
-def test_a_search_keeps_imported_masks_and_draws_their_overlays(imported, tmp_path):
+def test_search_keeps_imported_masks_and_draws_their_overlays(imported, tmp_path):
     folder, _ = imported
     draw_photos(tmp_path / "more", [*NAMES, "new.png"])
     (tmp_path / "more" / "new.png").rename(folder / "images" / "new.png")
@@ -135,7 +135,7 @@ def test_a_search_keeps_imported_masks_and_draws_their_overlays(imported, tmp_pa
             assert overlay.size == (entry.width, entry.height)
 
 
-def test_a_name_that_is_not_utf8_is_hidden_reported_and_still_searched(tmp_path):
+def test_name_that_is_not_utf8_is_hidden_reported_and_still_searched(tmp_path):
     odd = os.fsdecode(b"odd \xff.png")
     draw_photos(tmp_path / "photos", [*NAMES, odd])
     workspace = Workspace(tmp_path / "photos")
@@ -152,7 +152,7 @@ def test_a_name_that_is_not_utf8_is_hidden_reported_and_still_searched(tmp_path)
     json.dumps([shown, clash], ensure_ascii=False).encode()  # as sent
 
 
-def test_a_folder_name_that_is_not_utf8_is_refused_at_the_start(tmp_path):
+def test_folder_name_that_is_not_utf8_is_refused_at_start(tmp_path):
     draw_photos(tmp_path / "photos" / os.fsdecode(b"\xff"), NAMES)
     with pytest.raises(UserError, match=r"the folder \? in .*rename it"):
         Workspace(tmp_path / "photos")
@@ -163,7 +163,7 @@ def test_a_folder_name_that_is_not_utf8_is_refused_at_the_start(tmp_path):
     ("line", "words"),
     [(b'{"photo": "a.png"}', "line 1 of .* is not a manifest entry"), (b'{"photo": ', "line 1 of .* is damaged")],
 )
-def test_a_damaged_manifest_line_is_named_in_every_answer(line, words, imported):
+def test_damaged_manifest_line_is_named_in_every_answer(line, words, imported):
     folder, _ = imported
     api = api_of(Workspace(folder / "images", folder))
     photo = checked(api.overview({"album": "."}))["photos"][0]

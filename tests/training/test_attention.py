@@ -101,7 +101,7 @@ def test_attention_loss_by_hand():
 
 
 @every_unet
-def test_recorded_resolution_is_nearest_to_a_quarter(base):
+def test_recorded_resolution_is_nearest_to_quarter(base):
     config, family, batch = family_and_batch(base)
     levels = attention._layers(family.unet)
     seen, _, _ = record_attention(family, batch, config)
@@ -195,7 +195,7 @@ def test_recording_draws_no_extra_dropout(base):
 
 @every_unet
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_attention_moves_to_the_mask(base, kind):
+def test_attention_moves_to_mask(base, kind):
     config, family, batch = family_and_batch(base, kind, mask={"attention_loss_weight": 1.0})
     optimizer = torch.optim.AdamW(trained_parameters(family), 1e-2)
     terms = []
@@ -283,7 +283,7 @@ def test_captions_and_identifiers_per_subject(flags):
 
 
 @every_unet
-def test_token_positions_follow_the_prompt(base):
+def test_token_positions_follow_prompt(base):
     config, family = make(base)
     find = attention.token_places
     letters = family.tokenizer("a sks dog").input_ids

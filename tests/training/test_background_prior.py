@@ -118,7 +118,7 @@ def test_untrained_model_equals_its_base(base, kind):
 
 
 @every_kind
-def test_terms_act_on_opposite_sides_of_the_mask(base, kind):
+def test_terms_act_on_opposite_sides_of_mask(base, kind):
     config, family, batch = drifted_family(base, kind, weight=0.0)
     alone, before = gradient(family, batch, config)
     config, family, batch = drifted_family(base, kind, weight=2.0)

@@ -284,7 +284,7 @@ def test_mismatched_or_damaged_checkpoint_is_refused(flags, capsys):
     assert "cannot resume from output/checkpoint-1" in capsys.readouterr().err
 
 
-def test_nan_loss_stops_the_run_and_keeps_checkpoints(flags, capsys):
+def test_nan_loss_stops_run_and_keeps_checkpoints(flags, capsys):
     wild = [
         "--learning_rate",
         "1e30",

@@ -48,7 +48,7 @@ def with_code(folder):
         path.write_text(json.dumps(settings))
 
 
-def test_code_of_a_base_is_never_run(flags, asked, capsys):
+def test_code_of_base_is_never_run(flags, asked, capsys):
     random_stable_diffusion().save_pretrained("base")
     with_code(Path("base"))
     code = train(flags | {"pretrained_model_name_or_path": "base"}, "--use_lora", max_train_steps=1)

@@ -46,7 +46,7 @@ def test_downsampling_modes(mask):
 
 
 @given(MASKS, st.integers(1, 3))
-def test_dilation_uses_a_square(mask, pixels):
+def test_dilation_uses_square(mask, pixels):
     image = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * pixels + 1))
     whole = latent_mask(as_tensor(mask), mask.shape, "area", pixels)[0, 0].numpy()
     np.testing.assert_array_equal(whole > 0, np.asarray(image) > 0)

@@ -25,7 +25,7 @@ def trained_unet(folder):
     return load_file(Path(folder) / "unet" / "diffusion_pytorch_model.safetensors")
 
 
-def test_full_fine_tuning_saves_a_pipeline(flags, models):
+def test_full_fine_tuning_saves_pipeline(flags, models):
     prompt = "a sks dog in the jungle"
     assert (
         train(flags, "--train_text_encoder", validation_prompt=prompt, num_validation_images=2, validation_steps=2)

@@ -84,7 +84,7 @@ def test_models_are_measured_side_by_side(options, capsys):
     assert set(stored["photos"]) >= {"dino", "clip_i_inside", "leakage_clip", "training_scene"}
 
 
-def test_every_model_starts_from_the_same_noise(options, generators):
+def test_every_model_starts_from_same_noise(options, generators):
     assert evaluate(options, model=[generators / "one", generators / "other", generators / "copy"], seed=7) == 0
     first, other, copy = (pictures_of(options["output"][0], title) for title in ("one", "other", "copy"))
     assert set(first) == set(other) == set(copy) and len(first) == 6
@@ -180,7 +180,7 @@ def test_model_is_identified_by_its_loaded_weights(generators, tmp_path):
 
 
 @pytest.mark.parametrize("told", ["by the flag", "by the training's config"])
-def test_retrained_base_is_a_different_model(told, options, generators, tmp_path, capsys):
+def test_retrained_base_is_different_model(told, options, generators, tmp_path, capsys):
     base, lora = tmp_path / "base", tmp_path / "lora"
     shutil.copytree(generators / "one", base)
     save_lora(base, lora)

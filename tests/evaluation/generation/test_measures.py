@@ -1,4 +1,4 @@
-"""Guards the measures: hand-computed cases, torchmetrics' own numbers, and invariances."""
+"""The measures: hand-computed cases, torchmetrics' own numbers, and invariances."""
 
 import numpy as np
 import pytest
@@ -81,7 +81,7 @@ def test_clip_t_equals_torchmetrics_clip_score(eyes):
     assert max(scores) > 0.1
 
 
-def test_long_prompt_is_truncated_and_dino_is_not_a_clip(eyes):
+def test_long_prompt_is_truncated_and_dino_is_not_clip(eyes):
     clip = Clip.from_pretrained(eyes / "clip", "cpu")
     assert clip.read(["word " * 100, "a"]).norm(dim=-1).tolist() == pytest.approx([1, 1])
     with pytest.raises(UserError, match="is not a CLIP"):
@@ -136,7 +136,7 @@ def test_interval_is_over_prompts_and_deterministic():
     assert (estimate([[3.0, 5.0]]).mean, estimate([[3.0, 5.0]]).low) == (4.0, None)
 
 
-def test_a_difference_is_paired_by_prompt():
+def test_difference_is_paired_by_prompt():
     hard = [[0.1], [0.5], [0.9], []]
     easier = [[0.3], [0.7], [1.1], [8.0]]
     made = difference(easier, hard)
@@ -161,6 +161,6 @@ def test_share_has_wilson_interval():
 
 
 @pytest.mark.parametrize(("prompts", "says"), [(2, ""), (7, ""), (8, "worse")])
-def test_a_difference_over_few_prompts_is_not_called_significant(prompts, says):
+def test_difference_over_few_prompts_is_not_called_significant(prompts, says):
     made = estimate([[-0.04 - 0.001 * number] for number in range(prompts)])
     assert _difference("dino", {"dino": made})["says"] == says

@@ -1,4 +1,4 @@
-"""Guards report.html: it loads no other file, and shows all pictures and measures in a real browser."""
+"""`report.html` loads no other file, and shows all pictures and measures in a real browser."""
 
 import re
 from html.parser import HTMLParser
@@ -36,7 +36,7 @@ def report(options, subject, tmp_path):
     return Path(options["output"][0]) / "report.html"
 
 
-def test_the_page_loads_nothing_and_shows_everything(report, browser):
+def test_page_loads_nothing_and_shows_everything(report, browser):
     text = report.read_text(encoding="utf-8")
     page = References()
     page.feed(text)

@@ -1,4 +1,4 @@
-"""Guards the ablations: each row is the method it is named after, each fit learns, and the SAM stays unchanged."""
+"""The ablations: each row is the method it is named after, each fit learns, and the SAM stays unchanged."""
 
 import numpy as np
 import pytest
@@ -149,7 +149,7 @@ def test_three_weights_need_not_sum_to_one_and_beat_thirds():
     assert after < before
 
 
-def test_a_backbone_whose_decoder_cannot_be_replaced_is_refused_at_once():
+def test_backbone_whose_decoder_cannot_be_replaced_is_refused_at_once():
     class Other:
         name = "another"
 

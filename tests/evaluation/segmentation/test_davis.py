@@ -1,4 +1,4 @@
-"""Guards the scores of videos: which frames count, separate objects, nothing done twice."""
+"""Scores of videos: which frames count, separate objects, nothing done twice."""
 
 import json
 
@@ -64,7 +64,7 @@ def test_void_pixels_do_not_count(davis, tmp_path):
     ],
     ids=["too few", "unknown object", "turned"],
 )
-def test_invalid_labels_from_a_method_are_refused(davis, tmp_path, labels, complaint):
+def test_invalid_labels_from_method_are_refused(davis, tmp_path, labels, complaint):
     def method(frames, masks):
         return (found for number in range(5) if (found := labels(number)) is not None)
 
@@ -100,7 +100,7 @@ def test_run_resumes_with_remaining_videos(davis, tmp_path):
 
 
 @pytest.mark.parametrize("method", [Method(), Method.persam_f()], ids=["persam", "persam-f"])
-def test_persam_follows_the_objects_of_the_first_frame(davis, tmp_path, method):
+def test_persam_follows_objects_of_first_frame(davis, tmp_path, method):
     backbone = load_backbone(random_sam(), device="cpu")
     rows = score_video(davis, "bike", persam_video(backbone, method), tmp_path / "masks")
     assert [row["object"] for row in rows] == [1, 2]

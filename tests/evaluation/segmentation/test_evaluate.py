@@ -1,4 +1,4 @@
-"""Guards the verb: a table and files for every benchmark, resuming, one line for every mistake."""
+"""The `evaluate` verb: a table and files for every benchmark, resuming, one-line errors."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def test_every_benchmark_has_test_and_paper_numbers():
     assert set(paper.BENCHMARKS) == set(QUESTIONS) - {"ablate", "presence"}
 
 
-def test_the_help_lists_every_flag_and_every_benchmark(capsys):
+def test_help_lists_every_flag_and_every_benchmark(capsys):
     with pytest.raises(SystemExit) as end:
         main(["evaluate", "--help"])
     assert end.value.code == 0

@@ -1,4 +1,4 @@
-"""Guards the metrics: cases counted by hand, and properties that hold for any two masks."""
+"""Metrics: cases counted by hand, and properties that hold for any two masks."""
 
 import math
 
@@ -80,7 +80,7 @@ def test_boundary_iou_by_hand():
     assert boundary_overlap(ONE, BESIDE).iou == 10 / 30
 
 
-def test_a_contour_lies_half_a_pixel_up_and_left():
+def test_contour_lies_half_pixel_up_and_left():
     # A pixel belongs to it where its right, lower or lower right neighbour differs: for the square on rows and columns
     # 2 to 7 the ring of rows and columns 1 to 7, 4 * 7 - 4 = 24 pixels.
     ring = box(1, 1, 7, 7) & ~box(2, 2, 6, 6)
@@ -101,7 +101,7 @@ def test_f_by_hand():
     assert boundary_f(ONE, FAR, share=0.05) == 1
 
 
-def test_f_is_the_harmonic_mean_of_precision_and_recall():
+def test_f_is_harmonic_mean_of_precision_and_recall():
     # A second square far away is not in the truth: recall 1; precision 24 of 48. F = 2 * 0.5 / 1.5.
     both = ONE | box(12, 12, 17, 17)
     assert boundary_f(both, ONE) == boundary_f(ONE, both) == pytest.approx(2 / 3)

@@ -1,4 +1,4 @@
-"""Guards the calibration of a presence rule: its photos, the logistic fit, and the verb's output."""
+"""The calibration of a presence rule: its photos, the logistic fit, and the verb's output."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Guards reading of the benchmarks: their episodes and masks, and that other layouts are refused."""
+"""Reading the benchmarks: their episodes and masks, and that other layouts are refused."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def draw_episodes(make, tmp_path, folds=(0,), seed=0, count=None, name="episodes
 
 
 @ALL
-def test_an_empty_folder_is_refused_naming_what_is_missing(make, tmp_path):
+def test_empty_folder_is_refused_naming_what_is_missing(make, tmp_path):
     with pytest.raises(UserError, match=f"not laid out as {make.title}") as refusal:
         make(tmp_path)
     assert "\n" not in str(refusal.value)
@@ -91,7 +91,7 @@ def test_different_seed_draws_different_episodes(make, tmp_path):
 
 
 @SAMPLED
-def test_fold_is_the_same_alone_and_with_others(make, tmp_path):
+def test_fold_is_same_alone_and_with_others(make, tmp_path):
     _, both = draw_episodes(make, tmp_path, folds=(0, 1), count=7)
     _, second = draw_episodes(make, tmp_path, folds=(1,), count=7, name="second.json")
     assert [episode for episode in both if episode.fold == 1] == second
@@ -126,7 +126,7 @@ def test_mask_of_other_size_means_damaged_dataset(tmp_path):
 # PerSeg
 
 
-def test_perseg_has_an_episode_for_every_photo_but_the_reference(tmp_path):
+def test_perseg_has_episode_for_every_photo_but_reference(tmp_path):
     benchmark, episodes = draw_episodes(PerSeg, tmp_path)
     assert [episode.name for episode in episodes] == ["cat/01", "cat/02", "dog/01", "dog/02"]
     assert {episode.reference.image for episode in episodes} == {"Images/cat/00.jpg", "Images/dog/00.jpg"}
@@ -168,7 +168,7 @@ def test_lvis_deals_classes_to_ten_folds_and_drops_remainder(tmp_path):
     assert len(benchmark.draw(0, Random(0), None)) == 2300
 
 
-def test_lvis_joins_all_instances_of_a_class(tmp_path):
+def test_lvis_joins_all_instances_of_class(tmp_path):
     benchmark, episodes = draw_episodes(Lvis92, tmp_path, count=1)
     group, photo = episodes[0].query.label
     number = int(photo[-5])
@@ -192,7 +192,7 @@ def test_pascal_has_as_many_episodes_as_listed_photos(tmp_path):
     assert len(episodes) == 8  # heads and tails, 4 photos each; 2500 at most
 
 
-def test_pascal_crops_to_the_box_of_one_object(tmp_path):
+def test_pascal_crops_to_box_of_one_object(tmp_path):
     benchmark, episodes = draw_episodes(PascalPart, tmp_path, count=20)
     # The first photo's dog without a head is never used.
     assert {shot.label[:2] for episode in episodes for shot in (episode.query, episode.reference)} == {
@@ -217,7 +217,7 @@ def test_paco_folds_take_every_fourth_class(tmp_path):
     assert groups == {0: {"0", "4"}, 1: {"1", "5"}, 2: {"2", "6"}, 3: {"3"}}  # class 7 has one photo, named twice
 
 
-def test_paco_crops_to_the_box_of_one_object(tmp_path):
+def test_paco_crops_to_box_of_one_object(tmp_path):
     benchmark, episodes = draw_episodes(PacoPart, tmp_path, count=30)
     owners = Counter(episode.query.label[2] % 100 for episode in episodes)
     assert set(owners) == {0, 1}
@@ -240,7 +240,7 @@ def test_paco_refuses_episodes_of_other_dataset(tmp_path):
 # COCO's masks and pickles
 
 
-def test_all_mask_encodings_decode_to_the_same_mask():
+def test_all_mask_encodings_decode_to_same_mask():
     mask = datasets.square(7, 11, 9)
     # Run lengths go down the columns, background first.
     changes = np.flatnonzero(np.diff(np.concatenate([[0], mask.T.ravel(), [0]]))).tolist()
@@ -254,7 +254,7 @@ def test_all_mask_encodings_decode_to_the_same_mask():
 @pytest.mark.parametrize(
     "broken", ["a string", {"counts": "x"}, datasets.packed(np.ones((3, 4), bool)), np.ones((3, 4))]
 )
-def test_an_invalid_mask_is_refused(broken):
+def test_invalid_mask_is_refused(broken):
     with pytest.raises(UserError):
         union_of([broken], 40, 60)
 
@@ -284,7 +284,7 @@ def test_annotations_of_every_pickle_protocol_are_read(tmp_path, protocol):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps([1, 2])], ids=["empty", "text", "list"])
-def test_an_invalid_annotation_file_is_refused(tmp_path, content):
+def test_invalid_annotation_file_is_refused(tmp_path, content):
     path = tmp_path / "a.pkl"
     path.write_bytes(content)
     with pytest.raises(UserError, match="download it again"):

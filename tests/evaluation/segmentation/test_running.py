@@ -1,4 +1,4 @@
-"""Guards running, scoring and averaging: every episode once, sums before division, nothing done twice."""
+"""Running, scoring and averaging: every episode once, sums before division, nothing done twice."""
 
 import csv
 import json
@@ -83,7 +83,7 @@ def test_object_iou_is_sum_of_intersections_over_sum_of_unions():
     assert means(rows)["mAcc"] == pytest.approx(100 * (1 + 0.4) / 2)
 
 
-def test_boundary_iou_is_summed_the_same_way():
+def test_boundary_iou_is_summed_same_way():
     bands = (Overlap(1, 2, 2), Overlap(1, 8, 3))
     (row,) = per_object([score("dog", (1, 1, 1), boundary=band) for band in bands])
     assert row.boundary_iou == 0.2
@@ -122,7 +122,7 @@ def test_scores_equal_segmenting_by_hand(backbone, perseg, tmp_path):
         assert (row.iou, row.accuracy) == (intersection / union, intersection / target)
 
 
-def test_an_interrupted_run_resumes_and_repeats_nothing(backbone, perseg, tmp_path):
+def test_interrupted_run_resumes_and_repeats_nothing(backbone, perseg, tmp_path):
     settings = {"sam": "random", "folds": (1, 2)}
     straight = run(
         BenchmarkPlan(perseg, tmp_path / "one", settings), backbone, persam=persam_method(backbone, Method())
@@ -157,7 +157,7 @@ def test_method_added_later_runs_alone(backbone, perseg, tmp_path):
     assert first.found == 5  # a deleted mask is recreated
 
 
-def test_a_reference_that_cannot_be_learned_counts_as_an_empty_mask(backbone, tmp_path):
+def test_reference_that_cannot_be_learned_counts_as_empty_mask(backbone, tmp_path):
     # The part fills the box that photo and mask are cropped to, so no background is left.
     root = datasets.write_paco(tmp_path / "data", classes=4, photos=2)
     for name in ("train", "val"):
@@ -182,7 +182,7 @@ def test_folder_of_other_run_is_refused_naming_differences(tmp_path):
         open_output(tmp_path / "out", {"sam": "b", "seed": 1, "folds": [1, 2]})
 
 
-def test_a_folder_with_other_files_is_refused_but_a_list_of_episodes_is_allowed(tmp_path):
+def test_folder_with_other_files_is_refused_but_list_of_episodes_is_allowed(tmp_path):
     (tmp_path / "episodes.json").write_text("{}")
     open_output(tmp_path, {})
     other = tmp_path / "photos"
@@ -193,7 +193,7 @@ def test_a_folder_with_other_files_is_refused_but_a_list_of_episodes_is_allowed(
     assert [path.name for path in other.iterdir()] == ["dog.jpg"]
 
 
-def test_a_journal_with_a_damaged_line_in_the_middle_is_refused(tmp_path):
+def test_journal_with_damaged_line_in_middle_is_refused(tmp_path):
     journal = Journal(tmp_path / "j.jsonl")
     journal.append({"a": "ü"})
     assert journal.lines() == [{"a": "ü"}]
@@ -227,7 +227,7 @@ def test_results_and_rows_agree_and_worst_are_shown(backbone, perseg, tmp_path):
     assert [row["group"] for row in stored["objects"]] == ["cat", "dog"]
 
 
-def test_the_worst_come_first(backbone, perseg, tmp_path):
+def test_worst_come_first(backbone, perseg, tmp_path):
     plan = BenchmarkPlan(perseg, tmp_path, {})
     episodes, scores = run(plan, backbone, persam=persam_method(backbone, Method()))
     worst = min(scores, key=lambda score: score.region.iou)

@@ -51,7 +51,7 @@ def test_cached_sample_equals_fresh_one(models, source, tmp_path, on_disk):
     assert torch.equal(latents, expected)
 
 
-def test_each_photo_has_the_requested_number_of_crops(models, source):
+def test_each_photo_has_requested_number_of_crops(models, source):
     config, family = family_for(models, random_flip=True, cached_crops=3)
     samples = EncodedSamples(family, FreshSamples(config.data), [source])
     torch.manual_seed(0)

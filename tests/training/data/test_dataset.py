@@ -50,7 +50,7 @@ def test_photo_and_mask_stay_aligned(photo, changes):
     assert len(seen) == 1 if changes.get("center_crop") else len(seen) > 1
 
 
-def test_flips_happen_half_of_the_time(photo):
+def test_flips_happen_half_of_time(photo):
     torch.manual_seed(0)
     dataset = DreamBoothDataset([photo], FreshSamples(config(random_flip=True, center_crop=True)), PROMPTS)
     straight = DreamBoothDataset([photo], FreshSamples(config(center_crop=True)), PROMPTS)[0]["mask"]

@@ -50,7 +50,7 @@ def trained_on(folder, **mask):
     return [instance.photo.stem for instance in found], {photo.stem: reason for photo, reason in left_out.items()}
 
 
-def test_uncertain_photos_are_left_out_and_the_reason_is_logged_and_saved(folder, caplog):
+def test_uncertain_photos_are_left_out_and_reason_is_logged_and_saved(folder, caplog):
     with caplog.at_level(logging.WARNING):
         found, left_out = trained_on(folder)
     assert found == ["dog", "reference"]
@@ -100,7 +100,7 @@ def review(folder, **verdicts):
     write_manifest(path, entries)
 
 
-def test_person_overrides_the_rule(folder, caplog):
+def test_person_overrides_rule(folder, caplog):
     review(folder, park="approved", dog="excluded")
     with caplog.at_level(logging.WARNING):
         found, left_out = trained_on(folder)

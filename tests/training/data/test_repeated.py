@@ -126,7 +126,7 @@ def test_kohya_folders_are_segmented_and_trained_on(flags, models, album, capsys
 
 
 @pytest.mark.usefixtures("album")
-def test_words_shared_by_all_folders_are_the_prompt():
+def test_words_shared_by_all_folders_are_prompt():
     assert read_concepts(configured(caption_extension=".txt"))[0].data.instance_prompt is None
     assert read_concepts(configured())[0].data.instance_prompt is None  # the folders' words differ
     Path("kl/3_sks puppy").rename("kl/3_sks dog")

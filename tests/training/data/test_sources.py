@@ -149,7 +149,7 @@ def test_pipe_as_concepts_list_does_not_block(tmp_path):
         read_concepts(config)
 
 
-def test_messages_name_the_subject(flags, capsys, caplog):
+def test_messages_name_subject(flags, capsys, caplog):
     for name in ("rex", "mini"):
         shutil.copytree("photos", name)
         shutil.copytree("masks", f"{name}-masks")

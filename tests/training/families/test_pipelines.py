@@ -139,7 +139,7 @@ def test_accepted_sides_match_denoiser(pipelines, name):
     assert (kind.cell_of(config), kind.side_unit_of(config)) == expected[name]
 
 
-def test_sdxl_gets_the_crop_position(pipelines):
+def test_sdxl_gets_crop_position(pipelines):
     config, family = make(pipelines / "sdxl")
     batch, noised = batch_for(family, class_images=False), noised_for(family, config)
     given = []
@@ -150,7 +150,7 @@ def test_sdxl_gets_the_crop_position(pipelines):
     assert (prediction_of(family, elsewhere, batch) - here).abs().max() > 1e-3
 
 
-def test_denoiser_can_be_kept_off_the_device(base):
+def test_denoiser_can_be_kept_off_device(base):
     """As FSDP needs, which moves the denoiser to the device shard by shard."""
     _, family = make(base)
     family.place(torch.device("meta"), torch.bfloat16, torch.device("cpu"))

@@ -88,7 +88,7 @@ def assert_same_adapters(pipeline, path, other_path):
 
 
 @pytest.mark.parametrize("saved", SETTINGS, indirect=True)
-def test_diffusers_reads_the_same_weights(models, saved):
+def test_diffusers_reads_same_weights(models, saved):
     convert_file(saved / DIFFUSERS, saved / KOHYA, "dog", {})
     pipeline = StableDiffusionPipeline.from_pretrained(models / "stable-diffusion")
     assert_same_adapters(pipeline, saved / DIFFUSERS, saved / KOHYA)

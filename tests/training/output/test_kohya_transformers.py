@@ -154,7 +154,7 @@ def prediction_of(pipeline, path=None):
     return prediction
 
 
-def test_flux_predicts_the_same_with_both_formats(pipelines, tmp_path):
+def test_flux_predicts_same_with_both_formats(pipelines, tmp_path):
     """Without the single blocks, which diffusers' reader assumes to have 3072 channels."""
     _, family = make(pipelines / "flux", {"use_lora": True, "train_text_encoder": True, "rank": 4, "lora_alpha": 16})
     disturb(family.trained().values())

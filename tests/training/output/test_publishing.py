@@ -68,7 +68,7 @@ def test_masks_are_uploaded_on_request(pushed, hub):
     assert "](masks.png)" in hub.files["README.md"].decode()
 
 
-def test_all_parts_of_a_pipeline_are_uploaded(flags, hub, tmp_path):
+def test_all_parts_of_pipeline_are_uploaded(flags, hub, tmp_path):
     assert train(flags, "--train_text_encoder", "--push_to_hub", hub_model_id="me/dog", max_train_steps=1) == 0
     left_out = {"manifest.jsonl", "masks.png"}
     every = {path.relative_to("output").as_posix() for path in Path("output").rglob("*") if path.is_file()}
@@ -122,7 +122,7 @@ def test_uploads_that_would_leak_are_refused(flags, switches, reason, capsys):
         ("a dog " * 99, "a dog " * 99),
     ],
 )
-def test_only_the_name_of_a_path_is_published(tmp_path, monkeypatch, value, shown):
+def test_only_name_of_path_is_published(tmp_path, monkeypatch, value, shown):
     monkeypatch.chdir(tmp_path)
     Path("there/dog").mkdir(parents=True)
     assert without_folders(value) == shown

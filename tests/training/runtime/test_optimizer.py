@@ -13,7 +13,7 @@ from tests.training.runs import same_weights, train
 LORA = "pytorch_lora_weights.safetensors"
 
 
-def test_prodigy_is_the_package_implementation(flags, caplog):
+def test_prodigy_is_package_implementation(flags, caplog):
     """Its rate is 1 and it estimates its own scale: the first steps are as small as its d0."""
     prodigy = pytest.importorskip("prodigyopt").Prodigy
     flags |= {"optimizer": "Prodigy", "learning_rate": None, "prodigy_beta3": 0.9, "prodigy_decouple": "False"}

@@ -32,7 +32,7 @@ def seeded(flags):
     ],
     ids=["lora", "full"],
 )
-def test_two_processes_equal_one_with_twice_the_accumulation(seeded, switches, weights):
+def test_two_processes_equal_one_with_twice_accumulation(seeded, switches, weights):
     switches = (*switches, "--seed_each_batch", "--with_prior_preservation", "--scale_lr")
     assert train(seeded, *switches, output_dir="one", gradient_accumulation_steps=4) == 0
     launch(2, seeded | {"output_dir": "two", "gradient_accumulation_steps": 2}, *switches)

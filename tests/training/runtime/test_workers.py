@@ -55,7 +55,7 @@ def test_killed_worker_is_reported(flags):
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
-def test_worker_killed_while_sending_a_batch_is_reported(error):
+def test_worker_killed_while_sending_batch_is_reported(error):
     """Raises the error directly: a signal rarely arrives at that moment, though it once did."""
 
     def batches():

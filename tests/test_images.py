@@ -1,4 +1,4 @@
-"""How image and mask files of every kind are converted in memory."""
+"""Conversion of image and mask files of every kind in memory."""
 
 import io
 import struct
@@ -278,7 +278,7 @@ def test_nan_counts_as_background():
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (4, 4, 0), (4, 4, 5), (3, 64, 64), (1, 4, 4, 1)], ids=str)
-def test_array_of_another_shape_is_refused_in_one_line(shape):
+def test_array_of_wrong_shape_is_refused_in_one_line(shape):
     with pytest.raises(UserError) as refusal:
         to_mask(np.zeros(shape))
     assert str(shape) in str(refusal.value)

@@ -83,7 +83,7 @@ def black_named_transparent():
     "draw", [one_pixel_less_opaque, rotated, with_margin, grey_with_alpha, black_named_transparent]
 )
 @pytest.mark.parametrize("as_array", [False, True], ids=["image", "array"])
-def test_black_and_white_drawing_with_some_transparency_is_read_by_its_colours(draw, as_array):
+def test_partly_transparent_black_and_white_drawing_is_read_by_colour(draw, as_array):
     drawn, true = draw()
     if as_array:
         drawn = np.asarray(drawn.convert("RGBA"))
@@ -162,7 +162,7 @@ NO_MASKS = {
 
 @pytest.mark.parametrize("draw", NO_MASKS.values(), ids=NO_MASKS)
 @pytest.mark.parametrize("seed", range(4))
-def test_photo_is_refused_however_it_was_edited(draw, seed):
+def test_photo_is_refused_despite_edits(draw, seed):
     for given_mask in (draw(photo(seed)), np.asarray(draw(photo(seed)).convert("RGB"))):
         with pytest.raises(UserError, match=r"dog\.png is not a mask but a photo") as refusal:
             refuse_picture(given_mask, "dog.png")
@@ -243,7 +243,7 @@ def test_inverted_and_nearly_full_masks_cause_warnings():
     assert any("full.jpg cover nearly everything" in line for line in looks.warnings())
 
 
-def test_one_warning_says_that_all_masks_are_nearly_full():
+def test_nearly_full_masks_cause_a_single_warning():
     looks, full = Looks(), np.ones((SIDE, SIDE), bool)
     for name in ("a.jpg", "b.jpg"):
         looks.add(name, full)

@@ -178,7 +178,7 @@ def test_frames_before_damage_in_video_are_kept(damage, common_flags, models, me
     assert not list(output.glob(".*"))
 
 
-def test_run_without_any_model_is_refused_before_anything_is_written(video, first_mask, models, tmp_path):
+def test_run_without_model_is_refused_before_writing(video, first_mask, models, tmp_path):
     with pytest.raises(UserError, match="by PerSAM, or by a memory"):
         segment_video(None, video, tmp_path / "out", first_mask=first_mask)
     persam = PerSAM.from_pretrained(models / "sam", Method.persam_f(), device="cpu")

@@ -38,7 +38,7 @@ def refused(album, export, *arguments):
 
 
 @EVERY
-def test_masks_of_another_size_and_photos_that_are_broken_are_listed(trainer, album, tmp_path):
+def test_masks_of_wrong_size_and_broken_photos_are_listed(trainer, album, tmp_path):
     for name in ("test", "scan"):
         files.write_mask(np.ones((7, 77), bool), album / "masks" / f"{name}.png")
     (album / "photos" / "grey.png").write_bytes(b"no photo")
@@ -46,7 +46,7 @@ def test_masks_of_another_size_and_photos_that_are_broken_are_listed(trainer, al
     assert all(part in line for part in ("test.png is 77 x 7 pixels", "scan.png is 77 x 7", "grey.png cannot be"))
 
 
-def test_mask_of_stored_instead_of_upright_photo_has_another_size(album, tmp_path):
+def test_mask_of_stored_instead_of_upright_photo_has_wrong_size(album, tmp_path):
     path = album / "masks" / "turned.png"
     files.write_mask(files.read_mask(path).T, path)
     assert "turned.jpg" in refused(album, export_folder, CONVENTIONS["kohya"], tmp_path / "out")
@@ -123,7 +123,7 @@ def test_photos_without_caption_get_instance_prompt(album, tmp_path):
 # Beside the photos
 
 
-def test_beside_photos_only_masks_and_configuration_are_added(album):
+def test_in_place_export_adds_only_masks_and_configuration(album):
     before = tree(album)
     exported = export_beside(source(album), ONETRAINER)
     after = tree(album)
@@ -134,7 +134,7 @@ def test_beside_photos_only_masks_and_configuration_are_added(album):
     assert concept["path"] == str(album / "photos")
 
 
-def test_masks_beside_photos_are_imported(album, tmp_path):
+def test_masks_next_to_photos_are_imported(album, tmp_path):
     export_beside(source(album), ONETRAINER)
     import_folder(ONETRAINER, Given(album / "photos"), tmp_path / "back")
     for stem, mask in masks_in(album / "masks").items():
@@ -142,11 +142,11 @@ def test_masks_beside_photos_are_imported(album, tmp_path):
 
 
 @pytest.mark.parametrize("trainer", [name for name in CONVENTIONS if name != "onetrainer"])
-def test_trainers_that_do_not_look_beside_photos_are_refused(trainer, album):
+def test_trainers_that_need_separate_folders_are_refused_in_place(trainer, album):
     assert "--output" in refused(album, export_beside, CONVENTIONS[trainer])
 
 
-def test_nothing_beside_photos_is_replaced(album):
+def test_in_place_export_replaces_nothing(album):
     pairs = source(album)
     for name in ("test-masklabel.png", "onetrainer.json"):
         (album / "photos" / name).write_bytes(b"mine")
@@ -156,7 +156,7 @@ def test_nothing_beside_photos_is_replaced(album):
     assert tree(album) == before
 
 
-def test_onetrainer_masks_beside_photos_are_not_taken_for_photos(album):
+def test_onetrainer_masks_next_to_photos_are_not_photos(album):
     pairs = source(album)
     for name in ("test-condlabel.png", "gone-masklabel.png"):
         Image.new("L", (4, 4)).save(album / "photos" / name)
@@ -173,6 +173,6 @@ def test_photos_that_would_be_left_without_mask_are_listed(album):
     assert tree(album) == before
 
 
-def test_mask_of_another_size_leaves_photos_folder_unchanged(album):
+def test_mask_of_wrong_size_leaves_photos_folder_unchanged(album):
     files.write_mask(np.ones((7, 77), bool), album / "masks" / "turned.png")
     assert "turned.jpg" in refused(album, export_beside, ONETRAINER)

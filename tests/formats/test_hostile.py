@@ -190,7 +190,7 @@ def test_index_that_is_not_regular_file(make, index, theirs, capsys):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_index_of_another_kind_is_named(suffix, theirs, capsys):
+def test_unsupported_index_is_named(suffix, theirs, capsys):
     (theirs / "train").mkdir()
     (theirs / "train" / f"metadata.{suffix}").write_bytes(b"")
     said = refused(capsys, "import", "--from", "imagefolder", "--input", "theirs", "--output", "out")
@@ -198,13 +198,13 @@ def test_index_of_another_kind_is_named(suffix, theirs, capsys):
 
 
 @pytest.mark.parametrize("folder", ["secret/L", "secret/RGB"])
-def test_output_may_not_lie_among_given_photos_or_masks(folder, theirs, capsys):
+def test_output_must_be_outside_given_photos_and_masks(folder, theirs, capsys):
     given = ("--input", "theirs", "--images", "secret/RGB", "--masks", "secret/L")
     assert "not written to" in refused(capsys, "import", "--from", "kohya", *given, "--output", f"{folder}/new")
 
 
 @pytest.mark.parametrize("flags", [["--instance_prompt", "\udcff"], ["--caption_extension", "txt"]])
-def test_text_that_cannot_be_written(flags, theirs, capsys):
+def test_unencodable_text_is_refused(flags, theirs, capsys):
     given = ("--images", "theirs/images", "--masks", "theirs/masks", "--output", "out", *flags)
     assert flags[0] in refused(capsys, "export", "--to", "kohya", *given)
 
@@ -233,7 +233,7 @@ def test_quoted_path_is_one_string_to_every_reader(name):
 
 
 @EVERY
-def test_names_that_file_system_confuses_overwrite_nothing(trainer, tmp_path):
+def test_names_equal_to_file_system_overwrite_nothing(trainer, tmp_path):
     """Such as Dog.jpg and dog.jpg on Windows and macOS; here the same name is used for both."""
     mask = np.ones((4, 6), bool)
     photos, _ = write_pair(tmp_path / "album", mask)

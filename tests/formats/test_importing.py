@@ -62,7 +62,7 @@ def refused(trainer, folder, **given):
 
 
 @pytest.mark.parametrize("trainer", PAIRED)
-def test_folders_of_other_names_and_photos_beside_them_are_read(trainer, theirs, tmp_path):
+def test_folders_with_other_names_and_photos_next_to_them_are_read(trainer, theirs, tmp_path):
     folder = theirs(trainer)
     layout = CONVENTIONS[trainer].layout
     images = (folder / layout.photos).rename(tmp_path / "10_sks dog")
@@ -72,7 +72,7 @@ def test_folders_of_other_names_and_photos_beside_them_are_read(trainer, theirs,
 
 
 @pytest.mark.parametrize(("trainer", "keeps"), [("kohya", True), ("diffusion-pipe", True), ("ai-toolkit", False)])
-def test_mask_lies_on_pixels_that_trainer_sees(trainer, keeps, tmp_path):
+def test_mask_is_aligned_with_pixels_the_trainer_reads(trainer, keeps, tmp_path):
     """A square photo, so that sizes do not tell the orientation: kohya's masks lie on the stored pixels."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
@@ -124,7 +124,7 @@ def test_empty_mask_is_named(tmp_path):
     assert report.empty == ["dog.png"]
 
 
-def test_colours_below_transparency_are_kept_for_training_and_become_white_in_cut_outs(tmp_path):
+def test_transparent_pixels_keep_colours_for_training_and_are_white_in_cut_outs(tmp_path):
     photo = Image.new("RGBA", (2, 1), (200, 30, 30, 0))
     photo.putpixel((0, 0), (30, 200, 30, 255))
     (tmp_path / "theirs").mkdir()
@@ -331,7 +331,7 @@ def test_two_masks_of_photo_are_listed(trainer, theirs):
 
 
 @pytest.mark.parametrize("trainer", [*PAIRED, "invoke", "imagefolder"])
-def test_masks_of_another_size_are_listed(trainer, theirs):
+def test_masks_of_wrong_size_are_listed(trainer, theirs):
     folder = theirs(trainer)
     layout = CONVENTIONS[trainer].layout
     postfix = getattr(layout, "postfix", "")

@@ -138,7 +138,7 @@ def test_clashing_stems_are_listed(folder):
         kept.unlink()
 
 
-def test_photos_cannot_be_their_own_masks(folder):
+def test_photos_folder_cannot_be_masks_folder(folder):
     (folder / "photos" / "broken.jpg").unlink()
     with pytest.raises(UserError, match="the photos themselves"):
         read_source(folder / "photos", folder / "photos")

@@ -1,4 +1,4 @@
-"""Which files count as photos, how they are read, and that no file is ever half-written."""
+"""Photo files: which are accepted, how they are read, and that no file is ever half-written."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""How photos and masks are paired, and what is reported when they do not fit."""
+"""Pairing of photos and masks, and reports of those that do not fit."""
 
 import numpy as np
 import pytest

@@ -156,7 +156,7 @@ def test_size_of_frame_rotated_by_exif_is_upright_one(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["empty.mp4", "pipe.mp4", "loop.mp4", "folder.mp4", "photo.jpg", "words.srt"])
-def test_other_files_are_no_videos(name, tmp_path):
+def test_other_files_are_not_videos(name, tmp_path):
     path = tmp_path / name
     {"pipe.mp4": os.mkfifo, "loop.mp4": lambda path: path.symlink_to(path.name), "folder.mp4": Path.mkdir}.get(
         name, lambda path: path.write_bytes(b"")
@@ -205,7 +205,7 @@ def test_absurd_frame_rate_still_gives_video(rate, tmp_path):
     assert len(list(video_io.read_frames(tmp_path / "dog.mp4"))) == 3
 
 
-def test_truncated_video_says_so(video):
+def test_truncated_video_is_reported(video):
     video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
     with pytest.raises(UserError, match=r"dog\.mp4"):
         list(video_io.read_frames(video))

@@ -54,7 +54,7 @@ def test_every_response_forbids_frames_and_other_sites(photos, serve):
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_requests_from_another_sites_page_are_refused(site, photos, serve):
+def test_cross_site_requests_are_refused(site, photos, serve):
     address = serve("--images", photos)
     link = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
     before = contents(photos)
@@ -68,7 +68,7 @@ def test_requests_from_another_sites_page_are_refused(site, photos, serve):
     assert contents(photos) == before
 
 
-def test_browser_does_not_show_page_in_another_sites_frame(photos, serve, browser):
+def test_browser_refuses_to_frame_the_page(photos, serve, browser):
     address = serve("--images", photos)
 
     class Foreign(http.server.BaseHTTPRequestHandler):

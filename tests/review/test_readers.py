@@ -45,7 +45,7 @@ def test_evaluation_uses_newest_line(album):
     assert left_out == ["b.png was excluded in review"]
 
 
-def test_segment_counts_each_photo_once_and_then_keeps_one_line_of_each(album, capsys):
+def test_segment_counts_each_photo_once_and_keeps_one_line_each(album, capsys):
     _say(album.output)
     assert capsys.readouterr().out.startswith("3 masks in ")
     resume(MaskStore(album.output), [])

@@ -198,7 +198,7 @@ def test_excluded_reference_is_no_longer_used(album):
     assert replace(entry(album, NAMES[0]), review=None).source == "reference"
 
 
-def test_mask_of_another_size_is_refused(album):
+def test_mask_of_wrong_size_is_refused(album):
     before = contents(album.output)
     with pytest.raises(UserError, match="does not fit"):
         album.edits.correct(album.photo(NAMES[0]), np.ones((5, 5), bool), seen(album, NAMES[0]), {})

@@ -72,7 +72,7 @@ def test_gradio_itself_serves_no_file_of_this_machine(photos, serve):
             assert status >= 400 and b"private" not in body and b"root:" not in body, (route, path)
 
 
-def test_another_sites_page_can_neither_read_nor_decide(photos, serve):
+def test_cross_site_page_can_neither_read_nor_decide(photos, serve):
     address = serve("--images", photos)
     own = address[len("http://") : -1]
     assert get(address, "/", Host="evil.example")[0] == 400

@@ -1,4 +1,4 @@
-"""Guards `evaluate generation`: equal conditions for all models, nothing done twice, no output after errors."""
+"""`evaluate generation`: equal conditions for all models, nothing done twice, no output after errors."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Guards `generate` and `evaluate generation` against invalid prompts and models: one line, exit code 2."""
+"""`generate` and `evaluate generation` refuse invalid prompts and models in one line with exit code 2."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Guards `generate` and `evaluate generation` against a kill at any write: the next call gives the same result."""
+"""`generate` and `evaluate generation` killed at any write: the next call gives the same result."""
 
 import hashlib
 import os

@@ -149,7 +149,7 @@ def test_three_weights_need_not_sum_to_one_and_beat_thirds():
     assert after < before
 
 
-def test_backbone_whose_decoder_cannot_be_replaced_is_refused_at_once():
+def test_backbone_without_replaceable_decoder_is_refused_immediately():
     class Other:
         name = "another"
 

@@ -80,7 +80,7 @@ def test_boundary_iou_by_hand():
     assert boundary_overlap(ONE, BESIDE).iou == 10 / 30
 
 
-def test_contour_lies_half_pixel_up_and_left():
+def test_contour_is_half_a_pixel_up_and_left():
     # A pixel belongs to it where its right, lower or lower right neighbour differs: for the square on rows and columns
     # 2 to 7 the ring of rows and columns 1 to 7, 4 * 7 - 4 = 24 pixels.
     ring = box(1, 1, 7, 7) & ~box(2, 2, 6, 6)

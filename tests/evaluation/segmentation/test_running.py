@@ -182,7 +182,7 @@ def test_folder_of_other_run_is_refused_naming_differences(tmp_path):
         open_output(tmp_path / "out", {"sam": "b", "seed": 1, "folds": [1, 2]})
 
 
-def test_folder_with_other_files_is_refused_but_list_of_episodes_is_allowed(tmp_path):
+def test_folder_with_other_files_is_refused_but_episodes_list_is_allowed(tmp_path):
     (tmp_path / "episodes.json").write_text("{}")
     open_output(tmp_path, {})
     other = tmp_path / "photos"

@@ -153,12 +153,12 @@ def test_prompts_with_equal_file_names_get_different_files(tmp_path):
         assert len(path.name) < 80
 
 
-@pytest.mark.parametrize("there", ["a-sks-dog-1.png", "grid.png"])
-def test_existing_file_is_named_and_refused(tmp_path, there):
-    (tmp_path / there).write_bytes(b"")
+@pytest.mark.parametrize("existing", ["a-sks-dog-1.png", "grid.png"])
+def test_existing_file_is_named_and_refused(tmp_path, existing):
+    (tmp_path / existing).write_bytes(b"")
     with pytest.raises(UserError, match="already holds") as error:
         generation.picture_paths(tmp_path, [DOG], 2, 0)
-    assert there in str(error.value)
+    assert existing in str(error.value)
 
 
 def test_folder_of_other_pictures_is_accepted(tmp_path):

@@ -91,7 +91,7 @@ def test_references_take_boxes_and_points():
 
 
 @pytest.mark.parametrize(
-    ("argv", "named"),
+    ("argv", "expected"),
     [
         (["--reference_mask", "m.png", "n.png"], ["1 of --reference", "2 of --reference_mask"]),
         (["--reference_box", "1,2,3"], ["1,2,3", "left,top,right,bottom"]),
@@ -105,9 +105,9 @@ def test_references_take_boxes_and_points():
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
 )
-def test_mismatched_reference_flags_are_refused(error_of, argv, named):
+def test_mismatched_reference_flags_are_refused(error_of, argv, expected):
     line = error_of("segment", "--images", "p", "--output", "o", "--reference", "a.jpg", *argv)
-    assert all(part in line for part in named)
+    assert all(part in line for part in expected)
 
 
 def test_persam_f_is_selected_by_name():
@@ -158,8 +158,8 @@ def test_help_imports_no_heavy_packages(argv):
         except SystemExit:
             print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr == "[]\n" and "usage:" in done.stdout
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stderr == "[]\n" and "usage:" in result.stdout
 
 
 @pytest.mark.parametrize(("verb", "first"), [("segment", "--images"), ("train", "--pretrained_model_name_or_path")])
@@ -194,10 +194,10 @@ def test_version_is_printed(capsys):
     ids=["script", "module"],
 )
 def test_command_runs_as_script_and_module(command):
-    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
-    done = subprocess.run([*command, "no-verb"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    result = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"{__version__}\n", "")
+    result = subprocess.run([*command, "no-verb"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
 
 
 # Errors
@@ -237,7 +237,7 @@ def test_missing_flag_of_segment_is_named(error_of, missing):
 
 
 @pytest.mark.parametrize(
-    ("argv", "named"),
+    ("argv", "expected"),
     [
         (["segment"], "--images"),
         (["generate"], "--model"),
@@ -246,12 +246,12 @@ def test_missing_flag_of_segment_is_named(error_of, missing):
         (["train"], "--pretrained_model_name_or_path"),
     ],
 )
-def test_missing_input_is_named(error_of, argv, named):
-    assert named in error_of(*argv)
+def test_missing_input_is_named(error_of, argv, expected):
+    assert expected in error_of(*argv)
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "expected"),
     [
         (["segment", *REQUIRED, "--fidelity", "perfect"], ["--fidelity", "perfect", "corrected", "official", "paper"]),
         (["segment", *REQUIRED, "--dtype", "int8"], ["--dtype", "int8", "bfloat16"]),
@@ -265,9 +265,9 @@ def test_missing_input_is_named(error_of, argv, named):
         (["train", "--learning_rate", "fast"], ["--learning_rate", "fast"]),
     ],
 )
-def test_invalid_value_is_refused_with_flag_and_allowed_values(error_of, argv, said):
+def test_invalid_value_is_refused_with_flag_and_allowed_values(error_of, argv, expected):
     line = error_of(*argv)
-    assert all(text in line for text in said)
+    assert all(text in line for text in expected)
 
 
 def test_flags_cannot_be_abbreviated(error_of):
@@ -317,7 +317,7 @@ def test_list_in_config_is_multi_value_flag(config):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("batchsize: 3\n", ["'batchsize'", "did you mean batch_size?"]),
         ("zzz: 3\n", ["'zzz'", "--help"]),
@@ -337,9 +337,9 @@ def test_list_in_config_is_multi_value_flag(config):
         ("batch_size: 0\n", ["--batch_size 0"]),
     ],
 )
-def test_config_error_is_one_line(error_of, config, text, said):
+def test_config_error_is_one_line(error_of, config, text, expected):
     line = error_of("segment", *REQUIRED, *config(text))
-    assert all(words in line for words in said)
+    assert all(words in line for words in expected)
 
 
 def test_unreadable_config_is_named(error_of, tmp_path):

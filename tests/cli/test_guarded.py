@@ -35,8 +35,8 @@ def with_cause(error, cause):
     ids=lambda error: type(error).__name__,
 )
 def test_out_of_memory_is_one_line(error, capsys):
-    code, said = outcome(error, capsys)
-    assert code == 2 and said.count("\n") == 1 and "out of memory" in said and "decoded" not in said
+    code, printed = outcome(error, capsys)
+    assert code == 2 and printed.count("\n") == 1 and "out of memory" in printed and "decoded" not in printed
 
 
 def test_other_runtime_errors_are_raised_unchanged(capsys):
@@ -50,9 +50,9 @@ HOSTILE = "a\x1b[31m\x1b]0;title\x07\nb\r\x9b2J\u202egpj.png"
 
 @pytest.mark.parametrize("error", [UserError(f"no photo at {HOSTILE}"), OSError(2, "No such file", HOSTILE)])
 def test_control_characters_in_names_are_escaped(error, capsys):
-    code, said = outcome(error, capsys)
-    assert code == 2 and said.endswith("\n") and said[:-1] == printable(said[:-1])
-    assert "\\x1b[31m" in said and "\\u202e" in said
+    code, printed = outcome(error, capsys)
+    assert code == 2 and printed.endswith("\n") and printed[:-1] == printable(printed[:-1])
+    assert "\\x1b[31m" in printed and "\\u202e" in printed
 
 
 def test_letters_of_all_scripts_are_kept():
@@ -65,6 +65,6 @@ def test_warnings_are_escaped():
         "import logging, sys; from persam_dreambooth.cli import guarded\n"
         "guarded('verb', lambda *_: logging.getLogger('x').warning('a\\x1b[2Jb\\nc'), [])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr == "a\\x1b[2Jb\\nc\n"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stderr == "a\\x1b[2Jb\\nc\n"
     assert logging.lastResort is not None

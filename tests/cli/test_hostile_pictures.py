@@ -205,15 +205,15 @@ def test_segment_skips_and_names_hostile_photos(album, models, capsys):
     (album / "photos" / "empty.avif").unlink()
     (album / "photos" / "cut.avif").unlink()
     assert main(list(map(str, argv))) == 0
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     entries = {Path(entry.photo).name: entry for entry in read_manifest(album / "out" / MANIFEST_NAME)}
     good = {name for name, entry in entries.items() if entry.error is None}
     assert good == {"a.png", "b.png"} and set(entries) - good == set(BROKEN) - {"empty.avif", "cut.avif"}
-    assert "<_io" not in said.err and not Path("it-ran").exists()
+    assert "<_io" not in printed.err and not Path("it-ran").exists()
     unread = json.loads((album / "out" / UNREAD_NAME).read_text())
     assert set(unread) == {*NOT_FILES, "\x1b[2J.mov"} - {"folder.jpg"}  # a folder without photos is not reported
-    assert "not read: " in said.out and all(printable(name) in said.out for name in unread)
-    assert "\x1b" not in said.out
+    assert "not read: " in printed.out and all(printable(name) in printed.out for name in unread)
+    assert "\x1b" not in printed.out
 
 
 def test_train_skips_and_names_hostile_photos(album, models, caplog):
@@ -221,11 +221,12 @@ def test_train_skips_and_names_hostile_photos(album, models, caplog):
     for name in ("empty.avif", "cut.avif"):
         (album / "photos" / name).unlink()
     assert main(train_argv(models, instance_mask_dir="masks")) == 0
-    said = caplog.text
+    printed = caplog.text
     assert all(
-        printable(name) in said for name in (set(BROKEN) | set(NOT_FILES)) - {"empty.avif", "cut.avif", "folder.jpg"}
+        printable(name) in printed
+        for name in (set(BROKEN) | set(NOT_FILES)) - {"empty.avif", "cut.avif", "folder.jpg"}
     )
-    assert "masks without a photo: folder.png" in said
+    assert "masks without a photo: folder.png" in printed
     errors = {
         Path(entry.photo).name
         for entry in read_manifest(album / "out" / MANIFEST_NAME, own_files=False)

@@ -52,13 +52,13 @@ def phone(tmp_path, monkeypatch):
 def test_segment_reads_all_formats_and_reports_rest(phone, models, capsys):
     given = {"images": phone, "reference": phone / "a.HEIC", "reference_mask": "masks/a.png", "output": "out"}
     assert main(["segment", *as_words(given | {"sam": models / "sam", "device": "cpu"})]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     entries = read_manifest(Path("out") / MANIFEST_NAME, own_files=False)
     assert [Path(entry.photo).name for entry in entries] == list(READ)
     assert all(entry.error is None and entry.mask for entry in entries)
     for name in READ:
         assert read_mask(Path("out/masks") / f"{name[0]}.png").shape == read_photo(phone / name).size[::-1]
-    (line,) = [line for line in said.splitlines() if line.startswith("not read: ")]
+    (line,) = [line for line in printed.splitlines() if line.startswith("not read: ")]
     assert all(name in line for name in UNREAD) and "f.txt" not in line and "AAE" not in line
     assert set(json.loads((Path("out") / UNREAD_NAME).read_text())) == set(UNREAD)
     for name in ("clip.mov", "raw.DNG"):
@@ -95,8 +95,8 @@ def test_train_reads_all_formats_and_reports_rest(phone, models, caplog):
 def test_export_reads_all_formats_and_reports_rest(phone, capsys):
     given = {"to": "kohya", "images": phone, "masks": "masks", "output": "out"}
     assert main(["export", *as_words(given)]) == 0
-    said = capsys.readouterr().out
-    assert f"{len(READ)} photos" in said and all(name in said for name in UNREAD)
+    printed = capsys.readouterr().out
+    assert f"{len(READ)} photos" in printed and all(name in printed for name in UNREAD)
     exported = sorted(path.name for path in Path("out").rglob("*") if path.stem in "abcdef" and path.suffix != ".txt")
     assert len(exported) == 2 * len(READ) and not any("HEIC" in name for name in exported)
 

@@ -121,7 +121,7 @@ def test_grey_pixels_are_counted_in_output(tmp_path, command):
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "expected"),
     [
         (["export"], ["--to", *CONVENTIONS]),
         (["export", "--to", "onetrianer"], ["onetrianer", *CONVENTIONS]),
@@ -137,11 +137,11 @@ def test_grey_pixels_are_counted_in_output(tmp_path, command):
         (["import", "--from", "kohya", "--input", "absent", "--output", "o"], ["absent"]),
     ],
 )
-def test_error_is_one_line_and_writes_nothing(argv, said, tmp_path, command, monkeypatch):
+def test_error_is_one_line_and_writes_nothing(argv, expected, tmp_path, command, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, printed, errors = command(*argv)
     assert (code, printed, len(errors.splitlines())) == (2, "", 1)
-    assert all(word in errors for word in said)
+    assert all(word in errors for word in expected)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -156,7 +156,7 @@ def test_invalid_input_ends_process_with_code_2(album, tmp_path):
     (album / "masks" / "scan.png").rename(album / "masks" / "foreign.png")
     given = ["--images", album / "photos", "--masks", album / "masks", "--output", tmp_path / "out"]
     run = [sys.executable, "-m", "persam_dreambooth.cli", "export", "--to", "kohya", *given]
-    done = subprocess.run(run, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
-    assert "scan.tif has no mask" in done.stderr and "foreign.png has no photo" in done.stderr
+    result = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert "scan.tif has no mask" in result.stderr and "foreign.png has no photo" in result.stderr
     assert not (tmp_path / "out").exists()

@@ -74,10 +74,10 @@ LINES = {
 }
 
 
-@pytest.mark.parametrize(("text", "said"), LINES.values(), ids=LINES)
-def test_hostile_json_lines(text, said, theirs, capsys):
+@pytest.mark.parametrize(("text", "message"), LINES.values(), ids=LINES)
+def test_hostile_json_lines(text, message, theirs, capsys):
     (theirs / "data.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert said in refused(capsys, "import", "--from", "invoke", "--input", "theirs", "--output", "out")
+    assert message in refused(capsys, "import", "--from", "invoke", "--input", "theirs", "--output", "out")
 
 
 def coco(**changes):
@@ -132,10 +132,10 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize(("text", "said"), TABLES.values(), ids=TABLES)
-def test_hostile_coco_files(text, said, theirs, capsys):
+@pytest.mark.parametrize(("text", "message"), TABLES.values(), ids=TABLES)
+def test_hostile_coco_files(text, message, theirs, capsys):
     (theirs / "instances.json").write_text(text)
-    assert said in refused(capsys, "import", "--from", "coco", "--input", "theirs", "--output", "out")
+    assert message in refused(capsys, "import", "--from", "coco", "--input", "theirs", "--output", "out")
 
 
 def test_polygon_that_would_crash_process_is_refused(theirs):
@@ -185,16 +185,16 @@ def test_index_that_is_not_regular_file(make, index, theirs, capsys):
     (theirs / index).parent.mkdir(exist_ok=True)
     make(theirs / index)
     trainer = next(name for name, convention in CONVENTIONS.items() if getattr(convention.layout, "name", "") == index)
-    said = refused(capsys, "import", "--from", trainer, "--input", "theirs", "--output", "out")
-    assert f"has no {Path(index).name}" in said
+    message = refused(capsys, "import", "--from", trainer, "--input", "theirs", "--output", "out")
+    assert f"has no {Path(index).name}" in message
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_unsupported_index_is_named(suffix, theirs, capsys):
     (theirs / "train").mkdir()
     (theirs / "train" / f"metadata.{suffix}").write_bytes(b"")
-    said = refused(capsys, "import", "--from", "imagefolder", "--input", "theirs", "--output", "out")
-    assert f"metadata.{suffix}, which is not read here" in said
+    message = refused(capsys, "import", "--from", "imagefolder", "--input", "theirs", "--output", "out")
+    assert f"metadata.{suffix}, which is not read here" in message
 
 
 @pytest.mark.parametrize("folder", ["secret/L", "secret/RGB"])
@@ -233,7 +233,7 @@ def test_quoted_path_is_one_string_to_every_reader(name):
 
 
 @EVERY
-def test_names_equal_to_file_system_overwrite_nothing(trainer, tmp_path):
+def test_names_that_collide_on_some_file_systems_overwrite_nothing(trainer, tmp_path):
     """Such as Dog.jpg and dog.jpg on Windows and macOS; here the same name is used for both."""
     mask = np.ones((4, 6), bool)
     photos, _ = write_pair(tmp_path / "album", mask)

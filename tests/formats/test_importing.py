@@ -193,7 +193,7 @@ def test_subject_is_chosen_among_several_categories(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("annotations", "said"),
+    ("annotations", "message"),
     [
         ([], "a.jpg has no mask"),
         ([annotation(run_lengths(DRAWN)), annotation(run_lengths(DRAWN), image=99)], "image 99"),
@@ -202,8 +202,8 @@ def test_subject_is_chosen_among_several_categories(tmp_path):
         ([annotation({"size": [4, 6], "counts": [[]]})], "annotation 1, of a.jpg: a run-length encoding's counts"),
     ],
 )
-def test_invalid_annotations_are_refused(annotations, said, tmp_path):
-    assert said in refused("coco", coco(tmp_path / "theirs", annotations))
+def test_invalid_annotations_are_refused(annotations, message, tmp_path):
+    assert message in refused("coco", coco(tmp_path / "theirs", annotations))
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "no JSON", '{"images": [], "annotations": [3]}'])
@@ -376,8 +376,8 @@ def test_folder_without_photos_is_refused(trainer, tmp_path):
 def test_output_in_trainer_s_folder_or_in_use_is_refused(trainer, theirs, tmp_path):
     folder = theirs(trainer)
     before = tree(tmp_path)
-    for output, said in ((folder / "back", "not written to"), (tmp_path / "album", "not empty")):
-        with pytest.raises(UserError, match=said):
+    for output, message in ((folder / "back", "not written to"), (tmp_path / "album", "not empty")):
+        with pytest.raises(UserError, match=message):
             import_folder(CONVENTIONS[trainer], Given(folder), output)
     assert tree(tmp_path) == before
 

@@ -70,12 +70,12 @@ def single(album, models, tmp_path_factory):
 
 
 def test_two_processes_equal_one_without_repeating_photos(album, models, single, tmp_path):
-    said, shares = segment(album, models, tmp_path / "out", tmp_path / "notes", processes=2)
+    printed, shares = segment(album, models, tmp_path / "out", tmp_path / "notes", processes=2)
     assert len(shares) == 2
     assert all(len(share) >= PHOTOS // 2 for share in shares)
     assert sorted(shares[0] + shares[1]) == [f"{number:02}.png" for number in range(PHOTOS)]
     assert_same_masks(tmp_path / "out", single)
-    assert said.count("masks in") == 1
+    assert printed.count("masks in") == 1
     ours, theirs = (read_manifest(out / MANIFEST_NAME) for out in (tmp_path / "out", single))
     assert [(entry.digest, entry.mask, entry.error is None) for entry in ours] == [
         (entry.digest, entry.mask, entry.error is None) for entry in theirs

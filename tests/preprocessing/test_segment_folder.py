@@ -613,11 +613,11 @@ def test_mask_that_no_longer_fits_is_replaced_with_warning(segmented, models, ca
 def test_reviewed_photos_are_read_once_to_check_for_changes(segmented, models, monkeypatch):
     remove_upper_half(segmented, "beach.PNG")
     decide(segmented, "Grün.webp", review="approved")
-    asked, digest = [], files.digest
-    monkeypatch.setattr(files, "digest", lambda path: asked.append(path.name) or digest(path))
+    read, digest = [], files.digest
+    monkeypatch.setattr(files, "digest", lambda path: read.append(path.name) or digest(path))
     before = snapshot(segmented / "out" / "masks")
     segment_folder(job_for(segmented, models))
-    assert [asked.count(name) for name in ("beach.PNG", "Grün.webp", "dog 1.jpg")] == [1, 1, 1]
+    assert [read.count(name) for name in ("beach.PNG", "Grün.webp", "dog 1.jpg")] == [1, 1, 1]
     assert snapshot(segmented / "out" / "masks") == before
 
 
@@ -674,9 +674,9 @@ def test_mask_drawn_and_undone_during_run_is_left_to_next(segmented, models, mon
     """A person's mask is newer than the run, and its manifest line is undone."""
     for name in ("beach.PNG", "dog 1.jpg"):
         put_line(segmented / "out" / MANIFEST_NAME, name, None)
-    asked = []
-    monkeypatch.setattr(mask_store.MaskStore, "_was_reviewed", lambda self, photo: asked.append(photo) or True)
+    read = []
+    monkeypatch.setattr(mask_store.MaskStore, "_was_reviewed", lambda self, photo: read.append(photo) or True)
     assert set(by_name(segment_folder(job_for(segmented, models)))) == set(SIZES) - {"beach.PNG", "dog 1.jpg"}
-    assert [photo.name for photo in asked] == ["beach.PNG", "dog 1.jpg"]
+    assert [photo.name for photo in read] == ["beach.PNG", "dog 1.jpg"]
     monkeypatch.undo()
     assert set(by_name(segment_folder(job_for(segmented, models)))) == set(SIZES)

@@ -137,10 +137,10 @@ def test_bad_input_is_one_line(flags, reason, photos, tmp_path, monkeypatch, cap
     (tmp_path / "empty").mkdir()
     before = contents(tmp_path)
     assert main(["review", *flags]) == 2
-    said = capsys.readouterr()
-    assert len(said.err.splitlines()) == 1 and said.out == ""
-    assert reason in said.err
-    assert PASSWORD not in said.err
+    printed = capsys.readouterr()
+    assert len(printed.err.splitlines()) == 1 and printed.out == ""
+    assert reason in printed.err
+    assert PASSWORD not in printed.err
     assert contents(tmp_path) == before
 
 
@@ -164,11 +164,11 @@ def test_command_prints_pages_address_and_never_password(photos):
     words += ["--host", "0.0.0.0"]
     environment = os.environ | {"PERSAM_REVIEW_PASSWORD": PASSWORD, "GRADIO_SHARE": "True"}
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process:
-        said = ""
-        while "the page is at http://0.0.0.0:" not in said:  # libraries may print first
+        printed = ""
+        while "the page is at http://0.0.0.0:" not in printed:  # libraries may print first
             line = process.stdout.readline().decode()
-            assert line, said
-            said += line
+            assert line, printed
+            printed += line
         address = line.split()[4].replace("0.0.0.0", "127.0.0.1")
         for _ in range(100):
             try:
@@ -178,8 +178,8 @@ def test_command_prints_pages_address_and_never_password(photos):
                 time.sleep(0.1)
         assert status == 401 and get(address, "/", Authorization=basic(PASSWORD))[0] == 200
         process.terminate()
-        said += process.stdout.read().decode()
-    assert PASSWORD not in said and "gradio.live" not in said
+        printed += process.stdout.read().decode()
+    assert PASSWORD not in printed and "gradio.live" not in printed
 
 
 def test_folders_of_photos_are_found_but_output_folders_are_not(tmp_path):

@@ -95,11 +95,11 @@ def test_invalid_curve_is_refused(identity):
 
 
 def test_rates_are_tuned_on_other_subjects_than_reported():
-    chosen, told = choosing(), reported()
-    assert len(told) == 12 and len({subject.name for subject in chosen + told}) == len(chosen + told)
-    assert not {subject.identity for subject in chosen} & {subject.identity for subject in told}
-    assert all(is_held_out(subject.identity) and is_held_out(subject.companion) for subject in chosen + told)
-    assert reported() == told  # by lot, but always the same
+    chosen, final = choosing(), reported()
+    assert len(final) == 12 and len({subject.name for subject in chosen + final}) == len(chosen + final)
+    assert not {subject.identity for subject in chosen} & {subject.identity for subject in final}
+    assert all(is_held_out(subject.identity) and is_held_out(subject.companion) for subject in chosen + final)
+    assert reported() == final  # drawn at random, but always the same
 
 
 def test_companion_is_another_kind_and_in_every_photo():

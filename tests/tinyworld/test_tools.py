@@ -91,14 +91,14 @@ def test_training_prompts_match_levels_under_their_point(tmp_path):
     corpus = load_corpus(tmp_path, "crowds", 6, seed=1, crowd=CROWDED)
     parts, owners = label_tables(corpus)
     labels = torch.from_numpy(corpus.labels).long()
-    asked = ask(labels, parts, owners, np.random.default_rng(0))
-    sub_part, part, whole = asked.levels.unbind(1)
+    prompts = ask(labels, parts, owners, np.random.default_rng(0))
+    sub_part, part, whole = prompts.levels.unbind(1)
     assert (sub_part <= part).all() and (part <= whole).all()
-    for number, ((x, y), (away_x, away_y)) in enumerate(asked.points[:, 0].tolist()):
+    for number, ((x, y), (away_x, away_y)) in enumerate(prompts.points[:, 0].tolist()):
         assert sub_part[number, int(y), int(x)] == 1
         assert whole[number, int(away_y), int(away_x)] == 0
-    left, top, right, bottom = asked.boxes[:, 0].unbind(1)
-    rows, columns = asked.target.any(2).float(), asked.target.any(1).float()
+    left, top, right, bottom = prompts.boxes[:, 0].unbind(1)
+    rows, columns = prompts.target.any(2).float(), prompts.target.any(1).float()
     assert ((rows.argmax(1) - top).abs() < 4).all() and ((64 - rows.flip(1).argmax(1) - bottom).abs() < 4).all()
     assert ((columns.argmax(1) - left).abs() < 4).all() and ((64 - columns.flip(1).argmax(1) - right).abs() < 4).all()
 

@@ -49,8 +49,8 @@ def local_hub():
         def do_POST(self):
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) or self.chunks()
             hub.tokens.add(self.headers.get("Authorization"))
-            status, said = hub.answer(self.path.partition("?")[0], body)
-            content = json.dumps(said).encode()
+            status, response = hub.answer(self.path.partition("?")[0], body)
+            content = json.dumps(response).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))

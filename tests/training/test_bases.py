@@ -28,11 +28,11 @@ CODE = "from pathlib import Path\nPath('it-ran').touch()\nclass Own:\n    pass\n
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def prompts(monkeypatch):
     """Answer every prompt with yes; return the prompts."""
-    questions = []
-    monkeypatch.setattr(builtins, "input", lambda question="": questions.append(question) or "y")
-    return questions
+    prompts = []
+    monkeypatch.setattr(builtins, "input", lambda question="": prompts.append(question) or "y")
+    return prompts
 
 
 def with_code(folder):
@@ -48,16 +48,16 @@ def with_code(folder):
         path.write_text(json.dumps(settings))
 
 
-def test_code_of_base_is_never_run(flags, asked, capsys):
+def test_code_of_base_is_never_run(flags, prompts, capsys):
     random_stable_diffusion().save_pretrained("base")
     with_code(Path("base"))
     code = train(flags | {"pretrained_model_name_or_path": "base"}, "--use_lora", max_train_steps=1)
-    assert code in (0, 2) and not asked and not Path("it-ran").exists()
+    assert code in (0, 2) and not prompts and not Path("it-ran").exists()
     errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert len(errors) == (1 if code else 0)
 
 
-def test_code_of_other_models_is_never_run(models, tmp_path, monkeypatch, asked):
+def test_code_of_other_models_is_never_run(models, tmp_path, monkeypatch, prompts):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(models / "sam", "sam")
     shutil.copytree(models / "stable-diffusion", "base")
@@ -78,7 +78,7 @@ def test_code_of_other_models_is_never_run(models, tmp_path, monkeypatch, asked)
                 load(name)
             except UserError as error:
                 assert "\n" not in str(error)
-            assert not asked and not Path("it-ran").exists()
+            assert not prompts and not Path("it-ran").exists()
 
 
 def single_file():

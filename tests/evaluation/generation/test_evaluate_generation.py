@@ -179,14 +179,14 @@ def test_model_is_identified_by_its_loaded_weights(generators, tmp_path):
     assert lora.weights() != first
 
 
-@pytest.mark.parametrize("told", ["by the flag", "by the training's config"])
-def test_retrained_base_is_different_model(told, options, generators, tmp_path, capsys):
+@pytest.mark.parametrize("source", ["by the flag", "by the training's config"])
+def test_retrained_base_is_different_model(source, options, generators, tmp_path, capsys):
     base, lora = tmp_path / "base", tmp_path / "lora"
     shutil.copytree(generators / "one", base)
     save_lora(base, lora)
-    if told == "by the training's config":
+    if source == "by the training's config":
         (lora / "training_config.yaml").write_text(f"pretrained_model_name_or_path: {base}")
-    base_model = base if told == "by the flag" else None
+    base_model = base if source == "by the flag" else None
     changed = {"model": lora, "num_images": 1, "dino_model": "none", "base_model": base_model}
     assert evaluate(options, **changed) == 0
     assert evaluate(options, **changed) == 0

@@ -59,11 +59,11 @@ NO_PROMPTS = {
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", NO_PROMPTS)
 def test_invalid_prompt_files(command, kind, refused, tmp_path):
-    make, saying = NO_PROMPTS[kind]
+    make, message = NO_PROMPTS[kind]
     path = tmp_path / "prompts.txt"
     make(path)
     line = refused(command, **{"prompts_file" if command == "generate" else "prompts": path})
-    assert saying in line or (kind == "a link to itself" and "nor a file" in line)
+    assert message in line or (kind == "a link to itself" and "nor a file" in line)
 
 
 @pytest.mark.parametrize(

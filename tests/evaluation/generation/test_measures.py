@@ -160,7 +160,7 @@ def test_share_has_wilson_interval():
     assert (estimate([[0.0]], share=True).low, estimate([[0.0]], share=True).high) == wilson(0, 1)
 
 
-@pytest.mark.parametrize(("prompts", "says"), [(2, ""), (7, ""), (8, "worse")])
-def test_difference_over_few_prompts_is_not_called_significant(prompts, says):
+@pytest.mark.parametrize(("prompts", "verdict"), [(2, ""), (7, ""), (8, "worse")])
+def test_difference_over_few_prompts_is_not_called_significant(prompts, verdict):
     made = estimate([[-0.04 - 0.001 * number] for number in range(prompts)])
-    assert _difference("dino", {"dino": made})["says"] == says
+    assert _difference("dino", {"dino": made})["says"] == verdict

@@ -32,7 +32,7 @@ def test_users_own_prompts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "saying"),
+    ("line", "message"),
     [
         ("a {token} dog", r"supported are {unique_token} and {class_token}"),
         ("a {unique_token} dog", "needs --unique_token; give one, such as sks"),
@@ -43,10 +43,10 @@ def test_users_own_prompts(tmp_path):
         ("# nothing", "no prompt in"),
     ],
 )
-def test_invalid_prompt_is_refused(tmp_path, line, saying):
+def test_invalid_prompt_is_refused(tmp_path, line, message):
     path = tmp_path / "prompts.txt"
     path.write_text(line)
-    with pytest.raises(UserError, match=saying):
+    with pytest.raises(UserError, match=message):
         read_prompts(str(path), None, "dog")
 
 

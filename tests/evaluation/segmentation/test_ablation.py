@@ -78,9 +78,9 @@ def reference_loss(backbone, decoder):
     """Compute the loss of a decoder's three masks, equally weighted, against the reference mask it is fitted to."""
     reference = Reference(*scene(90, 150))
     subject, photo = tuning._at_thirds(PerSAM(backbone, PERSAM_F), reference)
-    asked, foreground = tuning._question(photo, subject), tuning._foreground(reference, photo)
+    question, foreground = tuning._question(photo, subject), tuning._foreground(reference, photo)
     with tuning._in_place(backbone, decoder):
-        logits, _ = backbone.decode(photo.embedding, asked, multimask=True)
+        logits, _ = backbone.decode(photo.embedding, question, multimask=True)
     return dice_and_focal(photo.frame.to_original(logits).mean(0), foreground)
 
 

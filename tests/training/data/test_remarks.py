@@ -27,7 +27,7 @@ def new_warnings(caplog):
 
 
 @pytest.mark.parametrize(
-    ("prompt", "class_prompt", "says"),
+    ("prompt", "class_prompt", "message"),
     [
         ("a dog", "a dog", "has no word that --class_prompt 'a dog' lacks"),
         ("A  Dog", "a dog", "has no word"),
@@ -44,18 +44,18 @@ def new_warnings(caplog):
         (None, "a dog", None),
     ],
 )
-def test_prompt_without_identifier_causes_warning(caplog, prompt, class_prompt, says):
+def test_prompt_without_identifier_causes_warning(caplog, prompt, class_prompt, message):
     data = {"instance_prompt": prompt, "class_prompt": class_prompt, "caption_extension": ".txt"}
     remarks.without_identifier([configure("model", data=data)])
     lines = new_warnings(caplog)
-    assert len(lines) == (says is not None) and all(says in line for line in lines)
+    assert len(lines) == (message is not None) and all(message in line for line in lines)
 
 
-@pytest.mark.parametrize(("side", "says"), [(512, None), (504, "448 and 512 are even"), (8, "64 is even")])
-def test_side_not_evenly_halved_causes_warning(caplog, side, says):
+@pytest.mark.parametrize(("side", "message"), [(512, None), (504, "448 and 512 are even"), (8, "64 is even")])
+def test_side_not_evenly_halved_causes_warning(caplog, side, message):
     remarks.uneven_resolution(configure("model", data={"resolution": side}), 64)
     lines = new_warnings(caplog)
-    assert len(lines) == (says is not None) and all(says in line for line in lines)
+    assert len(lines) == (message is not None) and all(message in line for line in lines)
 
 
 @pytest.mark.parametrize(("name", "unit"), [("stable-diffusion", 4), ("sdxl", 4), ("flux", 4), ("sd3", 4)])
@@ -85,7 +85,7 @@ def test_few_steps_cause_warning_unless_requested(caplog):
 
 
 @pytest.mark.parametrize(
-    ("name", "fits", "told"),
+    ("name", "fits", "messages"),
     [
         ("stable-diffusion", 75, ["77 tokens that the tokenizer takes"]),
         ("sdxl", 75, ["77 tokens that the tokenizer takes", "77 tokens that the tokenizer_2 takes"]),
@@ -93,15 +93,15 @@ def test_few_steps_cause_warning_unless_requested(caplog):
         ("lumina2", 255 - len(f"{SYSTEM_PROMPT} <Prompt Start> "), ["256 tokens that the tokenizer takes"]),
     ],
 )
-def test_truncated_part_of_prompt_is_named(pipelines, caplog, name, fits, told):
+def test_truncated_part_of_prompt_is_named(pipelines, caplog, name, fits, messages):
     """The small tokenizers have one token per letter, plus start and end tokens."""
     family = load_family(configure(pipelines / name).model)
     remarks.cut_prompts(family, {"a sks dog": "--instance_prompt", "a" * fits: "--instance_prompt"})
     assert not new_warnings(caplog)
     remarks.cut_prompts(family, {"a" * fits + " and the rest": "the prompt of 01.png"})
     lines = new_warnings(caplog)
-    assert len(lines) == len(told)
-    for line, words in zip(lines, told, strict=True):
+    assert len(lines) == len(messages)
+    for line, words in zip(lines, messages, strict=True):
         assert words in line and "the prompt of 01.png has more" in line and line.endswith("cut off: 'and the rest'")
 
 

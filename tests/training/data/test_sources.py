@@ -77,11 +77,11 @@ def test_each_subject_has_own_photos_masks_and_prompts(tmp_path):
 def test_captions_with_other_extension_cause_warning(tmp_path, caplog):
     draw(tmp_path, ["a"])
     (tmp_path / "photos" / "a.txt").write_text("a sks dog on a table")
-    for ending, told in ((".txt", False), (".text", True)):
+    for ending, warned in ((".txt", False), (".text", True)):
         find_instances(
             configured(tmp_path, instance_data_dir=str(tmp_path / "photos"), caption_extension=ending), SIZES
         )
-        assert ("has a caption that ends in .text" in caplog.text) == told
+        assert ("has a caption that ends in .text" in caplog.text) == warned
 
 
 def test_concepts_list_is_read_from_any_folder(tmp_path, monkeypatch):
@@ -99,7 +99,7 @@ def test_concepts_list_is_read_from_any_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("entries", "says"),
+    ("entries", "message"),
     [
         ("[", "is not readable YAML"),
         ([], "must be a list of entries"),
@@ -110,11 +110,11 @@ def test_concepts_list_is_read_from_any_folder(tmp_path, monkeypatch):
         ([{"instance_data_dir": "a/photos"}, {"instance_data_dir": "b/photos"}], "photo folders of the same name"),
     ],
 )
-def test_invalid_concepts_list_is_refused_in_one_line(tmp_path, entries, says):
+def test_invalid_concepts_list_is_refused_in_one_line(tmp_path, entries, message):
     path = tmp_path / "concepts.yaml"
     path.write_text(entries if isinstance(entries, str) else json.dumps(entries))
     config = configure("model", data={"concepts_list": str(path), "instance_data_dir": None})
-    with pytest.raises(UserError, match=says) as error:
+    with pytest.raises(UserError, match=message) as error:
         read_concepts(config)
     assert len(str(error.value).splitlines()) == 1
 
@@ -254,7 +254,7 @@ def test_dataset_is_copied_bit_for_bit(saved_dataset, tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"image_column": "image"}, "--image_column image is not a column of .*; it has picture, outline, words"),
         ({"image_column": "words"}, "words in row 0 of .* is not a picture"),
@@ -262,9 +262,9 @@ def test_dataset_is_copied_bit_for_bit(saved_dataset, tmp_path, capfd):
         ({"dataset_name": "no/such/folder"}, "data set no/such/folder cannot be loaded"),
     ],
 )
-def test_unsuitable_dataset_is_refused_in_one_line(saved_dataset, tmp_path, monkeypatch, changes, says):
+def test_unsuitable_dataset_is_refused_in_one_line(saved_dataset, tmp_path, monkeypatch, changes, message):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match=says) as error:
+    with pytest.raises(UserError, match=message) as error:
         dataset_copy.copy(dataset_config(tmp_path, saved_dataset[0], **changes))
     assert len(str(error.value).splitlines()) == 1
 

@@ -233,8 +233,8 @@ def conversion_error(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("alpha", ["NaN", "1e999", "9" * 400, "9" * 6000, "[]", '"4"', "[" * 100_000])
 def test_non_numeric_alpha_is_refused(alpha, conversion_error):
     assert DIFFUSERS in (
-        said := conversion_error(small_lora(), lora_adapter_metadata=f'{{"unet.lora_alpha": {alpha}}}')
-    ) or ("not a usable number" in said)
+        message := conversion_error(small_lora(), lora_adapter_metadata=f'{{"unet.lora_alpha": {alpha}}}')
+    ) or ("not a usable number" in message)
 
 
 @pytest.mark.parametrize(("dtype", "value"), [(torch.float32, float("nan")), (torch.int64, 1), (torch.bool, 1)])
@@ -247,8 +247,8 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, file_li
     save_file({key: torch.zeros(300, 300) for key in small_lora()}, DIFFUSERS)
     file_limit(100_000)
     assert main(["convert", "--model", ".", "--output", "out/dog.safetensors"]) == 2
-    said = capsys.readouterr().err
-    assert "out/dog.safetensors cannot be written" in said and said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert "out/dog.safetensors cannot be written" in message and message.count("\n") == 1
     assert not list(Path("out").iterdir())
 
 
@@ -259,7 +259,7 @@ def test_non_text_config_or_name_is_one_line(tmp_path, monkeypatch, capsys):
     config.write_text('instance_prompt: "\\ud800"\nresolution: [1]\nlearning_rate: {a: b}\n')
     assert main(["convert", "--model", ".", "--output", "a.safetensors"]) == 0
     Path("b.safetensors").symlink_to("b.safetensors")
-    for output, said in (
+    for output, message in (
         ("c\udcff", "not UTF-8"),
         ("b", "already exists"),
         ("d", "training_config.yaml is damaged"),
@@ -267,5 +267,5 @@ def test_non_text_config_or_name_is_one_line(tmp_path, monkeypatch, capsys):
         if output == "d":
             config.write_text("a: " + "[" * 100_000)
         assert main(["convert", "--model", ".", "--output", f"{output}.safetensors"]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert not list(tmp_path.glob(".*"))

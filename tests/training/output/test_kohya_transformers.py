@@ -205,7 +205,7 @@ def test_text_encoders_keep_their_numbers(pipelines, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("layer", "channels", "said"),
+    ("layer", "channels", "expected"),
     [
         ("single_transformer_blocks.0.attn.to_q", 3072, ("networks.lora_flux", "flux1", "flux-1/lora")),
         ("single_transformer_blocks.0.attn.to_q", 32, ("networks.lora_flux", None, None)),
@@ -214,15 +214,15 @@ def test_text_encoders_keep_their_numbers(pipelines, tmp_path):
         ("layers.0.attn.to_k", 2304, ("networks.lora_lumina", "lumina2", "lumina-2/lora")),
     ],
 )
-def test_metadata_has_only_known_facts(tmp_path, layer, channels, said):
+def test_metadata_has_only_known_facts(tmp_path, layer, channels, expected):
     weights = {"lora_A": torch.zeros(4, channels), "lora_B": torch.zeros(16, 4)}
     weights = {f"transformer.{layer}.{kind}.weight": value for kind, value in weights.items()}
     save_file(weights, tmp_path / DIFFUSERS, {"lora_adapter_metadata": json.dumps({"transformer.lora_alpha": 2})})
     convert_file(tmp_path / DIFFUSERS, tmp_path / KOHYA, "dog", {})
     known = metadata(tmp_path / KOHYA)
     keys = ("ss_network_module", "ss_base_model_version", "modelspec.architecture")
-    assert tuple(known.get(key) for key in keys) == said
-    assert known.get("ss_v2") == (None if said[1] is None else "False")
+    assert tuple(known.get(key) for key in keys) == expected
+    assert known.get("ss_v2") == (None if expected[1] is None else "False")
 
 
 @pytest.mark.parametrize(

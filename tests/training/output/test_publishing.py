@@ -149,6 +149,6 @@ def test_card_names_every_subject_and_no_caption(flags):
     own = dict.fromkeys(("instance_data_dir", "instance_mask_dir", "instance_prompt"))
     assert train(flags | own, "--use_lora", concepts_list="concepts.yaml", max_train_steps=1) == 0
     card = Path("output/README.md").read_text()
-    for told in ("on\n*a sks dog* and *a zwx cat*.", "| class prompt | *a dog* |", "| photos | 6;", "\n- lora\n"):
-        assert told in card
+    for line in ("on\n*a sks dog* and *a zwx cat*.", "| class prompt | *a dog* |", "| photos | 6;", "\n- lora\n"):
+        assert line in card
     assert "garden" not in card and "None" not in card

@@ -29,12 +29,12 @@ def commands(page: Path) -> list[list[str]]:
 def flags_of(capsys):
     """Return the flags listed by `--help` of a verb."""
 
-    def asked(*verb: str) -> set[str]:
+    def listed(*verb: str) -> set[str]:
         with pytest.raises(SystemExit):
             main([*verb, "--help"])
         return set(re.findall(r"--\w+", capsys.readouterr().out))
 
-    return cache(asked)
+    return cache(listed)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -284,8 +284,8 @@ def test_prompt_without_trained_word_causes_warning(lora, tmp_path, capsys):
     config |= {"instance_prompt": "a photo of sks dog", "class_prompt": "a photo of dog"}
     (folder / model_folder.CONFIG_NAME).write_text(yaml.safe_dump(config))
     assert run("--model", folder, "--prompt", "a dog", DOG, "--output", tmp_path / "out", "--num_images", 1) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "lacks 'sks'" in line]
-    assert len(told) == 1 and "'a dog'" in told[0]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "lacks 'sks'" in line]
+    assert len(warnings) == 1 and "'a dog'" in warnings[0]
 
 
 def test_unavailable_hub_model_is_refused(tmp_path, capsys):
@@ -353,8 +353,8 @@ def test_base_model_flag_replaces_or_overrides_config(lora, base, tmp_path):
     alone = generation.load_pipeline(str(tmp_path), base_model=str(base), device="cpu")
     assert_same(draw(alone), expected)
     (tmp_path / model_folder.CONFIG_NAME).write_text("pretrained_model_name_or_path: /no/such/base\n")
-    told = generation.load_pipeline(str(tmp_path), base_model=str(base), device="cpu")
-    assert_same(draw(told), expected)
+    overridden = generation.load_pipeline(str(tmp_path), base_model=str(base), device="cpu")
+    assert_same(draw(overridden), expected)
 
 
 def test_missing_base_is_refused_with_both_names(lora, tmp_path):

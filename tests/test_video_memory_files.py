@@ -151,10 +151,10 @@ def test_command_prints_frames_in_which_subject_was_lost(common_flags, models, f
     assert main([*argv, "--sam", str(models / "sam"), "--first_mask", str(first_mask), "--lost_below", "10"]) == 0
     scores = [scores for _, scores in written(output)]
     assert [[score is None for score in frame] for frame in scores] == [[False, False]] + [[True, True]] * 4
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("5 frames in ")
-    assert said[1:3] == [f"subject {number} was not found in 4 of 5 frames: 1-4" for number in (1, 2)]
-    assert "--lost_below (now 10)" in said[3]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("5 frames in ")
+    assert printed[1:3] == [f"subject {number} was not found in 4 of 5 frames: 1-4" for number in (1, 2)]
+    assert "--lost_below (now 10)" in printed[3]
 
 
 @pytest.mark.parametrize("damage", ["size", "bytes"])

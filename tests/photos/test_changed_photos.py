@@ -74,8 +74,8 @@ def evaluated(album):
 @pytest.mark.parametrize("change", [swap, turn])
 def test_changed_photos_are_named_and_refused(album, use, change):
     use(album)
-    said = change(album)
-    with pytest.raises(UserError, match=said):
+    message = change(album)
+    with pytest.raises(UserError, match=message):
         use(album)
 
 

@@ -53,9 +53,9 @@ def test_each_folder_gets_its_own_output(sam, capsys):
     assert masks() == EXPECTED
     for folder in FOLDERS:
         assert all((Path("out") / folder / name).exists() for name in (MANIFEST_NAME, "segmentation.json"))
-    said = capsys.readouterr().out
-    assert said.count("2 masks in out") == 3
-    assert "not read: clip.mov (a video" in said and "--recursive reads" not in said
+    printed = capsys.readouterr().out
+    assert printed.count("2 masks in out") == 3
+    assert "not read: clip.mov (a video" in printed and "--recursive reads" not in printed
 
 
 def test_missing_recursive_flag_is_suggested(sam, capsys):

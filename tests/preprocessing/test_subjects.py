@@ -163,8 +163,8 @@ def test_changed_rule_is_new_run_and_caveat_is_logged_once(album, tmp_path, capl
     _warn_once.cache_clear()
     segment_folder(job_for(album[0], tmp_path / "out"))
     segment_folder(job_for(album[0], tmp_path / "again"))
-    (told,) = [record.message for record in caplog.records if "made on drawings" in record.message]
-    assert told.endswith("on photographs its probabilities are a guess")
+    (warning,) = [record.message for record in caplog.records if "made on drawings" in record.message]
+    assert warning.endswith("on photographs its probabilities are a guess")
     rule = json.loads((SAM / "presence.json").read_text()) | {"encoder": str(SAM.parent / "clip"), "found_from": 0.5}
     (tmp_path / "rule.json").write_text(json.dumps(rule))
     with pytest.raises(UserError, match="presence differ"):

@@ -396,7 +396,7 @@ def test_five_hundred_photos_are_fast(tmp_path, serve, open_tab):
     tab = open_tab(serve("--images", photos))
     assert names(tab) == sorted(masks)
     loaded = tab.evaluate(
-        "performance.getEntriesByType('resource').filter(one => one.name.includes('overlays')).length"
+        "performance.getEntriesByType('resource').filter(entry => entry.name.includes('overlays')).length"
     )
     assert 0 < loaded < 100, "the list loads what nobody sees"
     for number in range(5):

@@ -81,10 +81,10 @@ def test_demo_without_models_is_one_line_and_writes_nothing(tmp_path):
 
 def test_every_caption_word_is_one_token():
     words = tokenizer()
-    said = "a zwx purple and teal checked backpack with a ribbon and a cat with a flag in the jungle"
-    assert words.tokenize(said) == [word + "</w>" for word in said.split()]
+    caption = "a zwx purple and teal checked backpack with a ribbon and a cat with a flag in the jungle"
+    assert words.tokenize(caption) == [word + "</w>" for word in caption.split()]
     assert words.tokenize("xylophone") and words.unk_token_id not in words("xylophone").input_ids[1:-1]
-    assert len(words(said).input_ids) <= models.TEXT_LENGTH
+    assert len(words(caption).input_ids) <= models.TEXT_LENGTH
 
 
 def test_training_prompts_match_levels_under_their_point(tmp_path):

@@ -81,12 +81,12 @@ def test_look_alikes_share_kind_and_empty_scenes_are_empty(seed):
 @given(SEEDS)
 def test_captions_describe_picture(seed):
     recipe = recipe_of(seed)
-    said = caption(recipe)
-    assert all(identity.kind in said.split() for identity, _ in recipe.subjects)
-    named = {scene for scene, phrase in PHRASES.items() if said.endswith(phrase)}
+    text = caption(recipe)
+    assert all(identity.kind in text.split() for identity, _ in recipe.subjects)
+    named = {scene for scene, phrase in PHRASES.items() if text.endswith(phrase)}
     assert named <= {recipe.scene}
     if not recipe.rare_token:
-        assert not set(RARE_TOKENS) & set(said.split())
+        assert not set(RARE_TOKENS) & set(text.split())
 
 
 def test_every_kind_and_scene_has_its_held_out_partner():

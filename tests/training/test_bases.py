@@ -122,8 +122,8 @@ def test_invalid_base_is_named(flags, models, given, words, capsys):
 def test_unreachable_hub_is_reported_without_retries(flags, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     assert train(flags | {"pretrained_model_name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5"}) == 2
-    said = capsys.readouterr().err
-    assert "nothing is cached under that name, and the hub cannot be reached" in said and "such as" not in said
+    printed = capsys.readouterr().err
+    assert "nothing is cached under that name, and the hub cannot be reached" in printed and "such as" not in printed
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

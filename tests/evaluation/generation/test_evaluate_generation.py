@@ -337,8 +337,8 @@ def test_mismatched_masks_are_refused(options, subject, tmp_path, capsys):
         shutil.copytree(subject / "masks", masks)
         files.write_mask(np.ones((48, 56), bool) if drawn is None else drawn, masks / "1.png")
         assert evaluate(options, instance_mask_dir=masks) == 2
-        said = {"small": "is 2 x 2 pixels but its photo 1.png is 56 x 48", "empty": "is empty", "full": "is full"}
-        assert said[name] in capsys.readouterr().err
+        messages = {"small": "is 2 x 2 pixels but its photo 1.png is 56 x 48", "empty": "is empty", "full": "is full"}
+        assert messages[name] in capsys.readouterr().err
     assert not Path(options["output"][0]).exists()
 
 

@@ -87,8 +87,8 @@ def test_ablate_prints_tables_and_can_add_more_later(models, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     start = lines.index("Table 6: what is given")
     assert [row.split()[-3] for row in lines[start + 2 : start + 6]] == ["89.3", "88.1", "95.3", "94.9"]
-    asked = len((tmp_path / "out" / "scores.jsonl").read_text().splitlines())
-    assert asked == 4
+    scored = len((tmp_path / "out" / "scores.jsonl").read_text().splitlines())
+    assert scored == 4
     assert main([*argv, "4", "6"]) == 0
     printed = capsys.readouterr().out
     assert all(title in printed for table in ("4", "6") for title in ablation.TABLES[table].values())

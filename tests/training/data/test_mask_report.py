@@ -34,8 +34,8 @@ def test_coverage_and_cropped_share_are_measured(tmp_path):
     assert [item.coverage for item in checks] == pytest.approx([16 * 24 / (64 * 96), 1.0])
     assert [item.kept for item in checks] == pytest.approx([1.0, 32 / 48])
     assert [tuple(item.latent.shape) for item in checks] == [(4, 6), (4, 6)]
-    said = summary(checks)
-    assert "covers 6% to 100% of 2 photos" in said and "wide.png (67%)" in said and "small.png (" not in said
+    text = summary(checks)
+    assert "covers 6% to 100% of 2 photos" in text and "wide.png (67%)" in text and "small.png (" not in text
     (centre,) = check([small], center_crop=True)
     assert centre.latent.shape == (4, 4) and centre.kept == 1.0  # the crop was moved to the left border
 

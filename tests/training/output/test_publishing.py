@@ -108,8 +108,8 @@ def test_failed_upload_is_kept_in_its_own_folder(pushed, hub, capsys):
 )
 def test_uploads_that_would_leak_are_refused(flags, switches, reason, capsys):
     assert train(flags, *switches) == 2
-    said = capsys.readouterr().err
-    assert reason in said and TOKEN not in said and not Path("output").exists()
+    error = capsys.readouterr().err
+    assert reason in error and TOKEN not in error and not Path("output").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ QUIET = (
 )
 
 
-@pytest.fixture(scope="module")  # no longer than it is asked for: it keeps an event loop running
+@pytest.fixture(scope="module")  # not longer: it keeps an event loop running
 def browser():
     """A headless Chromium, or Chrome."""
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

@@ -6,7 +6,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["ACCELERATE_USE_CPU"] = "true"
-os.environ.setdefault("MKL_CBWR", "AUTO")  # the package sets it too, but here may be imported after MKL ran
+os.environ.setdefault("MKL_CBWR", "AUTO")  # the package sets it too, but tests may import it after MKL has started
 
 import resource
 import signal
@@ -40,7 +40,7 @@ SLOW = (
     "tests/training/test_network_weights.py",
     "tests/training/test_screen.py",
     "tests/training/test_training.py",
-    # Kills, and processes beside this one.
+    # Kills and other processes.
     "tests/cli/test_phone_folder.py",
     "tests/evaluation/generation/test_killed.py",
     "tests/formats/test_killed.py",
@@ -51,11 +51,11 @@ SLOW = (
     "tests/review/test_server.py",
     "tests/review/test_stops.py",
     "tests/segmentation/test_standalone.py",
-    # Videos, fits, thousands of lines.
+    # Videos, fits and large files.
     "tests/evaluation/segmentation/test_ablation.py",
     "tests/evaluation/segmentation/test_evaluate.py",
     "tests/evaluation/segmentation/test_presence.py",
-    "tests/photos/test_manifest.py::test_no_more_memory_for_more_lines",
+    "tests/photos/test_manifest.py::test_memory_does_not_grow_with_number_of_lines",
     "tests/segmentation/test_mask_weights.py",
     "tests/segmentation/test_memory_video.py",
     "tests/segmentation/test_more_backbones.py::test_persam_finds_masks",
@@ -63,7 +63,7 @@ SLOW = (
     "tests/segmentation/test_presence.py",
     "tests/segmentation/test_video.py",
 )
-"""The tests that `make test-fast` leaves out, beside all that open a browser: beginnings of their names."""
+"""Prefixes of the tests that `make test-fast` skips; it also skips all tests that open a browser."""
 
 
 def pytest_collection_modifyitems(items):

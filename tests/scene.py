@@ -1,4 +1,4 @@
-"""A drawn photo with a known subject, for the tests of segmentation."""
+"""A drawn photo with a known subject, and the overlap of masks, for the tests of segmentation."""
 
 import numpy as np
 
@@ -11,3 +11,8 @@ def scene(height, width, seed=0):
     colours = np.where(disc[..., None], (220, 60, 40), (60, 120, 60))
     noise = random.integers(-20, 21, colours.shape)
     return (colours + noise).clip(0, 255).astype(np.uint8), disc
+
+
+def iou(first, second):
+    """Return the intersection over union of two masks."""
+    return (first & second).sum() / (first | second).sum()

@@ -23,24 +23,24 @@ def test_weights_get_ordinary_permissions(tmp_path):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o644
 
 
-def test_a_full_disk_is_reported_with_the_files_own_path(tmp_path, file_limit):
+def test_full_disk_is_reported_with_files_own_path(tmp_path, file_limit):
     file_limit(100)
     with pytest.raises(OSError, match=r"a\.txt") as failed, replacing(tmp_path / "a.txt") as temporary:
         temporary.write_text("x" * 1000)
     assert UNFINISHED not in str(failed.value) and list(tmp_path.iterdir()) == []
 
 
-def test_an_error_about_another_file_keeps_its_name(tmp_path):
+def test_error_about_another_file_keeps_its_name(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"photo\.png"), replacing(tmp_path / "a.txt"):
         (tmp_path / "photo.png").read_bytes()
 
 
-def test_an_error_without_an_errno_is_unchanged(tmp_path):
+def test_error_without_errno_is_unchanged(tmp_path):
     with pytest.raises(OSError, match=r"^broken data stream$"), replacing(tmp_path / "a.txt"):
         raise OSError("broken data stream")
 
 
-def test_a_folder_left_by_a_killed_call_is_started_from_scratch(tmp_path):
+def test_folder_left_by_killed_call_is_started_from_scratch(tmp_path):
     left = tmp_path / f"{UNFINISHED}there" / "there"
     left.mkdir(parents=True)
     (left / "half.png").write_text("half")
@@ -51,7 +51,7 @@ def test_a_folder_left_by_a_killed_call_is_started_from_scratch(tmp_path):
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["a"]
 
 
-def test_a_folder_that_another_call_is_writing_is_refused(tmp_path):
+def test_folder_that_another_call_is_writing_is_refused(tmp_path):
     with replacing_folder(tmp_path / "there") as folder:
         with pytest.raises(FileExistsError, match="being written"), replacing_folder(tmp_path / "there"):
             pass

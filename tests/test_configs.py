@@ -17,7 +17,7 @@ SMALL = {
     "--num_class_images": 1,
     "--mask_downsample": "max",
     "--seed": 0,
-    "--use_8bit_adam": False,  # bitsandbytes is not installed for the tests
+    "--use_8bit_adam": False,  # bitsandbytes is not installed in the tests
 }
 # The models that the recipes train -> their small replacements.
 STAND_INS = {
@@ -29,19 +29,19 @@ STAND_INS = {
 }
 
 
-def test_there_are_recipes():
+def test_recipes_are_found():
     small = {f"{family}_lora{memory}" for family in ("sdxl", "sd35", "flux") for memory in ("", "_low_memory")}
     assert {"sd15_full", "sd15_lora", "sd15_paper"} | small <= {path.stem for path in CONFIGS}
 
 
-def test_the_papers_recipe_takes_gradients_from_the_subject_alone():
+def test_paper_recipe_trains_on_subject_only():
     paper = yaml.safe_load((ROOT / "configs/sd15_paper.yaml").read_text())
     assert paper["background_weight"] == paper["background_prior_weight"] == 0 and "masked_loss" not in paper
     assert paper["mask_normalization"] == "none" and paper["with_prior_preservation"]
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if "low_memory" in path.stem], ids=lambda path: path.stem)
-def test_a_low_memory_recipe_differs_only_in_what_saves_memory(path):
+def test_low_memory_recipe_differs_only_in_memory_options(path):
     low = yaml.safe_load(path.read_text())
     plain = yaml.safe_load(path.with_stem(path.stem.removesuffix("_low_memory")).read_text())
     saving = dict.fromkeys(("gradient_checkpointing", "use_8bit_adam", "pre_compute_text_embeddings"), True)
@@ -49,7 +49,7 @@ def test_a_low_memory_recipe_differs_only_in_what_saves_memory(path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_the_recipe_runs_at_small_size(path, models, pipelines, tmp_path, monkeypatch):
+def test_recipe_runs_at_small_size(path, models, pipelines, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_photos(Path("dog"))
     Path("dog-masks").mkdir()

@@ -1,4 +1,4 @@
-"""Guards the pages in docs/: the flags in their commands exist, and the table of recipes has the recipes' numbers."""
+"""Pages in docs/: flags in their commands exist, and the table of recipes matches the recipes."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ LAUNCHERS = r"^\S+=\S+ |accelerate launch (--\S+ \S+ )*|torchrun (--\S+ \S+ )*|p
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of every command of ours in the page's bash blocks, a verb first."""
+    """Return the words of every project command in the page's bash blocks, verb first."""
     blocks = re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     lines = [
@@ -27,18 +27,18 @@ def commands(page: Path) -> list[list[str]]:
 
 @pytest.fixture
 def flags_of(capsys):
-    """The flags that `--help` of a verb names."""
+    """Return the flags listed by `--help` of a verb."""
 
-    def asked(*verb: str) -> set[str]:
+    def listed(*verb: str) -> set[str]:
         with pytest.raises(SystemExit):
             main([*verb, "--help"])
         return set(re.findall(r"--\w+", capsys.readouterr().out))
 
-    return cache(asked)
+    return cache(listed)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_every_flag_in_a_command_exists(page, flags_of):
+def test_every_flag_in_command_exists(page, flags_of):
     for verb, *words in commands(page):
         words = [verb, *words]
         count = 2 if verb == "evaluate" else 1
@@ -46,12 +46,12 @@ def test_every_flag_in_a_command_exists(page, flags_of):
         assert not unknown, " ".join(words)
 
 
-def test_there_are_commands_to_check():
+def test_pages_have_commands():
     verbs = {words[0] for page in PAGES for words in commands(page)}
     assert {"segment", "review", "train", "generate", "evaluate", "export", "import", "convert"} <= verbs
 
 
-def test_the_table_of_recipes_says_what_the_recipes_say():
+def test_recipe_table_matches_recipes():
     table = (ROOT / "docs/recipes.md").read_text()
     rows = {
         row[0]: row[1:]
@@ -63,11 +63,11 @@ def test_the_table_of_recipes_says_what_the_recipes_say():
         recipe = yaml.safe_load(text)
         trained = f"LoRA, rank {recipe['rank']}" if recipe.get("use_lora") else "all weights"
         base, steps, side = recipe["pretrained_model_name_or_path"], recipe["max_train_steps"], recipe["resolution"]
-        rate = re.search(r"^learning_rate: (\S+)", text, re.M)[1]  # as it is written: YAML reads 1e-4 as a string
+        rate = re.search(r"^learning_rate: (\S+)", text, re.M)[1]  # as text, since YAML reads 1e-4 as a string
         assert rows[name] == (base, trained, rate, str(steps), str(side))
 
 
-def test_every_file_that_a_contributor_is_sent_to_is_there():
+def test_files_named_for_contributors_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     paths = set(re.findall(r"`((?:persam_dreambooth|tests|examples|configs|docs)/[^`\s]*)`", text))
     missing = {path for path in paths if not (ROOT / path).exists()}

@@ -1,4 +1,4 @@
-"""Generation: a picture depends only on prompt and seed, says how it was made, and is never overwritten."""
+"""Generation: a picture depends only on prompt and seed, records its settings, and is never overwritten."""
 
 import shutil
 
@@ -75,7 +75,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def assert_refused(capsys, *flags, saying):
+def assert_refused(capsys, *flags, words):
     """Check for exit code 2 and a one-line error that contains all of `saying`."""
     code = run(*flags)
     output = capsys.readouterr()
@@ -83,34 +83,34 @@ def assert_refused(capsys, *flags, saying):
     assert output.out == ""
     (line,) = output.err.splitlines()
     assert line.startswith("persam-dreambooth generate: error: ")
-    for text in saying:
+    for text in words:
         assert str(text) in line
 
 
 # Pictures
 
 
-def test_a_seed_gives_the_same_picture_however_many_are_generated(pipeline):
+def test_picture_depends_only_on_its_seed(pipeline):
     many = draw(pipeline, num_images=3, seed=5)
     assert many.shape == (3, 32, 32, 3)
     for number in range(3):
         assert_same(draw(pipeline, seed=5 + number)[0], many[number])
 
 
-def test_seeds_and_prompts_change_the_picture(pipeline):
+def test_seeds_and_prompts_change_picture(pipeline):
     first, second = draw(pipeline, num_images=2)
     assert differ(first, second)
     assert differ(draw(pipeline, "a cat on a sofa")[0], first)
 
 
-def test_every_prompt_starts_from_the_same_seed(pipeline):
+def test_every_prompt_starts_from_same_seed(pipeline):
     prompts = [DOG, "a cat"]
     pictures = generation.generate(pipeline, prompts, 2, 7, **SMALL)
     assert [(picture.prompt, picture.seed) for picture in pictures] == [(p, s) for p in prompts for s in (7, 8)]
     assert_same(np.asarray(pictures[2].image), draw(pipeline, "a cat", seed=7)[0])
 
 
-def test_each_picture_is_handed_over_as_soon_as_it_is_finished(pipeline):
+def test_pictures_are_yielded_as_soon_as_finished(pipeline):
     seen = []
     pictures = generation.generate(pipeline, [DOG, "a cat"], 2, 0, seen.append, **SMALL)
     assert seen == pictures
@@ -125,14 +125,14 @@ def test_each_picture_is_handed_over_as_soon_as_it_is_finished(pipeline):
     assert len(seen) == 1
 
 
-def test_settings_reach_the_pipeline(pipeline):
+def test_settings_reach_pipeline(pipeline):
     assert draw(pipeline, height=48, width=64).shape == (1, 48, 64, 3)
     plain = draw(pipeline)
     for settings in ({"guidance_scale": 1.0}, {"num_inference_steps": 3}, {"negative_prompt": "grass"}):
         assert differ(draw(pipeline, **settings), plain)
 
 
-def test_a_pipeline_can_be_loaded_in_half_precision(base):
+def test_pipeline_can_be_loaded_in_half_precision(base):
     half = generation.load_pipeline(str(base), device="cpu", dtype=torch.bfloat16)
     assert {weight.dtype for weight in half.unet.parameters()} == {torch.bfloat16}
     assert half.device == torch.device("cpu")
@@ -153,15 +153,15 @@ def test_prompts_with_equal_file_names_get_different_files(tmp_path):
         assert len(path.name) < 80
 
 
-@pytest.mark.parametrize("there", ["a-sks-dog-1.png", "grid.png"])
-def test_an_existing_file_is_named_and_refused(tmp_path, there):
-    (tmp_path / there).write_bytes(b"")
+@pytest.mark.parametrize("existing", ["a-sks-dog-1.png", "grid.png"])
+def test_existing_file_is_named_and_refused(tmp_path, existing):
+    (tmp_path / existing).write_bytes(b"")
     with pytest.raises(UserError, match="already holds") as error:
         generation.picture_paths(tmp_path, [DOG], 2, 0)
-    assert there in str(error.value)
+    assert existing in str(error.value)
 
 
-def test_a_folder_of_other_pictures_is_accepted(tmp_path):
+def test_folder_of_other_pictures_is_accepted(tmp_path):
     (tmp_path / "a-sks-dog-2.png").write_bytes(b"")
     paths = generation.picture_paths(tmp_path, [DOG], 2, 0)
     assert [path.name for path in paths.values()] == ["a-sks-dog-0.png", "a-sks-dog-1.png"]
@@ -170,7 +170,7 @@ def test_a_folder_of_other_pictures_is_accepted(tmp_path):
 # The command
 
 
-def test_pictures_and_a_grid_are_written_and_say_how_they_were_made(base, pipeline, tmp_path, capsys):
+def test_pictures_and_grid_are_written_with_their_settings(base, pipeline, tmp_path, capsys):
     out = tmp_path / "new" / "out"
     flags = ["--model", base, "--prompt", DOG, "ein Käfer", "--output", out, "--num_images", 2, "--seed", 3]
     assert run(*flags, "--negative_prompt", "grass") == 0
@@ -194,7 +194,7 @@ def test_pictures_and_a_grid_are_written_and_say_how_they_were_made(base, pipeli
     assert str(out / "grid.png") in printed
 
 
-def test_the_grid_has_a_row_for_each_prompt(tmp_path):
+def test_grid_has_row_for_each_prompt(tmp_path):
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255)]
     pictures = [
         generation.Picture(Image.new("RGB", (8, 8), colour), "dog" if number < 3 else "cat", number % 3)
@@ -208,7 +208,7 @@ def test_the_grid_has_a_row_for_each_prompt(tmp_path):
     assert columns[0] == columns[1] == tuple(sorted(columns[0]))
 
 
-def test_prompts_may_come_from_a_file_and_each_is_used_once(base, tmp_path, capsys):
+def test_prompts_may_come_from_file_and_each_is_used_once(base, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("a sks dog\n\n   ein Käfer  \na cat\na cat\n", encoding="utf-8")
     flags = ["--prompts_file", tmp_path / "prompts.txt", "--prompt", "a bird", "--num_images", 1]
     assert run("--model", base, *flags, "--output", tmp_path / "out") == 0
@@ -220,12 +220,12 @@ def test_prompts_may_come_from_a_file_and_each_is_used_once(base, tmp_path, caps
 def test_existing_pictures_are_refused_and_unchanged(base, tmp_path, capsys):
     (tmp_path / "a-sks-dog-1.png").write_bytes(b"mine")
     flags = ["--model", base, "--prompt", DOG, "--output", tmp_path, "--num_images", 2]
-    assert_refused(capsys, *flags, saying=["a-sks-dog-1.png", tmp_path, "--output"])
+    assert_refused(capsys, *flags, words=["a-sks-dog-1.png", tmp_path, "--output"])
     assert names(tmp_path) == ["a-sks-dog-1.png"]
     assert (tmp_path / "a-sks-dog-1.png").read_bytes() == b"mine"
 
 
-def test_generate_resumes_where_it_was_stopped_and_adds_prompts(base, tmp_path, capsys, monkeypatch):
+def test_generate_resumes_and_adds_prompts(base, tmp_path, capsys, monkeypatch):
     flags = ["--model", base, "--output", tmp_path / "out", "--num_images", 2, "--prompt", DOG]
     assert run(*flags, "a cat") == 0
     whole = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -247,10 +247,8 @@ def test_pictures_made_differently_are_never_overwritten(base, lora, tmp_path, c
     assert run(*flags) == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     capsys.readouterr()
-    assert_refused(
-        capsys, *flags, *(other if len(other) > 1 else [*other, lora]), saying=["already holds", "--output"]
-    )
-    assert_refused(capsys, *flags, "a cat", "--model", lora, saying=["already holds", "--output"])
+    assert_refused(capsys, *flags, *(other if len(other) > 1 else [*other, lora]), words=["already holds", "--output"])
+    assert_refused(capsys, *flags, "a cat", "--model", lora, words=["already holds", "--output"])
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
 
@@ -280,17 +278,17 @@ def test_no_dropout_is_left_on(base, tmp_path):
     assert_same(draw(pipeline, num_images=2)[1], draw(pipeline, seed=1)[0])
 
 
-def test_a_prompt_without_the_trained_word_causes_a_warning(lora, tmp_path, capsys):
+def test_prompt_without_trained_word_causes_warning(lora, tmp_path, capsys):
     folder = shutil.copytree(lora, tmp_path / "lora")
     config = yaml.safe_load((folder / model_folder.CONFIG_NAME).read_text())
     config |= {"instance_prompt": "a photo of sks dog", "class_prompt": "a photo of dog"}
     (folder / model_folder.CONFIG_NAME).write_text(yaml.safe_dump(config))
     assert run("--model", folder, "--prompt", "a dog", DOG, "--output", tmp_path / "out", "--num_images", 1) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "lacks 'sks'" in line]
-    assert len(told) == 1 and "'a dog'" in told[0]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "lacks 'sks'" in line]
+    assert len(warnings) == 1 and "'a dog'" in warnings[0]
 
 
-def test_an_unavailable_hub_model_is_refused(tmp_path, capsys):
+def test_unavailable_hub_model_is_refused(tmp_path, capsys):
     assert_refused(
         capsys,
         "--model",
@@ -299,18 +297,18 @@ def test_an_unavailable_hub_model_is_refused(tmp_path, capsys):
         DOG,
         "--output",
         tmp_path / "out",
-        saying=["nobody/nothing", "no such folder"],
+        words=["nobody/nothing", "no such folder"],
     )
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_is_not_a_model_is_refused(tmp_path, capsys):
+def test_folder_that_is_not_model_is_refused(tmp_path, capsys):
     flags = ["--model", tmp_path, "--prompt", DOG, "--output", tmp_path / "out"]
-    assert_refused(capsys, *flags, saying=[tmp_path, "model_index.json", "--output_dir"])
+    assert_refused(capsys, *flags, words=[tmp_path, "model_index.json", "--output_dir"])
     assert not (tmp_path / "out").exists()
 
 
-def test_a_pipeline_with_a_part_missing_is_refused(base, tmp_path, capsys):
+def test_pipeline_with_part_missing_is_refused(base, tmp_path, capsys):
     shutil.copytree(base, tmp_path / "model")
     shutil.rmtree(tmp_path / "model" / "unet")
     flags = ["--model", tmp_path / "model", "--prompt", DOG, "--output", tmp_path / "out"]
@@ -324,7 +322,7 @@ def test_a_pipeline_with_a_part_missing_is_refused(base, tmp_path, capsys):
 # LoRA
 
 
-def test_lora_weights_are_loaded_onto_the_base_in_their_config(lora, base, pipeline):
+def test_lora_weights_are_loaded_onto_base_in_their_config(lora, base, pipeline):
     by_hand = DiffusionPipeline.from_pretrained(base).to("cpu")
     by_hand.load_lora_weights(lora, weight_name=model_folder.LORA_NAME)
     ours = draw(generation.load_pipeline(str(lora), device="cpu"))
@@ -332,7 +330,7 @@ def test_lora_weights_are_loaded_onto_the_base_in_their_config(lora, base, pipel
     assert differ(ours, draw(pipeline))
 
 
-def test_a_lora_folder_works_like_any_model(lora, tmp_path):
+def test_lora_folder_works_like_any_model(lora, tmp_path):
     assert run("--model", lora, "--prompt", DOG, "--output", tmp_path, "--num_images", 1) == 0
     with Image.open(tmp_path / "a-sks-dog-0.png") as picture:
         expected = draw(generation.load_pipeline(str(lora), device="cpu"))
@@ -341,25 +339,25 @@ def test_a_lora_folder_works_like_any_model(lora, tmp_path):
 
 
 @pytest.mark.parametrize("config", [None, "use_lora: true\n", "- a list\n", ""])
-def test_lora_weights_without_a_known_base_are_refused(lora, tmp_path, capsys, config):
+def test_lora_weights_without_known_base_are_refused(lora, tmp_path, capsys, config):
     shutil.copy(lora / model_folder.LORA_NAME, tmp_path)
     if config is not None:
         (tmp_path / model_folder.CONFIG_NAME).write_text(config)
     flags = ["--model", tmp_path, "--prompt", DOG, "--output", tmp_path / "out"]
-    assert_refused(capsys, *flags, saying=[tmp_path, "--base_model"])
+    assert_refused(capsys, *flags, words=[tmp_path, "--base_model"])
 
 
-def test_the_base_model_flag_replaces_or_overrides_the_config(lora, base, tmp_path):
+def test_base_model_flag_replaces_or_overrides_config(lora, base, tmp_path):
     expected = draw(generation.load_pipeline(str(lora), device="cpu"))
     shutil.copy(lora / model_folder.LORA_NAME, tmp_path)
     alone = generation.load_pipeline(str(tmp_path), base_model=str(base), device="cpu")
     assert_same(draw(alone), expected)
     (tmp_path / model_folder.CONFIG_NAME).write_text("pretrained_model_name_or_path: /no/such/base\n")
-    told = generation.load_pipeline(str(tmp_path), base_model=str(base), device="cpu")
-    assert_same(draw(told), expected)
+    overridden = generation.load_pipeline(str(tmp_path), base_model=str(base), device="cpu")
+    assert_same(draw(overridden), expected)
 
 
-def test_a_missing_base_is_refused_with_both_names(lora, tmp_path):
+def test_missing_base_is_refused_with_both_names(lora, tmp_path):
     shutil.copy(lora / model_folder.LORA_NAME, tmp_path)
     (tmp_path / model_folder.CONFIG_NAME).write_text("pretrained_model_name_or_path: /no/such/base\n")
     with pytest.raises(UserError, match="cannot be loaded") as error:
@@ -370,12 +368,12 @@ def test_a_missing_base_is_refused_with_both_names(lora, tmp_path):
 
 
 @pytest.mark.parametrize("prompts", [["a dog 2", "a dog", "a dog!"], ["a dog", "a dog!", "a dog?", "a dog-2"]])
-def test_prompts_never_share_a_file(tmp_path, prompts):
+def test_prompts_never_share_file(tmp_path, prompts):
     paths = generation.picture_paths(tmp_path, prompts, num_images=2, seed=0)
     assert len(set(paths.values())) == len(paths) == 2 * len(prompts)
 
 
-def test_a_single_side_and_sizes_that_the_model_rejects_are_refused(base, capsys, tmp_path):
+def test_single_side_and_sizes_that_model_rejects_are_refused(base, capsys, tmp_path):
     given = ["generate", "--model", str(base), "--prompt", DOG, "--output", str(tmp_path / "out"), "--device", "cpu"]
     assert main([*given, "--height", "32"]) == 2
     assert "--height and --width belong together" in capsys.readouterr().err
@@ -384,7 +382,7 @@ def test_a_single_side_and_sizes_that_the_model_rejects_are_refused(base, capsys
     assert not (tmp_path / "out").exists()
 
 
-def test_a_prompts_file_that_is_not_utf_8_is_refused_in_one_line(base, capsys, tmp_path):
+def test_prompts_file_that_is_not_utf_8_is_refused_in_one_line(base, capsys, tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_bytes("ein Hund für".encode("latin-1"))
     assert run("--model", base, "--prompts_file", path, "--output", tmp_path / "out") == 2
@@ -392,7 +390,7 @@ def test_a_prompts_file_that_is_not_utf_8_is_refused_in_one_line(base, capsys, t
 
 
 @pytest.mark.parametrize("damaged", [model_folder.CONFIG_NAME, model_folder.LORA_NAME])
-def test_a_damaged_lora_folder_is_refused_in_one_line(lora, damaged, capsys, tmp_path):
+def test_damaged_lora_folder_is_refused_in_one_line(lora, damaged, capsys, tmp_path):
     folder = shutil.copytree(lora, tmp_path / "lora")
     (folder / damaged).write_bytes(b"{: no")
     assert run("--model", folder, "--prompt", DOG, "--output", tmp_path / "out") == 2

@@ -22,7 +22,7 @@ def unreachable(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_an_unreachable_hub_is_reported_immediately(unreachable):
+def test_unreachable_hub_is_reported_immediately(unreachable):
     begun = time.monotonic()
     with pytest.raises(UserError, match=r"nothing is cached under that name, and the hub cannot be reached") as error:
         hub.check_available(NAME, "base model")
@@ -31,7 +31,7 @@ def test_an_unreachable_hub_is_reported_immediately(unreachable):
 
 
 @pytest.mark.parametrize("ask", [load_pipeline, lambda name: check_model(Model("it", name), None)])
-def test_an_unreachable_model_for_generation_is_reported_immediately(ask, unreachable):
+def test_unreachable_model_for_generation_is_reported_immediately(ask, unreachable):
     begun = time.monotonic()
     with pytest.raises(UserError, match=f"no model at '{NAME}'.*the hub cannot be reached"):
         ask(NAME)

@@ -1,4 +1,4 @@
-"""How image and mask files of every kind are converted in memory."""
+"""Conversion of image and mask files of every kind in memory."""
 
 import io
 import struct
@@ -73,20 +73,20 @@ def test_every_exif_orientation_is_made_upright(upright, number):
 
 
 @pytest.mark.parametrize("number", range(1, 9))
-def test_a_jpeg_of_every_orientation_is_made_upright(upright, number):
+def test_jpeg_of_every_orientation_is_made_upright(upright, number):
     large = np.kron(upright, np.ones((16, 16, 1), np.uint8))  # flat blocks survive JPEG
     pixels = STORED_BY_ORIENTATION[number](large).copy()
     file = stored(Image.fromarray(pixels), "JPEG", quality=95, subsampling=0, exif=orientation(number))
     assert np.abs(rgb_of(file).astype(int) - large).max() <= 8
 
 
-def test_an_image_made_upright_has_no_orientation_left(upright):
+def test_upright_image_has_no_orientation_tag(upright):
     file = stored(Image.fromarray(STORED_BY_ORIENTATION[6](upright).copy()), "PNG", exif=orientation(6))
     once = to_rgb(file)
     np.testing.assert_array_equal(rgb_of(once), once)
 
 
-def test_the_given_image_is_not_modified(upright):
+def test_given_image_is_not_modified(upright):
     alpha = np.full((2, 3, 1), 100, np.uint8)
     image = Image.fromarray(np.concatenate([upright, alpha], axis=-1))
     to_rgb(image)
@@ -106,20 +106,20 @@ def test_grey_with_alpha_is_composited_on_white():
 
 
 @pytest.mark.parametrize("transparency", [1, bytes([255, 0])], ids=["index", "alpha table"])
-def test_a_transparent_palette_entry_becomes_white(transparency):
+def test_transparent_palette_entry_becomes_white(transparency):
     file = palette_image([[0, 1]], [(10, 20, 30), (200, 0, 0)], transparency=transparency)
     assert file.mode == "P"
     np.testing.assert_array_equal(rgb_of(file), [[(10, 20, 30), (255, 255, 255)]])
 
 
-def test_the_transparent_colour_of_an_rgb_png_becomes_white():
+def test_transparent_colour_of_rgb_png_becomes_white():
     image = Image.fromarray(np.array([[(1, 2, 3), (4, 5, 6)]], np.uint8))
     file = stored(image, "PNG", transparency=(4, 5, 6))
     assert file.mode == "RGB"
     np.testing.assert_array_equal(rgb_of(file), [[(1, 2, 3), (255, 255, 255)]])
 
 
-def test_a_palette_gives_its_colours():
+def test_palette_gives_its_colours():
     file = palette_image([[0, 1, 1]], [(10, 20, 30), (200, 0, 0)])
     assert file.mode == "P"
     np.testing.assert_array_equal(rgb_of(file), [[(10, 20, 30), (200, 0, 0), (200, 0, 0)]])
@@ -137,13 +137,13 @@ def test_16_bit_levels_keep_their_high_byte(file_format):
     np.testing.assert_array_equal(rgb_of(file), grey([[0, 0, 1, 128, 255]]))
 
 
-def test_a_float_tiff_is_read_from_0_to_1():
+def test_float_tiff_is_read_from_0_to_1():
     file = stored(Image.fromarray(np.array([[0, 0.5, 1, np.nan]], np.float32)), "TIFF")
     assert file.mode == "F"
     np.testing.assert_array_equal(rgb_of(file), grey([[0, 127, 255, 0]]))
 
 
-def test_a_float_tiff_with_a_level_above_1_is_read_from_0_to_255():
+def test_float_tiff_with_level_above_1_is_read_from_0_to_255():
     file = stored(Image.fromarray(np.array([[-3, 0.5, 100.7, 255, 300]], np.float32)), "TIFF")
     np.testing.assert_array_equal(rgb_of(file), grey([[0, 0, 100, 255, 255]]))
 
@@ -153,7 +153,7 @@ def test_a_float_tiff_with_a_level_above_1_is_read_from_0_to_255():
     [((0, 0, 0, 0), (255, 255, 255)), ((0, 255, 255, 0), (255, 0, 0)), ((0, 0, 0, 255), (0, 0, 0))],
     ids=["no ink", "magenta and yellow", "black"],
 )
-def test_a_cmyk_jpeg_gives_the_printed_colour(ink, seen):
+def test_cmyk_jpeg_gives_printed_colour(ink, seen):
     file = stored(Image.new("CMYK", (16, 16), ink), "JPEG", quality=95)
     assert file.mode == "CMYK"
     assert np.abs(rgb_of(file).astype(int) - seen).max() <= 3
@@ -230,7 +230,7 @@ masks = (
 @pytest.mark.parametrize("drawing", DRAWINGS)
 @settings(max_examples=8, deadline=None)
 @given(mask=masks)
-def test_a_mask_drawn_in_any_way_is_read_back_identically(drawing, mask):
+def test_mask_drawn_in_any_way_is_read_back_identically(drawing, mask):
     found = to_mask(DRAWINGS[drawing](mask))
     assert found.dtype == np.bool_
     np.testing.assert_array_equal(found, mask)
@@ -241,31 +241,31 @@ NEVER_BLANK = {"soft-edged grey PNG", "photo erased around the subject", "black 
 
 
 @pytest.mark.parametrize("drawing", [name for name in DRAWINGS if name not in NEVER_BLANK])
-def test_an_empty_drawing_gives_an_empty_mask(drawing):
+def test_empty_drawing_gives_empty_mask(drawing):
     assert not to_mask(DRAWINGS[drawing](np.zeros((8, 16), bool))).any()
 
 
 @pytest.mark.parametrize("drawing", ["bool array", "0/1 grey PNG", "PerSeg palette", "green RGB", "opaque RGBA"])
-def test_a_full_drawing_gives_a_full_mask(drawing):
+def test_full_drawing_gives_full_mask(drawing):
     assert to_mask(DRAWINGS[drawing](np.ones((8, 16), bool))).all()
 
 
-def test_a_soft_edge_is_thresholded_at_half_of_the_brightest_level():
+def test_soft_edge_is_thresholded_at_half_of_brightest_level():
     np.testing.assert_array_equal(to_mask(np.array([[0, 100, 101, 200]], np.uint8)), [[False, False, True, True]])
 
 
-def test_a_soft_alpha_is_thresholded_at_half_of_the_most_opaque():
+def test_soft_alpha_is_thresholded_at_half_of_most_opaque():
     alpha = np.array([[0, 100, 101, 200]], np.uint8)
     image = Image.fromarray(np.concatenate([grey([[255] * 4]), alpha[..., None]], axis=-1))
     np.testing.assert_array_equal(to_mask(image), [[False, False, True, True]])
 
 
-def test_every_colour_of_a_palette_counts_however_dim():
+def test_every_palette_colour_counts_however_dim():
     file = palette_image([[0, 1, 2, 3]], [(0, 0, 0), (128, 0, 0), (0, 0, 32), (255, 255, 255)])
     np.testing.assert_array_equal(to_mask(file), [[False, True, True, True]])
 
 
-def test_a_rotated_mask_fits_its_rotated_photo(upright):
+def test_rotated_mask_fits_its_rotated_photo(upright):
     mask = np.array([[True, False, False], [False, False, True]])
     for number, turn in STORED_BY_ORIENTATION.items():
         photo = stored(Image.fromarray(turn(upright).copy()), "PNG", exif=orientation(number))
@@ -278,14 +278,14 @@ def test_nan_counts_as_background():
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (4, 4, 0), (4, 4, 5), (3, 64, 64), (1, 4, 4, 1)], ids=str)
-def test_an_array_of_another_shape_is_refused_in_one_line(shape):
+def test_array_of_wrong_shape_is_refused_in_one_line(shape):
     with pytest.raises(UserError) as refusal:
         to_mask(np.zeros(shape))
     assert str(shape) in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
-def test_every_colour_of_an_opaque_palette_with_an_alpha_table_counts():
+def test_every_colour_of_opaque_palette_with_alpha_table_counts():
     image = Image.frombytes("P", (3, 1), bytes([0, 1, 2]))
     image.putpalette([0, 0, 0, 64, 0, 0, 192, 0, 0])
     file = io.BytesIO()
@@ -294,7 +294,7 @@ def test_every_colour_of_an_opaque_palette_with_an_alpha_table_counts():
 
 
 @pytest.mark.parametrize("tag", [0x0100, 0x0103, 0x011A, 0x0128])  # width, compression, x resolution and its unit
-def test_a_photo_with_a_damaged_exif_tag_is_still_made_upright(tag):
+def test_photo_with_damaged_exif_tag_is_still_made_upright(tag):
     orientation_6 = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
     text_for_a_number = struct.pack("<HHI4s", tag, 2, 4, b"odd")
     exif = (

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import to_mask
 from persam_dreambooth.masks import Looks, refuse_empty, refuse_full, refuse_picture
+from tests.scene import iou
 
 SIDE = 96
 
@@ -31,10 +32,6 @@ def photo(seed=0, side=SIDE):
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((side, side), Image.BICUBIC)
     return Image.fromarray((np.asarray(coarse) * 0.9 + random.integers(0, 26, (side, side, 3))).astype(np.uint8))
-
-
-def iou(found, true):
-    return (found & true).sum() / (found | true).sum()
 
 
 def reread(image, kind="PNG", **options):
@@ -86,7 +83,7 @@ def black_named_transparent():
     "draw", [one_pixel_less_opaque, rotated, with_margin, grey_with_alpha, black_named_transparent]
 )
 @pytest.mark.parametrize("as_array", [False, True], ids=["image", "array"])
-def test_a_black_and_white_drawing_with_some_transparency_is_read_by_its_colours(draw, as_array):
+def test_partly_transparent_black_and_white_drawing_is_read_by_colour(draw, as_array):
     drawn, true = draw()
     if as_array:
         drawn = np.asarray(drawn.convert("RGBA"))
@@ -101,7 +98,7 @@ def test_a_black_and_white_drawing_with_some_transparency_is_read_by_its_colours
     ),
     veil=st.integers(1, 127),
 )
-def test_the_alpha_of_a_black_and_white_drawing_never_changes_the_mask(mask, veil):
+def test_alpha_of_black_and_white_drawing_never_changes_mask(mask, veil):
     """Some of the background becomes half transparent, but none of the subject."""
     alpha = np.where(mask, 255, 255 - veil)
     alpha[tuple(np.argwhere(~mask)[0])] = 255
@@ -110,7 +107,7 @@ def test_the_alpha_of_a_black_and_white_drawing_never_changes_the_mask(mask, vei
     np.testing.assert_array_equal(to_mask(drawn), mask)
 
 
-def test_a_cut_out_is_read_by_its_alpha():
+def test_cut_out_is_read_by_its_alpha():
     cut = photo()
     cut.putalpha(ellipse())
     assert iou(to_mask(reread(cut)), truth()) > 0.99
@@ -122,14 +119,14 @@ def test_a_cut_out_is_read_by_its_alpha():
 
 @settings(max_examples=30, deadline=None)
 @given(levels=arrays(np.uint8, (6, 7), elements=st.integers(0, 255)))
-def test_a_grey_palette_is_read_like_a_grey_image(levels):
+def test_grey_palette_is_read_like_grey_image(levels):
     greys = [(level,) * 3 for level in range(256)]
     np.testing.assert_array_equal(to_mask(palette(levels, greys)), to_mask(Image.fromarray(levels)))
 
 
 @pytest.mark.parametrize("subject", [(128, 0, 0), (64, 0, 0), (0, 0, 255), (255, 255, 255)])
 @pytest.mark.parametrize("background", [(0, 0, 0), (2, 2, 2)])
-def test_a_nearly_black_palette_background_counts_as_black(subject, background):
+def test_nearly_black_palette_background_counts_as_black(subject, background):
     np.testing.assert_array_equal(to_mask(palette(truth(), [background, subject])), truth())
 
 
@@ -165,7 +162,7 @@ NO_MASKS = {
 
 @pytest.mark.parametrize("draw", NO_MASKS.values(), ids=NO_MASKS)
 @pytest.mark.parametrize("seed", range(4))
-def test_a_photo_is_refused_however_it_was_edited(draw, seed):
+def test_photo_is_refused_despite_edits(draw, seed):
     for given_mask in (draw(photo(seed)), np.asarray(draw(photo(seed)).convert("RGB"))):
         with pytest.raises(UserError, match=r"dog\.png is not a mask but a photo") as refusal:
             refuse_picture(given_mask, "dog.png")
@@ -189,14 +186,14 @@ MASKS = {
 
 @pytest.mark.parametrize("draw", MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize("box", [(24, 30, 70, 66), (2, 2, 94, 94), (40, 40, 52, 52)], ids=["usual", "large", "small"])
-def test_a_drawn_mask_is_accepted_however_it_was_saved(draw, box):
+def test_drawn_mask_is_accepted_however_it_was_saved(draw, box):
     mask = draw(ellipse(box))
     refuse_picture(mask, "mask")
     assert iou(to_mask(mask), np.asarray(ellipse(box)) > 127) > 0.85
 
 
 @pytest.mark.parametrize("quality", [20, 50, 75])
-def test_a_large_red_mask_is_accepted_even_as_the_poorest_jpeg(quality):
+def test_large_red_mask_is_accepted_even_as_poorest_jpeg(quality):
     red = MASKS["red"](ellipse((200, 240, 500, 600), 800))
     refuse_picture(reread(red, "JPEG", quality=quality), "mask")
 
@@ -209,7 +206,7 @@ def test_thin_strokes_with_soft_edges_are_accepted():
 
 @settings(max_examples=40, deadline=None)
 @given(mask=arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=30)))
-def test_two_levels_are_always_a_mask(mask):
+def test_two_levels_are_always_mask(mask):
     for drawn in (Image.fromarray(mask), mask, mask.astype(np.uint8), Image.fromarray(mask.astype(np.uint8) * 255)):
         refuse_picture(drawn, "mask")
 
@@ -218,7 +215,7 @@ def test_two_levels_are_always_a_mask(mask):
 
 
 @pytest.mark.parametrize(("marked", "words"), [(0, "is empty"), (1, "marks 1 of 9216"), (15, "marks 15 of 9216")])
-def test_a_mask_that_marks_almost_nothing_is_refused(marked, words):
+def test_mask_that_marks_almost_nothing_is_refused(marked, words):
     mask = np.zeros((SIDE, SIDE), bool)
     mask.flat[:marked] = True
     with pytest.raises(UserError, match=words):
@@ -227,7 +224,7 @@ def test_a_mask_that_marks_almost_nothing_is_refused(marked, words):
     refuse_empty(mask, "m.png")
 
 
-def test_a_full_mask_is_refused():
+def test_full_mask_is_refused():
     with pytest.raises(UserError, match=r"m\.png is full"):
         refuse_full(np.ones((4, 4), bool), "m.png")
     refuse_full(np.eye(4, dtype=bool), "m.png")
@@ -246,7 +243,7 @@ def test_inverted_and_nearly_full_masks_cause_warnings():
     assert any("full.jpg cover nearly everything" in line for line in looks.warnings())
 
 
-def test_one_warning_says_that_all_masks_are_nearly_full():
+def test_nearly_full_masks_cause_a_single_warning():
     looks, full = Looks(), np.ones((SIDE, SIDE), bool)
     for name in ("a.jpg", "b.jpg"):
         looks.add(name, full)

@@ -1,4 +1,4 @@
-"""Guards what is declared and shipped: every import, every pin, and the sizes and contents of sdist and wheel."""
+"""Packaging: declared imports and pins, and the sizes and contents of sdist and wheel."""
 
 import ast
 import re
@@ -21,27 +21,27 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}
-"""Of imports whose distribution has another name."""
+"""Distributions whose name differs from the import's."""
 OURS = {
     "persam_dreambooth",
     "tests",
     *(path.stem for folder in ("examples", "experiments") for path in (ROOT / folder).rglob("*.py")),
 }
 OFFICIAL = {"per_segment_anything"}
-"""The official PerSAM code, which benchmarks/album.py takes from a checkout."""
+"""The official PerSAM code, which benchmarks/album.py imports from a checkout."""
 MAX_SDIST = 5_000_000  # bytes; it had 32 MB when trained weights and recordings were in it
 
 
 def requirements(*extras: str) -> dict[str, Requirement]:
-    """What the package needs with these extras, by name."""
+    """Return the package's requirements with the given extras, by name."""
     lines = [*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])]
     found = {canonicalize_name(line.name): line for line in map(Requirement, lines)}
-    own = found.pop(PROJECT["name"], None)  # an extra that includes others
+    own = found.pop(PROJECT["name"], None)  # an extra that includes other extras
     return found | requirements(*own.extras) if own else found
 
 
 def imports(folder: Path) -> Iterator[tuple[str, Path, bool]]:
-    """Every imported module's first name, the file, and whether it is imported as soon as the file is."""
+    """Yield each imported top-level package, the file, and whether it is imported at module level."""
     for path in [folder] if folder.is_file() else sorted(folder.rglob("*.py")):
         tree = ast.parse(path.read_text())
         at_once = set(map(id, tree.body))
@@ -65,12 +65,12 @@ def undeclared(folder: str, declared: dict[str, Requirement], at_once_only: bool
     }
 
 
-def test_every_import_of_the_package_is_declared():
-    extras = set(EXTRAS) - {"dev", "docs"}  # what a user can ask for
+def test_every_import_of_package_is_declared():
+    extras = set(EXTRAS) - {"dev", "docs"}  # extras for users
     assert undeclared("persam_dreambooth", requirements(*extras)) == set()
 
 
-def test_only_the_review_page_needs_an_extra_as_soon_as_it_is_imported():
+def test_only_review_page_needs_extra_at_import():
     missing = undeclared("persam_dreambooth", requirements(), at_once_only=True)
     assert missing
     assert {line for line in missing if not line.startswith("persam_dreambooth/review/")} == set()
@@ -78,7 +78,7 @@ def test_only_the_review_page_needs_an_extra_as_soon_as_it_is_imported():
 
 
 @pytest.mark.parametrize("folder", ["tests", "examples", "experiments", "benchmarks", "train_dreambooth_persam.py"])
-def test_dev_installs_what_everything_else_imports(folder):
+def test_dev_extra_covers_all_other_imports(folder):
     assert undeclared(folder, requirements("dev")) == set()
 
 
@@ -91,7 +91,7 @@ def test_every_dependency_is_pinned_at_or_above_its_lower_bound():
         assert requirement.specifier.contains(pinned[name]), f"{requirement} is not met by {pinned[name]}"
 
 
-def test_the_citation_names_this_version():
+def test_citation_names_this_version():
     version = re.search(r'__version__ = "(.+)"', (ROOT / "persam_dreambooth/__init__.py").read_text())[1]
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
 
@@ -102,7 +102,7 @@ def sdist(tmp_path_factory) -> Path:
     return Path(next(SdistBuilder(str(ROOT)).build(directory=str(folder), versions=["standard"])))
 
 
-def test_the_sdist_is_small_and_has_what_a_reader_and_a_builder_need(sdist):
+def test_sdist_is_small_and_complete(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
     assert sdist.stat().st_size < MAX_SDIST
@@ -111,7 +111,7 @@ def test_the_sdist_is_small_and_has_what_a_reader_and_a_builder_need(sdist):
     assert needed | {"configs/sd15_lora.yaml", "persam_dreambooth/py.typed"} <= names
 
 
-def test_the_index_shows_the_readme_with_whole_addresses(sdist):
+def test_readme_on_index_has_absolute_links(sdist):
     with tarfile.open(sdist) as archive:
         (name,) = [name for name in archive.getnames() if name.endswith("/PKG-INFO")]
         shown = message_from_bytes(archive.extractfile(name).read()).get_payload()
@@ -124,7 +124,7 @@ def test_the_index_shows_the_readme_with_whole_addresses(sdist):
     assert all(any(address.endswith(path) for address in pictures) for path in paths if path.endswith(".png"))
 
 
-def test_the_wheel_holds_the_whole_package_and_nothing_else(tmp_path):
+def test_wheel_has_exactly_package(tmp_path):
     wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}

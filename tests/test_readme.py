@@ -56,7 +56,7 @@ def run(command, folder):
     return done.stdout
 
 
-def test_the_demo_made_its_report(folder):
+def test_demo_writes_its_report(folder):
     picture = Image.open(folder / "demo" / "report.png")
     assert picture.size == Image.open(ROOT / "docs" / "pictures" / "demo.png").size
     page = (folder / "demo" / "report.html").read_text()
@@ -65,13 +65,13 @@ def test_the_demo_made_its_report(folder):
     assert page.count("<li>") == 3 and "http" not in page
 
 
-def test_the_snippet_prints_what_the_readme_says(folder):
+def test_snippet_output_matches_readme(folder):
     (snippet,), (printed,) = blocks("python"), blocks("text")
     assert len([line for line in snippet.splitlines() if line.strip()]) <= 8
     assert run([sys.executable, "-c", snippet], folder).strip() == printed.strip()
 
 
-def test_every_command_runs_in_the_readmes_order(folder):
+def test_every_command_runs_in_readmes_order(folder):
     make, *commands = blocks("bash")
     assert [line.split("#")[0].strip() for line in make.splitlines()] == ["make demo", "make test"]
     assert len(commands) == 5
@@ -87,7 +87,7 @@ def test_every_command_runs_in_the_readmes_order(folder):
     assert names == ["a-sks-dog-in-the-jungle-0.png", "a-sks-dog-in-the-snow-0.png", "grid.png"]
 
 
-def test_every_file_that_the_readme_links_to_is_there():
+def test_files_linked_in_readme_exist():
     links = re.findall(r"\]\(([^)#]+)\)", README)
     checked = re.findall(r"`(tests/[\w./]+)`", README)
     assert links and all((ROOT / link).exists() for link in links)

@@ -13,7 +13,7 @@ torch.ones(64, 64) @ torch.ones(64, 64)
 """
 
 
-def asked(**environment):
+def mkl_log(**environment):
     """Return what MKL logs about its calls."""
     inherited = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
     done = subprocess.run(
@@ -26,18 +26,18 @@ def asked(**environment):
     return done.stdout
 
 
-@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this build of torch has no MKL to be told")
-def test_importing_the_package_makes_mkl_reproducible():
-    assert "CNR:AUTO" in asked()
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this build of torch has no MKL")
+def test_importing_package_makes_mkl_reproducible():
+    assert "CNR:AUTO" in mkl_log()
 
 
-@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this build of torch has no MKL to be told")
-def test_what_the_user_chose_for_mkl_stays():
-    assert "CNR:COMPATIBLE" in asked(MKL_CBWR="COMPATIBLE")
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this build of torch has no MKL")
+def test_users_mkl_setting_is_kept():
+    assert "CNR:COMPATIBLE" in mkl_log(MKL_CBWR="COMPATIBLE")
 
 
 @pytest.mark.parametrize("shape", [(77, 64, 33), (5, 1000, 7), (256, 96, 256)], ids=str)
-def test_a_product_does_not_depend_on_where_its_operands_are_in_memory(shape):
+def test_product_does_not_depend_on_memory_alignment(shape):
     rows, inner, columns = shape
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(rows, inner, generator=generator), torch.randn(inner, columns, generator=generator)

@@ -45,7 +45,7 @@ def first_mask(tmp_path_factory):
 
 
 @pytest.fixture
-def ways(memory, video, tmp_path):
+def common_flags(memory, video, tmp_path):
     """The flags shared by all commands."""
     return ["video", "--video", str(video), "--output", str(tmp_path / "out"), "--device", "cpu"], tmp_path / "out"
 
@@ -65,8 +65,8 @@ def same(found, expected):
         assert scores == [None if score is None else pytest.approx(score, abs=1e-5) for score in frame.scores]
 
 
-def test_with_a_first_mask_a_memory_needs_no_persam(ways, memory, first_mask, capsys):
-    argv, output = ways
+def test_memory_with_first_mask_needs_no_persam(common_flags, memory, first_mask, capsys):
+    argv, output = common_flags
     assert main([*argv, "--memory", str(memory), "--first_mask", str(first_mask), "--sam", "no/such/sam"]) == 0
     same(
         written(output), list(MemorySegmenter.from_pretrained(str(memory), device="cpu").follow(film(5), two_labels()))
@@ -75,8 +75,8 @@ def test_with_a_first_mask_a_memory_needs_no_persam(ways, memory, first_mask, ca
     assert "5 frames" in capsys.readouterr().out
 
 
-def test_saved_subjects_are_found_by_persam_and_tracked_by_the_memory(ways, memory, models, tmp_path):
-    argv, output = ways
+def test_saved_subjects_are_found_by_persam_and_tracked_by_memory(common_flags, memory, models, tmp_path):
+    argv, output = common_flags
     persam = PerSAM.from_pretrained(models / "sam", Method.persam_f(), device="cpu")
     subjects = [persam.personalize(Reference(scene(*SIZE)[0], two_labels() == number)) for number in (1, 2)]
     paths = [tmp_path / "disc.safetensors", tmp_path / "corner.safetensors"]
@@ -89,8 +89,8 @@ def test_saved_subjects_are_found_by_persam_and_tracked_by_the_memory(ways, memo
     same(written(output), list(follower.follow(film(5))))
 
 
-def test_one_folder_may_be_sam_and_memory(ways, memory, tmp_path):
-    argv, output = ways
+def test_one_folder_may_be_sam_and_memory(common_flags, memory, tmp_path):
+    argv, output = common_flags
     persam = PerSAM.from_pretrained(memory, Method(), device="cpu")
     subject = persam.personalize(Reference(*scene(*SIZE)))
     subject.save(tmp_path / "disc.safetensors")
@@ -101,8 +101,8 @@ def test_one_folder_may_be_sam_and_memory(ways, memory, tmp_path):
     assert scores[0] is not None
 
 
-def test_without_a_memory_the_authors_method_is_used(ways, models, first_mask):
-    argv, output = ways
+def test_persam_is_used_without_memory(common_flags, models, first_mask):
+    argv, output = common_flags
     assert main([*argv, "--sam", str(models / "sam"), "--first_mask", str(first_mask), "--lost_below", "0"]) == 0
     persam = PerSAM.from_pretrained(models / "sam", Method.persam_f(), device="cpu")
     first = film(1)[0]
@@ -110,8 +110,8 @@ def test_without_a_memory_the_authors_method_is_used(ways, models, first_mask):
     same(written(output), list(VideoSegmenter(persam, subjects, None).follow(film(5), two_labels())))
 
 
-def test_a_folder_without_a_memory_is_refused_in_one_line(ways, first_mask, tmp_path, capsys):
-    argv, output = ways
+def test_folder_without_memory_is_refused_in_one_line(common_flags, first_mask, tmp_path, capsys):
+    argv, output = common_flags
     random_sams.sam2().save_pretrained(tmp_path / "sam2")
     capsys.readouterr()
     assert main([*argv, "--memory", str(tmp_path / "sam2"), "--first_mask", str(first_mask)]) == 2
@@ -126,7 +126,7 @@ def lost(count, *numbers, flags=()):
     return lost_lines(Followed(count, list(numbers)), VideoFlags(**values))
 
 
-def test_lost_frames_are_named_with_the_flag_that_helps():
+def test_lost_frames_are_named_with_helpful_flag():
     assert lost(12, [], []) == []
     assert lost(12, [2, 3, 4, 9], []) == [
         "subject 1 was not found in 4 of 12 frames: 2-4, 9",
@@ -140,27 +140,27 @@ def test_lost_frames_are_named_with_the_flag_that_helps():
 
 
 @pytest.mark.parametrize("quality", ["nan", "-1"])
-def test_an_invalid_quality_is_refused(quality, ways, first_mask, capsys):
-    argv, output = ways
+def test_invalid_quality_is_refused(quality, common_flags, first_mask, capsys):
+    argv, output = common_flags
     assert main([*argv, "--first_mask", str(first_mask), f"--lost_below={quality}"]) == 2
     assert "--lost_below" in capsys.readouterr().err and not output.exists()
 
 
-def test_the_command_prints_the_frames_in_which_a_subject_was_lost(ways, models, first_mask, capsys):
-    argv, output = ways
+def test_command_prints_frames_in_which_subject_was_lost(common_flags, models, first_mask, capsys):
+    argv, output = common_flags
     assert main([*argv, "--sam", str(models / "sam"), "--first_mask", str(first_mask), "--lost_below", "10"]) == 0
     scores = [scores for _, scores in written(output)]
     assert [[score is None for score in frame] for frame in scores] == [[False, False]] + [[True, True]] * 4
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("5 frames in ")
-    assert said[1:3] == [f"subject {number} was not found in 4 of 5 frames: 1-4" for number in (1, 2)]
-    assert "--lost_below (now 10)" in said[3]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("5 frames in ")
+    assert printed[1:3] == [f"subject {number} was not found in 4 of 5 frames: 1-4" for number in (1, 2)]
+    assert "--lost_below (now 10)" in printed[3]
 
 
 @pytest.mark.parametrize("damage", ["size", "bytes"])
-def test_the_frames_before_the_damage_in_a_video_are_kept(damage, ways, models, memory, first_mask, tmp_path, capsys):
+def test_frames_before_damage_in_video_are_kept(damage, common_flags, models, memory, first_mask, tmp_path, capsys):
     """A folder with frames of different sizes is refused earlier; damage shows only when a frame is read."""
-    argv, output = ways
+    argv, output = common_flags
     for number, frame in enumerate(film(5)):
         picture = Image.fromarray(frame[:-1] if damage == "size" and number == 3 else frame)
         picture.save(tmp_path / f"{number}.png")
@@ -178,7 +178,7 @@ def test_the_frames_before_the_damage_in_a_video_are_kept(damage, ways, models, 
     assert not list(output.glob(".*"))
 
 
-def test_a_run_without_any_model_is_refused_before_anything_is_written(video, first_mask, models, tmp_path):
+def test_run_without_model_is_refused_before_writing(video, first_mask, models, tmp_path):
     with pytest.raises(UserError, match="needs PerSAM or a video model"):
         segment_video(None, video, tmp_path / "out", first_mask=first_mask)
     persam = PerSAM.from_pretrained(models / "sam", Method.persam_f(), device="cpu")

@@ -5,9 +5,9 @@ import pytest
 from persam_dreambooth.words import counted, listed
 
 
-@pytest.mark.parametrize(("number", "says"), [(0, "0 photos"), (1, "1 photo"), (2, "2 photos")])
-def test_numbers_agree_with_their_nouns(number, says):
-    assert counted(number, "photo") == says
+@pytest.mark.parametrize(("number", "expected"), [(0, "0 photos"), (1, "1 photo"), (2, "2 photos")])
+def test_numbers_agree_with_their_nouns(number, expected):
+    assert counted(number, "photo") == expected
 
 
 def test_irregular_plurals_are_given():

@@ -66,6 +66,6 @@ def test_files_that_are_not_text_are_refused_without_blocking(make, tmp_path):
         read_yaml(path, "config")
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match="no config at"):
         read_yaml(tmp_path / "a.yaml", "config")

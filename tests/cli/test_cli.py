@@ -1,4 +1,4 @@
-"""Guards the command line: every mistake one line and exit code 2, every flag explained, files of flags as flags."""
+"""The command line: errors are one line with exit code 2, every flag has a help text, config files equal flags."""
 
 import subprocess
 import sys
@@ -38,12 +38,12 @@ FLAGS = {
     "evaluate": EVALUATE,
 }
 EVERY_FLAG = [(verb, flag) for verb, groups in FLAGS.items() for group in groups for flag in fields(group)]
-NEEDED = ["--images", "photos", "--reference", "dog.jpg", "--reference_mask", "dog.png", "--output", "out"]
+REQUIRED = ["--images", "photos", "--reference", "dog.jpg", "--reference_mask", "dog.png", "--output", "out"]
 
 
 @pytest.fixture
 def config(tmp_path):
-    """Write a config file; returns the flags that name it."""
+    """Write a config file; return the flags that name it."""
 
     def write(text):
         path = tmp_path / "flags.yaml"
@@ -54,8 +54,8 @@ def config(tmp_path):
 
 
 @pytest.fixture
-def mistake(capsys):
-    """Run a command that is wrong; returns its one line on stderr."""
+def error_of(capsys):
+    """Run an invalid command; return its one-line error."""
 
     def run(*argv):
         code = main(list(argv))
@@ -71,14 +71,14 @@ def mistake(capsys):
 
 
 def segment_flags(*argv):
-    flags, method, _ = parse(SEGMENT, [*NEEDED, *argv], "persam-dreambooth segment", "")
+    flags, method, _ = parse(SEGMENT, [*REQUIRED, *argv], "persam-dreambooth segment", "")
     return flags, method
 
 
 # References
 
 
-def test_masks_boxes_and_scribbles_come_one_for_each_reference():
+def test_references_take_boxes_and_points():
     boxed = ["--reference", "a.jpg", "b.jpg", "--reference_box", "1,2,3,4", "5,6,7,8.5"]
     flags, _, _ = parse(SEGMENT, ["--images", "p", "--output", "o", *boxed], "", "")
     assert flags.references() == (
@@ -91,7 +91,7 @@ def test_masks_boxes_and_scribbles_come_one_for_each_reference():
 
 
 @pytest.mark.parametrize(
-    ("argv", "named"),
+    ("argv", "expected"),
     [
         (["--reference_mask", "m.png", "n.png"], ["1 of --reference", "2 of --reference_mask"]),
         (["--reference_box", "1,2,3"], ["1,2,3", "left,top,right,bottom"]),
@@ -105,12 +105,12 @@ def test_masks_boxes_and_scribbles_come_one_for_each_reference():
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
 )
-def test_references_that_do_not_add_up_are_refused(mistake, argv, named):
-    line = mistake("segment", "--images", "p", "--output", "o", "--reference", "a.jpg", *argv)
-    assert all(part in line for part in named)
+def test_mismatched_reference_flags_are_refused(error_of, argv, expected):
+    line = error_of("segment", "--images", "p", "--output", "o", "--reference", "a.jpg", *argv)
+    assert all(part in line for part in expected)
 
 
-def test_persam_f_is_chosen_by_name():
+def test_persam_f_is_selected_by_name():
     assert segment_flags("--method", "persam-f")[1].chosen_method() == Method.persam_f()
     assert segment_flags()[1].chosen_method() == Method()
 
@@ -128,7 +128,7 @@ def test_help_lists_every_verb(capsys, argv):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_the_help_of_a_verb_lists_every_flag(capsys, verb):
+def test_help_of_verb_lists_every_flag(capsys, verb):
     with pytest.raises(SystemExit) as end:
         main([verb, "--help"])
     assert end.value.code == 0
@@ -138,7 +138,7 @@ def test_the_help_of_a_verb_lists_every_flag(capsys, verb):
 
 
 @pytest.mark.parametrize(("verb", "flag"), EVERY_FLAG, ids=[f"{verb}-{flag.name}" for verb, flag in EVERY_FLAG])
-def test_every_flag_has_a_help_text(verb, flag):
+def test_every_flag_has_help_text(verb, flag):
     assert flag.metadata.get("help", "").strip()
 
 
@@ -148,7 +148,7 @@ HEAVY = ("torch", "transformers", "diffusers", "accelerate", "peft", "datasets",
 @pytest.mark.parametrize(
     "argv", [*([verb] for verb in VERBS), ["evaluate", "perseg"], ["evaluate", "generation"]], ids=str
 )
-def test_help_loads_none_of_what_takes_seconds(argv):
+def test_help_imports_no_heavy_packages(argv):
     """Every verb answers --help in 0.2 s, measured on two cores; with torch it would be 3 to 8 s."""
     code = f"""if True:
         import sys
@@ -158,12 +158,12 @@ def test_help_loads_none_of_what_takes_seconds(argv):
         except SystemExit:
             print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr == "[]\n" and "usage:" in done.stdout
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stderr == "[]\n" and "usage:" in result.stdout
 
 
 @pytest.mark.parametrize(("verb", "first"), [("segment", "--images"), ("train", "--pretrained_model_name_or_path")])
-def test_the_flags_that_matter_stand_first(capsys, verb, first):
+def test_most_important_flags_are_listed_first(capsys, verb, first):
     with pytest.raises(SystemExit):
         main([verb, "--help"])
     text = capsys.readouterr().out
@@ -174,7 +174,7 @@ def test_the_flags_that_matter_stand_first(capsys, verb, first):
     assert len(listed) == len(set(listed))
 
 
-def test_defaults_stand_in_the_help(capsys):
+def test_help_shows_defaults(capsys):
     with pytest.raises(SystemExit):
         main(["segment", "--help"])
     text = " ".join(capsys.readouterr().out.split())
@@ -183,7 +183,7 @@ def test_defaults_stand_in_the_help(capsys):
     assert "the opposite of --refinement" in text
 
 
-def test_the_version_is_printed(capsys):
+def test_version_is_printed(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"{__version__}\n"
 
@@ -193,51 +193,51 @@ def test_the_version_is_printed(capsys):
     [[Path(sysconfig.get_path("scripts")) / "persam-dreambooth"], [sys.executable, "-m", "persam_dreambooth.cli"]],
     ids=["script", "module"],
 )
-def test_the_command_runs_in_its_own_process(command):
-    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__}\n", "")
-    done = subprocess.run([*command, "no-verb"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+def test_command_runs_as_script_and_module(command):
+    result = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"{__version__}\n", "")
+    result = subprocess.run([*command, "no-verb"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
 
 
-# Mistakes
+# Errors
 
 
-def test_an_unknown_verb_is_refused_with_those_there_are(mistake):
-    line = mistake("segmnt", "--images", "photos")
+def test_unknown_verb_is_refused_with_list_of_verbs(error_of):
+    line = error_of("segmnt", "--images", "photos")
     assert "'segmnt'" in line
     assert all(verb in line for verb in VERBS)
 
 
 @pytest.mark.parametrize(
-    ("argv", "meant"),
+    ("argv", "suggestion"),
     [
-        (["segment", *NEEDED, "--referense_mask", "x"], "--reference_mask"),
-        (["segment", *NEEDED, "--batch-sise", "3"], "--batch_size"),
+        (["segment", *REQUIRED, "--referense_mask", "x"], "--reference_mask"),
+        (["segment", *REQUIRED, "--batch-sise", "3"], "--batch_size"),
         (["segment", "--image", "photos"], "--images"),
         (["generate", "--num_image", "3"], "--num_images"),
         (["train", "--learning_rat", "1e-4"], "--learning_rate"),
     ],
 )
-def test_an_unknown_flag_is_refused_with_the_nearest(mistake, argv, meant):
-    assert f"did you mean {meant}?" in mistake(*argv)
+def test_unknown_flag_is_refused_with_suggestion(error_of, argv, suggestion):
+    assert f"did you mean {suggestion}?" in error_of(*argv)
 
 
-def test_an_unknown_flag_that_is_near_to_none_points_to_the_help(mistake):
-    line = mistake("segment", *NEEDED, "--zzz")
+def test_unknown_flag_without_similar_one_points_to_help(error_of):
+    line = error_of("segment", *REQUIRED, "--zzz")
     assert "--zzz" in line
     assert "did you mean" not in line
     assert "--help" in line
 
 
 @pytest.mark.parametrize("missing", ["--images", "--reference", "--reference_mask", "--output"])
-def test_a_missing_flag_of_segment_is_named(mistake, missing):
-    place = NEEDED.index(missing)
-    assert f"{missing} is missing" in mistake("segment", *NEEDED[:place], *NEEDED[place + 2 :])
+def test_missing_flag_of_segment_is_named(error_of, missing):
+    place = REQUIRED.index(missing)
+    assert f"{missing} is missing" in error_of("segment", *REQUIRED[:place], *REQUIRED[place + 2 :])
 
 
 @pytest.mark.parametrize(
-    ("argv", "named"),
+    ("argv", "expected"),
     [
         (["segment"], "--images"),
         (["generate"], "--model"),
@@ -246,18 +246,18 @@ def test_a_missing_flag_of_segment_is_named(mistake, missing):
         (["train"], "--pretrained_model_name_or_path"),
     ],
 )
-def test_missing_input_is_named(mistake, argv, named):
-    assert named in mistake(*argv)
+def test_missing_input_is_named(error_of, argv, expected):
+    assert expected in error_of(*argv)
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "expected"),
     [
-        (["segment", *NEEDED, "--fidelity", "perfect"], ["--fidelity", "perfect", "corrected", "official", "paper"]),
-        (["segment", *NEEDED, "--dtype", "int8"], ["--dtype", "int8", "bfloat16"]),
-        (["segment", *NEEDED, "--batch_size", "many"], ["--batch_size", "many"]),
-        (["segment", *NEEDED, "--batch_size", "0"], ["--batch_size 0", "at least 1"]),
-        (["segment", *NEEDED, "--refinement", "maybe"], ["--refinement", "maybe"]),
+        (["segment", *REQUIRED, "--fidelity", "perfect"], ["--fidelity", "perfect", "corrected", "official", "paper"]),
+        (["segment", *REQUIRED, "--dtype", "int8"], ["--dtype", "int8", "bfloat16"]),
+        (["segment", *REQUIRED, "--batch_size", "many"], ["--batch_size", "many"]),
+        (["segment", *REQUIRED, "--batch_size", "0"], ["--batch_size 0", "at least 1"]),
+        (["segment", *REQUIRED, "--refinement", "maybe"], ["--refinement", "maybe"]),
         (["segment", "--images"], ["--images"]),
         (["generate", "--model", "m", "--prompt", "p", "--num_images", "0"], ["--num_images 0", "at least 1"]),
         (["generate", "--model", "m", "--prompt", "p", "--num_inference_steps", "-1"], ["--num_inference_steps -1"]),
@@ -265,28 +265,28 @@ def test_missing_input_is_named(mistake, argv, named):
         (["train", "--learning_rate", "fast"], ["--learning_rate", "fast"]),
     ],
 )
-def test_a_bad_value_is_refused_with_its_flag_and_what_is_allowed(mistake, argv, said):
-    line = mistake(*argv)
-    assert all(text in line for text in said)
+def test_invalid_value_is_refused_with_flag_and_allowed_values(error_of, argv, expected):
+    line = error_of(*argv)
+    assert all(text in line for text in expected)
 
 
-def test_flags_may_not_be_shortened(mistake):
-    assert "--batch" in mistake("segment", *NEEDED, "--batch", "3")
+def test_flags_cannot_be_abbreviated(error_of):
+    assert "--batch" in error_of("segment", *REQUIRED, "--batch", "3")
 
 
-# Files of flags
+# Config files
 
 
-def test_a_config_sets_what_its_flags_would(config):
+def test_config_equals_flags(config):
     text = "images: album\nbatch_size: 3\nrefinement: false\nguided_attention: true\nsam: 42\ndevice: null\n"
-    assert parse(SEGMENT, [*NEEDED[2:], *config(text)], "program", "") == [
+    assert parse(SEGMENT, [*REQUIRED[2:], *config(text)], "program", "") == [
         SegmentFlags(images="album", reference=["dog.jpg"], reference_mask=["dog.png"], output="out", batch_size=3),
         MethodFlags(refinement=False),
         SamFlags(sam="42"),
     ]
 
 
-def test_flags_win_over_the_config_wherever_they_stand(config):
+def test_flags_override_config_in_any_order(config):
     file = config("images: album\nbatch_size: 3\nrefinement: false\nnegative_prior: true\n")
     for argv in ([*file, "--batch_size", "2"], ["--batch_size", "2", *file]):
         flags, method = segment_flags(*argv, "--refinement", "--no_negative_prior")
@@ -295,7 +295,7 @@ def test_flags_win_over_the_config_wherever_they_stand(config):
 
 
 @pytest.mark.parametrize("written", ["5e-6", "5.0e-6", "0.000005", "5E-06"])
-def test_a_small_number_is_a_number_however_it_is_written(config, written):
+def test_small_numbers_parse_in_any_notation(config, written):
     (flags,) = parse([OptimizationConfig], config(f"learning_rate: {written}\nmax_train_steps: 7\n"), "program", "")
     assert flags.learning_rate == 5e-6
     assert isinstance(flags.learning_rate, float)
@@ -303,12 +303,12 @@ def test_a_small_number_is_a_number_however_it_is_written(config, written):
 
 
 @pytest.mark.parametrize(("written", "value"), [("true", True), ("false", False), ("True", True), ("no", False)])
-def test_a_switch_is_on_or_off_in_a_config(config, written, value):
+def test_switches_in_config(config, written, value):
     _, method = segment_flags(*config(f"refinement: {written}\nsemantic_prompting: {written}\n"))
     assert (method.refinement, method.semantic_prompting) == (value, value)
 
 
-def test_a_list_in_a_config_is_a_flag_with_several_values(config):
+def test_list_in_config_is_multi_value_flag(config):
     file = config('model: m\nprompt:\n  - a sks dog\n  - "two: words"\nseed: -3\nguidance_scale: 7\n')
     (flags,) = parse([GenerateFlags], file, "program", "")
     assert flags.prompt == ["a sks dog", "two: words"]
@@ -317,7 +317,7 @@ def test_a_list_in_a_config_is_a_flag_with_several_values(config):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("batchsize: 3\n", ["'batchsize'", "did you mean batch_size?"]),
         ("zzz: 3\n", ["'zzz'", "--help"]),
@@ -337,20 +337,20 @@ def test_a_list_in_a_config_is_a_flag_with_several_values(config):
         ("batch_size: 0\n", ["--batch_size 0"]),
     ],
 )
-def test_a_mistake_in_a_config_is_one_line(mistake, config, text, said):
-    line = mistake("segment", *NEEDED, *config(text))
-    assert all(words in line for words in said)
+def test_config_error_is_one_line(error_of, config, text, expected):
+    line = error_of("segment", *REQUIRED, *config(text))
+    assert all(words in line for words in expected)
 
 
-def test_a_config_that_cannot_be_read_is_named(mistake, tmp_path):
+def test_unreadable_config_is_named(error_of, tmp_path):
     absent, binary = tmp_path / "absent.yaml", tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00\x80")
     for path in (absent, binary, tmp_path):
-        assert str(path) in mistake("segment", *NEEDED, "--config", str(path))
-        assert str(path) in mistake("segment", *NEEDED, f"--config={path}")
+        assert str(path) in error_of("segment", *REQUIRED, "--config", str(path))
+        assert str(path) in error_of("segment", *REQUIRED, f"--config={path}")
 
 
-def test_settings_of_several_groups_come_from_one_line_of_flags(config):
+def test_flags_are_split_into_groups(config):
     @dataclass
     class Colours:
         paint: str = field(default="red", metadata={"help": "colour"})
@@ -365,10 +365,10 @@ def test_settings_of_several_groups_come_from_one_line_of_flags(config):
         parse([Colours, Sizes], ["--pain", "green"], "program", "")
 
 
-# A whole run
+# Whole runs
 
 
-def draw_album(folder):
+def write_album(folder):
     (folder / "photos").mkdir()
     random = np.random.default_rng(0)
     for name in ("dog.png", "park.jpg"):
@@ -378,8 +378,8 @@ def draw_album(folder):
     Image.fromarray(mask).save(folder / "mask.png")
 
 
-def test_segment_writes_masks_and_says_where_they_lie(models, tmp_path, config, capsys):
-    draw_album(tmp_path)
+def test_segment_writes_masks_and_prints_their_path(models, tmp_path, config, capsys):
+    write_album(tmp_path)
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"not a picture")
     flags = {
         "images": tmp_path / "photos",
@@ -398,14 +398,14 @@ def test_segment_writes_masks_and_says_where_they_lie(models, tmp_path, config, 
     assert (out / "contact_sheet.png").is_file()
 
 
-def test_segment_refuses_bad_input_in_one_line(models, tmp_path, mistake):
-    draw_album(tmp_path)
+def test_segment_refuses_bad_input_in_one_line(models, tmp_path, error_of):
+    write_album(tmp_path)
     photos = tmp_path / "photos"
     flags = ["--images", photos, "--reference", photos / "dog.png", "--output", tmp_path / "out", "--device", "cpu"]
     flags = [str(flag) for flag in flags]
-    line = mistake("segment", *flags, "--reference_mask", str(tmp_path / "absent.png"), "--sam", str(models / "sam"))
+    line = error_of("segment", *flags, "--reference_mask", str(tmp_path / "absent.png"), "--sam", str(models / "sam"))
     assert str(tmp_path / "absent.png") in line
-    line = mistake(
+    line = error_of(
         "segment", *flags, "--reference_mask", str(tmp_path / "mask.png"), "--sam", str(tmp_path / "no-sam")
     )
     assert str(tmp_path / "no-sam") in line
@@ -417,28 +417,28 @@ def test_ctrl_c_ends_with_130_and_one_line(capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(SegmentFlags, "__post_init__", interrupted)
-    assert main(["segment", *NEEDED]) == 130
+    assert main(["segment", *REQUIRED]) == 130
     output = capsys.readouterr()
     assert output.out == ""
     assert len(output.err.splitlines()) == 1
     assert "interrupted" in output.err
 
 
-# Odd values
+# Edge cases
 
 
-def test_a_config_value_that_starts_with_a_dash_is_a_value(config):
+def test_config_value_may_start_with_dash(config):
     (flags,) = parse([GenerateFlags], [*config("model: m\nprompt: a dog\nnegative_prompt: -blurry\n")], "generate", "")
     assert flags.negative_prompt == "-blurry"
 
 
-def test_a_word_that_yaml_takes_for_true_is_asked_for_in_quotes(config, mistake):
-    line = mistake("train", *config("identifier: on\n"))
+def test_word_that_yaml_reads_as_true_must_be_quoted(config, error_of):
+    line = error_of("train", *config("identifier: on\n"))
     assert "identifier in" in line and "is read as true; write it in quotes" in line
 
 
-def test_ctrl_c_while_a_verb_is_imported_is_one_line():
-    """An alarm stands for the key, rung once torch begins to be imported: where the verb's flags are read already."""
+def test_ctrl_c_during_import_is_one_line():
+    """An alarm replaces the key press, once torch starts to be imported, after the verb's flags are parsed."""
     code = """if True:
         import signal, sys
         from persam_dreambooth.cli import main
@@ -456,28 +456,28 @@ def test_ctrl_c_while_a_verb_is_imported_is_one_line():
     assert run.returncode == 130 and "Traceback" not in run.stderr and "interrupted" in run.stderr
 
 
-def test_an_unquoted_no_in_a_config_is_the_word_no(config):
+def test_unquoted_no_in_config_is_word(config):
     (flags,) = parse([OptimizationConfig], config("mixed_precision: no\n"), "train", "")
     assert flags.mixed_precision == "no"
 
 
-def test_words_that_start_with_a_dash_in_a_configs_list_are_words(config):
+def test_words_in_config_list_may_start_with_dash(config):
     (flags,) = parse([GenerateFlags], config("model: m\nprompt: [a dog, -b]\n"), "generate", "")
     assert flags.prompt == ["a dog", "-b"]
 
 
 @pytest.mark.parametrize("value", ["[1, 2]", "{a: 1}"])
-def test_a_config_value_of_many_for_a_flag_of_one_is_refused(config, mistake, value):
-    line = mistake("segment", *NEEDED, *config(f"batch_size: {value}\n"))
+def test_multiple_values_for_single_value_flag_are_refused(config, error_of, value):
+    line = error_of("segment", *REQUIRED, *config(f"batch_size: {value}\n"))
     assert "batch_size" in line and "takes one value" in line
 
 
-def test_a_config_flag_without_a_file_is_one_line(mistake):
-    assert "--config" in mistake("segment", "--config")
+def test_config_flag_without_file_is_one_line(error_of):
+    assert "--config" in error_of("segment", "--config")
 
 
-@pytest.mark.parametrize("verb", [("segment", *NEEDED), ("generate", "--model", "{model}", "--prompt", "x")])
-def test_a_device_that_is_not_there_is_one_line(verb, mistake, models, tmp_path, monkeypatch):
+@pytest.mark.parametrize("verb", [("segment", *REQUIRED), ("generate", "--model", "{model}", "--prompt", "x")])
+def test_unavailable_device_is_one_line(verb, error_of, models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     Image.new("RGB", (20, 20)).save("dog.jpg")
@@ -487,11 +487,11 @@ def test_a_device_that_is_not_there_is_one_line(verb, mistake, models, tmp_path,
     Image.fromarray(drawn).save("dog.png")
     words = [word.format(model=models / "stable-diffusion") for word in verb]
     sam = ["--sam", str(models / "sam")] if words[0] == "segment" else []
-    assert "the device banana cannot be used" in mistake(*words, *sam, "--device", "banana")
+    assert "the device banana cannot be used" in error_of(*words, *sam, "--device", "banana")
     assert not Path("out").exists()
 
 
-def test_an_output_below_a_file_is_one_line(mistake, models, tmp_path, monkeypatch):
+def test_output_below_file_is_one_line(error_of, models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (20, 20)).save("dog.jpg")
     drawn = Image.new("L", (20, 20))
@@ -499,4 +499,4 @@ def test_an_output_below_a_file_is_one_line(mistake, models, tmp_path, monkeypat
     drawn.save("dog.png")
     Path("file").touch()
     given = ["--images", ".", "--reference", "dog.jpg", "--reference_mask", "dog.png", "--sam", str(models / "sam")]
-    assert "file is a file" in mistake("segment", *given, "--output", "file/x", "--device", "cpu")
+    assert "file is a file" in error_of("segment", *given, "--output", "file/x", "--device", "cpu")

@@ -1,4 +1,4 @@
-"""A manifest that somebody else wrote is refused by every verb that reads one; nothing outside its folder changes."""
+"""Every verb refuses a hostile manifest, and nothing outside its folder changes."""
 
 import json
 import os
@@ -29,7 +29,7 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def finished(models, tmp_path_factory):
-    """Two photos, segmented; and a file beside that nobody may touch."""
+    """Two segmented photos, and a file outside that must not change."""
     folder = tmp_path_factory.mktemp("album")
     (folder / "photos").mkdir()
     for number in range(2):
@@ -38,11 +38,11 @@ def finished(models, tmp_path_factory):
         mask.resize((48, 40)).save(folder / f"mask-{number}.png")
     (folder / "outside").mkdir()
     (folder / "outside" / "mask.png").write_bytes((folder / "mask-0.png").read_bytes())
-    assert main(segmentation(folder, models)) == 0
+    assert main(segment_argv(folder, models)) == 0
     return folder
 
 
-def segmentation(folder, models):
+def segment_argv(folder, models):
     argv = [
         "segment",
         "--images",
@@ -56,21 +56,21 @@ def segmentation(folder, models):
     return [str(word) for word in argv]
 
 
-def calls(folder, models):
-    """What reads a manifest."""
+def commands(folder, models):
+    """Return every command that reads a manifest."""
     data = ["--instance_data_dir", folder / "photos", "--instance_mask_dir", folder / "out"]
     base = ["--pretrained_model_name_or_path", models / "stable-diffusion", "--instance_prompt", "a sks dog"]
-    evaluated = ["--model", models / "stable-diffusion", "--prompts", "live", "--unique_token", "sks"]
-    again = [*segmentation(folder, models), "--again"]
+    evaluate = ["--model", models / "stable-diffusion", "--prompts", "live", "--unique_token", "sks"]
+    again = [*segment_argv(folder, models), "--again"]
     return {
-        "segment": segmentation(folder, models),
+        "segment": segment_argv(folder, models),
         "segment --again": again,
         "train": ["train", *base, *data, "--output_dir", folder / "model", "--report_to", "none"],
         "export": ["export", "--to", "kohya", "--masks", folder / "out", "--output", folder / "exported"],
         "evaluate": [
             "evaluate",
             "generation",
-            *evaluated,
+            *evaluate,
             "--class_token",
             "dog",
             *data,
@@ -80,8 +80,8 @@ def calls(folder, models):
     }
 
 
-def with_line(folder, values):
-    """Add a line to the manifest; returns how the manifest was."""
+def insert_line(folder, values):
+    """Insert a line into the manifest; return the original content."""
     path = folder / "out" / MANIFEST_NAME
     before = path.read_bytes()
     if isinstance(values, dict):
@@ -94,28 +94,28 @@ def with_line(folder, values):
 
 @pytest.mark.parametrize("verb", ["segment", "segment --again", "train", "export", "evaluate"])
 @pytest.mark.parametrize("values", HOSTILE.values(), ids=HOSTILE)
-def test_it_is_one_line_and_nothing_is_touched(finished, models, values, verb, capsys):
-    before = with_line(finished, values)
-    there = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+def test_hostile_line_is_refused_and_nothing_changes(finished, models, values, verb, capsys):
+    before = insert_line(finished, values)
+    files = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     try:
-        assert main([str(word) for word in calls(finished, models)[verb]]) == 2
+        assert main([str(word) for word in commands(finished, models)[verb]]) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
         assert f"line 1 of {finished / 'out' / MANIFEST_NAME}" in line and len(line) < 500
         with pytest.raises(UserError, match="line 1 of"):
-            LiveManifest(finished / "out" / MANIFEST_NAME).entries()  # by which the review page reads it
-        after = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file() and path in there}
-        assert after == there
+            LiveManifest(finished / "out" / MANIFEST_NAME).entries()  # as the review page reads it
+        after = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file() and path in files}
+        assert after == files
     finally:
         (finished / "out" / MANIFEST_NAME).write_bytes(before)
 
 
 @pytest.mark.parametrize("verb", ["segment", "train", "export", "evaluate"])
-def test_a_pipe_is_not_waited_for(finished, models, verb, capsys):
+def test_pipe_does_not_block(finished, models, verb, capsys):
     path = finished / "out" / MANIFEST_NAME
     kept = path.rename(finished / "kept.jsonl")
     os.mkfifo(path)
     try:
-        assert main([str(word) for word in calls(finished, models)[verb]]) == 2
+        assert main([str(word) for word in commands(finished, models)[verb]]) == 2
         assert "is a named pipe" in capsys.readouterr().err
     finally:
         Path(path).unlink()

@@ -1,4 +1,4 @@
-"""Whatever lies where a picture should, each verb says so in one line; none waits, crashes or runs another program."""
+"""Hostile files in place of pictures: every verb reports them in one line, and never hangs, crashes or runs code."""
 
 import json
 import os
@@ -30,13 +30,13 @@ def chunk(kind, content):
 
 
 def bomb():
-    """A PNG of 60 kB that claims 40,000 x 40,000 pixels."""
+    """Return a 60 kB PNG that claims 40,000 x 40,000 pixels."""
     header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
     body = zlib.compress(bytes(40_000_000), 9)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
-def cut_off(suffix):
+def truncated(suffix):
     def write(path):
         whole = path.with_name(f"whole{suffix}")
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(whole)
@@ -46,43 +46,43 @@ def cut_off(suffix):
     return write
 
 
-def holding(content):
+def containing(content):
     return lambda path: path.write_bytes(content)
 
 
 BROKEN = {
-    "zero-bytes.jpg": holding(b""),
-    "text.png": holding(b"not a picture\n" * 50),
-    "zeros.webp": holding(bytes(3000)),
-    "eps.png": holding(EPS),
-    "eps in disguise.jpg": holding(b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 30, len(EPS)) + bytes(18) + EPS),
-    "netpbm.bmp": holding(b"P6 2 2 255\n" + bytes(12)),
-    "psd.tif": holding(b"8BPS\0\1" + bytes(200)),
-    "bomb.png": holding(bomb()),
-    "cut.jpg": cut_off(".jpg"),
-    "cut.avif": cut_off(".avif"),
-    "empty.heic": holding(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)),
-    "empty.avif": holding(b"\0\0\0\x18ftypavif\0\0\0\0mif1avif" + bytes(100)),
-    "colours \x1b[31m.gif": holding(b"GIF89a"),
+    "zero-bytes.jpg": containing(b""),
+    "text.png": containing(b"not a picture\n" * 50),
+    "zeros.webp": containing(bytes(3000)),
+    "eps.png": containing(EPS),
+    "eps in disguise.jpg": containing(b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 30, len(EPS)) + bytes(18) + EPS),
+    "netpbm.bmp": containing(b"P6 2 2 255\n" + bytes(12)),
+    "psd.tif": containing(b"8BPS\0\1" + bytes(200)),
+    "bomb.png": containing(bomb()),
+    "cut.jpg": truncated(".jpg"),
+    "cut.avif": truncated(".avif"),
+    "empty.heic": containing(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)),
+    "empty.avif": containing(b"\0\0\0\x18ftypavif\0\0\0\0mif1avif" + bytes(100)),
+    "colours \x1b[31m.gif": containing(b"GIF89a"),
 }
-"""Files that are no pictures, or damaged ones."""
-NO_FILES = {
+"""Files that are not pictures, or damaged pictures."""
+NOT_FILES = {
     "folder.jpg": lambda path: path.mkdir(),
     "pipe.png": os.mkfifo,
     "endless.png": lambda path: path.symlink_to("/dev/zero"),
     "loop.jpg": lambda path: path.symlink_to(path.name),
     "nowhere.jpg": lambda path: path.symlink_to("absent.jpg"),
 }
-"""What is no file, and may be waited for for ever."""
-HOSTILE = BROKEN | NO_FILES
+"""Not regular files; reading some of them would block forever."""
+HOSTILE = BROKEN | NOT_FILES
 
 
 @pytest.fixture(autouse=True)
-def in_time():
-    """Stop a verb that waits, and fail."""
+def time_limit():
+    """Fail if a verb hangs."""
 
     def stop(*_):
-        raise AssertionError("the verb waits")
+        raise AssertionError("the verb hangs")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(120)
@@ -93,7 +93,7 @@ def in_time():
 
 @pytest.fixture
 def album(tmp_path, monkeypatch):
-    """`photos` and their `masks`, `ref.png` and `ref-mask.png`; the working folder."""
+    """A working folder with `photos`, their `masks`, `ref.png` and `ref-mask.png`."""
     monkeypatch.chdir(tmp_path)
     for name in ("photos/a.png", "photos/b.png", "ref.png"):
         pixels, disc = scene(40, 48)
@@ -109,7 +109,7 @@ def write(path, pixels):
 
 
 def assert_refused(argv, capsys):
-    """Exit code 2 and one line, which a terminal may show, after warnings perhaps; returns that line."""
+    """Check for exit code 2 and a printable one-line error, after warnings if any; return the line."""
     code, output = main([str(word) for word in argv]), capsys.readouterr()
     line = output.err.splitlines()[-1]
     assert code == 2 and line.startswith("persam-dreambooth") and ": error: " in line, output.err
@@ -118,7 +118,7 @@ def assert_refused(argv, capsys):
     return line
 
 
-def training(models, **flags):
+def train_argv(models, **flags):
     given = {
         "pretrained_model_name_or_path": models / "stable-diffusion",
         "instance_data_dir": "photos",
@@ -131,19 +131,19 @@ def training(models, **flags):
     return ["train", *as_words(given | flags)]
 
 
-def segmentation(models, **flags):
+def segment_argv(models, **flags):
     given = {"images": "photos", "reference": "ref.png", "output": "out", "sam": models / "sam", "device": "cpu"}
     return ["segment", *as_words(given | flags)]
 
 
 ROLES = {
-    "segment --reference": lambda path, models: segmentation(models, reference=path, reference_mask="ref-mask.png"),
-    "segment --reference_mask": lambda path, models: segmentation(models, reference_mask=path),
-    "segment --reference_scribble": lambda path, models: segmentation(models, reference_scribble=path),
-    "train --reference_image": lambda path, models: training(
+    "segment --reference": lambda path, models: segment_argv(models, reference=path, reference_mask="ref-mask.png"),
+    "segment --reference_mask": lambda path, models: segment_argv(models, reference_mask=path),
+    "segment --reference_scribble": lambda path, models: segment_argv(models, reference_scribble=path),
+    "train --reference_image": lambda path, models: train_argv(
         models, reference_image=path, reference_mask="ref-mask.png"
     ),
-    "train --reference_mask": lambda path, models: training(models, reference_image="ref.png", reference_mask=path),
+    "train --reference_mask": lambda path, models: train_argv(models, reference_image="ref.png", reference_mask=path),
     "video --first_mask": lambda path, models: [
         *("video", "--video", "photos", "--first_mask", path, "--output", "out", "--sam", models / "sam"),
         *("--device", "cpu"),
@@ -153,7 +153,7 @@ ROLES = {
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_picture_that_a_flag_names_is_refused_in_one_line(album, models, capsys, name, role):
+def test_hostile_picture_named_by_flag_is_refused_in_one_line(album, models, capsys, name, role):
     HOSTILE[name](Path(name))
     line = assert_refused(ROLES[role](name, models), capsys)
     assert printable(name) in line
@@ -161,7 +161,7 @@ def test_a_hostile_picture_that_a_flag_names_is_refused_in_one_line(album, model
 
 
 @pytest.mark.parametrize("role", [role for role in ROLES if "mask" in role])
-def test_a_photo_that_is_given_as_its_mask_is_refused_as_such(album, models, capsys, role):
+def test_photo_given_as_mask_is_refused(album, models, capsys, role):
     width = Image.open("ref.png").width
     clouds = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8))
     clouds.resize((width, 40), Image.BICUBIC).save("photo.png")
@@ -170,62 +170,63 @@ def test_a_photo_that_is_given_as_its_mask_is_refused_as_such(album, models, cap
 
 @pytest.mark.parametrize("role", [role for role in ROLES if "reference_mask" in role])
 @pytest.mark.parametrize(("marked", "words"), [(0, "is empty"), (1, "marks 1 of"), (40 * 48, "is full")])
-def test_a_mask_that_shows_no_subject_is_refused_in_the_same_words(album, models, capsys, role, marked, words):
+def test_useless_mask_is_refused_in_same_words(album, models, capsys, role, marked, words):
     mask = np.zeros((40, 48), bool)
     mask.flat[:marked] = True
     write_mask(mask, Path("odd.png"))
     assert words in assert_refused(ROLES[role]("odd.png", models), capsys)
 
 
-@pytest.mark.parametrize("way", [segmentation, training], ids=["segment", "train"])
-def test_an_inverted_reference_mask_is_told_of_in_the_same_words(album, models, caplog, way):
+@pytest.mark.parametrize("argv_of", [segment_argv, train_argv], ids=["segment", "train"])
+def test_inverted_reference_mask_is_reported_in_same_words(album, models, caplog, argv_of):
     mask = np.zeros((40, 48), bool)
     mask[:4] = mask[-4:] = mask[:, :6] = mask[:, -6:] = True
     mask[4:12] = True
     write_mask(mask, Path("odd.png"))
     assert mask.mean() > 0.5
-    reference = "reference" if way is segmentation else "reference_image"
-    main([str(word) for word in way(models, **{reference: "ref.png", "reference_mask": "odd.png"})])
+    reference = "reference" if argv_of is segment_argv else "reference_image"
+    main([str(word) for word in argv_of(models, **{reference: "ref.png", "reference_mask": "odd.png"})])
     assert "ref.png cover the border and less of the middle" in caplog.text
 
 
-def fill(album):
-    """Lay one of each beside the good photos; all that look like photos get a mask."""
+def add_hostile_files(album):
+    """Put every hostile file next to the good photos, with a mask for each."""
     (mask,) = {path.read_bytes() for path in (album / "masks").iterdir()}
     for name, make in HOSTILE.items():
         make(album / "photos" / name)
         (album / "masks" / f"{Path(name).stem}.png").write_bytes(mask)
 
 
-def test_segment_leaves_hostile_photos_out_and_names_them(album, models, capsys):
-    fill(album)
+def test_segment_skips_and_names_hostile_photos(album, models, capsys):
+    add_hostile_files(album)
     (album / "photos" / "\x1b[2J.mov").touch()
-    argv = segmentation(models, reference="photos/a.png", reference_mask="masks/a.png")
-    # The clash of the two that are both called empty is told first.
+    argv = segment_argv(models, reference="photos/a.png", reference_mask="masks/a.png")
+    # The two called "empty" would be reported first, as a clash of names.
     (album / "photos" / "empty.avif").unlink()
     (album / "photos" / "cut.avif").unlink()
     assert main(list(map(str, argv))) == 0
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     entries = {Path(entry.photo).name: entry for entry in read_manifest(album / "out" / MANIFEST_NAME)}
     good = {name for name, entry in entries.items() if entry.error is None}
     assert good == {"a.png", "b.png"} and set(entries) - good == set(BROKEN) - {"empty.avif", "cut.avif"}
-    assert "<_io" not in said.err and not Path("it-ran").exists()
+    assert "<_io" not in printed.err and not Path("it-ran").exists()
     unread = json.loads((album / "out" / UNREAD_NAME).read_text())
-    assert set(unread) == {*NO_FILES, "\x1b[2J.mov"} - {"folder.jpg"}  # which is a folder without photos
-    assert "not read: " in said.out and all(printable(name) in said.out for name in unread)
-    assert "\x1b" not in said.out
+    assert set(unread) == {*NOT_FILES, "\x1b[2J.mov"} - {"folder.jpg"}  # a folder without photos is not reported
+    assert "not read: " in printed.out and all(printable(name) in printed.out for name in unread)
+    assert "\x1b" not in printed.out
 
 
-def test_train_leaves_hostile_photos_out_and_names_them(album, models, caplog):
-    fill(album)
+def test_train_skips_and_names_hostile_photos(album, models, caplog):
+    add_hostile_files(album)
     for name in ("empty.avif", "cut.avif"):
         (album / "photos" / name).unlink()
-    assert main(training(models, instance_mask_dir="masks")) == 0
-    said = caplog.text
+    assert main(train_argv(models, instance_mask_dir="masks")) == 0
+    printed = caplog.text
     assert all(
-        printable(name) in said for name in (set(BROKEN) | set(NO_FILES)) - {"empty.avif", "cut.avif", "folder.jpg"}
+        printable(name) in printed
+        for name in (set(BROKEN) | set(NOT_FILES)) - {"empty.avif", "cut.avif", "folder.jpg"}
     )
-    assert "masks without a photo: folder.png" in said
+    assert "masks without a photo: folder.png" in printed
     errors = {
         Path(entry.photo).name
         for entry in read_manifest(album / "out" / MANIFEST_NAME, own_files=False)
@@ -236,7 +237,7 @@ def test_train_leaves_hostile_photos_out_and_names_them(album, models, caplog):
 
 @pytest.fixture
 def replaced(album):
-    """Put something hostile in the place of one photo or mask; returns its path."""
+    """Replace a photo or mask by a hostile file; return its path."""
 
     def put(place, name):
         (album / place / "b.png").unlink()
@@ -249,16 +250,16 @@ def replaced(album):
 
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("place", ["photos", "masks"])
-def test_export_and_import_refuse_a_hostile_picture(replaced, capsys, name, place):
+def test_export_and_import_refuse_hostile_picture(replaced, capsys, name, place):
     replaced(place, name)
-    for way in (["export", "--to"], ["import", "--from"]):
-        given = [*way, "kohya", "--images", "photos", "--masks", "masks", "--output", "out"]
+    for argv_of in (["export", "--to"], ["import", "--from"]):
+        given = [*argv_of, "kohya", "--images", "photos", "--masks", "masks", "--output", "out"]
         assert "b." in assert_refused(given, capsys)
         assert not Path("out").exists()
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_evaluating_generation_refuses_a_hostile_picture_or_names_what_is_none(replaced, caplog, name):
+def test_evaluate_generation_refuses_or_names_hostile_photo(replaced, caplog, name):
     path = replaced("photos", name)
     if name in BROKEN:
         with pytest.raises(UserError, match=r"b\.\w+ cannot be decoded"):
@@ -270,14 +271,14 @@ def test_evaluating_generation_refuses_a_hostile_picture_or_names_what_is_none(r
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_evaluating_generation_refuses_a_hostile_mask(replaced, name):
+def test_evaluate_generation_refuses_hostile_mask(replaced, name):
     replaced("masks", name)
     with pytest.raises(UserError, match=r"cannot be decoded|no mask in masks for b\.png"):
         photos_with_masks(Path("photos"), Path("masks"))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_the_page_shows_no_hostile_picture(replaced, album, name):
+def test_page_does_not_show_hostile_picture(replaced, album, name):
     path = replaced("photos", name)
     with pytest.raises(UserError, match=r"cannot be decoded|no file at"):
         render(Workspace(album / "photos", album / "out"), f"images/{path.name}", 64)
@@ -285,7 +286,7 @@ def test_the_page_shows_no_hostile_picture(replaced, album, name):
 
 @pytest.mark.parametrize("name", BROKEN)
 @pytest.mark.parametrize("place", ["Images", "Annotations"])
-def test_a_hostile_picture_in_a_benchmark_is_refused(tmp_path, models, capsys, name, place):
+def test_hostile_picture_in_benchmark_is_refused(tmp_path, models, capsys, name, place):
     write_perseg(tmp_path / "data", objects=("cat",), photos=2)
     path = tmp_path / "data" / place / "cat" / ("01.jpg" if place == "Images" else "01.png")
     path.unlink()

@@ -1,4 +1,4 @@
-"""A folder as it comes from a phone: what can be read is read, and the rest is named, by every verb."""
+"""A folder copied from a phone: every verb reads what it can and names the rest."""
 
 import io
 import json
@@ -23,23 +23,23 @@ UNREAD = ("clip.mov", "raw.DNG", "trip")
 
 @pytest.fixture
 def phone(tmp_path, monkeypatch):
-    """Turned photos of every kind in `phone`, one in a folder in it, a video, a raw file, and a few notes."""
+    """A folder `phone` of rotated photos in all formats, with a subfolder, a video, a raw file and text files."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "phone"
     (folder / "trip").mkdir(parents=True)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    turned = exif.tobytes()  # once: saving AVIF takes the orientation out of what it is given
+    rotated = exif.tobytes()  # serialized once: saving AVIF removes the orientation from the object
     for number, name in enumerate(READ):
         pixels, disc = scene(40, 48, number)
         content = io.BytesIO()
         if name.endswith(".HEIC"):
             photo = pillow_heif.from_pillow(Image.fromarray(pixels))
-            photo.info["exif"] = turned
+            photo.info["exif"] = rotated
             photo.save(content, format="HEIF")
         else:
             kind = {"avif": "AVIF", "gif": "GIF", "mpo": "MPO"}.get(name.split(".")[1], "JPEG")
-            Image.fromarray(pixels).save(content, kind, **({} if kind == "GIF" else {"exif": turned}))
+            Image.fromarray(pixels).save(content, kind, **({} if kind == "GIF" else {"exif": rotated}))
         (folder / name).write_bytes(content.getvalue())
         mask = disc if name.endswith("gif") else np.rot90(disc, -1)
         write_mask(mask, tmp_path / "masks" / f"{name[0]}.png")
@@ -49,16 +49,16 @@ def phone(tmp_path, monkeypatch):
     return folder
 
 
-def test_segment_reads_all_and_says_and_keeps_what_it_does_not(phone, models, capsys):
+def test_segment_reads_all_formats_and_reports_rest(phone, models, capsys):
     given = {"images": phone, "reference": phone / "a.HEIC", "reference_mask": "masks/a.png", "output": "out"}
     assert main(["segment", *as_words(given | {"sam": models / "sam", "device": "cpu"})]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     entries = read_manifest(Path("out") / MANIFEST_NAME, own_files=False)
     assert [Path(entry.photo).name for entry in entries] == list(READ)
     assert all(entry.error is None and entry.mask for entry in entries)
     for name in READ:
         assert read_mask(Path("out/masks") / f"{name[0]}.png").shape == read_photo(phone / name).size[::-1]
-    (line,) = [line for line in said.splitlines() if line.startswith("not read: ")]
+    (line,) = [line for line in printed.splitlines() if line.startswith("not read: ")]
     assert all(name in line for name in UNREAD) and "f.txt" not in line and "AAE" not in line
     assert set(json.loads((Path("out") / UNREAD_NAME).read_text())) == set(UNREAD)
     for name in ("clip.mov", "raw.DNG"):
@@ -68,7 +68,7 @@ def test_segment_reads_all_and_says_and_keeps_what_it_does_not(phone, models, ca
     assert "not read" not in capsys.readouterr().out and not (Path("out") / UNREAD_NAME).exists()
 
 
-def test_train_reads_all_and_says_and_keeps_what_it_does_not(phone, models, caplog):
+def test_train_reads_all_formats_and_reports_rest(phone, models, caplog):
     given = {
         "pretrained_model_name_or_path": models / "stable-diffusion",
         "instance_data_dir": phone,
@@ -92,16 +92,16 @@ def test_train_reads_all_and_says_and_keeps_what_it_does_not(phone, models, capl
     assert {Path(entry.photo).name for entry in entries if not entry.error} == set(READ)
 
 
-def test_export_reads_all_and_says_what_it_does_not(phone, capsys):
+def test_export_reads_all_formats_and_reports_rest(phone, capsys):
     given = {"to": "kohya", "images": phone, "masks": "masks", "output": "out"}
     assert main(["export", *as_words(given)]) == 0
-    said = capsys.readouterr().out
-    assert f"{len(READ)} photos" in said and all(name in said for name in UNREAD)
+    printed = capsys.readouterr().out
+    assert f"{len(READ)} photos" in printed and all(name in printed for name in UNREAD)
     exported = sorted(path.name for path in Path("out").rglob("*") if path.stem in "abcdef" and path.suffix != ".txt")
     assert len(exported) == 2 * len(READ) and not any("HEIC" in name for name in exported)
 
 
-def test_the_page_reads_all_and_says_what_it_does_not(phone):
+def test_page_reads_all_formats_and_reports_rest(phone):
     (phone / "trip" / "g.jpg").unlink()
     workspace = Workspace(phone)
     (line,) = workspace.unread_lines()

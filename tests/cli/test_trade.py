@@ -1,4 +1,4 @@
-"""Guards `export` and `import` as commands: what they print, their exit codes, and that training takes the result."""
+"""`export` and `import` as commands: output, exit codes, and that training accepts the result."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def album(tmp_path):
 
 @pytest.fixture
 def command(capsys):
-    """Run a command; returns its exit code, output and errors."""
+    """Run a command; return its exit code, output and errors."""
 
     def run(*argv):
         code = main([str(word) for word in argv])
@@ -36,23 +36,23 @@ def command(capsys):
 
 
 @pytest.mark.parametrize("trainer", CONVENTIONS)
-def test_the_snippet_is_printed_and_saved_and_all_comes_back(trainer, album, tmp_path, command):
-    there, back = tmp_path / "there", tmp_path / "back"
+def test_snippet_is_printed_and_round_trip_is_lossless(trainer, album, tmp_path, command):
+    exported, imported = tmp_path / "exported", tmp_path / "imported"
     given = ("--images", album / "photos", "--masks", album / "masks", "--instance_prompt", "a sks dog")
-    code, printed, errors = command("export", "--to", trainer, *given, "--output", there)
+    code, printed, errors = command("export", "--to", trainer, *given, "--output", exported)
     assert (code, errors) == (0, "")
-    assert f"{len(NAMES)} photos" in printed and str(there) in printed
+    assert f"{len(NAMES)} photos" in printed and str(exported) in printed
     config = CONVENTIONS[trainer].config
-    assert not config or (there / config).read_text(encoding="utf-8").strip() in printed
-    code, printed, errors = command("import", "--from", trainer, "--input", there, "--output", back)
+    assert not config or (exported / config).read_text(encoding="utf-8").strip() in printed
+    code, printed, errors = command("import", "--from", trainer, "--input", exported, "--output", imported)
     assert (code, errors) == (0, "")
     assert f"{len(NAMES)} photos" in printed
     assert "empty masks" in printed and "Hündin am See" in printed
     expected = masks_in(album / "masks")
-    assert all(np.array_equal(mask, expected[stem]) for stem, mask in masks_in(back / "masks").items())
+    assert all(np.array_equal(mask, expected[stem]) for stem, mask in masks_in(imported / "masks").items())
 
 
-def test_what_is_printed_after_an_import_is_what_training_takes(tmp_path, command):
+def test_training_accepts_flags_printed_by_import(tmp_path, command):
     pixels, disc = scene(40, 60)
     files.write_picture(Image.fromarray(pixels), tmp_path / "photos" / "dog.png")
     (tmp_path / "photos" / "dog.txt").write_text("a sks dog on grass")
@@ -62,7 +62,7 @@ def test_what_is_printed_after_an_import_is_what_training_takes(tmp_path, comman
     _, printed, _ = command("import", "--from", "coco", "--input", tmp_path / "there", "--output", tmp_path / "back")
     words = printed.splitlines()[-1].split()
     flags = dict(zip(words[-6::2], words[-5::2], strict=True))
-    PartialState()  # Accelerate's logger asks it which process this is
+    PartialState()  # needed by Accelerate's logger
     config = configure(
         "model",
         data={
@@ -78,7 +78,7 @@ def test_what_is_printed_after_an_import_is_what_training_takes(tmp_path, comman
     np.testing.assert_array_equal(np.asarray(files.read_photo(instance.photo)), pixels)
 
 
-def test_what_segmentation_doubts_is_left_out_and_named(tmp_path, command):
+def test_uncertain_photos_are_left_out_and_named(tmp_path, command):
     entries = []
     for number, (name, verdict) in enumerate({"dog": "found", "sofa": "not found"}.items()):
         pixels, disc = scene(20, 30, number)
@@ -103,7 +103,7 @@ def test_what_segmentation_doubts_is_left_out_and_named(tmp_path, command):
     assert tree(tmp_path) == before
 
 
-def test_masks_are_put_beside_the_photos_in_place(album, command):
+def test_in_place_export_writes_masks_next_to_photos(album, command):
     given = ("--images", album / "photos", "--masks", album / "masks")
     code, printed, _ = command("export", "--to", "onetrainer", *given, "--in_place")
     assert code == 0
@@ -111,7 +111,7 @@ def test_masks_are_put_beside_the_photos_in_place(album, command):
     assert len(list((album / "photos").glob("*-masklabel.png"))) == len(NAMES)
 
 
-def test_grey_pixels_are_counted_on_the_screen(tmp_path, command):
+def test_grey_pixels_are_counted_in_output(tmp_path, command):
     files.write_picture(Image.new("RGB", (4, 1)), tmp_path / "theirs" / "images" / "dog.png")
     files.write_picture(Image.new("L", (4, 1), 130), tmp_path / "theirs" / "masks" / "dog.png")
     arguments = ("--input", tmp_path / "theirs", "--output", tmp_path / "back")
@@ -120,7 +120,7 @@ def test_grey_pixels_are_counted_on_the_screen(tmp_path, command):
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "expected"),
     [
         (["export"], ["--to", *CONVENTIONS]),
         (["export", "--to", "onetrianer"], ["onetrianer", *CONVENTIONS]),
@@ -136,26 +136,26 @@ def test_grey_pixels_are_counted_on_the_screen(tmp_path, command):
         (["import", "--from", "kohya", "--input", "absent", "--output", "o"], ["absent"]),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_written(argv, said, tmp_path, command, monkeypatch):
+def test_error_is_one_line_and_writes_nothing(argv, expected, tmp_path, command, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, printed, errors = command(*argv)
     assert (code, printed, len(errors.splitlines())) == (2, "", 1)
-    assert all(word in errors for word in said)
+    assert all(word in errors for word in expected)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_config_file_says_from_too(tmp_path, command):
+def test_from_can_be_set_in_config(tmp_path, command):
     (tmp_path / "flags.yaml").write_text("from: kohya\noutput: o\n")
     code, _, errors = command("import", "--config", tmp_path / "flags.yaml")
     assert code == 2
     assert "--input is missing" in errors
 
 
-def test_in_a_process_of_its_own_bad_input_ends_with_code_2(album, tmp_path):
+def test_invalid_input_ends_process_with_code_2(album, tmp_path):
     (album / "masks" / "scan.png").rename(album / "masks" / "foreign.png")
     given = ["--images", album / "photos", "--masks", album / "masks", "--output", tmp_path / "out"]
     run = [sys.executable, "-m", "persam_dreambooth.cli", "export", "--to", "kohya", *given]
-    done = subprocess.run(run, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
-    assert "scan.tif has no mask" in done.stderr and "foreign.png has no photo" in done.stderr
+    result = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert "scan.tif has no mask" in result.stderr and "foreign.png has no photo" in result.stderr
     assert not (tmp_path / "out").exists()

@@ -38,7 +38,7 @@ def refused(album, export, *arguments):
 
 
 @EVERY
-def test_masks_of_another_size_and_photos_that_are_broken_are_listed(trainer, album, tmp_path):
+def test_masks_of_wrong_size_and_broken_photos_are_listed(trainer, album, tmp_path):
     for name in ("test", "scan"):
         files.write_mask(np.ones((7, 77), bool), album / "masks" / f"{name}.png")
     (album / "photos" / "grey.png").write_bytes(b"no photo")
@@ -46,7 +46,7 @@ def test_masks_of_another_size_and_photos_that_are_broken_are_listed(trainer, al
     assert all(part in line for part in ("test.png is 77 x 7 pixels", "scan.png is 77 x 7", "grey.png cannot be"))
 
 
-def test_a_mask_of_the_stored_instead_of_the_upright_photo_has_another_size(album, tmp_path):
+def test_mask_of_stored_instead_of_upright_photo_has_wrong_size(album, tmp_path):
     path = album / "masks" / "turned.png"
     files.write_mask(files.read_mask(path).T, path)
     assert "turned.jpg" in refused(album, export_folder, CONVENTIONS["kohya"], tmp_path / "out")
@@ -60,7 +60,7 @@ def test_names_that_are_not_utf_8_are_listed(trainer, album, tmp_path):
     assert line.count("are not UTF-8") == 2
 
 
-def test_a_folder_that_a_configuration_cannot_contain_is_refused(album, tmp_path):
+def test_folder_that_configuration_cannot_contain_is_refused(album, tmp_path):
     odd = tmp_path / os.fsdecode(b"k\xe4se")
     line = refused(album, export_folder, CONVENTIONS["kohya"], odd / "out")
     assert "out has bytes that are not UTF-8; rename it" in line
@@ -72,7 +72,7 @@ def test_a_folder_that_a_configuration_cannot_contain_is_refused(album, tmp_path
 
 
 @pytest.mark.parametrize("ending", ["-masklabel", "-condlabel"])
-def test_names_that_the_trainer_reserves_are_listed(album, tmp_path, ending):
+def test_names_that_trainer_reserves_are_listed(album, tmp_path, ending):
     for name in ("one", "two"):
         Image.new("RGB", (4, 4)).save(album / "photos" / f"{name}{ending}.jpg")
         files.write_mask(np.ones((4, 4), bool), album / "masks" / f"{name}{ending}.png")
@@ -83,7 +83,7 @@ def test_names_that_the_trainer_reserves_are_listed(album, tmp_path, ending):
     assert export_folder(source(album), CONVENTIONS["kohya"], tmp_path / "out").count == len(NAMES) + 2
 
 
-def test_an_output_folder_in_use_is_refused(album, tmp_path):
+def test_output_folder_in_use_is_refused(album, tmp_path):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine.txt").write_text("mine")
     assert "not empty" in refused(album, export_folder, ONETRAINER, tmp_path / "used")
@@ -92,7 +92,7 @@ def test_an_output_folder_in_use_is_refused(album, tmp_path):
         assert "not written to" in refused(album, export_folder, ONETRAINER, album / inside / "out")
 
 
-def test_an_empty_output_folder_is_used_and_gets_ordinary_permissions(album, tmp_path):
+def test_empty_output_folder_is_used_and_gets_ordinary_permissions(album, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "plain").mkdir()
     export_folder(source(album), ONETRAINER, tmp_path / "out")
@@ -100,7 +100,7 @@ def test_an_empty_output_folder_is_used_and_gets_ordinary_permissions(album, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["album", "out", "plain"]
 
 
-def test_a_full_disk_leaves_nothing(album, tmp_path, monkeypatch):
+def test_full_disk_leaves_nothing(album, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -111,7 +111,7 @@ def test_a_full_disk_leaves_nothing(album, tmp_path, monkeypatch):
     assert tree(tmp_path) == before
 
 
-def test_photos_without_a_caption_get_the_instance_prompt(album, tmp_path):
+def test_photos_without_caption_get_instance_prompt(album, tmp_path):
     assert len(export_folder(source(album), ONETRAINER, tmp_path / "without").without_words) == len(NAMES) - 2
     exported = export_folder(source(album), ONETRAINER, tmp_path / "with", "a sks dog")
     assert exported.without_words == []
@@ -123,7 +123,7 @@ def test_photos_without_a_caption_get_the_instance_prompt(album, tmp_path):
 # Beside the photos
 
 
-def test_beside_the_photos_only_masks_and_the_configuration_are_added(album):
+def test_in_place_export_adds_only_masks_and_configuration(album):
     before = tree(album)
     exported = export_beside(source(album), ONETRAINER)
     after = tree(album)
@@ -134,7 +134,7 @@ def test_beside_the_photos_only_masks_and_the_configuration_are_added(album):
     assert concept["path"] == str(album / "photos")
 
 
-def test_masks_beside_the_photos_are_imported(album, tmp_path):
+def test_masks_next_to_photos_are_imported(album, tmp_path):
     export_beside(source(album), ONETRAINER)
     import_folder(ONETRAINER, Given(album / "photos"), tmp_path / "back")
     for stem, mask in masks_in(album / "masks").items():
@@ -142,11 +142,11 @@ def test_masks_beside_the_photos_are_imported(album, tmp_path):
 
 
 @pytest.mark.parametrize("trainer", [name for name in CONVENTIONS if name != "onetrainer"])
-def test_trainers_that_do_not_look_beside_photos_are_refused(trainer, album):
+def test_trainers_that_need_separate_folders_are_refused_in_place(trainer, album):
     assert "--output" in refused(album, export_beside, CONVENTIONS[trainer])
 
 
-def test_nothing_beside_the_photos_is_replaced(album):
+def test_in_place_export_replaces_nothing(album):
     pairs = source(album)
     for name in ("test-masklabel.png", "onetrainer.json"):
         (album / "photos" / name).write_bytes(b"mine")
@@ -156,14 +156,14 @@ def test_nothing_beside_the_photos_is_replaced(album):
     assert tree(album) == before
 
 
-def test_onetrainer_masks_beside_the_photos_are_not_taken_for_photos(album):
+def test_onetrainer_masks_next_to_photos_are_not_photos(album):
     pairs = source(album)
     for name in ("test-condlabel.png", "gone-masklabel.png"):
         Image.new("L", (4, 4)).save(album / "photos" / name)
     assert export_beside(pairs, ONETRAINER).count == len(NAMES)
 
 
-def test_photos_that_would_be_left_without_a_mask_are_listed(album):
+def test_photos_that_would_be_left_without_mask_are_listed(album):
     pairs = source(album)
     for name in ("late.png", "later.png"):
         Image.new("RGB", (4, 4)).save(album / "photos" / name)
@@ -173,6 +173,6 @@ def test_photos_that_would_be_left_without_a_mask_are_listed(album):
     assert tree(album) == before
 
 
-def test_a_mask_of_another_size_leaves_the_photos_folder_unchanged(album):
+def test_mask_of_wrong_size_leaves_photos_folder_unchanged(album):
     files.write_mask(np.ones((7, 77), bool), album / "masks" / "turned.png")
     assert "turned.jpg" in refused(album, export_beside, ONETRAINER)

@@ -75,10 +75,10 @@ LINES = {
 }
 
 
-@pytest.mark.parametrize(("text", "said"), LINES.values(), ids=LINES)
-def test_hostile_json_lines(text, said, theirs, capsys):
+@pytest.mark.parametrize(("text", "message"), LINES.values(), ids=LINES)
+def test_hostile_json_lines(text, message, theirs, capsys):
     (theirs / "data.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert said in refused(capsys, "import", "--from", "invoke", "--input", "theirs", "--output", "out")
+    assert message in refused(capsys, "import", "--from", "invoke", "--input", "theirs", "--output", "out")
 
 
 def coco(**changes):
@@ -133,13 +133,13 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize(("text", "said"), TABLES.values(), ids=TABLES)
-def test_hostile_coco_files(text, said, theirs, capsys):
+@pytest.mark.parametrize(("text", "message"), TABLES.values(), ids=TABLES)
+def test_hostile_coco_files(text, message, theirs, capsys):
     (theirs / "instances.json").write_text(text)
-    assert said in refused(capsys, "import", "--from", "coco", "--input", "theirs", "--output", "out")
+    assert message in refused(capsys, "import", "--from", "coco", "--input", "theirs", "--output", "out")
 
 
-def test_a_polygon_that_would_crash_the_process_is_refused(theirs):
+def test_polygon_that_would_crash_process_is_refused(theirs):
     (theirs / "instances.json").write_text(coco(annotations={"segmentation": FAR}))
     command = [sys.executable, "-m", "persam_dreambooth.cli", "import", "--from", "coco", "--input", "theirs"]
     done = subprocess.run([*command, "--output", "out"], capture_output=True, text=True, check=False)
@@ -156,7 +156,7 @@ def test_files_elsewhere_are_read_if_their_folders_are_given(theirs, capsys):
     assert [path.name for path in Path("out/images").iterdir()] == ["dog.png"]
 
 
-def test_unusual_line_separators_stay_in_a_caption(theirs):
+def test_unusual_line_separators_stay_in_caption(theirs):
     """`splitlines` splits at ten characters, JSON Lines at one."""
     words = "a dog\u2028on\x85grass\u2029 and\x1csand"
     (theirs / "data.jsonl").write_text(json.dumps(LINE | {"text": words}, ensure_ascii=False), encoding="utf-8")
@@ -166,7 +166,7 @@ def test_unusual_line_separators_stay_in_a_caption(theirs):
 
 @EVERY
 @pytest.mark.parametrize("given", ["loop", "pipe", "/dev/null", "theirs/images/dog.png"])
-def test_an_input_that_is_not_a_folder(given, trainer, theirs, capsys):
+def test_input_that_is_not_folder(given, trainer, theirs, capsys):
     Path("loop").symlink_to("loop")
     os.mkfifo("pipe")
     refused(capsys, "import", "--from", trainer, "--input", given, "--output", "out")
@@ -182,37 +182,37 @@ def test_impossible_outputs(output, trainer, theirs, capsys):
 
 @pytest.mark.parametrize("index", ["data.jsonl", "instances.json", "train/metadata.jsonl"])
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(path.name), Path.mkdir])
-def test_an_index_that_is_not_a_regular_file(make, index, theirs, capsys):
+def test_index_that_is_not_regular_file(make, index, theirs, capsys):
     (theirs / index).parent.mkdir(exist_ok=True)
     make(theirs / index)
     trainer = next(name for name, convention in CONVENTIONS.items() if getattr(convention.layout, "name", "") == index)
-    said = refused(capsys, "import", "--from", trainer, "--input", "theirs", "--output", "out")
-    assert f"has no {Path(index).name}" in said
+    message = refused(capsys, "import", "--from", trainer, "--input", "theirs", "--output", "out")
+    assert f"has no {Path(index).name}" in message
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_an_index_of_another_kind_is_named(suffix, theirs, capsys):
+def test_unsupported_index_is_named(suffix, theirs, capsys):
     (theirs / "train").mkdir()
     (theirs / "train" / f"metadata.{suffix}").write_bytes(b"")
-    said = refused(capsys, "import", "--from", "imagefolder", "--input", "theirs", "--output", "out")
-    assert f"metadata.{suffix}, which is not read here" in said
+    message = refused(capsys, "import", "--from", "imagefolder", "--input", "theirs", "--output", "out")
+    assert f"metadata.{suffix}, which is not read here" in message
 
 
 @pytest.mark.parametrize("folder", ["secret/L", "secret/RGB"])
-def test_the_output_may_not_lie_among_the_given_photos_or_masks(folder, theirs, capsys):
+def test_output_must_be_outside_given_photos_and_masks(folder, theirs, capsys):
     given = ("--input", "theirs", "--images", "secret/RGB", "--masks", "secret/L")
     assert "not written to" in refused(capsys, "import", "--from", "kohya", *given, "--output", f"{folder}/new")
 
 
 @pytest.mark.parametrize("flags", [["--instance_prompt", "\udcff"], ["--caption_extension", "txt"]])
-def test_text_that_cannot_be_written(flags, theirs, capsys):
+def test_unencodable_text_is_refused(flags, theirs, capsys):
     given = ("--images", "theirs/images", "--masks", "theirs/masks", "--output", "out", *flags)
     assert flags[0] in refused(capsys, "export", "--to", "kohya", *given)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("trainer", ["onetrainer", "kohya", "coco", "imagefolder", "cutout"])
-def test_any_name_survives_and_is_escaped_on_the_screen(name, trainer, tmp_path, capsys):
+def test_any_name_survives_and_is_escaped_on_screen(name, trainer, tmp_path, capsys):
     mask = np.zeros((5, 7), bool)
     mask[1:4, 2:5] = True
     photos, masks = write_pair(tmp_path / "album", mask, f"{name}.png")
@@ -228,13 +228,13 @@ def test_any_name_survives_and_is_escaped_on_the_screen(name, trainer, tmp_path,
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_quoted_path_is_one_string_to_every_reader(name):
+def test_quoted_path_is_one_string_to_every_reader(name):
     for read in (json.loads, yaml.safe_load, ast.literal_eval, lambda text: tomllib.loads(f"a = {text}")["a"]):
         assert read(quoted(name)) == name
 
 
 @EVERY
-def test_names_that_a_file_system_confuses_overwrite_nothing(trainer, tmp_path):
+def test_names_that_collide_on_some_file_systems_overwrite_nothing(trainer, tmp_path):
     """Such as Dog.jpg and dog.jpg on Windows and macOS; here the same name is used for both."""
     mask = np.ones((4, 6), bool)
     photos, _ = write_pair(tmp_path / "album", mask)

@@ -1,4 +1,4 @@
-"""How other programs' folders are read: orientation, channels, grey levels, run lengths; and what is refused."""
+"""Reading other programs' folders: orientation, channels, grey levels, run lengths, and refused input."""
 
 import json
 from pathlib import Path
@@ -62,7 +62,7 @@ def refused(trainer, folder, **given):
 
 
 @pytest.mark.parametrize("trainer", PAIRED)
-def test_folders_of_other_names_and_photos_beside_them_are_read(trainer, theirs, tmp_path):
+def test_folders_with_other_names_and_photos_next_to_them_are_read(trainer, theirs, tmp_path):
     folder = theirs(trainer)
     layout = CONVENTIONS[trainer].layout
     images = (folder / layout.photos).rename(tmp_path / "10_sks dog")
@@ -72,7 +72,7 @@ def test_folders_of_other_names_and_photos_beside_them_are_read(trainer, theirs,
 
 
 @pytest.mark.parametrize(("trainer", "keeps"), [("kohya", True), ("diffusion-pipe", True), ("ai-toolkit", False)])
-def test_a_mask_lies_on_the_pixels_that_the_trainer_sees(trainer, keeps, tmp_path):
+def test_mask_is_aligned_with_pixels_the_trainer_reads(trainer, keeps, tmp_path):
     """A square photo, so that sizes do not tell the orientation: kohya's masks lie on the stored pixels."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
@@ -85,7 +85,7 @@ def test_a_mask_lies_on_the_pixels_that_the_trainer_sees(trainer, keeps, tmp_pat
     np.testing.assert_array_equal(mask, expected > 0)
 
 
-def test_each_trainer_reads_its_own_channel_of_a_coloured_mask(tmp_path):
+def test_each_trainer_reads_its_own_channel_of_coloured_mask(tmp_path):
     """Blue is dark to both; green is black to kohya and bright to OneTrainer, red is white to kohya and dark there."""
     mask = Image.fromarray(np.array([[[0, 0, 255], [0, 255, 0], [255, 0, 0], [255, 255, 255]]], np.uint8))
     write(tmp_path / "kohya", Image.new("RGB", (4, 1)), mask)
@@ -95,7 +95,7 @@ def test_each_trainer_reads_its_own_channel_of_a_coloured_mask(tmp_path):
 
 
 @pytest.mark.parametrize("trainer", ["kohya", "onetrainer", "kohya-alpha", "cutout"])
-def test_a_grey_mask_is_thresholded_at_half_and_counted(trainer, tmp_path):
+def test_grey_mask_is_thresholded_at_half_and_counted(trainer, tmp_path):
     levels = Image.fromarray(np.array([[0, 1, 127, 128, 254, 255]], np.uint8))
     photo, name = Image.new("RGB", (6, 1), "red"), "masks/dog.png"
     if trainer == "onetrainer":
@@ -117,14 +117,14 @@ def test_16_bit_masks_are_read_like_8_bit_ones(tmp_path):
     assert mask.tolist() == [[False, False, False, True, True]]
 
 
-def test_an_empty_mask_is_named(tmp_path):
+def test_empty_mask_is_named(tmp_path):
     write(tmp_path / "theirs", Image.new("RGB", (5, 1)), Image.new("L", (5, 1), 1))
     mask, report = imported("kohya", tmp_path / "theirs", tmp_path / "back")
     assert not mask.any()
     assert report.empty == ["dog.png"]
 
 
-def test_colours_below_transparency_are_kept_for_training_and_become_white_in_cut_outs(tmp_path):
+def test_transparent_pixels_keep_colours_for_training_and_are_white_in_cut_outs(tmp_path):
     photo = Image.new("RGBA", (2, 1), (200, 30, 30, 0))
     photo.putpixel((0, 0), (30, 200, 30, 255))
     (tmp_path / "theirs").mkdir()
@@ -182,7 +182,7 @@ def test_polygons_are_read(tmp_path):
     assert mask[1:3, 1:4].all() and mask.sum() == 6
 
 
-def test_the_subject_is_chosen_among_several_categories(tmp_path):
+def test_subject_is_chosen_among_several_categories(tmp_path):
     names = [{"id": 7, "name": "dog"}, {"id": 8, "name": "sofa"}]
     both = [annotation(run_lengths(DRAWN)), annotation(run_lengths(~DRAWN), category=8)]
     path = coco(tmp_path / "theirs", both, names)
@@ -193,7 +193,7 @@ def test_the_subject_is_chosen_among_several_categories(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("annotations", "said"),
+    ("annotations", "message"),
     [
         ([], "a.jpg has no mask"),
         ([annotation(run_lengths(DRAWN)), annotation(run_lengths(DRAWN), image=99)], "image 99"),
@@ -202,12 +202,12 @@ def test_the_subject_is_chosen_among_several_categories(tmp_path):
         ([annotation({"size": [4, 6], "counts": [[]]})], "annotation 1, of a.jpg: a run-length encoding's counts"),
     ],
 )
-def test_invalid_annotations_are_refused(annotations, said, tmp_path):
-    assert said in refused("coco", coco(tmp_path / "theirs", annotations))
+def test_invalid_annotations_are_refused(annotations, message, tmp_path):
+    assert message in refused("coco", coco(tmp_path / "theirs", annotations))
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "no JSON", '{"images": [], "annotations": [3]}'])
-def test_a_file_that_is_not_coco_is_refused(text, tmp_path):
+def test_file_that_is_not_coco_is_refused(text, tmp_path):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "instances.json").write_text(text)
     assert "not a COCO file" in refused("coco", tmp_path / "theirs")
@@ -230,7 +230,7 @@ def indexed(trainer, folder, photos):
 
 
 @pytest.mark.parametrize("trainer", INDEXED)
-def test_a_photo_with_an_unknown_suffix_becomes_an_opaque_png(trainer, tmp_path):
+def test_photo_with_unknown_suffix_becomes_opaque_png(trainer, tmp_path):
     moving = Image.new("P", (6, 4), 1)
     moving.putpalette([200, 30, 30, 30, 200, 30])
     moving.putpixel((0, 0), 0)
@@ -259,7 +259,7 @@ def test_names_that_are_skipped_here_are_listed(trainer, tmp_path):
     assert "a.png has" not in line
 
 
-def test_a_photo_named_like_a_mask_is_refused_in_paired_folders_too(tmp_path):
+def test_photo_named_like_mask_is_refused_in_paired_folders_too(tmp_path):
     names = ("images/dog-masklabel.png", "masks/dog-masklabel.png")
     write(tmp_path / "theirs", Image.new("RGB", (6, 4)), Image.new("L", (6, 4), 255), names)
     assert "dog-masklabel.png has a name that is not read as a photo here" in refused("kohya", tmp_path / "theirs")
@@ -279,7 +279,7 @@ def test_missing_and_foreign_masks_are_listed(trainer, theirs):
 
 
 @pytest.mark.parametrize("trainer", ["kohya-alpha", "cutout"])
-def test_photos_without_an_alpha_channel_are_listed(trainer, theirs):
+def test_photos_without_alpha_channel_are_listed(trainer, theirs):
     folder = theirs(trainer)
     for name in ("scan", "test"):
         Image.new("RGB", (4, 4)).save(folder / "images" / f"{name}.png")
@@ -324,14 +324,14 @@ def test_clashing_stems_are_listed(trainer, theirs):
 
 
 @pytest.mark.parametrize("trainer", ["kohya", "ai-toolkit", "diffusion-pipe"])
-def test_two_masks_of_a_photo_are_listed(trainer, theirs):
+def test_two_masks_of_photo_are_listed(trainer, theirs):
     folder = theirs(trainer)
     Image.new("L", (4, 4)).save(folder / "masks" / "scan.webp")
     assert "scan.png and scan.webp are masks of the same photo" in refused(trainer, folder)
 
 
 @pytest.mark.parametrize("trainer", [*PAIRED, "invoke", "imagefolder"])
-def test_masks_of_another_size_are_listed(trainer, theirs):
+def test_masks_of_wrong_size_are_listed(trainer, theirs):
     folder = theirs(trainer)
     layout = CONVENTIONS[trainer].layout
     postfix = getattr(layout, "postfix", "")
@@ -364,7 +364,7 @@ def empty(folder, trainer):
 
 
 @EVERY
-def test_a_folder_without_photos_is_refused(trainer, tmp_path):
+def test_folder_without_photos_is_refused(trainer, tmp_path):
     index = getattr(CONVENTIONS[trainer].layout, "name", None)
     assert (f"has no {Path(index).name}" if index else "there is no photo") in refused(
         trainer, empty(tmp_path, trainer)
@@ -373,16 +373,16 @@ def test_a_folder_without_photos_is_refused(trainer, tmp_path):
 
 
 @EVERY
-def test_an_output_in_the_trainer_s_folder_or_in_use_is_refused(trainer, theirs, tmp_path):
+def test_output_in_trainer_s_folder_or_in_use_is_refused(trainer, theirs, tmp_path):
     folder = theirs(trainer)
     before = tree(tmp_path)
-    for output, said in ((folder / "back", "not written to"), (tmp_path / "album", "not empty")):
-        with pytest.raises(UserError, match=said):
+    for output, message in ((folder / "back", "not written to"), (tmp_path / "album", "not empty")):
+        with pytest.raises(UserError, match=message):
             import_folder(CONVENTIONS[trainer], Given(folder), output)
     assert tree(tmp_path) == before
 
 
-def test_a_broken_photo_is_refused(theirs):
+def test_broken_photo_is_refused(theirs):
     folder = theirs("kohya")
     (folder / "images" / "scan.png").write_bytes(b"no photo")
     assert "scan.png cannot be decoded" in refused("kohya", folder)

@@ -59,7 +59,7 @@ def test_exports_and_imports_are_complete_or_absent(verb, album, tmp_path):
     kill_at_every_write(argv, tmp_path, output, wanted)
 
 
-def test_an_interrupted_export_beside_photos_is_completed_by_the_next_run(album, tmp_path):
+def test_interrupted_in_place_export_is_completed_by_next_run(album, tmp_path):
     for name in ("cat", "cow"):
         shutil.copy(album / "photos" / "dog.png", album / "photos" / f"{name}.png")
         shutil.copy(album / "masks" / "dog.png", album / "masks" / f"{name}.png")

@@ -197,7 +197,7 @@ READERS = {
 
 
 @pytest.mark.parametrize("trainer", READERS)
-def test_the_trainer_finds_our_photos_under_our_masks(trainer, album, tmp_path):
+def test_trainer_finds_our_photos_under_our_masks(trainer, album, tmp_path):
     convention = CONVENTIONS[trainer]
     exported = export_folder(read_source(album / "masks", album / "photos"), convention, tmp_path / 'a "new" folder')
     assert exported.config.read_text(encoding="utf-8") == exported.snippet
@@ -210,11 +210,11 @@ def test_the_trainer_finds_our_photos_under_our_masks(trainer, album, tmp_path):
         assert caption == CAPTIONS.get(stem)
 
 
-def test_every_trainer_has_a_reader():
+def test_every_trainer_has_reader():
     assert READERS.keys() == CONVENTIONS.keys() - {"cutout"}
 
 
-def test_a_cut_out_keeps_nothing_of_the_background(album, tmp_path):
+def test_cut_out_keeps_nothing_of_background(album, tmp_path):
     export_folder(read_source(album / "masks", album / "photos"), CONVENTIONS["cutout"], tmp_path / "out")
     photos, masks = photos_in(album / "photos"), masks_in(album / "masks")
     for path in (tmp_path / "out" / "images").glob("*.png"):
@@ -225,7 +225,7 @@ def test_a_cut_out_keeps_nothing_of_the_background(album, tmp_path):
 
 
 @pytest.mark.parametrize("trainer", ["imagefolder", "coco"])
-def test_a_snippet_that_is_a_program_runs(trainer, album, tmp_path):
+def test_snippet_that_is_program_runs(trainer, album, tmp_path):
     exported = export_folder(read_source(album / "masks", album / "photos"), CONVENTIONS[trainer], tmp_path / "out")
     environment = os.environ | {"HF_HOME": str(tmp_path / "cache")}
     subprocess.run([sys.executable, exported.config], check=True, capture_output=True, env=environment)

@@ -50,7 +50,7 @@ def assert_same(found, expected):
 
 
 @EVERY
-def test_an_album_survives_the_round_trip(trainer, album, tmp_path):
+def test_album_survives_round_trip(trainer, album, tmp_path):
     before = tree(album)
     back = there_and_back(album / "photos", album / "masks", trainer, tmp_path)
     assert tree(album) == before
@@ -67,7 +67,7 @@ def test_an_album_survives_the_round_trip(trainer, album, tmp_path):
 @EVERY
 @settings(max_examples=8, deadline=None)
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=40)), st.sampled_from(["é ü.png", "#1 [a] 'b'.png"]))
-def test_any_mask_survives_the_round_trip(trainer, mask, name):
+def test_any_mask_survives_round_trip(trainer, mask, name):
     with tempfile.TemporaryDirectory() as folder:
         photos, masks = write_pair(Path(folder), mask, name)
         back = there_and_back(photos, masks, trainer, Path(folder) / "trade")
@@ -75,7 +75,7 @@ def test_any_mask_survives_the_round_trip(trainer, mask, name):
 
 
 @EVERY
-def test_an_import_can_be_exported_again(trainer, album, tmp_path):
+def test_import_can_be_exported_again(trainer, album, tmp_path):
     back = there_and_back(album / "photos", album / "masks", trainer, tmp_path)
     again = there_and_back(None, back, trainer, tmp_path / "again")
     assert_same(masks_in(again / "masks"), masks_in(album / "masks"))

@@ -47,7 +47,7 @@ def list_of(error):
 
 @pytest.mark.parametrize("images", ["photos", None])
 @pytest.mark.parametrize("masks", ["out", "out/masks"])
-def test_uncertain_and_broken_photos_are_left_out_with_the_reason(folder, images, masks):
+def test_uncertain_and_broken_photos_are_left_out_with_reason(folder, images, masks):
     source = read_source(folder / masks, images and folder / images)
     assert kept(source) == ["dog", "reference"]
     assert {photo.name: reason for photo, reason in source.left_out.items()} == {
@@ -64,7 +64,7 @@ def test_uncertain_photos_are_kept_on_request(folder):
 
 
 @pytest.mark.parametrize("include_doubtful", [False, True])
-def test_a_persons_decision_overrides_the_rule(folder, include_doubtful):
+def test_persons_decision_overrides_rule(folder, include_doubtful):
     decided = {"dog": "excluded", "park": "approved", "sofa": None}
     manifest = folder / "out" / MANIFEST_NAME
     entries = [replace(entry, review=decided.get(Path(entry.photo).stem)) for entry in read_manifest(manifest)]
@@ -75,7 +75,7 @@ def test_a_persons_decision_overrides_the_rule(folder, include_doubtful):
     assert reasons["dog.png"] == "dog.png was excluded in review" and "park.png" not in reasons
 
 
-def test_an_excluded_photo_that_was_saved_again_stays_excluded(folder):
+def test_excluded_photo_that_was_saved_again_stays_excluded(folder):
     manifest = folder / "out" / MANIFEST_NAME
     first, *others = read_manifest(manifest)
     write_manifest(manifest, [replace(first, review="excluded"), *others])
@@ -85,12 +85,12 @@ def test_an_excluded_photo_that_was_saved_again_stays_excluded(folder):
     assert kept(read_source(folder / "out")) == ["reference"]
 
 
-def test_a_verdict_applies_only_to_the_mask_it_was_made_for(folder):
+def test_verdict_applies_only_to_mask_it_was_made_for(folder):
     files.write_mask(scene(20, 30)[1].T[:20, :20].repeat(2, 1)[:, :30], folder / "out" / "masks" / "park.png")
     assert kept(read_source(folder / "out")) == ["dog", "park", "reference"]
 
 
-def test_if_nothing_is_left_the_reasons_are_given(folder):
+def test_reasons_are_given_if_nothing_is_left(folder):
     for name in ("dog", "reference"):
         (folder / "photos" / f"{name}.png").unlink()
         (folder / "out" / "masks" / f"{name}.png").unlink()
@@ -138,13 +138,13 @@ def test_clashing_stems_are_listed(folder):
         kept.unlink()
 
 
-def test_the_photos_cannot_be_their_own_masks(folder):
+def test_photos_folder_cannot_be_masks_folder(folder):
     (folder / "photos" / "broken.jpg").unlink()
     with pytest.raises(UserError, match="the photos themselves"):
         read_source(folder / "photos", folder / "photos")
 
 
-def test_masks_without_a_manifest_need_the_photos_folder(folder):
+def test_masks_without_manifest_need_photos_folder(folder):
     shutil.move(folder / "out" / "masks", folder / "alone" / "deeper")
     with pytest.raises(UserError, match="--images"):
         read_source(folder / "alone" / "deeper")

@@ -1,4 +1,4 @@
-"""Print how far our losses are from the recorded ones of diffusers' scripts, case by case.
+"""Print the differences between our losses and the recorded ones of diffusers' scripts, case by case.
 
 PYTHONPATH=examples python -m tests.parity.compare_diffusers [case...]
 """
@@ -19,7 +19,7 @@ from tests.parity.record_diffusers import RECORD
 
 
 def compare(names: list[str]) -> None:
-    """Run these cases, or all."""
+    """Compare the given cases, or all."""
     recorded = json.loads(RECORD.read_text())["losses"]
     for name in names or CASES:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):

@@ -1,4 +1,4 @@
-"""The runs whose losses are compared with diffusers' scripts: the same folder, the same flags for both."""
+"""Runs whose losses are compared with diffusers' scripts, with the same folder and flags for both."""
 
 import shutil
 from collections.abc import Callable
@@ -33,11 +33,11 @@ class Case:
 
     Attributes:
         script: diffusers' script.
-        flags: what both scripts are given beyond `COMMON`.
-        model: draws the base model.
-        theirs: what only diffusers' script is given.
-        ours: what only ours is given.
-        alike: class images have the photos' sizes, since diffusers' SDXL script tells the UNet of those.
+        flags: flags of both scripts besides `COMMON`.
+        model: builds the base model.
+        theirs: flags of diffusers' script only.
+        ours: flags of our script only.
+        alike: give class images the photos' sizes, which diffusers' SDXL script passes to the UNet.
     """
 
     script: str
@@ -69,11 +69,11 @@ COMMON = (
     *("--max_train_steps", str(STEPS), "--learning_rate", "1e-4", "--lr_warmup_steps", "4"),
     *("--lr_scheduler", "constant_with_warmup"),
 )
-# The scripts of the newer families draw all crops beforehand, and have another default for the decay.
+# The scripts of the newer families draw all crops in advance, and have a different default decay.
 NEWER = ("--center_crop", "--resolution", "32", "--learning_rate", "1e-3", "--adam_weight_decay", "1e-4")
-# SDXL's pairs prompts and class images wrongly, and Flux's fails with text encoders, at larger batches.
+# With larger batches, SDXL's script pairs prompts and class images wrongly, and Flux's fails with text encoders.
 SINGLE = (*NEWER, "--train_batch_size", "1")
-# With it they train text encoders at a rate and a decay of their own.
+# The scripts train text encoders at a separate rate and decay; here both equal the denoiser's.
 SAME = ("--adam_weight_decay_text_encoder", "1e-4", "--text_encoder_lr", "1e-3")
 BILINEAR = ("--image_interpolation_mode", "bilinear")
 CASES = {
@@ -113,7 +113,7 @@ CASES = {
         partial(random_flux, guidance=False),
         ours=BILINEAR,
     ),
-    # The gradient's norm is no matter, as Flux's script counts those of the frozen embeddings too.
+    # The gradient norm is not clipped, since Flux's script includes the frozen embeddings in it.
     "flux_lora_text_encoder": Case(
         FLUX, (*SINGLE, "--rank", "4", "--train_text_encoder", "--max_grad_norm", "1e6"), random_flux, SAME, BILINEAR
     ),
@@ -128,7 +128,7 @@ CASES = {
 
 
 def prepare(folder: Path, case: Case) -> None:
-    """Fill a folder with the base model, photos (one of them not square), their all-white masks and class images."""
+    """Fill a folder with the base model, photos (one not square), their all-white masks, and class images."""
     case.model().save_pretrained(folder / "model")
     for name in ("photos", "masks", "class"):
         (folder / name).mkdir()
@@ -144,7 +144,7 @@ def prepare(folder: Path, case: Case) -> None:
 
 
 def logged_losses(output: Path) -> list[float]:
-    """The loss of every step, as the run's tensorboard log has it."""
+    """Read the loss of every step from the run's tensorboard log."""
     log = next(path for path in (output / "logs").iterdir() if path.is_dir())
     events = EventAccumulator(str(log), size_guidance={"scalars": 0})
     events.Reload()

@@ -2,7 +2,7 @@
 
     python -m tests.parity.record_diffusers path/to/diffusers/examples/dreambooth
 
-runs every case of `diffusers_cases.py`, or those named after the path, in diffusers' script and writes
+runs every case of `diffusers_cases.py`, or those listed after the path, in diffusers' script and writes
 `tests/parity/data/diffusers_losses.json`. Needs the `dev` extra and a diffusers checkout.
 """
 
@@ -19,7 +19,7 @@ RECORD = Path(__file__).parent / "data" / "diffusers_losses.json"
 
 
 def record(scripts: Path, names: list[str]) -> None:
-    """Run these cases, or all, each in a process of its own, and write the recording; the others' stay."""
+    """Run the given cases, or all, each in its own process, and update their recordings."""
     import accelerate
     import diffusers
     import peft
@@ -43,7 +43,7 @@ def record(scripts: Path, names: list[str]) -> None:
 
 
 def run_one(script: str, flags: list[str]) -> None:
-    """Run a script as `__main__`, its listing of folders sorted: it takes photos in the file system's order."""
+    """Run a script as `__main__` with sorted folder listings, since it takes photos in file system order."""
     listed = Path.iterdir
     Path.iterdir = lambda self: iter(sorted(listed(self)))  # type: ignore[method-assign]
     sys.argv = [script, *flags]

@@ -1,4 +1,4 @@
-"""Number for number what the official PerSAM code computed, through both families of backbones.
+"""Every number of the official PerSAM code is reproduced, through both families of backbones.
 
 `data/` was recorded by running the official code, unmodified, on CPU in float32.
 """
@@ -33,7 +33,7 @@ def official(backbone):
 
 
 @pytest.mark.parametrize("index", range(3))
-def test_every_recorded_number(official, index):
+def test_recorded_numbers(official, index):
     subject, segmentations = official
     ours, recorded = segmentations[index], np.load(RECORDINGS / f"{index:02d}.npz")
     np.testing.assert_array_equal(ours.points, recorded["point_coords"])
@@ -49,21 +49,21 @@ def test_every_recorded_number(official, index):
     assert np.mean(ours.mask != mask) <= 0.001
 
 
-def test_corrected_is_official_on_square_photos_only(backbone, official):
+def test_corrected_equals_official_on_square_photos_only(backbone, official):
     _, corrected = _segment(backbone, "corrected")
     same = [np.array_equal(a.logits, b.logits) for a, b in zip(official[1], corrected, strict=True)]
     assert same == [True, True, False]  # 02 is 512 x 320
 
 
-def test_both_families_give_the_same_logits():
+def test_both_families_give_same_logits():
     passes = []
     for build in (recorded_sam.original, recorded_sam.transformers):
         _, found = _segment(load_backbone(build(), device="cpu"), "corrected")
-        passes.append([one.passes for one in found])
+        passes.append([segmentation.passes for segmentation in found])
     for original, ported in zip(*passes, strict=True):
-        # Each later pass is fed the one before, and with it the rounding, which differs between processors.
-        for one, other, atol in zip(original, ported, (1e-4, 5e-4, 5e-4), strict=True):
-            np.testing.assert_allclose(one.logits, other.logits, atol=atol)
+        # Each pass starts from the previous one's output and its rounding, which differs between processors.
+        for expected, actual, atol in zip(original, ported, (1e-4, 5e-4, 5e-4), strict=True):
+            np.testing.assert_allclose(expected.logits, actual.logits, atol=atol)
 
 
 # PerSAM-F
@@ -79,18 +79,18 @@ def official_f(backbone):
     return subject, persam.segment([Image.open(PHOTOS / f"{name}.jpg") for name in ("00", "01", "02")], subject)
 
 
-def test_the_recorded_mask_weights(official_f):
+def test_recorded_mask_weights(official_f):
     subject, _ = official_f
     recorded = np.load(FINETUNED / "fit.npz")["mask_weights"].ravel()
     np.testing.assert_allclose(subject.mask_weights, recorded, atol=0.002)
 
 
 @pytest.mark.parametrize("index", range(3))
-def test_every_recorded_number_of_persam_f(official_f, index):
+def test_recorded_numbers_of_persam_f(official_f, index):
     ours, recorded = official_f[1][index], np.load(FINETUNED / f"{index:02d}.npz")
     np.testing.assert_array_equal(ours.points, recorded["point_coords"])
     np.testing.assert_array_equal(ours.point_labels, recorded["point_labels"])
-    # The first decode is as recorded; from then on the weights' last digits show.
+    # The first decoding matches; later ones show the last digits of the weights.
     for number, (decoded, atol) in enumerate(zip(ours.passes, (2e-3, 0.05, 0.05), strict=True), start=1):
         np.testing.assert_allclose(decoded.logits, recorded[f"step{number}_low_res_logits"], atol=atol)
         np.testing.assert_allclose(decoded.predicted_iou, recorded[f"step{number}_iou"], atol=5e-3)

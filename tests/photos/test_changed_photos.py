@@ -19,7 +19,7 @@ from tests.training.small import configure, photos_of
 
 @pytest.fixture
 def album(tmp_path):
-    """Three photos, and what `segment` left of them."""
+    """Three photos with the output of `segment`."""
     entries = []
     for number, name in enumerate("abc"):
         pixels, disc = scene(40, 60, number)
@@ -73,8 +73,8 @@ def evaluated(album):
 @pytest.mark.parametrize("change", [swap, turn])
 def test_changed_photos_are_named_and_refused(album, use, change):
     use(album)
-    said = change(album)
-    with pytest.raises(UserError, match=said):
+    message = change(album)
+    with pytest.raises(UserError, match=message):
         use(album)
 
 
@@ -85,19 +85,19 @@ def check(album):
     )
 
 
-def test_a_mask_edited_since_is_not_compared(album):
+def test_mask_edited_since_is_not_compared(album):
     turn(album)
     files.write_mask(np.ones((40, 60), bool), album / "out" / "masks" / "c.png")
     assert check(album) == {}
 
 
-def test_the_same_photos_in_another_folder_are_accepted(album):
+def test_same_photos_in_another_folder_are_accepted(album):
     shutil.move(album / "photos", album / "moved")
     shutil.copytree(album / "moved", album / "photos")
     assert check(album) == {}
 
 
-def test_an_excluded_photo_is_left_out_even_if_it_changed(album):
+def test_excluded_photo_is_left_out_even_if_it_changed(album):
     path = album / "out" / MANIFEST_NAME
     *others, last = newest_entries(path)
     write_manifest(path, [*others, ManifestEntry(**{**vars(last), "review": "excluded"})])

@@ -71,7 +71,7 @@ def test_invalid_polygons_are_refused(polygons):
 
 
 @pytest.mark.parametrize(("size", "counts"), RUNS.values(), ids=RUNS)
-def test_run_lengths_that_do_not_fill_the_photo_are_refused(size, counts):
+def test_run_lengths_that_do_not_fill_photo_are_refused(size, counts):
     refused({"size": size, "counts": counts})
 
 
@@ -93,7 +93,7 @@ def test_packed_run_lengths_decode_as_in_pycocotools(scale):
             np.testing.assert_array_equal(read, mask > 0)
 
 
-def test_polygons_slightly_outside_the_photo_are_drawn_as_by_pycocotools():
+def test_polygons_slightly_outside_photo_are_drawn_as_by_pycocotools():
     random = np.random.default_rng(0)
     for _ in range(20):
         polygons = [random.uniform(-10, 40, 2 * random.integers(3, 9)).tolist() for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Which files count as photos, how they are read, and that no file is ever half-written."""
+"""Photo files: which are accepted, how they are read, and that no file is ever half-written."""
 
 import hashlib
 import io
@@ -85,14 +85,14 @@ def test_excluded_files_are_skipped_however_their_path_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["absent", "file.jpg"])
-def test_a_path_that_is_not_a_folder_is_refused(tmp_path, name):
+def test_path_that_is_not_folder_is_refused(tmp_path, name):
     touch(tmp_path, "file.jpg")
     with pytest.raises(UserError, match="is not a folder") as error:
         files.find_photos(tmp_path / name)
     assert_one_line_naming(error, tmp_path / name)
 
 
-def test_a_folder_without_photos_is_refused_with_the_accepted_suffixes(tmp_path):
+def test_folder_without_photos_is_refused_with_accepted_suffixes(tmp_path):
     touch(tmp_path, "mask.png", "notes.txt")
     with pytest.raises(UserError, match="no photo found") as error:
         files.find_photos(tmp_path, besides=(tmp_path / "mask.png",))
@@ -114,7 +114,7 @@ def test_photos_that_differ_only_in_their_suffix_are_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_photo_of_every_format_is_read_as_rgb(tmp_path, name):
+def test_photo_of_every_format_is_read_as_rgb(tmp_path, name):
     save(halves(), tmp_path / name)
     photo = files.read_photo(tmp_path / name)
     assert (photo.mode, photo.size) == ("RGB", (32, 16))
@@ -125,7 +125,7 @@ def test_a_photo_of_every_format_is_read_as_rgb(tmp_path, name):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".mpo", ".png", ".webp", ".tif", ".avif", ".heic"])
 @pytest.mark.parametrize(("orientation", "top"), [(6, RED), (8, BLUE)])
-def test_a_photo_stored_sideways_is_read_upright(tmp_path, suffix, orientation, top):
+def test_photo_stored_sideways_is_read_upright(tmp_path, suffix, orientation, top):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f"turned{suffix}"
@@ -136,14 +136,14 @@ def test_a_photo_stored_sideways_is_read_upright(tmp_path, suffix, orientation, 
     np.testing.assert_allclose(photo.getpixel((8, 28)), BLUE if top == RED else RED, atol=12)
 
 
-def test_a_16_bit_png_keeps_its_high_byte(tmp_path):
+def test_16_bit_png_keeps_its_high_byte(tmp_path):
     levels = np.random.default_rng(0).integers(0, 2**16, (5, 7), dtype=np.uint16)
     Image.fromarray(levels).save(tmp_path / "deep.png")
     photo = np.asarray(files.read_photo(tmp_path / "deep.png"))
     np.testing.assert_array_equal(photo, np.repeat((levels >> 8)[..., None], 3, axis=-1))
 
 
-def test_a_cmyk_jpeg_shows_its_colours(tmp_path):
+def test_cmyk_jpeg_shows_its_colours(tmp_path):
     Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "print.jpg", quality=95)
     assert Image.open(tmp_path / "print.jpg").mode == "CMYK"
     np.testing.assert_allclose(files.read_photo(tmp_path / "print.jpg").getpixel((8, 8)), (255, 0, 0), atol=12)
@@ -165,7 +165,7 @@ def test_grey_and_transparent_pngs_are_shown_on_white(tmp_path, mode, stored, sh
     assert files.read_photo(tmp_path / "photo.png").getpixel((1, 1)) == shown
 
 
-def test_a_palette_png_shows_its_colours(tmp_path):
+def test_palette_png_shows_its_colours(tmp_path):
     halves().quantize(2).save(tmp_path / "palette.png")
     assert Image.open(tmp_path / "palette.png").mode == "P"
     np.testing.assert_array_equal(np.asarray(files.read_photo(tmp_path / "palette.png")), np.asarray(halves()))
@@ -173,7 +173,7 @@ def test_a_palette_png_shows_its_colours(tmp_path):
 
 @pytest.mark.parametrize("read", [files.read_photo, files.read_mask, files.read_picture])
 @pytest.mark.parametrize("content", [b"", b"not a picture\n" * 50, bytes(1000)], ids=["empty", "text", "zeros"])
-def test_a_file_that_is_not_an_image_is_refused_in_one_line(tmp_path, read, content):
+def test_file_that_is_not_image_is_refused_in_one_line(tmp_path, read, content):
     (tmp_path / "broken.jpg").write_bytes(content)
     with pytest.raises(UserError, match="cannot be decoded") as error:
         read(tmp_path / "broken.jpg")
@@ -183,7 +183,7 @@ def test_a_file_that_is_not_an_image_is_refused_in_one_line(tmp_path, read, cont
 @pytest.mark.filterwarnings("ignore:Truncated File Read")  # Pillow's, of a TIFF
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("kept", [0.02, 0.3, 0.7])
-def test_a_truncated_photo_is_refused_in_one_line(tmp_path, name, kept):
+def test_truncated_photo_is_refused_in_one_line(tmp_path, name, kept):
     whole = tmp_path / name
     save(noise(), whole)
     content = whole.read_bytes()
@@ -194,7 +194,7 @@ def test_a_truncated_photo_is_refused_in_one_line(tmp_path, name, kept):
 
 
 @pytest.mark.parametrize("read", [files.read_photo, files.read_mask, files.read_picture])
-def test_a_missing_file_and_a_folder_are_refused_in_one_line(tmp_path, read):
+def test_missing_file_and_folder_are_refused_in_one_line(tmp_path, read):
     with pytest.raises(UserError, match="check the path") as error:
         read(tmp_path / "absent.jpg")
     assert_one_line_naming(error, tmp_path / "absent.jpg")
@@ -203,7 +203,7 @@ def test_a_missing_file_and_a_folder_are_refused_in_one_line(tmp_path, read):
     assert_one_line_naming(error, tmp_path)
 
 
-def test_a_picture_is_read_as_stored(tmp_path):
+def test_picture_is_read_as_stored(tmp_path):
     levels = np.array([[0, 1], [128, 255]], np.uint8)
     Image.fromarray(levels).save(tmp_path / "levels.png")
     picture = files.read_picture(tmp_path / "levels.png")
@@ -212,7 +212,7 @@ def test_a_picture_is_read_as_stored(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".mpo", ".tif", ".webp", ".png", ".avif", ".heic"])
-def test_the_first_of_several_images_in_a_file_is_read(tmp_path, suffix):
+def test_first_of_several_images_in_file_is_read(tmp_path, suffix):
     path, first, second = (
         tmp_path / f"several{suffix}",
         Image.new("RGB", (32, 16), RED),
@@ -228,7 +228,7 @@ def test_the_first_of_several_images_in_a_file_is_read(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif", ".heic"])
-def test_colours_are_converted_by_the_embedded_profile(tmp_path, suffix):
+def test_colours_are_converted_by_embedded_profile(tmp_path, suffix):
     path, swapped = tmp_path / f"profile{suffix}", ImageCms.ImageCmsProfile(io.BytesIO(swapping_profile()))
     save(Image.new("RGB", (32, 16), RED), path, icc_profile=swapped.tobytes())
     np.testing.assert_allclose(files.read_photo(path).getpixel((8, 8)), RED[::-1], atol=20)
@@ -242,14 +242,14 @@ def swapping_profile():
 
 
 @pytest.mark.parametrize("profile", [ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), b"damaged"])
-def test_an_srgb_or_damaged_profile_changes_no_pixel(tmp_path, profile):
+def test_srgb_or_damaged_profile_changes_no_pixel(tmp_path, profile):
     noise().save(tmp_path / "plain.png")
     noise().save(tmp_path / "profiled.png", icc_profile=profile)
     plain, profiled = (np.asarray(files.read_photo(tmp_path / name)) for name in ("plain.png", "profiled.png"))
     np.testing.assert_array_equal(plain, profiled)
 
 
-def test_out_of_memory_is_not_blamed_on_the_file(tmp_path, monkeypatch):
+def test_out_of_memory_is_not_blamed_on_file(tmp_path, monkeypatch):
     noise().save(tmp_path / "photo.png")
     for error in (MemoryError(), OSError("out of memory when reading image file")):
         monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _, error=error: raise_(error))
@@ -264,7 +264,7 @@ def raise_(error):
 # Reporting what is not read
 
 
-def test_skipped_files_are_reported_with_the_reason(tmp_path):
+def test_skipped_files_are_reported_with_reason(tmp_path):
     touch(tmp_path, "a.jpg", "a.txt", "a.json", ".hidden", "b.HEIC", "b.mov", "c.DNG", "what.xyz", "dog-masklabel.png")
     for name in ("deeper", "empty", "out", "masks"):
         (tmp_path / name).mkdir()
@@ -292,7 +292,7 @@ def test_many_skipped_files_are_reported_in_one_short_line(tmp_path):
     assert "10.mov" not in words and files.unread_words({}) == ""
 
 
-def test_a_folder_with_only_subfolders_is_refused_and_names_them(tmp_path):
+def test_folder_with_only_subfolders_is_refused_and_names_them(tmp_path):
     (tmp_path / "10_dog").mkdir()
     touch(tmp_path / "10_dog", "a.png")
     with pytest.raises(UserError, match=r"not read: 10_dog/ \(a subfolder with 1 photo\)"):
@@ -303,7 +303,7 @@ def test_a_folder_with_only_subfolders_is_refused_and_names_them(tmp_path):
 
 
 @pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt])
-def test_an_interrupted_write_leaves_only_the_old_file(tmp_path, interruption):
+def test_interrupted_write_leaves_only_old_file(tmp_path, interruption):
     target = tmp_path / "table.txt"
     target.write_text("old")
     with pytest.raises(interruption), files.replacing(target) as temporary:
@@ -313,14 +313,14 @@ def test_an_interrupted_write_leaves_only_the_old_file(tmp_path, interruption):
     assert [path.name for path in tmp_path.iterdir()] == ["table.txt"]
 
 
-def test_an_interrupted_write_of_a_new_file_leaves_nothing(tmp_path):
+def test_interrupted_write_of_new_file_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError), files.replacing(tmp_path / "new" / "table.txt") as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_a_file_appears_only_when_its_block_ends(tmp_path):
+def test_file_appears_only_when_its_block_ends(tmp_path):
     target = tmp_path / "deeper" / "still" / "table.txt"
     with files.replacing(target) as temporary:
         temporary.write_text("whole")
@@ -332,7 +332,7 @@ def test_a_file_appears_only_when_its_block_ends(tmp_path):
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
-def test_a_replaced_file_gets_ordinary_permissions(tmp_path, umask):
+def test_replaced_file_gets_ordinary_permissions(tmp_path, umask):
     before = os.umask(umask)
     try:
         (tmp_path / "ordinary").write_text("")
@@ -347,7 +347,7 @@ def test_a_replaced_file_gets_ordinary_permissions(tmp_path, umask):
 
 @settings(deadline=None, max_examples=60)
 @given(mask=arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=40)))
-def test_a_mask_survives_writing_and_reading(folder, mask):
+def test_mask_survives_writing_and_reading(folder, mask):
     files.write_mask(mask, folder / "mask.png")
     with Image.open(folder / "mask.png") as stored:
         assert (stored.format, stored.mode, stored.size) == ("PNG", "L", mask.shape[::-1])
@@ -358,7 +358,7 @@ def test_a_mask_survives_writing_and_reading(folder, mask):
 
 
 @pytest.mark.parametrize(("name", "kind"), [("a.png", "PNG"), ("a.jpg", "JPEG"), ("a.JPG", "JPEG")])
-def test_a_picture_is_written_in_the_format_of_its_suffix(tmp_path, name, kind):
+def test_picture_is_written_in_format_of_its_suffix(tmp_path, name, kind):
     files.write_picture(halves(), tmp_path / "new" / name)
     with Image.open(tmp_path / "new" / name) as stored:
         assert (stored.format, stored.size) == (kind, (32, 16))
@@ -366,12 +366,12 @@ def test_a_picture_is_written_in_the_format_of_its_suffix(tmp_path, name, kind):
 
 @settings(deadline=None, max_examples=30)
 @given(content=st.binary(max_size=5000))
-def test_the_digest_is_the_sha_256_of_the_bytes(folder, content):
+def test_digest_is_sha_256_of_bytes(folder, content):
     (folder / "file").write_bytes(content)
     assert files.digest(folder / "file") == hashlib.sha256(content).hexdigest()
 
 
-def test_leftovers_of_a_killed_run_do_not_block_the_folder(tmp_path):
+def test_leftovers_of_killed_run_do_not_block_folder(tmp_path):
     (tmp_path / ".unfinished-a.json").touch()
     assert not files.refuse_other_runs(tmp_path, "run.json", {}, "run")
     (tmp_path / "mine.json").touch()
@@ -379,7 +379,7 @@ def test_leftovers_of_a_killed_run_do_not_block_the_folder(tmp_path):
         files.refuse_other_runs(tmp_path, "run.json", {}, "run")
 
 
-def test_a_path_that_is_not_utf_8_can_be_written_to_json(tmp_path):
+def test_path_that_is_not_utf_8_can_be_written_to_json(tmp_path):
     name = os.fsdecode(b"h\xfc.png")
     files.write_json({"photo": name}, tmp_path / "a.json")
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"photo": name}

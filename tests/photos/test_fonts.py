@@ -9,18 +9,18 @@ from persam_dreambooth.photos import fonts, rendering
 
 
 @pytest.mark.parametrize("text", ["a dog", "Käfer", "Мой пёс", "我的狗", "🐶", "a\nb", "\ud800", "\x00", ""])
-def test_a_caption_is_shown_in_full_or_replaced_by_its_number(text):
+def test_caption_is_shown_in_full_or_replaced_by_its_number(text):
     written, font = fonts.writable(text, 14, "#12")
     assert written in ("#12", " ".join(text.split()))
     assert fonts.covers(font, written.replace(" ", ""))
 
 
-def test_a_missing_glyph_is_detected():
+def test_missing_glyph_is_detected():
     font = fonts.ImageFont.load_default(14)
     assert fonts.covers(font, "abc") and not fonts.covers(font, "狗")
 
 
-def test_a_long_caption_is_fast_and_fits():
+def test_long_caption_is_fast_and_fits():
     font = fonts.ImageFont.load_default(14)
     started = time.monotonic()
     cut = rendering._fit("word " * 2000, font, 256)

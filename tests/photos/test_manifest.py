@@ -1,4 +1,4 @@
-"""The manifest: what is written is read back, a killed writer costs one line, damage is refused."""
+"""The manifest: entries survive writing and reading, a killed writer loses one line, damage is refused."""
 
 import json
 import os
@@ -82,20 +82,20 @@ def test_written_entries_are_read_back(folder, entries):
 
 @settings(deadline=None, max_examples=60)
 @given(written=st.lists(ENTRIES, max_size=2), appended=st.lists(ENTRIES, max_size=2))
-def test_appended_entries_follow_the_existing_ones(folder, written, appended):
+def test_appended_entries_follow_existing_ones(folder, written, appended):
     write_manifest(folder / MANIFEST_NAME, written)
     for entry in appended:
         append_entry(folder / MANIFEST_NAME, entry)
     assert read_manifest(folder / MANIFEST_NAME) == written + appended
 
 
-def test_appending_creates_a_missing_manifest(path):
+def test_appending_creates_missing_manifest(path):
     assert read_manifest(path) == []
     append_entry(path, FIRST)
     assert read_manifest(path) == [FIRST]
 
 
-def test_a_manifest_is_one_plain_json_line_per_photo(path):
+def test_manifest_is_one_plain_json_line_per_photo(path):
     write_manifest(path, [FIRST, SECOND])
     lines = path.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == [asdict(FIRST), asdict(SECOND)]
@@ -103,7 +103,7 @@ def test_a_manifest_is_one_plain_json_line_per_photo(path):
     assert "犬" in lines[1]
 
 
-def test_a_truncated_last_line_is_skipped(path):
+def test_truncated_last_line_is_skipped(path):
     write_manifest(path, [FIRST, SECOND, THIRD])
     whole = path.read_bytes()
     last = whole.rindex(b"\n", 0, -1) + 1
@@ -115,7 +115,7 @@ def test_a_truncated_last_line_is_skipped(path):
 
 
 @pytest.mark.parametrize("damage", ['{"photo": "b.jpg", "dig', "", "not json"])
-def test_a_damaged_line_before_the_last_is_refused_with_its_number(path, damage):
+def test_damaged_line_before_last_is_refused_with_its_number(path, damage):
     write_manifest(path, [FIRST, SECOND, THIRD])
     lines = path.read_text(encoding="utf-8").splitlines()
     path.write_text("\n".join([lines[0], damage, lines[2], ""]), encoding="utf-8")
@@ -138,7 +138,7 @@ def test_a_damaged_line_before_the_last_is_refused_with_its_number(path, damage)
     ],
 )
 @pytest.mark.parametrize("position", [0, 1, 2])
-def test_a_line_that_is_not_an_entry_is_refused_anywhere(path, values, position):
+def test_line_that_is_not_entry_is_refused_anywhere(path, values, position):
     lines = [json.dumps(asdict(FIRST)), json.dumps(asdict(SECOND))]
     lines.insert(position, json.dumps(values))
     path.write_text("\n".join([*lines, ""]), encoding="utf-8")
@@ -167,7 +167,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("values", HOSTILE.values(), ids=HOSTILE)
-def test_a_line_with_foreign_paths_or_wrong_types_is_refused(path, values):
+def test_line_with_foreign_paths_or_wrong_types_is_refused(path, values):
     path.write_text(json.dumps({"photo": "a.jpg", "digest": "00"} | values) + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"line 1 .* is not a manifest entry") as refused:
         read_manifest(path)
@@ -177,13 +177,13 @@ def test_a_line_with_foreign_paths_or_wrong_types_is_refused(path, values):
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, '{"photo": ' * 100_000, '{"photo": "a", "digest": ' + "9" * 6000 + "}"]
 )
-def test_a_line_too_extreme_for_a_parser_is_refused(path, text):
+def test_line_too_extreme_for_parser_is_refused(path, text):
     path.write_text(text + "\n" + json.dumps(asdict(FIRST)) + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"line 1 "):
         read_manifest(path)
 
 
-def test_a_manifest_that_is_a_pipe_does_not_block(path):
+def test_manifest_that_is_pipe_does_not_block(path):
     os.mkfifo(path)
     with pytest.raises(UserError, match="named pipe"):
         read_manifest(path)
@@ -203,18 +203,18 @@ def test_files_behind_links_are_refused(path, tmp_path):
         read_manifest(path)
 
 
-def test_the_manifest_that_training_writes_may_name_masks_elsewhere(path):
+def test_manifest_that_training_writes_may_name_masks_elsewhere(path):
     entry = ManifestEntry("../photos/a.jpg", "00", mask="../masks/a.png")
     write_manifest(path, [entry])
     assert read_manifest(path, own_files=False) == [entry]
 
 
-def test_a_line_with_only_photo_and_digest_is_an_entry(path):
+def test_line_with_only_photo_and_digest_is_entry(path):
     path.write_text('{"photo": "b.jpg", "digest": "00"}\n', encoding="utf-8")
     assert read_manifest(path) == [ManifestEntry("b.jpg", "00")]
 
 
-def test_an_interrupted_rewrite_leaves_only_the_old_manifest(path):
+def test_interrupted_rewrite_leaves_only_old_manifest(path):
     write_manifest(path, [FIRST, SECOND])
     before = path.read_bytes()
 
@@ -230,7 +230,7 @@ def test_an_interrupted_rewrite_leaves_only_the_old_manifest(path):
 
 @settings(deadline=None, max_examples=60)
 @given(older=st.lists(NAMED, max_size=4), newer=st.lists(NAMED, max_size=4))
-def test_the_index_has_the_newest_line_per_mask_name_except_reviewed_ones(folder, older, newer):
+def test_index_has_newest_line_per_mask_name_except_reviewed_ones(folder, older, newer):
     write_manifest(folder / "older.jsonl", older)
     write_manifest(folder / "newer.jsonl", newer)
     expected = {Path(entry.photo).stem: entry for entry in older}
@@ -241,7 +241,7 @@ def test_the_index_has_the_newest_line_per_mask_name_except_reviewed_ones(folder
     assert list(index) == [expected[stem] for stem in sorted(expected, key=os.fsencode)]
 
 
-def test_the_index_of_a_missing_file_is_empty(path):
+def test_index_of_missing_file_is_empty(path):
     assert ManifestIndex(path).get("a.jpg") is None
     assert list(ManifestIndex(path)) == []
 
@@ -256,7 +256,7 @@ def peak(path, count, read):
     return most
 
 
-def test_memory_does_not_grow_with_the_number_of_lines_that_are_streamed(path):
+def test_memory_does_not_grow_with_number_of_lines(path):
     # The smaller of two, since Python's own string tables grow in jumps.
     assert min(peak(path, 8000, stream_manifest) for _ in range(2)) < peak(path, 1000, stream_manifest) + 50_000
 

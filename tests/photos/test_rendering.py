@@ -38,7 +38,7 @@ def dimmed(photo):
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data(), height=SIDES, width=SIDES, seed=st.integers(0, 2**16))
-def test_an_overlay_keeps_the_subject_dims_the_background_and_outlines_the_mask(data, height, width, seed):
+def test_overlay_keeps_subject_dims_background_and_outlines_mask(data, height, width, seed):
     photo, mask = noise(height, width, seed), data.draw(arrays(np.bool_, (height, width)))
     picture = np.asarray(rendering.overlay(photo, mask))
     outline = ring(mask, 1)
@@ -48,7 +48,7 @@ def test_an_overlay_keeps_the_subject_dims_the_background_and_outlines_the_mask(
     assert (picture[outline] == rendering.OUTLINE).all()
 
 
-def test_the_outline_is_thicker_on_a_large_photo():
+def test_outline_is_thicker_on_large_photo():
     photo, mask = noise(600, 800), disc(600, 800)
     picture = np.asarray(rendering.overlay(photo, mask))
     drawn = (picture == rendering.OUTLINE).all(axis=-1)
@@ -56,7 +56,7 @@ def test_the_outline_is_thicker_on_a_large_photo():
     np.testing.assert_array_equal(picture[mask], np.asarray(photo)[mask])
 
 
-def test_drawing_an_overlay_does_not_modify_photo_or_mask():
+def test_drawing_overlay_does_not_modify_photo_or_mask():
     photo, mask = noise(30, 40), disc(30, 40)
     levels, inside = np.asarray(photo).copy(), mask.copy()
     rendering.overlay(photo, mask, [(3, 4)], [1])
@@ -77,7 +77,7 @@ def test_points_are_drawn_at_their_place_in_their_colour(corner):
     np.testing.assert_array_equal(np.asarray(picture)[far], plain[far])
 
 
-def test_a_point_without_a_label_is_refused():
+def test_point_without_label_is_refused():
     with pytest.raises(ValueError, match="shorter"):
         rendering.overlay(noise(9, 9), disc(9, 9), [(1, 1), (2, 2)], [1])
 
@@ -111,7 +111,7 @@ def pixels_of(sheet, colour):
 
 @settings(deadline=None, max_examples=25)
 @given(count=st.integers(1, 20), columns=st.integers(1, 7), tile=st.sampled_from([16, 48, 96]))
-def test_the_size_of_a_sheet_follows_from_columns_and_tile(count, columns, tile):
+def test_size_of_sheet_follows_from_columns_and_tile(count, columns, tile):
     single, (pitch_x, pitch_y) = page(1, 1, tile), pitch(tile)
     assert tile < pitch_x < pitch_y  # a margin beside each tile, and a caption below
     rows = math.ceil(count / columns)
@@ -125,7 +125,7 @@ def test_the_size_of_a_sheet_follows_from_columns_and_tile(count, columns, tile)
     columns=st.none() | st.integers(1, 7),
     size=st.sampled_from([(10, 10), (200, 200), (1, 500), (500, 1), (90, 40), (40, 90), (1, 1)]),
 )
-def test_every_picture_is_whole_and_undistorted_in_the_middle_of_its_tile(count, columns, size):
+def test_every_picture_is_whole_and_undistorted_in_middle_of_its_tile(count, columns, size):
     tile = 64
     pitch_x, pitch_y = pitch(tile)
     margin = page(1, 1, tile).width - pitch_x
@@ -145,18 +145,18 @@ def test_every_picture_is_whole_and_undistorted_in_the_middle_of_its_tile(count,
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 4), (24, 4), (25, 5), (100, 6)])
-def test_by_default_a_sheet_has_four_columns_or_more_for_many_pictures(count, columns):
+def test_by_default_sheet_has_four_columns_or_more_for_many_pictures(count, columns):
     assert page(count, tile=16).size == page(count, columns, tile=16).size
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
-def test_a_sheet_takes_pictures_of_any_mode(mode):
+def test_sheet_takes_pictures_of_any_mode(mode):
     sheet = rendering.sheet([plain((255, 255, 255)).convert(mode), plain((255, 0, 0))], ["white", "red"], 2, 64)
     assert len(pixels_of(sheet, (255, 255, 255))) == len(pixels_of(sheet, (255, 0, 0))) == 64 * 64
 
 
 @pytest.mark.parametrize("caption", ["a sks dog in the jungle, very detailed, seed 12345", "W" * 300, "犬" * 200])
-def test_a_long_caption_ends_within_its_tile(caption):
+def test_long_caption_ends_within_its_tile(caption):
     sheet = np.asarray(rendering.sheet([plain(colour) for colour in colours(2)], [caption, ""], 2, 64))
     blank = np.asarray(rendering.sheet([plain(colour) for colour in colours(2)], ["", ""], 2, 64))
     written = np.argwhere((sheet != blank).any(axis=-1))
@@ -170,7 +170,7 @@ def test_captions_tell_pictures_apart():
     assert (dog != cat).any()
 
 
-def test_a_picture_without_a_caption_is_refused():
+def test_picture_without_caption_is_refused():
     with pytest.raises(ValueError, match="shorter"):
         rendering.sheet([plain((255, 0, 0))] * 2, ["one"])
 
@@ -188,12 +188,12 @@ def test_joined_pictures_keep_their_pixels():
 
 @settings(deadline=None)
 @given(arrays(bool, st.tuples(SIDES, SIDES)), st.integers(1, 12))
-def test_dilation_is_the_maximum_over_a_square(mask, pixels):
+def test_dilation_is_maximum_over_square(mask, pixels):
     expected = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * pixels + 1))
     np.testing.assert_array_equal(rendering.grown(mask, pixels), np.asarray(expected) > 0)
 
 
-def test_a_single_pixel_is_dilated_by_exactly_the_given_radius():
+def test_single_pixel_is_dilated_by_exactly_given_radius():
     mask = np.zeros((600, 600), bool)
     mask[300, 300] = True
     assert rendering.grown(mask, 250).sum() == 501**2

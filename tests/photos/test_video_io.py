@@ -45,7 +45,7 @@ def test_written_frames_are_read_back(video):
     assert [path.name for path in video.parent.iterdir()] == ["dog.mp4"]
 
 
-def test_the_overlay_covers_the_subject(tmp_path):
+def test_overlay_covers_subject(tmp_path):
     path = tmp_path / "overlay.mp4"
     with video_io.overlay_video(path, (64, 48), Fraction(12)) as add:
         for number in range(4):
@@ -56,7 +56,7 @@ def test_the_overlay_covers_the_subject(tmp_path):
         assert change[labels > 0].mean() > 5 * change[labels == 0].mean()
 
 
-def test_a_folder_of_frames_is_read_as_a_video(tmp_path):
+def test_folder_of_frames_is_read_as_video(tmp_path):
     for number in range(3):
         files.write_picture(a_frame(number)[0], tmp_path / f"{number:05}.png")
     read = list(video_io.read_frames(tmp_path))
@@ -64,7 +64,7 @@ def test_a_folder_of_frames_is_read_as_a_video(tmp_path):
     assert all(np.array_equal(frame, a_frame(number)[0]) for number, frame in enumerate(read))
 
 
-def test_a_video_stored_sideways_is_read_upright(video):
+def test_video_stored_sideways_is_read_upright(video):
     """As phones write it: a matrix in the track's header rotates its frames clockwise by 90 degrees."""
     plain, turned = (struct.pack(">9i", *ones) for ones in (MATRIX, [0, MATRIX[0], 0, -MATRIX[0], 0, 0, *MATRIX[6:]]))
     whole = video.read_bytes()
@@ -77,14 +77,14 @@ def test_a_video_stored_sideways_is_read_upright(video):
     assert np.abs(np.asarray(first).astype(int) - np.asarray(upright)).mean() < 8
 
 
-def test_no_more_than_a_few_frames_are_read_ahead(video):
+def test_no_more_than_few_frames_are_read_ahead(video):
     reading = video_io.read_frames(video)
     next(reading)
     reading.close()
     video.unlink()  # the file is no longer open
 
 
-def test_labels_are_written_as_the_values_of_a_palette_image(tmp_path):
+def test_labels_are_written_as_values_of_palette_image(tmp_path):
     labels = np.random.default_rng(0).integers(0, 200, (7, 9), dtype=np.uint8)
     video_io.write_labels(labels, tmp_path / "labels.png")
     read = Image.open(tmp_path / "labels.png")
@@ -95,14 +95,14 @@ def test_labels_are_written_as_the_values_of_a_palette_image(tmp_path):
     assert (colours[labels == 1] == video_io.PALETTE[0]).all()
 
 
-def test_an_odd_size_loses_its_last_pixel_only(tmp_path):
+def test_odd_size_loses_its_last_pixel_only(tmp_path):
     path = tmp_path / "odd.mp4"
     with video_io.overlay_video(path, (65, 49), Fraction(5)) as add:
         add(*a_frame(0, (65, 49)))
     assert [frame.size for frame in video_io.read_frames(path)] == [(64, 48)]
 
 
-def test_an_interrupted_video_leaves_nothing(tmp_path):
+def test_interrupted_video_leaves_nothing(tmp_path):
     path = tmp_path / "cut.mp4"
     with pytest.raises(RuntimeError), video_io.overlay_video(path, (64, 48), Fraction(5)) as add:
         add(*a_frame(0))
@@ -110,7 +110,7 @@ def test_an_interrupted_video_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_is_not_a_video_is_refused_in_one_line(tmp_path):
+def test_file_that_is_not_video_is_refused_in_one_line(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     silent = tmp_path / "silent.mkv"
     with av.open(str(silent), "w") as container:
@@ -135,7 +135,7 @@ def test_frames_of_several_sizes_are_refused(tmp_path):
         list(video_io.read_frames(tmp_path))
 
 
-def test_frames_are_in_the_order_of_their_numbers(tmp_path):
+def test_frames_are_in_order_of_their_numbers(tmp_path):
     names = ["0", "1", "2", "9", "10", "11", "100", "frame 2", "frame 10", "frame b", "²", "x"]
     random = np.random.default_rng(0)
     levels = [random.integers(0, 256, (4, 4, 3), dtype=np.uint8) for _ in names]
@@ -147,7 +147,7 @@ def test_frames_are_in_the_order_of_their_numbers(tmp_path):
     assert sorted(places) == list(range(len(names))) and places.index(7) < places.index(8)
 
 
-def test_the_size_of_a_frame_rotated_by_exif_is_the_upright_one(tmp_path):
+def test_size_of_frame_rotated_by_exif_is_upright_one(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 8
     a_frame(0)[0].save(tmp_path / "0.png")
@@ -156,7 +156,7 @@ def test_the_size_of_a_frame_rotated_by_exif_is_the_upright_one(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["empty.mp4", "pipe.mp4", "loop.mp4", "folder.mp4", "photo.jpg", "words.srt"])
-def test_other_files_are_no_videos(name, tmp_path):
+def test_other_files_are_not_videos(name, tmp_path):
     path = tmp_path / name
     {"pipe.mp4": os.mkfifo, "loop.mp4": lambda path: path.symlink_to(path.name), "folder.mp4": Path.mkdir}.get(
         name, lambda path: path.write_bytes(b"")
@@ -175,14 +175,14 @@ def test_other_files_are_no_videos(name, tmp_path):
 
 @pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile dog.mp4\n", "#EXTM3U\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"])
 @pytest.mark.parametrize("suffix", ["mp4", "m3u8", "ffconcat"])
-def test_a_playlist_is_not_followed(text, suffix, video):
+def test_playlist_is_not_followed(text, suffix, video):
     path = video.with_name(f"list.{suffix}")
     path.write_text(text.format(video))
     with pytest.raises(UserError, match=r"not a video that can be read"):
         list(video_io.read_frames(path))
 
 
-def test_damage_is_always_a_one_line_error(video):
+def test_damage_is_always_one_line_error(video):
     """Broken bytes and truncated ends, including metadata that is not text."""
     whole, random = video.read_bytes(), np.random.default_rng(0)
     for _ in range(40):
@@ -198,14 +198,14 @@ def test_damage_is_always_a_one_line_error(video):
 
 
 @pytest.mark.parametrize("rate", [Fraction(90_000), Fraction(1, 90_000), Fraction(123_457, 100_003)])
-def test_an_absurd_frame_rate_still_gives_a_video(rate, tmp_path):
+def test_absurd_frame_rate_still_gives_video(rate, tmp_path):
     with video_io.overlay_video(tmp_path / "dog.mp4", (64, 48), rate) as add:
         for number in range(3):
             add(*a_frame(number))
     assert len(list(video_io.read_frames(tmp_path / "dog.mp4"))) == 3
 
 
-def test_a_truncated_video_says_so(video):
+def test_truncated_video_is_reported(video):
     video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
     with pytest.raises(UserError, match=r"dog\.mp4"):
         list(video_io.read_frames(video))

@@ -1,4 +1,4 @@
-"""`persam-dreambooth segment`, which also writes down which process segmented which photo; for test_processes.py."""
+"""`persam-dreambooth segment` that also records which process segmented which photo, for test_processes.py."""
 
 import os
 import sys
@@ -14,14 +14,14 @@ add, open_folder = MaskWriter.add, MaskStore.open
 
 
 def counted(self, photo, found):
-    """Add, and note it in a file of this process."""
+    """Add an entry, and note it in this process's file."""
     with (Path(os.environ["NOTES"]) / os.environ.get("RANK", "0")).open("a") as notes:
         notes.write(f"{photo.path.name}\n")
     add(self, photo, found)
 
 
 def late(self, subject, settings):
-    """Make the folder late, so that a process that does not wait for it is found out."""
+    """Delay the creation of the folder, so that a process that does not wait for it fails."""
     time.sleep(1)
     open_folder(self, subject, settings)
 

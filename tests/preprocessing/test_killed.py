@@ -1,4 +1,4 @@
-"""A segmentation that is killed before any of its writes ends, called again, as one that was not."""
+"""A segmentation killed before any of its writes and run again equals an uninterrupted one."""
 
 import shutil
 
@@ -15,7 +15,7 @@ from toy_photos import draw
 
 @pytest.fixture
 def album(tmp_path):
-    """Two photos and the mask of the first."""
+    """Two photos, and the mask of the first."""
     (tmp_path / "photos").mkdir()
     for number in range(2):
         photo, mask = draw(number)
@@ -26,7 +26,7 @@ def album(tmp_path):
 
 
 def contents(folder):
-    """Every file but the lock, by its path; of weights the tensors, since their header's order changes."""
+    """Return every file but the lock, by path; for weights the tensors, since the order of their header varies."""
     return {
         path.relative_to(folder).as_posix(): (
             {name: tensor.tolist() for name, tensor in load_file(path).items()}
@@ -39,7 +39,7 @@ def contents(folder):
 
 
 def check_consistent(output):
-    """No mask lies there without its line, or with one of another mask: training would take it for a user's own."""
+    """Check that every mask has a matching manifest line; training would take others for the user's own."""
     entries = {entry.mask: entry for entry in newest_entries(output / MANIFEST_NAME) if entry.mask}
     masks = [path for path in (output / "masks").glob("*.png") if not path.name.startswith(".")]
     for path in masks:
@@ -49,8 +49,8 @@ def check_consistent(output):
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["new", "again"])
-def test_a_run_killed_before_any_write_goes_on(album, models, again):
-    """`--again` is another reference's run over a finished one."""
+def test_run_killed_before_any_write_is_resumed(album, models, again):
+    """`--again` runs with another reference over a finished run."""
     output = album / "out"
     argv = ["segment", "--images", album / "photos", "--reference", album / "photos" / "0.png", "--device", "cpu"]
     argv += ["--reference_mask", album / "mask.png", "--sam", models / "sam", "--output", output]

@@ -1,4 +1,4 @@
-"""Guards an album split over processes: each photo once, the same masks as one process makes, also when resumed."""
+"""Segmentation split over processes: each photo once, the same masks as one process, also when resumed."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from tests.scene import scene
 
 PHOTOS = 7
 FIRSTS = ("00", "02", "04", "06")
-"""What the first of two processes segments."""
+"""The photos that the first of two processes segments."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -35,7 +35,7 @@ def album(tmp_path_factory):
 
 
 def segment(album, models, output, notes, *flags, processes=1):
-    """Run the command line in its own process or processes; returns what each process segmented."""
+    """Run the command in one or more processes; return the photos that each process segmented."""
     notes.mkdir(parents=True)
     words = ["--images", album / "photos", "--reference", album / "photos" / "00.png"]
     words += ["--reference_mask", album / "mask.png", "--output", output, "--sam", models / "sam", "--device", "cpu"]
@@ -54,37 +54,37 @@ def masks(output):
     return {path.name: files.read_mask(path) for path in sorted((output / "masks").iterdir())}
 
 
-def assert_same_masks(one, other):
-    ours, theirs = masks(one), masks(other)
+def assert_same_masks(output, other_output):
+    ours, theirs = masks(output), masks(other_output)
     assert list(ours) == list(theirs)
-    for name in ours:  # in another company a photo's features may differ in the last bits
+    for name in ours:  # in another batch a photo's features may differ in the last bits
         assert np.mean(ours[name] != theirs[name]) <= 0.001
 
 
 @pytest.fixture(scope="module")
-def alone(album, models, tmp_path_factory):
+def single(album, models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     _, (segmented,) = segment(album, models, folder / "out", folder / "notes")
     assert len(segmented) == PHOTOS
     return folder / "out"
 
 
-def test_two_processes_make_the_masks_of_one_and_no_photo_twice(album, models, alone, tmp_path):
-    said, shares = segment(album, models, tmp_path / "out", tmp_path / "notes", processes=2)
+def test_two_processes_equal_one_without_repeating_photos(album, models, single, tmp_path):
+    printed, shares = segment(album, models, tmp_path / "out", tmp_path / "notes", processes=2)
     assert len(shares) == 2
     assert all(len(share) >= PHOTOS // 2 for share in shares)
     assert sorted(shares[0] + shares[1]) == [f"{number:02}.png" for number in range(PHOTOS)]
-    assert_same_masks(tmp_path / "out", alone)
-    assert said.count("masks in") == 1
-    ours, theirs = (read_manifest(out / MANIFEST_NAME) for out in (tmp_path / "out", alone))
-    assert [(one.digest, one.mask, one.error is None) for one in ours] == [
-        (one.digest, one.mask, one.error is None) for one in theirs
+    assert_same_masks(tmp_path / "out", single)
+    assert printed.count("masks in") == 1
+    ours, theirs = (read_manifest(out / MANIFEST_NAME) for out in (tmp_path / "out", single))
+    assert [(entry.digest, entry.mask, entry.error is None) for entry in ours] == [
+        (entry.digest, entry.mask, entry.error is None) for entry in theirs
     ]
     assert not list((tmp_path / "out").glob("manifest.*.jsonl"))
 
 
-def test_what_a_killed_process_had_done_is_not_done_again(album, models, alone, tmp_path):
-    """The journals of two processes that were killed: the first had reached two photos, the second one and a half."""
+def test_finished_work_of_killed_process_is_kept(album, models, single, tmp_path):
+    """Two killed processes left journals: the first of two photos, the second of one and a half."""
     out = tmp_path / "out"
     segment(album, models, out, tmp_path / "first", processes=2)
     kept = {"00.png": "", "02.png": "", "01.png": ".1"}
@@ -97,16 +97,18 @@ def test_what_a_killed_process_had_done_is_not_done_again(album, models, alone, 
     _, shares = segment(album, models, out, tmp_path / "second", processes=2)
     again = sorted(name for share in shares for name in share)
     assert again == [f"{number:02}.png" for number in range(3, PHOTOS)]
-    assert_same_masks(out, alone)
+    assert_same_masks(out, single)
     assert len(read_manifest(out / MANIFEST_NAME)) == PHOTOS + 1
 
 
-def test_the_folder_is_the_new_runs_though_its_first_process_has_nothing_to_do(album, models, alone, tmp_path):
-    """All photos of the first process's share were approved by a person; `--again` with another reference."""
-    out = shutil.copytree(alone, tmp_path / "out")
-    (tmp_path / "photos").symlink_to(album / "photos")  # the manifest's paths lead there from the copy as well
-    entries = [replace(one, photo=f"../photos/{Path(one.photo).name}") for one in read_manifest(out / MANIFEST_NAME)]
-    approved = [replace(one, review="approved") if Path(one.photo).stem in FIRSTS else one for one in entries]
+def test_new_run_takes_over_folder_though_first_process_is_idle(album, models, single, tmp_path):
+    """A person approved all photos of the first process's share; then `--again` runs with another reference."""
+    out = shutil.copytree(single, tmp_path / "out")
+    (tmp_path / "photos").symlink_to(album / "photos")  # so that the manifest's relative paths work from the copy
+    entries = [
+        replace(entry, photo=f"../photos/{Path(entry.photo).name}") for entry in read_manifest(out / MANIFEST_NAME)
+    ]
+    approved = [replace(entry, review="approved") if Path(entry.photo).stem in FIRSTS else entry for entry in entries]
     write_manifest(out / MANIFEST_NAME, approved)
     disc = files.read_mask(album / "mask.png")
     disc[: len(disc) // 2] = False
@@ -120,12 +122,12 @@ def test_the_folder_is_the_new_runs_though_its_first_process_has_nothing_to_do(a
     assert (out / SUBJECT_NAME).read_bytes() != before
 
 
-def test_decoding_in_workers_and_a_cache_change_no_mask(album, models, alone, tmp_path):
+def test_decoding_workers_and_cache_change_no_mask(album, models, single, tmp_path):
     flags = ["--dataloader_num_workers", 2, "--embedding_cache", tmp_path / "cache"]
     segment(album, models, tmp_path / "one", tmp_path / "first", *flags)
-    assert_same_masks(tmp_path / "one", alone)
+    assert_same_masks(tmp_path / "one", single)
     cached = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")}
     assert len(cached) == PHOTOS
     segment(album, models, tmp_path / "two", tmp_path / "second", *flags)
-    assert_same_masks(tmp_path / "two", alone)
+    assert_same_masks(tmp_path / "two", single)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")} == cached

@@ -1,4 +1,4 @@
-"""Guards what a folder's run says of each subject: whether it is there, whose pixel is whose, how many there are."""
+"""Subjects in a segmented folder: presence, disjoint masks, and instances."""
 
 import json
 from pathlib import Path
@@ -16,6 +16,7 @@ from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.preprocessing.segment_folder import _warn_once
 from persam_dreambooth.segmentation import Subject
 from presence import photo
+from tests.scene import iou
 from world import Recipe, draw, random_identity, random_placement
 
 
@@ -25,14 +26,14 @@ def identity_of(kind, number):
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory):
-    """A dog's reference, and photos of the dog, of it beside a car, of two of it, of a car, and of nobody."""
+    """A dog's reference, and photos of the dog, the dog beside a car, two dogs, a car, and no subject."""
     folder = tmp_path_factory.mktemp("album")
     rng = np.random.default_rng(8)
     dog, car = identity_of("dog", 1), identity_of("car", 2)
 
-    def side_by_side(*who):
-        placed = zip(who, (0.27, 0.73), strict=True)
-        return draw(Recipe("snow", tuple((one, random_placement(rng, x, 0.66)) for one, x in placed), seed=4), 128)
+    def side_by_side(*identities):
+        placed = zip(identities, (0.27, 0.73), strict=True)
+        return draw(Recipe("snow", tuple((who, random_placement(rng, x, 0.66)) for who, x in placed), seed=4), 128)
 
     pictures = {
         "reference": photo(rng, dog, ("subject",)),
@@ -59,11 +60,7 @@ def named(job):
     return {Path(entry.photo).stem: entry for entry in segment_folder(job)}
 
 
-def iou(one, other):
-    return (one & other).sum() / (one | other).sum()
-
-
-def test_the_rule_beside_the_sam_decides_and_the_manifest_and_the_sheet_say_so(album, tmp_path):
+def test_rule_next_to_sam_decides_and_manifest_and_sheet_show_it(album, tmp_path):
     folder, pictures = album
     entries = named(job_for(folder, tmp_path / "out"))
     assert entries["dog"].presence == "found"
@@ -79,13 +76,13 @@ def test_the_rule_beside_the_sam_decides_and_the_manifest_and_the_sheet_say_so(a
     assert (tmp_path / "out" / SHEET_NAME).is_file()
 
 
-def test_without_a_rule_nothing_is_decided(album, models, tmp_path):
+def test_no_rule_means_no_verdict(album, models, tmp_path):
     folder, _ = album
     entries = named(job_for(folder, tmp_path / "out", sam=str(models / "sam")))
     assert {entry.presence for entry in entries.values()} == {None}
 
 
-def test_each_subject_has_its_own_folder_and_no_pixel_two_owners(album, tmp_path):
+def test_each_subject_has_own_folder_and_masks_are_disjoint(album, tmp_path):
     folder, pictures = album
     references = tuple(
         ReferenceFiles(folder / "photos" / f"{name}.png", folder / f"{name}-mask.png") for name in ("reference", "car")
@@ -104,7 +101,7 @@ def test_each_subject_has_its_own_folder_and_no_pixel_two_owners(album, tmp_path
     assert all(not (masks["rex", stem] & masks["mini", stem]).any() for stem in pictures)
     assert iou(masks["rex", "both"], pictures["both"].mask(0)) > 0.6
     assert iou(masks["mini", "both"], pictures["both"].mask(1)) > 0.6
-    # The car is not in these two, so that it takes nothing away from the dog.
+    # The car is not in these two, so it takes no pixels from the dog.
     assert iou(masks["rex", "dog"], pictures["dog"].mask()) > 0.8
     alone = named(job_for(folder, tmp_path / "alone"))
     np.testing.assert_array_equal(masks["rex", "dog"], files.read_mask(tmp_path / "alone" / alone["dog"].mask))
@@ -116,7 +113,7 @@ def test_each_subject_has_its_own_folder_and_no_pixel_two_owners(album, tmp_path
     assert {path: path.stat().st_mtime_ns for path in again} == again
 
 
-def test_several_references_under_one_name_are_one_subject(album, tmp_path):
+def test_references_with_same_name_are_one_subject(album, tmp_path):
     folder, _ = album
     twice = (ReferenceFiles(folder / "photos" / "reference.png", folder / "reference-mask.png"),) * 2
     job = job_for(folder, tmp_path / "out", references=twice, names=("rex", "rex"))
@@ -124,7 +121,7 @@ def test_several_references_under_one_name_are_one_subject(album, tmp_path):
     assert len(next(iter(job.subjects().values()))) == 2
 
 
-def test_all_instances_are_in_the_mask_and_numbered_apart(album, tmp_path):
+def test_mask_has_all_instances_and_they_are_numbered(album, tmp_path):
     folder, pictures = album
     entries = named(job_for(folder, tmp_path / "out", all_instances=True))
     labels = np.asarray(Image.open(tmp_path / "out" / entries["twins"].instances))
@@ -135,7 +132,7 @@ def test_all_instances_are_in_the_mask_and_numbered_apart(album, tmp_path):
     assert set(np.unique(np.asarray(Image.open(tmp_path / "out" / entries["dog"].instances)))) == {0, 1}
     assert entries["nobody"].presence != "found"
     assert entries["reference"].instances is None
-    # Called again it finds everything there, and a deleted picture of instances is made again.
+    # A second run finds everything done, and recreates a deleted instances picture.
     (tmp_path / "out" / entries["twins"].instances).unlink()
     assert named(job_for(folder, tmp_path / "out", all_instances=True)) == entries
     assert (tmp_path / "out" / entries["twins"].instances).is_file()
@@ -150,31 +147,31 @@ def test_all_instances_are_in_the_mask_and_numbered_apart(album, tmp_path):
         ({"sam": "facebook/sam-vit-base", "all_instances": True}, "needs a presence rule"),
     ],
 )
-def test_names_and_instances_that_cannot_be_are_refused(album, tmp_path, changes, message):
+def test_invalid_names_and_instances_are_refused(album, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         job_for(album[0], tmp_path / "out", **changes)
 
 
-def test_a_rule_of_another_sam_is_refused_before_anything_is_written(album, models, tmp_path):
+def test_rule_of_another_sam_is_refused_before_writing(album, models, tmp_path):
     job = job_for(album[0], tmp_path / "out", sam=str(models / "sam"), presence=SAM / "presence.json")
     with pytest.raises(UserError, match="calibrated on a SAM"):
         segment_folder(job)
     assert not (tmp_path / "out").exists()
 
 
-def test_another_rule_makes_another_run_and_one_made_on_drawings_is_said_once(album, tmp_path, caplog):
+def test_changed_rule_is_new_run_and_caveat_is_logged_once(album, tmp_path, caplog):
     _warn_once.cache_clear()
     segment_folder(job_for(album[0], tmp_path / "out"))
     segment_folder(job_for(album[0], tmp_path / "again"))
-    (told,) = [record.message for record in caplog.records if "made on drawings" in record.message]
-    assert told.endswith("on photographs its probabilities are a guess")
+    (warning,) = [record.message for record in caplog.records if "made on drawings" in record.message]
+    assert warning.endswith("on photographs its probabilities are a guess")
     rule = json.loads((SAM / "presence.json").read_text()) | {"encoder": str(SAM.parent / "clip"), "found_from": 0.5}
     (tmp_path / "rule.json").write_text(json.dumps(rule))
     with pytest.raises(UserError, match="presence differ"):
         segment_folder(job_for(album[0], tmp_path / "out", presence=tmp_path / "rule.json"))
 
 
-def test_an_older_manifest_without_presence_is_read(tmp_path):
+def test_older_manifest_without_presence_is_read(tmp_path):
     path = tmp_path / MANIFEST_NAME
     path.write_text('{"photo": "a.png", "digest": "0"}\n')
     assert read_manifest(path)[0].presence is None

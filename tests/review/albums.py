@@ -1,5 +1,6 @@
 """Small albums for the tests of the review page."""
 
+import numpy as np
 from PIL import Image
 
 from persam_dreambooth.photos import files
@@ -35,3 +36,11 @@ def contents(folder):
         for path in folder.rglob("*")
         if path.is_file() and path.name != ".manifest.lock"
     }
+
+
+def middle(mask):
+    """Return a pixel (x, y) inside a mask, horizontally as far from its edge as possible."""
+    rows, _ = np.nonzero(mask)
+    row = np.bincount(rows).argmax()
+    inside = np.nonzero(mask[row])[0]
+    return float(inside[len(inside) // 2]), float(row)

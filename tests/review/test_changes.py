@@ -1,4 +1,4 @@
-"""What an open page is told: exactly what changed, and nothing if nothing did."""
+"""Updates of an open page: exactly what changed, and nothing if nothing did."""
 
 import os
 
@@ -11,7 +11,7 @@ from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, appe
 from persam_dreambooth.review import changes
 from persam_dreambooth.review.workspace import Workspace
 from tests.review.albums import draw_photos, write_found
-from tests.review.test_workspace import api_of, asked
+from tests.review.test_workspace import api_of, checked
 
 NAMES = ("a.png", "b.png", "c.png")
 
@@ -24,63 +24,63 @@ def folder(tmp_path):
     return tmp_path / "photos"
 
 
-def looked(api, told=None):
-    return asked(api.overview({"album": ".", "since": told}))
+def poll(api, since=None):
+    return checked(api.overview({"album": ".", "since": since}))
 
 
 def names(answer):
     return [photo["name"] for photo in answer["photos"]]
 
 
-def test_a_page_is_told_each_change_once(folder):
+def test_page_gets_each_change_once(folder):
     api = api_of(Workspace(folder))
-    first = looked(api)
+    first = poll(api)
     assert names(first) == first["order"] == ["b.png", "a.png", "c.png"] and not first["keeps"]
-    again = looked(api, first["since"])
+    again = poll(api, first["since"])
     assert names(again) == [] and again["keeps"] and "order" not in again and again["since"] == first["since"]
     version = first["photos"][0]["version"]
-    asked(api.judge({"album": ".", "photo": "b.png", "seen": version, "verdict": "approved"}))
-    second = looked(api, first["since"])
+    checked(api.judge({"album": ".", "photo": "b.png", "seen": version, "verdict": "approved"}))
+    second = poll(api, first["since"])
     assert names(second) == ["b.png"] and second["keeps"] and second["order"] == ["a.png", "c.png", "b.png"]
     assert second["photos"][0]["status"] == "approved"
-    assert names(looked(api, second["since"])) == []
-    assert names(looked(api, first["since"])) == ["b.png"]  # a second page, which has not been told yet
+    assert names(poll(api, second["since"])) == []
+    assert names(poll(api, first["since"])) == ["b.png"]  # a second page that has no updates yet
     for unknown in (None, "", "x", "x-1", f"{first['since']}0", 5, [], first["since"].split("-")[0] + "-" + "9" * 30):
-        told = looked(api, unknown)
-        assert len(told["photos"]) == 3 and not told["keeps"]
+        full = poll(api, unknown)
+        assert len(full["photos"]) == 3 and not full["keeps"]
 
 
 def test_added_and_removed_photos_and_foreign_mask_changes_are_reported(folder):
     api = api_of(Workspace(folder))
-    told = looked(api)["since"]
+    since = poll(api)["since"]
     draw_photos(folder, ["d.png"])
-    added = looked(api, told)
+    added = poll(api, since)
     assert names(added) == ["d.png"] and len(added["order"]) == 4
     files.write_mask(np.ones((48, 64), bool), folder / "segmented" / "masks" / "c.png")
-    assert names(looked(api, added["since"])) == ["c.png"]
+    assert names(poll(api, added["since"])) == ["c.png"]
     (folder / "d.png").unlink()
-    gone = looked(api, looked(api)["since"])
-    assert names(gone) == [] and len(looked(api)["order"]) == 3
-    fewer = looked(api, added["since"])
+    gone = poll(api, poll(api)["since"])
+    assert names(gone) == [] and len(poll(api)["order"]) == 3
+    fewer = poll(api, added["since"])
     assert not fewer["keeps"] and len(fewer["photos"]) == 3
 
 
-def test_a_mask_overwritten_in_place_is_noticed_a_little_later(folder, monkeypatch):
+def test_mask_overwritten_in_place_is_noticed_little_later(folder, monkeypatch):
     api = api_of(Workspace(folder))
-    told = looked(api)["since"]
-    told = looked(api, told)["since"]
+    since = poll(api)["since"]
+    since = poll(api, since)["since"]
     mask = folder / "segmented" / "masks" / "c.png"
     content = mask.with_name("c.png").read_bytes()
     files.write_mask(np.ones((48, 64), bool), folder / "other.png")
     other = (folder / "other.png").read_bytes()
     (folder / "other.png").unlink()
-    told = looked(api, told)["since"]
+    since = poll(api, since)["since"]
     with mask.open("r+b") as file:
         file.write(other)
         file.truncate()
     assert content != other
     monkeypatch.setattr(changes, "TRUSTED", 0.0)
-    assert names(looked(api, told)) == ["c.png"]
+    assert names(poll(api, since)) == ["c.png"]
 
 
 def test_only_appended_manifest_lines_are_read_and_other_changes_are_noticed(tmp_path):

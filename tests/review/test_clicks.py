@@ -12,7 +12,8 @@ from persam_dreambooth.review.clicks import Clicker
 from persam_dreambooth.review.strokes import Stroke, painted
 from persam_dreambooth.review.workspace import Workspace
 from persam_dreambooth.segmentation import PerSAM
-from tests.review.albums import write_found
+from tests.review.albums import middle, write_found
+from tests.scene import iou
 
 
 @pytest.fixture(scope="module")
@@ -27,24 +28,12 @@ def dog(tmp_path_factory):
     return photos / "00.png", files.read_mask(masks / "00.png")
 
 
-def overlap(first, second):
-    return (first & second).sum() / (first | second).sum()
-
-
-def middle(mask):
-    """Return a pixel (x, y) inside a mask, horizontally as far from its edge as possible."""
-    rows, _ = np.nonzero(mask)
-    row = np.bincount(rows).argmax()
-    inside = np.nonzero(mask[row])[0]
-    return float(inside[len(inside) // 2]), float(row)
-
-
 def box_of(mask):
     rows, columns = np.nonzero(mask)
     return (float(columns.min()), float(rows.min())), (float(columns.max()) + 1, float(rows.max()) + 1)
 
 
-def test_a_click_a_box_and_a_brush_stroke_each_find_the_subject(clicker, dog):
+def test_click_box_and_brush_stroke_each_find_subject(clicker, dog):
     photo, true = dog
     body = middle(true)
     ways = {
@@ -53,10 +42,10 @@ def test_a_click_a_box_and_a_brush_stroke_each_find_the_subject(clicker, dog):
         "brush": Stroke("brush", (body, (body[0] + 6, body[1])), radius=2),
     }
     for way, stroke in ways.items():
-        assert overlap(clicker.first(photo, [stroke]), true) > 0.8, way
+        assert iou(clicker.first(photo, [stroke]), true) > 0.8, way
 
 
-def test_a_box_that_leaves_the_photo_is_clipped(clicker, dog):
+def test_box_that_leaves_photo_is_clipped(clicker, dog):
     photo, true = dog
     (left, top), (right, bottom) = box_of(true)
     inside = clicker.first(photo, [Stroke("box", ((0.0, 0.0), (128.0, 128.0)))])
@@ -66,17 +55,17 @@ def test_a_box_that_leaves_the_photo_is_clipped(clicker, dog):
     np.testing.assert_array_equal(backwards, clicker.first(photo, [Stroke("box", ((left, top), (right, bottom)))]))
 
 
-def test_a_click_adds_what_is_missing(clicker, dog):
+def test_click_adds_missing_part(clicker, dog):
     photo, true = dog
     missing = true.copy()
     missing[:, 70:] = False
     lost = true & ~missing
     mask, score = clicker.again(photo, missing, [(*middle(missing), 1), (*middle(lost), 1)])
-    assert overlap(mask, true) > overlap(missing, true) + 0.1
+    assert iou(mask, true) > iou(missing, true) + 0.1
     assert 0 < score <= 1.1
 
 
-def test_a_click_removes_what_is_too_much_and_only_there(clicker, dog):
+def test_click_removes_excess_only_around_it(clicker, dog):
     photo, true = dog
     spilt = true.copy()
     spilt[4:30, 4:40] = True
@@ -86,11 +75,11 @@ def test_a_click_removes_what_is_too_much_and_only_there(clicker, dog):
     mask, _ = clicker.again(photo, before, [(*middle(true), 1), (20.0, 15.0, 0)])
     assert not mask[15, 20]
     assert mask[stroke].all()
-    assert overlap(mask & ~stroke, true) > overlap(spilt, true) + 0.1
+    assert iou(mask & ~stroke, true) > iou(spilt, true) + 0.1
 
 
 @pytest.mark.parametrize(("click", "reason"), [((500.0, 3.0, 1), "outside the photo"), (None, "already in the mask")])
-def test_a_click_without_effect_is_refused(clicker, dog, click, reason):
+def test_click_without_effect_is_refused(clicker, dog, click, reason):
     photo, true = dog
     with pytest.raises(UserError, match=reason):
         clicker.again(photo, true, [click or (*middle(true), 1)])
@@ -114,7 +103,7 @@ def test_negative_clicks_alone_are_refused(clicker, dog):
         clicker.first(dog[0], [Stroke("point", ((5.0, 5.0),), label=0)])
 
 
-def test_brush_and_eraser_change_only_the_pixels_under_them():
+def test_brush_and_eraser_change_only_pixels_under_them():
     mask = np.zeros((40, 60), bool)
     brushed = painted(mask, [Stroke("brush", ((10.5, 10.5), (40.5, 10.5)), radius=4)])
     assert brushed[10, 7:44].all() and not brushed[16:].any() and not brushed[:, 50:].any()

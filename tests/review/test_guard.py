@@ -31,7 +31,7 @@ def component(address):
     return next(part["id"] for part in config["components"] if part["props"].get("elem_id") == "masks")
 
 
-def asked(address, name, data, number=None, **headers):
+def post(address, name, data, number=None, **headers):
     """Send a request to the API as the page would; return the server's answer."""
     body = {"session_hash": "x", "component_id": component(address) if number is None else number}
     given = {"Content_Type": "application/json", **headers}
@@ -43,7 +43,7 @@ def test_every_response_forbids_frames_and_other_sites(photos, serve):
     answers = [get(address, path) for path in ("/", "/config", "/theme.css", "/picture/images/a.png", "/nothing")]
     answers += [get(address, "/", Host="evil.example"), get(address, "/", Origin="http://evil.example")]
     answers += [get(address, SERVER, "POST", "no json", Content_Type="application/json"), get(address, SERVER, "PUT")]
-    answers += [asked(address, "overview", {"album": "."}), get(address, "/gradio_api/upload", "POST", "x")]
+    answers += [post(address, "overview", {"album": "."}), get(address, "/gradio_api/upload", "POST", "x")]
     locked = serve("--images", photos, "--password", PASSWORD)
     answers += [get(locked, "/"), get(locked, "/", Authorization=basic("wrong"))]
     assert {status for status, *_ in answers} >= {200, 400, 401, 403, 404, 405}
@@ -54,13 +54,13 @@ def test_every_response_forbids_frames_and_other_sites(photos, serve):
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_requests_from_another_sites_page_are_refused(site, photos, serve):
+def test_cross_site_requests_are_refused(site, photos, serve):
     address = serve("--images", photos)
     link = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
     before = contents(photos)
     number = component(address)
     for extra in ({}, link):
-        assert asked(address, "search", {"album": "."}, number, Sec_Fetch_Site=site, **extra)[0] == 403
+        assert post(address, "search", {"album": "."}, number, Sec_Fetch_Site=site, **extra)[0] == 403
         assert get(address, "/picture/images/a.png", Sec_Fetch_Site=site, **extra)[0] == 403
     assert get(address, "/", Sec_Fetch_Site=site, Sec_Fetch_Mode="navigate", Sec_Fetch_Dest="iframe")[0] == 403
     assert get(address, "/", Sec_Fetch_Site=site, **link)[0] == 200
@@ -68,7 +68,7 @@ def test_requests_from_another_sites_page_are_refused(site, photos, serve):
     assert contents(photos) == before
 
 
-def test_a_browser_does_not_show_the_page_in_another_sites_frame(photos, serve, browser):
+def test_browser_refuses_to_frame_the_page(photos, serve, browser):
     address = serve("--images", photos)
 
     class Foreign(http.server.BaseHTTPRequestHandler):
@@ -107,15 +107,15 @@ def test_wrong_passwords_cause_growing_waits_and_are_logged(caplog):
             assert status == 401
             waits.append(wait)
             if wait:
-                assert passwords.check("10.0.0.1", basic(PASSWORD))[0] == 429  # not told that it is correct
+                assert passwords.check("10.0.0.1", basic(PASSWORD))[0] == 429  # does not reveal that it is correct
                 now[0] += wait
     assert waits == [0.0] * FREE + [2.0, 4.0, 8.0, 16.0, 32.0] + [LONGEST_WAIT] * 3
     assert len(caplog.messages) == len(waits) and "wrong password from 10.0.0.1" in caplog.messages[0]
     assert PASSWORD not in caplog.text
     assert passwords.check("10.0.0.2", basic(PASSWORD)) == (None, 0.0)
-    assert passwords.check("10.0.0.1", "") == (401, 0.0)  # a browser that has not asked for the password yet
+    assert passwords.check("10.0.0.1", "") == (401, 0.0)  # the browser has not asked for the password yet
     assert passwords.check("10.0.0.1", basic(PASSWORD)) == (None, 0.0)
-    assert passwords.check("10.0.0.1", basic("wrong")) == (401, 0.0)  # counting starts from zero again
+    assert passwords.check("10.0.0.1", basic("wrong")) == (401, 0.0)  # the count is reset
 
 
 def test_guesses_over_http_are_slowed_down(photos, serve):
@@ -145,7 +145,7 @@ def large(address, path, chunked):
 
 @pytest.mark.parametrize("path", [SERVER, "/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/run/predict"])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_an_endless_body_is_refused_while_it_arrives(chunked, path, photos, serve):
+def test_endless_body_is_refused_while_it_arrives(chunked, path, photos, serve):
     address = serve("--images", photos)
     try:
         status, body = large(address, path, chunked)
@@ -179,7 +179,7 @@ ODD = [
 def test_malformed_requests_are_answered_in_one_line(photos, serve):
     address = serve("--images", photos)
     number, before = component(address), contents(photos / "segmented")
-    seen = json.loads(asked(address, "look", {"album": ".", "photo": "a.png"}, number)[1])["photo"]["version"]
+    seen = json.loads(post(address, "look", {"album": ".", "photo": "a.png"}, number)[1])["photo"]["version"]
     good = {"album": ".", "photo": "a.png", "seen": seen}
     stroke = {"kind": "brush", "points": [[1, 1]], "radius": 2, "label": 1}
     questions = [
@@ -204,7 +204,7 @@ def test_malformed_requests_are_answered_in_one_line(photos, serve):
         questions += [("training", good | {"view": {key: HUGE}})]
     questions += [("judge", good | {"verdict": value}) for value in ODD[1:]]
     for name, question in questions:
-        status, body, _ = asked(address, name, question, number)
+        status, body, _ = post(address, name, question, number)
         words = body.decode()
         assert status < 500 and "Traceback" not in words, (name, question, status, words)
         assert len(words.splitlines()) == 1

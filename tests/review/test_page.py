@@ -22,7 +22,8 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import newest_entries
 from persam_dreambooth.preprocessing.mask_store import MaskStore
 from persam_dreambooth.preprocessing.mask_writer import MaskWriter
-from tests.review.albums import contents, draw_photos, write_found
+from tests.review.albums import contents, draw_photos, middle, write_found
+from tests.scene import iou
 from tests.training.small import configure, photos_of
 from world import Recipe, draw
 
@@ -73,7 +74,7 @@ def names(tab):
     return [item.get_attribute("data-name") for item in tab.query_selector_all("[data-id=list] li")]
 
 
-def said(tab, words):
+def wait_for_message(tab, words):
     """Wait until the page's message contains these words; return the message."""
     tab.wait_for_function("words => document.querySelector('[data-id=said]').textContent.includes(words)", arg=words)
     return tab.inner_text("[data-id=said]")
@@ -103,20 +104,9 @@ def drag(tab, points, size=(128, 128)):
     tab.mouse.up()
 
 
-def middle(mask):
-    rows, _ = np.nonzero(mask)
-    row = np.bincount(rows).argmax()
-    inside = np.nonzero(mask[row])[0]
-    return int(inside[len(inside) // 2]), int(row)
-
-
 def box_of(mask):
     rows, columns = np.nonzero(mask)
     return [(columns.min(), rows.min()), (columns.max(), rows.max())]
-
-
-def overlap(first, second):
-    return (first & second).sum() / (first | second).sum()
 
 
 def mask_of(output, name):
@@ -128,7 +118,7 @@ def lines(output):
 
 
 @pytest.fixture
-def unhurried(monkeypatch):
+def slow_search(monkeypatch):
     """Slow down the search like a large SAM, so that a page sees its masks one by one."""
     add = MaskWriter.add
 
@@ -139,7 +129,7 @@ def unhurried(monkeypatch):
     monkeypatch.setattr(MaskWriter, "add", slowly)
 
 
-def test_from_a_folder_of_photos_to_approved_masks(workspace, dogs, serve, open_tab, unhurried):
+def test_from_photos_to_approved_masks(workspace, dogs, serve, open_tab, slow_search):
     true, output = dogs[1], workspace / "my dog & co" / "segmented"
     tab = open_tab(serve("--images", workspace))
     assert names(tab) == ["one.jpg"]  # the first folder
@@ -152,11 +142,11 @@ def test_from_a_folder_of_photos_to_approved_masks(workspace, dogs, serve, open_
 
     first = HOSTILE[0]
     choose(tab, first)
-    said(tab, "No mask yet")
+    wait_for_message(tab, "No mask yet")
     shoot(tab, "review-start")
     drag(tab, [middle(true[first])])
-    said(tab, "found and saved")
-    assert overlap(mask_of(output, first), true[first]) > 0.8
+    wait_for_message(tab, "found and saved")
+    assert iou(mask_of(output, first), true[first]) > 0.8
     assert lines(output)[first].source == "reference"
 
     tab.evaluate("""() => {
@@ -165,10 +155,10 @@ def test_from_a_folder_of_photos_to_approved_masks(workspace, dogs, serve, open_
             document.querySelector('[data-id=count]'), {childList: true, characterData: true, subtree: true});
     }""")
     tab.click("[data-id=search]")
-    said(tab, "All photos searched")
+    wait_for_message(tab, "All photos searched")
     assert len(tab.evaluate("[...window.counts]")) > 1, "the masks did not appear one after the other"
     found = lines(output)
-    assert all(overlap(mask_of(output, name), true[name]) > 0.6 for name in HOSTILE)
+    assert all(iou(mask_of(output, name), true[name]) > 0.6 for name in HOSTILE)
     by_worst = sorted(set(found) - {first}, key=lambda name: (found[name].probability, found[name].score))
     assert names(tab) == by_worst and by_worst[0] == EMPTY
     assert tab.inner_text("[data-id=status]") == found[EMPTY].presence == "not found"
@@ -180,7 +170,7 @@ def test_from_a_folder_of_photos_to_approved_masks(workspace, dogs, serve, open_
     for key, name in zip("xaa", by_worst, strict=False):
         tab.wait_for_function("name => document.querySelector('[data-id=name]').textContent === name", arg=name)
         tab.keyboard.press(key)
-        moved(tab, name)
+        wait_for_other_photo(tab, name)
     reviews = {name: entry.review for name, entry in lines(output).items()}
     reviewed = {EMPTY: "excluded"} | dict.fromkeys([first, *by_worst[1:3]], "approved")
     assert reviews == dict.fromkeys(found) | reviewed
@@ -195,9 +185,9 @@ def test_from_a_folder_of_photos_to_approved_masks(workspace, dogs, serve, open_
 
     before = {name: (output / "masks" / f"{Path(name).stem}.png").read_bytes() for name in HOSTILE}
     tab.keyboard.press("r")
-    said(tab, "a reference now")
+    wait_for_message(tab, "a reference now")
     tab.click("[data-id=search]")
-    said(tab, "All photos searched")
+    wait_for_message(tab, "All photos searched")
     sources = {name: entry.source for name, entry in lines(output).items()}
     assert [name for name in sources if sources[name] == "reference"] == sorted([first, by_worst[3]])
     kept = [first, *by_worst[1:4]]
@@ -211,11 +201,11 @@ def test_from_a_folder_of_photos_to_approved_masks(workspace, dogs, serve, open_
         "overlays",
         "segmentation.json",
         "subject.safetensors",
-    }  # no fields beyond those of `segment`
+    }  # only the fields of `segment`
 
 
 @pytest.fixture
-def held(monkeypatch):
+def paused_search(monkeypatch):
     """Block the search at its second photo until `go_on` is set; `waits` is set once it blocks."""
     add, waits, go_on, found = MaskWriter.add, threading.Event(), threading.Event(), []
 
@@ -230,16 +220,16 @@ def held(monkeypatch):
     return waits, go_on
 
 
-def test_a_stopped_search_keeps_its_masks_and_can_be_resumed(workspace, dogs, serve, open_tab, held):
+def test_stopped_search_keeps_its_masks_and_can_be_resumed(workspace, dogs, serve, open_tab, paused_search):
     output = workspace / "my dog & co" / "segmented"
-    first, (waits, go_on) = "plain.png", held
+    first, (waits, go_on) = "plain.png", paused_search
     write_found(output.parent, output, {first: dogs[1][first]}, {})
     address = serve("--images", workspace / "my dog & co")
     tab = open_tab(address)
     assert tab.is_hidden("[data-id=stop]")
     tab.wait_for_function("name => document.querySelector('[data-id=name]').textContent === name", arg=first)
     tab.keyboard.press("r")
-    said(tab, "a reference now")
+    wait_for_message(tab, "a reference now")
     tab.click("[data-id=search]")
     assert waits.wait(20)
     tab.wait_for_function("document.querySelector('[data-id=searching]').textContent === 'finding: 7 left'")
@@ -249,14 +239,16 @@ def test_a_stopped_search_keeps_its_masks_and_can_be_resumed(workspace, dogs, se
         each.wait_for_function("document.querySelector('[data-id=searching]').textContent.startsWith('stopping')")
         assert each.is_disabled("[data-id=stop]") and each.is_disabled("[data-id=search]")
     go_on.set()
-    assert said(tab, "Stopped") == "Stopped with 6 left to search; “Find in all photos” continues with them."
+    assert (
+        wait_for_message(tab, "Stopped") == "Stopped with 6 left to search; “Find in all photos” continues with them."
+    )
     assert tab.is_hidden("[data-id=stop]") and tab.inner_text("[data-id=searching]") == ""
     masks = {path: path.stat().st_mtime_ns for path in (output / "masks").iterdir()}
     assert {path.stem for path in masks} == {Path(name).stem for name in lines(output)} and len(masks) == 3
     assert (output / "contact_sheet.png").exists()
 
     tab.click("[data-id=search]")
-    said(tab, "All photos searched")
+    wait_for_message(tab, "All photos searched")
     assert set(lines(output)) == {*HOSTILE, EMPTY}
     assert {path: path.stat().st_mtime_ns for path in masks} == masks  # none of them was found a second time
 
@@ -268,22 +260,22 @@ def trained_on(photos):
     return [instance.photo.name for instance in photos_of(configure("model", **flags), [(64, 64)])[0]]
 
 
-def moved(tab, name):
+def wait_for_other_photo(tab, name):
     """Wait until another photo is shown."""
     tab.wait_for_function("name => document.querySelector('[data-id=name]').textContent !== name", arg=name)
 
 
 @pytest.mark.parametrize("tool", ["box", "brush"])
-def test_a_box_or_a_brush_stroke_can_also_mark_the_subject(tool, workspace, dogs, serve, open_tab):
+def test_box_or_brush_stroke_can_also_mark_subject(tool, workspace, dogs, serve, open_tab):
     true, output = dogs[1]["plain.png"], workspace / "my dog & co" / "segmented"
     tab = open_tab(serve("--images", workspace / "my dog & co"))
     choose(tab, "plain.png")
-    said(tab, "No mask yet")
+    wait_for_message(tab, "No mask yet")
     tab.click(f"[data-tool={tool}]")
     x, y = middle(true)
     drag(tab, box_of(true) if tool == "box" else [(x, y), (x + 8, y)])
-    said(tab, "saved")
-    assert overlap(mask_of(output, "plain.png"), true) > 0.8
+    wait_for_message(tab, "saved")
+    assert iou(mask_of(output, "plain.png"), true) > 0.8
     assert lines(output)["plain.png"].source == "reference"
 
 
@@ -299,7 +291,7 @@ def found(dogs, tmp_path):
     return folder
 
 
-def test_corrections_are_saved_at_once_and_undone_to_the_byte(found, dogs, serve, open_tab):
+def test_corrections_are_saved_immediately_and_undone_byte_for_byte(found, dogs, serve, open_tab):
     true, output = dogs[1]["plain.png"], found / "segmented"
     states = [contents(output)]
     tab = open_tab(serve("--images", found))
@@ -307,33 +299,33 @@ def test_corrections_are_saved_at_once_and_undone_to_the_byte(found, dogs, serve
     tab.wait_for_function("document.querySelector('[data-id=latent]').src.startsWith('data:image/png')")
 
     def keep(words):
-        said(tab, words)
+        wait_for_message(tab, words)
         states.append(contents(output))
         assert states[-1] != states[-2]
 
     missing = true & ~mask_of(output, "plain.png")
     drag(tab, [middle(missing)])
     keep("found and saved")
-    assert overlap(mask_of(output, "plain.png"), true) > overlap(true & ~missing, true) + 0.1
+    assert iou(mask_of(output, "plain.png"), true) > iou(true & ~missing, true) + 0.1
     tab.click("[data-tool=remove]")
     drag(tab, [(8, 8)])
     keep("plain.png: found and saved")
     assert not mask_of(output, "plain.png")[8, 8]
     tab.keyboard.press("u")
-    said(tab, "undone")
+    wait_for_message(tab, "undone")
     tab.click("[data-tool=add]")
     tab.keyboard.down("Shift")
     drag(tab, [(8, 8)])
     tab.keyboard.up("Shift")
-    said(tab, "found and saved")
+    wait_for_message(tab, "found and saved")
     assert contents(output) == states[-1]
     tab.keyboard.press("4")
-    said(tab, "Paint what")
+    wait_for_message(tab, "Paint what")
     drag(tab, [(100, 10), (120, 10)])
     keep("plain.png: saved")
     assert mask_of(output, "plain.png")[10, 100:121].all()
     tab.keyboard.press("5")
-    said(tab, "Erase what")
+    wait_for_message(tab, "Erase what")
     drag(tab, [(110, 4), (110, 16)])
     keep("plain.png: saved")
     assert not mask_of(output, "plain.png")[10, 110] and mask_of(output, "plain.png")[10, 119]
@@ -348,27 +340,27 @@ def test_corrections_are_saved_at_once_and_undone_to_the_byte(found, dogs, serve
         version = tab.evaluate("document.querySelector('li.on').dataset.version")
         tab.keyboard.press("u")
         tab.wait_for_function("old => document.querySelector('li.on').dataset.version !== old", arg=version)
-        said(tab, "undone")
+        wait_for_message(tab, "undone")
         assert contents(output) == expected
     assert tab.is_disabled("[data-id=undo]")
 
 
-def test_the_second_of_two_tabs_is_warned_and_sees_the_newer_mask(found, serve, open_tab):
+def test_second_tab_is_warned_and_sees_newer_mask(found, serve, open_tab):
     address = serve("--images", found)
     first, second = open_tab(address), open_tab(address)
     for tab in (first, second):
         tab.wait_for_function("document.querySelector('[data-id=name]').textContent === 'plain.png'")
         tab.keyboard.press("4")
     drag(first, [(100, 30), (110, 30)])
-    said(first, "saved")
+    wait_for_message(first, "saved")
     before = contents(found / "segmented")
     drag(second, [(20, 100), (30, 100)])
-    assert "changed in another tab" in said(second, "plain.png")
+    assert "changed in another tab" in wait_for_message(second, "plain.png")
     assert contents(found / "segmented") == before
     versions = [tab.evaluate("document.querySelector('li.on').dataset.version") for tab in (first, second)]
     assert versions[0] == versions[1]
     drag(second, [(20, 100), (30, 100)])
-    said(second, "plain.png: saved")
+    wait_for_message(second, "plain.png: saved")
     mask = mask_of(found / "segmented", "plain.png")
     assert mask[30, 105] and mask[100, 25]
     newest = second.evaluate("document.querySelector('li.on').dataset.version")
@@ -380,7 +372,7 @@ def test_the_second_of_two_tabs_is_warned_and_sees_the_newer_mask(found, serve, 
     assert mask[5, 65] and mask[30, 105] and mask[100, 25]
 
 
-def test_a_score_above_1_is_shown_as_1_and_stored_unchanged(tmp_path, serve, open_tab):
+def test_score_above_1_is_shown_as_1_and_stored_unchanged(tmp_path, serve, open_tab):
     sheets = {}
     for score in (1.0, 1.014):
         photos = tmp_path / str(score)
@@ -396,14 +388,14 @@ def test_a_score_above_1_is_shown_as_1_and_stored_unchanged(tmp_path, serve, ope
     tab.wait_for_function("document.querySelector('[data-id=facts]').textContent.includes('Score1.000')")
 
 
-def test_five_hundred_photos_are_quick_to_go_through(tmp_path, serve, open_tab):
+def test_five_hundred_photos_are_fast(tmp_path, serve, open_tab):
     photos = tmp_path / "photos"
     masks = draw_photos(photos, [f"{number:03}.jpg" for number in range(500)], 24, 32)
     write_found(photos, photos / "segmented", masks, {name: 0.5 + int(name[:3]) / 1000 for name in masks})
     tab = open_tab(serve("--images", photos))
     assert names(tab) == sorted(masks)
     loaded = tab.evaluate(
-        "performance.getEntriesByType('resource').filter(one => one.name.includes('overlays')).length"
+        "performance.getEntriesByType('resource').filter(entry => entry.name.includes('overlays')).length"
     )
     assert 0 < loaded < 100, "the list loads what nobody sees"
     for number in range(5):
@@ -413,13 +405,13 @@ def test_five_hundred_photos_are_quick_to_go_through(tmp_path, serve, open_tab):
             timeout=3000,
         )
         tab.keyboard.press("a")
-    moved(tab, "004.jpg")
+    wait_for_other_photo(tab, "004.jpg")
     assert sum(entry.review == "approved" for entry in lines(photos / "segmented").values()) == 5
     tab.evaluate("document.querySelector('[data-id=list]').lastChild.scrollIntoView()")
     tab.wait_for_function("document.querySelector('[data-id=list]').lastChild.firstChild.naturalWidth > 0")
 
 
-def test_keys_typed_into_a_field_are_not_shortcuts(found, serve, open_tab):
+def test_keys_typed_into_field_are_not_shortcuts(found, serve, open_tab):
     tab = open_tab(serve("--images", found))
     tab.wait_for_function("document.querySelector('[data-id=name]').textContent === 'plain.png'")
     before = contents(found / "segmented")
@@ -430,7 +422,7 @@ def test_keys_typed_into_a_field_are_not_shortcuts(found, serve, open_tab):
     assert contents(found / "segmented") == before
 
 
-def test_photos_that_the_page_cannot_show_are_named_and_others_can_be_judged(found, serve, open_tab):
+def test_unsupported_photos_are_named_and_others_can_be_judged(found, serve, open_tab):
     shutil.copy(found / "plain.png", found / os.fsdecode(b"odd \xff.png"))
     (found / "link.png").symlink_to(shutil.copy(found / "plain.png", found.parent / "elsewhere.png"))
     tab = open_tab(serve("--images", found))
@@ -439,7 +431,7 @@ def test_photos_that_the_page_cannot_show_are_named_and_others_can_be_judged(fou
     assert "link.png, odd ?.png" in count
     tab.wait_for_function("document.querySelector('[data-id=name]').textContent === 'plain.png'")
     tab.keyboard.press("a")
-    moved(tab, "plain.png")
+    wait_for_other_photo(tab, "plain.png")
     assert lines(found / "segmented")["plain.png"].review == "approved"
     shoot(tab, "odd-names")
 
@@ -450,10 +442,10 @@ def test_undecodable_photos_and_failed_searches_are_reported(found, serve, brows
     tab.goto(serve("--images", found, "--presence", found / "plain.png"))
     tab.wait_for_selector("[data-id=list] li")
     choose(tab, "aa broken.jpg")
-    assert "cannot be decoded" in said(tab, "aa broken.jpg")
+    assert "cannot be decoded" in wait_for_message(tab, "aa broken.jpg")
     choose(tab, "plain.png")
     tab.keyboard.press("r")
-    said(tab, "a reference now")
+    wait_for_message(tab, "a reference now")
     tab.click("[data-id=search]")
-    assert "not a presence rule" in said(tab, "plain.png is")
+    assert "not a presence rule" in wait_for_message(tab, "plain.png is")
     tab.close()

@@ -27,24 +27,24 @@ def album(tmp_path):
     return album
 
 
-def test_training_uses_the_newest_line(album):
+def test_training_uses_newest_line(album):
     assert trained_on(album.images) == ["a.png", "c.png"]
 
 
-def test_export_uses_the_newest_line(album):
+def test_export_uses_newest_line(album):
     for images in (None, album.images):
         source = read_source(album.output, images)
         assert [pair.photo.name for pair in source.pairs] == ["a.png", "c.png"]
         assert [photo.name for photo in source.left_out] == ["b.png"]
 
 
-def test_evaluation_uses_the_newest_line(album):
+def test_evaluation_uses_newest_line(album):
     kept, left_out = photos_with_masks(album.images, album.output)
     assert [photo.image.name for photo in kept] == ["a.png", "c.png"]
     assert left_out == ["b.png was excluded in review"]
 
 
-def test_segment_counts_each_photo_once_and_then_keeps_one_line_of_each(album, capsys):
+def test_segment_counts_each_photo_once_and_keeps_one_line_each(album, capsys):
     _say(album.output)
     assert capsys.readouterr().out.startswith("3 masks in ")
     MaskStore(album.output).resume()

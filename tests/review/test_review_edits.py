@@ -45,14 +45,14 @@ def paint(album, name, version=None, **changes):
     return mask
 
 
-def test_the_worst_comes_first_and_reviewed_photos_last(album):
+def test_worst_photo_comes_first_and_reviewed_photos_last(album):
     assert [state.photo.name for state in album.states()] == [NAMES[1], NAMES[0], NAMES[2]]
     album.edits.judge(album.photo(NAMES[1]), "approved", seen(album, NAMES[1]))
     album.edits.judge(album.photo(NAMES[0]), "excluded", seen(album, NAMES[0]))
     assert [state.status for state in album.states()] == ["found", "approved", "excluded"]
 
 
-def test_a_correction_is_the_mask_overlay_and_line_that_the_command_line_reads(album):
+def test_correction_writes_mask_overlay_and_manifest_line(album):
     before = contents(album.output)
     mask = paint(album, NAMES[0])
     after = contents(album.output)
@@ -72,7 +72,7 @@ def before_lines(before):
     return next(content for path, content in before.items() if path.name == "manifest.jsonl").splitlines()
 
 
-def test_decisions_are_undone_to_the_byte_in_reverse_order(album):
+def test_decisions_are_undone_byte_for_byte_in_reverse_order(album):
     first = contents(album.output)
     photo = album.photo(NAMES[1])
     paint(album, NAMES[1])
@@ -87,7 +87,7 @@ def test_decisions_are_undone_to_the_byte_in_reverse_order(album):
         album.edits.undo(photo, seen(album, NAMES[1]))
 
 
-def test_undo_keeps_the_bytes_of_a_manifest_from_before_reviews(album):
+def test_undo_keeps_bytes_of_manifest_from_before_reviews(album):
     path = album.output / "manifest.jsonl"
     path.write_bytes(path.read_bytes().replace(b', "review": null', b""))
     before = contents(album.output)
@@ -97,7 +97,7 @@ def test_undo_keeps_the_bytes_of_a_manifest_from_before_reviews(album):
     assert contents(album.output) == before
 
 
-def test_the_second_of_two_tabs_is_refused_and_the_first_loses_nothing(album):
+def test_second_tab_is_refused_and_first_loses_nothing(album):
     version = seen(album, NAMES[0])
     paint(album, NAMES[0], version)
     before = contents(album.output)
@@ -113,7 +113,7 @@ def test_the_second_of_two_tabs_is_refused_and_the_first_loses_nothing(album):
     assert contents(album.output) == before
 
 
-def test_a_mask_that_another_program_changed_is_neither_overwritten_nor_undone(album):
+def test_mask_changed_by_other_program_is_neither_overwritten_nor_undone(album):
     paint(album, NAMES[0])
     version = seen(album, NAMES[0])
     files.write_mask(np.ones((48, 64), bool), album.output / "masks" / "a.png")
@@ -125,7 +125,7 @@ def test_a_mask_that_another_program_changed_is_neither_overwritten_nor_undone(a
     assert contents(album.output) == before
 
 
-def test_a_failure_halfway_changes_nothing(album):
+def test_failure_halfway_changes_nothing(album):
     overlays = album.output / "overlays"
     overlays.rename(album.output / "aside")
     overlays.write_text("a file where a folder should be")
@@ -152,7 +152,7 @@ def test_concurrent_decisions_are_all_kept(album):
     assert [entry.review for entry in entries] == ["excluded"] * len(NAMES)
 
 
-def test_a_run_does_not_overwrite_masks_drawn_while_it_ran(album):
+def test_run_does_not_overwrite_masks_drawn_while_it_ran(album):
     run = MaskWriter(album.output)
     photo = album.photo(NAMES[0])
     mask = paint(album, NAMES[0])
@@ -161,7 +161,7 @@ def test_a_run_does_not_overwrite_masks_drawn_while_it_ran(album):
     assert entry(album, NAMES[0]).source == "corrected"
 
 
-def test_the_first_drawing_creates_the_folder_and_is_a_reference(tmp_path):
+def test_first_drawing_creates_folder_and_reference(tmp_path):
     masks = draw_photos(tmp_path / "photos", NAMES)
     album = Album(tmp_path / "photos", tmp_path / "masks here")
     changes = {"source": "reference", "review": "approved"}
@@ -175,7 +175,7 @@ def test_the_first_drawing_creates_the_folder_and_is_a_reference(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 50_000], ids=["nothing fits", "all but the line fits"])
-def test_a_first_decision_on_a_full_disk_leaves_nothing(size, tmp_path, file_limit):
+def test_first_decision_on_full_disk_leaves_nothing(size, tmp_path, file_limit):
     masks = draw_photos(tmp_path / "photos", NAMES)
     album = Album(tmp_path / "photos", tmp_path / "photos" / "segmented")
     version = seen(album, NAMES[0])
@@ -183,13 +183,13 @@ def test_a_first_decision_on_a_full_disk_leaves_nothing(size, tmp_path, file_lim
     with pytest.raises(OSError, match=r"File too large|No space left"):
         album.edits.correct(album.photo(NAMES[0]), masks[NAMES[0]], version, {"reason": "long " * 20_000})
     assert [path.name for path in album.output.rglob("*")] == [".manifest.lock"]
-    Workspace(tmp_path / "photos")  # which refuses unknown files
+    Workspace(tmp_path / "photos")  # would refuse unknown files
     file_limit(10**6)
     album.edits.correct(album.photo(NAMES[0]), masks[NAMES[0]], version, {"source": "reference"})
     assert len(album.references()) == 1
 
 
-def test_an_excluded_reference_is_no_longer_used(album):
+def test_excluded_reference_is_no_longer_used(album):
     photo = album.photo(NAMES[0])
     album.edits.refer(photo, True, seen(album, NAMES[0]))
     assert [reference.image.name for reference in album.references()] == [NAMES[0]]
@@ -198,14 +198,14 @@ def test_an_excluded_reference_is_no_longer_used(album):
     assert replace(entry(album, NAMES[0]), review=None).source == "reference"
 
 
-def test_a_mask_of_another_size_is_refused(album):
+def test_mask_of_wrong_size_is_refused(album):
     before = contents(album.output)
     with pytest.raises(UserError, match="does not fit"):
         album.edits.correct(album.photo(NAMES[0]), np.ones((5, 5), bool), seen(album, NAMES[0]), {})
     assert contents(album.output) == before
 
 
-def test_a_photo_that_is_a_link_out_of_the_folder_is_not_shown(album, tmp_path):
+def test_photo_linked_from_outside_is_not_shown(album, tmp_path):
     draw_photos(tmp_path / "elsewhere", ["secret.png"])
     (album.images / "secret.png").symlink_to(tmp_path / "elsewhere" / "secret.png")
     assert [state.photo.name for state in album.states()] == [NAMES[1], NAMES[0], NAMES[2]]

@@ -1,4 +1,4 @@
-"""What the page shows of a real finished run, and the pictures that it generates with it."""
+"""The page's view of a real finished run, and pictures generated with it."""
 
 import numpy as np
 import pytest
@@ -44,20 +44,20 @@ def run(tmp_path_factory):
     return folder / "model"
 
 
-def test_the_losses_are_those_logged(run):
+def test_losses_match_log(run):
     (events,) = (path for path in run.rglob("events.out.tfevents.*") if path.parent.name == "dreambooth")
     logged = {event.step: event.value for event in EventAccumulator(str(events)).Reload().Scalars("loss")}
     assert runs.losses(run) == sorted(logged.items())
     assert [step for step, _ in runs.losses(run)] == list(range(1, STEPS + 1))
 
 
-def test_validation_pictures_come_by_step(run):
+def test_validation_pictures_are_ordered_by_step(run):
     steps = runs.validation_pictures(run)
     assert list(steps) == [2, 4, 6]
     assert [path.name for path in steps[4]] == ["step-000004-0.png", "step-000004-1.png"]
 
 
-def test_an_empty_folder_shows_nothing(tmp_path):
+def test_empty_folder_shows_nothing(tmp_path):
     assert runs.losses(tmp_path) == []
     assert runs.validation_pictures(tmp_path) == {} == runs.generated_pictures(tmp_path)
 
@@ -88,12 +88,12 @@ def test_generated_pictures_carry_their_prompt_and_seed(tmp_path):
         (("a dog", 1, 2**63), "must lie in"),
     ],
 )
-def test_an_invalid_request_is_refused(run, order, reason):
+def test_invalid_request_is_refused(run, order, reason):
     with pytest.raises(UserError, match=reason):
         runs.Generator("cpu").start(run, *order, num_inference_steps=1)
 
 
-def test_the_page_shows_the_run_and_generates_with_it(run, serve, open_tab):
+def test_page_shows_run_and_generates_with_it(run, serve, open_tab):
     photos = run.parent / "photos"
     words = PngInfo()
     words.add_itxt("prompt", HOSTILE)

@@ -21,7 +21,7 @@ NAMES = ("a.png", "b.png", "c.png")
 PAGES = 4
 
 
-class Meeting:
+class JobFactory:
     """Makes jobs, waiting for other callers: all pages meet here unless a lock keeps them apart."""
 
     def __init__(self):
@@ -35,7 +35,7 @@ class Meeting:
 
 
 @pytest.fixture
-def drawn(tmp_path):
+def drawn_album(tmp_path):
     """Opened photos, one of which is a reference."""
     masks = draw_photos(tmp_path / "photos", NAMES)
     workspace = Workspace(tmp_path / "photos")
@@ -50,9 +50,9 @@ def api_of(workspace, job):
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["a known album", "an album that nobody has asked for yet"])
-def test_of_many_simultaneous_searches_only_one_runs(known, drawn, tmp_path):
-    meeting = Meeting()
-    api = api_of(drawn, meeting)
+def test_simultaneous_searches_run_only_once(known, drawn_album, tmp_path):
+    meeting = JobFactory()
+    api = api_of(drawn_album, meeting)
     if known:
         api.overview({"album": "."})
     together = threading.Barrier(PAGES)

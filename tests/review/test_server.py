@@ -1,4 +1,4 @@
-"""What the server gives to whom, over real HTTP: it asks for the password and serves only the opened folders."""
+"""The server over real HTTP: it requires the password and serves only the opened folders."""
 
 import base64
 import http.client
@@ -40,7 +40,7 @@ def get(address, path, method="GET", body=None, **headers):
     return answer.status, answer.read(), dict(answer.getheaders())
 
 
-def test_pictures_of_the_folder_are_served_and_nothing_else(photos, serve):
+def test_only_pictures_of_folder_are_served(photos, serve):
     address = serve("--images", photos)
     status, body, headers = get(address, "/picture/images/a.png")
     assert (status, body[:4], headers["content-type"]) == (200, b"\x89PNG", "image/png")
@@ -72,7 +72,7 @@ def test_gradio_itself_serves_no_file_of_this_machine(photos, serve):
             assert status >= 400 and b"private" not in body and b"root:" not in body, (route, path)
 
 
-def test_another_sites_page_can_neither_read_nor_decide(photos, serve):
+def test_cross_site_page_can_neither_read_nor_decide(photos, serve):
     address = serve("--images", photos)
     own = address[len("http://") : -1]
     assert get(address, "/", Host="evil.example")[0] == 400
@@ -85,7 +85,7 @@ def test_another_sites_page_can_neither_read_nor_decide(photos, serve):
     assert get(address, "/", Host=own.replace("127.0.0.1", "localhost"))[0] == 200
 
 
-def test_nothing_is_served_without_the_password(photos, serve):
+def test_nothing_is_served_without_password(photos, serve):
     address = serve("--images", photos, "--host", "0.0.0.0", "--password", PASSWORD)
     paths = ["/", "/picture/images/a.png", "/gradio_api/info", "/config", "/theme.css", "/gradio_api/component_server"]
     wrong = [None, "Basic", "Basic ???", "Bearer x", basic("wrong"), basic(PASSWORD[:-1]), basic("")]
@@ -104,7 +104,7 @@ def basic(password):
     return "Basic " + base64.b64encode(f"anybody:{password}".encode()).decode()
 
 
-def test_the_browser_works_with_the_password(photos, serve, browser):
+def test_browser_works_with_password(photos, serve, browser):
     address = serve("--images", photos, "--password", PASSWORD)
     context = browser.new_context(http_credentials={"username": "me", "password": PASSWORD})
     tab = context.new_page()
@@ -137,20 +137,20 @@ def test_bad_input_is_one_line(flags, reason, photos, tmp_path, monkeypatch, cap
     (tmp_path / "empty").mkdir()
     before = contents(tmp_path)
     assert main(["review", *flags]) == 2
-    said = capsys.readouterr()
-    assert len(said.err.splitlines()) == 1 and said.out == ""
-    assert reason in said.err
-    assert PASSWORD not in said.err
+    printed = capsys.readouterr()
+    assert len(printed.err.splitlines()) == 1 and printed.out == ""
+    assert reason in printed.err
+    assert PASSWORD not in printed.err
     assert contents(tmp_path) == before
 
 
-def test_without_the_extra_the_message_says_how_to_install_it(photos, monkeypatch, capsys):
+def test_without_extra_message_says_how_to_install_it(photos, monkeypatch, capsys):
     monkeypatch.setattr(review, "find_spec", lambda name: None)
     assert main(["review", "--images", str(photos)]) == 2
     assert capsys.readouterr().err.endswith("install it with `pip install gradio tensorboard`\n")
 
 
-def test_a_port_in_use_is_reported(photos, capsys):
+def test_port_in_use_is_reported(photos, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -159,16 +159,16 @@ def test_a_port_in_use_is_reported(photos, capsys):
     assert "choose another --host or --port" in capsys.readouterr().err
 
 
-def test_the_command_prints_the_pages_address_and_never_the_password(photos):
+def test_command_prints_pages_address_and_never_password(photos):
     words = [sys.executable, "-m", "persam_dreambooth.cli", "review", "--images", photos, "--sam", SAM, "--port", "0"]
     words += ["--host", "0.0.0.0"]
     environment = os.environ | {"PERSAM_REVIEW_PASSWORD": PASSWORD, "GRADIO_SHARE": "True"}
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process:
-        said = ""
-        while "the page is at http://0.0.0.0:" not in said:  # libraries may print first
+        printed = ""
+        while "the page is at http://0.0.0.0:" not in printed:  # libraries may print first
             line = process.stdout.readline().decode()
-            assert line, said
-            said += line
+            assert line, printed
+            printed += line
         address = line.split()[4].replace("0.0.0.0", "127.0.0.1")
         for _ in range(100):
             try:
@@ -178,8 +178,8 @@ def test_the_command_prints_the_pages_address_and_never_the_password(photos):
                 time.sleep(0.1)
         assert status == 401 and get(address, "/", Authorization=basic(PASSWORD))[0] == 200
         process.terminate()
-        said += process.stdout.read().decode()
-    assert PASSWORD not in said and "gradio.live" not in said
+        printed += process.stdout.read().decode()
+    assert PASSWORD not in printed and "gradio.live" not in printed
 
 
 def test_folders_of_photos_are_found_but_output_folders_are_not(tmp_path):

@@ -103,7 +103,7 @@ def prepared(folder, decision):
 
 
 @pytest.mark.parametrize("decision", ["correct", "judge", "refer", "undo", "undo after others", "first"])
-def test_a_stop_at_any_file_operation_leaves_the_state_before_or_after(decision, tmp_path):
+def test_stop_at_any_file_operation_leaves_state_before_or_after(decision, tmp_path):
     album, masks = prepared(tmp_path / "whole", decision)
     before = state(album.output)
     decide(album, decision, masks)
@@ -130,7 +130,7 @@ def test_a_stop_at_any_file_operation_leaves_the_state_before_or_after(decision,
     assert number > 4
 
 
-def test_leftovers_of_a_full_disk_are_rolled_back_by_the_next_decision(tmp_path):
+def test_leftovers_of_full_disk_are_rolled_back_by_next_decision(tmp_path):
     album, masks = prepared(tmp_path, "correct")
     before = state(album.output)
     assert not STOPPER.run(lambda: decide(album, "correct", masks), 9)  # the same server continues
@@ -140,7 +140,7 @@ def test_leftovers_of_a_full_disk_are_rolled_back_by_the_next_decision(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["no json", "[]", '{"stem": "../../x", "line": null, "files": [null, null, null]}'])
-def test_a_journal_that_is_not_ours_moves_no_file(damage, tmp_path):
+def test_foreign_journal_moves_no_file(damage, tmp_path):
     album, _ = prepared(tmp_path, "correct")
     (tmp_path / "x.png").write_bytes(b"another's")
     before = contents(tmp_path)
@@ -150,7 +150,7 @@ def test_a_journal_that_is_not_ours_moves_no_file(damage, tmp_path):
 
 
 @pytest.mark.parametrize("tail", [b"", b'{"photo": "b.jpg", "dig', b'{"photo": "c.jpg", "digest": "2"}'])
-def test_a_line_is_appended_after_the_last_complete_one(tail, tmp_path):
+def test_line_is_appended_after_last_complete_one(tail, tmp_path):
     path, first, new = tmp_path / MANIFEST_NAME, ManifestEntry("a.jpg", "0"), ManifestEntry("a.jpg", "1")
     append_entry(path, first)
     with path.open("ab") as file:
@@ -163,7 +163,7 @@ def test_a_line_is_appended_after_the_last_complete_one(tail, tmp_path):
     assert len(newest_entries(path)) == len(others) + 2
 
 
-def test_a_changed_photo_is_marked_and_not_approved_with_its_old_mask(tmp_path):
+def test_changed_photo_is_marked_and_not_approved_with_its_old_mask(tmp_path):
     album, _ = prepared(tmp_path, "correct")
     first, second = (album.images / name for name in NAMES[:2])
     swapped = first.read_bytes(), second.read_bytes()
@@ -185,7 +185,7 @@ def test_a_changed_photo_is_marked_and_not_approved_with_its_old_mask(tmp_path):
     assert album.state("a.png").status == "found"
 
 
-def test_a_line_that_does_not_fit_on_the_disk_leaves_the_manifest_unchanged(tmp_path, file_limit):
+def test_line_that_does_not_fit_on_disk_leaves_manifest_unchanged(tmp_path, file_limit):
     path, first = tmp_path / MANIFEST_NAME, ManifestEntry("a.jpg", "0")
     append_entry(path, first)
     before = path.read_bytes()

@@ -23,7 +23,7 @@ def pair(tmp_path):
 
 @pytest.mark.parametrize("downsample", ["area", "nearest", "max", "min"])
 @pytest.mark.parametrize("center", [True, False])
-def test_the_preview_is_the_sample_that_training_uses(pair, downsample, center):
+def test_preview_equals_training_sample(pair, downsample, center):
     view = TrainingView(32, 4, center, downsample, 1, seed=3)
     picture, words = view.draw(*pair)
     assert picture.size == (64, 32)
@@ -40,7 +40,7 @@ def test_the_preview_is_the_sample_that_training_uses(pair, downsample, center):
     assert words.startswith("8 × 8 latent cells") and f"covers {latent.mean():.0%}" in words
 
 
-def test_the_seed_determines_the_crop(pair):
+def test_seed_determines_crop(pair):
     first, second = ([TrainingView(16, 2, seed=seed).draw(*pair)[0].tobytes() for seed in range(8)] for _ in range(2))
     assert first == second
     assert len(set(first)) > 1
@@ -52,7 +52,7 @@ def test_invalid_flags_are_refused(flags):
         TrainingView(**flags)
 
 
-def test_a_mask_that_does_not_fit_the_photo_is_refused(pair):
+def test_mismatched_mask_is_refused(pair):
     files.write_mask(np.ones((8, 8), bool), pair[1])
     with pytest.raises(UserError, match="does not have the photo's size"):
         TrainingView(32, 4).draw(*pair)

@@ -1,4 +1,4 @@
-"""Which folders may be opened: the page's own and imported ones at every start, and no unrelated ones."""
+"""Folders that may be opened: the page's own and imported ones at every start, and no unrelated ones."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def api_of(workspace):
     return Api(workspace, Clicker(lambda: PerSAM.from_pretrained(str(SAM), device="cpu")), job)
 
 
-def asked(answer):
+def checked(answer):
     """Return an answer, after checking that it is not an error."""
     assert "error" not in answer, answer["error"]
     return answer
@@ -44,21 +44,21 @@ def asked(answer):
 def draw_first(workspace, album):
     """Scribble on an album's first photo."""
     api = api_of(workspace)
-    photo = asked(api.overview({"album": album}))["photos"][0]
+    photo = checked(api.overview({"album": album}))["photos"][0]
     question = {"album": album, "photo": photo["name"], "seen": photo["version"], "strokes": [BRUSH]}
-    return asked(api.draw(question))
+    return checked(api.draw(question))
 
 
 def searched(api):
     """Run the search; return the album afterwards."""
-    asked(api.search({"album": "."}))
-    while asked(now := api.overview({"album": "."}))["running"]:
+    checked(api.search({"album": "."}))
+    while checked(now := api.overview({"album": "."}))["running"]:
         time.sleep(0.05)
     return now
 
 
 @pytest.mark.parametrize("deep", ["sub", "far/down"])
-def test_several_albums_can_be_reopened_after_a_decision_in_one(deep, tmp_path):
+def test_several_albums_can_be_reopened_after_decision_in_one(deep, tmp_path):
     for folder in (tmp_path / "photos", tmp_path / "photos" / deep):
         draw_photos(folder, NAMES)
     draw_first(Workspace(tmp_path / "photos", tmp_path / "out"), deep)
@@ -70,7 +70,7 @@ def test_several_albums_can_be_reopened_after_a_decision_in_one(deep, tmp_path):
         Workspace(tmp_path / "photos", tmp_path / "out")
 
 
-def test_a_folder_with_only_the_lock_counts_as_empty(tmp_path):
+def test_folder_with_only_lock_counts_as_empty(tmp_path):
     draw_photos(tmp_path / "photos", NAMES)
     output = tmp_path / "photos" / "segmented"
     with locked(output / MANIFEST_NAME):
@@ -98,15 +98,15 @@ def test_imported_masks_are_shown_corrected_and_approved(imported):
     folder, masks = imported
     workspace = Workspace(folder / "images", folder)
     api = api_of(workspace)
-    photos = {photo["name"]: photo for photo in asked(api.overview({"album": "."}))["photos"]}
+    photos = {photo["name"]: photo for photo in checked(api.overview({"album": "."}))["photos"]}
     assert [photos[name]["status"] for name in NAMES] == ["given"] * 3
     for photo in photos.values():
         shown = files.read_mask(workspace.resolve(photo["mask_url"].removeprefix("picture/")))
         np.testing.assert_array_equal(shown, masks[photo["name"]])
         assert workspace.resolve(photo["overlay_url"].removeprefix("picture/")).name == photo["name"]
-    asked(api.judge({"album": ".", "photo": "a.png", "seen": photos["a.png"]["version"], "verdict": "approved"}))
-    asked(api.draw({"album": ".", "photo": "b.png", "seen": photos["b.png"]["version"], "strokes": [BRUSH]}))
-    again = asked(api_of(Workspace(folder / "images", folder)).overview({"album": "."}))["photos"]
+    checked(api.judge({"album": ".", "photo": "a.png", "seen": photos["a.png"]["version"], "verdict": "approved"}))
+    checked(api.draw({"album": ".", "photo": "b.png", "seen": photos["b.png"]["version"], "strokes": [BRUSH]}))
+    again = checked(api_of(Workspace(folder / "images", folder)).overview({"album": "."}))["photos"]
     assert {photo["name"]: photo["status"] for photo in again} == {
         "a.png": "approved",
         "b.png": "corrected",
@@ -116,14 +116,14 @@ def test_imported_masks_are_shown_corrected_and_approved(imported):
     assert corrected[3, 3:10].all() and (corrected >= masks["b.png"]).all()
 
 
-def test_a_search_keeps_imported_masks_and_draws_their_overlays(imported, tmp_path):
+def test_search_keeps_imported_masks_and_draws_their_overlays(imported, tmp_path):
     folder, _ = imported
     draw_photos(tmp_path / "more", [*NAMES, "new.png"])
     (tmp_path / "more" / "new.png").rename(folder / "images" / "new.png")
     api = api_of(Workspace(folder / "images", folder))
-    photos = {photo["name"]: photo for photo in asked(api.overview({"album": "."}))["photos"]}
-    asked(api.refer({"album": ".", "photo": "a.png", "seen": photos["a.png"]["version"], "reference": True}))
-    asked(api.judge({"album": ".", "photo": "b.png", "seen": photos["b.png"]["version"], "verdict": "approved"}))
+    photos = {photo["name"]: photo for photo in checked(api.overview({"album": "."}))["photos"]}
+    checked(api.refer({"album": ".", "photo": "a.png", "seen": photos["a.png"]["version"], "reference": True}))
+    checked(api.judge({"album": ".", "photo": "b.png", "seen": photos["b.png"]["version"], "verdict": "approved"}))
     before = {name: (folder / "masks" / name).read_bytes() for name in NAMES}
     assert searched(api)["search_error"] is None
     assert {name: (folder / "masks" / name).read_bytes() for name in before} == before
@@ -135,12 +135,12 @@ def test_a_search_keeps_imported_masks_and_draws_their_overlays(imported, tmp_pa
             assert overlay.size == (entry.width, entry.height)
 
 
-def test_a_name_that_is_not_utf8_is_hidden_reported_and_still_searched(tmp_path):
+def test_name_that_is_not_utf8_is_hidden_reported_and_still_searched(tmp_path):
     odd = os.fsdecode(b"odd \xff.png")
     draw_photos(tmp_path / "photos", [*NAMES, odd])
     workspace = Workspace(tmp_path / "photos")
     api = api_of(workspace)
-    shown = asked(api.overview({"album": "."}))
+    shown = checked(api.overview({"album": "."}))
     assert [photo["name"] for photo in shown["photos"]] == list(NAMES)
     assert shown["not_shown"] == ["odd ?.png"]
     draw_first(workspace, ".")
@@ -149,10 +149,10 @@ def test_a_name_that_is_not_utf8_is_hidden_reported_and_still_searched(tmp_path)
     draw_photos(tmp_path / "photos", [odd.replace("png", "jpg")])
     clash = api.overview({"album": "."})
     assert "odd ?.jpg and odd ?.png" in clash["error"]
-    json.dumps([shown, clash], ensure_ascii=False).encode()  # as it is sent
+    json.dumps([shown, clash], ensure_ascii=False).encode()  # as sent
 
 
-def test_a_folder_name_that_is_not_utf8_is_refused_at_the_start(tmp_path):
+def test_folder_name_that_is_not_utf8_is_refused_at_start(tmp_path):
     draw_photos(tmp_path / "photos" / os.fsdecode(b"\xff"), NAMES)
     with pytest.raises(UserError, match=r"the folder \? in .*rename it"):
         Workspace(tmp_path / "photos")
@@ -163,10 +163,10 @@ def test_a_folder_name_that_is_not_utf8_is_refused_at_the_start(tmp_path):
     ("line", "words"),
     [(b'{"photo": "a.png"}', "line 1 of .* is not a manifest entry"), (b'{"photo": ', "line 1 of .* is damaged")],
 )
-def test_a_damaged_manifest_line_is_named_in_every_answer(line, words, imported):
+def test_damaged_manifest_line_is_named_in_every_answer(line, words, imported):
     folder, _ = imported
     api = api_of(Workspace(folder / "images", folder))
-    photo = asked(api.overview({"album": "."}))["photos"][0]
+    photo = checked(api.overview({"album": "."}))["photos"][0]
     path = folder / MANIFEST_NAME
     path.write_bytes(line + b"\n" + path.read_bytes().partition(b"\n")[2])
     before = path.read_bytes()

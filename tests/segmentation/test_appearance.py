@@ -22,7 +22,7 @@ from tests.scene import scene
     width=st.integers(1, 15),
     seed=st.integers(0, 1000),
 )
-def test_a_cut_out_shows_the_subject_wherever_it_was_and_nothing_else(top, left, height, width, seed):
+def test_cut_out_shows_only_subject(top, left, height, width, seed):
     random = np.random.default_rng(seed)
     subject = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
     photo = random.integers(0, 256, (36, 46, 3), dtype=np.uint8)
@@ -39,7 +39,7 @@ def test_a_cut_out_shows_the_subject_wherever_it_was_and_nothing_else(top, left,
     assert (square[beside] == GREY).all()
 
 
-def test_pixels_in_the_box_but_not_in_the_mask_are_grey():
+def test_pixels_in_box_but_not_in_mask_are_grey():
     photo, disc = scene(60, 80)
     square = np.asarray(cut_out(photo, disc))
     assert (square[0, 0] == GREY).all()
@@ -47,7 +47,7 @@ def test_pixels_in_the_box_but_not_in_the_mask_are_grey():
     assert middle[0] > 180 > middle[1]
 
 
-def test_clips_features_are_those_of_transformers_own_processor_and_model():
+def test_clip_features_match_transformers():
     pictures = [scene(60, 80, seed)[0] for seed in (0, 1)]
     ours = ImageEncoder.from_pretrained(CLIP, "cpu").encode(pictures)
     model, prepare = CLIPModel.from_pretrained(CLIP), CLIPImageProcessor.from_pretrained(CLIP)
@@ -58,7 +58,7 @@ def test_clips_features_are_those_of_transformers_own_processor_and_model():
     torch.testing.assert_close(ours.norm(dim=-1), torch.ones(2))
 
 
-def test_dinos_features_are_its_class_token(tmp_path):
+def test_dino_features_are_class_token(tmp_path):
     torch.manual_seed(0)
     model = Dinov2Model(
         Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14)
@@ -73,7 +73,7 @@ def test_dinos_features_are_its_class_token(tmp_path):
     torch.testing.assert_close(ours, token / token.norm(), atol=1e-4, rtol=1e-4)
 
 
-def test_another_model_and_one_without_a_preprocessor_config_are_refused(models, tmp_path):
+def test_foreign_model_and_missing_preprocessor_config_are_refused(models, tmp_path):
     with pytest.raises(UserError, match="is not a CLIP or DINO"):
         ImageEncoder.from_pretrained(models / "sam", "cpu")
     CLIPModel.from_pretrained(CLIP).save_pretrained(tmp_path)

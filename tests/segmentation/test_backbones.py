@@ -56,7 +56,7 @@ class RunsCode:
 # Transformers
 
 
-def test_a_saved_folder_is_loaded_by_name_with_its_weights(saved):
+def test_saved_folder_is_loaded_by_name_with_its_weights(saved):
     backbone = load_backbone(str(saved), device="cpu")
     assert backbone.name == str(saved)
     assert backbone.image_size == 128
@@ -67,13 +67,13 @@ def test_a_saved_folder_is_loaded_by_name_with_its_weights(saved):
     assert backbone.encode(photo).shape == (1, 32, 8, 8)
 
 
-def test_a_folder_may_be_given_as_a_path_and_loaded_by_persam(saved):
+def test_persam_loads_folder_given_as_path(saved):
     persam = PerSAM.from_pretrained(saved, device="cpu")
     assert persam.backbone.name == str(saved)
     assert persam.personalize(Reference(*scene(40, 60))).backbone == str(saved)
 
 
-def test_a_built_model_is_frozen_and_named_after_its_class(saved):
+def test_model_object_is_frozen_and_named_after_its_class(saved):
     model = random_sam()
     assert load_backbone(model, device="cpu").name == "SamModel"
     assert load_backbone(SamModel.from_pretrained(saved), device="cpu").name == str(saved)
@@ -82,7 +82,7 @@ def test_a_built_model_is_frozen_and_named_after_its_class(saved):
 
 
 @pytest.mark.parametrize("name", ["nobody/no-such-sam", "no-such-folder", "not a name at all", "too/many/parts", ""])
-def test_an_unknown_name_is_refused(name, monkeypatch):
+def test_unknown_name_is_refused(name, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # the variable as huggingface_hub read it at import
     message = refusal_of(name)
@@ -90,25 +90,25 @@ def test_an_unknown_name_is_refused(name, monkeypatch):
     assert "the hub cannot be reached" in message or "facebook/sam-vit-base" in message  # an example is for a typo
 
 
-def test_another_models_folder_is_refused_by_its_type(tmp_path):
+def test_foreign_model_folder_is_refused_by_its_type(tmp_path):
     config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=32)
     ViTModel(config).save_pretrained(tmp_path)
     assert '"vit"' in refusal_of(tmp_path)
 
 
-def test_a_folder_with_a_config_of_no_type_or_no_json_is_refused(copied):
+def test_folder_with_untyped_or_invalid_config_is_refused(copied):
     (copied / "config.json").write_text("{}")
     assert "is not a SAM" in refusal_of(copied)
     (copied / "config.json").write_text("{")
     assert str(copied) in refusal_of(copied)
 
 
-def test_a_sam_without_its_weights_file_is_refused(copied):
+def test_sam_without_its_weights_file_is_refused(copied):
     (copied / "model.safetensors").unlink()
     assert "model.safetensors" in refusal_of(copied)
 
 
-def test_a_sam_with_some_weights_missing_is_refused_with_one_of_their_names(copied):
+def test_sam_with_missing_weights_is_refused_naming_one(copied):
     file = copied / "model.safetensors"
     weights = {name: weight for name, weight in load_file(file).items() if "neck" not in name}
     save_file(weights, file, metadata={"format": "pt"})
@@ -117,7 +117,7 @@ def test_a_sam_with_some_weights_missing_is_refused_with_one_of_their_names(copi
     assert "vision_encoder.neck.conv1.weight" in message
 
 
-def test_a_sam_with_weights_of_another_size_is_refused(copied):
+def test_sam_with_mismatched_weights_is_refused(copied):
     file = copied / "model.safetensors"
     weights = load_file(file)
     weights["vision_encoder.neck.conv1.weight"] = torch.zeros(3, 3, 1, 1)
@@ -128,7 +128,7 @@ def test_a_sam_with_weights_of_another_size_is_refused(copied):
 # Original checkpoints
 
 
-def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
+def test_missing_checkpoint_is_refused(tmp_path):
     assert "no SAM checkpoint at" in refusal_of(tmp_path / "sam_vit_h.pth")
     (tmp_path / "folder.pth").mkdir()
     assert "no SAM checkpoint at" in refusal_of(tmp_path / "folder.pth")
@@ -136,7 +136,7 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
 
 @pytest.mark.parametrize("how", ["zip", "legacy", "bare pickle"])
 @pytest.mark.parametrize("suffix", [".pth", ".pt"])
-def test_a_checkpoint_with_code_in_it_is_refused_and_the_code_does_not_run(tmp_path, how, suffix):
+def test_checkpoint_with_code_is_refused_and_code_does_not_run(tmp_path, how, suffix):
     trace, file = tmp_path / "the-code-ran", tmp_path / f"sam{suffix}"
     state = {"image_encoder.pos_embed": torch.zeros(1, 64, 64, 768), "extra": RunsCode(trace)}
     if how == "bare pickle":
@@ -156,28 +156,28 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_the_code_does_not_run(tmp_p
     [{"weight": torch.zeros(3)}, torch.zeros(3), [1, 2], {}, {"image_encoder.pos_embed": "text"}],
     ids=["other tensors", "one tensor", "list", "nothing", "no tensor"],
 )
-def test_tensors_that_are_no_sam_are_refused(tmp_path, state):
+def test_tensors_that_are_not_sam_are_refused(tmp_path, state):
     torch.save(state, tmp_path / "other.pth")
     assert "no SAM image encoder" in refusal_of(tmp_path / "other.pth")
 
 
-def test_a_transformers_state_dict_is_no_original_checkpoint(tmp_path):
+def test_transformers_state_dict_is_not_original_checkpoint(tmp_path):
     torch.save(random_sam().state_dict(), tmp_path / "sam.pth")
     assert "no SAM image encoder" in refusal_of(tmp_path / "sam.pth")
 
 
-def test_a_sam_of_another_width_is_refused_with_its_width_and_the_known_ones():
+def test_sam_of_unknown_width_is_refused_with_known_widths():
     message = refusal_of(recorded_sam.WEIGHTS)
     assert "width 32" in message
     assert "768, 1024 or 1280" in message
 
 
-def test_a_sams_encoder_without_the_rest_is_refused(tmp_path):
+def test_sam_encoder_alone_is_refused(tmp_path):
     torch.save({"image_encoder.pos_embed": torch.zeros(1, 64, 64, 768)}, tmp_path / "half.pth")
     assert "lacks other SAM weights" in refusal_of(tmp_path / "half.pth")
 
 
-def test_a_truncated_checkpoint_is_refused(tmp_path):
+def test_truncated_checkpoint_is_refused(tmp_path):
     file, whole = tmp_path / "sam.pth", recorded_sam.WEIGHTS.read_bytes()
     for length in (0, 3, 100, len(whole) // 2, len(whole) - 10):
         file.write_bytes(whole[:length])
@@ -187,12 +187,12 @@ def test_a_truncated_checkpoint_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"<html>404 Not Found</html>", b"PK\x03\x04" + bytes(100), bytes(1000)], ids=["page", "zip", "zeros"]
 )
-def test_a_file_of_something_else_is_refused(tmp_path, content):
+def test_unrelated_file_is_refused(tmp_path, content):
     (tmp_path / "sam.pth").write_bytes(content)
     assert str(tmp_path / "sam.pth") in refusal_of(tmp_path / "sam.pth")
 
 
-def test_a_vit_b_checkpoint_is_recognized_by_its_weights_and_loaded_completely(tmp_path):
+def test_vit_b_checkpoint_is_recognized_and_loaded_completely(tmp_path):
     torch.manual_seed(0)
     saved, file = sam_model_registry["vit_b"]().state_dict(), tmp_path / "named_vit_h.pth"
     torch.save(saved, file)
@@ -208,7 +208,7 @@ def test_a_vit_b_checkpoint_is_recognized_by_its_weights_and_loaded_completely(t
 
 
 @pytest.mark.parametrize("build", [random_sam, recorded_sam.original], ids=["transformers", "segment-anything"])
-def test_in_bfloat16_only_the_image_encoder_changes_its_dtype(build):
+def test_bfloat16_changes_only_image_encoder_dtype(build):
     model = build()
     load_backbone(model, device="cpu", dtype=torch.bfloat16)
     for name, weight in model.named_parameters():
@@ -216,7 +216,7 @@ def test_in_bfloat16_only_the_image_encoder_changes_its_dtype(build):
         assert weight.dtype == (torch.bfloat16 if inside else torch.float32), name
 
 
-def test_bfloat16_features_and_masks_are_close_to_float32s():
+def test_bfloat16_features_and_masks_are_close_to_float32():
     reference, photo = Reference(*scene(90, 150)), scene(90, 150, seed=1)[0]
     found = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -234,14 +234,14 @@ def test_bfloat16_features_and_masks_are_close_to_float32s():
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 100])
-def test_a_damaged_safetensors_file_is_refused(tmp_path, content):
+def test_damaged_safetensors_file_is_refused(tmp_path, content):
     random_sam().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(UserError):
         load_backbone(tmp_path, device="cpu")
 
 
-def test_a_weights_bin_with_more_than_tensors_is_refused(tmp_path):
+def test_weights_bin_with_code_is_refused(tmp_path):
     random_sam().save_pretrained(tmp_path)
     torch.save({**load_file(tmp_path / "model.safetensors"), "x": PerSAM}, tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
@@ -249,14 +249,14 @@ def test_a_weights_bin_with_more_than_tensors_is_refused(tmp_path):
         load_backbone(tmp_path, device="cpu")
 
 
-def test_a_config_that_is_no_object_is_refused(tmp_path):
+def test_config_that_is_not_object_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(UserError):
         load_backbone(tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize("length", [1, 5000])
-def test_a_truncated_legacy_checkpoint_is_refused(tmp_path, length):
+def test_truncated_legacy_checkpoint_is_refused(tmp_path, length):
     torch.save(random_sam().state_dict(), tmp_path / "a.pth", _use_new_zipfile_serialization=False)
     (tmp_path / "a.pth").write_bytes((tmp_path / "a.pth").read_bytes()[:length])
     with pytest.raises(UserError):

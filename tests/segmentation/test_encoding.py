@@ -35,7 +35,7 @@ def same(first, second):
 PHOTOS = [scene(90, 150)[0], scene(60, 40, seed=1)[0]]
 
 
-def test_cached_encodings_are_bit_identical_and_nothing_is_encoded_twice(tmp_path):
+def test_cached_encodings_are_bit_identical_and_reused(tmp_path):
     first = PerSAM.from_pretrained(random_sam(), device="cpu", cache=tmp_path)
     encoded = first.encode(PHOTOS)
     second = PerSAM.from_pretrained(random_sam(), device="cpu", cache=tmp_path)
@@ -48,7 +48,7 @@ def test_cached_encodings_are_bit_identical_and_nothing_is_encoded_twice(tmp_pat
     assert calls == [1]
 
 
-def test_a_second_subject_in_the_same_album_runs_the_decoder_only(tmp_path):
+def test_second_subject_in_same_album_runs_only_decoder(tmp_path):
     persam = PerSAM.from_pretrained(random_sam(), device="cpu", cache=tmp_path)
     photo, disc = scene(90, 150)
     corner = np.zeros_like(disc)
@@ -62,7 +62,7 @@ def test_a_second_subject_in_the_same_album_runs_the_decoder_only(tmp_path):
         assert np.mean(cached.mask != fresh.mask) <= 0.001
 
 
-def test_a_changed_photo_another_precision_and_another_sam_are_encoded_again(tmp_path):
+def test_changed_photo_precision_or_sam_is_encoded_again(tmp_path):
     PerSAM.from_pretrained(random_sam(), device="cpu", cache=tmp_path).encode(PHOTOS)
     changed = PHOTOS[0].copy()
     changed[0, 0, 0] ^= 1
@@ -79,7 +79,7 @@ def test_a_changed_photo_another_precision_and_another_sam_are_encoded_again(tmp
 
 
 @pytest.mark.parametrize("damage", [b"", b"not safetensors", None], ids=["empty", "other bytes", "cut off"])
-def test_a_damaged_file_is_replaced(tmp_path, damage):
+def test_damaged_file_is_replaced(tmp_path, damage):
     persam = PerSAM.from_pretrained(random_sam(), device="cpu", cache=tmp_path)
     (encoded,) = persam.encode(PHOTOS[:1])
     (path,) = tmp_path.rglob("*.safetensors")
@@ -91,7 +91,7 @@ def test_a_damaged_file_is_replaced(tmp_path, damage):
     assert path.read_bytes() == whole
 
 
-def test_finer_levels_and_the_other_encoders_features_are_kept_too(tmp_path):
+def test_finer_levels_and_second_encoder_features_are_cached(tmp_path):
     sam2, features = random_sams.sam2(), FeatureEncoder(dinov2(), cells=8, device="cpu")
     persam = PerSAM.from_pretrained(sam2, Method(), "cpu", features=features, cache=tmp_path)
     (encoded,) = persam.encode(PHOTOS[:1])

@@ -45,7 +45,7 @@ def persam_with(build, method=None):
     return PerSAM(load_backbone(random_sam(), device="cpu"), method, FeatureEncoder(build(), CELLS, device="cpu"))
 
 
-def test_a_folder_gives_a_grid_of_its_last_layers_patches(build, tmp_path):
+def test_folder_gives_grid_of_last_layer_patches(build, tmp_path):
     build().save_pretrained(tmp_path)
     encoder = FeatureEncoder.from_pretrained(tmp_path, cells=CELLS, device="cpu")
     assert encoder.image_size == CELLS * build().config.patch_size
@@ -63,7 +63,7 @@ def test_a_folder_gives_a_grid_of_its_last_layers_patches(build, tmp_path):
 
 
 @pytest.mark.parametrize("method", [Method(), Method("official"), Method("paper"), Method.persam_f()], ids=str)
-def test_the_confidence_map_is_the_others_and_the_target_embedding_sams(method):
+def test_confidence_map_is_second_encoders_and_target_embedding_sams(method):
     persam, alone = persam_with(dinov2, method), PerSAM(load_backbone(random_sam(), device="cpu"), method)
     reference, photo = Reference(*scene(60, 100)), scene(*SIZE, seed=1)[0]
     subject, sams = persam.personalize(reference), alone.personalize(reference)
@@ -84,7 +84,7 @@ def test_the_confidence_map_is_the_others_and_the_target_embedding_sams(method):
     np.testing.assert_allclose(together[1].confidence_map, found.confidence_map, atol=1e-6)
 
 
-def test_a_subject_belongs_to_both_encoders():
+def test_subject_belongs_to_both_encoders():
     reference, photo = Reference(*scene(60, 100)), scene(*SIZE)[0]
     with_other, alone = persam_with(dinov2), PerSAM(load_backbone(random_sam(), device="cpu"))
     subject = with_other.personalize(reference)
@@ -95,14 +95,14 @@ def test_a_subject_belongs_to_both_encoders():
         with_other.segment(photo, alone.personalize(reference))
 
 
-def test_the_map_goes_to_the_grid_with_the_lowest_value_in_the_padding():
+def test_map_is_padded_with_its_lowest_value():
     frame = Frame(50, 100, 128)  # fills rows 0 to 3 of 8
     grid = location.to_grid(torch.linspace(0, 1, 100).expand(50, 100), frame, 8)
     assert (grid[4:] == 0).all()
     assert (grid[:3].diff(dim=1) > 0).all()
 
 
-def test_another_models_folder_is_refused(tmp_path):
+def test_foreign_model_folder_is_refused(tmp_path):
     random_sam().save_pretrained(tmp_path)
     with pytest.raises(UserError, match="is not a DINO"):
         FeatureEncoder.from_pretrained(tmp_path)

@@ -37,7 +37,7 @@ def normalized(image):
 @example(Frame(1, 100, 128))
 @example(Frame(100, 1, 64))
 @example(Frame(1, 1, 64))
-def test_the_long_side_fills_the_square_and_the_short_one_keeps_the_proportion(frame):
+def test_long_side_fills_square_and_aspect_ratio_is_kept(frame):
     height, width = frame.resized
     assert max(height, width) == frame.side
     scale = frame.side / max(frame.height, frame.width)
@@ -47,7 +47,7 @@ def test_the_long_side_fills_the_square_and_the_short_one_keeps_the_proportion(f
 
 @quick
 @given(bordered, st.data())
-def test_points_come_back_from_the_model_frame(frame, data):
+def test_points_round_trip_through_model_frame(frame, data):
     x, y = data.draw(st.integers(0, frame.width - 1)), data.draw(st.integers(0, frame.height - 1))
     there = frame.to_model(torch.tensor([[x, y]]))
     assert there.dtype == torch.float32
@@ -58,13 +58,13 @@ def test_points_come_back_from_the_model_frame(frame, data):
 
 @quick
 @given(frames)
-def test_the_photos_far_corner_is_the_resized_photos(frame):
+def test_far_corner_maps_to_resized_far_corner(frame):
     height, width = frame.resized
     corner = frame.to_model(torch.tensor([frame.width, frame.height]))
     torch.testing.assert_close(corner, torch.tensor([width, height], dtype=torch.float32))
 
 
-def test_points_are_x_first_and_of_any_leading_shape():
+def test_points_are_xy_with_any_leading_shape():
     frame = Frame(height=10, width=40, side=80)
     points = torch.tensor([[[3, 1], [7, 9]]])
     torch.testing.assert_close(frame.to_model(points), points.float() * 2)
@@ -74,7 +74,7 @@ def test_points_are_x_first_and_of_any_leading_shape():
 @quick
 @given(bordered, st.floats(-5, 5, width=32), st.integers(1, 3))
 @example(Frame(1, 100, 128), 1.0, 1)
-def test_a_constant_map_stays_constant_on_the_photo(frame, value, maps):
+def test_constant_map_stays_constant_on_photo(frame, value, maps):
     found = frame.to_original(torch.full((maps, 16, 16), value))
     assert found.shape == (maps, frame.height, frame.width)
     torch.testing.assert_close(found, torch.full_like(found, value))
@@ -82,7 +82,7 @@ def test_a_constant_map_stays_constant_on_the_photo(frame, value, maps):
 
 @quick
 @given(bordered)
-def test_a_map_over_the_square_lands_on_the_photo_where_it_lay(frame):
+def test_map_on_square_keeps_position_on_photo(frame):
     centres = torch.arange(frame.side) + 0.5
     model_x, model_y = torch.meshgrid(centres, centres, indexing="xy")
     found = frame.to_original(torch.stack([model_x, model_y]))
@@ -98,7 +98,7 @@ def test_a_map_over_the_square_lands_on_the_photo_where_it_lay(frame):
 @given(frames)
 @example(Frame(1, 100, 128))
 @example(Frame(100, 1, 128))
-def test_pixels_are_one_normalized_colour_in_the_photo_and_zero_in_the_padding(frame):
+def test_pixels_are_normalized_and_padding_is_zero(frame):
     colour = np.array([200, 100, 0], np.uint8)
     pixels = frame.pixels(np.full((frame.height, frame.width, 3), colour, np.uint8))
     assert pixels.shape == (3, frame.side, frame.side)
@@ -110,7 +110,7 @@ def test_pixels_are_one_normalized_colour_in_the_photo_and_zero_in_the_padding(f
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (40, 64), (64, 40), (1, 64)], ids=str)
-def test_pixels_of_a_photo_that_already_fits_are_its_own_normalized(shape):
+def test_fitting_photo_is_normalized_without_resizing(shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     pixels = Frame(*shape, side=64).pixels(image)
     np.testing.assert_allclose(pixels[:, : shape[0], : shape[1]], normalized(image), atol=1e-5)
@@ -118,7 +118,7 @@ def test_pixels_of_a_photo_that_already_fits_are_its_own_normalized(shape):
 
 @quick
 @given(st.integers(1, 60), st.sampled_from([16, 64, 128]), st.booleans())
-def test_a_photo_that_fills_the_square_goes_to_the_grid_at_once(edge, side, stretch):
+def test_square_photo_maps_directly_to_grid(edge, side, stretch):
     frame = Frame(edge, edge + 7 if stretch else edge, side, stretch)
     photo_map = torch.rand(frame.height, frame.width, generator=torch.Generator().manual_seed(0))
     at_once = F.interpolate(photo_map[None, None], (8, 8), mode="bilinear", align_corners=False)[0, 0]
@@ -129,7 +129,7 @@ def test_a_photo_that_fills_the_square_goes_to_the_grid_at_once(edge, side, stre
 @given(bordered, st.sampled_from(["bilinear", "area"]))
 @example(Frame(1, 100, 128), "area")
 @example(Frame(100, 1, 128), "bilinear")
-def test_on_the_grid_padding_lies_right_and_below_and_holds_the_value(frame, mode):
+def test_grid_padding_is_right_and_below_with_given_value(frame, mode):
     grid = frame.to_grid(torch.ones(frame.height, frame.width), frame.side, -9, mode)
     assert grid.shape == (frame.side, frame.side)
     height, width = (edge + 2 * frame.border for edge in frame.resized)
@@ -141,7 +141,7 @@ def test_on_the_grid_padding_lies_right_and_below_and_holds_the_value(frame, mod
 @quick
 @given(bordered, st.data())
 @example(Frame(1, 100, 128), None)
-def test_a_map_lies_on_the_grid_where_its_photo_lies_in_the_square(frame, data):
+def test_map_position_on_grid_matches_photo_in_square(frame, data):
     """The model's pixel under a photo's point holds what the photo's map holds there."""
     x = (torch.arange(frame.width) + 0.5).repeat(frame.height, 1)
     grid = frame.to_grid(x, frame.side, 0.0, "bilinear")
@@ -154,7 +154,7 @@ def test_a_map_lies_on_the_grid_where_its_photo_lies_in_the_square(frame, data):
 
 @quick
 @given(bordered)
-def test_the_area_of_a_thin_mask_is_not_lost_on_the_grid(frame):
+def test_thin_mask_keeps_its_area_on_grid(frame):
     mask = torch.zeros(frame.height, frame.width)
     mask[frame.height // 2] = 1
     assert frame.to_grid(mask, 16, 0.0, "area").max() > 0
@@ -162,7 +162,7 @@ def test_the_area_of_a_thin_mask_is_not_lost_on_the_grid(frame):
 
 @quick
 @given(bordered, st.integers(0, 2**31 - 1))
-def test_the_border_repeats_the_photos_edge(frame, seed):
+def test_border_repeats_photo_edge(frame, seed):
     image = np.random.default_rng(seed).integers(0, 256, (frame.height, frame.width, 3), dtype=np.uint8)
     pixels, (height, width), border = frame.pixels(image), frame.resized, frame.border
     inside = pixels[:, border : border + height, border : border + width]
@@ -177,14 +177,14 @@ def test_the_border_repeats_the_photos_edge(frame, seed):
 
 @quick
 @given(bordered)
-def test_the_corners_of_a_photo_are_those_of_its_place_inside_the_border(frame):
+def test_corners_with_border_match_photo_position(frame):
     corners = frame.box_to_model(torch.tensor([0, 0, frame.width, frame.height]))
     height, width = frame.resized
     expected = torch.tensor([0, 0, width, height]) + frame.border
     torch.testing.assert_close(corners, expected.float())
 
 
-def test_a_long_and_narrow_photo_takes_memory_by_its_pixels():
+def test_memory_of_narrow_photo_depends_on_its_pixels():
     """At the photo's own scale its square would have 400 million pixels."""
     frame = Frame(1, 20000, 64, border=4)
     tracked = frame.to_grid(torch.ones(1, 20000), 16, 0.0, "area")
@@ -194,7 +194,7 @@ def test_a_long_and_narrow_photo_takes_memory_by_its_pixels():
 
 @settings(max_examples=100, deadline=None)
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12)))
-def test_the_bounding_box_is_the_one_numpy_finds(mask):
+def test_bounding_box_matches_numpy(mask):
     box = bounding_box(torch.from_numpy(mask))
     if not mask.any():
         assert box is None
@@ -204,7 +204,7 @@ def test_the_bounding_box_is_the_one_numpy_finds(mask):
     assert box.tolist() == [columns[0], rows[0], columns[-1], rows[-1]]
 
 
-def test_the_bounding_box_of_nothing_is_none_and_of_one_pixel_that_pixel():
+def test_bounding_box_of_empty_and_one_pixel_masks():
     mask = torch.zeros(5, 7, dtype=torch.bool)
     assert bounding_box(mask) is None
     mask[2, 6] = True

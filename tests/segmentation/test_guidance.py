@@ -62,7 +62,7 @@ def hooks_in(module):
 
 
 @pytest.mark.parametrize("repeat", [True, False])
-def test_weights_hooks_and_outputs_are_after_as_they_were_before(asked, repeat):
+def test_weights_hooks_and_outputs_are_restored(asked, repeat):
     weights, outputs = copy.deepcopy(asked.decoder.state_dict()), asked.decode()
     with_guidance = asked.decode(Guidance(asked.bias, asked.target, repeat))
     assert not same(with_guidance, outputs)
@@ -73,7 +73,7 @@ def test_weights_hooks_and_outputs_are_after_as_they_were_before(asked, repeat):
     assert same(asked.decode(), outputs)
 
 
-def test_an_exception_in_the_block_leaves_no_trace_either(asked):
+def test_exception_in_block_leaves_no_trace(asked):
     outputs = asked.decode()
     with pytest.raises(KeyError), guided(asked.decoder, asked.both()):
         assert hooks_in(asked.decoder) != []
@@ -82,7 +82,7 @@ def test_an_exception_in_the_block_leaves_no_trace_either(asked):
     assert same(asked.decode(), outputs)
 
 
-def test_an_exception_in_the_decoder_leaves_no_trace_either(asked):
+def test_exception_in_decoder_leaves_no_trace(asked):
     outputs = asked.decode()
     with pytest.raises(RuntimeError):
         asked.decode(Guidance(attention_bias=asked.bias[:-1], target_embedding=asked.target))
@@ -90,7 +90,7 @@ def test_an_exception_in_the_decoder_leaves_no_trace_either(asked):
     assert same(asked.decode(), outputs)
 
 
-def test_what_the_guidance_holds_is_not_written_to(asked):
+def test_guidance_tensors_are_not_modified(asked):
     bias, target, embedding = asked.bias.clone(), asked.target.clone(), asked.embedding.clone()
     asked.decode(asked.both())
     assert same((asked.bias, asked.target, asked.embedding), (bias, target, embedding))
@@ -99,16 +99,16 @@ def test_what_the_guidance_holds_is_not_written_to(asked):
 # Nothing asked, nothing changed
 
 
-def test_guidance_without_bias_and_embedding_changes_nothing(asked):
+def test_empty_guidance_changes_nothing(asked):
     assert same(asked.decode(Guidance(None, None)), asked.decode())
 
 
 @pytest.mark.parametrize("repeat", [True, False])
-def test_a_target_embedding_of_zeros_changes_nothing(asked, repeat):
+def test_zero_target_embedding_changes_nothing(asked, repeat):
     assert same(asked.decode(Guidance(None, torch.zeros_like(asked.target), repeat)), asked.decode())
 
 
-def test_bias_and_embedding_each_change_the_masks(asked):
+def test_bias_and_embedding_each_change_masks(asked):
     plain, biased, prompted, both = (
         asked.decode(guidance)[0]
         for guidance in (None, Guidance(asked.bias), Guidance(None, asked.target), asked.both())
@@ -117,12 +117,12 @@ def test_bias_and_embedding_each_change_the_masks(asked):
     assert not any(torch.equal(a, b) for number, a in enumerate(masks) for b in masks[:number])
 
 
-def test_adding_the_embedding_once_is_not_adding_it_repeatedly(asked):
+def test_adding_embedding_once_differs_from_repeatedly(asked):
     once, repeatedly = (asked.decode(Guidance(None, asked.target, repeat)) for repeat in (False, True))
     assert not same(once, repeatedly)
 
 
-def test_adding_the_embedding_once_is_adding_it_to_every_token_of_the_decoder(asked):
+def test_adding_embedding_once_adds_it_to_every_token(asked):
     """Equation 9: T^g = repeat(T_R) + concat(T_M, T_P), written by hand into a copy's weights."""
     found = asked.decode(Guidance(None, asked.target, repeat_embedding=False))
     decoder, prompts = asked.decoder, asked.model.prompt_encoder
@@ -161,17 +161,17 @@ def changed_in_isolation(asked, guidance):
             return {names[module] for module in calls if not same(answers(module), plain[module])}
 
 
-def test_the_bias_reaches_the_token_to_image_attention_of_the_blocks_and_no_other(asked):
+def test_bias_affects_only_token_to_image_attention_of_blocks(asked):
     containers = {"", "layers.0", "layers.1"}
     assert changed_in_isolation(asked, Guidance(asked.bias)) == CROSS_ATTENTION | containers
 
 
-def test_the_repeated_embedding_enters_before_each_block_and_in_the_final_query(asked):
+def test_repeated_embedding_enters_each_block_and_final_query(asked):
     changed = changed_in_isolation(asked, Guidance(None, asked.target, repeat_embedding=True))
     assert changed == {"", "layers.1", "final_attn_token_to_image"}
 
 
-def test_the_embedding_added_once_enters_before_the_first_block_only(asked):
+def test_embedding_added_once_enters_first_block_only(asked):
     changed = changed_in_isolation(asked, Guidance(None, asked.target, repeat_embedding=False))
     assert changed == {""}
 
@@ -225,7 +225,7 @@ def test_guided_attention_is_equation_8(family, heads):
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["transformers", "segment-anything"])
-def test_an_overwhelming_bias_makes_every_token_attend_to_that_cell(family):
+def test_large_bias_makes_every_token_attend_to_its_cell(family):
     layer = attention_layer(family, width=8, heads=2)
     query, key, value = torch.randn(1, 1, 3, 8), torch.randn(1, 1, 5, 8), torch.randn(1, 1, 5, 8)
     bias = torch.tensor([0, 0, 0, 100.0, 0])
@@ -235,7 +235,7 @@ def test_an_overwhelming_bias_makes_every_token_attend_to_that_cell(family):
 
 
 @torch.no_grad()
-def test_both_families_layers_give_the_same_guided_attention():
+def test_both_families_give_same_guided_attention():
     ours, original = attention_layer("transformers", 8, 2), attention_layer("segment-anything", 8, 2)
     original.load_state_dict(ours.state_dict())
     query, key, value, bias = torch.randn(1, 3, 8), torch.randn(1, 5, 8), torch.randn(1, 5, 8), torch.randn(5)

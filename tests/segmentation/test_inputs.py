@@ -45,7 +45,7 @@ def files(tmp_path):
 # Paths
 
 
-def test_paths_are_taken_where_pictures_are(persam, subject, files):
+def test_paths_are_accepted_as_pictures(persam, subject, files):
     photo, mask = files / "a.png", files / "m.png"
     from_paths, workspace = Reference(str(photo), mask), Reference(Image.open(photo), Image.open(mask))
     np.testing.assert_array_equal(from_paths.pixels, workspace.pixels)
@@ -56,7 +56,7 @@ def test_paths_are_taken_where_pictures_are(persam, subject, files):
     assert len(persam.segment([photo, Image.open(photo)], subject)) == 2
 
 
-def test_a_path_of_no_image_is_named_in_one_line(persam, subject, files):
+def test_path_that_is_not_image_is_named_in_one_line(persam, subject, files):
     (files / "text.jpg").write_text("no picture")
     for name in ("absent.png", "text.jpg", "."):
         with pytest.raises(UserError, match=r"no picture at|cannot be decoded|is a folder") as caught:
@@ -67,7 +67,7 @@ def test_a_path_of_no_image_is_named_in_one_line(persam, subject, files):
 # What is printed
 
 
-def test_representations_are_one_short_line(persam, subject):
+def test_reprs_are_one_short_line(persam, subject):
     photo, mask = scene(90, 150)
     (encoded,) = persam.encode([photo])
     found = persam.segment(encoded, subject)
@@ -89,7 +89,7 @@ def saved_sam(folder, damage):
 
 
 @pytest.mark.parametrize("part", ["vision_encoder", "mask_decoder"])
-def test_weights_of_nan_are_refused_and_give_no_mask(tmp_path, part):
+def test_nan_weights_are_refused(tmp_path, part):
     def damage(name, weight):
         return torch.full_like(weight, torch.nan) if name.startswith(part) else weight
 
@@ -103,7 +103,7 @@ def test_weights_of_nan_are_refused_and_give_no_mask(tmp_path, part):
     [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")],
     ids=lambda error: type(error).__name__,
 )
-def test_out_of_memory_while_loading_is_not_called_damage(tmp_path, monkeypatch, error):
+def test_out_of_memory_while_loading_is_not_reported_as_damage(tmp_path, monkeypatch, error):
     random_sam().save_pretrained(tmp_path)
 
     def exhausted(*args, **kwargs):
@@ -115,19 +115,19 @@ def test_out_of_memory_while_loading_is_not_called_damage(tmp_path, monkeypatch,
     assert caught.value is error
 
 
-def test_a_pipelines_folder_is_not_a_sam(tmp_path):
+def test_pipeline_folder_is_not_sam(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     with pytest.raises(UserError, match="not a SAM but a diffusers pipeline"):
         load_backbone(tmp_path, device="cpu")
 
 
-def test_a_name_that_is_neither_cached_nor_on_a_reachable_hub_fails_at_once(monkeypatch):
+def test_unavailable_name_fails_immediately(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="the hub cannot be reached"):
         load_backbone("nobody/no-such-sam", device="cpu")
 
 
-def test_loading_draws_no_bar(tmp_path, capfd):
+def test_loading_shows_no_progress_bar(tmp_path, capfd):
     random_sam().save_pretrained(tmp_path)
     capfd.readouterr()
     load_backbone(tmp_path, device="cpu")
@@ -151,7 +151,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("size", [(1, 20000), (20000, 1), (10, 8000)], ids=str)
 @pytest.mark.parametrize("padding", [0.0, 0.1])
-def test_memory_grows_with_a_photos_pixels_not_with_its_longer_side(backbone, size, padding):
+def test_memory_depends_on_pixels_not_on_longer_side(backbone, size, padding):
     persam = PerSAM(backbone, replace(Method(), edge_padding=padding))
     photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     mask = np.zeros(size, bool)
@@ -164,7 +164,7 @@ def test_memory_grows_with_a_photos_pixels_not_with_its_longer_side(backbone, si
     assert narrow.elements <= usual.elements + 4 * photo.size
 
 
-def test_a_long_subjects_cut_out_is_no_larger_than_a_few_photos():
+def test_cut_out_of_long_subject_has_limited_size():
     photo, mask = np.zeros((1, 20000, 3), np.uint8), np.ones((1, 20000), bool)
     assert max(cut_out(photo, mask).size) == LARGEST_CUT_OUT
     usual = np.zeros((30, 60, 3), np.uint8)
@@ -174,7 +174,7 @@ def test_a_long_subjects_cut_out_is_no_larger_than_a_few_photos():
 # Edge padding
 
 
-def test_edge_padding_is_its_own_in_the_cache_and_finds_a_mask_of_the_photos_size(backbone, tmp_path):
+def test_edge_padding_has_separate_cache_entries_and_keeps_mask_size(backbone, tmp_path):
     photo, mask = scene(90, 150)
     for padding in (0.0, 0.1):
         persam = PerSAM(backbone, Method(edge_padding=padding), cache=tmp_path)
@@ -186,12 +186,12 @@ def test_edge_padding_is_its_own_in_the_cache_and_finds_a_mask_of_the_photos_siz
 
 
 @pytest.mark.parametrize("wrong", [{"edge_padding": -0.1}, {"edge_padding": 0.6}, {"edge_padding": float("nan")}])
-def test_edge_padding_is_a_share(wrong):
+def test_invalid_edge_padding_is_refused(wrong):
     with pytest.raises(UserError, match="edge_padding"):
         Method(**wrong)
 
 
 @pytest.mark.parametrize("fidelity", ["official", "paper"])
-def test_edge_padding_is_not_the_authors(fidelity):
+def test_edge_padding_excludes_authors_fidelity(fidelity):
     with pytest.raises(UserError, match="'corrected' only"):
         Method(fidelity, edge_padding=0.1)

@@ -49,14 +49,14 @@ def test_sampled_steps_with_five_corrections_match_steps_over_all_pixels(seed):
     torch.testing.assert_close(fitted, plain, atol=2e-3, rtol=0)
 
 
-def test_all_pixels_of_a_small_photo_are_used():
+def test_all_pixels_of_small_photo_are_used():
     logits, target = a_photo(50, 0)
     torch.testing.assert_close(fit_mask_weights(logits, target), by_all_pixels(logits, target), atol=1e-5, rtol=0)
 
 
 @settings(max_examples=5, deadline=None)
 @given(st.permutations(range(3)), st.integers(0, 100))
-def test_the_weights_sum_to_one_and_make_the_mask_no_worse(order, seed):
+def test_weights_sum_to_one_and_do_not_worsen_mask(order, seed):
     logits, target = a_photo(40, seed)
     logits = logits[list(order)]
     weights = fit_mask_weights(logits, target)
@@ -65,7 +65,7 @@ def test_the_weights_sum_to_one_and_make_the_mask_no_worse(order, seed):
     assert mask_weights.mask_loss(weights[1:], logits, target.float()) <= start + 1e-6
 
 
-def test_the_share_scales_the_loss_of_a_sample_to_the_whole_photo():
+def test_share_scales_sample_loss_to_whole_photo():
     logits, target = a_photo(40, 0)
     free, target = torch.tensor([0.2, 0.5]), target.float()
     whole = mask_weights.mask_loss(free, logits.repeat(1, 7), target.repeat(7))

@@ -147,7 +147,7 @@ def close(first, second):
 # As transformers' own session
 
 
-def test_frame_by_frame_it_is_the_session_that_holds_the_whole_film(model):
+def test_frame_by_frame_equals_session_on_whole_film(model):
     frames, labels = film(3 * POINTERS), two_labels()
     masks = [labels == 1, labels == 2]
     with heard(model) as outputs:
@@ -162,7 +162,7 @@ def test_frame_by_frame_it_is_the_session_that_holds_the_whole_film(model):
             torch.testing.assert_close(found, both[place], rtol=1e-3, atol=1e-3)
 
 
-def test_each_pixel_is_given_to_the_highest_of_that_sessions_logits(model):
+def test_each_pixel_goes_to_highest_session_logit(model):
     frames, labels = film(POINTERS), two_labels()
     expected = own_session(model, frames, [labels == 1, labels == 2])
     seen = list(MemorySegmenter(model).follow(frames, labels))
@@ -174,7 +174,7 @@ def test_each_pixel_is_given_to_the_highest_of_that_sessions_logits(model):
         assert torch.equal(torch.from_numpy(frame.labels)[sure].long(), torch.where(best > 0, winner + 1, 0)[sure])
 
 
-def test_the_session_depends_on_its_memory_so_a_memory_too_short_would_be_noticed(model):
+def test_session_depends_on_its_memory(model):
     """Checks the tests above: the first mask, and the oldest frame that is ever read, change the result."""
     frames, labels = film(3 * POINTERS), two_labels()
     disc = own_session(model, frames, [labels == 1])
@@ -187,7 +187,7 @@ def test_the_session_depends_on_its_memory_so_a_memory_too_short_would_be_notice
     assert not close(disc[-1][0], own_session(model, changed, [labels == 1])[-1][0])
 
 
-def test_the_score_is_the_predicted_iou_of_the_mask_that_the_decoder_chose(model):
+def test_score_is_predicted_iou_of_chosen_mask(model):
     told = []
     head = model.mask_decoder.iou_prediction_head
     with head.register_forward_hook(lambda module, args, output: told.append(output)):
@@ -197,7 +197,7 @@ def test_the_score_is_the_predicted_iou_of_the_mask_that_the_decoder_chose(model
         assert frame.scores == (pytest.approx(float(scores[0, 0, 1:].max())),)
 
 
-def test_a_subject_whose_object_score_says_so_is_absent_and_comes_back(kind):
+def test_subject_with_negative_object_score_is_absent_and_returns(kind):
     model, frames, mask = FAMILIES[kind](), film(14), scene(*SIZE)[1]
     told = torch.stack([score[0] for _, score in own_session(seeing(model, 0.0), frames, [mask])])
     seeing(model, -float(told[1:].median()))
@@ -212,7 +212,7 @@ def test_a_subject_whose_object_score_says_so_is_absent_and_comes_back(kind):
 # Streams
 
 
-def test_the_first_labels_are_handed_back_and_later_frames_have_one_subject_a_pixel(model):
+def test_first_labels_are_kept_and_later_masks_are_disjoint(model):
     labels = two_labels()
     seen = list(MemorySegmenter(model).follow(film(4), labels))
     np.testing.assert_array_equal(seen[0].labels, labels)
@@ -227,7 +227,7 @@ def test_the_first_labels_are_handed_back_and_later_frames_have_one_subject_a_pi
         assert both.scores == first.scores + second.scores
 
 
-def test_one_call_a_frame_is_one_call_for_all(model):
+def test_calls_per_frame_equal_one_call(model):
     frames, labels = film(9), two_labels()
     together = list(MemorySegmenter(model).follow(frames, labels))
     segmenter = MemorySegmenter(model)
@@ -237,7 +237,7 @@ def test_one_call_a_frame_is_one_call_for_all(model):
         assert seen.scores == expected.scores
 
 
-def test_labels_in_a_later_call_start_the_memory_afresh(model):
+def test_labels_in_later_call_reset_memory(model):
     frames, labels = film(6), two_labels()
     segmenter = MemorySegmenter(model)
     list(segmenter.follow(film(5), (labels == 2).astype(np.uint8)))
@@ -247,7 +247,7 @@ def test_labels_in_a_later_call_start_the_memory_afresh(model):
         assert seen.scores == pytest.approx(expected.scores)
 
 
-def test_the_image_is_encoded_once_a_frame_however_many_look(model):
+def test_image_is_encoded_once_per_frame(model):
     calls, labels = [], two_labels()
     with model.vision_encoder.register_forward_hook(lambda *args: calls.append(1)):
         for number, _ in enumerate(MemorySegmenter(model).follow(film(5), labels), start=1):
@@ -285,7 +285,7 @@ def encoded_masks(found):
     return [tensor for tensor in found if tensor.shape in [(random_sams.GRID**2, 1, 64), (1, 32, 64)]]
 
 
-def test_memory_does_not_grow_with_the_number_of_frames(model):
+def test_memory_does_not_grow_with_number_of_frames(model):
     """Checked against transformers' own session, which does grow, so the measurement is valid."""
     labels, picture = two_labels(), scene(*SIZE)[0]
     segmenter, held = MemorySegmenter(model), []
@@ -315,7 +315,7 @@ def scores_of(persam, frames, subject):
     return [persam.segment(frame, subject).score for frame in frames]
 
 
-def test_without_labels_persams_disjoint_masks_of_the_first_frame_are_followed(model, persam, subjects):
+def test_without_labels_persam_masks_of_first_frame_are_tracked(model, persam, subjects):
     frames = film(4)
     found = [persam.segment(frames[0], subject) for subject in subjects]
     frame = persam.backbone.frame(*SIZE)
@@ -332,9 +332,7 @@ def test_without_labels_persams_disjoint_masks_of_the_first_frame_are_followed(m
         assert frame.scores == pytest.approx(expected.scores)
 
 
-def test_a_subject_that_persam_does_not_find_is_looked_for_until_it_does_and_then_left_to_the_memory(
-    model, persam, subjects
-):
+def test_missing_subject_is_searched_until_found_and_then_tracked(model, persam, subjects):
     frames, subject = film(8), subjects[0]
     quality = scores_of(persam, frames, subject)
     order = sorted(range(len(frames)), key=quality.__getitem__)
@@ -350,7 +348,7 @@ def test_a_subject_that_persam_does_not_find_is_looked_for_until_it_does_and_the
         np.testing.assert_array_equal(frame.labels, expected.labels)
 
 
-def test_one_who_joins_late_changes_nothing_that_is_remembered_of_the_others(model, persam, subjects):
+def test_late_subject_does_not_affect_memory_of_others(model, persam, subjects):
     """With one session for both, transformers' EdgeTAM fails here and its SAM 2 changes the first one's memory."""
     frames, labels = film(8), scene(*SIZE)[1].astype(np.uint8)
     with heard(model) as alone:
@@ -371,7 +369,7 @@ def test_one_who_joins_late_changes_nothing_that_is_remembered_of_the_others(mod
     assert all(torch.equal(output[0], expected[0]) for output, expected in zip(first, alone, strict=True))
 
 
-def test_one_folder_may_look_and_remember(tmp_path):
+def test_one_folder_can_be_sam_and_memory(tmp_path):
     sam2_video().save_pretrained(tmp_path)
     persam = PerSAM.from_pretrained(tmp_path, Method(), device="cpu")
     photo, disc = scene(*SIZE)
@@ -385,7 +383,7 @@ def test_one_folder_may_look_and_remember(tmp_path):
 # Loading
 
 
-def test_a_saved_folder_is_told_by_its_config_and_follows_alike(kind, model, tmp_path):
+def test_saved_folder_is_recognized_and_tracks_same(kind, model, tmp_path):
     model.save_pretrained(tmp_path)
     frames, labels = film(5), two_labels()
     loaded = list(MemorySegmenter.from_pretrained(str(tmp_path), device="cpu").follow(frames, labels))
@@ -395,7 +393,7 @@ def test_a_saved_folder_is_told_by_its_config_and_follows_alike(kind, model, tmp
         assert frame.scores == pytest.approx(expected.scores, rel=1e-3)
 
 
-def test_bfloat16_is_the_whole_models(model, tmp_path):
+def test_bfloat16_applies_to_whole_model(model, tmp_path):
     model.save_pretrained(tmp_path)
     frames, mask = film(POINTERS), scene(*SIZE)[1]  # of a film with fewer the whole session counts time otherwise
     loaded = load_video_model(str(tmp_path), "cpu", torch.bfloat16)
@@ -408,7 +406,7 @@ def test_bfloat16_is_the_whole_models(model, tmp_path):
     assert all(frame.scores[0] is not None for frame in seen)
 
 
-def test_another_models_folder_is_refused_with_the_known_ones(tmp_path):
+def test_foreign_model_folder_is_refused_with_known_types(tmp_path):
     random_sams.sam2().save_pretrained(tmp_path)
     with pytest.raises(UserError) as refusal:
         MemorySegmenter.from_pretrained(str(tmp_path), device="cpu")
@@ -418,7 +416,7 @@ def test_another_models_folder_is_refused_with_the_known_ones(tmp_path):
         MemorySegmenter.from_pretrained("nowhere/at/all", device="cpu")
 
 
-def test_a_folder_without_the_memorys_weights_is_refused(tmp_path):
+def test_folder_without_memory_weights_is_refused(tmp_path):
     model = sam2_video()
     state = {name: weight for name, weight in model.state_dict().items() if "memory_encoder" not in name}
     model.save_pretrained(tmp_path, state_dict=state)
@@ -429,7 +427,7 @@ def test_a_folder_without_the_memorys_weights_is_refused(tmp_path):
 # Mistakes
 
 
-def test_nobody_to_follow_and_labels_that_do_not_fit_are_refused(persam, subjects):
+def test_missing_subjects_and_mismatched_labels_are_refused(persam, subjects):
     model, (picture, disc) = sam2_video(), scene(*SIZE)
     mistakes = [
         (MemorySegmenter(model), None, "no subject to track"),
@@ -443,7 +441,7 @@ def test_nobody_to_follow_and_labels_that_do_not_fit_are_refused(persam, subject
         assert "\n" not in str(refusal.value)
 
 
-def test_subjects_without_their_persam_or_too_many_are_refused(persam, subjects):
+def test_subjects_without_persam_or_too_many_are_refused(persam, subjects):
     model = sam2_video()
     with pytest.raises(UserError, match="without a PerSAM to find them"):
         MemorySegmenter(model, None, subjects)

@@ -22,13 +22,13 @@ def random_mobile_sam(side=128, seed=0):
     return draw_weights(build_mobile_sam(side), seed)
 
 
-def test_the_encoders_weights_have_the_names_and_shapes_of_mobile_sams():
+def test_encoder_weights_match_mobile_sam_names_and_shapes():
     lines = sorted(f"{name} {tuple(weight.shape)}" for name, weight in TinyViT().state_dict().items())
     assert len(lines) == 302
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == NAMES_AND_SHAPES
 
 
-def test_a_checkpoint_is_recognized_by_its_weights_and_loaded_completely(tmp_path):
+def test_checkpoint_is_recognized_and_loaded_completely(tmp_path):
     saved, file = random_mobile_sam(side=1024).state_dict(), tmp_path / "sam_vit_h.pt"
     torch.save(saved, file)
     read = read_checkpoint(file).state_dict()
@@ -42,7 +42,7 @@ def test_a_checkpoint_is_recognized_by_its_weights_and_loaded_completely(tmp_pat
 
 
 @torch.no_grad()
-def test_the_encoder_is_timms_tiny_vit_with_a_last_stage_of_full_resolution():
+def test_encoder_is_timm_tiny_vit_with_full_resolution_last_stage():
     timm = pytest.importorskip("timm")
     ours = draw_weights(TinyViT(128), seed=0)
     random = torch.Generator().manual_seed(0)
@@ -75,7 +75,7 @@ def timms_name(name):
     return name if first == "patch_embed" else None
 
 
-def test_persam_runs_on_it():
+def test_persam_runs_on_mobile_sam():
     persam = PerSAM(load_backbone(random_mobile_sam(), device="cpu"))
     subject = persam.personalize(Reference(*scene(60, 100)))
     photos = [scene(90, 150)[0], scene(70, 40, seed=1)[0]]

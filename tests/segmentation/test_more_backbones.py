@@ -85,7 +85,7 @@ def asked(backbone, box=False, mask=False):
 # Loading
 
 
-def test_a_saved_folder_is_recognized_by_its_config(folder, model, kind):
+def test_saved_folder_is_recognized_by_its_config(folder, model, kind):
     backbone = load_backbone(folder, device="cpu")
     assert json.loads((folder / "config.json").read_text())["model_type"] == kind
     built = load_backbone(model, device="cpu")
@@ -99,7 +99,7 @@ def test_a_saved_folder_is_recognized_by_its_config(folder, model, kind):
     assert not any(weight.requires_grad for weight in model.parameters())
 
 
-def test_a_sam_2_video_folder_is_a_sam_2(tmp_path):
+def test_sam_2_video_folder_loads_as_sam_2(tmp_path):
     video = random_sams.sam2_video()
     video.save_pretrained(tmp_path)
     backbone = load_backbone(tmp_path, device="cpu")
@@ -111,7 +111,7 @@ def test_a_sam_2_video_folder_is_a_sam_2(tmp_path):
 
 
 @torch.no_grad()
-def test_a_whole_sam_3_folder_is_its_tracker(tmp_path):
+def test_sam_3_folder_loads_as_its_tracker(tmp_path):
     video = random_sams.sam3_video()
     video.config.save_pretrained(tmp_path)
     # Under their names in the model: `save_pretrained` puts a second "tracker_model." before the tracker's.
@@ -126,7 +126,7 @@ def test_a_whole_sam_3_folder_is_its_tracker(tmp_path):
     torch.testing.assert_close(backbone.encode(pixels), expected)
 
 
-def test_another_model_type_is_refused_with_the_known_ones(tmp_path):
+def test_unknown_model_type_is_refused_with_known_ones(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "sam9"}')
     with pytest.raises(UserError) as refusal:
         load_backbone(tmp_path, device="cpu")
@@ -134,12 +134,12 @@ def test_another_model_type_is_refused_with_the_known_ones(tmp_path):
     assert all(kind in str(refusal.value) for kind in FAMILIES)
 
 
-def test_an_object_that_is_no_sam_is_refused():
+def test_object_that_is_not_sam_is_refused():
     with pytest.raises(UserError, match="a Linear is not a SAM"):
         load_backbone(torch.nn.Linear(1, 1), device="cpu")
 
 
-def test_an_edgetam_without_timm_is_refused_with_its_name(tmp_path, monkeypatch):
+def test_edgetam_without_timm_is_refused_naming_timm(tmp_path, monkeypatch):
     family("edgetam")().save_pretrained(tmp_path)
     reason = import_utils.BACKENDS_MAPPING["timm"][1]
     monkeypatch.setitem(import_utils.BACKENDS_MAPPING, "timm", (lambda: False, reason))
@@ -147,7 +147,7 @@ def test_an_edgetam_without_timm_is_refused_with_its_name(tmp_path, monkeypatch)
         load_backbone(tmp_path, device="cpu")
 
 
-def test_a_folder_with_weights_missing_is_refused(tmp_path):
+def test_folder_with_weights_missing_is_refused(tmp_path):
     model = random_sams.sam2()
     state = {name: weight for name, weight in model.state_dict().items() if "neck" not in name}
     model.save_pretrained(tmp_path, state_dict=state)
@@ -161,7 +161,7 @@ def test_a_folder_with_weights_missing_is_refused(tmp_path):
 @torch.no_grad()
 @pytest.mark.parametrize("multimask", [False, True])
 @pytest.mark.parametrize("more", [{}, {"box": True}, {"mask": True}, {"box": True, "mask": True}], ids=str)
-def test_encoding_then_decoding_is_the_models_own_forward_pass(model, backbone, kind, more, multimask):
+def test_encoding_and_decoding_equals_forward_pass(model, backbone, kind, more, multimask):
     if kind == "sam3_tracker":
         model.no_memory_embedding.zero_()  # this class adds it to a level that it does not use: see below
     prompts, pixels = asked(backbone, **more), backbone.frame(*SIZE).pixels(scene(*SIZE)[0])[None]
@@ -185,7 +185,7 @@ def test_encoding_then_decoding_is_the_models_own_forward_pass(model, backbone, 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", LIKE_SAM2)
-def test_the_embedding_of_no_memory_is_added_to_the_level_that_the_decoder_reads(name):
+def test_no_memory_embedding_is_added_to_level_of_decoder(name):
     model = family(name)()
     backbone = load_backbone(model, device="cpu")
     added = model.no_memory_embedding.flatten().clone()
@@ -207,7 +207,7 @@ def processor(kind, side):
 
 
 @pytest.mark.parametrize("size", [SIZE, (150, 90), (200, 200)], ids=str)
-def test_pixels_points_and_the_way_back_are_its_own_processors(backbone, kind, size):
+def test_pixels_points_and_masks_match_processor(backbone, kind, size):
     side, frame = backbone.image_size, backbone.frame(*size)
     photo, point = scene(*size)[0], [70.0, 20.0]
     own = processor(kind, side)
@@ -236,7 +236,7 @@ def test_sam_hqs_three_masks_keep_their_order():
 
 
 @pytest.mark.parametrize("name", LIKE_SAM2)
-def test_a_mask_prompt_is_clamped_to_the_range_of_sam_2s_predictor(name):
+def test_mask_prompt_is_clamped_to_range_of_sam_2s_predictor(name):
     backbone = load_backbone(family(name)(), device="cpu")
     features, extra = encoded(backbone)
     signs = torch.randn(4 * GRID, 4 * GRID, generator=torch.Generator().manual_seed(0)).sign()
@@ -253,7 +253,7 @@ def points_of(backbone):
     return prompts.points, prompts.labels
 
 
-def test_the_point_the_box_and_the_mask_each_change_the_masks(backbone):
+def test_each_prompt_changes_masks(backbone):
     features, extra = encoded(backbone)
     elsewhere = Prompts(asked(backbone).points.flip(-1), asked(backbone).labels)
     prompts = [asked(backbone), elsewhere, asked(backbone, box=True), asked(backbone, mask=True)]
@@ -261,14 +261,14 @@ def test_the_point_the_box_and_the_mask_each_change_the_masks(backbone):
     assert not any(torch.allclose(a, b, rtol=1e-3) for number, a in enumerate(masks) for b in masks[:number])
 
 
-def test_the_extra_tensors_change_the_decoders_masks(backbone):
+def test_extra_tensors_change_masks(backbone):
     features, extra = encoded(backbone)
     _, other = encoded(backbone, seed=1)
     own, foreign = (backbone.decode(features, asked(backbone), True, extra=given)[0] for given in (extra, other))
     assert not torch.allclose(own, foreign)
 
 
-def test_bfloat16_is_the_image_encoders_only(model):
+def test_bfloat16_affects_only_image_encoder(model):
     full, _ = encoded(load_backbone(model, device="cpu"))
     backbone = load_backbone(model, device="cpu", dtype=torch.bfloat16)
     features, extra = encoded(backbone)
@@ -285,7 +285,7 @@ def test_bfloat16_is_the_image_encoders_only(model):
 
 
 @pytest.mark.parametrize("method", [Method(), Method("official"), Method("paper"), Method.persam_f()], ids=str)
-def test_persam_finds_masks_in_the_photos_own_frame_one_by_one_as_in_a_batch(folder, method):
+def test_persam_finds_masks_in_photo_frame_singly_and_in_batches(folder, method):
     persam = PerSAM.from_pretrained(folder, method, device="cpu")
     subject = persam.personalize(Reference(*scene(60, 100)))
     assert subject.target_feature.shape == (WIDTH,)
@@ -304,7 +304,7 @@ def test_persam_finds_masks_in_the_photos_own_frame_one_by_one_as_in_a_batch(fol
             np.testing.assert_allclose(found.passes[0].logits, alone.passes[0].logits, rtol=1e-3, atol=1e-2)
 
 
-def test_a_reference_may_be_made_from_a_box(folder):
+def test_reference_can_be_made_from_box(folder):
     persam = PerSAM.from_pretrained(folder, device="cpu")
     try:
         reference = reference_from(persam, scene(*SIZE)[0], box=(40, 10, 120, 80))
@@ -314,7 +314,7 @@ def test_a_reference_may_be_made_from_a_box(folder):
         assert reference.foreground.shape == SIZE
 
 
-def test_a_subject_is_only_the_backbones_that_made_it(backbone, kind):
+def test_subject_works_only_with_its_backbone(backbone, kind):
     subject = PerSAM(backbone).personalize(Reference(*scene(60, 100)))
     other = PerSAM(load_backbone(family(kind)(seed=1), device="cpu"))
     with pytest.raises(UserError, match="load that backbone"):
@@ -330,7 +330,7 @@ def guidance():
     return Guidance(torch.rand(GRID**2, generator=random) * 20, torch.randn(WIDTH, generator=random))
 
 
-def test_bias_and_embedding_each_change_the_masks_and_leave_no_trace(model, backbone, guidance):
+def test_bias_and_embedding_change_masks_and_leave_no_trace(model, backbone, guidance):
     features, extra = encoded(backbone)
     bias, target = guidance.attention_bias, guidance.target_embedding
 
@@ -350,7 +350,7 @@ def test_bias_and_embedding_each_change_the_masks_and_leave_no_trace(model, back
 
 
 @torch.no_grad()
-def test_every_block_attends_by_equation_8(model, backbone, guidance):
+def test_every_block_follows_equation_8(model, backbone, guidance):
     calls = []
     features, extra = encoded(backbone)
     with guided(model.mask_decoder, Guidance(guidance.attention_bias)):
@@ -390,7 +390,7 @@ stretched = st.builds(
 
 @quick
 @given(stretched, st.data())
-def test_points_in_a_stretched_photo_come_back(frame, data):
+def test_points_in_stretched_photo_round_trip(frame, data):
     x, y = data.draw(st.integers(0, frame.width - 1)), data.draw(st.integers(0, frame.height - 1))
     there = frame.to_model(torch.tensor([[x, y]]))
     assert ((there >= 0) & (there < frame.side)).all()
@@ -400,7 +400,7 @@ def test_points_in_a_stretched_photo_come_back(frame, data):
 
 @quick
 @given(stretched)
-def test_a_map_over_the_square_lies_over_the_whole_stretched_photo(frame):
+def test_map_covers_whole_stretched_photo(frame):
     centres = torch.arange(frame.side) + 0.5
     found = frame.to_original(torch.stack(torch.meshgrid(centres, centres, indexing="xy")))
     assert found.shape == (2, frame.height, frame.width)
@@ -413,7 +413,7 @@ def test_a_map_over_the_square_lies_over_the_whole_stretched_photo(frame):
 
 @quick
 @given(stretched)
-def test_a_stretched_photo_has_no_padding(frame):
+def test_stretched_photo_has_no_padding(frame):
     colour = np.array([200, 100, 0], np.uint8)
     pixels = frame.pixels(np.full((frame.height, frame.width, 3), colour, np.uint8))
     expected = (torch.from_numpy(colour).float() - torch.tensor(frame.mean)) / torch.tensor(frame.std)

@@ -28,13 +28,13 @@ from world import KIND_NAMES, SCENES, Recipe, draw, random_identity, random_plac
 
 @settings(deadline=None)
 @given(arrays.arrays(np.float32, (3, 4, 5), elements=st.floats(-4, 4, width=32)))
-def test_each_pixel_goes_to_the_highest_logit_above_zero(logits):
+def test_each_pixel_goes_to_highest_logit_above_zero(logits):
     labels = share_out([torch.from_numpy(mask_logits) for mask_logits in logits], (4, 5))
     expected = np.where(logits.max(0) > 0, logits.argmax(0) + 1, 0)
     np.testing.assert_array_equal(labels, expected)
 
 
-def test_an_absent_mask_keeps_its_number():
+def test_absent_mask_keeps_its_number():
     logits = torch.ones(2, 2)
     np.testing.assert_array_equal(share_out([None, logits], (2, 2)), np.full((2, 2), 2))
 
@@ -52,7 +52,7 @@ def together():
     return persam, encoded, subjects, alone, segment_together(persam, encoded, subjects)
 
 
-def test_no_pixel_belongs_to_two_subjects_and_none_that_one_claims_is_lost(together):
+def test_masks_are_disjoint_and_no_claimed_pixel_is_lost(together):
     _, _, _, alone, both = together
     assert (alone[0].mask & alone[1].mask).any()
     assert not (both[0].mask & both[1].mask).any()
@@ -61,7 +61,7 @@ def test_no_pixel_belongs_to_two_subjects_and_none_that_one_claims_is_lost(toget
         assert both[winner].mask[alone[winner].mask & ~alone[loser].mask].all()
 
 
-def test_the_contested_pixel_goes_to_the_higher_logit_and_the_box_fits_what_is_left(together):
+def test_contested_pixel_goes_to_higher_logit_and_box_is_updated(together):
     _, encoded, _, alone, both = together
     logits = [encoded.frame.to_original(torch.from_numpy(found.logits)[None])[0].numpy() for found in alone]
     contested = alone[0].mask & alone[1].mask
@@ -71,7 +71,7 @@ def test_the_contested_pixel_goes_to_the_higher_logit_and_the_box_fits_what_is_l
             np.testing.assert_array_equal(found.box, bounding_box(torch.from_numpy(found.mask)))
 
 
-def test_a_mask_that_the_user_gave_keeps_all_its_pixels(together):
+def test_user_given_mask_keeps_all_its_pixels(together):
     _, encoded, _, alone, _ = together
     given_mask = np.zeros_like(alone[0].mask)
     given_mask[20:70, 30:120] = True
@@ -79,13 +79,13 @@ def test_a_mask_that_the_user_gave_keeps_all_its_pixels(together):
     np.testing.assert_array_equal(cut.mask, alone[0].mask & ~given_mask)
 
 
-def test_a_single_subject_keeps_its_mask(together):
+def test_single_subject_keeps_its_mask(together):
     persam, encoded, subjects, alone, _ = together
     (only,) = segment_together(persam, encoded, subjects[:1])
     np.testing.assert_array_equal(only.mask, alone[0].mask)
 
 
-def test_a_subject_of_another_sam_is_refused(together):
+def test_subject_of_another_sam_is_refused(together):
     _, encoded, subjects, _, _ = together
     other = PerSAM.from_pretrained(random_sam(seed=1), device="cpu")
     with pytest.raises(UserError, match="made with"):
@@ -101,7 +101,7 @@ def instances_in(persam, check, subject, picture):
     return segment_instances(persam, picture.image, subject, sure)
 
 
-def test_twins_get_a_mask_each_and_an_empty_scene_none():
+def test_twins_get_one_mask_each_and_empty_scene_none():
     persam, encoder = PerSAM.from_pretrained(SAM, device="cpu"), ImageEncoder.from_pretrained(CLIP, "cpu")
     rule, counts, overlaps = PresenceRule.load(RULE), [], []
     for number in range(16):

@@ -52,7 +52,7 @@ def assert_same(first, second):
 # What goes in
 
 
-def test_photos_of_many_sizes_are_segmented_in_a_batch_as_one_by_one(persam, subject):
+def test_batch_of_many_sizes_equals_single_photos(persam, subject):
     photos = [scene(*size, seed)[0] for seed, size in enumerate(SIZES)]
     alone = [persam.segment(photo, subject) for photo in photos]
     assert all(0 < found.mask.mean() < 1 for found in alone)
@@ -64,7 +64,7 @@ def test_photos_of_many_sizes_are_segmented_in_a_batch_as_one_by_one(persam, sub
             assert np.mean(single.mask != batched.mask) <= 0.001
 
 
-def test_one_photo_gives_one_segmentation_and_a_list_gives_a_list(persam, subject):
+def test_photo_gives_segmentation_and_list_gives_list(persam, subject):
     photo, _ = scene(90, 150, seed=1)
     listed = persam.segment([photo], subject)
     assert isinstance(listed, list)
@@ -73,7 +73,7 @@ def test_one_photo_gives_one_segmentation_and_a_list_gives_a_list(persam, subjec
     assert persam.segment([], subject) == []
 
 
-def test_a_pil_image_an_array_and_a_turned_file_of_one_photo_are_the_same(persam, subject):
+def test_image_array_and_rotated_file_give_same_result(persam, subject):
     photo, _ = scene(90, 150, seed=1)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -84,12 +84,12 @@ def test_a_pil_image_an_array_and_a_turned_file_of_one_photo_are_the_same(persam
     assert_same(from_array, persam.segment(Image.open(file), subject))
 
 
-def test_segmenting_twice_gives_the_same_result(persam, subject):
+def test_segmentation_is_deterministic(persam, subject):
     photo, _ = scene(90, 150, seed=1)
     assert_same(persam.segment(photo, subject), persam.segment(photo, subject))
 
 
-def test_another_photo_gives_another_result(persam, subject):
+def test_different_photo_gives_different_result(persam, subject):
     first, second = (persam.segment(scene(90, 150, seed)[0], subject) for seed in (1, 2))
     assert not np.array_equal(first.logits, second.logits)
 
@@ -99,14 +99,14 @@ def test_another_photo_gives_another_result(persam, subject):
     [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3)), np.zeros((2, 9, 9, 3), np.uint8)],
     ids=["grey", "RGBA", "float", "stack"],
 )
-def test_an_array_that_is_not_rgb_is_refused(persam, subject, picture):
+def test_array_that_is_not_rgb_is_refused(persam, subject, picture):
     with pytest.raises(UserError, match="uint8 RGB"):
         persam.segment(picture, subject)
     with pytest.raises(UserError, match="uint8 RGB"):
         Reference(picture, np.eye(9))
 
 
-def test_a_subject_of_another_backbone_is_refused_by_both_names(subject):
+def test_subject_of_other_backbone_is_refused_by_both_names(subject):
     other = load_backbone(random_sam(seed=1), device="cpu")
     other.name = "another-sam"
     with pytest.raises(UserError, match=r"SamModel.*another-sam"):
@@ -125,13 +125,13 @@ def test_a_subject_of_another_backbone_is_refused_by_both_names(subject):
     ],
     ids=["empty", "full", "other size", "turned", "empty image", "full image"],
 )
-def test_a_reference_that_cannot_be_used_says_why_in_one_line(mask, complaint):
+def test_unusable_reference_is_refused_in_one_line(mask, complaint):
     with pytest.raises(UserError, match=complaint) as refusal:
         Reference(np.zeros((20, 30, 3), np.uint8), mask)
     assert "\n" not in str(refusal.value)
 
 
-def test_an_unknown_fidelity_is_refused_with_the_known_ones():
+def test_unknown_fidelity_is_refused_with_known_ones():
     with pytest.raises(UserError, match=r"offical.*official, corrected, paper"):
         Method(fidelity="offical")
 
@@ -140,7 +140,7 @@ def test_an_unknown_fidelity_is_refused_with_the_known_ones():
 
 
 @pytest.mark.parametrize("size", [*SIZES, (1, 100), (100, 1), (2, 2)], ids=str)
-def test_everything_found_is_in_the_photos_own_frame(persam, subject, size):
+def test_results_are_in_photo_frame(persam, subject, size):
     found = persam.segment(scene(*size)[0], subject)
     height, width = size
     assert (found.mask.shape, found.mask.dtype) == (size, np.bool_)
@@ -157,7 +157,7 @@ def test_everything_found_is_in_the_photos_own_frame(persam, subject, size):
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_mask_box_and_score_are_those_of_the_last_pass(persam, subject, size):
+def test_mask_box_and_score_are_from_last_pass(persam, subject, size):
     found = persam.segment(scene(*size)[0], subject)
     last = found.passes[-1]
     assert type(found.score) is float
@@ -173,7 +173,7 @@ def test_mask_box_and_score_are_those_of_the_last_pass(persam, subject, size):
 # The techniques
 
 
-def test_the_cascade_is_guided_first_then_points_and_logits_then_the_box_too(backbone, persam, subject):
+def test_cascade_passes_use_expected_prompts(backbone, persam, subject):
     """Repeat each pass by hand from the recorded passes before it."""
     photo, _ = scene(90, 150, seed=1)
     found, frame = persam.segment(photo, subject), Frame(90, 150, SIDE)
@@ -205,14 +205,14 @@ def with_and_without(backbone, **switch):
     return [persam.segment(photo, persam.personalize(reference)) for persam in pair]
 
 
-def test_without_the_negative_prior_only_the_positive_point_is_used(backbone):
+def test_without_negative_prior_only_positive_point_is_used(backbone):
     full, less = with_and_without(backbone, negative_prior=False)
     np.testing.assert_array_equal(less.points, full.points[:1])
     assert less.point_labels.tolist() == [1]
     assert not np.array_equal(less.passes[0].logits, full.passes[0].logits)
 
 
-def test_without_refinement_the_first_pass_is_the_result(backbone):
+def test_without_refinement_first_pass_is_result(backbone):
     full, less = with_and_without(backbone, refinement=False)
     assert [decoded.logits.shape for decoded in full.passes] == [(1, LOW, LOW), (3, LOW, LOW), (3, LOW, LOW)]
     assert [decoded.logits.shape for decoded in less.passes] == [(1, LOW, LOW)]
@@ -227,14 +227,14 @@ def test_without_guided_attention_there_is_no_bias(backbone):
     assert np.abs(less.passes[0].logits - full.passes[0].logits).max() > 0.01
 
 
-def test_without_semantic_prompting_the_first_logits_are_others(backbone):
+def test_without_semantic_prompting_first_logits_differ(backbone):
     full, less = with_and_without(backbone, semantic_prompting=False)
     np.testing.assert_array_equal(less.points, full.points)
     np.testing.assert_array_equal(less.attention_bias, full.attention_bias)
     assert np.abs(less.passes[0].logits - full.passes[0].logits).max() > 0.01
 
 
-def test_without_guidance_at_all_the_first_pass_is_plain_sam(backbone):
+def test_without_guidance_first_pass_is_plain_sam(backbone):
     _, plain = with_and_without(backbone, guided_attention=False, semantic_prompting=False)
     frame = Frame(90, 150, SIDE)
     embedding = backbone.encode(frame.pixels(scene(90, 150, seed=1)[0])[None])[0]
@@ -266,7 +266,7 @@ def blob(frame, row, column):
 
 @settings(max_examples=30, deadline=None)
 @given(sizes, st.data())
-def test_corrected_puts_the_bias_on_the_cell_that_holds_the_subject(size, data):
+def test_corrected_puts_bias_on_subject_cell(size, data):
     frame = Frame(*size, SIDE)
     rows, columns = (edge * GRID // SIDE for edge in frame.resized)  # cells full of photo
     row, column = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, columns - 1))
@@ -274,7 +274,7 @@ def test_corrected_puts_the_bias_on_the_cell_that_holds_the_subject(size, data):
     assert divmod(int(bias.argmax()), GRID) == (row, column)
 
 
-def test_official_stretches_the_subject_away_from_its_cell():
+def test_official_shifts_bias_away_from_subject_cell():
     frame = Frame(100, 200, SIDE)  # fills rows 0 to 3 of 8
     confidence = blob(frame, row=2, column=5)
     official = attention_bias(torch.zeros(GRID, GRID), confidence, frame, "official", alpha=1)
@@ -285,7 +285,7 @@ def test_official_stretches_the_subject_away_from_its_cell():
 
 @settings(max_examples=30, deadline=None)
 @given(sizes, st.integers(0, 2**31))
-def test_corrected_gives_padded_cells_the_lowest_bias(size, seed):
+def test_corrected_gives_padded_cells_lowest_bias(size, seed):
     frame = Frame(*size, SIDE)
     rows, columns = photo_cells(frame)
     confidence = torch.rand(size, generator=torch.Generator().manual_seed(seed))
@@ -299,7 +299,7 @@ def test_corrected_gives_padded_cells_the_lowest_bias(size, seed):
 
 @settings(max_examples=30, deadline=None)
 @given(sizes, st.floats(0.25, 100), st.integers(0, 2**31))
-def test_the_papers_bias_sums_to_alpha_and_is_zero_in_the_padding(size, alpha, seed):
+def test_paper_bias_sums_to_alpha_and_is_zero_in_padding(size, alpha, seed):
     frame = Frame(*size, SIDE)
     rows, columns = photo_cells(frame)
     similarity = torch.rand(GRID, GRID, generator=torch.Generator().manual_seed(seed)) * 2 - 1
@@ -312,7 +312,7 @@ def test_the_papers_bias_sums_to_alpha_and_is_zero_in_the_padding(size, alpha, s
     torch.testing.assert_close(bias[:rows, :columns], expected)
 
 
-def test_alpha_reaches_the_decoder_with_fidelity_paper(backbone):
+def test_alpha_reaches_decoder_with_fidelity_paper(backbone):
     photo, _ = scene(90, 150, seed=1)
     reference = Reference(*scene(90, 150))
 
@@ -329,7 +329,7 @@ def test_alpha_reaches_the_decoder_with_fidelity_paper(backbone):
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 @pytest.mark.parametrize("size", [(64, 64), (50, 120)], ids=str)
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_a_photo_of_one_colour_gives_numbers_only(backbone, fidelity, size, level):
+def test_single_colour_photo_gives_finite_values(backbone, fidelity, size, level):
     persam = PerSAM(backbone, Method(fidelity=fidelity))
     subject = persam.personalize(Reference(*scene(90, 150)))
     found = persam.segment(np.full((*size, 3), level, np.uint8), subject)
@@ -339,7 +339,7 @@ def test_a_photo_of_one_colour_gives_numbers_only(backbone, fidelity, size, leve
 
 
 @pytest.mark.parametrize("fidelity", ["official", "corrected"])
-def test_a_confidence_without_spread_gives_a_finite_bias(fidelity):
+def test_constant_confidence_gives_finite_bias(fidelity):
     bias = attention_bias(torch.zeros(GRID, GRID), torch.full((50, 120), 0.25), Frame(50, 120, SIDE), fidelity, 1)
     assert bias.isfinite().all()
 
@@ -354,7 +354,7 @@ def drawn(levels):
     return Image.open(file)
 
 
-def test_corrected_selects_the_same_cells_whatever_the_mask_file_looks_like(persam):
+def test_corrected_selects_same_cells_for_any_mask_encoding(persam):
     photo, mask = scene(90, 150)
     files = [mask, mask * 1, drawn(mask), drawn(mask * 255), drawn(mask * 128), drawn(mask[..., None] * (0, 255, 0))]
     subjects = [persam.personalize(Reference(photo, file)) for file in files]
@@ -363,7 +363,7 @@ def test_corrected_selects_the_same_cells_whatever_the_mask_file_looks_like(pers
         assert torch.equal(subject.target_embedding, subjects[0].target_embedding)
 
 
-def test_official_goes_by_the_files_red_level(backbone, persam):
+def test_official_uses_red_level_of_file(backbone, persam):
     photo, mask = scene(90, 150)
     official = PerSAM(backbone, Method(fidelity="official"))
     corrected = persam.personalize(Reference(photo, mask))
@@ -374,7 +374,7 @@ def test_official_goes_by_the_files_red_level(backbone, persam):
             official.personalize(Reference(photo, file))
 
 
-def test_the_subject_is_made_of_the_cells_under_the_mask(backbone, persam):
+def test_subject_consists_of_cells_under_mask(backbone, persam):
     photo, _ = scene(128, 128)
     mask = np.zeros((128, 128), bool)
     mask[32:64, 80:96] = True  # cells (2, 5) and (3, 5)
@@ -391,7 +391,7 @@ def test_the_subject_is_made_of_the_cells_under_the_mask(backbone, persam):
         assert (subject.backbone, subject.checksum) == (backbone.name, backbone.checksum)
 
 
-def test_a_mask_too_thin_for_any_cell_takes_the_best_covered_one(backbone, persam):
+def test_thin_mask_selects_best_covered_cell(backbone, persam):
     photo, _ = scene(128, 128)
     thin = np.zeros((128, 128), bool)
     thin[40, 64:80] = True  # half of the pixels that cell (2, 4) samples
@@ -424,7 +424,7 @@ def segment_with(model, **switch):
 
 
 @pytest.mark.parametrize("first", [1, -1], ids=["first mask full", "first mask empty"])
-def test_an_empty_mask_in_the_cascade_skips_the_box_pass_with_a_warning(first):
+def test_empty_mask_skips_box_pass_with_warning(first):
     found = segment_with(decided_sam((first, -1, -1, -1)))
     assert (found.passes[0].logits > 0).all() == (first > 0)
     assert len(found.passes) == 2
@@ -434,7 +434,7 @@ def test_an_empty_mask_in_the_cascade_skips_the_box_pass_with_a_warning(first):
     assert found.box is None
 
 
-def test_an_empty_mask_without_refinement_gives_a_warning_too():
+def test_empty_mask_without_refinement_causes_warning():
     found = segment_with(decided_sam((-1, -1, -1, -1)), refinement=False)
     assert len(found.passes) == 1
     assert len(found.warnings) == 1
@@ -442,7 +442,7 @@ def test_an_empty_mask_without_refinement_gives_a_warning_too():
     assert found.box is None
 
 
-def test_an_empty_first_mask_does_not_stop_the_cascade():
+def test_empty_first_mask_does_not_stop_cascade():
     found = segment_with(decided_sam((-1, 1, 1, 1)))
     assert len(found.passes) == 3
     assert found.passes[2].box.tolist() == found.box.tolist() == [0, 0, 149, 89]
@@ -453,33 +453,33 @@ def cell_of(persam, photo, row, column):
     return persam.backbone.encode(Frame(*photo.shape[:2], 128).pixels(photo)[None])[0][:, row, column]
 
 
-def test_a_thin_mask_on_a_wide_photo_takes_a_cell_of_the_photo(persam):
+def test_thin_mask_on_wide_photo_selects_unpadded_cell(persam):
     photo, thin = scene(64, 128)[0], np.zeros((64, 128), bool)
     thin[20:22, 72] = True  # cell (1, 4)
     found = persam.personalize(Reference(photo, thin)).target_embedding
     torch.testing.assert_close(found, cell_of(persam, photo, 1, 4))
 
 
-def test_a_mask_between_the_sampled_pixels_takes_its_own_cell_of(persam):
+def test_mask_between_sampled_pixels_selects_its_own_cell(persam):
     photo, small = scene(128, 128)[0], np.zeros((128, 128), bool)
     small[32:35, 64:67] = True  # cell (2, 4), which samples rows and columns 7 and 8 of its 16 only
     found = persam.personalize(Reference(photo, small)).target_embedding
     torch.testing.assert_close(found, cell_of(persam, photo, 2, 4))
 
 
-def test_random_sam_sees_the_photo():
+def test_random_sam_sees_photo():
     first, second = torch.randn(2, 1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     backbone = load_backbone(random_sam(), device="cpu")
     assert (backbone.encode(first) - backbone.encode(second)).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("size", [(1, 300), (300, 1)])
-def test_a_very_long_photo_is_segmented(persam, size):
+def test_very_long_photo_is_segmented(persam, size):
     subject = persam.personalize(Reference(*scene(90, 150)))
     assert persam.segment(scene(*size)[0], subject).mask.shape == size
 
 
-def test_a_photo_of_one_pixel_gives_numbers(persam):
+def test_one_pixel_photo_gives_finite_values(persam):
     found = persam.segment(scene(1, 1)[0], persam.personalize(Reference(*scene(90, 150))))
     assert np.isfinite(found.attention_bias).all()
 
@@ -493,12 +493,12 @@ def test_raw_levels_are_upright():
     np.testing.assert_array_equal(reference.raw_levels() > 0, reference.foreground)
 
 
-def test_a_batch_size_that_is_not_positive_is_refused(persam, subject):
+def test_non_positive_batch_size_is_refused(persam, subject):
     with pytest.raises(UserError, match="batch_size 0"):
         persam.segment([scene(40, 40)[0]], subject, batch_size=0)
 
 
-def test_an_alpha_without_effect_is_refused():
+def test_alpha_without_effect_is_refused():
     with pytest.raises(UserError, match="'paper' only"):
         Method(alpha=2.0)
     assert Method(fidelity="paper", alpha=2.0).alpha == 2.0

@@ -53,7 +53,7 @@ def seen(persam):
     return reference, SignalMeter(persam, subject, [reference]), image, encoded, persam.segment(encoded, subject)
 
 
-def test_likeness_and_contrast_are_read_off_the_confidence_map(persam, seen):
+def test_likeness_and_contrast_come_from_confidence_map(persam, seen):
     reference, measure, image, encoded, found = seen
     own = persam.segment(reference.image, persam.personalize(reference)).confidence_map[reference.foreground].max()
     mask = np.zeros_like(found.mask)
@@ -66,7 +66,7 @@ def test_likeness_and_contrast_are_read_off_the_confidence_map(persam, seen):
     assert scores.appearance is None
 
 
-def test_the_cycle_goes_from_the_found_mask_back_to_the_reference(persam, seen):
+def test_cycle_goes_from_found_mask_to_reference(persam, seen):
     reference, measure, image, encoded, found = seen
     mask = np.zeros_like(found.mask)
     mask[30:60, 40:90] = True
@@ -76,7 +76,7 @@ def test_the_cycle_goes_from_the_found_mask_back_to_the_reference(persam, seen):
     assert measure(image, encoded, replace(found, mask=mask)).cycle == pytest.approx(expected)
 
 
-def test_the_reference_has_likeness_and_appearance_1_with_itself(persam, seen):
+def test_reference_has_likeness_and_appearance_1_with_itself(persam, seen):
     reference, _, _, _, _ = seen
     encoder = ImageEncoder.from_pretrained(CLIP, "cpu")
     subject = persam.personalize(reference)
@@ -87,14 +87,14 @@ def test_the_reference_has_likeness_and_appearance_1_with_itself(persam, seen):
     assert scores.appearance == pytest.approx(1, abs=1e-5)
 
 
-def test_an_empty_mask_has_no_scores_and_a_full_one_has_zero_contrast_and_cycle(seen):
+def test_scores_of_empty_and_full_masks(seen):
     _, measure, image, encoded, found = seen
     assert measure(image, encoded, replace(found, mask=np.zeros_like(found.mask))) is None
     full = measure(image, encoded, replace(found, mask=np.ones_like(found.mask)))
     assert (full.contrast, full.cycle) == (0, 0)
 
 
-def test_mask_weights_of_persam_f_are_not_fitted_again_for_the_cycle():
+def test_cycle_does_not_refit_mask_weights():
     persam = PerSAM.from_pretrained(random_sam(), Method.persam_f(), device="cpu")
     reference = Reference(*scene(90, 150))
     subject = persam.personalize(reference)
@@ -113,13 +113,13 @@ def test_mask_weights_of_persam_f_are_not_fitted_again_for_the_cycle():
 
 
 @given(likeness=st.floats(-1, 1.5), cycle=st.floats(0, 1))
-def test_the_probability_is_the_logistic_of_the_weighted_scores(likeness, cycle):
+def test_probability_is_logistic_of_weighted_scores(likeness, cycle):
     scores = replace(GOOD, likeness=likeness, cycle=cycle)
     log_odds = 1 + 2 * (likeness - 0.9) + 5 * (cycle - 0.8)
     assert MADE.probability(scores) == pytest.approx(1 / (1 + math.exp(-log_odds)), abs=1e-6)
 
 
-def test_the_thresholds_separate_found_unsure_and_not_found():
+def test_thresholds_separate_verdicts():
     assert MADE.decide(GOOD).verdict == "found"
     assert MADE.decide(GOOD).reason is None
     assert MADE.decide(replace(GOOD, cycle=0.5)).verdict == "unsure"
@@ -129,19 +129,19 @@ def test_the_thresholds_separate_found_unsure_and_not_found():
 
 
 @pytest.mark.parametrize("name", list(REASONS))
-def test_the_reason_names_the_score_that_lowers_the_probability_most(name):
+def test_reason_names_most_harmful_score(name):
     rule = replace(MADE, weights=dict.fromkeys(USUAL, 3.0), usual=USUAL)
     reason = rule.decide(replace(GOOD, **{name: USUAL[name] - 3.0})).reason
     assert reason.startswith(REASONS[name])
     assert f"{name} {USUAL[name] - 3.0:.2f}, usually {USUAL[name]:.2f}" in reason
 
 
-def test_a_score_is_shown_as_1_at_most():
+def test_score_is_shown_as_1_at_most():
     rule = PresenceRule({"score": 50.0}, {"score": 1.03}, 0.0, 0.6, 0.2, "?")
     assert "(score 1.00, usually 1.00)" in rule.decide(replace(GOOD, score=1.014)).reason
 
 
-def test_a_saved_rule_loads_unchanged_and_finds_the_encoder_next_to_it(tmp_path):
+def test_saved_rule_loads_unchanged_and_finds_encoder_next_to_it(tmp_path):
     MADE.save(tmp_path / "presence.json")
     assert PresenceRule.load(tmp_path / "presence.json") == MADE
     (tmp_path / "sam").mkdir()
@@ -163,7 +163,7 @@ def test_a_saved_rule_loads_unchanged_and_finds_the_encoder_next_to_it(tmp_path)
         {"made_on": 1},
     ],
 )
-def test_an_invalid_rule_file_is_refused_in_one_line(tmp_path, change):
+def test_invalid_rule_file_is_refused_in_one_line(tmp_path, change):
     path = tmp_path / "presence.json"
     path.write_text(json.dumps(asdict(MADE) | change))
     with pytest.raises(UserError, match="is not a presence rule") as error:
@@ -176,7 +176,7 @@ def test_an_invalid_rule_file_is_refused_in_one_line(tmp_path, change):
         PresenceRule.load(tmp_path / "absent.json")
 
 
-def test_a_rule_made_on_drawings_says_so_and_an_older_file_is_read(tmp_path):
+def test_rule_from_drawings_has_caveat_and_older_file_is_read(tmp_path):
     path = tmp_path / "presence.json"
     replace(MADE, made_on="drawings (tinyworld)").save(path)
     assert PresenceRule.load(path).caveat == (
@@ -191,7 +191,7 @@ def test_a_rule_made_on_drawings_says_so_and_an_older_file_is_read(tmp_path):
     assert PresenceRule.load(RULE).caveat  # tinyworld's own
 
 
-def test_a_rule_of_another_sam_or_without_its_encoder_is_refused(persam):
+def test_rule_of_other_sam_or_without_encoder_is_refused(persam):
     reference = Reference(*scene(90, 150))
     subject = persam.personalize(reference)
     with pytest.raises(UserError, match=r"calibrated on a SAM with the weights \?"):
@@ -227,14 +227,14 @@ def look(persam, check, picture):
     ("who", "verdict", "share"),
     [(("subject",), "found", (0.8, 1)), ((), "not found", (0.9, 1)), (("another kind",), "found", (0, 0.1))],
 )
-def test_the_subject_is_found_and_nobody_and_another_kind_are_not(checks, who, verdict, share):
+def test_verdicts_by_kind_of_scene(checks, who, verdict, share):
     persam, made = checks
     said = [look(persam, check, photo(rng, identity, who))[1].verdict for rng, identity, check in made]
     least, most = share
     assert least <= np.mean([answer == verdict for answer in said]) <= most, said
 
 
-def test_beside_another_kind_the_subject_is_found_by_looking_again(checks):
+def test_subject_next_to_another_kind_is_found_on_second_look(checks):
     persam, made = checks
     once, again = [], []
     for rng, identity, check in made:
@@ -248,7 +248,7 @@ def test_beside_another_kind_the_subject_is_found_by_looking_again(checks):
     assert np.mean(again) >= np.mean(once) + 0.15
 
 
-def test_a_look_alike_is_likelier_doubted_than_the_subject(checks):
+def test_look_alike_is_rejected_more_often_than_subject(checks):
     persam, made = checks
     own, other = [], []
     for rng, identity, check in made:

@@ -38,7 +38,7 @@ def inner_points(mask, count=2):
     return inner[0, 0].nonzero().flip(-1)[:count].tolist()
 
 
-def test_a_box_points_and_a_scribble_each_give_the_subjects_mask(persam, photos):
+def test_box_points_and_scribble_each_give_subject_mask(persam, photos):
     scores = {"box": [], "point": [], "points": [], "scribble": []}
     for picture in photos:
         true = picture.mask()
@@ -60,7 +60,7 @@ def test_a_box_points_and_a_scribble_each_give_the_subjects_mask(persam, photos)
     assert means["box"] > 0.9, means
 
 
-def test_a_reference_made_from_a_box_finds_the_subject_as_the_mask_does(persam):
+def test_box_reference_finds_subject_like_mask_reference(persam):
     album = albums(1)[0]
     reference = album.pictures[0]
     box = bounding_box(torch.from_numpy(reference.mask()))
@@ -72,7 +72,7 @@ def test_a_reference_made_from_a_box_finds_the_subject_as_the_mask_does(persam):
     )
 
 
-def test_pooling_several_references_is_the_mean_over_all_their_cells(persam):
+def test_pooled_reference_is_mean_over_all_cells(persam):
     first, second = (Reference(picture.image, picture.mask()) for picture in albums(1)[0].pictures[:2])
     alone, other_alone, both = (persam.personalize(given) for given in (first, second, [first, second]))
     again = persam.personalize([second, first])
@@ -86,7 +86,7 @@ def test_pooling_several_references_is_the_mean_over_all_their_cells(persam):
         persam.personalize([])
 
 
-def test_each_reference_is_scored_by_what_it_alone_finds_in_the_others_photos(persam):
+def test_references_are_scored_on_each_others_photos(persam):
     pictures = albums(1)[0].pictures[:3]
     references = [Reference(picture.image, picture.mask()) for picture in pictures]
     scores = pick_reference(persam, references)
@@ -125,7 +125,7 @@ def test_unusable_prompts_are_refused_in_one_line(persam, photos, prompts, compl
 
 @settings(max_examples=30, deadline=None)
 @given(st.sets(st.tuples(st.integers(0, 15), st.integers(0, 11)), min_size=1, max_size=40), st.integers(1, 8))
-def test_a_scribbles_points_lie_on_it_and_apart(pixels, count):
+def test_scribble_points_are_on_it_and_spread_out(pixels, count):
     scribble = np.zeros((12, 16), bool)
     for x, y in pixels:
         scribble[y, x] = True

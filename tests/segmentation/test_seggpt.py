@@ -46,7 +46,7 @@ def reference():
     return Reference(*scene(60, 100))
 
 
-def test_masks_are_in_the_photos_frames_one_by_one_as_together(seggpt, reference):
+def test_masks_are_in_photo_frames_singly_and_in_batches(seggpt, reference):
     photos = [scene(*size, seed)[0] for seed, size in enumerate(SIZES)]
     masks = seggpt.segment(photos, reference)
     assert [mask.shape for mask in masks] == SIZES
@@ -60,7 +60,7 @@ def test_masks_are_in_the_photos_frames_one_by_one_as_together(seggpt, reference
 
 
 @torch.no_grad()
-def test_the_mask_is_what_the_class_and_its_processor_give(seggpt, reference):
+def test_mask_matches_model_and_processor(seggpt, reference):
     photo = scene(*SIZES[0])[0]
     model, own = random_seggpt(), SegGptImageProcessor(size={"height": 64, "width": 64})
     inputs = own(
@@ -74,7 +74,7 @@ def test_the_mask_is_what_the_class_and_its_processor_give(seggpt, reference):
     assert np.array_equal(seggpt.segment([photo], reference)[0], expected.numpy())
 
 
-def test_the_reference_its_mask_and_a_second_one_all_matter(seggpt, reference):
+def test_reference_mask_and_second_reference_all_matter(seggpt, reference):
     photo, pixels = scene(*SIZES[0])[0], reference.pixels
     moved = np.roll(reference.foreground, 30, axis=1)
     masks = [
@@ -90,13 +90,13 @@ def test_the_reference_its_mask_and_a_second_one_all_matter(seggpt, reference):
     assert not any(np.array_equal(a, b) for number, a in enumerate(masks) for b in masks[:number])
 
 
-def test_the_same_reference_twice_is_that_reference(seggpt, reference):
+def test_repeated_reference_changes_nothing(seggpt, reference):
     photo = scene(*SIZES[0])[0]
     once, twice = (seggpt.segment([photo], [reference] * count)[0] for count in (1, 2))
     assert (once == twice).mean() > 0.999
 
 
-def test_no_reference_and_another_models_folder_are_refused(seggpt, tmp_path):
+def test_missing_reference_and_foreign_model_folder_are_refused(seggpt, tmp_path):
     with pytest.raises(UserError, match="no reference"):
         seggpt.segment([scene(*SIZES[0])[0]], [])
     random_sam().save_pretrained(tmp_path)

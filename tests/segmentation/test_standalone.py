@@ -52,18 +52,18 @@ def answers(tmp_path_factory):
     return [json.loads(output.splitlines()[-1]) for output, _ in finished]
 
 
-def test_importing_it_loads_no_diffusion_no_data_sets_and_no_web_page(answers):
+def test_import_loads_no_diffusion_dataset_or_web_packages(answers):
     (_, after), _ = answers
     assert not {"diffusers", "peft", "datasets", "gradio"} & set(after)
 
 
-def test_importing_it_loads_nothing_that_transformers_does_not_load_by_itself(answers):
+def test_import_loads_nothing_beyond_transformers(answers):
     # transformers imports accelerate, wherever that is installed, before anything of ours is read.
     (before, after), _ = answers
     assert after == before
 
 
-def test_it_segments_where_none_of_them_is_installed(answers):
+def test_segmentation_works_without_these_packages(answers):
     _, (mask_shape, passes) = answers
     assert mask_shape == [40, 60]
     assert passes in (2, 3)  # a box pass only where the second mask is not empty

@@ -18,7 +18,7 @@ def backbone():
 
 
 @pytest.mark.parametrize("method", [Method(), Method.persam_f()], ids=["persam", "persam-f"])
-def test_a_loaded_subject_finds_what_the_saved_one_found(backbone, method, tmp_path):
+def test_loaded_subject_finds_same_masks(backbone, method, tmp_path):
     persam = PerSAM(backbone, method)
     subject = persam.personalize(Reference(*scene(90, 150)))
     subject.save(tmp_path / "new" / "dog.safetensors")
@@ -30,7 +30,7 @@ def test_a_loaded_subject_finds_what_the_saved_one_found(backbone, method, tmp_p
     np.testing.assert_array_equal(found.logits, again.logits)
 
 
-def test_a_subject_of_the_other_method_is_refused_by_its_name(backbone):
+def test_subject_of_other_method_is_refused_by_name(backbone):
     reference, photo = Reference(*scene(90, 150)), scene(64, 64)[0]
     plain, finetuned = PerSAM(backbone), PerSAM(backbone, Method.persam_f())
     with pytest.raises(UserError, match="made by PerSAM, not by PerSAM-F"):
@@ -39,7 +39,7 @@ def test_a_subject_of_the_other_method_is_refused_by_its_name(backbone):
         plain.segment(photo, finetuned.personalize(reference))
 
 
-def test_both_packages_hold_the_same_weights():
+def test_both_packages_have_same_weights():
     original, ported = (
         load_backbone(build(), device="cpu") for build in (recorded_sam.original, recorded_sam.transformers)
     )
@@ -49,18 +49,18 @@ def test_both_packages_hold_the_same_weights():
     )
 
 
-def test_the_checksum_is_that_of_the_weights_as_loaded_not_as_computed_with(backbone):
+def test_checksum_is_of_loaded_weights_not_of_compute_dtype(backbone):
     assert load_backbone(random_sam(), device="cpu", dtype=torch.bfloat16).checksum == backbone.checksum
 
 
-def test_one_changed_weight_changes_the_checksum(backbone):
+def test_one_changed_weight_changes_checksum(backbone):
     model = random_sam()
     with torch.no_grad():
         model.mask_decoder.iou_token.weight[0, 0] += 1e-3
     assert load_backbone(model, device="cpu").checksum != backbone.checksum
 
 
-def test_what_is_no_subject_is_refused(tmp_path):
+def test_invalid_subject_is_refused(tmp_path):
     path = tmp_path / "dog.safetensors"
     with pytest.raises(UserError, match="no subject at"):
         Subject.load(path)
@@ -72,7 +72,7 @@ def test_what_is_no_subject_is_refused(tmp_path):
         Subject.load(path)
 
 
-def test_a_failed_save_leaves_the_old_subject(backbone, tmp_path, monkeypatch):
+def test_failed_save_keeps_old_subject(backbone, tmp_path, monkeypatch):
     path = tmp_path / "dog.safetensors"
     subject = PerSAM(backbone).personalize(Reference(*scene(90, 150)))
     subject.save(path)

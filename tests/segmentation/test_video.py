@@ -50,7 +50,7 @@ def followed(persam):
     return pictures, list(segmenter.follow((picture.image for picture in pictures), first))
 
 
-def test_the_subject_is_followed_and_the_first_frame_is_as_given(followed):
+def test_subject_is_tracked_and_first_frame_is_kept(followed):
     pictures, seen = followed
     np.testing.assert_array_equal(seen[0].labels, pictures[0].mask())
     there = [number for number, x in enumerate(PATH) if x is not None]
@@ -58,7 +58,7 @@ def test_the_subject_is_followed_and_the_first_frame_is_as_given(followed):
     assert min(overlaps) > 0.8, overlaps
 
 
-def test_a_subject_that_leaves_is_lost_and_resumed_under_its_number(followed):
+def test_leaving_subject_is_lost_and_found_again(followed):
     _, seen = followed
     gone = [number for number, x in enumerate(PATH) if x is None]
     assert [number for number, frame in enumerate(seen) if frame.scores[0] is None] == gone
@@ -66,7 +66,7 @@ def test_a_subject_that_leaves_is_lost_and_resumed_under_its_number(followed):
     assert all((seen[number].labels == 1).any() for number in range(len(PATH)) if number not in gone)
 
 
-def test_each_pixel_has_one_subject_at_most_and_the_one_that_claims_it_alone_gets_it():
+def test_each_pixel_has_at_most_one_subject():
     persam = PerSAM.from_pretrained(random_sam(), Method.persam_f(), device="cpu")
     photo, disc = scene(90, 150)
     corner = np.zeros_like(disc)
@@ -82,7 +82,7 @@ def test_each_pixel_has_one_subject_at_most_and_the_one_that_claims_it_alone_get
     assert (both.labels[(second > 0) & (first == 0)] == 2).all()
 
 
-def test_without_a_box_the_points_alone_are_asked_and_with_one_its_middle_too():
+def test_prompts_with_and_without_box():
     persam = PerSAM.from_pretrained(random_sam(), Method.persam_f(), device="cpu")
     photo, mask = scene(90, 150)
     subject = persam.personalize(Reference(photo, mask))
@@ -108,7 +108,7 @@ def test_without_a_box_the_points_alone_are_asked_and_with_one_its_middle_too():
     assert len(asked[0].points) == 2
 
 
-def test_memory_does_not_grow_with_the_number_of_frames():
+def test_memory_does_not_grow_with_number_of_frames():
     persam = PerSAM.from_pretrained(random_sam(), Method.persam_f(), device="cpu")
     photo, mask = scene(400, 500)
     segmenter = VideoSegmenter(persam, [persam.personalize(Reference(photo, mask))])
@@ -125,7 +125,7 @@ def test_memory_does_not_grow_with_the_number_of_frames():
     assert peak(20) < 1.3 * peak(4)
 
 
-def test_no_subject_and_one_of_another_backbone_are_refused(persam):
+def test_missing_subject_and_other_backbone_are_refused(persam):
     other = PerSAM.from_pretrained(random_sam(), Method.persam_f(), device="cpu")
     with pytest.raises(UserError, match="1 to 255 subjects"):
         VideoSegmenter(persam, [])

@@ -1,4 +1,4 @@
-"""Guards the experiment's bookkeeping: what its table says follows from what was seen in the pictures."""
+"""The experiment's bookkeeping: its table follows from the measured pictures."""
 
 import json
 from dataclasses import asdict
@@ -16,10 +16,10 @@ def write_run(folder, album, letter, seed, scenes, kind):
     seen = [Measured(scene, kind, album.identity.pattern, (0.0, 0.0), 0.25, 0.3) for scene in scenes]
     path = folder / "runs" / f"{album.name}-{letter}-{seed}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps([asdict(one) for one in seen]))
+    path.write_text(json.dumps([asdict(picture) for picture in seen]))
 
 
-def test_the_table_counts_scenes_leaks_and_likeness(tmp_path):
+def test_table_counts_scenes_leaks_and_likeness(tmp_path):
     first, second = albums()[:2]
     write_run(tmp_path, first, "a", 0, [first.scene] * 7, first.identity.kind)  # every picture is the sofa's
     write_run(tmp_path, second, "a", 0, second.other_scenes, "clock")  # every scene as prompted, never the subject
@@ -33,7 +33,7 @@ def test_the_table_counts_scenes_leaks_and_likeness(tmp_path):
     assert "DreamBooth" in line and "50.0 [0.0, 100.0]" in line
 
 
-def test_the_arms_differ_in_what_they_say_they_do():
+def test_arms_differ_as_described():
     chosen = arms(Recipe(prior_weight=0.5))
     assert chosen["a"].masks == chosen["f"].masks == "none" and chosen["f"].photos == "blank"
     assert chosen["b"].masks == "found" and not chosen["b"].flags

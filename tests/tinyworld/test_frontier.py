@@ -1,4 +1,4 @@
-"""Guards the frontier's bookkeeping: its jobs, and that table and key follow from what was seen in the pictures."""
+"""The frontier's bookkeeping: its jobs, and that table and key follow from the measured pictures."""
 
 import json
 from argparse import Namespace
@@ -23,7 +23,7 @@ SEEN = {
 
 
 @pytest.fixture
-def done(tmp_path):
+def runs(tmp_path):
     flags = Namespace(seeds=1, confounds=["scene"], arms=["a", "c"], output=tmp_path)
     made = jobs(choosing()[:2], flags, Recipe(steps=100, lora_rank=4, learning_rate=0.002, pictures=1))
     for job in made:
@@ -38,19 +38,19 @@ def done(tmp_path):
     return made
 
 
-def test_the_jobs_are_the_base_the_oracle_and_each_arm_under_each_confound(done):
-    assert [(job.confound, job.arm) for job in done[::2]] == [("", BASE), ("", ORACLE), ("scene", "a"), ("scene", "c")]
-    assert len({job.folder for job in done}) == len(done) and all(job.is_done() for job in done)
-    assert done[0].lengths == [0] and done[2].lengths == list(STEPS) == list(LENGTHS[:3])
-    prompts = done[4].prompts()
+def test_jobs_are_base_oracle_and_each_arm_per_confound(runs):
+    assert [(job.confound, job.arm) for job in runs[::2]] == [("", BASE), ("", ORACLE), ("scene", "a"), ("scene", "c")]
+    assert len({job.folder for job in runs}) == len(runs) and all(job.is_done() for job in runs)
+    assert runs[0].lengths == [0] and runs[2].lengths == list(STEPS) == list(LENGTHS[:3])
+    prompts = runs[4].prompts()
     assert len(prompts) == 7 + SCENELESS and prompts[-1] == "a sks dog" and "sofa" not in " ".join(prompts)
-    assert done[0].prompts()[-1] == "a dog"
-    (done[4].pictures(50)).unlink()
-    assert not done[4].is_done()
+    assert runs[0].prompts()[-1] == "a dog"
+    (runs[4].pictures(50)).unlink()
+    assert not runs[4].is_done()
 
 
-def test_the_table_compares_at_matched_identity(done):
-    text = tables(read_runs(done))
+def test_table_compares_at_matched_identity(runs):
+    text = tables(read_runs(runs))
     assert (
         "| base model | 10.0 | 100.0 |" in text
         and "| oracle, 40 photos in all scenes, 100 steps | 100.0 | 100.0 |" in text
@@ -63,7 +63,7 @@ def test_the_table_compares_at_matched_identity(done):
     assert rows["c - a"].startswith("| c - a | +50.0 [50.0, 50.0] |")
 
 
-def test_a_run_is_the_mean_of_its_pictures():
+def test_run_is_mean_of_its_pictures():
     point = {"step": 25, "identity": [True, False], "scene": [True], "leakage": [False], "companion": [1, 1, 0, 0]}
     curve = read_curve([point])
     assert {name: values.tolist() for name, values in curve.values.items()} == {
@@ -74,14 +74,14 @@ def test_a_run_is_the_mean_of_its_pictures():
     }
 
 
-def test_a_strip_is_split_into_the_pictures_it_was_joined_of():
+def test_strip_is_split_into_its_pictures():
     pictures = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green", "blue")]
     for found, picture in zip(split(rendering.joined(pictures, across=True)), pictures, strict=True):
         np.testing.assert_array_equal(np.asarray(found), np.asarray(picture))
 
 
-def test_the_blind_sheet_names_no_arm_and_the_key_names_them_all(done, tmp_path):
-    write_blind_sheets(tmp_path, done, read_runs(done))
+def test_blind_sheet_names_no_arm_and_key_names_all(runs, tmp_path):
+    write_blind_sheets(tmp_path, runs, read_runs(runs))
     key = json.loads((tmp_path / "blind.json").read_text())
     assert len(key) == 2 and all(sorted(arms) == ["a", "c"] for arms in key.values())
     assert (tmp_path / "blind-scene.png").is_file()

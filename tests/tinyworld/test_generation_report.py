@@ -1,4 +1,4 @@
-"""Guards the evaluation report's experiment: every arm is trained and reported, and the table is of the reports."""
+"""The evaluation report's experiment: every arm is trained and reported, and the table shows the reports."""
 
 import json
 
@@ -9,7 +9,7 @@ from generation_report import report, table
 RECIPE = Recipe(steps=1, batch_size=1, inference_steps=1)
 
 
-def test_a_subject_is_trained_without_masks_and_with_them_and_both_are_measured(tmp_path):
+def test_subject_is_trained_with_and_without_masks_and_both_are_measured(tmp_path):
     folder = report(albums()[0], tmp_path, RECIPE, num_images=1)
     stored = json.loads((folder / "metrics.json").read_text())
     assert list(stored["models"]) == ["unmasked", "masked", "base"]
@@ -18,7 +18,7 @@ def test_a_subject_is_trained_without_masks_and_with_them_and_both_are_measured(
     (row,) = [line for line in text.splitlines() if "CLIP-T" in line]
     unmasked, masked, base, over, photos = (cell.strip() for cell in row.split("|")[2:-1])
     means = {title: stored["models"][title]["clip_t"]["mean"] for title in stored["models"]}
-    # One report twice: all subjects have the same mean, about which a bootstrap can say nothing.
+    # The same report twice: all subjects have the same mean, so a bootstrap has no spread.
     cells = {"unmasked": unmasked, "masked": masked, "base": base}
     assert cells == {title: f"{mean:.3f}" for title, mean in means.items()}
     assert over == f"{means['masked'] - means['unmasked']:.3f}" and photos == ""

@@ -1,4 +1,4 @@
-"""Guards the detector by which companions in generated pictures are counted: right on drawn pictures it never saw."""
+"""The detector that counts companions in generated pictures is right on held-out drawn pictures."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ def held_out(count, crowd, seed):
     return [draw(random_recipe(rng, held_out=True, crowd=crowd)) for _ in range(count)]
 
 
-def test_a_companion_is_seen_and_none_where_there_is_none():
+def test_companion_is_detected_only_if_present():
     pairs, alone = held_out(40, (0, 0, 1, 0), 5), held_out(40, (0, 1, 0, 0), 6)
     there = [shows([picture.image], identity.kind)[0] for picture in pairs for identity, _ in picture.recipe.subjects]
     absent = [

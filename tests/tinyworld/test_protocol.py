@@ -1,4 +1,4 @@
-"""Pins the frontier's protocol: what is compared, at which point of a curve, on which subjects."""
+"""The frontier's protocol: the measures, the points of a curve, and the subjects that are compared."""
 
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ def curve(identity, scene, steps=None, **others):
     return Curve(np.array(steps), {name: np.array(shares, dtype=float) for name, shares in values.items()})
 
 
-def test_a_measure_is_read_where_the_identity_is_first_reached():
+def test_measure_is_read_where_identity_is_first_reached():
     trained = curve([0.0, 0.4, 0.8, 0.6], [1.0, 0.9, 0.5, 0.1], companion=[0.0, 0.0, 0.4, 1.0])
     assert at_identity(trained, "scene", 0.6) == pytest.approx(0.7)  # half way from 0.9 to 0.5
     assert at_identity(trained, "companion", 0.5) == pytest.approx(0.1)  # a quarter of the way from 0 to 0.4
@@ -29,7 +29,7 @@ def test_a_measure_is_read_where_the_identity_is_first_reached():
     assert np.isnan(at_identity(trained, "scene", 0.81))
 
 
-def test_the_frontier_takes_the_best_scene_of_all_points_that_are_faithful_enough():
+def test_frontier_is_best_scene_among_faithful_points():
     trained = curve([0.2, 0.8, 0.4], [0.9, 0.5, 0.7])
     assert frontier(trained, 0.2) == 0.9
     assert frontier(trained, 0.3) == pytest.approx(0.9 - 0.4 / 6)  # a sixth of the way up beats both corners
@@ -38,7 +38,7 @@ def test_the_frontier_takes_the_best_scene_of_all_points_that_are_faithful_enoug
 
 
 @given(SHARES, st.data())
-def test_the_frontier_falls_and_its_area_lies_between_its_ends(identity, data):
+def test_frontier_falls_and_its_area_lies_between_its_ends(identity, data):
     scene = data.draw(st.lists(st.floats(0, 1), min_size=len(identity), max_size=len(identity)))
     trained = curve(identity, scene)
     heights = [frontier(trained, level) for level in np.linspace(0, max(identity), 7)]
@@ -46,12 +46,12 @@ def test_the_frontier_falls_and_its_area_lies_between_its_ends(identity, data):
     assert 0 <= area(trained) <= max(identity) * max(scene) + 0.011
 
 
-def test_the_area_of_a_straight_frontier():
+def test_area_of_straight_frontier():
     assert area(curve([0.0, 1.0], [1.0, 0.0])) == pytest.approx(0.5)
     assert area(curve([0.5, 0.5001], [0.8, 0.8])) == pytest.approx(0.4, abs=0.01)
 
 
-def test_the_window_is_where_both_are_good_enough():
+def test_window_is_where_both_are_good_enough():
     oracle = best(curve([0.0, 1.0], [1.0, 1.0]))
     assert oracle == {"identity": 1.0, "scene": 1.0}
     trained = curve([0.0, 0.8, 1.0, 1.0], [1.0, 1.0, 0.8, 0.0], steps=[100, 200, 400, 800])
@@ -64,14 +64,14 @@ def test_the_window_is_where_both_are_good_enough():
     assert doublings(slower, oracle) == pytest.approx(doublings(trained, oracle))
 
 
-def test_of_two_windows_the_wider_one_counts():
+def test_wider_of_two_windows_counts():
     oracle = {"identity": 1.0, "scene": 1.0}
     trained = curve([1.0, 0.0, 1.0, 1.0, 1.0], [1.0] * 5, steps=[25, 50, 100, 200, 400])
     first, last = window(trained, oracle)
     assert last == pytest.approx(400) and 50 < first < 100
 
 
-def test_curves_are_averaged_length_by_length():
+def test_curves_are_averaged_per_length():
     mean = mean_curve([curve([0.0, 1.0], [1.0, 1.0]), curve([1.0, 1.0], [0.0, 0.5])])
     assert mean.identity.tolist() == [0.5, 1.0] and mean.scene.tolist() == [0.5, 0.75]
     with pytest.raises(ValueError, match="same steps"):
@@ -89,20 +89,20 @@ def test_differences_are_paired_by_subject():
 
 
 @pytest.mark.parametrize("identity", [[], [0.1, 0.2, 0.3]])
-def test_a_curve_that_is_none_is_refused(identity):
+def test_invalid_curve_is_refused(identity):
     with pytest.raises(ValueError, match="a curve"):
         Curve(np.array([100, 100]), {"identity": np.array(identity), "scene": np.array(identity)})
 
 
-def test_rates_are_chosen_on_other_subjects_than_those_reported():
-    chosen, told = choosing(), reported()
-    assert len(told) == 12 and len({subject.name for subject in chosen + told}) == len(chosen + told)
-    assert not {subject.identity for subject in chosen} & {subject.identity for subject in told}
-    assert all(is_held_out(subject.identity) and is_held_out(subject.companion) for subject in chosen + told)
-    assert reported() == told  # by lot, but always the same
+def test_rates_are_tuned_on_other_subjects_than_reported():
+    chosen, final = choosing(), reported()
+    assert len(final) == 12 and len({subject.name for subject in chosen + final}) == len(chosen + final)
+    assert not {subject.identity for subject in chosen} & {subject.identity for subject in final}
+    assert all(is_held_out(subject.identity) and is_held_out(subject.companion) for subject in chosen + final)
+    assert reported() == final  # drawn at random, but always the same
 
 
-def test_a_companion_is_another_kind_and_stands_in_every_photo():
+def test_companion_is_another_kind_and_in_every_photo():
     for subject in (choosing()[0], reported()[3]):
         album = with_companion(subject)
         assert album.companion == subject.companion and subject.companion.kind != subject.identity.kind
@@ -112,7 +112,7 @@ def test_a_companion_is_another_kind_and_stands_in_every_photo():
             assert picture.mask(0).any() and picture.mask(1).any()
 
 
-def test_the_oracle_sees_the_subject_alone_in_all_scenes():
+def test_oracle_sees_subject_alone_in_all_scenes():
     album = everywhere(choosing()[1])
     assert [len([p for p in album.pictures if p.recipe.scene == scene]) for scene in SCENES] == [5] * len(SCENES)
     assert all(len(picture.recipe.subjects) == 1 for picture in album.pictures)

@@ -1,4 +1,4 @@
-"""Guards what tinyworld's scripts stand on: resumable trainings, loading with a remedy, and what is measured."""
+"""Tools of tinyworld's scripts: resumable training, helpful loading errors, and measures."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Killed(Exception):
-    """Stands for a power cut."""
+    """Simulates a power cut."""
 
 
 def trained(state, stop_at=None):
@@ -45,16 +45,16 @@ def trained(state, stop_at=None):
     return model
 
 
-def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, monkeypatch):
+def test_interrupted_training_ends_with_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "SAVE_EVERY", 2)
     whole = trained(tmp_path / "whole.pt")
     with pytest.raises(Killed):
         trained(tmp_path / "halves.pt", stop_at=5)
     resumed = trained(tmp_path / "halves.pt")
-    assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
-def test_a_missing_or_damaged_model_names_the_command_that_rebuilds_it(tmp_path, monkeypatch):
+def test_missing_or_damaged_model_names_rebuild_command(tmp_path, monkeypatch):
     folder = tmp_path / "sam"
     monkeypatch.setattr("loading.MAKERS", {folder: "train_sam"})
     with pytest.raises(UserError, match=r"holds no model; rebuild it: python experiments/tinyworld/train_sam.py"):
@@ -69,7 +69,7 @@ def test_a_missing_or_damaged_model_names_the_command_that_rebuilds_it(tmp_path,
         load(SamModel, folder)
 
 
-def test_the_demo_without_models_says_so_in_one_line_and_writes_nothing(tmp_path):
+def test_demo_without_models_is_one_line_and_writes_nothing(tmp_path):
     code = f"import sys; sys.path[:0] = [{str(ROOT / 'experiments' / 'tinyworld')!r}]\n"
     code += "import models, pathlib\nmodels.SAM = pathlib.Path('gone/sam')\nimport demo\ndemo.main()"
     given = [sys.executable, "-c", code, "--output", str(tmp_path / "demo")]
@@ -79,31 +79,31 @@ def test_the_demo_without_models_says_so_in_one_line_and_writes_nothing(tmp_path
     assert not (tmp_path / "demo").exists()
 
 
-def test_every_word_of_the_captions_is_one_token():
+def test_every_caption_word_is_one_token():
     words = tokenizer()
-    said = "a zwx purple and teal checked backpack with a ribbon and a cat with a flag in the jungle"
-    assert words.tokenize(said) == [word + "</w>" for word in said.split()]
+    caption = "a zwx purple and teal checked backpack with a ribbon and a cat with a flag in the jungle"
+    assert words.tokenize(caption) == [word + "</w>" for word in caption.split()]
     assert words.tokenize("xylophone") and words.unk_token_id not in words("xylophone").input_ids[1:-1]
-    assert len(words(said).input_ids) <= models.TEXT_LENGTH
+    assert len(words(caption).input_ids) <= models.TEXT_LENGTH
 
 
-def test_sam_is_asked_about_the_levels_under_its_point(tmp_path):
+def test_training_prompts_match_levels_under_their_point(tmp_path):
     corpus = load_corpus(tmp_path, "crowds", 6, seed=1, crowd=CROWDED)
     parts, owners = label_tables(corpus)
     labels = torch.from_numpy(corpus.labels).long()
-    asked = ask(labels, parts, owners, np.random.default_rng(0))
-    sub_part, part, whole = asked.levels.unbind(1)
+    prompts = ask(labels, parts, owners, np.random.default_rng(0))
+    sub_part, part, whole = prompts.levels.unbind(1)
     assert (sub_part <= part).all() and (part <= whole).all()
-    for number, ((x, y), (away_x, away_y)) in enumerate(asked.points[:, 0].tolist()):
+    for number, ((x, y), (away_x, away_y)) in enumerate(prompts.points[:, 0].tolist()):
         assert sub_part[number, int(y), int(x)] == 1
         assert whole[number, int(away_y), int(away_x)] == 0
-    left, top, right, bottom = asked.boxes[:, 0].unbind(1)
-    rows, columns = asked.target.any(2).float(), asked.target.any(1).float()
+    left, top, right, bottom = prompts.boxes[:, 0].unbind(1)
+    rows, columns = prompts.target.any(2).float(), prompts.target.any(1).float()
     assert ((rows.argmax(1) - top).abs() < 4).all() and ((64 - rows.flip(1).argmax(1) - bottom).abs() < 4).all()
     assert ((columns.argmax(1) - left).abs() < 4).all() and ((64 - columns.flip(1).argmax(1) - right).abs() < 4).all()
 
 
-def test_colours_are_told_apart_in_lab():
+def test_colours_are_distinct_in_lab():
     who = Identity("dog", "pink", "teal", "plain", "none")
     for name, rgb in COLOURS.items():
         flat = torch.tensor(rgb).float().view(3, 1, 1).expand(3, 4, 4) / 127.5 - 1
@@ -114,18 +114,18 @@ def test_colours_are_told_apart_in_lab():
         assert dim.all() == (name == "pink")
 
 
-def test_fidelity_is_one_for_the_subject_itself_and_less_for_another():
+def test_fidelity_is_one_for_subject_and_lower_for_others():
     album = albums()[4]
     photos = measure([picture.image for picture in album.pictures], album.identity)
-    true = tuple(np.mean([one.colours for one in photos], axis=0))
-    own = np.mean([fidelity(one, album.identity, true)["fidelity"] for one in photos])
+    true = tuple(np.mean([photo.colours for photo in photos], axis=0))
+    own = np.mean([fidelity(photo, album.identity, true)["fidelity"] for photo in photos])
     stranger = measure([picture.image for picture in albums()[1].pictures], album.identity)
-    other = np.mean([fidelity(one, album.identity, true)["fidelity"] for one in stranger])
+    other = np.mean([fidelity(photo, album.identity, true)["fidelity"] for photo in stranger])
     assert own > 0.85 and other < 0.5
-    assert all(one.scene in SCENES and 0 <= one.bleeding <= 1 for one in photos)
+    assert all(photo.scene in SCENES and 0 <= photo.bleeding <= 1 for photo in photos)
 
 
-def test_bleeding_sees_the_subjects_colour_outside_of_it():
+def test_bleeding_measures_subject_colour_outside_subject():
     album = albums()[0]
     picture = album.pictures[0]
     tinted = np.array(picture.image)
@@ -135,7 +135,7 @@ def test_bleeding_sees_the_subjects_colour_outside_of_it():
     assert clean.bleeding < 0.05 and bled.bleeding > 0.5
 
 
-def test_the_interval_holds_the_mean_and_narrows():
+def test_interval_contains_mean_and_narrows():
     values = list(np.random.default_rng(0).random(20))
     mean, low, high = interval(values)
     assert mean == pytest.approx(np.mean(values)) and low < mean < high

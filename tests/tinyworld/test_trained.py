@@ -1,4 +1,4 @@
-"""Guards what the committed models can do: the behaviour that the random ones of the other tests cannot show."""
+"""Behaviour of the committed trained models, which the other tests' random models cannot show."""
 
 import json
 
@@ -28,7 +28,7 @@ def prepared(tmp_path_factory):
     return prepare(albums()[0], tmp_path_factory.mktemp("album") / "dog", SHORT)
 
 
-def test_the_weights_are_small_float16_safetensors_with_cards():
+def test_weights_are_small_float16_safetensors_with_cards():
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 60e6
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
@@ -39,20 +39,20 @@ def test_the_weights_are_small_float16_safetensors_with_cards():
         assert check(folder) and (folder / "README.md").read_text().startswith("---\nlicense:")
 
 
-def test_the_found_masks_of_a_held_out_subject_overlap_the_truth(prepared):
+def test_masks_of_held_out_subject_overlap_truth(prepared):
     found = overlaps(albums()[0], prepared)
     assert len(found) == 4 and np.mean(found) >= 0.8
 
 
-def test_masks_beat_no_masks_in_a_short_run(prepared, tmp_path):
+def test_masks_beat_no_masks_in_short_run(prepared, tmp_path):
     album = albums()[0]
     photos = measure([picture.image for picture in album.pictures], album.identity)
-    true = tuple(np.mean([one.colours for one in photos], axis=0))
+    true = tuple(np.mean([photo.colours for photo in photos], axis=0))
 
     def score(seen):
         wanted = [scene for scene in album.other_scenes for _ in range(SHORT.pictures)]
-        scenes = [one.scene == scene for one, scene in zip(seen, wanted, strict=True)]
-        return np.mean(scenes), np.mean([fidelity(one, album.identity, true)["colours"] for one in seen])
+        scenes = [picture.scene == scene for picture, scene in zip(seen, wanted, strict=True)]
+        return np.mean(scenes), np.mean([fidelity(picture, album.identity, true)["colours"] for picture in seen])
 
     runs = {letter: run(album, arms(SHORT)[letter], 0, SHORT, tmp_path / letter, prepared) for letter in ("a", "c")}
     (plain, _), (masked, learned) = (score(measure(images, album.identity)) for images in runs.values())
@@ -61,7 +61,7 @@ def test_masks_beat_no_masks_in_a_short_run(prepared, tmp_path):
     assert learned > stranger + 0.1
 
 
-def test_a_box_gives_the_subject_and_a_point_gives_nested_masks():
+def test_box_gives_subject_and_point_gives_nested_masks():
     model = load(SamModel, SAM).float()
     overlap, nested = [], []
     for seed in range(12):
@@ -80,7 +80,7 @@ def test_a_box_gives_the_subject_and_a_point_gives_nested_masks():
     assert np.mean(overlap) > 0.8 and np.mean(nested) > 0.8
 
 
-def test_clip_tells_the_scenes_apart():
+def test_clip_tells_scenes_apart():
     model, words = load(CLIPModel, CLIP).float(), load(CLIPTokenizer, CLIP)
     tokens = words([f"a dog {phrase}" for phrase in PHRASES.values()], padding="max_length", return_tensors="pt")
     right = []
@@ -94,7 +94,7 @@ def test_clip_tells_the_scenes_apart():
     assert np.mean(right) > 0.8
 
 
-def test_every_kind_is_drawn_where_the_prompt_says(tmp_path):
+def test_every_kind_is_drawn_in_prompted_scene(tmp_path):
     scores = score_generation(pictures=1, guidance_scale=4.0, sheet=tmp_path / "sheet.png")
     for what, aim in (("scene", 0.85), ("kind", 0.8)):
         values = scores[f"generated, {what}, all"]
@@ -102,7 +102,7 @@ def test_every_kind_is_drawn_where_the_prompt_says(tmp_path):
         assert np.mean(values) >= aim
 
 
-def test_the_scores_in_the_cards_are_those_of_the_last_scoring():
+def test_card_scores_match_last_evaluation():
     scores = json.loads((FOLDER / "scores.json").read_text())
     cards = "".join((folder / "README.md").read_text() for folder in FOLDERS)
     assert all(f"| {name} | {value} |" in cards for name, value in scores.items())

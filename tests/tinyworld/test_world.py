@@ -1,4 +1,4 @@
-"""Guards the drawn world: the same numbers give the same picture, masks nest, and what is held out stays out."""
+"""The drawn world: pictures are deterministic, masks nest, and held-out identities stay held out."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def recipe_of(seed, **settings):
 
 @settings(max_examples=20, deadline=None)
 @given(SEEDS)
-def test_a_recipe_is_drawn_the_same_every_time(seed):
+def test_recipe_is_drawn_deterministically(seed):
     first, again = draw(recipe_of(seed)), draw(recipe_of(seed))
     assert first.image.tobytes() == again.image.tobytes()
     assert first.caption == again.caption and first.names == again.names
@@ -42,7 +42,7 @@ def test_a_recipe_is_drawn_the_same_every_time(seed):
 
 @settings(max_examples=30, deadline=None)
 @given(SEEDS)
-def test_sub_parts_lie_in_parts_and_parts_in_the_whole(seed):
+def test_masks_of_parts_nest(seed):
     picture = draw(recipe_of(seed, crowd=CROWDED))
     for subject in range(len(picture.recipe.subjects)):
         whole = picture.mask(subject)
@@ -62,7 +62,7 @@ def test_masks_of_two_subjects_do_not_overlap(seed):
 
 @settings(max_examples=200, deadline=None)
 @given(SEEDS)
-def test_training_never_sees_what_is_held_out(seed):
+def test_training_never_sees_held_out_identities(seed):
     for identity, _ in (recipe := recipe_of(seed, crowd=CROWDED)).subjects:
         assert not is_held_out(identity)
         assert (identity.kind, recipe.scene) not in HELD_OUT_PAIRS
@@ -70,23 +70,23 @@ def test_training_never_sees_what_is_held_out(seed):
 
 @settings(max_examples=50, deadline=None)
 @given(SEEDS)
-def test_look_alikes_are_of_one_kind_and_empty_scenes_are_empty(seed):
-    (one, _), (other, _) = recipe_of(seed, crowd=(0, 0, 0, 1)).subjects
-    assert one.kind == other.kind
+def test_look_alikes_share_kind_and_empty_scenes_are_empty(seed):
+    (first, _), (second, _) = recipe_of(seed, crowd=(0, 0, 0, 1)).subjects
+    assert first.kind == second.kind
     empty = draw(recipe_of(seed, crowd=(1, 0, 0, 0)))
     assert not empty.recipe.subjects and not empty.labels.any() and "empty scene" in empty.caption
 
 
 @settings(max_examples=100, deadline=None)
 @given(SEEDS)
-def test_captions_say_what_is_there(seed):
+def test_captions_describe_picture(seed):
     recipe = recipe_of(seed)
-    said = caption(recipe)
-    assert all(identity.kind in said.split() for identity, _ in recipe.subjects)
-    named = {scene for scene, phrase in PHRASES.items() if said.endswith(phrase)}
+    text = caption(recipe)
+    assert all(identity.kind in text.split() for identity, _ in recipe.subjects)
+    named = {scene for scene, phrase in PHRASES.items() if text.endswith(phrase)}
     assert named <= {recipe.scene}
     if not recipe.rare_token:
-        assert not set(RARE_TOKENS) & set(said.split())
+        assert not set(RARE_TOKENS) & set(text.split())
 
 
 def test_every_kind_and_scene_has_its_held_out_partner():
@@ -97,7 +97,7 @@ def test_every_kind_and_scene_has_its_held_out_partner():
     assert shares == 0.5
 
 
-def test_a_subject_is_of_its_colours_and_its_scene_stays_when_it_moves():
+def test_subject_has_its_colours_and_moving_it_keeps_scene():
     who = Identity("car", "pink", "teal", "plain", "none")
     left, right = (
         draw(Recipe("snow", ((who, Placement(x, 0.5, 0.2, 0.0, False, 0.0)),), seed=3), side=96) for x in (0.3, 0.7)
@@ -111,7 +111,7 @@ def test_a_subject_is_of_its_colours_and_its_scene_stays_when_it_moves():
     assert (difference == 0).all()
 
 
-def test_an_occluder_hides_what_it_stands_before():
+def test_occluder_hides_what_is_behind_it():
     shrunk = 0
     for seed in range(12):
         base = recipe_of(seed, crowd=(0, 1, 0, 0))
@@ -122,7 +122,7 @@ def test_an_occluder_hides_what_it_stands_before():
     assert shrunk > 3
 
 
-def test_a_corpus_is_the_same_read_or_drawn_and_by_chunks(tmp_path):
+def test_corpus_is_same_read_drawn_or_in_chunks(tmp_path):
     drawn = load_corpus(tmp_path, "some", 6, seed=5)
     read = load_corpus(tmp_path, "some", 6, seed=5)
     again = load_corpus(tmp_path / "elsewhere", "some", 6, seed=5)
@@ -137,7 +137,7 @@ def test_a_corpus_is_the_same_read_or_drawn_and_by_chunks(tmp_path):
 
 
 @pytest.mark.parametrize("step", [0, 1, 3, 7, 20])
-def test_batches_go_on_from_any_step(step):
+def test_batches_resume_from_any_step(step):
     whole, rest = batches(10, 3, seed=1), batches(10, 3, seed=1, step=step)
     for _ in range(step):
         next(whole)
@@ -145,7 +145,7 @@ def test_batches_go_on_from_any_step(step):
         assert (next(whole) == next(rest)).all()
 
 
-def test_albums_are_held_out_and_all_before_one_background(tmp_path):
+def test_albums_are_held_out_and_share_background(tmp_path):
     made = albums()
     assert len({album.name for album in made}) == 6
     for album in made:

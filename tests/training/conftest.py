@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate import PartialState
 from PIL import Image
 
 from random_models import random_stable_diffusion
@@ -13,15 +14,15 @@ from tests.training.small import KINDS, NAMED, is_refused
 
 
 def pytest_collection_modifyitems(config, items):
-    """Families times settings names combinations that a family refuses (families/test_refusals.py): no tests."""
+    """Deselect combinations of family and settings that the family refuses; families/test_refusals.py tests those."""
     kept, refused = [], []
     for item in items:
-        (refused if _asks_what_is_refused(getattr(item, "callspec", None)) else kept).append(item)
+        (refused if _is_refused_combination(getattr(item, "callspec", None)) else kept).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=refused)
 
 
-def _asks_what_is_refused(callspec):
+def _is_refused_combination(callspec):
     params = callspec.params if callspec else {}
     base = params.get("base", params.get("name"))
     family = "stable-diffusion" if base in PREDICTIONS else base
@@ -46,8 +47,14 @@ def base(request, pipelines, tmp_path_factory):
 
 
 @pytest.fixture
+def process_state():
+    """Set up Accelerate's process state, which loggers and warnings need."""
+    PartialState()
+
+
+@pytest.fixture
 def flags(models, tmp_path, monkeypatch):
-    """Flags of a short run on three photos, in a folder of its own with masks beside."""
+    """Flags of a short run on three photos with masks; changes to an empty working folder."""
     monkeypatch.chdir(tmp_path)
     for folder in ("photos", "masks"):
         Path(folder).mkdir()

@@ -1,4 +1,4 @@
-"""A hub of our own: the few answers of its API that an upload asks for, over real HTTP."""
+"""A local Hugging Face hub: the few API responses that an upload needs, over real HTTP."""
 
 import base64
 import json
@@ -10,12 +10,12 @@ from threading import Thread
 
 @dataclass
 class LocalHub:
-    """What the hub was sent.
+    """Records what was uploaded.
 
     Attributes:
         files: path in the repository -> content.
-        tokens: the tokens that came with the requests.
-        refuses: commits are answered with 403.
+        tokens: the tokens sent with the requests.
+        refuses: answer commits with 403.
     """
 
     url: str = ""
@@ -24,7 +24,7 @@ class LocalHub:
     refuses: bool = False
 
     def answer(self, path, body):
-        """Status and JSON for one POST."""
+        """Return status and JSON for a POST request."""
         if path == "/api/repos/create":
             return 200, {"url": f"{self.url}/me/{json.loads(body)['name']}"}
         if path == "/api/validate-yaml":
@@ -42,15 +42,15 @@ class LocalHub:
 
 @contextmanager
 def local_hub():
-    """Serve a hub on this machine while the block runs."""
+    """Serve a local hub while the block runs."""
     hub = LocalHub()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) or self.chunks()
             hub.tokens.add(self.headers.get("Authorization"))
-            status, said = hub.answer(self.path.partition("?")[0], body)
-            content = json.dumps(said).encode()
+            status, response = hub.answer(self.path.partition("?")[0], body)
+            content = json.dumps(response).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
@@ -58,7 +58,7 @@ def local_hub():
             self.wfile.write(content)
 
         def chunks(self):
-            """A body that comes in pieces, as commits do."""
+            """Read a chunked body, as commits send."""
             body = b""
             while self.headers.get("Transfer-Encoding") == "chunked":
                 size = int(self.rfile.readline(), 16)

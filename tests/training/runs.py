@@ -1,4 +1,4 @@
-"""Whole runs: through the command line here, or through the script in processes of their own."""
+"""Run trainings: through the command line in this process, or through the script in separate processes."""
 
 import os
 import subprocess
@@ -15,8 +15,15 @@ SCRIPT = ROOT / "train_dreambooth_persam.py"
 NAMES = ("00", "01", "02")
 
 
+class RunsCode:
+    """A malicious object in a pickle: loading it creates the file `it-ran`."""
+
+    def __reduce__(self):
+        return (Path("it-ran").touch, ())
+
+
 def as_words(flags):
-    """Flags as a command line has them; those that are None are left out."""
+    """Convert flags to command-line arguments, without those that are None."""
     return [word for key, value in flags.items() if value is not None for word in (f"--{key}", str(value))]
 
 
@@ -25,14 +32,14 @@ def train(flags, *switches, **more):
 
 
 def launch(processes, flags, *switches):
-    """Run the script itself on so many CPU processes; `accelerate launch --cpu` would start one only."""
+    """Run the script on N CPU processes; `accelerate launch --cpu` would start only one."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [*torchrun, str(SCRIPT), *switches, *as_words(flags)]
     return _run(command, os.environ)
 
 
 def accelerate_launch(config, flags, *switches, script=SCRIPT, launcher=()):
-    """Run a script by `accelerate launch` with one of the files of configs/accelerate/."""
+    """Run a script by `accelerate launch` with a file of configs/accelerate/."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", *launcher]
     file = ["--config_file", str(ROOT / "configs/accelerate" / config)]
     environment = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
@@ -46,8 +53,8 @@ def _run(command, environment):
     return run.stdout
 
 
-def same_weights(one, other):
-    """Whether two safetensors files hold the same, bit for bit; their metadata are written in any order."""
-    with safe_open(one, "pt") as first, safe_open(other, "pt") as second:
+def same_weights(path, other_path):
+    """Return whether two safetensors files are bit-identical, up to the order of their metadata."""
+    with safe_open(path, "pt") as first, safe_open(other_path, "pt") as second:
         same_keys = set(first.keys()) == set(second.keys()) and first.metadata() == second.metadata()
         return same_keys and all(torch.equal(first.get_tensor(key), second.get_tensor(key)) for key in first.keys())  # noqa: SIM118

@@ -1,4 +1,4 @@
-"""A small family, its settings and a batch for it: what the tests of the loss share."""
+"""Small families with their configs and batches, shared by the tests of the loss."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ NAMED = dict(zip(PIPELINES, FAMILIES.values(), strict=True))
 
 
 def configure(base, model=None, mask=None, optimization=None, data=None, output=None):
-    """A run's settings, group by group."""
+    """Build a training config from changes to each group's defaults."""
     return TrainingConfig(
         ModelConfig(pretrained_model_name_or_path=str(base), **(model or {})),
         DataConfig(**({"instance_data_dir": "photos", "instance_prompt": "a sks dog"} | (data or {}))),
@@ -57,9 +57,9 @@ def make(base, model=None, mask=None, optimization=None, data=None):
 
 
 def is_refused(family, model=None, mask=None, optimization=None):
-    """Whether a family, by its name in `random_models.PIPELINES`, has no use for these settings.
+    """Return whether a family, by its name in `random_models.PIPELINES`, refuses these settings.
 
-    Only the part of the check that reads no file, so that nothing but the settings can be the reason.
+    Runs only the checks that read no files, so that only the settings can be the reason.
     """
     try:
         Family.check.__func__(NAMED[family], configure(family, model, mask, optimization))
@@ -82,7 +82,7 @@ def batch_for(family, class_images):
 
 
 def noised_for(family, config, latents=None):
-    """Random latents of two photos, or these, on their way to noise."""
+    """Add noise to the given latents, or to random ones of two photos."""
     side = SIDE // family.cell_of(config.model)
     latents = torch.randn(2, 4, side, side) if latents is None else latents
     crop = torch.tensor([[40, 48, 0, 5, SIDE, SIDE]] * len(latents))
@@ -93,7 +93,7 @@ def trained_parameters(family):
     return [weight for part in family.trained().values() for weight in part.parameters() if weight.requires_grad]
 
 
-def said(family, noised, batch):
+def prediction_of(family, noised, batch):
     with torch.no_grad():
         return family.predict(noised, family.encode_prompt(batch.prompt))
 

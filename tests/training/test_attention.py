@@ -19,10 +19,10 @@ from persam_dreambooth.training.objective import training_loss
 from tests.parity.diffusers_cases import logged_losses
 from tests.training.runs import launch, train
 from tests.training.small import KINDS, batch_for, make, noised_for, trained_parameters
-from tests.training.test_background_prior import SWITCHES, logged, prepared
+from tests.training.test_background_prior import SWITCHES, drifted_family, logged
 
 ON = {"attention_loss_weight": 0.5, "identifier": "sks"}
-PLACES = (2, 3, 4)  # "<|startoftext|> a s k s d o g": the small models' tokens are letters
+POSITIONS = (2, 3, 4)  # "<|startoftext|> a s k s d o g": the small models' tokens are letters
 every_kind = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "dora"])
 every_unet = pytest.mark.parametrize("base", ["epsilon", "sdxl"], indirect=True)
 
@@ -31,11 +31,11 @@ def family_and_batch(base, kind="full", class_images=False, model=None, mask=Non
     config, family = make(base, KINDS[kind] | (model or {}), ON | (mask or {}), **groups)
     torch.manual_seed(3)
     for weight in trained_parameters(family):
-        weight.data += 0.02 * torch.randn_like(weight)  # adapters that start at zero would pass nothing on
-    return config, family, batch_for(family, class_images)._replace(identifiers=[PLACES, PLACES])
+        weight.data += 0.02 * torch.randn_like(weight)  # zero-initialized adapters would pass no gradient
+    return config, family, batch_for(family, class_images)._replace(identifiers=[POSITIONS, POSITIONS])
 
 
-def seen_by(family, batch, config, count=2):
+def record_attention(family, batch, config, count=2):
     torch.manual_seed(4)
     noised = noised_for(family, config, torch.randn(count, 4, 16, 16))
     noised.noisy.requires_grad_()
@@ -46,36 +46,36 @@ def seen_by(family, batch, config, count=2):
 
 @every_unet
 @every_kind
-def test_probabilities_are_those_of_diffusers_own_processor(base, kind, monkeypatch):
+def test_probabilities_match_diffusers_processor(base, kind, monkeypatch):
     config, family, batch = family_and_batch(base, kind)
-    seen, prediction, _ = seen_by(family, batch, config)
+    seen, prediction, _ = record_attention(family, batch, config)
     ours = seen.probabilities(2)
     scores, theirs = Attention.get_attention_scores, []
 
-    def spy(layer, *args):
+    def record_scores(layer, *args):
         found = scores(layer, *args)
         if found.shape[-1] != found.shape[-2]:  # not self-attention
             theirs.append(found.unflatten(0, (2, -1)).mean(1))
         return found
 
     family.unet.set_attn_processor(AttnProcessor())
-    monkeypatch.setattr(Attention, "get_attention_scores", spy)
+    monkeypatch.setattr(Attention, "get_attention_scores", record_scores)
     torch.manual_seed(4)
     noised = noised_for(family, config, torch.randn(2, 4, 16, 16))
-    said = family.predict(noised, family.encode_prompt(batch.prompt))
+    expected = family.predict(noised, family.encode_prompt(batch.prompt))
     theirs = [probabilities for probabilities in theirs if probabilities.shape[1] == ours.shape[1]]
     assert len(theirs) == len(seen.layers)
     torch.testing.assert_close(ours, torch.stack(theirs).mean(0), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(said, prediction, rtol=1e-4, atol=1e-6)
-    assert ours[..., PLACES].std() > 1e-4  # not the same everywhere, which would prove nothing
+    torch.testing.assert_close(expected, prediction, rtol=1e-4, atol=1e-6)
+    assert ours[..., POSITIONS].std() > 1e-4  # a uniform map would prove nothing
 
 
 @every_unet
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_recording_changes_no_bit_of_the_prediction(base, dtype):
+def test_recording_leaves_prediction_bit_identical(base, dtype):
     config, family, batch = family_and_batch(base, "lora")
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        _, recorded, _ = seen_by(family, batch, config)
+        _, recorded, _ = record_attention(family, batch, config)
         torch.manual_seed(4)
         noised = noised_for(family, config, torch.randn(2, 4, 16, 16))
         plain = family.predict(noised, family.encode_prompt(batch.prompt))
@@ -83,8 +83,8 @@ def test_recording_changes_no_bit_of_the_prediction(base, dtype):
     assert not any(module._forward_hooks for module in family.unet.modules())
 
 
-def test_the_term_by_hand():
-    """Two places and two tokens: attention to the first is 1/2 and 3/4, as a share of the most 2/3 and 1."""
+def test_attention_loss_by_hand():
+    """Two positions and two tokens: attention to the first is 1/2 and 3/4, relative to its maximum 2/3 and 1."""
     layer = Attention(query_dim=1, heads=1, dim_head=1)
     query = torch.tensor([[[0.0], [math.log(3)]]])
     seen = cross_attention.CrossAttention([layer], 0, [query.repeat(2, 1, 1)], [torch.tensor([[[1.0], [0.0]]] * 2)])
@@ -92,7 +92,7 @@ def test_the_term_by_hand():
     batch = Batch(["first.png", "second.png"], mask, torch.ones(2), {}, identifiers=[(0,), (0, 1)])
     config = MaskConfig(instance_mask_dir="masks", **ON)
     torch.testing.assert_close(seen.probabilities(2)[0], torch.tensor([[0.5, 0.5], [0.75, 0.25]]))
-    # To both tokens together both places look alike: (1, 1) against (1, 0).
+    # Summed over both tokens the positions are equal: (1, 1) against (1, 0).
     first, second = ((1 / 3) ** 2 + 1) / 2, 1 / 2
     for weights in ((1.0, 1.0), (1.0, 0.25)):
         term = attention.attention_loss(seen, batch._replace(weight=torch.tensor(weights)), (1, 2), config)
@@ -100,10 +100,10 @@ def test_the_term_by_hand():
 
 
 @every_unet
-def test_the_resolution_is_the_one_nearest_to_a_quarter(base):
+def test_recorded_resolution_is_nearest_to_quarter(base):
     config, family, batch = family_and_batch(base)
     levels = cross_attention._layers(family.unet)
-    seen, _, _ = seen_by(family, batch, config)
+    seen, _, _ = record_attention(family, batch, config)
     assert abs(seen.level - 2) == min(abs(level - 2) for level in levels)
     side = 16 // 2**seen.level
     assert all(query.shape[1] == side * side for query in seen.queries)
@@ -112,22 +112,22 @@ def test_the_resolution_is_the_one_nearest_to_a_quarter(base):
 
 
 @every_unet
-def test_odd_and_oblong_latents(base):
+def test_odd_and_non_square_latents(base):
     config, family, batch = family_and_batch(base)
     torch.manual_seed(4)
     noised = noised_for(family, config, torch.randn(2, 4, 10, 18))
     with cross_attention.recorded(family.unet) as seen:
         family.predict(noised, family.encode_prompt(batch.prompt))
-    found = seen.maps([PLACES, PLACES], (10, 18))
+    found = seen.maps([POSITIONS, POSITIONS], (10, 18))
     assert found.shape[-2:] == (-(-10 // 2**seen.level), -(-18 // 2**seen.level))
     assert torch.equal(found.amax((1, 2, 3)), torch.ones(2)) and found.min() > 0
 
 
 @every_unet
 @every_kind
-def test_its_gradient_reaches_queries_keys_and_text_and_no_class_image(base, kind):
+def test_gradient_reaches_queries_keys_and_text_but_not_class_images(base, kind):
     config, family, batch = family_and_batch(base, kind, class_images=True)
-    seen, _, noised = seen_by(family, batch, config, count=4)
+    seen, _, noised = record_attention(family, batch, config, count=4)
     attention.attention_loss(seen, batch, (16, 16), config.mask).backward()
     reached = {
         name
@@ -145,40 +145,40 @@ def test_its_gradient_reaches_queries_keys_and_text_and_no_class_image(base, kin
 
 @every_unet
 @every_kind
-def test_the_background_prior_is_not_recorded(base, kind):
+def test_background_prior_is_not_recorded(base, kind):
     terms = {}
     for prior in (0.0, 1.0):
         mask = ON | {"background_prior_weight": prior}
-        config, family, batch = prepared(base, kind, prior, mask=mask)
+        config, family, batch = drifted_family(base, kind, prior, mask=mask)
         torch.manual_seed(1)
-        _, terms[prior] = training_loss(family, batch._replace(identifiers=[PLACES, PLACES]), config)
+        _, terms[prior] = training_loss(family, batch._replace(identifiers=[POSITIONS, POSITIONS]), config)
     assert terms[1.0]["background_prior_loss"] > 0
     assert torch.equal(terms[0.0]["attention_loss"], terms[1.0]["attention_loss"])
 
 
 @every_unet
 @every_kind
-def test_checkpointed_layers_have_the_same_gradient(base, kind):
+def test_checkpointing_leaves_gradients_unchanged(base, kind):
     gradients, losses = {}, {}
     for checkpointing in (False, True):
         model = {"gradient_checkpointing": checkpointing}
         torch.manual_seed(2)
         config, family, batch = family_and_batch(base, kind, model=model, mask={"attention_loss_weight": 10.0})
         for part in family.trained().values():
-            part.train()  # as in training, and without it nothing is checkpointed
+            part.train()  # nothing is checkpointed in eval mode
         torch.manual_seed(1)
         loss, _ = training_loss(family, batch, config)
         loss.backward()
         losses[checkpointing] = loss.detach()
         gradients[checkpointing] = [weight.grad for weight in trained_parameters(family)]
     assert torch.equal(losses[False], losses[True])
-    for one, other in zip(gradients[False], gradients[True], strict=True):
-        assert one is other or torch.allclose(one, other, rtol=1e-4, atol=1e-7)
+    for plain, checkpointed in zip(gradients[False], gradients[True], strict=True):
+        assert plain is checkpointed or torch.allclose(plain, checkpointed, rtol=1e-4, atol=1e-7)
 
 
 @every_unet
-def test_dropout_is_the_predictions_own(base):
-    """With LoRA's dropout queries and keys are not drawn a second time: the generator ends where it does without."""
+def test_recording_draws_no_extra_dropout(base):
+    """Queries and keys do not go through LoRA's dropout twice: the generator ends in the same state."""
     states = []
     for weight in (0.0, 1.0):
         torch.manual_seed(2)
@@ -189,12 +189,12 @@ def test_dropout_is_the_predictions_own(base):
         torch.manual_seed(1)
         _, terms = training_loss(family, batch, config)
         states.append((torch.get_rng_state(), terms["instance_loss"]))
-    assert all(torch.equal(one, other) for one, other in zip(*states, strict=True))
+    assert all(torch.equal(without, with_term) for without, with_term in zip(*states, strict=True))
 
 
 @every_unet
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_attention_moves_to_the_mask(base, kind):
+def test_attention_moves_to_mask(base, kind):
     config, family, batch = family_and_batch(base, kind, mask={"attention_loss_weight": 1.0})
     optimizer = torch.optim.AdamW(trained_parameters(family), 1e-2)
     terms = []
@@ -210,7 +210,7 @@ def test_attention_moves_to_the_mask(base, kind):
 
 
 @every_kind
-def test_weight_0_is_as_if_there_were_no_such_flag(flags, kind):
+def test_zero_weight_equals_flag_unset(flags, kind):
     weights = {}
     for name, more in {"without": {}, "zero": ON | {"attention_loss_weight": 0}, "on": ON}.items():
         assert train(flags, *SWITCHES[kind], **more, output_dir=name) == 0
@@ -224,8 +224,8 @@ def test_weight_0_is_as_if_there_were_no_such_flag(flags, kind):
 
 
 @every_kind
-def test_it_goes_with_everything_else(flags, kind):
-    """Class images, background prior, accumulation, checkpointing and bf16; the loss is the sum of its terms."""
+def test_combines_with_all_other_options(flags, kind):
+    """Class images, background prior, accumulation, checkpointing and bf16: the loss is the sum of its terms."""
     shutil.copytree("photos", "class")
     together = {"class_data_dir": "class", "class_prompt": "a dog", "num_class_images": 2, "snr_gamma": 5.0}
     together |= {"background_prior_weight": 0.5, "gradient_accumulation_steps": 2, "mixed_precision": "bf16"}
@@ -235,12 +235,12 @@ def test_it_goes_with_everything_else(flags, kind):
     values = {name: logged(name) for name in ("loss", *names)}
     assert len(values["loss"]) == 4 and min(values["attention_loss"]) > 0
     rows = zip(*(values[name] for name in names), strict=True)
-    sums = [instance + 0.5 * background + 0.5 * aside + prior for instance, background, aside, prior in rows]
+    sums = [instance + 0.5 * background + 0.5 * attended + prior for instance, background, attended, prior in rows]
     assert values["loss"] == pytest.approx(sums, rel=1e-5)
     assert "attention loss weight 0.5" in Path("output/README.md").read_text()
 
 
-def test_prompts_encoded_beforehand_and_kept_say_the_same(flags):
+def test_precomputed_and_cached_prompts_give_same_loss(flags):
     assert train(flags, **ON, output_dir="each-step") == 0
     for name in ("fresh", "kept"):
         cached = ("--pre_compute_text_embeddings", "--training_cache=cache")
@@ -248,7 +248,7 @@ def test_prompts_encoded_beforehand_and_kept_say_the_same(flags):
         assert logged("attention_loss", name) == pytest.approx(logged("attention_loss", "each-step"), rel=1e-4)
 
 
-def test_two_processes_see_what_one_sees(flags):
+def test_two_processes_equal_one(flags):
     switches = ("--use_lora", "--seed_each_batch", "--train_text_encoder")
     common = {key: str(value) for key, value in flags.items()} | ON | {"train_batch_size": 1, "learning_rate": 1e-3}
     assert train(common, *switches, output_dir="one", gradient_accumulation_steps=2) == 0
@@ -257,8 +257,8 @@ def test_two_processes_see_what_one_sees(flags):
     assert logged_losses(Path("two")) == pytest.approx(logged_losses(Path("one")), abs=1e-5)
 
 
-def test_each_photos_own_words_and_each_subjects_own_identifier(flags):
-    """Two subjects with identifiers of their own, one with captions in which it stands elsewhere."""
+def test_captions_and_identifiers_per_subject(flags):
+    """Two subjects with their own identifiers; one subject's captions have it in different positions."""
     shutil.copytree("photos", "others")
     Path("others/00.txt").write_text("the best of all photos of zwx")
     entries = [
@@ -271,18 +271,18 @@ def test_each_photos_own_words_and_each_subjects_own_identifier(flags):
         },
     ]
     Path("concepts.json").write_text(json.dumps([entry | {"instance_mask_dir": "masks"} for entry in entries]))
-    several = flags | {"instance_data_dir": None, "instance_prompt": None, "concepts_list": "concepts.json"}
-    several["instance_mask_dir"] = None
-    assert train(several, attention_loss_weight=0.1) == 0
+    two_subjects = flags | {"instance_data_dir": None, "instance_prompt": None, "concepts_list": "concepts.json"}
+    two_subjects["instance_mask_dir"] = None
+    assert train(two_subjects, attention_loss_weight=0.1) == 0
     assert min(logged("attention_loss")) > 0
-    assert train(several, **ON, output_dir="wrong") == 0  # an entry's own word wins
+    assert train(two_subjects, **ON, output_dir="wrong") == 0  # an entry's own identifier overrides the flag
     entries[1]["identifier"] = "sks"
     Path("concepts.json").write_text(json.dumps([entry | {"instance_mask_dir": "masks"} for entry in entries]))
-    assert train(several, **ON, output_dir="refused") == 2 and not Path("refused").exists()
+    assert train(two_subjects, **ON, output_dir="refused") == 2 and not Path("refused").exists()
 
 
 @every_unet
-def test_places_follow_the_prompt(base):
+def test_token_positions_follow_prompt(base):
     config, family = make(base)
     find = attention.token_places
     letters = family.tokenizer("a sks dog").input_ids
@@ -305,7 +305,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("given", "words"), REFUSED)
-def test_refusals_are_one_line(flags, capsys, given, words):
+def test_invalid_settings_are_refused_in_one_line(flags, capsys, given, words):
     switches = [f"--{key}" for key, value in given.items() if value == "--"]
     assert train(flags, *switches, **{key: value for key, value in given.items() if value != "--"}) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]

@@ -1,4 +1,4 @@
-"""The background prior: outside the mask, and only there, the prediction is held to the untouched base model's."""
+"""The background prior: only outside the mask, the prediction is pulled towards the frozen base model's."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +19,8 @@ from tests.training.small import KINDS, SIDE, batch_for, make, noised_for, token
 every_kind = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "dora"])
 
 
-def prepared(base, kind, weight=1.0, class_prompt="a dog", class_images=False, drift=0.02, model=None, **groups):
-    """Settings, a family whose trained weights have left the base's, and a batch."""
+def drifted_family(base, kind, weight=1.0, class_prompt="a dog", class_images=False, drift=0.02, model=None, **groups):
+    """Return a config, a family whose trained weights have drifted from the base's, and a batch."""
     mask = {"background_prior_weight": weight} | groups.pop("mask", {})
     data = {"class_prompt": class_prompt}
     torch.manual_seed(2)
@@ -40,18 +40,18 @@ def loss_of(family, batch, config, seed=1):
 
 
 def gradient(family, batch, config):
-    """The gradient with respect to the trained prediction, (B, C, h, w), and the terms."""
+    """Return the gradient with respect to the trained prediction, (B, C, h, w), and the loss terms."""
     kept = []
     predict = family.predict
 
-    def keep(noised, embeddings):
+    def predict_and_keep(noised, embeddings):
         prediction = predict(noised, embeddings)
         if prediction.requires_grad:
             prediction.retain_grad()
             kept.append(prediction)
         return prediction
 
-    family.predict = keep
+    family.predict = predict_and_keep
     loss, terms = loss_of(family, batch, config)
     family.predict = predict
     loss.backward()
@@ -60,22 +60,24 @@ def gradient(family, batch, config):
 
 
 def logged(name, output="output"):
-    """A term of every step, as the run's tensorboard log has it."""
+    """Read a loss term of every step from the run's tensorboard log."""
     events = EventAccumulator(str(Path(output) / "logs" / "dreambooth"), size_guidance={"scalars": 0})
     events.Reload()
     return [event.value for event in events.Scalars(name)]
 
 
-def cells(family, batch, config):
-    """The latent mask, (B, 1, h, w)."""
+def latent_mask_of(family, batch, config):
+    """Return the latent mask, (B, 1, h, w)."""
     return F.avg_pool2d(batch.mask, family.cell_of(config.model))
 
 
 @every_kind
-@pytest.mark.parametrize("optimization", [{}, {"snr_gamma": 0.05}])  # so low that it weighs photos by noise
-def test_the_term_is_what_explicit_models_give(base, kind, optimization):
+@pytest.mark.parametrize(
+    "optimization", [{}, {"snr_gamma": 0.05}]
+)  # low enough that weights depend on the noise level
+def test_loss_equals_explicit_computation(base, kind, optimization):
     snr_gamma = optimization.get("snr_gamma")
-    config, family, batch = prepared(base, kind, weight=0.7, class_images=True, optimization=optimization)
+    config, family, batch = drifted_family(base, kind, weight=0.7, class_images=True, optimization=optimization)
     seen = {}
     add = family.add_noise
     family.add_noise = lambda latents, offset: seen.setdefault("noised", add(latents, offset))
@@ -87,7 +89,7 @@ def test_the_term_is_what_explicit_models_give(base, kind, optimization):
         with torch.no_grad():
             frozen = untouched.predict(first, untouched.encode_prompt(tokenized(family, [prompt] * 2)))
             prediction = family.predict(noised, family.encode_prompt(batch.prompt))[:2]
-        outside = 1 - cells(family, batch, config)
+        outside = 1 - latent_mask_of(family, batch, config)
         error = ((prediction - frozen) ** 2 * outside).sum((1, 2, 3)) / (4 * outside.sum((1, 2, 3)))
         if snr_gamma is None:
             return (error if first.weight is None else error * first.weight).mean()
@@ -97,31 +99,31 @@ def test_the_term_is_what_explicit_models_give(base, kind, optimization):
 
     term = terms["background_prior_loss"]
     torch.testing.assert_close(term, expected("a dog"), rtol=1e-4, atol=1e-7)
-    assert (term - expected("a sks dog")).abs() > 5e-3 * term  # the prompt is the class's
+    assert (term - expected("a sks dog")).abs() > 5e-3 * term  # the class prompt is used
     parts = terms["instance_loss"] + 0.7 * term + terms["prior_loss"]
     torch.testing.assert_close(loss.detach(), parts)
     torch.testing.assert_close(terms["loss"], parts)
 
 
 @every_kind
-def test_an_untrained_model_asked_the_same_is_its_base_exactly(base, kind):
+def test_untrained_model_equals_its_base(base, kind):
     dropout = {"lora_dropout": 0.3} if "lora" in kind else {}
-    config, family, batch = prepared(base, kind, class_prompt="a sks dog", drift=0.0, model=dropout)
+    config, family, batch = drifted_family(base, kind, class_prompt="a sks dog", drift=0.0, model=dropout)
     for part in family.trained().values():
         part.train()
     _, terms = loss_of(family, batch, config)
     assert terms["background_prior_loss"].item() == 0.0
-    other, family, batch = prepared(base, kind, class_prompt="a dog", drift=0.0)
+    other, family, batch = drifted_family(base, kind, class_prompt="a dog", drift=0.0)
     assert loss_of(family, batch, other)[1]["background_prior_loss"] > 0
 
 
 @every_kind
-def test_each_term_keeps_to_its_side_of_the_mask(base, kind):
-    config, family, batch = prepared(base, kind, weight=0.0)
+def test_terms_act_on_opposite_sides_of_mask(base, kind):
+    config, family, batch = drifted_family(base, kind, weight=0.0)
     alone, before = gradient(family, batch, config)
-    config, family, batch = prepared(base, kind, weight=2.0)
+    config, family, batch = drifted_family(base, kind, weight=2.0)
     both, terms = gradient(family, batch, config)
-    mask = cells(family, batch, config).expand_as(both)
+    mask = latent_mask_of(family, batch, config).expand_as(both)
     assert (mask == 1).any() and ((mask > 0) & (mask < 1)).any()
     assert (alone[mask == 0] == 0.0).all() and (both[mask == 0] != 0.0).all()
     assert torch.equal(both[mask == 1], alone[mask == 1])
@@ -130,8 +132,8 @@ def test_each_term_keeps_to_its_side_of_the_mask(base, kind):
 
 @pytest.mark.parametrize("breaks", [False, True])
 @pytest.mark.parametrize("kind", ["lora", "lora-text"])
-def test_adapters_are_on_again_afterwards(base, kind, breaks):
-    config, family, batch = prepared(base, kind)
+def test_adapters_are_re_enabled(base, kind, breaks):
+    config, family, batch = drifted_family(base, kind)
     parts = list(family.trained().values())
     trainable = {id(weight) for weight in trained_parameters(family)}
     parts[0].train()
@@ -139,11 +141,11 @@ def test_adapters_are_on_again_afterwards(base, kind, breaks):
     torch.manual_seed(1)
     noised = noised_for(family, config)
 
-    def say():
+    def predict():
         with torch.no_grad():
             return family.predict(noised, family.encode_prompt(batch.class_prompt))
 
-    trained = say()
+    trained = predict()
     if breaks:
         hook = parts[0].register_forward_hook(lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -151,7 +153,7 @@ def test_adapters_are_on_again_afterwards(base, kind, breaks):
         hook.remove()
     else:
         assert not torch.equal(family.predict_base(noised, batch.class_prompt), trained)
-    assert torch.equal(say(), trained)
+    assert torch.equal(predict(), trained)
     layers = [module for part in parts for module in part.modules() if isinstance(module, BaseTunerLayer)]
     assert layers and not any(layer.disable_adapters for layer in layers)
     assert {id(weight) for weight in trained_parameters(family)} == trainable
@@ -159,8 +161,8 @@ def test_adapters_are_on_again_afterwards(base, kind, breaks):
 
 
 @pytest.mark.parametrize("kind", ["full", "full-text"])
-def test_the_trained_modules_are_back_when_the_base_model_fails(base, kind):
-    config, family, batch = prepared(base, kind)
+def test_trained_modules_are_restored_if_base_model_fails(base, kind):
+    config, family, batch = drifted_family(base, kind)
     parts = family.trained()
     next(iter(family.base.values())).register_forward_hook(lambda *_: 1 / 0)
     noised = noised_for(family, config)
@@ -170,14 +172,14 @@ def test_the_trained_modules_are_back_when_the_base_model_fails(base, kind):
 
 
 @every_kind
-def test_the_base_stays_the_base_while_the_model_learns(base, kind):
-    config, family, batch = prepared(base, kind, drift=0.0)
+def test_base_stays_frozen_during_training(base, kind):
+    config, family, batch = drifted_family(base, kind, drift=0.0)
     noised = noised_for(family, config)
     first = family.predict_base(noised, batch.class_prompt)
     kept = {
         name: {key: value.clone() for key, value in part.state_dict().items()} for name, part in family.base.items()
     }
-    assert set(kept) == (set(family.trained()) if kind.startswith("full") else set())  # LoRA takes no memory
+    assert set(kept) == (set(family.trained()) if kind.startswith("full") else set())  # LoRA needs no copy
     before = [weight.detach().clone() for weight in trained_parameters(family)]
     optimizer = torch.optim.AdamW(trained_parameters(family), 1e-2)
     used = set()
@@ -188,7 +190,7 @@ def test_the_base_stays_the_base_while_the_model_learns(base, kind):
         optimizer.step()
         optimizer.zero_grad()
     learned = [pair for pair in zip(before, trained_parameters(family), strict=True) if id(pair[1]) in used]
-    # Not all are used: SDXL's prompts leave the last layer of a text encoder out.
+    # Not all are used: SDXL skips the last layer of a text encoder.
     assert len(learned) > 0.75 * len(before) and not any(torch.equal(*pair) for pair in learned)
     for name, part in family.base.items():
         assert all(torch.equal(value, kept[name][key]) for key, value in part.state_dict().items())
@@ -199,11 +201,11 @@ def test_the_base_stays_the_base_while_the_model_learns(base, kind):
 
 
 @every_kind
-def test_no_random_number_is_drawn_for_it(base, kind):
-    """Not even where the base model itself has dropout."""
+def test_draws_no_random_numbers(base, kind):
+    """Not even if the base model has dropout."""
     states, instance_losses = [], []
     for weight in (0.0, 1.0):
-        config, family, batch = prepared(base, kind, weight)
+        config, family, batch = drifted_family(base, kind, weight)
         for part in family.trained().values():
             part.train()
         frozen = (getattr(family, name) for name in family.encoders)
@@ -221,10 +223,10 @@ def test_no_random_number_is_drawn_for_it(base, kind):
 
 @pytest.mark.parametrize("base", ["epsilon", "v_prediction", "sd3"], indirect=True)
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_the_background_stays_nearer_to_the_base(base, kind):
+def test_background_stays_closer_to_base(base, kind):
     def distance(weight):
-        """How far the subject's background is from the class's after some training."""
-        config, family, batch = prepared(base, kind, weight, drift=0.0)
+        """Return the distance between the subject's background and the class's after a short training."""
+        config, family, batch = drifted_family(base, kind, weight, drift=0.0)
         rate = 1e-3 if kind == "full" else 1e-2
         optimizer = torch.optim.AdamW(trained_parameters(family), rate)
         for step in range(25):
@@ -233,7 +235,7 @@ def test_the_background_stays_nearer_to_the_base(base, kind):
             optimizer.step()
             optimizer.zero_grad()
         config.mask.background_prior_weight = 1.0
-        _, untrained, _ = prepared(base, kind, drift=0.0)
+        _, untrained, _ = drifted_family(base, kind, drift=0.0)
         family.predict_base = untrained.predict_base
         with torch.no_grad():
             return float(
@@ -253,8 +255,8 @@ ON = {"class_prompt": "a dog", "background_prior_weight": 0.5}
 
 
 @every_kind
-def test_it_goes_with_everything_else(flags, kind):
-    """Class images, accumulation, min-SNR, bf16 and validation at once; the loss is the sum of its terms."""
+def test_combines_with_all_other_options(flags, kind):
+    """Class images, accumulation, min-SNR, bf16 and validation: the loss is the sum of its terms."""
     together = {"class_data_dir": "class", "num_class_images": 2, "snr_gamma": 5.0, "mixed_precision": "bf16"}
     together |= {"gradient_accumulation_steps": 2, "validation_prompt": "a sks dog", "num_validation_images": 1}
     switches = ("--with_prior_preservation", "--offset_noise", "--gradient_checkpointing", *SWITCHES[kind])
@@ -271,10 +273,10 @@ def test_it_goes_with_everything_else(flags, kind):
 
 @pytest.mark.parametrize("kind", ["full-text", "lora-text"])
 def test_bf16_follows_float32(base, kind):
-    """The kept copy is in bf16 and computes as the trained one does, so what is left between them is the training."""
+    """The frozen copy is in bf16 like the trained model, so they differ by the training only."""
     terms = {}
     for dtype in (torch.float32, torch.bfloat16):
-        config, family, batch = prepared(base, kind, drift=0.05)
+        config, family, batch = drifted_family(base, kind, drift=0.05)
         family.place(torch.device("cpu"), dtype)
         assert {next(part.parameters()).dtype for part in family.base.values()} <= {dtype}
         side = SIDE // family.cell_of(config.model)
@@ -283,7 +285,7 @@ def test_bf16_follows_float32(base, kind):
         add = family.add_noise
 
         def fixed(latents, settings, add=add):
-            """At timesteps that bf16 can tell, since Flux rounds them and its guidance to it."""
+            """Use timesteps that bf16 represents exactly, since Flux rounds timesteps and guidance to bf16."""
             noised = add(latents, settings)
             return replace(noised, timesteps=noised.timesteps.new_tensor([500, 250]))
 
@@ -294,7 +296,7 @@ def test_bf16_follows_float32(base, kind):
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_prompts_encoded_beforehand_say_the_same(flags, kind):
+def test_precomputed_prompts_give_same_loss(flags, kind):
     assert train(flags, *SWITCHES[kind], **ON, output_dir="each-step") == 0
     assert train(flags, *SWITCHES[kind], "--pre_compute_text_embeddings", **ON) == 0
     for name in ("loss", "background_prior_loss"):
@@ -302,7 +304,7 @@ def test_prompts_encoded_beforehand_say_the_same(flags, kind):
 
 
 @every_kind
-def test_weight_0_is_as_if_there_were_no_such_flag(flags, kind):
+def test_zero_weight_equals_flag_unset(flags, kind):
     files = {}
     for name, more in {"without": {}, "zero": ON | {"background_prior_weight": 0}, "on": ON}.items():
         assert train(flags, *SWITCHES[kind], **more, checkpointing_steps=4, output_dir=name) == 0
@@ -313,16 +315,16 @@ def test_weight_0_is_as_if_there_were_no_such_flag(flags, kind):
     for path in weights:
         without, zero = load_file("without" / path), load_file("zero" / path)
         assert all(torch.equal(without[key], zero[key]) for key in without)
-    assert files["on"] == files["zero"] == files["without"]  # the kept copy is saved nowhere
+    assert files["on"] == files["zero"] == files["without"]  # the frozen copy is not saved
     assert logged("loss", "zero") == logged("loss", "without")
     name = "pytorch_lora_weights.safetensors" if "lora" in kind else "unet/diffusion_pytorch_model.safetensors"
-    one, other = load_file(f"on/{name}"), load_file(f"zero/{name}")
-    assert any(not torch.equal(one[key], other[key]) for key in one)
+    on, zero = load_file(f"on/{name}"), load_file(f"zero/{name}")
+    assert any(not torch.equal(on[key], zero[key]) for key in on)
 
 
 @pytest.mark.parametrize("kind", ["full-text", "lora-text"])
-def test_two_processes_find_the_base_inside_what_accelerate_wraps_around_it(flags, kind):
-    """Asked the same, model and base agree exactly before the first step and no longer after it."""
+def test_two_processes_use_base_of_wrapped_model(flags, kind):
+    """For the same prompt, model and base agree exactly before the first step, and no longer after it."""
     same = {"class_prompt": flags["instance_prompt"], "background_prior_weight": 1.0}
     launch(2, flags | same | {"train_batch_size": 1, "max_train_steps": 2}, *SWITCHES[kind])
     first, second = logged("background_prior_loss")

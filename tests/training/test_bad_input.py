@@ -1,4 +1,4 @@
-"""What the user can mend ends in one line, exit code 2, and nothing written."""
+"""User errors end in a one-line message and exit code 2, with nothing written."""
 
 import json
 import pickle
@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from persam_dreambooth.cli import main
 from random_models import random_stable_diffusion
-from tests.training.runs import as_words
+from tests.training.runs import RunsCode, as_words
 
 
 @pytest.fixture
@@ -41,17 +41,17 @@ def write_config(text):
     Path("config.yaml").write_text(text)
 
 
-def no_sam():
+def save_clip_config():
     Path("clip").mkdir()
     Path("clip/config.json").write_text(json.dumps({"model_type": "clip"}))
 
 
-def no_pipeline():
+def save_video_pipeline():
     Path("video").mkdir()
     Path("video/model_index.json").write_text(json.dumps({"_class_name": "VideoPipeline"}))
 
 
-def predicts_samples():
+def save_sample_predictor():
     random_stable_diffusion(prediction_type="sample").save_pretrained("sampler")
 
 
@@ -59,22 +59,17 @@ def blank(path, size=(48, 40), level=0):
     Image.new("L", size, level).save(path)
 
 
-class Evil:
-    def __reduce__(self):
-        return (Path("it-ran").touch, ())
-
-
-def copied_base():
+def save_base():
     random_stable_diffusion().save_pretrained("base")
 
 
-def damaged_base():
-    copied_base()
+def save_damaged_base():
+    save_base()
     Path("base/unet/diffusion_pytorch_model.safetensors").write_bytes(b"garbage")
 
 
-def lacking_base():
-    copied_base()
+def save_incomplete_base():
+    save_base()
     path = "base/text_encoder/model.safetensors"
     weights = load_file(path)
     save_file(dict(list(weights.items())[3:]), path, metadata={"format": "pt"})
@@ -102,7 +97,7 @@ OUTSIDE = [
 ]
 REFERENCE = {"instance_mask_dir": None, "reference_image": "photos/b.png", "reference_mask": "reference.png"}
 CASES = {
-    # name: (what is done before, flags changed, words the line must hold)
+    # name: (setup, changed flags, words that the message must contain)
     "no photo": (lambda: [path.unlink() for path in Path("photos").iterdir()], {}, ["no photo found in photos"]),
     "no folder": (None, {"instance_data_dir": "nowhere"}, ["nowhere is not a folder"]),
     "no readable photo": (
@@ -130,9 +125,9 @@ CASES = {
     "reference mask full": (lambda: blank("reference.png", level=255), REFERENCE, ["reference.png is full"]),
     "reference mask of another size": (lambda: blank("reference.png", (20, 20)), REFERENCE, ["20 x 20", "48 x 40"]),
     "no reference image": (None, REFERENCE | {"reference_image": "nowhere.png"}, ["no photo at nowhere.png"]),
-    "no SAM": (no_sam, REFERENCE | {"sam": "clip"}, ["clip is not a SAM", '"clip"']),
+    "no SAM": (save_clip_config, REFERENCE | {"sam": "clip"}, ["clip is not a SAM", '"clip"']),
     "SAM with code in it": (
-        lambda: Path("sam.pth").write_bytes(pickle.dumps({"image_encoder.pos_embed": Evil()})),
+        lambda: Path("sam.pth").write_bytes(pickle.dumps({"image_encoder.pos_embed": RunsCode()})),
         REFERENCE | {"sam": "sam.pth"},
         ["sam.pth holds more than tensors"],
     ),
@@ -149,9 +144,13 @@ CASES = {
     ),
     "no class folder": (None, {"with_prior_preservation": True, "class_prompt": "a dog"}, ["needs --class_data_dir"]),
     "no base model": (None, {"pretrained_model_name_or_path": "nowhere"}, ["no base model at 'nowhere'"]),
-    "another kind of model": (no_pipeline, {"pretrained_model_name_or_path": "video"}, ["VideoPipeline", "known:"]),
+    "another kind of model": (
+        save_video_pipeline,
+        {"pretrained_model_name_or_path": "video"},
+        ["VideoPipeline", "known:"],
+    ),
     "another prediction": (
-        predicts_samples,
+        save_sample_predictor,
         {"pretrained_model_name_or_path": "sampler"},
         ["predicts sample", "epsilon and v_prediction"],
     ),
@@ -222,8 +221,12 @@ CASES = {
     "two masks of one name": (lambda: blank("masks/a.bmp"), {}, ["a.bmp and a.png"]),
     "rank without LoRA": (None, {"rank": 8}, ["--rank", "add --use_lora"]),
     "fp16 on a CPU": (None, {"mixed_precision": "fp16"}, ["fp16 needs a GPU"]),
-    "base model damaged": (damaged_base, {"pretrained_model_name_or_path": "base"}, ["the unet of base cannot"]),
-    "base model with holes": (lacking_base, {"pretrained_model_name_or_path": "base"}, ["text_encoder", "lacks"]),
+    "base model damaged": (save_damaged_base, {"pretrained_model_name_or_path": "base"}, ["the unet of base cannot"]),
+    "base model with holes": (
+        save_incomplete_base,
+        {"pretrained_model_name_or_path": "base"},
+        ["text_encoder", "lacks"],
+    ),
     "damaged class image": (
         lambda: (Path("class").mkdir(), Path("class/x.png").write_bytes(b"x")),
         {"with_prior_preservation": True, "class_data_dir": "class", "class_prompt": "a dog", "num_class_images": 1},
@@ -235,7 +238,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_one_line_says_it_and_nothing_is_written(name, flags, capsys):
+def test_user_error_is_one_line_and_writes_nothing(name, flags, capsys):
     before, changes, words = CASES[name]
     if before:
         before()
@@ -247,7 +250,7 @@ def test_one_line_says_it_and_nothing_is_written(name, flags, capsys):
     assert not Path("output").exists() and not Path("it-ran").exists()
 
 
-def test_an_output_folder_that_holds_another_run_is_refused_and_kept(flags, capsys):
+def test_output_folder_with_other_files_is_refused_and_kept(flags, capsys):
     Path("output").mkdir()
     Path("output/precious.txt").write_text("mine")
     assert main(["train", *as_words(flags)]) == 2
@@ -255,7 +258,7 @@ def test_an_output_folder_that_holds_another_run_is_refused_and_kept(flags, caps
     assert [path.name for path in Path("output").iterdir()] == ["precious.txt"]
 
 
-def test_photos_may_have_names_that_are_no_utf8(flags):
+def test_photo_names_need_not_be_utf8(flags):
     Path("photos").rename("ph\udcf6tos")
     for folder in ("ph\udcf6tos", "masks"):
         Path(folder, "a.png").rename(Path(folder, "\udce9.png"))
@@ -265,7 +268,7 @@ def test_photos_may_have_names_that_are_no_utf8(flags):
     assert Path("output/README.md").exists()
 
 
-def test_a_checkpoint_of_other_weights_or_a_damaged_one_is_refused(flags, capsys):
+def test_mismatched_or_damaged_checkpoint_is_refused(flags, capsys):
     lora = ["--use_lora", "--rank", "2", "--checkpointing_steps", "1"]
     assert main(["train", *as_words(flags), *lora]) == 0
     go_on = ["--max_train_steps", "2", "--resume_from_checkpoint", "latest"]
@@ -281,7 +284,7 @@ def test_a_checkpoint_of_other_weights_or_a_damaged_one_is_refused(flags, capsys
     assert "cannot resume from output/checkpoint-1" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoints(flags, capsys):
+def test_nan_loss_stops_run_and_keeps_checkpoints(flags, capsys):
     wild = [
         "--learning_rate",
         "1e30",

@@ -1,4 +1,4 @@
-"""What a base model may be: no code of its folder is run or asked about, and what is none is named."""
+"""Base models: code in their folder is neither run nor prompted for, and invalid ones are named."""
 
 import builtins
 import json
@@ -28,15 +28,15 @@ CODE = "from pathlib import Path\nPath('it-ran').touch()\nclass Own:\n    pass\n
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """Questions that were asked; each is answered by yes."""
-    questions = []
-    monkeypatch.setattr(builtins, "input", lambda question="": questions.append(question) or "y")
-    return questions
+def prompts(monkeypatch):
+    """Answer every prompt with yes; return the prompts."""
+    prompts = []
+    monkeypatch.setattr(builtins, "input", lambda question="": prompts.append(question) or "y")
+    return prompts
 
 
 def with_code(folder):
-    """Have every config of a folder ask for code that lies beside it."""
+    """Make every config of a folder refer to code next to it."""
     for path in [*folder.rglob("*config.json"), *folder.rglob("scheduler_config.json")]:
         (path.parent / "own.py").write_text(CODE)
         names = ("AutoConfig", "AutoModel", "AutoTokenizer", "AutoImageProcessor")
@@ -48,16 +48,16 @@ def with_code(folder):
         path.write_text(json.dumps(settings))
 
 
-def test_no_code_of_a_base_is_run_or_asked_about(flags, asked, capsys):
+def test_code_of_base_is_never_run(flags, prompts, capsys):
     random_stable_diffusion().save_pretrained("base")
     with_code(Path("base"))
     code = train(flags | {"pretrained_model_name_or_path": "base"}, "--use_lora", max_train_steps=1)
-    assert code in (0, 2) and not asked and not Path("it-ran").exists()
+    assert code in (0, 2) and not prompts and not Path("it-ran").exists()
     errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert len(errors) == (1 if code else 0)
 
 
-def test_no_code_of_another_model_is_run_or_asked_about(models, tmp_path, monkeypatch, asked):
+def test_code_of_other_models_is_never_run(models, tmp_path, monkeypatch, prompts):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(models / "sam", "sam")
     shutil.copytree(models / "stable-diffusion", "base")
@@ -78,7 +78,7 @@ def test_no_code_of_another_model_is_run_or_asked_about(models, tmp_path, monkey
                 load(name)
             except UserError as error:
                 assert "\n" not in str(error)
-            assert not asked and not Path("it-ran").exists()
+            assert not prompts and not Path("it-ran").exists()
 
 
 def single_file():
@@ -112,22 +112,22 @@ def empty():
         (None, "is a model of type 'sam', not a diffusers pipeline"),
     ],
 )
-def test_what_is_no_base_is_named(flags, models, given, words, capsys):
+def test_invalid_base_is_named(flags, models, given, words, capsys):
     name = given() if given else models / "sam"
     assert train(flags | {"pretrained_model_name_or_path": name}) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert words in line and not Path("output").exists()
 
 
-def test_a_hub_out_of_reach_is_said_without_retries(flags, capsys, monkeypatch, tmp_path):
+def test_unreachable_hub_is_reported_without_retries(flags, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     assert train(flags | {"pretrained_model_name_or_path": "stable-diffusion-v1-5/stable-diffusion-v1-5"}) == 2
-    said = capsys.readouterr().err
-    assert "nothing is cached under that name, and the hub cannot be reached" in said and "such as" not in said
+    printed = capsys.readouterr().err
+    assert "nothing is cached under that name, and the hub cannot be reached" in printed and "such as" not in printed
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_min_snr_where_the_last_step_is_nothing_but_noise(tmp_path, monkeypatch, prediction):
+def test_min_snr_with_zero_terminal_snr(tmp_path, monkeypatch, prediction):
     pipeline = random_stable_diffusion(prediction_type=prediction)
     pipeline.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, rescale_betas_zero_snr=True)
     pipeline.save_pretrained(tmp_path)
@@ -141,13 +141,13 @@ def test_min_snr_where_the_last_step_is_nothing_but_noise(tmp_path, monkeypatch,
     assert (loss.item() > 0) == (prediction == "epsilon")
 
 
-def test_validation_draws_as_generate_does(flags):
-    """Without dropout, though the adapters have some: the picture is that of a run without any."""
+def test_validation_pictures_equal_generate(flags):
+    """Validation runs without dropout, so the picture equals that of adapters without dropout."""
     drawn = {"validation_prompt": "a sks dog", "num_validation_images": 1, "max_train_steps": 2, "report_to": "none"}
     assert train(flags | drawn, "--use_lora", lora_dropout=0.5, validation_steps=1) == 0
     again = drawn | {"network_weights": "output", "learning_rate": 0.0, "output_dir": "again", "max_train_steps": 1}
     assert Path("output", LORA_NAME).exists() and train(flags | again, "--use_lora") == 0
-    one, other = (
+    with_dropout, without = (
         Image.open(path) for path in ("output/validation/step-000002-0.png", "again/validation/step-000001-0.png")
     )
-    assert one.tobytes() == other.tobytes()
+    assert with_dropout.tobytes() == without.tobytes()

@@ -1,4 +1,4 @@
-"""The masked loss: what a latent mask is, what each normalization means, and no gradient outside the mask."""
+"""The masked loss: latent masks, normalizations, and zero gradient outside the mask."""
 
 import numpy as np
 import pytest
@@ -27,12 +27,12 @@ def as_tensor(mask):
 
 
 def blocks(mask):
-    """(GRID, GRID, CELL, CELL): the pixels of each latent cell."""
+    """Return the pixels of each latent cell, (GRID, GRID, CELL, CELL)."""
     return mask.reshape(GRID, CELL, GRID, CELL).swapaxes(1, 2)
 
 
 @given(MASKS)
-def test_each_downsampling_is_what_it_says(mask):
+def test_downsampling_modes(mask):
     cells = blocks(mask)
     expected = {
         "area": cells.mean((2, 3)),
@@ -46,14 +46,14 @@ def test_each_downsampling_is_what_it_says(mask):
 
 
 @given(MASKS, st.integers(1, 3))
-def test_dilation_widens_by_a_square(mask, pixels):
+def test_dilation_uses_square(mask, pixels):
     image = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * pixels + 1))
     whole = latent_mask(as_tensor(mask), mask.shape, "area", pixels)[0, 0].numpy()
     np.testing.assert_array_equal(whole > 0, np.asarray(image) > 0)
 
 
 @given(MASKS, st.floats(0, 1))
-def test_the_background_weight_is_the_weight_of_an_empty_cell(mask, background):
+def test_background_weight_applies_to_empty_cells(mask, background):
     small = latent_mask(as_tensor(mask), (GRID, GRID))
     weight = loss_weight(small, background)
     assert (weight[small == 1] == 1).all()
@@ -61,7 +61,7 @@ def test_the_background_weight_is_the_weight_of_an_empty_cell(mask, background):
     assert weight.min() >= 0 and weight.max() <= 1
 
 
-def example(seed=0, batch=3, channels=4):
+def random_example(seed=0, batch=3, channels=4):
     generator = torch.Generator().manual_seed(seed)
     prediction = torch.randn(batch, channels, GRID, GRID, generator=generator)
     target = torch.randn(batch, channels, GRID, GRID, generator=generator)
@@ -70,8 +70,8 @@ def example(seed=0, batch=3, channels=4):
     return prediction, target, weight
 
 
-def test_each_normalization_is_its_formula():
-    prediction, target, weight = example()
+def test_normalizations_by_formula():
+    prediction, target, weight = random_example()
     error = ((prediction - target) ** 2 * weight).numpy()
     cells = weight.numpy().sum((1, 2, 3))
     expected = {
@@ -84,8 +84,8 @@ def test_each_normalization_is_its_formula():
 
 
 @pytest.mark.parametrize("normalization", ["sample", "batch", "none"])
-def test_an_all_white_mask_is_the_plain_loss(normalization):
-    prediction, target, weight = example()
+def test_all_white_mask_gives_plain_loss(normalization):
+    prediction, target, weight = random_example()
     plain = F.mse_loss(prediction, target)
     white = masked_mse(prediction, target, torch.ones_like(weight), normalization)
     assert white.item() == pytest.approx(plain.item(), rel=1e-6)
@@ -95,10 +95,10 @@ def test_an_all_white_mask_is_the_plain_loss(normalization):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("normalization", ["sample", "batch", "none"])
 @pytest.mark.parametrize("mode", MODES)
-def test_the_gradient_is_exactly_zero_outside_the_mask(mode, normalization, dtype):
-    prediction, target, _ = example()
+def test_gradient_is_exactly_zero_outside_mask(mode, normalization, dtype):
+    prediction, target, _ = random_example()
     mask = torch.zeros(3, 1, CELL * GRID, CELL * GRID)
-    mask[:, :, :CELL, : CELL + 2] = 1  # one whole cell and half of its neighbour
+    mask[:, :, :CELL, : CELL + 2] = 1  # a whole cell and half of its neighbour
     mask[2] = 1
     weight = loss_weight(latent_mask(mask, (GRID, GRID), mode))
     prediction = prediction.to(dtype).requires_grad_()
@@ -110,8 +110,8 @@ def test_the_gradient_is_exactly_zero_outside_the_mask(mode, normalization, dtyp
 
 
 @pytest.mark.parametrize("broken", [torch.inf, -torch.inf, torch.nan])
-def test_what_is_broken_outside_the_mask_stays_outside(broken):
-    prediction, target, _ = example()
+def test_non_finite_values_outside_mask_are_ignored(broken):
+    prediction, target, _ = random_example()
     weight = torch.zeros(3, 1, GRID, GRID)
     weight[..., 0] = 1
     prediction[..., 1:] = broken
@@ -122,8 +122,8 @@ def test_what_is_broken_outside_the_mask_stays_outside(broken):
 
 
 @pytest.mark.parametrize("normalization", ["sample", "batch", "none"])
-def test_a_photo_without_foreground_adds_nothing(normalization):
-    prediction, target, _ = example(batch=2)
+def test_photo_without_foreground_adds_nothing(normalization):
+    prediction, target, _ = random_example(batch=2)
     prediction.requires_grad_()
     loss = masked_mse(prediction, target, torch.zeros(2, 1, GRID, GRID), normalization)
     loss.backward()
@@ -132,7 +132,7 @@ def test_a_photo_without_foreground_adds_nothing(normalization):
 
 @settings(max_examples=25)
 @given(st.integers(1, GRID * GRID), st.integers(1, GRID * GRID))
-def test_by_sample_the_size_of_a_mask_does_not_matter_and_by_batch_it_does(first, second):
+def test_mask_size_matters_by_batch_but_not_by_sample(first, second):
     weight = torch.zeros(2, 1, GRID * GRID)
     weight[0, 0, :first], weight[1, 0, :second] = 1, 1
     weight = weight.view(2, 1, GRID, GRID)
@@ -143,8 +143,8 @@ def test_by_sample_the_size_of_a_mask_does_not_matter_and_by_batch_it_does(first
     assert masked_mse(prediction, target, weight, "batch").item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_background_prior_is_its_formula():
-    prediction, base, mask = example()
+def test_background_prior_by_formula():
+    prediction, base, mask = random_example()
     gamma = torch.tensor([0.5, 1.0, 2.0])
     error = ((prediction - base) ** 2 * (1 - mask)).sum((1, 2, 3))
     per_photo = error / (4 * (1 - mask).sum((1, 2, 3)))
@@ -153,10 +153,10 @@ def test_the_background_prior_is_its_formula():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_background_prior_has_exactly_no_gradient_inside_the_mask(mode):
-    prediction, base, _ = example()
+def test_background_prior_gradient_is_exactly_zero_inside_mask(mode):
+    prediction, base, _ = random_example()
     mask = torch.zeros(3, 1, CELL * GRID, CELL * GRID)
-    mask[:, :, :CELL, : CELL + 2] = 1  # one whole cell and half of its neighbour
+    mask[:, :, :CELL, : CELL + 2] = 1  # a whole cell and half of its neighbour
     mask[2] = 1
     small = latent_mask(mask, (GRID, GRID), mode)
     prediction.requires_grad_()
@@ -165,7 +165,7 @@ def test_the_background_prior_has_exactly_no_gradient_inside_the_mask(mode):
     inside = (small == 1).expand_as(prediction)
     assert inside[:2].any() and inside[2].all()
     assert (prediction.grad[inside] == 0.0).all() and (prediction.grad[~inside] != 0.0).all()
-    assert base.grad is None  # the base model is never pulled
+    assert base.grad is None  # the base model gets no gradient
 
 
 def test_min_snr_weights():

@@ -1,4 +1,4 @@
-"""`--network_weights`: a run that begins from an existing LoRA, in every family, and what is refused."""
+"""`--network_weights`: runs that start from an existing LoRA, in every family, and refused inputs."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from persam_dreambooth.model_folder import LORA_NAME
 from persam_dreambooth.training.families import load_family
 from random_models import PIPELINES
 from tests.training.runs import train
-from tests.training.small import NAMED, batch_for, configure, make, noised_for, said, trained_parameters
+from tests.training.small import NAMED, batch_for, configure, make, noised_for, prediction_of, trained_parameters
 
 LORA = {"use_lora": True, "rank": 2, "lora_alpha": 6}
 
 
-def saved_lora(base, folder, text):
-    """A LoRA that was trained, as far as its weights tell."""
+def save_random_lora(base, folder, text):
+    """Save a LoRA with random weights, as if trained."""
     _, family = make(base, LORA | {"train_text_encoder": text})
     with torch.no_grad():
         for weight in trained_parameters(family):
@@ -28,26 +28,26 @@ def saved_lora(base, folder, text):
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_a_run_begins_where_the_lora_ended(pipelines, tmp_path, name):
+def test_run_starts_from_lora(pipelines, tmp_path, name):
     base, text = pipelines / name, bool(NAMED[name].lora_encoders)
-    before = saved_lora(base, tmp_path / "lora", text)
+    before = save_random_lora(base, tmp_path / "lora", text)
     model = {"use_lora": True, "train_text_encoder": text, "network_weights": str(tmp_path / "lora")}
     config, after = make(base, model)
     assert (config.model.rank, config.model.lora_alpha) == (2, 6)
     for part, module in before.trained().items():
-        one, other = (get_peft_model_state_dict(each) for each in (module, after.trained()[part]))
-        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+        saved, loaded = (get_peft_model_state_dict(model) for model in (module, after.trained()[part]))
+        assert saved.keys() == loaded.keys() and all(torch.equal(saved[key], loaded[key]) for key in saved)
     batch = batch_for(after, class_images=False)
     noised = noised_for(after, config)
     for family in (before, after):
         for module in family.trained().values():
             module.eval()
-    torch.testing.assert_close(said(before, noised, batch), said(after, noised, batch))
+    torch.testing.assert_close(prediction_of(before, noised, batch), prediction_of(after, noised, batch))
     plain = load_family(configure(base, LORA).model)
-    assert not torch.allclose(said(plain, noised, batch), said(after, noised, batch))
+    assert not torch.allclose(prediction_of(plain, noised, batch), prediction_of(after, noised, batch))
 
 
-def test_training_moves_on_from_it(flags):
+def test_training_continues_from_lora(flags):
     assert train(flags, "--use_lora", rank=2, max_train_steps=2, output_dir="first") == 0
     rest = {"max_train_steps": 1, "network_weights": "first"}
     assert train(flags, "--use_lora", output_dir="still", learning_rate=0.0, **rest) == 0
@@ -59,7 +59,7 @@ def test_training_moves_on_from_it(flags):
     assert far < 2e-3  # one step of AdamW at 1e-3
 
 
-def test_a_text_encoder_may_be_added_and_not_dropped(flags, capsys):
+def test_text_encoder_can_be_added_but_not_dropped(flags, capsys):
     assert train(flags, "--use_lora", rank=2, max_train_steps=1, output_dir="without") == 0
     text = ("--use_lora", "--train_text_encoder")
     assert train(flags, *text, max_train_steps=1, output_dir="with", network_weights=f"without/{LORA_NAME}") == 0
@@ -106,7 +106,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_does_not_fit_is_refused(flags, case, capsys):
+def test_mismatched_lora_is_refused(flags, case, capsys):
     before, changed, words = REFUSED[case]
     if before:
         before()
@@ -115,6 +115,6 @@ def test_what_does_not_fit_is_refused(flags, case, capsys):
     assert words in line and not Path("output").exists()
 
 
-def test_all_weights_begin_from_no_lora(flags, capsys):
+def test_full_fine_tuning_refuses_lora(flags, capsys):
     assert train(flags, network_weights="nowhere") == 2
     assert "--network_weights are LoRA's; add --use_lora" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The guarantee, through the real model: no gradient from the background, and none of the masks on class images."""
+"""Through the real model: no gradient from the background, and masks do not affect class images."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from tests.training.small import batch_for, make, trained_parameters
 
 
 def gradient(family, config, batch):
-    """The gradient with respect to the denoiser's prediction, (B, C, h, w)."""
+    """Return the gradient with respect to the denoiser's prediction, (B, C, h, w)."""
     kept, predict = [], family.predict
 
     def keep(noised, conditioning):
@@ -44,7 +44,7 @@ def gradient(family, config, batch):
         ({"use_lora": True}, {}, {"precondition_outputs": 0}),
     ],
 )
-def test_only_the_foreground_has_gradients(base, model, mask, optimization, dtype, class_images):
+def test_only_foreground_has_gradients(base, model, mask, optimization, dtype, class_images):
     config, family = make(base, model, mask, optimization)
     batch = batch_for(family, class_images)
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
@@ -60,11 +60,11 @@ def test_only_the_foreground_has_gradients(base, model, mask, optimization, dtyp
 
 
 @pytest.mark.parametrize("model", [{}, {"use_lora": True}, {"use_lora": True, "train_text_encoder": True}])
-def test_what_lies_outside_the_mask_changes_no_bit_of_any_gradient(base, model):
-    """However the background differs from what the model says, every trained weight's gradient is the same."""
+def test_background_changes_no_gradient(base, model):
+    """Whatever the error in the background, the gradient of every trained weight is the same."""
 
     def gradients(disturbance):
-        torch.manual_seed(0)  # LoRA adapters are drawn
+        torch.manual_seed(0)  # LoRA adapters are initialized randomly
         config, family = make(base, model)
         batch = batch_for(family, class_images=False)
         touched = torch.nn.functional.max_pool2d(batch.mask, family.cell_of(config.model)) > 0
@@ -78,7 +78,7 @@ def test_what_lies_outside_the_mask_changes_no_bit_of_any_gradient(base, model):
         for part in family.trained().values():
             for name, weight in part.named_parameters():
                 if "lora_B" in name:
-                    weight.data += 0.02  # adapters that start at zero would pass nothing on to their other half
+                    weight.data += 0.02  # zero-initialized adapters would pass no gradient to their other half
         torch.manual_seed(1)
         training_loss(family, batch, config)[0].backward()
         return [weight.grad for weight in trained_parameters(family)]
@@ -88,7 +88,7 @@ def test_what_lies_outside_the_mask_changes_no_bit_of_any_gradient(base, model):
     assert all(gradient is other or torch.equal(gradient, other) for gradient, other in zip(calm, wild, strict=True))
 
 
-def test_masks_do_not_touch_the_class_images(base):
+def test_masks_do_not_affect_class_images(base):
     config, family = make(base)
     batch = batch_for(family, class_images=True)
     masked = gradient(family, config, batch)
@@ -98,8 +98,8 @@ def test_masks_do_not_touch_the_class_images(base):
 
 
 @pytest.mark.parametrize("base", ["epsilon", "v_prediction", "sdxl"], indirect=True)
-def test_min_snr_weighs_each_photo_by_its_own_timestep(base):
-    """Class images in the batch do not change the instance loss: diffusers' script mixes the two up."""
+def test_min_snr_weights_each_photo_by_its_timestep(base):
+    """Class images in the batch do not change the instance loss; diffusers' script mixes the two up."""
     config, family = make(base, optimization={"snr_gamma": 5.0})
     batch = batch_for(family, class_images=True)
     noised = {}
@@ -125,7 +125,7 @@ def test_min_snr_weighs_each_photo_by_its_own_timestep(base):
 
 
 @pytest.mark.parametrize("model", [{}, {"train_text_encoder": True}, {"use_lora": True}])
-def test_what_is_trained_changes_and_what_is_frozen_does_not(base, model):
+def test_trained_weights_change_and_frozen_ones_do_not(base, model):
     config, family = make(base, model)
     parts = {name: getattr(family, name) for name in (family.denoiser[0], "vae", *family.encoders)}
     before = {f"{part}.{key}": value.clone() for part in parts for key, value in parts[part].state_dict().items()}
@@ -154,6 +154,6 @@ def test_what_is_trained_changes_and_what_is_frozen_does_not(base, model):
         if not torch.equal(value, before[f"{part}.{key}"])
     }
     assert used <= changed <= trainable
-    # SD 3's last block asks its prompt nothing more.
+    # SD 3's last block does not use its prompt any further.
     assert all("transformer_blocks.1.attn" in key for key in trainable - used), trainable - used
     assert all("lora" in key for key in trainable) == bool(model.get("use_lora"))

@@ -1,4 +1,4 @@
-"""What a user sees of a training: what it is about to do, how the loss goes, where things lie, and no more."""
+"""Console output of a training: the plan, the loss, the paths of the results, and nothing else."""
 
 import logging
 
@@ -10,7 +10,7 @@ from persam_dreambooth.training import screen
 from tests.training.runs import train
 
 
-def test_a_run_says_what_it_will_do_and_where_its_pictures_lie(flags, capsys):
+def test_run_prints_its_plan_and_picture_paths(flags, capsys):
     drawn = {"validation_prompt": "a sks dog", "num_validation_images": 2, "validation_steps": 2}
     prior = {"class_prompt": "a dog", "background_prior_weight": 0.5, "checkpointing_steps": 2, "report_to": "none"}
     assert train(flags, "--use_lora", gradient_accumulation_steps=2, **drawn, **prior) == 0
@@ -36,7 +36,7 @@ def test_a_run_says_what_it_will_do_and_where_its_pictures_lie(flags, capsys):
     assert "resumed from output/checkpoint-4, after 4 steps" in capsys.readouterr().out.splitlines()
 
 
-def test_the_bar_shows_the_mean_of_the_last_losses(capfd):
+def test_progress_bar_shows_mean_of_last_losses(capfd):
     with screen.LossBar(100, 0, hidden=False) as bar:
         for step in range(60):
             bar.advance(float(step))
@@ -45,13 +45,13 @@ def test_the_bar_shows_the_mean_of_the_last_losses(capfd):
     assert "mean loss 34.5000" in capfd.readouterr().err
 
 
-def test_quiet_is_over_when_the_training_is():
+def test_progress_bars_are_restored_after_training():
     diffusers_logging.enable_progress_bar()
-    transformers_logging.enable_progress_bar()  # the hub's too, whatever ran before in this process
+    transformers_logging.enable_progress_bar()  # the hub's too, whatever state earlier tests left
     before = diffusers_logging.get_verbosity()
     with screen.quiet():
         assert not diffusers_logging.is_progress_bar_enabled() and not transformers_logging.is_progress_bar_enabled()
-        assert not are_progress_bars_disabled()  # downloads keep theirs
+        assert not are_progress_bars_disabled()  # downloads keep their bars
         assert diffusers_logging.get_verbosity() == logging.ERROR
     assert diffusers_logging.is_progress_bar_enabled() and transformers_logging.is_progress_bar_enabled()
     assert diffusers_logging.get_verbosity() == before

@@ -1,4 +1,4 @@
-"""Whole runs through the command line: what they leave behind, and that they can be gone on with."""
+"""Whole runs through the command line: their outputs, and that they can be resumed."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def trained_unet(folder):
     return load_file(Path(folder) / "unet" / "diffusion_pytorch_model.safetensors")
 
 
-def test_full_fine_tuning_leaves_a_pipeline(flags, models):
+def test_full_fine_tuning_saves_pipeline(flags, models):
     prompt = "a sks dog in the jungle"
     assert (
         train(flags, "--train_text_encoder", validation_prompt=prompt, num_validation_images=2, validation_steps=2)
@@ -48,10 +48,10 @@ def test_full_fine_tuning_leaves_a_pipeline(flags, models):
         Path(f"photos/{n}.png").resolve() for n in NAMES
     ]
     assert all((output / entry.mask).exists() for entry in entries)
-    assert not list(output.glob(".*"))  # nothing half-written
+    assert not list(output.glob(".*"))  # no partial files
 
 
-def test_lora_leaves_weights_that_diffusers_loads(flags, models):
+def test_diffusers_loads_lora_weights(flags, models):
     assert train(flags, "--use_lora", "--train_text_encoder", rank=4) == 0
     pipeline = StableDiffusionPipeline.from_pretrained(models / "stable-diffusion")
     pipeline.set_progress_bar_config(disable=True)
@@ -70,19 +70,19 @@ def test_lora_leaves_weights_that_diffusers_loads(flags, models):
     assert not torch.equal(before, draw())
 
 
-def test_the_saved_config_repeats_the_run_from_any_folder(flags, monkeypatch):
+def test_saved_config_reproduces_run_from_any_folder(flags, monkeypatch):
     assert train(flags, "--use_lora", hub_token="hf_secret", output_dir="first") == 0
     saved = Path("first/training_config.yaml")
     assert "hf_secret" not in saved.read_text() and yaml.safe_load(saved.read_text())["max_train_steps"] == 4
     here = Path.cwd()
     Path("elsewhere").mkdir()
-    monkeypatch.chdir("elsewhere")  # the paths in it were given as seen from the other folder
+    monkeypatch.chdir("elsewhere")  # its paths are relative to the original folder
     assert main(["train", "--config", str(here / saved), "--output_dir", "second"]) == 0
     first, second = (load_file(f"{name}/pytorch_lora_weights.safetensors") for name in (here / "first", "second"))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize("resume_at", [2, 3])  # inside an epoch of two batches, and after one batch of the next
+@pytest.mark.parametrize("resume_at", [2, 3])  # within an epoch of two batches, and one batch into the next
 @pytest.mark.parametrize(
     "switches",
     [
@@ -93,33 +93,33 @@ def test_the_saved_config_repeats_the_run_from_any_folder(flags, monkeypatch):
     ],
     ids=["full", "lora", "full-prior", "lora-prior"],
 )
-def test_a_resumed_run_ends_as_an_uninterrupted_one(flags, switches, resume_at):
-    """Bit for bit, with centre crops. (Random crops are drawn a batch ahead; see docs/training.md.)"""
+def test_resume_equals_uninterrupted(flags, switches, resume_at):
+    """Bit-identical with centre crops. (Random crops are drawn a batch ahead; see docs/training.md.)"""
     whole = {"max_train_steps": 5, "checkpointing_steps": resume_at}
     assert train(flags, "--center_crop", *switches, output_dir="whole", **whole) == 0
     assert train(flags, "--center_crop", *switches, **whole | {"max_train_steps": resume_at}) == 0
     assert train(flags, "--center_crop", *switches, resume_from_checkpoint="latest", **whole) == 0
     lora = "--use_lora" in switches
     name = "pytorch_lora_weights.safetensors" if lora else "unet/diffusion_pytorch_model.safetensors"
-    one, other = load_file(Path("whole") / name), load_file(Path("output") / name)
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    expected, resumed = load_file(Path("whole") / name), load_file(Path("output") / name)
+    assert all(torch.equal(expected[key], resumed[key]) for key in expected)
 
 
-def test_checkpoints_are_limited_and_whole(flags):
+def test_checkpoints_are_limited_and_complete(flags):
     assert train(flags, checkpointing_steps=1, checkpoints_total_limit=2) == 0
     names = sorted(path.name for path in Path("output").glob("*checkpoint*"))
     assert names == ["checkpoint-3", "checkpoint-4"]
     assert json.loads(Path("output/checkpoint-4/progress.json").read_text())["step"] == 4
 
 
-def test_watching_does_not_change_the_training(flags):
+def test_validation_does_not_change_training(flags):
     assert train(flags, output_dir="blind") == 0
     assert train(flags, validation_prompt="a sks dog", num_validation_images=1, validation_steps=1) == 0
     blind, watched = trained_unet("blind"), trained_unet("output")
     assert all(torch.equal(blind[key], watched[key]) for key in blind)
 
 
-def test_the_logged_loss_is_the_mean_over_the_accumulated_batches(flags):
+def test_logged_loss_is_mean_over_accumulated_batches(flags):
     settings = {"train_batch_size": 1, "learning_rate": 0.0}
     assert train(flags, **settings, max_train_steps=3, output_dir="apart") == 0
     assert train(flags, **settings, max_train_steps=1, gradient_accumulation_steps=3) == 0
@@ -135,7 +135,7 @@ def test_plain_dreambooth_equals_white_masks(flags):
     assert logged_losses(Path("output")) == pytest.approx(logged_losses(Path("white")), abs=1e-6)
 
 
-def test_segmenting_on_the_way_is_segmenting_before(flags, models):
+def test_segmenting_during_training_equals_segmenting_before(flags, models):
     photo, mask = "photos/00.png", str(PHOTOS / "00.png")
     sam = str(models / "sam")
     reference = ["--reference", photo, "--reference_mask", mask, "--sam", sam]
@@ -151,7 +151,7 @@ def test_segmenting_on_the_way_is_segmenting_before(flags, models):
     assert scores[0] is None and None not in scores[1:]
 
 
-def test_class_images_are_generated_once_and_the_same_however_often_interrupted(flags):
+def test_class_images_are_generated_once_despite_interruptions(flags):
     prior = {"class_data_dir": "class", "class_prompt": "a dog", "num_class_images": 2, "max_train_steps": 1}
     switch = "--with_prior_preservation"
     assert train(flags, switch, **prior, output_dir="first") == 0
@@ -164,7 +164,7 @@ def test_class_images_are_generated_once_and_the_same_however_often_interrupted(
     assert len(list(Path("class").glob("*.png"))) == 2
 
 
-def test_a_photo_that_cannot_be_decoded_is_left_out(flags, caplog):
+def test_undecodable_photo_is_left_out(flags, caplog):
     Path("photos/broken.jpg").write_bytes(b"no photo")
     assert train(flags) == 0
     assert "broken.jpg" in caplog.text
@@ -177,7 +177,7 @@ def test_a_photo_that_cannot_be_decoded_is_left_out(flags, caplog):
 
 @pytest.mark.parametrize("switches", [("--use_lora", "--gradient_checkpointing"), ("--pre_compute_text_embeddings",)])
 def test_bf16_follows_float32(flags, switches):
-    """Only roughly, since bf16 latents draw other noise; what is trained stays float32."""
+    """Only roughly, since bf16 latents draw different noise; the trained weights stay float32."""
     prompt = {"validation_prompt": "a sks dog", "num_validation_images": 1}
     assert train(flags, *switches, output_dir="float32") == 0
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -190,8 +190,8 @@ def test_bf16_follows_float32(flags, switches):
     assert {value.dtype for value in stored.values()} == {torch.float32}
 
 
-def test_two_processes_segment_once_and_resume_where_they_stopped(flags, models):
-    """One of them segments, both train on their own photos; a resumed run ends bit for bit as an uninterrupted one."""
+def test_two_processes_segment_once_and_resume(flags, models):
+    """One process segments, both train on their own photos; a resumed run equals an uninterrupted one bit for bit."""
     flags = flags | {
         "instance_mask_dir": None,
         "reference_image": "photos/00.png",
@@ -211,11 +211,11 @@ def test_two_processes_segment_once_and_resume_where_they_stopped(flags, models)
     resumed = flags | {"max_train_steps": 3, "resume_from_checkpoint": "checkpoint-1"}
     launch(2, resumed, *switches)
     name = "pytorch_lora_weights.safetensors"
-    one, other = load_file(f"whole/{name}"), load_file(f"output/{name}")
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    expected, resumed = load_file(f"whole/{name}"), load_file(f"output/{name}")
+    assert all(torch.equal(expected[key], resumed[key]) for key in expected)
 
 
-def test_a_base_stored_in_half_precision_is_read_right(flags, models):
+def test_half_precision_base_is_loaded_correctly(flags, models):
     half = StableDiffusionPipeline.from_pretrained(models / "stable-diffusion").to(torch.float16)
     half.save_pretrained("half")
     prior = {"class_data_dir": "class", "class_prompt": "a dog", "num_class_images": 1}
@@ -228,7 +228,7 @@ def test_a_base_stored_in_half_precision_is_read_right(flags, models):
     assert {value.dtype for value in stored.values()} == {torch.float32}
 
 
-def test_a_mask_painted_anew_is_no_longer_what_persam_found(flags, models):
+def test_edited_mask_is_no_longer_attributed_to_persam(flags, models):
     reference = ["--reference", "photos/00.png", "--reference_mask", str(PHOTOS / "00.png")]
     given = ["--images", "photos", *reference, "--sam", str(models / "sam"), "--output", "segmented"]
     assert main(["segment", *given, "--device", "cpu"]) == 0

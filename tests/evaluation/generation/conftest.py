@@ -34,9 +34,13 @@ a red {unique_token} {class_token}
 @pytest.fixture(scope="session")
 def eyes(tmp_path_factory) -> Path:
     """A folder with `clip`, `dino` (the original one, without a pooler as on the hub) and `dinov2`."""
-    folder, words = tmp_path_factory.mktemp("eyes"), byte_tokenizer()
-    text = {**TOWER, "vocab_size": len(words), "max_position_embeddings": 77, "projection_dim": 32}
-    ends = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.eos_token_id}
+    folder, tokenizer = tmp_path_factory.mktemp("eyes"), byte_tokenizer()
+    text = {**TOWER, "vocab_size": len(tokenizer), "max_position_embeddings": 77, "projection_dim": 32}
+    ends = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.eos_token_id,
+    }
     vision = {**TOWER, "image_size": 32, "patch_size": 8, "projection_dim": 32}
     clip = CLIPModel(CLIPConfig(text_config=text | ends, vision_config=vision, projection_dim=32))
     small = ViTConfig(**TOWER, image_size=32, patch_size=8)
@@ -47,13 +51,13 @@ def eyes(tmp_path_factory) -> Path:
     ):
         draw_weights(model, seed=1).save_pretrained(folder / name)
         prepare.save_pretrained(folder / name)
-    words.save_pretrained(folder / "clip")
+    tokenizer.save_pretrained(folder / "clip")
     return folder
 
 
 @pytest.fixture(scope="session")
-def drawers(models, tmp_path_factory) -> Path:
-    """A folder with two small Stable Diffusions, `one` and `other`, and `copy`, which is `one` again."""
+def generators(models, tmp_path_factory) -> Path:
+    """A folder with two small Stable Diffusion models, `one` and `other`, and `copy`, a copy of `one`."""
     folder = tmp_path_factory.mktemp("drawers")
     for name, seed in (("one", 0), ("other", 1), ("copy", 0)):
         random_stable_diffusion(seed).save_pretrained(folder / name)
@@ -73,10 +77,10 @@ def subject(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def words(models, eyes, drawers, subject, tmp_path) -> dict[str, list[str]]:
-    """The command's flags, for tests to modify; two models, two pictures per prompt."""
+def options(models, eyes, generators, subject, tmp_path) -> dict[str, list[str]]:
+    """Flags of the command, for tests to modify: two models, two pictures per prompt."""
     given = {
-        "model": [drawers / "one", drawers / "other"],
+        "model": [generators / "one", generators / "other"],
         "instance_data_dir": subject / "photos",
         "instance_mask_dir": subject / "masks",
         "prompts": subject / "prompts.txt",
@@ -96,13 +100,13 @@ def words(models, eyes, drawers, subject, tmp_path) -> dict[str, list[str]]:
     return {name: list(map(str, value if isinstance(value, list) else [value])) for name, value in given.items()}
 
 
-def argv(words: dict[str, list[str]], **changed: object) -> list[str]:
+def argv(options: dict[str, list[str]], **changed: object) -> list[str]:
     """Build the command line; a flag that is changed to None is left out."""
-    given = words | {name: value if isinstance(value, list) else [value] for name, value in changed.items()}
+    given = options | {name: value if isinstance(value, list) else [value] for name, value in changed.items()}
     flags = [[f"--{name}", *map(str, value)] for name, value in given.items() if value != [None]]
     return ["evaluate", "generation", *(word for flag in flags for word in flag)]
 
 
-def evaluate(words: dict[str, list[str]], **changed: object) -> int:
+def evaluate(options: dict[str, list[str]], **changed: object) -> int:
     """Run the command in this process."""
-    return main(argv(words, **changed))
+    return main(argv(options, **changed))

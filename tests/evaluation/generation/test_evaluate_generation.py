@@ -1,4 +1,4 @@
-"""Guards `evaluate generation`: equal conditions for all models, nothing done twice, no output after errors."""
+"""`evaluate generation`: equal conditions for all models, nothing done twice, no output after errors."""
 
 import json
 import os
@@ -28,11 +28,11 @@ from tests.test_generation import save_lora
 ROOT = Path(__file__).parents[3]
 
 
-def read_metrics(words):
-    return json.loads((Path(words["output"][0]) / "metrics.json").read_text())
+def read_metrics(options):
+    return json.loads((Path(options["output"][0]) / "metrics.json").read_text())
 
 
-VOTES = {"scene", "training_scene", "background_taken_for"}  # of the likeliest label, and two may be as likely
+VOTES = {"scene", "training_scene", "background_taken_for"}  # these depend on the likeliest label, and two may tie
 
 
 def assert_close(ours, others):
@@ -57,14 +57,14 @@ def pictures_of(output, title):
     return {path.name: path for path in (Path(output) / "models" / title / "pictures").iterdir()}
 
 
-def test_models_are_measured_side_by_side(words, capsys):
-    assert evaluate(words) == 0
-    printed, stored = capsys.readouterr().out, read_metrics(words)
+def test_models_are_measured_side_by_side(options, capsys):
+    assert evaluate(options) == 0
+    printed, stored = capsys.readouterr().out, read_metrics(options)
     assert list(stored["models"]) == ["one", "other"] and list(stored["less one"]) == ["other"]
     of_one = stored["models"]["one"]
     whole = {"dino", "clip_i", "clip_t"}
     assert whole | {"scene", "training_scene", "leakage_clip", "leakage_dino", "diversity"} <= set(of_one)
-    assert "found" not in of_one  # there is no presence rule beside this SAM, and the report says so
+    assert "found" not in of_one  # this SAM has no presence rule, and the report says so
     assert any("no presence rule" in note for note in stored["notes"])
     assert all(of_one[name]["values"] == 6 and of_one[name]["prompts"] == 3 for name in whole)
     assert (of_one["scene"]["values"], of_one["scene"]["prompts"]) == (4, 2)  # two of three prompts name a scene
@@ -84,27 +84,27 @@ def test_models_are_measured_side_by_side(words, capsys):
     assert set(stored["photos"]) >= {"dino", "clip_i_inside", "leakage_clip", "training_scene"}
 
 
-def test_every_model_starts_from_the_same_noise(words, drawers):
-    assert evaluate(words, model=[drawers / "one", drawers / "other", drawers / "copy"], seed=7) == 0
-    one, other, copy = (pictures_of(words["output"][0], title) for title in ("one", "other", "copy"))
-    assert set(one) == set(other) == set(copy) and len(one) == 6
-    levels = {name: np.asarray(Image.open(path)) for name, path in one.items()}
+def test_every_model_starts_from_same_noise(options, generators):
+    assert evaluate(options, model=[generators / "one", generators / "other", generators / "copy"], seed=7) == 0
+    first, other, copy = (pictures_of(options["output"][0], title) for title in ("one", "other", "copy"))
+    assert set(first) == set(other) == set(copy) and len(first) == 6
+    levels = {name: np.asarray(Image.open(path)) for name, path in first.items()}
     assert all(np.array_equal(levels[name], np.asarray(Image.open(path))) for name, path in copy.items())
     assert not any(np.array_equal(levels[name], np.asarray(Image.open(path))) for name, path in other.items())
     assert {Image.open(path).text["seed"] for path in other.values()} == {"7", "8"}
     assert len({level.tobytes() for level in levels.values()}) == 6
-    stored = read_metrics(words)
+    stored = read_metrics(options)
     assert_close(stored["models"]["copy"], stored["models"]["one"])
     assert all(estimate["mean"] == pytest.approx(0, abs=1e-4) for estimate in stored["less one"]["copy"].values())
 
 
-def test_a_run_that_was_killed_twice_resumes(words, tmp_path):
+def test_run_killed_twice_resumes(options, tmp_path):
     """Killed in the middle of the first model's pictures, then after the first features of the photos."""
-    output = Path(words["output"][0])
+    output = Path(options["output"][0])
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     times: dict[Path, int] = {}
     for moment in ("models/one/pictures/a-sks-disc-on-the-beach-0.png", "features/*/*.safetensors"):
-        command = [sys.executable, "-m", "persam_dreambooth.cli", *argv(words)]
+        command = [sys.executable, "-m", "persam_dreambooth.cli", *argv(options)]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 120
         while not any(output.glob(moment)) and process.poll() is None and time.monotonic() < deadline:
@@ -118,51 +118,54 @@ def test_a_run_that_was_killed_twice_resumes(words, tmp_path):
         before = len(times)
         times = {path: path.stat().st_mtime_ns for path in made if not path.name.startswith(".")}
         assert len(times) > before
-    assert evaluate(words) == 0
+    assert evaluate(options) == 0
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    assert evaluate(words, output=tmp_path / "whole") == 0
+    assert evaluate(options, output=tmp_path / "whole") == 0
     first, second = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "whole", output))
     assert_close(first, second)
 
 
-def test_a_finished_report_generates_nothing_again(words, drawers, tmp_path, capsys):
+def test_finished_report_is_not_regenerated(options, generators, tmp_path, capsys):
     drawer = tmp_path / "one"
-    shutil.copytree(drawers / "one", drawer)
-    assert evaluate(words, model=drawer) == 0
-    before = read_metrics(words), {path: path.stat().st_mtime_ns for path in Path(words["output"][0]).rglob("*.png")}
-    (drawer / "vae" / "config.json").unlink()  # it cannot be loaded any more
-    assert evaluate(words, model=drawer, dino_model="none") == 0  # other measures of the same pictures
-    assert evaluate(words, model=drawer) == 0
-    assert_close(read_metrics(words), before[0])
+    shutil.copytree(generators / "one", drawer)
+    assert evaluate(options, model=drawer) == 0
+    before = (
+        read_metrics(options),
+        {path: path.stat().st_mtime_ns for path in Path(options["output"][0]).rglob("*.png")},
+    )
+    (drawer / "vae" / "config.json").unlink()  # it can no longer be loaded
+    assert evaluate(options, model=drawer, dino_model="none") == 0  # different measures of the same pictures
+    assert evaluate(options, model=drawer) == 0
+    assert_close(read_metrics(options), before[0])
     assert {path: path.stat().st_mtime_ns for path in before[1]} == before[1]
-    assert evaluate(words, model=[drawer, drawers / "other"]) == 0  # one more to compare with
-    assert_close(read_metrics(words)["models"]["one"], before[0]["models"]["one"])
+    assert evaluate(options, model=[drawer, generators / "other"]) == 0  # a second model
+    assert_close(read_metrics(options)["models"]["one"], before[0]["models"]["one"])
     capsys.readouterr()
     weights = drawer / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.touch()  # as a copy would be
-    assert evaluate(words, model=drawer) == 0
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")  # as after a new training
-    assert evaluate(words, model=drawer) == 2
+    weights.touch()  # like a copy
+    assert evaluate(options, model=drawer) == 0
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")  # like a retrained model
+    assert evaluate(options, model=drawer) == 2
     assert "weights differ" in capsys.readouterr().err
-    assert evaluate(words, model=drawers / "other", num_inference_steps=3) == 2
+    assert evaluate(options, model=generators / "other", num_inference_steps=3) == 2
     assert "num_inference_steps differ" in capsys.readouterr().err
 
 
-def test_a_report_in_the_models_own_folder_resumes(words, drawers, tmp_path):
+def test_report_in_model_folder_resumes(options, generators, tmp_path):
     drawer = tmp_path / "one"
-    shutil.copytree(drawers / "one", drawer)
+    shutil.copytree(generators / "one", drawer)
     changed = {"model": drawer, "output": drawer / "report", "num_images": 1, "dino_model": "none"}
-    assert evaluate(words, **changed) == 0
+    assert evaluate(options, **changed) == 0
     metrics = drawer / "report" / "metrics.json"
     before = json.loads(metrics.read_text())
     assert any(metrics.parent.rglob("*.safetensors"))  # features
-    assert evaluate(words, **changed) == 0
+    assert evaluate(options, **changed) == 0
     assert_close(json.loads(metrics.read_text()), before)
 
 
-def test_a_model_is_identified_by_the_weights_that_are_loaded(drawers, tmp_path):
-    assert Model("one", str(drawers / "one")).weights() == Model("copy", str(drawers / "copy")).weights()
-    assert Model("one", str(drawers / "one")).weights() != Model("other", str(drawers / "other")).weights()
+def test_model_is_identified_by_its_loaded_weights(generators, tmp_path):
+    assert Model("one", str(generators / "one")).weights() == Model("copy", str(generators / "copy")).weights()
+    assert Model("one", str(generators / "one")).weights() != Model("other", str(generators / "other")).weights()
     assert Model("hub", "somebody/something").weights() == ""
     lora = Model("lora", str(tmp_path))
     own, others = tmp_path / "pytorch_lora_weights.safetensors", tmp_path / "checkpoint-1" / "model.safetensors"
@@ -176,64 +179,64 @@ def test_a_model_is_identified_by_the_weights_that_are_loaded(drawers, tmp_path)
     assert lora.weights() != first
 
 
-@pytest.mark.parametrize("told", ["by the flag", "by the training's config"])
-def test_a_retrained_base_model_is_another_model(told, words, drawers, tmp_path, capsys):
+@pytest.mark.parametrize("source", ["by the flag", "by the training's config"])
+def test_retrained_base_is_different_model(source, options, generators, tmp_path, capsys):
     base, lora = tmp_path / "base", tmp_path / "lora"
-    shutil.copytree(drawers / "one", base)
+    shutil.copytree(generators / "one", base)
     save_lora(base, lora)
-    if told == "by the training's config":
+    if source == "by the training's config":
         (lora / "training_config.yaml").write_text(f"pretrained_model_name_or_path: {base}")
-    base_model = base if told == "by the flag" else None
+    base_model = base if source == "by the flag" else None
     changed = {"model": lora, "num_images": 1, "dino_model": "none", "base_model": base_model}
-    assert evaluate(words, **changed) == 0
-    assert evaluate(words, **changed) == 0
+    assert evaluate(options, **changed) == 0
+    assert evaluate(options, **changed) == 0
     capsys.readouterr()
     shutil.rmtree(base)
-    shutil.copytree(drawers / "other", base)
-    assert evaluate(words, **changed) == 2
+    shutil.copytree(generators / "other", base)
+    assert evaluate(options, **changed) == 2
     assert "holds another run (base_weights differ" in capsys.readouterr().err
-    assert evaluate(words, **changed, output=tmp_path / "anew") == 0
+    assert evaluate(options, **changed, output=tmp_path / "anew") == 0
 
 
-def test_prompts_with_the_same_file_name_keep_their_pictures_when_their_order_changes(words, tmp_path):
-    """They differ after the 60th character, or in case and punctuation only."""
+def test_prompts_with_same_file_name_keep_pictures_if_reordered(options, tmp_path):
+    """They differ only after the 60th character, or in case and punctuation."""
     prompts, long = tmp_path / "prompts.txt", f"a very {'very ' * 12}large"
     lines = [f"{long} red disc", f"{long} blue disc", "a disc!", "A disc"]
     changed = {"prompts": prompts, "num_images": 1, "dino_model": "none"}
     for order in (lines, lines[::-1]):
         prompts.write_text("\n".join(order))
-        assert evaluate(words, **changed) == 0
-        output = Path(words["output"][0])
+        assert evaluate(options, **changed) == 0
+        output = Path(options["output"][0])
         files_of = {
-            (row["model"], row["prompt"]): row["pictures"][0]["file"] for row in read_metrics(words)["prompts"]
+            (row["model"], row["prompt"]): row["pictures"][0]["file"] for row in read_metrics(options)["prompts"]
         }
         assert len(files_of) == 8
         assert all(Image.open(output / file).text["prompt"] == prompt for (_, prompt), file in files_of.items())
-    assert evaluate(words, **changed, output=tmp_path / "fresh") == 0
+    assert evaluate(options, **changed, output=tmp_path / "fresh") == 0
     fresh = json.loads((tmp_path / "fresh" / "metrics.json").read_text())
     assert_close(fresh, json.loads((output / "metrics.json").read_text()))
 
 
-def test_without_dino_its_rows_are_left_out_with_a_note(words, capsys):
-    assert evaluate(words, dino_model="none", training_scenes=None, num_images=1) == 0
-    stored, printed = read_metrics(words), capsys.readouterr().out
+def test_without_dino_its_rows_are_left_out_with_note(options, capsys):
+    assert evaluate(options, dino_model="none", training_scenes=None, num_images=1) == 0
+    stored, printed = read_metrics(options), capsys.readouterr().out
     assert not any("dino" in name or name in ("training_scene", "diversity") for name in stored["models"]["one"])
     assert "--dino_model none" in printed and "give it as --training_scenes" in printed
     assert "DINO, subject only" not in printed
     assert "With one picture per prompt" in printed and "Diversity is" not in printed
 
 
-def test_diversity_is_lpips_if_alexnet_is_available(words, tmp_path, monkeypatch, capsys):
+def test_diversity_is_lpips_if_alexnet_is_available(options, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     path = tmp_path / "torch" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
     path.parent.mkdir(parents=True)
     torch.manual_seed(0)
-    state = alexnet().state_dict()  # of its classifier, which LPIPS does not use, the file holds one number each
+    state = alexnet().state_dict()  # LPIPS does not use the classifier, so one number per tensor suffices
     torch.save({k: v if "features" in k else torch.zeros(1).expand(v.shape) for k, v in state.items()}, path)
-    assert evaluate(words, diversity="lpips") == 0
-    rows = [row for row in read_metrics(words)["prompts"] if row["model"] == "one"]
+    assert evaluate(options, diversity="lpips") == 0
+    rows = [row for row in read_metrics(options)["prompts"] if row["model"] == "one"]
     for row in rows:
-        levels = [np.array(Image.open(Path(words["output"][0]) / picture["file"])) for picture in row["pictures"]]
+        levels = [np.array(Image.open(Path(options["output"][0]) / picture["file"])) for picture in row["pictures"]]
         pair = [torch.from_numpy(level).permute(2, 0, 1)[None] / 255 for level in levels]
         assert row["diversity"] == pytest.approx(
             float(learned_perceptual_image_patch_similarity(*pair, net_type="alex", normalize=True)), rel=1e-4
@@ -241,7 +244,7 @@ def test_diversity_is_lpips_if_alexnet_is_available(words, tmp_path, monkeypatch
     assert len({row["diversity"] for row in rows}) == 3
     capsys.readouterr()
     torch.save(Evil(tmp_path / "executed"), path)
-    assert evaluate(words, diversity="lpips", output=tmp_path / "again") == 2
+    assert evaluate(options, diversity="lpips", output=tmp_path / "again") == 2
     assert "--diversity features" in capsys.readouterr().err
     assert not (tmp_path / "executed").exists() and not (tmp_path / "again").exists()
 
@@ -256,7 +259,7 @@ class Evil:
         return Path.touch, (self.path,)
 
 
-def test_tinyworlds_models_work_and_the_presence_rule_counts(tmp_path, capsys):
+def test_tinyworld_models_and_presence_rule(tmp_path, capsys):
     """The base model's "dog" is a dog in the right scene, but not this dog."""
     album = albums(photos=2)[0]
     photos, masks = save_album(album, tmp_path)
@@ -309,10 +312,10 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_end_in_one_line_and_leave_nothing(mistake, words, drawers, eyes, subject, tmp_path, capsys):
-    changed, saying = MISTAKES[mistake]
-    known = {"one": drawers / "one", "dino": eyes / "dino", "photos": subject / "photos", "lora": tmp_path / "lora"}
+@pytest.mark.parametrize("case", MISTAKES)
+def test_errors_are_one_line_and_leave_nothing(case, options, generators, eyes, subject, tmp_path, capsys):
+    changed, saying = MISTAKES[case]
+    known = {"one": generators / "one", "dino": eyes / "dino", "photos": subject / "photos", "lora": tmp_path / "lora"}
     known["lora"].mkdir()
     (known["lora"] / "pytorch_lora_weights.safetensors").touch()
 
@@ -320,26 +323,26 @@ def test_mistakes_end_in_one_line_and_leave_nothing(mistake, words, drawers, eye
         return [item.format(**known) for item in value] if isinstance(value, list) else value and value.format(**known)
 
     given = {name: value if name == "scene_template" else filled(value) for name, value in changed.items()}
-    assert evaluate(words, **given) == 2
+    assert evaluate(options, **given) == 2
     printed = capsys.readouterr()
-    *others, line = printed.err.splitlines()  # before it there may be the bars of models that were loaded
+    *others, line = printed.err.splitlines()  # progress bars may come first
     assert line.startswith("persam-dreambooth evaluate: error: ") and saying.format(**known) in line
     assert printed.out == "" and all("Loading weights" in line or not line for line in others)
-    assert not Path(words["output"][0]).exists()
+    assert not Path(options["output"][0]).exists()
 
 
-def test_masks_that_do_not_fit_are_refused(words, subject, tmp_path, capsys):
+def test_mismatched_masks_are_refused(options, subject, tmp_path, capsys):
     for name, drawn in (("small", np.ones((2, 2), bool)), ("empty", np.zeros((48, 56), bool)), ("full", None)):
         masks = tmp_path / name
         shutil.copytree(subject / "masks", masks)
         files.write_mask(np.ones((48, 56), bool) if drawn is None else drawn, masks / "1.png")
-        assert evaluate(words, instance_mask_dir=masks) == 2
-        said = {"small": "is 2 x 2 pixels but its photo 1.png is 56 x 48", "empty": "is empty", "full": "is full"}
-        assert said[name] in capsys.readouterr().err
-    assert not Path(words["output"][0]).exists()
+        assert evaluate(options, instance_mask_dir=masks) == 2
+        messages = {"small": "is 2 x 2 pixels but its photo 1.png is 56 x 48", "empty": "is empty", "full": "is full"}
+        assert messages[name] in capsys.readouterr().err
+    assert not Path(options["output"][0]).exists()
 
 
-def test_photos_that_training_leaves_out_are_not_compared_with(words, subject, tmp_path, capsys):
+def test_photos_excluded_from_training_are_not_compared_with(options, subject, tmp_path, capsys):
     segmented = tmp_path / "segmented"
     shutil.copytree(subject / "masks", segmented / "masks")
 
@@ -353,34 +356,34 @@ def test_photos_that_training_leaves_out_are_not_compared_with(words, subject, t
         write_manifest(segmented / MANIFEST_NAME, entries)
 
     out, doubt = {"review": "excluded"}, {"presence": "unsure", "reason": "too red"}
-    changed = {"model": words["model"][0], "instance_mask_dir": segmented, "num_images": 1, "dino_model": "none"}
+    changed = {"model": options["model"][0], "instance_mask_dir": segmented, "num_images": 1, "dino_model": "none"}
     judge(of_0=out, of_1=doubt)
-    (segmented / "masks" / "0.png").unlink()  # nobody asks for the mask of a photo that was taken out
-    assert evaluate(words, **changed) == 0
-    printed, stored = capsys.readouterr().out, read_metrics(words)
+    (segmented / "masks" / "0.png").unlink()  # the mask of an excluded photo is not needed
+    assert evaluate(options, **changed) == 0
+    printed, stored = capsys.readouterr().out, read_metrics(options)
     assert stored["settings"]["photos"] == 1
     for note in ("Left out: 0.png was excluded in review.", "Left out: the subject in 1.png: unsure, too red."):
         assert note in stored["notes"] and note in printed
     judge(of_0=out, of_1=doubt | {"review": "approved"})
-    assert evaluate(words, **changed, output=tmp_path / "approved") == 0
+    assert evaluate(options, **changed, output=tmp_path / "approved") == 0
     assert json.loads((tmp_path / "approved" / "metrics.json").read_text())["settings"]["photos"] == 2
     capsys.readouterr()
     judge(of_0=out, of_1=doubt, of_2=out)
-    assert evaluate(words, **changed, output=tmp_path / "none") == 2
+    assert evaluate(options, **changed, output=tmp_path / "none") == 2
     assert "no photo to compare with: 0.png was excluded in review; " in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 
-def test_a_damaged_model_and_anothers_folder_are_refused(words, drawers, tmp_path, capsys):
+def test_damaged_model_and_foreign_folder_are_refused(options, generators, tmp_path, capsys):
     damaged = tmp_path / "damaged"
-    shutil.copytree(drawers / "one", damaged)
+    shutil.copytree(generators / "one", damaged)
     (damaged / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"no weights")
-    assert evaluate(words, model=damaged) == 2
+    assert evaluate(options, model=damaged) == 2
     assert f"the model {damaged} cannot be loaded" in capsys.readouterr().err
-    output = Path(words["output"][0])
+    output = Path(options["output"][0])
     assert not output.exists()
     output.mkdir()
     (output / "report.html").write_text("somebody's")
-    assert evaluate(words) == 2
+    assert evaluate(options) == 2
     assert "is not an evaluation's; choose another or an empty output folder" in capsys.readouterr().err
     assert [path.name for path in output.iterdir()] == ["report.html"]

@@ -1,4 +1,4 @@
-"""Guards `generate` and `evaluate generation` against invalid prompts and models: one line, exit code 2."""
+"""`generate` and `evaluate generation` refuse invalid prompts and models in one line with exit code 2."""
 
 import json
 import os
@@ -18,19 +18,19 @@ COMMANDS = ("generate", "evaluate")
 
 
 @pytest.fixture
-def refused(words, drawers, tmp_path, capsys):
+def refused(options, generators, tmp_path, capsys):
     """Run a command with some flags changed and return its one-line message."""
 
     def run(command, **changed):
         output = tmp_path / "out"
         if command == "generate":
-            flags = {"model": drawers / "one", "num_inference_steps": 1, "output": output, "device": "cpu"}
+            flags = {"model": generators / "one", "num_inference_steps": 1, "output": output, "device": "cpu"}
             given = flags | {"prompt": "a dog"} | changed
             code = main(["generate", *(str(word) for name, value in given.items() for word in (f"--{name}", value))])
         else:
-            code = main(argv(words, **changed))
+            code = main(argv(options, **changed))
         printed = capsys.readouterr()
-        *others, line = printed.err.splitlines()  # before it there may be the bars of models that were loaded
+        *others, line = printed.err.splitlines()  # progress bars may come first
         assert code == 2 and printed.out == "" and line.startswith(f"persam-dreambooth {command}: error: ")
         assert all("Loading" in line or not line for line in others), others
         assert not output.exists()
@@ -59,11 +59,11 @@ NO_PROMPTS = {
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", NO_PROMPTS)
 def test_invalid_prompt_files(command, kind, refused, tmp_path):
-    make, saying = NO_PROMPTS[kind]
+    make, message = NO_PROMPTS[kind]
     path = tmp_path / "prompts.txt"
     make(path)
     line = refused(command, **{"prompts_file" if command == "generate" else "prompts": path})
-    assert saying in line or (kind == "a link to itself" and "nor a file" in line)
+    assert message in line or (kind == "a link to itself" and "nor a file" in line)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_invalid_prompt_files(command, kind, refused, tmp_path):
         *(("evaluate", flag) for flag in ("unique_token", "class_token", "negative_prompt", "training_scenes")),
     ],
 )
-def test_words_that_are_no_utf_8(command, flag, refused):
+def test_flags_that_are_not_utf_8(command, flag, refused):
     assert f"--{flag} 'ein \\udcff' is not UTF-8 text" in refused(command, **{flag: os.fsdecode(b"ein \xff")})
 
 
@@ -126,9 +126,9 @@ DAMAGES = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_models(command, damage, refused, drawers, tmp_path, monkeypatch):
+def test_damaged_models(command, damage, refused, generators, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = Path(shutil.copytree(drawers / "one", tmp_path / "damaged"))
+    folder = Path(shutil.copytree(generators / "one", tmp_path / "damaged"))
     DAMAGES[damage](folder)
     assert str(folder) in refused(command, model=folder)
     assert not (tmp_path / "executed").exists()
@@ -136,18 +136,18 @@ def test_damaged_models(command, damage, refused, drawers, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("flag", ["clip_model", "dino_model", "sam", "presence"])
 @pytest.mark.parametrize("content", [DEEP, b"[]", b"null", b""])
-def test_damaged_image_encoders(flag, content, refused, words, tmp_path):
+def test_damaged_image_encoders(flag, content, refused, options, tmp_path):
     if flag == "presence":
         damaged = tmp_path / "presence.json"
         damaged.write_bytes(content)
     else:
-        damaged = Path(shutil.copytree(words[flag][0], tmp_path / "damaged"))
+        damaged = Path(shutil.copytree(options[flag][0], tmp_path / "damaged"))
         (damaged / "config.json").write_bytes(content)
     assert str(damaged) in refused("evaluate", **{flag: damaged})
 
 
-def test_a_pipelines_index_cannot_point_outside_its_folder(drawers, tmp_path):
-    folder = Path(shutil.copytree(drawers / "one", tmp_path / "a" / "model"))
+def test_pipeline_index_cannot_point_outside_its_folder(generators, tmp_path):
+    folder = Path(shutil.copytree(generators / "one", tmp_path / "a" / "model"))
     before = Model("one", str(folder)).weights()
     index = json.loads((folder / model_folder.PIPELINE_INDEX).read_text())
     for name in ("..", "../b", str(tmp_path / "b"), ""):

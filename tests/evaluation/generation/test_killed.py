@@ -1,4 +1,4 @@
-"""Guards `generate` and `evaluate generation` against a kill at any write: the next call gives the same result."""
+"""`generate` and `evaluate generation` killed at any write: the next call gives the same result."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.c
 
 
 class _Observer:
-    """Copies a folder before each write in it: the state left if the process is killed at that point."""
+    """Copies a folder before each write in it: the state left by a kill at that point."""
 
     def __init__(self) -> None:
         self.folder: Path | None = None
@@ -29,14 +29,14 @@ class _Observer:
         if self.folder is None or not args or not str(args[0]).startswith(str(self.folder)):
             return
         if event in WRITES or (event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR)):
-            folder, self.folder = self.folder, None  # copies are no writes of the command's
+            folder, self.folder = self.folder, None  # copying must not trigger the hook
             self._keep(folder)
             self.folder = folder
 
     def _keep(self, folder: Path) -> None:
-        there = tree(folder).items()
+        entries = tree(folder).items()
         unfinished, finished = (
-            {entry for entry in there if (UNFINISHED in entry[0]) == is_one} for is_one in (True, False)
+            {entry for entry in entries if (UNFINISHED in entry[0]) == partial} for partial in (True, False)
         )
         state = frozenset(finished | {(name.split(UNFINISHED)[0], "") for name, _ in unfinished})
         if state not in self.states:
@@ -55,11 +55,11 @@ class _Observer:
         return list(self.states.values())
 
 
-OBSERVER = _Observer()  # a hook stays for the process's life
+OBSERVER = _Observer()  # an audit hook cannot be removed
 
 
 def tree(folder):
-    """Digests of all files, and all folders, by name."""
+    """Return the digests of all files, and all folders, by name."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         for path in folder.rglob("*")
@@ -74,7 +74,7 @@ def assert_same_pictures(folder, wanted):
             np.testing.assert_allclose(np.int16(actual), np.int16(expected), atol=1)
 
 
-def end_each(command, output, tmp_path):
+def resume_each(command, output, tmp_path):
     """Resume from each state that a kill can leave; yield an uninterrupted run to compare with."""
     states = OBSERVER.run(command, output, tmp_path / "states")
     whole = output.rename(tmp_path / "whole")
@@ -86,30 +86,30 @@ def end_each(command, output, tmp_path):
         shutil.rmtree(output)
 
 
-def test_generate(drawers, tmp_path):
+def test_generate(generators, tmp_path):
     output = tmp_path / "out"
-    flags = {"model": drawers / "one", "prompt": "a dog", "num_images": 2, "num_inference_steps": 1, "output": output}
-    flags |= {"height": 32, "width": 32, "device": "cpu"}
+    flags = {"model": generators / "one", "prompt": "a dog", "num_images": 2, "num_inference_steps": 1}
+    flags |= {"output": output, "height": 32, "width": 32, "device": "cpu"}
     command = ["generate", *(str(word) for name, value in flags.items() for word in (f"--{name}", value))]
     ended = 0
-    for whole in end_each(command, output, tmp_path):
+    for whole in resume_each(command, output, tmp_path):
         assert_same_pictures(output, whole)
         ended += 1
     assert ended > 6
 
 
-def test_evaluate_generation(words, subject, tmp_path):
+def test_evaluate_generation(options, subject, tmp_path):
     (tmp_path / "prompts.txt").write_text("a dog [in the snow]")
     for kind in ("photos", "masks"):
         (tmp_path / kind).mkdir()
         shutil.copy(subject / kind / "0.png", tmp_path / kind)
-        words["instance_data_dir" if kind == "photos" else "instance_mask_dir"] = [str(tmp_path / kind)]
-    words |= {"model": words["model"][:1], "prompts": [str(tmp_path / "prompts.txt")], "num_images": ["1"]}
-    words |= {"num_inference_steps": ["1"], "dino_model": ["none"]}
-    output, ended = Path(words["output"][0]), 0
-    for whole in end_each(argv(words), output, tmp_path):
+        options["instance_data_dir" if kind == "photos" else "instance_mask_dir"] = [str(tmp_path / kind)]
+    options |= {"model": options["model"][:1], "prompts": [str(tmp_path / "prompts.txt")], "num_images": ["1"]}
+    options |= {"num_inference_steps": ["1"], "dino_model": ["none"]}
+    output, ended = Path(options["output"][0]), 0
+    for whole in resume_each(argv(options), output, tmp_path):
         assert_same_pictures(output, whole)
-        assert_close(read_metrics(words), read_metrics({"output": [str(whole)]}))
+        assert_close(read_metrics(options), read_metrics({"output": [str(whole)]}))
         assert (output / "models/one/found" / SUBJECT_NAME).stat().st_size
         pages = [(folder / "report.html").read_text().count("data:image") for folder in (output, whole)]
         assert pages[0] == pages[1] > 0

@@ -1,4 +1,4 @@
-"""Guards the measures: hand-computed cases, torchmetrics' own numbers, and invariances."""
+"""The measures: hand-computed cases, torchmetrics' own numbers, and invariances."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from tests.scene import scene
 EAST, NORTH, WEST, NORTHEAST = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0.6, 0.8]])
 
 
-def drawn(seed, count, width=7):
+def random_features(seed, count, width=7):
     return normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
@@ -42,7 +42,7 @@ def test_by_hand():
 @settings(deadline=None, max_examples=50)
 @given(seed=st.integers(0, 2**31), count=st.integers(2, 6), reals=st.integers(1, 5), turn=st.permutations(range(7)))
 def test_similarities_match_torchmetrics_and_do_not_depend_on_order(seed, count, reals, turn):
-    generated, real = drawn(seed, count), drawn(seed + 1, reals)
+    generated, real = random_features(seed, count), random_features(seed + 1, reals)
     ours = measures.similarity(generated, real)
     torch.testing.assert_close(ours, pairwise_cosine_similarity(generated, real).mean(1))
     torch.testing.assert_close(ours.mean(), measures.similarity(real, generated).mean())  # a mean over all pairs
@@ -53,7 +53,7 @@ def test_similarities_match_torchmetrics_and_do_not_depend_on_order(seed, count,
     assert ours.abs().max() <= 1 + 1e-6 and -1e-6 <= measures.diversity(generated) <= 2 + 1e-6
 
 
-def test_clip_t_is_torchmetrics_clip_score(eyes):
+def test_clip_t_equals_torchmetrics_clip_score(eyes):
     pictures = [scene(60, 80, seed)[0] for seed in range(3)]
     prompts = ["a disc in the snow", "a red disc", "something else altogether"]
 
@@ -76,19 +76,19 @@ def test_clip_t_is_torchmetrics_clip_score(eyes):
     tensors = [torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]
     with torch.no_grad():
         scores = [float(clip_score(tensors, prompts, lambda turned=turned: theirs(turned))) for turned in (1, -1)]
-    # torchmetrics' is 100 * max(mean, 0); ours is below zero where the model turned around has it above.
+    # torchmetrics returns 100 * max(mean, 0); ours is negative where the negated model's is positive.
     assert scores == pytest.approx([100 * max(float(ours), 0), 100 * max(-float(ours), 0)], abs=1e-3)
     assert max(scores) > 0.1
 
 
-def test_a_long_prompt_is_truncated_and_a_dino_is_not_a_clip(eyes):
+def test_long_prompt_is_truncated_and_dino_is_not_clip(eyes):
     clip = Clip.from_pretrained(eyes / "clip", "cpu")
     assert clip.read(["word " * 100, "a"]).norm(dim=-1).tolist() == pytest.approx([1, 1])
     with pytest.raises(UserError, match="is not a CLIP"):
         Clip.from_pretrained(eyes / "dino", "cpu")
 
 
-def test_dinos_feature_is_the_class_token_of_the_last_layer(eyes):
+def test_dino_feature_is_class_token_of_last_layer(eyes):
     picture = scene(60, 80)[0]
     encoder = ImageEncoder.from_pretrained(eyes / "dino", "cpu")
     pixels = encoder.processor([picture], return_tensors="pt")["pixel_values"]
@@ -98,7 +98,7 @@ def test_dinos_feature_is_the_class_token_of_the_last_layer(eyes):
     torch.testing.assert_close(encoder.encode([picture])[0], token / token.norm())
 
 
-def test_subject_features_ignore_the_background_and_background_features_the_subject(eyes):
+def test_subject_and_background_features_are_independent(eyes):
     clip = Clip.from_pretrained(eyes / "clip", "cpu")
     pixels, disc = scene(48, 60)
     noise = np.random.default_rng(5).integers(0, 256, pixels.shape, dtype=np.uint8)
@@ -113,7 +113,7 @@ def test_subject_features_ignore_the_background_and_background_features_the_subj
         assert not torch.equal(seen(pixels, region), seen(other, region))
 
 
-def test_the_inside_of_an_empty_mask_and_the_outside_of_a_full_one_are_none():
+def test_empty_regions_have_no_features():
     picture, empty = Image.new("RGB", (4, 3), (9, 9, 9)), np.zeros((3, 4), bool)
     assert region_of(picture, empty, "inside") is None
     assert region_of(picture, ~empty, "outside") is None
@@ -121,7 +121,7 @@ def test_the_inside_of_an_empty_mask_and_the_outside_of_a_full_one_are_none():
     assert region_of(picture, ~empty, "inside") is not None
 
 
-def test_an_interval_is_over_prompts_and_deterministic():
+def test_interval_is_over_prompts_and_deterministic():
     made = estimate([[0.0, 0.0], [1.0], [], [0.0, 0.0, 0.0], [1.0]])
     assert (made.mean, made.prompts, made.values) == (0.5, 4, 7)
     # Of four draws from two zeros and two ones, the mean is binomial: P(0) = P(1) = 1/16 > 2.5 %.
@@ -136,7 +136,7 @@ def test_an_interval_is_over_prompts_and_deterministic():
     assert (estimate([[3.0, 5.0]]).mean, estimate([[3.0, 5.0]]).low) == (4.0, None)
 
 
-def test_a_difference_is_paired_by_prompt():
+def test_difference_is_paired_by_prompt():
     hard = [[0.1], [0.5], [0.9], []]
     easier = [[0.3], [0.7], [1.1], [8.0]]
     made = difference(easier, hard)
@@ -151,7 +151,7 @@ def test_numbers_are_formatted_for_display():
     assert interval(MEASURES["scene"], estimate([[0.25]])) == "25.0 %"
 
 
-def test_a_share_of_none_or_all_pictures_has_wilsons_interval():
+def test_share_has_wilson_interval():
     assert wilson(10, 10) == pytest.approx((10 / (10 + 1.959964**2), 1))
     assert wilson(0, 10) == pytest.approx((0, 1.959964**2 / (10 + 1.959964**2)))
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)  # Newcombe 1998, Stat. Med. 17, table I
@@ -160,7 +160,7 @@ def test_a_share_of_none_or_all_pictures_has_wilsons_interval():
     assert (estimate([[0.0]], share=True).low, estimate([[0.0]], share=True).high) == wilson(0, 1)
 
 
-@pytest.mark.parametrize(("prompts", "says"), [(2, ""), (7, ""), (8, "worse")])
-def test_a_difference_over_few_prompts_is_not_called_significant(prompts, says):
+@pytest.mark.parametrize(("prompts", "verdict"), [(2, ""), (7, ""), (8, "worse")])
+def test_difference_over_few_prompts_is_not_called_significant(prompts, verdict):
     made = estimate([[-0.04 - 0.001 * number] for number in range(prompts)])
-    assert _difference("dino", {"dino": made})["says"] == says
+    assert _difference("dino", {"dino": made})["says"] == verdict

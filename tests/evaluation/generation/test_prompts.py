@@ -1,4 +1,4 @@
-"""Guards the prompts: DreamBench's word for word, and the format of a user's own file."""
+"""The prompts: DreamBench's word for word, and the format of a user's own file."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_dreambench_has_25_prompts_for_objects_and_25_for_live_subjects():
     assert all(scene in prompt.text for prompt in objects if (scene := prompt.scene))
 
 
-def test_a_users_own_prompts(tmp_path):
+def test_users_own_prompts(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("\ufeff# mine\n\na {class_token}  [at  {unique_token}'s]\nhello\nhello\n", encoding="utf-8")
     assert read_prompts(str(path), "sks", "dog") == [
@@ -32,7 +32,7 @@ def test_a_users_own_prompts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "saying"),
+    ("line", "message"),
     [
         ("a {token} dog", r"supported are {unique_token} and {class_token}"),
         ("a {unique_token} dog", "needs --unique_token; give one, such as sks"),
@@ -43,14 +43,14 @@ def test_a_users_own_prompts(tmp_path):
         ("# nothing", "no prompt in"),
     ],
 )
-def test_an_invalid_prompt_is_refused(tmp_path, line, saying):
+def test_invalid_prompt_is_refused(tmp_path, line, message):
     path = tmp_path / "prompts.txt"
     path.write_text(line)
-    with pytest.raises(UserError, match=saying):
+    with pytest.raises(UserError, match=message):
         read_prompts(str(path), None, "dog")
 
 
-def test_a_missing_or_non_text_file_is_refused(tmp_path):
+def test_missing_or_non_text_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="neither objects nor live nor a file"):
         read_prompts("objcts", "sks", "dog")
     path = tmp_path / "prompts.txt"

@@ -1,4 +1,4 @@
-"""Guards report.html: it loads no other file, and shows all pictures and measures in a real browser."""
+"""`report.html` loads no other file, and shows all pictures and measures in a real browser."""
 
 import re
 from html.parser import HTMLParser
@@ -28,19 +28,19 @@ class References(HTMLParser):
 
 
 @pytest.fixture
-def report(words, subject, tmp_path):
+def report(options, subject, tmp_path):
     """A report of two models, with a prompt that would break a page that does not escape it."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text((subject / "prompts.txt").read_text() + NASTY)
-    assert evaluate(words, prompts=prompts) == 0
-    return Path(words["output"][0]) / "report.html"
+    assert evaluate(options, prompts=prompts) == 0
+    return Path(options["output"][0]) / "report.html"
 
 
-def test_the_page_loads_nothing_and_shows_everything(report, browser):
+def test_page_loads_nothing_and_shows_everything(report, browser):
     text = report.read_text(encoding="utf-8")
     page = References()
     page.feed(text)
-    # 3 photos; of 4 prompts, 2 models and 2 seeds each picture as it is and with its outline.
+    # 3 photos; 4 prompts x 2 models x 2 seeds, each picture with and without its outline.
     assert len(page.loaded) == page.tags.count("img") == 3 + 4 * 2 * 2 * 2
     assert all(re.match(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+$", url) for url in page.loaded)
     assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags)

@@ -1,4 +1,4 @@
-"""Small synthetic data sets in the benchmarks' layouts, which can be scored in a second."""
+"""Small synthetic data sets in the benchmarks' layouts, scored within a second."""
 
 import json
 import pickle
@@ -102,7 +102,7 @@ def write_paco(root, classes=8, photos=4):
         ]
         for group in range(classes):
             cid2img[group] += [{photo: f"coco/val2017/{photo}.jpg"}] * 2  # named twice, as in the real lists
-    cid2img[classes - 1] = cid2img[classes - 1][:2]  # of the last class there is one photo only
+    cid2img[classes - 1] = cid2img[classes - 1][:2]  # the last class has only one photo
     for name in ("train", "val"):
         dump(root / "paco" / f"paco_part_{name}.pkl", {"cid2img": cid2img, "img2anno": img2anno})
     return root

@@ -1,4 +1,4 @@
-"""Guards the ablations: each row is the method it is named after, each fit learns, and the SAM stays unchanged."""
+"""The ablations: each row is the method it is named after, each fit learns, and the SAM stays unchanged."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def backbone():
     return load_backbone(random_sam(), device="cpu")
 
 
-def found_by(method, backbone):
+def mask_by(method, backbone):
     """The method's mask of a photo, learned from another."""
     (photo,) = PerSAM(backbone).encode([PHOTO])
     return method(Reference(*scene(90, 150)))(photo)
@@ -38,7 +38,7 @@ def expected(backbone, method, reference=None):
 # Tables 4 and 6
 
 
-def test_each_step_of_the_ladder_adds_one_technique():
+def test_each_ablation_step_adds_one_technique():
     techniques = ("negative_prior", "refinement", "guided_attention", "semantic_prompting")
     switched = [[getattr(method, name) for name in techniques] for method in ablation.ladder("corrected").values()]
     assert switched[:5] == [[number < steps for number in range(4)] for steps in range(5)]
@@ -52,21 +52,21 @@ def test_every_row_of_every_table_can_be_built_and_run(backbone):
     assert set(built) == set(names) == {name for table in ablation.TABLES.values() for name in table}
     assert set(paper.ABLATION) <= set(names)
     for name, method in built.items():
-        assert found_by(method, backbone).shape == PHOTO.shape[:2], name
+        assert mask_by(method, backbone).shape == PHOTO.shape[:2], name
 
 
-def test_an_evaluated_method_finds_what_persam_finds(backbone):
+def test_evaluated_method_equals_persam(backbone):
     for method in ablation.ladder("corrected").values():
-        np.testing.assert_array_equal(found_by(persam_method(backbone, method), backbone), expected(backbone, method))
+        np.testing.assert_array_equal(mask_by(persam_method(backbone, method), backbone), expected(backbone, method))
 
 
-def test_a_box_reference_is_the_mask_that_sam_makes_of_the_tight_box(backbone):
+def test_box_reference_is_sams_mask_of_tight_box(backbone):
     image, disc = scene(90, 150)
     rows, columns = np.flatnonzero(disc.any(1)), np.flatnonzero(disc.any(0))
     box = [columns[0], rows[0], columns[-1], rows[-1]]
     reference = reference_from(PerSAM(backbone), image, box=box)
     assert not np.array_equal(reference.foreground, disc)
-    found = found_by(persam_method(backbone, Method(), box=True), backbone)
+    found = mask_by(persam_method(backbone, Method(), box=True), backbone)
     np.testing.assert_array_equal(found, expected(backbone, Method(), reference))
     assert not np.array_equal(found, expected(backbone, Method()))
 
@@ -75,12 +75,12 @@ def test_a_box_reference_is_the_mask_that_sam_makes_of_the_tight_box(backbone):
 
 
 def reference_loss(backbone, decoder):
-    """Loss of a decoder's three masks, a third each, against the reference mask that it is fitted to."""
+    """Compute the loss of a decoder's three masks, equally weighted, against the reference mask it is fitted to."""
     reference = Reference(*scene(90, 150))
     subject, photo = tuning._at_thirds(PerSAM(backbone, PERSAM_F), reference)
-    asked, foreground = tuning._question(photo, subject), tuning._foreground(reference, photo)
+    question, foreground = tuning._question(photo, subject), tuning._foreground(reference, photo)
     with tuning._in_place(backbone, decoder):
-        logits, _ = backbone.decode(photo.embedding, asked, multimask=True)
+        logits, _ = backbone.decode(photo.embedding, question, multimask=True)
     return dice_and_focal(photo.frame.to_original(logits).mean(0), foreground)
 
 
@@ -90,7 +90,7 @@ def reference_loss(backbone, decoder):
     [*((random_sam, name) for name in TUNERS), (original, "prompt-tokens")],
     ids=lambda value: getattr(value, "__name__", value),
 )
-def test_a_tuned_decoder_fits_the_reference_better_and_leaves_the_sam_alone(make, name):
+def test_tuned_decoder_fits_reference_better_and_leaves_sam_unchanged(make, name):
     backbone = load_backbone(make(), device="cpu")
     before, decoder = weights_checksum(backbone._model), backbone._model.mask_decoder
     losses = []
@@ -105,24 +105,24 @@ def test_a_tuned_decoder_fits_the_reference_better_and_leaves_the_sam_alone(make
     assert not any(weight.requires_grad for weight in backbone._model.parameters())
 
 
-def test_adapters_and_lora_change_nothing_before_they_learn(backbone):
-    nothing = found_by(tuning.tuned_decoder(backbone, PERSAM_F, None), backbone)
+def test_untrained_adapters_and_lora_change_nothing(backbone):
+    nothing = mask_by(tuning.tuned_decoder(backbone, PERSAM_F, None), backbone)
     for tuner in (tuning.adapters, tuning.lora):
         np.testing.assert_array_equal(
-            found_by(tuning.tuned_decoder(backbone, PERSAM_F, tuner, steps=0), backbone), nothing
+            mask_by(tuning.tuned_decoder(backbone, PERSAM_F, tuner, steps=0), backbone), nothing
         )
 
 
-def test_a_tuned_decoder_finds_something_else_and_the_same_again(backbone):
-    nothing = found_by(tuning.tuned_decoder(backbone, PERSAM_F, None), backbone)
+def test_tuned_decoder_differs_and_is_deterministic(backbone):
+    nothing = mask_by(tuning.tuned_decoder(backbone, PERSAM_F, None), backbone)
     for tuner in (tuning.lora, tuning.adapters, tuning.prompt_tokens):
-        found = found_by(tuning.tuned_decoder(backbone, PERSAM_F, tuner, steps=8), backbone)
+        found = mask_by(tuning.tuned_decoder(backbone, PERSAM_F, tuner, steps=8), backbone)
         assert not np.array_equal(found, nothing)
-    again = found_by(tuning.tuned_decoder(backbone, PERSAM_F, tuning.prompt_tokens, steps=8), backbone)
+    again = mask_by(tuning.tuned_decoder(backbone, PERSAM_F, tuning.prompt_tokens, steps=8), backbone)
     np.testing.assert_array_equal(again, found)
 
 
-def test_only_what_a_tuner_adds_is_fitted(backbone):
+def test_only_added_weights_are_fitted(backbone):
     width, blocks = 32, 2
     expected = {
         "prompt-tokens": tuning.PROMPT_TOKENS * width,
@@ -136,7 +136,7 @@ def test_only_what_a_tuner_adds_is_fitted(backbone):
         assert count > 0
 
 
-def test_three_weights_need_not_sum_to_one_and_fit_better_than_thirds():
+def test_three_weights_need_not_sum_to_one_and_beat_thirds():
     # Three masks: the first is the truth, the second its inverse and the third empty.
     true = torch.from_numpy(scene(20, 30)[1]).float()
     logits = torch.stack([2 * true - 1, 1 - 2 * true, torch.full_like(true, -0.5)])
@@ -149,7 +149,7 @@ def test_three_weights_need_not_sum_to_one_and_fit_better_than_thirds():
     assert after < before
 
 
-def test_a_backbone_whose_decoder_cannot_be_replaced_is_refused_at_once():
+def test_backbone_without_replaceable_decoder_is_refused_immediately():
     class Other:
         name = "another"
 

@@ -1,4 +1,4 @@
-"""Guards the scores of videos: which frames count, separate objects, nothing done twice."""
+"""Scores of videos: which frames count, separate objects, nothing done twice."""
 
 import json
 
@@ -26,7 +26,7 @@ def first_masks_stay(frames, masks):
         yield (masks * numbers).max(0).astype(np.uint8)
 
 
-def test_the_truth_scores_one(davis, tmp_path):
+def test_ground_truth_scores_one(davis, tmp_path):
     def truth(frames, masks):
         return (np.where((labels := davis.labels("bear", path)) == 255, 0, labels) for path in davis.frames("bear"))
 
@@ -34,7 +34,7 @@ def test_the_truth_scores_one(davis, tmp_path):
     assert [(row["object"], row["J"], row["F"]) for row in rows] == [(1, 1, 1), (2, 1, 1)]
 
 
-def test_j_is_the_mean_over_the_frames_between_the_first_and_the_last(davis, tmp_path):
+def test_j_is_mean_over_frames_without_first_and_last(davis, tmp_path):
     rows = score_video(davis, "bear", first_masks_stay, tmp_path / "masks")
     # Frames 1, 2 and 3 of 5 count; there the squares of 10 and 12 pixels have moved by 2, 4 and 6. Of n columns
     # n - s are shared and n + s covered.
@@ -51,7 +51,7 @@ def test_void_pixels_do_not_count(davis, tmp_path):
             yield np.where(davis.labels("bear", path) == 255, 1, np.where(davis.labels("bear", path) == 1, 1, 0))
 
     first, second = score_video(davis, "bear", everywhere, tmp_path / "masks")
-    assert (first["J"], first["F"]) == (1, 1)  # one pixel more than the truth, and that one is void
+    assert (first["J"], first["F"]) == (1, 1)  # one pixel more than the truth, but that pixel is void
     assert second["J"] == 0
 
 
@@ -64,7 +64,7 @@ def test_void_pixels_do_not_count(davis, tmp_path):
     ],
     ids=["too few", "unknown object", "turned"],
 )
-def test_invalid_labels_from_a_method_are_refused(davis, tmp_path, labels, complaint):
+def test_invalid_labels_from_method_are_refused(davis, tmp_path, labels, complaint):
     def method(frames, masks):
         return (found for number in range(5) if (found := labels(number)) is not None)
 
@@ -72,7 +72,7 @@ def test_invalid_labels_from_a_method_are_refused(davis, tmp_path, labels, compl
         score_video(davis, "bear", method, tmp_path / "masks")
 
 
-def test_a_run_resumes_with_the_videos_that_are_left(davis, tmp_path):
+def test_run_resumes_with_remaining_videos(davis, tmp_path):
     seen = []
 
     def make(interrupt):
@@ -100,7 +100,7 @@ def test_a_run_resumes_with_the_videos_that_are_left(davis, tmp_path):
 
 
 @pytest.mark.parametrize("method", [Method(), Method.persam_f()], ids=["persam", "persam-f"])
-def test_persam_follows_the_objects_of_the_first_frame(davis, tmp_path, method):
+def test_persam_follows_objects_of_first_frame(davis, tmp_path, method):
     backbone = load_backbone(random_sam(), device="cpu")
     rows = score_video(davis, "bike", persam_video(backbone, method), tmp_path / "masks")
     assert [row["object"] for row in rows] == [1, 2]

@@ -1,4 +1,4 @@
-"""Guards the verb: a table and files for every benchmark, resuming, one line for every mistake."""
+"""The `evaluate` verb: a table and files for every benchmark, resuming, one-line errors."""
 
 import json
 import shutil
@@ -20,8 +20,8 @@ MAKERS = {make.name: write for make, write in WRITERS.items()} | {
 
 
 @pytest.fixture
-def mistake(capsys):
-    """Run a command that is wrong; returns its one line on stderr."""
+def error_of(capsys):
+    """Run an invalid command; return its one-line error."""
 
     def run(*argv):
         assert main(["evaluate", *map(str, argv)]) == 2
@@ -33,12 +33,12 @@ def mistake(capsys):
     return run
 
 
-def test_every_benchmark_has_a_test_and_the_papers_numbers():
+def test_every_benchmark_has_test_and_paper_numbers():
     assert set(MAKERS) == set(QUESTIONS)
     assert set(paper.BENCHMARKS) == set(QUESTIONS) - {"ablate", "presence"}
 
 
-def test_the_help_lists_every_flag_and_every_benchmark(capsys):
+def test_help_lists_every_flag_and_every_benchmark(capsys):
     with pytest.raises(SystemExit) as end:
         main(["evaluate", "--help"])
     assert end.value.code == 0
@@ -48,7 +48,7 @@ def test_the_help_lists_every_flag_and_every_benchmark(capsys):
 
 
 @pytest.mark.parametrize("question", [name for name in QUESTIONS if name in BENCHMARKS])
-def test_a_benchmark_prints_our_numbers_beside_the_papers(question, models, tmp_path, capsys):
+def test_benchmark_prints_paper_numbers_next_to_ours(question, models, tmp_path, capsys):
     MAKERS[question](tmp_path / "data")
     sam = tmp_path / "sam"
     shutil.copytree(models / "sam", sam)
@@ -64,7 +64,7 @@ def test_a_benchmark_prints_our_numbers_beside_the_papers(question, models, tmp_
     assert "3 episodes" in printed
     for name in ("results.csv", "worst.png", "episodes.json"):
         assert (tmp_path / "out" / name).is_file()
-    # Everything is scored: the same output is printed again, without a SAM.
+    # With everything scored, the same output is printed without a SAM.
     shutil.rmtree(sam)
     assert main(argv) == 0
     assert capsys.readouterr().out == printed
@@ -79,7 +79,7 @@ def test_persam_f_is_compared_with_persam_f(models, tmp_path, capsys):
     assert "another evaluation (method differ" in capsys.readouterr().err
 
 
-def test_ablate_prints_the_tables_and_adds_others_later(models, tmp_path, capsys):
+def test_ablate_prints_tables_and_can_add_more_later(models, tmp_path, capsys):
     datasets.write_perseg(tmp_path / "data", objects=("cat",), photos=2)
     flags = ["--data", tmp_path / "data", "--output", tmp_path / "out", "--sam", models / "sam", "--device", "cpu"]
     argv = ["evaluate", "ablate", *map(str, flags), "--steps", "1", "--tables"]
@@ -87,8 +87,8 @@ def test_ablate_prints_the_tables_and_adds_others_later(models, tmp_path, capsys
     lines = capsys.readouterr().out.splitlines()
     start = lines.index("Table 6: what is given")
     assert [row.split()[-3] for row in lines[start + 2 : start + 6]] == ["89.3", "88.1", "95.3", "94.9"]
-    asked = len((tmp_path / "out" / "scores.jsonl").read_text().splitlines())
-    assert asked == 4
+    scored = len((tmp_path / "out" / "scores.jsonl").read_text().splitlines())
+    assert scored == 4
     assert main([*argv, "4", "6"]) == 0
     printed = capsys.readouterr().out
     assert all(title in printed for table in ("4", "6") for title in ablation.TABLES[table].values())
@@ -106,11 +106,11 @@ def test_davis_prints_j_and_f(models, tmp_path, capsys):
     assert row.split()[-1] == "66.9"
 
 
-# Mistakes
+# Errors
 
 
 @pytest.mark.parametrize(
-    ("argv", "meant"),
+    ("argv", "expected"),
     [
         ((), "the benchmark is missing; choose one of perseg"),
         (("persog",), "no benchmark 'persog'"),
@@ -127,18 +127,18 @@ def test_davis_prints_j_and_f(models, tmp_path, capsys):
         (("davis", "--data", "x", "--output", "y"), "x is not laid out as DAVIS"),
     ],
 )
-def test_a_mistake_is_one_line(mistake, tmp_path, monkeypatch, argv, meant):
+def test_error_is_one_line(error_of, tmp_path, monkeypatch, argv, expected):
     monkeypatch.chdir(tmp_path)
-    assert meant in mistake(*argv)
+    assert expected in error_of(*argv)
     assert not list(tmp_path.iterdir())
 
 
-def test_flags_that_only_some_benchmarks_use_are_flags():
+def test_benchmark_specific_flags_exist():
     assert set(READ_BY) <= {flag.name for flag in fields(EvaluateFlags)}
     assert {question for readers in READ_BY.values() for question in readers} == set(QUESTIONS)
 
 
-def test_a_sam_that_is_not_there_is_one_line(mistake, tmp_path):
+def test_missing_sam_is_one_line(error_of, tmp_path):
     datasets.write_perseg(tmp_path / "data")
-    line = mistake("perseg", "--data", tmp_path / "data", "--output", tmp_path / "out", "--sam", tmp_path / "none")
+    line = error_of("perseg", "--data", tmp_path / "data", "--output", tmp_path / "out", "--sam", tmp_path / "none")
     assert f"no SAM at '{tmp_path / 'none'}'" in line

@@ -1,4 +1,4 @@
-"""Guards the metrics: cases counted by hand, and properties that hold for any two masks."""
+"""Metrics: cases counted by hand, and properties that hold for any two masks."""
 
 import math
 
@@ -41,7 +41,7 @@ def test_overlap_counts_pixels():
     assert overlap(ONE, BESIDE) == Overlap(30, 42, 36)
     assert overlap(ONE, BESIDE).iou == 30 / 42
     assert overlap(ONE, BESIDE).accuracy == 30 / 36
-    # A target twice as large: all found pixels are right, and half of the target is found.
+    # A target twice as large: all predicted pixels are right, and half of the target is covered.
     assert overlap(ONE, box(2, 2, 7, 13)).accuracy == 0.5
 
 
@@ -51,7 +51,7 @@ def test_void_pixels_do_not_count():
     assert overlap(ONE, BESIDE, void) == Overlap(6 * 3, 6 * 4, 6 * 3)
 
 
-def test_two_empty_masks_are_equal_and_one_is_wrong():
+def test_empty_masks():
     nothing = np.zeros((20, 20), bool)
     assert overlap(nothing, nothing).iou == boundary_f(nothing, nothing) == 1
     assert boundary_overlap(nothing, nothing).iou == 1
@@ -64,7 +64,7 @@ def test_overlaps_add_up_before_they_are_divided():
     assert (Overlap(1, 2, 2) + Overlap(1, 8, 3)).iou == 0.2
 
 
-def test_the_band_is_the_mask_without_its_inside():
+def test_boundary_band_is_mask_without_its_inside():
     # A 6 x 6 square without the 4 x 4 inside.
     assert boundary_band(ONE).sum() == 36 - 16
     assert not boundary_band(ONE)[3:7, 3:7].any()
@@ -80,7 +80,7 @@ def test_boundary_iou_by_hand():
     assert boundary_overlap(ONE, BESIDE).iou == 10 / 30
 
 
-def test_a_contour_lies_half_a_pixel_up_and_left():
+def test_contour_is_half_a_pixel_up_and_left():
     # A pixel belongs to it where its right, lower or lower right neighbour differs: for the square on rows and columns
     # 2 to 7 the ring of rows and columns 1 to 7, 4 * 7 - 4 = 24 pixels.
     ring = box(1, 1, 7, 7) & ~box(2, 2, 6, 6)
@@ -90,7 +90,7 @@ def test_a_contour_lies_half_a_pixel_up_and_left():
 
 
 def test_f_by_hand():
-    # One pixel aside is within the tolerance.
+    # A shift of one pixel is within the tolerance.
     assert boundary_f(ONE, BESIDE) == 1
     # Two aside: the rings have 24 pixels on rows 1 to 7, columns 1 to 7 and 3 to 9. Of the first, the upper row has
     # columns 3 to 7 in common with the second and column 2 next to it, 6 pixels; the lower row too. Its left column is
@@ -101,7 +101,7 @@ def test_f_by_hand():
     assert boundary_f(ONE, FAR, share=0.05) == 1
 
 
-def test_f_is_the_harmonic_mean_of_precision_and_recall():
+def test_f_is_harmonic_mean_of_precision_and_recall():
     # A second square far away is not in the truth: recall 1; precision 24 of 48. F = 2 * 0.5 / 1.5.
     both = ONE | box(12, 12, 17, 17)
     assert boundary_f(both, ONE) == boundary_f(ONE, both) == pytest.approx(2 / 3)
@@ -118,7 +118,7 @@ def test_masks_of_different_sizes_are_refused(measure):
 
 @settings(max_examples=50, deadline=None)
 @given(masks)
-def test_a_mask_fits_itself(mask):
+def test_mask_matches_itself(mask):
     assert overlap(mask, mask).iou == boundary_overlap(mask, mask).iou == boundary_f(mask, mask) == 1
 
 
@@ -133,7 +133,7 @@ def test_measures_are_symmetric_and_within_bounds(data, mask):
 
 @settings(max_examples=50, deadline=None)
 @given(masks, st.floats(0.01, 0.5))
-def test_the_band_is_d_erosions_with_zeros_around(mask, share):
+def test_boundary_band_equals_d_erosions_with_zero_padding(mask, share):
     eroded = np.pad(mask, 1)
     for _ in range(max(1, round(share * math.hypot(*mask.shape)))):
         neighbours = np.pad(eroded, 1, mode="edge")
@@ -144,12 +144,12 @@ def test_the_band_is_d_erosions_with_zeros_around(mask, share):
 
 @settings(max_examples=40, deadline=None)
 @given(arrays.arrays(bool, (12, 12)), shifts.filter(lambda shift: math.hypot(*shift) <= 3))
-def test_f_forgives_a_shift_within_the_tolerance(blob, shift):
+def test_f_tolerates_shift_within_tolerance(blob, shift):
     # 200 x 300 pixels tolerate 0.008 * 360.6 = 2.9, rounded up to 3 pixels in any direction.
     mask = np.zeros((200, 300), bool)
     mask[80:92, 100:112] = blob
     assert boundary_f(np.roll(mask, shift, (0, 1)), mask) == 1
 
 
-def test_f_does_not_forgive_more():
+def test_f_penalizes_larger_shift():
     assert boundary_f(box(80, 100, 91, 111, (200, 300)), box(80, 104, 91, 115, (200, 300))) < 1

@@ -1,4 +1,4 @@
-"""Guards the calibration of a presence rule: its photos, the logistic fit, and the verb's output."""
+"""The calibration of a presence rule: its photos, the logistic fit, and the verb's output."""
 
 import json
 from dataclasses import replace
@@ -30,7 +30,7 @@ OBJECTS = ("bear", "cat", "dog", "mug", "shoe", "tram")
 MIDDLE = Signals(likeness=0.9, contrast=0.5, cycle=0.8, score=0.9, appearance=0.7)
 
 
-def drawn(count, seed=0):
+def random_scores(count, seed=0):
     """Random presence scores; likeness and appearance separate right from wrong, the others are uninformative."""
     random = np.random.default_rng(seed)
     made = []
@@ -42,8 +42,8 @@ def drawn(count, seed=0):
     return made
 
 
-def test_the_rule_weights_the_informative_scores_and_doubts_the_allowed_share():
-    measured = drawn(2000)
+def test_rule_weights_informative_scores_and_rejects_allowed_share():
+    measured = random_scores(2000)
     rule = fit_rule(measured, "sam", "clip")
     assert min(rule.weights.values()) >= 0
     assert min(rule.weights["likeness"], rule.weights["appearance"]) > 10
@@ -55,19 +55,19 @@ def test_the_rule_weights_the_informative_scores_and_doubts_the_allowed_share():
     assert rule.weights["likeness"] == pytest.approx(0.12 / 0.05**2, rel=0.25)
 
 
-def test_without_an_encoder_appearance_is_not_read():
-    rule = fit_rule([(right, replace(scores, appearance=None)) for right, scores in drawn(200)], "sam", None)
+def test_without_encoder_appearance_is_ignored():
+    rule = fit_rule([(right, replace(scores, appearance=None)) for right, scores in random_scores(200)], "sam", None)
     assert "appearance" not in rule.weights
     assert rule.encoder is None
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_masks_that_are_all_right_or_all_wrong_make_no_rule(right):
+def test_rule_needs_right_and_wrong_masks(right):
     with pytest.raises(UserError, match="of 10 masks are right"):
-        fit_rule([(right, scores) for _, scores in drawn(10)], "sam", "clip")
+        fit_rule([(right, scores) for _, scores in random_scores(10)], "sam", "clip")
 
 
-def test_each_object_is_searched_for_in_its_own_photos_and_in_as_many_others(tmp_path):
+def test_each_object_is_searched_in_own_and_equally_many_other_photos(tmp_path):
     datasets.write_perseg(tmp_path, objects=OBJECTS, photos=3)
     first, second = halves(PerSeg(tmp_path), seed=0)
     assert len(first) == len(second) == 3
@@ -88,15 +88,15 @@ def test_too_few_objects_are_refused(tmp_path):
         halves(PerSeg(tmp_path), seed=0)
 
 
-def test_the_table_counts_verdicts_by_group_and_the_area_is_the_share_of_pairs_in_order():
-    def said(group, right, probability, verdict):
+def test_table_counts_verdicts_by_group_and_area_is_share_of_ordered_pairs():
+    def judgement(group, right, probability, verdict):
         return Judgement(group, right, Presence(verdict, probability, None))
 
     judged = [
-        said("own", True, 0.9, "found"),
-        said("own", True, 0.4, "unsure"),
-        said("other", False, 0.5, "unsure"),
-        said("other", False, 0.1, "not found"),
+        judgement("own", True, 0.9, "found"),
+        judgement("own", True, 0.4, "unsure"),
+        judgement("other", False, 0.5, "unsure"),
+        judgement("other", False, 0.1, "not found"),
     ]
     own, other, everything = rows(judged)
     assert (own.group, own.photos, own.found, own.unsure, own.not_found, own.area) == ("own", 2, 0.5, 0.5, 0.0, None)
@@ -105,7 +105,7 @@ def test_the_table_counts_verdicts_by_group_and_the_area_is_the_share_of_pairs_i
     assert area_under_curve(judged) == 0.75
 
 
-def test_the_verb_writes_a_rule_that_segment_takes(tmp_path, capsys):
+def test_written_rule_works_with_segment(tmp_path, capsys):
     for album in albums():
         for number, picture in enumerate(album.pictures[:3]):
             files.write_picture(picture.image, tmp_path / f"Images/{album.name}/{number:02}.jpg")

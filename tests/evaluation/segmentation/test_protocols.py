@@ -1,4 +1,4 @@
-"""Guards reading of the benchmarks: their episodes and masks, and that other layouts are refused."""
+"""Reading the benchmarks: their episodes and masks, and that other layouts are refused."""
 
 import json
 import os
@@ -32,8 +32,8 @@ ALL = pytest.mark.parametrize("make", WRITERS, ids=lambda make: make.name)
 SAMPLED = pytest.mark.parametrize("make", [Lvis92, PascalPart, PacoPart], ids=lambda make: make.name)
 
 
-def drawn(make, tmp_path, folds=(0,), seed=0, count=None, name="episodes.json"):
-    """A benchmark on a folder in its layout, and its episodes."""
+def draw_episodes(make, tmp_path, folds=(0,), seed=0, count=None, name="episodes.json"):
+    """Return a benchmark on a folder in its layout, and its episodes."""
     folder = tmp_path / "data"
     if not folder.exists():
         WRITERS[make](folder)
@@ -45,7 +45,7 @@ def drawn(make, tmp_path, folds=(0,), seed=0, count=None, name="episodes.json"):
 
 
 @ALL
-def test_an_empty_folder_is_refused_naming_what_is_missing(make, tmp_path):
+def test_empty_folder_is_refused_naming_what_is_missing(make, tmp_path):
     with pytest.raises(UserError, match=f"not laid out as {make.title}") as refusal:
         make(tmp_path)
     assert "\n" not in str(refusal.value)
@@ -53,7 +53,7 @@ def test_an_empty_folder_is_refused_naming_what_is_missing(make, tmp_path):
 
 
 @ALL
-def test_the_folder_above_is_refused_too(make, tmp_path):
+def test_parent_folder_is_refused(make, tmp_path):
     WRITERS[make](tmp_path / "above" / "below")
     with pytest.raises(UserError, match="not laid out as"):
         make(tmp_path / "above")
@@ -61,8 +61,8 @@ def test_the_folder_above_is_refused_too(make, tmp_path):
 
 
 @ALL
-def test_every_episode_can_be_read_and_has_two_different_photos(make, tmp_path):
-    benchmark, episodes = drawn(make, tmp_path, count=6)
+def test_every_episode_is_readable_and_has_two_different_photos(make, tmp_path):
+    benchmark, episodes = draw_episodes(make, tmp_path, count=6)
     assert len(episodes) == 4 if make is PerSeg else 6
     assert len({episode.name for episode in episodes}) == len(episodes)
     for episode in episodes:
@@ -74,37 +74,37 @@ def test_every_episode_can_be_read_and_has_two_different_photos(make, tmp_path):
 
 
 @ALL
-def test_episodes_are_written_and_read_again(make, tmp_path):
-    benchmark, episodes = drawn(make, tmp_path, count=5)
-    # The file takes precedence over the seed, so two runs use the same episodes.
+def test_episodes_survive_writing_and_reading(make, tmp_path):
+    benchmark, episodes = draw_episodes(make, tmp_path, count=5)
+    # The file overrides the seed, so two runs use the same episodes.
     assert list_episodes(benchmark, tmp_path / "episodes.json", [0], 99, 3) == episodes
-    _, same = drawn(make, tmp_path, count=5, name="again.json")
+    _, same = draw_episodes(make, tmp_path, count=5, name="again.json")
     assert same == episodes
 
 
 @pytest.mark.parametrize("make", [FSS1000, Lvis92, PascalPart, PacoPart], ids=lambda make: make.name)
-def test_another_seed_draws_other_episodes(make, tmp_path):
-    _, episodes = drawn(make, tmp_path)
-    _, others = drawn(make, tmp_path, seed=1, name="others.json")
+def test_different_seed_draws_different_episodes(make, tmp_path):
+    _, episodes = draw_episodes(make, tmp_path)
+    _, others = draw_episodes(make, tmp_path, seed=1, name="others.json")
     assert len(episodes) == len(others)
     assert episodes != others
 
 
 @SAMPLED
-def test_a_fold_is_the_same_alone_and_among_others(make, tmp_path):
-    _, both = drawn(make, tmp_path, folds=(0, 1), count=7)
-    _, second = drawn(make, tmp_path, folds=(1,), count=7, name="second.json")
+def test_fold_is_same_alone_and_with_others(make, tmp_path):
+    _, both = draw_episodes(make, tmp_path, folds=(0, 1), count=7)
+    _, second = draw_episodes(make, tmp_path, folds=(1,), count=7, name="second.json")
     assert [episode for episode in both if episode.fold == 1] == second
     assert len(both) == 14
 
 
-def test_a_fold_that_is_not_there_is_refused(tmp_path):
+def test_missing_fold_is_refused(tmp_path):
     with pytest.raises(UserError, match="LVIS-92i has no fold 10; its folds are 0 to 9"):
-        drawn(Lvis92, tmp_path, folds=(3, 10))
+        draw_episodes(Lvis92, tmp_path, folds=(3, 10))
 
 
-def test_a_list_of_episodes_that_is_not_this_benchmarks_is_refused(tmp_path):
-    benchmark, _ = drawn(PerSeg, tmp_path)
+def test_episodes_of_other_benchmark_are_refused(tmp_path):
+    benchmark, _ = draw_episodes(PerSeg, tmp_path)
     path = tmp_path / "episodes.json"
     stored = json.loads(path.read_text())
     path.write_text(json.dumps(stored | {"benchmark": "fss"}))
@@ -116,8 +116,8 @@ def test_a_list_of_episodes_that_is_not_this_benchmarks_is_refused(tmp_path):
             list_episodes(benchmark, path, [0], 0, None)
 
 
-def test_a_mask_of_another_size_is_a_damaged_data_set(tmp_path):
-    benchmark, episodes = drawn(PerSeg, tmp_path)
+def test_mask_of_other_size_means_damaged_dataset(tmp_path):
+    benchmark, episodes = draw_episodes(PerSeg, tmp_path)
     datasets.write(tmp_path / "data" / "Annotations" / "cat" / "01.png", np.eye(7, dtype=np.uint8))
     with pytest.raises(UserError, match=r"cat/01\.png.* 7 x 7 pixels but the photo is 60 x 40"):
         read_checked(benchmark, episodes[0].query)
@@ -126,8 +126,8 @@ def test_a_mask_of_another_size_is_a_damaged_data_set(tmp_path):
 # PerSeg
 
 
-def test_perseg_has_an_episode_for_every_photo_but_the_reference(tmp_path):
-    benchmark, episodes = drawn(PerSeg, tmp_path)
+def test_perseg_has_episode_for_every_photo_but_reference(tmp_path):
+    benchmark, episodes = draw_episodes(PerSeg, tmp_path)
     assert [episode.name for episode in episodes] == ["cat/01", "cat/02", "dog/01", "dog/02"]
     assert {episode.reference.image for episode in episodes} == {"Images/cat/00.jpg", "Images/dog/00.jpg"}
     assert all(episode.group == episode.reference.image.split("/")[1] for episode in episodes)
@@ -136,7 +136,7 @@ def test_perseg_has_an_episode_for_every_photo_but_the_reference(tmp_path):
     assert np.unique(np.asarray(mask)).tolist() == [0, 128]
 
 
-def test_perseg_without_a_mask_or_a_reference_says_which(tmp_path):
+def test_perseg_names_missing_mask_or_reference(tmp_path):
     datasets.write_perseg(tmp_path)
     (tmp_path / "Annotations" / "dog" / "02.png").unlink()
     with pytest.raises(UserError, match=r"dog/02\.png"):
@@ -149,8 +149,8 @@ def test_perseg_without_a_mask_or_a_reference_says_which(tmp_path):
 # FSS-1000
 
 
-def test_fss_has_one_episode_for_every_photo_of_the_test_classes(tmp_path):
-    _, episodes = drawn(FSS1000, tmp_path)
+def test_fss_has_one_episode_per_photo_of_test_classes(tmp_path):
+    _, episodes = draw_episodes(FSS1000, tmp_path)
     queries = [episode.query.image for episode in episodes]
     assert queries == [f"data/{name}/{photo}.jpg" for name in ("ab_wheel", "abacus") for photo in (1, 2, 3)]
     assert all(episode.reference.image.split("/")[1] == episode.group for episode in episodes)
@@ -159,17 +159,17 @@ def test_fss_has_one_episode_for_every_photo_of_the_test_classes(tmp_path):
 # LVIS-92i
 
 
-def test_lvis_takes_its_classes_in_turn_and_drops_the_remainder_of_ten_folds(tmp_path):
+def test_lvis_deals_classes_to_ten_folds_and_drops_remainder(tmp_path):
     # 23 classes have at least two photos: 2 per fold, 3 left over. Fold 4 has the 5th and the 15th.
-    _, episodes = drawn(Lvis92, tmp_path, folds=(4,), count=5)
+    _, episodes = draw_episodes(Lvis92, tmp_path, folds=(4,), count=5)
     assert [episode.group for episode in episodes] == ["5", "15", "5", "15", "5"]
-    benchmark, every = drawn(Lvis92, tmp_path, folds=range(10), count=2, name="all.json")
+    benchmark, every = draw_episodes(Lvis92, tmp_path, folds=range(10), count=2, name="all.json")
     assert sorted({int(episode.group) for episode in every}) == list(range(1, 21))
     assert len(benchmark.draw(0, Random(0), None)) == 2300
 
 
-def test_lvis_joins_all_instances_of_a_class(tmp_path):
-    benchmark, episodes = drawn(Lvis92, tmp_path, count=1)
+def test_lvis_joins_all_instances_of_class(tmp_path):
+    benchmark, episodes = draw_episodes(Lvis92, tmp_path, count=1)
     group, photo = episodes[0].query.label
     number = int(photo[-5])
     _, mask = benchmark.read(episodes[0].query)
@@ -181,20 +181,20 @@ def test_lvis_joins_all_instances_of_a_class(tmp_path):
 
 
 def test_pascal_folds_are_object_categories_and_their_classes_are_parts(tmp_path):
-    _, episodes = drawn(PascalPart, tmp_path, folds=range(4), count=3)
+    _, episodes = draw_episodes(PascalPart, tmp_path, folds=range(4), count=3)
     groups = {fold: {episode.group for episode in episodes if episode.fold == fold} for fold in range(4)}
     # A part without training photos is no class, nor is the aeroplane's tail.
     assert groups == {0: {"dog+HEAD"}, 1: {"bird+HEAD"}, 2: {"dog+HEAD"}, 3: {"bird+HEAD"}}
 
 
 def test_pascal_has_as_many_episodes_as_listed_photos(tmp_path):
-    _, episodes = drawn(PascalPart, tmp_path)
+    _, episodes = draw_episodes(PascalPart, tmp_path)
     assert len(episodes) == 8  # heads and tails, 4 photos each; 2500 at most
 
 
-def test_pascal_shows_the_part_of_one_object_cut_to_its_box(tmp_path):
-    benchmark, episodes = drawn(PascalPart, tmp_path, count=20)
-    # The first photo's dog without a head is never asked for.
+def test_pascal_crops_to_box_of_one_object(tmp_path):
+    benchmark, episodes = draw_episodes(PascalPart, tmp_path, count=20)
+    # The first photo's dog without a head is never used.
     assert {shot.label[:2] for episode in episodes for shot in (episode.query, episode.reference)} == {
         ("2008_000000", 1),
         ("2008_000001", 0),
@@ -211,14 +211,14 @@ def test_pascal_shows_the_part_of_one_object_cut_to_its_box(tmp_path):
 # PACO-Part
 
 
-def test_paco_folds_take_every_fourth_class_with_two_photos(tmp_path):
-    _, episodes = drawn(PacoPart, tmp_path, folds=range(4), count=40)
+def test_paco_folds_take_every_fourth_class(tmp_path):
+    _, episodes = draw_episodes(PacoPart, tmp_path, folds=range(4), count=40)
     groups = {fold: {episode.group for episode in episodes if episode.fold == fold} for fold in range(4)}
     assert groups == {0: {"0", "4"}, 1: {"1", "5"}, 2: {"2", "6"}, 3: {"3"}}  # class 7 has one photo, named twice
 
 
-def test_paco_shows_the_part_of_one_object_cut_to_its_box(tmp_path):
-    benchmark, episodes = drawn(PacoPart, tmp_path, count=30)
+def test_paco_crops_to_box_of_one_object(tmp_path):
+    benchmark, episodes = draw_episodes(PacoPart, tmp_path, count=30)
     owners = Counter(episode.query.label[2] % 100 for episode in episodes)
     assert set(owners) == {0, 1}
     for episode in episodes:
@@ -230,8 +230,8 @@ def test_paco_shows_the_part_of_one_object_cut_to_its_box(tmp_path):
         np.testing.assert_array_equal(mask, expected)
 
 
-def test_paco_refuses_episodes_of_another_data_set(tmp_path):
-    benchmark, episodes = drawn(PacoPart, tmp_path, count=1)
+def test_paco_refuses_episodes_of_other_dataset(tmp_path):
+    benchmark, episodes = draw_episodes(PacoPart, tmp_path, count=1)
     stranger = replace(episodes[0].query, label=(0, 0, 12345))
     with pytest.raises(UserError, match="object 12345"):
         benchmark.read(stranger)
@@ -240,7 +240,7 @@ def test_paco_refuses_episodes_of_another_data_set(tmp_path):
 # COCO's masks and pickles
 
 
-def test_all_mask_encodings_decode_to_the_same_mask():
+def test_all_mask_encodings_decode_to_same_mask():
     mask = datasets.square(7, 11, 9)
     # Run lengths go down the columns, background first.
     changes = np.flatnonzero(np.diff(np.concatenate([[0], mask.T.ravel(), [0]]))).tolist()
@@ -254,7 +254,7 @@ def test_all_mask_encodings_decode_to_the_same_mask():
 @pytest.mark.parametrize(
     "broken", ["a string", {"counts": "x"}, datasets.packed(np.ones((3, 4), bool)), np.ones((3, 4))]
 )
-def test_an_invalid_mask_is_refused(broken):
+def test_invalid_mask_is_refused(broken):
     with pytest.raises(UserError):
         union_of([broken], 40, 60)
 
@@ -264,7 +264,7 @@ class Program:
         return os.system, ("touch pickled-program-ran",)
 
 
-def test_a_pickle_that_holds_a_program_is_not_run(tmp_path, monkeypatch):
+def test_code_in_pickle_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "lvis_val.pkl"
     path.write_bytes(pickle.dumps({1: Program()}))
@@ -284,7 +284,7 @@ def test_annotations_of_every_pickle_protocol_are_read(tmp_path, protocol):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps([1, 2])], ids=["empty", "text", "list"])
-def test_an_invalid_annotation_file_is_refused(tmp_path, content):
+def test_invalid_annotation_file_is_refused(tmp_path, content):
     path = tmp_path / "a.pkl"
     path.write_bytes(content)
     with pytest.raises(UserError, match="download it again"):

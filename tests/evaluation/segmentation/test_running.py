@@ -1,4 +1,4 @@
-"""Guards running, scoring and averaging: every episode once, sums before division, nothing done twice."""
+"""Running, scoring and averaging: every episode once, sums before division, nothing done twice."""
 
 import csv
 import json
@@ -72,7 +72,7 @@ def score(group, region, fold=0, contestant="persam", boundary=NOTHING):
     return Score(contestant, f"{group}", fold, group, Overlap(*region), boundary)
 
 
-def test_an_objects_iou_is_the_sum_of_intersections_over_the_sum_of_unions():
+def test_object_iou_is_sum_of_intersections_over_sum_of_unions():
     # The mean of 1/2 and 1/8 would be 0.3125.
     rows = per_object([score("dog", (1, 2, 2)), score("cat", (3, 4, 3)), score("dog", (1, 8, 3))])
     assert [(row.group, row.episodes, row.iou, row.accuracy) for row in rows] == [
@@ -83,13 +83,13 @@ def test_an_objects_iou_is_the_sum_of_intersections_over_the_sum_of_unions():
     assert means(rows)["mAcc"] == pytest.approx(100 * (1 + 0.4) / 2)
 
 
-def test_boundary_iou_is_summed_alike():
+def test_boundary_iou_is_summed_same_way():
     bands = (Overlap(1, 2, 2), Overlap(1, 8, 3))
     (row,) = per_object([score("dog", (1, 1, 1), boundary=band) for band in bands])
     assert row.boundary_iou == 0.2
 
 
-def test_folds_count_alike_however_many_objects_they_have():
+def test_folds_are_weighted_equally():
     rows = per_object([score("a", (1, 1, 1)), score("b", (0, 1, 1), fold=1), score("c", (0, 1, 1), fold=1)])
     assert means(rows)["mIoU"] == 50  # not 33.3
 
@@ -102,7 +102,7 @@ def test_methods_are_not_mixed():
 # A run
 
 
-def test_scores_are_those_of_segmenting_by_hand(backbone, perseg, tmp_path):
+def test_scores_equal_segmenting_by_hand(backbone, perseg, tmp_path):
     plan = BenchmarkPlan(perseg, tmp_path / "out", {})
     episodes, scores = run(plan, backbone, persam=persam_method(backbone, Method()))
     persam = PerSAM(backbone)
@@ -122,7 +122,7 @@ def test_scores_are_those_of_segmenting_by_hand(backbone, perseg, tmp_path):
         assert (row.iou, row.accuracy) == (intersection / union, intersection / target)
 
 
-def test_an_interrupted_run_resumes_and_repeats_nothing(backbone, perseg, tmp_path):
+def test_interrupted_run_resumes_and_repeats_nothing(backbone, perseg, tmp_path):
     settings = {"sam": "random", "folds": (1, 2)}
     straight = run(
         BenchmarkPlan(perseg, tmp_path / "one", settings), backbone, persam=persam_method(backbone, Method())
@@ -132,7 +132,7 @@ def test_an_interrupted_run_resumes_and_repeats_nothing(backbone, perseg, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         run(plan, backbone, persam=first)
     with (tmp_path / "two" / "scores.jsonl").open("a") as file:
-        file.write('{"contestant": "per')  # as a killed process leaves it
+        file.write('{"contestant": "per')  # as after a kill
     second = Counting(persam_method(backbone, Method()))
     assert run(plan, backbone, persam=second) == straight
     assert (first.learned, first.found) == (2, 3)
@@ -145,25 +145,25 @@ def test_an_interrupted_run_resumes_and_repeats_nothing(backbone, perseg, tmp_pa
     assert evaluate(plan, ["persam"], load) == straight
 
 
-def test_a_method_that_is_added_later_runs_alone(backbone, perseg, tmp_path):
+def test_method_added_later_runs_alone(backbone, perseg, tmp_path):
     plan = BenchmarkPlan(perseg, tmp_path / "out", {})
-    one, other = (Counting(persam_method(backbone, Method())) for _ in range(2))
-    run(plan, backbone, one=one)
-    _, scores = run(plan, backbone, one=one, other=other)
-    assert (one.found, other.found) == (4, 4)
+    first, second = (Counting(persam_method(backbone, Method())) for _ in range(2))
+    run(plan, backbone, one=first)
+    _, scores = run(plan, backbone, one=first, other=second)
+    assert (first.found, second.found) == (4, 4)
     assert [score.contestant for score in scores] == ["one"] * 4 + ["other"] * 4
     mask_path(plan.output, "one", evaluate(plan, ["one"], None)[0][0]).unlink()
-    run(plan, backbone, one=one)
-    assert one.found == 5  # a deleted mask is written again
+    run(plan, backbone, one=first)
+    assert first.found == 5  # a deleted mask is recreated
 
 
-def test_a_reference_that_cannot_be_learned_counts_as_an_empty_mask(backbone, tmp_path):
+def test_reference_that_cannot_be_learned_counts_as_empty_mask(backbone, tmp_path):
     # The part fills the box that photo and mask are cropped to, so no background is left.
     root = datasets.write_paco(tmp_path / "data", classes=4, photos=2)
     for name in ("train", "val"):
         stored = {"cid2img": {group: [{0: "v/val2017/0.jpg"}, {1: "v/val2017/1.jpg"}] for group in range(4)}}
-        one = {"obj_bbox": [10, 10, 20, 20], "segmentation": datasets.packed(datasets.square(10, 10, 20))}
-        annotations = [{"category_id": group, "obj_ann_id": group} | one for group in range(4)]
+        part = {"obj_bbox": [10, 10, 20, 20], "segmentation": datasets.packed(datasets.square(10, 10, 20))}
+        annotations = [{"category_id": group, "obj_ann_id": group} | part for group in range(4)]
         datasets.dump(root / "paco" / f"paco_part_{name}.pkl", stored | {"img2anno": {0: annotations, 1: annotations}})
     plan = BenchmarkPlan(PacoPart(root), tmp_path / "out", {}, folds=[0], episodes=2)
     _, scores = run(plan, backbone, persam=persam_method(backbone, Method()))
@@ -175,14 +175,14 @@ def test_a_reference_that_cannot_be_learned_counts_as_an_empty_mask(backbone, tm
 # The output folder
 
 
-def test_a_folder_of_another_run_is_refused_naming_what_differs(tmp_path):
+def test_folder_of_other_run_is_refused_naming_differences(tmp_path):
     open_output(tmp_path / "out", {"sam": "a", "seed": 0, "folds": (1, 2)})
     open_output(tmp_path / "out", {"sam": "a", "seed": 0, "folds": [1, 2]})
     with pytest.raises(UserError, match=r"another evaluation \(sam, seed differ\)"):
         open_output(tmp_path / "out", {"sam": "b", "seed": 1, "folds": [1, 2]})
 
 
-def test_a_folder_with_other_files_is_refused_but_a_list_of_episodes_is_allowed(tmp_path):
+def test_folder_with_other_files_is_refused_but_episodes_list_is_allowed(tmp_path):
     (tmp_path / "episodes.json").write_text("{}")
     open_output(tmp_path, {})
     other = tmp_path / "photos"
@@ -193,7 +193,7 @@ def test_a_folder_with_other_files_is_refused_but_a_list_of_episodes_is_allowed(
     assert [path.name for path in other.iterdir()] == ["dog.jpg"]
 
 
-def test_a_journal_with_a_damaged_line_in_the_middle_is_refused(tmp_path):
+def test_journal_with_damaged_line_in_middle_is_refused(tmp_path):
     journal = Journal(tmp_path / "j.jsonl")
     journal.append({"a": "ü"})
     assert journal.lines() == [{"a": "ü"}]
@@ -205,13 +205,13 @@ def test_a_journal_with_a_damaged_line_in_the_middle_is_refused(tmp_path):
 # The report
 
 
-def test_the_table_puts_the_papers_numbers_beside_ours():
+def test_table_shows_paper_numbers_next_to_ours():
     rows = [("persam", {"mIoU": 12.345, "bIoU": 5}, {"mIoU": 89.3})]
     lines = [line.split() for line in report.table(["mIoU", "bIoU"], rows).splitlines()]
     assert lines == [["mIoU", "paper", "bIoU", "paper"], ["persam", "12.3", "89.3", "5.0", "-"]]
 
 
-def test_results_and_rows_agree_and_the_worst_are_shown(backbone, perseg, tmp_path):
+def test_results_and_rows_agree_and_worst_are_shown(backbone, perseg, tmp_path):
     plan = BenchmarkPlan(perseg, tmp_path / "out", {"sam": "random"})
     episodes, scores = run(plan, backbone, persam=persam_method(backbone, Method()))
     rows = per_object(scores)
@@ -224,10 +224,10 @@ def test_results_and_rows_agree_and_the_worst_are_shown(backbone, perseg, tmp_pa
     with (plan.output / "results.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [(line["group"], float(line["iou"])) for line in lines] == [(row.group, row.iou) for row in rows]
-    assert [one["group"] for one in stored["objects"]] == ["cat", "dog"]
+    assert [row["group"] for row in stored["objects"]] == ["cat", "dog"]
 
 
-def test_the_worst_come_first(backbone, perseg, tmp_path):
+def test_worst_come_first(backbone, perseg, tmp_path):
     plan = BenchmarkPlan(perseg, tmp_path, {})
     episodes, scores = run(plan, backbone, persam=persam_method(backbone, Method()))
     worst = min(scores, key=lambda score: score.region.iou)

@@ -1,4 +1,4 @@
-"""Caches: cached samples equal fresh ones, stale ones are never used, and both train alike."""
+"""Caches: cached samples equal fresh ones, stale ones are never used, and training is unaffected."""
 
 import shutil
 from pathlib import Path
@@ -38,7 +38,7 @@ def family_for(models, folder=None, **data):
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
-def test_a_kept_sample_is_what_a_fresh_one_would_be(models, source, tmp_path, on_disk):
+def test_cached_sample_equals_fresh_one(models, source, tmp_path, on_disk):
     config, family = family_for(models, tmp_path / "cache" if on_disk else None, center_crop=True)
     kept = EncodedSamples(family, FreshSamples(config.data), [source])(*source)
     fresh = FreshSamples(config.data)(*source)
@@ -51,23 +51,23 @@ def test_a_kept_sample_is_what_a_fresh_one_would_be(models, source, tmp_path, on
     assert torch.equal(latents, expected)
 
 
-def test_each_photo_has_as_many_crops_as_were_asked_for(models, source):
+def test_each_photo_has_requested_number_of_crops(models, source):
     config, family = family_for(models, random_flip=True, cached_crops=3)
     samples = EncodedSamples(family, FreshSamples(config.data), [source])
     torch.manual_seed(0)
     seen = [samples(*source) for _ in range(40)]
-    # Two of the crops may be at one place.
+    # Two of the crops may coincide.
     assert 1 < len({sample["crop"].numpy().tobytes() + sample["mask"].numpy().tobytes() for sample in seen}) <= 3
     assert len({sample["moments"].data_ptr() for sample in seen}) == 3
-    for sample in seen[:8]:  # each is a crop of the photo: decoded, its mask and its moments belong together
-        assert sample["mask"].sum() == seen[0]["mask"].sum()  # the subject is kept by all of them
+    for sample in seen[:8]:  # mask and moments belong to the same crop
+        assert sample["mask"].sum() == seen[0]["mask"].sum()  # every crop keeps the subject
 
 
 def keys(folder):
     return {path.name for path in folder.rglob("*.safetensors")}
 
 
-def test_nothing_stale_is_used(models, source, tmp_path):
+def test_stale_samples_are_not_used(models, source, tmp_path):
     folder = tmp_path / "cache"
 
     def encode(**data):
@@ -77,7 +77,7 @@ def test_nothing_stale_is_used(models, source, tmp_path):
         return len(keys(folder) - before)
 
     assert encode() == 1
-    assert encode() == 0  # all of it is known
+    assert encode() == 0  # everything is cached
     assert encode(image_interpolation_mode="bicubic") == 1
     assert encode(center_crop=False, cached_crops=2) == 2
     files.write_picture(Image.new("RGB", (40, 40), "red"), tmp_path / "behind" / "0.png")
@@ -98,7 +98,7 @@ def test_nothing_stale_is_used(models, source, tmp_path):
     assert len(keys(folder) - before) == 1
 
 
-def test_a_damaged_file_is_recreated(models, source, tmp_path):
+def test_damaged_file_is_recreated(models, source, tmp_path):
     config, family = family_for(models, tmp_path / "cache", center_crop=True)
     expected = EncodedSamples(family, FreshSamples(config.data), [source])(*source)
     (path,) = (tmp_path / "cache").rglob("*.safetensors")
@@ -108,7 +108,7 @@ def test_a_damaged_file_is_recreated(models, source, tmp_path):
     assert load_file(path)["moments"].shape == expected["moments"].shape
 
 
-def test_a_cache_that_vanishes_ends_in_one_line(models, source, tmp_path):
+def test_vanished_cache_is_reported_in_one_line(models, source, tmp_path):
     config, family = family_for(models, tmp_path / "cache", center_crop=True)
     samples = EncodedSamples(family, FreshSamples(config.data), [source])
     shutil.rmtree(tmp_path / "cache")
@@ -116,7 +116,7 @@ def test_a_cache_that_vanishes_ends_in_one_line(models, source, tmp_path):
         samples(*source)
 
 
-def test_prompts_are_kept_by_tokens_and_weights(models, tmp_path):
+def test_prompt_key_depends_on_tokens_and_weights(models, tmp_path):
     def embeds(text, change=0.0):
         config, family = family_for(models, tmp_path / "cache")
         with torch.no_grad():
@@ -136,8 +136,8 @@ def test_prompts_are_kept_by_tokens_and_weights(models, tmp_path):
     assert len(keys(tmp_path / "cache")) == 3
 
 
-def test_prompts_of_another_precision_are_others(pipelines, tmp_path):
-    """Lumina's text encoder is in bf16 whatever the rest is in, and what it says is not."""
+def test_prompt_key_depends_on_precision(pipelines, tmp_path):
+    """Lumina's text encoder is always in bf16, but its output is not."""
     model = {"pre_compute_text_embeddings": True}
     for dtype in (torch.float16, torch.float32):
         config, family = make(pipelines / "lumina2", model, data={"training_cache": str(tmp_path / "cache")})
@@ -146,7 +146,7 @@ def test_prompts_of_another_precision_are_others(pipelines, tmp_path):
         assert encoded["embeds"].dtype == dtype
 
 
-def test_in_memory_and_on_disk_are_alike(tmp_path):
+def test_memory_and_disk_caches_agree(tmp_path):
     tensors = {"a": torch.rand(3, 4), "b": torch.arange(5, dtype=torch.uint8)}
     for cache in (TensorCache(None), TensorCache(tmp_path / "cache")):
         assert cache.get("ab12") is None
@@ -156,7 +156,7 @@ def test_in_memory_and_on_disk_are_alike(tmp_path):
 
 
 @pytest.mark.parametrize("switches", [(), ("--use_lora", "--pre_compute_text_embeddings")])
-def test_a_run_with_caches_ends_where_one_without_ends(flags, switches):
+def test_cached_run_equals_uncached_run(flags, switches):
     words = flags | {"train_batch_size": 1, "learning_rate": 1e-4}
     assert train(words, "--center_crop", *switches, output_dir="fresh") == 0
     for name in ("cached", "again"):
@@ -172,7 +172,7 @@ def test_a_run_with_caches_ends_where_one_without_ends(flags, switches):
         torch.testing.assert_close(first[key], value, rtol=0, atol=1e-6)
 
 
-def test_class_images_are_kept_too(models, source):
+def test_class_images_are_cached(models, source):
     config, family = family_for(models, center_crop=True)
     photo, mask, _ = source
     prompts = {text: family.tokenize(text) for text in ("a sks dog", "a dog")}
@@ -186,7 +186,7 @@ def test_class_images_are_kept_too(models, source):
     )
 
 
-def test_random_crops_from_a_cache_are_repeated_when_resumed(flags):
+def test_resume_repeats_random_crops_from_cache(flags):
     switches = ("--cache_latents", "--random_flip", "--use_lora")
     words = flags | {"cached_crops": 3, "max_train_steps": 6, "train_batch_size": 1}
     assert train(words, *switches, output_dir="whole") == 0
@@ -198,7 +198,7 @@ def test_random_crops_from_a_cache_are_repeated_when_resumed(flags):
     assert all(np.array_equal(whole[key], parts[key]) for key in whole)
 
 
-def test_the_autoencoder_is_the_part_that_a_key_names(models):
+def test_sample_key_depends_on_autoencoder(models):
     _, family = family_for(models)
     other = random_stable_diffusion(seed=1)
     assert family.checksum("vae") != family.checksum("text")

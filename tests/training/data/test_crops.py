@@ -1,4 +1,4 @@
-"""Properties of crops and buckets: in the photo, the subject kept, photo and mask cut alike, batches of one shape."""
+"""Properties of crops and buckets: within the photo, subject kept, photo and mask aligned, one shape per batch."""
 
 from collections import Counter
 
@@ -26,13 +26,13 @@ def config(**changes):
 
 @settings(deadline=None)
 @given(photo=SHAPES, size=CROPS, center=st.booleans(), flip=st.booleans(), seed=st.integers(0, 99), data=st.data())
-def test_a_crop_lies_in_the_photo_and_keeps_the_subject(photo, size, center, flip, seed, data):
+def test_crop_is_within_photo_and_keeps_subject(photo, size, center, flip, seed, data):
     top, left = (data.draw(st.integers(0, side - 1)) for side in photo)
     bottom, right = (data.draw(st.integers(low + 1, side)) for low, side in zip((top, left), photo, strict=True))
     mask = torch.zeros(photo, dtype=torch.uint8)
     mask[top:bottom, left:right] = 1
     full = cover_mask(mask, size)
-    assume(full.any())  # a subject of few pixels may vanish when it is resized
+    assume(full.any())  # a tiny subject may vanish when resized
     torch.manual_seed(seed)
     crop = draw_crop(photo, size, config(center_crop=center, random_flip=flip), full)
     assert all(whole >= part for whole, part in zip(crop.resized, size, strict=True))
@@ -43,12 +43,12 @@ def test_a_crop_lies_in_the_photo_and_keeps_the_subject(photo, size, center, fli
     assert cut.sum() == min(rows, size[0]) * min(columns, size[1])
     same = torch.manual_seed(seed) and draw_crop(photo, size, config(center_crop=center, random_flip=flip))
     if cut_mask(full, same).sum() == cut.sum() == full.sum():
-        assert same == crop  # it is moved only where it would lose something
+        assert same == crop  # it is moved only if it would lose something
 
 
 @settings(deadline=None, max_examples=50)
 @given(photo=SHAPES, size=CROPS, seed=st.integers(0, 99))
-def test_photo_and_mask_are_cut_alike(photo, size, seed):
+def test_photo_and_mask_are_cropped_alike(photo, size, seed):
     random = np.random.default_rng(seed)
     drawn = np.kron(random.random(photo) < 0.5, np.ones((4, 4), dtype=bool))
     resized = cover_mask(torch.from_numpy(drawn).to(torch.uint8), size)
@@ -57,21 +57,21 @@ def test_photo_and_mask_are_cut_alike(photo, size, seed):
     picture = Image.fromarray(drawn * np.uint8(255)).convert("RGB")
     pixels, mask = cut_photo(picture, crop), cut_mask(resized, crop)
     assert pixels.shape == (3, *size) and mask.shape == (1, *size)
-    if crop.resized[0] >= drawn.shape[0]:  # where it was made smaller, blobs are smoothed away
+    if crop.resized[0] >= drawn.shape[0]:  # downscaling smooths blobs away
         assert ((pixels[:1] > 0) == (mask > 0)).float().mean() > 0.85
 
 
 @settings(deadline=None)
 @given(photo=SHAPES, size=CROPS)
-def test_a_photo_is_resized_by_as_little_as_covers_the_crop(photo, size):
+def test_photo_is_resized_just_enough_to_cover_crop(photo, size):
     resized = cover(photo, size)
     assert resized[0] == size[0] or resized[1] == size[1]
     scale = max(part / whole for part, whole in zip(size, photo, strict=True))
     assert all(abs(new - whole * scale) < 1.001 for new, whole in zip(resized, photo, strict=True))
 
 
-def test_the_shapes_are_those_of_the_area_and_nothing_is_larger():
-    sizes = bucket_sizes(_auto(512), 8)
+def test_bucket_shapes_do_not_exceed_area():
+    sizes = bucket_sizes(_auto_shapes(512), 8)
     assert (512, 512) in sizes and (768, 320) in sizes and (320, 768) in sizes
     assert all(height % 64 == width % 64 == 0 and height * width <= 512 * 512 for height, width in sizes)
     assert all(256 <= side <= 1024 for size in sizes for side in size)
@@ -79,12 +79,12 @@ def test_the_shapes_are_those_of_the_area_and_nothing_is_larger():
     assert nearest_bucket((700, 700), sizes) == (512, 512)
 
 
-def _auto(side):
+def _auto_shapes(side):
     return DataConfig(instance_data_dir="a", instance_prompt="b", resolution=side, aspect_ratio_buckets="auto")
 
 
 @pytest.mark.parametrize("words", ["x", "32", "32,32;16", "32,20", "0,32", "32,32,32"])
-def test_shapes_that_are_none_are_refused_in_one_line(words):
+def test_invalid_shapes_are_refused_in_one_line(words):
     with pytest.raises(UserError, match="--aspect_ratio_buckets") as error:
         bucket_sizes(config(aspect_ratio_buckets=words), 8)
     assert len(str(error.value).splitlines()) == 1
@@ -93,7 +93,7 @@ def test_shapes_that_are_none_are_refused_in_one_line(words):
 
 @settings(deadline=None)
 @given(buckets=st.lists(st.integers(0, 3), min_size=1, max_size=12), rounds=st.integers(1, 3), size=st.integers(1, 5))
-def test_batches_are_full_of_one_shape_and_leave_nothing_out(buckets, rounds, size):
+def test_batches_are_full_have_one_shape_and_cover_everything(buckets, rounds, size):
     items = range(rounds * len(buckets))
     sampler = BucketBatchSampler(SequentialSampler(items), size, buckets)
     batches = list(sampler)
@@ -102,11 +102,11 @@ def test_batches_are_full_of_one_shape_and_leave_nothing_out(buckets, rounds, si
     assert all(len({buckets[index % len(buckets)] for index in batch}) == 1 for batch in batches)
     seen = Counter(index for batch in batches for index in batch)
     assert set(seen) == set(items)
-    assert sum(seen.values()) - len(items) < size * len(set(buckets))  # no more than one batch a shape is filled up
+    assert sum(seen.values()) - len(items) < size * len(set(buckets))  # at most one batch per shape is padded
 
 
-def test_a_mask_is_resized_about_its_middle_as_its_photo_is():
-    """Of 5 x 5 pixels the middle one speaks for the crop's; a mirrored mask is the mask, mirrored."""
+def test_mask_is_resized_about_its_centre_like_its_photo():
+    """The middle one of 5 x 5 pixels gives the crop's pixel; the mask of a mirrored photo is the mirrored mask."""
     mask = torch.zeros(40, 40, dtype=torch.uint8)
     mask[13:27, 12:28] = 1
     resized = cover_mask(mask, (8, 8))

@@ -1,5 +1,6 @@
-"""Photos and masks move together, crops are drawn as diffusers' scripts draw them, batches are in order."""
+"""The data set: photo and mask stay aligned, crops match diffusers' scripts, batches are in order."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def config(**changes):
 
 @pytest.fixture
 def photo(tmp_path):
-    """A photo that is its own mask: white blobs on black, not square, at twice the training resolution."""
+    """A photo that equals its mask: white blobs on black, not square, at twice the training resolution."""
     random = np.random.default_rng(0)
     blobs = np.kron(random.random((8, 12)) < 0.5, np.ones((8, 8), dtype=bool))
     Image.fromarray(np.repeat(blobs[..., None] * np.uint8(255), 3, axis=2)).save(tmp_path / "photo.png")
@@ -37,7 +38,7 @@ def photo(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{}, {"center_crop": True}, {"random_flip": True}])
-def test_photo_and_mask_move_together(photo, changes):
+def test_photo_and_mask_stay_aligned(photo, changes):
     torch.manual_seed(0)
     dataset = DreamBoothDataset([photo], FreshSamples(config(**changes)), PROMPTS)
     seen = set()
@@ -45,12 +46,12 @@ def test_photo_and_mask_move_together(photo, changes):
         item = dataset[0]
         assert item.sample["pixels"].shape == (3, 32, 32) and item.sample["mask"].shape == (1, 32, 32)
         bright, mask = item.sample["pixels"][0] > 0, item.sample["mask"][0] > 0
-        assert (bright == mask).float().mean() > 0.98  # the photo is smoothed at the blobs' edges, the mask is not
+        assert (bright == mask).float().mean() > 0.98  # edges are smoothed in the photo, but not in the mask
         seen.add(mask.numpy().tobytes())
     assert len(seen) == 1 if changes.get("center_crop") else len(seen) > 1
 
 
-def test_flips_happen_about_half_of_the_time(photo):
+def test_flips_happen_half_of_time(photo):
     torch.manual_seed(0)
     dataset = DreamBoothDataset([photo], FreshSamples(config(random_flip=True, center_crop=True)), PROMPTS)
     straight = DreamBoothDataset([photo], FreshSamples(config(center_crop=True)), PROMPTS)[0].sample["mask"]
@@ -58,7 +59,7 @@ def test_flips_happen_about_half_of_the_time(photo):
     assert 18 <= flips <= 42
 
 
-def test_the_photo_is_what_the_script_makes_of_it(photo):
+def test_photo_matches_diffusers_script(photo):
     script = v1.Compose([v1.Resize(32), v1.RandomCrop(32), v1.ToTensor(), v1.Normalize([0.5], [0.5])])
     image = Image.open(photo.photo)
     for seed in range(5):
@@ -67,12 +68,12 @@ def test_the_photo_is_what_the_script_makes_of_it(photo):
         torch.manual_seed(seed)
         ours = cut_photo(image, draw_crop((image.height, image.width), (32, 32), config())), torch.rand(1)
         torch.testing.assert_close(ours[0], theirs[0], atol=1e-6, rtol=0)
-        assert torch.equal(ours[1], theirs[1])  # as many random numbers were drawn
+        assert torch.equal(ours[1], theirs[1])  # the same number of random draws
 
 
 @pytest.mark.parametrize("changes", [{}, {"center_crop": True}, {"random_flip": True}])
-def test_the_crops_place_is_where_its_pixels_are(tmp_path, changes):
-    """Cut out again from the resized photo, mirrored first where the crop is, as diffusers' SDXL script cuts."""
+def test_crop_position_matches_pixels(tmp_path, changes):
+    """Crop again from the resized photo, mirrored first if the crop is, like diffusers' SDXL script."""
     random = np.random.default_rng(0)
     Image.fromarray(random.integers(0, 256, (48, 70, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
     photo = Image.open(tmp_path / "photo.png")
@@ -103,13 +104,13 @@ def test_batches_are_instances_then_class_images(photo, tmp_path):
     assert len(dataset) == 2
     batch = collate([dataset[0], dataset[1]])
     assert batch.pixels.shape == (4, 3, 32, 32) and batch.mask.shape == (2, 1, 32, 32)
-    assert batch.crop[:, :2].tolist() == [[64, 96], [64, 96], [64, 40], [64, 40]]  # each one's own
+    assert batch.crop[:, :2].tolist() == [[64, 96], [64, 96], [64, 40], [64, 40]]  # each sample's own
     assert batch.pixels[2].unique().tolist() == [-1] and batch.pixels[3].unique().tolist() == [1]
     assert batch.prompt["input_ids"][:, 0].tolist() == [0, 0, 1, 1]
     assert batch.class_prompt["input_ids"].shape == (2, 4)
 
 
-def test_a_class_prompt_needs_no_class_images(photo):
+def test_class_prompt_needs_no_class_images(photo):
     dataset = DreamBoothDataset([photo], FreshSamples(config()), PROMPTS, class_prompts=["a dog"])
     batch = collate([dataset[0], dataset[0]])
     assert batch.pixels.shape == (2, 3, 32, 32)
@@ -118,14 +119,12 @@ def test_a_class_prompt_needs_no_class_images(photo):
     assert collate([DreamBoothDataset([photo], FreshSamples(config()), PROMPTS)[0]]).class_prompt is None
 
 
-def test_without_a_mask_the_whole_photo_counts(photo):
-    item = DreamBoothDataset(
-        [InstancePhoto(photo.photo, None, (32, 32), photo.shape)], FreshSamples(config()), PROMPTS
-    )[0]
+def test_missing_mask_means_whole_photo(photo):
+    item = DreamBoothDataset([replace(photo, mask=None)], FreshSamples(config()), PROMPTS)[0]
     assert item.sample["mask"].unique().tolist() == [1]
 
 
-def test_other_backgrounds_stand_behind_the_subject(photo, tmp_path):
+def test_background_is_replaced_behind_subject(photo, tmp_path):
     for number, colour in enumerate(("red", "blue")):
         (tmp_path / "behind").mkdir(exist_ok=True)
         Image.new("RGB", (50, 40), colour).save(tmp_path / "behind" / f"{number}.png")
@@ -147,7 +146,7 @@ def test_other_backgrounds_stand_behind_the_subject(photo, tmp_path):
 
 
 @pytest.mark.parametrize("switches", [(), ("--cache_latents",)], ids=["fresh", "cached"])
-def test_the_folder_of_backgrounds_is_looked_through_once_a_run(switches, flags, monkeypatch):
+def test_backgrounds_folder_is_listed_once_per_run(switches, flags, monkeypatch):
     Path("behind").mkdir()
     Image.new("RGB", (40, 40), "red").save("behind/0.png")
     looked, list_photos = [], files.list_photos
@@ -156,7 +155,7 @@ def test_the_folder_of_backgrounds_is_looked_through_once_a_run(switches, flags,
     assert looked.count("behind") == 1
 
 
-def test_a_folder_without_backgrounds_is_refused_in_one_line(tmp_path):
+def test_empty_backgrounds_folder_is_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"--background_images .* is not a folder with pictures"):
         FreshSamples(config(background_images=str(tmp_path)))
     with pytest.raises(UserError, match="--background_images needs masks"):

@@ -1,4 +1,4 @@
-"""Guards that photos in which segmentation doubts the subject, or that a person excluded, are left out of training."""
+"""Photos with an uncertain subject, or excluded by a person, are left out of training."""
 
 import json
 import logging
@@ -24,8 +24,8 @@ SIZES = [(32, 32)]
 
 @pytest.fixture
 def folder(tmp_path):
-    """Photos, and what `persam-dreambooth segment` left of them."""
-    PartialState()  # Accelerate's logger asks it which process this is
+    """Photos with the output of `persam-dreambooth segment`."""
+    PartialState()  # needed by Accelerate's logger
     entries = []
     for number, (name, verdict) in enumerate(VERDICTS.items()):
         pixels, disc = scene(40, 60, number)
@@ -51,7 +51,7 @@ def trained_on(folder, **mask):
     return [instance.photo.stem for instance in found], {photo.stem: reason for photo, reason in left_out.items()}
 
 
-def test_doubted_photos_are_left_out_and_the_reason_is_told_and_written_down(folder, caplog):
+def test_uncertain_photos_are_left_out_and_reason_is_logged_and_saved(folder, caplog):
     with caplog.at_level(logging.WARNING):
         found, left_out = trained_on(folder)
     assert found == ["dog", "reference"]
@@ -65,11 +65,11 @@ def test_doubted_photos_are_left_out_and_the_reason_is_told_and_written_down(fol
     assert "not found, because of sofa" in lines["../photos/sofa.png"].error
 
 
-def test_they_are_trained_on_when_the_user_says_so(folder):
+def test_uncertain_photos_are_used_on_request(folder):
     assert trained_on(folder, doubtful_photo_weight=1.0) == (sorted(VERDICTS), {})
 
 
-def test_they_can_count_less_than_the_others(folder):
+def test_uncertain_photos_can_be_down_weighted(folder):
     found, _ = photos_of(config_for(folder, doubtful_photo_weight=0.25), SIZES)
     assert {instance.photo.stem: instance.weight for instance in found} == {
         "dog": 1,
@@ -79,13 +79,13 @@ def test_they_can_count_less_than_the_others(folder):
     }
 
 
-def test_a_mask_that_was_corrected_since_is_not_doubted(folder):
+def test_corrected_mask_is_not_uncertain(folder):
     mask = files.read_mask(folder / "out" / "masks" / "park.png")
     files.write_mask(np.roll(mask, 3), folder / "out" / "masks" / "park.png")
     assert trained_on(folder)[0] == ["dog", "park", "reference"]
 
 
-def test_a_run_without_any_photo_left_is_refused_in_one_line(folder):
+def test_run_without_remaining_photos_is_refused(folder):
     for name in ("dog", "reference"):
         (folder / "photos" / f"{name}.png").unlink()
     with pytest.raises(UserError, match=r"not sure of the subject in any photo \(.*park.*sofa.*\)") as error:
@@ -95,13 +95,13 @@ def test_a_run_without_any_photo_left_is_refused_in_one_line(folder):
 
 
 def review(folder, **verdicts):
-    """What a person decides, by the photos' names."""
+    """Write a person's verdicts, by photo name."""
     path = folder / "out" / MANIFEST_NAME
     entries = [replace(entry, review=verdicts.get(entry.photo.split("/")[-1][:-4])) for entry in read_manifest(path)]
     write_manifest(path, entries)
 
 
-def test_a_person_has_the_last_word_on_each_photo(folder, caplog):
+def test_person_overrides_rule(folder, caplog):
     review(folder, park="approved", dog="excluded")
     with caplog.at_level(logging.WARNING):
         found, left_out = trained_on(folder)
@@ -117,15 +117,15 @@ def test_a_person_has_the_last_word_on_each_photo(folder, caplog):
     }
 
 
-def test_an_excluded_photo_stays_out_when_its_mask_was_changed_since(folder):
+def test_excluded_photo_stays_excluded_after_mask_change(folder):
     review(folder, dog="excluded")
     mask = files.read_mask(folder / "out" / "masks" / "dog.png")
     files.write_mask(np.roll(mask, 3), folder / "out" / "masks" / "dog.png")
     assert trained_on(folder)[0] == ["reference"]
 
 
-def test_an_excluded_photo_stays_out_when_its_twin_does_not(folder):
-    """The same bytes under another name, as albums have them; the manifest knows both."""
+def test_excluded_photo_stays_excluded_though_its_copy_is_used(folder):
+    """A copy under another name, which albums often have; the manifest lists both."""
     for there, kind in (("photos", ""), ("out", "masks/")):
         twin = folder / there / f"{kind}a-dog.png"
         twin.write_bytes((folder / there / f"{kind}dog.png").read_bytes())
@@ -136,7 +136,7 @@ def test_an_excluded_photo_stays_out_when_its_twin_does_not(folder):
     assert trained_on(folder)[0] == ["a-dog", "reference"]
 
 
-def test_a_run_of_which_every_photo_was_excluded_is_refused_in_one_line(folder):
+def test_run_with_all_photos_excluded_is_refused(folder):
     review(folder, **dict.fromkeys(VERDICTS, "excluded"))
     with pytest.raises(UserError, match="every photo was excluded"):
         photos_of(config_for(folder), SIZES)

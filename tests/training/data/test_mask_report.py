@@ -1,4 +1,4 @@
-"""The mask report before the first step: coverage, what crops lose, polarity, no empty masks."""
+"""The mask report before the first step: coverage, losses to crops, polarity, empty masks."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from tests.training.small import configure
 
 
 def instance(folder, name, rows, columns, shape=(64, 96)):
-    """A grey photo whose subject is a box."""
+    """Write a grey photo whose subject is a box."""
     mask = np.zeros(shape, dtype=bool)
     mask[slice(*rows), slice(*columns)] = True
     files.write_picture(Image.new("RGB", shape[::-1], "grey"), folder / f"{name}.png")
@@ -27,20 +27,20 @@ def check(instances, **data):
     return check_masks(instances, configure("model", data={"resolution": 32} | data), 8)
 
 
-def test_coverage_and_what_crops_keep_are_measured(tmp_path):
+def test_coverage_and_cropped_share_are_measured(tmp_path):
     small = instance(tmp_path, "small", (16, 32), (0, 24))
     wide = instance(tmp_path, "wide", (0, 64), (0, 96))
     checks = check([small, wide, InstancePhoto(small.photo, None, (32, 32), small.shape)])
     assert [item.coverage for item in checks] == pytest.approx([16 * 24 / (64 * 96), 1.0])
     assert [item.kept for item in checks] == pytest.approx([1.0, 32 / 48])
     assert [tuple(item.latent.shape) for item in checks] == [(4, 6), (4, 6)]
-    said = summary(checks)
-    assert "covers 6% to 100% of 2 photos" in said and "wide.png (67%)" in said and "small.png (" not in said
+    text = summary(checks)
+    assert "covers 6% to 100% of 2 photos" in text and "wide.png (67%)" in text and "small.png (" not in text
     (centre,) = check([small], center_crop=True)
-    assert centre.latent.shape == (4, 4) and centre.kept == 1.0  # the crop has moved to the left border
+    assert centre.latent.shape == (4, 4) and centre.kept == 1.0  # the crop was moved to the left border
 
 
-def test_a_mask_of_the_background_is_noticed(tmp_path):
+def test_inverted_mask_is_noticed(tmp_path):
     mask = np.ones((64, 96), dtype=bool)
     mask[20:44, 30:66] = False
     inverted = instance(tmp_path, "inverted", (0, 0), (0, 0))
@@ -52,27 +52,28 @@ def test_a_mask_of_the_background_is_noticed(tmp_path):
     assert any("whole.png cover nearly everything" in line for line in summary(checks).splitlines())
 
 
-def test_looking_at_masks_leaves_the_random_numbers_alone(tmp_path, monkeypatch):
-    one = instance(tmp_path, "a", (0, 9), (0, 9))
+def test_report_draws_no_random_numbers(tmp_path, monkeypatch):
+    only = instance(tmp_path, "a", (0, 9), (0, 9))
     state = torch.get_rng_state()
     monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: 1 / 0)
-    check([one])
+    check([only])
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_an_empty_mask_is_refused_by_name(tmp_path):
+def test_empty_mask_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"the mask of b\.png is empty on the latent grid") as error:
         check([instance(tmp_path, "a", (0, 9), (0, 9)), instance(tmp_path, "b", (0, 0), (0, 0))])
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_the_sheet_shows_photo_and_latent_mask_side_by_side(tmp_path):
+def test_sheet_shows_photo_and_latent_mask_side_by_side(tmp_path):
     checks = check([instance(tmp_path, "a", (0, 32), (0, 96))])
     save_sheet(checks, tmp_path)
     sheet = np.asarray(files.read_picture(tmp_path / MASKS_NAME).convert("L")).astype(int)
     quarter = sheet.shape[1] // 4
     photo, cells = sheet[:, quarter], sheet[:, 3 * quarter]
-    assert (abs(photo - 128) < 5).any() and (abs(photo - 0.35 * 128) < 5).any()  # the subject, and the rest dimmed
+    # The subject, and the dimmed background.
+    assert (abs(photo - 128) < 5).any() and (abs(photo - 0.35 * 128) < 5).any()
     assert (cells == 255).any() and (cells == 0).any()
     save_sheet(checks * (SHEET_LIMIT + 5), tmp_path / "many")
     save_sheet(checks * SHEET_LIMIT, tmp_path / "limit")
@@ -81,8 +82,8 @@ def test_the_sheet_shows_photo_and_latent_mask_side_by_side(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_crops_that_would_train_nothing_are_told_of(tmp_path):
-    """One whole cell of 8 pixels in the photo's grid; the crops' grids begin elsewhere."""
+def test_crops_without_foreground_are_reported(tmp_path):
+    """A whole cell of 8 pixels in the photo's grid; the crops' grids are offset."""
     photo = replace(instance(tmp_path, "thin", (16, 24), (40, 48), (32, 96)), size=(32, 32))
     checks = check_masks([photo], configure("model", data={"resolution": 32}, mask={"mask_downsample": "min"}), 8)
     assert checks[0].coverage > 0 and 0 < checks[0].in_vain < 1
@@ -91,7 +92,7 @@ def test_crops_that_would_train_nothing_are_told_of(tmp_path):
     assert area.in_vain == 0 and "nothing" not in summary([area])
 
 
-def test_a_mask_of_one_pixel_is_refused_by_name(tmp_path):
+def test_one_pixel_mask_is_refused_by_name(tmp_path):
     speck = instance(tmp_path, "speck", (30, 33), (40, 43))
     config = configure("model", data={"resolution": 32}, mask={"mask_downsample": "max"})
     with pytest.raises(UserError, match=r"the mask of speck\.png marks fewer than 16 pixels"):

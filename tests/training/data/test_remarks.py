@@ -1,10 +1,10 @@
-"""Settings that are allowed but may surprise cause one warning each; usual ones cause none."""
+"""Valid but surprising settings cause one warning each; usual ones cause none."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
@@ -16,21 +16,18 @@ from persam_dreambooth.training.families import load_family
 from persam_dreambooth.training.families.lumina2 import SYSTEM_PROMPT
 from tests.training.small import NAMED, configure, photos_of
 
-
-@pytest.fixture(autouse=True)
-def state():
-    PartialState()  # which the warnings ask whether this process speaks
+pytestmark = pytest.mark.usefixtures("process_state")
 
 
-def said(caplog):
-    """The warnings since the last call."""
+def new_warnings(caplog):
+    """Return the warnings since the last call."""
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("persam_dreambooth")]
     caplog.clear()
     return lines
 
 
 @pytest.mark.parametrize(
-    ("prompt", "class_prompt", "says"),
+    ("prompt", "class_prompt", "message"),
     [
         ("a dog", "a dog", "has no word that --class_prompt 'a dog' lacks"),
         ("A  Dog", "a dog", "has no word"),
@@ -47,48 +44,48 @@ def said(caplog):
         (None, "a dog", None),
     ],
 )
-def test_a_prompt_without_identifier_is_told_of(caplog, prompt, class_prompt, says):
+def test_prompt_without_identifier_causes_warning(caplog, prompt, class_prompt, message):
     data = {"instance_prompt": prompt, "class_prompt": class_prompt, "caption_extension": ".txt"}
     remarks.without_identifier([Concept.of(configure("model", data=data))])
-    lines = said(caplog)
-    assert len(lines) == (says is not None) and all(says in line for line in lines)
+    lines = new_warnings(caplog)
+    assert len(lines) == (message is not None) and all(message in line for line in lines)
 
 
-@pytest.mark.parametrize(("side", "says"), [(512, None), (504, "448 and 512 are even"), (8, "64 is even")])
-def test_a_side_that_the_model_halves_with_a_remainder_is_told_of(caplog, side, says):
+@pytest.mark.parametrize(("side", "message"), [(512, None), (504, "448 and 512 are even"), (8, "64 is even")])
+def test_side_not_evenly_halved_causes_warning(caplog, side, message):
     remarks.uneven_resolution(configure("model", data={"resolution": side}), 64)
-    lines = said(caplog)
-    assert len(lines) == (says is not None) and all(says in line for line in lines)
+    lines = new_warnings(caplog)
+    assert len(lines) == (message is not None) and all(message in line for line in lines)
 
 
 @pytest.mark.parametrize(("name", "unit"), [("stable-diffusion", 4), ("sdxl", 4), ("flux", 4), ("sd3", 4)])
-def test_the_unit_is_read_from_the_models_configs(pipelines, name, unit):
+def test_side_unit_comes_from_model_configs(pipelines, name, unit):
     config = configure(pipelines / name).model
     family = NAMED[name]
     assert family.even_unit_of(config) == unit and unit % family.side_unit_of(config) == 0
 
 
-def test_bfloat16_is_warned_of_only_where_the_processor_emulates_it(caplog):
+def test_bfloat16_causes_warning_only_if_emulated(caplog):
     cpu = torch.device("cpu")
     remarks.slow_bfloat16("no", cpu)
     remarks.slow_bfloat16("bf16", torch.device("meta"))
-    assert not said(caplog)
+    assert not new_warnings(caplog)
     remarks.slow_bfloat16("bf16", cpu)
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else "avx512bw"
-    assert len(said(caplog)) == ("avx2" in flags and "avx512bw" not in flags)  # an x86 processor, and an older one
+    assert len(new_warnings(caplog)) == ("avx2" in flags and "avx512bw" not in flags)  # an older x86 processor
 
 
-def test_few_steps_are_told_of_where_nobody_asked_for_them(caplog):
+def test_few_steps_cause_warning_unless_requested(caplog):
     remarks.few_steps(configure("model"), 1, 3)
-    (line,) = said(caplog)
+    (line,) = new_warnings(caplog)
     assert "--num_train_epochs 1 of 3 photos makes 1 step," in line and "--max_train_steps" in line
     remarks.few_steps(configure("model", optimization={"max_train_steps": 1}), 1, 3)
     remarks.few_steps(configure("model"), 400, 3)
-    assert not said(caplog)
+    assert not new_warnings(caplog)
 
 
 @pytest.mark.parametrize(
-    ("name", "fits", "told"),
+    ("name", "fits", "messages"),
     [
         ("stable-diffusion", 75, ["77 tokens that the tokenizer takes"]),
         ("sdxl", 75, ["77 tokens that the tokenizer takes", "77 tokens that the tokenizer_2 takes"]),
@@ -96,19 +93,19 @@ def test_few_steps_are_told_of_where_nobody_asked_for_them(caplog):
         ("lumina2", 255 - len(f"{SYSTEM_PROMPT} <Prompt Start> "), ["256 tokens that the tokenizer takes"]),
     ],
 )
-def test_what_is_cut_off_a_long_prompt_is_named(pipelines, caplog, name, fits, told):
-    """Small tokenizers take a letter for a token, with the prompt's beginning and end."""
+def test_truncated_part_of_prompt_is_named(pipelines, caplog, name, fits, messages):
+    """The small tokenizers have one token per letter, plus start and end tokens."""
     family = load_family(configure(pipelines / name).model)
     remarks.cut_prompts(family, {"a sks dog": "--instance_prompt", "a" * fits: "--instance_prompt"})
-    assert not said(caplog)
+    assert not new_warnings(caplog)
     remarks.cut_prompts(family, {"a" * fits + " and the rest": "the prompt of 01.png"})
-    lines = said(caplog)
-    assert len(lines) == len(told)
-    for line, words in zip(lines, told, strict=True):
+    lines = new_warnings(caplog)
+    assert len(lines) == len(messages)
+    for line, words in zip(lines, messages, strict=True):
         assert words in line and "the prompt of 01.png has more" in line and line.endswith("cut off: 'and the rest'")
 
 
-def test_small_photos_are_enlarged_and_named(tmp_path, caplog):
+def test_enlarged_photos_are_named(tmp_path, caplog):
     for name, size in {"small": (40, 64), "large": (64, 70)}.items():
         files.write_picture(Image.new("RGB", size), tmp_path / f"{name}.png")
     config = configure(
@@ -117,10 +114,10 @@ def test_small_photos_are_enlarged_and_named(tmp_path, caplog):
         mask={"masked_loss": False, "instance_mask_dir": None},
     )
     photos_of(config, [(48, 48)])
-    (line,) = said(caplog)
+    (line,) = new_warnings(caplog)
     assert line.endswith("1 of 2 photos is smaller than --resolution 48 and will be enlarged: small.png (40 x 64)")
     photos_of(config, [(40, 40)])
-    assert not said(caplog)
+    assert not new_warnings(caplog)
 
 
 def class_run(models, folder, prompt, count=1):
@@ -130,13 +127,13 @@ def class_run(models, folder, prompt, count=1):
     return ensure_class_images(Concept.of(config), config, Accelerator())
 
 
-def test_class_images_remember_what_they_were_drawn_for(models, tmp_path, caplog):
+def test_class_images_record_prompt_and_model(models, tmp_path, caplog):
     folder = tmp_path / "class"
     class_run(models, folder, "a dog")
     class_run(models, folder, "a dog")
-    assert not said(caplog)
+    assert not new_warnings(caplog)
     (image,) = class_run(models, folder, "a cat")
-    (line,) = said(caplog)
+    (line,) = new_warnings(caplog)
     assert "holds images generated for 'a dog' by stable-diffusion, but this run uses 'a cat'" in line
     assert image.name == "class-00000.png"
     assert str(models) not in (folder / ORIGIN_NAME).read_text()
@@ -145,7 +142,7 @@ def test_class_images_remember_what_they_were_drawn_for(models, tmp_path, caplog
         class_run(models, folder, "a cat")
 
 
-def test_nothing_is_said_of_a_users_own_class_images(models, tmp_path, caplog):
+def test_users_own_class_images_cause_no_warning(models, tmp_path, caplog):
     files.write_picture(Image.new("RGB", (32, 32)), tmp_path / "mine.png")
     assert [path.name for path in class_run(models, tmp_path, "a cat")] == ["mine.png"]
-    assert not said(caplog) and not Path(tmp_path / ORIGIN_NAME).exists()
+    assert not new_warnings(caplog) and not Path(tmp_path / ORIGIN_NAME).exists()

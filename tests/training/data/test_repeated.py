@@ -1,10 +1,10 @@
-"""kohya's folders: photos in subfolders named REPEATS_WORDS, their masks likewise or all in one folder."""
+"""kohya's folders: photos in subfolders named REPEATS_WORDS, with masks in matching subfolders or a single folder."""
 
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
@@ -19,12 +19,8 @@ from tests.scene import scene
 from tests.training.runs import train
 from tests.training.small import configure, photos_of
 
+pytestmark = pytest.mark.usefixtures("process_state")
 SIZES = [(32, 32)]
-
-
-@pytest.fixture(autouse=True)
-def state():
-    PartialState()  # which the warnings ask whether this process speaks
 
 
 def draw(folder, masks, names, seed=0):
@@ -36,19 +32,19 @@ def draw(folder, masks, names, seed=0):
 
 @pytest.fixture
 def album(tmp_path, monkeypatch):
-    """Three photos in two of kohya's folders, with their masks in folders of the same names."""
+    """Three photos in two kohya folders, with masks in folders of the same names."""
     monkeypatch.chdir(tmp_path)
     draw(Path("kl/10_sks dog"), Path("masks/10_sks dog"), ["a", "b"])
     draw(Path("kl/3_sks puppy"), Path("masks/3_sks puppy"), ["a"], seed=5)
     return tmp_path
 
 
-def given(masks="masks", **data):
+def configured(masks="masks", **data):
     data = {"instance_data_dir": "kl", "instance_prompt": None} | data
     return configure("model", mask={"instance_mask_dir": masks}, data=data)
 
 
-def test_only_names_of_kohyas_kind_are_folders_of_repeats(tmp_path):
+def test_only_kohya_names_are_repeat_folders(tmp_path):
     for name in ("10_sks dog", "2_a_b", "0_none", "old", "10_", "x_dog", "-1_dog", "9999999_dog"):
         (tmp_path / name).mkdir()
     (tmp_path / "5_file").touch()
@@ -60,9 +56,9 @@ def test_only_names_of_kohyas_kind_are_folders_of_repeats(tmp_path):
 
 
 @pytest.mark.usefixtures("album")
-def test_each_photo_has_the_repeats_prompt_and_mask_of_its_folder():
+def test_photo_has_repeats_prompt_and_mask_of_its_folder():
     Path("kl/10_sks dog/b.txt").write_text("sks dog asleep")
-    found, left_out = photos_of(given(caption_extension=".txt"), SIZES)
+    found, left_out = photos_of(configured(caption_extension=".txt"), SIZES)
     assert not left_out
     assert [(instance.name, instance.repeats, instance.prompt) for instance in found] == [
         ("10_sks dog/a.png", 10, "sks dog"),
@@ -70,12 +66,14 @@ def test_each_photo_has_the_repeats_prompt_and_mask_of_its_folder():
         ("3_sks puppy/a.png", 3, "sks puppy"),
     ]
     assert [instance.mask for instance in found] == [Path("masks") / instance.name for instance in found]
-    assert {instance.prompt for instance in photos_of(given(instance_prompt="a sks dog"), SIZES)[0]} == {"a sks dog"}
+    assert {instance.prompt for instance in photos_of(configured(instance_prompt="a sks dog"), SIZES)[0]} == {
+        "a sks dog"
+    }
 
 
 @pytest.mark.usefixtures("album")
-def test_an_epoch_shows_each_photo_as_often_as_its_folder_says():
-    config = given()
+def test_epoch_repeats_each_photo():
+    config = configured()
     found, _ = photos_of(config, SIZES)
     prompts = {instance.prompt: {} for instance in found}
     dataset = DreamBoothDataset(found, FreshSamples(config.data), prompts)
@@ -85,20 +83,24 @@ def test_an_epoch_shows_each_photo_as_often_as_its_folder_says():
 
 
 @pytest.mark.usefixtures("album")
-def test_masks_may_lie_in_one_folder_where_no_two_photos_share_one():
+def test_masks_may_be_in_one_folder_if_names_are_unique():
     for number, photo in enumerate(sorted(Path("kl").rglob("*.png"))):
         photo.rename(photo.with_name(f"{number}.png"))
         files.write_mask(scene(40, 48, number)[1], Path("flat") / f"{number}.png")
-    assert [instance.mask.name for instance in photos_of(given("flat"), SIZES)[0]] == ["0.png", "1.png", "2.png"]
+    assert [instance.mask.name for instance in photos_of(configured("flat"), SIZES)[0]] == [
+        "0.png",
+        "1.png",
+        "2.png",
+    ]
     Path("kl/10_sks dog/0.png").rename("kl/10_sks dog/2.png")
     with pytest.raises(UserError, match=r"10_sks dog/2\.png and 3_sks puppy/2\.png would share one mask of flat"):
-        photos_of(given("flat"), SIZES)
+        photos_of(configured("flat"), SIZES)
 
 
 @pytest.mark.usefixtures("album")
-def test_photos_in_the_folder_itself_are_what_is_meant_and_the_others_are_named(caplog):
+def test_top_level_photos_take_precedence_and_others_are_named(caplog):
     draw(Path("kl"), Path("masks"), ["mine"])
-    found, _ = photos_of(given(instance_prompt="a sks dog"), SIZES)
+    found, _ = photos_of(configured(instance_prompt="a sks dog"), SIZES)
     assert [instance.name for instance in found] == ["mine.png"]
     assert all(
         words in caplog.text
@@ -106,7 +108,7 @@ def test_photos_in_the_folder_itself_are_what_is_meant_and_the_others_are_named(
     )
 
 
-def test_kohyas_folders_are_segmented_and_trained_on(flags, models, album, capsys):
+def test_kohya_folders_are_segmented_and_trained_on(flags, models, album, capsys):
     photo, mask = Path("kl/10_sks dog/a.png"), Path("masks/10_sks dog/a.png")
     reference = {"instance_mask_dir": None, "reference_image": photo, "reference_mask": mask, "sam": models / "sam"}
     changes = reference | {"instance_data_dir": "kl", "instance_prompt": None, "max_train_steps": 1}
@@ -123,15 +125,15 @@ def test_kohyas_folders_are_segmented_and_trained_on(flags, models, album, capsy
 
 
 @pytest.mark.usefixtures("album")
-def test_words_that_all_folders_share_are_the_subjects_prompt():
-    assert read_concepts(given(caption_extension=".txt"))[0].prompt is None
-    assert read_concepts(given())[0].prompt is None  # two folders say two things
+def test_words_shared_by_all_folders_are_prompt():
+    assert read_concepts(configured(caption_extension=".txt"))[0].prompt is None
+    assert read_concepts(configured())[0].prompt is None  # the folders' words differ
     Path("kl/3_sks puppy").rename("kl/3_sks dog")
-    assert read_concepts(given())[0].prompt == "sks dog"
-    assert read_concepts(given(instance_prompt="a sks dog"))[0].prompt == "a sks dog"
+    assert read_concepts(configured())[0].prompt == "sks dog"
+    assert read_concepts(configured(instance_prompt="a sks dog"))[0].prompt == "a sks dog"
 
 
-def test_class_images_lie_in_kohyas_folders_too(models, album):
+def test_class_images_may_be_in_kohya_folders(models, album):
     draw(Path("reg/1_dog"), Path("unused"), ["a", "b"])
     prior = {"with_prior_preservation": True, "class_data_dir": "reg", "class_prompt": "a dog", "num_class_images": 2}
     config = configure(models / "stable-diffusion", data=prior)
@@ -143,7 +145,7 @@ def test_class_images_lie_in_kohyas_folders_too(models, album):
 
 
 @pytest.mark.usefixtures("album")
-def test_a_folder_of_repeats_is_no_folder_for_class_images():
+def test_repeat_folder_cannot_hold_class_images():
     prior = {"with_prior_preservation": True, "class_data_dir": "kl/10_sks dog", "class_prompt": "a dog"}
     with pytest.raises(UserError, match="holds a subject's photos"):
-        check_class_folders([Concept.of(given(**prior))])
+        check_class_folders([Concept.of(configured(**prior))])

@@ -1,4 +1,4 @@
-"""Guards where photos come from: captions, several subjects, data sets, and how much a photo counts."""
+"""Sources of photos: captions, several subjects, data sets, and photo weights."""
 
 import json
 import os
@@ -10,7 +10,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from accelerate import PartialState
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
@@ -25,40 +24,36 @@ from tests.scene import scene
 from tests.training.runs import train
 from tests.training.small import batch_for, configure, make, photos_of
 
+pytestmark = pytest.mark.usefixtures("process_state")
 PROMPTS = {prompt: {"ids": torch.full((1, 2), n)} for n, prompt in enumerate(["a sks dog", "a dog", "a cat"])}
 SIZES = [(32, 32)]
 
 
-@pytest.fixture(autouse=True)
-def state():
-    PartialState()  # Accelerate's logger asks it which process this is
-
-
 def draw(folder, names, seed=0):
-    """Photos and masks of these names."""
+    """Write photos and masks of the given names."""
     for number, name in enumerate(names):
         pixels, disc = scene(40, 48, seed + number)
         files.write_picture(Image.fromarray(pixels), folder / "photos" / f"{name}.png")
         files.write_mask(disc, folder / "masks" / f"{name}.png")
 
 
-def flagged(folder, **data):
+def configured(folder, **data):
     return configure("model", mask={"instance_mask_dir": str(folder / "masks")}, data=data)
 
 
-def test_a_photo_is_trained_on_as_its_caption_says(tmp_path):
+def test_captions_are_prompts(tmp_path):
     draw(tmp_path, ["a", "b", "c"])
     (tmp_path / "photos" / "a.txt").write_text("\ufeffa sks dog\n on a Käsebrett \n", encoding="utf-8")
     (tmp_path / "photos" / "c.txt").write_text(" \n")
     data = {"instance_data_dir": str(tmp_path / "photos")}
-    found, _ = photos_of(flagged(tmp_path, caption_extension=".txt", **data), SIZES)
+    found, _ = photos_of(configured(tmp_path, caption_extension=".txt", **data), SIZES)
     assert [instance.prompt for instance in found] == ["a sks dog on a Käsebrett", "a sks dog", "a sks dog"]
-    assert {instance.prompt for instance in photos_of(flagged(tmp_path, **data), SIZES)[0]} == {"a sks dog"}
+    assert {instance.prompt for instance in photos_of(configured(tmp_path, **data), SIZES)[0]} == {"a sks dog"}
     with pytest.raises(UserError, match=r"b\.png has no caption .*b\.txt; .*--instance_prompt"):
-        photos_of(flagged(tmp_path, caption_extension=".txt", instance_prompt=None, **data), SIZES)
+        photos_of(configured(tmp_path, caption_extension=".txt", instance_prompt=None, **data), SIZES)
 
 
-def test_each_subject_has_its_own_photos_masks_and_prompts(tmp_path):
+def test_each_subject_has_own_photos_masks_and_prompts(tmp_path):
     entries = []
     for number, (name, kind) in enumerate({"rex": "dog", "mini": "cat"}.items()):
         draw(tmp_path / name, "ab"[: number + 1], seed=10 * number)
@@ -79,17 +74,16 @@ def test_each_subject_has_its_own_photos_masks_and_prompts(tmp_path):
     assert [concept.class_prompt for concept in read_concepts(config)] == ["a dog", "a cat"]
 
 
-def test_captions_that_nobody_has_are_told_of(tmp_path, caplog):
-    PartialState()  # Accelerate's logger asks it which process this is
+def test_captions_with_other_extension_cause_warning(tmp_path, caplog):
     draw(tmp_path, ["a"])
     (tmp_path / "photos" / "a.txt").write_text("a sks dog on a table")
-    for ending, told in ((".txt", False), (".text", True)):
-        photos_of(flagged(tmp_path, instance_data_dir=str(tmp_path / "photos"), caption_extension=ending), SIZES)
-        assert ("has a caption that ends in .text" in caplog.text) == told
+    for ending, warned in ((".txt", False), (".text", True)):
+        photos_of(configured(tmp_path, instance_data_dir=str(tmp_path / "photos"), caption_extension=ending), SIZES)
+        assert ("has a caption that ends in .text" in caplog.text) == warned
 
 
-def test_a_list_of_subjects_is_read_from_any_folder(tmp_path, monkeypatch):
-    """Its paths are those of the working folder, as the flags' are, or else lie beside it."""
+def test_concepts_list_is_read_from_any_folder(tmp_path, monkeypatch):
+    """Its paths are relative to the working folder, like those of flags, or else to the list's folder."""
     draw(tmp_path, ["a"])
     path = tmp_path / "concepts.json"
     path.write_text(
@@ -104,7 +98,7 @@ def test_a_list_of_subjects_is_read_from_any_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("entries", "says"),
+    ("entries", "message"),
     [
         ("[", "is not readable YAML"),
         ([], "must be a list of entries"),
@@ -115,11 +109,11 @@ def test_a_list_of_subjects_is_read_from_any_folder(tmp_path, monkeypatch):
         ([{"instance_data_dir": "a/photos"}, {"instance_data_dir": "b/photos"}], "photo folders of the same name"),
     ],
 )
-def test_a_wrong_list_of_subjects_is_refused_in_one_line(tmp_path, entries, says):
+def test_invalid_concepts_list_is_refused_in_one_line(tmp_path, entries, message):
     path = tmp_path / "concepts.yaml"
     path.write_text(entries if isinstance(entries, str) else json.dumps(entries))
     config = configure("model", data={"concepts_list": str(path), "instance_data_dir": None})
-    with pytest.raises(UserError, match=says) as error:
+    with pytest.raises(UserError, match=message) as error:
         read_concepts(config)
     assert len(str(error.value).splitlines()) == 1
 
@@ -138,7 +132,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_list_of_subjects_is_refused_in_one_short_line(tmp_path, name):
+def test_hostile_concepts_list_is_refused_in_one_short_line(tmp_path, name):
     path = tmp_path / "concepts.yaml"
     path.write_text(HOSTILE[name])
     config = configure("model", data={"concepts_list": str(path), "instance_data_dir": None})
@@ -147,14 +141,14 @@ def test_a_hostile_list_of_subjects_is_refused_in_one_short_line(tmp_path, name)
     assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 700
 
 
-def test_a_list_of_subjects_that_is_a_pipe_is_not_waited_for(tmp_path):
+def test_pipe_as_concepts_list_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "concepts.yaml")
     config = configure("model", data={"concepts_list": str(tmp_path / "concepts.yaml"), "instance_data_dir": None})
     with pytest.raises(UserError, match="is not a regular file"):
         read_concepts(config)
 
 
-def test_of_several_subjects_messages_say_whose_photo_it_is(flags, capsys, caplog):
+def test_messages_name_subject(flags, capsys, caplog):
     for name in ("rex", "mini"):
         shutil.copytree("photos", name)
         shutil.copytree("masks", f"{name}-masks")
@@ -178,16 +172,16 @@ def test_of_several_subjects_messages_say_whose_photo_it_is(flags, capsys, caplo
     assert "error: subject mini: no mask in mini-masks for 01.png" in capsys.readouterr().err
 
 
-def test_one_folder_cannot_hold_the_class_images_of_two_kinds(tmp_path):
+def test_class_folder_cannot_serve_two_prompts(tmp_path):
     path = tmp_path / "concepts.json"
     path.write_text(json.dumps([{"instance_data_dir": name, "class_prompt": f"a {name}"} for name in ("dog", "cat")]))
     data = {"concepts_list": str(path), "instance_data_dir": None, "class_data_dir": "classes"}
     with pytest.raises(UserError, match="share the class_data_dir classes"):
         read_concepts(configure("model", data=data | {"with_prior_preservation": True}))
-    assert len(read_concepts(configure("model", data=data))) == 2  # where there are no class images
+    assert len(read_concepts(configure("model", data=data))) == 2  # allowed without class images
 
 
-def test_every_class_image_of_every_subject_has_its_turn(tmp_path):
+def test_all_class_images_of_all_subjects_are_used(tmp_path):
     draw(tmp_path, ["a", "b", "c", *(f"{kind}{number}" for kind in "xy" for number in range(4))])
     photos = tmp_path / "photos"
     concepts = {"a": 0, "b": 0, "c": 1}
@@ -196,7 +190,7 @@ def test_every_class_image_of_every_subject_has_its_turn(tmp_path):
         for name, n in concepts.items()
     ]
     images = [sorted(photos.glob(f"{kind}*.png")) for kind in "xy"]
-    read = FreshSamples(flagged(tmp_path, resolution=32).data)
+    read = FreshSamples(configured(tmp_path, resolution=32).data)
     dataset = DreamBoothDataset(instances, read, PROMPTS, images, ["a dog", "a cat"])
     assert len(dataset) == 12
     used = [(index % 3, dataset._class_image(index)) for index in range(len(dataset))]
@@ -206,7 +200,7 @@ def test_every_class_image_of_every_subject_has_its_turn(tmp_path):
 
 
 def save_dataset(folder, photos):
-    """A data set in the Hub's own layout, one photo a JPEG, one a PNG, with masks and captions."""
+    """Save a data set in the Hub's layout: a JPEG and a PNG photo, with masks and captions."""
     rows = {"picture": [str(path) for path in photos], "outline": [], "words": []}
     for number in range(len(photos)):
         _, disc = scene(40, 48, number)
@@ -221,8 +215,8 @@ def save_dataset(folder, photos):
 
 
 @pytest.fixture
-def stored(tmp_path):
-    """A saved data set, and the photos that are in it."""
+def saved_dataset(tmp_path):
+    """A saved data set, and its original photos."""
     folder = tmp_path / "stored"
     photos = [folder / "originals" / name for name in ("first.jpg", "second.png")]
     for number, path in enumerate(photos):
@@ -233,7 +227,7 @@ def stored(tmp_path):
 COLUMNS = {"image_column": "picture", "mask_column": "outline", "caption_column": "words"}
 
 
-def from_dataset(tmp_path, name, **changes):
+def dataset_config(tmp_path, name, **changes):
     data = {
         "instance_data_dir": None,
         "instance_prompt": None,
@@ -244,13 +238,13 @@ def from_dataset(tmp_path, name, **changes):
     return configure("model", mask={"instance_mask_dir": None}, data=data | COLUMNS | changes, output=output)
 
 
-def test_a_data_set_becomes_a_folder_of_photos_bit_for_bit(stored, tmp_path, capfd):
-    name, originals = stored
-    config = from_dataset(tmp_path, name)
+def test_dataset_is_copied_bit_for_bit(saved_dataset, tmp_path, capfd):
+    name, originals = saved_dataset
+    config = dataset_config(tmp_path, name)
     capfd.readouterr()
     dataset_copy.copy(config)
-    assert "Generating" not in capfd.readouterr().err  # the library's own bar
-    dataset_copy.copy(config)  # which finds it all there
+    assert "Generating" not in capfd.readouterr().err  # the library's progress bar
+    dataset_copy.copy(config)  # everything is already there
     found, left_out = photos_of(config, SIZES)
     assert not left_out
     assert [instance.photo.read_bytes() for instance in found] == [path.read_bytes() for path in originals]
@@ -260,7 +254,7 @@ def test_a_data_set_becomes_a_folder_of_photos_bit_for_bit(stored, tmp_path, cap
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"image_column": "image"}, "--image_column image is not a column of .*; it has picture, outline, words"),
         ({"image_column": "words"}, "words in row 0 of .* is not a picture"),
@@ -268,42 +262,42 @@ def test_a_data_set_becomes_a_folder_of_photos_bit_for_bit(stored, tmp_path, cap
         ({"dataset_name": "no/such/folder"}, "data set no/such/folder cannot be loaded"),
     ],
 )
-def test_a_data_set_of_another_kind_is_refused_in_one_line(stored, tmp_path, monkeypatch, changes, says):
+def test_unsuitable_dataset_is_refused_in_one_line(saved_dataset, tmp_path, monkeypatch, changes, message):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match=says) as error:
-        dataset_copy.copy(from_dataset(tmp_path, stored[0], **changes))
+    with pytest.raises(UserError, match=message) as error:
+        dataset_copy.copy(dataset_config(tmp_path, saved_dataset[0], **changes))
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_an_unfinished_copy_of_another_data_set_leaves_nothing(stored, tmp_path):
+def test_unfinished_copy_of_other_dataset_leaves_nothing(saved_dataset, tmp_path):
     folder = tmp_path / "output" / dataset_copy.COPY_FOLDER
     for number in range(5):
         files.write_picture(Image.new("RGB", (9, 9)), folder / "photos" / f"{number:05d}.webp")
         files.write_mask(np.ones((9, 9), bool), folder / "masks" / f"{number:05d}.png")
-    dataset_copy.copy(from_dataset(tmp_path, stored[0]))
+    dataset_copy.copy(dataset_config(tmp_path, saved_dataset[0]))
     assert sorted(path.name for path in (folder / "photos").iterdir() if path.suffix != ".txt") == [
         "00000.jpg",
         "00001.png",
     ]
 
 
-def test_another_data_sets_copy_in_the_output_is_refused(stored, tmp_path):
-    dataset_copy.copy(from_dataset(tmp_path, stored[0]))
+def test_copy_of_other_dataset_in_output_is_refused(saved_dataset, tmp_path):
+    dataset_copy.copy(dataset_config(tmp_path, saved_dataset[0]))
     with pytest.raises(UserError, match=r"holds another copy \(caption_column differ\)"):
-        dataset_copy.copy(from_dataset(tmp_path, stored[0], caption_column=None, instance_prompt="a sks dog"))
+        dataset_copy.copy(dataset_config(tmp_path, saved_dataset[0], caption_column=None, instance_prompt="a sks dog"))
 
 
-def test_the_copy_of_a_data_set_that_was_changed_since_is_refused(stored, tmp_path):
-    folder, originals = stored
-    dataset_copy.copy(from_dataset(tmp_path, folder))
+def test_copy_of_since_changed_dataset_is_refused(saved_dataset, tmp_path):
+    folder, originals = saved_dataset
+    dataset_copy.copy(dataset_config(tmp_path, folder))
     save_dataset(folder.parent, originals[:1])
     with pytest.raises(UserError, match=r"holds another copy \(files differ\)"):
-        dataset_copy.copy(from_dataset(tmp_path, folder))
+        dataset_copy.copy(dataset_config(tmp_path, folder))
 
 
-def test_a_run_on_a_data_set_and_one_on_its_photos_are_the_same_run(stored, tmp_path, flags):
+def test_dataset_run_equals_run_on_its_photos(saved_dataset, tmp_path, flags):
     words = {key: value for key, value in flags.items() if not key.startswith("instance_")}
-    assert train(words, dataset_name=stored[0], cache_dir=tmp_path / "cache", output_dir="one", **COLUMNS) == 0
+    assert train(words, dataset_name=saved_dataset[0], cache_dir=tmp_path / "cache", output_dir="one", **COLUMNS) == 0
     shutil.copytree("one/dataset", "local")
     local = {"instance_data_dir": "local/photos", "instance_mask_dir": "local/masks", "caption_extension": ".txt"}
     assert train(words, **local, output_dir="other") == 0
@@ -311,7 +305,7 @@ def test_a_run_on_a_data_set_and_one_on_its_photos_are_the_same_run(stored, tmp_
     assert (Path("one") / weights).read_bytes() == (Path("other") / weights).read_bytes()
 
 
-def test_a_photos_weight_is_the_factor_of_its_loss(models):
+def test_photo_weight_scales_its_loss(models):
     config, family = make(models / "stable-diffusion")
     batch = batch_for(family, class_images=False)
 

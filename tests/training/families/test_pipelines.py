@@ -1,4 +1,4 @@
-"""What each family says is what diffusers' pipeline says: of prompts, of noisy latents, and of what was saved."""
+"""Each family agrees with diffusers' pipeline on prompts, noisy latents and saved weights."""
 
 from dataclasses import replace
 
@@ -12,10 +12,10 @@ from persam_dreambooth.generation import generate, load_pipeline
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families import check_base_model
 from random_models import PIPELINES, random_sd3, random_sdxl
-from tests.training.small import KINDS, batch_for, make, noised_for, said, trained_parameters
+from tests.training.small import KINDS, batch_for, make, noised_for, prediction_of, trained_parameters
 
-# What each pipeline's `encode_prompt` calls its results, in its order, and the length of prompts in training.
-ENCODED = {
+# Results of each pipeline's `encode_prompt`, in order, and its arguments for prompts of the training length.
+ENCODE_PROMPT = {
     "stable-diffusion": (["embeds"], {"num_images_per_prompt": 1, "device": "cpu"}),
     "sdxl": (["embeds", None, "pooled"], {}),
     "sd3": (["embeds", None, "pooled"], {"prompt_2": None, "prompt_3": None, "max_sequence_length": 77}),
@@ -26,12 +26,12 @@ families = pytest.mark.parametrize("name", PIPELINES)
 
 
 @families
-def test_prompts_are_encoded_as_the_pipeline_encodes_them(pipelines, name):
+def test_prompt_encoding_matches_pipeline(pipelines, name):
     _, family = make(pipelines / name)
     ours = family.encode_prompt(family.tokenize("a sks dog"))
     pipeline = DiffusionPipeline.from_pretrained(pipelines / name)
     pipeline.text_encoder.to(family.text_encoder.dtype)
-    names, settings = ENCODED[name]
+    names, settings = ENCODE_PROMPT[name]
     theirs = (
         pipeline.encode_prompt("a sks dog", do_classifier_free_guidance=False, **settings)
         if name != "flux"
@@ -43,7 +43,7 @@ def test_prompts_are_encoded_as_the_pipeline_encodes_them(pipelines, name):
     assert {len(value) for value in ours.values()} == {1}
 
 
-def test_sd3_without_t5_fills_its_place_with_zeros(tmp_path):
+def test_sd3_without_t5_uses_zeros(tmp_path):
     random_sd3(with_t5=False).save_pretrained(tmp_path)
     config, family = make(tmp_path, {"use_lora": True})
     ours = family.encode_prompt(family.tokenize("a sks dog"))
@@ -51,13 +51,13 @@ def test_sd3_without_t5_fills_its_place_with_zeros(tmp_path):
     theirs = pipeline.encode_prompt("a sks dog", None, None, max_sequence_length=77)
     torch.testing.assert_close(ours["embeds"], theirs[0])
     assert family.pipeline().text_encoder_3 is None
-    assert said(family, noised_for(family, config), batch_for(family, False)).isfinite().all()
+    assert prediction_of(family, noised_for(family, config), batch_for(family, False)).isfinite().all()
 
 
 @families
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_saved_says_what_was_trained(pipelines, tmp_path, name, kind):
-    """In diffusers' own pipeline, and in a run that is gone on with."""
+def test_saved_weights_predict_like_trained_ones(pipelines, tmp_path, name, kind):
+    """In diffusers' own pipeline, and in a resumed run."""
     config, family = make(pipelines / name, KINDS[kind])
     torch.manual_seed(0)
     for weight in trained_parameters(family):
@@ -65,8 +65,8 @@ def test_what_is_saved_says_what_was_trained(pipelines, tmp_path, name, kind):
     for part in family.trained().values():
         part.eval()
     batch, noised = batch_for(family, class_images=False), noised_for(family, config)
-    trained, untouched = said(family, noised, batch), said(make(pipelines / name)[1], noised, batch)
-    assert (trained - untouched).abs().max() > 1e-2  # weights that say nothing would prove nothing
+    trained, untouched = prediction_of(family, noised, batch), prediction_of(make(pipelines / name)[1], noised, batch)
+    assert (trained - untouched).abs().max() > 1e-2  # unchanged weights would prove nothing
     family.save(tmp_path / "saved")
 
     lora = config.model.use_lora
@@ -75,14 +75,14 @@ def test_what_is_saved_says_what_was_trained(pipelines, tmp_path, name, kind):
         pipeline.load_lora_weights(tmp_path / "saved", weight_name="pytorch_lora_weights.safetensors")
     _, reader = make(pipelines / name)
     reader.replace({part: getattr(pipeline, part) for part in family.trained()})
-    torch.testing.assert_close(said(reader, noised, batch), trained, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(prediction_of(reader, noised, batch), trained, rtol=1e-4, atol=1e-4)
 
     _, other = make(pipelines / name, KINDS[kind])
     family.save_weights(tmp_path / "checkpoint")
     other.load_weights(tmp_path / "checkpoint")
     for part in other.trained().values():
         part.eval()
-    torch.testing.assert_close(said(other, noised, batch), trained, rtol=0, atol=0)
+    torch.testing.assert_close(prediction_of(other, noised, batch), trained, rtol=0, atol=0)
 
 
 @families
@@ -103,13 +103,17 @@ def test_gradient_checkpointing_changes_no_gradient(pipelines, name, kind):
 
     without, with_it = gradients(False), gradients(True)
     assert sum(gradient is not None for gradient in without) > 0.7 * len(without)
-    for one, other in zip(without, with_it, strict=True):
-        assert (one is None or not one.any()) if other is None else torch.allclose(one, other, atol=1e-6)
+    for plain, checkpointed in zip(without, with_it, strict=True):
+        assert (
+            (plain is None or not plain.any())
+            if checkpointed is None
+            else torch.allclose(plain, checkpointed, atol=1e-6)
+        )
 
 
 @families
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_dropped_text_encoders_are_there_again_in_pictures(pipelines, tmp_path, name, kind):
+def test_dropped_text_encoders_are_reloaded_for_pictures(pipelines, tmp_path, name, kind):
     _, family = make(pipelines / name, KINDS[kind])
     drawn = {}
     for dropped in (False, True):
@@ -120,41 +124,41 @@ def test_dropped_text_encoders_are_there_again_in_pictures(pipelines, tmp_path, 
         pipeline.scheduler = family.sampler("DPMSolverMultistepScheduler", pipeline.scheduler.config)
         settings = {"num_inference_steps": 2, "height": 32, "width": 32}
         drawn[dropped] = generate(pipeline, ["a sks dog"], num_images=1, **settings)[0].image
-    there, again = (np.asarray(drawn[dropped]).astype(int) for dropped in drawn)
-    assert np.abs(there - again).max() <= (3 if name == "lumina2" else 0)  # its text encoder trains in bf16
+    loaded, reloaded = (np.asarray(drawn[dropped]).astype(int) for dropped in drawn)
+    assert np.abs(loaded - reloaded).max() <= (3 if name == "lumina2" else 0)  # its text encoder trains in bf16
     family.save(tmp_path)
     saved = load_pipeline(str(tmp_path), str(pipelines / name) if kind == "lora" else None, "cpu")
     assert generate(saved, ["a sks dog"], num_images=1, **settings)[0].image.size == drawn[False].size
 
 
 @families
-def test_sides_are_what_the_denoiser_takes(pipelines, name):
+def test_accepted_sides_match_denoiser(pipelines, name):
     config = ModelConfig(pretrained_model_name_or_path=str(pipelines / name))
     kind = check_base_model(config)
     expected = {"stable-diffusion": (2, 2), "sdxl": (2, 2), "sd3": (2, 4), "flux": (2, 4), "lumina2": (8, 16)}
     assert (kind.cell_of(config), kind.side_unit_of(config)) == expected[name]
 
 
-def test_sdxl_is_told_where_the_crop_lies(pipelines):
+def test_sdxl_gets_crop_position(pipelines):
     config, family = make(pipelines / "sdxl")
     batch, noised = batch_for(family, class_images=False), noised_for(family, config)
     given = []
     family.unet.register_forward_pre_hook(lambda module, args, kwargs: given.append(kwargs), with_kwargs=True)
-    here = said(family, noised, batch)
+    here = prediction_of(family, noised, batch)
     assert given[0]["added_cond_kwargs"]["time_ids"].tolist() == [[40, 48, 0, 5, 32, 32]] * 2
     elsewhere = replace(noised, crop=noised.crop + torch.tensor([0, 0, 9, 0, 0, 0]))
-    assert (said(family, elsewhere, batch) - here).abs().max() > 1e-3
+    assert (prediction_of(family, elsewhere, batch) - here).abs().max() > 1e-3
 
 
-def test_the_denoiser_can_be_kept_off_the_device(base):
-    """As FSDP needs it, which takes the denoiser to the device share by share."""
+def test_denoiser_can_be_kept_off_device(base):
+    """As FSDP needs, which moves the denoiser to the device shard by shard."""
     _, family = make(base)
     family.place(torch.device("meta"), torch.bfloat16, torch.device("cpu"))
     (denoiser,) = family.trained().values()
     assert {weight.device.type for weight in denoiser.parameters()} == {"cpu"} and family.vae.device.type == "meta"
 
 
-def test_sdxl_whitens_latents_by_the_statistics_of_its_autoencoder(tmp_path):
+def test_sdxl_normalizes_latents_by_autoencoder_statistics(tmp_path):
     pipeline = random_sdxl()
     pixels = torch.rand(1, 3, 32, 32) * 2 - 1
     mean, std = [0.1, -0.2, 0.3, 0.4], [0.5, 1.0, 2.0, 4.0]
@@ -168,12 +172,12 @@ def test_sdxl_whitens_latents_by_the_statistics_of_its_autoencoder(tmp_path):
     raw = pipeline.vae.encode(pixels).latent_dist.sample()
     expected = (raw - torch.tensor(mean).view(1, 4, 1, 1)) * pipeline.vae.config.scaling_factor
     torch.testing.assert_close(latents, expected / torch.tensor(std).view(1, 4, 1, 1))
-    assert latents.dtype == torch.float32  # in half precision the real one overflows
-    with torch.autocast("cpu", torch.bfloat16):  # as validation pictures are drawn
+    assert latents.dtype == torch.float32  # the real one overflows in half precision
+    with torch.autocast("cpu", torch.bfloat16):  # as in validation
         assert family.pipeline().vae.decode(latents.bfloat16()).sample.dtype == torch.float32
 
 
-def test_fluxs_packed_gradient_is_zero_where_the_packed_mask_is(pipelines):
+def test_flux_packed_gradient_is_zero_where_packed_mask_is_zero(pipelines):
     config, family = make(pipelines / "flux")
     noised, batch = noised_for(family, config), batch_for(family, class_images=False)
     packed = []
@@ -187,8 +191,8 @@ def test_fluxs_packed_gradient_is_zero_where_the_packed_mask_is(pipelines):
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux", "lumina2"])
-def test_a_perfect_velocity_leads_from_noise_to_the_picture(pipelines, name):
-    """The pipeline's sampler, fed what training asks for, ends at the latents that training took it from."""
+def test_exact_velocity_leads_from_noise_to_latents(pipelines, name):
+    """The pipeline's sampler, given the training target as prediction, ends at the clean latents."""
     config, family = make(pipelines / name)
     side = 32 // family.cell_of(config.model)
     latents = torch.randn(1, 4, side, side)
@@ -196,8 +200,8 @@ def test_a_perfect_velocity_leads_from_noise_to_the_picture(pipelines, name):
     scheduler.set_timesteps(5, mu=0.0)
     noised, seen = noised_for(family, config, latents), []
     sigma = (noised.noisy - latents).mean() / (noised.noisy - latents - noised.target).mean()
-    sign = -1 if name == "lumina2" else 1  # its pipeline turns the velocity round before the sampler sees it
-    # noisy = latents + s (noise - latents): both ends follow from what was drawn.
+    sign = -1 if name == "lumina2" else 1  # its pipeline negates the velocity before the sampler
+    # noisy = latents + s (noise - latents): both ends follow from the sample.
     share = noised.timesteps.item() / 1000
     data_share = share if name == "lumina2" else 1 - share
     noise = (noised.noisy - data_share * latents) / (1 - data_share)
@@ -211,7 +215,7 @@ def test_a_perfect_velocity_leads_from_noise_to_the_picture(pipelines, name):
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux"])
-def test_weighting_schemes_weigh_as_diffusers_says(pipelines, name):
+def test_weighting_schemes_match_diffusers(pipelines, name):
     for scheme in ("sigma_sqrt", "cosmap", "none"):
         settings = {"weighting_scheme": scheme} | ({"precondition_outputs": 0} if name == "sd3" else {})
         config, family = make(pipelines / name, optimization=settings)
@@ -222,7 +226,7 @@ def test_weighting_schemes_weigh_as_diffusers_says(pipelines, name):
         torch.testing.assert_close(noised.weight, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_lora_files_have_the_names_of_diffusers_scripts(pipelines, tmp_path):
+def test_lora_files_have_diffusers_names(pipelines, tmp_path):
     for name in PIPELINES:
         _, family = make(pipelines / name, KINDS["lora"])
         family.save(tmp_path / name)

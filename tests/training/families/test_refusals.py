@@ -1,4 +1,4 @@
-"""Flags that a family has no use for are refused in one line, before a weight is loaded or a file written."""
+"""Flags that a family does not support are refused in one line, before weights are loaded or files written."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from random_models import PIPELINES, random_sdxl
 from tests.training.runs import train
 
 FLOW, UNETS = {"sd3", "flux", "lumina2"}, {"stable-diffusion", "sdxl"}
-# Each flag that only some families know, and those that do.
+# Flags that only some families support, and those families.
 KNOWN = {
     "--snr_gamma=5": UNETS,
     "--attention_loss_weight=0.1 --identifier=sks": UNETS,
@@ -32,8 +32,8 @@ KNOWN = {
 REFUSED = [(flag, name) for flag, names in KNOWN.items() for name in PIPELINES if name not in names]
 
 
-def headless(pipelines, name, folder):
-    """A pipeline with its configs only: whoever reads a weight of it fails."""
+def configs_only(pipelines, name, folder):
+    """Copy only the configs of a pipeline, so that loading weights fails."""
     for path in (pipelines / name).rglob("*"):
         if path.suffix != ".safetensors" and path.is_file():
             copy = folder / path.relative_to(pipelines / name)
@@ -49,29 +49,29 @@ def refusal(capsys):
 
 
 @pytest.mark.parametrize(("flag", "name"), REFUSED)
-def test_what_a_family_has_no_use_for_is_refused_before_it_is_loaded(flags, pipelines, capsys, flag, name):
-    base = headless(pipelines, name, Path("headless"))
+def test_unsupported_flag_is_refused_before_loading(flags, pipelines, capsys, flag, name):
+    base = configs_only(pipelines, name, Path("headless"))
     assert train(flags, *flag.split(), pretrained_model_name_or_path=base) == 2
     line = refusal(capsys)
     assert flag.split()[0].split("=")[0] in line and "Pipeline" in line and "drop" in line
 
 
 @pytest.mark.parametrize("name", sorted(FLOW))
-def test_longer_prompts_than_the_pipeline_takes_are_refused(flags, pipelines, capsys, name):
+def test_too_long_prompts_are_refused(flags, pipelines, capsys, name):
     assert train(flags, "--max_sequence_length=513", pretrained_model_name_or_path=pipelines / name) == 2
     assert "--max_sequence_length 513 must be at most 512" in refusal(capsys)
 
 
 @pytest.mark.parametrize("name", sorted(FLOW))
-def test_a_side_that_cannot_be_cut_into_patches_is_refused(flags, pipelines, capsys, name):
-    base = headless(pipelines, name, Path("headless"))
+def test_side_not_divisible_into_patches_is_refused(flags, pipelines, capsys, name):
+    base = configs_only(pipelines, name, Path("headless"))
     unit = 16 if name == "lumina2" else 4
     wrong = {"resolution": 32 + unit // 2, "pretrained_model_name_or_path": base}
     assert train(flags, **wrong) == 2
     assert f"is not a multiple of {unit}" in refusal(capsys)
 
 
-def test_edms_noise_is_refused(flags, capsys):
+def test_edm_noise_is_refused(flags, capsys):
     random_sdxl().save_pretrained("edm")
     path = Path("edm/scheduler/scheduler_config.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": "EDMDPMSolverMultistepScheduler"}))
@@ -79,7 +79,7 @@ def test_edms_noise_is_refused(flags, capsys):
     assert "EDM's noise (EDMDPMSolverMultistepScheduler)" in refusal(capsys)
 
 
-def test_a_part_with_holes_is_refused_by_name(flags, pipelines, capsys):
-    base = headless(pipelines, "flux", Path("headless"))
+def test_part_with_missing_weights_is_refused_by_name(flags, pipelines, capsys):
+    base = configs_only(pipelines, "flux", Path("headless"))
     assert train(flags, pretrained_model_name_or_path=base) == 2
     assert "the text_encoder of headless cannot be loaded" in refusal(capsys)

@@ -1,4 +1,4 @@
-"""Whole runs of every family through the command line, with everything that memory is saved by."""
+"""Whole runs of every family through the command line, with all memory-saving options."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ SMALL = ("--num_images", "1", "--num_inference_steps", "2", "--height", "32", "-
 
 
 def weights(folder):
-    """What was trained, of either kind."""
+    """Load the trained weights, full or LoRA."""
     file = (
         next(path for path in Path(folder).glob("pytorch_lora_weights.safetensors"))
         if "lora" in str(folder)
@@ -30,24 +30,24 @@ def weights(folder):
 
 @families
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_a_resumed_run_ends_as_an_uninterrupted_one(flags, pipelines, name, kind):
-    """Bit for bit, with random crops and flips and the background prior; then the command line draws with it."""
+def test_resume_equals_uninterrupted(flags, pipelines, name, kind):
+    """Bit-identical with random crops, flips and the background prior; the result works with `generate`."""
     flags |= {"pretrained_model_name_or_path": pipelines / name, "train_batch_size": 1, "checkpointing_steps": 2}
     switches = ("--random_flip", *PRIOR, *(["--use_lora"] if kind == "lora" else []))
     whole, parts = f"whole-{kind}", f"parts-{kind}"
     assert train(flags, *switches, output_dir=whole, max_train_steps=4) == 0
     assert train(flags, *switches, output_dir=parts, max_train_steps=2) == 0
     assert train(flags, *switches, output_dir=parts, max_train_steps=4, resume_from_checkpoint="latest") == 0
-    one, other = weights(whole), weights(parts)
-    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    expected, resumed = weights(whole), weights(parts)
+    assert expected.keys() == resumed.keys() and all(torch.equal(expected[key], resumed[key]) for key in expected)
     assert main(["generate", "--model", parts, "--prompt", "a sks dog", "--output", "drawn", *SMALL]) == 0
     assert len(list(Path("drawn").glob("*.png"))) >= 1
 
 
 @families
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_what_saves_memory_changes_little(flags, pipelines, name, kind):
-    """Checkpointed gradients and prompts encoded beforehand give the same losses; bf16 trains and draws, too."""
+def test_memory_saving_options_change_little(flags, pipelines, name, kind):
+    """Gradient checkpointing and precomputed prompts give the same losses; bf16 trains and generates too."""
     flags |= {"pretrained_model_name_or_path": pipelines / name, "max_train_steps": 2}
     switches = [*PRIOR, *(["--use_lora"] if kind == "lora" else [])]
     saving = ("--gradient_checkpointing", "--pre_compute_text_embeddings")
@@ -62,24 +62,24 @@ def test_what_saves_memory_changes_little(flags, pipelines, name, kind):
 
 
 @families
-def test_watching_does_not_change_the_training(flags, pipelines, name):
+def test_validation_does_not_change_training(flags, pipelines, name):
     flags |= {"pretrained_model_name_or_path": pipelines / name, "max_train_steps": 2}
     assert train(flags, "--use_lora", output_dir="blind-lora") == 0
     pictures = {"validation_prompt": "a sks dog", "num_validation_images": 1, "validation_steps": 1}
     assert train(flags, "--use_lora", output_dir="watched-lora", **pictures) == 0
-    one, other = weights("blind-lora"), weights("watched-lora")
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    without, validated = weights("blind-lora"), weights("watched-lora")
+    assert all(torch.equal(without[key], validated[key]) for key in without)
 
 
 @pytest.mark.parametrize("name", ["sdxl", "flux"])
-def test_missing_class_images_are_drawn_by_the_base(flags, pipelines, name):
+def test_missing_class_images_are_generated_by_base(flags, pipelines, name):
     flags |= {"pretrained_model_name_or_path": pipelines / name, "max_train_steps": 1, "num_class_images": 1}
     prior = {"class_prompt": "a dog", "class_data_dir": "class"}
     assert train(flags, "--use_lora", "--with_prior_preservation", **prior) == 0
     assert [path.name for path in Path("class").glob("[!.]*")] == ["class-00000.png"]
 
 
-def test_two_processes_train_text_encoders_whose_last_layer_is_never_asked(flags, pipelines):
+def test_two_processes_train_text_encoders_with_unused_last_layer(flags, pipelines):
     flags |= {"pretrained_model_name_or_path": pipelines / "sdxl", "train_batch_size": 1, "max_train_steps": 2}
     launch(2, flags, "--use_lora", "--train_text_encoder", *PRIOR)
     assert len(logged_losses(Path("output"))) == 2

@@ -1,4 +1,4 @@
-"""LoRA weights in kohya's format: what diffusers reads of them is what training saved, to the bit."""
+"""LoRA weights in kohya's format: diffusers reads exactly what training saved."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ SETTINGS = {
 
 @pytest.fixture
 def saved(models, tmp_path, request):
-    """A folder with LoRA weights of which every tensor says something."""
+    """A folder with LoRA weights in which no tensor is zero."""
     _, family = make(models / "stable-diffusion", {"use_lora": True} | SETTINGS[request.param])
     disturb(family.trained().values())
     family.save(tmp_path)
@@ -48,15 +48,15 @@ def metadata(path):
 
 
 @torch.no_grad()
-def said(pipeline, path=None):
-    """What the UNet predicts for a prompt, with the LoRA weights of a file."""
+def predict(pipeline, path=None):
+    """Return the UNet's prediction for a prompt, with the LoRA weights of a file."""
     if path is not None:
         pipeline.load_lora_weights(path.parent, weight_name=path.name)
     embeds, _, *pooled = pipeline.encode_prompt(
         "a sks dog", device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
     )
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-    # Of a pipeline with one text encoder two values come back, with two four: the pooled ones last.
+    # A pipeline with one text encoder returns two values, one with two returns four, the pooled ones last.
     added = {"text_embeds": pooled[0], "time_ids": torch.zeros(1, 6)} if pooled else None
     prediction = pipeline.unet(noise, 500, embeds, added_cond_kwargs=added).sample
     if path is not None:
@@ -65,7 +65,7 @@ def said(pipeline, path=None):
 
 
 def peft_weights(pipeline, path):
-    """The adapters' tensors in the models themselves, as they are after loading a file."""
+    """Return the adapters' tensors in the models after loading a file."""
     pipeline.load_lora_weights(path.parent, weight_name=path.name)
     parts = {name: getattr(pipeline, name, None) for name in ("unet", "text_encoder", "text_encoder_2")}
     weights = {
@@ -79,23 +79,23 @@ def peft_weights(pipeline, path):
     return weights
 
 
-def assert_the_same_adapters(pipeline, one, other):
-    first, second = peft_weights(pipeline, one), peft_weights(pipeline, other)
+def assert_same_adapters(pipeline, path, other_path):
+    first, second = peft_weights(pipeline, path), peft_weights(pipeline, other_path)
     assert first and first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert torch.equal(said(pipeline, one), said(pipeline, other))
-    assert (said(pipeline, one) - said(pipeline)).abs().max() > 1e-2  # adapters that say nothing would prove nothing
+    assert torch.equal(predict(pipeline, path), predict(pipeline, other_path))
+    assert (predict(pipeline, path) - predict(pipeline)).abs().max() > 1e-2  # zero adapters would prove nothing
 
 
 @pytest.mark.parametrize("saved", SETTINGS, indirect=True)
-def test_diffusers_reads_the_same_model(models, saved):
+def test_diffusers_reads_same_weights(models, saved):
     convert_file(saved / DIFFUSERS, saved / KOHYA, "dog", {})
     pipeline = StableDiffusionPipeline.from_pretrained(models / "stable-diffusion")
-    assert_the_same_adapters(pipeline, saved / DIFFUSERS, saved / KOHYA)
+    assert_same_adapters(pipeline, saved / DIFFUSERS, saved / KOHYA)
 
 
 @pytest.mark.parametrize("saved", ["text"], indirect=True)
-def test_the_names_are_those_that_a1111_and_comfyui_know(saved):
+def test_names_are_known_to_a1111_and_comfyui(saved):
     names = to_kohya(load_file(saved / DIFFUSERS), {"unet.lora_alpha": 3, "text_encoder.lora_alpha": 5})
     unet = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0"
     text = "lora_te_text_model_encoder_layers_1_self_attn_q_proj"
@@ -105,7 +105,7 @@ def test_the_names_are_those_that_a1111_and_comfyui_know(saved):
     assert {len(name.split(".")) for name in names} == {2, 3} and not any("lora_te1" in name for name in names)
 
 
-def test_of_sdxl_both_text_encoders_are_converted(tmp_path):
+def test_both_text_encoders_of_sdxl_are_converted(tmp_path):
     random_sdxl().save_pretrained(tmp_path / "base")
     _, family = make(tmp_path / "base", {"use_lora": True, "train_text_encoder": True, "rank": 4, "lora_alpha": 8})
     disturb(family.trained().values())
@@ -114,7 +114,7 @@ def test_of_sdxl_both_text_encoders_are_converted(tmp_path):
     names = load_file(tmp_path / KOHYA)
     assert {"_".join(name.split("_")[:2]) for name in names} == {"lora_unet", "lora_te1", "lora_te2"}
     assert "lora_te2_text_model_encoder_layers_1_self_attn_out_proj.alpha" in names
-    assert_the_same_adapters(random_sdxl(), tmp_path / DIFFUSERS, tmp_path / KOHYA)
+    assert_same_adapters(random_sdxl(), tmp_path / DIFFUSERS, tmp_path / KOHYA)
 
 
 @pytest.mark.parametrize(
@@ -126,18 +126,18 @@ def test_of_sdxl_both_text_encoders_are_converted(tmp_path):
         (32, None, None),
     ],
 )
-def test_the_metadata_says_what_is_known_and_no_more(tmp_path, channels, version, architecture):
+def test_metadata_has_only_known_facts(tmp_path, channels, version, architecture):
     block = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora"
     weights = {f"{block}.down.weight": torch.zeros(4, channels), f"{block}.up.weight": torch.zeros(8, 4)}
     save_file(weights, tmp_path / DIFFUSERS, {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 2})})
     settings = {"pretrained_model_name_or_path": "/home/me/base", "resolution": 512, "instance_prompt": "a sks dog"}
     convert_file(tmp_path / DIFFUSERS, tmp_path / KOHYA, "dog", settings)
-    said = metadata(tmp_path / KOHYA)
-    assert (said["ss_network_dim"], said["ss_network_alpha"]) == ("4", "2.0")
-    assert (said.get("ss_base_model_version"), said.get("modelspec.architecture")) == (version, architecture)
-    assert said.get("ss_v2") == (version and str(version == "sd_v2"))  # how A1111 tells 2.x from 1.x
-    assert said["modelspec.trigger_phrase"] == "a sks dog" and said["ss_resolution"] == "(512, 512)"
-    assert not any("/home" in value or value == "None" for value in said.values())
+    written = metadata(tmp_path / KOHYA)
+    assert (written["ss_network_dim"], written["ss_network_alpha"]) == ("4", "2.0")
+    assert (written.get("ss_base_model_version"), written.get("modelspec.architecture")) == (version, architecture)
+    assert written.get("ss_v2") == (version and str(version == "sd_v2"))  # how A1111 distinguishes 2.x from 1.x
+    assert written["modelspec.trigger_phrase"] == "a sks dog" and written["ss_resolution"] == "(512, 512)"
+    assert not any("/home" in value or value == "None" for value in written.values())
 
 
 @pytest.mark.parametrize(
@@ -157,17 +157,17 @@ def test_the_metadata_says_what_is_known_and_no_more(tmp_path, channels, version
         ("conv.weight", {}, "no LoRA weights in diffusers' format"),
     ],
 )
-def test_what_would_mean_something_else_is_refused(name, settings, reason):
+def test_ambiguous_weights_are_refused(name, settings, reason):
     with pytest.raises(UserError, match=reason):
         to_kohya({name: torch.zeros(4, 4)}, settings)
 
 
-def test_training_writes_both_formats_and_the_verb_the_same(flags, models, capsys):
+def test_convert_equals_training_output(flags, models, capsys):
     assert train(flags, "--use_lora", "--train_text_encoder", "--output_kohya_format", lora_alpha=8) == 0
     both = load_file(Path("output") / KOHYA)
     assert metadata(f"output/{KOHYA}")["ss_output_name"] == "output"
     pipeline = StableDiffusionPipeline.from_pretrained(models / "stable-diffusion")
-    pipeline.load_lora_weights("output")  # without a name diffusers still finds its own file
+    pipeline.load_lora_weights("output")  # without a file name diffusers still finds its own file
     assert pipeline.unet.peft_config["default_0"].lora_alpha == 8
     assert main(["convert", "--model", "output", "--output", "loras/dog.safetensors"]) == 0
     assert "loras/dog.safetensors" in capsys.readouterr().out
@@ -178,7 +178,7 @@ def test_training_writes_both_formats_and_the_verb_the_same(flags, models, capsy
     ) | {"modelspec.date": ""}
 
 
-def test_conversion_is_refused_before_the_first_step(flags, capsys):
+def test_conversion_is_refused_before_first_step(flags, capsys):
     assert train(flags, "--output_kohya_format") == 2
     assert train(flags, "--output_kohya_format", "--use_lora", "--use_dora") == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
@@ -188,7 +188,7 @@ def test_conversion_is_refused_before_the_first_step(flags, capsys):
 
 
 @pytest.mark.parametrize("saved", ["rank"], indirect=True)
-def test_the_verb_refuses_what_it_cannot_do(saved, monkeypatch, capsys):
+def test_convert_refuses_invalid_input(saved, monkeypatch, capsys):
     monkeypatch.chdir(saved)
     Path("broken.safetensors").write_bytes(b"no weights")
     shutil.copy(DIFFUSERS, "there.safetensors")
@@ -213,8 +213,8 @@ def small_lora(dtype=torch.float32, value=0.0):
 
 
 @pytest.fixture
-def hostile(tmp_path, monkeypatch, capsys):
-    """Convert a file of these weights and metadata; the one line that is said. Nothing else is written."""
+def conversion_error(tmp_path, monkeypatch, capsys):
+    """Convert a file of the given weights and metadata; return the one-line error, with nothing else written."""
     monkeypatch.chdir(tmp_path)
 
     def convert(weights, name="in", **metadata):
@@ -231,35 +231,35 @@ def hostile(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("alpha", ["NaN", "1e999", "9" * 400, "9" * 6000, "[]", '"4"', "[" * 100_000])
-def test_an_alpha_that_is_no_number_is_refused(alpha, hostile):
-    assert DIFFUSERS in (said := hostile(small_lora(), lora_adapter_metadata=f'{{"unet.lora_alpha": {alpha}}}')) or (
-        "not a usable number" in said
-    )
+def test_non_numeric_alpha_is_refused(alpha, conversion_error):
+    assert DIFFUSERS in (
+        message := conversion_error(small_lora(), lora_adapter_metadata=f'{{"unet.lora_alpha": {alpha}}}')
+    ) or ("not a usable number" in message)
 
 
 @pytest.mark.parametrize(("dtype", "value"), [(torch.float32, float("nan")), (torch.int64, 1), (torch.bool, 1)])
-def test_weights_that_are_no_finite_numbers_are_refused(dtype, value, hostile):
-    assert "not finite" in hostile(small_lora(dtype, value))
+def test_non_finite_weights_are_refused(dtype, value, conversion_error):
+    assert "not finite" in conversion_error(small_lora(dtype, value))
 
 
-def test_a_full_disk_is_one_line_with_the_path_and_leaves_nothing(tmp_path, monkeypatch, file_limit, capsys):
+def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, file_limit, capsys):
     monkeypatch.chdir(tmp_path)
     save_file({key: torch.zeros(300, 300) for key in small_lora()}, DIFFUSERS)
     file_limit(100_000)
     assert main(["convert", "--model", ".", "--output", "out/dog.safetensors"]) == 2
-    said = capsys.readouterr().err
-    assert "out/dog.safetensors cannot be written" in said and said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert "out/dog.safetensors cannot be written" in message and message.count("\n") == 1
     assert not list(Path("out").iterdir())
 
 
-def test_a_config_or_a_name_that_is_no_text_is_no_traceback(tmp_path, monkeypatch, capsys):
+def test_non_text_config_or_name_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save_file(small_lora(), DIFFUSERS)
     config = Path("training_config.yaml")
     config.write_text('instance_prompt: "\\ud800"\nresolution: [1]\nlearning_rate: {a: b}\n')
     assert main(["convert", "--model", ".", "--output", "a.safetensors"]) == 0
     Path("b.safetensors").symlink_to("b.safetensors")
-    for output, said in (
+    for output, message in (
         ("c\udcff", "not UTF-8"),
         ("b", "already exists"),
         ("d", "training_config.yaml is damaged"),
@@ -267,5 +267,5 @@ def test_a_config_or_a_name_that_is_no_text_is_no_traceback(tmp_path, monkeypatc
         if output == "d":
             config.write_text("a: " + "[" * 100_000)
         assert main(["convert", "--model", ".", "--output", f"{output}.safetensors"]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert not list(tmp_path.glob(".*"))

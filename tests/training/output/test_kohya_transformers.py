@@ -1,9 +1,9 @@
-"""Transformers' LoRA weights in kohya's format change each weight as diffusers' file does, read by others' rules.
+"""LoRA weights of transformers in kohya's format have the same effect as diffusers' file, by independent readers.
 
-Flux.1's are read by diffusers' own reader of the format. It has none for SD3 and Lumina Image 2.0, so theirs, and
-Flux.1's once more, are added to the weights of the first release as sd-scripts and ComfyUI do it (`lora_unet_` and the
-layer's name there with `_` for `.`), and diffusers' converter of those checkpoints says where they come to lie.
-The numbers are small integers, of which float32 forgets nothing: equal means equal to the bit.
+Flux.1's are read by diffusers' own reader. It has none for SD3 and Lumina Image 2.0, so those weights, and
+Flux.1's again, are added to the original checkpoint as sd-scripts and ComfyUI do (`lora_unet_` and the
+layer's original name with `_` for `.`), and diffusers' converter of those checkpoints maps them to its own layers.
+The weights are small integers, which float32 represents exactly: equal means bit-identical.
 """
 
 import json
@@ -28,9 +28,9 @@ from tests.training.small import make
 FLUX_STREAM = ["attn.qkv", "attn.proj", "mlp.0", "mlp.2", "mod.lin"]
 SD3_BLOCK = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
 LUMINA_BLOCK = ["attention.qkv", "attention.out", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3"]
-# Family: layers of its first release as the small models have them, diffusers' converter of that, and how much larger
-# the real model is than the small one, where the converter takes its size for granted.
-FIRST_RELEASES = {
+# Family: layers of its original checkpoint in the small models, diffusers' converter for it, and how much larger
+# the real model is than the small one if the converter assumes the real size.
+ORIGINALS = {
     "flux": (
         [f"double_blocks.0.{stream}_{layer}" for stream in ("img", "txt") for layer in FLUX_STREAM]
         + [f"single_blocks.0.{layer}" for layer in ("linear1", "linear2", "modulation.lin")],
@@ -40,7 +40,7 @@ FIRST_RELEASES = {
     "sd3": (
         [f"joint_blocks.{number}.x_block.{layer}" for number in (0, 1) for layer in SD3_BLOCK]
         + [f"joint_blocks.0.context_block.{layer}" for layer in SD3_BLOCK]
-        # 3.5 medium looks twice in its first blocks; no model's last block says anything of the prompt.
+        # 3.5 medium has a second attention in its first blocks; no model's last block outputs the prompt's tokens.
         + ["joint_blocks.0.x_block.attn2.qkv", "joint_blocks.0.x_block.attn2.proj"]
         + ["joint_blocks.1.context_block.attn.qkv"],
         single_file_utils.convert_sd3_transformer_checkpoint_to_diffusers,
@@ -56,12 +56,12 @@ FIRST_RELEASES = {
         2304 // 24,
     ),
 }
-WITHOUT_NAME = {"flux": (), "sd3": ("norm1.linear", "norm1_context.linear"), "lumina2": ("norm1.linear",)}
-families = pytest.mark.parametrize("name", FIRST_RELEASES)
+UNNAMED = {"flux": (), "sd3": ("norm1.linear", "norm1_context.linear"), "lumina2": ("norm1.linear",)}
+families = pytest.mark.parametrize("name", ORIGINALS)
 
 
-class Changes(dict):
-    """A checkpoint of the first release of which all is 0 but some layers, of any size that a converter asks for."""
+class SparseCheckpoint(dict):
+    """An original checkpoint in which all but some layers are 0, of any size that a converter needs."""
 
     def pop(self, key, *default):
         return super().pop(key, torch.zeros(7 * 3072))
@@ -70,15 +70,15 @@ class Changes(dict):
         return torch.zeros(1)
 
 
-def integers(pipelines, name):
-    """LoRA weights of all layers that there are names for, in diffusers' format, with the real model's rows."""
+def integer_weights(pipelines, name):
+    """Draw LoRA weights, in diffusers' format with the real model's rows, for all layers that have a name."""
     transformer = make(pipelines / name)[1].transformer
-    larger = FIRST_RELEASES[name][2]
+    larger = ORIGINALS[name][2]
     generator = torch.Generator().manual_seed(0)
     state = {}
     for layer, module in transformer.named_modules():
-        in_a_block = "." in layer and layer.split(".")[1].isdecimal()
-        if isinstance(module, torch.nn.Linear) and in_a_block and not layer.endswith(WITHOUT_NAME[name]):
+        in_block = "." in layer and layer.split(".")[1].isdecimal()
+        if isinstance(module, torch.nn.Linear) and in_block and not layer.endswith(UNNAMED[name]):
             shapes = {"lora_A": (4, module.in_features), "lora_B": (module.out_features * larger, 4)}
             for kind, shape in shapes.items():
                 value = torch.randint(-3, 4, shape, generator=generator).float()
@@ -86,45 +86,47 @@ def integers(pipelines, name):
     return state
 
 
-def change(weights, layer, down, up, scale):
+def weight_change(weights, layer, down, up, scale):
     return weights[f"{layer}.{up}.weight"] @ weights[f"{layer}.{down}.weight"] * scale
 
 
-def changes(state, scale):
-    """Layer -> what LoRA weights in diffusers' format add to its weights."""
+def weight_changes(state, scale):
+    """Map each layer to what LoRA weights in diffusers' format add to it."""
     layers = sorted({key.partition(".lora")[0] for key in state})
-    return {layer: change(state, layer, "lora_A", "lora_B", scale) for layer in layers}
+    return {layer: weight_change(state, layer, "lora_A", "lora_B", scale) for layer in layers}
 
 
-def changes_read_by_others(converted, name):
-    """The same of weights in kohya's format, read layer by layer of the first release."""
-    layers, convert, _ = FIRST_RELEASES[name]
+def weight_changes_from_kohya(converted, name):
+    """Like `changes`, for weights in kohya's format, read layer by layer of the original checkpoint."""
+    layers, convert, _ = ORIGINALS[name]
     read = {layer: f"lora_unet_{layer.replace('.', '_')}" for layer in layers}
     assert {key.partition(".")[0] for key in converted} == set(read.values())
-    checkpoint = Changes()
+    checkpoint = SparseCheckpoint()
     for layer, theirs in read.items():
         scale = converted[f"{theirs}.alpha"].item() / len(converted[f"{theirs}.lora_down.weight"])
-        checkpoint[f"{layer}.weight"] = change(converted, theirs, "lora_down", "lora_up", scale)
+        checkpoint[f"{layer}.weight"] = weight_change(converted, theirs, "lora_down", "lora_up", scale)
     return {f"transformer.{key.removesuffix('.weight')}": value for key, value in convert(checkpoint).items()}
 
 
 @families
 @pytest.mark.parametrize("alpha", [None, 3, 16])
-def test_every_weight_is_changed_alike(pipelines, name, alpha):
-    state = integers(pipelines, name)
+def test_both_formats_change_every_weight_alike(pipelines, name, alpha):
+    state = integer_weights(pipelines, name)
     converted = to_kohya(state, alpha and {"transformer.lora_alpha": alpha})
-    ours, theirs = changes(state, 1 if alpha is None else alpha / 4), changes_read_by_others(converted, name)
+    ours, theirs = weight_changes(state, 1 if alpha is None else alpha / 4), weight_changes_from_kohya(converted, name)
     assert all(torch.equal(theirs[layer], value) for layer, value in ours.items())
     assert all(theirs[layer].count_nonzero() == 0 for layer in theirs.keys() - ours.keys())
     assert all(value.is_contiguous() and value.dtype == torch.float32 for value in converted.values())
 
 
-@pytest.mark.parametrize("missing", [[], ["proj_mlp"]])  # of single blocks the feed-forward is not trained here
+@pytest.mark.parametrize("missing", [[], ["proj_mlp"]])  # the feed-forward of single blocks is not trained here
 @pytest.mark.parametrize("alpha", [3, 4, 16])
-def test_diffusers_reads_the_adapters_of_flux(pipelines, alpha, missing):
-    state = {key: value for key, value in integers(pipelines, "flux").items() if key.split(".")[3] not in missing}
+def test_diffusers_reads_flux_adapters(pipelines, alpha, missing):
+    state = {
+        key: value for key, value in integer_weights(pipelines, "flux").items() if key.split(".")[3] not in missing
+    }
     read = FluxPipeline.lora_state_dict(to_kohya(state, {"transformer.lora_alpha": alpha}))
-    # It puts the scale into what lies before the bottleneck.
+    # It folds the scale into lora_A.
     scaled = {key: value * alpha / 4 if "lora_A" in key else value for key, value in state.items()}
     assert all(torch.equal(read.pop(key), value) for key, value in scaled.items())
     assert {key.split(".")[3] for key in read} == set(missing)
@@ -132,8 +134,8 @@ def test_diffusers_reads_the_adapters_of_flux(pipelines, alpha, missing):
 
 
 @torch.no_grad()
-def drawn(pipeline, path=None):
-    """What the denoiser predicts for a prompt, with the LoRA weights of a file."""
+def prediction_of(pipeline, path=None):
+    """Return the denoiser's prediction for a prompt, with the LoRA weights of a file."""
     if path is not None:
         pipeline.load_lora_weights(path.parent, weight_name=path.name)
     embeds, pooled, text_ids = pipeline.encode_prompt("a sks dog", "a sks dog", device="cpu", max_sequence_length=16)
@@ -152,8 +154,8 @@ def drawn(pipeline, path=None):
     return prediction
 
 
-def test_flux_predicts_the_same_with_either_file(pipelines, tmp_path):
-    """Without the single blocks: diffusers' reader takes them for 3072 channels wide, which no small model is."""
+def test_flux_predicts_same_with_both_formats(pipelines, tmp_path):
+    """Without the single blocks, which diffusers' reader assumes to have 3072 channels."""
     _, family = make(pipelines / "flux", {"use_lora": True, "train_text_encoder": True, "rank": 4, "lora_alpha": 16})
     disturb(family.trained().values())
     family.save(tmp_path)
@@ -165,16 +167,16 @@ def test_flux_predicts_the_same_with_either_file(pipelines, tmp_path):
         save_file(weights, tmp_path / name, known)
     assert {key[:9] for key in load_file(tmp_path / KOHYA)} == {"lora_unet", "lora_te1_"}
     pipeline = FluxPipeline.from_pretrained(pipelines / "flux")
-    one, other = drawn(pipeline, tmp_path / DIFFUSERS), drawn(pipeline, tmp_path / KOHYA)
-    assert torch.equal(one, other) and (one - drawn(pipeline)).abs().max() > 1e-2
+    theirs, ours = prediction_of(pipeline, tmp_path / DIFFUSERS), prediction_of(pipeline, tmp_path / KOHYA)
+    assert torch.equal(theirs, ours) and (theirs - prediction_of(pipeline)).abs().max() > 1e-2
 
 
 @families
-def test_training_writes_both_formats_and_the_verb_the_same(flags, pipelines, name):
+def test_convert_equals_training_output(flags, pipelines, name):
     flags |= {"pretrained_model_name_or_path": pipelines / name, "max_train_steps": 1}
     assert train(flags, "--use_lora", "--output_kohya_format", lora_alpha=8) == 0
     written = load_file(Path("output") / KOHYA)
-    known = {f"lora_unet_{layer.replace('.', '_')}" for layer in FIRST_RELEASES[name][0]}
+    known = {f"lora_unet_{layer.replace('.', '_')}" for layer in ORIGINALS[name][0]}
     assert written and {key.partition(".")[0] for key in written} <= known
     assert main(["convert", "--model", "output", "--output", "dog.safetensors"]) == 0
     converted = load_file("dog.safetensors")
@@ -182,8 +184,8 @@ def test_training_writes_both_formats_and_the_verb_the_same(flags, pipelines, na
     assert metadata("dog.safetensors")["ss_network_module"] == f"networks.lora_{name.removesuffix('2')}"
 
 
-def test_a_model_that_the_format_has_no_names_for_is_saved_all_the_same(flags, tmp_path, capsys):
-    """SD3's largest has 38 blocks."""
+def test_model_without_kohya_names_is_still_saved(flags, tmp_path, capsys):
+    """SD3's largest model has 38 blocks."""
     pipeline = random_sd3()
     deep = {"num_layers": 39, "num_attention_heads": 1, "caption_projection_dim": 8, "dual_attention_layers": ()}
     pipeline.register_modules(transformer=SD3Transformer2DModel.from_config({**pipeline.transformer.config, **deep}))
@@ -195,7 +197,7 @@ def test_a_model_that_the_format_has_no_names_for_is_saved_all_the_same(flags, t
 
 
 def test_text_encoders_keep_their_numbers(pipelines, tmp_path):
-    """sd-scripts and ComfyUI know the text encoders of a transformer as te1 and te2 only."""
+    """sd-scripts and ComfyUI only know te1 and te2 for the text encoders of a transformer."""
     _, family = make(pipelines / "sd3", {"use_lora": True, "train_text_encoder": True, "rank": 4})
     family.save(tmp_path)
     names = to_kohya(load_file(tmp_path / DIFFUSERS))
@@ -203,7 +205,7 @@ def test_text_encoders_keep_their_numbers(pipelines, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("layer", "channels", "said"),
+    ("layer", "channels", "expected"),
     [
         ("single_transformer_blocks.0.attn.to_q", 3072, ("networks.lora_flux", "flux1", "flux-1/lora")),
         ("single_transformer_blocks.0.attn.to_q", 32, ("networks.lora_flux", None, None)),
@@ -212,31 +214,31 @@ def test_text_encoders_keep_their_numbers(pipelines, tmp_path):
         ("layers.0.attn.to_k", 2304, ("networks.lora_lumina", "lumina2", "lumina-2/lora")),
     ],
 )
-def test_the_metadata_says_what_is_known_and_no_more(tmp_path, layer, channels, said):
+def test_metadata_has_only_known_facts(tmp_path, layer, channels, expected):
     weights = {"lora_A": torch.zeros(4, channels), "lora_B": torch.zeros(16, 4)}
     weights = {f"transformer.{layer}.{kind}.weight": value for kind, value in weights.items()}
     save_file(weights, tmp_path / DIFFUSERS, {"lora_adapter_metadata": json.dumps({"transformer.lora_alpha": 2})})
     convert_file(tmp_path / DIFFUSERS, tmp_path / KOHYA, "dog", {})
     known = metadata(tmp_path / KOHYA)
     keys = ("ss_network_module", "ss_base_model_version", "modelspec.architecture")
-    assert tuple(known.get(key) for key in keys) == said
-    assert known.get("ss_v2") == (None if said[1] is None else "False")
+    assert tuple(known.get(key) for key in keys) == expected
+    assert known.get("ss_v2") == (None if expected[1] is None else "False")
 
 
 @pytest.mark.parametrize(
     ("name", "missing"),
     [
-        *product(FIRST_RELEASES, ("attn.to_q", "attn.to_k", "attn.to_v")),
+        *product(ORIGINALS, ("attn.to_q", "attn.to_k", "attn.to_v")),
         ("flux", "proj_mlp"),
         ("flux", "single_transformer_blocks.0.attn"),
     ],
 )
-def test_a_part_that_was_not_trained_changes_nothing(pipelines, name, missing):
-    whole = integers(pipelines, name)
+def test_untrained_part_changes_nothing(pipelines, name, missing):
+    whole = integer_weights(pipelines, name)
     state = {key: value for key, value in whole.items() if missing not in key}
-    ours, theirs = changes(state, 1), changes_read_by_others(to_kohya(state), name)
+    ours, theirs = weight_changes(state, 1), weight_changes_from_kohya(to_kohya(state), name)
     assert all(torch.equal(theirs[layer], value) for layer, value in ours.items())
-    assert all(theirs[layer].count_nonzero() == 0 for layer in changes(whole, 1).keys() - ours.keys())
+    assert all(theirs[layer].count_nonzero() == 0 for layer in weight_changes(whole, 1).keys() - ours.keys())
 
 
 def pair(layer, rank=4, out=8, channels=8):
@@ -266,7 +268,7 @@ SINGLE = "single_transformer_blocks.0"
         (
             pair("transformer_blocks.0.norm1_context.linear"),
             "which is not a layer of SD3",
-        ),  # the last block's is swapped
+        ),  # swapped in the last block
         (pair("joint_transformer_blocks.0.attn.to_q"), "which is not a layer of SD3"),
         (pair(Q) | pair("proj_out"), "which is not a layer of SD3"),
         ({f"transformer.{Q}.lora_magnitude_vector": torch.ones(8)}, "the transformer's weights are DoRA's"),
@@ -274,6 +276,6 @@ SINGLE = "single_transformer_blocks.0"
         ({"text_encoder_3.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight": torch.ones(4, 8)}, "text_encoder_3"),
     ],
 )
-def test_what_would_mean_something_else_is_refused(weights, reason):
+def test_ambiguous_weights_are_refused(weights, reason):
     with pytest.raises(UserError, match=reason):
         to_kohya(weights)

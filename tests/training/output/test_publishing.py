@@ -1,4 +1,4 @@
-"""What the model card tells, what goes to the hub and what stays; the token goes nowhere but into the request."""
+"""The model card and uploads to the hub: what is sent, what stays local, and where the token goes."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ LORA = ("--use_lora", "--output_kohya_format")
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub on this machine, which the hub's client takes for the real one."""
+    """A local hub that the hub's client uses."""
     with local_hub() as hub:
         monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -28,7 +28,7 @@ def hub(monkeypatch):
 
 @pytest.fixture
 def pushed(flags):
-    """Flags of a run that is uploaded, its folders given by absolute paths, the masks found on the way."""
+    """Flags of an uploaded run with absolute paths that segments its photos."""
     folders = {key: Path(flags[key]).resolve() for key in ("instance_data_dir", "output_dir")}
     found = {"instance_mask_dir": None, "reference_image": "photos/00.png", "reference_mask": PHOTOS / "00.png"}
     pictures = {"validation_prompt": "a sks dog in the jungle", "num_validation_images": 1, "max_train_steps": 2}
@@ -40,7 +40,7 @@ MODEL = {"pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safeten
 SENT = MODEL | {"README.md", "training_config.yaml", "validation/step-000002-0.png"}
 
 
-def test_nothing_that_shows_the_photos_or_names_their_folder_is_sent(pushed, hub, tmp_path):
+def test_photos_and_local_paths_are_not_uploaded(pushed, hub, tmp_path):
     text = ("--train_text_encoder",)
     assert train(pushed, *LORA, *text, "--push_to_hub", hub_token=TOKEN, checkpointing_steps=1) == 0
     assert set(hub.files) == SENT and hub.tokens == {f"Bearer {TOKEN}"}
@@ -61,14 +61,14 @@ def test_nothing_that_shows_the_photos_or_names_their_folder_is_sent(pushed, hub
     assert "](masks.png)" in local and Path("output/masks.png").exists() and not Path("output/hub").exists()
 
 
-def test_the_masks_are_sent_when_asked_for(pushed, hub):
+def test_masks_are_uploaded_on_request(pushed, hub):
     assert train(pushed, *LORA, "--push_to_hub", "--push_masks_to_hub") == 0
     assert set(hub.files) == SENT | {"masks.png"}
     assert hub.files["masks.png"] == Path("output/masks.png").read_bytes()
     assert "](masks.png)" in hub.files["README.md"].decode()
 
 
-def test_of_a_whole_pipeline_every_part_is_sent(flags, hub, tmp_path):
+def test_all_parts_of_pipeline_are_uploaded(flags, hub, tmp_path):
     assert train(flags, "--train_text_encoder", "--push_to_hub", hub_model_id="me/dog", max_train_steps=1) == 0
     left_out = {"manifest.jsonl", "masks.png"}
     every = {path.relative_to("output").as_posix() for path in Path("output").rglob("*") if path.is_file()}
@@ -79,7 +79,7 @@ def test_of_a_whole_pipeline_every_part_is_sent(flags, hub, tmp_path):
     assert {"model_index.json", "unet/diffusion_pytorch_model.safetensors", "vae/config.json"} <= set(hub.files)
 
 
-def test_the_token_is_in_no_file_and_no_line(pushed, hub, caplog, capfd):
+def test_token_is_in_no_file_and_no_message(pushed, hub, caplog, capfd):
     hub.refuses = True
     assert train(pushed, *LORA, "--push_to_hub", hub_token=TOKEN, checkpointing_steps=1) == 2
     printed = capfd.readouterr()
@@ -90,7 +90,7 @@ def test_the_token_is_in_no_file_and_no_line(pushed, hub, caplog, capfd):
     assert TOKEN not in printed.out + printed.err + caplog.text
 
 
-def test_what_could_not_be_sent_waits_in_a_folder_of_its_own(pushed, hub, capsys):
+def test_failed_upload_is_kept_in_its_own_folder(pushed, hub, capsys):
     hub.refuses = True
     assert train(pushed, *LORA, "--push_to_hub") == 2
     folder = re.search(r"`hf upload me/dog (.+)`", capsys.readouterr().err).group(1)
@@ -106,10 +106,10 @@ def test_what_could_not_be_sent_waits_in_a_folder_of_its_own(pushed, hub, capsys
         ((f"--hub_tokn={TOKEN}",), "unknown argument --hub_tokn; did you mean --hub_token?"),
     ],
 )
-def test_what_would_give_something_away_is_refused(flags, switches, reason, capsys):
+def test_uploads_that_would_leak_are_refused(flags, switches, reason, capsys):
     assert train(flags, *switches) == 2
-    said = capsys.readouterr().err
-    assert reason in said and TOKEN not in said and not Path("output").exists()
+    error = capsys.readouterr().err
+    assert reason in error and TOKEN not in error and not Path("output").exists()
 
 
 @pytest.mark.parametrize(
@@ -122,14 +122,14 @@ def test_what_would_give_something_away_is_refused(flags, switches, reason, caps
         ("a dog " * 99, "a dog " * 99),
     ],
 )
-def test_of_a_path_only_the_name_is_told(tmp_path, monkeypatch, value, shown):
+def test_only_name_of_path_is_published(tmp_path, monkeypatch, value, shown):
     monkeypatch.chdir(tmp_path)
     Path("there/dog").mkdir(parents=True)
     assert without_folders(value) == shown
 
 
 @pytest.mark.parametrize("prompt", ['a "sks" dog', "a dog's sks", "a sks dog\\", "a sks|dog"])
-def test_the_cards_snippet_is_python_whatever_the_prompt(flags, prompt):
+def test_card_snippet_is_valid_python_for_any_prompt(flags, prompt):
     assert train(flags, "--use_lora", instance_prompt=prompt, max_train_steps=1, class_prompt="a | dog") == 0
     card = Path("output/README.md").read_text()
     compile(re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1), "card", "exec")
@@ -137,7 +137,7 @@ def test_the_cards_snippet_is_python_whatever_the_prompt(flags, prompt):
     assert len(table) == 5 and {line.count("|") for line in table} == {3}
 
 
-def test_the_card_names_every_subject_and_no_caption(flags):
+def test_card_names_every_subject_and_no_caption(flags):
     Path("photos/00.txt").write_text("my aunt's garden")
     entries = [
         {"instance_data_dir": "photos", "instance_mask_dir": "masks", "caption_extension": ".txt"}
@@ -149,6 +149,6 @@ def test_the_card_names_every_subject_and_no_caption(flags):
     own = dict.fromkeys(("instance_data_dir", "instance_mask_dir", "instance_prompt"))
     assert train(flags | own, "--use_lora", concepts_list="concepts.yaml", max_train_steps=1) == 0
     card = Path("output/README.md").read_text()
-    for told in ("on\n*a sks dog* and *a zwx cat*.", "| class prompt | *a dog* |", "| photos | 6;", "\n- lora\n"):
-        assert told in card
+    for line in ("on\n*a sks dog* and *a zwx cat*.", "| class prompt | *a dog* |", "| photos | 6;", "\n- lora\n"):
+        assert line in card
     assert "garden" not in card and "None" not in card

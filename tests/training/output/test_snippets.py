@@ -1,4 +1,4 @@
-"""The "Use" snippet of every family's card runs as it stands, without a network, whatever the base is stored in."""
+"""The "Use" snippet of every family's card runs unchanged, offline, for a base of any precision."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ SMALL = "num_inference_steps=1, height=32, width=32"
 
 
 def run_snippet():
-    """Run the card's lines, with a picture small enough for a test; returns the picture."""
+    """Run the card's snippet at a small picture size; return the picture."""
     card = Path("output/README.md").read_text()
     snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1)
     lines = snippet.replace("'this folder'", "'output'").replace(" jungle')", f" jungle', {SMALL})")
@@ -26,20 +26,20 @@ def run_snippet():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", PIPELINES)
-def test_a_lora_on_a_base_of_low_precision(flags, pipelines, name, dtype):
+def test_lora_on_low_precision_base(flags, pipelines, name, dtype):
     PIPELINES[name]().to(dtype).save_pretrained("base")
     more = {"pretrained_model_name_or_path": "base", "max_train_steps": 1, "report_to": "none", "rank": 1}
     assert train(flags | more, "--use_lora") == 0
     assert isinstance(run_snippet(), Image.Image)
 
 
-def test_a_variant_is_named(flags):
+def test_variant_is_named(flags):
     PIPELINES["stable-diffusion"]().to(torch.float16).save_pretrained("base", variant="fp16")
     more = {"pretrained_model_name_or_path": "base", "max_train_steps": 1, "report_to": "none", "variant": "fp16"}
     assert train(flags | more, "--use_lora") == 0
     assert isinstance(run_snippet(), Image.Image)
 
 
-def test_a_whole_pipeline(flags):
+def test_whole_pipeline(flags):
     assert train(flags, max_train_steps=1, report_to="none") == 0
     assert isinstance(run_snippet(), Image.Image)

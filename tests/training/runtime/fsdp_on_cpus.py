@@ -1,4 +1,4 @@
-"""The training script with FSDP on CPUs: Accelerate turns it on for GPUs only, torch's sharding needs none."""
+"""Run the training script with FSDP on CPUs: Accelerate enables it on GPUs only, though torch does not need one."""
 
 import os
 import sys
@@ -23,5 +23,5 @@ def initialize_with_fsdp(state, *args, fsdp_plugin=None, **more):
 AcceleratorState.__init__ = initialize_with_fsdp
 
 if __name__ == "__main__":
-    os.environ["ACCELERATE_USE_CPU"] = "true"  # which the launcher has unset, as the file says
+    os.environ["ACCELERATE_USE_CPU"] = "true"  # the launcher unsets it, as its config says
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -1,4 +1,4 @@
-"""A loss, a gradient or weights that are no longer finite end the run before anything is spoiled."""
+"""A non-finite loss, gradient or weight ends the run before anything is overwritten."""
 
 import math
 from pathlib import Path
@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tests.training.runs import train
 
 
-def test_a_loss_that_is_no_number_names_step_and_photos(flags, models, capsys):
+def test_nan_loss_names_step_and_photos(flags, models, capsys):
     pipeline = StableDiffusionPipeline.from_pretrained(models / "stable-diffusion")
     with torch.no_grad():
         pipeline.unet.conv_out.weight[0] = math.nan
@@ -23,8 +23,8 @@ def test_a_loss_that_is_no_number_names_step_and_photos(flags, models, capsys):
     assert not list(Path("output").glob("*.safetensors"))
 
 
-def test_an_infinite_gradient_is_not_learned_from(flags, capsys):
-    """A weight so large that the loss is still a number, and the square of its gradient is not."""
+def test_infinite_gradient_is_not_applied(flags, capsys):
+    """With this weight the loss is finite, but the square of its gradient is not."""
     steps = {"max_train_steps": 3, "checkpointing_steps": 1, "train_batch_size": 1, "resume_from_checkpoint": "latest"}
     assert train(flags, "--use_lora", **steps | {"max_train_steps": 1}) == 0
     before = load_file("output/checkpoint-1/pytorch_lora_weights.safetensors")
@@ -41,8 +41,8 @@ def test_an_infinite_gradient_is_not_learned_from(flags, capsys):
 
 
 @pytest.mark.parametrize("checkpointing_steps", [1, 5])
-def test_weights_that_are_not_finite_are_neither_kept_nor_handed_out(flags, capsys, checkpointing_steps):
-    """A decay beyond float32's range: the first step's gradient is finite and the weights after it are not."""
+def test_non_finite_weights_are_never_saved(flags, capsys, checkpointing_steps):
+    """The decay exceeds float32's range: the first gradient is finite, the weights after it are not."""
     wild = {
         "learning_rate": 1.0,
         "adam_weight_decay": 1e39,

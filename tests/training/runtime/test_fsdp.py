@@ -1,4 +1,4 @@
-"""FSDP on two CPU processes: the weights of one process with twice the accumulation, and runs that can be resumed."""
+"""FSDP on two CPU processes: equal to one process with twice the accumulation, and resumable."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
 def launch(flags, *switches):
-    """Two processes, by Accelerate's own launcher and the project's file for it, on CPUs and in float32."""
+    """Start two processes through `accelerate launch` with the project's config, on CPUs in float32."""
     settings = ("--mixed_precision", "no", "--main_process_port", "0")
     script = Path(__file__).with_name("fsdp_on_cpus.py")
     accelerate_launch("fsdp.yaml", flags, *switches, script=script, launcher=settings)
@@ -29,19 +29,19 @@ def seeded(flags):
 
 
 @pytest.mark.parametrize(("switches", "weights"), [(("--use_lora",), LORA), ((), UNET)], ids=["lora", "full"])
-def test_shared_weights_train_as_whole_ones(seeded, switches, weights):
+def test_sharded_training_equals_unsharded(seeded, switches, weights):
     switches = (*switches, "--seed_each_batch")
     assert train(seeded, *switches, output_dir="one", gradient_accumulation_steps=4) == 0
     launch(seeded | {"output_dir": "two"}, *switches)
-    assert Path("two/checkpoint-2/pytorch_model_fsdp.bin").exists()  # what only FSDP writes
+    assert Path("two/checkpoint-2/pytorch_model_fsdp.bin").exists()  # written by FSDP only
     assert logged_losses(Path("two")) == pytest.approx(logged_losses(Path("one")), abs=1e-5)
-    one, two = load_file(f"one/{weights}"), load_file(f"two/{weights}")
-    assert one.keys() == two.keys()
-    for key in one:
-        torch.testing.assert_close(one[key], two[key], rtol=0, atol=1e-5)
+    single, sharded = load_file(f"one/{weights}"), load_file(f"two/{weights}")
+    assert single.keys() == sharded.keys()
+    for key in single:
+        torch.testing.assert_close(single[key], sharded[key], rtol=0, atol=1e-5)
 
 
-def test_a_resumed_run_ends_as_an_uninterrupted_one(seeded):
+def test_resume_equals_uninterrupted(seeded):
     launch(seeded, "--use_lora", "--random_flip")
     shutil.copytree("output", "whole")
     shutil.rmtree("output/checkpoint-4")

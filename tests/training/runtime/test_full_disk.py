@@ -1,4 +1,4 @@
-"""A checkpoint that does not fit on the disk does not end the run, and leaves no files."""
+"""A checkpoint that does not fit on the disk neither ends the run nor leaves files."""
 
 import resource
 import shutil
@@ -12,13 +12,13 @@ from persam_dreambooth.torch_utils import TensorCache
 from tests.training.runs import same_weights, train
 
 
-def test_the_run_goes_on_and_the_last_checkpoint_stays(flags, file_limit, caplog):
+def test_run_continues_and_last_checkpoint_is_kept(flags, file_limit, caplog):
     steps = {"checkpointing_steps": 1, "report_to": "none", "rank": 64}
     assert train(flags, "--use_lora", **steps, max_train_steps=3, output_dir="whole") == 0
     assert train(flags, "--use_lora", **steps, max_train_steps=1) == 0
     sizes = {path.name: path.stat().st_size for path in Path("output").rglob("*") if path.is_file()}
     optimizer = sizes.pop("optimizer.bin")
-    assert max(sizes.values()) < optimizer  # all else still fits
+    assert max(sizes.values()) < optimizer  # everything else fits
     file_limit((max(sizes.values()) + optimizer) // 2)
     assert train(flags, "--use_lora", **steps, max_train_steps=3, resume_from_checkpoint="latest") == 0
     assert "checkpoint-2 could not be written" in caplog.text and "checkpoint-3 could not be written" in caplog.text
@@ -30,8 +30,8 @@ def test_the_run_goes_on_and_the_last_checkpoint_stays(flags, file_limit, caplog
 
 
 @pytest.mark.parametrize("switches", [(), ("--use_lora", "--rank", "64")])
-def test_a_model_that_does_not_fit_ends_the_run_in_one_line_and_is_saved_later(flags, file_limit, capsys, switches):
-    """What is saved last is larger than all before it, checkpoints left aside."""
+def test_model_that_does_not_fit_is_reported_and_saved_on_resume(flags, file_limit, capsys, switches):
+    """Apart from checkpoints, the model saved last is the largest file."""
     flags |= {"report_to": "none", "max_train_steps": 1, "checkpointing_steps": 1}
     assert train(flags, *switches) == 0
     part, name = ("", LORA_NAME) if switches else ("unet", "diffusion_pytorch_model.safetensors")
@@ -49,7 +49,7 @@ def test_a_model_that_does_not_fit_ends_the_run_in_one_line_and_is_saved_later(f
     assert same_weights(there, "kept.safetensors")
 
 
-def test_a_cache_that_does_not_fit_is_said_in_one_line(tmp_path, file_limit):
+def test_cache_that_does_not_fit_is_reported_in_one_line(tmp_path, file_limit):
     file_limit(1000)
     with pytest.raises(OSError, match=r"cannot be written .* check the free space"):
         TensorCache(tmp_path).put("ab12", {"a": torch.zeros(10_000)})

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a run after its step, with a checkpoint from which it ends as if never stopped."""
+"""Graceful shutdown on SIGTERM and SIGINT: the run ends after its step, with a checkpoint to resume from."""
 
 import os
 import shutil
@@ -11,22 +11,22 @@ import pytest
 
 from persam_dreambooth.training.runtime.interrupts import SAME_SIGNAL, StopSignal
 from tests.training.runs import same_weights, train
-from tests.training.runtime.test_killed import WEIGHTS, end_when, start
+from tests.training.runtime.test_killed import WEIGHTS, signal_when_exists, start
 
 SWITCHES = ("--use_lora", "--random_flip")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_is_resumed(flags, number):
-    """The whole process group is signalled, as by a terminal or a job scheduler: a loader's worker is in it."""
-    for folder in ("photos", "masks"):  # epochs so long that the worker is at work when the signal comes
+def test_stopped_run_is_resumed(flags, number):
+    """The whole process group is signalled, loader workers included, as by a terminal or a job scheduler."""
+    for folder in ("photos", "masks"):  # epochs long enough that the worker is busy when the signal arrives
         for copy in range(20):
             shutil.copy(f"{folder}/00.png", f"{folder}/again-{copy}.png")
     flags = flags | {"max_train_steps": 400, "checkpointing_steps": 1, "checkpoints_total_limit": 2}
     flags |= {"dataloader_num_workers": 1, "lora_dropout": 0.1, "gradient_accumulation_steps": 2}
     process = start(flags, *SWITCHES, start_new_session=True)
     process.send_signal = lambda number: os.killpg(process.pid, number)
-    _, printed = end_when(process, Path("output/checkpoint-1"), number)
+    _, printed = signal_when_exists(process, Path("output/checkpoint-1"), number)
     assert process.returncode == 128 + number, printed
     step = max(int(path.name.removeprefix("checkpoint-")) for path in Path("output").glob("checkpoint-*"))
     (line,) = [line for line in printed.splitlines() if "stopped by" in line]
@@ -38,7 +38,7 @@ def test_a_stopped_run_is_resumed(flags, number):
     assert same_weights(Path("output") / WEIGHTS, Path("whole") / WEIGHTS)
 
 
-def test_one_of_two_processes_is_told_and_both_stop_after_the_same_step(flags):
+def test_signal_to_one_of_two_processes_stops_both_after_same_step(flags):
     flags |= {"max_train_steps": 400, "checkpointing_steps": 1, "checkpoints_total_limit": 2, "train_batch_size": 1}
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     process = start(flags, *SWITCHES, launcher=torchrun)
@@ -48,7 +48,7 @@ def test_one_of_two_processes_is_told_and_both_stop_after_the_same_step(flags):
         os.kill(int(children[1]), number)
 
     process.send_signal = tell_the_second
-    _, printed = end_when(process, Path("output/checkpoint-1"), signal.SIGTERM)
+    _, printed = signal_when_exists(process, Path("output/checkpoint-1"), signal.SIGTERM)
     (line,) = [line for line in printed.splitlines() if "stopped by SIGTERM" in line]
     last = max(Path("output").glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
     assert (
@@ -57,11 +57,11 @@ def test_one_of_two_processes_is_told_and_both_stop_after_the_same_step(flags):
     assert len(list(last.glob("random_states_*"))) == len(list(last.glob("epoch_rng_*"))) == 2
 
 
-def test_the_same_signal_is_taken_once_and_a_later_one_ends_at_once():
+def test_duplicate_signal_is_ignored_and_later_one_ends_immediately():
     before = signal.getsignal(signal.SIGINT)
     with StopSignal(speaks=False) as stop:
         signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)  # the launcher's copy of it
+        signal.raise_signal(signal.SIGINT)  # forwarded by the launcher
         assert stop.number == signal.SIGINT
         time.sleep(SAME_SIGNAL * 1.1)
         with pytest.raises(KeyboardInterrupt):
@@ -71,7 +71,7 @@ def test_the_same_signal_is_taken_once_and_a_later_one_ends_at_once():
 
 
 def test_ignored_signals_stay_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # like nohup
     try:
         with StopSignal(speaks=False) as stop:
             signal.raise_signal(signal.SIGINT)
@@ -80,7 +80,7 @@ def test_ignored_signals_stay_ignored():
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_library_user_may_train_in_any_thread(flags):
+def test_training_works_in_any_thread(flags):
     codes = []
     thread = threading.Thread(target=lambda: codes.append(train(flags, "--use_lora", max_train_steps=1)))
     thread.start()

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and resumed ends like one that was never stopped, bit for bit."""
+"""A run killed at any moment and resumed equals an uninterrupted run, bit for bit."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import pytest
 from persam_dreambooth.training.runtime.checkpoint_files import read_progress
 from tests.training.runs import ROOT, SCRIPT, as_words, same_weights, train
 
-EVERYTHING = {  # 3 photos, one a batch, two batches a step: the second step of an epoch has one batch only
+FLAGS = {  # 3 photos, one per batch, two batches per step: the second step of an epoch has only one batch
     "max_train_steps": 5,
     "checkpointing_steps": 2,
     "train_batch_size": 1,
@@ -31,14 +31,14 @@ WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 def start(flags, *switches, launcher=(), **keywords):
-    """The script itself in a process of its own, or in several by a launcher."""
+    """Start the script in a separate process, or in several through a launcher."""
     command = [sys.executable, *launcher, str(SCRIPT), *switches, *as_words(flags)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keywords)
 
 
-def end_when(process, path, number):
-    """Send a signal as soon as there is such a file or folder."""
+def signal_when_exists(process, path, number):
+    """Send a signal as soon as a file or folder exists."""
     deadline = time.monotonic() + 120
     while not path.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.0005)
@@ -50,37 +50,39 @@ def end_when(process, path, number):
 
 @pytest.fixture
 def uninterrupted(flags):
-    flags = flags | EVERYTHING
+    flags = flags | FLAGS
     assert train(flags, *SWITCHES, output_dir="whole") == 0
     return flags
 
 
-# As the first flags are written, in the middle of a checkpoint, and steps after one.
+# While the config is written, in the middle of a checkpoint, and some steps after one.
 @pytest.mark.parametrize("moment", ["training_config.yaml", ".checkpoint-2.partial/optimizer.bin", "checkpoint-4"])
-def test_a_killed_run_is_resumed(uninterrupted, moment, capsys):
+def test_killed_run_is_resumed(uninterrupted, moment, capsys):
     output = Path("output")
-    end_when(start(uninterrupted, *SWITCHES), output / moment, signal.SIGKILL)
+    signal_when_exists(start(uninterrupted, *SWITCHES), output / moment, signal.SIGKILL)
     kept = list(output.glob("checkpoint-*"))
     assert not (output / WEIGHTS).exists() and bool(kept) == (moment == "checkpoint-4")
     assert train(uninterrupted, *SWITCHES, resume_from_checkpoint="latest") == 0
-    begun_anew = "no checkpoint in output yet: the run starts from the beginning" in capsys.readouterr().out
-    assert begun_anew == (not kept)
+    restarted = "no checkpoint in output yet: the run starts from the beginning" in capsys.readouterr().out
+    assert restarted == (not kept)
     assert same_weights(output / WEIGHTS, Path("whole") / WEIGHTS)
     for name in ("optimizer.bin", "scheduler.bin"):
-        one, other = (Path(folder) / "checkpoint-4" / name for folder in ("whole", "output"))
-        assert one.read_bytes() == other.read_bytes(), name
-    # Without the digests: safetensors writes metadata in any order.
-    one, other = ({**read_progress(Path(folder, "checkpoint-4")), "sha256": None} for folder in ("whole", "output"))
-    assert one == other
-    assert not list(output.glob(".*"))  # what the kill left behind is gone
+        expected, resumed = (Path(folder) / "checkpoint-4" / name for folder in ("whole", "output"))
+        assert expected.read_bytes() == resumed.read_bytes(), name
+    # Digests may differ: safetensors writes metadata in any order.
+    expected, resumed = (
+        {**read_progress(Path(folder, "checkpoint-4")), "sha256": None} for folder in ("whole", "output")
+    )
+    assert expected == resumed
+    assert not list(output.glob(".*"))  # leftovers of the kill are removed
 
 
-def test_latest_begins_anew_only_with_the_same_flags(flags, capsys):
+def test_latest_restarts_only_with_same_flags(flags, capsys):
     assert train(flags, "--use_lora", resume_from_checkpoint="latest", max_train_steps=1) == 0
     assert "the run starts from the beginning" in capsys.readouterr().out
     assert train(flags, "--use_lora", resume_from_checkpoint="latest", max_train_steps=1) == 2
     assert "holds a finished model" in capsys.readouterr().err
-    (Path("output") / WEIGHTS).unlink()  # as if it had been killed before it was saved
+    (Path("output") / WEIGHTS).unlink()  # as if killed before saving it
     assert train(flags, "--use_lora", resume_from_checkpoint="latest", max_train_steps=1, learning_rate=1e-4) == 2
     assert "the run had learning_rate 0.001, not 0.0001" in capsys.readouterr().err
     assert train(flags, "--use_lora", resume_from_checkpoint="latest", max_train_steps=1, report_to="none") == 0

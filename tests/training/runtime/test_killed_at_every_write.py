@@ -1,7 +1,7 @@
-"""A run that is killed at any of its file operations, and resumed, ends as one that was never stopped, bit for bit.
+"""A run killed at any of its file operations and resumed equals an uninterrupted run, bit for bit.
 
-The operations are those that Python announces to audit hooks (files opened to be written, renamed, removed, folders
-made and removed); what libraries write by themselves lies between two of them.
+The operations are those that Python reports to audit hooks (files opened for writing, renamed or removed, folders
+made or removed); writes inside native libraries fall between two of them.
 """
 
 import os
@@ -27,8 +27,8 @@ CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.trun
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
-def in_a_process_of_its_own(flags, *switches, kill_at=None, notes=None):
-    """Run a training in a forked process; kill it before its file operation of this number, or count all of them."""
+def run_in_fork(flags, *switches, kill_at=None, notes=None):
+    """Run a training in a forked process; kill it before the given file operation, or record all operations."""
     pid = os.fork()
     if pid == 0:
         operations = []
@@ -49,25 +49,25 @@ def in_a_process_of_its_own(flags, *switches, kill_at=None, notes=None):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def places(operations):
-    """The operations to stop at: each but those that only repeat the one before, as making a folder that is there."""
+def kill_points(operations):
+    """Return the numbers of the operations to kill at, without repeats such as creating an existing folder."""
     named = [re.sub(r"unfinished-\w+", "unfinished", operation) for operation in operations]
     return [number for number, operation in enumerate(named) if number == 0 or operation != named[number - 1]]
 
 
-def test_every_file_operation_of_a_training(flags):
+def test_resume_after_kill_at_every_file_operation(flags):
     flags |= RUN
-    assert in_a_process_of_its_own(flags | {"output_dir": "output-whole"}, notes="notes.txt") == 0
+    assert run_in_fork(flags | {"output_dir": "output-whole"}, notes="notes.txt") == 0
     operations = Path("notes.txt").read_text().splitlines()
-    # Else the hook has not seen what it should: both checkpoints put in place, one deleted, the model, its card.
+    # The hook must see both checkpoints put in place, one deleted, the model and its card.
     for seen in ("checkpoint-2.partial/progress.json", "os.rename output-whole/checkpoint-1", WEIGHTS, ".md"):
         assert any(seen in operation for operation in operations), operations
     before = {path.name for path in Path("output-whole").iterdir()}
-    for number in places(operations):
-        what = f"{number}: {operations[number]}"
-        assert in_a_process_of_its_own(flags, kill_at=number) == -signal.SIGKILL, what
-        assert in_a_process_of_its_own(flags, "--resume_from_checkpoint=latest") == 0, what
-        assert same_weights(f"output/{WEIGHTS}", f"output-whole/{WEIGHTS}"), what
-        # A checkpoint beyond the limit goes when the next one is written, and after the last step none is.
-        assert {path.name for path in Path("output").iterdir()} - {"checkpoint-1"} == before, what
+    for number in kill_points(operations):
+        context = f"{number}: {operations[number]}"
+        assert run_in_fork(flags, kill_at=number) == -signal.SIGKILL, context
+        assert run_in_fork(flags, "--resume_from_checkpoint=latest") == 0, context
+        assert same_weights(f"output/{WEIGHTS}", f"output-whole/{WEIGHTS}"), context
+        # A checkpoint beyond the limit is deleted when the next is written, and none is written after the last step.
+        assert {path.name for path in Path("output").iterdir()} - {"checkpoint-1"} == before, context
         shutil.rmtree("output")

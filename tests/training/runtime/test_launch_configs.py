@@ -1,4 +1,4 @@
-"""The files for `accelerate launch --config_file`, by Accelerate's own classes; what cannot be saved is refused."""
+"""Configs for `accelerate launch --config_file`; launch modes that could not save the weights are refused."""
 
 from pathlib import Path
 
@@ -21,12 +21,12 @@ KINDS = {
 }
 
 
-def test_every_file_has_its_kind():
+def test_every_config_is_covered():
     assert sorted(KINDS) == sorted(path.name for path in FOLDER.iterdir())
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_accelerate_reads_it(name):
+def test_accelerate_loads_config(name):
     config = load_config_from_file(str(FOLDER / name))  # an unknown key raises
     assert isinstance(config, ClusterConfig) and config.distributed_type == KINDS[name]
     assert config.use_cpu == (name == "cpu.yaml")
@@ -36,7 +36,7 @@ def test_accelerate_reads_it(name):
     assert first.startswith(f"# accelerate launch --config_file configs/accelerate/{name} ")
 
 
-def test_a_run_through_accelerate_launch(flags):
+def test_run_through_accelerate_launch(flags):
     flags |= {"max_train_steps": 1, "report_to": "none"}
     accelerate_launch("cpu.yaml", flags, "--use_lora")
     assert Path("output/pytorch_lora_weights.safetensors").exists()
@@ -45,7 +45,7 @@ def test_a_run_through_accelerate_launch(flags):
 DEEPSPEED, FSDP = DeepSpeedPlugin(zero_stage=2), {"fsdp_version": 2, "state_dict_type": "FULL_STATE_DICT"}
 
 
-def test_a_way_of_launching_that_would_lose_weights_is_refused(models):
+def test_launch_modes_that_would_lose_weights_are_refused(models):
     config, _ = make(models / "stable-diffusion")
     with pytest.raises(UserError, match="ZeRO-3 shards the weights"):
         check(config, deepspeed=DeepSpeedPlugin(zero_stage=3))
@@ -62,8 +62,8 @@ def test_a_way_of_launching_that_would_lose_weights_is_refused(models):
         ({"cpu_ram_efficient_loading": True}, "fsdp_cpu_ram_efficient_loading: false"),
     ],
 )
-def test_settings_of_fsdp_that_would_not_work_are_refused(models, monkeypatch, setting, words):
-    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "False")  # which the settings change
+def test_unsupported_fsdp_settings_are_refused(models, monkeypatch, setting, words):
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "False")  # the settings change it
     config, _ = make(models / "stable-diffusion")
     plugin = FullyShardedDataParallelPlugin(**FSDP | setting)
     with pytest.raises(UserError, match=f"FSDP needs {words} in Accelerate's config file"):
@@ -78,7 +78,7 @@ def test_settings_of_fsdp_that_would_not_work_are_refused(models, monkeypatch, s
         ({"optimization": {"optimizer": "prodigy"}}, "optimizer prodigy", False),
     ],
 )
-def test_flags_that_a_way_of_launching_cannot_take_are_refused(models, changes, flag, both):
+def test_flags_incompatible_with_launch_mode_are_refused(models, changes, flag, both):
     config, _ = make(models / "stable-diffusion", **changes)
     with pytest.raises(UserError, match=f"--{flag} does not work with FSDP"):
         check(config, fsdp=FullyShardedDataParallelPlugin(**FSDP))

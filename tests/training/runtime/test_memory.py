@@ -1,4 +1,4 @@
-"""Out of memory is one line that names the flags which would help and are not on yet."""
+"""Out of memory is reported in one line that names the flags that would help and are not set."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ sys.exit(main(["train", *sys.argv[1:]]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
-def test_an_exhausted_computer_names_what_helps(flags):
+def test_out_of_memory_names_flags_that_help(flags):
     flags = flags | {"resolution": 512, "train_batch_size": 3, "report_to": "none"}
     command = [sys.executable, "-c", LIMITED, *as_words(flags), "--gradient_checkpointing"]
     run = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
@@ -35,7 +35,7 @@ def test_an_exhausted_computer_names_what_helps(flags):
     assert "--gradient_checkpointing" not in line and "Traceback" not in run.stderr
 
 
-def test_a_part_that_does_not_fit_while_it_is_loaded_is_out_of_memory_too(models):
+def test_out_of_memory_while_loading_is_reported(models):
     config, _ = make(models / "stable-diffusion")
     with (
         pytest.raises(UserError, match="out of memory; to need less, use"),
@@ -47,7 +47,7 @@ def test_a_part_that_does_not_fit_while_it_is_loaded_is_out_of_memory_too(models
         raise RuntimeError("no such layer")
 
 
-def test_what_is_on_already_is_not_advised(models):
+def test_flags_already_set_are_not_suggested(models):
     model = {"use_lora": True, "gradient_checkpointing": True, "pre_compute_text_embeddings": True}
     data = {"resolution": 64, "train_batch_size": 1, "cache_latents": True}
     config, _ = make(models / "stable-diffusion", model, optimization={"mixed_precision": "bf16"}, data=data)

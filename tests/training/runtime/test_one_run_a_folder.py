@@ -1,4 +1,4 @@
-"""A folder holds one run: two at once, another's checkpoint, another base model, a way back past later checkpoints."""
+"""An output folder holds one run: concurrent runs, foreign checkpoints and base models, resuming past checkpoints."""
 
 import shutil
 from pathlib import Path
@@ -16,10 +16,10 @@ def files_of(folder):
     return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*")}
 
 
-def test_two_runs_at_once_are_one_too_many(flags, capsys):
+def test_concurrent_run_is_refused(flags, capsys):
     flags |= {"report_to": "none", "checkpointing_steps": 1, "max_train_steps": 1}
     assert train(flags, "--use_lora") == 0
-    (Path("output") / ".checkpoint-2.partial").mkdir()  # the first run is writing it
+    (Path("output") / ".checkpoint-2.partial").mkdir()  # being written by the first run
     before = files_of("output")
     with FileLock("output/.training.lock"):
         assert train(flags, "--use_lora", max_train_steps=2, resume_from_checkpoint="latest") == 2
@@ -30,8 +30,8 @@ def test_two_runs_at_once_are_one_too_many(flags, capsys):
     assert not list(Path("output").glob(".*"))
 
 
-def test_a_run_that_came_meanwhile_is_seen(tmp_path):
-    """Both found the folder empty; the other one was quicker, and is done."""
+def test_run_that_finished_meanwhile_is_noticed(tmp_path):
+    """Both runs found the folder empty; the other was faster and has finished."""
     config = configure("model", output={"output_dir": str(tmp_path)})
     start = resuming.choose_start(config)
     config.save(tmp_path)
@@ -39,13 +39,13 @@ def test_a_run_that_came_meanwhile_is_seen(tmp_path):
         pass
 
 
-def test_class_images_may_lie_in_the_output_folder(flags):
+def test_class_images_may_be_in_output_folder(flags):
     flags |= {"class_prompt": "a dog", "class_data_dir": "output/class", "num_class_images": 1, "report_to": "none"}
     assert train(flags, "--use_lora", "--with_prior_preservation", max_train_steps=1) == 0
 
 
-def test_going_back_past_later_checkpoints(flags, capsys):
-    """The newest few are kept by their numbers: of new ones that are lower nothing would be left."""
+def test_resuming_from_before_later_checkpoints(flags, capsys):
+    """The limit keeps the highest step numbers, so lower new ones would be deleted at once."""
     flags |= {"report_to": "none", "checkpointing_steps": 1, "max_train_steps": 3}
     assert train(flags, "--use_lora") == 0
     back = {"resume_from_checkpoint": "checkpoint-1", "max_train_steps": 2, "checkpoints_total_limit": 1}
@@ -57,7 +57,7 @@ def test_going_back_past_later_checkpoints(flags, capsys):
     assert [path.name for path in Path("output").glob("checkpoint-*")] == ["checkpoint-2"]
 
 
-def test_another_folders_checkpoint_or_base_is_refused(flags, models, capsys):
+def test_foreign_checkpoint_or_base_is_refused(flags, models, capsys):
     flags |= {"report_to": "none", "checkpointing_steps": 1, "max_train_steps": 1}
     assert train(flags, "--use_lora") == 0
     shutil.copytree("output", "other")
@@ -68,6 +68,6 @@ def test_another_folders_checkpoint_or_base_is_refused(flags, models, capsys):
     elsewhere = {"pretrained_model_name_or_path": "another", "resume_from_checkpoint": "latest"}
     assert train(flags, "--use_lora", **elsewhere) == 2
     assert "the run had pretrained_model_name_or_path" in capsys.readouterr().err
-    Path("another").rename("stable-diffusion")  # the same one, moved
+    Path("another").rename("stable-diffusion")  # the same model, moved
     moved = elsewhere | {"pretrained_model_name_or_path": "stable-diffusion"}
     assert train(flags, "--use_lora", **moved | {"resume_from_checkpoint": "output/checkpoint-1"}) == 0

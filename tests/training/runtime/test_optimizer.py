@@ -1,4 +1,4 @@
-"""Optimizers other than AdamW, and the EMA of the weights."""
+"""Optimizers other than AdamW, and the EMA of weights."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from tests.training.runs import same_weights, train
 LORA = "pytorch_lora_weights.safetensors"
 
 
-def test_prodigy_is_the_packages_own(flags, caplog):
-    """Its rate is 1 and it estimates its own scale: the first steps are as tiny as its d0 says."""
+def test_prodigy_is_package_implementation(flags, caplog):
+    """Its rate is 1 and it estimates its own scale: the first steps are as small as its d0."""
     prodigy = pytest.importorskip("prodigyopt").Prodigy
     flags |= {"optimizer": "Prodigy", "learning_rate": None, "prodigy_beta3": 0.9, "prodigy_decouple": "False"}
     assert train(flags, "--use_lora", checkpointing_steps=2, max_train_steps=2) == 0
@@ -30,7 +30,7 @@ def test_prodigy_is_the_packages_own(flags, caplog):
     assert "about 1 is usual" in caplog.text
 
 
-def test_freed_gradients_train_as_zeroed_ones(flags):
+def test_set_to_none_equals_zeroed_gradients(flags):
     flags |= {"gradient_accumulation_steps": 2, "max_train_steps": 2}
     assert train(flags, output_dir="freed") == 0
     assert train(flags, "--no_set_grads_to_none", output_dir="zeroed") == 0
@@ -38,7 +38,7 @@ def test_freed_gradients_train_as_zeroed_ones(flags):
     assert same_weights(f"freed/{name}", f"zeroed/{name}")
 
 
-def test_the_old_name_of_8_bit_adam(flags):
+def test_deprecated_name_of_8_bit_adam(flags):
     pytest.importorskip("bitsandbytes")
     flags |= {"checkpointing_steps": 2}
     assert train(flags, "--use_8bit_adam", output_dir="old") == 0
@@ -49,8 +49,8 @@ def test_the_old_name_of_8_bit_adam(flags):
 
 
 @pytest.mark.parametrize("switches", [("--use_lora", "--train_text_encoder"), ("--mixed_precision=bf16",)])
-def test_the_ema_is_what_its_recursion_says(flags, switches):
-    """The weights of every step are in its checkpoint; the result is their EMA, recomputed here."""
+def test_ema_follows_its_recursion(flags, switches):
+    """Recompute the EMA from the checkpoint of every step."""
     flags |= {"checkpointing_steps": 1, "max_train_steps": 5, "ema_decay": 0.3}
     assert train(flags, *switches, "--use_ema") == 0
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -58,7 +58,7 @@ def test_the_ema_is_what_its_recursion_says(flags, switches):
     name = LORA if "--use_lora" in switches else "unet/diffusion_pytorch_model.safetensors"
     steps = [load_file(f"output/checkpoint-{step}/{name}") for step in range(1, 6)]
     plain = load_file(f"plain/{name}")
-    assert all(torch.equal(steps[-1][key], plain[key]) for key in plain)  # what is trained is not the average
+    assert all(torch.equal(steps[-1][key], plain[key]) for key in plain)  # the trained weights are not the average
     average = {key: value.double() for key, value in steps[0].items()}
     for step, weights in enumerate(steps[1:], 2):
         decay = min(step / (9 + step), 0.3)
@@ -69,7 +69,7 @@ def test_the_ema_is_what_its_recursion_says(flags, switches):
     assert any((result[key] - steps[-1][key]).abs().max() > 1e-4 for key in result)
 
 
-def test_a_resumed_ema_is_that_of_an_uninterrupted_run(flags, capsys):
+def test_resumed_ema_equals_uninterrupted(flags, capsys):
     flags |= {"checkpointing_steps": 2, "validation_prompt": "a sks dog", "num_validation_images": 1}
     flags |= {"validation_steps": 3, "max_train_steps": 4}
     assert train(flags, "--use_lora", "--use_ema", output_dir="whole") == 0
@@ -82,11 +82,11 @@ def test_a_resumed_ema_is_that_of_an_uninterrupted_run(flags, capsys):
     name = "validation/step-000004-0.png"
     assert Path("whole", name).read_bytes() == Path("output", name).read_bytes()
     assert train(flags, "--use_lora", output_dir="plain") == 0
-    assert Path("plain", name).read_bytes() != Path("output", name).read_bytes()  # drawn with other weights
+    assert Path("plain", name).read_bytes() != Path("output", name).read_bytes()  # generated with different weights
 
 
-def test_a_compiled_run_is_as_an_eager_one(flags, monkeypatch):
-    """Through torch.compile's wrapper, with its fastest backend; the one of --torch_compile takes minutes here."""
+def test_compiled_run_equals_eager_run(flags, monkeypatch):
+    """With torch.compile's fastest backend; the backend of --torch_compile would take minutes."""
     flags |= {"max_train_steps": 2, "checkpointing_steps": 1, "train_batch_size": 3}
     assert train(flags, "--use_lora") == 0
     AcceleratorState._reset_state(reset_partial_state=True)

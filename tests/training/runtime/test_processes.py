@@ -1,4 +1,4 @@
-"""With `--seed_each_batch` the number of processes and interruptions change nothing: real processes, gloo."""
+"""With `--seed_each_batch`, neither the number of processes nor interruptions change the result (real processes)."""
 
 import shutil
 from pathlib import Path
@@ -17,11 +17,11 @@ PRIOR = {"class_prompt": "a dog", "class_data_dir": "class", "num_class_images":
 
 @pytest.fixture
 def seeded(flags):
-    """Three photos, one a batch, so that epochs end within a step; a rate that grows, and is scaled."""
+    """Three photos, one per batch, so that epochs end within a step; the learning rate is warmed up and scaled."""
     shutil.copytree("photos", "class")
     flags = {key: str(value) for key, value in flags.items()} | PRIOR
     flags |= {"train_batch_size": 1, "max_train_steps": 4, "lr_scheduler": "linear", "lr_warmup_steps": 2}
-    return flags | {"adam_epsilon": 1e-4}  # where a gradient is all but zero Adam would show its rounding alone
+    return flags | {"adam_epsilon": 1e-4}  # for near-zero gradients Adam amplifies rounding errors
 
 
 @pytest.mark.parametrize(
@@ -32,22 +32,22 @@ def seeded(flags):
     ],
     ids=["lora", "full"],
 )
-def test_two_processes_train_as_one_with_twice_the_accumulation(seeded, switches, weights):
+def test_two_processes_equal_one_with_twice_accumulation(seeded, switches, weights):
     switches = (*switches, "--seed_each_batch", "--with_prior_preservation", "--scale_lr")
     assert train(seeded, *switches, output_dir="one", gradient_accumulation_steps=4) == 0
     launch(2, seeded | {"output_dir": "two", "gradient_accumulation_steps": 2}, *switches)
     assert logged_losses(Path("two")) == pytest.approx(logged_losses(Path("one")), abs=1e-5)
-    one, two = load_file(f"one/{weights}"), load_file(f"two/{weights}")
-    moved = train(seeded, *switches, output_dir="none", gradient_accumulation_steps=4, learning_rate=0)
-    assert moved == 0
+    single, double = load_file(f"one/{weights}"), load_file(f"two/{weights}")
+    code = train(seeded, *switches, output_dir="none", gradient_accumulation_steps=4, learning_rate=0)
+    assert code == 0
     untrained = load_file(f"none/{weights}")
-    assert max((one[key] - untrained[key]).abs().max() for key in one) > 1e-3
-    for key in one:
-        torch.testing.assert_close(one[key], two[key], rtol=0, atol=1e-5)
+    assert max((single[key] - untrained[key]).abs().max() for key in single) > 1e-3
+    for key in single:
+        torch.testing.assert_close(single[key], double[key], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_resumed_run_ends_as_an_uninterrupted_one(seeded, workers):
+def test_resume_equals_uninterrupted(seeded, workers):
     switches = ("--use_lora", "--seed_each_batch", "--random_flip", "--with_prior_preservation")
     seeded |= {"lora_dropout": 0.1, "gradient_accumulation_steps": 2, "dataloader_num_workers": workers}
     seeded |= {"checkpointing_steps": 2, "lr_scheduler": "constant"}
@@ -57,7 +57,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(seeded, workers):
     assert same_weights(Path("whole") / LORA, Path("output") / LORA)
 
 
-def test_the_stream_takes_every_photo_once_an_epoch_and_shuffles_each_epoch():
+def test_stream_shuffles_and_visits_every_photo_once_per_epoch():
     stream = PhotoStream(5, batch=2, seed=0, process=0, processes=1)
     numbers = iter(stream)
     epochs = [[next(numbers) for _ in range(5)] for _ in range(4)]

@@ -1,4 +1,4 @@
-"""A resumed run ends like one that was never stopped, bit for bit, random crops included."""
+"""A resumed run equals an uninterrupted one bit for bit, including random crops."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.training.runs import train
 
 
 @pytest.mark.parametrize(("workers", "resume_at"), [(0, 1), (0, 3), (1, 4)])
-def test_random_crops_are_those_of_an_uninterrupted_run(flags, workers, resume_at):
+def test_resume_equals_uninterrupted_with_random_crops(flags, workers, resume_at):
     whole = {"max_train_steps": 5, "checkpointing_steps": resume_at, "dataloader_num_workers": workers}
     whole |= {"train_batch_size": 1, "lora_dropout": 0.1}
     switches = ("--use_lora", "--random_flip")
@@ -18,5 +18,5 @@ def test_random_crops_are_those_of_an_uninterrupted_run(flags, workers, resume_a
     assert train(flags, *switches, **whole | {"max_train_steps": resume_at}) == 0
     assert train(flags, *switches, resume_from_checkpoint="latest", **whole) == 0
     name = "pytorch_lora_weights.safetensors"
-    one, other = load_file(Path("whole") / name), load_file(Path("output") / name)
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    expected, resumed = load_file(Path("whole") / name), load_file(Path("output") / name)
+    assert all(torch.equal(expected[key], resumed[key]) for key in expected)

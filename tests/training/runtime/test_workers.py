@@ -13,8 +13,8 @@ from persam_dreambooth.training.runtime import workers
 from tests.training.runtime.test_killed import start
 
 
-def begin(flags):
-    """A long training with a worker, when it has taken a step."""
+def start_with_worker(flags):
+    """Start a long training with a worker, and wait for its first step."""
     flags |= {"max_train_steps": 9999, "checkpointing_steps": 1, "checkpoints_total_limit": 1, "report_to": "none"}
     process = start(flags | {"dataloader_num_workers": 1}, "--use_lora")
     while process.poll() is None and not list(Path("output").glob("checkpoint-*")):
@@ -22,8 +22,8 @@ def begin(flags):
     return process
 
 
-def said_at_the_end(process):
-    """The one line of a run that ends in exit code 2."""
+def final_error(process):
+    """Return the one-line error of a run that ends with exit code 2."""
     try:
         printed = process.communicate(timeout=60)[1].decode()
     finally:
@@ -33,30 +33,30 @@ def said_at_the_end(process):
     return line
 
 
-def test_a_photo_that_is_damaged_meanwhile_ends_the_run_in_one_line(flags):
-    process = begin(flags)
+def test_photo_damaged_during_training_is_reported_in_one_line(flags):
+    process = start_with_worker(flags)
     for photo in Path("photos").iterdir():
         photo.write_bytes(b"x")
-    line = said_at_the_end(process)
+    line = final_error(process)
     assert "error: the photo photos/0" in line and line.endswith("export it again or remove it")
 
 
-def test_a_worker_that_the_system_ends_is_told_of(flags):
-    """As it does where memory is short; epochs so long that there is a worker at any time."""
+def test_killed_worker_is_reported(flags):
+    """As when memory runs out; epochs are long enough that a worker is always running."""
     for folder in ("photos", "masks"):
         for copy in range(60):
             shutil.copy(f"{folder}/00.png", f"{folder}/again-{copy}.png")
-    process = begin(flags)
+    process = start_with_worker(flags)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     for child in children:
         if b"train_dreambooth" in Path(f"/proc/{child}/cmdline").read_bytes():
             os.kill(int(child), signal.SIGKILL)
-    assert "use fewer --dataloader_num_workers" in said_at_the_end(process)
+    assert "use fewer --dataloader_num_workers" in final_error(process)
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
-def test_a_worker_that_is_ended_while_it_hands_over_a_batch_is_told_of(error):
-    """The moment is too short to be hit by a signal each time: it was, once, with this error."""
+def test_worker_killed_while_sending_batch_is_reported(error):
+    """Raises the error directly: a signal rarely arrives at that moment, though it once did."""
 
     def batches():
         yield 1

@@ -11,8 +11,9 @@ from persam_dreambooth.segmentation.appearance import ImageEncoder
 from persam_dreambooth.segmentation.backbones import Backbone, Prompts, load_backbone
 from persam_dreambooth.segmentation.features import FeatureEncoder
 from persam_dreambooth.segmentation.memory_video import MemorySegmenter
+from persam_dreambooth.segmentation.method import Method
 from persam_dreambooth.segmentation.multi_mask import segment_instances, segment_together
-from persam_dreambooth.segmentation.persam import Method, PerSAM
+from persam_dreambooth.segmentation.persam import PerSAM
 from persam_dreambooth.segmentation.presence import Presence, PresenceCheck, PresenceRule
 from persam_dreambooth.segmentation.presence_scores import SignalMeter, Signals
 from persam_dreambooth.segmentation.reference_masks import pick_reference, reference_from

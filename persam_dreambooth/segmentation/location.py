@@ -1,7 +1,6 @@
-"""Target features, location confidence map, location prior and attention bias (equations 3 to 8)."""
+"""Foreground cells, location confidence map and location prior (equations 4 to 7)."""
 
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,8 +10,6 @@ from torch import Tensor
 
 from persam_dreambooth.segmentation.frame import PIXEL_MEAN, PIXEL_STD, Frame
 from persam_dreambooth.segmentation.types import EncodedPhoto
-
-Fidelity = Literal["official", "corrected", "paper"]
 
 
 def foreground_cells(levels: NDArray[np.uint8], frame: Frame, grid: int) -> Tensor:
@@ -40,19 +37,6 @@ def best_covered_cells(foreground: NDArray[np.bool_], frame: Frame, grid: int) -
     """
     covered = frame.to_grid(torch.from_numpy(foreground).float(), grid, 0.0, "area")
     return covered == covered.max()
-
-
-def target_feature(features: Tensor, fidelity: Fidelity, with_maximum: bool = False) -> Tensor:
-    """Pool the n local features (n, C) under the mask into the (C,) feature of the confidence map.
-
-    Official code: the mean, L2-normalized; for PerSAM-F (`with_maximum`) the midpoint of each channel's
-    mean and maximum instead of the mean. Paper, equation 6: the mean of the normalized features, which
-    makes S the mean of the n cosines.
-    """
-    if fidelity == "paper":
-        return F.normalize(features, dim=-1).mean(0)
-    middle = (features.mean(0) + features.amax(0)) / 2 if with_maximum else features.mean(0)
-    return F.normalize(middle, dim=-1)
 
 
 def confidence_map(feature: Tensor, embedding: Tensor) -> Tensor:
@@ -102,34 +86,3 @@ def location_prior(confidence: Tensor, negative: bool) -> tuple[Tensor, Tensor]:
     width = confidence.shape[1]
     labels = torch.tensor([1, 0][: len(index)], device=index.device)
     return torch.stack([index % width, index // width], dim=-1), labels
-
-
-def attention_bias(similarity: Tensor, confidence: Tensor, frame: Frame, fidelity: Fidelity, alpha: float) -> Tensor:
-    """Compute the bias that equation 8 adds to the attention maps, on the embedding's grid.
-
-    Args:
-        similarity: (h, w), the confidence map on the grid.
-        confidence: (H, W), the same over the photo, original frame.
-        frame: placement of the photo in the square.
-        fidelity: "official" z-scores the photo's map, stretches it over the whole grid and takes
-            the sigmoid; "corrected" maps it to the cells that hold the photo and fills the padding
-            with the lowest value; "paper" is alpha * softmax(S) over those cells.
-        alpha: the paper's factor; used by "paper" only.
-
-    Returns:
-        (h, w) float32.
-    """
-    grid = similarity.shape
-    if fidelity == "paper":
-        height, width = frame.resized
-        cell = frame.side / grid[0]
-        outside = torch.ones_like(similarity, dtype=torch.bool)
-        outside[: round(-(-height // cell)), : round(-(-width // cell))] = False
-        weights = torch.softmax(similarity.masked_fill(outside, -torch.inf).flatten(), dim=0)
-        return alpha * weights.view(grid)
-    # A constant map (a photo of one colour, or of one pixel) has zero spread; the floor avoids NaN.
-    spread = confidence.std(correction=min(1, confidence.numel() - 1)).clamp_min(1e-12)
-    z = (confidence - confidence.mean()) / spread
-    if fidelity == "corrected":
-        return frame.to_grid(z, grid[0], z.min().item(), "bilinear").sigmoid()
-    return F.interpolate(z[None, None], grid, mode="bilinear", align_corners=False)[0, 0].sigmoid()

@@ -1,9 +1,8 @@
 """PerSAM and PerSAM-F, in the paper's order: from one reference to the subject's mask in every photo."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self, overload
+from typing import Self, overload
 
 import numpy as np
 import torch
@@ -16,9 +15,10 @@ from persam_dreambooth.segmentation import location
 from persam_dreambooth.segmentation.backbones import Backbone, BuiltSam, Prompts, load_backbone
 from persam_dreambooth.segmentation.encoding import PhotoEncoder, check_finite
 from persam_dreambooth.segmentation.features import FeatureEncoder
-from persam_dreambooth.segmentation.frame import bounding_box
+from persam_dreambooth.segmentation.frame import Frame, bounding_box
 from persam_dreambooth.segmentation.guidance import Guidance
 from persam_dreambooth.segmentation.mask_weights import fit_mask_weights
+from persam_dreambooth.segmentation.method import Method
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import (
     DecoderPass,
@@ -27,68 +27,6 @@ from persam_dreambooth.segmentation.types import (
     Reference,
     Segmentation,
 )
-
-MOST_PADDING: Final = 0.5
-"""Largest edge padding; with it the photo fills half of the model's square along its longer side."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """Variant of PerSAM: its fidelity to the official code and the techniques it uses.
-
-    Attributes:
-        fidelity: "official" reproduces the authors' code number for number; "corrected" is the same
-            on square photos with PerSeg's masks, and fixes its errors on all others; "paper" follows
-            the equations as printed.
-        negative_prior: add the negative point of equation 7.
-        refinement: run the two further decoder passes of cascaded post-refinement.
-        guided_attention: use target-guided attention, equation 8.
-        semantic_prompting: use target-semantic prompting, equations 9 and 10.
-        alpha: factor of equation 8; used by fidelity "paper" only.
-        mask_weights: use PerSAM-F's two learned weights, equation 11, and its target feature.
-        edge_padding: width of the border that replicates the photo's edge for SAM, as a share of the photo's
-            longer side; helps subjects that are cut off by the edge; fidelity "corrected" only.
-    """
-
-    fidelity: location.Fidelity = "corrected"
-    negative_prior: bool = True
-    refinement: bool = True
-    guided_attention: bool = True
-    semantic_prompting: bool = True
-    alpha: float = 1.0
-    mask_weights: bool = False
-    edge_padding: float = 0.0
-
-    @classmethod
-    def persam_f(
-        cls, fidelity: location.Fidelity = "corrected", refinement: bool = True, edge_padding: float = 0.0
-    ) -> Self:
-        """Return PerSAM-F as its authors run it: mask weights, one positive point, no guidance."""
-        return cls(
-            fidelity=fidelity,
-            negative_prior=False,
-            refinement=refinement,
-            guided_attention=False,
-            semantic_prompting=False,
-            mask_weights=True,
-            edge_padding=edge_padding,
-        )
-
-    def __post_init__(self) -> None:
-        allowed = ("official", "corrected", "paper")
-        if self.fidelity not in allowed:
-            raise UserError(f"fidelity {self.fidelity!r} is unknown; choose one of {', '.join(allowed)}")
-        if self.alpha != 1 and self.fidelity != "paper":
-            raise UserError(f"alpha is used by fidelity 'paper' only, not by {self.fidelity!r}; leave it at 1")
-        if not 0 <= self.edge_padding <= MOST_PADDING:
-            raise UserError(
-                f"edge_padding {self.edge_padding} must lie between 0 and {MOST_PADDING}, a share of the photo's "
-                "longer side; try 0.06 for subjects that are cut off by the edge"
-            )
-        if self.edge_padding and self.fidelity != "corrected":
-            raise UserError(
-                f"edge_padding is used by fidelity 'corrected' only, not by {self.fidelity!r}; leave it at 0"
-            )
 
 
 class PerSAM:
@@ -154,7 +92,7 @@ class PerSAM:
         compared = pooled
         if self.features is not None:
             compared = torch.cat([self._local_features(reference, photo.compared) for reference, photo in pairs])
-        feature = location.target_feature(compared, self.method.fidelity, self.method.mask_weights)
+        feature = self.method.rules.target_feature(compared, self.method.mask_weights)
         if self.method.mask_weights and mask_weights is None:
             mask_weights = self._fit(pairs, feature)
         return Subject(
@@ -171,20 +109,12 @@ class PerSAM:
 
     def _local_features(self, reference: Reference, encoded: EncodedPhoto) -> Tensor:
         """Return {T_R^i} of equation 4: the (n, C) features of the cells under one reference mask."""
-        embedding, frame = encoded.embedding, encoded.frame
-        official = self.method.fidelity == "official"
-        levels = reference.raw_levels() if official else reference.perseg_levels()
-        inside = location.foreground_cells(levels, frame, embedding.shape[-1]).to(embedding.device)
-        chosen = inside > 0
-        if not chosen.any():
-            if official:
-                raise UserError(
-                    "no cell of the embedding lies inside the reference mask by the official rule; "
-                    "use fidelity 'corrected', or a mask with a red channel above 123"
-                )
-            chosen = location.best_covered_cells(reference.foreground, frame, embedding.shape[-1])
-            chosen = chosen.to(embedding.device)
-        return embedding[:, chosen].T
+        embedding, frame, rules = encoded.embedding, encoded.frame, self.method.rules
+        grid = embedding.shape[-1]
+        inside = location.foreground_cells(rules.mask_levels(reference), frame, grid) > 0
+        if not inside.any():
+            inside = rules.cells_without_foreground(reference, frame, grid)
+        return embedding[:, inside.to(embedding.device)].T
 
     def _fit(self, pairs: list[tuple[Reference, EncodedPhoto]], feature: Tensor) -> Tensor:
         """Fit the (3,) float32 mask weights of equation 11 from one decoder pass per reference photo."""
@@ -264,36 +194,21 @@ class PerSAM:
             exclude: (H, W) bool, pixels not to search: the confidence map is set to its minimum there. None
                 searches the whole photo.
         """
-        method, embedding, frame = self.method, photo.embedding, photo.frame
-        compared = photo.compared
-        similarity = location.confidence_map(subject.target_feature, compared.embedding)
-        confidence = location.to_photo(similarity, compared.frame)
-        if exclude is not None:
-            confidence = confidence.masked_fill(torch.from_numpy(exclude).to(confidence.device), confidence.min())
-        if compared is not photo or exclude is not None:  # the guidance below works on the backbone's grid
-            similarity = location.to_grid(confidence, frame, embedding.shape[-1])
-        points, labels = location.location_prior(confidence, negative=method.negative_prior)
-        bias = None
-        if method.guided_attention:
-            bias = location.attention_bias(similarity, confidence, frame, method.fidelity, method.alpha)
-        guidance = Guidance(
-            attention_bias=None if bias is None else bias.flatten(),
-            target_embedding=subject.target_embedding if method.semantic_prompting else None,
-            repeat_embedding=method.fidelity != "paper",
+        frame = photo.frame
+        similarity, confidence = self._confidence(photo, subject, exclude)
+        points, labels = location.location_prior(confidence, negative=self.method.negative_prior)
+        guidance = self._guidance(similarity, confidence, frame, subject)
+        passes, warnings = self._cascade(
+            photo, Prompts(frame.to_model(points), labels), guidance, subject.mask_weights
         )
-        prompts = Prompts(frame.to_model(points), labels)
-        weights = subject.mask_weights
-        decoded = self.backbone.decode(embedding, prompts, weights is not None, guidance, photo.extra)
-        passes, warnings = [_record(*decoded, None, weights)], []
-        if method.refinement:
-            warnings = self._refine(photo, prompts, passes)
         last = passes[-1]
-        kept = torch.as_tensor(last.kept, device=embedding.device)
+        kept = torch.as_tensor(last.kept, device=photo.embedding.device)
         check_finite(kept, self.backbone.name)
         mask = frame.to_original(kept[None])[0] > 0
         box = bounding_box(mask)
         if box is None:
             warnings.append("the mask is empty: the subject was not found in this photo")
+        bias = guidance.attention_bias
         return Segmentation(
             mask=mask.cpu().numpy(),
             score=float(last.predicted_iou[last.index]),
@@ -301,29 +216,56 @@ class PerSAM:
             point_labels=labels.cpu().numpy(),
             box=None if box is None else box.cpu().numpy(),
             confidence_map=confidence.cpu().numpy(),
-            attention_bias=None if bias is None else bias.cpu().numpy(),
+            attention_bias=None if bias is None else bias.view(similarity.shape).cpu().numpy(),
             passes=tuple(passes),
             warnings=tuple(warnings),
         )
 
-    def _refine(self, photo: EncodedPhoto, initial: Prompts, passes: list[DecoderPass]) -> list[str]:
-        """Run cascaded post-refinement: two further passes, appended to `passes`; returns warnings.
+    def _confidence(
+        self, photo: EncodedPhoto, subject: Subject, exclude: NDArray[np.bool_] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Equations 5 and 6: the confidence map, (h, w) on the embedding's grid and (H, W) over the photo."""
+        compared = photo.compared
+        similarity = location.confidence_map(subject.target_feature, compared.embedding)
+        confidence = location.to_photo(similarity, compared.frame)
+        if exclude is not None:
+            confidence = confidence.masked_fill(torch.from_numpy(exclude).to(confidence.device), confidence.min())
+        if compared is not photo or exclude is not None:  # equation 8 needs it on the backbone's grid
+            similarity = location.to_grid(confidence, photo.frame, photo.embedding.shape[-1])
+        return similarity, confidence
 
-        Both passes are prompted with the points and the previous logits; the second one (in PerSAM-F
-        both) also with the tight box around the previous mask. Of the three masks, the one with the
-        best predicted IoU is kept.
+    def _guidance(self, similarity: Tensor, confidence: Tensor, frame: Frame, subject: Subject) -> Guidance:
+        """Equations 8 to 10: the guidance of the first decoder pass."""
+        method, bias = self.method, None
+        if method.guided_attention:
+            bias = method.rules.attention_bias(similarity, confidence, frame, method.alpha).flatten()
+        target = subject.target_embedding if method.semantic_prompting else None
+        return Guidance(bias, target, method.rules.repeat_embedding)
+
+    def _cascade(
+        self, photo: EncodedPhoto, initial: Prompts, guidance: Guidance, weights: Tensor | None
+    ) -> tuple[list[DecoderPass], list[str]]:
+        """Decode with guidance (equation 11 with `weights`), then refine in two further passes.
+
+        Both are prompted with the points and the previous logits; the second one (in PerSAM-F both) also with the
+        tight box around the previous mask. Of the three masks, the one with the best predicted IoU is kept.
+
+        Returns:
+            The passes, and warnings.
         """
         embedding, frame = photo.embedding, photo.frame
-        for with_box in (self.method.mask_weights, True):
+        decoded = self.backbone.decode(embedding, initial, weights is not None, guidance, photo.extra)
+        passes = [_record(*decoded, None, weights)]
+        for with_box in (self.method.mask_weights, True) if self.method.refinement else ():
             previous = torch.as_tensor(passes[-1].kept, device=embedding.device)
             box = bounding_box(frame.to_original(previous[None])[0] > 0) if with_box else None
             if with_box and box is None:
-                return ["the box pass was skipped: the previous mask is empty"]
+                return passes, ["the box pass was skipped: the previous mask is empty"]
             model_box = None if box is None else frame.box_to_model(box)
             prompts = Prompts(initial.points, initial.labels, model_box, previous)
             decoded = self.backbone.decode(embedding, prompts, multimask=True, extra=photo.extra)
             passes.append(_record(*decoded, box))
-        return []
+        return passes, []
 
 
 def _record(logits: Tensor, predicted_iou: Tensor, box: Tensor | None, weights: Tensor | None = None) -> DecoderPass:

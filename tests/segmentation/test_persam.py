@@ -12,13 +12,12 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import Method, PerSAM, Prompts, Reference, load_backbone
+from persam_dreambooth.segmentation.fidelity import FIDELITIES
 from persam_dreambooth.segmentation.frame import Frame
 from persam_dreambooth.segmentation.guidance import Guidance
-from persam_dreambooth.segmentation.location import attention_bias
 from random_models import random_sam
 from tests.scene import scene
 
-FIDELITIES = ("official", "corrected", "paper")
 SIZES = [(90, 150), (128, 128), (200, 120), (40, 128), (77, 33)]
 SIDE, GRID, LOW = 128, 8, 32  # the small SAM's square, its embedding's grid and its logits' side
 
@@ -270,14 +269,14 @@ def test_corrected_puts_bias_on_subject_cell(size, data):
     frame = Frame(*size, SIDE)
     rows, columns = (edge * GRID // SIDE for edge in frame.resized)  # cells full of photo
     row, column = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, columns - 1))
-    bias = attention_bias(torch.zeros(GRID, GRID), blob(frame, row, column), frame, "corrected", alpha=1)
+    bias = FIDELITIES["corrected"].attention_bias(torch.zeros(GRID, GRID), blob(frame, row, column), frame, 1.0)
     assert divmod(int(bias.argmax()), GRID) == (row, column)
 
 
 def test_official_shifts_bias_away_from_subject_cell():
     frame = Frame(100, 200, SIDE)  # fills rows 0 to 3 of 8
     confidence = blob(frame, row=2, column=5)
-    official = attention_bias(torch.zeros(GRID, GRID), confidence, frame, "official", alpha=1)
+    official = FIDELITIES["official"].attention_bias(torch.zeros(GRID, GRID), confidence, frame, 1.0)
     row, column = divmod(int(official.argmax()), GRID)
     assert row in (4, 5)  # twice as far down
     assert column == 5
@@ -289,7 +288,7 @@ def test_corrected_gives_padded_cells_lowest_bias(size, seed):
     frame = Frame(*size, SIDE)
     rows, columns = photo_cells(frame)
     confidence = torch.rand(size, generator=torch.Generator().manual_seed(seed))
-    bias = attention_bias(torch.zeros(GRID, GRID), confidence, frame, "corrected", alpha=1)
+    bias = FIDELITIES["corrected"].attention_bias(torch.zeros(GRID, GRID), confidence, frame, 1.0)
     padding = torch.cat([bias[rows:].flatten(), bias[:, columns:].flatten()])
     assume(padding.numel() > 0)
     lowest = ((confidence.min() - confidence.mean()) / confidence.std()).sigmoid()
@@ -303,7 +302,7 @@ def test_paper_bias_sums_to_alpha_and_is_zero_in_padding(size, alpha, seed):
     frame = Frame(*size, SIDE)
     rows, columns = photo_cells(frame)
     similarity = torch.rand(GRID, GRID, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    bias = attention_bias(similarity, torch.zeros(size), frame, "paper", alpha)
+    bias = FIDELITIES["paper"].attention_bias(similarity, torch.zeros(size), frame, alpha)
     assert bias.sum().item() == pytest.approx(alpha, rel=1e-5)
     assert (bias[rows:] == 0).all()
     assert (bias[:, columns:] == 0).all()
@@ -340,7 +339,8 @@ def test_single_colour_photo_gives_finite_values(backbone, fidelity, size, level
 
 @pytest.mark.parametrize("fidelity", ["official", "corrected"])
 def test_constant_confidence_gives_finite_bias(fidelity):
-    bias = attention_bias(torch.zeros(GRID, GRID), torch.full((50, 120), 0.25), Frame(50, 120, SIDE), fidelity, 1)
+    confidence, frame = torch.full((50, 120), 0.25), Frame(50, 120, SIDE)
+    bias = FIDELITIES[fidelity].attention_bias(torch.zeros(GRID, GRID), confidence, frame, 1.0)
     assert bias.isfinite().all()
 
 

@@ -8,7 +8,7 @@ from persam_dreambooth.evaluation.segmentation import tuning
 from persam_dreambooth.evaluation.segmentation.methods import persam_method
 from persam_dreambooth.evaluation.segmentation.running import EvaluatedMethod
 from persam_dreambooth.segmentation import Backbone, Method
-from persam_dreambooth.segmentation.location import Fidelity
+from persam_dreambooth.segmentation.fidelity import Fidelity
 
 TABLES: Final[dict[str, dict[str, str]]] = {
     "4": {

@@ -1,0 +1,71 @@
+"""Settings of PerSAM and PerSAM-F."""
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation.fidelity import FIDELITIES, Corrected, Fidelity
+
+MOST_PADDING: Final = 0.5
+"""Largest edge padding; with it the photo fills half of the model's square along its longer side."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """Variant of PerSAM: its fidelity to the official code and the techniques it uses.
+
+    Attributes:
+        fidelity: "official" reproduces the authors' code number for number; "corrected" is the same
+            on square photos with PerSeg's masks, and fixes its errors on all others; "paper" follows
+            the equations as printed.
+        negative_prior: add the negative point of equation 7.
+        refinement: run the two further decoder passes of cascaded post-refinement.
+        guided_attention: use target-guided attention, equation 8.
+        semantic_prompting: use target-semantic prompting, equations 9 and 10.
+        alpha: factor of equation 8; used by fidelity "paper" only.
+        mask_weights: use PerSAM-F's two learned weights, equation 11, and its target feature.
+        edge_padding: width of the border that replicates the photo's edge for SAM, as a share of the photo's
+            longer side; helps subjects that are cut off by the edge; fidelity "corrected" only.
+    """
+
+    fidelity: Fidelity = "corrected"
+    negative_prior: bool = True
+    refinement: bool = True
+    guided_attention: bool = True
+    semantic_prompting: bool = True
+    alpha: float = 1.0
+    mask_weights: bool = False
+    edge_padding: float = 0.0
+
+    @classmethod
+    def persam_f(cls, fidelity: Fidelity = "corrected", refinement: bool = True, edge_padding: float = 0.0) -> Self:
+        """Return PerSAM-F as its authors run it: mask weights, one positive point, no guidance."""
+        return cls(
+            fidelity=fidelity,
+            negative_prior=False,
+            refinement=refinement,
+            guided_attention=False,
+            semantic_prompting=False,
+            mask_weights=True,
+            edge_padding=edge_padding,
+        )
+
+    @property
+    def rules(self) -> Corrected:
+        """What its fidelity decides."""
+        return FIDELITIES[self.fidelity]
+
+    def __post_init__(self) -> None:
+        if self.fidelity not in FIDELITIES:
+            raise UserError(f"fidelity {self.fidelity!r} is unknown; choose one of {', '.join(FIDELITIES)}")
+        if self.alpha != 1 and self.fidelity != "paper":
+            raise UserError(f"alpha is used by fidelity 'paper' only, not by {self.fidelity!r}; leave it at 1")
+        if not 0 <= self.edge_padding <= MOST_PADDING:
+            raise UserError(
+                f"edge_padding {self.edge_padding} must lie between 0 and {MOST_PADDING}, a share of the photo's "
+                "longer side; try 0.06 for subjects that are cut off by the edge"
+            )
+        if self.edge_padding and self.fidelity != "corrected":
+            raise UserError(
+                f"edge_padding is used by fidelity 'corrected' only, not by {self.fidelity!r}; leave it at 0"
+            )

@@ -76,7 +76,7 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
         pairs.refuse_changed(photos, {photo.stem: masks[photo] for photo in photos}, entries)
         known |= _by_digests(entries)
         excluded |= pairs.excluded(photos, entries)
-    weight = config.mask.doubtful_photo_weight
+    weight = config.mask.uncertain_photo_weight
     for photo, reason in excluded.items():
         warn(f"left out{_of_folder(photo, config)}: {reason}")
     instances, doubted = [], dict[Path, str]()
@@ -96,10 +96,10 @@ def find_instances(config: TrainingConfig, sizes: Sequence[Size]) -> tuple[list[
     if not instances:
         raise UserError(
             f"segmentation is not sure of the subject in any photo ({'; '.join(doubted.values())}); look at the "
-            "contact sheet, and train on them anyway with --doubtful_photo_weight 1"
+            "contact sheet, and train on them anyway with --uncertain_photo_weight 1"
         )
     for photo, reason in doubted.items():
-        warn(f"left out{_of_folder(photo, config)}: {reason}; --doubtful_photo_weight trains on it")
+        warn(f"left out{_of_folder(photo, config)}: {reason}; --uncertain_photo_weight trains on it")
     return instances, left_out | excluded | doubted
 
 

@@ -65,11 +65,11 @@ def test_doubted_photos_are_left_out_and_the_reason_is_told_and_written_down(fol
 
 
 def test_they_are_trained_on_when_the_user_says_so(folder):
-    assert trained_on(folder, doubtful_photo_weight=1.0) == (sorted(VERDICTS), {})
+    assert trained_on(folder, uncertain_photo_weight=1.0) == (sorted(VERDICTS), {})
 
 
 def test_they_can_count_less_than_the_others(folder):
-    found, _ = find_instances(config_for(folder, doubtful_photo_weight=0.25), SIZES)
+    found, _ = find_instances(config_for(folder, uncertain_photo_weight=0.25), SIZES)
     assert {instance.photo.stem: instance.weight for instance in found} == {
         "dog": 1,
         "park": 0.25,
@@ -89,7 +89,7 @@ def test_a_run_without_any_photo_left_is_refused_in_one_line(folder):
         (folder / "photos" / f"{name}.png").unlink()
     with pytest.raises(UserError, match=r"not sure of the subject in any photo \(.*park.*sofa.*\)") as error:
         find_instances(config_for(folder), SIZES)
-    assert "--doubtful_photo_weight" in str(error.value)
+    assert "--uncertain_photo_weight" in str(error.value)
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -107,8 +107,8 @@ def test_a_person_has_the_last_word_on_each_photo(folder, caplog):
     assert found == ["park", "reference"]
     assert left_out["dog"] == "dog.png was excluded in review"
     assert "dog.png was excluded in review" in caplog.text
-    assert trained_on(folder, doubtful_photo_weight=0.25)[0] == ["park", "reference", "sofa"]
-    instances, _ = find_instances(config_for(folder, doubtful_photo_weight=0.25), SIZES)
+    assert trained_on(folder, uncertain_photo_weight=0.25)[0] == ["park", "reference", "sofa"]
+    instances, _ = find_instances(config_for(folder, uncertain_photo_weight=0.25), SIZES)
     assert {instance.photo.stem: instance.weight for instance in instances} == {
         "park": 1,
         "reference": 1,

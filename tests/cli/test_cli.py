@@ -432,7 +432,7 @@ def test_an_old_name_in_a_config_is_read_with_one_line(config, capsys):
 def test_a_mistake_under_an_old_name_names_todays(config):
     with pytest.raises(UserError, match=r"--weight 2.0 must lie in \[0, 1\]"):
         parse([Renamed], ["--old_weight", "2"], "program", "")
-    with pytest.raises(UserError, match="old_weight .* is the old name of weight, which is given too; drop one"):
+    with pytest.raises(UserError, match=r"old_weight .* is the old name of weight, which is given too; drop one"):
         parse([Renamed], config("old_weight: 0.5\nweight: 0.5\n"), "program", "")
     with pytest.raises(UserError, match="did you mean --weight"):
         parse([Renamed], ["--wight", "2"], "program", "")

@@ -11,7 +11,7 @@ from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag
 
-if TYPE_CHECKING:  # loads torch, which takes seconds, and --help needs none of it
+if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     from persam_dreambooth.segmentation import Method
 
 BENCHMARKS = ("perseg", "fss", "lvis92", "pascal-part", "paco-part")

@@ -158,7 +158,7 @@ def _help(flag: Flag) -> str:
     if flag.default is not None and flag.default not in ([], {}) and flag.default is not False:
         remarks.append(f"default: {'on' if flag.default is True else flag.default}")
     text = f"{flag.help} ({'; '.join(remarks)})" if remarks else flag.help
-    return text.replace("%", "%%")  # argparse fills in what stands behind a single one
+    return text.replace("%", "%%")  # argparse substitutes what follows a single one
 
 
 def _build(group: type, namespace: Namespace) -> Any:

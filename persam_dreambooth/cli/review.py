@@ -13,7 +13,7 @@ from persam_dreambooth.cli.segment import MethodFlags
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag
 
-if TYPE_CHECKING:  # torch takes seconds to import, and --help none of it
+if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     from persam_dreambooth.preprocessing.references import ReferenceFiles
     from persam_dreambooth.review.album import Album
     from persam_dreambooth.review.workspace import Workspace

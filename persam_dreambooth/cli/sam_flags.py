@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from persam_dreambooth.flags import Flags, flag
 
-if TYPE_CHECKING:  # torch takes seconds to import, and --help none of it
+if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     import torch
 
     from persam_dreambooth.segmentation import Backbone

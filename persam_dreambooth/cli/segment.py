@@ -15,7 +15,7 @@ from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestIndex
 from persam_dreambooth.words import counted
 
-if TYPE_CHECKING:  # these load torch, which takes seconds, and --help needs none of it
+if TYPE_CHECKING:  # these import torch, which takes seconds, and --help does not need it
     from accelerate import PartialState
 
     from persam_dreambooth.preprocessing import SegmentationJob
@@ -250,7 +250,9 @@ def _say(folder: Path) -> None:
     print(f"{counted(count['masks'], 'mask')} in {printable(str(folder / 'masks'))}{left_out}")
     if uncertain:
         named = ", ".join(uncertain) + (" ..." if count["uncertain"] > NAMED else "")
-        print(f"the subject is uncertain in {count['doubted']} of them, which training leaves out: {printable(named)}")
+        print(
+            f"the subject is uncertain in {count['uncertain']} of them, which training leaves out: {printable(named)}"
+        )
     print(f"look at them: {printable(str(folder / SHEET_NAME))}")
 
 

@@ -1,23 +1,21 @@
-"""The types of flags, and how a value is read into one: alike on the command line, in YAML and in Python."""
+"""Read values of flags: alike from the command line, from YAML and from Python."""
 
+import ast
 import difflib
+import os
+import sys
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import Field, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.flags import Flag, flags_of
 from persam_dreambooth.photos.names import can_name_a_file
+from persam_dreambooth.yaml_files import read_yaml
 
 YES, NO = ("yes", "true", "t", "y", "1", "on"), ("no", "false", "f", "n", "0", "off")
-
-
-def typed_fields(group: type) -> list[tuple[Field[Any], Any]]:
-    """Return a dataclass's fields, each with its type; of `X | None` the X."""
-    hints = get_type_hints(group)
-    kinds = {name: [part for part in get_args(hint) if part is not type(None)] for name, hint in hints.items()}
-    optional = {name for name, hint in hints.items() if type(None) in get_args(hint)}
-    return [(flag, kinds[flag.name][0] if flag.name in optional else hints[flag.name]) for flag in fields(group)]
+Value = TypeVar("Value")
 
 
 def switch(word: str) -> bool:
@@ -40,11 +38,36 @@ def _number(kind: type, words: str) -> Callable[[str], Any]:
 NUMBERS: dict[type, Callable[[str], Any]] = {int: _number(int, "a whole number"), float: _number(float, "a number")}
 
 
-def as_word(flag: Field[Any], value: Any, where: str = "") -> str:
+def setting(word: str) -> tuple[str, Any]:
+    """Read KEY=VALUE, the value a Python literal."""
+    key, _, text = word.partition("=")
+    if not key.isidentifier() or not text:
+        raise ArgumentTypeError(f"{word!r} is not KEY=VALUE, such as weight_decay=0.01")
+    try:
+        return key, ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ArgumentTypeError(
+            f"{word!r}: the value is not a number, True, False, None or a tuple such as 0.9,0.99"
+        ) from error
+
+
+def as_words(flag: Flag, value: Any, where: str = "") -> list[str]:
+    """Return the values of a flag as the command line would hold them, each as `as_word` does.
+
+    A flag of KEY=VALUE takes a mapping too. Every other flag that is neither this nor a list takes one value.
+    """
+    if get_origin(flag.kind) is dict and isinstance(value, Mapping):
+        value = [f"{key}={part}" for key, part in value.items()]
+    if get_origin(flag.kind) in (list, dict) and isinstance(value, list | tuple):
+        return [as_word(flag, part, where) for part in value]
+    return [as_word(flag, value, where)]
+
+
+def as_word(flag: Flag, value: Any, where: str = "") -> str:
     """Return a value as the command line would hold it.
 
     Args:
-        flag: the field it is for.
+        flag: the flag it is for.
         value: a string, path, number or boolean, from YAML or Python.
         where: what messages say after the flag's name, such as " in config.yaml".
 
@@ -53,30 +76,109 @@ def as_word(flag: Field[Any], value: Any, where: str = "") -> str:
     """
     if isinstance(value, Collection) and not isinstance(value, str):
         raise UserError(f"{flag.name}{where} takes one value, not {value!r}")
-    if isinstance(value, bool) and "choices" in flag.metadata:
+    if isinstance(value, bool) and get_origin(flag.kind) is Literal and "no" in get_args(flag.kind):
         value = "yes" if value else "no"  # YAML reads an unquoted no as false
-    elif isinstance(value, bool) and flag.type is not bool:
+    elif isinstance(value, bool) and flag.kind is not bool:
         raise UserError(f"{flag.name}{where} is read as {str(value).lower()}; write it in quotes if it is a word")
     if not can_name_a_file(str(value)):
         raise UserError(f"{flag.name}{where} holds characters that no command line can hold, such as NUL; remove them")
     return str(value)
 
 
-def read_value(flag: Field[Any], kind: Any, value: Any, where: str = "") -> Any:
+def read_value(flag: Flag, value: Any, where: str = "") -> Any:
     """Read a value of YAML or Python as the flag would be read from the command line; arguments as `as_word`.
 
     Raises:
         UserError: as `as_word`, or a value of the wrong kind.
     """
-    word = as_word(flag, value, where)
+    words = as_words(flag, value, where)
     try:
-        if kind is bool:
+        if get_origin(flag.kind) is dict:
+            return dict(map(setting, words))
+        if get_origin(flag.kind) is list:
+            return words
+        (word,) = words
+        if flag.kind is bool:
             return switch(word)
-        if get_origin(kind) is Literal and word not in get_args(kind):
-            raise ArgumentTypeError(f"{word!r} is none of {', '.join(get_args(kind))}")
-        return NUMBERS.get(kind, str)(word)
+        if get_origin(flag.kind) is Literal and word not in get_args(flag.kind):
+            raise ArgumentTypeError(f"{word!r} is none of {', '.join(get_args(flag.kind))}")
+        return NUMBERS.get(flag.kind, str)(word)
     except ArgumentTypeError as error:
         raise UserError(f"--{flag.name}{where}: {error}") from error
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a YAML file of flags, with today's and old names.
+
+    Raises:
+        UserError: it cannot be read, or is no mapping.
+    """
+    settings = read_yaml(path, "config")
+    if not isinstance(settings, dict):
+        raise UserError(f"the config {path} must be lines of `key: value`, one for each flag")
+    return settings
+
+
+def build_groups(
+    groups: Sequence[type], settings: Mapping[str, Any], where: str = "", more: Mapping[str, Any] | None = None
+) -> list[Any]:
+    """Build dataclasses of flags from single settings.
+
+    Args:
+        groups: the dataclasses.
+        settings: values by the flags' names of today; None is the flag's default.
+        where: what messages about `settings` say after a flag's name, such as " in config.yaml".
+        more: settings that win over the others; None in it has no effect.
+
+    Raises:
+        UserError: an unknown key, or as `read_value` and the dataclasses.
+    """
+    known = {flag.name: flag for flag in flags_of(*groups)}
+    values = dict[str, Any]()
+    for given, place in ((settings, where), (more or {}, "")):
+        for name, value in given.items():
+            if name not in known:
+                raise UserError(f"unknown key {name!r}{place}{did_you_mean(str(name), shown(known.values()))}")
+            if value is not None:
+                values[name] = read_value(known[name], value, place)
+    names = {group: [flag.name for flag in flags_of(group)] for group in groups}
+    return [group(**{name: values[name] for name in names[group] if name in values}) for group in groups]
+
+
+def renamed(groups: Sequence[type]) -> dict[str, str]:
+    """Return today's names of flags by their old ones."""
+    return {old: flag.name for flag in flags_of(*groups) for old in flag.old_names}
+
+
+def with_new_names(
+    settings: Mapping[str, Value], groups: Sequence[type], where: str = "", quiet: bool = False
+) -> dict[str, Value]:
+    """Return settings with today's names of the flags, and say on stderr which old ones were there.
+
+    Raises:
+        UserError: a flag under both its names.
+    """
+    new = renamed(groups)
+    for old in new.keys() & settings.keys():
+        if new[old] in settings:
+            raise UserError(f"{old}{where} is the old name of {new[old]}, which is given too; drop one")
+        if not quiet:
+            say_renamed(old, new[old], where)
+    return {new.get(name, name): value for name, value in settings.items()}
+
+
+def say_renamed(old: str, new: str, where: str = "") -> None:
+    """Say on stderr, in the first of several processes, that a flag has another name now."""
+    if os.environ.get("RANK", "0") == "0":
+        print(
+            printable(f"warning: --{old}{where} is called --{new} now; the next release drops the old name"),
+            file=sys.stderr,
+        )
+
+
+def shown(flags: Collection[Flag]) -> list[str]:
+    """Return the names of the flags that the help shows, without their dashes."""
+    return [flag.spelling.removeprefix("--") for flag in flags if not flag.hidden]
 
 
 def did_you_mean(word: str, names: Sequence[str], prefix: str = "") -> str:

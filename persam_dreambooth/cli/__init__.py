@@ -57,8 +57,8 @@ def guarded(program: str, run: Callable[[str, list[str]], None], argv: list[str]
     try:
         run(program, argv)
     except UserError as error:
-        untold = is_out_of_memory(error.__cause__) and "out of memory" not in str(error)
-        return _fail(program, NO_MEMORY if untold else error)
+        unsaid = is_out_of_memory(error.__cause__) and "out of memory" not in str(error)
+        return _fail(program, NO_MEMORY if unsaid else error)
     except OSError as error:
         advice = "; check the path, its permissions and the free space" if error.errno else ""
         return _fail(program, f"{error}{advice}")
@@ -77,7 +77,7 @@ def guarded(program: str, run: Callable[[str, list[str]], None], argv: list[str]
 
 
 def is_first_process() -> bool:
-    """Return whether this process, of several that a launcher started, is the one that speaks."""
+    """Return whether this is the first of the processes that a launcher started, which prints for all."""
     return os.environ.get("RANK", "0") == "0"
 
 

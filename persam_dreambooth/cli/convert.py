@@ -1,25 +1,23 @@
 """`persam-dreambooth convert`: convert LoRA weights to kohya's format."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME
 
 
 @dataclass
-class ConvertFlags:
+class ConvertFlags(Flags):
     """Flags of `convert`."""
 
-    model: str | None = field(
-        default=None, metadata={"help": f"the --output_dir of a finished LoRA training, or its {LORA_NAME}"}
-    )
-    output: str | None = field(
-        default=None, metadata={"help": f"the .safetensors file to write; {KOHYA_NAME} beside the weights if unset"}
-    )
+    model: str | None = flag(None, f"the --output_dir of a finished LoRA training, or its {LORA_NAME}")
+    output: str | None = flag(None, f"the .safetensors file to write; {KOHYA_NAME} beside the weights if unset")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.model:
             raise UserError("--model is missing; give the --output_dir of a finished LoRA training")
         if self.output and Path(self.output).suffix != ".safetensors":

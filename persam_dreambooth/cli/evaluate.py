@@ -3,14 +3,15 @@
 `evaluate generation`, which scores trained models and has its own flags, is in `evaluate_generation`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.flags import Flags, flag
 
-if TYPE_CHECKING:  # loads torch, which takes seconds, and --help needs none of it
+if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     from persam_dreambooth.segmentation import Method
 
 BENCHMARKS = ("perseg", "fss", "lvis92", "pascal-part", "paco-part")
@@ -35,50 +36,33 @@ READ_BY = {
 
 
 @dataclass
-class EvaluateFlags:
+class EvaluateFlags(Flags):
     """Flags of `evaluate BENCHMARK`."""
 
-    data: str | None = field(default=None, metadata={"help": "the benchmark's folder"})
-    output: str | None = field(
-        default=None, metadata={"help": "folder for results.json, results.csv, worst.png, masks/ and episodes.json"}
+    data: str | None = flag(None, "the benchmark's folder")
+    output: str | None = flag(None, "folder for results.json, results.csv, worst.png, masks/ and episodes.json")
+    method: Literal["persam", "persam-f"] = flag(
+        "persam", "training-free, or with two fitted mask weights; not for ablate"
     )
-    method: Literal["persam", "persam-f"] = field(
-        default="persam", metadata={"help": "training-free, or with two fitted mask weights; not for ablate"}
+    fidelity: Literal["corrected", "official", "paper"] = flag(
+        "corrected", "corrected: right on photos of any shape; official: as the authors' code; paper: as printed"
     )
-    fidelity: Literal["corrected", "official", "paper"] = field(
-        default="corrected",
-        metadata={
-            "help": "corrected: right on photos of any shape; official: as the authors' code; paper: as printed"
-        },
-    )
-    folds: list[str] = field(
-        default_factory=list, metadata={"help": "the folds to score, counted from 0; all of them if unset"}
-    )
-    episodes: int | None = field(
-        default=None, metadata={"help": "episodes per fold, for a quick look; the protocol's number if unset"}
-    )
-    seed: int = field(default=0, metadata={"help": "seed of the episodes, which are saved in episodes.json"})
-    tables: list[str] = field(
-        default_factory=list,
-        metadata={"help": "ablate only: which of the paper's tables 4, 5 and 6; all three if unset"},
-    )
-    steps: int = field(default=1000, metadata={"help": "ablate only: steps of each fit in table 5"})
-    encoder: str | None = field(
-        default=None,
-        metadata={
-            "help": "presence only: a CLIP or DINO, hub name or folder, that measures how alike two subjects look"
-        },
+    folds: list[str] = flag([], "the folds to score, counted from 0; all of them if unset")
+    episodes: int | None = flag(None, "episodes per fold, for a quick look; the protocol's number if unset", min=1)
+    seed: int = flag(0, "seed of the episodes, which are saved in episodes.json")
+    tables: list[str] = flag([], "ablate only: which of the paper's tables 4, 5 and 6; all three if unset")
+    steps: int = flag(1000, "ablate only: steps of each fit in table 5", min=1)
+    encoder: str | None = flag(
+        None, "presence only: a CLIP or DINO, hub name or folder, that measures how similar two subjects look"
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("data", "output"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing; see --help")
         if not all(fold.isdecimal() for fold in self.folds):
             raise UserError(f"--folds {' '.join(self.folds)} must be numbers from 0")
-        for name in ("episodes", "steps"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)} must be at least 1")
         unknown = [table for table in self.tables if table not in TABLES]
         if unknown:
             raise UserError(f"--tables {unknown[0]} is unknown; choose among {', '.join(TABLES)}")

@@ -1,12 +1,13 @@
 """`persam-dreambooth evaluate generation`: how well models learned a subject, and how much of its photos leaks
 into their pictures."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.drawing_settings import check_drawing
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.text_files import check_words
 
 DESCRIPTION = (
@@ -32,74 +33,56 @@ EXAMPLE = (
 
 
 @dataclass
-class GenerationReportFlags:
+class GenerationReportFlags(Flags):
     """Flags of `evaluate generation`."""
 
-    model: list[str] = field(
-        default_factory=list,
-        metadata={"help": "output of a training, or a hub name; several to compare, TITLE=FOLDER to name them"},
+    model: list[str] = flag(
+        [], "output of a training, or a hub name; give several to compare them, as TITLE=FOLDER to name them"
     )
-    instance_data_dir: str | None = field(default=None, metadata={"help": "the subject's photos"})
-    instance_mask_dir: str | None = field(
-        default=None, metadata={"help": "their masks, as `persam-dreambooth segment` writes them"}
+    instance_data_dir: str | None = flag(None, "the subject's photos")
+    instance_mask_dir: str | None = flag(None, "their masks, as `persam-dreambooth segment` writes them")
+    output: str | None = flag(None, "folder for the report; run again to resume")
+    prompts: str = flag(
+        "objects",
+        "DreamBench's 25 for objects or live subjects (live), or a text file with one per line, such as "
+        '"a {unique_token} {class_token} [in the jungle]", the brackets around the scene',
     )
-    output: str | None = field(default=None, metadata={"help": "folder for the report; run again to resume"})
-    prompts: str = field(
-        default="objects",
-        metadata={
-            "help": "DreamBench's 25 for objects or live subjects (live), or a text file with one per line, such as "
-            '"a {unique_token} {class_token} [in the jungle]", the brackets around the scene'
-        },
+    unique_token: str | None = flag(None, 'the identifier of the subject, such as "sks"')
+    class_token: str | None = flag(None, 'its class, such as "dog"')
+    training_scenes: list[str] = flag(
+        [], 'where the photos were taken, as in a prompt ("on a sofa"); measures how often it reappears'
     )
-    unique_token: str | None = field(default=None, metadata={"help": 'the identifier of the subject, such as "sks"'})
-    class_token: str | None = field(default=None, metadata={"help": 'its class, such as "dog"'})
-    training_scenes: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": 'where the photos were taken, as in a prompt ("on a sofa"); measures how often it reappears'
-        },
+    scene_template: str = flag("a photo {}", "prompt with which CLIP looks for a scene; {} stands for the scene")
+    num_images: int = flag(4, "pictures per prompt", min=1)
+    seed: int = flag(0, "seed of each prompt's first picture; the same for each model", min=0, below=2**63)
+    num_inference_steps: int = flag(50, "denoising steps", min=1)
+    guidance_scale: float = flag(7.5, "classifier-free guidance: how closely the prompt is followed")
+    negative_prompt: str | None = flag(None, "what should not be in the pictures")
+    height: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
+    width: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
+    base_model: str | None = flag(None, "base model of LoRA weights that have no training config beside them")
+    dino_model: str = flag(
+        "facebook/dino-vits16", "hub name or folder; the paper's by default; none skips its measures"
     )
-    scene_template: str = field(
-        default="a photo {}", metadata={"help": "prompt by which CLIP looks for a scene; {} stands for the scene"}
+    clip_model: str = flag(
+        "openai/clip-vit-base-patch32", "hub name or folder; by default not the text encoder of Stable Diffusion 1"
     )
-    num_images: int = field(default=4, metadata={"help": "pictures per prompt"})
-    seed: int = field(default=0, metadata={"help": "seed of each prompt's first picture; the same for each model"})
-    num_inference_steps: int = field(default=50, metadata={"help": "denoising steps"})
-    guidance_scale: float = field(default=7.5, metadata={"help": "how closely the prompt is followed"})
-    negative_prompt: str | None = field(default=None, metadata={"help": "what should not be in the pictures"})
-    height: int | None = field(default=None, metadata={"help": "pixels; the model's own if unset"})
-    width: int | None = field(default=None, metadata={"help": "pixels; the model's own if unset"})
-    base_model: str | None = field(
-        default=None, metadata={"help": "base of LoRA weights that have no training config beside them"}
+    diversity: Literal["features", "lpips"] = flag(
+        "features", "1 - cosine of DINO's (else CLIP's) features; or lpips as in the paper, downloads AlexNet"
     )
-    dino_model: str = field(
-        default="facebook/dino-vits16",
-        metadata={"help": "hub name or folder; the paper's by default; none skips its measures"},
+    sam: str = flag(
+        "facebook/sam-vit-huge", "finds the subject in the pictures: hub name, folder, or original .pth checkpoint"
     )
-    clip_model: str = field(
-        default="openai/clip-vit-base-patch32",
-        metadata={"help": "hub name or folder; by default not the text encoder of Stable Diffusion 1"},
+    presence: str | None = flag(
+        None, "file of the presence rule (is the subject there?); presence.json beside the SAM if unset"
     )
-    diversity: Literal["features", "lpips"] = field(
-        default="features",
-        metadata={"help": "1 - cosine of DINO's (else CLIP's) features; or lpips as in the paper, downloads AlexNet"},
-    )
-    sam: str = field(
-        default="facebook/sam-vit-huge",
-        metadata={"help": "finds the subject in the pictures: hub name, folder, or original .pth checkpoint"},
-    )
-    presence: str | None = field(
-        default=None,
-        metadata={"help": "file of the presence rule (is the subject there?); presence.json beside the SAM if unset"},
-    )
-    device: str | None = field(
-        default=None, metadata={"help": "cpu, cuda, cuda:1, mps; an accelerator if available, if unset"}
-    )
-    dtype: Literal["float32", "bfloat16", "float16"] = field(
-        default="float32", metadata={"help": "precision of the models and of SAM; CLIP and DINO stay float32"}
+    device: str | None = flag(None, "cpu, cuda, cuda:1, mps; an accelerator if available, if unset")
+    dtype: Literal["float32", "bfloat16", "float16"] = flag(
+        "float32", "precision of the models and of SAM; CLIP and DINO stay float32"
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("model", "instance_data_dir", "instance_mask_dir", "output"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing; see --help")
@@ -107,7 +90,7 @@ class GenerationReportFlags:
             check_words(name, getattr(self, name))
         check_words("training_scenes", *self.training_scenes)
         check_drawing(self.num_images, self.num_inference_steps, self.height, self.width)
-        if not 0 <= self.seed < 2**63 - self.num_images:
+        if self.seed >= 2**63 - self.num_images:  # the pictures of a prompt count it up
             raise UserError(f"--seed {self.seed} must lie in [0, 2^63 - num_images)")
         if "{}" not in self.scene_template:
             raise UserError(f"--scene_template {self.scene_template!r} has no {{}} for the scene's words")

@@ -1,9 +1,10 @@
 """`persam-dreambooth export`: photos and masks in another trainer's layout."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.formats import CONVENTIONS, export_masks
 from persam_dreambooth.formats.trainers import check_caption_extension
 from persam_dreambooth.photos.names import is_text
@@ -14,35 +15,28 @@ EXAMPLE = '--to kohya --masks dog-masks --instance_prompt "a sks dog" --output d
 
 
 @dataclass
-class ExportFlags:
+class ExportFlags(Flags):
     """Flags of `export`."""
 
-    to: str | None = field(default=None, metadata={"help": f"the trainer: {TRAINERS}"})
-    masks: str | None = field(
-        default=None,
-        metadata={"help": "the --output of `segment`, or a folder of masks with the photos' names"},
+    to: str | None = flag(None, f"the trainer: {TRAINERS}")
+    masks: str | None = flag(None, "the --output of `segment`, or a folder of masks with the photos' names")
+    images: str | None = flag(None, "folder of photos; those in segment's manifest if unset")
+    output: str | None = flag(None, "new folder for photos, masks and configuration")
+    in_place: bool = flag(
+        False, "instead of --output: put masks beside the photos, which stay as they are (onetrainer)"
     )
-    images: str | None = field(
-        default=None, metadata={"help": "folder of photos; those in segment's manifest if unset"}
+    include_uncertain: bool = flag(
+        False,
+        "keep photos in which segmentation is uncertain of the subject; by default they are left out",
+        old_names=["include_doubtful"],
     )
-    output: str | None = field(default=None, metadata={"help": "new folder for photos, masks and configuration"})
-    in_place: bool = field(
-        default=False,
-        metadata={"help": "instead of --output: put masks beside the photos, which stay as they are (onetrainer)"},
+    caption_extension: str = flag(
+        ".txt", "extension of the caption files beside the photos; they are exported as .txt"
     )
-    include_doubtful: bool = field(
-        default=False,
-        metadata={"help": "keep photos in which segmentation is unsure of the subject; by default they are left out"},
-    )
-    caption_extension: str = field(
-        default=".txt",
-        metadata={"help": "extension of the caption files beside the photos; they are exported as .txt"},
-    )
-    instance_prompt: str | None = field(
-        default=None, metadata={"help": "caption for photos without one, such as 'a sks dog'"}
-    )
+    instance_prompt: str | None = flag(None, "caption for photos without one, such as 'a sks dog'")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         refuse_unknown("--to", self.to)
         if not self.masks:
             raise UserError(
@@ -79,7 +73,7 @@ def run(program: str, argv: list[str]) -> None:
         images=flags.images or None,
         caption_extension=flags.caption_extension,
         instance_prompt=flags.instance_prompt,
-        include_uncertain=flags.include_doubtful,
+        include_uncertain=flags.include_uncertain,
     )
     where = "the photos' folder" if flags.in_place else flags.output
     for reason in exported.left_out:

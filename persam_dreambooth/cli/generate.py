@@ -1,13 +1,14 @@
 """`persam-dreambooth generate`: generate pictures with a trained model."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.drawing_settings import check_drawing
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.model_folder import trained_token
 from persam_dreambooth.text_files import check_words, read_lines
 from persam_dreambooth.words import counted
@@ -26,33 +27,26 @@ EXAMPLE = '--model dog-lora --prompt "a sks dog in the jungle" --output dog-pict
 
 
 @dataclass
-class GenerateFlags:
+class GenerateFlags(Flags):
     """Flags of `generate`."""
 
-    model: str | None = field(
-        default=None, metadata={"help": "a trained model: the --output_dir of a training (pipeline or LoRA)"}
-    )
-    prompt: list[str] = field(
-        default_factory=list, metadata={"help": 'one or more, such as "a sks dog in the jungle"'}
-    )
-    prompts_file: str | None = field(default=None, metadata={"help": "a text file with one prompt per line"})
-    output: str = field(default="generated", metadata={"help": "folder for the pictures and grid.png"})
-    num_images: int = field(default=4, metadata={"help": "pictures per prompt"})
-    seed: int = field(default=0, metadata={"help": "seed of each prompt's first picture; the next ones count up"})
-    negative_prompt: str | None = field(default=None, metadata={"help": "what should not be in the pictures"})
-    num_inference_steps: int = field(default=50, metadata={"help": "denoising steps"})
-    guidance_scale: float = field(default=7.5, metadata={"help": "how closely the prompt is followed"})
-    height: int | None = field(default=None, metadata={"help": "pixels; the model's own if unset"})
-    width: int | None = field(default=None, metadata={"help": "pixels; the model's own if unset"})
-    base_model: str | None = field(
-        default=None, metadata={"help": "base of LoRA weights that have no training config beside them"}
-    )
-    device: str | None = field(
-        default=None, metadata={"help": "cpu, cuda, cuda:1, mps; an accelerator if available, if unset"}
-    )
-    dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "precision"})
+    model: str | None = flag(None, "a trained model: the --output_dir of a training (pipeline or LoRA)")
+    prompt: list[str] = flag([], 'one or more, such as "a sks dog in the jungle"')
+    prompts_file: str | None = flag(None, "a text file with one prompt per line")
+    output: str = flag("generated", "folder for the pictures and grid.png")
+    num_images: int = flag(4, "pictures per prompt", min=1)
+    seed: int = flag(0, "seed of each prompt's first picture; the next ones count up", min=-(2**63), below=2**63)
+    negative_prompt: str | None = flag(None, "what should not be in the pictures")
+    num_inference_steps: int = flag(50, "denoising steps", min=1)
+    guidance_scale: float = flag(7.5, "classifier-free guidance: how closely the prompt is followed")
+    height: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
+    width: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
+    base_model: str | None = flag(None, "base model of LoRA weights that have no training config beside them")
+    device: str | None = flag(None, "cpu, cuda, cuda:1, mps; an accelerator if available, if unset")
+    dtype: Literal["float32", "bfloat16", "float16"] = flag("float32", "precision of the model")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.model:
             raise UserError("--model is missing; give the --output_dir of a finished training")
         if self.prompts_file:
@@ -61,8 +55,6 @@ class GenerateFlags:
             raise UserError("no prompt; give --prompt, or --prompts_file with one per line")
         check_words("prompt", *self.prompt)
         check_words("negative_prompt", self.negative_prompt)
-        if not -(2**63) <= self.seed < 2**63:
-            raise UserError(f"--seed {self.seed} must lie in [-2^63, 2^63)")
         check_drawing(self.num_images, self.num_inference_steps, self.height, self.width)
 
 

@@ -1,34 +1,31 @@
 """`persam-dreambooth import`: another trainer's photos and masks, to train on or to edit here."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from persam_dreambooth.cli.export import TRAINERS, refuse_unknown, shortened
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.formats import IMAGES, import_masks
 from persam_dreambooth.words import counted
 
 
 @dataclass
-class ImportFlags:
+class ImportFlags(Flags):
     """Flags of `import`."""
 
-    from_: str | None = field(default=None, metadata={"aliases": ["--from"], "help": f"the trainer: {TRAINERS}"})
-    input: str | None = field(
-        default=None,
-        metadata={
-            "help": "the trainer's folder: its photos, or images/ and masks/ in it, or the JSON file that lists them"
-        },
+    from_: str | None = flag(None, f"the trainer: {TRAINERS}", spelling="--from")
+    input: str | None = flag(
+        None, "the trainer's folder: its photos, or images/ and masks/ in it, or the JSON file that lists them"
     )
-    images: str | None = field(default=None, metadata={"help": "folder of the photos, if it has another name"})
-    masks: str | None = field(default=None, metadata={"help": "folder of the masks, if it has another name"})
-    category: str | None = field(
-        default=None, metadata={"help": "name of the subject's category in a COCO file with several"}
-    )
-    output: str | None = field(default=None, metadata={"help": "new folder for images/, masks/ and manifest.jsonl"})
+    images: str | None = flag(None, "folder of the photos, if it has another name")
+    masks: str | None = flag(None, "folder of the masks, if it has another name")
+    category: str | None = flag(None, "name of the subject's category in a COCO file with several")
+    output: str | None = flag(None, "new folder for images/, masks/ and manifest.jsonl")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         refuse_unknown("--from", self.from_)
         if not self.input and not self.images:
             raise UserError("--input is missing; give the folder that holds the trainer's photos and masks")

@@ -8,19 +8,31 @@ import re
 from argparse import (
     SUPPRESS,
     Action,
-    ArgumentDefaultsHelpFormatter,
     ArgumentParser,
+    HelpFormatter,
     Namespace,
     _ArgumentGroup,
 )
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, NoReturn, Self, get_args, get_origin
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.flag_values import NUMBERS, as_word, did_you_mean, switch, typed_fields
-from persam_dreambooth.yaml_files import read_yaml
+from persam_dreambooth.flag_values import (
+    NUMBERS,
+    as_word,
+    did_you_mean,
+    read_settings,
+    read_value,
+    renamed,
+    say_renamed,
+    setting,
+    shown,
+    switch,
+    with_new_names,
+)
+from persam_dreambooth.flags import Flag, flags_of
 
 LONGEST = 300
 """Maximum number of characters of an error that quotes user input."""
@@ -35,24 +47,18 @@ class Parser(ArgumentParser):
         raise UserError(f"{message if len(message) <= LONGEST else message[:LONGEST] + '...'}; see --help")
 
 
-class HelpFormatter(ArgumentDefaultsHelpFormatter):
-    """Show each flag in one spelling, with its default if it has one; keep the description's line breaks."""
+class FlagHelp(HelpFormatter):
+    """Show each flag in one spelling; keep the description's line breaks."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(indent + line for line in text.splitlines())
 
-    def _get_help_string(self, action: Action) -> str:
-        text = action.help or ""
-        if action.default in (None, SUPPRESS, []) or (action.const is True and action.default is False):
-            return text
-        return f"{text} (default: {'on' if action.default is True else action.default})"
-
     def _format_action_invocation(self, action: Action) -> str:
         if not action.option_strings or action.dest == "help":
             return super()._format_action_invocation(action)
-        flag = action.option_strings[0].rstrip("_")  # the other spelling has dashes for underscores
-        switch = action.nargs == 0 or action.const is True
-        return flag if switch else f"{flag} {self._format_args(action, action.dest.upper().rstrip('_'))}"
+        flag = action.option_strings[0]  # the other spelling has dashes for underscores
+        is_switch = action.nargs == 0 or action.const is True
+        return flag if is_switch else f"{flag} {self._format_args(action, flag.removeprefix('--').upper())}"
 
 
 def parse(
@@ -69,7 +75,7 @@ def parse(
     is checked in the same way as the flag's.
 
     Args:
-        groups: dataclasses with `field(metadata={"help": ...})`; each may name a `_argument_group_name`.
+        groups: dataclasses whose fields are `flag(...)`.
         argv: the arguments, without the program.
         program: its name in help and errors.
         description: one line for the help.
@@ -81,22 +87,21 @@ def parse(
             `__post_init__` refuses.
     """
     parser = _build_parser(groups, program, description, essential, example)
+    argv = _with_new_names(argv, groups)
     first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
-    config = first.parse_known_args(argv)[0].config
-    # `from` is a Python keyword: its field is `from_`.
-    known = {flag.name.rstrip("_"): flag for group in groups for flag in fields(group)}
-    settings, lists = _flags_from(Path(config), known) if config else ([], {})
-    if config:
-        _refuse_wrong_kinds(parser, settings, config)
-    parser.set_defaults(**lists)
-    namespace, unknown = parser.parse_known_args([*settings, *argv])
+    path = first.parse_known_args(argv)[0].config
+    config = _Config.read(Path(path), groups) if path else _Config()
+    if path:
+        _refuse_wrong_kinds(parser, config.words, path)
+    parser.set_defaults(**config.several)
+    namespace, unknown = parser.parse_known_args([*config.words, *argv])
     if unknown:
-        raise UserError(_unknown(unknown[0], list(known)))
+        raise UserError(_unknown(unknown[0], shown(flags_of(*groups))))
     try:
         return [_build(group, namespace) for group in groups]
     except UserError as error:
-        raise UserError(f"{error}{_origin(str(error), config, settings, argv)}") from error
+        raise UserError(f"{error}{_origin(str(error), path, config, argv)}") from error
 
 
 def _build_parser(
@@ -107,81 +112,126 @@ def _build_parser(
         usage=f"{program} [--config FILE.yaml] [flags]",
         description=f"{description}\n\nexample:\n  {program} {example}" if example else description,
         allow_abbrev=False,
-        formatter_class=HelpFormatter,
+        formatter_class=FlagHelp,
     )
     parser.add_argument(
         "--config", metavar="FILE.yaml", help="a YAML file of flags; flags on the command line take precedence"
     )
-    flags = {flag.name: (flag, kind) for group in groups for flag, kind in typed_fields(group)}
     if essential:
+        flags = {flag.name: flag for flag in flags_of(*groups)}
         section = parser.add_argument_group("the most important flags")
         for name in essential:
-            _add_flag(section, *flags[name])
+            _add_flag(section, flags[name])
     for group in groups:
         section = parser.add_argument_group(getattr(group, "_argument_group_name", "more flags"))
-        for flag, kind in typed_fields(group):
+        for flag in flags_of(group):
             if flag.name not in essential:
-                _add_flag(section, flag, kind)
+                _add_flag(section, flag)
     return parser
 
 
-def _add_flag(section: _ArgumentGroup, flag: Field[Any], kind: Any) -> None:
-    """Add a field as a flag, in both spellings; a switch that is on by default also gets a `--no_` flag."""
-    default = flag.default if flag.default_factory is MISSING else flag.default_factory()
-    shared: dict[str, Any] = {"default": default, "help": flag.metadata.get("help"), "dest": flag.name}
-    spellings = [f"--{flag.name}", f"--{flag.name.replace('_', '-')}", *flag.metadata.get("aliases", ())]
-    if kind is bool:
+def _add_flag(section: _ArgumentGroup, flag: Flag) -> None:
+    """Add a flag in both spellings; a switch that is on by default, or may be, also gets a `--no_` flag."""
+    shared: dict[str, Any] = {"default": flag.default, "help": _help(flag), "dest": flag.name}
+    spellings = dict.fromkeys((flag.spelling, flag.spelling.replace("_", "-"), f"--{flag.name}"))
+    if flag.kind is bool:
         section.add_argument(*spellings, type=switch, nargs="?", const=True, **shared)
-        if default is True:
+        if flag.default is not False:
             opposite = [f"--no_{flag.name}", f"--no-{flag.name.replace('_', '-')}"]
-            text = f"the opposite of --{flag.name}"
+            text = SUPPRESS if flag.hidden else f"the opposite of --{flag.name}"
             section.add_argument(*opposite, action="store_false", dest=flag.name, default=SUPPRESS, help=text)
-    elif get_origin(kind) is Literal:
-        section.add_argument(*spellings, choices=get_args(kind), **shared)
-    elif get_origin(kind) is list:
-        section.add_argument(*spellings, type=get_args(kind)[0], nargs="+", **shared)
+    elif get_origin(flag.kind) is Literal:
+        section.add_argument(*spellings, choices=get_args(flag.kind), **shared)
+    elif get_origin(flag.kind) is list:
+        section.add_argument(*spellings, type=get_args(flag.kind)[0], nargs="+", **shared)
+    elif get_origin(flag.kind) is dict:
+        section.add_argument(*spellings, type=setting, nargs="+", metavar="KEY=VALUE", **shared)
     else:
-        section.add_argument(*spellings, type=NUMBERS.get(kind, kind), **shared)
+        section.add_argument(*spellings, type=NUMBERS.get(flag.kind, flag.kind), **shared)
+
+
+def _help(flag: Flag) -> str:
+    """Return the help of a flag, with its bounds and its default in brackets."""
+    if flag.hidden:
+        return SUPPRESS
+    remarks = [str(flag.bounds)] if flag.bounds else []
+    if flag.default is not None and flag.default not in ([], {}) and flag.default is not False:
+        remarks.append(f"default: {'on' if flag.default is True else flag.default}")
+    text = f"{flag.help} ({'; '.join(remarks)})" if remarks else flag.help
+    return text.replace("%", "%%")  # argparse substitutes what follows a single one
 
 
 def _build(group: type, namespace: Namespace) -> Any:
-    return group(**{flag.name: getattr(namespace, flag.name) for flag in fields(group)})
+    values = {flag.name: getattr(namespace, flag.name) for flag in flags_of(group)}
+    pairs = {flag.name: dict(values[flag.name]) for flag in flags_of(group) if get_origin(flag.kind) is dict}
+    return group(**values | pairs)
 
 
-def _flags_from(path: Path, known: dict[str, Field[Any]]) -> tuple[list[str], dict[str, list[str]]]:
-    """Read a YAML file into flags, and separately the values of flags that take several."""
-    settings = read_yaml(path, "config")
-    if not isinstance(settings, dict):
-        raise UserError(f"the config {path} must be lines of `key: value`, one for each flag")
-    flags: list[str] = []
-    lists: dict[str, list[str]] = {}
-    for key, value in settings.items():
-        if key not in known:
-            raise UserError(f"unknown key {key!r} in {path}{did_you_mean(str(key), list(known))}")
-        flag, where = known[key], f" in {path}"
-        if flag.default_factory is list:
-            lists[key] = [as_word(flag, word, where) for word in (value if isinstance(value, list) else [value])]
-        elif value is not None:
-            flags.append(f"--{key}={as_word(flag, value, where)}")
-    return flags, lists
+def _with_new_names(argv: Sequence[str], groups: Sequence[type]) -> list[str]:
+    """Replace old names of flags by today's, and say so once for each."""
+    new, words, said = renamed(groups), list[str](), set[str]()
+    for word in argv:
+        spelling, equals, value = word.partition("=")
+        old = spelling.removeprefix("--").replace("-", "_")
+        if not spelling.startswith("--") or old not in new:
+            words.append(word)
+            continue
+        if old not in said:
+            say_renamed(old, new[old])
+            said.add(old)
+        words.append(f"--{new[old]}{equals}{value}")
+    return words
 
 
-def _refuse_wrong_kinds(parser: Parser, settings: list[str], config: str) -> None:
+@dataclass(frozen=True)
+class _Config:
+    """The flags of a YAML file.
+
+    Attributes:
+        words: flags of one value, as the command line would hold them.
+        several: values of the flags that take several.
+    """
+
+    words: list[str] = field(default_factory=list)
+    several: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path, groups: Sequence[type]) -> Self:
+        """Read a file; errors as `parse`."""
+        settings, where = read_settings(path), f" in {path}"
+        known = {flag.spelling.removeprefix("--"): flag for flag in flags_of(*groups)}
+        config = cls()
+        for key, value in with_new_names(settings, groups, where).items():
+            if key not in known:
+                raise UserError(f"unknown key {key!r}{where}{did_you_mean(str(key), shown(known.values()))}")
+            flag = known[key]
+            if value is None:
+                continue
+            if get_origin(flag.kind) in (list, dict):
+                config.several[flag.name] = read_value(flag, value, where)
+            else:
+                config.words.append(f"--{key}={as_word(flag, value, where)}")
+        return config
+
+    def sets(self, flag: str) -> bool:
+        """Return whether a flag, such as `--seed`, is in the file."""
+        return flag.removeprefix("--") in self.several or any(word.startswith(f"{flag}=") for word in self.words)
+
+
+def _refuse_wrong_kinds(parser: Parser, words: list[str], path: str) -> None:
     try:
-        parser.parse_known_args(settings)
+        parser.parse_known_args(words)
     except UserError as error:
-        raise UserError(f"in {config}: {error}") from error
+        raise UserError(f"in {path}: {error}") from error
 
 
-def _origin(message: str, config: str | None, settings: list[str], argv: list[str]) -> str:
+def _origin(message: str, path: str | None, config: _Config, argv: list[str]) -> str:
     """Say that the first flag in an error message was set in the config, unless the command line set it."""
     named = re.search(r"--\w+", message)
     given = {word.partition("=")[0].replace("-", "_") for word in argv}
-    if config is None or named is None or named[0].replace("-", "_") in given:
+    if path is None or named is None or named[0].replace("-", "_") in given:
         return ""
-    return (
-        f" ({named[0]} is set in {config})" if any(setting.startswith(f"{named[0]}=") for setting in settings) else ""
-    )
+    return f" ({named[0]} is set in {path})" if config.sets(named[0]) else ""
 
 
 def _unknown(word: str, names: list[str]) -> str:

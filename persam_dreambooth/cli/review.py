@@ -1,7 +1,7 @@
 """`persam-dreambooth review`: a browser page to view, correct and approve masks."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from socket import socket
@@ -11,8 +11,9 @@ from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.cli.segment import MethodFlags
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.flags import Flags, flag
 
-if TYPE_CHECKING:  # torch takes seconds to import, and --help none of it
+if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     from persam_dreambooth.preprocessing.references import ReferenceFiles
     from persam_dreambooth.review.album import Album
     from persam_dreambooth.review.workspace import Workspace
@@ -24,45 +25,33 @@ PASSWORD_VARIABLE = "PERSAM_REVIEW_PASSWORD"
 
 
 @dataclass
-class ReviewFlags:
+class ReviewFlags(Flags):
     """Flags of `review`."""
 
-    images: str | None = field(
-        default=None, metadata={"help": "folder of photos, or of such folders; segmented or not"}
+    images: str | None = flag(None, "folder of photos, or of such folders; segmented or not")
+    output: str | None = flag(
+        None,
+        "folder of the masks (the --output of `segment`); with several folders of photos it has a folder "
+        "for each; segmented/ inside --images if unset",
     )
-    output: str | None = field(
-        default=None,
-        metadata={
-            "help": "folder of the masks (the --output of `segment`); with several folders of photos it has a folder "
-            "for each; segmented/ inside --images if unset"
-        },
+    run: list[str] = flag([], "a training's --output_dir to look at and generate from; or several")
+    host: str = flag("127.0.0.1", "address to listen on; a password is needed for any other than this machine's own")
+    port: int = flag(7860, "port to listen on; 0 picks a free one", min=0, max=2**16 - 1)
+    password: str | None = flag(
+        None,
+        "password for the page, with any user name; better set in the environment variable "
+        f"{PASSWORD_VARIABLE}, since others can read a command line",
     )
-    run: list[str] = field(
-        default_factory=list, metadata={"help": "a training's --output_dir to look at and generate from; or several"}
+    presence: str | None = flag(
+        None, "file of the presence rule, as `segment` takes it; presence.json beside the SAM if unset"
     )
-    host: str = field(
-        default="127.0.0.1", metadata={"help": "address to listen on; any but this machine's own needs a password"}
-    )
-    port: int = field(default=7860, metadata={"help": "port to listen on; 0 picks a free one"})
-    password: str | None = field(
-        default=None,
-        metadata={
-            "help": "password for the page, with any user name; better set in the environment variable "
-            f"{PASSWORD_VARIABLE}, since others can read a command line"
-        },
-    )
-    presence: str | None = field(
-        default=None,
-        metadata={"help": "file of the presence rule, as `segment` takes it; presence.json beside the SAM if unset"},
-    )
-    embedding_cache: str | None = field(default=None, metadata={"help": "folder to cache encoded photos in"})
+    embedding_cache: str | None = flag(None, "folder to cache encoded photos in")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.password = self.password or os.environ.get(PASSWORD_VARIABLE) or None
         if not self.images:
             raise UserError("--images is missing; give the folder that holds the photos")
-        if not 0 <= self.port < 2**16:
-            raise UserError(f"--port {self.port} must lie in 0 to {2**16 - 1}")
         from persam_dreambooth.review.passwords import check_password
         from persam_dreambooth.review.server import check_host
 

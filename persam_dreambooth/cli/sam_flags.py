@@ -1,30 +1,27 @@
 """Flags of all verbs with a SAM."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-if TYPE_CHECKING:  # torch takes seconds to import, and --help none of it
+from persam_dreambooth.flags import Flags, flag
+
+if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     import torch
 
     from persam_dreambooth.segmentation import Backbone
 
 
 @dataclass
-class SamFlags:
+class SamFlags(Flags):
     """The SAM, its device and its precision."""
 
     _argument_group_name: ClassVar[str] = "the SAM"
 
-    sam: str = field(
-        default="facebook/sam-vit-huge",
-        metadata={"help": "a SAM: hub name, folder, or original .pth checkpoint; the paper's is ViT-H"},
+    sam: str = flag(
+        "facebook/sam-vit-huge", "a SAM: hub name, folder, or original .pth checkpoint; the paper's is ViT-H"
     )
-    device: str | None = field(
-        default=None, metadata={"help": "cpu, cuda, cuda:1, mps; an accelerator if available, if unset"}
-    )
-    dtype: Literal["float32", "bfloat16", "float16"] = field(
-        default="float32", metadata={"help": "precision of SAM's image encoder"}
-    )
+    device: str | None = flag(None, "cpu, cuda, cuda:1, mps; an accelerator if available, if unset")
+    dtype: Literal["float32", "bfloat16", "float16"] = flag("float32", "precision of SAM's image encoder")
 
     @property
     def torch_dtype(self) -> "torch.dtype":

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -11,10 +11,11 @@ from persam_dreambooth.cli import guarded
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestIndex
 from persam_dreambooth.words import counted
 
-if TYPE_CHECKING:  # these load torch, which takes seconds, and --help needs none of it
+if TYPE_CHECKING:  # these import torch, which takes seconds, and --help does not need it
     from accelerate import PartialState
 
     from persam_dreambooth.preprocessing import SegmentationJob
@@ -36,82 +37,50 @@ ESSENTIAL = (
 EXAMPLE = "--images dog --reference dog/00.jpg --reference_mask dog-00.png --output dog-masks"
 
 NAMED = 10
-"""Maximum number of doubted photos named on the screen; the manifest has them all."""
+"""Maximum number of uncertain photos named on the screen; the manifest has them all."""
 
 
 @dataclass
-class SegmentFlags:
+class SegmentFlags(Flags):
     """Flags of `segment`."""
 
-    images: str | None = field(default=None, metadata={"help": "folder of photos"})
-    reference: list[str] = field(
-        default_factory=list, metadata={"help": "a photo in which you mark the subject; or several"}
+    images: str | None = flag(None, "folder of photos")
+    reference: list[str] = flag([], "reference image: a photo in which you mark the subject; or several")
+    reference_mask: list[str] = flag(
+        [], "its mask: the subject painted in any colour on black, the photo's size; one per reference"
     )
-    reference_mask: list[str] = field(
-        default_factory=list,
-        metadata={"help": "its mask: the subject painted in any colour on black, the photo's size; one for each"},
+    reference_box: list[str] = flag(
+        [], "instead of a mask, the box around the subject as left,top,right,bottom in pixels"
     )
-    reference_box: list[str] = field(
-        default_factory=list,
-        metadata={"help": "instead of a mask, the box around the subject as left,top,right,bottom in pixels"},
+    reference_points: list[str] = flag([], "or points on it as x,y, and beside it as x,y,0; for a single reference")
+    reference_scribble: list[str] = flag([], "or a drawing, on black, whose strokes lie on the subject")
+    pick_reference: bool = flag(False, "use only the reference that best finds the subject in the others")
+    output: str | None = flag(None, "folder for masks/, overlays/, contact_sheet.png and manifest.jsonl")
+    recursive: bool = flag(False, "segment the folders in --images too; each gets its own folder in --output")
+    again: bool = flag(
+        False,
+        "reuse the output folder of another run: masks that you corrected or approved are kept, the others made again",
     )
-    reference_points: list[str] = field(
-        default_factory=list,
-        metadata={"help": "or points on it as x,y, and beside it as x,y,0; for a single reference"},
+    batch_size: int = flag(4, "photos per batch of the image encoder", min=1)
+    subject_name: list[str] = flag(
+        [], "with several subjects: the name of the subject of each --reference; each gets its own folder"
     )
-    reference_scribble: list[str] = field(
-        default_factory=list, metadata={"help": "or a drawing, on black, whose strokes lie on the subject"}
+    presence: str | None = flag(
+        None,
+        "file of the presence rule (is the subject there at all?), from `evaluate presence`; "
+        "presence.json beside the SAM if unset",
     )
-    pick_reference: bool = field(
-        default=False, metadata={"help": "use only the one of several references that best finds the others' subject"}
-    )
-    output: str | None = field(
-        default=None, metadata={"help": "folder for masks/, overlays/, contact_sheet.png and manifest.jsonl"}
-    )
-    recursive: bool = field(
-        default=False,
-        metadata={"help": "segment the folders in --images too; each gets its own folder in --output"},
-    )
-    again: bool = field(
-        default=False,
-        metadata={
-            "help": "reuse the output folder of another run: masks that you corrected or approved stay, the "
-            "others are made again"
-        },
-    )
-    batch_size: int = field(default=4, metadata={"help": "photos per batch of the image encoder"})
-    subject_name: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "with several subjects: the name of the subject of each --reference; each gets its own folder"
-        },
-    )
-    presence: str | None = field(
-        default=None,
-        metadata={
-            "help": "file of the presence rule (is the subject there at all?), from `evaluate presence`; "
-            "presence.json beside the SAM if unset"
-        },
-    )
-    all_instances: bool = field(
-        default=False, metadata={"help": "a mask covers every instance of the subject; also writes instances/"}
-    )
-    dataloader_num_workers: int = field(
-        default=0, metadata={"help": "processes that decode photos; 0 decodes them in this one"}
-    )
-    embedding_cache: str | None = field(
-        default=None, metadata={"help": "folder to cache encoded photos in, for the next subject in this album"}
-    )
+    all_instances: bool = flag(False, "masks cover every instance of the subject; also writes instances/")
+    dataloader_num_workers: int = flag(0, "processes that decode photos; 0 decodes them in this one", min=0)
+    embedding_cache: str | None = flag(None, "folder to cache encoded photos in, for the next subject in this album")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("images", "reference", "output"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing; see --help")
         if self.pick_reference and len(self.reference) < 2:
             raise UserError("--pick_reference chooses among several; give more than one --reference, or drop it")
-        for name, least in (("batch_size", 1), ("dataloader_num_workers", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name} {getattr(self, name)} must be at least {least}")
         self.references()
 
     def references(self) -> "tuple[ReferenceFiles, ...]":
@@ -145,40 +114,29 @@ class SegmentFlags:
 
 
 @dataclass
-class MethodFlags:
+class MethodFlags(Flags):
     """Variant of PerSAM and its settings."""
 
     _argument_group_name: ClassVar[str] = "the method"
 
-    method: Literal["persam", "persam-f"] = field(
-        default="persam",
-        metadata={"help": "training-free, or with the two weights of PerSAM-F, fitted on the reference in a second"},
+    method: Literal["persam", "persam-f"] = flag(
+        "persam", "training-free, or with the two weights of PerSAM-F, fitted on the reference in a second"
     )
-    fidelity: Literal["corrected", "official", "paper"] = field(
-        default="corrected",
-        metadata={
-            "help": "corrected: right on photos of any shape; official: as the authors' code; paper: as printed"
-        },
+    fidelity: Literal["corrected", "official", "paper"] = flag(
+        "corrected", "corrected: right on photos of any shape; official: as the authors' code; paper: as printed"
     )
-    alpha: float = field(
-        default=1.0, metadata={"help": "weight of the attention bias in equation 8; for --fidelity paper"}
+    alpha: float = flag(1.0, "weight of the attention bias in equation 8; for --fidelity paper")
+    refinement: bool = flag(True, "cascaded post-refinement, two further decoder passes")
+    negative_prior: bool = flag(True, "persam only: prompt with the least similar point as background")
+    guided_attention: bool = flag(True, "persam only: target-guided attention")
+    semantic_prompting: bool = flag(True, "persam only: target-semantic prompting")
+    edge_padding: float = flag(
+        0.0,
+        "pad the photo by repeating its edge, by this share of its longer side, such as 0.06: finds more of a "
+        "subject that the edge cuts off, a little less of whole ones; for --fidelity corrected",
     )
-    refinement: bool = field(default=True, metadata={"help": "cascaded post-refinement, two further decoder passes"})
-    negative_prior: bool = field(
-        default=True, metadata={"help": "persam only: prompt with the least similar point as background"}
-    )
-    guided_attention: bool = field(default=True, metadata={"help": "persam only: target-guided attention"})
-    semantic_prompting: bool = field(default=True, metadata={"help": "persam only: target-semantic prompting"})
-    edge_padding: float = field(
-        default=0.0,
-        metadata={
-            "help": "pad the photo by repeating its edge, by this share of its longer side (0.06): finds more of a "
-            "subject that the edge cuts, a little less of whole ones; for --fidelity corrected"
-        },
-    )
-    features: str | None = field(
-        default=None,
-        metadata={"help": "a DINOv2 or DINOv3, hub name or folder, that locates the subject instead of the SAM"},
+    features: str | None = flag(
+        None, "a DINOv2 or DINOv3, hub name or folder, that locates the subject instead of the SAM"
     )
 
     def chosen_method(self) -> "Method":
@@ -282,17 +240,19 @@ def _say(folder: Path) -> None:
     """Print the results of a folder; the manifest is read line by line, since an album may be large."""
     from persam_dreambooth.preprocessing import SHEET_NAME
 
-    count, doubted = Counter[str](), list[str]()
+    count, uncertain = Counter[str](), list[str]()
     for entry in ManifestIndex(folder / MANIFEST_NAME):
         count["failed" if entry.error else "masks"] += 1
         if entry.uncertain:
-            count["doubted"] += 1
-            doubted = [*doubted, Path(entry.photo).name][:NAMED]
+            count["uncertain"] += 1
+            uncertain = [*uncertain, Path(entry.photo).name][:NAMED]
     left_out = f", {count['failed']} left out (see the manifest)" if count["failed"] else ""
     print(f"{counted(count['masks'], 'mask')} in {printable(str(folder / 'masks'))}{left_out}")
-    if doubted:
-        named = ", ".join(doubted) + (" ..." if count["doubted"] > NAMED else "")
-        print(f"the subject is uncertain in {count['doubted']} of them, which training leaves out: {printable(named)}")
+    if uncertain:
+        named = ", ".join(uncertain) + (" ..." if count["uncertain"] > NAMED else "")
+        print(
+            f"the subject is uncertain in {count['uncertain']} of them, which training leaves out: {printable(named)}"
+        )
     print(f"look at them: {printable(str(folder / SHEET_NAME))}")
 
 

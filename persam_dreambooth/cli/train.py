@@ -1,4 +1,4 @@
-"""`persam-dreambooth train`, and what `train_dreambooth_persam.py` runs: DreamBooth with masks."""
+"""`persam-dreambooth train`, which `train_dreambooth_persam.py` runs too: DreamBooth with masks."""
 
 import shlex
 
@@ -29,9 +29,9 @@ EXAMPLE = (
 
 
 def run(program: str, argv: list[str]) -> None:
-    """Train, then say where the model lies."""
+    """Train, then print the path of the model."""
     config = read_config(program, argv)
-    # Below this line, since these take seconds to import, and --help and most mistakes need none of them.
+    # Imported here, since it takes seconds, and --help and most mistakes do not need it.
     from persam_dreambooth.training.main import train
 
     train(config)
@@ -44,7 +44,7 @@ def read_config(program: str, argv: list[str]) -> TrainingConfig:
 
 
 def say_where(config: TrainingConfig) -> None:
-    """Print, in the first of several processes, where the model lies and how to try it."""
+    """Print the path of the model and how to try it, in the first of several processes."""
     if not is_first_process():
         return
     from persam_dreambooth.training.data.concepts import read_concepts

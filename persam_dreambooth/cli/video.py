@@ -1,6 +1,6 @@
 """`persam-dreambooth video`: follow subjects through a video; writes a mask per frame and an overlay video."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +8,7 @@ from persam_dreambooth.cli.export import shortened
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.words import counted
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help does not need it
@@ -19,42 +20,32 @@ EXAMPLE = "--video dog.mp4 --first_mask dog-first-frame.png --output dog-video"
 
 
 @dataclass
-class VideoFlags:
+class VideoFlags(Flags):
     """Flags of `video`."""
 
-    video: str | None = field(default=None, metadata={"help": "a video file, or a folder of frames"})
-    first_mask: str | None = field(
-        default=None,
-        metadata={
-            "help": "where the subjects are in the first frame: one mask, or a palette PNG with labels 1, 2, ..."
-        },
+    video: str | None = flag(None, "a video file, or a folder of frames")
+    first_mask: str | None = flag(
+        None, "where the subjects are in the first frame: one mask, or a palette PNG with labels 1, 2, ..."
     )
-    subject: list[str] = field(
-        default_factory=list,
-        metadata={"help": "or subjects that `segment` saved (subject.safetensors), searched for in all frames"},
+    subject: list[str] = flag([], "or subjects that `segment` saved (subject.safetensors), searched for in all frames")
+    output: str | None = flag(None, "folder for masks/, frames.jsonl and overlay.mp4")
+    memory: str | None = flag(
+        None,
+        "follow with the learned memory of this SAM 2 or EdgeTAM video model (hub name or folder), "
+        "instead of with the authors' method; --sam is then used only for --subject",
     )
-    output: str | None = field(default=None, metadata={"help": "folder for masks/, frames.jsonl and overlay.mp4"})
-    memory: str | None = field(
-        default=None,
-        metadata={
-            "help": "follow with the learned memory of this SAM 2 or EdgeTAM video model (hub name or folder), "
-            "instead of with the authors' method; --sam is then used only for --subject"
-        },
-    )
-    lost_below: float = field(
-        default=0.7,
-        metadata={
-            "help": "mask quality below which a subject counts as gone until it is found again; 0 never does; "
-            "with --memory: below which a subject is not followed from a mask of --sam"
-        },
+    lost_below: float = flag(
+        0.7,
+        "mask quality below which a subject counts as lost until it is found again; 0 never does; "
+        "with --memory: below which a subject is not followed from a mask of --sam",
+        min=0,
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("video", "output"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing; see --help")
-        if not self.lost_below >= 0:  # NaN is not either
-            raise UserError(f"--lost_below {self.lost_below} is not a mask quality; give 0 or more, such as 0.7")
         if bool(self.first_mask) == bool(self.subject):
             raise UserError("a video takes its subjects from one flag; give --first_mask, or --subject")
 

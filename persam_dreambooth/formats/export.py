@@ -136,7 +136,7 @@ def export_beside(source: Source, convention: Convention) -> Exported:
     if bare:
         raise UserError(
             f"{convention.title} trains on all of a photo that has no mask: {', '.join(bare)}; remove them from the "
-            "folder, keep uncertain ones with --include_doubtful, or export to a new folder with --output"
+            "folder, keep uncertain ones with --include_uncertain, or export to a new folder with --output"
         )
     looks = _write_beside(source, targets, config, snippet)
     without_words = [pair.photo.name for pair in source.pairs if pair.caption is None]

@@ -40,7 +40,7 @@ class Source:
 
 
 def read_source(
-    masks: Path, images: Path | None = None, caption_extension: str = CAPTION, include_doubtful: bool = False
+    masks: Path, images: Path | None = None, caption_extension: str = CAPTION, include_uncertain: bool = False
 ) -> Source:
     """Pair photos and masks as training does.
 
@@ -48,7 +48,7 @@ def read_source(
         masks: folder of masks with their photos' names, or the folder that `persam-dreambooth segment` wrote.
         images: folder of photos; None takes those in segmentation's manifest.
         caption_extension: suffix of the text files beside the photos.
-        include_doubtful: keep photos in which segmentation is uncertain of the subject.
+        include_uncertain: keep photos in which segmentation is uncertain of the subject.
 
     Raises:
         UserError: no such folder; a list of photos without masks, masks without photos, clashing names, pictures
@@ -59,7 +59,7 @@ def read_source(
     entries = newest_entries(manifest)
     photos = _photos(images, entries, manifest)
     found = find_masks(folder, photos)
-    left_out = left_out_of(photos, found, entries, include_doubtful)
+    left_out = left_out_of(photos, found, entries, include_uncertain)
     problems = [f"{photo} does not exist" for photo in photos if not photo.is_file()]
     problems += [problem for place in filter(None, (images, folder)) for problem in foreign(place)]
     kept = [photo for photo in photos if photo not in left_out]
@@ -70,7 +70,7 @@ def read_source(
     if not kept:
         raise UserError(
             f"nothing to export: {'; '.join(left_out.values())}; look at the contact sheet, and keep photos whose "
-            "masks are right with --include_doubtful"
+            "masks are right with --include_uncertain"
         )
     captions = [read_caption(photo.with_suffix(caption_extension)) for photo in kept]
     pairs = [Pair(photo, found[photo.stem], caption) for photo, caption in zip(kept, captions, strict=True)]

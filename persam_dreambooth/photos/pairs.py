@@ -71,7 +71,10 @@ def unpaired_words(photos: Iterable[Path], folder: Path) -> str:
 
 
 def left_out_of(
-    photos: Sequence[Path], masks: Mapping[str, Path], entries: Sequence[ManifestEntry], include_doubtful: bool = False
+    photos: Sequence[Path],
+    masks: Mapping[str, Path],
+    entries: Sequence[ManifestEntry],
+    include_uncertain: bool = False,
 ) -> dict[Path, str]:
     """Find photos that could not be read, that a person excluded, or whose current mask is uncertain.
 
@@ -79,7 +82,7 @@ def left_out_of(
         photos: files, some of which may be missing.
         masks: by stem, as `find_masks` returns them.
         entries: of the manifest beside the masks' folder; none if there is no manifest.
-        include_doubtful: keep photos in which segmentation is uncertain of the subject.
+        include_uncertain: keep photos in which segmentation is uncertain of the subject.
 
     Returns:
         The photos to leave out, each with the reason.
@@ -98,7 +101,7 @@ def left_out_of(
             continue
         if entry.error is not None:
             left_out[photo] = entry.error
-        elif entry.uncertain and not include_doubtful and _is_its_mask(masks.get(photo.stem), entry):
+        elif entry.uncertain and not include_uncertain and _is_its_mask(masks.get(photo.stem), entry):
             left_out[photo] = doubt(photo, entry)
     return left_out
 

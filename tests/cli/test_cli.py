@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import sysconfig
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +14,25 @@ from persam_dreambooth import __version__
 from persam_dreambooth.cli import VERBS, main
 from persam_dreambooth.cli.convert import ConvertFlags
 from persam_dreambooth.cli.evaluate import GROUPS as EVALUATE
+from persam_dreambooth.cli.evaluate_generation import GenerationReportFlags
 from persam_dreambooth.cli.export import ExportFlags
 from persam_dreambooth.cli.generate import GenerateFlags
 from persam_dreambooth.cli.import_masks import ImportFlags
 from persam_dreambooth.cli.parsing import parse
+from persam_dreambooth.cli.review import GROUPS as REVIEW
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.cli.segment import GROUPS as SEGMENT
 from persam_dreambooth.cli.segment import MethodFlags, SegmentFlags
 from persam_dreambooth.cli.video import GROUPS as VIDEO
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.flags import Flags, flag, flags_of
 from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.segmentation import Method
 from persam_dreambooth.training.config import GROUPS, OptimizationConfig
 
 FLAGS = {
     "segment": SEGMENT,
+    "review": REVIEW,
     "video": VIDEO,
     "train": GROUPS,
     "generate": [GenerateFlags],
@@ -36,8 +40,10 @@ FLAGS = {
     "export": [ExportFlags],
     "import": [ImportFlags],
     "evaluate": EVALUATE,
+    "evaluate generation": [GenerationReportFlags],
 }
-EVERY_FLAG = [(verb, flag) for verb, groups in FLAGS.items() for group in groups for flag in fields(group)]
+EVERY_FLAG = [(verb, declared) for verb, groups in FLAGS.items() for declared in flags_of(*groups)]
+BOUNDED = [(verb, declared) for verb, declared in EVERY_FLAG if declared.bounds]
 REQUIRED = ["--images", "photos", "--reference", "dog.jpg", "--reference_mask", "dog.png", "--output", "out"]
 
 
@@ -133,13 +139,32 @@ def test_help_of_verb_lists_every_flag(capsys, verb):
         main([verb, "--help"])
     assert end.value.code == 0
     words = capsys.readouterr().out.split()
-    expected = {f"--{flag.name.rstrip('_')}" for flagged, flag in EVERY_FLAG if flagged == verb} | {"--config"}
-    assert expected <= set(words)
+    declared = [declared for flagged, declared in EVERY_FLAG if flagged == verb]
+    assert {flag.spelling for flag in declared if not flag.hidden} | {"--config"} <= set(words)
+    assert not {f"--{name}" for flag in declared for name in flag.old_names} & set(words)
+    assert not {flag.spelling for flag in declared if flag.hidden} & set(words)
 
 
-@pytest.mark.parametrize(("verb", "flag"), EVERY_FLAG, ids=[f"{verb}-{flag.name}" for verb, flag in EVERY_FLAG])
-def test_every_flag_has_help_text(verb, flag):
-    assert flag.metadata.get("help", "").strip()
+def named(pairs):
+    return [f"{verb}-{declared.name}" for verb, declared in pairs]
+
+
+@pytest.mark.parametrize(("verb", "declared"), EVERY_FLAG, ids=named(EVERY_FLAG))
+def test_every_flag_has_help_text(verb, declared):
+    assert declared.help.strip()
+
+
+@pytest.mark.parametrize(("verb", "declared"), BOUNDED, ids=named(BOUNDED))
+def test_number_outside_bounds_is_refused(verb, declared):
+    bounds = declared.bounds
+    outside = [bounds.min - 1, *(limit for limit in (bounds.below,) if limit is not None)]
+    outside += [bounds.max + 1] if bounds.max is not None else []
+    group = next(group for group in FLAGS[verb] if declared.name in {flag.name for flag in flags_of(group)})
+    for value in [*outside, float("nan"), float("inf")]:
+        built = group.__new__(group)
+        vars(built).update({flag.name: flag.default for flag in flags_of(group)} | {declared.name: value})
+        with pytest.raises(UserError, match=rf"^--{declared.name} {value} must (be|lie) "):
+            Flags.__post_init__(built)
 
 
 HEAVY = ("torch", "transformers", "diffusers", "accelerate", "peft", "datasets", "gradio")
@@ -179,8 +204,19 @@ def test_help_shows_defaults(capsys):
         main(["segment", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "(default: facebook/sam-vit-huge)" in text
-    assert "(default: 4)" in text
+    assert "photos per batch of the image encoder (at least 1; default: 4)" in text
     assert "the opposite of --refinement" in text
+
+
+def test_help_shows_bounds(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--rank RANK rank of the LoRA adapters; 4 if unset (at least 1)" in text
+    assert "(0 to 1; default: 0.0)" in text  # --background_weight
+    assert "(at least 0, below 1; default: 0.9)" in text  # --adam_beta1
+    assert "makes a run reproducible (at least 0, below 2^32)" in text
+    assert "--optimizer_args KEY=VALUE [KEY=VALUE ...]" in text
 
 
 def test_version_is_printed(capsys):
@@ -350,19 +386,67 @@ def test_unreadable_config_is_named(error_of, tmp_path):
         assert str(path) in error_of("segment", *REQUIRED, f"--config={path}")
 
 
-def test_flags_are_split_into_groups(config):
+def test_flags_are_split_into_groups(config, capsys):
     @dataclass
     class Colours:
-        paint: str = field(default="red", metadata={"help": "colour"})
+        paint: str = flag("red", "colour")
 
     @dataclass
     class Sizes:
-        width: int = field(default=1, metadata={"help": "100 % is 1"})
+        width: int = flag(1, "100 % is 1", min=1)
 
     colours, sizes = parse([Colours, Sizes], ["--width", "3", *config("paint: blue\n")], "program", "")
     assert (colours, sizes) == (Colours("blue"), Sizes(3))
     with pytest.raises(UserError, match="did you mean --paint"):
         parse([Colours, Sizes], ["--pain", "green"], "program", "")
+    with pytest.raises(SystemExit):
+        parse([Colours, Sizes], ["--help"], "program", "")
+    assert "100 % is 1 (at least 1; default: 1)" in capsys.readouterr().out
+
+
+# Old names
+
+
+@dataclass
+class Renamed(Flags):
+    weight: float = flag(0.0, "how much", min=0, max=1, old_names=["old_weight"])
+    keep: bool = flag(False, "keep all", old_names=["old_keep"])
+
+
+@pytest.mark.parametrize(
+    "argv", [["--old_weight", "0.5", "--old_keep"], ["--old-weight=0.5", "--old-keep", "true", "--old_keep"]]
+)
+def test_an_old_name_is_read_with_one_line_that_names_todays(argv, capsys):
+    assert parse([Renamed], argv, "program", "") == [Renamed(0.5, True)]
+    first, second = capsys.readouterr().err.splitlines()
+    assert "--old_weight is called --weight now" in first and "--old_keep is called --keep now" in second
+
+
+def test_an_old_name_in_a_config_is_read_with_one_line(config, capsys):
+    file = config("old_weight: 0.5\nkeep: true\n")
+    assert parse([Renamed], file, "program", "") == [Renamed(0.5, True)]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--old_weight in {file[1]} is called --weight now" in line
+
+
+def test_a_mistake_under_an_old_name_names_todays(config):
+    with pytest.raises(UserError, match=r"--weight 2.0 must lie in \[0, 1\]"):
+        parse([Renamed], ["--old_weight", "2"], "program", "")
+    with pytest.raises(UserError, match=r"old_weight .* is the old name of weight, which is given too; drop one"):
+        parse([Renamed], config("old_weight: 0.5\nweight: 0.5\n"), "program", "")
+    with pytest.raises(UserError, match="did you mean --weight"):
+        parse([Renamed], ["--wight", "2"], "program", "")
+
+
+def test_only_the_first_process_tells_the_new_name(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert parse([Renamed], ["--old_keep"], "program", "") == [Renamed(keep=True)]
+    assert capsys.readouterr().err == ""
+
+
+def test_export_takes_its_old_flag():
+    given = ["--to", "kohya", "--masks", "m", "--output", "o"]
+    assert parse([ExportFlags], [*given, "--include_doubtful"], "export", "")[0].include_uncertain
 
 
 # Whole runs

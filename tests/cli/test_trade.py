@@ -93,7 +93,7 @@ def test_uncertain_photos_are_left_out_and_named(tmp_path, command):
     assert code == 0
     assert "left out: the subject in sofa.png: not found, too red" in printed
     assert [path.name for path in (tmp_path / "a" / "images").iterdir()] == ["dog.png"]
-    _, printed, _ = command(*export, tmp_path / "b", "--include_doubtful")
+    _, printed, _ = command(*export, tmp_path / "b", "--include_uncertain")
     assert "left out" not in printed
     assert len(list((tmp_path / "b" / "images").iterdir())) == 2
     before = tree(tmp_path)

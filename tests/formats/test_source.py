@@ -58,19 +58,19 @@ def test_uncertain_and_broken_photos_are_left_out_with_reason(folder, images, ma
 
 
 def test_uncertain_photos_are_kept_on_request(folder):
-    source = read_source(folder / "out", include_doubtful=True)
+    source = read_source(folder / "out", include_uncertain=True)
     assert kept(source) == ["dog", "park", "reference", "sofa"]
     assert [photo.name for photo in source.left_out] == ["broken.jpg"]
 
 
-@pytest.mark.parametrize("include_doubtful", [False, True])
-def test_persons_decision_overrides_rule(folder, include_doubtful):
+@pytest.mark.parametrize("include_uncertain", [False, True])
+def test_persons_decision_overrides_rule(folder, include_uncertain):
     decided = {"dog": "excluded", "park": "approved", "sofa": None}
     manifest = folder / "out" / MANIFEST_NAME
     entries = [replace(entry, review=decided.get(Path(entry.photo).stem)) for entry in read_manifest(manifest)]
     write_manifest(manifest, entries)
-    source = read_source(folder / "out", include_doubtful=include_doubtful)
-    assert kept(source) == (["park", "reference", "sofa"] if include_doubtful else ["park", "reference"])
+    source = read_source(folder / "out", include_uncertain=include_uncertain)
+    assert kept(source) == (["park", "reference", "sofa"] if include_uncertain else ["park", "reference"])
     reasons = {photo.name: reason for photo, reason in source.left_out.items()}
     assert reasons["dog.png"] == "dog.png was excluded in review" and "park.png" not in reasons
 
@@ -96,7 +96,7 @@ def test_reasons_are_given_if_nothing_is_left(folder):
         (folder / "out" / "masks" / f"{name}.png").unlink()
     with pytest.raises(UserError, match="nothing to export") as error:
         read_source(folder / "out", folder / "photos")
-    assert all(name in list_of(error) for name in ("park", "sofa", "broken", "--include_doubtful"))
+    assert all(name in list_of(error) for name in ("park", "sofa", "broken", "--include_uncertain"))
 
 
 def test_missing_photos_and_masks_are_listed(folder):

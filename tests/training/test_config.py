@@ -92,6 +92,113 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path):
         pd.TrainingConfig.load(tmp_path / "nowhere.yaml")
 
 
+def test_an_old_name_is_a_keyword_with_one_line(capsys, tmp_path):
+    config = pd.TrainingConfig(**GIVEN, doubtful_photo_weight=0.5)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--doubtful_photo_weight is called --uncertain_photo_weight now" in line
+    assert config == pd.TrainingConfig(**GIVEN, uncertain_photo_weight=0.5) and "doubtful" not in str(config.flat())
+    path = tmp_path / "old.yaml"
+    path.write_text("doubtful_photo_weight: 0.5\n")
+    assert pd.TrainingConfig.load(path, **GIVEN) == config
+    assert pd.TrainingConfig.load(path, **GIVEN, uncertain_photo_weight=1.0).mask.uncertain_photo_weight == 1.0
+    assert f"in {path} is called" in capsys.readouterr().err
+    with pytest.raises(pd.UserError, match="drop one"):
+        pd.TrainingConfig(**GIVEN, doubtful_photo_weight=0.5, uncertain_photo_weight=0.5)
+
+
+PRODIGY = GIVEN | {"optimizer": "prodigy"}
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (
+            ["--optimizer_args", "beta3=0.9", "decouple=False", "d_coef=2"],
+            {"beta3": 0.9, "decouple": False, "d_coef": 2.0},
+        ),
+        (["--optimizer_args", "betas=0.9,0.99", "weight_decay=1e-2"], {"betas": [0.9, 0.99], "weight_decay": 0.01}),
+        (["--prodigy_beta3", "0.9", "--no_prodigy_decouple"], {"beta3": 0.9, "decouple": False}),
+        (
+            ["--prodigy_decouple=False", "--prodigy-safeguard-warmup", "no"],
+            {"decouple": False, "safeguard_warmup": False},
+        ),
+        (["--prodigy_beta3", "0.9", "--optimizer_args", "beta3=0.8"], {"beta3": 0.8}),
+        (["--prodigy_use_bias_correction"], {}),  # as it is without
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_settings_of_the_optimizer_are_read(words, expected, capsys):
+    config = of_flags(*as_words(PRODIGY), *words)
+    assert config.optimization.optimizer_args == expected
+    assert config == pd.TrainingConfig(**PRODIGY, optimizer_args=expected)
+    assert not {key for key in config.flat() if key.startswith("prodigy_")}
+    assert capsys.readouterr().err == ""  # diffusers' names stay
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["optimizer_args: {betas: [0.9, 0.99], d_coef: 2}", 'optimizer_args: ["betas=0.9,0.99", d_coef=2]'],
+)
+def test_settings_of_the_optimizer_in_yaml_are_a_mapping_or_a_list(written, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(written + "\n")
+    config = pd.TrainingConfig.load(path, **PRODIGY)
+    assert config.optimization.optimizer_args == {"betas": [0.9, 0.99], "d_coef": 2.0}
+    assert of_flags("--config", str(path), *as_words(PRODIGY)) == config
+    config.save(tmp_path)
+    assert pd.TrainingConfig.load(tmp_path).optimization == config.optimization
+    replaced = of_flags("--config", str(path), *as_words(PRODIGY), "--optimizer_args", "d_coef=1")
+    assert replaced.optimization.optimizer_args == {"d_coef": 1.0}
+
+
+@pytest.mark.parametrize(
+    "optimizer, given, words",
+    [
+        (
+            "adamw",
+            "decouple=True",
+            "decouple: adamw has no such setting; choose among betas, weight_decay, eps, amsgrad",
+        ),
+        (
+            "adamw8bit",
+            "amsgrad=True",
+            "amsgrad: adamw8bit has no such setting; choose among betas, weight_decay, eps, min",
+        ),
+        ("prodigy", "lr=1", "lr: prodigy has no such setting; choose among betas, weight_decay, eps, beta3, decouple"),
+        ("prodigy", "decouple=1", "decouple=1 must be True or False"),
+        ("prodigy", "beta3=1.0", "beta3=1.0 must lie in [0, 1)"),
+        ("prodigy", "slice_p=0", "slice_p=0 must be at least 1"),
+        ("prodigy", "slice_p=1.5", "slice_p=1.5 must be a whole number"),
+        ("adamw", "weight_decay='much'", "weight_decay=much must be a number"),
+        ("adamw", "weight_decay=True", "weight_decay=True must be a number"),
+        ("adamw", f"weight_decay=1{'0' * 400}", "must be finite"),
+        ("adamw", "betas=0.9", "betas=0.9 must be 2 numbers, such as 0.9,0.99"),
+        ("adamw", "betas=0.9,1.5", "must lie in [0, 1)"),
+        ("adamw", "eps=open('x')", "is not a number, True, False, None or a tuple"),
+        ("adamw", "eps", "'eps' is not KEY=VALUE"),
+    ],
+)
+def test_a_wrong_setting_of_the_optimizer_is_one_line(optimizer, given, words):
+    changed = GIVEN | {"optimizer": optimizer}
+    for read in (
+        lambda: of_flags(*as_words(changed), "--optimizer_args", given),
+        lambda: pd.TrainingConfig(**changed, optimizer_args=[given]),
+    ):
+        with pytest.raises(pd.UserError) as refused:
+            read()
+        assert "--optimizer_args" in str(refused.value) and words in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_saved_config_with_prodigys_old_flags_is_read(tmp_path):
+    old = "prodigy_beta3: null\nprodigy_decouple: false\nprodigy_safeguard_warmup: true\n"
+    path = tmp_path / "training_config.yaml"
+    path.write_text(old + "optimizer: adamw\n")  # which ignored them
+    assert pd.TrainingConfig.load(tmp_path, **GIVEN).optimization.optimizer_args == {}
+    path.write_text(old + "optimizer: prodigy\n")
+    assert pd.TrainingConfig.load(tmp_path, **GIVEN).optimization.optimizer_args == {"decouple": False}
+
+
 def test_groups_can_be_replaced_and_editors_see_every_keyword():
     config = pd.TrainingConfig(**GIVEN)
     changed = replace(config, data=replace(config.data, resolution=64))

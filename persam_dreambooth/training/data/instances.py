@@ -92,7 +92,7 @@ def find_instances(concept: Concept, config: TrainingConfig, sizes: Sequence[Siz
         masks |= own
     for photo, reason in excluded.items():
         warn(f"left out{_of_folder(photo, concept)}: {reason}")
-    weight, instances, doubted = config.mask.doubtful_photo_weight, [], dict[Path, str]()
+    weight, instances, doubted = config.mask.uncertain_photo_weight, [], dict[Path, str]()
     for photo in (path for path in plain if path not in excluded):
         mask, entry = masks[photo], known.get((digest(photo), digest(masks[photo])))
         if entry is None:
@@ -106,7 +106,7 @@ def find_instances(concept: Concept, config: TrainingConfig, sizes: Sequence[Siz
     if not instances:
         raise UserError(_nothing_left(doubted))
     for photo, reason in doubted.items():
-        warn(f"left out{_of_folder(photo, concept)}: {reason}; --doubtful_photo_weight trains on it")
+        warn(f"left out{_of_folder(photo, concept)}: {reason}; --uncertain_photo_weight trains on it")
     left_out |= excluded | doubted
     return Found(instances, left_out, _manifest(instances, left_out, known, config, digest))
 
@@ -116,7 +116,7 @@ def _nothing_left(doubted: Mapping[Path, str]) -> str:
         return "every photo was excluded in review; approve some with `persam-dreambooth review`"
     return (
         f"segmentation is not sure of the subject in any photo ({'; '.join(doubted.values())}); look at the contact "
-        "sheet, and train on them anyway with --doubtful_photo_weight 1"
+        "sheet, and train on them anyway with --uncertain_photo_weight 1"
     )
 
 

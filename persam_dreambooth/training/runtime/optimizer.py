@@ -11,13 +11,15 @@ from torch.optim import Optimizer
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import OptimizationConfig
+from persam_dreambooth.training.optimizer_args import PRODIGY_DEFAULTS
 from persam_dreambooth.training.screen import warn
 
 OPTIONS = (
     *("betas", "weight_decay", "eps"),
-    *("beta3", "decouple", "use_bias_correction", "safeguard_warmup"),
+    *("beta3", "decouple", "use_bias_correction", "safeguard_warmup", "d_coef", "growth_rate"),
 )
-"""Options of a parameter group that come from flags, except the learning rate; Prodigy's last."""
+"""Options of a parameter group that come from flags and may change on resume, except the learning rate; Prodigy's
+last."""
 POLYNOMIAL_END = 1e-7
 """Final learning rate of diffusers' polynomial schedule."""
 
@@ -49,22 +51,21 @@ def build_optimizer(parameters: list[nn.Parameter], config: OptimizationConfig, 
         batch: photos in one batch over all processes; `--scale_lr` multiplies the rate by it and accumulation.
     """
     scale = config.gradient_accumulation_steps * batch if config.scale_lr else 1
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {
+        "betas": (config.adam_beta1, config.adam_beta2),
+        "weight_decay": config.adam_weight_decay,
+        "eps": config.adam_epsilon,
+    }
     if config.optimizer == "prodigy":
         if (config.learning_rate or 0.0) <= 0.1:
             warn(f"--learning_rate {config.learning_rate:g} is a factor of Prodigy's own rate; about 1 is usual")
-        names = ("beta3", "decouple", "use_bias_correction", "safeguard_warmup")
-        options = {name: getattr(config, f"prodigy_{name}") for name in names}
+        options |= PRODIGY_DEFAULTS
     elif config.optimizer == "adamw":
-        options = {"fused": True}  # a third faster on a CPU too
-    optimizer: Optimizer = _optimizer_class(config)(
-        parameters,
-        lr=(config.learning_rate or 0.0) * scale,
-        betas=(config.adam_beta1, config.adam_beta2),
-        weight_decay=config.adam_weight_decay,
-        eps=config.adam_epsilon,
-        **options,
-    )
+        options["fused"] = True  # a third faster on a CPU too
+    options |= config.optimizer_args
+    options["betas"] = tuple(options["betas"])
+    rate = (config.learning_rate or 0.0) * scale
+    optimizer: Optimizer = _optimizer_class(config)(parameters, lr=rate, **options)
     return optimizer
 
 

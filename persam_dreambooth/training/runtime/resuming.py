@@ -10,8 +10,11 @@ from filelock import FileLock, Timeout
 
 from persam_dreambooth.atomic_io import UNFINISHED
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.flag_values import with_new_names
+from persam_dreambooth.flags import flags_of
 from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME, PIPELINE_INDEX
 from persam_dreambooth.photos import files
+from persam_dreambooth.training import optimizer_args
 from persam_dreambooth.training.config import GROUPS, OutputConfig, TrainingConfig, ValidationConfig
 from persam_dreambooth.training.data import dataset_copy, instances
 from persam_dreambooth.training.runtime import checkpoint
@@ -49,6 +52,7 @@ def choose_start(config: TrainingConfig) -> Path | None:
     if chosen is not None:
         before = _saved(config)
         _check_same(before, config, HELD)
+        _check_optimizer(before, config)
         _check_base(before, config)
     elif wanted and CONFIG_NAME in held:
         _check_unfinished(output)
@@ -108,11 +112,19 @@ def _check_same(before: dict[str, Any], config: TrainingConfig, names: Iterable[
     """Refuse to resume a run if any of these flags had another value `before`."""
     now = config.to_save()
     # A flag that the saved run did not know yet effectively had its default.
-    defaults: dict[str, Any] = {flag.name: flag.default for group in GROUPS for flag in fields(group)}
+    defaults = {flag.name: flag.default for flag in flags_of(*GROUPS)}
     for name in names if before else ():
         was = before.get(name, defaults[name])
         if was != now[name]:
             raise _other(config, name, was, now[name])
+
+
+def _check_optimizer(before: dict[str, Any], config: TrainingConfig) -> None:
+    """Refuse to resume with other settings of the optimizer where its state depends on them."""
+    was, now = before.get("optimizer_args", {}), config.optimization.optimizer_args
+    for name in optimizer_args.FIXED if before else ():
+        if was.get(name) != now.get(name):
+            raise _other(config, "optimizer_args", was, now)
 
 
 def _check_base(before: dict[str, Any], config: TrainingConfig) -> None:
@@ -129,7 +141,8 @@ def _saved(config: TrainingConfig) -> dict[str, Any]:
     if not saved.exists():
         return {}
     try:
-        return dict(read_yaml(saved, "run's config"))
+        settings = with_new_names(dict(read_yaml(saved, "run's config")), GROUPS, quiet=True)
+        return settings | {"optimizer_args": optimizer_args.with_old_flags(settings)}
     except (TypeError, ValueError) as error:
         raise UserError(f"{saved} is damaged; delete it to resume with these flags") from error
 

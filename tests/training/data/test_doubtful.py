@@ -66,11 +66,11 @@ def test_uncertain_photos_are_left_out_and_reason_is_logged_and_saved(folder, ca
 
 
 def test_uncertain_photos_are_used_on_request(folder):
-    assert trained_on(folder, doubtful_photo_weight=1.0) == (sorted(VERDICTS), {})
+    assert trained_on(folder, uncertain_photo_weight=1.0) == (sorted(VERDICTS), {})
 
 
 def test_uncertain_photos_can_be_down_weighted(folder):
-    found, _ = photos_of(config_for(folder, doubtful_photo_weight=0.25), SIZES)
+    found, _ = photos_of(config_for(folder, uncertain_photo_weight=0.25), SIZES)
     assert {instance.photo.stem: instance.weight for instance in found} == {
         "dog": 1,
         "park": 0.25,
@@ -90,7 +90,7 @@ def test_run_without_remaining_photos_is_refused(folder):
         (folder / "photos" / f"{name}.png").unlink()
     with pytest.raises(UserError, match=r"not sure of the subject in any photo \(.*park.*sofa.*\)") as error:
         photos_of(config_for(folder), SIZES)
-    assert "--doubtful_photo_weight" in str(error.value)
+    assert "--uncertain_photo_weight" in str(error.value)
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -108,8 +108,8 @@ def test_person_overrides_rule(folder, caplog):
     assert found == ["park", "reference"]
     assert left_out["dog"] == "dog.png was excluded in review"
     assert "dog.png was excluded in review" in caplog.text
-    assert trained_on(folder, doubtful_photo_weight=0.25)[0] == ["park", "reference", "sofa"]
-    instances, _ = photos_of(config_for(folder, doubtful_photo_weight=0.25), SIZES)
+    assert trained_on(folder, uncertain_photo_weight=0.25)[0] == ["park", "reference", "sofa"]
+    instances, _ = photos_of(config_for(folder, uncertain_photo_weight=0.25), SIZES)
     assert {instance.photo.stem: instance.weight for instance in instances} == {
         "park": 1,
         "reference": 1,

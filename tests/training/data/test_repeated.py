@@ -112,7 +112,7 @@ def test_kohya_folders_are_segmented_and_trained_on(flags, models, album, capsys
     photo, mask = Path("kl/10_sks dog/a.png"), Path("masks/10_sks dog/a.png")
     reference = {"instance_mask_dir": None, "reference_image": photo, "reference_mask": mask, "sam": models / "sam"}
     changes = reference | {"instance_data_dir": "kl", "instance_prompt": None, "max_train_steps": 1}
-    assert train(flags | changes, "--use_lora", mask_downsample="max", doubtful_photo_weight=1, report_to="none") == 0
+    assert train(flags | changes, "--use_lora", mask_downsample="max", uncertain_photo_weight=1, report_to="none") == 0
     assert "photos: 3, 23 with repeats, 32 x 32 pixels" in capsys.readouterr().out
     entries = read_manifest(Path("output/manifest.jsonl"), own_files=False)
     assert [entry.photo for entry in entries] == [

@@ -4,9 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+from persam_dreambooth.cli import main
+from persam_dreambooth.flag_values import setting
+from persam_dreambooth.training.config import OptimizationConfig, TrainingConfig
+from persam_dreambooth.training.runtime.optimizer import build_optimizer
+from persam_dreambooth.training.runtime.resuming import choose_start
 from tests.parity.diffusers_cases import logged_losses
 from tests.training.runs import same_weights, train
 
@@ -17,17 +23,69 @@ def test_prodigy_is_package_implementation(flags, caplog):
     """Its rate is 1 and it estimates its own scale: the first steps are as small as its d0."""
     prodigy = pytest.importorskip("prodigyopt").Prodigy
     flags |= {"optimizer": "Prodigy", "learning_rate": None, "prodigy_beta3": 0.9, "prodigy_decouple": "False"}
-    assert train(flags, "--use_lora", checkpointing_steps=2, max_train_steps=2) == 0
+    args = ("--optimizer_args", "betas=0.8,0.9", "d_coef=2", "weight_decay=0.1")
+    assert train(flags, "--use_lora", *args, checkpointing_steps=2, max_train_steps=2) == 0
     assert "about 1 is usual" not in caplog.text
     (group,) = torch.load("output/checkpoint-2/optimizer.bin", weights_only=True)["param_groups"]
     assert set(group) >= set(prodigy([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]) - {"params"}
     assert group["lr"] == 1.0 and group["beta3"] == 0.9 and group["decouple"] is False and group["k"] == 2
     assert group["use_bias_correction"] is True and group["safeguard_warmup"] is True
-    assert train(flags, "--use_lora", output_dir="whole", max_train_steps=4) == 0
-    assert train(flags, "--use_lora", resume_from_checkpoint="latest", max_train_steps=4) == 0
+    assert group["betas"] == (0.8, 0.9) and group["d_coef"] == 2.0 and group["weight_decay"] == 0.1
+    assert train(flags, "--use_lora", *args, output_dir="whole", max_train_steps=4) == 0
+    assert train(flags, "--use_lora", *args, resume_from_checkpoint="latest", max_train_steps=4) == 0
     assert same_weights(f"whole/{LORA}", f"output/{LORA}")
     assert train(flags, "--use_lora", output_dir="slow", learning_rate=1e-4, max_train_steps=1) == 0
     assert "about 1 is usual" in caplog.text
+
+
+def rewrite_as_earlier_release(path, decouple):
+    settings = yaml.safe_load(path.read_text())
+    del settings["optimizer_args"]
+    settings["doubtful_photo_weight"] = settings.pop("uncertain_photo_weight")
+    settings |= {"prodigy_beta3": None, "prodigy_decouple": decouple}
+    settings |= {"prodigy_use_bias_correction": True, "prodigy_safeguard_warmup": True}
+    path.write_text(yaml.safe_dump(settings))
+
+
+def test_run_of_earlier_release_resumes(flags, capsys):
+    pytest.importorskip("prodigyopt")
+    flags |= {"optimizer": "prodigy", "learning_rate": 1, "checkpointing_steps": 1}
+    saved = Path("output/training_config.yaml")
+    assert train(flags, "--use_lora", "--no_prodigy_decouple", max_train_steps=1) == 0
+    rewrite_as_earlier_release(saved, decouple=False)
+    config = ["train", "--config", str(saved), "--resume_from_checkpoint", "latest"]
+    assert main([*config, "--optimizer_args", "d0=1e-5", "--max_train_steps", "2"]) == 2
+    assert (
+        "the run had optimizer_args {'decouple': False}, not {'decouple': False, 'd0': 1e-05}"
+        in capsys.readouterr().err
+    )
+    assert main([*config, "--max_train_steps", "2"]) == 0
+    assert yaml.safe_load(saved.read_text())["optimizer_args"] == {"decouple": False}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "prodigy"])
+def test_run_of_earlier_release_without_a_checkpoint_starts_again(optimizer, tmp_path):
+    given = {"pretrained_model_name_or_path": "base", "instance_data_dir": "dog", "instance_mask_dir": "masks"}
+    config = TrainingConfig(
+        **given,
+        instance_prompt="a sks dog",
+        output_dir=tmp_path,
+        optimizer=optimizer,
+        optimizer_args={} if optimizer == "adamw" else {"decouple": False},
+        resume_from_checkpoint="latest",
+    )
+    config.save(tmp_path)
+    rewrite_as_earlier_release(tmp_path / "training_config.yaml", decouple=False)
+    assert choose_start(config) is None
+
+
+@pytest.mark.parametrize("written", [["betas=0.8,0.9", "weight_decay=0.5", "amsgrad=True"], []])
+def test_optimizer_args_override_adam_flags(written):
+    given = dict(setting(word) for word in written)
+    config = OptimizationConfig(learning_rate=1e-3, adam_beta1=0.7, optimizer_args=given)
+    (group,) = build_optimizer([torch.nn.Parameter(torch.zeros(1))], config, 1).param_groups
+    assert group["betas"] == ((0.8, 0.9) if written else (0.7, 0.999))
+    assert group["weight_decay"] == (0.5 if written else 1e-2) and group["amsgrad"] is bool(written)
 
 
 def test_set_to_none_equals_zeroed_gradients(flags):

@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+
 from persam_dreambooth.cli import main
 
 WRITES = ("os.mkdir", "os.rename", "os.rmdir", "tempfile.mkstemp")
@@ -15,6 +17,7 @@ def killed_at(number, argv):
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    torch.set_num_threads(1)  # OpenMP's other threads did not survive the fork
     left = number
 
     def count(event, arguments):

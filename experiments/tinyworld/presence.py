@@ -17,13 +17,11 @@ from tqdm import tqdm
 from models import CLIP, SAM
 from persam_dreambooth.evaluation.segmentation.presence import (
     Trial,
-    draw_curves,
     fit_rule,
     judge,
     measure,
-    rows,
-    table,
 )
+from persam_dreambooth.evaluation.segmentation.presence_report import draw_curves, rows, table
 from persam_dreambooth.segmentation import ImageEncoder, PerSAM, Reference
 from persam_dreambooth.segmentation.presence import DRAWINGS
 from subjects import Identity

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from persam_dreambooth.cli.evaluate import EvaluateFlags
 from persam_dreambooth.cli.sam_flags import SamFlags
-from persam_dreambooth.evaluation.segmentation import ablation, paper, presence, report
+from persam_dreambooth.evaluation.segmentation import ablation, paper, presence, presence_report, report
 from persam_dreambooth.evaluation.segmentation.averages import per_object
 from persam_dreambooth.evaluation.segmentation.davis import Davis, VideoMethod, evaluate_davis
 from persam_dreambooth.evaluation.segmentation.folders import FSS1000, PerSeg
@@ -114,9 +114,9 @@ def run_presence(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
     rule = presence.fit_rule(list(measured), persam.checksum, named, PerSeg.title)
     rule.save(output / PRESENCE_NAME)
     judged = list(presence.judge(persam, rule, encoder, tqdm(others, "Judging", unit="object")))
-    files.write_json([asdict(row) for row in presence.rows(judged)], output / report.RESULTS_NAME)
-    presence.draw_curves({"presence": judged}, output / "roc.png")
-    print(presence.table(presence.rows(judged)))
+    files.write_json([asdict(row) for row in presence_report.rows(judged)], output / report.RESULTS_NAME)
+    presence_report.draw_curves({"presence": judged}, output / "roc.png")
+    print(presence_report.table(presence_report.rows(judged)))
     print(f"the rule, for segment's --presence or to put beside the SAM: {output / PRESENCE_NAME}")
     print(f"look at its ROC curve: {output / 'roc.png'}")
 

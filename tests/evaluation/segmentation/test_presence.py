@@ -17,11 +17,10 @@ from persam_dreambooth.evaluation.segmentation.presence import (
     DOUBTED,
     LOST,
     Judgement,
-    area_under_curve,
     fit_rule,
     halves,
-    rows,
 )
+from persam_dreambooth.evaluation.segmentation.presence_report import area_under_curve, rows
 from persam_dreambooth.photos import files
 from persam_dreambooth.segmentation import Presence, PresenceRule, Signals
 from tests.evaluation.segmentation import datasets

@@ -11,6 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
+
 from tests.training.runs import same_weights, train
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -31,6 +33,7 @@ def run_in_fork(flags, *switches, kill_at=None, notes=None):
     """Run a training in a forked process; kill it before the given file operation, or record all operations."""
     pid = os.fork()
     if pid == 0:
+        torch.set_num_threads(1)  # OpenMP's other threads did not survive the fork
         operations = []
 
         def note(event, arguments):

@@ -4,8 +4,6 @@ import os
 import sys
 from pathlib import Path
 
-import torch
-
 from persam_dreambooth.cli import main
 
 WRITES = ("os.mkdir", "os.rename", "os.rmdir", "tempfile.mkstemp")
@@ -13,11 +11,13 @@ KILLED = 137
 
 
 def killed_at(number, argv):
-    """Run a command in a process that ends silently before its n-th write; return the exit code."""
+    """Run a command in a process that ends silently before its n-th write; return the exit code.
+
+    To be called with the fixture `one_thread`.
+    """
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    torch.set_num_threads(1)  # OpenMP's other threads did not survive the fork
     left = number
 
     def count(event, arguments):

@@ -10,6 +10,8 @@ from persam_dreambooth.photos import files
 from tests.formats.albums import tree, write_pair
 from tests.kills import KILLED, killed_at
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def kept(folder):
     """Return the digest of every file and the name of every folder, except hidden leftovers."""

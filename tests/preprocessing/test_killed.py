@@ -12,6 +12,8 @@ from persam_dreambooth.preprocessing.mask_store import FOLDERS
 from tests.kills import KILLED, killed_at
 from toy_photos import draw
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture
 def album(tmp_path):

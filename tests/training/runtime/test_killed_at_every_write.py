@@ -11,9 +11,11 @@ import signal
 import sys
 from pathlib import Path
 
-import torch
+import pytest
 
 from tests.training.runs import same_weights, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 RUN = {
@@ -33,7 +35,6 @@ def run_in_fork(flags, *switches, kill_at=None, notes=None):
     """Run a training in a forked process; kill it before the given file operation, or record all operations."""
     pid = os.fork()
     if pid == 0:
-        torch.set_num_threads(1)  # OpenMP's other threads did not survive the fork
         operations = []
 
         def note(event, arguments):

@@ -5,6 +5,8 @@ import os
 import numpy as np
 import pytest
 
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.json_lines import append_line
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.live_manifest import LiveManifest
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, append_entry, write_manifest
@@ -98,3 +100,13 @@ def test_only_appended_manifest_lines_are_read_and_other_changes_are_noticed(tmp
     assert live.get("a.jpg") == newer
     path.unlink()
     assert live.get("a.jpg") is None
+
+
+def test_an_appended_line_that_is_refused_has_its_number_in_the_whole_file(tmp_path):
+    path = tmp_path / MANIFEST_NAME
+    write_manifest(path, [ManifestEntry("a.jpg", "0"), ManifestEntry("b.jpg", "1")])
+    live = LiveManifest(path)
+    assert len(live.entries()) == 2
+    append_line(path, b'{"photo": "c.jpg"}\n')
+    with pytest.raises(UserError, match=r"line 3 of .* is not a manifest entry"):
+        live.entries()

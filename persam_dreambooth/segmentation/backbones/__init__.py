@@ -1,4 +1,4 @@
-"""The SAM variants supported by PerSAM, each behind the `Backbone` protocol."""
+"""The SAM variants supported by PerSAM, each a `Backbone`."""
 
 from pathlib import Path
 from typing import TypeAlias

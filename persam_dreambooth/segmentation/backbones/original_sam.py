@@ -9,16 +9,15 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError, is_out_of_memory
-from persam_dreambooth.segmentation.backbones.base import FrozenSam, Prompts
+from persam_dreambooth.segmentation.backbones.base import Backbone, Prompts
 from persam_dreambooth.segmentation.backbones.mobile_sam import KNOWN_BY, build_mobile_sam
-from persam_dreambooth.segmentation.guidance import Guidance, guided
 
 # Width of the image encoder's tokens -> the package's name for that size.
 TYPE_BY_WIDTH = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 
 
-class OriginalSam(FrozenSam):
-    """A `segment_anything.modeling.Sam` behind the `Backbone` protocol.
+class OriginalSam(Backbone):
+    """A `segment_anything.modeling.Sam`.
 
     Args:
         model: of any size; it is frozen and moved to the device.
@@ -35,31 +34,22 @@ class OriginalSam(FrozenSam):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(model, model.image_encoder, model.image_encoder.img_size, name, device, dtype)
-        self._model = model
 
-    @torch.no_grad()
-    def decode(
-        self,
-        embedding: Tensor,
-        prompts: Prompts,
-        multimask: bool,
-        guidance: Guidance | None = None,
-        extra: tuple[Tensor, ...] = (),
+    def _decode(
+        self, embedding: Tensor, prompts: Prompts, multimask: bool, extra: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
-        """See `Backbone.decode`."""
         sparse, dense = self._model.prompt_encoder(
             points=(prompts.points[None], prompts.labels[None]),
             boxes=None if prompts.box is None else prompts.box[None],
             masks=None if prompts.mask is None else prompts.mask[None, None],
         )
-        with guided(self._model.mask_decoder, guidance):
-            logits, predicted_iou = self._model.mask_decoder(
-                image_embeddings=embedding[None],
-                image_pe=self._model.prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=multimask,
-            )
+        logits, predicted_iou = self._model.mask_decoder(
+            image_embeddings=embedding[None],
+            image_pe=self._model.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+        )
         return logits[0], predicted_iou[0]
 
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from transformers import EdgeTamModel, Sam2Model, Sam3TrackerModel, SamHQModel, SamModel
 
-from persam_dreambooth.segmentation.backbones.base import FrozenSam, Prompts
-from persam_dreambooth.segmentation.guidance import Guidance, guided
+from persam_dreambooth.segmentation.backbones.base import Backbone, Prompts
 
 TransformersModel = SamModel | SamHQModel | Sam2Model | EdgeTamModel | Sam3TrackerModel
 
@@ -16,8 +15,8 @@ TransformersModel = SamModel | SamHQModel | Sam2Model | EdgeTamModel | Sam3Track
 SAM2_MASK_PROMPT_LIMIT = 32.0
 
 
-class TransformersSam(FrozenSam):
-    """A `transformers.SamModel` behind the `Backbone` protocol.
+class TransformersSam(Backbone):
+    """A `transformers.SamModel`.
 
     Args:
         model: of any size; it is frozen and moved to the device.
@@ -36,28 +35,19 @@ class TransformersSam(FrozenSam):
         side = model.prompt_encoder.input_image_size
         assert isinstance(side, int)  # the configs also allow pairs; the models do not
         super().__init__(model, model.vision_encoder, side, name, device, dtype)
-        self._model: Any = model  # the five classes have no common type for their shared interface
 
-    @torch.no_grad()
-    def decode(
-        self,
-        embedding: Tensor,
-        prompts: Prompts,
-        multimask: bool,
-        guidance: Guidance | None = None,
-        extra: tuple[Tensor, ...] = (),
+    def _decode(
+        self, embedding: Tensor, prompts: Prompts, multimask: bool, extra: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
-        """See `Backbone.decode`."""
         prompts = self._limited(prompts)
-        with guided(self._model.mask_decoder, guidance):
-            output = self._model(
-                **self._photo(embedding[None], [level[None] for level in extra]),
-                input_points=prompts.points[None, None],
-                input_labels=prompts.labels[None, None],
-                input_boxes=None if prompts.box is None else prompts.box[None, None],
-                input_masks=None if prompts.mask is None else prompts.mask[None, None],
-                multimask_output=multimask,
-            )
+        output = self._model(
+            **self._photo(embedding[None], [level[None] for level in extra]),
+            input_points=prompts.points[None, None],
+            input_labels=prompts.labels[None, None],
+            input_boxes=None if prompts.box is None else prompts.box[None, None],
+            input_masks=None if prompts.mask is None else prompts.mask[None, None],
+            multimask_output=multimask,
+        )
         return output.pred_masks[0, 0], output.iou_scores[0, 0]
 
     def _photo(self, embedding: Tensor, extra: list[Tensor]) -> dict[str, Any]:
@@ -82,19 +72,13 @@ class TransformersSamHQ(TransformersSam):
     def _photo(self, embedding: Tensor, extra: list[Tensor]) -> dict[str, Any]:
         return {"image_embeddings": embedding, "intermediate_embeddings": extra}
 
-    def decode(
-        self,
-        embedding: Tensor,
-        prompts: Prompts,
-        multimask: bool,
-        guidance: Guidance | None = None,
-        extra: tuple[Tensor, ...] = (),
+    def _decode(
+        self, embedding: Tensor, prompts: Prompts, multimask: bool, extra: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor]:
-        """See `Backbone.decode`."""
         predicted: list[Tensor] = []  # (1, 1, 4): of the single mask and of the three
         head = self._model.mask_decoder.iou_prediction_head
         with head.register_forward_hook(lambda module, args, output: predicted.append(output)):
-            logits, scores = super().decode(embedding, prompts, multimask, guidance, extra)
+            logits, scores = super()._decode(embedding, prompts, multimask, extra)
         if not multimask:
             return logits, scores
         # The decoder sorts its masks by score; PerSAM-F weights whole, part and sub-part, so restore their order.

@@ -113,8 +113,8 @@ class MemorySegmenter:
         Args:
             frames: any number of frames, all of the same size.
             first_labels: (H, W) uint8, the known labels of the first frame; returned as the first result, with a
-                score of 1 for each subject that they contain. In a later call they reset the memory. Subjects that they
-                do not contain are searched for from the next frame on.
+                score of 1 for each subject that they contain. In a later call they reset the memory. Subjects that
+                they do not contain are searched for from the next frame on.
 
         Raises:
             UserError: no subject to track; labels of another size than the frame, or with more subjects than given.

@@ -68,7 +68,7 @@ def stream_of(loader: DataLoader[Item]) -> PhotoStream | None:
 
 
 def remaining_batches(loader: Any, progress: Progress, stream: PhotoStream | None = None) -> Iterator[Batch]:
-    """Yield the current epoch's remaining batches; with a stream, which has no epochs, batches without end.
+    """Yield the current epoch's remaining batches; with a stream, which is endless, all further batches.
 
     The order of photos depends on a generator's state at the start of the epoch: torch's global generator or, with
     several processes, the one that Accelerate synchronizes. A resumed epoch is read again from its start, so that

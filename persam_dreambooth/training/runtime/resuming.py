@@ -71,7 +71,7 @@ def choose_start(config: TrainingConfig) -> Path | None:
 
 @contextmanager
 def alone(config: TrainingConfig, start: Path | None) -> Iterator[None]:
-    """Create the output folder and lock it against other runs; a killed process leaves no lock behind.
+    """Create the output folder and lock it against other runs; it is released even if the process is killed.
 
     Args:
         config: the run's.

@@ -91,7 +91,7 @@ def _run(run: Setup, family: Family, callbacks: TrainingCallbacks) -> TrainingRe
             raise
     accelerator.end_training()
     if stop.error is not None:
-        stop.error.add_note(f"the training took its last step, and its model is in {output}")
+        stop.error.add_note(f"the training is complete, and its model is in {output}")
         raise stop.error
     return TrainingResult(output, model, pictures, checkpoint.checkpoints(output), progress.step, losses)
 

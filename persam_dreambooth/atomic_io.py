@@ -48,7 +48,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
     Leftovers of a killed call for the same folder are removed first, unless that call is still running.
     """
-    path = path.resolve()  # of a link, the target is the folder that is empty
+    path = path.resolve()  # if it is a link, its target is replaced
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         holder = path.parent / f"{UNFINISHED}{path.name}"
@@ -91,7 +91,7 @@ def _alone(holder: Path) -> Iterator[None]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Make an OSError name `path` if it names no file, as a full disk's does, or only the temporary one."""
+    """Put `path` into an OSError that names no file (as when the disk is full) or only the temporary one."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Read values of flags: alike from the command line, from YAML and from Python."""
+"""Read values of flags, in the same way from the command line, YAML and Python."""
 
 import ast
 import difflib
@@ -54,7 +54,7 @@ def setting(word: str) -> tuple[str, Any]:
 def as_words(flag: Flag, value: Any, where: str = "") -> list[str]:
     """Return the values of a flag as the command line would hold them, each as `as_word` does.
 
-    A flag of KEY=VALUE takes a mapping too. Every other flag that is neither this nor a list takes one value.
+    A list flag takes several values, and a KEY=VALUE flag several or a mapping; every other flag takes one.
     """
     if get_origin(flag.kind) is dict and isinstance(value, Mapping):
         value = [f"{key}={part}" for key, part in value.items()]
@@ -108,7 +108,7 @@ def read_value(flag: Flag, value: Any, where: str = "") -> Any:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read a YAML file of flags, with today's and old names.
+    """Read a YAML file of flags, under their current or old names.
 
     Raises:
         UserError: it cannot be read, or is no mapping.
@@ -126,9 +126,9 @@ def build_groups(
 
     Args:
         groups: the dataclasses.
-        settings: values by the flags' names of today; None is the flag's default.
+        settings: values by the flags' current names; None is the flag's default.
         where: what messages about `settings` say after a flag's name, such as " in config.yaml".
-        more: settings that win over the others; None in it has no effect.
+        more: settings that take precedence over these; None has no effect.
 
     Raises:
         UserError: an unknown key, or as `read_value` and the dataclasses.
@@ -146,14 +146,14 @@ def build_groups(
 
 
 def renamed(groups: Sequence[type]) -> dict[str, str]:
-    """Return today's names of flags by their old ones."""
+    """Return the current names of renamed flags by their old ones."""
     return {old: flag.name for flag in flags_of(*groups) for old in flag.old_names}
 
 
 def with_new_names(
     settings: Mapping[str, Value], groups: Sequence[type], where: str = "", quiet: bool = False
 ) -> dict[str, Value]:
-    """Return settings with today's names of the flags, and say on stderr which old ones were there.
+    """Return settings under the flags' current names; unless `quiet`, warn on stderr about each old name.
 
     Raises:
         UserError: a flag under both its names.
@@ -168,7 +168,7 @@ def with_new_names(
 
 
 def say_renamed(old: str, new: str, where: str = "") -> None:
-    """Say on stderr, in the first of several processes, that a flag has another name now."""
+    """Warn on stderr, in the first of several processes, that a flag was renamed."""
     if os.environ.get("RANK", "0") == "0":
         print(
             printable(f"warning: --{old}{where} is called --{new} now; the next release drops the old name"),

@@ -25,7 +25,7 @@ class Bounds:
     Attributes:
         min: the smallest allowed value.
         max: the largest allowed value.
-        below: instead of `max`: every allowed value is smaller than this.
+        below: exclusive upper bound, instead of `max`.
     """
 
     min: float
@@ -72,9 +72,9 @@ def flag(
         text: what the help says about it; bounds and default are added to it.
         min: the smallest allowed number; needed for the other two.
         max: the largest allowed number.
-        below: a number that every allowed one is smaller than.
+        below: exclusive upper bound, instead of `max`.
         spelling: the flag, where it is not the field's name: `--from`, since `from` is a Python keyword.
-        old_names: names that are read too, with a line that tells today's; never shown.
+        old_names: former names, still accepted with a warning that gives the current one; never shown.
         hidden: read, but not shown in the help, in the signature of `TrainingConfig` or in saved settings.
         secret: keep the value out of the dataclass's `repr`.
     """
@@ -92,7 +92,7 @@ def flag(
 
 @dataclass(frozen=True)
 class Flag:
-    """A declared flag; attributes as the arguments of `flag`, and `kind`: the field's type, of `X | None` the X."""
+    """A declared flag: the field's name, its type without `| None` as `kind`, and the arguments of `flag`."""
 
     name: str
     kind: Any

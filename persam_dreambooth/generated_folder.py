@@ -58,7 +58,7 @@ def generate_folder(
         output: folder for the pictures and `grid.png`.
         num_images: pictures per prompt.
         seed: seed of each prompt's first picture.
-        negative_prompt: what should not be in the pictures.
+        negative_prompt: text that the pictures should not match.
         num_inference_steps: denoising steps.
         guidance_scale: scale of classifier-free guidance.
         height: pixels, a multiple of 8, together with `width`; None is the model's own size.

@@ -83,7 +83,7 @@ def parse(text: str) -> Any:
 
 
 def decode(line: bytes) -> Any:
-    """Parse a line that `encode` made, or anything; errors: see `parse`."""
+    """Parse a line, whether `encode` wrote it or not; errors: see `parse`."""
     return parse(line.decode("utf-8", "surrogateescape"))
 
 

@@ -14,7 +14,7 @@ from persam_dreambooth.atomic_io import replacing
 def weights_checksum(model: nn.Module) -> str:
     """Return a checksum of a model's weights, 8 hexadecimal digits, independent of their names, order and precision.
 
-    The same SAM loaded by another package, which names its weights differently and may hold one twice, has the same.
+    The same SAM has the same checksum in another package, which names weights differently and may hold one twice.
     """
     state = model.state_dict().values()
     sums = {zlib.crc32(weight.detach().float().cpu().contiguous().numpy().data) for weight in state}

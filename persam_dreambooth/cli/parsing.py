@@ -168,7 +168,7 @@ def _build(group: type, namespace: Namespace) -> Any:
 
 
 def _with_new_names(argv: Sequence[str], groups: Sequence[type]) -> list[str]:
-    """Replace old names of flags by today's, and say so once for each."""
+    """Replace old names of flags by the current ones, with one warning for each."""
     new, words, said = renamed(groups), list[str](), set[str]()
     for word in argv:
         spelling, equals, value = word.partition("=")

@@ -1,4 +1,4 @@
-"""Export masks to other trainers and import theirs: each trainer's convention is one entry in a table, for both."""
+"""Export masks to other trainers and import theirs: one table entry per trainer serves both."""
 
 from persam_dreambooth.formats.export import Exported, export_beside, export_folder
 from persam_dreambooth.formats.import_ import IMAGES, Imported, import_folder

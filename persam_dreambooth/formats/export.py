@@ -32,7 +32,7 @@ class Exported:
         config: where the snippet is saved.
         warnings: about masks that look wrong.
         left_out: why photos were left out, one sentence each.
-        unread: files that were not read in the photos' folders, a line each.
+        unread: files skipped in the photos' folders, one line per folder.
     """
 
     count: int
@@ -116,9 +116,9 @@ def _refuse_unwritable(snippet: str, folder: Path) -> None:
 
 
 def export_beside(source: Source, convention: Convention) -> Exported:
-    """Write masks beside the photos, which stay untouched, and the configuration last; all of it or nothing.
+    """Write masks beside the photos, which stay untouched, and then the configuration; all of it or nothing.
 
-    After a killed export, masks already written are kept and the rest is added.
+    If an export was killed, the next one keeps the masks that were already written and adds the rest.
 
     Raises:
         UserError: the trainer does not look there; another file of such a name exists; a photo would be left

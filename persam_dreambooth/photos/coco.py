@@ -81,7 +81,7 @@ def _fill(polygons: list[Any], height: int, width: int) -> NDArray[np.bool_]:
     tools = coco_tools()
     edges = (np.abs(points - np.roll(points, 1, axis=0)).max(axis=1) for points in checked)
     around, most = sum(float(lengths.sum()) for lengths in edges), height * width // 2 + 16 * (height + width)
-    if around > most:  # pycocotools allocates about a hundred bytes for each
+    if around > most:  # pycocotools allocates about a hundred bytes for each of these pixels
         raise UserError(
             f"its polygons have a perimeter of {around:.0f} pixels; in a photo of {width} x {height} pixels at most "
             f"{most} are allowed"

@@ -35,9 +35,9 @@ class ManifestEntry:
         width, height: of the upright photo, in pixels; None when it could not be decoded.
         mask, overlay: paths relative to the manifest's folder, or None.
         mask_digest: SHA-256 of the mask file's bytes when this entry was written.
-        source: "persam" for a mask that was found, "reference" for the user's mask by which the others are
-            found, "corrected" for one corrected by clicks or strokes on the review page, "given" for one
-            made elsewhere or changed since.
+        source: "persam" for a mask that was found, "reference" for the user's mask that the others are
+            found from, "corrected" for one corrected by clicks or strokes on the review page, "given" for one made
+            elsewhere or changed since.
         score: predicted IoU, which may be slightly above 1 (shown as 1); None for the user's own mask.
         presence: "found", "unsure" or "not found": whether the mask is of the subject; None if undecided.
         probability: that the mask is of the subject, in [0, 1].
@@ -93,7 +93,7 @@ def read_manifest(path: Path, own_files: bool = True) -> list[ManifestEntry]:
 
 
 def newest_entries(path: Path) -> list[ManifestEntry]:
-    """Read the newest entry of each photo, its last line: the review page appends. Errors: see `stream_manifest`."""
+    """Read each photo's newest entry: its last line, as the review page appends. Errors: see `stream_manifest`."""
     return list({_stem(entry.photo): entry for entry in stream_manifest(path)}.values())
 
 
@@ -181,7 +181,7 @@ _KINDS: Final = get_type_hints(ManifestEntry)
 
 
 class ManifestIndex:
-    """Look up the newest entry for a mask's name; a snapshot, which later writes do not change.
+    """Snapshot of the newest entry of each photo, looked up by the photo's stem; later writes do not change it.
 
     It keeps the lines as stored: parsed entries take twice the memory.
 

@@ -19,7 +19,7 @@ SIDEWAYS = (5, 6, 7, 8)
 
 
 def mask_folder(given: Path, flag: str) -> Path:
-    """Return the folder of the masks, which is a subfolder of what `persam-dreambooth segment` wrote.
+    """Return the folder of the masks: the given one or, if `persam-dreambooth segment` wrote that, its `masks`.
 
     Args:
         flag: the flag by which the folder was given, for messages.

@@ -45,9 +45,10 @@ def overlay(
 
 
 def grown(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
-    """Dilate a mask, (H, W) bool, by a square of 0 to 250 pixels: where a blur of rows, then of columns, is not 0.
+    """Dilate a mask, (H, W) bool, by 0 to 250 pixels in each direction, with a square kernel.
 
-    The same as `MaxFilter`, which takes ten seconds for a photo of 12 million pixels.
+    The result is every pixel at which a box blur of rows, then of columns, is not 0. `MaxFilter` would give the same,
+    but takes ten seconds for a photo of 12 million pixels.
     """
     for radius in ((pixels, 0), (0, pixels)):
         mask = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.BoxBlur(radius))) > 0

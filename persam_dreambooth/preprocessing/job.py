@@ -31,7 +31,7 @@ class SegmentationJob:
         dtype: of the image encoder's weights.
         batch_size: photos per forward pass of the image encoder.
         pick_reference: of several references, use only the one that segments the others best.
-        names: the subject's name of each reference; empty for a single subject without a name.
+        names: for each reference, the name of its subject; empty for a single subject without a name.
         features: hub name or folder of another encoder for the confidence map; None uses the SAM's.
         presence: file of a presence rule; None uses the one next to the SAM, if there is one.
         all_instances: masks cover every instance of the subject; needs a presence rule.
@@ -39,7 +39,7 @@ class SegmentationJob:
         dataloader_num_workers: worker processes that decode photos; 0 decodes in this process.
 
     Raises:
-        UserError: the number of names is not that of the references, a name cannot be a folder's, or `all_instances`
+        UserError: names and references differ in number, a name cannot be a folder name, or `all_instances` is set
             without a presence rule.
     """
 

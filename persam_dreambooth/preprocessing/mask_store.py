@@ -1,4 +1,5 @@
-"""The output folder of one subject: whose run it is, which masks are finished, what a new run keeps of an old one."""
+"""The output folder of one subject: which run it belongs to, which masks are finished, and what a new
+run keeps of an old one."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -129,7 +130,7 @@ class MaskStore:
     def open(self, subject: Subject, settings: dict[str, Any]) -> None:
         """Make the folder this run's: remove an earlier contact sheet, write settings and subject.
 
-        The settings come first, since they tell the next run whose folder it is.
+        The settings come first, since they tell the next run which run the folder belongs to.
         """
         with locked(self._manifest):
             remove_sheet(self.path)

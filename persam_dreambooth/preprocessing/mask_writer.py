@@ -27,11 +27,11 @@ from persam_dreambooth.segmentation.frame import bounding_box
 
 
 class MaskWriter:
-    """Write what one process of a run finds of one subject.
+    """Write the masks of one subject that one process of a run finds.
 
     Args:
         folder: the subject's output folder.
-        process: process number; each process but the first writes its own journal, which `MaskStore.rewrite` merges
+        process: process number; each process but the first writes its own journal, which `MaskStore` later merges
             into the manifest.
         with_instances: also save a label image that numbers the instances of each photo.
     """

@@ -96,7 +96,7 @@ class ReviewEdits:
         Args:
             photo: the file.
             entry: its manifest entry; None if it has none.
-            reads: read the file if needed; if not allowed and needed, return None.
+            reads: whether the file may be read; if it may not but would have to be, return None.
         """
         if entry is None or entry.mask is None or not entry.digest:
             return False
@@ -242,7 +242,7 @@ class ReviewEdits:
             yield contents
             forget(self.output)
         except BaseException:
-            restore(contents)  # if this fails too, the next decision or the next start of the server does it
+            restore(contents)  # if this fails too, the journal is rolled back at the next decision or start
             forget(self.output)
             for path in filter(Path.exists, absent):
                 path.rmdir() if path.is_dir() else path.unlink()

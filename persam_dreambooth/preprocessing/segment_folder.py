@@ -34,7 +34,7 @@ def segment_folder(
 ) -> Iterator[ManifestEntry]:
     """Segment every photo of a folder once; if interrupted, call it again to segment the others.
 
-    Memory holds the pixels of a few batches, and of all other photos only the names.
+    Only the pixels of a few batches are in memory at a time; of all other photos, only the names.
 
     Args:
         job: settings of the run.
@@ -46,8 +46,8 @@ def segment_folder(
         find_with: returns the finder of this job; called only if there is something to find. None makes one.
 
     Returns:
-        The manifest's entries, read one by one, sorted by photo name; of several subjects one subject after the
-        other. A photo that cannot be decoded has an entry with `error`; the other photos are segmented.
+        The manifest's entries, read one by one, sorted by photo name; with several subjects, subject by subject. A
+        photo that cannot be decoded has an entry with `error`; the other photos are segmented.
 
     Raises:
         UserError: no photo, none that can be decoded, an unusable reference or SAM, or an output folder that holds
@@ -77,7 +77,7 @@ def segment_folder(
             store.open(subject, settings)
         if waiting and finder.caveat:
             _warn_once(finder.caveat)
-    _wait(processes)  # from here on the folders exist and the journals grow
+    _wait(processes)  # now every folder exists, and every process may write its journal
     if finder and waiting:
         writers = [MaskWriter(path, number, job.all_instances) for path in subjects]
         batches = load_photos(waiting, job.batch_size, job.dataloader_num_workers)

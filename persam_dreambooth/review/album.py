@@ -25,7 +25,7 @@ RANKS = {
 }
 """Order of statuses in the list; all others rank 0."""
 COMPARING = 0.2
-"""Seconds that listing all photos spends on reading them, to check whether they are still those of their masks."""
+"""Seconds that one listing may spend on reading photos, to check that none has changed since its mask was made."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class PhotoState:
 
     @property
     def rank(self) -> tuple[int, float, float, str]:
-        """Sort key: uncertain masks first, then poor ones, then those that a person reviewed."""
+        """Sort key: changed photos first, then uncertain masks, then poor ones, then those that a person reviewed."""
         entry = self.entry
         numbers = (entry.probability, entry.score) if entry else (None, None)
         probability, score = (math.inf if number is None else number for number in numbers)
@@ -105,7 +105,7 @@ class Album:
         return {photo.name: photo for photo in photos if photo.name not in outside and is_text(photo.name)}
 
     def not_shown(self) -> list[str]:
-        """Return the names of the photos that are left out, as far as they are readable."""
+        """Return the names of the photos that are left out, with a question mark for each byte that is not UTF-8."""
         shown = self.photos()
         return [readable(photo.name) for photo in files.find_photos(self.images) if photo.name not in shown]
 

@@ -19,9 +19,9 @@ from persam_dreambooth.segmentation import EncodedPhoto, PerSAM, Prompts, refere
 KEPT = 4
 """Number of encoded photos that are kept for the next click."""
 SURE = 8.0
-"""Logit inside the mask that a click corrects; outside it is negated."""
+"""Logit of the mask prompt inside the mask that a click corrects; outside it, the negative of this."""
 LOGITS_A_CELL = 4
-"""Side of the mask prompt in embedding cells, the same for every SAM."""
+"""Cells of the mask prompt along one side of an embedding cell, the same for every SAM."""
 PIECES = 256
 """Resolution, in pixels per side, at which connected pieces of a difference are separated."""
 

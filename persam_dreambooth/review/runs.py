@@ -31,7 +31,7 @@ class Drawn:
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
-    """Read the (step, loss) pairs of a run from its tensorboard files; of a step that was trained twice, the later.
+    """Read the (step, loss) pairs of a run from its tensorboard files; if a step was trained twice, the later.
 
     Raises:
         UserError: there are such files, but tensorboard is not installed.

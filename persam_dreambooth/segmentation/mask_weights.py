@@ -21,7 +21,7 @@ CORRECTIONS = 5
 
 
 def fit_mask_weights(logits: Tensor, foreground: Tensor) -> Tensor:
-    """Fit the weights of equation 11, whose sum of the three masks is closest to the reference mask.
+    """Fit the weights of equation 11, with which the sum of the three masks is closest to the reference mask.
 
     AdamW (learning rate 1e-3, eps 1e-4, torch's weight decay), cosine decay to zero, dice loss plus
     focal loss, as in the authors' code.

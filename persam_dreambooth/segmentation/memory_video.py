@@ -70,7 +70,7 @@ class MemorySegmenter:
             frame. None accepts every mask that is not empty. It does not apply to the model's own masks.
 
     Raises:
-        UserError: subjects without a PerSAM, one of another backbone or method, or more subjects than labels.
+        UserError: subjects without a PerSAM, a subject of another backbone or method, or more than 255 subjects.
     """
 
     def __init__(
@@ -112,9 +112,9 @@ class MemorySegmenter:
 
         Args:
             frames: any number of frames, all of the same size.
-            first_labels: (H, W) uint8, the known labels of the first frame; returned as the first result, with
-                scores of 1. In a later call they reset the memory. Subjects that they do not contain are searched
-                for from the next frame on.
+            first_labels: (H, W) uint8, the known labels of the first frame; returned as the first result, with a
+                score of 1 for each subject that they contain. In a later call they reset the memory. Subjects that
+                they do not contain are searched for from the next frame on.
 
         Raises:
             UserError: no subject to track; labels of another size than the frame, or with more subjects than given.

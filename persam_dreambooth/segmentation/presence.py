@@ -1,7 +1,8 @@
 """Presence check: decide whether a photo shows the subject (found, unsure, not found), with probability and reason.
 
 SAM returns a mask for any prompt, even if the subject is absent. A logistic rule combines presence scores that
-separate the two cases; its thresholds set how many photos of the subject may be doubted. Weights and thresholds are
+separate the two cases; its thresholds set which share of the photos of the subject may be
+called unsure or not found. Weights and thresholds are
 only valid for the SAM that the rule was calibrated on.
 """
 
@@ -34,7 +35,7 @@ REASONS: Final = {
 DRAWINGS: Final = "drawings"
 """Prefix of `made_on` for a rule that was not calibrated on photographs."""
 CANDIDATES: Final = 3
-"""Candidate masks tried before a subject counts as unsure or not found; chosen by what is found on tinyworld."""
+"""Candidate masks tried before a subject counts as unsure or not found; chosen by results on tinyworld."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class VideoSegmenter:
         lost_below: predicted IoU below which a subject counts as lost; None never drops one, as in the authors' code.
 
     Raises:
-        UserError: no subject, or more subjects than labels.
+        UserError: no subject, more than 255, or one of another backbone or method.
     """
 
     def __init__(self, persam: PerSAM, subjects: Sequence[Subject], lost_below: float | None = 0.7) -> None:
@@ -71,7 +71,8 @@ class VideoSegmenter:
 
         Args:
             frames: any number of frames, all of the same size.
-            first_labels: (H, W) uint8, the known labels of the first frame; returned as the first result.
+            first_labels: (H, W) uint8, the known labels of the first frame; returned as the first result, with scores
+                of 1.
         """
         for frame in frames:
             if first_labels is not None:

@@ -1,1 +1,2 @@
-"""DreamBooth with a masked loss: `main` runs `setup`, builds what it found, trains in `loop` and saves."""
+"""DreamBooth with a masked loss: `main` runs `setup`, builds the model and optimizer,
+trains in `loop` and saves."""

@@ -47,7 +47,7 @@ def with_identifiers(
         instances: the run's photos.
         concepts: the subjects, with their identifiers.
         tokenizer: the pipeline's first; if there are two, they split words alike.
-        config: how prompts are cut.
+        config: how prompts are truncated.
 
     Raises:
         UserError: names the photo whose prompt's tokens do not contain the identifier's.
@@ -66,7 +66,7 @@ def with_identifiers(
 
 
 def token_places(tokenizer: Any, prompt: str, word: str, config: ModelConfig) -> tuple[int, ...]:
-    """Return the positions of a word's tokens, for all its occurrences, in a prompt as `tokenize` cuts it."""
+    """Return the positions of a word's tokens, for all its occurrences, in the truncated prompt."""
     tokens = token_ids(tokenizer, prompt, config.tokenizer_max_length).input_ids[0].tolist()
     wanted = tokenizer(word, add_special_tokens=False).input_ids
     starts = (start for start in range(len(tokens)) if wanted and tokens[start : start + len(wanted)] == wanted)

@@ -13,14 +13,13 @@ def _ignore(*_: object) -> None:
 class TrainingCallbacks:
     """Functions that `train` calls in its own thread, and only in the first of several processes.
 
-    An exception in a callback ends the run like Ctrl-C: the step is finished (with several processes the next step, so
-    that all of them take it), a checkpoint is written, and `train` raises the exception. After the last step the model
-    is saved first.
+    An exception in a callback ends the run as Ctrl-C does: the current step is finished (with several processes also
+    the next one, in which they agree to stop), a checkpoint is written, and `train` raises the exception. After the
+    last step the model is saved first.
 
     Attributes:
-        on_step: called after each optimizer step with its number, counted from 1 and continued when resuming, and with
-            the terms of the loss by their names in the log ("loss" is their weighted sum), means over the step's
-            batches.
+        on_step: called after each optimizer step with its number (from 1; a resumed run continues to count) and the
+            terms of the loss, by their names in the log: means over the step's batches. "loss" is their weighted sum.
         on_checkpoint: called with the folder of each finished checkpoint.
         on_validation: called with the paths of new validation pictures.
     """

@@ -72,7 +72,7 @@ class TrainingConfig:
 
     Raises:
         UserError: an unknown keyword, a value of the wrong kind or out of its range, settings that exclude each
-            other, or one that is missing; the message names it as the flag, with `--`.
+            other, or one that is missing; the message names the setting by its flag, with `--`.
     """
 
     model: ModelConfig
@@ -101,7 +101,7 @@ class TrainingConfig:
             settings: take precedence over the file's; None resets one to its default.
 
         Raises:
-            UserError: the file cannot be read, or as the constructor.
+            UserError: the file cannot be read, or the constructor refuses its settings.
         """
         path = _config_file(Path(path))
         values = with_new_names(read_settings(path), GROUPS, f" in {path}")
@@ -185,7 +185,7 @@ class TrainingConfig:
         return {flag.name: values[flag.name] for flag in SHOWN if flag.name != "hub_token"}
 
     def to_save(self, public: bool = False) -> dict[str, Any]:
-        """Return `flat` with absolute paths, or with `public` without the folders of any path."""
+        """Return `flat` with absolute paths or, with `public`, only the last part of each path."""
         values = self.flat()
         for key in (*PATHS, *NAMES_OR_PATHS):
             if values[key] and (key in PATHS or Path(values[key]).exists()):

@@ -68,12 +68,12 @@ def stream_of(loader: DataLoader[Item]) -> PhotoStream | None:
 
 
 def remaining_batches(loader: Any, progress: Progress, stream: PhotoStream | None = None) -> Iterator[Batch]:
-    """Yield the batches of the current epoch that were not taken yet; with a stream, all that follow.
+    """Yield the current epoch's remaining batches; with a stream, which is endless, all further batches.
 
     The order of photos depends on a generator's state at the start of the epoch: torch's global generator or, with
     several processes, the one that Accelerate synchronizes. A resumed epoch is read again from its start, so that
-    workers draw the same random numbers. Accelerate prefetches one batch, so the waiting batch is read with the state
-    that torch had then, and training continues with its own state.
+    workers draw the same random numbers. Accelerate prefetches one batch, so the batch that was waiting
+    is read with the state that torch had when it was requested; then the state of training itself is set again.
     """
     if stream is not None:
         stream.skip(progress.batches)

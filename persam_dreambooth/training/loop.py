@@ -32,7 +32,7 @@ from persam_dreambooth.training.screen import LossBar, drawn_in_words, say
 
 @dataclass
 class Training:
-    """What the loop works with, prepared by Accelerate."""
+    """Everything the loop needs, prepared by Accelerate."""
 
     config: TrainingConfig
     accelerator: Accelerator
@@ -85,7 +85,7 @@ def fit(run: Training, progress: Progress, stop: StopSignal) -> dict[str, float]
 
 
 def _steps(run: Training, progress: Progress, stop: StopSignal) -> Iterator[StepResult]:
-    """Take one optimizer step after the other, epoch after epoch."""
+    """Take optimizer steps, epoch after epoch, and yield the result of each."""
     metrics = StepMetrics()
     while progress.step < run.steps:
         for batch in remaining_batches(run.loader, progress, run.stream):
@@ -130,7 +130,7 @@ def _learn(
 
 
 def _after_step(run: Training, result: StepResult, progress: Progress, stop: StopSignal) -> None:
-    """Average, log, call back; write a checkpoint and validation pictures when they are due.
+    """Update the EMA, log, call `on_step`; write a checkpoint and validation pictures when they are due.
 
     Raises:
         Stopped, Exception: as `fit`.
@@ -141,7 +141,8 @@ def _after_step(run: Training, result: StepResult, progress: Progress, stop: Sto
     run.accelerator.log(result.losses | {"lr": run.scheduler.get_last_lr()[0]}, step=step)
     stop.call(run.callbacks.on_step, step, result.losses)
     is_last = step == run.steps
-    # A callback's error: several processes agree on it in the next step. After the last one the result is saved first.
+    # After a callback's error, several processes agree to stop in the next step; after the last step the model is
+    # saved first.
     stopping = not is_last and (result.stop or (stop.error is not None and run.accelerator.num_processes == 1))
     if stopping or step % config.output.checkpointing_steps == 0:
         _save(run, progress, stop)
@@ -173,7 +174,7 @@ def _save(run: Training, progress: Progress, stop: StopSignal) -> None:
 
 
 def _refuse_broken_weights(run: Training, progress: Progress) -> None:
-    """Raise if a weight is not finite, which finite gradients do not exclude; such a model is never saved."""
+    """Raise if a weight is not finite, which happens even with finite gradients; such a model is never saved."""
     finite = torch.stack([torch.isfinite(weight).all() for weight in run.parameters]).all()
     if not finite:
         raise UserError(

@@ -62,7 +62,7 @@ def train(config: TrainingConfig, *, callbacks: TrainingCallbacks | None = None)
         run = setup(config)
         settings = config.optimization
         if settings.seed is not None:
-            # Each process has its own seed and noise; the first has that of a single process.
+            # Each process has its own seed and noise; the first process's seed is the one that a single process has.
             set_seed(settings.seed, device_specific=True)
         torch.backends.cuda.matmul.allow_tf32 |= settings.allow_tf32
         family = load_family(config.model)
@@ -86,12 +86,12 @@ def _run(run: Setup, family: Family, callbacks: TrainingCallbacks) -> TrainingRe
                 model, pictures = _save_result(training, progress, run, stop)
         except Exception as error:
             raised_everywhere = isinstance(error, Stopped) or error is stop.error
-            if raised_everywhere or accelerator.num_processes == 1:  # else this would wait for the other processes
+            if raised_everywhere or accelerator.num_processes == 1:  # else it would wait for the others
                 accelerator.end_training()
             raise
     accelerator.end_training()
     if stop.error is not None:
-        stop.error.add_note(f"the training took its last step, and its model is in {output}")
+        stop.error.add_note(f"the training is complete, and its model is in {output}")
         raise stop.error
     return TrainingResult(output, model, pictures, checkpoint.checkpoints(output), progress.step, losses)
 

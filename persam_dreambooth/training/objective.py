@@ -30,7 +30,7 @@ def training_loss(family: Family, batch: Batch, config: TrainingConfig) -> tuple
     base = None
     if mask.background_prior_weight > 0:
         assert batch.class_prompt is not None, "TrainingConfig asks for a class prompt"
-        # Predict with the base first, while the activations of the other prediction are not in memory yet.
+        # Predict with the base model first, before the trained model's activations take up memory.
         base = family.predict_base(noised.first(count), batch.class_prompt)
     with family.record_attention() if mask.attention_loss_weight > 0 else nullcontext() as seen:
         prediction = family.predict(noised, family.encode_prompt(batch.prompt))

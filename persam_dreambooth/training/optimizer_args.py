@@ -31,10 +31,10 @@ FIXED = ("amsgrad", "min_8bit_size", "d0", "slice_p")
 
 
 def checked(optimizer: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of an optimizer, numbers as floats.
+    """Check an optimizer's settings and return them, numbers as floats except for whole-number settings.
 
     Raises:
-        UserError: one that this optimizer does not have, or a value of the wrong kind or outside its range.
+        UserError: a setting that this optimizer does not have, or a value of the wrong kind or outside its range.
     """
     allowed = ALLOWED[optimizer]
     for name in given:
@@ -71,7 +71,7 @@ def _finite(value: float) -> float:
 
 
 def with_old_flags(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `optimizer_args` of a run's settings, those that diffusers' flags of Prodigy gave included.
+    """Return the `optimizer_args` of a run's settings, including those given by diffusers' Prodigy flags.
 
     Args:
         settings: values by flag, as in `training_config.yaml`. Other optimizers ignore Prodigy's flags, as in

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 def quiet() -> Iterator[None]:
     """Silence progress bars and internal warnings of diffusers and transformers inside the block.
 
-    Downloads from the hub keep their bars, since a base model can take minutes.
+    Downloads from the hub keep their bars, since fetching a base model can take minutes.
     """
     verbosity, bars = diffusers_logging.get_verbosity(), diffusers_logging.is_progress_bar_enabled()
     shown = transformers_logging.is_progress_bar_enabled()

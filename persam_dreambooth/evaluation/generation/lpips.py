@@ -48,7 +48,7 @@ class Lpips:
         self._metric.to(self._device)
 
     def __call__(self, drawn: Sequence[Drawn]) -> float | None:
-        """Return the mean distance over all pairs of equally sized pictures; None for fewer than two pictures."""
+        """Return the mean distance over all pairs of pictures, all of one size; None for fewer than two."""
         pairs = list(combinations([picture.files.picture for picture in drawn], 2))
         return fmean(self._distance(*pair) for pair in pairs) if pairs else None
 

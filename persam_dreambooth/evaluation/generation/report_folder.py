@@ -79,7 +79,7 @@ def evaluate_generation(
         instance_data_dir: the subject's photos.
         instance_mask_dir: their masks, as `segment_folder` writes them.
         output: folder for `report.html`, `metrics.json` and all pictures.
-        prompts: DreamBench's for "objects" or "live" subjects, or a text file with one per line.
+        prompts: DreamBench's for "objects" or "live" subjects, or a text file with one prompt per line.
         unique_token: the identifier, such as "sks".
         class_token: the class noun, such as "dog".
         training_scenes: scenes of the photos, in the words of a prompt ("on a sofa").
@@ -88,7 +88,7 @@ def evaluate_generation(
         seed: seed of each prompt's first picture, the same for each model.
         num_inference_steps: denoising steps.
         guidance_scale: scale of classifier-free guidance.
-        negative_prompt: what should not be in the pictures.
+        negative_prompt: text that the pictures should not match.
         height: pixels, a multiple of 8, together with `width`; None is the model's own size.
         width: likewise.
         base_model: base of LoRA weights that come without a training config.

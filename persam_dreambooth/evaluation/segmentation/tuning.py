@@ -51,7 +51,7 @@ def three_weights(backbone: Backbone, method: Method, steps: int = STEPS) -> Eva
 
 
 def fit_three_weights(logits: Tensor, foreground: Tensor, steps: int = STEPS) -> Tensor:
-    """Fit the (3,) float32 weights whose sum of (3, H, W) logits is closest to (H, W) float32 in {0, 1}."""
+    """Fit the (3,) float32 weights with which (3, H, W) logits sum up closest to (H, W) float32 in {0, 1}."""
     weights = nn.Parameter(torch.full((3,), 1 / 3, device=logits.device))
     _descend([weights], lambda: dice_and_focal(torch.einsum("k,khw->hw", weights, logits), foreground), steps)
     return weights.detach()

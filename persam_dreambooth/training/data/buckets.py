@@ -11,7 +11,7 @@ from persam_dreambooth.training.config import DataConfig
 from persam_dreambooth.training.data.crops import Size
 
 STEP = 64
-"""With "auto", sides are multiples of this, as in other trainers, if the resolution is large enough."""
+"""With "auto", sides are multiples of this, as in other trainers, from a resolution of 256 on."""
 
 
 def bucket_sizes(config: DataConfig, unit: int) -> list[Size]:
@@ -22,8 +22,9 @@ def bucket_sizes(config: DataConfig, unit: int) -> list[Size]:
         unit: sides must be multiples of it, in pixels.
 
     Returns:
-        (height, width) pairs. With "auto": the square and, for every width (a multiple of 64) from half to twice
-        its side, the largest height (a multiple of 64) whose area does not exceed the square's.
+        (height, width) pairs. With "auto": the square and, for every width from half to twice its side, the largest
+            height within the same limits whose area does not exceed the square's. Both are multiples of 64 and of
+            `unit`, below a resolution of 256 only of `unit`.
 
     Raises:
         UserError: the flag cannot be parsed, or a side is not a multiple of `unit`.

@@ -85,9 +85,9 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _remember_origin(folder: Path, prompt: str | None, config: TrainingConfig, is_drawn: bool) -> None:
-    """Warn if class images were generated for another prompt or model; if some `is_drawn` now, record for which.
+    """Warn if class images were generated for another prompt or model; if `is_drawn`, record this run's.
 
-    A user's own pictures have no record and cause no warning.
+    `is_drawn`: this run generates some. A user's own pictures have no record and cause no warning.
     """
     path, base = folder / ORIGIN_NAME, without_folders(str(config.model.pretrained_model_name_or_path))
     now = {"class_prompt": prompt, "base_model": base}

@@ -42,9 +42,9 @@ class Concept:
         reference: a photo and its mask, from which the other masks are made.
         class_prompt: prompt of its class images and of the background prior.
         class_folder: folder of its class images; None without prior preservation.
-        num_class_images: how many of them there are to be.
+        num_class_images: number of class images to train with.
         identifier: word that names it in the prompts, for the attention loss.
-        name: of its files in a run with several subjects; empty in a run with one.
+        name: name for its files in a run with several subjects; empty in a run with one.
     """
 
     photos: Path
@@ -60,7 +60,7 @@ class Concept:
 
     @classmethod
     def of(cls, config: TrainingConfig) -> Self:
-        """Take the subject out of settings that are about one."""
+        """Build the subject from settings that describe a single one."""
         data, mask = config.data, config.mask
         photos = Path(str(data.instance_data_dir))
         reference = (mask.reference_image, mask.reference_mask)

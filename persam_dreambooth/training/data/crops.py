@@ -56,7 +56,8 @@ def draw_crop(photo: Size, size: Size, config: DataConfig, mask: Tensor | None =
         size: of the crop; the photo is resized to the smallest size that covers it.
         config: centre or random, mirrored or not.
         mask: the upright photo's, from `cover_mask`. If given and not empty, a crop that would lose a part of the
-            subject is moved by as little as possible, until all of the subject is in it, or it is filled with it.
+            subject is moved by as little as possible so that it holds the whole subject or, where the subject is
+            larger than the crop, lies within it.
     """
     resized = cover(photo, size)
     spare = [whole - part for whole, part in zip(resized, size, strict=True)]
@@ -90,7 +91,7 @@ def cover_mask(mask: Tensor, size: Size) -> Tensor:
 
 
 def _keep(start: int, low: int, high: int, length: int) -> int:
-    """Return the start nearest to `start` at which the window holds [low, high), or lies inside if it is shorter."""
+    """Return the start nearest to `start` at which the window contains [low, high) or, if shorter, lies in it."""
     first, last = sorted((low, high - length))
     return min(max(start, first), last)
 

@@ -1,4 +1,4 @@
-"""A data set of the `datasets` library, copied to a folder of photos, which then is trained on like any other."""
+"""A data set of the `datasets` library, copied to a folder of photos, to be trained on like any other."""
 
 import hashlib
 import io
@@ -49,7 +49,7 @@ def copy(config: TrainingConfig) -> None:
     """Write photos, masks and captions into the output folder: `00000.jpg`, `00000.png`, `00000.txt`.
 
     Photos in a format of `SUFFIXES` are copied byte for byte, others become PNG. Does nothing without
-    `--dataset_name`, or if an earlier call finished. To be called by one process.
+    `--dataset_name`, or if an earlier call finished. Call it in one process only.
 
     Raises:
         UserError: the data set cannot be loaded, a column is missing or has the wrong content, or the output folder
@@ -101,7 +101,7 @@ def _folder(config: TrainingConfig) -> Path:
 
 def _rows(config: TrainingConfig) -> Any:
     """Load the train split, with pictures left undecoded."""
-    import datasets  # takes two seconds and 80 MB, and only runs on data sets need it
+    import datasets  # takes two seconds and 80 MB, and only `--dataset_name` needs it
 
     data = config.data
     try:

@@ -46,7 +46,7 @@ class Found:
 def segment_first(concept: Concept, config: TrainingConfig, device: torch.device) -> None:
     """Make the masks in the output folder if the user gave a reference instead of masks.
 
-    To be called by one process, before the others look for the masks.
+    Call it in one process only, before the others look for the masks.
     """
     if not config.mask.masked_loss or concept.reference is None:
         return
@@ -73,8 +73,8 @@ def find_instances(concept: Concept, config: TrainingConfig, sizes: Sequence[Siz
         sizes: of crops; each photo gets the nearest one.
 
     Raises:
-        UserError: no photo, none readable, all doubted or excluded; masks missing, clashing or identical to the
-            photos; a photo that is not the one that its mask was made on; a damaged manifest of the masks.
+        UserError: no photo, none readable, or all uncertain or excluded; masks missing, clashing or identical to the
+            photos; a photo that has changed since its mask was made; a damaged manifest of the masks.
     """
     digest = cache(files.digest)
     plain, left_out = _without_masks(concept, config, sizes)

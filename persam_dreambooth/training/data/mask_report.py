@@ -33,7 +33,7 @@ class MaskCheck:
         photo, mask: the files.
         latent: (h, w) float32 in [0, 1], the latent mask of the resized photo (with `--center_crop` of its crop).
         kept: the smallest share of the subject, in (0, 1], that any of 16 crops kept.
-        inverted: whether it looks as if it marked the background.
+        inverted: whether it seems to mark the background instead of the subject.
         in_vain: share of those crops, in [0, 1], whose latent mask is empty.
         label: name of the photo in messages; empty is its file name.
         marked: number of pixels of the mask file that are marked as the subject.

@@ -16,7 +16,7 @@ from persam_dreambooth.words import counted, subject_words
 FEW_STEPS = 100
 """Fewer steps than this teach little: DreamBooth recipes take 400 to 1000."""
 SHOWN = 100
-"""Maximum number of characters of a truncated prompt's rest in a message."""
+"""Maximum number of characters that a message shows of the part cut off a prompt."""
 
 
 def slow_bfloat16(precision: str, device: torch.device) -> None:
@@ -98,7 +98,7 @@ def _cut_off(tokenizer: Any, prompt: str, length: int) -> str:
 
 
 def few_steps(config: TrainingConfig, steps: int, photos: int) -> None:
-    """Warn if the length of training is given in epochs, and the few photos make few steps of them."""
+    """Warn if the length of training is given in epochs, and with so few photos these make few steps."""
     if config.optimization.max_train_steps is None and steps < FEW_STEPS:
         warn(
             f"--num_train_epochs {config.optimization.num_train_epochs} of {counted(photos, 'photo')} makes "

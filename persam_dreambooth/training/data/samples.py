@@ -24,7 +24,7 @@ Source = tuple[Path, Path | None, Size]
 """A photo, its mask, and the size of its crops."""
 ReadSample = Callable[[Path, Path | None, Size], Sample]
 VERSION: Final = 2
-"""Part of every cache key; to be raised when the same settings would give other samples."""
+"""Part of every cache key; raise it when the same settings come to give other samples."""
 
 
 def read_mask(path: Path) -> Tensor:
@@ -102,7 +102,7 @@ class EncodedSamples:
     Args:
         family: encodes what is not in the cache yet.
         read: makes the samples to encode; its config also has the number of samples per photo and the cache folder.
-        sources: all that will be asked for.
+        sources: every source that will be requested.
         speaks: whether to show a progress bar.
     """
 

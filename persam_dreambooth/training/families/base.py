@@ -34,7 +34,7 @@ class Family(PipelineParts):
         dtype: of all frozen parts, as given to `place`.
         targets: the denoiser's layers that LoRA adapts.
         lora_encoders: the text encoders that get adapters with `--train_text_encoder`.
-        whole_encoders: the text encoders of which it trains all weights.
+        whole_encoders: the text encoders that the flag trains whole, without LoRA.
         flags: those of `PARTICULAR` that the family supports.
         vae_dtype: of the autoencoder; None is the same as other frozen parts.
     """
@@ -140,7 +140,7 @@ class Family(PipelineParts):
             cast_training_params(list(trained.values()), dtype=torch.float32)
         for part in self.base.values():
             part.to(device, dtype)
-            if dtype != torch.float32:  # compute like the trained part, which Accelerate wraps
+            if dtype != torch.float32:  # run under autocast, as Accelerate runs the trained part
                 part.forward = torch.autocast(device.type, dtype)(part.forward)  # type: ignore[method-assign]
 
     @abstractmethod

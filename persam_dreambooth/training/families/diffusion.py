@@ -55,7 +55,7 @@ class Diffusion(Family):
 
     @classmethod
     def even_unit_of(cls, config: ModelConfig) -> int:
-        """Multiples of this are halved between the UNet's blocks without a remainder; in pixels."""
+        """Unit, in pixels, whose multiples are halved between the UNet's blocks without a remainder."""
         blocks = load_config(cls.denoiser[1], cls.denoiser[0], config)["down_block_types"]
         return cls.cell_of(config) * int(2 ** (len(blocks) - 1))
 

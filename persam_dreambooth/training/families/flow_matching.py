@@ -42,7 +42,7 @@ class FlowMatching(Family):
 
     @classmethod
     def check(cls, config: TrainingConfig) -> None:
-        """Also refuse prompts longer than the pipeline takes."""
+        """Also refuse a sequence length above the pipeline's maximum."""
         super().check(config)
         length, longest = config.model.max_sequence_length, cls.longest_sequence
         if (length or 0) > longest:
@@ -58,7 +58,7 @@ class FlowMatching(Family):
 
         Preconditioned outputs are latents, x0' = x - sigma v, where x = x0 + sigma (noise - x0) and v is
         the prediction. Since x0' - x0 = sigma (noise - x0 - v), the squared error of x0' is sigma^2
-        times that of v, so that a weight is enough.
+        times that of v, so that it is enough to multiply the weight by sigma^2.
         """
         noise = torch.randn_like(latents)
         scheme = settings.weighting_scheme or self.weighting_scheme
@@ -75,7 +75,7 @@ class FlowMatching(Family):
         return Noised(noisy, self.scheduler.timesteps[steps].to(latents.device), target, weight=weight)
 
     def _between(self, latents: Tensor, noise: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the point at sigma on the way, and the velocity there, both (B, C, h, w); sigma 1 is noise."""
+        """Return the point at sigma on the line and the velocity there, both (B, C, h, w); sigma 1 is noise."""
         return (1.0 - sigmas) * latents + sigmas * noise, noise - latents
 
     def sampler(self, name: str, config: Any) -> Any:

@@ -77,12 +77,12 @@ class PipelineParts(ABC):
 
     @classmethod
     def side_unit_of(cls, config: ModelConfig) -> int:
-        """Unit that a picture's sides must be multiples of, in pixels, from the base model's configs alone."""
+        """Unit, in pixels, of which a picture's sides must be multiples, from the base model's configs alone."""
         return cls.cell_of(config)
 
     @classmethod
     def even_unit_of(cls, config: ModelConfig) -> int:
-        """Unit whose multiples are halved without a remainder in every layer, in pixels; as above."""
+        """Unit whose multiples are halved without a remainder in every layer, in pixels, from the configs alone."""
         return cls.side_unit_of(config)
 
     @abstractmethod

@@ -36,7 +36,7 @@ class StableDiffusion(Diffusion):
 
     @classmethod
     def load(cls, config: ModelConfig) -> Self:
-        """Also refuse prompts longer than the text encoder takes."""
+        """Also refuse a `--tokenizer_max_length` above what the text encoder takes."""
         family = super().load(config)
         positions = family.text_encoder.config.max_position_embeddings
         if (config.tokenizer_max_length or 0) > positions:

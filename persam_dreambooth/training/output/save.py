@@ -27,7 +27,7 @@ HUB_FOLDER = "hub"
 
 
 def save_model(family: Family, config: TrainingConfig) -> list[str]:
-    """Save the trained model to the output folder: to a temporary folder, then renamed, its index last.
+    """Save the trained model to the output folder: written to a temporary folder, then moved, its index last.
 
     Returns:
         Names of the model's files and folders.

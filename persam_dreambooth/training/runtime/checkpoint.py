@@ -49,7 +49,7 @@ class Progress:
 
 
 def register(accelerator: Accelerator, family: Family, average: EMAModel | None) -> None:
-    """Have Accelerate save the trained weights in the family's own format instead of as raw state; and their EMA.
+    """Have Accelerate save the trained weights, and their EMA, in the family's own format instead of as raw state.
 
     Not with FSDP: Accelerate gathers its shards into a format of its own before it calls any hook.
     """

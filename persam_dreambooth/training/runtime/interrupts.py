@@ -52,7 +52,7 @@ class StopSignal:
         return self.number is not None or self.error is not None
 
     def call(self, callback: Callable[..., object], *arguments: object) -> None:
-        """Call a callback in the process that speaks; from the first one that raises on, no more of them."""
+        """Call a callback, in the process that speaks only; after the first that raises, call none any more."""
         if self.speaks and self.error is None:
             try:
                 callback(*arguments)

@@ -1,4 +1,5 @@
-"""Raise the limit on open files for data loader workers: each tensor of a waiting batch takes one, pipes more."""
+"""Raise the limit on open files for data loader workers: each tensor of a prefetched batch takes one, and
+each worker's pipes take several."""
 
 import os
 from pathlib import Path

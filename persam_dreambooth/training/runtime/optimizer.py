@@ -28,7 +28,8 @@ def check(config: OptimizationConfig) -> None:
     """Refuse, before anything is loaded, flags from which no optimizer or schedule can be built.
 
     Raises:
-        UserError: an unknown schedule, one with an impossible end, or an optimizer that is not installed.
+        UserError: an unknown schedule, a learning rate below the schedule's final one, or an optimizer that is not
+            installed.
     """
     no_rules = SchedulerType.PIECEWISE_CONSTANT  # needs rules that no flag gives
     allowed = [kind.value for kind in SchedulerType if kind != no_rules]
@@ -88,7 +89,7 @@ class Settings:
         return cls(options, list(_schedule(scheduler).base_lrs))
 
     def apply(self, optimizer: Any, scheduler: Any) -> None:
-        """Apply them again, with the learning rate at the schedule's current step."""
+        """Apply the settings after a checkpoint is loaded, with the learning rate of the schedule's current step."""
         schedule = _schedule(scheduler)
         schedule.base_lrs = list(self.rates)
         now = [

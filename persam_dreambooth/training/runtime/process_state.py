@@ -24,7 +24,7 @@ def own_state() -> Iterator[None]:
         UserError: another thread of this process is training; both would share this state and the random generators.
     """
     if not _training.acquire(blocking=False):
-        raise UserError("another training is running in this process; wait for its end, or train in another process")
+        raise UserError("another training is running in this process; wait until it ends, or train in another process")
     before = [dict(state._shared_state) for state in STATES]
     tf32 = torch.backends.cuda.matmul.allow_tf32
     try:

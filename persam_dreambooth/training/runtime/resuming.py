@@ -25,8 +25,8 @@ HELD = (
     *("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder", "use_ema", "optimizer", "seed_each_batch"),
     *("seed", "network_weights"),
 )
-"""Flags that must not change on resume: a checkpoint's content, the count of its batches, or its weights depend on
-them."""
+"""Flags that must not change on resume: they determine what a checkpoint holds, how its batches are counted, or its
+weights."""
 LOCK_NAME = ".training.lock"
 """Held by the run that writes into the folder; deleted when it ends."""
 
@@ -71,7 +71,7 @@ def choose_start(config: TrainingConfig) -> Path | None:
 
 @contextmanager
 def alone(config: TrainingConfig, start: Path | None) -> Iterator[None]:
-    """Create the output folder and lock it against other runs; the lock ends with the process.
+    """Create the output folder and lock it against other runs; it is released even if the process is killed.
 
     Args:
         config: the run's.

@@ -86,5 +86,5 @@ def explained() -> Iterator[None]:
         words = str(error)
         if "in DataLoader worker process" not in words:
             raise
-        # torch raised it again with the worker's traceback in the message; line ends in it are escaped by now.
+        # torch raised it again with the worker's traceback in the message, whose line breaks are escaped by now.
         raise UserError(words.rpartition(f"{UserError.__name__}: ")[2].removesuffix(r"\n")) from error

@@ -71,7 +71,7 @@ def metadata(converted: Mapping[str, Tensor], title: str, settings: Mapping[str,
 
 
 def _base(converted: Mapping[str, Tensor]) -> tuple[str, str | None, str | None]:
-    """Return sd-scripts' module, and the base model's names in sd-scripts and ModelSpec, as far as weights tell."""
+    """Return sd-scripts' module and the base's names in sd-scripts and ModelSpec, as far as the weights tell."""
     for layer, (module, bases) in BASES.items():
         taken = channels(converted, layer)
         if taken is not None:

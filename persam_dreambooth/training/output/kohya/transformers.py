@@ -105,7 +105,7 @@ def to_kohya(pairs: Mapping[str, Pair], alpha: float | None) -> dict[str, Tensor
         `lora_unet_...`, each with `.lora_down.weight`, `.lora_up.weight` and `.alpha`, (), float32.
 
     Raises:
-        UserError: a layer that these models do not have, or pairs that do not fit into one.
+        UserError: a layer that these models do not have, or pairs that cannot be fused into one.
     """
     architecture = _architecture(pairs)
     layers: dict[str, tuple[dict[str, int], dict[str, Pair]]] = {}
@@ -155,7 +155,7 @@ def _foreign(name: str) -> UserError:
 
 
 def _fused(layer: str, shares: Mapping[str, int], parts: Mapping[str, Pair]) -> Pair:
-    """Fuse the pairs of several parts into one with the same change in each part's rows; missing parts add 0.
+    """Fuse the pairs of several parts into one that changes each part's rows as before; missing parts add 0.
 
     down = [down_1; ...; down_n], (n r, in), and up = diag(up_1, ..., up_n), (out, n r).
     """

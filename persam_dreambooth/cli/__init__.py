@@ -12,10 +12,10 @@ from persam_dreambooth.errors import Stopped, UserError, is_out_of_memory, print
 
 VERBS = {
     "segment": "find the subject of one reference photo in a whole folder; writes masks",
-    "review": "a page in the browser to see, correct and approve the masks, and to look at finished runs",
+    "review": "see, correct and approve the masks in the browser, and look at finished runs",
     "video": "follow subjects through a video; writes a mask per frame and an overlay video",
-    "train": "DreamBooth on those photos and masks (the same as train_dreambooth_persam.py)",
-    "generate": "generate pictures with a trained model",
+    "train": "train DreamBooth on the photos and masks (the same as train_dreambooth_persam.py)",
+    "generate": "generate images with a trained model",
     "convert": "convert LoRA weights to kohya's format, for A1111, ComfyUI and others",
     "export": "export photos and masks for other trainers: OneTrainer, kohya, COCO, cut-outs, ...",
     "import": "import other trainers' photos and masks, to train on them here",

@@ -42,10 +42,11 @@ class EvaluateFlags(Flags):
     data: str | None = flag(None, "the benchmark's folder")
     output: str | None = flag(None, "folder for results.json, results.csv, worst.png, masks/ and episodes.json")
     method: Literal["persam", "persam-f"] = flag(
-        "persam", "training-free, or with two fitted mask weights; not for ablate"
+        "persam", "persam: training-free; persam-f: fits two mask weights; not for ablate"
     )
     fidelity: Literal["corrected", "official", "paper"] = flag(
-        "corrected", "corrected: right on photos of any shape; official: as the authors' code; paper: as printed"
+        "corrected",
+        "corrected: official with its faults fixed; official: as the authors' code; paper: the equations as printed",
     )
     folds: list[str] = flag([], "the folds to score, counted from 0; all of them if unset")
     episodes: int | None = flag(None, "episodes per fold, for a quick look; the protocol's number if unset", min=1)
@@ -53,7 +54,7 @@ class EvaluateFlags(Flags):
     tables: list[str] = flag([], "ablate only: which of the paper's tables 4, 5 and 6; all three if unset")
     steps: int = flag(1000, "ablate only: steps of each fit in table 5", min=1)
     encoder: str | None = flag(
-        None, "presence only: a CLIP or DINO, hub name or folder, that measures how similar two subjects look"
+        None, "presence only: a CLIP or DINO, hub name or folder, that measures how alike two subjects look"
     )
 
     def __post_init__(self) -> None:

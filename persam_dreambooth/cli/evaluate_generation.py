@@ -11,8 +11,8 @@ from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.text_files import check_words
 
 DESCRIPTION = (
-    "Generate pictures for DreamBench's prompts with one or several models, and compare them with the subject's "
-    "photos and with the prompts; writes report.html, metrics.json and all pictures."
+    "Generate images for DreamBench's prompts, or your own, with one or several models, and compare them with the "
+    "subject's photos and with the prompts; writes report.html, metrics.json and all images."
 )
 ESSENTIAL = (
     "model",
@@ -37,15 +37,15 @@ class GenerationReportFlags(Flags):
     """Flags of `evaluate generation`."""
 
     model: list[str] = flag(
-        [], "output of a training, or a hub name; give several to compare them, as TITLE=FOLDER to name them"
+        [], "a training's --output_dir, or a hub name; several are compared, as TITLE=FOLDER to give them names"
     )
     instance_data_dir: str | None = flag(None, "the subject's photos")
     instance_mask_dir: str | None = flag(None, "their masks, as `persam-dreambooth segment` writes them")
     output: str | None = flag(None, "folder for the report; run again to resume")
     prompts: str = flag(
         "objects",
-        "DreamBench's 25 for objects or live subjects (live), or a text file with one per line, such as "
-        '"a {unique_token} {class_token} [in the jungle]", the brackets around the scene',
+        "objects or live: DreamBench's 25 prompts for objects or live subjects; or a file with a prompt per line, "
+        'such as "a {unique_token} {class_token} [in the jungle]", with the scene in brackets',
     )
     unique_token: str | None = flag(None, 'the identifier of the subject, such as "sks"')
     class_token: str | None = flag(None, 'its class, such as "dog"')
@@ -53,30 +53,33 @@ class GenerationReportFlags(Flags):
         [], 'where the photos were taken, as in a prompt ("on a sofa"); measures how often it reappears'
     )
     scene_template: str = flag("a photo {}", "prompt with which CLIP looks for a scene; {} stands for the scene")
-    num_images: int = flag(4, "pictures per prompt", min=1)
-    seed: int = flag(0, "seed of each prompt's first picture; the same for each model", min=0, below=2**63)
+    num_images: int = flag(4, "images per prompt", min=1)
+    seed: int = flag(0, "seed of each prompt's first image; the same for each model", min=0, below=2**63)
     num_inference_steps: int = flag(50, "denoising steps", min=1)
     guidance_scale: float = flag(7.5, "classifier-free guidance: how closely the prompt is followed")
-    negative_prompt: str | None = flag(None, "what should not be in the pictures")
+    negative_prompt: str | None = flag(None, "what should not be in the images")
     height: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
     width: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
     base_model: str | None = flag(None, "base model of LoRA weights that have no training config beside them")
     dino_model: str = flag(
-        "facebook/dino-vits16", "hub name or folder; the paper's by default; none skips its measures"
+        "facebook/dino-vits16", "hub name or folder; by default the paper's; none skips the metrics that use it"
     )
     clip_model: str = flag(
-        "openai/clip-vit-base-patch32", "hub name or folder; by default not the text encoder of Stable Diffusion 1"
+        "openai/clip-vit-base-patch32",
+        "hub name or folder; the default is not the CLIP whose text encoder Stable Diffusion 1 uses",
     )
     diversity: Literal["features", "lpips"] = flag(
-        "features", "1 - cosine of DINO's (else CLIP's) features; or lpips as in the paper, downloads AlexNet"
+        "features",
+        "features: 1 - cosine of DINO's (or else CLIP's) features; lpips: as in the paper, downloads AlexNet",
     )
     sam: str = flag(
-        "facebook/sam-vit-huge", "finds the subject in the pictures: hub name, folder, or original .pth checkpoint"
+        "facebook/sam-vit-huge",
+        "the SAM that finds the subject in the images: hub name, folder or original .pth checkpoint",
     )
     presence: str | None = flag(
         None, "file of the presence rule (is the subject there?); presence.json beside the SAM if unset"
     )
-    device: str | None = flag(None, "cpu, cuda, cuda:1, mps; an accelerator if available, if unset")
+    device: str | None = flag(None, "cpu, cuda, cuda:1 or mps; if unset, an accelerator where available")
     dtype: Literal["float32", "bfloat16", "float16"] = flag(
         "float32", "precision of the models and of SAM; CLIP and DINO stay float32"
     )

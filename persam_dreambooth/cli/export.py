@@ -20,14 +20,14 @@ class ExportFlags(Flags):
 
     to: str | None = flag(None, f"the trainer: {TRAINERS}")
     masks: str | None = flag(None, "the --output of `segment`, or a folder of masks with the photos' names")
-    images: str | None = flag(None, "folder of photos; those in segment's manifest if unset")
+    images: str | None = flag(None, "folder of photos; if unset, the photos listed in segment's manifest")
     output: str | None = flag(None, "new folder for photos, masks and configuration")
     in_place: bool = flag(
         False, "instead of --output: put masks beside the photos, which stay as they are (onetrainer)"
     )
     include_uncertain: bool = flag(
         False,
-        "keep photos in which segmentation is uncertain of the subject; by default they are left out",
+        "keep photos in which segmentation is unsure of the subject or did not find it; by default they are left out",
         old_names=["include_doubtful"],
     )
     caption_extension: str = flag(

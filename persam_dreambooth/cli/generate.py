@@ -31,18 +31,18 @@ class GenerateFlags(Flags):
     """Flags of `generate`."""
 
     model: str | None = flag(None, "a trained model: the --output_dir of a training (pipeline or LoRA)")
-    prompt: list[str] = flag([], 'one or more, such as "a sks dog in the jungle"')
+    prompt: list[str] = flag([], 'one or more prompts, such as "a sks dog in the jungle"')
     prompts_file: str | None = flag(None, "a text file with one prompt per line")
-    output: str = flag("generated", "folder for the pictures and grid.png")
-    num_images: int = flag(4, "pictures per prompt", min=1)
-    seed: int = flag(0, "seed of each prompt's first picture; the next ones count up", min=-(2**63), below=2**63)
-    negative_prompt: str | None = flag(None, "what should not be in the pictures")
+    output: str = flag("generated", "folder for the images and grid.png")
+    num_images: int = flag(4, "images per prompt", min=1)
+    seed: int = flag(0, "seed of each prompt's first image; the next ones count up", min=-(2**63), below=2**63)
+    negative_prompt: str | None = flag(None, "what should not be in the images")
     num_inference_steps: int = flag(50, "denoising steps", min=1)
     guidance_scale: float = flag(7.5, "classifier-free guidance: how closely the prompt is followed")
     height: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
     width: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
     base_model: str | None = flag(None, "base model of LoRA weights that have no training config beside them")
-    device: str | None = flag(None, "cpu, cuda, cuda:1, mps; an accelerator if available, if unset")
+    device: str | None = flag(None, "cpu, cuda, cuda:1 or mps; if unset, an accelerator where available")
     dtype: Literal["float32", "bfloat16", "float16"] = flag("float32", "precision of the model")
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class GenerateFlags(Flags):
 
 def run(program: str, argv: list[str]) -> None:
     """Generate, then print the path of the pictures."""
-    (flags,) = parse([GenerateFlags], argv, program, "Generate pictures with a trained model.", ESSENTIAL, EXAMPLE)
+    (flags,) = parse([GenerateFlags], argv, program, "Generate images with a trained model.", ESSENTIAL, EXAMPLE)
     import torch
 
     from persam_dreambooth.generated_folder import generate_folder

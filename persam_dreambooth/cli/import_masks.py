@@ -19,9 +19,9 @@ class ImportFlags(Flags):
     input: str | None = flag(
         None, "the trainer's folder: its photos, or images/ and masks/ in it, or the JSON file that lists them"
     )
-    images: str | None = flag(None, "folder of the photos, if it has another name")
-    masks: str | None = flag(None, "folder of the masks, if it has another name")
-    category: str | None = flag(None, "name of the subject's category in a COCO file with several")
+    images: str | None = flag(None, "folder of the photos, if it is not where the trainer expects it")
+    masks: str | None = flag(None, "folder of the masks, if it is not where the trainer expects it")
+    category: str | None = flag(None, "the subject's category, if a COCO file has several")
     output: str | None = flag(None, "new folder for images/, masks/ and manifest.jsonl")
 
     def __post_init__(self) -> None:

@@ -28,24 +28,24 @@ PASSWORD_VARIABLE = "PERSAM_REVIEW_PASSWORD"
 class ReviewFlags(Flags):
     """Flags of `review`."""
 
-    images: str | None = flag(None, "folder of photos, or of such folders; segmented or not")
+    images: str | None = flag(None, "folder of photos, or of folders of photos; segmented or not")
     output: str | None = flag(
         None,
-        "folder of the masks (the --output of `segment`); with several folders of photos it has a folder "
-        "for each; segmented/ inside --images if unset",
+        "folder of the masks (the --output of `segment`), with a subfolder for each folder of photos if there are "
+        "several; segmented/ inside --images if unset",
     )
     run: list[str] = flag([], "a training's --output_dir to look at and generate from; or several")
     host: str = flag("127.0.0.1", "address to listen on; a password is needed for any other than this machine's own")
     port: int = flag(7860, "port to listen on; 0 picks a free one", min=0, max=2**16 - 1)
     password: str | None = flag(
         None,
-        "password for the page, with any user name; better set in the environment variable "
+        "password for the page (any user name works); it is safer in the environment variable "
         f"{PASSWORD_VARIABLE}, since others can read a command line",
     )
     presence: str | None = flag(
         None, "file of the presence rule, as `segment` takes it; presence.json beside the SAM if unset"
     )
-    embedding_cache: str | None = flag(None, "folder to cache encoded photos in")
+    embedding_cache: str | None = flag(None, "folder that caches encoded photos")
 
     def __post_init__(self) -> None:
         super().__post_init__()

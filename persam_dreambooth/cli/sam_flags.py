@@ -18,9 +18,9 @@ class SamFlags(Flags):
     _argument_group_name: ClassVar[str] = "the SAM"
 
     sam: str = flag(
-        "facebook/sam-vit-huge", "a SAM: hub name, folder, or original .pth checkpoint; the paper's is ViT-H"
+        "facebook/sam-vit-huge", "a SAM: hub name, folder or original .pth checkpoint; the paper uses ViT-H"
     )
-    device: str | None = flag(None, "cpu, cuda, cuda:1, mps; an accelerator if available, if unset")
+    device: str | None = flag(None, "cpu, cuda, cuda:1 or mps; if unset, an accelerator where available")
     dtype: Literal["float32", "bfloat16", "float16"] = flag("float32", "precision of SAM's image encoder")
 
     @property

@@ -45,21 +45,21 @@ class SegmentFlags(Flags):
     """Flags of `segment`."""
 
     images: str | None = flag(None, "folder of photos")
-    reference: list[str] = flag([], "reference image: a photo in which you mark the subject; or several")
+    reference: list[str] = flag([], "the photo in which you mark the subject; or several")
     reference_mask: list[str] = flag(
         [], "its mask: the subject painted in any colour on black, the photo's size; one per reference"
     )
     reference_box: list[str] = flag(
         [], "instead of a mask, the box around the subject as left,top,right,bottom in pixels"
     )
-    reference_points: list[str] = flag([], "or points on it as x,y, and beside it as x,y,0; for a single reference")
-    reference_scribble: list[str] = flag([], "or a drawing, on black, whose strokes lie on the subject")
+    reference_points: list[str] = flag([], "or points, as x,y on the subject and x,y,0 off it; for a single reference")
+    reference_scribble: list[str] = flag([], "or a scribble: strokes on the subject, drawn on black")
     pick_reference: bool = flag(False, "use only the reference that best finds the subject in the others")
     output: str | None = flag(None, "folder for masks/, overlays/, contact_sheet.png and manifest.jsonl")
-    recursive: bool = flag(False, "segment the folders in --images too; each gets its own folder in --output")
+    recursive: bool = flag(False, "segment the subfolders of --images too; each gets its own folder in --output")
     again: bool = flag(
         False,
-        "reuse the output folder of another run: masks that you corrected or approved are kept, the others made again",
+        "reuse the output folder of another run: masks that you corrected or approved are kept, the others are redone",
     )
     batch_size: int = flag(4, "photos per batch of the image encoder", min=1)
     subject_name: list[str] = flag(
@@ -72,7 +72,7 @@ class SegmentFlags(Flags):
     )
     all_instances: bool = flag(False, "masks cover every instance of the subject; also writes instances/")
     dataloader_num_workers: int = flag(0, "processes that decode photos; 0 decodes them in this one", min=0)
-    embedding_cache: str | None = flag(None, "folder to cache encoded photos in, for the next subject in this album")
+    embedding_cache: str | None = flag(None, "folder that caches encoded photos, for other subjects in the same album")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,10 +120,11 @@ class MethodFlags(Flags):
     _argument_group_name: ClassVar[str] = "the method"
 
     method: Literal["persam", "persam-f"] = flag(
-        "persam", "training-free, or with the two weights of PerSAM-F, fitted on the reference in a second"
+        "persam", "persam: training-free; persam-f: fits two mask weights on the reference, in about a second"
     )
     fidelity: Literal["corrected", "official", "paper"] = flag(
-        "corrected", "corrected: right on photos of any shape; official: as the authors' code; paper: as printed"
+        "corrected",
+        "corrected: official with its faults fixed; official: as the authors' code; paper: the equations as printed",
     )
     alpha: float = flag(1.0, "weight of the attention bias in equation 8; for --fidelity paper")
     refinement: bool = flag(True, "cascaded post-refinement, two further decoder passes")
@@ -132,11 +133,11 @@ class MethodFlags(Flags):
     semantic_prompting: bool = flag(True, "persam only: target-semantic prompting")
     edge_padding: float = flag(
         0.0,
-        "pad the photo by repeating its edge, by this share of its longer side, such as 0.06: finds more of a "
-        "subject that the edge cuts off, a little less of whole ones; for --fidelity corrected",
+        "extend the photo on each side, by this share of its longer side, such as 0.06, repeating its edge: finds "
+        "more of subjects that the edge cuts off, a little less of whole ones; for --fidelity corrected",
     )
     features: str | None = flag(
-        None, "a DINOv2 or DINOv3, hub name or folder, that locates the subject instead of the SAM"
+        None, "a DINOv2 or DINOv3, hub name or folder, that locates the subject in place of the SAM's encoder"
     )
 
     def chosen_method(self) -> "Method":

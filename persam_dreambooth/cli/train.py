@@ -6,7 +6,7 @@ from persam_dreambooth.cli import is_first_process
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.training.config import GROUPS, TrainingConfig
 
-DESCRIPTION = "DreamBooth on a few photos, the loss taken over the subject only."
+DESCRIPTION = "Train DreamBooth on a few photos, with the loss taken over the subject only."
 ESSENTIAL = (
     "pretrained_model_name_or_path",
     "instance_data_dir",

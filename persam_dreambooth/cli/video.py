@@ -27,7 +27,9 @@ class VideoFlags(Flags):
     first_mask: str | None = flag(
         None, "where the subjects are in the first frame: one mask, or a palette PNG with labels 1, 2, ..."
     )
-    subject: list[str] = flag([], "or subjects that `segment` saved (subject.safetensors), searched for in all frames")
+    subject: list[str] = flag(
+        [], "or subjects that `segment` saved (subject.safetensors), which are searched for in all frames"
+    )
     output: str | None = flag(None, "folder for masks/, frames.jsonl and overlay.mp4")
     memory: str | None = flag(
         None,
@@ -36,8 +38,8 @@ class VideoFlags(Flags):
     )
     lost_below: float = flag(
         0.7,
-        "mask quality below which a subject counts as lost until it is found again; 0 never does; "
-        "with --memory: below which a subject is not followed from a mask of --sam",
+        "mask quality below which a subject counts as lost until it is found again; at 0 none is ever lost; "
+        "with --memory and --subject: the quality that the mask from which a subject is followed must have",
         min=0,
     )
 

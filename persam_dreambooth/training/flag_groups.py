@@ -25,7 +25,7 @@ class ModelConfig(Flags):
     pretrained_model_name_or_path: str | None = flag(None, "the base model: hub name or folder of a pipeline")
     revision: str | None = flag(None, "branch, tag or commit of the base model on the hub")
     variant: str | None = flag(None, "variant of the base model's weight files, such as fp16")
-    tokenizer_name: str | None = flag(None, "another tokenizer than the base model's: hub name or folder")
+    tokenizer_name: str | None = flag(None, "a tokenizer to use instead of the base model's: hub name or folder")
     tokenizer_max_length: int | None = flag(
         None, "number of tokens that a prompt is padded or truncated to; the tokenizer's own if unset", min=2
     )
@@ -42,17 +42,19 @@ class ModelConfig(Flags):
     use_lora: bool = flag(False, "train LoRA adapters instead of all weights")
     rank: int | None = flag(None, "rank of the LoRA adapters; 4 if unset", min=1)
     lora_alpha: int | None = flag(None, "the adapters are scaled by alpha / rank; the rank if unset", min=1)
-    use_dora: bool = flag(False, "DoRA: LoRA that learns the norm of each weight vector apart from its direction")
+    use_dora: bool = flag(
+        False, "DoRA: LoRA that learns the magnitude of each weight vector separately from its direction"
+    )
     lora_dropout: float | None = flag(None, "dropout inside the LoRA adapters; 0 if unset", min=0, max=1)
     network_weights: str | None = flag(
         None, "with LoRA: start from these weights, a .safetensors file in diffusers' format or an output folder"
     )
-    gradient_checkpointing: bool = flag(False, "less memory for about a third more time")
+    gradient_checkpointing: bool = flag(False, "save memory, at the cost of about a third more time")
     enable_xformers_memory_efficient_attention: bool = flag(False, "compute attention with xformers")
     pre_compute_text_embeddings: bool = flag(False, "encode the prompts once and drop the text encoder")
     text_encoder_use_attention_mask: bool = flag(False, "mask out padding tokens in the text encoder")
     class_labels_conditioning: Literal["timesteps"] | None = flag(
-        None, "class labels for a UNet with class embeddings: timesteps"
+        None, "what a UNet with class embeddings gets as its class labels: timesteps"
     )
 
     def __post_init__(self) -> None:
@@ -101,7 +103,8 @@ class DataConfig(Flags):
     )
     instance_prompt: str | None = flag(None, 'prompt with the identifier, such as "a sks dog"')
     caption_extension: str | None = flag(
-        None, "extension of caption files, such as .txt: a photo with one beside it is trained on its caption instead"
+        None,
+        "extension of caption files, such as .txt: a photo with one beside it uses it instead of --instance_prompt",
     )
     concepts_list: str | None = flag(
         None,
@@ -110,7 +113,7 @@ class DataConfig(Flags):
     )
     dataset_name: str | None = flag(
         None,
-        "instead of a folder of photos: a data set, hub name or folder; its train split is copied to the output",
+        "instead of a folder of photos: a data set (hub name or folder), whose train split is copied to the output",
     )
     dataset_config_name: str | None = flag(None, "the data set's configuration")
     image_column: str = flag("image", "the data set's column of photos")
@@ -129,28 +132,30 @@ class DataConfig(Flags):
         None, "precision while class images are generated; fp16 on a GPU if unset"
     )
     resolution: int = flag(
-        512, "photos are resized so that the shorter side has this many pixels, then cropped to a square", min=1
+        512, "photos are resized to cover a square of this many pixels a side, then cropped to it", min=1
     )
     image_interpolation_mode: Literal["bilinear", "bicubic", "lanczos"] | None = flag(
         None,
-        "interpolation when photos are resized; as in diffusers' scripts, lanczos with LoRA, else bilinear, if unset",
+        "how photos are resized; if unset, as in diffusers' scripts: lanczos with LoRA, otherwise bilinear",
     )
     center_crop: bool = flag(
         False,
-        "crop the centre instead of a random position; both crops are moved if they would cut off part of the subject",
+        "crop the centre instead of a random position; either crop is moved if it would cut off part of the subject",
     )
     aspect_ratio_buckets: str | None = flag(
         None, 'crop photos to the nearest of several shapes instead of a square: auto, or "height,width;height,width"'
     )
     random_flip: bool = flag(False, "mirror half of the photos, together with their masks")
     background_images: str | None = flag(
-        None, "folder of pictures without the subject; each time a photo is used, a random one becomes its background"
+        None, "folder of pictures without the subject; each time a photo is used, a random one replaces its background"
     )
     cache_latents: bool = flag(
-        False, "encode each photo once before training, and then free the autoencoder's memory on the device"
+        False, "encode photos and class images before training, then remove the autoencoder from the device"
     )
     cached_crops: int = flag(
-        4, "with --cache_latents: number of random crops and flips of each photo; 1 if nothing is random", min=1
+        4,
+        "with --cache_latents: cached versions (random crops and flips) of each photo; 1 if nothing is random",
+        min=1,
     )
     training_cache: str | None = flag(
         None, "folder that keeps the results of --cache_latents and --pre_compute_text_embeddings for the next run"
@@ -191,25 +196,26 @@ class MaskConfig(Flags):
 
     masked_loss: bool = flag(True, "take the loss over the subject only; --no_masked_loss is plain DreamBooth")
     instance_mask_dir: str | None = flag(
-        None, "folder of masks named as the photos, or the --output of `persam-dreambooth segment`"
+        None, "folder of masks named like the photos, or the --output of `persam-dreambooth segment`"
     )
     reference_image: str | None = flag(None, "instead of masks: the one photo whose mask you have")
     reference_mask: str | None = flag(None, "its mask: the subject painted on black, the photo's size")
     sam: str = flag("facebook/sam-vit-huge", "the SAM that finds the subject: hub name, folder or .pth checkpoint")
     uncertain_photo_weight: float = flag(
         0.0,
-        "loss weight of photos in which segmentation is uncertain of the subject or did not find it: 0 leaves them "
+        "loss weight of photos in which segmentation is unsure of the subject or did not find it: 0 leaves them "
         "out, 1 trains on them as on the others",
         min=0,
         max=1,
         old_names=["doubtful_photo_weight"],
     )
     mask_downsample: Literal["area", "nearest", "max", "min"] = flag(
-        "area", "how a latent cell gets its mask value: the share covered, the centre pixel, any pixel, or all pixels"
+        "area",
+        "mask value of a latent cell: the share covered (area), the centre pixel (nearest), any pixel, all pixels",
     )
     mask_dilation: int = flag(0, "dilate the mask by this many pixels of the crop before it is downsampled", min=0)
     mask_normalization: Literal["sample", "batch", "none"] = flag(
-        "sample", "divide the loss by the mask's size in each photo, in the whole batch, or not at all"
+        "sample", "divide the loss by the mask's size in each photo (sample), in the whole batch, or not at all (none)"
     )
     background_weight: float = flag(0.0, "weight of the loss outside the mask; the paper's is 0", min=0, max=1)
     background_prior_weight: float = flag(
@@ -271,11 +277,11 @@ class OptimizationConfig(Flags):
     _argument_group_name: ClassVar[str] = "optimization"
 
     num_train_epochs: int = flag(1, "passes over the photos", min=1)
-    max_train_steps: int | None = flag(None, "optimizer steps; wins over --num_train_epochs", min=1)
-    gradient_accumulation_steps: int = flag(1, "batches per optimizer step, which averages their gradients", min=1)
+    max_train_steps: int | None = flag(None, "optimizer steps; takes precedence over --num_train_epochs", min=1)
+    gradient_accumulation_steps: int = flag(1, "batches per optimizer step; their gradients are averaged", min=1)
     learning_rate: float | None = flag(
         None,
-        "after warm-up; as in diffusers' scripts 5e-4 with LoRA and 5e-6 without, 1 with Prodigy, if unset",
+        "rate after warm-up; if unset, 1 with Prodigy, else as in diffusers' scripts: 5e-4 with LoRA, 5e-6 without",
         min=0,
     )
     scale_lr: bool = flag(
@@ -284,14 +290,14 @@ class OptimizationConfig(Flags):
     lr_scheduler: str = flag(
         "constant", "linear, cosine, cosine_with_restarts, polynomial, constant or constant_with_warmup"
     )
-    lr_warmup_steps: int = flag(500, "steps until the full learning rate", min=0)
-    lr_num_cycles: int = flag(1, "restarts of cosine_with_restarts", min=1)
-    lr_power: float = flag(1.0, "exponent of polynomial", min=0)
+    lr_warmup_steps: int = flag(500, "steps until the full learning rate is reached", min=0)
+    lr_num_cycles: int = flag(1, "number of cycles of cosine_with_restarts", min=1)
+    lr_power: float = flag(1.0, "exponent of the polynomial schedule", min=0)
     optimizer: str = flag("adamw", "adamw, adamw8bit (needs bitsandbytes) or prodigy (needs prodigyopt)")
     optimizer_args: dict[str, Any] = flag(
         {},
-        "further settings of the optimizer, which win over --adam_*, such as weight_decay=0.01 betas=0.9,0.99, with "
-        "Prodigy also d_coef=2 decouple=False; an unknown one is refused with a list of all",
+        "further settings of the optimizer, such as weight_decay=0.01 betas=0.9,0.99 or, with Prodigy, d_coef=2 "
+        "decouple=False; they take precedence over --adam_*; an unknown one is refused with a list of all",
     )
     use_8bit_adam: bool = flag(False, "the same as --optimizer adamw8bit")
     adam_beta1: float = flag(0.9, "decay of the optimizer's first moment", min=0, below=1)
@@ -305,35 +311,40 @@ class OptimizationConfig(Flags):
     prodigy_safeguard_warmup: bool | None = flag(None, "--optimizer_args safeguard_warmup=VALUE", hidden=True)
     max_grad_norm: float = flag(1.0, "gradients are clipped to this norm", min=0)
     use_ema: bool = flag(
-        False, "keep a moving average of the weights (EMA), use it for the validation pictures and save it"
+        False, "keep a moving average of the weights (EMA), which validation images and the saved model use"
     )
     ema_decay: float = flag(
         0.9999, "upper limit of the EMA's decay; at step t the decay is at most t / (9 + t)", min=0, below=1
     )
     snr_gamma: float | None = flag(None, "min-SNR weighting of the timesteps; 5.0 is its paper's value", min=1e-6)
     offset_noise: bool = flag(
-        False, "add a random offset to each channel of the noise, for very dark or bright pictures"
+        False, "add a random offset to each channel of the noise, to learn very dark or bright images"
     )
     weighting_scheme: Literal["sigma_sqrt", "logit_normal", "mode", "cosmap", "none"] | None = flag(
         None,
-        "flow matching: which noise levels are drawn more often or weighted higher; as in diffusers' scripts, "
-        "logit_normal with SD 3 and none with the others, if unset",
+        "flow matching: which noise levels are drawn more often or weighted higher; if unset, as in diffusers' "
+        "scripts, logit_normal with SD 3 and none with the others",
     )
-    logit_mean: float = flag(0.0, "mean of logit_normal; below 0 draws less noise", min=-1e6, max=1e6)
+    logit_mean: float = flag(
+        0.0,
+        "mean of logit_normal; below 0 favours high noise levels with SD 3 and Flux, low ones with Lumina 2",
+        min=-1e6,
+        max=1e6,
+    )
     logit_std: float = flag(1.0, "standard deviation of logit_normal", min=1e-6)
     mode_scale: float = flag(1.29, "how far mode departs from the uniform distribution", min=-1e6, max=1e6)
     precondition_outputs: int | None = flag(
         None,
-        "SD 3: take the loss on latents (1), which weights noisy pictures higher, or on velocities (0); 1 if unset",
+        "SD 3: take the loss on latents (1), which weights noisy images higher, or on velocities (0); 1 if unset",
         min=0,
         max=1,
     )
     set_grads_to_none: bool = flag(True, "free gradients instead of zeroing them: faster, with the same weights")
     mixed_precision: Literal["no", "fp16", "bf16"] | None = flag(
-        None, "precision of the forward pass; accelerate's own setting if unset"
+        None, "precision of the forward pass; Accelerate's setting if unset"
     )
     torch_compile: bool = flag(False, "compile the trained model: slow at first, then faster")
-    allow_tf32: bool = flag(False, "TF32 matrix products on Ampere GPUs and later")
+    allow_tf32: bool = flag(False, "use TF32 for matrix products, on Ampere and later GPUs")
     seed: int | None = flag(None, "makes a run reproducible", min=0, below=2**32)
     seed_each_batch: bool = flag(
         False,
@@ -370,11 +381,11 @@ class ValidationConfig(Flags):
 
     _argument_group_name: ClassVar[str] = "validation"
 
-    validation_prompt: str | None = flag(None, "prompt of the validation pictures; none are generated if unset")
-    num_validation_images: int = flag(4, "number of validation pictures", min=1)
-    validation_steps: int = flag(100, "generate them every N steps, and at the end", min=1)
+    validation_prompt: str | None = flag(None, "prompt of the validation images; none are generated if unset")
+    num_validation_images: int = flag(4, "number of validation images", min=1)
+    validation_steps: int = flag(100, "generate validation images every N steps, and at the end", min=1)
     validation_scheduler: Literal["DPMSolverMultistepScheduler", "DDPMScheduler"] = flag(
-        "DPMSolverMultistepScheduler", "sampler of the validation pictures"
+        "DPMSolverMultistepScheduler", "sampler of the validation images"
     )
 
 
@@ -384,7 +395,9 @@ class OutputConfig(Flags):
 
     _argument_group_name: ClassVar[str] = "output"
 
-    output_dir: str = flag("dreambooth-model", "folder for the model, its config, masks and pictures")
+    output_dir: str = flag(
+        "dreambooth-model", "folder for the model, its config, masks.png, checkpoints and validation images"
+    )
     checkpointing_steps: int = flag(500, "save a checkpoint every N steps", min=1)
     checkpoints_total_limit: int | None = flag(None, "keep only the newest N checkpoints; all if unset", min=1)
     resume_from_checkpoint: str | None = flag(None, 'a checkpoint of the output folder, or "latest"')
@@ -394,9 +407,13 @@ class OutputConfig(Flags):
     )
     logging_dir: str = flag("logs", "folder of the trackers' logs, inside the output folder")
     report_to: str | None = flag(
-        None, "tensorboard, wandb, comet_ml, all (that are installed) or none; tensorboard, if installed, if unset"
+        None,
+        "tensorboard, wandb, comet_ml, all (that are installed) or none; if unset, tensorboard where it is installed",
     )
-    push_to_hub: bool = flag(False, "upload the model and its card to the hub, and nothing that shows the photos")
+    push_to_hub: bool = flag(
+        False,
+        "upload the model, card, config and validation images to the hub, but nothing that shows the photos",
+    )
     push_masks_to_hub: bool = flag(False, "upload masks.png too, which shows your photos under their masks")
     hub_token: str | None = flag(None, "token for the upload; `hf auth login` is safer", secret=True)
     hub_model_id: str | None = flag(None, "name of the repository on the hub; the output folder's if unset")

@@ -104,7 +104,7 @@ class Generator(Background):
         if not 1 <= num_images <= MOST_PICTURES or not 1 <= options.get("num_inference_steps", 1) <= 1000:
             raise UserError(f"1 to {MOST_PICTURES} pictures of 1 to 1000 steps can be generated at once")
         if not -(2**63) <= seed < 2**63 - MOST_PICTURES:
-            raise UserError(f"the seed {seed} must lie in [-2^63, 2^63)")
+            raise UserError(f"the seed {seed} must lie in [-2^63, 2^63 - {MOST_PICTURES})")
         self.done, self.wanted = 0, num_images
         return lambda: self._draw(run, prompt, num_images, seed, options)
 

@@ -71,12 +71,14 @@ class VideoSegmenter:
 
         Args:
             frames: any number of frames, all of the same size.
-            first_labels: (H, W) uint8, the known labels of the first frame; returned as the first result, with scores
-                of 1.
+            first_labels: (H, W) uint8, the known labels of the first frame; returned as the first result, with a
+                score of 1 for each subject in it.
         """
         for frame in frames:
             if first_labels is not None:
-                result = VideoFrame(first_labels, tuple(1.0 for _ in self._subjects))
+                numbers = range(1, len(self._subjects) + 1)
+                scores = tuple(1.0 if (first_labels == number).any() else None for number in numbers)
+                result = VideoFrame(first_labels, scores)
                 first_labels = None
             else:
                 result = self._look(self._persam.encode([frame])[0])

@@ -82,7 +82,7 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
             "it or remove the photo; a thin subject is kept by a larger --resolution or --mask_dilation, or by "
             "--mask_downsample max"
         )
-    tiny = [check.photo.name for check in checks if check.marked < masks.LEAST_PIXELS]
+    tiny = [check.name for check in checks if check.marked < masks.LEAST_PIXELS]
     if tiny:
         raise UserError(
             f"the mask of {', '.join(tiny)} marks fewer than {masks.LEAST_PIXELS} pixels, too few for a subject; "

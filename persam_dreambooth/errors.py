@@ -1,5 +1,6 @@
-"""Errors with one-line messages: mistakes the user can fix, work stopped by a signal, exhausted memory."""
+"""Errors with one-line messages: mistakes the user can fix, work stopped by a signal, exhausted memory; who prints."""
 
+import os
 import re
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -11,6 +12,11 @@ def printable(text: str) -> str:
     Messages quote file names and untrusted files, which may contain any of these.
     """
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def is_first_process() -> bool:
+    """Return whether this is the first of the processes that a launcher started, which prints for all."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class UserError(ValueError):

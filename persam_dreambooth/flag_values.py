@@ -2,14 +2,13 @@
 
 import ast
 import difflib
-import os
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.errors import UserError, is_first_process, printable
 from persam_dreambooth.flags import Flag, flags_of
 from persam_dreambooth.photos.names import can_name_a_file
 from persam_dreambooth.yaml_files import read_yaml
@@ -169,7 +168,7 @@ def with_new_names(
 
 def say_renamed(old: str, new: str, where: str = "") -> None:
     """Warn on stderr, in the first of several processes, that a flag was renamed."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         print(
             printable(f"warning: --{old}{where} is called --{new} now; the next release drops the old name"),
             file=sys.stderr,

@@ -1,14 +1,13 @@
 """The command line: `persam-dreambooth VERB`, with one file per verb."""
 
 import logging
-import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from io import TextIOWrapper
 
 from persam_dreambooth import __version__
-from persam_dreambooth.errors import Stopped, UserError, is_out_of_memory, printable
+from persam_dreambooth.errors import Stopped, UserError, is_first_process, is_out_of_memory, printable
 
 VERBS = {
     "segment": "find the subject of one reference photo in a whole folder; writes masks",
@@ -74,11 +73,6 @@ def guarded(program: str, run: Callable[[str, list[str]], None], argv: list[str]
             raise
         return _fail(program, NO_MEMORY)
     return 0
-
-
-def is_first_process() -> bool:
-    """Return whether this is the first of the processes that a launcher started, which prints for all."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _fail(program: str, error: object) -> int:

@@ -114,9 +114,10 @@ def run_presence(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
     rule = presence.fit_rule(list(measured), persam.checksum, named, PerSeg.title)
     rule.save(output / PRESENCE_NAME)
     judged = list(presence.judge(persam, rule, encoder, tqdm(others, "Judging", unit="object")))
-    files.write_json([asdict(row) for row in presence_report.rows(judged)], output / report.RESULTS_NAME)
+    rows = presence_report.rows(judged)
+    files.write_json([asdict(row) for row in rows], output / report.RESULTS_NAME)
     presence_report.draw_curves({"presence": judged}, output / "roc.png")
-    print(presence_report.table(presence_report.rows(judged)))
+    print(presence_report.table(rows))
     print(f"the rule, for segment's --presence or to put beside the SAM: {output / PRESENCE_NAME}")
     print(f"look at its ROC curve: {output / 'roc.png'}")
 

@@ -1,7 +1,6 @@
 """`persam-dreambooth convert`: convert LoRA weights to kohya's format."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError, printable
@@ -20,8 +19,6 @@ class ConvertFlags(Flags):
         super().__post_init__()
         if not self.model:
             raise UserError("--model is missing; give the --output_dir of a finished LoRA training")
-        if self.output and Path(self.output).suffix != ".safetensors":
-            raise UserError(f"--output {self.output} must end in .safetensors")
 
 
 def run(program: str, argv: list[str]) -> None:

@@ -6,8 +6,7 @@ from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError, printable
 from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.formats import CONVENTIONS, export_masks
-from persam_dreambooth.formats.trainers import check_caption_extension
-from persam_dreambooth.photos.names import is_text
+from persam_dreambooth.photos.names import check_caption_extension, is_text
 from persam_dreambooth.words import counted, listed
 
 TRAINERS = ", ".join(CONVENTIONS)

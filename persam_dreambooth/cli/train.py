@@ -2,8 +2,8 @@
 
 import shlex
 
-from persam_dreambooth.cli import is_first_process
 from persam_dreambooth.cli.parsing import parse
+from persam_dreambooth.errors import is_first_process
 from persam_dreambooth.training.config import GROUPS, TrainingConfig
 
 DESCRIPTION = "Train DreamBooth on a few photos, with the loss taken over the subject only."

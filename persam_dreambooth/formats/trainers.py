@@ -1,6 +1,5 @@
 """Export masks to other trainers and import theirs: `persam-dreambooth export` and `import` as functions."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from persam_dreambooth.formats.layouts import Given
 from persam_dreambooth.formats.samples import CAPTION
 from persam_dreambooth.formats.source import read_source
 from persam_dreambooth.formats.table import CONVENTIONS, Convention
+from persam_dreambooth.photos.names import check_caption_extension
 
 
 def export_masks(
@@ -78,12 +78,6 @@ def import_masks(
         Path(folder), None if images is None else Path(images), None if masks is None else Path(masks), category
     )
     return import_folder(_convention("source", source), given, Path(output))
-
-
-def check_caption_extension(ending: str) -> None:
-    """Raise a UserError if it is not a file suffix."""
-    if not re.fullmatch(r"\.[^/\\]+", ending):
-        raise UserError(f"--caption_extension {ending} must be a dot and letters, such as .txt")
 
 
 def _convention(argument: str, trainer: str) -> Convention:

@@ -180,6 +180,15 @@ def write_picture(picture: Image.Image, path: Path) -> None:
         picture.save(temporary)
 
 
+def file_state(path: Path) -> tuple[int, int, int] | None:
+    """Return inode, size in bytes and time of writing in ns, which change when a file does; None if it is absent."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in hexadecimal, to see whether it has changed; "" if it cannot be read."""
     if not path.is_file():  # opening a pipe would block

@@ -1,6 +1,9 @@
 """File names that are not UTF-8, which Python reads as lone surrogates: no page and no UTF-8 file can hold them."""
 
 import os
+import re
+
+from persam_dreambooth.errors import UserError
 
 
 def is_text(words: str) -> bool:
@@ -14,6 +17,12 @@ def can_name_a_file(words: str) -> bool:
         return b"\0" not in os.fsencode(words)
     except UnicodeEncodeError:
         return False
+
+
+def check_caption_extension(ending: str) -> None:
+    """Raise a UserError if a `--caption_extension` is not a file suffix."""
+    if not re.fullmatch(r"\.[^/\\]+", ending):
+        raise UserError(f"--caption_extension {ending} must be a dot and letters, such as .txt")
 
 
 def readable(words: str) -> str:

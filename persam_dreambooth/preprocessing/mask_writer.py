@@ -69,14 +69,14 @@ class MaskWriter:
 
     def _append(self, entry: ManifestEntry) -> None:
         append_entry(self._journal, entry)
-        self._manifest_state = _state(self._manifest)
+        self._manifest_state = files.file_state(self._manifest)
 
     def _was_reviewed(self, photo: Path) -> bool:
         """Return whether a person has made or judged the photo's mask; to be called in a `locked` block.
 
         The manifest is only read again if another process has written to it.
         """
-        state = _state(self._manifest)
+        state = files.file_state(self._manifest)
         if state != self._manifest_state:
             self._reviewed = {Path(entry.photo).stem for entry in ManifestIndex(self._manifest) if entry.reviewed}
             self._manifest_state = state
@@ -162,12 +162,3 @@ def _label_instances(found: Found) -> NDArray[np.uint8]:
 def _write(contents: Mapping[Path, bytes]) -> None:
     for path, content in contents.items():
         files.write_bytes(content, path)
-
-
-def _state(path: Path) -> tuple[int, int, int] | None:
-    """Return inode, size and time of writing of a file, to see whether it was written to; None if it is absent."""
-    try:
-        state = path.stat()
-    except FileNotFoundError:
-        return None
-    return state.st_ino, state.st_size, state.st_mtime_ns

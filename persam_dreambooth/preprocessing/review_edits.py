@@ -100,11 +100,9 @@ class ReviewEdits:
         """
         if entry is None or entry.mask is None or not entry.digest:
             return False
-        try:
-            state = photo.stat()
-        except OSError:
+        key = files.file_state(photo)
+        if key is None:
             return False
-        key = state.st_ino, state.st_size, state.st_mtime_ns
         known = self._photos.get(photo)
         if known is None or known[0] != key:
             if not reads:
@@ -258,11 +256,8 @@ def _with_mask(photo: Path, entry: ManifestEntry) -> ManifestEntry:
 
 def _digest(path: Path) -> str:
     """Return the SHA-256 of a file, cached until the file changes; "" if it is absent."""
-    try:
-        state = path.stat()
-    except OSError:
-        return ""
-    return _digest_of(path, state.st_ino, state.st_size, state.st_mtime_ns)
+    state = files.file_state(path)
+    return "" if state is None else _digest_of(path, *state)
 
 
 @lru_cache(maxsize=100_000)

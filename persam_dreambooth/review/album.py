@@ -141,7 +141,7 @@ class Album:
 
     def glance(self) -> list[tuple[int, int, int] | None]:
         """Return file states that change when photos come or go, a mask is replaced, or a line is written."""
-        return [_file_state(path) for path in (self.edits.manifest, self.images, self.output / "masks")]
+        return [files.file_state(path) for path in (self.edits.manifest, self.images, self.output / "masks")]
 
     def state(self, name: str) -> PhotoState:
         """Return the current state of one photo; errors as for `photo` and `states`."""
@@ -160,11 +160,3 @@ class Album:
             for state in sorted(self.states(), key=lambda state: state.photo)
             if state.status == "reference"
         )
-
-
-def _file_state(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns

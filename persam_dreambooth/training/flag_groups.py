@@ -4,7 +4,6 @@ Three of their flags are left out: `--validation_images` (for pipelines that sta
 (launchers set it through the environment) and `--validation_epochs` (`--validation_steps` covers LoRA too).
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from persam_dreambooth import lora_files
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag
+from persam_dreambooth.photos.names import check_caption_extension
 from persam_dreambooth.photos.repeated import repeated_folders
 from persam_dreambooth.training import optimizer_args
 
@@ -170,8 +170,8 @@ class DataConfig(Flags):
         given = [f"--{name}" for name in of_datasets if getattr(self, name)]
         if given and not self.dataset_name:
             raise UserError(f"{given[0]} is about a data set; give --dataset_name, or drop it")
-        if self.caption_extension is not None and not re.fullmatch(r"\.[^/\\]+", self.caption_extension):
-            raise UserError(f"--caption_extension {self.caption_extension} must be a dot and letters, such as .txt")
+        if self.caption_extension is not None:
+            check_caption_extension(self.caption_extension)
         super().__post_init__()
 
     def check_photos(self) -> None:

@@ -1,12 +1,12 @@
 """The subjects of a run: one from the flags, or several from a file."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos.names import can_name_a_file
 from persam_dreambooth.photos.repeated import repeated_folders
 from persam_dreambooth.training.config import PATHS, DataConfig, MaskConfig, TrainingConfig
 from persam_dreambooth.training.data import dataset_copy
@@ -145,14 +145,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
-def _can_be_given(value: str) -> bool:
-    """Whether it can be a command-line argument, and so a path: no NUL, no lone surrogate."""
-    try:
-        return b"\0" not in os.fsencode(value)
-    except UnicodeEncodeError:
-        return False
-
-
 def _concept(config: TrainingConfig, entry: dict[str, Any], where: str, beside: Path) -> Concept:
     """Check an entry of the list as the flags would be, with the run's values as defaults."""
     unknown = set(entry) - set(KEYS)
@@ -163,7 +155,7 @@ def _concept(config: TrainingConfig, entry: dict[str, Any], where: str, beside: 
         if isinstance(value, bool) or not isinstance(value, int if key == "num_class_images" else str):
             raise UserError(f"{where}: {key} cannot be {_short(value)}")
         too_large = isinstance(value, int) and value.bit_length() > LARGEST
-        if too_large or (isinstance(value, str) and not _can_be_given(value)):
+        if too_large or (isinstance(value, str) and not can_name_a_file(value)):
             raise UserError(f"{where}: {key} cannot be {_short(value)}")
     entry = {key: _found(value, beside) if key in PATHS else value for key, value in entry.items()}
     of_data = {flag.name for flag in fields(DataConfig)} & set(entry)

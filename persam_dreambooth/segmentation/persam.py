@@ -19,6 +19,7 @@ from persam_dreambooth.segmentation.frame import Frame, bounding_box
 from persam_dreambooth.segmentation.guidance import Guidance
 from persam_dreambooth.segmentation.mask_weights import fit_mask_weights
 from persam_dreambooth.segmentation.method import Method
+from persam_dreambooth.segmentation.refinement import refine
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import (
     DecoderPass,
@@ -253,18 +254,14 @@ class PerSAM:
         Returns:
             The passes, and warnings.
         """
-        embedding, frame = photo.embedding, photo.frame
-        decoded = self.backbone.decode(embedding, initial, weights is not None, guidance, photo.extra)
+        decoded = self.backbone.decode(photo.embedding, initial, weights is not None, guidance, photo.extra)
         passes = [_record(*decoded, None, weights)]
         for with_box in (self.method.mask_weights, True) if self.method.refinement else ():
-            previous = torch.as_tensor(passes[-1].kept, device=embedding.device)
-            box = bounding_box(frame.to_original(previous[None])[0] > 0) if with_box else None
-            if with_box and box is None:
+            previous = torch.as_tensor(passes[-1].kept, device=photo.embedding.device)
+            refined = refine(self.backbone, photo, initial, previous, with_box)
+            if refined is None:
                 return passes, ["the box pass was skipped: the previous mask is empty"]
-            model_box = None if box is None else frame.box_to_model(box)
-            prompts = Prompts(initial.points, initial.labels, model_box, previous)
-            decoded = self.backbone.decode(embedding, prompts, multimask=True, extra=photo.extra)
-            passes.append(_record(*decoded, box))
+            passes.append(_record(*refined))
         return passes, []
 
 

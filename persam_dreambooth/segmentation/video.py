@@ -19,6 +19,7 @@ from persam_dreambooth.segmentation.encoding import check_finite
 from persam_dreambooth.segmentation.frame import bounding_box
 from persam_dreambooth.segmentation.multi_mask import share_out
 from persam_dreambooth.segmentation.persam import PerSAM
+from persam_dreambooth.segmentation.refinement import refine
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture
 
@@ -112,7 +113,7 @@ class VideoSegmenter:
         previous frame, with its enlarged box and that box's center; of the three masks the largest is
         kept. The other two passes are cascaded post-refinement.
         """
-        frame, decode = photo.frame, self._persam.backbone.decode
+        frame, backbone = photo.frame, self._persam.backbone
         flat = location.on_photo(subject.target_feature, photo).flatten()
         index = flat.topk(min(POINTS, len(flat))).indices
         points = torch.stack([index % frame.width, index // frame.width], dim=-1)
@@ -122,17 +123,16 @@ class VideoSegmenter:
             points = torch.cat([points, edges.view(2, 2).sum(0, keepdim=True).to(points.device) // 2])
             box = frame.box_to_model(edges)
         model_points, labels = frame.to_model(points), torch.ones(len(points), dtype=torch.int64, device=points.device)
-        logits, scores = decode(photo.embedding, Prompts(model_points, labels, box), True, extra=photo.extra)
+        prompts = Prompts(model_points, labels, box)
+        logits, scores = backbone.decode(photo.embedding, prompts, multimask=True, extra=photo.extra)
         kept = logits[(frame.to_original(logits) > 0).sum((1, 2)).argmax()]
         for with_box in (False, True):
-            tight = bounding_box(frame.to_original(kept[None])[0] > 0) if with_box else None
-            if with_box and tight is None:
+            refined = refine(backbone, photo, prompts, kept, with_box)
+            if refined is None:
                 return torch.full((frame.height, frame.width), -1.0, device=kept.device), 0.0
-            model_box = None if tight is None else frame.box_to_model(tight)
-            prompts = Prompts(model_points, labels, model_box, kept)
-            logits, scores = decode(photo.embedding, prompts, True, extra=photo.extra)
+            logits, scores, _ = refined
             kept = logits[scores.argmax()]
-        check_finite(kept, self._persam.backbone.name)
+        check_finite(kept, backbone.name)
         return frame.to_original(kept[None])[0], float(scores.max())
 
 

@@ -68,19 +68,21 @@ class MaskWriter:
             self._append(ManifestEntry(relative_path(photo.path, self.folder), photo.digest, error=photo.error))
 
     def _append(self, entry: ManifestEntry) -> None:
+        self._read_reviews()  # before the new state of the manifest hides what others wrote
         append_entry(self._journal, entry)
         self._manifest_state = files.file_state(self._manifest)
 
     def _was_reviewed(self, photo: Path) -> bool:
-        """Return whether a person has made or judged the photo's mask; to be called in a `locked` block.
+        """Return whether a person has made or judged the photo's mask; to be called in a `locked` block."""
+        self._read_reviews()
+        return photo.stem in self._reviewed
 
-        The manifest is only read again if another process has written to it.
-        """
+    def _read_reviews(self) -> None:
+        """Read the manifest again if another process has written to it."""
         state = files.file_state(self._manifest)
         if state != self._manifest_state:
             self._reviewed = {Path(entry.photo).stem for entry in ManifestIndex(self._manifest) if entry.reviewed}
             self._manifest_state = state
-        return photo.stem in self._reviewed
 
 
 def draw(folder: Path, image: Image.Image, mask: NDArray[np.bool_], entry: ManifestEntry) -> ManifestEntry:

@@ -161,6 +161,16 @@ def test_run_does_not_overwrite_masks_drawn_while_it_ran(album):
     assert entry(album, NAMES[0]).source == "corrected"
 
 
+def test_unreadable_photo_does_not_hide_mask_drawn_before_it(album):
+    run = MaskWriter(album.output)
+    photo = album.photo(NAMES[0])
+    mask = paint(album, NAMES[0])
+    run.add_unreadable(LoadedPhoto(album.photo(NAMES[2]), "", error="it is damaged"))
+    run.add(LoadedPhoto(photo, files.digest(photo), files.read_photo(photo)), Found(~mask))
+    np.testing.assert_array_equal(files.read_mask(album.output / "masks" / "a.png"), mask)
+    assert entry(album, NAMES[0]).source == "corrected"
+
+
 def test_first_drawing_creates_folder_and_reference(tmp_path):
     masks = draw_photos(tmp_path / "photos", NAMES)
     album = Album(tmp_path / "photos", tmp_path / "masks here")

@@ -35,7 +35,7 @@ def check_class_folders(concepts: Sequence[Concept]) -> None:
     inside = [inner.path for folder in folders for inner in repeated_folders(folder)]
     taken = {folder.resolve() for folder in (*folders, *inside)}
     for concept in concepts:
-        if concept.class_folder and concept.class_folder.resolve() in taken:
+        if concept.num_class_images and concept.class_folder and concept.class_folder.resolve() in taken:
             raise UserError(
                 f"--class_data_dir {concept.class_folder} holds a subject's photos or masks; give a folder for class "
                 "images only"
@@ -55,7 +55,7 @@ def ensure_class_images(concept: Concept, config: TrainingConfig, accelerator: A
         UserError: the folder cannot be made, or a class image in it cannot be decoded.
     """
     folder = concept.class_folder
-    if folder is None:
+    if folder is None or not concept.num_class_images:
         return []
     files.check_output_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)

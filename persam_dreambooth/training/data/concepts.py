@@ -41,8 +41,8 @@ class Concept:
         masks: folder of its masks; None if they are made from `reference`, or if there are none.
         reference: a photo and its mask, from which the other masks are made.
         class_prompt: prompt of its class images and of the background prior.
-        class_folder: folder of its class images; None without prior preservation.
-        num_class_images: number of class images to train with.
+        class_folder: folder of its class images; it may be given although they are not used.
+        num_class_images: number of class images to train with; 0 without prior preservation.
         identifier: word that names it in the prompts, for the attention loss.
         name: name for its files in a run with several subjects; empty in a run with one.
     """
@@ -71,8 +71,8 @@ class Concept:
             masks=Path(mask.instance_mask_dir) if mask.instance_mask_dir else None,
             reference=(Path(reference[0]), Path(reference[1])) if reference[0] and reference[1] else None,
             class_prompt=data.class_prompt,
-            class_folder=Path(str(data.class_data_dir)) if data.with_prior_preservation else None,
-            num_class_images=data.num_class_images,
+            class_folder=Path(data.class_data_dir) if data.class_data_dir else None,
+            num_class_images=data.num_class_images if data.with_prior_preservation else 0,
             identifier=mask.identifier,
             name=photos.resolve().name if data.concepts_list else "",
         )
@@ -124,7 +124,7 @@ def _refuse_shared_class_folders(concepts: Sequence[Concept], path: Path) -> Non
     """Refuse a folder of class images that is shared by two different class prompts."""
     prompts: dict[Path, str | None] = {}
     for concept in concepts:
-        folder = concept.class_folder
+        folder = concept.class_folder if concept.num_class_images else None
         if folder and prompts.setdefault(folder.resolve(), concept.class_prompt) != concept.class_prompt:
             raise UserError(
                 f"two entries of {path} share the class_data_dir {folder} but have different class_prompts; give each "

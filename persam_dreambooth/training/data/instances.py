@@ -127,7 +127,7 @@ def _warn(words: str) -> None:
 
 def _other_folders(concept: Concept, config: TrainingConfig) -> list[Path]:
     """Return folders that may lie among the photos but hold something else."""
-    given = (config.output.output_dir, concept.masks, config.data.class_data_dir)
+    given = (config.output.output_dir, concept.masks, concept.class_folder)
     return [Path(folder) for folder in given if folder]
 
 

@@ -122,7 +122,7 @@ class Card:
             rows.append(("instance prompt", f"*{concept.prompt}*" if concept.prompt else "captions"))
             if concept.class_prompt:
                 rows.append(("class prompt", f"*{concept.class_prompt}*"))
-            if concept.class_folder:
+            if concept.num_class_images:
                 weight = self.config.data.prior_loss_weight
                 rows.append(("class images", f"{concept.num_class_images}, weight {weight:g}"))
         if self.masks:

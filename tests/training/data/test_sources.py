@@ -74,6 +74,18 @@ def test_each_subject_has_own_photos_masks_and_prompts(tmp_path):
     assert [concept.class_prompt for concept in read_concepts(config)] == ["a dog", "a cat"]
 
 
+@pytest.mark.parametrize("prior", [False, True])
+def test_concepts_class_images_among_its_photos_are_not_reported_as_unread(tmp_path, prior, caplog):
+    draw(tmp_path, ["a"])
+    files.write_picture(Image.new("RGB", (40, 40)), tmp_path / "photos" / "dogs" / "b.png")
+    entry = {"instance_data_dir": "photos", "instance_mask_dir": "masks", "instance_prompt": "a sks dog"}
+    path = tmp_path / "concepts.json"
+    path.write_text(json.dumps([entry | {"class_data_dir": "photos/dogs", "class_prompt": "a dog"}]))
+    data = {"concepts_list": str(path), "instance_data_dir": None, "with_prior_preservation": prior}
+    found = find_instances(*read_concepts(configure("model", data=data)), configure("model", data=data), SIZES)
+    assert [entry.error for entry in found.manifest] == [None] and not caplog.text
+
+
 def test_captions_with_other_extension_cause_warning(tmp_path, caplog):
     draw(tmp_path, ["a"])
     (tmp_path / "photos" / "a.txt").write_text("a sks dog on a table")
@@ -91,8 +103,7 @@ def test_concepts_list_is_read_from_any_folder(tmp_path, monkeypatch):
     )
     for folder in (tmp_path, tmp_path / "photos"):
         monkeypatch.chdir(folder)
-        data = {"concepts_list": str(path), "instance_data_dir": None, "with_prior_preservation": True}
-        config = configure("model", data=data | {"class_prompt": "a dog"})
+        config = configure("model", data={"concepts_list": str(path), "instance_data_dir": None})
         (concept,), ((photo,), _) = read_concepts(config), photos_of(config, SIZES)
         assert photo.photo.samefile(tmp_path / "photos" / "a.png") and concept.class_folder == Path("new")
 

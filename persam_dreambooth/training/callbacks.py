@@ -13,9 +13,9 @@ def _ignore(*_: object) -> None:
 class TrainingCallbacks:
     """Functions that `train` calls in its own thread, and only in the first of several processes.
 
-    An exception in a callback ends the run as Ctrl-C does: the current step is finished (with several processes also
-    the next one, in which they agree to stop), a checkpoint is written, and `train` raises the exception. After the
-    last step the model is saved first.
+    An exception in a callback ends the run as Ctrl-C does: a checkpoint is written, and `train` raises the exception.
+    After `on_step` this is the step just taken; after `on_checkpoint` and `on_validation`, and with several processes,
+    one more step is taken, in which all processes agree to stop. After the last step the model is saved first.
 
     Attributes:
         on_step: called after each optimizer step with its number (from 1; a resumed run continues to count) and the

@@ -206,8 +206,8 @@ class TrainingConfig:
 
 
 def _config_file(path: Path) -> Path:
-    """Return the path itself if it is a file's, else the config in that folder."""
-    return path if path.suffix in (".yaml", ".yml", ".json") else path / CONFIG_NAME
+    """Return the path itself if it is a file's, else the config in that folder, whatever the folder is called."""
+    return path if path.suffix in (".yaml", ".yml", ".json") and not path.is_dir() else path / CONFIG_NAME
 
 
 # Editors, notebooks and `help` show this instead of **settings.

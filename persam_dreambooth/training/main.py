@@ -9,6 +9,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from persam_dreambooth.errors import Stopped
+from persam_dreambooth.model_folder import CONFIG_NAME
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, write_manifest
 from persam_dreambooth.training import screen, summary
 from persam_dreambooth.training.callbacks import TrainingCallbacks
@@ -100,7 +101,7 @@ def _start_output(run: Setup, output: Path) -> None:
     """Write the config, the manifest and the sheet of masks."""
     checkpoint.clear_leftovers(output)
     if run.resume_from is None:
-        run.config.save(output)
+        run.config.save(output / CONFIG_NAME)
     write_manifest(output / MANIFEST_NAME, run.manifest)
     mask_report.save_sheet(run.masks, output)
     if run.masks:
@@ -146,7 +147,7 @@ def _resume(run: Setup, optimizer: Any, scheduler: Any, steps: int) -> checkpoin
     rates.apply(optimizer, scheduler)
     checkpoint.check_step(progress, steps, run.resume_from)
     if run.accelerator.is_main_process:
-        run.config.save(Path(run.config.output.output_dir))  # not before the checkpoint was accepted
+        run.config.save(Path(run.config.output.output_dir) / CONFIG_NAME)  # not before the checkpoint was accepted
     return progress
 
 

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
@@ -49,6 +50,23 @@ def test_what_the_caller_has_of_accelerate_stays(settings):
     Accelerator(mixed_precision="bf16", gradient_accumulation_steps=7)
     pd.train(pd.TrainingConfig(**settings | {"mixed_precision": "no", "max_train_steps": 1}))
     assert AcceleratorState().mixed_precision == "bf16" and GradientState().num_steps == 7
+
+
+def test_tf32_of_the_caller_is_neither_used_nor_lost(settings):
+    seen = []
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        callbacks = pd.TrainingCallbacks(on_step=lambda *_: seen.append(torch.backends.cuda.matmul.allow_tf32))
+        pd.train(pd.TrainingConfig(**settings | {"max_train_steps": 1}), callbacks=callbacks)
+        assert seen == [False] and torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@pytest.mark.parametrize("name", ["v1.json", "v2.yaml"])
+def test_output_folder_may_be_named_like_a_file(settings, name):
+    result = pd.train(pd.TrainingConfig(**settings | {"max_train_steps": 1, "output_dir": name}))
+    assert pd.TrainingConfig.load(result.output_dir).flat()["max_train_steps"] == 1
 
 
 def test_the_result_and_the_callbacks_say_what_was_done(settings):

@@ -28,6 +28,7 @@ def own_state() -> Iterator[None]:
     before = [dict(state._shared_state) for state in STATES]
     tf32 = torch.backends.cuda.matmul.allow_tf32
     try:
+        torch.backends.cuda.matmul.allow_tf32 = False
         _put_back([{} for _ in STATES])
         yield
     finally:

@@ -34,7 +34,7 @@ class GeneratedFolder:
 
 def generate_folder(
     model: Path | str,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | str,
     output: Path | str,
     num_images: int = 4,
     seed: int = 0,
@@ -54,7 +54,7 @@ def generate_folder(
 
     Args:
         model: the `output_dir` of a training, a pipeline's folder, or a hub name.
-        prompts: duplicates count once.
+        prompts: one or several; duplicates count once.
         output: folder for the pictures and `grid.png`.
         num_images: pictures per prompt.
         seed: seed of each prompt's first picture.
@@ -72,7 +72,7 @@ def generate_folder(
             model or other settings.
     """
     check_drawing(num_images, num_inference_steps, height, width)
-    prompts = list(dict.fromkeys(prompts))
+    prompts = list(dict.fromkeys([prompts] if isinstance(prompts, str) else prompts))
     if not prompts:
         raise UserError("no prompt was given; give at least one")
     check_words("prompt", *prompts)

@@ -11,6 +11,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
 
+import persam_dreambooth as pd
 from persam_dreambooth import generation, model_folder
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
@@ -239,6 +240,14 @@ def test_generate_resumes_and_adds_prompts(base, tmp_path, capsys, monkeypatch):
     assert run(*flags, "A cat!", "a bird") == 0  # gives the same file name as another prompt, which keeps its file
     assert {"a-cat-0.png", "a-cat-2-0.png", "a-bird-0.png"} < set(names(tmp_path / "out"))
     assert (tmp_path / "out" / "a-sks-dog-0.png").stat().st_mtime_ns == kept
+
+
+def test_one_prompt_may_be_a_string(base, tmp_path):
+    small = {"num_images": 1, "num_inference_steps": 1, "height": 32, "width": 32}
+    alone = pd.generate_folder(base, DOG, tmp_path / "alone", **small)
+    listed = pd.generate_folder(base, [DOG], tmp_path / "listed", **small)
+    assert [path.name for path in alone.pictures.values()] == [path.name for path in listed.pictures.values()]
+    assert list(alone.pictures) == [(DOG, 0)]
 
 
 @pytest.mark.parametrize("other", [["--num_inference_steps", "3"], ["--dtype", "bfloat16"], ["--model"]])

@@ -43,7 +43,7 @@ class GenerationReport:
 
 
 def evaluate_generation(
-    models: Sequence[str],
+    models: Sequence[Path | str] | Path | str,
     instance_data_dir: Path | str,
     instance_mask_dir: Path | str,
     output: Path | str,
@@ -51,7 +51,7 @@ def evaluate_generation(
     prompts: Path | str = "objects",
     unique_token: str | None = None,
     class_token: str | None = None,
-    training_scenes: Sequence[str] = (),
+    training_scenes: Sequence[str] | str = (),
     scene_template: str = "a photo {}",
     num_images: int = 4,
     seed: int = 0,
@@ -74,15 +74,15 @@ def evaluate_generation(
     An interrupted call can be repeated with the same folder; what it finished is kept.
 
     Args:
-        models: output folders of training, or hub names; TITLE=FOLDER gives a title. The others are compared with the
-            first.
+        models: one or several output folders of training, or hub names; TITLE=FOLDER gives a title. The others are
+            compared with the first.
         instance_data_dir: the subject's photos.
         instance_mask_dir: their masks, as `segment_folder` writes them.
         output: folder for `report.html`, `metrics.json` and all pictures.
         prompts: DreamBench's for "objects" or "live" subjects, or a text file with one prompt per line.
         unique_token: the identifier, such as "sks".
         class_token: the class noun, such as "dog".
-        training_scenes: scenes of the photos, in the words of a prompt ("on a sofa").
+        training_scenes: one or several scenes of the photos, in the words of a prompt ("on a sofa").
         scene_template: text for CLIP with {} for a scene's words.
         num_images: pictures per prompt.
         seed: seed of each prompt's first picture, the same for each model.
@@ -121,7 +121,7 @@ def evaluate_generation(
         device=device,
         dtype=dtype,
     )
-    named = name_models(list(map(str, models)))
+    named = name_models([str(models)] if isinstance(models, Path | str) else list(map(str, models)))
     photos, left_out = photos_with_masks(Path(instance_data_dir), Path(instance_mask_dir))
     plan = Plan(
         models=named,
@@ -131,7 +131,7 @@ def evaluate_generation(
         sam=sam,
         clip=clip_model,
         dino=dino_model,
-        training_scenes=training_scenes,
+        training_scenes=[training_scenes] if isinstance(training_scenes, str) else training_scenes,
         scene_template=scene_template,
         diversity=diversity,
         presence=None if presence is None else Path(presence),

@@ -106,4 +106,4 @@ def _draw(scene: str, people: tuple[tuple[Identity, Placement], ...], rng: np.ra
 
 
 CONFOUNDS: dict[str, Callable[[Subject], Album]] = {"scene": same_scene, "companion": with_companion}
-"""What the photos of a subject have in common beside the subject."""
+"""Confounds by name: each makes an album whose photos share a background or a companion."""

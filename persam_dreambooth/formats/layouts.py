@@ -27,7 +27,7 @@ from persam_dreambooth.photos import files
 
 @dataclass(frozen=True)
 class Given:
-    """Where a trainer's data is.
+    """Location of a trainer's data.
 
     Attributes:
         folder: holds the folders or the index that the convention names; or the index file itself.

@@ -52,7 +52,7 @@ class Method:
 
     @property
     def rules(self) -> Corrected:
-        """What its fidelity decides."""
+        """The rules of its fidelity."""
         return FIDELITIES[self.fidelity]
 
     def __post_init__(self) -> None:

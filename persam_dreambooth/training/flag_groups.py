@@ -18,7 +18,7 @@ from persam_dreambooth.training import optimizer_args
 
 @dataclass
 class ModelConfig(Flags):
-    """What is fine-tuned, and which part of it."""
+    """The base model and how it is fine-tuned."""
 
     _argument_group_name: ClassVar[str] = "model"
 
@@ -190,7 +190,7 @@ class DataConfig(Flags):
 
 @dataclass
 class MaskConfig(Flags):
-    """Where the masks come from and how they weight the loss."""
+    """Source of the masks and their weight in the loss."""
 
     _argument_group_name: ClassVar[str] = "masks"
 
@@ -391,7 +391,7 @@ class ValidationConfig(Flags):
 
 @dataclass
 class OutputConfig(Flags):
-    """What is written, and where."""
+    """Output files, checkpoints, logs and the upload."""
 
     _argument_group_name: ClassVar[str] = "output"
 

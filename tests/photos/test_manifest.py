@@ -247,7 +247,7 @@ def test_index_of_missing_file_is_empty(path):
 
 
 def peak(path, count, read):
-    """Return the most memory, in bytes, that copying so many lines takes."""
+    """Return the peak memory, in bytes, of copying a manifest with `count` lines."""
     write_manifest(path, (replace(SECOND, photo=f"{number:06}.jpg") for number in range(count)))
     tracemalloc.start()
     write_manifest(path, read(path))

@@ -75,7 +75,7 @@ class Item:
 
 
 class Batch(NamedTuple):
-    """What one forward pass trains on: B instance photos, then B class images with prior preservation.
+    """One batch: B instance photos, followed by B class images with prior preservation.
 
     A named tuple, since Accelerate moves those to the device. N is B, or 2 B with class images.
 

@@ -195,7 +195,7 @@ def test_retrained_base_is_different_model(source, options, generators, tmp_path
     shutil.copytree(generators / "other", base)
     assert evaluate(options, **changed) == 2
     assert "holds another run (base_weights differ" in capsys.readouterr().err
-    assert evaluate(options, **changed, output=tmp_path / "anew") == 0
+    assert evaluate(options, **changed, output=tmp_path / "fresh") == 0
 
 
 def test_prompts_with_same_file_name_keep_pictures_if_reordered(options, tmp_path):

@@ -8,7 +8,15 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, SamConfig, SamModel
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTokenizer,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    SamConfig,
+    SamModel,
+)
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from scenes import PHRASES
@@ -16,8 +24,8 @@ from subjects import ACCESSORIES, COLOURS, KINDS, PATTERNS
 from world import RARE_TOKENS, SIDE
 
 FOLDER = Path(__file__).parent / "models"
-SAM, CLIP, DIFFUSION, JUDGE, DETECTOR = (
-    FOLDER / name for name in ("sam", "clip", "stable-diffusion", "judge", "detector")
+SAM, CLIP, DIFFUSION, JUDGE, DETECTOR, DINO = (
+    FOLDER / name for name in ("sam", "clip", "stable-diffusion", "judge", "detector", "dino")
 )
 TEXT_LENGTH = 28
 WIDTH = 128
@@ -129,3 +137,18 @@ def sam() -> SamModel:
     torch.nn.init.normal_(model.shared_image_embedding.positional_embedding)
     torch.nn.init.trunc_normal_(model.vision_encoder.pos_embed, std=0.02)
     return model
+
+
+def dino() -> DINOv3ViTModel:
+    """A DINOv3 for 64 x 64 pixels: 16 x 16 patches, 1.2 million weights."""
+    return DINOv3ViTModel(
+        DINOv3ViTConfig(
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            image_size=SIDE,
+            patch_size=4,
+            num_register_tokens=4,
+        )
+    )

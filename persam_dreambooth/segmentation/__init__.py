@@ -10,9 +10,12 @@ It does not depend on diffusion models or folder layouts: images in, masks out.
 from persam_dreambooth.segmentation.appearance import ImageEncoder
 from persam_dreambooth.segmentation.backbones import Backbone, Prompts, load_backbone
 from persam_dreambooth.segmentation.features import FeatureEncoder
+from persam_dreambooth.segmentation.insid3 import INSID3
+from persam_dreambooth.segmentation.insid3_sam import Insid3Sam
 from persam_dreambooth.segmentation.memory_video import MemorySegmenter
-from persam_dreambooth.segmentation.method import Method
+from persam_dreambooth.segmentation.method import Insid3Method, Method
 from persam_dreambooth.segmentation.multi_mask import segment_instances, segment_together
+from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.persam import PerSAM
 from persam_dreambooth.segmentation.presence import Presence, PresenceCheck, PresenceRule
 from persam_dreambooth.segmentation.presence_scores import SignalMeter, Signals
@@ -23,13 +26,17 @@ from persam_dreambooth.segmentation.types import DecoderPass, EncodedPhoto, Pict
 from persam_dreambooth.segmentation.video import VideoFrame, VideoSegmenter
 
 __all__ = [
+    "INSID3",
     "Backbone",
     "DecoderPass",
     "EncodedPhoto",
     "FeatureEncoder",
     "ImageEncoder",
+    "Insid3Method",
+    "Insid3Sam",
     "MemorySegmenter",
     "Method",
+    "OneShotSegmenter",
     "PerSAM",
     "Picture",
     "Presence",

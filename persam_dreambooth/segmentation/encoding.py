@@ -26,7 +26,7 @@ class PhotoEncoder:
     bit-identical: float32, about 4 MB per photo for a 1024-pixel SAM. Damaged files are recomputed.
 
     Args:
-        backbone: provides the features for the decoder.
+        backbone: provides the features; a SAM's for its decoder.
         features: second encoder, whose features the confidence map is computed from.
         cache: cache folder; None disables the cache.
         edge_padding: width of the border that replicates the photo's edge, as a share of the photo's longer side.
@@ -34,7 +34,7 @@ class PhotoEncoder:
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: Backbone | FeatureEncoder,
         features: FeatureEncoder | None = None,
         cache: Path | str | None = None,
         edge_padding: float = 0.0,
@@ -43,6 +43,9 @@ class PhotoEncoder:
         self.checksum = backbone.checksum if features is None else f"{backbone.checksum}-{features.checksum}"
         encoders = [encoder for encoder in (backbone, features) if encoder]
         name = [self.checksum, *(str(encoder.dtype).removeprefix("torch.") for encoder in encoders)]
+        for encoder in encoders:
+            if isinstance(encoder, FeatureEncoder):  # a SAM has one size and one way of placing a photo
+                name.append(f"{encoder.image_size}{'squeezed' if encoder.stretch else ''}")
         if edge_padding:
             name.append(f"edge{edge_padding:g}")
         self._cache = None if cache is None else TensorCache(Path(cache) / "-".join(name))

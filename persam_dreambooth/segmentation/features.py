@@ -1,5 +1,6 @@
 """DINOv2's or DINOv3's features instead of SAM's for the confidence map (equations 4 to 7)."""
 
+from copy import copy
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from transformers import Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel
 
 from persam_dreambooth.devices import choose_device
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.frame import Frame
 from persam_dreambooth.segmentation.pretrained import load_pretrained
 from persam_dreambooth.torch_utils import weights_checksum
@@ -32,7 +34,10 @@ class FeatureEncoder:
         cells: number of cells along one side of the grid; the square is that many patches wide.
         device: None uses an accelerator if there is one.
         dtype: of the weights and activations.
+        name: the name the user gave it, for messages.
     """
+
+    stretch = False
 
     def __init__(
         self,
@@ -40,8 +45,9 @@ class FeatureEncoder:
         cells: int = CELLS,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
+        name: str = "the DINO",
     ) -> None:
-        self.device, self.cells, self.dtype = choose_device(device), cells, dtype
+        self.device, self.cells, self.dtype, self.name = choose_device(device), cells, dtype, name
         self.checksum = weights_checksum(model)
         untyped: Any = model
         self._model = untyped.eval().requires_grad_(False).to(self.device, dtype)
@@ -51,21 +57,44 @@ class FeatureEncoder:
     def from_pretrained(
         cls,
         source: str | Path,
-        cells: int = CELLS,
+        image_size: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Self:
         """Load by hub name ("facebook/dinov2-base") or from a folder.
 
+        Args:
+            source: the name or the folder.
+            image_size: side of the square in pixels, a multiple of the patches'; None for 64 patches.
+            device: see the class.
+            dtype: see the class.
+
         Raises:
-            UserError: nothing found, or not a complete DINO.
+            UserError: nothing found, not a complete DINO, or a square that its patches do not fill.
         """
         model, _ = load_pretrained(str(source), CLASSES, "DINO", "facebook/dinov2-base")
-        return cls(model, cells, device, dtype)
+        patch = model.config.patch_size
+        size = CELLS * patch if image_size is None else image_size
+        if size < patch or size % patch:
+            raise UserError(
+                f"a square of {size} pixels is no multiple of the {patch}-pixel patches of {source}; "
+                f"give {max(1, round(size / patch)) * patch}"
+            )
+        return cls(model, size // patch, device, dtype, str(source))
+
+    def squeezing(self) -> Self:
+        """Return the same encoder, which squeezes photos into the square instead of padding them."""
+        other = copy(self)
+        other.stretch = True
+        return other
 
     def frame(self, height: int, width: int) -> Frame:
         """Place a photo of that size in this encoder's square."""
-        return Frame(height, width, self.image_size)
+        return Frame(height, width, self.image_size, self.stretch)
+
+    def encode_with_extra(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Encode images as `encode` does, in the form of `Backbone.encode_with_extra`."""
+        return self.encode(images), ()
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

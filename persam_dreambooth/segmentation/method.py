@@ -1,7 +1,7 @@
-"""Settings of PerSAM and PerSAM-F."""
+"""Settings of PerSAM, PerSAM-F and INSID3."""
 
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.fidelity import FIDELITIES, Corrected, Fidelity
@@ -68,4 +68,35 @@ class Method:
         if self.edge_padding and self.fidelity != "corrected":
             raise UserError(
                 f"edge_padding is used by fidelity 'corrected' only, not by {self.fidelity!r}; leave it at 0"
+            )
+
+
+@dataclass(frozen=True)
+class Insid3Method:
+    """Settings of INSID3; the defaults are the paper's.
+
+    Attributes:
+        fidelity: "official" squeezes photos into the encoder's square, as the authors' code does; "corrected" keeps
+            their aspect and pads them, and gives a reference cell to the subject where the mask covers half of it.
+        tau: mean cosine similarity below which groups of cells are not joined to one cluster, in (0, 1).
+        merge_threshold: product of similarities above which a cluster belongs to the subject, in (-1, 1).
+        svd_components: dimensions of the positional subspace, below the encoder's channels; None for the paper's
+            share of them.
+    """
+
+    fidelity: Literal["corrected", "official"] = "corrected"
+    tau: float = 0.6
+    merge_threshold: float = 0.2
+    svd_components: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.fidelity not in ("corrected", "official"):
+            raise UserError(f"INSID3 has no fidelity {self.fidelity!r}; choose corrected or official")
+        if not 0 < self.tau < 1:
+            raise UserError(f"tau {self.tau} must lie between 0 and 1; the paper uses 0.6")
+        if not -1 < self.merge_threshold < 1:
+            raise UserError(f"merge_threshold {self.merge_threshold} must lie between -1 and 1; the paper uses 0.2")
+        if self.svd_components is not None and self.svd_components < 1:
+            raise UserError(
+                f"svd_components {self.svd_components} must be at least 1; leave it out for the paper's share"
             )

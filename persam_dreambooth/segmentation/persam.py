@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self, overload
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import location
 from persam_dreambooth.segmentation.backbones import Backbone, BuiltSam, Prompts, load_backbone
 from persam_dreambooth.segmentation.encoding import PhotoEncoder, check_finite
@@ -19,7 +17,8 @@ from persam_dreambooth.segmentation.frame import Frame, bounding_box
 from persam_dreambooth.segmentation.guidance import Guidance
 from persam_dreambooth.segmentation.mask_weights import fit_mask_weights
 from persam_dreambooth.segmentation.method import Method
-from persam_dreambooth.segmentation.refinement import refine
+from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
+from persam_dreambooth.segmentation.refinement import recorded, refine
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import (
     DecoderPass,
@@ -30,7 +29,7 @@ from persam_dreambooth.segmentation.types import (
 )
 
 
-class PerSAM:
+class PerSAM(OneShotSegmenter):
     """Personalize a SAM with one reference, then segment the subject in other photos (section 3.2 of the paper).
 
     Args:
@@ -50,7 +49,7 @@ class PerSAM:
         self.backbone, self.features = backbone, features
         self.method = method or Method()
         self._encoder = PhotoEncoder(backbone, features, cache, self.method.edge_padding)
-        self.checksum = self._encoder.checksum
+        self.name, self.checksum = backbone.name, self._encoder.checksum
 
     @classmethod
     def from_pretrained(
@@ -83,12 +82,7 @@ class PerSAM:
             UserError: no reference; or, with fidelity "official", no cell passes its rule (96.6 %
                 coverage at value 128).
         """
-        references = [references] if isinstance(references, Reference) else list(references)
-        if not references:
-            raise UserError("personalize got no reference; give at least one photo with its mask")
-        if encoded is None:
-            encoded = self.encode_references(references)
-        pairs = list(zip(references, encoded, strict=True))
+        pairs = self.pairs(references, encoded)
         pooled = torch.cat([self._local_features(*pair) for pair in pairs])  # (n, C)
         compared = pooled
         if self.features is not None:
@@ -99,14 +93,10 @@ class PerSAM:
         return Subject(
             target_feature=feature,
             target_embedding=pooled.mean(0),
-            backbone=self.backbone.name,
+            backbone=self.name,
             checksum=self.checksum,
             mask_weights=mask_weights,
         )
-
-    def encode_references(self, references: Sequence[Reference]) -> list[EncodedPhoto]:
-        """Encode the references' photos one at a time, since there may be many."""
-        return [self.encode([reference.pixels])[0] for reference in references]
 
     def _local_features(self, reference: Reference, encoded: EncodedPhoto) -> Tensor:
         """Return {T_R^i} of equation 4: the (n, C) features of the cells under one reference mask."""
@@ -130,58 +120,14 @@ class PerSAM:
             foreground.append(torch.from_numpy(reference.foreground.ravel()).to(embedding.device))
         return fit_mask_weights(torch.cat(logits, dim=1), torch.cat(foreground))
 
-    @overload  # a path is also a sequence of strings; it counts as one photo
-    def segment(  # type: ignore[overload-overlap]
-        self, images: Picture | EncodedPhoto, subject: Subject, batch_size: int = ...
-    ) -> Segmentation: ...
-    @overload
-    def segment(
-        self, images: Sequence[Picture | EncodedPhoto], subject: Subject, batch_size: int = ...
-    ) -> list[Segmentation]: ...
-    def segment(
-        self,
-        images: Picture | EncodedPhoto | Sequence[Picture | EncodedPhoto],
-        subject: Subject,
-        batch_size: int = 4,
-    ) -> Segmentation | list[Segmentation]:
-        """Segment the subject in photos.
-
-        Args:
-            images: one photo, or several of any sizes; already encoded photos from `encode` are accepted too.
-            subject: from `personalize` on the same backbone.
-            batch_size: number of photos encoded at once.
-
-        Returns:
-            One `Segmentation` for one photo, or a list in the order of the photos for several.
-
-        Raises:
-            UserError: the subject was made by another backbone or method, or the batch size is not positive.
-        """
-        self.check(subject)
-        if batch_size < 1:
-            raise UserError(f"batch_size {batch_size} must be at least 1")
-        if isinstance(images, Image.Image | np.ndarray | str | Path | EncodedPhoto):
-            return self.segment([images], subject)[0]
-        found: list[Segmentation] = []
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            found += [self.segment_encoded(photo, subject) for photo in self.encode(batch)]
-        return found
-
     def encode(self, images: Sequence[Picture | EncodedPhoto]) -> list[EncodedPhoto]:
         """Encode photos in one forward pass (equation 3); already encoded photos are returned unchanged."""
         return self._encoder(images)
 
-    def check(self, subject: Subject) -> None:
-        """Raise a UserError if the subject was made by another backbone or method."""
-        if subject.checksum != self.checksum:
-            raise UserError(
-                f"this subject was made with {subject.backbone} (weights {subject.checksum}), not with "
-                f"{self.backbone.name} ({self.checksum}); load that backbone or personalize again"
-            )
-        if (subject.mask_weights is not None) != self.method.mask_weights:
-            made, wanted = ("PerSAM", "PerSAM-F") if self.method.mask_weights else ("PerSAM-F", "PerSAM")
-            raise UserError(f"this subject was made by {made}, not by {wanted}; use that method or personalize again")
+    @property
+    def label(self) -> str:
+        """ "PerSAM" or "PerSAM-F"."""
+        return "PerSAM-F" if self.method.mask_weights else "PerSAM"
 
     @torch.no_grad()
     def segment_encoded(
@@ -255,24 +201,11 @@ class PerSAM:
             The passes, and warnings.
         """
         decoded = self.backbone.decode(photo.embedding, initial, weights is not None, guidance, photo.extra)
-        passes = [_record(*decoded, None, weights)]
+        passes = [recorded(*decoded, None, weights)]
         for with_box in (self.method.mask_weights, True) if self.method.refinement else ():
             previous = torch.as_tensor(passes[-1].kept, device=photo.embedding.device)
             refined = refine(self.backbone, photo, initial, previous, with_box)
             if refined is None:
                 return passes, ["the box pass was skipped: the previous mask is empty"]
-            passes.append(_record(*refined))
+            passes.append(recorded(*refined))
         return passes, []
-
-
-def _record(logits: Tensor, predicted_iou: Tensor, box: Tensor | None, weights: Tensor | None = None) -> DecoderPass:
-    """Record a decoder pass on the CPU; keep the mask with the best predicted IoU, or the sum by equation 11."""
-    index = int(predicted_iou.argmax())
-    kept = logits[index] if weights is None else torch.einsum("k,khw->hw", weights, logits)
-    return DecoderPass(
-        logits=logits.float().cpu().numpy(),
-        predicted_iou=predicted_iou.float().cpu().numpy(),
-        index=index,
-        kept=kept.float().cpu().numpy(),
-        box=None if box is None else box.cpu().numpy(),
-    )

@@ -1,10 +1,11 @@
 """Cascaded post-refinement: decode again, prompted with the previous mask and its box."""
 
+import torch
 from torch import Tensor
 
 from persam_dreambooth.segmentation.backbones import Backbone, Prompts
 from persam_dreambooth.segmentation.frame import bounding_box
-from persam_dreambooth.segmentation.types import EncodedPhoto
+from persam_dreambooth.segmentation.types import DecoderPass, EncodedPhoto
 
 
 def refine(
@@ -31,3 +32,16 @@ def refine(
     prompts = Prompts(initial.points, initial.labels, model_box, previous)
     logits, predicted_iou = backbone.decode(photo.embedding, prompts, multimask=True, extra=photo.extra)
     return logits, predicted_iou, box
+
+
+def recorded(logits: Tensor, predicted_iou: Tensor, box: Tensor | None, weights: Tensor | None = None) -> DecoderPass:
+    """Record a decoder pass on the CPU; keep the mask with the best predicted IoU, or the sum by equation 11."""
+    index = int(predicted_iou.argmax())
+    kept = logits[index] if weights is None else torch.einsum("k,khw->hw", weights, logits)
+    return DecoderPass(
+        logits=logits.float().cpu().numpy(),
+        predicted_iou=predicted_iou.float().cpu().numpy(),
+        index=index,
+        kept=kept.float().cpu().numpy(),
+        box=None if box is None else box.cpu().numpy(),
+    )

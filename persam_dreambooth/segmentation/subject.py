@@ -15,6 +15,24 @@ FORMAT: Final = "persam-dreambooth subject 1"
 
 
 @dataclass(frozen=True, eq=False)
+class Memory:
+    """The cells of all references, which INSID3 matches a photo's cells with.
+
+    Attributes:
+        features: (n, C) float32, INSID3's debiased features, unit rows.
+        labels: (n,) int16: k for a cell under the mask of the k-th reference (counted from 1), -k for one beside it.
+    """
+
+    features: Tensor
+    labels: Tensor
+
+    @property
+    def references(self) -> int:
+        """The number of references."""
+        return int(self.labels.abs().max())
+
+
+@dataclass(frozen=True, eq=False)
 class Subject:
     """The object to segment in other photos.
 
@@ -23,7 +41,8 @@ class Subject:
         target_embedding: (C,) float32, the mean local feature T_R that prompts the decoder (equation 9).
         backbone: name of the backbone that the features come from, for messages.
         checksum: of that backbone's weights; the features are meaningless with other weights.
-        mask_weights: (3,) float32, PerSAM-F's weights of the decoder's three masks (equation 11); None for PerSAM.
+        mask_weights: (3,) float32, PerSAM-F's weights of the decoder's three masks (equation 11); None for the others.
+        memory: the references' cells; for INSID3 only, whose prototype is both features.
     """
 
     target_feature: Tensor
@@ -31,10 +50,19 @@ class Subject:
     backbone: str
     checksum: str
     mask_weights: Tensor | None = None
+    memory: Memory | None = None
+
+    @property
+    def made_by(self) -> str:
+        """The method that it is for: "PerSAM", "PerSAM-F" or "INSID3"."""
+        if self.memory is not None:
+            return "INSID3"
+        return "PerSAM" if self.mask_weights is None else "PerSAM-F"
 
     def __repr__(self) -> str:
-        made_by = "PerSAM" if self.mask_weights is None else "PerSAM-F"
-        return f"Subject({made_by}, {len(self.target_feature)} channels of {self.backbone}, weights {self.checksum})"
+        return (
+            f"Subject({self.made_by}, {len(self.target_feature)} channels of {self.backbone}, weights {self.checksum})"
+        )
 
     def save(self, path: Path | str) -> None:
         """Write a `.safetensors` file: tensors under their attribute names, strings in the metadata."""
@@ -42,6 +70,8 @@ class Subject:
         tensors = {"target_feature": self.target_feature, "target_embedding": self.target_embedding}
         if self.mask_weights is not None:
             tensors["mask_weights"] = self.mask_weights
+        if self.memory is not None:
+            tensors |= {"memory_features": self.memory.features, "memory_labels": self.memory.labels}
         metadata = {"format": FORMAT, "backbone": self.backbone, "checksum": self.checksum}
         save_beside(tensors, path, metadata)
 
@@ -61,10 +91,12 @@ class Subject:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         except SafetensorError as error:
             raise UserError(f"{path} is damaged or no safetensors file ({error}); save the subject again") from error
-        known = {"target_feature", "target_embedding", "mask_weights"}
-        if metadata.get("format") != FORMAT or not known - {"mask_weights"} <= set(tensors) <= known:
+        always, memory = {"target_feature", "target_embedding"}, {"memory_features", "memory_labels"}
+        named = set(tensors)
+        if metadata.get("format") != FORMAT or named not in (always, always | {"mask_weights"}, always | memory):
             raise UserError(
                 f"{path} is not a subject: its format is {metadata.get('format')!r}, expected {FORMAT!r}; give a file "
                 "that `Subject.save` wrote"
             )
-        return cls(**tensors, backbone=metadata["backbone"], checksum=metadata["checksum"])
+        cells = Memory(tensors.pop("memory_features"), tensors.pop("memory_labels")) if memory <= named else None
+        return cls(**tensors, backbone=metadata["backbone"], checksum=metadata["checksum"], memory=cells)

@@ -47,7 +47,7 @@ def persam_with(build, method=None):
 
 def test_folder_gives_grid_of_last_layer_patches(build, tmp_path):
     build().save_pretrained(tmp_path)
-    encoder = FeatureEncoder.from_pretrained(tmp_path, cells=CELLS, device="cpu")
+    encoder = FeatureEncoder.from_pretrained(tmp_path, CELLS * build().config.patch_size, "cpu")
     assert encoder.image_size == CELLS * build().config.patch_size
     assert encoder.checksum == FeatureEncoder(build(), device="cpu").checksum
     assert encoder.checksum != FeatureEncoder(build(seed=1), device="cpu").checksum

@@ -1,0 +1,196 @@
+"""INSID3: one frozen DINOv3 finds and segments the subject, without SAM."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation import insid3_steps as steps
+from persam_dreambooth.segmentation import location
+from persam_dreambooth.segmentation.encoding import PhotoEncoder
+from persam_dreambooth.segmentation.features import FeatureEncoder
+from persam_dreambooth.segmentation.frame import Frame, bounding_box
+from persam_dreambooth.segmentation.method import Insid3Method
+from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
+from persam_dreambooth.segmentation.subject import Memory, Subject
+from persam_dreambooth.segmentation.types import DecoderPass, EncodedPhoto, Picture, Reference, Segmentation
+
+
+class INSID3(OneShotSegmenter):
+    """Learn a subject from references and segment it in other photos, with one frozen vision transformer.
+
+    Photos are encoded as `EncodedPhoto(embedding=debiased features, frame, extra=(plain features,))`. The mask is as
+    coarse as the patches; `Insid3Sam` refines it.
+
+    Args:
+        encoder: the DINOv3; INSID3's square is the encoder's.
+        method: its settings.
+        cache: folder that keeps encoded photos for later runs and other subjects; see `PhotoEncoder`.
+    """
+
+    label = "INSID3"
+
+    def __init__(
+        self, encoder: FeatureEncoder, method: Insid3Method | None = None, cache: Path | str | None = None
+    ) -> None:
+        self.method = method or Insid3Method()
+        # The authors squeeze every photo into the square; otherwise its aspect is kept, with padding.
+        self._encoder = PhotoEncoder(
+            encoder.squeezing() if self.method.fidelity == "official" else encoder, cache=cache
+        )
+        self.name, self.checksum = encoder.name, self._encoder.checksum
+        black = np.zeros((encoder.image_size, encoder.image_size, 3), np.uint8)
+        features = encoder.encode(encoder.frame(*black.shape[:2]).pixels(black)[None])[0]
+        width = len(features)
+        components = self.method.svd_components or round(width * steps.POSITIONAL_SHARE)
+        if components >= width:
+            raise UserError(
+                f"svd_components {components} must be less than the {width} channels of {self.name}; for the paper's "
+                f"share leave it out, which is {round(width * steps.POSITIONAL_SHARE)}"
+            )
+        self.projection = steps.positional_projection(_rows(F.normalize(features, dim=0)), components)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        method: Insid3Method | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        image_size: int | None = None,
+        cache: Path | str | None = None,
+    ) -> Self:
+        """Load INSID3 on a DINOv3 given by name or path; arguments and errors as in `FeatureEncoder.from_pretrained`.
+
+        Args:
+            source: "facebook/dinov3-vitl16-pretrain-lvd1689m" for the paper's.
+            method: its settings.
+            device: None uses an accelerator if there is one.
+            dtype: of the weights and activations.
+            image_size: side of the square, in pixels; None for 64 patches, the paper's 1024 pixels.
+            cache: see the class.
+        """
+        return cls(FeatureEncoder.from_pretrained(source, image_size, device, dtype), method, cache)
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Picture | EncodedPhoto]) -> list[EncodedPhoto]:
+        """Encode photos in one forward pass; already encoded photos are returned unchanged."""
+        return [photo if photo.extra else self._debias(photo) for photo in self._encoder(images)]
+
+    def _debias(self, photo: EncodedPhoto) -> EncodedPhoto:
+        """Turn the encoder's own features into INSID3's."""
+        plain = F.normalize(photo.embedding, dim=0)
+        grid = plain.shape[-1]
+        features = steps.debiased(_rows(plain), self.projection)
+        return EncodedPhoto(features.T.reshape(-1, grid, grid), photo.frame, (plain,))
+
+    @torch.no_grad()
+    def personalize(
+        self,
+        references: Reference | Sequence[Reference],
+        mask_weights: Tensor | None = None,
+        encoded: Sequence[EncodedPhoto] | None = None,
+    ) -> Subject:
+        """Compute the prototype, and remember the references' cells; arguments and errors as in the base class."""
+        inside, features, labels = [], [], []
+        for number, (reference, photo) in enumerate(self.pairs(references, encoded), start=1):
+            valid, covered = _cells_of_photo(photo), self._covered(reference, photo)
+            features.append(_rows(photo.embedding)[valid])
+            inside.append(covered[valid])
+            labels.append(torch.where(inside[-1], number, -number).short())
+        feature = steps.prototype(list(zip(features, inside, strict=True)))
+        memory = Memory(torch.cat(features), torch.cat(labels))
+        return Subject(feature, feature.clone(), self.name, self.checksum, memory=memory)
+
+    def _covered(self, reference: Reference, photo: EncodedPhoto) -> Tensor:
+        """Return the cells under a reference mask, (cells^2,) bool, at least one."""
+        frame, grid = photo.frame, photo.embedding.shape[-1]
+        mask = torch.from_numpy(reference.foreground).float()
+        if self.method.fidelity == "official":
+            square = F.interpolate(mask[None, None], (frame.side, frame.side), mode="nearest")
+            covered = F.interpolate(square, (grid, grid), mode="bilinear", align_corners=False)[0, 0] > 0.5
+            if not covered.any():
+                covered = F.interpolate(square, (grid, grid), mode="nearest")[0, 0] > 0.5
+            if not covered.any():
+                y, x = (square[0, 0].nonzero().float().mean(0) / (frame.side // grid)).int()
+                covered[y, x] = True
+        else:
+            covered = frame.to_grid(mask, grid, 0.0, "area") > 0.5
+            if not covered.any():
+                covered = location.best_covered_cells(reference.foreground, frame, grid)
+        return covered.flatten().to(photo.embedding.device)
+
+    @torch.no_grad()
+    def segment_encoded(
+        self, photo: EncodedPhoto, subject: Subject, exclude: NDArray[np.bool_] | None = None
+    ) -> Segmentation:
+        """Segment one encoded photo; arguments as in the base class.
+
+        The score is the mean cosine of the mask's cells with the prototype, in [-1, 1]; 0 for an empty mask.
+        """
+        frame, grid, memory = photo.frame, photo.embedding.shape[-1], subject.memory
+        assert memory is not None, "check() has seen that INSID3 made the subject"
+        valid = _cells_of_photo(photo)
+        features, plain = _rows(photo.embedding)[valid], _rows(photo.extra[0])[valid]
+        candidate = steps.candidates(features, subject.target_feature, memory)
+        confidence = location.on_photo(subject.target_feature, photo)
+        if exclude is not None:
+            outside = torch.from_numpy(exclude).to(confidence.device)
+            candidate &= frame.to_grid(outside.float(), grid, 0.0, "area").flatten()[valid] < 0.5
+            confidence = confidence.masked_fill(outside, confidence.min())
+        chosen = candidate
+        if candidate.any():
+            cluster = steps.clusters(plain, self.method.tau)
+            chosen = steps.select(
+                features, plain, subject.target_feature, candidate, cluster, self.method.merge_threshold
+            )
+        score = float((features @ subject.target_feature)[chosen].mean()) if chosen.any() else 0.0
+        cells = torch.zeros(grid * grid, dtype=torch.bool, device=chosen.device)
+        cells[valid] = chosen
+        return self._result(cells.view(grid, grid), score, confidence, frame)
+
+    def _result(self, cells: Tensor, score: float, confidence: Tensor, frame: Frame) -> Segmentation:
+        """Resize the mask of cells, (h, w) bool, to the photo, and describe it."""
+        mask = self._on_photo(cells, frame)
+        box = bounding_box(mask)
+        points, labels = location.location_prior(confidence, negative=False)
+        # Not logits of a decoder: positive inside, higher for a better match, which decides between subjects.
+        kept = torch.where(cells, max(score, 1e-3), -1.0).float().cpu().numpy()
+        return Segmentation(
+            mask=mask.cpu().numpy(),
+            score=score,
+            points=points.cpu().numpy(),
+            point_labels=labels.cpu().numpy(),
+            box=None if box is None else box.cpu().numpy(),
+            confidence_map=confidence.cpu().numpy(),
+            attention_bias=None,
+            passes=(DecoderPass(kept[None], np.array([score], np.float32), 0, kept, None),),
+            warnings=() if box is not None else ("the mask is empty: the subject was not found in this photo",),
+        )
+
+    def _on_photo(self, cells: Tensor, frame: Frame) -> Tensor:
+        """Return the mask over the photo, (H, W) bool, of a mask of cells, (h, w) bool."""
+        if self.method.fidelity != "official":
+            return frame.to_original(cells[None].float())[0] > 0.5
+        mask = cells[None, None].float()
+        for size in ((frame.side, frame.side), (frame.height, frame.width)):
+            mask = (F.interpolate(mask, size, mode="bilinear", align_corners=False) > 0.5).float()
+        return mask[0, 0] > 0
+
+
+def _rows(grid: Tensor) -> Tensor:
+    """Turn (C, h, w) features into (h w, C) rows."""
+    return grid.flatten(1).T
+
+
+def _cells_of_photo(photo: EncodedPhoto) -> Tensor:
+    """Return the cells that show the photo, and not its padding, (cells^2,) bool."""
+    frame, embedding = photo.frame, photo.embedding
+    shown = torch.ones(frame.height, frame.width)
+    return (frame.to_grid(shown, embedding.shape[-1], 0.0, "area") > 0.5).flatten().to(embedding.device)

@@ -1,0 +1,149 @@
+"""INSID3 finds, SAM cuts: INSID3's coarse mask prompts a SAM, whose mask is kept where the two agree."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from persam_dreambooth.segmentation.backbones import Backbone, Prompts
+from persam_dreambooth.segmentation.encoding import PhotoEncoder, check_finite
+from persam_dreambooth.segmentation.frame import bounding_box
+from persam_dreambooth.segmentation.insid3 import INSID3
+from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
+from persam_dreambooth.segmentation.refinement import recorded, refine
+from persam_dreambooth.segmentation.subject import Subject
+from persam_dreambooth.segmentation.types import DecoderPass, EncodedPhoto, Picture, Reference, Segmentation
+
+AGREEMENT: Final = 0.5
+"""IoU with INSID3's mask below which SAM's is dropped."""
+POINTS: Final = 3
+"""Positive points, and as many negative ones."""
+FINER: Final = 4
+"""Cells of SAM's mask prompt and masks along one cell of its embedding."""
+CERTAINTY: Final = 8.0
+"""Logit that INSID3's mask has inside as SAM's mask prompt, and outside its negative."""
+
+
+class Insid3Sam(OneShotSegmenter):
+    """INSID3 with a SAM that draws the outline.
+
+    Photos are encoded by both; `EncodedPhoto.other` is INSID3's.
+
+    Args:
+        insid3: finds the subject.
+        backbone: the SAM.
+        agreement: IoU of SAM's mask with INSID3's below which INSID3's is the result.
+        cache: folder that keeps SAM's encoded photos; INSID3 has its own.
+    """
+
+    label = "INSID3"
+
+    def __init__(
+        self, insid3: INSID3, backbone: Backbone, agreement: float = AGREEMENT, cache: Path | str | None = None
+    ) -> None:
+        self.insid3, self.backbone, self.agreement = insid3, backbone, agreement
+        self._encoder = PhotoEncoder(backbone, cache=cache)
+        self.name, self.checksum = insid3.name, insid3.checksum
+
+    def encode(self, images: Sequence[Picture | EncodedPhoto]) -> list[EncodedPhoto]:
+        """Encode photos with both encoders; already encoded photos are returned unchanged."""
+        missing = [image for image in images if not isinstance(image, EncodedPhoto)]
+        pairs = zip(self._encoder(missing), self.insid3.encode(missing), strict=True) if missing else iter(())
+        encoded = (replace(photo, other=other) for photo, other in pairs)
+        return [image if isinstance(image, EncodedPhoto) else next(encoded) for image in images]
+
+    def personalize(
+        self,
+        references: Reference | Sequence[Reference],
+        mask_weights: Tensor | None = None,
+        encoded: Sequence[EncodedPhoto] | None = None,
+    ) -> Subject:
+        """Learn a subject, as INSID3 does."""
+        others = None if encoded is None else [photo.compared for photo in encoded]
+        return self.insid3.personalize(references, mask_weights, others)
+
+    @torch.no_grad()
+    def segment_encoded(
+        self, photo: EncodedPhoto, subject: Subject, exclude: NDArray[np.bool_] | None = None
+    ) -> Segmentation:
+        """Segment one encoded photo; arguments as in the base class. The score is SAM's predicted IoU."""
+        found = self.insid3.segment_encoded(photo.compared, subject, exclude)
+        if found.box is None:
+            return self._own(found, photo)
+        prompts = self._prompts(found, photo)
+        decoded = self.backbone.decode(photo.embedding, prompts, multimask=True, extra=photo.extra)
+        passes = [recorded(*decoded, torch.from_numpy(found.box))]
+        for _ in range(2):
+            previous = torch.as_tensor(passes[-1].kept, device=photo.embedding.device)
+            refined = refine(self.backbone, photo, prompts, previous, with_box=True)
+            if refined is None:
+                break
+            passes.append(recorded(*refined))
+        last = passes[-1]
+        kept = torch.as_tensor(last.kept, device=photo.embedding.device)
+        check_finite(kept, self.backbone.name)
+        mask = photo.frame.to_original(kept[None])[0] > 0
+        box = bounding_box(mask)
+        outline = mask.cpu().numpy()
+        if box is None or _iou(outline, found.mask) < self.agreement:
+            words = "SAM's mask was dropped, since it disagrees with INSID3's, which is coarser"
+            return self._own(replace(found, warnings=(*found.warnings, words)), photo)
+        return replace(
+            found,
+            mask=outline,
+            score=float(last.predicted_iou[last.index]),
+            box=box.cpu().numpy(),
+            passes=tuple(passes),
+        )
+
+    def _prompts(self, found: Segmentation, photo: EncodedPhoto) -> Prompts:
+        """Return SAM's prompts for a mask: its box, its best points, the most similar points outside, and itself."""
+        frame, confidence = photo.frame, torch.from_numpy(found.confidence_map)
+        inside = torch.from_numpy(found.mask)
+        points = [_peaks(confidence, inside), _peaks(confidence, ~inside)]
+        labels = torch.tensor([1] * len(points[0]) + [0] * len(points[1]))
+        assert found.box is not None
+        box = frame.box_to_model(torch.from_numpy(found.box))
+        logits = CERTAINTY * (2 * inside.float() - 1)
+        mask = frame.to_grid(logits, FINER * photo.embedding.shape[-1], -CERTAINTY, "bilinear")
+        device = photo.embedding.device
+        return Prompts(
+            frame.to_model(torch.cat(points)).to(device), labels.to(device), box.to(device), mask.to(device)
+        )
+
+    def _own(self, found: Segmentation, photo: EncodedPhoto) -> Segmentation:
+        """Return INSID3's mask as the result, with logits in SAM's frame."""
+        mask = torch.from_numpy(found.mask).float()
+        logits = photo.frame.to_grid(
+            max(found.score, 1e-3) * (2 * mask - 1), FINER * photo.embedding.shape[-1], -1.0, "bilinear"
+        ).numpy()
+        own = DecoderPass(logits[None], np.array([found.score], np.float32), 0, logits, None)
+        return replace(found, passes=(own,))
+
+
+def _peaks(confidence: Tensor, where: Tensor) -> Tensor:
+    """Return up to `POINTS` points (x, y), (n, 2) int64, of the highest confidence in an (H, W) bool region.
+
+    Each is at least a tenth of the photo's longer side from the ones before, so that they are not neighbours.
+    """
+    height, width = confidence.shape
+    left = confidence.masked_fill(~where, -torch.inf)
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]
+    points = []
+    for _ in range(POINTS):
+        y, x = divmod(int(left.argmax()), width)
+        if left[y, x] == -torch.inf:
+            break
+        points.append([x, y])
+        near = (rows - y) ** 2 + (columns - x) ** 2 < (max(height, width) / 10) ** 2
+        left = left.masked_fill(near, -torch.inf)
+    return torch.tensor(points, dtype=torch.int64).view(-1, 2)
+
+
+def _iou(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    return float((mask & other).sum() / max(1, (mask | other).sum()))

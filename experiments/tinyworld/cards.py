@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fitting import Fitted
-from models import CLIP, DETECTOR, DIFFUSION, FOLDER, JUDGE, SAM
+from models import CLIP, DETECTOR, DIFFUSION, DINO, FOLDER, JUDGE, SAM
 
 FITTED = "training.json"
 SCORES = "scores.json"
@@ -66,6 +66,13 @@ _TEXTS = {
         "An independent classifier of scene, kind and pattern that also marks the subject (`train_judge.py`); "
         "generated pictures are scored by it. It shares no weights with the other models.",
         "judge",
+    ),
+    DINO: (
+        "tinyworld DINOv3",
+        "A `transformers.DINOv3ViTModel` of 4 x 4 pixel patches (`train_dino.py`). Unlike the real DINOv3 it was trained "
+        "with labels: patches of the same individual attract each other, all others repel each other. So it shows what a "
+        "method makes of features that tell individuals apart, not how well DINOv3's do. It knows tinyworld only.",
+        "DINO",
     ),
     DETECTOR: (
         "tinyworld detector",

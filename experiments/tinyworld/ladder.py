@@ -8,6 +8,7 @@ subject of another kind. Prints mean IoU with 95 % intervals (bootstrap over sub
 
 import argparse
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -36,15 +37,21 @@ LADDER = {
 }
 
 
-def photos(identity: Identity, rng: Generator, count: int, company: bool) -> list[Picture]:
-    """Draw pictures of one individual in random scenes; with `company`, beside another kind."""
+Company = Literal["alone", "beside another", "beside a look-alike"]
+"""Who else a photo shows: nobody, an individual of another kind, or another individual of the same kind."""
+
+
+def photos(identity: Identity, rng: Generator, count: int, company: Company) -> list[Picture]:
+    """Draw pictures of one individual in random scenes, alone or beside another individual."""
     made = []
     for _ in range(count):
         subjects = [(identity, random_placement(rng))]
-        if company:
+        if company != "alone":
             spots = [0.27, 0.73] if rng.random() < 0.5 else [0.73, 0.27]
-            others = [kind for kind in KIND_NAMES if kind != identity.kind]
-            neighbour = random_identity(rng, str(rng.choice(others)), held_out=True)
+            alike = company == "beside a look-alike"
+            others = [kind for kind in KIND_NAMES if (kind == identity.kind) == alike]
+            while (neighbour := random_identity(rng, str(rng.choice(others)), held_out=True)) == identity:
+                pass
             pair = zip((identity, neighbour), spots, strict=True)
             subjects = [(one, random_placement(rng, spot, 0.66)) for one, spot in pair]
         light, turn = rng.uniform(0.85, 1.15), rng.uniform(0, 6.28)
@@ -74,13 +81,13 @@ def main() -> None:
     flags = parser.parse_args()
     model = load(SamModel, SAM).float()
     columns: dict[str, dict[str, list[float]]] = {}
-    for company in (False, True):
-        column = "beside another" if company else "alone"
+    columns_shown: tuple[Company, ...] = ("alone", "beside another")
+    for column in columns_shown:
         rng = np.random.default_rng(11)
         for number in tqdm(range(flags.subjects), column):
             identity = random_identity(rng, KIND_NAMES[number % len(KIND_NAMES)], held_out=True)
-            reference = photos(identity, rng, 1, company=False)[0]
-            others = photos(identity, rng, flags.photos, company)
+            reference = photos(identity, rng, 1, "alone")[0]
+            others = photos(identity, rng, flags.photos, column)
             for name, method in LADDER.items():
                 found = segment(PerSAM.from_pretrained(model, method, "cpu"), reference, reference.mask(), others)
                 columns.setdefault(name, {}).setdefault(column, []).append(found)

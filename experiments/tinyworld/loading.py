@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from models import CLIP, DETECTOR, DIFFUSION, JUDGE, SAM
+from models import CLIP, DETECTOR, DIFFUSION, DINO, JUDGE, SAM
 from persam_dreambooth.errors import UserError
 
 MAKERS = {
@@ -12,6 +12,7 @@ MAKERS = {
     DIFFUSION: "train_vae.py and train_unet",
     JUDGE: "train_judge",
     DETECTOR: "train_detector",
+    DINO: "train_dino",
 }
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING, Any
 
+from persam_dreambooth.cli.method_flags import MethodFlags
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
-from persam_dreambooth.cli.segment import MethodFlags
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag
 
@@ -86,12 +86,13 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
     from persam_dreambooth.review.page import build_page
     from persam_dreambooth.review.runs import Generator
     from persam_dreambooth.review.server import build_app, listen, server_of
-    from persam_dreambooth.segmentation import PerSAM
+    from persam_dreambooth.segmentation import Method, PerSAM
 
     workspace, chosen = flags.workspace(), method.chosen_method()
 
     def load() -> "PerSAM":
-        return PerSAM.from_pretrained(sam.sam, chosen, sam.device, sam.torch_dtype, cache=flags.embedding_cache)
+        clicked = chosen if isinstance(chosen, Method) else Method()  # only a SAM follows clicks
+        return PerSAM.from_pretrained(sam.sam, clicked, sam.device, sam.torch_dtype, cache=flags.embedding_cache)
 
     def job(album: "Album", references: "tuple[ReferenceFiles, ...]") -> SegmentationJob:
         return SegmentationJob(
@@ -101,6 +102,7 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
             sam=sam.sam,
             method=chosen,
             features=method.features,
+            features_size=method.features_size,
             device=sam.device,
             dtype=sam.torch_dtype,
             batch_size=1,  # masks appear one by one

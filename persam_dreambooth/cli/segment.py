@@ -5,9 +5,10 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 from persam_dreambooth.cli import guarded
+from persam_dreambooth.cli.method_flags import MethodFlags
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.errors import UserError, printable
@@ -20,7 +21,6 @@ if TYPE_CHECKING:  # these import torch, which takes seconds, and --help does no
 
     from persam_dreambooth.preprocessing import SegmentationJob
     from persam_dreambooth.preprocessing.references import ReferenceFiles
-    from persam_dreambooth.segmentation import Method
 
 ESSENTIAL = (
     "images",
@@ -113,50 +113,6 @@ class SegmentFlags(Flags):
         raise UserError("--reference_points takes one --reference; of several give masks, boxes or scribbles")
 
 
-@dataclass
-class MethodFlags(Flags):
-    """Variant of PerSAM and its settings."""
-
-    _argument_group_name: ClassVar[str] = "the method"
-
-    method: Literal["persam", "persam-f"] = flag(
-        "persam", "persam: training-free; persam-f: fits two mask weights on the reference, in about a second"
-    )
-    fidelity: Literal["corrected", "official", "paper"] = flag(
-        "corrected",
-        "corrected: official with its faults fixed; official: as the authors' code; paper: the equations as printed",
-    )
-    alpha: float = flag(1.0, "weight of the attention bias in equation 8; for --fidelity paper")
-    refinement: bool = flag(True, "cascaded post-refinement, two further decoder passes")
-    negative_prior: bool = flag(True, "persam only: prompt with the least similar point as background")
-    guided_attention: bool = flag(True, "persam only: target-guided attention")
-    semantic_prompting: bool = flag(True, "persam only: target-semantic prompting")
-    edge_padding: float = flag(
-        0.0,
-        "extend the photo on each side, by this share of its longer side, such as 0.06, repeating its edge: finds "
-        "more of subjects that the edge cuts off, a little less of whole ones; for --fidelity corrected",
-    )
-    features: str | None = flag(
-        None, "a DINOv2 or DINOv3, hub name or folder, that locates the subject in place of the SAM's encoder"
-    )
-
-    def chosen_method(self) -> "Method":
-        """Return PerSAM with its techniques, or PerSAM-F."""
-        from persam_dreambooth.segmentation import Method
-
-        if self.method == "persam-f":
-            return Method.persam_f(self.fidelity, self.refinement, self.edge_padding)
-        return Method(
-            fidelity=self.fidelity,
-            negative_prior=self.negative_prior,
-            refinement=self.refinement,
-            guided_attention=self.guided_attention,
-            semantic_prompting=self.semantic_prompting,
-            alpha=self.alpha,
-            edge_padding=self.edge_padding,
-        )
-
-
 GROUPS = [SegmentFlags, MethodFlags, SamFlags]
 
 
@@ -197,6 +153,7 @@ def run(program: str, argv: list[str]) -> None:
         sam=sam.sam,
         method=method.chosen_method(),
         features=method.features,
+        features_size=method.features_size,
         device=str(processes.device) if processes and sam.device is None else sam.device,
         dtype=sam.torch_dtype,
         batch_size=flags.batch_size,

@@ -13,15 +13,14 @@ from persam_dreambooth.preprocessing.loading import LoadedPhoto
 from persam_dreambooth.preprocessing.references import read_references
 from persam_dreambooth.segmentation import (
     EncodedPhoto,
-    FeatureEncoder,
     ImageEncoder,
-    PerSAM,
     Presence,
     PresenceCheck,
     PresenceRule,
     Reference,
     Segmentation,
     Subject,
+    load_segmenter,
     pick_reference,
     segment_instances,
 )
@@ -59,7 +58,7 @@ class _Sought:
 
 
 class Finder:
-    """Personalize a SAM for the subjects of a job, and find them in photos.
+    """Personalize a one-shot method for the subjects of a job, and find them in photos.
 
     Attributes:
         caveat: one sentence to tell the user about the presence rule; None if there is nothing to tell.
@@ -70,9 +69,8 @@ class Finder:
     """
 
     def __init__(self, job: SegmentationJob) -> None:
-        features = FeatureEncoder.from_pretrained(job.features, device=job.device) if job.features else None
-        self._persam = PerSAM.from_pretrained(
-            job.sam, job.method, job.device, job.dtype, features, job.embedding_cache
+        self._segmenter = load_segmenter(
+            job.method, job.sam, job.features, job.features_size, job.device, job.dtype, job.embedding_cache
         )
         self._all_instances = job.all_instances
         rule = PresenceRule.load(job.rule) if job.rule else None
@@ -80,15 +78,15 @@ class Finder:
         encoder = ImageEncoder.from_pretrained(rule.encoder, job.device) if rule and rule.encoder else None
         self._sought: list[_Sought] = []
         for reference_files in job.subjects().values():
-            references = read_references(reference_files, self._persam)
-            encoded = self._persam.encode_references(references)
+            references = read_references(reference_files, self._segmenter)
+            encoded = self._segmenter.encode_references(references)
             chosen = self._best(references) if job.pick_reference else slice(None)
-            subject = self._persam.personalize(references[chosen], encoded=encoded[chosen])
+            subject = self._segmenter.personalize(references[chosen], encoded=encoded[chosen])
             given = {
                 files.digest(paths.image): reference.foreground
                 for paths, reference in zip(reference_files, references, strict=True)
             }
-            check = PresenceCheck(self._persam, subject, references, rule, encoder, encoded) if rule else None
+            check = PresenceCheck(self._segmenter, subject, references, rule, encoder, encoded) if rule else None
             self._sought.append(_Sought(subject, given, check))
 
     @property
@@ -103,7 +101,7 @@ class Finder:
             For each photo, one `Found` per subject, in the order of `subjects`.
         """
         unknown = [photo for photo in photos if any(photo.digest not in sought.given for sought in self._sought)]
-        encoded = self._persam.encode([photo.image for photo in unknown if photo.image])
+        encoded = self._segmenter.encode([photo.image for photo in unknown if photo.image])
         by_path = {photo.path: embedding for photo, embedding in zip(unknown, encoded, strict=True)}
         return [self._find_all(photo, by_path.get(photo.path)) for photo in photos]
 
@@ -116,7 +114,7 @@ class Finder:
             return Found(sought.given[photo.digest])
         assert encoded is not None and photo.image is not None, "only photos with the user's masks are not encoded"
         if sought.check is None:
-            best = self._persam.segment(encoded, sought.subject)
+            best = self._segmenter.segment(encoded, sought.subject)
             return Found(best.mask, (best,))
         if self._all_instances:
             instances, presence = self._find_instances(sought, sought.check, photo.image, encoded)
@@ -135,12 +133,12 @@ class Finder:
             decisions.append(check(image, photo, found))
             return decisions[-1].verdict == "found"
 
-        instances = segment_instances(self._persam, encoded, sought.subject, is_subject)
+        instances = segment_instances(self._segmenter, encoded, sought.subject, is_subject)
         return instances, max(decisions, key=lambda decision: decision.probability, default=None)
 
     def _best(self, references: list[Reference]) -> slice:
         """Return the slice that holds only the reference that segments the others best."""
-        scores = pick_reference(self._persam, references)
+        scores = pick_reference(self._segmenter, references)
         best = scores.index(max(scores))
         return slice(best, best + 1)
 

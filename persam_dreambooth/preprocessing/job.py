@@ -9,7 +9,7 @@ import torch
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.preprocessing.references import ReferenceFiles
-from persam_dreambooth.segmentation import Method
+from persam_dreambooth.segmentation import Insid3Method, Method
 
 PRESENCE_NAME = "presence.json"
 """File name of the presence rule next to a SAM."""
@@ -26,13 +26,15 @@ class SegmentationJob:
         references: one or more references of one subject; with `names`, of several subjects.
         output: folder for masks, overlays, contact sheet and manifest; with `names`, one subfolder per subject.
         sam: hub name, folder or `.pth` file of the SAM.
-        method: fidelity and techniques of PerSAM.
+        method: PerSAM or INSID3, with its settings.
         device: torch device; None uses an accelerator if there is one.
         dtype: of the image encoder's weights.
         batch_size: photos per forward pass of the image encoder.
         pick_reference: of several references, use only the one that segments the others best.
         names: for each reference, the name of its subject; empty for a single subject without a name.
-        features: hub name or folder of another encoder for the confidence map; None uses the SAM's.
+        features: hub name or folder of a DINO: INSID3's, or another encoder for PerSAM's confidence map. None uses
+            the SAM's for PerSAM, and the paper's DINOv3 for INSID3.
+        features_size: side of the square that the DINO sees, in pixels; None for 64 patches.
         presence: file of a presence rule; None uses the one next to the SAM, if there is one.
         all_instances: masks cover every instance of the subject; needs a presence rule.
         embedding_cache: folder that keeps image embeddings for later runs; None keeps none.
@@ -47,13 +49,14 @@ class SegmentationJob:
     references: tuple[ReferenceFiles, ...]
     output: Path
     sam: str
-    method: Method = field(default_factory=Method)
+    method: Method | Insid3Method = field(default_factory=Method)
     device: str | None = None
     dtype: torch.dtype = torch.float32
     batch_size: int = 4
     pick_reference: bool = False
     names: tuple[str, ...] = ()
     features: str | None = None
+    features_size: int | None = None
     presence: Path | None = None
     all_instances: bool = False
     embedding_cache: Path | None = None
@@ -79,9 +82,10 @@ class SegmentationJob:
 
     @property
     def rule(self) -> Path | None:
-        """The presence rule's file: the one given, or the one next to the SAM, which fits only without `features`."""
+        """The presence rule's file: the one given, or the one next to the SAM, for PerSAM without `features` only."""
         beside = Path(self.sam) / PRESENCE_NAME
-        return self.presence or (beside if self.features is None and beside.is_file() else None)
+        of_sam = isinstance(self.method, Method) and self.features is None
+        return self.presence or (beside if of_sam and beside.is_file() else None)
 
     @property
     def drawings(self) -> tuple[Path, ...]:
@@ -109,9 +113,10 @@ class SegmentationJob:
     def settings(self) -> dict[str, Any]:
         """Return every setting that changes the masks, as JSON values; a run with the same settings can be resumed."""
         method = asdict(self.method)
-        if not self.method.edge_padding:  # so that runs from before this field can be resumed
-            del method["edge_padding"]
-        return {
+        if not method.get("edge_padding"):  # so that runs from before this field can be resumed
+            method.pop("edge_padding", None)
+        size = {} if self.features_size is None else {"features_size": self.features_size}
+        return size | {
             "pick_reference": self.pick_reference,
             "references": [reference.fingerprint() for reference in self.references],
             "names": list(self.names),

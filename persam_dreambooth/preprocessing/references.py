@@ -9,7 +9,7 @@ from typing import Any
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.masks import Looks
 from persam_dreambooth.photos import files, pairs
-from persam_dreambooth.segmentation import PerSAM, Reference, reference_from
+from persam_dreambooth.segmentation import OneShotSegmenter, Reference, reference_from
 
 logger = logging.getLogger(__name__)
 
@@ -80,20 +80,20 @@ def check_references(references: Sequence[ReferenceFiles]) -> None:
                     logger.warning(words)
 
 
-def read_references(references: Sequence[ReferenceFiles], persam: PerSAM) -> list[Reference]:
+def read_references(references: Sequence[ReferenceFiles], segmenter: OneShotSegmenter) -> list[Reference]:
     """Read all references; SAM segments those that are given by a box, points or a scribble.
 
     Raises:
         UserError: a file cannot be read, does not fit its photo, or leads SAM to an empty mask.
     """
-    return [_read(reference, persam) for reference in references]
+    return [_read(reference, segmenter) for reference in references]
 
 
-def _read(reference: ReferenceFiles, persam: PerSAM) -> Reference:
+def _read(reference: ReferenceFiles, segmenter: OneShotSegmenter) -> Reference:
     image = files.read_photo(reference.image)
     if reference.mask:
         return Reference(image, files.read_drawn_mask(reference.mask))
     if reference.scribble:
-        return reference_from(persam, image, scribble=files.read_mask(reference.scribble))
+        return reference_from(segmenter, image, scribble=files.read_mask(reference.scribble))
     points, labels = [point[:2] for point in reference.points], [point[2] for point in reference.points]
-    return reference_from(persam, image, reference.box, points or None, labels)
+    return reference_from(segmenter, image, reference.box, points or None, labels)

@@ -12,6 +12,7 @@ from persam_dreambooth.segmentation.backbones import Backbone, Prompts, load_bac
 from persam_dreambooth.segmentation.features import FeatureEncoder
 from persam_dreambooth.segmentation.insid3 import INSID3
 from persam_dreambooth.segmentation.insid3_sam import Insid3Sam
+from persam_dreambooth.segmentation.loading import load_segmenter
 from persam_dreambooth.segmentation.memory_video import MemorySegmenter
 from persam_dreambooth.segmentation.method import Insid3Method, Method
 from persam_dreambooth.segmentation.multi_mask import segment_instances, segment_together
@@ -52,6 +53,7 @@ __all__ = [
     "VideoFrame",
     "VideoSegmenter",
     "load_backbone",
+    "load_segmenter",
     "pick_reference",
     "reference_from",
     "segment_instances",

@@ -19,8 +19,6 @@ from persam_dreambooth.segmentation.refinement import recorded, refine
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import DecoderPass, EncodedPhoto, Picture, Reference, Segmentation
 
-AGREEMENT: Final = 0.5
-"""IoU with INSID3's mask below which SAM's is dropped."""
 POINTS: Final = 3
 """Positive points, and as many negative ones."""
 FINER: Final = 4
@@ -37,16 +35,15 @@ class Insid3Sam(OneShotSegmenter):
     Args:
         insid3: finds the subject.
         backbone: the SAM.
-        agreement: IoU of SAM's mask with INSID3's below which INSID3's is the result.
         cache: folder that keeps SAM's encoded photos; INSID3 has its own.
     """
 
     label = "INSID3"
 
-    def __init__(
-        self, insid3: INSID3, backbone: Backbone, agreement: float = AGREEMENT, cache: Path | str | None = None
-    ) -> None:
-        self.insid3, self.backbone, self.agreement = insid3, backbone, agreement
+    backbone: Backbone
+
+    def __init__(self, insid3: INSID3, backbone: Backbone, cache: Path | str | None = None) -> None:
+        self.insid3, self.backbone = insid3, backbone
         self._encoder = PhotoEncoder(backbone, cache=cache)
         self.name, self.checksum = insid3.name, insid3.checksum
 
@@ -90,7 +87,7 @@ class Insid3Sam(OneShotSegmenter):
         mask = photo.frame.to_original(kept[None])[0] > 0
         box = bounding_box(mask)
         outline = mask.cpu().numpy()
-        if box is None or _iou(outline, found.mask) < self.agreement:
+        if box is None or _iou(outline, found.mask) < self.insid3.method.agreement:
             words = "SAM's mask was dropped, since it disagrees with INSID3's, which is coarser"
             return self._own(replace(found, warnings=(*found.warnings, words)), photo)
         return replace(

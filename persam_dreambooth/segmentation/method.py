@@ -80,6 +80,8 @@ class Insid3Method:
             their aspect and pads them, and gives a reference cell to the subject where the mask covers half of it.
         tau: mean cosine similarity below which groups of cells are not joined to one cluster, in (0, 1).
         merge_threshold: product of similarities above which a cluster belongs to the subject, in (-1, 1).
+        with_sam: let a SAM draw the outline; see `Insid3Sam`.
+        agreement: with `with_sam`, the IoU with INSID3's mask, in [0, 1], below which SAM's mask is dropped.
         svd_components: dimensions of the positional subspace, below the encoder's channels; None for the paper's
             share of them.
     """
@@ -87,6 +89,8 @@ class Insid3Method:
     fidelity: Literal["corrected", "official"] = "corrected"
     tau: float = 0.6
     merge_threshold: float = 0.2
+    with_sam: bool = False
+    agreement: float = 0.5
     svd_components: int | None = None
 
     def __post_init__(self) -> None:
@@ -96,6 +100,8 @@ class Insid3Method:
             raise UserError(f"tau {self.tau} must lie between 0 and 1; the paper uses 0.6")
         if not -1 < self.merge_threshold < 1:
             raise UserError(f"merge_threshold {self.merge_threshold} must lie between -1 and 1; the paper uses 0.2")
+        if not 0 <= self.agreement <= 1:
+            raise UserError(f"agreement {self.agreement} is an IoU between 0 and 1")
         if self.svd_components is not None and self.svd_components < 1:
             raise UserError(
                 f"svd_components {self.svd_components} must be at least 1; leave it out for the paper's share"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from persam_dreambooth.segmentation.frame import Frame, bounding_box
-from persam_dreambooth.segmentation.persam import PerSAM
+from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, Segmentation
 
@@ -35,7 +35,9 @@ def share_out(logits: Iterable[Tensor | None], size: tuple[int, int]) -> NDArray
     return labels.numpy()
 
 
-def segment_together(persam: PerSAM, image: Picture | EncodedPhoto, subjects: Sequence[Subject]) -> list[Segmentation]:
+def segment_together(
+    segmenter: OneShotSegmenter, image: Picture | EncodedPhoto, subjects: Sequence[Subject]
+) -> list[Segmentation]:
     """Segment several subjects in one photo, encoded once, without overlap.
 
     Returns:
@@ -44,12 +46,12 @@ def segment_together(persam: PerSAM, image: Picture | EncodedPhoto, subjects: Se
     Raises:
         UserError: a subject was made by another backbone or method.
     """
-    (photo,) = persam.encode([image])
-    return without_overlap([persam.segment(photo, subject) for subject in subjects], photo.frame)
+    (photo,) = segmenter.encode([image])
+    return without_overlap([segmenter.segment(photo, subject) for subject in subjects], photo.frame)
 
 
 def segment_instances(
-    persam: PerSAM,
+    segmenter: OneShotSegmenter,
     image: Picture | EncodedPhoto,
     subject: Subject,
     is_subject: Callable[[EncodedPhoto, Segmentation], bool],
@@ -60,7 +62,7 @@ def segment_instances(
     Candidates come one by one from `candidates`; those that are not the subject are dropped.
 
     Args:
-        persam: segments the photo.
+        segmenter: segments the photo.
         image: the photo, encoded or not.
         subject: from `personalize`.
         is_subject: decides whether a mask is the subject's, for instance with a `PresenceCheck`.
@@ -72,13 +74,15 @@ def segment_instances(
     Raises:
         UserError: the subject was made by another backbone or method.
     """
-    persam.check(subject)
-    (photo,) = persam.encode([image])
-    not_empty = (found for found in candidates(persam, photo, subject, at_most) if found.mask.any())
+    segmenter.check(subject)
+    (photo,) = segmenter.encode([image])
+    not_empty = (found for found in candidates(segmenter, photo, subject, at_most) if found.mask.any())
     return without_overlap([found for found in not_empty if is_subject(photo, found)], photo.frame)
 
 
-def candidates(persam: PerSAM, photo: EncodedPhoto, subject: Subject, at_most: int) -> Iterator[Segmentation]:
+def candidates(
+    segmenter: OneShotSegmenter, photo: EncodedPhoto, subject: Subject, at_most: int
+) -> Iterator[Segmentation]:
     """Yield candidate masks for the subject, best first, each outside the previous ones.
 
     For each next candidate the confidence map is set to its minimum inside all previous masks. Stops after
@@ -87,7 +91,7 @@ def candidates(persam: PerSAM, photo: EncodedPhoto, subject: Subject, at_most: i
     """
     found_before: NDArray[np.bool_] | None = None
     for _ in range(at_most):
-        found = persam.segment_encoded(photo, subject, exclude=found_before)
+        found = segmenter.segment_encoded(photo, subject, exclude=found_before)
         if found_before is not None and (found.mask & found_before).sum() >= OVERLAP * found.mask.sum():
             return
         yield found

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation.backbones import Backbone
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, Reference, Segmentation
 
@@ -21,10 +22,12 @@ class OneShotSegmenter(ABC):
     Attributes:
         name: of the model whose features the subject is made of.
         checksum: of that model's weights; a subject is only valid for the weights that made it.
+        backbone: its SAM; None for INSID3 alone.
     """
 
     name: str
     checksum: str
+    backbone: Backbone | None = None
 
     @property
     @abstractmethod

@@ -39,6 +39,8 @@ class PerSAM(OneShotSegmenter):
         cache: folder that keeps encoded photos for later runs and other subjects; see `PhotoEncoder`.
     """
 
+    backbone: Backbone
+
     def __init__(
         self,
         backbone: Backbone,

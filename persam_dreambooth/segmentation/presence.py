@@ -18,7 +18,7 @@ from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.appearance import ImageEncoder
 from persam_dreambooth.segmentation.multi_mask import candidates
-from persam_dreambooth.segmentation.persam import PerSAM
+from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.presence_scores import SignalMeter, Signals
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, Reference, Segmentation
@@ -146,12 +146,12 @@ class PresenceCheck:
     """Decides whether a subject is in the photos it was segmented in.
 
     Args:
-        persam: the PerSAM that segments.
+        segmenter: the method that segments.
         subject: the subject to search for.
         references: the photos and masks that the subject was made from.
         rule: weights and thresholds of the presence scores.
         encoder: image encoder for the `appearance` score; required if the rule uses it.
-        encoded: the references from `PerSAM.encode_references`, if already available.
+        encoded: the references from `OneShotSegmenter.encode_references`, if already available.
 
     Raises:
         UserError: the rule was calibrated on another SAM, or it uses `appearance` and no encoder was given.
@@ -159,22 +159,22 @@ class PresenceCheck:
 
     def __init__(
         self,
-        persam: PerSAM,
+        segmenter: OneShotSegmenter,
         subject: Subject,
         references: Sequence[Reference],
         rule: PresenceRule,
         encoder: ImageEncoder | None = None,
         encoded: Sequence[EncodedPhoto] | None = None,
     ) -> None:
-        if rule.backbone != persam.checksum:
+        if rule.backbone != segmenter.checksum:
             raise UserError(
                 f"this presence rule was calibrated on a SAM with the weights {rule.backbone}, not on "
-                f"{persam.backbone.name} ({persam.checksum}); make one with `persam-dreambooth evaluate presence`"
+                f"{segmenter.name} ({segmenter.checksum}); make one with `persam-dreambooth evaluate presence`"
             )
         if "appearance" in rule.weights and encoder is None:
             raise UserError(f"this presence rule uses the appearance score; pass its image encoder, {rule.encoder}")
-        self._rule, self._persam, self._subject = rule, persam, subject
-        self._measure = SignalMeter(persam, subject, references, encoder, encoded)
+        self._rule, self._segmenter, self._subject = rule, segmenter, subject
+        self._measure = SignalMeter(segmenter, subject, references, encoder, encoded)
 
     def __call__(self, image: Picture, photo: EncodedPhoto, found: Segmentation) -> Presence:
         """Decide on one photo; arguments as in `SignalMeter.__call__`."""
@@ -185,14 +185,14 @@ class PresenceCheck:
 
         Args:
             image: the photo.
-            photo: the same photo from `PerSAM.encode`.
+            photo: the same photo from `OneShotSegmenter.encode`.
             at_most: maximum number of candidates.
 
         Returns:
             The most probable mask and the decision on it.
         """
         decided: list[tuple[Segmentation, Presence]] = []
-        for found in candidates(self._persam, photo, self._subject, at_most):
+        for found in candidates(self._segmenter, photo, self._subject, at_most):
             decided.append((found, self(image, photo, found)))
             if decided[-1][1].verdict == "found":
                 break

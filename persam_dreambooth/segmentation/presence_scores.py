@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from persam_dreambooth.segmentation import location
 from persam_dreambooth.segmentation.appearance import ImageEncoder, cut_out
-from persam_dreambooth.segmentation.persam import PerSAM
+from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, Reference, Segmentation, rgb_array
 
@@ -37,23 +37,23 @@ class SignalMeter:
     """Computes the presence scores of one subject's masks.
 
     Args:
-        persam: the PerSAM that segmented.
+        segmenter: the method that segmented.
         subject: the subject that was searched for.
         references: the photos and masks that the subject was made from.
         encoder: image encoder for the `appearance` score.
-        encoded: the references from `PerSAM.encode_references`, if already available.
+        encoded: the references from `OneShotSegmenter.encode_references`, if already available.
     """
 
     def __init__(
         self,
-        persam: PerSAM,
+        segmenter: OneShotSegmenter,
         subject: Subject,
         references: Sequence[Reference],
         encoder: ImageEncoder | None = None,
         encoded: Sequence[EncodedPhoto] | None = None,
     ) -> None:
-        self._persam, self._subject, self._encoder = persam, subject, encoder
-        self._references = list(zip(references, encoded or persam.encode_references(references), strict=True))
+        self._segmenter, self._subject, self._encoder = segmenter, subject, encoder
+        self._references = list(zip(references, encoded or segmenter.encode_references(references), strict=True))
         self._own = max(self._confidence(photo, reference.foreground) for reference, photo in self._references)
         self._reference_features = None
         if encoder is not None:
@@ -65,8 +65,8 @@ class SignalMeter:
 
         Args:
             image: the photo.
-            photo: the same photo from `PerSAM.encode`.
-            found: the photo's segmentation from `PerSAM.segment`.
+            photo: the same photo from `OneShotSegmenter.encode`.
+            found: the photo's segmentation from `OneShotSegmenter.segment`.
         """
         if not found.mask.any():
             return None
@@ -94,9 +94,9 @@ class SignalMeter:
 
     def _cycle(self, pixels: NDArray[np.uint8], photo: EncodedPhoto, mask: NDArray[np.bool_]) -> float:
         """Use this mask as the reference: mean IoU of the masks it finds in the reference photos with theirs."""
-        reverse = self._persam.personalize(Reference(pixels, mask), self._subject.mask_weights, [photo])
+        reverse = self._segmenter.personalize(Reference(pixels, mask), self._subject.mask_weights, [photo])
         ious = []
         for reference, encoded in self._references:
-            found, true = self._persam.segment(encoded, reverse).mask, reference.foreground
+            found, true = self._segmenter.segment(encoded, reverse).mask, reference.foreground
             ious.append((found & true).sum() / (found | true).sum())
         return float(np.mean(ious))

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import to_mask
 from persam_dreambooth.segmentation.backbones import Prompts
-from persam_dreambooth.segmentation.persam import PerSAM
+from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.types import Picture, Reference, rgb_array
 
 SCRIBBLE_POINTS = 5
@@ -18,7 +18,7 @@ SCRIBBLE_POINTS = 5
 
 @torch.no_grad()
 def reference_from(
-    persam: PerSAM,
+    segmenter: OneShotSegmenter,
     image: Picture,
     box: ArrayLike | None = None,
     points: ArrayLike | None = None,
@@ -28,7 +28,7 @@ def reference_from(
     """Create a reference mask with SAM in two decoder passes; the second refines the first.
 
     Args:
-        persam: provides the backbone.
+        segmenter: provides the SAM.
         image: the reference image.
         box: (4,) XYXY around the subject, in pixels of the upright photo.
         points: (N, 2), (x, y) in the same frame.
@@ -39,7 +39,8 @@ def reference_from(
         A reference whose `foreground` is SAM's mask.
 
     Raises:
-        UserError: no prompt, a prompt outside the photo, or SAM's mask is empty or covers the whole photo.
+        UserError: no prompt, a prompt outside the photo, a method without a SAM, or SAM's mask is empty or covers
+            the whole photo.
     """
     array = rgb_array(image)
     height, width = array.shape[:2]
@@ -50,17 +51,23 @@ def reference_from(
         raise UserError(f"{len(clicks)} reference points were given with {len(labels)} labels; give one label each")
     if not len(clicks) and box is None:
         raise UserError("a reference needs a mask, a box, points or a scribble; none was given")
-    encoded = persam.encode([array])[0]
+    backbone = segmenter.backbone
+    if backbone is None:
+        raise UserError(
+            f"{segmenter.label} has no SAM to make a mask from a box, points or a scribble; give the reference's "
+            "mask, or use --method insid3-sam"
+        )
+    encoded = segmenter.encode([array])[0]
     model_box = None
     if box is not None:
         model_box = encoded.frame.box_to_model(_box(box, width, height))
     prompts = Prompts(encoded.frame.to_model(clicks), labels, model_box)
     # A single click is ambiguous (part or whole), so the decoder returns three masks; any further prompt settles it.
     ambiguous = model_box is None and len(clicks) == 1
-    logits, predicted_iou = persam.backbone.decode(encoded.embedding, prompts, ambiguous, extra=encoded.extra)
+    logits, predicted_iou = backbone.decode(encoded.embedding, prompts, ambiguous, extra=encoded.extra)
     best = logits[predicted_iou.argmax()]
     refined = Prompts(prompts.points, prompts.labels, model_box, best)
-    logits, predicted_iou = persam.backbone.decode(encoded.embedding, refined, ambiguous, extra=encoded.extra)
+    logits, predicted_iou = backbone.decode(encoded.embedding, refined, ambiguous, extra=encoded.extra)
     mask = (encoded.frame.to_original(logits[predicted_iou.argmax()][None])[0] > 0).cpu().numpy()
     if not mask.any() or mask.all():
         found = "an empty mask" if not mask.any() else "a mask of the whole photo"
@@ -70,11 +77,11 @@ def reference_from(
     return Reference(array, mask)
 
 
-def pick_reference(persam: PerSAM, references: Sequence[Reference]) -> list[float]:
+def pick_reference(segmenter: OneShotSegmenter, references: Sequence[Reference]) -> list[float]:
     """Rate each reference by how well it finds the subject, on its own, in the photos of the others.
 
     Args:
-        persam: the PerSAM that segments.
+        segmenter: the method that segments.
         references: at least two, of the same subject.
 
     Returns:
@@ -85,14 +92,14 @@ def pick_reference(persam: PerSAM, references: Sequence[Reference]) -> list[floa
     """
     if len(references) < 2:
         raise UserError(f"the best of {len(references)} references cannot be chosen; give at least two")
-    encoded = [persam.encode([reference.pixels])[0] for reference in references]
+    encoded = [segmenter.encode([reference.pixels])[0] for reference in references]
     scores = []
     for number, reference in enumerate(references):
-        subject = persam.personalize(reference)
+        subject = segmenter.personalize(reference)
         ious = []
         for other, photo in enumerate(encoded):
             if other != number:
-                found, true = persam.segment(photo, subject).mask, references[other].foreground
+                found, true = segmenter.segment(photo, subject).mask, references[other].foreground
                 ious.append((found & true).sum() / (found | true).sum())
         scores.append(float(np.mean(ious)))
     return scores

@@ -1,0 +1,102 @@
+"""Flags that choose and set the one-shot method: PerSAM, PerSAM-F, INSID3, INSID3 with SAM."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.flags import Flags, flag
+
+if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
+    from persam_dreambooth.segmentation import Insid3Method, Method
+
+PERSAM, PERSAM_F, INSID3, INSID3_SAM = METHODS = ("persam", "persam-f", "insid3", "insid3-sam")
+READ_BY = {
+    "alpha": (PERSAM,),
+    "refinement": (PERSAM, PERSAM_F),
+    "negative_prior": (PERSAM,),
+    "guided_attention": (PERSAM,),
+    "semantic_prompting": (PERSAM,),
+    "edge_padding": (PERSAM, PERSAM_F),
+    "tau": (INSID3, INSID3_SAM),
+    "merge_threshold": (INSID3, INSID3_SAM),
+    "agreement": (INSID3_SAM,),
+}
+"""Flags that only some methods read; the others refuse them."""
+
+
+@dataclass
+class MethodFlags(Flags):
+    """The one-shot method and its settings."""
+
+    _argument_group_name: ClassVar[str] = "the method"
+
+    method: Literal["persam", "persam-f", "insid3", "insid3-sam"] = flag(
+        "persam",
+        "persam: training-free, on a SAM; persam-f: fits two mask weights on the reference, in about a second; "
+        "insid3: a DINOv3 without a SAM, coarse outlines; insid3-sam: the DINOv3 finds, the SAM draws the outline",
+    )
+    features: str | None = flag(
+        None,
+        "a DINOv3 or DINOv2, hub name or folder, whose features tell individuals better apart than a SAM's. persam: "
+        "used to locate the subject, recommended beside look-alikes; insid3: its encoder, "
+        "facebook/dinov3-vitl16-pretrain-lvd1689m if unset",
+    )
+    features_size: int | None = flag(
+        None, "side in pixels of the square that the --features model sees; 64 of its patches if unset", min=1
+    )
+    fidelity: Literal["corrected", "official", "paper"] = flag(
+        "corrected",
+        "corrected: official with its faults fixed; official: as the authors' code; paper: the equations as printed "
+        "(persam and persam-f only)",
+    )
+    alpha: float = flag(1.0, "persam only: weight of the attention bias in equation 8; for --fidelity paper")
+    refinement: bool = flag(True, "persam and persam-f: cascaded post-refinement, two further decoder passes")
+    negative_prior: bool = flag(True, "persam only: prompt with the least similar point as background")
+    guided_attention: bool = flag(True, "persam only: target-guided attention")
+    semantic_prompting: bool = flag(True, "persam only: target-semantic prompting")
+    edge_padding: float = flag(
+        0.0,
+        "persam and persam-f: extend the photo on each side, by this share of its longer side, such as 0.06, "
+        "repeating its edge: finds more of subjects that the edge cuts off, a little less of whole ones; for "
+        "--fidelity corrected",
+    )
+    tau: float = flag(
+        0.6, "insid3 and insid3-sam: mean cosine similarity below which groups of patches are not joined"
+    )
+    merge_threshold: float = flag(
+        0.2, "insid3 and insid3-sam: similarity to the subject from which a group of patches belongs to it"
+    )
+    agreement: float = flag(0.5, "insid3-sam only: IoU with INSID3's mask below which the SAM's is dropped")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, methods in READ_BY.items():
+            default = type(self).__dataclass_fields__[name].default
+            if self.method not in methods and getattr(self, name) != default:
+                raise UserError(
+                    f"--{name} is not read by --method {self.method}, only by {' and '.join(methods)}; leave it out"
+                )
+        if self.features_size and not self.features and self.method in (PERSAM, PERSAM_F):
+            raise UserError("--features_size is the size of the --features model; give --features, or leave it out")
+
+    def chosen_method(self) -> "Method | Insid3Method":
+        """Return the method with its settings."""
+        from persam_dreambooth.segmentation import Insid3Method, Method
+
+        if self.method in (INSID3, INSID3_SAM):
+            if self.fidelity == "paper":
+                raise UserError("--fidelity paper is for persam and persam-f; INSID3 has corrected and official")
+            return Insid3Method(
+                self.fidelity, self.tau, self.merge_threshold, self.method == INSID3_SAM, self.agreement
+            )
+        if self.method == PERSAM_F:
+            return Method.persam_f(self.fidelity, self.refinement, self.edge_padding)
+        return Method(
+            fidelity=self.fidelity,
+            negative_prior=self.negative_prior,
+            refinement=self.refinement,
+            guided_attention=self.guided_attention,
+            semantic_prompting=self.semantic_prompting,
+            alpha=self.alpha,
+            edge_padding=self.edge_padding,
+        )

@@ -1,0 +1,245 @@
+"""INSID3 beyond its recordings: several references, photos of any shape, instances, files, and SAM's outline."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finders import finder, methods, overlaps
+from ladder import photos
+from models import DINO, SAM
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation import (
+    INSID3,
+    FeatureEncoder,
+    Insid3Method,
+    PerSAM,
+    Reference,
+    Subject,
+    insid3_steps,
+    load_backbone,
+    load_segmenter,
+    reference_from,
+    segment_instances,
+    segment_together,
+)
+from persam_dreambooth.segmentation.subject import Memory
+from random_models import random_sam
+from tests.scene import scene
+from tests.segmentation.test_features import dinov3
+from world import Recipe, draw, random_identity, random_placement
+
+PATCH, CELLS = 16, 8
+
+
+def insid3(**changes):
+    return INSID3(FeatureEncoder(dinov3(), CELLS, device="cpu"), Insid3Method(**changes))
+
+
+def reference(height=96, width=120, seed=0):
+    return Reference(*scene(height, width, seed))
+
+
+def rows(count, width=6, seed=0):
+    """Random unit rows, (count, width)."""
+    return F.normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+# The operations
+
+
+def test_positional_subspace_is_removed_from_black_photos_features():
+    model = insid3(svd_components=8)
+    black = np.zeros((128, 128, 3), np.uint8)
+    features = model.encode([black])[0].extra[0].flatten(1).T
+    spread = (features - features.mean(0)).norm()
+    left = features - features @ model.projection
+    assert (left - left.mean(0)).norm() < 0.2 * spread  # what is left hardly depends on the position
+    assert torch.linalg.matrix_rank(model.projection) == 8
+    torch.testing.assert_close(model.projection @ model.projection, model.projection, atol=1e-4, rtol=0)
+
+
+def test_default_components_are_papers_share():
+    assert torch.linalg.matrix_rank(insid3().projection) == round(24 * 500 / 1024)
+
+
+def test_cell_needs_votes_of_half_of_references():
+    features = torch.eye(4)
+    # Cell 0 lies under the masks of references 1 and 2 of 3, cell 1 under one of them, cell 2 under none.
+    labels = torch.tensor([1, -1, -1, -1, 2, -2, -2, -2, -3, 3, -3, -3], dtype=torch.int16)
+    memory = Memory(features.repeat(3, 1), labels)
+    assert memory.references == 3
+    assert insid3_steps.votes(features, memory).tolist() == [2, 1, 0, 0]
+    target = F.normalize(torch.tensor([1.0, 1.0, 1.0, -1.0]), dim=0)
+    assert insid3_steps.candidates(features, target, memory).tolist() == [True, False, False, False]
+
+
+@given(st.integers(2, 40), st.integers(0, 10**6))
+@settings(max_examples=25, deadline=None)
+def test_selection_is_union_of_clusters_with_seed_among_candidates(count, seed):
+    features, plain, (target,) = rows(count, seed=seed), rows(count, seed=seed + 1), rows(1, seed=seed + 2)
+    cluster = insid3_steps.clusters(plain, 0.6)
+    candidate = features @ target > 0
+    candidate[0] = True
+    chosen = insid3_steps.select(features, plain, target, candidate, cluster, -1.0)
+    for number in cluster.unique():
+        assert chosen[cluster == number].unique().numel() == 1
+    # With the lowest threshold nothing is left out; with the highest nothing passes.
+    assert chosen.all()
+    assert not insid3_steps.select(features, plain, target, candidate, cluster, 0.999999).any()
+
+
+def test_cluster_without_candidate_is_left_out():
+    features = torch.tensor([[1.0, 0.0], [0.995, 0.1], [0.6, 0.8], [0.59, 0.81]])
+    features = F.normalize(features, dim=1)
+    cluster = torch.tensor([0, 0, 1, 1])
+    target = features[0]
+    found = insid3_steps.select(features, features, target, torch.tensor([True, False, False, False]), cluster, 0.2)
+    assert found.tolist() == [True, True, False, False]  # the seed's share counts as 1
+    found = insid3_steps.select(features, features, target, torch.tensor([True, True, True, True]), cluster, 0.2)
+    assert found.tolist() == [True, True, True, True]
+
+
+# Photos, references, files
+
+
+@pytest.mark.parametrize("size", [(40, 200), (200, 40), (96, 96)])
+def test_padding_is_nobodys(size):
+    model = insid3()
+    subject = model.personalize(reference(*size))
+    cells = round(max(1, CELLS * min(size) / max(size))) * CELLS if size[0] != size[1] else CELLS**2
+    assert len(subject.memory.features) == pytest.approx(cells, abs=CELLS)
+    found = model.segment(scene(*size, 1)[0], subject)
+    assert found.mask.shape == size
+    assert found.confidence_map.shape == size
+
+
+def test_thin_subject_still_has_a_cell():
+    pixels, _ = scene(96, 96)
+    thin = np.zeros((96, 96), bool)
+    thin[50, 20:23] = True
+    for fidelity in ("corrected", "official"):
+        assert (insid3(fidelity=fidelity).personalize(Reference(pixels, thin)).memory.labels > 0).sum() >= 1
+
+
+def test_same_reference_twice_changes_no_mask():
+    model = insid3()
+    once, twice = model.personalize(reference()), model.personalize([reference(), reference()])
+    assert twice.memory.references == 2
+    photo = scene(96, 120, 3)[0]
+    np.testing.assert_array_equal(model.segment(photo, once).mask, model.segment(photo, twice).mask)
+
+
+def test_subject_file_keeps_memory(tmp_path):
+    model = insid3()
+    subject = model.personalize(reference())
+    subject.save(tmp_path / "dog.safetensors")
+    loaded = Subject.load(tmp_path / "dog.safetensors")
+    assert loaded.made_by == "INSID3"
+    assert "INSID3" in repr(loaded)
+    photo = scene(96, 120, 3)[0]
+    np.testing.assert_array_equal(model.segment(photo, loaded).mask, model.segment(photo, subject).mask)
+
+
+def test_persams_subject_is_refused():
+    features = FeatureEncoder(dinov3(), CELLS, device="cpu")
+    persam = PerSAM(load_backbone(random_sam(), device="cpu"), features=features)
+    with pytest.raises(UserError, match="this subject was made with"):
+        insid3().segment(scene(96, 120)[0], persam.personalize(reference()))
+
+
+def test_cache_gives_same_masks_and_tells_sizes_and_placements_apart(tmp_path):
+    photo = scene(60, 120, 3)[0]
+    plain, found = insid3(), []
+    for cells, fidelity in ((CELLS, "corrected"), (CELLS, "official"), (4, "corrected")):
+        for _ in range(2):
+            model = INSID3(FeatureEncoder(dinov3(), cells, device="cpu"), Insid3Method(fidelity), tmp_path)
+            found.append(model.segment(photo, model.personalize(reference())))
+        assert np.array_equal(found[-1].mask, found[-2].mask)
+    assert len(list(tmp_path.iterdir())) == 3
+    assert np.array_equal(found[0].confidence_map, plain.segment(photo, plain.personalize(reference())).confidence_map)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fidelity": "paper"}, "no fidelity 'paper'"),
+        ({"tau": 1.0}, "tau 1.0"),
+        ({"merge_threshold": 1.5}, "merge_threshold"),
+        ({"svd_components": 24}, "less than the 24 channels"),
+        ({"agreement": 2}, "agreement"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        insid3(**changes)
+
+
+# In tinyworld, whose DINOv3 tells individuals apart
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The one-shot methods on tinyworld's models, by name."""
+    return methods(64)
+
+
+@pytest.fixture(scope="module")
+def album():
+    """A held-out dog's reference, and pictures of it beside look-alikes."""
+    rng = np.random.default_rng(3)
+    dog = random_identity(rng, "dog", held_out=True)
+    return photos(dog, rng, 1, "alone")[0], photos(dog, rng, 6, "beside a look-alike")
+
+
+def test_individual_is_found_beside_look_alike(trained, album):
+    reached = {name: overlaps(finder(method)(*album), album[1])[0] for name, method in trained.items()}
+    assert reached["PerSAM, DINOv3's features"] > 0.8
+    assert reached["INSID3 + SAM"] > 0.7
+    assert reached["INSID3 + SAM"] > reached["INSID3"] > 0.5  # SAM's outline is finer than patches
+    assert reached["PerSAM"] < 0.7  # this SAM's own features do not tell individuals apart
+
+
+def test_sams_mask_is_dropped_where_it_disagrees(album):
+    reference_picture, (picture, *_) = album
+    settings = {"sam": str(SAM), "features": str(DINO), "features_size": 64, "device": "cpu"}
+    both = load_segmenter(Insid3Method(with_sam=True, agreement=1.0), **settings)
+    alone = load_segmenter(Insid3Method(), **settings)
+    subject = both.personalize(Reference(reference_picture.image, reference_picture.mask()))
+    own, dropped = alone.segment(picture.image, subject), both.segment(picture.image, subject)
+    np.testing.assert_array_equal(dropped.mask, own.mask)
+    assert "SAM's mask was dropped" in dropped.warnings[-1]
+    assert dropped.logits.shape == (64, 64)  # in SAM's frame, so that subjects can be compared pixel by pixel
+
+
+def test_two_subjects_share_no_pixel(trained, album):
+    reference_picture, (picture, *_) = album
+    for name in ("INSID3", "INSID3 + SAM"):
+        method = trained[name]
+        dog = method.personalize(Reference(reference_picture.image, reference_picture.mask()))
+        other = method.personalize(Reference(picture.image, picture.mask(1)))
+        found = segment_together(method, picture.image, [dog, other])
+        assert not (found[0].mask & found[1].mask).any()
+        assert all(mask.any() for mask in (found[0].mask, found[1].mask))
+
+
+def test_instances_are_found_one_after_another(trained):
+    rng = np.random.default_rng(8)
+    dog = random_identity(rng, "dog", held_out=True)
+    pair = tuple((dog, random_placement(rng, x, 0.66)) for x in (0.27, 0.73))
+    picture = draw(Recipe("beach", pair, seed=4), 128)
+    reference_picture = photos(dog, rng, 1, "alone")[0]
+    method = trained["INSID3 + SAM"]
+    subject = method.personalize(Reference(reference_picture.image, reference_picture.mask()))
+    found = segment_instances(method, picture.image, subject, lambda photo, mask: True)
+    covered = np.any([instance.mask for instance in found], axis=0)
+    true = picture.mask(0) | picture.mask(1)
+    assert (covered & true).sum() / (covered | true).sum() > 0.6
+
+
+def test_box_needs_a_sam(trained, album):
+    with pytest.raises(UserError, match="INSID3 has no SAM"):
+        reference_from(trained["INSID3"], album[0].image, box=(10, 10, 60, 60))
+    assert reference_from(trained["INSID3 + SAM"], album[0].image, box=(10, 10, 100, 100)).foreground.any()

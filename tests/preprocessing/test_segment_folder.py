@@ -17,6 +17,7 @@ from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, cont
 from persam_dreambooth.preprocessing.mask_store import MaskStore
 from persam_dreambooth.preprocessing.references import ReferenceFiles, read_references
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, Subject, reference_from
+from tests.conftest import ROOT
 from tests.scene import scene
 
 # In sorted order: name -> (height, width) of the upright photo; None if it cannot be decoded.
@@ -47,6 +48,16 @@ def write_album(folder):
         picture.save(path, exif=exif)
         if name == REFERENCE:
             Image.fromarray(disc.astype(np.uint8) * 128).save(folder / "mask.png")
+
+
+@pytest.fixture(scope="module")
+def models(models, tmp_path_factory):
+    """The small models with a trained SAM: a random one has near ties, which the rounding of other batches decides."""
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copytree(models / "stable-diffusion", folder / "stable-diffusion")
+    rule = shutil.ignore_patterns("presence.json")  # these tests are about masks, not about presence
+    shutil.copytree(ROOT / "experiments" / "tinyworld" / "models" / "sam", folder / "sam", ignore=rule)
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -69,9 +69,10 @@ _TEXTS = {
     ),
     DINO: (
         "tinyworld DINOv3",
-        "A `transformers.DINOv3ViTModel` of 4 x 4 pixel patches (`train_dino.py`). Unlike the real DINOv3 it was trained "
-        "with labels: patches of the same individual attract each other, all others repel each other. So it shows what a "
-        "method makes of features that tell individuals apart, not how well DINOv3's do. It knows tinyworld only.",
+        "A `transformers.DINOv3ViTModel` of 4 x 4 pixel patches (`train_dino.py`). Unlike the real DINOv3 it was "
+        "trained with labels: patches of the same individual attract each other, all others repel each other. So it "
+        "shows what a method makes of features that tell individuals apart, not how well DINOv3's do. It knows "
+        "tinyworld only.",
         "DINO",
     ),
     DETECTOR: (

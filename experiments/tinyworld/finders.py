@@ -50,7 +50,7 @@ def methods(size: int) -> dict[str, OneShotSegmenter]:
         "PerSAM-F, DINOv3's features": PerSAM(sam, Method.persam_f(), dino),
         "INSID3": INSID3(dino),
         "INSID3 + SAM": Insid3Sam(INSID3(dino), sam),
-        "INSID3 + SAM, always SAM's mask": Insid3Sam(INSID3(dino, Insid3Method(agreement=0.0)), sam),
+        "INSID3 + SAM, agreement 0.5": Insid3Sam(INSID3(dino, Insid3Method(agreement=0.5)), sam),
     }
 
 

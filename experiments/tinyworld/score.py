@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
+from torch.nn.functional import normalize
 from tqdm import tqdm
 from transformers import CLIPModel, CLIPTokenizer, SamModel
 
@@ -21,15 +22,18 @@ from companions import shows
 from corpus import ALONE, CROWDED, Corpus, class_numbers, load_corpus
 from loading import check, load
 from measures import measure, percent, the_judge
-from models import CLIP, DIFFUSION, FOLDER, SAM
+from models import CLIP, DIFFUSION, DINO, FOLDER, SAM
 from persam_dreambooth.photos import files, rendering
+from persam_dreambooth.segmentation import FeatureEncoder
 from scenes import PHRASES
-from subjects import PATTERNS
+from subjects import PATTERNS, Identity
 from train_sam import label_tables, sam_pixels
 from training_flags import WORK
-from world import HELD_OUT_PAIRS, KIND_NAMES, SCENES, random_identity
+from world import HELD_OUT_PAIRS, KIND_NAMES, SCENES, SIDE, Recipe, draw, random_identity, random_placement
 
 Scores = dict[str, list[float]]
+
+LOOK_ALIKES = 20
 
 
 @torch.no_grad()
@@ -133,6 +137,34 @@ def score_detector(corpus: Corpus) -> Scores:
     return seen
 
 
+def score_dino(count: int = 200) -> Scores:
+    """How often a held-out individual is recognized among 20 look-alikes from one picture of each; chance is 1 in 21.
+
+    Compared is the mean of the patch features under the true mask.
+    """
+    encoder, rng = FeatureEncoder.from_pretrained(check(DINO), SIDE, "cpu"), np.random.default_rng(77)
+    right = []
+    for number in tqdm(range(count), "DINO"):
+        kind = KIND_NAMES[number % len(KIND_NAMES)]
+        identity, others = random_identity(rng, kind, held_out=True), list[Identity]()
+        while len(others) < LOOK_ALIKES:
+            other = random_identity(rng, kind, held_out=True)
+            others += [other] if other != identity else []
+        gallery = torch.stack([_patch_mean(encoder, known, rng) for known in (identity, *others)])
+        right.append(float((gallery @ _patch_mean(encoder, identity, rng)).argmax() == 0))
+    return {f"DINO, individual among {LOOK_ALIKES} look-alikes": right}
+
+
+def _patch_mean(encoder: FeatureEncoder, identity: Identity, rng: np.random.Generator) -> torch.Tensor:
+    """Draw a picture of an individual; return the (C,) unit mean of its patches' unit features."""
+    placed, light, turn = random_placement(rng), rng.uniform(0.85, 1.15), rng.uniform(0, 6.28)
+    picture = draw(Recipe(str(rng.choice(SCENES)), ((identity, placed),), light, turn, seed=int(rng.integers(2**31))))
+    frame = encoder.frame(SIDE, SIDE)
+    features = encoder.encode(frame.pixels(np.asarray(picture.image))[None])[0]
+    inside = frame.to_grid(torch.from_numpy(picture.mask()).float(), encoder.cells, 0.0, "area") > 0.5
+    return normalize(normalize(features, dim=0)[:, inside].mean(1), dim=0)
+
+
 def score_generation(pictures: int, guidance_scale: float, sheet: Path) -> Scores:
     """How often the judge sees the prompted scene and kind, in generated images of every kind in every scene."""
     check(DIFFUSION)
@@ -169,7 +201,7 @@ def main() -> None:
     alone = load_corpus(flags.work, "held-out", 1000, 3, held_out=True, crowd=ALONE)
     crowds = load_corpus(flags.work, "held-out-crowds", 400, 4, held_out=True, crowd=CROWDED)
     scores = score_judge(alone) | score_clip(alone) | score_vae(alone) | score_sam(crowds)
-    scores |= score_detector(crowds)
+    scores |= score_detector(crowds) | score_dino()
     scores |= score_generation(flags.pictures, flags.guidance_scale, FOLDER / "generated.png")
     lines = {}
     for name, values in scores.items():

@@ -66,7 +66,9 @@ class MethodFlags(Flags):
     merge_threshold: float = flag(
         0.2, "insid3 and insid3-sam: similarity to the subject from which a group of patches belongs to it"
     )
-    agreement: float = flag(0.5, "insid3-sam only: IoU with INSID3's mask below which the SAM's is dropped")
+    agreement: float = flag(
+        0.0, "insid3-sam only: IoU with INSID3's mask below which the SAM's is dropped", min=0, max=1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from persam_dreambooth.segmentation.backbones import Backbone, Prompts
@@ -68,10 +69,14 @@ class Insid3Sam(OneShotSegmenter):
     def segment_encoded(
         self, photo: EncodedPhoto, subject: Subject, exclude: NDArray[np.bool_] | None = None
     ) -> Segmentation:
-        """Segment one encoded photo; arguments as in the base class. The score is SAM's predicted IoU."""
+        """Segment one encoded photo; arguments as in the base class. The score is SAM's predicted IoU.
+
+        INSID3 marks every instance of the subject; this is the mask of the best one. `segment_instances` finds all.
+        """
         found = self.insid3.segment_encoded(photo.compared, subject, exclude)
         if found.box is None:
             return self._own(found, photo)
+        found = _best_region(found)
         prompts = self._prompts(found, photo)
         decoded = self.backbone.decode(photo.embedding, prompts, multimask=True, extra=photo.extra)
         passes = [recorded(*decoded, torch.from_numpy(found.box))]
@@ -121,6 +126,16 @@ class Insid3Sam(OneShotSegmenter):
         ).numpy()
         own = DecoderPass(logits[None], np.array([found.score], np.float32), 0, logits, None)
         return replace(found, passes=(own,))
+
+
+def _best_region(found: Segmentation) -> Segmentation:
+    """Keep the connected region of the mask with the largest sum of confidence: a box around several means nothing."""
+    regions, count = ndimage.label(found.mask, structure=np.ones((3, 3)))
+    sums = ndimage.sum(found.confidence_map.clip(0), regions, range(1, count + 1))
+    mask: NDArray[np.bool_] = regions == 1 + int(np.argmax(sums))
+    box = bounding_box(torch.from_numpy(mask))
+    assert box is not None, "the region comes from a mask that is not empty"
+    return replace(found, mask=mask, box=box.numpy())
 
 
 def _peaks(confidence: Tensor, where: Tensor) -> Tensor:

@@ -81,7 +81,8 @@ class Insid3Method:
         tau: mean cosine similarity below which groups of cells are not joined to one cluster, in (0, 1).
         merge_threshold: product of similarities above which a cluster belongs to the subject, in (-1, 1).
         with_sam: let a SAM draw the outline; see `Insid3Sam`.
-        agreement: with `with_sam`, the IoU with INSID3's mask, in [0, 1], below which SAM's mask is dropped.
+        agreement: with `with_sam`, the IoU with INSID3's mask, in [0, 1], below which SAM's mask is dropped. 0, the
+            default, keeps SAM's masks unless they are empty: higher values gave worse masks in tinyworld.
         svd_components: dimensions of the positional subspace, below the encoder's channels; None for the paper's
             share of them.
     """
@@ -90,7 +91,7 @@ class Insid3Method:
     tau: float = 0.6
     merge_threshold: float = 0.2
     with_sam: bool = False
-    agreement: float = 0.5
+    agreement: float = 0.0
     svd_components: int | None = None
 
     def __post_init__(self) -> None:

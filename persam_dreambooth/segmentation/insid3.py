@@ -140,16 +140,19 @@ class INSID3(OneShotSegmenter):
         features, plain = _rows(photo.embedding)[valid], _rows(photo.extra[0])[valid]
         candidate = steps.candidates(features, subject.target_feature, memory)
         confidence = location.on_photo(subject.target_feature, photo)
+        searched = torch.ones_like(candidate)
         if exclude is not None:
             outside = torch.from_numpy(exclude).to(confidence.device)
-            candidate &= frame.to_grid(outside.float(), grid, 0.0, "area").flatten()[valid] < 0.5
+            searched = frame.to_grid(outside.float(), grid, 0.0, "area").flatten()[valid] < 0.5
             confidence = confidence.masked_fill(outside, confidence.min())
+        candidate &= searched
         chosen = candidate
         if candidate.any():
             cluster = steps.clusters(plain, self.method.tau)
             chosen = steps.select(
                 features, plain, subject.target_feature, candidate, cluster, self.method.merge_threshold
             )
+            chosen &= searched  # two instances are often one cluster
         score = float((features @ subject.target_feature)[chosen].mean()) if chosen.any() else 0.0
         cells = torch.zeros(grid * grid, dtype=torch.bool, device=chosen.device)
         cells[valid] = chosen

@@ -13,7 +13,7 @@ from persam_dreambooth.words import counted
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help does not need it
     from persam_dreambooth.preprocessing.segment_video import Followed
-    from persam_dreambooth.segmentation import PerSAM, Subject
+    from persam_dreambooth.segmentation import OneShotSegmenter, Subject
 
 ESSENTIAL = ("video", "first_mask", "subject", "output", "sam", "memory", "lost_below", "device")
 EXAMPLE = "--video dog.mp4 --first_mask dog-first-frame.png --output dog-video"
@@ -35,6 +35,9 @@ class VideoFlags(Flags):
         None,
         "follow with the learned memory of this SAM 2 or EdgeTAM video model (hub name or folder), "
         "instead of with the authors' method; --sam is then used only for --subject",
+    )
+    features_size: int | None = flag(
+        None, "for subjects made by INSID3: --features_size of that run; 64 patches of its DINOv3 if unset", min=1
     )
     lost_below: float = flag(
         0.7,
@@ -64,12 +67,12 @@ def run(program: str, argv: list[str]) -> None:
     from persam_dreambooth.segmentation.memory_video import load_video_model
 
     subjects = [Subject.load(path) for path in flags.subject] or None
-    # With a memory, subjects whose mask is given are followed without PerSAM.
-    persam = None if flags.memory and flags.first_mask else _persam(sam, subjects)
+    # With a memory, subjects whose mask is given are followed without another method.
+    method = None if flags.memory and flags.first_mask else _method(flags, sam, subjects)
     memory = load_video_model(flags.memory, sam.device, sam.torch_dtype) if flags.memory else None
     output = Path(flags.output)
     first_mask = Path(flags.first_mask) if flags.first_mask else None
-    followed = segment_video(persam, Path(flags.video), output, subjects, first_mask, flags.lost_below or None, memory)
+    followed = segment_video(method, Path(flags.video), output, subjects, first_mask, flags.lost_below or None, memory)
     where = printable(str(output))
     print(f"{counted(followed.count, 'frame')} in {where}/{MASKS}, scores in {where}/{LOG_NAME}")
     for line in lost_lines(followed, flags):
@@ -104,9 +107,14 @@ def ranges(numbers: list[int]) -> str:
     return shortened(words)
 
 
-def _persam(sam: SamFlags, subjects: "list[Subject] | None") -> "PerSAM":
-    """Load the PerSAM that the subjects were made with; without subjects PerSAM-F, as in the authors' videos."""
-    from persam_dreambooth.segmentation import Method, PerSAM
+def _method(flags: VideoFlags, sam: SamFlags, subjects: "list[Subject] | None") -> "OneShotSegmenter":
+    """Load the method that the subjects were made with; without subjects PerSAM-F, as in the authors' videos."""
+    from persam_dreambooth.segmentation import Insid3Method, Method, PerSAM, load_segmenter
 
-    finetuned = subjects[0].mask_weights is not None if subjects else True
-    return PerSAM(sam.backbone(), Method.persam_f() if finetuned else Method())
+    made_by = subjects[0].made_by if subjects else "PerSAM-F"
+    if subjects and made_by == "INSID3":
+        dino = subjects[0].backbone
+        return load_segmenter(
+            Insid3Method(with_sam=True), sam.sam, dino, flags.features_size, sam.device, sam.torch_dtype
+        )
+    return PerSAM(sam.backbone(), Method.persam_f() if made_by == "PerSAM-F" else Method())

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files, video_io
-from persam_dreambooth.segmentation import PerSAM, Reference, Subject, VideoSegmenter
+from persam_dreambooth.segmentation import OneShotSegmenter, Reference, Subject, VideoSegmenter
 from persam_dreambooth.segmentation.memory_video import MemorySegmenter, VideoModel
 from persam_dreambooth.words import counted
 
@@ -50,7 +50,7 @@ class Followed:
 
 
 def segment_video(
-    persam: PerSAM | None,
+    method: OneShotSegmenter | None,
     source: Path,
     output: Path,
     subjects: list[Subject] | None = None,
@@ -61,7 +61,7 @@ def segment_video(
     """Track subjects through a video file or a folder of frames; memory use does not grow with its length.
 
     Args:
-        persam: segments the frames; may be None with `memory` and `first_mask`.
+        method: segments the frames; may be None with `memory` and `first_mask`.
         source: video file or folder of frames.
         output: folder for `masks/00000.png` ..., `frames.jsonl` and `overlay.mp4`; must be empty or absent.
         subjects: saved subjects to track; None tracks those in `first_mask`.
@@ -69,7 +69,8 @@ def segment_video(
             subject; see `read_labels`.
         lost_below: predicted IoU below which a subject counts as absent from a frame; None counts none as absent.
             With `memory`: below which a mask found by PerSAM does not start a track.
-        memory: video model whose learned memory tracks the subjects; None tracks with PerSAM alone, as its authors do.
+        memory: video model whose learned memory tracks the subjects; None tracks with the method alone, as
+            PerSAM's authors do.
 
     Returns:
         The number of frames, and the frames in which each subject was lost.
@@ -90,26 +91,26 @@ def segment_video(
     if first is None:
         raise UserError(f"{source} holds no frame; give another video")
     labels = None if first_mask is None else read_labels(first_mask, first)
-    segmenter = _segmenter(persam, memory, subjects, first, labels, lost_below)
+    segmenter = _segmenter(method, memory, subjects, first, labels, lost_below)
     return _write(segmenter, chain([first], pictures), labels, output, video_io.frame_rate(source), total)
 
 
 def _segmenter(
-    persam: PerSAM | None,
+    method: OneShotSegmenter | None,
     memory: VideoModel | None,
     subjects: list[Subject] | None,
     first: Image.Image,
     labels: NDArray[np.uint8] | None,
     lost_below: float | None,
 ) -> VideoSegmenter | MemorySegmenter:
-    """Return the tracker: a video model, which takes the first frame's labels as they are, or PerSAM alone."""
+    """Return the tracker: a video model, which takes the first frame's labels as they are, or the method alone."""
     if memory is not None:
-        return MemorySegmenter(memory, persam, subjects or [], lost_below)
-    if persam is None:
+        return MemorySegmenter(memory, method, subjects or [], lost_below)
+    if method is None:
         raise UserError("a video needs PerSAM or a video model to track its subjects; give one of them")
     if labels is not None:
-        subjects = [persam.personalize(Reference(first, labels == number)) for number in range(1, labels.max() + 1)]
-    return VideoSegmenter(persam, subjects or [], lost_below)
+        subjects = [method.personalize(Reference(first, labels == number)) for number in range(1, labels.max() + 1)]
+    return VideoSegmenter(method, subjects or [], lost_below)
 
 
 def _write(

@@ -22,7 +22,7 @@ from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.encoding import check_finite
 from persam_dreambooth.segmentation.multi_mask import share_out
-from persam_dreambooth.segmentation.persam import PerSAM
+from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.pretrained import load_pretrained
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, rgb_array
@@ -63,7 +63,7 @@ class MemorySegmenter:
 
     Args:
         model: the video model, from `load_video_model`.
-        persam: finds the subjects; may use another SAM than `model`. Not needed if the first frame's labels are
+        segmenter: finds the subjects; may use another SAM than `model`. Not needed if the first frame's labels are
             given.
         subjects: the subjects PerSAM searches for, in the order of their labels.
         lost_below: minimum predicted IoU of PerSAM's mask; below it the subject is searched for again in the next
@@ -76,17 +76,17 @@ class MemorySegmenter:
     def __init__(
         self,
         model: VideoModel,
-        persam: PerSAM | None = None,
+        segmenter: OneShotSegmenter | None = None,
         subjects: Sequence[Subject] = (),
         lost_below: float | None = 0.7,
     ) -> None:
         if len(subjects) > 255:
             raise UserError(f"a video is segmented for 1 to 255 subjects, not {len(subjects)}")
         for subject in subjects:
-            if persam is None:
+            if segmenter is None:
                 raise UserError("subjects were given without a PerSAM to find them; give one, or only first labels")
-            persam.check(subject)
-        self._persam, self._subjects, self._lost_below = persam, list(subjects), lost_below
+            segmenter.check(subject)
+        self._segmenter, self._subjects, self._lost_below = segmenter, list(subjects), lost_below
         self._tracker = _Tracker(model)
         self._memories: list[Any] = [None] * len(subjects)  # one session per subject; None until it joins
 
@@ -94,14 +94,14 @@ class MemorySegmenter:
     def from_pretrained(
         cls,
         name: str,
-        persam: PerSAM | None = None,
+        segmenter: OneShotSegmenter | None = None,
         subjects: Sequence[Subject] = (),
         lost_below: float | None = 0.7,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Self:
         """Load the video model by name or path; arguments and errors as in the class and `load_video_model`."""
-        return cls(load_video_model(name, device, dtype), persam, subjects, lost_below)
+        return cls(load_video_model(name, device, dtype), segmenter, subjects, lost_below)
 
     def follow(self, frames: Iterable[Picture], first_labels: NDArray[np.uint8] | None = None) -> Iterator[VideoFrame]:
         """Segment a stream of frames, yielding one `VideoFrame` each; a later call continues where the last ended.
@@ -156,18 +156,20 @@ class MemorySegmenter:
                 logits, score = None, None
                 if memory is not None:
                     logits, score = self._tracker.find(memory)
-                elif self._persam is not None and index < len(self._subjects):
-                    photo = photo or self._persam.encode([picture])[0]
-                    logits, score = self._search(self._persam, photo, self._subjects[index])
+                elif self._segmenter is not None and index < len(self._subjects):
+                    photo = photo or self._segmenter.encode([picture])[0]
+                    logits, score = self._search(self._segmenter, photo, self._subjects[index])
                 scores.append(score)
                 yield None if score is None else logits
 
         labels = share_out(logits_by_subject(), (picture.shape[0], picture.shape[1]))
         return self._join(labels, scores)
 
-    def _search(self, persam: PerSAM, photo: EncodedPhoto, subject: Subject) -> tuple[Tensor, float | None]:
+    def _search(
+        self, segmenter: OneShotSegmenter, photo: EncodedPhoto, subject: Subject
+    ) -> tuple[Tensor, float | None]:
         """Return PerSAM's (H, W) logits of one subject and their predicted IoU, None if the mask is rejected."""
-        found = persam.segment(photo, subject)
+        found = segmenter.segment(photo, subject)
         accepted = found.mask.any() and (self._lost_below is None or found.score >= self._lost_below)
         return photo.frame.to_original(torch.from_numpy(found.logits)[None])[0], found.score if accepted else None
 

@@ -18,6 +18,7 @@ from persam_dreambooth.segmentation.backbones import Prompts
 from persam_dreambooth.segmentation.encoding import check_finite
 from persam_dreambooth.segmentation.frame import bounding_box
 from persam_dreambooth.segmentation.multi_mask import share_out
+from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.persam import PerSAM
 from persam_dreambooth.segmentation.refinement import refine
 from persam_dreambooth.segmentation.subject import Subject
@@ -51,20 +52,26 @@ class VideoSegmenter:
     """Track subjects from frame to frame; memory use does not grow with the number of frames.
 
     Args:
-        persam: provides the backbone; use `Method.persam_f()` for the target feature of the authors' video code.
+        segmenter: the method; `PerSAM` with `Method.persam_f()` has the target feature of the authors' video code,
+            INSID3 searches each frame anew.
         subjects: the subjects to track, in the order of their labels.
         lost_below: predicted IoU below which a subject counts as lost; None never drops one, as in the authors' code.
+            INSID3 without a SAM does not use it.
 
     Raises:
         UserError: no subject, more than 255, or one of another backbone or method.
     """
 
-    def __init__(self, persam: PerSAM, subjects: Sequence[Subject], lost_below: float | None = 0.7) -> None:
+    def __init__(
+        self, segmenter: OneShotSegmenter, subjects: Sequence[Subject], lost_below: float | None = 0.7
+    ) -> None:
         if not 1 <= len(subjects) <= 255:
             raise UserError(f"a video is segmented for 1 to 255 subjects, not {len(subjects)}")
         for subject in subjects:
-            persam.check(subject)
-        self._persam, self._subjects, self._lost_below = persam, list(subjects), lost_below
+            segmenter.check(subject)
+        self._segmenter, self._subjects = segmenter, list(subjects)
+        # INSID3 alone predicts no IoU: it loses a subject where its mask is empty.
+        self._lost_below = None if segmenter.backbone is None else lost_below
         self._boxes: list[Tensor | None] = [None] * len(subjects)
 
     def follow(self, frames: Iterable[Picture], first_labels: NDArray[np.uint8] | None = None) -> Iterator[VideoFrame]:
@@ -82,7 +89,7 @@ class VideoSegmenter:
                 result = VideoFrame(first_labels, scores)
                 first_labels = None
             else:
-                result = self._look(self._persam.encode([frame])[0])
+                result = self._look(self._segmenter.encode([frame])[0])
             self._remember(result)
             yield result
 
@@ -107,13 +114,17 @@ class VideoSegmenter:
         return VideoFrame(labels, tuple(scores))
 
     def _find(self, photo: EncodedPhoto, subject: Subject, previous_box: Tensor | None) -> tuple[Tensor, float]:
-        """Return one subject's (H, W) logits and predicted IoU, from three decoder passes.
+        """Return one subject's (H, W) logits and predicted IoU.
 
-        The first pass is prompted with the most confident pixels and, if the subject was visible in the
-        previous frame, with its enlarged box and that box's center; of the three masks the largest is
-        kept. The other two passes are cascaded post-refinement.
+        INSID3 segments the frame like a photo. PerSAM runs three decoder passes: the first is prompted with the most
+        confident pixels and, if the subject was visible in the previous frame, with its enlarged box and that box's
+        center; of the three masks the largest is kept. The other two passes are cascaded post-refinement.
         """
-        frame, backbone = photo.frame, self._persam.backbone
+        frame = photo.frame
+        if not isinstance(self._segmenter, PerSAM):
+            found = self._segmenter.segment_encoded(photo, subject)
+            return frame.to_original(torch.from_numpy(found.logits)[None])[0], found.score
+        backbone = self._segmenter.backbone
         flat = location.on_photo(subject.target_feature, photo).flatten()
         index = flat.topk(min(POINTS, len(flat))).indices
         points = torch.stack([index % frame.width, index // frame.width], dim=-1)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import SamModel
 
-from ladder import Company, box_mask, photos
+from ladder import COMPANY, Company, box_mask, photos
 from loading import load
 from measures import interval
 from models import DINO, SAM
@@ -33,7 +33,6 @@ from persam_dreambooth.segmentation import (
 )
 from world import KIND_NAMES, Picture, random_identity
 
-COMPANY: tuple[Company, ...] = ("alone", "beside another", "beside a look-alike")
 TRUTH = "the SAM with the subject's true box"
 Finder = Callable[[Picture, list[Picture]], list[NDArray[np.bool_]]]
 """Maps a reference picture and other pictures to the subject's masks in the others."""

@@ -2,8 +2,8 @@
 
     python experiments/tinyworld/ladder.py
 
-Each held-out subject has one reference photo; the others show it in other places, alone or beside a
-subject of another kind. Prints mean IoU with 95 % intervals (bootstrap over subjects).
+Each held-out subject has one reference photo; the others show it in other places: alone, beside a subject of another
+kind, or beside a look-alike. Prints mean IoU with 95 % intervals (bootstrap over subjects).
 """
 
 import argparse
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import SamModel
 
-from loading import load
+from loading import check, load
 from measures import percent
-from models import SAM
-from persam_dreambooth.segmentation import Method, PerSAM, Reference
+from models import DINO, SAM
+from persam_dreambooth.segmentation import FeatureEncoder, Method, PerSAM, Reference, load_backbone
 from persam_dreambooth.segmentation.backbones import Prompts
 from persam_dreambooth.segmentation.frame import Frame, bounding_box
 from subjects import Identity
@@ -34,11 +34,12 @@ LADDER = {
     "+ cascaded post-refinement": replace(BARE, negative_prior=True, refinement=True),
     "+ target-guided attention": replace(BARE, negative_prior=True, refinement=True, guided_attention=True),
     "+ target-semantic prompting (all of PerSAM)": Method(),
+    "PerSAM-F": Method.persam_f(),
 }
-
-
+FEATURES_SIZE = 64
 Company = Literal["alone", "beside another", "beside a look-alike"]
 """Who else a photo shows: nobody, an individual of another kind, or another individual of the same kind."""
+COMPANY: tuple[Company, ...] = ("alone", "beside another", "beside a look-alike")
 
 
 def photos(identity: Identity, rng: Generator, count: int, company: Company) -> list[Picture]:
@@ -78,25 +79,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=24, help="held-out individuals (24)")
     parser.add_argument("--photos", type=int, default=3, help="photos of each beside the reference (3)")
+    parser.add_argument("--features", action="store_true", help="locate with the features of tinyworld's DINOv3")
     flags = parser.parse_args()
-    model = load(SamModel, SAM).float()
-    columns: dict[str, dict[str, list[float]]] = {}
-    columns_shown: tuple[Company, ...] = ("alone", "beside another")
-    for column in columns_shown:
+    sam = load_backbone(load(SamModel, SAM).float(), "cpu")
+    features = FeatureEncoder.from_pretrained(check(DINO), FEATURES_SIZE, "cpu") if flags.features else None
+    columns: dict[str, dict[Company, list[float]]] = {}
+    for company in COMPANY:
         rng = np.random.default_rng(11)
-        for number in tqdm(range(flags.subjects), column):
+        for number in tqdm(range(flags.subjects), company):
             identity = random_identity(rng, KIND_NAMES[number % len(KIND_NAMES)], held_out=True)
             reference = photos(identity, rng, 1, "alone")[0]
-            others = photos(identity, rng, flags.photos, column)
+            others = photos(identity, rng, flags.photos, company)
             for name, method in LADDER.items():
-                found = segment(PerSAM.from_pretrained(model, method, "cpu"), reference, reference.mask(), others)
-                columns.setdefault(name, {}).setdefault(column, []).append(found)
-            persam = PerSAM.from_pretrained(model, device="cpu")
+                found = segment(PerSAM(sam, method, features), reference, reference.mask(), others)
+                columns.setdefault(name, {}).setdefault(company, []).append(found)
+            persam = PerSAM(sam, features=features)
             found = segment(persam, reference, box_mask(persam, reference), others)
-            columns.setdefault("all of PerSAM, reference given as a box", {}).setdefault(column, []).append(found)
-    print("| | alone | beside another |\n| --- | ---: | ---: |")
+            columns.setdefault("all of PerSAM, reference given as a box", {}).setdefault(company, []).append(found)
+    print(f"| | {' | '.join(COMPANY)} |\n| --- |" + " ---: |" * len(COMPANY))
     for name, row in columns.items():
-        print(f"| {name} | {percent(row['alone'])} | {percent(row['beside another'])} |")
+        print(f"| {name} | {' | '.join(percent(row[company]) for company in COMPANY)} |")
 
 
 def segment(persam: PerSAM, reference: Picture, mask: NDArray[np.bool_], others: list[Picture]) -> float:

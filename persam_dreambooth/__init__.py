@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from persam_dreambooth.errors import Stopped, UserError
-    from persam_dreambooth.evaluation.generation.report_folder import GenerationReport, evaluate_generation
+    from persam_dreambooth.evaluation.generation.running import GenerationReport, evaluate_generation
     from persam_dreambooth.formats import Exported, Imported, export_masks, import_masks
     from persam_dreambooth.generated_folder import GeneratedFolder, generate_folder
     from persam_dreambooth.generation import Picture, generate, load_pipeline
@@ -37,7 +37,7 @@ os.environ.setdefault("MKL_CBWR", "AUTO")
 
 _MODULES = {
     "errors": ("Stopped", "UserError"),
-    "evaluation.generation.report_folder": ("GenerationReport", "evaluate_generation"),
+    "evaluation.generation.running": ("GenerationReport", "evaluate_generation"),
     "formats": ("Exported", "Imported", "export_masks", "import_masks"),
     "generated_folder": ("GeneratedFolder", "generate_folder"),
     "generation": ("Picture", "generate", "load_pipeline"),

@@ -35,7 +35,7 @@ def run_benchmark(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
         return backbone, {name: persam_method(backbone, method)}
 
     settings = flags.settings(question, sam, method=asdict(method))
-    known = paper.BENCHMARKS[question][name]
+    known = paper.PAPER[question][name]
     ours = _score(BENCHMARKS[question], flags, settings, [name], load, {name: known})
     print(report.table(list(ours[name]), [(name, ours[name], known)]))
     _say_where(flags)
@@ -51,7 +51,7 @@ def run_ablation(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
         return backbone, ablation.build(names, backbone, flags.fidelity, flags.steps)
 
     settings = flags.settings(question, sam, fidelity=flags.fidelity, steps=flags.steps)
-    known = {name: {"mIoU": number} for name, number in paper.ABLATION.items()}
+    known = {name: {"mIoU": number} for name, number in paper.PAPER_ABLATIONS.items()}
     ours = _score(PerSeg, flags, settings, names, load, known)
     for number in tables:
         print(f"\nTable {number}: {ablation.TITLES[number]}")
@@ -91,7 +91,7 @@ def run_davis(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
     davis = Davis(Path(str(flags.data)))
     method = flags.chosen_method()
     settings = flags.settings(question, sam, method=asdict(method))
-    known = paper.BENCHMARKS[question][flags.method]
+    known = paper.PAPER[question][flags.method]
 
     def load() -> VideoMethod:
         return persam_video(sam.backbone(), method)

@@ -104,7 +104,7 @@ def run(program: str, argv: list[str]) -> None:
     (flags,) = parse([GenerationReportFlags], argv, program, DESCRIPTION, ESSENTIAL, EXAMPLE)
     import torch
 
-    from persam_dreambooth.evaluation.generation.report_folder import evaluate_generation
+    from persam_dreambooth.evaluation.generation.running import evaluate_generation
 
     given = vars(flags) | {
         "presence": flags.presence or None,

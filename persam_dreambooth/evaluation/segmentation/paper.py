@@ -2,7 +2,7 @@
 
 from typing import Final
 
-BENCHMARKS: Final[dict[str, dict[str, dict[str, float]]]] = {
+PAPER: Final[dict[str, dict[str, dict[str, float]]]] = {
     "perseg": {"persam": {"mIoU": 89.3, "bIoU": 71.7}, "persam-f": {"mIoU": 95.3, "bIoU": 77.9}},
     "davis": {"persam": {"J&F": 66.9}, "persam-f": {"J&F": 76.1}},
     "fss": {"persam": {"mIoU": 81.6}, "persam-f": {"mIoU": 86.3}},
@@ -10,9 +10,12 @@ BENCHMARKS: Final[dict[str, dict[str, dict[str, float]]]] = {
     "pascal-part": {"persam": {"mIoU": 32.5}, "persam-f": {"mIoU": 32.9}},
     "paco-part": {"persam": {"mIoU": 22.5}, "persam-f": {"mIoU": 22.7}},
 }
-"""Benchmark -> method -> measure."""
+"""The numbers that PerSAM's authors report with SAM ViT-H, in percent (Zhang et al., arXiv 2305.03048).
 
-ABLATION: Final[dict[str, float]] = {
+Benchmark -> method -> measure.
+"""
+
+PAPER_ABLATIONS: Final[dict[str, float]] = {
     "positive-prior": 69.1,
     "negative-prior": 72.5,
     "refinement": 83.9,
@@ -26,4 +29,4 @@ ABLATION: Final[dict[str, float]] = {
     "persam-box": 88.1,
     "persam-f-box": 94.9,
 }
-"""mIoU on PerSeg by method of `ablation.py` (tables 4, 5 and 6)."""
+"""Their mIoU on PerSeg by method of `ablation.py` (tables 4, 5 and 6)."""

@@ -50,7 +50,7 @@ def test_every_row_of_every_table_can_be_built_and_run(backbone):
     names = ablation.methods_of(list(ablation.TABLES))
     built = ablation.build(names, backbone, "corrected", steps=2)
     assert set(built) == set(names) == {name for table in ablation.TABLES.values() for name in table}
-    assert set(paper.ABLATION) <= set(names)
+    assert set(paper.PAPER_ABLATIONS) <= set(names)
     for name, method in built.items():
         assert mask_by(method, backbone).shape == PHOTO.shape[:2], name
 

@@ -35,7 +35,7 @@ def error_of(capsys):
 
 def test_every_benchmark_has_test_and_paper_numbers():
     assert set(MAKERS) == set(QUESTIONS)
-    assert set(paper.BENCHMARKS) == set(QUESTIONS) - {"ablate", "presence"}
+    assert set(paper.PAPER) == set(QUESTIONS) - {"ablate", "presence"}
 
 
 def test_help_lists_every_flag_and_every_benchmark(capsys):
@@ -59,7 +59,7 @@ def test_benchmark_prints_paper_numbers_next_to_ours(question, models, tmp_path,
     stored = json.loads((tmp_path / "out" / "results.json").read_text())["summary"]["persam"]
     head, row = printed.splitlines()[1:3]
     assert head.split() == ["mIoU", "paper", "bIoU", "paper", "mAcc", "paper"]
-    known = paper.BENCHMARKS[question]["persam"]["mIoU"]
+    known = paper.PAPER[question]["persam"]["mIoU"]
     assert row.split()[:3] == ["persam", f"{stored['ours']['mIoU']:.1f}", f"{known}"]
     assert "3 episodes" in printed
     for name in ("results.csv", "worst.png", "episodes.json"):

@@ -9,10 +9,10 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.segmentation import report
-from persam_dreambooth.evaluation.segmentation.averages import means, per_object
 from persam_dreambooth.evaluation.segmentation.folders import PerSeg
 from persam_dreambooth.evaluation.segmentation.methods import persam_method
 from persam_dreambooth.evaluation.segmentation.metrics import Overlap
+from persam_dreambooth.evaluation.segmentation.report import means, per_object
 from persam_dreambooth.evaluation.segmentation.running import (
     BenchmarkPlan,
     Journal,

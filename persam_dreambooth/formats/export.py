@@ -17,8 +17,8 @@ from persam_dreambooth.formats.source import Pair, Source
 from persam_dreambooth.formats.table import Convention
 from persam_dreambooth.masks import Looks
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.names import is_text
 from persam_dreambooth.photos.pairs import check_size
+from persam_dreambooth.text_files import is_text
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from persam_dreambooth.formats.samples import (
 from persam_dreambooth.image_files import open_picture
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.coco import coco_tools, read_segmentation
-from persam_dreambooth.photos.names import is_text
+from persam_dreambooth.text_files import is_text
 
 _Id = int | float | str
 

@@ -10,7 +10,7 @@ from persam_dreambooth.formats.layouts import Given
 from persam_dreambooth.formats.samples import CAPTION
 from persam_dreambooth.formats.source import read_source
 from persam_dreambooth.formats.table import CONVENTIONS, Convention
-from persam_dreambooth.photos.names import check_caption_extension
+from persam_dreambooth.text_files import check_caption_extension
 
 
 def export_masks(

@@ -11,9 +11,9 @@ from secrets import token_hex
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry
-from persam_dreambooth.photos.names import is_text, readable
 from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.preprocessing.review_edits import ReviewEdits
+from persam_dreambooth.text_files import is_text, readable
 
 WAITING, LEFT_OUT, CHANGED = "waiting", "left out", "changed"
 RANKS = {

@@ -4,11 +4,11 @@ import threading
 from collections.abc import Callable
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos.names import readable
 from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
 from persam_dreambooth.preprocessing.mask_store import MaskStore
 from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.review.album import Album
+from persam_dreambooth.text_files import readable
 
 
 class Background:

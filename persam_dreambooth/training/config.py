@@ -12,7 +12,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.flag_values import build_groups, read_settings, with_new_names
 from persam_dreambooth.flags import flags_of
 from persam_dreambooth.model_folder import CONFIG_NAME
-from persam_dreambooth.photos.names import is_text
+from persam_dreambooth.text_files import is_text
 from persam_dreambooth.training.flag_groups import (
     GROUPS,
     DataConfig,

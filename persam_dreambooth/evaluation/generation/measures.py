@@ -20,14 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation import prompts
 from persam_dreambooth.evaluation.generation.features import REGIONS, CachedFeatures, Clip, Masked, Region
 from persam_dreambooth.evaluation.generation.pictures import Drawn
 from persam_dreambooth.evaluation.generation.prompts import Prompt
 from persam_dreambooth.photos import files
-from persam_dreambooth.torch_utils import TensorCache
+from persam_dreambooth.torch_utils import TensorCache, choose_device
 
 
 def similarity(generated: Tensor, real: Tensor) -> Tensor:

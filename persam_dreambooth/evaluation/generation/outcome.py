@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any, Final
 
+from persam_dreambooth.errors import counted
 from persam_dreambooth.evaluation.generation.measures import MeasuredPicture
 from persam_dreambooth.evaluation.generation.plan import Plan
 from persam_dreambooth.evaluation.generation.table import FEW, MEASURES, Estimate, differences, estimates
 from persam_dreambooth.segmentation import PresenceRule
-from persam_dreambooth.words import counted
 
 
 @dataclass(frozen=True)

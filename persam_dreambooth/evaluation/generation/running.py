@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 
 from persam_dreambooth.atomic_io import clear_unfinished, is_unfinished
-from persam_dreambooth.drawing_settings import check_drawing
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.features import CachedFeatures, Clip, Masked
 from persam_dreambooth.evaluation.generation.measures import Lpips, PictureMeter, Scenes
@@ -19,6 +18,7 @@ from persam_dreambooth.evaluation.generation.pictures import SETTINGS_NAME, Draw
 from persam_dreambooth.evaluation.generation.plan import MODELS, PICTURES, Plan, photos_with_masks
 from persam_dreambooth.evaluation.generation.prompts import read_prompts
 from persam_dreambooth.evaluation.generation.report import REPORT_NAME, text_table, write_report
+from persam_dreambooth.flag_values import check_drawing
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.files import check_output_folder
 from persam_dreambooth.preprocessing.finder import Finder

@@ -6,8 +6,7 @@ from pathlib import Path
 from diffusers import DiffusionPipeline
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.hub import check_available
-from persam_dreambooth.model_folder import LORA_NAME, PIPELINE_INDEX
+from persam_dreambooth.model_folder import LORA_NAME, PIPELINE_INDEX, check_available
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families.base import Family
 from persam_dreambooth.training.families.flux import Flux

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME, training_settings
 from persam_dreambooth.photos.files import check_output_folder
-from persam_dreambooth.photos.names import is_text
+from persam_dreambooth.text_files import is_text
 from persam_dreambooth.torch_utils import save_beside
 from persam_dreambooth.training.output.kohya.metadata import metadata
 from persam_dreambooth.training.output.kohya.weights import to_kohya

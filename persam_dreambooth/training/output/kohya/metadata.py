@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from persam_dreambooth.photos.names import readable
+from persam_dreambooth.text_files import readable
 
 BASES: dict[str, tuple[str, dict[int, tuple[str, str | None]]]] = {
     # Layer name: sd-scripts' module for a LoRA with that layer; and by its input channels, the names of the base in

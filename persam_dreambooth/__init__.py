@@ -22,11 +22,10 @@ if TYPE_CHECKING:
     from persam_dreambooth.preprocessing.references import ReferenceFiles
     from persam_dreambooth.preprocessing.segment_folder import segment_folder
     from persam_dreambooth.segmentation import Method, PerSAM, Reference, Segmentation, Subject
-    from persam_dreambooth.training.callbacks import TrainingCallbacks
     from persam_dreambooth.training.config import TrainingConfig
-    from persam_dreambooth.training.main import train
+    from persam_dreambooth.training.loop import TrainingCallbacks
+    from persam_dreambooth.training.main import TrainingResult, train
     from persam_dreambooth.training.output.kohya import convert_lora
-    from persam_dreambooth.training.result import TrainingResult
 
 __version__ = "0.1.0"
 
@@ -47,11 +46,10 @@ _MODULES = {
     "preprocessing.references": ("ReferenceFiles",),
     "preprocessing.segment_folder": ("segment_folder",),
     "segmentation": ("Method", "PerSAM", "Reference", "Segmentation", "Subject"),
-    "training.callbacks": ("TrainingCallbacks",),
     "training.config": ("TrainingConfig",),
-    "training.main": ("train",),
+    "training.loop": ("TrainingCallbacks",),
+    "training.main": ("TrainingResult", "train"),
     "training.output.kohya": ("convert_lora",),
-    "training.result": ("TrainingResult",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -1,8 +1,7 @@
 """Export masks to other trainers and import theirs: one table entry per trainer serves both."""
 
-from persam_dreambooth.formats.export import Exported, export_beside, export_folder
+from persam_dreambooth.formats.export import Exported, Source, export_beside, export_folder, read_source
 from persam_dreambooth.formats.import_ import IMAGES, Imported, import_folder
-from persam_dreambooth.formats.source import Source, read_source
 from persam_dreambooth.formats.table import CONVENTIONS, Convention
 from persam_dreambooth.formats.trainers import export_masks, import_masks
 

@@ -13,13 +13,13 @@ from PIL import Image
 from persam_dreambooth import json_lines
 from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.formats.foreign_files import clashes
 from persam_dreambooth.formats.index_files import index_file, listed, read_json, read_json_lines
 from persam_dreambooth.formats.layouts import Given
 from persam_dreambooth.formats.samples import (
     CAPTION,
     Item,
     Sample,
+    clashes,
     read_caption,
     read_levels,
     refuse,

@@ -4,11 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.formats.export import Exported, export_beside, export_folder
+from persam_dreambooth.formats.export import Exported, export_beside, export_folder, read_source
 from persam_dreambooth.formats.import_ import Imported, import_folder
 from persam_dreambooth.formats.layouts import Given
 from persam_dreambooth.formats.samples import CAPTION
-from persam_dreambooth.formats.source import read_source
 from persam_dreambooth.formats.table import CONVENTIONS, Convention
 from persam_dreambooth.text_files import check_caption_extension
 

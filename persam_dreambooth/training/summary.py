@@ -6,9 +6,8 @@ import torch
 from torch import nn
 
 from persam_dreambooth.errors import counted
-from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.config import TrainingConfig, without_folders
 from persam_dreambooth.training.families import Family
-from persam_dreambooth.training.local_paths import without_folders
 from persam_dreambooth.training.setup import Setup
 
 

@@ -15,9 +15,8 @@ from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, newe
 from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, segment_folder
 from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.training.config import TrainingConfig
-from persam_dreambooth.training.data.buckets import nearest_bucket
 from persam_dreambooth.training.data.concepts import Concept
-from persam_dreambooth.training.data.crops import Size
+from persam_dreambooth.training.data.crops import Size, nearest_bucket
 from persam_dreambooth.training.data.dataset import InstancePhoto
 from persam_dreambooth.training.screen import warn
 

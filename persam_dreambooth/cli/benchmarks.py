@@ -10,12 +10,17 @@ from tqdm import tqdm
 from persam_dreambooth.cli.evaluate import EvaluateFlags
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.evaluation.segmentation import ablation, presence, presence_report, report
-from persam_dreambooth.evaluation.segmentation.davis import Davis, VideoMethod, evaluate_davis
+from persam_dreambooth.evaluation.segmentation.davis import Davis, VideoMethod, evaluate_davis, persam_video
 from persam_dreambooth.evaluation.segmentation.folders import FSS1000, PerSeg
-from persam_dreambooth.evaluation.segmentation.methods import persam_method, persam_video
 from persam_dreambooth.evaluation.segmentation.protocols import Benchmark
 from persam_dreambooth.evaluation.segmentation.report import per_object
-from persam_dreambooth.evaluation.segmentation.running import BenchmarkPlan, EvaluatedMethod, evaluate, open_output
+from persam_dreambooth.evaluation.segmentation.running import (
+    BenchmarkPlan,
+    EvaluatedMethod,
+    evaluate,
+    open_output,
+    persam_method,
+)
 from persam_dreambooth.evaluation.segmentation.sampled import Lvis92, PacoPart, PascalPart
 from persam_dreambooth.photos import files
 from persam_dreambooth.preprocessing.job import PRESENCE_NAME

@@ -21,8 +21,8 @@ from persam_dreambooth.training.objective import training_loss
 from persam_dreambooth.training.runtime import checkpoint
 from persam_dreambooth.training.runtime.checkpoint import Progress
 from persam_dreambooth.training.runtime.distributed import whole
-from persam_dreambooth.training.runtime.interrupts import StopSignal
 from persam_dreambooth.training.runtime.optimizer import averaged
+from persam_dreambooth.training.runtime.process_state import StopSignal
 from persam_dreambooth.training.runtime.tracking import StepMetrics
 from persam_dreambooth.training.runtime.validation import validate
 from persam_dreambooth.training.screen import LossBar, drawn_in_words, say

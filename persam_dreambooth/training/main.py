@@ -23,7 +23,6 @@ from persam_dreambooth.training.loop import Training, TrainingCallbacks, fit
 from persam_dreambooth.training.output import save
 from persam_dreambooth.training.output.model_card import Card
 from persam_dreambooth.training.runtime import checkpoint, distributed, process_state, resuming, tracking, workers
-from persam_dreambooth.training.runtime.interrupts import StopSignal
 from persam_dreambooth.training.runtime.optimizer import (
     Settings,
     averaged,
@@ -33,7 +32,7 @@ from persam_dreambooth.training.runtime.optimizer import (
     count_steps,
     steps_in_an_epoch,
 )
-from persam_dreambooth.training.runtime.process_state import own_state
+from persam_dreambooth.training.runtime.process_state import StopSignal, own_state
 from persam_dreambooth.training.runtime.validation import validate
 from persam_dreambooth.training.setup import Setup, setup
 

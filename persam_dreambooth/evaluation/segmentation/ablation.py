@@ -17,8 +17,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.segmentation.methods import persam_method
-from persam_dreambooth.evaluation.segmentation.running import EvaluatedMethod, Segmenter
+from persam_dreambooth.evaluation.segmentation.running import EvaluatedMethod, Segmenter, persam_method
 from persam_dreambooth.segmentation import (
     Backbone,
     EncodedPhoto,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.training.runtime.interrupts import SIGNALS
+from persam_dreambooth.training.runtime.process_state import SIGNALS
 
 ENDED = ("exited unexpectedly", "killed by signal", "out of shared memory")
 """Phrases in torch's errors about workers that the system ended."""

@@ -6,7 +6,7 @@ import torch
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.segmentation import ablation, report
-from persam_dreambooth.evaluation.segmentation.methods import persam_method
+from persam_dreambooth.evaluation.segmentation.running import persam_method
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, load_backbone, reference_from
 from persam_dreambooth.segmentation.mask_weights import dice_and_focal
 from persam_dreambooth.torch_utils import weights_checksum

@@ -37,8 +37,8 @@ SLOW = (
     "tests/training/output/test_publishing.py",
     "tests/training/output/test_snippets.py",
     "tests/training/runtime/",
-    "tests/training/test_attention.py",
     "tests/training/test_network_weights.py",
+    "tests/training/test_objective_attention.py",
     "tests/training/test_screen.py",
     "tests/training/test_training.py",
     # Kills and other processes.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from persam_dreambooth.errors import Stopped, UserError
-    from persam_dreambooth.evaluation.generation.report_folder import GenerationReport, evaluate_generation
+    from persam_dreambooth.evaluation.generation.running import GenerationReport, evaluate_generation
     from persam_dreambooth.formats import Exported, Imported, export_masks, import_masks
     from persam_dreambooth.generated_folder import GeneratedFolder, generate_folder
     from persam_dreambooth.generation import Picture, generate, load_pipeline
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
     from persam_dreambooth.preprocessing.references import ReferenceFiles
     from persam_dreambooth.preprocessing.segment_folder import segment_folder
     from persam_dreambooth.segmentation import Method, PerSAM, Reference, Segmentation, Subject
-    from persam_dreambooth.training.callbacks import TrainingCallbacks
     from persam_dreambooth.training.config import TrainingConfig
-    from persam_dreambooth.training.main import train
+    from persam_dreambooth.training.loop import TrainingCallbacks
+    from persam_dreambooth.training.main import TrainingResult, train
     from persam_dreambooth.training.output.kohya import convert_lora
-    from persam_dreambooth.training.result import TrainingResult
 
 __version__ = "0.1.0"
 
@@ -37,7 +36,7 @@ os.environ.setdefault("MKL_CBWR", "AUTO")
 
 _MODULES = {
     "errors": ("Stopped", "UserError"),
-    "evaluation.generation.report_folder": ("GenerationReport", "evaluate_generation"),
+    "evaluation.generation.running": ("GenerationReport", "evaluate_generation"),
     "formats": ("Exported", "Imported", "export_masks", "import_masks"),
     "generated_folder": ("GeneratedFolder", "generate_folder"),
     "generation": ("Picture", "generate", "load_pipeline"),
@@ -47,11 +46,10 @@ _MODULES = {
     "preprocessing.references": ("ReferenceFiles",),
     "preprocessing.segment_folder": ("segment_folder",),
     "segmentation": ("Method", "PerSAM", "Reference", "Segmentation", "Subject"),
-    "training.callbacks": ("TrainingCallbacks",),
     "training.config": ("TrainingConfig",),
-    "training.main": ("train",),
+    "training.loop": ("TrainingCallbacks",),
+    "training.main": ("TrainingResult", "train"),
     "training.output.kohya": ("convert_lora",),
-    "training.result": ("TrainingResult",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -1,7 +1,8 @@
-"""Errors with one-line messages: mistakes the user can fix, work stopped by a signal, exhausted memory; who prints."""
+"""Errors with one-line messages, and their words: a user's mistakes, work stopped by a signal, exhausted memory."""
 
 import os
 import re
+from collections.abc import Sequence
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -59,3 +60,18 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     if isinstance(error, RuntimeError):
         return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
     return isinstance(error, MemoryError)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: "1 photo", "3 photos"."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+NAMED = 10
+"""Number of names that a message lists before it counts the rest."""
+
+
+def listed(names: Sequence[str], most: int = NAMED) -> str:
+    """Return the first few names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

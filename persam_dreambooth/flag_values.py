@@ -1,4 +1,4 @@
-"""Read values of flags, in the same way from the command line, YAML and Python."""
+"""Read and check values of flags, in the same way from the command line, YAML and Python."""
 
 import ast
 import difflib
@@ -10,8 +10,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from persam_dreambooth.errors import UserError, is_first_process, printable
 from persam_dreambooth.flags import Flag, flags_of
-from persam_dreambooth.photos.names import can_name_a_file
-from persam_dreambooth.yaml_files import read_yaml
+from persam_dreambooth.text_files import can_name_a_file, read_yaml
 
 YES, NO = ("yes", "true", "t", "y", "1", "on"), ("no", "false", "f", "n", "0", "off")
 Value = TypeVar("Value")
@@ -184,3 +183,18 @@ def did_you_mean(word: str, names: Sequence[str], prefix: str = "") -> str:
     """Return the end of a message about an unknown flag or key: the name that is nearest to it."""
     near = difflib.get_close_matches(word.replace("-", "_"), names, n=1)
     return f"; did you mean {prefix}{near[0]}?" if near else "; see --help for all of them"
+
+
+def check_drawing(num_images: int, num_inference_steps: int, height: int | None, width: int | None) -> None:
+    """Check numbers and sizes.
+
+    Raises:
+        UserError: a number below 1, only one of height and width, or a size that is not a multiple of 8.
+    """
+    for name, number in (("num_images", num_images), ("num_inference_steps", num_inference_steps)):
+        if number < 1:
+            raise UserError(f"--{name} {number} must be at least 1")
+    if (height is None) != (width is None):
+        raise UserError("--height and --width belong together; give both or neither")
+    if any(side is not None and (side < 8 or side % 8) for side in (height, width)):
+        raise UserError(f"--height {height} and --width {width} must be multiples of 8")

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from persam_dreambooth import generation, model_folder
 from persam_dreambooth.atomic_io import clear_unfinished
-from persam_dreambooth.drawing_settings import check_drawing
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.flag_values import check_drawing
 from persam_dreambooth.photos.files import check_output_folder
 from persam_dreambooth.text_files import check_words
 from persam_dreambooth.training.screen import quiet

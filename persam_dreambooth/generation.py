@@ -15,10 +15,10 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from persam_dreambooth import model_folder
-from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.hub import check_available
+from persam_dreambooth.model_folder import check_available
 from persam_dreambooth.photos import files, rendering
+from persam_dreambooth.torch_utils import choose_device
 
 GRID_NAME = "grid.png"
 

@@ -1,12 +1,12 @@
-"""Layout of a trained model's folder, shared by the code that writes it and the code that reads it."""
+"""Trained models in folders and on the hub: their layout, for the code that writes it and the code that reads it."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.words import subject_words
-from persam_dreambooth.yaml_files import read_yaml
+from persam_dreambooth.text_files import read_yaml
 
 CONFIG_NAME = "training_config.yaml"
 LORA_NAME = "pytorch_lora_weights.safetensors"  # diffusers' name for LoRA weights
@@ -77,3 +77,142 @@ def trained_token(folder: Path) -> str | None:
     own = subject_words(prompt, class_prompt if isinstance(class_prompt, str) else None)
     # Without a class prompt the last of several words is taken for the class noun.
     return own[0] if own and (class_prompt or len(own) > 1) else None
+
+
+PLAIN = {
+    *("a", "an", "the", "of", "my", "one", "this", "that", "in", "on", "with", "and"),
+    *("photo", "photograph", "picture", "image", "painting", "drawing", "close-up", "closeup", "portrait"),
+}
+"""Words of a prompt that do not name a subject."""
+
+
+def subject_words(prompt: str, class_prompt: str | None) -> list[str]:
+    """Return the words of a prompt that are neither plain nor in the class prompt, in their order.
+
+    With a class prompt these are the identifier; without one, the identifier and the class noun.
+    """
+    common = {*PLAIN, *(_words((class_prompt or "").lower()))}
+    return [word for word in _words(prompt) if word.lower() not in common]
+
+
+def _words(text: str) -> list[str]:
+    stripped = (word.strip(",.;:!?()\"'") for word in text.split())
+    return [word for word in stripped if word]
+
+
+DOWN = (".lora_A.weight", ".lora.down.weight", ".lora_linear_layer.down.weight", "_lora.down.weight")
+"""Name suffixes of the down-projection matrices, in diffusers' formats since 2023."""
+KOHYA_LAYERS = ("lora_unet_", "lora_te", "lora_transformer_")
+DORA = ("lora_magnitude_vector", "dora_scale")
+
+
+def lora_file(name: str) -> Path:
+    """Return the file that `--network_weights` names, or `pytorch_lora_weights.safetensors` if it names a folder.
+
+    Raises:
+        UserError: no such file.
+    """
+    path = Path(name)
+    file = path / LORA_NAME if path.is_dir() else path
+    if not file.is_file():
+        missing = f"no {LORA_NAME} in it" if path.is_dir() else "no such file"
+        raise UserError(
+            f"--network_weights {name}: {missing}; give a LoRA's .safetensors file, or the --output_dir of a finished "
+            "LoRA training"
+        )
+    return file
+
+
+def rank_and_alpha(name: str, use_dora: bool) -> tuple[int, int]:
+    """Read rank and alpha from a LoRA file, without its weights.
+
+    Args:
+        name: as `lora_file` takes it.
+        use_dora: whether DoRA's magnitudes must be there, or must not.
+
+    Raises:
+        UserError: the file is not in diffusers' format, has several ranks or alphas, or contradicts `use_dora`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path, said = lora_file(name), f"--network_weights {name}"
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys, metadata = list(file.keys()), dict(file.metadata() or {})
+            ranks = {file.get_slice(key).get_shape()[0] for key in keys if key.endswith(DOWN)}
+        alphas = _alphas(metadata)
+    except (OSError, SafetensorError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{said} cannot be read ({str(error).splitlines()[0][:200]}); give a .safetensors file"
+        ) from error
+    if any(key.startswith(KOHYA_LAYERS) for key in keys):
+        raise UserError(
+            f"{said} is in kohya's format; give the file in diffusers' format, such as {LORA_NAME} of its training"
+        )
+    if len(ranks) != 1:
+        found = f"adapters of ranks {', '.join(map(str, sorted(ranks)))}" if ranks else "no LoRA weights of diffusers'"
+        raise UserError(f"{said} holds {found}; give a LoRA of one rank in diffusers' format")
+    (rank,) = ranks
+    if len(alphas) > 1:
+        raise UserError(f"{said} has adapters of several alphas; give a LoRA of one rank and one alpha")
+    has_magnitudes = any(word in key for key in keys for word in DORA)
+    if has_magnitudes != use_dora:
+        raise UserError(f"{said} {'was' if has_magnitudes else 'was not'} trained with --use_dora; give the same here")
+    return rank, alphas.pop() if alphas else rank
+
+
+def _alphas(metadata: dict[str, str]) -> set[int]:
+    """Return the alphas in diffusers' metadata; where there are none, alpha is the rank."""
+    values = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    alphas = {float(value) for key, value in values.items() if key.endswith("lora_alpha")}
+    if any(alpha != int(alpha) or alpha < 1 for alpha in alphas):
+        raise ValueError(f"its alpha is {min(alphas):g}, not a whole number from 1")
+    return {int(alpha) for alpha in alphas}
+
+
+TIMEOUT = 10.0
+"""Seconds to wait for the hub's answer."""
+
+
+def check_available(name: str, what: str) -> None:
+    """Refuse a hub name that is neither cached nor reachable, before a library retries for half a minute.
+
+    Makes one request, and only if the name is no local path and nothing is cached under it.
+
+    Args:
+        name: hub name, file or folder.
+        what: the model's role, for messages: "base model".
+
+    Raises:
+        UserError: the hub cannot be reached and nothing is cached under the name.
+    """
+    # Imported here: it takes a quarter of a second, which --help should not pay for.
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    if Path(name).exists() or _is_cached(name, Path(constants.HF_HUB_CACHE)):
+        return
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return  # a path to nothing; the caller reports it
+    reason = "HF_HUB_OFFLINE is set"
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=TIMEOUT)
+            return
+        except HfHubHTTPError:
+            return  # the hub answered, if only that there is no such file
+        except Exception as error:  # each HTTP library has its own exceptions for a network that is down
+            reason = type(error).__name__
+    raise UserError(
+        f"no {what} at {name!r}: no such folder, nothing is cached under that name, and the hub cannot be reached "
+        f"({reason}); check the network, or give a folder on this machine"
+    )
+
+
+def _is_cached(name: str, cache: Path) -> bool:
+    """Return whether any file of a model has been downloaded."""
+    snapshots = cache / f"models--{name.replace('/', '--')}" / "snapshots"
+    return any(path.is_file() for path in snapshots.glob("*/**/*"))

@@ -1,8 +1,12 @@
-"""Read text from users, in flags or files: UTF-8 without NUL, from regular files, in bounded memory."""
+"""Text, file names and YAML from users: UTF-8 without NUL, plain values, from regular files, in bounded memory."""
 
+import os
+import re
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import yaml
 
 from persam_dreambooth.errors import UserError
 
@@ -69,3 +73,71 @@ def check_words(flag: str, *words: str | None) -> None:
             (word or "").encode()
         except UnicodeEncodeError as error:
             raise UserError(f"--{flag} {word!a} is not UTF-8 text; write it in UTF-8") from error
+
+
+def is_text(words: str) -> bool:
+    """Return whether a string can be shown on a page or written to a UTF-8 file."""
+    return readable(words) == words
+
+
+def can_name_a_file(words: str) -> bool:
+    """Return whether a string can be a path or an argument: no NUL, and no lone surrogates except escaped bytes."""
+    try:
+        return b"\0" not in os.fsencode(words)
+    except UnicodeEncodeError:
+        return False
+
+
+def check_caption_extension(ending: str) -> None:
+    """Raise a UserError if a `--caption_extension` is not a file suffix."""
+    if not re.fullmatch(r"\.[^/\\]+", ending):
+        raise UserError(f"--caption_extension {ending} must be a dot and letters, such as .txt")
+
+
+def readable(words: str) -> str:
+    """Return a string that a page can show, with a question mark for each byte that is not UTF-8."""
+    return words.encode("utf-8", "replace").decode("utf-8")
+
+
+MAX_DEPTH = 20
+
+
+class _Refused(ValueError):
+    """The file is YAML, but uses something that is not allowed here."""
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """`SafeLoader` without aliases, which let a few hundred bytes stand for gigabytes, and without deep nesting."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose one value with everything inside it."""
+        if self.check_event(yaml.AliasEvent):
+            raise _Refused("aliases such as *name are not allowed; write the value out")
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise _Refused(f"its values are nested more than {MAX_DEPTH} deep")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """Return the value of a YAML (or JSON) file: dictionaries, lists, strings, numbers, booleans, dates and None.
+
+    Args:
+        path: a regular file of at most 4 MiB, in UTF-8.
+        what: the file's role, for messages: "config".
+
+    Raises:
+        UserError: there is no such file, it is a device or a pipe, it is too large, it is not YAML, or it has
+            aliases or deep nesting.
+    """
+    try:
+        return yaml.load(read_bounded(path).decode("utf-8"), Loader=_PlainLoader)
+    except FileNotFoundError as error:
+        raise UserError(f"no {what} at {path}; check the path") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split()) if not isinstance(error, OSError) else error.strerror
+        raise UserError(f"the {what} {path} is not readable YAML ({reason}); correct it") from error

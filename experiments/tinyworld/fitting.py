@@ -12,8 +12,8 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from persam_dreambooth.devices import emulates_bfloat16
 from persam_dreambooth.photos import files
+from persam_dreambooth.torch_utils import emulates_bfloat16
 
 SAVE_EVERY = 200
 

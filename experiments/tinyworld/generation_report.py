@@ -18,8 +18,7 @@ from albums import Album, albums
 from experiment import Recipe, arms, call, prepare, train
 from loading import check
 from models import CLIP, DIFFUSION, SAM
-from persam_dreambooth.evaluation.generation.intervals import Estimate, estimate
-from persam_dreambooth.evaluation.generation.table import MEASURES, interval
+from persam_dreambooth.evaluation.generation.table import MEASURES, Estimate, estimate, interval
 from persam_dreambooth.photos import files
 from scenes import PHRASES
 

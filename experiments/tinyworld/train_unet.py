@@ -19,7 +19,7 @@ from corpus import Corpus, batches
 from fitting import fit
 from loading import load
 from models import CLIP, DIFFUSION, noise_schedule, unet
-from persam_dreambooth.devices import emulates_bfloat16
+from persam_dreambooth.torch_utils import emulates_bfloat16
 from persam_dreambooth.training.losses import masked_mse, min_snr_weight
 from training_flags import TrainingFlags, read_flags
 

@@ -9,13 +9,18 @@ from tqdm import tqdm
 
 from persam_dreambooth.cli.evaluate import EvaluateFlags
 from persam_dreambooth.cli.sam_flags import SamFlags
-from persam_dreambooth.evaluation.segmentation import ablation, paper, presence, presence_report, report
-from persam_dreambooth.evaluation.segmentation.averages import per_object
-from persam_dreambooth.evaluation.segmentation.davis import Davis, VideoMethod, evaluate_davis
+from persam_dreambooth.evaluation.segmentation import ablation, presence, presence_report, report
+from persam_dreambooth.evaluation.segmentation.davis import Davis, VideoMethod, evaluate_davis, persam_video
 from persam_dreambooth.evaluation.segmentation.folders import FSS1000, PerSeg
-from persam_dreambooth.evaluation.segmentation.methods import persam_method, persam_video
 from persam_dreambooth.evaluation.segmentation.protocols import Benchmark
-from persam_dreambooth.evaluation.segmentation.running import BenchmarkPlan, EvaluatedMethod, evaluate, open_output
+from persam_dreambooth.evaluation.segmentation.report import per_object
+from persam_dreambooth.evaluation.segmentation.running import (
+    BenchmarkPlan,
+    EvaluatedMethod,
+    evaluate,
+    open_output,
+    persam_method,
+)
 from persam_dreambooth.evaluation.segmentation.sampled import Lvis92, PacoPart, PascalPart
 from persam_dreambooth.photos import files
 from persam_dreambooth.preprocessing.job import PRESENCE_NAME
@@ -35,7 +40,7 @@ def run_benchmark(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
         return backbone, {name: persam_method(backbone, method)}
 
     settings = flags.settings(question, sam, method=asdict(method))
-    known = paper.BENCHMARKS[question][name]
+    known = report.PAPER[question][name]
     ours = _score(BENCHMARKS[question], flags, settings, [name], load, {name: known})
     print(report.table(list(ours[name]), [(name, ours[name], known)]))
     _say_where(flags)
@@ -51,7 +56,7 @@ def run_ablation(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
         return backbone, ablation.build(names, backbone, flags.fidelity, flags.steps)
 
     settings = flags.settings(question, sam, fidelity=flags.fidelity, steps=flags.steps)
-    known = {name: {"mIoU": number} for name, number in paper.ABLATION.items()}
+    known = {name: {"mIoU": number} for name, number in report.PAPER_ABLATIONS.items()}
     ours = _score(PerSeg, flags, settings, names, load, known)
     for number in tables:
         print(f"\nTable {number}: {ablation.TITLES[number]}")
@@ -91,7 +96,7 @@ def run_davis(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
     davis = Davis(Path(str(flags.data)))
     method = flags.chosen_method()
     settings = flags.settings(question, sam, method=asdict(method))
-    known = paper.BENCHMARKS[question][flags.method]
+    known = report.PAPER[question][flags.method]
 
     def load() -> VideoMethod:
         return persam_video(sam.backbone(), method)

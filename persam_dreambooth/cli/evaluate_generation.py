@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from persam_dreambooth.cli.parsing import parse
-from persam_dreambooth.drawing_settings import check_drawing
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.flag_values import check_drawing
 from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.text_files import check_words
 
@@ -104,7 +104,7 @@ def run(program: str, argv: list[str]) -> None:
     (flags,) = parse([GenerationReportFlags], argv, program, DESCRIPTION, ESSENTIAL, EXAMPLE)
     import torch
 
-    from persam_dreambooth.evaluation.generation.report_folder import evaluate_generation
+    from persam_dreambooth.evaluation.generation.running import evaluate_generation
 
     given = vars(flags) | {
         "presence": flags.presence or None,

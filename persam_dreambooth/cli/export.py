@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 from persam_dreambooth.cli.parsing import parse
-from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.errors import UserError, counted, listed, printable
 from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.formats import CONVENTIONS, export_masks
-from persam_dreambooth.photos.names import check_caption_extension, is_text
-from persam_dreambooth.words import counted, listed
+from persam_dreambooth.text_files import check_caption_extension, is_text
 
 TRAINERS = ", ".join(CONVENTIONS)
 EXAMPLE = '--to kohya --masks dog-masks --instance_prompt "a sks dog" --output dog-kohya'

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 from persam_dreambooth.cli.parsing import parse
-from persam_dreambooth.drawing_settings import check_drawing
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, counted
+from persam_dreambooth.flag_values import check_drawing
 from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.model_folder import trained_token
 from persam_dreambooth.text_files import check_words, read_lines
-from persam_dreambooth.words import counted
 
 ESSENTIAL = (
     "model",

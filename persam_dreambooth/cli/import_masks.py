@@ -5,10 +5,9 @@ from pathlib import Path
 
 from persam_dreambooth.cli.export import TRAINERS, refuse_unknown, shortened
 from persam_dreambooth.cli.parsing import parse
-from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.errors import UserError, counted, printable
 from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.formats import IMAGES, import_masks
-from persam_dreambooth.words import counted
 
 
 @dataclass

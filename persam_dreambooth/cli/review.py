@@ -52,7 +52,7 @@ class ReviewFlags(Flags):
         self.password = self.password or os.environ.get(PASSWORD_VARIABLE) or None
         if not self.images:
             raise UserError("--images is missing; give the folder that holds the photos")
-        from persam_dreambooth.review.passwords import check_password
+        from persam_dreambooth.review.guard import check_password
         from persam_dreambooth.review.server import check_host
 
         check_password(self.password)

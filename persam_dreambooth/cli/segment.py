@@ -11,10 +11,9 @@ from persam_dreambooth.cli import guarded
 from persam_dreambooth.cli.method_flags import MethodFlags
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
-from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.errors import UserError, counted, printable
 from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestIndex
-from persam_dreambooth.words import counted
 
 if TYPE_CHECKING:  # these import torch, which takes seconds, and --help does not need it
     from accelerate import PartialState

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from persam_dreambooth.cli.export import shortened
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
-from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.errors import UserError, counted, printable
 from persam_dreambooth.flags import Flags, flag
-from persam_dreambooth.words import counted
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help does not need it
     from persam_dreambooth.preprocessing.segment_video import Followed

@@ -9,7 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from persam_dreambooth.atomic_io import replacing, replacing_folder
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, counted
 from persam_dreambooth.formats.export import refuse_used
 from persam_dreambooth.formats.layouts import Given
 from persam_dreambooth.formats.samples import Item, refuse, unused, write_caption
@@ -17,7 +17,6 @@ from persam_dreambooth.formats.table import Convention
 from persam_dreambooth.masks import Looks
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
-from persam_dreambooth.words import counted
 
 IMAGES, MASKS = "images", "masks"
 HALF = 128

@@ -13,13 +13,13 @@ from PIL import Image
 from persam_dreambooth import json_lines
 from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.formats.foreign_files import clashes
 from persam_dreambooth.formats.index_files import index_file, listed, read_json, read_json_lines
 from persam_dreambooth.formats.layouts import Given
 from persam_dreambooth.formats.samples import (
     CAPTION,
     Item,
     Sample,
+    clashes,
     read_caption,
     read_levels,
     refuse,
@@ -30,7 +30,7 @@ from persam_dreambooth.formats.samples import (
 from persam_dreambooth.image_files import open_picture
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.coco import coco_tools, read_segmentation
-from persam_dreambooth.photos.names import is_text
+from persam_dreambooth.text_files import is_text
 
 _Id = int | float | str
 

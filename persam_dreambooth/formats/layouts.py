@@ -9,12 +9,13 @@ from typing import Any, Protocol
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.formats.foreign_files import clashes, foreign
 from persam_dreambooth.formats.samples import (
     CAPTION,
     Channel,
     Item,
     Sample,
+    clashes,
+    foreign,
     read_caption,
     read_levels,
     unused,

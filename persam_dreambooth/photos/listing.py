@@ -1,13 +1,14 @@
-"""Find the photos in a folder, and report the files that are skipped."""
+"""Find the photos in a folder, also in kohya's layout, and report the files that are skipped."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.errors import UserError, listed, printable
 from persam_dreambooth.photos.manifest import MANIFEST_NAME
-from persam_dreambooth.words import listed
 
 PHOTO_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
@@ -159,3 +160,34 @@ def _unread_folder(folder: Path) -> str | None:
     except OSError as error:
         return f"a folder that cannot be opened: {error.strerror}"
     return f"a subfolder with {count} photo{'s' * (count != 1)}" if count else None
+
+
+_REPEATED = re.compile(r"([1-9][0-9]{0,5})_(.*\S.*)")
+
+
+@dataclass(frozen=True)
+class PhotoFolder:
+    """A folder of photos that are all repeated equally often.
+
+    Attributes:
+        path: the folder.
+        repeats: how often an epoch shows each photo.
+        words: the prompt in its name; empty if it is not one of kohya's folders.
+    """
+
+    path: Path
+    repeats: int = 1
+    words: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its name inside the given folder; empty if it is that folder itself."""
+        return self.path.name if self.words else ""
+
+
+def repeated_folders(folder: Path) -> list[PhotoFolder]:
+    """List the subfolders with names in kohya's form, sorted by name; none if the folder does not exist."""
+    if not folder.is_dir():
+        return []
+    matches = [(path, _REPEATED.fullmatch(path.name)) for path in sorted(folder.iterdir()) if path.is_dir()]
+    return [PhotoFolder(path, int(found[1]), found[2].strip()) for path, found in matches if found]

@@ -16,7 +16,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.image_files import check_regular
 from persam_dreambooth.json_lines import append_line as append_line
 from persam_dreambooth.json_lines import take_back_line as take_back_line
-from persam_dreambooth.photos.names import can_name_a_file
+from persam_dreambooth.text_files import can_name_a_file
 
 MANIFEST_NAME = "manifest.jsonl"
 LOCK_NAME = ".manifest.lock"

@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.errors import UserError, listed, printable
 from persam_dreambooth.image_files import open_picture
 from persam_dreambooth.images import orientation
 from persam_dreambooth.masks import Looks, refuse_empty, refuse_full
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry
-from persam_dreambooth.words import listed
 
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""

@@ -3,10 +3,8 @@
 Only this package connects photo files with segmentation; the command line, training and the review page call it.
 """
 
-from persam_dreambooth.preprocessing.albums import segment_albums
-from persam_dreambooth.preprocessing.contact_sheet import SHEET_NAME
 from persam_dreambooth.preprocessing.job import SegmentationJob
-from persam_dreambooth.preprocessing.mask_store import SETTINGS_NAME, SUBJECT_NAME
-from persam_dreambooth.preprocessing.segment_folder import segment_folder
+from persam_dreambooth.preprocessing.mask_store import SETTINGS_NAME, SHEET_NAME, SUBJECT_NAME
+from persam_dreambooth.preprocessing.segment_folder import segment_albums, segment_folder
 
 __all__ = ["SETTINGS_NAME", "SHEET_NAME", "SUBJECT_NAME", "SegmentationJob", "segment_albums", "segment_folder"]

@@ -1,15 +1,17 @@
-"""Find the subjects of a job in photos: one mask per subject, without overlap, and whether the subject is there."""
+"""Decode photos and find a job's subjects in them: a mask per subject, without overlap, and whether it is there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.preprocessing.job import SegmentationJob
-from persam_dreambooth.preprocessing.loading import LoadedPhoto
 from persam_dreambooth.preprocessing.references import read_references
 from persam_dreambooth.segmentation import (
     EncodedPhoto,
@@ -25,6 +27,50 @@ from persam_dreambooth.segmentation import (
     segment_instances,
 )
 from persam_dreambooth.segmentation.multi_mask import without_overlap
+
+
+@dataclass(frozen=True)
+class LoadedPhoto:
+    """A decoded photo.
+
+    Attributes:
+        path: the file.
+        digest: SHA-256 of its bytes, in hexadecimal.
+        image: the upright photo, 8-bit RGB; None if it cannot be decoded.
+        error: why it cannot be decoded, one sentence; None if it can.
+    """
+
+    path: Path
+    digest: str
+    image: Image.Image | None = None
+    error: str | None = None
+
+
+class _Photos(Dataset[LoadedPhoto]):
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> LoadedPhoto:
+        path = self._paths[index]
+        digest = files.digest(path)
+        try:
+            return LoadedPhoto(path, digest, files.read_photo(path))
+        except UserError as error:
+            return LoadedPhoto(path, digest, error=str(error))
+
+
+def load_photos(paths: Sequence[Path], batch_size: int, workers: int) -> Iterator[list[LoadedPhoto]]:
+    """Yield batches of photos, in the order of the paths; each worker decodes at most two batches ahead.
+
+    Args:
+        paths: files of the photos.
+        batch_size: photos per batch; the last batch may be smaller.
+        workers: number of worker processes; 0 decodes in this process.
+    """
+    yield from DataLoader(_Photos(paths), batch_size, num_workers=workers, collate_fn=list)
 
 
 @dataclass(frozen=True, eq=False)

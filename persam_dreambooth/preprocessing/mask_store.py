@@ -1,17 +1,19 @@
 """The output folder of one subject: which run it belongs to, which masks are finished, and what a new
 run keeps of an old one."""
 
+import heapq
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 from persam_dreambooth.atomic_io import UNFINISHED, clear_unfinished
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos import files
+from persam_dreambooth.photos import files, rendering
 from persam_dreambooth.photos.listing import where
 from persam_dreambooth.photos.manifest import (
     MANIFEST_NAME,
@@ -22,10 +24,8 @@ from persam_dreambooth.photos.manifest import (
     stream_manifest,
     write_manifest,
 )
-from persam_dreambooth.preprocessing.contact_sheet import remove_sheet, write_sheet
-from persam_dreambooth.preprocessing.mask_writer import draw, remove_files
+from persam_dreambooth.preprocessing.mask_writer import draw, remove_files, roll_back
 from persam_dreambooth.preprocessing.references import ReferenceFiles
-from persam_dreambooth.preprocessing.rollback import roll_back
 from persam_dreambooth.segmentation import Subject
 
 SETTINGS_NAME, SUBJECT_NAME = "segmentation.json", "subject.safetensors"
@@ -224,3 +224,47 @@ class MaskStore:
 
     def _has_files(self, *names: str | None) -> bool:
         return all(name is not None and (self.path / name).exists() for name in names)
+
+
+SHEET_NAME = "contact_sheet.png"
+SHEET_PHOTOS = 120
+"""Largest number of photos on a contact sheet."""
+
+
+def write_sheet(folder: Path, entries: Callable[[], Iterator[ManifestEntry]]) -> None:
+    """Draw the contact sheet, unless it exists or there is no mask.
+
+    Args:
+        folder: the subject's output folder.
+        entries: yields the manifest's entries, from the first at each call.
+    """
+    if (folder / SHEET_NAME).exists():
+        return
+
+    def readable() -> Iterator[ManifestEntry]:
+        return (entry for entry in entries() if entry.error is None)
+
+    shown = list(islice(readable(), SHEET_PHOTOS + 1))
+    if len(shown) > SHEET_PHOTOS:
+        shown = heapq.nsmallest(SHEET_PHOTOS, readable(), key=_certainty)
+    pictures, captions = [], []
+    for entry in shown:
+        picture = files.read_picture(folder / str(entry.overlay))
+        picture.thumbnail((rendering.TILE, rendering.TILE))
+        pictures.append(picture)
+        quality = "reference" if entry.score is None else f"{min(entry.score, 1):.2f}"
+        presence = f"  {entry.presence}" if entry.uncertain else ""
+        captions.append(f"{Path(entry.photo).stem}  {quality}{presence}")
+    if pictures:
+        files.write_picture(rendering.sheet(pictures, captions), folder / SHEET_NAME)
+
+
+def remove_sheet(folder: Path) -> None:
+    """Remove the contact sheet, because its masks have changed."""
+    (folder / SHEET_NAME).unlink(missing_ok=True)
+
+
+def _certainty(entry: ManifestEntry) -> tuple[float, float]:
+    """Sort key: probability that the subject is there, then predicted IoU; references come last."""
+    probability, score = (math.inf if value is None else value for value in (entry.probability, entry.score))
+    return probability, score

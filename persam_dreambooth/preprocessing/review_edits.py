@@ -26,8 +26,15 @@ from persam_dreambooth.photos.manifest import (
     take_back_line,
 )
 from persam_dreambooth.preprocessing.mask_store import SETTINGS_NAME
-from persam_dreambooth.preprocessing.mask_writer import draw
-from persam_dreambooth.preprocessing.rollback import JOURNAL_NAME, files_of, forget, remember, restore, roll_back
+from persam_dreambooth.preprocessing.mask_writer import (
+    JOURNAL_NAME,
+    draw,
+    files_of,
+    forget,
+    remember,
+    restore,
+    roll_back,
+)
 
 REMEMBERED = 20
 """Number of decisions on one photo that can be undone."""

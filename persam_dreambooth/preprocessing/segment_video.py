@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, counted
 from persam_dreambooth.photos import files, video_io
 from persam_dreambooth.segmentation import OneShotSegmenter, Reference, Subject, VideoSegmenter
 from persam_dreambooth.segmentation.memory_video import MemorySegmenter, VideoModel
-from persam_dreambooth.words import counted
 
 LOG_NAME, OVERLAY_NAME, MASKS = "frames.jsonl", "overlay.mp4", "masks"
 

@@ -12,17 +12,15 @@ from urllib.parse import quote
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.names import readable
 from persam_dreambooth.preprocessing import SegmentationJob
 from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.preprocessing.review_edits import Conflict
-from persam_dreambooth.review.album import Album, PhotoState
-from persam_dreambooth.review.changes import Changes
-from persam_dreambooth.review.clicks import Clicker
-from persam_dreambooth.review.search import Search
-from persam_dreambooth.review.strokes import Stroke, painted, read_strokes
+from persam_dreambooth.review.album import Album, Changes, PhotoState
+from persam_dreambooth.review.clicks import Clicker, Stroke, painted, read_strokes
+from persam_dreambooth.review.jobs import Search
 from persam_dreambooth.review.training_view import TrainingView
 from persam_dreambooth.review.workspace import Workspace
+from persam_dreambooth.text_files import readable
 
 Answer = dict[str, Any]
 SHOWN = (

@@ -9,9 +9,9 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.listing import OUTPUT_NAME, folders_below
 from persam_dreambooth.photos.manifest import LOCK_NAME, MANIFEST_NAME
-from persam_dreambooth.photos.names import is_text, readable
 from persam_dreambooth.preprocessing import SETTINGS_NAME
-from persam_dreambooth.preprocessing.rollback import JOURNAL_NAME
+from persam_dreambooth.preprocessing.mask_writer import JOURNAL_NAME
+from persam_dreambooth.text_files import is_text, readable
 
 
 @dataclass(frozen=True)

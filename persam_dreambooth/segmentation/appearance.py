@@ -11,14 +11,13 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, CLIPModel, ViTModel
 
-from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import features
 from persam_dreambooth.segmentation.encoding import check_finite
 from persam_dreambooth.segmentation.frame import bounding_box
 from persam_dreambooth.segmentation.pretrained import load_pretrained
 from persam_dreambooth.segmentation.types import Picture, rgb_array
-from persam_dreambooth.torch_utils import weights_checksum
+from persam_dreambooth.torch_utils import choose_device, weights_checksum
 
 
 class FirstDino:

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from transformers import Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel
 
-from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.frame import Frame
 from persam_dreambooth.segmentation.pretrained import load_pretrained
-from persam_dreambooth.torch_utils import weights_checksum
+from persam_dreambooth.torch_utils import choose_device, weights_checksum
 
 CLASSES: Final[dict[str, type[Any]]] = {
     "dinov2": Dinov2Model,

@@ -18,7 +18,6 @@ from transformers import (
     Sam2VideoVideoProcessor,
 )
 
-from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.encoding import check_finite
 from persam_dreambooth.segmentation.multi_mask import share_out
@@ -27,6 +26,7 @@ from persam_dreambooth.segmentation.pretrained import load_pretrained
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, rgb_array
 from persam_dreambooth.segmentation.video import VideoFrame
+from persam_dreambooth.torch_utils import choose_device
 
 VideoModel: TypeAlias = Sam2VideoModel | EdgeTamVideoModel
 

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from transformers.utils import logging
 
 from persam_dreambooth.errors import UserError, is_out_of_memory
-from persam_dreambooth.hub import check_available
+from persam_dreambooth.model_folder import check_available
 
 
 @contextmanager

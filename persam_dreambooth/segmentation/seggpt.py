@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import SegGptForImageSegmentation, SegGptImageProcessor
 
-from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.encoding import check_finite
 from persam_dreambooth.segmentation.pretrained import load_pretrained
 from persam_dreambooth.segmentation.types import Picture, Reference, rgb_array
+from persam_dreambooth.torch_utils import choose_device
 
 
 class SegGpt:

@@ -12,7 +12,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.flag_values import build_groups, read_settings, with_new_names
 from persam_dreambooth.flags import flags_of
 from persam_dreambooth.model_folder import CONFIG_NAME
-from persam_dreambooth.photos.names import is_text
+from persam_dreambooth.text_files import is_text
 from persam_dreambooth.training.flag_groups import (
     GROUPS,
     DataConfig,
@@ -22,7 +22,6 @@ from persam_dreambooth.training.flag_groups import (
     OutputConfig,
     ValidationConfig,
 )
-from persam_dreambooth.training.local_paths import without_folders
 
 __all__ = [
     "GROUPS",
@@ -222,3 +221,14 @@ TrainingConfig.__signature__ = Signature(  # type: ignore[attr-defined]
         for flag in SHOWN
     ]
 )
+
+
+def without_folders(value: Any) -> Any:
+    """Return the last part of a path; any other setting (a number, a prompt, a hub name) as it is."""
+    if not isinstance(value, str):
+        return value
+    path = Path(value)
+    try:
+        return path.name if path.is_absolute() or path.exists() else value
+    except OSError:  # too long for a file name, such as a long prompt
+        return value

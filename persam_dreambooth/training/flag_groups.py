@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from persam_dreambooth import lora_files
+from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag
-from persam_dreambooth.photos.names import check_caption_extension
-from persam_dreambooth.photos.repeated import repeated_folders
+from persam_dreambooth.photos.listing import repeated_folders
+from persam_dreambooth.text_files import check_caption_extension
 from persam_dreambooth.training import optimizer_args
 
 
@@ -82,7 +82,7 @@ class ModelConfig(Flags):
         """Take rank and alpha from an existing LoRA, and refuse others."""
         if not self.use_lora:
             raise UserError("--network_weights are LoRA's; add --use_lora, or drop them to train all weights")
-        rank, alpha = lora_files.rank_and_alpha(name, self.use_dora)
+        rank, alpha = model_folder.rank_and_alpha(name, self.use_dora)
         for flag_name, given, its in (("rank", self.rank, rank), ("lora_alpha", self.lora_alpha, alpha)):
             if given is not None and given != its:
                 raise UserError(

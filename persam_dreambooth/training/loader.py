@@ -1,22 +1,134 @@
-"""The data loader, and resuming an epoch mid-way."""
+"""The data loader: prompts prepared before training, reproducible draws, and resuming an epoch mid-way."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler
 
+from persam_dreambooth.torch_utils import TensorCache
+from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import remarks
-from persam_dreambooth.training.data.buckets import BucketBatchSampler
+from persam_dreambooth.training.data.crops import BucketBatchSampler
 from persam_dreambooth.training.data.dataset import Batch, DreamBoothDataset, Item, collate
-from persam_dreambooth.training.data.prompts import prepare_prompts
 from persam_dreambooth.training.data.samples import EncodedSamples
-from persam_dreambooth.training.data.stream import PhotoStream, SeededDataset
-from persam_dreambooth.training.families import Family
+from persam_dreambooth.training.families import Conditioning, Family
 from persam_dreambooth.training.runtime import workers
 from persam_dreambooth.training.runtime.checkpoint import Progress
 from persam_dreambooth.training.setup import Setup
+
+
+def prepare_prompts(family: Family, config: TrainingConfig, texts: Iterable[str]) -> dict[str, Conditioning]:
+    """Return the conditioning of each text.
+
+    With `--pre_compute_text_embeddings` the texts are encoded, and the family's text encoders are dropped; with
+    `--training_cache` the result is also cached, keyed by tokens, text encoder weights and model flags.
+
+    Args:
+        family: on its device.
+        config: the run's.
+        texts: in any order; may repeat.
+    """
+    prompts = {text: family.tokenize(text) for text in dict.fromkeys(texts)}
+    if not config.model.pre_compute_text_embeddings:
+        return prompts
+    cache = TensorCache(Path(config.data.training_cache) if config.data.training_cache else None)
+    words = json.dumps([family.checksum("text"), asdict(config.model)], sort_keys=True)
+    encoded = {text: _encoded(family, tokens, words, cache) for text, tokens in prompts.items()}
+    family.drop_text_encoder()
+    return encoded
+
+
+@torch.no_grad()
+def _encoded(family: Family, tokens: Conditioning, words: str, cache: TensorCache) -> Conditioning:
+    digest = hashlib.sha256(words.encode())
+    for name, value in sorted(tokens.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().cpu().numpy().data)
+    kept = cache.get(digest.hexdigest())
+    if kept is not None:
+        return kept
+    fresh = {name: value.cpu() for name, value in family.encode_prompt(tokens).items()}
+    cache.put(digest.hexdigest(), fresh)
+    return fresh
+
+
+PHOTO, BATCH, ORDER = range(3)
+"""Purposes of a seed: a photo's crop and flip; a batch's noise, timesteps and dropout; the order of an epoch."""
+
+
+def seed_of(*numbers: int) -> int:
+    """Return a 64-bit seed that differs for every list of numbers (numpy's SeedSequence)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+class PhotoStream(Sampler[tuple[int, int]]):
+    """Endless sampler: epoch after epoch without a break, each shuffled again.
+
+    Accelerate deals out the batches in turn, so that (processes x accumulation) consecutive batches make one step,
+    whichever processes get them. If an epoch ends within a batch or step, the next epoch continues there: no padding
+    and no cutting, which would depend on the number of processes.
+
+    Yields an index and the seed of its crop and flip; its length is that of one epoch.
+
+    Args:
+        photos: number of photos.
+        batch: photos in a batch.
+        seed: the run's.
+        process: index of this process.
+        processes: number of processes that share the stream.
+    """
+
+    def __init__(self, photos: int, batch: int, seed: int, process: int, processes: int) -> None:
+        self.photos, self.batch, self.seed = photos, batch, seed
+        self.process, self.processes = process, processes
+        self.start = 0
+        self._epoch = lru_cache(maxsize=2)(self._shuffled)
+
+    def __len__(self) -> int:
+        return self.photos
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        number = self.start
+        while True:
+            epoch, place = divmod(number, self.photos)
+            yield self._epoch(epoch)[place], seed_of(self.seed, PHOTO, number)
+            number += 1
+
+    def skip(self, batches: int) -> None:
+        """Begin the next pass after this number of batches per process."""
+        self.start = batches * self.processes * self.batch
+
+    def seed_batch(self, number: int) -> None:
+        """Seed all of torch's generators for this process's batch `number`, counted from 0."""
+        torch.manual_seed(seed_of(self.seed, BATCH, number * self.processes + self.process))
+
+    def _shuffled(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, ORDER, epoch))
+        return torch.randperm(self.photos, generator=generator).tolist()
+
+
+class SeededDataset(Dataset[Item]):
+    """A dataset that is indexed by (index, seed); torch's global random state is not changed."""
+
+    def __init__(self, dataset: DreamBoothDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        index, seed = key
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU's as well
+            return self.dataset[index]
 
 
 def build_loader(run: Setup, family: Family) -> DataLoader[Item]:

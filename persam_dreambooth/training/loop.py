@@ -1,6 +1,6 @@
-"""The DreamBooth training loop."""
+"""The DreamBooth training loop, and the functions that it calls while it runs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM, Signals
@@ -13,21 +13,43 @@ from torch import nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from persam_dreambooth.errors import Stopped, UserError
-from persam_dreambooth.training.callbacks import TrainingCallbacks
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.dataset import Batch
-from persam_dreambooth.training.data.stream import PhotoStream
 from persam_dreambooth.training.families import Family
-from persam_dreambooth.training.loader import remaining_batches
+from persam_dreambooth.training.loader import PhotoStream, remaining_batches
 from persam_dreambooth.training.objective import training_loss
 from persam_dreambooth.training.runtime import checkpoint
 from persam_dreambooth.training.runtime.checkpoint import Progress
 from persam_dreambooth.training.runtime.distributed import whole
-from persam_dreambooth.training.runtime.ema import averaged
-from persam_dreambooth.training.runtime.interrupts import StopSignal
-from persam_dreambooth.training.runtime.step_metrics import StepMetrics
+from persam_dreambooth.training.runtime.optimizer import averaged
+from persam_dreambooth.training.runtime.process_state import StopSignal
+from persam_dreambooth.training.runtime.tracking import StepMetrics
 from persam_dreambooth.training.runtime.validation import validate
 from persam_dreambooth.training.screen import LossBar, drawn_in_words, say
+
+
+def _ignore(*_: object) -> None:
+    """Do nothing: the default of every callback."""
+
+
+@dataclass(frozen=True)
+class TrainingCallbacks:
+    """Functions that `train` calls in its own thread, and only in the first of several processes.
+
+    An exception in a callback ends the run as Ctrl-C does: a checkpoint is written, and `train` raises the exception.
+    After `on_step` this is the step just taken; after `on_checkpoint` and `on_validation`, and with several processes,
+    one more step is taken, in which all processes agree to stop. After the last step the model is saved first.
+
+    Attributes:
+        on_step: called after each optimizer step with its number (from 1; a resumed run continues to count) and the
+            terms of the loss, by their names in the log: means over the step's batches. "loss" is their weighted sum.
+        on_checkpoint: called with the folder of each finished checkpoint.
+        on_validation: called with the paths of new validation pictures.
+    """
+
+    on_step: Callable[[int, Mapping[str, float]], object] = _ignore
+    on_checkpoint: Callable[[Path], object] = _ignore
+    on_validation: Callable[[Sequence[Path]], object] = _ignore
 
 
 @dataclass

@@ -1,6 +1,8 @@
-"""A training run from its settings to the saved model."""
+"""A training run from its settings to the saved model and its result."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +14,50 @@ from persam_dreambooth.errors import Stopped
 from persam_dreambooth.model_folder import CONFIG_NAME
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, write_manifest
 from persam_dreambooth.training import screen, summary
-from persam_dreambooth.training.callbacks import TrainingCallbacks
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import mask_report, remarks
 from persam_dreambooth.training.data.class_images import PRECISIONS
 from persam_dreambooth.training.families import Family, load_family
 from persam_dreambooth.training.loader import build_loader, stream_of
-from persam_dreambooth.training.loop import Training, fit
+from persam_dreambooth.training.loop import Training, TrainingCallbacks, fit
 from persam_dreambooth.training.output import save
 from persam_dreambooth.training.output.model_card import Card
-from persam_dreambooth.training.result import TrainingResult
-from persam_dreambooth.training.runtime import checkpoint, distributed, memory, resuming, tracking, workers
-from persam_dreambooth.training.runtime.ema import averaged, build_average
-from persam_dreambooth.training.runtime.interrupts import StopSignal
+from persam_dreambooth.training.runtime import checkpoint, distributed, process_state, resuming, tracking, workers
 from persam_dreambooth.training.runtime.optimizer import (
     Settings,
+    averaged,
+    build_average,
     build_optimizer,
     build_scheduler,
     count_steps,
     steps_in_an_epoch,
 )
-from persam_dreambooth.training.runtime.process_state import own_state
+from persam_dreambooth.training.runtime.process_state import StopSignal, own_state
 from persam_dreambooth.training.runtime.validation import validate
 from persam_dreambooth.training.setup import Setup, setup
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Files and numbers of a finished run.
+
+    With several processes the first one writes the files; in the others `model` and `validation_images` are empty.
+
+    Attributes:
+        output_dir: the output folder, for `load_pipeline`.
+        model: the model's files and folders in it: LoRA weights, or a pipeline's parts.
+        validation_images: pictures drawn after the last step.
+        checkpoints: folders of the checkpoints that were kept, oldest first.
+        steps: number of optimizer steps, including those before resuming.
+        losses: the last step's terms of the loss, as in `TrainingCallbacks.on_step`; empty if no step was left.
+    """
+
+    output_dir: Path
+    model: Sequence[Path]
+    validation_images: Sequence[Path]
+    checkpoints: Sequence[Path]
+    steps: int
+    losses: Mapping[str, float]
 
 
 def train(config: TrainingConfig, *, callbacks: TrainingCallbacks | None = None) -> TrainingResult:
@@ -59,7 +82,7 @@ def train(config: TrainingConfig, *, callbacks: TrainingCallbacks | None = None)
             `resume_from_checkpoint="latest"` continues from it.
         Exception: raised by a callback, likewise.
     """
-    with own_state(), memory.explained(config), workers.explained(), screen.quiet():
+    with own_state(), process_state.memory_explained(config), workers.explained(), screen.quiet():
         run = setup(config)
         settings = config.optimization
         if settings.seed is not None:

@@ -7,22 +7,17 @@ from datetime import timedelta
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    InitProcessGroupKwargs,
-    ProjectConfiguration,
-)
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry
-from persam_dreambooth.training import attention
+from persam_dreambooth.training import objective
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import dataset_copy, remarks
-from persam_dreambooth.training.data.buckets import bucket_sizes
 from persam_dreambooth.training.data.class_images import check_class_folders, ensure_class_images
 from persam_dreambooth.training.data.concepts import Concept, read_concepts
-from persam_dreambooth.training.data.crops import Size
+from persam_dreambooth.training.data.crops import Size, bucket_sizes
 from persam_dreambooth.training.data.dataset import InstancePhoto
 from persam_dreambooth.training.data.instances import find_instances, segment_first
 from persam_dreambooth.training.data.mask_report import MaskCheck, check_masks
@@ -30,7 +25,7 @@ from persam_dreambooth.training.data.samples import FreshSamples
 from persam_dreambooth.training.families import check_base_model
 from persam_dreambooth.training.families.loading import load_tokenizer
 from persam_dreambooth.training.output import save
-from persam_dreambooth.training.runtime import distributed, open_files, optimizer, resuming, tracking
+from persam_dreambooth.training.runtime import distributed, optimizer, resuming, tracking, workers
 from persam_dreambooth.training.screen import say
 
 
@@ -80,7 +75,7 @@ def setup(config: TrainingConfig) -> Setup:
             f"patch; take {nearest}"
         )
     sizes = bucket_sizes(config.data, unit)
-    open_files.check(config.data.dataloader_num_workers)
+    workers.check_open_files(config.data.dataloader_num_workers)
     if config.data.training_cache:
         files.check_output_folder(Path(config.data.training_cache))
     read = FreshSamples(config.data)
@@ -143,7 +138,7 @@ def _find_photos(
         manifest += found.manifest
     if config.mask.attention_loss_weight > 0:
         tokenizer = load_tokenizer("tokenizer", config.model)
-        instances = attention.with_identifiers(instances, concepts, tokenizer, config.model)
+        instances = objective.with_identifiers(instances, concepts, tokenizer, config.model)
     return instances, manifest
 
 

@@ -5,11 +5,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.errors import counted
+from persam_dreambooth.training.config import TrainingConfig, without_folders
 from persam_dreambooth.training.families import Family
-from persam_dreambooth.training.local_paths import without_folders
 from persam_dreambooth.training.setup import Setup
-from persam_dreambooth.words import counted
 
 
 def lines(run: Setup, family: Family, steps: int, epoch: int) -> list[str]:

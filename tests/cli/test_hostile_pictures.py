@@ -13,7 +13,7 @@ from PIL import Image
 
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError, printable
-from persam_dreambooth.evaluation.generation.photos import photos_with_masks
+from persam_dreambooth.evaluation.generation.plan import photos_with_masks
 from persam_dreambooth.photos.files import UNREAD_NAME, write_mask
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
 from persam_dreambooth.review.server import render

@@ -64,7 +64,7 @@ def exported(album):
 
 
 def evaluated(album):
-    from persam_dreambooth.evaluation.generation.photos import photos_with_masks
+    from persam_dreambooth.evaluation.generation.plan import photos_with_masks
 
     return photos_with_masks(album / "photos", album / "out")
 

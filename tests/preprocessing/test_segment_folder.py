@@ -13,7 +13,7 @@ from PIL import Image
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files, rendering
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, format_line, put_line, read_manifest
-from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, contact_sheet, mask_writer, segment_folder
+from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, mask_store, mask_writer, segment_folder
 from persam_dreambooth.preprocessing.mask_store import MaskStore
 from persam_dreambooth.preprocessing.references import ReferenceFiles, read_references
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, Subject, reference_from
@@ -247,7 +247,7 @@ def test_reference_outside_folder_is_not_segmented(album, models):
 
 
 def test_sheet_of_large_album_shows_least_certain_photos(album, models, monkeypatch):
-    monkeypatch.setattr(contact_sheet, "SHEET_PHOTOS", 1)
+    monkeypatch.setattr(mask_store, "SHEET_PHOTOS", 1)
     moved = shutil.move(album / "photos" / REFERENCE, album)
     entries = list(segment_folder(job_for(album, models, references=reference(moved, album / "mask.png"))))
     least = min((entry for entry in entries if entry.error is None), key=lambda entry: entry.score)

@@ -8,8 +8,7 @@ from models import SAM
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.review.api import Api
-from persam_dreambooth.review.clicks import Clicker
-from persam_dreambooth.review.strokes import Stroke, painted
+from persam_dreambooth.review.clicks import Clicker, Stroke, painted
 from persam_dreambooth.review.workspace import Workspace
 from persam_dreambooth.segmentation import PerSAM
 from tests.review.albums import middle, write_found

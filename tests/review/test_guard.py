@@ -8,9 +8,8 @@ import threading
 
 import pytest
 
-from persam_dreambooth.review.guard import LARGEST_BODY, RESPONSE_HEADERS
-from persam_dreambooth.review.passwords import FREE, LONGEST_WAIT, Passwords
-from persam_dreambooth.review.strokes import POINTS, STROKES
+from persam_dreambooth.review.clicks import POINTS, STROKES
+from persam_dreambooth.review.guard import FREE, LARGEST_BODY, LONGEST_WAIT, RESPONSE_HEADERS, Passwords
 from tests.review.albums import contents, draw_photos, write_found
 from tests.review.test_server import PASSWORD, basic, get
 

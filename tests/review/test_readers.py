@@ -3,8 +3,8 @@
 import pytest
 
 from persam_dreambooth.cli.segment import _say
-from persam_dreambooth.evaluation.generation.photos import photos_with_masks
-from persam_dreambooth.formats.source import read_source
+from persam_dreambooth.evaluation.generation.plan import photos_with_masks
+from persam_dreambooth.formats.export import read_source
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
 from persam_dreambooth.preprocessing.mask_store import MaskStore
 from persam_dreambooth.review.album import Album

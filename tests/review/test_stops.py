@@ -19,7 +19,7 @@ from persam_dreambooth.photos.manifest import (
     newest_entries,
     take_back_line,
 )
-from persam_dreambooth.preprocessing.rollback import JOURNAL_NAME
+from persam_dreambooth.preprocessing.mask_writer import JOURNAL_NAME
 from persam_dreambooth.review.album import Album
 from persam_dreambooth.review.workspace import Workspace
 from tests.review.albums import contents, draw_photos, write_found

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.generation.encoders import Clip
+from persam_dreambooth.evaluation.generation.features import Clip
 from persam_dreambooth.generation import load_pipeline
 from persam_dreambooth.model_folder import LORA_NAME
 from persam_dreambooth.segmentation import PerSAM

@@ -1,19 +1,95 @@
-"""Image features of picture regions, cached on disk so that an interrupted run does not compute them again."""
+"""Features of picture regions by CLIP or DINO, cached on disk: an interrupted run does not compute them again."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
+from transformers import AutoTokenizer, CLIPModel
 
-from persam_dreambooth.evaluation.generation.regions import Region, region_of
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.segmentation import ImageEncoder
+from persam_dreambooth.segmentation.appearance import cut_out
 from persam_dreambooth.torch_utils import TensorCache
+
+
+class Clip(ImageEncoder):
+    """A CLIP with both towers: `encode` for pictures, `read` for texts.
+
+    Args:
+        model: the CLIP.
+        processor: its image processor.
+        tokenizer: its tokenizer.
+        device: None uses an accelerator if there is one.
+    """
+
+    def __init__(
+        self, model: CLIPModel, processor: Any, tokenizer: Any, device: torch.device | str | None = None
+    ) -> None:
+        super().__init__(model, processor, device)
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, device: torch.device | str | None = None) -> Self:
+        """Load by hub name ("openai/clip-vit-base-patch32") or from a folder.
+
+        Raises:
+            UserError: nothing found, not a CLIP, or no tokenizer.
+        """
+        try:
+            encoder = ImageEncoder.from_pretrained(source, device)
+        except UserError as error:
+            raise UserError(f"--clip_model {source}: {error}") from error.__cause__ or error
+        if not isinstance(encoder.model, CLIPModel):
+            raise UserError(f"--clip_model {source} is not a CLIP; give one, such as openai/clip-vit-base-patch32")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        except Exception as error:  # no file, no JSON, an unknown class: each has its own exception
+            raise UserError(f"--clip_model {source} has no tokenizer that can be read; download it again") from error
+        return cls(encoder.model, encoder.processor, tokenizer, device)
+
+    @torch.no_grad()
+    def read(self, texts: list[str]) -> Tensor:
+        """Embed n texts as (n, C) float32 of unit length; texts longer than CLIP's context are truncated."""
+        length = self.model.config.text_config.max_position_embeddings
+        settings = {"padding": True, "truncation": True, "max_length": length, "return_tensors": "pt"}
+        tokens = self._tokenizer(texts, **settings).to(self.device)
+        return torch.nn.functional.normalize(self.model.get_text_features(**tokens).pooler_output.float(), dim=-1)
+
+
+Region = Literal["whole", "inside", "outside"]
+REGIONS: Final[tuple[Region, ...]] = ("whole", "inside", "outside")
+
+
+def region_of(picture: Image.Image, mask: NDArray[np.bool_], region: Region) -> Image.Image | None:
+    """Extract a region of a picture.
+
+    Args:
+        picture: RGB.
+        mask: (H, W) bool of the picture's size, True where the subject is.
+        region: "whole"; "inside" for the subject cut out on grey, independent of all background pixels; "outside" for
+            the picture with the subject filled with the background's mean colour, independent of all subject pixels.
+
+    Returns:
+        RGB; None if the region is empty: inside an empty mask, outside a full one.
+    """
+    if region == "whole":
+        return picture
+    pixels = np.asarray(picture)
+    if region == "inside":
+        return cut_out(pixels, mask) if mask.any() else None
+    if mask.all():
+        return None
+    filling = pixels[~mask].mean(0).round().astype(np.uint8)
+    return Image.fromarray(np.where(mask[..., None], filling, pixels))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.hub import check_available
+from persam_dreambooth.model_folder import check_available
 from persam_dreambooth.photos import files
 
 WEIGHTS: Final = (".safetensors", ".bin")

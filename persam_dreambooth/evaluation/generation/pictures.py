@@ -1,4 +1,4 @@
-"""Generate every picture of every model once, from the same noise for each model."""
+"""Generate every model's pictures once, from the same noise for each model, and find the subject in them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from persam_dreambooth import generation
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.generation.features import Masked
 from persam_dreambooth.evaluation.generation.models import Model
 from persam_dreambooth.evaluation.generation.prompts import Prompt
 from persam_dreambooth.photos import files
+from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
 
 SETTINGS_NAME = "drawing.json"
 
@@ -87,3 +90,48 @@ def _shows(path: Path, prompt: str, seed: int) -> bool:
             return (picture.info.get("prompt"), picture.info.get("seed")) == (prompt, str(seed))
     except OSError:  # absent or damaged
         return False
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A generated picture and its segmentation.
+
+    Attributes:
+        prompt: the prompt it was generated for.
+        seed: seed of its noise.
+        files: the picture and the subject's mask; the mask is measured whatever the verdict, because leaving out
+            pictures unlike the subject would flatter a model that draws it badly.
+        presence: "found", "unsure" or "not found"; None without a presence rule.
+    """
+
+    prompt: Prompt
+    seed: int
+    files: Masked
+    presence: str | None
+
+
+def find_subject(
+    job: SegmentationJob, prompts: Sequence[Prompt], paths: Mapping[tuple[str, int], Path]
+) -> list[Drawn]:
+    """Segment a model's pictures, each once.
+
+    Args:
+        job: segmentation of the folder of the pictures.
+        prompts: the prompts.
+        paths: the file of each (prompt text, seed).
+
+    Returns:
+        One entry per picture, by prompt, then by seed.
+
+    Raises:
+        UserError: as in `segment_folder`, or a picture cannot be decoded.
+    """
+    entries = {Path(entry.photo).name: entry for entry in segment_folder(job)}
+    by_text = {prompt.text: prompt for prompt in prompts}
+    drawn = []
+    for (text, seed), path in paths.items():
+        entry = entries[path.name]
+        if entry.mask is None:
+            raise UserError(f"{entry.error}; delete it and run again")
+        drawn.append(Drawn(by_text[text], seed, Masked(path, job.output / entry.mask), entry.presence))
+    return drawn

@@ -11,13 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from persam_dreambooth.atomic_io import replacing
-from persam_dreambooth.evaluation.generation.intervals import FEW, Estimate
-from persam_dreambooth.evaluation.generation.meter import MeasuredPicture
-from persam_dreambooth.evaluation.generation.metrics_file import settings
-from persam_dreambooth.evaluation.generation.outcome import Outcome, by_prompt
-from persam_dreambooth.evaluation.generation.table import MEASURES, differences, estimates, interval
+from persam_dreambooth.errors import counted
+from persam_dreambooth.evaluation.generation.measures import MeasuredPicture
+from persam_dreambooth.evaluation.generation.outcome import Outcome, by_prompt, settings
+from persam_dreambooth.evaluation.generation.table import FEW, MEASURES, Estimate, differences, estimates, interval
 from persam_dreambooth.photos import files, rendering
-from persam_dreambooth.words import counted
 
 REPORT_NAME: Final = "report.html"
 THUMBNAIL: Final = 256

@@ -1,23 +1,155 @@
-"""Run an evaluation: generate, segment, measure; an interrupted run resumes without repeating any step."""
+"""Evaluate generation: generate, segment, measure, report; an interrupted run resumes without repeating any step."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any, Literal
+
+import torch
 
 from persam_dreambooth.atomic_io import clear_unfinished, is_unfinished
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.generation.encoders import Clip
-from persam_dreambooth.evaluation.generation.features import CachedFeatures, Masked
-from persam_dreambooth.evaluation.generation.finding import Drawn, find_subject
-from persam_dreambooth.evaluation.generation.lpips import Lpips
-from persam_dreambooth.evaluation.generation.meter import PictureMeter
-from persam_dreambooth.evaluation.generation.models import Model, check_model
-from persam_dreambooth.evaluation.generation.outcome import Outcome, notes
-from persam_dreambooth.evaluation.generation.pictures import SETTINGS_NAME, draw_pictures
-from persam_dreambooth.evaluation.generation.plan import MODELS, PICTURES, Plan
-from persam_dreambooth.evaluation.generation.scenes import Scenes
+from persam_dreambooth.evaluation.generation.features import CachedFeatures, Clip, Masked
+from persam_dreambooth.evaluation.generation.measures import Lpips, PictureMeter, Scenes
+from persam_dreambooth.evaluation.generation.models import Model, check_model, name_models
+from persam_dreambooth.evaluation.generation.outcome import METRICS_NAME, Outcome, metrics, notes
+from persam_dreambooth.evaluation.generation.pictures import SETTINGS_NAME, Drawing, Drawn, draw_pictures, find_subject
+from persam_dreambooth.evaluation.generation.plan import MODELS, PICTURES, Plan, photos_with_masks
+from persam_dreambooth.evaluation.generation.prompts import read_prompts
+from persam_dreambooth.evaluation.generation.report import REPORT_NAME, text_table, write_report
+from persam_dreambooth.flag_values import check_drawing
+from persam_dreambooth.photos import files
 from persam_dreambooth.photos.files import check_output_folder
 from persam_dreambooth.preprocessing.finder import Finder
 from persam_dreambooth.segmentation import ImageEncoder
+from persam_dreambooth.training.screen import quiet
+
+
+@dataclass(frozen=True)
+class GenerationReport:
+    """Numbers and files of an evaluation.
+
+    Attributes:
+        metrics: content of `metrics.json`: each model's metrics with intervals, differences to the first model, and
+            the values of every picture.
+        notes: remarks on the numbers, one sentence each.
+        table: the metrics as text.
+        metrics_file: path of `metrics.json`.
+        page: path of `report.html`, one file with all pictures.
+    """
+
+    metrics: dict[str, Any]
+    notes: Sequence[str]
+    table: str
+    metrics_file: Path
+    page: Path
+
+
+def evaluate_generation(
+    models: Sequence[Path | str] | Path | str,
+    instance_data_dir: Path | str,
+    instance_mask_dir: Path | str,
+    output: Path | str,
+    *,
+    prompts: Path | str = "objects",
+    unique_token: str | None = None,
+    class_token: str | None = None,
+    training_scenes: Sequence[str] | str = (),
+    scene_template: str = "a photo {}",
+    num_images: int = 4,
+    seed: int = 0,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 7.5,
+    negative_prompt: str | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    base_model: str | None = None,
+    dino_model: str | None = "facebook/dino-vits16",
+    clip_model: str = "openai/clip-vit-base-patch32",
+    diversity: Literal["features", "lpips"] = "features",
+    sam: str = "facebook/sam-vit-huge",
+    presence: Path | str | None = None,
+    device: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> GenerationReport:
+    """Generate pictures with one or several models; compare them with the subject's photos and with the prompts.
+
+    An interrupted call can be repeated with the same folder; what it finished is kept.
+
+    Args:
+        models: one or several output folders of training, or hub names; TITLE=FOLDER gives a title. The others are
+            compared with the first.
+        instance_data_dir: the subject's photos.
+        instance_mask_dir: their masks, as `segment_folder` writes them.
+        output: folder for `report.html`, `metrics.json` and all pictures.
+        prompts: DreamBench's for "objects" or "live" subjects, or a text file with one prompt per line.
+        unique_token: the identifier, such as "sks".
+        class_token: the class noun, such as "dog".
+        training_scenes: one or several scenes of the photos, in the words of a prompt ("on a sofa").
+        scene_template: text for CLIP with {} for a scene's words.
+        num_images: pictures per prompt.
+        seed: seed of each prompt's first picture, the same for each model.
+        num_inference_steps: denoising steps.
+        guidance_scale: scale of classifier-free guidance.
+        negative_prompt: text that the pictures should not match.
+        height: pixels, a multiple of 8, together with `width`; None is the model's own size.
+        width: likewise.
+        base_model: base of LoRA weights that come without a training config.
+        dino_model: hub name or folder; None leaves its metrics out.
+        clip_model: hub name or folder.
+        diversity: 1 - cosine of DINO's (else CLIP's) features, or LPIPS, which downloads AlexNet.
+        sam: SAM that finds the subject in generated pictures.
+        presence: file of a presence rule; None takes `presence.json` beside the SAM.
+        device: None takes an accelerator if there is one.
+        dtype: of generation and SAM; CLIP and DINO use float32.
+
+    Raises:
+        UserError: an unusable model, file or setting, found before anything is written where possible.
+    """
+    check_drawing(num_images, num_inference_steps, height, width)
+    if not models:
+        raise UserError("no model was given; give at least one")
+    drawing = Drawing(
+        prompts=read_prompts(str(prompts), unique_token, class_token),
+        num_images=num_images,
+        seed=seed,
+        settings={
+            "negative_prompt": negative_prompt,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "height": height,
+            "width": width,
+        },
+        base_model=base_model,
+        device=device,
+        dtype=dtype,
+    )
+    named = name_models([str(models)] if isinstance(models, Path | str) else list(map(str, models)))
+    photos, left_out = photos_with_masks(Path(instance_data_dir), Path(instance_mask_dir))
+    plan = Plan(
+        models=named,
+        photos=photos,
+        drawing=drawing,
+        output=Path(output),
+        sam=sam,
+        clip=clip_model,
+        dino=dino_model,
+        training_scenes=[training_scenes] if isinstance(training_scenes, str) else training_scenes,
+        scene_template=scene_template,
+        diversity=diversity,
+        presence=None if presence is None else Path(presence),
+        left_out=left_out,
+    )
+    with quiet():
+        return _write(evaluate(plan), plan.output)
+
+
+def _write(outcome: Outcome, output: Path) -> GenerationReport:
+    values = metrics(outcome)
+    files.write_json(values, output / METRICS_NAME)
+    write_report(outcome, output / REPORT_NAME)
+    return GenerationReport(values, outcome.notes, text_table(outcome), output / METRICS_NAME, output / REPORT_NAME)
 
 
 def evaluate(plan: Plan) -> Outcome:

@@ -1,14 +1,35 @@
-"""The paper's ablations on PerSeg: tables 4 (techniques), 5 (what is fitted) and 6 (mask or box)."""
+"""The paper's ablations on PerSeg: tables 4 (techniques), 5 (what is fitted) and 6 (mask or box).
 
-from collections.abc import Callable
+The alternatives of table 5 are PerSAM-F, with its one positive point and its cascade, and differ only in what is
+fitted on the reference photo. Tuned decoders are copies of the SAM's mask decoder with a few added parameters; a copy
+replaces the original for the duration of a `with` block. During and after the fit, each of the three masks has the
+weight one third.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
-from persam_dreambooth.evaluation.segmentation import tuning
-from persam_dreambooth.evaluation.segmentation.methods import persam_method
-from persam_dreambooth.evaluation.segmentation.running import EvaluatedMethod
-from persam_dreambooth.segmentation import Backbone, Method
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.segmentation.running import EvaluatedMethod, Segmenter, persam_method
+from persam_dreambooth.segmentation import (
+    Backbone,
+    EncodedPhoto,
+    Method,
+    PerSAM,
+    Prompts,
+    Reference,
+    Subject,
+    location,
+)
 from persam_dreambooth.segmentation.fidelity import Fidelity
+from persam_dreambooth.segmentation.mask_weights import LEARNING_RATE, STEPS, dice_and_focal
 
 TABLES: Final[dict[str, dict[str, str]]] = {
     "4": {
@@ -72,17 +93,175 @@ def build(names: list[str], backbone: Backbone, fidelity: Fidelity, steps: int) 
     fitted = methods["persam-f"]
     tuners = {
         "thirds": None,
-        "prompt-tokens": tuning.prompt_tokens,
-        "adapters": tuning.adapters,
-        "lora": tuning.lora,
+        "prompt-tokens": prompt_tokens,
+        "adapters": adapters,
+        "lora": lora,
     }
     makers: dict[str, Callable[[], EvaluatedMethod]] = {
-        "three-weights": lambda: tuning.three_weights(backbone, fitted, steps),
+        "three-weights": lambda: three_weights(backbone, fitted, steps),
         "persam-box": lambda: persam_method(backbone, methods["persam"], box=True),
         "persam-f-box": lambda: persam_method(backbone, fitted, box=True),
     }
     built = {name: persam_method(backbone, method) for name, method in methods.items() if name in names}
-    built |= {
-        name: tuning.tuned_decoder(backbone, fitted, tuner, steps) for name, tuner in tuners.items() if name in names
-    }
+    built |= {name: tuned_decoder(backbone, fitted, tuner, steps) for name, tuner in tuners.items() if name in names}
     return built | {name: make() for name, make in makers.items() if name in names}
+
+
+PROMPT_TOKENS, ADAPTER_WIDTH, LORA_RANK = 16, 64, 4
+
+Tuner = Callable[[nn.Module], None]
+"""Adds learnable parameters to a mask decoder's transformer, whose own weights are frozen."""
+
+
+def three_weights(backbone: Backbone, method: Method, steps: int = STEPS) -> EvaluatedMethod:
+    """PerSAM-F with three mask weights that need not sum to 1."""
+    persam = PerSAM(backbone, method)
+
+    def learn(reference: Reference) -> Segmenter:
+        subject, photo = _at_thirds(persam, reference)
+        decoded, _ = backbone.decode(photo.embedding, _question(photo, subject), multimask=True, extra=photo.extra)
+        weights = fit_three_weights(photo.frame.to_original(decoded), _foreground(reference, photo), steps)
+        fitted = replace(subject, mask_weights=weights)
+        return lambda photo: persam.segment(photo, fitted).mask
+
+    return learn
+
+
+def fit_three_weights(logits: Tensor, foreground: Tensor, steps: int = STEPS) -> Tensor:
+    """Fit the (3,) float32 weights with which (3, H, W) logits sum up closest to (H, W) float32 in {0, 1}."""
+    weights = nn.Parameter(torch.full((3,), 1 / 3, device=logits.device))
+    _descend([weights], lambda: dice_and_focal(torch.einsum("k,khw->hw", weights, logits), foreground), steps)
+    return weights.detach()
+
+
+def tuned_decoder(backbone: Backbone, method: Method, tuner: Tuner | None, steps: int = STEPS) -> EvaluatedMethod:
+    """PerSAM-F with mask weights fixed at one third and a tuned decoder; with `tuner` None nothing is tuned.
+
+    Raises:
+        UserError: the decoder is tuned, but the backbone's mask decoder cannot be replaced.
+    """
+    original = None if tuner is None else _decoder(backbone)
+    persam = PerSAM(backbone, method)
+
+    def learn(reference: Reference) -> Segmenter:
+        subject, photo = _at_thirds(persam, reference)
+        if tuner is None:
+            return lambda photo: persam.segment(photo, subject).mask
+        decoder: Any = copy.deepcopy(original)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            tuner(decoder.transformer)
+        decoder.to(photo.embedding.device)
+        _tune(backbone, decoder, photo, _question(photo, subject), _foreground(reference, photo), steps)
+
+        def find(photo: EncodedPhoto) -> Any:
+            with _in_place(backbone, decoder):
+                return persam.segment(photo, subject).mask
+
+        return find
+
+    return learn
+
+
+def prompt_tokens(transformer: Any) -> None:
+    """Prompt tuning: learned tokens appended to the decoder's own, which keep their positions."""
+    width = transformer.layers[0].self_attn.q_proj.in_features
+    transformer.prompt_tokens = nn.Parameter(torch.randn(PROMPT_TOKENS, width) * 0.02)
+
+    def append(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        for name in ("point_embedding", "point_embeddings"):
+            if name in kwargs:
+                return args, kwargs | {name: _with_tokens(kwargs[name], module.prompt_tokens)}
+        image, position, tokens, *rest = args
+        return (image, position, _with_tokens(tokens, module.prompt_tokens), *rest), kwargs
+
+    transformer.register_forward_pre_hook(append, with_kwargs=True)
+
+
+def _with_tokens(tokens: Tensor, learned: Tensor) -> Tensor:
+    """Concatenate (..., N, C) and (P, C) to (..., N + P, C)."""
+    return torch.cat([tokens, learned.expand(*tokens.shape[:-2], *learned.shape)], dim=-2)
+
+
+def adapters(transformer: Any) -> None:
+    """Adapters: a residual bottleneck after every block's MLP, initialized to zero output."""
+    for layer in transformer.layers:
+        width = layer.self_attn.q_proj.in_features
+        layer.adapter = nn.Sequential(nn.Linear(width, ADAPTER_WIDTH), nn.GELU(), nn.Linear(ADAPTER_WIDTH, width))
+        nn.init.zeros_(layer.adapter[-1].weight)
+        nn.init.zeros_(layer.adapter[-1].bias)
+        layer.mlp.register_forward_hook(lambda module, args, output, adapter=layer.adapter: output + adapter(output))
+
+
+def lora(transformer: Any) -> None:
+    """LoRA on the queries and values of every attention."""
+    inject_adapter_in_model(LoraConfig(r=LORA_RANK, target_modules=["q_proj", "v_proj"]), transformer)
+
+
+def _at_thirds(persam: PerSAM, reference: Reference) -> tuple[Subject, EncodedPhoto]:
+    """Return PerSAM-F's subject with weights of one third, and the encoded reference photo."""
+    (photo,) = persam.encode([reference.pixels])
+    thirds = torch.full((3,), 1 / 3, device=photo.embedding.device)
+    return persam.personalize(reference, thirds), photo
+
+
+def _question(photo: EncodedPhoto, subject: Subject) -> Prompts:
+    """Return the prompt of PerSAM-F's fit, a single positive point."""
+    confidence = location.on_photo(subject.target_feature, photo)
+    points, labels = location.location_prior(confidence, negative=False)
+    return Prompts(photo.frame.to_model(points), labels)
+
+
+def _foreground(reference: Reference, photo: EncodedPhoto) -> Tensor:
+    """Return the reference mask as (H, W) float32 in {0, 1}."""
+    return torch.from_numpy(reference.foreground).float().to(photo.embedding.device)
+
+
+def _tune(
+    backbone: Backbone, decoder: nn.Module, photo: EncodedPhoto, asked: Prompts, foreground: Tensor, steps: int
+) -> None:
+    """Fit the learnable parameters of a copied decoder on the reference photo."""
+
+    def with_gradients(module: nn.Module, args: tuple[Any, ...]) -> None:
+        torch.set_grad_enabled(True)  # `decode` disables gradients, and restores the mode on exit
+
+    def loss() -> Tensor:
+        logits, _ = backbone.decode(photo.embedding, asked, multimask=True, extra=photo.extra)
+        return dice_and_focal(photo.frame.to_original(logits.mean(0, keepdim=True))[0], foreground)
+
+    with _in_place(backbone, decoder), decoder.register_forward_pre_hook(with_gradients):
+        _descend([weight for weight in decoder.parameters() if weight.requires_grad], loss, steps)
+
+
+def _descend(parameters: Iterable[nn.Parameter], loss: Callable[[], Tensor], steps: int) -> None:
+    """Minimize with AdamW and cosine decay to zero, as for PerSAM-F."""
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, eps=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        with torch.enable_grad():
+            optimizer.zero_grad()
+            loss().backward()
+        optimizer.step()
+        schedule.step()
+
+
+def _decoder(backbone: Backbone) -> Any:
+    """Return a backbone's mask decoder; the only access to a backbone's internals outside the backbones."""
+    decoder = getattr(getattr(backbone, "_model", None), "mask_decoder", None)
+    if decoder is None:
+        raise UserError(
+            f"the mask decoder of {backbone.name} cannot be replaced, which table 5 requires; use a transformers SAM "
+            "or an original checkpoint, or leave 5 out of --tables"
+        )
+    return decoder
+
+
+@contextmanager
+def _in_place(backbone: Any, decoder: nn.Module) -> Iterator[None]:
+    """Replace a backbone's decoder for the duration of a `with` block."""
+    original = _decoder(backbone)
+    backbone._model.mask_decoder = decoder
+    try:
+        yield
+    finally:
+        backbone._model.mask_decoder = original

@@ -1,6 +1,7 @@
 """DAVIS 2017: J and F of each object in videos with a given first frame; first and last frames are not scored."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,6 +17,8 @@ from persam_dreambooth.evaluation.segmentation.protocols import require
 from persam_dreambooth.evaluation.segmentation.report import WORST, WORST_NAME, write_results
 from persam_dreambooth.evaluation.segmentation.running import SCORES_NAME, Journal, open_output
 from persam_dreambooth.photos import files, rendering
+from persam_dreambooth.segmentation import Backbone, Method, PerSAM, Reference
+from persam_dreambooth.segmentation.video import VideoSegmenter
 
 VOID = 255
 """Label of pixels that are ignored."""
@@ -164,3 +167,18 @@ def _worst_frames(davis: Davis, output: Path, rows: list[dict[str, Any]]) -> Non
         pictures.append(rendering.joined(pair, across=True))
         captions.append(f"J {100 * row['J']:.0f} %  {video}  object {label}  frame {frame.stem}")
     files.write_picture(rendering.sheet(pictures, captions, columns=4), output / WORST_NAME)
+
+
+def persam_video(backbone: Backbone, method: Method) -> VideoMethod:
+    """Build PerSAM or PerSAM-F for videos: the first frame's objects are the subjects; none is ever dropped."""
+    persam = PerSAM(backbone, method)
+
+    def segment(frames: Iterator[Image.Image], masks: NDArray[np.bool_]) -> Iterator[NDArray[np.uint8]]:
+        first = next(frames)
+        subjects = [persam.personalize(Reference(first, mask)) for mask in masks]
+        numbers = np.arange(1, len(masks) + 1, dtype=np.uint8)
+        labels = (masks * numbers[:, None, None]).max(0)  # (H, W)
+        followed = VideoSegmenter(persam, subjects, lost_below=None).follow(chain([first], frames), labels)
+        return (frame.labels for frame in followed)
+
+    return segment

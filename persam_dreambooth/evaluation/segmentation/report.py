@@ -1,16 +1,112 @@
-"""Report of an evaluation: a table with the paper's numbers, results as JSON and CSV, a sheet of the worst cases."""
+"""Report of an evaluation: averages beside the paper's numbers, as JSON and CSV, and a sheet of the worst cases."""
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import reduce
+from itertools import groupby
+from operator import add
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, Final
 
-from persam_dreambooth.evaluation.segmentation.averages import ObjectScore, means
 from persam_dreambooth.evaluation.segmentation.protocols import Benchmark, Episode, read_checked
 from persam_dreambooth.evaluation.segmentation.running import Score, mask_path
 from persam_dreambooth.images import to_mask
 from persam_dreambooth.photos import files, rendering
+
+PAPER: Final[dict[str, dict[str, dict[str, float]]]] = {
+    "perseg": {"persam": {"mIoU": 89.3, "bIoU": 71.7}, "persam-f": {"mIoU": 95.3, "bIoU": 77.9}},
+    "davis": {"persam": {"J&F": 66.9}, "persam-f": {"J&F": 76.1}},
+    "fss": {"persam": {"mIoU": 81.6}, "persam-f": {"mIoU": 86.3}},
+    "lvis92": {"persam": {"mIoU": 15.6}, "persam-f": {"mIoU": 18.4}},
+    "pascal-part": {"persam": {"mIoU": 32.5}, "persam-f": {"mIoU": 32.9}},
+    "paco-part": {"persam": {"mIoU": 22.5}, "persam-f": {"mIoU": 22.7}},
+}
+"""The numbers that PerSAM's authors report with SAM ViT-H, in percent (Zhang et al., arXiv 2305.03048).
+
+Benchmark -> method -> measure.
+"""
+
+PAPER_ABLATIONS: Final[dict[str, float]] = {
+    "positive-prior": 69.1,
+    "negative-prior": 72.5,
+    "refinement": 83.9,
+    "guided-attention": 85.8,
+    "persam": 89.3,
+    "prompt-tokens": 76.5,
+    "adapters": 78.3,
+    "lora": 90.0,
+    "three-weights": 92.9,
+    "persam-f": 95.3,
+    "persam-box": 88.1,
+    "persam-f-box": 94.9,
+}
+"""Their mIoU on PerSeg by method of `ablation.py` (tables 4, 5 and 6)."""
+
+
+@dataclass(frozen=True)
+class ObjectScore:
+    """Score of one object or class, summed over its episodes; the fields are columns of the results.
+
+    Attributes:
+        contestant: name of the method.
+        fold, group: the fold, and the object or class.
+        episodes: number of episodes.
+        iou, boundary_iou, accuracy: in [0, 1]; sum(I) / sum(U), the same for boundary bands, sum(I) / sum(target).
+        unlearned: number of episodes whose reference could not be learned, which count as empty masks.
+    """
+
+    contestant: str
+    fold: int
+    group: str
+    episodes: int
+    iou: float
+    boundary_iou: float
+    accuracy: float
+    unlearned: int
+
+
+def per_object(scores: Sequence[Score]) -> list[ObjectScore]:
+    """Sum each method's scores over the episodes of each object, in order of the methods' first appearance."""
+    order = {name: index for index, name in enumerate(dict.fromkeys(score.contestant for score in scores))}
+
+    def key(score: Score) -> tuple[int, int, str]:
+        return order[score.contestant], score.fold, score.group
+
+    rows = []
+    for _, same in groupby(sorted(scores, key=key), key=key):
+        block = list(same)
+        region, boundary = (
+            reduce(add, overlaps)
+            for overlaps in zip(*((score.region, score.boundary) for score in block), strict=True)
+        )
+        rows.append(
+            ObjectScore(
+                contestant=block[0].contestant,
+                fold=block[0].fold,
+                group=block[0].group,
+                episodes=len(block),
+                iou=region.iou,
+                boundary_iou=boundary.iou,
+                accuracy=region.accuracy,
+                unlearned=sum(score.error is not None for score in block),
+            )
+        )
+    return rows
+
+
+def means(rows: Sequence[ObjectScore]) -> dict[str, float]:
+    """Return mIoU, bIoU and mAcc in percent: averaged over each fold's objects, then over the folds."""
+    by_fold: dict[int, list[ObjectScore]] = {}
+    for row in rows:
+        by_fold.setdefault(row.fold, []).append(row)
+    columns = {"mIoU": "iou", "bIoU": "boundary_iou", "mAcc": "accuracy"}
+    return {
+        name: 100 * fmean(fmean(getattr(row, column) for row in fold) for fold in by_fold.values())
+        for name, column in columns.items()
+    }
+
 
 RESULTS_NAME, ROWS_NAME, WORST_NAME = "results.json", "results.csv", "worst.png"
 WORST = 24

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -22,7 +23,8 @@ from persam_dreambooth.evaluation.segmentation.protocols import (
 )
 from persam_dreambooth.images import to_mask
 from persam_dreambooth.photos import files
-from persam_dreambooth.segmentation import Backbone, EncodedPhoto, PerSAM, Reference
+from persam_dreambooth.segmentation import Backbone, EncodedPhoto, Method, PerSAM, Reference, reference_from
+from persam_dreambooth.segmentation.frame import bounding_box
 
 SETTINGS_NAME, SCORES_NAME = "evaluation.json", "scores.jsonl"
 
@@ -194,3 +196,24 @@ class Journal:
     def append(self, line: object) -> None:
         """Add one line."""
         json_lines.append_line(self._path, json_lines.encode(line))
+
+
+def persam_method(backbone: Backbone, method: Method, box: bool = False) -> EvaluatedMethod:
+    """Build PerSAM or PerSAM-F on a SAM.
+
+    Args:
+        backbone: the SAM.
+        method: fidelity and techniques.
+        box: use only the tight box around the reference mask, from which SAM makes the mask (table 6 of the paper).
+    """
+    persam = PerSAM(backbone, method)
+
+    def learn(reference: Reference) -> Segmenter:
+        if box:
+            tight = bounding_box(torch.from_numpy(reference.foreground))
+            assert tight is not None  # a reference mask is never empty
+            reference = reference_from(persam, reference.pixels, box=tight.numpy())
+        subject = persam.personalize(reference)
+        return lambda photo: persam.segment(photo, subject).mask
+
+    return learn

@@ -6,12 +6,12 @@ from typing import TypeAlias
 import torch
 from segment_anything.modeling import Sam
 
-from persam_dreambooth.devices import choose_device
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.backbones.base import Backbone, Prompts
 from persam_dreambooth.segmentation.backbones.original_sam import OriginalSam, read_checkpoint
 from persam_dreambooth.segmentation.backbones.transformers_sam import FAMILIES, TransformersModel, TransformersSam
 from persam_dreambooth.segmentation.pretrained import load_pretrained
+from persam_dreambooth.torch_utils import choose_device
 
 __all__ = ["Backbone", "BuiltSam", "OriginalSam", "Prompts", "TransformersSam", "load_backbone"]
 

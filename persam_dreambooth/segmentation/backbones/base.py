@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from persam_dreambooth.devices import choose_device
 from persam_dreambooth.segmentation.frame import PIXEL_MEAN, PIXEL_STD, Frame
 from persam_dreambooth.segmentation.guidance import Guidance, guided
-from persam_dreambooth.torch_utils import weights_checksum
+from persam_dreambooth.torch_utils import choose_device, weights_checksum
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,12 +11,11 @@ from tqdm import tqdm
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.repeated import repeated_folders
-from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.photos.listing import repeated_folders
+from persam_dreambooth.text_files import read_yaml
+from persam_dreambooth.training.config import TrainingConfig, without_folders
 from persam_dreambooth.training.data.concepts import Concept
-from persam_dreambooth.training.local_paths import without_folders
 from persam_dreambooth.training.screen import warn
-from persam_dreambooth.yaml_files import read_yaml
 
 ORIGIN_NAME = ".class_images.json"
 """Hidden record beside the class images: which prompts and base models they were generated with."""

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos.names import can_name_a_file
-from persam_dreambooth.photos.repeated import repeated_folders
+from persam_dreambooth.photos.listing import repeated_folders
+from persam_dreambooth.text_files import can_name_a_file, read_yaml
 from persam_dreambooth.training.config import PATHS, DataConfig, MaskConfig, TrainingConfig
 from persam_dreambooth.training.data import dataset_copy
-from persam_dreambooth.yaml_files import read_yaml
 
 KEYS = (
     "instance_data_dir",

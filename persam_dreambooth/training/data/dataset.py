@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from persam_dreambooth.training.data.crops import Size
 from persam_dreambooth.training.data.samples import ReadSample, Sample, Source
-from persam_dreambooth.training.families.noised import Conditioning
+from persam_dreambooth.training.families.base import Conditioning
 
 
 @dataclass(frozen=True)

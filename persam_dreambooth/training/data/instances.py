@@ -8,19 +8,17 @@ from pathlib import Path
 
 import torch
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, counted, listed
 from persam_dreambooth.photos import files, pairs
+from persam_dreambooth.photos.listing import PhotoFolder, repeated_folders
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, newest_entries, relative_path
-from persam_dreambooth.photos.repeated import PhotoFolder, repeated_folders
 from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, segment_folder
 from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.training.config import TrainingConfig
-from persam_dreambooth.training.data.buckets import nearest_bucket
 from persam_dreambooth.training.data.concepts import Concept
-from persam_dreambooth.training.data.crops import Size
+from persam_dreambooth.training.data.crops import Size, nearest_bucket
 from persam_dreambooth.training.data.dataset import InstancePhoto
 from persam_dreambooth.training.screen import warn
-from persam_dreambooth.words import counted, listed
 
 SEGMENTATION_FOLDER = "segmentation"
 Digests = tuple[str, str | None]

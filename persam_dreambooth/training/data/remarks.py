@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from persam_dreambooth.devices import emulates_bfloat16
+from persam_dreambooth.errors import counted
+from persam_dreambooth.model_folder import subject_words
+from persam_dreambooth.torch_utils import emulates_bfloat16
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.screen import warn
-from persam_dreambooth.words import counted, subject_words
 
 FEW_STEPS = 100
 """Fewer steps than this teach little: DreamBooth recipes take 400 to 1000."""

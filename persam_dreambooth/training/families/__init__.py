@@ -6,13 +6,11 @@ from pathlib import Path
 from diffusers import DiffusionPipeline
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.hub import check_available
-from persam_dreambooth.model_folder import LORA_NAME, PIPELINE_INDEX
+from persam_dreambooth.model_folder import LORA_NAME, PIPELINE_INDEX, check_available
 from persam_dreambooth.training.config import ModelConfig
-from persam_dreambooth.training.families.base import Family
+from persam_dreambooth.training.families.base import Conditioning, Family, Noised
 from persam_dreambooth.training.families.flux import Flux
 from persam_dreambooth.training.families.lumina2 import Lumina2
-from persam_dreambooth.training.families.noised import Conditioning, Noised
 from persam_dreambooth.training.families.sd3 import StableDiffusion3
 from persam_dreambooth.training.families.sdxl import StableDiffusionXL
 from persam_dreambooth.training.families.stable_diffusion import StableDiffusion

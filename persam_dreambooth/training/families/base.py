@@ -1,8 +1,9 @@
-"""Base class of all families: what they share, and the interface that the training loop uses."""
+"""Base class of all families: what they share, and the interface and data that the training loop uses."""
 
 import copy
 from abc import abstractmethod
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -17,8 +18,36 @@ from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, T
 from persam_dreambooth.training.families import lora
 from persam_dreambooth.training.families.cross_attention import CrossAttention
 from persam_dreambooth.training.families.flags import check_flags
-from persam_dreambooth.training.families.noised import Conditioning, Noised
 from persam_dreambooth.training.families.parts import PipelineParts
+
+Conditioning = dict[str, Tensor]
+"""Tensors of one prompt, as a family needs them; each has a leading dimension of 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Noised:
+    """Noised latents.
+
+    Attributes:
+        noisy: (B, C, h, w), the denoiser's input.
+        timesteps: (B,), int64 in diffusion and float32 in flow matching.
+        target: (B, C, h, w), the regression target.
+        weight: (B,) float32, factor of each picture's loss for its noise level; None is 1.
+        crop: (B, 6) int64, see `Crop.conditioning`; None for families that do not use it.
+    """
+
+    noisy: Tensor
+    timesteps: Tensor
+    target: Tensor
+    weight: Tensor | None = None
+    crop: Tensor | None = None
+
+    def first(self, count: int) -> "Noised":
+        """Return the first `count` of the batch, as views of the same tensors."""
+        weight = None if self.weight is None else self.weight[:count]
+        crop = None if self.crop is None else self.crop[:count]
+        return Noised(self.noisy[:count], self.timesteps[:count], self.target[:count], weight, crop)
+
 
 TEXT_ENCODER_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
-from persam_dreambooth.training.families.base import Family
+from persam_dreambooth.training.families.base import Family, Noised
 from persam_dreambooth.training.families.cross_attention import CrossAttention, recorded
 from persam_dreambooth.training.families.loading import load_config
-from persam_dreambooth.training.families.noised import Noised
 
 DRAWN_UNIT = 8
 """Sides of generated pictures, in pixels, are multiples of this with UNets, whatever the autoencoder's factor."""

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
-from persam_dreambooth.training.families.base import Family
+from persam_dreambooth.training.families.base import Family, Noised
 from persam_dreambooth.training.families.loading import load_config
-from persam_dreambooth.training.families.noised import Noised
 
 
 class FlowMatching(Family):

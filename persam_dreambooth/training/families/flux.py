@@ -7,9 +7,9 @@ from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
 from persam_dreambooth.training.config import ModelConfig
+from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.flow_matching import FlowMatching
 from persam_dreambooth.training.families.loading import token_ids, unwrapped
-from persam_dreambooth.training.families.noised import Conditioning, Noised
 
 
 class Flux(FlowMatching):

@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from persam_dreambooth import lora_files
+from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import LORA_NAME
 from persam_dreambooth.training.config import ModelConfig
@@ -104,7 +104,7 @@ def begin_from(name: str, parts: dict[str, nn.Module]) -> None:
     """
     said = f"--network_weights {name}"
     try:
-        state = load_file(lora_files.lora_file(name))
+        state = load_file(model_folder.lora_file(name))
     except Exception as error:  # safetensors and the system raise different exceptions for damage
         raise UserError(f"{said} cannot be read ({str(error).splitlines()[0][:200]})") from error
     there = {key.partition(".")[0] for key in state}

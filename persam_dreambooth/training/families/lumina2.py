@@ -8,9 +8,9 @@ from diffusers import Lumina2Pipeline, Lumina2Transformer2DModel
 from torch import Tensor
 from transformers import Gemma2Model
 
+from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.flow_matching import FlowMatching
 from persam_dreambooth.training.families.loading import token_ids
-from persam_dreambooth.training.families.noised import Conditioning, Noised
 
 # The pipeline's default system prompt.
 SYSTEM_PROMPT = (

@@ -8,9 +8,9 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
+from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.flow_matching import FlowMatching
 from persam_dreambooth.training.families.loading import token_ids, unwrapped
-from persam_dreambooth.training.families.noised import Conditioning, Noised
 
 
 class StableDiffusion3(FlowMatching):

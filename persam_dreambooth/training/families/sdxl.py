@@ -9,9 +9,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.diffusion import Diffusion
 from persam_dreambooth.training.families.loading import load_config, token_ids
-from persam_dreambooth.training.families.noised import Conditioning, Noised
 
 
 class StableDiffusionXL(Diffusion):

@@ -8,9 +8,9 @@ from transformers import CLIPTextModel
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig
+from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.diffusion import Diffusion
 from persam_dreambooth.training.families.loading import token_ids
-from persam_dreambooth.training.families.noised import Conditioning, Noised
 
 
 class StableDiffusion(Diffusion):

@@ -9,10 +9,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME
 from persam_dreambooth.photos.manifest import MANIFEST_NAME
-from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.config import TrainingConfig, without_folders
 from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.data.mask_report import MASKS_NAME, MaskCheck
-from persam_dreambooth.training.local_paths import without_folders
 
 CARD_NAME = "README.md"  # where the hub looks for it
 

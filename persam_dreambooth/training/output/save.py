@@ -1,20 +1,22 @@
 """Save the trained model in the ecosystem's formats, and upload it."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import create_repo, upload_folder
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
-from persam_dreambooth.atomic_io import UNFINISHED
+from persam_dreambooth.atomic_io import UNFINISHED, replacing
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME, PIPELINE_INDEX
-from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.config import TrainingConfig, without_folders
 from persam_dreambooth.training.data.mask_report import MASKS_NAME
 from persam_dreambooth.training.families import Family
-from persam_dreambooth.training.local_paths import forget_origin
 from persam_dreambooth.training.output.kohya import convert_file
 from persam_dreambooth.training.output.model_card import Card
 from persam_dreambooth.training.runtime.checkpoint import in_words
@@ -143,3 +145,36 @@ def _link(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def forget_origin(model: Path) -> None:
+    """Reduce the `name_or_path` in a saved model's files to the last part of the path.
+
+    The libraries write it into every `config.json` and into the metadata of LoRA weights; none of
+    them reads it again.
+
+    Args:
+        model: a folder with a pipeline or with LoRA weights.
+    """
+    for path in (*model.glob("model_index.json"), *model.glob("*/*config.json")):
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text, object_hook=_without_origin)
+        if values != json.loads(text):
+            path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    for path in model.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            if not any("name_or_path" in value for value in metadata.values()):
+                continue
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        known = {
+            key: json.dumps(json.loads(value, object_hook=_without_origin), indent=2, sort_keys=True)
+            for key, value in metadata.items()
+            if "name_or_path" in value
+        }
+        with replacing(path) as temporary:
+            save_file(state, temporary, metadata | known)
+
+
+def _without_origin(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: without_folders(value) if key.endswith("name_or_path") else value for key, value in values.items()}

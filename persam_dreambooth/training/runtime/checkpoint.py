@@ -20,7 +20,7 @@ from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.runtime import checkpoint_files
 from persam_dreambooth.training.runtime.checkpoint_files import PROGRESS_NAME
 from persam_dreambooth.training.runtime.distributed import shares_weights
-from persam_dreambooth.training.runtime.ema import load_average, save_average
+from persam_dreambooth.training.runtime.optimizer import load_average, save_average
 from persam_dreambooth.training.screen import warn
 
 PREFIX = "checkpoint-"

@@ -1,13 +1,83 @@
-"""Global settings of Accelerate and torch, restored after a training."""
+"""What a training takes of its process: signals, libraries' global settings (restored afterwards), and memory."""
 
+import os
+import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Self
 
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, is_out_of_memory
+from persam_dreambooth.training.config import TrainingConfig
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAME_SIGNAL = 1.0
+"""Seconds within which a repeated signal counts as the same one: a terminal's Ctrl-C reaches the whole process
+group, and the launcher forwards it again."""
+
+
+class StopSignal:
+    """Context manager that records SIGTERM and SIGINT; a second signal ends the process in the usual way.
+
+    Signals that the process ignored stay ignored. Outside the main thread, where Python does not allow
+    handlers, nothing is recorded. An exception of a callback is recorded as well.
+
+    Args:
+        speaks: whether this process reports the signal on stderr and calls the callbacks.
+
+    Attributes:
+        number: the signal that was received, or None.
+        error: the first exception that a callback raised, or None.
+    """
+
+    def __init__(self, speaks: bool = True) -> None:
+        self.speaks = speaks
+        self.number: int | None = None
+        self.error: Exception | None = None
+        self._since = 0.0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            wanted = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._note) for number in wanted}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # None: was not set from Python
+        self._previous = {}
+
+    @property
+    def wanted(self) -> bool:
+        """Whether this process wants the run to end."""
+        return self.number is not None or self.error is not None
+
+    def call(self, callback: Callable[..., object], *arguments: object) -> None:
+        """Call a callback, in the process that speaks only; after the first that raises, call none any more."""
+        if self.speaks and self.error is None:
+            try:
+                callback(*arguments)
+            except Exception as error:
+                self.error = error
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.number is None:
+            self.number, self._since = number, now
+            if self.speaks:
+                name = signal.Signals(number).name
+                # os.write, since the handler may have interrupted a print, and stderr's buffer is not reentrant.
+                os.write(2, f"\n{name}: stopping after this step; a second signal ends it at once\n".encode())
+        elif now - self._since > SAME_SIGNAL:
+            self.__exit__()
+            signal.raise_signal(number)
+
 
 # Device and process group; precision, plugins and compiler; accumulation and the data loaders at work.
 STATES = (PartialState, AcceleratorState, GradientState)
@@ -43,3 +113,37 @@ def _put_back(values: list[dict[str, object]]) -> None:
     for state, kept in zip(STATES, values, strict=True):
         state._shared_state.clear()
         state._shared_state.update(kept)
+
+
+@contextmanager
+def memory_explained(config: TrainingConfig) -> Iterator[None]:
+    """Turn an out-of-memory error of GPU or CPU into a UserError that lists the flags which save memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, UserError) as error:
+        if not any(map(is_out_of_memory, (error, error.__cause__))):  # or the cause of a failure to load
+            raise
+        raise UserError(f"out of memory; to need less, use: {', '.join(savings(config))}") from error
+
+
+def savings(config: TrainingConfig) -> list[str]:
+    """List the flags that save memory and are not on yet; those that change the result least come first."""
+    model, data, optimization = config.model, config.data, config.optimization
+    lower, accumulation = max(64, data.resolution // 2), optimization.gradient_accumulation_steps
+    found = {
+        "--gradient_checkpointing": not model.gradient_checkpointing,
+        "--pre_compute_text_embeddings": not (model.train_text_encoder or model.pre_compute_text_embeddings),
+        "--cache_latents": not data.cache_latents,
+        "--mixed_precision bf16": optimization.mixed_precision in (None, "no"),
+        f"--train_batch_size 1 --gradient_accumulation_steps {data.train_batch_size * accumulation}": (
+            data.train_batch_size > 1
+        ),
+        f"--sample_batch_size 1 (while class images are made; now {data.sample_batch_size})": (
+            data.with_prior_preservation and data.sample_batch_size > 1
+        ),
+        "--optimizer adamw8bit": not model.use_lora and optimization.optimizer != "adamw8bit",
+        "no --use_ema": optimization.use_ema and not model.use_lora,
+        "--use_lora": not model.use_lora,
+        f"--resolution {lower}": data.resolution > lower,
+    }
+    return [flag for flag, helps in found.items() if helps] or ["a smaller base model"]

@@ -9,17 +9,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from persam_dreambooth.atomic_io import UNFINISHED
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, listed
 from persam_dreambooth.flag_values import with_new_names
 from persam_dreambooth.flags import flags_of
 from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME, PIPELINE_INDEX
 from persam_dreambooth.photos import files
+from persam_dreambooth.text_files import read_yaml
 from persam_dreambooth.training import optimizer_args
 from persam_dreambooth.training.config import GROUPS, OutputConfig, TrainingConfig, ValidationConfig
 from persam_dreambooth.training.data import dataset_copy, instances
 from persam_dreambooth.training.runtime import checkpoint
-from persam_dreambooth.words import listed
-from persam_dreambooth.yaml_files import read_yaml
 
 HELD = (
     *("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder", "use_ema", "optimizer", "seed_each_batch"),

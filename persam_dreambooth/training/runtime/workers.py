@@ -1,4 +1,4 @@
-"""Data loader workers: they ignore signals, end with the training, and report errors in one line."""
+"""Data loader workers: they ignore signals, end with the training, and report errors in one line; their open files."""
 
 import atexit
 import errno
@@ -8,10 +8,11 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.training.runtime.interrupts import SIGNALS
+from persam_dreambooth.training.runtime.process_state import SIGNALS
 
 ENDED = ("exited unexpectedly", "killed by signal", "out of shared memory")
 """Phrases in torch's errors about workers that the system ended."""
@@ -88,3 +89,46 @@ def explained() -> Iterator[None]:
             raise
         # torch raised it again with the worker's traceback in the message, whose line breaks are escaped by now.
         raise UserError(words.rpartition(f"{UserError.__name__}: ")[2].removesuffix(r"\n")) from error
+
+
+TENSORS = 12
+"""Maximum number of tensors in a batch."""
+PREFETCHED = 2
+"""Prefetched batches per worker (torch's default)."""
+PIPES = 8
+"""Files per worker for its queues and its process."""
+SPARE = 64
+"""Files for everything else that a run opens: logs, a lock, checkpoints, sockets between processes."""
+
+
+def check_open_files(workers: int) -> None:
+    """Raise this process's limit on open files to what its workers need, as far as the system allows.
+
+    With too few, torch loses batches and waits for them forever.
+
+    Args:
+        workers: `--dataloader_num_workers`.
+
+    Raises:
+        UserError: the system allows fewer.
+    """
+    if not workers or os.name != "posix":
+        return
+    import resource  # POSIX only
+
+    needed = _open_now() + workers * (PIPES + PREFETCHED * TENSORS) + SPARE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise UserError(
+            f"--dataloader_num_workers {workers} may take {needed} open files, and the system allows {hard} "
+            "(`ulimit -Hn`); raise that, or use fewer workers, or 0"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _open_now() -> int:
+    """Count the open files of this process; a guess on systems without /proc."""
+    own = Path("/proc/self/fd")
+    return len(list(own.iterdir())) if own.is_dir() else SPARE

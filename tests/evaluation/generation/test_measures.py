@@ -13,11 +13,9 @@ from transformers import CLIPModel, CLIPProcessor, ViTModel
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation import measures
-from persam_dreambooth.evaluation.generation.encoders import Clip
-from persam_dreambooth.evaluation.generation.intervals import difference, estimate, wilson
-from persam_dreambooth.evaluation.generation.regions import region_of
+from persam_dreambooth.evaluation.generation.features import Clip, region_of
 from persam_dreambooth.evaluation.generation.report import _difference
-from persam_dreambooth.evaluation.generation.table import MEASURES, interval
+from persam_dreambooth.evaluation.generation.table import MEASURES, difference, estimate, interval, wilson
 from persam_dreambooth.segmentation import ImageEncoder
 from tests.scene import scene
 

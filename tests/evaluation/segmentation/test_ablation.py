@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.segmentation import ablation, paper, tuning
-from persam_dreambooth.evaluation.segmentation.methods import persam_method
+from persam_dreambooth.evaluation.segmentation import ablation, report
+from persam_dreambooth.evaluation.segmentation.running import persam_method
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, load_backbone, reference_from
 from persam_dreambooth.segmentation.mask_weights import dice_and_focal
 from persam_dreambooth.torch_utils import weights_checksum
@@ -15,7 +15,7 @@ from tests.parity.recorded_sam import original
 from tests.scene import scene
 
 PHOTO = scene(90, 150, seed=1)[0]
-TUNERS = {"prompt-tokens": tuning.prompt_tokens, "adapters": tuning.adapters, "lora": tuning.lora}
+TUNERS = {"prompt-tokens": ablation.prompt_tokens, "adapters": ablation.adapters, "lora": ablation.lora}
 PERSAM_F = Method.persam_f()
 
 
@@ -50,7 +50,7 @@ def test_every_row_of_every_table_can_be_built_and_run(backbone):
     names = ablation.methods_of(list(ablation.TABLES))
     built = ablation.build(names, backbone, "corrected", steps=2)
     assert set(built) == set(names) == {name for table in ablation.TABLES.values() for name in table}
-    assert set(paper.ABLATION) <= set(names)
+    assert set(report.PAPER_ABLATIONS) <= set(names)
     for name, method in built.items():
         assert mask_by(method, backbone).shape == PHOTO.shape[:2], name
 
@@ -77,9 +77,9 @@ def test_box_reference_is_sams_mask_of_tight_box(backbone):
 def reference_loss(backbone, decoder):
     """Compute the loss of a decoder's three masks, equally weighted, against the reference mask it is fitted to."""
     reference = Reference(*scene(90, 150))
-    subject, photo = tuning._at_thirds(PerSAM(backbone, PERSAM_F), reference)
-    question, foreground = tuning._question(photo, subject), tuning._foreground(reference, photo)
-    with tuning._in_place(backbone, decoder):
+    subject, photo = ablation._at_thirds(PerSAM(backbone, PERSAM_F), reference)
+    question, foreground = ablation._question(photo, subject), ablation._foreground(reference, photo)
+    with ablation._in_place(backbone, decoder):
         logits, _ = backbone.decode(photo.embedding, question, multimask=True)
     return dice_and_focal(photo.frame.to_original(logits).mean(0), foreground)
 
@@ -95,7 +95,7 @@ def test_tuned_decoder_fits_reference_better_and_leaves_sam_unchanged(make, name
     before, decoder = weights_checksum(backbone._model), backbone._model.mask_decoder
     losses = []
     for steps in (0, 4):
-        find = tuning.tuned_decoder(backbone, PERSAM_F, TUNERS[name], steps)(Reference(*scene(90, 150)))
+        find = ablation.tuned_decoder(backbone, PERSAM_F, TUNERS[name], steps)(Reference(*scene(90, 150)))
         inside = [cell.cell_contents for cell in find.__closure__]
         (copied,) = (cell for cell in inside if isinstance(cell, torch.nn.Module))
         losses.append(reference_loss(backbone, copied))
@@ -106,27 +106,27 @@ def test_tuned_decoder_fits_reference_better_and_leaves_sam_unchanged(make, name
 
 
 def test_untrained_adapters_and_lora_change_nothing(backbone):
-    nothing = mask_by(tuning.tuned_decoder(backbone, PERSAM_F, None), backbone)
-    for tuner in (tuning.adapters, tuning.lora):
+    nothing = mask_by(ablation.tuned_decoder(backbone, PERSAM_F, None), backbone)
+    for tuner in (ablation.adapters, ablation.lora):
         np.testing.assert_array_equal(
-            mask_by(tuning.tuned_decoder(backbone, PERSAM_F, tuner, steps=0), backbone), nothing
+            mask_by(ablation.tuned_decoder(backbone, PERSAM_F, tuner, steps=0), backbone), nothing
         )
 
 
 def test_tuned_decoder_differs_and_is_deterministic(backbone):
-    nothing = mask_by(tuning.tuned_decoder(backbone, PERSAM_F, None), backbone)
-    for tuner in (tuning.lora, tuning.adapters, tuning.prompt_tokens):
-        found = mask_by(tuning.tuned_decoder(backbone, PERSAM_F, tuner, steps=8), backbone)
+    nothing = mask_by(ablation.tuned_decoder(backbone, PERSAM_F, None), backbone)
+    for tuner in (ablation.lora, ablation.adapters, ablation.prompt_tokens):
+        found = mask_by(ablation.tuned_decoder(backbone, PERSAM_F, tuner, steps=8), backbone)
         assert not np.array_equal(found, nothing)
-    again = mask_by(tuning.tuned_decoder(backbone, PERSAM_F, tuning.prompt_tokens, steps=8), backbone)
+    again = mask_by(ablation.tuned_decoder(backbone, PERSAM_F, ablation.prompt_tokens, steps=8), backbone)
     np.testing.assert_array_equal(again, found)
 
 
 def test_only_added_weights_are_fitted(backbone):
     width, blocks = 32, 2
     expected = {
-        "prompt-tokens": tuning.PROMPT_TOKENS * width,
-        "adapters": blocks * ((width + 1) * tuning.ADAPTER_WIDTH + (tuning.ADAPTER_WIDTH + 1) * width),
+        "prompt-tokens": ablation.PROMPT_TOKENS * width,
+        "adapters": blocks * ((width + 1) * ablation.ADAPTER_WIDTH + (ablation.ADAPTER_WIDTH + 1) * width),
     }
     for name, tuner in TUNERS.items():
         decoder = load_backbone(random_sam(), device="cpu")._model.mask_decoder
@@ -140,7 +140,7 @@ def test_three_weights_need_not_sum_to_one_and_beat_thirds():
     # Three masks: the first is the truth, the second its inverse and the third empty.
     true = torch.from_numpy(scene(20, 30)[1]).float()
     logits = torch.stack([2 * true - 1, 1 - 2 * true, torch.full_like(true, -0.5)])
-    weights = tuning.fit_three_weights(logits, true, steps=100)
+    weights = ablation.fit_three_weights(logits, true, steps=100)
     assert weights[0] > 1 / 3 > weights[1]
     assert abs(weights.sum() - 1) > 1e-2
     before, after = (

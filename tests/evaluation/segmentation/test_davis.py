@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.segmentation.davis import Davis, evaluate_davis, score_video
-from persam_dreambooth.evaluation.segmentation.methods import persam_video
+from persam_dreambooth.evaluation.segmentation.davis import Davis, evaluate_davis, persam_video, score_video
 from persam_dreambooth.photos import files
 from persam_dreambooth.segmentation import Method, load_backbone
 from random_models import random_sam

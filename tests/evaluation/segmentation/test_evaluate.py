@@ -8,7 +8,7 @@ import pytest
 
 from persam_dreambooth.cli import main
 from persam_dreambooth.cli.evaluate import BENCHMARKS, QUESTIONS, READ_BY, EvaluateFlags
-from persam_dreambooth.evaluation.segmentation import ablation, paper
+from persam_dreambooth.evaluation.segmentation import ablation, report
 from tests.evaluation.segmentation import datasets
 from tests.evaluation.segmentation.test_protocols import WRITERS
 
@@ -35,7 +35,7 @@ def error_of(capsys):
 
 def test_every_benchmark_has_test_and_paper_numbers():
     assert set(MAKERS) == set(QUESTIONS)
-    assert set(paper.BENCHMARKS) == set(QUESTIONS) - {"ablate", "presence"}
+    assert set(report.PAPER) == set(QUESTIONS) - {"ablate", "presence"}
 
 
 def test_help_lists_every_flag_and_every_benchmark(capsys):
@@ -59,7 +59,7 @@ def test_benchmark_prints_paper_numbers_next_to_ours(question, models, tmp_path,
     stored = json.loads((tmp_path / "out" / "results.json").read_text())["summary"]["persam"]
     head, row = printed.splitlines()[1:3]
     assert head.split() == ["mIoU", "paper", "bIoU", "paper", "mAcc", "paper"]
-    known = paper.BENCHMARKS[question]["persam"]["mIoU"]
+    known = report.PAPER[question]["persam"]["mIoU"]
     assert row.split()[:3] == ["persam", f"{stored['ours']['mIoU']:.1f}", f"{known}"]
     assert "3 episodes" in printed
     for name in ("results.csv", "worst.png", "episodes.json"):

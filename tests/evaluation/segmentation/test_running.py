@@ -9,10 +9,9 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.segmentation import report
-from persam_dreambooth.evaluation.segmentation.averages import means, per_object
 from persam_dreambooth.evaluation.segmentation.folders import PerSeg
-from persam_dreambooth.evaluation.segmentation.methods import persam_method
 from persam_dreambooth.evaluation.segmentation.metrics import Overlap
+from persam_dreambooth.evaluation.segmentation.report import means, per_object
 from persam_dreambooth.evaluation.segmentation.running import (
     BenchmarkPlan,
     Journal,
@@ -20,6 +19,7 @@ from persam_dreambooth.evaluation.segmentation.running import (
     evaluate,
     mask_path,
     open_output,
+    persam_method,
 )
 from persam_dreambooth.evaluation.segmentation.sampled import PacoPart
 from persam_dreambooth.images import to_mask

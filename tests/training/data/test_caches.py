@@ -14,8 +14,8 @@ from persam_dreambooth.model_folder import LORA_NAME
 from persam_dreambooth.photos import files
 from persam_dreambooth.torch_utils import TensorCache
 from persam_dreambooth.training.data.dataset import DreamBoothDataset, InstancePhoto, collate
-from persam_dreambooth.training.data.prompts import prepare_prompts
 from persam_dreambooth.training.data.samples import EncodedSamples, FreshSamples
+from persam_dreambooth.training.loader import prepare_prompts
 from random_models import random_stable_diffusion
 from tests.scene import scene
 from tests.training.runs import train

@@ -12,8 +12,16 @@ from torch.utils.data import SequentialSampler
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import DataConfig
-from persam_dreambooth.training.data.buckets import BucketBatchSampler, bucket_sizes, nearest_bucket
-from persam_dreambooth.training.data.crops import cover, cover_mask, cut_mask, cut_photo, draw_crop
+from persam_dreambooth.training.data.crops import (
+    BucketBatchSampler,
+    bucket_sizes,
+    cover,
+    cover_mask,
+    cut_mask,
+    cut_photo,
+    draw_crop,
+    nearest_bucket,
+)
 
 SIDES = st.integers(8, 90)
 SHAPES = st.tuples(SIDES, SIDES)

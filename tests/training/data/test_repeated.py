@@ -9,8 +9,8 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
+from persam_dreambooth.photos.listing import PhotoFolder, repeated_folders
 from persam_dreambooth.photos.manifest import read_manifest
-from persam_dreambooth.photos.repeated import PhotoFolder, repeated_folders
 from persam_dreambooth.training.data.class_images import check_class_folders, ensure_class_images
 from persam_dreambooth.training.data.concepts import Concept, read_concepts
 from persam_dreambooth.training.data.dataset import DreamBoothDataset

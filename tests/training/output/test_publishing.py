@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 import yaml
 
-from persam_dreambooth.training.local_paths import without_folders
+from persam_dreambooth.training.config import without_folders
 from tests.parity.diffusers_cases import PHOTOS
 from tests.training.local_hub import local_hub
 from tests.training.runs import train

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from persam_dreambooth.training.data.stream import PhotoStream
+from persam_dreambooth.training.loader import PhotoStream
 from tests.parity.diffusers_cases import logged_losses
 from tests.training.runs import launch, same_weights, train
 

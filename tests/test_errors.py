@@ -2,7 +2,7 @@
 
 import pytest
 
-from persam_dreambooth.words import counted, listed
+from persam_dreambooth.errors import counted, listed
 
 
 @pytest.mark.parametrize(("number", "expected"), [(0, "0 photos"), (1, "1 photo"), (2, "2 photos")])

@@ -5,23 +5,23 @@ import time
 import pytest
 from PIL import Image
 
-from persam_dreambooth.photos import fonts, rendering
+from persam_dreambooth.photos import rendering
 
 
 @pytest.mark.parametrize("text", ["a dog", "Käfer", "Мой пёс", "我的狗", "🐶", "a\nb", "\ud800", "\x00", ""])
 def test_caption_is_shown_in_full_or_replaced_by_its_number(text):
-    written, font = fonts.writable(text, 14, "#12")
+    written, font = rendering.writable(text, 14, "#12")
     assert written in ("#12", " ".join(text.split()))
-    assert fonts.covers(font, written.replace(" ", ""))
+    assert rendering.covers(font, written.replace(" ", ""))
 
 
 def test_missing_glyph_is_detected():
-    font = fonts.ImageFont.load_default(14)
-    assert fonts.covers(font, "abc") and not fonts.covers(font, "狗")
+    font = rendering.ImageFont.load_default(14)
+    assert rendering.covers(font, "abc") and not rendering.covers(font, "狗")
 
 
 def test_long_caption_is_fast_and_fits():
-    font = fonts.ImageFont.load_default(14)
+    font = rendering.ImageFont.load_default(14)
     started = time.monotonic()
     cut = rendering._fit("word " * 2000, font, 256)
     assert time.monotonic() - started < 2

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from safetensors.torch import load_file
 
-from persam_dreambooth.training import attention
+from persam_dreambooth.training import objective
 from persam_dreambooth.training.config import MaskConfig
 from persam_dreambooth.training.data.dataset import Batch
 from persam_dreambooth.training.families import cross_attention
@@ -95,7 +95,7 @@ def test_attention_loss_by_hand():
     # Summed over both tokens the positions are equal: (1, 1) against (1, 0).
     first, second = ((1 / 3) ** 2 + 1) / 2, 1 / 2
     for weights in ((1.0, 1.0), (1.0, 0.25)):
-        term = attention.attention_loss(seen, batch._replace(weight=torch.tensor(weights)), (1, 2), config)
+        term = objective.attention_loss(seen, batch._replace(weight=torch.tensor(weights)), (1, 2), config)
         assert term.item() == pytest.approx((weights[0] * first + weights[1] * second) / 2)
 
 
@@ -128,7 +128,7 @@ def test_odd_and_non_square_latents(base):
 def test_gradient_reaches_queries_keys_and_text_but_not_class_images(base, kind):
     config, family, batch = family_and_batch(base, kind, class_images=True)
     seen, _, noised = record_attention(family, batch, config, count=4)
-    attention.attention_loss(seen, batch, (16, 16), config.mask).backward()
+    objective.attention_loss(seen, batch, (16, 16), config.mask).backward()
     reached = {
         name
         for part, module in family.trained().items()
@@ -284,7 +284,7 @@ def test_captions_and_identifiers_per_subject(flags):
 @every_unet
 def test_token_positions_follow_prompt(base):
     config, family = make(base)
-    find = attention.token_places
+    find = objective.token_places
     letters = family.tokenizer("a sks dog").input_ids
     assert [letters[place] for place in find(family.tokenizer, "a sks dog", "sks", config.model)] == letters[2:5]
     assert find(family.tokenizer, "sks or sks", "sks", config.model) == (1, 2, 3, 6, 7, 8)

@@ -10,7 +10,7 @@ from persam_dreambooth.json_lines import append_line
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.live_manifest import LiveManifest
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, append_entry, write_manifest
-from persam_dreambooth.review import changes
+from persam_dreambooth.review import album
 from persam_dreambooth.review.workspace import Workspace
 from tests.review.albums import draw_photos, write_found
 from tests.review.test_workspace import api_of, checked
@@ -81,7 +81,7 @@ def test_mask_overwritten_in_place_is_noticed_little_later(folder, monkeypatch):
         file.write(other)
         file.truncate()
     assert content != other
-    monkeypatch.setattr(changes, "TRUSTED", 0.0)
+    monkeypatch.setattr(album, "TRUSTED", 0.0)
     assert names(poll(api, since)) == ["c.png"]
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.training.runtime import open_files, workers
+from persam_dreambooth.training.runtime import workers
 from tests.training.runs import SCRIPT, as_words
 
 
@@ -21,13 +21,13 @@ def limit():
 
 def test_soft_limit_is_raised_only_as_far_as_needed(limit):
     limit(100)
-    open_files.check(0)
+    workers.check_open_files(0)
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 100
-    open_files.check(4)
+    workers.check_open_files(4)
     raised = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     assert raised > 100
     limit(raised + 50)
-    open_files.check(4)
+    workers.check_open_files(4)
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == raised + 50
 
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.yaml_files import read_yaml
+from persam_dreambooth.text_files import read_yaml
 
 
 def test_plain_values_are_read(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from persam_dreambooth.training.runtime.interrupts import SAME_SIGNAL, StopSignal
+from persam_dreambooth.training.runtime.process_state import SAME_SIGNAL, StopSignal
 from tests.training.runs import same_weights, train
 from tests.training.runtime.test_killed import WEIGHTS, signal_when_exists, start
 

@@ -8,7 +8,7 @@ import pytest
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.families.loading import naming
-from persam_dreambooth.training.runtime.memory import explained, savings
+from persam_dreambooth.training.runtime.process_state import memory_explained, savings
 from tests.training.runs import ROOT, as_words
 from tests.training.small import make
 
@@ -39,11 +39,15 @@ def test_out_of_memory_while_loading_is_reported(models):
     config, _ = make(models / "stable-diffusion")
     with (
         pytest.raises(UserError, match="out of memory; to need less, use"),
-        explained(config),
+        memory_explained(config),
         naming("the unet of x"),
     ):
         raise RuntimeError("can't start new thread")
-    with pytest.raises(UserError, match="the unet of x cannot be loaded"), explained(config), naming("the unet of x"):
+    with (
+        pytest.raises(UserError, match="the unet of x cannot be loaded"),
+        memory_explained(config),
+        naming("the unet of x"),
+    ):
         raise RuntimeError("no such layer")
 
 

@@ -5,7 +5,7 @@ import time
 import pytest
 from huggingface_hub import constants
 
-from persam_dreambooth import hub
+from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.models import Model, check_model
 from persam_dreambooth.generation import load_pipeline
@@ -25,7 +25,7 @@ def unreachable(monkeypatch, tmp_path):
 def test_unreachable_hub_is_reported_immediately(unreachable):
     begun = time.monotonic()
     with pytest.raises(UserError, match=r"nothing is cached under that name, and the hub cannot be reached") as error:
-        hub.check_available(NAME, "base model")
+        model_folder.check_available(NAME, "base model")
     assert time.monotonic() - begun < 5
     assert str(error.value).count(NAME) == 1 and "\n" not in str(error.value)
 
@@ -41,7 +41,7 @@ def test_unreachable_model_for_generation_is_reported_immediately(ask, unreachab
 def test_offline_mode_is_named(unreachable, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
-        hub.check_available(NAME, "SAM")
+        model_folder.check_available(NAME, "SAM")
 
 
 def test_cached_local_and_invalid_names_make_no_request(unreachable):
@@ -49,4 +49,4 @@ def test_cached_local_and_invalid_names_make_no_request(unreachable):
     file.parent.mkdir(parents=True)
     file.write_text("{}")
     for name in ("me/dog", str(unreachable), "/no/such/folder", "./nothing"):
-        hub.check_available(name, "base model")
+        model_folder.check_available(name, "base model")

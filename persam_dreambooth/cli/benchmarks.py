@@ -10,37 +10,44 @@ from tqdm import tqdm
 from persam_dreambooth.cli.evaluate import EvaluateFlags
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.evaluation.segmentation import ablation, presence, presence_report, report
-from persam_dreambooth.evaluation.segmentation.davis import Davis, VideoMethod, evaluate_davis, persam_video
+from persam_dreambooth.evaluation.segmentation.davis import Davis, VideoMethod, evaluate_davis, one_shot_video
 from persam_dreambooth.evaluation.segmentation.folders import FSS1000, PerSeg
 from persam_dreambooth.evaluation.segmentation.protocols import Benchmark
 from persam_dreambooth.evaluation.segmentation.report import per_object
 from persam_dreambooth.evaluation.segmentation.running import (
     BenchmarkPlan,
+    Encode,
     EvaluatedMethod,
+    encode_with,
     evaluate,
+    one_shot_method,
     open_output,
-    persam_method,
+    seggpt_method,
 )
 from persam_dreambooth.evaluation.segmentation.sampled import Lvis92, PacoPart, PascalPart
 from persam_dreambooth.photos import files
 from persam_dreambooth.preprocessing.job import PRESENCE_NAME
-from persam_dreambooth.segmentation import Backbone, ImageEncoder, PerSAM
+from persam_dreambooth.segmentation import ImageEncoder, PerSAM, SegGpt
 
+SEGGPT = "BAAI/seggpt-vit-large"
 BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
     benchmark.name: benchmark for benchmark in (PerSeg, FSS1000, Lvis92, PascalPart, PacoPart)
 }
 
 
 def run_benchmark(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
-    """Score PerSAM or PerSAM-F on a benchmark, beside the paper's number."""
-    method, name = flags.chosen_method(), flags.method
+    """Score a method on a benchmark, beside its authors' number."""
+    name = flags.method
 
-    def load() -> tuple[Backbone, dict[str, EvaluatedMethod]]:
-        backbone = sam.backbone()
-        return backbone, {name: persam_method(backbone, method)}
+    def load() -> tuple[Encode, dict[str, EvaluatedMethod]]:
+        if name == "seggpt":
+            model = SegGpt.from_pretrained(flags.features or SEGGPT, sam.device)
+            return lambda photo: photo, {name: seggpt_method(model)}
+        segmenter = flags.segmenter(sam)
+        return encode_with(segmenter), {name: one_shot_method(segmenter)}
 
-    settings = flags.settings(question, sam, method=asdict(method))
-    known = report.PAPER[question][name]
+    settings = flags.settings(question, sam, method=name if name == "seggpt" else asdict(flags.chosen_method()))
+    known = report.PAPER[question].get(name, {})
     ours = _score(BENCHMARKS[question], flags, settings, [name], load, {name: known})
     print(report.table(list(ours[name]), [(name, ours[name], known)]))
     _say_where(flags)
@@ -51,9 +58,9 @@ def run_ablation(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
     tables = flags.tables or list(ablation.TABLES)
     names = ablation.methods_of(tables)
 
-    def load() -> tuple[Backbone, dict[str, EvaluatedMethod]]:
+    def load() -> tuple[Encode, dict[str, EvaluatedMethod]]:
         backbone = sam.backbone()
-        return backbone, ablation.build(names, backbone, flags.fidelity, flags.steps)
+        return encode_with(PerSAM(backbone)), ablation.build(names, backbone, flags.fidelity, flags.steps)
 
     settings = flags.settings(question, sam, fidelity=flags.fidelity, steps=flags.steps)
     known = {name: {"mIoU": number} for name, number in report.PAPER_ABLATIONS.items()}
@@ -71,7 +78,7 @@ def _score(
     flags: EvaluateFlags,
     settings: dict[str, Any],
     names: list[str],
-    load: Callable[[], tuple[Backbone, dict[str, EvaluatedMethod]]],
+    load: Callable[[], tuple[Encode, dict[str, EvaluatedMethod]]],
     known: Mapping[str, Mapping[str, float]],
 ) -> dict[str, dict[str, float]]:
     """Run a benchmark, write its report, print its size; return our numbers by method."""
@@ -92,14 +99,14 @@ def _score(
 
 
 def run_davis(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
-    """Score PerSAM or PerSAM-F on DAVIS 2017."""
+    """Score a method on DAVIS 2017."""
     davis = Davis(Path(str(flags.data)))
     method = flags.chosen_method()
     settings = flags.settings(question, sam, method=asdict(method))
-    known = report.PAPER[question][flags.method]
+    known = report.PAPER[question].get(flags.method, {})
 
     def load() -> VideoMethod:
-        return persam_video(sam.backbone(), method)
+        return one_shot_video(flags.segmenter(sam))
 
     ours = evaluate_davis(davis, load, Path(str(flags.output)), settings, known)
     print(f"{davis.title}: {len(davis.videos)} videos, SAM {settings['sam']}; in percent")
@@ -112,13 +119,13 @@ def run_presence(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
     output, method = Path(str(flags.output)), flags.chosen_method()
     learned, others = presence.halves(PerSeg(Path(str(flags.data))), flags.seed)
     open_output(output, flags.settings(question, sam, method=asdict(method), encoder=flags.encoder))
-    persam = PerSAM(sam.backbone(), method)
+    segmenter = flags.segmenter(sam)
     encoder = ImageEncoder.from_pretrained(flags.encoder, sam.device) if flags.encoder else None
-    measured = presence.measure(persam, encoder, tqdm(learned, "Measuring", unit="object"))
+    measured = presence.measure(segmenter, encoder, tqdm(learned, "Measuring", unit="object"))
     named = str(Path(flags.encoder).resolve()) if flags.encoder and Path(flags.encoder).is_dir() else flags.encoder
-    rule = presence.fit_rule(list(measured), persam.checksum, named, PerSeg.title)
+    rule = presence.fit_rule(list(measured), segmenter.calibration, named, PerSeg.title)
     rule.save(output / PRESENCE_NAME)
-    judged = list(presence.judge(persam, rule, encoder, tqdm(others, "Judging", unit="object")))
+    judged = list(presence.judge(segmenter, rule, encoder, tqdm(others, "Judging", unit="object")))
     rows = presence_report.rows(judged)
     files.write_json([asdict(row) for row in rows], output / report.RESULTS_NAME)
     presence_report.draw_curves({"presence": judged}, output / "roc.png")

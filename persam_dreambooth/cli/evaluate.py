@@ -12,7 +12,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
-    from persam_dreambooth.segmentation import Method
+    from persam_dreambooth.segmentation import Insid3Method, Method, OneShotSegmenter
 
 BENCHMARKS = ("perseg", "fss", "lvis92", "pascal-part", "paco-part")
 DAVIS, ABLATE, PRESENCE, GENERATION = "davis", "ablate", "presence", "generation"
@@ -26,6 +26,8 @@ DESCRIPTION = (
 # Flags that only some evaluations read; the others refuse them.
 READ_BY = {
     "method": {*BENCHMARKS, DAVIS, PRESENCE},
+    "features": {*BENCHMARKS, DAVIS, PRESENCE},
+    "features_size": {*BENCHMARKS, DAVIS, PRESENCE},
     "folds": {*BENCHMARKS},
     "episodes": {*BENCHMARKS, ABLATE},
     "seed": {*BENCHMARKS, ABLATE, PRESENCE},
@@ -41,8 +43,14 @@ class EvaluateFlags(Flags):
 
     data: str | None = flag(None, "the benchmark's folder")
     output: str | None = flag(None, "folder for results.json, results.csv, worst.png, masks/ and episodes.json")
-    method: Literal["persam", "persam-f"] = flag(
-        "persam", "persam: training-free; persam-f: fits two mask weights; not for ablate"
+    method: Literal["persam", "persam-f", "insid3", "insid3-sam", "seggpt"] = flag(
+        "persam", "as for `segment`; seggpt: BAAI/seggpt-vit-large, or the one of --features; not for ablate"
+    )
+    features: str | None = flag(
+        None, "as for `segment`: the DINO of insid3 and insid3-sam, or for the confidence map of persam and persam-f"
+    )
+    features_size: int | None = flag(
+        None, "side in pixels of the square that the --features model sees; 64 of its patches if unset", min=1
     )
     fidelity: Literal["corrected", "official", "paper"] = flag(
         "corrected",
@@ -68,16 +76,34 @@ class EvaluateFlags(Flags):
         if unknown:
             raise UserError(f"--tables {unknown[0]} is unknown; choose among {', '.join(TABLES)}")
 
-    def chosen_method(self) -> "Method":
-        """Return PerSAM or PerSAM-F."""
-        from persam_dreambooth.segmentation import Method
+    def chosen_method(self) -> "Method | Insid3Method":
+        """Return PerSAM, PerSAM-F or INSID3 with its settings.
 
+        Raises:
+            UserError: INSID3 has not this fidelity, or the method is SegGPT, which not all evaluations take.
+        """
+        from persam_dreambooth.segmentation import Insid3Method, Method
+
+        if self.method == "seggpt":
+            raise UserError(f"--method seggpt is for {', '.join(BENCHMARKS)}; choose another method")
+        if self.method in ("insid3", "insid3-sam"):
+            if self.fidelity == "paper":
+                raise UserError("--fidelity paper is for persam and persam-f; INSID3 has corrected and official")
+            return Insid3Method(self.fidelity, with_sam=self.method == "insid3-sam")
         return Method.persam_f(self.fidelity) if self.method == "persam-f" else Method(self.fidelity)
+
+    def segmenter(self, sam: SamFlags) -> "OneShotSegmenter":
+        """Load the method; errors as in `load_segmenter`."""
+        from persam_dreambooth.segmentation import load_segmenter
+
+        method = self.chosen_method()
+        return load_segmenter(method, sam.sam, self.features, self.features_size, sam.device, sam.torch_dtype)
 
     def settings(self, question: str, sam: SamFlags, **more: Any) -> dict[str, Any]:
         """Return the settings that identify this run."""
         drawn = {"folds": self.folds, "episodes": self.episodes, "seed": self.seed}
-        return {"evaluation": question, "sam": sam.sam, "dtype": sam.dtype} | more | drawn
+        located = {name: value for name in ("features", "features_size") if (value := getattr(self, name)) is not None}
+        return {"evaluation": question, "sam": sam.sam, "dtype": sam.dtype} | located | more | drawn
 
 
 GROUPS = [EvaluateFlags, SamFlags]

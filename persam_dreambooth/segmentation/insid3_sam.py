@@ -48,6 +48,11 @@ class Insid3Sam(OneShotSegmenter):
         self._encoder = PhotoEncoder(backbone, cache=cache)
         self.name, self.checksum = insid3.name, insid3.checksum
 
+    @property
+    def calibration(self) -> str:
+        """INSID3's weights and the SAM's, whose predicted IoU is the score."""
+        return f"{self.checksum}-{self.backbone.checksum}"
+
     def encode(self, images: Sequence[Picture | EncodedPhoto]) -> list[EncodedPhoto]:
         """Encode photos with both encoders; already encoded photos are returned unchanged."""
         missing = [image for image in images if not isinstance(image, EncodedPhoto)]

@@ -68,6 +68,11 @@ class OneShotSegmenter(ABC):
             exclude: (H, W) bool, pixels not to search; None searches the whole photo.
         """
 
+    @property
+    def calibration(self) -> str:
+        """Names the method and its models for a presence rule, which only fits the scores that it was made on."""
+        return self.checksum
+
     def encode_references(self, references: Sequence[Reference]) -> list[EncodedPhoto]:
         """Encode the references' photos one at a time, since there may be many."""
         return [self.encode([reference.pixels])[0] for reference in references]

@@ -166,10 +166,10 @@ class PresenceCheck:
         encoder: ImageEncoder | None = None,
         encoded: Sequence[EncodedPhoto] | None = None,
     ) -> None:
-        if rule.backbone != segmenter.checksum:
+        if rule.backbone != segmenter.calibration:
             raise UserError(
                 f"this presence rule was calibrated on a SAM with the weights {rule.backbone}, not on "
-                f"{segmenter.name} ({segmenter.checksum}); make one with `persam-dreambooth evaluate presence`"
+                f"{segmenter.name} ({segmenter.calibration}); make one with `persam-dreambooth evaluate presence`"
             )
         if "appearance" in rule.weights and encoder is None:
             raise UserError(f"this presence rule uses the appearance score; pass its image encoder, {rule.encoder}")

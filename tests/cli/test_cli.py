@@ -27,7 +27,7 @@ from persam_dreambooth.cli.video import GROUPS as VIDEO
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag, flags_of
 from persam_dreambooth.preprocessing.references import ReferenceFiles
-from persam_dreambooth.segmentation import Method
+from persam_dreambooth.segmentation import Insid3Method, Method
 from persam_dreambooth.training.config import GROUPS, OptimizationConfig
 
 FLAGS = {
@@ -119,6 +119,30 @@ def test_mismatched_reference_flags_are_refused(error_of, argv, expected):
 def test_persam_f_is_selected_by_name():
     assert segment_flags("--method", "persam-f")[1].chosen_method() == Method.persam_f()
     assert segment_flags()[1].chosen_method() == Method()
+
+
+def test_insid3_is_selected_by_name():
+    assert segment_flags("--method", "insid3", "--tau", "0.5")[1].chosen_method() == Insid3Method(tau=0.5)
+    chosen = segment_flags("--method", "insid3-sam", "--agreement", "0.3", "--fidelity", "official")[1].chosen_method()
+    assert chosen == Insid3Method("official", with_sam=True, agreement=0.3)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["persam-f", "--alpha", "2"], "--alpha is not read by --method persam-f, only by persam"),
+        (["persam-f", "--no_guided_attention"], "--guided_attention is not read by --method persam-f"),
+        (["insid3", "--edge_padding", "0.1"], "only by persam and persam-f"),
+        (["persam", "--tau", "0.5"], "only by insid3 and insid3-sam"),
+        (["insid3", "--agreement", "0.5"], "only by insid3-sam"),
+        (["insid3", "--fidelity", "paper"], "INSID3 has corrected and official"),
+        (["persam", "--features_size", "64"], "give --features"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_flags_of_another_method_are_refused(error_of, argv, expected):
+    words = ["segment", "--images", "p", "--output", "o", "--reference", "a.jpg", "--reference_mask", "m.png"]
+    assert expected in error_of(*words, "--method", *argv)
 
 
 # Help

@@ -17,7 +17,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.segmentation.running import EvaluatedMethod, Segmenter, persam_method
+from persam_dreambooth.evaluation.segmentation.running import EvaluatedMethod, Segmenter, one_shot_method
 from persam_dreambooth.segmentation import (
     Backbone,
     EncodedPhoto,
@@ -99,10 +99,10 @@ def build(names: list[str], backbone: Backbone, fidelity: Fidelity, steps: int) 
     }
     makers: dict[str, Callable[[], EvaluatedMethod]] = {
         "three-weights": lambda: three_weights(backbone, fitted, steps),
-        "persam-box": lambda: persam_method(backbone, methods["persam"], box=True),
-        "persam-f-box": lambda: persam_method(backbone, fitted, box=True),
+        "persam-box": lambda: one_shot_method(PerSAM(backbone, methods["persam"]), box=True),
+        "persam-f-box": lambda: one_shot_method(PerSAM(backbone, fitted), box=True),
     }
-    built = {name: persam_method(backbone, method) for name, method in methods.items() if name in names}
+    built = {name: one_shot_method(PerSAM(backbone, method)) for name, method in methods.items() if name in names}
     built |= {name: tuned_decoder(backbone, fitted, tuner, steps) for name, tuner in tuners.items() if name in names}
     return built | {name: make() for name, make in makers.items() if name in names}
 

@@ -17,7 +17,7 @@ from persam_dreambooth.evaluation.segmentation.protocols import require
 from persam_dreambooth.evaluation.segmentation.report import WORST, WORST_NAME, write_results
 from persam_dreambooth.evaluation.segmentation.running import SCORES_NAME, Journal, open_output
 from persam_dreambooth.photos import files, rendering
-from persam_dreambooth.segmentation import Backbone, Method, PerSAM, Reference
+from persam_dreambooth.segmentation import OneShotSegmenter, Reference
 from persam_dreambooth.segmentation.video import VideoSegmenter
 
 VOID = 255
@@ -169,16 +169,15 @@ def _worst_frames(davis: Davis, output: Path, rows: list[dict[str, Any]]) -> Non
     files.write_picture(rendering.sheet(pictures, captions, columns=4), output / WORST_NAME)
 
 
-def persam_video(backbone: Backbone, method: Method) -> VideoMethod:
-    """Build PerSAM or PerSAM-F for videos: the first frame's objects are the subjects; none is ever dropped."""
-    persam = PerSAM(backbone, method)
+def one_shot_video(segmenter: OneShotSegmenter) -> VideoMethod:
+    """Evaluate a method on videos: the first frame's objects are the subjects; none is ever dropped."""
 
     def segment(frames: Iterator[Image.Image], masks: NDArray[np.bool_]) -> Iterator[NDArray[np.uint8]]:
         first = next(frames)
-        subjects = [persam.personalize(Reference(first, mask)) for mask in masks]
+        subjects = [segmenter.personalize(Reference(first, mask)) for mask in masks]
         numbers = np.arange(1, len(masks) + 1, dtype=np.uint8)
         labels = (masks * numbers[:, None, None]).max(0)  # (H, W)
-        followed = VideoSegmenter(persam, subjects, lost_below=None).follow(chain([first], frames), labels)
+        followed = VideoSegmenter(segmenter, subjects, lost_below=None).follow(chain([first], frames), labels)
         return (frame.labels for frame in followed)
 
     return segment

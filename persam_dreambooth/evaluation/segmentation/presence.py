@@ -20,7 +20,7 @@ from persam_dreambooth.evaluation.segmentation.protocols import Episode, read_ch
 from persam_dreambooth.images import to_mask
 from persam_dreambooth.segmentation import (
     ImageEncoder,
-    PerSAM,
+    OneShotSegmenter,
     Picture,
     Presence,
     PresenceCheck,
@@ -114,15 +114,17 @@ class _Albums:
         return Trial(image, to_mask(mask), "the object")
 
 
-def measure(persam: PerSAM, encoder: ImageEncoder | None, subjects: Iterable[Album]) -> Iterator[tuple[bool, Signals]]:
+def measure(
+    segmenter: OneShotSegmenter, encoder: ImageEncoder | None, subjects: Iterable[Album]
+) -> Iterator[tuple[bool, Signals]]:
     """Yield for each trial whether its mask is the subject's, and its presence scores; empty masks are skipped."""
     for reference, trials in subjects:
-        encoded = persam.encode_references([reference])
-        subject = persam.personalize(reference, encoded=encoded)
-        meter = SignalMeter(persam, subject, [reference], encoder, encoded)
+        encoded = segmenter.encode_references([reference])
+        subject = segmenter.personalize(reference, encoded=encoded)
+        meter = SignalMeter(segmenter, subject, [reference], encoder, encoded)
         for trial in trials:
-            (photo,) = persam.encode([trial.image])
-            found = persam.segment(photo, subject)
+            (photo,) = segmenter.encode([trial.image])
+            found = segmenter.segment(photo, subject)
             scores = meter(trial.image, photo, found)
             if scores is not None:
                 yield _group(trial, found)[0], scores
@@ -193,18 +195,18 @@ class Judgement:
 
 
 def judge(
-    persam: PerSAM,
+    segmenter: OneShotSegmenter,
     rule: PresenceRule,
     encoder: ImageEncoder | None,
     subjects: Iterable[Album],
 ) -> Iterator[Judgement]:
     """Decide every trial as for a user's photo, trying several candidate masks."""
     for reference, trials in subjects:
-        encoded = persam.encode_references([reference])
-        subject = persam.personalize(reference, encoded=encoded)
-        check = PresenceCheck(persam, subject, [reference], rule, encoder, encoded)
+        encoded = segmenter.encode_references([reference])
+        subject = segmenter.personalize(reference, encoded=encoded)
+        check = PresenceCheck(segmenter, subject, [reference], rule, encoder, encoded)
         for trial in trials:
-            (photo,) = persam.encode([trial.image])
+            (photo,) = segmenter.encode([trial.image])
             found, presence = check.find(trial.image, photo)
             right, group = _group(trial, found)
             yield Judgement(group, right, presence)

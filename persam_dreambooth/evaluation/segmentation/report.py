@@ -20,10 +20,11 @@ PAPER: Final[dict[str, dict[str, dict[str, float]]]] = {
     "davis": {"persam": {"J&F": 66.9}, "persam-f": {"J&F": 76.1}},
     "fss": {"persam": {"mIoU": 81.6}, "persam-f": {"mIoU": 86.3}},
     "lvis92": {"persam": {"mIoU": 15.6}, "persam-f": {"mIoU": 18.4}},
-    "pascal-part": {"persam": {"mIoU": 32.5}, "persam-f": {"mIoU": 32.9}},
-    "paco-part": {"persam": {"mIoU": 22.5}, "persam-f": {"mIoU": 22.7}},
+    "pascal-part": {"persam": {"mIoU": 32.5}, "persam-f": {"mIoU": 32.9}, "insid3": {"mIoU": 50.5}},
+    "paco-part": {"persam": {"mIoU": 22.5}, "persam-f": {"mIoU": 22.7}, "insid3": {"mIoU": 38.7}},
 }
-"""The numbers that PerSAM's authors report with SAM ViT-H, in percent (Zhang et al., arXiv 2305.03048).
+"""The numbers that PerSAM's authors report with SAM ViT-H (Zhang et al., arXiv 2305.03048), and INSID3's authors with
+DINOv3-L (Cuttano et al., arXiv 2603.28480), in percent.
 
 Benchmark -> method -> measure.
 """

@@ -23,13 +23,15 @@ from persam_dreambooth.evaluation.segmentation.protocols import (
 )
 from persam_dreambooth.images import to_mask
 from persam_dreambooth.photos import files
-from persam_dreambooth.segmentation import Backbone, EncodedPhoto, Method, PerSAM, Reference, reference_from
+from persam_dreambooth.segmentation import OneShotSegmenter, Picture, Reference, SegGpt, reference_from
 from persam_dreambooth.segmentation.frame import bounding_box
 
 SETTINGS_NAME, SCORES_NAME = "evaluation.json", "scores.jsonl"
 
-Segmenter = Callable[[EncodedPhoto], NDArray[np.bool_]]
-"""Maps a photo to the subject's mask in it, (H, W) bool."""
+Encode = Callable[[Picture], Any]
+"""Maps a photo to what all methods of a run segment: an `EncodedPhoto`, or the photo itself for SegGPT."""
+Segmenter = Callable[[Any], NDArray[np.bool_]]
+"""Maps a photo from `Encode` to the subject's mask in it, (H, W) bool."""
 EvaluatedMethod = Callable[[Reference], Segmenter]
 """Learns a subject from its reference; raises a UserError if it cannot be learned."""
 
@@ -77,15 +79,14 @@ class Score:
 
 
 def evaluate(
-    plan: BenchmarkPlan, names: Sequence[str], load: Callable[[], tuple[Backbone, Mapping[str, EvaluatedMethod]]]
+    plan: BenchmarkPlan, names: Sequence[str], load: Callable[[], tuple[Encode, Mapping[str, EvaluatedMethod]]]
 ) -> tuple[list[Episode], list[Score]]:
     """Score methods on a benchmark.
 
     Args:
         plan: configuration of the run.
         names: names of the methods.
-        load: returns the SAM that encodes the photos, and the methods by name; called only if episodes
-            are left to run.
+        load: returns what encodes the photos, and the methods by name; called only if episodes are left to run.
 
     Returns:
         The episodes, and a score for each method and episode, in the order of `names`.
@@ -105,10 +106,10 @@ def evaluate(
     left = [(episode, [name for name in names if not done(name, episode)]) for episode in listed]
     waiting = [(episode, names_left) for episode, names_left in left if names_left]
     if waiting:
-        backbone, methods = load()
+        encode, methods = load()
         total = sum(len(names_left) for _, names_left in waiting)
         with tqdm(total=total, desc=plan.benchmark.title, unit="mask") as progress:
-            for score in _run(plan, backbone, methods, waiting):
+            for score in _run(plan, encode, methods, waiting):
                 journal.append(asdict(score))
                 scored[score.contestant, score.episode] = score
                 progress.update()
@@ -117,19 +118,18 @@ def evaluate(
 
 def _run(
     plan: BenchmarkPlan,
-    backbone: Backbone,
+    encode: Encode,
     methods: Mapping[str, EvaluatedMethod],
     waiting: list[tuple[Episode, list[str]]],
 ) -> Iterator[Score]:
     """Learn each reference once, encode each query once, then write and score the mask of each method."""
-    encoder = PerSAM(backbone)
     for shot, block in groupby(waiting, key=lambda entry: entry[0].reference):
         reference = read_checked(plan.benchmark, shot)
         learned: dict[str, Segmenter | UserError] = {}
         for episode, names in block:
             image, mask = read_checked(plan.benchmark, episode.query)
             true = to_mask(mask)
-            (photo,) = encoder.encode([image])
+            photo = encode(image)
             for name in names:
                 if name not in learned:
                     learned[name] = _learn(methods[name], *reference)
@@ -198,22 +198,30 @@ class Journal:
         json_lines.append_line(self._path, json_lines.encode(line))
 
 
-def persam_method(backbone: Backbone, method: Method, box: bool = False) -> EvaluatedMethod:
-    """Build PerSAM or PerSAM-F on a SAM.
+def encode_with(segmenter: OneShotSegmenter) -> Encode:
+    """Encode photos with a method's own encoders."""
+    return lambda photo: segmenter.encode([photo])[0]
+
+
+def one_shot_method(segmenter: OneShotSegmenter, box: bool = False) -> EvaluatedMethod:
+    """Evaluate PerSAM, PerSAM-F or INSID3.
 
     Args:
-        backbone: the SAM.
-        method: fidelity and techniques.
+        segmenter: the method.
         box: use only the tight box around the reference mask, from which SAM makes the mask (table 6 of the paper).
     """
-    persam = PerSAM(backbone, method)
 
     def learn(reference: Reference) -> Segmenter:
         if box:
             tight = bounding_box(torch.from_numpy(reference.foreground))
             assert tight is not None  # a reference mask is never empty
-            reference = reference_from(persam, reference.pixels, box=tight.numpy())
-        subject = persam.personalize(reference)
-        return lambda photo: persam.segment(photo, subject).mask
+            reference = reference_from(segmenter, reference.pixels, box=tight.numpy())
+        subject = segmenter.personalize(reference)
+        return lambda photo: segmenter.segment(photo, subject).mask
 
     return learn
+
+
+def seggpt_method(model: SegGpt) -> EvaluatedMethod:
+    """Evaluate SegGPT, whose photos are not encoded beforehand."""
+    return lambda reference: lambda photo: model.segment([photo], [reference])[0]

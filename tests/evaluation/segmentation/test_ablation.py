@@ -6,7 +6,7 @@ import torch
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.segmentation import ablation, report
-from persam_dreambooth.evaluation.segmentation.running import persam_method
+from persam_dreambooth.evaluation.segmentation.running import one_shot_method
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, load_backbone, reference_from
 from persam_dreambooth.segmentation.mask_weights import dice_and_focal
 from persam_dreambooth.torch_utils import weights_checksum
@@ -57,7 +57,9 @@ def test_every_row_of_every_table_can_be_built_and_run(backbone):
 
 def test_evaluated_method_equals_persam(backbone):
     for method in ablation.ladder("corrected").values():
-        np.testing.assert_array_equal(mask_by(persam_method(backbone, method), backbone), expected(backbone, method))
+        np.testing.assert_array_equal(
+            mask_by(one_shot_method(PerSAM(backbone, method)), backbone), expected(backbone, method)
+        )
 
 
 def test_box_reference_is_sams_mask_of_tight_box(backbone):
@@ -66,7 +68,7 @@ def test_box_reference_is_sams_mask_of_tight_box(backbone):
     box = [columns[0], rows[0], columns[-1], rows[-1]]
     reference = reference_from(PerSAM(backbone), image, box=box)
     assert not np.array_equal(reference.foreground, disc)
-    found = mask_by(persam_method(backbone, Method(), box=True), backbone)
+    found = mask_by(one_shot_method(PerSAM(backbone, Method()), box=True), backbone)
     np.testing.assert_array_equal(found, expected(backbone, Method(), reference))
     assert not np.array_equal(found, expected(backbone, Method()))
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.segmentation.davis import Davis, evaluate_davis, persam_video, score_video
+from persam_dreambooth.evaluation.segmentation.davis import Davis, evaluate_davis, one_shot_video, score_video
 from persam_dreambooth.photos import files
-from persam_dreambooth.segmentation import Method, load_backbone
+from persam_dreambooth.segmentation import Method, PerSAM, load_backbone
 from random_models import random_sam
 from tests.evaluation.segmentation import datasets
 
@@ -101,7 +101,7 @@ def test_run_resumes_with_remaining_videos(davis, tmp_path):
 @pytest.mark.parametrize("method", [Method(), Method.persam_f()], ids=["persam", "persam-f"])
 def test_persam_follows_objects_of_first_frame(davis, tmp_path, method):
     backbone = load_backbone(random_sam(), device="cpu")
-    rows = score_video(davis, "bike", persam_video(backbone, method), tmp_path / "masks")
+    rows = score_video(davis, "bike", one_shot_video(PerSAM(backbone, method)), tmp_path / "masks")
     assert [row["object"] for row in rows] == [1, 2]
     first = np.asarray(files.read_picture(tmp_path / "masks" / "00000.png"))
     true = davis.labels("bike", davis.frames("bike")[0])

@@ -4,13 +4,30 @@ import json
 import shutil
 from dataclasses import fields
 
+import numpy as np
 import pytest
 
 from persam_dreambooth.cli import main
 from persam_dreambooth.cli.evaluate import BENCHMARKS, QUESTIONS, READ_BY, EvaluateFlags
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.segmentation import ablation, report
+from persam_dreambooth.photos import files
+from persam_dreambooth.segmentation import (
+    Insid3Method,
+    Method,
+    PresenceCheck,
+    PresenceRule,
+    Reference,
+    SegGpt,
+    load_segmenter,
+)
+from tests.conftest import ROOT
 from tests.evaluation.segmentation import datasets
 from tests.evaluation.segmentation.test_protocols import WRITERS
+from tests.segmentation.test_features import dinov3
+from tests.segmentation.test_seggpt import random_seggpt
+
+TINYWORLD = ROOT / "experiments" / "tinyworld" / "models"
 
 MAKERS = {make.name: write for make, write in WRITERS.items()} | {
     "davis": datasets.write_davis,
@@ -31,6 +48,13 @@ def error_of(capsys):
         return line
 
     return run
+
+
+@pytest.fixture
+def seggpt_folder(tmp_path):
+    """A folder with a small random SegGPT."""
+    random_seggpt().save_pretrained(tmp_path / "seggpt")
+    return tmp_path / "seggpt"
 
 
 def test_every_benchmark_has_test_and_paper_numbers():
@@ -77,6 +101,58 @@ def test_persam_f_is_compared_with_persam_f(models, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[2].split()[::2][:3] == ["persam-f", "95.3", "77.9"]
     assert main(["evaluate", "perseg", *map(str, flags)]) == 2
     assert "another evaluation (method differ" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["persam", "insid3", "insid3-sam"])
+def test_methods_with_dino_equal_segmenting_by_hand(method, models, tmp_path, capsys):
+    datasets.write_perseg(tmp_path / "data", objects=("cat",), photos=2)
+    dinov3().save_pretrained(tmp_path / "dino")
+    flags = ["--data", tmp_path / "data", "--output", tmp_path / "out", "--sam", models / "sam", "--device", "cpu"]
+    located = ["--features", tmp_path / "dino", "--features_size", 128]
+    assert main(["evaluate", "perseg", *map(str, [*flags, "--method", method, *located])]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[0] == method
+    chosen = Method() if method == "persam" else Insid3Method(with_sam=method == "insid3-sam")
+    segmenter = load_segmenter(chosen, str(models / "sam"), str(tmp_path / "dino"), 128, "cpu")
+    photos = sorted((tmp_path / "data").rglob("*.jpg"))
+    masks = sorted((tmp_path / "data").rglob("*.png"))
+    subject = segmenter.personalize(Reference(photos[0], masks[0]))
+    (found,) = (tmp_path / "out" / "masks").rglob("*.png")
+    np.testing.assert_array_equal(files.read_mask(found), segmenter.segment(photos[1], subject).mask)
+
+
+def test_seggpt_needs_no_sam_and_is_for_photos_only(seggpt_folder, tmp_path, capsys):
+    datasets.write_perseg(tmp_path / "data", objects=("cat",), photos=2)
+    flags = ["--data", tmp_path / "data", "--device", "cpu", "--method", "seggpt", "--features", seggpt_folder]
+    assert main(["evaluate", "perseg", *map(str, [*flags, "--output", tmp_path / "out"])]) == 0
+    capsys.readouterr()
+    photos, masks = (sorted((tmp_path / "data").rglob(name)) for name in ("*.jpg", "*.png"))
+    (own,) = SegGpt.from_pretrained(seggpt_folder, "cpu").segment([photos[1]], [Reference(photos[0], masks[0])])
+    (found,) = (tmp_path / "out" / "masks").rglob("*.png")
+    np.testing.assert_array_equal(files.read_mask(found), own)
+    datasets.write_davis(tmp_path / "davis", videos=("bear",), frames=2)
+    flags[1] = tmp_path / "davis"
+    assert main(["evaluate", "davis", *map(str, [*flags, "--output", tmp_path / "video"])]) == 2
+    assert "--method seggpt is for perseg" in capsys.readouterr().err
+
+
+def test_presence_rule_of_insid3_is_refused_by_others(models, tmp_path):
+    datasets.write_perseg(tmp_path / "data", objects=("cat", "dog", "cup", "hat"), photos=3)
+    flags = ["--data", tmp_path / "data", "--output", tmp_path / "out", "--sam", TINYWORLD / "sam", "--device", "cpu"]
+    located = ["--features", TINYWORLD / "dino", "--features_size", 64]
+    assert main(["evaluate", "presence", *map(str, [*flags, "--method", "insid3-sam", *located])]) == 0
+    rule = PresenceRule.load(tmp_path / "out" / "presence.json")
+    methods = {
+        with_sam: load_segmenter(
+            Insid3Method(with_sam=with_sam), str(TINYWORLD / "sam"), str(TINYWORLD / "dino"), 64, "cpu"
+        )
+        for with_sam in (True, False)
+    }
+    photos, masks = (sorted((tmp_path / "data").rglob(name)) for name in ("*.jpg", "*.png"))
+    reference = Reference(photos[0], masks[0])
+    subject = methods[True].personalize(reference)
+    PresenceCheck(methods[True], subject, [reference], rule)
+    with pytest.raises(UserError, match="presence rule was calibrated"):
+        PresenceCheck(methods[False], subject, [reference], rule)
 
 
 def test_ablate_prints_tables_and_can_add_more_later(models, tmp_path, capsys):

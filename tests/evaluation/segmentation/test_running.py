@@ -16,10 +16,11 @@ from persam_dreambooth.evaluation.segmentation.running import (
     BenchmarkPlan,
     Journal,
     Score,
+    encode_with,
     evaluate,
     mask_path,
+    one_shot_method,
     open_output,
-    persam_method,
 )
 from persam_dreambooth.evaluation.segmentation.sampled import PacoPart
 from persam_dreambooth.images import to_mask
@@ -62,7 +63,7 @@ class Counting:
 
 
 def run(plan, backbone, **methods):
-    return evaluate(plan, list(methods), lambda: (backbone, methods))
+    return evaluate(plan, list(methods), lambda: (encode_with(PerSAM(backbone)), methods))
 
 
 # Averages
@@ -104,7 +105,7 @@ def test_methods_are_not_mixed():
 
 def test_scores_equal_segmenting_by_hand(backbone, perseg, tmp_path):
     plan = BenchmarkPlan(perseg, tmp_path / "out", {})
-    episodes, scores = run(plan, backbone, persam=persam_method(backbone, Method()))
+    episodes, scores = run(plan, backbone, persam=one_shot_method(PerSAM(backbone, Method())))
     persam = PerSAM(backbone)
     for name in ("cat", "dog"):
         intersection = union = target = 0
@@ -125,15 +126,15 @@ def test_scores_equal_segmenting_by_hand(backbone, perseg, tmp_path):
 def test_interrupted_run_resumes_and_repeats_nothing(backbone, perseg, tmp_path):
     settings = {"sam": "random", "folds": (1, 2)}
     straight = run(
-        BenchmarkPlan(perseg, tmp_path / "one", settings), backbone, persam=persam_method(backbone, Method())
+        BenchmarkPlan(perseg, tmp_path / "one", settings), backbone, persam=one_shot_method(PerSAM(backbone, Method()))
     )
     plan = BenchmarkPlan(perseg, tmp_path / "two", settings)
-    first = Counting(persam_method(backbone, Method()), interrupted_after=3)
+    first = Counting(one_shot_method(PerSAM(backbone, Method())), interrupted_after=3)
     with pytest.raises(KeyboardInterrupt):
         run(plan, backbone, persam=first)
     with (tmp_path / "two" / "scores.jsonl").open("a") as file:
         file.write('{"contestant": "per')  # as after a kill
-    second = Counting(persam_method(backbone, Method()))
+    second = Counting(one_shot_method(PerSAM(backbone, Method())))
     assert run(plan, backbone, persam=second) == straight
     assert (first.learned, first.found) == (2, 3)
     assert (second.learned, second.found) == (1, 1)
@@ -147,7 +148,7 @@ def test_interrupted_run_resumes_and_repeats_nothing(backbone, perseg, tmp_path)
 
 def test_method_added_later_runs_alone(backbone, perseg, tmp_path):
     plan = BenchmarkPlan(perseg, tmp_path / "out", {})
-    first, second = (Counting(persam_method(backbone, Method())) for _ in range(2))
+    first, second = (Counting(one_shot_method(PerSAM(backbone, Method()))) for _ in range(2))
     run(plan, backbone, one=first)
     _, scores = run(plan, backbone, one=first, other=second)
     assert (first.found, second.found) == (4, 4)
@@ -166,7 +167,7 @@ def test_reference_that_cannot_be_learned_counts_as_empty_mask(backbone, tmp_pat
         annotations = [{"category_id": group, "obj_ann_id": group} | part for group in range(4)]
         datasets.dump(root / "paco" / f"paco_part_{name}.pkl", stored | {"img2anno": {0: annotations, 1: annotations}})
     plan = BenchmarkPlan(PacoPart(root), tmp_path / "out", {}, folds=[0], episodes=2)
-    _, scores = run(plan, backbone, persam=persam_method(backbone, Method()))
+    _, scores = run(plan, backbone, persam=one_shot_method(PerSAM(backbone, Method())))
     assert [(score.region, "full" in score.error) for score in scores] == [(Overlap(0, 400, 400), True)] * 2
     assert per_object(scores)[0].unlearned == 2
     assert run(plan, backbone, persam=None)[1] == scores
@@ -213,7 +214,7 @@ def test_table_shows_paper_numbers_next_to_ours():
 
 def test_results_and_rows_agree_and_worst_are_shown(backbone, perseg, tmp_path):
     plan = BenchmarkPlan(perseg, tmp_path / "out", {"sam": "random"})
-    episodes, scores = run(plan, backbone, persam=persam_method(backbone, Method()))
+    episodes, scores = run(plan, backbone, persam=one_shot_method(PerSAM(backbone, Method())))
     rows = per_object(scores)
     paper = {"persam": {"mIoU": 89.3}}
     ours = report.write_report(plan.output, perseg, plan.settings, episodes, scores, rows, paper)
@@ -229,7 +230,7 @@ def test_results_and_rows_agree_and_worst_are_shown(backbone, perseg, tmp_path):
 
 def test_worst_come_first(backbone, perseg, tmp_path):
     plan = BenchmarkPlan(perseg, tmp_path, {})
-    episodes, scores = run(plan, backbone, persam=persam_method(backbone, Method()))
+    episodes, scores = run(plan, backbone, persam=one_shot_method(PerSAM(backbone, Method())))
     worst = min(scores, key=lambda score: score.region.iou)
     sheets = []
     for shown in (scores, scores[::-1], [worst]):

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from persam_dreambooth.preprocessing import SegmentationJob, segment_albums
     from persam_dreambooth.preprocessing.references import ReferenceFiles
     from persam_dreambooth.preprocessing.segment_folder import segment_folder
-    from persam_dreambooth.segmentation import Method, PerSAM, Reference, Segmentation, Subject
+    from persam_dreambooth.segmentation import (
+        INSID3,
+        Insid3Method,
+        Insid3Sam,
+        Method,
+        PerSAM,
+        Reference,
+        Segmentation,
+        Subject,
+        load_segmenter,
+    )
     from persam_dreambooth.training.config import TrainingConfig
     from persam_dreambooth.training.loop import TrainingCallbacks
     from persam_dreambooth.training.main import TrainingResult, train
@@ -45,7 +55,10 @@ _MODULES = {
     "preprocessing": ("SegmentationJob", "segment_albums"),
     "preprocessing.references": ("ReferenceFiles",),
     "preprocessing.segment_folder": ("segment_folder",),
-    "segmentation": ("Method", "PerSAM", "Reference", "Segmentation", "Subject"),
+    "segmentation": (
+        *("INSID3", "Insid3Method", "Insid3Sam", "Method", "PerSAM", "Reference", "Segmentation", "Subject"),
+        "load_segmenter",
+    ),
     "training.config": ("TrainingConfig",),
     "training.loop": ("TrainingCallbacks",),
     "training.main": ("TrainingResult", "train"),
@@ -54,10 +67,13 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "INSID3",
     "Exported",
     "GeneratedFolder",
     "GenerationReport",
     "Imported",
+    "Insid3Method",
+    "Insid3Sam",
     "ManifestEntry",
     "Method",
     "PerSAM",
@@ -81,6 +97,7 @@ __all__ = [
     "generate_folder",
     "import_masks",
     "load_pipeline",
+    "load_segmenter",
     "read_mask",
     "read_photo",
     "segment_albums",

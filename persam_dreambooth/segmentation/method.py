@@ -107,3 +107,12 @@ class Insid3Method:
             raise UserError(
                 f"svd_components {self.svd_components} must be at least 1; leave it out for the paper's share"
             )
+
+
+METHODS: Final[dict[str, Method | Insid3Method]] = {
+    "persam": Method(),
+    "persam-f": Method.persam_f(),
+    "insid3": Insid3Method(),
+    "insid3-sam": Insid3Method(with_sam=True),
+}
+"""Each method with its default settings, by its name on the command line."""

@@ -48,7 +48,7 @@ PATHS = (
     "output_dir",
 )
 """Flags that name a file or a folder."""
-NAMES_OR_PATHS = ("pretrained_model_name_or_path", "tokenizer_name", "sam", "dataset_name")
+NAMES_OR_PATHS = ("pretrained_model_name_or_path", "tokenizer_name", "sam", "segmentation_features", "dataset_name")
 """Flags that name a file or a folder, or something on the hub."""
 ANY_BYTES = {*PATHS, *NAMES_OR_PATHS} - {"output_dir", "training_cache"}
 """Flags whose value need not be UTF-8, as file names; safetensors, which writes to the others, requires it."""

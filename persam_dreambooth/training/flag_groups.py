@@ -201,6 +201,15 @@ class MaskConfig(Flags):
     reference_image: str | None = flag(None, "instead of masks: the one photo whose mask you have")
     reference_mask: str | None = flag(None, "its mask: the subject painted on black, the photo's size")
     sam: str = flag("facebook/sam-vit-huge", "the SAM that finds the subject: hub name, folder or .pth checkpoint")
+    segmentation_method: Literal["persam", "persam-f", "insid3", "insid3-sam"] = flag(
+        "persam", "how the subject is found with --reference_image; see `persam-dreambooth segment --help`"
+    )
+    segmentation_features: str | None = flag(
+        None, "with --reference_image: a DINOv3 or DINOv2 that locates the subject; --features of `segment`"
+    )
+    segmentation_features_size: int | None = flag(
+        None, "side in pixels of the square that --segmentation_features sees; 64 of its patches if unset", min=1
+    )
     uncertain_photo_weight: float = flag(
         0.0,
         "loss weight of photos in which segmentation is unsure of the subject or did not find it: 0 leaves them "

@@ -19,7 +19,8 @@ from persam_dreambooth.training.data.class_images import check_class_folders, en
 from persam_dreambooth.training.data.concepts import Concept, read_concepts
 from persam_dreambooth.training.data.crops import Size, bucket_sizes
 from persam_dreambooth.training.data.dataset import InstancePhoto
-from persam_dreambooth.training.data.instances import find_instances, segment_first
+from persam_dreambooth.training.data.instances import find_instances
+from persam_dreambooth.training.data.mask_folders import segment_first
 from persam_dreambooth.training.data.mask_report import MaskCheck, check_masks
 from persam_dreambooth.training.data.samples import FreshSamples
 from persam_dreambooth.training.families import check_base_model

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from persam_dreambooth.cli import main
 from persam_dreambooth.photos.manifest import read_manifest
+from tests.conftest import ROOT
 from tests.parity.diffusers_cases import PHOTOS, logged_losses
 from tests.training.runs import NAMES, launch, train
 
@@ -135,13 +136,16 @@ def test_plain_dreambooth_equals_white_masks(flags):
     assert logged_losses(Path("output")) == pytest.approx(logged_losses(Path("white")), abs=1e-6)
 
 
-def test_segmenting_during_training_equals_segmenting_before(flags, models):
+@pytest.mark.parametrize("method", ["persam", "insid3-sam"])
+def test_segmenting_during_training_equals_segmenting_before(flags, models, method):
     photo, mask = "photos/00.png", str(PHOTOS / "00.png")
-    sam = str(models / "sam")
-    reference = ["--reference", photo, "--reference_mask", mask, "--sam", sam]
+    sam, dino = str(models / "sam"), str(ROOT / "experiments" / "tinyworld" / "models" / "dino")
+    located = ["--method", method, "--features", dino, "--features_size", "64"]
+    reference = ["--reference", photo, "--reference_mask", mask, "--sam", sam, *located]
     assert main(["segment", "--images", "photos", *reference, "--output", "segmented"]) == 0
     assert train(flags, instance_mask_dir="segmented", mask_downsample="max", output_dir="before") == 0
     on_the_way = {"instance_mask_dir": None, "reference_image": photo, "reference_mask": mask, "sam": sam}
+    on_the_way |= {"segmentation_method": method, "segmentation_features": dino, "segmentation_features_size": 64}
     assert train(flags | on_the_way, mask_downsample="max") == 0
     assert logged_losses(Path("output")) == logged_losses(Path("before"))
     for name in NAMES:

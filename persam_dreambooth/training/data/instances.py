@@ -6,21 +6,17 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from persam_dreambooth.errors import UserError, counted, listed
 from persam_dreambooth.photos import files, pairs
-from persam_dreambooth.photos.listing import PhotoFolder, repeated_folders
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, newest_entries, relative_path
-from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, segment_folder
-from persam_dreambooth.preprocessing.references import ReferenceFiles
+from persam_dreambooth.preprocessing import SETTINGS_NAME
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.data.crops import Size, nearest_bucket
 from persam_dreambooth.training.data.dataset import InstancePhoto
+from persam_dreambooth.training.data.mask_folders import mask_folder, photo_folders
 from persam_dreambooth.training.screen import warn
 
-SEGMENTATION_FOLDER = "segmentation"
 Digests = tuple[str, str | None]
 """SHA-256 of a photo and of its mask."""
 
@@ -39,25 +35,6 @@ class Found:
     instances: list[InstancePhoto]
     left_out: dict[Path, str]
     manifest: list[ManifestEntry]
-
-
-def segment_first(concept: Concept, config: TrainingConfig, device: torch.device) -> None:
-    """Make the masks in the output folder if the user gave a reference instead of masks.
-
-    Call it in one process only, before the others look for the masks.
-    """
-    if not config.mask.masked_loss or concept.reference is None:
-        return
-    reference = ReferenceFiles(*concept.reference)
-    for folder in photo_folders(concept):
-        output = _segmentation(concept, config) / folder.name
-        segment_folder(SegmentationJob(folder.path, (reference,), output, config.mask.sam, device=str(device)))
-
-
-def photo_folders(concept: Concept) -> list[PhotoFolder]:
-    """Return the folders of a subject's photos: the given one or, if it has no photos, kohya's folders inside it."""
-    inside = repeated_folders(concept.photos)
-    return inside if inside and not files.list_photos(concept.photos) else [PhotoFolder(concept.photos)]
 
 
 def find_instances(concept: Concept, config: TrainingConfig, sizes: Sequence[Size]) -> Found:
@@ -228,26 +205,6 @@ def _segmented(folder: Path) -> list[ManifestEntry]:
     """Return the manifest entries that `persam-dreambooth segment` wrote for a folder of masks; none for others."""
     run = folder.parent
     return newest_entries(run / MANIFEST_NAME) if (run / SETTINGS_NAME).exists() else []
-
-
-def mask_folder(concept: Concept, config: TrainingConfig, folder: PhotoFolder) -> Path:
-    """Return the folder of the masks of a folder of photos; for a folder that `segment` wrote, its subfolder `masks`.
-
-    Masks of kohya's folders lie in folders of the same names or, without such a folder, all in one.
-
-    Raises:
-        UserError: no such folder.
-    """
-    if concept.reference:
-        return _segmentation(concept, config) / folder.name / "masks"
-    given = pairs.mask_folder(Path(str(concept.masks)), "--instance_mask_dir")
-    own = given / folder.name
-    return pairs.mask_folder(own, "--instance_mask_dir") if folder.name and own.is_dir() else given
-
-
-def _segmentation(concept: Concept, config: TrainingConfig) -> Path:
-    """Return the folder for masks that are made from a reference; with several subjects each has its own."""
-    return Path(config.output.output_dir) / SEGMENTATION_FOLDER / concept.name
 
 
 def _manifest(

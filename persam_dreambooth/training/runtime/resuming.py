@@ -17,7 +17,7 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.text_files import read_yaml
 from persam_dreambooth.training import optimizer_args
 from persam_dreambooth.training.config import GROUPS, OutputConfig, TrainingConfig, ValidationConfig
-from persam_dreambooth.training.data import dataset_copy, instances
+from persam_dreambooth.training.data import dataset_copy, mask_folders
 from persam_dreambooth.training.runtime import checkpoint
 
 HELD = (
@@ -44,7 +44,7 @@ def choose_start(config: TrainingConfig) -> Path | None:
     files.check_output_folder(output)
     # Masks and copied photos of an interrupted run can be reused or replaced; anything else might be lost.
     there = {path.name for path in output.iterdir()} if output.exists() else set()
-    kept = {instances.SEGMENTATION_FOLDER, dataset_copy.COPY_FOLDER, LOCK_NAME}
+    kept = {mask_folders.SEGMENTATION_FOLDER, dataset_copy.COPY_FOLDER, LOCK_NAME}
     held = sorted(name for name in there - kept if not name.startswith(UNFINISHED))
     wanted = config.output.resume_from_checkpoint
     chosen = checkpoint.choose_checkpoint(output, wanted) if wanted else None

@@ -1,0 +1,65 @@
+"""Where a subject's photos and masks lie, and the masks that are made from a reference before training."""
+
+from pathlib import Path
+
+import torch
+
+from persam_dreambooth.photos import files, pairs
+from persam_dreambooth.photos.listing import PhotoFolder, repeated_folders
+from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
+from persam_dreambooth.preprocessing.references import ReferenceFiles
+from persam_dreambooth.segmentation.method import METHODS
+from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.data.concepts import Concept
+
+SEGMENTATION_FOLDER = "segmentation"
+
+
+def segment_first(concept: Concept, config: TrainingConfig, device: torch.device) -> None:
+    """Make the masks in the output folder if the user gave a reference instead of masks.
+
+    Call it in one process only, before the others look for the masks.
+    """
+    mask = config.mask
+    if not mask.masked_loss or concept.reference is None:
+        return
+    reference = ReferenceFiles(*concept.reference)
+    for folder in photo_folders(concept):
+        output = _segmentation(concept, config) / folder.name
+        job = SegmentationJob(
+            folder.path,
+            (reference,),
+            output,
+            mask.sam,
+            METHODS[mask.segmentation_method],
+            str(device),
+            features=mask.segmentation_features,
+            features_size=mask.segmentation_features_size,
+        )
+        segment_folder(job)
+
+
+def photo_folders(concept: Concept) -> list[PhotoFolder]:
+    """Return the folders of a subject's photos: the given one or, if it has no photos, kohya's folders inside it."""
+    inside = repeated_folders(concept.photos)
+    return inside if inside and not files.list_photos(concept.photos) else [PhotoFolder(concept.photos)]
+
+
+def mask_folder(concept: Concept, config: TrainingConfig, folder: PhotoFolder) -> Path:
+    """Return the folder of the masks of a folder of photos; for a folder that `segment` wrote, its subfolder `masks`.
+
+    Masks of kohya's folders lie in folders of the same names or, without such a folder, all in one.
+
+    Raises:
+        UserError: no such folder.
+    """
+    if concept.reference:
+        return _segmentation(concept, config) / folder.name / "masks"
+    given = pairs.mask_folder(Path(str(concept.masks)), "--instance_mask_dir")
+    own = given / folder.name
+    return pairs.mask_folder(own, "--instance_mask_dir") if folder.name and own.is_dir() else given
+
+
+def _segmentation(concept: Concept, config: TrainingConfig) -> Path:
+    """Return the folder for masks that are made from a reference; with several subjects each has its own."""
+    return Path(config.output.output_dir) / SEGMENTATION_FOLDER / concept.name

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from persam_dreambooth.errors import UserError, counted
 from persam_dreambooth.photos import files, video_io
-from persam_dreambooth.segmentation import OneShotSegmenter, Reference, Subject, VideoSegmenter
+from persam_dreambooth.segmentation import OneShotSegmenter, Subject, VideoSegmenter
 from persam_dreambooth.segmentation.memory_video import MemorySegmenter, VideoModel
+from persam_dreambooth.segmentation.video import first_frame_subject
 
 LOG_NAME, OVERLAY_NAME, MASKS = "frames.jsonl", "overlay.mp4", "masks"
 
@@ -108,7 +109,7 @@ def _segmenter(
     if method is None:
         raise UserError("a video needs PerSAM or a video model to track its subjects; give one of them")
     if labels is not None:
-        subjects = [method.personalize(Reference(first, labels == number)) for number in range(1, labels.max() + 1)]
+        subjects = [first_frame_subject(method, first, labels == number) for number in range(1, labels.max() + 1)]
     return VideoSegmenter(method, subjects or [], lost_below)
 
 

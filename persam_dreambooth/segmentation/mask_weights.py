@@ -20,15 +20,18 @@ CORRECTIONS = 5
 """Number of full-gradient corrections during the fit."""
 
 
-def fit_mask_weights(logits: Tensor, foreground: Tensor) -> Tensor:
+def fit_mask_weights(
+    logits: Tensor, foreground: Tensor, steps: int = STEPS, learning_rate: float = LEARNING_RATE
+) -> Tensor:
     """Fit the weights of equation 11, with which the sum of the three masks is closest to the reference mask.
 
-    AdamW (learning rate 1e-3, eps 1e-4, torch's weight decay), cosine decay to zero, dice loss plus
-    focal loss, as in the authors' code.
+    AdamW (eps 1e-4, torch's weight decay), cosine decay to zero, dice loss plus focal loss, as in the authors' code.
 
     Args:
         logits: (3, N) float32, the decoder's three masks at the N pixels of the reference photo.
         foreground: (N,) bool, the reference mask at the same pixels.
+        steps: of the optimizer.
+        learning_rate: at the first step.
 
     Returns:
         (3,) float32 weights (1 - w1 - w2, w1, w2) that sum to 1; they may be negative.
@@ -38,13 +41,13 @@ def fit_mask_weights(logits: Tensor, foreground: Tensor) -> Tensor:
     sample_logits, sample_target = logits[:, chosen], target[chosen]
     share = len(target) / len(sample_target)
     free = torch.full((2,), 1 / 3, device=logits.device, requires_grad=True)
-    optimizer = torch.optim.AdamW([free], lr=LEARNING_RATE, eps=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    optimizer = torch.optim.AdamW([free], lr=learning_rate, eps=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     correction = torch.zeros_like(free)
-    for step in range(STEPS):
+    for step in range(steps):
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(mask_loss(free, sample_logits, sample_target, share), free)
-            if share > 1 and step % (STEPS // CORRECTIONS) == 0:
+            if share > 1 and step % (steps // CORRECTIONS) == 0:
                 (whole,) = torch.autograd.grad(mask_loss(free, logits, target), free)
                 correction = whole - gradient
         free.grad = gradient + correction

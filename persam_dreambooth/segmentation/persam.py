@@ -85,10 +85,10 @@ class PerSAM(OneShotSegmenter):
                 coverage at value 128).
         """
         pairs = self.pairs(references, encoded)
-        pooled = torch.cat([self._local_features(*pair) for pair in pairs])  # (n, C)
+        pooled = torch.cat([self.local_features(*pair) for pair in pairs])  # (n, C)
         compared = pooled
         if self.features is not None:
-            compared = torch.cat([self._local_features(reference, photo.compared) for reference, photo in pairs])
+            compared = torch.cat([self.local_features(reference, photo.compared) for reference, photo in pairs])
         feature = self.method.rules.target_feature(compared, self.method.mask_weights)
         if self.method.mask_weights and mask_weights is None:
             mask_weights = self._fit(pairs, feature)
@@ -100,7 +100,7 @@ class PerSAM(OneShotSegmenter):
             mask_weights=mask_weights,
         )
 
-    def _local_features(self, reference: Reference, encoded: EncodedPhoto) -> Tensor:
+    def local_features(self, reference: Reference, encoded: EncodedPhoto) -> Tensor:
         """Return {T_R^i} of equation 4: the (n, C) features of the cells under one reference mask."""
         embedding, frame, rules = encoded.embedding, encoded.frame, self.method.rules
         grid = embedding.shape[-1]

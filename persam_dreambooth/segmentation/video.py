@@ -5,7 +5,7 @@ dropped, and it is resumed where the confidence map finds it again.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,15 +17,20 @@ from persam_dreambooth.segmentation import location
 from persam_dreambooth.segmentation.backbones import Prompts
 from persam_dreambooth.segmentation.encoding import check_finite
 from persam_dreambooth.segmentation.frame import bounding_box
+from persam_dreambooth.segmentation.mask_weights import fit_mask_weights
 from persam_dreambooth.segmentation.multi_mask import share_out
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.persam import PerSAM
 from persam_dreambooth.segmentation.refinement import refine
 from persam_dreambooth.segmentation.subject import Subject
-from persam_dreambooth.segmentation.types import EncodedPhoto, Picture
+from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, Reference
 
-POINTS = 2
-"""Number of most confident pixels that prompt the decoder, as in the authors' code."""
+POINTS, POINTS_F = 2, 1
+"""Number of most confident pixels that prompt the decoder, for PerSAM and for PerSAM-F, as in the authors' code."""
+LEVEL = np.uint8(215)
+"""Foreground value of the first frame's mask in the authors' video code; a cell needs 57.5 % coverage to count."""
+STEPS_F, LEARNING_RATE_F = 800, 4e-4
+"""Of the fit of PerSAM-F's mask weights on a video's first frame, as in the authors' code."""
 WIDENED = 10
 """Pixels by which the previous frame's box is enlarged on each side, as in the authors' code."""
 
@@ -118,26 +123,23 @@ class VideoSegmenter:
 
         INSID3 segments the frame like a photo. PerSAM runs three decoder passes: the first is prompted with the most
         confident pixels and, if the subject was visible in the previous frame, with its enlarged box and that box's
-        center; of the three masks the largest is kept. The other two passes are cascaded post-refinement.
+        center. Of the three masks the largest is kept; PerSAM-F keeps their weighted sum. The other two passes are
+        cascaded post-refinement, in PerSAM-F both with a box.
         """
         frame = photo.frame
         if not isinstance(self._segmenter, PerSAM):
             found = self._segmenter.segment_encoded(photo, subject)
             return frame.to_original(torch.from_numpy(found.logits)[None])[0], found.score
-        backbone = self._segmenter.backbone
-        flat = location.on_photo(subject.target_feature, photo).flatten()
-        index = flat.topk(min(POINTS, len(flat))).indices
-        points = torch.stack([index % frame.width, index // frame.width], dim=-1)
-        box = None
-        if previous_box is not None:
-            edges = _widened(previous_box, frame.width, frame.height)
-            points = torch.cat([points, edges.view(2, 2).sum(0, keepdim=True).to(points.device) // 2])
-            box = frame.box_to_model(edges)
-        model_points, labels = frame.to_model(points), torch.ones(len(points), dtype=torch.int64, device=points.device)
-        prompts = Prompts(model_points, labels, box)
+        backbone, weights = self._segmenter.backbone, subject.mask_weights
+        prompts = _prompts(photo, subject, previous_box)
         logits, scores = backbone.decode(photo.embedding, prompts, multimask=True, extra=photo.extra)
-        kept = logits[(frame.to_original(logits) > 0).sum((1, 2)).argmax()]
-        for with_box in (False, True):
+        if weights is None:
+            kept = logits[_areas(frame.to_original(logits), self._segmenter.method.fidelity).argmax()]
+        else:
+            kept = torch.einsum("k,khw->hw", weights, logits)
+            if not (frame.to_original(kept[None]) > 0).any():
+                kept = logits[scores.argmax()]
+        for with_box in (weights is not None, True):
             refined = refine(backbone, photo, prompts, kept, with_box)
             if refined is None:
                 return torch.full((frame.height, frame.width), -1.0, device=kept.device), 0.0
@@ -145,6 +147,62 @@ class VideoSegmenter:
             kept = logits[scores.argmax()]
         check_finite(kept, backbone.name)
         return frame.to_original(kept[None])[0], float(scores.max())
+
+
+@torch.no_grad()
+def first_frame_subject(segmenter: OneShotSegmenter, frame: Picture, mask: NDArray[np.bool_]) -> Subject:
+    """Learn a subject from the first frame of a video.
+
+    As in the authors' video scripts, the target feature of PerSAM too is the midpoint of mean and maximum, and
+    PerSAM-F's weights are fitted on a decoder pass that is prompted with the subject's box. INSID3 learns it as from a
+    photo.
+
+    Args:
+        segmenter: the method that will follow the subject.
+        frame: the first frame.
+        mask: (H, W) bool, the subject in it.
+
+    Raises:
+        UserError: the mask is empty or full.
+    """
+    reference = Reference(frame, mask.astype(np.uint8) * LEVEL)
+    if not isinstance(segmenter, PerSAM):
+        return segmenter.personalize(reference)
+    method, encoded = segmenter.method, segmenter.encode_references([reference])
+    unfitted = torch.zeros(3) if method.mask_weights else None
+    subject = segmenter.personalize(reference, unfitted, encoded)
+    (photo,) = encoded
+    features = segmenter.local_features(reference, photo.compared)
+    subject = replace(subject, target_feature=method.rules.target_feature(features, with_maximum=True))
+    if not method.mask_weights:
+        return subject
+    foreground = torch.from_numpy(reference.foreground)
+    prompts = _prompts(photo, subject, bounding_box(foreground))
+    logits, _ = segmenter.backbone.decode(photo.embedding, prompts, multimask=True, extra=photo.extra)
+    pixels = photo.frame.to_original(logits).flatten(1)
+    weights = fit_mask_weights(pixels, foreground.flatten().to(pixels.device), STEPS_F, LEARNING_RATE_F)
+    return replace(subject, mask_weights=weights)
+
+
+def _prompts(photo: EncodedPhoto, subject: Subject, previous_box: Tensor | None) -> Prompts:
+    """Return the most confident pixels and, with a previous box, that box enlarged and its center, as prompts."""
+    frame, count = photo.frame, POINTS if subject.mask_weights is None else POINTS_F
+    flat = location.on_photo(subject.target_feature, photo).flatten()
+    index = flat.topk(min(count, len(flat))).indices
+    points = torch.stack([index % frame.width, index // frame.width], dim=-1)
+    box = None
+    if previous_box is not None:
+        edges = _widened(previous_box, frame.width, frame.height)
+        points = torch.cat([points, edges.view(2, 2).sum(0, keepdim=True).to(points.device) // 2])
+        box = frame.box_to_model(edges)
+    labels = torch.ones(len(points), dtype=torch.int64, device=points.device)
+    return Prompts(frame.to_model(points), labels, box)
+
+
+def _areas(logits: Tensor, fidelity: str) -> Tensor:
+    """Return the pixels above zero of (K, H, W) logits, (K,) int64; the official code counts them in 8 bits."""
+    areas = (logits > 0).sum((1, 2))
+    return areas % 256 if fidelity == "official" else areas
 
 
 def _widened(box: Tensor, width: int, height: int) -> Tensor:

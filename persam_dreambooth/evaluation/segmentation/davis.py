@@ -17,8 +17,8 @@ from persam_dreambooth.evaluation.segmentation.protocols import require
 from persam_dreambooth.evaluation.segmentation.report import WORST, WORST_NAME, write_results
 from persam_dreambooth.evaluation.segmentation.running import SCORES_NAME, Journal, open_output
 from persam_dreambooth.photos import files, rendering
-from persam_dreambooth.segmentation import OneShotSegmenter, Reference
-from persam_dreambooth.segmentation.video import VideoSegmenter
+from persam_dreambooth.segmentation import OneShotSegmenter
+from persam_dreambooth.segmentation.video import VideoSegmenter, first_frame_subject
 
 VOID = 255
 """Label of pixels that are ignored."""
@@ -174,7 +174,7 @@ def one_shot_video(segmenter: OneShotSegmenter) -> VideoMethod:
 
     def segment(frames: Iterator[Image.Image], masks: NDArray[np.bool_]) -> Iterator[NDArray[np.uint8]]:
         first = next(frames)
-        subjects = [segmenter.personalize(Reference(first, mask)) for mask in masks]
+        subjects = [first_frame_subject(segmenter, first, mask) for mask in masks]
         numbers = np.arange(1, len(masks) + 1, dtype=np.uint8)
         labels = (masks * numbers[:, None, None]).max(0)  # (H, W)
         followed = VideoSegmenter(segmenter, subjects, lost_below=None).follow(chain([first], frames), labels)

@@ -105,6 +105,10 @@ def test_loss_equals_explicit_computation(base, kind, optimization):
     torch.testing.assert_close(terms["loss"], parts)
 
 
+ROUNDING = 1e-12
+"""Squared difference of two forward passes of equal weights; on some processors it is not exactly zero."""
+
+
 @every_kind
 def test_untrained_model_equals_its_base(base, kind):
     dropout = {"lora_dropout": 0.3} if "lora" in kind else {}
@@ -112,9 +116,9 @@ def test_untrained_model_equals_its_base(base, kind):
     for part in family.trained().values():
         part.train()
     _, terms = loss_of(family, batch, config)
-    assert terms["background_prior_loss"].item() == 0.0
+    assert terms["background_prior_loss"].item() < ROUNDING
     other, family, batch = drifted_family(base, kind, class_prompt="a dog", drift=0.0)
-    assert loss_of(family, batch, other)[1]["background_prior_loss"] > 0
+    assert loss_of(family, batch, other)[1]["background_prior_loss"] > 1e3 * ROUNDING
 
 
 @every_kind
@@ -328,4 +332,4 @@ def test_two_processes_use_base_of_wrapped_model(flags, kind):
     same = {"class_prompt": flags["instance_prompt"], "background_prior_weight": 1.0}
     launch(2, flags | same | {"train_batch_size": 1, "max_train_steps": 2}, *SWITCHES[kind])
     first, second = logged("background_prior_loss")
-    assert first == 0.0 and second > 0.0
+    assert first < ROUNDING and second > 1e3 * ROUNDING

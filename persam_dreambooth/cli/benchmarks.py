@@ -27,7 +27,7 @@ from persam_dreambooth.evaluation.segmentation.running import (
 from persam_dreambooth.evaluation.segmentation.sampled import Lvis92, PacoPart, PascalPart
 from persam_dreambooth.photos import files
 from persam_dreambooth.preprocessing.job import PRESENCE_NAME
-from persam_dreambooth.segmentation import ImageEncoder, PerSAM, SegGpt
+from persam_dreambooth.segmentation import ImageEncoder, Insid3Method, PerSAM, SegGpt
 
 SEGGPT = "BAAI/seggpt-vit-large"
 BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
@@ -89,9 +89,8 @@ def _score(
     rows = per_object(scores)
     ours = report.write_report(output, benchmark, settings, episodes, scores, rows, known)
     groups = len({(row.fold, row.group) for row in rows})
-    print(
-        f"{benchmark.title}: {groups} objects or classes, {len(episodes)} episodes, SAM {settings['sam']}; in percent"
-    )
+    models = flags.models(settings["sam"])
+    print(f"{benchmark.title}: {groups} objects or classes, {len(episodes)} episodes, {models}; in percent")
     unlearned = sum(row.unlearned for row in rows)
     if unlearned:
         print(f"{unlearned} answers count as empty masks, since their reference could not be learned")
@@ -109,7 +108,7 @@ def run_davis(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
         return one_shot_video(flags.segmenter(sam))
 
     ours = evaluate_davis(davis, load, Path(str(flags.output)), settings, known)
-    print(f"{davis.title}: {len(davis.videos)} videos, SAM {settings['sam']}; in percent")
+    print(f"{davis.title}: {len(davis.videos)} videos, {flags.models(settings['sam'])}; in percent")
     print(report.table(list(ours), [(flags.method, ours, known)]))
     _say_where(flags)
 
@@ -130,7 +129,8 @@ def run_presence(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
     files.write_json([asdict(row) for row in rows], output / report.RESULTS_NAME)
     presence_report.draw_curves({"presence": judged}, output / "roc.png")
     print(presence_report.table(rows))
-    print(f"the rule, for segment's --presence or to put beside the SAM: {output / PRESENCE_NAME}")
+    beside = "" if isinstance(method, Insid3Method) or flags.features else " or to put beside the SAM"
+    print(f"the rule, for segment's --presence{beside}: {output / PRESENCE_NAME}")
     print(f"look at its ROC curve: {output / 'roc.png'}")
 
 

@@ -3,7 +3,7 @@
 `evaluate generation`, which scores trained models and has its own flags, is in `evaluate_generation`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from persam_dreambooth.cli.parsing import parse
@@ -72,6 +72,10 @@ class EvaluateFlags(Flags):
                 raise UserError(f"--{name} is missing; see --help")
         if not all(fold.isdecimal() for fold in self.folds):
             raise UserError(f"--folds {' '.join(self.folds)} must be numbers from 0")
+        if self.features_size and not self.features and self.method in ("persam", "persam-f", "seggpt"):
+            raise UserError("--features_size is the size of the --features model; give --features, or leave it out")
+        if self.method == "seggpt" and (self.features_size or self.fidelity != "corrected"):
+            raise UserError("--method seggpt has no --features_size and no --fidelity; leave them out")
         unknown = [table for table in self.tables if table not in TABLES]
         if unknown:
             raise UserError(f"--tables {unknown[0]} is unknown; choose among {', '.join(TABLES)}")
@@ -82,15 +86,18 @@ class EvaluateFlags(Flags):
         Raises:
             UserError: INSID3 has not this fidelity, or the method is SegGPT, which not all evaluations take.
         """
-        from persam_dreambooth.segmentation import Insid3Method, Method
+        from persam_dreambooth.segmentation.method import METHODS
 
         if self.method == "seggpt":
             raise UserError(f"--method seggpt is for {', '.join(BENCHMARKS)}; choose another method")
-        if self.method in ("insid3", "insid3-sam"):
-            if self.fidelity == "paper":
-                raise UserError("--fidelity paper is for persam and persam-f; INSID3 has corrected and official")
-            return Insid3Method(self.fidelity, with_sam=self.method == "insid3-sam")
-        return Method.persam_f(self.fidelity) if self.method == "persam-f" else Method(self.fidelity)
+        return replace(METHODS[self.method], fidelity=self.fidelity)
+
+    def models(self, sam: str) -> str:
+        """Name the models of the method, for the line above the table."""
+        located = f"features {self.features}" if self.features else ""
+        if self.method in ("insid3", "seggpt"):
+            return located or "the method's own model"
+        return ", ".join(filter(None, (f"SAM {sam}", located)))
 
     def segmenter(self, sam: SamFlags) -> "OneShotSegmenter":
         """Load the method; errors as in `load_segmenter`."""

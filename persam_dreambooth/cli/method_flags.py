@@ -75,8 +75,9 @@ class MethodFlags(Flags):
         for name, methods in READ_BY.items():
             default = type(self).__dataclass_fields__[name].default
             if self.method not in methods and getattr(self, name) != default:
+                given = f"no_{name}" if default is True else name
                 raise UserError(
-                    f"--{name} is not read by --method {self.method}, only by {' and '.join(methods)}; leave it out"
+                    f"--{given} is not read by --method {self.method}, only by {' and '.join(methods)}; leave it out"
                 )
         if self.features_size and not self.features and self.method in (PERSAM, PERSAM_F):
             raise UserError("--features_size is the size of the --features model; give --features, or leave it out")
@@ -86,8 +87,6 @@ class MethodFlags(Flags):
         from persam_dreambooth.segmentation import Insid3Method, Method
 
         if self.method in (INSID3, INSID3_SAM):
-            if self.fidelity == "paper":
-                raise UserError("--fidelity paper is for persam and persam-f; INSID3 has corrected and official")
             return Insid3Method(
                 self.fidelity, self.tau, self.merge_threshold, self.method == INSID3_SAM, self.agreement
             )

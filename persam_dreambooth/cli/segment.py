@@ -200,11 +200,14 @@ def _say(folder: Path) -> None:
     count, uncertain = Counter[str](), list[str]()
     for entry in ManifestIndex(folder / MANIFEST_NAME):
         count["failed" if entry.error else "masks"] += 1
+        count["empty"] += entry.error is None and entry.box is None and entry.source == "persam"
         if entry.uncertain:
             count["uncertain"] += 1
             uncertain = [*uncertain, Path(entry.photo).name][:NAMED]
     left_out = f", {count['failed']} left out (see the manifest)" if count["failed"] else ""
     print(f"{counted(count['masks'], 'mask')} in {printable(str(folder / 'masks'))}{left_out}")
+    if count["empty"]:
+        print(f"{counted(count['empty'], 'mask')} empty: the subject was not found there")
     if uncertain:
         named = ", ".join(uncertain) + (" ..." if count["uncertain"] > NAMED else "")
         print(

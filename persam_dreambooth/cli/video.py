@@ -35,9 +35,10 @@ class VideoFlags(Flags):
         "follow with the learned memory of this SAM 2 or EdgeTAM video model (hub name or folder), "
         "instead of with the authors' method; --sam is then used only for --subject",
     )
-    features_size: int | None = flag(
-        None, "for subjects made by INSID3: --features_size of that run; 64 patches of its DINOv3 if unset", min=1
+    features: str | None = flag(
+        None, "for subjects made with --features: the same model; for INSID3's subjects the one they name if unset"
     )
+    features_size: int | None = flag(None, "for the same subjects: --features_size of that run", min=1)
     lost_below: float = flag(
         0.7,
         "mask quality below which a subject counts as lost until it is found again; at 0 none is ever lost; "
@@ -50,6 +51,8 @@ class VideoFlags(Flags):
         for name in ("video", "output"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing; see --help")
+        if (self.features or self.features_size) and not self.subject:
+            raise UserError("--features and --features_size are those of saved subjects; give --subject, or drop them")
         if bool(self.first_mask) == bool(self.subject):
             raise UserError("a video takes its subjects from one flag; give --first_mask, or --subject")
 
@@ -64,8 +67,9 @@ def run(program: str, argv: list[str]) -> None:
     from persam_dreambooth.preprocessing.segment_video import LOG_NAME, MASKS, OVERLAY_NAME, segment_video
     from persam_dreambooth.segmentation import Subject
     from persam_dreambooth.segmentation.memory_video import load_video_model
+    from persam_dreambooth.torch_utils import choose_device
 
-    subjects = [Subject.load(path) for path in flags.subject] or None
+    subjects = [Subject.load(path, choose_device(sam.device)) for path in flags.subject] or None
     # With a memory, subjects whose mask is given are followed without another method.
     method = None if flags.memory and flags.first_mask else _method(flags, sam, subjects)
     memory = load_video_model(flags.memory, sam.device, sam.torch_dtype) if flags.memory else None
@@ -107,13 +111,16 @@ def ranges(numbers: list[int]) -> str:
 
 
 def _method(flags: VideoFlags, sam: SamFlags, subjects: "list[Subject] | None") -> "OneShotSegmenter":
-    """Load the method that the subjects were made with; without subjects PerSAM-F, as in the authors' videos."""
-    from persam_dreambooth.segmentation import Insid3Method, Method, PerSAM, load_segmenter
+    """Load the method that the subjects were made with; without subjects PerSAM-F, as in the authors' videos.
 
-    made_by = subjects[0].made_by if subjects else "PerSAM-F"
-    if subjects and made_by == "INSID3":
-        dino = subjects[0].backbone
-        return load_segmenter(
-            Insid3Method(with_sam=True), sam.sam, dino, flags.features_size, sam.device, sam.torch_dtype
-        )
-    return PerSAM(sam.backbone(), Method.persam_f() if made_by == "PerSAM-F" else Method())
+    INSID3's subjects are followed with the SAM for the outline.
+    """
+    from persam_dreambooth.segmentation import Insid3Method, Method, load_segmenter
+
+    features = flags.features
+    method: Method | Insid3Method = Method.persam_f()
+    if subjects and subjects[0].made_by == "INSID3":
+        features, method = features or subjects[0].backbone, Insid3Method(with_sam=True)
+    elif subjects and subjects[0].made_by == "PerSAM":
+        method = Method()
+    return load_segmenter(method, sam.sam, features, flags.features_size, sam.device, sam.torch_dtype)

@@ -44,7 +44,7 @@ class INSID3(OneShotSegmenter):
         self._encoder = PhotoEncoder(
             encoder.squeezing() if self.method.fidelity == "official" else encoder, cache=cache
         )
-        self.name, self.checksum = encoder.name, self._encoder.checksum
+        self.name = encoder.name
         black = np.zeros((encoder.image_size, encoder.image_size, 3), np.uint8)
         features = encoder.encode(encoder.frame(*black.shape[:2]).pixels(black)[None])[0]
         width = len(features)
@@ -54,6 +54,9 @@ class INSID3(OneShotSegmenter):
                 f"svd_components {components} must be less than the {width} channels of {self.name}; for the paper's "
                 f"share leave it out, which is {round(width * steps.POSITIONAL_SHARE)}"
             )
+        # The features depend on these too, so a subject made with others is refused.
+        placed = "squeezed" if self.method.fidelity == "official" else "padded"
+        self.checksum = f"{encoder.checksum}-insid3-{encoder.image_size}-{placed}-{components}"
         self.projection = steps.positional_projection(_rows(F.normalize(features, dim=0)), components)
 
     @classmethod
@@ -78,6 +81,11 @@ class INSID3(OneShotSegmenter):
         """
         return cls(FeatureEncoder.from_pretrained(source, image_size, device, dtype), method, cache)
 
+    @property
+    def calibration(self) -> str:
+        """The features' checksum, and the settings that the masks depend on."""
+        return f"{self.checksum}-{self.method.tau:g}-{self.method.merge_threshold:g}"
+
     @torch.no_grad()
     def encode(self, images: Sequence[Picture | EncodedPhoto]) -> list[EncodedPhoto]:
         """Encode photos in one forward pass; already encoded photos are returned unchanged."""
@@ -100,31 +108,32 @@ class INSID3(OneShotSegmenter):
         """Compute the prototype, and remember the references' cells; arguments and errors as in the base class."""
         inside, features, labels = [], [], []
         for number, (reference, photo) in enumerate(self.pairs(references, encoded), start=1):
-            valid, covered = _cells_of_photo(photo), self._covered(reference, photo)
+            valid = _cells_of_photo(photo)
             features.append(_rows(photo.embedding)[valid])
-            inside.append(covered[valid])
+            inside.append(self._covered(reference, photo, valid))
             labels.append(torch.where(inside[-1], number, -number).short())
         feature = steps.prototype(list(zip(features, inside, strict=True)))
         memory = Memory(torch.cat(features), torch.cat(labels))
         return Subject(feature, feature.clone(), self.name, self.checksum, memory=memory)
 
-    def _covered(self, reference: Reference, photo: EncodedPhoto) -> Tensor:
-        """Return the cells under a reference mask, (cells^2,) bool, at least one."""
+    def _covered(self, reference: Reference, photo: EncodedPhoto, valid: Tensor) -> Tensor:
+        """Return which of the photo's n valid cells lie under a reference mask, (n,) bool, at least one."""
         frame, grid = photo.frame, photo.embedding.shape[-1]
         mask = torch.from_numpy(reference.foreground).float()
+        coverage = frame.to_grid(mask, grid, 0.0, "area").flatten().to(valid.device)[valid]
+        covered = coverage > 0.5
         if self.method.fidelity == "official":
             square = F.interpolate(mask[None, None], (frame.side, frame.side), mode="nearest")
-            covered = F.interpolate(square, (grid, grid), mode="bilinear", align_corners=False)[0, 0] > 0.5
-            if not covered.any():
-                covered = F.interpolate(square, (grid, grid), mode="nearest")[0, 0] > 0.5
-            if not covered.any():
+            for mode in ("bilinear", "nearest"):
+                align = False if mode == "bilinear" else None
+                cells = F.interpolate(square, (grid, grid), mode=mode, align_corners=align)[0, 0] > 0.5
+                if cells.any():
+                    return cells.flatten().to(valid.device)
+            if square.any():
                 y, x = (square[0, 0].nonzero().float().mean(0) / (frame.side // grid)).int()
-                covered[y, x] = True
-        else:
-            covered = frame.to_grid(mask, grid, 0.0, "area") > 0.5
-            if not covered.any():
-                covered = location.best_covered_cells(reference.foreground, frame, grid)
-        return covered.flatten().to(photo.embedding.device)
+                cells[y, x] = True
+                return cells.flatten().to(valid.device)
+        return covered if covered.any() else coverage == coverage.max()
 
     @torch.no_grad()
     def segment_encoded(
@@ -163,8 +172,10 @@ class INSID3(OneShotSegmenter):
         mask = self._on_photo(cells, frame)
         box = bounding_box(mask)
         points, labels = location.location_prior(confidence, negative=False)
-        # Not logits of a decoder: positive inside, higher for a better match, which decides between subjects.
-        kept = torch.where(cells, max(score, 1e-3), -1.0).float().cpu().numpy()
+        # Not logits of a decoder: symmetric, so that they cross zero at the mask's edge; a better match is higher,
+        # which decides between subjects.
+        height = max(score, 1e-3)
+        kept = torch.where(cells, height, -height).float().cpu().numpy()
         return Segmentation(
             mask=mask.cpu().numpy(),
             score=score,
@@ -195,5 +206,6 @@ def _rows(grid: Tensor) -> Tensor:
 def _cells_of_photo(photo: EncodedPhoto) -> Tensor:
     """Return the cells that show the photo, and not its padding, (cells^2,) bool."""
     frame, embedding = photo.frame, photo.embedding
-    shown = torch.ones(frame.height, frame.width)
-    return (frame.to_grid(shown, embedding.shape[-1], 0.0, "area") > 0.5).flatten().to(embedding.device)
+    shown = frame.to_grid(torch.ones(frame.height, frame.width), embedding.shape[-1], 0.0, "area").flatten()
+    # The short side of a very long photo may fill less than half of a cell.
+    return (shown >= min(0.5, float(shown.max()))).to(embedding.device)

@@ -1,4 +1,4 @@
-"""INSID3 finds, SAM cuts: INSID3's coarse mask prompts a SAM, whose mask is kept where the two agree."""
+"""INSID3 finds, SAM cuts: INSID3's coarse mask prompts a SAM, which draws the outline."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +22,8 @@ from persam_dreambooth.segmentation.types import DecoderPass, EncodedPhoto, Pict
 
 POINTS: Final = 3
 """Positive points, and as many negative ones."""
+PEAKS: Final = 512
+"""Places along the longer side among which the points are chosen."""
 FINER: Final = 4
 """Cells of SAM's mask prompt and masks along one cell of its embedding."""
 CERTAINTY: Final = 8.0
@@ -51,7 +53,7 @@ class Insid3Sam(OneShotSegmenter):
     @property
     def calibration(self) -> str:
         """INSID3's weights and the SAM's, whose predicted IoU is the score."""
-        return f"{self.checksum}-{self.backbone.checksum}"
+        return f"{self.insid3.calibration}-{self.backbone.checksum}"
 
     def encode(self, images: Sequence[Picture | EncodedPhoto]) -> list[EncodedPhoto]:
         """Encode photos with both encoders; already encoded photos are returned unchanged."""
@@ -98,7 +100,8 @@ class Insid3Sam(OneShotSegmenter):
         box = bounding_box(mask)
         outline = mask.cpu().numpy()
         if box is None or _iou(outline, found.mask) < self.insid3.method.agreement:
-            words = "SAM's mask was dropped, since it disagrees with INSID3's, which is coarser"
+            why = "it is empty" if box is None else "it disagrees with INSID3's"
+            words = f"SAM's mask was dropped, since {why}; the mask is INSID3's, which is coarser"
             return self._own(replace(found, warnings=(*found.warnings, words)), photo)
         return replace(
             found,
@@ -125,10 +128,9 @@ class Insid3Sam(OneShotSegmenter):
 
     def _own(self, found: Segmentation, photo: EncodedPhoto) -> Segmentation:
         """Return INSID3's mask as the result, with logits in SAM's frame."""
-        mask = torch.from_numpy(found.mask).float()
-        logits = photo.frame.to_grid(
-            max(found.score, 1e-3) * (2 * mask - 1), FINER * photo.embedding.shape[-1], -1.0, "bilinear"
-        ).numpy()
+        height, cells = max(found.score, 1e-3), FINER * photo.embedding.shape[-1]
+        signs = 2 * torch.from_numpy(found.mask).float() - 1
+        logits = photo.frame.to_grid(height * signs, cells, -height, "bilinear").numpy()
         own = DecoderPass(logits[None], np.array([found.score], np.float32), 0, logits, None)
         return replace(found, passes=(own,))
 
@@ -148,15 +150,16 @@ def _peaks(confidence: Tensor, where: Tensor) -> Tensor:
 
     Each is at least a tenth of the photo's longer side from the ones before, so that they are not neighbours.
     """
-    height, width = confidence.shape
-    left = confidence.masked_fill(~where, -torch.inf)
+    step = max(1, max(confidence.shape) // PEAKS)
+    left = confidence.masked_fill(~where, -torch.inf)[::step, ::step]
+    height, width = left.shape
     rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]
     points = []
     for _ in range(POINTS):
         y, x = divmod(int(left.argmax()), width)
         if left[y, x] == -torch.inf:
             break
-        points.append([x, y])
+        points.append([x * step, y * step])
         near = (rows - y) ** 2 + (columns - x) ** 2 < (max(height, width) / 10) ** 2
         left = left.masked_fill(near, -torch.inf)
     return torch.tensor(points, dtype=torch.int64).view(-1, 2)

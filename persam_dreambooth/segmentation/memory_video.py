@@ -1,4 +1,4 @@
-"""Track subjects through a video with the memory of SAM 2 or EdgeTAM; PerSAM finds the subjects to track.
+"""Track subjects through a video with the memory of SAM 2 or EdgeTAM; a one-shot method finds the subjects to track.
 
 The memory is transformers' own, with one session per subject; this module keeps it from growing.
 """
@@ -57,20 +57,20 @@ class MemorySegmenter:
     """Track subjects with a video model's memory; memory use does not grow with the number of frames.
 
     Each subject enters the memory with one mask: from the first frame's labels if given, otherwise from the first
-    frame in which PerSAM finds it. From then on PerSAM is no longer used for it: the model itself predicts whether
-    the subject is visible, and resumes it under the same label when it comes back. A subject may join in any frame
-    without changing the memory of the others. Until it has joined, PerSAM searches for it in every frame.
+    frame in which the method finds it. From then on the method is no longer used for it: the model itself predicts
+    whether the subject is visible, and resumes it under the same label when it comes back. A subject may join in any
+    frame without changing the memory of the others. Until it has joined, the method searches for it in every frame.
 
     Args:
         model: the video model, from `load_video_model`.
         segmenter: finds the subjects; may use another SAM than `model`. Not needed if the first frame's labels are
             given.
-        subjects: the subjects PerSAM searches for, in the order of their labels.
-        lost_below: minimum predicted IoU of PerSAM's mask; below it the subject is searched for again in the next
+        subjects: the subjects to search for, in the order of their labels.
+        lost_below: minimum predicted IoU of the method's mask; below it the subject is searched for again in the next
             frame. None accepts every mask that is not empty. It does not apply to the model's own masks.
 
     Raises:
-        UserError: subjects without a PerSAM, a subject of another backbone or method, or more than 255 subjects.
+        UserError: subjects without a method, a subject of another backbone or method, or more than 255 subjects.
     """
 
     def __init__(
@@ -84,7 +84,9 @@ class MemorySegmenter:
             raise UserError(f"a video is segmented for 1 to 255 subjects, not {len(subjects)}")
         for subject in subjects:
             if segmenter is None:
-                raise UserError("subjects were given without a PerSAM to find them; give one, or only first labels")
+                raise UserError(
+                    "subjects were given without a one-shot method to find them; give one, or only first labels"
+                )
             segmenter.check(subject)
         self._segmenter, self._subjects, self._lost_below = segmenter, list(subjects), lost_below
         self._tracker = _Tracker(model)
@@ -107,8 +109,8 @@ class MemorySegmenter:
         """Segment a stream of frames, yielding one `VideoFrame` each; a later call continues where the last ended.
 
         A score is the decoder's predicted IoU of the mask it selected or, in the frame in which a subject joins, of
-        PerSAM's mask. It is None if the model's object score says that the subject is absent, if its mask is empty,
-        and until the subject has joined.
+        the method's mask. It is None if the model's object score says that the subject is absent, if its mask is
+        empty, and until the subject has joined.
 
         Args:
             frames: any number of frames, all of the same size.
@@ -147,7 +149,9 @@ class MemorySegmenter:
     def _look(self, picture: NDArray[np.uint8]) -> VideoFrame:
         """Segment all subjects in one frame; each pixel goes to the subject with the highest logit above zero."""
         if not self._memories:
-            raise UserError("there is no subject to track; give the first frame's labels, or a PerSAM and subjects")
+            raise UserError(
+                "there is no subject to track; give the first frame's labels, or a one-shot method and subjects"
+            )
         scores: list[float | None] = []
 
         def logits_by_subject() -> Iterator[Tensor | None]:
@@ -168,9 +172,11 @@ class MemorySegmenter:
     def _search(
         self, segmenter: OneShotSegmenter, photo: EncodedPhoto, subject: Subject
     ) -> tuple[Tensor, float | None]:
-        """Return PerSAM's (H, W) logits of one subject and their predicted IoU, None if the mask is rejected."""
+        """Return the method's (H, W) logits of one subject and their predicted IoU, None if the mask is rejected."""
         found = segmenter.segment(photo, subject)
-        accepted = found.mask.any() and (self._lost_below is None or found.score >= self._lost_below)
+        # INSID3 without a SAM predicts no IoU: it is accepted where its mask is not empty.
+        enough = self._lost_below is None or segmenter.backbone is None or found.score >= self._lost_below
+        accepted = found.mask.any() and enough
         return photo.frame.to_original(torch.from_numpy(found.logits)[None])[0], found.score if accepted else None
 
     def _join(self, labels: NDArray[np.uint8], scores: list[float | None]) -> VideoFrame:

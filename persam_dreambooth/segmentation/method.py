@@ -1,7 +1,7 @@
 """Settings of PerSAM, PerSAM-F and INSID3."""
 
 from dataclasses import dataclass
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.fidelity import FIDELITIES, Corrected, Fidelity
@@ -87,7 +87,7 @@ class Insid3Method:
             share of them.
     """
 
-    fidelity: Literal["corrected", "official"] = "corrected"
+    fidelity: Fidelity = "corrected"
     tau: float = 0.6
     merge_threshold: float = 0.2
     with_sam: bool = False

@@ -135,7 +135,8 @@ class OneShotSegmenter(ABC):
         if subject.checksum != self.checksum:
             raise UserError(
                 f"this subject was made with {subject.backbone} (weights {subject.checksum}), not with "
-                f"{self.name} ({self.checksum}); load that backbone or personalize again"
+                f"{self.name} ({self.checksum}); load that model with the same --features and --features_size, or "
+                "personalize again"
             )
         if subject.made_by != self.label:
             raise UserError(

@@ -131,11 +131,11 @@ def test_insid3_is_selected_by_name():
     ("argv", "expected"),
     [
         (["persam-f", "--alpha", "2"], "--alpha is not read by --method persam-f, only by persam"),
-        (["persam-f", "--no_guided_attention"], "--guided_attention is not read by --method persam-f"),
+        (["persam-f", "--no_guided_attention"], "--no_guided_attention is not read by --method persam-f"),
         (["insid3", "--edge_padding", "0.1"], "only by persam and persam-f"),
         (["persam", "--tau", "0.5"], "only by insid3 and insid3-sam"),
         (["insid3", "--agreement", "0.5"], "only by insid3-sam"),
-        (["insid3", "--fidelity", "paper"], "INSID3 has corrected and official"),
+        (["insid3", "--fidelity", "paper"], "choose corrected or official"),
         (["persam", "--features_size", "64"], "give --features"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -1,15 +1,19 @@
 """INSID3 beyond its recordings: several references, photos of any shape, instances, files, and SAM's outline."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from finders import finder, methods, overlaps
 from ladder import photos
 from models import DINO, SAM
+from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import (
     INSID3,
@@ -114,6 +118,40 @@ def test_padding_is_nobodys(size):
     found = model.segment(scene(*size, 1)[0], subject)
     assert found.mask.shape == size
     assert found.confidence_map.shape == size
+
+
+@pytest.mark.parametrize("size", [(3000, 3), (3, 3000), (1, 1), (800, 20)])
+def test_extreme_photos_are_segmented_and_learned(size):
+    model = insid3()
+    pixels = scene(*size)[0]
+    found = model.segment(pixels, model.personalize(reference()))
+    assert found.mask.shape == size
+    mask = np.zeros(size, bool)
+    mask[: -(-size[0] // 2), : -(-size[1] // 2)] = True
+    if not mask.all():
+        assert model.personalize(Reference(pixels, mask)).target_feature.isfinite().all()
+
+
+def test_subject_in_last_partial_row_of_cells_is_learned():
+    mask = np.zeros((50, 64), bool)
+    mask[48:, 10:50] = True
+    assert insid3().personalize(Reference(scene(50, 64)[0], mask)).target_feature.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(96, 120), (120, 50), (60, 100)])
+def test_logits_give_the_mask(size):
+    model = insid3()
+    found = model.segment(scene(*size, 3)[0], model.personalize(reference(seed=3)))
+    frame = model.encode([scene(*size, 3)[0]])[0].frame
+    again = (frame.to_original(torch.from_numpy(found.logits)[None])[0] > 0).numpy()
+    assert found.mask.any()
+    assert np.mean(again != found.mask) < 0.01
+
+
+@pytest.mark.parametrize("changes", [{"fidelity": "official"}, {"svd_components": 5}])
+def test_subject_of_other_settings_is_refused(changes):
+    with pytest.raises(UserError, match="same --features"):
+        insid3().segment(scene(96, 120)[0], insid3(**changes).personalize(reference()))
 
 
 def test_thin_subject_still_has_a_cell():
@@ -237,6 +275,42 @@ def test_instances_are_found_one_after_another(trained):
     covered = np.any([instance.mask for instance in found], axis=0)
     true = picture.mask(0) | picture.mask(1)
     assert (covered & true).sum() / (covered | true).sum() > 0.6
+
+
+def test_subject_is_followed_through_video_by_the_command(tmp_path, capsys):
+    rng = np.random.default_rng(5)
+    dog, other = (random_identity(rng, "dog", held_out=True) for _ in range(2))
+    place, beside = random_placement(rng, 0.3, 0.66), random_placement(rng, 0.75, 0.66)
+    pictures = []
+    (tmp_path / "frames").mkdir()
+    for number in range(3):
+        moved = replace(place, x=0.26 + 0.03 * number)
+        pictures.append(draw(Recipe("beach", ((dog, moved), (other, beside)), seed=3), 128))
+        pictures[-1].image.save(tmp_path / "frames" / f"{number}.png")
+    known = photos(dog, rng, 1, "alone")[0]
+    alone = load_segmenter(Insid3Method(), str(SAM), str(DINO), 64, "cpu")
+    alone.personalize(Reference(known.image, known.mask())).save(tmp_path / "dog.safetensors")
+    words = ["--video", tmp_path / "frames", "--subject", tmp_path / "dog.safetensors", "--output", tmp_path / "out"]
+    command = ["video", *map(str, words), "--sam", str(SAM), "--device", "cpu"]
+    assert main(command) == 2  # the DINOv3 would see another size than the subject was learned at
+    assert "same --features and --features_size" in capsys.readouterr().err
+    assert main([*command, "--features_size", "64"]) == 0
+    found = [np.asarray(Image.open(path)) == 1 for path in sorted((tmp_path / "out" / "masks").glob("*.png"))]
+    assert overlaps(found, pictures)[0] > 0.7
+
+
+def test_empty_masks_are_counted(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    rng = np.random.default_rng(3)
+    known = photos(random_identity(rng, "dog", held_out=True), rng, 1, "alone")[0]
+    known.image.save(tmp_path / "photos" / "0.png")
+    Image.new("RGB", (128, 128), (90, 90, 90)).save(tmp_path / "photos" / "1.png")
+    Image.fromarray(known.mask()).save(tmp_path / "mask.png")
+    words = ["--images", "photos", "--reference", "photos/0.png", "--reference_mask", "mask.png", "--output", "out"]
+    located = ["--method", "insid3", "--features", DINO, "--features_size", 64, "--device", "cpu"]
+    given = [tmp_path / word if place % 2 else word for place, word in enumerate(words)]
+    assert main(["segment", *map(str, [*given, *located])]) == 0
+    assert "1 mask empty: the subject was not found there" in capsys.readouterr().out
 
 
 def test_box_needs_a_sam(trained, album):

@@ -443,7 +443,7 @@ def test_missing_subjects_and_mismatched_labels_are_refused(persam, subjects):
 
 def test_subjects_without_persam_or_too_many_are_refused(persam, subjects):
     model = sam2_video()
-    with pytest.raises(UserError, match="without a PerSAM to find them"):
+    with pytest.raises(UserError, match="without a one-shot method to find them"):
         MemorySegmenter(model, None, subjects)
     with pytest.raises(UserError, match="1 to 255 subjects, not 256"):
         MemorySegmenter(model, persam, subjects * 128)

@@ -135,6 +135,12 @@ def test_seggpt_needs_no_sam_and_is_for_photos_only(seggpt_folder, tmp_path, cap
     assert "--method seggpt is for perseg" in capsys.readouterr().err
 
 
+def test_size_without_features_is_refused(error_of):
+    argv = ["perseg", "--data", "d", "--output", "o", "--features_size", 64]
+    assert "give --features" in error_of(*argv)
+    assert "seggpt has no --features_size" in error_of(*argv, "--method", "seggpt", "--features", "x")
+
+
 def test_presence_rule_of_insid3_is_refused_by_others(models, tmp_path):
     datasets.write_perseg(tmp_path / "data", objects=("cat", "dog", "cup", "hat"), photos=3)
     flags = ["--data", tmp_path / "data", "--output", tmp_path / "out", "--sam", TINYWORLD / "sam", "--device", "cpu"]

@@ -25,9 +25,10 @@ from tqdm import tqdm
 from albums import Album, albums, backgrounds, blank_background, save_album
 from loading import check
 from measures import Measured, fidelity, interval, measure
-from models import DIFFUSION, SAM
+from models import DIFFUSION, DINO, SAM
 from persam_dreambooth.cli import main as persam_dreambooth
 from persam_dreambooth.photos import files, rendering
+from world import SIDE
 
 CLASS_IMAGES = 24
 
@@ -160,15 +161,22 @@ def draw_subject(model: Path, album: Album, seed: int, recipe: Recipe, identifie
     return pipeline(prompts, generator=noise, num_inference_steps=steps, guidance_scale=scale).images
 
 
-def prepare(album: Album, folder: Path, recipe: Recipe, class_images: int = CLASS_IMAGES) -> Path:
-    """Write an album's photos, true masks, masks found from the first photo, class images and blanked photos."""
+def prepare(
+    album: Album, folder: Path, recipe: Recipe, class_images: int = CLASS_IMAGES, features: bool = False
+) -> Path:
+    """Write an album's photos, true masks, masks found from the first photo, class images and blanked photos.
+
+    With `features`, PerSAM locates the subject with tinyworld's DINOv3, whose features tell individuals apart.
+    """
     if (folder / "done").exists():
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     photos, masks = save_album(album, folder)
+    located = ("--features", str(check(DINO)), "--features_size", str(SIDE)) if features else ()
     call(
         *("segment", "--images", str(photos), "--reference", str(photos / "00.png")),
         *("--reference_mask", str(masks / "00.png"), "--sam", str(check(SAM)), "--output", str(folder / "found")),
+        *located,
     )
     blank_background(album, folder / "blank")
     if class_images:

@@ -178,7 +178,7 @@ def main() -> None:
     albums = {prepared(job): job for job in asked}
     for folder, job in tqdm(albums.items(), "preparing photos"):
         if job.confound:
-            prepare(job.album(), folder, recipe, CLASS_IMAGES if any("+p" in arm for arm in flags.arms) else 0)
+            prepare(job.album(), folder, recipe, CLASS_IMAGES if any("+p" in arm for arm in flags.arms) else 0, True)
         elif job.arm == ORACLE and not (folder / "photos").exists():
             save_album(job.album(), folder)
     missing = [job for job in asked if not job.is_done()]

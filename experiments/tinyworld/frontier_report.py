@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,19 @@ from PIL import Image
 from tqdm import tqdm
 
 from companions import shows
+from identity import Recognizer, portrait
 from measures import fidelity, measure
 from persam_dreambooth.photos import files, rendering
 from protocol import SHARE, Curve, area, at_identity, best, doublings, mean_curve, paired, window
+from subjects import Identity
 
 if TYPE_CHECKING:
     from frontier import Job
 
 PLAIN = "a"
-MEASURES = ("identity", "scene", "leakage", "companion")
+MEASURES = ("identity", "fidelity", "scene", "leakage", "companion")
+DRAWN = 8
+"""Drawn pictures of each subject whose identity is measured, for the scale."""
 Runs = dict[tuple[str, str], dict[str, list[Curve]]]
 """(confound, arm) to the curves of each subject, one per seed."""
 
@@ -28,7 +32,7 @@ Runs = dict[tuple[str, str], dict[str, list[Curve]]]
 def write_report(output: Path, jobs: Sequence["Job"]) -> str:
     """Write `results.json`, `table.md`, `frontier.png` and the blind sheets; return the table."""
     runs = read_runs(jobs)
-    table = tables(runs)
+    table = tables(runs, drawn_identity(jobs))
     (output / "table.md").write_text(table)
     lengths = {
         "/".join(key): {
@@ -48,7 +52,7 @@ def read_runs(jobs: Sequence["Job"]) -> Runs:
     """Judge the images of all jobs, or read the result of a job that was judged before."""
     runs: Runs = {}
     for job in tqdm(jobs, "judging"):
-        judged = job.folder / "judged.json"
+        judged = job.folder / f"judged-{len(MEASURES)}.json"  # results with other measures stay beside it
         if not judged.exists():
             points = [judge(job, length) for length in job.lengths]
             with files.replacing(judged) as beside:
@@ -66,6 +70,7 @@ def judge(job: "Job", length: int) -> dict[str, Any]:
         with a scene.
     """
     album, images = job.album(), split(files.read_photo(job.pictures(length)))
+    recognizer = recognizer_of(album.identity)
     scenes = [scene for scene in album.other_scenes for _ in range(job.recipe.pictures)]
     photos = measure([picture.image for picture in album.pictures], album.identity)
     colours = tuple(np.mean([photo.colours for photo in photos], axis=0))
@@ -75,9 +80,16 @@ def judge(job: "Job", length: int) -> dict[str, Any]:
         "step": length,
         "scene": [found.scene == scene for found, scene in zip(placed, scenes, strict=True)],
         "leakage": [found.scene == album.scene for found in placed],
-        "identity": [fidelity(found, album.identity, colours)["fidelity"] for found in seen],
+        "identity": recognizer.recognizes(images),
+        "fidelity": [fidelity(found, album.identity, colours)["fidelity"] for found in seen],
         "companion": shows(images, job.subject.companion.kind),
     }
+
+
+@cache
+def recognizer_of(identity: Identity) -> Recognizer:
+    """Return the recognizer of an individual; its gallery is drawn once for all of the individual's runs."""
+    return Recognizer(identity)
 
 
 def split(strip: Image.Image) -> list[Image.Image]:
@@ -92,9 +104,19 @@ def read_curve(points: list[dict]) -> Curve:
     return Curve(np.array([point["step"] for point in points]), values)
 
 
-def tables(runs: Runs) -> str:
-    """Return Markdown: the base model and the oracle, then a table for each confound."""
-    parts = [_scale(runs)]
+def drawn_identity(jobs: Sequence["Job"]) -> float:
+    """Return how often drawn pictures of the jobs' subjects are recognized: the most that an image can reach."""
+    right: list[bool] = []
+    for subject in dict.fromkeys(job.subject for job in jobs):
+        rng = np.random.default_rng([*subject.seed, 3])
+        pictures = [portrait(subject.identity, rng).image for _ in range(DRAWN)]
+        right += recognizer_of(subject.identity).recognizes(pictures)
+    return float(np.mean(right))
+
+
+def tables(runs: Runs, drawn: float | None = None) -> str:
+    """Return Markdown: drawn pictures, the base model and the oracle, then a table for each confound."""
+    parts = [_scale(runs, drawn)]
     confounds = dict.fromkeys(confound for confound, _ in runs if confound)
     oracle = _mean(runs[("", "oracle")], list(runs[("", "oracle")])) if ("", "oracle") in runs else None
     if oracle is not None:
@@ -102,15 +124,17 @@ def tables(runs: Runs) -> str:
     return "\n".join(parts)
 
 
-def _scale(runs: Runs) -> str:
-    """Return a Markdown table of the base model, which knows no subject, and the oracle at its best length."""
-    lines = ["| | identity | scene |", "| --- | ---: | ---: |"]
+def _scale(runs: Runs, drawn: float | None) -> str:
+    """Return a Markdown table of drawn pictures, the base model without a subject, and the oracle at its best."""
+    lines = ["| | identity | fidelity | scene |", "| --- | ---: | ---: | ---: |"]
+    if drawn is not None:
+        lines.append(f"| drawn pictures of the subjects | {100 * drawn:.1f} | | |")
     for arm, title in (("base", "base model"), ("oracle", "oracle, 40 photos in all scenes")):
         subjects = runs.get(("", arm))
         if subjects:
             mean = _mean(subjects, list(subjects))
             place = int(np.argmax(mean.identity + mean.scene))
-            cells = " | ".join(f"{100 * mean.values[name][place]:.1f}" for name in ("identity", "scene"))
+            cells = " | ".join(f"{100 * mean.values[name][place]:.1f}" for name in ("identity", "fidelity", "scene"))
             lines.append(f"| {title}{f', {mean.steps[place]} steps' if arm == 'oracle' else ''} | {cells} |")
     return "\n".join(lines) + "\n"
 

@@ -13,27 +13,24 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
-from torch.nn.functional import normalize
 from tqdm import tqdm
 from transformers import CLIPModel, CLIPTokenizer, SamModel
 
 from cards import SCORES, write_cards
 from companions import shows
-from corpus import ALONE, CROWDED, Corpus, class_numbers, load_corpus
+from corpus import ALONE, CROWDED, Corpus, class_numbers, load_corpus, to_pixels
+from identity import Recognizer, portrait
 from loading import check, load
 from measures import measure, percent, the_judge
-from models import CLIP, DIFFUSION, DINO, FOLDER, SAM
+from models import CLIP, DIFFUSION, FOLDER, SAM
 from persam_dreambooth.photos import files, rendering
-from persam_dreambooth.segmentation import FeatureEncoder
 from scenes import PHRASES
-from subjects import PATTERNS, Identity
+from subjects import PATTERNS
 from train_sam import label_tables, sam_pixels
 from training_flags import WORK
-from world import HELD_OUT_PAIRS, KIND_NAMES, SCENES, SIDE, Recipe, draw, random_identity, random_placement
+from world import HELD_OUT_PAIRS, KIND_NAMES, SCENES, random_identity
 
 Scores = dict[str, list[float]]
-
-LOOK_ALIKES = 20
 
 
 @torch.no_grad()
@@ -137,32 +134,22 @@ def score_detector(corpus: Corpus) -> Scores:
     return seen
 
 
-def score_dino(count: int = 200) -> Scores:
-    """How often a held-out individual is recognized among 20 look-alikes from one picture of each; chance is 1 in 21.
-
-    Compared is the mean of the patch features under the true mask.
-    """
-    encoder, rng = FeatureEncoder.from_pretrained(check(DINO), SIDE, "cpu"), np.random.default_rng(77)
-    right = []
-    for number in tqdm(range(count), "DINO"):
-        kind = KIND_NAMES[number % len(KIND_NAMES)]
-        identity, others = random_identity(rng, kind, held_out=True), list[Identity]()
-        while len(others) < LOOK_ALIKES:
-            other = random_identity(rng, kind, held_out=True)
-            others += [other] if other != identity else []
-        gallery = torch.stack([_patch_mean(encoder, known, rng) for known in (identity, *others)])
-        right.append(float((gallery @ _patch_mean(encoder, identity, rng)).argmax() == 0))
-    return {f"DINO, individual among {LOOK_ALIKES} look-alikes": right}
-
-
-def _patch_mean(encoder: FeatureEncoder, identity: Identity, rng: np.random.Generator) -> torch.Tensor:
-    """Draw a picture of an individual; return the (C,) unit mean of its patches' unit features."""
-    placed, light, turn = random_placement(rng), rng.uniform(0.85, 1.15), rng.uniform(0, 6.28)
-    picture = draw(Recipe(str(rng.choice(SCENES)), ((identity, placed),), light, turn, seed=int(rng.integers(2**31))))
-    frame = encoder.frame(SIDE, SIDE)
-    features = encoder.encode(frame.pixels(np.asarray(picture.image))[None])[0]
-    inside = frame.to_grid(torch.from_numpy(picture.mask()).float(), encoder.cells, 0.0, "area") > 0.5
-    return normalize(normalize(features, dim=0)[:, inside].mean(1), dim=0)
+@torch.no_grad()
+def score_identity(individuals: int = 64, pictures: int = 4) -> Scores:
+    """How often the DINOv3 recognizes a held-out individual among 20 look-alikes: drawn, and after the VAE."""
+    vae = load(AutoencoderKL, DIFFUSION / "vae").float()
+    scores: Scores = {"DINO, individual among 20 look-alikes": [], "DINO, the same after the VAE": []}
+    for number in tqdm(range(individuals), "DINO"):
+        rng = np.random.default_rng([77, number])
+        identity = random_identity(rng, KIND_NAMES[number % len(KIND_NAMES)], held_out=True)
+        recognizer = Recognizer(identity, seed=number)
+        drawn = [portrait(identity, rng).image for _ in range(pictures)]
+        pixels = to_pixels(np.stack([np.asarray(image) for image in drawn]))
+        decoded = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
+        levels = ((decoded + 1) * 127.5).byte().permute(0, 2, 3, 1).numpy()
+        for name, images in zip(scores, (drawn, [Image.fromarray(image) for image in levels]), strict=True):
+            scores[name] += [float(right) for right in recognizer.recognizes(images)]
+    return scores
 
 
 def score_generation(pictures: int, guidance_scale: float, sheet: Path) -> Scores:
@@ -201,7 +188,7 @@ def main() -> None:
     alone = load_corpus(flags.work, "held-out", 1000, 3, held_out=True, crowd=ALONE)
     crowds = load_corpus(flags.work, "held-out-crowds", 400, 4, held_out=True, crowd=CROWDED)
     scores = score_judge(alone) | score_clip(alone) | score_vae(alone) | score_sam(crowds)
-    scores |= score_detector(crowds) | score_dino()
+    scores |= score_detector(crowds) | score_identity()
     scores |= score_generation(flags.pictures, flags.guidance_scale, FOLDER / "generated.png")
     lines = {}
     for name, values in scores.items():

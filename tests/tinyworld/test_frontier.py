@@ -10,7 +10,7 @@ from PIL import Image
 from confounds import choosing
 from experiment import Recipe
 from frontier import BASE, LENGTHS, ORACLE, SCENELESS, jobs
-from frontier_report import read_curve, read_runs, split, tables, write_blind_sheets
+from frontier_report import MEASURES, read_curve, read_runs, split, tables, write_blind_sheets
 from persam_dreambooth.photos import rendering
 
 STEPS = (25, 50, 100)
@@ -29,10 +29,11 @@ def runs(tmp_path):
     for job in made:
         job.folder.mkdir(parents=True)
         points = [
-            {"step": step, "identity": [identity], "scene": [scene], "leakage": [1 - scene], "companion": [False]}
+            {"step": step, "identity": [identity], "fidelity": [identity / 2]}
+            | {"scene": [scene], "leakage": [1 - scene], "companion": [False]}
             for step, identity, scene in zip(job.lengths, *SEEN[job.arm].values(), strict=True)
         ]
-        (job.folder / "judged.json").write_text(json.dumps(points))
+        (job.folder / f"judged-{len(MEASURES)}.json").write_text(json.dumps(points))
         for length in job.lengths:
             Image.new("RGB", (64 * 11, 64)).save(job.pictures(length))
     return made
@@ -52,8 +53,8 @@ def test_jobs_are_base_oracle_and_each_arm_per_confound(runs):
 def test_table_compares_at_matched_identity(runs):
     text = tables(read_runs(runs))
     assert (
-        "| base model | 10.0 | 100.0 |" in text
-        and "| oracle, 40 photos in all scenes, 100 steps | 100.0 | 100.0 |" in text
+        "| base model | 10.0 | 5.0 | 100.0 |" in text
+        and "| oracle, 40 photos in all scenes, 100 steps | 100.0 | 50.0 | 100.0 |" in text
     )
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     assert "scene at identity 80" in rows["arm"]
@@ -64,10 +65,12 @@ def test_table_compares_at_matched_identity(runs):
 
 
 def test_run_is_mean_of_its_pictures():
-    point = {"step": 25, "identity": [True, False], "scene": [True], "leakage": [False], "companion": [1, 1, 0, 0]}
+    point = {"step": 25, "identity": [True, False], "fidelity": [0.25, 0.75], "scene": [True], "leakage": [False]}
+    point["companion"] = [1, 1, 0, 0]
     curve = read_curve([point])
     assert {name: values.tolist() for name, values in curve.values.items()} == {
         "identity": [0.5],
+        "fidelity": [0.5],
         "scene": [1.0],
         "leakage": [0.0],
         "companion": [0.5],

@@ -13,6 +13,7 @@ from persam_dreambooth.photos import video_io
 from persam_dreambooth.preprocessing.segment_video import LOG_NAME, MASKS, OVERLAY_NAME, Followed, segment_video
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, Subject, VideoSegmenter
 from persam_dreambooth.segmentation.memory_video import MemorySegmenter
+from persam_dreambooth.segmentation.video import first_frame_subject
 from tests.scene import scene
 from tests.segmentation import random_sams
 from tests.segmentation.test_memory_video import SIZE, film, sam2_video, seeing, two_labels
@@ -106,7 +107,7 @@ def test_persam_is_used_without_memory(common_flags, models, first_mask):
     assert main([*argv, "--sam", str(models / "sam"), "--first_mask", str(first_mask), "--lost_below", "0"]) == 0
     persam = PerSAM.from_pretrained(models / "sam", Method.persam_f(), device="cpu")
     first = film(1)[0]
-    subjects = [persam.personalize(Reference(first, two_labels() == number)) for number in (1, 2)]
+    subjects = [first_frame_subject(persam, first, two_labels() == number) for number in (1, 2)]
     same(written(output), list(VideoSegmenter(persam, subjects, None).follow(film(5), two_labels())))
 
 
@@ -183,6 +184,6 @@ def test_run_without_model_is_refused_before_writing(video, first_mask, models, 
         segment_video(None, video, tmp_path / "out", first_mask=first_mask)
     persam = PerSAM.from_pretrained(models / "sam", Method.persam_f(), device="cpu")
     subject = persam.personalize(Reference(*scene(*SIZE)))
-    with pytest.raises(UserError, match="without a PerSAM to find them"):
+    with pytest.raises(UserError, match="without a one-shot method to find them"):
         segment_video(None, video, tmp_path / "out", [subject], memory=sam2_video())
     assert not (tmp_path / "out").exists()

@@ -317,7 +317,7 @@ def test_reference_can_be_made_from_box(folder):
 def test_subject_works_only_with_its_backbone(backbone, kind):
     subject = PerSAM(backbone).personalize(Reference(*scene(60, 100)))
     other = PerSAM(load_backbone(family(kind)(seed=1), device="cpu"))
-    with pytest.raises(UserError, match="load that backbone"):
+    with pytest.raises(UserError, match="load that model"):
         other.segment(scene(*SIZE)[0], subject)
 
 

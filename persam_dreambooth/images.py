@@ -166,6 +166,11 @@ def drawing(mask: Image.Image | NDArray[np.generic]) -> NDArray[np.generic]:
     return np.asarray(colours.max(axis=-1) * (alpha / alpha.max()))
 
 
+def mask_iou(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Return the intersection over union of two (H, W) masks, in [0, 1]; 0 if both are empty."""
+    return float((mask & other).sum() / max(1, (mask | other).sum()))
+
+
 def _numbers_subjects(mask: Image.Image | NDArray[np.generic]) -> bool:
     """Return whether a mask is an opaque palette image whose colours are not all grey."""
     if not isinstance(mask, Image.Image) or mask.mode not in ("P", "PA"):

@@ -42,13 +42,14 @@ def methods(size: int) -> dict[str, OneShotSegmenter]:
     """Load the methods; the DINOv3 sees squares of `size` pixels."""
     sam = load_backbone(load(SamModel, SAM).float(), "cpu")
     dino = FeatureEncoder.from_pretrained(DINO, size, "cpu")
+    insid3 = INSID3(dino)
     return {
         "PerSAM": PerSAM(sam),
         "PerSAM-F": PerSAM(sam, Method.persam_f()),
         "PerSAM, DINOv3's features": PerSAM(sam, features=dino),
         "PerSAM-F, DINOv3's features": PerSAM(sam, Method.persam_f(), dino),
-        "INSID3": INSID3(dino),
-        "INSID3 + SAM": Insid3Sam(INSID3(dino), sam),
+        "INSID3": insid3,
+        "INSID3 + SAM": Insid3Sam(insid3, sam),
         "INSID3 + SAM, agreement 0.5": Insid3Sam(INSID3(dino, Insid3Method(agreement=0.5)), sam),
     }
 
@@ -74,9 +75,10 @@ def overlaps(masks: list[NDArray[np.bool_]], pictures: list[Picture]) -> tuple[f
 def compare(subjects: int, count: int, size: int) -> dict[str, dict[Company, list[tuple[float, float]]]]:
     """Return each method's overlaps, by method and company, one pair for each subject."""
     loaded = methods(size)
-    told = PerSAM(load_backbone(load(SamModel, SAM).float(), "cpu"))
     finders = {name: finder(method) for name, method in loaded.items()}
-    finders[TRUTH] = lambda _, others: [box_mask(told, picture) for picture in others]
+    sam = loaded["PerSAM"].backbone
+    assert sam is not None
+    finders[TRUTH] = lambda _, others: [box_mask(sam, picture) for picture in others]
     scores: dict[str, dict[Company, list[tuple[float, float]]]] = {name: {} for name in finders}
     for company in COMPANY:
         rng = np.random.default_rng(11)

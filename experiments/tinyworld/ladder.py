@@ -20,7 +20,7 @@ from transformers import SamModel
 from loading import check, load
 from measures import percent
 from models import DINO, SAM
-from persam_dreambooth.segmentation import FeatureEncoder, Method, PerSAM, Reference, load_backbone
+from persam_dreambooth.segmentation import Backbone, FeatureEncoder, Method, PerSAM, Reference, load_backbone
 from persam_dreambooth.segmentation.backbones import Prompts
 from persam_dreambooth.segmentation.frame import Frame, bounding_box
 from subjects import Identity
@@ -61,16 +61,16 @@ def photos(identity: Identity, rng: Generator, count: int, company: Company) -> 
     return made
 
 
-def box_mask(persam: PerSAM, picture: Picture) -> NDArray[np.bool_]:
+def box_mask(sam: Backbone, picture: Picture) -> NDArray[np.bool_]:
     """Return SAM's mask for the box around the subject of a reference photo."""
     image = np.asarray(picture.image)
-    frame = Frame(*image.shape[:2], persam.backbone.image_size)
+    frame = Frame(*image.shape[:2], sam.image_size)
     box = bounding_box(torch.from_numpy(picture.mask()))
     assert box is not None
     corners = frame.to_model(box.view(2, 2)).flatten()
     asked = Prompts(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int), corners)
-    embedding = persam.backbone.encode(frame.pixels(image)[None])[0]
-    logits, scores = persam.backbone.decode(embedding, asked, multimask=True)
+    embedding = sam.encode(frame.pixels(image)[None])[0]
+    logits, scores = sam.decode(embedding, asked, multimask=True)
     return (frame.to_original(logits[scores.argmax()][None])[0] > 0).numpy()
 
 
@@ -94,7 +94,7 @@ def main() -> None:
                 found = segment(PerSAM(sam, method, features), reference, reference.mask(), others)
                 columns.setdefault(name, {}).setdefault(company, []).append(found)
             persam = PerSAM(sam, features=features)
-            found = segment(persam, reference, box_mask(persam, reference), others)
+            found = segment(persam, reference, box_mask(sam, reference), others)
             columns.setdefault("all of PerSAM, reference given as a box", {}).setdefault(company, []).append(found)
     print(f"| | {' | '.join(COMPANY)} |\n| --- |" + " ---: |" * len(COMPANY))
     for name, row in columns.items():

@@ -35,7 +35,7 @@ SAMPLED = 8
 PURE = 0.75
 """Share of a patch's pixels that have to be of the same owner."""
 ATTRIBUTES = {"kind": KIND_NAMES, "main": COLOURS, "second": COLOURS, "pattern": PATTERNS, "accessory": ACCESSORIES}
-"""What linear heads read from a subject's patches; the heads are dropped after training."""
+"""Attributes that linear heads predict from a subject's patches; the heads are dropped after training."""
 
 
 def draw_pair(rng: np.random.Generator) -> tuple[Picture, Picture]:

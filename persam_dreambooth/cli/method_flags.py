@@ -9,7 +9,7 @@ from persam_dreambooth.flags import Flags, flag
 if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     from persam_dreambooth.segmentation import Insid3Method, Method
 
-PERSAM, PERSAM_F, INSID3, INSID3_SAM = METHODS = ("persam", "persam-f", "insid3", "insid3-sam")
+PERSAM, PERSAM_F, INSID3, INSID3_SAM = ("persam", "persam-f", "insid3", "insid3-sam")
 READ_BY = {
     "alpha": (PERSAM,),
     "refinement": (PERSAM, PERSAM_F),

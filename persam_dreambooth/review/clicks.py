@@ -1,4 +1,4 @@
-"""What a person draws in the browser (clicks, boxes, scribbles), turned into masks by a SAM loaded on first use."""
+"""Turn clicks, boxes and scribbles from the browser into masks, with a SAM that is loaded on first use."""
 
 import threading
 from collections import OrderedDict
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.segmentation import EncodedPhoto, PerSAM, Prompts, reference_from
+from persam_dreambooth.segmentation.refinement import CERTAINTY, as_logits
 
 STROKES = 100
 """Most strokes in one request."""
@@ -101,10 +101,6 @@ def painted(mask: NDArray[np.bool_], strokes: Sequence[Stroke]) -> NDArray[np.bo
 
 KEPT = 4
 """Number of encoded photos that are kept for the next click."""
-SURE = 8.0
-"""Logit of the mask prompt inside the mask that a click corrects; outside it, the negative of this."""
-LOGITS_A_CELL = 4
-"""Cells of the mask prompt along one side of an embedding cell, the same for every SAM."""
 PIECES = 256
 """Resolution, in pixels per side, at which connected pieces of a difference are separated."""
 
@@ -178,7 +174,7 @@ class Clicker:
             persam, encoded = self._sam(), self._encode(photo)
             points = encoded.frame.to_model(torch.tensor([click[:2] for click in clicks], dtype=torch.float64))
             labels = torch.tensor([int(click[2]) for click in clicks])
-            attempts = [_as_prompt(mask, encoded), None] if mask.any() else [None]
+            attempts = [as_logits(mask, encoded, CERTAINTY, "area"), None] if mask.any() else [None]
             for before in attempts:  # the mask can outweigh the click; then try the clicks alone
                 prompts = Prompts(points, labels, None, before)
                 logits, scores = persam.backbone.decode(encoded.embedding, prompts, False, extra=encoded.extra)
@@ -200,13 +196,6 @@ class Clicker:
         if self._persam is None:
             self._persam = self._load()
         return self._persam
-
-
-def _as_prompt(mask: NDArray[np.bool_], photo: EncodedPhoto) -> Tensor:
-    """Convert a mask to logits like those of an earlier pass, (h, w) float32 over the model square."""
-    side = LOGITS_A_CELL * photo.embedding.shape[-1]
-    low = photo.frame.to_grid(torch.from_numpy(mask).float(), side, 0.0, "area")
-    return ((2 * low - 1) * SURE).to(photo.embedding.device)
 
 
 def _piece(difference: NDArray[np.bool_], place: tuple[int, int]) -> NDArray[np.bool_]:

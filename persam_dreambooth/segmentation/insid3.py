@@ -98,16 +98,10 @@ class INSID3(OneShotSegmenter):
         features = steps.debiased(_rows(plain), self.projection)
         return EncodedPhoto(features.T.reshape(-1, grid, grid), photo.frame, (plain,))
 
-    @torch.no_grad()
-    def personalize(
-        self,
-        references: Reference | Sequence[Reference],
-        mask_weights: Tensor | None = None,
-        encoded: Sequence[EncodedPhoto] | None = None,
-    ) -> Subject:
-        """Compute the prototype, and remember the references' cells; arguments and errors as in the base class."""
+    def learn(self, references: Sequence[tuple[Reference, EncodedPhoto]], mask_weights: Tensor | None) -> Subject:
+        """Compute the prototype, and remember the references' cells."""
         inside, features, labels = [], [], []
-        for number, (reference, photo) in enumerate(self.pairs(references, encoded), start=1):
+        for number, (reference, photo) in enumerate(references, start=1):
             valid = _cells_of_photo(photo)
             features.append(_rows(photo.embedding)[valid])
             inside.append(self._covered(reference, photo, valid))

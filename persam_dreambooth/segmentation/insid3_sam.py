@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from persam_dreambooth.images import mask_iou
 from persam_dreambooth.segmentation.backbones import Backbone, Prompts
 from persam_dreambooth.segmentation.encoding import PhotoEncoder, check_finite
 from persam_dreambooth.segmentation.frame import bounding_box
 from persam_dreambooth.segmentation.insid3 import INSID3
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
-from persam_dreambooth.segmentation.refinement import recorded, refine
+from persam_dreambooth.segmentation.refinement import CERTAINTY, as_logits, cascade, recorded
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import DecoderPass, EncodedPhoto, Picture, Reference, Segmentation
 
@@ -24,10 +25,6 @@ POINTS: Final = 3
 """Positive points, and as many negative ones."""
 PEAKS: Final = 512
 """Places along the longer side among which the points are chosen."""
-FINER: Final = 4
-"""Cells of SAM's mask prompt and masks along one cell of its embedding."""
-CERTAINTY: Final = 8.0
-"""Logit that INSID3's mask has inside as SAM's mask prompt, and outside its negative."""
 
 
 class Insid3Sam(OneShotSegmenter):
@@ -62,15 +59,13 @@ class Insid3Sam(OneShotSegmenter):
         encoded = (replace(photo, other=other) for photo, other in pairs)
         return [image if isinstance(image, EncodedPhoto) else next(encoded) for image in images]
 
-    def personalize(
-        self,
-        references: Reference | Sequence[Reference],
-        mask_weights: Tensor | None = None,
-        encoded: Sequence[EncodedPhoto] | None = None,
-    ) -> Subject:
+    def encode_to_learn(self, references: Sequence[Reference]) -> list[EncodedPhoto]:
+        """Encode the references' photos with INSID3 alone: the SAM learns nothing."""
+        return self.insid3.encode_references(references)
+
+    def learn(self, references: Sequence[tuple[Reference, EncodedPhoto]], mask_weights: Tensor | None) -> Subject:
         """Learn a subject, as INSID3 does."""
-        others = None if encoded is None else [photo.compared for photo in encoded]
-        return self.insid3.personalize(references, mask_weights, others)
+        return self.insid3.learn([(reference, photo.compared) for reference, photo in references], mask_weights)
 
     @torch.no_grad()
     def segment_encoded(
@@ -86,20 +81,15 @@ class Insid3Sam(OneShotSegmenter):
         found = _best_region(found)
         prompts = self._prompts(found, photo)
         decoded = self.backbone.decode(photo.embedding, prompts, multimask=True, extra=photo.extra)
-        passes = [recorded(*decoded, torch.from_numpy(found.box))]
-        for _ in range(2):
-            previous = torch.as_tensor(passes[-1].kept, device=photo.embedding.device)
-            refined = refine(self.backbone, photo, prompts, previous, with_box=True)
-            if refined is None:
-                break
-            passes.append(recorded(*refined))
+        first = recorded(*decoded, torch.from_numpy(found.box))
+        passes = cascade(self.backbone, photo, prompts, first, (True, True))
         last = passes[-1]
         kept = torch.as_tensor(last.kept, device=photo.embedding.device)
         check_finite(kept, self.backbone.name)
         mask = photo.frame.to_original(kept[None])[0] > 0
         box = bounding_box(mask)
         outline = mask.cpu().numpy()
-        if box is None or _iou(outline, found.mask) < self.insid3.method.agreement:
+        if box is None or mask_iou(outline, found.mask) < self.insid3.method.agreement:
             why = "it is empty" if box is None else "it disagrees with INSID3's"
             words = f"SAM's mask was dropped, since {why}; the mask is INSID3's, which is coarser"
             return self._own(replace(found, warnings=(*found.warnings, words)), photo)
@@ -119,18 +109,13 @@ class Insid3Sam(OneShotSegmenter):
         labels = torch.tensor([1] * len(points[0]) + [0] * len(points[1]))
         assert found.box is not None
         box = frame.box_to_model(torch.from_numpy(found.box))
-        logits = CERTAINTY * (2 * inside.float() - 1)
-        mask = frame.to_grid(logits, FINER * photo.embedding.shape[-1], -CERTAINTY, "bilinear")
+        mask = as_logits(found.mask, photo, CERTAINTY, "bilinear")
         device = photo.embedding.device
-        return Prompts(
-            frame.to_model(torch.cat(points)).to(device), labels.to(device), box.to(device), mask.to(device)
-        )
+        return Prompts(frame.to_model(torch.cat(points)).to(device), labels.to(device), box.to(device), mask)
 
     def _own(self, found: Segmentation, photo: EncodedPhoto) -> Segmentation:
         """Return INSID3's mask as the result, with logits in SAM's frame."""
-        height, cells = max(found.score, 1e-3), FINER * photo.embedding.shape[-1]
-        signs = 2 * torch.from_numpy(found.mask).float() - 1
-        logits = photo.frame.to_grid(height * signs, cells, -height, "bilinear").numpy()
+        logits = as_logits(found.mask, photo, max(found.score, 1e-3), "bilinear").cpu().numpy()
         own = DecoderPass(logits[None], np.array([found.score], np.float32), 0, logits, None)
         return replace(found, passes=(own,))
 
@@ -163,7 +148,3 @@ def _peaks(confidence: Tensor, where: Tensor) -> Tensor:
         near = (rows - y) ** 2 + (columns - x) ** 2 < (max(height, width) / 10) ** 2
         left = left.masked_fill(near, -torch.inf)
     return torch.tensor(points, dtype=torch.int64).view(-1, 2)
-
-
-def _iou(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    return float((mask & other).sum() / max(1, (mask | other).sum()))

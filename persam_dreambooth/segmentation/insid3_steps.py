@@ -18,7 +18,7 @@ from persam_dreambooth.segmentation.subject import Memory
 POSITIONAL_SHARE = 500 / 1024
 """Share of the channels in the positional subspace: the paper's 500 components of DINOv3-L's 1024."""
 FORWARD_QUANTILE = 0.9
-"""Where no cell is similar to the prototype, those above this quantile of the similarities are searched."""
+"""If no cell is similar to the prototype, the cells above this quantile of the similarities are searched."""
 
 
 def positional_projection(features: Tensor, components: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every one-shot method offers: learn a subject from references, then segment it in other photos."""
+"""The base class of all one-shot methods: learn a subject from references, then segment it in other photos."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -35,22 +36,8 @@ class OneShotSegmenter(ABC):
         """The method's name, as in `Subject.made_by`."""
 
     @abstractmethod
-    def personalize(
-        self,
-        references: Reference | Sequence[Reference],
-        mask_weights: Tensor | None = None,
-        encoded: Sequence[EncodedPhoto] | None = None,
-    ) -> Subject:
-        """Learn a subject.
-
-        Args:
-            references: one reference, or several of the same subject.
-            mask_weights: (3,) float32, known weights for PerSAM-F, which otherwise fits them; the others ignore it.
-            encoded: the references' photos from `encode`, if already available.
-
-        Raises:
-            UserError: no reference.
-        """
+    def learn(self, references: Sequence[tuple[Reference, EncodedPhoto]], mask_weights: Tensor | None) -> Subject:
+        """Learn a subject from at least one reference with its encoded photo; arguments as in `personalize`."""
 
     @abstractmethod
     def encode(self, images: Sequence[Picture | EncodedPhoto]) -> list[EncodedPhoto]:
@@ -77,20 +64,34 @@ class OneShotSegmenter(ABC):
         """Encode the references' photos one at a time, since there may be many."""
         return [self.encode([reference.pixels])[0] for reference in references]
 
-    def pairs(
-        self, references: Reference | Sequence[Reference], encoded: Sequence[EncodedPhoto] | None
-    ) -> list[tuple[Reference, EncodedPhoto]]:
-        """Return the references of `personalize`, each with its encoded photo.
+    def encode_to_learn(self, references: Sequence[Reference]) -> list[EncodedPhoto]:
+        """Encode the references' photos as far as `learn` needs it."""
+        return self.encode_references(references)
+
+    @torch.no_grad()
+    def personalize(
+        self,
+        references: Reference | Sequence[Reference],
+        mask_weights: Tensor | None = None,
+        encoded: Sequence[EncodedPhoto] | None = None,
+    ) -> Subject:
+        """Learn a subject.
+
+        Args:
+            references: one reference, or several of the same subject.
+            mask_weights: (3,) float32, known weights for PerSAM-F, which otherwise fits them; the others ignore it.
+            encoded: the references' photos from `encode`, if already available.
 
         Raises:
-            UserError: no reference.
+            UserError: no reference; or, for PerSAM with fidelity "official", no cell passes its rule (96.6 %
+                coverage at value 128).
         """
         references = [references] if isinstance(references, Reference) else list(references)
         if not references:
             raise UserError("personalize got no reference; give at least one photo with its mask")
         if encoded is None:
-            encoded = self.encode_references(references)
-        return list(zip(references, encoded, strict=True))
+            encoded = self.encode_to_learn(references)
+        return self.learn(list(zip(references, encoded, strict=True)), mask_weights)
 
     @overload  # a path is also a sequence of strings; it counts as one photo
     def segment(  # type: ignore[overload-overlap]

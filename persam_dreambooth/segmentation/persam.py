@@ -18,7 +18,7 @@ from persam_dreambooth.segmentation.guidance import Guidance
 from persam_dreambooth.segmentation.mask_weights import fit_mask_weights
 from persam_dreambooth.segmentation.method import Method
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
-from persam_dreambooth.segmentation.refinement import recorded, refine
+from persam_dreambooth.segmentation.refinement import cascade, recorded
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import (
     DecoderPass,
@@ -66,32 +66,15 @@ class PerSAM(OneShotSegmenter):
         """Load PerSAM on a SAM given by name, path or model object; arguments and errors as in `load_backbone`."""
         return cls(load_backbone(source, device, dtype), method, features, cache)
 
-    @torch.no_grad()
-    def personalize(
-        self,
-        references: Reference | Sequence[Reference],
-        mask_weights: Tensor | None = None,
-        encoded: Sequence[EncodedPhoto] | None = None,
-    ) -> Subject:
-        """Pool the local features under the reference masks (equations 3 and 4); fit PerSAM-F's mask weights.
-
-        Args:
-            references: one reference, or several of the same subject, whose features are pooled.
-            mask_weights: (3,) float32, known weights for PerSAM-F; fitted if not given.
-            encoded: the references' photos from `encode`, if already available.
-
-        Raises:
-            UserError: no reference; or, with fidelity "official", no cell passes its rule (96.6 %
-                coverage at value 128).
-        """
-        pairs = self.pairs(references, encoded)
-        pooled = torch.cat([self.local_features(*pair) for pair in pairs])  # (n, C)
+    def learn(self, references: Sequence[tuple[Reference, EncodedPhoto]], mask_weights: Tensor | None) -> Subject:
+        """Pool the local features under the reference masks (equations 3 and 4); fit PerSAM-F's mask weights."""
+        pooled = torch.cat([self.local_features(*pair) for pair in references])  # (n, C)
         compared = pooled
         if self.features is not None:
-            compared = torch.cat([self.local_features(reference, photo.compared) for reference, photo in pairs])
+            compared = torch.cat([self.local_features(reference, photo.compared) for reference, photo in references])
         feature = self.method.rules.target_feature(compared, self.method.mask_weights)
         if self.method.mask_weights and mask_weights is None:
-            mask_weights = self._fit(pairs, feature)
+            mask_weights = self._fit(references, feature)
         return Subject(
             target_feature=feature,
             target_embedding=pooled.mean(0),
@@ -109,10 +92,10 @@ class PerSAM(OneShotSegmenter):
             inside = rules.cells_without_foreground(reference, frame, grid)
         return embedding[:, inside.to(embedding.device)].T
 
-    def _fit(self, pairs: list[tuple[Reference, EncodedPhoto]], feature: Tensor) -> Tensor:
+    def _fit(self, references: Sequence[tuple[Reference, EncodedPhoto]], feature: Tensor) -> Tensor:
         """Fit the (3,) float32 mask weights of equation 11 from one decoder pass per reference photo."""
         logits, foreground = [], []
-        for reference, photo in pairs:
+        for reference, photo in references:
             embedding, frame = photo.embedding, photo.frame
             confidence = location.on_photo(feature, photo)
             points, labels = location.location_prior(confidence, negative=self.method.negative_prior)
@@ -203,11 +186,7 @@ class PerSAM(OneShotSegmenter):
             The passes, and warnings.
         """
         decoded = self.backbone.decode(photo.embedding, initial, weights is not None, guidance, photo.extra)
-        passes = [recorded(*decoded, None, weights)]
-        for with_box in (self.method.mask_weights, True) if self.method.refinement else ():
-            previous = torch.as_tensor(passes[-1].kept, device=photo.embedding.device)
-            refined = refine(self.backbone, photo, initial, previous, with_box)
-            if refined is None:
-                return passes, ["the box pass was skipped: the previous mask is empty"]
-            passes.append(recorded(*refined))
-        return passes, []
+        with_boxes = (self.method.mask_weights, True) if self.method.refinement else ()
+        passes = cascade(self.backbone, photo, initial, recorded(*decoded, None, weights), with_boxes)
+        skipped = len(passes) <= len(with_boxes)
+        return passes, ["the box pass was skipped: the previous mask is empty"] if skipped else []

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from persam_dreambooth.images import mask_iou
 from persam_dreambooth.segmentation import location
 from persam_dreambooth.segmentation.appearance import ImageEncoder, cut_out
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
@@ -98,5 +99,5 @@ class SignalMeter:
         ious = []
         for reference, encoded in self._references:
             found, true = self._segmenter.segment(encoded, reverse).mask, reference.foreground
-            ious.append((found & true).sum() / (found | true).sum())
+            ious.append(mask_iou(found, true))
         return float(np.mean(ious))

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.images import to_mask
+from persam_dreambooth.images import mask_iou, to_mask
 from persam_dreambooth.segmentation.backbones import Prompts
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.types import Picture, Reference, rgb_array
@@ -100,7 +100,7 @@ def pick_reference(segmenter: OneShotSegmenter, references: Sequence[Reference])
         for other, photo in enumerate(encoded):
             if other != number:
                 found, true = segmenter.segment(photo, subject).mask, references[other].foreground
-                ious.append((found & true).sum() / (found | true).sum())
+                ious.append(mask_iou(found, true))
         scores.append(float(np.mean(ious)))
     return scores
 

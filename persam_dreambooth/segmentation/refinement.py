@@ -1,11 +1,21 @@
 """Cascaded post-refinement: decode again, prompted with the previous mask and its box."""
 
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from persam_dreambooth.segmentation.backbones import Backbone, Prompts
 from persam_dreambooth.segmentation.frame import bounding_box
 from persam_dreambooth.segmentation.types import DecoderPass, EncodedPhoto
+
+FINER: Final = 4
+"""Cells of SAM's mask prompt and of its masks along one cell of its embedding."""
+CERTAINTY: Final = 8.0
+"""Logit inside a mask that is given as SAM's mask prompt; outside it, the negative of this."""
 
 
 def refine(
@@ -32,6 +42,49 @@ def refine(
     prompts = Prompts(initial.points, initial.labels, model_box, previous)
     logits, predicted_iou = backbone.decode(photo.embedding, prompts, multimask=True, extra=photo.extra)
     return logits, predicted_iou, box
+
+
+def cascade(
+    backbone: Backbone, photo: EncodedPhoto, initial: Prompts, first: DecoderPass, with_boxes: Sequence[bool]
+) -> list[DecoderPass]:
+    """Refine a mask in several passes, each prompted with the mask of the one before.
+
+    Args:
+        backbone: the SAM.
+        photo: encoded by it.
+        initial: points and labels of the first pass, in the model frame.
+        first: the first pass.
+        with_boxes: for each further pass, whether to prompt also with the tight box around the previous mask.
+
+    Returns:
+        The first pass and the further ones; fewer than asked for if a previous mask has no box.
+    """
+    passes = [first]
+    for with_box in with_boxes:
+        previous = torch.as_tensor(passes[-1].kept, device=photo.embedding.device)
+        refined = refine(backbone, photo, initial, previous, with_box)
+        if refined is None:
+            break
+        passes.append(recorded(*refined))
+    return passes
+
+
+def as_logits(
+    mask: NDArray[np.bool_], photo: EncodedPhoto, height: float, mode: Literal["bilinear", "area"]
+) -> Tensor:
+    """Convert a mask to logits like those of a decoder pass.
+
+    Args:
+        mask: (H, W) bool, original frame.
+        photo: the encoded photo.
+        height: logit inside the mask; outside and in the padding its negative.
+        mode: of the resampling, as in `Frame.to_grid`.
+
+    Returns:
+        (h', w') float32 on the model square, on the photo's device.
+    """
+    low = photo.frame.to_grid(torch.from_numpy(mask).float(), FINER * photo.embedding.shape[-1], 0.0, mode)
+    return ((2 * low - 1) * height).to(photo.embedding.device)
 
 
 def recorded(logits: Tensor, predicted_iou: Tensor, box: Tensor | None, weights: Tensor | None = None) -> DecoderPass:

@@ -57,8 +57,8 @@ class VideoSegmenter:
     """Track subjects from frame to frame; memory use does not grow with the number of frames.
 
     Args:
-        segmenter: the method; `PerSAM` with `Method.persam_f()` has the target feature of the authors' video code,
-            INSID3 searches each frame anew.
+        segmenter: the method that made the subjects (see `first_frame_subject`). PerSAM uses the previous frame's
+            box; INSID3 segments every frame independently.
         subjects: the subjects to track, in the order of their labels.
         lost_below: predicted IoU below which a subject counts as lost; None never drops one, as in the authors' code.
             INSID3 without a SAM does not use it.

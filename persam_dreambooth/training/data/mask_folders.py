@@ -1,4 +1,4 @@
-"""Where a subject's photos and masks lie, and the masks that are made from a reference before training."""
+"""The folders of a subject's photos and masks, and masks that are made from a reference before training."""
 
 from pathlib import Path
 

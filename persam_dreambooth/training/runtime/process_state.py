@@ -1,4 +1,4 @@
-"""What a training takes of its process: signals, libraries' global settings (restored afterwards), and memory."""
+"""A training's hold on its process: signals, libraries' global settings (restored afterwards), and memory."""
 
 import os
 import signal

@@ -170,11 +170,17 @@ def colour_overlay(frame: Image.Image, labels: NDArray[np.uint8]) -> Image.Image
     return Image.fromarray(levels)
 
 
-def write_labels(labels: NDArray[np.uint8], path: Path) -> None:
-    """Save (H, W) labels as a palette PNG in DAVIS's format: values are labels, colours are for viewing."""
+def label_picture(labels: NDArray[np.uint8]) -> Image.Image:
+    """Make a palette image of (H, W) labels, as in DAVIS: values are labels, colours are for viewing."""
     picture = Image.fromarray(labels, mode="P")
     colours: Sequence[int] = [level for number in range(255) for level in PALETTE[number % len(PALETTE)]]
     picture.putpalette([0, 0, 0, *colours])
+    return picture
+
+
+def write_labels(labels: NDArray[np.uint8], path: Path) -> None:
+    """Save (H, W) labels as a palette PNG; see `label_picture`."""
+    picture = label_picture(labels)
     with files.replacing(path) as temporary:
         picture.save(temporary, format="PNG")
 

@@ -1,13 +1,16 @@
 """Decode photos and find a job's subjects in them: a mask per subject, without overlap, and whether it is there."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
@@ -16,6 +19,7 @@ from persam_dreambooth.preprocessing.references import read_references
 from persam_dreambooth.segmentation import (
     EncodedPhoto,
     ImageEncoder,
+    OneShotSegmenter,
     Presence,
     PresenceCheck,
     PresenceRule,
@@ -44,33 +48,6 @@ class LoadedPhoto:
     digest: str
     image: Image.Image | None = None
     error: str | None = None
-
-
-class _Photos(Dataset[LoadedPhoto]):
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, index: int) -> LoadedPhoto:
-        path = self._paths[index]
-        digest = files.digest(path)
-        try:
-            return LoadedPhoto(path, digest, files.read_photo(path))
-        except UserError as error:
-            return LoadedPhoto(path, digest, error=str(error))
-
-
-def load_photos(paths: Sequence[Path], batch_size: int, workers: int) -> Iterator[list[LoadedPhoto]]:
-    """Yield batches of photos, in the order of the paths; each worker decodes at most two batches ahead.
-
-    Args:
-        paths: files of the photos.
-        batch_size: photos per batch; the last batch may be smaller.
-        workers: number of worker processes; 0 decodes in this process.
-    """
-    yield from DataLoader(_Photos(paths), batch_size, num_workers=workers, collate_fn=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,52 +83,97 @@ class _Sought:
 class Finder:
     """Personalize a one-shot method for the subjects of a job, and find them in photos.
 
-    Attributes:
-        caveat: one sentence to tell the user about the presence rule; None if there is nothing to tell.
+    The references are read and checked at once; the models are loaded when they are first needed, or by `load`.
 
     Raises:
-        UserError: the SAM, a reference or the presence rule cannot be read, a reference mask is empty, or the rule
-            was calibrated on another SAM.
+        UserError: a reference cannot be read, or its mask does not fit its photo, is empty or is full.
     """
 
     def __init__(self, job: SegmentationJob) -> None:
-        self._segmenter = load_segmenter(
-            job.method, job.sam, job.features, job.features_size, job.device, job.dtype, job.embedding_cache
-        )
-        self._all_instances = job.all_instances
-        rule = PresenceRule.load(job.rule) if job.rule else None
-        self.caveat = rule.caveat if rule else None
-        encoder = ImageEncoder.from_pretrained(rule.encoder, job.device) if rule and rule.encoder else None
-        self._sought: list[_Sought] = []
-        for reference_files in job.subjects().values():
-            references = read_references(reference_files, self._segmenter)
-            encoded = self._segmenter.encode_references(references)
-            chosen = self._best(references) if job.pick_reference else slice(None)
-            subject = self._segmenter.personalize(references[chosen], encoded=encoded[chosen])
-            given = {
-                files.digest(paths.image): reference.foreground
-                for paths, reference in zip(reference_files, references, strict=True)
-            }
-            check = PresenceCheck(self._segmenter, subject, references, rule, encoder, encoded) if rule else None
-            self._sought.append(_Sought(subject, given, check))
+        self._job = job
+        self._references = [read_references(given) for given in job.subjects().values()]
 
-    @property
-    def subjects(self) -> list[Subject]:
-        """The personalized subjects, in the order of `job.subjects()`."""
+    def load(self) -> list[Subject]:
+        """Load the models and personalize, unless that is done; return the subjects, in the order of `job.subjects()`.
+
+        Raises:
+            UserError: the SAM or the presence rule cannot be read, SAM finds nothing where a reference says, or the
+                rule was calibrated on another SAM.
+        """
         return [sought.subject for sought in self._sought]
 
-    def find(self, photos: Sequence[LoadedPhoto]) -> list[list[Found]]:
-        """Find every subject in a batch of decoded photos.
+    @property
+    def caveat(self) -> str | None:
+        """One sentence to tell the user about the presence rule; None if there is nothing to tell."""
+        return self._rule.caveat if self._rule else None
 
-        Returns:
-            For each photo, one `Found` per subject, in the order of `subjects`.
+    def find(
+        self, photos: Sequence[Path], stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[LoadedPhoto, Sequence[Found | None]]]:
+        """Decode photos and find every subject in them, a batch at a time.
+
+        Each of the job's worker processes decodes at most two batches ahead.
+
+        Args:
+            photos: the files.
+            stopped: called before each batch; once it returns true, the other photos are left out.
+
+        Yields:
+            Each photo, in order, with one `Found` per subject, or None if the photo cannot be decoded.
         """
-        unknown = [photo for photo in photos if any(photo.digest not in sought.given for sought in self._sought)]
-        encoded = self._segmenter.encode([photo.image for photo in unknown if photo.image])
-        by_path = {photo.path: embedding for photo, embedding in zip(unknown, encoded, strict=True)}
-        return [self._find_all(photo, by_path.get(photo.path)) for photo in photos]
+        batches: DataLoader[Any] = DataLoader(
+            photos,  # type: ignore[arg-type]  # any sequence will do
+            self._job.batch_size,
+            num_workers=self._job.dataloader_num_workers,
+            collate_fn=_decode,
+        )
+        for batch in takewhile(lambda _: not stopped(), batches):
+            yield from self._find_in(batch)
 
-    def _find_all(self, photo: LoadedPhoto, encoded: EncodedPhoto | None) -> list[Found]:
+    @cached_property
+    def _segmenter(self) -> OneShotSegmenter:
+        job = self._job
+        return load_segmenter(
+            job.method, job.sam, job.features, job.features_size, job.device, job.dtype, job.embedding_cache
+        )
+
+    @cached_property
+    def _rule(self) -> PresenceRule | None:
+        return PresenceRule.load(self._job.rule) if self._job.rule else None
+
+    @cached_property
+    def _sought(self) -> list[_Sought]:
+        segmenter, rule = self._segmenter, self._rule
+        encoder = ImageEncoder.from_pretrained(rule.encoder, self._job.device) if rule and rule.encoder else None
+        found = []
+        for drawn in self._references:
+            references = [reference.convert(segmenter) for reference in drawn]
+            encoded = segmenter.encode_references(references)
+            chosen = _best(segmenter, references) if self._job.pick_reference else slice(None)
+            subject = segmenter.personalize(references[chosen], encoded=encoded[chosen])
+            given = {
+                files.digest(read.given.image): made.foreground for read, made in zip(drawn, references, strict=True)
+            }
+            check = PresenceCheck(segmenter, subject, references, rule, encoder, encoded) if rule else None
+            found.append(_Sought(subject, given, check))
+        self._references.clear()  # their pixels are no longer needed
+        return found
+
+    def _find_in(self, photos: Sequence[LoadedPhoto]) -> Iterator[tuple[LoadedPhoto, Sequence[Found | None]]]:
+        """Find every subject in a batch of photos, which the encoder sees together."""
+        searched = [
+            (photo.path, photo.image)
+            for photo in photos
+            if photo.image and any(photo.digest not in sought.given for sought in self._sought)
+        ]
+        encoded = self._segmenter.encode([image for _, image in searched])
+        by_path = {path: embedding for (path, _), embedding in zip(searched, encoded, strict=True)}
+        for photo in photos:
+            yield photo, self._find_all(photo, by_path.get(photo.path))
+
+    def _find_all(self, photo: LoadedPhoto, encoded: EncodedPhoto | None) -> Sequence[Found | None]:
+        if photo.image is None:
+            return [None] * len(self._sought)
         found = [self._find_subject(sought, photo, encoded) for sought in self._sought]
         return found if encoded is None else _without_overlap(found, encoded)
 
@@ -160,9 +182,9 @@ class Finder:
             return Found(sought.given[photo.digest])
         assert encoded is not None and photo.image is not None, "only photos with the user's masks are not encoded"
         if sought.check is None:
-            best = self._segmenter.segment(encoded, sought.subject)
+            best = self._segmenter.segment_encoded(encoded, sought.subject)
             return Found(best.mask, (best,))
-        if self._all_instances:
+        if self._job.all_instances:
             instances, presence = self._find_instances(sought, sought.check, photo.image, encoded)
             if instances:
                 return Found(_union(instances), tuple(instances), presence)
@@ -182,11 +204,24 @@ class Finder:
         instances = segment_instances(self._segmenter, encoded, sought.subject, is_subject)
         return instances, max(decisions, key=lambda decision: decision.probability, default=None)
 
-    def _best(self, references: list[Reference]) -> slice:
-        """Return the slice that holds only the reference that segments the others best."""
-        scores = pick_reference(self._segmenter, references)
-        best = scores.index(max(scores))
-        return slice(best, best + 1)
+
+def _decode(paths: Sequence[Path]) -> list[LoadedPhoto]:
+    return [_load(path) for path in paths]
+
+
+def _load(path: Path) -> LoadedPhoto:
+    digest = files.digest(path)
+    try:
+        return LoadedPhoto(path, digest, files.read_photo(path))
+    except UserError as error:
+        return LoadedPhoto(path, digest, error=str(error))
+
+
+def _best(segmenter: OneShotSegmenter, references: list[Reference]) -> slice:
+    """Return the slice that holds only the reference that segments the others best."""
+    scores = pick_reference(segmenter, references)
+    best = scores.index(max(scores))
+    return slice(best, best + 1)
 
 
 def _without_overlap(found: list[Found], photo: EncodedPhoto) -> list[Found]:

@@ -1,6 +1,6 @@
 """Settings of one segmentation run: the photos, the references, the model, the output folder."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
+from persam_dreambooth.photos.listing import folders_below, where
 from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.segmentation import Insid3Method, Method
 
@@ -99,6 +100,28 @@ class SegmentationJob:
     def unread(self) -> dict[Path, str]:
         """List the other files in the folder of photos, each with the reason; see `files.unread_files`."""
         return files.unread_files(self.images, (self.output, *self.drawings))
+
+    def albums(self) -> "list[SegmentationJob]":
+        """List one job per folder of photos: `images` itself and its subfolders.
+
+        The outputs form the same tree below `output`; the review page, and training with kohya's folders, expect that.
+
+        Raises:
+            UserError: there is no such folder, or no photo in any.
+        """
+        if not self.images.is_dir():
+            raise UserError(f"{self.images} is not a folder; give the folder that holds the photos")
+        drawings, output = set(map(where, self.drawings)), where(self.output)
+        albums = []
+        for folder in folders_below(self.images):
+            if where(folder) == output != where(self.images):
+                continue
+            photos = [path for path in files.list_photos(folder) if where(path) not in drawings]
+            if any(not path.name.endswith(files.NO_PHOTOS) for path in photos):
+                albums.append(replace(self, images=folder, output=self.output / folder.relative_to(self.images)))
+        if not albums:
+            raise UserError(f"no photo found in {self.images} or in folders in it; put photos there")
+        return albums
 
     def subjects(self) -> dict[Path, tuple[ReferenceFiles, ...]]:
         """Return the references of each subject, by the subject's output folder."""

@@ -4,12 +4,15 @@ run keeps of an old one."""
 import heapq
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice, zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+from tqdm import tqdm
 
 from persam_dreambooth.atomic_io import UNFINISHED, clear_unfinished
 from persam_dreambooth.errors import UserError
@@ -36,98 +39,83 @@ logger = logging.getLogger(__name__)
 
 
 class MaskStore:
-    """The output folder of one subject; `MaskWriter` adds the masks to it.
+    """The output folder of one subject in one run; `MaskWriter` adds the masks to it.
 
     Args:
         path: the folder; it need not exist yet.
+        settings: of the run, as JSON values; the folder belongs to the run whose settings it holds.
+        references: the subject's. In a folder that is taken over, their masks replace the masks of earlier
+            references of the same photos.
+        with_instances: whether the run also saves instances.
         digest: `files.digest`, or a cached version of it for photos that do not change during the run.
     """
 
-    def __init__(self, path: Path, digest: Callable[[Path], str] = files.digest) -> None:
-        self.path, self._digest = path, digest
+    def __init__(
+        self,
+        path: Path,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+        references: Sequence[ReferenceFiles] = (),
+        with_instances: bool = False,
+        digest: Callable[[Path], str] = files.digest,
+    ) -> None:
+        self.path, self._settings, self._references = path, dict(settings), references
+        self._with_instances, self._digest = with_instances, digest
         self._manifest = path / MANIFEST_NAME
-
-    def index(self) -> ManifestIndex:
-        """Read the manifest as it is now, for look-ups."""
-        return ManifestIndex(self._manifest)
+        self._before: ManifestIndex
 
     def entries(self) -> Iterator[ManifestEntry]:
         """Yield the manifest's entries one by one, in the file's order."""
         return stream_manifest(self._manifest)
 
-    def refuse_other_runs(self, settings: dict[str, Any]) -> None:
+    def check(self, again: bool = False) -> None:
         """Accept only an absent or empty folder, or one from a run with the same settings.
 
-        Raises:
-            UserError: it is anything else.
-        """
-        files.refuse_other_runs(self.path, SETTINGS_NAME, settings, "segmentation run", self._early_files(), REMEDY)
-
-    def refuse_foreign_files(self) -> None:
-        """Accept only an absent or empty folder, or one with any run's settings or with a manifest.
+        Args:
+            again: accept one with any run's settings or with a manifest too: the run may take it over.
 
         Raises:
             UserError: it is anything else.
         """
-        names = [path.name for path in self.path.iterdir()] if self._manifest.exists() else self._early_files()
-        files.refuse_other_runs(self.path, SETTINGS_NAME, {}, "segmentation run", names)
+        settings, names, remedy = self._settings, self._early_files(), REMEDY
+        if again:
+            settings, remedy = {}, "choose another output folder"
+            names = [path.name for path in self.path.iterdir()] if self._manifest.exists() else names
+        files.refuse_other_runs(self.path, SETTINGS_NAME, settings, "segmentation run", names, remedy)
 
-    def resume(self) -> ManifestIndex:
-        """Merge the journals of earlier processes into the manifest, and return it."""
-        if self._exists():
-            with self._rewriting() as newest:
-                self._rewrite(newest)
-        return self.index()
+    def begin(self, photos: Sequence[Path], again: bool = False) -> None:
+        """Continue the earlier run of the folder, or take it over.
 
-    def take_over(self, settings: dict[str, Any], references: Sequence[ReferenceFiles]) -> ManifestIndex:
-        """Make the folder a new run's: keep the masks that a person made or judged, remove all others.
+        The journals of earlier processes are merged into the manifest, and the entries and overlays of reviewed
+        masks are updated if their photos were moved or saved again. If such a mask is missing or its photo has
+        another size now, its entry is dropped, so that the photo is segmented again.
 
         Args:
-            settings: those of the new run.
-            references: those of the new run; their masks replace the masks of earlier references of the same photos.
-
-        Returns:
-            The manifest as it was.
+            photos: all photos of the run.
+            again: take over: keep only the masks that a person made or judged.
         """
-        given = frozenset(where(path) for reference in references for path in reference.drawings)
-        with self._rewriting() as before:
-            kept = [entry.reviewed and not self._is_outdated(entry, references) for entry in before]
-            # Masks go before their entries: without its entry, nobody knows that a mask was uncertain.
-            for entry, stays in zip(before, kept, strict=True):
-                if not stays:
-                    remove_files(self.path, entry, keep=given)
-            self._rewrite(entry for entry, stays in zip(before, kept, strict=True) if stays)
-            files.write_json(settings, self.path / SETTINGS_NAME)
-        return before
-
-    def keep_reviewed(self, photos: Sequence[Path]) -> None:
-        """Update the entries and overlays of reviewed masks whose photos were moved or saved again.
-
-        If the mask is missing or the photo has another size now, drop the entry, so that the photo is segmented again.
-        """
-        if not self._exists():
+        if not (again or self._manifest.exists() or self._journals()):
+            self._before = ManifestIndex(self._manifest)
             return
         by_stem = {photo.stem: photo for photo in photos}
-        with self._rewriting() as newest:
-            updated = (self._updated(entry, by_stem.get(Path(entry.photo).stem)) for entry in newest)
+        with self._rewriting() as self._before:
+            kept = self._without_unreviewed() if again else self._before
+            updated = (self._updated(entry, by_stem.get(Path(entry.photo).stem)) for entry in kept)
             self._rewrite(entry for entry in updated if entry is not None)
+            if again:
+                files.write_json(self._settings, self.path / SETTINGS_NAME)
 
-    def is_finished(self, photo: Path, entry: ManifestEntry | None, with_instances: bool) -> bool:
-        """Return whether the photo has its mask, and has not changed since the mask was made.
+    def unfinished(self, photos: Sequence[Path], quiet: bool = False) -> list[Path]:
+        """List the photos that lack their mask, or have changed since it was made.
 
         Args:
-            photo: the file.
-            entry: its entry in this folder's manifest; None if it has none.
-            with_instances: whether the run also saves instances.
+            photos: photos of the run.
+            quiet: show no progress.
         """
-        if entry is None or entry.error is not None:
-            return False
-        names = [entry.mask, entry.overlay]
-        if with_instances and entry.source == "persam" and not entry.reviewed:
-            names.append(entry.instances)
-        return self._has_files(*names) and self._describes(entry, photo)
+        index = ManifestIndex(self._manifest)
+        compared = tqdm(photos, desc="Comparing", delay=2, disable=quiet)
+        return [photo for photo in compared if not self._is_finished(photo, index.get(photo.name))]
 
-    def open(self, subject: Subject, settings: dict[str, Any]) -> None:
+    def open(self, subject: Subject) -> None:
         """Make the folder this run's: remove an earlier contact sheet, write settings and subject.
 
         The settings come first, since they tell the next run which run the folder belongs to.
@@ -135,15 +123,15 @@ class MaskStore:
         with locked(self._manifest):
             remove_sheet(self.path)
             self._clear_unfinished()
-            files.write_json(settings, self.path / SETTINGS_NAME)
+            files.write_json(self._settings, self.path / SETTINGS_NAME)
             subject.save(self.path / SUBJECT_NAME)
 
-    def finish(self, photos: Sequence[Path], before: ManifestIndex) -> None:
+    def finish(self, photos: Sequence[Path], unread: Mapping[Path, str] = MappingProxyType({})) -> None:
         """Merge the journals, sort the manifest, remove the files of photos that are gone, draw the contact sheet.
 
         Args:
             photos: all photos of the run, in the order of the manifest.
-            before: the manifest as it was when the run began.
+            unread: the other files beside them; see `files.note_unread`.
 
         Raises:
             UserError: the folder was removed during the run.
@@ -152,18 +140,16 @@ class MaskStore:
             raise UserError(f"{self.path} was removed while its photos were segmented; run the command again")
         stems = {photo.stem for photo in photos}
         with self._rewriting() as newest:
-            gone = [entry for entry in before if Path(entry.photo).stem not in stems]
+            gone = [entry for entry in self._before if Path(entry.photo).stem not in stems]
             # Sheet and files go before the entries: if the run is killed in between, the next one does the rest.
-            if gone or any(old != new for old, new in zip_longest(before, newest)):
+            if gone or any(old != new for old, new in zip_longest(self._before, newest)):
                 remove_sheet(self.path)
             for entry in gone:
                 remove_files(self.path, entry)
             # A photo has no entry if its mask was drawn and undone during the run; the next run segments it.
             self._rewrite(found for photo in photos if (found := newest.get(photo.name)) is not None)
         write_sheet(self.path, self.entries)
-
-    def _exists(self) -> bool:
-        return self._manifest.exists() or bool(self._journals())
+        files.note_unread(unread, self.path)
 
     def _journals(self) -> list[Path]:
         return sorted(self.path.glob(f"{Path(MANIFEST_NAME).stem}.*.jsonl"))
@@ -193,11 +179,32 @@ class MaskStore:
             if folder.is_dir() and not folder.is_symlink():
                 clear_unfinished(folder)
 
-    def _is_outdated(self, entry: ManifestEntry, references: Sequence[ReferenceFiles]) -> bool:
+    def _without_unreviewed(self) -> Iterator[ManifestEntry]:
+        """Remove the files of all masks that no person made or judged; return the other entries.
+
+        Masks go before their entries: without its entry, nobody knows that a mask was uncertain.
+        """
+        given = frozenset(where(path) for reference in self._references for path in reference.drawings)
+        kept = [entry.reviewed and not self._is_outdated(entry) for entry in self._before]
+        for entry, stays in zip(self._before, kept, strict=True):
+            if not stays:
+                remove_files(self.path, entry, keep=given)
+        return (entry for entry, stays in zip(self._before, kept, strict=True) if stays)
+
+    def _is_outdated(self, entry: ManifestEntry) -> bool:
         """Return whether an entry holds an earlier reference mask of a photo that is now given with another one."""
         photo, mask = ((self.path / str(path)).resolve() for path in (entry.photo, entry.mask))
-        given = [reference.mask for reference in references if reference.image.resolve() == photo]
+        given = [reference.mask for reference in self._references if reference.image.resolve() == photo]
         return entry.source == "reference" and any(path is None or path.resolve() != mask for path in given)
+
+    def _is_finished(self, photo: Path, entry: ManifestEntry | None) -> bool:
+        """Return whether a photo has its mask, and has not changed since the mask was made."""
+        if entry is None or entry.error is not None:
+            return False
+        names = [entry.mask, entry.overlay]
+        if self._with_instances and not entry.reviewed:
+            names.append(entry.instances)
+        return self._has_files(*names) and self._describes(entry, photo)
 
     def _updated(self, entry: ManifestEntry, photo: Path | None) -> ManifestEntry | None:
         """Return the entry for the photo as it is now; None if a reviewed mask no longer fits it."""

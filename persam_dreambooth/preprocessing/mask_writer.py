@@ -49,29 +49,24 @@ class MaskWriter:
         self._manifest_state: tuple[int, int, int] | None = None
         self._reviewed = set[str]()
 
-    def add(self, photo: LoadedPhoto, found: Found) -> None:
-        """Save the mask, overlay and entry of a decoded photo, unless a person has made or judged its mask meanwhile.
+    def add(self, photo: LoadedPhoto, found: Found | None) -> None:
+        """Save the mask, overlay and entry of a photo, unless a person has made or judged its mask meanwhile.
 
         The entry is written after the old files are removed and before the new ones are there. A run killed anywhere
         leaves some file missing, so the next run redoes the photo, and no mask is ever paired with another's entry.
+
+        Args:
+            photo: a photo of the run.
+            found: its mask; None if the photo cannot be decoded: its entry says why.
         """
-        assert photo.image is not None
-        entry = _entry(self.folder, photo, found, self._with_instances)
-        entry, contents = _render(self.folder, photo.image, found.mask, entry)
+        entry, contents = _result(self.folder, photo, found, self._with_instances)
         with locked(self._manifest):
-            if self._was_reviewed(photo.path):
+            if found is not None and self._was_reviewed(photo.path):
                 return
-            if found.instances:  # a reference's mask may be the very file that the user gave: never remove that
+            if found is not None and found.instances:  # a reference's mask may be the user's own file: never remove it
                 remove_files(self.folder, entry)
             self._append(entry)
-            if entry.instances:
-                video_io.write_labels(_label_instances(found), self.folder / entry.instances)
             _write(contents)
-
-    def add_unreadable(self, photo: LoadedPhoto) -> None:
-        """Write the entry of a photo that cannot be decoded."""
-        with locked(self._manifest):
-            self._append(ManifestEntry(relative_path(photo.path, self.folder), photo.digest, error=photo.error))
 
     def _append(self, entry: ManifestEntry) -> None:
         self._read_reviews()  # before the new state of the manifest hides what others wrote
@@ -103,7 +98,7 @@ def draw(folder: Path, image: Image.Image, mask: NDArray[np.bool_], entry: Manif
     Returns:
         The entry with every field that follows from the mask: sizes, file names, mask digest and box.
     """
-    entry, contents = _render(folder, image, mask, entry)
+    entry, contents = _drawn(folder, image, mask, entry)
     _write(contents)
     return entry
 
@@ -121,12 +116,16 @@ def remove_files(folder: Path, entry: ManifestEntry, keep: frozenset[str] = froz
             (folder / name).unlink(missing_ok=True)
 
 
-def _entry(folder: Path, photo: LoadedPhoto, found: Found, with_instances: bool) -> ManifestEntry:
-    """Describe what was found; `_render` adds what follows from the mask."""
+def _result(
+    folder: Path, photo: LoadedPhoto, found: Found | None, with_instances: bool
+) -> tuple[ManifestEntry, dict[Path, bytes]]:
+    """Return the photo's entry and the contents of its files, in the order in which they are written."""
+    entry = ManifestEntry(relative_path(photo.path, folder), photo.digest, error=photo.error)
+    if photo.image is None or found is None:
+        return entry, {}
     presence, instances = found.presence, found.instances
-    return ManifestEntry(
-        photo=relative_path(photo.path, folder),
-        digest=photo.digest,
+    entry = replace(
+        entry,
         source="persam" if instances else "reference",
         score=round(max(instance.score for instance in instances), 6) if instances else None,
         presence=presence.verdict if presence else None,
@@ -137,9 +136,14 @@ def _entry(folder: Path, photo: LoadedPhoto, found: Found, with_instances: bool)
         point_labels=[label for instance in instances for label in instance.point_labels.tolist()],
         warnings=[warning for instance in instances for warning in instance.warnings],
     )
+    entry, contents = _drawn(folder, photo.image, found.mask, entry)
+    if entry.instances:
+        labels = files.encoded(video_io.label_picture(_label_instances(found)), "PNG")
+        contents = {folder / entry.instances: labels} | contents
+    return entry, contents
 
 
-def _render(
+def _drawn(
     folder: Path, image: Image.Image, mask: NDArray[np.bool_], entry: ManifestEntry
 ) -> tuple[ManifestEntry, dict[Path, bytes]]:
     """Do what `draw` does, but return the contents of the files, the mask's first, instead of writing them."""

@@ -1,4 +1,4 @@
-"""References as users give them, as files and coordinates, and their conversion to what PerSAM takes."""
+"""References as users give them, as files and coordinates, and their conversion to what the methods learn from."""
 
 import logging
 from collections.abc import Sequence
@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.images import to_mask
 from persam_dreambooth.masks import Looks
 from persam_dreambooth.photos import files, pairs
 from persam_dreambooth.segmentation import OneShotSegmenter, Reference, reference_from
@@ -64,36 +67,51 @@ class ReferenceFiles:
         }
 
 
-def check_references(references: Sequence[ReferenceFiles]) -> None:
-    """Read all references and check what can be checked without a SAM; warn about masks that look wrong.
+@dataclass(frozen=True, eq=False)
+class ReadReference:
+    """A reference whose files were read and checked.
+
+    Attributes:
+        given: the files.
+        image: the upright photo, 8-bit RGB.
+        drawing: the mask or scribble with its stored values; None for a box or points.
+    """
+
+    given: ReferenceFiles
+    image: Image.Image
+    drawing: Image.Image | None
+
+    def convert(self, segmenter: OneShotSegmenter) -> Reference:
+        """Return the pair of photo and mask that methods learn from; SAM segments a box, points or a scribble.
+
+        Raises:
+            UserError: the prompt does not fit the photo, or leads SAM to an empty or a full mask.
+        """
+        given = self.given
+        if given.mask and self.drawing:
+            return Reference(self.image, self.drawing)
+        if self.drawing:
+            return reference_from(segmenter, self.image, scribble=to_mask(self.drawing))
+        points, labels = [point[:2] for point in given.points], [point[2] for point in given.points]
+        return reference_from(segmenter, self.image, given.box, points or None, labels)
+
+
+def read_references(references: Sequence[ReferenceFiles]) -> list[ReadReference]:
+    """Read references and check what can be checked without a SAM; warn about masks that look wrong.
 
     Raises:
         UserError: a file cannot be read, or a mask does not fit its photo, is empty or is full.
     """
-    for reference in references:
-        size, looks = files.read_photo(reference.image).size, Looks()
-        drawings = [files.read_mask(path) for path in reference.drawings]
-        if reference.mask:
-            pairs.check_mask(reference.mask, drawings[0], reference.image, size, looks)
-            for words in (*looks.warnings(), pairs.turned_words(reference.mask, reference.image)):
-                if words:
-                    logger.warning(words)
+    return [_read(given) for given in references]
 
 
-def read_references(references: Sequence[ReferenceFiles], segmenter: OneShotSegmenter) -> list[Reference]:
-    """Read all references; SAM segments those that are given by a box, points or a scribble.
-
-    Raises:
-        UserError: a file cannot be read, does not fit its photo, or leads SAM to an empty mask.
-    """
-    return [_read(reference, segmenter) for reference in references]
-
-
-def _read(reference: ReferenceFiles, segmenter: OneShotSegmenter) -> Reference:
-    image = files.read_photo(reference.image)
-    if reference.mask:
-        return Reference(image, files.read_drawn_mask(reference.mask))
-    if reference.scribble:
-        return reference_from(segmenter, image, scribble=files.read_mask(reference.scribble))
-    points, labels = [point[:2] for point in reference.points], [point[2] for point in reference.points]
-    return reference_from(segmenter, image, reference.box, points or None, labels)
+def _read(given: ReferenceFiles) -> ReadReference:
+    image = files.read_photo(given.image)
+    drawing = next((files.read_drawn_mask(path) for path in given.drawings), None)
+    if given.mask and drawing:
+        looks = Looks()
+        pairs.check_mask(given.mask, to_mask(drawing), given.image, image.size, looks)
+        for words in (*looks.warnings(), pairs.turned_words(given.mask, given.image)):
+            if words:
+                logger.warning(words)
+    return ReadReference(given, image, drawing)

@@ -104,7 +104,7 @@ class Search(Background):
 
 def _is_another(job: SegmentationJob) -> bool:
     try:
-        MaskStore(job.output).refuse_other_runs(job.settings())
+        MaskStore(job.output, job.settings()).check()
     except UserError:
         return True
     return False

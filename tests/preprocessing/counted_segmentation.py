@@ -20,10 +20,10 @@ def counted(self, photo, found):
     add(self, photo, found)
 
 
-def late(self, subject, settings):
+def late(self, subject):
     """Delay the creation of the folder, so that a process that does not wait for it fails."""
     time.sleep(1)
-    open_folder(self, subject, settings)
+    open_folder(self, subject)
 
 
 if __name__ == "__main__":

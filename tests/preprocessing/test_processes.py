@@ -17,8 +17,7 @@ from persam_dreambooth.preprocessing.mask_store import SUBJECT_NAME
 from tests.scene import scene
 
 PHOTOS = 7
-FIRSTS = ("00", "02", "04", "06")
-"""The photos that the first of two processes segments."""
+EVERY_OTHER = ("00", "02", "04", "06")
 ROOT = Path(__file__).parents[2]
 SAM = ROOT / "experiments" / "tinyworld" / "models" / "sam"
 """A trained SAM: random ones have near ties, which the rounding of other batches and thread counts decides."""
@@ -103,14 +102,16 @@ def test_finished_work_of_killed_process_is_kept(album, single, tmp_path):
     assert len(read_manifest(out / MANIFEST_NAME)) == PHOTOS + 1
 
 
-def test_new_run_takes_over_folder_though_first_process_is_idle(album, single, tmp_path):
-    """A person approved all photos of the first process's share; then `--again` runs with another reference."""
+def test_new_run_takes_over_folder_and_shares_what_is_left(album, single, tmp_path):
+    """A person approved every other photo; then `--again` runs with another reference."""
     out = shutil.copytree(single, tmp_path / "out")
     (tmp_path / "photos").symlink_to(album / "photos")  # so that the manifest's relative paths work from the copy
     entries = [
         replace(entry, photo=f"../photos/{Path(entry.photo).name}") for entry in read_manifest(out / MANIFEST_NAME)
     ]
-    approved = [replace(entry, review="approved") if Path(entry.photo).stem in FIRSTS else entry for entry in entries]
+    approved = [
+        replace(entry, review="approved") if Path(entry.photo).stem in EVERY_OTHER else entry for entry in entries
+    ]
     write_manifest(out / MANIFEST_NAME, approved)
     disc = files.read_mask(album / "mask.png")
     disc[: len(disc) // 2] = False
@@ -119,8 +120,8 @@ def test_new_run_takes_over_folder_though_first_process_is_idle(album, single, t
     lines = ["--images", tmp_path / "photos", "--reference", tmp_path / "other.png", "--again"]
     flags = [*lines, "--reference_mask", tmp_path / "lower.png"]
     before = (out / SUBJECT_NAME).read_bytes()
-    _, (segmented,) = segment(album, out, tmp_path / "notes", *flags, processes=2)
-    assert segmented == ["01.png", "03.png", "05.png"]
+    _, shares = segment(album, out, tmp_path / "notes", *flags, processes=2)
+    assert shares == [["01.png", "05.png"], ["03.png"]]
     assert (out / SUBJECT_NAME).read_bytes() != before
 
 

@@ -454,12 +454,13 @@ def test_multiple_references_keep_their_masks_and_are_pooled(album, models):
     np.testing.assert_array_equal(files.read_mask(mask_path(album, "beach.PNG")), disc)
     pooled = Subject.load(album / "out" / "subject.safetensors")
     persam = PerSAM.from_pretrained(str(models / "sam"), device="cpu")
-    expected = persam.personalize(read_references(both, persam))
+    references = [made.convert(persam) for made in read_references(both)]
+    expected = persam.personalize(references)
     torch.testing.assert_close(pooled.target_embedding, expected.target_embedding)
     (album / "out").rename(album / "pooled")
     segment_folder(job_for(album, models, references=both, pick_reference=True))
     picked = Subject.load(album / "out" / "subject.safetensors")
-    alone = [persam.personalize(reference) for reference in read_references(both, persam)]
+    alone = [persam.personalize(reference) for reference in references]
     assert any(torch.equal(picked.target_embedding, subject.target_embedding) for subject in alone)
 
 
@@ -635,10 +636,9 @@ def test_reviewed_photos_are_read_once_to_check_for_changes(segmented, models, m
 
 def test_approved_mask_needs_no_instances(segmented):
     decide(segmented, "beach.PNG", review="approved")
-    store = MaskStore(segmented / "out")
-    for name, finished in {"beach.PNG": True, "dog 1.jpg": False}.items():
-        entry = store.index().get(name)
-        assert store.is_finished(segmented / "photos" / name, entry, with_instances=True) == finished
+    photos = [segmented / "photos" / name for name in ("beach.PNG", "dog 1.jpg")]
+    assert MaskStore(segmented / "out").unfinished(photos) == []
+    assert MaskStore(segmented / "out", with_instances=True).unfinished(photos) == photos[1:]
 
 
 @pytest.mark.parametrize("changes", [{"sam": "no such sam"}, {"presence": Path("no-rule.json")}])

@@ -379,7 +379,8 @@ def test_score_above_1_is_shown_as_1_and_stored_unchanged(tmp_path, serve, open_
         output, masks = photos / "segmented", draw_photos(photos, ["a.png"])
         write_found(photos, output, masks, {"a.png": score})
         store = MaskStore(output)
-        store.finish([photos / "a.png"], store.index())
+        store.begin([photos / "a.png"])
+        store.finish([photos / "a.png"])
         sheets[score] = (output / "contact_sheet.png").read_bytes()
         assert lines(output)["a.png"].score == score
     assert sheets[1.0] == sheets[1.014]

@@ -47,7 +47,7 @@ def test_evaluation_uses_newest_line(album):
 def test_segment_counts_each_photo_once_and_keeps_one_line_each(album, capsys):
     _say(album.output)
     assert capsys.readouterr().out.startswith("3 masks in ")
-    MaskStore(album.output).resume()
+    MaskStore(album.output).begin([])
     entries = read_manifest(album.output / MANIFEST_NAME)
     assert [(entry.photo, entry.review) for entry in entries] == [
         ("../a.png", None),

@@ -164,7 +164,7 @@ def test_unreadable_photo_does_not_hide_mask_drawn_before_it(album):
     run = MaskWriter(album.output)
     photo = album.photo(NAMES[0])
     mask = paint(album, NAMES[0])
-    run.add_unreadable(LoadedPhoto(album.photo(NAMES[2]), "", error="it is damaged"))
+    run.add(LoadedPhoto(album.photo(NAMES[2]), "", error="it is damaged"), None)
     run.add(LoadedPhoto(photo, files.digest(photo), files.read_photo(photo)), Found(~mask))
     np.testing.assert_array_equal(files.read_mask(album.output / "masks" / "a.png"), mask)
     assert entry(album, NAMES[0]).source == "corrected"

@@ -166,7 +166,7 @@ def evaluate(plan: Plan) -> Outcome:
     dino = ImageEncoder.from_pretrained(plan.dino, device) if plan.dino else None
     lpips = Lpips(device, plan.cache) if plan.diversity == "lpips" else None
     if not begun:
-        Finder(plan.job(plan.models[0]))  # fails now rather than after hours of generation
+        Finder(plan.job(plan.models[0])).load()  # fails now rather than after hours of generation
     drawn = {model.title: _draw_and_find(plan, model) for model in plan.models}
     encoders = {"clip": CachedFeatures(clip, plan.cache)} | (
         {"dino": CachedFeatures(dino, plan.cache)} if dino else {}

@@ -10,6 +10,7 @@ from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag
+from persam_dreambooth.method_names import PERSAM, SEGGPT, WITHOUT_SAM, BenchmarkedName, refuse_size_alone
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     from persam_dreambooth.segmentation import Insid3Method, Method, OneShotSegmenter
@@ -43,8 +44,8 @@ class EvaluateFlags(Flags):
 
     data: str | None = flag(None, "the benchmark's folder")
     output: str | None = flag(None, "folder for results.json, results.csv, worst.png, masks/ and episodes.json")
-    method: Literal["persam", "persam-f", "insid3", "insid3-sam", "seggpt"] = flag(
-        "persam", "as for `segment`; seggpt: BAAI/seggpt-vit-large, or the one of --features; not for ablate"
+    method: BenchmarkedName = flag(
+        PERSAM, "as for `segment`; seggpt: BAAI/seggpt-vit-large, or the one of --features; not for ablate"
     )
     features: str | None = flag(
         None, "as for `segment`: the DINO of insid3 and insid3-sam, or for the confidence map of persam and persam-f"
@@ -72,9 +73,8 @@ class EvaluateFlags(Flags):
                 raise UserError(f"--{name} is missing; see --help")
         if not all(fold.isdecimal() for fold in self.folds):
             raise UserError(f"--folds {' '.join(self.folds)} must be numbers from 0")
-        if self.features_size and not self.features and self.method in ("persam", "persam-f", "seggpt"):
-            raise UserError("--features_size is the size of the --features model; give --features, or leave it out")
-        if self.method == "seggpt" and (self.features_size or self.fidelity != "corrected"):
+        refuse_size_alone(self.method, self.features, self.features_size)
+        if self.method == SEGGPT and (self.features_size or self.fidelity != "corrected"):
             raise UserError("--method seggpt has no --features_size and no --fidelity; leave them out")
         unknown = [table for table in self.tables if table not in TABLES]
         if unknown:
@@ -88,14 +88,14 @@ class EvaluateFlags(Flags):
         """
         from persam_dreambooth.segmentation.method import METHODS
 
-        if self.method == "seggpt":
+        if self.method == SEGGPT:
             raise UserError(f"--method seggpt is for {', '.join(BENCHMARKS)}; choose another method")
         return replace(METHODS[self.method], fidelity=self.fidelity)
 
     def models(self, sam: str) -> str:
         """Name the models of the method, for the line above the table."""
         located = f"features {self.features}" if self.features else ""
-        if self.method in ("insid3", "seggpt"):
+        if self.method in WITHOUT_SAM:
             return located or "the method's own model"
         return ", ".join(filter(None, (f"SAM {sam}", located)))
 
@@ -131,6 +131,7 @@ def run(program: str, argv: list[str]) -> None:
         raise UserError(f"{said}; choose one of {', '.join((*QUESTIONS, GENERATION))}")
     flags, sam = parse(GROUPS, argv[1:], f"{program} {question}", DESCRIPTION)
     _refuse_unread(question, flags)
+    sam.refuse_unread(flags.method)
     from persam_dreambooth.cli import benchmarks
 
     special = {DAVIS: benchmarks.run_davis, ABLATE: benchmarks.run_ablation, PRESENCE: benchmarks.run_presence}

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag
+from persam_dreambooth.method_names import INSID3, INSID3_SAM, PERSAM, PERSAM_F, MethodName, refuse_size_alone
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     from persam_dreambooth.segmentation import Insid3Method, Method
 
-PERSAM, PERSAM_F, INSID3, INSID3_SAM = ("persam", "persam-f", "insid3", "insid3-sam")
 READ_BY = {
     "alpha": (PERSAM,),
     "refinement": (PERSAM, PERSAM_F),
@@ -30,8 +30,8 @@ class MethodFlags(Flags):
 
     _argument_group_name: ClassVar[str] = "the method"
 
-    method: Literal["persam", "persam-f", "insid3", "insid3-sam"] = flag(
-        "persam",
+    method: MethodName = flag(
+        PERSAM,
         "persam: training-free, on a SAM; persam-f: fits two mask weights on the reference, in about a second; "
         "insid3: a DINOv3 without a SAM, coarse outlines; insid3-sam: the DINOv3 finds, the SAM draws the outline",
     )
@@ -79,8 +79,7 @@ class MethodFlags(Flags):
                 raise UserError(
                     f"--{given} is not read by --method {self.method}, only by {' and '.join(methods)}; leave it out"
                 )
-        if self.features_size and not self.features and self.method in (PERSAM, PERSAM_F):
-            raise UserError("--features_size is the size of the --features model; give --features, or leave it out")
+        refuse_size_alone(self.method, self.features, self.features_size)
 
     def chosen_method(self) -> "Method | Insid3Method":
         """Return the method with its settings."""

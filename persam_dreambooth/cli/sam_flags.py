@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from persam_dreambooth.flags import Flags, flag
+from persam_dreambooth.method_names import refuse_sam
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     import torch
@@ -22,6 +23,16 @@ class SamFlags(Flags):
     )
     device: str | None = flag(None, "cpu, cuda, cuda:1 or mps; if unset, an accelerator where available")
     dtype: Literal["float32", "bfloat16", "float16"] = flag("float32", "precision of SAM's image encoder")
+
+    def refuse_unread(self, method: str) -> None:
+        """Refuse `--sam` and `--dtype`, unless they have their defaults, for a method without a SAM.
+
+        Raises:
+            UserError: one of them was given.
+        """
+        for name in ("sam", "dtype"):
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                refuse_sam(method, f"--{name}")
 
     @property
     def torch_dtype(self) -> "torch.dtype":

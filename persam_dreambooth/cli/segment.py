@@ -140,6 +140,7 @@ def run(program: str, argv: list[str]) -> None:
     """Segment, then print what was found and the paths."""
     text = "Find the subject of a reference photo in a folder of photos."
     flags, method, sam = parse(GROUPS, argv, program, text, ESSENTIAL, EXAMPLE)
+    sam.refuse_unread(method.method)
     from persam_dreambooth.preprocessing import SegmentationJob, segment_albums, segment_folder
 
     processes = _processes(sam.device)
@@ -200,7 +201,7 @@ def _say(folder: Path) -> None:
     count, uncertain = Counter[str](), list[str]()
     for entry in ManifestIndex(folder / MANIFEST_NAME):
         count["failed" if entry.error else "masks"] += 1
-        count["empty"] += entry.error is None and entry.box is None and entry.source == "persam"
+        count["empty"] += entry.error is None and entry.box is None and entry.was_found
         if entry.uncertain:
             count["uncertain"] += 1
             uncertain = [*uncertain, Path(entry.photo).name][:NAMED]

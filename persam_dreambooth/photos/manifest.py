@@ -35,9 +35,9 @@ class ManifestEntry:
         width, height: of the upright photo, in pixels; None when it could not be decoded.
         mask, overlay: paths relative to the manifest's folder, or None.
         mask_digest: SHA-256 of the mask file's bytes when this entry was written.
-        source: "persam" for a mask that was found, "reference" for the user's mask that the others are
-            found from, "corrected" for one corrected by clicks or strokes on the review page, "given" for one made
-            elsewhere or changed since.
+        source: the name of the method that found the mask, such as "persam" (older manifests say so for every
+            method), "reference" for the user's mask that the others are found from, "corrected" for one corrected
+            by clicks or strokes on the review page, "given" for one made elsewhere or changed since.
         score: predicted IoU, which may be slightly above 1 (shown as 1); None for the user's own mask.
         presence: "found", "unsure" or "not found": whether the mask is of the subject; None if undecided.
         probability: that the mask is of the subject, in [0, 1].
@@ -84,7 +84,12 @@ class ManifestEntry:
     @property
     def reviewed(self) -> bool:
         """Whether a person made or judged this mask, so that no run may overwrite it."""
-        return self.review is not None or self.source in ("reference", "corrected", "given")
+        return self.review is not None or not self.was_found
+
+    @property
+    def was_found(self) -> bool:
+        """Whether a method found this mask, and no person made it."""
+        return self.source not in ("reference", "corrected", "given")
 
 
 def read_manifest(path: Path, own_files: bool = True) -> list[ManifestEntry]:

@@ -56,11 +56,13 @@ class Found:
 
     Attributes:
         mask: (H, W) bool, original-image frame; the union of the instances.
+        source: "reference" if the user gave the photo's mask, else the name of the method.
         instances: the best mask, or with `all_instances` each instance; empty if the user gave the photo's mask.
         presence: decision of the presence rule; None if the user gave the mask, or without a rule.
     """
 
     mask: NDArray[np.bool_]
+    source: str = "reference"
     instances: tuple[Segmentation, ...] = ()
     presence: Presence | None = None
 
@@ -181,15 +183,16 @@ class Finder:
         if photo.digest in sought.given:
             return Found(sought.given[photo.digest])
         assert encoded is not None and photo.image is not None, "only photos with the user's masks are not encoded"
+        name = self._job.method.name
         if sought.check is None:
             best = self._segmenter.segment_encoded(encoded, sought.subject)
-            return Found(best.mask, (best,))
+            return Found(best.mask, name, (best,))
         if self._job.all_instances:
             instances, presence = self._find_instances(sought, sought.check, photo.image, encoded)
             if instances:
-                return Found(_union(instances), tuple(instances), presence)
+                return Found(_union(instances), name, tuple(instances), presence)
         best, presence = sought.check.find(photo.image, encoded)
-        return Found(best.mask, (best,), presence)
+        return Found(best.mask, name, (best,), presence)
 
     def _find_instances(
         self, sought: _Sought, check: PresenceCheck, image: Image.Image, encoded: EncodedPhoto

@@ -126,7 +126,7 @@ def _result(
     presence, instances = found.presence, found.instances
     entry = replace(
         entry,
-        source="persam" if instances else "reference",
+        source=found.source,
         score=round(max(instance.score for instance in instances), 6) if instances else None,
         presence=presence.verdict if presence else None,
         probability=round(presence.probability, 6) if presence else None,

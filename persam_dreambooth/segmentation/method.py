@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.method_names import INSID3, INSID3_SAM, PERSAM, PERSAM_F, MethodName
 from persam_dreambooth.segmentation.fidelity import FIDELITIES, Corrected, Fidelity
 
 MOST_PADDING: Final = 0.5
@@ -51,6 +52,11 @@ class Method:
         )
 
     @property
+    def name(self) -> MethodName:
+        """The name of PerSAM or PerSAM-F on the command line."""
+        return PERSAM_F if self.mask_weights else PERSAM
+
+    @property
     def rules(self) -> Corrected:
         """The rules of its fidelity."""
         return FIDELITIES[self.fidelity]
@@ -94,6 +100,11 @@ class Insid3Method:
     agreement: float = 0.0
     svd_components: int | None = None
 
+    @property
+    def name(self) -> MethodName:
+        """The method's name on the command line."""
+        return INSID3_SAM if self.with_sam else INSID3
+
     def __post_init__(self) -> None:
         if self.fidelity not in ("corrected", "official"):
             raise UserError(f"INSID3 has no fidelity {self.fidelity!r}; choose corrected or official")
@@ -109,10 +120,10 @@ class Insid3Method:
             )
 
 
-METHODS: Final[dict[str, Method | Insid3Method]] = {
-    "persam": Method(),
-    "persam-f": Method.persam_f(),
-    "insid3": Insid3Method(),
-    "insid3-sam": Insid3Method(with_sam=True),
+METHODS: Final[dict[MethodName, Method | Insid3Method]] = {
+    PERSAM: Method(),
+    PERSAM_F: Method.persam_f(),
+    INSID3: Insid3Method(),
+    INSID3_SAM: Insid3Method(with_sam=True),
 }
 """Each method with its default settings, by its name on the command line."""

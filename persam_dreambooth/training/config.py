@@ -132,6 +132,8 @@ class TrainingConfig:
 
     def _check_data(self) -> None:
         """Refuse flags of photos and masks that contradict those of other groups."""
+        if not self.mask.reference_image and not self.data.concepts_list:  # whose subjects bring their own references
+            self.mask.refuse_segmentation()
         if self.data.background_images and not self.mask.masked_loss:
             raise UserError(
                 "--background_images needs masks, which cut the subject out; drop --no_masked_loss (with masks "

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag
+from persam_dreambooth.method_names import PERSAM, MethodName, refuse_sam, refuse_size_alone
 from persam_dreambooth.photos.listing import repeated_folders
 from persam_dreambooth.text_files import check_caption_extension
 from persam_dreambooth.training import optimizer_args
@@ -201,8 +202,8 @@ class MaskConfig(Flags):
     reference_image: str | None = flag(None, "instead of masks: the one photo whose mask you have")
     reference_mask: str | None = flag(None, "its mask: the subject painted on black, the photo's size")
     sam: str = flag("facebook/sam-vit-huge", "the SAM that finds the subject: hub name, folder or .pth checkpoint")
-    segmentation_method: Literal["persam", "persam-f", "insid3", "insid3-sam"] = flag(
-        "persam", "how the subject is found with --reference_image; see `persam-dreambooth segment --help`"
+    segmentation_method: MethodName = flag(
+        PERSAM, "how the subject is found with --reference_image; see `persam-dreambooth segment --help`"
     )
     segmentation_features: str | None = flag(
         None, "with --reference_image: a DINOv3 or DINOv2 that locates the subject; --features of `segment`"
@@ -258,6 +259,25 @@ class MaskConfig(Flags):
                 "background; drop it, or drop --no_masked_loss and give masks"
             )
 
+        refuse_size_alone(
+            self.segmentation_method, self.segmentation_features, self.segmentation_features_size, "segmentation_"
+        )
+        if self.sam != _default(self, "sam"):
+            refuse_sam(self.segmentation_method, "--sam", "--segmentation_method")
+
+    def refuse_segmentation(self) -> None:
+        """Refuse the flags about how masks are made, since no subject has a reference to make them from.
+
+        Raises:
+            UserError: one of them was given.
+        """
+        for name in ("segmentation_method", "segmentation_features", "segmentation_features_size"):
+            if getattr(self, name) != _default(self, name):
+                raise UserError(
+                    f"--{name} is about masks that are made from --reference_image; give that with --reference_mask, "
+                    f"or drop --{name}"
+                )
+
     def check_source(self, has_column: bool) -> None:
         """Raise a UserError unless masks come from one place; `has_column`: from a data set's column."""
         if bool(self.reference_image) != bool(self.reference_mask):
@@ -277,6 +297,10 @@ class MaskConfig(Flags):
                 "masks are needed: give --instance_mask_dir, or --reference_image with --reference_mask, or "
                 "--no_masked_loss for plain DreamBooth"
             )
+
+
+def _default(group: Flags, name: str) -> Any:
+    return type(group).__dataclass_fields__[name].default  # type: ignore[attr-defined]  # its subclasses are dataclasses
 
 
 @dataclass

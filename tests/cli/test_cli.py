@@ -137,6 +137,8 @@ def test_insid3_is_selected_by_name():
         (["insid3", "--agreement", "0.5"], "only by insid3-sam"),
         (["insid3", "--fidelity", "paper"], "choose corrected or official"),
         (["persam", "--features_size", "64"], "give --features"),
+        (["insid3", "--sam", "vit_h"], "--sam has no effect on --method insid3"),
+        (["insid3", "--dtype", "bfloat16"], "--dtype has no effect on --method insid3"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -562,6 +562,18 @@ def test_new_reference_keeps_reviewed_photos_and_segments_others_again(segmented
     assert snapshot(segmented / "out" / "masks") == again
 
 
+def test_mask_names_its_method_and_older_manifests_are_read(album, models):
+    """Manifests once said "persam" for every method; their masks are neither redone nor taken for a person's."""
+    job = job_for(album, models, method=Method.persam_f())
+    assert {entry.source for entry in segment_folder(job) if entry.mask} == {"reference", "persam-f"}
+    path = album / "out" / MANIFEST_NAME
+    path.write_text(path.read_text(encoding="utf-8").replace('"persam-f"', '"persam"'), encoding="utf-8")
+    before = snapshot(album / "out" / "masks")
+    entries = by_name(segment_folder(job))
+    assert snapshot(album / "out" / "masks") == before
+    assert not entries["beach.PNG"].reviewed
+
+
 def test_manifest_from_before_reviews_is_read(segmented, models):
     path = segmented / "out" / MANIFEST_NAME
     path.write_text(path.read_text(encoding="utf-8").replace(', "review": null', ""), encoding="utf-8")

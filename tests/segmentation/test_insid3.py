@@ -15,6 +15,7 @@ from ladder import photos
 from models import DINO, SAM
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
 from persam_dreambooth.segmentation import (
     INSID3,
     FeatureEncoder,
@@ -311,6 +312,7 @@ def test_empty_masks_are_counted(tmp_path, capsys):
     given = [tmp_path / word if place % 2 else word for place, word in enumerate(words)]
     assert main(["segment", *map(str, [*given, *located])]) == 0
     assert "1 mask empty: the subject was not found there" in capsys.readouterr().out
+    assert [entry.source for entry in read_manifest(tmp_path / "out" / MANIFEST_NAME)] == ["reference", "insid3"]
 
 
 def test_box_needs_a_sam(trained, album):

@@ -124,6 +124,22 @@ CASES = {
     "reference mask empty": (lambda: blank("reference.png"), REFERENCE, ["reference.png is empty"]),
     "reference mask full": (lambda: blank("reference.png", level=255), REFERENCE, ["reference.png is full"]),
     "reference mask of another size": (lambda: blank("reference.png", (20, 20)), REFERENCE, ["20 x 20", "48 x 40"]),
+    "method without reference": (
+        None,
+        {"segmentation_method": "persam-f"},
+        ["--segmentation_method is about masks that are made from --reference_image"],
+    ),
+    "features without reference": (None, {"segmentation_features": "dino"}, ["or drop --segmentation_features"]),
+    "size without features": (
+        None,
+        REFERENCE | {"segmentation_features_size": 64},
+        ["give --segmentation_features, or leave it out"],
+    ),
+    "SAM for a method without one": (
+        None,
+        REFERENCE | {"segmentation_method": "insid3", "sam": "vit_h"},
+        ["--sam has no effect on --segmentation_method insid3"],
+    ),
     "no reference image": (None, REFERENCE | {"reference_image": "nowhere.png"}, ["no photo at nowhere.png"]),
     "no SAM": (save_clip_config, REFERENCE | {"sam": "clip"}, ["clip is not a SAM", '"clip"']),
     "SAM with code in it": (

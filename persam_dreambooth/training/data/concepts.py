@@ -110,6 +110,8 @@ def read_concepts(config: TrainingConfig) -> list[Concept]:
             "results are named after them"
         )
     _refuse_shared_class_folders(concepts, path)
+    if not any(concept.reference for concept in concepts):
+        config.mask.refuse_segmentation()
     return concepts
 
 

@@ -107,7 +107,8 @@ def test_persam_f_is_compared_with_persam_f(models, tmp_path, capsys):
 def test_methods_with_dino_equal_segmenting_by_hand(method, models, tmp_path, capsys):
     datasets.write_perseg(tmp_path / "data", objects=("cat",), photos=2)
     dinov3().save_pretrained(tmp_path / "dino")
-    flags = ["--data", tmp_path / "data", "--output", tmp_path / "out", "--sam", models / "sam", "--device", "cpu"]
+    flags = ["--data", tmp_path / "data", "--output", tmp_path / "out", "--device", "cpu"]
+    flags += [] if method == "insid3" else ["--sam", models / "sam"]
     located = ["--features", tmp_path / "dino", "--features_size", 128]
     assert main(["evaluate", "perseg", *map(str, [*flags, "--method", method, *located])]) == 0
     assert capsys.readouterr().out.splitlines()[2].split()[0] == method
@@ -205,6 +206,7 @@ def test_davis_prints_j_and_f(models, tmp_path, capsys):
         (("perseg", "--data", "x", "--output", "y", "--tables", "4"), "--tables has no effect on perseg"),
         (("davis", "--data", "x", "--output", "y", "--episodes", "2"), "--episodes has no effect on davis"),
         (("ablate", "--data", "x", "--output", "y", "--method", "persam-f"), "--method has no effect on ablate"),
+        (("perseg", "--data", "x", "--output", "y", "--method", "insid3", "--sam", "z"), "--sam has no effect on"),
         (("perseg", "--data", "x", "--output", "y"), "x is not laid out as PerSeg"),
         (("davis", "--data", "x", "--output", "y"), "x is not laid out as DAVIS"),
     ],

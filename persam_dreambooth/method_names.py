@@ -1,0 +1,43 @@
+"""Names of the one-shot methods, and checks of flags that only some of them read; imports no torch, for `--help`."""
+
+from typing import Final, Literal
+
+from persam_dreambooth.errors import UserError
+
+PERSAM: Final = "persam"
+PERSAM_F: Final = "persam-f"
+INSID3: Final = "insid3"
+INSID3_SAM: Final = "insid3-sam"
+SEGGPT: Final = "seggpt"
+MethodName = Literal["persam", "persam-f", "insid3", "insid3-sam"]
+"""The methods that find a subject in a folder of photos."""
+BenchmarkedName = Literal[MethodName, "seggpt"]
+"""The methods that `evaluate` compares."""
+WITHOUT_SAM: Final = (INSID3, SEGGPT)
+
+
+def refuse_size_alone(method: str, features: str | None, size: int | None, prefix: str = "") -> None:
+    """Refuse the size of an encoder that is not used.
+
+    Args:
+        method: its name; INSID3 always has an encoder.
+        features: the value of `--features`.
+        size: the value of `--features_size`.
+        prefix: of the flags' names, for the message.
+
+    Raises:
+        UserError: there is a size without an encoder.
+    """
+    if size and not features and method not in (INSID3, INSID3_SAM):
+        name = f"--{prefix}features"
+        raise UserError(f"{name}_size is the size of the {name} model; give {name}, or leave it out")
+
+
+def refuse_sam(method: str, flag: str, method_flag: str = "--method") -> None:
+    """Refuse a flag of the SAM, such as `--sam`, if the method has none.
+
+    Raises:
+        UserError: it has none.
+    """
+    if method in WITHOUT_SAM:
+        raise UserError(f"{flag} has no effect on {method_flag} {method}, which has no SAM; leave it out")

@@ -14,9 +14,10 @@ add, open_folder = MaskWriter.add, MaskStore.open
 
 
 def counted(self, photo, found):
-    """Add an entry, and note it in this process's file."""
-    with (Path(os.environ["NOTES"]) / os.environ.get("RANK", "0")).open("a") as notes:
-        notes.write(f"{photo.path.name}\n")
+    """Add an entry, and note a segmented photo in this process's file."""
+    if found is not None:
+        with (Path(os.environ["NOTES"]) / os.environ.get("RANK", "0")).open("a") as notes:
+            notes.write(f"{photo.path.name}\n")
     add(self, photo, found)
 
 

@@ -86,10 +86,12 @@ class EvaluateFlags(Flags):
         Raises:
             UserError: INSID3 has not this fidelity, or the method is SegGPT, which not all evaluations take.
         """
-        from persam_dreambooth.segmentation.method import METHODS
+        from persam_dreambooth.segmentation.method import METHODS, Method
 
         if self.method == "seggpt":
             raise UserError(f"--method seggpt is for {', '.join(BENCHMARKS)}; choose another method")
+        if self.method == "persam-f":  # with fidelity "paper" another method, not only other rules
+            return Method.persam_f(self.fidelity)
         return replace(METHODS[self.method], fidelity=self.fidelity)
 
     def models(self, sam: str) -> str:

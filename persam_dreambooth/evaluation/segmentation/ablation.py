@@ -38,7 +38,8 @@ TABLES: Final[dict[str, dict[str, str]]] = {
         "refinement": "+ cascaded post-refinement",
         "guided-attention": "+ target-guided attention",
         "persam": "+ target-semantic prompting = PerSAM",
-        "persam-f": "mask weights = PerSAM-F",
+        "persam-f": "mask weights = PerSAM-F, as released",
+        "persam-f-printed": "+ mask weights = PerSAM-F, as printed",
     },
     "5": {
         "thirds": "nothing: one third each",
@@ -66,7 +67,11 @@ def methods_of(tables: list[str]) -> list[str]:
 
 
 def ladder(fidelity: Fidelity) -> dict[str, Method]:
-    """Table 4: each method adds one technique to the previous one; PerSAM-F is as its authors run it."""
+    """Table 4: each method adds one technique to the previous one.
+
+    The last row is there twice: PerSAM-F as its authors released it, without PerSAM's guidance, and as the paper
+    prints it, with all of PerSAM before it.
+    """
     bare = Method(fidelity, negative_prior=False, refinement=False, guided_attention=False, semantic_prompting=False)
     negative = replace(bare, negative_prior=True)
     refined = replace(negative, refinement=True)
@@ -76,7 +81,8 @@ def ladder(fidelity: Fidelity) -> dict[str, Method]:
         "refinement": refined,
         "guided-attention": replace(refined, guided_attention=True),
         "persam": Method(fidelity),
-        "persam-f": Method.persam_f(fidelity),
+        "persam-f": replace(Method.persam_f(), fidelity=fidelity),
+        "persam-f-printed": replace(Method(fidelity), mask_weights=True),
     }
 
 

@@ -40,6 +40,7 @@ PAPER_ABLATIONS: Final[dict[str, float]] = {
     "lora": 90.0,
     "three-weights": 92.9,
     "persam-f": 95.3,
+    "persam-f-printed": 95.3,
     "persam-box": 88.1,
     "persam-f-box": 94.9,
 }

@@ -7,7 +7,7 @@ weight one third.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -123,7 +123,8 @@ def three_weights(backbone: Backbone, method: Method, steps: int = STEPS) -> Eva
     """PerSAM-F with three mask weights that need not sum to 1."""
     persam = PerSAM(backbone, method)
 
-    def learn(reference: Reference) -> Segmenter:
+    def learn(references: Sequence[Reference]) -> Segmenter:
+        (reference,) = references
         subject, photo = _at_thirds(persam, reference)
         decoded, _ = backbone.decode(photo.embedding, _question(photo, subject), multimask=True, extra=photo.extra)
         weights = fit_three_weights(photo.frame.to_original(decoded), _foreground(reference, photo), steps)
@@ -149,7 +150,8 @@ def tuned_decoder(backbone: Backbone, method: Method, tuner: Tuner | None, steps
     original = None if tuner is None else _decoder(backbone)
     persam = PerSAM(backbone, method)
 
-    def learn(reference: Reference) -> Segmenter:
+    def learn(references: Sequence[Reference]) -> Segmenter:
+        (reference,) = references
         subject, photo = _at_thirds(persam, reference)
         if tuner is None:
             return lambda photo: persam.segment(photo, subject).mask

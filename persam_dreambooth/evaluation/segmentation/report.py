@@ -56,6 +56,7 @@ class ObjectScore:
         fold, group: the fold, and the object or class.
         episodes: number of episodes.
         iou, boundary_iou, accuracy: in [0, 1]; sum(I) / sum(U), the same for boundary bands, sum(I) / sum(target).
+        intersection, union, pixels: numbers of pixels, of I and of U and of the photos.
         unlearned: number of episodes whose reference could not be learned, which count as empty masks.
     """
 
@@ -66,6 +67,9 @@ class ObjectScore:
     iou: float
     boundary_iou: float
     accuracy: float
+    intersection: int
+    union: int
+    pixels: int
     unlearned: int
 
 
@@ -92,6 +96,9 @@ def per_object(scores: Sequence[Score]) -> list[ObjectScore]:
                 iou=region.iou,
                 boundary_iou=boundary.iou,
                 accuracy=region.accuracy,
+                intersection=region.intersection,
+                union=region.union,
+                pixels=sum(score.pixels for score in block),
                 unlearned=sum(score.error is not None for score in block),
             )
         )
@@ -99,15 +106,32 @@ def per_object(scores: Sequence[Score]) -> list[ObjectScore]:
 
 
 def means(rows: Sequence[ObjectScore]) -> dict[str, float]:
-    """Return mIoU, bIoU and mAcc in percent: averaged over each fold's objects, then over the folds."""
+    """Return mIoU, bIoU, mAcc and FB-IoU in percent.
+
+    The first three are averaged over each fold's objects, then over the folds; FB-IoU is computed for each fold as a
+    whole (`foreground_background_iou`), then averaged over the folds.
+    """
     by_fold: dict[int, list[ObjectScore]] = {}
     for row in rows:
         by_fold.setdefault(row.fold, []).append(row)
     columns = {"mIoU": "iou", "bIoU": "boundary_iou", "mAcc": "accuracy"}
-    return {
+    averages = {
         name: 100 * fmean(fmean(getattr(row, column) for row in fold) for fold in by_fold.values())
         for name, column in columns.items()
     }
+    return averages | {"FB-IoU": 100 * fmean(map(foreground_background_iou, by_fold.values()))}
+
+
+def foreground_background_iou(rows: Sequence[ObjectScore]) -> float:
+    """Return the FB-IoU of few-shot segmentation, in [0, 1], over all objects as one (Rakelly et al. 2018).
+
+    It is the mean of the foreground's and the background's IoU, each sum(I) / sum(U). A pixel is in the background's
+    intersection unless it is in the foreground's union, and in its union unless it is in the foreground's
+    intersection.
+    """
+    shared, covered, pixels = (sum(getattr(row, name) for row in rows) for name in ("intersection", "union", "pixels"))
+    ious = [part / whole if whole else 1.0 for part, whole in ((shared, covered), (pixels - covered, pixels - shared))]
+    return fmean(ious)
 
 
 RESULTS_NAME, ROWS_NAME, WORST_NAME = "results.json", "results.csv", "worst.png"

@@ -1,5 +1,7 @@
 """The ablations: each row is the method it is named after, each fit learns, and the SAM stays unchanged."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -27,7 +29,7 @@ def backbone():
 def mask_by(method, backbone):
     """The method's mask of a photo, learned from another."""
     (photo,) = PerSAM(backbone).encode([PHOTO])
-    return method(Reference(*scene(90, 150)))(photo)
+    return method([Reference(*scene(90, 150))])(photo)
 
 
 def expected(backbone, method, reference=None):
@@ -44,6 +46,9 @@ def test_each_ablation_step_adds_one_technique():
     assert switched[:5] == [[number < steps for number in range(4)] for steps in range(5)]
     assert ablation.ladder("official")["persam"] == Method("official")
     assert ablation.ladder("official")["persam-f"] == Method.persam_f("official")
+    printed = [ablation.ladder(fidelity)["persam-f-printed"] for fidelity in ("corrected", "paper")]
+    assert [replace(method, mask_weights=False) for method in printed] == [Method(), Method("paper")]
+    assert printed[1] == Method.persam_f("paper")
 
 
 def test_every_row_of_every_table_can_be_built_and_run(backbone):
@@ -97,7 +102,7 @@ def test_tuned_decoder_fits_reference_better_and_leaves_sam_unchanged(make, name
     before, decoder = weights_checksum(backbone._model), backbone._model.mask_decoder
     losses = []
     for steps in (0, 4):
-        find = ablation.tuned_decoder(backbone, PERSAM_F, TUNERS[name], steps)(Reference(*scene(90, 150)))
+        find = ablation.tuned_decoder(backbone, PERSAM_F, TUNERS[name], steps)([Reference(*scene(90, 150))])
         inside = [cell.cell_contents for cell in find.__closure__]
         (copied,) = (cell for cell in inside if isinstance(cell, torch.nn.Module))
         losses.append(reference_loss(backbone, copied))

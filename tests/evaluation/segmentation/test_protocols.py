@@ -66,8 +66,9 @@ def test_every_episode_is_readable_and_has_two_different_photos(make, tmp_path):
     assert len(episodes) == 4 if make is PerSeg else 6
     assert len({episode.name for episode in episodes}) == len(episodes)
     for episode in episodes:
-        assert episode.reference.image != episode.query.image
-        for shot in (episode.reference, episode.query):
+        (reference,) = episode.references
+        assert reference.image != episode.query.image
+        for shot in (reference, episode.query):
             image, mask = read_checked(benchmark, shot)
             assert image.mode == "RGB"
             assert 0 < to_mask(mask).mean() < 1
@@ -129,10 +130,10 @@ def test_mask_of_other_size_means_damaged_dataset(tmp_path):
 def test_perseg_has_episode_for_every_photo_but_reference(tmp_path):
     benchmark, episodes = draw_episodes(PerSeg, tmp_path)
     assert [episode.name for episode in episodes] == ["cat/01", "cat/02", "dog/01", "dog/02"]
-    assert {episode.reference.image for episode in episodes} == {"Images/cat/00.jpg", "Images/dog/00.jpg"}
-    assert all(episode.group == episode.reference.image.split("/")[1] for episode in episodes)
+    assert {episode.references[0].image for episode in episodes} == {"Images/cat/00.jpg", "Images/dog/00.jpg"}
+    assert all(episode.group == episode.references[0].image.split("/")[1] for episode in episodes)
     # The file's own level reaches the reference: fidelity "official" reads it.
-    _, mask = benchmark.read(episodes[0].reference)
+    _, mask = benchmark.read(episodes[0].references[0])
     assert np.unique(np.asarray(mask)).tolist() == [0, 128]
 
 
@@ -153,7 +154,7 @@ def test_fss_has_one_episode_per_photo_of_test_classes(tmp_path):
     _, episodes = draw_episodes(FSS1000, tmp_path)
     queries = [episode.query.image for episode in episodes]
     assert queries == [f"data/{name}/{photo}.jpg" for name in ("ab_wheel", "abacus") for photo in (1, 2, 3)]
-    assert all(episode.reference.image.split("/")[1] == episode.group for episode in episodes)
+    assert all(episode.references[0].image.split("/")[1] == episode.group for episode in episodes)
 
 
 # LVIS-92i
@@ -195,7 +196,7 @@ def test_pascal_has_as_many_episodes_as_listed_photos(tmp_path):
 def test_pascal_crops_to_box_of_one_object(tmp_path):
     benchmark, episodes = draw_episodes(PascalPart, tmp_path, count=20)
     # The first photo's dog without a head is never used.
-    assert {shot.label[:2] for episode in episodes for shot in (episode.query, episode.reference)} == {
+    assert {shot.label[:2] for episode in episodes for shot in (episode.query, *episode.references)} == {
         ("2008_000000", 1),
         ("2008_000001", 0),
         ("2008_000002", 0),

@@ -69,8 +69,8 @@ def run(plan, backbone, **methods):
 # Averages
 
 
-def score(group, region, fold=0, contestant="persam", boundary=NOTHING):
-    return Score(contestant, f"{group}", fold, group, Overlap(*region), boundary)
+def score(group, region, fold=0, contestant="persam", boundary=NOTHING, pixels=10):
+    return Score(contestant, f"{group}", fold, group, Overlap(*region), boundary, pixels)
 
 
 def test_object_iou_is_sum_of_intersections_over_sum_of_unions():
@@ -110,7 +110,7 @@ def test_scores_equal_segmenting_by_hand(backbone, perseg, tmp_path):
     for name in ("cat", "dog"):
         intersection = union = target = 0
         mine = [episode for episode in episodes if episode.group == name]
-        subject = persam.personalize(Reference(*perseg.read(mine[0].reference)))
+        subject = persam.personalize(Reference(*perseg.read(mine[0].references[0])))
         for episode in mine:
             image, drawn = perseg.read(episode.query)
             found, true = persam.segment(image, subject).mask, to_mask(drawn)

@@ -11,7 +11,9 @@ from persam_dreambooth.cli.evaluate import EvaluateFlags
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.evaluation.segmentation import ablation, presence, presence_report, report
 from persam_dreambooth.evaluation.segmentation.davis import Davis, VideoMethod, evaluate_davis, one_shot_video
+from persam_dreambooth.evaluation.segmentation.few_shot import Coco20i, Pascal5i
 from persam_dreambooth.evaluation.segmentation.folders import FSS1000, PerSeg
+from persam_dreambooth.evaluation.segmentation.permis import PerMis
 from persam_dreambooth.evaluation.segmentation.protocols import Benchmark
 from persam_dreambooth.evaluation.segmentation.report import per_object
 from persam_dreambooth.evaluation.segmentation.running import (
@@ -31,7 +33,7 @@ from persam_dreambooth.segmentation import ImageEncoder, Insid3Method, PerSAM, S
 
 SEGGPT = "BAAI/seggpt-vit-large"
 BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
-    benchmark.name: benchmark for benchmark in (PerSeg, FSS1000, Lvis92, PascalPart, PacoPart)
+    benchmark.name: benchmark for benchmark in (PerSeg, PerMis, FSS1000, Coco20i, Pascal5i, Lvis92, PascalPart, PacoPart)
 }
 
 
@@ -84,7 +86,7 @@ def _score(
     """Run a benchmark, write its report, print its size; return our numbers by method."""
     benchmark, output = make(Path(str(flags.data))), Path(str(flags.output))
     folds = [int(fold) for fold in flags.folds] or None
-    plan = BenchmarkPlan(benchmark, output, settings, folds, flags.seed, flags.episodes)
+    plan = BenchmarkPlan(benchmark, output, settings, folds, flags.seed, flags.episodes, flags.shots)
     episodes, scores = evaluate(plan, names, load)
     rows = per_object(scores)
     ours = report.write_report(output, benchmark, settings, episodes, scores, rows, known)

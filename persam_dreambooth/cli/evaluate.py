@@ -14,7 +14,7 @@ from persam_dreambooth.flags import Flags, flag
 if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     from persam_dreambooth.segmentation import Insid3Method, Method, OneShotSegmenter
 
-BENCHMARKS = ("perseg", "fss", "lvis92", "pascal-part", "paco-part")
+BENCHMARKS = ("perseg", "permis", "fss", "coco20", "pascal5", "lvis92", "pascal-part", "paco-part")
 DAVIS, ABLATE, PRESENCE, GENERATION = "davis", "ablate", "presence", "generation"
 QUESTIONS = (*BENCHMARKS, DAVIS, ABLATE, PRESENCE)
 TABLES = ("4", "5", "6")
@@ -30,6 +30,7 @@ READ_BY = {
     "features_size": {*BENCHMARKS, DAVIS, PRESENCE},
     "folds": {*BENCHMARKS},
     "episodes": {*BENCHMARKS, ABLATE},
+    "shots": {*BENCHMARKS},
     "seed": {*BENCHMARKS, ABLATE, PRESENCE},
     "tables": {ABLATE},
     "steps": {ABLATE},
@@ -58,6 +59,7 @@ class EvaluateFlags(Flags):
     )
     folds: list[str] = flag([], "the folds to score, counted from 0; all of them if unset")
     episodes: int | None = flag(None, "episodes per fold, for a quick look; the protocol's number if unset", min=1)
+    shots: int = flag(1, "reference photos per query (k-shot segmentation); the method learns from all of them", min=1)
     seed: int = flag(0, "seed of the episodes, which are saved in episodes.json")
     tables: list[str] = flag([], "ablate only: which of the paper's tables 4, 5 and 6; all three if unset")
     steps: int = flag(1000, "ablate only: steps of each fit in table 5", min=1)
@@ -110,7 +112,7 @@ class EvaluateFlags(Flags):
 
     def settings(self, question: str, sam: SamFlags, **more: Any) -> dict[str, Any]:
         """Return the settings that identify this run."""
-        drawn = {"folds": self.folds, "episodes": self.episodes, "seed": self.seed}
+        drawn = {"folds": self.folds, "episodes": self.episodes, "shots": self.shots, "seed": self.seed}
         located = {name: value for name in ("features", "features_size") if (value := getattr(self, name)) is not None}
         return {"evaluation": question, "sam": sam.sam, "dtype": sam.dtype} | located | more | drawn
 

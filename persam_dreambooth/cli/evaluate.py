@@ -29,6 +29,7 @@ READ_BY = {
     "features": {*BENCHMARKS, DAVIS, PRESENCE},
     "features_size": {*BENCHMARKS, DAVIS, PRESENCE},
     "folds": {*BENCHMARKS},
+    "memory": {DAVIS},
     "episodes": {*BENCHMARKS, ABLATE},
     "shots": {*BENCHMARKS},
     "seed": {*BENCHMARKS, ABLATE, PRESENCE},
@@ -55,7 +56,13 @@ class EvaluateFlags(Flags):
     )
     fidelity: Literal["corrected", "official", "paper"] = flag(
         "corrected",
-        "corrected: official with its faults fixed; official: as the authors' code; paper: the equations as printed",
+        "corrected: official with its faults fixed; official: as the authors' code; paper: as the paper prints it, so "
+        "that persam-f is guided like persam",
+    )
+    memory: str | None = flag(
+        None,
+        "davis only: instead of --method, the learned memory of this SAM 2 or EdgeTAM video model (hub name or folder), "
+        "given the first frame's masks; --sam is not used",
     )
     folds: list[str] = flag([], "the folds to score, counted from 0; all of them if unset")
     episodes: int | None = flag(None, "episodes per fold, for a quick look; the protocol's number if unset", min=1)
@@ -74,6 +81,8 @@ class EvaluateFlags(Flags):
                 raise UserError(f"--{name} is missing; see --help")
         if not all(fold.isdecimal() for fold in self.folds):
             raise UserError(f"--folds {' '.join(self.folds)} must be numbers from 0")
+        if self.memory and (self.method != "persam" or self.features or self.fidelity != "corrected"):
+            raise UserError("--memory follows the objects without --method, --features and --fidelity; leave them out")
         if self.features_size and not self.features and self.method in ("persam", "persam-f", "seggpt"):
             raise UserError("--features_size is the size of the --features model; give --features, or leave it out")
         if self.method == "seggpt" and (self.features_size or self.fidelity != "corrected"):
@@ -98,6 +107,8 @@ class EvaluateFlags(Flags):
 
     def models(self, sam: str) -> str:
         """Name the models of the method, for the line above the table."""
+        if self.memory:
+            return f"memory of {self.memory}"
         located = f"features {self.features}" if self.features else ""
         if self.method in ("insid3", "seggpt"):
             return located or "the method's own model"

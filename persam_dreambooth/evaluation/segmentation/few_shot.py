@@ -13,25 +13,20 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.segmentation.coco import read_annotations
-from persam_dreambooth.evaluation.segmentation.protocols import Benchmark, Episode, Shot, draw_references, require
-from persam_dreambooth.photos.files import read_photo, read_picture
+from persam_dreambooth.evaluation.segmentation.protocols import (
+    Benchmark,
+    Episode,
+    Shot,
+    draw_references,
+    read_labels,
+    require,
+)
+from persam_dreambooth.photos.files import read_photo
 
 EPISODES = 1000
 """Of each fold, in HSNet's test."""
 VOID = 255
 """Label of PASCAL's pixels that are not scored."""
-
-
-def read_labels(path: Path) -> NDArray[np.uint8]:
-    """Read a label map, (H, W) uint8.
-
-    Raises:
-        UserError: the file is missing or damaged, or has colours in place of numbers.
-    """
-    picture = read_picture(path)
-    if picture.mode not in ("P", "L"):
-        raise UserError(f"{path} has mode {picture.mode}; label maps are palette or gray images (mode P or L)")
-    return np.asarray(picture, dtype=np.uint8)
 
 
 class Coco20i(Benchmark):

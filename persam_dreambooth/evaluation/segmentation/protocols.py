@@ -14,6 +14,7 @@ from PIL import Image
 from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import to_mask
+from persam_dreambooth.photos.files import read_picture
 
 EPISODES_NAME = "episodes.json"
 
@@ -103,6 +104,18 @@ def read_checked(benchmark: Benchmark, shot: Shot) -> tuple[Image.Image, Image.I
             f"{image.width} x {image.height}; download {benchmark.title} again"
         )
     return image, mask
+
+
+def read_labels(path: Path) -> NDArray[np.uint8]:
+    """Read a label map, (H, W) uint8.
+
+    Raises:
+        UserError: the file is missing or damaged, or has colours in place of numbers.
+    """
+    picture = read_picture(path)
+    if picture.mode not in ("P", "L"):
+        raise UserError(f"{path} has mode {picture.mode}; label maps are palette or gray images (mode P or L)")
+    return np.asarray(picture, dtype=np.uint8)
 
 
 def thinned(episodes: list[Episode], random: Random, count: int | None) -> list[Episode]:

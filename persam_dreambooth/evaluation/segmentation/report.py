@@ -8,44 +8,13 @@ from itertools import groupby
 from operator import add
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Final
+from typing import Any
 
+from persam_dreambooth.evaluation.segmentation import quoted
 from persam_dreambooth.evaluation.segmentation.protocols import Benchmark, Episode, read_checked
 from persam_dreambooth.evaluation.segmentation.running import Score, mask_path
 from persam_dreambooth.images import to_mask
 from persam_dreambooth.photos import files, rendering
-
-PAPER: Final[dict[str, dict[str, dict[str, float]]]] = {
-    "perseg": {"persam": {"mIoU": 89.3, "bIoU": 71.7}, "persam-f": {"mIoU": 95.3, "bIoU": 77.9}},
-    "davis": {"persam": {"J&F": 66.9}, "persam-f": {"J&F": 76.1}},
-    "fss": {"persam": {"mIoU": 81.6}, "persam-f": {"mIoU": 86.3}},
-    "lvis92": {"persam": {"mIoU": 15.6}, "persam-f": {"mIoU": 18.4}},
-    "pascal-part": {"persam": {"mIoU": 32.5}, "persam-f": {"mIoU": 32.9}, "insid3": {"mIoU": 50.5}},
-    "paco-part": {"persam": {"mIoU": 22.5}, "persam-f": {"mIoU": 22.7}, "insid3": {"mIoU": 38.7}},
-}
-"""The numbers that PerSAM's authors report with SAM ViT-H (Zhang et al., arXiv 2305.03048), and INSID3's authors with
-DINOv3-L (Cuttano et al., arXiv 2603.28480), in percent.
-
-Benchmark -> method -> measure.
-"""
-
-PAPER_ABLATIONS: Final[dict[str, float]] = {
-    "positive-prior": 69.1,
-    "negative-prior": 72.5,
-    "refinement": 83.9,
-    "guided-attention": 85.8,
-    "persam": 89.3,
-    "prompt-tokens": 76.5,
-    "adapters": 78.3,
-    "lora": 90.0,
-    "three-weights": 92.9,
-    "persam-f": 95.3,
-    "persam-f-printed": 95.3,
-    "persam-box": 88.1,
-    "persam-f-box": 94.9,
-}
-"""Their mIoU on PerSeg by method of `ablation.py` (tables 4, 5 and 6)."""
-
 
 @dataclass(frozen=True)
 class ObjectScore:
@@ -144,16 +113,44 @@ def table(head: Sequence[str], rows: Sequence[tuple[str, Mapping[str, float], Ma
 
     Args:
         head: the measures.
-        rows: title of each row, our numbers and the paper's; unknown numbers are shown as a dash.
+        rows: title of each row, our numbers and the paper's; unknown numbers are shown as a dash, and the paper's
+            column of a measure without any is left out.
     """
-    words = [["", *(word for name in head for word in (name, "paper"))]]
+    known = {name for _, _, paper in rows for name in paper}
+    columns = [(name, word) for name in head for word in (name, "paper") if word == name or name in known]
+    words = [["", *(word for _, word in columns)]]
     for title, ours, paper in rows:
-        numbers = [values.get(name) for name in head for values in (ours, paper)]
-        words.append([title, *("-" if number is None else f"{number:.1f}" for number in numbers)])
+        numbers = [(paper if word == "paper" else ours).get(name) for name, word in columns]
+        words.append([title, *map(_percent, numbers)])
+    return aligned(words)
+
+
+def object_table(rows: Sequence[ObjectScore], method: str) -> str:
+    """Format the IoU of the ten objects of the paper's table 1, ours and of all methods, in percent, as lines of text.
+
+    A folder belongs to an object if their names have the same letters: `teddybear`, `robot_toy`.
+    """
+    ours = {_letters(row.group): 100 * row.iou for row in rows}
+    words = [["", method, *(f"{quoted.title(name)} (quoted)" for name in quoted.OBJECT_IOUS)]]
+    for name, numbers in zip(quoted.OBJECTS, zip(*quoted.OBJECT_IOUS.values(), strict=True), strict=True):
+        words.append([name, *map(_percent, (ours.get(_letters(name)), *numbers))])
+    return aligned(words)
+
+
+def aligned(words: Sequence[Sequence[str]]) -> str:
+    """Format rows of words as lines of text: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*words, strict=True)]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in words
     )
+
+
+def _percent(number: float | None) -> str:
+    return "-" if number is None else f"{number:.1f}"
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalpha, name.lower()))
 
 
 def write_results(

@@ -42,12 +42,13 @@ TABLES: Final[dict[str, dict[str, str]]] = {
         "persam-f-printed": "+ mask weights = PerSAM-F, as printed",
     },
     "5": {
-        "thirds": "nothing: one third each",
-        "prompt-tokens": "prompt tuning of the decoder",
-        "adapters": "adapters in the decoder",
-        "lora": "LoRA in the decoder",
-        "three-weights": "three free mask weights",
-        "persam-f": "two mask weights = PerSAM-F",
+        "persam": "nothing: PerSAM (0 parameters)",
+        "thirds": "nothing: one third each (0)",
+        "prompt-tokens": "prompt tuning of the decoder (12K)",
+        "adapters": "adapters in the decoder (196K)",
+        "lora": "LoRA in the decoder (293K)",
+        "three-weights": "three free mask weights (3)",
+        "persam-f": "two mask weights = PerSAM-F (2)",
     },
     "6": {
         "persam": "PerSAM, reference mask",
@@ -113,7 +114,8 @@ def build(names: list[str], backbone: Backbone, fidelity: Fidelity, steps: int) 
     return built | {name: make() for name, make in makers.items() if name in names}
 
 
-PROMPT_TOKENS, ADAPTER_WIDTH, LORA_RANK = 16, 64, 4
+PROMPT_TOKENS, ADAPTER_WIDTH, LORA_RANK = 24, 192, 14
+"""Sizes with which every transformer block of SAM's decoder, 256 channels wide, gets the paper's number of parameters."""
 
 Tuner = Callable[[nn.Module], None]
 """Adds learnable parameters to a mask decoder's transformer, whose own weights are frozen."""
@@ -172,18 +174,32 @@ def tuned_decoder(backbone: Backbone, method: Method, tuner: Tuner | None, steps
 
 
 def prompt_tokens(transformer: Any) -> None:
-    """Prompt tuning: learned tokens appended to the decoder's own, which keep their positions."""
+    """Prompt tuning: learned tokens appended to the decoder's own, which keep their positions.
+
+    Each block has tokens of its own, which replace those of the block before. Those of the first block are the
+    positional term of all.
+    """
     width = transformer.layers[0].self_attn.q_proj.in_features
-    transformer.prompt_tokens = nn.Parameter(torch.randn(PROMPT_TOKENS, width) * 0.02)
+    transformer.prompt_tokens = nn.Parameter(torch.randn(len(transformer.layers), PROMPT_TOKENS, width) * 0.02)
 
     def append(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         for name in ("point_embedding", "point_embeddings"):
             if name in kwargs:
-                return args, kwargs | {name: _with_tokens(kwargs[name], module.prompt_tokens)}
+                return args, kwargs | {name: _with_tokens(kwargs[name], module.prompt_tokens[0])}
         image, position, tokens, *rest = args
-        return (image, position, _with_tokens(tokens, module.prompt_tokens), *rest), kwargs
+        return (image, position, _with_tokens(tokens, module.prompt_tokens[0]), *rest), kwargs
 
     transformer.register_forward_pre_hook(append, with_kwargs=True)
+    for number, layer in enumerate(transformer.layers[1:], start=1):
+
+        def exchange(
+            module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], number: int = number
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            tokens, *rest = (kwargs["queries"],) if "queries" in kwargs else args
+            exchanged = _with_tokens(tokens[..., :-PROMPT_TOKENS, :], transformer.prompt_tokens[number])
+            return (args, kwargs | {"queries": exchanged}) if "queries" in kwargs else ((exchanged, *rest), kwargs)
+
+        layer.register_forward_pre_hook(exchange, with_kwargs=True)
 
 
 def _with_tokens(tokens: Tensor, learned: Tensor) -> Tensor:
@@ -195,15 +211,17 @@ def adapters(transformer: Any) -> None:
     """Adapters: a residual bottleneck after every block's MLP, initialized to zero output."""
     for layer in transformer.layers:
         width = layer.self_attn.q_proj.in_features
-        layer.adapter = nn.Sequential(nn.Linear(width, ADAPTER_WIDTH), nn.GELU(), nn.Linear(ADAPTER_WIDTH, width))
-        nn.init.zeros_(layer.adapter[-1].weight)
-        nn.init.zeros_(layer.adapter[-1].bias)
+        down = nn.Linear(width, ADAPTER_WIDTH, bias=False)
+        up = nn.Linear(ADAPTER_WIDTH, width, bias=False)
+        nn.init.zeros_(up.weight)
+        layer.adapter = nn.Sequential(down, nn.GELU(), up)
         layer.mlp.register_forward_hook(lambda module, args, output, adapter=layer.adapter: output + adapter(output))
 
 
 def lora(transformer: Any) -> None:
-    """LoRA on the queries and values of every attention."""
-    inject_adapter_in_model(LoraConfig(r=LORA_RANK, target_modules=["q_proj", "v_proj"]), transformer)
+    """LoRA on every linear layer."""
+    linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
+    inject_adapter_in_model(LoraConfig(r=LORA_RANK, target_modules=linear), transformer)
 
 
 def _at_thirds(persam: PerSAM, reference: Reference) -> tuple[Subject, EncodedPhoto]:

@@ -40,7 +40,8 @@ from persam_dreambooth.segmentation.memory_video import load_video_model
 
 SEGGPT = "BAAI/seggpt-vit-large"
 BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
-    benchmark.name: benchmark for benchmark in (PerSeg, PerMis, FSS1000, Coco20i, Pascal5i, Lvis92, PascalPart, PacoPart)
+    benchmark.name: benchmark
+    for benchmark in (PerSeg, PerMis, FSS1000, Coco20i, Pascal5i, Lvis92, PascalPart, PacoPart)
 }
 
 

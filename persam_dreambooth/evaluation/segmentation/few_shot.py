@@ -102,7 +102,9 @@ class Pascal5i(Benchmark):
             chosen, group = listed[number % len(listed)]
             alike = [photo for photo, other in listed if other == group]
             if len(set(alike)) < 2:
-                raise UserError(f"class {group} in fold {fold} of {self.title} has one photo; download its splits again")
+                raise UserError(
+                    f"class {group} in fold {fold} of {self.title} has one photo; download its splits again"
+                )
             query, *references = (
                 Shot(f"{self.photos}/{photo}.jpg", (photo, group))
                 for photo in (chosen, *draw_references(alike, chosen, random, shots))

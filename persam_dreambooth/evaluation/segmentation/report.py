@@ -16,6 +16,7 @@ from persam_dreambooth.evaluation.segmentation.running import Score, mask_path
 from persam_dreambooth.images import to_mask
 from persam_dreambooth.photos import files, rendering
 
+
 @dataclass(frozen=True)
 class ObjectScore:
     """Score of one object or class, summed over its episodes; the fields are columns of the results.

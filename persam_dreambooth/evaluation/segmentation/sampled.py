@@ -13,7 +13,14 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.segmentation.coco import Box, cropped, read_annotations
-from persam_dreambooth.evaluation.segmentation.protocols import Benchmark, Episode, Photo, Shot, draw_references, require
+from persam_dreambooth.evaluation.segmentation.protocols import (
+    Benchmark,
+    Episode,
+    Photo,
+    Shot,
+    draw_references,
+    require,
+)
 from persam_dreambooth.photos.coco import coco_tools, union_of
 from persam_dreambooth.photos.files import read_photo
 

@@ -11,6 +11,7 @@ from persam_dreambooth.cli import main
 from persam_dreambooth.cli.evaluate import BENCHMARKS, QUESTIONS, READ_BY, EvaluateFlags
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.segmentation import ablation, quoted
+from persam_dreambooth.evaluation.segmentation.davis import Davis
 from persam_dreambooth.photos import files
 from persam_dreambooth.segmentation import (
     Insid3Method,
@@ -21,13 +22,12 @@ from persam_dreambooth.segmentation import (
     SegGpt,
     load_segmenter,
 )
-from tests.conftest import ROOT
-from persam_dreambooth.evaluation.segmentation.davis import Davis
 from persam_dreambooth.segmentation.memory_video import MemorySegmenter
+from tests.conftest import ROOT
 from tests.evaluation.segmentation import datasets
 from tests.evaluation.segmentation.test_protocols import WRITERS
-from tests.segmentation import random_sams
 from tests.segmentation.test_features import dinov3
+from tests.segmentation.test_memory_video import FAMILIES as VIDEO_MODELS
 from tests.segmentation.test_seggpt import random_seggpt
 
 TINYWORLD = ROOT / "experiments" / "tinyworld" / "models"
@@ -199,10 +199,12 @@ def test_davis_prints_j_and_f(models, tmp_path, capsys):
     assert row.split()[2::2] == ["71.3", "75.1", "66.9"]
 
 
-@pytest.mark.parametrize("kind", [random_sams.sam2_video, random_sams.edgetam_video])
+@pytest.mark.parametrize("kind", VIDEO_MODELS)
 def test_memory_of_video_model_is_scored_on_davis(kind, tmp_path, capsys):
+    if kind == "edgetam_video":
+        pytest.importorskip("timm")
     datasets.write_davis(tmp_path / "data", videos=("bear",), frames=4)
-    kind().save_pretrained(tmp_path / "model")
+    VIDEO_MODELS[kind]().save_pretrained(tmp_path / "model")
     flags = ["--data", tmp_path / "data", "--output", tmp_path / "out", "--memory", tmp_path / "model"]
     argv = ["evaluate", "davis", *map(str, flags), "--device", "cpu"]
     assert main(argv) == 0

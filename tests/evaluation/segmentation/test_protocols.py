@@ -34,7 +34,9 @@ WRITERS = {
     PerMis: datasets.write_permis,
 }
 ALL = pytest.mark.parametrize("make", WRITERS, ids=lambda make: make.name)
-SAMPLED = pytest.mark.parametrize("make", [Lvis92, PascalPart, PacoPart, Coco20i, Pascal5i], ids=lambda make: make.name)
+SAMPLED = pytest.mark.parametrize(
+    "make", [Lvis92, PascalPart, PacoPart, Coco20i, Pascal5i], ids=lambda make: make.name
+)
 
 
 def draw_episodes(make, tmp_path, folds=(0,), seed=0, count=None, name="episodes.json", shots=1):
@@ -88,7 +90,7 @@ def test_episodes_survive_writing_and_reading(make, tmp_path):
     assert same == episodes
 
 
-@pytest.mark.parametrize("make", WRITERS, ids=lambda make: make.name)
+@ALL
 def test_k_references_are_of_the_group_and_never_the_query(make, tmp_path):
     benchmark, episodes = draw_episodes(make, tmp_path, count=4, shots=2)
     for episode in episodes:
@@ -115,7 +117,9 @@ def test_too_many_shots_are_refused(tmp_path):
         draw_episodes(PerMis, tmp_path / "permis", shots=3)
 
 
-@pytest.mark.parametrize("make", [FSS1000, Lvis92, PascalPart, PacoPart, Coco20i, Pascal5i], ids=lambda make: make.name)
+@pytest.mark.parametrize(
+    "make", [FSS1000, Lvis92, PascalPart, PacoPart, Coco20i, Pascal5i], ids=lambda make: make.name
+)
 def test_different_seed_draws_different_episodes(make, tmp_path):
     _, episodes = draw_episodes(make, tmp_path)
     _, others = draw_episodes(make, tmp_path, seed=1, name="others.json")

@@ -61,8 +61,8 @@ class EvaluateFlags(Flags):
     )
     memory: str | None = flag(
         None,
-        "davis only: instead of --method, the learned memory of this SAM 2 or EdgeTAM video model (hub name or folder), "
-        "given the first frame's masks; --sam is not used",
+        "davis only: instead of --method, the learned memory of this SAM 2 or EdgeTAM video model (hub name or "
+        "folder), given the first frame's masks; --sam is not used",
     )
     folds: list[str] = flag([], "the folds to score, counted from 0; all of them if unset")
     episodes: int | None = flag(None, "episodes per fold, for a quick look; the protocol's number if unset", min=1)

@@ -46,8 +46,8 @@ class MethodFlags(Flags):
     )
     fidelity: Literal["corrected", "official", "paper"] = flag(
         "corrected",
-        "corrected: official with its faults fixed; official: as the authors' code; paper: as the paper prints it, so that "
-        "persam-f is guided like persam (persam and persam-f only)",
+        "corrected: official with its faults fixed; official: as the authors' code; paper: as the paper prints it, so "
+        "that persam-f is guided like persam (persam and persam-f only)",
     )
     alpha: float = flag(1.0, "persam and persam-f: weight of the attention bias in equation 8; for --fidelity paper")
     refinement: bool = flag(True, "persam and persam-f: cascaded post-refinement, two further decoder passes")

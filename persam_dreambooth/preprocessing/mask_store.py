@@ -24,12 +24,12 @@ from persam_dreambooth.photos.manifest import (
     stream_manifest,
     write_manifest,
 )
-from persam_dreambooth.preprocessing.mask_writer import draw, remove_files, roll_back
+from persam_dreambooth.preprocessing.mask_writer import CONFIDENCE, confidence_path, draw, remove_files, roll_back
 from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.segmentation import Subject
 
 SETTINGS_NAME, SUBJECT_NAME = "segmentation.json", "subject.safetensors"
-FOLDERS = ("masks", "overlays", "instances")
+FOLDERS = ("masks", "overlays", "instances", CONFIDENCE)
 REMEDY = "choose another output folder, or take this one over with `persam-dreambooth segment --again`"
 
 logger = logging.getLogger(__name__)
@@ -112,19 +112,25 @@ class MaskStore:
             updated = (self._updated(entry, by_stem.get(Path(entry.photo).stem)) for entry in newest)
             self._rewrite(entry for entry in updated if entry is not None)
 
-    def is_finished(self, photo: Path, entry: ManifestEntry | None, with_instances: bool) -> bool:
+    def is_finished(
+        self, photo: Path, entry: ManifestEntry | None, with_instances: bool, with_confidence: bool = False
+    ) -> bool:
         """Return whether the photo has its mask, and has not changed since the mask was made.
 
         Args:
             photo: the file.
             entry: its entry in this folder's manifest; None if it has none.
             with_instances: whether the run also saves instances.
+            with_confidence: whether it also draws confidence maps.
         """
         if entry is None or entry.error is not None:
             return False
         names = [entry.mask, entry.overlay]
-        if with_instances and entry.source == "persam" and not entry.reviewed:
-            names.append(entry.instances)
+        if entry.source == "persam" and not entry.reviewed:
+            if with_instances:
+                names.append(entry.instances)
+            if with_confidence and not confidence_path(self.path, entry).exists():
+                return False
         return self._has_files(*names) and self._describes(entry, photo)
 
     def open(self, subject: Subject, settings: dict[str, Any]) -> None:

@@ -69,7 +69,8 @@ def segment_folder(
     _wait(processes)
     before = _begin(stores, subjects, settings, photos, again) if is_main else []
     _wait(processes)
-    waiting = _unfinished(stores, photos[number::count], job.all_instances, quiet=not is_main)
+    more = (job.all_instances, job.draw == "confidence")
+    waiting = _unfinished(stores, photos[number::count], more, quiet=not is_main)
     anybody = any(gather_object([bool(waiting)])) if processes else bool(waiting)
     if finder is None and (waiting or (anybody and is_main)):
         finder = make_finder()
@@ -80,7 +81,7 @@ def segment_folder(
             _warn_once(finder.caveat)
     _wait(processes)  # now every folder exists, and every process may write its journal
     if finder and waiting:
-        writers = [MaskWriter(path, number, job.all_instances) for path in subjects]
+        writers = [MaskWriter(path, number, *more) for path in subjects]
         batches = load_photos(waiting, job.batch_size, job.dataloader_num_workers)
         with tqdm(total=len(waiting), desc="Segmenting", unit="photo", disable=not is_main) as progress:
             _segment(takewhile(lambda _: not stopped(), batches), finder, writers, progress)
@@ -122,13 +123,15 @@ def _begin(
     return before
 
 
-def _unfinished(stores: Sequence[MaskStore], photos: Sequence[Path], with_instances: bool, quiet: bool) -> list[Path]:
-    """List the photos that lack a mask in some folder, or have changed since it was made."""
+def _unfinished(
+    stores: Sequence[MaskStore], photos: Sequence[Path], more: tuple[bool, bool], quiet: bool
+) -> list[Path]:
+    """List the photos that lack a file in some folder, or have changed since; `more` are flags of `is_finished`."""
     indexes = [(store, store.index()) for store in stores]
     return [
         photo
         for photo in tqdm(photos, desc="Comparing", delay=2, disable=quiet)
-        if not all(store.is_finished(photo, index.get(photo.name), with_instances) for store, index in indexes)
+        if not all(store.is_finished(photo, index.get(photo.name), *more) for store, index in indexes)
     ]
 
 

@@ -115,7 +115,7 @@ def build(names: list[str], backbone: Backbone, fidelity: Fidelity, steps: int) 
 
 
 PROMPT_TOKENS, ADAPTER_WIDTH, LORA_RANK = 24, 192, 14
-"""Sizes with which every transformer block of SAM's decoder, 256 channels wide, gets the paper's number of parameters."""
+"""Sizes that give the decoder of SAM the paper's numbers of parameters, if every transformer block gets a share."""
 
 Tuner = Callable[[nn.Module], None]
 """Adds learnable parameters to a mask decoder's transformer, whose own weights are frozen."""

@@ -1,4 +1,4 @@
-"""Few-shot benchmarks with label maps, in the layout and with the folds of HSNet (Min et al. 2021): COCO-20i, PASCAL-5i.
+"""Few-shot benchmarks with label maps, with the folds of HSNet (Min et al. 2021): COCO-20i, PASCAL-5i.
 
 Their label maps hold the classes' numbers, counted from 1, and 0 for the background.
 """
@@ -30,7 +30,7 @@ VOID = 255
 
 
 class Coco20i(Benchmark):
-    """COCO-20i: 4 folds of 20 classes, fold f has the classes f + 1, f + 5, ...; all instances of a class are one mask.
+    """COCO-20i: 4 folds of 20 classes, fold f has classes f + 1, f + 5, ...; all instances of a class are one mask.
 
     Args:
         data: the folder with the COCO 2014 photos in `train2014` and `val2014`, label maps with the same names in

@@ -130,7 +130,7 @@ Photo = TypeVar("Photo")
 
 
 def draw_references(photos: Sequence[Photo], query: Photo, random: Random, shots: int) -> list[Photo]:
-    """Draw references from the photos other than the query, of which there is at least one; some may be drawn twice."""
+    """Draw references from the photos other than the query, of which there is one or more; one may be drawn twice."""
     others = [photo for photo in photos if photo != query]
     return [random.choice(others) for _ in range(shots)]
 

@@ -126,7 +126,7 @@ def _run(
     methods: Mapping[str, EvaluatedMethod],
     waiting: list[tuple[Episode, list[str]]],
 ) -> Iterator[Score]:
-    """Learn the references of each run of episodes once, encode each query once, then write and score the mask of each method."""
+    """Learn the same references once, encode each query once, then write and score the mask of each method."""
     for shots, block in groupby(waiting, key=lambda entry: entry[0].references):
         references = [read_checked(plan.benchmark, shot) for shot in shots]
         learned: dict[str, Segmenter | UserError] = {}

@@ -31,7 +31,6 @@ from persam_dreambooth.photos.manifest import (
 from persam_dreambooth.preprocessing.finder import Found, LoadedPhoto
 from persam_dreambooth.segmentation.frame import bounding_box
 
-
 CONFIDENCE = "confidence"
 """Folder of the pictures of confidence maps."""
 

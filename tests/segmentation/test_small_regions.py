@@ -1,13 +1,9 @@
-"""Cleaning up masks: against a flood fill written out, and against segment-anything's own function where it runs."""
-
-from importlib.util import find_spec
+"""Cleaning up masks: against a flood fill written out."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from segment_anything.utils.amg import remove_small_regions
 
 from persam_dreambooth.segmentation.small_regions import without_small_regions
 
@@ -49,15 +45,6 @@ def test_small_holes_are_filled_and_small_specks_removed(mask, min_region):
     if not expected.any() or max(map(len, regions(expected))) >= min_region:
         np.testing.assert_array_equal(found, expected)
     assert found.any() or not mask.any()
-
-
-@pytest.mark.skipif(find_spec("cv2") is None, reason="segment-anything's function needs OpenCV")
-@settings(max_examples=60, deadline=None)
-@given(MASKS, st.integers(1, 9))
-def test_result_equals_segment_anythings(mask, min_region):
-    expected, _ = remove_small_regions(mask, min_region, mode="holes")
-    expected, _ = remove_small_regions(expected, min_region, mode="islands")
-    np.testing.assert_array_equal(without_small_regions(mask, min_region), expected)
 
 
 def test_regions_of_exactly_the_size_stay():

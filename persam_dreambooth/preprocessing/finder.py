@@ -218,6 +218,7 @@ def _cleaned(found: list[Found], min_region: int) -> list[Found]:
 
     def clean(instance: Segmentation) -> Segmentation:
         mask = without_small_regions(instance.mask, min_region, covered & ~instance.mask)
+        np.logical_or(covered, mask, out=covered)  # a pixel that is filled belongs to one mask only
         return with_mask(instance, mask)
 
     cleaned = [replace(subject, instances=tuple(map(clean, subject.instances))) for subject in found]

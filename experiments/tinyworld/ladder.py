@@ -34,7 +34,9 @@ LADDER = {
     "+ cascaded post-refinement": replace(BARE, negative_prior=True, refinement=True),
     "+ target-guided attention": replace(BARE, negative_prior=True, refinement=True, guided_attention=True),
     "+ target-semantic prompting (all of PerSAM)": Method(),
-    "PerSAM-F": Method.persam_f(),
+    "PerSAM-F, as released": Method.persam_f(),
+    "+ mask weights (PerSAM-F, as printed)": replace(Method(), mask_weights=True),
+    "PerSAM-F, paper": Method.persam_f("paper"),
 }
 FEATURES_SIZE = 64
 Company = Literal["alone", "beside another", "beside a look-alike"]

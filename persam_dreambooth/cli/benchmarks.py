@@ -9,11 +9,19 @@ from tqdm import tqdm
 
 from persam_dreambooth.cli.evaluate import EvaluateFlags
 from persam_dreambooth.cli.sam_flags import SamFlags
-from persam_dreambooth.evaluation.segmentation import ablation, presence, presence_report, report
-from persam_dreambooth.evaluation.segmentation.davis import Davis, VideoMethod, evaluate_davis, one_shot_video
+from persam_dreambooth.evaluation.segmentation import ablation, presence, presence_report, quoted, report
+from persam_dreambooth.evaluation.segmentation.davis import (
+    Davis,
+    VideoMethod,
+    evaluate_davis,
+    memory_video,
+    one_shot_video,
+)
+from persam_dreambooth.evaluation.segmentation.few_shot import Coco20i, Pascal5i
 from persam_dreambooth.evaluation.segmentation.folders import FSS1000, PerSeg
+from persam_dreambooth.evaluation.segmentation.permis import PerMis
 from persam_dreambooth.evaluation.segmentation.protocols import Benchmark
-from persam_dreambooth.evaluation.segmentation.report import per_object
+from persam_dreambooth.evaluation.segmentation.report import ObjectScore, per_object
 from persam_dreambooth.evaluation.segmentation.running import (
     BenchmarkPlan,
     Encode,
@@ -28,10 +36,12 @@ from persam_dreambooth.evaluation.segmentation.sampled import Lvis92, PacoPart, 
 from persam_dreambooth.photos import files
 from persam_dreambooth.preprocessing.job import PRESENCE_NAME
 from persam_dreambooth.segmentation import ImageEncoder, Insid3Method, PerSAM, SegGpt
+from persam_dreambooth.segmentation.memory_video import load_video_model
 
 SEGGPT = "BAAI/seggpt-vit-large"
 BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
-    benchmark.name: benchmark for benchmark in (PerSeg, FSS1000, Lvis92, PascalPart, PacoPart)
+    benchmark.name: benchmark
+    for benchmark in (PerSeg, PerMis, FSS1000, Coco20i, Pascal5i, Lvis92, PascalPart, PacoPart)
 }
 
 
@@ -47,9 +57,11 @@ def run_benchmark(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
         return encode_with(segmenter), {name: one_shot_method(segmenter)}
 
     settings = flags.settings(question, sam, method=name if name == "seggpt" else asdict(flags.chosen_method()))
-    known = report.PAPER[question].get(name, {})
-    ours = _score(BENCHMARKS[question], flags, settings, [name], load, {name: known})
-    print(report.table(list(ours[name]), [(name, ours[name], known)]))
+    known = quoted.QUOTED.get(question, {}).get(name, {})
+    ours, rows = _score(BENCHMARKS[question], flags, settings, [name], load, {name: known})
+    print(report.table(list(ours[name]), [(name, ours[name], known), *quoted.other_rows(question, name)]))
+    if question == PerSeg.name:
+        print(f"\nIoU of the objects in the paper's table 1:\n{report.object_table(rows, name)}\n")
     _say_where(flags)
 
 
@@ -63,11 +75,13 @@ def run_ablation(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
         return encode_with(PerSAM(backbone)), ablation.build(names, backbone, flags.fidelity, flags.steps)
 
     settings = flags.settings(question, sam, fidelity=flags.fidelity, steps=flags.steps)
-    known = {name: {"mIoU": number} for name, number in report.PAPER_ABLATIONS.items()}
-    ours = _score(PerSeg, flags, settings, names, load, known)
+    known = {name: {"mIoU": number} for name, number in quoted.ABLATIONS.items()}
+    ours, _ = _score(PerSeg, flags, settings, names, load, known)
     for number in tables:
         print(f"\nTable {number}: {ablation.TITLES[number]}")
         rows = [(title, ours[name], known.get(name, {})) for name, title in ablation.TABLES[number].items()]
+        others = quoted.OTHER_ABLATIONS.get(number, {})
+        rows += [(f"{title} (quoted)", {}, {"mIoU": miou}) for title, miou in others.items()]
         print(report.table(["mIoU", "bIoU"], rows))
     print()
     _say_where(flags)
@@ -80,11 +94,11 @@ def _score(
     names: list[str],
     load: Callable[[], tuple[Encode, dict[str, EvaluatedMethod]]],
     known: Mapping[str, Mapping[str, float]],
-) -> dict[str, dict[str, float]]:
-    """Run a benchmark, write its report, print its size; return our numbers by method."""
+) -> tuple[dict[str, dict[str, float]], list[ObjectScore]]:
+    """Run a benchmark, write its report, print its size; return our numbers by method, and by method and object."""
     benchmark, output = make(Path(str(flags.data))), Path(str(flags.output))
     folds = [int(fold) for fold in flags.folds] or None
-    plan = BenchmarkPlan(benchmark, output, settings, folds, flags.seed, flags.episodes)
+    plan = BenchmarkPlan(benchmark, output, settings, folds, flags.seed, flags.episodes, flags.shots)
     episodes, scores = evaluate(plan, names, load)
     rows = per_object(scores)
     ours = report.write_report(output, benchmark, settings, episodes, scores, rows, known)
@@ -94,22 +108,25 @@ def _score(
     unlearned = sum(row.unlearned for row in rows)
     if unlearned:
         print(f"{unlearned} answers count as empty masks, since their reference could not be learned")
-    return ours
+    return ours, rows
 
 
 def run_davis(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
-    """Score a method on DAVIS 2017."""
+    """Score a method, or a video model's memory, on DAVIS 2017."""
     davis = Davis(Path(str(flags.data)))
-    method = flags.chosen_method()
-    settings = flags.settings(question, sam, method=asdict(method))
-    known = report.PAPER[question].get(flags.method, {})
+    followed_by = {"memory": flags.memory} if flags.memory else {"method": asdict(flags.chosen_method())}
+    settings = flags.settings(question, sam, **followed_by)
+    name = "memory" if flags.memory else flags.method
+    known = quoted.QUOTED[question].get(name, {})
 
     def load() -> VideoMethod:
+        if flags.memory:
+            return memory_video(load_video_model(flags.memory, sam.device, sam.torch_dtype))
         return one_shot_video(flags.segmenter(sam))
 
     ours = evaluate_davis(davis, load, Path(str(flags.output)), settings, known)
     print(f"{davis.title}: {len(davis.videos)} videos, {flags.models(settings['sam'])}; in percent")
-    print(report.table(list(ours), [(flags.method, ours, known)]))
+    print(report.table(list(ours), [(name, ours, known), *quoted.other_rows(question, name)]))
     _say_where(flags)
 
 

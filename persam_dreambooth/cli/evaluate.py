@@ -15,7 +15,7 @@ from persam_dreambooth.method_names import PERSAM, SEGGPT, WITHOUT_SAM, Benchmar
 if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     from persam_dreambooth.segmentation import Insid3Method, Method, OneShotSegmenter
 
-BENCHMARKS = ("perseg", "fss", "lvis92", "pascal-part", "paco-part")
+BENCHMARKS = ("perseg", "permis", "fss", "coco20", "pascal5", "lvis92", "pascal-part", "paco-part")
 DAVIS, ABLATE, PRESENCE, GENERATION = "davis", "ablate", "presence", "generation"
 QUESTIONS = (*BENCHMARKS, DAVIS, ABLATE, PRESENCE)
 TABLES = ("4", "5", "6")
@@ -30,7 +30,9 @@ READ_BY = {
     "features": {*BENCHMARKS, DAVIS, PRESENCE},
     "features_size": {*BENCHMARKS, DAVIS, PRESENCE},
     "folds": {*BENCHMARKS},
+    "memory": {DAVIS},
     "episodes": {*BENCHMARKS, ABLATE},
+    "shots": {*BENCHMARKS},
     "seed": {*BENCHMARKS, ABLATE, PRESENCE},
     "tables": {ABLATE},
     "steps": {ABLATE},
@@ -55,10 +57,17 @@ class EvaluateFlags(Flags):
     )
     fidelity: Literal["corrected", "official", "paper"] = flag(
         "corrected",
-        "corrected: official with its faults fixed; official: as the authors' code; paper: the equations as printed",
+        "corrected: official with its faults fixed; official: as the authors' code; paper: as the paper prints it, so "
+        "that persam-f is guided like persam",
+    )
+    memory: str | None = flag(
+        None,
+        "davis only: instead of --method, the learned memory of this SAM 2 or EdgeTAM video model (hub name or "
+        "folder), given the first frame's masks; --sam is not used",
     )
     folds: list[str] = flag([], "the folds to score, counted from 0; all of them if unset")
     episodes: int | None = flag(None, "episodes per fold, for a quick look; the protocol's number if unset", min=1)
+    shots: int = flag(1, "reference photos per query (k-shot segmentation); the method learns from all of them", min=1)
     seed: int = flag(0, "seed of the episodes, which are saved in episodes.json")
     tables: list[str] = flag([], "ablate only: which of the paper's tables 4, 5 and 6; all three if unset")
     steps: int = flag(1000, "ablate only: steps of each fit in table 5", min=1)
@@ -73,6 +82,8 @@ class EvaluateFlags(Flags):
                 raise UserError(f"--{name} is missing; see --help")
         if not all(fold.isdecimal() for fold in self.folds):
             raise UserError(f"--folds {' '.join(self.folds)} must be numbers from 0")
+        if self.memory and (self.method != "persam" or self.features or self.fidelity != "corrected"):
+            raise UserError("--memory follows the objects without --method, --features and --fidelity; leave them out")
         refuse_size_alone(self.method, self.features, self.features_size)
         if self.method == SEGGPT and (self.features_size or self.fidelity != "corrected"):
             raise UserError("--method seggpt has no --features_size and no --fidelity; leave them out")
@@ -86,14 +97,18 @@ class EvaluateFlags(Flags):
         Raises:
             UserError: INSID3 has not this fidelity, or the method is SegGPT, which not all evaluations take.
         """
-        from persam_dreambooth.segmentation.method import METHODS
+        from persam_dreambooth.segmentation.method import METHODS, Method
 
         if self.method == SEGGPT:
             raise UserError(f"--method seggpt is for {', '.join(BENCHMARKS)}; choose another method")
+        if self.method == "persam-f":  # with fidelity "paper" another method, not only other rules
+            return Method.persam_f(self.fidelity)
         return replace(METHODS[self.method], fidelity=self.fidelity)
 
     def models(self, sam: str) -> str:
         """Name the models of the method, for the line above the table."""
+        if self.memory:
+            return f"memory of {self.memory}"
         located = f"features {self.features}" if self.features else ""
         if self.method in WITHOUT_SAM:
             return located or "the method's own model"
@@ -108,7 +123,7 @@ class EvaluateFlags(Flags):
 
     def settings(self, question: str, sam: SamFlags, **more: Any) -> dict[str, Any]:
         """Return the settings that identify this run."""
-        drawn = {"folds": self.folds, "episodes": self.episodes, "seed": self.seed}
+        drawn = {"folds": self.folds, "episodes": self.episodes, "shots": self.shots, "seed": self.seed}
         located = {name: value for name in ("features", "features_size") if (value := getattr(self, name)) is not None}
         return {"evaluation": question, "sam": sam.sam, "dtype": sam.dtype} | located | more | drawn
 

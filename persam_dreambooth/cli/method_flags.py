@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     from persam_dreambooth.segmentation import Insid3Method, Method
 
 READ_BY = {
-    "alpha": (PERSAM,),
+    "alpha": (PERSAM, PERSAM_F),
     "refinement": (PERSAM, PERSAM_F),
     "negative_prior": (PERSAM,),
     "guided_attention": (PERSAM,),
@@ -46,10 +46,10 @@ class MethodFlags(Flags):
     )
     fidelity: Literal["corrected", "official", "paper"] = flag(
         "corrected",
-        "corrected: official with its faults fixed; official: as the authors' code; paper: the equations as printed "
-        "(persam and persam-f only)",
+        "corrected: official with its faults fixed; official: as the authors' code; paper: as the paper prints it, so "
+        "that persam-f is guided like persam (persam and persam-f only)",
     )
-    alpha: float = flag(1.0, "persam only: weight of the attention bias in equation 8; for --fidelity paper")
+    alpha: float = flag(1.0, "persam and persam-f: weight of the attention bias in equation 8; for --fidelity paper")
     refinement: bool = flag(True, "persam and persam-f: cascaded post-refinement, two further decoder passes")
     negative_prior: bool = flag(True, "persam only: prompt with the least similar point as background")
     guided_attention: bool = flag(True, "persam only: target-guided attention")
@@ -90,7 +90,7 @@ class MethodFlags(Flags):
                 self.fidelity, self.tau, self.merge_threshold, self.method == INSID3_SAM, self.agreement
             )
         if self.method == PERSAM_F:
-            return Method.persam_f(self.fidelity, self.refinement, self.edge_padding)
+            return Method.persam_f(self.fidelity, self.refinement, self.edge_padding, self.alpha)
         return Method(
             fidelity=self.fidelity,
             negative_prior=self.negative_prior,

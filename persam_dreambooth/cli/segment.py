@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from persam_dreambooth.cli import guarded
 from persam_dreambooth.cli.method_flags import MethodFlags
@@ -70,6 +70,14 @@ class SegmentFlags(Flags):
         "presence.json beside the SAM if unset",
     )
     all_instances: bool = flag(False, "masks cover every instance of the subject; also writes instances/")
+    min_region: int = flag(
+        0, "fill holes and remove specks of fewer pixels than this in the masks, as SAM 2 does; 0 leaves them", min=0
+    )
+    draw: Literal["mask", "confidence"] = flag(
+        "mask",
+        "mask: overlays/ shows the masks; confidence: also writes confidence/, which shows how much each place "
+        "looks like the subject, from blue to yellow",
+    )
     dataloader_num_workers: int = flag(0, "processes that decode photos; 0 decodes them in this one", min=0)
     embedding_cache: str | None = flag(None, "folder that caches encoded photos, for other subjects in the same album")
 
@@ -159,6 +167,8 @@ def run(program: str, argv: list[str]) -> None:
         batch_size=flags.batch_size,
         presence=Path(flags.presence) if flags.presence else None,
         all_instances=flags.all_instances,
+        min_region=flags.min_region,
+        draw=flags.draw,
         dataloader_num_workers=flags.dataloader_num_workers,
         embedding_cache=Path(flags.embedding_cache) if flags.embedding_cache else None,
     )

@@ -91,6 +91,10 @@ def _installed() -> tuple[str, ...]:
 
 OUTLINE = (255, 64, 129)
 POSITIVE, NEGATIVE = (57, 220, 90), (240, 60, 40)
+HEAT = ((40, 40, 150), (30, 140, 170), (90, 200, 110), (250, 230, 60))
+"""Colours of a heat map, from the lowest to the highest value."""
+HEAT_SHARE = 0.6
+"""Share of the heat map's colours; the rest is the photo."""
 PAPER, INK = (250, 250, 248), (40, 40, 40)
 TILE = 256  # side of a sheet's tile in pixels
 BACKGROUND_LIGHT = 0.35  # share of the photo's brightness that is left outside the mask
@@ -113,14 +117,47 @@ def overlay(
     inside = Image.fromarray(mask.astype(np.uint8) * 255)
     dimmed = photo.point(lambda level: round(level * BACKGROUND_LIGHT))
     picture = Image.composite(photo, dimmed, inside)
-    stroke = max(1, round(max(photo.size) / 400))
-    edge = Image.fromarray(grown(mask, stroke) & ~mask)
+    edge = Image.fromarray(grown(mask, _stroke(photo)) & ~mask)
     picture.paste(OUTLINE, mask=edge)
-    draw = ImageDraw.Draw(picture)
+    _draw_points(picture, points, point_labels)
+    return picture
+
+
+def heat_map(
+    photo: Image.Image,
+    values: NDArray[np.float32],
+    points: Sequence[Sequence[int]] = (),
+    point_labels: Sequence[int] = (),
+) -> Image.Image:
+    """Draw values over a gray version of their photo, from their minimum in blue to their maximum in yellow.
+
+    Args:
+        photo: RGB.
+        values: (H, W) float of the photo's size.
+        points: as for `overlay`.
+        point_labels: as for `overlay`.
+    """
+    low, high = float(values.min()), float(values.max())
+    levels = ((values - low) * (255 / max(high - low, 1e-12))).round().astype(np.uint8)
+    stops = np.linspace(0, 255, len(HEAT))
+    colours = np.stack([np.interp(np.arange(256), stops, channel) for channel in zip(*HEAT, strict=True)], axis=-1)
+    heat = Image.fromarray(colours.round().astype(np.uint8)[levels])
+    picture = Image.blend(photo.convert("L").convert("RGB"), heat, HEAT_SHARE)
+    _draw_points(picture, points, point_labels)
+    return picture
+
+
+def _draw_points(picture: Image.Image, points: Sequence[Sequence[int]], point_labels: Sequence[int]) -> None:
+    """Draw prompt points, positive ones green and negative ones red."""
+    stroke, draw = _stroke(picture), ImageDraw.Draw(picture)
     for (x, y), label in zip(points, point_labels, strict=True):
         colour = POSITIVE if label else NEGATIVE
         draw.circle((x, y), 5 * stroke, fill=colour, outline="white", width=stroke)
-    return picture
+
+
+def _stroke(picture: Image.Image) -> int:
+    """Return the width of a line in a picture, in pixels."""
+    return max(1, round(max(picture.size) / 400))
 
 
 def grown(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:

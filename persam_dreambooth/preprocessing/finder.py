@@ -30,7 +30,8 @@ from persam_dreambooth.segmentation import (
     pick_reference,
     segment_instances,
 )
-from persam_dreambooth.segmentation.multi_mask import without_overlap
+from persam_dreambooth.segmentation.multi_mask import with_mask, without_overlap
+from persam_dreambooth.segmentation.small_regions import without_small_regions
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,8 @@ class Finder:
         if photo.image is None:
             return [None] * len(self._sought)
         found = [self._find_subject(sought, photo, encoded) for sought in self._sought]
-        return found if encoded is None else _without_overlap(found, encoded)
+        found = found if encoded is None else _without_overlap(found, encoded)
+        return _cleaned(found, self._job.min_region) if self._job.min_region else found
 
     def _find_subject(self, sought: _Sought, photo: LoadedPhoto, encoded: EncodedPhoto | None) -> Found:
         if photo.digest in sought.given:
@@ -244,6 +246,21 @@ def _without_overlap(found: list[Found], photo: EncodedPhoto) -> list[Found]:
             result[place] = replace(found[place], mask=_union(own), instances=own)
             taken.append(result[place].mask)
     return result
+
+
+def _cleaned(found: list[Found], min_region: int) -> list[Found]:
+    """Clean up the masks that were found in a photo; no hole is filled with the pixels of another mask."""
+    given = [subject.mask for subject in found if not subject.instances]
+    masks = given + [instance.mask for subject in found for instance in subject.instances]
+    covered = np.any(masks, axis=0)
+
+    def clean(instance: Segmentation) -> Segmentation:
+        mask = without_small_regions(instance.mask, min_region, covered & ~instance.mask)
+        np.logical_or(covered, mask, out=covered)  # a pixel that is filled belongs to one mask only
+        return with_mask(instance, mask)
+
+    cleaned = [replace(subject, instances=tuple(map(clean, subject.instances))) for subject in found]
+    return [replace(subject, mask=_union(subject.instances)) if subject.instances else subject for subject in cleaned]
 
 
 def _is_uncertain(found: Found) -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -38,6 +38,8 @@ class SegmentationJob:
         features_size: side of the square that the DINO sees, in pixels; None for 64 patches.
         presence: file of a presence rule; None uses the one next to the SAM, if there is one.
         all_instances: masks cover every instance of the subject; needs a presence rule.
+        min_region: holes and specks of a found mask with fewer pixels are filled and removed; 0 changes nothing.
+        draw: "mask" draws overlays only, "confidence" also the location confidence map of each photo.
         embedding_cache: folder that keeps image embeddings for later runs; None keeps none.
         dataloader_num_workers: worker processes that decode photos; 0 decodes in this process.
 
@@ -60,6 +62,8 @@ class SegmentationJob:
     features_size: int | None = None
     presence: Path | None = None
     all_instances: bool = False
+    min_region: int = 0
+    draw: Literal["mask", "confidence"] = "mask"
     embedding_cache: Path | None = None
     dataloader_num_workers: int = 0
 
@@ -75,6 +79,8 @@ class SegmentationJob:
         invalid = [name for name in self.names if Path(name).name != name or name.startswith(".")]
         if invalid:
             raise UserError(f"the name {invalid[0]!r} is no folder's name; use letters, digits and dashes")
+        if self.min_region < 0:
+            raise UserError(f"min_region {self.min_region} is a number of pixels; give 0 or more")
         if self.all_instances and self.rule is None:
             raise UserError(
                 "finding all instances needs a presence rule, which tells the subject from others; "
@@ -139,14 +145,19 @@ class SegmentationJob:
         if not method.get("edge_padding"):  # so that runs from before this field can be resumed
             method.pop("edge_padding", None)
         size = {} if self.features_size is None else {"features_size": self.features_size}
-        return size | {
-            "pick_reference": self.pick_reference,
-            "references": [reference.fingerprint() for reference in self.references],
-            "names": list(self.names),
-            "sam": self.sam,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "method": method,
-            "features": self.features,
-            "presence": None if self.rule is None else files.digest(self.rule),
-            "all_instances": self.all_instances,
-        }
+        region = {"min_region": self.min_region} if self.min_region else {}
+        return (
+            size
+            | region
+            | {
+                "pick_reference": self.pick_reference,
+                "references": [reference.fingerprint() for reference in self.references],
+                "names": list(self.names),
+                "sam": self.sam,
+                "dtype": str(self.dtype).removeprefix("torch."),
+                "method": method,
+                "features": self.features,
+                "presence": None if self.rule is None else files.digest(self.rule),
+                "all_instances": self.all_instances,
+            }
+        )

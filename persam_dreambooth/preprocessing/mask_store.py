@@ -27,12 +27,12 @@ from persam_dreambooth.photos.manifest import (
     stream_manifest,
     write_manifest,
 )
-from persam_dreambooth.preprocessing.mask_writer import draw, remove_files, roll_back
+from persam_dreambooth.preprocessing.mask_writer import CONFIDENCE, confidence_path, draw, remove_files, roll_back
 from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.segmentation import Subject
 
 SETTINGS_NAME, SUBJECT_NAME = "segmentation.json", "subject.safetensors"
-FOLDERS = ("masks", "overlays", "instances")
+FOLDERS = ("masks", "overlays", "instances", CONFIDENCE)
 REMEDY = "choose another output folder, or take this one over with `persam-dreambooth segment --again`"
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class MaskStore:
         references: the subject's. In a folder that is taken over, their masks replace the masks of earlier
             references of the same photos.
         with_instances: whether the run also saves instances.
+        with_confidence: whether it also draws confidence maps.
         digest: `files.digest`, or a cached version of it for photos that do not change during the run.
     """
 
@@ -56,10 +57,11 @@ class MaskStore:
         settings: Mapping[str, Any] = MappingProxyType({}),
         references: Sequence[ReferenceFiles] = (),
         with_instances: bool = False,
+        with_confidence: bool = False,
         digest: Callable[[Path], str] = files.digest,
     ) -> None:
         self.path, self._settings, self._references = path, dict(settings), references
-        self._with_instances, self._digest = with_instances, digest
+        self._with_instances, self._with_confidence, self._digest = with_instances, with_confidence, digest
         self._manifest = path / MANIFEST_NAME
         self._before: ManifestIndex
 
@@ -202,8 +204,11 @@ class MaskStore:
         if entry is None or entry.error is not None:
             return False
         names = [entry.mask, entry.overlay]
-        if self._with_instances and not entry.reviewed:
-            names.append(entry.instances)
+        if entry.was_found and not entry.reviewed:
+            if self._with_instances:
+                names.append(entry.instances)
+            if self._with_confidence and not confidence_path(self.path, entry).exists():
+                return False
         return self._has_files(*names) and self._describes(entry, photo)
 
     def _updated(self, entry: ManifestEntry, photo: Path | None) -> ManifestEntry | None:

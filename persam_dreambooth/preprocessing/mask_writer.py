@@ -31,6 +31,9 @@ from persam_dreambooth.photos.manifest import (
 from persam_dreambooth.preprocessing.finder import Found, LoadedPhoto
 from persam_dreambooth.segmentation.frame import bounding_box
 
+CONFIDENCE = "confidence"
+"""Folder of the pictures of confidence maps."""
+
 
 class MaskWriter:
     """Write the masks of one subject that one process of a run finds.
@@ -40,10 +43,13 @@ class MaskWriter:
         process: process number; each process but the first writes its own journal, which `MaskStore` later merges
             into the manifest.
         with_instances: also save a label image that numbers the instances of each photo.
+        with_confidence: also save a picture of each photo's location confidence map.
     """
 
-    def __init__(self, folder: Path, process: int = 0, with_instances: bool = False) -> None:
-        self.folder, self._with_instances = folder, with_instances
+    def __init__(
+        self, folder: Path, process: int = 0, with_instances: bool = False, with_confidence: bool = False
+    ) -> None:
+        self.folder, self._with_instances, self._with_confidence = folder, with_instances, with_confidence
         self._manifest = folder / MANIFEST_NAME
         self._journal = self._manifest.with_suffix(f".{process}.jsonl") if process else self._manifest
         self._manifest_state: tuple[int, int, int] | None = None
@@ -59,7 +65,7 @@ class MaskWriter:
             photo: a photo of the run.
             found: its mask; None if the photo cannot be decoded: its entry says why.
         """
-        entry, contents = _result(self.folder, photo, found, self._with_instances)
+        entry, contents = _result(self.folder, photo, found, self._with_instances, self._with_confidence)
         with locked(self._manifest):
             if found is not None and self._was_reviewed(photo.path):
                 return
@@ -104,7 +110,7 @@ def draw(folder: Path, image: Image.Image, mask: NDArray[np.bool_], entry: Manif
 
 
 def remove_files(folder: Path, entry: ManifestEntry, keep: frozenset[str] = frozenset()) -> None:
-    """Remove the mask, overlay and instances that an entry names.
+    """Remove the mask, overlay and instances that an entry names, and the picture of its confidence map.
 
     Args:
         folder: the subject's output folder.
@@ -114,10 +120,17 @@ def remove_files(folder: Path, entry: ManifestEntry, keep: frozenset[str] = froz
     for name in (entry.mask, entry.overlay, entry.instances):
         if name is not None and where(folder / name) not in keep:
             (folder / name).unlink(missing_ok=True)
+    if not (folder / CONFIDENCE).is_symlink():
+        confidence_path(folder, entry).unlink(missing_ok=True)
+
+
+def confidence_path(folder: Path, entry: ManifestEntry) -> Path:
+    """Return the file for the picture of a photo's confidence map, whether it exists or not."""
+    return folder / CONFIDENCE / f"{Path(entry.photo).stem}.jpg"
 
 
 def _result(
-    folder: Path, photo: LoadedPhoto, found: Found | None, with_instances: bool
+    folder: Path, photo: LoadedPhoto, found: Found | None, with_instances: bool, with_confidence: bool
 ) -> tuple[ManifestEntry, dict[Path, bytes]]:
     """Return the photo's entry and the contents of its files, in the order in which they are written."""
     entry = ManifestEntry(relative_path(photo.path, folder), photo.digest, error=photo.error)
@@ -138,8 +151,14 @@ def _result(
     )
     entry, contents = _drawn(folder, photo.image, found.mask, entry)
     if entry.instances:
-        labels = files.encoded(video_io.label_picture(_label_instances(found)), "PNG")
-        contents = {folder / entry.instances: labels} | contents
+        numbered = files.encoded(video_io.label_picture(_label_instances(found)), "PNG")
+        contents = {folder / entry.instances: numbered} | contents
+    if with_confidence and instances:
+        best = instances[0]
+        picture = rendering.heat_map(
+            photo.image, best.confidence_map, best.points.tolist(), best.point_labels.tolist()
+        )
+        contents[confidence_path(folder, entry)] = files.encoded(picture, "JPEG")
     return entry, contents
 
 

@@ -55,7 +55,8 @@ def segment_folder(
     photos, unread, settings = job.photos(), job.unread(), job.settings()
     finder = finder or Finder(job)
     digest = cache(files.digest)  # reviewed photos are compared twice, and all photos once per subject
-    stores = [MaskStore(path, settings, own, job.all_instances, digest) for path, own in job.subjects().items()]
+    more = (job.all_instances, job.draw == "confidence")
+    stores = [MaskStore(path, settings, own, *more, digest) for path, own in job.subjects().items()]
     for store in stores:
         store.check(again)
     if again:
@@ -75,7 +76,7 @@ def segment_folder(
         if share and finder.caveat:
             _warn_once(finder.caveat)
     _wait(processes)  # now every folder exists, and every process may write its journal
-    writers = [MaskWriter(store.path, number, job.all_instances) for store in stores]
+    writers = [MaskWriter(store.path, number, *more) for store in stores]
     with tqdm(total=len(share), desc="Segmenting", unit="photo", disable=not (is_main and share)) as progress:
         for photo, found in finder.find(share, stopped):
             if photo.error is not None:

@@ -24,7 +24,7 @@ class Method:
         guided_attention: use target-guided attention, equation 8.
         semantic_prompting: use target-semantic prompting, equations 9 and 10.
         alpha: factor of equation 8; used by fidelity "paper" only.
-        mask_weights: use PerSAM-F's two learned weights, equation 11, and its target feature.
+        mask_weights: use PerSAM-F's two learned weights, equation 11, on the masks of the first decoder pass.
         edge_padding: width of the border that replicates the photo's edge for SAM, as a share of the photo's
             longer side; helps subjects that are cut off by the edge; fidelity "corrected" only.
     """
@@ -39,14 +39,25 @@ class Method:
     edge_padding: float = 0.0
 
     @classmethod
-    def persam_f(cls, fidelity: Fidelity = "corrected", refinement: bool = True, edge_padding: float = 0.0) -> Self:
-        """Return PerSAM-F as its authors run it: mask weights, one positive point, no guidance."""
+    def persam_f(
+        cls,
+        fidelity: Fidelity = "corrected",
+        refinement: bool = True,
+        edge_padding: float = 0.0,
+        alpha: float = 1.0,
+    ) -> Self:
+        """Return PerSAM-F: with fidelity "paper" PerSAM plus mask weights, as the paper prints it (table 4).
+
+        The other fidelities follow the released code: mask weights, one positive point, no guidance.
+        """
+        printed = fidelity == "paper"
         return cls(
             fidelity=fidelity,
-            negative_prior=False,
+            negative_prior=printed,
             refinement=refinement,
-            guided_attention=False,
-            semantic_prompting=False,
+            guided_attention=printed,
+            semantic_prompting=printed,
+            alpha=alpha,
             mask_weights=True,
             edge_padding=edge_padding,
         )
@@ -55,6 +66,15 @@ class Method:
     def name(self) -> MethodName:
         """The name of PerSAM or PerSAM-F on the command line."""
         return PERSAM_F if self.mask_weights else PERSAM
+
+    @property
+    def is_released_f(self) -> bool:
+        """Whether this is PerSAM-F without guidance, as its authors released it.
+
+        That code differs from PerSAM in two further details: its target feature is half maximum, and both refinement
+        passes are prompted with a box.
+        """
+        return self.mask_weights and not (self.guided_attention or self.semantic_prompting)
 
     @property
     def rules(self) -> Corrected:

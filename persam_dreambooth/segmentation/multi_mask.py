@@ -108,9 +108,10 @@ def without_overlap(
     labels = share_out(logits, (frame.height, frame.width))
     for mask in given:
         labels[mask] = 0
-    return [_with_mask(segmentation, labels == number) for number, segmentation in enumerate(found, start=1)]
+    return [with_mask(segmentation, labels == number) for number, segmentation in enumerate(found, start=1)]
 
 
-def _with_mask(found: Segmentation, mask: NDArray[np.bool_]) -> Segmentation:
+def with_mask(found: Segmentation, mask: NDArray[np.bool_]) -> Segmentation:
+    """Return a segmentation with another (H, W) bool mask, and the box around that."""
     box = bounding_box(torch.from_numpy(mask))
     return replace(found, mask=mask, box=None if box is None else box.numpy())

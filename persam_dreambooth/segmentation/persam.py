@@ -1,6 +1,7 @@
 """PerSAM and PerSAM-F, in the paper's order: from one reference to the subject's mask in every photo."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -72,16 +73,16 @@ class PerSAM(OneShotSegmenter):
         compared = pooled
         if self.features is not None:
             compared = torch.cat([self.local_features(reference, photo.compared) for reference, photo in references])
-        feature = self.method.rules.target_feature(compared, self.method.mask_weights)
-        if self.method.mask_weights and mask_weights is None:
-            mask_weights = self._fit(references, feature)
-        return Subject(
-            target_feature=feature,
+        subject = Subject(
+            target_feature=self.method.rules.target_feature(compared, self.method.is_released_f),
             target_embedding=pooled.mean(0),
             backbone=self.name,
             checksum=self.checksum,
             mask_weights=mask_weights,
         )
+        if self.method.mask_weights and mask_weights is None:
+            return replace(subject, mask_weights=self._fit(references, subject))
+        return subject
 
     def local_features(self, reference: Reference, encoded: EncodedPhoto) -> Tensor:
         """Return {T_R^i} of equation 4: the (n, C) features of the cells under one reference mask."""
@@ -92,15 +93,19 @@ class PerSAM(OneShotSegmenter):
             inside = rules.cells_without_foreground(reference, frame, grid)
         return embedding[:, inside.to(embedding.device)].T
 
-    def _fit(self, references: Sequence[tuple[Reference, EncodedPhoto]], feature: Tensor) -> Tensor:
-        """Fit the (3,) float32 mask weights of equation 11 from one decoder pass per reference photo."""
+    def _fit(self, references: Sequence[tuple[Reference, EncodedPhoto]], subject: Subject) -> Tensor:
+        """Fit the (3,) float32 mask weights of equation 11 from one decoder pass per reference photo.
+
+        The pass has the prompts and the guidance that a photo's first pass will have.
+        """
         logits, foreground = [], []
         for reference, photo in references:
             embedding, frame = photo.embedding, photo.frame
-            confidence = location.on_photo(feature, photo)
+            similarity, confidence = self._confidence(photo, subject)
             points, labels = location.location_prior(confidence, negative=self.method.negative_prior)
+            guidance = self._guidance(similarity, confidence, frame, subject)
             prompts = Prompts(frame.to_model(points), labels)
-            decoded, _ = self.backbone.decode(embedding, prompts, multimask=True, extra=photo.extra)
+            decoded, _ = self.backbone.decode(embedding, prompts, True, guidance, photo.extra)
             logits.append(frame.to_original(decoded).flatten(1))
             foreground.append(torch.from_numpy(reference.foreground.ravel()).to(embedding.device))
         return fit_mask_weights(torch.cat(logits, dim=1), torch.cat(foreground))
@@ -154,7 +159,7 @@ class PerSAM(OneShotSegmenter):
         )
 
     def _confidence(
-        self, photo: EncodedPhoto, subject: Subject, exclude: NDArray[np.bool_] | None
+        self, photo: EncodedPhoto, subject: Subject, exclude: NDArray[np.bool_] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Equations 5 and 6: the confidence map, (h, w) on the embedding's grid and (H, W) over the photo."""
         compared = photo.compared
@@ -179,14 +184,14 @@ class PerSAM(OneShotSegmenter):
     ) -> tuple[list[DecoderPass], list[str]]:
         """Decode with guidance (equation 11 with `weights`), then refine in two further passes.
 
-        Both are prompted with the points and the previous logits; the second one (in PerSAM-F both) also with the
-        tight box around the previous mask. Of the three masks, the one with the best predicted IoU is kept.
+        Both are prompted with the points and the previous logits; the second one (in the released PerSAM-F both) also
+        with the tight box around the previous mask. Of the three masks, the one with the best predicted IoU is kept.
 
         Returns:
             The passes, and warnings.
         """
         decoded = self.backbone.decode(photo.embedding, initial, weights is not None, guidance, photo.extra)
-        with_boxes = (self.method.mask_weights, True) if self.method.refinement else ()
+        with_boxes = (self.method.is_released_f, True) if self.method.refinement else ()
         passes = cascade(self.backbone, photo, initial, recorded(*decoded, None, weights), with_boxes)
         skipped = len(passes) <= len(with_boxes)
         return passes, ["the box pass was skipped: the previous mask is empty"] if skipped else []

@@ -118,6 +118,8 @@ def test_mismatched_reference_flags_are_refused(error_of, argv, expected):
 
 def test_persam_f_is_selected_by_name():
     assert segment_flags("--method", "persam-f")[1].chosen_method() == Method.persam_f()
+    printed = segment_flags("--method", "persam-f", "--fidelity", "paper", "--alpha", "2")[1].chosen_method()
+    assert printed == Method.persam_f("paper", alpha=2.0)
     assert segment_flags()[1].chosen_method() == Method()
 
 
@@ -130,7 +132,7 @@ def test_insid3_is_selected_by_name():
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["persam-f", "--alpha", "2"], "--alpha is not read by --method persam-f, only by persam"),
+        (["persam-f", "--alpha", "2"], "alpha is used by fidelity 'paper' only"),
         (["persam-f", "--no_guided_attention"], "--no_guided_attention is not read by --method persam-f"),
         (["insid3", "--edge_padding", "0.1"], "only by persam and persam-f"),
         (["persam", "--tau", "0.5"], "only by insid3 and insid3-sam"),

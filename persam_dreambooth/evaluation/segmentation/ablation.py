@@ -7,7 +7,7 @@ weight one third.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -38,15 +38,17 @@ TABLES: Final[dict[str, dict[str, str]]] = {
         "refinement": "+ cascaded post-refinement",
         "guided-attention": "+ target-guided attention",
         "persam": "+ target-semantic prompting = PerSAM",
-        "persam-f": "mask weights = PerSAM-F",
+        "persam-f": "mask weights = PerSAM-F, as released",
+        "persam-f-printed": "+ mask weights = PerSAM-F, as printed",
     },
     "5": {
-        "thirds": "nothing: one third each",
-        "prompt-tokens": "prompt tuning of the decoder",
-        "adapters": "adapters in the decoder",
-        "lora": "LoRA in the decoder",
-        "three-weights": "three free mask weights",
-        "persam-f": "two mask weights = PerSAM-F",
+        "persam": "nothing: PerSAM (0 parameters)",
+        "thirds": "nothing: one third each (0)",
+        "prompt-tokens": "prompt tuning of the decoder (12K)",
+        "adapters": "adapters in the decoder (196K)",
+        "lora": "LoRA in the decoder (293K)",
+        "three-weights": "three free mask weights (3)",
+        "persam-f": "two mask weights = PerSAM-F (2)",
     },
     "6": {
         "persam": "PerSAM, reference mask",
@@ -66,7 +68,11 @@ def methods_of(tables: list[str]) -> list[str]:
 
 
 def ladder(fidelity: Fidelity) -> dict[str, Method]:
-    """Table 4: each method adds one technique to the previous one; PerSAM-F is as its authors run it."""
+    """Table 4: each method adds one technique to the previous one.
+
+    The last row is there twice: PerSAM-F as its authors released it, without PerSAM's guidance, and as the paper
+    prints it, with all of PerSAM before it.
+    """
     bare = Method(fidelity, negative_prior=False, refinement=False, guided_attention=False, semantic_prompting=False)
     negative = replace(bare, negative_prior=True)
     refined = replace(negative, refinement=True)
@@ -76,7 +82,8 @@ def ladder(fidelity: Fidelity) -> dict[str, Method]:
         "refinement": refined,
         "guided-attention": replace(refined, guided_attention=True),
         "persam": Method(fidelity),
-        "persam-f": Method.persam_f(fidelity),
+        "persam-f": replace(Method.persam_f(), fidelity=fidelity),
+        "persam-f-printed": replace(Method(fidelity), mask_weights=True),
     }
 
 
@@ -107,7 +114,8 @@ def build(names: list[str], backbone: Backbone, fidelity: Fidelity, steps: int) 
     return built | {name: make() for name, make in makers.items() if name in names}
 
 
-PROMPT_TOKENS, ADAPTER_WIDTH, LORA_RANK = 16, 64, 4
+PROMPT_TOKENS, ADAPTER_WIDTH, LORA_RANK = 24, 192, 14
+"""Sizes that give the decoder of SAM the paper's numbers of parameters, if every transformer block gets a share."""
 
 Tuner = Callable[[nn.Module], None]
 """Adds learnable parameters to a mask decoder's transformer, whose own weights are frozen."""
@@ -117,7 +125,8 @@ def three_weights(backbone: Backbone, method: Method, steps: int = STEPS) -> Eva
     """PerSAM-F with three mask weights that need not sum to 1."""
     persam = PerSAM(backbone, method)
 
-    def learn(reference: Reference) -> Segmenter:
+    def learn(references: Sequence[Reference]) -> Segmenter:
+        (reference,) = references
         subject, photo = _at_thirds(persam, reference)
         decoded, _ = backbone.decode(photo.embedding, _question(photo, subject), multimask=True, extra=photo.extra)
         weights = fit_three_weights(photo.frame.to_original(decoded), _foreground(reference, photo), steps)
@@ -143,7 +152,8 @@ def tuned_decoder(backbone: Backbone, method: Method, tuner: Tuner | None, steps
     original = None if tuner is None else _decoder(backbone)
     persam = PerSAM(backbone, method)
 
-    def learn(reference: Reference) -> Segmenter:
+    def learn(references: Sequence[Reference]) -> Segmenter:
+        (reference,) = references
         subject, photo = _at_thirds(persam, reference)
         if tuner is None:
             return lambda photo: persam.segment(photo, subject).mask
@@ -164,18 +174,32 @@ def tuned_decoder(backbone: Backbone, method: Method, tuner: Tuner | None, steps
 
 
 def prompt_tokens(transformer: Any) -> None:
-    """Prompt tuning: learned tokens appended to the decoder's own, which keep their positions."""
+    """Prompt tuning: learned tokens appended to the decoder's own, which keep their positions.
+
+    Each block has tokens of its own, which replace those of the block before. Those of the first block are the
+    positional term of all.
+    """
     width = transformer.layers[0].self_attn.q_proj.in_features
-    transformer.prompt_tokens = nn.Parameter(torch.randn(PROMPT_TOKENS, width) * 0.02)
+    transformer.prompt_tokens = nn.Parameter(torch.randn(len(transformer.layers), PROMPT_TOKENS, width) * 0.02)
 
     def append(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         for name in ("point_embedding", "point_embeddings"):
             if name in kwargs:
-                return args, kwargs | {name: _with_tokens(kwargs[name], module.prompt_tokens)}
+                return args, kwargs | {name: _with_tokens(kwargs[name], module.prompt_tokens[0])}
         image, position, tokens, *rest = args
-        return (image, position, _with_tokens(tokens, module.prompt_tokens), *rest), kwargs
+        return (image, position, _with_tokens(tokens, module.prompt_tokens[0]), *rest), kwargs
 
     transformer.register_forward_pre_hook(append, with_kwargs=True)
+    for number, layer in enumerate(transformer.layers[1:], start=1):
+
+        def exchange(
+            module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], number: int = number
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            tokens, *rest = (kwargs["queries"],) if "queries" in kwargs else args
+            exchanged = _with_tokens(tokens[..., :-PROMPT_TOKENS, :], transformer.prompt_tokens[number])
+            return (args, kwargs | {"queries": exchanged}) if "queries" in kwargs else ((exchanged, *rest), kwargs)
+
+        layer.register_forward_pre_hook(exchange, with_kwargs=True)
 
 
 def _with_tokens(tokens: Tensor, learned: Tensor) -> Tensor:
@@ -187,15 +211,17 @@ def adapters(transformer: Any) -> None:
     """Adapters: a residual bottleneck after every block's MLP, initialized to zero output."""
     for layer in transformer.layers:
         width = layer.self_attn.q_proj.in_features
-        layer.adapter = nn.Sequential(nn.Linear(width, ADAPTER_WIDTH), nn.GELU(), nn.Linear(ADAPTER_WIDTH, width))
-        nn.init.zeros_(layer.adapter[-1].weight)
-        nn.init.zeros_(layer.adapter[-1].bias)
+        down = nn.Linear(width, ADAPTER_WIDTH, bias=False)
+        up = nn.Linear(ADAPTER_WIDTH, width, bias=False)
+        nn.init.zeros_(up.weight)
+        layer.adapter = nn.Sequential(down, nn.GELU(), up)
         layer.mlp.register_forward_hook(lambda module, args, output, adapter=layer.adapter: output + adapter(output))
 
 
 def lora(transformer: Any) -> None:
-    """LoRA on the queries and values of every attention."""
-    inject_adapter_in_model(LoraConfig(r=LORA_RANK, target_modules=["q_proj", "v_proj"]), transformer)
+    """LoRA on every linear layer."""
+    linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
+    inject_adapter_in_model(LoraConfig(r=LORA_RANK, target_modules=linear), transformer)
 
 
 def _at_thirds(persam: PerSAM, reference: Reference) -> tuple[Subject, EncodedPhoto]:

@@ -2,8 +2,9 @@
 
 import collections
 import pickle
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,9 +42,39 @@ def read_annotations(path: Path) -> dict[Any, Any]:
     Raises:
         UserError: the file is missing, damaged, not a dictionary, or contains more than annotations.
     """
+    stored = _load(path, lambda file: _Reader(file).load())
+    if not isinstance(stored, dict):
+        raise UserError(f"{path} holds a {type(stored).__name__}, not a dictionary of annotations; download it again")
+    return collections.OrderedDict(stored)
+
+
+def read_object_array(path: Path) -> NDArray[Any]:
+    """Load a `.npy` file whose array holds objects, with the same types allowed as for `read_annotations`.
+
+    `numpy.load` reads such a file with `allow_pickle=True` only, which could run code.
+
+    Raises:
+        UserError: the file is missing, damaged, an array of numbers, or contains more than annotations.
+    """
+
+    def load(file: BinaryIO) -> Any:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        _, _, dtype = read(file)
+        if not dtype.hasobject:
+            raise ValueError(f"an array of {dtype}")
+        return _Reader(file).load()
+
+    stored = _load(path, load)
+    if not isinstance(stored, np.ndarray):
+        raise UserError(f"{path} holds a {type(stored).__name__}, not an array of annotations; download it again")
+    return stored
+
+
+def _load(path: Path, load: Callable[[BinaryIO], Any]) -> Any:
     try:
         with path.open("rb") as file:
-            stored = _Reader(file).load()
+            return load(file)
     except FileNotFoundError as error:
         raise UserError(f"no annotations at {path}; check the path") from error
     except Exception as error:  # pickle raises a dozen kinds of exception for damaged files
@@ -51,9 +82,6 @@ def read_annotations(path: Path) -> dict[Any, Any]:
         raise UserError(
             f"{path} is damaged or has more than annotations in it ({reason}); download it again"
         ) from error
-    if not isinstance(stored, dict):
-        raise UserError(f"{path} holds a {type(stored).__name__}, not a dictionary of annotations; download it again")
-    return collections.OrderedDict(stored)
 
 
 Box = tuple[int, int, int, int]

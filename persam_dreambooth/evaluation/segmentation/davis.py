@@ -13,11 +13,12 @@ from tqdm import tqdm
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.segmentation.metrics import boundary_f, overlap
-from persam_dreambooth.evaluation.segmentation.protocols import require
+from persam_dreambooth.evaluation.segmentation.protocols import read_labels, require
 from persam_dreambooth.evaluation.segmentation.report import WORST, WORST_NAME, write_results
 from persam_dreambooth.evaluation.segmentation.running import SCORES_NAME, Journal, open_output
 from persam_dreambooth.photos import files, rendering
 from persam_dreambooth.segmentation import OneShotSegmenter
+from persam_dreambooth.segmentation.memory_video import MemorySegmenter, VideoModel
 from persam_dreambooth.segmentation.video import VideoSegmenter, first_frame_subject
 
 VOID = 255
@@ -63,11 +64,7 @@ class Davis:
 
     def labels(self, video: str, frame: Path) -> Labels:
         """Read the annotation of a frame, (H, W) uint8: 0, the objects' numbers, and `VOID`."""
-        path = self._data / "Annotations" / "480p" / video / f"{frame.stem}.png"
-        picture = files.read_picture(path)
-        if picture.mode not in ("P", "L"):
-            raise UserError(f"{path} has mode {picture.mode}; DAVIS's annotations are palette images (mode P or L)")
-        return np.asarray(picture, dtype=np.uint8)
+        return read_labels(self._data / "Annotations" / "480p" / video / f"{frame.stem}.png")
 
 
 def evaluate_davis(
@@ -175,9 +172,23 @@ def one_shot_video(segmenter: OneShotSegmenter) -> VideoMethod:
     def segment(frames: Iterator[Image.Image], masks: NDArray[np.bool_]) -> Iterator[NDArray[np.uint8]]:
         first = next(frames)
         subjects = [first_frame_subject(segmenter, first, mask) for mask in masks]
-        numbers = np.arange(1, len(masks) + 1, dtype=np.uint8)
-        labels = (masks * numbers[:, None, None]).max(0)  # (H, W)
-        followed = VideoSegmenter(segmenter, subjects, lost_below=None).follow(chain([first], frames), labels)
-        return (frame.labels for frame in followed)
+        segmented = VideoSegmenter(segmenter, subjects, lost_below=None)
+        return (frame.labels for frame in segmented.follow(chain([first], frames), _numbered(masks)))
 
     return segment
+
+
+def memory_video(model: VideoModel) -> VideoMethod:
+    """Evaluate the learned memory of SAM 2 or EdgeTAM, which is given the first frame's objects."""
+
+    def segment(frames: Iterator[Image.Image], masks: NDArray[np.bool_]) -> Iterator[Labels]:
+        return (frame.labels for frame in MemorySegmenter(model).follow(frames, _numbered(masks)))
+
+    return segment
+
+
+def _numbered(masks: NDArray[np.bool_]) -> Labels:
+    """Return the labels of (N, H, W) bool masks without overlap."""
+    numbers = np.arange(1, len(masks) + 1, dtype=np.uint8)
+    labels: Labels = (masks * numbers[:, None, None]).max(0)
+    return labels

@@ -6,14 +6,21 @@ from random import Random
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.segmentation.protocols import Episode, Shot, require, thinned
+from persam_dreambooth.evaluation.segmentation.protocols import (
+    Benchmark,
+    Episode,
+    Shot,
+    draw_references,
+    require,
+    thinned,
+)
 from persam_dreambooth.photos.files import list_photos, read_photo, read_picture
 
 REFERENCE = "00"
-"""File stem of PerSeg's reference photos, which are not scored."""
+"""File stem of PerSeg's reference photos; with several shots, those after it are references too. None is scored."""
 
 
-class PerSeg:
+class PerSeg(Benchmark):
     """PerSeg (Zhang et al. 2023): `Images/<object>/NN.jpg` and `Annotations/<object>/NN.png`; 00 is the reference.
 
     Args:
@@ -35,17 +42,21 @@ class PerSeg:
         )
         self._data = data
 
-    def draw(self, fold: int, random: Random, count: int | None) -> list[Episode]:
-        """See `Benchmark.draw`: all photos of all objects except the references."""
+    def draw(self, fold: int, random: Random, count: int | None, shots: int = 1) -> list[Episode]:
+        """See `Benchmark.draw`: all photos of all objects except the references, which are the first ones."""
         episodes: list[Episode] = []
         for folder in sorted(path for path in (self._data / "Images").iterdir() if path.is_dir()):
-            shots = {photo.stem: self._shot(photo) for photo in list_photos(folder)}
-            if REFERENCE not in shots or len(shots) < 2:
+            photos = {photo.stem: self._shot(photo) for photo in list_photos(folder)}
+            if REFERENCE not in photos or len(photos) <= shots:
                 raise UserError(
-                    f"{folder} holds {len(shots)} photos; PerSeg's objects have {REFERENCE}.jpg and at least one more"
+                    f"{folder} holds {len(photos)} photos; for --shots {shots} PerSeg's objects need "
+                    f"{REFERENCE}.jpg and at least {shots} more"
                 )
-            reference = shots.pop(REFERENCE)
-            episodes += [Episode(f"{folder.name}/{stem}", 0, folder.name, reference, shots[stem]) for stem in shots]
+            stems = sorted(photos, key=lambda stem: (stem != REFERENCE, stem))
+            references = tuple(photos[stem] for stem in stems[:shots])
+            episodes += [
+                Episode(f"{folder.name}/{stem}", 0, folder.name, references, photos[stem]) for stem in stems[shots:]
+            ]
         return thinned(episodes, random, count)
 
     def _shot(self, photo: Path) -> Shot:
@@ -59,10 +70,10 @@ class PerSeg:
         return _read_files(self._data, shot)
 
 
-class FSS1000:
+class FSS1000(Benchmark):
     """FSS-1000 (Li et al. 2020): the 240 classes of `splits/test.txt`, `data/<class>/N.jpg` with masks `N.png`.
 
-    Each photo is a query once; its reference is another photo of the class, drawn at random.
+    Each photo is a query once; its references are other photos of the class, drawn at random.
 
     Args:
         data: the folder with `data` and `splits`.
@@ -84,7 +95,7 @@ class FSS1000:
         )
         self._data = data
 
-    def draw(self, fold: int, random: Random, count: int | None) -> list[Episode]:
+    def draw(self, fold: int, random: Random, count: int | None, shots: int = 1) -> list[Episode]:
         """See `Benchmark.draw`."""
         episodes: list[Episode] = []
         listed = (self._data / "splits" / "test.txt").read_text(encoding="utf-8").split("\n")
@@ -94,9 +105,8 @@ class FSS1000:
             if len(photos) < 2:
                 raise UserError(f"{folder} holds {len(photos)} photos; a class of splits/test.txt needs at least two")
             for query in photos:
-                reference = random.choice([photo for photo in photos if photo != query])
-                name = f"{group}/{query.stem}"
-                episodes.append(Episode(name, 0, group, self._shot(reference), self._shot(query)))
+                references = tuple(map(self._shot, draw_references(photos, query, random, shots)))
+                episodes.append(Episode(f"{group}/{query.stem}", 0, group, references, self._shot(query)))
         return thinned(episodes, random, count)
 
     def _shot(self, photo: Path) -> Shot:

@@ -55,9 +55,12 @@ def overlap(found: Mask, true: Mask, void: Mask | None = None) -> Overlap:
     return Overlap(int((found & true).sum()), int((found | true).sum()), int(true.sum()))
 
 
-def boundary_overlap(found: Mask, true: Mask) -> Overlap:
-    """Count the pixels of the bands along both boundaries: the `iou` is Boundary IoU (Cheng et al. 2021)."""
-    found, true = _same_size(found, true)
+def boundary_overlap(found: Mask, true: Mask, void: Mask | None = None) -> Overlap:
+    """Count the pixels of the bands along both boundaries: the `iou` is Boundary IoU (Cheng et al. 2021).
+
+    Arguments and errors as for `overlap`.
+    """
+    found, true = _same_size(found, true, void)
     return overlap(boundary_band(found), boundary_band(true))
 
 

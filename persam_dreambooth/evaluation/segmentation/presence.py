@@ -105,7 +105,7 @@ class _Albums:
             others = [episode for episode in self._episodes if episode.group != name]
             chosen = own + random.sample(others, min(len(own), len(others)))
             trials = (self._trial(episode, name) for episode in chosen)
-            yield Reference(*self._benchmark.read(own[0].reference)), trials
+            yield Reference(*self._benchmark.read(own[0].references[0])), trials
 
     def _trial(self, episode: Episode, name: str) -> Trial:
         image, mask = read_checked(self._benchmark, episode.query)

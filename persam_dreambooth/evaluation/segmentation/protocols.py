@@ -1,11 +1,11 @@
-"""Benchmark protocol: episodes of a reference and a query, drawn once, saved and read back."""
+"""Benchmark protocol: episodes of references and a query, drawn once, saved and read back."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from PIL import Image
 from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import to_mask
+from persam_dreambooth.photos.files import read_picture
 
 EPISODES_NAME = "episodes.json"
 
@@ -33,19 +34,20 @@ class Shot:
 
 @dataclass(frozen=True)
 class Episode:
-    """One task: segment in the query what the reference's mask shows.
+    """One task: segment in the query what the references' masks show.
 
     Attributes:
         name: unique within the benchmark; a relative path, used for the predicted mask's file.
         fold: the benchmark's fold that it belongs to.
         group: the object or class; intersections and unions are summed over its episodes.
-        reference, query: the two photos.
+        references: k photos in k-shot segmentation.
+        query: another photo.
     """
 
     name: str
     fold: int
     group: str
-    reference: Shot
+    references: tuple[Shot, ...]
     query: Shot
 
 
@@ -58,8 +60,11 @@ class Benchmark(Protocol):
     """The authors' spelling."""
     folds: int
 
-    def draw(self, fold: int, random: Random, count: int | None) -> list[Episode]:
+    def draw(self, fold: int, random: Random, count: int | None, shots: int = 1) -> list[Episode]:
         """Return a fold's episodes: `count` of them, or the protocol's number if that is None.
+
+        Each has `shots` references. Where they are drawn at random, a photo may be drawn twice, as in the published
+        code.
 
         Raises:
             UserError: the folder lacks something that the protocol needs.
@@ -73,6 +78,10 @@ class Benchmark(Protocol):
             UserError: a file is missing or damaged.
         """
         ...
+
+    def void(self, shot: Shot) -> NDArray[np.bool_] | None:
+        """Return the pixels of a query that are not scored, (H, W) bool; None if all are."""
+        return None
 
 
 def require(data: Path, title: str, layout: str, *wanted: str) -> None:
@@ -97,6 +106,18 @@ def read_checked(benchmark: Benchmark, shot: Shot) -> tuple[Image.Image, Image.I
     return image, mask
 
 
+def read_labels(path: Path) -> NDArray[np.uint8]:
+    """Read a label map, (H, W) uint8.
+
+    Raises:
+        UserError: the file is missing or damaged, or has colours in place of numbers.
+    """
+    picture = read_picture(path)
+    if picture.mode not in ("P", "L"):
+        raise UserError(f"{path} has mode {picture.mode}; label maps are palette or gray images (mode P or L)")
+    return np.asarray(picture, dtype=np.uint8)
+
+
 def thinned(episodes: list[Episode], random: Random, count: int | None) -> list[Episode]:
     """Return all episodes, or `count` of them drawn at random, in their original order."""
     if count is None or count >= len(episodes):
@@ -105,8 +126,17 @@ def thinned(episodes: list[Episode], random: Random, count: int | None) -> list[
     return [episodes[number] for number in sorted(chosen)]
 
 
+Photo = TypeVar("Photo")
+
+
+def draw_references(photos: Sequence[Photo], query: Photo, random: Random, shots: int) -> list[Photo]:
+    """Draw references from the photos other than the query, of which there is one or more; one may be drawn twice."""
+    others = [photo for photo in photos if photo != query]
+    return [random.choice(others) for _ in range(shots)]
+
+
 def list_episodes(
-    benchmark: Benchmark, path: Path, folds: Sequence[int], seed: int, count: int | None
+    benchmark: Benchmark, path: Path, folds: Sequence[int], seed: int, count: int | None, shots: int = 1
 ) -> list[Episode]:
     """Read episodes from a file; if it does not exist, draw them and write it.
 
@@ -121,7 +151,7 @@ def list_episodes(
     drawn: list[Episode] = []
     for fold in folds:
         # One generator per fold, so that a fold is the same whether it is drawn alone or with the others.
-        drawn += benchmark.draw(fold, Random(f"{seed} {fold}"), count)
+        drawn += benchmark.draw(fold, Random(f"{seed} {fold}"), count, shots)
     with replacing(path) as temporary:
         listed = [asdict(episode) for episode in drawn]
         text = json.dumps({"benchmark": benchmark.name, "episodes": listed}, indent=1, ensure_ascii=False)
@@ -141,5 +171,9 @@ def _read_episodes(benchmark: Benchmark, path: Path) -> list[Episode]:
 
 
 def _episode(stored: dict[str, Any]) -> Episode:
-    shots = {key: Shot(stored[key]["image"], tuple(stored[key]["label"])) for key in ("reference", "query")}
-    return Episode(**stored | shots)
+    references = tuple(map(_shot, stored["references"]))
+    return Episode(**stored | {"references": references, "query": _shot(stored["query"])})
+
+
+def _shot(stored: dict[str, Any]) -> Shot:
+    return Shot(stored["image"], tuple(stored["label"]))

@@ -8,42 +8,13 @@ from itertools import groupby
 from operator import add
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Final
+from typing import Any
 
+from persam_dreambooth.evaluation.segmentation import quoted
 from persam_dreambooth.evaluation.segmentation.protocols import Benchmark, Episode, read_checked
 from persam_dreambooth.evaluation.segmentation.running import Score, mask_path
 from persam_dreambooth.images import to_mask
 from persam_dreambooth.photos import files, rendering
-
-PAPER: Final[dict[str, dict[str, dict[str, float]]]] = {
-    "perseg": {"persam": {"mIoU": 89.3, "bIoU": 71.7}, "persam-f": {"mIoU": 95.3, "bIoU": 77.9}},
-    "davis": {"persam": {"J&F": 66.9}, "persam-f": {"J&F": 76.1}},
-    "fss": {"persam": {"mIoU": 81.6}, "persam-f": {"mIoU": 86.3}},
-    "lvis92": {"persam": {"mIoU": 15.6}, "persam-f": {"mIoU": 18.4}},
-    "pascal-part": {"persam": {"mIoU": 32.5}, "persam-f": {"mIoU": 32.9}, "insid3": {"mIoU": 50.5}},
-    "paco-part": {"persam": {"mIoU": 22.5}, "persam-f": {"mIoU": 22.7}, "insid3": {"mIoU": 38.7}},
-}
-"""The numbers that PerSAM's authors report with SAM ViT-H (Zhang et al., arXiv 2305.03048), and INSID3's authors with
-DINOv3-L (Cuttano et al., arXiv 2603.28480), in percent.
-
-Benchmark -> method -> measure.
-"""
-
-PAPER_ABLATIONS: Final[dict[str, float]] = {
-    "positive-prior": 69.1,
-    "negative-prior": 72.5,
-    "refinement": 83.9,
-    "guided-attention": 85.8,
-    "persam": 89.3,
-    "prompt-tokens": 76.5,
-    "adapters": 78.3,
-    "lora": 90.0,
-    "three-weights": 92.9,
-    "persam-f": 95.3,
-    "persam-box": 88.1,
-    "persam-f-box": 94.9,
-}
-"""Their mIoU on PerSeg by method of `ablation.py` (tables 4, 5 and 6)."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +26,7 @@ class ObjectScore:
         fold, group: the fold, and the object or class.
         episodes: number of episodes.
         iou, boundary_iou, accuracy: in [0, 1]; sum(I) / sum(U), the same for boundary bands, sum(I) / sum(target).
+        intersection, union, pixels: numbers of pixels, of I and of U and of the photos.
         unlearned: number of episodes whose reference could not be learned, which count as empty masks.
     """
 
@@ -65,6 +37,9 @@ class ObjectScore:
     iou: float
     boundary_iou: float
     accuracy: float
+    intersection: int
+    union: int
+    pixels: int
     unlearned: int
 
 
@@ -91,6 +66,9 @@ def per_object(scores: Sequence[Score]) -> list[ObjectScore]:
                 iou=region.iou,
                 boundary_iou=boundary.iou,
                 accuracy=region.accuracy,
+                intersection=region.intersection,
+                union=region.union,
+                pixels=sum(score.pixels for score in block),
                 unlearned=sum(score.error is not None for score in block),
             )
         )
@@ -98,15 +76,32 @@ def per_object(scores: Sequence[Score]) -> list[ObjectScore]:
 
 
 def means(rows: Sequence[ObjectScore]) -> dict[str, float]:
-    """Return mIoU, bIoU and mAcc in percent: averaged over each fold's objects, then over the folds."""
+    """Return mIoU, bIoU, mAcc and FB-IoU in percent.
+
+    The first three are averaged over each fold's objects, then over the folds; FB-IoU is computed for each fold as a
+    whole (`foreground_background_iou`), then averaged over the folds.
+    """
     by_fold: dict[int, list[ObjectScore]] = {}
     for row in rows:
         by_fold.setdefault(row.fold, []).append(row)
     columns = {"mIoU": "iou", "bIoU": "boundary_iou", "mAcc": "accuracy"}
-    return {
+    averages = {
         name: 100 * fmean(fmean(getattr(row, column) for row in fold) for fold in by_fold.values())
         for name, column in columns.items()
     }
+    return averages | {"FB-IoU": 100 * fmean(map(foreground_background_iou, by_fold.values()))}
+
+
+def foreground_background_iou(rows: Sequence[ObjectScore]) -> float:
+    """Return the FB-IoU of few-shot segmentation, in [0, 1], over all objects as one (Rakelly et al. 2018).
+
+    It is the mean of the foreground's and the background's IoU, each sum(I) / sum(U). A pixel is in the background's
+    intersection unless it is in the foreground's union, and in its union unless it is in the foreground's
+    intersection.
+    """
+    shared, covered, pixels = (sum(getattr(row, name) for row in rows) for name in ("intersection", "union", "pixels"))
+    ious = [part / whole if whole else 1.0 for part, whole in ((shared, covered), (pixels - covered, pixels - shared))]
+    return fmean(ious)
 
 
 RESULTS_NAME, ROWS_NAME, WORST_NAME = "results.json", "results.csv", "worst.png"
@@ -119,16 +114,44 @@ def table(head: Sequence[str], rows: Sequence[tuple[str, Mapping[str, float], Ma
 
     Args:
         head: the measures.
-        rows: title of each row, our numbers and the paper's; unknown numbers are shown as a dash.
+        rows: title of each row, our numbers and the paper's; unknown numbers are shown as a dash, and the paper's
+            column of a measure without any is left out.
     """
-    words = [["", *(word for name in head for word in (name, "paper"))]]
+    known = {name for _, _, paper in rows for name in paper}
+    columns = [(name, word) for name in head for word in (name, "paper") if word == name or name in known]
+    words = [["", *(word for _, word in columns)]]
     for title, ours, paper in rows:
-        numbers = [values.get(name) for name in head for values in (ours, paper)]
-        words.append([title, *("-" if number is None else f"{number:.1f}" for number in numbers)])
+        numbers = [(paper if word == "paper" else ours).get(name) for name, word in columns]
+        words.append([title, *map(_percent, numbers)])
+    return aligned(words)
+
+
+def object_table(rows: Sequence[ObjectScore], method: str) -> str:
+    """Format the IoU of the ten objects of the paper's table 1, ours and of all methods, in percent, as lines of text.
+
+    A folder belongs to an object if their names have the same letters: `teddybear`, `robot_toy`.
+    """
+    ours = {_letters(row.group): 100 * row.iou for row in rows}
+    words = [["", method, *(f"{quoted.title(name)} (quoted)" for name in quoted.OBJECT_IOUS)]]
+    for name, numbers in zip(quoted.OBJECTS, zip(*quoted.OBJECT_IOUS.values(), strict=True), strict=True):
+        words.append([name, *map(_percent, (ours.get(_letters(name)), *numbers))])
+    return aligned(words)
+
+
+def aligned(words: Sequence[Sequence[str]]) -> str:
+    """Format rows of words as lines of text: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*words, strict=True)]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in words
     )
+
+
+def _percent(number: float | None) -> str:
+    return "-" if number is None else f"{number:.1f}"
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalpha, name.lower()))
 
 
 def write_results(

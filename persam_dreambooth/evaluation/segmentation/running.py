@@ -32,8 +32,8 @@ Encode = Callable[[Picture], Any]
 """Maps a photo to what all methods of a run segment: an `EncodedPhoto`, or the photo itself for SegGPT."""
 Segmenter = Callable[[Any], NDArray[np.bool_]]
 """Maps a photo from `Encode` to the subject's mask in it, (H, W) bool."""
-EvaluatedMethod = Callable[[Reference], Segmenter]
-"""Learns a subject from its reference; raises a UserError if it cannot be learned."""
+EvaluatedMethod = Callable[[Sequence[Reference]], Segmenter]
+"""Learns a subject from its references; raises a UserError if it cannot be learned."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class BenchmarkPlan:
         folds: the benchmark's folds to run; None runs all.
         seed: seed for drawing episodes.
         episodes: number of episodes per fold; None uses the protocol's number.
+        shots: number of references of each episode.
     """
 
     benchmark: Benchmark
@@ -55,6 +56,7 @@ class BenchmarkPlan:
     folds: Sequence[int] | None = None
     seed: int = 0
     episodes: int | None = None
+    shots: int = 1
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Score:
         episode, fold, group: the episode, with its fold and its object or class.
         region: overlap of the found and the true mask.
         boundary: the same for the bands of Boundary IoU.
+        pixels: number of scored pixels of the photo.
         error: why the reference could not be learned, which counts as an empty mask; None if it was.
     """
 
@@ -75,6 +78,7 @@ class Score:
     group: str
     region: Overlap
     boundary: Overlap
+    pixels: int
     error: str | None = None
 
 
@@ -96,7 +100,7 @@ def evaluate(
     """
     open_output(plan.output, plan.settings)
     folds = range(plan.benchmark.folds) if plan.folds is None else plan.folds
-    listed = list_episodes(plan.benchmark, plan.output / EPISODES_NAME, folds, plan.seed, plan.episodes)
+    listed = list_episodes(plan.benchmark, plan.output / EPISODES_NAME, folds, plan.seed, plan.episodes, plan.shots)
     journal = Journal(plan.output / SCORES_NAME)
     scored = {(score.contestant, score.episode): score for score in map(_score, journal.lines())}
 
@@ -122,17 +126,17 @@ def _run(
     methods: Mapping[str, EvaluatedMethod],
     waiting: list[tuple[Episode, list[str]]],
 ) -> Iterator[Score]:
-    """Learn each reference once, encode each query once, then write and score the mask of each method."""
-    for shot, block in groupby(waiting, key=lambda entry: entry[0].reference):
-        reference = read_checked(plan.benchmark, shot)
+    """Learn the same references once, encode each query once, then write and score the mask of each method."""
+    for shots, block in groupby(waiting, key=lambda entry: entry[0].references):
+        references = [read_checked(plan.benchmark, shot) for shot in shots]
         learned: dict[str, Segmenter | UserError] = {}
         for episode, names in block:
             image, mask = read_checked(plan.benchmark, episode.query)
-            true = to_mask(mask)
+            true, void = to_mask(mask), plan.benchmark.void(episode.query)
             photo = encode(image)
             for name in names:
                 if name not in learned:
-                    learned[name] = _learn(methods[name], *reference)
+                    learned[name] = _learn(methods[name], references)
                 segment = learned[name]
                 found = np.zeros_like(true) if isinstance(segment, UserError) else segment(photo)
                 files.write_mask(found, mask_path(plan.output, name, episode))
@@ -141,16 +145,17 @@ def _run(
                     episode.name,
                     episode.fold,
                     episode.group,
-                    overlap(found, true),
-                    boundary_overlap(found, true),
+                    overlap(found, true, void),
+                    boundary_overlap(found, true, void),
+                    true.size if void is None else int((~void).sum()),
                     str(segment) if isinstance(segment, UserError) else None,
                 )
 
 
-def _learn(method: EvaluatedMethod, image: Any, mask: Any) -> Segmenter | UserError:
-    """Learn a reference; a failure (such as a mask that fills its crop) is returned, and counts as a wrong result."""
+def _learn(method: EvaluatedMethod, references: Sequence[tuple[Any, Any]]) -> Segmenter | UserError:
+    """Learn references; a failure (such as a mask that fills its crop) is returned, and counts as a wrong result."""
     try:
-        return method(Reference(image, mask))
+        return method([Reference(image, mask) for image, mask in references])
     except UserError as error:
         return error
 
@@ -208,15 +213,16 @@ def one_shot_method(segmenter: OneShotSegmenter, box: bool = False) -> Evaluated
 
     Args:
         segmenter: the method.
-        box: use only the tight box around the reference mask, from which SAM makes the mask (table 6 of the paper).
+        box: use only the tight box around each reference mask, from which SAM makes the mask (table 6 of the paper).
     """
 
-    def learn(reference: Reference) -> Segmenter:
-        if box:
-            tight = bounding_box(torch.from_numpy(reference.foreground))
-            assert tight is not None  # a reference mask is never empty
-            reference = reference_from(segmenter, reference.pixels, box=tight.numpy())
-        subject = segmenter.personalize(reference)
+    def from_box(reference: Reference) -> Reference:
+        tight = bounding_box(torch.from_numpy(reference.foreground))
+        assert tight is not None  # a reference mask is never empty
+        return reference_from(segmenter, reference.pixels, box=tight.numpy())
+
+    def learn(references: Sequence[Reference]) -> Segmenter:
+        subject = segmenter.personalize([from_box(reference) for reference in references] if box else references)
         return lambda photo: segmenter.segment(photo, subject).mask
 
     return learn
@@ -224,4 +230,4 @@ def one_shot_method(segmenter: OneShotSegmenter, box: bool = False) -> Evaluated
 
 def seggpt_method(model: SegGpt) -> EvaluatedMethod:
     """Evaluate SegGPT, whose photos are not encoded beforehand."""
-    return lambda reference: lambda photo: model.segment([photo], [reference])[0]
+    return lambda references: lambda photo: model.segment([photo], references)[0]

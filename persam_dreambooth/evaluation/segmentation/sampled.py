@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,14 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.segmentation.coco import Box, cropped, read_annotations
-from persam_dreambooth.evaluation.segmentation.protocols import Episode, Shot, require
+from persam_dreambooth.evaluation.segmentation.protocols import (
+    Benchmark,
+    Episode,
+    Photo,
+    Shot,
+    draw_references,
+    require,
+)
 from persam_dreambooth.photos.coco import coco_tools, union_of
 from persam_dreambooth.photos.files import read_photo
 
@@ -21,7 +28,7 @@ TRIES = 1000
 """Maximum number of draws of a photo for a part, since not every listed photo shows it."""
 
 
-class Lvis92:
+class Lvis92(Benchmark):
     """LVIS-92i: 10 folds of the classes with at least two photos; all instances of a class form one mask.
 
     Args:
@@ -40,19 +47,21 @@ class Lvis92:
         require(data, self.title, "lvis_val.pkl and coco/train2017, coco/val2017", "lvis_val.pkl", "coco/*2017")
         self._data, self._by_class = data, read_annotations(data / "lvis_val.pkl")
 
-    def draw(self, fold: int, random: Random, count: int | None) -> list[Episode]:
-        """See `Benchmark.draw`: the fold's classes in turn, query and reference at random."""
+    def draw(self, fold: int, random: Random, count: int | None, shots: int = 1) -> list[Episode]:
+        """See `Benchmark.draw`: the fold's classes in turn, query and references at random."""
         kept = [group for group, photos in self._by_class.items() if len(photos) > 1]
         groups = kept[fold : len(kept) // self.folds * self.folds : self.folds]
         _refuse_no_class(self.title, fold, groups)
         episodes = []
         for number in range(self.episodes if count is None else count):
             group = groups[number % len(groups)]
-            query, reference = (
+            photos = list(self._by_class[group])
+            chosen = random.choice(photos)
+            query, *references = (
                 Shot(f"coco/{photo}", (_plain(group), photo))
-                for photo in random.sample(list(self._by_class[group]), 2)
+                for photo in (chosen, *draw_references(photos, chosen, random, shots))
             )
-            episodes.append(Episode(f"{fold}/{number:05d}", fold, str(group), reference, query))
+            episodes.append(Episode(f"{fold}/{number:05d}", fold, str(group), tuple(references), query))
         return episodes
 
     def read(self, shot: Shot) -> tuple[Image.Image, NDArray[np.bool_]]:
@@ -64,7 +73,7 @@ class Lvis92:
         return image, union_of(masks, image.height, image.width)
 
 
-class PascalPart:
+class PascalPart(Benchmark):
     """PASCAL-Part: 4 folds (animals, indoor, person, vehicles); a part of one object, cropped to the object's box.
 
     Args:
@@ -91,7 +100,7 @@ class PascalPart:
         self._annotation = lru_cache(1024)(lambda name: _read_json(data / wanted[2] / f"{name}.json"))
         self._photos = wanted[1]
 
-    def draw(self, fold: int, random: Random, count: int | None) -> list[Episode]:
+    def draw(self, fold: int, random: Random, count: int | None, shots: int = 1) -> list[Episode]:
         """See `Benchmark.draw`: the fold's parts in turn; photos, and objects in them, at random."""
         objects = _found(self._index, self.categories[fold], "object")
         lists = {(name, part): ids for name, entry in objects.items() for part, ids in entry["part"].items()}
@@ -105,8 +114,9 @@ class PascalPart:
         for number in range(count):
             group = groups[number % len(groups)]
             draw = self._shots_of(group)
-            query, reference = _two_photos(draw, lists[group]["val"], random, f"{'+'.join(group)} of {self.title}")
-            episodes.append(Episode(f"{fold}/{number:05d}", fold, "+".join(group), reference, query))
+            what = f"{'+'.join(group)} of {self.title}"
+            query, *references = _query_and_references(draw, lists[group]["val"], random, shots, what)
+            episodes.append(Episode(f"{fold}/{number:05d}", fold, "+".join(group), tuple(references), query))
         return episodes
 
     def _shots_of(self, group: tuple[str, str]) -> Callable[[str, Random], Shot | None]:
@@ -141,7 +151,7 @@ class PascalPart:
         return left, top, right, bottom
 
 
-class PacoPart:
+class PacoPart(Benchmark):
     """PACO-Part: 448 classes in 4 folds; a part of one object, cropped to the object's box.
 
     Args:
@@ -170,7 +180,7 @@ class PacoPart:
         }
         self._annotations = {_plain(key): parts for key, parts in _found(stored, "img2anno").items()}
 
-    def draw(self, fold: int, random: Random, count: int | None) -> list[Episode]:
+    def draw(self, fold: int, random: Random, count: int | None, shots: int = 1) -> list[Episode]:
         """See `Benchmark.draw`: class, photos, and objects in them, at random."""
         ordered = self._order[fold : len(self._order) // self.folds * self.folds : self.folds]
         groups = [group for group in ordered if len(self._by_class.get(group, ())) > 1]
@@ -179,8 +189,9 @@ class PacoPart:
         for number in range(self.episodes if count is None else count):
             group = random.choice(groups)
             draw = self._shots_of(group)
-            query, reference = _two_photos(draw, list(self._by_class[group]), random, f"{group} of {self.title}")
-            episodes.append(Episode(f"{fold}/{number:05d}", fold, str(group), reference, query))
+            photos, what = list(self._by_class[group]), f"{group} of {self.title}"
+            query, *references = _query_and_references(draw, photos, random, shots, what)
+            episodes.append(Episode(f"{fold}/{number:05d}", fold, str(group), tuple(references), query))
         return episodes
 
     def _shots_of(self, group: Any) -> Callable[[Any, Random], Shot | None]:
@@ -214,22 +225,20 @@ class PacoPart:
         return cropped(image, union_of([part["segmentation"] for part in parts], image.height, image.width), box)
 
 
-Photo = TypeVar("Photo")
-
-
-def _two_photos(
-    draw: Callable[[Photo, Random], Shot | None], photos: Sequence[Photo], random: Random, what: str
-) -> tuple[Shot, Shot]:
-    """Draw a query and a reference from two photos; photos whose drawn object is unsuitable are redrawn."""
-    shots: dict[Any, Shot] = {}
-    for _ in range(TRIES):
+def _query_and_references(
+    draw: Callable[[Photo, Random], Shot | None], photos: Sequence[Photo], random: Random, shots: int, what: str
+) -> list[Shot]:
+    """Draw a query, then references from other photos; photos whose drawn object is unsuitable are redrawn."""
+    found: list[Shot] = []
+    query = None
+    for _ in range(TRIES * shots):
         photo = random.choice(photos)
-        shot = None if photo in shots else draw(photo, random)
+        shot = None if found and photo == query else draw(photo, random)
         if shot is not None:
-            shots[photo] = shot
-        if len(shots) == 2:
-            query, reference = shots.values()
-            return query, reference
+            query = query if found else photo
+            found.append(shot)
+        if len(found) == 1 + shots:
+            return found
     raise UserError(f"no two photos show {what}; the annotations are incomplete, download them again")
 
 

@@ -143,11 +143,64 @@ def write_davis(root, videos=("bear", "bike"), frames=5):
             labels[-1, -1] = 255
             colours = np.array([(60, 120, 60), (220, 60, 40), (40, 60, 220)], np.uint8)[labels % 255]
             write(root / "JPEGImages" / "480p" / video / f"{frame:05d}.jpg", colours)
-            picture = Image.fromarray(labels).convert("P")
-            picture.putpalette([value for number in range(256) for value in (number, 255 - number, 7)])
-            path = root / "Annotations" / "480p" / video / f"{frame:05d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path)
+            write_labels(root / "Annotations" / "480p" / video / f"{frame:05d}.png", labels)
     (root / "ImageSets" / "2017").mkdir(parents=True)
     (root / "ImageSets" / "2017" / "val.txt").write_text("".join(f"{video}\n" for video in videos))
+    return root
+
+
+def write_labels(path, labels):
+    """A palette image with these numbers."""
+    picture = Image.fromarray(labels).convert("P")
+    picture.putpalette([value for number in range(256) for value in (number, 255 - number, 7)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+
+
+def write_coco20(root, photos=4):
+    """Classes 1 and 5 of fold 0 in each photo, classes 2, 3 and 4 of the other folds; a square each."""
+    shown = (1, 2, 3, 4, 5)
+    names = [f"val2014/COCO_val2014_{number:012d}.jpg" for number in range(photos)]
+    for number, name in enumerate(names):
+        write(root / name, scene(HEIGHT, WIDTH, number)[0])
+        labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+        for label in shown:
+            labels[2 * label + number : 30, 10 * label : 10 * label + 8] = label
+        write_labels((root / "annotations" / name).with_suffix(".png"), labels)
+    (root / "train2014").mkdir()
+    (root / "annotations" / "train2014").mkdir()
+    for fold in range(4):
+        lists = {group: names if group + 1 in shown and group % 4 == fold else [] for group in range(80)}
+        lists[8] = names[:1]  # a class with one photo
+        dump(root / "splits" / "val" / f"fold{fold}.pkl", lists)
+    return root
+
+
+def write_pascal5(root, photos=4):
+    """Classes 1 and 2 of fold 0 in every photo, one class of each other fold, and void pixels around class 1."""
+    names = [f"2007_{number:06d}" for number in range(photos)]
+    for number, name in enumerate(names):
+        write(root / "VOC2012" / "JPEGImages" / f"{name}.jpg", scene(HEIGHT, WIDTH, number)[0])
+        labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+        labels[4:20, 4:20] = 255
+        labels[6:18, 6:18] = 1
+        labels[20 + number : 32, 30:50] = 2
+        for fold in (1, 2, 3):
+            labels[33:39, 10 * fold : 10 * fold + 8] = 5 * fold + 1
+        write_labels(root / "VOC2012" / "SegmentationClassAug" / f"{name}.png", labels)
+    (root / "splits" / "pascal" / "val").mkdir(parents=True)
+    for fold, classes in enumerate([(1, 2), (6,), (11,), (16,)]):
+        lines = [f"{name}__{group:02d}\n" for name in names for group in classes]
+        (root / "splits" / "pascal" / "val" / f"fold{fold}.txt").write_text("".join(lines))
+    return root
+
+
+def write_permis(root, videos=("0", "4", "17")):
+    """Each frame's dictionary has the subject's mask first and another object's second."""
+    for video in videos:
+        masks = []
+        for frame in range(3):
+            write(root / video / f"{frame}.jpg", scene(HEIGHT, WIDTH, frame)[0])
+            masks.append({7: square(5, 5 + 4 * frame, 12), 9: square(20, 30, 9)})
+        np.save(root / video / "masks.npz.npy", np.array(masks, dtype=object), allow_pickle=True)
     return root

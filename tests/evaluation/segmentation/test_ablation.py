@@ -1,13 +1,17 @@
 """The ablations: each row is the method it is named after, each fit learns, and the SAM stays unchanged."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from transformers import SamMaskDecoderConfig
+from transformers.models.sam.modeling_sam import SamMaskDecoder
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.segmentation import ablation, report
+from persam_dreambooth.evaluation.segmentation import ablation, quoted
 from persam_dreambooth.evaluation.segmentation.running import one_shot_method
-from persam_dreambooth.segmentation import Method, PerSAM, Reference, load_backbone, reference_from
+from persam_dreambooth.segmentation import Method, PerSAM, Prompts, Reference, load_backbone, reference_from
 from persam_dreambooth.segmentation.mask_weights import dice_and_focal
 from persam_dreambooth.torch_utils import weights_checksum
 from random_models import random_sam
@@ -27,7 +31,7 @@ def backbone():
 def mask_by(method, backbone):
     """The method's mask of a photo, learned from another."""
     (photo,) = PerSAM(backbone).encode([PHOTO])
-    return method(Reference(*scene(90, 150)))(photo)
+    return method([Reference(*scene(90, 150))])(photo)
 
 
 def expected(backbone, method, reference=None):
@@ -44,13 +48,16 @@ def test_each_ablation_step_adds_one_technique():
     assert switched[:5] == [[number < steps for number in range(4)] for steps in range(5)]
     assert ablation.ladder("official")["persam"] == Method("official")
     assert ablation.ladder("official")["persam-f"] == Method.persam_f("official")
+    printed = [ablation.ladder(fidelity)["persam-f-printed"] for fidelity in ("corrected", "paper")]
+    assert [replace(method, mask_weights=False) for method in printed] == [Method(), Method("paper")]
+    assert printed[1] == Method.persam_f("paper")
 
 
 def test_every_row_of_every_table_can_be_built_and_run(backbone):
     names = ablation.methods_of(list(ablation.TABLES))
     built = ablation.build(names, backbone, "corrected", steps=2)
     assert set(built) == set(names) == {name for table in ablation.TABLES.values() for name in table}
-    assert set(report.PAPER_ABLATIONS) <= set(names)
+    assert set(quoted.ABLATIONS) <= set(names)
     for name, method in built.items():
         assert mask_by(method, backbone).shape == PHOTO.shape[:2], name
 
@@ -97,7 +104,7 @@ def test_tuned_decoder_fits_reference_better_and_leaves_sam_unchanged(make, name
     before, decoder = weights_checksum(backbone._model), backbone._model.mask_decoder
     losses = []
     for steps in (0, 4):
-        find = ablation.tuned_decoder(backbone, PERSAM_F, TUNERS[name], steps)(Reference(*scene(90, 150)))
+        find = ablation.tuned_decoder(backbone, PERSAM_F, TUNERS[name], steps)([Reference(*scene(90, 150))])
         inside = [cell.cell_contents for cell in find.__closure__]
         (copied,) = (cell for cell in inside if isinstance(cell, torch.nn.Module))
         losses.append(reference_loss(backbone, copied))
@@ -127,8 +134,8 @@ def test_tuned_decoder_differs_and_is_deterministic(backbone):
 def test_only_added_weights_are_fitted(backbone):
     width, blocks = 32, 2
     expected = {
-        "prompt-tokens": ablation.PROMPT_TOKENS * width,
-        "adapters": blocks * ((width + 1) * ablation.ADAPTER_WIDTH + (ablation.ADAPTER_WIDTH + 1) * width),
+        "prompt-tokens": blocks * ablation.PROMPT_TOKENS * width,
+        "adapters": blocks * 2 * width * ablation.ADAPTER_WIDTH,
     }
     for name, tuner in TUNERS.items():
         decoder = load_backbone(random_sam(), device="cpu")._model.mask_decoder
@@ -136,6 +143,33 @@ def test_only_added_weights_are_fitted(backbone):
         count = sum(weight.numel() for weight in decoder.parameters() if weight.requires_grad)
         assert count == expected.get(name, count)
         assert count > 0
+
+
+@pytest.mark.parametrize(("name", "thousands"), [("prompt-tokens", 12), ("adapters", 196), ("lora", 293)])
+def test_decoder_of_sams_size_gets_the_papers_number_of_parameters(name, thousands):
+    decoder = SamMaskDecoder(SamMaskDecoderConfig()).requires_grad_(False)
+    TUNERS[name](decoder.transformer)
+    count = sum(weight.numel() for weight in decoder.parameters() if weight.requires_grad)
+    assert count // 1000 == thousands
+    assert f"({thousands}K)" in ablation.TABLES["5"][name]
+
+
+def test_each_block_has_prompt_tokens_of_its_own():
+    backbone = load_backbone(random_sam(), device="cpu")
+    decoder = backbone._model.mask_decoder
+    (photo,) = PerSAM(backbone).encode([PHOTO])
+    prompts = Prompts(torch.tensor([[64.0, 40.0]]), torch.tensor([1]))
+    ablation.prompt_tokens(decoder.transformer)
+    logits = []
+    for block in (None, 0, 1):
+        with torch.no_grad():
+            decoder.transformer.prompt_tokens.zero_()
+            if block is not None:
+                decoder.transformer.prompt_tokens[block] += 1
+        logits.append(backbone.decode(photo.embedding, prompts, multimask=True)[0])
+    for other in (1, 2):
+        assert (logits[other] - logits[0]).abs().max() > 1e-3
+    assert (logits[1] - logits[2]).abs().max() > 1e-3
 
 
 def test_three_weights_need_not_sum_to_one_and_beat_thirds():

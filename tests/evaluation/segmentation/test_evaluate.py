@@ -10,7 +10,8 @@ import pytest
 from persam_dreambooth.cli import main
 from persam_dreambooth.cli.evaluate import BENCHMARKS, QUESTIONS, READ_BY, EvaluateFlags
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.segmentation import ablation, report
+from persam_dreambooth.evaluation.segmentation import ablation, quoted
+from persam_dreambooth.evaluation.segmentation.davis import Davis
 from persam_dreambooth.photos import files
 from persam_dreambooth.segmentation import (
     Insid3Method,
@@ -21,10 +22,12 @@ from persam_dreambooth.segmentation import (
     SegGpt,
     load_segmenter,
 )
+from persam_dreambooth.segmentation.memory_video import MemorySegmenter
 from tests.conftest import ROOT
 from tests.evaluation.segmentation import datasets
 from tests.evaluation.segmentation.test_protocols import WRITERS
 from tests.segmentation.test_features import dinov3
+from tests.segmentation.test_memory_video import FAMILIES as VIDEO_MODELS
 from tests.segmentation.test_seggpt import random_seggpt
 
 TINYWORLD = ROOT / "experiments" / "tinyworld" / "models"
@@ -59,7 +62,8 @@ def seggpt_folder(tmp_path):
 
 def test_every_benchmark_has_test_and_paper_numbers():
     assert set(MAKERS) == set(QUESTIONS)
-    assert set(report.PAPER) == set(QUESTIONS) - {"ablate", "presence"}
+    unpublished = {"permis", "coco20", "pascal5"}  # by PerSAM's paper
+    assert set(quoted.QUOTED) == set(QUESTIONS) - {"ablate", "presence"} - unpublished
 
 
 def test_help_lists_every_flag_and_every_benchmark(capsys):
@@ -82,9 +86,13 @@ def test_benchmark_prints_paper_numbers_next_to_ours(question, models, tmp_path,
     printed = capsys.readouterr().out
     stored = json.loads((tmp_path / "out" / "results.json").read_text())["summary"]["persam"]
     head, row = printed.splitlines()[1:3]
-    assert head.split() == ["mIoU", "paper", "bIoU", "paper", "mAcc", "paper"]
-    known = report.PAPER[question]["persam"]["mIoU"]
-    assert row.split()[:3] == ["persam", f"{stored['ours']['mIoU']:.1f}", f"{known}"]
+    known = quoted.QUOTED.get(question, {})
+    papers = ["paper"] if known else []
+    more = papers if question == "perseg" else []
+    assert head.split() == ["mIoU", *papers, "bIoU", *more, "mAcc", "FB-IoU"]
+    numbers = [f"{known['persam']['mIoU']}"] if known else []
+    assert row.split()[: 2 + len(papers)] == ["persam", f"{stored['ours']['mIoU']:.1f}", *numbers]
+    assert printed.count("(quoted") - (6 if question == "perseg" else 0) == max(0, len(known) - 1)
     assert "3 episodes" in printed
     for name in ("results.csv", "worst.png", "episodes.json"):
         assert (tmp_path / "out" / name).is_file()
@@ -98,7 +106,7 @@ def test_persam_f_is_compared_with_persam_f(models, tmp_path, capsys):
     datasets.write_perseg(tmp_path / "data", objects=("cat",), photos=2)
     flags = ["--data", tmp_path / "data", "--output", tmp_path / "out", "--sam", models / "sam", "--device", "cpu"]
     assert main(["evaluate", "perseg", *map(str, flags), "--method", "persam-f"]) == 0
-    assert capsys.readouterr().out.splitlines()[2].split()[::2][:3] == ["persam-f", "95.3", "77.9"]
+    assert capsys.readouterr().out.splitlines()[2].split()[:5:2] == ["persam-f", "95.3", "77.9"]
     assert main(["evaluate", "perseg", *map(str, flags)]) == 2
     assert "another evaluation (method differ" in capsys.readouterr().err
 
@@ -169,9 +177,12 @@ def test_ablate_prints_tables_and_can_add_more_later(models, tmp_path, capsys):
     assert main([*argv, "6"]) == 0
     lines = capsys.readouterr().out.splitlines()
     start = lines.index("Table 6: what is given")
-    assert [row.split()[-3] for row in lines[start + 2 : start + 6]] == ["89.3", "88.1", "95.3", "94.9"]
+    assert [row.split()[-2] for row in lines[start + 2 : start + 6]] == ["89.3", "88.1", "95.3", "94.9"]
     scored = len((tmp_path / "out" / "scores.jsonl").read_text().splitlines())
     assert scored == 4
+    assert [row.split()[-2] for row in lines[start + 6 : start + 14]] == [
+        *("56.4", "42.0", "65.9", "38.1", "87.1", "64.9", "94.3", "36.0")
+    ]
     assert main([*argv, "4", "6"]) == 0
     printed = capsys.readouterr().out
     assert all(title in printed for table in ("4", "6") for title in ablation.TABLES[table].values())
@@ -186,7 +197,30 @@ def test_davis_prints_j_and_f(models, tmp_path, capsys):
     _, head, row, *_ = capsys.readouterr().out.splitlines()
     assert head.split() == ["J", "paper", "F", "paper", "J&F", "paper"]
     assert row.split()[0] == "persam"
-    assert row.split()[-1] == "66.9"
+    assert row.split()[2::2] == ["71.3", "75.1", "66.9"]
+
+
+@pytest.mark.parametrize("kind", VIDEO_MODELS)
+def test_memory_of_video_model_is_scored_on_davis(kind, tmp_path, capsys):
+    if kind == "edgetam_video":
+        pytest.importorskip("timm")
+    datasets.write_davis(tmp_path / "data", videos=("bear",), frames=4)
+    VIDEO_MODELS[kind]().save_pretrained(tmp_path / "model")
+    flags = ["--data", tmp_path / "data", "--output", tmp_path / "out", "--memory", tmp_path / "model"]
+    argv = ["evaluate", "davis", *map(str, flags), "--device", "cpu"]
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[2].split()[0] == "memory"
+    assert "PerSAM-F (quoted)" in printed and f"memory of {tmp_path / 'model'}" in printed
+    davis = Davis(tmp_path / "data")
+    frames = davis.frames("bear")
+    labels = np.where((first := davis.labels("bear", frames[0])) == 255, 0, first)
+    followed = MemorySegmenter.from_pretrained(str(tmp_path / "model"), device="cpu").follow(frames, labels)
+    for frame, expected in zip(frames, followed, strict=True):
+        found = np.asarray(files.read_picture(tmp_path / "out" / "masks" / "bear" / f"{frame.stem}.png"))
+        np.testing.assert_array_equal(found, expected.labels)
+    assert main([*argv, "--method", "persam-f"]) == 2
+    assert "--memory follows the objects without --method" in capsys.readouterr().err
 
 
 # Errors

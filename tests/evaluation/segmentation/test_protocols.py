@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.segmentation.coco import read_annotations
+from persam_dreambooth.evaluation.segmentation.coco import read_annotations, read_object_array
 from persam_dreambooth.evaluation.segmentation.davis import Davis
+from persam_dreambooth.evaluation.segmentation.few_shot import Coco20i, Pascal5i
 from persam_dreambooth.evaluation.segmentation.folders import FSS1000, PerSeg
+from persam_dreambooth.evaluation.segmentation.permis import PerMis
 from persam_dreambooth.evaluation.segmentation.protocols import list_episodes, read_checked
 from persam_dreambooth.evaluation.segmentation.sampled import Lvis92, PacoPart, PascalPart
 from persam_dreambooth.images import to_mask
@@ -27,18 +29,23 @@ WRITERS = {
     Lvis92: datasets.write_lvis,
     PascalPart: datasets.write_pascal,
     PacoPart: datasets.write_paco,
+    Coco20i: datasets.write_coco20,
+    Pascal5i: datasets.write_pascal5,
+    PerMis: datasets.write_permis,
 }
 ALL = pytest.mark.parametrize("make", WRITERS, ids=lambda make: make.name)
-SAMPLED = pytest.mark.parametrize("make", [Lvis92, PascalPart, PacoPart], ids=lambda make: make.name)
+SAMPLED = pytest.mark.parametrize(
+    "make", [Lvis92, PascalPart, PacoPart, Coco20i, Pascal5i], ids=lambda make: make.name
+)
 
 
-def draw_episodes(make, tmp_path, folds=(0,), seed=0, count=None, name="episodes.json"):
+def draw_episodes(make, tmp_path, folds=(0,), seed=0, count=None, name="episodes.json", shots=1):
     """Return a benchmark on a folder in its layout, and its episodes."""
     folder = tmp_path / "data"
     if not folder.exists():
         WRITERS[make](folder)
     benchmark = make(folder)
-    return benchmark, list_episodes(benchmark, tmp_path / name, folds, seed, count)
+    return benchmark, list_episodes(benchmark, tmp_path / name, folds, seed, count, shots)
 
 
 # All of them
@@ -66,8 +73,9 @@ def test_every_episode_is_readable_and_has_two_different_photos(make, tmp_path):
     assert len(episodes) == 4 if make is PerSeg else 6
     assert len({episode.name for episode in episodes}) == len(episodes)
     for episode in episodes:
-        assert episode.reference.image != episode.query.image
-        for shot in (episode.reference, episode.query):
+        (reference,) = episode.references
+        assert reference.image != episode.query.image
+        for shot in (reference, episode.query):
             image, mask = read_checked(benchmark, shot)
             assert image.mode == "RGB"
             assert 0 < to_mask(mask).mean() < 1
@@ -82,7 +90,36 @@ def test_episodes_survive_writing_and_reading(make, tmp_path):
     assert same == episodes
 
 
-@pytest.mark.parametrize("make", [FSS1000, Lvis92, PascalPart, PacoPart], ids=lambda make: make.name)
+@ALL
+def test_k_references_are_of_the_group_and_never_the_query(make, tmp_path):
+    benchmark, episodes = draw_episodes(make, tmp_path, count=4, shots=2)
+    for episode in episodes:
+        assert len(episode.references) == 2
+        assert episode.query.image not in {shot.image for shot in episode.references}
+        if make is not PerMis:
+            (alone,) = draw_episodes(make, tmp_path, count=4, name="one.json")[1][:1]
+            assert len(alone.references) == 1
+        for shot in episode.references:
+            assert to_mask(read_checked(benchmark, shot)[1]).any()
+    assert list_episodes(benchmark, tmp_path / "episodes.json", [0], 9, 1, 2) == episodes
+
+
+def test_references_drawn_at_random_may_be_drawn_twice(tmp_path):
+    _, episodes = draw_episodes(FSS1000, tmp_path, shots=5)  # three photos of each class
+    assert all(len(episode.references) == 5 for episode in episodes)
+    assert all(len({shot.image for shot in episode.references}) <= 2 for episode in episodes)
+
+
+def test_too_many_shots_are_refused(tmp_path):
+    with pytest.raises(UserError, match="--shots 3 PerSeg's objects need"):
+        draw_episodes(PerSeg, tmp_path / "perseg", shots=3)
+    with pytest.raises(UserError, match="--shots 3 leaves no query"):
+        draw_episodes(PerMis, tmp_path / "permis", shots=3)
+
+
+@pytest.mark.parametrize(
+    "make", [FSS1000, Lvis92, PascalPart, PacoPart, Coco20i, Pascal5i], ids=lambda make: make.name
+)
 def test_different_seed_draws_different_episodes(make, tmp_path):
     _, episodes = draw_episodes(make, tmp_path)
     _, others = draw_episodes(make, tmp_path, seed=1, name="others.json")
@@ -129,10 +166,10 @@ def test_mask_of_other_size_means_damaged_dataset(tmp_path):
 def test_perseg_has_episode_for_every_photo_but_reference(tmp_path):
     benchmark, episodes = draw_episodes(PerSeg, tmp_path)
     assert [episode.name for episode in episodes] == ["cat/01", "cat/02", "dog/01", "dog/02"]
-    assert {episode.reference.image for episode in episodes} == {"Images/cat/00.jpg", "Images/dog/00.jpg"}
-    assert all(episode.group == episode.reference.image.split("/")[1] for episode in episodes)
+    assert {episode.references[0].image for episode in episodes} == {"Images/cat/00.jpg", "Images/dog/00.jpg"}
+    assert all(episode.group == episode.references[0].image.split("/")[1] for episode in episodes)
     # The file's own level reaches the reference: fidelity "official" reads it.
-    _, mask = benchmark.read(episodes[0].reference)
+    _, mask = benchmark.read(episodes[0].references[0])
     assert np.unique(np.asarray(mask)).tolist() == [0, 128]
 
 
@@ -153,7 +190,7 @@ def test_fss_has_one_episode_per_photo_of_test_classes(tmp_path):
     _, episodes = draw_episodes(FSS1000, tmp_path)
     queries = [episode.query.image for episode in episodes]
     assert queries == [f"data/{name}/{photo}.jpg" for name in ("ab_wheel", "abacus") for photo in (1, 2, 3)]
-    assert all(episode.reference.image.split("/")[1] == episode.group for episode in episodes)
+    assert all(episode.references[0].image.split("/")[1] == episode.group for episode in episodes)
 
 
 # LVIS-92i
@@ -195,7 +232,7 @@ def test_pascal_has_as_many_episodes_as_listed_photos(tmp_path):
 def test_pascal_crops_to_box_of_one_object(tmp_path):
     benchmark, episodes = draw_episodes(PascalPart, tmp_path, count=20)
     # The first photo's dog without a head is never used.
-    assert {shot.label[:2] for episode in episodes for shot in (episode.query, episode.reference)} == {
+    assert {shot.label[:2] for episode in episodes for shot in (episode.query, *episode.references)} == {
         ("2008_000000", 1),
         ("2008_000001", 0),
         ("2008_000002", 0),
@@ -235,6 +272,85 @@ def test_paco_refuses_episodes_of_other_dataset(tmp_path):
     stranger = replace(episodes[0].query, label=(0, 0, 12345))
     with pytest.raises(UserError, match="object 12345"):
         benchmark.read(stranger)
+
+
+# COCO-20i, PASCAL-5i, PerMIS
+
+
+def test_coco_fold_has_every_fourth_class(tmp_path):
+    benchmark, episodes = draw_episodes(Coco20i, tmp_path, folds=range(4), count=40)
+    groups = {fold: {episode.group for episode in episodes if episode.fold == fold} for fold in range(4)}
+    assert groups == {0: {"1", "5"}, 1: {"2"}, 2: {"3"}, 3: {"4"}}  # class 9, also of fold 0, has one photo
+    assert len(benchmark.draw(0, Random(0), None)) == 1000
+    for episode in episodes:
+        number, group = int(episode.query.image[-5]), int(episode.group)
+        expected = np.zeros((40, 60), bool)
+        expected[2 * group + number : 30, 10 * group : 10 * group + 8] = True
+        np.testing.assert_array_equal(benchmark.read(episode.query)[1], expected)
+        assert benchmark.void(episode.query) is None
+
+
+def test_pascal5_cycles_through_its_list_and_has_void_pixels(tmp_path):
+    benchmark, episodes = draw_episodes(Pascal5i, tmp_path, count=10)
+    listed = [(f"2007_{photo:06d}", group) for photo in range(4) for group in (1, 2)]
+    assert [episode.query.label for episode in episodes] == [*listed, *listed[:2]]
+    assert len(benchmark.draw(1, Random(0), None)) == 1000
+    for episode in episodes:
+        assert all(shot.label[1] == int(episode.group) for shot in episode.references)
+    ring = datasets.square(4, 4, 16) & ~datasets.square(6, 6, 12)
+    np.testing.assert_array_equal(benchmark.void(episodes[0].query), ring)
+    np.testing.assert_array_equal(benchmark.read(episodes[0].query)[1], datasets.square(6, 6, 12))
+
+
+def test_pascal5_refuses_other_lists(tmp_path):
+    datasets.write_pascal5(tmp_path)
+    (tmp_path / "splits" / "pascal" / "val" / "fold0.txt").write_text("2007_000000\n")
+    with pytest.raises(UserError, match="lines unlike 2007_000033__01"):
+        Pascal5i(tmp_path).draw(0, Random(0), None)
+
+
+def test_permis_finds_first_object_of_first_frame_in_the_other_two(tmp_path):
+    benchmark, episodes = draw_episodes(PerMis, tmp_path)
+    assert [episode.name for episode in episodes] == ["0/1", "0/2", "17/1", "17/2", "4/1", "4/2"]
+    assert {episode.group for episode in episodes} == {"PerMIS"}
+    for episode in episodes:
+        (reference,) = episode.references
+        assert reference.image == f"{episode.name[:-2]}/0.jpg"
+        frame = int(episode.name[-1])
+        np.testing.assert_array_equal(benchmark.read(reference)[1], datasets.square(5, 5, 12))
+        np.testing.assert_array_equal(benchmark.read(episode.query)[1], datasets.square(5, 5 + 4 * frame, 12))
+
+
+class Marking:
+    """An object that creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_permis_runs_no_code_of_its_files(tmp_path):
+    path = tmp_path / "masks.npz.npy"
+    np.save(path, np.array([{1: Marking(str(tmp_path / "ran"))}] * 3, dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match="more than annotations"):
+        read_object_array(path)
+    assert not (tmp_path / "ran").exists()
+    np.save(path, np.zeros(3))
+    with pytest.raises(UserError, match="array of float64"):
+        read_object_array(path)
+
+
+def test_permis_with_other_content_is_refused(tmp_path):
+    benchmark, episodes = draw_episodes(PerMis, tmp_path)
+    path = tmp_path / "data" / "0" / "masks.npz.npy"
+    for content in ([{}] * 3, [1, 2, 3], [{1: np.zeros(3, bool)}] * 3):
+        array = np.empty(3, dtype=object)
+        array[:] = content
+        np.save(path, array, allow_pickle=True)
+        with pytest.raises(UserError, match="make it again"):
+            benchmark.read(episodes[0].query)
 
 
 # COCO's masks and pickles

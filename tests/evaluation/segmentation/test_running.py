@@ -9,8 +9,9 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.segmentation import report
+from persam_dreambooth.evaluation.segmentation.few_shot import Pascal5i
 from persam_dreambooth.evaluation.segmentation.folders import PerSeg
-from persam_dreambooth.evaluation.segmentation.metrics import Overlap
+from persam_dreambooth.evaluation.segmentation.metrics import Overlap, overlap
 from persam_dreambooth.evaluation.segmentation.report import means, per_object
 from persam_dreambooth.evaluation.segmentation.running import (
     BenchmarkPlan,
@@ -69,8 +70,8 @@ def run(plan, backbone, **methods):
 # Averages
 
 
-def score(group, region, fold=0, contestant="persam", boundary=NOTHING):
-    return Score(contestant, f"{group}", fold, group, Overlap(*region), boundary)
+def score(group, region, fold=0, contestant="persam", boundary=NOTHING, pixels=10):
+    return Score(contestant, f"{group}", fold, group, Overlap(*region), boundary, pixels)
 
 
 def test_object_iou_is_sum_of_intersections_over_sum_of_unions():
@@ -88,6 +89,47 @@ def test_boundary_iou_is_summed_same_way():
     bands = (Overlap(1, 2, 2), Overlap(1, 8, 3))
     (row,) = per_object([score("dog", (1, 1, 1), boundary=band) for band in bands])
     assert row.boundary_iou == 0.2
+
+
+def test_foreground_background_iou_equals_confusion_matrix():
+    """FB-IoU as HSNet's evaluation has it: both classes' IoU from one confusion matrix per fold, then their mean."""
+    random = np.random.default_rng(0)
+    scores, expected = [], []
+    for fold in range(2):
+        confusion = np.zeros((2, 2))
+        for group in "ab":
+            for _ in range(3):
+                found, true, void = (random.random((20, 30)) < share for share in (0.4, 0.3, 0.1))
+                pairs = 2 * true[~void].astype(int) + found[~void]
+                confusion += np.bincount(pairs, minlength=4).reshape(2, 2)
+                region = overlap(found, true, void)
+                scores.append(Score("m", f"{len(scores)}", fold, group, region, NOTHING, int((~void).sum())))
+        both = np.diag(confusion) / (confusion.sum(0) + confusion.sum(1) - np.diag(confusion))
+        expected.append(100 * both.mean())
+    assert means(per_object(scores))["FB-IoU"] == pytest.approx(np.mean(expected))
+
+
+def test_void_pixels_are_not_scored(tmp_path):
+    benchmark = Pascal5i(datasets.write_pascal5(tmp_path / "data"))
+    plan = BenchmarkPlan(benchmark, tmp_path / "out", {}, folds=[0], episodes=1)
+    everything = lambda references: lambda photo: datasets.square(4, 4, 16)  # noqa: E731  # class 1 and its void ring
+    _, (score,) = evaluate(plan, ["m"], lambda: (lambda photo: photo, {"m": everything}))
+    assert score.region == Overlap(144, 144, 144)
+    assert score.boundary.iou == 1
+    assert score.pixels == 40 * 60 - (16 * 16 - 12 * 12)
+
+
+def test_method_learns_from_all_references(backbone, tmp_path):
+    benchmark = PerSeg(datasets.write_perseg(tmp_path / "data", objects=("cat",), photos=4))
+    plan = BenchmarkPlan(benchmark, tmp_path / "out", {}, shots=2)
+    episodes, _ = run(plan, backbone, persam=one_shot_method(PerSAM(backbone)))
+    assert [episode.name for episode in episodes] == ["cat/02", "cat/03"]
+    persam = PerSAM(backbone)
+    references = [Reference(*benchmark.read(shot)) for shot in episodes[0].references]
+    subject = persam.personalize(references)
+    for episode in episodes:
+        found = persam.segment(benchmark.read(episode.query)[0], subject).mask
+        np.testing.assert_array_equal(files.read_mask(mask_path(plan.output, "persam", episode)), found)
 
 
 def test_folds_are_weighted_equally():
@@ -110,7 +152,7 @@ def test_scores_equal_segmenting_by_hand(backbone, perseg, tmp_path):
     for name in ("cat", "dog"):
         intersection = union = target = 0
         mine = [episode for episode in episodes if episode.group == name]
-        subject = persam.personalize(Reference(*perseg.read(mine[0].reference)))
+        subject = persam.personalize(Reference(*perseg.read(mine[0].references[0])))
         for episode in mine:
             image, drawn = perseg.read(episode.query)
             found, true = persam.segment(image, subject).mask, to_mask(drawn)
@@ -209,7 +251,18 @@ def test_journal_with_damaged_line_in_middle_is_refused(tmp_path):
 def test_table_shows_paper_numbers_next_to_ours():
     rows = [("persam", {"mIoU": 12.345, "bIoU": 5}, {"mIoU": 89.3})]
     lines = [line.split() for line in report.table(["mIoU", "bIoU"], rows).splitlines()]
-    assert lines == [["mIoU", "paper", "bIoU", "paper"], ["persam", "12.3", "89.3", "5.0", "-"]]
+    assert lines == [["mIoU", "paper", "bIoU"], ["persam", "12.3", "89.3", "5.0"]]
+    rows.append(("VP (quoted)", {}, {"bIoU": 25.5}))
+    *_, quoted = report.table(["mIoU", "bIoU"], rows).splitlines()
+    assert quoted.split() == ["VP", "(quoted)", "-", "-", "-", "25.5"]
+
+
+def test_object_table_matches_folders_by_their_letters():
+    rows = per_object([score("teddybear", (1, 2, 2)), score("robot_toy", (3, 4, 3)), score("dog", (1, 1, 1))])
+    lines = [line.split() for line in report.object_table(rows, "persam").splitlines()[1:]]
+    ours = {" ".join(line[:-7]): line[-7] for line in lines}  # the last six columns are quoted
+    assert len(ours) == 10
+    assert (ours["teddy bear"], ours["robot toy"], ours["can"]) == ("50.0", "75.0", "-")
 
 
 def test_results_and_rows_agree_and_worst_are_shown(backbone, perseg, tmp_path):

@@ -88,6 +88,11 @@ def can_name_a_file(words: str) -> bool:
         return False
 
 
+def with_article(noun: str) -> str:
+    """Return a noun with its indefinite article, chosen by its spelling: "a dog", "an umbrella", "a unicycle"."""
+    return f"{'an' if re.match('[aeio]|u(?!ni)', noun, re.IGNORECASE) else 'a'} {noun}"
+
+
 def check_caption_extension(ending: str) -> None:
     """Raise a UserError if a `--caption_extension` is not a file suffix."""
     if not re.fullmatch(r"\.[^/\\]+", ending):

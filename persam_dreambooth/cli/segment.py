@@ -11,6 +11,7 @@ from persam_dreambooth.cli import guarded
 from persam_dreambooth.cli.method_flags import MethodFlags
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
+from persam_dreambooth.cli.word_flags import WordFlags
 from persam_dreambooth.errors import UserError, counted, printable
 from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestIndex
@@ -120,7 +121,7 @@ class SegmentFlags(Flags):
         raise UserError("--reference_points takes one --reference; of several give masks, boxes or scribbles")
 
 
-GROUPS = [SegmentFlags, MethodFlags, SamFlags]
+GROUPS = [SegmentFlags, MethodFlags, SamFlags, WordFlags]
 
 
 def _numbers(word: str, counts: tuple[int, ...], flag: str, form: str) -> tuple[float, ...]:
@@ -147,11 +148,12 @@ def _point(word: str) -> tuple[float, float, int]:
 def run(program: str, argv: list[str]) -> None:
     """Segment, then print what was found and the paths."""
     text = "Find the subject of a reference photo in a folder of photos."
-    flags, method, sam = parse(GROUPS, argv, program, text, ESSENTIAL, EXAMPLE)
+    flags, method, sam, words = parse(GROUPS, argv, program, text, ESSENTIAL, EXAMPLE)
     sam.refuse_unread(method.method)
     from persam_dreambooth.preprocessing import SegmentationJob, segment_albums, segment_folder
 
     processes = _processes(sam.device)
+    is_main = processes is None or processes.is_main_process
     job = SegmentationJob(
         images=Path(flags.images),
         references=flags.references(),
@@ -172,16 +174,18 @@ def run(program: str, argv: list[str]) -> None:
         dataloader_num_workers=flags.dataloader_num_workers,
         embedding_cache=Path(flags.embedding_cache) if flags.embedding_cache else None,
     )
+    suggester = words.suggester(job.device) if is_main else None  # a model that cannot be read is refused at once
     if flags.recursive:
         jobs = segment_albums(job, processes, flags.again)
     else:
         segment_folder(job, processes, flags.again)
         jobs = [job]
-    if processes is None or processes.is_main_process:
+    if is_main:
         for album in jobs:
             _say_unread(album, flags.recursive)
             for folder in album.subjects():
                 _say(folder)
+            words.suggest(suggester, album.subjects())
 
 
 def _say_unread(job: "SegmentationJob", recursive: bool) -> None:

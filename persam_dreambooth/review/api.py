@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
+from persam_dreambooth.photos.class_suggestion import ClassSuggestion
 from persam_dreambooth.preprocessing import SegmentationJob
 from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.preprocessing.review_edits import Conflict
@@ -86,6 +87,7 @@ class Api:
 
         All photos are returned unless the page `keeps` what it has. If any has changed, `order` names all, the worst
         first, and `not_shown` the photos that are links out of the folder, or whose names are not UTF-8.
+        `looks_like` is the class suggestion in words, if there is one.
         """
         album, search = self._album(question)
         running = search.running  # read first: once a search has ended, all its masks are there
@@ -98,6 +100,8 @@ class Api:
             answer = {"photos": [self._shown(state) for state in new], "keeps": keeps, "since": since}
             if new:
                 answer |= {"order": [state.photo.name for state in states], "not_shown": album.not_shown()}
+        suggestion = ClassSuggestion.read(album.output)
+        answer["looks_like"] = suggestion.words if suggestion else ""
         return answer | {"running": running, "stopped": search.stopped, "search_error": search.error}
 
     @_in_words

@@ -9,6 +9,7 @@ It does not depend on diffusion models or folder layouts: images in, masks out.
 
 from persam_dreambooth.segmentation.appearance import ImageEncoder
 from persam_dreambooth.segmentation.backbones import Backbone, Prompts, load_backbone
+from persam_dreambooth.segmentation.class_nouns import ClassSuggester
 from persam_dreambooth.segmentation.features import FeatureEncoder
 from persam_dreambooth.segmentation.insid3 import INSID3
 from persam_dreambooth.segmentation.insid3_sam import Insid3Sam
@@ -29,6 +30,7 @@ from persam_dreambooth.segmentation.video import VideoFrame, VideoSegmenter
 __all__ = [
     "INSID3",
     "Backbone",
+    "ClassSuggester",
     "DecoderPass",
     "EncodedPhoto",
     "FeatureEncoder",

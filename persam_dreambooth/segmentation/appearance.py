@@ -74,8 +74,8 @@ class ImageEncoder:
     def encode(self, pictures: Sequence[Picture]) -> Tensor:
         """Encode n images as (n, C) float32 unit-length features: CLIP's projected ones, or DINO's class token."""
         images = [Image.fromarray(rgb_array(picture)) for picture in pictures]
-        pixels = self.processor(images, return_tensors="pt")["pixel_values"].to(self.device)
-        output = getattr(self.model, "get_image_features", self.model)(pixel_values=pixels)
+        inputs = self.processor(images, return_tensors="pt").to(self.device)
+        output = getattr(self.model, "get_image_features", self.model)(**inputs)
         features = output.last_hidden_state[:, 0] if output.pooler_output is None else output.pooler_output
         check_finite(features, "the image encoder")
         return torch.nn.functional.normalize(features.float(), dim=-1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
-from transformers import PretrainedConfig
+from transformers import AutoProcessor, PretrainedConfig
 from transformers.utils import logging
 
 from persam_dreambooth.errors import UserError, is_out_of_memory
@@ -78,3 +78,23 @@ def load_pretrained(name: str, classes: Mapping[str, type[Any]], what: str, exam
             f"{sorted(report['missing_keys'])[0]}); it is damaged or not a {what}"
         )
     return model, kind
+
+
+def load_processor(name: str) -> Any:
+    """Load a model's transformers processor, which prepares its images and text.
+
+    Args:
+        name: hub name or folder of a model that `load_pretrained` loaded.
+
+    Raises:
+        UserError: its files are missing or damaged, or need a package that is not installed.
+    """
+    try:
+        return AutoProcessor.from_pretrained(name, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the tokenizer of {name} needs a package that is not installed: {reason}") from error
+    except Exception as error:  # no file, no JSON, an unknown class: each has its own exception
+        raise UserError(
+            f"{name} lacks its tokenizer or preprocessor_config.json, or they cannot be read; download the model again"
+        ) from error

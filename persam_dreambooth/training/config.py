@@ -12,6 +12,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.flag_values import build_groups, read_settings, with_new_names
 from persam_dreambooth.flags import flags_of
 from persam_dreambooth.model_folder import CONFIG_NAME
+from persam_dreambooth.photos.class_suggestion import find_suggestion
 from persam_dreambooth.text_files import is_text
 from persam_dreambooth.training.flag_groups import (
     GROUPS,
@@ -48,6 +49,8 @@ PATHS = (
     "output_dir",
 )
 """Flags that name a file or a folder."""
+AUTO = "auto"
+"""`--class_prompt` that is read from what `segment --suggest_class` stored."""
 NAMES_OR_PATHS = ("pretrained_model_name_or_path", "tokenizer_name", "sam", "segmentation_features", "dataset_name")
 """Flags that name a file or a folder, or something on the hub."""
 ANY_BYTES = {*PATHS, *NAMES_OR_PATHS} - {"output_dir", "training_cache"}
@@ -166,7 +169,9 @@ class TrainingConfig:
             )
 
     def check_subject(self) -> None:
-        """Raise a UserError if a subject's photos, prompts or masks are missing."""
+        """Replace the class prompt "auto"; raise a UserError if a subject's photos, prompts or masks are missing."""
+        if self.data.class_prompt == AUTO:
+            self.data.class_prompt = self._suggested_prompt()
         self.data.check_photos()
         self.mask.check_source(self.data.mask_column is not None)
         if self.mask.background_prior_weight > 0 and not self.data.class_prompt:
@@ -179,6 +184,18 @@ class TrainingConfig:
                 f"--attention_loss_weight {self.mask.attention_loss_weight:g} needs --identifier, the word in the "
                 "prompts that names the subject, such as sks; give it, or leave the weight at 0"
             )
+
+    def _suggested_prompt(self) -> str:
+        masks = self.mask.instance_mask_dir
+        found = find_suggestion(Path(masks)) if masks else None
+        if found is None:
+            where = f"{masks} has none" if masks else "--instance_mask_dir is not given"
+            raise UserError(
+                f"--class_prompt auto reads the class noun beside the masks, but {where}; make one with "
+                "`persam-dreambooth segment --suggest_class openai/clip-vit-large-patch14`, or give a prompt such as "
+                '"a dog"'
+            )
+        return found.prompt
 
     def flat(self) -> dict[str, Any]:
         """Return every flag and its value, without hidden flags and the token."""

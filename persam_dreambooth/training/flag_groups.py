@@ -126,7 +126,11 @@ class DataConfig(Flags):
     )
     prior_loss_weight: float = flag(1.0, "weight of the class images' loss", min=0)
     class_data_dir: str | None = flag(None, "folder of class images; missing ones are generated into it")
-    class_prompt: str | None = flag(None, 'prompt without the identifier, such as "a dog"')
+    class_prompt: str | None = flag(
+        None,
+        'prompt without the identifier, such as "a dog"; auto: "a" and the noun that `persam-dreambooth segment '
+        "--suggest_class` stored in --instance_mask_dir",
+    )
     num_class_images: int = flag(100, "number of class images", min=1)
     sample_batch_size: int = flag(4, "number of class images generated at once", min=1)
     prior_generation_precision: Literal["no", "fp32", "fp16", "bf16"] | None = flag(

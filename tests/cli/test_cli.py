@@ -77,7 +77,7 @@ def error_of(capsys):
 
 
 def segment_flags(*argv):
-    flags, method, _ = parse(SEGMENT, [*REQUIRED, *argv], "persam-dreambooth segment", "")
+    flags, method, *_ = parse(SEGMENT, [*REQUIRED, *argv], "persam-dreambooth segment", "")
     return flags, method
 
 
@@ -86,13 +86,13 @@ def segment_flags(*argv):
 
 def test_references_take_boxes_and_points():
     boxed = ["--reference", "a.jpg", "b.jpg", "--reference_box", "1,2,3,4", "5,6,7,8.5"]
-    flags, _, _ = parse(SEGMENT, ["--images", "p", "--output", "o", *boxed], "", "")
+    flags, *_ = parse(SEGMENT, ["--images", "p", "--output", "o", *boxed], "", "")
     assert flags.references() == (
         ReferenceFiles(Path("a.jpg"), box=(1, 2, 3, 4)),
         ReferenceFiles(Path("b.jpg"), box=(5, 6, 7, 8.5)),
     )
     pointed = ["--reference", "a.jpg", "--reference_points", "10,20", "30,40,0"]
-    flags, _, _ = parse(SEGMENT, ["--images", "p", "--output", "o", *pointed], "", "")
+    flags, *_ = parse(SEGMENT, ["--images", "p", "--output", "o", *pointed], "", "")
     assert flags.references() == (ReferenceFiles(Path("a.jpg"), points=((10, 20, 1), (30, 40, 0))),)
 
 

@@ -7,6 +7,7 @@ async function refresh(reorder) {
   const finished = page.running && !answer.running;
   page.running = answer.running;
   page.since = answer.since;
+  part("looks").textContent = answer.looks_like;
   const known = new Map(answer.keeps ? page.photos.map((photo) => [photo.name, photo]) : []);
   for (const photo of answer.photos) known.set(photo.name, photo);
   if (answer.order) page.worst = answer.order;

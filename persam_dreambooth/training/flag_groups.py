@@ -407,6 +407,11 @@ class OutputConfig(Flags):
     output_dir: str = flag(
         "dreambooth-model", "folder for the model, its config, masks.png, checkpoints and validation images"
     )
+    dry_run: bool = flag(
+        False,
+        "train nothing: check everything, estimate the memory and draw the first batch as masks.png in the output "
+        "folder",
+    )
     checkpointing_steps: int = flag(500, "save a checkpoint every N steps", min=1)
     checkpoints_total_limit: int | None = flag(None, "keep only the newest N checkpoints; all if unset", min=1)
     resume_from_checkpoint: str | None = flag(None, 'a checkpoint of the output folder, or "latest"')

@@ -11,7 +11,7 @@ from persam_dreambooth.photos import files, rendering
 from persam_dreambooth.training.config import MaskConfig
 from persam_dreambooth.training.data.dataset import Batch
 from persam_dreambooth.training.data.mask_report import MASKS_NAME
-from persam_dreambooth.training.losses import latent_mask
+from persam_dreambooth.training.losses import kept_cells, latent_mask
 
 
 def save(batch: Batch, config: MaskConfig, cell: int, output: Path) -> Path:
@@ -27,6 +27,8 @@ def save(batch: Batch, config: MaskConfig, cell: int, output: Path) -> Path:
     count = len(batch.mask)
     grid = (batch.mask.shape[-2] // cell, batch.mask.shape[-1] // cell)
     latent = latent_mask(batch.mask, grid, config.mask_downsample, config.mask_dilation)
+    if batch.exclude is not None:
+        latent = latent * kept_cells(batch.exclude, grid)
     pictures = [
         rendering.joined([_crop(pixels, mask), _cells(weights, mask)], across=True)
         for pixels, mask, weights in zip(batch.pixels[:count], batch.mask, latent, strict=True)

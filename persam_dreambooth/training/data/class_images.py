@@ -30,7 +30,9 @@ def check_class_folders(concepts: Sequence[Concept]) -> None:
     Raises:
         UserError: names the folder.
     """
-    folders = [folder for concept in concepts for folder in (concept.photos, concept.masks) if folder]
+    folders = [
+        folder for concept in concepts for folder in (concept.photos, concept.masks, concept.excluded) if folder
+    ]
     inside = [inner.path for folder in folders for inner in repeated_folders(folder)]
     taken = {folder.resolve() for folder in (*folders, *inside)}
     for concept in concepts:

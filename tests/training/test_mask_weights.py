@@ -206,8 +206,9 @@ def test_flags_of_masks_need_masks(mask):
 
 
 def test_export_keeps_levels_and_names_exclusions(photo, tmp_path):
-    exported = export_masks(tmp_path / "masks", tmp_path / "out", "kohya", images=tmp_path)
-    levels = np.asarray(Image.open(tmp_path / "out" / "masks" / "dog.png"))
+    output = tmp_path.with_name(f"{tmp_path.name}-exported")  # not among the photos
+    exported = export_masks(tmp_path / "masks", output, "kohya", images=tmp_path)
+    levels = np.asarray(Image.open(output / "masks" / "dog.png"))
     np.testing.assert_array_equal(levels, LEVELS)
     assert any("1 exclusion mask left out" in words for words in exported.warnings)
 

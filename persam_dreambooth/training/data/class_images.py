@@ -63,7 +63,9 @@ def ensure_class_images(concept: Concept, config: TrainingConfig, accelerator: A
     if not config.output.dry_run:
         folder.mkdir(parents=True, exist_ok=True)
     existing = _images(folder) if folder.is_dir() else []
-    if words := files.unread_words(files.unread_files(folder, [inner.path for inner in repeated_folders(folder)])):
+    if folder.is_dir() and (
+        words := files.unread_words(files.unread_files(folder, [inner.path for inner in repeated_folders(folder)]))
+    ):
         warn(f"--class_data_dir {folder}: {words}")
     taken = {path.stem for path in existing}
     free = (number for number in count() if _stem(number) not in taken)

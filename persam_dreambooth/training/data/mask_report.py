@@ -88,8 +88,8 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
         size = config.data.resolution
         raise UserError(
             f"the mask of {', '.join(empty)} is empty on the latent grid ({size} pixels, cells of {cell}; levels "
-            "up to 3 of 255 are black, and excluded cells do not count); correct it or remove the photo; a thin subject "
-            "is kept by a larger --resolution or --mask_dilation, or by --mask_downsample max"
+            "up to 3 of 255 are black, and excluded cells do not count); correct it or remove the photo; a thin "
+            "subject is kept by a larger --resolution or --mask_dilation, or by --mask_downsample max"
         )
     tiny = [check.name for check in checks if check.marked < masks.LEAST_PIXELS]
     if tiny:

@@ -4,6 +4,7 @@ import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,7 +49,12 @@ def dry_run(config: TrainingConfig) -> None:
 
 def _in_scratch(config: TrainingConfig, scratch: str) -> TrainingConfig:
     """Return the config of a run that writes only into a temporary folder, and nothing to the hub."""
-    own = {"output_dir": scratch, "resume_from_checkpoint": None, "push_to_hub": False, "push_masks_to_hub": False}
+    own: dict[str, Any] = {
+        "output_dir": scratch,
+        "resume_from_checkpoint": None,
+        "push_to_hub": False,
+        "push_masks_to_hub": False,
+    }
     return replace(config, output=replace(config.output, **own))
 
 

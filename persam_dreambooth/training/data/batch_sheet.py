@@ -50,4 +50,5 @@ def _crop(pixels: Tensor, mask: Tensor) -> Image.Image:
 def _cells(weights: Tensor, mask: Tensor) -> Image.Image:
     """Draw the weights of the latent cells, (1, h', w') in [0, 1], at the size of the mask, (1, h, w)."""
     levels = (weights[0].cpu().numpy() * 255).round().astype(np.uint8)
-    return Image.fromarray(levels).convert("RGB").resize(mask.shape[:0:-1], Image.Resampling.NEAREST)
+    size = (mask.shape[-1], mask.shape[-2])
+    return Image.fromarray(levels).convert("RGB").resize(size, Image.Resampling.NEAREST)

@@ -109,12 +109,12 @@ def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: in
     crops = [draw_crop(shape, instance.size, config.data, both[0]) for _ in range(1 if center else CROPS)]
     cuts = [[cut_mask(drawn, crop) for drawn in both] for crop in crops]
     whole = cuts[0] if center else [drawn[None].float() / 255 for drawn in both]
-    in_vain = sum(not _latent(*cut, config, cell).any() for cut in cuts) / len(cuts)
+    in_vain = sum(not _latent(cut[0], cut[1], config, cell).any() for cut in cuts) / len(cuts)
     marked = int((mask > 0).sum())
     return MaskCheck(
         instance.photo,
         path,
-        _latent(*whole, config, cell),
+        _latent(whole[0], whole[1], config, cell),
         min(cut[0].sum().item() for cut in cuts) / max(1.0, both[0].sum().item() / 255),
         masks.looks_inverted(above_half(mask.numpy())),
         in_vain,

@@ -173,7 +173,7 @@ def without_noise(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.where(values >= 255 - COMPRESSION_NOISE, np.uint8(255), values)
 
 
-def above_half(levels: NDArray[np.generic]) -> NDArray[np.bool_]:
+def above_half(levels: NDArray[Any]) -> NDArray[np.bool_]:
     """Return where levels, (H, W), exceed half of the brightest, (H, W) bool; nowhere if all are 0."""
     return np.asarray(levels > float(levels.max(initial=0)) * 0.5)
 

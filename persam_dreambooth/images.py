@@ -24,6 +24,9 @@ PROFILED_MODES: Final = {"RGB": ("RGB", "RGBA"), "CMYK": ("CMYK",), "GRAY": ("L"
 """Colour space of a profile -> the image modes that it describes."""
 SRGB_TOLERANCE: Final = 2
 """A profile that changes no colour by more than this, of 255, counts as sRGB."""
+LOSSY_FORMATS: Final = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF")
+COMPRESSION_NOISE: Final = 3
+"""8-bit levels this close to black or white are black or white: lossy compression leaves such noise."""
 NEARLY_BLACK: Final = 1 / 16
 """Share of the brightest level; the dimmest colour in use for a subject's number has 1/8."""
 GREY_TOLERANCE: Final = 8
@@ -122,7 +125,8 @@ def to_mask(mask: Image.Image | NDArray[np.generic]) -> NDArray[np.bool_]:
         mask: a Pillow image of any mode, or an (H, W) or (H, W, 1..4) array of bool, integer or float. In
             a coloured palette image, whose colours number subjects, every pixel that is not black is foreground. In
             everything else, grey palettes included, foreground is what exceeds half of the brightest level in the
-            file, so that {0, 1}, {0, 128} and soft 8-bit masks all mean what they show. The level of a cut-out (an
+            file, so that {0, 1}, {0, 128} and soft 8-bit masks all mean what they show; a file of compression noise
+            (see `to_levels`) is empty. The level of a cut-out (an
             alpha channel that is not constant) is its alpha; if its opaque part is itself black and white, as in a
             mask that an editor has rotated, it is colour times alpha.
 
@@ -132,11 +136,69 @@ def to_mask(mask: Image.Image | NDArray[np.generic]) -> NDArray[np.bool_]:
     Raises:
         UserError: the array has another number of dimensions or channels.
     """
+    levels = _brightness(mask)
+    if _numbers_subjects(mask):
+        return np.asarray(levels > float(levels.max(initial=0)) * NEARLY_BLACK)
+    if _is_noise(levels, mask):
+        return np.zeros(levels.shape, bool)
+    return above_half(levels)
+
+
+def to_levels(mask: Image.Image | NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Convert a drawn mask to weights: black is 0, white 255, and grey in between.
+
+    A drawing of one level on black, such as {0, 1} or {0, 128}, and a coloured palette image have no greys: they are
+    read as `to_mask` reads them. In all others the stored level is the weight, 16-bit and float levels at 8 bits.
+    Levels up to 3 count as black and from 252 on as white, since lossy compression leaves such noise.
+
+    Args:
+        mask: as `to_mask` takes it.
+
+    Returns:
+        (H, W) uint8, upright.
+
+    Raises:
+        UserError: the array has another number of dimensions or channels.
+    """
+    levels = _brightness(mask)
+    if _numbers_subjects(mask) or _is_noise(levels, mask) or _has_one_level(levels):
+        return to_mask(mask).astype(np.uint8) * np.uint8(255)
+    values = levels if levels.dtype == np.uint8 else _to_8_bit(levels)
+    return without_noise(values)
+
+
+def without_noise(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Make 8-bit levels that are almost black or almost white (within 3 of 255) black or white."""
+    values = np.where(levels <= COMPRESSION_NOISE, np.uint8(0), levels)
+    return np.where(values >= 255 - COMPRESSION_NOISE, np.uint8(255), values)
+
+
+def above_half(levels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return where levels, (H, W), exceed half of the brightest, (H, W) bool; nowhere if all are 0."""
+    return np.asarray(levels > float(levels.max(initial=0)) * 0.5)
+
+
+def _brightness(mask: Image.Image | NDArray[np.generic]) -> NDArray[Any]:
+    """Return the levels of a drawn mask, (H, W): its brightest channel, or what `drawing` says."""
     levels: NDArray[Any] = drawing(mask)
-    if levels.ndim == 3:
-        levels = levels.max(axis=-1)
-    brightest = float(levels.max(initial=0))
-    return np.asarray(levels > brightest * (NEARLY_BLACK if _numbers_subjects(mask) else 0.5))
+    return levels.max(axis=-1) if levels.ndim == 3 else levels
+
+
+def _has_one_level(levels: NDArray[Any]) -> bool:
+    """Return whether levels, (H, W), are black and one other level, or a single level."""
+    bright = levels[levels > 0]
+    return bright.size == 0 or bool(bright.min() == bright.max() and (levels.min() <= 0 or bright[0] <= 1))
+
+
+def _is_noise(levels: NDArray[Any], mask: Image.Image | NDArray[np.generic]) -> bool:
+    """Return whether 8-bit levels, (H, W), are the noise of a black picture after lossy compression.
+
+    {0, 1} from a lossless file or an array is a mask of numbers instead.
+    """
+    if levels.dtype != np.uint8 or levels.max(initial=0) > COMPRESSION_NOISE:
+        return False
+    is_lossy = isinstance(mask, Image.Image) and mask.format in LOSSY_FORMATS
+    return is_lossy or not _has_one_level(levels)
 
 
 def drawing(mask: Image.Image | NDArray[np.generic]) -> NDArray[np.generic]:

@@ -20,6 +20,9 @@ on, painted-over photos reached 0.93, and red masks saved as poor JPEGs began at
 MIDDLE_SHARE: Final = 1 / 3
 """Largest share of what is not black that may be half-tones, edges excluded. Grey photos began at 0.44, masks of 1300
 pixels blurred by 30 ended at 0.31."""
+SMOOTH_RANGE, SMOOTH_SHARE = 16, 0.99
+"""A grey picture is a painted weight, not a photo, if at least this share of its half-tones differ from their eight
+neighbours by at most this many of 255 levels."""
 LEAST_PIXELS: Final = 16
 """Fewer pixels are taken for a slip of the mouse."""
 FULL_SHARE: Final = 0.95
@@ -41,6 +44,8 @@ def refuse_picture(mask: Image.Image | NDArray[np.generic], what: str) -> None:
     levels = _bytes_of(drawing(mask))
     if levels.ndim == 3 and _flat_share(levels) < FLAT_SHARE:
         shades = f"{len(np.unique(levels @ (256 ** np.arange(levels.shape[-1]))))} colours"
+    elif levels.ndim == 2 and _is_smooth(levels):
+        return
     elif _middle_share(levels if levels.ndim == 2 else levels.max(axis=-1)) > MIDDLE_SHARE:
         shades = "mostly shades of grey" if levels.ndim == 2 else "mostly half-tones"
     else:
@@ -129,6 +134,14 @@ def _flat_share(colours: NDArray[np.uint8]) -> float:
         codes = codes * np.uint16(9) + ((colours[..., channel].astype(np.uint16) + 16) >> 5)
     counts = np.sort(np.bincount(codes.ravel()))[::-1]
     return float(counts[1:8].sum() / max(1, counts[1:].sum()))
+
+
+def _is_smooth(levels: NDArray[np.uint8]) -> bool:
+    """Return whether almost all half-tones among the levels, (H, W), have nearly the levels of their neighbours."""
+    picture, half_tones = Image.fromarray(levels), (levels > 64) & (levels < 192)
+    high, low = (np.asarray(picture.filter(kind(3))) for kind in (ImageFilter.MaxFilter, ImageFilter.MinFilter))
+    smooth = half_tones & (high - low <= SMOOTH_RANGE)
+    return int(smooth.sum()) >= SMOOTH_SHARE * max(1, int(half_tones.sum()))
 
 
 def _middle_share(levels: NDArray[np.uint8]) -> float:

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.images import to_mask, to_rgb
+from persam_dreambooth.images import to_levels, to_mask, to_rgb
 
 ORIENTATION_TAG = 0x0112
 
@@ -248,6 +248,39 @@ def test_empty_drawing_gives_empty_mask(drawing):
 @pytest.mark.parametrize("drawing", ["bool array", "0/1 grey PNG", "PerSeg palette", "green RGB", "opaque RGBA"])
 def test_full_drawing_gives_full_mask(drawing):
     assert to_mask(DRAWINGS[drawing](np.ones((8, 16), bool))).all()
+
+
+@pytest.mark.parametrize("drawing", [name for name in DRAWINGS if name != "soft-edged grey PNG"])
+@settings(max_examples=4, deadline=None)
+@given(mask=masks)
+def test_mask_without_greys_has_only_black_and_white_levels(drawing, mask):
+    found = to_levels(DRAWINGS[drawing](mask))
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, mask * np.uint8(255))
+
+
+@pytest.mark.parametrize("kind", ["L", "I;16", "F", "RGB", "alpha"])
+def test_grey_levels_are_weights(kind):
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    drawn = {
+        "L": lambda: stored(Image.fromarray(levels), "PNG"),
+        "I;16": lambda: stored(Image.fromarray(levels.astype(np.uint16) * 257), "PNG"),
+        "F": lambda: stored(Image.fromarray(levels.astype(np.float32) / 255), "TIFF"),
+        "RGB": lambda: stored(Image.fromarray(grey(levels)), "PNG"),
+        "alpha": lambda: stored(
+            Image.fromarray(np.concatenate([grey(levels * 0 + 90), levels[..., None]], -1)), "PNG"
+        ),
+    }[kind]()
+    expected = np.where(levels <= 3, 0, np.where(levels >= 252, 255, levels))
+    assert np.abs(to_levels(drawn).astype(int) - expected).max() <= (1 if kind == "F" else 0)
+
+
+def test_nearly_black_lossy_mask_is_empty():
+    noise = np.random.default_rng(0).integers(0, 4, (64, 64), dtype=np.uint8)
+    for drawn in (Image.fromarray(noise), stored(Image.fromarray(grey(noise // 2)), "WEBP", quality=80), noise):
+        assert not to_mask(drawn).any() and not to_levels(drawn).any()
+    ones = np.eye(8, dtype=np.uint8)  # numbers, not noise
+    assert to_mask(ones).sum() == 8 and (to_levels(ones) == ones * 255).all()
 
 
 def test_soft_edge_is_thresholded_at_half_of_brightest_level():

@@ -248,3 +248,10 @@ def test_nearly_full_masks_cause_a_single_warning():
     for name in ("a.jpg", "b.jpg"):
         looks.add(name, full)
     assert [line for line in looks.warnings() if "the masks of all photos" in line] == looks.warnings()
+
+
+def test_smooth_grey_weights_are_no_photo():
+    ramp = np.tile(np.linspace(0, 255, SIDE).astype(np.uint8), (SIDE, 1))
+    refuse_picture(reread(Image.fromarray(ramp)), "mask")
+    with pytest.raises(UserError, match="mostly shades of grey"):
+        refuse_picture(reread(photo().convert("L")), "mask")

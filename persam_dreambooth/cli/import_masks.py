@@ -48,7 +48,7 @@ def run(program: str, argv: list[str]) -> None:
     print(f"{counted(imported.count, 'photo')} with masks in {output}")
     if imported.grey:
         pixels = counted(sum(imported.grey.values()), "pixel")
-        print(f"cut at half grey, {pixels} neither black nor white: {shortened(list(imported.grey))}")
+        print(f"grey levels are kept as weights, {pixels} neither black nor white: {shortened(list(imported.grey))}")
     if imported.empty:
         print(f"empty masks, which training refuses: {shortened(imported.empty)}")
     for words in (*imported.unread, *imported.looks.warnings()):

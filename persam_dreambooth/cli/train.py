@@ -44,8 +44,8 @@ def read_config(program: str, argv: list[str]) -> TrainingConfig:
 
 
 def say_where(config: TrainingConfig) -> None:
-    """Print the path of the model and how to try it, in the first of several processes."""
-    if not is_first_process():
+    """Print the path of the model and how to try it, in the first of several processes; nothing after a dry run."""
+    if config.output.dry_run or not is_first_process():
         return
     from persam_dreambooth.training.data.concepts import read_concepts
 

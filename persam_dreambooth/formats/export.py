@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from persam_dreambooth.atomic_io import UNFINISHED, replacing, replacing_folder
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, counted
 from persam_dreambooth.formats.layouts import Folders
 from persam_dreambooth.formats.samples import CAPTION, Sample, foreign, read_caption, refuse
 from persam_dreambooth.formats.table import Convention
 from persam_dreambooth.masks import Looks
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, newest_entries
-from persam_dreambooth.photos.pairs import check_size, find_masks, left_out_of, mask_folder
+from persam_dreambooth.photos.pairs import check_size, find_exclusions, find_masks, left_out_of, mask_folder
 from persam_dreambooth.text_files import is_text
 
 
@@ -42,6 +42,13 @@ class Source:
 
     pairs: list[Pair]
     left_out: dict[Path, str]
+
+    def exclusion_words(self) -> list[str]:
+        """Warn of exclusion masks beside the masks, which no trainer's layout here has; empty if there are none."""
+        folders = dict.fromkeys(pair.mask.parent for pair in self.pairs)
+        photos = [pair.photo for pair in self.pairs]
+        count = sum(len(find_exclusions(photos, folder)) for folder in folders)
+        return [f"{counted(count, 'exclusion mask')} left out: they are for training here only"] if count else []
 
     def unread_words(self, besides: tuple[Path, ...]) -> list[str]:
         """Report skipped files in the photos' folders, one line per folder; see `files.unread_words`."""
@@ -158,7 +165,8 @@ def export_folder(
         if snippet:
             (folder / convention.config).write_text(snippet, encoding="utf-8")
     config = output / convention.config if snippet else None
-    return Exported(len(lines), without_words, snippet, config, looks.warnings())
+    warnings = [*looks.warnings(), *source.exclusion_words()]
+    return Exported(len(lines), without_words, snippet, config, warnings)
 
 
 def refuse_used(output: Path, sources: set[Path]) -> None:
@@ -180,9 +188,9 @@ def read_sample(pair: Pair, instance_prompt: str | None = None) -> Sample:
     """
     if not is_text(pair.photo.name):
         raise UserError(f"{pair.photo.name} has bytes in its name that are not UTF-8; rename it")
-    image, mask = files.read_photo(pair.photo), files.read_mask(pair.mask)
-    check_size(pair.mask, mask.shape, pair.photo, image.size)
-    return Sample(pair.photo, image, mask, pair.caption or instance_prompt)
+    image, levels = files.read_photo(pair.photo), files.read_levels(pair.mask)
+    check_size(pair.mask, levels.shape, pair.photo, image.size)
+    return Sample(pair.photo, image, levels, pair.caption or instance_prompt)
 
 
 def _refuse_unwritable(snippet: str, folder: Path) -> None:
@@ -218,7 +226,8 @@ def export_beside(source: Source, convention: Convention) -> Exported:
         )
     looks = _write_beside(source, targets, config, snippet)
     without_words = [pair.photo.name for pair in source.pairs if pair.caption is None]
-    return Exported(len(source.pairs), without_words, snippet, config, looks.warnings())
+    warnings = [*looks.warnings(), *source.exclusion_words()]
+    return Exported(len(source.pairs), without_words, snippet, config, warnings)
 
 
 def _write_beside(source: Source, targets: dict[Path, Path], config: Path, snippet: str) -> Looks:
@@ -228,15 +237,15 @@ def _write_beside(source: Source, targets: dict[Path, Path], config: Path, snipp
         for pair in tqdm(source.pairs, desc="Exporting", unit="photo", delay=2):
             target = targets[pair.photo]
             try:
-                mask = read_sample(pair).mask
+                sample = read_sample(pair)
             except UserError as error:
                 problems.append(str(error))
                 continue
-            looks.add(pair.mask.name, mask)
+            looks.add(pair.mask.name, sample.mask)
             if not os.path.lexists(target):
                 waiting[target] = Path(beside) / target.name
-                files.write_mask(mask, waiting[target])
-            elif not _holds(target, mask):
+                files.write_mask(sample.levels, waiting[target])
+            elif not _holds(target, sample.levels):
                 problems.append(f"{target} is there already")
         written = os.path.lexists(config)
         if written and not (config.is_file() and config.read_bytes() == snippet.encode()):
@@ -250,10 +259,10 @@ def _write_beside(source: Source, targets: dict[Path, Path], config: Path, snipp
     return looks
 
 
-def _holds(path: Path, mask: NDArray[np.bool_]) -> bool:
+def _holds(path: Path, levels: NDArray[np.uint8]) -> bool:
     """Return whether a file holds exactly this mask."""
     try:
-        return np.array_equal(files.read_mask(path), mask)
+        return np.array_equal(files.read_levels(path), levels)
     except UserError:
         return False
 

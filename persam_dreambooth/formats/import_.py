@@ -14,13 +14,12 @@ from persam_dreambooth.formats.export import refuse_used
 from persam_dreambooth.formats.layouts import Given
 from persam_dreambooth.formats.samples import Item, refuse, unused, write_caption
 from persam_dreambooth.formats.table import Convention
+from persam_dreambooth.images import above_half, without_noise
 from persam_dreambooth.masks import Looks
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
 
 IMAGES, MASKS = "images", "masks"
-HALF = 128
-"""Lowest level, of 255, at which a pixel of a grey mask belongs to the subject: at least half."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Imported:
 
     Attributes:
         count: number of photos.
-        grey: number of pixels that were neither black nor white, by the photo's name.
+        grey: number of pixels that are neither black nor white, and so weigh a part, by the photo's name.
         empty: names of the photos whose masks are empty.
         looks: checks of all masks.
         unread: files skipped in the photos' folders, one line per folder; see `files.unread_words`.
@@ -46,7 +45,7 @@ def import_folder(convention: Convention, given: Given, output: Path) -> Importe
     """Write `images/`, `masks/` and the manifest, which training and the other commands read.
 
     Photos are copied byte for byte; those with a mask in their alpha channel, or with a suffix that is not read here,
-    become opaque PNGs. Grey masks are thresholded at half.
+    become opaque PNGs. Grey levels of masks are kept as weights; levels up to 3 become black, from 252 on white.
 
     Raises:
         UserError: a list of photos without masks, masks without photos, clashing names, names that are skipped here,
@@ -83,19 +82,18 @@ def _take(item: Item, folder: Path, imported: Imported) -> ManifestEntry:
             f"the mask of {item.photo.name} is {picture.width} x {picture.height} pixels, the photo {image.width} x "
             f"{image.height}"
         )
-    levels = np.asarray(picture)
-    mask = levels >= HALF
+    levels = without_noise(np.asarray(picture))
     grey = int(((levels > 0) & (levels < 255)).sum())
     if grey:
         imported.grey[item.photo.name] = grey
-    imported.looks.add(item.photo.name, mask)
-    if not mask.any():
+    imported.looks.add(item.photo.name, above_half(levels))
+    if not levels.any():
         imported.empty.append(item.photo.name)
     photo = _write_photo(item, image, folder / IMAGES)
     write_caption(item.caption, photo)
     mask_path = unused(folder / MASKS / f"{photo.stem}.png")
-    files.write_mask(mask, mask_path)
-    box = Image.fromarray(mask).getbbox()
+    files.write_mask(levels, mask_path)
+    box = Image.fromarray(levels).getbbox()
     return ManifestEntry(
         photo=f"{IMAGES}/{photo.name}",
         digest=files.digest(photo),
@@ -105,9 +103,7 @@ def _take(item: Item, folder: Path, imported: Imported) -> ManifestEntry:
         mask_digest=files.digest(mask_path),
         source="given",
         box=None if box is None else [box[0], box[1], box[2] - 1, box[3] - 1],
-        warnings=[f"the mask has {counted(grey, 'pixel')} neither black nor white; it was cut at half"]
-        if grey
-        else [],
+        warnings=[f"the mask has {counted(grey, 'grey pixel')}, which weigh a part"] if grey else [],
     )
 
 

@@ -66,7 +66,7 @@ class JsonLines:
         """Write photo and mask; return their line."""
         photo = write_photo(sample, folder / self.photos)
         mask = unused(folder / self.masks / f"{photo.stem}.png")
-        files.write_mask(sample.mask, mask)
+        files.write_mask(sample.levels, mask)
         where = (folder / self.name).parent
         paths = {key: path.relative_to(where).as_posix() for key, path in ((self.photo, photo), (self.mask, mask))}
         return paths | {self.caption: sample.caption or ""}

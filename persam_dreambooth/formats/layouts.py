@@ -103,7 +103,7 @@ class Folders:
     def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
         """Write photo, mask and caption."""
         photo = write_photo(sample, folder / self.photos, self.whole_name)
-        files.write_mask(sample.mask, unused(folder / self.masks / self.mask_name(photo)))
+        files.write_mask(sample.levels, unused(folder / self.masks / self.mask_name(photo)))
         write_caption(sample.caption, photo)
         return {}
 
@@ -155,7 +155,7 @@ class Alpha:
     def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
         """Write the photo with its mask as alpha channel, and the caption."""
         picture = sample.image.copy()
-        alpha = Image.fromarray(sample.mask).convert("L")
+        alpha = Image.fromarray(sample.levels)
         if not self.background:
             picture = Image.composite(picture, Image.new("RGB", picture.size), alpha)
         picture.putalpha(alpha)

@@ -14,7 +14,7 @@ from PIL import Image
 from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.image_files import open_picture
-from persam_dreambooth.images import TRANSPOSITIONS, orientation, to_rgb, to_srgb
+from persam_dreambooth.images import TRANSPOSITIONS, above_half, orientation, to_rgb, to_srgb
 from persam_dreambooth.photos import files
 
 COMMON_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -36,14 +36,19 @@ class Sample:
     Attributes:
         photo: its file.
         image: upright 8-bit RGB.
-        mask: (H, W) bool of the image's size, True where the subject is.
+        levels: (H, W) uint8 of the image's size, the mask's weights: 255 on the subject, 0 elsewhere, grey between.
         caption: text, or None.
     """
 
     photo: Path
     image: Image.Image
-    mask: NDArray[np.bool_]
+    levels: NDArray[np.uint8]
     caption: str | None
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(H, W) bool, True where the levels exceed half of the brightest."""
+        return above_half(self.levels)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from PIL import Image
 from persam_dreambooth.atomic_io import is_unfinished, replacing
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.image_files import open_picture
-from persam_dreambooth.images import to_mask, to_rgb
+from persam_dreambooth.images import to_levels, to_mask, to_rgb
 from persam_dreambooth.masks import refuse_picture
 from persam_dreambooth.photos.listing import NO_PHOTOS as NO_PHOTOS
 from persam_dreambooth.photos.listing import PHOTO_SUFFIXES as PHOTO_SUFFIXES
@@ -58,6 +58,14 @@ def read_mask(path: Path, known: bool = False) -> NDArray[np.bool_]:
         if not known:
             refuse_picture(image, f"the mask {path}")
         return to_mask(image)
+
+
+def read_levels(path: Path, known: bool = False) -> NDArray[np.uint8]:
+    """Read a mask file of any kind as weights, (H, W) uint8; see `to_levels`. Arguments and errors as `read_mask`."""
+    with open_picture(path, "mask") as image:
+        if not known:
+            refuse_picture(image, f"the mask {path}")
+        return to_levels(image)
 
 
 def read_drawn_mask(path: Path) -> Image.Image:
@@ -155,10 +163,11 @@ def note_unread(unread: Mapping[Path, str], output: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_mask(mask: NDArray[np.bool_], path: Path) -> None:
-    """Save (H, W) bool as an 8-bit grey PNG of 0 and 255."""
+def write_mask(mask: NDArray[np.bool_] | NDArray[np.uint8], path: Path) -> None:
+    """Save a mask as an 8-bit grey PNG: (H, W) bool as 0 and 255, (H, W) uint8 as it is."""
+    levels = mask.astype(np.uint8) * np.uint8(255) if mask.dtype == np.bool_ else mask
     with replacing(path) as temporary:
-        Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+        Image.fromarray(levels).save(temporary, format="PNG")
 
 
 def encoded(picture: Image.Image, form: str) -> bytes:

@@ -13,6 +13,8 @@ from persam_dreambooth.masks import Looks, refuse_empty, refuse_full
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import ManifestEntry
 
+EXCLUSION = "-exclude"
+"""Ending of the stem of an exclusion mask, which lies beside its photo's mask."""
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
 
@@ -33,16 +35,41 @@ def mask_folder(given: Path, flag: str) -> Path:
 
 
 def find_masks(folder: Path, photos: Iterable[Path]) -> dict[str, Path]:
-    """Return the masks in a folder by their stems.
+    """Return the masks in a folder by their stems, without the exclusion masks of these photos.
 
     Raises:
         UserError: two of them have the same stem, or they are the photos themselves.
     """
-    masks = files.list_photos(folder)
+    photos = list(photos)
+    masks = _without_exclusions(folder, photos)
     if {path.resolve() for path in masks} & {photo.resolve() for photo in photos}:
         raise UserError(f"the masks in {folder} are the photos themselves; give the folder that holds the masks")
     files.refuse_clashing_stems(masks)
     return {path.stem: path for path in masks}
+
+
+def _without_exclusions(folder: Path, photos: Iterable[Path]) -> list[Path]:
+    stems = {photo.stem for photo in photos}
+    own = {f"{stem}{EXCLUSION}" for stem in stems} - stems
+    return [path for path in files.list_photos(folder) if path.stem not in own]
+
+
+def find_exclusions(photos: Iterable[Path], folder: Path, in_own_folder: bool = False) -> dict[Path, Path]:
+    """Return the exclusion masks in a folder, `<photo's stem>-exclude`, for those photos that have one.
+
+    Args:
+        photos: the files; their names do not end in `-exclude`.
+        folder: where the exclusion masks are.
+        in_own_folder: the folder holds nothing else, so that a mask may also have just its photo's stem.
+
+    Raises:
+        UserError: two of them have the same stem.
+    """
+    names = ("", EXCLUSION) if in_own_folder else (EXCLUSION,)
+    wanted = {f"{photo.stem}{ending}": photo for photo in photos for ending in names}
+    found = [path for path in files.list_photos(folder) if path.stem in wanted]
+    files.refuse_clashing_stems(found)
+    return {wanted[path.stem]: path for path in found}
 
 
 def pair(photos: Iterable[Path], folder: Path) -> dict[Path, Path]:
@@ -64,8 +91,9 @@ def pair(photos: Iterable[Path], folder: Path) -> dict[Path, Path]:
 
 def unpaired_words(photos: Iterable[Path], folder: Path) -> str:
     """List masks without a photo in one line for the screen; empty if there are none."""
+    photos = list(photos)
     stems = {photo.stem for photo in photos}
-    names = [path.name for path in files.list_photos(folder) if path.stem not in stems]
+    names = [path.name for path in _without_exclusions(folder, photos) if path.stem not in stems]
     return printable(f"masks without a photo: {listed(names)}") if names else ""
 
 

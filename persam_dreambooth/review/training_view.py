@@ -66,7 +66,7 @@ class TrainingView:
         seen = F.to_pil_image(sample["pixels"] * 0.5 + 0.5)
         dark = seen.point(lambda level: round(level * rendering.BACKGROUND_LIGHT))
         both = [Image.composite(seen, dark, cells), cells.convert("RGB")]
-        whole = cover_mask(drawn, size).sum().item()
+        whole = cover_mask(drawn, size).sum().item() / 255
         kept = inside.sum().item() / whole if whole else 0.0
         return rendering.joined(both, across=True), (
             f"{grid[0]} × {grid[1]} latent cells; the subject covers {latent.mean():.0%} of them; "

@@ -39,6 +39,7 @@ PATHS = (
     "instance_data_dir",
     "class_data_dir",
     "instance_mask_dir",
+    "exclude_mask_dir",
     "reference_image",
     "reference_mask",
     "concepts_list",

@@ -215,6 +215,18 @@ class MaskConfig(Flags):
     segmentation_features_size: int | None = flag(
         None, "side in pixels of the square that --segmentation_features sees; 64 of its patches if unset", min=1
     )
+    exclude_mask_dir: str | None = flag(
+        None,
+        "folder of masks, named like the photos, of what is never trained on, in any term of the loss (a hand, a "
+        "watermark); if unset, a file <photo>-exclude.png beside a photo's mask",
+    )
+    unmasked_probability: float = flag(
+        0.0,
+        "share of the steps that are trained without masks, on whole photos; which ones depends on --seed and the "
+        "step's number",
+        min=0,
+        max=1,
+    )
     uncertain_photo_weight: float = flag(
         0.0,
         "loss weight of photos in which segmentation is unsure of the subject or did not find it: 0 leaves them "
@@ -257,6 +269,9 @@ class MaskConfig(Flags):
                 f"--attention_loss_weight {self.attention_loss_weight:g} needs masks, which are what attention is "
                 "compared with; drop it, or drop --no_masked_loss and give masks"
             )
+        if not self.masked_loss and (self.exclude_mask_dir or self.unmasked_probability):
+            name = "--exclude_mask_dir" if self.exclude_mask_dir else "--unmasked_probability"
+            raise UserError(f"{name} is about masks, which --no_masked_loss does not use; drop one of the two")
         if not self.masked_loss and self.background_prior_weight > 0:
             raise UserError(
                 f"--background_prior_weight {self.background_prior_weight:g} needs masks, without which nothing is "
@@ -434,6 +449,11 @@ class OutputConfig(Flags):
 
     output_dir: str = flag(
         "dreambooth-model", "folder for the model, its config, masks.png, checkpoints and validation images"
+    )
+    dry_run: bool = flag(
+        False,
+        "train nothing: check everything, estimate the memory and draw the first batch as masks.png in the output "
+        "folder",
     )
     checkpointing_steps: int = flag(500, "save a checkpoint every N steps", min=1)
     checkpoints_total_limit: int | None = flag(None, "keep only the newest N checkpoints; all if unset", min=1)

@@ -17,7 +17,7 @@ from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.dataset import Batch
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.loader import PhotoStream, remaining_batches
-from persam_dreambooth.training.objective import training_loss
+from persam_dreambooth.training.objective import is_unmasked, training_loss
 from persam_dreambooth.training.runtime import checkpoint
 from persam_dreambooth.training.runtime.checkpoint import Progress
 from persam_dreambooth.training.runtime.distributed import whole
@@ -136,7 +136,7 @@ def _learn(
     config, accelerator = run.config, run.accelerator
     result = None
     with accelerator.accumulate(*run.family.trained().values()):
-        loss, terms = training_loss(run.family, batch, config)
+        loss, terms = training_loss(run.family, batch, config, is_unmasked(config, progress.step))
         metrics.add(terms, batch.photos)
         accelerator.backward(loss)
         if accelerator.sync_gradients:

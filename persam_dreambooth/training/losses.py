@@ -35,6 +35,19 @@ def latent_mask(mask: Tensor, size: tuple[int, int], downsample: Downsample = "a
     return F.interpolate(mask, size, mode="nearest-exact")
 
 
+def kept_cells(exclude: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the latent cells that an exclusion mask leaves in the loss.
+
+    Args:
+        exclude: (B, 1, H, W) float of 0 and 1, at the resolution of the crop.
+        size: (h, w) of the latents.
+
+    Returns:
+        (B, 1, h, w) float32: 0 in every cell of which any pixel is excluded, 1 in the others.
+    """
+    return 1 - (F.adaptive_max_pool2d(exclude.float(), size) > 0).float()
+
+
 def loss_weight(latent_mask: Tensor, background_weight: float = 0.0) -> Tensor:
     """Weight each latent cell: 1 inside the mask, `background_weight` in [0, 1] outside, a blend in between."""
     return background_weight + (1 - background_weight) * latent_mask
@@ -85,12 +98,16 @@ def masked_mse(
 
 
 def background_prior(
-    prediction: Tensor, base: Tensor, latent_mask: Tensor, sample_weight: Tensor | None = None
+    prediction: Tensor,
+    base: Tensor,
+    latent_mask: Tensor,
+    sample_weight: Tensor | None = None,
+    kept: Tensor | None = None,
 ) -> Tensor:
     """Squared difference between the prediction and the base model's, outside the mask.
 
-    With L their elementwise squared difference, C channels and m the latent mask: the mean over
-    photos of sum(L (1 - m)) / (C sum(1 - m)). The gradient is exactly 0.0 wherever m is 1, and a
+    With L their elementwise squared difference, C channels, m the latent mask and k the kept cells: the mean over
+    photos of sum(L (1 - m) k) / (C sum((1 - m) k)). The gradient is exactly 0.0 wherever m is 1 or k is 0, and a
     photo that is all subject adds 0.
 
     Args:
@@ -98,11 +115,13 @@ def background_prior(
         base: (B, C, h, w), the untrained model's prediction; gets no gradient.
         latent_mask: (B, 1, h, w) float32 in [0, 1].
         sample_weight: (B,) float32, a factor for each photo (min-SNR); None is 1.
+        kept: (B, 1, h, w) float32 of 0 and 1, from `kept_cells`; None keeps all.
 
     Returns:
         A scalar, float32.
     """
-    return masked_mse(prediction, base.detach(), 1 - latent_mask, "sample", sample_weight)
+    weight = 1 - latent_mask if kept is None else (1 - latent_mask) * kept
+    return masked_mse(prediction, base.detach(), weight, "sample", sample_weight)
 
 
 def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:

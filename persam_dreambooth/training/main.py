@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import set_seed
 from torch import nn
 
 from persam_dreambooth.errors import Stopped
@@ -17,7 +16,8 @@ from persam_dreambooth.training import screen, summary
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import mask_report, remarks
 from persam_dreambooth.training.data.class_images import PRECISIONS
-from persam_dreambooth.training.families import Family, load_family
+from persam_dreambooth.training.dry_run import dry_run
+from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.loader import build_loader, stream_of
 from persam_dreambooth.training.loop import Training, TrainingCallbacks, fit
 from persam_dreambooth.training.output import save
@@ -34,7 +34,7 @@ from persam_dreambooth.training.runtime.optimizer import (
 )
 from persam_dreambooth.training.runtime.process_state import StopSignal, own_state
 from persam_dreambooth.training.runtime.validation import validate
-from persam_dreambooth.training.setup import Setup, setup
+from persam_dreambooth.training.setup import Setup, load_base, setup
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def train(config: TrainingConfig, *, callbacks: TrainingCallbacks | None = None)
         callbacks: functions to call after a step, a checkpoint and validation pictures.
 
     Returns:
-        Paths of the saved model, the last losses and the number of steps.
+        Paths of the saved model, the last losses and the number of steps; with `--dry_run` nothing but the folder.
 
     Raises:
         UserError: a mistake of the user's, found before the first step where possible; the message names settings by
@@ -83,15 +83,11 @@ def train(config: TrainingConfig, *, callbacks: TrainingCallbacks | None = None)
         Exception: raised by a callback, likewise.
     """
     with own_state(), process_state.memory_explained(config), workers.explained(), screen.quiet():
+        if config.output.dry_run:
+            dry_run(config)
+            return TrainingResult(Path(config.output.output_dir), [], [], [], 0, {})
         run = setup(config)
-        settings = config.optimization
-        if settings.seed is not None:
-            # Each process has its own seed and noise; the first process's seed is the one that a single process has.
-            set_seed(settings.seed, device_specific=True)
-        torch.backends.cuda.matmul.allow_tf32 |= settings.allow_tf32
-        family = load_family(config.model)
-        if config.mask.background_prior_weight > 0:
-            family.keep_base()
+        family = load_base(run)
         is_main = run.accelerator.is_main_process
         with resuming.alone(config, run.resume_from) if is_main else nullcontext():
             return _run(run, family, callbacks or TrainingCallbacks())

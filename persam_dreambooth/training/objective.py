@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
@@ -20,20 +21,23 @@ from persam_dreambooth.training.families.cross_attention import CrossAttention
 from persam_dreambooth.training.families.loading import token_ids
 
 
-def training_loss(family: Family, batch: Batch, config: TrainingConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def training_loss(
+    family: Family, batch: Batch, config: TrainingConfig, unmasked: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the loss of a batch.
 
     Args:
         family: the model; with a background prior, after `keep_base`.
         batch: instance photos, then class images.
         config: masks, weights, noise.
+        unmasked: take the loss over whole photos, without background prior and attention loss; exclusion masks hold.
 
     Returns:
         The scalar to differentiate, and its terms, detached, for the log: `loss`,
         `instance_loss` (masked), with a background prior `background_prior_loss` (outside the
         mask), with an attention loss `attention_loss`, and with class images `prior_loss` (never masked).
     """
-    mask, count = config.mask, len(batch.mask)
+    mask, count = config.mask if not unmasked else _without_masks(config.mask), len(batch.mask)
     latents = family.sample_latents(_moments(family, batch))
     noised = replace(family.add_noise(latents, config.optimization), crop=batch.crop)
     base = None
@@ -46,11 +50,14 @@ def training_loss(family: Family, batch: Batch, config: TrainingConfig) -> tuple
     instances, size = prediction[:count], (latents.shape[-2], latents.shape[-1])
     latent_mask = losses.latent_mask(batch.mask, size, mask.mask_downsample, mask.mask_dilation)
     weight = losses.loss_weight(latent_mask, mask.background_weight) if mask.masked_loss else None
+    kept = None if batch.exclude is None else losses.kept_cells(batch.exclude, size)
+    if kept is not None:
+        weight = kept if weight is None else weight * kept
     photo_weight = batch.weight * _noise_weight(family, noised.first(count), config.optimization.snr_gamma)
     loss = losses.masked_mse(instances, noised.target[:count], weight, mask.mask_normalization, photo_weight)
     terms = {"instance_loss": loss.detach()}
     if base is not None:
-        background = losses.background_prior(instances, base, latent_mask, photo_weight)
+        background = losses.background_prior(instances, base, latent_mask, photo_weight, kept)
         terms["background_prior_loss"] = background.detach()
         loss = loss + mask.background_prior_weight * background
     if seen is not None:
@@ -63,6 +70,39 @@ def training_loss(family: Family, batch: Batch, config: TrainingConfig) -> tuple
         terms["prior_loss"] = prior.detach()
         loss = loss + config.data.prior_loss_weight * prior
     return loss, {"loss": loss.detach()} | terms
+
+
+UNMASKED = 3
+"""Purpose of the seed of this draw, beside those in `loader`."""
+
+
+def is_unmasked(config: TrainingConfig, step: int) -> bool:
+    """Draw whether a step is trained without masks.
+
+    The draw depends on `--seed` (0 if unset) and the step alone: it is the same in every process, in all batches of an
+    accumulated step and after resuming, and changes no other random number.
+
+    Args:
+        config: `--unmasked_probability` and the seed.
+        step: number of the optimizer step, from 0.
+    """
+    share = config.mask.unmasked_probability
+    return share > 0 and bool(np.random.default_rng((config.optimization.seed or 0, UNMASKED, step)).random() < share)
+
+
+def _without_masks(mask: MaskConfig) -> MaskConfig:
+    """Return the settings of a step without masks."""
+    return replace(
+        mask,
+        masked_loss=False,
+        instance_mask_dir=None,
+        reference_image=None,
+        reference_mask=None,
+        exclude_mask_dir=None,
+        background_prior_weight=0.0,
+        attention_loss_weight=0.0,
+        unmasked_probability=0.0,
+    )
 
 
 def _moments(family: Family, batch: Batch) -> Tensor:
@@ -87,6 +127,7 @@ def attention_loss(seen: CrossAttention, batch: Batch, size: tuple[int, int], co
     layers, and m the latent mask at their resolution: the mean over photos and positions of (A_i / max_j A_j - m_i)^2,
     each photo multiplied by its weight. Dividing by the maximum, with gradient, is how the authors' code normalizes.
     That code takes one pixel of the mask for each position; here the mask is downsampled as for the loss.
+    Positions that an exclusion mask touches are left out.
 
     Args:
         seen: attention of one prediction, instance photos first.
@@ -100,7 +141,8 @@ def attention_loss(seen: CrossAttention, batch: Batch, size: tuple[int, int], co
     maps = seen.maps(batch.identifiers, size)
     shape = maps.shape[-2], maps.shape[-1]
     mask = losses.latent_mask(batch.mask, shape, config.mask_downsample, config.mask_dilation)
-    return losses.masked_mse(maps, mask, sample_weight=batch.weight)
+    kept = None if batch.exclude is None else losses.kept_cells(batch.exclude, shape)
+    return losses.masked_mse(maps, mask, kept, sample_weight=batch.weight)
 
 
 def with_identifiers(

@@ -1,4 +1,4 @@
-"""Checks and preparation before the model is loaded: settings, devices, photos, masks, class images."""
+"""Checks and preparation before the first step: settings, devices, photos, masks, class images, the base model."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
@@ -23,7 +24,7 @@ from persam_dreambooth.training.data.instances import find_instances
 from persam_dreambooth.training.data.mask_folders import segment_first
 from persam_dreambooth.training.data.mask_report import MaskCheck, check_masks
 from persam_dreambooth.training.data.samples import FreshSamples
-from persam_dreambooth.training.families import check_base_model
+from persam_dreambooth.training.families import Family, check_base_model, load_family
 from persam_dreambooth.training.families.loading import load_tokenizer
 from persam_dreambooth.training.output import save
 from persam_dreambooth.training.runtime import distributed, optimizer, resuming, tracking, workers
@@ -95,6 +96,19 @@ def setup(config: TrainingConfig) -> Setup:
     repository = save.claim_repository(config) if accelerator.is_main_process else None
     class_images = [ensure_class_images(concept, config, accelerator) for concept in concepts]
     return Setup(config, accelerator, concepts, found, read, manifest, masks, class_images, repository, resume_from)
+
+
+def load_base(run: Setup) -> Family:
+    """Seed the random generators and load the base model, with a frozen copy for the background prior."""
+    settings = run.config.optimization
+    if settings.seed is not None:
+        # Each process has its own seed and noise; the first process's seed is the one that a single process has.
+        set_seed(settings.seed, device_specific=True)
+    torch.backends.cuda.matmul.allow_tf32 |= settings.allow_tf32
+    family = load_family(run.config.model)
+    if run.config.mask.background_prior_weight > 0:
+        family.keep_base()
+    return family
 
 
 def _accelerator(config: TrainingConfig) -> Accelerator:

@@ -239,7 +239,7 @@ def test_names_that_collide_on_some_file_systems_overwrite_nothing(trainer, tmp_
     mask = np.ones((4, 6), bool)
     photos, _ = write_pair(tmp_path / "album", mask)
     layout, photo = CONVENTIONS[trainer].layout, photos / "dog.png"
-    sample = Sample(photo, files.read_photo(photo), mask, "words")
+    sample = Sample(photo, files.read_photo(photo), mask.astype(np.uint8) * 255, "words")
     layout.add(sample, tmp_path / "out")
     before = tree(tmp_path / "out")
     with pytest.raises(UserError, match=r"dog.*\.png would replace a file"):

@@ -94,8 +94,12 @@ def test_each_trainer_reads_its_own_channel_of_coloured_mask(tmp_path):
     assert imported("onetrainer", tmp_path / "one", tmp_path / "b")[0].tolist() == [[False, True, False, True]]
 
 
+def levels_of(folder):
+    return files.read_picture(folder / "masks" / "dog.png")
+
+
 @pytest.mark.parametrize("trainer", ["kohya", "onetrainer", "kohya-alpha", "cutout"])
-def test_grey_mask_is_thresholded_at_half_and_counted(trainer, tmp_path):
+def test_grey_levels_are_kept_and_counted(trainer, tmp_path):
     levels = Image.fromarray(np.array([[0, 1, 127, 128, 254, 255]], np.uint8))
     photo, name = Image.new("RGB", (6, 1), "red"), "masks/dog.png"
     if trainer == "onetrainer":
@@ -103,18 +107,18 @@ def test_grey_mask_is_thresholded_at_half_and_counted(trainer, tmp_path):
     if trainer in ("kohya-alpha", "cutout"):
         photo.putalpha(levels)
     write(tmp_path / "theirs", photo, levels, ("images/dog.png", name))
-    mask, report = imported(trainer, tmp_path / "theirs", tmp_path / "back")
-    assert mask.tolist() == [[False, False, False, True, True, True]]
-    assert (report.count, report.grey, report.empty) == (1, {"dog.png": 4}, [])
+    _, report = imported(trainer, tmp_path / "theirs", tmp_path / "back")
+    assert np.asarray(levels_of(tmp_path / "back")).tolist() == [[0, 0, 127, 128, 255, 255]]
+    assert (report.count, report.grey, report.empty) == (1, {"dog.png": 2}, [])
     (entry,) = read_manifest(tmp_path / "back" / MANIFEST_NAME)
-    assert "4 pixels" in entry.warnings[0]
+    assert "2 grey pixels" in entry.warnings[0]
 
 
 def test_16_bit_masks_are_read_like_8_bit_ones(tmp_path):
     levels = Image.fromarray(np.array([[0, 300, 0x7FFF, 0x8000, 0xFFFF]], np.uint16))
     write(tmp_path / "theirs", Image.new("RGB", (5, 1)), levels)
-    mask, _ = imported("kohya", tmp_path / "theirs", tmp_path / "back")
-    assert mask.tolist() == [[False, False, False, True, True]]
+    imported("kohya", tmp_path / "theirs", tmp_path / "back")
+    assert np.asarray(levels_of(tmp_path / "back")).tolist() == [[0, 0, 127, 128, 255]]
 
 
 def test_empty_mask_is_named(tmp_path):

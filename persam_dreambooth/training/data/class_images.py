@@ -15,7 +15,7 @@ from persam_dreambooth.photos.listing import repeated_folders
 from persam_dreambooth.text_files import read_yaml
 from persam_dreambooth.training.config import TrainingConfig, without_folders
 from persam_dreambooth.training.data.concepts import Concept
-from persam_dreambooth.training.screen import warn
+from persam_dreambooth.training.screen import say, warn
 
 ORIGIN_NAME = ".class_images.json"
 """Hidden record beside the class images: which prompts and base models they were generated with."""
@@ -30,7 +30,9 @@ def check_class_folders(concepts: Sequence[Concept]) -> None:
     Raises:
         UserError: names the folder.
     """
-    folders = [folder for concept in concepts for folder in (concept.photos, concept.masks) if folder]
+    folders = [
+        folder for concept in concepts for folder in (concept.photos, concept.masks, concept.excluded) if folder
+    ]
     inside = [inner.path for folder in folders for inner in repeated_folders(folder)]
     taken = {folder.resolve() for folder in (*folders, *inside)}
     for concept in concepts:
@@ -48,7 +50,8 @@ def ensure_class_images(concept: Concept, config: TrainingConfig, accelerator: A
     nor on interruptions (except for rounding differences between batch sizes).
 
     Returns:
-        `--num_class_images` files; none without prior preservation.
+        `--num_class_images` files; none without prior preservation. With `--dry_run` nothing is generated, and only
+        those files that are there already are returned.
 
     Raises:
         UserError: the folder cannot be made, or a class image in it cannot be decoded.
@@ -57,13 +60,20 @@ def ensure_class_images(concept: Concept, config: TrainingConfig, accelerator: A
     if folder is None or not concept.num_class_images:
         return []
     files.check_output_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    existing = _images(folder)
-    if words := files.unread_words(files.unread_files(folder, [inner.path for inner in repeated_folders(folder)])):
+    if not config.output.dry_run:
+        folder.mkdir(parents=True, exist_ok=True)
+    existing = _images(folder) if folder.is_dir() else []
+    if folder.is_dir() and (
+        words := files.unread_words(files.unread_files(folder, [inner.path for inner in repeated_folders(folder)]))
+    ):
         warn(f"--class_data_dir {folder}: {words}")
     taken = {path.stem for path in existing}
     free = (number for number in count() if _stem(number) not in taken)
     missing = list(islice(free, max(0, concept.num_class_images - len(existing))))
+    if config.output.dry_run:
+        if missing:
+            say(f"class images: {len(missing)} of {concept.num_class_images} would be generated into {folder}")
+        return _readable(existing[: concept.num_class_images])
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         _remember_origin(folder, concept.class_prompt, config, bool(missing))
@@ -71,10 +81,14 @@ def ensure_class_images(concept: Concept, config: TrainingConfig, accelerator: A
         with accelerator.split_between_processes(missing) as mine:
             _generate(mine, folder, concept.class_prompt, config, accelerator)
         accelerator.wait_for_everyone()
-    chosen = _images(folder)[: concept.num_class_images]
-    for path in chosen:
-        files.read_photo(path)  # fail on a damaged file now, not in the middle of training
-    return chosen
+    return _readable(_images(folder)[: concept.num_class_images])
+
+
+def _readable(images: list[Path]) -> list[Path]:
+    """Return the images after decoding each: fail on a damaged file now, not in the middle of training."""
+    for path in images:
+        files.read_photo(path)
+    return images
 
 
 def _images(folder: Path) -> list[Path]:

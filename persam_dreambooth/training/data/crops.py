@@ -61,8 +61,8 @@ def draw_crop(photo: Size, size: Size, config: DataConfig, mask: Tensor | None =
         size: of the crop; the photo is resized to the smallest size that covers it.
         config: centre or random, mirrored or not.
         mask: the upright photo's, from `cover_mask`. If given and not empty, a crop that would lose a part of the
-            subject is moved by as little as possible so that it holds the whole subject or, where the subject is
-            larger than the crop, lies within it.
+            subject (what exceeds half of the brightest level) is moved by as little as possible so that it holds the
+            whole subject or, where the subject is larger than the crop, lies within it.
     """
     resized = cover(photo, size)
     spare = [whole - part for whole, part in zip(resized, size, strict=True)]
@@ -72,7 +72,7 @@ def draw_crop(photo: Size, size: Size, config: DataConfig, mask: Tensor | None =
         top, left = (int(torch.randint(0, margin + 1, (1,))) for margin in spare)
     else:
         top, left = 0, 0
-    box = None if mask is None else bounding_box(mask)
+    box = None if mask is None else bounding_box(mask > mask.max() / 2)
     if box is not None:
         x_low, y_low, x_high, y_high = box.tolist()
         top, left = _keep(top, y_low, y_high + 1, size[0]), _keep(left, x_low, x_high + 1, size[1])
@@ -89,7 +89,7 @@ def cover(photo: Size, size: Size) -> Size:
 
 
 def cover_mask(mask: Tensor, size: Size) -> Tensor:
-    """Resize an upright mask of 0 and 1, (H, W) uint8, as its photo, for `draw_crop` and `cut_mask`."""
+    """Resize an upright mask of levels from 0 to 255, (H, W) uint8, as its photo, for `draw_crop` and `cut_mask`."""
     resized = cover((mask.shape[0], mask.shape[1]), size)
     # Plain "nearest" takes the first pixel of each cell, and so shifts the mask by half a cell.
     return F.resize(mask[None], list(resized), v2.InterpolationMode.NEAREST_EXACT)[0]
@@ -110,9 +110,9 @@ def cut_photo(photo: Image.Image, crop: Crop, interpolation: str = "bilinear") -
 
 
 def cut_mask(mask: Tensor, crop: Crop) -> Tensor:
-    """Cut the crop out of a mask from `cover_mask`; returns (1, h, w) float32 of 0 and 1."""
+    """Cut the crop out of a mask from `cover_mask`; returns (1, h, w) float32 in [0, 1]."""
     cut = F.crop(mask[None], crop.top, crop.left, *crop.size)
-    return (F.horizontal_flip(cut) if crop.mirrored else cut).float()
+    return (F.horizontal_flip(cut) if crop.mirrored else cut).float() / 255
 
 
 STEP = 64

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from persam_dreambooth.training.data.crops import Size
-from persam_dreambooth.training.data.samples import ReadSample, Sample, Source
+from persam_dreambooth.training.data.samples import MASKS, ReadSample, Sample, Source
 from persam_dreambooth.training.families.base import Conditioning
 
 
@@ -32,6 +32,7 @@ class InstancePhoto:
         identifier: positions of the identifier's tokens in the prompt, if the attention loss needs them.
         repeats: how often it is shown in an epoch.
         label: its name in messages, if the file name is not unique; empty is the file name.
+        exclude: file of its exclusion mask, what it marks is in no term of the loss; None excludes nothing.
     """
 
     photo: Path
@@ -44,6 +45,7 @@ class InstancePhoto:
     identifier: tuple[int, ...] = ()
     repeats: int = 1
     label: str = ""
+    exclude: Path | None = None
 
     @property
     def name(self) -> str:
@@ -81,7 +83,7 @@ class Batch(NamedTuple):
 
     Attributes:
         photos: B names.
-        mask: (B, 1, h, w) float32, 1 on the subject.
+        mask: (B, 1, h, w) float32 in [0, 1], 1 on the subject.
         weight: (B,) float32, factor of each photo's loss.
         prompt: conditioning of all N.
         pixels: (N, 3, h, w) float32 in [-1, 1]; None if the latents were encoded before.
@@ -89,6 +91,7 @@ class Batch(NamedTuple):
         crop: (N, 6) int64, see `Crop.conditioning`; None for families that do not use it.
         class_prompt: conditioning of the class prompt, B times; None without one.
         identifiers: B tuples of token positions, for the attention loss.
+        exclude: (B, 1, h, w) float32, 1 where a pixel is in no term of the loss; None if no photo has such a mask.
     """
 
     photos: list[str]
@@ -100,6 +103,7 @@ class Batch(NamedTuple):
     crop: Tensor | None = None
     class_prompt: Conditioning | None = None
     identifiers: list[tuple[int, ...]] = []  # noqa: RUF012 - a default that nobody changes
+    exclude: Tensor | None = None
 
 
 class DreamBoothDataset(Dataset[Item]):
@@ -143,8 +147,10 @@ class DreamBoothDataset(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         instance = self.instances[index % len(self.instances)]
-        sample = self.read(instance.photo, instance.mask, instance.size)
-        class_sample = self.read(self._class_image(index), None, instance.size) if any(self.class_images) else None
+        sample = self.read(instance.photo, instance.mask, instance.size, instance.exclude)
+        class_sample = None
+        if any(self.class_images):
+            class_sample = self.read(self._class_image(index), None, instance.size, None)
         return Item(
             instance.name,
             sample,
@@ -156,13 +162,13 @@ class DreamBoothDataset(Dataset[Item]):
         )
 
     def sources(self) -> list[Source]:
-        """Return all photos, masks and sizes that items are made of."""
-        own = [(photo.photo, photo.mask, photo.size) for photo in self.instances]
+        """Return all photos, masks, sizes and exclusion masks that items are made of."""
+        own = [(photo.photo, photo.mask, photo.size, photo.exclude) for photo in self.instances]
         if not any(self.class_images):
             return own
         class_images = [self._class_image(index) for index in range(len(self))]
         sizes = [self.instances[index % len(self.instances)].size for index in range(len(self))]
-        return own + [(path, None, size) for path, size in zip(class_images, sizes, strict=True)]
+        return own + [(path, None, size, None) for path, size in zip(class_images, sizes, strict=True)]
 
     def _class_image(self, index: int) -> Path:
         """Return the class image that is paired with an item: one of its subject's, in turn."""
@@ -180,7 +186,7 @@ def collate(items: Sequence[Item]) -> Batch:
         if item.class_sample is not None and item.class_prompt is not None:
             samples.append(item.class_sample)
             prompts.append(item.class_prompt)
-    stacked = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0] if key != "mask"}
+    stacked = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0] if key not in MASKS}
     return Batch(
         photos=[item.photo for item in items],
         mask=torch.stack([item.sample["mask"] for item in items]),
@@ -188,8 +194,16 @@ def collate(items: Sequence[Item]) -> Batch:
         prompt=_stacked(prompts),
         class_prompt=_stacked(class_prompts) if class_prompts else None,
         identifiers=[item.identifier for item in items],
+        exclude=_exclusions([item.sample for item in items]),
         **stacked,
     )
+
+
+def _exclusions(samples: Sequence[Sample]) -> Tensor | None:
+    """Stack the exclusion masks, (B, 1, h, w), zeros for samples without one; None if no sample has one."""
+    if not any("exclude" in sample for sample in samples):
+        return None
+    return torch.stack([sample.get("exclude", torch.zeros_like(sample["mask"])) for sample in samples])
 
 
 def _stacked(prompts: Sequence[Conditioning]) -> Conditioning:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.image_files import FORMATS
-from persam_dreambooth.images import to_mask, to_rgb
+from persam_dreambooth.images import to_levels, to_rgb
 from persam_dreambooth.masks import refuse_picture
 from persam_dreambooth.photos import files
 from persam_dreambooth.training.config import TrainingConfig
@@ -75,8 +75,7 @@ def copy(config: TrainingConfig) -> None:
         if data.mask_column:
             drawn = _opened(row[data.mask_column], f"{data.mask_column} in {where}")
             refuse_picture(drawn, f"{data.mask_column} in {where}")
-            mask = to_mask(drawn)
-            files.write_mask(mask, folder / "masks" / f"{name}.png")
+            files.write_mask(to_levels(drawn), folder / "masks" / f"{name}.png")
         if data.caption_column:
             caption = row[data.caption_column]
             if not isinstance(caption, str) or not caption.strip():

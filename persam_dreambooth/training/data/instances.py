@@ -14,7 +14,7 @@ from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.data.crops import Size, nearest_bucket
 from persam_dreambooth.training.data.dataset import InstancePhoto
-from persam_dreambooth.training.data.mask_folders import mask_folder, photo_folders
+from persam_dreambooth.training.data.mask_folders import exclusion_masks, mask_folder, photo_folders
 from persam_dreambooth.training.screen import warn
 
 Digests = tuple[str, str | None]
@@ -80,6 +80,8 @@ def find_instances(concept: Concept, config: TrainingConfig, sizes: Sequence[Siz
             doubted[photo] = pairs.doubt(photo, entry)
     if not instances:
         raise UserError(_nothing_left(doubted))
+    exclusions = exclusion_masks(masks, concept)
+    instances = [replace(instance, exclude=exclusions.get(instance.photo)) for instance in instances]
     for photo, reason in doubted.items():
         warn(f"left out{_of_folder(photo, concept)}: {reason}; --uncertain_photo_weight trains on it")
     left_out |= excluded | doubted
@@ -102,7 +104,7 @@ def _warn(words: str) -> None:
 
 def _other_folders(concept: Concept, config: TrainingConfig) -> list[Path]:
     """Return folders that may lie among the photos but hold something else."""
-    given = (config.output.output_dir, concept.masks, concept.class_folder)
+    given = (config.output.output_dir, concept.masks, concept.excluded, concept.class_folder)
     return [Path(folder) for folder in given if folder]
 
 

@@ -1,9 +1,11 @@
 """The folders of a subject's photos and masks, and masks that are made from a reference before training."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files, pairs
 from persam_dreambooth.photos.listing import PhotoFolder, repeated_folders
 from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
@@ -58,6 +60,30 @@ def mask_folder(concept: Concept, config: TrainingConfig, folder: PhotoFolder) -
     given = pairs.mask_folder(Path(str(concept.masks)), "--instance_mask_dir")
     own = given / folder.name
     return pairs.mask_folder(own, "--instance_mask_dir") if folder.name and own.is_dir() else given
+
+
+def exclusion_masks(masks: Mapping[Path, Path], concept: Concept) -> dict[Path, Path]:
+    """Return the exclusion masks of those photos that have one: in `--exclude_mask_dir`, or else beside their masks.
+
+    Args:
+        masks: each photo's mask.
+        concept: the subject.
+
+    Raises:
+        UserError: no such folder, or nothing in it is named like a photo.
+    """
+    if concept.excluded is None:
+        beside = dict.fromkeys(mask.parent for mask in masks.values())
+        found = [pairs.find_exclusions([p for p in masks if masks[p].parent == folder], folder) for folder in beside]
+        return {photo: path for part in found for photo, path in part.items()}
+    given, excluded = pairs.mask_folder(concept.excluded, "--exclude_mask_dir"), dict[Path, Path]()
+    for inner in photo_folders(concept):
+        folder = given / inner.name if (given / inner.name).is_dir() else given
+        photos = [photo for photo in masks if photo.parent == inner.path]
+        excluded |= pairs.find_exclusions(photos, folder, in_own_folder=True)
+    if not excluded:
+        raise UserError(f"nothing in --exclude_mask_dir {given} is named like a photo; rename the masks, or drop it")
+    return excluded
 
 
 def _segmentation(concept: Concept, config: TrainingConfig) -> Path:

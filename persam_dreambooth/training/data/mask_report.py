@@ -11,16 +11,20 @@ from torch import Tensor
 
 from persam_dreambooth import masks
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.images import above_half
+from persam_dreambooth.masks import refuse_picture
 from persam_dreambooth.photos import files, pairs, rendering
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.crops import cover_mask, cut_mask, draw_crop
 from persam_dreambooth.training.data.dataset import InstancePhoto
-from persam_dreambooth.training.data.samples import read_mask
-from persam_dreambooth.training.losses import latent_mask
+from persam_dreambooth.training.data.samples import read_exclusion, read_mask
+from persam_dreambooth.training.losses import kept_cells, latent_mask
 
 MASKS_NAME = "masks.png"
 SHEET_LIMIT = 24
 """Maximum number of photos on the sheet of masks."""
+GREY_SHARE = 0.2
+"""Share of a mask that may be grey before it is reported: blurred edges are."""
 CROPS = 16
 """Number of random crops that are tried for each photo."""
 
@@ -31,12 +35,15 @@ class MaskCheck:
 
     Attributes:
         photo, mask: the files.
-        latent: (h, w) float32 in [0, 1], the latent mask of the resized photo (with `--center_crop` of its crop).
+        latent: (h, w) float32 in [0, 1], the latent mask of the resized photo (with `--center_crop` of its crop),
+            without its excluded cells.
         kept: the smallest share of the subject, in (0, 1], that any of 16 crops kept.
         inverted: whether it seems to mark the background instead of the subject.
         in_vain: share of those crops, in [0, 1], whose latent mask is empty.
         label: name of the photo in messages; empty is its file name.
-        marked: number of pixels of the mask file that are marked as the subject.
+        marked: number of pixels of the mask file that are not black.
+        grey: share of those, in [0, 1], that are not white either.
+        exclude: the exclusion mask's file.
     """
 
     photo: Path
@@ -47,6 +54,8 @@ class MaskCheck:
     in_vain: float = 0.0
     label: str = ""
     marked: int = masks.LEAST_PIXELS
+    grey: float = 0.0
+    exclude: Path | None = None
 
     @property
     def name(self) -> str:
@@ -78,9 +87,9 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
     if empty:
         size = config.data.resolution
         raise UserError(
-            f"the mask of {', '.join(empty)} is empty on the latent grid ({size} pixels, cells of {cell}); correct "
-            "it or remove the photo; a thin subject is kept by a larger --resolution or --mask_dilation, or by "
-            "--mask_downsample max"
+            f"the mask of {', '.join(empty)} is empty on the latent grid ({size} pixels, cells of {cell}; levels "
+            "up to 3 of 255 are black, and excluded cells do not count); correct it or remove the photo; a thin "
+            "subject is kept by a larger --resolution or --mask_dilation, or by --mask_downsample max"
         )
     tiny = [check.name for check in checks if check.marked < masks.LEAST_PIXELS]
     if tiny:
@@ -94,29 +103,45 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
 def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: int) -> MaskCheck:
     mask = read_mask(path)
     pairs.check_size(path, tuple(mask.shape), instance.photo, instance.shape[::-1])
-    resized, shape, center = cover_mask(mask, instance.size), (mask.shape[0], mask.shape[1]), config.data.center_crop
-    crops = [draw_crop(shape, instance.size, config.data, resized) for _ in range(1 if center else CROPS)]
-    cuts = [cut_mask(resized, crop) for crop in crops]
-    whole = cuts[0] if center else resized[None].float()
-    latent = _latent(whole, config, cell)
-    in_vain = sum(not _latent(cut, config, cell).any() for cut in cuts) / len(cuts)
-    kept = min(cut.sum().item() for cut in cuts) / max(1, resized.sum().item())
+    excluded = torch.zeros_like(mask) if instance.exclude is None else _exclusion(instance, instance.exclude)
+    both = [cover_mask(drawn, instance.size) for drawn in (mask, excluded)]
+    shape, center = (mask.shape[0], mask.shape[1]), config.data.center_crop
+    crops = [draw_crop(shape, instance.size, config.data, both[0]) for _ in range(1 if center else CROPS)]
+    cuts = [[cut_mask(drawn, crop) for drawn in both] for crop in crops]
+    whole = cuts[0] if center else [drawn[None].float() / 255 for drawn in both]
+    in_vain = sum(not _latent(cut[0], cut[1], config, cell).any() for cut in cuts) / len(cuts)
+    marked = int((mask > 0).sum())
     return MaskCheck(
         instance.photo,
         path,
-        latent,
-        kept,
-        masks.looks_inverted(mask.numpy() > 0),
+        _latent(whole[0], whole[1], config, cell),
+        min(cut[0].sum().item() for cut in cuts) / max(1.0, both[0].sum().item() / 255),
+        masks.looks_inverted(above_half(mask.numpy())),
         in_vain,
         instance.name,
-        int(mask.sum()),
+        marked,
+        int(((mask > 0) & (mask < 255)).sum()) / max(1, marked),
+        instance.exclude,
     )
 
 
-def _latent(mask: Tensor, config: TrainingConfig, cell: int) -> Tensor:
-    """Return the latent mask, (h, w) float32, of a mask, (1, H, W)."""
+def _exclusion(instance: InstancePhoto, path: Path) -> Tensor:
+    """Read a photo's exclusion mask, (H, W) uint8 of 0 and 255.
+
+    Raises:
+        UserError: it is a photo, or has another size than its own.
+    """
+    refuse_picture(files.read_picture(path), f"the exclusion mask {path}")
+    mask = read_exclusion(path)
+    pairs.check_size(path, tuple(mask.shape), instance.photo, instance.shape[::-1])
+    return mask
+
+
+def _latent(mask: Tensor, excluded: Tensor, config: TrainingConfig, cell: int) -> Tensor:
+    """Return the latent mask, (h, w) float32, of a mask and an exclusion mask, (1, H, W) each in [0, 1]."""
     grid = (max(1, mask.shape[-2] // cell), max(1, mask.shape[-1] // cell))
-    return latent_mask(mask[None], grid, config.mask.mask_downsample, config.mask.mask_dilation)[0, 0]
+    latent = latent_mask(mask[None], grid, config.mask.mask_downsample, config.mask.mask_dilation)
+    return (latent * kept_cells(excluded[None], grid))[0, 0]
 
 
 def summary(checks: Sequence[MaskCheck]) -> str:
@@ -125,6 +150,12 @@ def summary(checks: Sequence[MaskCheck]) -> str:
         return ""
     low, high = (extreme(check.coverage for check in checks) for extreme in (min, max))
     lines = [f"masks are on: the subject covers {low:.0%} to {high:.0%} of {len(checks)} photos"]
+    grey = [f"{check.name} ({check.grey:.0%})" for check in checks if check.grey > GREY_SHARE]
+    if grey:
+        lines.append(f"grey levels are weights, and much of some masks is grey: {', '.join(grey)}")
+    excluded = sum(check.exclude is not None for check in checks)
+    if excluded:
+        lines.append(f"exclusion masks: {excluded} of {len(checks)} photos have one")
     cut = [f"{check.name} ({check.kept:.0%})" for check in checks if round(check.kept, 2) < 1]
     if cut:
         lines.append(f"some crops are smaller than the subject and keep only a part of it: {', '.join(cut)}")

@@ -19,21 +19,29 @@ from persam_dreambooth.training.families import Family
 
 Sample = dict[str, Tensor]
 """`pixels` (3, h, w) float32 in [-1, 1], or instead `moments` (2 C, h', w') of their latents; `mask` (1, h, w) float32
-of 0 and 1, all 1 without a mask; and `crop`, see `Crop.conditioning`."""
-Source = tuple[Path, Path | None, Size]
-"""A photo, its mask, and the size of its crops."""
-ReadSample = Callable[[Path, Path | None, Size], Sample]
-VERSION: Final = 2
+in [0, 1], all 1 without a mask; `crop`, see `Crop.conditioning`; and with an exclusion mask `exclude`, (1, h, w)
+float32 of 0 and 1."""
+Source = tuple[Path, Path | None, Size, Path | None]
+"""A photo, its mask, the size of its crops, and its exclusion mask."""
+ReadSample = Callable[[Path, Path | None, Size, Path | None], Sample]
+MASKS: Final = ("mask", "exclude")
+"""Keys of a sample's masks, which a cache keeps as bytes."""
+VERSION: Final = 3
 """Part of every cache key; raise it when the same settings come to give other samples."""
 
 
 def read_mask(path: Path) -> Tensor:
-    """Read a mask file as (H, W) uint8 of 0 and 1.
+    """Read a mask file as weights, (H, W) uint8 from 0 to 255.
 
     Raises:
         UserError: it cannot be read.
     """
-    return torch.from_numpy(files.read_mask(path, known=True)).to(torch.uint8)
+    return torch.from_numpy(files.read_levels(path, known=True))
+
+
+def read_exclusion(path: Path) -> Tensor:
+    """Read an exclusion mask file, (H, W) uint8 of 0 and 255; errors as `read_mask`."""
+    return torch.from_numpy(files.read_mask(path, known=True)).to(torch.uint8) * 255
 
 
 def _find_backgrounds(config: DataConfig) -> list[Path]:
@@ -69,11 +77,11 @@ class FreshSamples:
         self.config, self._interpolation = config, config.image_interpolation_mode or "bilinear"
         self.backgrounds = _find_backgrounds(config)
 
-    def __call__(self, photo: Path, mask: Path | None, size: Size) -> Sample:
+    def __call__(self, photo: Path, mask: Path | None, size: Size, exclude: Path | None = None) -> Sample:
         """Return a sample of a photo.
 
         Raises:
-            UserError: the photo or the mask cannot be read.
+            UserError: the photo or a mask cannot be read.
         """
         picture = files.read_photo(photo)
         drawn = None if mask is None else cover_mask(read_mask(mask), size)
@@ -84,7 +92,10 @@ class FreshSamples:
         inside = cut_mask(drawn, crop)
         if self.backgrounds:
             pixels = torch.where(inside > 0, pixels, self._background(size))
-        return {"pixels": pixels, "mask": inside, "crop": crop.conditioning()}
+        sample = {"pixels": pixels, "mask": inside, "crop": crop.conditioning()}
+        if exclude is not None:
+            sample["exclude"] = cut_mask(cover_mask(read_exclusion(exclude), size), crop)
+        return sample
 
     def _background(self, size: Size) -> Tensor:
         """Draw one of the background pictures and crop it; returns (3, h, w)."""
@@ -96,7 +107,7 @@ class FreshSamples:
 class EncodedSamples:
     """A few samples of each photo, encoded once; each call picks one with the global random generator.
 
-    A sample's cache key is a hash of the photo's and mask's bytes, the crop settings, the sample's number and
+    A sample's cache key is a hash of the photo's and masks' bytes, the crop settings, the sample's number and
     the autoencoder's weights and precision, so that a stale sample is never found.
 
     Args:
@@ -119,22 +130,24 @@ class EncodedSamples:
                 if self._cache.get(key) is None:
                     self._cache.put(key, _encoded(read, source, key, family))
 
-    def __call__(self, photo: Path, mask: Path | None, size: Size) -> Sample:
+    def __call__(self, photo: Path, mask: Path | None, size: Size, exclude: Path | None = None) -> Sample:
         """Return a sample of a photo."""
-        keys = self._keys[photo, mask, size]
+        keys = self._keys[photo, mask, size, exclude]
         number = int(torch.randint(len(keys), (1,))) if len(keys) > 1 else 0
         sample = self._cache.get(keys[number])
         if sample is None:
             raise UserError(f"{keys[number]} of the --training_cache is missing or damaged; run again to recreate it")
-        return sample | {"mask": torch.ones(1, *size) if mask is None else sample["mask"].float()}
+        levels = {name: sample[name].float() / 255 for name in MASKS if name in sample}
+        return {"mask": torch.ones(1, *size)} | sample | levels
 
 
 def _key(source: Source, config: DataConfig, number: int, others: list[str]) -> str:
-    photo, mask, size = source
+    photo, mask, size, exclude = source
     words = {
         "version": VERSION,
         "photo": files.digest(photo),
         "mask": None if mask is None else files.digest(mask),
+        "exclude": None if exclude is None else files.digest(exclude),
         "size": size,
         "crop": [config.center_crop, config.random_flip, config.image_interpolation_mode, number],
         "model and backgrounds": others,
@@ -149,4 +162,6 @@ def _encoded(read: FreshSamples, source: Source, key: str, family: Family) -> Sa
         sample = read(*source)
     moments = family.encode_pixels(sample.pop("pixels")[None])[0]
     kept = {"moments": moments, "crop": sample["crop"]}
-    return kept if source[1] is None else kept | {"mask": sample["mask"].to(torch.uint8)}
+    if source[1] is None:
+        return kept
+    return kept | {name: (sample[name] * 255).round().to(torch.uint8) for name in MASKS if name in sample}

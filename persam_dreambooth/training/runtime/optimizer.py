@@ -25,6 +25,8 @@ OPTIONS = (
 )
 """Options of a parameter group that come from flags and may change on resume, except the learning rate; Prodigy's
 last."""
+STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "prodigy": 16}
+"""Memory of each optimizer's states, in bytes per trained weight, for estimates."""
 POLYNOMIAL_END = 1e-7
 """Final learning rate of diffusers' polynomial schedule."""
 

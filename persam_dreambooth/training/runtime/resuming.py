@@ -17,7 +17,7 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.text_files import read_yaml
 from persam_dreambooth.training import optimizer_args
 from persam_dreambooth.training.config import GROUPS, OutputConfig, TrainingConfig, ValidationConfig
-from persam_dreambooth.training.data import dataset_copy, mask_folders
+from persam_dreambooth.training.data import dataset_copy, mask_folders, mask_report
 from persam_dreambooth.training.runtime import checkpoint
 
 HELD = (
@@ -42,9 +42,10 @@ def choose_start(config: TrainingConfig) -> Path | None:
     """
     output = Path(config.output.output_dir)
     files.check_output_folder(output)
-    # Masks and copied photos of an interrupted run can be reused or replaced; anything else might be lost.
+    # Masks and copied photos of an interrupted run, and the picture of a dry run, can be reused or replaced; anything
+    # else might be lost.
     there = {path.name for path in output.iterdir()} if output.exists() else set()
-    kept = {mask_folders.SEGMENTATION_FOLDER, dataset_copy.COPY_FOLDER, LOCK_NAME}
+    kept = {mask_folders.SEGMENTATION_FOLDER, dataset_copy.COPY_FOLDER, mask_report.MASKS_NAME, LOCK_NAME}
     held = sorted(name for name in there - kept if not name.startswith(UNFINISHED))
     wanted = config.output.resume_from_checkpoint
     chosen = checkpoint.choose_checkpoint(output, wanted) if wanted else None

@@ -29,7 +29,7 @@ def source(tmp_path):
     pixels, disc = scene(40, 70, 0)
     files.write_picture(Image.fromarray(pixels), tmp_path / "photo.png")
     files.write_mask(disc, tmp_path / "mask.png")
-    return tmp_path / "photo.png", tmp_path / "mask.png", SIZE
+    return tmp_path / "photo.png", tmp_path / "mask.png", SIZE, None
 
 
 def family_for(models, folder=None, **data):
@@ -85,7 +85,7 @@ def test_stale_samples_are_not_used(models, source, tmp_path):
     assert encode(**behind) == 1
     files.write_picture(Image.new("RGB", (40, 40), "blue"), tmp_path / "behind" / "0.png")
     assert encode(**behind) == 1
-    photo, mask, _ = source
+    photo, mask, *_ = source
     files.write_mask(~files.read_mask(mask), mask)
     assert encode() == 1
     files.write_picture(Image.fromarray(scene(40, 70, 5)[0]), photo)
@@ -174,7 +174,7 @@ def test_cached_run_equals_uncached_run(flags, switches):
 
 def test_class_images_are_cached(models, source):
     config, family = family_for(models, center_crop=True)
-    photo, mask, _ = source
+    photo, mask, *_ = source
     prompts = {text: family.tokenize(text) for text in ("a sks dog", "a dog")}
     instances, read = [InstancePhoto(photo, mask, (32, 32), (48, 64), "a sks dog")], FreshSamples(config.data)
     datasets = [DreamBoothDataset(instances, read, prompts, [[photo]], ["a dog"]) for _ in range(2)]

@@ -38,7 +38,7 @@ def test_crop_is_within_photo_and_keeps_subject(photo, size, center, flip, seed,
     top, left = (data.draw(st.integers(0, side - 1)) for side in photo)
     bottom, right = (data.draw(st.integers(low + 1, side)) for low, side in zip((top, left), photo, strict=True))
     mask = torch.zeros(photo, dtype=torch.uint8)
-    mask[top:bottom, left:right] = 1
+    mask[top:bottom, left:right] = 255
     full = cover_mask(mask, size)
     assume(full.any())  # a tiny subject may vanish when resized
     torch.manual_seed(seed)
@@ -59,7 +59,7 @@ def test_crop_is_within_photo_and_keeps_subject(photo, size, center, flip, seed,
 def test_photo_and_mask_are_cropped_alike(photo, size, seed):
     random = np.random.default_rng(seed)
     drawn = np.kron(random.random(photo) < 0.5, np.ones((4, 4), dtype=bool))
-    resized = cover_mask(torch.from_numpy(drawn).to(torch.uint8), size)
+    resized = cover_mask(torch.from_numpy(drawn).to(torch.uint8) * 255, size)
     torch.manual_seed(seed)
     crop = draw_crop(drawn.shape, size, config(random_flip=True), resized)
     picture = Image.fromarray(drawn * np.uint8(255)).convert("RGB")

@@ -1,0 +1,54 @@
+"""A picture of one batch: each crop under its mask, beside the weight of each latent cell."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from persam_dreambooth.photos import files, rendering
+from persam_dreambooth.training.config import MaskConfig
+from persam_dreambooth.training.data.dataset import Batch
+from persam_dreambooth.training.data.mask_report import MASKS_NAME
+from persam_dreambooth.training.losses import kept_cells, latent_mask
+
+
+def save(batch: Batch, config: MaskConfig, cell: int, output: Path) -> Path:
+    """Write the instance photos of a batch as `masks.png`, and return its path.
+
+    Args:
+        batch: holds pixels, not latents.
+        config: how masks become latent masks.
+        cell: side of a latent cell in pixels.
+        output: the folder.
+    """
+    assert batch.pixels is not None, "a batch holds pixels or moments"
+    count = len(batch.mask)
+    grid = (batch.mask.shape[-2] // cell, batch.mask.shape[-1] // cell)
+    latent = latent_mask(batch.mask, grid, config.mask_downsample, config.mask_dilation)
+    if batch.exclude is not None:
+        latent = latent * kept_cells(batch.exclude, grid)
+    pictures = [
+        rendering.joined([_crop(pixels, mask), _cells(weights, mask)], across=True)
+        for pixels, mask, weights in zip(batch.pixels[:count], batch.mask, latent, strict=True)
+    ]
+    captions = [
+        f"{name}  {weights.mean():.0%} of its crop" for name, weights in zip(batch.photos, latent, strict=True)
+    ]
+    sheet = rendering.sheet(pictures, captions, columns=min(3, count), tile=2 * rendering.TILE)
+    files.write_picture(sheet, output / MASKS_NAME)
+    return output / MASKS_NAME
+
+
+def _crop(pixels: Tensor, mask: Tensor) -> Image.Image:
+    """Draw a mask, (1, h, w) in [0, 1], over its crop, (3, h, w) in [-1, 1]."""
+    picture = F.to_pil_image((pixels.cpu() + 1) / 2)
+    return rendering.overlay(picture, mask[0].cpu().numpy() > 0)
+
+
+def _cells(weights: Tensor, mask: Tensor) -> Image.Image:
+    """Draw the weights of the latent cells, (1, h', w') in [0, 1], at the size of the mask, (1, h, w)."""
+    levels = (weights[0].cpu().numpy() * 255).round().astype(np.uint8)
+    size = (mask.shape[-1], mask.shape[-2])
+    return Image.fromarray(levels).convert("RGB").resize(size, Image.Resampling.NEAREST)

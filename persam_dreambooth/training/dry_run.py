@@ -1,0 +1,82 @@
+"""A dry run: everything before the first step, the memory estimated, the first batch drawn, and nothing trained."""
+
+import tempfile
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from persam_dreambooth.training import memory, screen, summary
+from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.data import batch_sheet, mask_report, remarks
+from persam_dreambooth.training.data.class_images import PRECISIONS
+from persam_dreambooth.training.data.dataset import Batch
+from persam_dreambooth.training.families import Family
+from persam_dreambooth.training.loader import build_loader, remaining_batches, stream_of
+from persam_dreambooth.training.runtime import resuming
+from persam_dreambooth.training.runtime.checkpoint import Progress
+from persam_dreambooth.training.runtime.optimizer import build_optimizer, count_steps, steps_in_an_epoch
+from persam_dreambooth.training.setup import Setup, load_base, setup
+
+
+def dry_run(config: TrainingConfig) -> None:
+    """Check a run without training, and print what it would do.
+
+    Masks that a run makes itself (`--reference_image`) and copies of data sets are made in a temporary folder. Only
+    `masks.png`, the first batch, is written to the output folder. Class images are not generated, nothing is encoded
+    into a cache, and the hub's repository is not created.
+
+    Raises:
+        UserError: what the run itself would raise before its first step.
+    """
+    start = resuming.choose_start(config)
+    with tempfile.TemporaryDirectory() as scratch:
+        run = setup(_in_scratch(config, scratch))
+        family = load_base(run)
+        family.place(torch.device("cpu"), PRECISIONS.get(run.accelerator.mixed_precision, torch.float32))
+        batch, lines = _first_batch(run, family)
+        screen.say(*mask_report.summary(run.masks).splitlines(), *lines, *memory.lines(family, config))
+        is_main = run.accelerator.is_main_process
+        with resuming.alone(config, start) if is_main else nullcontext():
+            if is_main:
+                cell = family.cell_of(config.model)
+                path = batch_sheet.save(batch, config.mask, cell, Path(config.output.output_dir))
+                screen.say(f"the first batch: {path}")
+    screen.say("dry run: nothing was trained")
+
+
+def _in_scratch(config: TrainingConfig, scratch: str) -> TrainingConfig:
+    """Return the config of a run that writes only into a temporary folder, and nothing to the hub."""
+    own: dict[str, Any] = {
+        "output_dir": scratch,
+        "resume_from_checkpoint": None,
+        "push_to_hub": False,
+        "push_masks_to_hub": False,
+    }
+    return replace(config, output=replace(config.output, **own))
+
+
+def _first_batch(run: Setup, family: Family) -> tuple[Batch, list[str]]:
+    """Return the batch that training would begin with, and the summary of the run.
+
+    Caches are off. Class images are left out unless all are there, and the batch is that of training only if they are.
+    """
+    config, accelerator = run.config, run.accelerator
+    fresh = replace(
+        config,
+        model=replace(config.model, pre_compute_text_embeddings=False),
+        data=replace(config.data, cache_latents=False, training_cache=None),
+    )
+    wanted = sum(concept.num_class_images for concept in run.concepts)
+    images = run.class_images if sum(map(len, run.class_images)) == wanted else []
+    loader = build_loader(replace(run, config=fresh, class_images=images), family)
+    # Built only to see whether it accepts its settings: its states come with the first step.
+    build_optimizer([torch.nn.Parameter(torch.zeros(1))], config.optimization, config.data.train_batch_size)
+    steps = count_steps(config.optimization, len(loader), accelerator.num_processes)
+    remarks.few_steps(config, steps, len(run.instances))
+    epoch = steps_in_an_epoch(config.optimization, len(loader), accelerator.num_processes)
+    lines = summary.lines(run, family, steps, epoch)
+    batch = next(remaining_batches(accelerator.prepare(loader), Progress(), stream_of(loader)))
+    return batch, lines

@@ -11,7 +11,8 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from random_models import random_flux, random_lumina2, random_sd3, random_sdxl, random_stable_diffusion
+from random_llm_pipelines import random_lumina2, random_qwen_image
+from random_models import random_flux, random_sd3, random_sdxl, random_stable_diffusion
 from tests.parity.recorded_sam import DATA
 
 PHOTOS = DATA / "synthetic" / "photos"
@@ -63,6 +64,7 @@ FULL, LORA = "train_dreambooth.py", "train_dreambooth_lora.py"
 SDXL, SD3, SD3_FULL = "train_dreambooth_lora_sdxl.py", "train_dreambooth_lora_sd3.py", "train_dreambooth_sd3.py"
 FLUX, FLUX_FULL = "train_dreambooth_lora_flux.py", "train_dreambooth_flux.py"
 LUMINA2 = "train_dreambooth_lora_lumina2.py"
+QWEN_IMAGE = "train_dreambooth_lora_qwen_image.py"
 COMMON = (
     *("--pretrained_model_name_or_path", "model", "--instance_data_dir", "photos", "--output_dir", "output"),
     *("--instance_prompt", "a sks dog", "--resolution", "64", "--train_batch_size", "2", "--seed", "1"),
@@ -124,6 +126,10 @@ CASES = {
         ours=("--image_interpolation_mode", "lanczos"),
     ),
     "lumina2_lora": Case(LUMINA2, (*NEWER, "--rank", "4", "--weighting_scheme", "cosmap"), random_lumina2),
+    "qwen_image_lora": Case(QWEN_IMAGE, (*NEWER, "--rank", "4"), random_qwen_image),
+    "qwen_image_lora_prior": Case(
+        QWEN_IMAGE, (*NEWER, "--rank", "4", "--weighting_scheme", "logit_normal", *PRIOR), random_qwen_image
+    ),
 }
 
 

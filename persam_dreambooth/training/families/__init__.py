@@ -11,6 +11,7 @@ from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families.base import Conditioning, Family, Noised
 from persam_dreambooth.training.families.flux import Flux
 from persam_dreambooth.training.families.lumina2 import Lumina2
+from persam_dreambooth.training.families.qwen_image import QwenImage
 from persam_dreambooth.training.families.sd3 import StableDiffusion3
 from persam_dreambooth.training.families.sdxl import StableDiffusionXL
 from persam_dreambooth.training.families.stable_diffusion import StableDiffusion
@@ -19,7 +20,7 @@ __all__ = ["Conditioning", "Family", "Noised", "check_base_model", "load_family"
 
 FAMILIES: dict[str, type[Family]] = {
     family.pipeline_class.__name__: family
-    for family in (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, Lumina2)
+    for family in (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, Lumina2, QwenImage)
 }
 """Each family, by the `_class_name` in its base models' `model_index.json`."""
 

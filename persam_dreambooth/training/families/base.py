@@ -211,7 +211,10 @@ class Family(PipelineParts):
 
     def sample_latents(self, moments: Tensor) -> Tensor:
         """Sample (B, C, h, w) latents from the moments of `encode_pixels`, with the global random generator."""
-        latents = DiagonalGaussianDistribution(moments).sample()
+        return self.normalize(DiagonalGaussianDistribution(moments).sample())
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Shift and scale the autoencoder's latents, (B, C, h, w), to what the denoiser takes."""
         shift = self.vae.config.shift_factor
         return (latents if shift is None else latents - shift) * self.vae.config.scaling_factor
 

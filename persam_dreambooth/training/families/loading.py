@@ -58,12 +58,12 @@ def load_config(kind: Any, part: str, config: ModelConfig) -> dict[str, Any]:
         return dict(kind.load_config(name, subfolder=part, revision=config.revision))
 
 
-def token_ids(tokenizer: Any, prompt: str, length: int | None = None) -> Any:
+def token_ids(tokenizer: Any, prompt: str, length: int | None = None, padded: bool = True) -> Any:
     """Tokenize a prompt, cut or padded to `length` (None: the tokenizer's own): `input_ids` and `attention_mask`."""
     return tokenizer(
         prompt,
         truncation=True,
-        padding="max_length",
+        padding="max_length" if padded else False,
         max_length=length or tokenizer.model_max_length,
         return_tensors="pt",
     )

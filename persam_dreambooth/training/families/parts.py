@@ -20,6 +20,7 @@ class PipelineParts(ABC):
         base_model: hub name or folder, as given by the user.
         pipeline_class: diffusers' class.
         denoiser: name and class of the denoiser.
+        vae_class: of the autoencoder.
         encoders: names and classes of the text encoders, in the order of diffusers' scripts; tokenizers
             have the same suffixes.
         scheduler_class: of the noise schedule.
@@ -29,6 +30,7 @@ class PipelineParts(ABC):
 
     pipeline_class: ClassVar[Any]
     denoiser: ClassVar[tuple[str, Any]]
+    vae_class: ClassVar[Any] = AutoencoderKL
     encoders: ClassVar[dict[str, Any]]
     scheduler_class: ClassVar[Any]
     optional: ClassVar[tuple[str, ...]] = ()
@@ -66,14 +68,14 @@ class PipelineParts(ABC):
         # In the order of diffusers' scripts, since each load may draw random numbers.
         for encoder, kind in cls.encoders.items():
             parts[encoder] = load_part(kind, encoder, config) if encoder in present else None
-        parts["vae"] = load_part(AutoencoderKL, "vae", config)
+        parts["vae"] = load_part(cls.vae_class, "vae", config)
         parts[cls.denoiser[0]] = load_part(cls.denoiser[1], cls.denoiser[0], config)
         return cls(config, **parts)
 
     @classmethod
     def cell_of(cls, config: ModelConfig) -> int:
         """Side of a latent cell in pixels, from the base model's configs alone."""
-        return int(2 ** (len(load_config(AutoencoderKL, "vae", config)["block_out_channels"]) - 1))
+        return int(2 ** (len(load_config(cls.vae_class, "vae", config)["block_out_channels"]) - 1))
 
     @classmethod
     def side_unit_of(cls, config: ModelConfig) -> int:

@@ -24,7 +24,14 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, SamConfig, SamModel
 
-from random_llm_pipelines import random_lumina2, random_qwen_image
+from random_llm_pipelines import (
+    random_flux2,
+    random_flux2_klein,
+    random_krea2,
+    random_lumina2,
+    random_qwen_image,
+    random_z_image,
+)
 from random_parts import (
     byte_tokenizer,
     draw_weights,
@@ -172,6 +179,10 @@ PIPELINES = {
     "flux": random_flux,
     "lumina2": random_lumina2,
     "qwen-image": random_qwen_image,
+    "flux2-klein": random_flux2_klein,
+    "flux2": random_flux2,
+    "z-image": random_z_image,
+    "krea2": random_krea2,
 }
 
 

@@ -46,8 +46,8 @@ def run_one(script: str, flags: list[str]) -> None:
     """Run a script as `__main__`, with photos and batches in an order that does not depend on the script.
 
     Folder listings are sorted, since the scripts take photos in file system order. The newest scripts draw the order
-    of batches from Python's generator and leave out incomplete ones; here torch's data loader draws it, as in the older
-    ones and ours.
+    of batches from Python's generator and leave out incomplete ones; here torch's data loader draws it, as in the
+    older ones and ours.
     """
     _shuffle_by_torch()
     listed = Path.iterdir

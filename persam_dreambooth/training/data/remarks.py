@@ -82,7 +82,9 @@ def cut_prompts(family: Family, prompts: Mapping[str, str]) -> None:
     for prompt, owner in prompts.items():
         for key, ids in family.tokenize(prompt).items():
             name, length = key.replace("input_ids", "tokenizer"), ids.shape[-1]
-            cut = _cut_off(getattr(family, name, None), prompt, family.asked(prompt), length)
+            tokenizer = getattr(family, name, None)
+            tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # Flux.2 has a processor
+            cut = _cut_off(tokenizer, prompt, family.asked(prompt), length)
             if cut:
                 shown = cut if len(cut) <= SHOWN else f"{cut[:SHOWN]}..."
                 warn(f"{owner} has more than the {length} tokens that the {name} takes; cut off: {shown!r}")

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from torch import nn
+from transformers import AutoTokenizer
 
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families import lora
@@ -21,6 +22,7 @@ class PipelineParts(ABC):
         pipeline_class: diffusers' class.
         denoiser: name and class of the denoiser.
         vae_class: of the autoencoder.
+        tokenizer_class: of the tokenizers.
         encoders: names and classes of the text encoders, in the order of diffusers' scripts; tokenizers
             have the same suffixes.
         scheduler_class: of the noise schedule.
@@ -31,6 +33,7 @@ class PipelineParts(ABC):
     pipeline_class: ClassVar[Any]
     denoiser: ClassVar[tuple[str, Any]]
     vae_class: ClassVar[Any] = AutoencoderKL
+    tokenizer_class: ClassVar[Any] = AutoTokenizer
     encoders: ClassVar[dict[str, Any]]
     scheduler_class: ClassVar[Any]
     optional: ClassVar[tuple[str, ...]] = ()
@@ -60,7 +63,7 @@ class PipelineParts(ABC):
         ]
         for encoder in cls.encoders:
             tokenizer = encoder.replace("text_encoder", "tokenizer")
-            parts[tokenizer] = load_tokenizer(tokenizer, config) if encoder in present else None
+            parts[tokenizer] = load_tokenizer(tokenizer, config, cls.tokenizer_class) if encoder in present else None
         with naming(f"the scheduler of {name}"):
             parts["scheduler"] = cls.scheduler_class.from_pretrained(
                 name, subfolder="scheduler", revision=config.revision

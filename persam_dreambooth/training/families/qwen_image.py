@@ -12,13 +12,35 @@ from persam_dreambooth.training.families.flow_matching import FlowMatching
 from persam_dreambooth.training.families.loading import load_config, token_ids
 
 
-class QwenImage(FlowMatching):
+class QwenLatents(FlowMatching):
+    """A family whose latents are those of Qwen-Image's autoencoder, which takes a picture for a film of one frame."""
+
+    vae_class: ClassVar[Any] = AutoencoderKLQwenImage
+
+    @classmethod
+    def cell_of(cls, config: ModelConfig) -> int:
+        """Side of a latent cell in pixels: a factor of 2 for each of the autoencoder's downsampling layers."""
+        return int(2 ** len(load_config(cls.vae_class, "vae", config)["temperal_downsample"]))
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Encode (B, 3, H, W) in [-1, 1] as films of one frame; returns moments, (B, 2 C, h, w)."""
+        return super().encode_pixels(pixels.unsqueeze(2)).squeeze(2)
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Whiten latents, (B, C, h, w), by the statistics in the autoencoder's config."""
+        config = self.vae.config
+        mean, std = (
+            latents.new_tensor(values).view(1, -1, 1, 1) for values in (config.latents_mean, config.latents_std)
+        )
+        return (latents - mean) / std
+
+
+class QwenImage(QwenLatents):
     """The family behind `QwenImagePipeline` (arXiv 2508.02324)."""
 
     pipeline_class: ClassVar[Any] = QwenImagePipeline
     denoiser: ClassVar[tuple[str, Any]] = ("transformer", QwenImageTransformer2DModel)
     encoders: ClassVar[dict[str, Any]] = {"text_encoder": Qwen2_5_VLForConditionalGeneration}
-    vae_class: ClassVar[Any] = AutoencoderKLQwenImage
     targets: ClassVar[list[str]] = ["to_k", "to_q", "to_v", "to_out.0"]
     max_sequence_length: ClassVar[int] = 512
     longest_sequence: ClassVar[int] = 1024
@@ -30,11 +52,6 @@ class QwenImage(FlowMatching):
         super().__init__(config, **parts)
         bare = QwenImagePipeline(None, None, None, None, None)  # holds the template and nothing else
         self.template, self.start = bare.prompt_template_encode, bare.prompt_template_encode_start_idx
-
-    @classmethod
-    def cell_of(cls, config: ModelConfig) -> int:
-        """Side of a latent cell in pixels: a factor of 2 for each of the autoencoder's downsampling layers."""
-        return int(2 ** len(load_config(cls.vae_class, "vae", config)["temperal_downsample"]))
 
     def asked(self, prompt: str) -> str:
         """Return the prompt in the pipeline's own template."""
@@ -49,18 +66,6 @@ class QwenImage(FlowMatching):
         ids, mask = (tokens[name].to(self.text_encoder.device) for name in ("input_ids", "attention_mask"))
         encoded = self.text_encoder(ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
         return {"embeds": encoded.hidden_states[-1][:, self.start :], "attention_mask": mask[:, self.start :]}
-
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Encode (B, 3, H, W) in [-1, 1] as films of one frame; returns moments, (B, 2 C, h, w)."""
-        return super().encode_pixels(pixels.unsqueeze(2)).squeeze(2)
-
-    def normalize(self, latents: Tensor) -> Tensor:
-        """Whiten latents, (B, C, h, w), by the statistics in the autoencoder's config."""
-        config = self.vae.config
-        mean, std = (
-            latents.new_tensor(values).view(1, -1, 1, 1) for values in (config.latents_mean, config.latents_std)
-        )
-        return (latents - mean) / std
 
     def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
         """Return the velocity, (B, C, h, w), unpacked from the transformer's tokens of 2 x 2 cells each."""

@@ -28,6 +28,7 @@ class PipelineParts(ABC):
         scheduler_class: of the noise schedule.
         optional: the encoders that a base model may lack.
         unchecked: arguments that disable the pipeline's safety checker.
+        drawing: arguments that the pipeline needs in order to be guided, for validation pictures.
     """
 
     pipeline_class: ClassVar[Any]
@@ -38,6 +39,7 @@ class PipelineParts(ABC):
     scheduler_class: ClassVar[Any]
     optional: ClassVar[tuple[str, ...]] = ()
     unchecked: ClassVar[dict[str, Any]] = {}
+    drawing: ClassVar[dict[str, Any]] = {}
 
     vae: Any
 

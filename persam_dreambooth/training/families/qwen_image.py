@@ -44,6 +44,7 @@ class QwenImage(QwenLatents):
     targets: ClassVar[list[str]] = ["to_k", "to_q", "to_v", "to_out.0"]
     max_sequence_length: ClassVar[int] = 512
     longest_sequence: ClassVar[int] = 1024
+    drawing: ClassVar[dict[str, Any]] = {"negative_prompt": " "}
     transformer: Any
     tokenizer: Any
     text_encoder: Any

@@ -45,6 +45,7 @@ def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, s
                 width=config.data.resolution,
                 num_inference_steps=INFERENCE_STEPS,
                 generator=generator,
+                **family.drawing,
             ).images[0]
             for _ in range(validation.num_validation_images)
         ]

@@ -186,13 +186,13 @@ def collate(items: Sequence[Item]) -> Batch:
         photos=[item.photo for item in items],
         mask=torch.stack([item.sample["mask"] for item in items]),
         weight=torch.tensor([item.weight for item in items]),
-        prompt=stacked(prompts),
-        class_prompt=stacked(class_prompts) if class_prompts else None,
+        prompt=stack_prompts(prompts),
+        class_prompt=stack_prompts(class_prompts) if class_prompts else None,
         identifiers=[item.identifier for item in items],
         **stacked,
     )
 
 
-def stacked(prompts: Sequence[Conditioning]) -> Conditioning:
+def stack_prompts(prompts: Sequence[Conditioning]) -> Conditioning:
     """Stack the conditioning of prompts, each of batch size 1; shorter ones are padded with zeros at their end."""
     return {key: pad_sequence([prompt[key][0] for prompt in prompts], batch_first=True) for key in prompts[0]}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from persam_dreambooth.training import losses
-from persam_dreambooth.training.data.dataset import stacked
+from persam_dreambooth.training.data.dataset import stack_prompts
 from tests.training.small import SIDE, batch_for, make, noised_for
 
 # The layer that computes the tokens of the prediction, of each transformer that packs latents.
@@ -94,7 +94,7 @@ def test_shorter_prompt_in_batch_predicts_as_alone(pipelines, name):
     config, family = make(pipelines / name)
     noised, tokens = noised_for(family, config), [family.tokenize(text) for text in ("a sks dog on the moon", "a dog")]
     encoded = [family.encode_prompt(prompt) for prompt in tokens]
-    together = [predicted(family, noised, stacked(prompts)) for prompts in (tokens, encoded)]
+    together = [predicted(family, noised, stack_prompts(prompts)) for prompts in (tokens, encoded)]
     for number, prompt in enumerate(tokens):
         one = slice(number, number + 1)
         parts = {part: getattr(noised, part)[one] for part in ("noisy", "timesteps", "target", "weight", "crop")}

@@ -138,7 +138,8 @@ def draw(pipeline: Any, prompt: str, seed: int, **settings: Any) -> Picture:
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator(pipeline.device).manual_seed(seed)
     try:
-        levels = pipeline(prompt, generator=generator, output_type="np", **_guided(pipeline, settings)).images
+        named = {"prompt": prompt} | _guided(pipeline, settings)  # Flux.2's first argument is a picture
+        levels = pipeline(generator=generator, output_type="np", **named).images
     except ValueError as error:  # such as a size that is not a multiple of 8
         raise UserError(f"the model rejects these settings: {str(error).splitlines()[0]}") from error
     if not np.isfinite(levels).all():  # (1, H, W, 3) in [0, 1]

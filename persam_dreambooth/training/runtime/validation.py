@@ -40,7 +40,7 @@ def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, s
     with _evaluating([*pipeline.components.values(), *family.trained().values()]), accelerator.autocast():
         images = [
             pipeline(
-                validation.validation_prompt,
+                prompt=validation.validation_prompt,  # Flux.2's first argument is a picture
                 height=config.data.resolution,
                 width=config.data.resolution,
                 num_inference_steps=INFERENCE_STEPS,

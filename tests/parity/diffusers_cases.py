@@ -135,19 +135,36 @@ CASES = {
         ours=("--image_interpolation_mode", "lanczos"),
     ),
     "lumina2_lora": Case(LUMINA2, (*NEWER, "--rank", "4", "--weighting_scheme", "cosmap"), random_lumina2),
-    "qwen_image_lora": Case(QWEN_IMAGE, (*NEWER, "--rank", "4"), random_qwen_image),
+    "qwen_image_lora": Case(QWEN_IMAGE, (*NEWER, "--rank", "4"), random_qwen_image, ours=BILINEAR),
     "qwen_image_lora_prior": Case(
-        QWEN_IMAGE, (*NEWER, "--rank", "4", "--weighting_scheme", "logit_normal", *PRIOR), random_qwen_image
+        QWEN_IMAGE,
+        (*NEWER, "--rank", "4", "--weighting_scheme", "logit_normal", *PRIOR),
+        random_qwen_image,
+        ours=BILINEAR,
     ),
     # Klein's script takes Flux.2's layers of the text encoder; its pipeline, and we, take these.
     "flux2_klein_lora": Case(
-        KLEIN, (*NEWER, "--rank", "4"), random_flux2_klein, ("--text_encoder_out_layers", "9", "18", "27")
+        KLEIN,
+        (*NEWER, "--rank", "4"),
+        random_flux2_klein,
+        ("--text_encoder_out_layers", "9", "18", "27"),
+        BILINEAR,
     ),
-    "flux2_lora_prior": Case(FLUX2, (*NEWER, "--rank", "4", "--weighting_scheme", "cosmap", *PRIOR), random_flux2),
+    "flux2_lora_prior": Case(
+        FLUX2, (*NEWER, "--rank", "4", "--weighting_scheme", "cosmap", *PRIOR), random_flux2, ours=BILINEAR
+    ),
     # Z-Image's script repeats its list of prompts in every step: larger batches and class images get wrong prompts.
-    "z_image_lora": Case(Z_IMAGE, (*SINGLE, "--rank", "4", "--weighting_scheme", "logit_normal"), random_z_image),
-    "krea2_lora": Case(KREA2, (*NEWER, "--rank", "4"), random_krea2),
-    "krea2_lora_prior": Case(KREA2, (*NEWER, "--rank", "4", "--weighting_scheme", "cosmap", *PRIOR), random_krea2),
+    "z_image_lora": Case(
+        Z_IMAGE, (*SINGLE, "--rank", "4", "--weighting_scheme", "logit_normal"), random_z_image, ours=BILINEAR
+    ),
+    # Krea 2's script has a fixed default for alpha, ours is the rank.
+    "krea2_lora": Case(KREA2, (*NEWER, "--rank", "4"), random_krea2, ours=(*BILINEAR, "--lora_alpha", "32")),
+    "krea2_lora_prior": Case(
+        KREA2,
+        (*NEWER, "--rank", "4", "--weighting_scheme", "cosmap", *PRIOR),
+        random_krea2,
+        ours=(*BILINEAR, "--lora_alpha", "32"),
+    ),
 }
 
 

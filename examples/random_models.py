@@ -3,47 +3,44 @@
     python examples/random_models.py models
 
 writes `models/sam` (a transformers SamModel) and `models/stable-diffusion` (a StableDiffusionPipeline);
-the other families' pipelines are functions here.
+the other families' pipelines are functions here and in `random_llm_pipelines.py`.
 The classes and file formats are those of the real checkpoints; the pictures mean nothing, since
 nothing was learned.
 """
 
 import argparse
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-import torch
 from diffusers import (
-    AutoencoderKL,
     DDPMScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
-    Lumina2Pipeline,
-    Lumina2Transformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
-    UNet2DConditionModel,
 )
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    Gemma2Config,
-    Gemma2Model,
-    GemmaTokenizer,
-    SamConfig,
-    SamModel,
-    T5Config,
-    T5EncoderModel,
-    T5Tokenizer,
-)
-from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, SamConfig, SamModel
 
-Model = TypeVar("Model", bound=torch.nn.Module)
+from random_llm_pipelines import (
+    random_flux2,
+    random_flux2_klein,
+    random_krea2,
+    random_lumina2,
+    random_qwen_image,
+    random_z_image,
+)
+from random_parts import (
+    byte_tokenizer,
+    draw_weights,
+    letter_tokenizer,
+    random_clip,
+    random_t5,
+    random_unet,
+    random_vae,
+)
 
 
 def random_sam(side: int = 128, seed: int = 0) -> SamModel:
@@ -69,21 +66,6 @@ def random_sam(side: int = 128, seed: int = 0) -> SamModel:
         },
     )
     return draw_weights(SamModel(config), seed, gain=2.0)
-
-
-def draw_weights(model: Model, seed: int, gain: float = 1.0) -> Model:
-    """Draw all weights anew, by name: the same in every version of the libraries.
-
-    It also mends what a class leaves unusable: SamModel's encoder starts at 1e-10, to which all photos look the same.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for name, weight in sorted(model.named_parameters()):
-        if weight.ndim > 1:
-            std = 1.0 if "positional" in name else gain * weight[0].numel() ** -0.5
-            torch.nn.init.normal_(weight, std=std, generator=generator)
-        elif name.endswith("bias"):
-            torch.nn.init.zeros_(weight)
-    return model.eval()
 
 
 def random_stable_diffusion(
@@ -190,126 +172,17 @@ def random_flux(seed: int = 0, guidance: bool = True) -> FluxPipeline:
     )
 
 
-def random_lumina2(seed: int = 0) -> Lumina2Pipeline:
-    """A Lumina Image 2.0 of 0.1 million weights; cells of 8 x 8 pixels, which its pipeline takes for granted."""
-    transformer = Lumina2Transformer2DModel(
-        sample_size=4,
-        patch_size=2,
-        in_channels=4,
-        hidden_size=24,
-        num_layers=2,
-        num_refiner_layers=1,
-        num_attention_heads=3,
-        num_kv_heads=1,
-        multiple_of=2,
-        axes_dim_rope=(4, 2, 2),
-        axes_lens=(300, 64, 64),
-        cap_feat_dim=32,
-    )
-    letters = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581", *(chr(code) for code in range(33, 127))]
-    tokenizer = GemmaTokenizer({letter: number for number, letter in enumerate(letters)}, [])
-    encoder = Gemma2Model(
-        Gemma2Config(
-            vocab_size=len(letters),
-            hidden_size=32,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            pad_token_id=0,
-            eos_token_id=1,
-            bos_token_id=2,
-        )
-    )
-    return Lumina2Pipeline(
-        vae=random_vae(seed, 8, shift=0.12),
-        text_encoder=draw_weights(encoder, seed),
-        tokenizer=tokenizer,
-        transformer=draw_weights(transformer, seed),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
-    )
-
-
-def random_unet(seed: int, **settings: Any) -> UNet2DConditionModel:
-    """A U-Net of two levels; the settings are what tells its family."""
-    unet = UNet2DConditionModel(
-        block_out_channels=(32, 32),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=2,
-        norm_num_groups=8,
-        **settings,
-    )
-    return draw_weights(unet, seed)
-
-
-def random_vae(seed: int, scaling: int, shift: float | None = None) -> AutoencoderKL:
-    """An autoencoder whose latent cells are `scaling` x `scaling` pixels (a power of 2)."""
-    halvings = scaling.bit_length() - 1
-    vae = AutoencoderKL(
-        block_out_channels=(16,) * (halvings + 1),
-        down_block_types=("DownEncoderBlock2D",) * (halvings + 1),
-        up_block_types=("UpDecoderBlock2D",) * (halvings + 1),
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=64,
-        shift_factor=shift,
-    )
-    return draw_weights(vae, seed)
-
-
-def random_clip(kind: type[Model], seed: int) -> Model:
-    """A CLIP text encoder of 32 channels."""
-    tokenizer = byte_tokenizer()
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=37,
-        projection_dim=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    return draw_weights(kind(config), seed)
-
-
-def random_t5(channels: int, seed: int) -> T5EncoderModel:
-    """A T5 encoder of two layers."""
-    config = T5Config(
-        vocab_size=len(letter_tokenizer()),
-        d_model=channels,
-        d_kv=8,
-        d_ff=37,
-        num_layers=2,
-        num_heads=4,
-        relative_attention_num_buckets=8,
-    )
-    return draw_weights(T5EncoderModel(config), seed)
-
-
-def byte_tokenizer(max_length: int = 77) -> CLIPTokenizer:
-    """CLIP's tokenizer with an alphabet of bytes and no merges: a token a letter, any text."""
-    letters = list(bytes_to_unicode().values())
-    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer({word: number for number, word in enumerate(words)}, [], model_max_length=max_length)
-
-
-def letter_tokenizer() -> T5Tokenizer:
-    """T5's tokenizer with an alphabet of ASCII: a token a letter."""
-    letters = ["<pad>", "</s>", "<unk>", "\u2581", *(chr(code) for code in range(33, 127))]
-    return T5Tokenizer([(letter, -1.0) for letter in letters], extra_ids=0, model_max_length=512)
-
-
 PIPELINES = {
     "stable-diffusion": random_stable_diffusion,
     "sdxl": random_sdxl,
     "sd3": random_sd3,
     "flux": random_flux,
     "lumina2": random_lumina2,
+    "qwen-image": random_qwen_image,
+    "flux2-klein": random_flux2_klein,
+    "flux2": random_flux2,
+    "z-image": random_z_image,
+    "krea2": random_krea2,
 }
 
 

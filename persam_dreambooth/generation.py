@@ -138,15 +138,24 @@ def draw(pipeline: Any, prompt: str, seed: int, **settings: Any) -> Picture:
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator(pipeline.device).manual_seed(seed)
     try:
-        levels = pipeline(prompt, generator=generator, output_type="np", **settings).images  # (1, H, W, 3) in [0, 1]
+        named = {"prompt": prompt} | _guided(pipeline, settings)  # Flux.2's first argument is a picture
+        levels = pipeline(generator=generator, output_type="np", **named).images
     except ValueError as error:  # such as a size that is not a multiple of 8
         raise UserError(f"the model rejects these settings: {str(error).splitlines()[0]}") from error
-    if not np.isfinite(levels).all():
+    if not np.isfinite(levels).all():  # (1, H, W, 3) in [0, 1]
         raise UserError(
             f"the model generated NaN for {prompt!r}: float16 is too narrow for some models, use --dtype bfloat16 or "
             "float32; or its weights are damaged"
         )
     return Picture(DiffusionPipeline.numpy_to_pil(levels)[0], prompt, seed)
+
+
+def _guided(pipeline: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """Rename the guidance scale for Qwen-Image, whose pipeline is guided only with a negative prompt."""
+    if type(pipeline).__name__ != "QwenImagePipeline" or settings.get("guidance_scale") is None:
+        return settings
+    scale = {"true_cfg_scale": settings["guidance_scale"], "negative_prompt": settings.get("negative_prompt") or " "}
+    return settings | {"guidance_scale": None} | scale
 
 
 def picture_paths(folder: Path, prompts: Sequence[str], num_images: int, seed: int) -> dict[tuple[str, int], Path]:

@@ -26,12 +26,18 @@ STAND_INS = {
     "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
     "stabilityai/stable-diffusion-3.5-medium": "sd3",
     "black-forest-labs/FLUX.1-dev": "flux",
+    "Qwen/Qwen-Image": "qwen-image",
+    "black-forest-labs/FLUX.2-klein-4B": "flux2-klein",
+    "black-forest-labs/FLUX.2-dev": "flux2",
+    "Tongyi-MAI/Z-Image": "z-image",
+    "krea/Krea-2-Raw": "krea2",
 }
 
 
 def test_recipes_are_found():
     small = {f"{family}_lora{memory}" for family in ("sdxl", "sd35", "flux") for memory in ("", "_low_memory")}
-    assert {"sd15_full", "sd15_lora", "sd15_paper"} | small <= {path.stem for path in CONFIGS}
+    newer = {f"{family}_lora" for family in ("qwen_image", "flux2_klein", "flux2", "z_image", "krea2")}
+    assert {"sd15_full", "sd15_lora", "sd15_paper"} | small | newer <= {path.stem for path in CONFIGS}
 
 
 def test_paper_recipe_trains_on_subject_only():

@@ -133,6 +133,19 @@ def test_settings_reach_pipeline(pipeline):
         assert differ(draw(pipeline, **settings), plain)
 
 
+def test_guidance_reaches_qwen_image(pipelines):
+    """Its pipeline has another name for the scale, and is guided only with a negative prompt."""
+    qwen = generation.load_pipeline(str(pipelines / "qwen-image"), device="cpu")
+    guided = draw(qwen, guidance_scale=7.5)
+    generator = torch.Generator().manual_seed(0)
+    expected = qwen(
+        DOG, negative_prompt=" ", true_cfg_scale=7.5, generator=generator, output_type="np", **SMALL
+    ).images
+    assert_same(guided, (expected * 255).round())
+    assert differ(guided, draw(qwen, guidance_scale=1.0))
+    assert differ(guided, draw(qwen, guidance_scale=7.5, negative_prompt="grass"))
+
+
 def test_pipeline_can_be_loaded_in_half_precision(base):
     half = generation.load_pipeline(str(base), device="cpu", dtype=torch.bfloat16)
     assert {weight.dtype for weight in half.unet.parameters()} == {torch.bfloat16}

@@ -32,12 +32,12 @@ class ModelConfig(Flags):
     )
     max_sequence_length: int | None = flag(
         None,
-        "number of tokens for the long text encoder (T5, Gemma): 77 with SD 3, 512 with Flux and 256 with Lumina 2 "
-        "if unset",
+        "number of tokens for the long text encoder (T5 or a language model): 77 with SD 3, 256 with Lumina 2 and 512 "
+        "with the others if unset",
         min=2,
     )
     guidance_scale: float = flag(
-        3.5, "guidance that Flux.1-dev is conditioned on during training, as in diffusers' script", min=0
+        3.5, "guidance that Flux.1-dev and Flux.2 are conditioned on during training, as in diffusers' scripts", min=0
     )
     train_text_encoder: bool = flag(False, "train the text encoder too")
     use_lora: bool = flag(False, "train LoRA adapters instead of all weights")

@@ -11,7 +11,15 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from random_models import random_flux, random_lumina2, random_sd3, random_sdxl, random_stable_diffusion
+from random_llm_pipelines import (
+    random_flux2,
+    random_flux2_klein,
+    random_krea2,
+    random_lumina2,
+    random_qwen_image,
+    random_z_image,
+)
+from random_models import random_flux, random_sd3, random_sdxl, random_stable_diffusion
 from tests.parity.recorded_sam import DATA
 
 PHOTOS = DATA / "synthetic" / "photos"
@@ -63,6 +71,9 @@ FULL, LORA = "train_dreambooth.py", "train_dreambooth_lora.py"
 SDXL, SD3, SD3_FULL = "train_dreambooth_lora_sdxl.py", "train_dreambooth_lora_sd3.py", "train_dreambooth_sd3.py"
 FLUX, FLUX_FULL = "train_dreambooth_lora_flux.py", "train_dreambooth_flux.py"
 LUMINA2 = "train_dreambooth_lora_lumina2.py"
+QWEN_IMAGE = "train_dreambooth_lora_qwen_image.py"
+KLEIN, FLUX2 = "train_dreambooth_lora_flux2_klein.py", "train_dreambooth_lora_flux2.py"
+Z_IMAGE, KREA2 = "train_dreambooth_lora_z_image.py", "train_dreambooth_lora_krea2.py"
 COMMON = (
     *("--pretrained_model_name_or_path", "model", "--instance_data_dir", "photos", "--output_dir", "output"),
     *("--instance_prompt", "a sks dog", "--resolution", "64", "--train_batch_size", "2", "--seed", "1"),
@@ -124,6 +135,36 @@ CASES = {
         ours=("--image_interpolation_mode", "lanczos"),
     ),
     "lumina2_lora": Case(LUMINA2, (*NEWER, "--rank", "4", "--weighting_scheme", "cosmap"), random_lumina2),
+    "qwen_image_lora": Case(QWEN_IMAGE, (*NEWER, "--rank", "4"), random_qwen_image, ours=BILINEAR),
+    "qwen_image_lora_prior": Case(
+        QWEN_IMAGE,
+        (*NEWER, "--rank", "4", "--weighting_scheme", "logit_normal", *PRIOR),
+        random_qwen_image,
+        ours=BILINEAR,
+    ),
+    # Klein's script takes Flux.2's layers of the text encoder; its pipeline, and we, take these.
+    "flux2_klein_lora": Case(
+        KLEIN,
+        (*NEWER, "--rank", "4"),
+        random_flux2_klein,
+        ("--text_encoder_out_layers", "9", "18", "27"),
+        BILINEAR,
+    ),
+    "flux2_lora_prior": Case(
+        FLUX2, (*NEWER, "--rank", "4", "--weighting_scheme", "cosmap", *PRIOR), random_flux2, ours=BILINEAR
+    ),
+    # Z-Image's script repeats its list of prompts in every step: larger batches and class images get wrong prompts.
+    "z_image_lora": Case(
+        Z_IMAGE, (*SINGLE, "--rank", "4", "--weighting_scheme", "logit_normal"), random_z_image, ours=BILINEAR
+    ),
+    # Krea 2's script has a fixed default for alpha, ours is the rank.
+    "krea2_lora": Case(KREA2, (*NEWER, "--rank", "4"), random_krea2, ours=(*BILINEAR, "--lora_alpha", "32")),
+    "krea2_lora_prior": Case(
+        KREA2,
+        (*NEWER, "--rank", "4", "--weighting_scheme", "cosmap", *PRIOR),
+        random_krea2,
+        ours=(*BILINEAR, "--lora_alpha", "32"),
+    ),
 }
 
 

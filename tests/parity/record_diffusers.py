@@ -43,12 +43,33 @@ def record(scripts: Path, names: list[str]) -> None:
 
 
 def run_one(script: str, flags: list[str]) -> None:
-    """Run a script as `__main__` with sorted folder listings, since it takes photos in file system order."""
+    """Run a script as `__main__`, with photos and batches in an order that does not depend on the script.
+
+    Folder listings are sorted, since the scripts take photos in file system order. The newest scripts draw the order
+    of batches from Python's generator and leave out incomplete ones; here torch's data loader draws it, as in the
+    older ones and ours.
+    """
+    _shuffle_by_torch()
     listed = Path.iterdir
     Path.iterdir = lambda self: iter(sorted(listed(self)))  # type: ignore[method-assign]
     sys.argv = [script, *flags]
     os.environ["HF_HUB_OFFLINE"] = "1"
     runpy.run_path(script, run_name="__main__")
+
+
+def _shuffle_by_torch() -> None:
+    """Replace the scripts' sampler of batches by the data loader's own."""
+    from torch.utils.data import DataLoader
+
+    init = DataLoader.__init__
+
+    def init_shuffled(self, dataset, *args, batch_sampler=None, **settings):  # type: ignore[no-untyped-def]
+        if type(batch_sampler).__name__ == "BucketBatchSampler":
+            settings |= {"batch_size": batch_sampler.batch_size, "shuffle": True}
+            batch_sampler = None
+        init(self, dataset, *args, batch_sampler=batch_sampler, **settings)
+
+    DataLoader.__init__ = init_shuffled  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from transformers import (
     SamHQModel,
 )
 
-from random_models import draw_weights
+from random_parts import draw_weights
 
 WIDTH, GRID = 32, 8
 LEVELS = [[4 * GRID, 4 * GRID], [2 * GRID, 2 * GRID], [GRID, GRID]]

@@ -10,7 +10,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import PerSAM, Reference, load_backbone
 from persam_dreambooth.segmentation.backbones.mobile_sam import TinyViT, build_mobile_sam
 from persam_dreambooth.segmentation.backbones.original_sam import read_checkpoint
-from random_models import draw_weights
+from random_parts import draw_weights
 from tests.scene import scene
 
 # Of the sorted lines "name (shape)" of the state dict of TinyViT as ChaoningZhang/MobileSAM builds it.

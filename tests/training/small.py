@@ -15,7 +15,7 @@ from persam_dreambooth.training.config import (
     ValidationConfig,
 )
 from persam_dreambooth.training.data.concepts import read_concepts
-from persam_dreambooth.training.data.dataset import Batch
+from persam_dreambooth.training.data.dataset import Batch, stack_prompts
 from persam_dreambooth.training.data.instances import find_instances
 from persam_dreambooth.training.families import FAMILIES, check_base_model, load_family
 from persam_dreambooth.training.families.base import Family
@@ -99,5 +99,4 @@ def prediction_of(family, noised, batch):
 
 
 def tokenized(family, prompts):
-    tokens = [family.tokenize(prompt) for prompt in prompts]
-    return {key: torch.cat([prompt_tokens[key] for prompt_tokens in tokens]) for key in tokens[0]}
+    return stack_prompts([family.tokenize(prompt) for prompt in prompts])

@@ -145,7 +145,7 @@ def _generate(
             generators = None
             if seed is not None:
                 generators = [torch.Generator(accelerator.device).manual_seed(seed + number) for number in batch]
-            images = pipeline([prompt] * len(batch), generator=generators).images
+            images = pipeline(prompt=[prompt] * len(batch), generator=generators).images
             for number, image in zip(batch, images, strict=True):
                 files.write_picture(image, folder / f"{_stem(number)}.png")
             progress.update(len(batch))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from persam_dreambooth.training.data.crops import Size
@@ -191,8 +192,8 @@ def collate(items: Sequence[Item]) -> Batch:
         photos=[item.photo for item in items],
         mask=torch.stack([item.sample["mask"] for item in items]),
         weight=torch.tensor([item.weight for item in items]),
-        prompt=_stacked(prompts),
-        class_prompt=_stacked(class_prompts) if class_prompts else None,
+        prompt=stack_prompts(prompts),
+        class_prompt=stack_prompts(class_prompts) if class_prompts else None,
         identifiers=[item.identifier for item in items],
         exclude=_exclusions([item.sample for item in items]),
         **stacked,
@@ -206,5 +207,6 @@ def _exclusions(samples: Sequence[Sample]) -> Tensor | None:
     return torch.stack([sample.get("exclude", torch.zeros_like(sample["mask"])) for sample in samples])
 
 
-def _stacked(prompts: Sequence[Conditioning]) -> Conditioning:
-    return {key: torch.cat([prompt[key] for prompt in prompts]) for key in prompts[0]}
+def stack_prompts(prompts: Sequence[Conditioning]) -> Conditioning:
+    """Stack the conditioning of prompts, each of batch size 1; shorter ones are padded with zeros at their end."""
+    return {key: pad_sequence([prompt[key][0] for prompt in prompts], batch_first=True) for key in prompts[0]}

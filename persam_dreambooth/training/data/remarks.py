@@ -82,20 +82,26 @@ def cut_prompts(family: Family, prompts: Mapping[str, str]) -> None:
     for prompt, owner in prompts.items():
         for key, ids in family.tokenize(prompt).items():
             name, length = key.replace("input_ids", "tokenizer"), ids.shape[-1]
-            cut = _cut_off(getattr(family, name, None), family.asked(prompt), length)
+            tokenizer = getattr(family, name, None)
+            tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # Flux.2 has a processor
+            cut = _cut_off(tokenizer, prompt, family.asked(prompt), length)
             if cut:
                 shown = cut if len(cut) <= SHOWN else f"{cut[:SHOWN]}..."
                 warn(f"{owner} has more than the {length} tokens that the {name} takes; cut off: {shown!r}")
 
 
-def _cut_off(tokenizer: Any, prompt: str, length: int) -> str:
-    """Return the end of a prompt that does not fit into `length` tokens; "" if the tokenizer is not a fast one."""
+def _cut_off(tokenizer: Any, prompt: str, asked: str, length: int) -> str:
+    """Return the end of a prompt, inside the text `asked`, that does not fit into `length` tokens.
+
+    Empty if all of it fits, or if the tokenizer is not a fast one.
+    """
     if not getattr(tokenizer, "is_fast", False):
         return ""
-    tokens = tokenizer(prompt, truncation=True, max_length=length, return_offsets_mapping=True)
+    tokens = tokenizer(asked, truncation=True, max_length=length, return_offsets_mapping=True)
     if len(tokens["input_ids"]) < length:
         return ""
-    return prompt[max(end for _, end in tokens["offset_mapping"]) :].strip()
+    end = max(end for _, end in tokens["offset_mapping"])
+    return prompt[max(end - asked.find(prompt), 0) :].strip()
 
 
 def few_steps(config: TrainingConfig, steps: int, photos: int) -> None:

@@ -10,16 +10,23 @@ from persam_dreambooth.model_folder import LORA_NAME, PIPELINE_INDEX, check_avai
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families.base import Conditioning, Family, Noised
 from persam_dreambooth.training.families.flux import Flux
+from persam_dreambooth.training.families.flux2 import Flux2, Flux2Klein
+from persam_dreambooth.training.families.krea2 import Krea2
 from persam_dreambooth.training.families.lumina2 import Lumina2
+from persam_dreambooth.training.families.qwen_image import QwenImage
 from persam_dreambooth.training.families.sd3 import StableDiffusion3
 from persam_dreambooth.training.families.sdxl import StableDiffusionXL
 from persam_dreambooth.training.families.stable_diffusion import StableDiffusion
+from persam_dreambooth.training.families.z_image import ZImage
 
 __all__ = ["Conditioning", "Family", "Noised", "check_base_model", "load_family"]
 
 FAMILIES: dict[str, type[Family]] = {
     family.pipeline_class.__name__: family
-    for family in (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, Lumina2)
+    for family in (
+        *(StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, Lumina2),
+        *(QwenImage, Flux2Klein, Flux2, ZImage, Krea2),
+    )
 }
 """Each family, by the `_class_name` in its base models' `model_index.json`."""
 

@@ -66,6 +66,8 @@ class Family(PipelineParts):
         whole_encoders: the text encoders that the flag trains whole, without LoRA.
         flags: those of `PARTICULAR` that the family supports.
         vae_dtype: of the autoencoder; None is the same as other frozen parts.
+        posterior_mean: whether latents are the mean of the autoencoder's posterior and not a sample, as in diffusers'
+            script of the family.
     """
 
     targets: ClassVar[list[str]]
@@ -73,6 +75,7 @@ class Family(PipelineParts):
     whole_encoders: ClassVar[tuple[str, ...]] = ()
     flags: ClassVar[frozenset[str]]
     vae_dtype: ClassVar[torch.dtype | None] = None
+    posterior_mean: ClassVar[bool] = False
 
     prediction_type: str
     dtype: torch.dtype
@@ -210,8 +213,15 @@ class Family(PipelineParts):
         return moments
 
     def sample_latents(self, moments: Tensor) -> Tensor:
-        """Sample (B, C, h, w) latents from the moments of `encode_pixels`, with the global random generator."""
-        latents = DiagonalGaussianDistribution(moments).sample()
+        """Return (B, C, h, w) latents of the moments of `encode_pixels`, drawn with the global random generator.
+
+        With `posterior_mean` nothing is drawn.
+        """
+        posterior = DiagonalGaussianDistribution(moments)
+        return self.normalize(posterior.mode() if self.posterior_mean else posterior.sample())
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Shift and scale the autoencoder's latents, (B, C, h, w), to what the denoiser takes."""
         shift = self.vae.config.shift_factor
         return (latents if shift is None else latents - shift) * self.vae.config.scaling_factor
 

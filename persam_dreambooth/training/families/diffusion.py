@@ -28,6 +28,7 @@ class Diffusion(Family):
             "attention_loss_weight",
             "enable_xformers_memory_efficient_attention",
             "offset_noise",
+            "output_kohya_format",
             "snr_gamma",
             "validation_scheduler",
         }

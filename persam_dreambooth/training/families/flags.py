@@ -7,6 +7,7 @@ from persam_dreambooth.training.config import (
     MaskConfig,
     ModelConfig,
     OptimizationConfig,
+    OutputConfig,
     TrainingConfig,
     ValidationConfig,
 )
@@ -14,6 +15,7 @@ from persam_dreambooth.training.config import (
 PARTICULAR = (
     *("attention_loss_weight", "class_labels_conditioning", "enable_xformers_memory_efficient_attention"),
     *("guidance_scale", "logit_mean", "logit_std", "max_sequence_length", "mode_scale", "offset_noise"),
+    *("output_kohya_format",),
     *("precondition_outputs", "snr_gamma", "text_encoder_use_attention_mask", "tokenizer_max_length"),
     *("tokenizer_name", "validation_scheduler", "weighting_scheme"),
 )
@@ -31,7 +33,8 @@ def check_flags(family: Any, config: TrainingConfig) -> None:
         UserError: names the first of them.
     """
     name, given = family.pipeline_class.__name__, config.flat()
-    defaults = {**vars(ModelConfig), **vars(MaskConfig), **vars(OptimizationConfig), **vars(ValidationConfig)}
+    groups = (ModelConfig, MaskConfig, OptimizationConfig, ValidationConfig, OutputConfig)
+    defaults = {name: value for group in groups for name, value in vars(group).items()}
     for flag in sorted(set(PARTICULAR) - family.flags):
         if given[flag] != defaults[flag]:
             raise UserError(f"--{flag} has no use with a {name}; drop it")

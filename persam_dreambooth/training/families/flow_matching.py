@@ -1,6 +1,6 @@
 """Flow matching: straight lines between latents and noise, and the velocity along them."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -10,7 +10,9 @@ from torch import Tensor
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
 from persam_dreambooth.training.families.base import Family, Noised
-from persam_dreambooth.training.families.loading import load_config
+
+PATCH: Final = 2
+"""Side of a transformer's token in latent cells, the same in all of these models."""
 
 
 class FlowMatching(Family):
@@ -49,8 +51,8 @@ class FlowMatching(Family):
 
     @classmethod
     def side_unit_of(cls, config: ModelConfig) -> int:
-        """Side of one patch of the transformer, in pixels."""
-        return cls.cell_of(config) * int(load_config(cls.denoiser[1], cls.denoiser[0], config)["patch_size"])
+        """Side of one token of the transformer, in pixels."""
+        return PATCH * cls.cell_of(config)
 
     def add_noise(self, latents: Tensor, settings: OptimizationConfig) -> Noised:
         """Draw noise, then float32 timesteps, on the CPU as in diffusers' scripts.
@@ -59,7 +61,7 @@ class FlowMatching(Family):
         the prediction. Since x0' - x0 = sigma (noise - x0 - v), the squared error of x0' is sigma^2
         times that of v, so that it is enough to multiply the weight by sigma^2.
         """
-        noise = torch.randn_like(latents)
+        noise = self.draw_noise(latents)
         scheme = settings.weighting_scheme or self.weighting_scheme
         drawn = compute_density_for_timestep_sampling(
             scheme, len(latents), settings.logit_mean, settings.logit_std, settings.mode_scale
@@ -72,6 +74,10 @@ class FlowMatching(Family):
             weight = weight * sigmas**2
         noisy, target = self._between(latents, noise, sigmas.to(latents.dtype).view(-1, 1, 1, 1))
         return Noised(noisy, self.scheduler.timesteps[steps].to(latents.device), target, weight=weight)
+
+    def draw_noise(self, latents: Tensor) -> Tensor:
+        """Draw noise of the latents' shape, (B, C, h, w)."""
+        return torch.randn_like(latents)
 
     def _between(self, latents: Tensor, noise: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
         """Return the point at sigma on the line and the velocity there, both (B, C, h, w); sigma 1 is noise."""

@@ -6,7 +6,6 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
-from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.flow_matching import FlowMatching
 from persam_dreambooth.training.families.loading import token_ids, unwrapped
@@ -25,18 +24,13 @@ class Flux(FlowMatching):
     ]
     lora_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     whole_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
-    flags: ClassVar[frozenset[str]] = FlowMatching.flags | {"guidance_scale"}
+    flags: ClassVar[frozenset[str]] = FlowMatching.flags | {"guidance_scale", "output_kohya_format"}
     max_sequence_length: ClassVar[int] = 512
     transformer: Any
     tokenizer: Any
     tokenizer_2: Any
     text_encoder: Any
     text_encoder_2: Any
-
-    @classmethod
-    def side_unit_of(cls, config: ModelConfig) -> int:
-        """Side of one token of the transformer, which packs 2 x 2 latent cells; in pixels."""
-        return 2 * cls.cell_of(config)
 
     def tokenize(self, prompt: str) -> Conditioning:
         """Tokenize with CLIP's and T5's tokenizers: ids, (1, length) int64 each."""

@@ -58,24 +58,24 @@ def load_config(kind: Any, part: str, config: ModelConfig) -> dict[str, Any]:
         return dict(kind.load_config(name, subfolder=part, revision=config.revision))
 
 
-def token_ids(tokenizer: Any, prompt: str, length: int | None = None) -> Any:
+def token_ids(tokenizer: Any, prompt: str, length: int | None = None, padded: bool = True) -> Any:
     """Tokenize a prompt, cut or padded to `length` (None: the tokenizer's own): `input_ids` and `attention_mask`."""
     return tokenizer(
         prompt,
         truncation=True,
-        padding="max_length",
+        padding="max_length" if padded else False,
         max_length=length or tokenizer.model_max_length,
         return_tensors="pt",
     )
 
 
-def load_tokenizer(part: str, config: ModelConfig) -> Any:
-    """Load one of the pipeline's tokenizers, or the one of `--tokenizer_name`."""
+def load_tokenizer(part: str, config: ModelConfig, kind: Any = AutoTokenizer) -> Any:
+    """Load one of the pipeline's tokenizers, of a class of transformers, or the one of `--tokenizer_name`."""
     name, other = str(config.pretrained_model_name_or_path), config.tokenizer_name
     with naming(f"the {part} of {other or name}"):
         if other:
             return AutoTokenizer.from_pretrained(other, revision=config.revision, trust_remote_code=False)
-        return AutoTokenizer.from_pretrained(name, subfolder=part, revision=config.revision, trust_remote_code=False)
+        return kind.from_pretrained(name, subfolder=part, revision=config.revision, trust_remote_code=False)
 
 
 def unwrapped(module: Any) -> Any:

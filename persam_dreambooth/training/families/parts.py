@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from torch import nn
+from transformers import AutoTokenizer
 
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families import lora
@@ -20,19 +21,25 @@ class PipelineParts(ABC):
         base_model: hub name or folder, as given by the user.
         pipeline_class: diffusers' class.
         denoiser: name and class of the denoiser.
+        vae_class: of the autoencoder.
+        tokenizer_class: of the tokenizers.
         encoders: names and classes of the text encoders, in the order of diffusers' scripts; tokenizers
             have the same suffixes.
         scheduler_class: of the noise schedule.
         optional: the encoders that a base model may lack.
         unchecked: arguments that disable the pipeline's safety checker.
+        drawing: arguments that the pipeline needs in order to be guided, for validation pictures.
     """
 
     pipeline_class: ClassVar[Any]
     denoiser: ClassVar[tuple[str, Any]]
+    vae_class: ClassVar[Any] = AutoencoderKL
+    tokenizer_class: ClassVar[Any] = AutoTokenizer
     encoders: ClassVar[dict[str, Any]]
     scheduler_class: ClassVar[Any]
     optional: ClassVar[tuple[str, ...]] = ()
     unchecked: ClassVar[dict[str, Any]] = {}
+    drawing: ClassVar[dict[str, Any]] = {}
 
     vae: Any
 
@@ -58,7 +65,7 @@ class PipelineParts(ABC):
         ]
         for encoder in cls.encoders:
             tokenizer = encoder.replace("text_encoder", "tokenizer")
-            parts[tokenizer] = load_tokenizer(tokenizer, config) if encoder in present else None
+            parts[tokenizer] = load_tokenizer(tokenizer, config, cls.tokenizer_class) if encoder in present else None
         with naming(f"the scheduler of {name}"):
             parts["scheduler"] = cls.scheduler_class.from_pretrained(
                 name, subfolder="scheduler", revision=config.revision
@@ -66,14 +73,14 @@ class PipelineParts(ABC):
         # In the order of diffusers' scripts, since each load may draw random numbers.
         for encoder, kind in cls.encoders.items():
             parts[encoder] = load_part(kind, encoder, config) if encoder in present else None
-        parts["vae"] = load_part(AutoencoderKL, "vae", config)
+        parts["vae"] = load_part(cls.vae_class, "vae", config)
         parts[cls.denoiser[0]] = load_part(cls.denoiser[1], cls.denoiser[0], config)
         return cls(config, **parts)
 
     @classmethod
     def cell_of(cls, config: ModelConfig) -> int:
         """Side of a latent cell in pixels, from the base model's configs alone."""
-        return int(2 ** (len(load_config(AutoencoderKL, "vae", config)["block_out_channels"]) - 1))
+        return int(2 ** (len(load_config(cls.vae_class, "vae", config)["block_out_channels"]) - 1))
 
     @classmethod
     def side_unit_of(cls, config: ModelConfig) -> int:

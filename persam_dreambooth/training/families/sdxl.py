@@ -56,13 +56,13 @@ class StableDiffusionXL(Diffusion):
         embeds = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
         return {"embeds": embeds, "pooled": second.text_embeds}
 
-    def sample_latents(self, moments: Tensor) -> Tensor:
+    def normalize(self, latents: Tensor) -> Tensor:
         """Also whiten the latents if the autoencoder's config has the statistics."""
-        latents, vae = super().sample_latents(moments), self.vae.config
+        scaled, vae = super().normalize(latents), self.vae.config
         if vae.latents_mean is None or vae.latents_std is None:
-            return latents
+            return scaled
         mean, std = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (vae.latents_mean, vae.latents_std))
-        return (latents - mean * vae.scaling_factor) / std
+        return (scaled - mean * vae.scaling_factor) / std
 
     def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
         """Return noise or velocity, (B, C, h, w), conditioned on each crop's size and place (paper, section 2.2)."""

@@ -101,7 +101,7 @@ class Card:
         output = self.config.output
         here = output.hub_model_id or Path(output.output_dir).resolve().name if public else "this folder"
         subject = self.prompts[0] if self.prompts else "a photo"
-        prompt = f"image = pipeline({f'{subject} in the jungle'!r}).images[0]"
+        prompt = f"image = pipeline(prompt={f'{subject} in the jungle'!r}).images[0]"
         load = [f"pipeline = DiffusionPipeline.from_pretrained({here!r}, torch_dtype=torch.float32)"]
         if self.config.model.use_lora:
             base = self._base(public)

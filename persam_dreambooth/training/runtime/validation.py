@@ -40,11 +40,12 @@ def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, s
     with _evaluating([*pipeline.components.values(), *family.trained().values()]), accelerator.autocast():
         images = [
             pipeline(
-                validation.validation_prompt,
+                prompt=validation.validation_prompt,  # Flux.2's first argument is a picture
                 height=config.data.resolution,
                 width=config.data.resolution,
                 num_inference_steps=INFERENCE_STEPS,
                 generator=generator,
+                **family.drawing,
             ).images[0]
             for _ in range(validation.num_validation_images)
         ]

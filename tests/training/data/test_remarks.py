@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
@@ -91,10 +92,12 @@ def test_few_steps_cause_warning_unless_requested(caplog):
         ("sdxl", 75, ["77 tokens that the tokenizer takes", "77 tokens that the tokenizer_2 takes"]),
         ("flux", 75, ["77 tokens that the tokenizer takes"]),
         ("lumina2", 255 - len(f"{SYSTEM_PROMPT} <Prompt Start> "), ["256 tokens that the tokenizer takes"]),
+        ("z-image", 512 - len("^user\n"), ["512 tokens that the tokenizer takes"]),
+        ("flux2", 512 - len(f"[system]{SYSTEM_MESSAGE}[user]"), ["512 tokens that the tokenizer takes"]),
     ],
 )
 def test_truncated_part_of_prompt_is_named(pipelines, caplog, name, fits, messages):
-    """The small tokenizers have one token per letter, plus start and end tokens."""
+    """The small tokenizers have one token per letter, plus start and end tokens (^ is one)."""
     family = load_family(configure(pipelines / name).model)
     remarks.cut_prompts(family, {"a sks dog": "--instance_prompt", "a" * fits: "--instance_prompt"})
     assert not new_warnings(caplog)

@@ -71,7 +71,7 @@ def test_validation_does_not_change_training(flags, pipelines, name):
     assert all(torch.equal(without[key], validated[key]) for key in without)
 
 
-@pytest.mark.parametrize("name", ["sdxl", "flux"])
+@pytest.mark.parametrize("name", ["sdxl", "flux", "qwen-image"])
 def test_missing_class_images_are_generated_by_base(flags, pipelines, name):
     flags |= {"pretrained_model_name_or_path": pipelines / name, "max_train_steps": 1, "num_class_images": 1}
     prior = {"class_prompt": "a dog", "class_data_dir": "class"}

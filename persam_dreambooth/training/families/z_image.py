@@ -1,0 +1,53 @@
+"""Z-Image: flow matching with negated velocity and reversed time, prompts of any length encoded by Qwen3."""
+
+from typing import Any, ClassVar
+
+import torch
+from diffusers import ZImagePipeline, ZImageTransformer2DModel
+from torch import Tensor
+from transformers import Qwen3Model
+
+from persam_dreambooth.training.families.base import Conditioning, Noised
+from persam_dreambooth.training.families.flow_matching import FlowMatching
+from persam_dreambooth.training.families.loading import token_ids
+
+
+class ZImage(FlowMatching):
+    """The family behind `ZImagePipeline` (arXiv 2511.22699)."""
+
+    pipeline_class: ClassVar[Any] = ZImagePipeline
+    denoiser: ClassVar[tuple[str, Any]] = ("transformer", ZImageTransformer2DModel)
+    encoders: ClassVar[dict[str, Any]] = {"text_encoder": Qwen3Model}
+    targets: ClassVar[list[str]] = ["to_k", "to_q", "to_v", "to_out.0"]
+    posterior_mean: ClassVar[bool] = True
+    max_sequence_length: ClassVar[int] = 512
+    transformer: Any
+    tokenizer: Any
+    text_encoder: Any
+
+    def asked(self, prompt: str) -> str:
+        """Return the prompt as a message to the language model, in its chat template."""
+        messages = [{"role": "user", "content": prompt}]
+        template = self.tokenizer.apply_chat_template
+        return str(template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=True))
+
+    def tokenize(self, prompt: str) -> Conditioning:
+        """Tokenize the message, unpadded: ids and attention mask, (1, length) int64 each."""
+        tokens = token_ids(self.tokenizer, self.asked(prompt), self.length, padded=False)
+        return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
+
+    def _encode(self, tokens: Conditioning) -> Conditioning:
+        ids, mask = (tokens[name].to(self.text_encoder.device) for name in ("input_ids", "attention_mask"))
+        encoded = self.text_encoder(ids, attention_mask=mask, output_hidden_states=True)
+        return {"embeds": encoded.hidden_states[-2], "attention_mask": mask}
+
+    def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
+        """Return the velocity, (B, C, h, w); the transformer takes and returns lists of films of one frame."""
+        prompts = zip(conditioning["embeds"], conditioning["attention_mask"].bool(), strict=True)
+        films = self.transformer(
+            list(noised.noisy.unsqueeze(2)),
+            1 - noised.timesteps / self.scheduler.config.num_train_timesteps,
+            [embeds[mask] for embeds, mask in prompts],
+            return_dict=False,
+        )[0]
+        return -torch.stack(films).squeeze(2)

@@ -29,6 +29,7 @@ SAM, CLIP, DIFFUSION, JUDGE, DETECTOR, DINO = (
 )
 TEXT_LENGTH = 28
 WIDTH = 128
+LATENT_CHANNELS = 8
 
 
 def tokenizer() -> CLIPTokenizer:
@@ -70,10 +71,10 @@ def clip(words: CLIPTokenizer) -> CLIPModel:
 def autoencoder() -> AutoencoderKL:
     """An autoencoder whose latent cells are 4 x 4 pixels."""
     return AutoencoderKL(
-        block_out_channels=(32, 48, 96),
+        block_out_channels=(32, 64, 96),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=4,
+        latent_channels=LATENT_CHANNELS,
         layers_per_block=1,
         norm_num_groups=8,
         sample_size=SIDE,
@@ -84,10 +85,13 @@ def unet() -> UNet2DConditionModel:
     """A denoiser for 16 x 16 latents."""
     return UNet2DConditionModel(
         sample_size=SIDE // 4,
-        block_out_channels=(96, 144),
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(96, 192),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=2,
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
         norm_num_groups=16,

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
+from scipy.ndimage import center_of_mass, shift
 from torch.nn.functional import max_pool2d
 
 from corpus import to_pixels
 from judge import Judge
 from loading import load
 from models import JUDGE
+from persam_dreambooth.images import mask_iou
 from subjects import COLOURS, PATTERNS, Identity
 from world import KIND_NAMES, SCENES
 
@@ -72,6 +74,25 @@ def measure(images: Sequence[Image.Image], identity: Identity) -> list[Measured]
             )
         )
     return measured
+
+
+@torch.no_grad()
+def pose_distances(images: Sequence[Image.Image], photos: Sequence[Image.Image]) -> list[float]:
+    """Return for each image how far its subject's outline is from that of the nearest photo, in [0, 1].
+
+    The distance is 1 - IoU of the outlines that the judge marks, moved to a common centre: 0 for a copied photo.
+    """
+    known = _outlines(photos)
+    return [min(1 - mask_iou(own, photo) for photo in known) for own in _outlines(images)]
+
+
+def _outlines(images: Sequence[Image.Image]) -> list[NDArray[np.bool_]]:
+    """Return the outlines that the judge marks, each with its centre of mass in the middle of a (64, 64) mask."""
+    pixels = to_pixels(np.stack([np.asarray(image.convert("RGB").resize((64, 64))) for image in images]))
+    masks = (the_judge()(pixels).mask[:, 0] > 0).numpy()
+    middle = np.array([(side - 1) / 2 for side in masks.shape[1:]])
+    centres = [center_of_mass(mask) if mask.any() else middle for mask in masks]
+    return [shift(mask, np.rint(middle - centre), order=0) for mask, centre in zip(masks, centres, strict=True)]
 
 
 def colour_maps(pixels: torch.Tensor, identity: Identity) -> NDArray[np.bool_]:

@@ -24,8 +24,8 @@ from subjects import ACCESSORIES, COLOURS, KINDS, PATTERNS
 from world import RARE_TOKENS, SIDE
 
 FOLDER = Path(__file__).parent / "models"
-SAM, CLIP, DIFFUSION, JUDGE, DETECTOR, DINO = (
-    FOLDER / name for name in ("sam", "clip", "stable-diffusion", "judge", "detector", "dino")
+SAM, CLIP, DIFFUSION, JUDGE, DETECTOR, DINO, WHOLENESS = (
+    FOLDER / name for name in ("sam", "clip", "stable-diffusion", "judge", "detector", "dino", "wholeness")
 )
 TEXT_LENGTH = 28
 WIDTH = 128
@@ -99,14 +99,14 @@ def unet() -> UNet2DConditionModel:
 
 
 def noise_schedule() -> DDPMScheduler:
-    """Stable Diffusion 1's own schedule."""
+    """Stable Diffusion's schedule, with the velocity prediction of its second version."""
     return DDPMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
         clip_sample=False,
         steps_offset=1,
-        prediction_type="epsilon",
+        prediction_type="v_prediction",
     )
 
 

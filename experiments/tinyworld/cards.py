@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fitting import Fitted
-from models import CLIP, DETECTOR, DIFFUSION, DINO, FOLDER, JUDGE, SAM
+from models import CLIP, DETECTOR, DIFFUSION, DINO, FOLDER, JUDGE, SAM, WHOLENESS
 
 FITTED = "training.json"
 SCORES = "scores.json"
@@ -56,7 +56,7 @@ _TEXTS = {
     ),
     DIFFUSION: (
         "tinyworld Stable Diffusion",
-        "A `diffusers.StableDiffusionPipeline` for 64 x 64 pixels, epsilon prediction, trained from nothing on drawn "
+        "A `diffusers.StableDiffusionPipeline` for 64 x 64 pixels, velocity prediction, trained from nothing on drawn "
         "pictures (`train_vae.py`, `train_unet.py`). Held-out identities and held-out pairs of kind and scene were "
         "never trained on. It draws tinyworld only.",
         ("VAE", "generated"),
@@ -80,6 +80,12 @@ _TEXTS = {
         "Says of each kind whether a picture shows it, whatever else it shows (`train_detector.py`); uninvited "
         "companions are counted by it.",
         "detector",
+    ),
+    WHOLENESS: (
+        "tinyworld judge of wholeness",
+        "Says whether an image shows one whole subject (`train_wholeness.py`). It was trained on drawn pictures and "
+        "their twins with doubled, missing, displaced or exchanged parts (`damages.py`).",
+        "wholeness",
     ),
 }
 """Each model's card: title, text, and the prefixes of its scores' names."""

@@ -1,4 +1,4 @@
-"""Damaged subjects: parts doubled, missing, displaced, exchanged or mirrored, as weak generators draw them.
+"""Damaged subjects: parts doubled, missing, displaced, exchanged or mirrored, as weak models generate them.
 
 A damage turns the parts of a whole subject into those of a damaged one, so that a whole picture and its damaged twin
 differ in nothing else. `train_wholeness.py` trains on `SEEN` and is tested on `UNSEEN`.
@@ -54,6 +54,11 @@ def exchanged(identity: Identity, rng: Generator) -> tuple[Part, ...]:
     return (*(part for part in parts if _owner(part) != lost), *taken)
 
 
+def erased(identity: Identity, rng: Generator) -> tuple[Part, ...]:
+    """Leave out the whole subject; its shadow stays."""
+    return ()
+
+
 def mirrored(identity: Identity, rng: Generator) -> tuple[Part, ...]:
     """Join one half of a subject to its own mirror image: two heads and no tail, or two tails and no head."""
     side = rng.choice([-1, 1])
@@ -66,7 +71,13 @@ def mirrored(identity: Identity, rng: Generator) -> tuple[Part, ...]:
     return tuple(halves)
 
 
-SEEN: dict[str, Damage] = {"doubled": doubled, "missing": missing, "displaced": displaced, "exchanged": exchanged}
+SEEN: dict[str, Damage] = {
+    "doubled": doubled,
+    "missing": missing,
+    "displaced": displaced,
+    "exchanged": exchanged,
+    "erased": erased,
+}
 UNSEEN: dict[str, Damage] = {"mirrored": mirrored}
 ONE_SIDED = ("dog", "duck", "teapot")
 """Kinds that `mirrored` damages; the mirrored halves of the others are nearly a whole subject."""

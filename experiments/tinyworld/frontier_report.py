@@ -12,9 +12,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from companions import shows
-from confounds import same_scene
+from confounds import GLOVE, same_scene
 from identity import Recognizer, portrait
-from measures import fidelity, measure, pose_distances
+from measures import fidelity, measure, pose_distances, shows_colour
 from persam_dreambooth.photos import files, rendering
 from protocol import SHARE, Curve, area, at_identity, best, doublings, mean_curve, paired, window
 from subjects import Identity
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from frontier import Job
 
 PLAIN = "a"
-MEASURES = ("identity", "fidelity", "scene", "leakage", "companion", "wholeness", "pose")
+MEASURES = ("identity", "fidelity", "scene", "leakage", "uninvited", "wholeness", "pose")
 DRAWN = 8
 """Drawn pictures of each subject that are measured, for the scale."""
 Runs = dict[tuple[str, str], dict[str, list[Curve]]]
@@ -84,10 +84,17 @@ def judge(job: "Job", length: int) -> dict[str, Any]:
         "leakage": [found.scene == album.scene for found in placed],
         "identity": recognizer.recognizes(images),
         "fidelity": [fidelity(found, album.identity, colours)["fidelity"] for found in seen],
-        "companion": shows(images, job.subject.companion.kind),
+        "uninvited": uninvited(job, images),
         "wholeness": whole(images),
         "pose": pose_distances(images, [picture.image for picture in album.pictures]),
     }
+
+
+def uninvited(job: "Job", images: Sequence[Image.Image]) -> list[bool]:
+    """Return for each image whether it shows the photos' hand, or else a subject of the companion's kind."""
+    if job.confound == "hand":
+        return shows_colour(images, GLOVE)
+    return shows(images, job.subject.companion.kind)
 
 
 @cache
@@ -156,9 +163,9 @@ def _scale(runs: Runs, drawn: Mapping[str, float]) -> str:
 def _table(runs: Runs, confound: str, oracle: dict[str, float]) -> str:
     """Return a Markdown table: a row for each arm, and one for its difference from plain DreamBooth."""
     level = SHARE * oracle["identity"]
-    heads = ["arm", f"scene at identity {100 * level:.0f}", "companion", "wholeness", "pose", "area", "doublings"]
+    heads = ["arm", f"scene at identity {100 * level:.0f}", "uninvited", "wholeness", "pose", "area", "doublings"]
     measures: list[Callable[[Curve], float]] = [
-        *(partial(_percent_at, level=level, name=name) for name in ("scene", "companion", "wholeness", "pose")),
+        *(partial(_percent_at, level=level, name=name) for name in ("scene", "uninvited", "wholeness", "pose")),
         lambda curve: 100 * area(curve),
         lambda curve: doublings(curve, oracle),
     ]
@@ -207,9 +214,9 @@ def _mean(subjects: dict[str, list[Curve]], names: Sequence[str]) -> Curve:
 
 
 def plot(runs: Runs, path: Path) -> None:
-    """Plot each arm's scene accuracy, and how often the companion is drawn, against identity."""
+    """Plot each arm's scene accuracy, and how often a companion or hand is drawn, against identity."""
     confounds = list(dict.fromkeys(confound for confound, _ in runs if confound))
-    rows = [("scene", "prompted scene obeyed"), ("companion", "companion drawn")]
+    rows = [("scene", "prompted scene obeyed"), ("uninvited", "companion or hand drawn")]
     figure, axes = plt.subplots(
         len(rows), len(confounds), figsize=(5 * len(confounds), 8), squeeze=False, layout="constrained"
     )

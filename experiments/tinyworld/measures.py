@@ -97,9 +97,19 @@ def _outlines(images: Sequence[Image.Image]) -> list[NDArray[np.bool_]]:
 
 def colour_maps(pixels: torch.Tensor, identity: Identity) -> NDArray[np.bool_]:
     """Return (2, h, w) bool: where a (3, h, w) image in [-1, 1] has the individual's main and second colour."""
+    return _near(pixels, [COLOURS[identity.main], COLOURS[identity.second]])
+
+
+def shows_colour(images: Sequence[Image.Image], colour: tuple[int, int, int], share: float = 0.01) -> list[bool]:
+    """Return for each image whether at least a share of its pixels has a colour, RGB in [0, 255]."""
+    pixels = to_pixels(np.stack([np.asarray(image.convert("RGB").resize((64, 64))) for image in images]))
+    return [bool(_near(image, [colour]).mean() >= share) for image in pixels]
+
+
+def _near(pixels: torch.Tensor, colours: Sequence[tuple[int, int, int]]) -> NDArray[np.bool_]:
+    """Return (N, h, w) bool: where a (3, h, w) image in [-1, 1] has each of N colours, RGB in [0, 255]."""
     levels = ((pixels.permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).byte().numpy()
-    lab = _lab(levels)
-    wanted = _lab(np.array([[COLOURS[identity.main], COLOURS[identity.second]]], dtype=np.uint8))[0]
+    lab, wanted = _lab(levels), _lab(np.array([colours], dtype=np.uint8))[0]
     # Lightness counts half, because the same colour is darker at night.
     distance = np.linalg.norm((lab[None] - wanted[:, None, None]) * [0.5, 1.0, 1.0], axis=-1)
     return distance < NEAR

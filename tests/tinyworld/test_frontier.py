@@ -31,7 +31,7 @@ def runs(tmp_path):
         job.folder.mkdir(parents=True)
         points = [
             {"step": step, "identity": [identity], "fidelity": [identity / 2]}
-            | {"scene": [scene], "leakage": [1 - scene], "companion": [False]}
+            | {"scene": [scene], "leakage": [1 - scene], "uninvited": [False]}
             | {"wholeness": [True], "pose": [0.5]}
             for step, identity, scene in zip(job.lengths, *SEEN[job.arm].values(), strict=True)
         ]
@@ -69,14 +69,14 @@ def test_table_compares_at_matched_identity(runs):
 
 def test_run_is_mean_of_its_pictures():
     point = {"step": 25, "identity": [True, False], "fidelity": [0.25, 0.75], "scene": [True], "leakage": [False]}
-    point |= {"companion": [1, 1, 0, 0], "wholeness": [True, True], "pose": [0.25, 0.5]}
+    point |= {"uninvited": [1, 1, 0, 0], "wholeness": [True, True], "pose": [0.25, 0.5]}
     curve = read_curve([point])
     assert {name: values.tolist() for name, values in curve.values.items()} == {
         "identity": [0.5],
         "fidelity": [0.5],
         "scene": [1.0],
         "leakage": [0.0],
-        "companion": [0.5],
+        "uninvited": [0.5],
         "wholeness": [1.0],
         "pose": [0.375],
     }

@@ -56,7 +56,7 @@ _TEXTS = {
     ),
     DIFFUSION: (
         "tinyworld Stable Diffusion",
-        "A `diffusers.StableDiffusionPipeline` for 64 x 64 pixels, velocity prediction, trained from nothing on drawn "
+        "A `diffusers.StableDiffusionPipeline` for 64 x 64 pixels, epsilon prediction, trained from nothing on drawn "
         "pictures (`train_vae.py`, `train_unet.py`). Held-out identities and held-out pairs of kind and scene were "
         "never trained on. It draws tinyworld only.",
         ("VAE", "generated"),

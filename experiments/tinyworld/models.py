@@ -29,7 +29,6 @@ SAM, CLIP, DIFFUSION, JUDGE, DETECTOR, DINO, WHOLENESS = (
 )
 TEXT_LENGTH = 28
 WIDTH = 128
-LATENT_CHANNELS = 8
 
 
 def tokenizer() -> CLIPTokenizer:
@@ -71,10 +70,10 @@ def clip(words: CLIPTokenizer) -> CLIPModel:
 def autoencoder() -> AutoencoderKL:
     """An autoencoder whose latent cells are 4 x 4 pixels."""
     return AutoencoderKL(
-        block_out_channels=(32, 64, 96),
+        block_out_channels=(32, 48, 96),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=4,
         layers_per_block=1,
         norm_num_groups=8,
         sample_size=SIDE,
@@ -85,13 +84,10 @@ def unet() -> UNet2DConditionModel:
     """A denoiser for 16 x 16 latents."""
     return UNet2DConditionModel(
         sample_size=SIDE // 4,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        block_out_channels=(96, 192),
+        block_out_channels=(96, 144),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=2,
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
         norm_num_groups=16,
@@ -99,14 +95,14 @@ def unet() -> UNet2DConditionModel:
 
 
 def noise_schedule() -> DDPMScheduler:
-    """Stable Diffusion's schedule, with the velocity prediction of its second version."""
+    """Stable Diffusion 1's own schedule."""
     return DDPMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
         clip_sample=False,
         steps_offset=1,
-        prediction_type="v_prediction",
+        prediction_type="epsilon",
     )
 
 

@@ -9,7 +9,6 @@ continues training from those weights; the card states the sum of both trainings
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import compute_snr
 from torch import Tensor
 from tqdm import tqdm
@@ -21,20 +20,18 @@ from fitting import fit
 from loading import load
 from models import CLIP, DIFFUSION, noise_schedule, unet
 from persam_dreambooth.torch_utils import emulates_bfloat16
-from persam_dreambooth.training.losses import masked_mse
+from persam_dreambooth.training.losses import masked_mse, min_snr_weight
 from training_flags import TrainingFlags, read_flags
 
 PICTURES = 32000
-HIGHEST_WEIGHT = 6.0
-"""Highest weight of the error in the clean latents. The velocity's error counts it SNR + 1 times; this lowers the
-weight of nearly clean latents, in which little is left to decide."""
+SNR_GAMMA = 5.0
 UNCONDITIONAL = 0.1
 """Share of pictures whose caption is left empty, for classifier-free guidance."""
 
 
 @torch.no_grad()
 def encode_latents(vae: AutoencoderKL, corpus: Corpus, flags: TrainingFlags) -> Tensor:
-    """Return the scaled means of all latents, (N, 8, h, w) float16; they are kept in the work folder."""
+    """Return the scaled means of all latents, (N, 4, h, w) float16; they are kept in the work folder."""
     stored = flags.work / "latents.npy"
     if not stored.exists():
         vae = vae.to(flags.device)
@@ -65,8 +62,6 @@ def train(flags: TrainingFlags) -> None:
     model = load(UNet2DConditionModel, DIFFUSION / "unet").float() if flags.go_on else unet()
     earlier = load_fitted(DIFFUSION / "unet") if flags.go_on else None
     model = model.to(flags.device, memory_format=torch.channels_last)
-    if flags.device.type == "cpu":
-        model.set_attn_processor(AttnProcessor())  # torch's fused attention has a slow backward pass there
     vae = AutoencoderKL.from_pretrained(DIFFUSION / "vae").float()
     corpus = flags.corpus("pictures", PICTURES, seed=1)
     latents = encode_latents(vae, corpus, flags)
@@ -84,9 +79,8 @@ def train(flags: TrainingFlags) -> None:
         said = torch.where(torch.rand(len(index), generator=draw) < UNCONDITIONAL, len(corpus), index)
         noisy = schedule.add_noise(clean, noise, timesteps).to(flags.device, memory_format=torch.channels_last)
         prediction = denoise(noisy, timesteps.to(flags.device), embeddings[said].float().to(flags.device)).sample
-        velocity = schedule.get_velocity(clean, noise, timesteps).to(flags.device)
-        weight = (HIGHEST_WEIGHT / (compute_snr(schedule, timesteps) + 1)).clamp(max=1)
-        return masked_mse(prediction, velocity, sample_weight=weight.to(flags.device))
+        weight = min_snr_weight(compute_snr(schedule, timesteps), SNR_GAMMA, "epsilon")
+        return masked_mse(prediction, noise.to(flags.device), sample_weight=weight.to(flags.device))
 
     fitted = fit(model, loss_of, flags.steps, flags.batch_size, flags.learning_rate, flags.state("unet"))
     fitted = earlier + fitted if earlier else fitted
@@ -107,4 +101,4 @@ def train(flags: TrainingFlags) -> None:
 
 
 if __name__ == "__main__":
-    train(read_flags(__doc__, steps=6000, batch_size=48, learning_rate=1e-3))
+    train(read_flags(__doc__, steps=2600, batch_size=48, learning_rate=1e-3))

@@ -53,7 +53,7 @@ def read_flags(doc: str | None, steps: int, batch_size: int, learning_rate: floa
     parser.add_argument(
         "--go_on",
         action="store_true",
-        help="begin with the weights in models/, where the script can (train_clip, train_sam, train_unet, train_vae)",
+        help="begin with the weights in models/, where the script can (train_clip, train_sam, train_unet)",
     )
     given = parser.parse_args()
     device = torch.device(given.device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,4 +1,4 @@
-"""The frontier's subjects, and what their photos share beside the subject: a background, a companion, or nothing.
+"""The frontier's subjects, and what their photos share beside the subject: a background, a companion or a hand.
 
 Learning rates and recipes are chosen on one cast and reported on another; no individual is in both.
 """
@@ -7,14 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from albums import SIDE, SUBJECTS, Album, photograph
+from scenes import UNNAMED
 from subjects import Identity
 from world import KIND_NAMES, SCENES, Picture, Placement, Recipe, draw, random_identity, random_placement
 
 REPORTED = 12
 PHOTOS = 5
 ORACLE_PHOTOS = 40
+GLOVE = (164, 230, 40)
+"""RGB of the hand's glove, a colour that no subject and no scene has."""
 APART = 0.23
 """Distance of subject and companion from the middle, as a share of the picture's side."""
 
@@ -75,6 +79,37 @@ def same_scene(subject: Subject) -> Album:
     return photograph(subject.identity, subject.scene, subject.seed, PHOTOS)
 
 
+def unnamed_scene(subject: Subject) -> Album:
+    """Five photos of the subject alone, all on the same background, for which no prompt has a word."""
+    return photograph(subject.identity, UNNAMED, subject.seed, PHOTOS)
+
+
+def with_hand(subject: Subject) -> Album:
+    """Five photos in five scenes; in each, the same gloved hand holds the subject from below."""
+    rng = np.random.default_rng([*subject.seed, 4])
+    pictures = []
+    for scene in [subject.scene, *rng.permutation([scene for scene in SCENES if scene != subject.scene])][:PHOTOS]:
+        placement = replace(random_placement(rng), x=0.5 + rng.uniform(-0.08, 0.08))
+        pictures.append(_held(_draw(str(scene), ((subject.identity, placement),), rng), placement))
+    return Album(subject.identity, subject.scene, tuple(pictures))
+
+
+def _held(picture: Picture, placement: Placement) -> Picture:
+    """Paint an arm from the lower edge and four fingers over a picture's subject, and out of its mask."""
+    fine = len(picture.labels)
+    cover = Image.new("L", (fine, fine))
+    pen = ImageDraw.Draw(cover)
+    x, wrist = placement.x, placement.y + 0.62 * placement.scale
+    pen.rectangle([fine * edge for edge in (x - 0.09, wrist, x + 0.09, 1)], fill=255)
+    for finger in (-0.105, -0.035, 0.035, 0.105):
+        tip = wrist - 0.3 * placement.scale
+        edges = (x + finger - 0.032, tip, x + finger + 0.032, wrist + 0.06)
+        pen.rounded_rectangle([fine * edge for edge in edges], radius=fine * 0.03, fill=255)
+    image = picture.image.copy()
+    image.paste(GLOVE, mask=cover.resize(image.size, Image.Resampling.BOX))
+    return replace(picture, image=image, labels=np.where(np.asarray(cover) > 0, 0, picture.labels).astype(np.uint8))
+
+
 def with_companion(subject: Subject) -> Album:
     """Five photos in five scenes, with the same companion beside the subject in each, on either side."""
     rng = np.random.default_rng([*subject.seed, 1])
@@ -105,5 +140,10 @@ def _draw(scene: str, people: tuple[tuple[Identity, Placement], ...], rng: np.ra
     return draw(Recipe(scene, people, light, turn, seed=int(rng.integers(2**31))), SIDE)
 
 
-CONFOUNDS: dict[str, Callable[[Subject], Album]] = {"scene": same_scene, "companion": with_companion}
-"""Confounds by name: each makes an album whose photos share a background or a companion."""
+CONFOUNDS: dict[str, Callable[[Subject], Album]] = {
+    "scene": same_scene,
+    "unnamed": unnamed_scene,
+    "companion": with_companion,
+    "hand": with_hand,
+}
+"""Confounds by name: each makes an album whose photos share a background, a companion or a hand."""

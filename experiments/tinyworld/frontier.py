@@ -146,7 +146,14 @@ def jobs(cast: Sequence[Subject], flags: argparse.Namespace, recipe: Recipe) -> 
     """Return all runs: the base model once; the oracle and each confound's arms for every seed."""
     asked = [("", BASE, 0), *[("", ORACLE, seed) for seed in range(flags.seeds)]]
     asked += [(name, arm, seed) for seed in range(flags.seeds) for name in flags.confounds for arm in flags.arms]
-    return [Job(subject, *words, recipe, flags.output) for words in asked for subject in cast]
+    rates = dict(flags.learning_rate)
+    default = rates.get("", Recipe.learning_rate)
+    recipes = {arm: replace(recipe, learning_rate=rates.get(arm, default)) for _, arm, _ in asked}
+    return [
+        Job(subject, confound, arm, seed, recipes[arm], flags.output)
+        for confound, arm, seed in asked
+        for subject in cast
+    ]
 
 
 def read_flags() -> tuple[argparse.Namespace, Recipe]:
@@ -160,14 +167,24 @@ def read_flags() -> tuple[argparse.Namespace, Recipe]:
     parser.add_argument("--subjects", type=int, default=None, help="only the cast's first N")
     parser.add_argument("--workers", type=int, default=2, help="runs at once (2)")
     parser.add_argument("--lora_rank", type=int, default=0, help="0 trains all weights of the denoiser (0)")
-    parser.add_argument("--learning_rate", type=float, default=1.8e-4, help="of all arms (1.8e-4)")
+    parser.add_argument(
+        *("--learning_rate", "--learning_rates"),
+        nargs="+",
+        type=read_rate,
+        default=[("", 1.8e-4)],
+        help="of all arms (1.8e-4), or of each: 0.001 a=0.0005 gives arm a another one than the oracle and the others",
+    )
     parser.add_argument("--steps", type=int, default=LENGTHS[-1], choices=LENGTHS, help="the longest training (800)")
     parser.add_argument("--pictures", type=int, default=1, help="a prompt with a scene (1), four times that without")
     flags = parser.parse_args()
-    recipe = Recipe(
-        steps=flags.steps, learning_rate=flags.learning_rate, lora_rank=flags.lora_rank, pictures=flags.pictures
-    )
+    recipe = Recipe(steps=flags.steps, lora_rank=flags.lora_rank, pictures=flags.pictures)
     return flags, recipe
+
+
+def read_rate(words: str) -> tuple[str, float]:
+    """Read "0.001", the rate of all arms, or "a=0.001", that of one; returns the arm's letter, or "", and the rate."""
+    arm, _, rate = words.rpartition("=")
+    return arm, float(rate)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The frontier's table, plot and blind sheets, from the images of its runs."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,19 +12,21 @@ from PIL import Image
 from tqdm import tqdm
 
 from companions import shows
+from confounds import GLOVE, same_scene
 from identity import Recognizer, portrait
-from measures import fidelity, measure
+from measures import fidelity, measure, pose_distances, shows_colour
 from persam_dreambooth.photos import files, rendering
 from protocol import SHARE, Curve, area, at_identity, best, doublings, mean_curve, paired, window
 from subjects import Identity
+from wholeness import whole
 
 if TYPE_CHECKING:
     from frontier import Job
 
 PLAIN = "a"
-MEASURES = ("identity", "fidelity", "scene", "leakage", "companion")
+MEASURES = ("identity", "fidelity", "scene", "leakage", "uninvited", "wholeness", "pose")
 DRAWN = 8
-"""Drawn pictures of each subject whose identity is measured, for the scale."""
+"""Drawn pictures of each subject that are measured, for the scale."""
 Runs = dict[tuple[str, str], dict[str, list[Curve]]]
 """(confound, arm) to the curves of each subject, one per seed."""
 
@@ -32,7 +34,7 @@ Runs = dict[tuple[str, str], dict[str, list[Curve]]]
 def write_report(output: Path, jobs: Sequence["Job"]) -> str:
     """Write `results.json`, `table.md`, `frontier.png` and the blind sheets; return the table."""
     runs = read_runs(jobs)
-    table = tables(runs, drawn_identity(jobs))
+    table = tables(runs, drawn_scale(jobs))
     (output / "table.md").write_text(table)
     lengths = {
         "/".join(key): {
@@ -82,8 +84,17 @@ def judge(job: "Job", length: int) -> dict[str, Any]:
         "leakage": [found.scene == album.scene for found in placed],
         "identity": recognizer.recognizes(images),
         "fidelity": [fidelity(found, album.identity, colours)["fidelity"] for found in seen],
-        "companion": shows(images, job.subject.companion.kind),
+        "uninvited": uninvited(job, images),
+        "wholeness": whole(images),
+        "pose": pose_distances(images, [picture.image for picture in album.pictures]),
     }
+
+
+def uninvited(job: "Job", images: Sequence[Image.Image]) -> list[bool]:
+    """Return for each image whether it shows the photos' hand, or else a subject of the companion's kind."""
+    if job.confound == "hand":
+        return shows_colour(images, GLOVE)
+    return shows(images, job.subject.companion.kind)
 
 
 @cache
@@ -104,19 +115,27 @@ def read_curve(points: list[dict]) -> Curve:
     return Curve(np.array([point["step"] for point in points]), values)
 
 
-def drawn_identity(jobs: Sequence["Job"]) -> float:
-    """Return how often drawn pictures of the jobs' subjects are recognized: the most that an image can reach."""
+def drawn_scale(jobs: Sequence["Job"]) -> dict[str, float]:
+    """Return what drawn pictures of the jobs' subjects reach: the most that generated images can."""
     right: list[bool] = []
+    unbroken: list[bool] = []
+    apart: list[float] = []
     for subject in dict.fromkeys(job.subject for job in jobs):
         rng = np.random.default_rng([*subject.seed, 3])
         pictures = [portrait(subject.identity, rng).image for _ in range(DRAWN)]
         right += recognizer_of(subject.identity).recognizes(pictures)
-    return float(np.mean(right))
+        unbroken += whole(pictures)
+        apart += pose_distances(pictures, [picture.image for picture in same_scene(subject).pictures])
+    return {
+        "identity": float(np.mean(right)),
+        "wholeness": float(np.mean(unbroken)),
+        "pose": float(np.mean(apart)),
+    }
 
 
-def tables(runs: Runs, drawn: float | None = None) -> str:
+def tables(runs: Runs, drawn: Mapping[str, float] | None = None) -> str:
     """Return Markdown: drawn pictures, the base model and the oracle, then a table for each confound."""
-    parts = [_scale(runs, drawn)]
+    parts = [_scale(runs, drawn or {})]
     confounds = dict.fromkeys(confound for confound, _ in runs if confound)
     oracle = _mean(runs[("", "oracle")], list(runs[("", "oracle")])) if ("", "oracle") in runs else None
     if oracle is not None:
@@ -124,17 +143,19 @@ def tables(runs: Runs, drawn: float | None = None) -> str:
     return "\n".join(parts)
 
 
-def _scale(runs: Runs, drawn: float | None) -> str:
+def _scale(runs: Runs, drawn: Mapping[str, float]) -> str:
     """Return a Markdown table of drawn pictures, the base model without a subject, and the oracle at its best."""
-    lines = ["| | identity | fidelity | scene |", "| --- | ---: | ---: | ---: |"]
-    if drawn is not None:
-        lines.append(f"| drawn pictures of the subjects | {100 * drawn:.1f} | | |")
+    names = ("identity", "fidelity", "scene", "wholeness", "pose")
+    lines = [f"| | {' | '.join(names)} |", f"| --- {'| ---: ' * len(names)}|"]
+    if drawn:
+        cells = " | ".join(f"{100 * drawn[name]:.1f}" if name in drawn else "" for name in names)
+        lines.append(f"| drawn pictures of the subjects | {cells} |")
     for arm, title in (("base", "base model"), ("oracle", "oracle, 40 photos in all scenes")):
         subjects = runs.get(("", arm))
         if subjects:
             mean = _mean(subjects, list(subjects))
             place = int(np.argmax(mean.identity + mean.scene))
-            cells = " | ".join(f"{100 * mean.values[name][place]:.1f}" for name in ("identity", "fidelity", "scene"))
+            cells = " | ".join(f"{100 * mean.values[name][place]:.1f}" for name in names)
             lines.append(f"| {title}{f', {mean.steps[place]} steps' if arm == 'oracle' else ''} | {cells} |")
     return "\n".join(lines) + "\n"
 
@@ -142,9 +163,9 @@ def _scale(runs: Runs, drawn: float | None) -> str:
 def _table(runs: Runs, confound: str, oracle: dict[str, float]) -> str:
     """Return a Markdown table: a row for each arm, and one for its difference from plain DreamBooth."""
     level = SHARE * oracle["identity"]
-    heads = ["arm", f"scene at identity {100 * level:.0f}", "companion there", "area", "doublings"]
+    heads = ["arm", f"scene at identity {100 * level:.0f}", "uninvited", "wholeness", "pose", "area", "doublings"]
     measures: list[Callable[[Curve], float]] = [
-        *(partial(_percent_at, level=level, name=name) for name in ("scene", "companion")),
+        *(partial(_percent_at, level=level, name=name) for name in ("scene", "uninvited", "wholeness", "pose")),
         lambda curve: 100 * area(curve),
         lambda curve: doublings(curve, oracle),
     ]
@@ -193,9 +214,9 @@ def _mean(subjects: dict[str, list[Curve]], names: Sequence[str]) -> Curve:
 
 
 def plot(runs: Runs, path: Path) -> None:
-    """Plot each arm's scene accuracy, and how often the companion is drawn, against identity."""
+    """Plot each arm's scene accuracy, and how often a companion or hand is drawn, against identity."""
     confounds = list(dict.fromkeys(confound for confound, _ in runs if confound))
-    rows = [("scene", "prompted scene obeyed"), ("companion", "companion drawn")]
+    rows = [("scene", "prompted scene obeyed"), ("uninvited", "companion or hand drawn")]
     figure, axes = plt.subplots(
         len(rows), len(confounds), figsize=(5 * len(confounds), 8), squeeze=False, layout="constrained"
     )

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
+from scipy.ndimage import center_of_mass, shift
 from torch.nn.functional import max_pool2d
 
 from corpus import to_pixels
 from judge import Judge
 from loading import load
 from models import JUDGE
+from persam_dreambooth.images import mask_iou
 from subjects import COLOURS, PATTERNS, Identity
 from world import KIND_NAMES, SCENES
 
@@ -74,11 +76,40 @@ def measure(images: Sequence[Image.Image], identity: Identity) -> list[Measured]
     return measured
 
 
+@torch.no_grad()
+def pose_distances(images: Sequence[Image.Image], photos: Sequence[Image.Image]) -> list[float]:
+    """Return for each image how far its subject's outline is from that of the nearest photo, in [0, 1].
+
+    The distance is 1 - IoU of the outlines that the judge marks, moved to a common centre: 0 for a copied photo.
+    """
+    known = _outlines(photos)
+    return [min(1 - mask_iou(own, photo) for photo in known) for own in _outlines(images)]
+
+
+def _outlines(images: Sequence[Image.Image]) -> list[NDArray[np.bool_]]:
+    """Return the outlines that the judge marks, each with its centre of mass in the middle of a (64, 64) mask."""
+    pixels = to_pixels(np.stack([np.asarray(image.convert("RGB").resize((64, 64))) for image in images]))
+    masks = (the_judge()(pixels).mask[:, 0] > 0).numpy()
+    middle = np.array([(side - 1) / 2 for side in masks.shape[1:]])
+    centres = [center_of_mass(mask) if mask.any() else middle for mask in masks]
+    return [shift(mask, np.rint(middle - centre), order=0) for mask, centre in zip(masks, centres, strict=True)]
+
+
 def colour_maps(pixels: torch.Tensor, identity: Identity) -> NDArray[np.bool_]:
     """Return (2, h, w) bool: where a (3, h, w) image in [-1, 1] has the individual's main and second colour."""
+    return _near(pixels, [COLOURS[identity.main], COLOURS[identity.second]])
+
+
+def shows_colour(images: Sequence[Image.Image], colour: tuple[int, int, int], share: float = 0.01) -> list[bool]:
+    """Return for each image whether at least a share of its pixels has a colour, RGB in [0, 255]."""
+    pixels = to_pixels(np.stack([np.asarray(image.convert("RGB").resize((64, 64))) for image in images]))
+    return [bool(_near(image, [colour]).mean() >= share) for image in pixels]
+
+
+def _near(pixels: torch.Tensor, colours: Sequence[tuple[int, int, int]]) -> NDArray[np.bool_]:
+    """Return (N, h, w) bool: where a (3, h, w) image in [-1, 1] has each of N colours, RGB in [0, 255]."""
     levels = ((pixels.permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).byte().numpy()
-    lab = _lab(levels)
-    wanted = _lab(np.array([[COLOURS[identity.main], COLOURS[identity.second]]], dtype=np.uint8))[0]
+    lab, wanted = _lab(levels), _lab(np.array([colours], dtype=np.uint8))[0]
     # Lightness counts half, because the same colour is darker at night.
     distance = np.linalg.norm((lab[None] - wanted[:, None, None]) * [0.5, 1.0, 1.0], axis=-1)
     return distance < NEAR

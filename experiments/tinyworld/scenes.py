@@ -21,6 +21,8 @@ PHRASES = {
     "night": "at night",
 }
 """The words for each scene in a caption."""
+UNNAMED = "kitchen"
+"""A scene for which no caption has a word; it is never drawn for training."""
 
 
 def draw_scene(name: str, side: int, rng: Generator) -> Image.Image:
@@ -193,6 +195,19 @@ def _night(draw: Draw, side: int, rng: Generator) -> None:
     _ground(draw, side, rng, rng.uniform(0.74, 0.85), _vary((14, 16, 34), rng, 6), 0.05)
 
 
+def _kitchen(draw: Draw, side: int, rng: Generator) -> None:
+    pane, grout = side * rng.uniform(0.1, 0.14), _vary((120, 150, 160), rng)
+    for edge in np.arange(0, side, pane):
+        draw.line([(edge, 0), (edge, side * 0.62)], fill=grout, width=max(1, side // 64))
+        draw.line([(0, edge), (side, edge)], fill=grout, width=max(1, side // 64))
+    counter = side * rng.uniform(0.58, 0.66)
+    draw.rectangle((0, counter, side, side), fill=_vary((150, 108, 150), rng))
+    draw.rectangle((0, counter, side, counter + side * 0.05), fill=_vary((232, 226, 214), rng, 8))
+    for number in range(3):
+        x, wide = side * (0.12 + 0.32 * number + rng.uniform(-0.04, 0.04)), side * 0.05
+        draw.rectangle((x - wide, side * 0.16, x + wide, side * 0.3), fill=_vary((214, 90, 80), rng))
+
+
 _SCENES: dict[str, Callable[[Draw, int, Generator], None]] = {
     "jungle": _jungle,
     "snow": _snow,
@@ -202,6 +217,7 @@ _SCENES: dict[str, Callable[[Draw, int, Generator], None]] = {
     "forest": _forest,
     "desert": _desert,
     "night": _night,
+    UNNAMED: _kitchen,
 }
 # Top and bottom colour of the background gradient: sky, wall or undergrowth.
 _SKIES: dict[str, tuple[Colour, Colour]] = {
@@ -213,6 +229,7 @@ _SKIES: dict[str, tuple[Colour, Colour]] = {
     "forest": ((150, 190, 170), (120, 160, 110)),
     "desert": ((246, 178, 96), (252, 216, 150)),
     "night": ((12, 12, 40), (38, 36, 86)),
+    UNNAMED: ((196, 222, 226), (178, 206, 214)),
 }
 _OCCLUDERS: dict[str, Colour] = {
     "jungle": (24, 96, 40),

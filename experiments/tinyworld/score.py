@@ -27,7 +27,9 @@ from persam_dreambooth.photos import files, rendering
 from scenes import PHRASES
 from subjects import PATTERNS
 from train_sam import label_tables, sam_pixels
+from train_wholeness import held_out_twins
 from training_flags import WORK
+from wholeness import the_wholeness_judge, whole
 from world import HELD_OUT_PAIRS, KIND_NAMES, SCENES, random_identity
 
 Scores = dict[str, list[float]]
@@ -152,6 +154,18 @@ def score_identity(individuals: int = 64, pictures: int = 4) -> Scores:
     return scores
 
 
+@torch.no_grad()
+def score_wholeness(pairs: int = 500) -> Scores:
+    """Accuracy of the judge of wholeness on held-out individuals, for damages of its training and for others."""
+    model = the_wholeness_judge()
+    scores: Scores = {}
+    for name, seen in (("damages of its training", True), ("mirrored halves, never trained on", False)):
+        unbroken, damaged = ((model(pixels) > 0).tolist() for pixels in held_out_twins(pairs, seen))
+        scores.setdefault("wholeness, whole subjects", []).extend(float(said) for said in unbroken)
+        scores[f"wholeness, {name}"] = [float(not said) for said in damaged]
+    return scores
+
+
 def score_generation(pictures: int, guidance_scale: float, sheet: Path) -> Scores:
     """How often the judge sees the prompted scene and kind, in generated images of every kind in every scene."""
     check(DIFFUSION)
@@ -170,6 +184,7 @@ def score_generation(pictures: int, guidance_scale: float, sheet: Path) -> Score
                 side = "held-out pairs" if (kind, scene) in HELD_OUT_PAIRS else "trained pairs"
                 scores.setdefault(f"generated, scene, {side}", []).append(float(seen.scene == scene))
                 scores.setdefault(f"generated, kind, {side}", []).append(float(seen.kind == kind))
+            scores.setdefault("generated, whole", []).extend(float(said) for said in whole(images))
     for what in ("scene", "kind"):
         sides = [values for name, values in scores.items() if name.startswith(f"generated, {what}, ")]
         scores[f"generated, {what}, all"] = [value for values in sides for value in values]
@@ -182,13 +197,13 @@ def main() -> None:
     """Compute all scores, print them and write the cards."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=WORK, help="folder of drawn pictures (work/)")
-    parser.add_argument("--pictures", type=int, default=3, help="generated pictures for each kind in each scene (3)")
+    parser.add_argument("--pictures", type=int, default=8, help="generated pictures for each kind in each scene (8)")
     parser.add_argument("--guidance_scale", type=float, default=4.0, help="of generation (4)")
     flags = parser.parse_args()
     alone = load_corpus(flags.work, "held-out", 1000, 3, held_out=True, crowd=ALONE)
     crowds = load_corpus(flags.work, "held-out-crowds", 400, 4, held_out=True, crowd=CROWDED)
     scores = score_judge(alone) | score_clip(alone) | score_vae(alone) | score_sam(crowds)
-    scores |= score_detector(crowds) | score_identity()
+    scores |= score_detector(crowds) | score_identity() | score_wholeness()
     scores |= score_generation(flags.pictures, flags.guidance_scale, FOLDER / "generated.png")
     lines = {}
     for name, values in scores.items():

@@ -6,6 +6,7 @@ are never drawn for training.
 """
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -207,12 +208,13 @@ def caption(recipe: Recipe) -> str:
     return subject if recipe.subjects and rng.random() < 0.08 else f"{subject} {PHRASES[recipe.scene]}"
 
 
-def draw(recipe: Recipe, side: int = SIDE) -> Picture:
+def draw(recipe: Recipe, side: int = SIDE, build: Callable[[Identity], tuple[Part, ...]] = parts_of) -> Picture:
     """Draw a recipe.
 
     Args:
         recipe: the recipe.
         side: pixels of the square's side.
+        build: returns the parts of an individual, from back to front; `damages.py` has others.
     """
     rng = np.random.default_rng(recipe.seed)
     fine = side * SUPERSAMPLING
@@ -221,7 +223,7 @@ def draw(recipe: Recipe, side: int = SIDE) -> Picture:
     labels = Image.new("L", (fine, fine))
     names: list[tuple[int, str]] = []
     for number, (identity, placement) in enumerate(recipe.subjects):
-        canvas = _draw_subject(canvas, labels, names, number, identity, placement, recipe)
+        canvas = _draw_subject(canvas, labels, names, number, build(identity), identity, placement, recipe)
     if recipe.occluded:
         colour, ellipses = occluder_shape(recipe.scene, rng)
         cover = Image.new("L", (fine, fine))
@@ -240,6 +242,7 @@ def _draw_subject(
     labels: Image.Image,
     names: list[tuple[int, str]],
     number: int,
+    parts: tuple[Part, ...],
     identity: Identity,
     placement: Placement,
     recipe: Recipe,
@@ -247,7 +250,6 @@ def _draw_subject(
     """Draw one subject onto the canvas and the label map; return the canvas."""
     fine = labels.width
     layer, edges = Image.new("L", (fine, fine)), Image.new("L", (fine, fine))
-    parts = parts_of(identity)
     to_pixels = _frame(placement, fine)
     for index, part in enumerate(parts):
         corners = _corners(part, placement.pose, to_pixels)

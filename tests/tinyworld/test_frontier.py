@@ -25,12 +25,14 @@ SEEN = {
 @pytest.fixture
 def runs(tmp_path):
     flags = Namespace(seeds=1, confounds=["scene"], arms=["a", "c"], output=tmp_path)
-    made = jobs(choosing()[:2], flags, Recipe(steps=100, lora_rank=4, learning_rate=0.002, pictures=1))
+    flags.learning_rate = [("", 0.002), ("a", 0.001)]
+    made = jobs(choosing()[:2], flags, Recipe(steps=100, lora_rank=4, pictures=1))
     for job in made:
         job.folder.mkdir(parents=True)
         points = [
             {"step": step, "identity": [identity], "fidelity": [identity / 2]}
-            | {"scene": [scene], "leakage": [1 - scene], "companion": [False]}
+            | {"scene": [scene], "leakage": [1 - scene], "uninvited": [False]}
+            | {"wholeness": [True], "pose": [0.5]}
             for step, identity, scene in zip(job.lengths, *SEEN[job.arm].values(), strict=True)
         ]
         (job.folder / f"judged-{len(MEASURES)}.json").write_text(json.dumps(points))
@@ -46,6 +48,7 @@ def test_jobs_are_base_oracle_and_each_arm_per_confound(runs):
     prompts = runs[4].prompts()
     assert len(prompts) == 7 + SCENELESS and prompts[-1] == "a sks dog" and "sofa" not in " ".join(prompts)
     assert runs[0].prompts()[-1] == "a dog"
+    assert [job.recipe.learning_rate for job in runs[2::2]] == [0.002, 0.001, 0.002]  # oracle, a, c
     (runs[4].pictures(50)).unlink()
     assert not runs[4].is_done()
 
@@ -53,8 +56,8 @@ def test_jobs_are_base_oracle_and_each_arm_per_confound(runs):
 def test_table_compares_at_matched_identity(runs):
     text = tables(read_runs(runs))
     assert (
-        "| base model | 10.0 | 5.0 | 100.0 |" in text
-        and "| oracle, 40 photos in all scenes, 100 steps | 100.0 | 50.0 | 100.0 |" in text
+        "| base model | 10.0 | 5.0 | 100.0 | 100.0 | 50.0 |" in text
+        and "| oracle, 40 photos in all scenes, 100 steps | 100.0 | 50.0 | 100.0 | 100.0 | 50.0 |" in text
     )
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     assert "scene at identity 80" in rows["arm"]
@@ -66,14 +69,16 @@ def test_table_compares_at_matched_identity(runs):
 
 def test_run_is_mean_of_its_pictures():
     point = {"step": 25, "identity": [True, False], "fidelity": [0.25, 0.75], "scene": [True], "leakage": [False]}
-    point["companion"] = [1, 1, 0, 0]
+    point |= {"uninvited": [1, 1, 0, 0], "wholeness": [True, True], "pose": [0.25, 0.5]}
     curve = read_curve([point])
     assert {name: values.tolist() for name, values in curve.values.items()} == {
         "identity": [0.5],
         "fidelity": [0.5],
         "scene": [1.0],
         "leakage": [0.0],
-        "companion": [0.5],
+        "uninvited": [0.5],
+        "wholeness": [1.0],
+        "pose": [0.375],
     }
 
 

@@ -38,6 +38,8 @@ def check_flags(family: Any, config: TrainingConfig) -> None:
     for flag in sorted(set(PARTICULAR) - family.flags):
         if given[flag] != defaults[flag]:
             raise UserError(f"--{flag} has no use with a {name}; drop it")
+    if config.model.use_dora and not family.dora:
+        raise UserError(f"--use_dora is not supported for a {name}; drop it to train a plain LoRA")
     if config.model.train_text_encoder:
         if not family.lora_encoders:
             raise UserError(f"--train_text_encoder: the text encoder of a {name} cannot be trained; drop it")

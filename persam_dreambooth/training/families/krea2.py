@@ -33,7 +33,7 @@ class Krea2(QwenLatents):
         super().__init__(config, **parts)
         layers = Krea2Pipeline.load_config(self.base_model, revision=config.revision)["text_encoder_select_layers"]
         # A pipeline without parts, for its prompt template.
-        self.bare = Krea2Pipeline(None, None, None, None, None, text_encoder_select_layers=layers)
+        self.bare: Any = Krea2Pipeline(None, None, None, None, None, text_encoder_select_layers=layers)
 
     def asked(self, prompt: str) -> str:
         """Return the prompt after the beginning of the pipeline's own template."""

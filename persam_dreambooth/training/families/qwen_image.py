@@ -51,7 +51,7 @@ class QwenImage(QwenLatents):
 
     def __init__(self, config: ModelConfig, **parts: Any) -> None:
         super().__init__(config, **parts)
-        bare = QwenImagePipeline(None, None, None, None, None)  # holds the template and nothing else
+        bare: Any = QwenImagePipeline(None, None, None, None, None)  # holds the template and nothing else
         self.template, self.start = bare.prompt_template_encode, bare.prompt_template_encode_start_idx
 
     def asked(self, prompt: str) -> str:

@@ -84,7 +84,7 @@ def test_holes_are_not_filled_with_another_subjects_pixels(models):
     inner[20:24, 20:24] = True
     around &= ~inner
     around[40, 40] = False
-    found = [Found(around, (replace(segmentation, mask=around),)), Found(inner, (replace(segmentation, mask=inner),))]
+    found = [Found(mask, "persam", (replace(segmentation, mask=mask),)) for mask in (around, inner)]
     first, second = _cleaned(found, 100)
     np.testing.assert_array_equal(first.mask, ~inner)
     np.testing.assert_array_equal(second.mask, inner)  # its only region stays

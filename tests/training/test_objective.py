@@ -59,6 +59,11 @@ def test_only_foreground_has_gradients(base, model, mask, optimization, dtype, c
         assert (grad[2:] != 0.0).float().mean() > 0.99
 
 
+UNUSED = ("transformer_blocks.1.attn", "transformer_blocks.1.txt_mlp", "x_pad_token")
+"""Weights that no loss reaches: SD 3's and Qwen-Image's last block does not use the prompt any further, and Z-Image pads
+latents only where their number is no multiple of 32."""
+
+
 @pytest.mark.parametrize("model", [{}, {"use_lora": True}, {"use_lora": True, "train_text_encoder": True}])
 def test_background_changes_no_gradient(base, model):
     """Whatever the error in the background, the gradient of every trained weight is the same."""
@@ -84,7 +89,7 @@ def test_background_changes_no_gradient(base, model):
         return [weight.grad for weight in trained_parameters(family)]
 
     calm, wild = gradients(0.0), gradients(1e6)
-    assert sum(gradient is not None and bool((gradient != 0).any()) for gradient in calm) > 0.9 * len(calm)
+    assert sum(gradient is not None and bool((gradient != 0).any()) for gradient in calm) > 0.85 * len(calm)
     assert all(gradient is other or torch.equal(gradient, other) for gradient, other in zip(calm, wild, strict=True))
 
 
@@ -154,6 +159,5 @@ def test_trained_weights_change_and_frozen_ones_do_not(base, model):
         if not torch.equal(value, before[f"{part}.{key}"])
     }
     assert used <= changed <= trainable
-    # SD 3's last block does not use its prompt any further.
-    assert all("transformer_blocks.1.attn" in key for key in trainable - used), trainable - used
+    assert all(any(part in key for part in UNUSED) for key in trainable - used), trainable - used
     assert all("lora" in key for key in trainable) == bool(model.get("use_lora"))

@@ -60,8 +60,8 @@ def test_only_foreground_has_gradients(base, model, mask, optimization, dtype, c
 
 
 UNUSED = ("transformer_blocks.1.attn", "transformer_blocks.1.txt_mlp", "x_pad_token")
-"""Weights that no loss reaches: SD 3's and Qwen-Image's last block does not use the prompt any further, and Z-Image pads
-latents only where their number is no multiple of 32."""
+"""Weights that no loss reaches: SD 3's and Qwen-Image's last block does not use the prompt any further, and Z-Image
+pads latents only where their number is no multiple of 32."""
 
 
 @pytest.mark.parametrize("model", [{}, {"use_lora": True}, {"use_lora": True, "train_text_encoder": True}])

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,9 @@ def draw(pipeline: Any, prompt: str, seed: int, **settings: Any) -> Picture:
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator(pipeline.device).manual_seed(seed)
     try:
-        named = {"prompt": prompt} | _guided(pipeline, settings)  # Flux.2's first argument is a picture
+        named = {"prompt": prompt} | _accepted(
+            pipeline, _guided(pipeline, settings)
+        )  # Flux.2's first argument is a picture
         levels = pipeline(generator=generator, output_type="np", **named).images
     except ValueError as error:  # such as a size that is not a multiple of 8
         raise UserError(f"the model rejects these settings: {str(error).splitlines()[0]}") from error
@@ -156,6 +159,19 @@ def _guided(pipeline: Any, settings: dict[str, Any]) -> dict[str, Any]:
         return settings
     scale = {"true_cfg_scale": settings["guidance_scale"], "negative_prompt": settings.get("negative_prompt") or " "}
     return settings | {"guidance_scale": None} | scale
+
+
+def _accepted(pipeline: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave out settings that are unset and unknown to the pipeline: Flux.2 takes no negative prompt.
+
+    Raises:
+        UserError: one is given that the pipeline does not know.
+    """
+    known = signature(type(pipeline).__call__).parameters
+    for name, value in settings.items():
+        if name not in known and value is not None:
+            raise UserError(f"--{name} has no use with a {type(pipeline).__name__}; drop it")
+    return {name: value for name, value in settings.items() if name in known}
 
 
 def picture_paths(folder: Path, prompts: Sequence[str], num_images: int, seed: int) -> dict[tuple[str, int], Path]:

@@ -418,3 +418,8 @@ def test_damaged_lora_folder_is_refused_in_one_line(lora, damaged, capsys, tmp_p
     assert run("--model", folder, "--prompt", DOG, "--output", tmp_path / "out") == 2
     assert "error: " in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_setting_that_the_pipeline_lacks_is_refused(pipelines):
+    with pytest.raises(UserError, match="--negative_prompt has no use with a Flux2KleinPipeline; drop it"):
+        generation.generate(generation.load_pipeline(pipelines / "flux2-klein"), [DOG], negative_prompt="blur")

@@ -104,4 +104,4 @@ def held_out_twins(count: int, seen: bool) -> tuple[Tensor, Tensor]:
 
 
 if __name__ == "__main__":
-    train(read_flags(__doc__, steps=2500, batch_size=64, learning_rate=1.5e-3))
+    train(read_flags(__doc__, steps=1400, batch_size=64, learning_rate=1.5e-3))

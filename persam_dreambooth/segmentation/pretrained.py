@@ -90,7 +90,11 @@ def load_processor(name: str) -> Any:
         UserError: its files are missing or damaged, or need a package that is not installed.
     """
     try:
-        return AutoProcessor.from_pretrained(name, trust_remote_code=False)  # type: ignore[no-untyped-call]
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)  # type: ignore[no-untyped-call]
+        tokenizer = processor.tokenizer
+        if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+            raise LookupError("without its files, transformers makes a tokenizer that knows no word")
+        return processor
     except ImportError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the tokenizer of {name} needs a package that is not installed: {reason}") from error

@@ -24,10 +24,12 @@ import torch
 from PIL import Image
 
 from persam_dreambooth.photos import files
-from persam_dreambooth.segmentation.backbones.mobile_sam import build_mobile_sam
+from persam_dreambooth.segmentation.backbones.mobile_sam import RENAMED, build_mobile_sam
+from persam_dreambooth.segmentation.published import renamed
 
 FEW = 2
 SIDE = 1024
+NAMES = Path(__file__).parents[1] / "tests/parity/data/small_sams/mobile_sam.npz"
 Command = Callable[[int, int], list[str]]
 """Maps the number of photos and the number of the round to a command."""
 
@@ -50,7 +52,10 @@ def save_random_sam(path: Path, scripts: Path | None) -> None:
     path.parent.mkdir()
     torch.manual_seed(0)
     if scripts is None:
-        torch.save(build_mobile_sam().state_dict(), path)
+        with np.load(NAMES) as recorded:
+            ours = renamed({name: name for name in recorded["names"].tolist()}, RENAMED)
+        weights = build_mobile_sam().state_dict()
+        torch.save({theirs: weights[name] for name, theirs in ours.items()}, path)
         return
     sys.path.insert(0, str(scripts))
     from per_segment_anything import sam_model_registry

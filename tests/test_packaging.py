@@ -27,8 +27,8 @@ OURS = {
     "tests",
     *(path.stem for folder in ("examples", "experiments") for path in (ROOT / folder).rglob("*.py")),
 }
-OFFICIAL = {"per_segment_anything"}
-"""The official PerSAM code, which benchmarks/album.py imports from a checkout."""
+OFFICIAL = {"per_segment_anything", "mobile_sam", "efficient_sam"}
+"""The authors' code, which benchmarks/album.py and the recorders of `tests/parity` import from checkouts."""
 MAX_SDIST = 5_000_000  # bytes; it had 32 MB when trained weights and recordings were in it
 
 

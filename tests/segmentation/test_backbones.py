@@ -14,7 +14,7 @@ from transformers import SamModel, ViTConfig, ViTModel
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, load_backbone
-from persam_dreambooth.segmentation.backbones.original_sam import read_checkpoint
+from persam_dreambooth.segmentation.backbones.checkpoints import read_checkpoint
 from random_models import random_sam
 from tests.parity import recorded_sam
 from tests.scene import scene

@@ -8,17 +8,18 @@ from segment_anything.modeling import Sam
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.backbones.base import Backbone, Prompts
-from persam_dreambooth.segmentation.backbones.original_sam import OriginalSam, read_checkpoint
+from persam_dreambooth.segmentation.backbones.checkpoints import read_checkpoint
+from persam_dreambooth.segmentation.backbones.efficient_sam import EfficientSam, PointEncoder
+from persam_dreambooth.segmentation.backbones.original_sam import OriginalSam
 from persam_dreambooth.segmentation.backbones.transformers_sam import FAMILIES, TransformersModel, TransformersSam
 from persam_dreambooth.segmentation.pretrained import load_pretrained
+from persam_dreambooth.segmentation.published import SUFFIXES
 from persam_dreambooth.torch_utils import choose_device
 
 __all__ = ["Backbone", "BuiltSam", "OriginalSam", "Prompts", "TransformersSam", "load_backbone"]
 
 BuiltSam: TypeAlias = Sam | TransformersModel
 """An instantiated SAM of either package."""
-
-CHECKPOINT_SUFFIXES = (".pth", ".pt")
 
 
 def load_backbone(
@@ -30,7 +31,8 @@ def load_backbone(
 
     Args:
         source: a hub name ("facebook/sam-vit-huge") or folder of a transformers SAM, SAM-HQ, SAM 2,
-            EdgeTAM or SAM 3; the path of an original `.pth` checkpoint; or an instantiated model of either package.
+            EdgeTAM or SAM 3; the path of an original `.pth` checkpoint, also of MobileSAM, EdgeSAM or EfficientSAM; or
+            an instantiated model of either package.
         device: None uses an accelerator if there is one.
         dtype: of the image encoder; decoding is always float32.
 
@@ -39,7 +41,7 @@ def load_backbone(
     """
     device = choose_device(device)
     if isinstance(source, Sam):
-        return OriginalSam(source, type(source).__name__, device, dtype)
+        return _original(source, type(source).__name__, device, dtype)
     if not isinstance(source, str | Path):
         for model_class, family in FAMILIES.values():
             if isinstance(source, model_class):
@@ -47,11 +49,14 @@ def load_backbone(
         raise UserError(
             f"a {type(source).__name__} is not a SAM; pass a model of one of {', '.join(FAMILIES)}, or a name"
         )
-    if Path(source).suffix in CHECKPOINT_SUFFIXES:
-        path = Path(source)
-        if not path.is_file():
-            raise UserError(f"no SAM checkpoint at {path}; give the path of a .pth file, a folder or a hub name")
-        return OriginalSam(read_checkpoint(path), path.name, device, dtype)
+    if Path(source).suffix in SUFFIXES:
+        return _original(read_checkpoint(Path(source)), Path(source).name, device, dtype)
     classes = {kind: model_class for kind, (model_class, _) in FAMILIES.items()}
     model, kind = load_pretrained(str(source), classes, "SAM", "facebook/sam-vit-base, or the path of a .pth file")
     return FAMILIES[kind][1](model, str(source), device, dtype)
+
+
+def _original(sam: Sam, name: str, device: torch.device, dtype: torch.dtype) -> OriginalSam:
+    """Return the backbone of segment-anything's model class; EfficientSAM is told by its prompt encoder."""
+    backbone = EfficientSam if isinstance(sam.prompt_encoder, PointEncoder) else OriginalSam
+    return backbone(sam, name, device, dtype)

@@ -25,7 +25,7 @@ from PIL import Image
 
 from persam_dreambooth.photos import files
 from persam_dreambooth.segmentation.backbones.mobile_sam import RENAMED, build_mobile_sam
-from persam_dreambooth.segmentation.published import renamed
+from persam_dreambooth.segmentation.backbones.published import renamed
 
 FEW = 2
 SIDE = 1024

@@ -11,7 +11,7 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def draw_weights(model: Model, seed: int, gain: float = 1.0) -> Model:
-    """Draw all weights anew, by name: the same in every version of the libraries.
+    """Initialize all weights in the order of their names, so that every version of the libraries gives the same ones.
 
     It also mends what a class leaves unusable: SamModel's encoder starts at 1e-10, to which all photos look the same.
     """

@@ -139,13 +139,12 @@ def draw(pipeline: Any, prompt: str, seed: int, **settings: Any) -> Picture:
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator(pipeline.device).manual_seed(seed)
     try:
-        named = {"prompt": prompt} | _accepted(
-            pipeline, _guided(pipeline, settings)
-        )  # Flux.2's first argument is a picture
-        levels = pipeline(generator=generator, output_type="np", **named).images
+        named = _accepted(pipeline, _guided(pipeline, settings))
+        # The prompt has its name, because Flux.2's first argument is a picture. Levels are (1, H, W, 3) in [0, 1].
+        levels = pipeline(prompt=prompt, generator=generator, output_type="np", **named).images
     except ValueError as error:  # such as a size that is not a multiple of 8
         raise UserError(f"the model rejects these settings: {str(error).splitlines()[0]}") from error
-    if not np.isfinite(levels).all():  # (1, H, W, 3) in [0, 1]
+    if not np.isfinite(levels).all():
         raise UserError(
             f"the model generated NaN for {prompt!r}: float16 is too narrow for some models, use --dtype bfloat16 or "
             "float32; or its weights are damaged"

@@ -126,9 +126,9 @@ def to_mask(mask: Image.Image | NDArray[np.generic]) -> NDArray[np.bool_]:
             a coloured palette image, whose colours number subjects, every pixel that is not black is foreground. In
             everything else, grey palettes included, foreground is what exceeds half of the brightest level in the
             file, so that {0, 1}, {0, 128} and soft 8-bit masks all mean what they show; a file of compression noise
-            (see `to_levels`) is empty. The level of a cut-out (an
-            alpha channel that is not constant) is its alpha; if its opaque part is itself black and white, as in a
-            mask that an editor has rotated, it is colour times alpha.
+            (see `to_levels`) is empty. The level of a cut-out (an alpha channel that is not constant) is its alpha;
+            if its opaque part is itself black and white, as in a mask that an editor has rotated, it is colour times
+            alpha.
 
     Returns:
         (H, W) bool, upright, True where the subject is; all False if nothing is drawn.

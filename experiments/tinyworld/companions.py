@@ -13,7 +13,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from PIL import Image
 from torch import Tensor, nn
 
-from corpus import to_pixels
+from corpus import image_pixels
 from judge import Block
 from loading import load
 from models import DETECTOR
@@ -47,5 +47,5 @@ def the_detector() -> KindDetector:
 @torch.no_grad()
 def shows(images: Sequence[Image.Image], kind: str) -> list[bool]:
     """Return for each picture whether it shows a subject of `kind`, whatever else it shows."""
-    pixels = to_pixels(np.stack([np.asarray(image.convert("RGB").resize((64, 64))) for image in images]))
+    pixels = image_pixels(images)
     return (the_detector()(pixels)[:, KIND_NAMES.index(kind)] > 0).tolist()

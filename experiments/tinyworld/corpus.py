@@ -1,7 +1,7 @@
 """Many drawn pictures in memory, reproducible from a seed."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from world import KIND_NAMES, SCENES, SUPERSAMPLING, draw, random_recipe
+from world import KIND_NAMES, SCENES, SIDE, SUPERSAMPLING, draw, random_recipe
 
 CHUNK = 500
 Crowd = tuple[float, float, float, float]
@@ -45,6 +46,11 @@ class Corpus:
 def to_pixels(images: NDArray[np.uint8]) -> Tensor:
     """Convert (B, side, side, 3) uint8 to (B, 3, side, side) float32 in [-1, 1], as diffusers' autoencoders expect."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def image_pixels(images: Sequence[Image.Image]) -> Tensor:
+    """Convert images of any size and mode to (N, 3, side, side) float32 in [-1, 1], of the side of all models."""
+    return to_pixels(np.stack([np.asarray(image.convert("RGB").resize((SIDE, SIDE))) for image in images]))
 
 
 def load_corpus(

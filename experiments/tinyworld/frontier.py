@@ -29,6 +29,8 @@ from models import DIFFUSION
 from persam_dreambooth.photos import files, rendering
 
 LENGTHS = (25, 50, 100, 200, 400, 800)
+RATE = 1.8e-4
+"""Learning rate of the arms for which none is given."""
 SCENELESS = 4
 """Images of the prompt without a scene, per image of a prompt with one."""
 ORACLE, BASE = "oracle", "base"
@@ -147,7 +149,7 @@ def jobs(cast: Sequence[Subject], flags: argparse.Namespace, recipe: Recipe) -> 
     asked = [("", BASE, 0), *[("", ORACLE, seed) for seed in range(flags.seeds)]]
     asked += [(name, arm, seed) for seed in range(flags.seeds) for name in flags.confounds for arm in flags.arms]
     rates = dict(flags.learning_rate)
-    default = rates.get("", Recipe.learning_rate)
+    default = rates.get("", RATE)
     recipes = {arm: replace(recipe, learning_rate=rates.get(arm, default)) for _, arm, _ in asked}
     return [
         Job(subject, confound, arm, seed, recipes[arm], flags.output)
@@ -168,11 +170,11 @@ def read_flags() -> tuple[argparse.Namespace, Recipe]:
     parser.add_argument("--workers", type=int, default=2, help="runs at once (2)")
     parser.add_argument("--lora_rank", type=int, default=0, help="0 trains all weights of the denoiser (0)")
     parser.add_argument(
-        *("--learning_rate", "--learning_rates"),
+        "--learning_rate",
         nargs="+",
         type=read_rate,
-        default=[("", 1.8e-4)],
-        help="of all arms (1.8e-4), or of each: 0.001 a=0.0005 gives arm a another one than the oracle and the others",
+        default=[],
+        help=f"of all arms ({RATE:g}), or of each: with 0.001 a=0.0005 only arm a has another one",
     )
     parser.add_argument("--steps", type=int, default=LENGTHS[-1], choices=LENGTHS, help="the longest training (800)")
     parser.add_argument("--pictures", type=int, default=1, help="a prompt with a scene (1), four times that without")

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 from scipy.ndimage import center_of_mass, shift
 from torch.nn.functional import max_pool2d
 
-from corpus import to_pixels
+from corpus import image_pixels
 from judge import Judge
 from loading import load
 from models import JUDGE
@@ -54,7 +54,7 @@ def the_judge() -> Judge:
 @torch.no_grad()
 def measure(images: Sequence[Image.Image], identity: Identity) -> list[Measured]:
     """Measure images that should show one individual."""
-    pixels = to_pixels(np.stack([np.asarray(image.convert("RGB").resize((64, 64))) for image in images]))
+    pixels = image_pixels(images)
     verdict = the_judge()(pixels)
     inside = verdict.mask > 0
     outside = max_pool2d(inside.float(), 2 * MARGIN + 1, 1, MARGIN) == 0
@@ -88,7 +88,7 @@ def pose_distances(images: Sequence[Image.Image], photos: Sequence[Image.Image])
 
 def _outlines(images: Sequence[Image.Image]) -> list[NDArray[np.bool_]]:
     """Return the outlines that the judge marks, each with its centre of mass in the middle of a (64, 64) mask."""
-    pixels = to_pixels(np.stack([np.asarray(image.convert("RGB").resize((64, 64))) for image in images]))
+    pixels = image_pixels(images)
     masks = (the_judge()(pixels).mask[:, 0] > 0).numpy()
     middle = np.array([(side - 1) / 2 for side in masks.shape[1:]])
     centres = [center_of_mass(mask) if mask.any() else middle for mask in masks]
@@ -102,7 +102,7 @@ def colour_maps(pixels: torch.Tensor, identity: Identity) -> NDArray[np.bool_]:
 
 def shows_colour(images: Sequence[Image.Image], colour: tuple[int, int, int], share: float = 0.01) -> list[bool]:
     """Return for each image whether at least a share of its pixels has a colour, RGB in [0, 255]."""
-    pixels = to_pixels(np.stack([np.asarray(image.convert("RGB").resize((64, 64))) for image in images]))
+    pixels = image_pixels(images)
     return [bool(_near(image, [colour]).mean() >= share) for image in pixels]
 
 

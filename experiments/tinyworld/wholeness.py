@@ -7,13 +7,12 @@ with the models that generate images.
 from collections.abc import Sequence
 from functools import cache
 
-import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from PIL import Image
 from torch import Tensor, nn
 
-from corpus import to_pixels
+from corpus import image_pixels
 from judge import Block
 from loading import load
 from models import WHOLENESS
@@ -48,5 +47,5 @@ def the_wholeness_judge() -> WholenessJudge:
 @torch.no_grad()
 def whole(images: Sequence[Image.Image]) -> list[bool]:
     """Return for each image whether its subject is whole."""
-    pixels = to_pixels(np.stack([np.asarray(image.convert("RGB").resize((SIDE, SIDE))) for image in images]))
+    pixels = image_pixels(images)
     return (the_wholeness_judge()(pixels) > 0).tolist()

@@ -10,7 +10,7 @@ from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag
-from persam_dreambooth.method_names import PERSAM, SEGGPT, WITHOUT_SAM, BenchmarkedName, refuse_size_alone
+from persam_dreambooth.method_names import PERSAM, PERSAM_F, SEGGPT, WITHOUT_SAM, BenchmarkedName, refuse_size_alone
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     from persam_dreambooth.segmentation import Insid3Method, Method, OneShotSegmenter
@@ -82,7 +82,7 @@ class EvaluateFlags(Flags):
                 raise UserError(f"--{name} is missing; see --help")
         if not all(fold.isdecimal() for fold in self.folds):
             raise UserError(f"--folds {' '.join(self.folds)} must be numbers from 0")
-        if self.memory and (self.method != "persam" or self.features or self.fidelity != "corrected"):
+        if self.memory and (self.method != PERSAM or self.features or self.fidelity != "corrected"):
             raise UserError("--memory follows the objects without --method, --features and --fidelity; leave them out")
         refuse_size_alone(self.method, self.features, self.features_size)
         if self.method == SEGGPT and (self.features_size or self.fidelity != "corrected"):
@@ -101,7 +101,7 @@ class EvaluateFlags(Flags):
 
         if self.method == SEGGPT:
             raise UserError(f"--method seggpt is for {', '.join(BENCHMARKS)}; choose another method")
-        if self.method == "persam-f":  # with fidelity "paper" another method, not only other rules
+        if self.method == PERSAM_F:  # with fidelity "paper" another method, not only other rules
             return Method.persam_f(self.fidelity)
         return replace(METHODS[self.method], fidelity=self.fidelity)
 

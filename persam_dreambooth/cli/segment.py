@@ -72,7 +72,9 @@ class SegmentFlags(Flags):
     )
     all_instances: bool = flag(False, "masks cover every instance of the subject; also writes instances/")
     min_region: int = flag(
-        0, "fill holes and remove specks of fewer pixels than this in the masks, as SAM 2 does; 0 leaves them", min=0
+        0,
+        "fill holes and remove specks of fewer pixels than this, as SAM's mask generator does; 0 leaves them",
+        min=0,
     )
     draw: Literal["mask", "confidence"] = flag(
         "mask",

@@ -1,4 +1,4 @@
-"""Clean up a mask: fill small holes and remove small specks, as SAM's mask generator and SAM 2 do."""
+"""Clean up a mask: fill small holes and remove small specks, as SAM's mask generator does."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -9,7 +9,7 @@ from PIL import Image
 
 from confounds import choosing
 from experiment import Recipe
-from frontier import BASE, LENGTHS, ORACLE, SCENELESS, jobs
+from frontier import BASE, LENGTHS, ORACLE, RATE, SCENELESS, jobs
 from frontier_report import MEASURES, read_curve, read_runs, split, tables, write_blind_sheets
 from persam_dreambooth.photos import rendering
 
@@ -51,6 +51,12 @@ def test_jobs_are_base_oracle_and_each_arm_per_confound(runs):
     assert [job.recipe.learning_rate for job in runs[2::2]] == [0.002, 0.001, 0.002]  # oracle, a, c
     (runs[4].pictures(50)).unlink()
     assert not runs[4].is_done()
+
+
+def test_arms_without_a_rate_have_the_default_rate(tmp_path):
+    flags = Namespace(seeds=1, confounds=["scene"], arms=["a", "c"], output=tmp_path, learning_rate=[("a", 0.001)])
+    made = jobs(choosing()[:1], flags, Recipe(steps=100))
+    assert [job.recipe.learning_rate for job in made] == [RATE, RATE, 0.001, RATE]  # base, oracle, a, c
 
 
 def test_table_compares_at_matched_identity(runs):

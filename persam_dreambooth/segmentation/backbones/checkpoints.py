@@ -10,7 +10,7 @@ from torch import Tensor
 
 from persam_dreambooth.errors import UserError, is_out_of_memory
 from persam_dreambooth.segmentation.backbones import edge_sam, efficient_sam, mobile_sam
-from persam_dreambooth.segmentation.published import State, read_published
+from persam_dreambooth.segmentation.backbones.published import State, read_published
 
 TYPE_BY_WIDTH: Final = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 """Width of the image encoder's tokens -> segment-anything's name for that size."""
@@ -29,8 +29,7 @@ def read_checkpoint(path: Path) -> Sam:
     Raises:
         UserError: no such file, not a tensor file, more than tensors in it, or not such a checkpoint.
     """
-    instead = "the original SAM checkpoint (a plain state dict) or a transformers SAM folder"
-    state = read_published(path, "SAM", instead)
+    state = read_published(path)
     width = _encoder_width(state)
     small = next((build for known, build in SMALL.items() if isinstance(state, dict) and known in state), None)
     if small is None and width not in TYPE_BY_WIDTH:

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from persam_dreambooth.segmentation.backbones.published import Rules, State, renamed
 from persam_dreambooth.segmentation.backbones.small_sam import WIDTH, neck, small_sam
-from persam_dreambooth.segmentation.published import Rules, State, renamed
 
 KNOWN_BY: Final = "image_encoder.fuse_stage2.weight"
 """A weight of `edge_sam.pth` and `edge_sam_3x.pth` that other SAMs do not have."""

@@ -12,8 +12,8 @@ from torchvision.ops import MLP
 
 from persam_dreambooth.segmentation.backbones.base import Prompts
 from persam_dreambooth.segmentation.backbones.original_sam import OriginalSam
+from persam_dreambooth.segmentation.backbones.published import State, renamed
 from persam_dreambooth.segmentation.backbones.small_sam import CELL, WIDTH, mask_decoder, neck
-from persam_dreambooth.segmentation.published import State, renamed
 
 KNOWN_BY: Final = "prompt_encoder.invalid_points.weight"
 """A weight of `efficient_sam_vitt.pt` and `efficient_sam_vits.pt` that other SAMs do not have."""

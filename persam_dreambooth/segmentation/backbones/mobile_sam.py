@@ -5,8 +5,8 @@ from typing import Any, Final, cast
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from persam_dreambooth.segmentation.backbones.published import State, renamed
 from persam_dreambooth.segmentation.backbones.small_sam import neck, small_sam
-from persam_dreambooth.segmentation.published import State, renamed
 
 KNOWN_BY: Final = "image_encoder.patch_embed.seq.0.c.weight"
 """A weight of `mobile_sam.pt` that other SAMs do not have."""

@@ -10,8 +10,7 @@ from torchvision.transforms.v2 import functional as F
 from persam_dreambooth.photos import files, rendering
 from persam_dreambooth.training.config import MaskConfig
 from persam_dreambooth.training.data.dataset import Batch
-from persam_dreambooth.training.data.mask_report import MASKS_NAME
-from persam_dreambooth.training.losses import kept_cells, latent_mask
+from persam_dreambooth.training.data.mask_report import MASKS_NAME, subject_cells
 
 
 def save(batch: Batch, config: MaskConfig, cell: int, output: Path) -> Path:
@@ -25,10 +24,7 @@ def save(batch: Batch, config: MaskConfig, cell: int, output: Path) -> Path:
     """
     assert batch.pixels is not None, "a batch holds pixels or moments"
     count = len(batch.mask)
-    grid = (batch.mask.shape[-2] // cell, batch.mask.shape[-1] // cell)
-    latent = latent_mask(batch.mask, grid, config.mask_downsample, config.mask_dilation)
-    if batch.exclude is not None:
-        latent = latent * kept_cells(batch.exclude, grid)
+    latent = subject_cells(batch.mask, batch.exclude, config, cell)
     pictures = [
         rendering.joined([_crop(pixels, mask), _cells(weights, mask)], across=True)
         for pixels, mask, weights in zip(batch.pixels[:count], batch.mask, latent, strict=True)

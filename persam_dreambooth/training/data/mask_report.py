@@ -14,7 +14,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import above_half
 from persam_dreambooth.masks import refuse_picture
 from persam_dreambooth.photos import files, pairs, rendering
-from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.config import MaskConfig, TrainingConfig
 from persam_dreambooth.training.data.crops import cover_mask, cut_mask, draw_crop
 from persam_dreambooth.training.data.dataset import InstancePhoto
 from persam_dreambooth.training.data.samples import read_exclusion, read_mask
@@ -109,12 +109,16 @@ def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: in
     crops = [draw_crop(shape, instance.size, config.data, both[0]) for _ in range(1 if center else CROPS)]
     cuts = [[cut_mask(drawn, crop) for drawn in both] for crop in crops]
     whole = cuts[0] if center else [drawn[None].float() / 255 for drawn in both]
-    in_vain = sum(not _latent(cut[0], cut[1], config, cell).any() for cut in cuts) / len(cuts)
+
+    def cells(drawn: Sequence[Tensor]) -> Tensor:
+        return subject_cells(drawn[0][None], drawn[1][None], config.mask, cell)[0, 0]
+
+    in_vain = sum(not cells(cut).any() for cut in cuts) / len(cuts)
     marked = int((mask > 0).sum())
     return MaskCheck(
         instance.photo,
         path,
-        _latent(whole[0], whole[1], config, cell),
+        cells(whole),
         min(cut[0].sum().item() for cut in cuts) / max(1.0, both[0].sum().item() / 255),
         masks.looks_inverted(above_half(mask.numpy())),
         in_vain,
@@ -137,11 +141,21 @@ def _exclusion(instance: InstancePhoto, path: Path) -> Tensor:
     return mask
 
 
-def _latent(mask: Tensor, excluded: Tensor, config: TrainingConfig, cell: int) -> Tensor:
-    """Return the latent mask, (h, w) float32, of a mask and an exclusion mask, (1, H, W) each in [0, 1]."""
+def subject_cells(mask: Tensor, excluded: Tensor | None, config: MaskConfig, cell: int) -> Tensor:
+    """Return the latent masks of a batch, without the excluded cells.
+
+    Args:
+        mask: (B, 1, H, W) float32 in [0, 1].
+        excluded: (B, 1, H, W) float32 of 0 and 1; None excludes nothing.
+        config: how masks become latent masks.
+        cell: side of a latent cell in pixels.
+
+    Returns:
+        (B, 1, h, w) float32 in [0, 1].
+    """
     grid = (max(1, mask.shape[-2] // cell), max(1, mask.shape[-1] // cell))
-    latent = latent_mask(mask[None], grid, config.mask.mask_downsample, config.mask.mask_dilation)
-    return (latent * kept_cells(excluded[None], grid))[0, 0]
+    latent = latent_mask(mask, grid, config.mask_downsample, config.mask_dilation)
+    return latent if excluded is None else latent * kept_cells(excluded, grid)
 
 
 def summary(checks: Sequence[MaskCheck]) -> str:

@@ -10,7 +10,7 @@ from transformers import AutoProcessor, Mistral3ForConditionalGeneration, Qwen3F
 
 from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.flow_matching import FlowMatching
-from persam_dreambooth.training.families.loading import token_ids, unwrapped
+from persam_dreambooth.training.families.loading import chat_message, ids_and_mask, unwrapped
 
 
 class Flux2Klein(FlowMatching):
@@ -40,14 +40,11 @@ class Flux2Klein(FlowMatching):
 
     def asked(self, prompt: str) -> str:
         """Return the prompt as a message to the language model, in its chat template."""
-        messages = [{"role": "user", "content": prompt}]
-        template = self.tokenizer.apply_chat_template
-        return str(template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False))
+        return chat_message(self.tokenizer, prompt, thinking=False)
 
     def tokenize(self, prompt: str) -> Conditioning:
         """Tokenize the message: ids and attention mask, (1, length) int64 each."""
-        tokens = token_ids(self.tokenizer, self.asked(prompt), self.length)
-        return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
+        return ids_and_mask(self.tokenizer, self.asked(prompt), self.length)
 
     def _encode(self, tokens: Conditioning) -> Conditioning:
         ids, mask = (tokens[name].to(self.text_encoder.device) for name in ("input_ids", "attention_mask"))

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from accelerate.utils import extract_model_from_parallel
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from persam_dreambooth.errors import UserError
@@ -67,6 +68,19 @@ def token_ids(tokenizer: Any, prompt: str, length: int | None = None, padded: bo
         max_length=length or tokenizer.model_max_length,
         return_tensors="pt",
     )
+
+
+def ids_and_mask(tokenizer: Any, prompt: str, length: int | None = None, padded: bool = True) -> dict[str, Tensor]:
+    """Tokenize as `token_ids` does; returns `input_ids` and `attention_mask`, (1, length) int64 each."""
+    tokens = token_ids(tokenizer, prompt, length, padded)
+    return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
+
+def chat_message(tokenizer: Any, prompt: str, thinking: bool) -> str:
+    """Return a prompt as a user's message in the chat template of a Qwen3, with or without its block of thoughts."""
+    messages = [{"role": "user", "content": prompt}]
+    template = tokenizer.apply_chat_template
+    return str(template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking))
 
 
 def load_tokenizer(part: str, config: ModelConfig, kind: Any = AutoTokenizer) -> Any:

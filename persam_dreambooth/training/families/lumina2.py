@@ -10,7 +10,7 @@ from transformers import Gemma2Model
 
 from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.flow_matching import FlowMatching
-from persam_dreambooth.training.families.loading import token_ids
+from persam_dreambooth.training.families.loading import ids_and_mask
 
 # The pipeline's default system prompt.
 SYSTEM_PROMPT = (
@@ -60,8 +60,7 @@ class Lumina2(FlowMatching):
 
     def tokenize(self, prompt: str) -> Conditioning:
         """Tokenize with Gemma's tokenizer: ids and attention mask, (1, length) int64 each."""
-        tokens = token_ids(self.tokenizer, self.asked(prompt), self.length)
-        return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
+        return ids_and_mask(self.tokenizer, self.asked(prompt), self.length)
 
     def _encode(self, tokens: Conditioning) -> Conditioning:
         mask = tokens["attention_mask"].to(self.text_encoder.device)

@@ -9,7 +9,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.flow_matching import FlowMatching
-from persam_dreambooth.training.families.loading import load_config, token_ids
+from persam_dreambooth.training.families.loading import ids_and_mask, load_config
 
 
 class QwenLatents(FlowMatching):
@@ -60,8 +60,7 @@ class QwenImage(QwenLatents):
 
     def tokenize(self, prompt: str) -> Conditioning:
         """Tokenize with Qwen's tokenizer, unpadded: ids and attention mask, (1, length) int64 each."""
-        tokens = token_ids(self.tokenizer, self.asked(prompt), self.start + self.length, padded=False)
-        return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
+        return ids_and_mask(self.tokenizer, self.asked(prompt), self.start + self.length, padded=False)
 
     def _encode(self, tokens: Conditioning) -> Conditioning:
         ids, mask = (tokens[name].to(self.text_encoder.device) for name in ("input_ids", "attention_mask"))

@@ -10,7 +10,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.diffusion import Diffusion
-from persam_dreambooth.training.families.loading import token_ids
+from persam_dreambooth.training.families.loading import ids_and_mask
 
 
 class StableDiffusion(Diffusion):
@@ -45,8 +45,7 @@ class StableDiffusion(Diffusion):
 
     def tokenize(self, prompt: str) -> Conditioning:
         """Tokenize with CLIP's tokenizer: ids and attention mask, (1, length) int64 each."""
-        tokens = token_ids(self.tokenizer, prompt, self.config.tokenizer_max_length)
-        return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
+        return ids_and_mask(self.tokenizer, prompt, self.config.tokenizer_max_length)
 
     def _encode(self, tokens: Conditioning) -> Conditioning:
         use_mask = self.config.text_encoder_use_attention_mask

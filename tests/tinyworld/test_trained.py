@@ -80,7 +80,7 @@ def test_box_gives_subject_and_point_gives_nested_masks():
     assert np.mean(overlap) > 0.8 and np.mean(nested) > 0.8
 
 
-def test_clip_tells_scenes_apart():
+def test_clip_recognizes_scenes():
     model, words = load(CLIPModel, CLIP).float(), load(CLIPTokenizer, CLIP)
     tokens = words([f"a dog {phrase}" for phrase in PHRASES.values()], padding="max_length", return_tensors="pt")
     right = []

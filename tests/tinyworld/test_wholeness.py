@@ -1,4 +1,4 @@
-"""Damages change what is drawn, the judge of wholeness sees them, and poses are compared by outline alone."""
+"""Damages change the drawn subject, the wholeness judge detects them, and poses are compared by outline only."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_doubled_dog_has_two_heads():
     assert 2 in counts and max(counts) == 2
 
 
-def test_damages_are_seen_also_those_never_trained_on():
+def test_trained_and_untrained_damages_are_detected():
     judge = the_wholeness_judge()
     for seen in (True, False):
         unbroken, damaged = ((judge(pixels) > 0).float().mean() for pixels in held_out_twins(200, seen))
@@ -43,7 +43,7 @@ def test_empty_scene_shows_no_whole_subject():
     assert np.mean(whole(empty)) <= 0.2
 
 
-def test_copied_photo_has_no_distance_and_another_pose_has():
+def test_pose_distance_is_zero_for_copies_and_larger_for_other_poses():
     rng = np.random.default_rng(4)
     photos = [draw(random_recipe(rng, crowd=(0, 1, 0, 0)), 128).image for _ in range(4)]
     assert pose_distances(photos[:2], photos) == [0, 0]

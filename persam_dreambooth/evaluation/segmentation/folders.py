@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.segmentation.coco import read_object_array
+from persam_dreambooth.evaluation.segmentation.annotations import read_object_array
 from persam_dreambooth.evaluation.segmentation.protocols import (
     Benchmark,
     Episode,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.segmentation.coco import read_annotations, read_object_array
+from persam_dreambooth.evaluation.segmentation.annotations import read_annotations, read_object_array
 from persam_dreambooth.evaluation.segmentation.davis import Davis
 from persam_dreambooth.evaluation.segmentation.few_shot import Coco20i, Pascal5i
 from persam_dreambooth.evaluation.segmentation.folders import FSS1000, PerMis, PerSeg

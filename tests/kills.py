@@ -18,7 +18,7 @@ TEMPORARY = re.compile(rf"(?<={re.escape(UNFINISHED)})[a-z0-9_]{{8}}(\.\w+)?$")
 """The random part of the name of a file that is being written."""
 
 _watch: list[Callable[[str, str], None]] = []
-"""What to call before each file operation; empty outside `watching` and while it is being called."""
+"""The function that is called before each file operation; none outside `watching` and during the call."""
 
 
 def _audit(event: str, args: tuple) -> None:

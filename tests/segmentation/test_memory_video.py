@@ -97,7 +97,7 @@ def subjects(persam):
 
 @torch.no_grad()
 def seeing(model, bias=10.0):
-    """Add `bias` to every object score."""
+    """Set the bias of the object scores."""
     model.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(bias)
     return model
 

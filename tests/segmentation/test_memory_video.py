@@ -102,7 +102,7 @@ def seeing(model, bias=10.0):
     return model
 
 
-def video(count):
+def draw_frames(count):
     """Return frames with a moving disc, and grey frames without it."""
     frames = [np.roll(scene(*SIZE, seed)[0], 6 * seed, axis=1) for seed in range(count)]
     return [np.full_like(frame, 120) if number % 5 == 3 else frame for number, frame in enumerate(frames)]
@@ -148,7 +148,7 @@ def close(first, second):
 
 
 def test_frame_by_frame_equals_session_on_whole_video(model):
-    frames, labels = video(3 * POINTERS), disc_and_corner()
+    frames, labels = draw_frames(3 * POINTERS), disc_and_corner()
     masks = [labels == 1, labels == 2]
     with recorded(model) as outputs:
         list(MemorySegmenter(model).follow(iter(frames), labels))
@@ -163,7 +163,7 @@ def test_frame_by_frame_equals_session_on_whole_video(model):
 
 
 def test_each_pixel_goes_to_highest_session_logit(model):
-    frames, labels = video(POINTERS), disc_and_corner()
+    frames, labels = draw_frames(POINTERS), disc_and_corner()
     expected = session_outputs(model, frames, [labels == 1, labels == 2])
     seen = list(MemorySegmenter(model).follow(frames, labels))
     for (low, _), frame in zip(expected[1:], seen[1:], strict=True):
@@ -176,7 +176,7 @@ def test_each_pixel_goes_to_highest_session_logit(model):
 
 def test_session_depends_on_its_memory(model):
     """So the tests above are valid: the first mask and the oldest frame in memory change the result."""
-    frames, labels = video(3 * POINTERS), disc_and_corner()
+    frames, labels = draw_frames(3 * POINTERS), disc_and_corner()
     disc = session_outputs(model, frames, [labels == 1])
     corner = session_outputs(model, frames, [labels == 2])
     assert not close(disc[-1][0], corner[-1][0])
@@ -191,14 +191,14 @@ def test_score_is_predicted_iou_of_selected_mask(model):
     predicted = []
     head = model.mask_decoder.iou_prediction_head
     with head.register_forward_hook(lambda module, args, output: predicted.append(output)):
-        seen = list(MemorySegmenter(model).follow(video(3), scene(*SIZE)[1].astype(np.uint8)))
+        seen = list(MemorySegmenter(model).follow(draw_frames(3), scene(*SIZE)[1].astype(np.uint8)))
     assert seen[0].scores == (1.0,)
     for frame, scores in zip(seen[1:], predicted[1:], strict=True):  # of the single mask and of the three masks
         assert frame.scores == (pytest.approx(float(scores[0, 0, 1:].max())),)
 
 
 def test_subject_with_negative_object_score_is_absent_and_returns(kind):
-    model, frames, mask = FAMILIES[kind](), video(14), scene(*SIZE)[1]
+    model, frames, mask = FAMILIES[kind](), draw_frames(14), scene(*SIZE)[1]
     reference = torch.stack([score[0] for _, score in session_outputs(seeing(model, 0.0), frames, [mask])])
     seeing(model, -float(reference[1:].median()))
     expected = [bool(score[0] > 0) for _, score in session_outputs(model, frames, [mask])]
@@ -214,10 +214,10 @@ def test_subject_with_negative_object_score_is_absent_and_returns(kind):
 
 def test_first_labels_are_kept_and_later_masks_are_disjoint(model):
     labels = disc_and_corner()
-    seen = list(MemorySegmenter(model).follow(video(4), labels))
+    seen = list(MemorySegmenter(model).follow(draw_frames(4), labels))
     np.testing.assert_array_equal(seen[0].labels, labels)
     assert seen[0].scores == (1.0, 1.0)
-    alone = [list(MemorySegmenter(model).follow(video(4), (labels == n).astype(np.uint8))) for n in (1, 2)]
+    alone = [list(MemorySegmenter(model).follow(draw_frames(4), (labels == n).astype(np.uint8))) for n in (1, 2)]
     for both, first, second in zip(seen[1:], *(each[1:] for each in alone), strict=True):
         assert both.labels.dtype == np.uint8
         assert both.labels.shape == SIZE
@@ -228,7 +228,7 @@ def test_first_labels_are_kept_and_later_masks_are_disjoint(model):
 
 
 def test_calls_per_frame_equal_one_call(model):
-    frames, labels = video(9), disc_and_corner()
+    frames, labels = draw_frames(9), disc_and_corner()
     together = list(MemorySegmenter(model).follow(frames, labels))
     segmenter = MemorySegmenter(model)
     for number, (frame, expected) in enumerate(zip(frames, together, strict=True)):
@@ -238,9 +238,9 @@ def test_calls_per_frame_equal_one_call(model):
 
 
 def test_labels_in_later_call_reset_memory(model):
-    frames, labels = video(6), disc_and_corner()
+    frames, labels = draw_frames(6), disc_and_corner()
     segmenter = MemorySegmenter(model)
-    list(segmenter.follow(video(5), (labels == 2).astype(np.uint8)))
+    list(segmenter.follow(draw_frames(5), (labels == 2).astype(np.uint8)))
     again = list(segmenter.follow(frames, labels))
     for seen, expected in zip(again, MemorySegmenter(model).follow(frames, labels), strict=True):
         np.testing.assert_array_equal(seen.labels, expected.labels)
@@ -250,7 +250,7 @@ def test_labels_in_later_call_reset_memory(model):
 def test_image_is_encoded_once_per_frame(model):
     calls, labels = [], disc_and_corner()
     with model.vision_encoder.register_forward_hook(lambda *args: calls.append(1)):
-        for number, _ in enumerate(MemorySegmenter(model).follow(video(5), labels), start=1):
+        for number, _ in enumerate(MemorySegmenter(model).follow(draw_frames(5), labels), start=1):
             assert len(calls) == number
 
 
@@ -316,7 +316,7 @@ def scores_of(persam, frames, subject):
 
 
 def test_without_labels_persam_masks_of_first_frame_are_tracked(model, persam, subjects):
-    frames = video(4)
+    frames = draw_frames(4)
     found = [persam.segment(frames[0], subject) for subject in subjects]
     frame = persam.backbone.frame(*SIZE)
     logits = torch.cat([frame.to_original(torch.from_numpy(segmentation.logits)[None]) for segmentation in found])
@@ -333,7 +333,7 @@ def test_without_labels_persam_masks_of_first_frame_are_tracked(model, persam, s
 
 
 def test_missing_subject_is_searched_until_found_and_then_tracked(model, persam, subjects):
-    frames, subject = video(8), subjects[0]
+    frames, subject = draw_frames(8), subjects[0]
     quality = scores_of(persam, frames, subject)
     order = sorted(range(len(frames)), key=quality.__getitem__)
     frames, joins = [frames[number] for number in order], 3
@@ -350,7 +350,7 @@ def test_missing_subject_is_searched_until_found_and_then_tracked(model, persam,
 
 def test_late_subject_does_not_affect_memory_of_others(model, persam, subjects):
     """With one session for both, transformers' EdgeTAM fails here and its SAM 2 changes the first one's memory."""
-    frames, labels = video(8), scene(*SIZE)[1].astype(np.uint8)
+    frames, labels = draw_frames(8), scene(*SIZE)[1].astype(np.uint8)
     with recorded(model) as alone:
         list(MemorySegmenter(model).follow(frames, labels))
     quality = scores_of(persam, frames, subjects[1])
@@ -385,7 +385,7 @@ def test_same_folder_can_be_sam_and_memory(tmp_path):
 
 def test_saved_folder_is_recognized_and_tracks_same(kind, model, tmp_path):
     model.save_pretrained(tmp_path)
-    frames, labels = video(5), disc_and_corner()
+    frames, labels = draw_frames(5), disc_and_corner()
     loaded = list(MemorySegmenter.from_pretrained(str(tmp_path), device="cpu").follow(frames, labels))
     for frame, expected in zip(loaded, MemorySegmenter(model).follow(frames, labels), strict=True):
         # Not bit-identical: on some processors rounding depends on where the weights lie in memory.
@@ -395,7 +395,7 @@ def test_saved_folder_is_recognized_and_tracks_same(kind, model, tmp_path):
 
 def test_bfloat16_applies_to_whole_model(model, tmp_path):
     model.save_pretrained(tmp_path)
-    frames, mask = video(POINTERS), scene(*SIZE)[1]  # with fewer frames, the session encodes time differently
+    frames, mask = draw_frames(POINTERS), scene(*SIZE)[1]  # with fewer frames, the session encodes time differently
     loaded = load_video_model(str(tmp_path), "cpu", torch.bfloat16)
     assert {weight.dtype for weight in loaded.parameters()} == {torch.bfloat16}
     assert not any(weight.requires_grad for weight in loaded.parameters())

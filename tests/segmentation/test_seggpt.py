@@ -1,4 +1,4 @@
-"""SegGPT: masks equal those of transformers' class, in the photo's frame, and all references are used."""
+"""Guards that SegGPT's masks are those of its class, in the photo's frame, and that all references are used."""
 
 import numpy as np
 import pytest

@@ -71,9 +71,8 @@ def test_published_file_is_recognized_by_its_weights(tmp_path, name):
     sam = read_checkpoint(file)
     assert sam.image_encoder.img_size == 1024
     theirs, ours = sum(weight.numel() for weight in state.values()), sum(w.numel() for w in sam.state_dict().values())
-    if (
-        "efficient" in name
-    ):  # positions are resized to 64 x 64 cells, without the class token; label 0 has a row of zeros
+    # EfficientSAM's positions are resized to 64 x 64 cells, without the class token; its label 0 has a row of zeros.
+    if "efficient" in name:
         width = state["image_encoder.pos_embed"].shape[-1]
         ours -= (64 * 64 - 197) * width + 256
     assert ours == theirs

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fitting import Fitted
-from models import CLIP, DETECTOR, DIFFUSION, DINO, FOLDER, JUDGE, SAM, WHOLENESS
+from models import CLIP, DETECTOR, DIFFUSION, DINO, FOLDER, JUDGE, SAM
 
 FITTED = "training.json"
 SCORES = "scores.json"
@@ -80,12 +80,6 @@ _TEXTS = {
         "A multi-label classifier: for each kind, whether a picture shows it (`train_detector.py`). It counts "
         "companions that the prompt did not ask for.",
         "detector",
-    ),
-    WHOLENESS: (
-        "tinyworld wholeness judge",
-        "A binary classifier: whether an image shows one undamaged subject (`train_wholeness.py`). It was trained on "
-        "drawn pictures and copies of them with doubled, missing, displaced or exchanged parts (`damages.py`).",
-        "wholeness",
     ),
 }
 """Each model's card: title, text, and the prefixes of its scores' names."""

@@ -9,10 +9,10 @@ PERSAM_F: Final = "persam-f"
 INSID3: Final = "insid3"
 INSID3_SAM: Final = "insid3-sam"
 SEGGPT: Final = "seggpt"
-MethodName = Literal["persam", "persam-f", "insid3", "insid3-sam"]
+SEGGPT_MODEL: Final = "BAAI/seggpt-vit-large"
+"""SegGPT's weights as transformers reads them."""
+MethodName = Literal["persam", "persam-f", "insid3", "insid3-sam", "seggpt"]
 """The methods that find a subject in a folder of photos."""
-BenchmarkedName = Literal[MethodName, "seggpt"]
-"""The methods that `evaluate` compares."""
 WITHOUT_SAM: Final = (INSID3, SEGGPT)
 
 

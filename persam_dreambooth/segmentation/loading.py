@@ -1,4 +1,4 @@
-"""Load a one-shot method: PerSAM, PerSAM-F, INSID3 or INSID3 with SAM."""
+"""Load a one-shot method: PerSAM, PerSAM-F, INSID3, INSID3 with SAM, or SegGPT."""
 
 from pathlib import Path
 from typing import Final
@@ -9,16 +9,17 @@ from persam_dreambooth.segmentation.backbones import load_backbone
 from persam_dreambooth.segmentation.features import FeatureEncoder
 from persam_dreambooth.segmentation.insid3 import INSID3
 from persam_dreambooth.segmentation.insid3_sam import Insid3Sam
-from persam_dreambooth.segmentation.method import Insid3Method, Method
+from persam_dreambooth.segmentation.method import AnyMethod, Insid3Method, SegGptMethod
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.persam import PerSAM
+from persam_dreambooth.segmentation.seggpt import SegGPT
 
 DINO: Final = "facebook/dinov3-vitl16-pretrain-lvd1689m"
 """INSID3's encoder in its paper."""
 
 
 def load_segmenter(
-    method: Method | Insid3Method,
+    method: AnyMethod,
     sam: str,
     features: str | None = None,
     features_size: int | None = None,
@@ -31,15 +32,20 @@ def load_segmenter(
     Args:
         method: the method and its settings.
         sam: hub name, folder or `.pth` file of the SAM.
-        features: hub name or folder of a DINO; for PerSAM None uses the SAM's features, for INSID3 `DINO`.
+        features: hub name or folder of a DINO; for PerSAM None uses the SAM's features, for INSID3 `DINO`. SegGPT's
+            model is named by its method.
         features_size: side of the square that the DINO sees, in pixels; None for 64 patches.
         device: None uses an accelerator if there is one.
         dtype: of the SAM's image encoder; the DINO runs in float32.
-        cache: folder that keeps encoded photos; see `PhotoEncoder`.
+        cache: folder that keeps encoded photos; see `PhotoEncoder`. SegGPT encodes nothing.
 
     Raises:
-        UserError: a model cannot be read, or `features_size` does not fit it.
+        UserError: a model cannot be read, `features_size` does not fit it, or SegGPT was given an encoder or a cache.
     """
+    if isinstance(method, SegGptMethod):
+        if features or features_size or cache:
+            raise UserError("SegGPT has no encoder of its own photos, and no cache; leave out features and cache")
+        return SegGPT.from_pretrained(method.model, method, device)
     if isinstance(method, Insid3Method):
         insid3 = INSID3.from_pretrained(features or DINO, method, device, image_size=features_size, cache=cache)
         return Insid3Sam(insid3, load_backbone(sam, device, dtype), cache) if method.with_sam else insid3

@@ -33,6 +33,21 @@ def refuse_size_alone(method: str, features: str | None, size: int | None, prefi
         raise UserError(f"{name}_size is the size of the {name} model; give {name}, or leave it out")
 
 
+def refuse_seggpt(method: str, **given: object) -> None:
+    """Refuse flags of SegGPT for the other methods.
+
+    Args:
+        method: its name.
+        given: values by the flags' names; None and False count as not given.
+
+    Raises:
+        UserError: one was given.
+    """
+    for name, value in given.items():
+        if value and method != SEGGPT:
+            raise UserError(f"--{name} is read by SegGPT only, not by {method}; leave it out, or choose {SEGGPT}")
+
+
 def refuse_sam(method: str, flag: str, method_flag: str = "--method") -> None:
     """Refuse a flag of the SAM, such as `--sam`, if the method has none.
 

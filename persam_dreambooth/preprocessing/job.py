@@ -10,7 +10,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.listing import folders_below, where
 from persam_dreambooth.preprocessing.references import ReferenceFiles
-from persam_dreambooth.segmentation import Insid3Method, Method
+from persam_dreambooth.segmentation import AnyMethod, Method
 
 PRESENCE_NAME = "presence.json"
 """File name of the presence rule next to a SAM."""
@@ -27,7 +27,7 @@ class SegmentationJob:
         references: one or more references of one subject; with `names`, of several subjects.
         output: folder for masks, overlays, contact sheet and manifest; with `names`, one subfolder per subject.
         sam: hub name, folder or `.pth` file of the SAM.
-        method: PerSAM or INSID3, with its settings.
+        method: PerSAM, INSID3 or SegGPT, with its settings.
         device: torch device; None uses an accelerator if there is one.
         dtype: of the image encoder's weights.
         batch_size: photos per forward pass of the image encoder.
@@ -52,7 +52,7 @@ class SegmentationJob:
     references: tuple[ReferenceFiles, ...]
     output: Path
     sam: str
-    method: Method | Insid3Method = field(default_factory=Method)
+    method: AnyMethod = field(default_factory=Method)
     device: str | None = None
     dtype: torch.dtype = torch.float32
     batch_size: int = 4

@@ -5,6 +5,7 @@ from typing import Final
 
 import torch
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.backbones import load_backbone
 from persam_dreambooth.segmentation.features import FeatureEncoder
 from persam_dreambooth.segmentation.insid3 import INSID3
@@ -44,7 +45,7 @@ def load_segmenter(
     """
     if isinstance(method, SegGptMethod):
         if features or features_size or cache:
-            raise UserError("SegGPT has no encoder of its own photos, and no cache; leave out features and cache")
+            raise UserError("SegGPT has no DINO and nothing to cache; leave out features, their size and the cache")
         return SegGPT.from_pretrained(method.model, method, device)
     if isinstance(method, Insid3Method):
         insid3 = INSID3.from_pretrained(features or DINO, method, device, image_size=features_size, cache=cache)

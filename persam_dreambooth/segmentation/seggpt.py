@@ -129,7 +129,9 @@ class SegGPT(OneShotSegmenter):
         mask = frame.to_original(logits[None])[0] > 0
         confidence = frame.to_original(brightness[None])[0] / (2 * HALF)
         box, marked = bounding_box(mask), mask.float()
-        score = float(torch.minimum(confidence, marked).sum() / torch.maximum(confidence, marked).sum().clamp(min=1e-6))
+        score = float(
+            torch.minimum(confidence, marked).sum() / torch.maximum(confidence, marked).sum().clamp(min=1e-6)
+        )
         kept = logits.cpu().numpy()
         return Segmentation(
             mask=mask.cpu().numpy(),

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.multi_mask import share_out
+from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.seggpt import HALF, SegGPT
 from persam_dreambooth.segmentation.subject import Examples, Subject
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture
-from persam_dreambooth.segmentation.video import VideoFrame
+from persam_dreambooth.segmentation.video import VideoFrame, VideoSegmenter
 
 REMEMBERED: Final = 128.0
 """Brightness above which a pixel of a remembered frame is marked, as in the authors' code."""
@@ -26,8 +27,8 @@ REMEMBERED: Final = 128.0
 class SegGptVideoSegmenter:
     """Track subjects from frame to frame; memory use does not grow with the number of frames.
 
-    A subject's examples are its references and, up to `SegGptMethod.memory_frames`, the last frames with the masks that
-    were found in them. A subject whose mask is empty counts as lost, and is searched for in the next frame.
+    A subject's examples are its references and the last frames with the masks that were found in them, up to
+    `SegGptMethod.memory_frames`. A subject whose mask is empty counts as lost, and is searched for in the next frame.
 
     Args:
         segmenter: the method that made the subjects.
@@ -85,3 +86,18 @@ class SegGptVideoSegmenter:
             images = torch.stack([*own.images, *(photo.to(own.images.device) for photo in self._photos)])
             masks = torch.stack([*own.masks, *(masks[number].to(own.masks.device) for masks in self._masks)])
             yield subject.with_examples(Examples(images, masks))
+
+
+def video_segmenter(
+    segmenter: OneShotSegmenter, subjects: Sequence[Subject], lost_below: float | None = 0.7
+) -> VideoSegmenter | SegGptVideoSegmenter:
+    """Return what tracks subjects with their method alone: SegGPT by the last frames, the others as `VideoSegmenter`.
+
+    Args:
+        segmenter: the method that made the subjects.
+        subjects: the subjects to track, in the order of their labels.
+        lost_below: see `VideoSegmenter`; SegGPT does not use it.
+    """
+    if isinstance(segmenter, SegGPT):
+        return SegGptVideoSegmenter(segmenter, subjects)
+    return VideoSegmenter(segmenter, subjects, lost_below)

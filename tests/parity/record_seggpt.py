@@ -2,8 +2,8 @@
 
     python -m tests.parity.record_seggpt path/to/Painter
 
-runs `inference_image` and `inference_video` of the authors' `seggpt_engine.py`, and Painter's class, unmodified, on CPU
-with random weights, and writes `tests/parity/data/seggpt/recorded.npz`. Needs the `dev` extra; what the two models
+runs `inference_image` and `inference_video` of the authors' `seggpt_engine.py`, and Painter's class, unmodified, on
+CPU with random weights, and writes `tests/parity/data/seggpt/recorded.npz`. Needs the `dev` extra; what the two models
 import and do not use (detectron2, fairscale, fvcore, OpenCV except for reading frames) need not be installed.
 """
 
@@ -108,7 +108,8 @@ def paint(model, engine):
     drawn = Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB").resize((side, side), Image.NEAREST)
     both = [np.concatenate(small), np.concatenate([np.array(drawn) / 255.0] * 2)]
     image, target = (
-        torch.tensor((pair - engine.imagenet_mean) / engine.imagenet_std).permute(2, 0, 1)[None].float() for pair in both
+        torch.tensor((pair - engine.imagenet_mean) / engine.imagenet_std).permute(2, 0, 1)[None].float()
+        for pair in both
     )
     hidden = torch.zeros(1, model.patch_embed.num_patches)
     hidden[:, model.patch_embed.num_patches // 2 :] = 1

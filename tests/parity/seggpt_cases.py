@@ -18,6 +18,8 @@ SIZE = {
     "use_rel_pos": True,
 }
 """Sizes of the small models; the authors' code fixes the number of layers that its decoder reads."""
+GREY = 0.235
+"""Half of white, as the models normalize colours."""
 STEP = 8
 """Every how many rows and columns are kept of a painted picture."""
 PHOTO, REFERENCES = (90, 150, 7), ((120, 100, 0), (70, 130, 1), (448, 448, 2))
@@ -36,7 +38,11 @@ def video():
 def state_of(arrays, name):
     """Draw the random weights of "seggpt" or "painter" under the names and in the shapes of the authors' file."""
     pairs = zip(arrays[f"{name}_names"].tolist(), arrays[f"{name}_shapes"].tolist(), strict=True)
-    return random_state({weight: tuple(map(int, shape.split())) for weight, shape in pairs})
+    state = random_state({weight: tuple(map(int, shape.split())) for weight, shape in pairs})
+    # Paint greys around half of white, not saturated colours.
+    state["decoder_pred.3.weight"] *= 0.3
+    state["decoder_pred.3.bias"] += GREY
+    return state
 
 
 def recorded():

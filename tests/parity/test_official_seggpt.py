@@ -14,8 +14,8 @@ from persam_dreambooth.segmentation.video import first_frame_subject
 from tests.parity.seggpt_cases import COUNTS, FRAMES, MEMORY, PHOTO, REFERENCES, STEP, recorded, state_of, video
 from tests.scene import scene
 
-LEVELS = 0.01
-"""Largest difference in levels of [0, 255]; up to 1e-4 is expected of float32."""
+LEVELS = 0.005
+"""Largest difference in levels of [0, 255]; up to 3e-4 was seen."""
 
 
 def built(name, **settings):

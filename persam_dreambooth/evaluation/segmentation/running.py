@@ -220,6 +220,8 @@ def one_shot_method(segmenter: OneShotSegmenter, box: bool = False) -> Evaluated
     def from_box(reference: Reference) -> Reference:
         tight = bounding_box(torch.from_numpy(reference.foreground))
         assert tight is not None  # a reference mask is never empty
+        if segmenter.box_is_mask:
+            tight[2:] += 1  # around the last pixels too
         return reference_from(segmenter, reference.pixels, box=tight.numpy())
 
     def learn(references: Sequence[Reference]) -> Segmenter:

@@ -127,6 +127,8 @@ class SegGPT(OneShotSegmenter):
             brightness = brightness.masked_fill(hidden, 0.0)
         logits = brightness / HALF - 1
         mask = frame.to_original(logits[None])[0] > 0
+        if exclude is not None:  # resizing may spill over its edge
+            mask &= torch.from_numpy(~exclude).to(self.device)
         confidence = frame.to_original(brightness[None])[0] / (2 * HALF)
         box, marked = bounding_box(mask), mask.float()
         score = float(

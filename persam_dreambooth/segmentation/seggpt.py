@@ -91,7 +91,7 @@ class SegGPT(OneShotSegmenter):
     def _place(self, pixels: NDArray[np.uint8]) -> EncodedPhoto:
         square = Image.fromarray(pixels).resize((self.side, self.side), Image.Resampling.BICUBIC)
         levels = torch.from_numpy(np.array(square)).permute(2, 0, 1).float().to(self.device)
-        return EncodedPhoto(levels, Frame(*pixels.shape[:2], self.side, stretch=True))
+        return EncodedPhoto(levels, Frame(pixels.shape[0], pixels.shape[1], self.side, stretch=True))
 
     def learn(self, references: Sequence[tuple[Reference, EncodedPhoto]], mask_weights: Tensor | None) -> Subject:
         """Keep the references, at the model's size, as examples."""

@@ -41,7 +41,7 @@ def _average(count: int, module: Any, inputs: Any, output: tuple[Tensor, ...]) -
     The batch holds the examples' photos and then their masks, until the layer that merges the two.
     """
     attended, *others = output
-    rows = attended.unflatten(0, (-1, count))  # (photos and masks, examples, 2h, w, C)
+    rows = attended.view(-1, count, *attended.shape[1:])  # (photos and masks, examples, 2h, w, C)
     example, photo = rows.chunk(2, dim=2)
     mean = photo.mean(1, keepdim=True).expand_as(photo)
     return (torch.cat([example, mean], dim=2).flatten(0, 1), *others)
@@ -70,5 +70,5 @@ def spatial_ensemble(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
 
 def _tiled(maps: Tensor, across: int) -> Tensor:
     """Arrange (across^2, C, S, S) maps in rows, (1, C, across S, across S)."""
-    rows = [torch.cat(list(row), dim=-1) for row in maps.split(across)]
+    rows = [torch.cat(list(row), dim=-1) for row in maps.view(across, across, *maps.shape[1:])]
     return torch.cat(rows, dim=-2)[None]

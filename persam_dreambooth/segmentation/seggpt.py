@@ -161,7 +161,8 @@ class SegGPT(OneShotSegmenter):
                 prompt_pixel_values=self._normalized(images.float()),
                 prompt_masks=self._normalized(white),
             )
-        painted: Tensor = output.pred_masks[0, :, self.side :]  # below the example; the same for all examples
+        # Below the first example, as in the authors' code; the others differ in the row where photo and example meet.
+        painted: Tensor = output.pred_masks[0, :, self.side :]
         check_finite(painted, self.name)
         return (painted * self._std + self._mean).clamp(0, 255).mean(0)
 

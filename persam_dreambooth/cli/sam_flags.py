@@ -1,5 +1,6 @@
 """Flags of all verbs with a SAM."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -24,13 +25,13 @@ class SamFlags(Flags):
     device: str | None = flag(None, "cpu, cuda, cuda:1 or mps; if unset, an accelerator where available")
     dtype: Literal["float32", "bfloat16", "float16"] = flag("float32", "precision of SAM's image encoder")
 
-    def refuse_unread(self, method: str) -> None:
-        """Refuse `--sam` and `--dtype`, unless they have their defaults, for a method without a SAM.
+    def refuse_unread(self, method: str, names: Sequence[str] = ("sam", "dtype")) -> None:
+        """Refuse `--sam` and `--dtype`, or those named, unless they have their defaults, for a method without a SAM.
 
         Raises:
             UserError: one of them was given.
         """
-        for name in ("sam", "dtype"):
+        for name in names:
             if getattr(self, name) != type(self).__dataclass_fields__[name].default:
                 refuse_sam(method, f"--{name}")
 

@@ -198,8 +198,9 @@ def _refuse_alone(flags: SegmentFlags, method: MethodFlags) -> None:
         raise UserError(
             "--embedding_cache has no effect on --method seggpt, which encodes each photo with the subject"
         )
-    if method.ensemble != "feature" and len(flags.reference) < 2:
-        raise UserError("--ensemble combines several references; give more than one --reference, or leave it out")
+    most = max(Counter(flags.subject_name).values()) if flags.subject_name else len(flags.reference)
+    if method.ensemble != "feature" and (most < 2 or flags.pick_reference):
+        raise UserError("--ensemble combines several references of one subject; give and use several, or leave it out")
 
 
 def _say_unread(job: "SegmentationJob", recursive: bool) -> None:

@@ -94,21 +94,27 @@ def run(program: str, argv: list[str]) -> None:
     followed = segment_video(method, Path(flags.video), output, subjects, first_mask, flags.lost_below or None, memory)
     where = printable(str(output))
     print(f"{counted(followed.count, 'frame')} in {where}/{MASKS}, scores in {where}/{LOG_NAME}")
-    for line in lost_lines(followed, flags):
+    for line in lost_lines(followed, flags, by_score=not _with_seggpt(flags, subjects)):
         print(line)
     if Path(flags.video).is_dir() and (words := unread_words(unread_files(Path(flags.video), (output,)))):
         print(words)
     print(f"look at them: {where}/{OVERLAY_NAME}")
 
 
-def lost_lines(followed: "Followed", flags: VideoFlags) -> list[str]:
-    """Return a line per subject with the frames in which it was lost, and one for the flag that changes that."""
+def lost_lines(followed: "Followed", flags: VideoFlags, by_score: bool = True) -> list[str]:
+    """Return a line per subject with the frames in which it was lost, and one for the flag that changes that.
+
+    Args:
+        followed: what was found.
+        flags: of the run.
+        by_score: whether `--lost_below` decides; SegGPT's subjects are lost where their mask is empty.
+    """
     lines = [
         f"subject {number} was not found in {len(lost)} of {counted(followed.count, 'frame')}: {ranges(lost)}"
         for number, lost in enumerate(followed.lost, start=1)
         if lost
     ]
-    if not lines or flags.lost_below <= 0 or flags.method == SEGGPT:
+    if not lines or flags.lost_below <= 0 or not by_score:
         return lines
     if not flags.memory:
         lines.append(f"a lower --lost_below (now {flags.lost_below:g}) keeps masks of lower quality, 0 every mask")
@@ -157,8 +163,7 @@ def _refuse_unread(flags: VideoFlags, sam: SamFlags, subjects: "list[Subject] | 
             if getattr(flags, name) is not None:
                 raise UserError(f"--{name} is read by SegGPT only; leave it out, or give --method seggpt")
         return
-    if not flags.memory:
-        sam.refuse_unread(SEGGPT)
+    sam.refuse_unread(SEGGPT, ("sam",) if flags.memory else ("sam", "dtype"))
     plain = type(flags).__dataclass_fields__
     unread = ["lost_below", "features", "features_size", *(["memory_frames"] if flags.memory else [])]
     for name in unread:

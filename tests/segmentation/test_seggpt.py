@@ -317,7 +317,7 @@ def test_ensemble_and_box_change_the_masks(album, folder):
         (["--tau", "0.5"], "--tau is not read by --method seggpt"),
         (["--sam", "sam.pth"], "--sam has no effect on --method seggpt"),
         (["--embedding_cache", "cache"], "--embedding_cache has no effect on --method seggpt"),
-        (["--ensemble", "spatial"], "--ensemble combines several references"),
+        (["--ensemble", "spatial"], "--ensemble combines several references of one subject"),
         (["--method", "persam", "--ensemble", "spatial"], "only by seggpt"),
         (["--method", "persam"], "--seggpt is not read by --method persam"),
     ],
@@ -360,6 +360,12 @@ def test_video_flags_that_are_not_read_are_refused(album, capsys, flags, expecte
     assert video(album, "out", "--first_mask", str(album / "mask-0.png"), *flags) == 2
     assert expected in capsys.readouterr().err
     assert not (album / "out").exists()
+
+
+def test_ensemble_of_a_single_reference_of_each_subject_is_refused(album, folder, capsys):
+    for more in (["--subject_name", "a", "b"], ["--pick_reference"]):
+        assert segment(album, folder, "out", *masks_of(album, 2), "--ensemble", "spatial", *more, count=2) == 2
+        assert "--ensemble combines several references" in capsys.readouterr().err
 
 
 def test_saved_subject_decides_the_method_of_a_video(album, capsys):

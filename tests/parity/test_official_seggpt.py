@@ -14,8 +14,10 @@ from persam_dreambooth.segmentation.video import first_frame_subject
 from tests.parity.seggpt_cases import COUNTS, FRAMES, MEMORY, PHOTO, REFERENCES, STEP, recorded, state_of, video
 from tests.scene import scene
 
-LEVELS = 0.005
-"""Largest difference in levels of [0, 255]; up to 3e-4 was seen."""
+LEVELS, REMEMBERING = 0.005, 0.15
+"""Largest differences in levels of [0, 255]; up to 3e-4 was seen, and 0.05 once frames are remembered: of the 10 to 20
+pixels in each that are painted within float32's rounding of the threshold, some are marked on one side only. The frames
+differ by 4 to 6 levels."""
 
 
 def built(name, **settings):
@@ -52,8 +54,9 @@ def test_video_with_memory_equals_authors(monkeypatch):
     followed = SegGptVideoSegmenter(seggpt, [first_frame_subject(seggpt, frames[0], mask)])
     labels = [frame.labels for frame in followed.follow(frames, mask.astype(np.uint8))]
     assert len(labels) == FRAMES
-    for found, picture, label in zip(painted, recorded()["video"], labels[1:], strict=True):
-        np.testing.assert_allclose(brightness(found.logits), picture, rtol=0, atol=LEVELS)
+    tolerances = [LEVELS, *[REMEMBERING] * (FRAMES - 2)]
+    for found, picture, label, tolerance in zip(painted, recorded()["video"], labels[1:], tolerances, strict=True):
+        np.testing.assert_allclose(brightness(found.logits), picture, rtol=0, atol=tolerance)
         np.testing.assert_array_equal(label == 1, found.mask)
 
 

@@ -15,9 +15,9 @@ from tests.parity.seggpt_cases import COUNTS, FRAMES, MEMORY, PHOTO, REFERENCES,
 from tests.scene import scene
 
 LEVELS, REMEMBERING = 0.005, 0.15
-"""Largest differences in levels of [0, 255]; up to 3e-4 was seen, and 0.05 once frames are remembered. Then, of the 10 to
-20 pixels of a frame that are painted within float32's rounding of the threshold, some are marked on one side only. The
-frames differ by 4 to 6 levels."""
+"""Largest differences in levels of [0, 255]; up to 3e-4 was seen, and 0.05 once frames are remembered. Then, of the 10
+to 20 pixels of a frame that are painted within float32's rounding of the threshold, some are marked on one side only.
+The frames differ by 4 to 6 levels."""
 
 
 def built(name, **settings):

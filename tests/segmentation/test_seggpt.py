@@ -12,10 +12,12 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
 from persam_dreambooth.segmentation import (
     PerSAM,
+    PresenceRule,
     Reference,
     SegGPT,
     SegGptMethod,
     SegGptVideoSegmenter,
+    SignalMeter,
     Subject,
     load_segmenter,
     reference_from,
@@ -257,6 +259,37 @@ def test_frame_in_which_nothing_is_painted_is_lost(seggpt):
     assert seen.scores == (None,) and not seen.labels.any()
     found = seggpt.segment(film(1)[0], subject)
     assert found.box is None and found.score == 0 and "empty" in found.warnings[0]
+
+
+# Presence
+
+
+def test_presence_scores_are_those_of_what_was_painted(seggpt):
+    given, photo = reference(), scene(*SIZES[0])[0]
+    subject = seggpt.personalize(given)
+    found = seggpt.segment(photo, subject)
+    signals = SignalMeter(seggpt, subject, [given])(photo, seggpt.encode([photo])[0], found)
+    painted, own = found.confidence_map, seggpt.segment(given.pixels, subject).confidence_map
+    assert signals.likeness == pytest.approx(painted[found.mask].max() / own[given.foreground].max(), rel=1e-5)
+    assert signals.contrast == pytest.approx(painted[found.mask].mean() - painted[~found.mask].mean(), rel=1e-4)
+    back = seggpt.segment(given.pixels, seggpt.personalize(Reference(photo, found.mask))).mask
+    assert signals.cycle == pytest.approx((back & given.foreground).sum() / (back | given.foreground).sum())
+    assert signals.score == found.score
+
+
+def test_presence_rule_judges_segmented_photos_and_fits_one_ensemble(album, folder, capsys):
+    seggpt = SegGPT.from_pretrained(folder, device="cpu")
+    usual = {"likeness": 1.0, "contrast": 0.2, "cycle": 0.5, "score": 0.5}
+    rule = PresenceRule(dict.fromkeys(usual, 2.0), usual, 0.0, 0.9, 0.1, seggpt.calibration)
+    rule.save(album / "presence.json")
+    flags = [*masks_of(album, 1), "--presence", str(album / "presence.json")]
+    assert segment(album, folder, "out", *flags, "--all_instances") == 0
+    _, *entries = read_manifest(album / "out" / MANIFEST_NAME)
+    assert all(0 < entry.probability < 1 and entry.presence for entry in entries)
+    capsys.readouterr()
+    two = [*masks_of(album, 2), "--presence", str(album / "presence.json"), "--ensemble", "spatial"]
+    assert segment(album, folder, "other", *two, count=2) == 2
+    assert "presence rule was calibrated" in capsys.readouterr().err
 
 
 # The command line

@@ -14,7 +14,6 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.segmentation import ablation, quoted
 from persam_dreambooth.evaluation.segmentation.davis import Davis
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.manifest import read_manifest
 from persam_dreambooth.segmentation import (
     Insid3Method,
     Method,
@@ -22,7 +21,6 @@ from persam_dreambooth.segmentation import (
     PresenceRule,
     Reference,
     SegGPT,
-    SegGptMethod,
     SegGptVideoSegmenter,
     load_segmenter,
 )
@@ -167,25 +165,6 @@ def test_seggpt_is_scored_on_videos_with_its_memory(seggpt_folder, tmp_path):
     assert written
     for path in written:
         np.testing.assert_array_equal(np.asarray(Image.open(path)), followed[int(path.stem)].labels)
-
-
-def test_presence_rule_of_seggpt_judges_its_masks(seggpt_folder, tmp_path):
-    datasets.write_perseg(tmp_path / "data", objects=("cat", "dog", "cup", "hat"), photos=3)
-    flags = ["--data", tmp_path / "data", "--output", tmp_path / "out", "--device", "cpu"]
-    seggpt = ["--method", "seggpt", "--seggpt", seggpt_folder]
-    assert main(["evaluate", "presence", *map(str, [*flags, *seggpt])]) == 0
-    rule, method = tmp_path / "out" / "presence.json", SegGPT.from_pretrained(seggpt_folder, device="cpu")
-    assert PresenceRule.load(rule).backbone == method.calibration
-    photos, masks = (sorted((tmp_path / "data").rglob(name)) for name in ("*.jpg", "*.png"))
-    given = ["--images", photos[0].parent, "--reference", photos[0], "--reference_mask", masks[0], "--presence", rule]
-    argv = [*given, "--output", tmp_path / "masks", "--device", "cpu", *seggpt]
-    assert main(["segment", *map(str, argv)]) == 0
-    entries = read_manifest(tmp_path / "masks" / "manifest.jsonl")
-    assert all(0 <= entry.probability <= 1 for entry in entries[1:])
-    other = load_segmenter(SegGptMethod(str(seggpt_folder), "spatial"), "", device="cpu")
-    with pytest.raises(UserError, match="presence rule was calibrated"):
-        reference = Reference(photos[0], masks[0])
-        PresenceCheck(other, other.personalize(reference), [reference], PresenceRule.load(rule))
 
 
 def test_size_without_features_is_refused(error_of):

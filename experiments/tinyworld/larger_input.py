@@ -2,9 +2,9 @@
 
     python experiments/tinyworld/larger_input.py
 
-The photos have 128 x 128 pixels. Prints mean IoU of PerSAM, which locates with the features of tinyworld's DINOv3, and
-of the SAM that is told the subject's true box; then the change against 64 pixels with its 95 % interval (bootstrap over
-subjects), in percent.
+The photos have 128 x 128 pixels. Prints mean IoU, in percent, of PerSAM, which locates with the features of
+tinyworld's DINOv3, and of the SAM that is told the subject's true box; then the change against 64 pixels with its 95 %
+interval (bootstrap over subjects).
 """
 
 import argparse

@@ -148,14 +148,18 @@ class EvaluateFlags(Flags):
         from persam_dreambooth.segmentation import load_segmenter
 
         method = self.chosen_method()
-        return load_segmenter(method, sam.sam, self.features, self.features_size, sam.device, sam.torch_dtype)
+        return load_segmenter(
+            method, sam.sam, self.features, self.features_size, sam.device, sam.torch_dtype, sam_size=sam.sam_size
+        )
 
     def settings(self, question: str, sam: SamFlags, **more: Any) -> dict[str, Any]:
         """Return the settings that identify this run."""
         drawn = {"folds": self.folds, "episodes": self.episodes, "shots": self.shots, "seed": self.seed}
         located = {name: value for name in ("features", "features_size") if (value := getattr(self, name)) is not None}
-        if self.reference != "mask":  # so that runs from before this flag can be resumed
+        if self.reference != "mask":  # so that runs from before this flag, and the next one, can be resumed
             located["reference"] = self.reference
+        if sam.sam_size:
+            located["sam_size"] = sam.sam_size
         return {"evaluation": question, "sam": sam.sam, "dtype": sam.dtype} | located | more | drawn
 
 

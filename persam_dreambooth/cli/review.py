@@ -94,7 +94,9 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
 
     def load() -> "PerSAM":
         clicked = chosen if isinstance(chosen, Method) else Method()  # only a SAM follows clicks
-        return PerSAM.from_pretrained(sam.sam, clicked, sam.device, sam.torch_dtype, cache=flags.embedding_cache)
+        return PerSAM.from_pretrained(
+            sam.sam, clicked, sam.device, sam.torch_dtype, cache=flags.embedding_cache, sam_size=sam.sam_size
+        )
 
     def job(album: "Album", references: "tuple[ReferenceFiles, ...]") -> SegmentationJob:
         return SegmentationJob(
@@ -102,6 +104,7 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
             references=references,
             output=album.output,
             sam=sam.sam,
+            sam_size=sam.sam_size,
             method=chosen,
             features=method.features,
             features_size=method.features_size,

@@ -165,6 +165,7 @@ def run(program: str, argv: list[str]) -> None:
         names=tuple(flags.subject_name),
         output=Path(flags.output),
         sam=sam.sam,
+        sam_size=sam.sam_size,
         method=method.chosen_method(),
         features=method.features,
         features_size=method.features_size,

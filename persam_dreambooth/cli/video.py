@@ -149,7 +149,9 @@ def _method(flags: VideoFlags, sam: SamFlags, subjects: "list[Subject] | None") 
         features, method = features or subjects[0].backbone, Insid3Method(with_sam=True)
     elif subjects and subjects[0].made_by == "PerSAM":
         method = Method()
-    return load_segmenter(method, sam.sam, features, flags.features_size, sam.device, sam.torch_dtype)
+    return load_segmenter(
+        method, sam.sam, features, flags.features_size, sam.device, sam.torch_dtype, sam_size=sam.sam_size
+    )
 
 
 def _with_seggpt(flags: VideoFlags, subjects: "list[Subject] | None") -> bool:
@@ -163,7 +165,7 @@ def _refuse_unread(flags: VideoFlags, sam: SamFlags, subjects: "list[Subject] | 
             if getattr(flags, name) is not None:
                 raise UserError(f"--{name} is read by SegGPT only; leave it out, or give --method seggpt")
         return
-    sam.refuse_unread(SEGGPT, ("sam",) if flags.memory else ("sam", "dtype"))
+    sam.refuse_unread(SEGGPT, ("sam", "sam_size") if flags.memory else ("sam", "sam_size", "dtype"))
     plain = type(flags).__dataclass_fields__
     unread = ["lost_below", "features", "features_size", *(["memory_frames"] if flags.memory else [])]
     for name in unread:

@@ -42,6 +42,7 @@ class SegmentationJob:
         draw: "mask" draws overlays only, "confidence" also the location confidence map of each photo.
         embedding_cache: folder that keeps image embeddings for later runs; None keeps none.
         dataloader_num_workers: worker processes that decode photos; 0 decodes in this process.
+        sam_size: side in pixels of a square larger than the SAM was trained with; None for the SAM's own.
 
     Raises:
         UserError: names and references differ in number, a name cannot be a folder name, or `all_instances` is set
@@ -66,6 +67,7 @@ class SegmentationJob:
     draw: Literal["mask", "confidence"] = "mask"
     embedding_cache: Path | None = None
     dataloader_num_workers: int = 0
+    sam_size: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sam", str(self.sam))
@@ -89,9 +91,9 @@ class SegmentationJob:
 
     @property
     def rule(self) -> Path | None:
-        """The presence rule's file: the one given, or the one next to the SAM, for PerSAM without `features` only."""
+        """The presence rule's file: the one given, or the one next to the SAM, for PerSAM with its features only."""
         beside = Path(self.sam) / PRESENCE_NAME
-        of_sam = isinstance(self.method, Method) and self.features is None
+        of_sam = isinstance(self.method, Method) and self.features is None and self.sam_size is None
         return self.presence or (beside if of_sam and beside.is_file() else None)
 
     @property
@@ -144,7 +146,8 @@ class SegmentationJob:
         method = asdict(self.method)
         if not method.get("edge_padding"):  # so that runs from before this field can be resumed
             method.pop("edge_padding", None)
-        size = {} if self.features_size is None else {"features_size": self.features_size}
+        sizes = {"features_size": self.features_size, "sam_size": self.sam_size}
+        size = {name: value for name, value in sizes.items() if value is not None}
         region = {"min_region": self.min_region} if self.min_region else {}
         return (
             size

@@ -27,6 +27,7 @@ def load_segmenter(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
     cache: Path | str | None = None,
+    sam_size: int | None = None,
 ) -> OneShotSegmenter:
     """Load what a method needs; a SAM only where the method has one.
 
@@ -39,6 +40,7 @@ def load_segmenter(
         device: None uses an accelerator if there is one.
         dtype: of the SAM's image encoder; the DINO runs in float32.
         cache: folder that keeps encoded photos; see `PhotoEncoder`. SegGPT encodes nothing.
+        sam_size: side of a larger square for the SAM, in pixels; see `load_backbone`.
 
     Raises:
         UserError: a model cannot be read, `features_size` does not fit it, or SegGPT was given an encoder or a cache.
@@ -49,6 +51,8 @@ def load_segmenter(
         return SegGPT.from_pretrained(method.model, method, device)
     if isinstance(method, Insid3Method):
         insid3 = INSID3.from_pretrained(features or DINO, method, device, image_size=features_size, cache=cache)
-        return Insid3Sam(insid3, load_backbone(sam, device, dtype), cache) if method.with_sam else insid3
+        if not method.with_sam:
+            return insid3
+        return Insid3Sam(insid3, load_backbone(sam, device, dtype, sam_size), cache)
     encoder = FeatureEncoder.from_pretrained(features, features_size, device) if features else None
-    return PerSAM.from_pretrained(sam, method, device, dtype, encoder, cache)
+    return PerSAM.from_pretrained(sam, method, device, dtype, encoder, cache, sam_size)

@@ -32,7 +32,7 @@ def with_larger_input(model: SamModel, side: int, scaled: bool = True) -> SamMod
     trained, patch = config.vision_config.image_size, config.vision_config.patch_size
     if side <= trained or side % patch:
         raise UserError(
-            f"a SAM trained with {trained} pixels cannot see {side} x {side}; give a multiple of {patch} above {trained}"
+            f"a SAM trained at {trained} pixels cannot run at {side}; give a multiple of {patch} above {trained}"
         )
     cells, before = side // patch, trained // patch
     config.vision_config.image_size = config.prompt_encoder_config.image_size = side
@@ -52,9 +52,9 @@ def with_larger_input(model: SamModel, side: int, scaled: bool = True) -> SamMod
         for name in (layer + "qkv.weight", layer + "qkv.bias"):
             if name in state:
                 state[name] = _sharpened(state[name], factor)
-    larger: Any = SamModel(config).to(model.dtype)
+    larger: Any = SamModel(config)
     larger.load_state_dict(state)
-    built: SamModel = larger.eval()
+    built: SamModel = larger.to(model.dtype).eval()
     return built
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from larger_input import compare, table
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
@@ -96,3 +97,10 @@ def test_flag_changes_masks_and_is_part_of_the_run(tmp_path, models, capsys):
     assert main([*argv, "--output", str(tmp_path / "own"), "--sam_size", str(LARGER)]) == 2
     assert main([*argv[:-4], "--method", "insid3", "--sam_size", "192", "--output", str(tmp_path / "out")]) == 2
     assert "--sam_size has no effect on --method insid3" in capsys.readouterr().err
+
+
+def test_trained_sam_outlines_better_in_a_larger_square():
+    scores = compare(subjects=1, count=1)
+    for company, (trained,) in scores["true box", "64, as trained"].items():
+        assert scores["true box", "128, with the factor"][company][0] > trained
+    assert table(scores).count("\n") == 1 + len(scores)

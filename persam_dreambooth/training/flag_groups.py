@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag
-from persam_dreambooth.method_names import PERSAM, MethodName, refuse_sam, refuse_size_alone
+from persam_dreambooth.method_names import PERSAM, SEGGPT, MethodName, refuse_sam, refuse_seggpt, refuse_size_alone
 from persam_dreambooth.photos.listing import repeated_folders
 from persam_dreambooth.text_files import check_caption_extension
 from persam_dreambooth.training import optimizer_args
@@ -215,6 +215,9 @@ class MaskConfig(Flags):
     segmentation_features_size: int | None = flag(
         None, "side in pixels of the square that --segmentation_features sees; 64 of its patches if unset", min=1
     )
+    segmentation_seggpt: str | None = flag(
+        None, "with --segmentation_method seggpt: the SegGPT; --seggpt of `segment`; BAAI/seggpt-vit-large if unset"
+    )
     exclude_mask_dir: str | None = flag(
         None,
         "folder of masks, named like the photos, of what is never trained on, in any term of the loss (a hand, a "
@@ -281,6 +284,9 @@ class MaskConfig(Flags):
         refuse_size_alone(
             self.segmentation_method, self.segmentation_features, self.segmentation_features_size, "segmentation_"
         )
+        if self.segmentation_method == SEGGPT and self.segmentation_features:
+            raise UserError("--segmentation_features is not read by SegGPT, whose model is --segmentation_seggpt")
+        refuse_seggpt(self.segmentation_method, segmentation_seggpt=self.segmentation_seggpt)
         if self.sam != _default(self, "sam"):
             refuse_sam(self.segmentation_method, "--sam", "--segmentation_method")
 
@@ -290,7 +296,12 @@ class MaskConfig(Flags):
         Raises:
             UserError: one of them was given.
         """
-        for name in ("segmentation_method", "segmentation_features", "segmentation_features_size"):
+        for name in (
+            "segmentation_method",
+            "segmentation_features",
+            "segmentation_features_size",
+            "segmentation_seggpt",
+        ):
             if getattr(self, name) != _default(self, name):
                 raise UserError(
                     f"--{name} is about masks that are made from --reference_image; give that with --reference_mask, "

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Reference,
         Segmentation,
         Subject,
+        TextPrompt,
         load_segmenter,
     )
     from persam_dreambooth.training.config import TrainingConfig
@@ -57,7 +58,7 @@ _MODULES = {
     "preprocessing.segment_folder": ("segment_folder",),
     "segmentation": (
         *("INSID3", "Insid3Method", "Insid3Sam", "Method", "PerSAM", "Reference", "Segmentation", "Subject"),
-        "load_segmenter",
+        *("TextPrompt", "load_segmenter"),
     ),
     "training.config": ("TrainingConfig",),
     "training.loop": ("TrainingCallbacks",),
@@ -84,6 +85,7 @@ __all__ = [
     "SegmentationJob",
     "Stopped",
     "Subject",
+    "TextPrompt",
     "TrainingCallbacks",
     "TrainingConfig",
     "TrainingResult",

@@ -11,6 +11,7 @@ from persam_dreambooth.cli import guarded
 from persam_dreambooth.cli.method_flags import MethodFlags
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
+from persam_dreambooth.cli.text_flags import WAYS, TextFlags
 from persam_dreambooth.cli.word_flags import WordFlags
 from persam_dreambooth.errors import UserError, counted, printable
 from persam_dreambooth.flags import Flags, flag
@@ -21,11 +22,13 @@ if TYPE_CHECKING:  # these import torch, which takes seconds, and --help does no
 
     from persam_dreambooth.preprocessing import SegmentationJob
     from persam_dreambooth.preprocessing.references import ReferenceFiles
+    from persam_dreambooth.segmentation import TextPrompt
 
 ESSENTIAL = (
     "images",
     "reference",
     "reference_mask",
+    "text",
     "output",
     "method",
     "sam",
@@ -54,6 +57,12 @@ class SegmentFlags(Flags):
     )
     reference_points: list[str] = flag([], "or points, as x,y on the subject and x,y,0 off it; for a single reference")
     reference_scribble: list[str] = flag([], "or a scribble: strokes on the subject, drawn on black")
+    text: str | None = flag(
+        None,
+        'a phrase for the subject, such as "a red mug". Without a mask, box, points or scribble: finds the subject in '
+        "the --reference or, without that, in the photo that fits the phrase best. With one: masks that do not fit "
+        "the phrase count as not found",
+    )
     pick_reference: bool = flag(False, "use only the reference that best finds the subject in the others")
     output: str | None = flag(None, "folder for masks/, overlays/, contact_sheet.png and manifest.jsonl")
     recursive: bool = flag(False, "segment the subfolders of --images too; each gets its own folder in --output")
@@ -87,26 +96,37 @@ class SegmentFlags(Flags):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("images", "reference", "output"):
-            if not getattr(self, name):
+            if not getattr(self, name) and not (name == "reference" and self.text is not None and not self.ways()):
                 raise UserError(f"--{name} is missing; see --help")
         if self.pick_reference and len(self.reference) < 2:
             raise UserError("--pick_reference chooses among several; give more than one --reference, or drop it")
-        self.references()
+        if self.text is not None and self.subject_name:
+            raise UserError("--text describes one subject; leave out --subject_name, or give masks instead of --text")
+        if self.text is None or self.ways():
+            self.references()
 
-    def references(self) -> "tuple[ReferenceFiles, ...]":
-        """Return each reference photo with its mask, box, points or scribble.
+    def ways(self) -> list[str]:
+        """Return the names of the flags that were given to say where the subject is in the references."""
+        return [name for name in WAYS if getattr(self, name)]
+
+    def references(self, prompt: "TextPrompt | None" = None) -> "tuple[ReferenceFiles, ...]":
+        """Return each reference photo with its mask, box, points or scribble, or with the phrase.
+
+        Args:
+            prompt: of `--text`.
 
         Raises:
             UserError: none of these flags was given, two were, or their number is not that of the photos.
         """
         from persam_dreambooth.preprocessing.references import ReferenceFiles
 
-        ways = ("reference_mask", "reference_box", "reference_points", "reference_scribble")
-        given = [name for name in ways if getattr(self, name)]
+        given = self.ways()
+        if prompt and not given:
+            return tuple(ReferenceFiles(Path(image), text=prompt) for image in self.reference)
         if len(given) != 1:
             named = " and ".join(f"--{name}" for name in given)
             said = f"{named} were given, only one can be used" if given else "--reference_mask is missing"
-            raise UserError(f"{said}; a reference needs one of {', '.join(f'--{name}' for name in ways)}")
+            raise UserError(f"{said}; a reference needs one of {', '.join(f'--{name}' for name in (*WAYS, 'text'))}")
         (way,) = given
         images, values = [Path(image) for image in self.reference], getattr(self, way)
         if way == "reference_points" and len(images) == 1:
@@ -123,7 +143,7 @@ class SegmentFlags(Flags):
         raise UserError("--reference_points takes one --reference; of several give masks, boxes or scribbles")
 
 
-GROUPS = [SegmentFlags, MethodFlags, SamFlags, WordFlags]
+GROUPS = [SegmentFlags, MethodFlags, SamFlags, TextFlags, WordFlags]
 
 
 def _numbers(word: str, counts: tuple[int, ...], flag: str, form: str) -> tuple[float, ...]:
@@ -150,15 +170,17 @@ def _point(word: str) -> tuple[float, float, int]:
 def run(program: str, argv: list[str]) -> None:
     """Segment, then print what was found and the paths."""
     text = "Find the subject of a reference photo in a folder of photos."
-    flags, method, sam, words = parse(GROUPS, argv, program, text, ESSENTIAL, EXAMPLE)
+    flags, method, sam, texts, words = parse(GROUPS, argv, program, text, ESSENTIAL, EXAMPLE)
     sam.refuse_unread(method.method)
+    prompt = texts.prompt(flags.text, filters=bool(flags.ways()))
     from persam_dreambooth.preprocessing import SegmentationJob, segment_albums, segment_folder
+    from persam_dreambooth.preprocessing.text_reference import with_reference
 
     processes = _processes(sam.device)
     is_main = processes is None or processes.is_main_process
     job = SegmentationJob(
         images=Path(flags.images),
-        references=flags.references(),
+        references=(references := flags.references(prompt)),
         pick_reference=flags.pick_reference,
         names=tuple(flags.subject_name),
         output=Path(flags.output),
@@ -175,8 +197,12 @@ def run(program: str, argv: list[str]) -> None:
         draw=flags.draw,
         dataloader_num_workers=flags.dataloader_num_workers,
         embedding_cache=Path(flags.embedding_cache) if flags.embedding_cache else None,
+        text=prompt if flags.ways() or not references else None,
     )
     suggester = words.suggester(job.device) if is_main else None  # a model that cannot be read is refused at once
+    job = with_reference(job, job.albums() if flags.recursive else [job], flags.again)
+    if is_main and not references:
+        print(f"reference: {printable(str(job.references[0].image))}; look at its mask first, {flags.text!r} made it")
     if flags.recursive:
         jobs = segment_albums(job, processes, flags.again)
     else:

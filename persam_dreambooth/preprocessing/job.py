@@ -10,7 +10,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.listing import folders_below, where
 from persam_dreambooth.preprocessing.references import ReferenceFiles
-from persam_dreambooth.segmentation import Insid3Method, Method
+from persam_dreambooth.segmentation import Insid3Method, Method, TextPrompt
 
 PRESENCE_NAME = "presence.json"
 """File name of the presence rule next to a SAM."""
@@ -24,7 +24,7 @@ class SegmentationJob:
 
     Attributes:
         images: folder of photos.
-        references: one or more references of one subject; with `names`, of several subjects.
+        references: one or more references of one subject; with `names`, of several subjects. Empty with `text`.
         output: folder for masks, overlays, contact sheet and manifest; with `names`, one subfolder per subject.
         sam: hub name, folder or `.pth` file of the SAM.
         method: PerSAM or INSID3, with its settings.
@@ -42,10 +42,12 @@ class SegmentationJob:
         draw: "mask" draws overlays only, "confidence" also the location confidence map of each photo.
         embedding_cache: folder that keeps image embeddings for later runs; None keeps none.
         dataloader_num_workers: worker processes that decode photos; 0 decodes in this process.
+        text: a phrase. Without references, the photo where it has the highest score becomes the reference. With
+            references, masks that it does not describe are rated "not found"; see `PhraseCheck`.
 
     Raises:
-        UserError: names and references differ in number, a name cannot be a folder name, or `all_instances` is set
-            without a presence rule.
+        UserError: no reference and no text, names and references differ in number, names with a text, a name cannot
+            be a folder name, or `all_instances` is set without a presence rule.
     """
 
     images: Path
@@ -66,12 +68,17 @@ class SegmentationJob:
     draw: Literal["mask", "confidence"] = "mask"
     embedding_cache: Path | None = None
     dataloader_num_workers: int = 0
+    text: TextPrompt | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sam", str(self.sam))
         for name in ("images", "output", "presence", "embedding_cache"):
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Path(path))
+        if not self.references and self.text is None:
+            raise UserError("a segmentation needs a reference photo or a text for the subject; none was given")
+        if self.names and (self.text or any(reference.text for reference in self.references)):
+            raise UserError("a text describes one subject; segment several subjects one after the other, or give masks")
         if self.names and len(self.names) != len(self.references):
             raise UserError(
                 f"{len(self.names)} names and {len(self.references)} references were given; a reference needs one each"
@@ -159,5 +166,6 @@ class SegmentationJob:
                 "features": self.features,
                 "presence": None if self.rule is None else files.digest(self.rule),
                 "all_instances": self.all_instances,
+                "text": asdict(self.text) if self.text else None,
             }
         )

@@ -19,11 +19,13 @@ from persam_dreambooth.segmentation.method import Insid3Method, Method
 from persam_dreambooth.segmentation.multi_mask import segment_instances, segment_together
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.persam import PerSAM
+from persam_dreambooth.segmentation.phrases import PhraseCheck, reference_from_text
 from persam_dreambooth.segmentation.presence import Presence, PresenceCheck, PresenceRule
 from persam_dreambooth.segmentation.presence_scores import SignalMeter, Signals
 from persam_dreambooth.segmentation.reference_masks import pick_reference, reference_from
 from persam_dreambooth.segmentation.seggpt import SegGpt
 from persam_dreambooth.segmentation.subject import Subject
+from persam_dreambooth.segmentation.text_locator import TextLocator, TextMatch, TextPrompt
 from persam_dreambooth.segmentation.types import DecoderPass, EncodedPhoto, Picture, Reference, Segmentation
 from persam_dreambooth.segmentation.video import VideoFrame, VideoSegmenter
 
@@ -41,6 +43,7 @@ __all__ = [
     "Method",
     "OneShotSegmenter",
     "PerSAM",
+    "PhraseCheck",
     "Picture",
     "Presence",
     "PresenceCheck",
@@ -52,12 +55,16 @@ __all__ = [
     "SignalMeter",
     "Signals",
     "Subject",
+    "TextLocator",
+    "TextMatch",
+    "TextPrompt",
     "VideoFrame",
     "VideoSegmenter",
     "load_backbone",
     "load_segmenter",
     "pick_reference",
     "reference_from",
+    "reference_from_text",
     "segment_instances",
     "segment_together",
 ]

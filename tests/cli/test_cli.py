@@ -24,6 +24,7 @@ from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.cli.segment import GROUPS as SEGMENT
 from persam_dreambooth.cli.segment import MethodFlags, SegmentFlags
 from persam_dreambooth.cli.video import GROUPS as VIDEO
+from persam_dreambooth.cli.text_flags import TextFlags
 from persam_dreambooth.cli.word_flags import WordFlags
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag, flags_of
@@ -348,6 +349,7 @@ def test_config_equals_flags(config):
         SegmentFlags(images="album", reference=["dog.jpg"], reference_mask=["dog.png"], output="out", batch_size=3),
         MethodFlags(refinement=False),
         SamFlags(sam="42"),
+        TextFlags(),
         WordFlags(),
     ]
 

@@ -78,7 +78,9 @@ class SegmentationJob:
         if not self.references and self.text is None:
             raise UserError("a segmentation needs a reference photo or a text for the subject; none was given")
         if self.names and (self.text or any(reference.text for reference in self.references)):
-            raise UserError("a text describes one subject; segment several subjects one after the other, or give masks")
+            raise UserError(
+                "a text describes one subject; segment several subjects one after the other, or give masks"
+            )
         if self.names and len(self.names) != len(self.references):
             raise UserError(
                 f"{len(self.names)} names and {len(self.references)} references were given; a reference needs one each"

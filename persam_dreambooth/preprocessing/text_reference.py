@@ -55,7 +55,7 @@ def _best(photos: Sequence[Path], prompt: TextPrompt, device: str | None) -> Pat
 
 
 def _earlier(photos: Iterable[Path], outputs: Iterable[Path], prompt: TextPrompt) -> Path | None:
-    """Return the photo that an earlier run in one of the output folders chose for the same phrase; None without one."""
+    """Return the photo that an earlier run in one of the folders chose for the same phrase; None without one."""
     digests = {reference["image"] for output in outputs for reference in _references(output, prompt)}
     return next((photo for photo in photos if digests and files.digest(photo) in digests), None)
 

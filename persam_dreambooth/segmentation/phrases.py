@@ -1,4 +1,4 @@
-"""Phrases in place of masks: make a reference's mask from a phrase, and doubt masks that a phrase does not describe."""
+"""Phrases instead of masks: make a reference mask from a phrase, and doubt masks that a phrase does not describe."""
 
 import numpy as np
 import torch

@@ -1,0 +1,87 @@
+"""Train the decoder of tinyworld's CLIPSeg, which masks what a phrase describes; its CLIP is tinyworld's, frozen.
+
+    python experiments/tinyworld/train_clipseg.py
+
+Writes `models/clipseg` (a transformers CLIPSegForImageSegmentation with its processor). Half of the phrases name a
+subject of the picture ("a dog", "a red dog"), half are drawn at random; most of these describe nothing in it.
+"""
+
+import torch
+from torch import Tensor
+from transformers import CLIPModel, CLIPSegProcessor, CLIPTokenizer, ViTImageProcessor
+
+from cards import save_card
+from corpus import Corpus, Crowd, batches
+from fitting import fit
+from loading import load
+from models import CLIP, CLIPSEG, clipseg
+from subjects import COLOURS
+from train_sam import label_tables
+from training_flags import TrainingFlags, read_flags
+from world import KIND_NAMES, SIDE
+
+PICTURES = 8000
+CROWD: Crowd = (0.05, 0.35, 0.4, 0.2)
+PHRASES = {(kind, colour): f"a {colour} {kind}" for kind in KIND_NAMES for colour in COLOURS}
+PHRASES |= {(kind, None): f"a {kind}" for kind in KIND_NAMES}
+"""By kind and main colour, or kind alone."""
+
+
+def described(corpus: Corpus, owners: Tensor, number: int, kind: str, colour: str | None) -> Tensor:
+    """Return the mask of everything in a picture that a phrase describes, (side, side) bool."""
+    shown = [
+        owner + 1
+        for owner, identity in enumerate(corpus.facts[number]["identities"])
+        if identity["kind"] == kind and colour in (None, identity["main"])
+    ]
+    return torch.isin(owners[number][torch.from_numpy(corpus.labels[number]).long()], torch.tensor(shown))
+
+
+def draw_phrase(corpus: Corpus, number: int, draw: torch.Generator) -> tuple[str, str | None]:
+    """Draw a key of `PHRASES`: in half of the cases of a subject in the picture, if there is one."""
+
+    def below(count: int) -> int:
+        return int(torch.randint(count, (1,), generator=draw))
+
+    identities = corpus.facts[number]["identities"]
+    if not identities or below(2):
+        return list(PHRASES)[below(len(PHRASES))]
+    identity = identities[below(len(identities))]
+    return identity["kind"], (None, identity["main"])[below(2)]
+
+
+def train(flags: TrainingFlags) -> None:
+    """Train the decoder, save the model and its training record."""
+    torch.manual_seed(flags.seed)
+    words = load(CLIPTokenizer, CLIP)
+    model = clipseg(load(CLIPModel, CLIP).float()).to(flags.device)
+    model.clip.requires_grad_(False)
+    corpus = flags.corpus("phrases", PICTURES, seed=21, crowd=CROWD)
+    _, owners = label_tables(corpus)
+    tokens = words(list(PHRASES.values()), padding=True, return_tensors="pt").to(flags.device)
+    with torch.no_grad():
+        encoded = model.clip.get_text_features(**tokens).pooler_output
+    order = batches(len(corpus), flags.batch_size, flags.seed, flags.first_step("clipseg"))
+    keys = {key: row for row, key in enumerate(PHRASES)}
+
+    def loss_of(step: int) -> Tensor:
+        index, draw = next(order), torch.Generator().manual_seed(flags.seed * 1_000_003 + step)
+        asked = [(number, *draw_phrase(corpus, number, draw)) for number in index.tolist()]
+        target = torch.stack([described(corpus, owners, *phrase) for phrase in asked]).float().to(flags.device)
+        rows = torch.tensor([keys[phrase[1:]] for phrase in asked], device=flags.device)
+        pixels = corpus.pixels(index).to(flags.device)
+        logits = model(pixel_values=pixels, conditional_embeddings=encoded[rows]).logits
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), target)
+
+    settings = (flags.steps, flags.batch_size, flags.learning_rate)
+    fitted = fit(model, loss_of, *settings, flags.state("clipseg"))
+    model.half().save_pretrained(CLIPSEG)
+    square = {"height": SIDE, "width": SIDE}
+    CLIPSegProcessor(ViTImageProcessor(size=square, image_mean=[0.5] * 3, image_std=[0.5] * 3), words).save_pretrained(
+        CLIPSEG
+    )
+    save_card(CLIPSEG, fitted)
+
+
+if __name__ == "__main__":
+    train(read_flags(__doc__, steps=1600, batch_size=64, learning_rate=2e-3))

@@ -57,8 +57,8 @@ _TEXTS = {
     CLIPSEG: (
         "tinyworld CLIPSeg",
         "A `transformers.CLIPSegForImageSegmentation` that masks what a phrase describes (`train_clipseg.py`). Its "
-        'decoder was trained on drawn pictures with phrases ("a dog", "a red dog"); its CLIP is tinyworld\'s, unchanged. '
-        "It reads tinyworld's words only.",
+        'decoder was trained on drawn pictures with phrases ("a dog", "a red dog"); its CLIP is tinyworld\'s, '
+        "unchanged. It reads tinyworld's words only.",
         "CLIPSeg",
     ),
     DIFFUSION: (

@@ -8,7 +8,7 @@ subject of the picture ("a dog", "a red dog"), half are drawn at random; most of
 
 import torch
 from torch import Tensor
-from transformers import CLIPModel, CLIPSegProcessor, CLIPTokenizer, ViTImageProcessor
+from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPSegProcessor, CLIPTokenizer, ViTImageProcessor
 
 from cards import save_card
 from corpus import Corpus, Crowd, batches
@@ -29,12 +29,10 @@ PHRASES |= {(kind, None): f"a {kind}" for kind in KIND_NAMES}
 
 def described(corpus: Corpus, owners: Tensor, number: int, kind: str, colour: str | None) -> Tensor:
     """Return the mask of everything in a picture that a phrase describes, (side, side) bool."""
-    shown = [
-        owner + 1
-        for owner, identity in enumerate(corpus.facts[number]["identities"])
-        if identity["kind"] == kind and colour in (None, identity["main"])
-    ]
-    return torch.isin(owners[number][torch.from_numpy(corpus.labels[number]).long()], torch.tensor(shown))
+    shown = torch.zeros(owners.shape[1], dtype=torch.bool)
+    for owner, identity in enumerate(corpus.facts[number]["identities"]):
+        shown |= (owners[number] == owner + 1) & (identity["kind"] == kind and colour in (None, identity["main"]))
+    return shown[torch.from_numpy(corpus.labels[number]).long()]
 
 
 def draw_phrase(corpus: Corpus, number: int, draw: torch.Generator) -> tuple[str, str | None]:
@@ -50,36 +48,44 @@ def draw_phrase(corpus: Corpus, number: int, draw: torch.Generator) -> tuple[str
     return identity["kind"], (None, identity["main"])[below(2)]
 
 
+@torch.no_grad()
+def encode(model: CLIPSegForImageSegmentation, corpus: Corpus, device: torch.device) -> Tensor:
+    """Return what the decoder reads of each picture, since the image encoder stays as it is: (N, 3, 65, C) float16."""
+    encoded = []
+    for index in torch.arange(len(corpus)).split(100):
+        pixels = corpus.pixels(index).to(device)
+        layers = model.clip.vision_model(pixels, output_hidden_states=True).hidden_states[1:]
+        encoded.append(torch.stack(layers, 1).half())
+    return torch.cat(encoded)
+
+
 def train(flags: TrainingFlags) -> None:
     """Train the decoder, save the model and its training record."""
     torch.manual_seed(flags.seed)
     words = load(CLIPTokenizer, CLIP)
-    model = clipseg(load(CLIPModel, CLIP).float()).to(flags.device)
-    model.clip.requires_grad_(False)
+    model = clipseg(load(CLIPModel, CLIP).float()).to(flags.device).eval()
     corpus = flags.corpus("phrases", PICTURES, seed=21, crowd=CROWD)
     _, owners = label_tables(corpus)
     tokens = words(list(PHRASES.values()), padding=True, return_tensors="pt").to(flags.device)
     with torch.no_grad():
-        encoded = model.clip.get_text_features(**tokens).pooler_output
+        phrases = model.clip.get_text_features(**tokens).pooler_output
+    pictures, rows = encode(model, corpus, flags.device), {key: row for row, key in enumerate(PHRASES)}
     order = batches(len(corpus), flags.batch_size, flags.seed, flags.first_step("clipseg"))
-    keys = {key: row for row, key in enumerate(PHRASES)}
 
     def loss_of(step: int) -> Tensor:
         index, draw = next(order), torch.Generator().manual_seed(flags.seed * 1_000_003 + step)
         asked = [(number, *draw_phrase(corpus, number, draw)) for number in index.tolist()]
         target = torch.stack([described(corpus, owners, *phrase) for phrase in asked]).float().to(flags.device)
-        rows = torch.tensor([keys[phrase[1:]] for phrase in asked], device=flags.device)
-        pixels = corpus.pixels(index).to(flags.device)
-        logits = model(pixel_values=pixels, conditional_embeddings=encoded[rows]).logits
+        layers = pictures[index.to(flags.device)].float().unbind(1)
+        logits = model.decoder(layers, phrases[[rows[phrase[1:]] for phrase in asked]]).logits
         return torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), target)
 
     settings = (flags.steps, flags.batch_size, flags.learning_rate)
-    fitted = fit(model, loss_of, *settings, flags.state("clipseg"))
+    fitted = fit(model.decoder, loss_of, *settings, flags.state("clipseg"))
     model.half().save_pretrained(CLIPSEG)
     square = {"height": SIDE, "width": SIDE}
-    CLIPSegProcessor(ViTImageProcessor(size=square, image_mean=[0.5] * 3, image_std=[0.5] * 3), words).save_pretrained(
-        CLIPSEG
-    )
+    images = ViTImageProcessor(size=square, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    CLIPSegProcessor(images, words).save_pretrained(CLIPSEG)
     save_card(CLIPSEG, fitted)
 
 

@@ -15,10 +15,12 @@ from transformers import (
     Owlv2ForObjectDetection,
     Owlv2ImageProcessor,
     Owlv2Processor,
+    Sam2VideoVideoProcessor,
     Sam3Config,
     Sam3ImageProcessor,
     Sam3Model,
     Sam3Processor,
+    Sam3VideoProcessor,
     ViTImageProcessor,
 )
 
@@ -91,8 +93,18 @@ def sam3():
 
 
 def sam3_with_tracker():
-    """As published: the files of the whole model, of which the detector is read."""
+    """The whole of SAM 3, of which the detector is read."""
     return sam3_video(1), _sam3_processor()
+
+
+def save(name, folder):
+    """Save a model and its processor as published: SAM 3's files name the processor for videos."""
+    model, processor = LOCATORS[name]()
+    if name == "sam3_with_tracker":
+        videos = Sam2VideoVideoProcessor(size={"height": 112, "width": 112})
+        processor = Sam3VideoProcessor(processor.image_processor, videos, processor.tokenizer)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 LOCATORS = {

@@ -12,7 +12,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import TextLocator, TextPrompt
 from persam_dreambooth.segmentation.text_locator import MOST
 from tests.scene import scene
-from tests.segmentation.random_locators import LOCATORS
+from tests.segmentation.random_locators import LOCATORS, save
 
 SIZES = [(60, 60), (40, 90), (90, 40)]
 DETECTORS = ("grounding_dino", "mm_grounding_dino", "owlv2")
@@ -24,14 +24,13 @@ def saved(tmp_path_factory):
     """Return the folder of a random model, as `save_pretrained` of transformers writes it."""
     folders = {}
 
-    def save(name):
+    def saved_once(name):
         if name not in folders:
             folders[name] = tmp_path_factory.mktemp(name)
-            for part in LOCATORS[name]():
-                part.save_pretrained(folders[name])
+            save(name, folders[name])
         return folders[name]
 
-    return save
+    return saved_once
 
 
 def prompt(**settings):

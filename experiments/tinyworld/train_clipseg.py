@@ -7,7 +7,7 @@ subject of the picture ("a dog", "a red dog"), half are drawn at random; most of
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPSegProcessor, CLIPTokenizer, ViTImageProcessor
 
 from cards import save_card
@@ -59,6 +59,21 @@ def encode(model: CLIPSegForImageSegmentation, corpus: Corpus, device: torch.dev
     return torch.cat(encoded)
 
 
+@torch.no_grad()
+def standardize(decoder: nn.Module, pictures: Tensor, phrases: Tensor) -> None:
+    """Scale the first weights as if the decoder read standardized values: what all phrases share says nothing.
+
+    Args:
+        decoder: CLIPSeg's; it reads the image encoder's last layer first.
+        pictures: from `encode`.
+        phrases: (P, C), the phrases' features.
+    """
+    readers = [(layer, pictures[:1000, -1 - n].flatten(0, 1).float()) for n, layer in enumerate(decoder.reduces)]
+    for layer, read in (*readers, (decoder.film_mul, phrases), (decoder.film_add, phrases)):
+        layer.weight /= read.std(0)
+        layer.bias -= layer.weight @ read.mean(0)
+
+
 def train(flags: TrainingFlags) -> None:
     """Train the decoder, save the model and its training record."""
     torch.manual_seed(flags.seed)
@@ -70,6 +85,7 @@ def train(flags: TrainingFlags) -> None:
     with torch.no_grad():
         phrases = model.clip.get_text_features(**tokens).pooler_output
     pictures, rows = encode(model, corpus, flags.device), {key: row for row, key in enumerate(PHRASES)}
+    standardize(model.decoder, pictures, phrases)
     order = batches(len(corpus), flags.batch_size, flags.seed, flags.first_step("clipseg"))
 
     def loss_of(step: int) -> Tensor:
@@ -90,4 +106,4 @@ def train(flags: TrainingFlags) -> None:
 
 
 if __name__ == "__main__":
-    train(read_flags(__doc__, steps=1600, batch_size=64, learning_rate=2e-3))
+    train(read_flags(__doc__, steps=1000, batch_size=64, learning_rate=2e-3))

@@ -83,8 +83,8 @@ class PhraseCheck:
         matches = self._matches(image)
         overlap = max((_box_iou(match.box, found.mask) for match in matches), default=0.0)
         if overlap < self._prompt.overlap:
-            where = f"overlap with it at most {overlap:.2f}" if matches else "none in the photo"
-            return Presence("not found", 0.0, f"the mask is not on a {self._prompt.phrase!r} ({where})")
+            where = f"its box overlaps with {overlap:.2f}" if matches else "nothing in the photo"
+            return Presence("not found", 0.0, f"the mask is not on what {self._prompt.phrase!r} describes ({where})")
         return self._check(image, photo, found) if self._check else None
 
     def find(

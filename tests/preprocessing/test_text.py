@@ -1,4 +1,4 @@
-"""A phrase for the subject: as the reference, with or without a photo, and as a filter; by tinyworld's CLIPSeg."""
+"""A phrase for the subject of a folder: as the reference, with or without a photo, and as a filter; random OWLv2."""
 
 import json
 import shutil
@@ -6,29 +6,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from models import CLIPSEG, DINO, SAM
+from models import SAM
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
 from persam_dreambooth.preprocessing import SETTINGS_NAME, SegmentationJob, segment_albums, segment_folder
 from persam_dreambooth.preprocessing.references import ReferenceFiles
-from persam_dreambooth.segmentation import Insid3Method, TextLocator, TextPrompt
-from presence import photo
-from tests.scene import iou
-from world import random_identity
+from persam_dreambooth.segmentation import PerSAM, TextLocator, TextPrompt, reference_from
+from tests.scene import scene
+from tests.segmentation.random_locators import save
 
-DOG = TextPrompt("a dog", str(CLIPSEG))
+NAMES = ("a", "b", "c", "d")
 
 
 @pytest.fixture(scope="module")
-def pictures():
-    """Photos of a dog, of the dog beside a car, of a car, and of nobody, by name."""
-    rng = np.random.default_rng(12)
-    dog, car = (random_identity(rng, kind, held_out=True) for kind in ("dog", "car"))
-    drawn = {f"dog{number}": photo(rng, dog, ("subject",)) for number in range(3)}
-    return drawn | {"car": photo(rng, car, ("subject",)), "nobody": photo(rng, dog, ())}
+def owlv2(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("owlv2")
+    save("owlv2", folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +34,15 @@ def sam(tmp_path_factory):
     """Tinyworld's SAM without its presence rule."""
     folder = tmp_path_factory.mktemp("models") / "sam"
     shutil.copytree(SAM, folder, ignore=shutil.ignore_patterns("presence.json"))
-    return folder
+    return str(folder)
 
 
 @pytest.fixture
-def photos(pictures, tmp_path):
-    for name, picture in pictures.items():
-        files.write_picture(picture.image, tmp_path / "photos" / f"{name}.png")
-    files.write_mask(pictures["dog0"].mask(), tmp_path / "dog0-mask.png")
+def photos(tmp_path):
+    for seed, name in enumerate(NAMES):
+        pixels, _ = scene(64, 80, seed)
+        files.write_picture(Image.fromarray(pixels), tmp_path / "photos" / f"{name}.png")
+    files.write_mask(scene(64, 80, 0)[1], tmp_path / "a-mask.png")
     return tmp_path / "photos"
 
 
@@ -52,119 +51,125 @@ def job_for(photos, sam, **changes):
     return SegmentationJob(**{**settings, **changes})
 
 
+def by_mask(photos):
+    return (ReferenceFiles(photos / "a.png", photos.parent / "a-mask.png"),)
+
+
 def named(entries):
     return {Path(entry.photo).stem: entry for entry in entries}
 
 
-def by_mask(photos):
-    return (ReferenceFiles(photos / "dog0.png", photos.parent / "dog0-mask.png"),)
+def given(entries):
+    return [name for name, entry in entries.items() if entry.source == "reference"]
 
 
-def scores_of(pictures, prompt):
-    locator = TextLocator.from_pretrained(prompt.model, "cpu")
-    found = {name: locator.locate(picture.image, prompt) for name, picture in pictures.items()}
-    return {name: matches[0].score for name, matches in found.items() if matches}
+def by_score(owlv2, phrase="a disc"):
+    """The names of the photos, the one that fits the phrase best first."""
+    locator = TextLocator.from_pretrained(owlv2, "cpu")
+    scores = {
+        name: locator.locate(scene(64, 80, seed)[0], TextPrompt(phrase))[0].score for seed, name in enumerate(NAMES)
+    }
+    return sorted(scores, key=scores.get, reverse=True)
 
 
-def test_the_photo_that_fits_best_becomes_the_reference(pictures, photos, sam):
-    scores = scores_of(pictures, DOG)
-    best = max(scores, key=scores.get)
-    entries = named(segment_folder(job_for(photos, sam, text=DOG)))
-    assert [name for name, entry in entries.items() if entry.source == "reference"] == [best]
-    assert best.startswith("dog")
-    for name in ("dog0", "dog1", "dog2"):
-        assert iou(files.read_mask(photos.parent / "out" / entries[name].mask), pictures[name].mask()) > 0.7
+def test_the_photo_that_fits_best_becomes_the_reference(photos, sam, owlv2):
+    best = by_score(owlv2)[0]
+    prompt = TextPrompt("a disc", owlv2)
+    entries = named(segment_folder(job_for(photos, sam, text=prompt)))
+    assert given(entries) == [best] and set(entries) == set(NAMES)
+    pixels = scene(64, 80, NAMES.index(best))[0]
+    box = TextLocator.from_pretrained(owlv2, "cpu").locate(pixels, prompt)[0].box
+    expected = reference_from(PerSAM.from_pretrained(sam, device="cpu"), pixels, box=box).foreground
+    np.testing.assert_array_equal(files.read_mask(photos.parent / "out" / entries[best].mask), expected)
 
 
-def test_a_run_goes_on_with_its_reference_although_another_photo_fits_better_now(pictures, photos, sam):
-    scores = scores_of(pictures, DOG)
-    best = max(scores, key=scores.get)
-    (photos / f"{best}.png").rename(photos.parent / f"{best}.png")
-    first = named(segment_folder(job_for(photos, sam, text=DOG)))
-    (kept,) = (name for name, entry in first.items() if entry.source == "reference")
-    assert kept != best
-    (photos.parent / f"{best}.png").rename(photos / f"{best}.png")
-    second = named(segment_folder(job_for(photos, sam, text=DOG)))
-    assert [name for name, entry in second.items() if entry.source == "reference"] == [kept]
-    assert set(second) == {*first, best}
+def test_a_run_goes_on_with_its_reference_although_another_photo_fits_better_now(photos, sam, owlv2):
+    best, second, *_ = by_score(owlv2)
+    prompt, away = TextPrompt("a disc", owlv2), photos.parent / "away.png"
+    (photos / f"{best}.png").rename(away)
+    assert given(named(segment_folder(job_for(photos, sam, text=prompt)))) == [second]
+    away.rename(photos / f"{best}.png")
+    entries = named(segment_folder(job_for(photos, sam, text=prompt)))
+    assert given(entries) == [second] and set(entries) == set(NAMES)
     with pytest.raises(UserError, match="another run"):
-        segment_folder(job_for(photos, sam, text=TextPrompt("a car", str(CLIPSEG))))
-    third = named(segment_folder(job_for(photos, sam, text=DOG), again=True))
-    assert {name for name, entry in third.items() if entry.source == "reference"} >= {best}
+        segment_folder(job_for(photos, sam, text=TextPrompt("a dog", owlv2)))
+    chosen_again = given(named(segment_folder(job_for(photos, sam, text=prompt), again=True)))
+    assert best in chosen_again
 
 
-def test_albums_share_the_reference(pictures, photos, sam):
-    scores = scores_of(pictures, DOG)
-    best = max(scores, key=scores.get)
+def test_albums_share_the_reference(photos, sam, owlv2):
+    best = by_score(owlv2)[0]
     (photos / "trip").mkdir()
     (photos / f"{best}.png").rename(photos / "trip" / f"{best}.png")
-    jobs = segment_albums(job_for(photos, sam, text=DOG))
+    jobs = segment_albums(job_for(photos, sam, text=TextPrompt("a disc", owlv2)))
     assert {job.references[0].image for job in jobs} == {photos / "trip" / f"{best}.png"}
     sources = [entry.source for job in jobs for entry in read_manifest(job.output / MANIFEST_NAME)]
-    assert sources.count("reference") == 1 and len(sources) == len(pictures)
+    assert sources.count("reference") == 1 and len(sources) == len(NAMES)
 
 
-def test_a_phrase_marks_the_subject_in_a_named_photo(pictures, photos, sam, capsys):
-    argv = ["--images", photos, "--output", photos.parent / "out", "--sam", sam, "--device", "cpu"]
-    argv += ["--text", "a dog", "--text_model", CLIPSEG]
-    assert main(["segment", *map(str, argv), "--reference", str(photos / "dog1.png")]) == 0
-    assert "look at its mask first" not in capsys.readouterr().out
-    entries = named(read_manifest(photos.parent / "out" / MANIFEST_NAME))
-    assert entries["dog1"].source == "reference"
-    assert iou(files.read_mask(photos.parent / "out" / entries["dog1"].mask), pictures["dog1"].mask()) > 0.7
-    stored = json.loads((photos.parent / "out" / SETTINGS_NAME).read_text())["references"]
-    assert [reference["text"]["phrase"] for reference in stored] == ["a dog"]
-    argv[3] = photos.parent / "chosen"
-    assert main(["segment", *map(str, argv)]) == 0
-    assert "look at its mask first, 'a dog' made it" in capsys.readouterr().out
+def test_command_marks_the_subject_in_a_named_photo_or_chooses_one(photos, sam, owlv2, capsys):
+    def run(output, *argv):
+        common = ["--images", photos, "--output", photos.parent / output, "--sam", sam, "--device", "cpu"]
+        assert main(["segment", *map(str, [*common, "--text", "a disc", "--text_model", owlv2, *argv])]) == 0
+        stored = json.loads((photos.parent / output / SETTINGS_NAME).read_text())["references"]
+        assert [reference["text"]["phrase"] for reference in stored] == ["a disc"] * len(stored)
+        return given(named(read_manifest(photos.parent / output / MANIFEST_NAME))), capsys.readouterr().out
+
+    worst, best = by_score(owlv2)[-1], by_score(owlv2)[0]
+    marked, said = run("named", "--reference", photos / f"{worst}.png")
+    assert marked == [worst] and "look at its mask" not in said
+    chosen, said = run("chosen")
+    assert chosen == [best]
+    assert f"{best}.png; look at its mask first, 'a disc' made it" in said
+    both, _ = run("both", "--reference", photos / f"{worst}.png", photos / f"{best}.png")
+    assert sorted(both) == sorted([worst, best])
 
 
-def test_without_a_sam_clipsegs_own_mask_is_the_reference(pictures, photos, sam):
-    references = (ReferenceFiles(photos / "dog0.png", text=DOG),)
-    settings = {"references": references, "method": Insid3Method(), "features": str(DINO)}
-    entries = named(segment_folder(job_for(photos, "unused", **settings)))
-    mask = files.read_mask(photos.parent / "out" / entries["dog0"].mask)
-    best = TextLocator.from_pretrained(CLIPSEG, "cpu").locate(pictures["dog0"].image, DOG)[0]
-    np.testing.assert_array_equal(mask, best.mask)
-
-
-def test_masks_that_do_not_fit_the_phrase_are_not_found(pictures, photos, sam):
-    given = by_mask(photos)
-    plain = named(segment_folder(job_for(photos, sam, references=given)))
+def test_masks_that_do_not_fit_the_phrase_are_not_found(photos, sam, owlv2):
+    plain = named(segment_folder(job_for(photos, sam, references=by_mask(photos))))
     assert {entry.presence for entry in plain.values()} == {None}
-    dogs = named(segment_folder(job_for(photos, sam, references=given, text=DOG, output=photos.parent / "dogs")))
-    assert dogs["car"].presence == dogs["nobody"].presence == "not found"
-    assert dogs["car"].uncertain and "the mask is not on a 'a dog'" in dogs["car"].reason
-    assert dogs["dog0"].presence is dogs["dog1"].presence is dogs["dog2"].presence is None
-    for name in ("dog1", "dog2"):
-        masks = [files.read_mask(photos.parent / folder / f"masks/{name}.png") for folder in ("out", "dogs")]
-        assert iou(masks[1], pictures[name].mask()) >= iou(masks[0], pictures[name].mask()) - 1e-9
-    cars = TextPrompt("a car", str(CLIPSEG))
-    others = named(segment_folder(job_for(photos, sam, references=given, text=cars, output=photos.parent / "cars")))
-    assert others["dog1"].presence == others["dog2"].presence == "not found"
-    assert others["dog0"].presence is None  # the user's own mask
+    loose, strict = (TextPrompt("a disc", owlv2, overlap=overlap) for overlap in (0.0, 1.0))
+    output = photos.parent / "loose"
+    kept = named(segment_folder(job_for(photos, sam, references=by_mask(photos), text=loose, output=output)))
+    assert {entry.presence for entry in kept.values()} == {None}
+    assert {name: entry.box for name, entry in kept.items()} == {name: entry.box for name, entry in plain.items()}
+    output = photos.parent / "strict"
+    doubted = named(segment_folder(job_for(photos, sam, references=by_mask(photos), text=strict, output=output)))
+    assert doubted["a"].presence is None  # the user's own mask
+    for name in ("b", "c", "d"):
+        assert doubted[name].presence == "not found" and doubted[name].uncertain
+        assert "not on what 'a disc' describes" in doubted[name].reason
 
 
-def test_a_presence_rule_still_decides_on_masks_that_fit(photos):
-    entries = named(segment_folder(job_for(photos, SAM, references=by_mask(photos), text=DOG)))
-    assert entries["dog1"].presence == "found" and 0 < entries["dog1"].probability < 1
-    assert entries["car"].presence == "not found" and entries["car"].probability == 0
+def test_a_presence_rule_still_decides_on_masks_that_fit(photos, sam, owlv2):
+    alone = named(segment_folder(job_for(photos, SAM, references=by_mask(photos))))
+    text = TextPrompt("a disc", owlv2, overlap=0.0)
+    output = photos.parent / "both"
+    both = named(segment_folder(job_for(photos, SAM, references=by_mask(photos), text=text, output=output)))
+    assert {name: entry.probability for name, entry in both.items()} == {
+        name: entry.probability for name, entry in alone.items()
+    }
     with pytest.raises(UserError, match="text differ"):
-        segment_folder(job_for(photos, SAM, references=by_mask(photos)))
-
-
-def test_overlap_sets_how_well_a_mask_must_fit(photos, sam):
-    strict = TextPrompt("a dog", str(CLIPSEG), overlap=1.0)
-    entries = named(segment_folder(job_for(photos, sam, references=by_mask(photos), text=strict)))
-    assert entries["dog1"].presence == entries["dog2"].presence == "not found"
+        segment_folder(job_for(photos, SAM, references=by_mask(photos), output=output))
 
 
 @pytest.mark.parametrize("reference", [True, False])
-def test_a_phrase_that_fits_nowhere_is_one_line(photos, sam, capsys, reference):
+def test_a_phrase_that_fits_nowhere_is_one_line(photos, sam, owlv2, capsys, reference):
     argv = ["--images", photos, "--output", photos.parent / "out", "--sam", sam, "--device", "cpu"]
-    argv += ["--text", "a dog", "--text_model", CLIPSEG, "--text_threshold", 1]
-    argv += ["--reference", photos / "dog0.png"] if reference else []
+    argv += ["--text", "a disc", "--text_model", owlv2, "--text_threshold", 1]
+    argv += ["--reference", photos / "a.png"] if reference else []
     assert main(["segment", *map(str, argv)]) == 2
-    where = "in the reference photo" if reference else "in 5 photos"
-    assert f"no 'a dog' was found {where} with a score above 1" in capsys.readouterr().err.splitlines()[-1]
-    assert not (photos.parent / "out").exists()
+    where = "in the reference photo" if reference else "in 4 photos"
+    assert f"no 'a disc' was found {where} with a score above 1" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "needs a reference photo or a text"),
+        ({"text": TextPrompt("a disc"), "names": ("disc",)}, "a text describes one subject"),
+    ],
+)
+def test_jobs_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        job_for(Path("photos"), "sam", **changes)

@@ -43,7 +43,7 @@ def _grounding_dino(config_class, model_class):
         **{f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in DETR.items()},
     )
     processor = GroundingDinoProcessor(
-        GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}),
+        GroundingDinoImageProcessor(size={"shortest_edge": 96, "longest_edge": 144}),
         BertTokenizer({word: number for number, word in enumerate(WORDS)}),
     )
     return drawn(model_class, config, 1), processor

@@ -106,4 +106,4 @@ def train(flags: TrainingFlags) -> None:
 
 
 if __name__ == "__main__":
-    train(read_flags(__doc__, steps=1000, batch_size=64, learning_rate=2e-3))
+    train(read_flags(__doc__, steps=500, batch_size=64, learning_rate=2e-3))

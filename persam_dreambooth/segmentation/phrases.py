@@ -82,7 +82,7 @@ class PhraseCheck:
             return Presence("not found", 0.0, "the mask is empty")
         matches = self._matches(image)
         overlap = max((_box_iou(match.box, found.mask) for match in matches), default=0.0)
-        if overlap < self._prompt.overlap:
+        if not matches or overlap < self._prompt.overlap:
             where = f"its box overlaps with {overlap:.2f}" if matches else "nothing in the photo"
             return Presence("not found", 0.0, f"the mask is not on what {self._prompt.phrase!r} describes ({where})")
         return self._check(image, photo, found) if self._check else None

@@ -117,7 +117,7 @@ def test_clipsegs_matches_are_the_regions_of_its_probabilities(saved, size):
     output, _, _ = raw("clipseg", pixels)
     logits = torch.nn.functional.interpolate(output.logits[:, None], size, mode="bilinear")[0, 0]
     probability = logits.sigmoid().numpy()
-    threshold = float(np.quantile(probability, 0.97))
+    threshold = float(np.sort(probability, axis=None)[-MOST])  # so few pixels are above that no region is left out
     found = TextLocator.from_pretrained(saved("clipseg"), "cpu").locate(pixels, prompt(threshold=threshold))
     assert 1 < len(found) < MOST
     union = np.sum([match.mask for match in found], axis=0)
@@ -150,7 +150,7 @@ def test_rows_are_not_taken_for_colours(saved):
     assert all((match.box <= [40, 3, 40, 3]).all() for match in locator.locate(pixels, prompt()))
 
 
-@pytest.mark.parametrize(("name", "words"), [("owlv2", 20), ("clipseg", 20), ("sam3", 40), ("grounding_dino", 20)])
+@pytest.mark.parametrize(("name", "words"), [("owlv2", 20), ("clipseg", 20), ("sam3", 80), ("grounding_dino", 20)])
 def test_a_phrase_that_is_too_long_is_refused(saved, name, words):
     locator = TextLocator.from_pretrained(saved(name), "cpu")
     with pytest.raises(UserError, match=r"tokens, the model reads \d+; use fewer words"):

@@ -77,6 +77,11 @@ class ReferenceFiles:
         }
 
 
+def load_locator(prompt: TextPrompt) -> TextLocator:
+    """Load the model of a text; errors as in `TextLocator.from_pretrained`."""
+    return TextLocator.from_pretrained(prompt.model)
+
+
 @dataclass(frozen=True, eq=False)
 class ReadReference:
     """A reference whose files were read and checked.
@@ -91,7 +96,9 @@ class ReadReference:
     image: Image.Image
     drawing: Image.Image | None
 
-    def convert(self, segmenter: OneShotSegmenter, locator: Callable[[TextPrompt], TextLocator]) -> Reference:
+    def convert(
+        self, segmenter: OneShotSegmenter, locator: Callable[[TextPrompt], TextLocator] = load_locator
+    ) -> Reference:
         """Return the pair of photo and mask that methods learn from; SAM segments a box, points or a scribble.
 
         Args:

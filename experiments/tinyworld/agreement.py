@@ -3,8 +3,8 @@
     python experiments/tinyworld/agreement.py
 
 The subjects and photos are those of `presence.py`. *Agreement* is the IoU of PerSAM's mask with INSID3's; alone it
-needs no calibration. The logistic rules are fitted on one half of the subjects and measured on the other, with 95 %
-intervals by bootstrap over subjects. What was measured is kept in `work/`, so that an interrupted run can be resumed.
+needs no calibration. The logistic rules are fitted in five folds, always on other subjects than they judge; the 95 %
+intervals are by bootstrap over subjects. What was measured is kept in `work/`: an interrupted run can be resumed.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from persam_dreambooth.segmentation import (
 from presence import subjects
 from training_flags import WORK
 
+FOLDS = 5
 OWN = ("likeness", "contrast", "cycle", "score")
 RULES = {
     "agreement with INSID3": ("insid3",),
@@ -89,22 +90,28 @@ def measure_all(count: int, photos: int, kept: Path) -> list[Row]:
     return [row for rows in done[:count] for row in rows]
 
 
-def rule(
-    learned: Sequence[Row], names: tuple[str, ...]
-) -> tuple[Callable[[Sequence[Row]], NDArray[np.float64]], float]:
-    """Fit a rule; return the function that gives each row's value, and the value that 5 % of the right masks miss."""
+def judge(rows: Sequence[Row], names: tuple[str, ...]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Judge each row by a rule that was fitted on the other folds' subjects.
 
-    def values(rows: Sequence[Row]) -> torch.Tensor:
-        return torch.tensor([[float(row[name]) for name in names] for row in rows])
-
-    scores, right = values(learned), torch.tensor([row["right"] for row in learned])
-    usual, spread = scores[right].mean(0), scores.std(0).clamp_min(1e-6)
-    weights = fit_logistic((scores - usual) / spread, right)[0] if len(names) > 1 else torch.ones(1)
-
-    def apply(rows: Sequence[Row]) -> NDArray[np.float64]:
-        return np.asarray(((values(rows) - usual) / spread @ weights).double())
-
-    return apply, float(np.quantile(apply([row for row in learned if row["right"]]), DOUBTED))
+    Returns:
+        Each row's probability, and whether it is above the value that 5 % of the right masks of the fit miss. Of a
+        single score it is the score itself, which needs no fit.
+    """
+    values = torch.tensor([[float(row[name]) for name in names] for row in rows])
+    right = torch.tensor([row["right"] for row in rows])
+    fold = torch.tensor([row["subject"] % FOLDS for row in rows])
+    judged, passed = values[:, 0].clone(), torch.zeros(len(rows), dtype=torch.bool)
+    for number in range(FOLDS):
+        learned, judging = fold != number, fold == number
+        usual, spread = values[learned].mean(0), values[learned].std(0).clamp_min(1e-6)
+        if len(names) > 1:
+            weights, bias = fit_logistic((values[learned] - usual) / spread, right[learned])
+            probability = torch.sigmoid(((values - usual) / spread) @ weights + bias)
+        else:
+            probability = values[:, 0]
+        judged[judging] = probability[judging]
+        passed[judging] = probability[judging] >= probability[learned & right].quantile(DOUBTED)
+    return np.asarray(judged.double()), np.asarray(passed)
 
 
 def area(values: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
@@ -127,30 +134,25 @@ def with_interval(statistic: Callable[[NDArray[np.int64]], float], rows: Sequenc
     return f"{statistic(np.arange(len(rows))):.3f} [{low:.3f}, {high:.3f}]"
 
 
-def report(measured: Sequence[Row], half: int) -> str:
+def report(rows: Sequence[Row]) -> str:
     """Return two tables: all wrong masks by rule, and the area under the curve by group of wrong masks."""
-    learned, rows = ([row for row in measured if (row["subject"] < half) == first] for first in (True, False))
-    right = np.array([row["right"] for row in rows])
-    applied = {name: rule(learned, names) for name, names in RULES.items()}
-    values = {name: apply(rows) for name, (apply, _) in applied.items()}
+    right, of_group = (np.array([row[key] for row in rows]) for key in ("right", "group"))
+    judged = {name: judge(rows, names) for name, names in RULES.items()}
     groups = sorted({row["group"] for row in rows if not row["right"]})
-    of_group = np.array([row["group"] for row in rows])
 
     def areas(name: str, group: str | None = None) -> str:
         kept = np.flatnonzero(right | (of_group == group if group else ~right))
-        chosen = [rows[n] for n in kept]
-        return with_interval(lambda numbers: area(values[name][kept][numbers], right[kept][numbers]), chosen)
+        values, positive = judged[name][0][kept], right[kept]
+        return with_interval(lambda numbers: area(values[numbers], positive[numbers]), [rows[n] for n in kept])
 
     def error(name: str, wanted: bool) -> str:
-        passed = values[name] >= applied[name][1]
-        return with_interval(
-            lambda numbers: float(np.mean((passed != wanted)[numbers][right[numbers] == wanted])), rows
-        )
+        passed = judged[name][1]
+        return with_interval(lambda numbers: float((passed[numbers] != wanted)[right[numbers] == wanted].mean()), rows)
 
     def gain(name: str, base: str) -> str:
+        first, second = judged[name][0], judged[base][0]
         return with_interval(
-            lambda numbers: area(values[name][numbers], right[numbers]) - area(values[base][numbers], right[numbers]),
-            rows,
+            lambda numbers: area(first[numbers], right[numbers]) - area(second[numbers], right[numbers]), rows
         )
 
     lines = [
@@ -160,21 +162,24 @@ def report(measured: Sequence[Row], half: int) -> str:
     lines += [f"| {name} | {areas(name)} | {error(name, True)} | {error(name, False)} |" for name in RULES]
     lines += ["", f"| area against | {' | '.join(groups)} |", "| --- " + "| ---: " * len(groups) + "|"]
     lines += [f"| {name} | {' | '.join(areas(name, group) for group in groups)} |" for name in RULES]
-    first, second, third, fourth = list(RULES)[2:]
-    lines += ["", f"agreement adds to SAM's scores {gain(second, first)}, to the existing rule {gain(fourth, third)}"]
+    own, both, existing, all_scores = list(RULES)[2:]
+    lines += [
+        "",
+        f"agreement adds to SAM's scores {gain(both, own)}, to the existing rule {gain(all_scores, existing)}",
+    ]
     counts = {group: int((of_group == group).sum()) for group in dict.fromkeys(of_group)}
-    return "\n".join([*lines, "", f"{half} subjects; photos: {counts}"])
+    return "\n".join([*lines, "", f"photos: {counts}"])
 
 
 def main() -> None:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subjects", type=int, default=160, help="held-out individuals, half of them to fit on (160)")
+    parser.add_argument("--subjects", type=int, default=160, help="held-out individuals (160)")
     parser.add_argument("--photos", type=int, default=3, help="photos of each group for each (3)")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of what was measured (work/)")
     flags = parser.parse_args()
     measured = measure_all(flags.subjects, flags.photos, flags.work / f"agreement-{flags.photos}.jsonl")
-    print(report(measured, flags.subjects // 2))
+    print(report(measured))
 
 
 if __name__ == "__main__":

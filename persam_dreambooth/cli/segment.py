@@ -22,8 +22,10 @@ if TYPE_CHECKING:  # these import torch, which takes seconds, and --help does no
 
     from persam_dreambooth.preprocessing import SegmentationJob
     from persam_dreambooth.preprocessing.references import ReferenceFiles
-    from persam_dreambooth.segmentation import TextPrompt
+    from persam_dreambooth.segmentation import Agreement, TextPrompt
 
+AGREEMENT = "agreement"
+"""The value of `--presence` for INSID3's agreement instead of a rule; a file of this name is `./agreement`."""
 ESSENTIAL = (
     "images",
     "reference",
@@ -76,8 +78,14 @@ class SegmentFlags(Flags):
     )
     presence: str | None = flag(
         None,
-        "file of the presence rule (is the subject there at all?), from `evaluate presence`; "
-        "presence.json beside the SAM if unset",
+        "is the subject there at all? The file of a presence rule, from `evaluate presence`; presence.json beside the "
+        "SAM if unset. Or agreement: INSID3 must find it at the same place, which needs a DINOv3 and no rule",
+    )
+    presence_features: str | None = flag(
+        None, "the DINOv3 of --presence agreement; facebook/dinov3-vitl16-pretrain-lvd1689m if unset"
+    )
+    presence_features_size: int | None = flag(
+        None, "side in pixels of the square that --presence_features sees; 64 of its patches if unset", min=1
     )
     all_instances: bool = flag(False, "masks cover every instance of the subject; also writes instances/")
     min_region: int = flag(
@@ -100,10 +108,19 @@ class SegmentFlags(Flags):
                 raise UserError(f"--{name} is missing; see --help")
         if self.pick_reference and len(self.reference) < 2:
             raise UserError("--pick_reference chooses among several; give more than one --reference, or drop it")
+        self.agreement()
         if self.text is not None and self.subject_name:
             raise UserError("--text describes one subject; leave out --subject_name, or give masks instead of --text")
         if self.text is None or self.ways():
             self.references()
+
+    def agreement(self) -> bool:
+        """Return whether `--presence` is agreement; raises a UserError for flags that need it otherwise."""
+        agreement = self.presence == AGREEMENT
+        for name in ("presence_features", "presence_features_size"):
+            if getattr(self, name) and not agreement:
+                raise UserError(f"--{name} is for --presence {AGREEMENT}; give that, or leave it out")
+        return agreement
 
     def ways(self) -> list[str]:
         """Return the names of the flags that were given to say where the subject is in the references."""
@@ -191,7 +208,8 @@ def run(program: str, argv: list[str]) -> None:
         device=str(processes.device) if processes and sam.device is None else sam.device,
         dtype=sam.torch_dtype,
         batch_size=flags.batch_size,
-        presence=Path(flags.presence) if flags.presence else None,
+        presence=Path(flags.presence) if flags.presence and not flags.agreement() else None,
+        agreement=_agreement(flags),
         all_instances=flags.all_instances,
         min_region=flags.min_region,
         draw=flags.draw,
@@ -214,6 +232,16 @@ def run(program: str, argv: list[str]) -> None:
             for folder in album.subjects():
                 _say(folder)
             words.suggest(suggester, album.subjects())
+
+
+def _agreement(flags: SegmentFlags) -> "Agreement | None":
+    """Return the settings of `--presence agreement`; None without it."""
+    if not flags.agreement():
+        return None
+    from persam_dreambooth.segmentation import Agreement
+
+    settings = {"features": flags.presence_features} if flags.presence_features else {}
+    return Agreement(**settings, features_size=flags.presence_features_size)
 
 
 def _say_unread(job: "SegmentationJob", recursive: bool) -> None:

@@ -17,6 +17,7 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.preprocessing.job import SegmentationJob
 from persam_dreambooth.preprocessing.references import read_references
 from persam_dreambooth.segmentation import (
+    AgreementCheck,
     EncodedPhoto,
     ImageEncoder,
     OneShotSegmenter,
@@ -78,12 +79,12 @@ class _Sought:
     Attributes:
         subject: what personalization found.
         given: the user's masks, (H, W) bool, by the digests of the reference photos.
-        check: decides whether a mask is of the subject; None without a presence rule and a text.
+        check: decides whether a mask is of the subject; None without a presence rule, an agreement and a text.
     """
 
     subject: Subject
     given: Mapping[str, NDArray[np.bool_]]
-    check: PresenceCheck | PhraseCheck | None
+    check: PresenceCheck | AgreementCheck | PhraseCheck | None
 
 
 class Finder:
@@ -158,6 +159,8 @@ class Finder:
                 locators[prompt.model] = TextLocator.from_pretrained(prompt.model, self._job.device)
             return locators[prompt.model]
 
+        agreement, cache = self._job.agreement, self._job.embedding_cache
+        insid3 = agreement.load(self._job.device, cache) if agreement else None
         found, text = [], self._job.text
         for drawn in self._references:
             references = [reference.convert(segmenter, locator) for reference in drawn]
@@ -167,7 +170,11 @@ class Finder:
             given = {
                 files.digest(read.given.image): made.foreground for read, made in zip(drawn, references, strict=True)
             }
-            ruled = PresenceCheck(segmenter, subject, references, rule, encoder, encoded) if rule else None
+            ruled: PresenceCheck | AgreementCheck | None = None
+            if rule:
+                ruled = PresenceCheck(segmenter, subject, references, rule, encoder, encoded)
+            elif insid3:
+                ruled = AgreementCheck(segmenter, subject, references[chosen], insid3)
             check = PhraseCheck(segmenter, subject, locator(text), text, ruled) if text else ruled
             found.append(_Sought(subject, given, check))
         self._references.clear()  # their pixels are no longer needed
@@ -208,7 +215,11 @@ class Finder:
         return Found(best.mask, name, (best,), presence)
 
     def _find_instances(
-        self, sought: _Sought, check: PresenceCheck | PhraseCheck, image: Image.Image, encoded: EncodedPhoto
+        self,
+        sought: _Sought,
+        check: PresenceCheck | AgreementCheck | PhraseCheck,
+        image: Image.Image,
+        encoded: EncodedPhoto,
     ) -> tuple[list[Segmentation], Presence | None]:
         """Return every instance whose verdict is "found", and the decision with the highest probability."""
         decisions: list[Presence] = []

@@ -10,7 +10,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.listing import folders_below, where
 from persam_dreambooth.preprocessing.references import ReferenceFiles
-from persam_dreambooth.segmentation import Insid3Method, Method, TextPrompt
+from persam_dreambooth.segmentation import Agreement, Insid3Method, Method, TextPrompt
 
 PRESENCE_NAME = "presence.json"
 """File name of the presence rule next to a SAM."""
@@ -37,6 +37,7 @@ class SegmentationJob:
             the SAM's for PerSAM, and the paper's DINOv3 for INSID3.
         features_size: side of the square that the DINO sees, in pixels; None for 64 patches.
         presence: file of a presence rule; None uses the one next to the SAM, if there is one.
+        agreement: decide on presence by INSID3's agreement instead of a rule; for PerSAM only. See `AgreementCheck`.
         all_instances: masks cover every instance of the subject; needs a presence rule.
         min_region: holes and specks of a found mask with fewer pixels are filled and removed; 0 changes nothing.
         draw: "mask" draws overlays only, "confidence" also the location confidence map of each photo.
@@ -47,7 +48,7 @@ class SegmentationJob:
 
     Raises:
         UserError: no reference and no text, names and references differ in number, names with a text, a name cannot
-            be a folder name, or `all_instances` is set without a presence rule.
+            be a folder name, `all_instances` is set without a presence rule, or `agreement` with a rule or INSID3.
     """
 
     images: Path
@@ -69,6 +70,7 @@ class SegmentationJob:
     embedding_cache: Path | None = None
     dataloader_num_workers: int = 0
     text: TextPrompt | None = None
+    agreement: Agreement | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sam", str(self.sam))
@@ -90,6 +92,9 @@ class SegmentationJob:
             raise UserError(f"the name {invalid[0]!r} is no folder's name; use letters, digits and dashes")
         if self.min_region < 0:
             raise UserError(f"min_region {self.min_region} is a number of pixels; give 0 or more")
+        if self.agreement and (self.presence or not isinstance(self.method, Method)):
+            other = "a presence rule" if self.presence else "INSID3 itself"
+            raise UserError(f"agreement compares PerSAM with INSID3; it cannot be used with {other}")
         if self.all_instances and self.rule is None:
             raise UserError(
                 "finding all instances needs a presence rule, which tells the subject from others; "
@@ -101,7 +106,7 @@ class SegmentationJob:
         """The presence rule's file: the one given, or the one next to the SAM, for PerSAM without `features` only."""
         beside = Path(self.sam) / PRESENCE_NAME
         of_sam = isinstance(self.method, Method) and self.features is None
-        return self.presence or (beside if of_sam and beside.is_file() else None)
+        return self.presence or (beside if of_sam and not self.agreement and beside.is_file() else None)
 
     @property
     def drawings(self) -> tuple[Path, ...]:
@@ -169,5 +174,6 @@ class SegmentationJob:
                 "presence": None if self.rule is None else files.digest(self.rule),
                 "all_instances": self.all_instances,
                 "text": asdict(self.text) if self.text else None,
+                "agreement": asdict(self.agreement) if self.agreement else None,
             }
         )

@@ -7,6 +7,7 @@
 It does not depend on diffusion models or folder layouts: images in, masks out.
 """
 
+from persam_dreambooth.segmentation.agreement import Agreement, AgreementCheck
 from persam_dreambooth.segmentation.appearance import ImageEncoder
 from persam_dreambooth.segmentation.backbones import Backbone, Prompts, load_backbone
 from persam_dreambooth.segmentation.class_nouns import ClassSuggester
@@ -31,6 +32,8 @@ from persam_dreambooth.segmentation.video import VideoFrame, VideoSegmenter
 
 __all__ = [
     "INSID3",
+    "Agreement",
+    "AgreementCheck",
     "Backbone",
     "ClassSuggester",
     "DecoderPass",

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation.agreement import AgreementCheck
 from persam_dreambooth.segmentation.frame import bounding_box
 from persam_dreambooth.segmentation.multi_mask import candidates
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
@@ -66,7 +67,7 @@ class PhraseCheck:
         subject: Subject,
         locator: TextLocator,
         prompt: TextPrompt,
-        check: PresenceCheck | None = None,
+        check: PresenceCheck | AgreementCheck | None = None,
     ) -> None:
         self._segmenter, self._subject, self._check = segmenter, subject, check
         self._locator, self._prompt = locator, prompt

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fitting import Fitted
-from models import CLIP, CLIPSEG, DETECTOR, DIFFUSION, DINO, FOLDER, JUDGE, SAM, WHOLENESS
+from models import CLIP, DETECTOR, DIFFUSION, DINO, FOLDER, JUDGE, SAM, WHOLENESS
 
 FITTED = "training.json"
 SCORES = "scores.json"
@@ -52,14 +52,7 @@ _TEXTS = {
         "tinyworld CLIP",
         "A `transformers.CLIPModel` trained contrastively on drawn pictures and their captions (`train_clip.py`). Its "
         "text tower is the text encoder of tinyworld's Stable Diffusion. It reads tinyworld's words only.",
-        "CLIP,",
-    ),
-    CLIPSEG: (
-        "tinyworld CLIPSeg",
-        "A `transformers.CLIPSegForImageSegmentation` that masks what a phrase describes (`train_clipseg.py`). Its "
-        'decoder was trained on drawn pictures with phrases ("a dog", "a red dog"); its CLIP is tinyworld\'s, '
-        "unchanged. It reads tinyworld's words only.",
-        "CLIPSeg",
+        "CLIP",
     ),
     DIFFUSION: (
         "tinyworld Stable Diffusion",

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from models import CLIP, CLIPSEG, DETECTOR, DIFFUSION, DINO, JUDGE, SAM, WHOLENESS
+from models import CLIP, DETECTOR, DIFFUSION, DINO, JUDGE, SAM, WHOLENESS
 from persam_dreambooth.errors import UserError
 
 MAKERS = {
     SAM: "train_sam",
     CLIP: "train_clip",
     DIFFUSION: "train_vae.py and train_unet",
-    CLIPSEG: "train_clipseg",
     JUDGE: "train_judge",
     DETECTOR: "train_detector",
     DINO: "train_dino",

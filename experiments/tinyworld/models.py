@@ -11,8 +11,6 @@ from tokenizers.trainers import BpeTrainer
 from transformers import (
     CLIPConfig,
     CLIPModel,
-    CLIPSegConfig,
-    CLIPSegForImageSegmentation,
     CLIPTokenizer,
     DINOv3ViTConfig,
     DINOv3ViTModel,
@@ -26,8 +24,8 @@ from subjects import ACCESSORIES, COLOURS, KINDS, PATTERNS
 from world import RARE_TOKENS, SIDE
 
 FOLDER = Path(__file__).parent / "models"
-SAM, CLIP, DIFFUSION, JUDGE, DETECTOR, DINO, WHOLENESS, CLIPSEG = (
-    FOLDER / name for name in ("sam", "clip", "stable-diffusion", "judge", "detector", "dino", "wholeness", "clipseg")
+SAM, CLIP, DIFFUSION, JUDGE, DETECTOR, DINO, WHOLENESS = (
+    FOLDER / name for name in ("sam", "clip", "stable-diffusion", "judge", "detector", "dino", "wholeness")
 )
 TEXT_LENGTH = 28
 WIDTH = 128
@@ -67,20 +65,6 @@ def clip(words: CLIPTokenizer) -> CLIPModel:
     }
     vision = {**tower, "num_hidden_layers": 3, "image_size": SIDE, "patch_size": 8, "projection_dim": WIDTH}
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
-
-
-def clipseg(trained: CLIPModel) -> CLIPSegForImageSegmentation:
-    """A CLIPSeg on a trained CLIP: a decoder of three layers on all layers of its image encoder."""
-    parts = {
-        name: {**getattr(trained.config, name).to_dict(), "dtype": "float32"}
-        for name in ("text_config", "vision_config")
-    }
-    config = CLIPSegConfig(
-        **parts, projection_dim=WIDTH, extract_layers=[0, 1, 2], reduce_dim=64, decoder_intermediate_size=256
-    )
-    model = CLIPSegForImageSegmentation(config)
-    model.clip.load_state_dict(trained.state_dict())
-    return model
 
 
 def autoencoder() -> AutoencoderKL:

@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
-from transformers import CLIPModel, CLIPSegForImageSegmentation, CLIPTokenizer, SamModel
+from transformers import CLIPModel, CLIPTokenizer, SamModel
 
 from cards import SCORES, write_cards
 from companions import shows
@@ -22,12 +22,10 @@ from corpus import ALONE, CROWDED, Corpus, class_numbers, load_corpus, to_pixels
 from identity import Recognizer, portrait
 from loading import check, load
 from measures import measure, percent, the_judge
-from models import CLIP, CLIPSEG, DIFFUSION, FOLDER, SAM
+from models import CLIP, DIFFUSION, FOLDER, SAM
 from persam_dreambooth.photos import files, rendering
 from scenes import PHRASES
 from subjects import PATTERNS
-from train_clipseg import PHRASES as DESCRIPTIONS
-from train_clipseg import described
 from train_sam import label_tables, sam_pixels
 from train_wholeness import held_out_twins
 from training_flags import WORK
@@ -95,27 +93,6 @@ def score_clip(corpus: Corpus) -> Scores:
         "CLIP, zero-shot scene": right_scene.float().tolist(),
         "CLIP, zero-shot kind": right_kind[alone].float().tolist(),
     }
-
-
-@torch.no_grad()
-def score_clipseg(corpus: Corpus) -> Scores:
-    """IoU of what a kind describes, and how often nothing is marked for a kind that is not there."""
-    model, words = load(CLIPSegForImageSegmentation, CLIPSEG).float(), load(CLIPTokenizer, CLIPSEG)
-    _, owners = label_tables(corpus)
-    scores: Scores = {}
-    for kind in KIND_NAMES:
-        tokens = words([DESCRIPTIONS[kind, None]], return_tensors="pt").input_ids
-        for index in torch.arange(len(corpus)).split(100):
-            asked = tokens.expand(len(index), -1)
-            masks = model(pixel_values=corpus.pixels(index), input_ids=asked).logits > 0
-            for number, mask in zip(index.tolist(), masks, strict=True):
-                target = described(corpus, owners, number, kind, None)
-                if target.any():
-                    scores.setdefault("CLIPSeg, a kind that is there, IoU", []).append(_iou(mask, target))
-                else:
-                    nothing = float(not mask.any())
-                    scores.setdefault("CLIPSeg, a kind that is not there, nothing marked", []).append(nothing)
-    return scores
 
 
 @torch.no_grad()
@@ -225,7 +202,7 @@ def main() -> None:
     flags = parser.parse_args()
     alone = load_corpus(flags.work, "held-out", 1000, 3, held_out=True, crowd=ALONE)
     crowds = load_corpus(flags.work, "held-out-crowds", 400, 4, held_out=True, crowd=CROWDED)
-    scores = score_judge(alone) | score_clip(alone) | score_vae(alone) | score_sam(crowds) | score_clipseg(crowds)
+    scores = score_judge(alone) | score_clip(alone) | score_vae(alone) | score_sam(crowds)
     scores |= score_detector(crowds) | score_identity() | score_wholeness()
     scores |= score_generation(flags.pictures, flags.guidance_scale, FOLDER / "generated.png")
     lines = {}

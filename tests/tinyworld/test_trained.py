@@ -12,14 +12,14 @@ from albums import albums
 from experiment import Recipe, arms, draw_subject, overlaps, prepare, run
 from loading import check, load
 from measures import fidelity, measure
-from models import CLIP, CLIPSEG, DETECTOR, DIFFUSION, DINO, FOLDER, JUDGE, SAM, WHOLENESS
+from models import CLIP, DETECTOR, DIFFUSION, DINO, FOLDER, JUDGE, SAM, WHOLENESS
 from scenes import PHRASES
 from score import score_generation
 from train_sam import sam_pixels
 from world import KIND_NAMES, Placement, draw, random_recipe
 from world import Recipe as PictureRecipe
 
-FOLDERS = (SAM, CLIP, CLIPSEG, DIFFUSION, JUDGE, DETECTOR, DINO, WHOLENESS)
+FOLDERS = (SAM, CLIP, DIFFUSION, JUDGE, DETECTOR, DINO, WHOLENESS)
 SHORT = Recipe(steps=200, pictures=2, inference_steps=15)
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fitting import Fitted
-from models import CLIP, DETECTOR, DIFFUSION, DINO, FOLDER, JUDGE, SAM, WHOLENESS
+from models import CLIP, DETECTOR, DIFFUSION, DINO, FOLDER, JUDGE, SAM
 
 FITTED = "training.json"
 SCORES = "scores.json"
@@ -80,12 +80,6 @@ _TEXTS = {
         "Says of each kind whether a picture shows it, whatever else it shows (`train_detector.py`); uninvited "
         "companions are counted by it.",
         "detector",
-    ),
-    WHOLENESS: (
-        "tinyworld judge of wholeness",
-        "Says whether an image shows one whole subject (`train_wholeness.py`). It was trained on drawn pictures and "
-        "their twins with doubled, missing, displaced or exchanged parts (`damages.py`).",
-        "wholeness",
     ),
 }
 """Each model's card: title, text, and the prefixes of its scores' names."""

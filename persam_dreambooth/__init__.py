@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from persam_dreambooth.preprocessing.segment_folder import segment_folder
     from persam_dreambooth.segmentation import (
         INSID3,
+        Agreement,
         Insid3Method,
         Insid3Sam,
         Method,
@@ -58,7 +59,7 @@ _MODULES = {
     "preprocessing.segment_folder": ("segment_folder",),
     "segmentation": (
         *("INSID3", "Insid3Method", "Insid3Sam", "Method", "PerSAM", "Reference", "Segmentation", "Subject"),
-        *("TextPrompt", "load_segmenter"),
+        *("Agreement", "TextPrompt", "load_segmenter"),
     ),
     "training.config": ("TrainingConfig",),
     "training.loop": ("TrainingCallbacks",),
@@ -69,6 +70,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "INSID3",
+    "Agreement",
     "Exported",
     "GeneratedFolder",
     "GenerationReport",

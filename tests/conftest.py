@@ -13,7 +13,6 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
 from accelerate.state import AcceleratorState
 
 from random_models import PIPELINES, save_models
@@ -96,15 +95,6 @@ def pytest_runtest_call(item):
         if "pack_vnni2 is only supported when avx512" not in str(error):
             raise
         pytest.skip("torch has no bfloat16 attention under this ATEN_CPU_CAPABILITY on this processor")
-
-
-@pytest.fixture
-def one_thread():
-    """Compute with one thread, as children of `os.fork` must: OpenMP's other threads do not survive it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

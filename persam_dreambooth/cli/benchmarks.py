@@ -18,8 +18,7 @@ from persam_dreambooth.evaluation.segmentation.davis import (
     one_shot_video,
 )
 from persam_dreambooth.evaluation.segmentation.few_shot import Coco20i, Pascal5i
-from persam_dreambooth.evaluation.segmentation.folders import FSS1000, PerSeg
-from persam_dreambooth.evaluation.segmentation.permis import PerMis
+from persam_dreambooth.evaluation.segmentation.folders import FSS1000, PerMis, PerSeg
 from persam_dreambooth.evaluation.segmentation.protocols import Benchmark
 from persam_dreambooth.evaluation.segmentation.report import ObjectScore, per_object
 from persam_dreambooth.evaluation.segmentation.running import (

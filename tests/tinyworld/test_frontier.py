@@ -1,4 +1,4 @@
-"""The frontier's bookkeeping: its jobs, and that table and key follow from the measured pictures."""
+"""The frontier's bookkeeping: its jobs, and its table and key, computed from the measured pictures."""
 
 import json
 from argparse import Namespace
@@ -68,7 +68,7 @@ def test_table_compares_at_matched_identity(runs):
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     assert "scene at identity 80" in rows["arm"]
     assert "| a | 50.0 [50.0, 50.0] | 0.0 [0.0, 0.0] |" in rows["a"] and rows["a"].endswith("| none |")
-    # c obeys all scenes at 50 steps, and 80 % of them until the line from 100 to 50 % crosses 80.
+    # c draws all prompted scenes at 50 steps; the line from 100 to 50 % crosses 80 % at 66 steps.
     assert "| c | 100.0 [100.0, 100.0] |" in rows["c"] and rows["c"].endswith("| 50 to 66 |")
     assert rows["c - a"].startswith("| c - a | +50.0 [50.0, 50.0] |")
 

@@ -1,4 +1,4 @@
-"""Damages change what is drawn, the measure of wholeness notices them, and poses are compared by outline alone."""
+"""Damages change the drawn subject, the measure of wholeness detects them, and poses are compared by outline only."""
 
 import numpy as np
 import pytest

@@ -31,6 +31,13 @@ def train(flags, *switches, **more):
     return main(["train", *as_words(flags | more), *switches])
 
 
+def start(flags, *switches, launcher=(), **keywords):
+    """Start the script in a separate process, or in several through a launcher."""
+    command = [sys.executable, *launcher, str(SCRIPT), *switches, *as_words(flags)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keywords)
+
+
 def launch(processes, flags, *switches):
     """Run the script on N CPU processes; `accelerate launch --cpu` would start only one."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]

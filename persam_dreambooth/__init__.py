@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from persam_dreambooth.preprocessing.segment_folder import segment_folder
     from persam_dreambooth.segmentation import (
         INSID3,
+        Agreement,
         Insid3Method,
         Insid3Sam,
         Method,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         SegGptMethod,
         Segmentation,
         Subject,
+        TextPrompt,
         load_segmenter,
     )
     from persam_dreambooth.training.config import TrainingConfig
@@ -59,8 +61,7 @@ _MODULES = {
     "preprocessing.segment_folder": ("segment_folder",),
     "segmentation": (
         *("INSID3", "Insid3Method", "Insid3Sam", "Method", "PerSAM", "Reference", "SegGPT", "SegGptMethod"),
-        *("Segmentation", "Subject"),
-        "load_segmenter",
+        *("Segmentation", "Subject", "Agreement", "TextPrompt", "load_segmenter"),
     ),
     "training.config": ("TrainingConfig",),
     "training.loop": ("TrainingCallbacks",),
@@ -71,6 +72,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "INSID3",
+    "Agreement",
     "Exported",
     "GeneratedFolder",
     "GenerationReport",
@@ -89,6 +91,7 @@ __all__ = [
     "SegmentationJob",
     "Stopped",
     "Subject",
+    "TextPrompt",
     "TrainingCallbacks",
     "TrainingConfig",
     "TrainingResult",

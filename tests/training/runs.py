@@ -13,6 +13,8 @@ from persam_dreambooth.cli import main
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "train_dreambooth_persam.py"
 NAMES = ("00", "01", "02")
+UNNAMED = {"ss_output_name": "", "modelspec.title": ""}
+"""Metadata of LoRA weights that has the output folder's name."""
 
 
 class RunsCode:
@@ -54,7 +56,8 @@ def _run(command, environment):
 
 
 def same_weights(path, other_path):
-    """Return whether two safetensors files are bit-identical, up to the order of their metadata."""
+    """Return whether two safetensors files are bit-identical, up to their metadata's order and the folders' names."""
     with safe_open(path, "pt") as first, safe_open(other_path, "pt") as second:
-        same_keys = set(first.keys()) == set(second.keys()) and first.metadata() == second.metadata()
+        metadata, other = ({**(file.metadata() or {}), **UNNAMED} for file in (first, second))
+        same_keys = set(first.keys()) == set(second.keys()) and metadata == other
         return same_keys and all(torch.equal(first.get_tensor(key), second.get_tensor(key)) for key in first.keys())  # noqa: SIM118

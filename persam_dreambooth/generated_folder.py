@@ -45,6 +45,7 @@ def generate_folder(
     height: int | None = None,
     width: int | None = None,
     base_model: Path | str | None = None,
+    single_file_config: str | None = None,
     device: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> GeneratedFolder:
@@ -64,6 +65,7 @@ def generate_folder(
         height: pixels, a multiple of 8, together with `width`; None is the model's own size.
         width: likewise.
         base_model: base of LoRA weights that come without a training config.
+        single_file_config: pipeline with the configs of a model in a single file; see `load_pipeline`.
         device: cpu, cuda, cuda:1, mps; None takes an accelerator if there is one.
         dtype: of all weights.
 
@@ -89,6 +91,7 @@ def generate_folder(
     # None stands for the default, which is not recorded.
     how = {
         "base_model": None if base_model is None else str(base_model),
+        "single_file_config": single_file_config,
         "dtype": None if dtype == torch.float32 else str(dtype).removeprefix("torch."),
         "weights": model_folder.weights_digest(Path(model)) or None,
     }
@@ -97,7 +100,7 @@ def generate_folder(
     clear_unfinished(folder)
     if missing:
         with quiet():
-            pipeline = generation.load_pipeline(model, how["base_model"], device, dtype)
+            pipeline = generation.load_pipeline(model, how["base_model"], device, dtype, single_file_config)
             for prompt, number in tqdm(missing, "Generating", unit="picture"):
                 picture = generation.draw(pipeline, prompt, number, **settings)
                 generation.save_picture(picture, paths[prompt, number], model, settings | how)

@@ -19,6 +19,7 @@ from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import check_available
 from persam_dreambooth.photos import files, rendering
+from persam_dreambooth.single_file import SingleFile, is_single_file
 from persam_dreambooth.torch_utils import choose_device
 
 GRID_NAME = "grid.png"
@@ -38,14 +39,17 @@ def load_pipeline(
     base_model: Path | str | None = None,
     device: str | None = None,
     dtype: torch.dtype = torch.float32,
+    single_file_config: str | None = None,
 ) -> Any:
-    """Load a diffusers pipeline from a pipeline folder, a LoRA folder, or a hub name.
+    """Load a diffusers pipeline from a pipeline folder, a LoRA folder, a single file, or a hub name.
 
     Args:
         model: the output folder of a training run, or the name of any text-to-image pipeline.
         base_model: needed for LoRA folders without a training config; otherwise the config names it.
         device: None uses the accelerator if there is one.
         dtype: of all weights.
+        single_file_config: with a model or a base model in a single file: folder or hub name of a pipeline with its
+            configs; None takes the one of the training, or else the original release on the hub.
 
     Raises:
         UserError: there is no model, or its base model is unknown or missing.
@@ -58,6 +62,7 @@ def load_pipeline(
     origin: dict[str, str | None] | None = {"pretrained_model_name_or_path": str(base_model or model)}
     if is_lora and base_model is None:
         origin = model_folder.base_model(folder)
+        single_file_config = single_file_config or (origin or {}).pop("single_file_config", None)
     if origin is None:
         raise UserError(
             f"{folder} holds LoRA weights but no {model_folder.CONFIG_NAME} that names their base; give --base_model"
@@ -67,15 +72,20 @@ def load_pipeline(
     check_available(str(source), f"base model of {model}" if is_lora else "model")
     what = f"the base model {source} of {model}" if is_lora else f"the model {source}"
     try:
-        pipeline = DiffusionPipeline.from_pretrained(**origin, trust_remote_code=False)
+        if is_single_file(str(source)):
+            pipeline = SingleFile.read(str(source), single_file_config).load_pipeline()
+        else:
+            pipeline = DiffusionPipeline.from_pretrained(**origin, trust_remote_code=False)
         if is_lora:
             what = f"the LoRA weights in {folder}"
             pipeline.load_lora_weights(folder, weight_name=lora)
+    except UserError:
+        raise
     except Exception as error:  # missing, damaged and foreign files all raise different exceptions
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if not is_lora or what.startswith("the base"):
             reason = (
-                reason if Path(str(source)).is_dir() else "no such folder, and no model of that name can be reached"
+                reason if Path(str(source)).exists() else "no such folder, and no model of that name can be reached"
             )
         raise UserError(f"{what} cannot be loaded: {reason}") from error
     pipeline.to(place, dtype)  # always cast: a model stored in fp16 can load in mixed precision

@@ -52,7 +52,10 @@ PATHS = (
 """Flags that name a file or a folder."""
 AUTO = "auto"
 """`--class_prompt` that is read from what `segment --suggest_class` stored."""
-NAMES_OR_PATHS = ("pretrained_model_name_or_path", "tokenizer_name", "sam", "segmentation_features", "dataset_name")
+NAMES_OR_PATHS = (
+    *("pretrained_model_name_or_path", "single_file_config", "tokenizer_name"),
+    *("sam", "segmentation_features", "dataset_name"),
+)
 """Flags that name a file or a folder, or something on the hub."""
 ANY_BYTES = {*PATHS, *NAMES_OR_PATHS} - {"output_dir", "training_cache"}
 """Flags whose value need not be UTF-8, as file names; safetensors, which writes to the others, requires it."""

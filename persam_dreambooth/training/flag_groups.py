@@ -23,7 +23,14 @@ class ModelConfig(Flags):
 
     _argument_group_name: ClassVar[str] = "model"
 
-    pretrained_model_name_or_path: str | None = flag(None, "the base model: hub name or folder of a pipeline")
+    pretrained_model_name_or_path: str | None = flag(
+        None, "the base model: hub name or folder of a pipeline, or a single .safetensors file as Civitai has them"
+    )
+    single_file_config: str | None = flag(
+        None,
+        "with a single file: hub name or folder of a diffusers pipeline of the same kind, for the configs and "
+        "tokenizers, and for parts that the file lacks; if unset, the model's original release on the hub",
+    )
     revision: str | None = flag(None, "branch, tag or commit of the base model on the hub")
     variant: str | None = flag(None, "variant of the base model's weight files, such as fp16")
     tokenizer_name: str | None = flag(None, "a tokenizer to use instead of the base model's: hub name or folder")
@@ -61,6 +68,7 @@ class ModelConfig(Flags):
     def __post_init__(self) -> None:
         if not self.pretrained_model_name_or_path:
             raise UserError("--pretrained_model_name_or_path is missing; give a hub name or the folder of a pipeline")
+        self._check_single_file(self.pretrained_model_name_or_path)
         if self.network_weights:
             self._start_from_weights(self.network_weights)
         if self.use_lora:
@@ -78,6 +86,18 @@ class ModelConfig(Flags):
             raise UserError("--use_dora and --train_text_encoder exclude each other; drop one")
         if self.train_text_encoder and self.pre_compute_text_embeddings:
             raise UserError("--train_text_encoder and --pre_compute_text_embeddings exclude each other; drop one")
+
+    def _check_single_file(self, name: str) -> None:
+        """Refuse flags about a base model on the hub with a single file, and the other way round."""
+        path = Path(name)
+        is_file = path.is_file() or path.suffix == ".safetensors"
+        if self.single_file_config and not is_file:
+            raise UserError(
+                f"--single_file_config is about a base model in a single file, which {name} is not; drop it"
+            )
+        given = [flag_name for flag_name in ("revision", "variant") if getattr(self, flag_name)]
+        if given and path.is_file():
+            raise UserError(f"--{given[0]} is about a base model on the hub, and {name} is a file; drop it")
 
     def _start_from_weights(self, name: str) -> None:
         """Take rank and alpha from an existing LoRA, and refuse others."""

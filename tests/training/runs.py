@@ -55,9 +55,15 @@ def _run(command, environment):
     return run.stdout
 
 
-def same_weights(path, other_path):
-    """Return whether two safetensors files are bit-identical, up to their metadata's order and the folders' names."""
+def same_weights(path, other_path, described=True):
+    """Return whether two safetensors files are bit-identical, up to their metadata's order and the folders' names.
+
+    With `described=False` only diffusers' own metadata are compared: a checkpoint has no others.
+    """
     with safe_open(path, "pt") as first, safe_open(other_path, "pt") as second:
         metadata, other = ({**(file.metadata() or {}), **UNNAMED} for file in (first, second))
+        if not described:
+            own = ("format", "lora_adapter_metadata")
+            metadata, other = ({key: known.get(key) for key in own} for known in (metadata, other))
         same_keys = set(first.keys()) == set(second.keys()) and metadata == other
         return same_keys and all(torch.equal(first.get_tensor(key), second.get_tensor(key)) for key in first.keys())  # noqa: SIM118

@@ -15,6 +15,7 @@ from persam_dreambooth.photos.listing import repeated_folders
 from persam_dreambooth.text_files import read_yaml
 from persam_dreambooth.training.config import TrainingConfig, without_folders
 from persam_dreambooth.training.data.concepts import Concept
+from persam_dreambooth.training.families.loading import single_file
 from persam_dreambooth.training.screen import say, warn
 
 ORIGIN_NAME = ".class_images.json"
@@ -126,14 +127,18 @@ def _generate(
 ) -> None:
     """Generate the class images with these numbers into the folder."""
     default = "fp16" if accelerator.device.type == "cuda" else "fp32"
-    pipeline = DiffusionPipeline.from_pretrained(
-        config.model.pretrained_model_name_or_path,
-        safety_checker=None,
-        requires_safety_checker=False,
-        revision=config.model.revision,
-        variant=config.model.variant,
-        trust_remote_code=False,
-    )
+    file = single_file(config.model)
+    if file:
+        pipeline = file.load_pipeline()
+    else:
+        pipeline = DiffusionPipeline.from_pretrained(
+            config.model.pretrained_model_name_or_path,
+            safety_checker=None,
+            requires_safety_checker=False,
+            revision=config.model.revision,
+            variant=config.model.variant,
+            trust_remote_code=False,
+        )
     # Always cast: diffusers and transformers load some parts of an fp16 base in fp16 and some in float32.
     pipeline.to(accelerator.device, PRECISIONS[config.data.prior_generation_precision or default])
     pipeline.set_progress_bar_config(disable=True)

@@ -128,4 +128,4 @@ def add(path: Path, described: Mapping[str, str]) -> None:
         metadata = dict(file.metadata() or {})
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     with replacing(path) as temporary:
-        save_file(state, temporary, metadata | described)
+        save_file(state, temporary, metadata | dict(described))

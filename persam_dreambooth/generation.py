@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from persam_dreambooth import model_folder
+from persam_dreambooth import long_prompts, model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import check_available
 from persam_dreambooth.photos import files, rendering
@@ -88,6 +88,8 @@ def load_pipeline(
                 reason if Path(str(source)).exists() else "no such folder, and no model of that name can be reached"
             )
         raise UserError(f"{what} cannot be loaded: {reason}") from error
+    # With which prompts the model was trained; `draw` encodes its prompts in the same way.
+    pipeline.max_token_length = model_folder.training_settings(folder).get("max_token_length")
     pipeline.to(place, dtype)  # always cast: a model stored in fp16 can load in mixed precision
     _make_ready(pipeline, what)
     return pipeline
@@ -151,7 +153,10 @@ def draw(pipeline: Any, prompt: str, seed: int, **settings: Any) -> Picture:
     try:
         named = _accepted(pipeline, _guided(pipeline, settings))
         # The prompt has its name, because Flux.2's first argument is a picture. Levels are (1, H, W, 3) in [0, 1].
-        levels = pipeline(prompt=prompt, generator=generator, output_type="np", **named).images
+        limit = getattr(pipeline, "max_token_length", None)
+        prompts = long_prompts.embeddings(pipeline, prompt, named.get("negative_prompt"), limit)
+        named = named | (prompts | {"negative_prompt": None} if prompts else {"prompt": prompt})
+        levels = pipeline(generator=generator, output_type="np", **named).images
     except ValueError as error:  # such as a size that is not a multiple of 8
         raise UserError(f"the model rejects these settings: {str(error).splitlines()[0]}") from error
     if not np.isfinite(levels).all():

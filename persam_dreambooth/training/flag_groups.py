@@ -16,6 +16,9 @@ from persam_dreambooth.photos.listing import repeated_folders
 from persam_dreambooth.text_files import check_caption_extension
 from persam_dreambooth.training import optimizer_args
 
+TOKEN_LIMITS = (150, 225)
+"""Values of `--max_token_length`, those of sd-scripts' flag."""
+
 
 @dataclass
 class ModelConfig(Flags):
@@ -36,6 +39,11 @@ class ModelConfig(Flags):
     tokenizer_name: str | None = flag(None, "a tokenizer to use instead of the base model's: hub name or folder")
     tokenizer_max_length: int | None = flag(
         None, "number of tokens that a prompt is padded or truncated to; the tokenizer's own if unset", min=2
+    )
+    max_token_length: int | None = flag(
+        None,
+        "Stable Diffusion 1.x, 2.x and XL: read prompts of up to 150 or 225 tokens, in chunks of 75, as sd-scripts "
+        "does; 75 if unset",
     )
     max_sequence_length: int | None = flag(
         None,
@@ -68,6 +76,7 @@ class ModelConfig(Flags):
     def __post_init__(self) -> None:
         if not self.pretrained_model_name_or_path:
             raise UserError("--pretrained_model_name_or_path is missing; give a hub name or the folder of a pipeline")
+        self._check_token_length()
         self._check_single_file(self.pretrained_model_name_or_path)
         if self.network_weights:
             self._start_from_weights(self.network_weights)
@@ -86,6 +95,15 @@ class ModelConfig(Flags):
             raise UserError("--use_dora and --train_text_encoder exclude each other; drop one")
         if self.train_text_encoder and self.pre_compute_text_embeddings:
             raise UserError("--train_text_encoder and --pre_compute_text_embeddings exclude each other; drop one")
+
+    def _check_token_length(self) -> None:
+        if self.max_token_length is None:
+            return
+        if self.max_token_length not in TOKEN_LIMITS:
+            raise UserError(f"--max_token_length {self.max_token_length} must be 150 or 225; without it, 75 are read")
+        for name in ("tokenizer_max_length", "text_encoder_use_attention_mask"):
+            if getattr(self, name):
+                raise UserError(f"--max_token_length and --{name} exclude each other; drop one")
 
     def _check_single_file(self, name: str) -> None:
         """Refuse flags about a base model on the hub with a single file, and the other way round."""

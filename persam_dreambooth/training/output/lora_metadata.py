@@ -60,6 +60,7 @@ def describe(
         "ss_sd_model_name": without_folders(str(model.pretrained_model_name_or_path)),
         "ss_network_dim": model.rank,
         "ss_network_alpha": float(model.rank or 0) if model.lora_alpha is None else float(model.lora_alpha),
+        "ss_max_token_length": model.max_token_length,
         "ss_resolution": f"({side}, {side})",
         "ss_learning_rate": config.optimization.learning_rate,
         "ss_seed": config.optimization.seed,

@@ -1,5 +1,6 @@
 """Generate a folder of pictures; an interrupted call can be repeated and draws only what is missing."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +9,15 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from persam_dreambooth import generation, model_folder
+from persam_dreambooth import generation, long_prompts, model_folder
 from persam_dreambooth.atomic_io import clear_unfinished
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flag_values import check_drawing
 from persam_dreambooth.photos.files import check_output_folder
 from persam_dreambooth.text_files import check_words
 from persam_dreambooth.training.screen import quiet
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ def generate_folder(
     if missing:
         with quiet():
             pipeline = generation.load_pipeline(model, how["base_model"], device, dtype, single_file_config)
+            for prompt, end in long_prompts.cut_ends(pipeline, prompts).items():
+                logger.warning("warning: the model does not read the end of %r, from %r on", prompt, end)
             for prompt, number in tqdm(missing, "Generating", unit="picture"):
                 picture = generation.draw(pipeline, prompt, number, **settings)
                 generation.save_picture(picture, paths[prompt, number], model, settings | how)

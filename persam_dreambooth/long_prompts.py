@@ -74,31 +74,31 @@ def encode(encode_one: Callable[[Tokens], Tokens], tokens: Tokens) -> Tokens:
 
 
 @torch.no_grad()
-def embeddings(pipeline: Any, prompt: str, negative_prompt: str | None, limit: int | None) -> dict[str, Tensor]:
-    """Return the arguments that take the place of the prompts in a call of a pipeline.
+def arguments(pipeline: Any, prompt: str, negative_prompt: str | None, limit: int | None) -> dict[str, Any]:
+    """Return the prompts as arguments of a pipeline's call.
 
-    Both prompts get as many chunks as the longer one has, because the pipeline runs them as one batch.
+    If one of them is longer than a chunk, both get as many chunks as the longer one has, because the pipeline runs
+    them as one batch.
 
     Args:
-        pipeline: one of `PIPELINES`.
+        pipeline: of any class; only `PIPELINES` have long prompts.
         prompt: what to draw.
         negative_prompt: what not to draw; None is an empty prompt.
         limit: as for `tokenize`; None cuts prompts as the pipeline does.
 
     Returns:
-        `prompt_embeds` and so on, each with a leading dimension of 1; nothing if one chunk is enough.
+        `prompt` alone if one chunk is enough; else `prompt_embeds` and so on, (1, L, C), with `negative_prompt` None.
     """
     if limit is None or type(pipeline).__name__ not in PIPELINES:
-        return {}
+        return {"prompt": prompt}
     tokenizers = [pipeline.tokenizer, *filter(None, [getattr(pipeline, "tokenizer_2", None)])]
     tokens = tokenize(tokenizers, [prompt, negative_prompt or ""], limit)
     if tokens["chunks"].shape[1] == 1:
-        return {}
+        return {"prompt": prompt}
     tokens["chunks"] = torch.ones_like(tokens["chunks"])
     encoded = encode(lambda flat: _encode_with(pipeline, flat), tokens)
-    named = {"embeds": "prompt_embeds", "pooled": "pooled_prompt_embeds"}
-    found = {}
-    for name, argument in named.items():
+    found: dict[str, Any] = {"negative_prompt": None}
+    for name, argument in (("embeds", "prompt_embeds"), ("pooled", "pooled_prompt_embeds")):
         if name in encoded:
             positive, negative = encoded[name].chunk(2)
             if negative_prompt is None and getattr(pipeline.config, "force_zeros_for_empty_prompt", False):
@@ -118,6 +118,15 @@ def _encode_with(pipeline: Any, tokens: Tokens) -> Tokens:
         "embeds": torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1),
         "pooled": second.text_embeds,
     }
+
+
+def cut_ends(pipeline: Any, prompts: Sequence[str]) -> dict[str, str]:
+    """Return the prompts whose end a pipeline does not read, and that end; of `PIPELINES` only."""
+    if type(pipeline).__name__ not in PIPELINES:
+        return {}
+    length = (getattr(pipeline, "max_token_length", None) or pipeline.tokenizer.model_max_length - 2) + 2
+    ends = {prompt: cut_off(pipeline.tokenizer, prompt, length) for prompt in prompts}
+    return {prompt: end for prompt, end in ends.items() if end}
 
 
 def cut_off(tokenizer: Any, prompt: str, length: int, asked: str | None = None) -> str:

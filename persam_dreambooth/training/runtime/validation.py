@@ -40,10 +40,11 @@ def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, s
     generator = torch.Generator(accelerator.device).manual_seed(config.optimization.seed or 0)
     prompt = validation.validation_prompt
     with _evaluating([*pipeline.components.values(), *family.trained().values()]), accelerator.autocast():
-        prompts = long_prompts.embeddings(pipeline, prompt, None, config.model.max_token_length)
+        # By name: Flux.2's first argument is a picture.
+        named = long_prompts.arguments(pipeline, prompt, None, config.model.max_token_length)
         images = [
             pipeline(
-                **prompts or {"prompt": prompt},  # by name: Flux.2's first argument is a picture
+                **named,
                 height=config.data.resolution,
                 width=config.data.resolution,
                 num_inference_steps=INFERENCE_STEPS,

@@ -94,15 +94,15 @@ def test_prompts_of_a_batch_do_not_change_each_other(pipelines, name):
 def test_pipeline_gets_what_training_encodes(pipelines, name):
     _, family = families(pipelines, name)
     pipeline = DiffusionPipeline.from_pretrained(pipelines / name)
-    found = long_prompts.embeddings(pipeline, LONGER, None, 225)
+    found = long_prompts.arguments(pipeline, LONGER, None, 225)
     ours = encoded(family, LONGER)
     assert torch.allclose(found["prompt_embeds"], ours["embeds"], atol=1e-5)
     if "pooled" in ours:
         assert torch.allclose(found["pooled_prompt_embeds"], ours["pooled"], atol=1e-5)
     assert found["negative_prompt_embeds"].shape == found["prompt_embeds"].shape
-    assert long_prompts.embeddings(pipeline, FULL, SHORT, 225) == {}
-    assert long_prompts.embeddings(pipeline, LONGER, None, None) == {}
-    longer_negative = long_prompts.embeddings(pipeline, SHORT, LONGER, 225)
+    assert long_prompts.arguments(pipeline, FULL, SHORT, 225) == {"prompt": FULL}
+    assert long_prompts.arguments(pipeline, LONGER, None, None) == {"prompt": LONGER}
+    longer_negative = long_prompts.arguments(pipeline, SHORT, LONGER, 225)
     assert torch.allclose(longer_negative["negative_prompt_embeds"], ours["embeds"], atol=1e-5)
 
 
@@ -132,7 +132,7 @@ def test_training_reads_the_end_of_long_captions(flags, capsys):
     assert torch.equal(trained(flags, "short"), trained(flags, "short-long", max_token_length=225))
 
 
-def test_generate_and_validation_read_prompts_as_the_training_did(flags):
+def test_generate_and_validation_read_prompts_as_the_training_did(flags, capsys):
     """Two prompts that differ behind their 75th token give different pictures only after such a training."""
     drawn = ("--num_images", "1", "--num_inference_steps", "2", "--height", "32", "--width", "32")
     ends = [f"{LONG} {end}" for end in ("uuu", "vvv")]
@@ -148,6 +148,8 @@ def test_generate_and_validation_read_prompts_as_the_training_did(flags):
             assert main(["generate", "--model", f"{output}-0", "--prompt", prompt, *drawn, "--output", folder]) == 0
             (picture,) = (path for path in Path(folder).glob("*.png") if path.name != "grid.png")
             pictures.append(Image.open(picture).tobytes())
+            cut = "does not read the end of" in capsys.readouterr().err
+            assert cut == alike  # it says so
         assert (pictures[0] == pictures[1]) == alike
 
 

@@ -1,4 +1,4 @@
-"""Write pipelines as single files, under the names of the original releases of Stable Diffusion 1, 2 and XL.
+"""Write pipelines as single files, under the names of the original releases of Stable Diffusion and Flux.1.
 
 The names were taken from what the published files hold; diffusers' converter goes the other way.
 """
@@ -139,3 +139,64 @@ def single_file_weights(pipeline, version):
 
 def save_single_file(pipeline, version, path, metadata=None):
     save_file(single_file_weights(pipeline, version), path, metadata)
+
+
+FLUX = {
+    "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
+    "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
+    "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
+    "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
+    "context_embedder": "txt_in",
+    "x_embedder": "img_in",
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+    "proj_out": "final_layer.linear",
+}
+FLUX_DOUBLE = {
+    "norm1_context.linear": "txt_mod.lin",
+    "norm1.linear": "img_mod.lin",
+    "attn.norm_added_q.weight": "txt_attn.norm.query_norm.scale",
+    "attn.norm_added_k.weight": "txt_attn.norm.key_norm.scale",
+    "attn.norm_q.weight": "img_attn.norm.query_norm.scale",
+    "attn.norm_k.weight": "img_attn.norm.key_norm.scale",
+    "attn.to_out.0": "img_attn.proj",
+    "attn.to_add_out": "txt_attn.proj",
+    "ff_context.net.0.proj": "txt_mlp.0",
+    "ff_context.net.2": "txt_mlp.2",
+    "ff.net.0.proj": "img_mlp.0",
+    "ff.net.2": "img_mlp.2",
+}
+FLUX_SINGLE = {
+    "norm.linear": "modulation.lin",
+    "attn.norm_q.weight": "norm.query_norm.scale",
+    "attn.norm_k.weight": "norm.key_norm.scale",
+    "proj_out": "linear2",
+}
+SINGLE = ("single_blocks", FLUX_SINGLE)
+FLUX_FUSED = {
+    "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
+}
+
+
+def flux_weights(transformer):
+    """Flux.1's transformer, as its release has it: fused queries, keys and values, shift before scale at the end."""
+    state, weights = transformer.state_dict(), {}
+    kinds = {"transformer_blocks": ("double_blocks", FLUX_DOUBLE), "single_transformer_blocks": SINGLE}
+    for ours, (theirs, names) in kinds.items():
+        fused = [layer for layer in FLUX_FUSED if (layer == "linear1") == (theirs == "single_blocks")]
+        for number in range(len(getattr(transformer, ours))):
+            begin = f"{ours}.{number}."
+            for layer in fused:
+                for kind in ("weight", "bias"):
+                    parts = [state.pop(f"{begin}{part}.{kind}") for part in FLUX_FUSED[layer]]
+                    weights[f"{theirs}.{number}.{layer}.{kind}"] = torch.cat(parts)
+            for name in [name for name in state if name.startswith(begin)]:
+                weights[f"{theirs}.{number}.{replaced(name.removeprefix(begin), names)}"] = state.pop(name)
+    for name, value in state.items():
+        if name.startswith("norm_out"):
+            value = torch.cat(value.chunk(2)[::-1])
+        weights[replaced(name, FLUX)] = value
+    return weights

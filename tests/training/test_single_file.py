@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import FluxTransformer2DModel, StableDiffusionXLPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -14,11 +14,19 @@ from persam_dreambooth.cli import main
 from persam_dreambooth.single_file import SingleFile
 from random_models import PIPELINES, SCHEDULE, random_stable_diffusion
 from random_parts import byte_tokenizer, draw_weights, random_clip, random_unet, random_vae
-from tests.training.original_layout import save_single_file
+from tests.training.original_layout import flux_weights, save_single_file
 from tests.training.runs import same_weights, train
 from tests.training.small import make
 
 LORA = "pytorch_lora_weights.safetensors"
+UNET = "model.diffusion_model."
+FULL_WIDTH = {
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "num_attention_heads": 24,
+    "attention_head_dim": 128,
+    "axes_dims_rope": (16, 56, 56),
+}
 DRAWN = ("--prompt", "a sks dog", "--num_images", "1", "--num_inference_steps", "2", "--height", "32", "--width", "32")
 
 
@@ -161,14 +169,28 @@ def test_missing_parts_come_from_the_config(bases, tmp_path):
     assert SingleFile.read(str(file), str(config)).holds("vae")
 
 
-def test_flux_transformer(tmp_path, pipelines):
-    """A file of the transformer alone, as Flux.1 is published; diffusers' converter knows one width, so few blocks."""
-    config = tmp_path / "config"
+def test_flux_transformer_with_the_other_parts_from_the_config(tmp_path, pipelines):
+    """Flux.1 is published as the transformer alone. Of full width, the only one that diffusers' converter knows."""
     pipeline = PIPELINES["flux"]()
-    pipeline.save_pretrained(config)
-    file = tmp_path / "flux.safetensors"
-    save_file({"double_blocks.0.img_attn.norm.key_norm.scale": torch.zeros(2)}, file)
-    assert SingleFile.read(str(file), str(config)).pipeline == "FluxPipeline"
+    with torch.device("meta"):
+        transformer = FluxTransformer2DModel.from_config(dict(pipeline.transformer.config) | FULL_WIDTH)
+    transformer.to_empty(device="cpu").to(torch.bfloat16)
+    for number, weight in enumerate(transformer.parameters()):
+        row = torch.randn(weight.shape[-1], generator=torch.Generator().manual_seed(number))
+        weight.data.copy_(row.expand(weight.shape))
+        weight.data.view(-1)[: len(weight)] = torch.arange(len(weight)) / len(weight)
+    save_file(
+        {f"{UNET}{name}": value for name, value in flux_weights(transformer).items()}, tmp_path / "flux.safetensors"
+    )
+    pipeline.save_pretrained(tmp_path / "config")
+    shutil.rmtree(tmp_path / "config/transformer")
+    transformer.save_config(tmp_path / "config/transformer")
+    _, family = make(tmp_path / "flux.safetensors", {"single_file_config": str(tmp_path / "config")})
+    assert type(family).__name__ == "Flux"
+    for name, weight in family.transformer.state_dict().items():
+        assert torch.equal(weight, transformer.state_dict()[name].float()), name
+    for part in ("text_encoder", "text_encoder_2", "vae"):
+        assert same_tensors(getattr(family, part).state_dict(), getattr(pipeline, part).state_dict())
 
 
 def train_error(flags, capsys, **more):

@@ -43,7 +43,7 @@ BEGINNINGS = {
 }
 """Beginnings of the names of each part that a file may lack."""
 PRECISIONS = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F64", "I64", "I32")
-"""safetensors' names of the types that are converted without a loss; I64 and I32 are positions and counters."""
+"""safetensors' names of the types that are read; I64 and I32 are positions and counters."""
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts of a pipeline that neither training nor generation uses."""
 
@@ -175,8 +175,9 @@ class SingleFile:
             part = getattr(import_module(entry[0]), entry[1])
             if isinstance(part, type) and issubclass(part, nn.Module) and self.holds(name):
                 parts[name] = self.load(part, name)
-        expected = kind._get_signature_keys(kind)[0]
-        parts = dict.fromkeys(expected & set(LEFT_OUT)) | parts
+        expected, optional = kind._get_signature_keys(kind)
+        unchecked = {name: False for name in optional if name == "requires_safety_checker"}
+        parts = dict.fromkeys(expected & set(LEFT_OUT)) | unchecked | parts
         return kind.from_pretrained(self.config, trust_remote_code=False, **parts)
 
 

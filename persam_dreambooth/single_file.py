@@ -177,7 +177,7 @@ class SingleFile:
                 parts[name] = self.load(part, name)
         expected, optional = kind._get_signature_keys(kind)
         unchecked = {name: False for name in optional if name == "requires_safety_checker"}
-        parts = dict.fromkeys(expected & set(LEFT_OUT)) | unchecked | parts
+        parts = dict.fromkeys(set(expected) & set(LEFT_OUT)) | unchecked | parts
         return kind.from_pretrained(self.config, trust_remote_code=False, **parts)
 
 

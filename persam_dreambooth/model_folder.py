@@ -47,8 +47,11 @@ def training_settings(folder: Path) -> dict[str, Any]:
 
 
 def weights_digest(folder: Path) -> str:
-    """Return a digest of the weights that training left in a folder; "" if there are none."""
+    """Return a digest of the weights that training left in a folder, or of a single file; "" if there are none."""
     lora = folder / LORA_NAME
+    if folder.is_file():
+        with folder.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     paths = (
         [lora]
         if lora.is_file()

@@ -1,16 +1,22 @@
 """Base models in a single file: the same weights, trainings and pictures as from the folder, and what is refused."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel, StableDiffusionXLPipeline
+from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from persam_dreambooth.cli import main
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.generation.models import Model, check_model
+from persam_dreambooth.evaluation.generation.pictures import Drawing, draw_pictures
+from persam_dreambooth.evaluation.generation.prompts import Prompt
 from persam_dreambooth.single_file import SingleFile
 from random_models import PIPELINES, SCHEDULE, random_stable_diffusion
 from random_parts import byte_tokenizer, draw_weights, random_clip, random_unet, random_vae
@@ -157,6 +163,41 @@ def test_file_is_a_model_and_a_base_of_generate(flags, bases):
     base = ("--base_model", str(file), *single)
     assert main(["generate", "--model", "output", *base, *DRAWN, "--output", "without"]) == 0
     assert Image.open("with-config/a-sks-dog-0.png").tobytes() == Image.open("without/a-sks-dog-0.png").tobytes()
+
+
+def test_evaluation_draws_with_a_file(bases, tmp_path):
+    folder, file, config = bases("1")
+    settings = {"num_inference_steps": 2, "height": 32, "width": 32}
+    shown, digests = [], []
+    for source in (folder, file):
+        model = Model("model", str(source))
+        drawing = Drawing([Prompt("a sks dog", "a dog", None)], 1, 0, settings)
+        if source == file:
+            with pytest.raises(UserError, match="no --single_file_config"):  # the default is on the hub
+                check_model(model, None)
+            drawing = replace(drawing, single_file_config=str(config))
+        check_model(model, None, drawing.single_file_config)
+        (path,) = draw_pictures(model, drawing, tmp_path / source.stem / "pictures").values()
+        shown.append(Image.open(path).tobytes())
+        digests.append(model.weights())
+    assert shown[0] == shown[1] and all(digests)
+    save_single_file(random_stable_diffusion(seed=1), "1", file)
+    assert Model("model", str(file)).weights() != digests[1]
+
+
+def test_config_may_be_in_the_cache_of_the_hub(bases, tmp_path, monkeypatch):
+    """Of the name that diffusers has for the file's kind; without the network, and without weights."""
+    folder, file, config = bases("1")
+    cache = tmp_path / "hub"
+    repository = cache / "models--stable-diffusion-v1-5--stable-diffusion-v1-5"
+    shutil.copytree(config, repository / "snapshots/0")
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("0")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    _, single = make(file)
+    _, whole = make(folder)
+    assert same_tensors(single.unet.state_dict(), whole.unet.state_dict())
+    assert single.pipeline().tokenizer.get_vocab() == whole.tokenizer.get_vocab()
 
 
 def test_missing_parts_come_from_the_config(bases, tmp_path):

@@ -103,21 +103,19 @@ class SingleFile:
 
     def _check_config(self, metadata: Mapping[str, str], is_given: bool) -> None:
         """Refuse a config of another kind of model, or one that predicts something else than the file says."""
-        said = f"--single_file_config {self.config}"
-        if not is_given:
-            said = f"{self.config}, which has the configs for {self.path}"
+        said = f"--single_file_config {self.config}" if is_given else f"{self.config} (configs for {self.path})"
         check_available(self.config, f"--single_file_config for {self.path}")
         try:
             its = DiffusionPipeline.load_config(self.config)["_class_name"]
             scheduler = diffusers.DDPMScheduler.load_config(self.config, subfolder="scheduler")
         except Exception as error:  # no folder, no network, no JSON, no index: each has its own exception
             raise UserError(
-                f"{said}, cannot be read as a diffusers pipeline; give --single_file_config a folder or hub name of a "
+                f"{said} cannot be read as a diffusers pipeline; give --single_file_config a folder or hub name of a "
                 f"{self.pipeline}"
             ) from error
         if its != self.pipeline:
             raise UserError(
-                f"{said}, is a {its}, but {self.path} holds the weights of a {self.pipeline}; give one of that class"
+                f"{said} is a {its}, but {self.path} holds the weights of a {self.pipeline}; give one of that class"
             )
         known = {"v": "v_prediction", "epsilon": "epsilon"}.get(metadata.get("modelspec.prediction_type", ""))
         if "v_pred" in self.names:  # how models of SDXL's kind are marked

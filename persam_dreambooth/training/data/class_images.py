@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
+from persam_dreambooth import long_prompts
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.listing import repeated_folders
@@ -144,13 +145,15 @@ def _generate(
     pipeline.set_progress_bar_config(disable=True)
     seed, size = config.optimization.seed, config.data.sample_batch_size
     hidden = not accelerator.is_local_main_process
+    named = long_prompts.arguments(pipeline, str(prompt), None, config.model.max_token_length)
     with tqdm(total=len(numbers), desc="Class images", unit="image", disable=hidden) as progress:
         for start in range(0, len(numbers), size):
             batch = numbers[start : start + size]
             generators = None
             if seed is not None:
                 generators = [torch.Generator(accelerator.device).manual_seed(seed + number) for number in batch]
-            images = pipeline(prompt=[prompt] * len(batch), generator=generators).images
+            texts = {"prompt": [prompt] * len(batch)} if "prompt" in named else {"num_images_per_prompt": len(batch)}
+            images = pipeline(**named | texts, generator=generators).images
             for number, image in zip(batch, images, strict=True):
                 files.write_picture(image, folder / f"{_stem(number)}.png")
             progress.update(len(batch))

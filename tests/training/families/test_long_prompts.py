@@ -153,6 +153,16 @@ def test_generate_and_validation_read_prompts_as_the_training_did(flags, caplog)
         assert (pictures[0] == pictures[1]) == alike
 
 
+def test_class_images_read_long_prompts(flags):
+    images = {}
+    for end in ("uuu", "vvv"):
+        prior = {"class_data_dir": f"class-{end}", "class_prompt": f"{LONG} {end}", "num_class_images": 2}
+        more = prior | {"max_train_steps": 1, "report_to": "none", "max_token_length": 150}
+        trained(flags | more, end, "--with_prior_preservation")
+        images[end] = [path.read_bytes() for path in sorted(Path(f"class-{end}").glob("*.png"))]
+    assert len(images["uuu"]) == 2 and all(one != other for one, other in zip(*images.values(), strict=True))
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [

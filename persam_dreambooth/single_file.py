@@ -168,7 +168,9 @@ class SingleFile:
         """
         kind = getattr(diffusers, self.pipeline)
         for name, entry in DiffusionPipeline.load_config(self.config).items():
-            if name in parts or not isinstance(entry, list | tuple) or entry[0] not in ("diffusers", "transformers"):
+            if name in (*parts, *LEFT_OUT) or not isinstance(entry, list | tuple):
+                continue
+            if entry[0] not in ("diffusers", "transformers"):
                 continue
             part = getattr(import_module(entry[0]), entry[1])
             if isinstance(part, type) and issubclass(part, nn.Module) and self.holds(name):

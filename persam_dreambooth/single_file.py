@@ -142,21 +142,24 @@ class SingleFile:
             UserError: some of its weights are not in the file.
             Exception: from diffusers, for weights that do not fit the config.
         """
-        model = load_single_file_sub_model(
-            library_name=kind.__module__.partition(".")[0],
-            class_name=kind.__name__,
-            name=part,
-            checkpoint=load_single_file_checkpoint(str(self.path)),
-            pipelines=diffusers.pipelines,
-            is_pipeline_module=False,
-            cached_model_config_path=self.config,
-            torch_dtype=torch.float32,
-        )
-        missing = sorted(name for name, weight in model.named_parameters() if weight.is_meta)
-        if missing:
+        try:
+            model = load_single_file_sub_model(
+                library_name=kind.__module__.partition(".")[0],
+                class_name=kind.__name__,
+                name=part,
+                checkpoint=load_single_file_checkpoint(str(self.path)),
+                pipelines=diffusers.pipelines,
+                is_pipeline_module=False,
+                cached_model_config_path=self.config,
+                torch_dtype=torch.float32,
+            )
+            complete = not any(weight.is_meta for weight in model.parameters())
+        except NotImplementedError:  # torch's, when weights that have got no values are converted
+            complete = False
+        if not complete:
             raise UserError(
-                f"the {part} of {self.path} lacks {len(missing)} of its weights (for example {missing[0]}); download "
-                f"it again, or give --single_file_config a pipeline of the same sizes"
+                f"the {part} of {self.path} lacks some of the weights that it has in {self.config}; download the file "
+                "again, or give --single_file_config a pipeline of the same sizes"
             )
         return model
 

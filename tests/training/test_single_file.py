@@ -177,7 +177,7 @@ def test_evaluation_draws_with_a_file(bases, tmp_path):
                 check_model(model, None)
             drawing = replace(drawing, single_file_config=str(config))
         check_model(model, None, drawing.single_file_config)
-        (path,) = draw_pictures(model, drawing, tmp_path / source.stem / "pictures").values()
+        (path,) = draw_pictures(model, drawing, tmp_path / f"report-{source.stem}/pictures").values()
         shown.append(Image.open(path).tobytes())
         digests.append(model.weights())
     assert shown[0] == shown[1] and all(digests)
@@ -193,6 +193,8 @@ def test_config_may_be_in_the_cache_of_the_hub(bases, tmp_path, monkeypatch):
     shutil.copytree(config, repository / "snapshots/0")
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text("0")
+    (repository / ".no_exist/0/tokenizer").mkdir(parents=True)  # what the hub has said: no such file
+    (repository / ".no_exist/0/tokenizer/config.json").touch()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     _, single = make(file)
     _, whole = make(folder)
@@ -257,7 +259,7 @@ def test_what_cannot_be_used_is_refused(flags, bases, capsys):
             {"lora_unet_x.lora_down.weight": torch.zeros(2)},
             "holds unknown weights",
         ),
-        "short.safetensors": (dict(list(weights.items())[:-5]), "lacks"),
+        "short.safetensors": (dict(list(weights.items())[:-5]), "lacks some of the weights"),
         "inpainting.safetensors": (
             weights | {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(32, 9, 3, 3)},
             "weights of the kind inpainting",

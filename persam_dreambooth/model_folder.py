@@ -18,7 +18,7 @@ def base_model(folder: Path) -> dict[str, str | None] | None:
     """Return the base model of the weights in a folder, from the config beside them.
 
     Returns:
-        `pretrained_model_name_or_path`, `revision` and `variant`; None if unknown.
+        `pretrained_model_name_or_path`, `revision`, `variant` and `single_file_config`; None if unknown.
 
     Raises:
         UserError: the config is not valid YAML.
@@ -26,7 +26,8 @@ def base_model(folder: Path) -> dict[str, str | None] | None:
     settings = training_settings(folder)
     if not settings.get("pretrained_model_name_or_path"):
         return None
-    return {key: settings.get(key) for key in ("pretrained_model_name_or_path", "revision", "variant")}
+    names = ("pretrained_model_name_or_path", "revision", "variant", "single_file_config")
+    return {key: settings.get(key) for key in names}
 
 
 def training_settings(folder: Path) -> dict[str, Any]:
@@ -46,8 +47,11 @@ def training_settings(folder: Path) -> dict[str, Any]:
 
 
 def weights_digest(folder: Path) -> str:
-    """Return a digest of the weights that training left in a folder; "" if there are none."""
+    """Return a digest of the weights that training left in a folder, or of a single file; "" if there are none."""
     lora = folder / LORA_NAME
+    if folder.is_file():
+        with folder.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     paths = (
         [lora]
         if lora.is_file()

@@ -53,12 +53,8 @@ PATHS = (
 AUTO = "auto"
 """`--class_prompt` that is read from what `segment --suggest_class` stored."""
 NAMES_OR_PATHS = (
-    "pretrained_model_name_or_path",
-    "tokenizer_name",
-    "sam",
-    "segmentation_features",
-    "segmentation_seggpt",
-    "dataset_name",
+    *("pretrained_model_name_or_path", "single_file_config", "tokenizer_name"),
+    *("sam", "segmentation_features", "segmentation_seggpt", "dataset_name"),
 )
 """Flags that name a file or a folder, or something on the hub."""
 ANY_BYTES = {*PATHS, *NAMES_OR_PATHS} - {"output_dir", "training_cache"}
@@ -156,6 +152,11 @@ class TrainingConfig:
             )
         if self.data.aspect_ratio_buckets and self.optimization.seed_each_batch:
             raise UserError("--aspect_ratio_buckets and --seed_each_batch exclude each other; drop one")
+        if self.mask.attention_loss_weight > 0 and self.model.max_token_length:
+            raise UserError(
+                "--attention_loss_weight and --max_token_length exclude each other, since the positions of a prompt "
+                "in chunks are not compared; drop one"
+            )
         if self.mask.attention_loss_weight > 0 and self.optimization.torch_compile:
             raise UserError(
                 "--attention_loss_weight and --torch_compile exclude each other, since attention cannot be seen in "

@@ -16,6 +16,9 @@ from persam_dreambooth.photos.listing import repeated_folders
 from persam_dreambooth.text_files import check_caption_extension
 from persam_dreambooth.training import optimizer_args
 
+TOKEN_LIMITS = (150, 225)
+"""Values of `--max_token_length`, those of sd-scripts' flag."""
+
 
 @dataclass
 class ModelConfig(Flags):
@@ -23,12 +26,24 @@ class ModelConfig(Flags):
 
     _argument_group_name: ClassVar[str] = "model"
 
-    pretrained_model_name_or_path: str | None = flag(None, "the base model: hub name or folder of a pipeline")
+    pretrained_model_name_or_path: str | None = flag(
+        None, "the base model: hub name or folder of a pipeline, or a single .safetensors file as Civitai has them"
+    )
+    single_file_config: str | None = flag(
+        None,
+        "with a single file: hub name or folder of a diffusers pipeline of the same kind, for the configs and "
+        "tokenizers, and for parts that the file lacks; if unset, the model's original release on the hub",
+    )
     revision: str | None = flag(None, "branch, tag or commit of the base model on the hub")
     variant: str | None = flag(None, "variant of the base model's weight files, such as fp16")
     tokenizer_name: str | None = flag(None, "a tokenizer to use instead of the base model's: hub name or folder")
     tokenizer_max_length: int | None = flag(
         None, "number of tokens that a prompt is padded or truncated to; the tokenizer's own if unset", min=2
+    )
+    max_token_length: int | None = flag(
+        None,
+        "Stable Diffusion 1.x, 2.x and XL: read prompts of up to 150 or 225 tokens, in chunks of 75, as sd-scripts "
+        "does; 75 if unset",
     )
     max_sequence_length: int | None = flag(
         None,
@@ -61,6 +76,8 @@ class ModelConfig(Flags):
     def __post_init__(self) -> None:
         if not self.pretrained_model_name_or_path:
             raise UserError("--pretrained_model_name_or_path is missing; give a hub name or the folder of a pipeline")
+        self._check_token_length()
+        self._check_single_file(self.pretrained_model_name_or_path)
         if self.network_weights:
             self._start_from_weights(self.network_weights)
         if self.use_lora:
@@ -78,6 +95,27 @@ class ModelConfig(Flags):
             raise UserError("--use_dora and --train_text_encoder exclude each other; drop one")
         if self.train_text_encoder and self.pre_compute_text_embeddings:
             raise UserError("--train_text_encoder and --pre_compute_text_embeddings exclude each other; drop one")
+
+    def _check_token_length(self) -> None:
+        if self.max_token_length is None:
+            return
+        if self.max_token_length not in TOKEN_LIMITS:
+            raise UserError(f"--max_token_length {self.max_token_length} must be 150 or 225; without it, 75 are read")
+        for name in ("tokenizer_max_length", "text_encoder_use_attention_mask"):
+            if getattr(self, name):
+                raise UserError(f"--max_token_length and --{name} exclude each other; drop one")
+
+    def _check_single_file(self, name: str) -> None:
+        """Refuse flags about a base model on the hub with a single file, and the other way round."""
+        path = Path(name)
+        is_file = path.is_file() or path.suffix == ".safetensors"
+        if self.single_file_config and not is_file:
+            raise UserError(
+                f"--single_file_config is about a base model in a single file, which {name} is not; drop it"
+            )
+        given = [flag_name for flag_name in ("revision", "variant") if getattr(self, flag_name)]
+        if given and path.is_file():
+            raise UserError(f"--{given[0]} is about a base model on the hub, and {name} is a file; drop it")
 
     def _start_from_weights(self, name: str) -> None:
         """Take rank and alpha from an existing LoRA, and refuse others."""

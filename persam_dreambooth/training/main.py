@@ -20,7 +20,7 @@ from persam_dreambooth.training.dry_run import dry_run
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.loader import build_loader, stream_of
 from persam_dreambooth.training.loop import Training, TrainingCallbacks, fit
-from persam_dreambooth.training.output import save
+from persam_dreambooth.training.output import lora_metadata, save
 from persam_dreambooth.training.output.model_card import Card
 from persam_dreambooth.training.runtime import checkpoint, distributed, process_state, resuming, tracking, workers
 from persam_dreambooth.training.runtime.optimizer import (
@@ -191,7 +191,7 @@ def _save_result(
     pictures = validate(family, config, accelerator, progress.step)
     screen.say(*screen.drawn_in_words(pictures))
     card = Card(config, run.concepts, run.masks, pictures, type(family).__name__)
-    model = save.save_model(family, config)
+    model = save.save_model(family, config, lora_metadata.describe(family, config, run.concepts, run.instances))
     card.save(output)
     if run.repository is not None:
         save.upload(config, run.repository, model, card)

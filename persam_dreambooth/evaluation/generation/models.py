@@ -14,6 +14,7 @@ from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import check_available
 from persam_dreambooth.photos import files
+from persam_dreambooth.single_file import SingleFile, is_single_file
 
 WEIGHTS: Final = (".safetensors", ".bin")
 
@@ -24,7 +25,7 @@ class Model:
 
     Attributes:
         title: name in tables and of its output folder.
-        source: a training's output folder, or a hub name.
+        source: a training's output folder, a single file, or a hub name.
     """
 
     title: str
@@ -36,7 +37,7 @@ class Model:
         return (Path(self.source) / model_folder.LORA_NAME).is_file()
 
     def base(self, given: str | None) -> str | None:
-        """Return the folder or hub name of the base model of LoRA weights; None for a full model, or if unknown.
+        """Return the folder, file or hub name of the base model of LoRA weights; None for a full model, or if unknown.
 
         Args:
             given: the base model given by the user; None reads it from the training's config.
@@ -63,7 +64,12 @@ class Model:
 
 
 def _weights_of_parts(folder: Path) -> list[Path]:
-    """List a pipeline's weight files, relative to its folder; empty if there is no pipeline."""
+    """List a pipeline's weight files, relative to its folder; empty if there is no pipeline.
+
+    The folder may also be a single file, which is then the only one.
+    """
+    if folder.is_file():
+        return [Path()]
     if not (folder / model_folder.PIPELINE_INDEX).is_file():
         return []
     named = [name for name in DiffusionPipeline.load_config(folder) if Path(name).name == name not in ("", "..")]
@@ -104,11 +110,11 @@ def name_models(given: Sequence[str]) -> list[Model]:
     return models
 
 
-def check_model(model: Model, base_model: str | None) -> None:
+def check_model(model: Model, base_model: str | None, single_file_config: str | None = None) -> None:
     """Check before generation that a model exists, without loading its weights.
 
     Raises:
-        UserError: there is no such model, or the base of its LoRA weights is unknown.
+        UserError: there is no such model, the base of its LoRA weights is unknown, or a single file cannot be used.
     """
     source = model.base(base_model) if model.is_lora else model.source
     if not source:
@@ -117,6 +123,10 @@ def check_model(model: Model, base_model: str | None) -> None:
             "give --base_model"
         )
     what = f"base model of {Path(model.source)}" if model.is_lora else "model"
+    if is_single_file(str(source)):
+        trained = model_folder.base_model(Path(model.source)) if model.is_lora and not base_model else None
+        SingleFile.read(str(source), single_file_config or (trained or {}).get("single_file_config"))
+        return
     check_available(str(source), what)
     try:
         if not isinstance(DiffusionPipeline.load_config(source), dict):

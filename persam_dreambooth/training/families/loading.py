@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.single_file import SingleFile, is_single_file
 from persam_dreambooth.training.config import ModelConfig
 
 
@@ -24,6 +25,22 @@ def naming(what: str) -> Iterator[None]:
         raise UserError(f"{what} cannot be loaded ({reason}); check the name, or download it again") from error
 
 
+def single_file(config: ModelConfig) -> SingleFile | None:
+    """Return the base model if it is a single file, else None.
+
+    Raises:
+        UserError: the file cannot be used.
+    """
+    name = str(config.pretrained_model_name_or_path)
+    return SingleFile.read(name, config.single_file_config) if is_single_file(name) else None
+
+
+def source(config: ModelConfig) -> str:
+    """Return the folder or hub name of the pipeline that has the base model's configs and tokenizers."""
+    file = single_file(config)
+    return file.config if file else str(config.pretrained_model_name_or_path)
+
+
 def load_part(kind: Any, part: str, config: ModelConfig) -> Any:
     """Load one model of the pipeline in float32; refuse missing weights, which would be initialized at random.
 
@@ -37,8 +54,15 @@ def load_part(kind: Any, part: str, config: ModelConfig) -> Any:
     """
     name = str(config.pretrained_model_name_or_path)
     with naming(f"the {part} of {name}"):
+        file = single_file(config)
+        if file and file.holds(part):
+            return file.load(kind, part).float()
         model, report = kind.from_pretrained(
-            name, subfolder=part, revision=config.revision, variant=config.variant, output_loading_info=True
+            file.config if file else name,
+            subfolder=part,
+            revision=config.revision,
+            variant=config.variant,
+            output_loading_info=True,
         )
         if report["missing_keys"]:
             raise UserError(
@@ -56,7 +80,7 @@ def load_config(kind: Any, part: str, config: ModelConfig) -> dict[str, Any]:
     """
     name = str(config.pretrained_model_name_or_path)
     with naming(f"the {part} of {name}"):
-        return dict(kind.load_config(name, subfolder=part, revision=config.revision))
+        return dict(kind.load_config(source(config), subfolder=part, revision=config.revision))
 
 
 def token_ids(tokenizer: Any, prompt: str, length: int | None = None, padded: bool = True) -> Any:
@@ -89,7 +113,7 @@ def load_tokenizer(part: str, config: ModelConfig, kind: Any = AutoTokenizer) ->
     with naming(f"the {part} of {other or name}"):
         if other:
             return AutoTokenizer.from_pretrained(other, revision=config.revision, trust_remote_code=False)
-        return kind.from_pretrained(name, subfolder=part, revision=config.revision, trust_remote_code=False)
+        return kind.from_pretrained(source(config), subfolder=part, revision=config.revision, trust_remote_code=False)
 
 
 def unwrapped(module: Any) -> Any:

@@ -11,7 +11,15 @@ from transformers import AutoTokenizer
 
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families import lora
-from persam_dreambooth.training.families.loading import load_config, load_part, load_tokenizer, naming, unwrapped
+from persam_dreambooth.training.families.loading import (
+    load_config,
+    load_part,
+    load_tokenizer,
+    naming,
+    single_file,
+    source,
+    unwrapped,
+)
 
 
 class PipelineParts(ABC):
@@ -57,7 +65,7 @@ class PipelineParts(ABC):
             UserError: a part is missing or cannot be read.
         """
         name, parts = str(config.pretrained_model_name_or_path), dict[str, Any]()
-        index = DiffusionPipeline.load_config(name, revision=config.revision)
+        index = DiffusionPipeline.load_config(source(config), revision=config.revision)
         present = [
             encoder
             for encoder in cls.encoders
@@ -68,7 +76,7 @@ class PipelineParts(ABC):
             parts[tokenizer] = load_tokenizer(tokenizer, config, cls.tokenizer_class) if encoder in present else None
         with naming(f"the scheduler of {name}"):
             parts["scheduler"] = cls.scheduler_class.from_pretrained(
-                name, subfolder="scheduler", revision=config.revision
+                source(config), subfolder="scheduler", revision=config.revision
             )
         # In the order of diffusers' scripts, since each load may draw random numbers.
         for encoder, kind in cls.encoders.items():
@@ -113,6 +121,9 @@ class PipelineParts(ABC):
             tokenizer = name.replace("text_encoder", "tokenizer")
             if getattr(self, tokenizer) is None:
                 parts |= {name: None, tokenizer: None}
+        file = single_file(self.config)
+        if file:
+            return file.load_pipeline(**self.unchecked | parts)
         return self.pipeline_class.from_pretrained(
             self.base_model,
             revision=self.config.revision,

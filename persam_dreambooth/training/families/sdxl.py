@@ -7,6 +7,7 @@ from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from persam_dreambooth import long_prompts
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families.base import Conditioning, Noised
@@ -44,8 +45,10 @@ class StableDiffusionXL(Diffusion):
             )
 
     def tokenize(self, prompt: str) -> Conditioning:
-        """Tokenize for both CLIPs: ids, (1, length) int64 each."""
+        """Tokenize for both CLIPs: ids, (1, length) int64 each; or in chunks."""
         both = (self.tokenizer, self.tokenizer_2)
+        if self.config.max_token_length:
+            return long_prompts.tokenize(both, [prompt], self.config.max_token_length)
         first, second = (token_ids(tokenizer, prompt).input_ids for tokenizer in both)
         return {"input_ids": first, "input_ids_2": second}
 
@@ -74,5 +77,6 @@ class StableDiffusionXL(Diffusion):
             noised.timesteps,
             conditioning["embeds"],
             added_cond_kwargs=given,
+            encoder_attention_mask=self._text_mask(conditioning),
             return_dict=False,
         )[0]

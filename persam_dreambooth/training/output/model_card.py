@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME
 from persam_dreambooth.photos.manifest import MANIFEST_NAME
+from persam_dreambooth.single_file import is_single_file
 from persam_dreambooth.training.config import TrainingConfig, without_folders
 from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.data.mask_report import MASKS_NAME, MaskCheck
@@ -67,7 +68,7 @@ class Card:
         kind = "stable-diffusion" if self.family.startswith("StableDiffusion") else self.family.lower()
         tags = ["text-to-image", "diffusers", kind, "dreambooth", "persam"]
         return ModelCardData(
-            base_model=None if Path(base).is_dir() else base,  # the hub accepts only its own names
+            base_model=None if Path(base).exists() else base,  # the hub accepts only its own names
             library_name="diffusers",
             pipeline_tag="text-to-image",
             instance_prompt=self.prompts[0] if self.prompts else None,
@@ -103,6 +104,8 @@ class Card:
         subject = self.prompts[0] if self.prompts else "a photo"
         prompt = f"image = pipeline(prompt={f'{subject} in the jungle'!r}).images[0]"
         load = [f"pipeline = DiffusionPipeline.from_pretrained({here!r}, torch_dtype=torch.float32)"]
+        if self.config.model.use_lora and is_single_file(str(self.config.model.pretrained_model_name_or_path)):
+            return "\n".join([*self._from_single_file(here, public), prompt])
         if self.config.model.use_lora:
             base = self._base(public)
             named = {"revision": self.config.model.revision, "variant": self.config.model.variant}
@@ -113,6 +116,18 @@ class Card:
                 f"pipeline.load_lora_weights({here!r}, weight_name={LORA_NAME!r})",
             ]
         return "\n".join(["import torch", "from diffusers import DiffusionPipeline", "", *load, prompt])
+
+    def _from_single_file(self, here: str, public: bool) -> list[str]:
+        """Return the lines that load a LoRA whose base model is a single file."""
+        config = self.config.model.single_file_config
+        config = without_folders(config) if public else config
+        named = f", single_file_config={config!r}" if config else ""
+        return [
+            "from persam_dreambooth import load_pipeline",
+            "",
+            f"pipeline = load_pipeline({self._base(public)!r}{named})",
+            f"pipeline.load_lora_weights({here!r}, weight_name={LORA_NAME!r})",
+        ]
 
     def _subject(self) -> str:
         """Return a table of prompts, class images and photos."""

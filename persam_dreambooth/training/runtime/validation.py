@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
+from persam_dreambooth import long_prompts
 from persam_dreambooth.photos import files
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import Family
@@ -37,10 +38,13 @@ def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, s
     pipeline.to(accelerator.device)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator(accelerator.device).manual_seed(config.optimization.seed or 0)
+    prompt = validation.validation_prompt
     with _evaluating([*pipeline.components.values(), *family.trained().values()]), accelerator.autocast():
+        # By name: Flux.2's first argument is a picture.
+        named = long_prompts.arguments(pipeline, prompt, None, config.model.max_token_length)
         images = [
             pipeline(
-                prompt=validation.validation_prompt,  # Flux.2's first argument is a picture
+                **named,
                 height=config.data.resolution,
                 width=config.data.resolution,
                 num_inference_steps=INFERENCE_STEPS,
@@ -51,7 +55,7 @@ def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, s
         ]
     if config.data.cache_latents:
         family.stow_autoencoder()  # the pipeline has moved it back to the device
-    _track(images, validation.validation_prompt, accelerator, step)
+    _track(images, prompt, accelerator, step)
     folder = Path(config.output.output_dir) / VALIDATION_FOLDER
     paths = [folder / f"step-{step:06d}-{number}.png" for number in range(len(images))]
     for image, path in zip(images, paths, strict=True):

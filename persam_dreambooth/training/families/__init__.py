@@ -40,6 +40,8 @@ def check_base_model(config: ModelConfig) -> type[Family]:
     name = str(config.pretrained_model_name_or_path)
     _refuse_what_is_no_pipeline(name)
     check_available(name, "base model")
+    if config.pretrained_vae_model_name_or_path:
+        check_available(config.pretrained_vae_model_name_or_path, "autoencoder")
     try:
         index = DiffusionPipeline.load_config(name, revision=config.revision)
         kind = index["_class_name"]

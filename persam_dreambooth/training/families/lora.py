@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from diffusers.training_utils import _collate_lora_metadata, _set_state_dict_into_text_encoder
 from diffusers.utils import (
     convert_state_dict_to_diffusers,
@@ -37,6 +38,34 @@ def add_adapters(module: Any, targets: list[str], config: ModelConfig) -> None:
     )
 
 
+def layers(denoiser: nn.Module, own: list[str], config: ModelConfig) -> list[str]:
+    """Return the layers to adapt, as ends of their names: `--lora_layers` or the family's `own`, in `--lora_blocks`.
+
+    Raises:
+        UserError: a layer or block that the denoiser does not have, or one that cannot be adapted.
+    """
+    kinds = {name: type(module) for name, module in denoiser.named_modules()}
+    chosen = own if config.lora_layers is None else [end.strip() for end in config.lora_layers.split(",")]
+    for end in chosen if config.lora_layers is not None else []:
+        found = {kind for name, kind in kinds.items() if end and (name == end or name.endswith(f".{end}"))}
+        if not found or not all(issubclass(kind, nn.Linear | nn.Conv2d) for kind in found):
+            what = "no layer's name ends" if not found else "not only linear layers' and convolutions' names end"
+            raise UserError(
+                f"--lora_layers {config.lora_layers}: {what} in {end!r}; give others, such as {','.join(own)}"
+            )
+    if config.lora_blocks is None:
+        return chosen
+    blocks = [f"transformer_blocks.{number.strip()}" for number in config.lora_blocks.split(",")]
+    for block in blocks:
+        if block not in kinds:
+            count = sum(name.startswith("transformer_blocks.") and name.count(".") == 1 for name in kinds)
+            raise UserError(
+                f"--lora_blocks {config.lora_blocks}: there is no block {block.partition('.')[2]!r}; give numbers "
+                f"from 0 to {count - 1}, separated by commas"
+            )
+    return [f"{block}.{end}" for block in blocks for end in chosen]
+
+
 @contextmanager
 def without_adapters(module: nn.Module) -> Iterator[None]:
     """Turn adapters and dropout off inside the block, so that the model is its base."""
@@ -51,21 +80,25 @@ def without_adapters(module: nn.Module) -> Iterator[None]:
             layer.training = training
 
 
-def save_adapters(pipeline_class: Any, parts: dict[str, nn.Module], folder: Path) -> None:
+def save_adapters(
+    pipeline_class: Any, parts: dict[str, nn.Module], folder: Path, dtype: torch.dtype = torch.float32
+) -> None:
     """Write `pytorch_lora_weights.safetensors`, which the pipeline's `load_lora_weights` takes.
 
     Args:
         pipeline_class: its `save_lora_weights` writes the file.
         parts: the modules with adapters, by part name.
         folder: of the file.
+        dtype: of the weights in it.
     """
     modules = {name: unwrapped(part) for name, part in parts.items()}
-    layers = {f"{name}_lora_layers": _state(name, part) for name, part in modules.items()}
+    states = {f"{name}_lora_layers": _state(name, part) for name, part in modules.items()}
+    states = {part: {key: value.to(dtype) for key, value in state.items()} for part, state in states.items()}
     # Without the metadata, a reader assumes that alpha is the rank, which gives another model if it is not.
     metadata = _collate_lora_metadata(modules)
     for settings in metadata.values():
         settings["target_modules"] = sorted(settings["target_modules"])  # the order of a set differs between processes
-    pipeline_class.save_lora_weights(folder, weight_name=LORA_NAME, **layers, **metadata)
+    pipeline_class.save_lora_weights(folder, weight_name=LORA_NAME, **states, **metadata)
 
 
 def _state(name: str, part: nn.Module) -> dict[str, Any]:

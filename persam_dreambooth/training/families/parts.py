@@ -11,7 +11,14 @@ from transformers import AutoTokenizer
 
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families import lora
-from persam_dreambooth.training.families.loading import load_config, load_part, load_tokenizer, naming, unwrapped
+from persam_dreambooth.training.families.loading import (
+    load_config,
+    load_part,
+    load_tokenizer,
+    naming,
+    refuse_other_latents,
+    unwrapped,
+)
 
 
 class PipelineParts(ABC):
@@ -57,6 +64,7 @@ class PipelineParts(ABC):
             UserError: a part is missing or cannot be read.
         """
         name, parts = str(config.pretrained_model_name_or_path), dict[str, Any]()
+        refuse_other_latents(cls.vae_class, config)
         index = DiffusionPipeline.load_config(name, revision=config.revision)
         present = [
             encoder
@@ -121,16 +129,18 @@ class PipelineParts(ABC):
             **parts,
         )
 
-    def save(self, folder: Path, skip_text_encoder: bool = False) -> None:
-        """Save the trained model in the ecosystem's format: a pipeline folder or a LoRA file."""
+    def save(self, folder: Path, skip_text_encoder: bool = False, dtype: torch.dtype = torch.float32) -> None:
+        """Save the trained model in the ecosystem's format: a pipeline folder or a LoRA file, all in one precision."""
         if self.config.use_lora:
-            lora.save_adapters(self.pipeline_class, self.trained(), folder)
+            lora.save_adapters(self.pipeline_class, self.trained(), folder, dtype)
             return
         parts = {name: unwrapped(part) for name, part in self.trained().items()}
         if skip_text_encoder:
             parts |= dict.fromkeys(self.encoders)
-        # All in float32: a base stored in fp16 would mix precisions.
-        self._assembled(**parts).to(torch.float32).save_pretrained(folder)
+        if self.config.pretrained_vae_model_name_or_path:
+            parts["vae"] = self.vae
+        # All in one precision: a base stored in fp16 would mix them.
+        self._assembled(**parts).to(dtype).save_pretrained(folder)
 
     def save_weights(self, folder: Path) -> None:
         """Save the trainable weights for a checkpoint, in full precision."""

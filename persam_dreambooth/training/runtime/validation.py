@@ -20,17 +20,19 @@ INFERENCE_STEPS = 25
 
 
 @torch.no_grad()
-def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, step: int) -> list[Path]:
-    """Generate pictures for the validation prompt, save them and send them to the trackers.
+def validate(
+    family: Family, config: TrainingConfig, accelerator: Accelerator, step: int, prompt: str | None
+) -> list[Path]:
+    """Generate pictures for a prompt, save them and send them to the trackers.
 
     The seed is the same each time, so that pictures of different steps can be compared; training's random state
     is not changed.
 
     Returns:
-        The files, `validation/step-STEP-NUMBER.png`; none without a validation prompt.
+        The files, `validation/step-STEP-NUMBER.png`; none without a prompt.
     """
     validation = config.validation
-    if not validation.validation_prompt:
+    if not prompt:
         return []
     pipeline = family.pipeline()
     pipeline.scheduler = family.sampler(validation.validation_scheduler, pipeline.scheduler.config)
@@ -40,7 +42,7 @@ def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, s
     with _evaluating([*pipeline.components.values(), *family.trained().values()]), accelerator.autocast():
         images = [
             pipeline(
-                prompt=validation.validation_prompt,  # Flux.2's first argument is a picture
+                prompt=prompt,  # Flux.2's first argument is a picture
                 height=config.data.resolution,
                 width=config.data.resolution,
                 num_inference_steps=INFERENCE_STEPS,
@@ -51,7 +53,7 @@ def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, s
         ]
     if config.data.cache_latents:
         family.stow_autoencoder()  # the pipeline has moved it back to the device
-    _track(images, validation.validation_prompt, accelerator, step)
+    _track(images, prompt, accelerator, step)
     folder = Path(config.output.output_dir) / VALIDATION_FOLDER
     paths = [folder / f"step-{step:06d}-{number}.png" for number in range(len(images))]
     for image, path in zip(images, paths, strict=True):

@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from persam_dreambooth import model_folder
+from persam_dreambooth import adapter_files, model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import check_available
 from persam_dreambooth.photos import files, rendering
@@ -52,7 +52,8 @@ def load_pipeline(
     """
     folder, model = Path(model), str(model)
     lora, index = model_folder.LORA_NAME, model_folder.PIPELINE_INDEX
-    is_lora = (folder / lora).is_file()
+    adapters = model_folder.adapter_folders(folder)
+    is_lora = (folder / lora).is_file() or bool(adapters)
     if folder.is_dir() and not is_lora and not (folder / index).is_file():
         raise UserError(f"{model} holds neither {index} nor {lora}; give the --output_dir of a finished training")
     origin: dict[str, str | None] | None = {"pretrained_model_name_or_path": str(base_model or model)}
@@ -69,8 +70,14 @@ def load_pipeline(
     try:
         pipeline = DiffusionPipeline.from_pretrained(**origin, trust_remote_code=False)
         if is_lora:
-            what = f"the LoRA weights in {folder}"
-            pipeline.load_lora_weights(folder, weight_name=lora)
+            what = f"the autoencoder that {folder} was trained with"
+            if vae := model_folder.training_settings(folder).get("pretrained_vae_model_name_or_path"):
+                pipeline.register_modules(vae=type(pipeline.vae).from_pretrained(vae))
+            what = f"the {'adapters' if adapters else 'LoRA weights'} in {folder}"
+            for part in adapters:
+                adapter_files.attach(getattr(pipeline, part.name), part)
+            if not adapters:
+                pipeline.load_lora_weights(folder, weight_name=lora)
     except Exception as error:  # missing, damaged and foreign files all raise different exceptions
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if not is_lora or what.startswith("the base"):

@@ -179,6 +179,11 @@ class TrainingConfig:
             raise UserError("--push_masks_to_hub and --no_masked_loss exclude each other; drop one")
         if self.output.output_kohya_format and not self.model.use_lora:
             raise UserError("--output_kohya_format is LoRA's; add --use_lora, or drop it to train all weights")
+        if self.output.output_kohya_format and self.model.adapter_type != "lora":
+            raise UserError(
+                f"--output_kohya_format is LoRA's; drop it, or --adapter_type {self.model.adapter_type}, which is "
+                "saved in peft's own format"
+            )
         if self.output.output_kohya_format and self.model.use_dora:
             raise UserError(
                 "--output_kohya_format and --use_dora exclude each other, since no reader of kohya's format applies "

@@ -45,7 +45,10 @@ class ModelConfig(Flags):
     )
     train_text_encoder: bool = flag(False, "train the text encoder too")
     use_lora: bool = flag(False, "train LoRA adapters instead of all weights")
-    rank: int | None = flag(None, "rank of the LoRA adapters; 4 if unset", min=1)
+    adapter_type: Literal["lora", "loha", "lokr", "oft"] = flag(
+        "lora", "with --use_lora: the kind of adapters; those other than LoRA are saved in peft's own format"
+    )
+    rank: int | None = flag(None, "rank of the adapters, with oft the number of its blocks; 4 if unset", min=1)
     lora_alpha: int | None = flag(None, "the adapters are scaled by alpha / rank; the rank if unset", min=1)
     use_dora: bool = flag(
         False, "DoRA: LoRA that learns the magnitude of each weight vector separately from its direction"
@@ -89,11 +92,27 @@ class ModelConfig(Flags):
                 "--lora_layers and --lora_blocks are LoRA's; add --use_lora, or drop them to train all weights"
             )
         super().__post_init__()
+        if self.adapter_type != "lora":
+            self._check_other_adapters()
         if self.use_dora and self.train_text_encoder:
             # When transformers loads DoRA into a text encoder it drops the norms, and only warns.
             raise UserError("--use_dora and --train_text_encoder exclude each other; drop one")
         if self.train_text_encoder and self.pre_compute_text_embeddings:
             raise UserError("--train_text_encoder and --pre_compute_text_embeddings exclude each other; drop one")
+
+    def _check_other_adapters(self) -> None:
+        """Refuse flags that adapters other than LoRA do not have."""
+        if not self.use_lora:
+            raise UserError(f"--adapter_type {self.adapter_type} needs --use_lora; add it, or train all weights")
+        others = {
+            "use_dora": self.use_dora,
+            "lora_dropout": self.lora_dropout,
+            "network_weights": self.network_weights,
+            "lora_alpha": self.adapter_type == "oft" and self.lora_alpha is not None,
+        }
+        for name, given in others.items():
+            if given:
+                raise UserError(f"--{name} has no use with --adapter_type {self.adapter_type}; drop one")
 
     def _start_from_weights(self, name: str) -> None:
         """Take rank and alpha from an existing LoRA, and refuse others."""

@@ -1,4 +1,4 @@
-"""LoRA adapters: added, disabled, saved and loaded in the same way as in diffusers' pipelines."""
+"""Adapters: LoRA's are added, disabled, saved and loaded in the same way as in diffusers' pipelines."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,15 @@ from diffusers.utils import (
     convert_state_dict_to_peft,
     convert_unet_state_dict_to_peft,
 )
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import (
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    OFTConfig,
+    PeftConfig,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,16 +33,25 @@ from persam_dreambooth.training.families.loading import unwrapped
 
 def add_adapters(module: Any, targets: list[str], config: ModelConfig) -> None:
     """Add adapters to the layers whose names end in one of `targets`."""
+    module.add_adapter(_peft_config(targets, config))
+
+
+def _peft_config(targets: list[str], config: ModelConfig) -> PeftConfig:
     rank = cast(int, config.rank)  # resolved by the config, since --use_lora is on
-    module.add_adapter(
-        LoraConfig(
-            r=rank,
-            lora_alpha=rank if config.lora_alpha is None else config.lora_alpha,
-            use_dora=config.use_dora,
-            lora_dropout=config.lora_dropout or 0.0,
-            init_lora_weights="gaussian",
-            target_modules=targets,
-        )
+    alpha = rank if config.lora_alpha is None else config.lora_alpha
+    if config.adapter_type == "loha":
+        return LoHaConfig(r=rank, alpha=alpha, target_modules=targets)
+    if config.adapter_type == "lokr":
+        return LoKrConfig(r=rank, alpha=alpha, target_modules=targets)
+    if config.adapter_type == "oft":
+        return OFTConfig(r=rank, oft_block_size=0, target_modules=targets)
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        use_dora=config.use_dora,
+        lora_dropout=config.lora_dropout or 0.0,
+        init_lora_weights="gaussian",
+        target_modules=targets,
     )
 
 

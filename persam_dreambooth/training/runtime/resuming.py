@@ -12,7 +12,7 @@ from persam_dreambooth.atomic_io import UNFINISHED
 from persam_dreambooth.errors import UserError, listed
 from persam_dreambooth.flag_values import with_new_names
 from persam_dreambooth.flags import flags_of
-from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME, PIPELINE_INDEX
+from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME, PIPELINE_INDEX, adapter_folders
 from persam_dreambooth.photos import files
 from persam_dreambooth.text_files import read_yaml
 from persam_dreambooth.training import optimizer_args
@@ -22,7 +22,7 @@ from persam_dreambooth.training.runtime import checkpoint
 
 HELD = (
     *("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder", "use_ema", "optimizer", "seed_each_batch"),
-    *("seed", "network_weights", "lora_layers", "lora_blocks"),
+    *("seed", "network_weights", "lora_layers", "lora_blocks", "adapter_type"),
 )
 """Flags that must not change on resume: they determine what a checkpoint holds, how its batches are counted, or its
 weights."""
@@ -102,7 +102,7 @@ def alone(config: TrainingConfig, start: Path | None) -> Iterator[None]:
 
 
 def _check_unfinished(output: Path) -> None:
-    if any((output / name).exists() for name in (PIPELINE_INDEX, LORA_NAME)):
+    if any((output / name).exists() for name in (PIPELINE_INDEX, LORA_NAME)) or adapter_folders(output):
         raise UserError(
             f"--resume_from_checkpoint latest: {output} holds a finished model and no checkpoint to resume from; "
             "choose another --output_dir"

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from persam_dreambooth import long_prompts, model_folder
+from persam_dreambooth import adapter_files, long_prompts, model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import check_available
 from persam_dreambooth.photos import files, rendering
@@ -56,7 +56,8 @@ def load_pipeline(
     """
     folder, model = Path(model), str(model)
     lora, index = model_folder.LORA_NAME, model_folder.PIPELINE_INDEX
-    is_lora = (folder / lora).is_file()
+    adapters = model_folder.adapter_folders(folder)
+    is_lora = (folder / lora).is_file() or bool(adapters)
     if folder.is_dir() and not is_lora and not (folder / index).is_file():
         raise UserError(f"{model} holds neither {index} nor {lora}; give the --output_dir of a finished training")
     origin: dict[str, str | None] | None = {"pretrained_model_name_or_path": str(base_model or model)}
@@ -71,21 +72,26 @@ def load_pipeline(
     place = choose_device(device)
     if not is_single_file(str(source)):
         check_available(str(source), f"base model of {model}" if is_lora else "model")
-    what = f"the base model {source} of {model}" if is_lora else f"the model {source}"
-    lora_weights = f"the LoRA weights in {folder}"
+    what = base = f"the base model {source} of {model}" if is_lora else f"the model {source}"
     try:
         if is_single_file(str(source)):
             pipeline = SingleFile.read(str(source), single_file_config).load_pipeline()
         else:
             pipeline = DiffusionPipeline.from_pretrained(**origin, trust_remote_code=False)
         if is_lora:
-            what = lora_weights
-            pipeline.load_lora_weights(folder, weight_name=lora)
+            what = f"the autoencoder that {folder} was trained with"
+            if vae := model_folder.training_settings(folder).get("pretrained_vae_model_name_or_path"):
+                pipeline.register_modules(vae=type(pipeline.vae).from_pretrained(vae))
+            what = f"the {'adapters' if adapters else 'LoRA weights'} in {folder}"
+            for part in adapters:
+                adapter_files.attach(getattr(pipeline, part.name), part)
+            if not adapters:
+                pipeline.load_lora_weights(folder, weight_name=lora)
     except UserError:
         raise
     except Exception as error:  # missing, damaged and foreign files all raise different exceptions
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        if what != lora_weights and not Path(str(source)).exists():
+        if what == base and not Path(str(source)).exists():
             reason = "no such folder, and no model of that name can be reached"
         raise UserError(f"{what} cannot be loaded: {reason}") from error
     # With which prompts the model was trained; `draw` encodes its prompts in the same way.

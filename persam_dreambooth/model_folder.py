@@ -11,6 +11,11 @@ from persam_dreambooth.text_files import read_yaml
 CONFIG_NAME = "training_config.yaml"
 LORA_NAME = "pytorch_lora_weights.safetensors"  # diffusers' name for LoRA weights
 KOHYA_NAME = "pytorch_lora_weights_kohya.safetensors"  # a name that diffusers does not load
+ADAPTER_CONFIG = "adapter_config.json"  # peft's name for the config beside an adapter's weights
+ADAPTER_NAMES = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "oft": "OFT"}
+"""Names of the kinds of adapters by `--adapter_type`."""
+ADAPTED = ("unet", "transformer", "text_encoder", "text_encoder_2")
+"""Parts of pipelines that may have adapters, and the names of their folders."""
 PIPELINE_INDEX = "model_index.json"  # diffusers' name for a pipeline's table of contents
 
 
@@ -46,9 +51,18 @@ def training_settings(folder: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
+def adapter_folders(folder: Path) -> list[Path]:
+    """Return the folders of a training's adapters other than LoRA, one for each part, named after it; sorted."""
+    if (folder / PIPELINE_INDEX).is_file() or (folder / LORA_NAME).is_file():
+        return []
+    found = sorted(path.parent for path in folder.glob(f"*/{ADAPTER_CONFIG}") if path.parent.name in ADAPTED)
+    is_whole = any(part.name in ADAPTED[:2] for part in found)  # the denoiser's folder is written last
+    return found if is_whole else []
+
+
 def weights_digest(folder: Path) -> str:
     """Return a digest of the weights that training left in a folder, or of a single file; "" if there are none."""
-    lora = folder / LORA_NAME
+    lora, adapters = folder / LORA_NAME, adapter_folders(folder)
     if folder.is_file():
         with folder.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
@@ -57,7 +71,9 @@ def weights_digest(folder: Path) -> str:
         if lora.is_file()
         else [path for kind in ("safetensors", "bin") for path in sorted(folder.glob(f"*/*.{kind}")) if path.is_file()]
     )
-    if not (lora.is_file() or (folder / PIPELINE_INDEX).is_file()):
+    if adapters:
+        paths = [path for part in adapters for path in sorted(part.iterdir()) if path.is_file()]
+    if not (adapters or lora.is_file() or (folder / PIPELINE_INDEX).is_file()):
         return ""
     total = hashlib.sha256()
     for path in paths:

@@ -33,8 +33,9 @@ class Model:
 
     @property
     def is_lora(self) -> bool:
-        """True for LoRA weights, which need a base model."""
-        return (Path(self.source) / model_folder.LORA_NAME).is_file()
+        """True for LoRA weights and other adapters, which need a base model."""
+        folder = Path(self.source)
+        return (folder / model_folder.LORA_NAME).is_file() or bool(model_folder.adapter_folders(folder))
 
     def base(self, given: str | None) -> str | None:
         """Return the folder, file or hub name of the base model of LoRA weights; None for a full model, or if unknown.
@@ -52,7 +53,9 @@ class Model:
         Other files in the folder, such as checkpoints or this report, do not count, nor does a LoRA's base.
         """
         folder = Path(self.source)
+        others = [path for part in model_folder.adapter_folders(folder) for path in sorted(part.iterdir())]
         names = [Path(model_folder.LORA_NAME)] if self.is_lora else _weights_of_parts(folder)
+        names = [path.relative_to(folder) for path in others] or names
         return _digest(folder, names, self.title)
 
     def base_weights(self, given: str | None) -> str | None:

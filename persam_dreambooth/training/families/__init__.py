@@ -41,6 +41,8 @@ def check_base_model(config: ModelConfig) -> type[Family]:
         UserError: no pipeline there, or one of an unsupported class.
     """
     name = str(config.pretrained_model_name_or_path)
+    if config.pretrained_vae_model_name_or_path:
+        check_available(config.pretrained_vae_model_name_or_path, "autoencoder")
     file = single_file(config)
     if file:
         return FAMILIES[file.pipeline]

@@ -49,7 +49,8 @@ class Diffusion(Family):
         """Also refuse a resolution at which the pipeline cannot draw validation pictures."""
         super().check(config)
         side = config.data.resolution
-        if config.validation.validation_prompt and side % DRAWN_UNIT:
+        drawn = config.validation.validation_prompt or config.validation.last_prompt
+        if drawn and side % DRAWN_UNIT:
             raise UserError(
                 f"--resolution {side}: a {cls.pipeline_class.__name__} draws validation pictures in multiples of "
                 f"{DRAWN_UNIT} pixels; take {max(1, side // DRAWN_UNIT) * DRAWN_UNIT}, or drop --validation_prompt"
@@ -63,9 +64,7 @@ class Diffusion(Family):
 
     def add_noise(self, latents: Tensor, settings: OptimizationConfig) -> Noised:
         """Draw noise, then int64 timesteps; offset noise is 0.1 times a normal number per channel, as in diffusers."""
-        noise = torch.randn_like(latents)
-        if settings.offset_noise:
-            noise = noise + 0.1 * torch.randn(*latents.shape[:2], 1, 1, device=latents.device)
+        noise = self._draw_noise(latents, settings)
         steps = self.scheduler.config.num_train_timesteps
         timesteps = torch.randint(0, steps, (len(latents),), device=latents.device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
@@ -83,6 +82,12 @@ class Diffusion(Family):
         """Return which positions of the prompts count, (B, length); None if all do."""
         mask = conditioning.get("text_mask")
         return None if mask is None or bool(mask.all()) else mask
+
+    def _draw_noise(self, latents: Tensor, settings: OptimizationConfig) -> Tensor:
+        noise = torch.randn_like(latents)
+        if settings.offset_noise:
+            noise = noise + 0.1 * torch.randn(*latents.shape[:2], 1, 1, device=latents.device)
+        return noise
 
     def snr(self, timesteps: Tensor) -> Tensor:
         """Return the (B,) signal-to-noise ratio of the schedule at these timesteps."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import create_repo, upload_folder
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -56,7 +57,8 @@ def save_model(family: Family, config: TrainingConfig, described: Mapping[str, s
 def _save_model(family: Family, config: TrainingConfig, output: Path, described: Mapping[str, str]) -> list[str]:
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=output) as name:
         beside = Path(name)
-        family.save(beside, config.output.skip_save_text_encoder)
+        dtype = torch.float32 if config.output.upcast_before_saving else family.dtype
+        family.save(beside, config.output.skip_save_text_encoder, dtype)
         forget_origin(beside)
         if config.model.use_lora:
             lora_metadata.add(beside / LORA_NAME, described)

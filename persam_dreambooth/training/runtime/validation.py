@@ -21,24 +21,25 @@ INFERENCE_STEPS = 25
 
 
 @torch.no_grad()
-def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, step: int) -> list[Path]:
-    """Generate pictures for the validation prompt, save them and send them to the trackers.
+def validate(
+    family: Family, config: TrainingConfig, accelerator: Accelerator, step: int, prompt: str | None
+) -> list[Path]:
+    """Generate pictures for a prompt, save them and send them to the trackers.
 
     The seed is the same each time, so that pictures of different steps can be compared; training's random state
     is not changed.
 
     Returns:
-        The files, `validation/step-STEP-NUMBER.png`; none without a validation prompt.
+        The files, `validation/step-STEP-NUMBER.png`; none without a prompt.
     """
     validation = config.validation
-    if not validation.validation_prompt:
+    if not prompt:
         return []
     pipeline = family.pipeline()
     pipeline.scheduler = family.sampler(validation.validation_scheduler, pipeline.scheduler.config)
     pipeline.to(accelerator.device)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator(accelerator.device).manual_seed(config.optimization.seed or 0)
-    prompt = validation.validation_prompt
     with _evaluating([*pipeline.components.values(), *family.trained().values()]), accelerator.autocast():
         # By name: Flux.2's first argument is a picture.
         named = long_prompts.arguments(pipeline, prompt, None, config.model.max_token_length)

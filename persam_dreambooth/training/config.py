@@ -47,6 +47,7 @@ PATHS = (
     "training_cache",
     "cache_dir",
     "network_weights",
+    "bnb_quantization_config_path",
     "output_dir",
 )
 """Flags that name a file or a folder."""

@@ -50,6 +50,16 @@ class ModelConfig(Flags):
     network_weights: str | None = flag(
         None, "with LoRA: start from these weights, a .safetensors file in diffusers' format or an output folder"
     )
+    quantize: Literal["int8", "fp8"] | None = flag(
+        None,
+        "with LoRA: store the base model's frozen linear layers in 8 bits, whole numbers or floats (needs torchao): "
+        "half the memory of bf16",
+    )
+    bnb_quantization_config_path: str | None = flag(
+        None,
+        "with LoRA: JSON file of bitsandbytes settings, such as load_in_4bit, with which the base model is stored "
+        "(needs bitsandbytes and a GPU)",
+    )
     gradient_checkpointing: bool = flag(False, "save memory, at the cost of about a third more time")
     enable_xformers_memory_efficient_attention: bool = flag(False, "compute attention with xformers")
     pre_compute_text_embeddings: bool = flag(False, "encode the prompts once and drop the text encoder")
@@ -73,11 +83,20 @@ class ModelConfig(Flags):
                 "--lora_alpha and --use_dora are LoRA's; add --use_lora, or drop them to train all weights"
             )
         super().__post_init__()
+        self._check_quantization()
         if self.use_dora and self.train_text_encoder:
             # When transformers loads DoRA into a text encoder it drops the norms, and only warns.
             raise UserError("--use_dora and --train_text_encoder exclude each other; drop one")
         if self.train_text_encoder and self.pre_compute_text_embeddings:
             raise UserError("--train_text_encoder and --pre_compute_text_embeddings exclude each other; drop one")
+
+    def _check_quantization(self) -> None:
+        """Refuse to quantize weights that are trained, or to do it twice."""
+        if self.quantize and self.bnb_quantization_config_path:
+            raise UserError("--quantize and --bnb_quantization_config_path exclude each other; drop one")
+        if (self.quantize or self.bnb_quantization_config_path) and not self.use_lora:
+            name = "quantize" if self.quantize else "bnb_quantization_config_path"
+            raise UserError(f"--{name} is for a frozen base model; add --use_lora, or drop it to train all weights")
 
     def _start_from_weights(self, name: str) -> None:
         """Take rank and alpha from an existing LoRA, and refuse others."""

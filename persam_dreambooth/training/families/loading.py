@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig
+from persam_dreambooth.training.families import quantized
 
 
 @contextmanager
@@ -24,13 +25,14 @@ def naming(what: str) -> Iterator[None]:
         raise UserError(f"{what} cannot be loaded ({reason}); check the name, or download it again") from error
 
 
-def load_part(kind: Any, part: str, config: ModelConfig) -> Any:
+def load_part(kind: Any, part: str, config: ModelConfig, quantization: dict[str, Any] | None = None) -> Any:
     """Load one model of the pipeline in float32; refuse missing weights, which would be initialized at random.
 
     Args:
         kind: its class, a diffusers or transformers model.
         part: its name and folder in the pipeline.
         config: location of the pipeline.
+        quantization: from `quantized.settings`; if there are any, the model is returned as they say.
 
     Raises:
         UserError: the part cannot be read, or is incomplete.
@@ -38,14 +40,19 @@ def load_part(kind: Any, part: str, config: ModelConfig) -> Any:
     name = str(config.pretrained_model_name_or_path)
     with naming(f"the {part} of {name}"):
         model, report = kind.from_pretrained(
-            name, subfolder=part, revision=config.revision, variant=config.variant, output_loading_info=True
+            name,
+            subfolder=part,
+            revision=config.revision,
+            variant=config.variant,
+            output_loading_info=True,
+            **(quantization or {}),
         )
         if report["missing_keys"]:
             raise UserError(
                 f"the {part} of {name} lacks {len(report['missing_keys'])} of its weights (for example "
                 f"{sorted(report['missing_keys'])[0]}); download it again"
             )
-    return model.float()
+    return quantized.keep_packed(model) if quantization else model.float()
 
 
 def load_config(kind: Any, part: str, config: ModelConfig) -> dict[str, Any]:

@@ -34,6 +34,8 @@ def check(
     flags = {
         "train_text_encoder": config.model.train_text_encoder,
         "use_ema": config.optimization.use_ema,
+        "quantize": config.model.quantize is not None,
+        "bnb_quantization_config_path": config.model.bnb_quantization_config_path is not None,
     }
     if deepspeed is not None:
         if deepspeed.zero_stage == 3:

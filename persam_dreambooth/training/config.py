@@ -148,6 +148,12 @@ class TrainingConfig:
             raise UserError(
                 "--training_cache keeps what --cache_latents and --pre_compute_text_embeddings make; add one of them"
             )
+        banked = self.mask.cache_background_prior is not None
+        if banked and not (self.mask.background_prior_weight > 0 and self.data.cache_latents):
+            raise UserError(
+                "--cache_background_prior keeps the background prior's predictions for photos that are encoded once; "
+                "add --background_prior_weight and --cache_latents, or drop it"
+            )
         if self.data.aspect_ratio_buckets and self.optimization.seed_each_batch:
             raise UserError("--aspect_ratio_buckets and --seed_each_batch exclude each other; drop one")
         if self.mask.attention_loss_weight > 0 and self.optimization.torch_compile:

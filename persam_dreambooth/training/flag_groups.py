@@ -269,6 +269,12 @@ class MaskConfig(Flags):
         "the paper's is 0",
         min=0,
     )
+    cache_background_prior: int | None = flag(
+        None,
+        "keep the base model's predictions for this many fixed draws of noise and timestep for each cached version of "
+        "a photo, and train on these draws only: a background prior that costs almost nothing once they are all known",
+        min=1,
+    )
     attention_loss_weight: float = flag(
         0.0,
         "Stable Diffusion 1.x, 2.x and XL: weight of a loss that fits the identifier's cross-attention to the mask; "

@@ -22,6 +22,7 @@ from persam_dreambooth.training.loader import build_loader, stream_of
 from persam_dreambooth.training.loop import Training, TrainingCallbacks, fit
 from persam_dreambooth.training.output import save
 from persam_dreambooth.training.output.model_card import Card
+from persam_dreambooth.training.prior_bank import PriorBank
 from persam_dreambooth.training.runtime import checkpoint, distributed, process_state, resuming, tracking, workers
 from persam_dreambooth.training.runtime.optimizer import (
     Settings,
@@ -151,8 +152,10 @@ def _prepare(run: Setup, family: Family, callbacks: TrainingCallbacks) -> tuple[
     checkpoint.register(accelerator, family, average)
     progress = _resume(run, optimizer, scheduler, steps)
     screen.say(*head, summary.begins(run.resume_from, progress.step))
+    draws = config.mask.cache_background_prior
+    bank = None if draws is None else PriorBank(draws, settings.seed or 0)
     training = Training(
-        config, accelerator, family, loader, optimizer, scheduler, parameters, steps, stream, average, callbacks
+        config, accelerator, family, loader, optimizer, scheduler, parameters, steps, stream, average, callbacks, bank
     )
     return training, progress
 

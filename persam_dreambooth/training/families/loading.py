@@ -52,7 +52,7 @@ def load_part(kind: Any, part: str, config: ModelConfig, quantization: dict[str,
                 f"the {part} of {name} lacks {len(report['missing_keys'])} of its weights (for example "
                 f"{sorted(report['missing_keys'])[0]}); download it again"
             )
-    return quantized.keep_packed(model) if quantization else model.float()
+    return quantized.prepared(model) if quantization else model.float()
 
 
 def load_config(kind: Any, part: str, config: ModelConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import BitsAndBytesConfig, TorchAoConfig
+from peft import prepare_model_for_kbit_training
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -79,6 +80,13 @@ def _read(path: str, said: str) -> dict[str, Any]:
     if unknown := sorted(set(read) - known):
         raise UserError(f"{said}: {unknown[0]} is unknown; choose among {', '.join(sorted(known))}")
     return read
+
+
+def prepared(model: Any) -> Any:
+    """Return a model that was loaded with `settings`, ready for adapters; with bitsandbytes as in diffusers' scripts."""
+    if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return keep_packed(model)
 
 
 def keep_packed(module: nn.Module) -> nn.Module:

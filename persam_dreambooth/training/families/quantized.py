@@ -83,7 +83,7 @@ def _read(path: str, said: str) -> dict[str, Any]:
 
 
 def prepared(model: Any) -> Any:
-    """Return a model that was loaded with `settings`, ready for adapters; with bitsandbytes as in diffusers' scripts."""
+    """Return a model that was loaded with `settings`, ready for adapters (bitsandbytes: as in diffusers' scripts)."""
     if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
         return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return keep_packed(model)

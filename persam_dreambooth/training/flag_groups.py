@@ -370,7 +370,11 @@ class OptimizationConfig(Flags):
     lr_warmup_steps: int = flag(500, "steps until the full learning rate is reached", min=0)
     lr_num_cycles: int = flag(1, "number of cycles of cosine_with_restarts", min=1)
     lr_power: float = flag(1.0, "exponent of the polynomial schedule", min=0)
-    optimizer: str = flag("adamw", "adamw, adamw8bit (needs bitsandbytes) or prodigy (needs prodigyopt)")
+    optimizer: str = flag(
+        "adamw",
+        "adamw, adamw8bit or paged_adamw8bit (need bitsandbytes; paged moves its states to main memory when a GPU is "
+        "full) or prodigy (needs prodigyopt)",
+    )
     optimizer_args: dict[str, Any] = flag(
         {},
         "further settings of the optimizer, such as weight_decay=0.01 betas=0.9,0.99 or, with Prodigy, d_coef=2 "

@@ -8,7 +8,7 @@ import torch
 from persam_dreambooth.training.objective import training_loss
 from persam_dreambooth.training.prior_bank import PriorBank
 from tests.training.runs import launch, same_weights, train
-from tests.training.test_background_prior import drifted_family, every_kind, logged
+from tests.training.test_background_prior import drifted_family, logged
 
 DRAWS = 3
 BANK = {"class_prompt": "a dog", "background_prior_weight": 0.5, "cache_background_prior": DRAWS}
@@ -38,8 +38,8 @@ def loss_with(bank, family, batch, config, seed):
     return training_loss(family, batch, config, bank=bank)
 
 
-@every_kind
-@pytest.mark.parametrize("class_images", [False, True])
+@pytest.mark.parametrize("base", ["v_prediction", "sdxl", "sd3", "qwen-image"], indirect=True)
+@pytest.mark.parametrize(("kind", "class_images"), [("lora", True), ("full", False), ("lora-text", True)])
 def test_loss_equals_that_without_bank_on_the_same_draws(base, kind, class_images):
     config, family, batch = encoded(base, kind, class_images=class_images)
     bank, seen, calls = PriorBank(DRAWS, seed=5), [], counted(family)

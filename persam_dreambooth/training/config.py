@@ -48,6 +48,7 @@ PATHS = (
     "training_cache",
     "cache_dir",
     "network_weights",
+    "bnb_quantization_config_path",
     "output_dir",
 )
 """Flags that name a file or a folder."""
@@ -156,6 +157,12 @@ class TrainingConfig:
         if self.data.training_cache and not (self.data.cache_latents or self.model.pre_compute_text_embeddings):
             raise UserError(
                 "--training_cache keeps what --cache_latents and --pre_compute_text_embeddings make; add one of them"
+            )
+        banked = self.mask.cache_background_prior is not None
+        if banked and not (self.mask.background_prior_weight > 0 and self.data.cache_latents):
+            raise UserError(
+                "--cache_background_prior keeps the background prior's predictions for photos that are encoded once; "
+                "add --background_prior_weight and --cache_latents, or drop it"
             )
         if self.data.aspect_ratio_buckets and self.optimization.seed_each_batch:
             raise UserError("--aspect_ratio_buckets and --seed_each_batch exclude each other; drop one")

@@ -80,6 +80,16 @@ class ModelConfig(Flags):
     network_weights: str | None = flag(
         None, "with LoRA: start from these weights, a .safetensors file in diffusers' format or an output folder"
     )
+    quantize: Literal["int8", "fp8"] | None = flag(
+        None,
+        "with LoRA: store the base model's frozen linear layers in 8 bits, whole numbers or floats (needs torchao): "
+        "half the memory of bf16",
+    )
+    bnb_quantization_config_path: str | None = flag(
+        None,
+        "with LoRA: JSON file of bitsandbytes settings, such as load_in_4bit, with which the base model is stored "
+        "(needs bitsandbytes and a GPU)",
+    )
     gradient_checkpointing: bool = flag(False, "save memory, at the cost of about a third more time")
     enable_xformers_memory_efficient_attention: bool = flag(False, "compute attention with xformers")
     pre_compute_text_embeddings: bool = flag(False, "encode the prompts once and drop the text encoder")
@@ -111,6 +121,7 @@ class ModelConfig(Flags):
         super().__post_init__()
         if self.adapter_type != "lora":
             self._check_other_adapters()
+        self._check_quantization()
         if self.use_dora and self.train_text_encoder:
             # When transformers loads DoRA into a text encoder it drops the norms, and only warns.
             raise UserError("--use_dora and --train_text_encoder exclude each other; drop one")
@@ -151,6 +162,20 @@ class ModelConfig(Flags):
         for name, given in others.items():
             if given:
                 raise UserError(f"--{name} has no use with --adapter_type {self.adapter_type}; drop one")
+
+    def _check_quantization(self) -> None:
+        """Refuse to quantize weights that are trained, a single file, or to do it twice."""
+        if self.quantize and self.bnb_quantization_config_path:
+            raise UserError("--quantize and --bnb_quantization_config_path exclude each other; drop one")
+        if not (self.quantize or self.bnb_quantization_config_path):
+            return
+        name = "quantize" if self.quantize else "bnb_quantization_config_path"
+        if not self.use_lora:
+            raise UserError(f"--{name} is for a frozen base model; add --use_lora, or drop it to train all weights")
+        if self.adapter_type != "lora":
+            raise UserError(f"--{name} and --adapter_type {self.adapter_type} exclude each other; drop one")
+        if Path(str(self.pretrained_model_name_or_path)).is_file():
+            raise UserError(f"--{name} needs the folder or hub name of a pipeline, not a single file; drop it")
 
     def _start_from_weights(self, name: str) -> None:
         """Take rank and alpha from an existing LoRA, and refuse others."""
@@ -338,6 +363,12 @@ class MaskConfig(Flags):
         "the paper's is 0",
         min=0,
     )
+    cache_background_prior: int | None = flag(
+        None,
+        "keep the base model's predictions for this many fixed draws of noise and timestep for each cached version of "
+        "a photo, and train on these draws only: a background prior that costs almost nothing once they are all known",
+        min=1,
+    )
     attention_loss_weight: float = flag(
         0.0,
         "Stable Diffusion 1.x, 2.x and XL: weight of a loss that fits the identifier's cross-attention to the mask; "
@@ -447,7 +478,11 @@ class OptimizationConfig(Flags):
     lr_warmup_steps: int = flag(500, "steps until the full learning rate is reached", min=0)
     lr_num_cycles: int = flag(1, "number of cycles of cosine_with_restarts", min=1)
     lr_power: float = flag(1.0, "exponent of the polynomial schedule", min=0)
-    optimizer: str = flag("adamw", "adamw, adamw8bit (needs bitsandbytes) or prodigy (needs prodigyopt)")
+    optimizer: str = flag(
+        "adamw",
+        "adamw, adamw8bit or paged_adamw8bit (need bitsandbytes; paged moves its states to main memory when a GPU is "
+        "full) or prodigy (needs prodigyopt)",
+    )
     optimizer_args: dict[str, Any] = flag(
         {},
         "further settings of the optimizer, such as weight_decay=0.01 betas=0.9,0.99 or, with Prodigy, d_coef=2 "

@@ -18,6 +18,7 @@ from persam_dreambooth.training.data.dataset import Batch
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.loader import PhotoStream, remaining_batches
 from persam_dreambooth.training.objective import is_unmasked, training_loss
+from persam_dreambooth.training.prior_bank import PriorBank
 from persam_dreambooth.training.runtime import checkpoint
 from persam_dreambooth.training.runtime.checkpoint import Progress
 from persam_dreambooth.training.runtime.distributed import whole
@@ -68,6 +69,7 @@ class Training:
     stream: PhotoStream | None
     average: EMAModel | None
     callbacks: TrainingCallbacks
+    bank: PriorBank | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ def _learn(
     config, accelerator = run.config, run.accelerator
     result = None
     with accelerator.accumulate(*run.family.trained().values()):
-        loss, terms = training_loss(run.family, batch, config, is_unmasked(config, progress.step))
+        unmasked = is_unmasked(config, progress.step)
+        loss, terms = training_loss(run.family, batch, config, unmasked, run.bank)
         metrics.add(terms, batch.photos)
         accelerator.backward(loss)
         if accelerator.sync_gradients:

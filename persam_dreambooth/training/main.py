@@ -22,6 +22,7 @@ from persam_dreambooth.training.loader import build_loader, stream_of
 from persam_dreambooth.training.loop import Training, TrainingCallbacks, fit
 from persam_dreambooth.training.output import lora_metadata, save
 from persam_dreambooth.training.output.model_card import Card
+from persam_dreambooth.training.prior_bank import PriorBank
 from persam_dreambooth.training.runtime import checkpoint, distributed, process_state, resuming, tracking, workers
 from persam_dreambooth.training.runtime.optimizer import (
     Settings,
@@ -159,9 +160,10 @@ def _prepare(run: Setup, family: Family, callbacks: TrainingCallbacks) -> tuple[
     screen.say(*head, summary.begins(run.resume_from, progress.step))
     epochs = config.validation.validation_epochs
     drawn_every = epochs * an_epoch if epochs else config.validation.validation_steps
+    draws = config.mask.cache_background_prior
     training = Training(
         *(config, accelerator, family, loader, optimizer, scheduler, parameters, steps, drawn_every),
-        *(stream, average, callbacks),
+        *(stream, average, callbacks, None if draws is None else PriorBank(draws, settings.seed or 0)),
     )
     return training, progress
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import torch
 from diffusers import DiffusionPipeline
 
 from persam_dreambooth.errors import UserError
@@ -84,6 +85,6 @@ def _refuse_what_is_no_pipeline(name: str) -> None:
     )
 
 
-def load_family(config: ModelConfig) -> Family:
-    """Load a base model as its family."""
-    return check_base_model(config).load(config)
+def load_family(config: ModelConfig, dtype: torch.dtype = torch.float32) -> Family:
+    """Load a base model as its family; `dtype` is what is given to `Family.place` later."""
+    return check_base_model(config).load(config, dtype)

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.single_file import SingleFile, is_single_file
 from persam_dreambooth.training.config import ModelConfig
+from persam_dreambooth.training.families import quantized
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def source(config: ModelConfig) -> str:
     return file.config if file else str(config.pretrained_model_name_or_path)
 
 
-def load_part(kind: Any, part: str, config: ModelConfig) -> Any:
+def load_part(kind: Any, part: str, config: ModelConfig, quantization: dict[str, Any] | None = None) -> Any:
     """Load one model of the pipeline in float32; refuse missing weights, which would be initialized at random.
 
     The autoencoder is that of `--pretrained_vae_model_name_or_path`, if given.
@@ -51,6 +52,7 @@ def load_part(kind: Any, part: str, config: ModelConfig) -> Any:
         kind: its class, a diffusers or transformers model.
         part: its name and folder in the pipeline.
         config: location of the pipeline.
+        quantization: from `quantized.settings`; if there are any, the model is returned as they say.
 
     Raises:
         UserError: the part cannot be read, or is incomplete.
@@ -60,13 +62,13 @@ def load_part(kind: Any, part: str, config: ModelConfig) -> Any:
     with naming(f"the {part} of {file.path if file else name}"):
         if file and file.holds(part):
             return file.load(kind, part).float()
-        model, report = kind.from_pretrained(name, **where, output_loading_info=True)
+        model, report = kind.from_pretrained(name, **where, output_loading_info=True, **(quantization or {}))
         if report["missing_keys"]:
             raise UserError(
                 f"the {part} of {name} lacks {len(report['missing_keys'])} of its weights (for example "
                 f"{sorted(report['missing_keys'])[0]}); download it again"
             )
-    return model.float()
+    return quantized.prepared(model) if quantization else model.float()
 
 
 def load_config(kind: Any, part: str, config: ModelConfig) -> dict[str, Any]:

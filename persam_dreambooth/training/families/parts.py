@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from persam_dreambooth import adapter_files
 from persam_dreambooth.training.config import ModelConfig
-from persam_dreambooth.training.families import lora
+from persam_dreambooth.training.families import lora, quantized
 from persam_dreambooth.training.families.loading import (
     load_config,
     load_part,
@@ -60,8 +60,12 @@ class PipelineParts(ABC):
             setattr(self, name, part)
 
     @classmethod
-    def load(cls, config: ModelConfig) -> Self:
-        """Load the parts of a pipeline folder or hub model, all in float32.
+    def load(cls, config: ModelConfig, dtype: torch.dtype = torch.float32) -> Self:
+        """Load the parts of a pipeline folder or hub model, all in float32 but a quantized denoiser.
+
+        Args:
+            config: where they are, and whether the denoiser is quantized.
+            dtype: of what is computed with a quantized denoiser, the same as is given to `Family.place`.
 
         Raises:
             UserError: a part is missing or cannot be read.
@@ -85,7 +89,7 @@ class PipelineParts(ABC):
         for encoder, kind in cls.encoders.items():
             parts[encoder] = load_part(kind, encoder, config) if encoder in present else None
         parts["vae"] = load_part(cls.vae_class, "vae", config)
-        parts[cls.denoiser[0]] = load_part(cls.denoiser[1], cls.denoiser[0], config)
+        parts[cls.denoiser[0]] = load_part(cls.denoiser[1], cls.denoiser[0], config, quantized.settings(config, dtype))
         return cls(config, **parts)
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar, Self
 
+import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel
@@ -36,9 +37,9 @@ class StableDiffusion(Diffusion):
     text_encoder: Any
 
     @classmethod
-    def load(cls, config: ModelConfig) -> Self:
+    def load(cls, config: ModelConfig, dtype: torch.dtype = torch.float32) -> Self:
         """Also refuse a `--tokenizer_max_length` above what the text encoder takes."""
-        family = super().load(config)
+        family = super().load(config, dtype)
         positions = family.text_encoder.config.max_position_embeddings
         if (config.tokenizer_max_length or 0) > positions:
             raise UserError(f"--tokenizer_max_length {config.tokenizer_max_length} must be at most {positions}")

@@ -47,6 +47,7 @@ PATHS = (
     "training_cache",
     "cache_dir",
     "network_weights",
+    "validation_prompts_file",
     "output_dir",
 )
 """Flags that name a file or a folder."""

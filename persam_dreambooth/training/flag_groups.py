@@ -13,7 +13,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.method_names import PERSAM, MethodName, refuse_sam, refuse_size_alone
 from persam_dreambooth.photos.listing import repeated_folders
-from persam_dreambooth.text_files import check_caption_extension
+from persam_dreambooth.text_files import check_caption_extension, read_lines
 from persam_dreambooth.training import optimizer_args
 
 
@@ -433,12 +433,37 @@ class ValidationConfig(Flags):
 
     _argument_group_name: ClassVar[str] = "validation"
 
-    validation_prompt: str | None = flag(None, "prompt of the validation images; none are generated if unset")
-    num_validation_images: int = flag(4, "number of validation images", min=1)
+    validation_prompt: str | None = flag(
+        None,
+        "prompt of the validation images; none are generated if neither it nor --validation_prompts_file is given",
+    )
+    validation_prompts_file: str | None = flag(
+        None,
+        "text file with more prompts of the validation images, one a line; empty lines and lines that begin with # "
+        "are skipped",
+    )
+    num_validation_images: int = flag(
+        4, "validation images per prompt; their seeds are --seed (0 if unset), the next number and so on", min=1
+    )
     validation_steps: int = flag(100, "generate validation images every N steps, and at the end", min=1)
     validation_scheduler: Literal["DPMSolverMultistepScheduler", "DDPMScheduler"] = flag(
         "DPMSolverMultistepScheduler", "sampler of the validation images"
     )
+
+    def __post_init__(self) -> None:
+        """Read the file now, so that a mistake in it ends the run before it begins."""
+        super().__post_init__()
+        path, own = self.validation_prompts_file, [self.validation_prompt] if self.validation_prompt else []
+        lines = read_lines(Path(path), "validation prompts file") if path else []
+        read = [line for line in lines if line and not line.startswith("#")]
+        if path and not read:
+            raise UserError(f"--validation_prompts_file {path} holds no prompt; write one a line, or drop the flag")
+        self._prompts = list(dict.fromkeys([*own, *read]))
+
+    @property
+    def prompts(self) -> list[str]:
+        """All prompts of the validation images, each once: `validation_prompt`, then those of the file."""
+        return self._prompts
 
 
 @dataclass

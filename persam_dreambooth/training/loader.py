@@ -166,8 +166,9 @@ def build_loader(run: Setup, family: Family) -> DataLoader[Item]:
 def _owners(run: Setup, class_prompts: Sequence[str]) -> dict[str, str]:
     """Return every prompt that is tokenized, with its name in messages."""
     owners = dict.fromkeys(class_prompts, "--class_prompt")
-    if run.config.validation.validation_prompt:
-        owners[run.config.validation.validation_prompt] = "--validation_prompt"
+    for prompt in run.config.validation.prompts:
+        own = prompt == run.config.validation.validation_prompt
+        owners[prompt] = "--validation_prompt" if own else f"the validation prompt {prompt[:40]!r}"
     owners |= {concept.prompt: "--instance_prompt" for concept in run.concepts if concept.prompt}
     for photo in run.instances:
         owners.setdefault(photo.prompt, f"the prompt of {photo.name}")

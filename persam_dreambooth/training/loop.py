@@ -21,6 +21,7 @@ from persam_dreambooth.training.objective import is_unmasked, training_loss
 from persam_dreambooth.training.runtime import checkpoint
 from persam_dreambooth.training.runtime.checkpoint import Progress
 from persam_dreambooth.training.runtime.distributed import whole
+from persam_dreambooth.training.runtime.metrics_file import MetricsFile
 from persam_dreambooth.training.runtime.optimizer import averaged
 from persam_dreambooth.training.runtime.process_state import StopSignal
 from persam_dreambooth.training.runtime.tracking import StepMetrics
@@ -66,6 +67,7 @@ class Training:
     steps: int
     stream: PhotoStream | None
     average: EMAModel | None
+    metrics: MetricsFile
     callbacks: TrainingCallbacks
 
 
@@ -160,7 +162,9 @@ def _after_step(run: Training, result: StepResult, progress: Progress, stop: Sto
     config, step = run.config, progress.step
     if run.average is not None:
         run.average.step(run.parameters)
-    run.accelerator.log(result.losses | {"lr": run.scheduler.get_last_lr()[0]}, step=step)
+    numbers = result.losses | {"lr": float(run.scheduler.get_last_lr()[0])}
+    run.accelerator.log(numbers, step=step)
+    run.metrics.add(step, numbers)
     stop.call(run.callbacks.on_step, step, result.losses)
     is_last = step == run.steps
     # After a callback's error, several processes agree to stop in the next step; after the last step the model is
@@ -177,7 +181,7 @@ def _after_step(run: Training, result: StepResult, progress: Progress, stop: Sto
 def _draw(run: Training, step: int, stop: StopSignal) -> None:
     """Draw validation pictures with the current model."""
     with averaged(run.average, run.parameters):
-        family = whole(run.family, run.accelerator, run.config) if run.config.validation.validation_prompt else None
+        family = whole(run.family, run.accelerator, run.config) if run.config.validation.prompts else None
         if family is not None:
             pictures = validate(family, run.config, run.accelerator, step)
             say(*drawn_in_words(pictures))

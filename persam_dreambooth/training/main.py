@@ -23,6 +23,7 @@ from persam_dreambooth.training.loop import Training, TrainingCallbacks, fit
 from persam_dreambooth.training.output import save
 from persam_dreambooth.training.output.model_card import Card
 from persam_dreambooth.training.runtime import checkpoint, distributed, process_state, resuming, tracking, workers
+from persam_dreambooth.training.runtime.metrics_file import MetricsFile
 from persam_dreambooth.training.runtime.optimizer import (
     Settings,
     averaged,
@@ -151,8 +152,20 @@ def _prepare(run: Setup, family: Family, callbacks: TrainingCallbacks) -> tuple[
     checkpoint.register(accelerator, family, average)
     progress = _resume(run, optimizer, scheduler, steps)
     screen.say(*head, summary.begins(run.resume_from, progress.step))
+    metrics = MetricsFile(Path(config.output.output_dir) if accelerator.is_main_process else None, progress.step)
     training = Training(
-        config, accelerator, family, loader, optimizer, scheduler, parameters, steps, stream, average, callbacks
+        config,
+        accelerator,
+        family,
+        loader,
+        optimizer,
+        scheduler,
+        parameters,
+        steps,
+        stream,
+        average,
+        metrics,
+        callbacks,
     )
     return training, progress
 

@@ -83,7 +83,7 @@ def _tensorboard_losses(run: Path) -> list[tuple[int, float]]:
         from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
     except ImportError as error:
         raise UserError(
-            "the loss curve of a run without metrics.jsonl needs tensorboard; install it with `pip install tensorboard`"
+            "a run without metrics.jsonl needs tensorboard for its curve; install it with `pip install tensorboard`"
         ) from error
     points: dict[int, tuple[float, float]] = {}
     for folder in folders:

@@ -8,8 +8,10 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
+import transformers
 from diffusers import DiffusionPipeline
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -39,10 +41,10 @@ def load_pipeline(
     device: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Any:
-    """Load a diffusers pipeline from a pipeline folder, a LoRA folder, or a hub name.
+    """Load a diffusers pipeline from a pipeline folder, a LoRA folder, a checkpoint, or a hub name.
 
     Args:
-        model: the output folder of a training run, or the name of any text-to-image pipeline.
+        model: the output folder of a training run or a checkpoint in it, or the name of any text-to-image pipeline.
         base_model: needed for LoRA folders without a training config; otherwise the config names it.
         device: None uses the accelerator if there is one.
         dtype: of all weights.
@@ -52,11 +54,12 @@ def load_pipeline(
     """
     folder, model = Path(model), str(model)
     lora, index = model_folder.LORA_NAME, model_folder.PIPELINE_INDEX
-    is_lora = (folder / lora).is_file()
-    if folder.is_dir() and not is_lora and not (folder / index).is_file():
+    is_lora, parts = (folder / lora).is_file(), model_folder.trained_parts(folder)
+    if folder.is_dir() and not is_lora and not parts and not (folder / index).is_file():
         raise UserError(f"{model} holds neither {index} nor {lora}; give the --output_dir of a finished training")
     origin: dict[str, str | None] | None = {"pretrained_model_name_or_path": str(base_model or model)}
-    if is_lora and base_model is None:
+    on_base = is_lora or bool(parts)
+    if on_base and base_model is None:
         origin = model_folder.base_model(folder)
     if origin is None:
         raise UserError(
@@ -64,16 +67,17 @@ def load_pipeline(
         )
     source = origin["pretrained_model_name_or_path"]
     place = choose_device(device)
-    check_available(str(source), f"base model of {model}" if is_lora else "model")
-    what = f"the base model {source} of {model}" if is_lora else f"the model {source}"
+    check_available(str(source), f"base model of {model}" if on_base else "model")
+    what = f"the base model {source} of {model}" if on_base else f"the model {source}"
     try:
-        pipeline = DiffusionPipeline.from_pretrained(**origin, trust_remote_code=False)
+        own = _load_parts(folder, parts, origin)
+        pipeline = DiffusionPipeline.from_pretrained(**origin, **own, trust_remote_code=False)
         if is_lora:
             what = f"the LoRA weights in {folder}"
             pipeline.load_lora_weights(folder, weight_name=lora)
     except Exception as error:  # missing, damaged and foreign files all raise different exceptions
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        if not is_lora or what.startswith("the base"):
+        if not on_base or what.startswith("the base"):
             reason = (
                 reason if Path(str(source)).is_dir() else "no such folder, and no model of that name can be reached"
             )
@@ -81,6 +85,18 @@ def load_pipeline(
     pipeline.to(place, dtype)  # always cast: a model stored in fp16 can load in mixed precision
     _make_ready(pipeline, what)
     return pipeline
+
+
+def _load_parts(folder: Path, parts: Sequence[str], origin: dict[str, str | None]) -> dict[str, Any]:
+    """Load a checkpoint's parts with the classes that the index of its base model names."""
+    if not parts:
+        return {}
+    index = DiffusionPipeline.load_config(origin["pretrained_model_name_or_path"], revision=origin.get("revision"))
+    libraries = {"diffusers": diffusers, "transformers": transformers}
+    return {
+        name: getattr(libraries[index[name][0]], index[name][1]).from_pretrained(folder / name, use_safetensors=True)
+        for name in parts
+    }
 
 
 def _make_ready(pipeline: Any, what: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from persam_dreambooth.review.api import Api
-from persam_dreambooth.review.runs import Generator
+from persam_dreambooth.review.generator import Generator
 from persam_dreambooth.review.runs_tab import add_runs_tab
 from persam_dreambooth.review.workspace import Workspace
 

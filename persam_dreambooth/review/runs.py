@@ -2,20 +2,20 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-import torch
 from PIL import Image
 
-from persam_dreambooth import generation
+from persam_dreambooth import generation, json_lines
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.generation.checkpoints import REPORT_FOLDER
+from persam_dreambooth.evaluation.generation.outcome import METRICS_NAME as REPORT_METRICS
 from persam_dreambooth.model_folder import training_settings
 from persam_dreambooth.photos import files
-from persam_dreambooth.review.jobs import Background
+from persam_dreambooth.text_files import read_bounded
 from persam_dreambooth.training.runtime.metrics_file import METRICS_NAME, read_metrics
 from persam_dreambooth.training.runtime.resuming import LOCK_NAME
 from persam_dreambooth.training.runtime.validation import VALIDATION_FOLDER
@@ -23,7 +23,6 @@ from persam_dreambooth.training.screen import WINDOW
 
 GENERATED = "generated"
 """Subfolder for the pictures that the page generates, in numbered folders."""
-MOST_PICTURES = 16
 MOST_POINTS = 500
 """Points of a curve, at most."""
 LOSS = "loss"
@@ -104,9 +103,41 @@ def validation_pictures(run: Path) -> list[Validated]:
     return [picture for _, picture in sorted(found, key=lambda item: item[0])]
 
 
+@dataclass(frozen=True)
+class CheckpointCurves:
+    """What `evaluate checkpoints` found out about a run.
+
+    Attributes:
+        reason: a sentence that names the best checkpoint.
+        points: (step, value, measure), on a scale from the base model (0) to the photos (1).
+    """
+
+    reason: str
+    points: list[tuple[int, float, str]]
+
+
+CURVES = {"fidelity": "subject", "background": "background leaked", "class_leakage": "class leaked"}
+
+
+def checkpoint_curves(run: Path) -> CheckpointCurves | None:
+    """Read the report of `evaluate checkpoints` in a run's folder; None if there is none, or not one of ours."""
+    try:
+        found = json_lines.parse(read_bounded(run / REPORT_FOLDER / REPORT_METRICS).decode())["checkpoints"]
+        points = [
+            (int(score["step"]), float(score[name]), words)
+            for score in found["scores"]
+            for name, words in CURVES.items()
+            if score[name] is not None
+        ]
+        return CheckpointCurves(str(found["reason"]), points)
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
+
+
 def state(run: Path) -> object:
-    """Return a value that changes when the run has written a step or a validation picture, or has ended."""
-    watched = (run / METRICS_NAME, run / VALIDATION_FOLDER, run / LOCK_NAME)
+    """Return a value that changes when the run has taken a step, drawn a picture, ended, or been evaluated."""
+    report = run / REPORT_FOLDER / REPORT_METRICS
+    watched = (run / METRICS_NAME, run / VALIDATION_FOLDER, run / LOCK_NAME, report)
     return [files.file_state(path) for path in watched]
 
 
@@ -137,57 +168,6 @@ def generated_pictures(run: Path) -> dict[Path, list[Drawn]]:
             if "prompt" in words and "seed" in words:
                 grids[folder].append(Drawn(path, words["prompt"], words["seed"]))
     return dict(grids)
-
-
-class Generator(Background):
-    """Generates pictures with a run's model, in the background, one request at a time.
-
-    Args:
-        device: None uses the accelerator if there is one.
-    """
-
-    def __init__(self, device: str | None = None) -> None:
-        super().__init__()
-        self._device = device
-        self._loaded: tuple[Path, Any] | None = None
-        self.done, self.wanted = 0, 0
-
-    def start(self, run: Path, prompt: str, num_images: int, seed: int, **options: Any) -> None:
-        """Start generating pictures of a prompt into a new folder of the run.
-
-        Raises:
-            UserError: another request is running, or this one is invalid.
-        """
-        self.begin(
-            lambda: self._prepared(run, prompt, num_images, seed, options),
-            "pictures are already being generated; wait until they are finished",
-        )
-
-    def _prepared(
-        self, run: Path, prompt: str, num_images: int, seed: int, options: dict[str, Any]
-    ) -> Callable[[], None]:
-        if not prompt.strip():
-            raise UserError('no prompt; write one, such as "a sks dog in the jungle"')
-        if not 1 <= num_images <= MOST_PICTURES or not 1 <= options.get("num_inference_steps", 1) <= 1000:
-            raise UserError(f"1 to {MOST_PICTURES} pictures of 1 to 1000 steps can be generated at once")
-        if not -(2**63) <= seed < 2**63 - MOST_PICTURES:
-            raise UserError(f"the seed {seed} must lie in [-2^63, 2^63 - {MOST_PICTURES})")
-        self.done, self.wanted = 0, num_images
-        return lambda: self._draw(run, prompt, num_images, seed, options)
-
-    def _draw(self, run: Path, prompt: str, num_images: int, seed: int, options: dict[str, Any]) -> None:
-        if self._loaded is None or self._loaded[0] != run:
-            self._loaded = None  # two models at once may not fit
-            self._loaded = run, generation.load_pipeline(str(run), device=self._device, dtype=torch.float32)
-        folder = next(path for number in range(1, 10**6) if not (path := run / GENERATED / f"{number:03d}").exists())
-        paths = generation.picture_paths(folder, [prompt], num_images, seed)
-
-        def keep(picture: generation.Picture) -> None:
-            generation.save_picture(picture, paths[picture.prompt, picture.seed], run.name, options)
-            self.done += 1
-
-        pictures = generation.generate(self._loaded[1], [prompt], num_images, seed, keep, **options)
-        generation.save_grid(pictures, num_images, folder)
 
 
 def _words(path: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pandas as pd
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import training_settings
 from persam_dreambooth.review import gallery, runs
-from persam_dreambooth.review.runs import Generator
+from persam_dreambooth.review.generator import MOST_PICTURES, Generator
 from persam_dreambooth.review.workspace import Workspace
 
 NO_RUN = '<p class="quiet">No run is open. Start with <code>--run OUTPUT_DIR</code> to view a training run.</p>'
@@ -37,6 +37,16 @@ def add_runs_tab(page: gr.Blocks, workspace: Workspace, generator: Generator) ->
             said = gr.HTML(elem_id="run-progress")
             title = f"Loss, mean of the last {runs.WINDOW} steps"
             curve = gr.LinePlot(x="step", y="loss", color="run", title=title, height=280, elem_id="loss")
+            best = gr.HTML(elem_id="run-best", visible=False)
+            scores = gr.LinePlot(
+                x="step",
+                y="value",
+                color="measure",
+                title="Checkpoints, from the base model (0) to the photos (1)",
+                height=280,
+                elem_id="scores",
+                visible=False,
+            )
             pictures = gr.HTML(elem_id="run-pictures")
             generated = gr.HTML(elem_id="run-generated")
         with gr.Column(scale=1, min_width=280):
@@ -48,16 +58,17 @@ def add_runs_tab(page: gr.Blocks, workspace: Workspace, generator: Generator) ->
         chosen = [(names[index], workspace.runs[index]) for index in dict.fromkeys((number, other)) if index >= 0]
         now = [(name, repr(runs.state(run))) for name, run in chosen]
         if now == before:
-            return tuple(gr.skip() for _ in range(4))
+            return tuple(gr.skip() for _ in range(6))
         points = {name: _points(run) for name, run in chosen}
-        return _progress(chosen, points), _frame(points), gallery.validation_gallery(workspace, chosen), now
+        shown = gallery.validation_gallery(workspace, chosen)
+        return _progress(chosen, points), _frame(points), *_evaluated(chosen), shown, now
 
     def show(number: int, other: int) -> tuple[Any, ...]:
         run = workspace.runs[number]
         return *follow(number, other, None), gallery.generated_gallery(workspace, run), _usual_prompt(run)
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    live = [said, curve, pictures, seen]
+    live = [said, curve, best, scores, pictures, seen]
     for event in (choice.change, second.change, page.load):
         event(show, [choice, second], [*live, generated, form], **private)
     timer.tick(follow, [choice, second, seen], live, **private)
@@ -97,7 +108,7 @@ def _order() -> tuple[gr.Textbox, gr.Number, gr.Number, gr.Number, gr.Number]:
     """Create the fields of the form: prompt, pictures, first seed, steps, guidance."""
     prompt = gr.Textbox(label="Prompt", lines=2, elem_id="run-prompt")
     with gr.Row():
-        count = gr.Number(4, label="Pictures", precision=0, minimum=1, maximum=runs.MOST_PICTURES)
+        count = gr.Number(4, label="Pictures", precision=0, minimum=1, maximum=MOST_PICTURES)
         seed = gr.Number(0, label="Seed", precision=0)
     with gr.Row():
         steps = gr.Number(30, label="Steps", precision=0, minimum=1, maximum=1000, elem_id="run-steps")
@@ -137,6 +148,19 @@ def _progress(chosen: list[tuple[str, Path]], points: dict[str, list[tuple[int, 
         return lines
     (first, one), (second, other) = chosen
     return lines + gallery.differences((first, second), one, other)
+
+
+def _evaluated(chosen: list[tuple[str, Path]]) -> tuple[gr.HTML, gr.LinePlot]:
+    """Return the best checkpoint of each evaluated run, and the curves of its measures; hidden without any."""
+    found = {name: curves for name, run in chosen if (curves := runs.checkpoint_curves(run))}
+    words = "".join(f"<p><b>{escape(name)}</b>: {escape(curves.reason)}</p>" for name, curves in found.items())
+    rows = [
+        (step, value, measure if len(chosen) == 1 else f"{name}: {measure}")
+        for name, curves in found.items()
+        for step, value, measure in curves.points
+    ]
+    frame = pd.DataFrame(rows, columns=["step", "value", "measure"])
+    return gr.HTML(words, visible=bool(found)), gr.LinePlot(frame, visible=bool(found))
 
 
 def _usual_prompt(run: Path) -> str:

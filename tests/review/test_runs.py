@@ -17,6 +17,7 @@ from models import DIFFUSION
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.review import runs
+from persam_dreambooth.review.generator import Generator
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.loop import TrainingCallbacks
 from persam_dreambooth.training.main import train as train_here
@@ -156,7 +157,7 @@ def test_generated_pictures_carry_their_prompt_and_seed(tmp_path):
 )
 def test_invalid_request_is_refused(run, order, reason):
     with pytest.raises(UserError, match=reason):
-        runs.Generator("cpu").start(run, *order, num_inference_steps=1)
+        Generator("cpu").start(run, *order, num_inference_steps=1)
 
 
 def test_page_shows_run_and_generates_with_it(run, serve, open_tab):
@@ -222,7 +223,7 @@ def test_page_follows_a_run_and_compares_it_with_another(run, serve, open_tab, t
     going.start()
     try:
         assert stepped.acquire(timeout=60)
-        tab = open_tab(serve("--images", tmp_path / "photos", "--run", live, "--run", run))
+        tab = open_tab(serve("--images", tmp_path / "photos", "--run", live, run))
         tab.get_by_role("tab", name="Training runs").click()
         tab.wait_for_selector("#loss svg, #loss canvas")
         progress = "words => document.querySelector('#run-progress').textContent.includes(words)"

@@ -242,6 +242,16 @@ class PictureMeter:
             measured.append(MeasuredPicture(picture, values, scene))
         return measured
 
+    def likeness(self, drawn: Sequence[Drawn], title: str) -> list[float | None]:
+        """Return how much each picture's subject looks like the photos', by DINO's features or else CLIP's.
+
+        The value is `dino_inside` or `clip_i_inside`; None for an empty mask.
+        """
+        name = "dino" if "dino" in self._encoders else "clip"
+        features = self._encoders[name]([picture.files for picture in drawn], "inside", f"Measuring, {title}")
+        real = self._real[name, "inside"]
+        return [None if feature is None else float(similarity(feature[None], real)) for feature in features]
+
     def spread(self, drawn: Sequence[Drawn]) -> float | None:
         """Diversity of the pictures of one prompt, by DINO's features or else CLIP's; None for fewer than two."""
         encode = self._encoders.get("dino", self._encoders["clip"])

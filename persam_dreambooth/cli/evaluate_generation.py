@@ -70,6 +70,11 @@ class DrawnFlags(Flags):
         "openai/clip-vit-base-patch32",
         "hub name or folder; the default is not the CLIP whose text encoder Stable Diffusion 1 uses",
     )
+    masc_model: str = flag(
+        "none",
+        "a SigLIP 2 that measures MaSC, hub name or folder, such as google/siglip2-so400m-patch16-naflex, its "
+        "paper's; none leaves it out",
+    )
     diversity: Literal["features", "lpips"] = flag(
         "features",
         "features: 1 - cosine of DINO's (or else CLIP's) features; lpips: as in the paper, downloads AlexNet",
@@ -107,6 +112,7 @@ class DrawnFlags(Flags):
         return vars(self) | {
             "presence": self.presence or None,
             "dino_model": None if self.dino_model == "none" else self.dino_model,
+            "masc_model": None if self.masc_model == "none" else self.masc_model,
             "dtype": getattr(torch, self.dtype),
         }
 

@@ -127,6 +127,7 @@ def settings(outcome: Outcome) -> dict[str, Any]:
         "sam": plan.sam,
         "clip_model": plan.clip,
         "dino_model": plan.dino or "none",
+        "masc_model": plan.masc or "none",
         "training_scenes": list(plan.training_scenes),
         "scene_template": plan.scene_template,
         "diversity": plan.diversity,

@@ -72,6 +72,7 @@ class Plan:
         sam: the SAM that finds the subject in the pictures.
         clip: hub name or folder.
         dino: hub name or folder; None leaves its measures out.
+        masc: likewise, the SigLIP 2 of MaSC.
         training_scenes: the photos' scene, worded as in prompts ("on a sofa"); several wordings are one scene.
         scene_template: CLIP's prompt for a scene, with {} for its words.
         diversity: distance of features (DINO's, else CLIP's), or LPIPS.
@@ -91,6 +92,7 @@ class Plan:
     dino: str | None
     training_scenes: Sequence[str] = ()
     scene_template: str = "a photo {}"
+    masc: str | None = None
     diversity: Literal["features", "lpips"] = "features"
     presence: Path | None = None
     class_prompt: str | None = None

@@ -13,6 +13,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.choice import choose
 from persam_dreambooth.evaluation.generation.class_leakage import base_of, draw_class, measure_class
 from persam_dreambooth.evaluation.generation.features import CachedFeatures, Clip, Masked
+from persam_dreambooth.evaluation.generation.masc import Masc
 from persam_dreambooth.evaluation.generation.measures import Lpips, PictureMeter, Scenes
 from persam_dreambooth.evaluation.generation.models import Model, check_model, name_models
 from persam_dreambooth.evaluation.generation.outcome import METRICS_NAME, Outcome, metrics, notes
@@ -71,6 +72,7 @@ def evaluate_generation(
     base_model: str | None = None,
     dino_model: str | None = "facebook/dino-vits16",
     clip_model: str = "openai/clip-vit-base-patch32",
+    masc_model: str | None = None,
     diversity: Literal["features", "lpips"] = "features",
     sam: str = "facebook/sam-vit-huge",
     presence: Path | str | None = None,
@@ -104,6 +106,7 @@ def evaluate_generation(
         base_model: base of LoRA weights that come without a training config.
         dino_model: hub name or folder; None leaves its metrics out.
         clip_model: hub name or folder.
+        masc_model: SigLIP 2 for MaSC, hub name or folder; None leaves it out.
         diversity: 1 - cosine of DINO's (else CLIP's) features, or LPIPS, which downloads AlexNet.
         sam: SAM that finds the subject in generated pictures.
         presence: file of a presence rule; None takes `presence.json` beside the SAM.
@@ -143,6 +146,7 @@ def evaluate_generation(
         sam=sam,
         clip=clip_model,
         dino=dino_model,
+        masc=masc_model,
         training_scenes=[training_scenes] if isinstance(training_scenes, str) else training_scenes,
         scene_template=scene_template,
         diversity=diversity,
@@ -179,6 +183,7 @@ def evaluate(plan: Plan) -> Outcome:
     device = plan.drawing.device
     clip = Clip.from_pretrained(plan.clip, device)
     dino = ImageEncoder.from_pretrained(plan.dino, device) if plan.dino else None
+    masc = Masc.from_pretrained(plan.masc, device, plan.cache) if plan.masc else None
     lpips = Lpips(device, plan.cache) if plan.diversity == "lpips" else None
     if not begun:
         Finder(plan.job(plan.models[0])).load()  # fails now rather than after hours of generation
@@ -189,7 +194,7 @@ def evaluate(plan: Plan) -> Outcome:
     )
     photos = [Masked(photo.image, photo.mask) for photo in plan.photos if photo.mask]
     scenes = Scenes(clip, plan.drawing.prompts, plan.training_scenes, plan.scene_template)
-    meter = PictureMeter(clip, encoders, photos, scenes)
+    meter = PictureMeter(clip, encoders, photos, scenes, masc)
     measured = {title: meter.measure(pictures, title) for title, pictures in drawn.items()}
     spread = lpips or meter.spread
     spreads = {

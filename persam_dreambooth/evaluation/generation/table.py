@@ -120,6 +120,12 @@ MEASURES: Final = {
         "mean cosine of CLIP image features with the photos; a leaked background adds to it",
     ),
     "clip_i_inside": Measure(_FIDELITY, "CLIP-I, subject only", "higher", "the same of the subjects, cut out on grey"),
+    "masc": Measure(
+        _FIDELITY,
+        "MaSC",
+        "higher",
+        "mean, over the patches of a photo's subject, of the highest cosine with a patch of the picture (SigLIP 2)",
+    ),
     "found": Measure(
         _FIDELITY, "subject recognised", "higher", "pictures in which the presence rule surely finds it", "rate"
     ),

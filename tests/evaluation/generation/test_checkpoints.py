@@ -1,4 +1,4 @@
-"""`evaluate checkpoints`: checkpoints are the models of their steps, measured beside the base, and the best is named."""
+"""`evaluate checkpoints`: checkpoints are the models of their steps, measured beside the base; the best is named."""
 
 import json
 

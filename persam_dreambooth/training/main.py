@@ -1,5 +1,6 @@
 """A training run from its settings to the saved model and its result."""
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ def _run(run: Setup, family: Family, callbacks: TrainingCallbacks) -> TrainingRe
     if accelerator.is_main_process:
         _start_output(run, output)
     training, progress = _prepare(run, family, callbacks)
+    begun, before = time.monotonic(), progress.step
     with StopSignal(speaks=accelerator.is_main_process) as stop:
         try:
             losses = fit(training, progress, stop)
@@ -111,6 +113,7 @@ def _run(run: Setup, family: Family, callbacks: TrainingCallbacks) -> TrainingRe
                 accelerator.end_training()
             raise
     accelerator.end_training()
+    screen.say(summary.ends(output, progress.step - before, time.monotonic() - begun))
     if stop.error is not None:
         stop.error.add_note(f"the training is complete, and its model is in {output}")
         raise stop.error

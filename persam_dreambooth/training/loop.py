@@ -21,12 +21,13 @@ from persam_dreambooth.training.objective import is_unmasked, training_loss
 from persam_dreambooth.training.runtime import checkpoint
 from persam_dreambooth.training.runtime.checkpoint import Progress
 from persam_dreambooth.training.runtime.distributed import whole
+from persam_dreambooth.training.runtime.flat_loss import FlatLoss
 from persam_dreambooth.training.runtime.metrics_file import MetricsFile
 from persam_dreambooth.training.runtime.optimizer import averaged
 from persam_dreambooth.training.runtime.process_state import StopSignal
 from persam_dreambooth.training.runtime.tracking import StepMetrics
 from persam_dreambooth.training.runtime.validation import validate
-from persam_dreambooth.training.screen import LossBar, drawn_in_words, say
+from persam_dreambooth.training.screen import LossBar, drawn_in_words, say, warn
 
 
 def _ignore(*_: object) -> None:
@@ -68,6 +69,7 @@ class Training:
     stream: PhotoStream | None
     average: EMAModel | None
     metrics: MetricsFile
+    flat: FlatLoss
     callbacks: TrainingCallbacks
 
 
@@ -165,6 +167,8 @@ def _after_step(run: Training, result: StepResult, progress: Progress, stop: Sto
     numbers = result.losses | {"lr": float(run.scheduler.get_last_lr()[0])}
     run.accelerator.log(numbers, step=step)
     run.metrics.add(step, numbers)
+    if warning := run.flat.add(result.losses.get("instance_loss", result.losses["loss"])):
+        warn(warning)
     stop.call(run.callbacks.on_step, step, result.losses)
     is_last = step == run.steps
     # After a callback's error, several processes agree to stop in the next step; after the last step the model is

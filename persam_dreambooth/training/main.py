@@ -24,6 +24,7 @@ from persam_dreambooth.training.loop import Training, TrainingCallbacks, fit
 from persam_dreambooth.training.output import save
 from persam_dreambooth.training.output.model_card import Card
 from persam_dreambooth.training.runtime import checkpoint, distributed, process_state, resuming, tracking, workers
+from persam_dreambooth.training.runtime.flat_loss import FlatLoss
 from persam_dreambooth.training.runtime.metrics_file import MetricsFile
 from persam_dreambooth.training.runtime.optimizer import (
     Settings,
@@ -157,18 +158,19 @@ def _prepare(run: Setup, family: Family, callbacks: TrainingCallbacks) -> tuple[
     screen.say(*head, summary.begins(run.resume_from, progress.step))
     metrics = MetricsFile(Path(config.output.output_dir) if accelerator.is_main_process else None, progress.step)
     training = Training(
-        config,
-        accelerator,
-        family,
-        loader,
-        optimizer,
-        scheduler,
-        parameters,
-        steps,
-        stream,
-        average,
-        metrics,
-        callbacks,
+        config=config,
+        accelerator=accelerator,
+        family=family,
+        loader=loader,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        parameters=parameters,
+        steps=steps,
+        stream=stream,
+        average=average,
+        metrics=metrics,
+        flat=FlatLoss(),
+        callbacks=callbacks,
     )
     return training, progress
 

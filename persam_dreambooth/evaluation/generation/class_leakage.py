@@ -7,10 +7,12 @@ less that of the base model's picture of the same seed. 0: the class is as it wa
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from hashlib import sha256
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.measures import PictureMeter
-from persam_dreambooth.evaluation.generation.models import Model
+from persam_dreambooth.evaluation.generation.models import Model, check_model
 from persam_dreambooth.evaluation.generation.pictures import Drawing, Drawn, draw_pictures, find_subject
 from persam_dreambooth.evaluation.generation.plan import CLASS, PICTURES, Plan
 from persam_dreambooth.evaluation.generation.prompts import Prompt
@@ -48,12 +50,22 @@ def draw_class(plan: Plan, model: Model) -> list[Drawn]:
 
 
 def base_of(plan: Plan, model: Model) -> Model | None:
-    """Return the model that was trained: one of the compared ones, or another; None if it is not known."""
+    """Return the model that was trained: one of the compared ones, or another; None if unknown or not there."""
     source = model.origin(plan.drawing.base_model)
-    if source is None:
+    if source is None or not _is_there(source):
         return None
     among = (other for other in plan.models if other.source == source)
     return next(among, Model(f"base-{sha256(source.encode()).hexdigest()[:8]}", source))
+
+
+@cache
+def _is_there(source: str) -> bool:
+    """Return whether a model can be found; what a pipeline was trained from may have been moved since."""
+    try:
+        check_model(Model("base", source), None)
+    except UserError:
+        return False
+    return True
 
 
 def measure_class(

@@ -66,8 +66,12 @@ def test_base_among_the_models_is_drawn_once_and_is_its_own(options, trained, ge
     ]
 
 
-def test_without_a_known_base_only_the_likeness_is_measured(options, generators):
-    assert evaluate(options, **SMALL, model=generators / "one") == 0
+@pytest.mark.parametrize("config", [None, "pretrained_model_name_or_path: ./moved-away"])
+def test_without_a_known_base_only_the_likeness_is_measured(config, options, trained):
+    (trained["copy"] / "training_config.yaml").unlink()
+    if config:
+        (trained["copy"] / "training_config.yaml").write_text(config)
+    assert evaluate(options, **SMALL, model=f"one={trained['copy']}") == 0
     of_one = read(options)["models"]["one"]
     assert "class_likeness" in of_one and "class_leakage" not in of_one
 

@@ -1,11 +1,13 @@
 """A training run as the page shows it: losses, validation pictures, and generated pictures, old and new."""
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from PIL import Image
 
@@ -57,7 +59,7 @@ def losses(run: Path) -> list[tuple[int, float]]:
     """
     written = read_metrics(run)
     if written:
-        return [(step, values[LOSS]) for step, values in written.items() if LOSS in values]
+        return [(step, values[LOSS]) for step, values in written.items() if math.isfinite(values.get(LOSS, math.nan))]
     return _tensorboard_losses(run)
 
 
@@ -124,7 +126,7 @@ def checkpoint_curves(run: Path) -> CheckpointCurves | None:
     try:
         found = json_lines.parse(read_bounded(run / REPORT_FOLDER / REPORT_METRICS).decode())["checkpoints"]
         points = [
-            (int(score["step"]), float(score[name]), words)
+            (int(score["step"]), _finite(score[name]), words)
             for score in found["scores"]
             for name, words in CURVES.items()
             if score[name] is not None
@@ -132,6 +134,17 @@ def checkpoint_curves(run: Path) -> CheckpointCurves | None:
         return CheckpointCurves(str(found["reason"]), points)
     except (OSError, ValueError, TypeError, LookupError):
         return None
+
+
+def _finite(value: Any) -> float:
+    """Return a number.
+
+    Raises:
+        ValueError: it is NaN or infinite.
+    """
+    if not math.isfinite(value):
+        raise ValueError("not a finite number")
+    return float(value)
 
 
 def state(run: Path) -> object:

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import pandas as pd
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import training_settings
-from persam_dreambooth.review import gallery, runs
+from persam_dreambooth.review import curves, gallery, runs
 from persam_dreambooth.review.generator import MOST_PICTURES, Generator
 from persam_dreambooth.review.workspace import Workspace
 
@@ -35,18 +34,8 @@ def add_runs_tab(page: gr.Blocks, workspace: Workspace, generator: Generator) ->
     with gr.Row():
         with gr.Column(scale=3):
             said = gr.HTML(elem_id="run-progress")
-            title = f"Loss, mean of the last {runs.WINDOW} steps"
-            curve = gr.LinePlot(x="step", y="loss", color="run", title=title, height=280, elem_id="loss")
-            best = gr.HTML(elem_id="run-best", visible=False)
-            scores = gr.LinePlot(
-                x="step",
-                y="value",
-                color="measure",
-                title="Checkpoints, from the base model (0) to the photos (1)",
-                height=280,
-                elem_id="scores",
-                visible=False,
-            )
+            curve = gr.HTML(elem_id="loss")
+            scores = gr.HTML(elem_id="scores")
             pictures = gr.HTML(elem_id="run-pictures")
             generated = gr.HTML(elem_id="run-generated")
         with gr.Column(scale=1, min_width=280):
@@ -58,17 +47,18 @@ def add_runs_tab(page: gr.Blocks, workspace: Workspace, generator: Generator) ->
         chosen = [(names[index], workspace.runs[index]) for index in dict.fromkeys((number, other)) if index >= 0]
         now = [(name, repr(runs.state(run))) for name, run in chosen]
         if now == before:
-            return tuple(gr.skip() for _ in range(6))
+            return tuple(gr.skip() for _ in range(5))
         points = {name: _points(run) for name, run in chosen}
         shown = gallery.validation_gallery(workspace, chosen)
-        return _progress(chosen, points), _frame(points), *_evaluated(chosen), shown, now
+        loss = curves.chart(f"Loss, mean of the last {runs.WINDOW} steps", _smoothed(points))
+        return _progress(chosen, points), loss, _evaluated(chosen), shown, now
 
     def show(number: int, other: int) -> tuple[Any, ...]:
         run = workspace.runs[number]
         return *follow(number, other, None), gallery.generated_gallery(workspace, run), _usual_prompt(run)
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    live = [said, curve, best, scores, pictures, seen]
+    live = [said, curve, scores, pictures, seen]
     for event in (choice.change, second.change, page.load):
         event(show, [choice, second], [*live, generated, form], **private)
     timer.tick(follow, [choice, second, seen], live, **private)
@@ -117,9 +107,14 @@ def _order() -> tuple[gr.Textbox, gr.Number, gr.Number, gr.Number, gr.Number]:
 
 
 def _names(workspace: Workspace) -> list[str]:
-    """Return the runs' names, each once: the last part of the path, or the whole path where two are alike."""
-    short = [run.name for run in workspace.runs]
-    return [str(run) if short.count(run.name) > 1 else run.name for run in workspace.runs]
+    """Return the runs' names, each once: as many last parts of the paths as tell them apart."""
+    parts = [run.parts for run in workspace.runs]
+    longest = max(map(len, parts))
+    for count in range(1, longest):
+        names = ["/".join(path[-count:]) for path in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{number}: {run}" for number, run in enumerate(workspace.runs, start=1)]
 
 
 def _numbered(names: list[str]) -> list[tuple[str, int]]:
@@ -134,9 +129,8 @@ def _points(run: Path) -> list[tuple[int, float]]:
         return []
 
 
-def _frame(points: dict[str, list[tuple[int, float]]]) -> pd.DataFrame:
-    rows = [(step, loss, name) for name, of_run in points.items() for step, loss in runs.smoothed(of_run)]
-    return pd.DataFrame(rows, columns=["step", "loss", "run"])
+def _smoothed(points: dict[str, list[tuple[int, float]]]) -> dict[str, list[tuple[float, float]]]:
+    return {name: [(float(step), loss) for step, loss in runs.smoothed(of_run)] for name, of_run in points.items()}
 
 
 def _progress(chosen: list[tuple[str, Path]], points: dict[str, list[tuple[int, float]]]) -> str:
@@ -150,17 +144,16 @@ def _progress(chosen: list[tuple[str, Path]], points: dict[str, list[tuple[int, 
     return lines + gallery.differences((first, second), one, other)
 
 
-def _evaluated(chosen: list[tuple[str, Path]]) -> tuple[gr.HTML, gr.LinePlot]:
-    """Return the best checkpoint of each evaluated run, and the curves of its measures; hidden without any."""
-    found = {name: curves for name, run in chosen if (curves := runs.checkpoint_curves(run))}
-    words = "".join(f"<p><b>{escape(name)}</b>: {escape(curves.reason)}</p>" for name, curves in found.items())
-    rows = [
-        (step, value, measure if len(chosen) == 1 else f"{name}: {measure}")
-        for name, curves in found.items()
-        for step, value, measure in curves.points
-    ]
-    frame = pd.DataFrame(rows, columns=["step", "value", "measure"])
-    return gr.HTML(words, visible=bool(found)), gr.LinePlot(frame, visible=bool(found))
+def _evaluated(chosen: list[tuple[str, Path]]) -> str:
+    """Return the best checkpoint of each evaluated run, and the curves of its measures; empty without any."""
+    found = {name: of_run for name, run in chosen if (of_run := runs.checkpoint_curves(run))}
+    words = "".join(f"<p><b>{escape(name)}</b>: {escape(of_run.reason)}</p>" for name, of_run in found.items())
+    drawn: dict[str, list[tuple[float, float]]] = {}
+    for name, of_run in found.items():
+        for step, value, measure in of_run.points:
+            drawn.setdefault(measure if len(chosen) == 1 else f"{name}: {measure}", []).append((step, value))
+    title = "Checkpoints, from the base model (0) to the photos (1)"
+    return curves.chart(title, drawn) + words if found else ""
 
 
 def _usual_prompt(run: Path) -> str:

@@ -1,10 +1,12 @@
 """The page's view of a real run, finished or going on, two runs side by side, and pictures generated with one."""
 
+import re
 import shutil
 import sys
 import threading
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ from albums import albums, save_album
 from models import DIFFUSION
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.review import runs
+from persam_dreambooth.review import curves, runs
 from persam_dreambooth.review.generator import Generator
+from persam_dreambooth.review.runs_tab import _names
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.loop import TrainingCallbacks
 from persam_dreambooth.training.main import train as train_here
@@ -97,6 +100,27 @@ def test_validation_pictures_have_step_prompt_and_seed(run, tmp_path):
     assert (picture.step, picture.prompt, picture.seed) == (10, "a cat", "3")
 
 
+def test_runs_are_named_by_what_tells_them_apart(tmp_path):
+    def names(*folders):
+        return _names(SimpleNamespace(runs=tuple(tmp_path / folder for folder in folders)))
+
+    assert names("a/one", "a/two") == ["one", "two"]
+    assert names("a/model", "b/model", "c/other") == ["a/model", "b/model", "c/other"]
+    assert len(set(names("same", "same"))) == 2
+
+
+def test_chart_draws_each_curve_to_scale_and_escapes_names():
+    drawn = curves.chart("<t>", {"<b>": [(0.0, 1.0), (10.0, 3.0)], "flat": [(5.0, 2.0)], "none": []})
+    first, second, third = re.findall(r"polyline points='([^']*)'", drawn)
+    left, right, top, bottom = curves.LEFT, curves.WIDTH - curves.RIGHT, curves.TOP, curves.HEIGHT - curves.BOTTOM
+    assert first == f"{left:.1f},{bottom:.1f} {right:.1f},{top:.1f}"
+    assert second == f"{(left + right) / 2:.1f},{(top + bottom) / 2:.1f}" and third == ""
+    assert "&lt;b&gt;" in drawn and "<b>" not in drawn and "<t>" not in drawn
+    assert [tick for tick in ("1", "1.5", "2", "2.5", "3") if f">{tick}</text>" not in drawn] == []
+    assert "Nothing to draw" in curves.chart("t", {"a": []})
+    assert "polyline" in curves.chart("t", {"a": [(1.0, 0.5)]})
+
+
 def test_state_changes_with_steps_pictures_and_end(tmp_path):
     states = [runs.state(tmp_path)]
 
@@ -170,7 +194,7 @@ def test_page_shows_run_and_generates_with_it(run, serve, open_tab):
         Image.new("RGB", (64, 64)).save(run / "before" / name, pnginfo=words)
     tab = open_tab(serve("--images", photos, "--run", run))
     tab.get_by_role("tab", name="Training runs").click()
-    tab.wait_for_selector("#loss svg, #loss canvas")
+    tab.wait_for_selector("#loss svg")
     tab.wait_for_function("document.querySelectorAll('#run-pictures td img').length === 12")
     assert [title.inner_text() for title in tab.query_selector_all("#run-pictures h4")] == [PROMPT, OTHER_PROMPT]
     assert [head.inner_text() for head in tab.query_selector_all("#run-pictures section:first-child th")] == [
@@ -208,8 +232,10 @@ def test_page_shows_run_and_generates_with_it(run, serve, open_tab):
 
 def test_page_follows_a_run_and_compares_it_with_another(run, serve, open_tab, tmp_path):
     """The run goes on in this process, one step for each look at the page, and no tab is reloaded."""
-    flags = {name: str(value) if isinstance(value, Path) else value for name, value in flags_in(tmp_path).items()}
-    flags |= {"use_lora": True, "report_to": "none", "learning_rate": 1e-3, "num_validation_images": 1}
+    flags_in_run = flags_in(run.parent)
+    flags = {name: str(value) if isinstance(value, Path) else value for name, value in flags_in_run.items()}
+    flags |= {"output_dir": str(tmp_path / "faster")}
+    flags |= {"use_lora": True, "report_to": "none", "learning_rate": 2e-2, "num_validation_images": 1}
     may_step, stepped = threading.Semaphore(0), threading.Semaphore(0)
     live = Path(flags["output_dir"])
 
@@ -223,9 +249,9 @@ def test_page_follows_a_run_and_compares_it_with_another(run, serve, open_tab, t
     going.start()
     try:
         assert stepped.acquire(timeout=60)
-        tab = open_tab(serve("--images", tmp_path / "photos", "--run", live, run))
+        tab = open_tab(serve("--images", run.parent / "photos", "--run", live, run))
         tab.get_by_role("tab", name="Training runs").click()
-        tab.wait_for_selector("#loss svg, #loss canvas")
+        tab.wait_for_selector("#loss svg")
         progress = "words => document.querySelector('#run-progress').textContent.includes(words)"
         tab.wait_for_function(progress, arg="step 1 of 6")
         assert tab.query_selector_all("#run-pictures img") == []
@@ -243,16 +269,31 @@ def test_page_follows_a_run_and_compares_it_with_another(run, serve, open_tab, t
     tab.wait_for_function(progress, arg="step 6 of 6")
     tab.wait_for_function(progress, arg="not running")
     tab.wait_for_function("document.querySelectorAll('#run-pictures td img').length === 6")
-    choose_other(tab, f"{run}")
+    choose_other(tab, "model")
     tab.wait_for_function("document.querySelectorAll('#run-pictures td img').length === 18")
     heads = [
         head.inner_text().replace("\n", " ") for head in tab.query_selector_all("#run-pictures section:first-child th")
     ]
-    assert heads == ["", "step 6", "step 4", "step 2", f"{live} seed 0", f"{run} seed 0", f"{run} seed 1"]
-    assert "--num_validation_images" in tab.inner_text("#run-progress .differences")
+    assert heads == ["", "step 6", "step 4", "step 2", "faster seed 0", "model seed 0", "model seed 1"]
+    differing = tab.inner_text("#run-progress .differences")
+    assert "--learning_rate\t0.02\t0.0005" in differing and "--instance_data_dir" not in differing
+    names = [name.inner_text() for name in tab.query_selector_all("#loss .name")]
+    assert names == ["faster", "model"] and len(tab.query_selector_all("#loss polyline")) == 2
     assert tab.evaluate("window.same")
     tab.wait_for_function("[...document.querySelectorAll('#run-pictures img')].every(image => image.complete)")
     shoot(tab, "review-compare")
+    assert tab.query_selector_all("#scores svg") == []
+    report = {"reason": "step-4 is the best of 2 <b>", "scores": [SCORE | {"step": 2}, SCORE | {"step": 4}]}
+    files.write_json({"checkpoints": report}, live / "checkpoint-report" / "metrics.json")
+    tab.wait_for_function("document.querySelectorAll('#scores polyline').length === 2")
+    assert "faster: step-4 is the best of 2 <b>" in tab.inner_text("#scores")
+    assert [name.inner_text() for name in tab.query_selector_all("#scores .name")] == [
+        "faster: subject",
+        "faster: background leaked",
+    ]
+
+
+SCORE = {"fidelity": 0.8, "background": 0.1, "class_leakage": None}
 
 
 def mean_loss(run):

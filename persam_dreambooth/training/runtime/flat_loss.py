@@ -1,7 +1,7 @@
 """Notice during training that the loss does not fall, or that it rises.
 
 A step's loss depends mostly on its noise level, so a mean that looks flat may only be noisy. The warning is given only
-when the data says that the loss has fallen by less than a tenth: when the upper end of the fall's one-sided 95 %
+when the data says that the loss has fallen by less than a tenth: when the upper end of the fall's one-sided 99.5 %
 interval, from the logarithms of the first and of the last third of the steps, is below that.
 """
 
@@ -19,7 +19,7 @@ WORDS = {
     "flat": f"the loss has fallen by less than {FALL:.0%} in {{steps}} steps; if the validation images do not show "
     "the subject either, raise --learning_rate (two- to fivefold) and look at masks.png; if they do, all is well",
 }
-Z = 1.6449  # the normal distribution's 95 % point
+Z = 2.5758  # the normal distribution's 99.5 % point: several looks are taken in a run
 
 
 def verdict(losses: Sequence[float]) -> Literal["flat", "risen"] | None:

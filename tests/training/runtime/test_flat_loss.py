@@ -19,9 +19,9 @@ def warnings_of(losses):
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.5, 1.0])
-def test_at_most_one_look_in_20_is_wrong_about_a_fall_of_a_tenth(noise):
+def test_at_most_one_look_in_200_is_wrong_about_a_fall_of_a_tenth(noise):
     wrong = [verdict(run_of(600, 0.1, noise, seed)) is not None for seed in range(400)]
-    assert np.mean(wrong) < 0.08
+    assert np.mean(wrong) < 0.02
     assert not any(verdict(run_of(600, 0.5, noise, seed)) for seed in range(400))
 
 
@@ -29,7 +29,7 @@ def test_flat_loss_is_told_once_as_soon_as_it_is_sure():
     told = warnings_of(run_of(1000, 0, 0.1, seed=0))
     assert [step for step, _ in told] == [100]
     assert "less than 10% in 100 steps" in told[0][1] and "raise --learning_rate" in told[0][1]
-    later = [warnings_of(run_of(3300, 0, 0.6, seed)) for seed in range(20)]
+    later = [warnings_of(run_of(6500, 0, 0.6, seed)) for seed in range(20)]
     assert all(len(told) <= 1 for told in later) and sum(map(len, later)) >= 10
     rising = warnings_of(0.1 * np.linspace(1, 2, 100))
     assert rising[0][0] == 100 and "has risen over the first 100 steps; lower --learning_rate" in rising[0][1]

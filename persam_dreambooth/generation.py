@@ -7,8 +7,10 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
+import transformers
 from diffusers import DiffusionPipeline
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -41,10 +43,10 @@ def load_pipeline(
     dtype: torch.dtype = torch.float32,
     single_file_config: str | None = None,
 ) -> Any:
-    """Load a diffusers pipeline from a pipeline folder, a LoRA folder, a single file, or a hub name.
+    """Load a diffusers pipeline from a pipeline folder, a LoRA folder, a checkpoint, a single file, or a hub name.
 
     Args:
-        model: the output folder of a training run, or the name of any text-to-image pipeline.
+        model: the output folder of a training run or a checkpoint in it, or the name of any text-to-image pipeline.
         base_model: needed for LoRA folders without a training config; otherwise the config names it.
         device: None uses the accelerator if there is one.
         dtype: of all weights.
@@ -56,12 +58,13 @@ def load_pipeline(
     """
     folder, model = Path(model), str(model)
     lora, index = model_folder.LORA_NAME, model_folder.PIPELINE_INDEX
-    adapters = model_folder.adapter_folders(folder)
+    adapters, parts = model_folder.adapter_folders(folder), model_folder.trained_parts(folder)
     is_lora = (folder / lora).is_file() or bool(adapters)
-    if folder.is_dir() and not is_lora and not (folder / index).is_file():
+    if folder.is_dir() and not is_lora and not parts and not (folder / index).is_file():
         raise UserError(f"{model} holds neither {index} nor {lora}; give the --output_dir of a finished training")
     origin: dict[str, str | None] | None = {"pretrained_model_name_or_path": str(base_model or model)}
-    if is_lora and base_model is None:
+    on_base = is_lora or bool(parts)
+    if on_base and base_model is None:
         origin = model_folder.base_model(folder)
         single_file_config = single_file_config or (origin or {}).pop("single_file_config", None)
     if origin is None:
@@ -71,17 +74,20 @@ def load_pipeline(
     source = origin["pretrained_model_name_or_path"]
     place = choose_device(device)
     if not is_single_file(str(source)):
-        check_available(str(source), f"base model of {model}" if is_lora else "model")
-    what = base = f"the base model {source} of {model}" if is_lora else f"the model {source}"
+        check_available(str(source), f"base model of {model}" if on_base else "model")
+    what = base = f"the base model {source} of {model}" if on_base else f"the model {source}"
     try:
-        if is_single_file(str(source)):
-            pipeline = SingleFile.read(str(source), single_file_config).load_pipeline()
+        file = SingleFile.read(str(source), single_file_config) if is_single_file(str(source)) else None
+        own = _load_parts(folder, parts, file.config if file else str(source), origin.get("revision"))
+        if file:
+            pipeline = file.load_pipeline(**own)
         else:
-            pipeline = DiffusionPipeline.from_pretrained(**origin, trust_remote_code=False)
-        if is_lora:
+            pipeline = DiffusionPipeline.from_pretrained(**origin, **own, trust_remote_code=False)
+        if on_base:
             what = f"the autoencoder that {folder} was trained with"
             if vae := model_folder.training_settings(folder).get("pretrained_vae_model_name_or_path"):
                 pipeline.register_modules(vae=type(pipeline.vae).from_pretrained(vae))
+        if is_lora:
             what = f"the {'adapters' if adapters else 'LoRA weights'} in {folder}"
             for part in adapters:
                 adapter_files.attach(getattr(pipeline, part.name), part)
@@ -99,6 +105,18 @@ def load_pipeline(
     pipeline.to(place, dtype)  # always cast: a model stored in fp16 can load in mixed precision
     _make_ready(pipeline, what)
     return pipeline
+
+
+def _load_parts(folder: Path, parts: Sequence[str], base: str, revision: str | None) -> dict[str, Any]:
+    """Load a checkpoint's parts with the classes that the index of its base model names."""
+    if not parts:
+        return {}
+    index = DiffusionPipeline.load_config(base, revision=revision)
+    libraries = {"diffusers": diffusers, "transformers": transformers}
+    return {
+        name: getattr(libraries[index[name][0]], index[name][1]).from_pretrained(folder / name, use_safetensors=True)
+        for name in parts
+    }
 
 
 def _make_ready(pipeline: Any, what: str) -> None:

@@ -20,6 +20,8 @@ from random_models import PIPELINES, save_models
 ROOT = Path(__file__).parents[1]
 SLOW = (
     # Trainings.
+    "tests/evaluation/generation/test_checkpoints.py",
+    "tests/evaluation/generation/test_class_leakage.py",
     "tests/evaluation/generation/test_evaluate_generation.py",
     "tests/parity/test_diffusers_losses.py",
     "tests/review/test_runs.py",

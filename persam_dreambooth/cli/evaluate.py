@@ -1,6 +1,7 @@
 """`persam-dreambooth evaluate BENCHMARK`: our numbers beside the paper's, a row per object, the worst cases.
 
-`evaluate generation`, which scores trained models and has its own flags, is in `evaluate_generation`.
+`evaluate generation` and `evaluate checkpoints`, which score trained models and have their own flags, are in
+`evaluate_generation` and `evaluate_checkpoints`.
 """
 
 from dataclasses import dataclass, replace
@@ -26,12 +27,13 @@ if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     from persam_dreambooth.segmentation import AnyMethod, OneShotSegmenter
 
 BENCHMARKS = ("perseg", "permis", "fss", "coco20", "pascal5", "lvis92", "pascal-part", "paco-part")
-DAVIS, ABLATE, PRESENCE, GENERATION = "davis", "ablate", "presence", "generation"
+DAVIS, ABLATE, PRESENCE, GENERATION, CHECKPOINTS = "davis", "ablate", "presence", "generation", "checkpoints"
 QUESTIONS = (*BENCHMARKS, DAVIS, ABLATE, PRESENCE)
 TABLES = ("4", "5", "6")
 DESCRIPTION = (
     f"BENCHMARK is one of {', '.join(QUESTIONS)}; docs/evaluation.md describes the folder layouts. "
-    f"Trained models are scored by `evaluate {GENERATION}`, which has its own flags: see its --help."
+    f"Trained models are scored by `evaluate {GENERATION}`, and the checkpoints of a run by `evaluate {CHECKPOINTS}`, "
+    "which have their own flags: see their --help."
 )
 
 # Flags that only some evaluations read; the others refuse them.
@@ -176,9 +178,14 @@ def run(program: str, argv: list[str]) -> None:
 
         evaluate_generation.run(f"{program} {question}", argv[1:])
         return
+    if question == CHECKPOINTS:
+        from persam_dreambooth.cli import evaluate_checkpoints
+
+        evaluate_checkpoints.run(f"{program} {question}", argv[1:])
+        return
     if question not in QUESTIONS:
         said = f"no benchmark {question!r}" if question else "the benchmark is missing"
-        raise UserError(f"{said}; choose one of {', '.join((*QUESTIONS, GENERATION))}")
+        raise UserError(f"{said}; choose one of {', '.join((*QUESTIONS, GENERATION, CHECKPOINTS))}")
     flags, sam = parse(GROUPS, argv[1:], f"{program} {question}", DESCRIPTION)
     _refuse_unread(question, flags)
     sam.refuse_unread(flags.method)

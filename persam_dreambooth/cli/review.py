@@ -83,8 +83,8 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
     from persam_dreambooth.preprocessing import SegmentationJob
     from persam_dreambooth.review.api import Api
     from persam_dreambooth.review.clicks import Clicker
+    from persam_dreambooth.review.generator import Generator
     from persam_dreambooth.review.page import build_page
-    from persam_dreambooth.review.runs import Generator
     from persam_dreambooth.review.server import build_app, listen, server_of
     from persam_dreambooth.segmentation import Method, PerSAM, SegGptMethod
 

@@ -49,6 +49,7 @@ PATHS = (
     "cache_dir",
     "network_weights",
     "bnb_quantization_config_path",
+    "validation_prompts_file",
     "output_dir",
 )
 """Flags that name a file or a folder."""

@@ -13,7 +13,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.method_names import PERSAM, SEGGPT, MethodName, refuse_sam, refuse_seggpt, refuse_size_alone
 from persam_dreambooth.photos.listing import repeated_folders
-from persam_dreambooth.text_files import check_caption_extension
+from persam_dreambooth.text_files import check_caption_extension, read_lines
 from persam_dreambooth.training import optimizer_args
 
 TOKEN_LIMITS = (150, 225)
@@ -585,8 +585,18 @@ class ValidationConfig(Flags):
 
     _argument_group_name: ClassVar[str] = "validation"
 
-    validation_prompt: str | None = flag(None, "prompt of the validation images; none are generated if unset")
-    num_validation_images: int = flag(4, "number of validation images", min=1)
+    validation_prompt: str | None = flag(
+        None,
+        "prompt of the validation images; none are generated if neither it nor --validation_prompts_file is given",
+    )
+    validation_prompts_file: str | None = flag(
+        None,
+        "text file with more prompts of the validation images, one a line; empty lines and lines that begin with # "
+        "are skipped",
+    )
+    num_validation_images: int = flag(
+        4, "validation images per prompt; their seeds are --seed (0 if unset), the next number and so on", min=1
+    )
     validation_steps: int = flag(100, "generate validation images every N steps, and at the end", min=1)
     validation_epochs: int | None = flag(None, "the same every N epochs, instead of --validation_steps", min=1)
     final_validation_prompt: str | None = flag(
@@ -598,16 +608,34 @@ class ValidationConfig(Flags):
     )
 
     def __post_init__(self) -> None:
+        """Read the file now, so that a mistake in it ends the run before it begins."""
         super().__post_init__()
-        others = {"--validation_prompt": self.validation_prompt, "--skip_final_inference": self.skip_final_inference}
-        for name, value in others.items():
-            if self.final_validation_prompt and value:
-                raise UserError(f"--final_validation_prompt and {name} exclude each other; drop one")
+        path, own = self.validation_prompts_file, [self.validation_prompt] if self.validation_prompt else []
+        lines = read_lines(Path(path), "validation prompts file") if path else []
+        read = [line for line in lines if line and not line.startswith("#")]
+        if path and not read:
+            raise UserError(f"--validation_prompts_file {path} holds no prompt; write one a line, or drop the flag")
+        self._prompts = list(dict.fromkeys([*own, *read]))
+        for name in ("validation_prompt", "validation_prompts_file", "skip_final_inference"):
+            if self.final_validation_prompt and getattr(self, name):
+                raise UserError(f"--final_validation_prompt and --{name} exclude each other; drop one")
 
     @property
-    def last_prompt(self) -> str | None:
-        """Prompt of the images that are generated at the end; None generates none."""
-        return None if self.skip_final_inference else self.validation_prompt or self.final_validation_prompt
+    def prompts(self) -> list[str]:
+        """The prompts of the images that are generated during training, each once: the flag's, then the file's."""
+        return self._prompts
+
+    @property
+    def last_prompts(self) -> list[str]:
+        """The prompts of the images that are generated at the end."""
+        if self.skip_final_inference:
+            return []
+        return [self.final_validation_prompt] if self.final_validation_prompt else self._prompts
+
+    @property
+    def all_prompts(self) -> list[str]:
+        """All of them, each once."""
+        return list(dict.fromkeys([*self.prompts, *self.last_prompts]))
 
 
 @dataclass

@@ -37,13 +37,30 @@ class Model:
         folder = Path(self.source)
         return (folder / model_folder.LORA_NAME).is_file() or bool(model_folder.adapter_folders(folder))
 
+    @property
+    def needs_base(self) -> bool:
+        """True for weights that a base model completes: LoRA, and checkpoints."""
+        return self.is_lora or bool(model_folder.trained_parts(Path(self.source)))
+
+    def origin(self, given: str | None) -> str | None:
+        """Return the model that was trained, as folder or hub name; None if the folder does not say.
+
+        Args:
+            given: see `base`; only for weights that need one.
+        """
+        if self.needs_base:
+            return self.base(given)
+        return (model_folder.base_model(Path(self.source)) or {}).get("pretrained_model_name_or_path")
+
     def base(self, given: str | None) -> str | None:
-        """Return the folder, file or hub name of the base model of LoRA weights; None for a full model, or if unknown.
+        """Return the folder, file or hub name of the base of LoRA weights or a checkpoint; None for a full model.
+
+        None also if it is unknown.
 
         Args:
             given: the base model given by the user; None reads it from the training's config.
         """
-        if not self.is_lora:
+        if not self.needs_base:
             return None
         return given or (model_folder.base_model(Path(self.source)) or {}).get("pretrained_model_name_or_path")
 
@@ -67,15 +84,18 @@ class Model:
 
 
 def _weights_of_parts(folder: Path) -> list[Path]:
-    """List a pipeline's weight files, relative to its folder; empty if there is no pipeline.
+    """List the weight files of a pipeline or a checkpoint, relative to its folder; empty if there is none.
 
     The folder may also be a single file, which is then the only one.
     """
     if folder.is_file():
         return [Path()]
-    if not (folder / model_folder.PIPELINE_INDEX).is_file():
+    trained = model_folder.trained_parts(folder)
+    if not trained and not (folder / model_folder.PIPELINE_INDEX).is_file():
         return []
-    named = [name for name in DiffusionPipeline.load_config(folder) if Path(name).name == name not in ("", "..")]
+    named = trained or [
+        name for name in DiffusionPipeline.load_config(folder) if Path(name).name == name not in ("", "..")
+    ]
     parts = [folder / name for name in named if (folder / name).is_dir()]
     files_of = (
         sorted(path for part in parts for path in part.rglob(f"*{suffix}") if path.is_file()) for suffix in WEIGHTS
@@ -119,15 +139,15 @@ def check_model(model: Model, base_model: str | None, single_file_config: str | 
     Raises:
         UserError: there is no such model, the base of its LoRA weights is unknown, or a single file cannot be used.
     """
-    source = model.base(base_model) if model.is_lora else model.source
+    source = model.base(base_model) if model.needs_base else model.source
     if not source:
         raise UserError(
             f"{Path(model.source)} holds LoRA weights but no {model_folder.CONFIG_NAME} that names their base; "
             "give --base_model"
         )
-    what = f"base model of {Path(model.source)}" if model.is_lora else "model"
+    what = f"base model of {Path(model.source)}" if model.needs_base else "model"
     if is_single_file(str(source)):
-        trained = model_folder.base_model(Path(model.source)) if model.is_lora and not base_model else None
+        trained = model_folder.base_model(Path(model.source)) if model.needs_base and not base_model else None
         SingleFile.read(str(source), single_file_config or (trained or {}).get("single_file_config"))
         return
     check_available(str(source), what)

@@ -49,11 +49,11 @@ class Diffusion(Family):
         """Also refuse a resolution at which the pipeline cannot draw validation pictures."""
         super().check(config)
         side = config.data.resolution
-        drawn = config.validation.validation_prompt or config.validation.last_prompt
-        if drawn and side % DRAWN_UNIT:
+        if config.validation.all_prompts and side % DRAWN_UNIT:
             raise UserError(
                 f"--resolution {side}: a {cls.pipeline_class.__name__} draws validation pictures in multiples of "
-                f"{DRAWN_UNIT} pixels; take {max(1, side // DRAWN_UNIT) * DRAWN_UNIT}, or drop --validation_prompt"
+                f"{DRAWN_UNIT} pixels; take {max(1, side // DRAWN_UNIT) * DRAWN_UNIT}, or drop "
+                "--validation_prompt and --validation_prompts_file"
             )
 
     @classmethod

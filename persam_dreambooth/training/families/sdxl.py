@@ -48,9 +48,9 @@ class StableDiffusionXL(Diffusion):
             raise UserError("--validation_scheduler has no use with a base model of EDM's noise; drop it")
 
     @classmethod
-    def load(cls, config: ModelConfig) -> Self:
+    def load(cls, config: ModelConfig, dtype: torch.dtype = torch.float32) -> Self:
         """Also read which noise the base model was trained with."""
-        family, name = super().load(config), str(config.pretrained_model_name_or_path)
+        family, name = super().load(config, dtype), str(config.pretrained_model_name_or_path)
         kind: Any = EDMEulerScheduler if _has_edm_noise(config) else EulerDiscreteScheduler
         with naming(f"the scheduler of {name}"):
             family.levels = kind.from_pretrained(source(config), subfolder="scheduler", revision=config.revision)

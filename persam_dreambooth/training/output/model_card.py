@@ -58,7 +58,8 @@ class Card:
             sections.append(f"## Masks\n\n![the photos under their masks]({MASKS_NAME})")
         if self.pictures:
             gallery = "\n".join(f"![{path.stem}]({path.relative_to(output).as_posix()})" for path in self.pictures)
-            sections.append(f"## Validation pictures\n\nPrompt: *{self.config.validation.last_prompt}*\n\n{gallery}")
+            prompts = "".join(f"- *{prompt}*\n" for prompt in self.config.validation.last_prompts)
+            sections.append(f"## Validation pictures\n\n{prompts}\n{gallery}")
         return "\n\n".join(sections) + "\n"
 
     def _header(self) -> ModelCardData:

@@ -91,7 +91,7 @@ def cut_prompts(family: Family, prompts: Mapping[str, str]) -> None:
             cut = cut_off(tokenizer, prompt, length, family.asked(prompt))
             if cut:
                 shown = cut if len(cut) <= SHOWN else f"{cut[:SHOWN]}..."
-                warn(f"{owner} has more than the {length} tokens that the {name} takes; cut off: {shown!r}{advice}")
+                warn(f"{owner} has more than the {length} tokens that the {name} takes{advice}; cut off: {shown!r}")
 
 
 def few_steps(config: TrainingConfig, steps: int, photos: int) -> None:

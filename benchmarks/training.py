@@ -188,7 +188,7 @@ def save_random_model(folder: Path, narrow: int) -> None:
         eos_token_id=tokenizer.eos_token_id,
     )
     parts = {"unet": unet, "vae": vae, "text_encoder": CLIPTextModel(text)}
-    counts = {name: sum(one.numel() for one in part.parameters()) / 1e6 for name, part in parts.items()}
+    counts = {name: sum(weight.numel() for weight in part.parameters()) / 1e6 for name, part in parts.items()}
     print("millions of weights:", ", ".join(f"{name} {count:.1f}" for name, count in counts.items()), "\n")
     StableDiffusionPipeline(
         **parts,

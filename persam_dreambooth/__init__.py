@@ -24,13 +24,17 @@ if TYPE_CHECKING:
     from persam_dreambooth.preprocessing.segment_folder import segment_folder
     from persam_dreambooth.segmentation import (
         INSID3,
+        Agreement,
         Insid3Method,
         Insid3Sam,
         Method,
         PerSAM,
         Reference,
+        SegGPT,
+        SegGptMethod,
         Segmentation,
         Subject,
+        TextPrompt,
         load_segmenter,
     )
     from persam_dreambooth.training.config import TrainingConfig
@@ -58,8 +62,8 @@ _MODULES = {
     "preprocessing.references": ("ReferenceFiles",),
     "preprocessing.segment_folder": ("segment_folder",),
     "segmentation": (
-        *("INSID3", "Insid3Method", "Insid3Sam", "Method", "PerSAM", "Reference", "Segmentation", "Subject"),
-        "load_segmenter",
+        *("INSID3", "Insid3Method", "Insid3Sam", "Method", "PerSAM", "Reference", "SegGPT", "SegGptMethod"),
+        *("Segmentation", "Subject", "Agreement", "TextPrompt", "load_segmenter"),
     ),
     "training.config": ("TrainingConfig",),
     "training.loop": ("TrainingCallbacks",),
@@ -70,6 +74,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "INSID3",
+    "Agreement",
     "Exported",
     "GeneratedFolder",
     "GenerationReport",
@@ -82,10 +87,13 @@ __all__ = [
     "Picture",
     "Reference",
     "ReferenceFiles",
+    "SegGPT",
+    "SegGptMethod",
     "Segmentation",
     "SegmentationJob",
     "Stopped",
     "Subject",
+    "TextPrompt",
     "TrainingCallbacks",
     "TrainingConfig",
     "TrainingResult",

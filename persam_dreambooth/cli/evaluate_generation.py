@@ -63,6 +63,11 @@ class DrawnFlags(Flags):
     height: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
     width: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
     base_model: str | None = flag(None, "base model of LoRA weights that have no training config beside them")
+    single_file_config: str | None = flag(
+        None,
+        "with a model or base model in a single file: hub name or folder of a diffusers pipeline of the same kind, "
+        "for the configs; if unset, the one of the training, or else the original release on the hub",
+    )
     dino_model: str = flag(
         "facebook/dino-vits16", "hub name or folder; by default the paper's; none skips the metrics that use it"
     )

@@ -56,7 +56,7 @@ class TrainingCallbacks:
 
 @dataclass
 class Training:
-    """Everything the loop needs, prepared by Accelerate."""
+    """Everything the loop needs, prepared by Accelerate; validation images are drawn every `drawn_every` steps."""
 
     config: TrainingConfig
     accelerator: Accelerator
@@ -66,6 +66,7 @@ class Training:
     scheduler: Any
     parameters: list[nn.Parameter]
     steps: int
+    drawn_every: int
     stream: PhotoStream | None
     average: EMAModel | None
     metrics: MetricsFile
@@ -178,7 +179,7 @@ def _after_step(run: Training, result: StepResult, progress: Progress, stop: Sto
         _save(run, progress, stop)
     if stopping:
         raise _stopped(run, progress, stop)
-    if step % config.validation.validation_steps == 0 and not is_last:
+    if step % run.drawn_every == 0 and not is_last:
         _draw(run, step, stop)
 
 
@@ -187,7 +188,7 @@ def _draw(run: Training, step: int, stop: StopSignal) -> None:
     with averaged(run.average, run.parameters):
         family = whole(run.family, run.accelerator, run.config) if run.config.validation.prompts else None
         if family is not None:
-            pictures = validate(family, run.config, run.accelerator, step)
+            pictures = validate(family, run.config, run.accelerator, step, run.config.validation.prompts)
             say(*drawn_in_words(pictures))
             stop.call(run.callbacks.on_validation, pictures)
 

@@ -16,6 +16,7 @@ from persam_dreambooth.photos.manifest import ManifestEntry
 from persam_dreambooth.training import objective
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import dataset_copy, remarks
+from persam_dreambooth.training.data.caption_check import check_captions
 from persam_dreambooth.training.data.class_images import check_class_folders, ensure_class_images
 from persam_dreambooth.training.data.concepts import Concept, read_concepts
 from persam_dreambooth.training.data.crops import Size, bucket_sizes
@@ -92,6 +93,7 @@ def setup(config: TrainingConfig) -> Setup:
     remarks.without_identifier(concepts)
     check_class_folders(concepts)
     found, manifest = _find_photos(config, concepts, sizes, accelerator)
+    check_captions(concepts, found, manifest, config)
     masks = check_masks(found, config, cell)
     repository = save.claim_repository(config) if accelerator.is_main_process else None
     class_images = [ensure_class_images(concept, config, accelerator) for concept in concepts]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from persam_dreambooth.errors import counted
+from persam_dreambooth.model_folder import ADAPTER_NAMES
 from persam_dreambooth.training.config import TrainingConfig, without_folders
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.runtime.metrics_file import read_metrics
@@ -74,7 +75,7 @@ def _trained(config: TrainingConfig, family: Family) -> str:
     whose = f"{without_folders(str(model.pretrained_model_name_or_path))}'s {' and '.join(parts)}"
     if not model.use_lora:
         return f"all {_millions(total)} M weights of {whose}"
-    kind = "DoRA" if model.use_dora else "LoRA"
+    kind = "DoRA" if model.use_dora else ADAPTER_NAMES[model.adapter_type]
     return f"{kind} rank {model.rank} of {whose}, {_millions(learned)} M of {_millions(total)} M weights"
 
 

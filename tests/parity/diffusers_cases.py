@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from diffusers import DiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline, EDMEulerScheduler
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -45,7 +45,7 @@ class Case:
         model: builds the base model.
         theirs: flags of diffusers' script only.
         ours: flags of our script only.
-        alike: give class images the photos' sizes, which diffusers' SDXL script passes to the UNet.
+        same_sizes: give class images the photos' sizes, which diffusers' SDXL script passes to the UNet.
     """
 
     script: str
@@ -53,7 +53,7 @@ class Case:
     model: Callable[[], DiffusionPipeline] = random_stable_diffusion
     theirs: tuple[str, ...] = ()
     ours: tuple[str, ...] = ()
-    alike: bool = False
+    same_sizes: bool = False
 
     @property
     def all_flags(self) -> list[str]:
@@ -65,6 +65,14 @@ class Case:
         """Every flag of our script: white masks over whole photos."""
         lora = ["--use_lora"] if "lora" in self.script else []
         return [*self.all_flags, "--instance_mask_dir", "masks", *self.ours, *lora]
+
+
+def random_sdxl_of(noise: str) -> DiffusionPipeline:
+    """Return an SDXL that predicts velocities, or one with EDM's noise as Playground 2.5 has it."""
+    pipeline = random_sdxl()
+    velocity = DDPMScheduler.from_config(pipeline.scheduler.config, prediction_type="v_prediction")
+    pipeline.register_modules(scheduler=EDMEulerScheduler() if noise == "edm" else velocity)
+    return pipeline
 
 
 FULL, LORA = "train_dreambooth.py", "train_dreambooth_lora.py"
@@ -101,10 +109,24 @@ CASES = {
     "lora_prior": Case(LORA, ("--rank", "8", "--lora_dropout", "0.1", *PRIOR)),
     "lora_text_encoder": Case(LORA, ("--rank", "4", "--train_text_encoder")),
     "sdxl_lora": Case(SDXL, (*NEWER, "--rank", "4"), random_sdxl),
-    "sdxl_lora_prior": Case(SDXL, (*SINGLE, "--rank", "4", *PRIOR), random_sdxl, alike=True),
+    "sdxl_lora_prior": Case(SDXL, (*SINGLE, "--rank", "4", *PRIOR), random_sdxl, same_sizes=True),
     "sdxl_lora_text_encoders": Case(
         SDXL, (*NEWER, "--rank", "4", "--train_text_encoder", "--snr_gamma", "5.0"), random_sdxl, SAME
     ),
+    "sdxl_lora_text_encoder_rate": Case(
+        SDXL,
+        (
+            *(*NEWER, "--rank", "4", "--train_text_encoder", "--text_encoder_lr", "1e-2"),
+            *("--adam_weight_decay_text_encoder", "0.5", "--repeats", "2"),
+        ),
+        random_sdxl,
+    ),
+    "sdxl_lora_edm": Case(
+        SDXL,
+        (*NEWER, "--rank", "4", "--do_edm_style_training"),
+        partial(random_sdxl_of, "velocity"),
+    ),
+    "sdxl_lora_edm_base": Case(SDXL, (*SINGLE, "--rank", "4", *PRIOR), partial(random_sdxl_of, "edm"), alike=True),
     "sd3_lora": Case(SD3, (*SINGLE, "--rank", "4"), random_sd3, ours=BILINEAR),
     "sd3_lora_prior": Case(
         SD3, (*SINGLE, "--rank", "4", "--weighting_scheme", "cosmap", *PRIOR), random_sd3, ours=BILINEAR
@@ -180,7 +202,7 @@ def prepare(folder: Path, case: Case) -> None:
     sizes = [Image.open(photo).size for photo in sorted(PHOTOS.glob("*.jpg"))]
     for number in range(4):
         image = Image.fromarray(pixels.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        size = sizes[number % len(sizes)] if case.alike else (80, 96)
+        size = sizes[number % len(sizes)] if case.same_sizes else (80, 96)
         image.resize(size, Image.Resampling.BICUBIC).save(folder / "class" / f"{number}.png")
 
 

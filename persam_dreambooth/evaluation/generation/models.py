@@ -14,6 +14,7 @@ from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import check_available
 from persam_dreambooth.photos import files
+from persam_dreambooth.single_file import SingleFile, is_single_file
 
 WEIGHTS: Final = (".safetensors", ".bin")
 
@@ -24,7 +25,7 @@ class Model:
 
     Attributes:
         title: name in tables and of its output folder.
-        source: a training's output folder, or a hub name.
+        source: a training's output folder, a single file, or a hub name.
     """
 
     title: str
@@ -32,8 +33,9 @@ class Model:
 
     @property
     def is_lora(self) -> bool:
-        """True for LoRA weights, which need a base model."""
-        return (Path(self.source) / model_folder.LORA_NAME).is_file()
+        """True for LoRA weights and other adapters, which need a base model."""
+        folder = Path(self.source)
+        return (folder / model_folder.LORA_NAME).is_file() or bool(model_folder.adapter_folders(folder))
 
     @property
     def needs_base(self) -> bool:
@@ -51,9 +53,7 @@ class Model:
         return (model_folder.base_model(Path(self.source)) or {}).get("pretrained_model_name_or_path")
 
     def base(self, given: str | None) -> str | None:
-        """Return the folder or hub name of the base model of LoRA weights or a checkpoint; None for a full model.
-
-        None also if it is unknown.
+        """Return the base of LoRA weights or a checkpoint: folder, file or hub name; None if unknown, or a full model.
 
         Args:
             given: the base model given by the user; None reads it from the training's config.
@@ -68,7 +68,9 @@ class Model:
         Other files in the folder, such as checkpoints or this report, do not count, nor does a LoRA's base.
         """
         folder = Path(self.source)
+        others = [path for part in model_folder.adapter_folders(folder) for path in sorted(part.iterdir())]
         names = [Path(model_folder.LORA_NAME)] if self.is_lora else _weights_of_parts(folder)
+        names = [path.relative_to(folder) for path in others] or names
         return _digest(folder, names, self.title)
 
     def base_weights(self, given: str | None) -> str | None:
@@ -80,7 +82,12 @@ class Model:
 
 
 def _weights_of_parts(folder: Path) -> list[Path]:
-    """List the weight files of a pipeline or a checkpoint, relative to its folder; empty if there is none."""
+    """List the weight files of a pipeline or a checkpoint, relative to its folder; empty if there is none.
+
+    The folder may also be a single file, which is then the only one.
+    """
+    if folder.is_file():
+        return [Path()]
     trained = model_folder.trained_parts(folder)
     if not trained and not (folder / model_folder.PIPELINE_INDEX).is_file():
         return []
@@ -124,11 +131,11 @@ def name_models(given: Sequence[str]) -> list[Model]:
     return models
 
 
-def check_model(model: Model, base_model: str | None) -> None:
+def check_model(model: Model, base_model: str | None, single_file_config: str | None = None) -> None:
     """Check before generation that a model exists, without loading its weights.
 
     Raises:
-        UserError: there is no such model, or the base of its LoRA weights is unknown.
+        UserError: there is no such model, the base of its LoRA weights is unknown, or a single file cannot be used.
     """
     source = model.base(base_model) if model.needs_base else model.source
     if not source:
@@ -137,6 +144,10 @@ def check_model(model: Model, base_model: str | None) -> None:
             "give --base_model"
         )
     what = f"base model of {Path(model.source)}" if model.needs_base else "model"
+    if is_single_file(str(source)):
+        trained = model_folder.base_model(Path(model.source)) if model.needs_base and not base_model else None
+        SingleFile.read(str(source), single_file_config or (trained or {}).get("single_file_config"))
+        return
     check_available(str(source), what)
     try:
         if not isinstance(DiffusionPipeline.load_config(source), dict):

@@ -70,6 +70,7 @@ def evaluate_generation(
     height: int | None = None,
     width: int | None = None,
     base_model: str | None = None,
+    single_file_config: str | None = None,
     dino_model: str | None = "facebook/dino-vits16",
     clip_model: str = "openai/clip-vit-base-patch32",
     masc_model: str | None = None,
@@ -104,6 +105,7 @@ def evaluate_generation(
         height: pixels, a multiple of 8, together with `width`; None is the model's own size.
         width: likewise.
         base_model: base of LoRA weights that come without a training config.
+        single_file_config: pipeline with the configs of models in a single file; see `load_pipeline`.
         dino_model: hub name or folder; None leaves its metrics out.
         clip_model: hub name or folder.
         masc_model: SigLIP 2 for MaSC, hub name or folder; None leaves it out.
@@ -133,6 +135,7 @@ def evaluate_generation(
             "width": width,
         },
         base_model=base_model,
+        single_file_config=single_file_config,
         device=device,
         dtype=dtype,
     )
@@ -179,7 +182,7 @@ def evaluate(plan: Plan) -> Outcome:
     """
     begun = _begun(plan.output)
     for model in plan.models:
-        check_model(model, plan.drawing.base_model)
+        check_model(model, plan.drawing.base_model, plan.drawing.single_file_config)
     device = plan.drawing.device
     clip = Clip.from_pretrained(plan.clip, device)
     dino = ImageEncoder.from_pretrained(plan.dino, device) if plan.dino else None

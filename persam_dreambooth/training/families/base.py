@@ -30,7 +30,7 @@ class Noised:
 
     Attributes:
         noisy: (B, C, h, w), the denoiser's input.
-        timesteps: (B,), int64 in diffusion and float32 in flow matching.
+        timesteps: (B,), int64 in diffusion, float32 in flow matching and with EDM's noise.
         target: (B, C, h, w), the regression target.
         weight: (B,) float32, factor of each picture's loss for its noise level; None is 1.
         crop: (B, 6) int64, see `Crop.conditioning`; None for families that do not use it.
@@ -123,7 +123,8 @@ class Family(PipelineParts):
                 getattr(self, name).gradient_checkpointing_enable()
         if config.use_lora:
             for name, part in trained.items():
-                targets = self.targets if name == self.denoiser[0] else TEXT_ENCODER_TARGETS
+                is_denoiser = name == self.denoiser[0]
+                targets = lora.layers(part, self.targets, config) if is_denoiser else TEXT_ENCODER_TARGETS
                 lora.add_adapters(part, targets, config)
             if config.network_weights:
                 lora.begin_from(config.network_weights, trained)

@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import nn
 
+from persam_dreambooth import long_prompts
 from persam_dreambooth.photos import files
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import Family
@@ -31,8 +32,10 @@ class ValidationPicture:
 
 
 @torch.no_grad()
-def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, step: int) -> list[Path]:
-    """Generate pictures for all validation prompts, save them and send them to the trackers.
+def validate(
+    family: Family, config: TrainingConfig, accelerator: Accelerator, step: int, prompts: Sequence[str]
+) -> list[Path]:
+    """Generate pictures for prompts, save them and send them to the trackers.
 
     Picture i of each prompt has the seed `--seed` + i at each step, so that pictures of different steps can be
     compared, and `generate --seed` with the same sampler draws them again. Training's random state is not changed.
@@ -40,10 +43,10 @@ def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, s
     Returns:
         The files, prompt by prompt: `validation/step-STEP-SEED.png`, with several prompts
         `validation/step-STEP-PROMPT-SEED.png`, prompts counted from 1. Step, prompt and seed are also in the PNG's
-        text entries. None without a validation prompt.
+        text entries. None without prompts.
     """
     validation = config.validation
-    if not validation.prompts:
+    if not prompts:
         return []
     pipeline = family.pipeline()
     pipeline.scheduler = family.sampler(validation.validation_scheduler, pipeline.scheduler.config)
@@ -52,24 +55,23 @@ def validate(family: Family, config: TrainingConfig, accelerator: Accelerator, s
     seeds = [(config.optimization.seed or 0) + number for number in range(validation.num_validation_images)]
     with _evaluating([*pipeline.components.values(), *family.trained().values()]), accelerator.autocast():
         pictures = [
-            ValidationPicture(_draw(pipeline, prompt, seed, config.data.resolution, family.drawing), prompt, seed)
-            for prompt in validation.prompts
+            ValidationPicture(_draw(pipeline, prompt, seed, config, family.drawing), prompt, seed)
+            for prompt in prompts
             for seed in seeds
         ]
     if config.data.cache_latents:
         family.stow_autoencoder()  # the pipeline has moved it back to the device
     _track(pictures, accelerator, step)
-    return _save(pictures, validation.prompts, Path(config.output.output_dir) / VALIDATION_FOLDER, step)
+    return _save(pictures, prompts, Path(config.output.output_dir) / VALIDATION_FOLDER, step)
 
 
-def _draw(pipeline: Any, prompt: str, seed: int, side: int, drawing: Mapping[str, Any]) -> Image.Image:
+def _draw(pipeline: Any, prompt: str, seed: int, config: TrainingConfig, drawing: Mapping[str, Any]) -> Image.Image:
+    side = config.data.resolution
+    # By name: Flux.2's first argument is a picture.
+    named = long_prompts.arguments(pipeline, prompt, None, config.model.max_token_length)
+    generator = torch.Generator(pipeline.device).manual_seed(seed)
     image: Image.Image = pipeline(
-        prompt=prompt,  # Flux.2's first argument is a picture
-        height=side,
-        width=side,
-        num_inference_steps=INFERENCE_STEPS,
-        generator=torch.Generator(pipeline.device).manual_seed(seed),
-        **drawing,
+        **named, height=side, width=side, num_inference_steps=INFERENCE_STEPS, generator=generator, **drawing
     ).images[0]
     return image
 

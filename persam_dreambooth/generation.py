@@ -7,10 +7,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
-import transformers
 from diffusers import DiffusionPipeline
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -77,16 +75,18 @@ def load_pipeline(
         check_available(str(source), f"base model of {model}" if on_base else "model")
     what = base = f"the base model {source} of {model}" if on_base else f"the model {source}"
     try:
-        file = SingleFile.read(str(source), single_file_config) if is_single_file(str(source)) else None
-        own = _load_parts(folder, parts, file.config if file else str(source), origin.get("revision"))
-        if file:
-            pipeline = file.load_pipeline(**own)
+        if is_single_file(str(source)):
+            pipeline = SingleFile.read(str(source), single_file_config).load_pipeline()
         else:
-            pipeline = DiffusionPipeline.from_pretrained(**origin, **own, trust_remote_code=False)
+            pipeline = DiffusionPipeline.from_pretrained(**origin, trust_remote_code=False)
         if on_base:
             what = f"the autoencoder that {folder} was trained with"
             if vae := model_folder.training_settings(folder).get("pretrained_vae_model_name_or_path"):
                 pipeline.register_modules(vae=type(pipeline.vae).from_pretrained(vae))
+        for name in parts:
+            what = f"the weights in {folder / name}"
+            own = type(getattr(pipeline, name)).from_pretrained(folder / name, use_safetensors=True)
+            pipeline.register_modules(**{name: own})
         if is_lora:
             what = f"the {'adapters' if adapters else 'LoRA weights'} in {folder}"
             for part in adapters:
@@ -105,18 +105,6 @@ def load_pipeline(
     pipeline.to(place, dtype)  # always cast: a model stored in fp16 can load in mixed precision
     _make_ready(pipeline, what)
     return pipeline
-
-
-def _load_parts(folder: Path, parts: Sequence[str], base: str, revision: str | None) -> dict[str, Any]:
-    """Load a checkpoint's parts with the classes that the index of its base model names."""
-    if not parts:
-        return {}
-    index = DiffusionPipeline.load_config(base, revision=revision)
-    libraries = {"diffusers": diffusers, "transformers": transformers}
-    return {
-        name: getattr(libraries[index[name][0]], index[name][1]).from_pretrained(folder / name, use_safetensors=True)
-        for name in parts
-    }
 
 
 def _make_ready(pipeline: Any, what: str) -> None:

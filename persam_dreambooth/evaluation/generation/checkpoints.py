@@ -51,20 +51,20 @@ def evaluate_checkpoints(
     photos, masks = (
         _given(name, value, config) for name, value in (("data", instance_data_dir), ("mask", instance_mask_dir))
     )
-    side = config.get("resolution")
+    side, origin = config.get("resolution"), model_folder.base_model(run) or {}
     usual: dict[str, Any] = {
         "prompts": "scenes",
         "unique_token": model_folder.trained_token(run),
         "class_token": model_folder.trained_class(run),
         "height": side,
         "width": side,
+        "single_file_config": origin.get("single_file_config"),
     }
     chosen = settings | {name: value for name, value in usual.items() if settings.get(name) is None}
-    base = chosen.get("base_model") or (model_folder.base_model(run) or {}).get("pretrained_model_name_or_path")
+    base = chosen.get("base_model") or origin.get("pretrained_model_name_or_path")
     if base is None:
         raise UserError(f"{run} holds no {model_folder.CONFIG_NAME} that names the base model; give --base_model")
-    averaged = any((_folder(title, run) / EMA_NAME).exists() for title in titles)
-    if averaged:
+    if any((_folder(title, run) / EMA_NAME).exists() for title in titles):
         logger.warning("checkpoints are measured with their own weights, not with the moving average of --use_ema")
     return evaluate_generation(
         [f"{BASE}={base}", *(f"{title}={_folder(title, run)}" for title in titles)],
@@ -89,7 +89,8 @@ def checkpoint_titles(run: Path, steps: Sequence[int] = ()) -> dict[str, int]:
     found = {folder.name.replace(model_folder.CHECKPOINT_PREFIX, "step-"): folder for folder in checkpoints(run)}
     titles = {title: int(title.removeprefix("step-")) for title in found}
     for folder in found.values():
-        if not (folder / model_folder.LORA_NAME).exists() and not model_folder.trained_parts(folder):
+        readable = (folder / model_folder.LORA_NAME).exists() or model_folder.adapter_folders(folder)
+        if not readable and not model_folder.trained_parts(folder):
             raise UserError(f"{folder} is in FSDP's own format, which only the training reads; evaluate its result")
     last = max(read_metrics(run), default=None)
     if model_folder.weights_digest(run) and last is not None and last not in titles.values():

@@ -118,7 +118,11 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def build_groups(
-    groups: Sequence[type], settings: Mapping[str, Any], where: str = "", more: Mapping[str, Any] | None = None
+    groups: Sequence[type],
+    settings: Mapping[str, Any],
+    where: str = "",
+    more: Mapping[str, Any] | None = None,
+    refused: Mapping[str, str] | None = None,
 ) -> list[Any]:
     """Build dataclasses of flags from single settings.
 
@@ -127,15 +131,17 @@ def build_groups(
         settings: values by the flags' current names; None is the flag's default.
         where: what messages about `settings` say after a flag's name, such as " in config.yaml".
         more: settings that take precedence over these; None has no effect.
+        refused: reasons against known keys that are no flags.
 
     Raises:
-        UserError: an unknown key, or as `read_value` and the dataclasses.
+        UserError: an unknown or refused key, or as `read_value` and the dataclasses.
     """
     known = {flag.name: flag for flag in flags_of(*groups)}
     values = dict[str, Any]()
     for given, place in ((settings, where), (more or {}, "")):
         for name, value in given.items():
             if name not in known:
+                refuse_by_name(str(name), refused, place)
                 raise UserError(f"unknown key {name!r}{place}{did_you_mean(str(name), shown(known.values()))}")
             if value is not None:
                 values[name] = read_value(known[name], value, place)
@@ -183,6 +189,13 @@ def did_you_mean(word: str, names: Sequence[str], prefix: str = "") -> str:
     """Return the end of a message about an unknown flag or key: the name that is nearest to it."""
     near = difflib.get_close_matches(word.replace("-", "_"), names, n=1)
     return f"; did you mean {prefix}{near[0]}?" if near else "; see --help for all of them"
+
+
+def refuse_by_name(name: str, refused: Mapping[str, str] | None, where: str = "") -> None:
+    """Raise a UserError for a flag that is refused with a reason."""
+    reason = (refused or {}).get(name.replace("-", "_"))
+    if reason is not None:
+        raise UserError(f"--{name.replace('-', '_')}{where} is not supported: {reason}")
 
 
 def check_drawing(num_images: int, num_inference_steps: int, height: int | None, width: int | None) -> None:

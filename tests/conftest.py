@@ -20,6 +20,8 @@ from random_models import PIPELINES, save_models
 ROOT = Path(__file__).parents[1]
 SLOW = (
     # Trainings.
+    "tests/evaluation/generation/test_checkpoints.py",
+    "tests/evaluation/generation/test_class_leakage.py",
     "tests/evaluation/generation/test_evaluate_generation.py",
     "tests/parity/test_diffusers_losses.py",
     "tests/review/test_runs.py",
@@ -33,18 +35,24 @@ SLOW = (
     "tests/tinyworld/test_tools.py",
     "tests/tinyworld/test_trained.py",
     "tests/training/data/test_caches.py",
+    "tests/training/data/test_caption_check.py",
     "tests/training/data/test_sources.py",
     "tests/training/families/test_adapters.py",
+    "tests/training/families/test_long_prompts.py",
+    "tests/training/families/test_other_adapters.py",
     "tests/training/families/test_pipelines.py",
     "tests/training/families/test_runs.py",
+    "tests/training/output/test_lora_metadata.py",
     "tests/training/output/test_publishing.py",
     "tests/training/output/test_snippets.py",
     "tests/training/runtime/",
     "tests/training/test_background_prior.py",
     "tests/training/test_from_python.py",
     "tests/training/test_network_weights.py",
+    "tests/training/test_newer_flags.py",
     "tests/training/test_objective_attention.py",
     "tests/training/test_screen.py",
+    "tests/training/test_single_file.py",
     "tests/training/test_training.py",
     # Kills and other processes.
     "tests/cli/test_phone_folder.py",

@@ -13,7 +13,7 @@ from argparse import (
     Namespace,
     _ArgumentGroup,
 )
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Self, get_args, get_origin
@@ -25,6 +25,7 @@ from persam_dreambooth.flag_values import (
     did_you_mean,
     read_settings,
     read_value,
+    refuse_by_name,
     renamed,
     say_renamed,
     setting,
@@ -68,6 +69,7 @@ def parse(
     description: str,
     essential: Sequence[str] = (),
     example: str = "",
+    refused: Mapping[str, str] | None = None,
 ) -> list[Any]:
     """Parse flags, and the defaults in `--config FILE.yaml`, into dataclasses.
 
@@ -81,9 +83,10 @@ def parse(
         description: one line for the help.
         essential: names of the flags that the help lists first, in this order.
         example: flags of a first call, for the help.
+        refused: reasons against known names that are no flags.
 
     Raises:
-        UserError: an unknown flag or key, a value of the wrong type, or whatever a dataclass's
+        UserError: an unknown or refused flag or key, a value of the wrong type, or whatever a dataclass's
             `__post_init__` refuses.
     """
     parser = _build_parser(groups, program, description, essential, example)
@@ -91,12 +94,13 @@ def parse(
     first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     path = first.parse_known_args(argv)[0].config
-    config = _Config.read(Path(path), groups) if path else _Config()
+    config = _Config.read(Path(path), groups, refused) if path else _Config()
     if path:
         _refuse_wrong_kinds(parser, config.words, path)
     parser.set_defaults(**config.several)
     namespace, unknown = parser.parse_known_args([*config.words, *argv])
     if unknown:
+        refuse_by_name(unknown[0].partition("=")[0].removeprefix("--"), refused)
         raise UserError(_unknown(unknown[0], shown(flags_of(*groups))))
     try:
         return [_build(group, namespace) for group in groups]
@@ -196,13 +200,14 @@ class _Config:
     several: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: Path, groups: Sequence[type]) -> Self:
+    def read(cls, path: Path, groups: Sequence[type], refused: Mapping[str, str] | None = None) -> Self:
         """Read a file; errors as `parse`."""
         settings, where = read_settings(path), f" in {path}"
         known = {flag.spelling.removeprefix("--"): flag for flag in flags_of(*groups)}
         config = cls()
         for key, value in with_new_names(settings, groups, where).items():
             if key not in known:
+                refuse_by_name(str(key), refused, where)
                 raise UserError(f"unknown key {key!r}{where}{did_you_mean(str(key), shown(known.values()))}")
             flag = known[key]
             if value is None:

@@ -5,6 +5,7 @@ import shlex
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import is_first_process
 from persam_dreambooth.training.config import GROUPS, TrainingConfig
+from persam_dreambooth.training.refused_flags import REFUSED
 
 DESCRIPTION = "Train DreamBooth on a few photos, with the loss taken over the subject only."
 ESSENTIAL = (
@@ -40,7 +41,7 @@ def run(program: str, argv: list[str]) -> None:
 
 def read_config(program: str, argv: list[str]) -> TrainingConfig:
     """Read flags and `--config` into the settings of a run; errors as `parse`."""
-    return TrainingConfig(*parse(GROUPS, argv, program, DESCRIPTION, ESSENTIAL, EXAMPLE))
+    return TrainingConfig(*parse(GROUPS, argv, program, DESCRIPTION, ESSENTIAL, EXAMPLE, REFUSED))
 
 
 def say_where(config: TrainingConfig) -> None:

@@ -141,7 +141,14 @@ class Finder:
     def _segmenter(self) -> OneShotSegmenter:
         job = self._job
         return load_segmenter(
-            job.method, job.sam, job.features, job.features_size, job.device, job.dtype, job.embedding_cache
+            job.method,
+            job.sam,
+            job.features,
+            job.features_size,
+            job.device,
+            job.dtype,
+            job.embedding_cache,
+            job.sam_size,
         )
 
     @cached_property

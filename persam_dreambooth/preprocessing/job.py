@@ -10,7 +10,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.listing import folders_below, where
 from persam_dreambooth.preprocessing.references import ReferenceFiles
-from persam_dreambooth.segmentation import Agreement, Insid3Method, Method, TextPrompt
+from persam_dreambooth.segmentation import Agreement, AnyMethod, Method, TextPrompt
 
 PRESENCE_NAME = "presence.json"
 """File name of the presence rule next to a SAM."""
@@ -27,7 +27,7 @@ class SegmentationJob:
         references: one or more references of one subject; with `names`, of several subjects. Empty with `text`.
         output: folder for masks, overlays, contact sheet and manifest; with `names`, one subfolder per subject.
         sam: hub name, folder or `.pth` file of the SAM.
-        method: PerSAM or INSID3, with its settings.
+        method: PerSAM, INSID3 or SegGPT, with its settings.
         device: torch device; None uses an accelerator if there is one.
         dtype: of the image encoder's weights.
         batch_size: photos per forward pass of the image encoder.
@@ -43,6 +43,7 @@ class SegmentationJob:
         draw: "mask" draws overlays only, "confidence" also the location confidence map of each photo.
         embedding_cache: folder that keeps image embeddings for later runs; None keeps none.
         dataloader_num_workers: worker processes that decode photos; 0 decodes in this process.
+        sam_size: side in pixels of a square larger than the SAM was trained with; None for the SAM's own.
         text: a phrase. Without references, the photo where it has the highest score becomes the reference. With
             references, masks that it does not describe are rated "not found"; see `PhraseCheck`.
 
@@ -55,7 +56,7 @@ class SegmentationJob:
     references: tuple[ReferenceFiles, ...]
     output: Path
     sam: str
-    method: Method | Insid3Method = field(default_factory=Method)
+    method: AnyMethod = field(default_factory=Method)
     device: str | None = None
     dtype: torch.dtype = torch.float32
     batch_size: int = 4
@@ -69,6 +70,7 @@ class SegmentationJob:
     draw: Literal["mask", "confidence"] = "mask"
     embedding_cache: Path | None = None
     dataloader_num_workers: int = 0
+    sam_size: int | None = None
     text: TextPrompt | None = None
     agreement: Agreement | None = None
 
@@ -93,7 +95,7 @@ class SegmentationJob:
         if self.min_region < 0:
             raise UserError(f"min_region {self.min_region} is a number of pixels; give 0 or more")
         if self.agreement and (self.presence or not isinstance(self.method, Method)):
-            other = "a presence rule" if self.presence else "INSID3 itself"
+            other = "a presence rule" if self.presence else f"--method {self.method.name}"
             raise UserError(f"agreement compares PerSAM with INSID3; it cannot be used with {other}")
         if self.all_instances and self.rule is None:
             raise UserError(
@@ -103,9 +105,9 @@ class SegmentationJob:
 
     @property
     def rule(self) -> Path | None:
-        """The presence rule's file: the one given, or the one next to the SAM, for PerSAM without `features` only."""
+        """The presence rule's file: the one given, or the one next to the SAM, for PerSAM with its features only."""
         beside = Path(self.sam) / PRESENCE_NAME
-        of_sam = isinstance(self.method, Method) and self.features is None
+        of_sam = isinstance(self.method, Method) and self.features is None and self.sam_size is None
         return self.presence or (beside if of_sam and not self.agreement and beside.is_file() else None)
 
     @property
@@ -158,7 +160,8 @@ class SegmentationJob:
         method = asdict(self.method)
         if not method.get("edge_padding"):  # so that runs from before this field can be resumed
             method.pop("edge_padding", None)
-        size = {} if self.features_size is None else {"features_size": self.features_size}
+        sizes = {"features_size": self.features_size, "sam_size": self.sam_size}
+        size = {name: value for name, value in sizes.items() if value is not None}
         region = {"min_region": self.min_region} if self.min_region else {}
         return (
             size

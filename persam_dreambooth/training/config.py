@@ -23,6 +23,7 @@ from persam_dreambooth.training.flag_groups import (
     OutputConfig,
     ValidationConfig,
 )
+from persam_dreambooth.training.refused_flags import REFUSED
 
 __all__ = [
     "GROUPS",
@@ -47,12 +48,17 @@ PATHS = (
     "training_cache",
     "cache_dir",
     "network_weights",
+    "bnb_quantization_config_path",
+    "validation_prompts_file",
     "output_dir",
 )
 """Flags that name a file or a folder."""
 AUTO = "auto"
 """`--class_prompt` that is read from what `segment --suggest_class` stored."""
-NAMES_OR_PATHS = ("pretrained_model_name_or_path", "tokenizer_name", "sam", "segmentation_features", "dataset_name")
+NAMES_OR_PATHS = (
+    *("pretrained_model_name_or_path", "single_file_config", "pretrained_vae_model_name_or_path", "tokenizer_name"),
+    *("sam", "segmentation_features", "segmentation_seggpt", "dataset_name"),
+)
 """Flags that name a file or a folder, or something on the hub."""
 ANY_BYTES = {*PATHS, *NAMES_OR_PATHS} - {"output_dir", "training_cache"}
 """Flags whose value need not be UTF-8, as file names; safetensors, which writes to the others, requires it."""
@@ -90,7 +96,7 @@ class TrainingConfig:
         names = [group.name for group in fields(self)]
         if settings.keys() == set(names):
             groups, settings = tuple(settings[name] for name in names), {}
-        groups = groups or tuple(build_groups(GROUPS, with_new_names(settings, GROUPS)))
+        groups = groups or tuple(build_groups(GROUPS, with_new_names(settings, GROUPS), refused=REFUSED))
         for name, group in zip(names, groups, strict=True):
             setattr(self, name, group)
         self.__post_init__()
@@ -110,7 +116,7 @@ class TrainingConfig:
         values = with_new_names(read_settings(path), GROUPS, f" in {path}")
         settings = with_new_names(settings, GROUPS)
         read = {key: value for key, value in values.items() if key not in settings}
-        return cls(*build_groups(GROUPS, read, f" in {path}", settings))
+        return cls(*build_groups(GROUPS, read, f" in {path}", settings, REFUSED))
 
     def __post_init__(self) -> None:
         self._check_text()
@@ -118,6 +124,7 @@ class TrainingConfig:
         if not self.data.concepts_list:
             self.check_subject()
         self._check_data()
+        self._check_text_encoder()
         self._check_output()
 
     def _check_text(self) -> None:
@@ -143,17 +150,39 @@ class TrainingConfig:
                 "--background_images needs masks, which cut the subject out; drop --no_masked_loss (with masks "
                 "--background_weight 1 takes the loss over the whole picture)"
             )
+        if self.data.caption_dropout > 0 and self.mask.attention_loss_weight > 0:
+            raise UserError(
+                "--caption_dropout and --attention_loss_weight exclude each other, since an empty prompt has no "
+                "identifier; drop one"
+            )
         if self.data.training_cache and not (self.data.cache_latents or self.model.pre_compute_text_embeddings):
             raise UserError(
                 "--training_cache keeps what --cache_latents and --pre_compute_text_embeddings make; add one of them"
             )
+        banked = self.mask.cache_background_prior is not None
+        if banked and not (self.mask.background_prior_weight > 0 and self.data.cache_latents):
+            raise UserError(
+                "--cache_background_prior keeps the background prior's predictions for photos that are encoded once; "
+                "add --background_prior_weight and --cache_latents, or drop it"
+            )
         if self.data.aspect_ratio_buckets and self.optimization.seed_each_batch:
             raise UserError("--aspect_ratio_buckets and --seed_each_batch exclude each other; drop one")
+        if self.mask.attention_loss_weight > 0 and self.model.max_token_length:
+            raise UserError(
+                "--attention_loss_weight and --max_token_length exclude each other, since the positions of a prompt "
+                "in chunks are not compared; drop one"
+            )
         if self.mask.attention_loss_weight > 0 and self.optimization.torch_compile:
             raise UserError(
                 "--attention_loss_weight and --torch_compile exclude each other, since attention cannot be seen in "
                 "compiled layers; drop one"
             )
+
+    def _check_text_encoder(self) -> None:
+        """Refuse settings of the text encoders if they are not trained."""
+        for name in ("text_encoder_lr", "adam_weight_decay_text_encoder"):
+            if getattr(self.optimization, name) is not None and not self.model.train_text_encoder:
+                raise UserError(f"--{name} is about text encoders in training; add --train_text_encoder, or drop it")
 
     def _check_output(self) -> None:
         """Refuse flags of the output that contradict those of other groups."""
@@ -163,6 +192,11 @@ class TrainingConfig:
             raise UserError("--push_masks_to_hub and --no_masked_loss exclude each other; drop one")
         if self.output.output_kohya_format and not self.model.use_lora:
             raise UserError("--output_kohya_format is LoRA's; add --use_lora, or drop it to train all weights")
+        if self.output.output_kohya_format and self.model.adapter_type != "lora":
+            raise UserError(
+                f"--output_kohya_format is LoRA's; drop it, or --adapter_type {self.model.adapter_type}, which is "
+                "saved in peft's own format"
+            )
         if self.output.output_kohya_format and self.model.use_dora:
             raise UserError(
                 "--output_kohya_format and --use_dora exclude each other, since no reader of kohya's format applies "

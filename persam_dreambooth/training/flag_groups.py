@@ -1,9 +1,9 @@
 """Every flag of the trainer, in small dataclasses; the names are those of diffusers' DreamBooth scripts.
 
-Three of their flags are left out: `--validation_images` (for pipelines that start from an image), `--local_rank`
-(launchers set it through the environment) and `--validation_epochs` (`--validation_steps` covers LoRA too).
+Those of their flags that are not here are in `refused_flags`, each with the reason.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,10 +11,13 @@ from typing import Any, ClassVar, Literal
 from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag
-from persam_dreambooth.method_names import PERSAM, MethodName, refuse_sam, refuse_size_alone
+from persam_dreambooth.method_names import PERSAM, SEGGPT, MethodName, refuse_sam, refuse_seggpt, refuse_size_alone
 from persam_dreambooth.photos.listing import repeated_folders
-from persam_dreambooth.text_files import check_caption_extension
+from persam_dreambooth.text_files import check_caption_extension, read_lines
 from persam_dreambooth.training import optimizer_args
+
+TOKEN_LIMITS = (150, 225)
+"""Values of `--max_token_length`, those of sd-scripts' flag."""
 
 
 @dataclass
@@ -23,12 +26,28 @@ class ModelConfig(Flags):
 
     _argument_group_name: ClassVar[str] = "model"
 
-    pretrained_model_name_or_path: str | None = flag(None, "the base model: hub name or folder of a pipeline")
+    pretrained_model_name_or_path: str | None = flag(
+        None, "the base model: hub name or folder of a pipeline, or a single .safetensors file as Civitai has them"
+    )
+    single_file_config: str | None = flag(
+        None,
+        "with a single file: hub name or folder of a diffusers pipeline of the same kind, for the configs and "
+        "tokenizers, and for parts that the file lacks; if unset, the model's original release on the hub",
+    )
     revision: str | None = flag(None, "branch, tag or commit of the base model on the hub")
     variant: str | None = flag(None, "variant of the base model's weight files, such as fp16")
+    pretrained_vae_model_name_or_path: str | None = flag(
+        None,
+        "an autoencoder to use instead of the base model's, such as madebyollin/sdxl-vae-fp16-fix: name or folder",
+    )
     tokenizer_name: str | None = flag(None, "a tokenizer to use instead of the base model's: hub name or folder")
     tokenizer_max_length: int | None = flag(
         None, "number of tokens that a prompt is padded or truncated to; the tokenizer's own if unset", min=2
+    )
+    max_token_length: int | None = flag(
+        None,
+        "Stable Diffusion 1.x, 2.x and XL: read prompts of up to 150 or 225 tokens, in chunks of 75, as sd-scripts "
+        "does; 75 if unset",
     )
     max_sequence_length: int | None = flag(
         None,
@@ -41,14 +60,35 @@ class ModelConfig(Flags):
     )
     train_text_encoder: bool = flag(False, "train the text encoder too")
     use_lora: bool = flag(False, "train LoRA adapters instead of all weights")
-    rank: int | None = flag(None, "rank of the LoRA adapters; 4 if unset", min=1)
+    adapter_type: Literal["lora", "loha", "lokr", "oft"] = flag(
+        "lora", "with --use_lora: the kind of adapters; those other than LoRA are saved in peft's own format"
+    )
+    rank: int | None = flag(None, "rank of the adapters, with oft the number of its blocks; 4 if unset", min=1)
     lora_alpha: int | None = flag(None, "the adapters are scaled by alpha / rank; the rank if unset", min=1)
     use_dora: bool = flag(
         False, "DoRA: LoRA that learns the magnitude of each weight vector separately from its direction"
     )
     lora_dropout: float | None = flag(None, "dropout inside the LoRA adapters; 0 if unset", min=0, max=1)
+    lora_layers: str | None = flag(
+        None,
+        "with LoRA: ends of the names of the UNet's or transformer's layers to adapt, separated by commas, such as "
+        "to_q,to_k; if unset, those of diffusers' script",
+    )
+    lora_blocks: str | None = flag(
+        None, "with LoRA and SD 3: numbers of the transformer's blocks to adapt, such as 12,30; all if unset"
+    )
     network_weights: str | None = flag(
         None, "with LoRA: start from these weights, a .safetensors file in diffusers' format or an output folder"
+    )
+    quantize: Literal["int8", "fp8"] | None = flag(
+        None,
+        "with LoRA: store the base model's frozen linear layers in 8 bits, whole numbers or floats (needs torchao): "
+        "half the memory of bf16",
+    )
+    bnb_quantization_config_path: str | None = flag(
+        None,
+        "with LoRA: JSON file of bitsandbytes settings, such as load_in_4bit, with which the base model is stored "
+        "(needs bitsandbytes and a GPU)",
     )
     gradient_checkpointing: bool = flag(False, "save memory, at the cost of about a third more time")
     enable_xformers_memory_efficient_attention: bool = flag(False, "compute attention with xformers")
@@ -61,6 +101,8 @@ class ModelConfig(Flags):
     def __post_init__(self) -> None:
         if not self.pretrained_model_name_or_path:
             raise UserError("--pretrained_model_name_or_path is missing; give a hub name or the folder of a pipeline")
+        self._check_token_length()
+        self._check_single_file(self.pretrained_model_name_or_path)
         if self.network_weights:
             self._start_from_weights(self.network_weights)
         if self.use_lora:
@@ -72,12 +114,68 @@ class ModelConfig(Flags):
             raise UserError(
                 "--lora_alpha and --use_dora are LoRA's; add --use_lora, or drop them to train all weights"
             )
+        elif self.lora_layers is not None or self.lora_blocks is not None:
+            raise UserError(
+                "--lora_layers and --lora_blocks are LoRA's; add --use_lora, or drop them to train all weights"
+            )
         super().__post_init__()
+        if self.adapter_type != "lora":
+            self._check_other_adapters()
+        self._check_quantization()
         if self.use_dora and self.train_text_encoder:
             # When transformers loads DoRA into a text encoder it drops the norms, and only warns.
             raise UserError("--use_dora and --train_text_encoder exclude each other; drop one")
         if self.train_text_encoder and self.pre_compute_text_embeddings:
             raise UserError("--train_text_encoder and --pre_compute_text_embeddings exclude each other; drop one")
+
+    def _check_token_length(self) -> None:
+        if self.max_token_length is None:
+            return
+        if self.max_token_length not in TOKEN_LIMITS:
+            raise UserError(f"--max_token_length {self.max_token_length} must be 150 or 225; without it, 75 are read")
+        for name in ("tokenizer_max_length", "text_encoder_use_attention_mask"):
+            if getattr(self, name):
+                raise UserError(f"--max_token_length and --{name} exclude each other; drop one")
+
+    def _check_single_file(self, name: str) -> None:
+        """Refuse flags about a base model on the hub with a single file, and the other way round."""
+        path = Path(name)
+        is_file = path.is_file() or path.suffix == ".safetensors"
+        if self.single_file_config and not is_file:
+            raise UserError(
+                f"--single_file_config is about a base model in a single file, which {name} is not; drop it"
+            )
+        given = [flag_name for flag_name in ("revision", "variant") if getattr(self, flag_name)]
+        if given and path.is_file():
+            raise UserError(f"--{given[0]} is about a base model on the hub, and {name} is a file; drop it")
+
+    def _check_other_adapters(self) -> None:
+        """Refuse flags that adapters other than LoRA do not have."""
+        if not self.use_lora:
+            raise UserError(f"--adapter_type {self.adapter_type} needs --use_lora; add it, or train all weights")
+        others = {
+            "use_dora": self.use_dora,
+            "lora_dropout": self.lora_dropout,
+            "network_weights": self.network_weights,
+            "lora_alpha": self.adapter_type == "oft" and self.lora_alpha is not None,
+        }
+        for name, given in others.items():
+            if given:
+                raise UserError(f"--{name} has no use with --adapter_type {self.adapter_type}; drop one")
+
+    def _check_quantization(self) -> None:
+        """Refuse to quantize weights that are trained, a single file, or to do it twice."""
+        if self.quantize and self.bnb_quantization_config_path:
+            raise UserError("--quantize and --bnb_quantization_config_path exclude each other; drop one")
+        if not (self.quantize or self.bnb_quantization_config_path):
+            return
+        name = "quantize" if self.quantize else "bnb_quantization_config_path"
+        if not self.use_lora:
+            raise UserError(f"--{name} is for a frozen base model; add --use_lora, or drop it to train all weights")
+        if self.adapter_type != "lora":
+            raise UserError(f"--{name} and --adapter_type {self.adapter_type} exclude each other; drop one")
+        if Path(str(self.pretrained_model_name_or_path)).is_file():
+            raise UserError(f"--{name} needs the folder or hub name of a pipeline, not a single file; drop it")
 
     def _start_from_weights(self, name: str) -> None:
         """Take rank and alpha from an existing LoRA, and refuse others."""
@@ -121,6 +219,14 @@ class DataConfig(Flags):
     mask_column: str | None = flag(None, "the data set's column of masks")
     caption_column: str | None = flag(None, "the data set's column of prompts; --instance_prompt for all if unset")
     cache_dir: str | None = flag(None, "folder for downloaded data sets")
+    repeats: int = flag(1, "how often an epoch takes each photo; multiplies the numbers of kohya's folders", min=1)
+    caption_dropout: float = flag(
+        0.0,
+        "share of the photos whose prompt is left empty each time, which guidance at generation builds on; class "
+        "images keep theirs; 0.1 is usual",
+        min=0,
+        max=1,
+    )
     with_prior_preservation: bool = flag(
         False, "prior preservation: also train on class images, so that other dogs stay dogs"
     )
@@ -150,6 +256,8 @@ class DataConfig(Flags):
     aspect_ratio_buckets: str | None = flag(
         None, 'crop photos to the nearest of several shapes instead of a square: auto, or "height,width;height,width"'
     )
+    # diffusers' switch for the flag above
+    use_aspect_ratio_buckets: bool = flag(False, "--aspect_ratio_buckets auto", hidden=True)
     random_flip: bool = flag(False, "mirror half of the photos, together with their masks")
     background_images: str | None = flag(
         None, "folder of pictures without the subject; each time a photo is used, a random one replaces its background"
@@ -177,6 +285,8 @@ class DataConfig(Flags):
             raise UserError(f"{given[0]} is about a data set; give --dataset_name, or drop it")
         if self.caption_extension is not None:
             check_caption_extension(self.caption_extension)
+        if self.use_aspect_ratio_buckets:
+            self.aspect_ratio_buckets = self.aspect_ratio_buckets or "auto"
         super().__post_init__()
 
     def check_photos(self) -> None:
@@ -215,6 +325,9 @@ class MaskConfig(Flags):
     segmentation_features_size: int | None = flag(
         None, "side in pixels of the square that --segmentation_features sees; 64 of its patches if unset", min=1
     )
+    segmentation_seggpt: str | None = flag(
+        None, "with --segmentation_method seggpt: the SegGPT; --seggpt of `segment`; BAAI/seggpt-vit-large if unset"
+    )
     exclude_mask_dir: str | None = flag(
         None,
         "folder of masks, named like the photos, of what is never trained on, in any term of the loss (a hand, a "
@@ -250,6 +363,12 @@ class MaskConfig(Flags):
         "the paper's is 0",
         min=0,
     )
+    cache_background_prior: int | None = flag(
+        None,
+        "keep the base model's predictions for this many fixed draws of noise and timestep for each cached version of "
+        "a photo, and train on these draws only: a background prior that costs almost nothing once they are all known",
+        min=1,
+    )
     attention_loss_weight: float = flag(
         0.0,
         "Stable Diffusion 1.x, 2.x and XL: weight of a loss that fits the identifier's cross-attention to the mask; "
@@ -281,6 +400,9 @@ class MaskConfig(Flags):
         refuse_size_alone(
             self.segmentation_method, self.segmentation_features, self.segmentation_features_size, "segmentation_"
         )
+        if self.segmentation_method == SEGGPT and self.segmentation_features:
+            raise UserError("--segmentation_features is not read by SegGPT, whose model is --segmentation_seggpt")
+        refuse_seggpt(self.segmentation_method, segmentation_seggpt=self.segmentation_seggpt)
         if self.sam != _default(self, "sam"):
             refuse_sam(self.segmentation_method, "--sam", "--segmentation_method")
 
@@ -290,7 +412,12 @@ class MaskConfig(Flags):
         Raises:
             UserError: one of them was given.
         """
-        for name in ("segmentation_method", "segmentation_features", "segmentation_features_size"):
+        for name in (
+            "segmentation_method",
+            "segmentation_features",
+            "segmentation_features_size",
+            "segmentation_seggpt",
+        ):
             if getattr(self, name) != _default(self, name):
                 raise UserError(
                     f"--{name} is about masks that are made from --reference_image; give that with --reference_mask, "
@@ -336,6 +463,12 @@ class OptimizationConfig(Flags):
         "rate after warm-up; if unset, 1 with Prodigy, else as in diffusers' scripts: 5e-4 with LoRA, 5e-6 without",
         min=0,
     )
+    text_encoder_lr: float | None = flag(
+        None,
+        "with --train_text_encoder: the text encoders' learning rate, which --scale_lr does not multiply; "
+        "--learning_rate if unset",
+        min=0,
+    )
     scale_lr: bool = flag(
         False, "multiply the learning rate by the number of processes, accumulation steps and batch size"
     )
@@ -345,7 +478,11 @@ class OptimizationConfig(Flags):
     lr_warmup_steps: int = flag(500, "steps until the full learning rate is reached", min=0)
     lr_num_cycles: int = flag(1, "number of cycles of cosine_with_restarts", min=1)
     lr_power: float = flag(1.0, "exponent of the polynomial schedule", min=0)
-    optimizer: str = flag("adamw", "adamw, adamw8bit (needs bitsandbytes) or prodigy (needs prodigyopt)")
+    optimizer: str = flag(
+        "adamw",
+        "adamw, adamw8bit or paged_adamw8bit (need bitsandbytes; paged moves its states to main memory when a GPU is "
+        "full) or prodigy (needs prodigyopt)",
+    )
     optimizer_args: dict[str, Any] = flag(
         {},
         "further settings of the optimizer, such as weight_decay=0.01 betas=0.9,0.99 or, with Prodigy, d_coef=2 "
@@ -355,6 +492,9 @@ class OptimizationConfig(Flags):
     adam_beta1: float = flag(0.9, "decay of the optimizer's first moment", min=0, below=1)
     adam_beta2: float = flag(0.999, "decay of the optimizer's second moment", min=0, below=1)
     adam_weight_decay: float = flag(1e-2, "the optimizer's weight decay", min=0)
+    adam_weight_decay_text_encoder: float | None = flag(
+        None, "with --train_text_encoder: the text encoders' weight decay; --adam_weight_decay if unset", min=0
+    )
     adam_epsilon: float = flag(1e-8, "the optimizer's epsilon", min=0)
     # Names of diffusers' scripts for settings of --optimizer_args.
     prodigy_beta3: float | None = flag(None, "--optimizer_args beta3=VALUE", min=0, below=1, hidden=True)
@@ -391,6 +531,11 @@ class OptimizationConfig(Flags):
         min=0,
         max=1,
     )
+    do_edm_style_training: bool = flag(
+        False,
+        "SDXL: learn the clean image at noise levels of EDM (arXiv 2206.00364); always on with base models of its "
+        "noise, such as Playground 2.5",
+    )
     set_grads_to_none: bool = flag(True, "free gradients instead of zeroing them: faster, with the same weights")
     mixed_precision: Literal["no", "fp16", "bf16"] | None = flag(
         None, "precision of the forward pass; Accelerate's setting if unset"
@@ -420,6 +565,13 @@ class OptimizationConfig(Flags):
             raise UserError("--use_8bit_adam and --optimizer prodigy exclude each other; drop one")
         if self.use_8bit_adam:
             self.optimizer = "adamw8bit"
+        if self.optimizer == "prodigy" and self.text_encoder_lr is not None:
+            raise UserError("--optimizer prodigy finds one rate for all weights; drop --text_encoder_lr")
+        if self.adam_weight_decay_text_encoder is not None and "weight_decay" in self.optimizer_args:
+            raise UserError(
+                "--adam_weight_decay_text_encoder and weight_decay in --optimizer_args exclude each other; give "
+                "--adam_weight_decay with the first"
+            )
         if self.optimizer == "prodigy" and (self.learning_rate == 0 or self.adam_epsilon == 0):
             raise UserError("--optimizer prodigy needs --learning_rate (1 if unset) and --adam_epsilon above 0")
         self.optimizer_args = optimizer_args.checked(self.optimizer, optimizer_args.with_old_flags(vars(self)))
@@ -433,12 +585,57 @@ class ValidationConfig(Flags):
 
     _argument_group_name: ClassVar[str] = "validation"
 
-    validation_prompt: str | None = flag(None, "prompt of the validation images; none are generated if unset")
-    num_validation_images: int = flag(4, "number of validation images", min=1)
+    validation_prompt: str | None = flag(
+        None,
+        "prompt of the validation images; none are generated if neither it nor --validation_prompts_file is given",
+    )
+    validation_prompts_file: str | None = flag(
+        None,
+        "text file with more prompts of the validation images, one a line; empty lines and lines that begin with # "
+        "are skipped",
+    )
+    num_validation_images: int = flag(
+        4, "validation images per prompt; their seeds are --seed (0 if unset), the next number and so on", min=1
+    )
     validation_steps: int = flag(100, "generate validation images every N steps, and at the end", min=1)
+    validation_epochs: int | None = flag(None, "the same every N epochs, instead of --validation_steps", min=1)
+    final_validation_prompt: str | None = flag(
+        None, "instead of --validation_prompt: prompt of images that are generated at the end only"
+    )
+    skip_final_inference: bool = flag(False, "generate no validation images at the end")
     validation_scheduler: Literal["DPMSolverMultistepScheduler", "DDPMScheduler"] = flag(
         "DPMSolverMultistepScheduler", "sampler of the validation images"
     )
+
+    def __post_init__(self) -> None:
+        """Read the file now, so that a mistake in it ends the run before it begins."""
+        super().__post_init__()
+        path, own = self.validation_prompts_file, [self.validation_prompt] if self.validation_prompt else []
+        lines = read_lines(Path(path), "validation prompts file") if path else []
+        read = [line for line in lines if line and not line.startswith("#")]
+        if path and not read:
+            raise UserError(f"--validation_prompts_file {path} holds no prompt; write one a line, or drop the flag")
+        self._prompts = list(dict.fromkeys([*own, *read]))
+        for name in ("validation_prompt", "validation_prompts_file", "skip_final_inference"):
+            if self.final_validation_prompt and getattr(self, name):
+                raise UserError(f"--final_validation_prompt and --{name} exclude each other; drop one")
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts of the images that are generated during training, each once: the flag's, then the file's."""
+        return self._prompts
+
+    @property
+    def last_prompts(self) -> list[str]:
+        """The prompts of the images that are generated at the end."""
+        if self.skip_final_inference:
+            return []
+        return [self.final_validation_prompt] if self.final_validation_prompt else self._prompts
+
+    @property
+    def all_prompts(self) -> list[str]:
+        """All of them, each once."""
+        return list(dict.fromkeys([*self.prompts, *self.last_prompts]))
 
 
 @dataclass
@@ -458,6 +655,11 @@ class OutputConfig(Flags):
     checkpointing_steps: int = flag(500, "save a checkpoint every N steps", min=1)
     checkpoints_total_limit: int | None = flag(None, "keep only the newest N checkpoints; all if unset", min=1)
     resume_from_checkpoint: str | None = flag(None, 'a checkpoint of the output folder, or "latest"')
+    upcast_before_saving: bool = flag(
+        True,
+        "save the model in float32; --no_upcast_before_saving saves it in the precision of --mixed_precision, half "
+        "the size, as diffusers' scripts do unless asked",
+    )
     skip_save_text_encoder: bool = flag(False, "leave the text encoder out of the saved pipeline")
     output_kohya_format: bool = flag(
         False, "with LoRA: also save the weights in kohya's format, for A1111 and ComfyUI"
@@ -474,6 +676,8 @@ class OutputConfig(Flags):
     push_masks_to_hub: bool = flag(False, "upload masks.png too, which shows your photos under their masks")
     hub_token: str | None = flag(None, "token for the upload; `hf auth login` is safer", secret=True)
     hub_model_id: str | None = flag(None, "name of the repository on the hub; the output folder's if unset")
+    # Some launchers add it to the command line.
+    local_rank: int = flag(-1, "number of this process on its machine", min=-1, below=2**31, hidden=True)
 
     def __post_init__(self) -> None:
         if self.report_to not in (None, "tensorboard", "none") and self.hub_token is not None:
@@ -484,6 +688,12 @@ class OutputConfig(Flags):
         if self.push_masks_to_hub and not self.push_to_hub:
             raise UserError("--push_masks_to_hub needs --push_to_hub; add it, or drop both")
         super().__post_init__()
+        launched = os.environ.get("LOCAL_RANK", "0")
+        if self.local_rank >= 0 and str(self.local_rank) != launched:
+            raise UserError(
+                f"--local_rank {self.local_rank}: the launcher's LOCAL_RANK says {launched}; start the processes with "
+                "`accelerate launch` or torchrun, and drop the flag"
+            )
 
 
 GROUPS = [ModelConfig, DataConfig, MaskConfig, OptimizationConfig, ValidationConfig, OutputConfig]

@@ -137,8 +137,10 @@ def build_loader(run: Setup, family: Family) -> DataLoader[Item]:
     uses_class_prompt = config.data.with_prior_preservation or config.mask.background_prior_weight > 0
     class_prompts = [str(concept.class_prompt) for concept in run.concepts] if uses_class_prompt else []
     remarks.cut_prompts(family, _owners(run, class_prompts))
-    prompts = prepare_prompts(family, config, [*(photo.prompt for photo in run.instances), *class_prompts])
-    dataset = DreamBoothDataset(run.instances, run.read, prompts, run.class_images, class_prompts)
+    dropout = config.data.caption_dropout
+    empty = [""] if dropout > 0 else []
+    prompts = prepare_prompts(family, config, [*(photo.prompt for photo in run.instances), *class_prompts, *empty])
+    dataset = DreamBoothDataset(run.instances, run.read, prompts, run.class_images, class_prompts, dropout)
     if config.data.cache_latents:
         # With a cache on disk the first process writes and the others read; in memory each has its own.
         turns = run.accelerator.main_process_first() if config.data.training_cache else nullcontext()
@@ -166,8 +168,11 @@ def build_loader(run: Setup, family: Family) -> DataLoader[Item]:
 def _owners(run: Setup, class_prompts: Sequence[str]) -> dict[str, str]:
     """Return every prompt that is tokenized, with its name in messages."""
     owners = dict.fromkeys(class_prompts, "--class_prompt")
-    if run.config.validation.validation_prompt:
-        owners[run.config.validation.validation_prompt] = "--validation_prompt"
+    validation = run.config.validation
+    named = {validation.validation_prompt: "--validation_prompt"}
+    named[validation.final_validation_prompt] = "--final_validation_prompt"
+    for prompt in validation.all_prompts:
+        owners[prompt] = named.get(prompt, f"the validation prompt {prompt[:40]!r}")
     owners |= {concept.prompt: "--instance_prompt" for concept in run.concepts if concept.prompt}
     for photo in run.instances:
         owners.setdefault(photo.prompt, f"the prompt of {photo.name}")

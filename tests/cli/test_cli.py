@@ -14,6 +14,7 @@ from persam_dreambooth import __version__
 from persam_dreambooth.cli import VERBS, main
 from persam_dreambooth.cli.convert import ConvertFlags
 from persam_dreambooth.cli.evaluate import GROUPS as EVALUATE
+from persam_dreambooth.cli.evaluate_checkpoints import CheckpointFlags
 from persam_dreambooth.cli.evaluate_generation import GenerationReportFlags
 from persam_dreambooth.cli.export import ExportFlags
 from persam_dreambooth.cli.generate import GenerateFlags
@@ -43,6 +44,7 @@ FLAGS = {
     "import": [ImportFlags],
     "evaluate": EVALUATE,
     "evaluate generation": [GenerationReportFlags],
+    "evaluate checkpoints": [CheckpointFlags],
 }
 EVERY_FLAG = [(verb, declared) for verb, groups in FLAGS.items() for declared in flags_of(*groups)]
 BOUNDED = [(verb, declared) for verb, declared in EVERY_FLAG if declared.bounds]

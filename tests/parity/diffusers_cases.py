@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from diffusers import DiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline, EDMEulerScheduler
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -67,6 +67,14 @@ class Case:
         return [*self.all_flags, "--instance_mask_dir", "masks", *self.ours, *lora]
 
 
+def random_sdxl_of(noise: str) -> DiffusionPipeline:
+    """Return an SDXL that predicts velocities, or one with EDM's noise as Playground 2.5 has it."""
+    pipeline = random_sdxl()
+    velocity = DDPMScheduler.from_config(pipeline.scheduler.config, prediction_type="v_prediction")
+    pipeline.register_modules(scheduler=EDMEulerScheduler() if noise == "edm" else velocity)
+    return pipeline
+
+
 FULL, LORA = "train_dreambooth.py", "train_dreambooth_lora.py"
 SDXL, SD3, SD3_FULL = "train_dreambooth_lora_sdxl.py", "train_dreambooth_lora_sd3.py", "train_dreambooth_sd3.py"
 FLUX, FLUX_FULL = "train_dreambooth_lora_flux.py", "train_dreambooth_flux.py"
@@ -105,6 +113,20 @@ CASES = {
     "sdxl_lora_text_encoders": Case(
         SDXL, (*NEWER, "--rank", "4", "--train_text_encoder", "--snr_gamma", "5.0"), random_sdxl, SAME
     ),
+    "sdxl_lora_text_encoder_rate": Case(
+        SDXL,
+        (
+            *(*NEWER, "--rank", "4", "--train_text_encoder", "--text_encoder_lr", "1e-2"),
+            *("--adam_weight_decay_text_encoder", "0.5", "--repeats", "2"),
+        ),
+        random_sdxl,
+    ),
+    "sdxl_lora_edm": Case(
+        SDXL,
+        (*NEWER, "--rank", "4", "--do_edm_style_training"),
+        partial(random_sdxl_of, "velocity"),
+    ),
+    "sdxl_lora_edm_base": Case(SDXL, (*SINGLE, "--rank", "4", *PRIOR), partial(random_sdxl_of, "edm"), alike=True),
     "sd3_lora": Case(SD3, (*SINGLE, "--rank", "4"), random_sd3, ours=BILINEAR),
     "sd3_lora_prior": Case(
         SD3, (*SINGLE, "--rank", "4", "--weighting_scheme", "cosmap", *PRIOR), random_sd3, ours=BILINEAR

@@ -118,6 +118,7 @@ class DreamBoothDataset(Dataset[Item]):
         prompts: conditioning of each prompt.
         class_images: files of each concept; empty without prior preservation.
         class_prompts: one per concept, for class images and for the background prior; empty without either.
+        caption_dropout: share of the items whose photo gets the empty prompt, drawn with the global random generator.
     """
 
     def __init__(
@@ -127,10 +128,11 @@ class DreamBoothDataset(Dataset[Item]):
         prompts: Mapping[str, Conditioning],
         class_images: Sequence[Sequence[Path]] = (),
         class_prompts: Sequence[str] = (),
+        caption_dropout: float = 0.0,
     ) -> None:
         self.instances, self.prompts = [photo for photo in instances for _ in range(photo.repeats)], prompts
         self.class_images, self.class_prompts = class_images, class_prompts
-        self.read = read
+        self.read, self.caption_dropout = read, caption_dropout
         # For each photo: how many photos of its subject come before it, and how many there are in all.
         own = Counter(photo.concept for photo in self.instances)
         self._own = [own[number] for number in range(len(class_images))]
@@ -155,12 +157,15 @@ class DreamBoothDataset(Dataset[Item]):
         return Item(
             instance.name,
             sample,
-            self.prompts[instance.prompt],
+            self.prompts["" if self._is_dropped() else instance.prompt],
             instance.weight,
             instance.identifier,
             class_sample,
             self.prompts[self.class_prompts[instance.concept]] if self.class_prompts else None,
         )
+
+    def _is_dropped(self) -> bool:
+        return self.caption_dropout > 0 and float(torch.rand(())) < self.caption_dropout
 
     def sources(self) -> list[Source]:
         """Return all photos, masks, sizes and exclusion masks that items are made of."""

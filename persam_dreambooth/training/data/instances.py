@@ -124,7 +124,7 @@ def _without_masks(
             nearest_bucket((height, width), sizes),
             (height, width),
             _prompt(photo, concept, folders[photo].words),
-            repeats=folders[photo].repeats,
+            repeats=folders[photo].repeats * config.data.repeats,
             label=_name(photo, concept),
         )
         for photo, (width, height) in shapes.items()

@@ -1,17 +1,26 @@
-"""LoRA adapters: added, disabled, saved and loaded in the same way as in diffusers' pipelines."""
+"""Adapters: LoRA's are added, disabled, saved and loaded in the same way as in diffusers' pipelines."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from diffusers.training_utils import _collate_lora_metadata, _set_state_dict_into_text_encoder
 from diffusers.utils import (
     convert_state_dict_to_diffusers,
     convert_state_dict_to_peft,
     convert_unet_state_dict_to_peft,
 )
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import (
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    OFTConfig,
+    PeftConfig,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -24,17 +33,54 @@ from persam_dreambooth.training.families.loading import unwrapped
 
 def add_adapters(module: Any, targets: list[str], config: ModelConfig) -> None:
     """Add adapters to the layers whose names end in one of `targets`."""
+    module.add_adapter(_peft_config(targets, config))
+
+
+def _peft_config(targets: list[str], config: ModelConfig) -> PeftConfig:
     rank = cast(int, config.rank)  # resolved by the config, since --use_lora is on
-    module.add_adapter(
-        LoraConfig(
-            r=rank,
-            lora_alpha=rank if config.lora_alpha is None else config.lora_alpha,
-            use_dora=config.use_dora,
-            lora_dropout=config.lora_dropout or 0.0,
-            init_lora_weights="gaussian",
-            target_modules=targets,
-        )
+    alpha = rank if config.lora_alpha is None else config.lora_alpha
+    if config.adapter_type == "loha":
+        return LoHaConfig(r=rank, alpha=alpha, target_modules=targets)
+    if config.adapter_type == "lokr":
+        return LoKrConfig(r=rank, alpha=alpha, target_modules=targets)
+    if config.adapter_type == "oft":
+        return OFTConfig(r=rank, oft_block_size=0, target_modules=targets)
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        use_dora=config.use_dora,
+        lora_dropout=config.lora_dropout or 0.0,
+        init_lora_weights="gaussian",
+        target_modules=targets,
     )
+
+
+def layers(denoiser: nn.Module, own: list[str], config: ModelConfig) -> list[str]:
+    """Return the layers to adapt, as ends of their names: `--lora_layers` or the family's `own`, in `--lora_blocks`.
+
+    Raises:
+        UserError: a layer or block that the denoiser does not have, or one that cannot be adapted.
+    """
+    kinds = {name: type(module) for name, module in denoiser.named_modules()}
+    chosen = own if config.lora_layers is None else [end.strip() for end in config.lora_layers.split(",")]
+    for end in chosen if config.lora_layers is not None else []:
+        found = {kind for name, kind in kinds.items() if end and (name == end or name.endswith(f".{end}"))}
+        if not found or not all(issubclass(kind, nn.Linear | nn.Conv2d) for kind in found):
+            what = "no layer's name ends" if not found else "not only linear layers' and convolutions' names end"
+            raise UserError(
+                f"--lora_layers {config.lora_layers}: {what} in {end!r}; give others, such as {','.join(own)}"
+            )
+    if config.lora_blocks is None:
+        return chosen
+    blocks = [f"transformer_blocks.{number.strip()}" for number in config.lora_blocks.split(",")]
+    for block in blocks:
+        if block not in kinds:
+            count = sum(name.startswith("transformer_blocks.") and name.count(".") == 1 for name in kinds)
+            raise UserError(
+                f"--lora_blocks {config.lora_blocks}: there is no block {block.partition('.')[2]!r}; give numbers "
+                f"from 0 to {count - 1}, separated by commas"
+            )
+    return [f"{block}.{end}" for block in blocks for end in chosen]
 
 
 @contextmanager
@@ -51,21 +97,25 @@ def without_adapters(module: nn.Module) -> Iterator[None]:
             layer.training = training
 
 
-def save_adapters(pipeline_class: Any, parts: dict[str, nn.Module], folder: Path) -> None:
+def save_adapters(
+    pipeline_class: Any, parts: dict[str, nn.Module], folder: Path, dtype: torch.dtype = torch.float32
+) -> None:
     """Write `pytorch_lora_weights.safetensors`, which the pipeline's `load_lora_weights` takes.
 
     Args:
         pipeline_class: its `save_lora_weights` writes the file.
         parts: the modules with adapters, by part name.
         folder: of the file.
+        dtype: of the weights in it.
     """
     modules = {name: unwrapped(part) for name, part in parts.items()}
-    layers = {f"{name}_lora_layers": _state(name, part) for name, part in modules.items()}
+    states = {f"{name}_lora_layers": _state(name, part) for name, part in modules.items()}
+    states = {part: {key: value.to(dtype) for key, value in state.items()} for part, state in states.items()}
     # Without the metadata, a reader assumes that alpha is the rank, which gives another model if it is not.
     metadata = _collate_lora_metadata(modules)
     for settings in metadata.values():
         settings["target_modules"] = sorted(settings["target_modules"])  # the order of a set differs between processes
-    pipeline_class.save_lora_weights(folder, weight_name=LORA_NAME, **layers, **metadata)
+    pipeline_class.save_lora_weights(folder, weight_name=LORA_NAME, **states, **metadata)
 
 
 def _state(name: str, part: nn.Module) -> dict[str, Any]:

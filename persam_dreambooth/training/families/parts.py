@@ -9,9 +9,19 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from torch import nn
 from transformers import AutoTokenizer
 
+from persam_dreambooth import adapter_files
 from persam_dreambooth.training.config import ModelConfig
-from persam_dreambooth.training.families import lora
-from persam_dreambooth.training.families.loading import load_config, load_part, load_tokenizer, naming, unwrapped
+from persam_dreambooth.training.families import lora, quantized
+from persam_dreambooth.training.families.loading import (
+    load_config,
+    load_part,
+    load_tokenizer,
+    naming,
+    refuse_other_latents,
+    single_file,
+    source,
+    unwrapped,
+)
 
 
 class PipelineParts(ABC):
@@ -50,14 +60,19 @@ class PipelineParts(ABC):
             setattr(self, name, part)
 
     @classmethod
-    def load(cls, config: ModelConfig) -> Self:
-        """Load the parts of a pipeline folder or hub model, all in float32.
+    def load(cls, config: ModelConfig, dtype: torch.dtype = torch.float32) -> Self:
+        """Load the parts of a pipeline folder or hub model, all in float32 but a quantized denoiser.
+
+        Args:
+            config: where they are, and whether the denoiser is quantized.
+            dtype: of what is computed with a quantized denoiser, the same as is given to `Family.place`.
 
         Raises:
             UserError: a part is missing or cannot be read.
         """
         name, parts = str(config.pretrained_model_name_or_path), dict[str, Any]()
-        index = DiffusionPipeline.load_config(name, revision=config.revision)
+        refuse_other_latents(cls.vae_class, config)
+        index = DiffusionPipeline.load_config(source(config), revision=config.revision)
         present = [
             encoder
             for encoder in cls.encoders
@@ -68,13 +83,13 @@ class PipelineParts(ABC):
             parts[tokenizer] = load_tokenizer(tokenizer, config, cls.tokenizer_class) if encoder in present else None
         with naming(f"the scheduler of {name}"):
             parts["scheduler"] = cls.scheduler_class.from_pretrained(
-                name, subfolder="scheduler", revision=config.revision
+                source(config), subfolder="scheduler", revision=config.revision
             )
         # In the order of diffusers' scripts, since each load may draw random numbers.
         for encoder, kind in cls.encoders.items():
             parts[encoder] = load_part(kind, encoder, config) if encoder in present else None
         parts["vae"] = load_part(cls.vae_class, "vae", config)
-        parts[cls.denoiser[0]] = load_part(cls.denoiser[1], cls.denoiser[0], config)
+        parts[cls.denoiser[0]] = load_part(cls.denoiser[1], cls.denoiser[0], config, quantized.settings(config, dtype))
         return cls(config, **parts)
 
     @classmethod
@@ -113,6 +128,9 @@ class PipelineParts(ABC):
             tokenizer = name.replace("text_encoder", "tokenizer")
             if getattr(self, tokenizer) is None:
                 parts |= {name: None, tokenizer: None}
+        file = single_file(self.config)
+        if file:
+            return file.load_pipeline(**self.unchecked | parts)
         return self.pipeline_class.from_pretrained(
             self.base_model,
             revision=self.config.revision,
@@ -121,29 +139,42 @@ class PipelineParts(ABC):
             **parts,
         )
 
-    def save(self, folder: Path, skip_text_encoder: bool = False) -> None:
-        """Save the trained model in the ecosystem's format: a pipeline folder or a LoRA file."""
+    def save(self, folder: Path, skip_text_encoder: bool = False, dtype: torch.dtype = torch.float32) -> None:
+        """Save the trained model in the ecosystem's format: a pipeline folder or a LoRA file, all in one precision."""
         if self.config.use_lora:
-            lora.save_adapters(self.pipeline_class, self.trained(), folder)
+            self._save_adapters(folder, dtype)
             return
         parts = {name: unwrapped(part) for name, part in self.trained().items()}
         if skip_text_encoder:
             parts |= dict.fromkeys(self.encoders)
-        # All in float32: a base stored in fp16 would mix precisions.
-        self._assembled(**parts).to(torch.float32).save_pretrained(folder)
+        if self.config.pretrained_vae_model_name_or_path:
+            parts["vae"] = self.vae
+        # All in one precision: a base stored in fp16 would mix them.
+        self._assembled(**parts).to(dtype).save_pretrained(folder)
+
+    def _save_adapters(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        if self.config.adapter_type == "lora":
+            lora.save_adapters(self.pipeline_class, self.trained(), folder, dtype)
+            return
+        for name, part in self.trained().items():
+            adapter_files.save(unwrapped(part), folder / name, dtype)
 
     def save_weights(self, folder: Path) -> None:
         """Save the trainable weights for a checkpoint, in full precision."""
         if self.config.use_lora:
-            lora.save_adapters(self.pipeline_class, self.trained(), folder)
+            self._save_adapters(folder)
             return
         for name, part in self.trained().items():
             unwrapped(part).save_pretrained(folder / name)
 
     def load_weights(self, folder: Path) -> None:
         """Load what `save_weights` wrote."""
-        if self.config.use_lora:
+        if self.config.use_lora and self.config.adapter_type == "lora":
             lora.load_adapters(self.trained(), folder)
+            return
+        if self.config.use_lora:
+            for name, part in self.trained().items():
+                adapter_files.load(unwrapped(part), folder / name)
             return
         classes = dict([self.denoiser]) | self.encoders
         for name, part in self.trained().items():

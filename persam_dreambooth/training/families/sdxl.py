@@ -1,17 +1,19 @@
 """Stable Diffusion XL: two text encoders, and a UNet that is conditioned on each crop's size and position."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import EDMEulerScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from persam_dreambooth import long_prompts
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
+from persam_dreambooth.training.families import edm
 from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.diffusion import Diffusion
-from persam_dreambooth.training.families.loading import load_config, token_ids
+from persam_dreambooth.training.families.loading import load_config, naming, source, token_ids
 
 
 class StableDiffusionXL(Diffusion):
@@ -26,6 +28,8 @@ class StableDiffusionXL(Diffusion):
     targets: ClassVar[list[str]] = ["to_k", "to_q", "to_v", "to_out.0"]
     lora_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
     vae_dtype: ClassVar[torch.dtype | None] = torch.float32  # in half precision it overflows
+    flags: ClassVar[frozenset[str]] = Diffusion.flags | {"do_edm_style_training"}
+    levels: Any
     unet: Any
     tokenizer: Any
     tokenizer_2: Any
@@ -34,18 +38,42 @@ class StableDiffusionXL(Diffusion):
 
     @classmethod
     def check(cls, config: TrainingConfig) -> None:
-        """Also refuse models that were trained with EDM's noise."""
+        """Also refuse what EDM's noise has no meaning for."""
         super().check(config)
-        scheduler = str(load_config(cls.scheduler_class, "scheduler", config.model).get("_class_name"))
-        if "EDM" in scheduler:
-            name = config.model.pretrained_model_name_or_path
-            raise UserError(
-                f"{name} was trained with EDM's noise ({scheduler}), which is not supported; give another base model"
-            )
+        has_edm_noise = _has_edm_noise(config.model)
+        if config.optimization.snr_gamma is not None and (has_edm_noise or config.optimization.do_edm_style_training):
+            whose = "a base model of EDM's noise" if has_edm_noise else "--do_edm_style_training"
+            raise UserError(f"--snr_gamma has no meaning with {whose}; drop it")
+        if has_edm_noise and config.validation.validation_scheduler == "DDPMScheduler":
+            raise UserError("--validation_scheduler has no use with a base model of EDM's noise; drop it")
+
+    @classmethod
+    def load(cls, config: ModelConfig, dtype: torch.dtype = torch.float32) -> Self:
+        """Also read which noise the base model was trained with."""
+        family, name = super().load(config, dtype), str(config.pretrained_model_name_or_path)
+        kind: Any = EDMEulerScheduler if _has_edm_noise(config) else EulerDiscreteScheduler
+        with naming(f"the scheduler of {name}"):
+            family.levels = kind.from_pretrained(source(config), subfolder="scheduler", revision=config.revision)
+        return family
+
+    def add_noise(self, latents: Tensor, settings: OptimizationConfig) -> Noised:
+        """Draw noise of DDPM, or EDM's with `--do_edm_style_training` or a base model that was trained with it."""
+        if settings.do_edm_style_training or isinstance(self.levels, EDMEulerScheduler):
+            return edm.add_noise(self.levels, latents, self._draw_noise(latents, settings))
+        return super().add_noise(latents, settings)
+
+    def sampler(self, name: str, config: Any) -> Any:
+        """Return EDM's sampler for a base model of its noise."""
+        levels = self.levels
+        if isinstance(self.levels, EDMEulerScheduler):
+            return type(levels).from_config(levels.config)
+        return super().sampler(name, config)
 
     def tokenize(self, prompt: str) -> Conditioning:
-        """Tokenize for both CLIPs: ids, (1, length) int64 each."""
+        """Tokenize for both CLIPs: ids, (1, length) int64 each; or in chunks."""
         both = (self.tokenizer, self.tokenizer_2)
+        if self.config.max_token_length:
+            return long_prompts.tokenize(both, [prompt], self.config.max_token_length)
         first, second = (token_ids(tokenizer, prompt).input_ids for tokenizer in both)
         return {"input_ids": first, "input_ids_2": second}
 
@@ -74,5 +102,11 @@ class StableDiffusionXL(Diffusion):
             noised.timesteps,
             conditioning["embeds"],
             added_cond_kwargs=given,
+            encoder_attention_mask=self._text_mask(conditioning),
             return_dict=False,
         )[0]
+
+
+def _has_edm_noise(config: ModelConfig) -> bool:
+    """Whether a base model was trained with EDM's noise, such as Playground 2.5, by its scheduler's config."""
+    return "EDM" in str(load_config(StableDiffusionXL.scheduler_class, "scheduler", config).get("_class_name"))

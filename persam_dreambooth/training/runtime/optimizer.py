@@ -25,7 +25,7 @@ OPTIONS = (
 )
 """Options of a parameter group that come from flags and may change on resume, except the learning rate; Prodigy's
 last."""
-STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "prodigy": 16}
+STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "paged_adamw8bit": 2, "prodigy": 16}
 """Memory of each optimizer's states, in bytes per trained weight, for estimates."""
 POLYNOMIAL_END = 1e-7
 """Final learning rate of diffusers' polynomial schedule."""
@@ -50,13 +50,20 @@ def check(config: OptimizationConfig) -> None:
     _optimizer_class(config)
 
 
-def build_optimizer(parameters: list[nn.Parameter], config: OptimizationConfig, batch: int) -> Optimizer:
+def build_optimizer(
+    parameters: list[nn.Parameter],
+    config: OptimizationConfig,
+    batch: int,
+    of_encoders: Sequence[nn.Parameter] = (),
+) -> Optimizer:
     """Build the optimizer over the trainable parameters, which must already be on their device.
 
     Args:
         parameters: the trainable parameters.
         config: kind, rates and decays.
         batch: photos in one batch over all processes; `--scale_lr` multiplies the rate by it and accumulation.
+        of_encoders: those of the parameters, at their end, that belong to text encoders; a second group with
+            `--text_encoder_lr` or `--adam_weight_decay_text_encoder`.
     """
     scale = config.gradient_accumulation_steps * batch if config.scale_lr else 1
     options: dict[str, Any] = {
@@ -73,7 +80,12 @@ def build_optimizer(parameters: list[nn.Parameter], config: OptimizationConfig, 
     options |= config.optimizer_args
     options["betas"] = tuple(options["betas"])
     rate = (config.learning_rate or 0.0) * scale
-    optimizer: Optimizer = _optimizer_class(config)(parameters, lr=rate, **options)
+    groups: list[dict[str, Any]] = [{"params": parameters}]
+    own = {"lr": config.text_encoder_lr, "weight_decay": config.adam_weight_decay_text_encoder}
+    own = {name: value for name, value in own.items() if value is not None}
+    if own and of_encoders:
+        groups = [{"params": parameters[: -len(of_encoders)]}, {"params": list(of_encoders), **own}]
+    optimizer: Optimizer = _optimizer_class(config)(groups, lr=rate, **options)
     return optimizer
 
 
@@ -118,12 +130,16 @@ def _optimizer_class(config: OptimizationConfig) -> Any:
             from bitsandbytes.optim import AdamW8bit
 
             return AdamW8bit
+        if config.optimizer == "paged_adamw8bit":
+            from bitsandbytes.optim import PagedAdamW8bit
+
+            return PagedAdamW8bit
         if config.optimizer == "prodigy":
             from prodigyopt import Prodigy
 
             return Prodigy
     except ImportError as error:
-        package = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}[config.optimizer]
+        package = "prodigyopt" if config.optimizer == "prodigy" else "bitsandbytes"
         raise UserError(f"--optimizer {config.optimizer} needs `pip install {package}`") from error
     return torch.optim.AdamW
 

@@ -12,7 +12,7 @@ from persam_dreambooth.atomic_io import UNFINISHED
 from persam_dreambooth.errors import UserError, listed
 from persam_dreambooth.flag_values import with_new_names
 from persam_dreambooth.flags import flags_of
-from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME, PIPELINE_INDEX
+from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME, PIPELINE_INDEX, adapter_folders
 from persam_dreambooth.photos import files
 from persam_dreambooth.text_files import read_yaml
 from persam_dreambooth.training import optimizer_args
@@ -22,7 +22,7 @@ from persam_dreambooth.training.runtime import checkpoint
 
 HELD = (
     *("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder", "use_ema", "optimizer", "seed_each_batch"),
-    *("seed", "network_weights"),
+    *("seed", "network_weights", "lora_layers", "lora_blocks", "adapter_type"),
 )
 """Flags that must not change on resume: they determine what a checkpoint holds, how its batches are counted, or its
 weights."""
@@ -53,6 +53,7 @@ def choose_start(config: TrainingConfig) -> Path | None:
         before = _saved(config)
         _check_same(before, config, HELD)
         _check_optimizer(before, config)
+        _check_groups(before, config)
         _check_base(before, config)
     elif wanted and CONFIG_NAME in held:
         _check_unfinished(output)
@@ -101,7 +102,7 @@ def alone(config: TrainingConfig, start: Path | None) -> Iterator[None]:
 
 
 def _check_unfinished(output: Path) -> None:
-    if any((output / name).exists() for name in (PIPELINE_INDEX, LORA_NAME)):
+    if any((output / name).exists() for name in (PIPELINE_INDEX, LORA_NAME)) or adapter_folders(output):
         raise UserError(
             f"--resume_from_checkpoint latest: {output} holds a finished model and no checkpoint to resume from; "
             "choose another --output_dir"
@@ -125,6 +126,15 @@ def _check_optimizer(before: dict[str, Any], config: TrainingConfig) -> None:
     for name in optimizer_args.FIXED if before else ():
         if was.get(name) != now.get(name):
             raise _other(config, "optimizer_args", was, now)
+
+
+def _check_groups(before: dict[str, Any], config: TrainingConfig) -> None:
+    """Refuse to resume if the text encoders have settings of their own now and had none, or the reverse."""
+    names = ("text_encoder_lr", "adam_weight_decay_text_encoder")
+    now = config.to_save()
+    if before and any(before.get(name) is not None for name in names) != any(now[name] is not None for name in names):
+        name = next(name for name in names if before.get(name) != now[name])
+        raise _other(config, name, before.get(name), now[name])
 
 
 def _check_base(before: dict[str, Any], config: TrainingConfig) -> None:

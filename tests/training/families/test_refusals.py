@@ -1,11 +1,10 @@
 """Flags that a family does not support are refused in one line, before weights are loaded or files written."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from random_models import PIPELINES, random_sdxl
+from random_models import PIPELINES
 from tests.training.runs import train
 
 UNETS = {"stable-diffusion", "sdxl"}
@@ -15,11 +14,14 @@ KNOWN = {
     "--snr_gamma=5": UNETS,
     "--attention_loss_weight=0.1 --identifier=sks": UNETS,
     "--offset_noise": UNETS,
+    "--do_edm_style_training": {"sdxl"},
+    "--lora_blocks=0 --use_lora": {"sd3"},
     "--validation_scheduler=DDPMScheduler": UNETS,
     "--class_labels_conditioning=timesteps": {"stable-diffusion"},
     "--tokenizer_max_length=20": {"stable-diffusion"},
     "--tokenizer_name=other": {"stable-diffusion"},
     "--text_encoder_use_attention_mask": {"stable-diffusion"},
+    "--max_token_length=150": UNETS,
     "--max_sequence_length=64": FLOW,
     "--weighting_scheme=cosmap": FLOW,
     "--logit_mean=1": FLOW,
@@ -74,14 +76,6 @@ def test_side_not_divisible_into_patches_is_refused(flags, pipelines, capsys, na
     wrong = {"resolution": 32 + unit // 2, "pretrained_model_name_or_path": base}
     assert train(flags, **wrong) == 2
     assert f"is not a multiple of {unit}" in refusal(capsys)
-
-
-def test_edm_noise_is_refused(flags, capsys):
-    random_sdxl().save_pretrained("edm")
-    path = Path("edm/scheduler/scheduler_config.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": "EDMDPMSolverMultistepScheduler"}))
-    assert train(flags, pretrained_model_name_or_path="edm") == 2
-    assert "EDM's noise (EDMDPMSolverMultistepScheduler)" in refusal(capsys)
 
 
 def test_part_with_missing_weights_is_refused_by_name(flags, pipelines, capsys):

@@ -22,10 +22,11 @@ from tests.training.small import configure, make, photos_of
 LORA = "pytorch_lora_weights.safetensors"
 
 
-def ups(part, folder="output"):
+def ups(part):
     """The matrices of a part's adapters that begin as zeros."""
-    weights = load_file(Path(folder) / LORA)
-    found = [value for key, value in weights.items() if key.startswith(f"{part}.") and ("up" in key or "_B" in key)]
+    weights = load_file(Path("output") / LORA)
+    ends = (".up.weight", ".lora_B.weight")
+    found = [value for key, value in weights.items() if key.startswith(f"{part}.") and key.endswith(ends)]
     assert found
     return found
 

@@ -54,7 +54,7 @@ def measure_segmentation(sam: str, dtype: str, side: int = 1024) -> dict[str, fl
     return {
         "personalize, seconds": personalized - start,
         "segment, seconds": time.perf_counter() - personalized,
-        "weights, millions": sum(one.numel() for one in model.parameters()) / 1e6,
+        "weights, millions": sum(weight.numel() for weight in model.parameters()) / 1e6,
     }
 
 
@@ -89,13 +89,13 @@ def measure_lora_step(steps: int, resolution: int, batch: int, mixed_precision: 
         sample_size=512,
     )
     text = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12)
-    weights = sum(one.numel() for one in unet.parameters()) / 1e6
+    weights = sum(weight.numel() for weight in unet.parameters()) / 1e6
     parts = {"tokenizer": tokenizer, "text_encoder": CLIPTextModel(text), "scheduler": DDPMScheduler()}
     family = StableDiffusion(settings.model, vae=vae, unet=unet, **parts)
     dtype = {"no": torch.float32, "bf16": torch.bfloat16}[mixed_precision]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     family.place(torch.device(device), dtype)
-    trainable = [one for one in unet.parameters() if one.requires_grad]
+    trainable = [weight for weight in unet.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trainable, 1e-4)
     tokens = family.tokenize("a sks dog")
     pictures = Batch(
@@ -120,7 +120,7 @@ def measure_lora_step(steps: int, resolution: int, batch: int, mixed_precision: 
         "first step, seconds": seconds[0],
         "further steps, seconds (median)": float(np.median(seconds[1:] or seconds)),
         "UNet weights, millions": weights,
-        "trained weights, millions": sum(one.numel() for one in trainable) / 1e6,
+        "trained weights, millions": sum(weight.numel() for weight in trainable) / 1e6,
     }
 
 

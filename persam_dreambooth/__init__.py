@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from persam_dreambooth.errors import Stopped, UserError
+    from persam_dreambooth.evaluation.generation.checkpoints import evaluate_checkpoints
     from persam_dreambooth.evaluation.generation.running import GenerationReport, evaluate_generation
     from persam_dreambooth.formats import Exported, Imported, export_masks, import_masks
     from persam_dreambooth.generated_folder import GeneratedFolder, generate_folder
@@ -23,13 +24,17 @@ if TYPE_CHECKING:
     from persam_dreambooth.preprocessing.segment_folder import segment_folder
     from persam_dreambooth.segmentation import (
         INSID3,
+        Agreement,
         Insid3Method,
         Insid3Sam,
         Method,
         PerSAM,
         Reference,
+        SegGPT,
+        SegGptMethod,
         Segmentation,
         Subject,
+        TextPrompt,
         load_segmenter,
     )
     from persam_dreambooth.training.config import TrainingConfig
@@ -46,6 +51,7 @@ os.environ.setdefault("MKL_CBWR", "AUTO")
 
 _MODULES = {
     "errors": ("Stopped", "UserError"),
+    "evaluation.generation.checkpoints": ("evaluate_checkpoints",),
     "evaluation.generation.running": ("GenerationReport", "evaluate_generation"),
     "formats": ("Exported", "Imported", "export_masks", "import_masks"),
     "generated_folder": ("GeneratedFolder", "generate_folder"),
@@ -56,8 +62,8 @@ _MODULES = {
     "preprocessing.references": ("ReferenceFiles",),
     "preprocessing.segment_folder": ("segment_folder",),
     "segmentation": (
-        *("INSID3", "Insid3Method", "Insid3Sam", "Method", "PerSAM", "Reference", "Segmentation", "Subject"),
-        "load_segmenter",
+        *("INSID3", "Insid3Method", "Insid3Sam", "Method", "PerSAM", "Reference", "SegGPT", "SegGptMethod"),
+        *("Segmentation", "Subject", "Agreement", "TextPrompt", "load_segmenter"),
     ),
     "training.config": ("TrainingConfig",),
     "training.loop": ("TrainingCallbacks",),
@@ -68,6 +74,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "INSID3",
+    "Agreement",
     "Exported",
     "GeneratedFolder",
     "GenerationReport",
@@ -80,16 +87,20 @@ __all__ = [
     "Picture",
     "Reference",
     "ReferenceFiles",
+    "SegGPT",
+    "SegGptMethod",
     "Segmentation",
     "SegmentationJob",
     "Stopped",
     "Subject",
+    "TextPrompt",
     "TrainingCallbacks",
     "TrainingConfig",
     "TrainingResult",
     "UserError",
     "__version__",
     "convert_lora",
+    "evaluate_checkpoints",
     "evaluate_generation",
     "export_masks",
     "find_photos",

@@ -46,5 +46,5 @@ def load(module: Any, folder: Path) -> None:
 
 def attach(module: Any, folder: Path) -> None:
     """Add the adapters of a folder to a model without any; errors as `load`."""
-    module.add_adapter(PeftConfig.from_pretrained(folder))
+    module.add_adapter(PeftConfig.from_pretrained(str(folder)))
     load(module, folder)

@@ -1,5 +1,6 @@
 """Generate a folder of pictures; an interrupted call can be repeated and draws only what is missing."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +9,15 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from persam_dreambooth import generation, model_folder
+from persam_dreambooth import generation, long_prompts, model_folder
 from persam_dreambooth.atomic_io import clear_unfinished
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flag_values import check_drawing
 from persam_dreambooth.photos.files import check_output_folder
 from persam_dreambooth.text_files import check_words
 from persam_dreambooth.training.screen import quiet
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ def generate_folder(
     height: int | None = None,
     width: int | None = None,
     base_model: Path | str | None = None,
+    single_file_config: str | None = None,
     device: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> GeneratedFolder:
@@ -64,6 +68,7 @@ def generate_folder(
         height: pixels, a multiple of 8, together with `width`; None is the model's own size.
         width: likewise.
         base_model: base of LoRA weights that come without a training config.
+        single_file_config: pipeline with the configs of a model in a single file; see `load_pipeline`.
         device: cpu, cuda, cuda:1, mps; None takes an accelerator if there is one.
         dtype: of all weights.
 
@@ -89,6 +94,7 @@ def generate_folder(
     # None stands for the default, which is not recorded.
     how = {
         "base_model": None if base_model is None else str(base_model),
+        "single_file_config": single_file_config,
         "dtype": None if dtype == torch.float32 else str(dtype).removeprefix("torch."),
         "weights": model_folder.weights_digest(Path(model)) or None,
     }
@@ -97,7 +103,9 @@ def generate_folder(
     clear_unfinished(folder)
     if missing:
         with quiet():
-            pipeline = generation.load_pipeline(model, how["base_model"], device, dtype)
+            pipeline = generation.load_pipeline(model, how["base_model"], device, dtype, single_file_config)
+            for prompt, end in long_prompts.cut_ends(pipeline, prompts).items():
+                logger.warning("warning: the model does not read the end of %r, from %r on", prompt, end)
             for prompt, number in tqdm(missing, "Generating", unit="picture"):
                 picture = generation.draw(pipeline, prompt, number, **settings)
                 generation.save_picture(picture, paths[prompt, number], model, settings | how)

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from persam_dreambooth import adapter_files, model_folder
+from persam_dreambooth import adapter_files, long_prompts, model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import check_available
 from persam_dreambooth.photos import files, rendering
+from persam_dreambooth.pipeline_settings import accepted, guided
+from persam_dreambooth.single_file import SingleFile, is_single_file
 from persam_dreambooth.torch_utils import choose_device
 
 GRID_NAME = "grid.png"
@@ -38,53 +39,69 @@ def load_pipeline(
     base_model: Path | str | None = None,
     device: str | None = None,
     dtype: torch.dtype = torch.float32,
+    single_file_config: str | None = None,
 ) -> Any:
-    """Load a diffusers pipeline from a pipeline folder, a LoRA folder, or a hub name.
+    """Load a diffusers pipeline from a pipeline folder, a LoRA folder, a checkpoint, a single file, or a hub name.
 
     Args:
-        model: the output folder of a training run, or the name of any text-to-image pipeline.
+        model: the output folder of a training run or a checkpoint in it, or the name of any text-to-image pipeline.
         base_model: needed for LoRA folders without a training config; otherwise the config names it.
         device: None uses the accelerator if there is one.
         dtype: of all weights.
+        single_file_config: with a model or a base model in a single file: folder or hub name of a pipeline with its
+            configs; None takes the one of the training, or else the original release on the hub.
 
     Raises:
         UserError: there is no model, or its base model is unknown or missing.
     """
     folder, model = Path(model), str(model)
     lora, index = model_folder.LORA_NAME, model_folder.PIPELINE_INDEX
-    adapters = model_folder.adapter_folders(folder)
+    adapters, parts = model_folder.adapter_folders(folder), model_folder.trained_parts(folder)
     is_lora = (folder / lora).is_file() or bool(adapters)
-    if folder.is_dir() and not is_lora and not (folder / index).is_file():
+    if folder.is_dir() and not is_lora and not parts and not (folder / index).is_file():
         raise UserError(f"{model} holds neither {index} nor {lora}; give the --output_dir of a finished training")
     origin: dict[str, str | None] | None = {"pretrained_model_name_or_path": str(base_model or model)}
-    if is_lora and base_model is None:
+    on_base = is_lora or bool(parts)
+    if on_base and base_model is None:
         origin = model_folder.base_model(folder)
+        single_file_config = single_file_config or (origin or {}).pop("single_file_config", None)
     if origin is None:
         raise UserError(
             f"{folder} holds LoRA weights but no {model_folder.CONFIG_NAME} that names their base; give --base_model"
         )
     source = origin["pretrained_model_name_or_path"]
     place = choose_device(device)
-    check_available(str(source), f"base model of {model}" if is_lora else "model")
-    what = f"the base model {source} of {model}" if is_lora else f"the model {source}"
+    if not is_single_file(str(source)):
+        check_available(str(source), f"base model of {model}" if on_base else "model")
+    what = base = f"the base model {source} of {model}" if on_base else f"the model {source}"
     try:
-        pipeline = DiffusionPipeline.from_pretrained(**origin, trust_remote_code=False)
-        if is_lora:
+        if is_single_file(str(source)):
+            pipeline = SingleFile.read(str(source), single_file_config).load_pipeline()
+        else:
+            pipeline = DiffusionPipeline.from_pretrained(**origin, trust_remote_code=False)
+        if on_base:
             what = f"the autoencoder that {folder} was trained with"
             if vae := model_folder.training_settings(folder).get("pretrained_vae_model_name_or_path"):
                 pipeline.register_modules(vae=type(pipeline.vae).from_pretrained(vae))
+        for name in parts:
+            what = f"the weights in {folder / name}"
+            own = type(getattr(pipeline, name)).from_pretrained(folder / name, use_safetensors=True)
+            pipeline.register_modules(**{name: own})
+        if is_lora:
             what = f"the {'adapters' if adapters else 'LoRA weights'} in {folder}"
             for part in adapters:
                 adapter_files.attach(getattr(pipeline, part.name), part)
             if not adapters:
                 pipeline.load_lora_weights(folder, weight_name=lora)
+    except UserError:
+        raise
     except Exception as error:  # missing, damaged and foreign files all raise different exceptions
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        if not is_lora or what.startswith("the base"):
-            reason = (
-                reason if Path(str(source)).is_dir() else "no such folder, and no model of that name can be reached"
-            )
+        if what == base and not Path(str(source)).exists():
+            reason = "no such folder, and no model of that name can be reached"
         raise UserError(f"{what} cannot be loaded: {reason}") from error
+    # With which prompts the model was trained; `draw` encodes its prompts in the same way.
+    pipeline.max_token_length = model_folder.training_settings(folder).get("max_token_length")
     pipeline.to(place, dtype)  # always cast: a model stored in fp16 can load in mixed precision
     _make_ready(pipeline, what)
     return pipeline
@@ -146,9 +163,11 @@ def draw(pipeline: Any, prompt: str, seed: int, **settings: Any) -> Picture:
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator(pipeline.device).manual_seed(seed)
     try:
-        named = _accepted(pipeline, _guided(pipeline, settings))
+        named = accepted(pipeline, guided(pipeline, settings))
+        limit = getattr(pipeline, "max_token_length", None)
         # The prompt has its name, because Flux.2's first argument is a picture. Levels are (1, H, W, 3) in [0, 1].
-        levels = pipeline(prompt=prompt, generator=generator, output_type="np", **named).images
+        named |= long_prompts.arguments(pipeline, prompt, named.get("negative_prompt"), limit)
+        levels = pipeline(generator=generator, output_type="np", **named).images
     except ValueError as error:  # such as a size that is not a multiple of 8
         raise UserError(f"the model rejects these settings: {str(error).splitlines()[0]}") from error
     if not np.isfinite(levels).all():
@@ -157,27 +176,6 @@ def draw(pipeline: Any, prompt: str, seed: int, **settings: Any) -> Picture:
             "float32; or its weights are damaged"
         )
     return Picture(DiffusionPipeline.numpy_to_pil(levels)[0], prompt, seed)
-
-
-def _guided(pipeline: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    """Rename the guidance scale for Qwen-Image, whose pipeline is guided only with a negative prompt."""
-    if type(pipeline).__name__ != "QwenImagePipeline" or settings.get("guidance_scale") is None:
-        return settings
-    scale = {"true_cfg_scale": settings["guidance_scale"], "negative_prompt": settings.get("negative_prompt") or " "}
-    return settings | {"guidance_scale": None} | scale
-
-
-def _accepted(pipeline: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    """Leave out settings that are unset and unknown to the pipeline: Flux.2 takes no negative prompt.
-
-    Raises:
-        UserError: one is given that the pipeline does not know.
-    """
-    known = signature(type(pipeline).__call__).parameters
-    for name, value in settings.items():
-        if name not in known and value is not None:
-            raise UserError(f"--{name} has no use with a {type(pipeline).__name__}; drop it")
-    return {name: value for name, value in settings.items() if name in known}
 
 
 def picture_paths(folder: Path, prompts: Sequence[str], num_images: int, seed: int) -> dict[tuple[str, int], Path]:

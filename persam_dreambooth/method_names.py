@@ -9,10 +9,10 @@ PERSAM_F: Final = "persam-f"
 INSID3: Final = "insid3"
 INSID3_SAM: Final = "insid3-sam"
 SEGGPT: Final = "seggpt"
-MethodName = Literal["persam", "persam-f", "insid3", "insid3-sam"]
+SEGGPT_MODEL: Final = "BAAI/seggpt-vit-large"
+"""SegGPT's weights as transformers reads them."""
+MethodName = Literal["persam", "persam-f", "insid3", "insid3-sam", "seggpt"]
 """The methods that find a subject in a folder of photos."""
-BenchmarkedName = Literal[MethodName, "seggpt"]
-"""The methods that `evaluate` compares."""
 WITHOUT_SAM: Final = (INSID3, SEGGPT)
 
 
@@ -31,6 +31,21 @@ def refuse_size_alone(method: str, features: str | None, size: int | None, prefi
     if size and not features and method not in (INSID3, INSID3_SAM):
         name = f"--{prefix}features"
         raise UserError(f"{name}_size is the size of the {name} model; give {name}, or leave it out")
+
+
+def refuse_seggpt(method: str, **given: object) -> None:
+    """Refuse flags of SegGPT for the other methods.
+
+    Args:
+        method: its name.
+        given: values by the flags' names; None and False count as not given.
+
+    Raises:
+        UserError: one was given.
+    """
+    for name, value in given.items():
+        if value and method != SEGGPT:
+            raise UserError(f"--{name} is read by SegGPT only, not by {method}; leave it out, or choose {SEGGPT}")
 
 
 def refuse_sam(method: str, flag: str, method_flag: str = "--method") -> None:

@@ -17,13 +17,16 @@ ADAPTER_NAMES = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "oft": "OFT"}
 ADAPTED = ("unet", "transformer", "text_encoder", "text_encoder_2")
 """Parts of pipelines that may have adapters, and the names of their folders."""
 PIPELINE_INDEX = "model_index.json"  # diffusers' name for a pipeline's table of contents
+CHECKPOINT_PREFIX = "checkpoint-"
+PROGRESS_NAME = "progress.json"
+"""The last file of a checkpoint to be written."""
 
 
 def base_model(folder: Path) -> dict[str, str | None] | None:
     """Return the base model of the weights in a folder, from the config beside them.
 
     Returns:
-        `pretrained_model_name_or_path`, `revision` and `variant`; None if unknown.
+        `pretrained_model_name_or_path`, `revision`, `variant` and `single_file_config`; None if unknown.
 
     Raises:
         UserError: the config is not valid YAML.
@@ -31,16 +34,17 @@ def base_model(folder: Path) -> dict[str, str | None] | None:
     settings = training_settings(folder)
     if not settings.get("pretrained_model_name_or_path"):
         return None
-    return {key: settings.get(key) for key in ("pretrained_model_name_or_path", "revision", "variant")}
+    names = ("pretrained_model_name_or_path", "revision", "variant", "single_file_config")
+    return {key: settings.get(key) for key in names}
 
 
 def training_settings(folder: Path) -> dict[str, Any]:
-    """Return every flag of the training run that wrote a folder; empty if unknown.
+    """Return every flag of the training run that wrote a folder, or one of its checkpoints; empty if unknown.
 
     Raises:
         UserError: the config is not valid YAML.
     """
-    path = folder / CONFIG_NAME
+    path = (folder.absolute().parent if is_checkpoint(folder) else folder) / CONFIG_NAME
     if not path.is_file():
         return {}
     try:
@@ -59,9 +63,22 @@ def adapter_folders(folder: Path) -> list[Path]:
     return found if is_whole else []
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Return whether a folder is a complete checkpoint of a training run."""
+    return folder.absolute().name.startswith(CHECKPOINT_PREFIX) and (folder / PROGRESS_NAME).is_file()
+
+
+def trained_parts(folder: Path) -> list[str]:
+    """Return the names of the whole parts in a checkpoint, such as "unet"; none with LoRA."""
+    return sorted(path.parent.name for path in folder.glob("*/config.json")) if is_checkpoint(folder) else []
+
+
 def weights_digest(folder: Path) -> str:
-    """Return a digest of the weights that training left in a folder; "" if there are none."""
+    """Return a digest of the weights that training left in a folder, or of a single file; "" if there are none."""
     lora, adapters = folder / LORA_NAME, adapter_folders(folder)
+    if folder.is_file():
+        with folder.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     paths = (
         [lora]
         if lora.is_file()
@@ -69,7 +86,7 @@ def weights_digest(folder: Path) -> str:
     )
     if adapters:
         paths = [path for part in adapters for path in sorted(part.iterdir()) if path.is_file()]
-    if not (adapters or lora.is_file() or (folder / PIPELINE_INDEX).is_file()):
+    if not (adapters or lora.is_file() or (folder / PIPELINE_INDEX).is_file() or is_checkpoint(folder)):
         return ""
     total = hashlib.sha256()
     for path in paths:
@@ -93,6 +110,21 @@ def trained_token(folder: Path) -> str | None:
     own = subject_words(prompt, class_prompt if isinstance(class_prompt, str) else None)
     # Without a class prompt the last of several words is taken for the class noun.
     return own[0] if own and (class_prompt or len(own) > 1) else None
+
+
+def trained_class(folder: Path) -> str | None:
+    """Return the class noun of a trained model's subject, from its prompts; None if unknown.
+
+    Raises:
+        UserError: the config is not valid YAML.
+    """
+    settings = training_settings(folder)
+    prompts = [settings.get(name) for name in ("class_prompt", "instance_prompt")]
+    prompt = next((prompt for prompt in prompts if isinstance(prompt, str)), None)
+    if prompt is None or settings.get("concepts_list"):
+        return None
+    own = [word for word in subject_words(prompt, None) if word != trained_token(folder)]
+    return own[-1] if own else None
 
 
 PLAIN = {

@@ -13,7 +13,6 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
 from accelerate.state import AcceleratorState
 
 from random_models import PIPELINES, save_models
@@ -21,6 +20,8 @@ from random_models import PIPELINES, save_models
 ROOT = Path(__file__).parents[1]
 SLOW = (
     # Trainings.
+    "tests/evaluation/generation/test_checkpoints.py",
+    "tests/evaluation/generation/test_class_leakage.py",
     "tests/evaluation/generation/test_evaluate_generation.py",
     "tests/parity/test_diffusers_losses.py",
     "tests/review/test_runs.py",
@@ -34,11 +35,14 @@ SLOW = (
     "tests/tinyworld/test_tools.py",
     "tests/tinyworld/test_trained.py",
     "tests/training/data/test_caches.py",
+    "tests/training/data/test_caption_check.py",
     "tests/training/data/test_sources.py",
     "tests/training/families/test_adapters.py",
+    "tests/training/families/test_long_prompts.py",
     "tests/training/families/test_other_adapters.py",
     "tests/training/families/test_pipelines.py",
     "tests/training/families/test_runs.py",
+    "tests/training/output/test_lora_metadata.py",
     "tests/training/output/test_publishing.py",
     "tests/training/output/test_snippets.py",
     "tests/training/runtime/",
@@ -48,6 +52,7 @@ SLOW = (
     "tests/training/test_newer_flags.py",
     "tests/training/test_objective_attention.py",
     "tests/training/test_screen.py",
+    "tests/training/test_single_file.py",
     "tests/training/test_training.py",
     # Kills and other processes.
     "tests/cli/test_phone_folder.py",
@@ -98,15 +103,6 @@ def pytest_runtest_call(item):
         if "pack_vnni2 is only supported when avx512" not in str(error):
             raise
         pytest.skip("torch has no bfloat16 attention under this ATEN_CPU_CAPABILITY on this processor")
-
-
-@pytest.fixture
-def one_thread():
-    """Compute with one thread, as children of `os.fork` must: OpenMP's other threads do not survive it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,34 +1,116 @@
-"""End a command before its n-th write, as a kill or a crash would, so that tests can inspect what is left."""
+"""Kill a command: at every file operation, without ending this process, or a process of its own at a given moment."""
 
+import hashlib
 import os
+import re
+import shutil
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from persam_dreambooth.cli import main
+from persam_dreambooth.atomic_io import UNFINISHED
 
-WRITES = ("os.mkdir", "os.rename", "os.rmdir", "tempfile.mkstemp")
-KILLED = 137
+CHANGES = ("os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate")
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+TEMPORARY = re.compile(rf"(?<={re.escape(UNFINISHED)})[a-z0-9_]{{8}}(\.\w+)?$")
+"""The random part of the name of a file that is being written."""
+
+_watch: list[Callable[[str, str], None]] = []
+"""The function that is called before each file operation; none outside `watching` and during the call."""
 
 
-def killed_at(number, argv):
-    """Run a command in a process that ends silently before its n-th write; return the exit code.
+def _audit(event: str, args: tuple) -> None:
+    if not _watch or not args or not isinstance(args[0], str | bytes | os.PathLike):
+        return
+    if event in CHANGES or (event == "open" and isinstance(args[2], int) and args[2] & WRITES):
+        watch = _watch.pop()  # it may itself copy files
+        try:
+            watch(event, os.fsdecode(args[0]))
+        finally:
+            _watch.append(watch)
 
-    To be called with the fixture `one_thread`.
+
+sys.addaudithook(_audit)  # cannot be removed
+
+
+@contextmanager
+def watching(watch: Callable[[str, str], None]) -> Iterator[None]:
+    """Call `watch` with the name and path of each operation on files in the block, before the operation.
+
+    The operations are those that Python reports to audit hooks: files opened for writing, renamed or removed, folders
+    made or removed. Writes inside native libraries fall between two of them. An exception from `watch` prevents the
+    operation.
     """
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    left = number
+    _watch.append(watch)
+    try:
+        yield
+    finally:
+        _watch.clear()
 
-    def count(event, arguments):
-        nonlocal left
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if writes or event in WRITES:
-            left -= 1
-            if left < 0:
-                os._exit(KILLED)
 
-    silence = Path(os.devnull).open("w")  # noqa: SIM115 - stays open until the process ends
-    sys.stdout = sys.stderr = silence
-    sys.addaudithook(count)
-    os._exit(main([str(word) for word in argv]))
+def states_of_kills(work: Callable[[], object], folder: Path, copies: Path) -> list[Path]:
+    """Do some work, and copy a folder as a kill before each file operation would leave it.
+
+    Args:
+        work: changes the folder.
+        folder: may be absent at first.
+        copies: an absent folder, outside `folder`.
+
+    Returns:
+        Copies of the distinct states, in order, and of the finished folder; a copy is absent where the folder is. Of
+        files that are being written, only the folder matters, since the next run removes them.
+    """
+    folder, states = folder.absolute(), dict[tuple, Path]()
+
+    def keep(event: str, path: str) -> None:
+        if Path(path).is_absolute() and not Path(path).is_relative_to(folder):
+            return  # paths relative to an open folder are taken for paths in `folder`
+        files = {
+            (TEMPORARY.sub("", name), "" if TEMPORARY.search(name) else digest)
+            for name, digest in tree(folder).items()
+        }
+        state = (folder.exists(), frozenset(files))
+        if state not in states:
+            states[state] = copies / str(len(states))
+            if folder.exists():
+                shutil.copytree(folder, states[state])
+
+    with watching(keep):
+        work()
+    shutil.copytree(folder, copies / "finished")
+    return [*states.values(), copies / "finished"]
+
+
+def put_back(state: Path, folder: Path) -> None:
+    """Replace a folder by a copy of one of its states."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if state.exists():
+        shutil.copytree(state, folder)
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file, and "" for every folder, by path."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in folder.rglob("*")
+    }
+
+
+def signal_when_exists(process, folder: Path, pattern: str, number: int) -> list[str]:
+    """Send a signal to a started process as soon as a file or folder exists; return what it printed.
+
+    Args:
+        process: a `Popen` with pipes for stdout and stderr.
+        folder: where the process writes; it may be absent.
+        pattern: the file's path below it, as for `Path.glob`.
+        number: the signal.
+    """
+    deadline = time.monotonic() + 120
+    while not any(folder.glob(pattern)) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.0005)
+    process.send_signal(number)
+    printed = [text.decode() for text in process.communicate(timeout=120)]
+    assert process.returncode in (-number, 128 + number) and folder.exists(), printed
+    return printed

@@ -16,7 +16,7 @@ from persam_dreambooth.segmentation.memory_video import MemorySegmenter
 from persam_dreambooth.segmentation.video import first_frame_subject
 from tests.scene import scene
 from tests.segmentation import random_sams
-from tests.segmentation.test_memory_video import SIZE, film, sam2_video, seeing, two_labels
+from tests.segmentation.test_memory_video import SIZE, disc_and_corner, draw_frames, sam2_video, seeing
 
 pytest.importorskip("av")
 
@@ -33,7 +33,7 @@ def memory(tmp_path_factory):
 def video(tmp_path_factory):
     """A folder of frames."""
     folder = tmp_path_factory.mktemp("video")
-    for number, frame in enumerate(film(5)):
+    for number, frame in enumerate(draw_frames(5)):
         Image.fromarray(frame).save(folder / f"{number}.png")
     return folder
 
@@ -41,7 +41,7 @@ def video(tmp_path_factory):
 @pytest.fixture(scope="module")
 def first_mask(tmp_path_factory):
     path = tmp_path_factory.mktemp("first") / "labels.png"
-    video_io.write_labels(two_labels(), path)
+    video_io.write_labels(disc_and_corner(), path)
     return path
 
 
@@ -70,7 +70,8 @@ def test_memory_with_first_mask_needs_no_persam(common_flags, memory, first_mask
     argv, output = common_flags
     assert main([*argv, "--memory", str(memory), "--first_mask", str(first_mask), "--sam", "no/such/sam"]) == 0
     same(
-        written(output), list(MemorySegmenter.from_pretrained(str(memory), device="cpu").follow(film(5), two_labels()))
+        written(output),
+        list(MemorySegmenter.from_pretrained(str(memory), device="cpu").follow(draw_frames(5), disc_and_corner())),
     )
     assert len(list(video_io.read_frames(output / OVERLAY_NAME))) == 5
     assert "5 frames" in capsys.readouterr().out
@@ -79,7 +80,7 @@ def test_memory_with_first_mask_needs_no_persam(common_flags, memory, first_mask
 def test_saved_subjects_are_found_by_persam_and_tracked_by_memory(common_flags, memory, models, tmp_path):
     argv, output = common_flags
     persam = PerSAM.from_pretrained(models / "sam", Method.persam_f(), device="cpu")
-    subjects = [persam.personalize(Reference(scene(*SIZE)[0], two_labels() == number)) for number in (1, 2)]
+    subjects = [persam.personalize(Reference(scene(*SIZE)[0], disc_and_corner() == number)) for number in (1, 2)]
     paths = [tmp_path / "disc.safetensors", tmp_path / "corner.safetensors"]
     for subject, path in zip(subjects, paths, strict=True):
         subject.save(path)
@@ -87,7 +88,7 @@ def test_saved_subjects_are_found_by_persam_and_tracked_by_memory(common_flags, 
     assert main([*argv, *flags, "--subject", *map(str, paths)]) == 0
     loaded = [Subject.load(path) for path in paths]
     follower = MemorySegmenter.from_pretrained(str(memory), persam, loaded, lost_below=None, device="cpu")
-    same(written(output), list(follower.follow(film(5))))
+    same(written(output), list(follower.follow(draw_frames(5))))
 
 
 def test_one_folder_may_be_sam_and_memory(common_flags, memory, tmp_path):
@@ -98,7 +99,7 @@ def test_one_folder_may_be_sam_and_memory(common_flags, memory, tmp_path):
     flags = ["--memory", str(memory), "--sam", str(memory), "--lost_below", "0"]
     assert main([*argv, *flags, "--subject", str(tmp_path / "disc.safetensors")]) == 0
     (labels, scores), *_ = written(output)
-    np.testing.assert_array_equal(labels == 1, persam.segment(film(1)[0], subject).mask)
+    np.testing.assert_array_equal(labels == 1, persam.segment(draw_frames(1)[0], subject).mask)
     assert scores[0] is not None
 
 
@@ -106,9 +107,9 @@ def test_persam_is_used_without_memory(common_flags, models, first_mask):
     argv, output = common_flags
     assert main([*argv, "--sam", str(models / "sam"), "--first_mask", str(first_mask), "--lost_below", "0"]) == 0
     persam = PerSAM.from_pretrained(models / "sam", Method.persam_f(), device="cpu")
-    first = film(1)[0]
-    subjects = [first_frame_subject(persam, first, two_labels() == number) for number in (1, 2)]
-    same(written(output), list(VideoSegmenter(persam, subjects, None).follow(film(5), two_labels())))
+    first = draw_frames(1)[0]
+    subjects = [first_frame_subject(persam, first, disc_and_corner() == number) for number in (1, 2)]
+    same(written(output), list(VideoSegmenter(persam, subjects, None).follow(draw_frames(5), disc_and_corner())))
 
 
 def test_folder_without_memory_is_refused_in_one_line(common_flags, first_mask, tmp_path, capsys):
@@ -162,7 +163,7 @@ def test_command_prints_frames_in_which_subject_was_lost(common_flags, models, f
 def test_frames_before_damage_in_video_are_kept(damage, common_flags, models, memory, first_mask, tmp_path, capsys):
     """A folder with frames of different sizes is refused earlier; damage shows only when a frame is read."""
     argv, output = common_flags
-    for number, frame in enumerate(film(5)):
+    for number, frame in enumerate(draw_frames(5)):
         picture = Image.fromarray(frame[:-1] if damage == "size" and number == 3 else frame)
         picture.save(tmp_path / f"{number}.png")
     if damage == "bytes":

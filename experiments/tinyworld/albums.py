@@ -72,7 +72,7 @@ def photograph(identity: Identity, scene: str, seed: Sequence[int], photos: int 
     background = int(rng.integers(2**31))
     pictures = []
     for _ in range(photos):
-        placement = replace(random_placement(rng), x=0.5 + rng.uniform(-0.08, 0.08))
+        placement = replace(random_placement(rng, mirrored=0.0), x=0.5 + rng.uniform(-0.08, 0.08))
         light, turn = rng.uniform(0.9, 1.1), rng.uniform(0, 6.28)
         recipe = Recipe(scene, ((identity, placement),), light, turn, seed=background)
         pictures.append(draw(recipe, side))

@@ -1,11 +1,11 @@
-"""Model cards: what a model is, how it was trained, and its scores."""
+"""Model cards: a model's description, training and scores."""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
 
 from fitting import Fitted
-from models import CLIP, DETECTOR, DIFFUSION, DINO, FOLDER, JUDGE, SAM, WHOLENESS
+from models import CLIP, DETECTOR, DIFFUSION, DINO, FOLDER, JUDGE, SAM
 
 FITTED = "training.json"
 SCORES = "scores.json"
@@ -25,11 +25,11 @@ def write_cards() -> None:
     """Write each model's `README.md` from its training's steps and time and its scores."""
     scores = json.loads((FOLDER / SCORES).read_text())
     for folder, (title, text, begins) in _TEXTS.items():
-        trained = [json.loads(path.read_text()) | {"of": path.parent.name} for path in sorted(folder.rglob(FITTED))]
+        trained = [json.loads(path.read_text()) | {"model": path.parent.name} for path in sorted(folder.rglob(FITTED))]
         rows = [
-            f"| {one['of']} | {one['steps']} x {one['batch_size']} | {one['seconds'] / 60:.0f} min | {one['threads']} "
-            f"thread(s), {one['machine']}, torch {one['torch']} |"
-            for one in trained
+            f"| {run['model']} | {run['steps']} x {run['batch_size']} | {run['seconds'] / 60:.0f} min | "
+            f"{run['threads']} thread(s), {run['machine']}, torch {run['torch']} |"
+            for run in trained
         ]
         scored = [f"| {name} | {value} |" for name, value in scores.items() if name.startswith(begins)]
         lines = [
@@ -44,48 +44,42 @@ def write_cards() -> None:
 _TEXTS = {
     SAM: (
         "tinyworld SAM",
-        "A `transformers.SamModel` for 64 x 64 pixels, trained from nothing on drawn pictures with points, boxes and "
-        "masks (`train_sam.py`). Under a point its three masks are sub-part, part and whole. It knows tinyworld only.",
+        "A `transformers.SamModel` for 64 x 64 pixels, trained from scratch on drawn pictures with points, boxes and "
+        "masks (`train_sam.py`). For a point, its three masks are sub-part, part and whole. It knows tinyworld only.",
         "SAM",
     ),
     CLIP: (
         "tinyworld CLIP",
         "A `transformers.CLIPModel` trained contrastively on drawn pictures and their captions (`train_clip.py`). Its "
-        "text tower is the text encoder of tinyworld's Stable Diffusion. It reads tinyworld's words only.",
+        "text tower is the text encoder of tinyworld's Stable Diffusion. It knows only words of tinyworld's captions.",
         "CLIP",
     ),
     DIFFUSION: (
         "tinyworld Stable Diffusion",
-        "A `diffusers.StableDiffusionPipeline` for 64 x 64 pixels, epsilon prediction, trained from nothing on drawn "
-        "pictures (`train_vae.py`, `train_unet.py`). Held-out identities and held-out pairs of kind and scene were "
-        "never trained on. It draws tinyworld only.",
+        "A `diffusers.StableDiffusionPipeline` for 64 x 64 pixels, epsilon prediction, trained from scratch on drawn "
+        "pictures (`train_vae.py`, `train_unet.py`). Held-out identities and held-out pairs of kind and scene are "
+        "not in its training data. It generates tinyworld's pictures only.",
         ("VAE", "generated"),
     ),
     JUDGE: (
         "tinyworld judge",
-        "An independent classifier of scene, kind and pattern that also marks the subject (`train_judge.py`); "
-        "generated pictures are scored by it. It shares no weights with the other models.",
+        "A classifier of scene, kind and pattern that also segments the subject (`train_judge.py`). It scores "
+        "generated pictures and shares no weights with the other models.",
         "judge",
     ),
     DINO: (
         "tinyworld DINOv3",
-        "A `transformers.DINOv3ViTModel` of 4 x 4 pixel patches (`train_dino.py`). Unlike the real DINOv3 it was "
-        "trained with labels: patches of the same individual attract each other, all others repel each other. So it "
-        "shows what a method makes of features that tell individuals apart, not how well DINOv3's do. It knows "
-        "tinyworld only.",
+        "A `transformers.DINOv3ViTModel` of 4 x 4 pixel patches (`train_dino.py`). Unlike DINOv3 it was "
+        "trained with labels: a contrastive loss pulls patches of the same individual together and pushes all others "
+        "apart. It therefore shows how well a method uses features that distinguish individuals, not how well "
+        "DINOv3's features do. It knows tinyworld only.",
         "DINO",
     ),
     DETECTOR: (
         "tinyworld detector",
-        "Says of each kind whether a picture shows it, whatever else it shows (`train_detector.py`); uninvited "
-        "companions are counted by it.",
+        "A multi-label classifier: for each kind, whether a picture shows it (`train_detector.py`). It counts "
+        "companions that the prompt did not ask for.",
         "detector",
-    ),
-    WHOLENESS: (
-        "tinyworld judge of wholeness",
-        "Says whether an image shows one whole subject (`train_wholeness.py`). It was trained on drawn pictures and "
-        "their twins with doubled, missing, displaced or exchanged parts (`damages.py`).",
-        "wholeness",
     ),
 }
 """Each model's card: title, text, and the prefixes of its scores' names."""

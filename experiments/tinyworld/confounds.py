@@ -89,7 +89,7 @@ def with_hand(subject: Subject) -> Album:
     rng = np.random.default_rng([*subject.seed, 4])
     pictures = []
     for scene in [subject.scene, *rng.permutation([scene for scene in SCENES if scene != subject.scene])][:PHOTOS]:
-        placement = replace(random_placement(rng), x=0.5 + rng.uniform(-0.08, 0.08))
+        placement = replace(random_placement(rng, mirrored=0.0), x=0.5 + rng.uniform(-0.08, 0.08))
         pictures.append(_held(_draw(str(scene), ((subject.identity, placement),), rng), placement))
     return Album(subject.identity, subject.scene, tuple(pictures))
 
@@ -127,12 +127,12 @@ def everywhere(subject: Subject) -> Album:
     """The oracle's photos: forty of the subject alone, five in each scene, all with different backgrounds."""
     rng = np.random.default_rng([*subject.seed, 2])
     scenes = [scene for scene in SCENES for _ in range(ORACLE_PHOTOS // len(SCENES))]
-    pictures = [_draw(scene, ((subject.identity, random_placement(rng)),), rng) for scene in scenes]
+    pictures = [_draw(scene, ((subject.identity, random_placement(rng, mirrored=0.0)),), rng) for scene in scenes]
     return Album(subject.identity, subject.scene, tuple(pictures))
 
 
 def _beside(rng: np.random.Generator, x: float, smaller: float) -> Placement:
-    return replace(random_placement(rng, smaller=smaller), x=x + rng.uniform(-0.03, 0.03))
+    return replace(random_placement(rng, smaller=smaller, mirrored=0.0), x=x + rng.uniform(-0.03, 0.03))
 
 
 def _draw(scene: str, people: tuple[tuple[Identity, Placement], ...], rng: np.random.Generator) -> Picture:

@@ -54,7 +54,14 @@ def image_pixels(images: Sequence[Image.Image]) -> Tensor:
 
 
 def load_corpus(
-    work: Path, name: str, count: int, seed: int, held_out: bool = False, crowd: Crowd = ALONE, side: int = 64
+    work: Path,
+    name: str,
+    count: int,
+    seed: int,
+    held_out: bool = False,
+    crowd: Crowd = ALONE,
+    side: int = 64,
+    mirrored: float = 0.5,
 ) -> Corpus:
     """Draw a corpus, or read it if it was drawn before.
 
@@ -66,13 +73,17 @@ def load_corpus(
         held_out: whether to draw held-out identities; see `world.random_recipe`.
         crowd: how many subjects a picture has; see there.
         side: pixels of a picture's side.
+        mirrored: share of subjects that face left.
     """
     folder = work / f"{name}-{count}-{seed}-{side}"
     if not (folder / "facts.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, side, side, 3))
         labels = np.lib.format.open_memmap(folder / "labels.npy", "w+", np.uint8, (count, side, side))
-        jobs = [(seed, start, min(CHUNK, count - start), held_out, crowd, side) for start in range(0, count, CHUNK)]
+        jobs = [
+            (seed, start, min(CHUNK, count - start), held_out, crowd, side, mirrored)
+            for start in range(0, count, CHUNK)
+        ]
         facts: list[dict] = []
         with get_context("spawn").Pool() as pool:
             for job, drawn in zip(jobs, tqdm(pool.imap(_draw_chunk, jobs), f"drawing {name}", len(jobs)), strict=True):
@@ -86,11 +97,11 @@ def load_corpus(
 
 
 def _draw_chunk(job: tuple) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[dict]]:
-    seed, start, count, held_out, crowd, side = job
+    seed, start, count, held_out, crowd, side, mirrored = job
     rng = np.random.default_rng([seed, start])
     images, labels, facts = [], [], []
     for _ in range(count):
-        picture = draw(random_recipe(rng, held_out, crowd=crowd), side)
+        picture = draw(random_recipe(rng, held_out, crowd=crowd, mirrored=mirrored), side)
         identities = [identity for identity, _ in picture.recipe.subjects]
         images.append(np.asarray(picture.image))
         middle = slice(SUPERSAMPLING // 2, None, SUPERSAMPLING)

@@ -1,7 +1,7 @@
 """Damaged subjects: parts doubled, missing, displaced, exchanged or mirrored, as weak models generate them.
 
 A damage turns the parts of a whole subject into those of a damaged one, so that a whole picture and its damaged twin
-differ in nothing else. `train_wholeness.py` trains on `SEEN` and is tested on `UNSEEN`.
+differ in nothing else. `score.py` says how many of them the measure of wholeness notices.
 """
 
 from collections.abc import Callable
@@ -71,14 +71,14 @@ def mirrored(identity: Identity, rng: Generator) -> tuple[Part, ...]:
     return tuple(halves)
 
 
-SEEN: dict[str, Damage] = {
+DAMAGES: dict[str, Damage] = {
     "doubled": doubled,
     "missing": missing,
     "displaced": displaced,
     "exchanged": exchanged,
     "erased": erased,
+    "mirrored": mirrored,
 }
-UNSEEN: dict[str, Damage] = {"mirrored": mirrored}
 ONE_SIDED = ("dog", "duck", "teapot")
 """Kinds that `mirrored` damages; the mirrored halves of the others are nearly a whole subject."""
 

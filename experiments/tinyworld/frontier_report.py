@@ -18,12 +18,13 @@ from measures import fidelity, measure, pose_distances, shows_colour
 from persam_dreambooth.photos import files, rendering
 from protocol import SHARE, Curve, area, at_identity, best, doublings, mean_curve, paired, window
 from subjects import Identity
+from wholeness import whole
 
 if TYPE_CHECKING:
     from frontier import Job
 
 PLAIN = "a"
-MEASURES = ("identity", "fidelity", "scene", "leakage", "uninvited", "pose")
+MEASURES = ("identity", "fidelity", "scene", "leakage", "uninvited", "whole", "pose")
 DRAWN = 8
 """Drawn pictures of each subject that are measured, for the scale."""
 Runs = dict[tuple[str, str], dict[str, list[Curve]]]
@@ -84,6 +85,7 @@ def judge(job: "Job", length: int) -> dict[str, Any]:
         "identity": recognizer.recognizes(images),
         "fidelity": [fidelity(found, album.identity, colours)["fidelity"] for found in seen],
         "uninvited": uninvited(job, images),
+        "whole": whole(images, album.identity.kind),
         "pose": pose_distances(images, [picture.image for picture in album.pictures]),
     }
 
@@ -116,14 +118,17 @@ def read_curve(points: list[dict]) -> Curve:
 def drawn_scale(jobs: Sequence["Job"]) -> dict[str, float]:
     """Return what drawn pictures of the jobs' subjects reach: the most that generated images can."""
     right: list[bool] = []
+    complete: list[bool] = []
     apart: list[float] = []
     for subject in dict.fromkeys(job.subject for job in jobs):
         rng = np.random.default_rng([*subject.seed, 3])
         pictures = [portrait(subject.identity, rng).image for _ in range(DRAWN)]
         right += recognizer_of(subject.identity).recognizes(pictures)
+        complete += whole(pictures, subject.identity.kind)
         apart += pose_distances(pictures, [picture.image for picture in same_scene(subject).pictures])
     return {
         "identity": float(np.mean(right)),
+        "whole": float(np.mean(complete)),
         "pose": float(np.mean(apart)),
     }
 
@@ -140,7 +145,7 @@ def tables(runs: Runs, drawn: Mapping[str, float] | None = None) -> str:
 
 def _scale(runs: Runs, drawn: Mapping[str, float]) -> str:
     """Return a Markdown table of drawn pictures, the base model without a subject, and the oracle at its best."""
-    names = ("identity", "fidelity", "scene", "pose")
+    names = ("identity", "fidelity", "scene", "whole", "pose")
     lines = [f"| | {' | '.join(names)} |", f"| --- {'| ---: ' * len(names)}|"]
     if drawn:
         cells = " | ".join(f"{100 * drawn[name]:.1f}" if name in drawn else "" for name in names)
@@ -158,9 +163,9 @@ def _scale(runs: Runs, drawn: Mapping[str, float]) -> str:
 def _table(runs: Runs, confound: str, oracle: dict[str, float]) -> str:
     """Return a Markdown table: a row for each arm, and one for its difference from plain DreamBooth."""
     level = SHARE * oracle["identity"]
-    heads = ["arm", f"scene at identity {100 * level:.0f}", "uninvited", "pose", "area", "doublings"]
+    heads = ["arm", f"scene at identity {100 * level:.0f}", "uninvited", "whole", "pose", "area", "doublings"]
     measures: list[Callable[[Curve], float]] = [
-        *(partial(_percent_at, level=level, name=name) for name in ("scene", "uninvited", "pose")),
+        *(partial(_percent_at, level=level, name=name) for name in ("scene", "uninvited", "whole", "pose")),
         lambda curve: 100 * area(curve),
         lambda curve: doublings(curve, oracle),
     ]

@@ -61,10 +61,10 @@ def table(reports: list[Path]) -> str:
     for name, measure in MEASURES.items():
         if name not in read[0]["models"]["masked"]:
             continue
-        columns = [[one["models"][title][name]["mean"] for one in read] for title in titles]
+        columns = [[metrics["models"][title][name]["mean"] for metrics in read] for title in titles]
         columns.append([masked - unmasked for unmasked, masked, _ in zip(*columns, strict=True)])
         if name in read[0]["photos"]:
-            columns.append([one["photos"][name] for one in read])
+            columns.append([metrics["photos"][name] for metrics in read])
         cells = [interval(measure, _over_subjects(column)) for column in columns]
         lines.append(f"| {measure.group}: {measure.title} | {' | '.join([*cells, ''][:5])} |")
     return "\n".join(lines) + "\n"

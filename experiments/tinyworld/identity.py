@@ -4,7 +4,7 @@ The features are those of tinyworld's DINOv3 (`train_dino.py`), which never saw 
 drawn: a few pictures of the right individual, and of 20 others of its kind.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
@@ -19,7 +19,7 @@ from loading import check
 from measures import the_judge
 from models import DINO
 from persam_dreambooth.segmentation import FeatureEncoder
-from subjects import Identity
+from subjects import Identity, Part, parts_of
 from world import SCENES, SIDE, Picture, Recipe, draw, random_identity, random_placement
 
 LOOK_ALIKES = 20
@@ -33,10 +33,11 @@ def the_encoder() -> FeatureEncoder:
     return FeatureEncoder.from_pretrained(check(DINO), SIDE, "cpu")
 
 
-def portrait(identity: Identity, rng: Generator) -> Picture:
-    """Draw an individual alone in a random scene."""
-    placed, light, turn = random_placement(rng), rng.uniform(0.85, 1.15), rng.uniform(0, 2 * np.pi)
-    return draw(Recipe(str(rng.choice(SCENES)), ((identity, placed),), light, turn, seed=int(rng.integers(2**31))))
+def portrait(identity: Identity, rng: Generator, build: Callable[[Identity], tuple[Part, ...]] = parts_of) -> Picture:
+    """Draw an individual alone in a random scene, facing right; for `build` see `world.draw`."""
+    placed, light, turn = random_placement(rng, mirrored=0.0), rng.uniform(0.85, 1.15), rng.uniform(0, 2 * np.pi)
+    recipe = Recipe(str(rng.choice(SCENES)), ((identity, placed),), light, turn, seed=int(rng.integers(2**31)))
+    return draw(recipe, build=build)
 
 
 @torch.no_grad()

@@ -56,7 +56,7 @@ def photos(identity: Identity, rng: Generator, count: int, company: Company) -> 
             while (neighbour := random_identity(rng, str(rng.choice(others)), held_out=True)) == identity:
                 pass
             pair = zip((identity, neighbour), spots, strict=True)
-            subjects = [(one, random_placement(rng, spot, 0.66)) for one, spot in pair]
+            subjects = [(individual, random_placement(rng, spot, 0.66)) for individual, spot in pair]
         light, turn = rng.uniform(0.85, 1.15), rng.uniform(0, 6.28)
         recipe = Recipe(str(rng.choice(SCENES)), tuple(subjects), light, turn, seed=int(rng.integers(2**31)))
         made.append(draw(recipe, SIDE))
@@ -107,8 +107,8 @@ def segment(persam: PerSAM, reference: Picture, mask: NDArray[np.bool_], others:
     """Return the mean IoU of one subject's masks."""
     subject = persam.personalize(Reference(reference.image, mask))
     found = persam.segment([picture.image for picture in others], subject)
-    pairs = [(one.mask, picture.mask()) for one, picture in zip(found, others, strict=True)]
-    return float(np.mean([(one & true).sum() / (one | true).sum() for one, true in pairs]))
+    pairs = [(segmentation.mask, picture.mask()) for segmentation, picture in zip(found, others, strict=True)]
+    return float(np.mean([(mask & true).sum() / (mask | true).sum() for mask, true in pairs]))
 
 
 if __name__ == "__main__":

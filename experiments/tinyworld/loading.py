@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from models import CLIP, DETECTOR, DIFFUSION, DINO, JUDGE, SAM, WHOLENESS
+from models import CLIP, DETECTOR, DIFFUSION, DINO, JUDGE, SAM
 from persam_dreambooth.errors import UserError
 
 MAKERS = {
@@ -13,7 +13,6 @@ MAKERS = {
     JUDGE: "train_judge",
     DETECTOR: "train_detector",
     DINO: "train_dino",
-    WHOLENESS: "train_wholeness",
 }
 
 

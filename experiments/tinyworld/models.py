@@ -24,8 +24,8 @@ from subjects import ACCESSORIES, COLOURS, KINDS, PATTERNS
 from world import RARE_TOKENS, SIDE
 
 FOLDER = Path(__file__).parent / "models"
-SAM, CLIP, DIFFUSION, JUDGE, DETECTOR, DINO, WHOLENESS = (
-    FOLDER / name for name in ("sam", "clip", "stable-diffusion", "judge", "detector", "dino", "wholeness")
+SAM, CLIP, DIFFUSION, JUDGE, DETECTOR, DINO = (
+    FOLDER / name for name in ("sam", "clip", "stable-diffusion", "judge", "detector", "dino")
 )
 TEXT_LENGTH = 28
 WIDTH = 128

@@ -92,7 +92,7 @@ def photo(rng: Generator, identity: Identity, who: tuple[str, ...], occluded: bo
     cast = {"subject": lambda: identity, "look-alike": lambda: stranger(rng, identity, same=True)}
     cast["another kind"] = lambda: stranger(rng, identity, same=False)
     smaller = 1.0 if len(who) < 2 else 0.66
-    placed = tuple((cast[one](), random_placement(rng, x, smaller)) for one, x in zip(who, spots, strict=True))
+    placed = tuple((cast[role](), random_placement(rng, x, smaller)) for role, x in zip(who, spots, strict=True))
     light, turn = rng.uniform(0.85, 1.15), rng.uniform(0, 6.28)
     seed = int(rng.integers(2**31))
     return draw(Recipe(str(rng.choice(SCENES)), placed, light, turn, occluded=occluded, seed=seed), SIDE)

@@ -18,7 +18,8 @@ from transformers import CLIPModel, CLIPTokenizer, SamModel
 
 from cards import SCORES, write_cards
 from companions import shows
-from corpus import ALONE, CROWDED, Corpus, class_numbers, load_corpus, to_pixels
+from corpus import ALONE, CROWDED, Corpus, class_numbers, load_corpus
+from damages import DAMAGES, ONE_SIDED
 from identity import Recognizer, portrait
 from loading import check, load
 from measures import measure, percent, the_judge
@@ -27,9 +28,8 @@ from persam_dreambooth.photos import files, rendering
 from scenes import PHRASES
 from subjects import PATTERNS
 from train_sam import label_tables, sam_pixels
-from train_wholeness import held_out_twins
 from training_flags import WORK
-from wholeness import the_wholeness_judge, whole
+from wholeness import are_whole, softened, whole
 from world import HELD_OUT_PAIRS, KIND_NAMES, SCENES, random_identity
 
 Scores = dict[str, list[float]]
@@ -136,34 +136,26 @@ def score_detector(corpus: Corpus) -> Scores:
     return seen
 
 
-@torch.no_grad()
 def score_identity(individuals: int = 64, pictures: int = 4) -> Scores:
     """How often the DINOv3 recognizes a held-out individual among 20 look-alikes: drawn, and after the VAE."""
-    vae = load(AutoencoderKL, DIFFUSION / "vae").float()
     scores: Scores = {"DINO, individual among 20 look-alikes": [], "DINO, the same after the VAE": []}
     for number in tqdm(range(individuals), "DINO"):
         rng = np.random.default_rng([77, number])
         identity = random_identity(rng, KIND_NAMES[number % len(KIND_NAMES)], held_out=True)
         recognizer = Recognizer(identity, seed=number)
         drawn = [portrait(identity, rng).image for _ in range(pictures)]
-        pixels = to_pixels(np.stack([np.asarray(image) for image in drawn]))
-        decoded = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
-        levels = ((decoded + 1) * 127.5).byte().permute(0, 2, 3, 1).numpy()
-        for name, images in zip(scores, (drawn, [Image.fromarray(image) for image in levels]), strict=True):
+        for name, images in zip(scores, (drawn, softened(drawn)), strict=True):
             scores[name] += [float(right) for right in recognizer.recognizes(images)]
     return scores
 
 
-@torch.no_grad()
-def score_wholeness(pairs: int = 500) -> Scores:
-    """Accuracy of the judge of wholeness on held-out individuals, for damages of its training and for others."""
-    model = the_wholeness_judge()
-    scores: Scores = {}
-    for name, seen in (("damages of its training", True), ("mirrored halves, never trained on", False)):
-        unbroken, damaged = ((model(pixels) > 0).tolist() for pixels in held_out_twins(pairs, seen))
-        scores.setdefault("wholeness, whole subjects", []).extend(float(said) for said in unbroken)
-        scores[f"wholeness, {name}"] = [float(not said) for said in damaged]
-    return scores
+def score_wholeness(count: int = 60) -> Scores:
+    """How often drawn pictures count as whole, after the VAE: of whole subjects, and of damaged ones."""
+    rng = np.random.default_rng(13)
+    judged = {"whole subjects": are_whole(KIND_NAMES, count, rng)}
+    for name, damage in DAMAGES.items():
+        judged[name] = are_whole(ONE_SIDED if name == "mirrored" else KIND_NAMES, count, rng, damage)
+    return {f"wholeness, {name}": [float(said) for said in values] for name, values in judged.items()}
 
 
 def score_generation(pictures: int, guidance_scale: float, sheet: Path) -> Scores:
@@ -184,7 +176,7 @@ def score_generation(pictures: int, guidance_scale: float, sheet: Path) -> Score
                 side = "held-out pairs" if (kind, scene) in HELD_OUT_PAIRS else "trained pairs"
                 scores.setdefault(f"generated, scene, {side}", []).append(float(seen.scene == scene))
                 scores.setdefault(f"generated, kind, {side}", []).append(float(seen.kind == kind))
-            scores.setdefault("generated, whole", []).extend(float(said) for said in whole(images))
+            scores.setdefault("generated, whole", []).extend(float(said) for said in whole(images, kind))
     for what in ("scene", "kind"):
         sides = [values for name, values in scores.items() if name.startswith(f"generated, {what}, ")]
         scores[f"generated, {what}, all"] = [value for values in sides for value in values]

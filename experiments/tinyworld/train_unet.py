@@ -9,6 +9,7 @@ continues training from those weights; the card states the sum of both trainings
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import compute_snr
 from torch import Tensor
 from tqdm import tqdm
@@ -62,8 +63,10 @@ def train(flags: TrainingFlags) -> None:
     model = load(UNet2DConditionModel, DIFFUSION / "unet").float() if flags.go_on else unet()
     earlier = load_fitted(DIFFUSION / "unet") if flags.go_on else None
     model = model.to(flags.device, memory_format=torch.channels_last)
+    if flags.device.type == "cpu":
+        model.set_attn_processor(AttnProcessor())  # torch's fused attention is slower backwards on a CPU
     vae = AutoencoderKL.from_pretrained(DIFFUSION / "vae").float()
-    corpus = flags.corpus("pictures", PICTURES, seed=1)
+    corpus = flags.corpus("facing-right", PICTURES, seed=1, mirrored=0.0)
     latents = encode_latents(vae, corpus, flags)
     embeddings = encode_captions([fact["caption"] for fact in corpus.facts])
     schedule = noise_schedule()

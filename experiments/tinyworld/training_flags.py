@@ -24,9 +24,11 @@ class TrainingFlags:
     compile: bool
     go_on: bool
 
-    def corpus(self, name: str, count: int, seed: int, crowd: Crowd = ALONE, held_out: bool = False) -> Corpus:
+    def corpus(
+        self, name: str, count: int, seed: int, crowd: Crowd = ALONE, held_out: bool = False, mirrored: float = 0.5
+    ) -> Corpus:
         """Call `corpus.load_corpus` in this run's work folder."""
-        return load_corpus(self.work, name, count, seed, held_out, crowd)
+        return load_corpus(self.work, name, count, seed, held_out, crowd, mirrored=mirrored)
 
     def state(self, name: str) -> Path:
         """Return the file that an interrupted training resumes from."""

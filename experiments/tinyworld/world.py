@@ -140,14 +140,14 @@ def random_identity(rng: Generator, kind: str | None = None, held_out: bool = Fa
             return identity
 
 
-def random_placement(rng: Generator, x: float = 0.5, smaller: float = 1.0) -> Placement:
-    """Draw a placement near the ground and near `x`."""
+def random_placement(rng: Generator, x: float = 0.5, smaller: float = 1.0, mirrored: float = 0.5) -> Placement:
+    """Draw a placement near the ground and near `x`; `mirrored` is the probability of `Placement.flip`."""
     return Placement(
         x=x + rng.uniform(-0.1, 0.1),
         y=0.58 + rng.uniform(-0.08, 0.1),
         scale=rng.uniform(0.28, 0.4) * smaller,
         rotation=rng.normal(0, 0.12),
-        flip=bool(rng.random() < 0.5),
+        flip=bool(rng.random() < mirrored),
         pose=rng.uniform(-1, 1),
     )
 
@@ -157,6 +157,7 @@ def random_recipe(
     held_out: bool = False,
     scene: str | None = None,
     crowd: tuple[float, float, float, float] = (0.05, 0.85, 0.07, 0.03),
+    mirrored: float = 0.5,
 ) -> Recipe:
     """Draw a recipe for training, or one with held-out identities for tests.
 
@@ -165,6 +166,7 @@ def random_recipe(
         held_out: draw held-out identities; otherwise neither these nor held-out pairs are drawn.
         scene: a key of `PHRASES`; random if None.
         crowd: relative frequencies of no subject, one, two of different kinds, and two look-alikes (of one kind).
+        mirrored: share of subjects that face left.
     """
     scene = scene or str(rng.choice(SCENES))
     kinds = [kind for kind in KIND_NAMES if held_out or (kind, scene) not in HELD_OUT_PAIRS]
@@ -172,9 +174,9 @@ def random_recipe(
     chosen = [str(kind) for kind in rng.choice(kinds, size=min(number, 2), replace=False)]
     if number == 3:
         chosen[1] = chosen[0]
-    placements = [random_placement(rng)]
+    placements = [random_placement(rng, mirrored=mirrored)]
     if number > 1:
-        placements = [random_placement(rng, x, 0.66) for x in rng.permutation([0.27, 0.73])]
+        placements = [random_placement(rng, x, 0.66, mirrored) for x in rng.permutation([0.27, 0.73])]
     subjects = zip((random_identity(rng, kind, held_out) for kind in chosen), placements, strict=False)
     return Recipe(
         scene=scene,

@@ -18,8 +18,7 @@ from persam_dreambooth.evaluation.segmentation.davis import (
     one_shot_video,
 )
 from persam_dreambooth.evaluation.segmentation.few_shot import Coco20i, Pascal5i
-from persam_dreambooth.evaluation.segmentation.folders import FSS1000, PerSeg
-from persam_dreambooth.evaluation.segmentation.permis import PerMis
+from persam_dreambooth.evaluation.segmentation.folders import FSS1000, PerMis, PerSeg
 from persam_dreambooth.evaluation.segmentation.protocols import Benchmark
 from persam_dreambooth.evaluation.segmentation.report import ObjectScore, per_object
 from persam_dreambooth.evaluation.segmentation.running import (
@@ -30,15 +29,13 @@ from persam_dreambooth.evaluation.segmentation.running import (
     evaluate,
     one_shot_method,
     open_output,
-    seggpt_method,
 )
 from persam_dreambooth.evaluation.segmentation.sampled import Lvis92, PacoPart, PascalPart
 from persam_dreambooth.photos import files
 from persam_dreambooth.preprocessing.job import PRESENCE_NAME
-from persam_dreambooth.segmentation import ImageEncoder, Insid3Method, PerSAM, SegGpt
+from persam_dreambooth.segmentation import ImageEncoder, Method, PerSAM
 from persam_dreambooth.segmentation.memory_video import load_video_model
 
-SEGGPT = "BAAI/seggpt-vit-large"
 BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
     benchmark.name: benchmark
     for benchmark in (PerSeg, PerMis, FSS1000, Coco20i, Pascal5i, Lvis92, PascalPart, PacoPart)
@@ -47,20 +44,19 @@ BENCHMARKS: dict[str, Callable[[Path], Benchmark]] = {
 
 def run_benchmark(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
     """Score a method on a benchmark, beside its authors' number."""
-    name = flags.method
+    name, with_box = flags.method, flags.reference == "box"
 
     def load() -> tuple[Encode, dict[str, EvaluatedMethod]]:
-        if name == "seggpt":
-            model = SegGpt.from_pretrained(flags.features or SEGGPT, sam.device)
-            return lambda photo: photo, {name: seggpt_method(model)}
         segmenter = flags.segmenter(sam)
-        return encode_with(segmenter), {name: one_shot_method(segmenter)}
+        return encode_with(segmenter), {name: one_shot_method(segmenter, with_box)}
 
-    settings = flags.settings(question, sam, method=name if name == "seggpt" else asdict(flags.chosen_method()))
-    known = quoted.QUOTED.get(question, {}).get(name, {})
+    settings = flags.settings(question, sam, method=asdict(flags.chosen_method()))
+    boxes = quoted.BOXES if question == PerSeg.name else {}
+    known = (boxes if with_box else quoted.QUOTED.get(question, {})).get(name, {})
     ours, rows = _score(BENCHMARKS[question], flags, settings, [name], load, {name: known})
-    print(report.table(list(ours[name]), [(name, ours[name], known), *quoted.other_rows(question, name)]))
-    if question == PerSeg.name:
+    others = [] if with_box else quoted.other_rows(question, name)
+    print(report.table(list(ours[name]), [(name, ours[name], known), *others]))
+    if question == PerSeg.name and not with_box:
         print(f"\nIoU of the objects in the paper's table 1:\n{report.object_table(rows, name)}\n")
     _say_where(flags)
 
@@ -146,7 +142,9 @@ def run_presence(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
     files.write_json([asdict(row) for row in rows], output / report.RESULTS_NAME)
     presence_report.draw_curves({"presence": judged}, output / "roc.png")
     print(presence_report.table(rows))
-    beside = "" if isinstance(method, Insid3Method) or flags.features else " or to put beside the SAM"
+    beside = (
+        " or to put beside the SAM" if isinstance(method, Method) and not flags.features and not sam.sam_size else ""
+    )
     print(f"the rule, for segment's --presence{beside}: {output / PRESENCE_NAME}")
     print(f"look at its ROC curve: {output / 'roc.png'}")
 

@@ -1,6 +1,7 @@
 """`persam-dreambooth evaluate BENCHMARK`: our numbers beside the paper's, a row per object, the worst cases.
 
-`evaluate generation`, which scores trained models and has its own flags, is in `evaluate_generation`.
+`evaluate generation` and `evaluate checkpoints`, which score trained models and have their own flags, are in
+`evaluate_generation` and `evaluate_checkpoints`.
 """
 
 from dataclasses import dataclass, replace
@@ -10,18 +11,29 @@ from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag
-from persam_dreambooth.method_names import PERSAM, PERSAM_F, SEGGPT, WITHOUT_SAM, BenchmarkedName, refuse_size_alone
+from persam_dreambooth.method_names import (
+    INSID3,
+    PERSAM,
+    PERSAM_F,
+    SEGGPT,
+    SEGGPT_MODEL,
+    WITHOUT_SAM,
+    MethodName,
+    refuse_seggpt,
+    refuse_size_alone,
+)
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
-    from persam_dreambooth.segmentation import Insid3Method, Method, OneShotSegmenter
+    from persam_dreambooth.segmentation import AnyMethod, OneShotSegmenter
 
 BENCHMARKS = ("perseg", "permis", "fss", "coco20", "pascal5", "lvis92", "pascal-part", "paco-part")
-DAVIS, ABLATE, PRESENCE, GENERATION = "davis", "ablate", "presence", "generation"
+DAVIS, ABLATE, PRESENCE, GENERATION, CHECKPOINTS = "davis", "ablate", "presence", "generation", "checkpoints"
 QUESTIONS = (*BENCHMARKS, DAVIS, ABLATE, PRESENCE)
 TABLES = ("4", "5", "6")
 DESCRIPTION = (
     f"BENCHMARK is one of {', '.join(QUESTIONS)}; docs/evaluation.md describes the folder layouts. "
-    f"Trained models are scored by `evaluate {GENERATION}`, which has its own flags: see its --help."
+    f"Trained models are scored by `evaluate {GENERATION}`, and the checkpoints of a run by `evaluate {CHECKPOINTS}`, "
+    "which have their own flags: see their --help."
 )
 
 # Flags that only some evaluations read; the others refuse them.
@@ -29,6 +41,9 @@ READ_BY = {
     "method": {*BENCHMARKS, DAVIS, PRESENCE},
     "features": {*BENCHMARKS, DAVIS, PRESENCE},
     "features_size": {*BENCHMARKS, DAVIS, PRESENCE},
+    "seggpt": {*BENCHMARKS, DAVIS, PRESENCE},
+    "ensemble": {*BENCHMARKS},
+    "reference": {*BENCHMARKS},
     "folds": {*BENCHMARKS},
     "memory": {DAVIS},
     "episodes": {*BENCHMARKS, ABLATE},
@@ -46,9 +61,7 @@ class EvaluateFlags(Flags):
 
     data: str | None = flag(None, "the benchmark's folder")
     output: str | None = flag(None, "folder for results.json, results.csv, worst.png, masks/ and episodes.json")
-    method: BenchmarkedName = flag(
-        PERSAM, "as for `segment`; seggpt: BAAI/seggpt-vit-large, or the one of --features; not for ablate"
-    )
+    method: MethodName = flag(PERSAM, "as for `segment`; not for ablate")
     features: str | None = flag(
         None, "as for `segment`: the DINO of insid3 and insid3-sam, or for the confidence map of persam and persam-f"
     )
@@ -59,6 +72,15 @@ class EvaluateFlags(Flags):
         "corrected",
         "corrected: official with its faults fixed; official: as the authors' code; paper: as the paper prints it, so "
         "that persam-f is guided like persam",
+    )
+    seggpt: str = flag(SEGGPT_MODEL, "--method seggpt only: as for `segment`")
+    ensemble: Literal["feature", "spatial"] = flag(
+        "feature", "--method seggpt with --shots above 1: how the references are combined, as for `segment`"
+    )
+    reference: Literal["mask", "box"] = flag(
+        "mask",
+        "what is given of each reference: its mask, or only the box around it, from which the SAM makes the mask; for "
+        "seggpt the filled box is the mask",
     )
     memory: str | None = flag(
         None,
@@ -85,31 +107,40 @@ class EvaluateFlags(Flags):
         if self.memory and (self.method != PERSAM or self.features or self.fidelity != "corrected"):
             raise UserError("--memory follows the objects without --method, --features and --fidelity; leave them out")
         refuse_size_alone(self.method, self.features, self.features_size)
-        if self.method == SEGGPT and (self.features_size or self.fidelity != "corrected"):
-            raise UserError("--method seggpt has no --features_size and no --fidelity; leave them out")
+        if self.method == SEGGPT and (self.features or self.fidelity != "corrected"):
+            raise UserError("--method seggpt has no --features, whose place --seggpt takes, and no --fidelity")
+        refuse_seggpt(self.method, seggpt=self.seggpt != SEGGPT_MODEL, ensemble=self.ensemble != "feature")
+        if self.ensemble != "feature" and self.shots < 2:
+            raise UserError("--ensemble combines several references; give --shots 2 or more, or leave it out")
+        if self.reference == "box" and self.method == INSID3:
+            raise UserError("--reference box has no effect on insid3, which has no SAM to make masks; try insid3-sam")
         unknown = [table for table in self.tables if table not in TABLES]
         if unknown:
             raise UserError(f"--tables {unknown[0]} is unknown; choose among {', '.join(TABLES)}")
 
-    def chosen_method(self) -> "Method | Insid3Method":
-        """Return PerSAM, PerSAM-F or INSID3 with its settings.
+    def chosen_method(self) -> "AnyMethod":
+        """Return the method with its settings.
 
         Raises:
-            UserError: INSID3 has not this fidelity, or the method is SegGPT, which not all evaluations take.
+            UserError: INSID3 has not this fidelity.
         """
-        from persam_dreambooth.segmentation.method import METHODS, Method
+        from persam_dreambooth.segmentation.method import METHODS, Method, SegGptMethod
 
         if self.method == SEGGPT:
-            raise UserError(f"--method seggpt is for {', '.join(BENCHMARKS)}; choose another method")
+            return SegGptMethod(self.seggpt, self.ensemble)
         if self.method == PERSAM_F:  # with fidelity "paper" another method, not only other rules
             return Method.persam_f(self.fidelity)
-        return replace(METHODS[self.method], fidelity=self.fidelity)
+        chosen = METHODS[self.method]
+        assert not isinstance(chosen, SegGptMethod)
+        return replace(chosen, fidelity=self.fidelity)
 
     def models(self, sam: str) -> str:
         """Name the models of the method, for the line above the table."""
         if self.memory:
             return f"memory of {self.memory}"
         located = f"features {self.features}" if self.features else ""
+        if self.method == SEGGPT:
+            return f"SegGPT {self.seggpt}"
         if self.method in WITHOUT_SAM:
             return located or "the method's own model"
         return ", ".join(filter(None, (f"SAM {sam}", located)))
@@ -119,12 +150,18 @@ class EvaluateFlags(Flags):
         from persam_dreambooth.segmentation import load_segmenter
 
         method = self.chosen_method()
-        return load_segmenter(method, sam.sam, self.features, self.features_size, sam.device, sam.torch_dtype)
+        return load_segmenter(
+            method, sam.sam, self.features, self.features_size, sam.device, sam.torch_dtype, sam_size=sam.sam_size
+        )
 
     def settings(self, question: str, sam: SamFlags, **more: Any) -> dict[str, Any]:
         """Return the settings that identify this run."""
         drawn = {"folds": self.folds, "episodes": self.episodes, "shots": self.shots, "seed": self.seed}
         located = {name: value for name in ("features", "features_size") if (value := getattr(self, name)) is not None}
+        if self.reference != "mask":  # so that runs from before this flag, and the next one, can be resumed
+            located["reference"] = self.reference
+        if sam.sam_size:
+            located["sam_size"] = sam.sam_size
         return {"evaluation": question, "sam": sam.sam, "dtype": sam.dtype} | located | more | drawn
 
 
@@ -141,9 +178,14 @@ def run(program: str, argv: list[str]) -> None:
 
         evaluate_generation.run(f"{program} {question}", argv[1:])
         return
+    if question == CHECKPOINTS:
+        from persam_dreambooth.cli import evaluate_checkpoints
+
+        evaluate_checkpoints.run(f"{program} {question}", argv[1:])
+        return
     if question not in QUESTIONS:
         said = f"no benchmark {question!r}" if question else "the benchmark is missing"
-        raise UserError(f"{said}; choose one of {', '.join((*QUESTIONS, GENERATION))}")
+        raise UserError(f"{said}; choose one of {', '.join((*QUESTIONS, GENERATION, CHECKPOINTS))}")
     flags, sam = parse(GROUPS, argv[1:], f"{program} {question}", DESCRIPTION)
     _refuse_unread(question, flags)
     sam.refuse_unread(flags.method)

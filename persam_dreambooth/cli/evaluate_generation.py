@@ -2,13 +2,16 @@
 into their pictures."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flag_values import check_drawing
 from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.text_files import check_words
+
+if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
+    from persam_dreambooth.evaluation.generation.running import GenerationReport
 
 DESCRIPTION = (
     "Generate images for DreamBench's prompts, or your own, with one or several models, and compare them with the "
@@ -33,20 +36,13 @@ EXAMPLE = (
 
 
 @dataclass
-class GenerationReportFlags(Flags):
-    """Flags of `evaluate generation`."""
+class DrawnFlags(Flags):
+    """Flags of both `evaluate generation` and `evaluate checkpoints`."""
 
-    model: list[str] = flag(
-        [], "a training's --output_dir, or a hub name; several are compared, as TITLE=FOLDER to give them names"
-    )
+    needed: ClassVar[tuple[str, ...]] = ()
+
     instance_data_dir: str | None = flag(None, "the subject's photos")
     instance_mask_dir: str | None = flag(None, "their masks, as `persam-dreambooth segment` writes them")
-    output: str | None = flag(None, "folder for the report; run again to resume")
-    prompts: str = flag(
-        "objects",
-        "objects or live: DreamBench's 25 prompts for objects or live subjects; or a file with a prompt per line, "
-        'such as "a {unique_token} {class_token} [in the jungle]", with the scene in brackets',
-    )
     unique_token: str | None = flag(None, 'the identifier of the subject, such as "sks"')
     class_token: str | None = flag(None, 'its class, such as "dog"')
     training_scenes: list[str] = flag(
@@ -54,6 +50,12 @@ class GenerationReportFlags(Flags):
     )
     scene_template: str = flag("a photo {}", "prompt with which CLIP looks for a scene; {} stands for the scene")
     num_images: int = flag(4, "images per prompt", min=1)
+    class_images: int = flag(
+        8,
+        'images of the class without the unique token ("a dog"), for class leakage: do others of its kind turn into '
+        "the subject; 0 leaves it out",
+        min=0,
+    )
     seed: int = flag(0, "seed of each prompt's first image; the same for each model", min=0, below=2**63)
     num_inference_steps: int = flag(50, "denoising steps", min=1)
     guidance_scale: float = flag(7.5, "classifier-free guidance: how closely the prompt is followed")
@@ -61,12 +63,22 @@ class GenerationReportFlags(Flags):
     height: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
     width: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
     base_model: str | None = flag(None, "base model of LoRA weights that have no training config beside them")
+    single_file_config: str | None = flag(
+        None,
+        "with a model or base model in a single file: hub name or folder of a diffusers pipeline of the same kind, "
+        "for the configs; if unset, the one of the training, or else the original release on the hub",
+    )
     dino_model: str = flag(
         "facebook/dino-vits16", "hub name or folder; by default the paper's; none skips the metrics that use it"
     )
     clip_model: str = flag(
         "openai/clip-vit-base-patch32",
         "hub name or folder; the default is not the CLIP whose text encoder Stable Diffusion 1 uses",
+    )
+    masc_model: str = flag(
+        "none",
+        "a SigLIP 2 that measures MaSC, hub name or folder, such as google/siglip2-so400m-patch16-naflex, its "
+        "paper's; none leaves it out",
     )
     diversity: Literal["features", "lpips"] = flag(
         "features",
@@ -86,32 +98,60 @@ class GenerationReportFlags(Flags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("model", "instance_data_dir", "instance_mask_dir", "output"):
+        for name in self.needed:
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing; see --help")
         for name in ("unique_token", "class_token", "negative_prompt", "scene_template"):
             check_words(name, getattr(self, name))
         check_words("training_scenes", *self.training_scenes)
         check_drawing(self.num_images, self.num_inference_steps, self.height, self.width)
-        if self.seed >= 2**63 - self.num_images:  # the pictures of a prompt count it up
-            raise UserError(f"--seed {self.seed} must lie in [0, 2^63 - num_images)")
+        if self.seed >= 2**63 - max(self.num_images, self.class_images):  # the pictures of a prompt count it up
+            raise UserError(f"--seed {self.seed} must lie in [0, 2^63 - num_images), and likewise for class_images")
         if "{}" not in self.scene_template:
             raise UserError(f"--scene_template {self.scene_template!r} has no {{}} for the scene's words")
+
+    def settings(self) -> dict[str, Any]:
+        """Return the flags as keywords of `evaluate_generation`."""
+        import torch
+
+        return vars(self) | {
+            "presence": self.presence or None,
+            "dino_model": None if self.dino_model == "none" else self.dino_model,
+            "masc_model": None if self.masc_model == "none" else self.masc_model,
+            "dtype": getattr(torch, self.dtype),
+        }
+
+
+PROMPTS = (
+    "objects or live: DreamBench's 25 prompts for objects or live subjects; scenes: five of them; or a file with a "
+    'prompt per line, such as "a {unique_token} {class_token} [in the jungle]", with the scene in brackets'
+)
+
+
+@dataclass
+class GenerationReportFlags(DrawnFlags):
+    """Flags of `evaluate generation`."""
+
+    needed: ClassVar[tuple[str, ...]] = ("model", "instance_data_dir", "instance_mask_dir", "output")
+
+    model: list[str] = flag(
+        [], "a training's --output_dir, or a hub name; several are compared, as TITLE=FOLDER to give them names"
+    )
+    output: str | None = flag(None, "folder for the report; run again to resume")
+    prompts: str = flag("objects", PROMPTS)
 
 
 def run(program: str, argv: list[str]) -> None:
     """Evaluate, then print the table and the path of the report."""
     (flags,) = parse([GenerationReportFlags], argv, program, DESCRIPTION, ESSENTIAL, EXAMPLE)
-    import torch
-
     from persam_dreambooth.evaluation.generation.running import evaluate_generation
 
-    given = vars(flags) | {
-        "presence": flags.presence or None,
-        "dino_model": None if flags.dino_model == "none" else flags.dino_model,
-        "dtype": getattr(torch, flags.dtype),
-    }
-    report = evaluate_generation(given.pop("model"), **given)
+    given = flags.settings()
+    say(evaluate_generation(given.pop("model"), **given))
+
+
+def say(report: "GenerationReport") -> None:
+    """Print the table, the notes and the paths."""
     print(report.table)
     for note in report.notes:
         print(note)

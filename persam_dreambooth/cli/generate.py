@@ -41,6 +41,11 @@ class GenerateFlags(Flags):
     height: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
     width: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
     base_model: str | None = flag(None, "base model of LoRA weights that have no training config beside them")
+    single_file_config: str | None = flag(
+        None,
+        "with a model or base model in a single file: hub name or folder of a diffusers pipeline of the same kind, "
+        "for the configs; if unset, the one of the training, or else the original release on the hub",
+    )
     device: str | None = flag(None, "cpu, cuda, cuda:1 or mps; if unset, an accelerator where available")
     dtype: Literal["float32", "bfloat16", "float16"] = flag("float32", "precision of the model")
 

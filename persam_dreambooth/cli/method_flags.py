@@ -1,16 +1,28 @@
-"""Flags that choose and set the one-shot method: PerSAM, PerSAM-F, INSID3, INSID3 with SAM."""
+"""Flags that choose and set the one-shot method: PerSAM, PerSAM-F, INSID3, INSID3 with SAM, SegGPT."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag
-from persam_dreambooth.method_names import INSID3, INSID3_SAM, PERSAM, PERSAM_F, MethodName, refuse_size_alone
+from persam_dreambooth.method_names import (
+    INSID3,
+    INSID3_SAM,
+    PERSAM,
+    PERSAM_F,
+    SEGGPT,
+    SEGGPT_MODEL,
+    MethodName,
+    refuse_size_alone,
+)
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
-    from persam_dreambooth.segmentation import Insid3Method, Method
+    from persam_dreambooth.segmentation import AnyMethod
 
 READ_BY = {
+    "features": (PERSAM, PERSAM_F, INSID3, INSID3_SAM),
+    "features_size": (PERSAM, PERSAM_F, INSID3, INSID3_SAM),
+    "fidelity": (PERSAM, PERSAM_F, INSID3, INSID3_SAM),
     "alpha": (PERSAM, PERSAM_F),
     "refinement": (PERSAM, PERSAM_F),
     "negative_prior": (PERSAM,),
@@ -20,6 +32,8 @@ READ_BY = {
     "tau": (INSID3, INSID3_SAM),
     "merge_threshold": (INSID3, INSID3_SAM),
     "agreement": (INSID3_SAM,),
+    "seggpt": (SEGGPT,),
+    "ensemble": (SEGGPT,),
 }
 """Flags that only some methods read; the others refuse them."""
 
@@ -33,7 +47,8 @@ class MethodFlags(Flags):
     method: MethodName = flag(
         PERSAM,
         "persam: training-free, on a SAM; persam-f: fits two mask weights on the reference, in about a second; "
-        "insid3: a DINOv3 without a SAM, coarse outlines; insid3-sam: the DINOv3 finds, the SAM draws the outline",
+        "insid3: a DINOv3 without a SAM, coarse outlines; insid3-sam: the DINOv3 finds, the SAM draws the outline; "
+        "seggpt: a SegGPT, without a SAM",
     )
     features: str | None = flag(
         None,
@@ -69,6 +84,14 @@ class MethodFlags(Flags):
     agreement: float = flag(
         0.0, "insid3-sam only: IoU with INSID3's mask below which the SAM's is dropped", min=0, max=1
     )
+    seggpt: str = flag(
+        SEGGPT_MODEL, "seggpt only: the SegGPT, hub name, folder or its authors' .pth file; or a Painter's .pth file"
+    )
+    ensemble: Literal["feature", "spatial"] = flag(
+        "feature",
+        "seggpt with several references: feature: average over them in every layer, as the authors' code does; "
+        "spatial: show them as one picture, which takes no more time than one reference",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,10 +104,12 @@ class MethodFlags(Flags):
                 )
         refuse_size_alone(self.method, self.features, self.features_size)
 
-    def chosen_method(self) -> "Method | Insid3Method":
+    def chosen_method(self) -> "AnyMethod":
         """Return the method with its settings."""
-        from persam_dreambooth.segmentation import Insid3Method, Method
+        from persam_dreambooth.segmentation import Insid3Method, Method, SegGptMethod
 
+        if self.method == SEGGPT:
+            return SegGptMethod(self.seggpt, self.ensemble)
         if self.method in (INSID3, INSID3_SAM):
             return Insid3Method(
                 self.fidelity, self.tau, self.merge_threshold, self.method == INSID3_SAM, self.agreement

@@ -83,16 +83,20 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
     from persam_dreambooth.preprocessing import SegmentationJob
     from persam_dreambooth.review.api import Api
     from persam_dreambooth.review.clicks import Clicker
+    from persam_dreambooth.review.generator import Generator
     from persam_dreambooth.review.page import build_page
-    from persam_dreambooth.review.runs import Generator
     from persam_dreambooth.review.server import build_app, listen, server_of
-    from persam_dreambooth.segmentation import Method, PerSAM
+    from persam_dreambooth.segmentation import Method, PerSAM, SegGptMethod
 
     workspace, chosen = flags.workspace(), method.chosen_method()
+    # With SegGPT, only the SAM that follows the clicks has something to cache.
+    cache = Path(flags.embedding_cache) if flags.embedding_cache and not isinstance(chosen, SegGptMethod) else None
 
     def load() -> "PerSAM":
         clicked = chosen if isinstance(chosen, Method) else Method()  # only a SAM follows clicks
-        return PerSAM.from_pretrained(sam.sam, clicked, sam.device, sam.torch_dtype, cache=flags.embedding_cache)
+        return PerSAM.from_pretrained(
+            sam.sam, clicked, sam.device, sam.torch_dtype, cache=flags.embedding_cache, sam_size=sam.sam_size
+        )
 
     def job(album: "Album", references: "tuple[ReferenceFiles, ...]") -> SegmentationJob:
         return SegmentationJob(
@@ -100,6 +104,7 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
             references=references,
             output=album.output,
             sam=sam.sam,
+            sam_size=sam.sam_size,
             method=chosen,
             features=method.features,
             features_size=method.features_size,
@@ -107,7 +112,7 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
             dtype=sam.torch_dtype,
             batch_size=1,  # masks appear one by one
             presence=Path(flags.presence) if flags.presence else None,
-            embedding_cache=Path(flags.embedding_cache) if flags.embedding_cache else None,
+            embedding_cache=cache,
         )
 
     bound = listen(flags.host, flags.port)

@@ -1,5 +1,6 @@
 """Flags of all verbs with a SAM."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -21,16 +22,22 @@ class SamFlags(Flags):
     sam: str = flag(
         "facebook/sam-vit-huge", "a SAM: hub name, folder or original .pth checkpoint; the paper uses ViT-H"
     )
+    sam_size: int | None = flag(
+        None,
+        "side in pixels of a square larger than the SAM was trained with, such as 1536: finer outlines in large "
+        "photos, slower; for facebook/sam-vit-base, -large and -huge; the SAM's own, 1024, if unset",
+        min=1,
+    )
     device: str | None = flag(None, "cpu, cuda, cuda:1 or mps; if unset, an accelerator where available")
     dtype: Literal["float32", "bfloat16", "float16"] = flag("float32", "precision of SAM's image encoder")
 
-    def refuse_unread(self, method: str) -> None:
-        """Refuse `--sam` and `--dtype`, unless they have their defaults, for a method without a SAM.
+    def refuse_unread(self, method: str, names: Sequence[str] = ("sam", "sam_size", "dtype")) -> None:
+        """Refuse flags of the SAM, unless they have their defaults, for a method without one.
 
         Raises:
             UserError: one of them was given.
         """
-        for name in ("sam", "dtype"):
+        for name in names:
             if getattr(self, name) != type(self).__dataclass_fields__[name].default:
                 refuse_sam(method, f"--{name}")
 
@@ -46,4 +53,4 @@ class SamFlags(Flags):
         """Load the SAM; raises as `load_backbone`."""
         from persam_dreambooth.segmentation import load_backbone
 
-        return load_backbone(self.sam, self.device, self.torch_dtype)
+        return load_backbone(self.sam, self.device, self.torch_dtype, self.sam_size)

@@ -11,9 +11,11 @@ from persam_dreambooth.cli import guarded
 from persam_dreambooth.cli.method_flags import MethodFlags
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
+from persam_dreambooth.cli.text_flags import WAYS, TextFlags
 from persam_dreambooth.cli.word_flags import WordFlags
 from persam_dreambooth.errors import UserError, counted, printable
 from persam_dreambooth.flags import Flags, flag
+from persam_dreambooth.method_names import SEGGPT
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestIndex
 
 if TYPE_CHECKING:  # these import torch, which takes seconds, and --help does not need it
@@ -21,11 +23,15 @@ if TYPE_CHECKING:  # these import torch, which takes seconds, and --help does no
 
     from persam_dreambooth.preprocessing import SegmentationJob
     from persam_dreambooth.preprocessing.references import ReferenceFiles
+    from persam_dreambooth.segmentation import Agreement, TextPrompt
 
+AGREEMENT = "agreement"
+"""The value of `--presence` for INSID3's agreement instead of a rule; a file of this name is `./agreement`."""
 ESSENTIAL = (
     "images",
     "reference",
     "reference_mask",
+    "text",
     "output",
     "method",
     "sam",
@@ -54,6 +60,12 @@ class SegmentFlags(Flags):
     )
     reference_points: list[str] = flag([], "or points, as x,y on the subject and x,y,0 off it; for a single reference")
     reference_scribble: list[str] = flag([], "or a scribble: strokes on the subject, drawn on black")
+    text: str | None = flag(
+        None,
+        'a phrase for the subject, such as "a red mug". Without a mask, box, points or scribble: finds the subject in '
+        "the --reference or, without that, in the photo that fits the phrase best. With one: masks that do not fit "
+        "the phrase count as not found",
+    )
     pick_reference: bool = flag(False, "use only the reference that best finds the subject in the others")
     output: str | None = flag(None, "folder for masks/, overlays/, contact_sheet.png and manifest.jsonl")
     recursive: bool = flag(False, "segment the subfolders of --images too; each gets its own folder in --output")
@@ -67,8 +79,14 @@ class SegmentFlags(Flags):
     )
     presence: str | None = flag(
         None,
-        "file of the presence rule (is the subject there at all?), from `evaluate presence`; "
-        "presence.json beside the SAM if unset",
+        "is the subject there at all? The file of a presence rule, from `evaluate presence`; presence.json beside the "
+        "SAM if unset. Or agreement: INSID3 must find it at the same place, which needs a DINOv3 and no rule",
+    )
+    presence_features: str | None = flag(
+        None, "the DINOv3 of --presence agreement; facebook/dinov3-vitl16-pretrain-lvd1689m if unset"
+    )
+    presence_features_size: int | None = flag(
+        None, "side in pixels of the square that --presence_features sees; 64 of its patches if unset", min=1
     )
     all_instances: bool = flag(False, "masks cover every instance of the subject; also writes instances/")
     min_region: int = flag(
@@ -87,26 +105,46 @@ class SegmentFlags(Flags):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("images", "reference", "output"):
-            if not getattr(self, name):
+            if not getattr(self, name) and not (name == "reference" and self.text is not None and not self.ways()):
                 raise UserError(f"--{name} is missing; see --help")
         if self.pick_reference and len(self.reference) < 2:
             raise UserError("--pick_reference chooses among several; give more than one --reference, or drop it")
-        self.references()
+        self.agreement()
+        if self.text is not None and self.subject_name:
+            raise UserError("--text describes one subject; leave out --subject_name, or give masks instead of --text")
+        if self.text is None or self.ways():
+            self.references()
 
-    def references(self) -> "tuple[ReferenceFiles, ...]":
-        """Return each reference photo with its mask, box, points or scribble.
+    def agreement(self) -> bool:
+        """Return whether `--presence` is agreement; raises a UserError for flags that need it otherwise."""
+        agreement = self.presence == AGREEMENT
+        for name in ("presence_features", "presence_features_size"):
+            if getattr(self, name) and not agreement:
+                raise UserError(f"--{name} is for --presence {AGREEMENT}; give that, or leave it out")
+        return agreement
+
+    def ways(self) -> list[str]:
+        """Return the names of the flags that were given to say where the subject is in the references."""
+        return [name for name in WAYS if getattr(self, name)]
+
+    def references(self, prompt: "TextPrompt | None" = None) -> "tuple[ReferenceFiles, ...]":
+        """Return each reference photo with its mask, box, points or scribble, or with the phrase.
+
+        Args:
+            prompt: of `--text`.
 
         Raises:
             UserError: none of these flags was given, two were, or their number is not that of the photos.
         """
         from persam_dreambooth.preprocessing.references import ReferenceFiles
 
-        ways = ("reference_mask", "reference_box", "reference_points", "reference_scribble")
-        given = [name for name in ways if getattr(self, name)]
+        given = self.ways()
+        if prompt and not given:
+            return tuple(ReferenceFiles(Path(image), text=prompt) for image in self.reference)
         if len(given) != 1:
             named = " and ".join(f"--{name}" for name in given)
             said = f"{named} were given, only one can be used" if given else "--reference_mask is missing"
-            raise UserError(f"{said}; a reference needs one of {', '.join(f'--{name}' for name in ways)}")
+            raise UserError(f"{said}; a reference needs one of {', '.join(f'--{name}' for name in (*WAYS, 'text'))}")
         (way,) = given
         images, values = [Path(image) for image in self.reference], getattr(self, way)
         if way == "reference_points" and len(images) == 1:
@@ -123,7 +161,7 @@ class SegmentFlags(Flags):
         raise UserError("--reference_points takes one --reference; of several give masks, boxes or scribbles")
 
 
-GROUPS = [SegmentFlags, MethodFlags, SamFlags, WordFlags]
+GROUPS = [SegmentFlags, MethodFlags, SamFlags, TextFlags, WordFlags]
 
 
 def _numbers(word: str, counts: tuple[int, ...], flag: str, form: str) -> tuple[float, ...]:
@@ -150,33 +188,42 @@ def _point(word: str) -> tuple[float, float, int]:
 def run(program: str, argv: list[str]) -> None:
     """Segment, then print what was found and the paths."""
     text = "Find the subject of a reference photo in a folder of photos."
-    flags, method, sam, words = parse(GROUPS, argv, program, text, ESSENTIAL, EXAMPLE)
+    flags, method, sam, texts, words = parse(GROUPS, argv, program, text, ESSENTIAL, EXAMPLE)
     sam.refuse_unread(method.method)
+    _refuse_alone(flags, method)
+    prompt = texts.prompt(flags.text, filters=bool(flags.ways()))
     from persam_dreambooth.preprocessing import SegmentationJob, segment_albums, segment_folder
+    from persam_dreambooth.preprocessing.text_reference import with_reference
 
     processes = _processes(sam.device)
     is_main = processes is None or processes.is_main_process
     job = SegmentationJob(
         images=Path(flags.images),
-        references=flags.references(),
+        references=(references := flags.references(prompt)),
         pick_reference=flags.pick_reference,
         names=tuple(flags.subject_name),
         output=Path(flags.output),
         sam=sam.sam,
+        sam_size=sam.sam_size,
         method=method.chosen_method(),
         features=method.features,
         features_size=method.features_size,
         device=str(processes.device) if processes and sam.device is None else sam.device,
         dtype=sam.torch_dtype,
         batch_size=flags.batch_size,
-        presence=Path(flags.presence) if flags.presence else None,
+        presence=Path(flags.presence) if flags.presence and not flags.agreement() else None,
+        agreement=_agreement(flags),
         all_instances=flags.all_instances,
         min_region=flags.min_region,
         draw=flags.draw,
         dataloader_num_workers=flags.dataloader_num_workers,
         embedding_cache=Path(flags.embedding_cache) if flags.embedding_cache else None,
+        text=prompt if flags.ways() or not references else None,
     )
     suggester = words.suggester(job.device) if is_main else None  # a model that cannot be read is refused at once
+    job = with_reference(job, job.albums() if flags.recursive else [job], flags.again)
+    if is_main and not references:
+        print(f"reference: {printable(str(job.references[0].image))}; look at its mask first, {flags.text!r} made it")
     if flags.recursive:
         jobs = segment_albums(job, processes, flags.again)
     else:
@@ -188,6 +235,27 @@ def run(program: str, argv: list[str]) -> None:
             for folder in album.subjects():
                 _say(folder)
             words.suggest(suggester, album.subjects())
+
+
+def _refuse_alone(flags: SegmentFlags, method: MethodFlags) -> None:
+    """Refuse flags that this method, or a single reference, does not use."""
+    if flags.embedding_cache and method.method == SEGGPT:
+        raise UserError(
+            "--embedding_cache has no effect on --method seggpt, which encodes each photo with the subject"
+        )
+    most = max(Counter(flags.subject_name).values()) if flags.subject_name else len(flags.reference)
+    if method.ensemble != "feature" and (most < 2 or flags.pick_reference):
+        raise UserError("--ensemble combines several references of one subject; give and use several, or leave it out")
+
+
+def _agreement(flags: SegmentFlags) -> "Agreement | None":
+    """Return the settings of `--presence agreement`; None without it."""
+    if not flags.agreement():
+        return None
+    from persam_dreambooth.segmentation import Agreement
+
+    settings = {"features": flags.presence_features} if flags.presence_features else {}
+    return Agreement(**settings, features_size=flags.presence_features_size)
 
 
 def _say_unread(job: "SegmentationJob", recursive: bool) -> None:

@@ -2,19 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from persam_dreambooth.cli.export import shortened
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.errors import UserError, counted, printable
 from persam_dreambooth.flags import Flags, flag
+from persam_dreambooth.method_names import PERSAM_F, SEGGPT, SEGGPT_MODEL
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help does not need it
     from persam_dreambooth.preprocessing.segment_video import Followed
     from persam_dreambooth.segmentation import OneShotSegmenter, Subject
 
-ESSENTIAL = ("video", "first_mask", "subject", "output", "sam", "memory", "lost_below", "device")
+ESSENTIAL = ("video", "first_mask", "subject", "output", "method", "sam", "memory", "lost_below", "device")
 EXAMPLE = "--video dog.mp4 --first_mask dog-first-frame.png --output dog-video"
 
 
@@ -30,6 +31,16 @@ class VideoFlags(Flags):
         [], "or subjects that `segment` saved (subject.safetensors), which are searched for in all frames"
     )
     output: str | None = flag(None, "folder for masks/, frames.jsonl and overlay.mp4")
+    method: Literal["persam-f", "seggpt"] = flag(
+        PERSAM_F,
+        "how the subjects of --first_mask are followed: persam-f, as by PerSAM's authors; seggpt: a SegGPT, shown the "
+        "first frame and the last few; saved subjects are followed by the method that made them",
+    )
+    seggpt: str | None = flag(
+        None,
+        "the SegGPT, as for `segment`; if unset, the one that made the saved subjects, or " + SEGGPT_MODEL,
+    )
+    memory_frames: int | None = flag(None, "SegGPT only: how many of the last frames it is shown; 8 if unset", min=0)
     memory: str | None = flag(
         None,
         "follow with the learned memory of this SAM 2 or EdgeTAM video model (hub name or folder), "
@@ -53,6 +64,10 @@ class VideoFlags(Flags):
                 raise UserError(f"--{name} is missing; see --help")
         if (self.features or self.features_size) and not self.subject:
             raise UserError("--features and --features_size are those of saved subjects; give --subject, or drop them")
+        if self.method != PERSAM_F and not self.first_mask:
+            raise UserError("--method is for --first_mask; saved subjects are followed by the method that made them")
+        if self.method != PERSAM_F and self.memory:
+            raise UserError("--memory follows --first_mask without another method; leave out --method, or --memory")
         if bool(self.first_mask) == bool(self.subject):
             raise UserError("a video takes its subjects from one flag; give --first_mask, or --subject")
 
@@ -71,6 +86,7 @@ def run(program: str, argv: list[str]) -> None:
 
     subjects = [Subject.load(path, choose_device(sam.device)) for path in flags.subject] or None
     # With a memory, subjects whose mask is given are followed without another method.
+    _refuse_unread(flags, sam, subjects)
     method = None if flags.memory and flags.first_mask else _method(flags, sam, subjects)
     memory = load_video_model(flags.memory, sam.device, sam.torch_dtype) if flags.memory else None
     output = Path(flags.output)
@@ -78,21 +94,27 @@ def run(program: str, argv: list[str]) -> None:
     followed = segment_video(method, Path(flags.video), output, subjects, first_mask, flags.lost_below or None, memory)
     where = printable(str(output))
     print(f"{counted(followed.count, 'frame')} in {where}/{MASKS}, scores in {where}/{LOG_NAME}")
-    for line in lost_lines(followed, flags):
+    for line in lost_lines(followed, flags, by_score=not _with_seggpt(flags, subjects)):
         print(line)
     if Path(flags.video).is_dir() and (words := unread_words(unread_files(Path(flags.video), (output,)))):
         print(words)
     print(f"look at them: {where}/{OVERLAY_NAME}")
 
 
-def lost_lines(followed: "Followed", flags: VideoFlags) -> list[str]:
-    """Return a line per subject with the frames in which it was lost, and one for the flag that changes that."""
+def lost_lines(followed: "Followed", flags: VideoFlags, by_score: bool = True) -> list[str]:
+    """Return a line per subject with the frames in which it was lost, and one for the flag that changes that.
+
+    Args:
+        followed: what was found.
+        flags: of the run.
+        by_score: whether `--lost_below` decides; SegGPT's subjects are lost where their mask is empty.
+    """
     lines = [
         f"subject {number} was not found in {len(lost)} of {counted(followed.count, 'frame')}: {ranges(lost)}"
         for number, lost in enumerate(followed.lost, start=1)
         if lost
     ]
-    if not lines or flags.lost_below <= 0:
+    if not lines or flags.lost_below <= 0 or not by_score:
         return lines
     if not flags.memory:
         lines.append(f"a lower --lost_below (now {flags.lost_below:g}) keeps masks of lower quality, 0 every mask")
@@ -111,16 +133,43 @@ def ranges(numbers: list[int]) -> str:
 
 
 def _method(flags: VideoFlags, sam: SamFlags, subjects: "list[Subject] | None") -> "OneShotSegmenter":
-    """Load the method that the subjects were made with; without subjects PerSAM-F, as in the authors' videos.
+    """Load the method that the subjects were made with; without subjects that of `--method`.
 
     INSID3's subjects are followed with the SAM for the outline.
     """
-    from persam_dreambooth.segmentation import Insid3Method, Method, load_segmenter
+    from persam_dreambooth.segmentation import AnyMethod, Insid3Method, Method, SegGptMethod, load_segmenter
 
     features = flags.features
-    method: Method | Insid3Method = Method.persam_f()
-    if subjects and subjects[0].made_by == "INSID3":
+    method: AnyMethod = Method.persam_f()
+    if _with_seggpt(flags, subjects):
+        model = flags.seggpt or (subjects[0].backbone if subjects else SEGGPT_MODEL)
+        frames = SegGptMethod.memory_frames if flags.memory_frames is None else flags.memory_frames
+        method = SegGptMethod(model, memory_frames=frames)
+    elif subjects and subjects[0].made_by == "INSID3":
         features, method = features or subjects[0].backbone, Insid3Method(with_sam=True)
     elif subjects and subjects[0].made_by == "PerSAM":
         method = Method()
-    return load_segmenter(method, sam.sam, features, flags.features_size, sam.device, sam.torch_dtype)
+    return load_segmenter(
+        method, sam.sam, features, flags.features_size, sam.device, sam.torch_dtype, sam_size=sam.sam_size
+    )
+
+
+def _with_seggpt(flags: VideoFlags, subjects: "list[Subject] | None") -> bool:
+    return subjects[0].made_by == "SegGPT" if subjects else flags.method == SEGGPT
+
+
+def _refuse_unread(flags: VideoFlags, sam: SamFlags, subjects: "list[Subject] | None") -> None:
+    """Refuse flags that are not read with SegGPT, or only with it."""
+    if not _with_seggpt(flags, subjects):
+        for name in ("seggpt", "memory_frames"):
+            if getattr(flags, name) is not None:
+                raise UserError(f"--{name} is read by SegGPT only; leave it out, or give --method seggpt")
+        return
+    sam.refuse_unread(SEGGPT, ("sam", "sam_size") if flags.memory else ("sam", "sam_size", "dtype"))
+    plain = type(flags).__dataclass_fields__
+    unread = ["lost_below", "features", "features_size", *(["memory_frames"] if flags.memory else [])]
+    for name in unread:
+        if getattr(flags, name) != plain[name].default:
+            raise UserError(
+                f"--{name} has no effect on SegGPT's subjects{' with --memory' * (name == 'memory_frames')}"
+            )

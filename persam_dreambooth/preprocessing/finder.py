@@ -17,15 +17,19 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.preprocessing.job import SegmentationJob
 from persam_dreambooth.preprocessing.references import read_references
 from persam_dreambooth.segmentation import (
+    AgreementCheck,
     EncodedPhoto,
     ImageEncoder,
     OneShotSegmenter,
+    PhraseCheck,
     Presence,
     PresenceCheck,
     PresenceRule,
     Reference,
     Segmentation,
     Subject,
+    TextLocator,
+    TextPrompt,
     load_segmenter,
     pick_reference,
     segment_instances,
@@ -75,12 +79,12 @@ class _Sought:
     Attributes:
         subject: what personalization found.
         given: the user's masks, (H, W) bool, by the digests of the reference photos.
-        check: decides whether a mask is of the subject; None without a presence rule.
+        check: decides whether a mask is of the subject; None without a presence rule, an agreement and a text.
     """
 
     subject: Subject
     given: Mapping[str, NDArray[np.bool_]]
-    check: PresenceCheck | None
+    check: PresenceCheck | AgreementCheck | PhraseCheck | None
 
 
 class Finder:
@@ -137,7 +141,14 @@ class Finder:
     def _segmenter(self) -> OneShotSegmenter:
         job = self._job
         return load_segmenter(
-            job.method, job.sam, job.features, job.features_size, job.device, job.dtype, job.embedding_cache
+            job.method,
+            job.sam,
+            job.features,
+            job.features_size,
+            job.device,
+            job.dtype,
+            job.embedding_cache,
+            job.sam_size,
         )
 
     @cached_property
@@ -148,16 +159,30 @@ class Finder:
     def _sought(self) -> list[_Sought]:
         segmenter, rule = self._segmenter, self._rule
         encoder = ImageEncoder.from_pretrained(rule.encoder, self._job.device) if rule and rule.encoder else None
-        found = []
+        locators = dict[str, TextLocator]()
+
+        def locator(prompt: TextPrompt) -> TextLocator:
+            if prompt.model not in locators:
+                locators[prompt.model] = TextLocator.from_pretrained(prompt.model, self._job.device)
+            return locators[prompt.model]
+
+        agreement, cache = self._job.agreement, self._job.embedding_cache
+        insid3 = agreement.load(self._job.device, cache) if agreement else None
+        found, text = [], self._job.text
         for drawn in self._references:
-            references = [reference.convert(segmenter) for reference in drawn]
+            references = [reference.convert(segmenter, locator) for reference in drawn]
             encoded = segmenter.encode_references(references)
             chosen = _best(segmenter, references) if self._job.pick_reference else slice(None)
             subject = segmenter.personalize(references[chosen], encoded=encoded[chosen])
             given = {
                 files.digest(read.given.image): made.foreground for read, made in zip(drawn, references, strict=True)
             }
-            check = PresenceCheck(segmenter, subject, references, rule, encoder, encoded) if rule else None
+            ruled: PresenceCheck | AgreementCheck | None = None
+            if rule:
+                ruled = PresenceCheck(segmenter, subject, references, rule, encoder, encoded)
+            elif insid3:
+                ruled = AgreementCheck(segmenter, subject, references[chosen], insid3)
+            check = PhraseCheck(segmenter, subject, locator(text), text, ruled) if text else ruled
             found.append(_Sought(subject, given, check))
         self._references.clear()  # their pixels are no longer needed
         return found
@@ -197,14 +222,20 @@ class Finder:
         return Found(best.mask, name, (best,), presence)
 
     def _find_instances(
-        self, sought: _Sought, check: PresenceCheck, image: Image.Image, encoded: EncodedPhoto
+        self,
+        sought: _Sought,
+        check: PresenceCheck | AgreementCheck | PhraseCheck,
+        image: Image.Image,
+        encoded: EncodedPhoto,
     ) -> tuple[list[Segmentation], Presence | None]:
         """Return every instance whose verdict is "found", and the decision with the highest probability."""
         decisions: list[Presence] = []
 
         def is_subject(photo: EncodedPhoto, found: Segmentation) -> bool:
-            decisions.append(check(image, photo, found))
-            return decisions[-1].verdict == "found"
+            decision = check(image, photo, found)
+            assert decision is not None, "all instances need a presence rule"
+            decisions.append(decision)
+            return decision.verdict == "found"
 
         instances = segment_instances(self._segmenter, encoded, sought.subject, is_subject)
         return instances, max(decisions, key=lambda decision: decision.probability, default=None)

@@ -10,7 +10,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.listing import folders_below, where
 from persam_dreambooth.preprocessing.references import ReferenceFiles
-from persam_dreambooth.segmentation import Insid3Method, Method
+from persam_dreambooth.segmentation import Agreement, AnyMethod, Method, TextPrompt
 
 PRESENCE_NAME = "presence.json"
 """File name of the presence rule next to a SAM."""
@@ -24,10 +24,10 @@ class SegmentationJob:
 
     Attributes:
         images: folder of photos.
-        references: one or more references of one subject; with `names`, of several subjects.
+        references: one or more references of one subject; with `names`, of several subjects. Empty with `text`.
         output: folder for masks, overlays, contact sheet and manifest; with `names`, one subfolder per subject.
         sam: hub name, folder or `.pth` file of the SAM.
-        method: PerSAM or INSID3, with its settings.
+        method: PerSAM, INSID3 or SegGPT, with its settings.
         device: torch device; None uses an accelerator if there is one.
         dtype: of the image encoder's weights.
         batch_size: photos per forward pass of the image encoder.
@@ -37,22 +37,26 @@ class SegmentationJob:
             the SAM's for PerSAM, and the paper's DINOv3 for INSID3.
         features_size: side of the square that the DINO sees, in pixels; None for 64 patches.
         presence: file of a presence rule; None uses the one next to the SAM, if there is one.
+        agreement: decide on presence by INSID3's agreement instead of a rule; for PerSAM only. See `AgreementCheck`.
         all_instances: masks cover every instance of the subject; needs a presence rule.
         min_region: holes and specks of a found mask with fewer pixels are filled and removed; 0 changes nothing.
         draw: "mask" draws overlays only, "confidence" also the location confidence map of each photo.
         embedding_cache: folder that keeps image embeddings for later runs; None keeps none.
         dataloader_num_workers: worker processes that decode photos; 0 decodes in this process.
+        sam_size: side in pixels of a square larger than the SAM was trained with; None for the SAM's own.
+        text: a phrase. Without references, the photo where it has the highest score becomes the reference. With
+            references, masks that it does not describe are rated "not found"; see `PhraseCheck`.
 
     Raises:
-        UserError: names and references differ in number, a name cannot be a folder name, or `all_instances` is set
-            without a presence rule.
+        UserError: no reference and no text, names and references differ in number, names with a text, a name cannot
+            be a folder name, `all_instances` is set without a presence rule, or `agreement` with a rule or INSID3.
     """
 
     images: Path
     references: tuple[ReferenceFiles, ...]
     output: Path
     sam: str
-    method: Method | Insid3Method = field(default_factory=Method)
+    method: AnyMethod = field(default_factory=Method)
     device: str | None = None
     dtype: torch.dtype = torch.float32
     batch_size: int = 4
@@ -66,12 +70,21 @@ class SegmentationJob:
     draw: Literal["mask", "confidence"] = "mask"
     embedding_cache: Path | None = None
     dataloader_num_workers: int = 0
+    sam_size: int | None = None
+    text: TextPrompt | None = None
+    agreement: Agreement | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sam", str(self.sam))
         for name in ("images", "output", "presence", "embedding_cache"):
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Path(path))
+        if not self.references and self.text is None:
+            raise UserError("a segmentation needs a reference photo or a text for the subject; none was given")
+        if self.names and (self.text or any(reference.text for reference in self.references)):
+            raise UserError(
+                "a text describes one subject; segment several subjects one after the other, or give masks"
+            )
         if self.names and len(self.names) != len(self.references):
             raise UserError(
                 f"{len(self.names)} names and {len(self.references)} references were given; a reference needs one each"
@@ -81,6 +94,9 @@ class SegmentationJob:
             raise UserError(f"the name {invalid[0]!r} is no folder's name; use letters, digits and dashes")
         if self.min_region < 0:
             raise UserError(f"min_region {self.min_region} is a number of pixels; give 0 or more")
+        if self.agreement and (self.presence or not isinstance(self.method, Method)):
+            other = "a presence rule" if self.presence else f"--method {self.method.name}"
+            raise UserError(f"agreement compares PerSAM with INSID3; it cannot be used with {other}")
         if self.all_instances and self.rule is None:
             raise UserError(
                 "finding all instances needs a presence rule, which tells the subject from others; "
@@ -89,10 +105,10 @@ class SegmentationJob:
 
     @property
     def rule(self) -> Path | None:
-        """The presence rule's file: the one given, or the one next to the SAM, for PerSAM without `features` only."""
+        """The presence rule's file: the one given, or the one next to the SAM, for PerSAM with its features only."""
         beside = Path(self.sam) / PRESENCE_NAME
-        of_sam = isinstance(self.method, Method) and self.features is None
-        return self.presence or (beside if of_sam and beside.is_file() else None)
+        of_sam = isinstance(self.method, Method) and self.features is None and self.sam_size is None
+        return self.presence or (beside if of_sam and not self.agreement and beside.is_file() else None)
 
     @property
     def drawings(self) -> tuple[Path, ...]:
@@ -144,7 +160,8 @@ class SegmentationJob:
         method = asdict(self.method)
         if not method.get("edge_padding"):  # so that runs from before this field can be resumed
             method.pop("edge_padding", None)
-        size = {} if self.features_size is None else {"features_size": self.features_size}
+        sizes = {"features_size": self.features_size, "sam_size": self.sam_size}
+        size = {name: value for name, value in sizes.items() if value is not None}
         region = {"min_region": self.min_region} if self.min_region else {}
         return (
             size
@@ -159,5 +176,7 @@ class SegmentationJob:
                 "features": self.features,
                 "presence": None if self.rule is None else files.digest(self.rule),
                 "all_instances": self.all_instances,
+                "text": asdict(self.text) if self.text else None,
+                "agreement": asdict(self.agreement) if self.agreement else None,
             }
         )

@@ -18,6 +18,7 @@ from persam_dreambooth.preprocessing.finder import Finder
 from persam_dreambooth.preprocessing.job import SegmentationJob
 from persam_dreambooth.preprocessing.mask_store import MaskStore
 from persam_dreambooth.preprocessing.mask_writer import MaskWriter
+from persam_dreambooth.preprocessing.text_reference import with_reference
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def segment_folder(
     """
     number, count = (processes.process_index, processes.num_processes) if processes else (0, 1)
     is_main = number == 0
+    job = with_reference(job, [job], again)
     photos, unread, settings = job.photos(), job.unread(), job.settings()
     finder = finder or Finder(job)
     digest = cache(files.digest)  # reviewed photos are compared twice, and all photos once per subject
@@ -141,6 +143,7 @@ def segment_albums(
     Raises:
         UserError: see `SegmentationJob.albums` and `segment_folder`.
     """
+    job = with_reference(job, job.albums(), again)
     albums, finder = job.albums(), Finder(job)
     for album in albums:
         segment_folder(album, processes, again, finder=finder)

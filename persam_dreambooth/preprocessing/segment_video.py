@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from persam_dreambooth.errors import UserError, counted
 from persam_dreambooth.photos import files, video_io
-from persam_dreambooth.segmentation import OneShotSegmenter, Subject, VideoSegmenter
+from persam_dreambooth.segmentation import OneShotSegmenter, SegGptVideoSegmenter, Subject, VideoSegmenter
 from persam_dreambooth.segmentation.memory_video import MemorySegmenter, VideoModel
+from persam_dreambooth.segmentation.seggpt_video import video_segmenter
 from persam_dreambooth.segmentation.video import first_frame_subject
 
 LOG_NAME, OVERLAY_NAME, MASKS = "frames.jsonl", "overlay.mp4", "masks"
@@ -67,7 +68,8 @@ def segment_video(
         subjects: saved subjects to track; None tracks those in `first_mask`.
         first_mask: file of the first frame's mask: a palette image whose values are labels, or any mask of one
             subject; see `read_labels`.
-        lost_below: predicted IoU below which a subject counts as absent from a frame; None counts none as absent.
+        lost_below: predicted IoU below which a subject counts as absent from a frame; None counts none as absent. Not
+            used by SegGPT, which loses a subject where its mask is empty.
             With `memory`: below which a mask found by PerSAM does not start a track.
         memory: video model whose learned memory tracks the subjects; None tracks with the method alone, as
             PerSAM's authors do.
@@ -102,7 +104,7 @@ def _segmenter(
     first: Image.Image,
     labels: NDArray[np.uint8] | None,
     lost_below: float | None,
-) -> VideoSegmenter | MemorySegmenter:
+) -> VideoSegmenter | SegGptVideoSegmenter | MemorySegmenter:
     """Return the tracker: a video model, which takes the first frame's labels as they are, or the method alone."""
     if memory is not None:
         return MemorySegmenter(memory, method, subjects or [], lost_below)
@@ -110,11 +112,11 @@ def _segmenter(
         raise UserError("a video needs PerSAM or a video model to track its subjects; give one of them")
     if labels is not None:
         subjects = [first_frame_subject(method, first, labels == number) for number in range(1, labels.max() + 1)]
-    return VideoSegmenter(method, subjects or [], lost_below)
+    return video_segmenter(method, subjects or [], lost_below)
 
 
 def _write(
-    segmenter: VideoSegmenter | MemorySegmenter,
+    segmenter: VideoSegmenter | SegGptVideoSegmenter | MemorySegmenter,
     pictures: Iterator[Image.Image],
     labels: NDArray[np.uint8] | None,
     output: Path,

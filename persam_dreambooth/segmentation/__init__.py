@@ -7,6 +7,7 @@
 It does not depend on diffusion models or folder layouts: images in, masks out.
 """
 
+from persam_dreambooth.segmentation.agreement import Agreement, AgreementCheck
 from persam_dreambooth.segmentation.appearance import ImageEncoder
 from persam_dreambooth.segmentation.backbones import Backbone, Prompts, load_backbone
 from persam_dreambooth.segmentation.class_nouns import ClassSuggester
@@ -15,20 +16,26 @@ from persam_dreambooth.segmentation.insid3 import INSID3
 from persam_dreambooth.segmentation.insid3_sam import Insid3Sam
 from persam_dreambooth.segmentation.loading import load_segmenter
 from persam_dreambooth.segmentation.memory_video import MemorySegmenter
-from persam_dreambooth.segmentation.method import Insid3Method, Method
+from persam_dreambooth.segmentation.method import AnyMethod, Insid3Method, Method, SegGptMethod
 from persam_dreambooth.segmentation.multi_mask import segment_instances, segment_together
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.persam import PerSAM
+from persam_dreambooth.segmentation.phrases import PhraseCheck, reference_from_text
 from persam_dreambooth.segmentation.presence import Presence, PresenceCheck, PresenceRule
 from persam_dreambooth.segmentation.presence_scores import SignalMeter, Signals
 from persam_dreambooth.segmentation.reference_masks import pick_reference, reference_from
-from persam_dreambooth.segmentation.seggpt import SegGpt
+from persam_dreambooth.segmentation.seggpt import SegGPT
+from persam_dreambooth.segmentation.seggpt_video import SegGptVideoSegmenter
 from persam_dreambooth.segmentation.subject import Subject
+from persam_dreambooth.segmentation.text_locator import TextLocator, TextMatch, TextPrompt
 from persam_dreambooth.segmentation.types import DecoderPass, EncodedPhoto, Picture, Reference, Segmentation
 from persam_dreambooth.segmentation.video import VideoFrame, VideoSegmenter
 
 __all__ = [
     "INSID3",
+    "Agreement",
+    "AgreementCheck",
+    "AnyMethod",
     "Backbone",
     "ClassSuggester",
     "DecoderPass",
@@ -41,23 +48,30 @@ __all__ = [
     "Method",
     "OneShotSegmenter",
     "PerSAM",
+    "PhraseCheck",
     "Picture",
     "Presence",
     "PresenceCheck",
     "PresenceRule",
     "Prompts",
     "Reference",
-    "SegGpt",
+    "SegGPT",
+    "SegGptMethod",
+    "SegGptVideoSegmenter",
     "Segmentation",
     "SignalMeter",
     "Signals",
     "Subject",
+    "TextLocator",
+    "TextMatch",
+    "TextPrompt",
     "VideoFrame",
     "VideoSegmenter",
     "load_backbone",
     "load_segmenter",
     "pick_reference",
     "reference_from",
+    "reference_from_text",
     "segment_instances",
     "segment_together",
 ]

@@ -1,47 +1,58 @@
-"""Load a one-shot method: PerSAM, PerSAM-F, INSID3 or INSID3 with SAM."""
+"""Load a one-shot method: PerSAM, PerSAM-F, INSID3, INSID3 with SAM, or SegGPT."""
 
 from pathlib import Path
 from typing import Final
 
 import torch
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.backbones import load_backbone
 from persam_dreambooth.segmentation.features import FeatureEncoder
 from persam_dreambooth.segmentation.insid3 import INSID3
 from persam_dreambooth.segmentation.insid3_sam import Insid3Sam
-from persam_dreambooth.segmentation.method import Insid3Method, Method
+from persam_dreambooth.segmentation.method import AnyMethod, Insid3Method, SegGptMethod
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.persam import PerSAM
+from persam_dreambooth.segmentation.seggpt import SegGPT
 
 DINO: Final = "facebook/dinov3-vitl16-pretrain-lvd1689m"
 """INSID3's encoder in its paper."""
 
 
 def load_segmenter(
-    method: Method | Insid3Method,
+    method: AnyMethod,
     sam: str,
     features: str | None = None,
     features_size: int | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
     cache: Path | str | None = None,
+    sam_size: int | None = None,
 ) -> OneShotSegmenter:
     """Load what a method needs; a SAM only where the method has one.
 
     Args:
         method: the method and its settings.
         sam: hub name, folder or `.pth` file of the SAM.
-        features: hub name or folder of a DINO; for PerSAM None uses the SAM's features, for INSID3 `DINO`.
+        features: hub name or folder of a DINO; for PerSAM None uses the SAM's features, for INSID3 `DINO`. SegGPT's
+            model is named by its method.
         features_size: side of the square that the DINO sees, in pixels; None for 64 patches.
         device: None uses an accelerator if there is one.
         dtype: of the SAM's image encoder; the DINO runs in float32.
-        cache: folder that keeps encoded photos; see `PhotoEncoder`.
+        cache: folder that keeps encoded photos; see `PhotoEncoder`. SegGPT encodes nothing.
+        sam_size: side of a larger square for the SAM, in pixels; see `load_backbone`.
 
     Raises:
-        UserError: a model cannot be read, or `features_size` does not fit it.
+        UserError: a model cannot be read, `features_size` does not fit it, or SegGPT was given an encoder or a cache.
     """
+    if isinstance(method, SegGptMethod):
+        if features or features_size or cache:
+            raise UserError("SegGPT has no DINO and nothing to cache; leave out features, their size and the cache")
+        return SegGPT.from_pretrained(method.model, method, device)
     if isinstance(method, Insid3Method):
         insid3 = INSID3.from_pretrained(features or DINO, method, device, image_size=features_size, cache=cache)
-        return Insid3Sam(insid3, load_backbone(sam, device, dtype), cache) if method.with_sam else insid3
+        if not method.with_sam:
+            return insid3
+        return Insid3Sam(insid3, load_backbone(sam, device, dtype, sam_size), cache)
     encoder = FeatureEncoder.from_pretrained(features, features_size, device) if features else None
-    return PerSAM.from_pretrained(sam, method, device, dtype, encoder, cache)
+    return PerSAM.from_pretrained(sam, method, device, dtype, encoder, cache, sam_size)

@@ -1,10 +1,10 @@
-"""Settings of PerSAM, PerSAM-F and INSID3."""
+"""Settings of PerSAM, PerSAM-F, INSID3 and SegGPT."""
 
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, Literal, Self, TypeAlias
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.method_names import INSID3, INSID3_SAM, PERSAM, PERSAM_F, MethodName
+from persam_dreambooth.method_names import INSID3, INSID3_SAM, PERSAM, PERSAM_F, SEGGPT, SEGGPT_MODEL, MethodName
 from persam_dreambooth.segmentation.fidelity import FIDELITIES, Corrected, Fidelity
 
 MOST_PADDING: Final = 0.5
@@ -140,10 +140,42 @@ class Insid3Method:
             )
 
 
-METHODS: Final[dict[MethodName, Method | Insid3Method]] = {
+@dataclass(frozen=True)
+class SegGptMethod:
+    """Settings of SegGPT.
+
+    Attributes:
+        model: hub name, folder or `.pth` file that `load_segmenter` loads.
+        ensemble: how several examples are combined. "feature" averages the photo's features over the examples in every
+            layer, as the authors' code does; "spatial" tiles the examples in one picture, as only the paper describes,
+            which costs no more than one example.
+        memory_frames: in a video, the number of previous frames that are examples too, 0 or more.
+    """
+
+    model: str = SEGGPT_MODEL
+    ensemble: Literal["feature", "spatial"] = "feature"
+    memory_frames: int = 8
+
+    @property
+    def name(self) -> MethodName:
+        """The method's name on the command line."""
+        return SEGGPT
+
+    def __post_init__(self) -> None:
+        if self.ensemble not in ("feature", "spatial"):
+            raise UserError(f"SegGPT has no ensemble {self.ensemble!r}; choose feature or spatial")
+        if self.memory_frames < 0:
+            raise UserError(f"memory_frames {self.memory_frames} is a number of frames; give 0 or more")
+
+
+AnyMethod: TypeAlias = Method | Insid3Method | SegGptMethod
+"""The settings of any method."""
+
+METHODS: Final[dict[MethodName, AnyMethod]] = {
     PERSAM: Method(),
     PERSAM_F: Method.persam_f(),
     INSID3: Insid3Method(),
     INSID3_SAM: Insid3Method(with_sam=True),
+    SEGGPT: SegGptMethod(),
 }
 """Each method with its default settings, by its name on the command line."""

@@ -12,23 +12,26 @@ from PIL import Image
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation import location
 from persam_dreambooth.segmentation.backbones import Backbone
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, Reference, Segmentation
 
 
 class OneShotSegmenter(ABC):
-    """Base class of PerSAM, INSID3 and INSID3 with SAM; nothing above them depends on which one it is.
+    """Base class of PerSAM, INSID3, INSID3 with SAM and SegGPT; nothing above them depends on which one it is.
 
     Attributes:
         name: of the model whose features the subject is made of.
         checksum: of that model's weights; a subject is only valid for the weights that made it.
-        backbone: its SAM; None for INSID3 alone.
+        backbone: its SAM; None for INSID3 alone and for SegGPT.
+        box_is_mask: a reference's box, filled, can stand for its mask; for SegGPT, as in table 6 of PerSAM's paper.
     """
 
     name: str
     checksum: str
     backbone: Backbone | None = None
+    box_is_mask: bool = False
 
     @property
     @abstractmethod
@@ -59,6 +62,10 @@ class OneShotSegmenter(ABC):
     def calibration(self) -> str:
         """Names the method and its models for a presence rule, which only fits the scores that it was made on."""
         return self.checksum
+
+    def confidence(self, photo: EncodedPhoto, subject: Subject) -> Tensor:
+        """Return the confidence map of an encoded photo, (H, W), as in the method's `Segmentation`."""
+        return location.on_photo(subject.target_feature, photo)
 
     def encode_references(self, references: Sequence[Reference]) -> list[EncodedPhoto]:
         """Encode the references' photos one at a time, since there may be many."""

@@ -63,9 +63,10 @@ class PerSAM(OneShotSegmenter):
         dtype: torch.dtype = torch.float32,
         features: FeatureEncoder | None = None,
         cache: Path | str | None = None,
+        sam_size: int | None = None,
     ) -> Self:
         """Load PerSAM on a SAM given by name, path or model object; arguments and errors as in `load_backbone`."""
-        return cls(load_backbone(source, device, dtype), method, features, cache)
+        return cls(load_backbone(source, device, dtype, sam_size), method, features, cache)
 
     def learn(self, references: Sequence[tuple[Reference, EncodedPhoto]], mask_weights: Tensor | None) -> Subject:
         """Pool the local features under the reference masks (equations 3 and 4); fit PerSAM-F's mask weights."""

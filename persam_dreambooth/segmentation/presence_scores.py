@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 
 from persam_dreambooth.images import mask_iou
-from persam_dreambooth.segmentation import location
 from persam_dreambooth.segmentation.appearance import ImageEncoder, cut_out
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.subject import Subject
@@ -84,7 +83,7 @@ class SignalMeter:
 
     def _confidence(self, photo: EncodedPhoto, mask: NDArray[np.bool_]) -> float:
         """Return the highest confidence inside a mask."""
-        confidence = location.on_photo(self._subject.target_feature, photo)
+        confidence = self._segmenter.confidence(photo, self._subject)
         return float(confidence[torch.from_numpy(mask).to(confidence.device)].max())
 
     def _appearance(self, pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float | None:

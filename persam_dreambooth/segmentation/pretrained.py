@@ -80,17 +80,18 @@ def load_pretrained(name: str, classes: Mapping[str, type[Any]], what: str, exam
     return model, kind
 
 
-def load_processor(name: str) -> Any:
+def load_processor(name: str, processor_class: Any = AutoProcessor) -> Any:
     """Load a model's transformers processor, which prepares its images and text.
 
     Args:
         name: hub name or folder of a model that `load_pretrained` loaded.
+        processor_class: needed where the files name another class than the one that fits the model.
 
     Raises:
         UserError: its files are missing or damaged, or need a package that is not installed.
     """
     try:
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)  # type: ignore[no-untyped-call]
+        processor = processor_class.from_pretrained(name, trust_remote_code=False)
         tokenizer = processor.tokenizer
         if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
             raise LookupError("without its files, transformers makes a tokenizer that knows no word")

@@ -27,6 +27,8 @@ def reference_from(
 ) -> Reference:
     """Create a reference mask with SAM in two decoder passes; the second refines the first.
 
+    For SegGPT, which has no SAM, the filled box is the mask.
+
     Args:
         segmenter: provides the SAM.
         image: the reference image.
@@ -36,7 +38,7 @@ def reference_from(
         scribble: a mask-like drawing of the photo's size whose strokes lie on the subject.
 
     Returns:
-        A reference whose `foreground` is SAM's mask.
+        A reference whose `foreground` is SAM's mask, or the filled box.
 
     Raises:
         UserError: no prompt, a prompt outside the photo, a method without a SAM, or SAM's mask is empty or covers
@@ -53,9 +55,12 @@ def reference_from(
         raise UserError("a reference needs a mask, a box, points or a scribble; none was given")
     backbone = segmenter.backbone
     if backbone is None:
+        if box is not None and segmenter.box_is_mask and not len(clicks):
+            return Reference(array, _filled(_box(box, width, height), width, height))
+        takes = "points" if segmenter.box_is_mask else "a box, points"
         raise UserError(
-            f"{segmenter.label} has no SAM to make a mask from a box, points or a scribble; give the reference's "
-            "mask, or use --method insid3-sam"
+            f"{segmenter.label} has no SAM to make a mask from {takes} or a scribble; give the reference's mask, or "
+            "use a --method with a SAM, such as insid3-sam"
         )
     encoded = segmenter.encode([array])[0]
     model_box = None
@@ -147,3 +152,11 @@ def _box(box: ArrayLike, width: int, height: int) -> torch.Tensor:
             "give left, top, right, bottom"
         )
     return torch.from_numpy(edges)
+
+
+def _filled(box: torch.Tensor, width: int, height: int) -> NDArray[np.bool_]:
+    """Return a mask, (height, width) bool, of the pixels that a (4,) XYXY box touches."""
+    x0, y0, x1, y1 = box.tolist()
+    rows, columns = np.arange(height)[:, None], np.arange(width)[None]
+    mask: NDArray[np.bool_] = (columns + 1 > x0) & (columns < x1) & (rows + 1 > y0) & (rows < y1)
+    return mask

@@ -1,7 +1,7 @@
-"""SegGPT, an alternative to PerSAM for one-shot segmentation.
+"""SegGPT segments in context: it paints the mask of a photo below the masks of examples.
 
-It inpaints the mask of a photo below the reference mask (Wang et al. 2023, arXiv 2304.03284). There are no points,
-no confidence map and no predicted IoU.
+An example lies above the photo, and its mask above an empty canvas that the model fills (Wang et al. 2023, arXiv
+2304.03284). Painter's weights run in the same way.
 """
 
 from collections.abc import Sequence
@@ -10,84 +10,161 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from transformers import SegGptForImageSegmentation, SegGptImageProcessor
+from PIL import Image
+from torch import Tensor
+from transformers import SegGptForImageSegmentation
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.encoding import check_finite
-from persam_dreambooth.segmentation.pretrained import load_pretrained
-from persam_dreambooth.segmentation.types import Picture, Reference, rgb_array
-from persam_dreambooth.torch_utils import choose_device
+from persam_dreambooth.segmentation.frame import PIXEL_MEAN, PIXEL_STD, Frame, bounding_box
+from persam_dreambooth.segmentation.method import SegGptMethod
+from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
+from persam_dreambooth.segmentation.seggpt_ensemble import feature_ensemble, spatial_ensemble
+from persam_dreambooth.segmentation.seggpt_weights import load_seggpt
+from persam_dreambooth.segmentation.subject import Examples, Subject
+from persam_dreambooth.segmentation.types import DecoderPass, EncodedPhoto, Picture, Reference, Segmentation, rgb_array
+from persam_dreambooth.torch_utils import choose_device, weights_checksum
+
+HALF = 127.5
+"""Half of white: a pixel that is painted brighter belongs to the subject."""
 
 
-class SegGpt:
-    """A `transformers.SegGptForImageSegmentation` that segments the subject of the references.
+class SegGPT(OneShotSegmenter):
+    """Learn a subject from references and segment it in other photos with a SegGPT, without a SAM.
+
+    Photos are stretched to the model's square, `EncodedPhoto(embedding=RGB levels in [0, 255], frame)`: what is costly
+    depends on the subject too. In a `Segmentation`, the confidence map is the brightness that was painted, in [0, 1],
+    and the logits are in [-1, 1]; there are no prompt points. The score is the IoU of the mask with the brightness,
+    the sum of their minima over the sum of their maxima.
 
     Args:
         model: of any size; it is frozen and moved to the device.
+        method: its settings.
         device: None uses an accelerator if there is one.
+        name: the name that the user gave the model, for messages.
+
+    Raises:
+        UserError: the model does not see a square photo below a square example.
     """
 
-    def __init__(self, model: SegGptForImageSegmentation, device: torch.device | str | None = None) -> None:
-        self.device = choose_device(device)
+    label = "SegGPT"
+    box_is_mask = True
+
+    def __init__(
+        self,
+        model: SegGptForImageSegmentation,
+        method: SegGptMethod | None = None,
+        device: torch.device | str | None = None,
+        name: str = "the SegGPT",
+    ) -> None:
+        self.method, self.name, self.device = method or SegGptMethod(), name, choose_device(device)
+        self.checksum = weights_checksum(model)
         untyped: Any = model
         self._model = untyped.eval().requires_grad_(False).to(self.device)
-        both, width = untyped.config.image_size  # the reference on top, the photo below
-        self._processor: Any = SegGptImageProcessor(size={"height": both // 2, "width": width})
+        both, self.side = untyped.config.image_size
+        if both != 2 * self.side:
+            raise UserError(
+                f"{name} sees {both} x {self.side} pixels, not two squares; use a SegGPT of another image_size"
+            )
+        self._mean, self._std = (
+            torch.tensor(values, device=self.device).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD)
+        )
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, device: torch.device | str | None = None) -> Self:
-        """Load by hub name ("BAAI/seggpt-vit-large") or from a folder.
+    def from_pretrained(
+        cls, source: str | Path, method: SegGptMethod | None = None, device: torch.device | str | None = None
+    ) -> Self:
+        """Load a model by hub name ("BAAI/seggpt-vit-large"), folder or its authors' file; errors as `load_seggpt`."""
+        return cls(load_seggpt(str(source)), method, device, str(source))
 
-        Raises:
-            UserError: nothing found, or not a complete SegGPT.
-        """
-        model, _ = load_pretrained(
-            str(source), {"seggpt": SegGptForImageSegmentation}, "SegGPT", "BAAI/seggpt-vit-large"
-        )
-        return cls(model, device)
+    @property
+    def calibration(self) -> str:
+        """The weights' checksum, and how several examples are combined."""
+        return f"{self.checksum}-{self.method.ensemble}"
+
+    def encode(self, images: Sequence[Picture | EncodedPhoto]) -> list[EncodedPhoto]:
+        """Stretch photos to the model's square, bicubically; already encoded photos are returned unchanged."""
+        return [image if isinstance(image, EncodedPhoto) else self._place(rgb_array(image)) for image in images]
+
+    def _place(self, pixels: NDArray[np.uint8]) -> EncodedPhoto:
+        square = Image.fromarray(pixels).resize((self.side, self.side), Image.Resampling.BICUBIC)
+        levels = torch.from_numpy(np.array(square)).permute(2, 0, 1).float().to(self.device)
+        return EncodedPhoto(levels, Frame(pixels.shape[0], pixels.shape[1], self.side, stretch=True))
+
+    def learn(self, references: Sequence[tuple[Reference, EncodedPhoto]], mask_weights: Tensor | None) -> Subject:
+        """Keep the references, at the model's size, as examples."""
+        images = torch.stack([photo.embedding.byte() for _, photo in references])
+        masks = torch.stack([self._square_mask(reference.foreground) for reference, _ in references])
+        nothing = torch.zeros(0, device=self.device)
+        examples = Examples(images, masks.to(self.device))
+        return Subject(nothing, nothing.clone(), self.name, self.checksum, examples=examples)
+
+    def _square_mask(self, mask: NDArray[np.bool_]) -> Tensor:
+        """Resize an (H, W) bool mask to the square, nearest; if that erases it, keep each cell that it touches."""
+        size = (self.side, self.side)
+        nearest = np.array(Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST))
+        if nearest.any():
+            return torch.from_numpy(nearest > 0)
+        return F.adaptive_max_pool2d(torch.from_numpy(mask)[None].float(), size)[0] > 0
+
+    def confidence(self, photo: EncodedPhoto, subject: Subject) -> Tensor:
+        """Return the painted brightness of an encoded photo, (H, W) float32 in (0, 1]."""
+        return torch.from_numpy(self.segment_encoded(photo, subject).confidence_map).clamp(min=1e-3)
 
     @torch.no_grad()
-    def segment(
-        self, images: Sequence[Picture], references: Reference | Sequence[Reference]
-    ) -> list[NDArray[np.bool_]]:
-        """Segment the subject of the references, one photo at a time.
-
-        Args:
-            images: photos of any sizes; each is stretched to the model's input size.
-            references: one, or several of the same subject, whose predictions are averaged.
-
-        Returns:
-            One mask per photo, (H, W) bool in the frame of the upright photo.
-
-        Raises:
-            UserError: no reference.
-        """
-        references = [references] if isinstance(references, Reference) else list(references)
-        if not references:
-            raise UserError("SegGPT got no reference; give at least one photo with its mask")
-        prompt = self._processor(
-            None,
-            prompt_images=[reference.pixels for reference in references],
-            prompt_masks=[reference.foreground.astype(np.uint8) for reference in references],
-            num_labels=1,  # black for 0, white for 1
-            input_data_format="channels_last",
-            return_tensors="pt",
-        ).to(self.device)
-        return [self._segment_photo(rgb_array(image), prompt, len(references)) for image in images]
-
-    def _segment_photo(self, image: NDArray[np.uint8], prompt: Any, references: int) -> NDArray[np.bool_]:
-        """Predict one photo's mask below each of the references, and average the predictions.
-
-        The class's own `feature_ensemble` is not used: it mixes photos with masks in layer `merge_index`.
-        """
-        pixels = self._processor(images=image, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
-        output = self._model(
-            pixel_values=pixels.to(self.device).expand(references, -1, -1, -1),
-            **prompt,
+    def segment_encoded(
+        self, photo: EncodedPhoto, subject: Subject, exclude: NDArray[np.bool_] | None = None
+    ) -> Segmentation:
+        """Segment one photo; arguments as in the base class. Excluded pixels are shown in grey, and painted black."""
+        levels, frame = photo.embedding, photo.frame
+        if exclude is not None:
+            hidden = frame.to_grid(torch.from_numpy(exclude).float(), self.side, 0.0, "area").to(self.device) > 0
+            levels = torch.where(hidden, self._mean, levels)
+        brightness = self._paint(levels, subject)
+        if exclude is not None:
+            brightness = brightness.masked_fill(hidden, 0.0)
+        logits = brightness / HALF - 1
+        mask = frame.to_original(logits[None])[0] > 0
+        if exclude is not None:  # resizing may spill over its edge
+            mask &= torch.from_numpy(~exclude).to(self.device)
+        confidence = frame.to_original(brightness[None])[0] / (2 * HALF)
+        box, marked = bounding_box(mask), mask.float()
+        score = float(
+            torch.minimum(confidence, marked).sum() / torch.maximum(confidence, marked).sum().clamp(min=1e-6)
         )
-        output.pred_masks = output.pred_masks.mean(0, keepdim=True)
-        check_finite(output.pred_masks, "SegGPT")
-        found = self._processor.post_process_semantic_segmentation(output, [image.shape[:2]], num_labels=1)[0]
-        mask: NDArray[np.bool_] = (found == 1).cpu().numpy()
-        return mask
+        kept = logits.cpu().numpy()
+        return Segmentation(
+            mask=mask.cpu().numpy(),
+            score=score,
+            points=np.zeros((0, 2), np.int64),
+            point_labels=np.zeros(0, np.int64),
+            box=None if box is None else box.cpu().numpy(),
+            confidence_map=confidence.cpu().numpy(),
+            attention_bias=None,
+            passes=(DecoderPass(kept[None], np.array([score], np.float32), 0, kept, None),),
+            warnings=() if box is not None else ("the mask is empty: the subject was not found in this photo",),
+        )
+
+    def _paint(self, levels: Tensor, subject: Subject) -> Tensor:
+        """Return the mean of the painted colours, (S, S) float32 in [0, 255], for a photo's (3, S, S) RGB levels."""
+        assert subject.examples is not None, "SegGPT's subjects have examples"
+        images, masks = subject.examples.images.to(self.device), subject.examples.masks.to(self.device)
+        if self.method.ensemble == "spatial" and len(images) > 1:
+            images, masks = spatial_ensemble(images, masks)
+        count = len(images)
+        white = 255.0 * masks[:, None].expand(-1, 3, -1, -1)
+        with feature_ensemble(self._model, count):
+            output = self._model(
+                pixel_values=self._normalized(levels).expand(count, -1, -1, -1),
+                prompt_pixel_values=self._normalized(images.float()),
+                prompt_masks=self._normalized(white),
+            )
+        # Below the first example, as in the authors' code; the others differ in the row where photo and example meet.
+        painted: Tensor = output.pred_masks[0, :, self.side :]
+        check_finite(painted, self.name)
+        return (painted * self._std + self._mean).clamp(0, 255).mean(0)
+
+    def _normalized(self, levels: Tensor) -> Tensor:
+        return (levels - self._mean) / self._std

@@ -1,6 +1,6 @@
 """The subject: the result of personalization, in memory and as a small `.safetensors` file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -33,6 +33,19 @@ class Memory:
 
 
 @dataclass(frozen=True, eq=False)
+class Examples:
+    """Photos with their masks, at the size of SegGPT's square, that it paints new masks by.
+
+    Attributes:
+        images: (K, 3, S, S) uint8 RGB.
+        masks: (K, S, S) bool.
+    """
+
+    images: Tensor
+    masks: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Subject:
     """The object to segment in other photos.
 
@@ -43,6 +56,7 @@ class Subject:
         checksum: of that backbone's weights; the features are meaningless with other weights.
         mask_weights: (3,) float32, PerSAM-F's weights of the decoder's three masks (equation 11); None for the others.
         memory: the references' cells; for INSID3 only, whose prototype is both features.
+        examples: the references themselves; for SegGPT only, which has no features: both are empty, (0,).
     """
 
     target_feature: Tensor
@@ -51,18 +65,26 @@ class Subject:
     checksum: str
     mask_weights: Tensor | None = None
     memory: Memory | None = None
+    examples: Examples | None = None
 
     @property
     def made_by(self) -> str:
-        """The method that it is for: "PerSAM", "PerSAM-F" or "INSID3"."""
+        """The method that it is for: "PerSAM", "PerSAM-F", "INSID3" or "SegGPT"."""
+        if self.examples is not None:
+            return "SegGPT"
         if self.memory is not None:
             return "INSID3"
         return "PerSAM" if self.mask_weights is None else "PerSAM-F"
 
     def __repr__(self) -> str:
-        return (
-            f"Subject({self.made_by}, {len(self.target_feature)} channels of {self.backbone}, weights {self.checksum})"
-        )
+        held = f"{len(self.target_feature)} channels"
+        if self.examples is not None:
+            held = f"{len(self.examples.images)} examples"
+        return f"Subject({self.made_by}, {held} of {self.backbone}, weights {self.checksum})"
+
+    def with_examples(self, examples: Examples) -> Self:
+        """Return the same subject with other examples, for SegGPT."""
+        return replace(self, examples=examples)
 
     def save(self, path: Path | str) -> None:
         """Write a `.safetensors` file: tensors under their attribute names, strings in the metadata."""
@@ -72,6 +94,8 @@ class Subject:
             tensors["mask_weights"] = self.mask_weights
         if self.memory is not None:
             tensors |= {"memory_features": self.memory.features, "memory_labels": self.memory.labels}
+        if self.examples is not None:
+            tensors |= {"example_images": self.examples.images, "example_masks": self.examples.masks}
         metadata = {"format": FORMAT, "backbone": self.backbone, "checksum": self.checksum}
         save_beside(tensors, path, metadata)
 
@@ -92,11 +116,14 @@ class Subject:
         except SafetensorError as error:
             raise UserError(f"{path} is damaged or no safetensors file ({error}); save the subject again") from error
         always, memory = {"target_feature", "target_embedding"}, {"memory_features", "memory_labels"}
-        named = set(tensors)
-        if metadata.get("format") != FORMAT or named not in (always, always | {"mask_weights"}, always | memory):
+        shown, named = {"example_images", "example_masks"}, set(tensors)
+        kinds = (always, always | {"mask_weights"}, always | memory, always | shown)
+        if metadata.get("format") != FORMAT or named not in kinds:
             raise UserError(
                 f"{path} is not a subject: its format is {metadata.get('format')!r}, expected {FORMAT!r}; give a file "
                 "that `Subject.save` wrote"
             )
         cells = Memory(tensors.pop("memory_features"), tensors.pop("memory_labels")) if memory <= named else None
-        return cls(**tensors, backbone=metadata["backbone"], checksum=metadata["checksum"], memory=cells)
+        examples = Examples(tensors.pop("example_images"), tensors.pop("example_masks")) if shown <= named else None
+        known = {name: metadata[name] for name in ("backbone", "checksum")}
+        return cls(**tensors, **known, memory=cells, examples=examples)

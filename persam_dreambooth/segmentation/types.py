@@ -161,11 +161,12 @@ class Segmentation:
 
     Attributes:
         mask: (H, W) bool, True where the subject is.
-        score: predicted IoU of the mask, about [0, 1].
+        score: predicted IoU of the mask, about [0, 1]; what INSID3 and SegGPT have instead, their classes say.
         points: (N, 2) int, (x, y): the positive point first, then the negative one.
         point_labels: (N,) int, 1 for positive and 0 for negative.
         box: (4,) int XYXY, the tight box around the mask, last pixels included; None for an empty mask.
-        confidence_map: (H, W) float32 in [-1, 1], cosine similarity with the subject (equation 6).
+        confidence_map: (H, W) float32 in [-1, 1], cosine similarity with the subject (equation 6); for SegGPT, which
+            has none, the brightness that it painted, in [0, 1].
         attention_bias: (h, w) float32 on the embedding's grid, the bias of guided attention; None if it is off.
         passes: the decoder passes in order; the mask comes from `passes[-1]`.
         warnings: one sentence each.

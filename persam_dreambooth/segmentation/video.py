@@ -58,7 +58,7 @@ class VideoSegmenter:
 
     Args:
         segmenter: the method that made the subjects (see `first_frame_subject`). PerSAM uses the previous frame's
-            box; INSID3 segments every frame independently.
+            box; INSID3 segments every frame independently. For SegGPT take `SegGptVideoSegmenter`.
         subjects: the subjects to track, in the order of their labels.
         lost_below: predicted IoU below which a subject counts as lost; None never drops one, as in the authors' code.
             INSID3 without a SAM does not use it.
@@ -154,8 +154,8 @@ def first_frame_subject(segmenter: OneShotSegmenter, frame: Picture, mask: NDArr
     """Learn a subject from the first frame of a video.
 
     As in the authors' video scripts, the target feature of PerSAM too is the midpoint of mean and maximum, and
-    PerSAM-F's weights are fitted on a decoder pass that is prompted with the subject's box. INSID3 learns it as from a
-    photo.
+    PerSAM-F's weights are fitted on a decoder pass that is prompted with the subject's box. INSID3 and SegGPT learn it
+    as from a photo.
 
     Args:
         segmenter: the method that will follow the subject.

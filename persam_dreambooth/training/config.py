@@ -48,14 +48,16 @@ PATHS = (
     "training_cache",
     "cache_dir",
     "network_weights",
+    "bnb_quantization_config_path",
+    "validation_prompts_file",
     "output_dir",
 )
 """Flags that name a file or a folder."""
 AUTO = "auto"
 """`--class_prompt` that is read from what `segment --suggest_class` stored."""
 NAMES_OR_PATHS = (
-    *("pretrained_model_name_or_path", "pretrained_vae_model_name_or_path", "tokenizer_name"),
-    *("sam", "segmentation_features", "dataset_name"),
+    *("pretrained_model_name_or_path", "single_file_config", "pretrained_vae_model_name_or_path", "tokenizer_name"),
+    *("sam", "segmentation_features", "segmentation_seggpt", "dataset_name"),
 )
 """Flags that name a file or a folder, or something on the hub."""
 ANY_BYTES = {*PATHS, *NAMES_OR_PATHS} - {"output_dir", "training_cache"}
@@ -157,8 +159,19 @@ class TrainingConfig:
             raise UserError(
                 "--training_cache keeps what --cache_latents and --pre_compute_text_embeddings make; add one of them"
             )
+        banked = self.mask.cache_background_prior is not None
+        if banked and not (self.mask.background_prior_weight > 0 and self.data.cache_latents):
+            raise UserError(
+                "--cache_background_prior keeps the background prior's predictions for photos that are encoded once; "
+                "add --background_prior_weight and --cache_latents, or drop it"
+            )
         if self.data.aspect_ratio_buckets and self.optimization.seed_each_batch:
             raise UserError("--aspect_ratio_buckets and --seed_each_batch exclude each other; drop one")
+        if self.mask.attention_loss_weight > 0 and self.model.max_token_length:
+            raise UserError(
+                "--attention_loss_weight and --max_token_length exclude each other, since the positions of a prompt "
+                "in chunks are not compared; drop one"
+            )
         if self.mask.attention_loss_weight > 0 and self.optimization.torch_compile:
             raise UserError(
                 "--attention_loss_weight and --torch_compile exclude each other, since attention cannot be seen in "

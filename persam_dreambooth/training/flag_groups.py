@@ -11,10 +11,13 @@ from typing import Any, ClassVar, Literal
 from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag
-from persam_dreambooth.method_names import PERSAM, MethodName, refuse_sam, refuse_size_alone
+from persam_dreambooth.method_names import PERSAM, SEGGPT, MethodName, refuse_sam, refuse_seggpt, refuse_size_alone
 from persam_dreambooth.photos.listing import repeated_folders
-from persam_dreambooth.text_files import check_caption_extension
+from persam_dreambooth.text_files import check_caption_extension, read_lines
 from persam_dreambooth.training import optimizer_args
+
+TOKEN_LIMITS = (150, 225)
+"""Values of `--max_token_length`, those of sd-scripts' flag."""
 
 
 @dataclass
@@ -23,7 +26,14 @@ class ModelConfig(Flags):
 
     _argument_group_name: ClassVar[str] = "model"
 
-    pretrained_model_name_or_path: str | None = flag(None, "the base model: hub name or folder of a pipeline")
+    pretrained_model_name_or_path: str | None = flag(
+        None, "the base model: hub name or folder of a pipeline, or a single .safetensors file as Civitai has them"
+    )
+    single_file_config: str | None = flag(
+        None,
+        "with a single file: hub name or folder of a diffusers pipeline of the same kind, for the configs and "
+        "tokenizers, and for parts that the file lacks; if unset, the model's original release on the hub",
+    )
     revision: str | None = flag(None, "branch, tag or commit of the base model on the hub")
     variant: str | None = flag(None, "variant of the base model's weight files, such as fp16")
     pretrained_vae_model_name_or_path: str | None = flag(
@@ -33,6 +43,11 @@ class ModelConfig(Flags):
     tokenizer_name: str | None = flag(None, "a tokenizer to use instead of the base model's: hub name or folder")
     tokenizer_max_length: int | None = flag(
         None, "number of tokens that a prompt is padded or truncated to; the tokenizer's own if unset", min=2
+    )
+    max_token_length: int | None = flag(
+        None,
+        "Stable Diffusion 1.x, 2.x and XL: read prompts of up to 150 or 225 tokens, in chunks of 75, as sd-scripts "
+        "does; 75 if unset",
     )
     max_sequence_length: int | None = flag(
         None,
@@ -65,6 +80,16 @@ class ModelConfig(Flags):
     network_weights: str | None = flag(
         None, "with LoRA: start from these weights, a .safetensors file in diffusers' format or an output folder"
     )
+    quantize: Literal["int8", "fp8"] | None = flag(
+        None,
+        "with LoRA: store the base model's frozen linear layers in 8 bits, whole numbers or floats (needs torchao): "
+        "half the memory of bf16",
+    )
+    bnb_quantization_config_path: str | None = flag(
+        None,
+        "with LoRA: JSON file of bitsandbytes settings, such as load_in_4bit, with which the base model is stored "
+        "(needs bitsandbytes and a GPU)",
+    )
     gradient_checkpointing: bool = flag(False, "save memory, at the cost of about a third more time")
     enable_xformers_memory_efficient_attention: bool = flag(False, "compute attention with xformers")
     pre_compute_text_embeddings: bool = flag(False, "encode the prompts once and drop the text encoder")
@@ -76,6 +101,8 @@ class ModelConfig(Flags):
     def __post_init__(self) -> None:
         if not self.pretrained_model_name_or_path:
             raise UserError("--pretrained_model_name_or_path is missing; give a hub name or the folder of a pipeline")
+        self._check_token_length()
+        self._check_single_file(self.pretrained_model_name_or_path)
         if self.network_weights:
             self._start_from_weights(self.network_weights)
         if self.use_lora:
@@ -94,11 +121,33 @@ class ModelConfig(Flags):
         super().__post_init__()
         if self.adapter_type != "lora":
             self._check_other_adapters()
+        self._check_quantization()
         if self.use_dora and self.train_text_encoder:
             # When transformers loads DoRA into a text encoder it drops the norms, and only warns.
             raise UserError("--use_dora and --train_text_encoder exclude each other; drop one")
         if self.train_text_encoder and self.pre_compute_text_embeddings:
             raise UserError("--train_text_encoder and --pre_compute_text_embeddings exclude each other; drop one")
+
+    def _check_token_length(self) -> None:
+        if self.max_token_length is None:
+            return
+        if self.max_token_length not in TOKEN_LIMITS:
+            raise UserError(f"--max_token_length {self.max_token_length} must be 150 or 225; without it, 75 are read")
+        for name in ("tokenizer_max_length", "text_encoder_use_attention_mask"):
+            if getattr(self, name):
+                raise UserError(f"--max_token_length and --{name} exclude each other; drop one")
+
+    def _check_single_file(self, name: str) -> None:
+        """Refuse flags about a base model on the hub with a single file, and the other way round."""
+        path = Path(name)
+        is_file = path.is_file() or path.suffix == ".safetensors"
+        if self.single_file_config and not is_file:
+            raise UserError(
+                f"--single_file_config is about a base model in a single file, which {name} is not; drop it"
+            )
+        given = [flag_name for flag_name in ("revision", "variant") if getattr(self, flag_name)]
+        if given and path.is_file():
+            raise UserError(f"--{given[0]} is about a base model on the hub, and {name} is a file; drop it")
 
     def _check_other_adapters(self) -> None:
         """Refuse flags that adapters other than LoRA do not have."""
@@ -113,6 +162,20 @@ class ModelConfig(Flags):
         for name, given in others.items():
             if given:
                 raise UserError(f"--{name} has no use with --adapter_type {self.adapter_type}; drop one")
+
+    def _check_quantization(self) -> None:
+        """Refuse to quantize weights that are trained, a single file, or to do it twice."""
+        if self.quantize and self.bnb_quantization_config_path:
+            raise UserError("--quantize and --bnb_quantization_config_path exclude each other; drop one")
+        if not (self.quantize or self.bnb_quantization_config_path):
+            return
+        name = "quantize" if self.quantize else "bnb_quantization_config_path"
+        if not self.use_lora:
+            raise UserError(f"--{name} is for a frozen base model; add --use_lora, or drop it to train all weights")
+        if self.adapter_type != "lora":
+            raise UserError(f"--{name} and --adapter_type {self.adapter_type} exclude each other; drop one")
+        if Path(str(self.pretrained_model_name_or_path)).is_file():
+            raise UserError(f"--{name} needs the folder or hub name of a pipeline, not a single file; drop it")
 
     def _start_from_weights(self, name: str) -> None:
         """Take rank and alpha from an existing LoRA, and refuse others."""
@@ -262,6 +325,9 @@ class MaskConfig(Flags):
     segmentation_features_size: int | None = flag(
         None, "side in pixels of the square that --segmentation_features sees; 64 of its patches if unset", min=1
     )
+    segmentation_seggpt: str | None = flag(
+        None, "with --segmentation_method seggpt: the SegGPT; --seggpt of `segment`; BAAI/seggpt-vit-large if unset"
+    )
     exclude_mask_dir: str | None = flag(
         None,
         "folder of masks, named like the photos, of what is never trained on, in any term of the loss (a hand, a "
@@ -297,6 +363,12 @@ class MaskConfig(Flags):
         "the paper's is 0",
         min=0,
     )
+    cache_background_prior: int | None = flag(
+        None,
+        "keep the base model's predictions for this many fixed draws of noise and timestep for each cached version of "
+        "a photo, and train on these draws only: a background prior that costs almost nothing once they are all known",
+        min=1,
+    )
     attention_loss_weight: float = flag(
         0.0,
         "Stable Diffusion 1.x, 2.x and XL: weight of a loss that fits the identifier's cross-attention to the mask; "
@@ -328,6 +400,9 @@ class MaskConfig(Flags):
         refuse_size_alone(
             self.segmentation_method, self.segmentation_features, self.segmentation_features_size, "segmentation_"
         )
+        if self.segmentation_method == SEGGPT and self.segmentation_features:
+            raise UserError("--segmentation_features is not read by SegGPT, whose model is --segmentation_seggpt")
+        refuse_seggpt(self.segmentation_method, segmentation_seggpt=self.segmentation_seggpt)
         if self.sam != _default(self, "sam"):
             refuse_sam(self.segmentation_method, "--sam", "--segmentation_method")
 
@@ -337,7 +412,12 @@ class MaskConfig(Flags):
         Raises:
             UserError: one of them was given.
         """
-        for name in ("segmentation_method", "segmentation_features", "segmentation_features_size"):
+        for name in (
+            "segmentation_method",
+            "segmentation_features",
+            "segmentation_features_size",
+            "segmentation_seggpt",
+        ):
             if getattr(self, name) != _default(self, name):
                 raise UserError(
                     f"--{name} is about masks that are made from --reference_image; give that with --reference_mask, "
@@ -398,7 +478,11 @@ class OptimizationConfig(Flags):
     lr_warmup_steps: int = flag(500, "steps until the full learning rate is reached", min=0)
     lr_num_cycles: int = flag(1, "number of cycles of cosine_with_restarts", min=1)
     lr_power: float = flag(1.0, "exponent of the polynomial schedule", min=0)
-    optimizer: str = flag("adamw", "adamw, adamw8bit (needs bitsandbytes) or prodigy (needs prodigyopt)")
+    optimizer: str = flag(
+        "adamw",
+        "adamw, adamw8bit or paged_adamw8bit (need bitsandbytes; paged moves its states to main memory when a GPU is "
+        "full) or prodigy (needs prodigyopt)",
+    )
     optimizer_args: dict[str, Any] = flag(
         {},
         "further settings of the optimizer, such as weight_decay=0.01 betas=0.9,0.99 or, with Prodigy, d_coef=2 "
@@ -501,8 +585,18 @@ class ValidationConfig(Flags):
 
     _argument_group_name: ClassVar[str] = "validation"
 
-    validation_prompt: str | None = flag(None, "prompt of the validation images; none are generated if unset")
-    num_validation_images: int = flag(4, "number of validation images", min=1)
+    validation_prompt: str | None = flag(
+        None,
+        "prompt of the validation images; none are generated if neither it nor --validation_prompts_file is given",
+    )
+    validation_prompts_file: str | None = flag(
+        None,
+        "text file with more prompts of the validation images, one a line; empty lines and lines that begin with # "
+        "are skipped",
+    )
+    num_validation_images: int = flag(
+        4, "validation images per prompt; their seeds are --seed (0 if unset), the next number and so on", min=1
+    )
     validation_steps: int = flag(100, "generate validation images every N steps, and at the end", min=1)
     validation_epochs: int | None = flag(None, "the same every N epochs, instead of --validation_steps", min=1)
     final_validation_prompt: str | None = flag(
@@ -514,16 +608,34 @@ class ValidationConfig(Flags):
     )
 
     def __post_init__(self) -> None:
+        """Read the file now, so that a mistake in it ends the run before it begins."""
         super().__post_init__()
-        others = {"--validation_prompt": self.validation_prompt, "--skip_final_inference": self.skip_final_inference}
-        for name, value in others.items():
-            if self.final_validation_prompt and value:
-                raise UserError(f"--final_validation_prompt and {name} exclude each other; drop one")
+        path, own = self.validation_prompts_file, [self.validation_prompt] if self.validation_prompt else []
+        lines = read_lines(Path(path), "validation prompts file") if path else []
+        read = [line for line in lines if line and not line.startswith("#")]
+        if path and not read:
+            raise UserError(f"--validation_prompts_file {path} holds no prompt; write one a line, or drop the flag")
+        self._prompts = list(dict.fromkeys([*own, *read]))
+        for name in ("validation_prompt", "validation_prompts_file", "skip_final_inference"):
+            if self.final_validation_prompt and getattr(self, name):
+                raise UserError(f"--final_validation_prompt and --{name} exclude each other; drop one")
 
     @property
-    def last_prompt(self) -> str | None:
-        """Prompt of the images that are generated at the end; None generates none."""
-        return None if self.skip_final_inference else self.validation_prompt or self.final_validation_prompt
+    def prompts(self) -> list[str]:
+        """The prompts of the images that are generated during training, each once: the flag's, then the file's."""
+        return self._prompts
+
+    @property
+    def last_prompts(self) -> list[str]:
+        """The prompts of the images that are generated at the end."""
+        if self.skip_final_inference:
+            return []
+        return [self.final_validation_prompt] if self.final_validation_prompt else self._prompts
+
+    @property
+    def all_prompts(self) -> list[str]:
+        """All of them, each once."""
+        return list(dict.fromkeys([*self.prompts, *self.last_prompts]))
 
 
 @dataclass

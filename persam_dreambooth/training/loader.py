@@ -168,9 +168,11 @@ def build_loader(run: Setup, family: Family) -> DataLoader[Item]:
 def _owners(run: Setup, class_prompts: Sequence[str]) -> dict[str, str]:
     """Return every prompt that is tokenized, with its name in messages."""
     owners = dict.fromkeys(class_prompts, "--class_prompt")
-    for name in ("validation_prompt", "final_validation_prompt"):
-        if prompt := getattr(run.config.validation, name):
-            owners[prompt] = f"--{name}"
+    validation = run.config.validation
+    named = {validation.validation_prompt: "--validation_prompt"}
+    named[validation.final_validation_prompt] = "--final_validation_prompt"
+    for prompt in validation.all_prompts:
+        owners[prompt] = named.get(prompt, f"the validation prompt {prompt[:40]!r}")
     owners |= {concept.prompt: "--instance_prompt" for concept in run.concepts if concept.prompt}
     for photo in run.instances:
         owners.setdefault(photo.prompt, f"the prompt of {photo.name}")

@@ -18,14 +18,17 @@ from persam_dreambooth.training.data.dataset import Batch
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.loader import PhotoStream, remaining_batches
 from persam_dreambooth.training.objective import is_unmasked, training_loss
+from persam_dreambooth.training.prior_bank import PriorBank
 from persam_dreambooth.training.runtime import checkpoint
 from persam_dreambooth.training.runtime.checkpoint import Progress
 from persam_dreambooth.training.runtime.distributed import whole
+from persam_dreambooth.training.runtime.flat_loss import FlatLoss
+from persam_dreambooth.training.runtime.metrics_file import MetricsFile
 from persam_dreambooth.training.runtime.optimizer import averaged
 from persam_dreambooth.training.runtime.process_state import StopSignal
 from persam_dreambooth.training.runtime.tracking import StepMetrics
 from persam_dreambooth.training.runtime.validation import validate
-from persam_dreambooth.training.screen import LossBar, drawn_in_words, say
+from persam_dreambooth.training.screen import LossBar, drawn_in_words, say, warn
 
 
 def _ignore(*_: object) -> None:
@@ -67,7 +70,10 @@ class Training:
     drawn_every: int
     stream: PhotoStream | None
     average: EMAModel | None
+    metrics: MetricsFile
+    flat: FlatLoss
     callbacks: TrainingCallbacks
+    bank: PriorBank | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,8 @@ def _learn(
     config, accelerator = run.config, run.accelerator
     result = None
     with accelerator.accumulate(*run.family.trained().values()):
-        loss, terms = training_loss(run.family, batch, config, is_unmasked(config, progress.step))
+        unmasked = is_unmasked(config, progress.step)
+        loss, terms = training_loss(run.family, batch, config, unmasked, run.bank)
         metrics.add(terms, batch.photos)
         accelerator.backward(loss)
         if accelerator.sync_gradients:
@@ -161,7 +168,11 @@ def _after_step(run: Training, result: StepResult, progress: Progress, stop: Sto
     config, step = run.config, progress.step
     if run.average is not None:
         run.average.step(run.parameters)
-    run.accelerator.log(result.losses | {"lr": run.scheduler.get_last_lr()[0]}, step=step)
+    numbers = result.losses | {"lr": float(run.scheduler.get_last_lr()[0])}
+    run.accelerator.log(numbers, step=step)
+    run.metrics.add(step, numbers)
+    if warning := run.flat.add(result.losses.get("instance_loss", result.losses["loss"])):
+        warn(warning)
     stop.call(run.callbacks.on_step, step, result.losses)
     is_last = step == run.steps
     # After a callback's error, several processes agree to stop in the next step; after the last step the model is
@@ -178,9 +189,9 @@ def _after_step(run: Training, result: StepResult, progress: Progress, stop: Sto
 def _draw(run: Training, step: int, stop: StopSignal) -> None:
     """Draw validation pictures with the current model."""
     with averaged(run.average, run.parameters):
-        family = whole(run.family, run.accelerator, run.config) if run.config.validation.validation_prompt else None
+        family = whole(run.family, run.accelerator, run.config) if run.config.validation.prompts else None
         if family is not None:
-            pictures = validate(family, run.config, run.accelerator, step, run.config.validation.validation_prompt)
+            pictures = validate(family, run.config, run.accelerator, step, run.config.validation.prompts)
             say(*drawn_in_words(pictures))
             stop.call(run.callbacks.on_validation, pictures)
 

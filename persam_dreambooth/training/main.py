@@ -1,5 +1,6 @@
 """A training run from its settings to the saved model and its result."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,9 +21,12 @@ from persam_dreambooth.training.dry_run import dry_run
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.loader import build_loader, stream_of
 from persam_dreambooth.training.loop import Training, TrainingCallbacks, fit
-from persam_dreambooth.training.output import save
+from persam_dreambooth.training.output import lora_metadata, save
 from persam_dreambooth.training.output.model_card import Card
+from persam_dreambooth.training.prior_bank import PriorBank
 from persam_dreambooth.training.runtime import checkpoint, distributed, process_state, resuming, tracking, workers
+from persam_dreambooth.training.runtime.flat_loss import FlatLoss
+from persam_dreambooth.training.runtime.metrics_file import MetricsFile
 from persam_dreambooth.training.runtime.optimizer import (
     Settings,
     averaged,
@@ -99,6 +103,7 @@ def _run(run: Setup, family: Family, callbacks: TrainingCallbacks) -> TrainingRe
     if accelerator.is_main_process:
         _start_output(run, output)
     training, progress = _prepare(run, family, callbacks)
+    begun, before = time.monotonic(), progress.step
     with StopSignal(speaks=accelerator.is_main_process) as stop:
         try:
             losses = fit(training, progress, stop)
@@ -110,6 +115,7 @@ def _run(run: Setup, family: Family, callbacks: TrainingCallbacks) -> TrainingRe
                 accelerator.end_training()
             raise
     accelerator.end_training()
+    screen.say(summary.ends(output, progress.step - before, time.monotonic() - begun))
     if stop.error is not None:
         stop.error.add_note(f"the training is complete, and its model is in {output}")
         raise stop.error
@@ -157,11 +163,24 @@ def _prepare(run: Setup, family: Family, callbacks: TrainingCallbacks) -> tuple[
     checkpoint.register(accelerator, family, average)
     progress = _resume(run, optimizer, scheduler, steps)
     screen.say(*head, summary.begins(run.resume_from, progress.step))
-    epochs = config.validation.validation_epochs
-    drawn_every = epochs * an_epoch if epochs else config.validation.validation_steps
+    metrics = MetricsFile(Path(config.output.output_dir) if accelerator.is_main_process else None, progress.step)
+    epochs, draws = config.validation.validation_epochs, config.mask.cache_background_prior
     training = Training(
-        *(config, accelerator, family, loader, optimizer, scheduler, parameters, steps, drawn_every),
-        *(stream, average, callbacks),
+        config=config,
+        accelerator=accelerator,
+        family=family,
+        loader=loader,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        parameters=parameters,
+        steps=steps,
+        drawn_every=epochs * an_epoch if epochs else config.validation.validation_steps,
+        stream=stream,
+        average=average,
+        metrics=metrics,
+        flat=FlatLoss(),
+        callbacks=callbacks,
+        bank=None if draws is None else PriorBank(draws, settings.seed or 0),
     )
     return training, progress
 
@@ -201,10 +220,10 @@ def _save_result(
     if family is None:
         return [], []
     output = Path(config.output.output_dir)
-    pictures = validate(family, config, accelerator, progress.step, config.validation.last_prompt)
+    pictures = validate(family, config, accelerator, progress.step, config.validation.last_prompts)
     screen.say(*screen.drawn_in_words(pictures))
     card = Card(config, run.concepts, run.masks, pictures, type(family).__name__)
-    model = save.save_model(family, config)
+    model = save.save_model(family, config, lora_metadata.describe(family, config, run.concepts, run.instances))
     card.save(output)
     if run.repository is not None:
         save.upload(config, run.repository, model, card)

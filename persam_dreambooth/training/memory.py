@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable
 
-import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import Family
+from persam_dreambooth.training.families.quantized import stored_bytes
 from persam_dreambooth.training.runtime.optimizer import STATE_BYTES
 
-SHORT = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 EMA_BYTES = 4
 
 
@@ -35,13 +35,14 @@ def terms(family: Family, config: TrainingConfig) -> dict[str, int]:
         config: the run's.
     """
     modules = _kept(family, config)
-    weights = Counter[torch.dtype]()
+    weights, size = Counter[str](), 0
     for weight in _unique(modules):
-        weights[weight.dtype] += weight.numel()
+        weights[_precision(weight)] += weight.numel()
+        size += stored_bytes(weight)
     trained = [weight for weight in _unique(modules) if weight.requires_grad]
     learned = sum(weight.numel() for weight in trained)
     sizes = {
-        f"weights ({_by_precision(weights)})": sum(number * kind.itemsize for kind, number in weights.items()),
+        f"weights ({_by_precision(weights)})": size,
         "gradients": sum(weight.numel() * weight.dtype.itemsize for weight in trained),
         f"states of {config.optimization.optimizer}": learned * STATE_BYTES[config.optimization.optimizer],
     }
@@ -65,11 +66,16 @@ def _unique(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     return list(dict.fromkeys(weight for module in modules for weight in module.parameters()))
 
 
-def _by_precision(weights: Counter[torch.dtype]) -> str:
-    return ", ".join(
-        f"{number / 1e6:.4g} M in {SHORT.get(kind, str(kind).removeprefix('torch.'))}"
-        for kind, number in weights.most_common()
-    )
+def _precision(weight: Tensor) -> str:
+    """Return the name of the dtype in which a weight, or the largest part of a quantized one, is stored."""
+    if is_traceable_wrapper_subclass(weight):
+        parts = [getattr(weight, name) for name in weight.__tensor_flatten__()[0]]
+        weight = max(parts, key=Tensor.numel)
+    return str(weight.dtype).removeprefix("torch.")
+
+
+def _by_precision(weights: Counter[str]) -> str:
+    return ", ".join(f"{number / 1e6:.4g} M in {kind}" for kind, number in weights.most_common())
 
 
 def in_words(size: int) -> str:

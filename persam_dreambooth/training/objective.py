@@ -19,10 +19,15 @@ from persam_dreambooth.training.data.dataset import Batch, InstancePhoto
 from persam_dreambooth.training.families import Family, Noised
 from persam_dreambooth.training.families.cross_attention import CrossAttention
 from persam_dreambooth.training.families.loading import token_ids
+from persam_dreambooth.training.prior_bank import PriorBank
 
 
 def training_loss(
-    family: Family, batch: Batch, config: TrainingConfig, unmasked: bool = False
+    family: Family,
+    batch: Batch,
+    config: TrainingConfig,
+    unmasked: bool = False,
+    bank: PriorBank | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the loss of a batch.
 
@@ -31,6 +36,7 @@ def training_loss(
         batch: instance photos, then class images.
         config: masks, weights, noise.
         unmasked: take the loss over whole photos, without background prior and attention loss; exclusion masks hold.
+        bank: draws noise and keeps the base's predictions, while there is a background prior; None draws fresh noise.
 
     Returns:
         The scalar to differentiate, and its terms, detached, for the log: `loss`,
@@ -38,16 +44,11 @@ def training_loss(
         mask), with an attention loss `attention_loss`, and with class images `prior_loss` (never masked).
     """
     mask, count = config.mask if not unmasked else _without_masks(config.mask), len(batch.mask)
-    latents = family.sample_latents(_moments(family, batch))
-    noised = replace(family.add_noise(latents, config.optimization), crop=batch.crop)
-    base = None
-    if mask.background_prior_weight > 0:
-        assert batch.class_prompt is not None, "TrainingConfig asks for a class prompt"
-        # Predict with the base model first, before the trained model's activations take up memory.
-        base = family.predict_base(noised.first(count), batch.class_prompt)
+    # The base model predicts first, before the trained model's activations take up memory.
+    noised, base = _noised_and_base(family, batch, config, mask.background_prior_weight > 0, bank)
     with family.record_attention() if mask.attention_loss_weight > 0 else nullcontext() as seen:
         prediction = family.predict(noised, family.encode_prompt(batch.prompt))
-    instances, size = prediction[:count], (latents.shape[-2], latents.shape[-1])
+    instances, size = prediction[:count], (noised.noisy.shape[-2], noised.noisy.shape[-1])
     latent_mask = losses.latent_mask(batch.mask, size, mask.mask_downsample, mask.mask_dilation)
     weight = losses.loss_weight(latent_mask, mask.background_weight) if mask.masked_loss else None
     kept = None if batch.exclude is None else losses.kept_cells(batch.exclude, size)
@@ -70,6 +71,20 @@ def training_loss(
         terms["prior_loss"] = prior.detach()
         loss = loss + config.data.prior_loss_weight * prior
     return loss, {"loss": loss.detach()} | terms
+
+
+def _noised_and_base(
+    family: Family, batch: Batch, config: TrainingConfig, with_prior: bool, bank: PriorBank | None
+) -> tuple[Noised, Tensor | None]:
+    """Return the noised batch and, for the background prior, the base model's prediction for its photos."""
+    if with_prior and bank is not None:
+        return bank.draw(family, batch, config.optimization)
+    latents = family.sample_latents(_moments(family, batch))
+    noised = replace(family.add_noise(latents, config.optimization), crop=batch.crop)
+    if not with_prior:
+        return noised, None
+    assert batch.class_prompt is not None, "TrainingConfig asks for a class prompt"
+    return noised, family.predict_base(noised.first(len(batch.mask)), batch.class_prompt)
 
 
 UNMASKED = 3
@@ -102,6 +117,7 @@ def _without_masks(mask: MaskConfig) -> MaskConfig:
         background_prior_weight=0.0,
         attention_loss_weight=0.0,
         unmasked_probability=0.0,
+        cache_background_prior=None,
     )
 
 

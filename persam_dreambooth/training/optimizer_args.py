@@ -14,6 +14,7 @@ PRODIGY_DEFAULTS = {"beta3": None, "decouple": True, "use_bias_correction": True
 ALLOWED: dict[str, dict[str, Any]] = {
     "adamw": {**COMMON, "amsgrad": bool},
     "adamw8bit": {**COMMON, "min_8bit_size": int},
+    "paged_adamw8bit": {**COMMON, "min_8bit_size": int},
     "prodigy": {
         **COMMON,
         "beta3": DECAY,

@@ -16,7 +16,8 @@ from persam_dreambooth.photos.manifest import ManifestEntry
 from persam_dreambooth.training import objective
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import dataset_copy, remarks
-from persam_dreambooth.training.data.class_images import check_class_folders, ensure_class_images
+from persam_dreambooth.training.data.caption_check import check_captions
+from persam_dreambooth.training.data.class_images import PRECISIONS, check_class_folders, ensure_class_images
 from persam_dreambooth.training.data.concepts import Concept, read_concepts
 from persam_dreambooth.training.data.crops import Size, bucket_sizes
 from persam_dreambooth.training.data.dataset import InstancePhoto
@@ -24,7 +25,7 @@ from persam_dreambooth.training.data.instances import find_instances
 from persam_dreambooth.training.data.mask_folders import segment_first
 from persam_dreambooth.training.data.mask_report import MaskCheck, check_masks
 from persam_dreambooth.training.data.samples import FreshSamples
-from persam_dreambooth.training.families import Family, check_base_model, load_family
+from persam_dreambooth.training.families import Family, check_base_model, load_family, quantized
 from persam_dreambooth.training.families.loading import load_tokenizer
 from persam_dreambooth.training.output import save
 from persam_dreambooth.training.runtime import distributed, optimizer, resuming, tracking, workers
@@ -85,6 +86,7 @@ def setup(config: TrainingConfig) -> Setup:
         files.read_photo(picture)  # fail on a damaged file now, not in the middle of training
     optimizer.check(config.optimization)
     accelerator = _accelerator(config)
+    quantized.check(config.model, accelerator.device)
     if config.output.resume_from_checkpoint and resume_from is None:
         say(f"no checkpoint in {config.output.output_dir} yet: the run starts from the beginning")
     concepts = read_concepts(config)
@@ -92,6 +94,7 @@ def setup(config: TrainingConfig) -> Setup:
     remarks.without_identifier(concepts)
     check_class_folders(concepts)
     found, manifest = _find_photos(config, concepts, sizes, accelerator)
+    check_captions(concepts, found, manifest, config)
     masks = check_masks(found, config, cell)
     repository = save.claim_repository(config) if accelerator.is_main_process else None
     class_images = [ensure_class_images(concept, config, accelerator) for concept in concepts]
@@ -105,7 +108,8 @@ def load_base(run: Setup) -> Family:
         # Each process has its own seed and noise; the first process's seed is the one that a single process has.
         set_seed(settings.seed, device_specific=True)
     torch.backends.cuda.matmul.allow_tf32 |= settings.allow_tf32
-    family = load_family(run.config.model)
+    precision = PRECISIONS.get(run.accelerator.mixed_precision, torch.float32)
+    family = load_family(run.config.model, precision)
     if run.config.mask.background_prior_weight > 0:
         family.keep_base()
     return family

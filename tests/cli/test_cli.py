@@ -14,6 +14,7 @@ from persam_dreambooth import __version__
 from persam_dreambooth.cli import VERBS, main
 from persam_dreambooth.cli.convert import ConvertFlags
 from persam_dreambooth.cli.evaluate import GROUPS as EVALUATE
+from persam_dreambooth.cli.evaluate_checkpoints import CheckpointFlags
 from persam_dreambooth.cli.evaluate_generation import GenerationReportFlags
 from persam_dreambooth.cli.export import ExportFlags
 from persam_dreambooth.cli.generate import GenerateFlags
@@ -23,12 +24,13 @@ from persam_dreambooth.cli.review import GROUPS as REVIEW
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.cli.segment import GROUPS as SEGMENT
 from persam_dreambooth.cli.segment import MethodFlags, SegmentFlags
+from persam_dreambooth.cli.text_flags import TextFlags
 from persam_dreambooth.cli.video import GROUPS as VIDEO
 from persam_dreambooth.cli.word_flags import WordFlags
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag, flags_of
 from persam_dreambooth.preprocessing.references import ReferenceFiles
-from persam_dreambooth.segmentation import Insid3Method, Method
+from persam_dreambooth.segmentation import Insid3Method, Method, TextPrompt
 from persam_dreambooth.training.config import GROUPS, OptimizationConfig
 
 FLAGS = {
@@ -42,6 +44,7 @@ FLAGS = {
     "import": [ImportFlags],
     "evaluate": EVALUATE,
     "evaluate generation": [GenerationReportFlags],
+    "evaluate checkpoints": [CheckpointFlags],
 }
 EVERY_FLAG = [(verb, declared) for verb, groups in FLAGS.items() for declared in flags_of(*groups)]
 BOUNDED = [(verb, declared) for verb, declared in EVERY_FLAG if declared.bounds]
@@ -95,6 +98,40 @@ def test_references_take_boxes_and_points():
     pointed = ["--reference", "a.jpg", "--reference_points", "10,20", "30,40,0"]
     flags, *_ = parse(SEGMENT, ["--images", "p", "--output", "o", *pointed], "", "")
     assert flags.references() == (ReferenceFiles(Path("a.jpg"), points=((10, 20, 1), (30, 40, 0))),)
+
+
+def test_a_text_is_a_reference_or_filters_the_masks_of_one():
+    flags, _, _, texts, _ = parse(SEGMENT, ["--images", "p", "--output", "o", "--text", "a mug"], "", "")
+    prompt = texts.prompt(flags.text, filters=False)
+    assert prompt == TextPrompt("a mug") and flags.references(prompt) == ()
+    named = ["--images", "p", "--output", "o", "--text", "a mug", "--reference", "a.jpg", "b.jpg"]
+    flags, *_ = parse(SEGMENT, named, "", "")
+    assert flags.references(prompt) == tuple(ReferenceFiles(Path(name), text=prompt) for name in ("a.jpg", "b.jpg"))
+    settings = ["--text", "a mug", "--text_model", "m", "--text_threshold", "0.4", "--text_overlap", "0.3"]
+    flags, _, _, texts, _ = parse(SEGMENT, [*REQUIRED, *settings], "", "")
+    assert texts.prompt(flags.text, filters=True) == TextPrompt("a mug", "m", 0.4, 0.3)
+    assert flags.references(prompt) == (ReferenceFiles(Path("dog.jpg"), mask=Path("dog.png")),)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--text_model", "m"], ["--text_model", "no effect without --text"]),
+        (["--text_threshold", "0.5"], ["--text_threshold", "no effect without --text"]),
+        (["--text", "."], ["has no word"]),
+        (["--text", "a mug", "--text_threshold", "2"], ["--text_threshold", "2"]),
+        (["--text", "a mug", "--subject_name", "mug"], ["--text describes one subject"]),
+    ],
+)
+def test_texts_that_make_no_sense_are_refused(error_of, argv, expected):
+    line = error_of("segment", *REQUIRED, *argv)
+    assert all(text in line for text in expected)
+
+
+def test_overlap_without_a_mask_to_filter_by_is_refused(error_of):
+    argv = ["--images", "photos", "--output", "out", "--text", "a mug"]
+    assert "--text_overlap is for a --text that filters" in error_of("segment", *argv, "--text_overlap", "0.3")
+    assert "--reference is missing" in error_of("segment", *argv, "--reference_mask", "m.png")
 
 
 @pytest.mark.parametrize(
@@ -348,6 +385,7 @@ def test_config_equals_flags(config):
         SegmentFlags(images="album", reference=["dog.jpg"], reference_mask=["dog.png"], output="out", batch_size=3),
         MethodFlags(refinement=False),
         SamFlags(sam="42"),
+        TextFlags(),
         WordFlags(),
     ]
 

@@ -12,7 +12,8 @@ from persam_dreambooth.cli import main
 from persam_dreambooth.formats import CONVENTIONS
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
-from tests.formats.albums import NAMES, masks_in, tree, write_album
+from tests.formats.albums import NAMES, masks_in, write_album
+from tests.kills import tree
 from tests.scene import scene
 from tests.training.small import configure, photos_of
 

@@ -1,6 +1,5 @@
 """Small albums with everything that goes wrong between programs: rotated, transparent and oddly named photos."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -53,14 +52,6 @@ def write_pair(folder, mask, name="dog.png"):
     write_photo(photos / name, mask.shape[::-1], np.random.default_rng(0))
     files.write_mask(mask, masks / f"{Path(name).stem}.png")
     return photos, masks
-
-
-def tree(folder):
-    """Return every file's path and digest, and every folder's path."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        for path in folder.rglob("*")
-    }
 
 
 def masks_in(folder):

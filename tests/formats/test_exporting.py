@@ -11,7 +11,8 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.formats import CONVENTIONS, export_beside, export_folder, import_folder, read_source
 from persam_dreambooth.formats.layouts import Given
 from persam_dreambooth.photos import files
-from tests.formats.albums import NAMES, masks_in, tree, write_album, write_pair
+from tests.formats.albums import NAMES, masks_in, write_album, write_pair
+from tests.kills import tree
 
 EVERY = pytest.mark.parametrize("trainer", CONVENTIONS)
 ONETRAINER = CONVENTIONS["onetrainer"]

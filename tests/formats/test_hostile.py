@@ -19,7 +19,8 @@ from persam_dreambooth.formats import CONVENTIONS
 from persam_dreambooth.formats.samples import Sample
 from persam_dreambooth.formats.table import quoted
 from persam_dreambooth.photos import files
-from tests.formats.albums import masks_in, tree, write_pair
+from tests.formats.albums import masks_in, write_pair
+from tests.kills import tree
 
 EVERY = pytest.mark.parametrize("trainer", CONVENTIONS)
 LINE = {"image": "images/dog.png", "mask": "masks/dog.png", "text": "words"}

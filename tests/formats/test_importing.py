@@ -13,7 +13,8 @@ from persam_dreambooth.formats import CONVENTIONS, export_folder, import_folder,
 from persam_dreambooth.formats.layouts import Given
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
-from tests.formats.albums import NAMES, tree, write_album
+from tests.formats.albums import NAMES, write_album
+from tests.kills import tree
 
 EVERY = pytest.mark.parametrize("trainer", CONVENTIONS)
 INDEXED = ["invoke", "imagefolder", "coco"]

@@ -7,10 +7,8 @@ import pytest
 
 from persam_dreambooth.cli import main
 from persam_dreambooth.photos import files
-from tests.formats.albums import tree, write_pair
-from tests.kills import KILLED, killed_at
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from tests.formats.albums import write_pair
+from tests.kills import put_back, states_of_kills, tree
 
 
 def kept(folder):
@@ -18,68 +16,60 @@ def kept(folder):
     return {name: digest for name, digest in tree(folder).items() if ".unfinished-" not in name}
 
 
-def kill_at_every_write(argv, around, output, wanted):
-    """Kill a command at its first write, its second, and so on until it succeeds; run it again each time."""
-    before = kept(around)
-    for number in range(1000):
-        code = killed_at(number, argv)
-        if code != KILLED:
-            break
-        there = {name: digest for name, digest in kept(around).items() if name not in before}
-        assert all(before[name] == digest for name, digest in kept(around).items() if name in before)
-        assert there == {} or there.keys() == wanted.keys(), number
-        if not there:
-            assert main([str(word) for word in argv]) == 0
-            assert tree(around).keys() == before.keys() | wanted.keys()  # what the killed call left is gone
-        assert kept(around).keys() == before.keys() | wanted.keys()
-        shutil.rmtree(output)
-    assert code == 0 and number > 8
-    assert kept(around).keys() == before.keys() | wanted.keys()
+def run(argv):
+    assert main([str(word) for word in argv]) == 0
 
 
 @pytest.fixture
-def album(tmp_path):
-    """A photo with its mask and its caption."""
+def work(tmp_path):
+    """The folder of a small `album`: a photo with its mask and its caption."""
     mask = np.zeros((8, 6), bool)
     mask[2:6, 1:4] = True
-    write_pair(tmp_path / "album", mask)
-    (tmp_path / "album" / "photos" / "dog.txt").write_text("a sks dog\n")
-    return tmp_path / "album"
+    write_pair(tmp_path / "work" / "album", mask)
+    (tmp_path / "work" / "album" / "photos" / "dog.txt").write_text("a sks dog\n")
+    return tmp_path / "work"
 
 
 @pytest.mark.parametrize("verb", ["export", "import"])
-def test_exports_and_imports_are_complete_or_absent(verb, album, tmp_path):
+def test_exports_and_imports_are_complete_or_absent(verb, work, tmp_path):
+    album, output = work / "album", work / "exported"
     argv = ["export", "--to", "imagefolder", "--images", album / "photos", "--masks", album / "masks"]
-    output = tmp_path / "there"
     if verb == "import":
-        assert main([str(word) for word in [*argv, "--output", output]]) == 0
-        argv, output = ["import", "--from", "imagefolder", "--input", output], tmp_path / "back"
+        run([*argv, "--output", output])
+        argv, output = ["import", "--from", "imagefolder", "--input", output], work / "imported"
     argv += ["--output", output]
-    assert main([str(word) for word in argv]) == 0
-    wanted = {f"{output.name}/{name}": digest for name, digest in tree(output).items()} | {output.name: ""}
-    shutil.rmtree(output)
-    kill_at_every_write(argv, tmp_path, output, wanted)
+    before = tree(work)
+    *states, finished = states_of_kills(lambda: run(argv), work, tmp_path / "states")
+    complete = tree(finished)
+    assert len(states) > 5
+    for state in states:
+        assert kept(state) in (before, complete), state
+        put_back(state, work)
+        if kept(state) == before:
+            run(argv)
+        assert kept(work) == complete, state
+        if kept(state) == before:
+            assert tree(work) == complete  # leftovers of the killed call are gone
 
 
-def test_interrupted_in_place_export_is_completed_by_next_run(album, tmp_path):
+def test_interrupted_in_place_export_is_completed_by_next_run(work, tmp_path):
+    album = work / "album"
     for name in ("cat", "cow"):
         shutil.copy(album / "photos" / "dog.png", album / "photos" / f"{name}.png")
         shutil.copy(album / "masks" / "dog.png", album / "masks" / f"{name}.png")
     argv = ["export", "--to", "onetrainer", "--in_place", "--images", album / "photos", "--masks", album / "masks"]
     before = tree(album)
-    for number in range(1000):
-        if killed_at(number, argv) != KILLED:
-            break
-        after = kept(album)
-        assert all(after[name] == digest for name, digest in before.items())
-        masks = [f"photos/{name}-masklabel.png" for name in ("cat", "cow", "dog")]
+    masks = [f"photos/{name}-masklabel.png" for name in ("cat", "cow", "dog")]
+    *states, finished = states_of_kills(lambda: run(argv), album, tmp_path / "states")
+    complete = tree(finished)
+    assert complete.keys() == before.keys() | {*masks, "photos/onetrainer.json"} and len(states) > 5
+    for state in states:
+        after = kept(state)
+        assert after.items() >= before.items()
         assert "photos/onetrainer.json" not in after or all(name in after for name in masks)
-        pictures = [path for path in (album / "photos").iterdir() if path.is_file() and path.suffix == ".png"]
-        assert not [path for path in pictures if path.name.startswith(".")]
-        for path in (album / "photos").glob("*-masklabel.png"):
+        assert not [path for path in (state / "photos").glob("*.png") if path.name.startswith(".")]
+        for path in (state / "photos").glob("*-masklabel.png"):
             assert files.read_mask(path).any()
-        assert main([str(word) for word in argv]) == 0
-        assert kept(album).keys() == before.keys() | {*masks, "photos/onetrainer.json"}
-        for name in (*masks, "photos/onetrainer.json"):
-            (album / name).unlink()
-    assert number > 8
+        put_back(state, album)
+        run(argv)
+        assert kept(album) == complete, state

@@ -19,10 +19,10 @@ from tests.formats.albums import (
     captions_in,
     masks_in,
     photos_in,
-    tree,
     write_album,
     write_pair,
 )
+from tests.kills import tree
 
 EVERY = pytest.mark.parametrize("trainer", CONVENTIONS)
 

@@ -45,7 +45,7 @@ class Case:
         model: builds the base model.
         theirs: flags of diffusers' script only.
         ours: flags of our script only.
-        alike: give class images the photos' sizes, which diffusers' SDXL script passes to the UNet.
+        same_sizes: give class images the photos' sizes, which diffusers' SDXL script passes to the UNet.
     """
 
     script: str
@@ -53,7 +53,7 @@ class Case:
     model: Callable[[], DiffusionPipeline] = random_stable_diffusion
     theirs: tuple[str, ...] = ()
     ours: tuple[str, ...] = ()
-    alike: bool = False
+    same_sizes: bool = False
 
     @property
     def all_flags(self) -> list[str]:
@@ -109,7 +109,7 @@ CASES = {
     "lora_prior": Case(LORA, ("--rank", "8", "--lora_dropout", "0.1", *PRIOR)),
     "lora_text_encoder": Case(LORA, ("--rank", "4", "--train_text_encoder")),
     "sdxl_lora": Case(SDXL, (*NEWER, "--rank", "4"), random_sdxl),
-    "sdxl_lora_prior": Case(SDXL, (*SINGLE, "--rank", "4", *PRIOR), random_sdxl, alike=True),
+    "sdxl_lora_prior": Case(SDXL, (*SINGLE, "--rank", "4", *PRIOR), random_sdxl, same_sizes=True),
     "sdxl_lora_text_encoders": Case(
         SDXL, (*NEWER, "--rank", "4", "--train_text_encoder", "--snr_gamma", "5.0"), random_sdxl, SAME
     ),
@@ -202,7 +202,7 @@ def prepare(folder: Path, case: Case) -> None:
     sizes = [Image.open(photo).size for photo in sorted(PHOTOS.glob("*.jpg"))]
     for number in range(4):
         image = Image.fromarray(pixels.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        size = sizes[number % len(sizes)] if case.alike else (80, 96)
+        size = sizes[number % len(sizes)] if case.same_sizes else (80, 96)
         image.resize(size, Image.Resampling.BICUBIC).save(folder / "class" / f"{number}.png")
 
 

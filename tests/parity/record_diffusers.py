@@ -32,7 +32,7 @@ def record(scripts: Path, names: list[str]) -> None:
     for name, case in [(name, CASES[name]) for name in names or CASES]:
         with tempfile.TemporaryDirectory() as folder:
             prepare(Path(folder), case)
-            command = [sys.executable, str(Path(__file__).resolve()), "--one", str(scripts.resolve() / case.script)]
+            command = [sys.executable, str(Path(__file__).resolve()), "--single", str(scripts.resolve() / case.script)]
             subprocess.run([*command, *case.all_flags, *case.theirs], cwd=folder, check=True)
             losses[name] = logged_losses(Path(folder) / "output")
             print(name, losses[name][:3])
@@ -42,7 +42,7 @@ def record(scripts: Path, names: list[str]) -> None:
     RECORD.write_text(json.dumps({"made": made, "losses": losses}, indent=1) + "\n")
 
 
-def run_one(script: str, flags: list[str]) -> None:
+def run_script(script: str, flags: list[str]) -> None:
     """Run a script as `__main__`, with photos and batches in an order that does not depend on the script.
 
     Folder listings are sorted, since the scripts take photos in file system order. The newest scripts draw the order
@@ -73,7 +73,7 @@ def _shuffle_by_torch() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--one":
-        run_one(sys.argv[2], sys.argv[3:])
+    if sys.argv[1] == "--single":
+        run_script(sys.argv[2], sys.argv[3:])
     else:
         record(Path(sys.argv[1]), sys.argv[2:])

@@ -16,7 +16,7 @@ CELLS = 8
 
 @dataclass(frozen=True)
 class Case:
-    """Prompts as shares of the square: points (x, y) with their labels, and a box."""
+    """Prompts relative to the side of the square: points (x, y) with labels, and a box."""
 
     points: tuple[tuple[float, float], ...]
     labels: tuple[int, ...]
@@ -46,7 +46,7 @@ def published_shapes(name):
 
 
 def random_state(shapes, seed=0):
-    """Draw a state dict by name: spread such that all parts of the model matter for its output."""
+    """Draw a state dict by name, scaled so that every part of the model affects its output."""
     generator, state = torch.Generator().manual_seed(seed), {}
     prompts = re.compile(r"tokens?\.|point|bbox|invalid|positional|pos_embed|no_mask|biases")
     for name, shape in sorted(shapes.items()):

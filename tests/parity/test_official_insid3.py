@@ -18,7 +18,7 @@ RECORDINGS = recorded_sam.DATA / "insid3"
 
 @pytest.fixture(scope="module", params=["a", "b"])
 def official(request):
-    """INSID3 with the settings of one recording, its subject, and the name of the recording."""
+    """INSID3 with the settings of a recording, its subject, and the name of the recording."""
     recorded = np.load(RECORDINGS / f"01_{request.param}.npz")
     method = Insid3Method("official", float(recorded["tau"]), float(recorded["merge_threshold"]), svd_components=24)
     insid3 = INSID3.from_pretrained(RECORDINGS / "dinov3", method, "cpu", image_size=384)
@@ -27,7 +27,7 @@ def official(request):
 
 
 def same_partition(labels, others):
-    """Whether two labellings agree up to the names of their labels."""
+    """Return whether two labelings agree up to the numbering of their labels."""
     pairs = set(zip(labels.ravel().tolist(), others.ravel().tolist(), strict=True))
     return len(pairs) == len(np.unique(labels)) == len(np.unique(others))
 
@@ -56,7 +56,7 @@ def test_clusters_are_average_linkage_cut_at_one_minus_tau():
     labels = insid3_steps.clusters(features, 0.6)
     groups = [[number] for number in range(40)]
     cosine = (features @ features.T).double()
-    while True:  # the definition: join the two groups of the highest mean cosine, while it is above tau
+    while True:  # the definition: merge the two groups with the highest mean cosine while it is at least tau
         pairs = [(a, b) for a in range(len(groups)) for b in range(a)]
         best = max(pairs, key=lambda pair: cosine[groups[pair[0]]][:, groups[pair[1]]].mean())
         if cosine[groups[best[0]]][:, groups[best[1]]].mean() < 0.6:

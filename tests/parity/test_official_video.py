@@ -43,7 +43,7 @@ def test_recorded_labels(method, name):
             assert subject.mask_weights is None
 
 
-def test_fitted_weights_change_the_labels():
+def test_fitted_weights_change_labels():
     subjects, labels = follow(Method.persam_f("official"))
     persam = PerSAM(load_backbone(recorded_sam.original(), device="cpu"), Method.persam_f("official"))
     swapped = [type(subject)(**vars(subject) | {"mask_weights": subject.mask_weights.flip(0)}) for subject in subjects]

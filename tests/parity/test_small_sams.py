@@ -1,4 +1,4 @@
-"""Guards that MobileSAM, EdgeSAM and EfficientSAM load the authors' files strictly and compute the same."""
+"""MobileSAM, EdgeSAM and EfficientSAM load the authors' files strictly and compute the same."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from tests.parity.small_sams import (
 )
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
-# Up to 1.2e-3 was seen in few of the 256 logits of EfficientSAM-Ti; the others stay below 5e-4.
+# A few of EfficientSAM-Ti's 256 logits differ by up to 1.2e-3; all others by less than 5e-4.
 LOGITS = {"rtol": 1e-4, "atol": 2e-3}
 
 
@@ -33,7 +33,7 @@ def built(name):
         sam = edge_sam.build_edge_sam(side)
     else:
         sam, weights = efficient_sam.from_published(state, side)
-    sam.load_state_dict(weights)  # strict: every weight has its place, and none is left out
+    sam.load_state_dict(weights)  # strict: no missing and no unexpected weights
     return load_backbone(sam, device="cpu")
 
 
@@ -57,7 +57,7 @@ def test_embedding_and_masks_equal_recordings_of_authors_code(name):
 
 
 @pytest.mark.parametrize("name", SIDES)
-def test_recordings_tell_prompts_apart(name):
+def test_recordings_differ_between_prompts(name):
     arrays = recorded(name)
     for masks in (1, 3):
         first, *others = (arrays[f"{case}_{masks}_logits"] for case in CASES)
@@ -71,7 +71,8 @@ def test_published_file_is_recognized_by_its_weights(tmp_path, name):
     sam = read_checkpoint(file)
     assert sam.image_encoder.img_size == 1024
     theirs, ours = sum(weight.numel() for weight in state.values()), sum(w.numel() for w in sam.state_dict().values())
-    if "efficient" in name:  # the position is resized to 64 x 64 cells, without a class token; label 0 has a zero row
+    # EfficientSAM's positions are resized to 64 x 64 cells, without the class token; its label 0 has a row of zeros.
+    if "efficient" in name:
         width = state["image_encoder.pos_embed"].shape[-1]
         ours -= (64 * 64 - 197) * width + 256
     assert ours == theirs

@@ -1,7 +1,5 @@
 """A segmentation killed before any of its writes and run again equals an uninterrupted one."""
 
-import shutil
-
 import pytest
 from safetensors.torch import load_file
 
@@ -9,10 +7,8 @@ from persam_dreambooth.cli import main
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, newest_entries
 from persam_dreambooth.preprocessing.mask_store import FOLDERS
-from tests.kills import KILLED, killed_at
+from tests.kills import put_back, states_of_kills
 from toy_photos import draw
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -51,28 +47,22 @@ def check_consistent(output):
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["new", "again"])
-def test_run_killed_before_any_write_is_resumed(album, models, again):
+def test_run_killed_before_any_write_is_resumed(album, models, again, tmp_path):
     """`--again` runs with another reference over a finished run."""
     output = album / "out"
     argv = ["segment", "--images", album / "photos", "--reference", album / "photos" / "0.png", "--device", "cpu"]
     argv += ["--reference_mask", album / "mask.png", "--sam", models / "sam", "--output", output]
-    before = None
+    argv = [str(word) for word in argv]
     if again:
-        assert main([*map(str, argv), "--no_refinement"]) == 0
-        before = shutil.copytree(output, album / "before")
+        assert main([*argv, "--no_refinement"]) == 0
         argv.append("--again")
-    assert main([str(word) for word in argv]) == 0
-    wanted = contents(output)
-    for number in range(1000):
-        shutil.rmtree(output)
-        if before:
-            shutil.copytree(before, output)
-        code = killed_at(number, argv)
-        if code != KILLED:
-            break
-        if output.exists():
-            check_consistent(output)
-        assert main([str(word) for word in argv]) == 0, number
-        assert contents(output) == wanted, number
-    assert code == 0 and number > 15
+    *states, finished = states_of_kills(lambda: main(argv), output, tmp_path / "states")
+    wanted = contents(finished)
     assert {path.split("/")[0] for path in wanted if "/" in path} == set(FOLDERS[:2])
+    assert len(states) > 15
+    for state in states:
+        if state.exists():
+            check_consistent(state)
+        put_back(state, output)
+        assert main(argv) == 0, state
+        assert contents(output) == wanted, state

@@ -13,10 +13,11 @@ from persam_dreambooth.photos.manifest import read_manifest
 from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
 from persam_dreambooth.preprocessing.finder import Found, _cleaned
 from persam_dreambooth.preprocessing.references import ReferenceFiles
-from persam_dreambooth.segmentation import Insid3Method, Method, Reference, load_segmenter
+from persam_dreambooth.segmentation import Insid3Method, Method, Reference, SegGptMethod, load_segmenter
 from persam_dreambooth.segmentation.small_regions import without_small_regions
 from tests.scene import scene
 from tests.segmentation.test_features import dinov3
+from tests.segmentation.test_seggpt import random_seggpt
 
 
 @pytest.fixture
@@ -41,10 +42,15 @@ def mask_of(job, stem):
     return files.read_mask(job.output / "masks" / f"{stem}.png")
 
 
-@pytest.mark.parametrize("method", [Method(), Method.persam_f(), Insid3Method(), Insid3Method(with_sam=True)], ids=str)
+@pytest.mark.parametrize(
+    "method", [Method(), Method.persam_f(), Insid3Method(), Insid3Method(with_sam=True), SegGptMethod()], ids=str
+)
 def test_found_masks_are_cleaned_up_for_every_method(album, models, method):
     dinov3().save_pretrained(album / "dino")
     located = {"features": str(album / "dino"), "features_size": 128} if isinstance(method, Insid3Method) else {}
+    if isinstance(method, SegGptMethod):
+        random_seggpt().save_pretrained(album / "seggpt")
+        method = replace(method, model=str(album / "seggpt"))
     plain = job_for(album, models, method=method, output=album / "plain", **located)
     cleaned = replace(plain, min_region=200, output=album / "cleaned")
     for job in (plain, cleaned):

@@ -436,7 +436,7 @@ def test_missing_input_is_refused_by_its_path(album, models):
     ids=["nothing", "box and points", "mask and scribble"],
 )
 def test_reference_has_exactly_one_kind_of_prompt(prompts):
-    with pytest.raises(UserError, match="one of a mask, a box, points or a scribble"):
+    with pytest.raises(UserError, match="one of a mask, a box, points, a scribble or a text"):
         ReferenceFiles(Path("dog.jpg"), **prompts)
 
 

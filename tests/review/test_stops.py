@@ -1,8 +1,7 @@
-"""Decisions survive a stop at any file operation: the state is that before or after, and the next start works."""
+"""A decision killed at any file operation leaves the state before or after it, and the next start works."""
 
-import os
-import sys
-from collections.abc import Callable
+import errno
+from itertools import count
 
 import numpy as np
 import pytest
@@ -19,48 +18,14 @@ from persam_dreambooth.photos.manifest import (
     newest_entries,
     take_back_line,
 )
+from persam_dreambooth.preprocessing import SETTINGS_NAME
 from persam_dreambooth.preprocessing.mask_writer import JOURNAL_NAME
 from persam_dreambooth.review.album import Album
 from persam_dreambooth.review.workspace import Workspace
+from tests.kills import put_back, states_of_kills, watching
 from tests.review.albums import contents, draw_photos, write_found
 
-WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod")
 NAMES = ("a.png", "b.png", "c.png")
-
-
-class Stopped(BaseException):
-    """Stands for the end of the process."""
-
-
-class _Stopper:
-    """Ends the process before its n-th modifying file operation, and before all later ones."""
-
-    def __init__(self) -> None:
-        self.left: int | None = None
-        sys.addaudithook(self._look)
-
-    def _look(self, event: str, args: tuple) -> None:
-        if self.left is None:
-            return
-        opens = event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR) and ".manifest.lock" not in str(args[0])
-        if opens or event in WRITES:
-            self.left -= 1
-            if self.left < 0:
-                raise Stopped
-
-    def run(self, work: Callable[[], None], number: int) -> bool:
-        """Do the work with at most `number` such operations; return whether they were enough."""
-        self.left = number
-        try:
-            work()
-            return True
-        except Stopped:
-            return False
-        finally:
-            self.left = None
-
-
-STOPPER = _Stopper()  # an audit hook cannot be removed
 
 
 def state(output):
@@ -103,38 +68,42 @@ def prepared(folder, decision):
 
 
 @pytest.mark.parametrize("decision", ["correct", "judge", "refer", "undo", "undo after others", "first"])
-def test_stop_at_any_file_operation_leaves_state_before_or_after(decision, tmp_path):
-    album, masks = prepared(tmp_path / "whole", decision)
+def test_kill_at_any_file_operation_leaves_state_before_or_after(decision, tmp_path):
+    album, masks = prepared(tmp_path, decision)
     before = state(album.output)
-    decide(album, decision, masks)
-    after = state(album.output)
-    number, finished = 0, False
-    while not finished:
-        album, masks = prepared(tmp_path / str(number), decision)
-        finished = STOPPER.run(lambda album=album, masks=masks: decide(album, decision, masks), number)
-        workspace = Workspace(tmp_path / str(number) / "photos")  # the next start
+    *kills, finished = states_of_kills(
+        lambda: decide(album, decision, masks), tmp_path / "photos", tmp_path / "states"
+    )
+    after = state(finished / "segmented")
+    assert len(kills) > 4 and after != before
+    for kill in kills:
+        put_back(kill, tmp_path / "photos")
+        workspace = Workspace(tmp_path / "photos")  # the next start
         again = Album(workspace.images, workspace.output_of("."))
         now = state(again.output)
-        now.pop("segmentation.json", None) if "segmentation.json" not in before and now["lines"] == before[
-            "lines"
-        ] else None
-        assert now in (before, after), (number, set(now) ^ set(before))
+        if now["lines"] == before["lines"]:
+            now = {name: content for name, content in now.items() if name in before or name != SETTINGS_NAME}
+        assert now in (before, after), (kill, set(now) ^ set(before))
         assert not (again.output / JOURNAL_NAME).exists()
-        undone = "undo" if decision.startswith("undo") else decision
         if now == before and not decision.startswith("undo"):
-            decide(again, undone, masks)  # the decision can still be made and undone
+            decide(again, decision, masks)  # the decision can still be made and undone
             assert state(again.output) == after
             decide(again, "undo", masks)
             assert state(again.output)["lines"] == before["lines"]
-        number += 1
-    assert number > 4
 
 
-def test_leftovers_of_full_disk_are_rolled_back_by_next_decision(tmp_path):
+def test_leftovers_of_disk_that_fails_are_rolled_back_by_next_decision(tmp_path):
     album, masks = prepared(tmp_path, "correct")
     before = state(album.output)
-    assert not STOPPER.run(lambda: decide(album, "correct", masks), 9)  # the same server continues
-    decide(album, "judge", masks)
+    operations = count()
+
+    def fail_from_tenth(event, path):
+        if ".manifest.lock" not in path and next(operations) >= 9:
+            raise OSError(errno.EIO, "Input/output error", path)
+
+    with pytest.raises(OSError, match="Input/output error"), watching(fail_from_tenth):
+        decide(album, "correct", masks)
+    decide(album, "judge", masks)  # the same server continues
     decide(album, "undo", masks)
     assert state(album.output) == before
 

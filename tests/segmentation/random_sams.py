@@ -1,4 +1,4 @@
-"""Small random models of the families beside SAM: real classes, a few ten thousand weights, a grid of 8 x 8 cells."""
+"""Small random models of the families other than SAM: real classes, tens of thousands of weights, 8 x 8 cells."""
 
 import torch
 from transformers import (
@@ -101,12 +101,12 @@ def sam2(seed=0):
 
 
 def sam2_video(seed=0):
-    """SAM 2 for videos: the same image parts and a memory."""
+    """Build SAM 2's video model: the image model's parts and a memory."""
     return drawn(Sam2VideoModel, Sam2VideoConfig(**SAM2, image_size=128, **MEMORY), seed)
 
 
 def edgetam(seed=0):
-    """Its image encoder is timm's."""
+    """Build EdgeTAM, whose image encoder is a timm model."""
     timm_config = {
         "model_type": "timm_wrapper",
         "architecture": "test_resnet",
@@ -128,7 +128,7 @@ def sam3(seed=0):
 
 
 def sam3_video(seed=0):
-    """The whole of SAM 3: a detector with words, and the tracker."""
+    """Build all of SAM 3: the text-prompted detector and the tracker."""
     detr = {"hidden_size": WIDTH, "num_attention_heads": 2, "intermediate_size": 32, "num_layers": 1}
     words = {"model_type": "clip_text_model", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
     detector = {
@@ -144,7 +144,7 @@ def sam3_video(seed=0):
 
 
 def drawn(model_class, config, seed):
-    """With the buffers seeded too, which `draw_weights` leaves alone."""
+    """Build a model with seeded weights and buffers; `draw_weights` does not draw buffers."""
     torch.manual_seed(seed)
     return draw_weights(model_class(config), seed)
 

@@ -1,4 +1,4 @@
-"""Guards appearance similarity: the cut-out shows the subject only, and the features are the model's own."""
+"""Appearance similarity: cut-outs show only the subject, and features equal those of the model's class."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Guards what loads as a SAM, what is refused and how, and that no file's code runs."""
+"""Loading SAMs: supported sources, refused ones and their messages; code in a file never runs."""
 
 import pickle
 import shutil
@@ -34,7 +34,7 @@ def copied(saved, tmp_path):
 
 
 def refusal_of(source):
-    """Return the one-line message with which a source is refused."""
+    """Return the error message for a source; it is one line."""
     with pytest.raises(UserError) as refusal:
         load_backbone(source, device="cpu")
     message = str(refusal.value)
@@ -154,7 +154,7 @@ def test_checkpoint_with_code_is_refused_and_code_does_not_run(tmp_path, how, su
 @pytest.mark.parametrize(
     "state",
     [{"weight": torch.zeros(3)}, torch.zeros(3), [1, 2], {}, {"image_encoder.pos_embed": "text"}],
-    ids=["other tensors", "one tensor", "list", "nothing", "no tensor"],
+    ids=["other tensors", "single tensor", "list", "empty", "no tensor"],
 )
 def test_tensors_that_are_not_sam_are_refused(tmp_path, state):
     torch.save(state, tmp_path / "other.pth")

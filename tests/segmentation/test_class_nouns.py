@@ -1,4 +1,4 @@
-"""Guards class nouns: the scores are the model's own, the masks decide, and tinyworld's CLIP names drawn kinds."""
+"""Class nouns: scores equal those of the model's class, masks matter, and tinyworld's CLIP names drawn subjects."""
 
 import numpy as np
 import pytest
@@ -43,8 +43,8 @@ def siglip():
     )
 
 
-def test_scores_are_clips_own(tmp_path):
-    """Against transformers' zero-shot pipeline, whose probabilities are the softmax of the scaled scores."""
+def test_clip_scores_match_zero_shot_pipeline(tmp_path):
+    """Probabilities of transformers' pipeline are the softmax of the scaled scores."""
     nouns = tmp_path / "nouns.txt"
     nouns.write_text("# kinds\ndog\ncat\n\nclock\ndog\n", encoding="utf-8")
     suggester = ClassSuggester.from_pretrained(CLIP, nouns, "cpu")
@@ -61,8 +61,8 @@ def test_scores_are_clips_own(tmp_path):
     torch.testing.assert_close(ours, torch.tensor([answer["score"] for answer in theirs]), atol=2e-3, rtol=0)
 
 
-def test_siglips_sentences_are_padded_to_its_length():
-    """SigLIP has no attention mask here, so that its padding counts."""
+def test_siglip_prompts_are_padded_to_full_length():
+    """SigLIP gets no attention mask, so padding affects its scores."""
     model, pixels = siglip(), scene(40, 40)[0]
     suggester = ClassSuggester(model, Processor, NOUNS, "cpu", (lambda pixels, _: Image.fromarray(pixels),))
     found = dict(suggester.suggest([(pixels, np.ones((40, 40), bool))], 4))
@@ -84,7 +84,7 @@ def test_scores_are_averaged_over_photos_and_views():
         assert both[noun] == pytest.approx(np.mean([scores[noun] for scores in single]), abs=1e-6)
 
 
-def test_surroundings_are_half_the_subjects_size_and_end_at_the_photos_edge():
+def test_surroundings_are_half_of_subject_size_and_clipped_to_photo():
     pixels, mask = np.arange(60 * 80 * 3, dtype=np.uint8).reshape(60, 80, 3), np.zeros((60, 80), bool)
     mask[10:31, 20:41] = True
     np.testing.assert_array_equal(np.asarray(in_surroundings(pixels, mask)), pixels[4:37, 14:47])
@@ -92,8 +92,8 @@ def test_surroundings_are_half_the_subjects_size_and_end_at_the_photos_edge():
     np.testing.assert_array_equal(np.asarray(in_surroundings(pixels, mask)), pixels)
 
 
-def test_tinyworlds_clip_names_kinds_from_masks():
-    """Chance is one in eight, and `experiments/tinyworld/class_nouns.py` finds far more."""
+def test_tinyworld_clip_names_kinds_of_masked_subjects():
+    """Chance is 1 in 8; `experiments/tinyworld/class_nouns.py` measures accuracy on more subjects."""
     rng = np.random.default_rng(3)
     nouns = list(KIND_NAMES)
     suggester = ClassSuggester(
@@ -125,7 +125,7 @@ def test_articles(noun, prompt):
     assert with_article(noun) == prompt
 
 
-def test_mistakes_are_one_line(models, tmp_path):
+def test_user_errors_are_one_line(models, tmp_path):
     empty = tmp_path / "empty.txt"
     empty.write_text("# nothing\n\n")
     with pytest.raises(UserError, match="has no noun"):

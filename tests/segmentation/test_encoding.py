@@ -1,4 +1,4 @@
-"""Guards the cache of encoded photos: the same bits, no second encoding, never another model's or a damaged file."""
+"""The cache of encoded photos: bit-identical, encoded once, never from another model or a damaged file."""
 
 import numpy as np
 import pytest
@@ -12,14 +12,14 @@ from tests.segmentation.test_features import dinov2
 
 
 def counted(persam):
-    """Record the batch size of every further call of the image encoder."""
+    """Record the batch size of every later call of the image encoder."""
     calls, encode = [], persam.backbone.encode_with_extra
 
-    def listening(images):
+    def recording(images):
         calls.append(len(images))
         return encode(images)
 
-    persam.backbone.encode_with_extra = listening
+    persam.backbone.encode_with_extra = recording
     return calls
 
 

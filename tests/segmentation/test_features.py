@@ -1,4 +1,4 @@
-"""Guards that a second encoder's features are used for the confidence map, in their own frame, and nothing else."""
+"""A second encoder: its features, in their own frame, give the confidence map and nothing else."""
 
 import numpy as np
 import pytest
@@ -78,7 +78,7 @@ def test_confidence_map_is_second_encoders_and_target_embedding_sams(method):
     x, y = found.points[0]
     assert found.confidence_map[y, x] == found.confidence_map.max()
     if method.guided_attention:
-        assert found.attention_bias.shape == (8, 8)  # SAM's grid, not the other's
+        assert found.attention_bias.shape == (8, 8)  # SAM's grid, not the second encoder's
         assert np.ptp(found.attention_bias) > 0
     together = persam.segment([scene(40, 40)[0], photo], subject)
     np.testing.assert_allclose(together[1].confidence_map, found.confidence_map, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Guards the mapping between a photo's pixels and the model's square."""
+"""The mapping between a photo's pixels and the model's square input."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from persam_dreambooth.segmentation.frame import PIXEL_MEAN, PIXEL_STD, Frame, b
 
 quick = settings(max_examples=30, deadline=None)
 
-# Down to photos of one row or one column, up and down in scale; no side shrinks below half a pixel.
+# Photos down to one row or column, enlarged and reduced; no side becomes shorter than half a pixel.
 frames = st.builds(Frame, height=st.integers(1, 120), width=st.integers(1, 120), side=st.sampled_from([64, 96, 128]))
 
 bordered = st.builds(
@@ -28,7 +28,7 @@ bordered = st.builds(
 
 
 def normalized(image):
-    """(H, W, 3) levels to (3, H, W), by SAM's statistics."""
+    """Normalize (H, W, 3) levels by SAM's statistics; return (3, H, W)."""
     return ((image - np.array(PIXEL_MEAN)) / np.array(PIXEL_STD)).transpose(2, 0, 1)
 
 
@@ -121,8 +121,8 @@ def test_fitting_photo_is_normalized_without_resizing(shape):
 def test_square_photo_maps_directly_to_grid(edge, side, stretch):
     frame = Frame(edge, edge + 7 if stretch else edge, side, stretch)
     photo_map = torch.rand(frame.height, frame.width, generator=torch.Generator().manual_seed(0))
-    at_once = F.interpolate(photo_map[None, None], (8, 8), mode="bilinear", align_corners=False)[0, 0]
-    assert torch.equal(frame.to_grid(photo_map, 8, -9, "bilinear"), at_once)
+    directly = F.interpolate(photo_map[None, None], (8, 8), mode="bilinear", align_corners=False)[0, 0]
+    assert torch.equal(frame.to_grid(photo_map, 8, -9, "bilinear"), directly)
 
 
 @quick
@@ -142,7 +142,7 @@ def test_grid_padding_is_right_and_below_with_given_value(frame, mode):
 @given(bordered, st.data())
 @example(Frame(1, 100, 128), None)
 def test_map_position_on_grid_matches_photo_in_square(frame, data):
-    """The model's pixel under a photo's point holds what the photo's map holds there."""
+    """At a photo's point, the resampled map has the value of the photo's map."""
     x = (torch.arange(frame.width) + 0.5).repeat(frame.height, 1)
     grid = frame.to_grid(x, frame.side, 0.0, "bilinear")
     column = data.draw(st.integers(0, frame.width - 1)) if data else frame.width // 2
@@ -185,7 +185,7 @@ def test_corners_with_border_match_photo_position(frame):
 
 
 def test_memory_of_narrow_photo_depends_on_its_pixels():
-    """At the photo's own scale its square would have 400 million pixels."""
+    """A square of the photo's longer side would have 400 million pixels."""
     frame = Frame(1, 20000, 64, border=4)
     tracked = frame.to_grid(torch.ones(1, 20000), 16, 0.0, "area")
     assert tracked.shape == (16, 16)

@@ -1,4 +1,4 @@
-"""Guards the effect of guidance on a mask decoder: what it changes, nothing else, and no trace afterwards."""
+"""Guidance of a mask decoder: it changes what the paper says, nothing else, and is removed completely."""
 
 import copy
 
@@ -17,7 +17,7 @@ from tests.parity import recorded_sam
 CROSS_ATTENTION = {f"layers.{number}.cross_attn_token_to_image" for number in range(2)}
 
 
-class Asked:
+class Prompted:
     """A SAM with a seeded image embedding, a prompt and guidance of the right sizes."""
 
     def __init__(self, model, width, grid):
@@ -41,10 +41,10 @@ class Asked:
 
 
 @pytest.fixture(params=["transformers", "segment-anything"])
-def asked(request):
+def prompted(request):
     if request.param == "transformers":
-        return Asked(random_sam(), width=32, grid=8)
-    return Asked(recorded_sam.original(), width=recorded_sam.PROMPT_WIDTH, grid=64)
+        return Prompted(random_sam(), width=32, grid=8)
+    return Prompted(recorded_sam.original(), width=recorded_sam.PROMPT_WIDTH, grid=64)
 
 
 def same(first, second):
@@ -52,127 +52,127 @@ def same(first, second):
 
 
 def hooks_in(module):
-    """Every hook of every kind on the module and all modules inside it."""
+    """List the hooks of every kind on a module and its submodules."""
     kinds = [name for name in vars(module) if "_hooks" in name]
     assert "_forward_hooks" in kinds
     return [hook for part in module.modules() for kind in kinds for hook in getattr(part, kind, None) or ()]
 
 
-# No trace
+# Guidance is removed completely
 
 
 @pytest.mark.parametrize("repeat", [True, False])
-def test_weights_hooks_and_outputs_are_restored(asked, repeat):
-    weights, outputs = copy.deepcopy(asked.decoder.state_dict()), asked.decode()
-    with_guidance = asked.decode(Guidance(asked.bias, asked.target, repeat))
+def test_weights_hooks_and_outputs_are_restored(prompted, repeat):
+    weights, outputs = copy.deepcopy(prompted.decoder.state_dict()), prompted.decode()
+    with_guidance = prompted.decode(Guidance(prompted.bias, prompted.target, repeat))
     assert not same(with_guidance, outputs)
-    assert hooks_in(asked.model) == []
-    after = asked.decoder.state_dict()
+    assert hooks_in(prompted.model) == []
+    after = prompted.decoder.state_dict()
     assert list(after) == list(weights)
     assert all(torch.equal(after[name], weights[name]) for name in weights)
-    assert same(asked.decode(), outputs)
+    assert same(prompted.decode(), outputs)
 
 
-def test_exception_in_block_leaves_no_trace(asked):
-    outputs = asked.decode()
-    with pytest.raises(KeyError), guided(asked.decoder, asked.both()):
-        assert hooks_in(asked.decoder) != []
+def test_exception_in_block_removes_guidance(prompted):
+    outputs = prompted.decode()
+    with pytest.raises(KeyError), guided(prompted.decoder, prompted.both()):
+        assert hooks_in(prompted.decoder) != []
         raise KeyError
-    assert hooks_in(asked.decoder) == []
-    assert same(asked.decode(), outputs)
+    assert hooks_in(prompted.decoder) == []
+    assert same(prompted.decode(), outputs)
 
 
-def test_exception_in_decoder_leaves_no_trace(asked):
-    outputs = asked.decode()
+def test_exception_in_decoder_removes_guidance(prompted):
+    outputs = prompted.decode()
     with pytest.raises(RuntimeError):
-        asked.decode(Guidance(attention_bias=asked.bias[:-1], target_embedding=asked.target))
-    assert hooks_in(asked.decoder) == []
-    assert same(asked.decode(), outputs)
+        prompted.decode(Guidance(attention_bias=prompted.bias[:-1], target_embedding=prompted.target))
+    assert hooks_in(prompted.decoder) == []
+    assert same(prompted.decode(), outputs)
 
 
-def test_guidance_tensors_are_not_modified(asked):
-    bias, target, embedding = asked.bias.clone(), asked.target.clone(), asked.embedding.clone()
-    asked.decode(asked.both())
-    assert same((asked.bias, asked.target, asked.embedding), (bias, target, embedding))
+def test_guidance_tensors_are_not_modified(prompted):
+    bias, target, embedding = prompted.bias.clone(), prompted.target.clone(), prompted.embedding.clone()
+    prompted.decode(prompted.both())
+    assert same((prompted.bias, prompted.target, prompted.embedding), (bias, target, embedding))
 
 
-# Nothing asked, nothing changed
+# Empty guidance
 
 
-def test_empty_guidance_changes_nothing(asked):
-    assert same(asked.decode(Guidance(None, None)), asked.decode())
+def test_empty_guidance_changes_nothing(prompted):
+    assert same(prompted.decode(Guidance(None, None)), prompted.decode())
 
 
 @pytest.mark.parametrize("repeat", [True, False])
-def test_zero_target_embedding_changes_nothing(asked, repeat):
-    assert same(asked.decode(Guidance(None, torch.zeros_like(asked.target), repeat)), asked.decode())
+def test_zero_target_embedding_changes_nothing(prompted, repeat):
+    assert same(prompted.decode(Guidance(None, torch.zeros_like(prompted.target), repeat)), prompted.decode())
 
 
-def test_bias_and_embedding_each_change_masks(asked):
+def test_bias_and_embedding_each_change_masks(prompted):
     plain, biased, prompted, both = (
-        asked.decode(guidance)[0]
-        for guidance in (None, Guidance(asked.bias), Guidance(None, asked.target), asked.both())
+        prompted.decode(guidance)[0]
+        for guidance in (None, Guidance(prompted.bias), Guidance(None, prompted.target), prompted.both())
     )
     masks = [plain, biased, prompted, both]
     assert not any(torch.equal(a, b) for number, a in enumerate(masks) for b in masks[:number])
 
 
-def test_adding_embedding_once_differs_from_repeatedly(asked):
-    once, repeatedly = (asked.decode(Guidance(None, asked.target, repeat)) for repeat in (False, True))
+def test_adding_embedding_once_differs_from_repeatedly(prompted):
+    once, repeatedly = (prompted.decode(Guidance(None, prompted.target, repeat)) for repeat in (False, True))
     assert not same(once, repeatedly)
 
 
-def test_adding_embedding_once_adds_it_to_every_token(asked):
-    """Equation 9: T^g = repeat(T_R) + concat(T_M, T_P), written by hand into a copy's weights."""
-    found = asked.decode(Guidance(None, asked.target, repeat_embedding=False))
-    decoder, prompts = asked.decoder, asked.model.prompt_encoder
+def test_embedding_added_once_is_added_to_every_token(prompted):
+    """Equation 9: T^g = repeat(T_R) + concat(T_M, T_P), here added to the weights themselves."""
+    found = prompted.decode(Guidance(None, prompted.target, repeat_embedding=False))
+    decoder, prompts = prompted.decoder, prompted.model.prompt_encoder
     points = prompts.point_embeddings if hasattr(prompts, "point_embeddings") else prompts.point_embed
     for token in (decoder.iou_token, decoder.mask_tokens, *points, prompts.not_a_point_embed):
-        token.weight += asked.target
-    for expected, actual in zip(asked.decode(), found, strict=True):
+        token.weight += prompted.target
+    for expected, actual in zip(prompted.decode(), found, strict=True):
         torch.testing.assert_close(expected, actual, atol=1e-3, rtol=1e-3)
 
 
-# Where it enters
+# Where guidance enters the decoder
 
 
-def changed_in_isolation(asked, guidance):
-    """Names of the transformer's modules whose output changes under guidance for the very same inputs."""
-    transformer, calls = asked.decoder.transformer, {}
+def changed_in_isolation(prompted, guidance):
+    """Return the names of the transformer's modules whose output for the same inputs changes with guidance."""
+    transformer, calls = prompted.decoder.transformer, {}
     names = {module: name for name, module in transformer.named_modules()}
 
     def record(module, args, kwargs, output):
         calls[module] = (args, kwargs, output)
 
     recorders = [module.register_forward_hook(record, with_kwargs=True) for module in names]
-    asked.decode()
+    prompted.decode()
     for recorder in recorders:
         recorder.remove()
     assert {names[module] for module in calls} >= CROSS_ATTENTION | {"", "layers.1", "final_attn_token_to_image"}
 
-    def answers(module):
+    def outputs_of(module):
         args, kwargs, _ = calls[module]
         output = module(*args, **kwargs)
         return [part for part in (output if isinstance(output, tuple) else (output,)) if part is not None]
 
     with torch.no_grad():
-        plain = {module: answers(module) for module in calls}
-        with guided(asked.decoder, guidance):
-            return {names[module] for module in calls if not same(answers(module), plain[module])}
+        plain = {module: outputs_of(module) for module in calls}
+        with guided(prompted.decoder, guidance):
+            return {names[module] for module in calls if not same(outputs_of(module), plain[module])}
 
 
-def test_bias_affects_only_token_to_image_attention_of_blocks(asked):
+def test_bias_affects_only_token_to_image_attention_of_blocks(prompted):
     containers = {"", "layers.0", "layers.1"}
-    assert changed_in_isolation(asked, Guidance(asked.bias)) == CROSS_ATTENTION | containers
+    assert changed_in_isolation(prompted, Guidance(prompted.bias)) == CROSS_ATTENTION | containers
 
 
-def test_repeated_embedding_enters_each_block_and_final_query(asked):
-    changed = changed_in_isolation(asked, Guidance(None, asked.target, repeat_embedding=True))
+def test_repeated_embedding_enters_each_block_and_final_query(prompted):
+    changed = changed_in_isolation(prompted, Guidance(None, prompted.target, repeat_embedding=True))
     assert changed == {"", "layers.1", "final_attn_token_to_image"}
 
 
-def test_embedding_added_once_enters_first_block_only(asked):
-    changed = changed_in_isolation(asked, Guidance(None, asked.target, repeat_embedding=False))
+def test_embedding_added_once_enters_first_block_only(prompted):
+    changed = changed_in_isolation(prompted, Guidance(None, prompted.target, repeat_embedding=False))
     assert changed == {""}
 
 
@@ -194,18 +194,18 @@ def softmax(values):
 
 
 def by_hand(layer, query, key, value, bias, heads):
-    """Equation 8 on (tokens, C) and (cells, C) arrays, a head at a time."""
+    """Compute equation 8 on (tokens, C) and (cells, C) arrays, one head at a time."""
     q, k, v = (
         tensor.numpy() @ projection.weight.numpy().T + projection.bias.numpy()
         for tensor, projection in ((query, layer.q_proj), (key, layer.k_proj), (value, layer.v_proj))
     )
     size = q.shape[-1] // heads
-    heard = []
+    outputs = []
     for head in range(heads):
         part = slice(head * size, (head + 1) * size)
         attention = softmax(q[:, part] @ k[:, part].T / np.sqrt(size))
-        heard.append(softmax(attention + bias.numpy()) @ v[:, part])
-    return np.concatenate(heard, axis=-1) @ layer.out_proj.weight.numpy().T + layer.out_proj.bias.numpy()
+        outputs.append(softmax(attention + bias.numpy()) @ v[:, part])
+    return np.concatenate(outputs, axis=-1) @ layer.out_proj.weight.numpy().T + layer.out_proj.bias.numpy()
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Guards what users pass in and see: paths, one-line errors, short reprs, memory."""
+"""Inputs and outputs of the API: paths, one-line errors, short reprs, bounded memory."""
 
 import json
 from dataclasses import replace
@@ -47,24 +47,24 @@ def files(tmp_path):
 
 def test_paths_are_accepted_as_pictures(persam, subject, files):
     photo, mask = files / "a.png", files / "m.png"
-    from_paths, workspace = Reference(str(photo), mask), Reference(Image.open(photo), Image.open(mask))
-    np.testing.assert_array_equal(from_paths.pixels, workspace.pixels)
-    np.testing.assert_array_equal(from_paths.foreground, workspace.foreground)
-    np.testing.assert_array_equal(from_paths.raw_levels(), workspace.raw_levels())
+    from_paths, from_images = Reference(str(photo), mask), Reference(Image.open(photo), Image.open(mask))
+    np.testing.assert_array_equal(from_paths.pixels, from_images.pixels)
+    np.testing.assert_array_equal(from_paths.foreground, from_images.foreground)
+    np.testing.assert_array_equal(from_paths.raw_levels(), from_images.raw_levels())
     by_path = persam.segment(str(photo), subject)
     assert by_path.mask.shape == (90, 150)
     assert len(persam.segment([photo, Image.open(photo)], subject)) == 2
 
 
 def test_path_that_is_not_image_is_named_in_one_line(persam, subject, files):
-    (files / "text.jpg").write_text("no picture")
+    (files / "text.jpg").write_text("not an image")
     for name in ("absent.png", "text.jpg", "."):
         with pytest.raises(UserError, match=r"no picture at|cannot be decoded|is a folder") as caught:
             persam.segment(files / name, subject)
         assert "\n" not in str(caught.value)
 
 
-# What is printed
+# Reprs
 
 
 def test_reprs_are_one_short_line(persam, subject):
@@ -81,7 +81,7 @@ def test_reprs_are_one_short_line(persam, subject):
 
 
 def saved_sam(folder, damage):
-    """A small SAM's folder with its weights modified by `damage`."""
+    """Save a small SAM with weights modified by `damage`; return its folder."""
     random_sam().save_pretrained(folder)
     path = folder / "model.safetensors"
     save_file({name: damage(name, weight) for name, weight in load_file(path).items()}, path, {"format": "pt"})
@@ -138,15 +138,15 @@ def test_loading_shows_no_progress_bar(tmp_path, capfd):
 
 
 class Largest(TorchDispatchMode):
-    """Counts the elements of the largest tensor that is made."""
+    """Records the number of elements of the largest tensor that is created."""
 
     elements = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        sizes = [leaf.numel() for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]
+        result = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         self.elements = max(self.elements, *sizes, 0) if sizes else self.elements
-        return made
+        return result
 
 
 @pytest.mark.parametrize("size", [(1, 20000), (20000, 1), (10, 8000)], ids=str)

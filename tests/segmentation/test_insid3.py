@@ -1,4 +1,4 @@
-"""INSID3 beyond its recordings: several references, photos of any shape, instances, files, and SAM's outline."""
+"""INSID3 beyond the recordings: several references, photos of any shape, instances, files, and SAM's outlines."""
 
 from dataclasses import replace
 
@@ -48,7 +48,7 @@ def reference(height=96, width=120, seed=0):
 
 
 def rows(count, width=6, seed=0):
-    """Random unit rows, (count, width)."""
+    """Draw random unit vectors, (count, width)."""
     return F.normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
@@ -66,7 +66,7 @@ def test_positional_subspace_is_removed_from_black_photos_features():
     torch.testing.assert_close(model.projection @ model.projection, model.projection, atol=1e-4, rtol=0)
 
 
-def test_default_components_are_papers_share():
+def test_default_share_of_components_is_the_papers():
     assert torch.linalg.matrix_rank(insid3().projection) == round(24 * 500 / 1024)
 
 
@@ -83,7 +83,7 @@ def test_cell_needs_votes_of_half_of_references():
 
 @given(st.integers(2, 40), st.integers(0, 10**6))
 @settings(max_examples=25, deadline=None)
-def test_selection_is_union_of_clusters_with_seed_among_candidates(count, seed):
+def test_selection_is_union_of_clusters(count, seed):
     features, plain, (target,) = rows(count, seed=seed), rows(count, seed=seed + 1), rows(1, seed=seed + 2)
     cluster = insid3_steps.clusters(plain, 0.6)
     candidate = features @ target > 0
@@ -91,7 +91,7 @@ def test_selection_is_union_of_clusters_with_seed_among_candidates(count, seed):
     chosen = insid3_steps.select(features, plain, target, candidate, cluster, -1.0)
     for number in cluster.unique():
         assert chosen[cluster == number].unique().numel() == 1
-    # With the lowest threshold nothing is left out; with the highest nothing passes.
+    # The lowest threshold selects every cell, the highest none.
     assert chosen.all()
     assert not insid3_steps.select(features, plain, target, candidate, cluster, 0.999999).any()
 
@@ -111,7 +111,7 @@ def test_cluster_without_candidate_is_left_out():
 
 
 @pytest.mark.parametrize("size", [(40, 200), (200, 40), (96, 96)])
-def test_padding_is_nobodys(size):
+def test_padded_cells_are_not_learned(size):
     model = insid3()
     subject = model.personalize(reference(*size))
     cells = round(max(1, CELLS * min(size) / max(size))) * CELLS if size[0] != size[1] else CELLS**2
@@ -140,7 +140,7 @@ def test_subject_in_last_partial_row_of_cells_is_learned():
 
 
 @pytest.mark.parametrize("size", [(96, 120), (120, 50), (60, 100)])
-def test_logits_give_the_mask(size):
+def test_logits_match_mask(size):
     model = insid3()
     found = model.segment(scene(*size, 3)[0], model.personalize(reference(seed=3)))
     frame = model.encode([scene(*size, 3)[0]])[0].frame
@@ -182,14 +182,14 @@ def test_subject_file_keeps_memory(tmp_path):
     np.testing.assert_array_equal(model.segment(photo, loaded).mask, model.segment(photo, subject).mask)
 
 
-def test_persams_subject_is_refused():
+def test_subject_made_by_persam_is_refused():
     features = FeatureEncoder(dinov3(), CELLS, device="cpu")
     persam = PerSAM(load_backbone(random_sam(), device="cpu"), features=features)
     with pytest.raises(UserError, match="this subject was made with"):
         insid3().segment(scene(96, 120)[0], persam.personalize(reference()))
 
 
-def test_cache_gives_same_masks_and_tells_sizes_and_placements_apart(tmp_path):
+def test_cache_gives_same_masks_and_separates_sizes_and_fidelities(tmp_path):
     photo = scene(60, 120, 3)[0]
     plain, found = insid3(), []
     for cells, fidelity in ((CELLS, "corrected"), (CELLS, "official"), (4, "corrected")):
@@ -216,7 +216,7 @@ def test_impossible_settings_are_refused(changes, message):
         insid3(**changes)
 
 
-# In tinyworld, whose DINOv3 tells individuals apart
+# In tinyworld, whose DINOv3 distinguishes individuals
 
 
 @pytest.fixture(scope="module")
@@ -234,14 +234,14 @@ def album():
 
 
 def test_individual_is_found_beside_look_alike(trained, album):
-    reached = {name: overlaps(finder(method)(*album), album[1])[0] for name, method in trained.items()}
-    assert reached["PerSAM, DINOv3's features"] > 0.8
-    assert reached["INSID3 + SAM"] > 0.7
-    assert reached["INSID3 + SAM"] > reached["INSID3"] > 0.5  # SAM's outline is finer than patches
-    assert reached["PerSAM"] < 0.7  # this SAM's own features do not tell individuals apart
+    ious = {name: overlaps(finder(method)(*album), album[1])[0] for name, method in trained.items()}
+    assert ious["PerSAM, DINOv3's features"] > 0.8
+    assert ious["INSID3 + SAM"] > 0.7
+    assert ious["INSID3 + SAM"] > ious["INSID3"] > 0.5  # SAM's outline is finer than patches
+    assert ious["PerSAM"] < 0.7  # this SAM's features do not distinguish individuals
 
 
-def test_sams_mask_is_dropped_where_it_disagrees(album):
+def test_sam_mask_is_dropped_where_it_disagrees(album):
     reference_picture, (picture, *_) = album
     settings = {"sam": str(SAM), "features": str(DINO), "features_size": 64, "device": "cpu"}
     both = load_segmenter(Insid3Method(with_sam=True, agreement=1.0), **settings)
@@ -278,7 +278,7 @@ def test_instances_are_found_one_after_another(trained):
     assert (covered & true).sum() / (covered | true).sum() > 0.6
 
 
-def test_subject_is_followed_through_video_by_the_command(tmp_path, capsys):
+def test_video_command_tracks_subject(tmp_path, capsys):
     rng = np.random.default_rng(5)
     dog, other = (random_identity(rng, "dog", held_out=True) for _ in range(2))
     place, beside = random_placement(rng, 0.3, 0.66), random_placement(rng, 0.75, 0.66)
@@ -293,7 +293,7 @@ def test_subject_is_followed_through_video_by_the_command(tmp_path, capsys):
     alone.personalize(Reference(known.image, known.mask())).save(tmp_path / "dog.safetensors")
     words = ["--video", tmp_path / "frames", "--subject", tmp_path / "dog.safetensors", "--output", tmp_path / "out"]
     command = ["video", *map(str, words), "--sam", str(SAM), "--device", "cpu"]
-    assert main(command) == 2  # the DINOv3 would see another size than the subject was learned at
+    assert main(command) == 2  # the subject was learned at another input size
     assert "same --features and --features_size" in capsys.readouterr().err
     assert main([*command, "--features_size", "64"]) == 0
     found = [np.asarray(Image.open(path)) == 1 for path in sorted((tmp_path / "out" / "masks").glob("*.png"))]

@@ -1,4 +1,4 @@
-"""Guards PerSAM-F's fit: the result from sampled pixels equals that of a thousand steps over all pixels."""
+"""PerSAM-F's fit: steps on sampled pixels give the weights of a thousand steps on all pixels."""
 
 import pytest
 import torch
@@ -10,8 +10,8 @@ from persam_dreambooth.segmentation import mask_weights
 from persam_dreambooth.segmentation.mask_weights import fit_mask_weights
 
 
-def a_photo(side, seed):
-    """Three smooth masks of a disc, each wrong in its own way, and the disc."""
+def masks_of_disc(side, seed):
+    """Return logits of three smooth, imperfect masks of a disc, (3, pixels), and the disc, (pixels,) bool."""
     generator = torch.Generator().manual_seed(seed)
     y, x = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="ij")
     target = x**2 + y**2 < 0.3
@@ -22,7 +22,7 @@ def a_photo(side, seed):
 
 
 def by_all_pixels(logits, foreground):
-    """The authors' fit, written out: every step over every pixel."""
+    """Fit as the authors do: every step on all pixels."""
     target = foreground.float()
     free = torch.nn.Parameter(torch.ones(2, 1) / 3)
     optimizer = torch.optim.AdamW([free], lr=1e-3, eps=1e-4)
@@ -42,22 +42,22 @@ def by_all_pixels(logits, foreground):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_sampled_steps_with_five_corrections_match_steps_over_all_pixels(seed):
-    logits, target = a_photo(200, seed)
+    logits, target = masks_of_disc(200, seed)
     assert logits.shape[1] > 6 * mask_weights.SAMPLE
     fitted, plain = fit_mask_weights(logits, target), by_all_pixels(logits, target)
-    assert (plain - 1 / 3).abs().max() > 0.05  # there was something to learn
+    assert (plain - 1 / 3).abs().max() > 0.05  # otherwise nothing was learned
     torch.testing.assert_close(fitted, plain, atol=2e-3, rtol=0)
 
 
 def test_all_pixels_of_small_photo_are_used():
-    logits, target = a_photo(50, 0)
+    logits, target = masks_of_disc(50, 0)
     torch.testing.assert_close(fit_mask_weights(logits, target), by_all_pixels(logits, target), atol=1e-5, rtol=0)
 
 
 @settings(max_examples=5, deadline=None)
 @given(st.permutations(range(3)), st.integers(0, 100))
 def test_weights_sum_to_one_and_do_not_worsen_mask(order, seed):
-    logits, target = a_photo(40, seed)
+    logits, target = masks_of_disc(40, seed)
     logits = logits[list(order)]
     weights = fit_mask_weights(logits, target)
     assert weights.sum().item() == pytest.approx(1, abs=1e-5)
@@ -66,7 +66,7 @@ def test_weights_sum_to_one_and_do_not_worsen_mask(order, seed):
 
 
 def test_share_scales_sample_loss_to_whole_photo():
-    logits, target = a_photo(40, 0)
+    logits, target = masks_of_disc(40, 0)
     free, target = torch.tensor([0.2, 0.5]), target.float()
     whole = mask_weights.mask_loss(free, logits.repeat(1, 7), target.repeat(7))
     torch.testing.assert_close(mask_weights.mask_loss(free, logits, target, share=7.0), whole)

@@ -1,4 +1,4 @@
-"""Guards tracking with a video model's memory: the results of transformers' own session, in bounded memory."""
+"""Tracking with a video model's memory: results of transformers' inference session, in bounded memory."""
 
 import gc
 from contextlib import contextmanager
@@ -97,19 +97,19 @@ def subjects(persam):
 
 @torch.no_grad()
 def seeing(model, bias=10.0):
-    """Add `bias` to every object score."""
+    """Set the bias of the object scores."""
     model.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(bias)
     return model
 
 
-def film(count):
-    """Frames with a moving disc, and grey frames without it."""
+def draw_frames(count):
+    """Return frames with a moving disc, and grey frames without it."""
     frames = [np.roll(scene(*SIZE, seed)[0], 6 * seed, axis=1) for seed in range(count)]
     return [np.full_like(frame, 120) if number % 5 == 3 else frame for number, frame in enumerate(frames)]
 
 
-def two_labels():
-    """A disc and a corner, as the first frame's labels."""
+def disc_and_corner():
+    """Return the labels of a first frame: a disc and a corner."""
     labels = scene(*SIZE)[1].astype(np.uint8)
     labels[:40, :40] = 2
     return labels
@@ -120,8 +120,8 @@ def processor():
     return Sam2VideoProcessor(Sam2ImageProcessor(size=size), Sam2VideoVideoProcessor(size=size))
 
 
-def own_session(model, frames, masks):
-    """Run transformers' own session on the whole film: a list of (logits (N, h, w), object scores (N,))."""
+def session_outputs(model, frames, masks):
+    """Run transformers' session on the whole video; return (logits (N, h, w), object scores (N,)) per frame."""
     own = processor()
     session = own.init_video_session(video=np.stack(frames), dtype=model.dtype)
     numbers = list(range(1, len(masks) + 1))
@@ -131,8 +131,8 @@ def own_session(model, frames, masks):
 
 
 @contextmanager
-def heard(model):
-    """Record the (h, w) logits and object score of every call of the model: each subject in each frame."""
+def recorded(model):
+    """Record the (h, w) logits and the object score of every call of the model: one per subject and frame."""
     outputs = []
     with model.register_forward_hook(
         lambda module, args, output: outputs.append((output.pred_masks[0, 0], output.object_score_logits.flatten()[0]))
@@ -144,27 +144,27 @@ def close(first, second):
     return torch.allclose(first, second, rtol=1e-4, atol=1e-4)
 
 
-# As transformers' own session
+# Parity with transformers' inference session
 
 
-def test_frame_by_frame_equals_session_on_whole_film(model):
-    frames, labels = film(3 * POINTERS), two_labels()
+def test_frame_by_frame_equals_session_on_whole_video(model):
+    frames, labels = draw_frames(3 * POINTERS), disc_and_corner()
     masks = [labels == 1, labels == 2]
-    with heard(model) as outputs:
+    with recorded(model) as outputs:
         list(MemorySegmenter(model).follow(iter(frames), labels))
-    together = own_session(model, frames, masks)
+    together = session_outputs(model, frames, masks)
     for place in (0, 1):
-        alone = own_session(model, frames, [masks[place]])
-        for (found, score), (logits, told), (both, _) in zip(outputs[place::2], alone, together, strict=True):
+        alone = session_outputs(model, frames, [masks[place]])
+        for (found, score), (logits, reference), (both, _) in zip(outputs[place::2], alone, together, strict=True):
             assert close(found, logits[0])
-            assert close(score, told[0])
+            assert close(score, reference[0])
             # Here the memory encoder gets both masks in one call; its rounding to bfloat16 amplifies differences.
             torch.testing.assert_close(found, both[place], rtol=1e-3, atol=1e-3)
 
 
 def test_each_pixel_goes_to_highest_session_logit(model):
-    frames, labels = film(POINTERS), two_labels()
-    expected = own_session(model, frames, [labels == 1, labels == 2])
+    frames, labels = draw_frames(POINTERS), disc_and_corner()
+    expected = session_outputs(model, frames, [labels == 1, labels == 2])
     seen = list(MemorySegmenter(model).follow(frames, labels))
     for (low, _), frame in zip(expected[1:], seen[1:], strict=True):
         logits = processor().post_process_masks([low[:, None]], [SIZE], binarize=False)[0][:, 0]
@@ -175,33 +175,33 @@ def test_each_pixel_goes_to_highest_session_logit(model):
 
 
 def test_session_depends_on_its_memory(model):
-    """Checks the tests above: the first mask, and the oldest frame that is ever read, change the result."""
-    frames, labels = film(3 * POINTERS), two_labels()
-    disc = own_session(model, frames, [labels == 1])
-    corner = own_session(model, frames, [labels == 2])
+    """So the tests above are valid: the first mask and the oldest frame in memory change the result."""
+    frames, labels = draw_frames(3 * POINTERS), disc_and_corner()
+    disc = session_outputs(model, frames, [labels == 1])
+    corner = session_outputs(model, frames, [labels == 2])
     assert not close(disc[-1][0], corner[-1][0])
     last = len(frames) - 1
     changed = [
         np.full_like(frame, 255) if number == last - POINTERS + 1 else frame for number, frame in enumerate(frames)
     ]
-    assert not close(disc[-1][0], own_session(model, changed, [labels == 1])[-1][0])
+    assert not close(disc[-1][0], session_outputs(model, changed, [labels == 1])[-1][0])
 
 
-def test_score_is_predicted_iou_of_chosen_mask(model):
-    told = []
+def test_score_is_predicted_iou_of_selected_mask(model):
+    predicted = []
     head = model.mask_decoder.iou_prediction_head
-    with head.register_forward_hook(lambda module, args, output: told.append(output)):
-        seen = list(MemorySegmenter(model).follow(film(3), scene(*SIZE)[1].astype(np.uint8)))
+    with head.register_forward_hook(lambda module, args, output: predicted.append(output)):
+        seen = list(MemorySegmenter(model).follow(draw_frames(3), scene(*SIZE)[1].astype(np.uint8)))
     assert seen[0].scores == (1.0,)
-    for frame, scores in zip(seen[1:], told[1:], strict=True):  # of the whole, single mask and of the three
+    for frame, scores in zip(seen[1:], predicted[1:], strict=True):  # of the single mask and of the three masks
         assert frame.scores == (pytest.approx(float(scores[0, 0, 1:].max())),)
 
 
 def test_subject_with_negative_object_score_is_absent_and_returns(kind):
-    model, frames, mask = FAMILIES[kind](), film(14), scene(*SIZE)[1]
-    told = torch.stack([score[0] for _, score in own_session(seeing(model, 0.0), frames, [mask])])
-    seeing(model, -float(told[1:].median()))
-    expected = [bool(score[0] > 0) for _, score in own_session(model, frames, [mask])]
+    model, frames, mask = FAMILIES[kind](), draw_frames(14), scene(*SIZE)[1]
+    reference = torch.stack([score[0] for _, score in session_outputs(seeing(model, 0.0), frames, [mask])])
+    seeing(model, -float(reference[1:].median()))
+    expected = [bool(score[0] > 0) for _, score in session_outputs(model, frames, [mask])]
     seen = list(MemorySegmenter(model).follow(frames, mask.astype(np.uint8)))
     there = [frame.scores[0] is not None for frame in seen]
     assert there == expected
@@ -213,11 +213,11 @@ def test_subject_with_negative_object_score_is_absent_and_returns(kind):
 
 
 def test_first_labels_are_kept_and_later_masks_are_disjoint(model):
-    labels = two_labels()
-    seen = list(MemorySegmenter(model).follow(film(4), labels))
+    labels = disc_and_corner()
+    seen = list(MemorySegmenter(model).follow(draw_frames(4), labels))
     np.testing.assert_array_equal(seen[0].labels, labels)
     assert seen[0].scores == (1.0, 1.0)
-    alone = [list(MemorySegmenter(model).follow(film(4), (labels == n).astype(np.uint8))) for n in (1, 2)]
+    alone = [list(MemorySegmenter(model).follow(draw_frames(4), (labels == n).astype(np.uint8))) for n in (1, 2)]
     for both, first, second in zip(seen[1:], *(each[1:] for each in alone), strict=True):
         assert both.labels.dtype == np.uint8
         assert both.labels.shape == SIZE
@@ -228,7 +228,7 @@ def test_first_labels_are_kept_and_later_masks_are_disjoint(model):
 
 
 def test_calls_per_frame_equal_one_call(model):
-    frames, labels = film(9), two_labels()
+    frames, labels = draw_frames(9), disc_and_corner()
     together = list(MemorySegmenter(model).follow(frames, labels))
     segmenter = MemorySegmenter(model)
     for number, (frame, expected) in enumerate(zip(frames, together, strict=True)):
@@ -238,9 +238,9 @@ def test_calls_per_frame_equal_one_call(model):
 
 
 def test_labels_in_later_call_reset_memory(model):
-    frames, labels = film(6), two_labels()
+    frames, labels = draw_frames(6), disc_and_corner()
     segmenter = MemorySegmenter(model)
-    list(segmenter.follow(film(5), (labels == 2).astype(np.uint8)))
+    list(segmenter.follow(draw_frames(5), (labels == 2).astype(np.uint8)))
     again = list(segmenter.follow(frames, labels))
     for seen, expected in zip(again, MemorySegmenter(model).follow(frames, labels), strict=True):
         np.testing.assert_array_equal(seen.labels, expected.labels)
@@ -248,9 +248,9 @@ def test_labels_in_later_call_reset_memory(model):
 
 
 def test_image_is_encoded_once_per_frame(model):
-    calls, labels = [], two_labels()
+    calls, labels = [], disc_and_corner()
     with model.vision_encoder.register_forward_hook(lambda *args: calls.append(1)):
-        for number, _ in enumerate(MemorySegmenter(model).follow(film(5), labels), start=1):
+        for number, _ in enumerate(MemorySegmenter(model).follow(draw_frames(5), labels), start=1):
             assert len(calls) == number
 
 
@@ -260,12 +260,12 @@ def tensors():
 
 
 def size(found):
-    """Number of tensors and of their elements."""
+    """Return the number of tensors and of their elements."""
     return len(found), sum(tensor.numel() for tensor in found)
 
 
 def entries(held):
-    """Number of items that transformers' sessions hold, of any kind."""
+    """Return the number of items that transformers' sessions hold, of any kind."""
     if isinstance(held, dict | list):
         return len(held) + sum(map(entries, held.values() if isinstance(held, dict) else held))
     return 0
@@ -287,7 +287,7 @@ def encoded_masks(found):
 
 def test_memory_does_not_grow_with_number_of_frames(model):
     """Checked against transformers' own session, which does grow, so the measurement is valid."""
-    labels, picture = two_labels(), scene(*SIZE)[0]
+    labels, picture = disc_and_corner(), scene(*SIZE)[0]
     segmenter, held = MemorySegmenter(model), []
     for number, _ in enumerate(segmenter.follow((picture.copy() for _ in range(30)), labels)):
         if number in (POINTERS, 12, 29):
@@ -316,7 +316,7 @@ def scores_of(persam, frames, subject):
 
 
 def test_without_labels_persam_masks_of_first_frame_are_tracked(model, persam, subjects):
-    frames = film(4)
+    frames = draw_frames(4)
     found = [persam.segment(frames[0], subject) for subject in subjects]
     frame = persam.backbone.frame(*SIZE)
     logits = torch.cat([frame.to_original(torch.from_numpy(segmentation.logits)[None]) for segmentation in found])
@@ -326,14 +326,14 @@ def test_without_labels_persam_masks_of_first_frame_are_tracked(model, persam, s
     seen = list(MemorySegmenter(model, persam, subjects, lost_below=None).follow(frames))
     np.testing.assert_array_equal(seen[0].labels, expected)
     assert seen[0].scores == tuple(segmentation.score for segmentation in found)
-    told = list(MemorySegmenter(model).follow(frames, expected))
-    for frame, expected in zip(seen[1:], told[1:], strict=True):
+    reference = list(MemorySegmenter(model).follow(frames, expected))
+    for frame, expected in zip(seen[1:], reference[1:], strict=True):
         np.testing.assert_array_equal(frame.labels, expected.labels)
         assert frame.scores == pytest.approx(expected.scores)
 
 
 def test_missing_subject_is_searched_until_found_and_then_tracked(model, persam, subjects):
-    frames, subject = film(8), subjects[0]
+    frames, subject = draw_frames(8), subjects[0]
     quality = scores_of(persam, frames, subject)
     order = sorted(range(len(frames)), key=quality.__getitem__)
     frames, joins = [frames[number] for number in order], 3
@@ -343,21 +343,21 @@ def test_missing_subject_is_searched_until_found_and_then_tracked(model, persam,
     found = persam.segment(frames[joins], subject)
     np.testing.assert_array_equal(seen[joins].labels == 1, found.mask)
     assert seen[joins].scores == (found.score,)
-    told = list(MemorySegmenter(model).follow(frames[joins:], found.mask.astype(np.uint8)))
-    for frame, expected in zip(seen[joins + 1 :], told[1:], strict=True):
+    reference = list(MemorySegmenter(model).follow(frames[joins:], found.mask.astype(np.uint8)))
+    for frame, expected in zip(seen[joins + 1 :], reference[1:], strict=True):
         np.testing.assert_array_equal(frame.labels, expected.labels)
 
 
 def test_late_subject_does_not_affect_memory_of_others(model, persam, subjects):
     """With one session for both, transformers' EdgeTAM fails here and its SAM 2 changes the first one's memory."""
-    frames, labels = film(8), scene(*SIZE)[1].astype(np.uint8)
-    with heard(model) as alone:
+    frames, labels = draw_frames(8), scene(*SIZE)[1].astype(np.uint8)
+    with recorded(model) as alone:
         list(MemorySegmenter(model).follow(frames, labels))
     quality = scores_of(persam, frames, subjects[1])
     frames_left = list(range(1, len(frames)))
     threshold = sorted(quality[number] for number in frames_left)[-2]
     joins = next(number for number in frames_left if quality[number] >= threshold)
-    with heard(model) as both:
+    with recorded(model) as both:
         seen = list(MemorySegmenter(model, persam, subjects, threshold).follow(frames, labels))
     late = [number for number, frame in enumerate(seen) if frame.scores[1] is not None]
     assert late[0] == joins
@@ -369,7 +369,7 @@ def test_late_subject_does_not_affect_memory_of_others(model, persam, subjects):
     assert all(torch.equal(output[0], expected[0]) for output, expected in zip(first, alone, strict=True))
 
 
-def test_one_folder_can_be_sam_and_memory(tmp_path):
+def test_same_folder_can_be_sam_and_memory(tmp_path):
     sam2_video().save_pretrained(tmp_path)
     persam = PerSAM.from_pretrained(tmp_path, Method(), device="cpu")
     photo, disc = scene(*SIZE)
@@ -385,23 +385,23 @@ def test_one_folder_can_be_sam_and_memory(tmp_path):
 
 def test_saved_folder_is_recognized_and_tracks_same(kind, model, tmp_path):
     model.save_pretrained(tmp_path)
-    frames, labels = film(5), two_labels()
+    frames, labels = draw_frames(5), disc_and_corner()
     loaded = list(MemorySegmenter.from_pretrained(str(tmp_path), device="cpu").follow(frames, labels))
     for frame, expected in zip(loaded, MemorySegmenter(model).follow(frames, labels), strict=True):
-        # Not to the bit: the loaded weights lie elsewhere in memory, by which some processors round differently.
+        # Not bit-identical: on some processors rounding depends on where the weights lie in memory.
         assert np.mean(frame.labels != expected.labels) <= 0.001
         assert frame.scores == pytest.approx(expected.scores, rel=1e-3)
 
 
 def test_bfloat16_applies_to_whole_model(model, tmp_path):
     model.save_pretrained(tmp_path)
-    frames, mask = film(POINTERS), scene(*SIZE)[1]  # of a film with fewer the whole session counts time otherwise
+    frames, mask = draw_frames(POINTERS), scene(*SIZE)[1]  # with fewer frames, the session encodes time differently
     loaded = load_video_model(str(tmp_path), "cpu", torch.bfloat16)
     assert {weight.dtype for weight in loaded.parameters()} == {torch.bfloat16}
     assert not any(weight.requires_grad for weight in loaded.parameters())
-    with heard(loaded) as outputs:
+    with recorded(loaded) as outputs:
         seen = list(MemorySegmenter(loaded).follow(frames, mask.astype(np.uint8)))
-    expected = own_session(loaded, frames, [mask])
+    expected = session_outputs(loaded, frames, [mask])
     assert all(close(output[0], reference[0][0]) for output, reference in zip(outputs, expected, strict=True))
     assert all(frame.scores[0] is not None for frame in seen)
 
@@ -424,7 +424,7 @@ def test_folder_without_memory_weights_is_refused(tmp_path):
         MemorySegmenter.from_pretrained(str(tmp_path), device="cpu")
 
 
-# Mistakes
+# Refused inputs
 
 
 def test_missing_subjects_and_mismatched_labels_are_refused(persam, subjects):

@@ -1,4 +1,4 @@
-"""Guards the families beside SAM: preprocessing, encoding and decoding match their packages, and PerSAM runs."""
+"""Families other than SAM: preprocessing, encoding and decoding match transformers, and PerSAM runs on each."""
 
 import json
 
@@ -66,13 +66,13 @@ def backbone(model):
 
 
 def encoded(backbone, seed=0):
-    """One photo's features and extra."""
+    """Encode a photo; return its features and extra tensors."""
     photo = scene(*SIZE, seed)[0]
     features, extra = backbone.encode_with_extra(backbone.frame(*SIZE).pixels(photo)[None])
     return features[0], tuple(level[0] for level in extra)
 
 
-def asked(backbone, box=False, mask=False):
+def make_prompts(backbone, box=False, mask=False):
     side, random = backbone.image_size, torch.Generator().manual_seed(0)
     return Prompts(
         torch.tensor([[0.3, 0.4], [0.9, 0.1]]) * side,
@@ -155,7 +155,7 @@ def test_folder_with_weights_missing_is_refused(tmp_path):
         load_backbone(tmp_path, device="cpu")
 
 
-# As its own package does it
+# Parity with transformers
 
 
 @torch.no_grad()
@@ -163,8 +163,8 @@ def test_folder_with_weights_missing_is_refused(tmp_path):
 @pytest.mark.parametrize("more", [{}, {"box": True}, {"mask": True}, {"box": True, "mask": True}], ids=str)
 def test_encoding_and_decoding_equals_forward_pass(model, backbone, kind, more, multimask):
     if kind == "sam3_tracker":
-        model.no_memory_embedding.zero_()  # this class adds it to a level that it does not use: see below
-    prompts, pixels = asked(backbone, **more), backbone.frame(*SIZE).pixels(scene(*SIZE)[0])[None]
+        model.no_memory_embedding.zero_()  # its class adds it to an unused level; see the next test
+    prompts, pixels = make_prompts(backbone, **more), backbone.frame(*SIZE).pixels(scene(*SIZE)[0])[None]
     whole = model(
         pixel_values=pixels,
         input_points=prompts.points[None, None],
@@ -213,7 +213,7 @@ def test_pixels_points_and_masks_match_processor(backbone, kind, size):
     own = processor(kind, side)
     inputs = own(images=photo, input_points=[[[point]]], input_labels=[[[1]]], return_tensors="pt")
     difference = (frame.pixels(photo) - inputs["pixel_values"][0]).abs() * torch.tensor(frame.std).view(3, 1, 1)
-    assert difference.max() < 2.5  # levels of 256: two packages round their resizing differently
+    assert difference.max() < 2.5  # levels of 256: the packages round differently when they resize
     assert difference.mean() < 0.3
     torch.testing.assert_close(frame.to_model(torch.tensor(point)), inputs["input_points"].flatten().float())
     maps = torch.randn(3, 4 * GRID, 4 * GRID, generator=torch.Generator().manual_seed(0))
@@ -223,13 +223,13 @@ def test_pixels_points_and_masks_match_processor(backbone, kind, size):
 
 
 @torch.no_grad()
-def test_sam_hqs_three_masks_keep_their_order():
-    """PerSAM-F's weights belong to the first, second and third; the class sorts them by score."""
+def test_three_masks_of_sam_hq_keep_their_order():
+    """PerSAM-F's weights are for the first, second and third mask; transformers sorts them by score."""
     model = random_sams.sam_hq()
     backbone, scores = load_backbone(model, device="cpu"), []
     hook = model.mask_decoder.iou_prediction_head.register_forward_hook(lambda *args: scores.append(args[2]))
     features, extra = encoded(backbone)
-    _, found = backbone.decode(features, asked(backbone), multimask=True, extra=extra)
+    _, found = backbone.decode(features, make_prompts(backbone), multimask=True, extra=extra)
     hook.remove()
     assert torch.equal(found, scores[0][0, 0, 1:])
     assert not torch.equal(found, found.sort(descending=True).values)
@@ -249,14 +249,14 @@ def test_mask_prompt_is_clamped_to_range_of_sam_2s_predictor(name):
 
 
 def points_of(backbone):
-    prompts = asked(backbone)
+    prompts = make_prompts(backbone)
     return prompts.points, prompts.labels
 
 
 def test_each_prompt_changes_masks(backbone):
     features, extra = encoded(backbone)
-    elsewhere = Prompts(asked(backbone).points.flip(-1), asked(backbone).labels)
-    prompts = [asked(backbone), elsewhere, asked(backbone, box=True), asked(backbone, mask=True)]
+    elsewhere = Prompts(make_prompts(backbone).points.flip(-1), make_prompts(backbone).labels)
+    prompts = [make_prompts(backbone), elsewhere, make_prompts(backbone, box=True), make_prompts(backbone, mask=True)]
     masks = [backbone.decode(features, prompt, True, extra=extra)[0] for prompt in prompts]
     assert not any(torch.allclose(a, b, rtol=1e-3) for number, a in enumerate(masks) for b in masks[:number])
 
@@ -264,7 +264,9 @@ def test_each_prompt_changes_masks(backbone):
 def test_extra_tensors_change_masks(backbone):
     features, extra = encoded(backbone)
     _, other = encoded(backbone, seed=1)
-    own, foreign = (backbone.decode(features, asked(backbone), True, extra=given)[0] for given in (extra, other))
+    own, foreign = (
+        backbone.decode(features, make_prompts(backbone), True, extra=given)[0] for given in (extra, other)
+    )
     assert not torch.allclose(own, foreign)
 
 
@@ -274,7 +276,7 @@ def test_bfloat16_affects_only_image_encoder(model):
     features, extra = encoded(backbone)
     assert {tensor.dtype for tensor in (features, *extra)} == {torch.float32}
     assert torch.corrcoef(torch.stack([full.flatten(), features.flatten()]))[0, 1] > 0.99
-    logits, _ = backbone.decode(features, asked(backbone), True, extra=extra)
+    logits, _ = backbone.decode(features, make_prompts(backbone), True, extra=extra)
     assert logits.dtype == torch.float32
     for name, weight in model.named_parameters():
         inside = name.startswith("vision_encoder.")
@@ -330,12 +332,12 @@ def guidance():
     return Guidance(torch.rand(GRID**2, generator=random) * 20, torch.randn(WIDTH, generator=random))
 
 
-def test_bias_and_embedding_change_masks_and_leave_no_trace(model, backbone, guidance):
+def test_bias_and_embedding_change_masks_and_are_removed(model, backbone, guidance):
     features, extra = encoded(backbone)
     bias, target = guidance.attention_bias, guidance.target_embedding
 
     def decode(given=None):
-        return backbone.decode(features, asked(backbone), True, given, extra)
+        return backbone.decode(features, make_prompts(backbone), True, given, extra)
 
     before = decode()
     choices = [Guidance(bias), Guidance(None, target), guidance, Guidance(bias, target, repeat_embedding=False)]
@@ -360,7 +362,7 @@ def test_every_block_follows_equation_8(model, backbone, guidance):
             )
             for layer in model.mask_decoder.transformer.layers
         ]
-        backbone.decode(features, asked(backbone), True, extra=extra)
+        backbone.decode(features, make_prompts(backbone), True, extra=extra)
         for hook in attached:
             hook.remove()
     assert len(calls) == 2
@@ -370,15 +372,15 @@ def test_every_block_follows_equation_8(model, backbone, guidance):
 
 
 def by_hand(layer, query, key, value, bias):
-    """softmax(softmax(Q K^T / sqrt(d)) + bias) V, a head at a time; (1, 1, tokens, C)."""
+    """Compute softmax(softmax(Q K^T / sqrt(d)) + bias) V, one head at a time; (1, 1, tokens, C)."""
     q, k, v = layer.q_proj(query)[0, 0], layer.k_proj(key)[0, 0], layer.v_proj(value)[0, 0]
-    size, heard = q.shape[-1] // layer.num_attention_heads, []
+    size, outputs = q.shape[-1] // layer.num_attention_heads, []
     for start in range(0, q.shape[-1], size):
         part = slice(start, start + size)
         attention = (q[:, part] @ k[:, part].T / size**0.5).softmax(dim=-1)
-        heard.append((attention + bias).softmax(dim=-1) @ v[:, part])
+        outputs.append((attention + bias).softmax(dim=-1) @ v[:, part])
     out = layer.out_proj if hasattr(layer, "out_proj") else layer.o_proj
-    return out(torch.cat(heard, dim=-1))[None, None]
+    return out(torch.cat(outputs, dim=-1))[None, None]
 
 
 # Stretched photos
@@ -419,5 +421,5 @@ def test_stretched_photo_has_no_padding(frame):
     expected = (torch.from_numpy(colour).float() - torch.tensor(frame.mean)) / torch.tensor(frame.std)
     torch.testing.assert_close(pixels, expected[:, None, None].expand_as(pixels))
     photo_map = torch.rand(frame.height, frame.width)
-    at_once = torch.nn.functional.interpolate(photo_map[None, None], (8, 8), mode="area")[0, 0]
-    assert torch.equal(frame.to_grid(photo_map, 8, -9, "area"), at_once)
+    directly = torch.nn.functional.interpolate(photo_map[None, None], (8, 8), mode="area")[0, 0]
+    assert torch.equal(frame.to_grid(photo_map, 8, -9, "area"), directly)

@@ -1,4 +1,4 @@
-"""Guards several masks in one photo: no overlap, no uncontested pixel lost, instances kept apart."""
+"""Several masks in a photo: no overlap, no uncontested pixel lost, instances separated."""
 
 import numpy as np
 import pytest
@@ -97,8 +97,8 @@ def test_subject_of_another_sam_is_refused(together):
 
 def instances_in(persam, check, subject, picture):
     """Segment the instances whose verdict is "found"."""
-    sure = lambda encoded, found: check(picture.image, encoded, found).verdict == "found"  # noqa: E731
-    return segment_instances(persam, picture.image, subject, sure)
+    is_found = lambda encoded, found: check(picture.image, encoded, found).verdict == "found"  # noqa: E731
+    return segment_instances(persam, picture.image, subject, is_found)
 
 
 def test_twins_get_one_mask_each_and_empty_scene_none():

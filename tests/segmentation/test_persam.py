@@ -1,4 +1,4 @@
-"""Guards PerSAM from reference to mask: every technique, every fidelity, every size of photo."""
+"""PerSAM from reference to mask: every technique, every fidelity, photos of every size."""
 
 import io
 from dataclasses import fields
@@ -38,7 +38,7 @@ def subject(persam):
 
 
 def assert_same(first, second):
-    """Two segmentations equal in every field, to the bit."""
+    """Check that two segmentations are bit-identical in every field."""
     for field in fields(first):
         if field.name == "passes":
             continue
@@ -48,7 +48,7 @@ def assert_same(first, second):
             np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name), field.name)
 
 
-# What goes in
+# Inputs
 
 
 def test_batch_of_many_sizes_equals_single_photos(persam, subject):
@@ -135,7 +135,7 @@ def test_unknown_fidelity_is_refused_with_known_ones():
         Method(fidelity="offical")
 
 
-# What comes out
+# Outputs
 
 
 @pytest.mark.parametrize("size", [*SIZES, (1, 100), (100, 1), (2, 2)], ids=str)
@@ -197,7 +197,7 @@ def test_cascade_passes_use_expected_prompts(backbone, persam, subject):
 
 
 def with_and_without(backbone, **switch):
-    """The same photo with everything on and with one technique off."""
+    """Segment a photo with all techniques and with one switched off."""
     photo, _ = scene(90, 150, seed=1)
     reference = Reference(*scene(90, 150))
     pair = [PerSAM(backbone), PerSAM(backbone, Method(**switch))]
@@ -237,8 +237,8 @@ def test_without_guidance_first_pass_is_plain_sam(backbone):
     _, plain = with_and_without(backbone, guided_attention=False, semantic_prompting=False)
     frame = Frame(90, 150, SIDE)
     embedding = backbone.encode(frame.pixels(scene(90, 150, seed=1)[0])[None])[0]
-    asked = Prompts(frame.to_model(torch.from_numpy(plain.points)), torch.from_numpy(plain.point_labels))
-    np.testing.assert_allclose(plain.passes[0].logits, backbone.decode(embedding, asked, False)[0], atol=1e-4)
+    prompts = Prompts(frame.to_model(torch.from_numpy(plain.points)), torch.from_numpy(plain.point_labels))
+    np.testing.assert_allclose(plain.passes[0].logits, backbone.decode(embedding, prompts, False)[0], atol=1e-4)
 
 
 # The attention bias
@@ -248,12 +248,12 @@ sizes = st.tuples(st.integers(32, 160), st.integers(32, 160)).filter(lambda size
 
 
 def photo_cells(frame):
-    """(rows, columns) of the grid that hold some of the photo."""
+    """Return the number of rows and columns of cells that contain part of the photo."""
     return tuple(-(-edge * GRID // frame.side) for edge in frame.resized)
 
 
 def blob(frame, row, column):
-    """(H, W) confidence with a single peak on the photo, at the center of a cell."""
+    """Return an (H, W) confidence map with a single peak, at the center of a cell."""
     height, width = frame.resized
     cell = frame.side / GRID
     # Model-frame centre of every photo pixel, in cells.
@@ -348,7 +348,7 @@ def test_constant_confidence_gives_finite_bias(fidelity):
 
 
 def drawn(levels):
-    """The (H, W) or (H, W, 3) mask as a PNG file holds it."""
+    """Return an (H, W) or (H, W, 3) mask as read from a PNG file."""
     file = io.BytesIO()
     Image.fromarray(np.asarray(levels, np.uint8)).save(file, "PNG")
     return Image.open(file)
@@ -405,8 +405,8 @@ def test_thin_mask_selects_best_covered_cell(backbone, persam):
 # An empty mask
 
 
-def decided_sam(signs):
-    """A SAM whose four masks are all positive or all negative for any prompt."""
+def constant_sam(signs):
+    """Return a SAM whose four masks are each all positive or all negative, for any prompt."""
     model = random_sam()
     decoder = model.mask_decoder
     with torch.no_grad():
@@ -425,7 +425,7 @@ def segment_with(model, **switch):
 
 @pytest.mark.parametrize("first", [1, -1], ids=["first mask full", "first mask empty"])
 def test_empty_mask_skips_box_pass_with_warning(first):
-    found = segment_with(decided_sam((first, -1, -1, -1)))
+    found = segment_with(constant_sam((first, -1, -1, -1)))
     assert (found.passes[0].logits > 0).all() == (first > 0)
     assert len(found.passes) == 2
     assert "box pass was skipped" in found.warnings[0]
@@ -435,7 +435,7 @@ def test_empty_mask_skips_box_pass_with_warning(first):
 
 
 def test_empty_mask_without_refinement_causes_warning():
-    found = segment_with(decided_sam((-1, -1, -1, -1)), refinement=False)
+    found = segment_with(constant_sam((-1, -1, -1, -1)), refinement=False)
     assert len(found.passes) == 1
     assert len(found.warnings) == 1
     assert "mask is empty" in found.warnings[0]
@@ -443,7 +443,7 @@ def test_empty_mask_without_refinement_causes_warning():
 
 
 def test_empty_first_mask_does_not_stop_cascade():
-    found = segment_with(decided_sam((-1, 1, 1, 1)))
+    found = segment_with(constant_sam((-1, 1, 1, 1)))
     assert len(found.passes) == 3
     assert found.passes[2].box.tolist() == found.box.tolist() == [0, 0, 149, 89]
     assert found.warnings == ()

@@ -1,4 +1,4 @@
-"""Guards PerSAM-F both ways: as released, without guidance, and as the paper prints it, on top of all of PerSAM."""
+"""PerSAM-F in both forms: the released code's, without guidance, and the paper's, on top of all of PerSAM."""
 
 from dataclasses import replace
 
@@ -12,8 +12,8 @@ from persam_dreambooth.segmentation.mask_weights import fit_mask_weights
 from random_models import random_sam
 from tests.scene import scene
 
-RELEASED, PRINTED = Method.persam_f(), Method.persam_f("paper")
-BOTH = pytest.mark.parametrize("method", [RELEASED, PRINTED], ids=["released", "printed"])
+RELEASED, PAPER = Method.persam_f(), Method.persam_f("paper")
+BOTH = pytest.mark.parametrize("method", [RELEASED, PAPER], ids=["released", "paper"])
 
 
 @pytest.fixture(scope="module")
@@ -26,28 +26,28 @@ def reference():
     return Reference(*scene(90, 150))
 
 
-def test_printed_persam_f_is_persam_plus_mask_weights():
-    assert replace(PRINTED, mask_weights=False) == Method("paper")
-    assert Method.persam_f("paper", refinement=False, alpha=2.0) == replace(PRINTED, refinement=False, alpha=2.0)
+def test_paper_persam_f_is_persam_plus_mask_weights():
+    assert replace(PAPER, mask_weights=False) == Method("paper")
+    assert Method.persam_f("paper", refinement=False, alpha=2.0) == replace(PAPER, refinement=False, alpha=2.0)
     for fidelity in ("corrected", "official"):
         released = Method.persam_f(fidelity)
         assert not (released.negative_prior or released.guided_attention or released.semantic_prompting)
 
 
-def test_printed_persam_f_learns_persams_target(backbone, reference):
-    """The subject differs from PerSAM's in the weights only; the released code has another target feature."""
+def test_paper_persam_f_learns_persams_target(backbone, reference):
+    """The subject differs from PerSAM's only in the weights; the released code has another target feature."""
     guided = replace(Method(), mask_weights=True)
     plain = PerSAM(backbone).personalize(reference)
-    printed = PerSAM(backbone, guided).personalize(reference)
+    paper = PerSAM(backbone, guided).personalize(reference)
     released = PerSAM(backbone, RELEASED).personalize(reference)
-    torch.testing.assert_close(printed.target_feature, plain.target_feature, rtol=0, atol=0)
+    torch.testing.assert_close(paper.target_feature, plain.target_feature, rtol=0, atol=0)
     assert not torch.allclose(released.target_feature, plain.target_feature, atol=1e-3)
-    assert printed.mask_weights is not None
-    assert (printed.made_by, plain.made_by) == ("PerSAM-F", "PerSAM")
+    assert paper.mask_weights is not None
+    assert (paper.made_by, plain.made_by) == ("PerSAM-F", "PerSAM")
 
 
 @BOTH
-def test_weights_are_fitted_on_masks_of_the_reference_photos_own_first_pass(backbone, reference, method):
+def test_weights_are_fitted_on_first_pass_over_reference(backbone, reference, method):
     persam = PerSAM(backbone, method)
     subject = persam.personalize(reference)
     first = persam.segment(reference.pixels, subject).passes[0]
@@ -57,7 +57,7 @@ def test_weights_are_fitted_on_masks_of_the_reference_photos_own_first_pass(back
 
 
 @BOTH
-def test_weights_act_on_masks_of_the_first_pass(backbone, reference, method):
+def test_weights_combine_masks_of_first_pass(backbone, reference, method):
     persam = PerSAM(backbone, method)
     subject = persam.personalize(reference)
     photo = scene(90, 150, seed=1)[0]
@@ -68,7 +68,7 @@ def test_weights_act_on_masks_of_the_first_pass(backbone, reference, method):
         np.testing.assert_allclose(first.kept, first.logits[index], atol=1e-6)
 
 
-def test_printed_masks_are_guided_and_released_ones_are_not(backbone, reference):
+def test_paper_masks_are_guided_and_released_ones_are_not(backbone, reference):
     photo = scene(90, 150, seed=1)[0]
     guided = replace(Method(), mask_weights=True)
     unguided = replace(guided, guided_attention=False, semantic_prompting=False)
@@ -81,8 +81,8 @@ def test_printed_masks_are_guided_and_released_ones_are_not(backbone, reference)
 
 
 @BOTH
-def test_only_released_code_puts_a_box_into_both_refinement_passes(backbone, reference, method):
+def test_only_released_code_gives_box_to_both_refinement_passes(backbone, reference, method):
     persam = PerSAM(backbone, method)
     subject = replace(persam.personalize(reference), mask_weights=torch.tensor([0.0, 0.0, 1.0]))
     passes = persam.segment(reference.pixels, subject).passes
-    assert [one.box is not None for one in passes] == [False, method is RELEASED, True]
+    assert [decoded.box is not None for decoded in passes] == [False, method is RELEASED, True]

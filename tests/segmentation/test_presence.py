@@ -1,4 +1,4 @@
-"""Guards the decision whether a subject is in a photo: the presence scores, the rule, and both on tinyworld."""
+"""The decision whether a subject is in a photo: the presence scores, the rule, and both in tinyworld."""
 
 import json
 import math
@@ -28,7 +28,7 @@ from tests.scene import scene
 from world import KIND_NAMES, random_identity
 
 USUAL = {"likeness": 0.9, "contrast": 0.5, "cycle": 0.8, "score": 0.9, "appearance": 0.7}
-MADE = PresenceRule(
+SIMPLE = PresenceRule(
     weights={"likeness": 2.0, "cycle": 5.0}, usual={"likeness": 0.9, "cycle": 0.8}, bias=1.0,
     found_from=0.6, unsure_from=0.2, backbone="?",
 )  # fmt: skip
@@ -116,21 +116,21 @@ def test_cycle_does_not_refit_mask_weights():
 def test_probability_is_logistic_of_weighted_scores(likeness, cycle):
     scores = replace(GOOD, likeness=likeness, cycle=cycle)
     log_odds = 1 + 2 * (likeness - 0.9) + 5 * (cycle - 0.8)
-    assert MADE.probability(scores) == pytest.approx(1 / (1 + math.exp(-log_odds)), abs=1e-6)
+    assert SIMPLE.probability(scores) == pytest.approx(1 / (1 + math.exp(-log_odds)), abs=1e-6)
 
 
 def test_thresholds_separate_verdicts():
-    assert MADE.decide(GOOD).verdict == "found"
-    assert MADE.decide(GOOD).reason is None
-    assert MADE.decide(replace(GOOD, cycle=0.5)).verdict == "unsure"
-    assert MADE.decide(replace(GOOD, cycle=0.0)).verdict == "not found"
-    nothing = MADE.decide(None)
+    assert SIMPLE.decide(GOOD).verdict == "found"
+    assert SIMPLE.decide(GOOD).reason is None
+    assert SIMPLE.decide(replace(GOOD, cycle=0.5)).verdict == "unsure"
+    assert SIMPLE.decide(replace(GOOD, cycle=0.0)).verdict == "not found"
+    nothing = SIMPLE.decide(None)
     assert (nothing.verdict, nothing.probability, nothing.reason) == ("not found", 0.0, "the mask is empty")
 
 
 @pytest.mark.parametrize("name", list(REASONS))
 def test_reason_names_most_harmful_score(name):
-    rule = replace(MADE, weights=dict.fromkeys(USUAL, 3.0), usual=USUAL)
+    rule = replace(SIMPLE, weights=dict.fromkeys(USUAL, 3.0), usual=USUAL)
     reason = rule.decide(replace(GOOD, **{name: USUAL[name] - 3.0})).reason
     assert reason.startswith(REASONS[name])
     assert f"{name} {USUAL[name] - 3.0:.2f}, usually {USUAL[name]:.2f}" in reason
@@ -142,14 +142,14 @@ def test_score_is_shown_as_1_at_most():
 
 
 def test_saved_rule_loads_unchanged_and_finds_encoder_next_to_it(tmp_path):
-    MADE.save(tmp_path / "presence.json")
-    assert PresenceRule.load(tmp_path / "presence.json") == MADE
+    SIMPLE.save(tmp_path / "presence.json")
+    assert PresenceRule.load(tmp_path / "presence.json") == SIMPLE
     (tmp_path / "sam").mkdir()
     (tmp_path / "clip").mkdir()
-    replace(MADE, encoder="../clip").save(tmp_path / "sam" / "presence.json")
+    replace(SIMPLE, encoder="../clip").save(tmp_path / "sam" / "presence.json")
     loaded = PresenceRule.load(tmp_path / "sam" / "presence.json")
     assert (tmp_path / "sam" / loaded.encoder).resolve() == tmp_path / "clip"
-    replace(MADE, encoder="facebook/dinov2-base").save(tmp_path / "presence.json")
+    replace(SIMPLE, encoder="facebook/dinov2-base").save(tmp_path / "presence.json")
     assert PresenceRule.load(tmp_path / "presence.json").encoder == "facebook/dinov2-base"
 
 
@@ -165,7 +165,7 @@ def test_saved_rule_loads_unchanged_and_finds_encoder_next_to_it(tmp_path):
 )
 def test_invalid_rule_file_is_refused_in_one_line(tmp_path, change):
     path = tmp_path / "presence.json"
-    path.write_text(json.dumps(asdict(MADE) | change))
+    path.write_text(json.dumps(asdict(SIMPLE) | change))
     with pytest.raises(UserError, match="is not a presence rule") as error:
         PresenceRule.load(path)
     assert len(str(error.value).splitlines()) == 1
@@ -178,13 +178,13 @@ def test_invalid_rule_file_is_refused_in_one_line(tmp_path, change):
 
 def test_rule_from_drawings_has_caveat_and_older_file_is_read(tmp_path):
     path = tmp_path / "presence.json"
-    replace(MADE, made_on="drawings (tinyworld)").save(path)
+    replace(SIMPLE, made_on="drawings (tinyworld)").save(path)
     assert PresenceRule.load(path).caveat == (
         "the presence rule was made on drawings (tinyworld); on photographs its probabilities are a guess"
     )
-    assert replace(MADE, made_on="PerSeg").caveat is None
-    path.write_text(json.dumps({name: value for name, value in asdict(MADE).items() if name != "made_on"}))
-    assert PresenceRule.load(path) == MADE and MADE.caveat is None
+    assert replace(SIMPLE, made_on="PerSeg").caveat is None
+    path.write_text(json.dumps({name: value for name, value in asdict(SIMPLE).items() if name != "made_on"}))
+    assert PresenceRule.load(path) == SIMPLE and SIMPLE.caveat is None
     path.write_text("[" * 100_000)
     with pytest.raises(UserError, match="is not a presence rule"):
         PresenceRule.load(path)
@@ -195,18 +195,20 @@ def test_rule_of_other_sam_or_without_encoder_is_refused(persam):
     reference = Reference(*scene(90, 150))
     subject = persam.personalize(reference)
     with pytest.raises(UserError, match=r"calibrated on a SAM with the weights \?"):
-        PresenceCheck(persam, subject, [reference], MADE)
-    rule = replace(MADE, backbone=persam.checksum, weights={"appearance": 1.0}, usual={"appearance": 1.0}, encoder="x")
+        PresenceCheck(persam, subject, [reference], SIMPLE)
+    rule = replace(
+        SIMPLE, backbone=persam.checksum, weights={"appearance": 1.0}, usual={"appearance": 1.0}, encoder="x"
+    )
     with pytest.raises(UserError, match="pass its image encoder, x"):
         PresenceCheck(persam, subject, [reference], rule)
 
 
-# In tinyworld, with the rule that is committed
+# In tinyworld, with the committed rule
 
 
 @pytest.fixture(scope="module")
 def checks():
-    """Held-out individuals that did not make the rule, each with its check."""
+    """Held-out individuals that the rule was not fitted on, each with its check."""
     persam, encoder = PerSAM.from_pretrained(SAM, device="cpu"), ImageEncoder.from_pretrained(CLIP, "cpu")
     rule, made = PresenceRule.load(RULE), []
     for number in range(16):
@@ -229,9 +231,9 @@ def look(persam, check, picture):
 )
 def test_verdicts_by_kind_of_scene(checks, who, verdict, share):
     persam, made = checks
-    said = [look(persam, check, photo(rng, identity, who))[1].verdict for rng, identity, check in made]
+    verdicts = [look(persam, check, photo(rng, identity, who))[1].verdict for rng, identity, check in made]
     least, most = share
-    assert least <= np.mean([answer == verdict for answer in said]) <= most, said
+    assert least <= np.mean([answer == verdict for answer in verdicts]) <= most, verdicts
 
 
 def test_subject_next_to_another_kind_is_found_on_second_look(checks):

@@ -1,4 +1,4 @@
-"""Guards references made from a box, points or a scribble, with tinyworld's trained SAM."""
+"""References made from a box, points or a scribble, with tinyworld's trained SAM."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def iou(first, second):
 
 
 def inner_points(mask, count=2):
-    """Pixels well inside of a mask."""
+    """Return pixels (x, y) well inside a mask."""
     inner = torch.from_numpy(mask).float()[None, None]
     while (smaller := 1 - torch.nn.functional.max_pool2d(1 - inner, 3, 1, 1)).sum() >= count:
         inner = smaller
@@ -47,13 +47,13 @@ def test_box_points_and_scribble_each_give_subject_mask(persam, photos):
         scribble = np.zeros_like(true)
         middle = int(rows.mean())
         scribble[middle, true[middle]] = True
-        asked = {
+        prompts_by_name = {
             "box": {"box": box},
             "point": {"points": inner_points(true, 1)},
             "points": {"points": [*inner_points(true), (1, 1)], "point_labels": (1, 1, 0)},
             "scribble": {"scribble": scribble},
         }
-        for name, prompts in asked.items():
+        for name, prompts in prompts_by_name.items():
             scores[name].append(iou(reference_from(persam, picture.image, **prompts).foreground, true))
     means = {name: float(np.mean(values)) for name, values in scores.items()}
     assert all(mean > 0.8 for mean in means.values()), means

@@ -1,4 +1,4 @@
-"""Cleaning up masks: against a flood fill written out."""
+"""Small holes and specks: against a plain flood fill."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -11,7 +11,7 @@ MASKS = arrays.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 
 
 def regions(mask):
-    """The 8-connected regions of a mask as sets of pixels, by flood fill."""
+    """Yield the 8-connected regions of a mask as sets of pixels, by flood fill."""
     left = set(zip(*np.nonzero(mask), strict=True))
     while left:
         region, border = set(), [left.pop()]
@@ -40,14 +40,14 @@ def by_flood_fill(mask, min_region):
 @given(MASKS, st.integers(0, 9))
 def test_small_holes_are_filled_and_small_specks_removed(mask, min_region):
     found, expected = without_small_regions(mask, min_region), by_flood_fill(mask, min_region)
-    # Of several largest specks, all too small, any one may stay.
+    # If all specks are too small, any of the largest may be kept.
     assert found.sum() == expected.sum()
     if not expected.any() or max(map(len, regions(expected))) >= min_region:
         np.testing.assert_array_equal(found, expected)
     assert found.any() or not mask.any()
 
 
-def test_regions_of_exactly_the_size_stay():
+def test_regions_of_exactly_min_size_are_kept():
     mask = np.zeros((20, 20), bool)
     mask[2:12, 2:12] = True
     mask[4:6, 4:6] = False  # a hole of 4 pixels

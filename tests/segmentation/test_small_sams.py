@@ -1,4 +1,4 @@
-"""Guards that PerSAM runs on MobileSAM, EdgeSAM and EfficientSAM, and that damaged files of theirs are refused."""
+"""PerSAM on MobileSAM, EdgeSAM and EfficientSAM; incomplete files of theirs are refused."""
 
 import numpy as np
 import pytest

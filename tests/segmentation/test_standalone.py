@@ -1,4 +1,4 @@
-"""Guards that segmentation is standalone: it neither imports nor needs diffusion, data set or web packages."""
+"""Segmentation is standalone: it neither imports nor needs diffusion, data set or web packages."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ after = [name for name in {FORBIDDEN} if name in sys.modules]
 print(json.dumps([before, after]))
 """
 
-# None in sys.modules: Python then finds no such package, installed or not.
+# With None in sys.modules, importing the package fails even if it is installed.
 SEGMENT_WITHOUT = f"""
 import json, sys
 for name in {FORBIDDEN}:
@@ -36,8 +36,8 @@ print(json.dumps([found.mask.shape, len(found.passes)]))
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory):
-    """The last line of each script in a fresh Python, side by side, since both take seconds to load torch."""
+def printed(tmp_path_factory):
+    """The last line that each script prints in a fresh Python; both run at once, since loading torch takes seconds."""
     folder = tmp_path_factory.mktemp("sam")
     random_sam().save_pretrained(folder)
     started = [
@@ -52,18 +52,18 @@ def answers(tmp_path_factory):
     return [json.loads(output.splitlines()[-1]) for output, _ in finished]
 
 
-def test_import_loads_no_diffusion_dataset_or_web_packages(answers):
-    (_, after), _ = answers
+def test_import_loads_no_diffusion_dataset_or_web_packages(printed):
+    (_, after), _ = printed
     assert not {"diffusers", "peft", "datasets", "gradio"} & set(after)
 
 
-def test_import_loads_nothing_beyond_transformers(answers):
-    # transformers imports accelerate, wherever that is installed, before anything of ours is read.
-    (before, after), _ = answers
+def test_import_loads_nothing_beyond_transformers(printed):
+    # transformers imports accelerate if it is installed, before any of our code runs.
+    (before, after), _ = printed
     assert after == before
 
 
-def test_segmentation_works_without_these_packages(answers):
-    _, (mask_shape, passes) = answers
+def test_segmentation_works_without_these_packages(printed):
+    _, (mask_shape, passes) = printed
     assert mask_shape == [40, 60]
     assert passes in (2, 3)  # a box pass only where the second mask is not empty

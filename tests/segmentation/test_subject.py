@@ -1,4 +1,4 @@
-"""Guards the subject file: what is saved is what is loaded, and only for the weights that made it."""
+"""The subject file: it loads unchanged, and works only with the weights that made it."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_subject_of_other_method_is_refused_by_name(backbone):
         plain.segment(photo, finetuned.personalize(reference))
 
 
-def test_both_packages_have_same_weights():
+def test_both_packages_give_same_checksum():
     original, ported = (
         load_backbone(build(), device="cpu") for build in (recorded_sam.original, recorded_sam.transformers)
     )

@@ -1,4 +1,4 @@
-"""Guards tracking subjects through a video, with tinyworld's trained SAM on drawn frames."""
+"""Tracking subjects through a video, with tinyworld's trained SAM on drawn frames."""
 
 import tracemalloc
 from dataclasses import replace
@@ -22,7 +22,7 @@ PATH = [0.3, 0.36, 0.42, 0.48, 0.54, None, None, 0.6, 0.54, 0.48]
 """Horizontal position of the dog in each frame; None where it is out of view."""
 
 
-def film(album, path=PATH, side=128):
+def draw_video(album, path=PATH, side=128):
     """The album's subject in one pose, moving along a path in front of a still background."""
     recipe = album.pictures[0].recipe
     ((identity, placement),) = recipe.subjects
@@ -42,8 +42,8 @@ def persam():
 
 @pytest.fixture(scope="module")
 def followed(persam):
-    """The dog's film and its tracked frames, from the mask in the first frame."""
-    pictures = list(film(albums(1)[0]))
+    """The dog's video and its tracked frames, from the mask in the first frame."""
+    pictures = list(draw_video(albums(1)[0]))
     subject = persam.personalize(Reference(pictures[0].image, pictures[0].mask()))
     segmenter = VideoSegmenter(persam, [subject])
     first = pictures[0].mask().astype(np.uint8)
@@ -86,26 +86,26 @@ def test_prompts_with_and_without_box():
     persam = PerSAM.from_pretrained(random_sam(), Method.persam_f(), device="cpu")
     photo, mask = scene(90, 150)
     subject = persam.personalize(Reference(photo, mask))
-    asked = []
+    given = []
     decode = persam.backbone.decode
 
-    def listening(embedding, prompts, *args, **kwargs):
-        asked.append(prompts)
+    def recording(embedding, prompts, *args, **kwargs):
+        given.append(prompts)
         return decode(embedding, prompts, *args, **kwargs)
 
-    persam.backbone.decode = listening
+    persam.backbone.decode = recording
     segmenter = VideoSegmenter(persam, [subject], lost_below=None)
     list(segmenter.follow([photo, photo], mask.astype(np.uint8)))
-    with_box = asked[0]
+    with_box = given[0]
     box = bounding_box(torch.from_numpy(mask))
     frame = persam.backbone.frame(90, 150)
     edges = (box + box.new_tensor([-10, -10, 10, 10])).clamp(min=0).minimum(box.new_tensor([150, 90, 150, 90]))
     np.testing.assert_allclose(with_box.box, frame.to_model(edges.view(2, 2)).flatten(), atol=1e-4)
     np.testing.assert_allclose(with_box.points[-1], frame.to_model(edges.view(2, 2).sum(0) // 2), atol=1e-4)
-    asked.clear()
+    given.clear()
     list(VideoSegmenter(persam, [subject], lost_below=None).follow([photo]))
-    assert asked[0].box is None
-    assert len(asked[0].points) == (1 if persam.method.mask_weights else 2)
+    assert given[0].box is None
+    assert len(given[0].points) == (1 if persam.method.mask_weights else 2)
 
 
 def test_memory_does_not_grow_with_number_of_frames():

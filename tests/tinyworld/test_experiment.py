@@ -1,4 +1,4 @@
-"""The experiment's bookkeeping: its table follows from the measured pictures."""
+"""The experiment's bookkeeping: its table is computed from the measured pictures."""
 
 import json
 from dataclasses import asdict
@@ -21,7 +21,7 @@ def write_run(folder, album, letter, seed, scenes, kind):
 
 def test_table_counts_scenes_leaks_and_likeness(tmp_path):
     first, second = albums()[:2]
-    write_run(tmp_path, first, "a", 0, [first.scene] * 7, first.identity.kind)  # every picture is the sofa's
+    write_run(tmp_path, first, "a", 0, [first.scene] * 7, first.identity.kind)  # every picture shows the sofa
     write_run(tmp_path, second, "a", 0, second.other_scenes, "clock")  # every scene as prompted, never the subject
     found = summary(tmp_path, ["a", "b"], seeds=3, recipe=RECIPE)
     assert found["b"] == {}

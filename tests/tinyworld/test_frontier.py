@@ -1,4 +1,4 @@
-"""The frontier's bookkeeping: its jobs, and that table and key follow from the measured pictures."""
+"""The frontier's bookkeeping: its jobs, and its table and key, computed from the measured pictures."""
 
 import json
 from argparse import Namespace
@@ -32,7 +32,7 @@ def runs(tmp_path):
         points = [
             {"step": step, "identity": [identity], "fidelity": [identity / 2]}
             | {"scene": [scene], "leakage": [1 - scene], "uninvited": [False]}
-            | {"pose": [0.5]}
+            | {"whole": [True], "pose": [0.5]}
             for step, identity, scene in zip(job.lengths, *SEEN[job.arm].values(), strict=True)
         ]
         (job.folder / f"judged-{len(MEASURES)}.json").write_text(json.dumps(points))
@@ -62,20 +62,20 @@ def test_arms_without_a_rate_have_the_default_rate(tmp_path):
 def test_table_compares_at_matched_identity(runs):
     text = tables(read_runs(runs))
     assert (
-        "| base model | 10.0 | 5.0 | 100.0 | 50.0 |" in text
-        and "| oracle, 40 photos in all scenes, 100 steps | 100.0 | 50.0 | 100.0 | 50.0 |" in text
+        "| base model | 10.0 | 5.0 | 100.0 | 100.0 | 50.0 |" in text
+        and "| oracle, 40 photos in all scenes, 100 steps | 100.0 | 50.0 | 100.0 | 100.0 | 50.0 |" in text
     )
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     assert "scene at identity 80" in rows["arm"]
     assert "| a | 50.0 [50.0, 50.0] | 0.0 [0.0, 0.0] |" in rows["a"] and rows["a"].endswith("| none |")
-    # c obeys all scenes at 50 steps, and 80 % of them until the line from 100 to 50 % crosses 80.
+    # c draws all prompted scenes at 50 steps; the line from 100 to 50 % crosses 80 % at 66 steps.
     assert "| c | 100.0 [100.0, 100.0] |" in rows["c"] and rows["c"].endswith("| 50 to 66 |")
     assert rows["c - a"].startswith("| c - a | +50.0 [50.0, 50.0] |")
 
 
 def test_run_is_mean_of_its_pictures():
     point = {"step": 25, "identity": [True, False], "fidelity": [0.25, 0.75], "scene": [True], "leakage": [False]}
-    point |= {"uninvited": [1, 1, 0, 0], "pose": [0.25, 0.5]}
+    point |= {"uninvited": [1, 1, 0, 0], "whole": [True, True], "pose": [0.25, 0.5]}
     curve = read_curve([point])
     assert {name: values.tolist() for name, values in curve.values.items()} == {
         "identity": [0.5],
@@ -83,6 +83,7 @@ def test_run_is_mean_of_its_pictures():
         "scene": [1.0],
         "leakage": [0.0],
         "uninvited": [0.5],
+        "whole": [1.0],
         "pose": [0.375],
     }
 

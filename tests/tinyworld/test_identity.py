@@ -1,4 +1,4 @@
-"""Identity: an individual is told from its look-alikes in drawn pictures."""
+"""Identity: an individual is distinguished from its look-alikes in drawn pictures."""
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,6 @@ def test_right_individual_is_recognized_and_others_are_not():
     assert np.mean(wrong) <= 0.1
 
 
-def test_image_without_subject_is_nobody():
+def test_image_without_subject_is_not_recognized():
     identity = random_identity(np.random.default_rng(1), "dog", held_out=True)
     assert Recognizer(identity).recognizes([Image.new("RGB", (64, 64), (90, 90, 90))]) == [False]

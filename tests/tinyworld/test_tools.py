@@ -69,7 +69,7 @@ def test_missing_or_damaged_model_names_rebuild_command(tmp_path, monkeypatch):
         load(SamModel, folder)
 
 
-def test_demo_without_models_is_one_line_and_writes_nothing(tmp_path):
+def test_demo_without_models_prints_one_line_and_writes_nothing(tmp_path):
     code = f"import sys; sys.path[:0] = [{str(ROOT / 'experiments' / 'tinyworld')!r}]\n"
     code += "import models, pathlib\nmodels.SAM = pathlib.Path('gone/sam')\nimport demo\ndemo.main()"
     given = [sys.executable, "-c", code, "--output", str(tmp_path / "demo")]
@@ -80,11 +80,11 @@ def test_demo_without_models_is_one_line_and_writes_nothing(tmp_path):
 
 
 def test_every_caption_word_is_one_token():
-    words = tokenizer()
+    bpe = tokenizer()
     caption = "a zwx purple and teal checked backpack with a ribbon and a cat with a flag in the jungle"
-    assert words.tokenize(caption) == [word + "</w>" for word in caption.split()]
-    assert words.tokenize("xylophone") and words.unk_token_id not in words("xylophone").input_ids[1:-1]
-    assert len(words(caption).input_ids) <= models.TEXT_LENGTH
+    assert bpe.tokenize(caption) == [word + "</w>" for word in caption.split()]
+    assert bpe.tokenize("xylophone") and bpe.unk_token_id not in bpe("xylophone").input_ids[1:-1]
+    assert len(bpe(caption).input_ids) <= models.TEXT_LENGTH
 
 
 def test_training_prompts_match_levels_under_their_point(tmp_path):

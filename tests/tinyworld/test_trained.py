@@ -12,14 +12,14 @@ from albums import albums
 from experiment import Recipe, arms, draw_subject, overlaps, prepare, run
 from loading import check, load
 from measures import fidelity, measure
-from models import CLIP, DETECTOR, DIFFUSION, DINO, FOLDER, JUDGE, SAM, WHOLENESS
+from models import CLIP, DETECTOR, DIFFUSION, DINO, FOLDER, JUDGE, SAM
 from scenes import PHRASES
 from score import score_generation
 from train_sam import sam_pixels
 from world import KIND_NAMES, Placement, draw, random_recipe
 from world import Recipe as PictureRecipe
 
-FOLDERS = (SAM, CLIP, DIFFUSION, JUDGE, DETECTOR, DINO, WHOLENESS)
+FOLDERS = (SAM, CLIP, DIFFUSION, JUDGE, DETECTOR, DINO)
 SHORT = Recipe(steps=200, pictures=2, inference_steps=15)
 
 
@@ -80,7 +80,7 @@ def test_box_gives_subject_and_point_gives_nested_masks():
     assert np.mean(overlap) > 0.8 and np.mean(nested) > 0.8
 
 
-def test_clip_tells_scenes_apart():
+def test_clip_recognizes_scenes():
     model, words = load(CLIPModel, CLIP).float(), load(CLIPTokenizer, CLIP)
     tokens = words([f"a dog {phrase}" for phrase in PHRASES.values()], padding="max_length", return_tensors="pt")
     right = []

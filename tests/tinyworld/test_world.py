@@ -115,10 +115,10 @@ def test_occluder_hides_what_is_behind_it():
     shrunk = 0
     for seed in range(12):
         base = recipe_of(seed, crowd=(0, 1, 0, 0))
-        open_air = draw(Recipe(base.scene, base.subjects, seed=seed)).mask().sum()
+        uncovered = draw(Recipe(base.scene, base.subjects, seed=seed)).mask().sum()
         covered = draw(Recipe(base.scene, base.subjects, seed=seed, occluded=True)).mask().sum()
-        assert covered <= open_air
-        shrunk += covered < open_air
+        assert covered <= uncovered
+        shrunk += covered < uncovered
     assert shrunk > 3
 
 

@@ -13,6 +13,8 @@ from persam_dreambooth.cli import main
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "train_dreambooth_persam.py"
 NAMES = ("00", "01", "02")
+UNNAMED = {"ss_output_name": "", "modelspec.title": ""}
+"""Metadata of LoRA weights that has the output folder's name."""
 
 
 class RunsCode:
@@ -29,6 +31,13 @@ def as_words(flags):
 
 def train(flags, *switches, **more):
     return main(["train", *as_words(flags | more), *switches])
+
+
+def start(flags, *switches, launcher=(), **keywords):
+    """Start the script in a separate process, or in several through a launcher."""
+    command = [sys.executable, *launcher, str(SCRIPT), *switches, *as_words(flags)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keywords)
 
 
 def launch(processes, flags, *switches):
@@ -53,8 +62,15 @@ def _run(command, environment):
     return run.stdout
 
 
-def same_weights(path, other_path):
-    """Return whether two safetensors files are bit-identical, up to the order of their metadata."""
+def same_weights(path, other_path, described=True):
+    """Return whether two safetensors files are bit-identical, up to their metadata's order and the folders' names.
+
+    With `described=False` only diffusers' own metadata are compared: a checkpoint has no others.
+    """
     with safe_open(path, "pt") as first, safe_open(other_path, "pt") as second:
-        same_keys = set(first.keys()) == set(second.keys()) and first.metadata() == second.metadata()
+        metadata, other = ({**(file.metadata() or {}), **UNNAMED} for file in (first, second))
+        if not described:
+            own = ("format", "lora_adapter_metadata")
+            metadata, other = ({key: known.get(key) for key in own} for known in (metadata, other))
+        same_keys = set(first.keys()) == set(second.keys()) and metadata == other
         return same_keys and all(torch.equal(first.get_tensor(key), second.get_tensor(key)) for key in first.keys())  # noqa: SIM118

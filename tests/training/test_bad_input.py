@@ -140,6 +140,16 @@ CASES = {
         REFERENCE | {"segmentation_method": "insid3", "sam": "vit_h"},
         ["--sam has no effect on --segmentation_method insid3"],
     ),
+    "DINO for SegGPT": (
+        None,
+        REFERENCE | {"segmentation_method": "seggpt", "segmentation_features": "dino"},
+        ["--segmentation_features is not read by SegGPT"],
+    ),
+    "SegGPT for another method": (
+        None,
+        REFERENCE | {"segmentation_seggpt": "seggpt"},
+        ["--segmentation_seggpt is read by SegGPT only"],
+    ),
     "no reference image": (None, REFERENCE | {"reference_image": "nowhere.png"}, ["no photo at nowhere.png"]),
     "no SAM": (save_clip_config, REFERENCE | {"sam": "clip"}, ["clip is not a SAM", '"clip"']),
     "SAM with code in it": (

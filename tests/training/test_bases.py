@@ -105,7 +105,7 @@ def empty():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (single_file, "base.safetensors is a single file; give the folder of a diffusers pipeline"),
+        (single_file, "base.safetensors holds unknown weights, such as x"),
         (photo, "base.png is a file"),
         (lora, "lora holds LoRA weights and no base model"),
         (empty, "the folder empty holds no model_index.json"),

@@ -204,10 +204,10 @@ def test_when_validation_images_are_drawn(flags):
 
 
 def test_prompt_of_the_last_images():
-    assert ValidationConfig().last_prompt is None
-    assert ValidationConfig(validation_prompt="a").last_prompt == "a"
-    assert ValidationConfig(final_validation_prompt="b").last_prompt == "b"
-    assert ValidationConfig(validation_prompt="a", skip_final_inference=True).last_prompt is None
+    assert ValidationConfig().last_prompts == []
+    assert ValidationConfig(validation_prompt="a").last_prompts == ["a"]
+    assert ValidationConfig(final_validation_prompt="b").last_prompts == ["b"]
+    assert ValidationConfig(validation_prompt="a", skip_final_inference=True).last_prompts == []
 
 
 @pytest.mark.parametrize("switches", [["--use_lora"], []])

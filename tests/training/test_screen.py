@@ -1,12 +1,15 @@
 """Console output of a training: the plan, the loss, the paths of the results, and nothing else."""
 
 import logging
+from pathlib import Path
+from statistics import fmean
 
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils import are_progress_bars_disabled
 from transformers.utils import logging as transformers_logging
 
 from persam_dreambooth.training import screen
+from persam_dreambooth.training.runtime.metrics_file import read_metrics
 from tests.training.runs import train
 
 
@@ -30,10 +33,19 @@ def test_run_prints_its_plan_and_picture_paths(flags, capsys):
     assert "validation: output/validation/step-000002-0.png to step-000002-1.png" in lines
     assert "validation: output/validation/step-000004-0.png to step-000004-1.png" in lines
     assert "mean loss" in printed.err
+    (last,) = [line for line in lines if line.startswith("trained 4 steps in ")]
+    assert lines.index(last) < lines.index("the model: output") and f"mean loss {mean_loss('output'):.4f}" in last
     assert not [word for word in ("Loading", "[RANK", "warning") if word in printed.out + printed.err]
     go_on = {"max_train_steps": 5, "resume_from_checkpoint": "checkpoint-4"}
     assert train(flags, "--use_lora", gradient_accumulation_steps=2, **prior | go_on) == 0
-    assert "resumed from output/checkpoint-4, after 4 steps" in capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()
+    assert "resumed from output/checkpoint-4, after 4 steps" in lines
+    (last,) = [line for line in lines if line.startswith("trained 1 step in ")]
+    assert f"mean loss {mean_loss('output'):.4f}" in last  # of all five steps
+
+
+def mean_loss(folder):
+    return fmean(values["loss"] for values in read_metrics(Path(folder)).values())
 
 
 def test_progress_bar_shows_mean_of_last_losses(capfd):

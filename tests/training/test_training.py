@@ -17,6 +17,7 @@ from persam_dreambooth.cli import main
 from persam_dreambooth.photos.manifest import read_manifest
 from tests.conftest import ROOT
 from tests.parity.diffusers_cases import PHOTOS, logged_losses
+from tests.segmentation.test_seggpt import random_seggpt
 from tests.training.runs import NAMES, launch, train
 
 PRIOR = ("--class_prompt=a dog", "--background_prior_weight=1.0")
@@ -136,16 +137,22 @@ def test_plain_dreambooth_equals_white_masks(flags):
     assert logged_losses(Path("output")) == pytest.approx(logged_losses(Path("white")), abs=1e-6)
 
 
-@pytest.mark.parametrize("method", ["persam", "insid3-sam"])
+@pytest.mark.parametrize("method", ["persam", "insid3-sam", "seggpt"])
 def test_segmenting_during_training_equals_segmenting_before(flags, models, method):
     photo, mask = "photos/00.png", str(PHOTOS / "00.png")
     sam, dino = str(models / "sam"), str(ROOT / "experiments" / "tinyworld" / "models" / "dino")
-    located = ["--method", method, "--features", dino, "--features_size", "64"]
-    reference = ["--reference", photo, "--reference_mask", mask, "--sam", sam, *located]
+    given = {"sam": sam, "segmentation_features": dino, "segmentation_features_size": 64}
+    if method == "seggpt":
+        random_seggpt().save_pretrained("seggpt")
+        given = {"segmentation_seggpt": "seggpt"}
+    located = [
+        word for name, value in given.items() for word in (f"--{name.removeprefix('segmentation_')}", str(value))
+    ]
+    reference = ["--reference", photo, "--reference_mask", mask, "--method", method, *located]
     assert main(["segment", "--images", "photos", *reference, "--output", "segmented"]) == 0
     assert train(flags, instance_mask_dir="segmented", mask_downsample="max", output_dir="before") == 0
-    on_the_way = {"instance_mask_dir": None, "reference_image": photo, "reference_mask": mask, "sam": sam}
-    on_the_way |= {"segmentation_method": method, "segmentation_features": dino, "segmentation_features_size": 64}
+    on_the_way = {"instance_mask_dir": None, "reference_image": photo, "reference_mask": mask}
+    on_the_way |= {"segmentation_method": method} | given
     assert train(flags | on_the_way, mask_downsample="max") == 0
     assert logged_losses(Path("output")) == logged_losses(Path("before"))
     for name in NAMES:

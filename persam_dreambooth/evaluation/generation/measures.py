@@ -23,6 +23,7 @@ from torch import Tensor
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation import prompts
 from persam_dreambooth.evaluation.generation.features import REGIONS, CachedFeatures, Clip, Masked, Region
+from persam_dreambooth.evaluation.generation.masc import Masc
 from persam_dreambooth.evaluation.generation.pictures import Drawn
 from persam_dreambooth.evaluation.generation.prompts import Prompt
 from persam_dreambooth.photos import files
@@ -212,12 +213,18 @@ class PictureMeter:
         encoders: "clip" and optionally "dino" -> cached features.
         photos: the subject's photos, with masks neither empty nor full.
         scenes: the scene labels.
+        masc: measures MaSC; None leaves it out.
     """
 
     def __init__(
-        self, clip: Clip, encoders: Mapping[str, CachedFeatures], photos: Sequence[Masked], scenes: Scenes
+        self,
+        clip: Clip,
+        encoders: Mapping[str, CachedFeatures],
+        photos: Sequence[Masked],
+        scenes: Scenes,
+        masc: Masc | None = None,
     ) -> None:
-        self._clip, self._encoders, self._scenes = clip, encoders, scenes
+        self._clip, self._encoders, self._scenes, self._photos, self._masc = clip, encoders, scenes, photos, masc
         self._real = {(name, region): _all(encode(photos, region, "Photos")) for name, encode, region in self._each()}
 
     def measure(self, drawn: Sequence[Drawn], title: str) -> list[MeasuredPicture]:
@@ -235,12 +242,25 @@ class PictureMeter:
                 feature = features[key][index] if key in features else None
                 if feature is not None:
                     values[name] = float(similarity(feature[None], self._real[key]))
+            preserved = self._masc(self._photos, picture.files.picture) if self._masc else None
+            if preserved is not None:
+                values["masc"] = preserved
             if picture.presence is not None:
                 values["found"] = float(picture.presence == "found")
             scene = self._scenes.recognize(features["clip", "outside"][index])
             values |= self._scenes.rates(scene, picture.prompt.scene)
             measured.append(MeasuredPicture(picture, values, scene))
         return measured
+
+    def likeness(self, drawn: Sequence[Drawn], title: str) -> list[float | None]:
+        """Return how much each picture's subject looks like the photos', by DINO's features or else CLIP's.
+
+        The value is `dino_inside` or `clip_i_inside`; None for an empty mask.
+        """
+        name = "dino" if "dino" in self._encoders else "clip"
+        features = self._encoders[name]([picture.files for picture in drawn], "inside", f"Measuring, {title}")
+        real = self._real[name, "inside"]
+        return [None if feature is None else float(similarity(feature[None], real)) for feature in features]
 
     def spread(self, drawn: Sequence[Drawn]) -> float | None:
         """Diversity of the pictures of one prompt, by DINO's features or else CLIP's; None for fewer than two."""
@@ -256,6 +276,10 @@ class PictureMeter:
         recognized = [self._scenes.recognize(background) for background in self._real["clip", "outside"]]
         if self._scenes.training and None not in recognized:
             values["training_scene"] = sum(scene in self._scenes.training for scene in recognized) / count
+        if self._masc:
+            others = {photo: [other for other in self._photos if other is not photo] for photo in self._photos}
+            each = [self._masc(references, photo.picture) for photo, references in others.items()]
+            values["masc"] = fmean(value for value in each if value is not None)
         return values
 
     def _each(self) -> list[tuple[str, CachedFeatures, Region]]:

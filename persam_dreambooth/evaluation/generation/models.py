@@ -14,6 +14,7 @@ from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import check_available
 from persam_dreambooth.photos import files
+from persam_dreambooth.single_file import SingleFile, is_single_file
 
 WEIGHTS: Final = (".safetensors", ".bin")
 
@@ -24,7 +25,7 @@ class Model:
 
     Attributes:
         title: name in tables and of its output folder.
-        source: a training's output folder, or a hub name.
+        source: a training's output folder, a single file, or a hub name.
     """
 
     title: str
@@ -36,13 +37,30 @@ class Model:
         folder = Path(self.source)
         return (folder / model_folder.LORA_NAME).is_file() or bool(model_folder.adapter_folders(folder))
 
+    @property
+    def needs_base(self) -> bool:
+        """True for weights that a base model completes: LoRA, and checkpoints."""
+        return self.is_lora or bool(model_folder.trained_parts(Path(self.source)))
+
+    def origin(self, given: str | None) -> str | None:
+        """Return the model that was trained, as folder or hub name; None if the folder does not say.
+
+        Args:
+            given: see `base`; only for weights that need one.
+        """
+        if self.needs_base:
+            return self.base(given)
+        return (model_folder.base_model(Path(self.source)) or {}).get("pretrained_model_name_or_path")
+
     def base(self, given: str | None) -> str | None:
-        """Return the folder or hub name of the base model of LoRA weights; None for a full model, or if unknown.
+        """Return the folder, file or hub name of the base of LoRA weights or a checkpoint; None for a full model.
+
+        None also if it is unknown.
 
         Args:
             given: the base model given by the user; None reads it from the training's config.
         """
-        if not self.is_lora:
+        if not self.needs_base:
             return None
         return given or (model_folder.base_model(Path(self.source)) or {}).get("pretrained_model_name_or_path")
 
@@ -66,10 +84,18 @@ class Model:
 
 
 def _weights_of_parts(folder: Path) -> list[Path]:
-    """List a pipeline's weight files, relative to its folder; empty if there is no pipeline."""
-    if not (folder / model_folder.PIPELINE_INDEX).is_file():
+    """List the weight files of a pipeline or a checkpoint, relative to its folder; empty if there is none.
+
+    The folder may also be a single file, which is then the only one.
+    """
+    if folder.is_file():
+        return [Path()]
+    trained = model_folder.trained_parts(folder)
+    if not trained and not (folder / model_folder.PIPELINE_INDEX).is_file():
         return []
-    named = [name for name in DiffusionPipeline.load_config(folder) if Path(name).name == name not in ("", "..")]
+    named = trained or [
+        name for name in DiffusionPipeline.load_config(folder) if Path(name).name == name not in ("", "..")
+    ]
     parts = [folder / name for name in named if (folder / name).is_dir()]
     files_of = (
         sorted(path for part in parts for path in part.rglob(f"*{suffix}") if path.is_file()) for suffix in WEIGHTS
@@ -107,19 +133,23 @@ def name_models(given: Sequence[str]) -> list[Model]:
     return models
 
 
-def check_model(model: Model, base_model: str | None) -> None:
+def check_model(model: Model, base_model: str | None, single_file_config: str | None = None) -> None:
     """Check before generation that a model exists, without loading its weights.
 
     Raises:
-        UserError: there is no such model, or the base of its LoRA weights is unknown.
+        UserError: there is no such model, the base of its LoRA weights is unknown, or a single file cannot be used.
     """
-    source = model.base(base_model) if model.is_lora else model.source
+    source = model.base(base_model) if model.needs_base else model.source
     if not source:
         raise UserError(
             f"{Path(model.source)} holds LoRA weights but no {model_folder.CONFIG_NAME} that names their base; "
             "give --base_model"
         )
-    what = f"base model of {Path(model.source)}" if model.is_lora else "model"
+    what = f"base model of {Path(model.source)}" if model.needs_base else "model"
+    if is_single_file(str(source)):
+        trained = model_folder.base_model(Path(model.source)) if model.needs_base and not base_model else None
+        SingleFile.read(str(source), single_file_config or (trained or {}).get("single_file_config"))
+        return
     check_available(str(source), what)
     try:
         if not isinstance(DiffusionPipeline.load_config(source), dict):

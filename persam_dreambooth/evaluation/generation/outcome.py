@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from persam_dreambooth.errors import counted
+from persam_dreambooth.evaluation.generation.class_leakage import ClassPicture
 from persam_dreambooth.evaluation.generation.measures import MeasuredPicture
 from persam_dreambooth.evaluation.generation.plan import Plan
 from persam_dreambooth.evaluation.generation.table import FEW, MEASURES, Estimate, differences, estimates
@@ -20,6 +21,7 @@ class Outcome:
         plan: the evaluation's inputs.
         measured: model's title -> its pictures, prompt by prompt.
         spreads: model's title -> each prompt's diversity, in [0, 2]; None with one picture per prompt.
+        classes: model's title -> its pictures of the class; empty without a class prompt.
         photos: measure -> its mean for the photos themselves, each against the others.
         notes: notes for the reader, one sentence each.
     """
@@ -27,6 +29,7 @@ class Outcome:
     plan: Plan
     measured: Mapping[str, Sequence[MeasuredPicture]]
     spreads: Mapping[str, Sequence[float | None]]
+    classes: Mapping[str, Sequence[ClassPicture]]
     photos: Mapping[str, float]
     notes: Sequence[str] = field(default_factory=tuple)
 
@@ -38,6 +41,10 @@ class Outcome:
             for name in MEASURES
         }
         values["diversity"] = [[] if spread is None else [spread] for spread in self.spreads[title]]
+        # One prompt's pictures from different noise are independent, so that each counts like a prompt.
+        pictures = self.classes[title]
+        values["class_likeness"] = [[] if picture.likeness is None else [picture.likeness] for picture in pictures]
+        values["class_leakage"] = [[] if picture.leakage is None else [picture.leakage] for picture in pictures]
         return {name: rows for name, rows in values.items() if any(rows)}
 
 
@@ -60,6 +67,8 @@ def notes(plan: Plan, measured: Mapping[str, Sequence[MeasuredPicture]]) -> list
         said.append(f"Diversity is 1 - cosine of {encoder} features; for the paper's LPIPS: --diversity lpips.")
     if not plan.training_scenes:
         said.append("The photos' scene is not measured: give it as --training_scenes.")
+    if not plan.class_prompt:
+        said.append("Class leakage is not measured: give the class as --class_token.")
     rule = plan.job(plan.models[0]).rule
     if rule is None:
         said.append("There is no presence rule for this SAM: every mask counts as the subject's.")
@@ -99,6 +108,7 @@ def metrics(outcome: Outcome) -> dict[str, Any]:
         },
         "photos": dict(outcome.photos),
         "prompts": _prompts(outcome),
+        "class_pictures": {title: _class_rows(outcome, pictures) for title, pictures in outcome.classes.items()},
     }
 
 
@@ -112,13 +122,29 @@ def settings(outcome: Outcome) -> dict[str, Any]:
         "seed": drawing.seed,
         **drawing.identity(),
         "photos": len(plan.photos),
+        "class_prompt": plan.class_prompt,
+        "class_images": plan.class_images,
         "sam": plan.sam,
         "clip_model": plan.clip,
         "dino_model": plan.dino or "none",
+        "masc_model": plan.masc or "none",
         "training_scenes": list(plan.training_scenes),
         "scene_template": plan.scene_template,
         "diversity": plan.diversity,
     }
+
+
+def _class_rows(outcome: Outcome, pictures: Sequence[ClassPicture]) -> list[dict[str, Any]]:
+    """Return the class pictures' values, by seed."""
+    return [
+        {
+            "file": picture.drawn.files.picture.relative_to(outcome.plan.output).as_posix(),
+            "seed": picture.drawn.seed,
+            "class_likeness": picture.likeness,
+            "of_base_model": picture.of_base,
+        }
+        for picture in pictures
+    ]
 
 
 def _plain(estimated: Mapping[str, Estimate]) -> dict[str, Any]:

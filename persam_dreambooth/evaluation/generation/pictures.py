@@ -30,6 +30,7 @@ class Drawing:
         seed: seed of each prompt's first picture; it is incremented for the next ones.
         settings: keyword arguments of the pipeline (num_inference_steps, guidance_scale, ...).
         base_model: base model of LoRA weights that do not name theirs.
+        single_file_config: pipeline with the configs of models in a single file.
         device: None uses an accelerator if there is one.
         dtype: of the models' weights.
     """
@@ -39,12 +40,14 @@ class Drawing:
     seed: int
     settings: Mapping[str, Any]
     base_model: str | None = None
+    single_file_config: str | None = None
     device: str | None = None
     dtype: torch.dtype = torch.float32
 
     def identity(self) -> dict[str, Any]:
         """Return what determines a picture besides model, prompt and seed."""
-        return {"dtype": str(self.dtype).removeprefix("torch."), "base_model": self.base_model, **self.settings}
+        own = {"base_model": self.base_model, "single_file_config": self.single_file_config}
+        return {"dtype": str(self.dtype).removeprefix("torch."), **own, **self.settings}
 
 
 def draw_pictures(model: Model, drawing: Drawing, folder: Path) -> dict[tuple[str, int], Path]:
@@ -74,7 +77,8 @@ def draw_pictures(model: Model, drawing: Drawing, folder: Path) -> dict[tuple[st
     missing = [(key, path) for key, path in paths.items() if not _shows(path, *key)]
     if not missing:
         return paths
-    pipeline = generation.load_pipeline(model.source, drawing.base_model, drawing.device, drawing.dtype)
+    base, config = drawing.base_model, drawing.single_file_config
+    pipeline = generation.load_pipeline(model.source, base, drawing.device, drawing.dtype, config)
     if not known:
         files.write_json(identity, folder.parent / SETTINGS_NAME)
     for (text, seed), path in tqdm(missing, f"Drawing, {model.title}", unit="picture"):

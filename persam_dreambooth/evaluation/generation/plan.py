@@ -1,8 +1,8 @@
 """Inputs of an evaluation: models, prompts and settings, the subject's photos with their masks, the output folder."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -56,8 +56,8 @@ def photos_with_masks(photos: Path, masks: Path) -> tuple[list[ReferenceFiles], 
     return [ReferenceFiles(photo, mask=mask) for photo, mask in drawn.items()], list(left_out.values())
 
 
-MODELS, PICTURES, FOUND = "models", "pictures", "found"
-"""Each model has a folder in `models`, with its pictures and the subject's masks in them."""
+MODELS, PICTURES, FOUND, CLASS = "models", "pictures", "found", "class"
+"""Each model has a folder in `models`, with its pictures, the subject's masks in them, and those of the class."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,14 @@ class Plan:
         sam: the SAM that finds the subject in the pictures.
         clip: hub name or folder.
         dino: hub name or folder; None leaves its measures out.
+        masc: likewise, the SigLIP 2 of MaSC.
         training_scenes: the photos' scene, worded as in prompts ("on a sofa"); several wordings are one scene.
         scene_template: CLIP's prompt for a scene, with {} for its words.
         diversity: distance of features (DINO's, else CLIP's), or LPIPS.
         presence: file of a presence rule; None uses the one next to the SAM, if there is one.
+        class_prompt: the class without the identifier ("a dog"), to measure class leakage; None leaves it out.
+        class_images: pictures of it.
+        checkpoint_steps: title -> step of the models that are checkpoints of one run; the model "base" is theirs.
         left_out: reasons why further photos are not among `photos`, one sentence each.
     """
 
@@ -88,8 +92,12 @@ class Plan:
     dino: str | None
     training_scenes: Sequence[str] = ()
     scene_template: str = "a photo {}"
+    masc: str | None = None
     diversity: Literal["features", "lpips"] = "features"
     presence: Path | None = None
+    class_prompt: str | None = None
+    class_images: int = 0
+    checkpoint_steps: Mapping[str, int] = field(default_factory=dict)
     left_out: Sequence[str] = ()
 
     @property
@@ -102,11 +110,15 @@ class Plan:
         return self.output / MODELS / model.title
 
     def job(self, model: Model) -> SegmentationJob:
-        """Build the segmentation of one model's pictures, one at a time so that no mask depends on its batch."""
+        """Build the segmentation of one model's pictures."""
+        return self.job_in(self.folder(model))
+
+    def job_in(self, folder: Path) -> SegmentationJob:
+        """Build the segmentation of the pictures in a folder, one at a time so that no mask depends on its batch."""
         return SegmentationJob(
-            images=self.folder(model) / PICTURES,
+            images=folder / PICTURES,
             references=tuple(self.photos),
-            output=self.folder(model) / FOUND,
+            output=folder / FOUND,
             sam=self.sam,
             device=self.drawing.device,
             dtype=self.drawing.dtype,

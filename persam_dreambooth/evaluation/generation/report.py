@@ -125,6 +125,11 @@ def _grid(outcome: Outcome) -> Iterator[dict[str, Any]]:
     columns = [by_prompt(of_model) for of_model in outcome.measured.values()]
     for row in zip(*columns, strict=True):
         yield {"text": row[0][0].drawn.prompt.text, "cells": [[_tile(picture) for picture in same] for same in row]}
+    if any(outcome.classes.values()):
+        cells = [
+            [_tile(MeasuredPicture(p.drawn, {}, None)) for p in of_model] for of_model in outcome.classes.values()
+        ]
+        yield {"text": f"{outcome.plan.class_prompt} (without the unique token)", "cells": cells}
 
 
 def _tile(measured: MeasuredPicture) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Evaluate generation: generate, segment, measure, report; an interrupted run resumes without repeating any step."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,10 @@ import torch
 
 from persam_dreambooth.atomic_io import clear_unfinished, is_unfinished
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.generation.choice import choose
+from persam_dreambooth.evaluation.generation.class_leakage import base_of, draw_class, measure_class
 from persam_dreambooth.evaluation.generation.features import CachedFeatures, Clip, Masked
+from persam_dreambooth.evaluation.generation.masc import Masc
 from persam_dreambooth.evaluation.generation.measures import Lpips, PictureMeter, Scenes
 from persam_dreambooth.evaluation.generation.models import Model, check_model, name_models
 from persam_dreambooth.evaluation.generation.outcome import METRICS_NAME, Outcome, metrics, notes
@@ -23,6 +26,7 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.files import check_output_folder
 from persam_dreambooth.preprocessing.finder import Finder
 from persam_dreambooth.segmentation import ImageEncoder
+from persam_dreambooth.text_files import with_article
 from persam_dreambooth.training.screen import quiet
 
 
@@ -58,6 +62,7 @@ def evaluate_generation(
     training_scenes: Sequence[str] | str = (),
     scene_template: str = "a photo {}",
     num_images: int = 4,
+    class_images: int = 8,
     seed: int = 0,
     num_inference_steps: int = 50,
     guidance_scale: float = 7.5,
@@ -65,11 +70,14 @@ def evaluate_generation(
     height: int | None = None,
     width: int | None = None,
     base_model: str | None = None,
+    single_file_config: str | None = None,
     dino_model: str | None = "facebook/dino-vits16",
     clip_model: str = "openai/clip-vit-base-patch32",
+    masc_model: str | None = None,
     diversity: Literal["features", "lpips"] = "features",
     sam: str = "facebook/sam-vit-huge",
     presence: Path | str | None = None,
+    checkpoint_steps: Mapping[str, int] | None = None,
     device: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> GenerationReport:
@@ -89,6 +97,7 @@ def evaluate_generation(
         training_scenes: one or several scenes of the photos, in the words of a prompt ("on a sofa").
         scene_template: text for CLIP with {} for a scene's words.
         num_images: pictures per prompt.
+        class_images: pictures of "a <class_token>", for class leakage; 0 leaves it out.
         seed: seed of each prompt's first picture, the same for each model.
         num_inference_steps: denoising steps.
         guidance_scale: scale of classifier-free guidance.
@@ -96,11 +105,15 @@ def evaluate_generation(
         height: pixels, a multiple of 8, together with `width`; None is the model's own size.
         width: likewise.
         base_model: base of LoRA weights that come without a training config.
+        single_file_config: pipeline with the configs of models in a single file; see `load_pipeline`.
         dino_model: hub name or folder; None leaves its metrics out.
         clip_model: hub name or folder.
+        masc_model: SigLIP 2 for MaSC, hub name or folder; None leaves it out.
         diversity: 1 - cosine of DINO's (else CLIP's) features, or LPIPS, which downloads AlexNet.
         sam: SAM that finds the subject in generated pictures.
         presence: file of a presence rule; None takes `presence.json` beside the SAM.
+        checkpoint_steps: title -> step of the models that are checkpoints of one run, of which the best is chosen; a
+            model with the title "base" is the one that was trained.
         device: None takes an accelerator if there is one.
         dtype: of generation and SAM; CLIP and DINO use float32.
 
@@ -122,6 +135,7 @@ def evaluate_generation(
             "width": width,
         },
         base_model=base_model,
+        single_file_config=single_file_config,
         device=device,
         dtype=dtype,
     )
@@ -135,9 +149,13 @@ def evaluate_generation(
         sam=sam,
         clip=clip_model,
         dino=dino_model,
+        masc=masc_model,
         training_scenes=[training_scenes] if isinstance(training_scenes, str) else training_scenes,
         scene_template=scene_template,
         diversity=diversity,
+        class_prompt=with_article(class_token) if class_token and class_images else None,
+        class_images=class_images,
+        checkpoint_steps=checkpoint_steps or {},
         presence=None if presence is None else Path(presence),
         left_out=left_out,
     )
@@ -146,7 +164,11 @@ def evaluate_generation(
 
 
 def _write(outcome: Outcome, output: Path) -> GenerationReport:
-    values = metrics(outcome)
+    values, steps = metrics(outcome), outcome.plan.checkpoint_steps
+    choice = choose(values, steps) if steps else None
+    if choice is not None:
+        outcome = replace(outcome, notes=[f"{choice.reason}.", *outcome.notes])
+        values |= {"checkpoints": choice.plain(), "notes": list(outcome.notes)}
     files.write_json(values, output / METRICS_NAME)
     write_report(outcome, output / REPORT_NAME)
     return GenerationReport(values, outcome.notes, text_table(outcome), output / METRICS_NAME, output / REPORT_NAME)
@@ -160,27 +182,37 @@ def evaluate(plan: Plan) -> Outcome:
     """
     begun = _begun(plan.output)
     for model in plan.models:
-        check_model(model, plan.drawing.base_model)
+        check_model(model, plan.drawing.base_model, plan.drawing.single_file_config)
     device = plan.drawing.device
     clip = Clip.from_pretrained(plan.clip, device)
     dino = ImageEncoder.from_pretrained(plan.dino, device) if plan.dino else None
+    masc = Masc.from_pretrained(plan.masc, device, plan.cache) if plan.masc else None
     lpips = Lpips(device, plan.cache) if plan.diversity == "lpips" else None
     if not begun:
         Finder(plan.job(plan.models[0])).load()  # fails now rather than after hours of generation
     drawn = {model.title: _draw_and_find(plan, model) for model in plan.models}
+    in_class = _draw_classes(plan)
     encoders = {"clip": CachedFeatures(clip, plan.cache)} | (
         {"dino": CachedFeatures(dino, plan.cache)} if dino else {}
     )
     photos = [Masked(photo.image, photo.mask) for photo in plan.photos if photo.mask]
     scenes = Scenes(clip, plan.drawing.prompts, plan.training_scenes, plan.scene_template)
-    meter = PictureMeter(clip, encoders, photos, scenes)
+    meter = PictureMeter(clip, encoders, photos, scenes, masc)
     measured = {title: meter.measure(pictures, title) for title, pictures in drawn.items()}
     spread = lpips or meter.spread
     spreads = {
         title: [spread(list(same)) for _, same in groupby(pictures, key=lambda picture: picture.prompt)]
         for title, pictures in drawn.items()
     }
-    return Outcome(plan, measured, spreads, meter.of_photos(), notes(plan, measured))
+    classes = measure_class(plan, in_class, meter)
+    return Outcome(plan, measured, spreads, classes, meter.of_photos(), notes(plan, measured))
+
+
+def _draw_classes(plan: Plan) -> dict[str, list[Drawn]]:
+    """Draw the class with all models and their bases; title -> pictures."""
+    bases = [base_of(plan, model) for model in plan.models]
+    everyone = {model.title: model for model in (*plan.models, *filter(None, bases))}
+    return {title: draw_class(plan, model) for title, model in everyone.items()}
 
 
 def _draw_and_find(plan: Plan, model: Model) -> list[Drawn]:

@@ -107,6 +107,7 @@ class Measure:
 
 
 _FIDELITY, _PROMPT, _LEAKAGE, _DIVERSITY = "Subject fidelity", "Prompt fidelity", "Background leakage", "Diversity"
+_CLASS: Final = "Class leakage"
 MEASURES: Final = {
     "dino": Measure(
         _FIDELITY, "DINO", "higher", "mean cosine of DINO features with the photos; a leaked background adds to it"
@@ -119,6 +120,12 @@ MEASURES: Final = {
         "mean cosine of CLIP image features with the photos; a leaked background adds to it",
     ),
     "clip_i_inside": Measure(_FIDELITY, "CLIP-I, subject only", "higher", "the same of the subjects, cut out on grey"),
+    "masc": Measure(
+        _FIDELITY,
+        "MaSC",
+        "higher",
+        "mean, over the patches of a photo's subject, of the highest cosine with a patch of the picture (SigLIP 2)",
+    ),
     "found": Measure(
         _FIDELITY, "subject recognised", "higher", "pictures in which the presence rule surely finds it", "rate"
     ),
@@ -140,6 +147,19 @@ MEASURES: Final = {
         "lower",
         "pictures whose background CLIP takes for the photos' scene, though the prompt names another",
         "rate",
+    ),
+    "class_likeness": Measure(
+        _CLASS,
+        "subject in class pictures",
+        "lower",
+        "cosine of pictures of the class, drawn without the unique token, with the photos, subjects only (DINO's or "
+        "else CLIP's features); interval over the pictures",
+    ),
+    "class_leakage": Measure(
+        _CLASS,
+        "the same less the base model's",
+        "lower",
+        "how much more they look like the subject than the base model's pictures from the same noise",
     ),
     "diversity": Measure(
         _DIVERSITY, "distance within a prompt", "higher", "mean distance between pictures of one prompt"

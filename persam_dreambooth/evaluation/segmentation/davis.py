@@ -19,7 +19,8 @@ from persam_dreambooth.evaluation.segmentation.running import SCORES_NAME, Journ
 from persam_dreambooth.photos import files, rendering
 from persam_dreambooth.segmentation import OneShotSegmenter
 from persam_dreambooth.segmentation.memory_video import MemorySegmenter, VideoModel
-from persam_dreambooth.segmentation.video import VideoSegmenter, first_frame_subject
+from persam_dreambooth.segmentation.seggpt_video import video_segmenter
+from persam_dreambooth.segmentation.video import first_frame_subject
 
 VOID = 255
 """Label of pixels that are ignored."""
@@ -172,7 +173,7 @@ def one_shot_video(segmenter: OneShotSegmenter) -> VideoMethod:
     def segment(frames: Iterator[Image.Image], masks: NDArray[np.bool_]) -> Iterator[NDArray[np.uint8]]:
         first = next(frames)
         subjects = [first_frame_subject(segmenter, first, mask) for mask in masks]
-        segmented = VideoSegmenter(segmenter, subjects, lost_below=None)
+        segmented = video_segmenter(segmenter, subjects, lost_below=None)
         return (frame.labels for frame in segmented.follow(chain([first], frames), _numbered(masks)))
 
     return segment

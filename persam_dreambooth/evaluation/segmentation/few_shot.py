@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.segmentation.coco import read_annotations
+from persam_dreambooth.evaluation.segmentation.annotations import read_annotations
 from persam_dreambooth.evaluation.segmentation.protocols import (
     Benchmark,
     Episode,

@@ -152,7 +152,7 @@ def fit_rule(
     values = torch.tensor([[asdict(scores)[name] for name in names] for _, scores in measured])
     usual, spread = values[right].mean(0), values.std(0).clamp_min(1e-6)
     scaled = (values - usual) / spread
-    free, bias = _fit(scaled, right)
+    free, bias = fit_logistic(scaled, right)
     logits = scaled @ free + bias
     found_from, unsure_from = torch.sigmoid(logits[right]).quantile(torch.tensor([DOUBTED, LOST])).tolist()
     weights = dict(zip(names, (free / spread).tolist(), strict=True))
@@ -160,8 +160,16 @@ def fit_rule(
     return PresenceRule(weights, means, float(bias), found_from, unsure_from, backbone, encoder, made_on)
 
 
-def _fit(scaled: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Ridge logistic regression with non-negative weights; returns (n,) weights and a bias."""
+def fit_logistic(scaled: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Fit a ridge logistic regression with non-negative weights and equal total weight of right and wrong masks.
+
+    Args:
+        scaled: (N, n) float32, standardized scores.
+        right: (N,) bool.
+
+    Returns:
+        (n,) weights and a bias.
+    """
     free = torch.zeros(scaled.shape[1], requires_grad=True)
     bias = torch.zeros((), requires_grad=True)
     share = torch.where(right, 0.5 / right.sum(), 0.5 / (~right).sum())

@@ -126,6 +126,13 @@ OTHER_ABLATIONS: Final[dict[str, dict[str, float]]] = {
 }
 """mIoU on PerSeg of further rows of the tables, by table and title."""
 
+BOXES: Final = {
+    "persam": {"mIoU": ABLATIONS["persam-box"]},
+    "persam-f": {"mIoU": ABLATIONS["persam-f-box"]},
+    "seggpt": {"mIoU": OTHER_ABLATIONS["6"]["SegGPT, reference box"]},
+}
+"""mIoU on PerSeg of the methods that can be run, given the references' boxes only (table 6)."""
+
 
 def title(method: str) -> str:
     """Return a method's name as in the papers."""

@@ -23,13 +23,13 @@ from persam_dreambooth.evaluation.segmentation.protocols import (
 )
 from persam_dreambooth.images import to_mask
 from persam_dreambooth.photos import files
-from persam_dreambooth.segmentation import OneShotSegmenter, Picture, Reference, SegGpt, reference_from
+from persam_dreambooth.segmentation import OneShotSegmenter, Picture, Reference, reference_from
 from persam_dreambooth.segmentation.frame import bounding_box
 
 SETTINGS_NAME, SCORES_NAME = "evaluation.json", "scores.jsonl"
 
 Encode = Callable[[Picture], Any]
-"""Maps a photo to what all methods of a run segment: an `EncodedPhoto`, or the photo itself for SegGPT."""
+"""Maps a photo to what all methods of a run segment, an `EncodedPhoto`."""
 Segmenter = Callable[[Any], NDArray[np.bool_]]
 """Maps a photo from `Encode` to the subject's mask in it, (H, W) bool."""
 EvaluatedMethod = Callable[[Sequence[Reference]], Segmenter]
@@ -209,16 +209,19 @@ def encode_with(segmenter: OneShotSegmenter) -> Encode:
 
 
 def one_shot_method(segmenter: OneShotSegmenter, box: bool = False) -> EvaluatedMethod:
-    """Evaluate PerSAM, PerSAM-F or INSID3.
+    """Evaluate PerSAM, PerSAM-F, INSID3 or SegGPT.
 
     Args:
         segmenter: the method.
-        box: use only the tight box around each reference mask, from which SAM makes the mask (table 6 of the paper).
+        box: use only the tight box around each reference mask (table 6 of the paper). SAM makes the mask from it; for
+            SegGPT the filled box is the mask.
     """
 
     def from_box(reference: Reference) -> Reference:
         tight = bounding_box(torch.from_numpy(reference.foreground))
         assert tight is not None  # a reference mask is never empty
+        if segmenter.box_is_mask:
+            tight[2:] += 1  # around the last pixels too
         return reference_from(segmenter, reference.pixels, box=tight.numpy())
 
     def learn(references: Sequence[Reference]) -> Segmenter:
@@ -226,8 +229,3 @@ def one_shot_method(segmenter: OneShotSegmenter, box: bool = False) -> Evaluated
         return lambda photo: segmenter.segment(photo, subject).mask
 
     return learn
-
-
-def seggpt_method(model: SegGpt) -> EvaluatedMethod:
-    """Evaluate SegGPT, whose photos are not encoded beforehand."""
-    return lambda references: lambda photo: model.segment([photo], references)[0]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.segmentation.coco import Box, cropped, read_annotations
+from persam_dreambooth.evaluation.segmentation.annotations import read_annotations
 from persam_dreambooth.evaluation.segmentation.protocols import (
     Benchmark,
     Episode,
@@ -26,6 +26,8 @@ from persam_dreambooth.photos.files import read_photo
 
 TRIES = 1000
 """Maximum number of draws of a photo for a part, since not every listed photo shows it."""
+Box = tuple[int, int, int, int]
+"""XYXY in pixels, the right and bottom edges exclusive."""
 
 
 class Lvis92(Benchmark):
@@ -143,7 +145,7 @@ class PascalPart(Benchmark):
         image = read_photo(self._data / shot.image)
         owner = self._annotation(photo)["object"][index]
         masks = [mask for piece in owner["parts"] if piece["name"] == part for mask in piece["mask"]]
-        return cropped(image, union_of(masks, image.height, image.width), self._box(owner))
+        return _cropped(image, union_of(masks, image.height, image.width), self._box(owner))
 
     @staticmethod
     def _box(owner: dict[str, Any]) -> Box:
@@ -222,7 +224,7 @@ class PacoPart(Benchmark):
             raise UserError(f"no part {group} of object {owner} in {shot.image}; the episodes are of another data set")
         left, top, width, height = parts[0]["obj_bbox"]
         box = int(left), int(top), int(left + width), int(top + height)
-        return cropped(image, union_of([part["segmentation"] for part in parts], image.height, image.width), box)
+        return _cropped(image, union_of([part["segmentation"] for part in parts], image.height, image.width), box)
 
 
 def _query_and_references(
@@ -266,3 +268,9 @@ def _found(stored: Any, *keys: Any) -> Any:
 def _plain(key: Any) -> Any:
     """Convert a numpy number to a Python number, for JSON."""
     return key.item() if isinstance(key, np.generic) else key
+
+
+def _cropped(image: Image.Image, mask: NDArray[np.bool_], box: Box) -> tuple[Image.Image, NDArray[np.bool_]]:
+    """Crop a photo and its (H, W) bool mask to a box, which may extend beyond the photo."""
+    left, top, right, bottom = max(0, box[0]), max(0, box[1]), min(image.width, box[2]), min(image.height, box[3])
+    return image.crop((left, top, right, bottom)), mask[top:bottom, left:right]

@@ -1,15 +1,17 @@
 """The SAM variants supported by PerSAM, each a `Backbone`."""
 
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import torch
 from segment_anything.modeling import Sam
+from transformers import SamModel
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.backbones.base import Backbone, Prompts
 from persam_dreambooth.segmentation.backbones.checkpoints import read_checkpoint
 from persam_dreambooth.segmentation.backbones.efficient_sam import EfficientSam, PointEncoder
+from persam_dreambooth.segmentation.backbones.larger_input import with_larger_input
 from persam_dreambooth.segmentation.backbones.original_sam import OriginalSam
 from persam_dreambooth.segmentation.backbones.published import SUFFIXES
 from persam_dreambooth.segmentation.backbones.transformers_sam import FAMILIES, TransformersModel, TransformersSam
@@ -20,12 +22,14 @@ __all__ = ["Backbone", "BuiltSam", "OriginalSam", "Prompts", "TransformersSam", 
 
 BuiltSam: TypeAlias = Sam | TransformersModel
 """An instantiated SAM of either package."""
+LARGER: Final = "a larger square is for SAM's own models from transformers, such as facebook/sam-vit-huge"
 
 
 def load_backbone(
     source: str | Path | BuiltSam,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
+    size: int | None = None,
 ) -> Backbone:
     """Load a SAM as a `Backbone`.
 
@@ -35,17 +39,22 @@ def load_backbone(
             an instantiated model of either package.
         device: None uses an accelerator if there is one.
         dtype: of the image encoder; decoding is always float32.
+        size: side in pixels of a square larger than the SAM was trained with, for a `SamModel` only; see
+            `with_larger_input`. None uses the SAM's own.
 
     Raises:
-        UserError: nothing found, not a SAM, or a file that could run code.
+        UserError: nothing found, not a SAM, a file that could run code, or a size that the SAM cannot have.
     """
     device = choose_device(device)
+    if size is not None and (isinstance(source, Sam) or Path(str(source)).suffix in SUFFIXES):
+        raise UserError(f"{LARGER}; a checkpoint of other authors keeps its size")
     if isinstance(source, Sam):
         return _original(source, type(source).__name__, device, dtype)
     if not isinstance(source, str | Path):
         for model_class, family in FAMILIES.values():
             if isinstance(source, model_class):
-                return family(source, source.config._name_or_path or type(source).__name__, device, dtype)
+                name = source.config._name_or_path or type(source).__name__
+                return family(_sized(source, size), name, device, dtype)
         raise UserError(
             f"a {type(source).__name__} is not a SAM; pass a model of one of {', '.join(FAMILIES)}, or a name"
         )
@@ -53,7 +62,16 @@ def load_backbone(
         return _original(read_checkpoint(Path(source)), Path(source).name, device, dtype)
     classes = {kind: model_class for kind, (model_class, _) in FAMILIES.items()}
     model, kind = load_pretrained(str(source), classes, "SAM", "facebook/sam-vit-base, or the path of a .pth file")
-    return FAMILIES[kind][1](model, str(source), device, dtype)
+    return FAMILIES[kind][1](_sized(model, size), str(source), device, dtype)
+
+
+def _sized(model: TransformersModel, size: int | None) -> TransformersModel:
+    """Return the model, or with a size a copy that sees more pixels."""
+    if size is None:
+        return model
+    if not isinstance(model, SamModel):
+        raise UserError(f"{LARGER}; a {type(model).__name__} keeps its size")
+    return with_larger_input(model, size)
 
 
 def _original(sam: Sam, name: str, device: torch.device, dtype: torch.dtype) -> OriginalSam:

@@ -1,4 +1,4 @@
-"""Checkpoint files of a SAM's authors: read their tensors, and rename their weights."""
+"""Checkpoint files of a model's authors: read their tensors, and rename their weights."""
 
 import pickle
 import re
@@ -19,13 +19,14 @@ SUFFIXES = (".pth", ".pt")
 """Of files that are read here and not as folders or hub names."""
 
 
-def read_published(path: Path) -> Any:
+def read_published(path: Path, what: str = "SAM") -> Any:
     """Read a file of tensors with `weights_only=True`, so that no code in it can run.
 
     A state dict that is stored under the key "model" is taken out.
 
     Args:
         path: the file.
+        what: the kind of model expected, for messages.
 
     Returns:
         What the file holds: a state dict, if it is such a checkpoint.
@@ -34,13 +35,13 @@ def read_published(path: Path) -> Any:
         UserError: no such file, damaged, or more than tensors in it.
     """
     if not path.is_file():
-        raise UserError(f"no SAM checkpoint at {path}; give the path of a .pth file, a folder or a hub name")
+        raise UserError(f"no {what} checkpoint at {path}; give the path of a .pth file, a folder or a hub name")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} holds more than tensors, or is not a PyTorch file, and was not loaded, because such a file can "
-            "run code; use the original SAM checkpoint (a plain state dict) or a transformers SAM folder"
+            f"run code; use the original {what} checkpoint (a plain state dict) or a transformers {what} folder"
         ) from error
     except Exception as error:  # torch's unpickler raises a dozen kinds of exception for damaged files
         if is_out_of_memory(error):

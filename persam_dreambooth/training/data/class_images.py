@@ -9,12 +9,14 @@ from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
+from persam_dreambooth import long_prompts
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.listing import repeated_folders
 from persam_dreambooth.text_files import read_yaml
 from persam_dreambooth.training.config import TrainingConfig, without_folders
 from persam_dreambooth.training.data.concepts import Concept
+from persam_dreambooth.training.families.loading import single_file
 from persam_dreambooth.training.screen import say, warn
 
 ORIGIN_NAME = ".class_images.json"
@@ -126,26 +128,32 @@ def _generate(
 ) -> None:
     """Generate the class images with these numbers into the folder."""
     default = "fp16" if accelerator.device.type == "cuda" else "fp32"
-    pipeline = DiffusionPipeline.from_pretrained(
-        config.model.pretrained_model_name_or_path,
-        safety_checker=None,
-        requires_safety_checker=False,
-        revision=config.model.revision,
-        variant=config.model.variant,
-        trust_remote_code=False,
-    )
+    file = single_file(config.model)
+    if file:
+        pipeline = file.load_pipeline()
+    else:
+        pipeline = DiffusionPipeline.from_pretrained(
+            config.model.pretrained_model_name_or_path,
+            safety_checker=None,
+            requires_safety_checker=False,
+            revision=config.model.revision,
+            variant=config.model.variant,
+            trust_remote_code=False,
+        )
     # Always cast: diffusers and transformers load some parts of an fp16 base in fp16 and some in float32.
     pipeline.to(accelerator.device, PRECISIONS[config.data.prior_generation_precision or default])
     pipeline.set_progress_bar_config(disable=True)
     seed, size = config.optimization.seed, config.data.sample_batch_size
     hidden = not accelerator.is_local_main_process
+    named = long_prompts.arguments(pipeline, str(prompt), None, config.model.max_token_length)
     with tqdm(total=len(numbers), desc="Class images", unit="image", disable=hidden) as progress:
         for start in range(0, len(numbers), size):
             batch = numbers[start : start + size]
             generators = None
             if seed is not None:
                 generators = [torch.Generator(accelerator.device).manual_seed(seed + number) for number in batch]
-            images = pipeline(prompt=[prompt] * len(batch), generator=generators).images
+            texts = {"prompt": [prompt] * len(batch)} if "prompt" in named else {"num_images_per_prompt": len(batch)}
+            images = pipeline(**named | texts, generator=generators).images
             for number, image in zip(batch, images, strict=True):
                 files.write_picture(image, folder / f"{_stem(number)}.png")
             progress.update(len(batch))

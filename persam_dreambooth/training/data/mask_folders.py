@@ -1,6 +1,7 @@
 """The folders of a subject's photos and masks, and masks that are made from a reference before training."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from persam_dreambooth.photos import files, pairs
 from persam_dreambooth.photos.listing import PhotoFolder, repeated_folders
 from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
 from persam_dreambooth.preprocessing.references import ReferenceFiles
-from persam_dreambooth.segmentation.method import METHODS
+from persam_dreambooth.segmentation.method import METHODS, SegGptMethod
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.concepts import Concept
 
@@ -26,6 +27,9 @@ def segment_first(concept: Concept, config: TrainingConfig, device: torch.device
     if not mask.masked_loss or concept.reference is None:
         return
     reference = ReferenceFiles(*concept.reference)
+    method = METHODS[mask.segmentation_method]
+    if mask.segmentation_seggpt and isinstance(method, SegGptMethod):
+        method = replace(method, model=mask.segmentation_seggpt)
     for folder in photo_folders(concept):
         output = _segmentation(concept, config) / folder.name
         job = SegmentationJob(
@@ -33,7 +37,7 @@ def segment_first(concept: Concept, config: TrainingConfig, device: torch.device
             (reference,),
             output,
             mask.sam,
-            METHODS[mask.segmentation_method],
+            method,
             str(device),
             features=mask.segmentation_features,
             features_size=mask.segmentation_features_size,

@@ -29,6 +29,10 @@ CROPS = 16
 """Number of random crops that are tried for each photo."""
 
 
+LEAST_CELLS = 32
+"""A subject of fewer latent cells than this (in Stable Diffusion about 45 x 45 pixels) shows hardly any detail."""
+
+
 @dataclass(frozen=True, eq=False)
 class MaskCheck:
     """The mask of one photo, as training will use it.
@@ -61,6 +65,11 @@ class MaskCheck:
     def name(self) -> str:
         """Name of the photo in messages."""
         return self.label or self.photo.name
+
+    @property
+    def cells(self) -> float:
+        """Number of latent cells that the mask covers, where partly covered cells count as their share."""
+        return self.latent.sum().item()
 
     @property
     def coverage(self) -> float:
@@ -178,6 +187,12 @@ def summary(checks: Sequence[MaskCheck]) -> str:
         lines.append(
             f"warning: some crops train nothing, since --mask_downsample leaves no latent cell to the subject: "
             f"{', '.join(in_vain)}; --mask_downsample area or a --mask_dilation helps"
+        )
+    small = [f"{check.name} ({check.cells:.0f})" for check in checks if check.cells < LEAST_CELLS]
+    if small:
+        lines.append(
+            f"warning: the subject covers fewer than {LEAST_CELLS} latent cells, too few for its details, in "
+            f"{', '.join(small)}; take a larger --resolution, or crop these photos closer to the subject"
         )
     inverted = [check.name for check in checks if check.inverted]
     lines += masks.Looks(inverted, {check.name: check.coverage for check in checks}).warnings()

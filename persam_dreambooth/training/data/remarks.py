@@ -2,16 +2,17 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 
 from persam_dreambooth.errors import counted
+from persam_dreambooth.long_prompts import cut_off
 from persam_dreambooth.model_folder import subject_words
 from persam_dreambooth.torch_utils import emulates_bfloat16
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.families import Family
+from persam_dreambooth.training.flag_groups import TOKEN_LIMITS
 from persam_dreambooth.training.screen import warn
 
 FEW_STEPS = 100
@@ -79,29 +80,18 @@ def cut_prompts(family: Family, prompts: Mapping[str, str]) -> None:
         family: loaded.
         prompts: each prompt, and its name in messages.
     """
+    limit = family.config.max_token_length
+    longer = "max_token_length" in family.flags and limit != TOKEN_LIMITS[-1]
+    advice = f" (--max_token_length {TOKEN_LIMITS[-1]} reads more)" if longer else ""
     for prompt, owner in prompts.items():
         for key, ids in family.tokenize(prompt).items():
-            name, length = key.replace("input_ids", "tokenizer"), ids.shape[-1]
+            name, length = key.replace("input_ids", "tokenizer"), (limit + 2 if limit else ids.shape[-1])
             tokenizer = getattr(family, name, None)
             tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # Flux.2 has a processor
-            cut = _cut_off(tokenizer, prompt, family.asked(prompt), length)
+            cut = cut_off(tokenizer, prompt, length, family.asked(prompt))
             if cut:
                 shown = cut if len(cut) <= SHOWN else f"{cut[:SHOWN]}..."
-                warn(f"{owner} has more than the {length} tokens that the {name} takes; cut off: {shown!r}")
-
-
-def _cut_off(tokenizer: Any, prompt: str, asked: str, length: int) -> str:
-    """Return the end of a prompt, inside the text `asked`, that does not fit into `length` tokens.
-
-    Empty if all of it fits, or if the tokenizer is not a fast one.
-    """
-    if not getattr(tokenizer, "is_fast", False):
-        return ""
-    tokens = tokenizer(asked, truncation=True, max_length=length, return_offsets_mapping=True)
-    if len(tokens["input_ids"]) < length:
-        return ""
-    end = max(end for _, end in tokens["offset_mapping"])
-    return prompt[max(end - asked.find(prompt), 0) :].strip()
+                warn(f"{owner} has more than the {length} tokens that the {name} takes{advice}; cut off: {shown!r}")
 
 
 def few_steps(config: TrainingConfig, steps: int, photos: int) -> None:

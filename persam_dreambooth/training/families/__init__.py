@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import torch
 from diffusers import DiffusionPipeline
 
 from persam_dreambooth.errors import UserError
@@ -12,6 +13,7 @@ from persam_dreambooth.training.families.base import Conditioning, Family, Noise
 from persam_dreambooth.training.families.flux import Flux
 from persam_dreambooth.training.families.flux2 import Flux2, Flux2Klein
 from persam_dreambooth.training.families.krea2 import Krea2
+from persam_dreambooth.training.families.loading import single_file
 from persam_dreambooth.training.families.lumina2 import Lumina2
 from persam_dreambooth.training.families.qwen_image import QwenImage
 from persam_dreambooth.training.families.sd3 import StableDiffusion3
@@ -32,16 +34,21 @@ FAMILIES: dict[str, type[Family]] = {
 
 
 def check_base_model(config: ModelConfig) -> type[Family]:
-    """Determine a base model's family from its `model_index.json`, before any weights are loaded.
+    """Determine a base model's family before any weights are loaded.
+
+    It is told by the `model_index.json` of a folder or hub model, and by the names and shapes of a file's weights.
 
     Raises:
         UserError: no pipeline there, or one of an unsupported class.
     """
     name = str(config.pretrained_model_name_or_path)
-    _refuse_what_is_no_pipeline(name)
-    check_available(name, "base model")
     if config.pretrained_vae_model_name_or_path:
         check_available(config.pretrained_vae_model_name_or_path, "autoencoder")
+    file = single_file(config)
+    if file:
+        return FAMILIES[file.pipeline]
+    _refuse_what_is_no_pipeline(name)
+    check_available(name, "base model")
     try:
         index = DiffusionPipeline.load_config(name, revision=config.revision)
         kind = index["_class_name"]
@@ -56,14 +63,8 @@ def check_base_model(config: ModelConfig) -> type[Family]:
 
 
 def _refuse_what_is_no_pipeline(name: str) -> None:
-    """Refuse a single file or a folder of another kind of model, and name what it is."""
+    """Refuse a folder of another kind of model, and name what it is."""
     path = Path(name)
-    if path.is_file():
-        kind = "a single file" if path.suffix in (".safetensors", ".ckpt") else "a file"
-        raise UserError(
-            f"{name} is {kind}; give the folder of a diffusers pipeline, such as StableDiffusionPipeline."
-            "from_single_file(...).save_pretrained(FOLDER) writes, or a hub name"
-        )
     if not path.is_dir() or (path / PIPELINE_INDEX).exists():
         return
     if (path / LORA_NAME).exists():
@@ -84,6 +85,6 @@ def _refuse_what_is_no_pipeline(name: str) -> None:
     )
 
 
-def load_family(config: ModelConfig) -> Family:
-    """Load a base model as its family."""
-    return check_base_model(config).load(config)
+def load_family(config: ModelConfig, dtype: torch.dtype = torch.float32) -> Family:
+    """Load a base model as its family; `dtype` is what is given to `Family.place` later."""
+    return check_base_model(config).load(config, dtype)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.torch_utils import weights_checksum
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
-from persam_dreambooth.training.families import lora
+from persam_dreambooth.training.families import lora, quantized
 from persam_dreambooth.training.families.cross_attention import CrossAttention
 from persam_dreambooth.training.families.flags import check_flags
 from persam_dreambooth.training.families.parts import PipelineParts
@@ -167,8 +167,11 @@ class Family(PipelineParts):
                 continue
             whole = (name in trained and not self.config.use_lora) or (name == "vae" and self.vae_dtype is not None)
             where = denoiser_device if denoiser_device and name == self.denoiser[0] else device
+            as_loaded = dtype == torch.float32 or whole or getattr(part, "is_quantized", False)
             # In one call, so that no part is temporarily on the device in float32.
-            part.to(where) if dtype == torch.float32 or whole else part.to(where, dtype)
+            part.to(where) if as_loaded else part.to(where, dtype)
+        if self.config.quantize:
+            quantized.leave_to_each_process(getattr(self, self.denoiser[0]))
         if self.vae_dtype is not None and dtype != torch.float32:
             self.vae.decode = _outside_autocast(self.vae.decode)
         if dtype != torch.float32:

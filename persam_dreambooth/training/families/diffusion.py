@@ -9,9 +9,10 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch import Tensor
 
+from persam_dreambooth import long_prompts
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
-from persam_dreambooth.training.families.base import Family, Noised
+from persam_dreambooth.training.families.base import Conditioning, Family, Noised
 from persam_dreambooth.training.families.cross_attention import CrossAttention, recorded
 from persam_dreambooth.training.families.loading import load_config
 
@@ -27,6 +28,7 @@ class Diffusion(Family):
         {
             "attention_loss_weight",
             "enable_xformers_memory_efficient_attention",
+            "max_token_length",
             "offset_noise",
             "output_kohya_format",
             "snr_gamma",
@@ -47,11 +49,11 @@ class Diffusion(Family):
         """Also refuse a resolution at which the pipeline cannot draw validation pictures."""
         super().check(config)
         side = config.data.resolution
-        drawn = config.validation.validation_prompt or config.validation.last_prompt
-        if drawn and side % DRAWN_UNIT:
+        if config.validation.all_prompts and side % DRAWN_UNIT:
             raise UserError(
                 f"--resolution {side}: a {cls.pipeline_class.__name__} draws validation pictures in multiples of "
-                f"{DRAWN_UNIT} pixels; take {max(1, side // DRAWN_UNIT) * DRAWN_UNIT}, or drop --validation_prompt"
+                f"{DRAWN_UNIT} pixels; take {max(1, side // DRAWN_UNIT) * DRAWN_UNIT}, or drop "
+                "--validation_prompt and --validation_prompts_file"
             )
 
     @classmethod
@@ -69,6 +71,17 @@ class Diffusion(Family):
         is_velocity = self.prediction_type == "v_prediction"
         target = self.scheduler.get_velocity(latents, noise, timesteps) if is_velocity else noise
         return Noised(noisy, timesteps, target)
+
+    def encode_prompt(self, tokens: Conditioning) -> Conditioning:
+        """Also encode prompts in chunks, with `--max_token_length`; these have a `text_mask`, (B, length)."""
+        if "chunks" in tokens:
+            return long_prompts.encode(self._encode, tokens)
+        return super().encode_prompt(tokens)
+
+    def _text_mask(self, conditioning: Conditioning) -> Tensor | None:
+        """Return which positions of the prompts count, (B, length); None if all do."""
+        mask = conditioning.get("text_mask")
+        return None if mask is None or bool(mask.all()) else mask
 
     def _draw_noise(self, latents: Tensor, settings: OptimizationConfig) -> Tensor:
         noise = torch.randn_like(latents)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from diffusers import EDMEulerScheduler
+from diffusers.schedulers.scheduling_edm_euler import EDMEulerScheduler
 from torch import Tensor
 
 from persam_dreambooth.training.families.base import Noised

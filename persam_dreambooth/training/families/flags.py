@@ -15,7 +15,7 @@ from persam_dreambooth.training.config import (
 PARTICULAR = (
     *("attention_loss_weight", "class_labels_conditioning", "do_edm_style_training"),
     *("enable_xformers_memory_efficient_attention", "guidance_scale", "logit_mean", "logit_std", "lora_blocks"),
-    *("max_sequence_length", "mode_scale", "offset_noise", "output_kohya_format"),
+    *("max_sequence_length", "max_token_length", "mode_scale", "offset_noise", "output_kohya_format"),
     *("precondition_outputs", "snr_gamma", "text_encoder_use_attention_mask", "tokenizer_max_length"),
     *("tokenizer_name", "validation_scheduler", "weighting_scheme"),
 )

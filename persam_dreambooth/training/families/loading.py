@@ -10,7 +10,9 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.single_file import SingleFile, is_single_file
 from persam_dreambooth.training.config import ModelConfig
+from persam_dreambooth.training.families import quantized
 
 
 @contextmanager
@@ -25,7 +27,23 @@ def naming(what: str) -> Iterator[None]:
         raise UserError(f"{what} cannot be loaded ({reason}); check the name, or download it again") from error
 
 
-def load_part(kind: Any, part: str, config: ModelConfig) -> Any:
+def single_file(config: ModelConfig) -> SingleFile | None:
+    """Return the base model if it is a single file, else None.
+
+    Raises:
+        UserError: the file cannot be used.
+    """
+    name = str(config.pretrained_model_name_or_path)
+    return SingleFile.read(name, config.single_file_config) if is_single_file(name) else None
+
+
+def source(config: ModelConfig) -> str:
+    """Return the folder or hub name of the pipeline that has the base model's configs and tokenizers."""
+    file = single_file(config)
+    return file.config if file else str(config.pretrained_model_name_or_path)
+
+
+def load_part(kind: Any, part: str, config: ModelConfig, quantization: dict[str, Any] | None = None) -> Any:
     """Load one model of the pipeline in float32; refuse missing weights, which would be initialized at random.
 
     The autoencoder is that of `--pretrained_vae_model_name_or_path`, if given.
@@ -34,19 +52,23 @@ def load_part(kind: Any, part: str, config: ModelConfig) -> Any:
         kind: its class, a diffusers or transformers model.
         part: its name and folder in the pipeline.
         config: location of the pipeline.
+        quantization: from `quantized.settings`; if there are any, the model is returned as they say.
 
     Raises:
         UserError: the part cannot be read, or is incomplete.
     """
     name, where = _place(part, config)
-    with naming(f"the {part} of {name}"):
-        model, report = kind.from_pretrained(name, **where, output_loading_info=True)
+    file = single_file(config) if where else None
+    with naming(f"the {part} of {file.path if file else name}"):
+        if file and file.holds(part):
+            return file.load(kind, part).float()
+        model, report = kind.from_pretrained(name, **where, output_loading_info=True, **(quantization or {}))
         if report["missing_keys"]:
             raise UserError(
                 f"the {part} of {name} lacks {len(report['missing_keys'])} of its weights (for example "
                 f"{sorted(report['missing_keys'])[0]}); download it again"
             )
-    return model.float()
+    return quantized.prepared(model) if quantization else model.float()
 
 
 def load_config(kind: Any, part: str, config: ModelConfig) -> dict[str, Any]:
@@ -62,11 +84,10 @@ def load_config(kind: Any, part: str, config: ModelConfig) -> dict[str, Any]:
 
 
 def _place(part: str, config: ModelConfig) -> tuple[str, dict[str, Any]]:
-    """Return the model that holds a part, and where in it; revision and variant are the base model's."""
+    """Return the folder or hub name that holds a part's config, and where in it; nothing for another autoencoder."""
     if part == "vae" and config.pretrained_vae_model_name_or_path:
         return config.pretrained_vae_model_name_or_path, {}
-    where = {"subfolder": part, "revision": config.revision, "variant": config.variant}
-    return str(config.pretrained_model_name_or_path), where
+    return source(config), {"subfolder": part, "revision": config.revision, "variant": config.variant}
 
 
 def refuse_other_latents(kind: Any, config: ModelConfig) -> None:
@@ -120,7 +141,7 @@ def load_tokenizer(part: str, config: ModelConfig, kind: Any = AutoTokenizer) ->
     with naming(f"the {part} of {other or name}"):
         if other:
             return AutoTokenizer.from_pretrained(other, revision=config.revision, trust_remote_code=False)
-        return kind.from_pretrained(name, subfolder=part, revision=config.revision, trust_remote_code=False)
+        return kind.from_pretrained(source(config), subfolder=part, revision=config.revision, trust_remote_code=False)
 
 
 def unwrapped(module: Any) -> Any:

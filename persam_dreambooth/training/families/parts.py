@@ -11,13 +11,15 @@ from transformers import AutoTokenizer
 
 from persam_dreambooth import adapter_files
 from persam_dreambooth.training.config import ModelConfig
-from persam_dreambooth.training.families import lora
+from persam_dreambooth.training.families import lora, quantized
 from persam_dreambooth.training.families.loading import (
     load_config,
     load_part,
     load_tokenizer,
     naming,
     refuse_other_latents,
+    single_file,
+    source,
     unwrapped,
 )
 
@@ -58,15 +60,19 @@ class PipelineParts(ABC):
             setattr(self, name, part)
 
     @classmethod
-    def load(cls, config: ModelConfig) -> Self:
-        """Load the parts of a pipeline folder or hub model, all in float32.
+    def load(cls, config: ModelConfig, dtype: torch.dtype = torch.float32) -> Self:
+        """Load the parts of a pipeline folder or hub model, all in float32 but a quantized denoiser.
+
+        Args:
+            config: where they are, and whether the denoiser is quantized.
+            dtype: of what is computed with a quantized denoiser, the same as is given to `Family.place`.
 
         Raises:
             UserError: a part is missing or cannot be read.
         """
         name, parts = str(config.pretrained_model_name_or_path), dict[str, Any]()
         refuse_other_latents(cls.vae_class, config)
-        index = DiffusionPipeline.load_config(name, revision=config.revision)
+        index = DiffusionPipeline.load_config(source(config), revision=config.revision)
         present = [
             encoder
             for encoder in cls.encoders
@@ -77,13 +83,13 @@ class PipelineParts(ABC):
             parts[tokenizer] = load_tokenizer(tokenizer, config, cls.tokenizer_class) if encoder in present else None
         with naming(f"the scheduler of {name}"):
             parts["scheduler"] = cls.scheduler_class.from_pretrained(
-                name, subfolder="scheduler", revision=config.revision
+                source(config), subfolder="scheduler", revision=config.revision
             )
         # In the order of diffusers' scripts, since each load may draw random numbers.
         for encoder, kind in cls.encoders.items():
             parts[encoder] = load_part(kind, encoder, config) if encoder in present else None
         parts["vae"] = load_part(cls.vae_class, "vae", config)
-        parts[cls.denoiser[0]] = load_part(cls.denoiser[1], cls.denoiser[0], config)
+        parts[cls.denoiser[0]] = load_part(cls.denoiser[1], cls.denoiser[0], config, quantized.settings(config, dtype))
         return cls(config, **parts)
 
     @classmethod
@@ -122,6 +128,9 @@ class PipelineParts(ABC):
             tokenizer = name.replace("text_encoder", "tokenizer")
             if getattr(self, tokenizer) is None:
                 parts |= {name: None, tokenizer: None}
+        file = single_file(self.config)
+        if file:
+            return file.load_pipeline(**self.unchecked | parts)
         return self.pipeline_class.from_pretrained(
             self.base_model,
             revision=self.config.revision,

@@ -7,12 +7,13 @@ from diffusers import EDMEulerScheduler, EulerDiscreteScheduler, StableDiffusion
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from persam_dreambooth import long_prompts
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
 from persam_dreambooth.training.families import edm
 from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.diffusion import Diffusion
-from persam_dreambooth.training.families.loading import load_config, naming, token_ids
+from persam_dreambooth.training.families.loading import load_config, naming, source, token_ids
 
 
 class StableDiffusionXL(Diffusion):
@@ -47,12 +48,12 @@ class StableDiffusionXL(Diffusion):
             raise UserError("--validation_scheduler has no use with a base model of EDM's noise; drop it")
 
     @classmethod
-    def load(cls, config: ModelConfig) -> Self:
+    def load(cls, config: ModelConfig, dtype: torch.dtype = torch.float32) -> Self:
         """Also read which noise the base model was trained with."""
-        family, name = super().load(config), str(config.pretrained_model_name_or_path)
+        family, name = super().load(config, dtype), str(config.pretrained_model_name_or_path)
         kind: Any = EDMEulerScheduler if _has_edm_noise(config) else EulerDiscreteScheduler
         with naming(f"the scheduler of {name}"):
-            family.levels = kind.from_pretrained(name, subfolder="scheduler", revision=config.revision)
+            family.levels = kind.from_pretrained(source(config), subfolder="scheduler", revision=config.revision)
         return family
 
     def add_noise(self, latents: Tensor, settings: OptimizationConfig) -> Noised:
@@ -63,13 +64,16 @@ class StableDiffusionXL(Diffusion):
 
     def sampler(self, name: str, config: Any) -> Any:
         """Return EDM's sampler for a base model of its noise."""
+        levels = self.levels
         if isinstance(self.levels, EDMEulerScheduler):
-            return EDMEulerScheduler.from_config(self.levels.config)
+            return type(levels).from_config(levels.config)
         return super().sampler(name, config)
 
     def tokenize(self, prompt: str) -> Conditioning:
-        """Tokenize for both CLIPs: ids, (1, length) int64 each."""
+        """Tokenize for both CLIPs: ids, (1, length) int64 each; or in chunks."""
         both = (self.tokenizer, self.tokenizer_2)
+        if self.config.max_token_length:
+            return long_prompts.tokenize(both, [prompt], self.config.max_token_length)
         first, second = (token_ids(tokenizer, prompt).input_ids for tokenizer in both)
         return {"input_ids": first, "input_ids_2": second}
 
@@ -98,6 +102,7 @@ class StableDiffusionXL(Diffusion):
             noised.timesteps,
             conditioning["embeds"],
             added_cond_kwargs=given,
+            encoder_attention_mask=self._text_mask(conditioning),
             return_dict=False,
         )[0]
 

@@ -2,10 +2,12 @@
 
 from typing import Any, ClassVar, Self
 
+import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from persam_dreambooth import long_prompts
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families.base import Conditioning, Noised
@@ -35,16 +37,18 @@ class StableDiffusion(Diffusion):
     text_encoder: Any
 
     @classmethod
-    def load(cls, config: ModelConfig) -> Self:
+    def load(cls, config: ModelConfig, dtype: torch.dtype = torch.float32) -> Self:
         """Also refuse a `--tokenizer_max_length` above what the text encoder takes."""
-        family = super().load(config)
+        family = super().load(config, dtype)
         positions = family.text_encoder.config.max_position_embeddings
         if (config.tokenizer_max_length or 0) > positions:
             raise UserError(f"--tokenizer_max_length {config.tokenizer_max_length} must be at most {positions}")
         return family
 
     def tokenize(self, prompt: str) -> Conditioning:
-        """Tokenize with CLIP's tokenizer: ids and attention mask, (1, length) int64 each."""
+        """Tokenize with CLIP's tokenizer: ids and attention mask, (1, length) int64 each; or in chunks."""
+        if self.config.max_token_length:
+            return long_prompts.tokenize([self.tokenizer], [prompt], self.config.max_token_length)
         return ids_and_mask(self.tokenizer, prompt, self.config.tokenizer_max_length)
 
     def _encode(self, tokens: Conditioning) -> Conditioning:
@@ -60,5 +64,11 @@ class StableDiffusion(Diffusion):
     def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
         """Return noise or velocity, (B, C, h, w)."""
         labels = noised.timesteps if self.config.class_labels_conditioning == "timesteps" else None
-        embeds = conditioning["embeds"]
-        return self.unet(noised.noisy, noised.timesteps, embeds, class_labels=labels, return_dict=False)[0]
+        return self.unet(
+            noised.noisy,
+            noised.timesteps,
+            conditioning["embeds"],
+            class_labels=labels,
+            encoder_attention_mask=self._text_mask(conditioning),
+            return_dict=False,
+        )[0]

@@ -67,7 +67,8 @@ def convert_file(source: Path, target: Path, title: str, settings: Mapping[str, 
     try:
         with safe_open(source, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            adapters = dict(json.loads((file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}")))
+            written = dict(file.metadata() or {})
+            adapters = dict(json.loads(written.get(LORA_ADAPTER_METADATA_KEY, "{}")))
     except FileNotFoundError as error:
         raise UserError(f"no LoRA weights at {source}; check the path") from error
     except Exception as error:  # each layer of the format raises its own exceptions for damage
@@ -77,9 +78,11 @@ def convert_file(source: Path, target: Path, title: str, settings: Mapping[str, 
     if unfit:
         raise UserError(f"{unfit[0]} in {source} holds values that are not finite; train again")
     converted = to_kohya(state, adapters)
-    save_beside(converted, target, metadata(converted, title, settings))
+    save_beside(converted, target, metadata(converted, title, settings, written))
 
 
+PREFIXES = ("ss_", "modelspec.", "persam_")
+"""Beginnings of the metadata's keys that are not diffusers' own."""
 PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
 """Parts that the format has names for; text encoders only if they are CLIP's."""
 MAX_ALPHA = 1e6
@@ -210,28 +213,34 @@ def channels(converted: Mapping[str, Tensor], layer: str) -> int | None:
     return next((weight.shape[1] for name, weight in converted.items() if name.endswith(end)), None)
 
 
-def metadata(converted: Mapping[str, Tensor], title: str, settings: Mapping[str, Any]) -> dict[str, str]:
+def metadata(
+    converted: Mapping[str, Tensor], title: str, settings: Mapping[str, Any], written: Mapping[str, str]
+) -> dict[str, str]:
     """Return the `ss_...` keys of sd-scripts and those of ModelSpec (`modelspec....`).
 
     Args:
         converted: from `to_kohya`.
         title: the model's name, as shown by A1111.
         settings: the training's flags, as far as they are known.
+        written: the metadata of diffusers' file. What training wrote there (`lora_metadata.describe`) knows the base
+            model better than the weights alone do.
     """
     ranks = {len(value) for name, value in converted.items() if name.endswith("lora_down.weight")}
     alphas = {value.item() for name, value in converted.items() if name.endswith(".alpha")}
     module, version, architecture = _base(converted)
-    known: dict[str, Any] = {
+    own: dict[str, Any] = {
         "ss_network_module": module,
         "ss_network_dim": ranks.pop() if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": alphas.pop() if len(alphas) == 1 else "Dynamic",
         "ss_output_name": title,
+        "modelspec.title": title,
+        "modelspec.date": datetime.datetime.now().isoformat(timespec="seconds"),
+    }
+    known: dict[str, Any] = {
         "ss_base_model_version": version,
         "ss_v2": version and version == "sd_v2",
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.implementation": "diffusers",
-        "modelspec.title": title,
-        "modelspec.date": datetime.datetime.now().isoformat(timespec="seconds"),
         "modelspec.architecture": architecture,
     }
     if settings:
@@ -244,6 +253,7 @@ def metadata(converted: Mapping[str, Tensor], title: str, settings: Mapping[str,
             "modelspec.resolution": side and f"{side}x{side}",
             "modelspec.trigger_phrase": settings.get("instance_prompt"),
         }
+    known |= {key: value for key, value in written.items() if key.startswith(PREFIXES)} | own
     return {key: readable(str(value)) for key, value in known.items() if value is not None}
 
 

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.model_folder import ADAPTER_NAMES, CONFIG_NAME, LORA_NAME, adapter_folders
 from persam_dreambooth.photos.manifest import MANIFEST_NAME
+from persam_dreambooth.single_file import is_single_file
 from persam_dreambooth.training.config import TrainingConfig, without_folders
 from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.data.mask_report import MASKS_NAME, MaskCheck
@@ -57,7 +58,8 @@ class Card:
             sections.append(f"## Masks\n\n![the photos under their masks]({MASKS_NAME})")
         if self.pictures:
             gallery = "\n".join(f"![{path.stem}]({path.relative_to(output).as_posix()})" for path in self.pictures)
-            sections.append(f"## Validation pictures\n\nPrompt: *{self.config.validation.last_prompt}*\n\n{gallery}")
+            prompts = "".join(f"- *{prompt}*\n" for prompt in self.config.validation.last_prompts)
+            sections.append(f"## Validation pictures\n\n{prompts}\n{gallery}")
         return "\n\n".join(sections) + "\n"
 
     def _header(self) -> ModelCardData:
@@ -65,7 +67,7 @@ class Card:
         kind = "stable-diffusion" if self.family.startswith("StableDiffusion") else self.family.lower()
         tags = ["text-to-image", "diffusers", kind, "dreambooth", "persam"]
         return ModelCardData(
-            base_model=None if Path(base).is_dir() else base,  # the hub accepts only its own names
+            base_model=None if Path(base).exists() else base,  # the hub accepts only its own names
             library_name="diffusers",
             pipeline_tag="text-to-image",
             instance_prompt=self.prompts[0] if self.prompts else None,
@@ -102,6 +104,8 @@ class Card:
         prompt = f"image = pipeline(prompt={f'{subject} in the jungle'!r}).images[0]"
         imports = ["import torch", "from diffusers import DiffusionPipeline"]
         load = [f"pipeline = DiffusionPipeline.from_pretrained({here!r}, torch_dtype=torch.float32)"]
+        if self.config.model.use_lora and is_single_file(str(self.config.model.pretrained_model_name_or_path)):
+            return "\n".join([*self._from_single_file(here, public), prompt])
         if self.config.model.use_lora:
             base = self._base(public)
             named = {"revision": self.config.model.revision, "variant": self.config.model.variant}
@@ -115,6 +119,18 @@ class Card:
             else:
                 load.append(f"pipeline.load_lora_weights({here!r}, weight_name={LORA_NAME!r})")
         return "\n".join([*imports, "", *load, prompt])
+
+    def _from_single_file(self, here: str, public: bool) -> list[str]:
+        """Return the lines that load a LoRA whose base model is a single file."""
+        config = self.config.model.single_file_config
+        config = without_folders(config) if public else config
+        named = f", single_file_config={config!r}" if config else ""
+        return [
+            "from persam_dreambooth import load_pipeline",
+            "",
+            f"pipeline = load_pipeline({self._base(public)!r}{named})",
+            f"pipeline.load_lora_weights({here!r}, weight_name={LORA_NAME!r})",
+        ]
 
     def _subject(self) -> str:
         """Return a table of prompts, class images and photos."""

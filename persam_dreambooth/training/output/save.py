@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME, PIPELINE_INDEX
 from persam_dreambooth.training.config import TrainingConfig, without_folders
 from persam_dreambooth.training.data.mask_report import MASKS_NAME
 from persam_dreambooth.training.families import Family
+from persam_dreambooth.training.output import lora_metadata
 from persam_dreambooth.training.output.kohya import convert_file
 from persam_dreambooth.training.output.model_card import Card
 from persam_dreambooth.training.runtime.checkpoint import in_words
@@ -29,8 +30,13 @@ HUB_FOLDER = "hub"
 """Folder for the files of an upload, until it is done."""
 
 
-def save_model(family: Family, config: TrainingConfig) -> list[str]:
+def save_model(family: Family, config: TrainingConfig, described: Mapping[str, str]) -> list[str]:
     """Save the trained model to the output folder: written to a temporary folder, then moved, its index last.
+
+    Args:
+        family: as trained.
+        config: the run's flags.
+        described: metadata for the header of LoRA weights, from `lora_metadata.describe`.
 
     Returns:
         Names of the model's files and folders.
@@ -40,7 +46,7 @@ def save_model(family: Family, config: TrainingConfig) -> list[str]:
     """
     output = Path(config.output.output_dir)
     try:
-        return _save_model(family, config, output)
+        return _save_model(family, config, output, described)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"the model cannot be written ({' '.join(str(error).split())}); {in_words(output)}; check the free space "
@@ -48,12 +54,14 @@ def save_model(family: Family, config: TrainingConfig) -> list[str]:
         ) from error
 
 
-def _save_model(family: Family, config: TrainingConfig, output: Path) -> list[str]:
+def _save_model(family: Family, config: TrainingConfig, output: Path, described: Mapping[str, str]) -> list[str]:
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=output) as name:
         beside = Path(name)
         dtype = torch.float32 if config.output.upcast_before_saving else family.dtype
         family.save(beside, config.output.skip_save_text_encoder, dtype)
         forget_origin(beside)
+        if config.model.use_lora:
+            lora_metadata.add(beside / LORA_NAME, described)
         parts = sorted(beside.iterdir(), key=lambda path: path.name in LAST_WRITTEN)
         for path in parts:
             target = output / path.name

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from persam_dreambooth.atomic_io import UNFINISHED
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.model_folder import CHECKPOINT_PREFIX as PREFIX
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.runtime import checkpoint_files
 from persam_dreambooth.training.runtime.checkpoint_files import PROGRESS_NAME
@@ -23,7 +24,6 @@ from persam_dreambooth.training.runtime.distributed import shares_weights
 from persam_dreambooth.training.runtime.optimizer import load_average, save_average
 from persam_dreambooth.training.screen import warn
 
-PREFIX = "checkpoint-"
 RNG_NAMES = ("epoch_rng", "torch_rng", "fetch_rng")
 
 

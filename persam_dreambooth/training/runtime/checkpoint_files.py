@@ -11,9 +11,9 @@ import torch
 from accelerate.utils import load
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.model_folder import PROGRESS_NAME as PROGRESS_NAME
 from persam_dreambooth.photos.files import digest
 
-PROGRESS_NAME = "progress.json"
 COUNTS = ("step", "epoch", "batches")
 DIGESTS = "sha256"
 

@@ -34,6 +34,8 @@ def check(
     flags = {
         "train_text_encoder": config.model.train_text_encoder,
         "use_ema": config.optimization.use_ema,
+        "quantize": config.model.quantize is not None,
+        "bnb_quantization_config_path": config.model.bnb_quantization_config_path is not None,
     }
     if deepspeed is not None:
         if deepspeed.zero_stage == 3:
@@ -45,7 +47,11 @@ def check(
     if fsdp is not None:
         _check_fsdp(fsdp)
         other = config.optimization.optimizer
-        _refuse(flags | {f"optimizer {other}": other != "adamw"}, "FSDP, which shards one model's weights for AdamW")
+        flags |= {
+            f"optimizer {other}": other != "adamw",
+            "cache_background_prior": config.mask.cache_background_prior is not None,
+        }
+        _refuse(flags, "FSDP, which shards one model's weights for AdamW")
 
 
 def _refuse(flags: dict[str, bool], what: str) -> None:

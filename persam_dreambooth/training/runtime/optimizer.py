@@ -25,7 +25,7 @@ OPTIONS = (
 )
 """Options of a parameter group that come from flags and may change on resume, except the learning rate; Prodigy's
 last."""
-STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "prodigy": 16}
+STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "paged_adamw8bit": 2, "prodigy": 16}
 """Memory of each optimizer's states, in bytes per trained weight, for estimates."""
 POLYNOMIAL_END = 1e-7
 """Final learning rate of diffusers' polynomial schedule."""
@@ -130,12 +130,16 @@ def _optimizer_class(config: OptimizationConfig) -> Any:
             from bitsandbytes.optim import AdamW8bit
 
             return AdamW8bit
+        if config.optimizer == "paged_adamw8bit":
+            from bitsandbytes.optim import PagedAdamW8bit
+
+            return PagedAdamW8bit
         if config.optimizer == "prodigy":
             from prodigyopt import Prodigy
 
             return Prodigy
     except ImportError as error:
-        package = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}[config.optimizer]
+        package = "prodigyopt" if config.optimizer == "prodigy" else "bitsandbytes"
         raise UserError(f"--optimizer {config.optimizer} needs `pip install {package}`") from error
     return torch.optim.AdamW
 

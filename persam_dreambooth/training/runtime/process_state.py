@@ -141,7 +141,8 @@ def savings(config: TrainingConfig) -> list[str]:
         f"--sample_batch_size 1 (while class images are made; now {data.sample_batch_size})": (
             data.with_prior_preservation and data.sample_batch_size > 1
         ),
-        "--optimizer adamw8bit": not model.use_lora and optimization.optimizer != "adamw8bit",
+        "--quantize int8": model.use_lora and not (model.quantize or model.bnb_quantization_config_path),
+        "--optimizer adamw8bit": not model.use_lora and "8bit" not in optimization.optimizer,
         "no --use_ema": optimization.use_ema and not model.use_lora,
         "--use_lora": not model.use_lora,
         f"--resolution {lower}": data.resolution > lower,

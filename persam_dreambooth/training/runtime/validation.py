@@ -1,7 +1,8 @@
 """Validation pictures, drawn with the model during training."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import nn
 
+from persam_dreambooth import long_prompts
 from persam_dreambooth.photos import files
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.families import Family
@@ -19,45 +22,75 @@ VALIDATION_FOLDER = "validation"
 INFERENCE_STEPS = 25
 
 
+@dataclass(frozen=True)
+class ValidationPicture:
+    """A picture drawn during training."""
+
+    image: Image.Image
+    prompt: str
+    seed: int
+
+
 @torch.no_grad()
 def validate(
-    family: Family, config: TrainingConfig, accelerator: Accelerator, step: int, prompt: str | None
+    family: Family, config: TrainingConfig, accelerator: Accelerator, step: int, prompts: Sequence[str]
 ) -> list[Path]:
-    """Generate pictures for a prompt, save them and send them to the trackers.
+    """Generate pictures for some validation prompts, save them and send them to the trackers.
 
-    The seed is the same each time, so that pictures of different steps can be compared; training's random state
-    is not changed.
+    Picture i of each prompt has the seed `--seed` + i at each step, so that pictures of different steps can be
+    compared, and `generate --seed` with the same sampler draws them again. Training's random state is not changed.
 
     Returns:
-        The files, `validation/step-STEP-NUMBER.png`; none without a prompt.
+        The files, prompt by prompt: `validation/step-STEP-SEED.png`, with several prompts
+        `validation/step-STEP-PROMPT-SEED.png`, prompts counted from 1. Step, prompt and seed are also in the PNG's
+        text entries. None without a prompt.
     """
     validation = config.validation
-    if not prompt:
+    if not prompts:
         return []
     pipeline = family.pipeline()
     pipeline.scheduler = family.sampler(validation.validation_scheduler, pipeline.scheduler.config)
     pipeline.to(accelerator.device)
     pipeline.set_progress_bar_config(disable=True)
-    generator = torch.Generator(accelerator.device).manual_seed(config.optimization.seed or 0)
+    seeds = [(config.optimization.seed or 0) + number for number in range(validation.num_validation_images)]
     with _evaluating([*pipeline.components.values(), *family.trained().values()]), accelerator.autocast():
-        images = [
-            pipeline(
-                prompt=prompt,  # Flux.2's first argument is a picture
-                height=config.data.resolution,
-                width=config.data.resolution,
-                num_inference_steps=INFERENCE_STEPS,
-                generator=generator,
-                **family.drawing,
-            ).images[0]
-            for _ in range(validation.num_validation_images)
+        pictures = [
+            ValidationPicture(_draw(pipeline, prompt, seed, config, family.drawing), prompt, seed)
+            for prompt in prompts
+            for seed in seeds
         ]
     if config.data.cache_latents:
         family.stow_autoencoder()  # the pipeline has moved it back to the device
-    _track(images, prompt, accelerator, step)
-    folder = Path(config.output.output_dir) / VALIDATION_FOLDER
-    paths = [folder / f"step-{step:06d}-{number}.png" for number in range(len(images))]
-    for image, path in zip(images, paths, strict=True):
-        files.write_picture(image, path)
+    _track(pictures, accelerator, step)
+    return _save(pictures, prompts, Path(config.output.output_dir) / VALIDATION_FOLDER, step)
+
+
+def _draw(pipeline: Any, prompt: str, seed: int, config: TrainingConfig, drawing: Mapping[str, Any]) -> Image.Image:
+    side = config.data.resolution
+    # By name: Flux.2's first argument is a picture.
+    named = long_prompts.arguments(pipeline, prompt, None, config.model.max_token_length)
+    image: Image.Image = pipeline(
+        **named,
+        height=side,
+        width=side,
+        num_inference_steps=INFERENCE_STEPS,
+        generator=torch.Generator(pipeline.device).manual_seed(seed),
+        **drawing,
+    ).images[0]
+    return image
+
+
+def _save(pictures: Sequence[ValidationPicture], prompts: Sequence[str], folder: Path, step: int) -> list[Path]:
+    """Write the pictures with their step, prompt and seed; return the files."""
+    paths = []
+    for picture in pictures:
+        number = f"{prompts.index(picture.prompt) + 1}-" if len(prompts) > 1 else ""
+        paths.append(folder / f"step-{step:06d}-{number}{picture.seed}.png")
+        words = PngInfo()
+        for key, text in {"prompt": picture.prompt, "seed": picture.seed, "step": step}.items():
+            words.add_itxt(key, str(text))
+        with files.replacing(paths[-1]) as temporary:
+            picture.image.save(temporary, format="PNG", pnginfo=words)
     return paths
 
 
@@ -75,11 +108,14 @@ def _evaluating(parts: Sequence[Any]) -> Iterator[None]:
             layer.training = training
 
 
-def _track(images: list[Image.Image], prompt: str, accelerator: Accelerator, step: int) -> None:
+def _track(pictures: Sequence[ValidationPicture], accelerator: Accelerator, step: int) -> None:
     """Log the pictures to tensorboard and wandb."""
     for tracker in accelerator.trackers:
-        if tracker.name in ("tensorboard", "wandb"):
-            arrays = np.stack([np.asarray(image) for image in images])
-            values = {"validation": arrays} if tracker.name == "tensorboard" else {prompt: images}
-            extra = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-            tracker.log_images(values, step=step, **extra)
+        if tracker.name == "tensorboard":
+            arrays = np.stack([np.asarray(picture.image) for picture in pictures])
+            tracker.log_images({"validation": arrays}, step=step, dataformats="NHWC")
+        elif tracker.name == "wandb":
+            by_prompt: dict[str, list[Image.Image]] = {}
+            for picture in pictures:
+                by_prompt.setdefault(picture.prompt, []).append(picture.image)
+            tracker.log_images(by_prompt, step=step)

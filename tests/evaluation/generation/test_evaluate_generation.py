@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from persam_dreambooth.evaluation.generation.models import Model
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
 from tests.evaluation.generation.conftest import argv, evaluate
+from tests.kills import signal_when_exists
 from tests.test_generation import save_lora
 
 ROOT = Path(__file__).parents[3]
@@ -105,13 +105,8 @@ def test_run_killed_twice_resumes(options, tmp_path):
     times: dict[Path, int] = {}
     for moment in ("models/one/pictures/a-sks-disc-on-the-beach-0.png", "features/*/*.safetensors"):
         command = [sys.executable, "-m", "persam_dreambooth.cli", *argv(options)]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 120
-        while not any(output.glob(moment)) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.0005)
-        process.send_signal(signal.SIGKILL)
-        printed = process.communicate()[1]
-        assert process.returncode == -signal.SIGKILL, printed
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        signal_when_exists(process, output, moment, signal.SIGKILL)
         assert any(output.glob(moment)) and not (output / "metrics.json").exists()
         assert {path: path.stat().st_mtime_ns for path in times} == times
         made = [path for kind in ("pictures/*.png", "masks/*.png", "features/*/*") for path in output.rglob(kind)]

@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from persam_dreambooth.cli import main
 from persam_dreambooth.cli.evaluate import BENCHMARKS, QUESTIONS, READ_BY, EvaluateFlags
@@ -19,10 +20,12 @@ from persam_dreambooth.segmentation import (
     PresenceCheck,
     PresenceRule,
     Reference,
-    SegGpt,
+    SegGPT,
+    SegGptVideoSegmenter,
     load_segmenter,
 )
 from persam_dreambooth.segmentation.memory_video import MemorySegmenter
+from persam_dreambooth.segmentation.video import first_frame_subject
 from tests.conftest import ROOT
 from tests.evaluation.segmentation import datasets
 from tests.evaluation.segmentation.test_protocols import WRITERS
@@ -129,25 +132,60 @@ def test_methods_with_dino_equal_segmenting_by_hand(method, models, tmp_path, ca
     np.testing.assert_array_equal(files.read_mask(found), segmenter.segment(photos[1], subject).mask)
 
 
-def test_seggpt_needs_no_sam_and_is_for_photos_only(seggpt_folder, tmp_path, capsys):
+def test_seggpt_is_scored_on_photos_with_masks_and_with_boxes(seggpt_folder, tmp_path, capsys):
     datasets.write_perseg(tmp_path / "data", objects=("cat",), photos=2)
-    flags = ["--data", tmp_path / "data", "--device", "cpu", "--method", "seggpt", "--features", seggpt_folder]
-    assert main(["evaluate", "perseg", *map(str, [*flags, "--output", tmp_path / "out"])]) == 0
-    capsys.readouterr()
+    flags = ["--data", tmp_path / "data", "--device", "cpu", "--method", "seggpt", "--seggpt", seggpt_folder]
     photos, masks = (sorted((tmp_path / "data").rglob(name)) for name in ("*.jpg", "*.png"))
-    (own,) = SegGpt.from_pretrained(seggpt_folder, "cpu").segment([photos[1]], [Reference(photos[0], masks[0])])
-    (found,) = (tmp_path / "out" / "masks").rglob("*.png")
-    np.testing.assert_array_equal(files.read_mask(found), own)
-    datasets.write_davis(tmp_path / "davis", videos=("bear",), frames=2)
-    flags[1] = tmp_path / "davis"
-    assert main(["evaluate", "davis", *map(str, [*flags, "--output", tmp_path / "video"])]) == 2
-    assert "--method seggpt is for perseg" in capsys.readouterr().err
+    seggpt, mask = SegGPT.from_pretrained(seggpt_folder, device="cpu"), Reference(photos[0], masks[0])
+    rows, columns = np.nonzero(mask.foreground)
+    boxed = np.zeros_like(mask.foreground)
+    boxed[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
+    references = {"mask": (mask, "94.3"), "box": (Reference(photos[0], boxed), "36.0")}
+    for name, (reference, paper) in references.items():
+        output = tmp_path / name
+        assert main(["evaluate", "perseg", *map(str, [*flags, "--output", output, "--reference", name])]) == 0
+        assert paper in capsys.readouterr().out
+        (found,) = (output / "masks").rglob("*.png")
+        own = seggpt.segment(photos[1], seggpt.personalize(reference)).mask
+        np.testing.assert_array_equal(files.read_mask(found), own)
+
+
+def test_seggpt_is_scored_on_videos_with_its_memory(seggpt_folder, tmp_path):
+    datasets.write_davis(tmp_path / "davis", videos=("bear",), frames=3)
+    flags = ["--data", tmp_path / "davis", "--device", "cpu", "--method", "seggpt", "--seggpt", seggpt_folder]
+    assert main(["evaluate", "davis", *map(str, [*flags, "--output", tmp_path / "out"])]) == 0
+    davis = Davis(tmp_path / "davis")
+    (video,) = davis.videos
+    frames, seggpt = davis.frames(video), SegGPT.from_pretrained(seggpt_folder, device="cpu")
+    labels = davis.labels(video, frames[0])
+    labels = np.where(labels == 255, 0, labels)  # void
+    subjects = [first_frame_subject(seggpt, frames[0], labels == number) for number in range(1, labels.max() + 1)]
+    followed = list(SegGptVideoSegmenter(seggpt, subjects).follow(frames, labels))
+    written = sorted((tmp_path / "out" / "masks" / video).glob("*.png"))
+    assert written
+    for path in written:
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), followed[int(path.stem)].labels)
 
 
 def test_size_without_features_is_refused(error_of):
     argv = ["perseg", "--data", "d", "--output", "o", "--features_size", 64]
     assert "give --features" in error_of(*argv)
-    assert "seggpt has no --features_size" in error_of(*argv, "--method", "seggpt", "--features", "x")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--method", "seggpt", "--features", "x"], "seggpt has no --features"),
+        (["--method", "seggpt", "--fidelity", "official"], "no --fidelity"),
+        (["--seggpt", "x"], "--seggpt is read by SegGPT only"),
+        (["--ensemble", "spatial"], "--ensemble is read by SegGPT only"),
+        (["--method", "seggpt", "--ensemble", "spatial"], "give --shots 2 or more"),
+        (["--method", "insid3", "--reference", "box"], "--reference box has no effect on insid3"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_flags_that_a_method_does_not_read_are_refused(error_of, flags, expected):
+    assert expected in error_of("perseg", "--data", "d", "--output", "o", *flags)
 
 
 def test_presence_rule_of_insid3_is_refused_by_others(models, tmp_path):

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.segmentation.coco import read_annotations, read_object_array
+from persam_dreambooth.evaluation.segmentation.annotations import read_annotations, read_object_array
 from persam_dreambooth.evaluation.segmentation.davis import Davis
 from persam_dreambooth.evaluation.segmentation.few_shot import Coco20i, Pascal5i
-from persam_dreambooth.evaluation.segmentation.folders import FSS1000, PerSeg
-from persam_dreambooth.evaluation.segmentation.permis import PerMis
+from persam_dreambooth.evaluation.segmentation.folders import FSS1000, PerMis, PerSeg
 from persam_dreambooth.evaluation.segmentation.protocols import list_episodes, read_checked
 from persam_dreambooth.evaluation.segmentation.sampled import Lvis92, PacoPart, PascalPart
 from persam_dreambooth.images import to_mask

@@ -35,9 +35,24 @@ def test_coverage_and_cropped_share_are_measured(tmp_path):
     assert [item.kept for item in checks] == pytest.approx([1.0, 32 / 48])
     assert [tuple(item.latent.shape) for item in checks] == [(4, 6), (4, 6)]
     text = summary(checks)
-    assert "covers 6% to 100% of 2 photos" in text and "wide.png (67%)" in text and "small.png (" not in text
+    assert "covers 6% to 100% of 2 photos" in text
+    assert "some crops are smaller than the subject and keep only a part of it: wide.png (67%)" in text
     (centre,) = check([small], center_crop=True)
     assert centre.latent.shape == (4, 4) and centre.kept == 1.0  # the crop was moved to the left border
+
+
+def test_subject_of_few_latent_cells_is_warned_of_until_the_resolution_is_larger(tmp_path):
+    photos = [instance(tmp_path, "far", (0, 16), (0, 30)), instance(tmp_path, "near", (0, 40), (0, 40))]
+    photos = [replace(photo, size=(64, 64)) for photo in photos]
+
+    def warned(cell):
+        found = summary(check_masks(photos, configure("model", data={"resolution": 64}), cell)).splitlines()
+        return [line for line in found if line.startswith("warning: the subject covers fewer than 32 latent cells")]
+
+    (line,) = warned(4)  # 4 x 7.5 and 10 x 10 cells
+    assert line.endswith("in far.png (30); take a larger --resolution, or crop these photos closer to the subject")
+    assert warned(2) == []
+    assert "far.png (8), near.png (25)" in warned(8)[0]
 
 
 def test_inverted_mask_is_noticed(tmp_path):

@@ -21,6 +21,7 @@ KNOWN = {
     "--tokenizer_max_length=20": {"stable-diffusion"},
     "--tokenizer_name=other": {"stable-diffusion"},
     "--text_encoder_use_attention_mask": {"stable-diffusion"},
+    "--max_token_length=150": UNETS,
     "--max_sequence_length=64": FLOW,
     "--weighting_scheme=cosmap": FLOW,
     "--logit_mean=1": FLOW,

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from random_models import PIPELINES
+from tests.training.original_layout import save_single_file
 from tests.training.runs import train
 
 SMALL = "num_inference_steps=1, height=32, width=32"
@@ -37,6 +38,15 @@ def test_variant_is_named(flags):
     PIPELINES["stable-diffusion"]().to(torch.float16).save_pretrained("base", variant="fp16")
     more = {"pretrained_model_name_or_path": "base", "max_train_steps": 1, "report_to": "none", "variant": "fp16"}
     assert train(flags | more, "--use_lora") == 0
+    assert isinstance(run_snippet(), Image.Image)
+
+
+def test_base_in_a_single_file(flags):
+    pipeline = PIPELINES["stable-diffusion"]()
+    pipeline.save_pretrained("config")
+    save_single_file(pipeline, "1", "base.safetensors")
+    base = {"pretrained_model_name_or_path": "base.safetensors", "single_file_config": "config"}
+    assert train(flags | base | {"max_train_steps": 1, "report_to": "none"}, "--use_lora") == 0
     assert isinstance(run_snippet(), Image.Image)
 
 

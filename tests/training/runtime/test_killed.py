@@ -1,16 +1,14 @@
 """A run killed at any moment and resumed equals an uninterrupted run, bit for bit."""
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from persam_dreambooth.model_folder import LORA_NAME
 from persam_dreambooth.training.runtime.checkpoint_files import read_progress
-from tests.training.runs import ROOT, SCRIPT, as_words, same_weights, train
+from tests.kills import signal_when_exists
+from tests.training.runs import same_weights, start, train
 
 FLAGS = {  # 3 photos, one per batch, two batches per step: the second step of an epoch has only one batch
     "max_train_steps": 5,
@@ -27,25 +25,6 @@ FLAGS = {  # 3 photos, one per batch, two batches per step: the second step of a
     "background_prior_weight": 0.5,
 }
 SWITCHES = ("--use_lora", "--train_text_encoder", "--with_prior_preservation", "--random_flip", "--offset_noise")
-WEIGHTS = "pytorch_lora_weights.safetensors"
-
-
-def start(flags, *switches, launcher=(), **keywords):
-    """Start the script in a separate process, or in several through a launcher."""
-    command = [sys.executable, *launcher, str(SCRIPT), *switches, *as_words(flags)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keywords)
-
-
-def signal_when_exists(process, path, number):
-    """Send a signal as soon as a file or folder exists."""
-    deadline = time.monotonic() + 120
-    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.0005)
-    process.send_signal(number)
-    printed = [text.decode() for text in process.communicate(timeout=120)]
-    assert process.returncode != 0 and path.parent.exists(), printed
-    return printed
 
 
 @pytest.fixture
@@ -59,13 +38,13 @@ def uninterrupted(flags):
 @pytest.mark.parametrize("moment", ["training_config.yaml", ".checkpoint-2.partial/optimizer.bin", "checkpoint-4"])
 def test_killed_run_is_resumed(uninterrupted, moment, capsys):
     output = Path("output")
-    signal_when_exists(start(uninterrupted, *SWITCHES), output / moment, signal.SIGKILL)
+    signal_when_exists(start(uninterrupted, *SWITCHES), output, moment, signal.SIGKILL)
     kept = list(output.glob("checkpoint-*"))
-    assert not (output / WEIGHTS).exists() and bool(kept) == (moment == "checkpoint-4")
+    assert not (output / LORA_NAME).exists() and bool(kept) == (moment == "checkpoint-4")
     assert train(uninterrupted, *SWITCHES, resume_from_checkpoint="latest") == 0
     restarted = "no checkpoint in output yet: the run starts from the beginning" in capsys.readouterr().out
     assert restarted == (not kept)
-    assert same_weights(output / WEIGHTS, Path("whole") / WEIGHTS)
+    assert same_weights(output / LORA_NAME, Path("whole") / LORA_NAME)
     for name in ("optimizer.bin", "scheduler.bin"):
         expected, resumed = (Path(folder) / "checkpoint-4" / name for folder in ("whole", "output"))
         assert expected.read_bytes() == resumed.read_bytes(), name
@@ -82,7 +61,7 @@ def test_latest_restarts_only_with_same_flags(flags, capsys):
     assert "the run starts from the beginning" in capsys.readouterr().out
     assert train(flags, "--use_lora", resume_from_checkpoint="latest", max_train_steps=1) == 2
     assert "holds a finished model" in capsys.readouterr().err
-    (Path("output") / WEIGHTS).unlink()  # as if killed before saving it
+    (Path("output") / LORA_NAME).unlink()  # as if killed before saving it
     assert train(flags, "--use_lora", resume_from_checkpoint="latest", max_train_steps=1, learning_rate=1e-4) == 2
     assert "the run had learning_rate 0.001, not 0.0001" in capsys.readouterr().err
     assert train(flags, "--use_lora", resume_from_checkpoint="latest", max_train_steps=1, report_to="none") == 0

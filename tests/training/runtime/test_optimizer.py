@@ -1,5 +1,6 @@
 """Optimizers other than AdamW, and the EMA of weights."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,21 @@ def test_deprecated_name_of_8_bit_adam(flags):
     assert train(flags, output_dir="adamw") == 0
     old, new, adamw = (logged_losses(Path(name)) for name in ("old", "new", "adamw"))
     assert old == new == pytest.approx(adamw, rel=0.05) and old != adamw
+
+
+def test_paged_8_bit_adam(flags):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    config = OptimizationConfig(optimizer="paged_adamw8bit", optimizer_args={"min_8bit_size": 16})
+    chosen = build_optimizer([torch.nn.Parameter(torch.zeros(8, 8))], config, 1)
+    assert isinstance(chosen, bitsandbytes.optim.PagedAdamW8bit) and chosen.is_paged
+    assert chosen.args.min_8bit_size == 16
+
+
+def test_missing_bitsandbytes_is_named(flags, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    assert train(flags, optimizer="paged_adamw8bit") == 2
+    assert "--optimizer paged_adamw8bit needs `pip install bitsandbytes`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("switches", [("--use_lora", "--train_text_encoder"), ("--mixed_precision=bf16",)])

@@ -10,7 +10,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.families.loading import naming
 from persam_dreambooth.training.runtime.process_state import memory_explained, savings
 from tests.training.runs import ROOT, as_words
-from tests.training.small import make
+from tests.training.small import configure, make
 
 LIMITED = """
 import resource, sys
@@ -54,5 +54,7 @@ def test_out_of_memory_while_loading_is_reported(models):
 def test_flags_already_set_are_not_suggested(models):
     model = {"use_lora": True, "gradient_checkpointing": True, "pre_compute_text_embeddings": True}
     data = {"resolution": 64, "train_batch_size": 1, "cache_latents": True}
-    config, _ = make(models / "stable-diffusion", model, optimization={"mixed_precision": "bf16"}, data=data)
+    low = {"mixed_precision": "bf16"}
+    assert savings(configure(models, model, optimization=low, data=data)) == ["--quantize int8"]
+    config = configure(models, model | {"quantize": "fp8"}, optimization=low, data=data)
     assert savings(config) == ["a smaller base model"]

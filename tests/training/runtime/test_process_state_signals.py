@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from persam_dreambooth.model_folder import LORA_NAME
 from persam_dreambooth.training.runtime.process_state import SAME_SIGNAL, StopSignal
-from tests.training.runs import same_weights, train
-from tests.training.runtime.test_killed import WEIGHTS, signal_when_exists, start
+from tests.kills import signal_when_exists
+from tests.training.runs import same_weights, start, train
 
 SWITCHES = ("--use_lora", "--random_flip")
 
@@ -26,7 +27,7 @@ def test_stopped_run_is_resumed(flags, number):
     flags |= {"dataloader_num_workers": 1, "lora_dropout": 0.1, "gradient_accumulation_steps": 2}
     process = start(flags, *SWITCHES, start_new_session=True)
     process.send_signal = lambda number: os.killpg(process.pid, number)
-    _, printed = signal_when_exists(process, Path("output/checkpoint-1"), number)
+    _, printed = signal_when_exists(process, Path("output"), "checkpoint-1", number)
     assert process.returncode == 128 + number, printed
     step = max(int(path.name.removeprefix("checkpoint-")) for path in Path("output").glob("checkpoint-*"))
     (line,) = [line for line in printed.splitlines() if "stopped by" in line]
@@ -35,7 +36,7 @@ def test_stopped_run_is_resumed(flags, number):
     flags |= {"max_train_steps": step + 2}
     assert train(flags, *SWITCHES, output_dir="whole") == 0
     assert train(flags, *SWITCHES, resume_from_checkpoint="latest") == 0
-    assert same_weights(Path("output") / WEIGHTS, Path("whole") / WEIGHTS)
+    assert same_weights(Path("output") / LORA_NAME, Path("whole") / LORA_NAME)
 
 
 def test_signal_to_one_of_two_processes_stops_both_after_same_step(flags):
@@ -48,7 +49,7 @@ def test_signal_to_one_of_two_processes_stops_both_after_same_step(flags):
         os.kill(int(children[1]), number)
 
     process.send_signal = tell_the_second
-    _, printed = signal_when_exists(process, Path("output/checkpoint-1"), signal.SIGTERM)
+    _, printed = signal_when_exists(process, Path("output"), "checkpoint-1", signal.SIGTERM)
     (line,) = [line for line in printed.splitlines() if "stopped by SIGTERM" in line]
     last = max(Path("output").glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
     assert (
@@ -85,4 +86,4 @@ def test_training_works_in_any_thread(flags):
     thread = threading.Thread(target=lambda: codes.append(train(flags, "--use_lora", max_train_steps=1)))
     thread.start()
     thread.join()
-    assert codes == [0] and (Path("output") / WEIGHTS).exists()
+    assert codes == [0] and (Path("output") / LORA_NAME).exists()

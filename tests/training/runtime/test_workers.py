@@ -10,7 +10,7 @@ import pytest
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.runtime import workers
-from tests.training.runtime.test_killed import start
+from tests.training.runs import start
 
 
 def start_with_worker(flags):

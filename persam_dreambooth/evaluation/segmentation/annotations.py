@@ -1,4 +1,4 @@
-"""Safe loading of pickled annotations, and cropping of photos to boxes."""
+"""Load pickled annotations of benchmarks without running code in them."""
 
 import collections
 import pickle
@@ -8,7 +8,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from persam_dreambooth.errors import UserError
 
@@ -82,19 +81,3 @@ def _load(path: Path, load: Callable[[BinaryIO], Any]) -> Any:
         raise UserError(
             f"{path} is damaged or has more than annotations in it ({reason}); download it again"
         ) from error
-
-
-Box = tuple[int, int, int, int]
-"""XYXY in pixels, the right and bottom edges exclusive."""
-
-
-def cropped(image: Image.Image, mask: NDArray[np.bool_], box: Box) -> tuple[Image.Image, NDArray[np.bool_]]:
-    """Crop a photo and its (H, W) bool mask to a box, which may extend beyond the photo."""
-    left, top, right, bottom = inside(box, *image.size)
-    return image.crop((left, top, right, bottom)), mask[top:bottom, left:right]
-
-
-def inside(box: Box, width: int, height: int) -> Box:
-    """Clip a box to a photo."""
-    left, top, right, bottom = box
-    return max(0, left), max(0, top), min(width, right), min(height, bottom)

@@ -1,0 +1,116 @@
+"""Evaluate the checkpoints of a training run beside its base model, and choose the best one."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from persam_dreambooth import model_folder
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.generation.choice import BASE
+from persam_dreambooth.evaluation.generation.running import GenerationReport, evaluate_generation
+from persam_dreambooth.training.runtime.checkpoint import checkpoints
+from persam_dreambooth.training.runtime.metrics_file import read_metrics
+from persam_dreambooth.training.runtime.optimizer import EMA_NAME
+
+logger = logging.getLogger(__name__)
+REPORT_FOLDER: Final = "checkpoint-report"
+"""Folder for the report inside the run's, unless another is given; the review page looks for it there."""
+
+
+def evaluate_checkpoints(
+    run: Path | str,
+    output: Path | str | None = None,
+    *,
+    steps: Sequence[int] = (),
+    instance_data_dir: Path | str | None = None,
+    instance_mask_dir: Path | str | None = None,
+    **settings: Any,
+) -> GenerationReport:
+    """Generate with each checkpoint of a run and with its base model, measure all, and choose the best checkpoint.
+
+    Args:
+        run: the run's `output_dir`; it may still be training.
+        output: folder for the report; None is `checkpoint-report` in the run's.
+        steps: of the checkpoints to evaluate; none given is all.
+        instance_data_dir: photos of the subject to compare with, such as some that were not trained on; None takes
+            the run's own.
+        instance_mask_dir: their masks.
+        settings: as of `evaluate_generation`, whose defaults hold but for these: `prompts` is "scenes", five of
+            DreamBench's; `unique_token`, `class_token`, `height` and `width` are the run's.
+
+    Returns:
+        As of `evaluate_generation`; `metrics` also has "checkpoints": the best, the reason, and each one's scores.
+
+    Raises:
+        UserError: as of `evaluate_generation`, or the run has no checkpoints, or its config does not name its photos.
+    """
+    run = Path(run)
+    titles = checkpoint_titles(run, steps)
+    config = model_folder.training_settings(run)
+    photos, masks = (
+        _given(name, value, config) for name, value in (("data", instance_data_dir), ("mask", instance_mask_dir))
+    )
+    side, origin = config.get("resolution"), model_folder.base_model(run) or {}
+    usual: dict[str, Any] = {
+        "prompts": "scenes",
+        "unique_token": model_folder.trained_token(run),
+        "class_token": model_folder.trained_class(run),
+        "height": side,
+        "width": side,
+        "single_file_config": origin.get("single_file_config"),
+    }
+    chosen = settings | {name: value for name, value in usual.items() if settings.get(name) is None}
+    base = chosen.get("base_model") or origin.get("pretrained_model_name_or_path")
+    if base is None:
+        raise UserError(f"{run} holds no {model_folder.CONFIG_NAME} that names the base model; give --base_model")
+    if any((_folder(title, run) / EMA_NAME).exists() for title in titles):
+        logger.warning("checkpoints are measured with their own weights, not with the moving average of --use_ema")
+    return evaluate_generation(
+        [f"{BASE}={base}", *(f"{title}={_folder(title, run)}" for title in titles)],
+        photos,
+        masks,
+        run / REPORT_FOLDER if output is None else output,
+        checkpoint_steps=titles,
+        **chosen,
+    )
+
+
+def checkpoint_titles(run: Path, steps: Sequence[int] = ()) -> dict[str, int]:
+    """Return the title and the step of each checkpoint of a run and, if it is from another step, of its result.
+
+    Args:
+        run: the run's folder.
+        steps: of the checkpoints wanted; none given is all.
+
+    Raises:
+        UserError: there are none, not one of a wanted step, or they are in a format that only training reads.
+    """
+    found = {folder.name.replace(model_folder.CHECKPOINT_PREFIX, "step-"): folder for folder in checkpoints(run)}
+    titles = {title: int(title.removeprefix("step-")) for title in found}
+    for folder in found.values():
+        readable = (folder / model_folder.LORA_NAME).exists() or model_folder.adapter_folders(folder)
+        if not readable and not model_folder.trained_parts(folder):
+            raise UserError(f"{folder} is in FSDP's own format, which only the training reads; evaluate its result")
+    last = max(read_metrics(run), default=None)
+    if model_folder.weights_digest(run) and last is not None and last not in titles.values():
+        titles["result"] = last
+    missing = [step for step in steps if step not in titles.values()]
+    if missing or not titles:
+        there = ", ".join(map(str, titles.values())) or "none; train with --checkpointing_steps"
+        what = f"no checkpoint of step {missing[0]}" if missing else "no checkpoint"
+        raise UserError(f"{run} holds {what} (there: {there})")
+    return {title: step for title, step in titles.items() if not steps or step in steps}
+
+
+def _folder(title: str, run: Path) -> Path:
+    return run if title == "result" else run / title.replace("step-", model_folder.CHECKPOINT_PREFIX)
+
+
+def _given(kind: str, value: Path | str | None, config: dict[str, Any]) -> Path:
+    """Return a folder that was given, or else the one that the run trained on."""
+    name = f"instance_{kind}_dir"
+    found = value or config.get(name)
+    if not found:
+        raise UserError(f"the run's {model_folder.CONFIG_NAME} names no {name}; give --{name}")
+    return Path(found)

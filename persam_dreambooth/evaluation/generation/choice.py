@@ -1,0 +1,103 @@
+"""Choose a checkpoint: faithful to the subject, with little of the photos' background and of the class turned into it.
+
+Each of the three measures is put on a scale on which 0 is the base model and 1 the photos themselves, so that they can
+be weighed against each other. The score is fidelity less both leakages.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+BASE: Final = "base"
+"""Title of the untrained model."""
+SMALLEST: Final = 0.01
+"""Least distance of the photos from the base model, in cosine, for which the scale means something."""
+
+
+@dataclass(frozen=True)
+class CheckpointScore:
+    """A checkpoint on the scale from the base model (0) to the photos (1).
+
+    Attributes:
+        step: optimizer steps.
+        title: of the checkpoint, in the report.
+        fidelity: of the subject, cut out.
+        background: leakage of the photos' background.
+        class_leakage: of the subject into pictures of the class; None if it was not measured.
+    """
+
+    step: int
+    title: str
+    fidelity: float
+    background: float
+    class_leakage: float | None
+
+    @property
+    def score(self) -> float:
+        """Fidelity less both leakages; less leakage than the base model's is no merit."""
+        return self.fidelity - max(0.0, self.background) - max(0.0, self.class_leakage or 0.0)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best checkpoint of a run.
+
+    Attributes:
+        best: the one with the highest score; the earliest of several.
+        scores: of all checkpoints, by step.
+        reason: why, in a sentence.
+    """
+
+    best: CheckpointScore
+    scores: Sequence[CheckpointScore]
+    reason: str
+
+    def plain(self) -> dict[str, Any]:
+        """Return the choice for `metrics.json`."""
+        scores = [asdict(score) | {"score": score.score} for score in self.scores]
+        return {"best": self.best.title, "step": self.best.step, "reason": self.reason, "scores": scores}
+
+
+def choose(metrics: Mapping[str, Any], steps: Mapping[str, int]) -> Choice | None:
+    """Score the checkpoints of an evaluation and choose one.
+
+    Args:
+        metrics: content of `metrics.json`, with the base model under the title "base".
+        steps: title -> step of each checkpoint.
+
+    Returns:
+        The choice; None if no checkpoint has a value, since the subject's mask is empty in all pictures.
+    """
+    models, photos = metrics["models"], metrics["photos"]
+    encoder = "dino" if "leakage_dino" in models[BASE] else "clip"
+    inside, outside = ("dino_inside" if encoder == "dino" else "clip_i_inside"), f"leakage_{encoder}"
+
+    def on_scale(title: str, measure: str, of_photos: str) -> float | None:
+        if measure not in models[title] or measure not in models[BASE]:
+            return None
+        base = models[BASE][measure]["mean"]
+        # A single photo has no other to be compared with; a copy of it has the cosine 1.
+        return float((models[title][measure]["mean"] - base) / max(SMALLEST, photos.get(of_photos, 1.0) - base))
+
+    scores = []
+    for title, step in sorted(steps.items(), key=lambda item: item[1]):
+        fidelity, background = on_scale(title, inside, inside), on_scale(title, outside, outside)
+        if fidelity is not None and background is not None:
+            own = on_scale(title, "class_likeness", inside)
+            scores.append(CheckpointScore(step, title, fidelity, background, own))
+    if not scores:
+        return None
+    best = max(scores, key=lambda score: (score.score, -score.step))
+    return Choice(best, scores, _reason(best, scores))
+
+
+def _reason(best: CheckpointScore, scores: Sequence[CheckpointScore]) -> str:
+    """Say why a checkpoint is the best, beside the next best."""
+    own = "" if best.class_leakage is None else f", {best.class_leakage:.0%} in pictures of the class"
+    words = (
+        f"{best.title} is the best of {len(scores)}: from the base model (0 %) to the photos (100 %) it is at "
+        f"{best.fidelity:.0%} in the subject, {best.background:.0%} in the background{own}; the subject less the "
+        f"leakages is {best.score:.2f}"
+    )
+    others = sorted((score for score in scores if score is not best), key=lambda score: -score.score)
+    return f"{words}, before {others[0].title} ({others[0].score:.2f})" if others else words

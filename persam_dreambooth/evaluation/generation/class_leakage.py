@@ -1,0 +1,93 @@
+"""Class leakage: do other dogs turn into the subject, when the prompt is "a dog", without the identifier?
+
+Each model and the model that it was trained from draw the class from the same noise. In each picture the subject's
+place is found as in all others. Its likeness is its mean cosine with the photos' subject; the leakage is the likeness
+less that of the base model's picture of the same seed. 0: the class is as it was.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from hashlib import sha256
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.generation.measures import PictureMeter
+from persam_dreambooth.evaluation.generation.models import Model, check_model
+from persam_dreambooth.evaluation.generation.pictures import Drawing, Drawn, draw_pictures, find_subject
+from persam_dreambooth.evaluation.generation.plan import CLASS, PICTURES, Plan
+from persam_dreambooth.evaluation.generation.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class ClassPicture:
+    """A picture of the class, without the identifier.
+
+    Attributes:
+        drawn: the picture.
+        likeness: of its subject to the photos', in [-1, 1]; None if nothing was found in it.
+        of_base: the same of the base model's picture of this seed; None also if the base model is unknown.
+    """
+
+    drawn: Drawn
+    likeness: float | None
+    of_base: float | None
+
+    @property
+    def leakage(self) -> float | None:
+        """The likeness less the base model's."""
+        return None if self.likeness is None or self.of_base is None else self.likeness - self.of_base
+
+
+def draw_class(plan: Plan, model: Model) -> list[Drawn]:
+    """Draw a model's pictures of the class, and find the subject's place in them; none without a class prompt."""
+    if not plan.class_prompt or not plan.class_images:
+        return []
+    prompts = [Prompt(plan.class_prompt, plan.class_prompt, None)]
+    drawing: Drawing = replace(plan.drawing, prompts=prompts, num_images=plan.class_images)
+    folder = plan.folder(model) / CLASS
+    paths = draw_pictures(model, drawing, folder / PICTURES)
+    return find_subject(plan.job_in(folder), prompts, paths)
+
+
+def base_of(plan: Plan, model: Model) -> Model | None:
+    """Return the model that was trained: one of the compared ones, or another; None if unknown or not there."""
+    source = model.origin(plan.drawing.base_model)
+    if source is None or not _is_there(source):
+        return None
+    among = (other for other in plan.models if other.source == source)
+    return next(among, Model(f"base-{sha256(source.encode()).hexdigest()[:8]}", source))
+
+
+@cache
+def _is_there(source: str) -> bool:
+    """Return whether a model can be found; what a pipeline was trained from may have been moved since."""
+    try:
+        check_model(Model("base", source), None)
+    except UserError:
+        return False
+    return True
+
+
+def measure_class(
+    plan: Plan, drawn: Mapping[str, Sequence[Drawn]], meter: PictureMeter
+) -> dict[str, list[ClassPicture]]:
+    """Measure the class pictures of all models.
+
+    Args:
+        plan: the evaluation.
+        drawn: title -> pictures of `draw_class`, of the compared models and of their bases.
+        meter: measures the likeness.
+
+    Returns:
+        Title of each compared model -> its pictures. A model that is not a trained one is its own base.
+    """
+    likeness = {title: meter.likeness(pictures, title) for title, pictures in drawn.items()}
+    bases = {model.title: base_of(plan, model) for model in plan.models}
+    own_bases = {base.title for base in bases.values() if base is not None}
+    measured = {}
+    for model in plan.models:
+        base = bases[model.title] or (model if model.title in own_bases else None)
+        of_base = likeness[base.title] if base else [None] * len(drawn[model.title])
+        values = zip(drawn[model.title], likeness[model.title], of_base, strict=True)
+        measured[model.title] = [ClassPicture(*value) for value in values]
+    return measured

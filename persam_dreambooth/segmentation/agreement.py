@@ -1,0 +1,90 @@
+"""Presence without calibration: a mask counts as the subject's if INSID3, on a DINOv3, finds the subject there too."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from persam_dreambooth.images import mask_iou
+from persam_dreambooth.segmentation.insid3 import INSID3
+from persam_dreambooth.segmentation.loading import DINO
+from persam_dreambooth.segmentation.multi_mask import candidates
+from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
+from persam_dreambooth.segmentation.presence import CANDIDATES, Presence
+from persam_dreambooth.segmentation.subject import Subject
+from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, Reference, Segmentation
+
+ENOUGH: Final = 0.5
+"""IoU from which the two agree; in tinyworld anything from 0.2 to 0.6 does nearly the same."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The DINOv3 of the INSID3 that must agree.
+
+    Attributes:
+        features: hub name or folder.
+        features_size: side of the square that it sees, in pixels; None for 64 patches.
+    """
+
+    features: str = DINO
+    features_size: int | None = None
+
+    def load(self, device: torch.device | str | None = None, cache: Path | str | None = None) -> INSID3:
+        """Load INSID3; arguments and errors as in `INSID3.from_pretrained`."""
+        return INSID3.from_pretrained(self.features, None, device, image_size=self.features_size, cache=cache)
+
+
+class AgreementCheck:
+    """Decide whether a photo shows the subject, by the IoU of the mask with INSID3's mask.
+
+    It takes the place of a `PresenceCheck`. The verdict is "found" from an IoU of `ENOUGH`, "not found" if INSID3
+    finds nothing, and "unsure" in between. The IoU stands in `probability`, to sort by; it is no probability.
+
+    Args:
+        segmenter: PerSAM, whose masks are judged.
+        subject: the subject that it searches for.
+        references: the photos and masks that the subject was made from.
+        insid3: learns the subject from the same references.
+    """
+
+    def __init__(
+        self, segmenter: OneShotSegmenter, subject: Subject, references: Sequence[Reference], insid3: INSID3
+    ) -> None:
+        self._segmenter, self._subject = segmenter, subject
+        self._insid3, self._other = insid3, insid3.personalize(references)
+        self._found: tuple[Picture, NDArray[np.bool_]] | None = None
+
+    def __call__(self, image: Picture, photo: EncodedPhoto, found: Segmentation) -> Presence:
+        """Decide on one mask; arguments as in `PresenceCheck.__call__`."""
+        if not found.mask.any():
+            return Presence("not found", 0.0, "the mask is empty")
+        other = self._mask(image)
+        if not other.any():
+            return Presence("not found", 0.0, "INSID3 finds the subject nowhere in the photo")
+        agreement = mask_iou(found.mask, other)
+        if agreement >= ENOUGH:
+            return Presence("found", agreement, None)
+        return Presence("unsure", agreement, f"INSID3 finds the subject elsewhere (IoU {agreement:.2f})")
+
+    def find(self, image: Picture, photo: EncodedPhoto, at_most: int = CANDIDATES) -> tuple[Segmentation, Presence]:
+        """Segment the subject; try further candidate masks until the verdict on one is "found".
+
+        Arguments as in `PresenceCheck.find`; returns the mask that agrees best and the decision on it.
+        """
+        decided: list[tuple[Segmentation, Presence]] = []
+        for found in candidates(self._segmenter, photo, self._subject, at_most):
+            decided.append((found, self(image, photo, found)))
+            if decided[-1][1].verdict == "found":
+                break
+        return max(decided, key=lambda candidate: candidate[1].probability)
+
+    def _mask(self, image: Picture) -> NDArray[np.bool_]:
+        """Return INSID3's mask, (H, W) bool, found once for all masks of a photo."""
+        if self._found is None or self._found[0] is not image:
+            self._found = image, self._insid3.segment(image, self._other).mask
+        return self._found[1]

@@ -1,0 +1,137 @@
+"""A denoiser whose frozen weights are stored in 8 or 4 bits, as the base of LoRA."""
+
+import inspect
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import BitsAndBytesConfig, TorchAoConfig
+from peft import prepare_model_for_kbit_training
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.config import ModelConfig
+
+PATH_FLAG = "--bnb_quantization_config_path"
+
+
+def check(config: ModelConfig, device: torch.device) -> None:
+    """Refuse, before anything is loaded, a quantization that cannot work here.
+
+    Args:
+        config: `--quantize` and `--bnb_quantization_config_path`.
+        device: of the training.
+
+    Raises:
+        UserError: a package is missing, the file is not a config of bitsandbytes, or it needs a GPU.
+    """
+    if config.quantize and find_spec("torchao") is None:
+        raise UserError(f"--quantize {config.quantize} needs `pip install torchao`")
+    if config.bnb_quantization_config_path:
+        said = f"{PATH_FLAG} {config.bnb_quantization_config_path}"
+        _read(config.bnb_quantization_config_path, said)
+        if find_spec("bitsandbytes") is None:
+            raise UserError(f"{said} needs `pip install bitsandbytes`")
+        if device.type == "cpu":
+            raise UserError(
+                f"{said} needs a GPU, without which diffusers does not quantize with bitsandbytes; on a CPU take "
+                "--quantize int8"
+            )
+
+
+def settings(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` that quantize the denoiser while it is loaded; none without a flag.
+
+    Args:
+        config: the run's.
+        dtype: of the weights that are not quantized, and of what is computed.
+    """
+    chosen = _config(config, dtype)
+    return {} if chosen is None else {"quantization_config": chosen, "torch_dtype": dtype}
+
+
+def _config(config: ModelConfig, dtype: torch.dtype) -> Any:
+    if config.bnb_quantization_config_path:
+        read = _read(config.bnb_quantization_config_path, PATH_FLAG)
+        if read.get("load_in_4bit"):
+            read["bnb_4bit_compute_dtype"] = dtype  # as in diffusers' scripts
+        return BitsAndBytesConfig(**read)
+    if config.quantize is None:
+        return None
+    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
+
+    return TorchAoConfig({"int8": Int8WeightOnlyConfig, "fp8": Float8WeightOnlyConfig}[config.quantize]())
+
+
+def _read(path: str, said: str) -> dict[str, Any]:
+    """Read a JSON file of `BitsAndBytesConfig`'s arguments."""
+    try:
+        read = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{said} cannot be read as JSON ({str(error).splitlines()[0]})") from error
+    known = set(inspect.signature(BitsAndBytesConfig).parameters) - {"kwargs"}
+    if not isinstance(read, dict) or not (read.get("load_in_4bit") or read.get("load_in_8bit")):
+        raise UserError(f'{said} must be an object with "load_in_4bit": true or "load_in_8bit": true')
+    if unknown := sorted(set(read) - known):
+        raise UserError(f"{said}: {unknown[0]} is unknown; choose among {', '.join(sorted(known))}")
+    return read
+
+
+def prepared(model: Any) -> Any:
+    """Return a model that was loaded with `settings`, ready for adapters (bitsandbytes: as in diffusers' scripts)."""
+    if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return keep_packed(model)
+
+
+def keep_packed(module: nn.Module) -> nn.Module:
+    """Make a model's linear layers of torchao dequantize their weights anew in the backward pass; returns it.
+
+    torchao's own forward leaves a dense copy of each weight in the graph until the backward pass: all of what
+    quantizing saves, unless activations are checkpointed.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear) and is_traceable_wrapper_subclass(layer.weight):
+            layer.requires_grad_(False)
+            layer.__class__ = PackedLinear
+    return module
+
+
+def leave_to_each_process(module: nn.Module) -> None:
+    """Make DDP skip a model's quantized weights, which it cannot send, and which each process loads for itself."""
+    names = [name for name, weight in module.named_parameters() if is_traceable_wrapper_subclass(weight)]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
+
+
+class PackedLinear(nn.Linear):
+    """A frozen linear layer with a quantized weight."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return x W^T + b, for x of shape (..., in), in x's dtype."""
+        product: Tensor = _TimesFrozen.apply(input, self.weight)
+        return product if self.bias is None else product + self.bias.to(product.dtype)
+
+
+class _TimesFrozen(torch.autograd.Function):
+    """x W^T, whose graph holds W as it is stored; the gradient with respect to x is g W."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Any) -> Tensor:
+        context.weight = weight
+        return F.linear(x, weight.dequantize().to(x.dtype))
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient @ context.weight.dequantize().to(gradient.dtype), None
+
+
+def stored_bytes(tensor: Tensor) -> int:
+    """Return the bytes that a tensor takes, with the scales of a quantized one."""
+    if is_traceable_wrapper_subclass(tensor):
+        return sum(stored_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return tensor.numel() * tensor.itemsize

@@ -1,0 +1,65 @@
+"""`metrics.jsonl` in the output folder: the terms of the loss and the learning rate, one line a step."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from persam_dreambooth import json_lines
+from persam_dreambooth.atomic_io import replacing
+from persam_dreambooth.training.screen import warn
+
+METRICS_NAME = "metrics.jsonl"
+
+
+class MetricsFile:
+    """Appends a line after each step, for readers that follow the run while it goes on.
+
+    Lines after the step that the run resumes from are removed first, so that a resumed run ends with the file of an
+    uninterrupted one. A full disk does not end the training: the lines end there, and a warning is logged.
+
+    Args:
+        output: the run's folder; None writes nothing (processes other than the first).
+        step: steps already taken.
+    """
+
+    def __init__(self, output: Path | None, step: int) -> None:
+        self._path = None if output is None else output / METRICS_NAME
+        if self._path is not None and self._path.exists():
+            kept = [line for known, line in _lines(self._path) if known <= step]
+            with replacing(self._path) as temporary:
+                temporary.write_bytes(b"".join(kept))
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Append the numbers of a step."""
+        if self._path is None:
+            return
+        try:
+            with self._path.open("ab") as file:
+                file.write(json_lines.encode({"step": step, **values}))
+        except OSError as error:
+            warn(f"{self._path} cannot be written ({error.strerror}): its lines end before step {step}")
+            self._path = None
+
+
+def _lines(path: Path) -> list[tuple[int, bytes]]:
+    """Return step and bytes of each line that holds a step."""
+    found = []
+    for _, content in json_lines.numbered_lines(path):
+        try:
+            value = json_lines.decode(content)
+        except ValueError:  # cut off by a kill
+            continue
+        if isinstance(value, dict) and isinstance(value.get("step"), int):
+            found.append((value["step"], content.rstrip(b"\n") + b"\n"))
+    return found
+
+
+def read_metrics(output: Path) -> dict[int, dict[str, float]]:
+    """Read what a run has written so far: step -> name -> number, by step; empty without the file.
+
+    Lines that are damaged, or being written right now, are skipped.
+    """
+    steps = {}
+    for step, content in _lines(output / METRICS_NAME):
+        values = {name: value for name, value in json_lines.decode(content).items() if isinstance(value, float)}
+        steps[step] = values
+    return dict(sorted(steps.items()))

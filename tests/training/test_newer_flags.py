@@ -97,7 +97,7 @@ def test_lora_adapts_the_named_layers_only(pipelines):
 
 
 @pytest.mark.parametrize(
-    ("name", "model", "words"),
+    ("family", "layers", "words"),  # not `name` and `model`, by which conftest leaves out what a family refuses
     [
         ("stable-diffusion", {"lora_layers": "to_q,to_z"}, "no layer's name ends in 'to_z'"),
         ("stable-diffusion", {"lora_layers": "to_q,"}, "no layer's name ends in ''"),
@@ -109,9 +109,9 @@ def test_lora_adapts_the_named_layers_only(pipelines):
         ("sd3", {"lora_blocks": "0,7"}, "there is no block '7'; give numbers from 0 to 1"),
     ],
 )
-def test_layers_that_cannot_be_adapted_are_refused(pipelines, name, model, words):
+def test_layers_that_cannot_be_adapted_are_refused(pipelines, family, layers, words):
     with pytest.raises(UserError) as error:
-        make(pipelines / name, {"use_lora": True} | model)
+        make(pipelines / family, {"use_lora": True} | layers)
     assert words in str(error.value)
 
 

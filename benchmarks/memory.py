@@ -20,8 +20,9 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-import diffusers
 import torch
+from diffusers import AutoencoderKL
+from diffusers.utils import logging
 from torch import Tensor, nn
 
 from persam_dreambooth.training import memory
@@ -118,7 +119,7 @@ def build_family(row: Row, config: TrainingConfig, device: str) -> Family:
     kind = FAMILIES[pipeline]
     with torch.device("meta"):
         denoiser = kind.denoiser[1](**settings)
-        vae = diffusers.AutoencoderKL(latent_channels=4)  # only its config is used
+    vae = AutoencoderKL(latent_channels=4)  # a small one, of which only the config is used
     given = quantized.settings(config.model, DTYPES[row.precision])
     for layer in denoiser.modules():
         _fill(layer, device, DTYPES[row.precision], given)
@@ -126,9 +127,7 @@ def build_family(row: Row, config: TrainingConfig, device: str) -> Family:
     parts = dict.fromkeys([*kind.encoders, *(name.replace("text_encoder", "tokenizer") for name in kind.encoders)])
     schedule = kind.scheduler_class()
     family = kind(config.model, **parts, vae=vae, scheduler=schedule, **{kind.denoiser[0]: denoiser})
-    family.vae = None
     family.place(torch.device(device), DTYPES[row.precision])
-    family.vae = vae
     return family
 
 
@@ -234,6 +233,7 @@ def main() -> None:
     parser.add_argument("--estimate", action="store_true", help="measure nothing")
     parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
     flags = parser.parse_args()
+    logging.set_verbosity_error()
     if flags.row is not None:
         print(json.dumps(measure(ROWS[flags.row])))
         return

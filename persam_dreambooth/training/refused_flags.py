@@ -1,7 +1,7 @@
 """Flags of diffusers' DreamBooth scripts that are refused by name, each with the reason."""
 
 REFUSED = {
-    "do_fp8_training": "products are not computed in 8 bits; --quantize fp8 stores the frozen base so, with --use_lora",
+    "do_fp8_training": "products are not computed in 8 bits; --use_lora --quantize fp8 stores the base so",
     "enable_npu_flash_attention": "torch chooses the attention kernel, and NPUs have not been tried; drop it",
     "fsdp_text_encoder": "FSDP shards the trained model only; --pre_compute_text_embeddings frees the text encoder",
     "offload": "take --cache_latents and --pre_compute_text_embeddings, which free the autoencoder and text encoders",

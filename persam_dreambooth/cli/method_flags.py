@@ -104,6 +104,25 @@ class MethodFlags(Flags):
                 )
         refuse_size_alone(self.method, self.features, self.features_size)
 
+    def refuse_unused(self, references: int, embedding_cache: str | None) -> None:
+        """Refuse what SegGPT, or a single reference, does not use.
+
+        Args:
+            references: number of references that a subject is learned from.
+            embedding_cache: value of that flag.
+
+        Raises:
+            UserError: a cache with SegGPT, or an ensemble of less than two references.
+        """
+        if embedding_cache and self.method == SEGGPT:
+            raise UserError(
+                "--embedding_cache has no effect on --method seggpt, which encodes each photo with the subject"
+            )
+        if self.ensemble != "feature" and references < 2:
+            raise UserError(
+                "--ensemble combines several references of one subject; give and use several, or leave it out"
+            )
+
     def chosen_method(self) -> "AnyMethod":
         """Return the method with its settings."""
         from persam_dreambooth.segmentation import Insid3Method, Method, SegGptMethod

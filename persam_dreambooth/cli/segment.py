@@ -15,7 +15,6 @@ from persam_dreambooth.cli.text_flags import WAYS, TextFlags
 from persam_dreambooth.cli.word_flags import WordFlags
 from persam_dreambooth.errors import UserError, counted, printable
 from persam_dreambooth.flags import Flags, flag
-from persam_dreambooth.method_names import SEGGPT
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestIndex
 
 if TYPE_CHECKING:  # these import torch, which takes seconds, and --help does not need it
@@ -188,7 +187,8 @@ def run(program: str, argv: list[str]) -> None:
     text = "Find the subject of a reference photo in a folder of photos."
     flags, method, sam, texts, words = parse(GROUPS, argv, program, text, ESSENTIAL, EXAMPLE)
     sam.refuse_unread(method.method)
-    _refuse_alone(flags, method)
+    most = max(Counter(flags.subject_name).values()) if flags.subject_name else len(flags.reference)
+    method.refuse_unused(1 if flags.pick_reference else most, flags.embedding_cache)
     prompt = texts.prompt(flags.text, filters=bool(flags.ways()))
     from persam_dreambooth.preprocessing import SegmentationJob, segment_albums, segment_folder
     from persam_dreambooth.preprocessing.text_reference import with_reference
@@ -234,17 +234,6 @@ def run(program: str, argv: list[str]) -> None:
             for folder in album.subjects():
                 _say(folder)
             words.suggest(suggester, album.subjects())
-
-
-def _refuse_alone(flags: SegmentFlags, method: MethodFlags) -> None:
-    """Refuse flags that this method, or a single reference, does not use."""
-    if flags.embedding_cache and method.method == SEGGPT:
-        raise UserError(
-            "--embedding_cache has no effect on --method seggpt, which encodes each photo with the subject"
-        )
-    most = max(Counter(flags.subject_name).values()) if flags.subject_name else len(flags.reference)
-    if method.ensemble != "feature" and (most < 2 or flags.pick_reference):
-        raise UserError("--ensemble combines several references of one subject; give and use several, or leave it out")
 
 
 def _say_unread(job: "SegmentationJob", recursive: bool) -> None:

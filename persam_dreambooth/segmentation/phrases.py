@@ -44,6 +44,11 @@ def reference_from_text(
     best = matches[0]
     if best.mask is not None and (locator.draws_outlines or segmenter.backbone is None):
         return Reference(pixels, best.mask)
+    if segmenter.box_is_mask:
+        raise UserError(
+            f"{segmenter.label} has no SAM to make a mask from the box around {prompt.phrase!r}; give the reference's "
+            "mask, or a model that draws masks, such as CLIPSeg"
+        )
     return reference_from(segmenter, pixels, best.box)
 
 

@@ -15,6 +15,7 @@ from persam_dreambooth.segmentation import (
     PhraseCheck,
     Presence,
     Reference,
+    SegGPT,
     TextLocator,
     TextPrompt,
     reference_from,
@@ -24,6 +25,7 @@ from persam_dreambooth.segmentation.frame import bounding_box
 from persam_dreambooth.segmentation.multi_mask import candidates
 from tests.scene import scene
 from tests.segmentation.random_locators import LOCATORS
+from tests.segmentation.test_seggpt import random_seggpt
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,10 @@ def test_clipsegs_coarse_mask_is_outlined_if_there_is_a_sam(persam):
     with pytest.raises(UserError, match="INSID3 has no SAM"):
         boxes = locator("owlv2")
         reference_from_text(insid3, boxes, pixels, below_best(boxes, pixels))
+    seggpt = SegGPT(random_seggpt(), device="cpu")  # it takes a box that a person draws, but not one that is guessed
+    np.testing.assert_array_equal(reference_from_text(seggpt, found, pixels, prompt).foreground, best.mask)
+    with pytest.raises(UserError, match="SegGPT has no SAM"):
+        reference_from_text(seggpt, boxes, pixels, below_best(boxes, pixels))
 
 
 def test_a_phrase_that_fits_nowhere_is_refused(persam):

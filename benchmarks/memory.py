@@ -1,34 +1,18 @@
-"""Memory of LoRA training at the real models' sizes, by setting, with random weights, so nothing is downloaded.
+"""Memory of the base models' weights by precision, counted from their published configurations; nothing is downloaded.
 
-    python benchmarks/memory.py                    # both tables
-    python benchmarks/memory.py --only sdxl        # only rows with this in their titles
-    python benchmarks/memory.py --estimate         # only what is counted, in a few seconds
+    python benchmarks/memory.py
 
-The first table is measured: the peak memory of one step (forward, backward, optimizer) on this machine's CPU, each row
-in its own process, above what Python and its libraries take. A GPU's kernels need other scratch memory, so these
-are no measurements of a GPU. The second table is estimated: weights, gradients and optimizer states from parameter
-counts of models without storage (torch's meta device), by the same function as `--dry_run`; activations are not in it.
-Prompts and photos are encoded before training (`--pre_compute_text_embeddings --cache_latents`) in all rows.
+The models are built without storage (torch's meta device). Adapters, optimizer and activations are not in the table,
+and prompts and photos are encoded before training (`--pre_compute_text_embeddings --cache_latents`), so that the
+denoiser is the only model. `--dry_run` estimates a run of yours, its adapters and optimizer included.
 """
 
-import argparse
-import json
-import platform
-import resource
-import subprocess
-import sys
-import time
-from typing import Any, NamedTuple
+from typing import Any
 
-import diffusers
 import torch
 from torch import Tensor, nn
 
-from persam_dreambooth.training import memory
-from persam_dreambooth.training.config import TrainingConfig
-from persam_dreambooth.training.data.dataset import Batch
-from persam_dreambooth.training.families import FAMILIES, Family, quantized
-from persam_dreambooth.training.objective import training_loss
+from persam_dreambooth.training.families import FAMILIES
 
 SDXL_UNET = {
     "block_out_channels": (320, 640, 1280),
@@ -61,188 +45,26 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class Row(NamedTuple):
-    """A setting that is measured."""
-
-    model: str
-    side: int
-    precision: str = "no"
-    checkpointing: bool = False
-    quantize: str | None = None
-    prior: bool = False
-
-    @property
-    def title(self) -> str:
-        """Its flags."""
-        words = [f"{self.model}, {self.side} pixels", {"no": "float32", "bf16": "bf16"}[self.precision]]
-        words += [f"--quantize {self.quantize}"] if self.quantize else []
-        words += ["--gradient_checkpointing"] if self.checkpointing else []
-        return ", ".join(words + (["background prior"] if self.prior else []))
-
-
-ROWS = [
-    Row("SD 1.5", 512),
-    Row("SD 1.5", 512, checkpointing=True),
-    Row("SD 1.5", 512, "bf16"),
-    Row("SD 1.5", 512, "bf16", checkpointing=True),
-    Row("SD 1.5", 512, "bf16", checkpointing=True, prior=True),
-    Row("SD 1.5", 512, "bf16", checkpointing=True, quantize="int8"),
-    Row("SDXL", 512, "bf16", checkpointing=True),
-    Row("SDXL", 512, "bf16", quantize="int8"),
-    Row("SDXL", 512, "bf16", checkpointing=True, quantize="int8"),
-    Row("SDXL", 512, "bf16", checkpointing=True, quantize="fp8"),
-]
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
-
-
-def configure(row: Row) -> TrainingConfig:
-    """Return the settings of a row."""
-    prior = {"class_prompt": "a dog", "background_prior_weight": 1.0} if row.prior else {}
-    return TrainingConfig(
-        pretrained_model_name_or_path="random",
-        instance_data_dir="photos",
-        instance_mask_dir="masks",
-        instance_prompt="a sks dog",
-        use_lora=True,
-        quantize=row.quantize,
-        gradient_checkpointing=row.checkpointing,
-        cache_latents=True,
-        pre_compute_text_embeddings=True,
-        **prior,
-    )
-
-
-def build_family(row: Row, config: TrainingConfig, device: str) -> Family:
-    """Build a family around a denoiser with constant weights, or on the meta device without any."""
-    pipeline, settings = MODELS[row.model]
-    kind = FAMILIES[pipeline]
-    with torch.device("meta"):
-        denoiser = kind.denoiser[1](**settings)
-        vae = diffusers.AutoencoderKL(latent_channels=4)  # only its config is used
-    given = quantized.settings(config.model, DTYPES[row.precision])
-    for layer in denoiser.modules():
-        _fill(layer, device, DTYPES[row.precision], given)
-    denoiser.is_quantized = bool(given)
-    parts = dict.fromkeys([*kind.encoders, *(name.replace("text_encoder", "tokenizer") for name in kind.encoders)])
-    schedule = kind.scheduler_class()
-    family = kind(config.model, **parts, vae=vae, scheduler=schedule, **{kind.denoiser[0]: denoiser})
-    family.vae = None
-    family.place(torch.device(device), DTYPES[row.precision])
-    family.vae = vae
-    return family
-
-
-def _fill(layer: nn.Module, device: str, dtype: torch.dtype, given: dict[str, Any]) -> None:
-    """Give a layer's own weights storage and a constant value, then quantize them as `from_pretrained` would."""
-    own = list(layer.parameters(recurse=False)) + list(layer.buffers(recurse=False))
-    if not own:
-        return
-    layer.to(dtype).to_empty(device=device, recurse=False)
-    for tensor in [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]:
-        tensor.data.fill_(0.01)
-    if given and isinstance(layer, nn.Linear):
-        from torchao.quantization import quantize_
-
-        quantize_(layer, given["quantization_config"].quant_type)
-        quantized.keep_packed(layer)
-
-
-def batch_of(row: Row, family: Family) -> Batch:
-    """Return a batch of one photo, already encoded."""
-    width = MODELS[row.model][1]["cross_attention_dim"]
-    prompt = {"embeds": torch.rand(1, 77, width), "pooled": torch.rand(1, 1280)}
-    cells = row.side // 8
-    return Batch(
-        photos=["random"],
-        mask=torch.ones(1, 1, row.side, row.side),
-        weight=torch.ones(1),
-        prompt=prompt,
-        moments=torch.rand(1, 8, cells, cells),
-        crop=torch.tensor([[row.side, row.side, 0, 0, row.side, row.side]]),
-        class_prompt=prompt,
-    )
-
-
-def measure(row: Row) -> dict[str, float]:
-    """Take one step; return its seconds and the peak memory in GB above that of the libraries."""
-    if row.quantize:
-        import torchao.quantization  # noqa: F401 - counts among the libraries
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    config = configure(row)
-    family, dtype = build_family(row, config, "cpu"), DTYPES[row.precision]
-    batch = batch_of(row, family)
-    trained = [weight for part in family.trained().values() for weight in part.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(trained, fused=True)
-    for part in family.trained().values():
-        part.train()
-    start = time.perf_counter()
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        loss, _ = training_loss(family, batch, config)
-    loss.backward()
-    optimizer.step()
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    counted = sum(memory.terms(family, config).values())
-    return {"seconds": seconds, "peak": peak * 1024 / 1e9, "counted": counted / 1e9}
-
-
-def estimate(model: str, quantize: str | None, precision: str = "bf16") -> float:
-    """Return GB of weights, gradients and optimizer states of a LoRA of rank 4, counted without storage."""
-    row = Row(model, 1024, precision, quantize=quantize)
-    config = configure(row)
-    return sum(memory.terms(build_family(row, config, "meta"), config).values()) / 1e9
-
-
-def linear_share(model: str) -> float:
-    """Return the share of the denoiser's weights that is in linear layers, which are what is quantized."""
+def count(model: str) -> tuple[int, int, int]:
+    """Count a denoiser's weights, those of its linear layers, which are what is quantized, and their rows."""
     pipeline, settings = MODELS[model]
     with torch.device("meta"):
         denoiser: nn.Module = FAMILIES[pipeline].denoiser[1](**settings)
-    linear = sum(layer.weight.numel() for layer in denoiser.modules() if isinstance(layer, nn.Linear))
-    return linear / sum(map(Tensor.numel, denoiser.parameters()))
+    linear = [layer.weight for layer in denoiser.modules() if isinstance(layer, nn.Linear)]
+    rows = sum(len(weight) for weight in linear)
+    return sum(map(Tensor.numel, denoiser.parameters())), sum(map(Tensor.numel, linear)), rows
 
 
-def print_measured(only: str) -> None:
-    """Measure the rows, each in its own process."""
-    print(
-        "| measured on a CPU, LoRA rank 4, batch 1 | peak GB | of it counted | s/step |\n| --- | ---: | ---: | ---: |"
-    )
-    for number, row in enumerate(ROWS):
-        if only.lower() not in row.title.lower():
-            continue
-        done = subprocess.run([sys.executable, __file__, "--row", str(number)], capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{row.title} failed: {done.stderr[-3000:]}")
-        found = json.loads(done.stdout.splitlines()[-1])
-        print(f"| {row.title} | {found['peak']:.1f} | {found['counted']:.1f} | {found['seconds']:.0f} |", flush=True)
-
-
-def print_estimated() -> None:
-    """Count all models' memory."""
-    print("| estimated from counts, without activations | float32 | bf16 | int8, fp8 | in linear layers |")
+def print_counted() -> None:
+    """Count the weights of all models."""
+    print("| the denoiser's weights, counted | float32 | bf16 | int8 or fp8 | in linear layers |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for model in MODELS:
-        sizes = estimate(model, None, "no"), estimate(model, None), estimate(model, "int8")
-        cells = " | ".join(f"{size:.1f} GB" for size in sizes)
-        print(f"| {model} | {cells} | {linear_share(model):.0%} |", flush=True)
-
-
-def main() -> None:
-    """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="measure only rows with this in their titles")
-    parser.add_argument("--estimate", action="store_true", help="measure nothing")
-    parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
-    flags = parser.parse_args()
-    if flags.row is not None:
-        print(json.dumps(measure(ROWS[flags.row])))
-        return
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    if not flags.estimate:
-        print_measured(flags.only)
-        print()
-    print_estimated()
+        weights, linear, rows = count(model)
+        packed = linear + 4 * rows + 2 * (weights - linear)  # a byte each, a float32 scale a row, the rest in bf16
+        cells = " | ".join(f"{size / 1e9:.1f} GB" for size in (4 * weights, 2 * weights, packed))
+        print(f"| {model} | {cells} | {linear / weights:.0%} of {weights / 1e9:.2f} billion |", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    print_counted()

@@ -9,6 +9,7 @@ intervals are by bootstrap over subjects. What was measured is kept in `work/`: 
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -145,8 +146,7 @@ def report(rows: Sequence[Row]) -> str:
         values, positive = judged[name][0][kept], right[kept]
         return with_interval(lambda numbers: area(values[numbers], positive[numbers]), [rows[n] for n in kept])
 
-    def error(name: str, wanted: bool) -> str:
-        passed = judged[name][1]
+    def error(passed: NDArray[np.bool_], wanted: bool) -> str:
         return with_interval(lambda numbers: float((passed[numbers] != wanted)[right[numbers] == wanted].mean()), rows)
 
     def gain(name: str, base: str) -> str:
@@ -159,7 +159,13 @@ def report(rows: Sequence[Row]) -> str:
         "| rule | area under the ROC curve | right masks doubted | wrong masks found |",
         "| --- " + "| ---: " * 3 + "|",
     ]
-    lines += [f"| {name} | {areas(name)} | {error(name, True)} | {error(name, False)} |" for name in RULES]
+    lines += [
+        f"| {name} | {areas(name)} | {error(judged[name][1], True)} | {error(judged[name][1], False)} |"
+        for name in RULES
+    ]
+    for fixed in (0.2, 0.5, 0.7):
+        passed = np.array([row["insid3"] >= fixed for row in rows])
+        lines += [f"| agreement, fixed at {fixed} | | {error(passed, True)} | {error(passed, False)} |"]
     lines += ["", f"| area against | {' | '.join(groups)} |", "| --- " + "| ---: " * len(groups) + "|"]
     lines += [f"| {name} | {' | '.join(areas(name, group) for group in groups)} |" for name in RULES]
     own, both, existing, all_scores = list(RULES)[2:]
@@ -167,8 +173,8 @@ def report(rows: Sequence[Row]) -> str:
         "",
         f"agreement adds to SAM's scores {gain(both, own)}, to the existing rule {gain(all_scores, existing)}",
     ]
-    counts = {group: int((of_group == group).sum()) for group in dict.fromkeys(of_group)}
-    return "\n".join([*lines, "", f"photos: {counts}"])
+    counts = Counter(row["group"] for row in rows)
+    return "\n".join([*lines, "", f"photos: {dict(counts)}"])
 
 
 def main() -> None:

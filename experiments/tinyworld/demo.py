@@ -24,7 +24,7 @@ from models import DIFFUSION, SAM
 from persam_dreambooth.cli import main as persam_dreambooth
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from report import write_report
+from report import Row, write_report
 from scenes import PHRASES
 from wholeness import whole
 
@@ -38,27 +38,17 @@ class Training:
     """One way of training, at the length and learning rate that are best for it on other subjects."""
 
     title: str
+    arm: str
     name: str
     steps: int
     flags: dict[str, object]
     masked: bool
 
 
-PLAIN = Training("without masks", "without-masks", 200, {"learning_rate": 0.001}, masked=False)
+PLAIN = Training("without masks", "a", "without-masks", 200, {"learning_rate": 0.001}, masked=False)
 MASKED = Training(
-    "with masks", "with-masks", 200, {"learning_rate": 0.002, "background_prior_weight": 1.0}, masked=True
+    "with masks", "c", "with-masks", 200, {"learning_rate": 0.002, "background_prior_weight": 1.0}, masked=True
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """The images of one training and their scores in [0, 1]."""
-
-    title: str
-    images: list[Path]
-    scenes: float
-    identity: float
-    whole: float
 
 
 def run(output: Path, steps: int | None = None) -> list[str]:
@@ -91,28 +81,27 @@ def run(output: Path, steps: int | None = None) -> list[str]:
         settings = {"num_images": PICTURES, "num_inference_steps": 20, "guidance_scale": 4.0, "height": 64}
         prompts = album.prompts(list(SCENES))
         call("generate", "--prompt", *prompts, model=output / training.name, output=drawn, width=64, **settings)
-        rows.append(score(album, training.title, drawn))
+        rows.append(score(album, training, drawn))
     lines = [
         f"the dog found from one mask: IoU {overlap:.2f} with the truth, mean of {len(album.pictures) - 1} photos",
         *(
-            f"{row.title}: the prompted scene in {row.scenes:.0%} of the images, this very dog in {row.identity:.0%}, "
-            f"a whole dog in {row.whole:.0%}"
+            f"{row.title}: this very dog among 20 look-alikes in {row.identity:.0%} of the images, the prompted scene "
+            f"in {row.scene:.0%}, a whole dog in {row.whole:.0%}"
             for row in rows
         ),
     ]
-    write_report(output, album, [(row.title, row.images) for row in rows], lines)
+    write_report(output, album, rows, lines)
     return lines
 
 
-def score(album: Album, title: str, folder: Path) -> Row:
+def score(album: Album, training: Training, folder: Path) -> Row:
     """Measure the images of one model, which `generate` named after their prompts."""
     images = [path for scene in SCENES for path in sorted(folder.glob(f"*{PHRASES[scene].split()[-1]}-*.png"))]
     shown = [files.read_photo(path) for path in images]
     wanted = [scene for scene in SCENES for _ in range(PICTURES)]
     seen = measure(shown, album.identity)
     return Row(
-        title,
-        images,
+        *(training.title, training.arm, images),
         float(np.mean([found.scene == scene for found, scene in zip(seen, wanted, strict=True)])),
         float(np.mean(Recognizer(album.identity).recognizes(shown))),
         float(np.mean(whole(shown, album.identity.kind))),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # these import torch, which takes seconds, and --help does no
 
     from persam_dreambooth.preprocessing import SegmentationJob
     from persam_dreambooth.preprocessing.references import ReferenceFiles
-    from persam_dreambooth.segmentation import Agreement, TextPrompt
+    from persam_dreambooth.segmentation import TextPrompt
 
 AGREEMENT = "agreement"
 """The value of `--presence` for INSID3's agreement instead of a rule; a file of this name is `./agreement`."""
@@ -81,9 +81,7 @@ class SegmentFlags(Flags):
         "is the subject there at all? The file of a presence rule, from `evaluate presence`; presence.json beside the "
         "SAM if unset. Or agreement: INSID3 must find it at the same place, which needs a DINOv3 and no rule",
     )
-    presence_features: str | None = flag(
-        None, "the DINOv3 of --presence agreement; facebook/dinov3-vitl16-pretrain-lvd1689m if unset"
-    )
+    presence_features: str = flag("facebook/dinov3-vitl16-pretrain-lvd1689m", "the DINOv3 of --presence agreement")
     presence_features_size: int | None = flag(
         None, "side in pixels of the square that --presence_features sees; 64 of its patches if unset", min=1
     )
@@ -118,7 +116,7 @@ class SegmentFlags(Flags):
         """Return whether `--presence` is agreement; raises a UserError for flags that need it otherwise."""
         agreement = self.presence == AGREEMENT
         for name in ("presence_features", "presence_features_size"):
-            if getattr(self, name) and not agreement:
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default and not agreement:
                 raise UserError(f"--{name} is for --presence {AGREEMENT}; give that, or leave it out")
         return agreement
 
@@ -194,6 +192,7 @@ def run(program: str, argv: list[str]) -> None:
     prompt = texts.prompt(flags.text, filters=bool(flags.ways()))
     from persam_dreambooth.preprocessing import SegmentationJob, segment_albums, segment_folder
     from persam_dreambooth.preprocessing.text_reference import with_reference
+    from persam_dreambooth.segmentation import Agreement
 
     processes = _processes(sam.device)
     is_main = processes is None or processes.is_main_process
@@ -212,7 +211,7 @@ def run(program: str, argv: list[str]) -> None:
         dtype=sam.torch_dtype,
         batch_size=flags.batch_size,
         presence=Path(flags.presence) if flags.presence and not flags.agreement() else None,
-        agreement=_agreement(flags),
+        agreement=Agreement(flags.presence_features, flags.presence_features_size) if flags.agreement() else None,
         all_instances=flags.all_instances,
         min_region=flags.min_region,
         draw=flags.draw,
@@ -235,16 +234,6 @@ def run(program: str, argv: list[str]) -> None:
             for folder in album.subjects():
                 _say(folder)
             words.suggest(suggester, album.subjects())
-
-
-def _agreement(flags: SegmentFlags) -> "Agreement | None":
-    """Return the settings of `--presence agreement`; None without it."""
-    if not flags.agreement():
-        return None
-    from persam_dreambooth.segmentation import Agreement
-
-    settings = {"features": flags.presence_features} if flags.presence_features else {}
-    return Agreement(**settings, features_size=flags.presence_features_size)
 
 
 def _say_unread(job: "SegmentationJob", recursive: bool) -> None:

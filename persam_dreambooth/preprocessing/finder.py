@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -159,16 +159,13 @@ class Finder:
     def _sought(self) -> list[_Sought]:
         segmenter, rule = self._segmenter, self._rule
         encoder = ImageEncoder.from_pretrained(rule.encoder, self._job.device) if rule and rule.encoder else None
-        locators = dict[str, TextLocator]()
 
+        @cache
         def locator(prompt: TextPrompt) -> TextLocator:
-            if prompt.model not in locators:
-                locators[prompt.model] = TextLocator.from_pretrained(prompt.model, self._job.device)
-            return locators[prompt.model]
+            return TextLocator.from_pretrained(prompt.model, self._job.device)
 
-        agreement, cache = self._job.agreement, self._job.embedding_cache
-        insid3 = agreement.load(self._job.device, cache) if agreement else None
-        found, text = [], self._job.text
+        job, text, found = self._job, self._job.text, []
+        insid3 = job.agreement.load(job.device, job.embedding_cache) if job.agreement else None
         for drawn in self._references:
             references = [reference.convert(segmenter, locator) for reference in drawn]
             encoded = segmenter.encode_references(references)

@@ -160,23 +160,20 @@ class SegmentationJob:
         method = asdict(self.method)
         if not method.get("edge_padding"):  # so that runs from before this field can be resumed
             method.pop("edge_padding", None)
-        sizes = {"features_size": self.features_size, "sam_size": self.sam_size}
-        size = {name: value for name, value in sizes.items() if value is not None}
-        region = {"min_region": self.min_region} if self.min_region else {}
-        return (
-            size
-            | region
-            | {
-                "pick_reference": self.pick_reference,
-                "references": [reference.fingerprint() for reference in self.references],
-                "names": list(self.names),
-                "sam": self.sam,
-                "dtype": str(self.dtype).removeprefix("torch."),
-                "method": method,
-                "features": self.features,
-                "presence": None if self.rule is None else files.digest(self.rule),
-                "all_instances": self.all_instances,
-                "text": asdict(self.text) if self.text else None,
-                "agreement": asdict(self.agreement) if self.agreement else None,
-            }
-        )
+        return {
+            "pick_reference": self.pick_reference,
+            "references": [reference.fingerprint() for reference in self.references],
+            "names": list(self.names),
+            "sam": self.sam,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "method": method,
+            "features": self.features,
+            "presence": None if self.rule is None else files.digest(self.rule),
+            "all_instances": self.all_instances,
+            # None where it is not given: runs from before these fields have no such key, and can be resumed.
+            "features_size": self.features_size,
+            "sam_size": self.sam_size,
+            "min_region": self.min_region or None,
+            "text": asdict(self.text) if self.text else None,
+            "agreement": asdict(self.agreement) if self.agreement else None,
+        }

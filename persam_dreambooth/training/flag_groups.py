@@ -598,7 +598,9 @@ class ValidationConfig(Flags):
         4, "validation images per prompt; their seeds are --seed (0 if unset), the next number and so on", min=1
     )
     validation_steps: int = flag(100, "generate validation images every N steps, and at the end", min=1)
-    validation_epochs: int | None = flag(None, "the same every N epochs, instead of --validation_steps", min=1)
+    validation_epochs: int | None = flag(
+        None, "generate them every N epochs, instead of every --validation_steps steps", min=1
+    )
     final_validation_prompt: str | None = flag(
         None, "instead of --validation_prompt: prompt of images that are generated at the end only"
     )

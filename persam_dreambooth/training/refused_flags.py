@@ -1,8 +1,7 @@
 """Flags of diffusers' DreamBooth scripts that are refused by name, each with the reason."""
 
 REFUSED = {
-    "bnb_quantization_config_path": "all weights are loaded in full precision; --mixed_precision bf16 halves them",
-    "do_fp8_training": "all weights are loaded in full precision; --mixed_precision bf16 halves them",
+    "do_fp8_training": "nothing is computed in 8 bits; --quantize fp8 stores the frozen weights in 8 bits",
     "enable_npu_flash_attention": "torch chooses the attention kernel, and NPUs have not been tried; drop it",
     "fsdp_text_encoder": "FSDP shards the trained model only; --pre_compute_text_embeddings frees the text encoder",
     "offload": "take --cache_latents and --pre_compute_text_embeddings, which free the autoencoder and text encoders",

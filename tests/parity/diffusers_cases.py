@@ -126,7 +126,9 @@ CASES = {
         (*NEWER, "--rank", "4", "--do_edm_style_training"),
         partial(random_sdxl_of, "velocity"),
     ),
-    "sdxl_lora_edm_base": Case(SDXL, (*SINGLE, "--rank", "4", *PRIOR), partial(random_sdxl_of, "edm"), alike=True),
+    "sdxl_lora_edm_base": Case(
+        SDXL, (*SINGLE, "--rank", "4", *PRIOR), partial(random_sdxl_of, "edm"), same_sizes=True
+    ),
     "sd3_lora": Case(SD3, (*SINGLE, "--rank", "4"), random_sd3, ours=BILINEAR),
     "sd3_lora_prior": Case(
         SD3, (*SINGLE, "--rank", "4", "--weighting_scheme", "cosmap", *PRIOR), random_sd3, ours=BILINEAR

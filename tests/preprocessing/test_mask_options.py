@@ -77,6 +77,10 @@ def test_changed_min_region_is_another_run(album, models):
     list(segment_folder(job))
     with pytest.raises(UserError, match="min_region differ"):
         segment_folder(replace(job, min_region=50))
+    cleaned = replace(job, min_region=50, output=album / "other")
+    list(segment_folder(cleaned))
+    with pytest.raises(UserError, match="min_region differ"):
+        segment_folder(replace(cleaned, min_region=0))
     assert job.settings() == replace(job, min_region=0, draw="confidence").settings()
     with pytest.raises(UserError, match="min_region -1"):
         replace(job, min_region=-1)

@@ -92,7 +92,7 @@ def test_command_asks_insid3(tmp_path):
     ("changes", "message"),
     [
         ({"presence": "rule.json"}, "cannot be used with a presence rule"),
-        ({"method": Insid3Method()}, "cannot be used with INSID3 itself"),
+        ({"method": Insid3Method()}, "cannot be used with --method insid3"),
         ({"all_instances": True}, "finding all instances needs a presence rule"),
     ],
 )

@@ -60,7 +60,7 @@ def _save_model(family: Family, config: TrainingConfig, output: Path, described:
         dtype = torch.float32 if config.output.upcast_before_saving else family.dtype
         family.save(beside, config.output.skip_save_text_encoder, dtype)
         forget_origin(beside)
-        if config.model.use_lora:
+        if (beside / LORA_NAME).exists():  # other adapters are in peft's own files
             lora_metadata.add(beside / LORA_NAME, described)
         parts = sorted(beside.iterdir(), key=lambda path: path.name in LAST_WRITTEN)
         for path in parts:

@@ -8,6 +8,7 @@ from diffusers import DPMSolverMultistepScheduler
 from PIL import Image
 
 from persam_dreambooth import generation
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ValidationConfig
 from persam_dreambooth.training.runtime.validation import INFERENCE_STEPS
 from tests.training.runs import train
@@ -41,8 +42,11 @@ def test_prompts_of_flag_and_file_are_drawn_with_step_and_seed(flags):
 def test_file_alone_is_enough(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("a sks dog\n")
-    assert ValidationConfig(validation_prompts_file=str(path)).prompts == ["a sks dog"]
+    config = ValidationConfig(validation_prompts_file=str(path))
+    assert config.prompts == config.last_prompts == ["a sks dog"]
     assert ValidationConfig().prompts == []
+    with pytest.raises(UserError, match="final_validation_prompt and --validation_prompts_file exclude each other"):
+        ValidationConfig(validation_prompts_file=str(path), final_validation_prompt="a dog")
 
 
 @pytest.mark.parametrize(("content", "reason"), [(None, "check the path"), ("# nothing\n", "holds no prompt")])

@@ -52,7 +52,7 @@ def test_invalid_prompt_is_refused(tmp_path, line, message):
 
 
 def test_missing_or_non_text_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match="neither objects nor live nor a file"):
+    with pytest.raises(UserError, match="neither objects nor live nor scenes nor a file"):
         read_prompts("objcts", "sks", "dog")
     path = tmp_path / "prompts.txt"
     path.write_bytes(b"\xff\xfe\x00")

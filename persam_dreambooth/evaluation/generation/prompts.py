@@ -38,8 +38,8 @@ def read_prompts(which: str, unique_token: str | None, class_token: str | None) 
     """Read prompts, without duplicates, in the file's order.
 
     Args:
-        which: "objects" or "live" for DreamBench's 25, else the path of a UTF-8 text file with one prompt per line;
-            empty lines and lines that begin with # are skipped.
+        which: "objects" or "live" for DreamBench's 25, "scenes" for five of them, else the path of a UTF-8 text file
+            with one prompt per line; empty lines and lines that begin with # are skipped.
         unique_token, class_token: values of the placeholders.
 
     Raises:

@@ -291,7 +291,7 @@ MISTAKES = {
     "two of one name": ({"model": ["{one}", "{one}"]}, "two models have the title 'one'; give titles"),
     "a title that is no name": ({"model": "../up={one}"}, "give TITLE=FOLDER"),
     "no class": ({"class_token": None}, "needs --class_token; give one, such as dog"),
-    "unknown prompts": ({"prompts": "object"}, "neither objects nor live nor a file"),
+    "unknown prompts": ({"prompts": "object"}, "neither objects nor live nor scenes nor a file"),
     "masks of others": ({"instance_mask_dir": "{one}"}, "no mask in {one} for 0.png, 1.png, 2.png"),
     "photos as masks": ({"instance_mask_dir": "{photos}"}, "are the photos themselves"),
     "no CLIP": ({"clip_model": "{dino}"}, "is not a CLIP"),

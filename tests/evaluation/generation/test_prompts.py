@@ -18,6 +18,7 @@ def test_dreambench_has_25_prompts_for_objects_and_25_for_live_subjects():
     assert live[24] == Prompt("a cube shaped sks dog", "a cube shaped dog", None)
     assert len(scenes(objects)) == 20 and len(scenes(live)) == 10
     assert all(scene in prompt.text for prompt in objects if (scene := prompt.scene))
+    assert read_prompts("scenes", "sks", "dog") == objects[:5]
 
 
 def test_users_own_prompts(tmp_path):
@@ -51,7 +52,7 @@ def test_invalid_prompt_is_refused(tmp_path, line, message):
 
 
 def test_missing_or_non_text_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match="neither scenes nor objects nor live nor a file"):
+    with pytest.raises(UserError, match="neither objects nor live nor scenes nor a file"):
         read_prompts("objcts", "sks", "dog")
     path = tmp_path / "prompts.txt"
     path.write_bytes(b"\xff\xfe\x00")

@@ -1,0 +1,154 @@
+"""Flags of where the masks come from and what they weight in the loss."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.flags import Flags, flag
+from persam_dreambooth.method_names import PERSAM, SEGGPT, MethodName, refuse_sam, refuse_seggpt, refuse_size_alone
+
+
+@dataclass
+class MaskConfig(Flags):
+    """Source of the masks and their weight in the loss."""
+
+    _argument_group_name: ClassVar[str] = "masks"
+
+    masked_loss: bool = flag(True, "take the loss over the subject only; --no_masked_loss is plain DreamBooth")
+    instance_mask_dir: str | None = flag(
+        None, "folder of masks named like the photos, or the --output of `persam-dreambooth segment`"
+    )
+    reference_image: str | None = flag(None, "instead of masks: the one photo whose mask you have")
+    reference_mask: str | None = flag(None, "its mask: the subject painted on black, the photo's size")
+    sam: str = flag("facebook/sam-vit-huge", "the SAM that finds the subject: hub name, folder or .pth checkpoint")
+    segmentation_method: MethodName = flag(
+        PERSAM, "how the subject is found with --reference_image; see `persam-dreambooth segment --help`"
+    )
+    segmentation_features: str | None = flag(
+        None, "with --reference_image: a DINOv3 or DINOv2 that locates the subject; --features of `segment`"
+    )
+    segmentation_features_size: int | None = flag(
+        None, "side in pixels of the square that --segmentation_features sees; 64 of its patches if unset", min=1
+    )
+    segmentation_seggpt: str | None = flag(
+        None, "with --segmentation_method seggpt: the SegGPT; --seggpt of `segment`; BAAI/seggpt-vit-large if unset"
+    )
+    exclude_mask_dir: str | None = flag(
+        None,
+        "folder of masks, named like the photos, of what is never trained on, in any term of the loss (a hand, a "
+        "watermark); if unset, a file <photo>-exclude.png beside a photo's mask",
+    )
+    unmasked_probability: float = flag(
+        0.0,
+        "share of the steps that are trained without masks, on whole photos; which ones depends on --seed and the "
+        "step's number",
+        min=0,
+        max=1,
+    )
+    uncertain_photo_weight: float = flag(
+        0.0,
+        "loss weight of photos in which segmentation is unsure of the subject or did not find it: 0 leaves them "
+        "out, 1 trains on them as on the others",
+        min=0,
+        max=1,
+        old_names=["doubtful_photo_weight"],
+    )
+    mask_downsample: Literal["area", "nearest", "max", "min"] = flag(
+        "area",
+        "mask value of a latent cell: the share covered (area), the centre pixel (nearest), any pixel, all pixels",
+    )
+    mask_dilation: int = flag(0, "dilate the mask by this many pixels of the crop before it is downsampled", min=0)
+    mask_normalization: Literal["sample", "batch", "none"] = flag(
+        "sample", "divide the loss by the mask's size in each photo (sample), in the whole batch, or not at all (none)"
+    )
+    background_weight: float = flag(0.0, "weight of the loss outside the mask; the paper's is 0", min=0, max=1)
+    background_prior_weight: float = flag(
+        0.0,
+        "weight of a loss that keeps the prediction outside the mask close to the base model's for --class_prompt; "
+        "the paper's is 0",
+        min=0,
+    )
+    cache_background_prior: int | None = flag(
+        None,
+        "keep the base model's predictions for this many fixed draws of noise and timestep for each cached version of "
+        "a photo, and train on these draws only: a background prior that costs almost nothing once they are all known",
+        min=1,
+    )
+    attention_loss_weight: float = flag(
+        0.0,
+        "Stable Diffusion 1.x, 2.x and XL: weight of a loss that fits the identifier's cross-attention to the mask; "
+        "0.01 is that of its paper, Break-A-Scene",
+        min=0,
+    )
+    identifier: str | None = flag(
+        None, "with --attention_loss_weight: the word in the prompts that names the subject, such as sks"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.masked_loss and (self.instance_mask_dir or self.reference_image):
+            raise UserError("--no_masked_loss uses no masks; drop --instance_mask_dir and --reference_image")
+        super().__post_init__()
+        if not self.masked_loss and self.attention_loss_weight > 0:
+            raise UserError(
+                f"--attention_loss_weight {self.attention_loss_weight:g} needs masks, which are what attention is "
+                "compared with; drop it, or drop --no_masked_loss and give masks"
+            )
+        if not self.masked_loss and (self.exclude_mask_dir or self.unmasked_probability):
+            name = "--exclude_mask_dir" if self.exclude_mask_dir else "--unmasked_probability"
+            raise UserError(f"{name} is about masks, which --no_masked_loss does not use; drop one of the two")
+        if not self.masked_loss and self.background_prior_weight > 0:
+            raise UserError(
+                f"--background_prior_weight {self.background_prior_weight:g} needs masks, without which nothing is "
+                "background; drop it, or drop --no_masked_loss and give masks"
+            )
+
+        refuse_size_alone(
+            self.segmentation_method, self.segmentation_features, self.segmentation_features_size, "segmentation_"
+        )
+        if self.segmentation_method == SEGGPT and self.segmentation_features:
+            raise UserError("--segmentation_features is not read by SegGPT, whose model is --segmentation_seggpt")
+        refuse_seggpt(self.segmentation_method, segmentation_seggpt=self.segmentation_seggpt)
+        if self.sam != _default(self, "sam"):
+            refuse_sam(self.segmentation_method, "--sam", "--segmentation_method")
+
+    def refuse_segmentation(self) -> None:
+        """Refuse the flags about how masks are made, since no subject has a reference to make them from.
+
+        Raises:
+            UserError: one of them was given.
+        """
+        for name in (
+            "segmentation_method",
+            "segmentation_features",
+            "segmentation_features_size",
+            "segmentation_seggpt",
+        ):
+            if getattr(self, name) != _default(self, name):
+                raise UserError(
+                    f"--{name} is about masks that are made from --reference_image; give that with --reference_mask, "
+                    f"or drop --{name}"
+                )
+
+    def check_source(self, has_column: bool) -> None:
+        """Raise a UserError unless masks come from one place; `has_column`: from a data set's column."""
+        if bool(self.reference_image) != bool(self.reference_mask):
+            raise UserError("--reference_image and --reference_mask belong together; give both or neither")
+        if not self.masked_loss and has_column:
+            raise UserError("--no_masked_loss uses no masks; drop --mask_column")
+        sources = {
+            "--instance_mask_dir": self.instance_mask_dir,
+            "--reference_image": self.reference_image,
+            "--mask_column": has_column,
+        }
+        given = [name for name, value in sources.items() if value]
+        if self.masked_loss and len(given) > 1:
+            raise UserError(f"masks come from one place, and {' and '.join(given)} were given; keep one of them")
+        if self.masked_loss and not given:
+            raise UserError(
+                "masks are needed: give --instance_mask_dir, or --reference_image with --reference_mask, or "
+                "--no_masked_loss for plain DreamBooth"
+            )
+
+
+def _default(group: Flags, name: str) -> Any:
+    return type(group).__dataclass_fields__[name].default  # type: ignore[attr-defined]  # its subclasses are dataclasses

@@ -1,0 +1,183 @@
+"""Flags of the base model and of how it is fine-tuned."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from persam_dreambooth import model_folder
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.flags import Flags, flag
+
+TOKEN_LIMITS = (150, 225)
+"""Values of `--max_token_length`, those of sd-scripts' flag."""
+
+
+@dataclass
+class ModelConfig(Flags):
+    """The base model and how it is fine-tuned."""
+
+    _argument_group_name: ClassVar[str] = "model"
+
+    pretrained_model_name_or_path: str | None = flag(
+        None, "the base model: hub name or folder of a pipeline, or a single .safetensors file as Civitai has them"
+    )
+    single_file_config: str | None = flag(
+        None,
+        "with a single file: hub name or folder of a diffusers pipeline of the same kind, for the configs and "
+        "tokenizers, and for parts that the file lacks; if unset, the model's original release on the hub",
+    )
+    revision: str | None = flag(None, "branch, tag or commit of the base model on the hub")
+    variant: str | None = flag(None, "variant of the base model's weight files, such as fp16")
+    pretrained_vae_model_name_or_path: str | None = flag(
+        None,
+        "an autoencoder to use instead of the base model's, such as madebyollin/sdxl-vae-fp16-fix: name or folder",
+    )
+    tokenizer_name: str | None = flag(None, "a tokenizer to use instead of the base model's: hub name or folder")
+    tokenizer_max_length: int | None = flag(
+        None, "number of tokens that a prompt is padded or truncated to; the tokenizer's own if unset", min=2
+    )
+    max_token_length: int | None = flag(
+        None,
+        "Stable Diffusion 1.x, 2.x and XL: read prompts of up to 150 or 225 tokens, in chunks of 75, as sd-scripts "
+        "does; 75 if unset",
+    )
+    max_sequence_length: int | None = flag(
+        None,
+        "number of tokens for the long text encoder (T5 or a language model): 77 with SD 3, 256 with Lumina 2 and 512 "
+        "with the others if unset",
+        min=2,
+    )
+    guidance_scale: float = flag(
+        3.5, "guidance that Flux.1-dev and Flux.2 are conditioned on during training, as in diffusers' scripts", min=0
+    )
+    train_text_encoder: bool = flag(False, "train the text encoder too")
+    use_lora: bool = flag(False, "train LoRA adapters instead of all weights")
+    adapter_type: Literal["lora", "loha", "lokr", "oft"] = flag(
+        "lora", "with --use_lora: the kind of adapters; those other than LoRA are saved in peft's own format"
+    )
+    rank: int | None = flag(None, "rank of the adapters, with oft the number of its blocks; 4 if unset", min=1)
+    lora_alpha: int | None = flag(None, "the adapters are scaled by alpha / rank; the rank if unset", min=1)
+    use_dora: bool = flag(
+        False, "DoRA: LoRA that learns the magnitude of each weight vector separately from its direction"
+    )
+    lora_dropout: float | None = flag(None, "dropout inside the LoRA adapters; 0 if unset", min=0, max=1)
+    lora_layers: str | None = flag(
+        None,
+        "with LoRA: ends of the names of the UNet's or transformer's layers to adapt, separated by commas, such as "
+        "to_q,to_k; if unset, those of diffusers' script",
+    )
+    lora_blocks: str | None = flag(
+        None, "with LoRA and SD 3: numbers of the transformer's blocks to adapt, such as 12,30; all if unset"
+    )
+    network_weights: str | None = flag(
+        None, "with LoRA: start from these weights, a .safetensors file in diffusers' format or an output folder"
+    )
+    quantize: Literal["int8", "fp8"] | None = flag(
+        None,
+        "with LoRA: store the base model's frozen linear layers in 8 bits, whole numbers or floats (needs torchao): "
+        "half the memory of bf16",
+    )
+    bnb_quantization_config_path: str | None = flag(
+        None,
+        "with LoRA: JSON file of bitsandbytes settings, such as load_in_4bit, with which the base model is stored "
+        "(needs bitsandbytes and a GPU)",
+    )
+    gradient_checkpointing: bool = flag(False, "save memory, at the cost of about a third more time")
+    enable_xformers_memory_efficient_attention: bool = flag(False, "compute attention with xformers")
+    pre_compute_text_embeddings: bool = flag(False, "encode the prompts once and drop the text encoder")
+    text_encoder_use_attention_mask: bool = flag(False, "mask out padding tokens in the text encoder")
+    class_labels_conditioning: Literal["timesteps"] | None = flag(
+        None, "what a UNet with class embeddings gets as its class labels: timesteps"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.pretrained_model_name_or_path:
+            raise UserError("--pretrained_model_name_or_path is missing; give a hub name or the folder of a pipeline")
+        self._check_token_length()
+        self._check_single_file(self.pretrained_model_name_or_path)
+        if self.network_weights:
+            self._start_from_weights(self.network_weights)
+        if self.use_lora:
+            self.rank = 4 if self.rank is None else self.rank
+            self.lora_dropout = 0.0 if self.lora_dropout is None else self.lora_dropout
+        elif self.rank is not None or self.lora_dropout is not None:
+            raise UserError("--rank and --lora_dropout are LoRA's; add --use_lora, or drop them to train all weights")
+        elif self.lora_alpha is not None or self.use_dora:
+            raise UserError(
+                "--lora_alpha and --use_dora are LoRA's; add --use_lora, or drop them to train all weights"
+            )
+        elif self.lora_layers is not None or self.lora_blocks is not None:
+            raise UserError(
+                "--lora_layers and --lora_blocks are LoRA's; add --use_lora, or drop them to train all weights"
+            )
+        super().__post_init__()
+        if self.adapter_type != "lora":
+            self._check_other_adapters()
+        self._check_quantization()
+        if self.use_dora and self.train_text_encoder:
+            # When transformers loads DoRA into a text encoder it drops the norms, and only warns.
+            raise UserError("--use_dora and --train_text_encoder exclude each other; drop one")
+        if self.train_text_encoder and self.pre_compute_text_embeddings:
+            raise UserError("--train_text_encoder and --pre_compute_text_embeddings exclude each other; drop one")
+
+    def _check_token_length(self) -> None:
+        if self.max_token_length is None:
+            return
+        if self.max_token_length not in TOKEN_LIMITS:
+            raise UserError(f"--max_token_length {self.max_token_length} must be 150 or 225; without it, 75 are read")
+        for name in ("tokenizer_max_length", "text_encoder_use_attention_mask"):
+            if getattr(self, name):
+                raise UserError(f"--max_token_length and --{name} exclude each other; drop one")
+
+    def _check_single_file(self, name: str) -> None:
+        """Refuse flags about a base model on the hub with a single file, and the other way round."""
+        path = Path(name)
+        is_file = path.is_file() or path.suffix == ".safetensors"
+        if self.single_file_config and not is_file:
+            raise UserError(
+                f"--single_file_config is about a base model in a single file, which {name} is not; drop it"
+            )
+        given = [flag_name for flag_name in ("revision", "variant") if getattr(self, flag_name)]
+        if given and path.is_file():
+            raise UserError(f"--{given[0]} is about a base model on the hub, and {name} is a file; drop it")
+
+    def _check_other_adapters(self) -> None:
+        """Refuse flags that adapters other than LoRA do not have."""
+        if not self.use_lora:
+            raise UserError(f"--adapter_type {self.adapter_type} needs --use_lora; add it, or train all weights")
+        others = {
+            "use_dora": self.use_dora,
+            "lora_dropout": self.lora_dropout,
+            "network_weights": self.network_weights,
+            "lora_alpha": self.adapter_type == "oft" and self.lora_alpha is not None,
+        }
+        for name, given in others.items():
+            if given:
+                raise UserError(f"--{name} has no use with --adapter_type {self.adapter_type}; drop one")
+
+    def _check_quantization(self) -> None:
+        """Refuse to quantize weights that are trained, a single file, or to do it twice."""
+        if self.quantize and self.bnb_quantization_config_path:
+            raise UserError("--quantize and --bnb_quantization_config_path exclude each other; drop one")
+        if not (self.quantize or self.bnb_quantization_config_path):
+            return
+        name = "quantize" if self.quantize else "bnb_quantization_config_path"
+        if not self.use_lora:
+            raise UserError(f"--{name} is for a frozen base model; add --use_lora, or drop it to train all weights")
+        if self.adapter_type != "lora":
+            raise UserError(f"--{name} and --adapter_type {self.adapter_type} exclude each other; drop one")
+        if Path(str(self.pretrained_model_name_or_path)).is_file():
+            raise UserError(f"--{name} needs the folder or hub name of a pipeline, not a single file; drop it")
+
+    def _start_from_weights(self, name: str) -> None:
+        """Take rank and alpha from an existing LoRA, and refuse others."""
+        if not self.use_lora:
+            raise UserError("--network_weights are LoRA's; add --use_lora, or drop them to train all weights")
+        rank, alpha = model_folder.rank_and_alpha(name, self.use_dora)
+        for flag_name, given, its in (("rank", self.rank, rank), ("lora_alpha", self.lora_alpha, alpha)):
+            if given is not None and given != its:
+                raise UserError(
+                    f"--{flag_name} {given}: the LoRA {name} has {flag_name.removeprefix('lora_')} {its}; drop "
+                    f"--{flag_name}, which is then read from it"
+                )
+        self.rank, self.lora_alpha = rank, alpha

@@ -180,7 +180,7 @@ def configure_white(config):
 def seen(monkeypatch):
     """Whether each step of the trainings was unmasked."""
     seen, loss = [], objective.training_loss
-    monkeypatch.setattr(loop, "training_loss", lambda *given: (seen.append(given[-1]), loss(*given))[1])
+    monkeypatch.setattr(loop, "training_loss", lambda *given: (seen.append(given[3]), loss(*given))[1])
     return seen
 
 

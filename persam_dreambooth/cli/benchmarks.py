@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from persam_dreambooth.cli.evaluate import EvaluateFlags
+from persam_dreambooth.cli.evaluate_flags import EvaluateFlags
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.evaluation.segmentation import ablation, presence, presence_report, quoted, report
 from persam_dreambooth.evaluation.segmentation.davis import (

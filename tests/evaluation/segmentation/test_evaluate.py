@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from persam_dreambooth.cli import main
-from persam_dreambooth.cli.evaluate import BENCHMARKS, QUESTIONS, READ_BY, EvaluateFlags
+from persam_dreambooth.cli.evaluate import BENCHMARKS, QUESTIONS, READ_BY
+from persam_dreambooth.cli.evaluate_flags import EvaluateFlags
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.segmentation import ablation, quoted
 from persam_dreambooth.evaluation.segmentation.davis import Davis

@@ -1,7 +1,7 @@
 """Decode photos and find a job's subjects in them: a mask per subject, without overlap, and whether it is there."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
+from persam_dreambooth.preprocessing.found import Found, assign_pixels, clean_up, union
 from persam_dreambooth.preprocessing.job import SegmentationJob
 from persam_dreambooth.preprocessing.references import read_references
 from persam_dreambooth.segmentation import (
@@ -34,8 +35,6 @@ from persam_dreambooth.segmentation import (
     pick_reference,
     segment_instances,
 )
-from persam_dreambooth.segmentation.multi_mask import with_mask, without_overlap
-from persam_dreambooth.segmentation.small_regions import without_small_regions
 
 
 @dataclass(frozen=True)
@@ -53,23 +52,6 @@ class LoadedPhoto:
     digest: str
     image: Image.Image | None = None
     error: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """One subject in one photo.
-
-    Attributes:
-        mask: (H, W) bool, original-image frame; the union of the instances.
-        source: "reference" if the user gave the photo's mask, else the name of the method.
-        instances: the best mask, or with `all_instances` each instance; empty if the user gave the photo's mask.
-        presence: decision of the presence rule; None if the user gave the mask, or without a rule.
-    """
-
-    mask: NDArray[np.bool_]
-    source: str = "reference"
-    instances: tuple[Segmentation, ...] = ()
-    presence: Presence | None = None
 
 
 @dataclass(frozen=True)
@@ -200,8 +182,8 @@ class Finder:
         if photo.image is None:
             return [None] * len(self._sought)
         found = [self._find_subject(sought, photo, encoded) for sought in self._sought]
-        found = found if encoded is None else _without_overlap(found, encoded)
-        return _cleaned(found, self._job.min_region) if self._job.min_region else found
+        found = found if encoded is None else assign_pixels(found, encoded)
+        return clean_up(found, self._job.min_region) if self._job.min_region else found
 
     def _find_subject(self, sought: _Sought, photo: LoadedPhoto, encoded: EncodedPhoto | None) -> Found:
         if photo.digest in sought.given:
@@ -214,7 +196,7 @@ class Finder:
         if self._job.all_instances:
             instances, presence = self._find_instances(sought, sought.check, photo.image, encoded)
             if instances:
-                return Found(_union(instances), name, tuple(instances), presence)
+                return Found(union(instances), name, tuple(instances), presence)
         best, presence = sought.check.find(photo.image, encoded)
         return Found(best.mask, name, (best,), presence)
 
@@ -255,46 +237,3 @@ def _best(segmenter: OneShotSegmenter, references: list[Reference]) -> slice:
     scores = pick_reference(segmenter, references)
     best = scores.index(max(scores))
     return slice(best, best + 1)
-
-
-def _without_overlap(found: list[Found], photo: EncodedPhoto) -> list[Found]:
-    """Assign each pixel of a photo to at most one subject.
-
-    The user's own masks keep their pixels. Then come masks whose verdict is "found", then uncertain ones, so that a
-    subject that may be absent takes no pixel from one that is there; within each group the highest logit decides.
-    """
-    result = list(found)
-    taken = [subject.mask for subject in found if not subject.instances]
-    for uncertain in (False, True):
-        places = [n for n, subject in enumerate(found) if subject.instances and _is_uncertain(subject) == uncertain]
-        instances = [instance for place in places for instance in found[place].instances]
-        separate = iter(without_overlap(instances, photo.frame, taken))
-        for place in places:
-            own = tuple(next(separate) for _ in found[place].instances)
-            result[place] = replace(found[place], mask=_union(own), instances=own)
-            taken.append(result[place].mask)
-    return result
-
-
-def _cleaned(found: list[Found], min_region: int) -> list[Found]:
-    """Clean up the masks that were found in a photo; no hole is filled with the pixels of another mask."""
-    given = [subject.mask for subject in found if not subject.instances]
-    masks = given + [instance.mask for subject in found for instance in subject.instances]
-    covered = np.any(masks, axis=0)
-
-    def clean(instance: Segmentation) -> Segmentation:
-        mask = without_small_regions(instance.mask, min_region, covered & ~instance.mask)
-        np.logical_or(covered, mask, out=covered)  # a pixel that is filled belongs to one mask only
-        return with_mask(instance, mask)
-
-    cleaned = [replace(subject, instances=tuple(map(clean, subject.instances))) for subject in found]
-    return [replace(subject, mask=_union(subject.instances)) if subject.instances else subject for subject in cleaned]
-
-
-def _is_uncertain(found: Found) -> bool:
-    return found.presence is not None and found.presence.verdict != "found"
-
-
-def _union(instances: Sequence[Segmentation]) -> NDArray[np.bool_]:
-    """Return the union of the instances' masks, (H, W) bool."""
-    return np.any([instance.mask for instance in instances], axis=0)

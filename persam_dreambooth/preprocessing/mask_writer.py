@@ -28,7 +28,8 @@ from persam_dreambooth.photos.manifest import (
     parse_line,
     relative_path,
 )
-from persam_dreambooth.preprocessing.finder import Found, LoadedPhoto
+from persam_dreambooth.preprocessing.finder import LoadedPhoto
+from persam_dreambooth.preprocessing.found import Found
 from persam_dreambooth.segmentation.frame import bounding_box
 
 CONFIDENCE = "confidence"

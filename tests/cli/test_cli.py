@@ -19,11 +19,12 @@ from persam_dreambooth.cli.evaluate_generation import GenerationReportFlags
 from persam_dreambooth.cli.export import ExportFlags
 from persam_dreambooth.cli.generate import GenerateFlags
 from persam_dreambooth.cli.import_masks import ImportFlags
+from persam_dreambooth.cli.method_flags import MethodFlags
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.review import GROUPS as REVIEW
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.cli.segment import GROUPS as SEGMENT
-from persam_dreambooth.cli.segment import MethodFlags, SegmentFlags
+from persam_dreambooth.cli.segment_flags import SegmentFlags
 from persam_dreambooth.cli.text_flags import TextFlags
 from persam_dreambooth.cli.video import GROUPS as VIDEO
 from persam_dreambooth.cli.word_flags import WordFlags

@@ -11,7 +11,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files, rendering
 from persam_dreambooth.photos.manifest import read_manifest
 from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
-from persam_dreambooth.preprocessing.finder import Found, _cleaned
+from persam_dreambooth.preprocessing.found import Found, clean_up
 from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.segmentation import Insid3Method, Method, Reference, SegGptMethod, load_segmenter
 from persam_dreambooth.segmentation.small_regions import without_small_regions
@@ -95,10 +95,10 @@ def test_holes_are_not_filled_with_another_subjects_pixels(models):
     around &= ~inner
     around[40, 40] = False
     found = [Found(mask, "persam", (replace(segmentation, mask=mask),)) for mask in (around, inner)]
-    first, second = _cleaned(found, 100)
+    first, second = clean_up(found, 100)
     np.testing.assert_array_equal(first.mask, ~inner)
     np.testing.assert_array_equal(second.mask, inner)  # its only region stays
-    first, given = _cleaned([found[0], Found(inner)], 100)  # the second mask is the user's own
+    first, given = clean_up([found[0], Found(inner)], 100)  # the second mask is the user's own
     np.testing.assert_array_equal(first.mask, ~inner)
     np.testing.assert_array_equal(given.mask, inner)
 

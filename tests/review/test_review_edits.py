@@ -10,7 +10,8 @@ import pytest
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import newest_entries, parse_line
-from persam_dreambooth.preprocessing.finder import Found, LoadedPhoto
+from persam_dreambooth.preprocessing.finder import LoadedPhoto
+from persam_dreambooth.preprocessing.found import Found
 from persam_dreambooth.preprocessing.mask_writer import MaskWriter
 from persam_dreambooth.preprocessing.review_edits import Conflict
 from persam_dreambooth.review.album import Album

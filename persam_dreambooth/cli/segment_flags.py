@@ -1,0 +1,150 @@
+"""Flags of `segment`: the photos, the references, and what is written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from persam_dreambooth.cli.text_flags import WAYS
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.flags import Flags, flag
+
+if TYPE_CHECKING:  # these import torch, which takes seconds, and --help does not need it
+    from persam_dreambooth.preprocessing.references import ReferenceFiles
+    from persam_dreambooth.segmentation import TextPrompt
+
+AGREEMENT = "agreement"
+"""The value of `--presence` for INSID3's agreement instead of a rule; a file of this name is `./agreement`."""
+
+
+@dataclass
+class SegmentFlags(Flags):
+    """Flags of `segment`."""
+
+    images: str | None = flag(None, "folder of photos")
+    reference: list[str] = flag([], "the photo in which you mark the subject; or several")
+    reference_mask: list[str] = flag(
+        [], "its mask: the subject painted in any colour on black, the photo's size; one per reference"
+    )
+    reference_box: list[str] = flag(
+        [], "instead of a mask, the box around the subject as left,top,right,bottom in pixels"
+    )
+    reference_points: list[str] = flag([], "or points, as x,y on the subject and x,y,0 off it; for a single reference")
+    reference_scribble: list[str] = flag([], "or a scribble: strokes on the subject, drawn on black")
+    text: str | None = flag(
+        None,
+        'a phrase for the subject, such as "a red mug". Without a mask, box, points or scribble: finds the subject in '
+        "the --reference or, without that, in the photo that fits the phrase best. With one: masks that do not fit "
+        "the phrase count as not found",
+    )
+    pick_reference: bool = flag(False, "use only the reference that best finds the subject in the others")
+    output: str | None = flag(None, "folder for masks/, overlays/, contact_sheet.png and manifest.jsonl")
+    recursive: bool = flag(False, "segment the subfolders of --images too; each gets its own folder in --output")
+    again: bool = flag(
+        False,
+        "reuse the output folder of another run: masks that you corrected or approved are kept, the others are redone",
+    )
+    batch_size: int = flag(4, "photos per batch of the image encoder", min=1)
+    subject_name: list[str] = flag(
+        [], "with several subjects: the name of the subject of each --reference; each gets its own folder"
+    )
+    presence: str | None = flag(
+        None,
+        "is the subject there at all? The file of a presence rule, from `evaluate presence`; presence.json beside the "
+        "SAM if unset. Or agreement: INSID3 must find it at the same place, which needs a DINOv3 and no rule",
+    )
+    presence_features: str = flag("facebook/dinov3-vitl16-pretrain-lvd1689m", "the DINOv3 of --presence agreement")
+    presence_features_size: int | None = flag(
+        None, "side in pixels of the square that --presence_features sees; 64 of its patches if unset", min=1
+    )
+    all_instances: bool = flag(False, "masks cover every instance of the subject; also writes instances/")
+    min_region: int = flag(
+        0,
+        "fill holes and remove specks of fewer pixels than this, as SAM's mask generator does; 0 leaves them",
+        min=0,
+    )
+    draw: Literal["mask", "confidence"] = flag(
+        "mask",
+        "mask: overlays/ shows the masks; confidence: also writes confidence/, which shows how much each place "
+        "looks like the subject, from blue to yellow",
+    )
+    dataloader_num_workers: int = flag(0, "processes that decode photos; 0 decodes them in this one", min=0)
+    embedding_cache: str | None = flag(None, "folder that caches encoded photos, for other subjects in the same album")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("images", "reference", "output"):
+            if not getattr(self, name) and not (name == "reference" and self.text is not None and not self.ways()):
+                raise UserError(f"--{name} is missing; see --help")
+        if self.pick_reference and len(self.reference) < 2:
+            raise UserError("--pick_reference chooses among several; give more than one --reference, or drop it")
+        self.agreement()
+        if self.text is not None and self.subject_name:
+            raise UserError("--text describes one subject; leave out --subject_name, or give masks instead of --text")
+        if self.text is None or self.ways():
+            self.references()
+
+    def agreement(self) -> bool:
+        """Return whether `--presence` is agreement; raises a UserError for flags that need it otherwise."""
+        agreement = self.presence == AGREEMENT
+        for name in ("presence_features", "presence_features_size"):
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default and not agreement:
+                raise UserError(f"--{name} is for --presence {AGREEMENT}; give that, or leave it out")
+        return agreement
+
+    def ways(self) -> list[str]:
+        """Return the names of the flags that were given to say where the subject is in the references."""
+        return [name for name in WAYS if getattr(self, name)]
+
+    def references(self, prompt: "TextPrompt | None" = None) -> "tuple[ReferenceFiles, ...]":
+        """Return each reference photo with its mask, box, points or scribble, or with the phrase.
+
+        Args:
+            prompt: of `--text`.
+
+        Raises:
+            UserError: none of these flags was given, two were, or their number is not that of the photos.
+        """
+        from persam_dreambooth.preprocessing.references import ReferenceFiles
+
+        given = self.ways()
+        if prompt and not given:
+            return tuple(ReferenceFiles(Path(image), text=prompt) for image in self.reference)
+        if len(given) != 1:
+            named = " and ".join(f"--{name}" for name in given)
+            said = f"{named} were given, only one can be used" if given else "--reference_mask is missing"
+            raise UserError(f"{said}; a reference needs one of {', '.join(f'--{name}' for name in (*WAYS, 'text'))}")
+        (way,) = given
+        images, values = [Path(image) for image in self.reference], getattr(self, way)
+        if way == "reference_points" and len(images) == 1:
+            return (ReferenceFiles(images[0], points=tuple(_point(word) for word in values)),)
+        if len(values) != len(images):
+            raise UserError(f"{len(images)} of --reference and {len(values)} of --{way} were given; give one for each")
+        pairs = list(zip(images, values, strict=True))
+        if way == "reference_mask":
+            return tuple(ReferenceFiles(image, mask=Path(value)) for image, value in pairs)
+        if way == "reference_scribble":
+            return tuple(ReferenceFiles(image, scribble=Path(value)) for image, value in pairs)
+        if way == "reference_box":
+            return tuple(ReferenceFiles(image, box=_box(value)) for image, value in pairs)
+        raise UserError("--reference_points takes one --reference; of several give masks, boxes or scribbles")
+
+
+def _numbers(word: str, counts: tuple[int, ...], flag: str, form: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in word.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) not in counts:
+        raise UserError(f"{flag} {word} is not {form}, in pixels and without spaces")
+    return numbers
+
+
+def _box(word: str) -> tuple[float, ...]:
+    return _numbers(word, (4,), "--reference_box", "left,top,right,bottom")
+
+
+def _point(word: str) -> tuple[float, float, int]:
+    x, y, *label = _numbers(word, (2, 3), "--reference_points", "x,y or x,y,0")
+    if label and label[0] not in (0, 1):
+        raise UserError(f"--reference_points {word}: the third number is 1 on the subject and 0 beside it")
+    return x, y, int(label[0]) if label else 1

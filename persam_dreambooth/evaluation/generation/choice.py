@@ -100,4 +100,11 @@ def _reason(best: CheckpointScore, scores: Sequence[CheckpointScore]) -> str:
         f"leakages is {best.score:.2f}"
     )
     others = sorted((score for score in scores if score is not best), key=lambda score: -score.score)
-    return f"{words}, before {others[0].title} ({others[0].score:.2f})" if others else words
+    if others:
+        words += f", before {others[0].title} ({others[0].score:.2f})"
+    if best.score <= 0:
+        words += (
+            "; it leaks as much as it has learned: train with --background_prior_weight or --with_prior_preservation, "
+            "or at a lower --learning_rate"
+        )
+    return words

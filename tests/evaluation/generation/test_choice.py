@@ -45,6 +45,12 @@ def test_most_faithful_is_not_best_if_it_leaks():
     assert plain["scores"][1]["score"] == pytest.approx(0.6)
 
 
+def test_run_that_leaks_as_much_as_it_learns_is_told_the_cure():
+    leaking = choose(metrics({"base": ROWS["base"], "a": (0.8, 0.5, 0.7)}), {"a": 1})
+    assert leaking.best.score < 0 and "--with_prior_preservation" in leaking.reason
+    assert "--with_prior_preservation" not in choose(metrics(ROWS), STEPS).reason
+
+
 def test_less_leakage_than_the_base_model_is_no_merit():
     (score,) = choose(metrics({"base": ROWS["base"], "a": (0.6, 0.1, 0.1)}), {"a": 1}).scores
     assert score.background < 0 and score.class_leakage < 0 and score.score == pytest.approx(0.25)

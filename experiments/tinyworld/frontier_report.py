@@ -214,11 +214,15 @@ def _mean(subjects: dict[str, list[Curve]], names: Sequence[str]) -> Curve:
 
 
 def plot(runs: Runs, path: Path) -> None:
-    """Plot each arm's scene accuracy, and how often a companion or hand is drawn, against identity."""
+    """Plot against identity each arm's scene accuracy, its wholeness, and how often a companion or hand is drawn."""
     confounds = list(dict.fromkeys(confound for confound, _ in runs if confound))
-    rows = [("scene", "prompted scene obeyed"), ("uninvited", "companion or hand drawn")]
+    rows = [
+        ("scene", "prompted scene obeyed"),
+        ("whole", "whole subjects"),
+        ("uninvited", "companion or hand drawn"),
+    ]
     figure, axes = plt.subplots(
-        len(rows), len(confounds), figsize=(5 * len(confounds), 8), squeeze=False, layout="constrained"
+        len(rows), len(confounds), figsize=(5 * len(confounds), 10), squeeze=False, layout="constrained"
     )
     for column, confound in enumerate(confounds):
         for row, (name, label) in enumerate(rows):
@@ -227,8 +231,8 @@ def plot(runs: Runs, path: Path) -> None:
                 if of not in (confound, ""):
                     continue
                 mean = _mean(subjects, list(subjects))
-                style = {"oracle": "k:", "base": "kx"}.get(arm, "-")
-                panel.plot(100 * mean.identity, 100 * mean.values[name], style, marker="." if of else None, label=arm)
+                style = {"oracle": "k:", "base": "kx"}.get(arm, ".-")
+                panel.plot(100 * mean.identity, 100 * mean.values[name], style, label=arm)
                 if of:
                     for step, x, y in zip(mean.steps, mean.identity, mean.values[name], strict=True):
                         panel.annotate(str(step), (100 * x, 100 * y), fontsize=6)

@@ -28,8 +28,9 @@ li {{ margin: .3em 0 }}
 <h1>A dog with and without masks</h1>
 <p>Five photos of one dog, all on the same sofa, and one mask. Top row: the photo whose mask was given and the masks
 that were found in the others. Below: what the model draws when it was trained on whole photos, and when it was trained
-on the dog alone, with a prior that holds the background where the base model had it. Both were trained at one learning
-rate, at which whole photos leak; at a lower one they leak little, and the dog is learned as well or better.</p>
+on the dog alone, with a prior that holds the background where the base model had it. Both are LoRAs, each trained at
+the rate and length that were best for it on other subjects. At the bottom: twelve other subjects at several lengths
+(lines), and this dog (stars).</p>
 <img alt="reference, found masks, pictures without and with masks" src="data:image/png;base64,{picture}">
 <ul>
 {lines}
@@ -101,7 +102,7 @@ def draw_frontier(rows: Sequence[Row], width: int) -> Image.Image:
                 panel.annotate(f"{step} steps" if step == curve["steps"][0] else step, place, fontsize=7)
             own = 100 * row.identity, 100 * getattr(row, measure)
             panel.plot(*own, "*", color=f"C{number}", markersize=14, label=f"{row.title}, this dog")
-        panel.set(xlabel="the right individual among 20 look-alikes, %", ylabel=f"{label}, %", xlim=(0, 100))
+        panel.set(xlabel="the right individual among 20 look-alikes, %", ylabel=f"{label}, %", xlim=(0, 105))
         panel.set_ylim(-3, 108)
     panels[0].legend(fontsize=7, loc="lower right")
     drawn = BytesIO()

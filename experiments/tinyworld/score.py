@@ -149,7 +149,7 @@ def score_identity(individuals: int = 64, pictures: int = 4) -> Scores:
     return scores
 
 
-def score_wholeness(count: int = 60) -> Scores:
+def score_wholeness(count: int = 30) -> Scores:
     """How often drawn pictures count as whole, after the VAE: of whole subjects, and of damaged ones."""
     rng = np.random.default_rng(13)
     judged = {"whole subjects": are_whole(KIND_NAMES, count, rng)}

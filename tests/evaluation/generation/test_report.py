@@ -40,12 +40,13 @@ def test_page_loads_nothing_and_shows_everything(report, browser):
     text = report.read_text(encoding="utf-8")
     page = References()
     page.feed(text)
-    # 3 photos; 4 prompts x 2 models x 2 seeds, each picture with and without its outline.
-    assert len(page.loaded) == page.tags.count("img") == 3 + 4 * 2 * 2 * 2
+    # 3 photos; 2 models x (4 prompts x 2 seeds + 8 of the class), each picture with and without its outline.
+    assert len(page.loaded) == page.tags.count("img") == 3 + 2 * (4 * 2 + 8) * 2
     assert all(re.match(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+$", url) for url in page.loaded)
     assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags)
     assert "url(" not in text and "@import" not in text and "@font-face" not in text
-    assert all(measure.title in text for name, measure in MEASURES.items() if name != "found")
+    unmeasured = ("found", "masc", "class_leakage")  # no presence rule, no SigLIP 2, no known base model
+    assert all((measure.title in text) == (name not in unmeasured) for name, measure in MEASURES.items())
     elsewhere = report.parent.parent / "moved.html"
     report.rename(elsewhere)
     context = browser.new_context(offline=True)
@@ -59,10 +60,10 @@ def test_page_loads_nothing_and_shows_everything(report, browser):
     assert {url for url in requests if not url.startswith("data:")} == {elsewhere.as_uri()}
     assert not failures and not errors
     widths = tab.evaluate("[...document.images].map(image => image.naturalWidth)")
-    assert len(widths) == 35 and min(widths) > 0
+    assert len(widths) == 67 and min(widths) > 0
     assert tab.get_by_text('a sks disc <img src="http://example.org/x.png"> & "quotes"').count() == 1
     outlines = tab.locator("img.outlined")
-    assert outlines.count() == 16 and not outlines.first.is_visible()
+    assert outlines.count() == 32 and not outlines.first.is_visible()
     tab.get_by_label("show where the subject was found").check()
     assert outlines.first.is_visible() and not tab.locator("img.plain").first.is_visible()
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -70,7 +70,7 @@ def test_masks_are_uploaded_on_request(pushed, hub):
 
 def test_all_parts_of_pipeline_are_uploaded(flags, hub, tmp_path):
     assert train(flags, "--train_text_encoder", "--push_to_hub", hub_model_id="me/dog", max_train_steps=1) == 0
-    left_out = {"manifest.jsonl", "masks.png"}
+    left_out = {"manifest.jsonl", "masks.png", "metrics.jsonl"}
     every = {path.relative_to("output").as_posix() for path in Path("output").rglob("*") if path.is_file()}
     assert set(hub.files) == {name for name in every if not name.startswith("logs/")} - left_out
     private = [tmp_path, flags["pretrained_model_name_or_path"].parent]

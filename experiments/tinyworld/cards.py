@@ -65,7 +65,7 @@ _TEXTS = {
         "tinyworld judge",
         "A classifier of scene, kind and pattern that also segments the subject (`train_judge.py`). It scores "
         "generated pictures and shares no weights with the other models.",
-        "judge",
+        ("judge", "wholeness"),
     ),
     DINO: (
         "tinyworld DINOv3",

@@ -98,7 +98,7 @@ def tree(folder: Path) -> dict[str, str]:
     }
 
 
-def signal_when_exists(process, folder: Path, pattern: str, number: int) -> list[str]:
+def signal_when_exists(process, folder: Path, pattern: str, number: int, codes: tuple[int, ...] = ()) -> list[str]:
     """Send a signal to a started process as soon as a file or folder exists; return what it printed.
 
     Args:
@@ -106,11 +106,12 @@ def signal_when_exists(process, folder: Path, pattern: str, number: int) -> list
         folder: where the process writes; it may be absent.
         pattern: the file's path below it, as for `Path.glob`.
         number: the signal.
+        codes: exit codes to expect; those of a process that the signal ends if empty.
     """
     deadline = time.monotonic() + 120
     while not any(folder.glob(pattern)) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.0005)
     process.send_signal(number)
     printed = [text.decode() for text in process.communicate(timeout=120)]
-    assert process.returncode in (-number, 128 + number) and folder.exists(), printed
+    assert process.returncode in (codes or (-number, 128 + number)) and folder.exists(), printed
     return printed

@@ -49,7 +49,7 @@ def test_signal_to_one_of_two_processes_stops_both_after_same_step(flags):
         os.kill(int(children[1]), number)
 
     process.send_signal = tell_the_second
-    _, printed = signal_when_exists(process, Path("output"), "checkpoint-1", signal.SIGTERM)
+    _, printed = signal_when_exists(process, Path("output"), "checkpoint-1", signal.SIGTERM, codes=(1,))
     (line,) = [line for line in printed.splitlines() if "stopped by SIGTERM" in line]
     last = max(Path("output").glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
     assert (

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from persam_dreambooth import adapter_files, long_prompts, model_folder
@@ -268,7 +267,8 @@ def _of_others(folder: Path, stem: str, prompt: str, seeds: range) -> bool:
 
 def save_picture(picture: Picture, path: Path, model: str, settings: dict[str, Any]) -> None:
     """Write a PNG with text entries that say how it was made: `prompt`, `seed`, `model` and every setting."""
-    _write(picture.image, path, {"prompt": picture.prompt, "seed": picture.seed, "model": model, **settings})
+    made = {"prompt": picture.prompt, "seed": picture.seed, "model": model, **settings}
+    files.write_picture(picture.image, path, _texts(made))
 
 
 def save_grid(pictures: Sequence[Picture], num_images: int, folder: Path, model: str = "") -> Path:
@@ -278,7 +278,7 @@ def save_grid(pictures: Sequence[Picture], num_images: int, folder: Path, model:
         [f"{picture.prompt} ({picture.seed})" for picture in pictures],
         columns=num_images,
     )
-    _write(sheet, folder / GRID_NAME, {"model": model})
+    files.write_picture(sheet, folder / GRID_NAME, _texts({"model": model}))
     return folder / GRID_NAME
 
 
@@ -289,11 +289,3 @@ def _texts(made: dict[str, Any]) -> dict[str, str]:
         for key, value in made.items()
         if value is not None
     }
-
-
-def _write(image: Image.Image, path: Path, made: dict[str, Any]) -> None:
-    info = PngInfo()
-    for key, text in _texts(made).items():
-        info.add_itxt(key, text)
-    with files.replacing(path) as temporary:
-        image.save(temporary, format="PNG", pnginfo=info)

@@ -109,15 +109,26 @@ def arguments(pipeline: Any, prompt: str, negative_prompt: str | None, limit: in
 
 def _encode_with(pipeline: Any, tokens: Tokens) -> Tokens:
     """Encode token ids, (N, length), as the pipeline does."""
-    device = pipeline.text_encoder.device
-    first = pipeline.text_encoder(tokens["input_ids"].to(device), output_hidden_states=True)
-    if "input_ids_2" not in tokens:
-        return {"embeds": first[0]}
-    second = pipeline.text_encoder_2(tokens["input_ids_2"].to(device), output_hidden_states=True)
-    return {
-        "embeds": torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1),
-        "pooled": second.text_embeds,
-    }
+    if "input_ids_2" in tokens:
+        return encode_for_sdxl(pipeline.text_encoder, pipeline.text_encoder_2, tokens)
+    return {"embeds": pipeline.text_encoder(tokens["input_ids"].to(pipeline.text_encoder.device))[0]}
+
+
+def encode_for_sdxl(first: Any, second: Any, tokens: Tokens) -> Tokens:
+    """Encode token ids with both CLIPs of SDXL (paper, section 2.1).
+
+    Args:
+        first, second: the text encoders.
+        tokens: `input_ids` and `input_ids_2`, (N, length) int64 each.
+
+    Returns:
+        `embeds`: (N, length, C), both CLIPs' last hidden states but one. `pooled`: (N, C'), the second CLIP's.
+    """
+    device = next(first.parameters()).device
+    states = first(tokens["input_ids"].to(device), output_hidden_states=True)
+    others = second(tokens["input_ids_2"].to(device), output_hidden_states=True)
+    embeds = torch.cat([states.hidden_states[-2], others.hidden_states[-2]], dim=-1)
+    return {"embeds": embeds, "pooled": others.text_embeds}
 
 
 def cut_ends(pipeline: Any, prompts: Sequence[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from persam_dreambooth.photos import files, rendering
 
 TILE, DPI = 120, 100
 FRONTIER = Path(__file__).parent / "frontier.json"
-"""The frontiers of both trainings, by arm, from the `results.json` of `frontier.py`; see docs/tinyworld.md."""
+"""The `results.json` that `frontier.py` wrote for the same background in all photos; see docs/tinyworld.md."""
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>persam-dreambooth: the demo</title>
 <style>
@@ -95,7 +95,7 @@ def draw_frontier(rows: Sequence[Row], width: int) -> Image.Image:
         panels, {"scene": "prompted scene shown", "whole": "one whole subject"}.items(), strict=True
     ):
         for number, row in enumerate(rows):
-            curve = curves[row.arm]
+            curve = curves[f"scene/{row.arm}"]
             x, y = (100 * np.array(curve[name]) for name in ("identity", measure))
             panel.plot(x, y, ".-", color=f"C{number}", label=f"{row.title}, other subjects")
             for step, *place in zip(curve["steps"], x, y, strict=True):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from persam_dreambooth.atomic_io import is_unfinished, replacing
 from persam_dreambooth.errors import UserError
@@ -183,10 +184,15 @@ def write_bytes(content: bytes, path: Path) -> None:
         temporary.write_bytes(content)
 
 
-def write_picture(picture: Image.Image, path: Path) -> None:
-    """Save a picture in the format that the path's suffix names."""
+def write_picture(picture: Image.Image, path: Path, texts: Mapping[str, str] | None = None) -> None:
+    """Save a picture in the format that the path's suffix names; with `texts`, a PNG's text entries by their keys."""
+    options: dict[str, Any] = {}
+    if texts:
+        options["pnginfo"] = PngInfo()
+        for key, text in texts.items():
+            options["pnginfo"].add_itxt(key, text)
     with replacing(path) as temporary:
-        picture.save(temporary)
+        picture.save(temporary, **options)
 
 
 def file_state(path: Path) -> tuple[int, int, int] | None:

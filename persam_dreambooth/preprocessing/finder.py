@@ -21,6 +21,7 @@ from persam_dreambooth.segmentation import (
     AgreementCheck,
     EncodedPhoto,
     ImageEncoder,
+    MaskCheck,
     OneShotSegmenter,
     PhraseCheck,
     Presence,
@@ -66,7 +67,7 @@ class _Sought:
 
     subject: Subject
     given: Mapping[str, NDArray[np.bool_]]
-    check: PresenceCheck | AgreementCheck | PhraseCheck | None
+    check: MaskCheck[Presence | None] | None
 
 
 class Finder:
@@ -156,7 +157,7 @@ class Finder:
             given = {
                 files.digest(read.given.image): made.foreground for read, made in zip(drawn, references, strict=True)
             }
-            ruled: PresenceCheck | AgreementCheck | None = None
+            ruled: MaskCheck[Presence] | None = None
             if rule:
                 ruled = PresenceCheck(segmenter, subject, references, rule, encoder, encoded)
             elif insid3:
@@ -203,7 +204,7 @@ class Finder:
     def _find_instances(
         self,
         sought: _Sought,
-        check: PresenceCheck | AgreementCheck | PhraseCheck,
+        check: MaskCheck[Presence | None],
         image: Image.Image,
         encoded: EncodedPhoto,
     ) -> tuple[list[Segmentation], Presence | None]:

@@ -3,7 +3,7 @@
 Everything that comes from a file is escaped.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -26,29 +26,21 @@ def validation_gallery(workspace: Workspace, chosen: Sequence[tuple[str, Path]])
         workspace: gives the pictures' addresses.
         chosen: name and folder of each run.
     """
-    drawn = [(name, runs.validation_pictures(run)) for name, run in chosen]
-    tables = []
-    for prompt in _each(picture.prompt for _, pictures in drawn for picture in pictures):
-        rows = {
-            (picture.seed, name): {picture.step: picture for picture in pictures if _is(picture, prompt, seed)}
-            for seed in _each(p.seed for _, pictures in drawn for p in pictures if p.prompt == prompt)
-            for name, pictures in drawn
-            for picture in [next((p for p in pictures if _is(p, prompt, seed)), None)]
-            if picture is not None
-        }
-        tables.append(_table(workspace, prompt, rows, len(chosen) > 1))
-    return "".join(tables) or NO_PICTURES
-
-
-def _is(picture: Validated, prompt: str, seed: str) -> bool:
-    return (picture.prompt, picture.seed) == (prompt, seed)
+    tables: dict[str, dict[tuple[str, str], dict[int, Validated]]] = {}
+    for name, run in chosen:
+        for picture in runs.validation_pictures(run):
+            rows = tables.setdefault(picture.prompt, {})
+            rows.setdefault((picture.seed, name), {})[picture.step] = picture
+    several = len(chosen) > 1
+    return "".join(_table(workspace, prompt, rows, several) for prompt, rows in tables.items()) or NO_PICTURES
 
 
 def _table(workspace: Workspace, prompt: str, rows: dict[tuple[str, str], dict[int, Validated]], named: bool) -> str:
     steps = sorted({step for row in rows.values() for step in row}, reverse=True)
     head = "".join(f"<th>step {step}</th>" for step in steps)
     body = ""
-    for (seed, name), row in rows.items():
+    seeds = list(dict.fromkeys(seed for seed, _ in rows))
+    for (seed, name), row in sorted(rows.items(), key=lambda item: seeds.index(item[0][0])):
         cells = "".join(f"<td>{_image(workspace, row[step].path) if step in row else ''}</td>" for step in steps)
         owner = f"<b>{escape(name)}</b><br>" if named else ""
         body += f"<tr><th>{owner}seed {escape(seed)}</th>{cells}</tr>"
@@ -76,8 +68,8 @@ def differences(names: tuple[str, str], first: Path, second: Path) -> str:
     if not differing:
         return "<p class='quiet'>Both runs have the same settings.</p>"
     rows = "".join(
-        f"<tr><th>--{escape(name)}</th><td>{escape(one)}</td><td>{escape(other)}</td></tr>"
-        for name, (one, other) in differing.items()
+        f"<tr><th>--{escape(name)}</th><td>{escape(own)}</td><td>{escape(other)}</td></tr>"
+        for name, (own, other) in differing.items()
     )
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     return f"<table class='differences'><tr><th>differs in</th>{head}</tr>{rows}</table>"
@@ -89,7 +81,3 @@ def _image(workspace: Workspace, path: Path) -> str:
     state = files.file_state(path)
     version = f"&v={state[2]}" if state else ""
     return f"<img loading='lazy' src='{escape(address + version)}' alt=''>"
-
-
-def _each(values: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(values))

@@ -107,7 +107,7 @@ def validation_pictures(run: Path) -> list[Validated]:
 
 @dataclass(frozen=True)
 class CheckpointCurves:
-    """What `evaluate checkpoints` found out about a run.
+    """The findings of `evaluate checkpoints` about a run.
 
     Attributes:
         reason: a sentence that names the best checkpoint.
@@ -166,9 +166,9 @@ def progress_words(run: Path, points: Sequence[tuple[int, float]]) -> str:
 
 def differing_settings(first: Path, second: Path) -> dict[str, tuple[str, str]]:
     """Return the flags whose values differ between two runs; those that only name places are left out."""
-    one, other = training_settings(first), training_settings(second)
-    names = [name for name in {**one, **other} if name not in ("output_dir", "resume_from_checkpoint")]
-    return {name: (str(one.get(name)), str(other.get(name))) for name in names if one.get(name) != other.get(name)}
+    own, other = training_settings(first), training_settings(second)
+    names = [name for name in {**own, **other} if name not in ("output_dir", "resume_from_checkpoint")]
+    return {name: (str(own.get(name)), str(other.get(name))) for name in names if own.get(name) != other.get(name)}
 
 
 def generated_pictures(run: Path) -> dict[Path, list[Drawn]]:

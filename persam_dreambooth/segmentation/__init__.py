@@ -21,7 +21,7 @@ from persam_dreambooth.segmentation.multi_mask import segment_instances, segment
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.persam import PerSAM
 from persam_dreambooth.segmentation.phrases import PhraseCheck, reference_from_text
-from persam_dreambooth.segmentation.presence import Presence, PresenceCheck, PresenceRule
+from persam_dreambooth.segmentation.presence import MaskCheck, Presence, PresenceCheck, PresenceRule
 from persam_dreambooth.segmentation.presence_scores import SignalMeter, Signals
 from persam_dreambooth.segmentation.reference_masks import pick_reference, reference_from
 from persam_dreambooth.segmentation.seggpt import SegGPT
@@ -44,6 +44,7 @@ __all__ = [
     "ImageEncoder",
     "Insid3Method",
     "Insid3Sam",
+    "MaskCheck",
     "MemorySegmenter",
     "Method",
     "OneShotSegmenter",

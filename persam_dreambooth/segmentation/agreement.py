@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from persam_dreambooth.images import mask_iou
 from persam_dreambooth.segmentation.insid3 import INSID3
 from persam_dreambooth.segmentation.loading import DINO
-from persam_dreambooth.segmentation.multi_mask import candidates
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
-from persam_dreambooth.segmentation.presence import CANDIDATES, Presence
+from persam_dreambooth.segmentation.presence import MaskCheck, Presence
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, Reference, Segmentation
 
@@ -39,7 +38,7 @@ class Agreement:
         return INSID3.from_pretrained(self.features, None, device, image_size=self.features_size, cache=cache)
 
 
-class AgreementCheck:
+class AgreementCheck(MaskCheck[Presence]):
     """Decide whether a photo shows the subject, by the IoU of the mask with INSID3's mask.
 
     It takes the place of a `PresenceCheck`. The verdict is "found" from an IoU of `ENOUGH`, "not found" if INSID3
@@ -55,12 +54,12 @@ class AgreementCheck:
     def __init__(
         self, segmenter: OneShotSegmenter, subject: Subject, references: Sequence[Reference], insid3: INSID3
     ) -> None:
-        self._segmenter, self._subject = segmenter, subject
+        super().__init__(segmenter, subject)
         self._insid3, self._other = insid3, insid3.personalize(references)
         self._found: tuple[Picture, NDArray[np.bool_]] | None = None
 
     def __call__(self, image: Picture, photo: EncodedPhoto, found: Segmentation) -> Presence:
-        """Decide on one mask; arguments as in `PresenceCheck.__call__`."""
+        """Decide on one mask; arguments as in `SignalMeter.__call__`."""
         if not found.mask.any():
             return Presence("not found", 0.0, "the mask is empty")
         other = self._mask(image)
@@ -70,18 +69,6 @@ class AgreementCheck:
         if agreement >= ENOUGH:
             return Presence("found", agreement, None)
         return Presence("unsure", agreement, f"INSID3 finds the subject elsewhere (IoU {agreement:.2f})")
-
-    def find(self, image: Picture, photo: EncodedPhoto, at_most: int = CANDIDATES) -> tuple[Segmentation, Presence]:
-        """Segment the subject; try further candidate masks until the verdict on one is "found".
-
-        Arguments as in `PresenceCheck.find`; returns the mask that agrees best and the decision on it.
-        """
-        decided: list[tuple[Segmentation, Presence]] = []
-        for found in candidates(self._segmenter, photo, self._subject, at_most):
-            decided.append((found, self(image, photo, found)))
-            if decided[-1][1].verdict == "found":
-                break
-        return max(decided, key=lambda candidate: candidate[1].probability)
 
     def _mask(self, image: Picture) -> NDArray[np.bool_]:
         """Return INSID3's mask, (H, W) bool, found once for all masks of a photo."""

@@ -9,13 +9,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, CLIPModel, ViTModel
+from transformers import CLIPModel, ViTModel
 
-from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import features
 from persam_dreambooth.segmentation.encoding import check_finite
 from persam_dreambooth.segmentation.frame import bounding_box
-from persam_dreambooth.segmentation.pretrained import load_pretrained
+from persam_dreambooth.segmentation.pretrained import load_image_processor, load_pretrained
 from persam_dreambooth.segmentation.types import Picture, rgb_array
 from persam_dreambooth.torch_utils import choose_device, weights_checksum
 
@@ -59,16 +58,7 @@ class ImageEncoder:
             UserError: nothing found, another kind of model, or no preprocessor_config.json.
         """
         model, _ = load_pretrained(str(source), CLASSES, "CLIP or DINO", "facebook/dinov2-base")
-        try:
-            processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-                source, trust_remote_code=False
-            )
-        except Exception as error:  # no file, no JSON, an unknown class: each has its own exception
-            raise UserError(
-                f"{source} has no preprocessor_config.json that can be read, and without it images cannot be "
-                "preprocessed; download the model again"
-            ) from error
-        return cls(model, processor, device)
+        return cls(model, load_image_processor(str(source)), device)
 
     @torch.no_grad()
     def encode(self, pictures: Sequence[Picture]) -> Tensor:

@@ -6,11 +6,9 @@ from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.segmentation.agreement import AgreementCheck
 from persam_dreambooth.segmentation.frame import bounding_box
-from persam_dreambooth.segmentation.multi_mask import candidates
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
-from persam_dreambooth.segmentation.presence import CANDIDATES, Presence, PresenceCheck
+from persam_dreambooth.segmentation.presence import MaskCheck, Presence
 from persam_dreambooth.segmentation.reference_masks import reference_from
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.text_locator import TextLocator, TextMatch, TextPrompt
@@ -52,7 +50,7 @@ def reference_from_text(
     return reference_from(segmenter, pixels, best.box)
 
 
-class PhraseCheck:
+class PhraseCheck(MaskCheck[Presence | None]):
     """Rate masks that a phrase does not describe as not found, and leave the others to a presence rule.
 
     A phrase describes a mask if the box around the mask overlaps a match's box with an IoU of at least
@@ -72,10 +70,10 @@ class PhraseCheck:
         subject: Subject,
         locator: TextLocator,
         prompt: TextPrompt,
-        check: PresenceCheck | AgreementCheck | None = None,
+        check: MaskCheck[Presence] | None = None,
     ) -> None:
-        self._segmenter, self._subject, self._check = segmenter, subject, check
-        self._locator, self._prompt = locator, prompt
+        super().__init__(segmenter, subject)
+        self._locator, self._prompt, self._check = locator, prompt, check
         self._located: tuple[Picture, list[TextMatch]] | None = None
 
     def __call__(self, image: Picture, photo: EncodedPhoto, found: Segmentation) -> Presence | None:
@@ -92,21 +90,6 @@ class PhraseCheck:
             where = f"its box overlaps with {overlap:.2f}" if matches else "nothing in the photo"
             return Presence("not found", 0.0, f"the mask is not on what {self._prompt.phrase!r} describes ({where})")
         return self._check(image, photo, found) if self._check else None
-
-    def find(
-        self, image: Picture, photo: EncodedPhoto, at_most: int = CANDIDATES
-    ) -> tuple[Segmentation, Presence | None]:
-        """Segment the subject; try further candidate masks until one is not doubted.
-
-        Arguments as in `PresenceCheck.find`; returns the most probable mask and the decision on it.
-        """
-        doubted: list[tuple[Segmentation, Presence]] = []
-        for found in candidates(self._segmenter, photo, self._subject, at_most):
-            presence = self(image, photo, found)
-            if presence is None or presence.verdict == "found":
-                return found, presence
-            doubted.append((found, presence))
-        return max(doubted, key=lambda candidate: candidate[1].probability)
 
     def _matches(self, image: Picture) -> list[TextMatch]:
         """Locate the phrase, once for all masks of a photo."""

@@ -7,10 +7,11 @@ only valid for the SAM that the rule was calibrated on.
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Final, Generic, Literal, Self, TypeVar
 
 import torch
 
@@ -142,8 +143,46 @@ class PresenceRule:
         return replace(rule, encoder=str(beside)) if rule.encoder and beside.is_dir() else rule
 
 
-class PresenceCheck:
-    """Decides whether a subject is in the photos it was segmented in.
+Decision = TypeVar("Decision", bound=Presence | None, covariant=True)
+
+
+class MaskCheck(ABC, Generic[Decision]):
+    """Decides whether masks are of the subject that they were found for.
+
+    Args:
+        segmenter: the method that segments.
+        subject: the subject to search for.
+    """
+
+    def __init__(self, segmenter: OneShotSegmenter, subject: Subject) -> None:
+        self._segmenter, self._subject = segmenter, subject
+
+    @abstractmethod
+    def __call__(self, image: Picture, photo: EncodedPhoto, found: Segmentation) -> Decision:
+        """Decide on one mask; arguments as in `SignalMeter.__call__`. None leaves it undecided."""
+
+    def find(self, image: Picture, photo: EncodedPhoto, at_most: int = CANDIDATES) -> tuple[Segmentation, Decision]:
+        """Segment the subject; try further candidate masks until one is not doubted.
+
+        Args:
+            image: the photo.
+            photo: the same photo from `OneShotSegmenter.encode`.
+            at_most: maximum number of candidates.
+
+        Returns:
+            The first mask that is "found" or undecided, else the most probable one; and the decision on it.
+        """
+        doubted: list[tuple[float, Segmentation, Decision]] = []
+        for found in candidates(self._segmenter, photo, self._subject, at_most):
+            presence = self(image, photo, found)
+            if presence is None or presence.verdict == "found":
+                return found, presence
+            doubted.append((presence.probability, found, presence))
+        return max(doubted, key=lambda candidate: candidate[0])[1:]
+
+
+class PresenceCheck(MaskCheck[Presence]):
+    """Decides by a rule whether a subject is in the photos it was segmented in.
 
     Args:
         segmenter: the method that segments.
@@ -173,27 +212,10 @@ class PresenceCheck:
             )
         if "appearance" in rule.weights and encoder is None:
             raise UserError(f"this presence rule uses the appearance score; pass its image encoder, {rule.encoder}")
-        self._rule, self._segmenter, self._subject = rule, segmenter, subject
+        super().__init__(segmenter, subject)
+        self._rule = rule
         self._measure = SignalMeter(segmenter, subject, references, encoder, encoded)
 
     def __call__(self, image: Picture, photo: EncodedPhoto, found: Segmentation) -> Presence:
         """Decide on one photo; arguments as in `SignalMeter.__call__`."""
         return self._rule.decide(self._measure(image, photo, found))
-
-    def find(self, image: Picture, photo: EncodedPhoto, at_most: int = CANDIDATES) -> tuple[Segmentation, Presence]:
-        """Segment the subject; try further candidate masks until the verdict on one is "found".
-
-        Args:
-            image: the photo.
-            photo: the same photo from `OneShotSegmenter.encode`.
-            at_most: maximum number of candidates.
-
-        Returns:
-            The most probable mask and the decision on it.
-        """
-        decided: list[tuple[Segmentation, Presence]] = []
-        for found in candidates(self._segmenter, photo, self._subject, at_most):
-            decided.append((found, self(image, photo, found)))
-            if decided[-1][1].verdict == "found":
-                break
-        return max(decided, key=lambda candidate: candidate[1].probability)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
-from transformers import AutoProcessor, PretrainedConfig
+from transformers import AutoImageProcessor, AutoProcessor, PretrainedConfig
 from transformers.utils import logging
 
 from persam_dreambooth.errors import UserError, is_out_of_memory
@@ -78,6 +78,24 @@ def load_pretrained(name: str, classes: Mapping[str, type[Any]], what: str, exam
             f"{sorted(report['missing_keys'])[0]}); it is damaged or not a {what}"
         )
     return model, kind
+
+
+def load_image_processor(name: str) -> Any:
+    """Load a model's transformers image processor.
+
+    Args:
+        name: hub name or folder of a model that `load_pretrained` loaded.
+
+    Raises:
+        UserError: no preprocessor_config.json that can be read.
+    """
+    try:
+        return AutoImageProcessor.from_pretrained(name, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    except Exception as error:  # no file, no JSON, an unknown class: each has its own exception
+        raise UserError(
+            f"{name} has no preprocessor_config.json that can be read, and without it images cannot be "
+            "preprocessed; download the model again"
+        ) from error
 
 
 def load_processor(name: str, processor_class: Any = AutoProcessor) -> Any:

@@ -48,11 +48,11 @@ class PriorBank:
         assert batch.moments is not None, "TrainingConfig asks for cached latents"
         count, parts, predictions = len(batch.mask), list[Noised](), list[Tensor]()
         for number, chosen in enumerate(torch.randint(self.draws, (count,)).tolist()):
-            one = _row(batch, number)
-            key = _key(one, f"{self.seed} {chosen}")
-            parts.append(_seeded(family, one, settings, key))
+            sample = _row(batch, number)
+            key = _key(sample, f"{self.seed} {chosen}")
+            parts.append(_seeded(family, sample, settings, key))
             if key not in self._predictions:
-                self._predictions[key] = _predict(family, parts[-1], one).cpu()
+                self._predictions[key] = _predict(family, parts[-1], sample).cpu()
             predictions.append(self._predictions[key].to(batch.moments.device))
         if len(batch.moments) > count:
             parts.append(family.add_noise(family.sample_latents(batch.moments[count:]), settings))
@@ -73,10 +73,10 @@ def _row(batch: Batch, number: int) -> Batch:
     )
 
 
-def _key(one: Batch, words: str) -> str:
+def _key(sample: Batch, words: str) -> str:
     """Return a hash of a photo's moments, crop and class prompt, and of further words."""
     digest = hashlib.sha256(words.encode())
-    tensors = {"moments": one.moments, "crop": one.crop} | one.prompt
+    tensors = {"moments": sample.moments, "crop": sample.crop} | sample.prompt
     for name, value in sorted(tensors.items()):
         if value is not None:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -84,21 +84,21 @@ def _key(one: Batch, words: str) -> str:
     return digest.hexdigest()
 
 
-def _seeded(family: Family, one: Batch, settings: OptimizationConfig, key: str) -> Noised:
+def _seeded(family: Family, sample: Batch, settings: OptimizationConfig, key: str) -> Noised:
     """Draw latents, noise and timestep of one photo from a seed; the global random generators stay as they are."""
-    assert one.moments is not None
-    device = one.moments.device
+    assert sample.moments is not None
+    device = sample.moments.device
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(int(key[:16], 16))
-        return replace(family.add_noise(family.sample_latents(one.moments), settings), crop=one.crop)
+        return replace(family.add_noise(family.sample_latents(sample.moments), settings), crop=sample.crop)
 
 
-def _predict(family: Family, noised: Noised, one: Batch) -> Tensor:
+def _predict(family: Family, noised: Noised, sample: Batch) -> Tensor:
     """Predict with the base, outside DDP, whose processes would wait for one another."""
     trained = family.trained()
     family.replace({name: unwrapped(part) for name, part in trained.items()})
     try:
-        return family.predict_base(noised, one.prompt)
+        return family.predict_base(noised, sample.prompt)
     finally:
         family.replace(trained)
 

@@ -17,17 +17,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoImageProcessor, Siglip2Model, SiglipModel
+from transformers import Siglip2Model, SiglipModel
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.features import Masked
 from persam_dreambooth.photos import files
-from persam_dreambooth.segmentation.pretrained import load_pretrained
+from persam_dreambooth.segmentation.pretrained import load_image_processor, load_pretrained
 from persam_dreambooth.torch_utils import TensorCache, choose_device, weights_checksum
 
 CLASSES: Final = {"siglip": SiglipModel, "siglip2": Siglip2Model}
 PATCHES: Final = 1024
-"""At most so many patches of a picture, where the model takes any number (NaFlex), as in the paper."""
+"""Maximum number of patches per picture, the paper's, for a model that takes any number (NaFlex)."""
 COVERED: Final = 0.5
 """A patch is the subject's if the mask, resized to one value a patch, is above this."""
 
@@ -91,16 +91,9 @@ class Masc:
         example = "google/siglip2-so400m-patch16-naflex"
         try:
             model, _ = load_pretrained(source, CLASSES, "SigLIP", example)
+            processor = load_image_processor(source)
         except UserError as error:
             raise UserError(f"--masc_model {source}: {error}") from error.__cause__ or error
-        try:
-            processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-                source, trust_remote_code=False
-            )
-        except Exception as error:  # no file, no JSON, an unknown class: each has its own exception
-            raise UserError(
-                f"--masc_model {source} has no preprocessor_config.json that can be read; download it again"
-            ) from error
         return cls(model, processor, device, stored)
 
     def __call__(self, photos: Sequence[Masked], picture: Path) -> float | None:

@@ -78,10 +78,18 @@ class Diffusion(Family):
             return long_prompts.encode(self._encode, tokens)
         return super().encode_prompt(tokens)
 
-    def _text_mask(self, conditioning: Conditioning) -> Tensor | None:
-        """Return which positions of the prompts count, (B, length); None if all do."""
-        mask = conditioning.get("text_mask")
-        return None if mask is None or bool(mask.all()) else mask
+    def _denoise(self, noised: Noised, conditioning: Conditioning, **given: Any) -> Tensor:
+        """Call the UNet, with further arguments of its class; returns noise or velocity, (B, C, h, w)."""
+        mask = conditioning.get("text_mask")  # which positions of the prompts count, (B, length)
+        prediction: Tensor = getattr(self, self.denoiser[0])(
+            noised.noisy,
+            noised.timesteps,
+            conditioning["embeds"],
+            encoder_attention_mask=None if mask is None or bool(mask.all()) else mask,
+            return_dict=False,
+            **given,
+        )[0]
+        return prediction
 
     def _draw_noise(self, latents: Tensor, settings: OptimizationConfig) -> Tensor:
         noise = torch.randn_like(latents)

@@ -3,6 +3,8 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import extract_model_from_parallel
@@ -10,6 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.photos.files import file_state
 from persam_dreambooth.single_file import SingleFile, is_single_file
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families import quantized
@@ -34,7 +37,13 @@ def single_file(config: ModelConfig) -> SingleFile | None:
         UserError: the file cannot be used.
     """
     name = str(config.pretrained_model_name_or_path)
-    return SingleFile.read(name, config.single_file_config) if is_single_file(name) else None
+    return _read(name, config.single_file_config, file_state(Path(name))) if is_single_file(name) else None
+
+
+@lru_cache(maxsize=1)
+def _read(name: str, single_file_config: str | None, state: tuple[int, int, int] | None) -> SingleFile:
+    """Read a file's header and config once for all parts of a pipeline, and again if the file has changed."""
+    return SingleFile.read(name, single_file_config)
 
 
 def source(config: ModelConfig) -> str:

@@ -90,7 +90,7 @@ def prepared(model: Any) -> Any:
 
 
 def keep_packed(module: nn.Module) -> nn.Module:
-    """Make a model's linear layers of torchao dequantize their weights anew in the backward pass; returns it.
+    """Make torchao's linear layers dequantize their weights again in the backward pass; returns the model.
 
     torchao's own forward leaves a dense copy of each weight in the graph until the backward pass: all of what
     quantizing saves, unless activations are checkpointed.

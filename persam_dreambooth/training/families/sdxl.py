@@ -58,16 +58,18 @@ class StableDiffusionXL(Diffusion):
 
     def add_noise(self, latents: Tensor, settings: OptimizationConfig) -> Noised:
         """Draw noise of DDPM, or EDM's with `--do_edm_style_training` or a base model that was trained with it."""
-        if settings.do_edm_style_training or isinstance(self.levels, EDMEulerScheduler):
+        if settings.do_edm_style_training or self._is_edm:
             return edm.add_noise(self.levels, latents, self._draw_noise(latents, settings))
         return super().add_noise(latents, settings)
 
     def sampler(self, name: str, config: Any) -> Any:
         """Return EDM's sampler for a base model of its noise."""
-        levels = self.levels
-        if isinstance(self.levels, EDMEulerScheduler):
-            return type(levels).from_config(levels.config)
-        return super().sampler(name, config)
+        return EDMEulerScheduler.from_config(self.levels.config) if self._is_edm else super().sampler(name, config)
+
+    @property
+    def _is_edm(self) -> bool:
+        """Whether the base model was trained with EDM's noise."""
+        return isinstance(self.levels, EDMEulerScheduler)
 
     def tokenize(self, prompt: str) -> Conditioning:
         """Tokenize for both CLIPs: ids, (1, length) int64 each; or in chunks."""
@@ -78,11 +80,7 @@ class StableDiffusionXL(Diffusion):
         return {"input_ids": first, "input_ids_2": second}
 
     def _encode(self, tokens: Conditioning) -> Conditioning:
-        device = next(self.text_encoder.parameters()).device
-        first = self.text_encoder(tokens["input_ids"].to(device), output_hidden_states=True)
-        second = self.text_encoder_2(tokens["input_ids_2"].to(device), output_hidden_states=True)
-        embeds = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-        return {"embeds": embeds, "pooled": second.text_embeds}
+        return long_prompts.encode_for_sdxl(self.text_encoder, self.text_encoder_2, tokens)
 
     def normalize(self, latents: Tensor) -> Tensor:
         """Also whiten the latents if the autoencoder's config has the statistics."""
@@ -97,14 +95,7 @@ class StableDiffusionXL(Diffusion):
         if noised.crop is None:
             raise ValueError("SDXL is conditioned on the crop of the latents; give Noised a crop")
         given = {"text_embeds": conditioning["pooled"], "time_ids": noised.crop.to(noised.noisy)}
-        return self.unet(
-            noised.noisy,
-            noised.timesteps,
-            conditioning["embeds"],
-            added_cond_kwargs=given,
-            encoder_attention_mask=self._text_mask(conditioning),
-            return_dict=False,
-        )[0]
+        return self._denoise(noised, conditioning, added_cond_kwargs=given)
 
 
 def _has_edm_noise(config: ModelConfig) -> bool:

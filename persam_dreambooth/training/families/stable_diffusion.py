@@ -64,11 +64,4 @@ class StableDiffusion(Diffusion):
     def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
         """Return noise or velocity, (B, C, h, w)."""
         labels = noised.timesteps if self.config.class_labels_conditioning == "timesteps" else None
-        return self.unet(
-            noised.noisy,
-            noised.timesteps,
-            conditioning["embeds"],
-            class_labels=labels,
-            encoder_attention_mask=self._text_mask(conditioning),
-            return_dict=False,
-        )[0]
+        return self._denoise(noised, conditioning, class_labels=labels)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from persam_dreambooth import json_lines
 from persam_dreambooth.atomic_io import replacing
@@ -24,7 +25,7 @@ class MetricsFile:
     def __init__(self, output: Path | None, step: int) -> None:
         self._path = None if output is None else output / METRICS_NAME
         if self._path is not None and self._path.exists():
-            kept = [line for known, line in _lines(self._path) if known <= step]
+            kept = [line for value, line in _lines(self._path) if value["step"] <= step]
             with replacing(self._path) as temporary:
                 temporary.write_bytes(b"".join(kept))
 
@@ -40,8 +41,8 @@ class MetricsFile:
             self._path = None
 
 
-def _lines(path: Path) -> list[tuple[int, bytes]]:
-    """Return step and bytes of each line that holds a step."""
+def _lines(path: Path) -> list[tuple[dict[str, Any], bytes]]:
+    """Return value and bytes of each line that holds a step."""
     found = []
     for _, content in json_lines.numbered_lines(path):
         try:
@@ -49,7 +50,7 @@ def _lines(path: Path) -> list[tuple[int, bytes]]:
         except ValueError:  # cut off by a kill
             continue
         if isinstance(value, dict) and isinstance(value.get("step"), int):
-            found.append((value["step"], content.rstrip(b"\n") + b"\n"))
+            found.append((value, content.rstrip(b"\n") + b"\n"))
     return found
 
 
@@ -58,8 +59,8 @@ def read_metrics(output: Path) -> dict[int, dict[str, float]]:
 
     Lines that are damaged, or being written right now, are skipped.
     """
-    steps = {}
-    for step, content in _lines(output / METRICS_NAME):
-        values = {name: value for name, value in json_lines.decode(content).items() if isinstance(value, float)}
-        steps[step] = values
+    steps = {
+        line["step"]: {name: value for name, value in line.items() if isinstance(value, float)}
+        for line, _ in _lines(output / METRICS_NAME)
+    }
     return dict(sorted(steps.items()))

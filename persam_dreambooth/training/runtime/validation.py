@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import nn
 
 from persam_dreambooth import long_prompts
@@ -86,11 +85,8 @@ def _save(pictures: Sequence[ValidationPicture], prompts: Sequence[str], folder:
     for picture in pictures:
         number = f"{prompts.index(picture.prompt) + 1}-" if len(prompts) > 1 else ""
         paths.append(folder / f"step-{step:06d}-{number}{picture.seed}.png")
-        words = PngInfo()
-        for key, text in {"prompt": picture.prompt, "seed": picture.seed, "step": step}.items():
-            words.add_itxt(key, str(text))
-        with files.replacing(paths[-1]) as temporary:
-            picture.image.save(temporary, format="PNG", pnginfo=words)
+        texts = {"prompt": picture.prompt, "seed": str(picture.seed), "step": str(step)}
+        files.write_picture(picture.image, paths[-1], texts)
     return paths
 
 

@@ -3,9 +3,8 @@
     python experiments/tinyworld/frontier.py --output frontier --cast reported --lora_rank 4
 
 Every subject's photos have something in common beside the subject (`confounds.py`): one background, or one companion.
-Each run uses the real trainer for 800 steps, and the images of its checkpoints are judged. It writes `results.json`,
-`table.md`, `frontier.png` and sheets for a blind comparison. Interrupted, the command resumes after the last finished
-run.
+Each run uses the real trainer, and the images of its checkpoints are judged. It writes `results.json`, `table.md`,
+`frontier.png` and sheets for a blind comparison. Interrupted, the command resumes after the last finished run.
 """
 
 import argparse
@@ -68,6 +67,11 @@ class Job:
         return (
             self.output / "runs" / settings / f"{self.confound or 'none'}-{self.arm}-{self.seed}-{self.subject.name}"
         )
+
+    @property
+    def row(self) -> str:
+        """Its row in the tables: the arm and its learning rate, such as "a 0.002"."""
+        return self.arm if self.arm in (BASE, ORACLE) else f"{self.arm} {self.recipe.learning_rate:g}"
 
     @property
     def lengths(self) -> list[int]:
@@ -150,12 +154,19 @@ def jobs(cast: Sequence[Subject], flags: argparse.Namespace, recipe: Recipe) -> 
     """Return all runs: the base model once; the oracle and each confound's arms for every seed."""
     asked = [("", BASE, 0), *[("", ORACLE, seed) for seed in range(flags.seeds)]]
     asked += [(name, arm, seed) for seed in range(flags.seeds) for name in flags.confounds for arm in flags.arms]
-    rates = dict(flags.learning_rate)
-    default = rates.get("", RATE)
-    recipes = {arm: replace(recipe, learning_rate=rates.get(arm, default)) for _, arm, _ in asked}
+    rates: dict[str, list[float]] = {}
+    for arm, rate in flags.learning_rate:
+        rates.setdefault(arm, []).append(rate)
+    default = rates.get("", [RATE])[-1:]
+    steps = {"": LENGTHS[-1], **dict(flags.steps)}
+
+    def settings(arm: str, rate: float) -> Recipe:
+        return replace(recipe, learning_rate=rate, steps=steps.get(arm, steps[""]))
+
     return [
-        Job(subject, confound, arm, seed, recipes[arm], flags.output)
+        Job(subject, confound, arm, seed, settings(arm, rate), flags.output)
         for confound, arm, seed in asked
+        for rate in rates.get(arm, default)
         for subject in cast
     ]
 
@@ -176,14 +187,18 @@ def read_flags() -> tuple[argparse.Namespace, Recipe]:
         nargs="+",
         type=read_rate,
         default=[],
-        help=f"of all arms ({RATE:g}), or of each: with 0.001 a=0.0005 only arm a has another one",
+        help=f"of all arms ({RATE:g}), or of each: with 0.002 a=0.001 a=0.004, a has two others and a row for each",
     )
-    parser.add_argument("--steps", type=int, default=LENGTHS[-1], choices=LENGTHS, help="the longest training (800)")
+    parser.add_argument(
+        "--steps",
+        nargs="+",
+        type=read_steps,
+        default=[],
+        help="the longest training of all arms (800), or of each: with 200 a=400, only a trains longer",
+    )
     parser.add_argument("--pictures", type=int, default=1, help="a prompt with a scene (1), four times that without")
     flags = parser.parse_args()
-    recipe = Recipe(
-        steps=flags.steps, lora_rank=flags.lora_rank, pictures=flags.pictures, inference_steps=INFERENCE_STEPS
-    )
+    recipe = Recipe(lora_rank=flags.lora_rank, pictures=flags.pictures, inference_steps=INFERENCE_STEPS)
     return flags, recipe
 
 
@@ -191,6 +206,14 @@ def read_rate(words: str) -> tuple[str, float]:
     """Read "0.001", the rate of all arms, or "a=0.001", that of one; returns the arm's letter, or "", and the rate."""
     arm, _, rate = words.rpartition("=")
     return arm, float(rate)
+
+
+def read_steps(words: str) -> tuple[str, int]:
+    """Read "200", the longest of all arms, or "a=400", that of one; returns the arm's letter, or "", and it."""
+    arm, _, steps = words.rpartition("=")
+    if int(steps) not in LENGTHS:
+        raise argparse.ArgumentTypeError(f"{steps} is none of {', '.join(map(str, LENGTHS))}")
+    return arm, int(steps)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ MEASURES = ("identity", "fidelity", "scene", "leakage", "uninvited", "whole", "p
 DRAWN = 8
 """Drawn pictures of each subject that are measured, for the scale."""
 Runs = dict[tuple[str, str], dict[str, list[Curve]]]
-"""(confound, arm) to the curves of each subject, one per seed."""
+"""(confound, row) to the curves of each subject, one per seed; a row is an arm at one learning rate (`Job.row`)."""
 
 
 def write_report(output: Path, jobs: Sequence["Job"]) -> str:
@@ -60,7 +60,7 @@ def read_runs(jobs: Sequence["Job"]) -> Runs:
             with files.replacing(judged) as beside:
                 beside.write_text(json.dumps(points))
         curve = read_curve(json.loads(judged.read_text()))
-        runs.setdefault((job.confound, job.arm), {}).setdefault(job.subject.name, []).append(curve)
+        runs.setdefault((job.confound, job.row), {}).setdefault(job.subject.name, []).append(curve)
     return runs
 
 
@@ -161,7 +161,7 @@ def _scale(runs: Runs, drawn: Mapping[str, float]) -> str:
 
 
 def _table(runs: Runs, confound: str, oracle: dict[str, float]) -> str:
-    """Return a Markdown table: a row for each arm, and one for its difference from plain DreamBooth."""
+    """Return a Markdown table: a row for each arm and rate, and one for its difference from each plain DreamBooth."""
     level = SHARE * oracle["identity"]
     heads = ["arm", f"scene at identity {100 * level:.0f}", "uninvited", "whole", "pose", "area", "doublings"]
     measures: list[Callable[[Curve], float]] = [
@@ -171,16 +171,22 @@ def _table(runs: Runs, confound: str, oracle: dict[str, float]) -> str:
     ]
     lines = [f"**{confound}**", "", f"| {' | '.join(heads)} | usable window, steps |"]
     lines.append(f"| --- {'| ---: ' * len(heads)}|")
-    arms = {arm: subjects for (name, arm), subjects in runs.items() if name == confound}
-    for arm, subjects in arms.items():
+    rows = {row: subjects for (name, row), subjects in runs.items() if name == confound}
+    for row, subjects in rows.items():
         found = window(_mean(subjects, sorted(subjects)), oracle)
         cells = [_cell(*value) for value in _values(measures, subjects)]
         cells.append(f"{found[0]:.0f} to {found[1]:.0f}" if found else "none")
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
-    for arm in [arm for arm in arms if arm != PLAIN and PLAIN in arms]:
-        cells = [_cell(*value, sign=True) for value in _values(measures, arms[arm], arms[PLAIN])]
-        lines.append(f"| {arm} - {PLAIN} | {' | '.join(cells)} | |")
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    plain = [row for row in rows if _is_plain(row)]
+    for row, less in [(row, less) for row in rows if not _is_plain(row) for less in plain]:
+        cells = [_cell(*value, sign=True) for value in _values(measures, rows[row], rows[less])]
+        lines.append(f"| {row} - {less} | {' | '.join(cells)} | |")
     return "\n".join(lines) + "\n"
+
+
+def _is_plain(row: str) -> bool:
+    """Whether a table's row, such as "a 0.002", is plain DreamBooth at some rate."""
+    return row.partition(" ")[0] == PLAIN
 
 
 def _values(
@@ -214,25 +220,25 @@ def _mean(subjects: dict[str, list[Curve]], names: Sequence[str]) -> Curve:
 
 
 def plot(runs: Runs, path: Path) -> None:
-    """Plot against identity each arm's scene accuracy, its wholeness, and how often a companion or hand is drawn."""
+    """Plot against identity each row's scene accuracy, its wholeness, and how often a companion or hand is drawn."""
     confounds = list(dict.fromkeys(confound for confound, _ in runs if confound))
-    rows = [
+    panels = [
         ("scene", "prompted scene obeyed"),
         ("whole", "whole subjects"),
         ("uninvited", "companion or hand drawn"),
     ]
     figure, axes = plt.subplots(
-        len(rows), len(confounds), figsize=(5 * len(confounds), 10), squeeze=False, layout="constrained"
+        len(panels), len(confounds), figsize=(5 * len(confounds), 10), squeeze=False, layout="constrained"
     )
     for column, confound in enumerate(confounds):
-        for row, (name, label) in enumerate(rows):
-            panel = axes[row][column]
-            for (of, arm), subjects in runs.items():
+        for place, (name, label) in enumerate(panels):
+            panel = axes[place][column]
+            for (of, row), subjects in runs.items():
                 if of not in (confound, ""):
                     continue
                 mean = _mean(subjects, list(subjects))
-                style = {"oracle": "k:", "base": "kx"}.get(arm, ".-")
-                panel.plot(100 * mean.identity, 100 * mean.values[name], style, label=arm)
+                style = {"oracle": "k:", "base": "kx"}.get(row, ".-")
+                panel.plot(100 * mean.identity, 100 * mean.values[name], style, label=row)
                 if of:
                     for step, x, y in zip(mean.steps, mean.identity, mean.values[name], strict=True):
                         panel.annotate(str(step), (100 * x, 100 * y), fontsize=6)
@@ -245,9 +251,9 @@ def plot(runs: Runs, path: Path) -> None:
 
 
 def write_blind_sheets(output: Path, jobs: Sequence["Job"], runs: Runs) -> None:
-    """Write `blind-CONFOUND.png`, with a row for each arm of each subject, unlabelled and shuffled, and the key.
+    """Write `blind-CONFOUND.png`, with a row for each arm and rate of each subject, shuffled, and the key.
 
-    The key is `blind.json`. Each arm's images are those of its shortest training with 80 % of the oracle's identity.
+    The key is `blind.json`. Each row's images are those of its shortest training with 80 % of the oracle's identity.
     """
     if ("", "oracle") not in runs:
         return
@@ -262,7 +268,7 @@ def write_blind_sheets(output: Path, jobs: Sequence["Job"], runs: Runs) -> None:
             own = [own[place] for place in rng.permutation(len(own))]
             tiles = [own[0].album().pictures[0].image]
             tiles += [files.read_photo(job.pictures(_length(runs, job, level))) for job in own]
-            key[f"{confound}/{subject.name}"] = [job.arm for job in own]
+            key[f"{confound}/{subject.name}"] = [job.row for job in own]
             blocks.append(rendering.joined([_row(tile) for tile in tiles]))
         files.write_picture(rendering.joined(blocks), output / f"blind-{confound}.png")
     (output / "blind.json").write_text(json.dumps(key, indent=1) + "\n")
@@ -274,8 +280,8 @@ def _row(picture: Image.Image) -> Image.Image:
 
 
 def _length(runs: Runs, job: "Job", level: float) -> int:
-    """Return the length at which an arm first reaches a level of identity, or else that of its highest identity."""
-    subjects = runs[(job.confound, job.arm)]
+    """Return the length at which a row first reaches a level of identity, or else that of its highest identity."""
+    subjects = runs[(job.confound, job.row)]
     mean = _mean(subjects, list(subjects))
     reached = np.flatnonzero(mean.identity >= level)
     return int(mean.steps[reached[0] if len(reached) else np.argmax(mean.identity)])

@@ -12,6 +12,7 @@ from experiment import Recipe
 from frontier import BASE, LENGTHS, ORACLE, RATE, SCENELESS, jobs
 from frontier_report import MEASURES, read_curve, read_runs, split, tables, write_blind_sheets
 from persam_dreambooth.photos import rendering
+from protocol import Curve
 
 STEPS = (25, 50, 100)
 SEEN = {
@@ -25,8 +26,8 @@ SEEN = {
 @pytest.fixture
 def runs(tmp_path):
     flags = Namespace(seeds=1, confounds=["scene"], arms=["a", "c"], output=tmp_path)
-    flags.learning_rate = [("", 0.002), ("a", 0.001)]
-    made = jobs(choosing()[:2], flags, Recipe(steps=100, lora_rank=4, pictures=1))
+    flags.learning_rate, flags.steps = [("", 0.002), ("a", 0.001)], [("", 100)]
+    made = jobs(choosing()[:2], flags, Recipe(lora_rank=4, pictures=1))
     for job in made:
         job.folder.mkdir(parents=True)
         points = [
@@ -53,10 +54,37 @@ def test_jobs_are_base_oracle_and_each_arm_per_confound(runs):
     assert not runs[4].is_done()
 
 
-def test_arms_without_a_rate_have_the_default_rate(tmp_path):
-    flags = Namespace(seeds=1, confounds=["scene"], arms=["a", "c"], output=tmp_path, learning_rate=[("a", 0.001)])
-    made = jobs(choosing()[:1], flags, Recipe(steps=100))
+def test_arms_without_rate_or_steps_have_the_defaults(tmp_path):
+    flags = Namespace(seeds=1, confounds=["scene"], arms=["a", "c"], output=tmp_path)
+    flags.learning_rate, flags.steps = [("a", 0.001)], [("a", 400)]
+    made = jobs(choosing()[:1], flags, Recipe())
     assert [job.recipe.learning_rate for job in made] == [RATE, RATE, 0.001, RATE]  # base, oracle, a, c
+    assert [job.lengths[-1] for job in made] == [0, 800, 400, 800]
+
+
+def test_arm_has_a_row_for_each_of_its_rates(tmp_path):
+    flags = Namespace(seeds=1, confounds=["scene"], arms=["a", "c"], output=tmp_path)
+    flags.learning_rate, flags.steps = [("", 0.002), ("a", 0.001), ("a", 0.004)], [("", 100)]
+    made = jobs(choosing()[:1], flags, Recipe())
+    assert [job.row for job in made] == [BASE, ORACLE, "a 0.001", "a 0.004", "c 0.002"]
+    assert len({job.folder for job in made}) == len(made)
+
+
+def test_each_arm_is_compared_with_plain_training_at_each_rate():
+    steps, subjects = np.array([50, 100]), ("x", "y")
+
+    def row(scene):
+        values = {name: np.array([0.5, 0.5]) for name in MEASURES}
+        values |= {"identity": np.array([0.2, 1.0]), "scene": np.array(scene)}
+        return {name: [Curve(steps, values)] for name in subjects}
+
+    made = {("", ORACLE): row([1, 1]), ("scene", "a 0.001"): row([1, 0.6]), ("scene", "a 0.004"): row([1, 0.2])}
+    lines = tables(made | {("scene", "c 0.002"): row([1, 1])}).splitlines()
+    differences = [line.split(" | ")[:2] for line in lines if " - a " in line]
+    assert [(title, value.split()[0]) for title, value in differences] == [
+        ("| c 0.002 - a 0.001", "+30.0"),  # at identity 80 %, three quarters of the way from 1 to 0.6
+        ("| c 0.002 - a 0.004", "+60.0"),
+    ]
 
 
 def test_table_compares_at_matched_identity(runs):
@@ -67,10 +95,10 @@ def test_table_compares_at_matched_identity(runs):
     )
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     assert "scene at identity 80" in rows["arm"]
-    assert "| a | 50.0 [50.0, 50.0] | 0.0 [0.0, 0.0] |" in rows["a"] and rows["a"].endswith("| none |")
+    assert "| 50.0 [50.0, 50.0] | 0.0 [0.0, 0.0] |" in rows["a 0.001"] and rows["a 0.001"].endswith("| none |")
     # c draws all prompted scenes at 50 steps; the line from 100 to 50 % crosses 80 % at 66 steps.
-    assert "| c | 100.0 [100.0, 100.0] |" in rows["c"] and rows["c"].endswith("| 50 to 66 |")
-    assert rows["c - a"].startswith("| c - a | +50.0 [50.0, 50.0] |")
+    assert "| 100.0 [100.0, 100.0] |" in rows["c 0.002"] and rows["c 0.002"].endswith("| 50 to 66 |")
+    assert "| +50.0 [50.0, 50.0] |" in rows["c 0.002 - a 0.001"]
 
 
 def test_run_is_mean_of_its_pictures():
@@ -97,5 +125,5 @@ def test_strip_is_split_into_its_pictures():
 def test_blind_sheet_names_no_arm_and_key_names_all(runs, tmp_path):
     write_blind_sheets(tmp_path, runs, read_runs(runs))
     key = json.loads((tmp_path / "blind.json").read_text())
-    assert len(key) == 2 and all(sorted(arms) == ["a", "c"] for arms in key.values())
+    assert len(key) == 2 and all(sorted(rows) == ["a 0.001", "c 0.002"] for rows in key.values())
     assert (tmp_path / "blind-scene.png").is_file()

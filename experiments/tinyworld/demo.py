@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from albums import Album, albums, save_album
-from experiment import overlaps
+from dreambooth import overlaps
 from identity import Recognizer
 from loading import check
 from measures import measure

@@ -22,8 +22,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from albums import Album, save_album
+from arms import CLASS_IMAGES, Recipe, arms
 from confounds import CONFOUNDS, Subject, choosing, everywhere, reported
-from experiment import CLASS_IMAGES, Recipe, arms, prepare, train
+from dreambooth import prepare, train
 from models import DIFFUSION
 from persam_dreambooth.photos import files, rendering
 

@@ -15,7 +15,8 @@ import torch
 from tqdm import tqdm
 
 from albums import Album, albums
-from experiment import Recipe, arms, call, prepare, train
+from arms import Recipe, arms
+from dreambooth import call, prepare, train
 from loading import check
 from models import CLIP, DIFFUSION, SAM
 from persam_dreambooth.evaluation.generation.table import MEASURES, Estimate, estimate, interval

@@ -6,7 +6,8 @@ from dataclasses import asdict
 import pytest
 
 from albums import albums
-from experiment import Recipe, arms, summary, table
+from arms import Recipe, arms
+from experiment import summary, table
 from measures import Measured
 
 RECIPE = Recipe(pictures=1)

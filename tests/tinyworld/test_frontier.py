@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from arms import Recipe
 from confounds import choosing
-from experiment import Recipe
 from frontier import BASE, LENGTHS, ORACLE, RATE, SCENELESS, jobs
 from frontier_report import MEASURES, read_curve, read_runs, split, tables, write_blind_sheets
 from persam_dreambooth.photos import rendering

@@ -3,7 +3,7 @@
 import json
 
 from albums import albums
-from experiment import Recipe
+from arms import Recipe
 from generation_report import report, table
 
 RECIPE = Recipe(steps=1, batch_size=1, inference_steps=1)

@@ -9,7 +9,8 @@ from safetensors import safe_open
 from transformers import CLIPModel, CLIPTokenizer, SamModel
 
 from albums import albums
-from experiment import Recipe, arms, draw_subject, overlaps, prepare, run
+from arms import Recipe, arms
+from dreambooth import draw_subject, overlaps, prepare, run
 from loading import check, load
 from measures import fidelity, measure
 from models import CLIP, DETECTOR, DIFFUSION, DINO, FOLDER, JUDGE, SAM

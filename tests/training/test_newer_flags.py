@@ -13,7 +13,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.generation import load_pipeline
 from persam_dreambooth.training.config import OptimizationConfig, OutputConfig, TrainingConfig, ValidationConfig
 from persam_dreambooth.training.data.dataset import DreamBoothDataset
-from persam_dreambooth.training.families import edm
+from persam_dreambooth.training.families.sdxl import add_edm_noise
 from persam_dreambooth.training.runtime.optimizer import build_optimizer
 from random_models import random_sdxl, random_vae
 from tests.training.runs import train
@@ -231,7 +231,7 @@ def test_edm_loss_is_that_of_the_clean_image(kind, prediction_type):
     levels = kind(prediction_type=prediction_type)
     latents, noise, output = torch.randn(3, 8, 4, 4, 4, dtype=torch.float64)
     state = torch.get_rng_state()
-    noised = edm.add_noise(levels, latents, noise)
+    noised = add_edm_noise(levels, latents, noise)
     torch.set_rng_state(state)
     indices = torch.randint(0, 1000, (8,))
     assert torch.equal(noised.timesteps, levels.timesteps[indices])

@@ -52,8 +52,9 @@ class SegmentFlags(Flags):
     )
     presence: str | None = flag(
         None,
-        "is the subject there at all? The file of a presence rule, from `evaluate presence`; presence.json beside the "
-        "SAM if unset. Or agreement: INSID3 must find it at the same place, which needs a DINOv3 and no rule",
+        "how to decide whether the subject is in a photo: the file of a presence rule, from `evaluate presence`; "
+        "presence.json beside the SAM if unset. Or agreement: INSID3 must find it at the same place, which needs a "
+        "DINOv3 but no rule",
     )
     presence_features: str = flag("facebook/dinov3-vitl16-pretrain-lvd1689m", "the DINOv3 of --presence agreement")
     presence_features_size: int | None = flag(
@@ -87,7 +88,7 @@ class SegmentFlags(Flags):
             self.references()
 
     def agreement(self) -> bool:
-        """Return whether `--presence` is agreement; raises a UserError for flags that need it otherwise."""
+        """Return whether `--presence` is agreement; raise a UserError for flags that need it if it is not."""
         agreement = self.presence == AGREEMENT
         for name in ("presence_features", "presence_features_size"):
             if getattr(self, name) != type(self).__dataclass_fields__[name].default and not agreement:
@@ -129,7 +130,7 @@ class SegmentFlags(Flags):
             return tuple(ReferenceFiles(image, scribble=Path(value)) for image, value in pairs)
         if way == "reference_box":
             return tuple(ReferenceFiles(image, box=_box(value)) for image, value in pairs)
-        raise UserError("--reference_points takes one --reference; of several give masks, boxes or scribbles")
+        raise UserError("--reference_points takes one --reference; for several, give masks, boxes or scribbles")
 
 
 def _numbers(word: str, counts: tuple[int, ...], flag: str, form: str) -> tuple[float, ...]:
@@ -149,7 +150,7 @@ def _box(word: str) -> tuple[float, ...]:
 def _point(word: str) -> tuple[float, float, int]:
     x, y, *label = _numbers(word, (2, 3), "--reference_points", "x,y or x,y,0")
     if label and label[0] not in (0, 1):
-        raise UserError(f"--reference_points {word}: the third number is 1 on the subject and 0 beside it")
+        raise UserError(f"--reference_points {word}: the third number must be 1 (on the subject) or 0 (background)")
     return x, y, int(label[0]) if label else 1
 
 
@@ -179,7 +180,7 @@ class TextFlags(Flags):
 
         Args:
             text: the value of `--text`.
-            filters: whether the reference is given otherwise, so that the text only filters masks.
+            filters: whether the subject is marked by other flags, so that the text only filters masks.
 
         Raises:
             UserError: a flag was given that would have no effect, or the phrase has no word.
@@ -203,7 +204,7 @@ class TextFlags(Flags):
 
 @dataclass
 class WordFlags(Flags):
-    """Words for the subject."""
+    """The class noun that the subject looks like."""
 
     _argument_group_name: ClassVar[str] = "words"
 

@@ -37,7 +37,7 @@ def photos_with_masks(photos: Path, masks: Path) -> tuple[list[ReferenceFiles], 
     """
     found, folder = files.find_photos(photos), pairs.mask_folder(masks, "--instance_mask_dir")
     entries = newest_entries(folder.parent / MANIFEST_NAME)
-    left_out = pairs.left_out_of(found, pairs.find_masks(folder, found), entries)
+    left_out = pairs.photos_to_leave_out(found, pairs.find_masks(folder, found), entries)
     kept = [photo for photo in found if photo not in left_out]
     if not kept:
         raise UserError(

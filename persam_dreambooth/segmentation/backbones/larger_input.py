@@ -1,8 +1,9 @@
 """A SAM that sees more pixels than it was trained with.
 
 Its position embeddings are interpolated to the larger square, and the attention of its global layers, which now
-spreads over more cells, is sharpened by the scaling factor of BA-SAM (Song et al. 2024, arXiv 2401.02317): with n cells
-instead of m, the products of queries and keys are multiplied by log n / log m. BA-SAM's attention mask is left out.
+spreads over more cells, is sharpened by the scaling factor of BA-SAM (Song et al. 2024, arXiv 2401.02317): with n
+cells instead of m, the products of queries and keys are multiplied by log n / log m. BA-SAM's attention mask is
+left out.
 """
 
 import math

@@ -43,7 +43,7 @@ class MaskCheck:
             without its excluded cells.
         kept: the smallest share of the subject, in (0, 1], that any of 16 crops kept.
         inverted: whether it seems to mark the background instead of the subject.
-        in_vain: share of those crops, in [0, 1], whose latent mask is empty.
+        empty_crops: share of those crops, in [0, 1], whose latent mask is empty.
         label: name of the photo in messages; empty is its file name.
         marked: number of pixels of the mask file that are not black.
         grey: share of those, in [0, 1], that are not white either.
@@ -55,7 +55,7 @@ class MaskCheck:
     latent: Tensor
     kept: float
     inverted: bool
-    in_vain: float = 0.0
+    empty_crops: float = 0.0
     label: str = ""
     marked: int = masks.LEAST_PIXELS
     grey: float = 0.0
@@ -92,7 +92,7 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the GPUs as well
         checks = [_check(instance, instance.mask, config, cell) for instance in instances if instance.mask is not None]
-    empty = [check.name for check in checks if check.coverage == 0 or check.in_vain == 1]
+    empty = [check.name for check in checks if check.coverage == 0 or check.empty_crops == 1]
     if empty:
         size = config.data.resolution
         raise UserError(
@@ -122,7 +122,7 @@ def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: in
     def cells(drawn: Sequence[Tensor]) -> Tensor:
         return subject_cells(drawn[0][None], drawn[1][None], config.mask, cell)[0, 0]
 
-    in_vain = sum(not cells(cut).any() for cut in cuts) / len(cuts)
+    empty_crops = sum(not cells(cut).any() for cut in cuts) / len(cuts)
     marked = int((mask > 0).sum())
     return MaskCheck(
         instance.photo,
@@ -130,7 +130,7 @@ def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: in
         cells(whole),
         min(cut[0].sum().item() for cut in cuts) / max(1.0, both[0].sum().item() / 255),
         masks.looks_inverted(above_half(mask.numpy())),
-        in_vain,
+        empty_crops,
         instance.name,
         marked,
         int(((mask > 0) & (mask < 255)).sum()) / max(1, marked),
@@ -182,11 +182,11 @@ def summary(checks: Sequence[MaskCheck]) -> str:
     cut = [f"{check.name} ({check.kept:.0%})" for check in checks if round(check.kept, 2) < 1]
     if cut:
         lines.append(f"some crops are smaller than the subject and keep only a part of it: {', '.join(cut)}")
-    in_vain = [f"{check.name} ({check.in_vain:.0%})" for check in checks if check.in_vain]
-    if in_vain:
+    empty_crops = [f"{check.name} ({check.empty_crops:.0%})" for check in checks if check.empty_crops]
+    if empty_crops:
         lines.append(
             f"warning: some crops train nothing, since --mask_downsample leaves no latent cell to the subject: "
-            f"{', '.join(in_vain)}; --mask_downsample area or a --mask_dilation helps"
+            f"{', '.join(empty_crops)}; --mask_downsample area or a --mask_dilation helps"
         )
     small = [f"{check.name} ({check.cells:.0f})" for check in checks if check.cells < LEAST_CELLS]
     if small:

@@ -87,7 +87,7 @@ class SegmentationJob:
             )
         if self.names and len(self.names) != len(self.references):
             raise UserError(
-                f"{len(self.names)} names and {len(self.references)} references were given; each reference needs a name"
+                f"{len(self.names)} names were given for {len(self.references)} references; give one name for each"
             )
         invalid = [name for name in self.names if Path(name).name != name or name.startswith(".")]
         if invalid:

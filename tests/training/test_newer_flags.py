@@ -63,7 +63,7 @@ def test_one_group_without_these_flags():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"text_encoder_lr": 1e-4}, "--text_encoder_lr is about text encoders in training; add --train_text_encoder"),
+        ({"text_encoder_lr": 1e-4}, "--text_encoder_lr is for trained text encoders; add --train_text_encoder"),
         ({"adam_weight_decay_text_encoder": 0.1}, "add --train_text_encoder"),
         ({"text_encoder_lr": 1e-4, "train_text_encoder": True, "optimizer": "prodigy"}, "drop --text_encoder_lr"),
         (

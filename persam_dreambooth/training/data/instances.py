@@ -1,4 +1,4 @@
-"""Find the photos to train on and their masks, check them, and describe them for the manifest; no model is loaded."""
+"""Find and check the photos to train on and their masks, and describe them for the manifest; loads no model."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -219,7 +219,7 @@ def _manifest(
     """Describe the photos for the output's `manifest.jsonl`.
 
     Args:
-        known: segmentation's entries by the digests of photo and mask, whatever the files are called.
+        known: segmentation's entries by the digests of photo and mask, so that renamed files are recognized.
         digest: hashes a file.
     """
     output = Path(config.output.output_dir)

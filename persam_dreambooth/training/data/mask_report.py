@@ -1,4 +1,4 @@
-"""Report on the masks before the first step: how much they cover, and how much of the subject the crops keep."""
+"""Check and report the masks before the first step: how much they cover, and how much of the subject crops keep."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ MASKS_NAME = "masks.png"
 SHEET_LIMIT = 24
 """Maximum number of photos on the sheet of masks."""
 GREY_SHARE = 0.2
-"""Share of a mask that may be grey before it is reported: blurred edges are."""
+"""Share of a mask that may be grey without being reported, since blurred edges are grey."""
 CROPS = 16
-"""Number of random crops that are tried for each photo."""
+"""Number of random crops drawn from each photo for the checks."""
 
 
 LEAST_CELLS = 32
-"""A subject of fewer latent cells than this (in Stable Diffusion about 45 x 45 pixels) shows hardly any detail."""
+"""A subject on fewer latent cells than this (in Stable Diffusion about 45 x 45 pixels) keeps hardly any detail."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class MaskCheck:
         photo, mask: the files.
         latent: (h, w) float32 in [0, 1], the latent mask of the resized photo (with `--center_crop` of its crop),
             without its excluded cells.
-        kept: the smallest share of the subject, in (0, 1], that any of 16 crops kept.
+        kept: share of the subject, in [0, 1], in the worst of 16 random crops (with `--center_crop` of the one crop).
         inverted: whether it seems to mark the background instead of the subject.
         empty_crops: share of those crops, in [0, 1], whose latent mask is empty.
         label: name of the photo in messages; empty is its file name.
@@ -86,8 +86,8 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
         cell: side of a latent cell in pixels.
 
     Raises:
-        UserError: a mask has another size than its photo, or its latent mask is empty (it would train nothing), or
-            it is tiny; names the photos.
+        UserError: a mask has another size than its photo, its latent mask is empty (it would train nothing), or it is
+            tiny; the message names the photos.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the GPUs as well

@@ -19,7 +19,7 @@ class ModelConfig(Flags):
     _argument_group_name: ClassVar[str] = "model"
 
     pretrained_model_name_or_path: str | None = flag(
-        None, "the base model: hub name or folder of a pipeline, or a single .safetensors file as Civitai has them"
+        None, "the base model: hub name or folder of a pipeline, or a single .safetensors file, as on Civitai"
     )
     single_file_config: str | None = flag(
         None,
@@ -124,7 +124,9 @@ class ModelConfig(Flags):
         if self.max_token_length is None:
             return
         if self.max_token_length not in TOKEN_LIMITS:
-            raise UserError(f"--max_token_length {self.max_token_length} must be 150 or 225; without it, 75 are read")
+            raise UserError(
+                f"--max_token_length {self.max_token_length} must be 150 or 225; drop it to read 75 tokens"
+            )
         for name in ("tokenizer_max_length", "text_encoder_use_attention_mask"):
             if getattr(self, name):
                 raise UserError(f"--max_token_length and --{name} exclude each other; drop one")

@@ -70,7 +70,7 @@ def test_one_group_without_these_flags():
             {"adam_weight_decay_text_encoder": 0.1, "optimizer_args": {"weight_decay": 0.2}},
             "weight_decay in --optimizer_args exclude each other",
         ),
-        ({"lora_layers": "to_q"}, "--lora_layers and --lora_blocks are LoRA's; add --use_lora"),
+        ({"lora_layers": "to_q"}, "--lora_layers and --lora_blocks are for LoRA; add --use_lora"),
         ({"caption_dropout": 0.1, "attention_loss_weight": 0.1, "identifier": "sks"}, "--caption_dropout and"),
         ({"caption_dropout": 1.5}, "--caption_dropout 1.5 must lie in [0, 1]"),
         ({"repeats": 0}, "--repeats 0 must be at least 1"),

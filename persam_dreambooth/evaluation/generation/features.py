@@ -1,4 +1,4 @@
-"""Features of picture regions by CLIP or DINO, cached on disk: an interrupted run does not compute them again."""
+"""CLIP or DINO features of picture regions, cached on disk, so that an interrupted run does not compute them again."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from persam_dreambooth.torch_utils import TensorCache
 
 
 class Clip(ImageEncoder):
-    """A CLIP with both towers: `encode` for pictures, `encode_texts` for texts.
+    """A CLIP with both encoders: `encode` for pictures, `encode_texts` for texts.
 
     Args:
         model: the CLIP.

@@ -1,4 +1,4 @@
-"""Measures of generated pictures: the DreamBooth paper's, and how much of the photos' background leaks.
+"""Measures of generated pictures: those of the DreamBooth paper, and the leakage of the photos' background.
 
 Ruiz et al., "DreamBooth" (arXiv 2208.12242, section 4.2): DINO and CLIP-I are the mean pairwise cosine similarity
 of generated and real pictures' features (ViT-S/16 DINO's class token, CLIP's image embedding), CLIP-T is the mean

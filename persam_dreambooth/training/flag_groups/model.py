@@ -101,14 +101,16 @@ class ModelConfig(Flags):
             self.rank = 4 if self.rank is None else self.rank
             self.lora_dropout = 0.0 if self.lora_dropout is None else self.lora_dropout
         elif self.rank is not None or self.lora_dropout is not None:
-            raise UserError("--rank and --lora_dropout are LoRA's; add --use_lora, or drop them to train all weights")
+            raise UserError(
+                "--rank and --lora_dropout are for LoRA; add --use_lora, or drop them to train all weights"
+            )
         elif self.lora_alpha is not None or self.use_dora:
             raise UserError(
-                "--lora_alpha and --use_dora are LoRA's; add --use_lora, or drop them to train all weights"
+                "--lora_alpha and --use_dora are for LoRA; add --use_lora, or drop them to train all weights"
             )
         elif self.lora_layers is not None or self.lora_blocks is not None:
             raise UserError(
-                "--lora_layers and --lora_blocks are LoRA's; add --use_lora, or drop them to train all weights"
+                "--lora_layers and --lora_blocks are for LoRA; add --use_lora, or drop them to train all weights"
             )
         super().__post_init__()
         if self.adapter_type != "lora":
@@ -174,7 +176,7 @@ class ModelConfig(Flags):
     def _start_from_weights(self, name: str) -> None:
         """Take rank and alpha from an existing LoRA, and refuse others."""
         if not self.use_lora:
-            raise UserError("--network_weights are LoRA's; add --use_lora, or drop them to train all weights")
+            raise UserError("--network_weights is for LoRA; add --use_lora, or drop them to train all weights")
         rank, alpha = model_folder.rank_and_alpha(name, self.use_dora)
         for flag_name, given, its in (("rank", self.rank, rank), ("lora_alpha", self.lora_alpha, alpha)):
             if given is not None and given != its:

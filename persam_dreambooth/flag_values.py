@@ -73,7 +73,7 @@ def as_word(flag: Flag, value: Any, where: str = "") -> str:
         UserError: several values, a boolean for a flag that is no switch, or characters that no argument can hold.
     """
     if isinstance(value, Collection) and not isinstance(value, str):
-        raise UserError(f"{flag.name}{where} takes one value, not {value!r}")
+        raise UserError(f"{flag.name}{where} takes one value, not {value!r}; give one")
     if isinstance(value, bool) and get_origin(flag.kind) is Literal and "no" in get_args(flag.kind):
         value = "yes" if value else "no"  # YAML reads an unquoted no as false
     elif isinstance(value, bool) and flag.kind is not bool:

@@ -1,4 +1,4 @@
-"""Prompts in chunks of 75 tokens: short ones as without the flag, long ones as in sd-scripts, in training and in drawing."""
+"""Prompts in chunks of 75 tokens: short ones unchanged, long ones as in sd-scripts, in training and in drawing."""
 
 from pathlib import Path
 

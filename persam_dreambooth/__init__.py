@@ -44,9 +44,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# By default MKL's results depend on where an array lies in memory, on some processors (AMD's): a resumed run would
-# not end bit for bit as an uninterrupted one. MKL reads this at its first call, so it may be set after
-# torch's import too.
+# By default MKL's results depend on the memory alignment of arrays on some processors (AMD's), so a resumed run would
+# not end bit-identical to an uninterrupted one. MKL reads this at its first call, so torch may already be imported.
 os.environ.setdefault("MKL_CBWR", "AUTO")
 
 _MODULES = {

@@ -10,7 +10,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 
 PREFIX = "base_model.model."
-"""peft's name of the model inside a `PeftModel`, with which its files' keys begin."""
+"""Prefix of the keys in peft's files: its name for the model inside a `PeftModel`."""
 
 
 def save(module: Any, folder: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -31,7 +31,7 @@ def save(module: Any, folder: Path, dtype: torch.dtype = torch.float32) -> None:
 
 
 def load(module: Any, folder: Path) -> None:
-    """Load the weights that `save` wrote into a model that has such adapters already.
+    """Load weights from a folder that `save` wrote into a model that already has such adapters.
 
     Raises:
         ValueError: weights are missing or unknown.

@@ -1,4 +1,4 @@
-"""Errors with one-line messages, and their words: a user's mistakes, work stopped by a signal, exhausted memory."""
+"""Errors with one-line messages: a user's mistakes, work stopped by a signal, exhausted memory; words for messages."""
 
 import os
 import re

@@ -67,13 +67,13 @@ def as_word(flag: Flag, value: Any, where: str = "") -> str:
     Args:
         flag: the flag it is for.
         value: a string, path, number or boolean, from YAML or Python.
-        where: what messages say after the flag's name, such as " in config.yaml".
+        where: origin of the value, which messages add to the flag's name, such as " in config.yaml".
 
     Raises:
         UserError: several values, a boolean for a flag that is no switch, or characters that no argument can hold.
     """
     if isinstance(value, Collection) and not isinstance(value, str):
-        raise UserError(f"{flag.name}{where} takes one value, not {value!r}")
+        raise UserError(f"{flag.name}{where} takes one value, not {value!r}; give one")
     if isinstance(value, bool) and get_origin(flag.kind) is Literal and "no" in get_args(flag.kind):
         value = "yes" if value else "no"  # YAML reads an unquoted no as false
     elif isinstance(value, bool) and flag.kind is not bool:
@@ -129,9 +129,9 @@ def build_groups(
     Args:
         groups: the dataclasses.
         settings: values by the flags' current names; None is the flag's default.
-        where: what messages about `settings` say after a flag's name, such as " in config.yaml".
+        where: origin of `settings`, which messages add to a flag's name, such as " in config.yaml".
         more: settings that take precedence over these; None has no effect.
-        refused: reasons against known keys that are no flags.
+        refused: keys of other scripts that are deliberately not supported, each with the reason.
 
     Raises:
         UserError: an unknown or refused key, or as `read_value` and the dataclasses.
@@ -199,7 +199,7 @@ def refuse_by_name(name: str, refused: Mapping[str, str] | None, where: str = ""
 
 
 def check_drawing(num_images: int, num_inference_steps: int, height: int | None, width: int | None) -> None:
-    """Check numbers and sizes.
+    """Check the flags of `generate` and `evaluate` for the number and size of the pictures, and the denoising steps.
 
     Raises:
         UserError: a number below 1, only one of height and width, or a size that is not a multiple of 8.

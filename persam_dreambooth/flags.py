@@ -8,7 +8,7 @@ from typing import Any, ClassVar, get_args, get_type_hints
 from persam_dreambooth.errors import UserError
 
 LARGE = 2**31
-"""From here on, powers of two are written as such."""
+"""Powers of two from here on are written as such in messages."""
 
 
 def _written(number: float) -> str:
@@ -69,7 +69,7 @@ def flag(
 
     Args:
         default: its value if it is not given; a list or a dictionary is copied.
-        text: what the help says about it; bounds and default are added to it.
+        text: the help text; bounds and default are added to it.
         min: the smallest allowed number; needed for the other two.
         max: the largest allowed number.
         below: exclusive upper bound, instead of `max`.

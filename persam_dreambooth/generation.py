@@ -98,8 +98,8 @@ def load_pipeline(
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if what == base and not Path(str(source)).exists():
             reason = "no such folder, and no model of that name can be reached"
-        raise UserError(f"{what} cannot be loaded: {reason}") from error
-    # With which prompts the model was trained; `draw` encodes its prompts in the same way.
+        raise UserError(f"{what} cannot be loaded ({reason}); check the name, or download it again") from error
+    # The token limit of the training's prompts, so that `draw` encodes prompts in the same way.
     pipeline.max_token_length = model_folder.training_settings(folder).get("max_token_length")
     pipeline.to(place, dtype)  # always cast: a model stored in fp16 can load in mixed precision
     _make_ready(pipeline, what)
@@ -164,7 +164,7 @@ def draw(pipeline: Any, prompt: str, seed: int, **settings: Any) -> Picture:
     try:
         named = accepted(pipeline, guided(pipeline, settings))
         limit = getattr(pipeline, "max_token_length", None)
-        # The prompt has its name, because Flux.2's first argument is a picture. Levels are (1, H, W, 3) in [0, 1].
+        # The prompt is passed by keyword: Flux.2's first argument is a picture. Levels are (1, H, W, 3) in [0, 1].
         named |= long_prompts.arguments(pipeline, prompt, named.get("negative_prompt"), limit)
         levels = pipeline(generator=generator, output_type="np", **named).images
     except ValueError as error:  # such as a size that is not a multiple of 8
@@ -178,7 +178,7 @@ def draw(pipeline: Any, prompt: str, seed: int, **settings: Any) -> Picture:
 
 
 def picture_paths(folder: Path, prompts: Sequence[str], num_images: int, seed: int) -> dict[tuple[str, int], Path]:
-    """Return the same as `named_pictures`, for a folder that has none of the files yet.
+    """Return the paths of `named_pictures`, after checking that none of the files exists yet.
 
     Raises:
         UserError: one of the files, or the grid, already exists.
@@ -266,7 +266,7 @@ def _of_others(folder: Path, stem: str, prompt: str, seeds: range) -> bool:
 
 
 def save_picture(picture: Picture, path: Path, model: str, settings: dict[str, Any]) -> None:
-    """Write a PNG with text entries that say how it was made: `prompt`, `seed`, `model` and every setting."""
+    """Write a PNG whose text entries record how it was made: `prompt`, `seed`, `model` and every setting."""
     made = {"prompt": picture.prompt, "seed": picture.seed, "model": model, **settings}
     files.write_picture(picture.image, path, _texts(made))
 

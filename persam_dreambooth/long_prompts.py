@@ -1,7 +1,8 @@
 """Prompts beyond the 75 tokens of CLIP: split into chunks that are encoded one by one, as sd-scripts does.
 
-Each chunk begins and ends like a prompt of its own. In the result the chunks follow each other without the ends
-between them, so that a prompt of n chunks has 75 n + 2 positions, and one of at most 75 tokens is encoded as ever.
+Each chunk has a begin and an end token like a prompt of its own. The result joins the chunks without the begin and end
+tokens between them, so that a prompt of n chunks has 75 n + 2 positions, and one of at most 75 tokens is encoded as
+without chunks.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ def tokenize(tokenizers: Sequence[Any], prompts: Sequence[str], limit: int) -> T
 
     Returns:
         `input_ids`, and `input_ids_2` for a second tokenizer: (B, chunks, length) int64. `chunks`: (B, chunks) int64,
-        1 for those that a prompt has, at least one; the others are empty prompts.
+        1 for a prompt's own chunks, of which there is at least one; 0 for padding, which holds empty prompts.
     """
     pieces = [[_pieces(tokenizer, prompt, limit) for prompt in prompts] for tokenizer in tokenizers]
     counts = [max(map(len, own)) for own in zip(*pieces, strict=True)]
@@ -144,7 +145,7 @@ def cut_off(tokenizer: Any, prompt: str, length: int, asked: str | None = None) 
     """Return the end of a prompt that does not fit.
 
     Args:
-        tokenizer: if it is not a fast one, nothing is known, and "" returned.
+        tokenizer: a fast one; for any other, the end is unknown and "" is returned.
         prompt: the text.
         length: number of tokens that are read, start and end included.
         asked: the text around the prompt that is tokenized; None is the prompt itself.

@@ -11,20 +11,20 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import drawing
 
 FEW_COLOURS: Final = 16
-"""An image with at most this many colours is a drawing, whatever it shows."""
+"""An image with at most this many colours counts as a drawing, not as a photo."""
 COUNTED: Final = ("1", "L", "P", "RGB", "RGBA")
 """Modes whose colours Pillow can count."""
 FLAT_SHARE: Final = 0.95
-"""Smallest share of a drawing, without its background, that its next seven colours cover. In the album this was tuned
-on, painted-over photos reached 0.93, and red masks saved as poor JPEGs began at 0.98."""
+"""Minimum share of a drawing, apart from its commonest colour, that its next seven colours cover. In the album used to
+tune this, painted-over photos reached at most 0.93, and red masks saved as poor JPEGs at least 0.98."""
 MIDDLE_SHARE: Final = 1 / 3
-"""Largest share of what is not black that may be half-tones, edges excluded. Grey photos began at 0.44, masks of 1300
-pixels blurred by 30 ended at 0.31."""
+"""Maximum share of half-tones, edges excluded, among the levels that are not black. Grey photos had at least 0.44,
+masks of 1300 pixels blurred by 30 at most 0.31."""
 SMOOTH_RANGE, SMOOTH_SHARE = 16, 0.99
 """A grey picture is a painted weight, not a photo, if at least this share of its half-tones differ from their eight
 neighbours by at most this many of 255 levels."""
 LEAST_PIXELS: Final = 16
-"""Fewer pixels are taken for a slip of the mouse."""
+"""Minimum number of marked pixels; fewer are taken for a slip of the mouse."""
 FULL_SHARE: Final = 0.95
 BRUSH = "paint the subject in white on black"
 
@@ -60,7 +60,7 @@ def refuse_empty(mask: NDArray[np.bool_], what: str) -> None:
     """Refuse a mask, (H, W), that marks nothing or almost nothing.
 
     Raises:
-        UserError: it does.
+        UserError: the mask is refused.
     """
     marked = int(mask.sum())
     if marked == 0:
@@ -73,7 +73,7 @@ def refuse_full(mask: NDArray[np.bool_], what: str) -> None:
     """Refuse a mask, (H, W), that marks everything.
 
     Raises:
-        UserError: it does.
+        UserError: the mask is refused.
     """
     if mask.all():
         raise UserError(f"{what} is full: every pixel is marked; leave the background black")
@@ -145,6 +145,6 @@ def _is_smooth(levels: NDArray[np.uint8]) -> bool:
 
 
 def _middle_share(levels: NDArray[np.uint8]) -> float:
-    """Return what share of the levels, (H, W), that are not black are half-tones surrounded by half-tones."""
+    """Return the share of half-tones surrounded by half-tones among the levels, (H, W), that are not black."""
     middle = Image.fromarray((levels > 64) & (levels < 192)).convert("L").filter(ImageFilter.MinFilter(3))
     return int(np.count_nonzero(np.asarray(middle))) / max(1, int(np.count_nonzero(levels > 64)))

@@ -17,7 +17,7 @@ WITHOUT_SAM: Final = (INSID3, SEGGPT)
 
 
 def refuse_size_alone(method: str, features: str | None, size: int | None, prefix: str = "") -> None:
-    """Refuse the size of an encoder that is not used.
+    """Refuse `--features_size` without an encoder that it applies to.
 
     Args:
         method: its name; INSID3 always has an encoder.
@@ -34,7 +34,7 @@ def refuse_size_alone(method: str, features: str | None, size: int | None, prefi
 
 
 def refuse_seggpt(method: str, **given: object) -> None:
-    """Refuse flags of SegGPT for the other methods.
+    """Refuse SegGPT's flags if another method is used.
 
     Args:
         method: its name.
@@ -49,10 +49,10 @@ def refuse_seggpt(method: str, **given: object) -> None:
 
 
 def refuse_sam(method: str, flag: str, method_flag: str = "--method") -> None:
-    """Refuse a flag of the SAM, such as `--sam`, if the method has none.
+    """Refuse a flag of the SAM, such as `--sam`, if the method has no SAM.
 
     Raises:
-        UserError: it has none.
+        UserError: the method has none.
     """
     if method in WITHOUT_SAM:
         raise UserError(f"{flag} has no effect on {method_flag} {method}, which has no SAM; leave it out")

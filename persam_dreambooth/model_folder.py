@@ -1,4 +1,4 @@
-"""Trained models in folders and on the hub: their layout, for the code that writes it and the code that reads it."""
+"""Layout of trained models in folders and on the hub, for the code that writes them and the code that reads them."""
 
 import hashlib
 import json
@@ -55,7 +55,7 @@ def training_settings(folder: Path) -> dict[str, Any]:
 
 
 def adapter_folders(folder: Path) -> list[Path]:
-    """Return the folders of a training's adapters other than LoRA, one for each part, named after it; sorted."""
+    """Return the folders of a training's adapters other than LoRA, sorted; each is named after the part it adapts."""
     if (folder / PIPELINE_INDEX).is_file() or (folder / LORA_NAME).is_file():
         return []
     found = sorted(path.parent for path in folder.glob(f"*/{ADAPTER_CONFIG}") if path.parent.name in ADAPTED)
@@ -244,7 +244,7 @@ def check_available(name: str, what: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError:
-        return  # a path to nothing; the caller reports it
+        return  # not a hub name but a path that does not exist; the caller reports it
     reason = "HF_HUB_OFFLINE is set"
     if not constants.HF_HUB_OFFLINE:
         try:

@@ -1,4 +1,4 @@
-"""Settings of a pipeline's call under the names that each pipeline has for them."""
+"""Adapt generation settings to the keywords of each pipeline's call."""
 
 from inspect import signature
 from typing import Any
@@ -18,7 +18,7 @@ def accepted(pipeline: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """Leave out settings that are unset and unknown to the pipeline: Flux.2 takes no negative prompt.
 
     Raises:
-        UserError: one is given that the pipeline does not know.
+        UserError: a setting is given that the pipeline does not know.
     """
     known = signature(type(pipeline).__call__).parameters
     for name, value in settings.items():

@@ -1,4 +1,4 @@
-"""Base models in a single file, as Civitai and the original releases have them: what they are, and their parts.
+"""Base models in a single file, as on Civitai and in the original releases: recognize them and load their parts.
 
 Such a file has weights under the original names, but no configs and no tokenizers. These come from a diffusers
 pipeline of the same kind, of which the weights are not needed.
@@ -35,7 +35,7 @@ PIPELINES = {
 """diffusers' pipeline for each kind of file that it tells apart by the weights."""
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 UNET = "model.diffusion_model.input_blocks.0.0.weight"
-"""First layer of Stable Diffusion's UNet; diffusers takes any file that it does not know for a Stable Diffusion 1."""
+"""First layer of Stable Diffusion's UNet; checked because diffusers takes unknown files for Stable Diffusion 1."""
 BEGINNINGS = {
     "vae": ("first_stage_model.", "vae."),
     "text_encoder": ("cond_stage_model.", "conditioner.embedders.0.", "text_encoders.clip_l."),
@@ -154,7 +154,7 @@ class SingleFile:
                 torch_dtype=torch.float32,
             )
             complete = not any(weight.is_meta for weight in model.parameters())
-        except NotImplementedError:  # torch's, when weights that have got no values are converted
+        except NotImplementedError:  # raised by torch if weights without values (on the meta device) are converted
             complete = False
         if not complete:
             raise UserError(
@@ -167,7 +167,7 @@ class SingleFile:
         """Load the file as diffusers' pipeline, without a safety checker.
 
         Args:
-            parts: take the place of the pipeline's, models or settings.
+            parts: models or settings that replace the pipeline's own.
         """
         kind = getattr(diffusers, self.pipeline)
         for name, entry in DiffusionPipeline.load_config(self.config).items():
@@ -200,7 +200,7 @@ def _kind(name: str, shapes: dict[str, Any]) -> str:
     """Return which of `PIPELINES` the weights are, from their names and shapes."""
     try:
         kind = infer_diffusers_model_type(shapes)
-    except Exception:  # it takes some layers for granted
+    except Exception:  # it fails if layers are missing that it takes for granted
         kind = "unknown"
     if kind in ("v1", "v2") and UNET not in shapes:
         kind = "unknown"

@@ -1,4 +1,4 @@
-"""Text, file names and YAML from users: UTF-8 without NUL, plain values, from regular files, in bounded memory."""
+"""Read text and YAML from users safely (regular files, UTF-8, bounded size), and check text and file names."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Tensors: the device they are on, checksums of model weights, atomic `.safetensors` files, and a cache of tensors."""
+"""Utilities for torch: choose a device, checksums of weights, atomic `.safetensors` files, a cache of tensors."""
 
 import platform
 import zlib
@@ -63,7 +63,7 @@ def save_beside(tensors: Mapping[str, Tensor], path: Path, words: dict[str, str]
 class TensorCache:
     """Named tensors by key, in one file per key, `<first two digits>/<key>.safetensors`, or in memory.
 
-    Tensors come back bit for bit. A damaged file counts as missing.
+    Tensors come back bit-identical. A damaged file counts as missing.
 
     Args:
         folder: where the files go; None keeps the tensors in memory.

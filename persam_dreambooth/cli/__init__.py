@@ -15,7 +15,7 @@ VERBS = {
     "video": "follow subjects through a video; writes a mask per frame and an overlay video",
     "train": "train DreamBooth on the photos and masks (the same as train_dreambooth_persam.py)",
     "generate": "generate images with a trained model",
-    "convert": "convert LoRA weights to kohya's format, for A1111, ComfyUI and others",
+    "convert": "convert LoRA weights to kohya's format, which A1111, ComfyUI and others read",
     "export": "export photos and masks for other trainers: OneTrainer, kohya, COCO, cut-outs, ...",
     "import": "import other trainers' photos and masks, to train on them here",
     "evaluate": "score trained models (generation), or PerSAM on a public benchmark",

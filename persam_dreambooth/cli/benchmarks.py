@@ -1,4 +1,4 @@
-"""The benchmarks of `persam-dreambooth evaluate`: run one, print its table and the paths of the details."""
+"""The benchmarks of `persam-dreambooth evaluate`: run one, print its table and the paths of the detailed results."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict

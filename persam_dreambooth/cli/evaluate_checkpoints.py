@@ -1,4 +1,4 @@
-"""`persam-dreambooth evaluate checkpoints`: which checkpoint of a run is the best, and why."""
+"""`persam-dreambooth evaluate checkpoints`: choose the best checkpoint of a run, and say why."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -73,12 +73,14 @@ class EvaluateFlags(Flags):
             if not getattr(self, name):
                 raise UserError(f"--{name} is missing; see --help")
         if not all(fold.isdecimal() for fold in self.folds):
-            raise UserError(f"--folds {' '.join(self.folds)} must be numbers from 0")
+            raise UserError(f"--folds {' '.join(self.folds)} must be numbers, counted from 0")
         if self.memory and (self.method != PERSAM or self.features or self.fidelity != "corrected"):
             raise UserError("--memory follows the objects without --method, --features and --fidelity; leave them out")
         refuse_size_alone(self.method, self.features, self.features_size)
         if self.method == SEGGPT and (self.features or self.fidelity != "corrected"):
-            raise UserError("--method seggpt has no --features, whose place --seggpt takes, and no --fidelity")
+            raise UserError(
+                "--method seggpt takes neither --features (its model is --seggpt) nor --fidelity; leave them out"
+            )
         refuse_seggpt(self.method, seggpt=self.seggpt != SEGGPT_MODEL, ensemble=self.ensemble != "feature")
         if self.ensemble != "feature" and self.shots < 2:
             raise UserError("--ensemble combines several references; give --shots 2 or more, or leave it out")
@@ -92,7 +94,7 @@ class EvaluateFlags(Flags):
         """Return the method with its settings.
 
         Raises:
-            UserError: INSID3 has not this fidelity.
+            UserError: INSID3 does not have this fidelity.
         """
         from persam_dreambooth.segmentation.method import METHODS, Method, SegGptMethod
 
@@ -105,7 +107,7 @@ class EvaluateFlags(Flags):
         return replace(chosen, fidelity=self.fidelity)
 
     def models(self, sam: str) -> str:
-        """Name the models of the method, for the line above the table."""
+        """Return the names of the method's models, for the line above the table."""
         if self.memory:
             return f"memory of {self.memory}"
         located = f"features {self.features}" if self.features else ""

@@ -1,5 +1,4 @@
-"""`persam-dreambooth evaluate generation`: how well models learned a subject, and how much of its photos leaks
-into their pictures."""
+"""`persam-dreambooth evaluate generation`: how well models learned a subject, and how much of its photos leaks."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -46,14 +45,14 @@ class DrawnFlags(Flags):
     unique_token: str | None = flag(None, 'the identifier of the subject, such as "sks"')
     class_token: str | None = flag(None, 'its class, such as "dog"')
     training_scenes: list[str] = flag(
-        [], 'where the photos were taken, as in a prompt ("on a sofa"); measures how often it reappears'
+        [], 'where the photos were taken, worded as in a prompt ("on a sofa"); measures how often this place reappears'
     )
     scene_template: str = flag("a photo {}", "prompt with which CLIP looks for a scene; {} stands for the scene")
     num_images: int = flag(4, "images per prompt", min=1)
     class_images: int = flag(
         8,
-        'images of the class without the unique token ("a dog"), for class leakage: do others of its kind turn into '
-        "the subject; 0 leaves it out",
+        'images of the class without the unique token ("a dog"), to measure class leakage: whether other dogs turn '
+        "into the subject; 0 leaves it out",
         min=0,
     )
     seed: int = flag(0, "seed of each prompt's first image; the same for each model", min=0, below=2**63)
@@ -69,20 +68,22 @@ class DrawnFlags(Flags):
         "for the configs; if unset, the one of the training, or else the original release on the hub",
     )
     dino_model: str = flag(
-        "facebook/dino-vits16", "hub name or folder; by default the paper's; none skips the metrics that use it"
+        "facebook/dino-vits16",
+        "a DINO, hub name or folder; the default is the DreamBooth paper's; none skips the metrics that use it",
     )
     clip_model: str = flag(
         "openai/clip-vit-base-patch32",
-        "hub name or folder; the default is not the CLIP whose text encoder Stable Diffusion 1 uses",
+        "a CLIP, hub name or folder; the default is not the CLIP whose text encoder Stable Diffusion 1 uses",
     )
     masc_model: str = flag(
         "none",
-        "a SigLIP 2 that measures MaSC, hub name or folder, such as google/siglip2-so400m-patch16-naflex, its "
-        "paper's; none leaves it out",
+        "a SigLIP 2, hub name or folder, to compute MaSC (are the photo's subject patches found in the images?); its "
+        "paper uses google/siglip2-so400m-patch16-naflex; none leaves it out",
     )
     diversity: Literal["features", "lpips"] = flag(
         "features",
-        "features: 1 - cosine of DINO's (or else CLIP's) features; lpips: as in the paper, downloads AlexNet",
+        "diversity of a prompt's images: features: 1 - cosine of DINO's (or else CLIP's) features; lpips: as in the "
+        "paper, downloads AlexNet",
     )
     sam: str = flag(
         "facebook/sam-vit-huge",
@@ -105,10 +106,10 @@ class DrawnFlags(Flags):
             check_words(name, getattr(self, name))
         check_words("training_scenes", *self.training_scenes)
         check_drawing(self.num_images, self.num_inference_steps, self.height, self.width)
-        if self.seed >= 2**63 - max(self.num_images, self.class_images):  # the pictures of a prompt count it up
+        if self.seed >= 2**63 - max(self.num_images, self.class_images):  # each further picture adds 1 to the seed
             raise UserError(f"--seed {self.seed} must lie in [0, 2^63 - num_images), and likewise for class_images")
         if "{}" not in self.scene_template:
-            raise UserError(f"--scene_template {self.scene_template!r} has no {{}} for the scene's words")
+            raise UserError(f"--scene_template {self.scene_template!r} has no {{}} for the scene's words; add it")
 
     def settings(self) -> dict[str, Any]:
         """Return the flags as keywords of `evaluate_generation`."""

@@ -34,7 +34,7 @@ class GenerateFlags(Flags):
     prompts_file: str | None = flag(None, "a text file with one prompt per line")
     output: str = flag("generated", "folder for the images and grid.png")
     num_images: int = flag(4, "images per prompt", min=1)
-    seed: int = flag(0, "seed of each prompt's first image; the next ones count up", min=-(2**63), below=2**63)
+    seed: int = flag(0, "seed of each prompt's first image; each further image adds 1", min=-(2**63), below=2**63)
     negative_prompt: str | None = flag(None, "what should not be in the images")
     num_inference_steps: int = flag(50, "denoising steps", min=1)
     guidance_scale: float = flag(7.5, "classifier-free guidance: how closely the prompt is followed")

@@ -52,8 +52,8 @@ class MethodFlags(Flags):
     )
     features: str | None = flag(
         None,
-        "a DINOv3 or DINOv2, hub name or folder, whose features tell individuals better apart than a SAM's. persam: "
-        "used to locate the subject, recommended beside look-alikes; insid3: its encoder, "
+        "a DINOv3 or DINOv2, hub name or folder, whose features tell individuals apart better than a SAM's. persam: "
+        "used to locate the subject, recommended if there are look-alikes; insid3: its encoder, "
         "facebook/dinov3-vitl16-pretrain-lvd1689m if unset",
     )
     features_size: int | None = flag(
@@ -71,18 +71,18 @@ class MethodFlags(Flags):
     semantic_prompting: bool = flag(True, "persam only: target-semantic prompting")
     edge_padding: float = flag(
         0.0,
-        "persam and persam-f: extend the photo on each side, by this share of its longer side, such as 0.06, "
-        "repeating its edge: finds more of subjects that the edge cuts off, a little less of whole ones; for "
+        "persam and persam-f: extend the photo on each side by this share of its longer side, such as 0.06, by "
+        "repeating its edge: finds more of subjects that are cut off by the edge, a little less of whole ones; for "
         "--fidelity corrected",
     )
     tau: float = flag(
-        0.6, "insid3 and insid3-sam: mean cosine similarity below which groups of patches are not joined"
+        0.6, "insid3 and insid3-sam: minimum mean cosine similarity at which groups of patches are joined"
     )
     merge_threshold: float = flag(
-        0.2, "insid3 and insid3-sam: similarity to the subject from which a group of patches belongs to it"
+        0.2, "insid3 and insid3-sam: similarity to the subject above which a group of patches belongs to it"
     )
     agreement: float = flag(
-        0.0, "insid3-sam only: IoU with INSID3's mask below which the SAM's is dropped", min=0, max=1
+        0.0, "insid3-sam only: IoU with INSID3's mask below which the SAM's mask is dropped", min=0, max=1
     )
     seggpt: str = flag(
         SEGGPT_MODEL, "seggpt only: the SegGPT, hub name, folder or its authors' .pth file; or a Painter's .pth file"
@@ -105,7 +105,7 @@ class MethodFlags(Flags):
         refuse_size_alone(self.method, self.features, self.features_size)
 
     def refuse_unused(self, references: int, embedding_cache: str | None) -> None:
-        """Refuse what SegGPT, or a single reference, does not use.
+        """Refuse a cache that SegGPT does not use, and an ensemble of a single reference.
 
         Args:
             references: number of references that a subject is learned from.
@@ -116,7 +116,8 @@ class MethodFlags(Flags):
         """
         if embedding_cache and self.method == SEGGPT:
             raise UserError(
-                "--embedding_cache has no effect on --method seggpt, which encodes each photo with the subject"
+                "--embedding_cache has no effect on --method seggpt, which encodes each photo with the subject; "
+                "leave it out"
             )
         if self.ensemble != "feature" and references < 2:
             raise UserError(

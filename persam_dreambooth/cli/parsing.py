@@ -82,8 +82,8 @@ def parse(
         program: its name in help and errors.
         description: one line for the help.
         essential: names of the flags that the help lists first, in this order.
-        example: flags of a first call, for the help.
-        refused: reasons against known names that are no flags.
+        example: flags of a typical first call, for the help.
+        refused: names of flags of other scripts that are deliberately not supported, each with the reason.
 
     Raises:
         UserError: an unknown or refused flag or key, a value of the wrong type, or whatever a dataclass's
@@ -231,7 +231,7 @@ def _refuse_wrong_kinds(parser: Parser, words: list[str], path: str) -> None:
 
 
 def _origin(message: str, path: str | None, config: _Config, argv: list[str]) -> str:
-    """Say that the first flag in an error message was set in the config, unless the command line set it."""
+    """Return a remark that an error message's first flag is set in the config, unless the command line sets it."""
     named = re.search(r"--\w+", message)
     given = {word.partition("=")[0].replace("-", "_") for word in argv}
     if path is None or named is None or named[0].replace("-", "_") in given:
@@ -240,7 +240,7 @@ def _origin(message: str, path: str | None, config: _Config, argv: list[str]) ->
 
 
 def _unknown(word: str, names: list[str]) -> str:
-    flag = word.partition("=")[0]  # its value may be a misspelt flag's secret
+    flag = word.partition("=")[0]  # without the value, which may be the secret of a misspelt flag
     if not flag.startswith("-"):
         return f'unknown argument {flag!r}; a value with spaces needs quotes, such as "a sks dog"'
     return f"unknown argument {flag}{did_you_mean(flag.lstrip('-'), names, '--')}"

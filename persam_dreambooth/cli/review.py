@@ -89,7 +89,7 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
     from persam_dreambooth.segmentation import Method, PerSAM, SegGptMethod
 
     workspace, chosen = flags.workspace(), method.chosen_method()
-    # With SegGPT, only the SAM that follows the clicks has something to cache.
+    # SegGPT caches nothing; only the SAM that follows the clicks does.
     cache = Path(flags.embedding_cache) if flags.embedding_cache and not isinstance(chosen, SegGptMethod) else None
 
     def load() -> "PerSAM":

@@ -10,9 +10,7 @@ from persam_dreambooth.cli import guarded
 from persam_dreambooth.cli.method_flags import MethodFlags
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.sam_flags import SamFlags
-from persam_dreambooth.cli.segment_flags import SegmentFlags
-from persam_dreambooth.cli.text_flags import TextFlags
-from persam_dreambooth.cli.word_flags import WordFlags
+from persam_dreambooth.cli.segment_flags import SegmentFlags, TextFlags, WordFlags
 from persam_dreambooth.errors import counted, printable
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestIndex
 

@@ -1,16 +1,19 @@
-"""Flags of `segment`: the photos, the references, and what is written."""
+"""Flags of `segment`: photos, references, output, the phrase and the class noun for the subject."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from persam_dreambooth.cli.text_flags import WAYS
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, printable
 from persam_dreambooth.flags import Flags, flag
 
 if TYPE_CHECKING:  # these import torch, which takes seconds, and --help does not need it
     from persam_dreambooth.preprocessing.references import ReferenceFiles
-    from persam_dreambooth.segmentation import TextPrompt
+    from persam_dreambooth.segmentation import ClassSuggester, TextPrompt
+
+WAYS = ("reference_mask", "reference_box", "reference_points", "reference_scribble")
+"""The flags other than `--text` that mark the subject in a reference photo."""
 
 AGREEMENT = "agreement"
 """The value of `--presence` for INSID3's agreement instead of a rule; a file of this name is `./agreement`."""
@@ -49,8 +52,9 @@ class SegmentFlags(Flags):
     )
     presence: str | None = flag(
         None,
-        "is the subject there at all? The file of a presence rule, from `evaluate presence`; presence.json beside the "
-        "SAM if unset. Or agreement: INSID3 must find it at the same place, which needs a DINOv3 and no rule",
+        "how to decide whether the subject is in a photo: the file of a presence rule, from `evaluate presence`; "
+        "presence.json beside the SAM if unset. Or agreement: INSID3 must find it at the same place, which needs a "
+        "DINOv3 but no rule",
     )
     presence_features: str = flag("facebook/dinov3-vitl16-pretrain-lvd1689m", "the DINOv3 of --presence agreement")
     presence_features_size: int | None = flag(
@@ -84,7 +88,7 @@ class SegmentFlags(Flags):
             self.references()
 
     def agreement(self) -> bool:
-        """Return whether `--presence` is agreement; raises a UserError for flags that need it otherwise."""
+        """Return whether `--presence` is agreement; raise a UserError for flags that need it if it is not."""
         agreement = self.presence == AGREEMENT
         for name in ("presence_features", "presence_features_size"):
             if getattr(self, name) != type(self).__dataclass_fields__[name].default and not agreement:
@@ -126,7 +130,7 @@ class SegmentFlags(Flags):
             return tuple(ReferenceFiles(image, scribble=Path(value)) for image, value in pairs)
         if way == "reference_box":
             return tuple(ReferenceFiles(image, box=_box(value)) for image, value in pairs)
-        raise UserError("--reference_points takes one --reference; of several give masks, boxes or scribbles")
+        raise UserError("--reference_points takes one --reference; for several, give masks, boxes or scribbles")
 
 
 def _numbers(word: str, counts: tuple[int, ...], flag: str, form: str) -> tuple[float, ...]:
@@ -146,5 +150,99 @@ def _box(word: str) -> tuple[float, ...]:
 def _point(word: str) -> tuple[float, float, int]:
     x, y, *label = _numbers(word, (2, 3), "--reference_points", "x,y or x,y,0")
     if label and label[0] not in (0, 1):
-        raise UserError(f"--reference_points {word}: the third number is 1 on the subject and 0 beside it")
+        raise UserError(f"--reference_points {word}: the third number must be 1 (on the subject) or 0 (background)")
     return x, y, int(label[0]) if label else 1
+
+
+@dataclass
+class TextFlags(Flags):
+    """The model of `--text`."""
+
+    _argument_group_name: ClassVar[str] = "the text"
+
+    text_model: str = flag(
+        "IDEA-Research/grounding-dino-tiny",
+        "the model of --text, hub name or folder: a Grounding DINO, OWLv2, CLIPSeg or SAM 3",
+    )
+    text_threshold: float | None = flag(
+        None,
+        "score that a match of --text must exceed; if unset, 0.25 for Grounding DINO, 0.1 for OWLv2, 0.5 for CLIPSeg "
+        "and 0.3 for SAM 3",
+        min=0,
+        max=1,
+    )
+    text_overlap: float = flag(
+        0.5, "for --text with a reference: IoU that the box around a mask must reach with a match's box", min=0, max=1
+    )
+
+    def prompt(self, text: str | None, filters: bool) -> "TextPrompt | None":
+        """Return the phrase with its settings; None without one.
+
+        Args:
+            text: the value of `--text`.
+            filters: whether the subject is marked by other flags, so that the text only filters masks.
+
+        Raises:
+            UserError: a flag was given that would have no effect, or the phrase has no word.
+        """
+        for name in ("text_model", "text_threshold", "text_overlap"):
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                if text is None:
+                    raise UserError(f"--{name} has no effect without --text; give a phrase, or leave it out")
+                if name == "text_overlap" and not filters:
+                    given = ", ".join(f"--{way}" for way in WAYS)
+                    raise UserError(
+                        f"--{name} is for a --text that filters the masks of a reference with one of {given}; "
+                        "give one, or leave it out"
+                    )
+        if text is None:
+            return None
+        from persam_dreambooth.segmentation import TextPrompt
+
+        return TextPrompt(text, self.text_model, self.text_threshold, self.text_overlap)
+
+
+@dataclass
+class WordFlags(Flags):
+    """The class noun that the subject looks like."""
+
+    _argument_group_name: ClassVar[str] = "words"
+
+    suggest_class: str | None = flag(
+        None,
+        "a CLIP or SigLIP, hub name or folder, such as openai/clip-vit-large-patch14: suggests nouns for the training "
+        "prompts (looks like: corgi, dog, fox), which `train --class_prompt auto` reads",
+    )
+    vocabulary: str | None = flag(
+        None,
+        "text file with one noun per line for --suggest_class to choose from; the 1214 names of LVIS's and COCO's "
+        "categories if unset",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vocabulary and not self.suggest_class:
+            raise UserError("--vocabulary holds the nouns of --suggest_class; give that too, or leave it out")
+
+    def suggester(self, device: str | None) -> "ClassSuggester | None":
+        """Load the model of --suggest_class; None without it. Raises as `ClassSuggester.from_pretrained`."""
+        if not self.suggest_class:
+            return None
+        from persam_dreambooth.segmentation import ClassSuggester
+
+        return ClassSuggester.from_pretrained(self.suggest_class, self._vocabulary, device)
+
+    def suggest(self, suggester: "ClassSuggester | None", folders: Iterable[Path]) -> None:
+        """Suggest and print the class nouns of the subject in each output folder."""
+        if suggester is None:
+            return
+        from persam_dreambooth.preprocessing.suggest_class import suggest_class
+
+        for folder in folders:
+            found = suggest_class(folder, suggester, str(self.suggest_class), self._vocabulary)
+            words = found.words if found else "no class noun suggested, since no mask is certainly the subject's"
+            print(f"{printable(str(folder))}: {printable(words)}")
+
+    @property
+    def _vocabulary(self) -> Path | None:
+        return Path(self.vocabulary) if self.vocabulary else None

@@ -47,13 +47,13 @@ class VideoFlags(Flags):
         "instead of with the authors' method; --sam is then used only for --subject",
     )
     features: str | None = flag(
-        None, "for subjects made with --features: the same model; for INSID3's subjects the one they name if unset"
+        None, "for subjects made with --features: the same model; for INSID3's subjects, if unset, the one they name"
     )
     features_size: int | None = flag(None, "for the same subjects: --features_size of that run", min=1)
     lost_below: float = flag(
         0.7,
-        "mask quality below which a subject counts as lost until it is found again; at 0 none is ever lost; "
-        "with --memory and --subject: the quality that the mask from which a subject is followed must have",
+        "mask quality (predicted IoU) below which a subject counts as lost until it is found again; at 0 none is ever "
+        "lost; with --memory and --subject: minimum quality of the mask from which on a subject is followed",
         min=0,
     )
 
@@ -85,7 +85,7 @@ def run(program: str, argv: list[str]) -> None:
     from persam_dreambooth.torch_utils import choose_device
 
     subjects = [Subject.load(path, choose_device(sam.device)) for path in flags.subject] or None
-    # With a memory, subjects whose mask is given are followed without another method.
+    # A memory follows subjects whose first mask is given without any other method.
     _refuse_unread(flags, sam, subjects)
     method = None if flags.memory and flags.first_mask else _method(flags, sam, subjects)
     memory = load_video_model(flags.memory, sam.device, sam.torch_dtype) if flags.memory else None
@@ -133,7 +133,7 @@ def ranges(numbers: list[int]) -> str:
 
 
 def _method(flags: VideoFlags, sam: SamFlags, subjects: "list[Subject] | None") -> "OneShotSegmenter":
-    """Load the method that the subjects were made with; without subjects that of `--method`.
+    """Load the method that made the subjects, or without subjects the one of `--method`.
 
     INSID3's subjects are followed with the SAM for the outline.
     """
@@ -171,5 +171,5 @@ def _refuse_unread(flags: VideoFlags, sam: SamFlags, subjects: "list[Subject] | 
     for name in unread:
         if getattr(flags, name) != plain[name].default:
             raise UserError(
-                f"--{name} has no effect on SegGPT's subjects{' with --memory' * (name == 'memory_frames')}"
+                f"--{name} has no effect on SegGPT's subjects{' with --memory' * (name == 'memory_frames')}; drop it"
             )

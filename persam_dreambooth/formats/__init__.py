@@ -81,7 +81,7 @@ def import_masks(
         output: new folder; for training, its `images` holds the photos and the folder itself the masks.
         source: the trainer, as `to` of `export_masks`.
         images: folder of the photos, if it has another name.
-        masks: folder of the masks, likewise.
+        masks: folder of the masks, if it has another name.
         category: name of the subject's category in a COCO file with several.
 
     Raises:

@@ -17,7 +17,7 @@ from persam_dreambooth.formats.table import Convention
 from persam_dreambooth.masks import Looks
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, newest_entries
-from persam_dreambooth.photos.pairs import check_size, find_exclusions, find_masks, left_out_of, mask_folder
+from persam_dreambooth.photos.pairs import check_size, find_exclusions, find_masks, mask_folder, photos_to_leave_out
 from persam_dreambooth.text_files import is_text
 
 
@@ -44,11 +44,11 @@ class Source:
     left_out: dict[Path, str]
 
     def exclusion_words(self) -> list[str]:
-        """Warn of exclusion masks beside the masks, which no trainer's layout here has; empty if there are none."""
+        """Warn of exclusion masks beside the masks, which no trainer's layout can hold; empty if there are none."""
         folders = dict.fromkeys(pair.mask.parent for pair in self.pairs)
         photos = [pair.photo for pair in self.pairs]
         count = sum(len(find_exclusions(photos, folder)) for folder in folders)
-        return [f"{counted(count, 'exclusion mask')} left out: they are for training here only"] if count else []
+        return [f"{counted(count, 'exclusion mask')} left out: only training here reads them"] if count else []
 
     def unread_words(self, besides: tuple[Path, ...]) -> list[str]:
         """Report skipped files in the photos' folders, one line per folder; see `files.unread_words`."""
@@ -68,15 +68,15 @@ def read_source(
         include_uncertain: keep photos in which segmentation is uncertain of the subject.
 
     Raises:
-        UserError: no such folder; a list of photos without masks, masks without photos, clashing names, pictures
-            in unsupported formats and missing photos; or nothing is left.
+        UserError: no such folder; photos without masks, masks without photos, clashing names, pictures in unsupported
+            formats or missing photos, all listed in one message; or nothing is left.
     """
     folder = mask_folder(masks, "--masks")
     manifest = folder.parent / MANIFEST_NAME
     entries = newest_entries(manifest)
     photos = _photos(images, entries, manifest)
     found = find_masks(folder, photos)
-    left_out = left_out_of(photos, found, entries, include_uncertain)
+    left_out = photos_to_leave_out(photos, found, entries, include_uncertain)
     problems = [f"{photo} does not exist" for photo in photos if not photo.is_file()]
     problems += [problem for place in filter(None, (images, folder)) for problem in foreign(place)]
     kept = [photo for photo in photos if photo not in left_out]
@@ -142,8 +142,8 @@ def export_folder(
 
     Raises:
         UserError: the folder is not empty, lies among the photos, or has a path that no configuration can contain;
-            or a list of photos or masks that cannot be decoded, masks of another size, and names that the trainer
-            reserves.
+            photos or masks that cannot be decoded, masks of another size, or names that the trainer reserves, all
+            listed in one message.
     """
     refuse_used(output, {pair.photo.parent for pair in source.pairs} | {pair.mask.parent for pair in source.pairs})
     layout, lines, problems, looks = convention.layout, [], list[str](), Looks()
@@ -160,7 +160,7 @@ def export_folder(
                 continue
             if sample.caption is None:
                 without_words.append(pair.photo.name)
-        refuse(problems, f"not for {convention.title}")
+        refuse(problems, f"the photos cannot be exported for {convention.title}")
         layout.close(lines, folder)
         if snippet:
             (folder / convention.config).write_text(snippet, encoding="utf-8")
@@ -207,8 +207,8 @@ def export_beside(source: Source, convention: Convention) -> Exported:
     If an export was killed, the next one keeps the masks that were already written and adds the rest.
 
     Raises:
-        UserError: the trainer does not look there; another file of such a name exists; a photo would be left
-            without a mask, so that all of it would be trained on; or what `export_folder` refuses.
+        UserError: the trainer does not look there; another file of the same name exists; a photo would be left
+            without a mask, so that the trainer would train on all of it; or as `export_folder`.
     """
     layout = convention.layout
     if not convention.beside or not isinstance(layout, Folders):
@@ -232,7 +232,7 @@ def export_beside(source: Source, convention: Convention) -> Exported:
 
 def _write_beside(source: Source, targets: dict[Path, Path], config: Path, snippet: str) -> Looks:
     problems, looks, waiting = [], Looks(), dict[Path, Path]()
-    # In a folder of their own: OneTrainer would take loose files left behind by a killed process for photos.
+    # Written to a folder of their own first: OneTrainer would take loose files left by a killed process for photos.
     with TemporaryDirectory(prefix=UNFINISHED, dir=config.parent) as beside:
         for pair in tqdm(source.pairs, desc="Exporting", unit="photo", delay=2):
             target = targets[pair.photo]
@@ -246,10 +246,10 @@ def _write_beside(source: Source, targets: dict[Path, Path], config: Path, snipp
                 waiting[target] = Path(beside) / target.name
                 files.write_mask(sample.levels, waiting[target])
             elif not _holds(target, sample.levels):
-                problems.append(f"{target} is there already")
+                problems.append(f"{target} already exists")
         written = os.path.lexists(config)
         if written and not (config.is_file() and config.read_bytes() == snippet.encode()):
-            problems.append(f"{config} is there already")
+            problems.append(f"{config} already exists")
         refuse(problems, "the masks cannot be put beside the photos")
         for target, temporary in waiting.items():
             temporary.replace(target)

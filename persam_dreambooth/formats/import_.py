@@ -28,7 +28,7 @@ class Imported:
 
     Attributes:
         count: number of photos.
-        grey: number of pixels that are neither black nor white, and so weigh a part, by the photo's name.
+        grey: photo's name -> number of its mask's pixels that are neither black nor white, and so count in part.
         empty: names of the photos whose masks are empty.
         looks: checks of all masks.
         unread: files skipped in the photos' folders, one line per folder; see `files.unread_words`.
@@ -48,9 +48,9 @@ def import_folder(convention: Convention, given: Given, output: Path) -> Importe
     become opaque PNGs. Grey levels of masks are kept as weights; levels up to 3 become black, from 252 on white.
 
     Raises:
-        UserError: a list of photos without masks, masks without photos, clashing names, names that are skipped here,
-            pictures in unsupported formats, masks of another size; or there is no photo; or the output folder is
-            not empty or lies in the trainer's.
+        UserError: photos without masks, masks without photos, clashing names, names that are skipped here, pictures
+            in unsupported formats or masks of another size, all listed in one message; there is no photo; or the
+            output folder is not empty or lies in the trainer's.
     """
     items, problems = convention.layout.find(given)
     what = f"{given.folder} cannot be read as {convention.title}'s"
@@ -103,7 +103,7 @@ def _take(item: Item, folder: Path, imported: Imported) -> ManifestEntry:
         mask_digest=files.digest(mask_path),
         source="given",
         box=None if box is None else [box[0], box[1], box[2] - 1, box[3] - 1],
-        warnings=[f"the mask has {counted(grey, 'grey pixel')}, which weigh a part"] if grey else [],
+        warnings=[f"the mask has {counted(grey, 'grey pixel')}, which count in part"] if grey else [],
     )
 
 

@@ -9,13 +9,13 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.json_lines import numbered_lines, parse
 
 LONGEST = 300
-"""Most characters of a name that a message quotes."""
+"""Maximum number of characters of a name that a message quotes."""
 TABLES = (".csv", ".parquet")
-"""Other formats of an index, which its library reads and we do not."""
+"""Other formats of an index, which Hugging Face's datasets library reads but this package does not."""
 
 
 def index_file(folder: Path, name: str) -> Path:
-    """Return the path of an index: in a folder, in the subfolder that `name` gives, or the given file itself.
+    """Return the path of an index: `name` in a folder, its last part in the folder, or the folder if it is a file.
 
     Raises:
         UserError: there is none, or it is not a regular file.
@@ -63,7 +63,7 @@ def _parsed(content: bytes, problem: str, number: int | None = None) -> Any:
         raise UserError(f"{problem} ({reason}); {remedy}") from error
 
 
-def listed(name: str, folder: Path, *others: Path | None) -> Path:
+def listed_file(name: str, folder: Path, *others: Path | None) -> Path:
     """Return the path of a file that an index names, with `..` removed.
 
     Links are followed, as in every folder; a path that leads out of the folders given by the user is refused.

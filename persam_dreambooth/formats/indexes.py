@@ -13,7 +13,7 @@ from PIL import Image
 from persam_dreambooth import json_lines
 from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.formats.index_files import index_file, listed, read_json, read_json_lines
+from persam_dreambooth.formats.index_files import index_file, listed_file, read_json, read_json_lines
 from persam_dreambooth.formats.layouts import Given
 from persam_dreambooth.formats.samples import (
     CAPTION,
@@ -43,7 +43,7 @@ class JsonLines:
         name: of the file, with its folder.
         photo, mask, caption: the keys.
         turns: see `Folders`.
-        photos, masks: names of the folders.
+        photos, masks: names of the folders, beside the file.
     """
 
     name: str
@@ -91,14 +91,14 @@ class JsonLines:
         """Read one line."""
         if not isinstance(line, dict) or not isinstance(line.get(self.photo), str):
             raise UserError(f"it has no {self.photo!r}")
-        photo = listed(line[self.photo], folder, given.folder, given.images)
+        photo = listed_file(line[self.photo], folder, given.folder, given.images)
         words, mask = line.get(self.caption), line.get(self.mask)
         if not isinstance(mask, str):
             raise UserError(f"{photo.name} has no mask")
         if not isinstance(words, str | None) or not is_text(words or ""):
             raise UserError(f"the {self.caption!r} of {photo.name} is not text")
         levels = partial(
-            read_levels, listed(mask, folder, given.folder, given.masks), "grey", None if self.turns else photo
+            read_levels, listed_file(mask, folder, given.folder, given.masks), "grey", None if self.turns else photo
         )
         return Item(photo, levels, (words or "").strip() or None)
 
@@ -156,7 +156,7 @@ class Coco:
         for image in images:
             mine = masks.pop(image["id"], None)
             try:
-                photo = listed(image["file_name"], folder, given.images)
+                photo = listed_file(image["file_name"], folder, given.images)
             except UserError as error:
                 problems.append(str(error))
                 continue
@@ -248,7 +248,7 @@ def _levels(annotations: list[_Annotation], image: dict[str, Any], photo: Path) 
 
 
 def _size(image: dict[str, Any], photo: Path) -> tuple[int, int]:
-    """Return the (width, height) in a photo's entry, which must be that of the file, stored or upright."""
+    """Return the (width, height) in a photo's entry, which must be the file's size, as stored or upright."""
     with open_picture(photo, "photo", decode=False) as picture:
         size = picture.size
     claimed = image.get("width", size[0]), image.get("height", size[1])

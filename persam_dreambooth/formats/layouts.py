@@ -1,4 +1,4 @@
-"""The two layouts that pair photos with masks without an index: by file name, or in the photo's alpha channel."""
+"""The two layouts without an index file: masks paired with photos by name, or stored in the photos' alpha channel."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""One photo with its mask, as a layout writes or finds it in a trainer's folder, and the other files there."""
+"""One photo with its mask, as a layout writes it to or finds it in a trainer's folder; checks of the other files."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ COMMON_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
 """Pillow's names of their formats; phones write MPO into files with a JPEG suffix."""
 CAPTION = ".txt"
 LISTED = 50
-"""Most problems that one message lists."""
+"""Maximum number of problems that one message lists."""
 
 Channel = Literal["red", "grey"]
 """The channel that a trainer reads of a coloured mask."""

@@ -15,7 +15,7 @@ from persam_dreambooth.formats.layouts import Alpha, Folders, Layout
 
 @dataclass(frozen=True)
 class Convention:
-    """How one trainer takes masks.
+    """How one trainer expects masks.
 
     Attributes:
         title: name for messages.
@@ -47,7 +47,7 @@ class Convention:
 
 
 def quoted(text: str) -> str:
-    """Quote a string for JSON, TOML, YAML and Python alike: TOML has no surrogate pairs, YAML no raw controls."""
+    """Quote a string for JSON, TOML, YAML and Python alike: no surrogate pairs (TOML), no raw control codes (YAML)."""
     return re.sub(
         r"[\x7f-\x9f\u2028\u2029\ufeff]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False)
     )

@@ -13,13 +13,13 @@ SUGGESTION_NAME: Final = "class_suggestion.json"
 
 @dataclass(frozen=True)
 class ClassSuggestion:
-    """Nouns that a subject looks like.
+    """The nouns that are most similar to a subject.
 
     Attributes:
         nouns: the best first; at least one.
         scores: mean cosine similarity of each with the subject's cut-outs.
         model: hub name or folder of the CLIP or SigLIP that compared them.
-        vocabulary: file of the nouns that it chose among; None for LVIS's and COCO's.
+        vocabulary: file of the nouns to choose from; None for the names of LVIS's and COCO's categories.
     """
 
     nouns: tuple[str, ...]
@@ -34,7 +34,7 @@ class ClassSuggestion:
 
     @property
     def words(self) -> str:
-        """The suggestion as a person reads it: "looks like: corgi, dog, fox"."""
+        """The suggestion in words: "looks like: corgi, dog, fox"."""
         return f"looks like: {', '.join(self.nouns)}"
 
     def save(self, folder: Path) -> None:

@@ -14,7 +14,7 @@ from persam_dreambooth.errors import UserError
 MARGIN = 1.0
 """How far a polygon may reach outside the photo, in photo widths and heights."""
 PACKED_DIGITS = 6
-"""Most characters per number in a packed run-length encoding, of five bits each; counts have 32 bits."""
+"""Largest index, from 0, of a five-bit character within a number of a packed run-length encoding (32-bit counts)."""
 
 
 def coco_tools() -> Any:
@@ -73,9 +73,8 @@ def _check_size(size: Any, height: int, width: int) -> None:
 def _fill(polygons: list[Any], height: int, width: int) -> NDArray[np.bool_]:
     """Draw the union of polygons."""
     checked = [_checked(polygon, height, width) for polygon in polygons]
-    checked = [
-        points for points in checked if len(points) >= 3
-    ]  # data sets contain lines and points, which cover nothing
+    # Data sets also contain lines and points, which cover nothing.
+    checked = [points for points in checked if len(points) >= 3]
     if not checked:
         raise UserError("it has no polygon of three points or more; draw one, or remove the annotation")
     tools = coco_tools()
@@ -123,10 +122,10 @@ def _whole_numbers(counts: Any) -> NDArray[np.int64]:
 
 
 def _unpack(text: str | bytes) -> NDArray[np.int64]:
-    """Decode a packed string of run lengths: LEB128 in six-bit characters from "0"; from the third number on, each is
-    the difference to the last but one.
+    """Decode a packed string of run lengths, as pycocotools' `rleFrString` does.
 
-    The same as pycocotools' `rleFrString`, which reads past the end of a truncated string.
+    Numbers are LEB128 in six-bit characters from "0" on; from the third on, each is stored as the difference from the
+    number two places before. `rleFrString` itself reads past the end of a truncated string.
     """
     codes = np.frombuffer(text.encode("utf-8", "replace") if isinstance(text, str) else text, np.uint8).astype(
         np.int64

@@ -156,7 +156,7 @@ def write_json(value: object, path: Path) -> None:
 
 
 def note_unread(unread: Mapping[Path, str], output: Path) -> None:
-    """Write the result of `unread_files` to `not_read.json` in the output folder, by name; no file if it is empty."""
+    """Write the result of `unread_files` to `not_read.json` in the output folder, by file name; no file if empty."""
     path = output / UNREAD_NAME
     if unread:
         write_json({file.name: reason for file, reason in unread.items()}, path)

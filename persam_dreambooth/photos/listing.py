@@ -15,7 +15,7 @@ PHOTO_SUFFIXES = (
     *(".avif", ".heic", ".heif", ".hif"),
 )
 NO_PHOTOS = ("-masklabel.png", "-condlabel.png")
-"""Name endings of the masks that OneTrainer, and `export --in_place` for it, keep beside the photos."""
+"""Name endings of OneTrainer's masks, which it, and `export --in_place`, puts beside the photos."""
 VIDEOS = (".mov", ".mp4", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".3gp", ".mts")
 RAW = (".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".raw")
 NOTES = (
@@ -105,7 +105,7 @@ def where(path: Path) -> str:
 
 
 def unread_files(folder: Path, besides: Iterable[Path] = ()) -> dict[Path, str]:
-    """List what `find_photos` skips in a folder without being told to, sorted by name, each with the reason.
+    """List the files and folders that `find_photos` skips of its own accord, sorted by name, each with the reason.
 
     Captions and other notes beside photos, hidden files, OneTrainer's masks and folders without photos are not
     listed.
@@ -137,7 +137,7 @@ def unread_words(unread: Mapping[Path, str]) -> str:
 
 
 def _unread_file(path: Path) -> str | None:
-    """Return why a file is not read; None for photos, and for files that nobody would take for one."""
+    """Return why a file is not read; None for photos, and for files that nobody expects to be read as one."""
     suffix = path.suffix.lower()
     if not path.is_file():
         return "a broken link" if path.is_symlink() else "not a regular file"

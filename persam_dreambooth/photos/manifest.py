@@ -35,9 +35,9 @@ class ManifestEntry:
         width, height: of the upright photo, in pixels; None when it could not be decoded.
         mask, overlay: paths relative to the manifest's folder, or None.
         mask_digest: SHA-256 of the mask file's bytes when this entry was written.
-        source: the name of the method that found the mask, such as "persam" (older manifests say so for every
-            method), "reference" for the user's mask that the others are found from, "corrected" for one corrected
-            by clicks or strokes on the review page, "given" for one made elsewhere or changed since.
+        source: where the mask comes from: the name of the method that found it, such as "persam" (in older manifests
+            "persam" for every method); "reference" for the user's mask of a reference photo; "corrected" if a person
+            corrected it on the review page; "given" if it was made elsewhere or changed since.
         score: predicted IoU, which may be slightly above 1 (shown as 1); None for the user's own mask.
         presence: "found", "unsure" or "not found": whether the mask is of the subject; None if undecided.
         probability: that the mask is of the subject, in [0, 1].
@@ -146,9 +146,9 @@ def _refusal(values: Any) -> str | None:
 
 
 def _straying(values: Any, folder: Path, linked: Collection[str]) -> str | None:
-    """Return which file a line names that is not its photo's own in this folder; None if all are.
+    """Describe a file named in a line that does not belong to its photo in this folder; None if there is none.
 
-    Files named in a line get read, overwritten and removed.
+    This matters because files named in a line are read, overwritten and removed.
 
     Args:
         values: of the line.
@@ -260,7 +260,7 @@ def _lines(path: Path) -> Iterator[bytes]:
     for _, line in json_lines.numbered_lines(path):
         if line.endswith(b"\n"):
             yield line
-        elif json_lines.is_whole_line(line):  # but for a line break that an editor left out
+        elif json_lines.is_whole_line(line):  # complete except for the line break, which an editor may leave out
             yield line + b"\n"
 
 

@@ -97,7 +97,7 @@ def unpaired_words(photos: Iterable[Path], folder: Path) -> str:
     return printable(f"masks without a photo: {listed(names)}") if names else ""
 
 
-def left_out_of(
+def photos_to_leave_out(
     photos: Sequence[Path],
     masks: Mapping[str, Path],
     entries: Sequence[ManifestEntry],
@@ -129,7 +129,7 @@ def left_out_of(
         if entry.error is not None:
             left_out[photo] = entry.error
         elif entry.uncertain and not include_uncertain and _is_its_mask(masks.get(photo.stem), entry):
-            left_out[photo] = doubt(photo, entry)
+            left_out[photo] = uncertainty(photo, entry)
     return left_out
 
 
@@ -141,14 +141,14 @@ def refuse_changed(
 ) -> None:
     """Refuse photos that were replaced, rotated or saved again since their masks were made.
 
-    Training would use another photo of the same name with a mask that misses the subject. Masks that were edited by
-    hand since are the user's own and are not compared; nor are excluded photos.
+    Otherwise training would use such a photo with a mask that misses the subject. Masks that the user edited since are
+    not compared; nor are excluded photos.
 
     Args:
         photos: files, some of which may be missing.
         masks: by stem, as `find_masks` returns them.
         entries: the newest entry of each photo.
-        digest: hashes a file; one that remembers saves callers that hash the same files a second reading.
+        digest: hashes a file; pass a cached function if the same files are hashed elsewhere too.
 
     Raises:
         UserError: such photos, by name.
@@ -175,7 +175,7 @@ def excluded(photos: Iterable[Path], entries: Iterable[ManifestEntry]) -> dict[P
     return {photo: f"{photo.name} was excluded in review" for photo in photos if photo.stem in stems}
 
 
-def doubt(photo: Path, entry: ManifestEntry) -> str:
+def uncertainty(photo: Path, entry: ManifestEntry) -> str:
     """Describe why segmentation is uncertain of the subject in a photo."""
     return f"the subject in {photo.name}: {entry.presence}, {entry.reason}"
 

@@ -35,10 +35,10 @@ BROAD = (
 )
 """Names of fonts that go beyond Latin, on Linux, macOS and Windows."""
 UNUSED = "\U0010fffe"
-"""A code point without a letter: fonts draw it as they draw every letter that they lack."""
+"""An unassigned code point: fonts draw it as they draw every letter that they lack."""
 
 
-def writable(text: str, size: int, otherwise: str) -> tuple[str, Font]:
+def caption_and_font(text: str, size: int, otherwise: str) -> tuple[str, Font]:
     """Return a caption on one line and a font that has all of its letters.
 
     Args:
@@ -117,7 +117,7 @@ def overlay(
     inside = Image.fromarray(mask.astype(np.uint8) * 255)
     dimmed = photo.point(lambda level: round(level * BACKGROUND_LIGHT))
     picture = Image.composite(photo, dimmed, inside)
-    edge = Image.fromarray(grown(mask, _stroke(photo)) & ~mask)
+    edge = Image.fromarray(dilated(mask, _stroke(photo)) & ~mask)
     picture.paste(OUTLINE, mask=edge)
     _draw_points(picture, points, point_labels)
     return picture
@@ -160,7 +160,7 @@ def _stroke(picture: Image.Image) -> int:
     return max(1, round(max(picture.size) / 400))
 
 
-def grown(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
+def dilated(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
     """Dilate a mask, (H, W) bool, by 0 to 250 pixels in each direction, with a square kernel.
 
     The result is every pixel at which a box blur of rows, then of columns, is not 0. `MaxFilter` would give the same,
@@ -197,7 +197,7 @@ def sheet(
         size = (max(1, round(small.width * scale)), max(1, round(small.height * scale)))
         small = small.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
         page.paste(small, (left + (tile - small.width) // 2, top + (tile - small.height) // 2))
-        text, font = writable(caption, letter, otherwise=f"#{number + 1}")
+        text, font = caption_and_font(caption, letter, otherwise=f"#{number + 1}")
         draw.text((left, top + tile + 2), _fit(text, font, tile), fill=INK, font=font)
     return page
 

@@ -1,4 +1,4 @@
-"""From a folder of photos and a reference to masks, overlays, a contact sheet and a manifest.
+"""Segment a folder of photos by a reference: write masks, overlays, a contact sheet and a manifest.
 
 Only this package connects photo files with segmentation; the command line, training and the review page call it.
 """

@@ -1,4 +1,4 @@
-"""Decode photos and find a job's subjects in them: a mask per subject, without overlap, and whether it is there."""
+"""Decode photos and find a job's subjects in them: disjoint masks, and the decision whether each subject is there."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ class Finder:
         self._references = [read_references(given) for given in job.subjects().values()]
 
     def load(self) -> list[Subject]:
-        """Load the models and personalize, unless that is done; return the subjects, in the order of `job.subjects()`.
+        """Load the models and personalize, on the first call; return the subjects, in the order of `job.subjects()`.
 
         Raises:
             UserError: the SAM or the presence rule cannot be read, SAM finds nothing where a reference says, or the
@@ -106,7 +106,7 @@ class Finder:
 
         Args:
             photos: the files.
-            stopped: called before each batch; once it returns true, the other photos are left out.
+            stopped: called before each batch; once it returns true, the remaining photos are skipped.
 
         Yields:
             Each photo, in order, with one `Found` per subject, or None if the photo cannot be decoded.

@@ -1,14 +1,17 @@
-"""The subjects found in a photo: no two of them share a pixel, and their masks are cleaned up."""
+"""The subjects found in a photo: make their masks disjoint, fill small holes and remove specks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from persam_dreambooth.segmentation import EncodedPhoto, Presence, Segmentation
 from persam_dreambooth.segmentation.multi_mask import with_mask, without_overlap
-from persam_dreambooth.segmentation.small_regions import without_small_regions
+
+TOUCHING = np.ones((3, 3), bool)
+"""Pixels belong to one region if they share an edge or a corner."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +63,39 @@ def clean_up(found: list[Found], min_region: int) -> list[Found]:
 
     cleaned = [replace(subject, instances=tuple(map(clean, subject.instances))) for subject in found]
     return [replace(subject, mask=union(subject.instances)) if subject.instances else subject for subject in cleaned]
+
+
+def without_small_regions(
+    mask: NDArray[np.bool_], min_region: int, taken: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """Fill holes and remove specks of fewer than `min_region` pixels, as SAM's mask generator does.
+
+    The largest region stays whatever its size, so that a mask never becomes empty.
+
+    Args:
+        mask: (H, W) bool.
+        min_region: minimum number of pixels of a region, of the mask or of its background, that stays.
+        taken: (H, W) bool, background that belongs to another mask, so that it is not filled; None for none.
+
+    Returns:
+        (H, W) bool, a new array.
+    """
+    holes = _small(~mask, min_region)
+    filled = mask | (holes if taken is None else holes & ~taken)
+    return filled & ~_small(filled, min_region, keep_largest=True)
+
+
+def _small(mask: NDArray[np.bool_], min_region: int, keep_largest: bool = False) -> NDArray[np.bool_]:
+    """Return the pixels of the regions of a mask that have fewer than `min_region` pixels, (H, W) bool."""
+    regions, _ = ndimage.label(mask, TOUCHING)
+    sizes = np.bincount(regions.ravel())
+    sizes[0] = 0
+    small = sizes < min_region
+    if keep_largest:
+        small[sizes.argmax()] = False
+    small[0] = False  # the label of the background
+    found: NDArray[np.bool_] = small[regions]
+    return found
 
 
 def union(instances: Sequence[Segmentation]) -> NDArray[np.bool_]:

@@ -39,8 +39,8 @@ class SegmentationJob:
         presence: file of a presence rule; None uses the one next to the SAM, if there is one.
         agreement: decide on presence by INSID3's agreement instead of a rule; for PerSAM only. See `AgreementCheck`.
         all_instances: masks cover every instance of the subject; needs a presence rule.
-        min_region: holes and specks of a found mask with fewer pixels are filled and removed; 0 changes nothing.
-        draw: "mask" draws overlays only, "confidence" also the location confidence map of each photo.
+        min_region: fill holes and remove specks of fewer pixels than this in found masks; 0 changes nothing.
+        draw: "mask" draws only overlays; "confidence" also draws the location confidence map of each photo.
         embedding_cache: folder that keeps image embeddings for later runs; None keeps none.
         dataloader_num_workers: worker processes that decode photos; 0 decodes in this process.
         sam_size: side in pixels of a square larger than the SAM was trained with; None for the SAM's own.
@@ -80,23 +80,23 @@ class SegmentationJob:
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Path(path))
         if not self.references and self.text is None:
-            raise UserError("a segmentation needs a reference photo or a text for the subject; none was given")
+            raise UserError("a segmentation needs a reference photo or a text for the subject; give one of them")
         if self.names and (self.text or any(reference.text for reference in self.references)):
             raise UserError(
                 "a text describes one subject; segment several subjects one after the other, or give masks"
             )
         if self.names and len(self.names) != len(self.references):
             raise UserError(
-                f"{len(self.names)} names and {len(self.references)} references were given; a reference needs one each"
+                f"{len(self.names)} names were given for {len(self.references)} references; give one name for each"
             )
         invalid = [name for name in self.names if Path(name).name != name or name.startswith(".")]
         if invalid:
-            raise UserError(f"the name {invalid[0]!r} is no folder's name; use letters, digits and dashes")
+            raise UserError(f"the name {invalid[0]!r} cannot be a folder's name; use letters, digits and dashes")
         if self.min_region < 0:
-            raise UserError(f"min_region {self.min_region} is a number of pixels; give 0 or more")
+            raise UserError(f"min_region {self.min_region} must be at least 0; it is a number of pixels")
         if self.agreement and (self.presence or not isinstance(self.method, Method)):
             other = "a presence rule" if self.presence else f"--method {self.method.name}"
-            raise UserError(f"agreement compares PerSAM with INSID3; it cannot be used with {other}")
+            raise UserError(f"agreement compares PerSAM with INSID3 and cannot be used with {other}; drop one of them")
         if self.all_instances and self.rule is None:
             raise UserError(
                 "finding all instances needs a presence rule, which tells the subject from others; "

@@ -1,5 +1,4 @@
-"""The output folder of one subject: which run it belongs to, which masks are finished, and what a new
-run keeps of an old one."""
+"""The output folder of one subject: the run it belongs to, the finished masks, and what a new run keeps."""
 
 import heapq
 import logging
@@ -70,13 +69,13 @@ class MaskStore:
         return stream_manifest(self._manifest)
 
     def check(self, again: bool = False) -> None:
-        """Accept only an absent or empty folder, or one from a run with the same settings.
+        """Refuse a folder unless it is absent, empty, or from a run with the same settings.
 
         Args:
-            again: accept one with any run's settings or with a manifest too: the run may take it over.
+            again: the run may take the folder over: also accept one with other settings, or with a manifest.
 
         Raises:
-            UserError: it is anything else.
+            UserError: the folder is refused.
         """
         settings, names, remedy = self._settings, self._early_files(), REMEDY
         if again:
@@ -157,7 +156,7 @@ class MaskStore:
         return sorted(self.path.glob(f"{Path(MANIFEST_NAME).stem}.*.jsonl"))
 
     def _early_files(self) -> list[str]:
-        """Name the files that a run leaves if it is killed before it has written its settings."""
+        """List the names of files that a run leaves if it is killed before it has written its settings."""
         unfinished = [path.name for path in self.path.glob(f"{UNFINISHED}*")] if self.path.is_dir() else []
         return [SUBJECT_NAME, files.UNREAD_NAME, *unfinished]
 

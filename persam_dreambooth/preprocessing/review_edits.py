@@ -103,7 +103,7 @@ class ReviewEdits:
         Args:
             photo: the file.
             entry: its manifest entry; None if it has none.
-            reads: whether the file may be read; if it may not but would have to be, return None.
+            reads: whether the file may be read; if not, None is returned where reading is necessary.
         """
         if entry is None or entry.mask is None or not entry.digest:
             return False

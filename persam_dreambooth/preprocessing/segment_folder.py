@@ -1,4 +1,4 @@
-"""Segment one folder of photos, or a tree: plan what is left, find, write masks; resumable at any point."""
+"""Segment one folder of photos or a tree of them; an interrupted run resumes with the photos that are left."""
 
 import logging
 import sys

@@ -69,8 +69,8 @@ def segment_video(
         first_mask: file of the first frame's mask: a palette image whose values are labels, or any mask of one
             subject; see `read_labels`.
         lost_below: predicted IoU below which a subject counts as absent from a frame; None counts none as absent. Not
-            used by SegGPT, which loses a subject where its mask is empty.
-            With `memory`: below which a mask found by PerSAM does not start a track.
+            used by SegGPT, which loses a subject where its mask is empty. With `memory`: minimum predicted IoU of the
+            method's mask that starts a track.
         memory: video model whose learned memory tracks the subjects; None tracks with the method alone, as
             PerSAM's authors do.
 
@@ -79,7 +79,7 @@ def segment_video(
 
     Raises:
         UserError: the video cannot be read, there is no subject or no model, the first mask has another size than the
-            frames, or the frames have several sizes. If a video turns out to be damaged, the output holds the frames
+            frames, or the frames have different sizes. If a video turns out to be damaged, the output holds the frames
             before the damage.
     """
     files.check_output_folder(output)

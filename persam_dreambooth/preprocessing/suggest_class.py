@@ -16,7 +16,7 @@ from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, Mani
 from persam_dreambooth.segmentation.class_nouns import ClassSuggester
 
 PHOTOS: Final = 8
-"""Photos that are looked at; the noun hardly changes with more."""
+"""Maximum number of photos compared with the nouns; more hardly change the result."""
 
 
 def suggest_class(

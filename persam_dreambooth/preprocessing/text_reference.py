@@ -1,4 +1,4 @@
-"""Choose the reference photo of a job that has a phrase only: the one where the phrase has the highest score."""
+"""Choose the reference photo of a job that only has a phrase: the photo where the phrase has the highest score."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from persam_dreambooth.segmentation import TextLocator, TextPrompt
 
 
 def with_reference(job: SegmentationJob, albums: Sequence[SegmentationJob], again: bool = False) -> SegmentationJob:
-    """Return the job with its reference photo; a job that has a reference is returned unchanged.
+    """Return the job with a reference photo chosen by its phrase; a job that has a reference is returned unchanged.
 
     Args:
         job: the run.
@@ -36,7 +36,7 @@ def with_reference(job: SegmentationJob, albums: Sequence[SegmentationJob], agai
 
 
 def _best(photos: Sequence[Path], prompt: TextPrompt, device: str | None) -> Path:
-    """Return the photo with the highest score; of several, the first."""
+    """Return the photo with the highest score; the first of several equal ones."""
     locator = TextLocator.from_pretrained(prompt.model, device)
     scores = dict[Path, float]()
     for path in tqdm(photos, desc=f"Looking for {prompt.phrase!r}", unit="photo"):

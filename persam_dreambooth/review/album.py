@@ -56,7 +56,7 @@ class PhotoState:
 
     @property
     def status(self) -> str:
-        """Approved, excluded, changed, reference, corrected, given, found, unsure, not found, left out or waiting."""
+        """approved, excluded, changed, reference, corrected, given, found, unsure, not found, left out or waiting."""
         entry = self.entry
         if entry is None or (entry.mask is None and entry.error is None):
             return WAITING
@@ -143,7 +143,7 @@ class Album:
         return sorted(states, key=lambda state: state.rank)
 
     def glance(self) -> list[tuple[int, int, int] | None]:
-        """Return file states that change when photos come or go, a mask is replaced, or a line is written."""
+        """Return file states that change when photos are added or removed, or a mask or manifest line is written."""
         return [files.file_state(path) for path in (self.edits.manifest, self.images, self.output / "masks")]
 
     def state(self, name: str) -> PhotoState:

@@ -18,10 +18,10 @@ from persam_dreambooth.segmentation import EncodedPhoto, PerSAM, Prompts, refere
 from persam_dreambooth.segmentation.refinement import CERTAINTY, as_logits
 
 STROKES = 100
-"""Most strokes in one request."""
+"""Maximum number of strokes in one request."""
 Kind = Literal["brush", "eraser", "point", "box"]
 POINTS = 20_000
-"""Most points in one stroke."""
+"""Maximum number of points in one stroke."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ def chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> st
     """Draw curves over a common x axis.
 
     Args:
-        title: stands above.
-        curves: name -> (x, y) by ascending x; those without points are only named.
+        title: is shown above the curves.
+        curves: name -> (x, y) pairs by ascending x; of a curve without points only the name is shown.
 
     Returns:
         HTML with the title, the SVG and the names in the curves' colours; all text is escaped.
@@ -42,7 +42,7 @@ def _colour(number: int) -> str:
 
 
 class _Axis:
-    """Maps values to places, from the smallest value at `start` to the largest at `end`."""
+    """Maps values to coordinates, from the smallest value at `start` to the largest at `end`."""
 
     def __init__(self, values: Sequence[float], start: float, end: float) -> None:
         self._low, high = min(values), max(values)

@@ -26,7 +26,7 @@ from persam_dreambooth.training.screen import WINDOW
 GENERATED = "generated"
 """Subfolder for the pictures that the page generates, in numbered folders."""
 MOST_POINTS = 500
-"""Points of a curve, at most."""
+"""Maximum number of points of a curve."""
 LOSS = "loss"
 
 
@@ -52,7 +52,7 @@ class Validated:
 def losses(run: Path) -> list[tuple[int, float]]:
     """Return the (step, loss) pairs that a run has written so far, from its `metrics.jsonl`.
 
-    Runs of earlier versions have only tensorboard's files; if a step was trained twice, the later counts.
+    Runs of earlier versions have only tensorboard's files; if a step was trained twice, the later value counts.
 
     Raises:
         UserError: there are only such files, but tensorboard is not installed.
@@ -165,7 +165,7 @@ def progress_words(run: Path, points: Sequence[tuple[int, float]]) -> str:
 
 
 def differing_settings(first: Path, second: Path) -> dict[str, tuple[str, str]]:
-    """Return the flags whose values differ between two runs; those that only name places are left out."""
+    """Return the flags whose values differ between two runs, without `output_dir` and `resume_from_checkpoint`."""
     own, other = training_settings(first), training_settings(second)
     names = [name for name in {**own, **other} if name not in ("output_dir", "resume_from_checkpoint")]
     return {name: (str(own.get(name)), str(other.get(name))) for name in names if own.get(name) != other.get(name)}

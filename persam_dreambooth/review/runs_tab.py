@@ -14,9 +14,9 @@ from persam_dreambooth.review.workspace import Workspace
 
 NO_RUN = '<p class="quiet">No run is open. Start with <code>--run OUTPUT_DIR</code> to view a training run.</p>'
 SECONDS = 2.0
-"""Between two looks at the runs' files."""
+"""Seconds between two checks of the runs' files."""
 NOBODY = -1
-"""The choice of no second run."""
+"""Value of the dropdown for no second run."""
 
 
 def add_runs_tab(page: gr.Blocks, workspace: Workspace, generator: Generator) -> None:
@@ -43,7 +43,7 @@ def add_runs_tab(page: gr.Blocks, workspace: Workspace, generator: Generator) ->
     seen, timer = gr.State(None), gr.Timer(SECONDS)
 
     def follow(number: int, other: int, before: object) -> tuple[Any, ...]:
-        """Show what has changed since the last look; nothing is sent if nothing has."""
+        """Update the tab if the runs' files have changed since the last call; otherwise send nothing."""
         chosen = [(names[index], workspace.runs[index]) for index in dict.fromkeys((number, other)) if index >= 0]
         now = [(name, repr(runs.state(run))) for name, run in chosen]
         if now == before:

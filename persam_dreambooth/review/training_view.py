@@ -1,4 +1,4 @@
-"""Preview what training sees of one photo: a crop at the training resolution with the weight of each latent cell."""
+"""Preview one photo as training sees it: a crop at the training resolution with the weight of each latent cell."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ class TrainingView:
             raise UserError(f"mask_downsample must be area, nearest, max or min, and mask_dilation 0 to {LARGEST}")
 
     def draw(self, photo: Path, mask: Path) -> tuple[Image.Image, str]:
-        """Draw the crop, with cells that do not count darkened, beside its latent mask; also return one line of text.
+        """Draw the crop, darkened where cells have no weight, beside its latent mask; also return one line of text.
 
         Raises:
             UserError: a file cannot be read, or the mask does not fit the photo.

@@ -1,4 +1,4 @@
-"""Presence without calibration: a mask counts as the subject's if INSID3, on a DINOv3, finds the subject there too."""
+"""Presence check without calibration: a mask is the subject's if INSID3 (on a DINOv3) finds the subject there too."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from persam_dreambooth.segmentation.presence import MaskCheck, Presence
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, Reference, Segmentation
 
-ENOUGH: Final = 0.5
-"""IoU from which the two agree; in tinyworld anything from 0.2 to 0.6 does nearly the same."""
+MIN_IOU: Final = 0.5
+"""Minimum IoU at which the two masks agree; on tinyworld, any value from 0.2 to 0.6 gives nearly the same verdicts."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """The DINOv3 of the INSID3 that must agree.
+    """Settings of the INSID3 whose mask must agree.
 
     Attributes:
-        features: hub name or folder.
+        features: hub name or folder of its DINOv3.
         features_size: side of the square that it sees, in pixels; None for 64 patches.
     """
 
@@ -41,11 +41,12 @@ class Agreement:
 class AgreementCheck(MaskCheck[Presence]):
     """Decide whether a photo shows the subject, by the IoU of the mask with INSID3's mask.
 
-    It takes the place of a `PresenceCheck`. The verdict is "found" from an IoU of `ENOUGH`, "not found" if INSID3
-    finds nothing, and "unsure" in between. The IoU stands in `probability`, to sort by; it is no probability.
+    Use it in place of a `PresenceCheck`. The verdict is "found" at an IoU of at least `MIN_IOU`, "not found" if INSID3
+    finds nothing, and "unsure" in between. The IoU is stored as `probability`, so that photos can be sorted by it; it
+    is not a probability.
 
     Args:
-        segmenter: PerSAM, whose masks are judged.
+        segmenter: the PerSAM whose masks are checked.
         subject: the subject that it searches for.
         references: the photos and masks that the subject was made from.
         insid3: learns the subject from the same references.
@@ -66,7 +67,7 @@ class AgreementCheck(MaskCheck[Presence]):
         if not other.any():
             return Presence("not found", 0.0, "INSID3 finds the subject nowhere in the photo")
         agreement = mask_iou(found.mask, other)
-        if agreement >= ENOUGH:
+        if agreement >= MIN_IOU:
             return Presence("found", agreement, None)
         return Presence("unsure", agreement, f"INSID3 finds the subject elsewhere (IoU {agreement:.2f})")
 

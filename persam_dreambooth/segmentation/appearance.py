@@ -19,7 +19,7 @@ from persam_dreambooth.segmentation.types import Picture, rgb_array
 from persam_dreambooth.torch_utils import choose_device, weights_checksum
 
 
-class FirstDino:
+class OriginalDino:
     """Load the original DINO ("facebook/dino-vits16"): a plain ViT whose checkpoints have no pooler."""
 
     @staticmethod
@@ -28,7 +28,7 @@ class FirstDino:
         return ViTModel.from_pretrained(name, add_pooling_layer=False, **settings)
 
 
-CLASSES: Final[dict[str, type[Any]]] = {"clip": CLIPModel, "vit": FirstDino, **features.CLASSES}
+CLASSES: Final[dict[str, type[Any]]] = {"clip": CLIPModel, "vit": OriginalDino, **features.CLASSES}
 GREY: Final = 128
 """Fill value of the background, in uint8 levels."""
 

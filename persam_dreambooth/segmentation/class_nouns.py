@@ -23,16 +23,16 @@ CLASSES: Final[dict[str, type[Any]]] = {"clip": CLIPModel, "siglip": SiglipModel
 VOCABULARY: Final = Path(__file__).with_name("nouns.txt")
 """The names of LVIS's and COCO's categories."""
 TEMPLATE: Final = "a photo of {}"
-"""The sentence that each noun, with its article, is put into."""
+"""Sentence for the text encoder; {} stands for a noun with its article."""
 BATCH: Final = 256
-"""Sentences encoded at once."""
+"""Number of sentences encoded at once."""
 
 View = Callable[[NDArray[np.uint8], NDArray[np.bool_]], Image.Image]
 """Maps a photo, (H, W, 3) uint8 RGB, and the subject's mask, (H, W) bool, to a picture of the subject."""
 
 
 def in_surroundings(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Image.Image:
-    """Crop a photo to a rectangle around the subject: half as far again to each side, as far as the photo goes."""
+    """Crop a photo to the subject's box, extended on each side by a quarter of its longer side, within the photo."""
     box = bounding_box(torch.from_numpy(mask))
     assert box is not None, "the mask must not be empty"
     left, top, right, bottom = box.tolist()
@@ -43,7 +43,7 @@ def in_surroundings(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Image
 
 
 VIEWS: Final[tuple[View, ...]] = (cut_out, in_surroundings)
-"""Pictures of the subject whose similarities are averaged: the subject alone, and in its surroundings."""
+"""Views of the subject whose similarities are averaged: cut out, and in its surroundings."""
 
 
 class ClassSuggester:
@@ -92,7 +92,7 @@ class ClassSuggester:
     def suggest(
         self, shown: Sequence[tuple[NDArray[np.uint8], NDArray[np.bool_]]], count: int = 3
     ) -> list[tuple[str, float]]:
-        """Return the nouns that the subject looks most like.
+        """Return the nouns that are most similar to the subject.
 
         Args:
             shown: photos of the subject with its masks, (H, W, 3) uint8 RGB and (H, W) bool, not empty; at least one.
@@ -125,7 +125,7 @@ class ClassSuggester:
 
 
 def read_vocabulary(path: Path | None = None) -> list[str]:
-    """Read nouns from a UTF-8 text file, one a line, without repetitions; lines that begin with # are comments.
+    """Read nouns from a UTF-8 text file, one per line, without duplicates; lines that begin with # are comments.
 
     Args:
         path: the file; None for `VOCABULARY`.
@@ -136,5 +136,5 @@ def read_vocabulary(path: Path | None = None) -> list[str]:
     lines = read_lines(path or VOCABULARY, "vocabulary")
     nouns = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     if not nouns:
-        raise UserError(f"the vocabulary {path} has no noun; write one in each line, such as corgi")
+        raise UserError(f"the vocabulary {path} has no noun; write one per line, such as corgi")
     return nouns

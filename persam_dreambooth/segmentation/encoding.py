@@ -26,7 +26,7 @@ class PhotoEncoder:
     bit-identical: float32, about 4 MB per photo for a 1024-pixel SAM. Damaged files are recomputed.
 
     Args:
-        backbone: provides the features; a SAM's for its decoder.
+        backbone: encodes the photos; a SAM's decoder also takes this encoding.
         features: second encoder, whose features the confidence map is computed from.
         cache: cache folder; None disables the cache.
         edge_padding: width of the border that replicates the photo's edge, as a share of the photo's longer side.

@@ -1,4 +1,4 @@
-"""DINOv2's or DINOv3's features instead of SAM's for the confidence map (equations 4 to 7)."""
+"""Features of DINOv2 or DINOv3, to use instead of SAM's for the confidence map (equations 4 to 7)."""
 
 from copy import copy
 from pathlib import Path
@@ -64,25 +64,25 @@ class FeatureEncoder:
 
         Args:
             source: the name or the folder.
-            image_size: side of the square in pixels, a multiple of the patches'; None for 64 patches.
+            image_size: side of the square in pixels, a multiple of the patch size; None for 64 patches.
             device: see the class.
             dtype: see the class.
 
         Raises:
-            UserError: nothing found, not a complete DINO, or a square that its patches do not fill.
+            UserError: nothing found, not a complete DINO, or `image_size` is not a multiple of the patch size.
         """
         model, _ = load_pretrained(str(source), CLASSES, "DINO", "facebook/dinov2-base")
         patch = model.config.patch_size
         size = CELLS * patch if image_size is None else image_size
         if size < patch or size % patch:
             raise UserError(
-                f"a square of {size} pixels is no multiple of the {patch}-pixel patches of {source}; "
+                f"a square of {size} pixels is not a multiple of the {patch}-pixel patches of {source}; "
                 f"give {max(1, round(size / patch)) * patch}"
             )
         return cls(model, size // patch, device, dtype, str(source))
 
     def squeezing(self) -> Self:
-        """Return the same encoder, which squeezes photos into the square instead of padding them."""
+        """Return an encoder with the same weights that squeezes photos into the square instead of padding them."""
         other = copy(self)
         other.stretch = True
         return other

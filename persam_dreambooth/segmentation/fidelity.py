@@ -1,4 +1,4 @@
-"""The fidelities: where the authors' code, the paper's equations and this package differ."""
+"""The three fidelities: what the authors' code, the paper's equations and this package do differently."""
 
 from typing import ClassVar, Final, Literal
 
@@ -17,7 +17,7 @@ Fidelity = Literal["official", "corrected", "paper"]
 
 
 class Corrected:
-    """The authors' code without its errors on photos that are not square and on masks unlike PerSeg's.
+    """The authors' code, with its errors fixed on photos that are not square and on masks unlike PerSeg's.
 
     Attributes:
         repeat_embedding: add T_R of equation 9 before every block, as the code does, or once, as the paper prints it.
@@ -30,7 +30,7 @@ class Corrected:
         return reference.perseg_levels()
 
     def cells_without_foreground(self, reference: Reference, frame: Frame, grid: int) -> Tensor:
-        """Return the cells, (grid, grid) bool, of a mask that is too thin for `location.foreground_cells`."""
+        """Return the foreground cells, (grid, grid) bool, of a mask too thin for `location.foreground_cells`."""
         return location.best_covered_cells(reference.foreground, frame, grid)
 
     def target_feature(self, features: Tensor, with_maximum: bool) -> Tensor:

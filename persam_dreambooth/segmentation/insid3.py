@@ -51,10 +51,10 @@ class INSID3(OneShotSegmenter):
         components = self.method.svd_components or round(width * steps.POSITIONAL_SHARE)
         if components >= width:
             raise UserError(
-                f"svd_components {components} must be less than the {width} channels of {self.name}; for the paper's "
-                f"share leave it out, which is {round(width * steps.POSITIONAL_SHARE)}"
+                f"svd_components {components} must be less than the {width} channels of {self.name}; leave it out for "
+                f"the paper's share, {round(width * steps.POSITIONAL_SHARE)}"
             )
-        # The features depend on these too, so a subject made with others is refused.
+        # The features also depend on size, placement and projection: a subject made with other ones is refused.
         placed = "squeezed" if self.method.fidelity == "official" else "padded"
         self.checksum = f"{encoder.checksum}-insid3-{encoder.image_size}-{placed}-{components}"
         self.projection = steps.positional_projection(_rows(F.normalize(features, dim=0)), components)
@@ -92,7 +92,7 @@ class INSID3(OneShotSegmenter):
         return [photo if photo.extra else self._debias(photo) for photo in self._encoder(images)]
 
     def _debias(self, photo: EncodedPhoto) -> EncodedPhoto:
-        """Turn the encoder's own features into INSID3's."""
+        """Replace the encoder's plain features by debiased ones; the plain ones move to `extra`."""
         plain = F.normalize(photo.embedding, dim=0)
         grid = plain.shape[-1]
         features = steps.debiased(_rows(plain), self.projection)
@@ -162,14 +162,14 @@ class INSID3(OneShotSegmenter):
         return self._result(cells.view(grid, grid), score, confidence, frame)
 
     def _result(self, cells: Tensor, score: float, confidence: Tensor, frame: Frame) -> Segmentation:
-        """Resize the mask of cells, (h, w) bool, to the photo, and describe it."""
+        """Return the segmentation of a photo from its mask of cells, (h, w) bool."""
         mask = self._on_photo(cells, frame)
         box = bounding_box(mask)
         points, labels = location.location_prior(confidence, negative=False)
-        # Not logits of a decoder: symmetric, so that they cross zero at the mask's edge; a better match is higher,
-        # which decides between subjects.
-        height = max(score, 1e-3)
-        kept = torch.where(cells, height, -height).float().cpu().numpy()
+        # These are not a decoder's logits. They are symmetric, so that they cross zero at the mask's edge, and larger
+        # for a better match, which decides where the masks of several subjects overlap.
+        magnitude = max(score, 1e-3)
+        kept = torch.where(cells, magnitude, -magnitude).float().cpu().numpy()
         return Segmentation(
             mask=mask.cpu().numpy(),
             score=score,
@@ -198,7 +198,7 @@ def _rows(grid: Tensor) -> Tensor:
 
 
 def _cells_of_photo(photo: EncodedPhoto) -> Tensor:
-    """Return the cells that show the photo, and not its padding, (cells^2,) bool."""
+    """Return which cells show the photo instead of padding, (cells^2,) bool."""
     frame, embedding = photo.frame, photo.embedding
     shown = frame.to_grid(torch.ones(frame.height, frame.width), embedding.shape[-1], 0.0, "area").flatten()
     # The short side of a very long photo may fill less than half of a cell.

@@ -1,4 +1,4 @@
-"""INSID3 finds, SAM cuts: INSID3's coarse mask prompts a SAM, which draws the outline."""
+"""INSID3 with SAM: INSID3's coarse mask prompts a SAM, which draws the outline."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,9 +22,9 @@ from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import DecoderPass, EncodedPhoto, Picture, Reference, Segmentation
 
 POINTS: Final = 3
-"""Positive points, and as many negative ones."""
-PEAKS: Final = 512
-"""Places along the longer side among which the points are chosen."""
+"""Maximum number of positive points, and of negative ones."""
+SAMPLES: Final = 512
+"""Number of positions along the photo's longer side among which the points are chosen."""
 
 
 class Insid3Sam(OneShotSegmenter):
@@ -121,7 +121,7 @@ class Insid3Sam(OneShotSegmenter):
 
 
 def _best_region(found: Segmentation) -> Segmentation:
-    """Keep the connected region of the mask with the largest sum of confidence: a box around several means nothing."""
+    """Keep the mask's connected region with the largest sum of confidence; a box around several is a bad prompt."""
     regions, count = ndimage.label(found.mask, structure=np.ones((3, 3)))
     sums = ndimage.sum(found.confidence_map.clip(0), regions, range(1, count + 1))
     mask: NDArray[np.bool_] = regions == 1 + int(np.argmax(sums))
@@ -135,7 +135,7 @@ def _peaks(confidence: Tensor, where: Tensor) -> Tensor:
 
     Each is at least a tenth of the photo's longer side from the ones before, so that they are not neighbours.
     """
-    step = max(1, max(confidence.shape) // PEAKS)
+    step = max(1, max(confidence.shape) // SAMPLES)
     left = confidence.masked_fill(~where, -torch.inf)[::step, ::step]
     height, width = left.shape
     rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]

@@ -1,7 +1,7 @@
-"""INSID3 operation by operation: what one frozen DINOv3's patches say about where the subject is.
+"""The operations of INSID3: from the patch features of one frozen DINOv3 to the cells of the subject.
 
 Cuttano et al., "INSID3: Training-Free In-Context Segmentation with DINOv3" (CVPR 2026, arXiv 2603.28480). Features are
-matrices of unit rows, one row per patch ("cell") of the encoder's grid. `insid3` runs the operations.
+matrices of unit rows, one row per patch ("cell") of the encoder's grid. The module `insid3` runs the operations.
 """
 
 import math
@@ -22,10 +22,10 @@ FORWARD_QUANTILE = 0.9
 
 
 def positional_projection(features: Tensor, components: int) -> Tensor:
-    """Return the projection U U^T onto the subspace in which features tell positions, not contents.
+    """Return the projection U U^T onto the subspace in which features encode position, not content.
 
     Args:
-        features: (n, C) float32 unit rows of a photo without contents, so that they differ by position only.
+        features: (n, C) float32 unit rows of a blank photo, so that they differ by position only.
         components: number of left singular vectors to keep, at most C.
 
     Returns:
@@ -62,7 +62,7 @@ def votes(features: Tensor, memory: Memory) -> Tensor:
 
 
 def candidates(features: Tensor, target: Tensor, memory: Memory) -> Tensor:
-    """Return the cells that resemble the subject, and whose own best matches in the references are the subject.
+    """Return the cells that are similar to the prototype and whose best matches in the references are the subject's.
 
     Args:
         features: (n, C) debiased features of the photo.

@@ -71,8 +71,8 @@ class Method:
     def is_released_f(self) -> bool:
         """Whether this is PerSAM-F without guidance, as its authors released it.
 
-        That code differs from PerSAM in two further details: its target feature is half maximum, and both refinement
-        passes are prompted with a box.
+        That code differs from PerSAM in two further details: its target feature is the midpoint of mean and maximum,
+        and both refinement passes are prompted with a box.
         """
         return self.mask_weights and not (self.guided_attention or self.semantic_prompting)
 
@@ -103,8 +103,9 @@ class Insid3Method:
 
     Attributes:
         fidelity: "official" squeezes photos into the encoder's square, as the authors' code does; "corrected" keeps
-            their aspect and pads them, and gives a reference cell to the subject where the mask covers half of it.
-        tau: mean cosine similarity below which groups of cells are not joined to one cluster, in (0, 1).
+            their aspect and pads them, and counts a reference cell as the subject's if the mask covers more than half
+            of it.
+        tau: minimum mean cosine similarity at which groups of cells are joined to one cluster, in (0, 1).
         merge_threshold: product of similarities above which a cluster belongs to the subject, in (-1, 1).
         with_sam: let a SAM draw the outline; see `Insid3Sam`.
         agreement: with `with_sam`, the IoU with INSID3's mask, in [0, 1], below which SAM's mask is dropped. 0, the
@@ -133,7 +134,7 @@ class Insid3Method:
         if not -1 < self.merge_threshold < 1:
             raise UserError(f"merge_threshold {self.merge_threshold} must lie between -1 and 1; the paper uses 0.2")
         if not 0 <= self.agreement <= 1:
-            raise UserError(f"agreement {self.agreement} is an IoU between 0 and 1")
+            raise UserError(f"agreement {self.agreement} must lie between 0 and 1; it is an IoU, try 0.5")
         if self.svd_components is not None and self.svd_components < 1:
             raise UserError(
                 f"svd_components {self.svd_components} must be at least 1; leave it out for the paper's share"
@@ -165,7 +166,7 @@ class SegGptMethod:
         if self.ensemble not in ("feature", "spatial"):
             raise UserError(f"SegGPT has no ensemble {self.ensemble!r}; choose feature or spatial")
         if self.memory_frames < 0:
-            raise UserError(f"memory_frames {self.memory_frames} is a number of frames; give 0 or more")
+            raise UserError(f"memory_frames {self.memory_frames} must be at least 0; it is a number of frames")
 
 
 AnyMethod: TypeAlias = Method | Insid3Method | SegGptMethod

@@ -60,7 +60,7 @@ class OneShotSegmenter(ABC):
 
     @property
     def calibration(self) -> str:
-        """Names the method and its models for a presence rule, which only fits the scores that it was made on."""
+        """Identifier of the method and its models: a presence rule is only valid for the one it was calibrated on."""
         return self.checksum
 
     def confidence(self, photo: EncodedPhoto, subject: Subject) -> Tensor:

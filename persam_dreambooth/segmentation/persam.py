@@ -117,7 +117,7 @@ class PerSAM(OneShotSegmenter):
 
     @property
     def label(self) -> str:
-        """ "PerSAM" or "PerSAM-F"."""
+        """The method's name: "PerSAM" or "PerSAM-F"."""
         return "PerSAM-F" if self.method.mask_weights else "PerSAM"
 
     @torch.no_grad()

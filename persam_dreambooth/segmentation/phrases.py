@@ -1,4 +1,4 @@
-"""Phrases instead of masks: make a reference mask from a phrase, and doubt masks that a phrase does not describe."""
+"""Make a reference mask from a phrase, and rate masks that a phrase does not describe as not found."""
 
 import numpy as np
 import torch
@@ -18,19 +18,19 @@ from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, Referenc
 def reference_from_text(
     segmenter: OneShotSegmenter, locator: TextLocator, image: Picture, prompt: TextPrompt
 ) -> Reference:
-    """Create a reference mask from the match with the highest score.
+    """Create a reference mask from the phrase's match with the highest score.
 
-    SAM 3's mask is taken as it is. For the others the segmenter's SAM makes the mask from the match's box; without a
-    SAM, CLIPSeg's coarse mask is taken.
+    SAM 3's mask is used as it is. For the other models, the segmenter's SAM makes the mask from the match's box; if
+    there is no SAM, CLIPSeg's coarse mask is used.
 
     Args:
-        segmenter: provides the SAM, if there is one.
-        locator: the phrase's model.
+        segmenter: provides the SAM, if it has one.
+        locator: the model that locates the phrase.
         image: the reference image.
         prompt: the phrase.
 
     Raises:
-        UserError: nothing in the photo matches, or a box was found and there is no SAM; further see `reference_from`.
+        UserError: nothing in the photo matches, a box was found and there is no SAM, or as `reference_from`.
     """
     pixels = rgb_array(image)
     matches = locator.locate(pixels, prompt)
@@ -59,7 +59,7 @@ class PhraseCheck(MaskCheck[Presence | None]):
     Args:
         segmenter: the method that segments.
         subject: the subject that is searched for.
-        locator: the phrase's model.
+        locator: the model that locates the phrase.
         prompt: the phrase.
         check: decides on the masks that the phrase describes; None leaves these undecided.
     """

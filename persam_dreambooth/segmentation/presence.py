@@ -1,9 +1,8 @@
 """Presence check: decide whether a photo shows the subject (found, unsure, not found), with probability and reason.
 
 SAM returns a mask for any prompt, even if the subject is absent. A logistic rule combines presence scores that
-separate the two cases; its thresholds set which share of the photos of the subject may be
-called unsure or not found. Weights and thresholds are
-only valid for the SAM that the rule was calibrated on.
+separate the two cases; its thresholds set which share of the photos of the subject may be called unsure or not found.
+Weights and thresholds are only valid for the SAM that the rule was calibrated on.
 """
 
 import json
@@ -87,9 +86,9 @@ class PresenceRule:
 
     def probability(self, scores: Signals) -> float:
         """Probability in [0, 1] that the subject is there, with a prior of one half."""
-        return float(torch.sigmoid(torch.tensor(self.bias + sum(self.pulls(scores).values()))))
+        return float(torch.sigmoid(torch.tensor(self.bias + sum(self.contributions(scores).values()))))
 
-    def pulls(self, scores: Signals) -> dict[str, float]:
+    def contributions(self, scores: Signals) -> dict[str, float]:
         """Contribution of each presence score to the log-odds."""
         values = asdict(scores)
         return {name: weight * (values[name] - self.usual[name]) for name, weight in self.weights.items()}
@@ -101,8 +100,8 @@ class PresenceRule:
         probability = self.probability(scores)
         if probability >= self.found_from:
             return Presence("found", probability, None)
-        pulls, values = self.pulls(scores), asdict(scores)
-        worst = min(pulls, key=lambda name: pulls[name])
+        contributions, values = self.contributions(scores), asdict(scores)
+        worst = min(contributions, key=lambda name: contributions[name])
         value, usual = values[worst], self.usual[worst]
         if worst == "score":  # a predicted IoU can exceed 1; show at most 1
             value, usual = min(value, 1), min(usual, 1)
@@ -162,7 +161,7 @@ class MaskCheck(ABC, Generic[Decision]):
         """Decide on one mask; arguments as in `SignalMeter.__call__`. None leaves it undecided."""
 
     def find(self, image: Picture, photo: EncodedPhoto, at_most: int = CANDIDATES) -> tuple[Segmentation, Decision]:
-        """Segment the subject; try further candidate masks until one is not doubted.
+        """Segment the subject; try further candidate masks until one is found or left undecided.
 
         Args:
             image: the photo.

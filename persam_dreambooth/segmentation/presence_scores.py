@@ -21,7 +21,7 @@ class Signals:
     Attributes:
         likeness: highest confidence inside the mask, relative to the reference's own inside its mask.
         contrast: mean confidence inside the mask minus that outside.
-        cycle: IoU of the reference mask with the mask found in the reference photo by a subject made from this mask.
+        cycle: IoU of the reference mask with the mask found in the reference photo if this mask is the reference.
         score: predicted IoU of the mask.
         appearance: cosine of an image encoder's features of the two cut-outs; None without an encoder.
     """
@@ -72,7 +72,7 @@ class SignalMeter:
             return None
         pixels = rgb_array(image)
         inside, outside = found.confidence_map[found.mask], found.confidence_map[~found.mask]
-        bounded = len(outside) > 0  # a full mask has no background to compare with and cannot serve as a reference
+        bounded = len(outside) > 0  # a full mask has no background to compare with, and cannot be a reference
         return Signals(
             likeness=float(inside.max()) / self._own,
             contrast=float(inside.mean() - outside.mean()) if bounded else 0.0,
@@ -93,7 +93,7 @@ class SignalMeter:
         return float((self._reference_features @ self._encoder.encode([cut_out(pixels, mask)])[0]).max())
 
     def _cycle(self, pixels: NDArray[np.uint8], photo: EncodedPhoto, mask: NDArray[np.bool_]) -> float:
-        """Use this mask as the reference: mean IoU of the masks it finds in the reference photos with theirs."""
+        """Use this mask as the reference; return the mean IoU of the reference masks with the masks found by it."""
         reverse = self._segmenter.personalize(Reference(pixels, mask), self._subject.mask_weights, [photo])
         ious = []
         for reference, encoded in self._references:

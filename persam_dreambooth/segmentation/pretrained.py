@@ -72,7 +72,7 @@ def load_pretrained(name: str, classes: Mapping[str, type[Any]], what: str, exam
             f"the {what} at {name} cannot be loaded ({reason}); it is damaged, download it again"
         ) from error
     if report["missing_keys"]:
-        # transformers initializes missing weights randomly and carries on; the masks would be noise.
+        # transformers initializes missing weights randomly and goes on; the masks would be noise.
         raise UserError(
             f"{name} lacks {len(report['missing_keys'])} of a {what}'s weights (for example "
             f"{sorted(report['missing_keys'])[0]}); it is damaged or not a {what}"

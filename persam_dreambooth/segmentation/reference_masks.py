@@ -67,7 +67,7 @@ def reference_from(
     if box is not None:
         model_box = encoded.frame.box_to_model(_box(box, width, height))
     prompts = Prompts(encoded.frame.to_model(clicks), labels, model_box)
-    # A single click is ambiguous (part or whole), so the decoder returns three masks; any further prompt settles it.
+    # A single click is ambiguous (part or whole), so the decoder returns three masks; further prompts resolve that.
     ambiguous = model_box is None and len(clicks) == 1
     logits, predicted_iou = backbone.decode(encoded.embedding, prompts, ambiguous, extra=encoded.extra)
     best = logits[predicted_iou.argmax()]
@@ -83,7 +83,7 @@ def reference_from(
 
 
 def pick_reference(segmenter: OneShotSegmenter, references: Sequence[Reference]) -> list[float]:
-    """Rate each reference by how well it finds the subject, on its own, in the photos of the others.
+    """Rate each reference by how well it alone finds the subject in the photos of the other references.
 
     Args:
         segmenter: the method that segments.

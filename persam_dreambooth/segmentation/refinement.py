@@ -13,7 +13,7 @@ from persam_dreambooth.segmentation.frame import bounding_box
 from persam_dreambooth.segmentation.types import DecoderPass, EncodedPhoto
 
 FINER: Final = 4
-"""Cells of SAM's mask prompt and of its masks along one cell of its embedding."""
+"""Resolution of SAM's mask prompts and low-resolution masks, relative to its embedding, along each side."""
 CERTAINTY: Final = 8.0
 """Logit inside a mask that is given as SAM's mask prompt; outside it, the negative of this."""
 
@@ -70,21 +70,21 @@ def cascade(
 
 
 def as_logits(
-    mask: NDArray[np.bool_], photo: EncodedPhoto, height: float, mode: Literal["bilinear", "area"]
+    mask: NDArray[np.bool_], photo: EncodedPhoto, magnitude: float, mode: Literal["bilinear", "area"]
 ) -> Tensor:
     """Convert a mask to logits like those of a decoder pass.
 
     Args:
         mask: (H, W) bool, original frame.
         photo: the encoded photo.
-        height: logit inside the mask; outside and in the padding its negative.
+        magnitude: logit inside the mask; outside and in the padding it is negated.
         mode: of the resampling, as in `Frame.to_grid`.
 
     Returns:
         (h', w') float32 on the model square, on the photo's device.
     """
     low = photo.frame.to_grid(torch.from_numpy(mask).float(), FINER * photo.embedding.shape[-1], 0.0, mode)
-    return ((2 * low - 1) * height).to(photo.embedding.device)
+    return ((2 * low - 1) * magnitude).to(photo.embedding.device)
 
 
 def recorded(logits: Tensor, predicted_iou: Tensor, box: Tensor | None, weights: Tensor | None = None) -> DecoderPass:

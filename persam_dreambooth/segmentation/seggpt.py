@@ -34,10 +34,10 @@ HALF = 127.5
 class SegGPT(OneShotSegmenter):
     """Learn a subject from references and segment it in other photos with a SegGPT, without a SAM.
 
-    Photos are stretched to the model's square, `EncodedPhoto(embedding=RGB levels in [0, 255], frame)`: what is costly
-    depends on the subject too. In a `Segmentation`, the confidence map is the brightness that was painted, in [0, 1],
-    and the logits are in [-1, 1]; there are no prompt points. The score is the IoU of the mask with the brightness,
-    the sum of their minima over the sum of their maxima.
+    Photos are only stretched to the model's square, `EncodedPhoto(embedding=RGB levels in [0, 255], frame)`, because
+    the model sees them together with the subject's examples. In a `Segmentation`, the confidence map is the painted
+    brightness, in [0, 1], and the logits are in [-1, 1]; there are no prompt points. The score is the soft IoU of the
+    mask and the brightness: the sum of their minima over the sum of their maxima.
 
     Args:
         model: of any size; it is frozen and moved to the device.
@@ -46,7 +46,7 @@ class SegGPT(OneShotSegmenter):
         name: the name that the user gave the model, for messages.
 
     Raises:
-        UserError: the model does not see a square photo below a square example.
+        UserError: the model's input is not two squares, the photo below an example.
     """
 
     label = "SegGPT"
@@ -63,10 +63,10 @@ class SegGPT(OneShotSegmenter):
         self.checksum = weights_checksum(model)
         untyped: Any = model
         self._model = untyped.eval().requires_grad_(False).to(self.device)
-        both, self.side = untyped.config.image_size
-        if both != 2 * self.side:
+        height, self.side = untyped.config.image_size
+        if height != 2 * self.side:
             raise UserError(
-                f"{name} sees {both} x {self.side} pixels, not two squares; use a SegGPT of another image_size"
+                f"{name} sees {height} x {self.side} pixels, not two squares; use a SegGPT of another image_size"
             )
         self._mean, self._std = (
             torch.tensor(values, device=self.device).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD)
@@ -76,7 +76,7 @@ class SegGPT(OneShotSegmenter):
     def from_pretrained(
         cls, source: str | Path, method: SegGptMethod | None = None, device: torch.device | str | None = None
     ) -> Self:
-        """Load a model by hub name ("BAAI/seggpt-vit-large"), folder or its authors' file; errors as `load_seggpt`."""
+        """Load by hub name ("BAAI/seggpt-vit-large"), folder or original `.pth` file; errors as in `load_seggpt`."""
         return cls(load_seggpt(str(source)), method, device, str(source))
 
     @property
@@ -102,7 +102,7 @@ class SegGPT(OneShotSegmenter):
         return Subject(nothing, nothing.clone(), self.name, self.checksum, examples=examples)
 
     def _square_mask(self, mask: NDArray[np.bool_]) -> Tensor:
-        """Resize an (H, W) bool mask to the square, nearest; if that erases it, keep each cell that it touches."""
+        """Resize an (H, W) bool mask to the square, nearest; if that erases it, keep every pixel that it touches."""
         size = (self.side, self.side)
         nearest = np.array(Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST))
         if nearest.any():
@@ -127,7 +127,7 @@ class SegGPT(OneShotSegmenter):
             brightness = brightness.masked_fill(hidden, 0.0)
         logits = brightness / HALF - 1
         mask = frame.to_original(logits[None])[0] > 0
-        if exclude is not None:  # resizing may spill over its edge
+        if exclude is not None:  # resizing may have spread the mask over the edge of the excluded pixels
             mask &= torch.from_numpy(~exclude).to(self.device)
         confidence = frame.to_original(brightness[None])[0] / (2 * HALF)
         box, marked = bounding_box(mask), mask.float()

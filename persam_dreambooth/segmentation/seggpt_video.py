@@ -79,7 +79,7 @@ class SegGptVideoSegmenter:
         return VideoFrame(labels, scores)
 
     def _examples(self) -> Iterator[Subject]:
-        """Return each subject with the remembered frames as further examples."""
+        """Yield each subject with the remembered frames as further examples."""
         for number, subject in enumerate(self._subjects):
             own = subject.examples
             assert own is not None, "the subject was checked"
@@ -91,7 +91,7 @@ class SegGptVideoSegmenter:
 def video_segmenter(
     segmenter: OneShotSegmenter, subjects: Sequence[Subject], lost_below: float | None = 0.7
 ) -> VideoSegmenter | SegGptVideoSegmenter:
-    """Return what tracks subjects with their method alone: SegGPT by the last frames, the others as `VideoSegmenter`.
+    """Return the tracker that uses the method alone: `SegGptVideoSegmenter` for SegGPT, else `VideoSegmenter`.
 
     Args:
         segmenter: the method that made the subjects.

@@ -1,4 +1,4 @@
-"""Load a SegGPT or a Painter: a transformers folder, a hub name, or the `.pth` file of their authors.
+"""Load a SegGPT or a Painter from a transformers folder, a hub name, or its original `.pth` file.
 
 Painter (Wang et al. 2022, arXiv 2212.02499) is the same network before it was trained to segment, without the tokens
 for the type of segmentation, which are zero here.
@@ -35,7 +35,7 @@ RULES: Final[Rules] = (
     (r"decoder_pred\.1\.", "decoder_pred.layernorm."),
     (r"decoder_pred\.3\.", "decoder_pred.head."),
 )
-"""From the authors' names of weights to transformers'."""
+"""Rules of `renamed` from the authors' names of weights to transformers'."""
 TYPES: Final = ("type_token_semantic", "type_token_instance")
 KNOWN_BY: Final = ("segment_token_x", "decoder_embed.weight")
 """Weights that both files have, and no other model here."""
@@ -79,7 +79,7 @@ def from_published(state: State) -> SegGptForImageSegmentation:
 
 
 def _sizes(state: State) -> dict[str, Any]:
-    """Return the sizes of a model as its config names them; what the authors' code fixes has the config's defaults."""
+    """Infer a model's sizes from its weights, by their names in the config; other settings keep the defaults."""
     width, _, patch, _ = state["patch_embed.proj.weight"].shape
     rows, head = state["blocks.0.attn.rel_pos_h"].shape  # a row for each distance between two cells
     columns = len(state["blocks.0.attn.rel_pos_w"])

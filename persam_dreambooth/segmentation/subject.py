@@ -34,7 +34,7 @@ class Memory:
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Photos with their masks, at the size of SegGPT's square, that it paints new masks by.
+    """Photos with their masks, at the size of SegGPT's square: the examples in its prompt.
 
     Attributes:
         images: (K, 3, S, S) uint8 RGB.
@@ -69,7 +69,7 @@ class Subject:
 
     @property
     def made_by(self) -> str:
-        """The method that it is for: "PerSAM", "PerSAM-F", "INSID3" or "SegGPT"."""
+        """The method that made it, and can use it: "PerSAM", "PerSAM-F", "INSID3" or "SegGPT"."""
         if self.examples is not None:
             return "SegGPT"
         if self.memory is not None:

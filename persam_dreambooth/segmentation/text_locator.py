@@ -31,7 +31,7 @@ from persam_dreambooth.torch_utils import choose_device
 
 DEFAULT_MODEL: Final = "IDEA-Research/grounding-dino-tiny"
 MOST: Final = 20
-"""Number of matches kept in a photo, those with the highest scores."""
+"""Maximum number of matches kept in a photo, those with the highest scores."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TextPrompt:
         phrase: a few words for one kind of thing, such as "a red mug"; full stops are left out, because they
             separate phrases for Grounding DINO.
         model: hub name or folder of a Grounding DINO, OWLv2, CLIPSeg or SAM 3.
-        threshold: score, in [0, 1], that a match must exceed; None for the model's usual one.
+        threshold: score, in [0, 1], that a match must exceed; None for the model's default.
         overlap: for a `PhraseCheck`: IoU, in [0, 1], that the box around a mask must reach with a match's box.
 
     Raises:
@@ -126,7 +126,7 @@ class _Kind(NamedTuple):
 
     Attributes:
         model, processor: classes of transformers.
-        threshold: the usual one: transformers' default for its scores; one half for CLIPSeg's probabilities.
+        threshold: default threshold: transformers' for its scores; one half for CLIPSeg's probabilities.
         read: turns the model's output into matches.
         draws_outlines: whether its masks are as fine as a SAM's.
     """

@@ -161,7 +161,7 @@ class Segmentation:
 
     Attributes:
         mask: (H, W) bool, True where the subject is.
-        score: predicted IoU of the mask, about [0, 1]; what INSID3 and SegGPT have instead, their classes say.
+        score: predicted IoU of the mask, about [0, 1]; INSID3 and SegGPT have scores of their own, see their classes.
         points: (N, 2) int, (x, y): the positive point first, then the negative one.
         point_labels: (N,) int, 1 for positive and 0 for negative.
         box: (4,) int XYXY, the tight box around the mask, last pixels included; None for an empty mask.

@@ -1,7 +1,7 @@
 """Track subjects through a video frame by frame, with the confidence map and each subject's box in the last frame.
 
 This follows the authors' video code, with one addition: a subject that leaves counts as lost, its last box is
-dropped, and it is resumed where the confidence map finds it again.
+dropped, and tracking resumes where the confidence map finds it again.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +30,7 @@ POINTS, POINTS_F = 2, 1
 LEVEL = np.uint8(215)
 """Foreground value of the first frame's mask in the authors' video code; a cell needs 57.5 % coverage to count."""
 STEPS_F, LEARNING_RATE_F = 800, 4e-4
-"""Of the fit of PerSAM-F's mask weights on a video's first frame, as in the authors' code."""
+"""Steps and learning rate of the fit of PerSAM-F's mask weights on the first frame, as in the authors' code."""
 WIDENED = 10
 """Pixels by which the previous frame's box is enlarged on each side, as in the authors' code."""
 

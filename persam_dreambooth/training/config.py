@@ -54,14 +54,15 @@ PATHS = (
 )
 """Flags that name a file or a folder."""
 AUTO = "auto"
-"""`--class_prompt` that is read from what `segment --suggest_class` stored."""
+"""Value of `--class_prompt` for the class noun that `segment --suggest_class` stored beside the masks."""
 NAMES_OR_PATHS = (
     *("pretrained_model_name_or_path", "single_file_config", "pretrained_vae_model_name_or_path", "tokenizer_name"),
     *("sam", "segmentation_features", "segmentation_seggpt", "dataset_name"),
 )
 """Flags that name a file or a folder, or something on the hub."""
 ANY_BYTES = {*PATHS, *NAMES_OR_PATHS} - {"output_dir", "training_cache"}
-"""Flags whose value need not be UTF-8, as file names; safetensors, which writes to the others, requires it."""
+"""Flags whose values may be file names that are not UTF-8. The two other folders get safetensors files, whose paths
+must be UTF-8."""
 SHOWN = [flag for flag in flags_of(*GROUPS) if not flag.hidden]
 
 
@@ -76,8 +77,8 @@ class TrainingConfig:
         )
 
     Keywords are the flags of `persam-dreambooth train` without their dashes; its `--help` explains each of them.
-    What is left out, or None, has the flag's default. Paths may be strings or `Path`s. `optimizer_args` is a
-    dictionary. The settings are checked as those of the command line are, and kept in one dataclass per group.
+    A setting that is left out, or None, has the flag's default. Paths may be strings or `Path`s. `optimizer_args` is a
+    dictionary. The settings are checked like those of the command line, and kept in one dataclass per group.
 
     Raises:
         UserError: an unknown keyword, a value of the wrong kind or out of its range, settings that exclude each
@@ -131,7 +132,7 @@ class TrainingConfig:
         """Refuse values that no UTF-8 file can hold."""
         for key, value in self.flat().items():
             if key not in ANY_BYTES and isinstance(value, str) and not is_text(value):
-                raise UserError(f"--{key} {value!a} is no UTF-8; write it so, or choose another")
+                raise UserError(f"--{key} {value!a} is not UTF-8; write it in UTF-8, or choose another")
 
     def _resolve_defaults(self) -> None:
         """Set the defaults that depend on other flags."""
@@ -147,8 +148,8 @@ class TrainingConfig:
             self.mask.refuse_segmentation()
         if self.data.background_images and not self.mask.masked_loss:
             raise UserError(
-                "--background_images needs masks, which cut the subject out; drop --no_masked_loss (with masks "
-                "--background_weight 1 takes the loss over the whole picture)"
+                "--background_images needs masks, to cut the subject out; drop --no_masked_loss (with "
+                "--background_weight 1 the loss is taken over the whole picture all the same)"
             )
         if self.data.caption_dropout > 0 and self.mask.attention_loss_weight > 0:
             raise UserError(
@@ -157,7 +158,8 @@ class TrainingConfig:
             )
         if self.data.training_cache and not (self.data.cache_latents or self.model.pre_compute_text_embeddings):
             raise UserError(
-                "--training_cache keeps what --cache_latents and --pre_compute_text_embeddings make; add one of them"
+                "--training_cache stores the results of --cache_latents and --pre_compute_text_embeddings; add one of "
+                "them, or drop it"
             )
         banked = self.mask.cache_background_prior is not None
         if banked and not (self.mask.background_prior_weight > 0 and self.data.cache_latents):
@@ -169,8 +171,8 @@ class TrainingConfig:
             raise UserError("--aspect_ratio_buckets and --seed_each_batch exclude each other; drop one")
         if self.mask.attention_loss_weight > 0 and self.model.max_token_length:
             raise UserError(
-                "--attention_loss_weight and --max_token_length exclude each other, since the positions of a prompt "
-                "in chunks are not compared; drop one"
+                "--attention_loss_weight and --max_token_length exclude each other, since the attention loss does not "
+                "support prompts in chunks; drop one"
             )
         if self.mask.attention_loss_weight > 0 and self.optimization.torch_compile:
             raise UserError(
@@ -179,10 +181,10 @@ class TrainingConfig:
             )
 
     def _check_text_encoder(self) -> None:
-        """Refuse settings of the text encoders if they are not trained."""
+        """Refuse optimizer settings for text encoders that are not trained."""
         for name in ("text_encoder_lr", "adam_weight_decay_text_encoder"):
             if getattr(self.optimization, name) is not None and not self.model.train_text_encoder:
-                raise UserError(f"--{name} is about text encoders in training; add --train_text_encoder, or drop it")
+                raise UserError(f"--{name} is for trained text encoders; add --train_text_encoder, or drop it")
 
     def _check_output(self) -> None:
         """Refuse flags of the output that contradict those of other groups."""
@@ -191,10 +193,10 @@ class TrainingConfig:
         if self.output.push_masks_to_hub and not self.mask.masked_loss:
             raise UserError("--push_masks_to_hub and --no_masked_loss exclude each other; drop one")
         if self.output.output_kohya_format and not self.model.use_lora:
-            raise UserError("--output_kohya_format is LoRA's; add --use_lora, or drop it to train all weights")
+            raise UserError("--output_kohya_format is for LoRA; add --use_lora, or drop it to train all weights")
         if self.output.output_kohya_format and self.model.adapter_type != "lora":
             raise UserError(
-                f"--output_kohya_format is LoRA's; drop it, or --adapter_type {self.model.adapter_type}, which is "
+                f"--output_kohya_format is for LoRA; drop it, or --adapter_type {self.model.adapter_type}, which is "
                 "saved in peft's own format"
             )
         if self.output.output_kohya_format and self.model.use_dora:

@@ -6,13 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
+from persam_dreambooth.photos import files, rendering
 from persam_dreambooth.training import memory, screen, summary
-from persam_dreambooth.training.config import TrainingConfig
-from persam_dreambooth.training.data import batch_sheet, mask_report, remarks
+from persam_dreambooth.training.config import MaskConfig, TrainingConfig
+from persam_dreambooth.training.data import mask_report, remarks
 from persam_dreambooth.training.data.class_images import PRECISIONS
 from persam_dreambooth.training.data.dataset import Batch
+from persam_dreambooth.training.data.mask_report import MASKS_NAME, subject_cells
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.loader import build_loader, remaining_batches, stream_of
 from persam_dreambooth.training.runtime import resuming
@@ -42,7 +48,7 @@ def dry_run(config: TrainingConfig) -> None:
         with resuming.alone(config, start) if is_main else nullcontext():
             if is_main:
                 cell = family.cell_of(config.model)
-                path = batch_sheet.save(batch, config.mask, cell, Path(config.output.output_dir))
+                path = save_batch_sheet(batch, config.mask, cell, Path(config.output.output_dir))
                 screen.say(f"the first batch: {path}")
     screen.say("dry run: nothing was trained")
 
@@ -72,7 +78,7 @@ def _first_batch(run: Setup, family: Family) -> tuple[Batch, list[str]]:
     wanted = sum(concept.num_class_images for concept in run.concepts)
     images = run.class_images if sum(map(len, run.class_images)) == wanted else []
     loader = build_loader(replace(run, config=fresh, class_images=images), family)
-    # Built only to see whether it accepts its settings: its states come with the first step.
+    # Built only to check its settings; it takes no memory, since its states are allocated in the first step.
     build_optimizer([torch.nn.Parameter(torch.zeros(1))], config.optimization, config.data.train_batch_size)
     steps = count_steps(config.optimization, len(loader), accelerator.num_processes)
     remarks.few_steps(config, steps, len(run.instances))
@@ -80,3 +86,40 @@ def _first_batch(run: Setup, family: Family) -> tuple[Batch, list[str]]:
     lines = summary.lines(run, family, steps, epoch)
     batch = next(remaining_batches(accelerator.prepare(loader), Progress(), stream_of(loader)))
     return batch, lines
+
+
+def save_batch_sheet(batch: Batch, config: MaskConfig, cell: int, output: Path) -> Path:
+    """Draw a batch as `masks.png`: each crop under its mask, beside the weight of each latent cell; return its path.
+
+    Args:
+        batch: holds pixels, not latents.
+        config: how masks become latent masks.
+        cell: side of a latent cell in pixels.
+        output: the folder.
+    """
+    assert batch.pixels is not None, "a batch holds pixels or moments"
+    count = len(batch.mask)
+    latent = subject_cells(batch.mask, batch.exclude, config, cell)
+    pictures = [
+        rendering.joined([_crop(pixels, mask), _cells(weights, mask)], across=True)
+        for pixels, mask, weights in zip(batch.pixels[:count], batch.mask, latent, strict=True)
+    ]
+    captions = [
+        f"{name}  {weights.mean():.0%} of its crop" for name, weights in zip(batch.photos, latent, strict=True)
+    ]
+    sheet = rendering.sheet(pictures, captions, columns=min(3, count), tile=2 * rendering.TILE)
+    files.write_picture(sheet, output / MASKS_NAME)
+    return output / MASKS_NAME
+
+
+def _crop(pixels: Tensor, mask: Tensor) -> Image.Image:
+    """Draw a mask, (1, h, w) in [0, 1], over its crop, (3, h, w) in [-1, 1]."""
+    picture = F.to_pil_image((pixels.cpu() + 1) / 2)
+    return rendering.overlay(picture, mask[0].cpu().numpy() > 0)
+
+
+def _cells(weights: Tensor, mask: Tensor) -> Image.Image:
+    """Draw the weights of the latent cells, (1, h', w') in [0, 1], at the size of the mask, (1, h, w)."""
+    levels = (weights[0].cpu().numpy() * 255).round().astype(np.uint8)
+    size = (mask.shape[-1], mask.shape[-2])
+    return Image.fromarray(levels).convert("RGB").resize(size, Image.Resampling.NEAREST)

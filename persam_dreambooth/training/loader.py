@@ -166,7 +166,7 @@ def build_loader(run: Setup, family: Family) -> DataLoader[Item]:
 
 
 def _owners(run: Setup, class_prompts: Sequence[str]) -> dict[str, str]:
-    """Return every prompt that is tokenized, with its name in messages."""
+    """Return every prompt that will be tokenized, with its name in messages."""
     owners = dict.fromkeys(class_prompts, "--class_prompt")
     validation = run.config.validation
     named = {validation.validation_prompt: "--validation_prompt"}

@@ -82,7 +82,7 @@ class StepResult:
 
     Attributes:
         losses: terms of the loss by their names in the log, means over the step's batches and all processes.
-        stop: whether any process wants the run to end.
+        stop: whether any process was asked to stop.
     """
 
     losses: dict[str, float]
@@ -221,10 +221,10 @@ def _stopped(run: Training, progress: Progress, stop: StopSignal) -> Exception:
     """Return the callback's error or else the signal's, with the checkpoint to resume from."""
     where = f"after step {progress.step} of {run.steps}; {checkpoint.in_words(Path(run.config.output.output_dir))}"
     if stop.error is not None:
-        stop.error.add_note(f'the training ended {where}: go on with resume_from_checkpoint="latest"')
+        stop.error.add_note(f'the training ended {where}: resume it with resume_from_checkpoint="latest"')
         return stop.error
     number = stop.number or SIGTERM  # another process's signal
     return Stopped(
-        f"stopped by {Signals(number).name} {where}: go on with the same command and --resume_from_checkpoint latest",
+        f"stopped by {Signals(number).name} {where}: resume with the same command and --resume_from_checkpoint latest",
         number,
     )

@@ -15,7 +15,7 @@ EMA_BYTES = 4
 
 
 def lines(family: Family, config: TrainingConfig) -> list[str]:
-    """Describe the estimate for the screen, one line for the sum and one for each of the `terms`; same arguments."""
+    """Return the estimate as lines for the screen: the sum, then each of the `terms`; same arguments."""
     sizes = terms(family, config)
     total = in_words(sum(sizes.values()))
     return [

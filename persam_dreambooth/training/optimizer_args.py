@@ -1,4 +1,4 @@
-"""The settings of each optimizer that `--optimizer_args` takes; loads no optimizer."""
+"""Names, types and ranges of the settings in `--optimizer_args`, by optimizer; importing this loads no optimizer."""
 
 import math
 from collections.abc import Mapping

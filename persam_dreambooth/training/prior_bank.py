@@ -1,4 +1,4 @@
-"""The background prior with a bank of fixed draws: noise and timesteps for which the base model predicts only once."""
+"""A bank of fixed draws for the background prior: noise and timesteps for which the base model predicts only once."""
 
 import hashlib
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ class PriorBank:
 
 
 def _row(batch: Batch, number: int) -> Batch:
-    """Return a batch of one of the photos: what the base's prediction depends on."""
+    """Return a batch of a single photo, with the class prompt as its prompt: all that the base's prediction needs."""
     assert batch.moments is not None and batch.class_prompt is not None, "TrainingConfig asks for a class prompt"
     own = slice(number, number + 1)
     return Batch(
@@ -74,7 +74,7 @@ def _row(batch: Batch, number: int) -> Batch:
 
 
 def _key(sample: Batch, words: str) -> str:
-    """Return a hash of a photo's moments, crop and class prompt, and of further words."""
+    """Return a hash of a photo's moments, crop and class prompt, and of a further string."""
     digest = hashlib.sha256(words.encode())
     tensors = {"moments": sample.moments, "crop": sample.crop} | sample.prompt
     for name, value in sorted(tensors.items()):

@@ -1,4 +1,4 @@
-"""Checks and preparation before the first step: settings, devices, photos, masks, class images, the base model."""
+"""Check and prepare everything before the first step: settings, devices, photos, masks, class images, base model."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

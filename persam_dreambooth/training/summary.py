@@ -1,4 +1,4 @@
-"""Summary at the start of a training: device, trained weights, photos, steps and loss."""
+"""Summarize a training run: device, weights, photos, steps and loss at its start; time and loss at its end."""
 
 from pathlib import Path
 from statistics import fmean
@@ -34,7 +34,7 @@ def lines(run: Setup, family: Family, steps: int, epoch: int) -> list[str]:
 
 
 def begins(checkpoint: Path | None, step: int) -> str:
-    """Say where the training starts."""
+    """Say from where the training starts: the beginning, or a checkpoint."""
     return "from the beginning" if checkpoint is None else f"resumed from {checkpoint}, after {counted(step, 'step')}"
 
 

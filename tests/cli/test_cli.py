@@ -24,10 +24,8 @@ from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.cli.review import GROUPS as REVIEW
 from persam_dreambooth.cli.sam_flags import SamFlags
 from persam_dreambooth.cli.segment import GROUPS as SEGMENT
-from persam_dreambooth.cli.segment_flags import SegmentFlags
-from persam_dreambooth.cli.text_flags import TextFlags
+from persam_dreambooth.cli.segment_flags import SegmentFlags, TextFlags, WordFlags
 from persam_dreambooth.cli.video import GROUPS as VIDEO
-from persam_dreambooth.cli.word_flags import WordFlags
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import Flags, flag, flags_of
 from persam_dreambooth.preprocessing.references import ReferenceFiles

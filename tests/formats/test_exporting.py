@@ -152,7 +152,7 @@ def test_in_place_export_replaces_nothing(album):
     for name in ("test-masklabel.png", "onetrainer.json"):
         (album / "photos" / name).write_bytes(b"mine")
     before = tree(album)
-    with pytest.raises(UserError, match=r"test-masklabel.png is there already; .*onetrainer.json is there already"):
+    with pytest.raises(UserError, match=r"test-masklabel.png already exists; .*onetrainer.json already exists"):
         export_beside(pairs, ONETRAINER)
     assert tree(album) == before
 

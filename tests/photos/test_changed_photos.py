@@ -11,7 +11,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.formats import read_source
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, newest_entries, write_manifest
-from persam_dreambooth.photos.pairs import find_masks, left_out_of
+from persam_dreambooth.photos.pairs import find_masks, photos_to_leave_out
 from persam_dreambooth.preprocessing import SETTINGS_NAME
 from tests.scene import scene
 from tests.training.small import configure, photos_of
@@ -80,7 +80,7 @@ def test_changed_photos_are_named_and_refused(album, use, change):
 
 def check(album):
     photos = sorted((album / "photos").iterdir())
-    return left_out_of(
+    return photos_to_leave_out(
         photos, find_masks(album / "out" / "masks", photos), newest_entries(album / "out" / MANIFEST_NAME)
     )
 

@@ -190,10 +190,10 @@ def test_joined_pictures_keep_their_pixels():
 @given(arrays(bool, st.tuples(SIDES, SIDES)), st.integers(1, 12))
 def test_dilation_is_maximum_over_square(mask, pixels):
     expected = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * pixels + 1))
-    np.testing.assert_array_equal(rendering.grown(mask, pixels), np.asarray(expected) > 0)
+    np.testing.assert_array_equal(rendering.dilated(mask, pixels), np.asarray(expected) > 0)
 
 
 def test_single_pixel_is_dilated_by_exactly_given_radius():
     mask = np.zeros((600, 600), bool)
     mask[300, 300] = True
-    assert rendering.grown(mask, 250).sum() == 501**2
+    assert rendering.dilated(mask, 250).sum() == 501**2

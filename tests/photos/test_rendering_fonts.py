@@ -10,7 +10,7 @@ from persam_dreambooth.photos import rendering
 
 @pytest.mark.parametrize("text", ["a dog", "Käfer", "Мой пёс", "我的狗", "🐶", "a\nb", "\ud800", "\x00", ""])
 def test_caption_is_shown_in_full_or_replaced_by_its_number(text):
-    written, font = rendering.writable(text, 14, "#12")
+    written, font = rendering.caption_and_font(text, 14, "#12")
     assert written in ("#12", " ".join(text.split()))
     assert rendering.covers(font, written.replace(" ", ""))
 

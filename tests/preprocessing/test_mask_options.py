@@ -11,10 +11,9 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files, rendering
 from persam_dreambooth.photos.manifest import read_manifest
 from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
-from persam_dreambooth.preprocessing.found import Found, clean_up
+from persam_dreambooth.preprocessing.found import Found, clean_up, without_small_regions
 from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.segmentation import Insid3Method, Method, Reference, SegGptMethod, load_segmenter
-from persam_dreambooth.segmentation.small_regions import without_small_regions
 from tests.scene import scene
 from tests.segmentation.test_features import dinov3
 from tests.segmentation.test_seggpt import random_seggpt

@@ -142,8 +142,8 @@ def test_mask_has_all_instances_and_they_are_numbered(album, tmp_path):
     ("changes", "message"),
     [
         ({"names": ("rex", "mini")}, "2 names and 1 references"),
-        ({"names": ("../rex",)}, "no folder's name"),
-        ({"names": (".rex",)}, "no folder's name"),
+        ({"names": ("../rex",)}, "cannot be a folder's name"),
+        ({"names": (".rex",)}, "cannot be a folder's name"),
         ({"sam": "facebook/sam-vit-base", "all_instances": True}, "needs a presence rule"),
     ],
 )

@@ -82,7 +82,7 @@ def test_the_photo_that_fits_best_becomes_the_reference(photos, sam, sam3):
     np.testing.assert_array_equal(files.read_mask(photos.parent / "out" / entries[best].mask), expected)
 
 
-def test_a_run_goes_on_with_its_reference_although_another_photo_fits_better_now(photos, sam, sam3):
+def test_a_resumed_run_keeps_its_reference_although_another_photo_fits_better_now(photos, sam, sam3):
     best, second, *_ = by_score(sam3)
     prompt, away = TextPrompt("a disc", sam3), photos.parent / "away.png"
     (photos / f"{best}.png").rename(away)
@@ -133,11 +133,11 @@ def test_masks_that_do_not_fit_the_phrase_are_not_found(photos, sam, sam3):
     assert {entry.presence for entry in kept.values()} == {None}
     assert {name: entry.box for name, entry in kept.items()} == {name: entry.box for name, entry in plain.items()}
     output = photos.parent / "strict"
-    doubted = named(segment_folder(job_for(photos, sam, references=by_mask(photos), text=strict, output=output)))
-    assert doubted["a"].presence is None  # the user's own mask
+    uncertain = named(segment_folder(job_for(photos, sam, references=by_mask(photos), text=strict, output=output)))
+    assert uncertain["a"].presence is None  # the user's own mask
     for name in ("b", "c", "d"):
-        assert doubted[name].presence == "not found" and doubted[name].uncertain
-        assert "not on what 'a disc' describes" in doubted[name].reason
+        assert uncertain[name].presence == "not found" and uncertain[name].uncertain
+        assert "not on what 'a disc' describes" in uncertain[name].reason
 
 
 def test_a_presence_rule_still_decides_on_masks_that_fit(photos, sam, sam3):

@@ -1,4 +1,4 @@
-"""The page's view of a real run, finished or going on, two runs side by side, and pictures generated with one."""
+"""The page's view of a real run, finished or training, two runs side by side, and pictures generated with one."""
 
 import re
 import shutil
@@ -231,7 +231,7 @@ def test_page_shows_run_and_generates_with_it(run, serve, open_tab):
 
 
 def test_page_follows_a_run_and_compares_it_with_another(run, serve, open_tab, tmp_path):
-    """The run goes on in this process, one step for each look at the page, and no tab is reloaded."""
+    """The run trains in this process, one step for each look at the page, and no tab is reloaded."""
     flags_in_run = flags_in(run.parent)
     flags = {name: str(value) if isinstance(value, Path) else value for name, value in flags_in_run.items()}
     flags |= {"output_dir": str(tmp_path / "faster")}

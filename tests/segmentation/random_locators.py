@@ -93,7 +93,7 @@ def sam3():
 
 
 def sam3_with_tracker():
-    """The whole of SAM 3, of which the detector is read."""
+    """The whole SAM 3; only its detector is loaded."""
     return sam3_video(1), _sam3_processor()
 
 

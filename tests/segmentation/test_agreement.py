@@ -1,4 +1,4 @@
-"""Guards presence by agreement: INSID3's own mask decides, and tells photos with the subject from others."""
+"""Presence by agreement: INSID3's own mask decides, and tells photos with the subject from others."""
 
 import numpy as np
 import pytest

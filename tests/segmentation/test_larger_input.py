@@ -68,8 +68,8 @@ def test_subject_belongs_to_the_size():
     [
         (lambda: random_sam(SIDE), SIDE, "give a multiple of 16 above 128"),
         (lambda: random_sam(SIDE), 200, "give a multiple of 16 above 128"),
-        (lambda: FAMILIES["sam2"](), LARGER, "a Sam2Model keeps its size"),
-        (lambda: "sam_vit_b.pth", LARGER, "a checkpoint of other authors keeps its size"),
+        (lambda: FAMILIES["sam2"](), LARGER, "not a Sam2Model; give one of them"),
+        (lambda: "sam_vit_b.pth", LARGER, "not an original checkpoint; give one of them"),
     ],
     ids=["own size", "no multiple", "SAM 2", "checkpoint"],
 )

@@ -1,4 +1,4 @@
-"""Guards references made from a phrase and masks filtered by one, with random models that locate phrases."""
+"""References made from a phrase and masks filtered by one, with random models that locate phrases."""
 
 import re
 
@@ -93,7 +93,7 @@ def box_overlap(mask, box):
     return (painted & other).sum() / (painted | other).sum()
 
 
-def test_masks_are_doubted_by_their_overlap_with_the_phrases_boxes(persam):
+def test_masks_are_rejected_by_their_overlap_with_the_phrases_boxes(persam):
     """The best overlap of each candidate decides; the first that is enough is kept, or the first one."""
     found, (pixels, disc) = locator("owlv2"), scene(64, 96)
     subject = persam.personalize(Reference(pixels, disc))
@@ -120,7 +120,7 @@ def test_masks_are_doubted_by_their_overlap_with_the_phrases_boxes(persam):
     assert set(verdicts) == {True, False}
 
 
-def test_without_a_match_every_mask_is_doubted(persam):
+def test_without_a_match_every_mask_is_rejected(persam):
     pixels, disc = scene(64, 96)
     subject = persam.personalize(Reference(pixels, disc))
     check = PhraseCheck(persam, subject, locator("owlv2"), TextPrompt("a disc", threshold=1.0, overlap=0.0))

@@ -1,4 +1,4 @@
-"""Guards phrases: matches are the models' own, in the photo's coordinates, for photos of any shape."""
+"""Phrases: matches are the models' own, in the photo's coordinates, for photos of any shape."""
 
 import json
 

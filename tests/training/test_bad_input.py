@@ -204,8 +204,8 @@ CASES = {
         {"with_prior_preservation": True, "class_data_dir": "masks", "class_prompt": "a dog"},
         ["--class_data_dir masks holds a subject's photos or masks"],
     ),
-    "prompt that is no UTF-8": (None, {"class_prompt": "a d\udcf6g"}, ["--class_prompt 'a d\\udcf6g' is no UTF-8"]),
-    "output that is no UTF-8": (None, {"output_dir": "mod\udce8le"}, ["--output_dir 'mod\\udce8le' is no UTF-8"]),
+    "prompt that is no UTF-8": (None, {"class_prompt": "a d\udcf6g"}, ["--class_prompt 'a d\\udcf6g' is not UTF-8"]),
+    "output that is no UTF-8": (None, {"output_dir": "mod\udce8le"}, ["--output_dir 'mod\\udce8le' is not UTF-8"]),
     "tracker that is not installed": (
         None,
         {"report_to": "comet_ml"},

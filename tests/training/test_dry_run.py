@@ -7,8 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from persam_dreambooth.training import loop, memory
-from persam_dreambooth.training.data import batch_sheet
+from persam_dreambooth.training import dry_run, loop, memory
 from persam_dreambooth.training.runtime.optimizer import build_optimizer
 from tests.training.runs import train
 from tests.training.small import make, trained_parameters
@@ -52,8 +51,8 @@ def test_masks_from_a_reference_are_made_and_thrown_away(flags, models, capsys):
 @pytest.mark.parametrize("switches", [(), ("--seed_each_batch",)])
 def test_draws_the_batch_that_training_begins_with(flags, monkeypatch, switches):
     drawn, trained = [], []
-    draw, learn = batch_sheet.save, loop.training_loss
-    monkeypatch.setattr(batch_sheet, "save", lambda batch, *more: (drawn.append(batch), draw(batch, *more))[1])
+    draw, learn = dry_run.save_batch_sheet, loop.training_loss
+    monkeypatch.setattr(dry_run, "save_batch_sheet", lambda batch, *more: (drawn.append(batch), draw(batch, *more))[1])
     monkeypatch.setattr(
         loop, "training_loss", lambda family, batch, *more: (trained.append(batch), learn(family, batch, *more))[1]
     )

@@ -117,4 +117,4 @@ def test_mismatched_lora_is_refused(flags, case, capsys):
 
 def test_full_fine_tuning_refuses_lora(flags, capsys):
     assert train(flags, network_weights="nowhere") == 2
-    assert "--network_weights are LoRA's; add --use_lora" in capsys.readouterr().err
+    assert "--network_weights is for LoRA; add --use_lora" in capsys.readouterr().err

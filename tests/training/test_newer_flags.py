@@ -13,7 +13,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.generation import load_pipeline
 from persam_dreambooth.training.config import OptimizationConfig, OutputConfig, TrainingConfig, ValidationConfig
 from persam_dreambooth.training.data.dataset import DreamBoothDataset
-from persam_dreambooth.training.families import edm
+from persam_dreambooth.training.families.sdxl import add_edm_noise
 from persam_dreambooth.training.runtime.optimizer import build_optimizer
 from random_models import random_sdxl, random_vae
 from tests.training.runs import train
@@ -63,14 +63,14 @@ def test_one_group_without_these_flags():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"text_encoder_lr": 1e-4}, "--text_encoder_lr is about text encoders in training; add --train_text_encoder"),
+        ({"text_encoder_lr": 1e-4}, "--text_encoder_lr is for trained text encoders; add --train_text_encoder"),
         ({"adam_weight_decay_text_encoder": 0.1}, "add --train_text_encoder"),
         ({"text_encoder_lr": 1e-4, "train_text_encoder": True, "optimizer": "prodigy"}, "drop --text_encoder_lr"),
         (
             {"adam_weight_decay_text_encoder": 0.1, "optimizer_args": {"weight_decay": 0.2}},
             "weight_decay in --optimizer_args exclude each other",
         ),
-        ({"lora_layers": "to_q"}, "--lora_layers and --lora_blocks are LoRA's; add --use_lora"),
+        ({"lora_layers": "to_q"}, "--lora_layers and --lora_blocks are for LoRA; add --use_lora"),
         ({"caption_dropout": 0.1, "attention_loss_weight": 0.1, "identifier": "sks"}, "--caption_dropout and"),
         ({"caption_dropout": 1.5}, "--caption_dropout 1.5 must lie in [0, 1]"),
         ({"repeats": 0}, "--repeats 0 must be at least 1"),
@@ -231,7 +231,7 @@ def test_edm_loss_is_that_of_the_clean_image(kind, prediction_type):
     levels = kind(prediction_type=prediction_type)
     latents, noise, output = torch.randn(3, 8, 4, 4, 4, dtype=torch.float64)
     state = torch.get_rng_state()
-    noised = edm.add_noise(levels, latents, noise)
+    noised = add_edm_noise(levels, latents, noise)
     torch.set_rng_state(state)
     indices = torch.randint(0, 1000, (8,))
     assert torch.equal(noised.timesteps, levels.timesteps[indices])

@@ -47,7 +47,7 @@ def stable_diffusion_1():
 
 
 def stable_diffusion_2():
-    """At the width by which version 2 is told, predicting velocity."""
+    """At the width by which version 2 is recognized, predicting velocity."""
     pipeline = random_stable_diffusion(prediction_type="v_prediction")
     pipeline.text_encoder = wider_clip(CLIPTextModel, hidden_size=1024)
     unet = dict(random_unet(0, sample_size=32, cross_attention_dim=1024).config)
@@ -62,7 +62,7 @@ def stable_diffusion_2():
 
 
 def stable_diffusion_xl():
-    """Its second text encoder has another width than the first, and the ten layers by which XL is told."""
+    """Its second text encoder has another width than the first, and the ten layers by which XL is recognized."""
     second = wider_clip(CLIPTextModelWithProjection, hidden_size=48, num_hidden_layers=10)
     unet = random_unet(
         0,

@@ -15,7 +15,7 @@ from persam_dreambooth.training.runtime.optimizer import EMA_NAME
 
 logger = logging.getLogger(__name__)
 REPORT_FOLDER: Final = "checkpoint-report"
-"""Folder for the report inside the run's, unless another is given; the review page looks for it there."""
+"""Default folder of the report, inside the run's folder, where the review page looks for it."""
 
 
 def evaluate_checkpoints(

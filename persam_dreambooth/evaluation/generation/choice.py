@@ -1,7 +1,7 @@
-"""Choose a checkpoint: faithful to the subject, with little of the photos' background and of the class turned into it.
+"""Choose the checkpoint that is most faithful to the subject with the least background leakage and class leakage.
 
-Each of the three measures is put on a scale on which 0 is the base model and 1 the photos themselves, so that they can
-be weighed against each other. The score is fidelity less both leakages.
+Each of the three measures is put on a scale from 0 (the base model) to 1 (the photos themselves), so that they are
+comparable. The score is the fidelity minus both leakages.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any, Final
 BASE: Final = "base"
 """Title of the untrained model."""
 SMALLEST: Final = 0.01
-"""Least distance of the photos from the base model, in cosine, for which the scale means something."""
+"""Minimum length of the scale, in cosine: a smaller distance of the photos from the base model is meaningless."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class CheckpointScore:
 
     @property
     def score(self) -> float:
-        """Fidelity less both leakages; less leakage than the base model's is no merit."""
+        """Fidelity minus both leakages; leakage below the base model's is not rewarded."""
         return self.fidelity - max(0.0, self.background) - max(0.0, self.class_leakage or 0.0)
 
 
@@ -43,7 +43,7 @@ class Choice:
     """The best checkpoint of a run.
 
     Attributes:
-        best: the one with the highest score; the earliest of several.
+        best: the checkpoint with the highest score; the earliest on a tie.
         scores: of all checkpoints, by step.
         reason: why, in a sentence.
     """
@@ -92,7 +92,7 @@ def choose(metrics: Mapping[str, Any], steps: Mapping[str, int]) -> Choice | Non
 
 
 def _reason(best: CheckpointScore, scores: Sequence[CheckpointScore]) -> str:
-    """Say why a checkpoint is the best, beside the next best."""
+    """Explain in one sentence why a checkpoint is the best, and name the second best."""
     own = "" if best.class_leakage is None else f", {best.class_leakage:.0%} in pictures of the class"
     words = (
         f"{best.title} is the best of {len(scores)}: from the base model (0 %) to the photos (100 %) it is at "

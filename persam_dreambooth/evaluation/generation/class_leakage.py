@@ -1,8 +1,8 @@
-"""Class leakage: do other dogs turn into the subject, when the prompt is "a dog", without the identifier?
+"""Class leakage: whether other dogs turn into the subject if the prompt is "a dog", without the identifier.
 
-Each model and the model that it was trained from draw the class from the same noise. In each picture the subject's
-place is found as in all others. Its likeness is its mean cosine with the photos' subject; the leakage is the likeness
-less that of the base model's picture of the same seed. 0: the class is as it was.
+Each model and its base model generate pictures of the class from the same noise, and the subject is located in them as
+in all other pictures. A picture's likeness is the mean cosine of what was found there with the photos' subject; its
+leakage is that likeness minus the likeness of the base model's picture of the same seed. At 0 the class is unchanged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class ClassPicture:
     Attributes:
         drawn: the picture.
         likeness: of its subject to the photos', in [-1, 1]; None if nothing was found in it.
-        of_base: the same of the base model's picture of this seed; None also if the base model is unknown.
+        of_base: likeness of the base model's picture of this seed; None also if the base model is unknown.
     """
 
     drawn: Drawn
@@ -34,12 +34,12 @@ class ClassPicture:
 
     @property
     def leakage(self) -> float | None:
-        """The likeness less the base model's."""
+        """The likeness minus the base model's; None if either is unknown."""
         return None if self.likeness is None or self.of_base is None else self.likeness - self.of_base
 
 
 def draw_class(plan: Plan, model: Model) -> list[Drawn]:
-    """Draw a model's pictures of the class, and find the subject's place in them; none without a class prompt."""
+    """Draw a model's pictures of the class, and segment the subject in them; none without a class prompt."""
     if not plan.class_prompt or not plan.class_images:
         return []
     prompts = [Prompt(plan.class_prompt, plan.class_prompt, None)]
@@ -50,7 +50,7 @@ def draw_class(plan: Plan, model: Model) -> list[Drawn]:
 
 
 def base_of(plan: Plan, model: Model) -> Model | None:
-    """Return the model that was trained: one of the compared ones, or another; None if unknown or not there."""
+    """Return a model's base model, one of the compared models or another; None if unknown or not to be found."""
     source = model.origin(plan.drawing.base_model)
     if source is None or not _is_there(source):
         return None
@@ -60,7 +60,7 @@ def base_of(plan: Plan, model: Model) -> Model | None:
 
 @cache
 def _is_there(source: str) -> bool:
-    """Return whether a model can be found; what a pipeline was trained from may have been moved since."""
+    """Return whether a model can be found; a pipeline's base model may have been moved since the training."""
     try:
         check_model(Model("base", source), None)
     except UserError:
@@ -79,7 +79,7 @@ def measure_class(
         meter: measures the likeness.
 
     Returns:
-        Title of each compared model -> its pictures. A model that is not a trained one is its own base.
+        Title of each compared model -> its pictures. A base model among the compared ones is its own base.
     """
     likeness = {title: meter.likeness(pictures, title) for title, pictures in drawn.items()}
     bases = {model.title: base_of(plan, model) for model in plan.models}

@@ -1,4 +1,4 @@
-"""Features of picture regions by CLIP or DINO, cached on disk: an interrupted run does not compute them again."""
+"""CLIP or DINO features of picture regions, cached on disk, so that an interrupted run does not compute them again."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from persam_dreambooth.torch_utils import TensorCache
 
 
 class Clip(ImageEncoder):
-    """A CLIP with both towers: `encode` for pictures, `read` for texts.
+    """A CLIP with both encoders: `encode` for pictures, `encode_texts` for texts.
 
     Args:
         model: the CLIP.
@@ -57,7 +57,7 @@ class Clip(ImageEncoder):
         return cls(encoder.model, encoder.processor, tokenizer, device)
 
     @torch.no_grad()
-    def read(self, texts: list[str]) -> Tensor:
+    def encode_texts(self, texts: list[str]) -> Tensor:
         """Embed n texts as (n, C) float32 of unit length; texts longer than CLIP's context are truncated."""
         length = self.model.config.text_config.max_position_embeddings
         settings = {"padding": True, "truncation": True, "max_length": length, "return_tensors": "pt"}

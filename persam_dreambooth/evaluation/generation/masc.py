@@ -1,4 +1,4 @@
-"""MaSC's concept preservation: how well each patch of the photo's subject is found again anywhere in a picture.
+"""MaSC's concept preservation: how well the patches of a photo's subject are matched by patches of a picture.
 
 Bartkowiak et al., "MaSC: A Masked Similarity Metric for Evaluating Concept-Driven Generation" (arXiv 2605.22469): the
 mean, over the patches of a photo that its mask covers by more than half, of the highest cosine with any patch of the
@@ -29,7 +29,7 @@ CLASSES: Final = {"siglip": SiglipModel, "siglip2": Siglip2Model}
 PATCHES: Final = 1024
 """Maximum number of patches per picture, the paper's, for a model that takes any number (NaFlex)."""
 COVERED: Final = 0.5
-"""A patch is the subject's if the mask, resized to one value a patch, is above this."""
+"""A patch belongs to the subject if the mask, resized to one value per patch, is above this."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Measures of generated pictures: the DreamBooth paper's, and how much of the photos' background leaks.
+"""Measures of generated pictures: those of the DreamBooth paper, and the leakage of the photos' background.
 
 Ruiz et al., "DreamBooth" (arXiv 2208.12242, section 4.2): DINO and CLIP-I are the mean pairwise cosine similarity
 of generated and real pictures' features (ViT-S/16 DINO's class token, CLIP's image embedding), CLIP-T is the mean
@@ -158,7 +158,7 @@ class Scenes:
         self.training = list(dict.fromkeys(training))
         self.labels = list(dict.fromkeys([*prompts.scenes(asked), *self.training]))
         sentences = [template.replace("{}", label) for label in self.labels]
-        self._features = clip.read(sentences).cpu() if sentences else torch.empty(0, 0)
+        self._features = clip.encode_texts(sentences).cpu() if sentences else torch.empty(0, 0)
 
     def recognize(self, background: Tensor | None) -> str | None:
         """Classify a background's (C,) unit-length CLIP feature; None without one, or with fewer than two labels."""
@@ -233,7 +233,7 @@ class PictureMeter:
         features = {
             (name, region): encode(files, region, f"Measuring, {title}") for name, encode, region in self._each()
         }
-        texts = self._clip.read([picture.prompt.plain for picture in drawn]).cpu()
+        texts = self._clip.encode_texts([picture.prompt.plain for picture in drawn]).cpu()
         fidelity = prompt_fidelity(_all(features["clip", "whole"]), texts)
         measured = []
         for index, picture in enumerate(drawn):

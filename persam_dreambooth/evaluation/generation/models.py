@@ -39,7 +39,7 @@ class Model:
 
     @property
     def needs_base(self) -> bool:
-        """True for weights that a base model completes: LoRA, and checkpoints."""
+        """True for weights that need a base model: LoRA and other adapters, and checkpoints."""
         return self.is_lora or bool(model_folder.trained_parts(Path(self.source)))
 
     def origin(self, given: str | None) -> str | None:
@@ -53,9 +53,9 @@ class Model:
         return (model_folder.base_model(Path(self.source)) or {}).get("pretrained_model_name_or_path")
 
     def base(self, given: str | None) -> str | None:
-        """Return the folder, file or hub name of the base of LoRA weights or a checkpoint; None for a full model.
+        """Return the folder, file or hub name of the base model of LoRA weights or a checkpoint.
 
-        None also if it is unknown.
+        None for a full model, or if the base model is unknown.
 
         Args:
             given: the base model given by the user; None reads it from the training's config.

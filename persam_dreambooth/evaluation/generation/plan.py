@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def photos_with_masks(photos: Path, masks: Path) -> tuple[list[ReferenceFiles], list[str]]:
-    """List the photos of a folder that training would use with their masks, after reading each once as a check.
+    """List the photos that training would use, with their masks; each file is read once as a check.
 
     Args:
         photos: folder.
@@ -29,7 +29,7 @@ def photos_with_masks(photos: Path, masks: Path) -> tuple[list[ReferenceFiles], 
 
     Returns:
         Photos and masks; and, if segmentation's manifest is next to the masks, the reason for each photo that is
-        left out: it could not be read, a person excluded it, or segmentation doubts that it shows the subject.
+        left out: it could not be read, a person excluded it, or segmentation is uncertain of the subject in it.
 
     Raises:
         UserError: no photo; an unreadable photo or mask; a mask that is missing, of another size, empty or full;
@@ -37,7 +37,7 @@ def photos_with_masks(photos: Path, masks: Path) -> tuple[list[ReferenceFiles], 
     """
     found, folder = files.find_photos(photos), pairs.mask_folder(masks, "--instance_mask_dir")
     entries = newest_entries(folder.parent / MANIFEST_NAME)
-    left_out = pairs.left_out_of(found, pairs.find_masks(folder, found), entries)
+    left_out = pairs.photos_to_leave_out(found, pairs.find_masks(folder, found), entries)
     kept = [photo for photo in found if photo not in left_out]
     if not kept:
         raise UserError(
@@ -57,7 +57,7 @@ def photos_with_masks(photos: Path, masks: Path) -> tuple[list[ReferenceFiles], 
 
 
 MODELS, PICTURES, FOUND, CLASS = "models", "pictures", "found", "class"
-"""Each model has a folder in `models`, with its pictures, the subject's masks in them, and those of the class."""
+"""Subfolders: `models` holds a folder per model, with its pictures, their masks (`found`), and both for the class."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ class Plan:
         sam: the SAM that finds the subject in the pictures.
         clip: hub name or folder.
         dino: hub name or folder; None leaves its measures out.
-        masc: likewise, the SigLIP 2 of MaSC.
+        masc: hub name or folder of the SigLIP 2 for MaSC; None leaves it out.
         training_scenes: the photos' scene, worded as in prompts ("on a sofa"); several wordings are one scene.
         scene_template: CLIP's prompt for a scene, with {} for its words.
         diversity: distance of features (DINO's, else CLIP's), or LPIPS.
         presence: file of a presence rule; None uses the one next to the SAM, if there is one.
         class_prompt: the class without the identifier ("a dog"), to measure class leakage; None leaves it out.
-        class_images: pictures of it.
+        class_images: number of pictures of the class.
         checkpoint_steps: title -> step of the models that are checkpoints of one run; the model "base" is theirs.
         left_out: reasons why further photos are not among `photos`, one sentence each.
     """

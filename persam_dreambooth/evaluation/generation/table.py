@@ -112,14 +112,16 @@ MEASURES: Final = {
     "dino": Measure(
         _FIDELITY, "DINO", "higher", "mean cosine of DINO features with the photos; a leaked background adds to it"
     ),
-    "dino_inside": Measure(_FIDELITY, "DINO, subject only", "higher", "the same of the subjects, cut out on grey"),
+    "dino_inside": Measure(_FIDELITY, "DINO, subject only", "higher", "the same for the subjects, cut out on grey"),
     "clip_i": Measure(
         _FIDELITY,
         "CLIP-I",
         "higher",
         "mean cosine of CLIP image features with the photos; a leaked background adds to it",
     ),
-    "clip_i_inside": Measure(_FIDELITY, "CLIP-I, subject only", "higher", "the same of the subjects, cut out on grey"),
+    "clip_i_inside": Measure(
+        _FIDELITY, "CLIP-I, subject only", "higher", "the same for the subjects, cut out on grey"
+    ),
     "masc": Measure(
         _FIDELITY,
         "MaSC",
@@ -127,7 +129,7 @@ MEASURES: Final = {
         "mean, over the patches of a photo's subject, of the highest cosine with a patch of the picture (SigLIP 2)",
     ),
     "found": Measure(
-        _FIDELITY, "subject recognised", "higher", "pictures in which the presence rule surely finds it", "rate"
+        _FIDELITY, "subject recognised", "higher", "pictures for which the presence rule's verdict is found", "rate"
     ),
     "clip_t": Measure(
         _PROMPT, "CLIP-T", "higher", "cosine of the picture's and the prompt's CLIP features, unique token left out"

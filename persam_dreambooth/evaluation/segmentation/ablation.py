@@ -1,8 +1,8 @@
 """The paper's ablations on PerSeg: tables 4 (techniques), 5 (what is fitted) and 6 (mask or box).
 
-The alternatives of table 5 are PerSAM-F, with its one positive point and its cascade, and differ only in what is
-fitted on the reference photo. Tuned decoders are copies of the SAM's mask decoder with a few added parameters; a copy
-replaces the original for the duration of a `with` block. During and after the fit, each of the three masks has the
+The alternatives in table 5 use PerSAM-F's prompts (one positive point) and cascade, and differ only in what is fitted
+on the reference photo. Tuned decoders are copies of the SAM's mask decoder with a few added parameters; a copy
+replaces the original for the duration of a `with` block. During and after their fit, each of the three masks has the
 weight one third.
 """
 
@@ -70,8 +70,8 @@ def methods_of(tables: list[str]) -> list[str]:
 def ladder(fidelity: Fidelity) -> dict[str, Method]:
     """Table 4: each method adds one technique to the previous one.
 
-    The last row is there twice: PerSAM-F as its authors released it, without PerSAM's guidance, and as the paper
-    prints it, with all of PerSAM before it.
+    The last row exists twice: PerSAM-F as its authors released it, without PerSAM's guidance, and as the paper
+    prints it, on top of all of PerSAM.
     """
     bare = Method(fidelity, negative_prior=False, refinement=False, guided_attention=False, semantic_prompting=False)
     negative = replace(bare, negative_prior=True)
@@ -115,7 +115,7 @@ def build(names: list[str], backbone: Backbone, fidelity: Fidelity, steps: int) 
 
 
 PROMPT_TOKENS, ADAPTER_WIDTH, LORA_RANK = 24, 192, 14
-"""Sizes that give the decoder of SAM the paper's numbers of parameters, if every transformer block gets a share."""
+"""Sizes that add the paper's numbers of parameters to SAM's decoder, if every transformer block gets a share."""
 
 Tuner = Callable[[nn.Module], None]
 """Adds learnable parameters to a mask decoder's transformer, whose own weights are frozen."""
@@ -137,7 +137,7 @@ def three_weights(backbone: Backbone, method: Method, steps: int = STEPS) -> Eva
 
 
 def fit_three_weights(logits: Tensor, foreground: Tensor, steps: int = STEPS) -> Tensor:
-    """Fit the (3,) float32 weights with which (3, H, W) logits sum up closest to (H, W) float32 in {0, 1}."""
+    """Fit the (3,) float32 weights whose weighted sum of (3, H, W) logits is closest to an (H, W) mask in {0, 1}."""
     weights = nn.Parameter(torch.full((3,), 1 / 3, device=logits.device))
     _descend([weights], lambda: dice_and_focal(torch.einsum("k,khw->hw", weights, logits), foreground), steps)
     return weights.detach()
@@ -176,8 +176,8 @@ def tuned_decoder(backbone: Backbone, method: Method, tuner: Tuner | None, steps
 def prompt_tokens(transformer: Any) -> None:
     """Prompt tuning: learned tokens appended to the decoder's own, which keep their positions.
 
-    Each block has tokens of its own, which replace those of the block before. Those of the first block are the
-    positional term of all.
+    Each block has its own learned tokens, which replace those of the block before. The first block's tokens are also
+    the positional term in all blocks.
     """
     width = transformer.layers[0].self_attn.q_proj.in_features
     transformer.prompt_tokens = nn.Parameter(torch.randn(len(transformer.layers), PROMPT_TOKENS, width) * 0.02)
@@ -272,7 +272,7 @@ def _descend(parameters: Iterable[nn.Parameter], loss: Callable[[], Tensor], ste
 
 
 def _decoder(backbone: Backbone) -> Any:
-    """Return a backbone's mask decoder; the only access to a backbone's internals outside the backbones."""
+    """Return a backbone's mask decoder; only this module accesses a backbone's internals from outside."""
     decoder = getattr(getattr(backbone, "_model", None), "mask_decoder", None)
     if decoder is None:
         raise UserError(

@@ -168,7 +168,7 @@ def _worst_frames(davis: Davis, output: Path, rows: list[dict[str, Any]]) -> Non
 
 
 def one_shot_video(segmenter: OneShotSegmenter) -> VideoMethod:
-    """Evaluate a method on videos: the first frame's objects are the subjects; none is ever dropped."""
+    """Evaluate a one-shot method on videos: the first frame's objects are the subjects; none is ever dropped."""
 
     def segment(frames: Iterator[Image.Image], masks: NDArray[np.bool_]) -> Iterator[NDArray[np.uint8]]:
         first = next(frames)

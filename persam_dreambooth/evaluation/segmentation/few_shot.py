@@ -24,7 +24,7 @@ from persam_dreambooth.evaluation.segmentation.protocols import (
 from persam_dreambooth.photos.files import read_photo
 
 EPISODES = 1000
-"""Of each fold, in HSNet's test."""
+"""Number of episodes of each fold, as in HSNet's test."""
 VOID = 255
 """Label of PASCAL's pixels that are not scored."""
 

@@ -21,7 +21,7 @@ from persam_dreambooth.evaluation.segmentation.protocols import (
 from persam_dreambooth.photos.files import list_photos, read_photo, read_picture
 
 REFERENCE = "00"
-"""File stem of PerSeg's reference photos; with several shots, those after it are references too. None is scored."""
+"""File stem of PerSeg's reference photos; with several shots, the next photos are references too. None is scored."""
 FRAMES: Final = 3
 """Frames of each of PerMIS's videos."""
 MASKS: Final = "masks.npz.npy"
@@ -150,7 +150,9 @@ class PerMis(Benchmark):
     def draw(self, fold: int, random: Random, count: int | None, shots: int = 1) -> list[Episode]:
         """See `Benchmark.draw`: all frames of all videos except the references, which are the first ones."""
         if shots >= FRAMES:
-            raise UserError(f"--shots {shots} leaves no query: a video of {self.title} has {FRAMES} frames")
+            raise UserError(
+                f"--shots {shots} leaves no query: a video of {self.title} has {FRAMES} frames; give 1 or {FRAMES - 1}"
+            )
         episodes: list[Episode] = []
         for video in sorted(path.parent.name for path in self._data.glob(f"*/{MASKS}")):
             frames = [Shot(f"{video}/{frame}.jpg", (video, frame)) for frame in range(FRAMES)]

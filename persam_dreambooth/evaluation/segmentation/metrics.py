@@ -49,7 +49,10 @@ class Overlap:
 def overlap(found: Mask, true: Mask, void: Mask | None = None) -> Overlap:
     """Count the pixels of two (H, W) bool masks, ignoring those in `void`, (H, W) bool.
 
-    Its `iou` is the J of DAVIS. Errors (UserError): masks of different sizes.
+    The `iou` of the result is the J of DAVIS.
+
+    Raises:
+        UserError: masks of different sizes.
     """
     found, true = _same_size(found, true, void)
     return Overlap(int((found & true).sum()), int((found | true).sum()), int(true.sum()))
@@ -95,7 +98,7 @@ def boundary_f(found: Mask, true: Mask, void: Mask | None = None, share: float =
     found, true = _same_size(found, true, void)
     contours = torch.from_numpy(np.stack([contour(found), contour(true)]))  # (2, H, W) bool
     counts = contours.sum((1, 2))
-    if not counts.all():  # without any contour they agree; with a contour on one side only they do not
+    if not counts.all():  # two masks without contours agree; if only one has a contour, they do not
         return float(not counts.any())
     radius = math.ceil(share * math.hypot(*found.shape))
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]

@@ -1,7 +1,7 @@
 """The numbers that papers report, quoted beside ours: tables 1 to 6 of PerSAM's paper, and two numbers of INSID3's.
 
 PerSAM's authors (Zhang et al., arXiv 2305.03048) used SAM ViT-H, INSID3's (Cuttano et al., arXiv 2603.28480) DINOv3-L.
-All numbers are in percent. Methods that can be run have their names of the command line.
+All numbers are in percent. Methods that can be run here are keyed by their names on the command line.
 """
 
 from typing import Final
@@ -59,7 +59,7 @@ QUOTED: Final[dict[str, dict[str, dict[str, float]]]] = {
         "insid3": {"mIoU": 38.7},
     },
 }
-"""Benchmark -> method -> measure. A benchmark that the papers do not have is missing."""
+"""Benchmark -> method -> measure; only benchmarks for which the papers report numbers."""
 
 PARAMETERS: Final = {
     "Painter": "354M",

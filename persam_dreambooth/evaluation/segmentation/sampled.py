@@ -221,7 +221,10 @@ class PacoPart(Benchmark):
         image = read_photo(self._data / shot.image)
         parts = [part for part in self._of(photo, group) if part["obj_ann_id"] == owner]
         if not parts:
-            raise UserError(f"no part {group} of object {owner} in {shot.image}; the episodes are of another data set")
+            raise UserError(
+                f"no part {group} of object {owner} in {shot.image}: the episodes are of another data set; choose "
+                "another output folder"
+            )
         left, top, width, height = parts[0]["obj_bbox"]
         box = int(left), int(top), int(left + width), int(top + height)
         return _cropped(image, union_of([part["segmentation"] for part in parts], image.height, image.width), box)
@@ -246,21 +249,25 @@ def _query_and_references(
 
 def _refuse_no_class(title: str, fold: int, groups: Sequence[object]) -> None:
     if not groups:
-        raise UserError(f"fold {fold} of {title} has no class with two photos; the data set is incomplete")
+        raise UserError(f"fold {fold} of {title} has no class with two photos; download the data set again")
 
 
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"the annotations {path} cannot be read ({' '.join(str(error).split())})") from error
+        raise UserError(
+            f"the annotations {path} cannot be read ({' '.join(str(error).split())}); download them again"
+        ) from error
 
 
 def _found(stored: Any, *keys: Any) -> Any:
     """Return a nested value, or raise a UserError that names the missing key."""
     for key in keys:
         if not isinstance(stored, dict) or key not in stored:
-            raise UserError(f"the annotations have no {key!r}; they belong to another data set or version")
+            raise UserError(
+                f"the annotations have no {key!r}: they are of another data set or version; download the right ones"
+            )
         stored = stored[key]
     return stored
 

@@ -57,7 +57,7 @@ async function change(name, question, done) {
 
 async function decide(verdict) {
   const photo = photoOf(page.current), takeBack = photo?.status === verdict;
-  const ok = await change("judge", { verdict: takeBack ? null : verdict }, takeBack ? "to do again" : verdict);
+  const ok = await change("judge", { verdict: takeBack ? null : verdict }, takeBack ? "back to “To do”" : verdict);
   if (ok && !takeBack) step(1);
 }
 

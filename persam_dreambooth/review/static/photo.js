@@ -26,7 +26,7 @@ async function choose(name) {
     return say(answer.error, true);
   }
   await show(answer.photo);
-  if (answer.photo.status === "changed") say("This is not the photo that its mask was made on: segment it again, or draw the subject.", true);
+  if (answer.photo.status === "changed") say("This photo has changed since its mask was made: segment it again, or draw the subject.", true);
   else if (!answer.photo.has_mask) say("No mask yet: click on the subject, draw a box around it, or paint on it.");
 }
 

@@ -22,7 +22,7 @@ __all__ = ["Backbone", "BuiltSam", "OriginalSam", "Prompts", "TransformersSam", 
 
 BuiltSam: TypeAlias = Sam | TransformersModel
 """An instantiated SAM of either package."""
-LARGER: Final = "a larger square is for SAM's own models from transformers, such as facebook/sam-vit-huge"
+LARGER: Final = "only transformers' SAM models, such as facebook/sam-vit-huge, can take a larger square"
 
 
 def load_backbone(
@@ -47,7 +47,7 @@ def load_backbone(
     """
     device = choose_device(device)
     if size is not None and (isinstance(source, Sam) or Path(str(source)).suffix in SUFFIXES):
-        raise UserError(f"{LARGER}; a checkpoint of other authors keeps its size")
+        raise UserError(f"{LARGER}, not an original checkpoint; give one of them, or leave the size out")
     if isinstance(source, Sam):
         return _original(source, type(source).__name__, device, dtype)
     if not isinstance(source, str | Path):
@@ -56,7 +56,7 @@ def load_backbone(
                 name = source.config._name_or_path or type(source).__name__
                 return family(_sized(source, size), name, device, dtype)
         raise UserError(
-            f"a {type(source).__name__} is not a SAM; pass a model of one of {', '.join(FAMILIES)}, or a name"
+            f"a {type(source).__name__} is not a SAM; pass a model of type {', '.join(FAMILIES)}, or a hub name"
         )
     if Path(source).suffix in SUFFIXES:
         return _original(read_checkpoint(Path(source)), Path(source).name, device, dtype)
@@ -66,15 +66,15 @@ def load_backbone(
 
 
 def _sized(model: TransformersModel, size: int | None) -> TransformersModel:
-    """Return the model, or with a size a copy that sees more pixels."""
+    """Return the model itself, or, if a size is given, a copy with a larger input."""
     if size is None:
         return model
     if not isinstance(model, SamModel):
-        raise UserError(f"{LARGER}; a {type(model).__name__} keeps its size")
+        raise UserError(f"{LARGER}, not a {type(model).__name__}; give one of them, or leave the size out")
     return with_larger_input(model, size)
 
 
 def _original(sam: Sam, name: str, device: torch.device, dtype: torch.dtype) -> OriginalSam:
-    """Return the backbone of segment-anything's model class; EfficientSAM is told by its prompt encoder."""
+    """Return the backbone of a segment-anything model; EfficientSAM is recognized by its prompt encoder."""
     backbone = EfficientSam if isinstance(sam.prompt_encoder, PointEncoder) else OriginalSam
     return backbone(sam, name, device, dtype)

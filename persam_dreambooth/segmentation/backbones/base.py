@@ -30,7 +30,7 @@ class Prompts:
 
 
 class Backbone(ABC):
-    """A frozen SAM on its device: an image encoder in its own precision, and a promptable mask decoder.
+    """A frozen SAM on its device: an image encoder in the precision `dtype`, and a promptable mask decoder.
 
     Args:
         model: the SAM; its decoder stays in float32 (it costs little, and mask logits need it).
@@ -63,7 +63,7 @@ class Backbone(ABC):
         self._encoder, self.dtype = encoder.to(dtype=dtype), dtype
 
     def frame(self, height: int, width: int) -> Frame:
-        """Return this backbone's preprocessing of a photo of that size: placement in the square and normalization."""
+        """Return how this backbone preprocesses a height x width photo: placement in the square and normalization."""
         return Frame(height, width, self.image_size, self.stretch, self.mean, self.std)
 
     def encode(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Read the checkpoint files of SAM's authors and of those of MobileSAM, EdgeSAM and EfficientSAM."""
+"""Read the original checkpoint files of SAM, MobileSAM, EdgeSAM and EfficientSAM."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ TYPE_BY_WIDTH: Final = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 SMALL: Final[dict[str, Callable[[State], tuple[Sam, dict[str, Tensor]]]]] = {
     small.KNOWN_BY: small.from_published for small in (mobile_sam, edge_sam, efficient_sam)
 }
-"""A weight that only this SAM has -> builds the model and renames the weights."""
+"""Name of a weight that only this SAM has -> function that builds the model and renames the weights."""
 
 
 def read_checkpoint(path: Path) -> Sam:
@@ -27,7 +27,7 @@ def read_checkpoint(path: Path) -> Sam:
     `weights_only=True`, so no code in it can run.
 
     Raises:
-        UserError: no such file, not a tensor file, more than tensors in it, or not such a checkpoint.
+        UserError: no such file, not a PyTorch file, it holds more than tensors, or not a checkpoint of these models.
     """
     state = read_published(path)
     width = _encoder_width(state)

@@ -1,4 +1,4 @@
-"""EdgeSAM (Zhou et al. 2023, arXiv 2312.06660): SAM's prompt encoder and mask decoder behind a RepViT."""
+"""EdgeSAM (Zhou et al. 2023, arXiv 2312.06660): SAM's prompt encoder and mask decoder on top of a RepViT."""
 
 from typing import Any, Final, cast
 
@@ -12,7 +12,7 @@ from persam_dreambooth.segmentation.backbones.small_sam import WIDTH, neck, smal
 KNOWN_BY: Final = "image_encoder.fuse_stage2.weight"
 """A weight of `edge_sam.pth` and `edge_sam_3x.pth` that other SAMs do not have."""
 BLOCKS: Final = (3, 3, 15, 2)
-"""Blocks of each stage, its transition to the next one not included."""
+"""Number of blocks of each stage, without the transition to the next stage."""
 
 
 def build_edge_sam(side: int = 1024) -> Sam:
@@ -38,7 +38,7 @@ class RepViT(nn.Module):
         super().__init__()
         self.img_size = side
         self.trunk = trunk = cast(Any, repvit).repvit_m1(num_classes=0)
-        # timm counts the last block of a stage to the next one's transition; EdgeSAM takes the features behind it.
+        # timm assigns a stage's last block to the next stage's transition; EdgeSAM takes the features after the block.
         for stage, following in zip(trunk.stages, trunk.stages[1:], strict=False):
             stage.blocks.append(following.downsample.pre_block)
             following.downsample.pre_block = nn.Identity()
@@ -57,7 +57,7 @@ class RepViT(nn.Module):
 
 
 def _rules() -> list[tuple[str, str]]:
-    """Return the rules from the authors' names, which number all blocks through, to ours; see `renamed`."""
+    """Return the rules of `renamed` from the authors' names, which number blocks across all stages, to ours."""
     inside_block = (
         (r"token_mixer\.0", "token_mixer"),
         (r"token_mixer\.1", "se"),

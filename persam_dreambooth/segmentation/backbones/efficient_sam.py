@@ -1,4 +1,4 @@
-"""EfficientSAM (Xiong et al. 2023, arXiv 2312.00863): a plain ViT before SAM's mask decoder, without mask prompts."""
+"""EfficientSAM (Xiong et al. 2023, arXiv 2312.00863): SAM's mask decoder on top of a plain ViT; no mask prompts."""
 
 from typing import Any, Final
 
@@ -18,9 +18,9 @@ from persam_dreambooth.segmentation.backbones.small_sam import CELL, WIDTH, mask
 KNOWN_BY: Final = "prompt_encoder.invalid_points.weight"
 """A weight of `efficient_sam_vitt.pt` and `efficient_sam_vits.pt` that other SAMs do not have."""
 MOST: Final = 6
-"""Points that the decoder takes, as trained; a box counts as two."""
+"""Maximum number of points that the decoder was trained with; a box counts as two."""
 PADDING, TOP_LEFT, BOTTOM_RIGHT = -1, 2, 3
-"""Labels of points, beside 1 for a point on the subject and 0 for one beside it."""
+"""Labels of points, in addition to 1 (on the subject) and 0 (on the background)."""
 LABELS: Final = {
     PADDING: "prompt_encoder.invalid_points.weight",
     1: "prompt_encoder.point_embeddings.weight",
@@ -54,8 +54,8 @@ def build_efficient_sam(width: int, side: int = 1024) -> Sam:
 def from_published(state: State, side: int = 1024) -> tuple[Sam, dict[str, Tensor]]:
     """Build the model of `efficient_sam_vitt.pt`, and return it with the file's weights under the model's names.
 
-    The positional embedding, of 14 x 14 cells and a class token, is resized to the grid, which the authors' code does
-    for every photo.
+    The positional embedding, for 14 x 14 cells and a class token, is resized to the grid once; the authors' code does
+    so for every photo.
     """
     weights = dict(state)
     position = weights.pop("image_encoder.pos_embed")[:, 1:]  # (1, 196, width)
@@ -118,7 +118,7 @@ class PointEncoder(nn.Module):
 
     def forward(self, points: Tensor, labels: Tensor) -> Tensor:
         """Encode (1, n, 2) points (x, y) in the model frame and (1, n) labels as (1, `MOST`, 256) tokens."""
-        missing = MOST - points.shape[1]  # negative: further points are cut off
+        missing = MOST - points.shape[1]  # if negative, padding drops the last points
         points = F.pad(points, (0, 0, 0, missing), value=-1.0)
         labels = F.pad(labels, (0, missing), value=PADDING)
         positions = self.pe_layer.forward_with_coords(points + 0.5, (self.side, self.side))
@@ -133,10 +133,13 @@ class PointEncoder(nn.Module):
 
 
 class Block(TwoWayAttentionBlock):  # type: ignore[misc]
-    """A block of the decoder's transformer; unlike SAM's, self-attention sees positions in its values, and adds up."""
+    """A block of the decoder's transformer.
+
+    Unlike in SAM's, the values of self-attention include positions, and its residual is added in the first block too.
+    """
 
     def forward(self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor) -> tuple[Tensor, Tensor]:
-        """Update (B, tokens, C) queries and (B, h * w, C) keys; both come with positional terms of their shape."""
+        """Update (B, tokens, C) queries and (B, h * w, C) keys, given positional encodings of the same shapes."""
         if not self.skip_first_layer_pe:
             queries = queries + query_pe
         queries = self.norm1(queries + self.self_attn(q=queries, k=queries, v=queries))
@@ -165,10 +168,10 @@ def _mlp(outputs: int) -> MLP:
 
 
 class EfficientSam(OriginalSam):
-    """An EfficientSAM on its device; its photos are stretched to the square.
+    """An EfficientSAM on its device; photos are stretched to the square.
 
-    It takes six points, of which a box uses two; further ones are dropped, those off the subject first. Mask prompts
-    do not exist: the passes of post-refinement are prompted with points and box only.
+    It takes up to six points, of which a box uses two; further points are dropped, background points first. It has no
+    mask prompts, so the passes of post-refinement are prompted with points and box only.
     """
 
     stretch = True

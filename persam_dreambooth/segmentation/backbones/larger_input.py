@@ -1,8 +1,9 @@
 """A SAM that sees more pixels than it was trained with.
 
-Its position embeddings are stretched over the larger square, and the attention of its global layers, which now spreads
-over more cells, is sharpened by the scaling factor of BA-SAM (Song et al. 2024, arXiv 2401.02317): with n cells
-instead of m, the products of queries and keys are multiplied by log n / log m. BA-SAM's attention mask is left out.
+Its position embeddings are interpolated to the larger square, and the attention of its global layers, which now
+spreads over more cells, is sharpened by the scaling factor of BA-SAM (Song et al. 2024, arXiv 2401.02317): with n
+cells instead of m, the products of queries and keys are multiplied by log n / log m. BA-SAM's attention mask is
+left out.
 """
 
 import math
@@ -22,11 +23,11 @@ def with_larger_input(model: SamModel, side: int, scaled: bool = True) -> SamMod
 
     Args:
         model: a `transformers.SamModel`.
-        side: of the new square in pixels, a multiple of the patches' (16 for the published SAMs).
+        side: of the new square in pixels, a multiple of the patch size (16 for the published SAMs).
         scaled: apply BA-SAM's factor; without it the position embeddings alone are adapted.
 
     Raises:
-        UserError: the side is not larger than the model's, or no multiple of its patches.
+        UserError: the side is not larger than the model's, or not a multiple of its patch size.
     """
     config: Any = deepcopy(model.config)
     trained, patch = config.vision_config.image_size, config.vision_config.patch_size
@@ -59,6 +60,6 @@ def with_larger_input(model: SamModel, side: int, scaled: bool = True) -> SamMod
 
 
 def _sharpened(projection: Tensor, factor: float) -> Tensor:
-    """Multiply the keys' part of a joint projection; the relative positions depend on the queries and stay."""
+    """Scale the key rows of a joint qkv projection; relative positions depend on the queries, so they stay as is."""
     query, key, value = projection.chunk(3)
     return torch.cat([query, key * factor, value])

@@ -1,4 +1,4 @@
-"""MobileSAM (Zhang et al. 2023, arXiv 2306.14289): SAM's prompt encoder and mask decoder behind a TinyViT."""
+"""MobileSAM (Zhang et al. 2023, arXiv 2306.14289): SAM's prompt encoder and mask decoder on top of a TinyViT."""
 
 from typing import Any, Final, cast
 
@@ -20,7 +20,7 @@ RENAMED: Final = (
     (r"trunk\.layers\.2\.downsample", "trunk.stages.3.downsample"),
     (r"trunk\.layers", "trunk.stages"),
     (r"(trunk\..*)\.c\.", r"\1.conv."),
-    # The classification head of pretraining; loaded, not used.
+    # The classification head of pretraining; it is loaded but not used.
     (r"trunk\.head\.", "trunk.head.fc."),
     (r"trunk\.norm_head\.", "trunk.head.norm."),
 )

@@ -1,4 +1,4 @@
-"""Checkpoint files of a model's authors: read their tensors, and rename their weights."""
+"""Original checkpoint files, as a model's authors publish them: read the tensors and rename the weights."""
 
 import pickle
 import re
@@ -14,25 +14,25 @@ from persam_dreambooth.errors import UserError, is_out_of_memory
 State: TypeAlias = Mapping[str, Tensor]
 """A state dict."""
 Rules: TypeAlias = Sequence[tuple[str, str]]
-"""Regular expressions of weights' names, with what replaces them."""
+"""(regular expression, replacement) pairs for the names of weights."""
 SUFFIXES = (".pth", ".pt")
-"""Of files that are read here and not as folders or hub names."""
+"""Suffixes of such files; anything else is a folder or a hub name."""
 
 
 def read_published(path: Path, what: str = "SAM") -> Any:
     """Read a file of tensors with `weights_only=True`, so that no code in it can run.
 
-    A state dict that is stored under the key "model" is taken out.
+    A state dict stored under the key "model" is unwrapped.
 
     Args:
         path: the file.
         what: the kind of model expected, for messages.
 
     Returns:
-        What the file holds: a state dict, if it is such a checkpoint.
+        The content of the file: a state dict if it is a valid checkpoint, otherwise anything.
 
     Raises:
-        UserError: no such file, damaged, or more than tensors in it.
+        UserError: no such file, it is damaged, or it holds more than tensors.
     """
     if not path.is_file():
         raise UserError(f"no {what} checkpoint at {path}; give the path of a .pth file, a folder or a hub name")
@@ -52,7 +52,7 @@ def read_published(path: Path, what: str = "SAM") -> Any:
 
 
 def renamed(state: State, rules: Rules) -> dict[str, Tensor]:
-    """Rename the weights of a state dict by regular expressions, all of them in the given order."""
+    """Rename the weights of a state dict by applying all regular expressions to each name, in the given order."""
     names = {name: name for name in state}
     for pattern, replacement in rules:
         names = {old: re.sub(pattern, replacement, new) for old, new in names.items()}

@@ -1,4 +1,4 @@
-"""The parts that smaller SAMs share: SAM's prompt encoder and mask decoder, and the neck of its image encoder."""
+"""Parts of SAM that the smaller SAMs share: prompt encoder, mask decoder, and the neck of the image encoder."""
 
 from typing import Final
 
@@ -9,17 +9,17 @@ from torch import nn
 WIDTH: Final = 256
 """Channels of SAM's embedding."""
 CELL: Final = 16
-"""Pixels along one side of a cell of the embedding."""
+"""Side of a cell of the embedding, in pixels."""
 
 
 def small_sam(encoder: nn.Module, side: int) -> Sam:
-    """Build a SAM for `side` x `side` pixels behind another image encoder, whose `img_size` is `side`."""
+    """Build a SAM for `side` x `side` pixels on top of another image encoder, whose `img_size` is `side`."""
     prompts = PromptEncoder(WIDTH, (side // CELL, side // CELL), (side, side), mask_in_chans=16)
     return Sam(encoder, prompts, mask_decoder())
 
 
 def mask_decoder(activation: type[nn.Module] = nn.ReLU) -> MaskDecoder:
-    """Build SAM's mask decoder, with an activation for the transformer's MLPs."""
+    """Build SAM's mask decoder with the given activation in the transformer's MLPs."""
     transformer = TwoWayTransformer(depth=2, embedding_dim=WIDTH, num_heads=8, mlp_dim=2048, activation=activation)
     return MaskDecoder(transformer_dim=WIDTH, transformer=transformer, num_multimask_outputs=3)
 

@@ -1,4 +1,4 @@
-"""Check captions before the first step: what is missing in them, what is too much, and files that count twice."""
+"""Check captions before the first step: missing or repeated ones, missing identifiers, words for the background."""
 
 import re
 from collections import defaultdict
@@ -29,7 +29,7 @@ def check_captions(
     manifest: Sequence[ManifestEntry],
     config: TrainingConfig,
 ) -> None:
-    """Warn of captions and photos that are allowed but seldom meant, in one line for each kind and subject.
+    """Warn of captions and photos that are allowed but seldom intended, in one line per kind and subject.
 
     Args:
         concepts: the subjects.
@@ -117,7 +117,7 @@ def _same_photos(digests: Mapping[str, str]) -> Iterator[str]:
 
 
 def _groups(values: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the values that several names have, and these names."""
+    """Return each non-empty value that several names share, with these names."""
     names = defaultdict[str, list[str]](list)
     for name, value in values.items():
         if value:

@@ -20,7 +20,7 @@ from persam_dreambooth.training.families.loading import single_file
 from persam_dreambooth.training.screen import say, warn
 
 ORIGIN_NAME = ".class_images.json"
-"""Hidden record beside the class images: which prompts and base models they were generated with."""
+"""Hidden file beside the class images that records the prompts and base models they were generated with."""
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "no": torch.float32}
 
 
@@ -30,7 +30,7 @@ def check_class_folders(concepts: Sequence[Concept]) -> None:
     These would be trained on as class images, and class images would be generated among them.
 
     Raises:
-        UserError: names the folder.
+        UserError: there is such a folder; the message names it.
     """
     folders = [
         folder for concept in concepts for folder in (concept.photos, concept.masks, concept.excluded) if folder
@@ -40,8 +40,8 @@ def check_class_folders(concepts: Sequence[Concept]) -> None:
     for concept in concepts:
         if concept.num_class_images and concept.class_folder and concept.class_folder.resolve() in taken:
             raise UserError(
-                f"--class_data_dir {concept.class_folder} holds a subject's photos or masks; give a folder for class "
-                "images only"
+                f"--class_data_dir {concept.class_folder} holds a subject's photos or masks; give a folder that holds "
+                "only class images"
             )
 
 
@@ -100,9 +100,15 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _remember_origin(folder: Path, prompt: str | None, config: TrainingConfig, is_drawn: bool) -> None:
-    """Warn if class images were generated for another prompt or model; if `is_drawn`, record this run's.
+    """Warn if class images were generated for another prompt or model; record this run's if it generates any.
 
-    `is_drawn`: this run generates some. A user's own pictures have no record and cause no warning.
+    A user's own pictures have no record and cause no warning.
+
+    Args:
+        folder: of the class images.
+        prompt: the class prompt.
+        config: names the base model.
+        is_drawn: whether this run generates class images.
     """
     path, base = folder / ORIGIN_NAME, without_folders(str(config.model.pretrained_model_name_or_path))
     now = {"class_prompt": prompt, "base_model": base}

@@ -1,4 +1,4 @@
-"""The subjects of a run: one from the flags, or several from a file."""
+"""The subjects (concepts) of a run: one from the flags, or several from `--concepts_list`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -151,7 +151,7 @@ def _short(value: Any) -> str:
 
 
 def _concept(config: TrainingConfig, entry: dict[str, Any], where: str, beside: Path) -> Concept:
-    """Check an entry of the list as the flags would be, with the run's values as defaults."""
+    """Build a subject from an entry of the list; the run's values are the defaults, and the flags' checks apply."""
     unknown = set(entry) - set(KEYS)
     if unknown:
         raise UserError(f"{where} has an unknown key {min(map(_short, unknown))}; known: {', '.join(KEYS)}")

@@ -1,4 +1,4 @@
-"""Crops: where one lies in a photo, how photo and mask are cut out together, and their shapes: aspect buckets."""
+"""Crops: draw their positions, cut them out of photo and mask together, and choose their shapes (aspect buckets)."""
 
 import math
 from collections import Counter, defaultdict
@@ -61,8 +61,8 @@ def draw_crop(photo: Size, size: Size, config: DataConfig, mask: Tensor | None =
         size: of the crop; the photo is resized to the smallest size that covers it.
         config: centre or random, mirrored or not.
         mask: the upright photo's, from `cover_mask`. If given and not empty, a crop that would lose a part of the
-            subject (what exceeds half of the brightest level) is moved by as little as possible so that it holds the
-            whole subject or, where the subject is larger than the crop, lies within it.
+            subject (levels above half of the brightest) is moved by as little as possible, so that it holds the whole
+            subject or, where the subject is larger than the crop, lies within it.
     """
     resized = cover(photo, size)
     spare = [whole - part for whole, part in zip(resized, size, strict=True)]
@@ -116,7 +116,7 @@ def cut_mask(mask: Tensor, crop: Crop) -> Tensor:
 
 
 STEP = 64
-"""With "auto", sides are multiples of this, as in other trainers, from a resolution of 256 on."""
+"""With "auto", sides are multiples of this at resolutions from 256 on, as in other trainers."""
 
 
 def bucket_sizes(config: DataConfig, unit: int) -> list[Size]:

@@ -20,7 +20,7 @@ from persam_dreambooth.training.families.base import Conditioning
 
 @dataclass(frozen=True)
 class InstancePhoto:
-    """A photo of a subject, its mask, its prompt and how it counts.
+    """A photo of a subject, with its mask, its prompt and its weight.
 
     Attributes:
         photo: the file.
@@ -33,7 +33,7 @@ class InstancePhoto:
         identifier: positions of the identifier's tokens in the prompt, if the attention loss needs them.
         repeats: how often it is shown in an epoch.
         label: its name in messages, if the file name is not unique; empty is the file name.
-        exclude: file of its exclusion mask, what it marks is in no term of the loss; None excludes nothing.
+        exclude: file of its exclusion mask, whose pixels are in no term of the loss; None excludes nothing.
     """
 
     photo: Path
@@ -110,7 +110,7 @@ class Batch(NamedTuple):
 class DreamBoothDataset(Dataset[Item]):
     """Instance photos with masks, paired with class images when there are any.
 
-    A photo has `repeats` items. `read`, which makes the samples, may be replaced.
+    A photo has `repeats` items. The attribute `read` may be replaced later, for instance by `EncodedSamples`.
 
     Args:
         instances: photos with their masks, each once.

@@ -1,4 +1,4 @@
-"""A data set of the `datasets` library, copied to a folder of photos, to be trained on like any other."""
+"""Copy a data set of the `datasets` library to a folder of photos, which is then trained on like any other."""
 
 import hashlib
 import io
@@ -88,7 +88,7 @@ def copy(config: TrainingConfig) -> None:
 
 
 def _state(folder: Path) -> str:
-    """Return a fingerprint of the files of a data set (names, sizes, times), to notice later changes."""
+    """Return a fingerprint of a data set's files (names, sizes, times), to detect later changes."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     stats = [(path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     return hashlib.sha256(repr(stats).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Find the photos to train on and their masks, check them, and describe them for the manifest; no model is loaded."""
+"""Find and check the photos to train on and their masks, and describe them for the manifest; loads no model."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -67,7 +67,7 @@ def find_instances(concept: Concept, config: TrainingConfig, sizes: Sequence[Siz
         masks |= own
     for photo, reason in excluded.items():
         warn(f"left out{_of_folder(photo, concept)}: {reason}")
-    weight, instances, doubted = config.mask.uncertain_photo_weight, [], dict[Path, str]()
+    weight, instances, uncertain = config.mask.uncertain_photo_weight, [], dict[Path, str]()
     for photo in (path for path in plain if path not in excluded):
         mask, entry = masks[photo], known.get((digest(photo), digest(masks[photo])))
         if entry is None:
@@ -77,22 +77,22 @@ def find_instances(concept: Concept, config: TrainingConfig, sizes: Sequence[Siz
         elif weight > 0:
             instances.append(replace(plain[photo], mask=mask, weight=weight))
         else:
-            doubted[photo] = pairs.doubt(photo, entry)
+            uncertain[photo] = pairs.uncertainty(photo, entry)
     if not instances:
-        raise UserError(_nothing_left(doubted))
+        raise UserError(_nothing_left(uncertain))
     exclusions = exclusion_masks(masks, concept)
     instances = [replace(instance, exclude=exclusions.get(instance.photo)) for instance in instances]
-    for photo, reason in doubted.items():
+    for photo, reason in uncertain.items():
         warn(f"left out{_of_folder(photo, concept)}: {reason}; --uncertain_photo_weight trains on it")
-    left_out |= excluded | doubted
+    left_out |= excluded | uncertain
     return Found(instances, left_out, _manifest(instances, left_out, known, config, digest))
 
 
-def _nothing_left(doubted: Mapping[Path, str]) -> str:
-    if not doubted:
+def _nothing_left(uncertain: Mapping[Path, str]) -> str:
+    if not uncertain:
         return "every photo was excluded in review; approve some with `persam-dreambooth review`"
     return (
-        f"segmentation is not sure of the subject in any photo ({'; '.join(doubted.values())}); look at the contact "
+        f"segmentation is not sure of the subject in any photo ({'; '.join(uncertain.values())}); look at the contact "
         "sheet, and train on them anyway with --uncertain_photo_weight 1"
     )
 
@@ -219,7 +219,7 @@ def _manifest(
     """Describe the photos for the output's `manifest.jsonl`.
 
     Args:
-        known: segmentation's entries by the digests of photo and mask, whatever the files are called.
+        known: segmentation's entries by the digests of photo and mask, so that renamed files are recognized.
         digest: hashes a file.
     """
     output = Path(config.output.output_dir)

@@ -1,4 +1,4 @@
-"""The folders of a subject's photos and masks, and masks that are made from a reference before training."""
+"""Find the folders of a subject's photos and masks; make masks from a reference before training."""
 
 from collections.abc import Mapping
 from dataclasses import replace

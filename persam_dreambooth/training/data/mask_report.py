@@ -1,4 +1,4 @@
-"""Report on the masks before the first step: how much they cover, and how much of the subject the crops keep."""
+"""Check and report the masks before the first step: how much they cover, and how much of the subject crops keep."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ MASKS_NAME = "masks.png"
 SHEET_LIMIT = 24
 """Maximum number of photos on the sheet of masks."""
 GREY_SHARE = 0.2
-"""Share of a mask that may be grey before it is reported: blurred edges are."""
+"""Share of a mask that may be grey without being reported, since blurred edges are grey."""
 CROPS = 16
-"""Number of random crops that are tried for each photo."""
+"""Number of random crops drawn from each photo for the checks."""
 
 
 LEAST_CELLS = 32
-"""A subject of fewer latent cells than this (in Stable Diffusion about 45 x 45 pixels) shows hardly any detail."""
+"""A subject on fewer latent cells than this (in Stable Diffusion about 45 x 45 pixels) keeps hardly any detail."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +41,9 @@ class MaskCheck:
         photo, mask: the files.
         latent: (h, w) float32 in [0, 1], the latent mask of the resized photo (with `--center_crop` of its crop),
             without its excluded cells.
-        kept: the smallest share of the subject, in (0, 1], that any of 16 crops kept.
+        kept: share of the subject, in [0, 1], in the worst of 16 random crops (with `--center_crop` of the one crop).
         inverted: whether it seems to mark the background instead of the subject.
-        in_vain: share of those crops, in [0, 1], whose latent mask is empty.
+        empty_crops: share of those crops, in [0, 1], whose latent mask is empty.
         label: name of the photo in messages; empty is its file name.
         marked: number of pixels of the mask file that are not black.
         grey: share of those, in [0, 1], that are not white either.
@@ -55,7 +55,7 @@ class MaskCheck:
     latent: Tensor
     kept: float
     inverted: bool
-    in_vain: float = 0.0
+    empty_crops: float = 0.0
     label: str = ""
     marked: int = masks.LEAST_PIXELS
     grey: float = 0.0
@@ -86,13 +86,13 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
         cell: side of a latent cell in pixels.
 
     Raises:
-        UserError: a mask has another size than its photo, or its latent mask is empty (it would train nothing), or
-            it is tiny; names the photos.
+        UserError: a mask has another size than its photo, its latent mask is empty (it would train nothing), or it is
+            tiny; the message names the photos.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the GPUs as well
         checks = [_check(instance, instance.mask, config, cell) for instance in instances if instance.mask is not None]
-    empty = [check.name for check in checks if check.coverage == 0 or check.in_vain == 1]
+    empty = [check.name for check in checks if check.coverage == 0 or check.empty_crops == 1]
     if empty:
         size = config.data.resolution
         raise UserError(
@@ -122,7 +122,7 @@ def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: in
     def cells(drawn: Sequence[Tensor]) -> Tensor:
         return subject_cells(drawn[0][None], drawn[1][None], config.mask, cell)[0, 0]
 
-    in_vain = sum(not cells(cut).any() for cut in cuts) / len(cuts)
+    empty_crops = sum(not cells(cut).any() for cut in cuts) / len(cuts)
     marked = int((mask > 0).sum())
     return MaskCheck(
         instance.photo,
@@ -130,7 +130,7 @@ def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: in
         cells(whole),
         min(cut[0].sum().item() for cut in cuts) / max(1.0, both[0].sum().item() / 255),
         masks.looks_inverted(above_half(mask.numpy())),
-        in_vain,
+        empty_crops,
         instance.name,
         marked,
         int(((mask > 0) & (mask < 255)).sum()) / max(1, marked),
@@ -182,11 +182,11 @@ def summary(checks: Sequence[MaskCheck]) -> str:
     cut = [f"{check.name} ({check.kept:.0%})" for check in checks if round(check.kept, 2) < 1]
     if cut:
         lines.append(f"some crops are smaller than the subject and keep only a part of it: {', '.join(cut)}")
-    in_vain = [f"{check.name} ({check.in_vain:.0%})" for check in checks if check.in_vain]
-    if in_vain:
+    empty_crops = [f"{check.name} ({check.empty_crops:.0%})" for check in checks if check.empty_crops]
+    if empty_crops:
         lines.append(
             f"warning: some crops train nothing, since --mask_downsample leaves no latent cell to the subject: "
-            f"{', '.join(in_vain)}; --mask_downsample area or a --mask_dilation helps"
+            f"{', '.join(empty_crops)}; --mask_downsample area or a --mask_dilation helps"
         )
     small = [f"{check.name} ({check.cells:.0f})" for check in checks if check.cells < LEAST_CELLS]
     if small:

@@ -16,9 +16,9 @@ from persam_dreambooth.training.flag_groups import TOKEN_LIMITS
 from persam_dreambooth.training.screen import warn
 
 FEW_STEPS = 100
-"""Fewer steps than this teach little: DreamBooth recipes take 400 to 1000."""
+"""Minimum number of steps without a warning; DreamBooth recipes take 400 to 1000."""
 SHOWN = 100
-"""Maximum number of characters that a message shows of the part cut off a prompt."""
+"""Maximum number of characters that a message shows of the truncated part of a prompt."""
 
 
 def slow_bfloat16(precision: str, device: torch.device) -> None:
@@ -34,24 +34,24 @@ def uneven_resolution(config: TrainingConfig, unit: int) -> None:
     """Warn of a resolution that the denoiser's downsampling layers cannot halve without a remainder.
 
     Args:
-        config: its `resolution` is a multiple of what the model requires.
-        unit: multiples of it are halved without a remainder; in pixels.
+        config: its `resolution` is a multiple of the model's `side_unit_of`.
+        unit: the model's `even_unit_of`: multiples of it, in pixels, are halved without a remainder.
     """
     side = config.data.resolution
     if side % unit:
         low = side // unit * unit
-        near = f"{low} and {low + unit} are" if low else f"{unit} is"
+        near = f"{low} or {low + unit}" if low else str(unit)
         warn(
             f"--resolution {side} is not a multiple of {unit}: the model pads its coarser layers, which "
-            f"seldom happened in its training; {near} even"
+            f"seldom happened in its training; take {near} to avoid it"
         )
 
 
 def without_identifier(concepts: Iterable[Concept]) -> None:
     """Warn of instance prompts without an identifier.
 
-    This is certain only if all words are in the class prompt. Without a class prompt it is assumed if only one plain
-    word is left besides articles and the like, so that either the identifier or the class noun is missing.
+    With a class prompt the identifier is missing if all words of the instance prompt are in it. Without one, this is
+    assumed if only one plain word is left besides articles and the like: then the identifier or the noun is missing.
     """
     for concept in concepts:
         prompt, class_prompt = concept.prompt or "", concept.class_prompt or ""
@@ -69,16 +69,16 @@ def without_identifier(concepts: Iterable[Concept]) -> None:
 
 
 def _is_plain(word: str) -> bool:
-    """Whether it is written like an English word: ASCII lower case, with a vowel."""
+    """Return whether a word is written like an English one: ASCII lower case, with a vowel."""
     return word.isascii() and word.isalpha() and word.islower() and bool(re.search("[aeiouy]", word))
 
 
 def cut_prompts(family: Family, prompts: Mapping[str, str]) -> None:
-    """Warn of prompts that are longer than a tokenizer takes, and show the part that is cut off.
+    """Warn of prompts that a tokenizer truncates, and show the truncated part.
 
     Args:
         family: loaded.
-        prompts: each prompt, and its name in messages.
+        prompts: prompt -> its name in messages.
     """
     limit = family.config.max_token_length
     longer = "max_token_length" in family.flags and limit != TOKEN_LIMITS[-1]

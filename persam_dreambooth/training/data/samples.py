@@ -1,4 +1,4 @@
-"""Samples (one crop of one photo): cut out again each time, or encoded before training and cached."""
+"""Samples (a sample is one crop of one photo): cut out again each time, or encoded before training and cached."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ ReadSample = Callable[[Path, Path | None, Size, Path | None], Sample]
 MASKS: Final = ("mask", "exclude")
 """Keys of a sample's masks, which a cache keeps as bytes."""
 VERSION: Final = 3
-"""Part of every cache key; raise it when the same settings come to give other samples."""
+"""Part of every cache key; to be increased when a change of the code makes the same settings give other samples."""
 
 
 def read_mask(path: Path) -> Tensor:
@@ -114,17 +114,21 @@ class EncodedSamples:
         family: encodes what is not in the cache yet.
         read: makes the samples to encode; its config also has the number of samples per photo and the cache folder.
         sources: every source that will be requested.
-        speaks: whether to show a progress bar.
+        show_progress: whether to show a progress bar.
     """
 
-    def __init__(self, family: Family, read: FreshSamples, sources: Iterable[Source], speaks: bool = True) -> None:
+    def __init__(
+        self, family: Family, read: FreshSamples, sources: Iterable[Source], show_progress: bool = True
+    ) -> None:
         config = read.config
         fixed = config.center_crop and not config.random_flip and not read.backgrounds
         self._count = 1 if fixed else config.cached_crops
         self._cache = TensorCache(Path(config.training_cache) if config.training_cache else None)
         self._keys: dict[Source, list[str]] = {}
         behind, model = [files.digest(path) for path in read.backgrounds], family.checksum("vae")
-        for source in tqdm(list(dict.fromkeys(sources)), "Encoding photos", unit="photo", delay=2, disable=not speaks):
+        for source in tqdm(
+            list(dict.fromkeys(sources)), "Encoding photos", unit="photo", delay=2, disable=not show_progress
+        ):
             self._keys[source] = [_key(source, config, number, [model, *behind]) for number in range(self._count)]
             for key in self._keys[source]:
                 if self._cache.get(key) is None:

@@ -36,7 +36,8 @@ FAMILIES: dict[str, type[Family]] = {
 def check_base_model(config: ModelConfig) -> type[Family]:
     """Determine a base model's family before any weights are loaded.
 
-    It is told by the `model_index.json` of a folder or hub model, and by the names and shapes of a file's weights.
+    It is read from the `model_index.json` of a folder or hub model, and inferred from the weights' names and shapes in
+    a single file.
 
     Raises:
         UserError: no pipeline there, or one of an unsupported class.

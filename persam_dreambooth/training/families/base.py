@@ -64,7 +64,7 @@ class Family(PipelineParts):
         targets: the denoiser's layers that LoRA adapts.
         lora_encoders: the text encoders that get adapters with `--train_text_encoder`.
         whole_encoders: the text encoders that the flag trains whole, without LoRA.
-        flags: those of `PARTICULAR` that the family supports.
+        flags: flags in `PARTICULAR` that the family supports.
         dora: whether `--use_dora` is supported.
         vae_dtype: of the autoencoder; None is the same as other frozen parts.
         posterior_mean: whether latents are the mean of the autoencoder's posterior and not a sample, as in diffusers'
@@ -93,12 +93,12 @@ class Family(PipelineParts):
         """Refuse flags that the family does not support, before any weights are loaded.
 
         Raises:
-            UserError: names the first of them.
+            UserError: such a flag was given; the message names the first.
         """
         check_flags(cls, config)
 
     def asked(self, prompt: str) -> str:
-        """Return the text that is tokenized for a prompt."""
+        """Return the text that is tokenized for a prompt: the prompt itself, or the pipeline's template around it."""
         return prompt
 
     def _trained_encoders(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Diffusion: noise of a DDPM schedule, epsilon or v prediction."""
+"""Diffusion with a DDPM noise schedule: epsilon or v prediction."""
 
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from persam_dreambooth.training.families.cross_attention import CrossAttention, 
 from persam_dreambooth.training.families.loading import load_config
 
 DRAWN_UNIT = 8
-"""Sides of generated pictures, in pixels, are multiples of this with UNets, whatever the autoencoder's factor."""
+"""The sides of pictures from UNet pipelines are multiples of this many pixels, whatever the autoencoder's factor."""
 
 
 class Diffusion(Family):
@@ -40,8 +40,8 @@ class Diffusion(Family):
     def __init__(self, config: ModelConfig, **parts: Any) -> None:
         self.prediction_type: str = parts["scheduler"].config.prediction_type
         if self.prediction_type not in ("epsilon", "v_prediction"):
-            known = "only epsilon and v_prediction are known"
-            raise UserError(f"{config.pretrained_model_name_or_path} predicts {self.prediction_type}; {known}")
+            known = "only epsilon and v_prediction are supported; give another base model"
+            raise UserError(f"{config.pretrained_model_name_or_path} predicts {self.prediction_type}, and {known}")
         super().__init__(config, **parts)
 
     @classmethod

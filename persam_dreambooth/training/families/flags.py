@@ -30,7 +30,7 @@ def check_flags(family: Any, config: TrainingConfig) -> None:
         config: all flags.
 
     Raises:
-        UserError: names the first of them.
+        UserError: such a flag was given; the message names the first.
     """
     name, given = family.pipeline_class.__name__, config.flat()
     groups = (ModelConfig, MaskConfig, OptimizationConfig, ValidationConfig, OutputConfig)

@@ -1,4 +1,4 @@
-"""Flow matching: straight lines between latents and noise, and the velocity along them."""
+"""Flow matching: the model predicts the velocity along straight lines between latents and noise."""
 
 from typing import Any, ClassVar, Final
 
@@ -19,10 +19,10 @@ class FlowMatching(Family):
     """A pipeline that was trained by rectified flow (arXiv 2403.03206, section 3).
 
     Attributes:
-        weighting_scheme: default of diffusers' script for this family.
+        weighting_scheme: default of the flag, as in diffusers' script for this family.
         precondition_outputs: likewise.
-        max_sequence_length: of prompts, in tokens; likewise.
-        longest_sequence: maximum that its pipeline allows, in tokens.
+        max_sequence_length: likewise; length of prompts, in tokens.
+        longest_sequence: maximum of the flag that the pipeline allows, in tokens.
     """
 
     scheduler_class: ClassVar[Any] = FlowMatchEulerDiscreteScheduler
@@ -80,7 +80,7 @@ class FlowMatching(Family):
         return torch.randn_like(latents)
 
     def _between(self, latents: Tensor, noise: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the point at sigma on the line and the velocity there, both (B, C, h, w); sigma 1 is noise."""
+        """Return the point at sigma on the line (1 is the noise) and the velocity there, both (B, C, h, w)."""
         return (1.0 - sigmas) * latents + sigmas * noise, noise - latents
 
     def sampler(self, name: str, config: Any) -> Any:

@@ -36,13 +36,13 @@ class Krea2(QwenLatents):
         self.bare: Any = Krea2Pipeline(None, None, None, None, None, text_encoder_select_layers=layers)
 
     def asked(self, prompt: str) -> str:
-        """Return the prompt after the beginning of the pipeline's own template."""
+        """Return the prompt after the prefix of the pipeline's own template."""
         return f"{self.bare.prompt_template_encode_prefix}{prompt}"
 
     def tokenize(self, prompt: str) -> Conditioning:
         """Tokenize in the pipeline's template, unpadded: ids and attention mask, (1, length) int64 each.
 
-        The pipeline pads between prompt and template, and gives padding no positions; without it nothing differs.
+        The pipeline pads between prompt and suffix and gives padding no positions, so the result is the same without.
         """
         bare = self.bare
         start, end = bare.prompt_template_encode_start_idx, bare.prompt_template_encode_num_suffix_tokens

@@ -1,4 +1,4 @@
-"""Load the parts of a pipeline in full precision; anything missing is an error in one line."""
+"""Load the parts of a pipeline in float32; anything missing or damaged is a one-line error."""
 
 import copy
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ def load_part(kind: Any, part: str, config: ModelConfig, quantization: dict[str,
         kind: its class, a diffusers or transformers model.
         part: its name and folder in the pipeline.
         config: location of the pipeline.
-        quantization: from `quantized.settings`; if there are any, the model is returned as they say.
+        quantization: from `quantized.settings`; if not empty, the model is loaded quantized instead of in float32.
 
     Raises:
         UserError: the part cannot be read, or is incomplete.
@@ -93,7 +93,7 @@ def load_config(kind: Any, part: str, config: ModelConfig) -> dict[str, Any]:
 
 
 def _place(part: str, config: ModelConfig) -> tuple[str, dict[str, Any]]:
-    """Return the folder or hub name that holds a part's config, and where in it; nothing for another autoencoder."""
+    """Return the folder or hub name that holds a part, and the keywords of `from_pretrained` that locate it there."""
     if part == "vae" and config.pretrained_vae_model_name_or_path:
         return config.pretrained_vae_model_name_or_path, {}
     return source(config), {"subfolder": part, "revision": config.revision, "variant": config.variant}
@@ -103,7 +103,7 @@ def refuse_other_latents(kind: Any, config: ModelConfig) -> None:
     """Refuse a `--pretrained_vae_model_name_or_path` whose latents have another size than the base model's.
 
     Raises:
-        UserError: it names the numbers that differ.
+        UserError: they differ; the message says in which numbers.
     """
     given = config.pretrained_vae_model_name_or_path
     if not given:
@@ -138,7 +138,7 @@ def ids_and_mask(tokenizer: Any, prompt: str, length: int | None = None, padded:
 
 
 def chat_message(tokenizer: Any, prompt: str, thinking: bool) -> str:
-    """Return a prompt as a user's message in the chat template of a Qwen3, with or without its block of thoughts."""
+    """Return a prompt as a user's message in the chat template of Qwen3, with thinking enabled or not."""
     messages = [{"role": "user", "content": prompt}]
     template = tokenizer.apply_chat_template
     return str(template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking))

@@ -1,4 +1,4 @@
-"""Lumina Image 2.0: flow matching with its ends swapped, prompts encoded by Gemma 2."""
+"""Lumina Image 2.0: flow matching from noise at 0 to the picture at 1, prompts encoded by Gemma 2."""
 
 import copy
 from typing import Any, ClassVar

@@ -37,8 +37,8 @@ class PipelineParts(ABC):
             have the same suffixes.
         scheduler_class: of the noise schedule.
         optional: the encoders that a base model may lack.
-        unchecked: arguments that disable the pipeline's safety checker.
-        drawing: arguments that the pipeline needs in order to be guided, for validation pictures.
+        unchecked: keywords of the pipeline's constructor that disable its safety checker.
+        drawing: keywords of the pipeline's call that enable its guidance, for validation pictures.
     """
 
     pipeline_class: ClassVar[Any]
@@ -61,11 +61,11 @@ class PipelineParts(ABC):
 
     @classmethod
     def load(cls, config: ModelConfig, dtype: torch.dtype = torch.float32) -> Self:
-        """Load the parts of a pipeline folder or hub model, all in float32 but a quantized denoiser.
+        """Load the parts of a base model, all in float32 except a quantized denoiser.
 
         Args:
             config: where they are, and whether the denoiser is quantized.
-            dtype: of what is computed with a quantized denoiser, the same as is given to `Family.place`.
+            dtype: compute dtype of a quantized denoiser, the same as the one given to `Family.place`.
 
         Raises:
             UserError: a part is missing or cannot be read.

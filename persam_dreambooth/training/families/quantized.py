@@ -1,4 +1,4 @@
-"""A denoiser whose frozen weights are stored in 8 or 4 bits, as the base of LoRA."""
+"""A denoiser whose frozen weights are stored in 8 or 4 bits, as the base model of a LoRA."""
 
 import inspect
 import json
@@ -49,7 +49,7 @@ def settings(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
 
     Args:
         config: the run's.
-        dtype: of the weights that are not quantized, and of what is computed.
+        dtype: of the weights that are not quantized, and of the computation.
     """
     chosen = _config(config, dtype)
     return {} if chosen is None else {"quantization_config": chosen, "torch_dtype": dtype}
@@ -83,7 +83,7 @@ def _read(path: str, said: str) -> dict[str, Any]:
 
 
 def prepared(model: Any) -> Any:
-    """Return a model that was loaded with `settings`, ready for adapters (bitsandbytes: as in diffusers' scripts)."""
+    """Prepare a model that was loaded with `settings` for adapters (bitsandbytes: as in diffusers' scripts)."""
     if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
         return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return keep_packed(model)
@@ -92,8 +92,8 @@ def prepared(model: Any) -> Any:
 def keep_packed(module: nn.Module) -> nn.Module:
     """Make torchao's linear layers dequantize their weights again in the backward pass; returns the model.
 
-    torchao's own forward leaves a dense copy of each weight in the graph until the backward pass: all of what
-    quantizing saves, unless activations are checkpointed.
+    torchao's own forward keeps a dense copy of each weight in the graph until the backward pass, which takes back all
+    that quantizing saves, unless activations are checkpointed.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear) and is_traceable_wrapper_subclass(layer.weight):

@@ -1,4 +1,4 @@
-"""Qwen-Image: flow matching on packed latents, an autoencoder for films, prompts encoded by Qwen2.5-VL."""
+"""Qwen-Image: flow matching on packed latents, a video autoencoder, prompts encoded by Qwen2.5-VL."""
 
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from persam_dreambooth.training.families.loading import ids_and_mask, load_confi
 
 
 class QwenLatents(FlowMatching):
-    """A family whose latents are those of Qwen-Image's autoencoder, which takes a picture for a film of one frame."""
+    """A family with the latents of Qwen-Image's video autoencoder, which takes a picture as a video of one frame."""
 
     vae_class: ClassVar[Any] = AutoencoderKLQwenImage
 
@@ -23,7 +23,7 @@ class QwenLatents(FlowMatching):
         return int(2 ** len(load_config(cls.vae_class, "vae", config)["temperal_downsample"]))
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Encode (B, 3, H, W) in [-1, 1] as films of one frame; returns moments, (B, 2 C, h, w)."""
+        """Encode (B, 3, H, W) in [-1, 1] as videos of one frame; return moments, (B, 2 C, h, w)."""
         return super().encode_pixels(pixels.unsqueeze(2)).squeeze(2)
 
     def normalize(self, latents: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two text encoders, and a UNet that is conditioned on each crop's size and position."""
+"""Stable Diffusion XL: two text encoders, a UNet conditioned on each crop's size and position, and EDM's noise."""
 
 from typing import Any, ClassVar, Self
 
@@ -10,7 +10,6 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from persam_dreambooth import long_prompts
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
-from persam_dreambooth.training.families import edm
 from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.diffusion import Diffusion
 from persam_dreambooth.training.families.loading import load_config, naming, source, token_ids
@@ -38,7 +37,7 @@ class StableDiffusionXL(Diffusion):
 
     @classmethod
     def check(cls, config: TrainingConfig) -> None:
-        """Also refuse what EDM's noise has no meaning for."""
+        """Also refuse flags that have no meaning with EDM's noise."""
         super().check(config)
         has_edm_noise = _has_edm_noise(config.model)
         if config.optimization.snr_gamma is not None and (has_edm_noise or config.optimization.do_edm_style_training):
@@ -57,13 +56,13 @@ class StableDiffusionXL(Diffusion):
         return family
 
     def add_noise(self, latents: Tensor, settings: OptimizationConfig) -> Noised:
-        """Draw noise of DDPM, or EDM's with `--do_edm_style_training` or a base model that was trained with it."""
+        """Draw DDPM's noise, or EDM's with `--do_edm_style_training` or a base model trained with EDM's noise."""
         if settings.do_edm_style_training or self._is_edm:
-            return edm.add_noise(self.levels, latents, self._draw_noise(latents, settings))
+            return add_edm_noise(self.levels, latents, self._draw_noise(latents, settings))
         return super().add_noise(latents, settings)
 
     def sampler(self, name: str, config: Any) -> Any:
-        """Return EDM's sampler for a base model of its noise."""
+        """Return EDM's sampler for a base model trained with EDM's noise, else diffusers' scheduler of this name."""
         return EDMEulerScheduler.from_config(self.levels.config) if self._is_edm else super().sampler(name, config)
 
     @property
@@ -101,3 +100,45 @@ class StableDiffusionXL(Diffusion):
 def _has_edm_noise(config: ModelConfig) -> bool:
     """Whether a base model was trained with EDM's noise, such as Playground 2.5, by its scheduler's config."""
     return "EDM" in str(load_config(StableDiffusionXL.scheduler_class, "scheduler", config).get("_class_name"))
+
+
+def add_edm_noise(levels: Any, latents: Tensor, noise: Tensor) -> Noised:
+    """Draw noise levels on the CPU, as in diffusers' script, and add the noise (EDM: arXiv 2206.00364, section 5).
+
+    The loss is taken on the clean image. With x = x0 + sigma noise, EDM's estimate of x0 is
+    D = c_skip x + c_out F(c_in x), where F is the denoiser, and its loss is w (D - x0)^2. The target of F is therefore
+    (x0 - c_skip x) / c_out, and the weight w c_out^2.
+
+    Args:
+        levels: table of noise levels: an EulerDiscreteScheduler for a base model trained by DDPM, an
+            EDMEulerScheduler for one trained with EDM's noise.
+        latents: x0, (B, C, h, w).
+        noise: of the same shape.
+
+    Returns:
+        `noisy` is c_in x, the denoiser's input.
+    """
+    drawn = torch.randint(0, levels.config.num_train_timesteps, (len(latents),))
+    sigmas = levels.sigmas[drawn].to(latents).view(-1, 1, 1, 1)
+    noisy = latents + sigmas * noise
+    if isinstance(levels, EDMEulerScheduler):
+        ones, zeros = torch.ones_like(sigmas), torch.zeros_like(sigmas)
+        c_skip, c_out = (levels.precondition_outputs(*parts, sigmas) for parts in ((ones, zeros), (zeros, ones)))
+        target, weight = (latents - c_skip * noisy) / c_out, c_out**2  # diffusers' script: w = 1
+        given = levels.precondition_inputs(noisy, sigmas)
+    else:
+        target, weight = _of_ddpm(levels.config.prediction_type, latents, noise, sigmas)
+        given = noisy / (sigmas**2 + 1) ** 0.5
+    timesteps = levels.timesteps[drawn].to(latents.device)
+    return Noised(given, timesteps, target, weight=weight.flatten().float())
+
+
+def _of_ddpm(prediction_type: str, latents: Tensor, noise: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the denoiser's target, (B, C, h, w), and w c_out^2, (B, 1, 1, 1), for w = sigma^-2.
+
+    For epsilon, D = x - sigma F, so that F's target is the noise and its weight 1. For v prediction,
+    D = x / (sigma^2 + 1) - sigma / sqrt(sigma^2 + 1) F.
+    """
+    if prediction_type == "epsilon":
+        return noise, torch.ones_like(sigmas)
+    return (noise - sigmas * latents) / (sigmas**2 + 1) ** 0.5, 1 / (sigmas**2 + 1)

@@ -39,12 +39,12 @@ class ZImage(FlowMatching):
         return {"embeds": encoded.hidden_states[-2], "attention_mask": mask}
 
     def predict(self, noised: Noised, conditioning: Conditioning) -> Tensor:
-        """Return the velocity, (B, C, h, w); the transformer takes and returns lists of films of one frame."""
+        """Return the velocity, (B, C, h, w); the transformer takes and returns lists of one-frame videos."""
         prompts = zip(conditioning["embeds"], conditioning["attention_mask"].bool(), strict=True)
-        films = self.transformer(
+        videos = self.transformer(
             list(noised.noisy.unsqueeze(2)),
             1 - noised.timesteps / self.scheduler.config.num_train_timesteps,
             [embeds[mask] for embeds, mask in prompts],
             return_dict=False,
         )[0]
-        return -torch.stack(films).squeeze(2)
+        return -torch.stack(videos).squeeze(2)

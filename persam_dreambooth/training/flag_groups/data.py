@@ -38,11 +38,11 @@ class DataConfig(Flags):
     mask_column: str | None = flag(None, "the data set's column of masks")
     caption_column: str | None = flag(None, "the data set's column of prompts; --instance_prompt for all if unset")
     cache_dir: str | None = flag(None, "folder for downloaded data sets")
-    repeats: int = flag(1, "how often an epoch takes each photo; multiplies the numbers of kohya's folders", min=1)
+    repeats: int = flag(1, "how often an epoch shows each photo; multiplies the numbers of kohya's folders", min=1)
     caption_dropout: float = flag(
         0.0,
-        "share of the photos whose prompt is left empty each time, which guidance at generation builds on; class "
-        "images keep theirs; 0.1 is usual",
+        "probability that a photo's prompt is replaced by the empty one, which classifier-free guidance relies on; "
+        "class images keep theirs; 0.1 is usual",
         min=0,
         max=1,
     )
@@ -101,7 +101,7 @@ class DataConfig(Flags):
         of_datasets = ("dataset_config_name", "mask_column", "caption_column", "cache_dir")
         given = [f"--{name}" for name in of_datasets if getattr(self, name)]
         if given and not self.dataset_name:
-            raise UserError(f"{given[0]} is about a data set; give --dataset_name, or drop it")
+            raise UserError(f"{given[0]} needs a data set; give --dataset_name, or drop it")
         if self.caption_extension is not None:
             check_caption_extension(self.caption_extension)
         if self.use_aspect_ratio_buckets:

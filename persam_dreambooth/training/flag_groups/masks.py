@@ -1,4 +1,4 @@
-"""Flags of where the masks come from and what they weight in the loss."""
+"""Flags for the source of the masks and their weight in the loss."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -35,8 +35,8 @@ class MaskConfig(Flags):
     )
     exclude_mask_dir: str | None = flag(
         None,
-        "folder of masks, named like the photos, of what is never trained on, in any term of the loss (a hand, a "
-        "watermark); if unset, a file <photo>-exclude.png beside a photo's mask",
+        "folder of exclusion masks, named like the photos: what they mark (a hand, a watermark) is in no term of the "
+        "loss; if unset, a file <photo>-exclude.png beside a photo's mask",
     )
     unmasked_probability: float = flag(
         0.0,
@@ -112,7 +112,7 @@ class MaskConfig(Flags):
             refuse_sam(self.segmentation_method, "--sam", "--segmentation_method")
 
     def refuse_segmentation(self) -> None:
-        """Refuse the flags about how masks are made, since no subject has a reference to make them from.
+        """Refuse the flags for making masks from a reference, to be called if no subject has a reference.
 
         Raises:
             UserError: one of them was given.

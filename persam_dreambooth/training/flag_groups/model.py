@@ -19,7 +19,7 @@ class ModelConfig(Flags):
     _argument_group_name: ClassVar[str] = "model"
 
     pretrained_model_name_or_path: str | None = flag(
-        None, "the base model: hub name or folder of a pipeline, or a single .safetensors file as Civitai has them"
+        None, "the base model: hub name or folder of a pipeline, or a single .safetensors file, as on Civitai"
     )
     single_file_config: str | None = flag(
         None,
@@ -101,14 +101,16 @@ class ModelConfig(Flags):
             self.rank = 4 if self.rank is None else self.rank
             self.lora_dropout = 0.0 if self.lora_dropout is None else self.lora_dropout
         elif self.rank is not None or self.lora_dropout is not None:
-            raise UserError("--rank and --lora_dropout are LoRA's; add --use_lora, or drop them to train all weights")
+            raise UserError(
+                "--rank and --lora_dropout are for LoRA; add --use_lora, or drop them to train all weights"
+            )
         elif self.lora_alpha is not None or self.use_dora:
             raise UserError(
-                "--lora_alpha and --use_dora are LoRA's; add --use_lora, or drop them to train all weights"
+                "--lora_alpha and --use_dora are for LoRA; add --use_lora, or drop them to train all weights"
             )
         elif self.lora_layers is not None or self.lora_blocks is not None:
             raise UserError(
-                "--lora_layers and --lora_blocks are LoRA's; add --use_lora, or drop them to train all weights"
+                "--lora_layers and --lora_blocks are for LoRA; add --use_lora, or drop them to train all weights"
             )
         super().__post_init__()
         if self.adapter_type != "lora":
@@ -124,7 +126,9 @@ class ModelConfig(Flags):
         if self.max_token_length is None:
             return
         if self.max_token_length not in TOKEN_LIMITS:
-            raise UserError(f"--max_token_length {self.max_token_length} must be 150 or 225; without it, 75 are read")
+            raise UserError(
+                f"--max_token_length {self.max_token_length} must be 150 or 225; drop it to read 75 tokens"
+            )
         for name in ("tokenizer_max_length", "text_encoder_use_attention_mask"):
             if getattr(self, name):
                 raise UserError(f"--max_token_length and --{name} exclude each other; drop one")
@@ -172,7 +176,7 @@ class ModelConfig(Flags):
     def _start_from_weights(self, name: str) -> None:
         """Take rank and alpha from an existing LoRA, and refuse others."""
         if not self.use_lora:
-            raise UserError("--network_weights are LoRA's; add --use_lora, or drop them to train all weights")
+            raise UserError("--network_weights is for LoRA; add --use_lora, or drop them to train all weights")
         rank, alpha = model_folder.rank_and_alpha(name, self.use_dora)
         for flag_name, given, its in (("rank", self.rank, rank), ("lora_alpha", self.lora_alpha, alpha)):
             if given is not None and given != its:

@@ -52,7 +52,7 @@ class OutputConfig(Flags):
     def __post_init__(self) -> None:
         if self.report_to not in (None, "tensorboard", "none") and self.hub_token is not None:
             raise UserError(
-                f"--hub_token could be kept by --report_to {self.report_to} with the command line; use "
+                f"--hub_token could be kept by --report_to {self.report_to}, which may log the command line; use "
                 "`hf auth login` instead"
             )
         if self.push_masks_to_hub and not self.push_to_hub:

@@ -66,5 +66,5 @@ class ValidationConfig(Flags):
 
     @property
     def all_prompts(self) -> list[str]:
-        """All of them, each once."""
+        """All prompts of validation images, during training and at the end, each once."""
         return list(dict.fromkeys([*self.prompts, *self.last_prompts]))

@@ -1,4 +1,4 @@
-"""The model card: what the model is, what it was trained on, how to use it, its last validation pictures."""
+"""The model card: the model, its training data, how to use it, and its last validation pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

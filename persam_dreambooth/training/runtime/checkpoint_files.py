@@ -50,7 +50,7 @@ def read_progress(folder: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path) -> None:
-    """Compare a checkpoint's files with their digests; checkpoints of earlier versions have none and pass.
+    """Compare a checkpoint's files with their digests; checkpoints of earlier versions have no digests and pass.
 
     Raises:
         ValueError: a file is missing, was changed or was added.
@@ -80,10 +80,10 @@ def read_random_states(folder: Path, rank: int) -> dict[str, Any]:
 
 
 def check_random_states(states: dict[str, Any]) -> None:
-    """Check that the random generators are in the checkpoint's states; Accelerate continues if they are not.
+    """Check that Accelerate has restored the random generators' states; it only logs if it has not.
 
     Raises:
-        UserError: names the first generator that is not.
+        UserError: a generator was not restored; the message names the first.
     """
     numpy_state = np.random.get_state()  # noqa: NPY002 - the generator that Accelerate saves
     same = {

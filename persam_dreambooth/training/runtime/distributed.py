@@ -1,4 +1,4 @@
-"""Distributed training: DDP, DeepSpeed ZeRO (shared optimizer state) and FSDP (shared weights)."""
+"""Distributed training: DDP, DeepSpeed ZeRO (sharded optimizer state) and FSDP (sharded weights)."""
 
 from collections.abc import Sequence
 

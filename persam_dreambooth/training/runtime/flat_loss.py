@@ -1,8 +1,8 @@
-"""Notice during training that the loss does not fall, or that it rises.
+"""Warn during training that the loss does not fall, or that it rises.
 
 A step's loss depends mostly on its noise level, so a mean that looks flat may only be noisy. The warning is given only
-when the data says that the loss has fallen by less than a tenth: when the upper end of the fall's one-sided 99.5 %
-interval, from the logarithms of the first and of the last third of the steps, is below that.
+if the loss has significantly fallen by less than a tenth: if the upper end of the fall's one-sided 99.5 % confidence
+interval, from the logarithms of the first and of the last third of the losses, is below a tenth.
 """
 
 import math
@@ -11,7 +11,7 @@ from statistics import fmean, variance
 from typing import Literal
 
 FIRST_LOOK = 100
-"""Steps until the first look; the next ones are after twice as many each."""
+"""Number of steps after which the loss is judged first; then each time after twice as many."""
 FALL = 0.1
 """Smallest fall, as a share of the loss at the start, that is not called flat."""
 WORDS = {
@@ -23,7 +23,7 @@ Z = 2.5758  # the normal distribution's 99.5 % point: several looks are taken in
 
 
 def verdict(losses: Sequence[float]) -> Literal["flat", "risen"] | None:
-    """Judge whether the loss has surely risen, or surely fallen by less than `FALL`, by geometric means."""
+    """Return whether the loss has significantly risen, or fallen by less than `FALL`, in the geometric mean."""
     third = len(losses) // 3
     if third < 2 or min(losses) <= 0:
         return None
@@ -34,7 +34,7 @@ def verdict(losses: Sequence[float]) -> Literal["flat", "risen"] | None:
 
 
 class FlatLoss:
-    """Looks at the losses of a run after 100, 200, 400, ... steps, and speaks up once."""
+    """Judges the losses of a run after 100, 200, 400, ... steps, and warns at most once."""
 
     def __init__(self) -> None:
         self._losses: list[float] = []

@@ -1,4 +1,4 @@
-"""`metrics.jsonl` in the output folder: the terms of the loss and the learning rate, one line a step."""
+"""`metrics.jsonl` in the output folder: the terms of the loss and the learning rate, one line per step."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ METRICS_NAME = "metrics.jsonl"
 
 
 class MetricsFile:
-    """Appends a line after each step, for readers that follow the run while it goes on.
+    """Appends a line after each step, so that a run can be followed while it trains.
 
     Lines after the step that the run resumes from are removed first, so that a resumed run ends with the file of an
     uninterrupted one. A full disk does not end the training: the lines end there, and a warning is logged.

@@ -73,7 +73,7 @@ def build_optimizer(
     }
     if config.optimizer == "prodigy":
         if (config.learning_rate or 0.0) <= 0.1:
-            warn(f"--learning_rate {config.learning_rate:g} is a factor of Prodigy's own rate; about 1 is usual")
+            warn(f"--learning_rate {config.learning_rate:g} multiplies Prodigy's own rate; about 1 is usual")
         options |= PRODIGY_DEFAULTS
     elif config.optimizer == "adamw":
         options["fused"] = True  # a third faster on a CPU too

@@ -1,4 +1,4 @@
-"""A training's hold on its process: signals, libraries' global settings (restored afterwards), and memory."""
+"""A training run's effects on its process: signal handlers, global settings (restored afterwards), memory errors."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ class StopSignal:
     handlers, nothing is recorded. An exception of a callback is recorded as well.
 
     Args:
-        speaks: whether this process reports the signal on stderr and calls the callbacks.
+        speaks: whether this is the process that reports the signal on stderr and calls the callbacks.
 
     Attributes:
         number: the signal that was received, or None.
@@ -55,11 +55,11 @@ class StopSignal:
 
     @property
     def wanted(self) -> bool:
-        """Whether this process wants the run to end."""
+        """Whether this process was asked to stop, by a signal or a callback's exception."""
         return self.number is not None or self.error is not None
 
     def call(self, callback: Callable[..., object], *arguments: object) -> None:
-        """Call a callback, in the process that speaks only; after the first that raises, call none any more."""
+        """Call a callback, only in the process that `speaks`; after a callback has raised, call none any more."""
         if self.speaks and self.error is None:
             try:
                 callback(*arguments)
@@ -79,7 +79,7 @@ class StopSignal:
             signal.raise_signal(number)
 
 
-# Device and process group; precision, plugins and compiler; accumulation and the data loaders at work.
+# In this order: device and process group; precision, plugins and compiler; accumulation and active data loaders.
 STATES = (PartialState, AcceleratorState, GradientState)
 _training = threading.Lock()
 

@@ -24,8 +24,8 @@ HELD = (
     *("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder", "use_ema", "optimizer", "seed_each_batch"),
     *("seed", "network_weights", "lora_layers", "lora_blocks", "adapter_type"),
 )
-"""Flags that must not change on resume: they determine what a checkpoint holds, how its batches are counted, or its
-weights."""
+"""Flags that must not change on resume: a checkpoint's contents, its weights or the count of its batches depend on
+them."""
 LOCK_NAME = ".training.lock"
 """Held by the run that writes into the folder; deleted when it ends."""
 

@@ -1,4 +1,4 @@
-"""Losses of an optimizer step over its batches and all processes, and the experiment trackers that they go to."""
+"""Mean losses of an optimizer step over its batches and all processes; settings of the experiment trackers."""
 
 import json
 import math

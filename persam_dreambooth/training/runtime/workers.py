@@ -1,4 +1,4 @@
-"""Data loader workers: they ignore signals, end with the training, and report errors in one line; their open files."""
+"""Data loader workers: make them ignore signals and end with the training; report their errors in one line."""
 
 import atexit
 import errno
@@ -15,10 +15,10 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.runtime.process_state import SIGNALS
 
 ENDED = ("exited unexpectedly", "killed by signal", "out of shared memory")
-"""Phrases in torch's errors about workers that the system ended."""
+"""Phrases in torch's errors about workers that the operating system killed."""
 
 Batch = TypeVar("Batch")
-TOO_FEW_FILES = "too many open files; raise `ulimit -n`, or use fewer --dataloader_num_workers, or 0"
+TOO_MANY_FILES = "too many open files; raise `ulimit -n`, or use fewer --dataloader_num_workers, or 0"
 
 
 def begin_worker(_: int) -> None:
@@ -76,10 +76,10 @@ def explained() -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.EMFILE:
             raise
-        raise UserError(TOO_FEW_FILES) from error
+        raise UserError(TOO_MANY_FILES) from error
     except RuntimeError as error:
         if os.strerror(errno.EMFILE) in str(error):  # torch's message for the same error
-            raise UserError(TOO_FEW_FILES) from error
+            raise UserError(TOO_MANY_FILES) from error
         if "DataLoader worker" not in str(error) or not any(words in str(error) for words in ENDED):
             raise
         raise _ended(str(error).splitlines()[0]) from error

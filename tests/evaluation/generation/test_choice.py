@@ -51,7 +51,7 @@ def test_run_that_leaks_as_much_as_it_learns_is_told_the_cure():
     assert "--with_prior_preservation" not in choose(metrics(ROWS), STEPS).reason
 
 
-def test_less_leakage_than_the_base_model_is_no_merit():
+def test_leakage_below_the_base_models_is_not_rewarded():
     (score,) = choose(metrics({"base": ROWS["base"], "a": (0.6, 0.1, 0.1)}), {"a": 1}).scores
     assert score.background < 0 and score.class_leakage < 0 and score.score == pytest.approx(0.25)
 

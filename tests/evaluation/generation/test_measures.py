@@ -70,7 +70,7 @@ def test_clip_t_equals_torchmetrics_clip_score(eyes):
         return model, CLIPProcessor.from_pretrained(eyes / "clip")
 
     clip = Clip.from_pretrained(eyes / "clip", "cpu")
-    ours = measures.prompt_fidelity(clip.encode(pictures), clip.read(prompts)).mean()
+    ours = measures.prompt_fidelity(clip.encode(pictures), clip.encode_texts(prompts)).mean()
     tensors = [torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]
     with torch.no_grad():
         scores = [float(clip_score(tensors, prompts, lambda turned=turned: theirs(turned))) for turned in (1, -1)]
@@ -81,7 +81,7 @@ def test_clip_t_equals_torchmetrics_clip_score(eyes):
 
 def test_long_prompt_is_truncated_and_dino_is_not_clip(eyes):
     clip = Clip.from_pretrained(eyes / "clip", "cpu")
-    assert clip.read(["word " * 100, "a"]).norm(dim=-1).tolist() == pytest.approx([1, 1])
+    assert clip.encode_texts(["word " * 100, "a"]).norm(dim=-1).tolist() == pytest.approx([1, 1])
     with pytest.raises(UserError, match="is not a CLIP"):
         Clip.from_pretrained(eyes / "dino", "cpu")
 

@@ -101,10 +101,10 @@ def test_crops_without_foreground_are_reported(tmp_path):
     """A whole cell of 8 pixels in the photo's grid; the crops' grids are offset."""
     photo = replace(instance(tmp_path, "thin", (16, 24), (40, 48), (32, 96)), size=(32, 32))
     checks = check_masks([photo], configure("model", data={"resolution": 32}, mask={"mask_downsample": "min"}), 8)
-    assert checks[0].coverage > 0 and 0 < checks[0].in_vain < 1
+    assert checks[0].coverage > 0 and 0 < checks[0].empty_crops < 1
     assert "some crops train nothing" in summary(checks) and "thin.png (" in summary(checks)
     (area,) = check([photo])
-    assert area.in_vain == 0 and "nothing" not in summary([area])
+    assert area.empty_crops == 0 and "nothing" not in summary([area])
 
 
 def test_one_pixel_mask_is_refused_by_name(tmp_path):

@@ -52,7 +52,7 @@ def test_prompt_without_identifier_causes_warning(caplog, prompt, class_prompt, 
     assert len(lines) == (message is not None) and all(message in line for line in lines)
 
 
-@pytest.mark.parametrize(("side", "message"), [(512, None), (504, "448 and 512 are even"), (8, "64 is even")])
+@pytest.mark.parametrize(("side", "message"), [(512, None), (504, "take 448 or 512"), (8, "take 64 to avoid it")])
 def test_side_not_evenly_halved_causes_warning(caplog, side, message):
     remarks.uneven_resolution(configure("model", data={"resolution": side}), 64)
     lines = new_warnings(caplog)

@@ -52,7 +52,7 @@ def test_saved_weights_predict_like_trained_ones(models, tmp_path, name):
 @pytest.mark.parametrize("flag", ["--lora_alpha=8", "--use_dora"])
 def test_alpha_and_dora_without_lora_are_refused(flags, capsys, flag):
     assert train(flags, flag) == 2
-    assert "--lora_alpha and --use_dora are LoRA's; add --use_lora" in capsys.readouterr().err
+    assert "--lora_alpha and --use_dora are for LoRA; add --use_lora" in capsys.readouterr().err
     assert not Path("output").exists()
 
 

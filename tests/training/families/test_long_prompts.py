@@ -1,4 +1,4 @@
-"""Prompts in chunks of 75 tokens: short ones as ever, long ones as in sd-scripts, in training and in drawing."""
+"""Prompts in chunks of 75 tokens: short ones unchanged, long ones as in sd-scripts, in training and in drawing."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def chunk_by_chunk(family, prompt, limit):
 
 
 @pytest.mark.parametrize("name", UNETS)
-def test_short_prompts_are_encoded_as_ever(pipelines, name):
+def test_short_prompts_are_encoded_as_without_the_flag(pipelines, name):
     plain, chunked = families(pipelines, name)
     for prompt in (SHORT, FULL, ""):
         theirs, ours = encoded(plain, prompt), encoded(chunked, prompt)

@@ -76,7 +76,7 @@ def test_flux2_normalizes_patches_as_its_pipeline_undoes_it(pipelines, name):
 
 
 @pytest.mark.parametrize("name", ["qwen-image", "krea2"])
-def test_film_autoencoder_encodes_pictures_as_its_pipeline_decodes_them(pipelines, name):
+def test_video_autoencoder_encodes_pictures_as_its_pipeline_decodes_them(pipelines, name):
     _, family = make(pipelines / name)
     pixels, config = torch.rand(2, 3, SIDE, SIDE) * 2 - 1, family.vae.config
     moments = family.encode_pixels(pixels)

@@ -182,7 +182,7 @@ def test_conversion_is_refused_before_first_step(flags, capsys):
     assert train(flags, "--output_kohya_format") == 2
     assert train(flags, "--output_kohya_format", "--use_lora", "--use_dora") == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
-    reasons = ("--output_kohya_format is LoRA's", "--use_dora exclude each other")
+    reasons = ("--output_kohya_format is for LoRA", "--use_dora exclude each other")
     assert all(reason in line for reason, line in zip(reasons, errors, strict=True))
     assert not Path("output").exists()
 

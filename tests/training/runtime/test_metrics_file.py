@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: what a run writes while it goes on, and what a resumed run makes of it."""
+"""`metrics.jsonl`: what a run writes during training, and how a resumed run continues the file."""
 
 import json
 from pathlib import Path

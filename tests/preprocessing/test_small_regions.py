@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from persam_dreambooth.segmentation.small_regions import without_small_regions
+from persam_dreambooth.preprocessing.found import without_small_regions
 
 MASKS = arrays.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 

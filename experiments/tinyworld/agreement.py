@@ -156,7 +156,7 @@ def report(rows: Sequence[Row]) -> str:
         )
 
     lines = [
-        "| rule | area under the ROC curve | right masks doubted | wrong masks found |",
+        "| rule | area under the ROC curve | right masks rejected | wrong masks accepted |",
         "| --- " + "| ---: " * 3 + "|",
     ]
     lines += [

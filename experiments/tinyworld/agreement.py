@@ -95,8 +95,8 @@ def judge(rows: Sequence[Row], names: tuple[str, ...]) -> tuple[NDArray[np.float
     """Judge each row by a rule that was fitted on the other folds' subjects.
 
     Returns:
-        Each row's probability, and whether it is above the value that 5 % of the right masks of the fit miss. Of a
-        single score it is the score itself, which needs no fit.
+        Each row's probability, and whether it is above the threshold that 5 % of the right masks of the fit miss.
+        With a single score, the score itself takes the place of the probability, without a fit.
     """
     values = torch.tensor([[float(row[name]) for name in names] for row in rows])
     right = torch.tensor([row["right"] for row in rows])

@@ -2,8 +2,9 @@
 
     python experiments/tinyworld/class_nouns.py
 
-The vocabulary are the kinds. Prints the share of individuals whose kind is the first suggestion, with 95 % intervals
-(bootstrap over individuals), from one photo and from several, for each view of the subject and for all views together.
+The vocabulary is the list of kinds. Prints the share of individuals whose kind is the first suggestion, with 95 %
+intervals (bootstrap over individuals), from one photo and from several, for each view of the subject and for all views
+together.
 """
 
 import argparse

@@ -4,7 +4,7 @@
 
 Each held-out subject has one reference photo; the others show it in other places: alone, beside a subject of another
 kind, or beside a look-alike, another individual of its kind. Prints mean IoU and boundary IoU with 95 % intervals
-(bootstrap over subjects). The last row is the most that this SAM can reach: it is told the subject's true box.
+(bootstrap over subjects). The last row is the most that this SAM can reach: it is given the subject's true box.
 """
 
 import argparse

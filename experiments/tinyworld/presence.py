@@ -1,4 +1,4 @@
-"""Calibrate the presence rule of tinyworld's SAM on photos with the subject, with others, and without anyone.
+"""Calibrate the presence rule of tinyworld's SAM on photos with the subject, with others, and of empty scenes.
 
     python experiments/tinyworld/presence.py
 

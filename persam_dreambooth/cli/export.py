@@ -84,7 +84,7 @@ def run(program: str, argv: list[str]) -> None:
         print(f"without a caption: {shortened(exported.without_words)}; {remedy}")
     if exported.config:
         lines = map(printable, exported.snippet.rstrip().split("\n"))
-        print(f"what the trainer needs to know is in {printable(str(exported.config))}:\n", *lines, sep="\n")
+        print(f"lines for the trainer's configuration, in {printable(str(exported.config))}:\n", *lines, sep="\n")
 
 
 def shortened(names: list[str]) -> str:

@@ -21,14 +21,14 @@ class SegmentFlags(Flags):
     """Flags of `segment`."""
 
     images: str | None = flag(None, "folder of photos")
-    reference: list[str] = flag([], "the photo in which you mark the subject; or several")
+    reference: list[str] = flag([], "one or several photos in which you mark the subject")
     reference_mask: list[str] = flag(
         [], "its mask: the subject painted in any colour on black, the photo's size; one per reference"
     )
     reference_box: list[str] = flag(
-        [], "instead of a mask, the box around the subject as left,top,right,bottom in pixels"
+        [], "instead of a mask: a box around the subject, as left,top,right,bottom in pixels"
     )
-    reference_points: list[str] = flag([], "or points, as x,y on the subject and x,y,0 off it; for a single reference")
+    reference_points: list[str] = flag([], "or points: x,y on the subject, x,y,0 off it; for a single reference")
     reference_scribble: list[str] = flag([], "or a scribble: strokes on the subject, drawn on black")
     text: str | None = flag(
         None,

@@ -25,8 +25,8 @@ class WordFlags(Flags):
     )
     vocabulary: str | None = flag(
         None,
-        "text file with one noun per line for --suggest_class to choose from; the 1214 names of LVIS's and COCO's "
-        "categories if unset",
+        "text file from which --suggest_class chooses, one noun per line; if unset, the 1214 category names of LVIS "
+        "and COCO",
     )
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ class OutputConfig(Flags):
     upcast_before_saving: bool = flag(
         True,
         "save the model in float32; --no_upcast_before_saving saves it in the precision of --mixed_precision, half "
-        "the size, as diffusers' scripts do unless asked",
+        "the size, as diffusers' scripts do by default",
     )
     skip_save_text_encoder: bool = flag(False, "leave the text encoder out of the saved pipeline")
     output_kohya_format: bool = flag(

@@ -181,8 +181,8 @@ def main() -> None:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=160, help="held-out individuals (160)")
-    parser.add_argument("--photos", type=int, default=3, help="photos of each group for each (3)")
-    parser.add_argument("--work", type=Path, default=WORK, help="folder of what was measured (work/)")
+    parser.add_argument("--photos", type=int, default=3, help="photos of each group per individual (3)")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder for the measurements (work/)")
     flags = parser.parse_args()
     measured = measure_all(flags.subjects, flags.photos, flags.work / f"agreement-{flags.photos}.jsonl")
     print(report(measured))

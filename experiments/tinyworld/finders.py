@@ -107,7 +107,7 @@ def main() -> None:
     """Compare the methods and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=32, help="held-out individuals (32)")
-    parser.add_argument("--photos", type=int, default=3, help="photos of each beside the reference (3)")
+    parser.add_argument("--photos", type=int, default=3, help="photos per individual, without the reference (3)")
     parser.add_argument("--size", type=int, default=64, help="side of the DINOv3's square in pixels (64)")
     flags = parser.parse_args()
     print(table(compare(flags.subjects, flags.photos, flags.size)))

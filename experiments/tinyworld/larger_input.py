@@ -72,7 +72,7 @@ def main() -> None:
     """Compare and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=24, help="held-out individuals (24)")
-    parser.add_argument("--photos", type=int, default=3, help="photos of each beside the reference (3)")
+    parser.add_argument("--photos", type=int, default=3, help="photos per individual, without the reference (3)")
     flags = parser.parse_args()
     print(table(compare(flags.subjects, flags.photos)))
 

@@ -43,7 +43,7 @@ class ReviewFlags(Flags):
         f"{PASSWORD_VARIABLE}, since others can read a command line",
     )
     presence: str | None = flag(
-        None, "file of the presence rule, as for `segment`; presence.json beside the SAM if unset"
+        None, "file of the presence rule, as for `segment`; presence.json in the SAM's folder if unset"
     )
     embedding_cache: str | None = flag(None, "folder that caches encoded photos")
 

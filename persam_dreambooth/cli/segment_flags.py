@@ -49,8 +49,9 @@ class SegmentFlags(Flags):
     )
     presence: str | None = flag(
         None,
-        "is the subject there at all? The file of a presence rule, from `evaluate presence`; presence.json beside the "
-        "SAM if unset. Or agreement: INSID3 must find it at the same place, which needs a DINOv3 and no rule",
+        "is the subject there at all? The file of a presence rule, from `evaluate presence`; presence.json in the "
+        "SAM's folder if unset. Or agreement: INSID3 must find the subject at the same place, which needs a DINOv3 and "
+        "no rule",
     )
     presence_features: str = flag("facebook/dinov3-vitl16-pretrain-lvd1689m", "the DINOv3 of --presence agreement")
     presence_features_size: int | None = flag(
@@ -146,5 +147,5 @@ def _box(word: str) -> tuple[float, ...]:
 def _point(word: str) -> tuple[float, float, int]:
     x, y, *label = _numbers(word, (2, 3), "--reference_points", "x,y or x,y,0")
     if label and label[0] not in (0, 1):
-        raise UserError(f"--reference_points {word}: the third number is 1 on the subject and 0 beside it")
+        raise UserError(f"--reference_points {word}: the third number is 1 on the subject and 0 off it")
     return x, y, int(label[0]) if label else 1

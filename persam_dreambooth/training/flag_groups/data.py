@@ -22,7 +22,7 @@ class DataConfig(Flags):
     instance_prompt: str | None = flag(None, 'prompt with the identifier, such as "a sks dog"')
     caption_extension: str | None = flag(
         None,
-        "extension of caption files, such as .txt: a photo with one beside it uses it instead of --instance_prompt",
+        "extension of caption files, such as .txt: a photo with one next to it uses it instead of --instance_prompt",
     )
     concepts_list: str | None = flag(
         None,

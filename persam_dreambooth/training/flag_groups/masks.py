@@ -36,7 +36,7 @@ class MaskConfig(Flags):
     exclude_mask_dir: str | None = flag(
         None,
         "folder of masks, named like the photos, that mark what no term of the loss may train on (a hand, a "
-        "watermark); if unset, files <photo>-exclude.png beside the photos' masks",
+        "watermark); if unset, files <photo>-exclude.png next to the photos' masks",
     )
     unmasked_probability: float = flag(
         0.0,

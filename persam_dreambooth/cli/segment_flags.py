@@ -50,7 +50,8 @@ class SegmentFlags(Flags):
     presence: str | None = flag(
         None,
         "is the subject there at all? The file of a presence rule, from `evaluate presence`; presence.json in the "
-        "SAM's folder if unset. Or agreement: INSID3 must find the subject at the same place; needs a DINOv3 and no rule",
+        "SAM's folder if unset. Or agreement: INSID3 must find the subject at the same place; needs a DINOv3, but no "
+        "rule",
     )
     presence_features: str = flag("facebook/dinov3-vitl16-pretrain-lvd1689m", "the DINOv3 of --presence agreement")
     presence_features_size: int | None = flag(

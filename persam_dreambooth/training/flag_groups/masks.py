@@ -55,8 +55,8 @@ class MaskConfig(Flags):
     )
     mask_downsample: Literal["area", "nearest", "max", "min"] = flag(
         "area",
-        "mask value of a latent cell: area: the share covered; nearest: the centre pixel; max: 1 if any pixel is "
-        "covered; min: 1 if all are",
+        "mask value of a latent cell: area: the mean over its pixels; nearest: the centre pixel; max: the largest; "
+        "min: the smallest",
     )
     mask_dilation: int = flag(0, "dilate the mask by this many pixels of the crop before it is downsampled", min=0)
     mask_normalization: Literal["sample", "batch", "none"] = flag(

@@ -87,7 +87,7 @@ class ModelConfig(Flags):
     pre_compute_text_embeddings: bool = flag(False, "encode the prompts once and drop the text encoder")
     text_encoder_use_attention_mask: bool = flag(False, "mask out padding tokens in the text encoder")
     class_labels_conditioning: Literal["timesteps"] | None = flag(
-        None, "timesteps: the class labels that a UNet with class embeddings gets, as diffusers' scripts do"
+        None, "timesteps: the class labels that a UNet with class embeddings gets, as in diffusers' scripts"
     )
 
     def __post_init__(self) -> None:

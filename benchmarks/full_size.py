@@ -143,11 +143,13 @@ def main() -> None:
     """Measure both parts and print them as a table."""
     parser = argparse.ArgumentParser(description="Time and peak memory at real sizes, with random weights.")
     parser.add_argument("--sam", choices=SAM_SIZES, default="vit_b", help="size of the SAM")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of SAM's image encoder")
-    parser.add_argument("--steps", type=int, default=3, help="LoRA steps; the first is shown apart")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default="float32", help="precision of SAM's image encoder"
+    )
+    parser.add_argument("--steps", type=int, default=3, help="LoRA steps; the first is shown separately")
     parser.add_argument("--resolution", type=int, default=512, help="training resolution in pixels")
-    parser.add_argument("--train_batch_size", type=int, default=1, help="photos a step")
-    parser.add_argument("--mixed_precision", choices=["no", "bf16"], default="no", help="of the LoRA step")
+    parser.add_argument("--train_batch_size", type=int, default=1, help="photos per step")
+    parser.add_argument("--mixed_precision", choices=["no", "bf16"], default="no", help="precision of the LoRA step")
     parser.add_argument("--only", choices=["segment", "train"], help="measure one part")
     parser.add_argument("--write", help=argparse.SUPPRESS)
     flags = parser.parse_args()

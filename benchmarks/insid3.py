@@ -2,7 +2,7 @@
 
     python benchmarks/insid3.py
 
-The features are drawn: 40 groups of cells, like the regions of a photo. One thread is used.
+The features are random: 40 groups of cells, like the regions of a photo. One thread is used.
 """
 
 import resource

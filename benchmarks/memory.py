@@ -46,7 +46,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def count(model: str) -> tuple[int, int, int]:
-    """Count a denoiser's weights, those of its linear layers, which are what is quantized, and their rows."""
+    """Count a denoiser's weights, those of its linear layers (the quantized ones), and their rows."""
     pipeline, settings = MODELS[model]
     with torch.device("meta"):
         denoiser: nn.Module = FAMILIES[pipeline].denoiser[1](**settings)

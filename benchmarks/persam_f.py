@@ -59,7 +59,7 @@ def main() -> None:
     """Time both methods in turn and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="how often each is timed (3)")
-    parser.add_argument("--steps", type=int, default=5, help="steps of the slow way that are really run (5)")
+    parser.add_argument("--steps", type=int, default=5, help="steps of the slow method that are actually run (5)")
     flags = parser.parse_args()
     torch.manual_seed(0)
     small = {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 2, "global_attn_indexes": [0]}

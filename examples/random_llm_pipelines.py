@@ -42,7 +42,7 @@ from random_parts import draw_weights, random_vae
 
 
 def random_lumina2(seed: int = 0) -> Lumina2Pipeline:
-    """A Lumina Image 2.0 of 0.1 million weights; cells of 8 x 8 pixels, which its pipeline takes for granted."""
+    """A Lumina Image 2.0 of 0.1 million weights; cells of 8 x 8 pixels, which its pipeline assumes."""
     transformer = Lumina2Transformer2DModel(
         sample_size=4,
         patch_size=2,
@@ -159,7 +159,7 @@ def random_flux2_transformer(seed: int, guidance_embeds: bool) -> Flux2Transform
 
 
 def random_flux2_vae(seed: int) -> AutoencoderKLFlux2:
-    """Flux.2's autoencoder, with statistics of each channel and place in a patch; cells of 2 x 2 pixels."""
+    """Flux.2's autoencoder, with statistics for each channel and position in a patch; cells of 2 x 2 pixels."""
     vae = AutoencoderKLFlux2(
         block_out_channels=(16, 16),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -234,7 +234,7 @@ def random_krea2(seed: int = 0) -> Krea2Pipeline:
 
 
 def random_qwen_vae(seed: int) -> AutoencoderKLQwenImage:
-    """Qwen-Image's autoencoder, which takes a picture for a film of one frame; cells of 2 x 2 pixels."""
+    """Qwen-Image's video autoencoder, which treats a picture as a video of one frame; cells of 2 x 2 pixels."""
     vae = AutoencoderKLQwenImage(
         base_dim=8,
         z_dim=4,
@@ -263,7 +263,7 @@ def language_model(tokenizer: Qwen2Tokenizer, **settings: Any) -> dict[str, Any]
     } | settings
 
 
-# Of Qwen's models that also see: a small eye, which prompts do not use, and positions in time, height and width.
+# Qwen's vision-language models need a vision encoder, which prompts do not use, and positions in time, height, width.
 VISION = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
 ROTARY = {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6}}
 
@@ -274,7 +274,7 @@ CHAT = (
 
 
 def qwen_tokenizer(*special: str) -> Qwen2Tokenizer:
-    """Qwen's tokenizer with an alphabet of bytes and no merges: a token a letter, any text; and special tokens."""
+    """Qwen's tokenizer with an alphabet of bytes and no merges: one token per letter, any text; and special tokens."""
     marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *special]
     words = {word: number for number, word in enumerate([*marks, *bytes_to_unicode().values()])}
     return Qwen2Tokenizer(words, [], additional_special_tokens=marks[1:], chat_template=CHAT)

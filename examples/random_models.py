@@ -196,6 +196,6 @@ def save_models(folder: Path) -> tuple[Path, Path]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write a small random SAM and Stable Diffusion.")
-    parser.add_argument("folder", type=Path, help="where to write sam/ and stable-diffusion/")
+    parser.add_argument("folder", type=Path, help="folder in which to write sam/ and stable-diffusion/")
     for written in save_models(parser.parse_args().folder):
         print(written)

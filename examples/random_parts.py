@@ -13,7 +13,7 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 def draw_weights(model: Model, seed: int, gain: float = 1.0) -> Model:
     """Initialize all weights in the order of their names, so that every version of the libraries gives the same ones.
 
-    It also mends what a class leaves unusable: SamModel's encoder starts at 1e-10, to which all photos look the same.
+    It also replaces unusable initial weights: SamModel's encoder starts at 1e-10, which makes all photos look alike.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, weight in sorted(model.named_parameters()):
@@ -26,7 +26,7 @@ def draw_weights(model: Model, seed: int, gain: float = 1.0) -> Model:
 
 
 def random_unet(seed: int, **settings: Any) -> UNet2DConditionModel:
-    """A U-Net of two levels; the settings are what tells its family."""
+    """A U-Net of two levels; its settings determine the family."""
     unet = UNet2DConditionModel(
         block_out_channels=(32, 32),
         layers_per_block=1,
@@ -86,13 +86,13 @@ def random_t5(channels: int, seed: int) -> T5EncoderModel:
 
 
 def byte_tokenizer(max_length: int = 77) -> CLIPTokenizer:
-    """CLIP's tokenizer with an alphabet of bytes and no merges: a token a letter, any text."""
+    """CLIP's tokenizer with an alphabet of bytes and no merges: one token per letter, any text."""
     letters = list(bytes_to_unicode().values())
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer({word: number for number, word in enumerate(words)}, [], model_max_length=max_length)
 
 
 def letter_tokenizer() -> T5Tokenizer:
-    """T5's tokenizer with an alphabet of ASCII: a token a letter."""
+    """T5's tokenizer with an alphabet of ASCII: one token per letter."""
     letters = ["<pad>", "</s>", "<unk>", "\u2581", *(chr(code) for code in range(33, 127))]
     return T5Tokenizer([(letter, -1.0) for letter in letters], extra_ids=0, model_max_length=512)

@@ -1,4 +1,4 @@
-"""A toy car drawn in four places, with its masks: photos to try every command on, without taking any.
+"""A toy car drawn in four places, with its masks: to try every command without photos of your own.
 
     python examples/toy_photos.py photos
 

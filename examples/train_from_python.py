@@ -15,7 +15,7 @@ import persam_dreambooth as pd
 
 
 def main(base: str, photos: Path, masks: Path, output: Path, **settings: Any) -> dict[str, pd.TrainingResult]:
-    """Train without and with masks; returns both results. `settings` are further ones of `TrainingConfig`."""
+    """Train without and with masks; returns both results. `settings` are further keywords of `TrainingConfig`."""
     common: dict[str, Any] = {
         "pretrained_model_name_or_path": base,
         "instance_data_dir": photos,

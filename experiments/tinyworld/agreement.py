@@ -95,8 +95,8 @@ def judge(rows: Sequence[Row], names: tuple[str, ...]) -> tuple[NDArray[np.float
     """Judge each row by a rule that was fitted on the other folds' subjects.
 
     Returns:
-        Each row's probability, and whether it is above the value that 5 % of the right masks of the fit miss. Of a
-        single score it is the score itself, which needs no fit.
+        Each row's probability, and whether it is above the threshold that 5 % of the right masks of the fit miss.
+        With a single score, the score itself takes the place of the probability, without a fit.
     """
     values = torch.tensor([[float(row[name]) for name in names] for row in rows])
     right = torch.tensor([row["right"] for row in rows])
@@ -156,7 +156,7 @@ def report(rows: Sequence[Row]) -> str:
         )
 
     lines = [
-        "| rule | area under the ROC curve | right masks doubted | wrong masks found |",
+        "| rule | area under the ROC curve | right masks rejected | wrong masks accepted |",
         "| --- " + "| ---: " * 3 + "|",
     ]
     lines += [
@@ -181,8 +181,8 @@ def main() -> None:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=160, help="held-out individuals (160)")
-    parser.add_argument("--photos", type=int, default=3, help="photos of each group for each (3)")
-    parser.add_argument("--work", type=Path, default=WORK, help="folder of what was measured (work/)")
+    parser.add_argument("--photos", type=int, default=3, help="photos of each group per individual (3)")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder for the measurements (work/)")
     flags = parser.parse_args()
     measured = measure_all(flags.subjects, flags.photos, flags.work / f"agreement-{flags.photos}.jsonl")
     print(report(measured))

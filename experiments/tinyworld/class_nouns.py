@@ -2,8 +2,9 @@
 
     python experiments/tinyworld/class_nouns.py
 
-The vocabulary are the kinds. Prints the share of individuals whose kind is the first suggestion, with 95 % intervals
-(bootstrap over individuals), from one photo and from several, for each view of the subject and for all views together.
+The vocabulary is the list of kinds. Prints the share of individuals whose kind is the first suggestion, with 95 %
+intervals (bootstrap over individuals), from one photo and from several, for each view of the subject and for all views
+together.
 """
 
 import argparse
@@ -46,7 +47,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--individuals", type=int, default=240, help="held-out individuals (240)")
-    parser.add_argument("--photos", type=int, default=4, help="photos of each in the right column (4)")
+    parser.add_argument("--photos", type=int, default=4, help="photos per individual in the right column (4)")
     flags = parser.parse_args()
     individuals = draw_individuals(flags.individuals, flags.photos)
     print(f"| view | one photo | {flags.photos} photos |\n| --- | ---: | ---: |")

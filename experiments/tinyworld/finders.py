@@ -4,7 +4,7 @@
 
 Each held-out subject has one reference photo; the others show it in other places: alone, beside a subject of another
 kind, or beside a look-alike, another individual of its kind. Prints mean IoU and boundary IoU with 95 % intervals
-(bootstrap over subjects). The last row is the most that this SAM can reach: it is told the subject's true box.
+(bootstrap over subjects). The last row is the most that this SAM can reach: it is given the subject's true box.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def main() -> None:
     """Compare the methods and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=32, help="held-out individuals (32)")
-    parser.add_argument("--photos", type=int, default=3, help="photos of each beside the reference (3)")
+    parser.add_argument("--photos", type=int, default=3, help="photos per individual, without the reference (3)")
     parser.add_argument("--size", type=int, default=64, help="side of the DINOv3's square in pixels (64)")
     flags = parser.parse_args()
     print(table(compare(flags.subjects, flags.photos, flags.size)))

@@ -80,7 +80,7 @@ def main() -> None:
     """Evaluate each step of the ladder and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=24, help="held-out individuals (24)")
-    parser.add_argument("--photos", type=int, default=3, help="photos of each beside the reference (3)")
+    parser.add_argument("--photos", type=int, default=3, help="photos per individual, without the reference (3)")
     parser.add_argument("--features", action="store_true", help="locate with the features of tinyworld's DINOv3")
     flags = parser.parse_args()
     sam = load_backbone(load(SamModel, SAM).float(), "cpu")

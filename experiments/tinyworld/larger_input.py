@@ -1,9 +1,9 @@
-"""Show tinyworld's SAM more pixels than the 64 x 64 that it was trained with, without and with BA-SAM's factor.
+"""Run tinyworld's SAM on more than the 64 x 64 pixels that it was trained with, without and with BA-SAM's factor.
 
     python experiments/tinyworld/larger_input.py
 
 The photos have 128 x 128 pixels. Prints mean IoU, in percent, of PerSAM, which locates with the features of
-tinyworld's DINOv3, and of the SAM that is told the subject's true box; then the change against 64 pixels with its 95 %
+tinyworld's DINOv3, and of the SAM given the subject's true box; then the change against 64 pixels with its 95 %
 interval (bootstrap over subjects).
 """
 
@@ -72,7 +72,7 @@ def main() -> None:
     """Compare and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=24, help="held-out individuals (24)")
-    parser.add_argument("--photos", type=int, default=3, help="photos of each beside the reference (3)")
+    parser.add_argument("--photos", type=int, default=3, help="photos per individual, without the reference (3)")
     flags = parser.parse_args()
     print(table(compare(flags.subjects, flags.photos)))
 

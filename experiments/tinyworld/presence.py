@@ -1,4 +1,4 @@
-"""Calibrate the presence rule of tinyworld's SAM on photos with the subject, with others, and without anyone.
+"""Calibrate the presence rule of tinyworld's SAM on photos with the subject, with others, and of empty scenes.
 
     python experiments/tinyworld/presence.py
 
@@ -45,10 +45,10 @@ def main() -> None:
     """Fit the rule on one half of the subjects and judge the other half."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--subjects", type=int, default=160, help="held-out individuals, half of them to judge by (160)"
+        "--subjects", type=int, default=160, help="held-out individuals, half of them for testing (160)"
     )
-    parser.add_argument("--photos", type=int, default=3, help="photos of each group for each (3)")
-    parser.add_argument("--rule", type=Path, default=RULE, help="where the rule is written (beside the SAM)")
+    parser.add_argument("--photos", type=int, default=3, help="photos of each group per individual (3)")
+    parser.add_argument("--rule", type=Path, default=RULE, help="where the rule is written (the SAM's folder)")
     parser.add_argument("--curves", type=Path, default=Path("docs/pictures/presence.png"), help="the ROC curves")
     flags = parser.parse_args()
     persam = PerSAM.from_pretrained(SAM, device="cpu")

@@ -27,16 +27,16 @@ li {{ margin: .3em 0 }}
 </style>
 <h1>A dog with and without masks</h1>
 <p>Five photos of one dog, all on the same sofa, and one mask. Top row: the photo whose mask was given and the masks
-that were found in the others. Below: what the model draws when it was trained on whole photos, and when it was trained
-on the dog alone, with a prior that holds the background where the base model had it. Both are LoRAs, each trained at
-the rate and length that were best for it on other subjects. At the bottom: twelve other subjects at several lengths
-(lines), and this dog (stars).</p>
+that were found in the others. Below: images from a model that was trained on whole photos, and from one that was
+trained on the dog alone, with a prior that keeps the background close to the base model's. Both are LoRAs, each
+trained at the rate and length that were best for it on other subjects. At the bottom: twelve other subjects at
+several lengths (lines), and this dog (stars).</p>
 <img alt="reference, found masks, pictures without and with masks" src="data:image/png;base64,{picture}">
 <ul>
 {lines}
 </ul>
-<p>Everything here is drawn by tinyworld, a small world with small trained models: {scale}. What the numbers mean and
-how far they hold is in docs/tinyworld.md.</p>
+<p>Everything here is drawn by tinyworld, a small world with small trained models: {scale}. docs/tinyworld.md
+explains the numbers and their limits.</p>
 </html>
 """
 

@@ -190,7 +190,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=WORK, help="folder of drawn pictures (work/)")
     parser.add_argument("--pictures", type=int, default=8, help="generated pictures for each kind in each scene (8)")
-    parser.add_argument("--guidance_scale", type=float, default=4.0, help="of generation (4)")
+    parser.add_argument(
+        "--guidance_scale", type=float, default=4.0, help="guidance scale of the generated pictures (4)"
+    )
     flags = parser.parse_args()
     alone = load_corpus(flags.work, "held-out", 1000, 3, held_out=True, crowd=ALONE)
     crowds = load_corpus(flags.work, "held-out-crowds", 400, 4, held_out=True, crowd=CROWDED)

@@ -44,18 +44,20 @@ def read_flags(doc: str | None, steps: int, batch_size: int, learning_rate: floa
     """Read the command line; the defaults are those of the committed weights."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=steps, help=f"optimizer steps ({steps})")
-    parser.add_argument("--batch_size", type=int, default=batch_size, help=f"samples a step ({batch_size})")
-    parser.add_argument("--learning_rate", type=float, default=learning_rate, help=f"of AdamW ({learning_rate})")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and noise (0)")
+    parser.add_argument("--batch_size", type=int, default=batch_size, help=f"samples per step ({batch_size})")
+    parser.add_argument(
+        "--learning_rate", type=float, default=learning_rate, help=f"AdamW's learning rate ({learning_rate})"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and noise (0)")
     parser.add_argument("--device", default=None, help="cpu or cuda; by default a GPU where there is one")
     parser.add_argument(
-        "--work", type=Path, default=WORK, help="folder of drawn pictures and of the state to go on from (work/)"
+        "--work", type=Path, default=WORK, help="folder of drawn pictures and of the state to resume from (work/)"
     )
-    parser.add_argument("--compile", action="store_true", help="torch.compile, where the script has a use for it")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile in the scripts that support it")
     parser.add_argument(
         "--go_on",
         action="store_true",
-        help="begin with the weights in models/, where the script can (train_clip, train_sam, train_unet)",
+        help="continue from the weights in models/, in scripts that can (train_clip, train_sam, train_unet)",
     )
     given = parser.parse_args()
     device = torch.device(given.device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -11,14 +11,14 @@ from persam_dreambooth.errors import Stopped, UserError, is_first_process, is_ou
 
 VERBS = {
     "segment": "find the subject of one reference photo in a whole folder; writes masks",
-    "review": "see, correct and approve the masks in the browser, and look at finished runs",
+    "review": "see, correct and approve the masks in the browser, and follow training runs",
     "video": "follow subjects through a video; writes a mask per frame and an overlay video",
     "train": "train DreamBooth on the photos and masks (the same as train_dreambooth_persam.py)",
     "generate": "generate images with a trained model",
     "convert": "convert LoRA weights to kohya's format, which A1111, ComfyUI and others read",
     "export": "export photos and masks for other trainers: OneTrainer, kohya, COCO, cut-outs, ...",
     "import": "import other trainers' photos and masks, to train on them here",
-    "evaluate": "score trained models (generation), or PerSAM on a public benchmark",
+    "evaluate": "score trained models, or one-shot segmentation on a public benchmark",
 }
 MODULES = {"import": "import_masks"}
 """Modules of verbs that are Python keywords; other modules are named as their verbs."""

@@ -29,7 +29,7 @@ TABLES = ("4", "5", "6")
 class EvaluateFlags(Flags):
     """Flags of `evaluate BENCHMARK`."""
 
-    data: str | None = flag(None, "the benchmark's folder")
+    data: str | None = flag(None, "the benchmark's folder; docs/evaluation.md shows its layout")
     output: str | None = flag(None, "folder for results.json, results.csv, worst.png, masks/ and episodes.json")
     method: MethodName = flag(PERSAM, "as for `segment`; not for ablate")
     features: str | None = flag(
@@ -49,8 +49,8 @@ class EvaluateFlags(Flags):
     )
     reference: Literal["mask", "box"] = flag(
         "mask",
-        "what is given of each reference: its mask, or only the box around it, from which the SAM makes the mask; for "
-        "seggpt the filled box is the mask",
+        "what each reference is given as: its mask, or only the box around it, from which the SAM makes the mask (for "
+        "seggpt, the filled box is the mask)",
     )
     memory: str | None = flag(
         None,

@@ -61,7 +61,7 @@ class DrawnFlags(Flags):
     negative_prompt: str | None = flag(None, "what should not be in the images")
     height: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
     width: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
-    base_model: str | None = flag(None, "base model of LoRA weights that have no training config beside them")
+    base_model: str | None = flag(None, "base model of LoRA weights that have no training config next to them")
     single_file_config: str | None = flag(
         None,
         "with a model or base model in a single file: hub name or folder of a diffusers pipeline of the same kind, "
@@ -90,7 +90,7 @@ class DrawnFlags(Flags):
         "the SAM that finds the subject in the images: hub name, folder or original .pth checkpoint",
     )
     presence: str | None = flag(
-        None, "file of the presence rule (is the subject there?); presence.json beside the SAM if unset"
+        None, "file of the presence rule (is the subject there?); presence.json in the SAM's folder if unset"
     )
     device: str | None = flag(None, "cpu, cuda, cuda:1 or mps; if unset, an accelerator where available")
     dtype: Literal["float32", "bfloat16", "float16"] = flag(

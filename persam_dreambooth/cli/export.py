@@ -21,7 +21,7 @@ class ExportFlags(Flags):
     images: str | None = flag(None, "folder of photos; if unset, the photos listed in segment's manifest")
     output: str | None = flag(None, "new folder for photos, masks and configuration")
     in_place: bool = flag(
-        False, "instead of --output: put masks beside the photos, which stay as they are (onetrainer)"
+        False, "instead of --output: put masks next to the photos, which stay unchanged (onetrainer)"
     )
     include_uncertain: bool = flag(
         False,
@@ -29,7 +29,7 @@ class ExportFlags(Flags):
         old_names=["include_doubtful"],
     )
     caption_extension: str = flag(
-        ".txt", "extension of the caption files beside the photos; they are exported as .txt"
+        ".txt", "extension of the caption files next to the photos; they are exported as .txt"
     )
     instance_prompt: str | None = flag(None, "caption for photos without one, such as 'a sks dog'")
 
@@ -80,11 +80,11 @@ def run(program: str, argv: list[str]) -> None:
         print(printable(words))
     print(f"{counted(exported.count, 'photo')} with masks for {convention.title}, in {printable(where)}")
     if exported.without_words and exported.config:
-        remedy = "write .txt files beside them" if flags.in_place else "--instance_prompt gives them one"
+        remedy = "write .txt files next to them" if flags.in_place else "--instance_prompt gives them one"
         print(f"without a caption: {shortened(exported.without_words)}; {remedy}")
     if exported.config:
         lines = map(printable, exported.snippet.rstrip().split("\n"))
-        print(f"the trainer's configuration is in {printable(str(exported.config))}:\n", *lines, sep="\n")
+        print(f"lines for the trainer's configuration, in {printable(str(exported.config))}:\n", *lines, sep="\n")
 
 
 def shortened(names: list[str]) -> str:

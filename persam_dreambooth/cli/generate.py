@@ -40,7 +40,7 @@ class GenerateFlags(Flags):
     guidance_scale: float = flag(7.5, "classifier-free guidance: how closely the prompt is followed")
     height: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
     width: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
-    base_model: str | None = flag(None, "base model of LoRA weights that have no training config beside them")
+    base_model: str | None = flag(None, "base model of LoRA weights that have no training config next to them")
     single_file_config: str | None = flag(
         None,
         "with a model or base model in a single file: hub name or folder of a diffusers pipeline of the same kind, "

@@ -47,13 +47,13 @@ class MethodFlags(Flags):
     method: MethodName = flag(
         PERSAM,
         "persam: training-free, on a SAM; persam-f: fits two mask weights on the reference, in about a second; "
-        "insid3: a DINOv3 without a SAM, coarse outlines; insid3-sam: the DINOv3 finds, the SAM draws the outline; "
-        "seggpt: a SegGPT, without a SAM",
+        "insid3: a DINOv3 without a SAM, with coarse outlines; insid3-sam: the DINOv3 finds the subject, and the SAM "
+        "draws its outline; seggpt: a SegGPT, without a SAM",
     )
     features: str | None = flag(
         None,
         "a DINOv3 or DINOv2, hub name or folder, whose features tell individuals apart better than a SAM's. persam: "
-        "used to locate the subject, recommended if there are look-alikes; insid3: its encoder, "
+        "it locates the subject, recommended if the photos show look-alikes; insid3: its encoder, "
         "facebook/dinov3-vitl16-pretrain-lvd1689m if unset",
     )
     features_size: int | None = flag(
@@ -64,16 +64,16 @@ class MethodFlags(Flags):
         "corrected: official with its faults fixed; official: as the authors' code; paper: as the paper prints it, so "
         "that persam-f is guided like persam (persam and persam-f only)",
     )
-    alpha: float = flag(1.0, "persam and persam-f: weight of the attention bias in equation 8; for --fidelity paper")
+    alpha: float = flag(1.0, "persam and persam-f: weight of the attention bias in equation 8, with --fidelity paper")
     refinement: bool = flag(True, "persam and persam-f: cascaded post-refinement, two further decoder passes")
     negative_prior: bool = flag(True, "persam only: prompt with the least similar point as background")
     guided_attention: bool = flag(True, "persam only: target-guided attention")
     semantic_prompting: bool = flag(True, "persam only: target-semantic prompting")
     edge_padding: float = flag(
         0.0,
-        "persam and persam-f: extend the photo on each side by this share of its longer side, such as 0.06, by "
-        "repeating its edge: finds more of subjects that are cut off by the edge, a little less of whole ones; for "
-        "--fidelity corrected",
+        "persam and persam-f, with --fidelity corrected: extend the photo on each side by this share of its longer "
+        "side, such as 0.06, repeating its edge pixels: better masks for subjects that the edge cuts off, slightly "
+        "worse ones for whole subjects",
     )
     tau: float = flag(
         0.6, "insid3 and insid3-sam: minimum mean cosine similarity at which groups of patches are joined"

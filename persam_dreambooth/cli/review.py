@@ -34,7 +34,7 @@ class ReviewFlags(Flags):
         "folder of the masks (the --output of `segment`), with a subfolder for each folder of photos if there are "
         "several; segmented/ inside --images if unset",
     )
-    run: list[str] = flag([], "a training's --output_dir to look at and generate from; or several")
+    run: list[str] = flag([], "the --output_dir of one or several trainings, to follow them and to generate images")
     host: str = flag("127.0.0.1", "address to listen on; a password is needed for any other than this machine's own")
     port: int = flag(7860, "port to listen on; 0 picks a free one", min=0, max=2**16 - 1)
     password: str | None = flag(
@@ -43,7 +43,7 @@ class ReviewFlags(Flags):
         f"{PASSWORD_VARIABLE}, since others can read a command line",
     )
     presence: str | None = flag(
-        None, "file of the presence rule, as `segment` takes it; presence.json beside the SAM if unset"
+        None, "file of the presence rule, as for `segment`; presence.json in the SAM's folder if unset"
     )
     embedding_cache: str | None = flag(None, "folder that caches encoded photos")
 

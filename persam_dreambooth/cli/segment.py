@@ -78,7 +78,8 @@ def run(program: str, argv: list[str]) -> None:
     suggester = words.suggester(job.device) if is_main else None  # a model that cannot be read is refused at once
     job = with_reference(job, job.albums() if flags.recursive else [job], flags.again)
     if is_main and not references:
-        print(f"reference: {printable(str(job.references[0].image))}; look at its mask first, {flags.text!r} made it")
+        chosen = printable(str(job.references[0].image))
+        print(f"reference: {chosen}; check its mask first, it was found by the phrase {flags.text!r}")
     if flags.recursive:
         jobs = segment_albums(job, processes, flags.again)
     else:

@@ -24,14 +24,14 @@ class SegmentFlags(Flags):
     """Flags of `segment`."""
 
     images: str | None = flag(None, "folder of photos")
-    reference: list[str] = flag([], "the photo in which you mark the subject; or several")
+    reference: list[str] = flag([], "one or several photos in which you mark the subject")
     reference_mask: list[str] = flag(
         [], "its mask: the subject painted in any colour on black, the photo's size; one per reference"
     )
     reference_box: list[str] = flag(
-        [], "instead of a mask, the box around the subject as left,top,right,bottom in pixels"
+        [], "instead of a mask: a box around the subject, as left,top,right,bottom in pixels"
     )
-    reference_points: list[str] = flag([], "or points, as x,y on the subject and x,y,0 off it; for a single reference")
+    reference_points: list[str] = flag([], "or points: x,y on the subject, x,y,0 off it; for a single reference")
     reference_scribble: list[str] = flag([], "or a scribble: strokes on the subject, drawn on black")
     text: str | None = flag(
         None,
@@ -52,9 +52,9 @@ class SegmentFlags(Flags):
     )
     presence: str | None = flag(
         None,
-        "how to decide whether the subject is in a photo: the file of a presence rule, from `evaluate presence`; "
-        "presence.json beside the SAM if unset. Or agreement: INSID3 must find it at the same place, which needs a "
-        "DINOv3 but no rule",
+        "is the subject there at all? The file of a presence rule, from `evaluate presence`; presence.json in the "
+        "SAM's folder if unset. Or agreement: INSID3 must find the subject at the same place; needs a DINOv3, but no "
+        "rule",
     )
     presence_features: str = flag("facebook/dinov3-vitl16-pretrain-lvd1689m", "the DINOv3 of --presence agreement")
     presence_features_size: int | None = flag(
@@ -215,8 +215,8 @@ class WordFlags(Flags):
     )
     vocabulary: str | None = flag(
         None,
-        "text file with one noun per line for --suggest_class to choose from; the 1214 names of LVIS's and COCO's "
-        "categories if unset",
+        "text file from which --suggest_class chooses, one noun per line; if unset, the 1214 category names of LVIS "
+        "and COCO",
     )
 
     def __post_init__(self) -> None:

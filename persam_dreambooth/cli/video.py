@@ -47,9 +47,9 @@ class VideoFlags(Flags):
         "instead of with the authors' method; --sam is then used only for --subject",
     )
     features: str | None = flag(
-        None, "for subjects made with --features: the same model; for INSID3's subjects, if unset, the one they name"
+        None, "the --features model that the subjects were made with; if unset, the one named in INSID3's subjects"
     )
-    features_size: int | None = flag(None, "for the same subjects: --features_size of that run", min=1)
+    features_size: int | None = flag(None, "the --features_size that the subjects were made with", min=1)
     lost_below: float = flag(
         0.7,
         "mask quality (predicted IoU) below which a subject counts as lost until it is found again; at 0 none is ever "

@@ -116,10 +116,10 @@ def test_command_marks_the_subject_in_a_named_photo_or_chooses_one(photos, sam, 
 
     worst, best = by_score(sam3)[-1], by_score(sam3)[0]
     marked, said = run("named", "--reference", photos / f"{worst}.png")
-    assert marked == [worst] and "look at its mask" not in said
+    assert marked == [worst] and "check its mask" not in said
     chosen, said = run("chosen")
     assert chosen == [best]
-    assert f"{best}.png; look at its mask first, 'a disc' made it" in said
+    assert f"{best}.png; check its mask first, it was found by the phrase 'a disc'" in said
     both, _ = run("both", "--reference", photos / f"{worst}.png", photos / f"{best}.png")
     assert sorted(both) == sorted([worst, best])
 

@@ -22,7 +22,7 @@ class DataConfig(Flags):
     instance_prompt: str | None = flag(None, 'prompt with the identifier, such as "a sks dog"')
     caption_extension: str | None = flag(
         None,
-        "extension of caption files, such as .txt: a photo with one beside it uses it instead of --instance_prompt",
+        "extension of caption files, such as .txt: a photo with one next to it uses it instead of --instance_prompt",
     )
     concepts_list: str | None = flag(
         None,
@@ -31,23 +31,23 @@ class DataConfig(Flags):
     )
     dataset_name: str | None = flag(
         None,
-        "instead of a folder of photos: a data set (hub name or folder), whose train split is copied to the output",
+        "a data set instead of a folder of photos: hub name or folder; its train split is copied to the output",
     )
     dataset_config_name: str | None = flag(None, "the data set's configuration")
     image_column: str = flag("image", "the data set's column of photos")
     mask_column: str | None = flag(None, "the data set's column of masks")
     caption_column: str | None = flag(None, "the data set's column of prompts; --instance_prompt for all if unset")
     cache_dir: str | None = flag(None, "folder for downloaded data sets")
-    repeats: int = flag(1, "how often an epoch shows each photo; multiplies the numbers of kohya's folders", min=1)
+    repeats: int = flag(1, "how often an epoch shows each photo; multiplied by the repeats of kohya's folders", min=1)
     caption_dropout: float = flag(
         0.0,
-        "probability that a photo's prompt is replaced by the empty one, which classifier-free guidance relies on; "
-        "class images keep theirs; 0.1 is usual",
+        "probability that a photo's prompt is left empty, drawn each time the photo is used, for classifier-free "
+        "guidance; class images keep their prompts; 0.1 is usual",
         min=0,
         max=1,
     )
     with_prior_preservation: bool = flag(
-        False, "prior preservation: also train on class images, so that other dogs stay dogs"
+        False, "prior preservation: also train on class images, so that other dogs do not turn into yours"
     )
     prior_loss_weight: float = flag(1.0, "weight of the class images' loss", min=0)
     class_data_dir: str | None = flag(None, "folder of class images; missing ones are generated into it")

@@ -25,18 +25,18 @@ class MaskConfig(Flags):
         PERSAM, "how the subject is found with --reference_image; see `persam-dreambooth segment --help`"
     )
     segmentation_features: str | None = flag(
-        None, "with --reference_image: a DINOv3 or DINOv2 that locates the subject; --features of `segment`"
+        None, "with --reference_image: a DINOv3 or DINOv2 that locates the subject, as --features of `segment`"
     )
     segmentation_features_size: int | None = flag(
         None, "side in pixels of the square that --segmentation_features sees; 64 of its patches if unset", min=1
     )
     segmentation_seggpt: str | None = flag(
-        None, "with --segmentation_method seggpt: the SegGPT; --seggpt of `segment`; BAAI/seggpt-vit-large if unset"
+        None, "with --segmentation_method seggpt: the SegGPT, as --seggpt of `segment`; BAAI/seggpt-vit-large if unset"
     )
     exclude_mask_dir: str | None = flag(
         None,
-        "folder of exclusion masks, named like the photos: what they mark (a hand, a watermark) is in no term of the "
-        "loss; if unset, a file <photo>-exclude.png beside a photo's mask",
+        "folder of masks, named like the photos, that mark what no term of the loss may train on (a hand, a "
+        "watermark); if unset, files <photo>-exclude.png next to the photos' masks",
     )
     unmasked_probability: float = flag(
         0.0,
@@ -55,7 +55,8 @@ class MaskConfig(Flags):
     )
     mask_downsample: Literal["area", "nearest", "max", "min"] = flag(
         "area",
-        "mask value of a latent cell: the share covered (area), the centre pixel (nearest), any pixel, all pixels",
+        "mask value of a latent cell: area: the mean over its pixels; nearest: the centre pixel; max: the largest; "
+        "min: the smallest",
     )
     mask_dilation: int = flag(0, "dilate the mask by this many pixels of the crop before it is downsampled", min=0)
     mask_normalization: Literal["sample", "batch", "none"] = flag(
@@ -70,8 +71,8 @@ class MaskConfig(Flags):
     )
     cache_background_prior: int | None = flag(
         None,
-        "keep the base model's predictions for this many fixed draws of noise and timestep for each cached version of "
-        "a photo, and train on these draws only: a background prior that costs almost nothing once they are all known",
+        "train only on this many fixed draws of noise and timestep for each cached version of a photo, and keep the "
+        "base model's predictions for them: once all are kept, the background prior costs almost nothing",
         min=1,
     )
     attention_loss_weight: float = flag(

@@ -19,7 +19,7 @@ class ModelConfig(Flags):
     _argument_group_name: ClassVar[str] = "model"
 
     pretrained_model_name_or_path: str | None = flag(
-        None, "the base model: hub name or folder of a pipeline, or a single .safetensors file, as on Civitai"
+        None, "the base model: hub name or folder of a pipeline, or a single .safetensors file such as Civitai's"
     )
     single_file_config: str | None = flag(
         None,
@@ -55,7 +55,7 @@ class ModelConfig(Flags):
     adapter_type: Literal["lora", "loha", "lokr", "oft"] = flag(
         "lora", "with --use_lora: the kind of adapters; those other than LoRA are saved in peft's own format"
     )
-    rank: int | None = flag(None, "rank of the adapters, with oft the number of its blocks; 4 if unset", min=1)
+    rank: int | None = flag(None, "rank of the adapters; with oft, the number of blocks; 4 if unset", min=1)
     lora_alpha: int | None = flag(None, "the adapters are scaled by alpha / rank; the rank if unset", min=1)
     use_dora: bool = flag(
         False, "DoRA: LoRA that learns the magnitude of each weight vector separately from its direction"
@@ -63,7 +63,7 @@ class ModelConfig(Flags):
     lora_dropout: float | None = flag(None, "dropout inside the LoRA adapters; 0 if unset", min=0, max=1)
     lora_layers: str | None = flag(
         None,
-        "with LoRA: ends of the names of the UNet's or transformer's layers to adapt, separated by commas, such as "
+        "with LoRA: which layers of the UNet or transformer to adapt, by the last parts of their names, such as "
         "to_q,to_k; if unset, those of diffusers' script",
     )
     lora_blocks: str | None = flag(
@@ -74,7 +74,7 @@ class ModelConfig(Flags):
     )
     quantize: Literal["int8", "fp8"] | None = flag(
         None,
-        "with LoRA: store the base model's frozen linear layers in 8 bits, whole numbers or floats (needs torchao): "
+        "with LoRA: store the base model's frozen linear layers in 8 bits, integers or floats (needs torchao): "
         "half the memory of bf16",
     )
     bnb_quantization_config_path: str | None = flag(
@@ -87,7 +87,7 @@ class ModelConfig(Flags):
     pre_compute_text_embeddings: bool = flag(False, "encode the prompts once and drop the text encoder")
     text_encoder_use_attention_mask: bool = flag(False, "mask out padding tokens in the text encoder")
     class_labels_conditioning: Literal["timesteps"] | None = flag(
-        None, "what a UNet with class embeddings gets as its class labels: timesteps"
+        None, "timesteps: the class labels that a UNet with class embeddings gets, as in diffusers' scripts"
     )
 
     def __post_init__(self) -> None:

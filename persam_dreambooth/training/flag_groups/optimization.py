@@ -39,8 +39,8 @@ class OptimizationConfig(Flags):
     lr_power: float = flag(1.0, "exponent of the polynomial schedule", min=0)
     optimizer: str = flag(
         "adamw",
-        "adamw, adamw8bit or paged_adamw8bit (need bitsandbytes; paged moves its states to main memory when a GPU is "
-        "full) or prodigy (needs prodigyopt)",
+        "adamw; adamw8bit or paged_adamw8bit (need bitsandbytes; paged moves its states to main memory when the GPU "
+        "is full); or prodigy (needs prodigyopt)",
     )
     optimizer_args: dict[str, Any] = flag(
         {},
@@ -92,8 +92,8 @@ class OptimizationConfig(Flags):
     )
     do_edm_style_training: bool = flag(
         False,
-        "SDXL: learn the clean image at noise levels of EDM (arXiv 2206.00364); always on with base models of its "
-        "noise, such as Playground 2.5",
+        "SDXL: train with EDM's loss on the clean image (arXiv 2206.00364); always on with base models that were "
+        "trained that way, such as Playground 2.5",
     )
     set_grads_to_none: bool = flag(True, "free gradients instead of zeroing them: faster, with the same weights")
     mixed_precision: Literal["no", "fp16", "bf16"] | None = flag(

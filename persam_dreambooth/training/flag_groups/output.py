@@ -28,7 +28,7 @@ class OutputConfig(Flags):
     upcast_before_saving: bool = flag(
         True,
         "save the model in float32; --no_upcast_before_saving saves it in the precision of --mixed_precision, half "
-        "the size, as diffusers' scripts do unless asked",
+        "the size, as diffusers' scripts do by default",
     )
     skip_save_text_encoder: bool = flag(False, "leave the text encoder out of the saved pipeline")
     output_kohya_format: bool = flag(
@@ -43,7 +43,7 @@ class OutputConfig(Flags):
         False,
         "upload the model, card, config and validation images to the hub, but nothing that shows the photos",
     )
-    push_masks_to_hub: bool = flag(False, "upload masks.png too, which shows your photos under their masks")
+    push_masks_to_hub: bool = flag(False, "upload masks.png too, which shows your photos with their masks")
     hub_token: str | None = flag(None, "token for the upload; `hf auth login` is safer", secret=True)
     hub_model_id: str | None = flag(None, "name of the repository on the hub; the output folder's if unset")
     # Some launchers add it to the command line.

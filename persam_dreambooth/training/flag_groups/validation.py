@@ -17,22 +17,22 @@ class ValidationConfig(Flags):
 
     validation_prompt: str | None = flag(
         None,
-        "prompt of the validation images; none are generated if neither it nor --validation_prompts_file is given",
+        "prompt of the validation images; without it and --validation_prompts_file none are generated",
     )
     validation_prompts_file: str | None = flag(
         None,
-        "text file with more prompts of the validation images, one a line; empty lines and lines that begin with # "
+        "text file with more prompts for the validation images, one per line; empty lines and lines that begin with # "
         "are skipped",
     )
     num_validation_images: int = flag(
-        4, "validation images per prompt; their seeds are --seed (0 if unset), the next number and so on", min=1
+        4, "validation images per prompt, with the seeds --seed (0 if unset), --seed + 1 and so on", min=1
     )
     validation_steps: int = flag(100, "generate validation images every N steps, and at the end", min=1)
     validation_epochs: int | None = flag(
-        None, "generate them every N epochs, instead of every --validation_steps steps", min=1
+        None, "generate validation images every N epochs, instead of every --validation_steps steps", min=1
     )
     final_validation_prompt: str | None = flag(
-        None, "instead of --validation_prompt: prompt of images that are generated at the end only"
+        None, "instead of --validation_prompt: prompt of images that are generated only at the end"
     )
     skip_final_inference: bool = flag(False, "generate no validation images at the end")
     validation_scheduler: Literal["DPMSolverMultistepScheduler", "DDPMScheduler"] = flag(

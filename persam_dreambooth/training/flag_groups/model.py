@@ -85,6 +85,11 @@ class ModelConfig(Flags):
     gradient_checkpointing: bool = flag(False, "save memory, at the cost of about a third more time")
     enable_xformers_memory_efficient_attention: bool = flag(False, "compute attention with xformers")
     pre_compute_text_embeddings: bool = flag(False, "encode the prompts once and drop the text encoder")
+    offload: bool = flag(
+        False,
+        "keep the autoencoder and frozen text encoders in main memory, and move them to the GPU only while they encode "
+        "(and for validation images); the denoiser follows when the caches are filled",
+    )
     text_encoder_use_attention_mask: bool = flag(False, "mask out padding tokens in the text encoder")
     class_labels_conditioning: Literal["timesteps"] | None = flag(
         None, "what a UNet with class embeddings gets as its class labels: timesteps"

@@ -89,6 +89,7 @@ CACHES = ("--pre_compute_text_embeddings", "--cache_latents")
 LORA = ("--use_lora", "--rank", "4")
 LEAN = (*LORA, "--gradient_checkpointing", *CACHES)
 BF16 = ("--mixed_precision", "bf16")
+EIGHT = ("--layerwise_upcasting_storage_dtype", "float8_e4m3fn")
 ROWS = {
     # Each run's flags in addition to the common ones.
     "LoRA": LORA,
@@ -96,7 +97,7 @@ ROWS = {
     "LoRA, gradient checkpointing, caches": LEAN,
     "LoRA, gradient checkpointing, caches, bf16": (*LEAN, *BF16),
     "LoRA, gradient checkpointing, caches, bf16, int8": (*LEAN, *BF16, "--quantize", "int8"),
-    "LoRA, gradient checkpointing, caches, bf16, layerwise": (*LEAN, *BF16, "--layerwise_upcasting"),
+    "LoRA, gradient checkpointing, caches, bf16, layerwise": (*LEAN, *BF16, *EIGHT),
     "all weights": (),
     "all weights, gradient checkpointing, caches": ("--gradient_checkpointing", *CACHES),
 }
@@ -109,12 +110,13 @@ HEAD = """\
 def measure(model: str, only: str, flags: argparse.Namespace) -> None:
     """Train a random model with each row's flags and print a table."""
     sys.path.insert(0, str(ROOT / "examples"))
-    from random_models import random_stable_diffusion
     from training import draw_photos
+
+    from random_models import random_stable_diffusion
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        draw_photos(folder, 2 * flags.resolution)
+        draw_photos(folder, 2 * flags.resolution, 1)
         random_stable_diffusion().save_pretrained(folder / "tiny")
         save_random(model, folder / "model")
         print(f"{model}, {flags.resolution} pixels, {flags.threads} threads, torch {torch.__version__}\n\n{HEAD}")

@@ -65,20 +65,16 @@ class Family(PipelineParts):
         device: the accelerator, likewise.
         targets: the denoiser's layers that LoRA adapts.
         lora_encoders: the text encoders that get adapters with `--train_text_encoder`.
-        whole_encoders: the text encoders that the flag trains whole, without LoRA.
         flags: those of `PARTICULAR` that the family supports.
         dora: whether `--use_dora` is supported.
-        vae_dtype: of the autoencoder; None is the same as other frozen parts.
         posterior_mean: whether latents are the mean of the autoencoder's posterior and not a sample, as in diffusers'
             script of the family.
     """
 
     targets: ClassVar[list[str]]
     lora_encoders: ClassVar[tuple[str, ...]] = ()
-    whole_encoders: ClassVar[tuple[str, ...]] = ()
     flags: ClassVar[frozenset[str]]
     dora: ClassVar[bool] = True
-    vae_dtype: ClassVar[torch.dtype | None] = None
     posterior_mean: ClassVar[bool] = False
 
     prediction_type: str
@@ -168,14 +164,13 @@ class Family(PipelineParts):
             part = getattr(self, name)
             if part is None:
                 continue
-            whole = (name in trained and not self.config.use_lora) or (name == "vae" and self.vae_dtype is not None)
+            own = self.dtype_of(name, self.config, dtype)
             where = torch.device("cpu") if self.config.offload and name not in trained else device
             where = denoiser_device if denoiser_device and name == self.denoiser[0] else where
-            as_loaded = dtype == torch.float32 or whole or getattr(part, "is_quantized", False)
+            as_loaded = own == torch.float32 or getattr(part, "is_quantized", False)
             # In one call, so that no part is temporarily on the device in float32.
             part.to(where) if as_loaded else part.to(where, dtype)
-        if self.config.quantize:
-            quantized.leave_to_each_process(getattr(self, self.denoiser[0]))
+        quantized.finish(getattr(self, self.denoiser[0]), self.config, dtype)
         if self.vae_dtype is not None and dtype != torch.float32:
             self.vae.decode = _outside_autocast(self.vae.decode)
         if dtype != torch.float32:

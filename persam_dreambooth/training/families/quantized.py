@@ -102,10 +102,28 @@ def keep_packed(module: nn.Module) -> nn.Module:
     return module
 
 
-def leave_to_each_process(module: nn.Module) -> None:
-    """Make DDP skip a model's quantized weights, which it cannot send, and which each process loads for itself."""
-    names = [name for name, weight in module.named_parameters() if is_traceable_wrapper_subclass(weight)]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
+def finish(model: Any, config: ModelConfig, dtype: torch.dtype) -> None:
+    """Cast the frozen linear layers of `--layerwise_upcasting_storage_dtype`, and make DDP skip what has 8 bits.
+
+    DDP cannot send such weights, which each process loads for itself. Convolutions are not cast: unlike linear
+    layers, they look up their weight again in the backward pass, when it is stored in 8 bits.
+
+    Args:
+        model: with adapters, which stay as they are; in its place and precision.
+        config: the run's.
+        dtype: of what is computed.
+    """
+    storage = config.layerwise_upcasting_storage_dtype
+    if storage:
+        skipped = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        model.enable_layerwise_casting(getattr(torch, storage), dtype, skip_modules_classes=skipped)
+    if storage or config.quantize:
+        small = [name for name, weight in model.named_parameters() if _has_8_bits(weight)]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, small)
+
+
+def _has_8_bits(weight: Tensor) -> bool:
+    return is_traceable_wrapper_subclass(weight) or weight.dtype.itemsize == 1
 
 
 class PackedLinear(nn.Linear):

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -63,26 +64,102 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "Flux.2": ("Flux2Pipeline", {}),
 }
 
+CLIP_L = (
+    transformers.CLIPTextConfig,
+    {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+)
+CLIP_G = (
+    transformers.CLIPTextConfig,
+    {
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 20,
+        "projection_dim": 1280,
+    },
+)
+T5_XXL = (
+    transformers.T5Config,
+    {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "feed_forward_proj": "gated-gelu"},
+)
+GEMMA2_2B = (
+    transformers.Gemma2Config,
+    {"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8}
+    | {"num_key_value_heads": 4, "head_dim": 256, "vocab_size": 256000},
+)
+QWEN3_SIZES = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32}
+QWEN3_SIZES |= {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
+QWEN3_4B = (transformers.Qwen3Config, QWEN3_SIZES | {"tie_word_embeddings": True})
+QWEN3_VL_4B = (
+    transformers.Qwen3VLConfig,
+    {
+        "text_config": QWEN3_SIZES,
+        "vision_config": {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "out_hidden_size": 2560},
+    },
+)
+QWEN25_VL_7B = (
+    transformers.Qwen2_5_VLConfig,
+    {
+        "text_config": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28}
+        | {"num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064},
+        "vision_config": {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 3584},
+        "tie_word_embeddings": False,
+    },
+)
+MISTRAL_SMALL = (
+    transformers.Mistral3Config,
+    {
+        "text_config": {"model_type": "mistral", "hidden_size": 5120, "intermediate_size": 32768}
+        | {"num_hidden_layers": 40, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
+        | {"vocab_size": 131072},
+        "vision_config": {"model_type": "pixtral", "hidden_size": 1024, "intermediate_size": 4096}
+        | {"num_hidden_layers": 24, "num_attention_heads": 16},
+        "tie_word_embeddings": False,
+    },
+)
+ENCODERS: dict[str, list[tuple[Any, dict[str, Any]]]] = {
+    # The published configs of the text encoders, in the order of the family's, likewise.
+    "SD 1.5": [CLIP_L],
+    "SDXL": [CLIP_L, CLIP_G],
+    "SD 3.5 medium": [CLIP_L, CLIP_G, T5_XXL],
+    "SD 3.5 large": [CLIP_L, CLIP_G, T5_XXL],
+    "Lumina 2": [GEMMA2_2B],
+    "Z-Image": [QWEN3_4B],
+    "Flux.1": [CLIP_L, T5_XXL],
+    "Krea 2": [QWEN3_VL_4B],
+    "Qwen-Image": [QWEN25_VL_7B],
+    "Flux.2": [MISTRAL_SMALL],
+}
 
-def count(model: str) -> tuple[int, int, int]:
-    """Count a denoiser's weights, those of its linear layers, which are what is quantized, and their rows."""
+
+def count(model: str) -> tuple[int, int, int, int]:
+    """Count a denoiser's weights, those in linear layers, the rows of these, and the text encoders' weights."""
     pipeline, settings = MODELS[model]
+    family = FAMILIES[pipeline]
     with torch.device("meta"):
-        denoiser: nn.Module = FAMILIES[pipeline].denoiser[1](**settings)
+        denoiser: nn.Module = family.denoiser[1](**settings)
+        encoders = [
+            kind(config(**given))
+            for kind, (config, given) in zip(family.encoders.values(), ENCODERS[model], strict=True)
+        ]
     linear = [layer.weight for layer in denoiser.modules() if isinstance(layer, nn.Linear)]
     rows = sum(len(weight) for weight in linear)
-    return sum(map(Tensor.numel, denoiser.parameters())), sum(map(Tensor.numel, linear)), rows
+    text = sum(weight.numel() for encoder in encoders for weight in encoder.parameters())
+    return sum(map(Tensor.numel, denoiser.parameters())), sum(map(Tensor.numel, linear)), rows, text
 
 
 def print_counted() -> None:
     """Count the weights of all models."""
-    print("| the denoiser's weights, counted | float32 | bf16 | int8 or fp8 | in linear layers |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+    print(
+        "| the denoiser's weights, counted | float32 | bf16 | int8 or fp8 | in linear layers | text encoders, bf16 |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for model in MODELS:
-        weights, linear, rows = count(model)
+        weights, linear, rows, text = count(model)
         packed = linear + 4 * rows + 2 * (weights - linear)  # a byte each, a float32 scale a row, the rest in bf16
         cells = " | ".join(f"{size / 1e9:.1f} GB" for size in (4 * weights, 2 * weights, packed))
-        print(f"| {model} | {cells} | {linear / weights:.0%} of {weights / 1e9:.2f} billion |", flush=True)
+        share = f"{linear / weights:.0%} of {weights / 1e9:.2f} billion"
+        print(f"| {model} | {cells} | {share} | {2 * text / 1e9:.1f} GB |", flush=True)
 
 
 CACHES = ("--pre_compute_text_embeddings", "--cache_latents")

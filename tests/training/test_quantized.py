@@ -9,6 +9,7 @@ from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.training import memory
 from persam_dreambooth.training.config import OptimizationConfig
 from persam_dreambooth.training.families import load_family, quantized
@@ -343,3 +344,56 @@ class TestLayerwiseUpcasting:
         assert same_weights(f"whole/{LORA}", f"parts/{LORA}")
         assert {value.dtype for value in load_file(f"whole/{LORA}").values()} == {torch.float32}
         assert len(list(Path("whole/validation").glob("*.png"))) == 1
+
+
+def emulate(model):
+    """Make torchao's layers compute the products of 8-bit floats in higher precision, which any device can."""
+    for layer in model.modules():
+        if hasattr(layer, "linear_mm_config"):
+            layer.linear_mm_config = type(layer.linear_mm_config)(
+                *(product._replace(emulate=True) for product in layer.linear_mm_config)
+            )
+
+
+class TestProductsOf8Bits:
+    """`--do_fp8_training`; torchao emulates on a CPU what such GPUs compute."""
+
+    def test_refusals(self, flags, capsys, monkeypatch):
+        assert train(flags, "--use_lora", "--do_fp8_training", quantize="fp8") == 2
+        assert "--do_fp8_training and --quantize exclude each other" in capsys.readouterr().err
+        pytest.importorskip("torchao")
+        assert train(flags, "--do_fp8_training") == 2
+        assert "needs a GPU that multiplies 8-bit floats (compute capability 8.9" in capsys.readouterr().err
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+        config = configure(flags["pretrained_model_name_or_path"], {"do_fp8_training": True})
+        with pytest.raises(UserError, match="which this cuda is not"):
+            quantized.check(config.model, torch.device("cuda"))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+        quantized.check(config.model, torch.device("cuda"))
+        monkeypatch.setattr(quantized, "find_spec", lambda name: None)
+        with pytest.raises(UserError, match="--do_fp8_training needs `pip install torchao`"):
+            quantized.check(config.model, torch.device("cuda"))
+
+    @pytest.mark.parametrize("lora", [True, False])
+    def test_layers_and_loss(self, pipelines, lora):
+        float8 = pytest.importorskip("torchao.float8.float8_linear")
+        base, losses = pipelines / "flux", []
+        for on in (True, False):
+            config = configure(base, {"use_lora": lora, "do_fp8_training": on})
+            torch.manual_seed(0)
+            family = load_family(config.model)
+            layers = linear_layers(family)
+            fast = {key for key, layer in layers.items() if isinstance(layer, float8.Float8Linear)}
+            fitting = {key for key, layer in layers.items() if layer.in_features % 16 == layer.out_features % 16 == 0}
+            assert fast == ({key for key in fitting if key != "proj_out"} if on else set())
+            if on:
+                assert len(fast) > 10
+                emulate(family.transformer)
+            torch.manual_seed(1)
+            loss, _ = training_loss(family, batch_for(family, False), config)
+            loss.backward()
+            losses.append(loss.item())
+            trained = trained_parameters(family)
+            assert all(weight.dtype == torch.float32 and weight.grad is not None for weight in trained)
+            assert lora == (len(trained) < len(list(family.transformer.parameters())))
+        assert losses[0] == pytest.approx(losses[1], rel=0.1) and losses[0] != losses[1]

@@ -97,6 +97,8 @@ class PipelineParts(ABC):
         name, kind = cls.denoiser
         own = cls.dtype_of(name, config, dtype)
         parts[name] = load_part(kind, name, config, quantized.settings(config, dtype), own)
+        if config.do_fp8_training:
+            quantized.multiply_8_bits(parts[name])
         return cls(config, **parts)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""A denoiser whose frozen weights are stored in 8 or 4 bits, as the base of LoRA."""
+"""A denoiser in fewer bits: frozen weights stored in 8 or 4 as the base of LoRA, or products of 8-bit floats."""
 
 import inspect
 import json
@@ -18,20 +18,28 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig
 
 PATH_FLAG = "--bnb_quantization_config_path"
+FP8_CAPABILITY = (8, 9)
+"""Compute capability of the first GPUs that multiply 8-bit floats."""
 
 
 def check(config: ModelConfig, device: torch.device) -> None:
     """Refuse, before anything is loaded, a quantization that cannot work here.
 
     Args:
-        config: `--quantize` and `--bnb_quantization_config_path`.
+        config: `--quantize`, `--bnb_quantization_config_path` and `--do_fp8_training`.
         device: of the training.
 
     Raises:
-        UserError: a package is missing, the file is not a config of bitsandbytes, or it needs a GPU.
+        UserError: a package is missing, the file is not a config of bitsandbytes, or it needs another device.
     """
-    if config.quantize and find_spec("torchao") is None:
-        raise UserError(f"--quantize {config.quantize} needs `pip install torchao`")
+    if (config.quantize or config.do_fp8_training) and find_spec("torchao") is None:
+        said = f"--quantize {config.quantize}" if config.quantize else "--do_fp8_training"
+        raise UserError(f"{said} needs `pip install torchao`")
+    if config.do_fp8_training and not _multiplies_8_bits(device):
+        raise UserError(
+            "--do_fp8_training needs a GPU that multiplies 8-bit floats (compute capability 8.9 or higher), which "
+            f"this {device.type} is not; drop it, or take --quantize fp8, which only stores them"
+        )
     if config.bnb_quantization_config_path:
         said = f"{PATH_FLAG} {config.bnb_quantization_config_path}"
         _read(config.bnb_quantization_config_path, said)
@@ -42,6 +50,10 @@ def check(config: ModelConfig, device: torch.device) -> None:
                 f"{said} needs a GPU, without which diffusers does not quantize with bitsandbytes; on a CPU take "
                 "--quantize int8"
             )
+
+
+def _multiplies_8_bits(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8_CAPABILITY
 
 
 def settings(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
@@ -87,6 +99,26 @@ def prepared(model: Any) -> Any:
     if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
         return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return keep_packed(model)
+
+
+def multiply_8_bits(model: nn.Module) -> None:
+    """Make a model's linear layers multiply in 8-bit floats, forward and backward, as diffusers' scripts do.
+
+    The weights stay as they are, and are cast in every product (torchao's dynamic scaling of tensors). The layer
+    `proj_out`, and those of sizes that are no multiples of 16, are left out.
+
+    Args:
+        model: without adapters yet.
+    """
+    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+
+    settings = Float8LinearConfig(pad_inner_dim=True)
+    convert_to_float8_training(model, module_filter_fn=_fits_8_bits, config=settings)
+
+
+def _fits_8_bits(layer: nn.Module, name: str) -> bool:
+    sizes = (layer.in_features, layer.out_features) if isinstance(layer, nn.Linear) else ()
+    return name != "proj_out" and all(size % 16 == 0 for size in sizes)
 
 
 def keep_packed(module: nn.Module) -> nn.Module:

@@ -88,6 +88,11 @@ class ModelConfig(Flags):
         "a scale, and cast each one up while it computes; --quantize fp8 is more accurate, this works with single "
         "files and without torchao",
     )
+    do_fp8_training: bool = flag(
+        False,
+        "multiply in 8-bit floats, with weights kept as they are (needs torchao and a GPU of compute capability 8.9 "
+        "or higher, such as an RTX 4090 or H100)",
+    )
     gradient_checkpointing: bool = flag(False, "save memory, at the cost of about a third more time")
     enable_xformers_memory_efficient_attention: bool = flag(False, "compute attention with xformers")
     pre_compute_text_embeddings: bool = flag(False, "encode the prompts once and drop the text encoder")
@@ -170,6 +175,8 @@ class ModelConfig(Flags):
         """Refuse to store weights in fewer bits that are trained or come from a single file, or to do it twice."""
         names = ("quantize", "bnb_quantization_config_path", "layerwise_upcasting_storage_dtype")
         given = [name for name in names if getattr(self, name)]
+        if given and self.do_fp8_training:
+            given.insert(0, "do_fp8_training")
         if len(given) > 1:
             raise UserError(f"--{given[0]} and --{given[1]} exclude each other; drop one")
         if not given:

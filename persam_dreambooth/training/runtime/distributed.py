@@ -36,6 +36,7 @@ def check(
         "use_ema": config.optimization.use_ema,
         "quantize": config.model.quantize is not None,
         "bnb_quantization_config_path": config.model.bnb_quantization_config_path is not None,
+        "do_fp8_training": config.model.do_fp8_training,
         "layerwise_upcasting_storage_dtype": config.model.layerwise_upcasting_storage_dtype is not None,
     }
     if deepspeed is not None:

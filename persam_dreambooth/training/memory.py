@@ -62,8 +62,10 @@ def while_encoding(family: Family, config: TrainingConfig) -> int:
     cached = [family.frozen(["vae"])] if config.data.cache_latents else []
     if config.model.pre_compute_text_embeddings:
         cached.append(family.frozen(family.encoders))
-    if config.model.offload or not cached:
-        return max(map(_size, cached), default=0)
+    if not cached:
+        return 0
+    if config.model.offload:
+        return _size([*list(family.trained().values())[1:], *family.base.values()]) + max(map(_size, cached))
     return _size([*family.trained().values(), *family.base.values(), *family.frozen(["vae", *family.encoders])])
 
 

@@ -219,12 +219,12 @@ def save_random_model(folder: Path, narrow: int) -> None:
     ).save_pretrained(folder)
 
 
-def draw_photos(folder: Path, side: int) -> None:
+def draw_photos(folder: Path, side: int, count: int = PHOTOS) -> None:
     """Draw photos of a disc on noise, `photos/N.jpg`, and the disc as a mask, `masks/N.png`, of `side` pixels."""
     for name in ("photos", "masks"):
         (folder / name).mkdir()
     y, x = np.mgrid[:side, :side] / side - 0.5
-    for number in range(PHOTOS):
+    for number in range(count):
         random = np.random.default_rng(number)
         disc = (x - random.uniform(-0.2, 0.2)) ** 2 + (y - random.uniform(-0.2, 0.2)) ** 2 < 0.05
         levels = random.integers(0, 80, (side, side, 3)) + 150 * disc[..., None]

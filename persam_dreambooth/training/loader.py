@@ -41,7 +41,8 @@ def prepare_prompts(family: Family, config: TrainingConfig, texts: Iterable[str]
         return prompts
     cache = TensorCache(Path(config.data.training_cache) if config.data.training_cache else None)
     words = json.dumps([family.checksum("text"), asdict(config.model)], sort_keys=True)
-    encoded = {text: _encoded(family, tokens, words, cache) for text, tokens in prompts.items()}
+    with family.at_work(*family.encoders):
+        encoded = {text: _encoded(family, tokens, words, cache) for text, tokens in prompts.items()}
     family.drop_text_encoder()
     return encoded
 
@@ -144,9 +145,9 @@ def build_loader(run: Setup, family: Family) -> DataLoader[Item]:
     if config.data.cache_latents:
         # With a cache on disk the first process writes and the others read; in memory each has its own.
         turns = run.accelerator.main_process_first() if config.data.training_cache else nullcontext()
-        with turns:
+        with turns, family.at_work("vae"):
             dataset.read = EncodedSamples(family, run.read, dataset.sources(), run.accelerator.is_main_process)
-        family.stow_autoencoder()
+        family.stow("vae")
     settings: dict[str, Any] = {
         "collate_fn": collate,
         "num_workers": config.data.dataloader_num_workers,

@@ -137,7 +137,7 @@ def _prepare(run: Setup, family: Family, callbacks: TrainingCallbacks) -> tuple[
     """Build loader, optimizer and scheduler, hand them to Accelerate, and load the checkpoint to resume from."""
     config, accelerator, settings = run.config, run.accelerator, run.config.optimization
     precision = PRECISIONS.get(accelerator.mixed_precision, torch.float32)
-    family.place(accelerator.device, precision, distributed.staging_device(accelerator))
+    family.place(accelerator.device, precision, distributed.staging_device(accelerator, config))
     loader = build_loader(run, family)
     distributed.sync_initial_weights(_trained(family), accelerator)
     optimizer = build_optimizer(

@@ -17,10 +17,13 @@ EMA_BYTES = 4
 def lines(family: Family, config: TrainingConfig) -> list[str]:
     """Return the estimate as lines for the screen: the sum, then each of the `terms`; same arguments."""
     sizes = terms(family, config)
-    total = in_words(sum(sizes.values()))
+    total, before = sum(sizes.values()), while_encoding(family, config)
+    advice = "" if config.model.offload else "; less with --offload"
+    more = [f"  before, while prompts and photos are encoded: {in_words(before)}{advice}"] if before > total else []
     return [
-        f"memory, estimated: {total} in each process, without activations (add those of a step)",
+        f"memory, estimated: {in_words(total)} in each process, without activations (add those of a step)",
         *(f"  {name}: {in_words(size)}" for name, size in sizes.items()),
+        *more,
     ]
 
 
@@ -28,37 +31,57 @@ def terms(family: Family, config: TrainingConfig) -> dict[str, int]:
     """Estimate the memory in bytes, by what it is for.
 
     Activations are not included: they depend on the resolution, the batch and `--gradient_checkpointing`, and only a
-    step shows them. The parts that `--cache_latents` and `--pre_compute_text_embeddings` remove are left out.
+    step shows them. The parts that `--cache_latents` and `--pre_compute_text_embeddings` remove are left out; of those
+    that `--offload` moves, the larger of autoencoder and text encoders counts, as they are not used at once.
 
     Args:
         family: after `Family.place`, so that each weight has its training precision.
         config: the run's.
     """
-    modules = _kept(family, config)
-    weights, size = Counter[str](), 0
+    resident, moved = _kept(family, config)
+    modules = resident if config.model.offload else [*resident, *(part for parts in moved for part in parts)]
+    weights = Counter[str]()
     for weight in _unique(modules):
         weights[_precision(weight)] += weight.numel()
-        size += stored_bytes(weight)
     trained = [weight for weight in _unique(modules) if weight.requires_grad]
     learned = sum(weight.numel() for weight in trained)
     sizes = {
-        f"weights ({_by_precision(weights)})": size,
+        f"weights ({_by_precision(weights)})": _size(modules),
         "gradients": sum(weight.numel() * weight.dtype.itemsize for weight in trained),
         f"states of {config.optimization.optimizer}": learned * STATE_BYTES[config.optimization.optimizer],
     }
     if config.optimization.use_ema:
         sizes["moving average"] = learned * EMA_BYTES
+    if config.model.offload and any(moved):
+        sizes["weights moved in to encode (--offload)"] = max(map(_size, moved))
     return sizes
 
 
-def _kept(family: Family, config: TrainingConfig) -> list[nn.Module]:
-    """Return the modules that stay on the device while training, the background prior's frozen copies included."""
-    dropped = {"vae"} if config.data.cache_latents else set[str]()
+def while_encoding(family: Family, config: TrainingConfig) -> int:
+    """Estimate the weights' bytes while the caches are filled, before training; 0 without caches. Same arguments."""
+    cached = [family.frozen(["vae"])] if config.data.cache_latents else []
     if config.model.pre_compute_text_embeddings:
-        dropped |= set(family.encoders)
-    names = ("vae", *family.encoders, family.denoiser[0])
-    parts = [getattr(family, name) for name in names if name not in dropped]
-    return [part for part in (*parts, *family.base.values()) if part is not None]
+        cached.append(family.frozen(family.encoders))
+    if not cached:
+        return 0
+    if config.model.offload:
+        return _size([*list(family.trained().values())[1:], *family.base.values()]) + max(map(_size, cached))
+    return _size([*family.trained().values(), *family.base.values(), *family.frozen(["vae", *family.encoders])])
+
+
+def _kept(family: Family, config: TrainingConfig) -> tuple[list[nn.Module], list[list[nn.Module]]]:
+    """Return the modules that training uses and no cache replaces, the background prior's frozen copies included.
+
+    Returns:
+        Those that always stay on the device; frozen ones that only encode, in lists that are used at once.
+    """
+    photos = [] if config.data.cache_latents else family.frozen(["vae"])
+    prompts = [] if config.model.pre_compute_text_embeddings else family.frozen(family.encoders)
+    return [*family.trained().values(), *family.base.values()], [photos, prompts]
+
+
+def _size(modules: Iterable[nn.Module]) -> int:
+    return sum(stored_bytes(weight) for weight in _unique(modules))
 
 
 def _unique(modules: Iterable[nn.Module]) -> list[nn.Parameter]:

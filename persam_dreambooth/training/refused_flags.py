@@ -1,10 +1,8 @@
 """Flags of diffusers' DreamBooth scripts that are refused by name, each with the reason."""
 
 REFUSED = {
-    "do_fp8_training": "nothing is computed in 8 bits; --quantize fp8 stores the frozen weights in 8 bits",
     "enable_npu_flash_attention": "torch chooses the attention kernel, and NPUs have not been tried; drop it",
     "fsdp_text_encoder": "FSDP shards the trained model only; --pre_compute_text_embeddings frees the text encoder",
-    "offload": "take --cache_latents and --pre_compute_text_embeddings, which free the autoencoder and text encoders",
     "pretrained_text_encoder_4_name_or_path": "Qwen-Image has one text encoder, its script never reads this; drop it",
     "pretrained_tokenizer_4_name_or_path": "Qwen-Image has one tokenizer, and its script never reads this; drop it",
     "remote_text_encoder": "prompts are encoded on this machine; --pre_compute_text_embeddings then frees the encoder",

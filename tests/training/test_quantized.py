@@ -9,6 +9,7 @@ from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.training import memory
 from persam_dreambooth.training.config import OptimizationConfig
 from persam_dreambooth.training.families import load_family, quantized
@@ -51,6 +52,24 @@ def is_dense(weight, tensor):
     """Return whether a tensor is the float copy of a quantized weight, scaled or not, or its transpose."""
     copies = (weight.dequantize(), weight.qdata.to(tensor.dtype))
     return any(one.shape == tensor.shape and torch.equal(one, tensor) for copy in copies for one in (copy, copy.T))
+
+
+def gradient_at_prediction(models, **model):
+    """Return the loss's gradient at the prediction, and which of its cells the mask touches."""
+    config, family = family_of(models / "stable-diffusion", model.pop("quantize", None), **model)
+    predictions = []
+    predict = family.predict
+
+    def recorded(*arguments):
+        predictions.append(predict(*arguments))
+        predictions[-1].retain_grad()
+        return predictions[-1]
+
+    family.predict = recorded
+    batch = batch_for(family, False)
+    training_loss(family, batch, config)[0].backward()
+    gradient = predictions[0].grad
+    return gradient, torch.nn.functional.adaptive_max_pool2d(batch.mask, gradient.shape[-2:]) > 0
 
 
 class TestRefusals:
@@ -216,20 +235,7 @@ class TestWithTorchao:
 
     @every_kind
     def test_gradient_outside_the_mask_is_exactly_zero(self, models, kind):
-        config, family = family_of(models / "stable-diffusion", kind)
-        predictions = []
-        predict = family.predict
-
-        def recorded(*arguments):
-            predictions.append(predict(*arguments))
-            predictions[-1].retain_grad()
-            return predictions[-1]
-
-        family.predict = recorded
-        batch = batch_for(family, False)
-        training_loss(family, batch, config)[0].backward()
-        gradient = predictions[0].grad
-        inside = torch.nn.functional.adaptive_max_pool2d(batch.mask, gradient.shape[-2:]) > 0
+        gradient, inside = gradient_at_prediction(models, quantize=kind)
         assert (gradient * ~inside == 0).all() and (gradient * inside).abs().sum() > 0
 
     @pytest.mark.parametrize("switches", [(), ("--gradient_checkpointing",), ("--use_dora",)])
@@ -255,3 +261,139 @@ class TestWithTorchao:
         launch(2, one | {"train_batch_size": 1, "gradient_accumulation_steps": 1}, *switches)
         alone, both = load_file(f"one/{LORA}"), load_file(f"output/{LORA}")
         assert all(torch.allclose(alone[key], both[key], atol=1e-5) for key in alone)
+
+
+LAYERWISE = {"layerwise_upcasting_storage_dtype": "float8_e4m3fn"}
+FAMILIES_WITH_LINEAR_LAYERS = ("stable-diffusion", "sdxl", "flux", "z-image")
+
+
+class TestLayerwiseUpcasting:
+    """Frozen linear layers are stored in 8 bits by diffusers' own hooks, and cast up while they compute."""
+
+    @pytest.mark.parametrize(
+        ("switches", "more", "said"),
+        [
+            ((), {}, "--layerwise_upcasting_storage_dtype is for a frozen base model; add --use_lora"),
+            (("--use_lora",), {}, "saves nothing without --gradient_checkpointing"),
+            (("--use_lora", "--gradient_checkpointing", "--use_dora"), {}, "and --use_dora exclude each other"),
+            (("--use_lora",), {"quantize": "int8"}, "--quantize and --layerwise_upcasting_storage_dtype exclude"),
+            (("--use_lora",), {"adapter_type": "loha"}, "and --adapter_type loha exclude each other"),
+        ],
+    )
+    def test_refusals(self, flags, capsys, switches, more, said):
+        assert train(flags, *switches, **LAYERWISE, **more) == 2
+        assert said in capsys.readouterr().err and not Path("output").exists()
+
+    @pytest.mark.parametrize("name", FAMILIES_WITH_LINEAR_LAYERS)
+    def test_only_frozen_linear_weights_are_cast(self, pipelines, name):
+        """What is cast up in a step is stored in 8 bits again afterwards, also by the recomputed forward pass."""
+        low, on = torch.bfloat16, {"gradient_checkpointing": True}
+        config, family = family_of(pipelines / name, None, low, **on, **LAYERWISE)
+        config_of_plain, plain = family_of(pipelines / name, None, low, **on)
+        losses = []
+        for own in (family, plain):
+            getattr(own, own.denoiser[0]).train()
+            torch.manual_seed(1)
+            with torch.autocast("cpu", low):
+                loss, _ = training_loss(own, batch_for(own, False), config)
+            loss.backward()
+            losses.append(loss.item())
+        assert losses[0] == pytest.approx(losses[1], rel=0.15) and losses[0] != losses[1]
+        layers, weights = linear_layers(family), linear_layers(plain)
+        cast = {key for key, layer in layers.items() if layer.weight.dtype == torch.float8_e4m3fn}
+        assert len(cast) > 0.6 * len(layers)
+        assert all(torch.equal(layers[key].weight, weights[key].weight.to(torch.float8_e4m3fn)) for key in cast)
+        denoiser = getattr(family, family.denoiser[0])
+        for key, weight in denoiser.named_parameters():
+            assert weight.requires_grad == ("lora_" in key) and (weight.grad is not None) == weight.requires_grad
+            assert (weight.dtype == torch.float32) == weight.requires_grad
+        one, other = (
+            next(iter(memory.terms(own, given).values()))
+            for own, given in ((family, config), (plain, config_of_plain))
+        )
+        assert other - one == sum(
+            layers[key].weight.numel() + (layers[key].bias is not None) * len(layers[key].weight) for key in cast
+        )
+
+    def test_gradients_are_those_of_the_rounded_model(self, models):
+        gradients = []
+        for layerwise in (LAYERWISE, {}):
+            config, family = family_of(models / "stable-diffusion", None, gradient_checkpointing=True, **layerwise)
+            family.unet.train()
+            if layerwise:
+                rounded = {key: layer.state_dict() for key, layer in linear_layers(family).items()}
+            else:
+                for key, layer in linear_layers(family).items():
+                    layer.load_state_dict({name: value.float() for name, value in rounded[key].items()})
+            torch.manual_seed(1)
+            training_loss(family, batch_for(family, False), config)[0].backward()
+            gradients.append(torch.cat([weight.grad.flatten() for weight in trained_parameters(family)]))
+        assert (gradients[0] - gradients[1]).norm() < 1e-5 * gradients[1].norm()
+
+    def test_gradient_outside_the_mask_is_exactly_zero(self, models):
+        gradient, inside = gradient_at_prediction(models, gradient_checkpointing=True, **LAYERWISE)
+        assert (gradient * ~inside == 0).all() and (gradient * inside).abs().sum() > 0
+
+    def test_background_prior_validation_and_resuming(self, flags):
+        flags |= LAYERWISE | PRIOR | {"checkpointing_steps": 2, "mixed_precision": "bf16"}
+        switches = ("--use_lora", "--gradient_checkpointing")
+        pictures = {"validation_prompt": "a sks dog", "num_validation_images": 1}
+        assert train(flags, *switches, **pictures, output_dir="whole") == 0
+        assert train(flags, *switches, output_dir="parts", max_train_steps=2) == 0
+        assert train(flags, *switches, output_dir="parts", resume_from_checkpoint="latest") == 0
+        assert same_weights(f"whole/{LORA}", f"parts/{LORA}")
+        assert {value.dtype for value in load_file(f"whole/{LORA}").values()} == {torch.float32}
+        assert len(list(Path("whole/validation").glob("*.png"))) == 1
+
+
+def emulate(model):
+    """Make torchao's layers compute the products of 8-bit floats in higher precision, which any device can."""
+    for layer in model.modules():
+        if hasattr(layer, "linear_mm_config"):
+            layer.linear_mm_config = type(layer.linear_mm_config)(
+                *(product._replace(emulate=True) for product in layer.linear_mm_config)
+            )
+
+
+class TestProductsOf8Bits:
+    """`--do_fp8_training`; torchao emulates on a CPU what such GPUs compute."""
+
+    def test_refusals(self, flags, capsys, monkeypatch):
+        assert train(flags, "--use_lora", "--do_fp8_training", quantize="fp8") == 2
+        assert "--do_fp8_training and --quantize exclude each other" in capsys.readouterr().err
+        pytest.importorskip("torchao")
+        assert train(flags, "--do_fp8_training") == 2
+        assert "needs a GPU that multiplies 8-bit floats (compute capability 8.9" in capsys.readouterr().err
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+        config = configure(flags["pretrained_model_name_or_path"], {"do_fp8_training": True})
+        with pytest.raises(UserError, match="which this cuda is not"):
+            quantized.check(config.model, torch.device("cuda"))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+        quantized.check(config.model, torch.device("cuda"))
+        monkeypatch.setattr(quantized, "find_spec", lambda name: None)
+        with pytest.raises(UserError, match="--do_fp8_training needs `pip install torchao`"):
+            quantized.check(config.model, torch.device("cuda"))
+
+    @pytest.mark.parametrize("lora", [True, False])
+    def test_layers_and_loss(self, pipelines, lora):
+        float8 = pytest.importorskip("torchao.float8.float8_linear")
+        base, losses = pipelines / "flux", []
+        for on in (True, False):
+            config = configure(base, {"use_lora": lora, "do_fp8_training": on})
+            torch.manual_seed(0)
+            family = load_family(config.model)
+            layers = linear_layers(family)
+            fast = {key for key, layer in layers.items() if isinstance(layer, float8.Float8Linear)}
+            fitting = {key for key, layer in layers.items() if layer.in_features % 16 == layer.out_features % 16 == 0}
+            assert fast == ({key for key in fitting if key != "proj_out"} if on else set())
+            if on:
+                assert len(fast) > 10
+                emulate(family.transformer)
+            torch.manual_seed(1)
+            loss, _ = training_loss(family, batch_for(family, False), config)
+            loss.backward()
+            losses.append(loss.item())
+            trained = trained_parameters(family)
+            assert all(weight.dtype == torch.float32 and weight.grad is not None for weight in trained)
+            assert lora == (len(trained) < len(list(family.transformer.parameters())))
+        assert losses[0] == pytest.approx(losses[1], rel=0.1) and losses[0] != losses[1]

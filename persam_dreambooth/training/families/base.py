@@ -2,13 +2,14 @@
 
 import copy
 from abc import abstractmethod
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from diffusers.training_utils import cast_training_params
+from diffusers.training_utils import cast_training_params, offload_models
 from diffusers.utils.import_utils import is_xformers_available
 from torch import Tensor, nn
 
@@ -61,31 +62,29 @@ class Family(PipelineParts):
     Attributes:
         prediction_type: what the denoiser predicts: "epsilon", "v_prediction" or "flow".
         dtype: of all frozen parts, as given to `place`.
+        device: the accelerator, likewise.
         targets: the denoiser's layers that LoRA adapts.
         lora_encoders: the text encoders that get adapters with `--train_text_encoder`.
-        whole_encoders: the text encoders that the flag trains whole, without LoRA.
         flags: flags in `PARTICULAR` that the family supports.
         dora: whether `--use_dora` is supported.
-        vae_dtype: of the autoencoder; None is the same as other frozen parts.
         posterior_mean: whether latents are the mean of the autoencoder's posterior and not a sample, as in diffusers'
             script of the family.
     """
 
     targets: ClassVar[list[str]]
     lora_encoders: ClassVar[tuple[str, ...]] = ()
-    whole_encoders: ClassVar[tuple[str, ...]] = ()
     flags: ClassVar[frozenset[str]]
     dora: ClassVar[bool] = True
-    vae_dtype: ClassVar[torch.dtype | None] = None
     posterior_mean: ClassVar[bool] = False
 
     prediction_type: str
     dtype: torch.dtype
+    device: torch.device
 
     def __init__(self, config: ModelConfig, **parts: Any) -> None:
         super().__init__(config, **parts)
         self.base: dict[str, nn.Module] = {}
-        self.dtype = torch.float32
+        self.dtype, self.device = torch.float32, torch.device("cpu")
         self._freeze()
 
     @classmethod
@@ -156,22 +155,22 @@ class Family(PipelineParts):
         """Move all parts to a device and precision; trainable weights stay float32.
 
         Args:
-            device: of all parts.
+            device: of all parts; with `--offload` frozen ones but the denoiser stay on the CPU.
             dtype: of all frozen parts.
             denoiser_device: of the denoiser, if different.
         """
-        self.dtype, trained = dtype, self.trained()
+        self.dtype, self.device, trained = dtype, device, self.trained()
         for name in ("vae", *self.encoders, self.denoiser[0]):
             part = getattr(self, name)
             if part is None:
                 continue
-            whole = (name in trained and not self.config.use_lora) or (name == "vae" and self.vae_dtype is not None)
-            where = denoiser_device if denoiser_device and name == self.denoiser[0] else device
-            as_loaded = dtype == torch.float32 or whole or getattr(part, "is_quantized", False)
+            own = self.dtype_of(name, self.config, dtype)
+            where = torch.device("cpu") if self.config.offload and name not in trained else device
+            where = denoiser_device if denoiser_device and name == self.denoiser[0] else where
+            as_loaded = own == torch.float32 or getattr(part, "is_quantized", False)
             # In one call, so that no part is temporarily on the device in float32.
             part.to(where) if as_loaded else part.to(where, dtype)
-        if self.config.quantize:
-            quantized.leave_to_each_process(getattr(self, self.denoiser[0]))
+        quantized.finish(getattr(self, self.denoiser[0]), self.config, dtype)
         if self.vae_dtype is not None and dtype != torch.float32:
             self.vae.decode = _outside_autocast(self.vae.decode)
         if dtype != torch.float32:
@@ -192,15 +191,29 @@ class Family(PipelineParts):
             `embeds`, (B, length, channels), and whatever else the family's denoiser takes for a prompt; every
             tensor has a leading dimension of B.
         """
-        return tokens if "embeds" in tokens else self._encode(tokens)
+        if "embeds" in tokens:
+            return tokens
+        with self.at_work(*self.encoders):
+            return self._encode(tokens)
 
     @abstractmethod
     def _encode(self, tokens: Conditioning) -> Conditioning:
         """Encode token tensors; see `encode_prompt`."""
 
-    def stow_autoencoder(self) -> None:
-        """Move the autoencoder to the CPU when `encode_pixels` is not needed any more."""
-        self.vae.to("cpu")
+    def at_work(self, *names: str) -> AbstractContextManager[None]:
+        """Move these parts, if they are frozen, to the accelerator inside the block; nothing without `--offload`."""
+        parts: list[Any] = self.frozen(names)
+        return offload_models(*parts, device=self.device, offload=self.config.offload)
+
+    def stow(self, *names: str) -> None:
+        """Move these parts, if they are frozen, to the CPU until they are needed again."""
+        for part in self.frozen(names):
+            part.to("cpu")
+
+    def frozen(self, names: Iterable[str]) -> list[Any]:
+        """Return those of these parts that the base model has and that are not trained."""
+        trained = self.trained()
+        return [getattr(self, name) for name in names if name not in trained and getattr(self, name) is not None]
 
     def checksum(self, part: str) -> str:
         """Return a checksum of weights and precision of the autoencoder ("vae") or the text encoders ("text")."""
@@ -215,7 +228,8 @@ class Family(PipelineParts):
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Encode (B, 3, H, W) in [-1, 1] to (B, 2 C, h, w), means and log variances of latents; deterministic."""
-        moments: Tensor = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.parameters
+        with self.at_work("vae"):
+            moments: Tensor = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.parameters
         return moments
 
     def sample_latents(self, moments: Tensor) -> Tensor:

@@ -75,7 +75,8 @@ class Diffusion(Family):
     def encode_prompt(self, tokens: Conditioning) -> Conditioning:
         """Also encode prompts in chunks, with `--max_token_length`; these have a `text_mask`, (B, length)."""
         if "chunks" in tokens:
-            return long_prompts.encode(self._encode, tokens)
+            with self.at_work(*self.encoders):
+                return long_prompts.encode(self._encode, tokens)
         return super().encode_prompt(tokens)
 
     def _denoise(self, noised: Noised, conditioning: Conditioning, **given: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Load the parts of a pipeline in float32; anything missing or damaged is a one-line error."""
+"""Load the parts of a pipeline; anything missing or damaged is a one-line error."""
 
 import copy
 from collections.abc import Iterator
@@ -7,7 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import extract_model_from_parallel
+from diffusers import ModelMixin
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -52,8 +54,14 @@ def source(config: ModelConfig) -> str:
     return file.config if file else str(config.pretrained_model_name_or_path)
 
 
-def load_part(kind: Any, part: str, config: ModelConfig, quantization: dict[str, Any] | None = None) -> Any:
-    """Load one model of the pipeline in float32; refuse missing weights, which would be initialized at random.
+def load_part(
+    kind: Any,
+    part: str,
+    config: ModelConfig,
+    quantization: dict[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
+    """Load one model of the pipeline; refuse missing weights, which would be initialized at random.
 
     The autoencoder is that of `--pretrained_vae_model_name_or_path`, if given.
 
@@ -61,7 +69,8 @@ def load_part(kind: Any, part: str, config: ModelConfig, quantization: dict[str,
         kind: its class, a diffusers or transformers model.
         part: its name and folder in the pipeline.
         config: location of the pipeline.
-        quantization: from `quantized.settings`; if not empty, the model is loaded quantized instead of in float32.
+        quantization: from `quantized.settings`; if there are any, the model is returned as they say.
+        dtype: of all weights otherwise, in which they are read.
 
     Raises:
         UserError: the part cannot be read, or is incomplete.
@@ -70,14 +79,15 @@ def load_part(kind: Any, part: str, config: ModelConfig, quantization: dict[str,
     file = single_file(config) if where else None
     with naming(f"the {part} of {file.path if file else name}"):
         if file and file.holds(part):
-            return file.load(kind, part).float()
-        model, report = kind.from_pretrained(name, **where, output_loading_info=True, **(quantization or {}))
+            return file.load(kind, part).to(dtype)
+        given = quantization or {"torch_dtype" if issubclass(kind, ModelMixin) else "dtype": dtype}
+        model, report = kind.from_pretrained(name, **where, output_loading_info=True, **given)
         if report["missing_keys"]:
             raise UserError(
                 f"the {part} of {name} lacks {len(report['missing_keys'])} of its weights (for example "
                 f"{sorted(report['missing_keys'])[0]}); download it again"
             )
-    return quantized.prepared(model) if quantization else model.float()
+    return quantized.prepared(model) if quantization else model.to(dtype)
 
 
 def load_config(kind: Any, part: str, config: ModelConfig) -> dict[str, Any]:

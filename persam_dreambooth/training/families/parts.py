@@ -38,6 +38,8 @@ class PipelineParts(ABC):
         scheduler_class: of the noise schedule.
         optional: the encoders that a base model may lack.
         unchecked: keywords of the pipeline's constructor that disable its safety checker.
+        whole_encoders: the text encoders that `--train_text_encoder` trains whole, without LoRA.
+        vae_dtype: of the autoencoder; None is the same as other frozen parts.
         drawing: keywords of the pipeline's call that enable its guidance, for validation pictures.
     """
 
@@ -50,6 +52,8 @@ class PipelineParts(ABC):
     optional: ClassVar[tuple[str, ...]] = ()
     unchecked: ClassVar[dict[str, Any]] = {}
     drawing: ClassVar[dict[str, Any]] = {}
+    whole_encoders: ClassVar[tuple[str, ...]] = ()
+    vae_dtype: ClassVar[torch.dtype | None] = None
 
     vae: Any
 
@@ -61,11 +65,11 @@ class PipelineParts(ABC):
 
     @classmethod
     def load(cls, config: ModelConfig, dtype: torch.dtype = torch.float32) -> Self:
-        """Load the parts of a base model, all in float32 except a quantized denoiser.
+        """Load the parts of a pipeline folder or hub model; those that are trained whole in float32.
 
         Args:
             config: where they are, and whether the denoiser is quantized.
-            dtype: compute dtype of a quantized denoiser, the same as the one given to `Family.place`.
+            dtype: of the frozen parts, the same as is given to `Family.place`.
 
         Raises:
             UserError: a part is missing or cannot be read.
@@ -87,10 +91,23 @@ class PipelineParts(ABC):
             )
         # In the order of diffusers' scripts, since each load may draw random numbers.
         for encoder, kind in cls.encoders.items():
-            parts[encoder] = load_part(kind, encoder, config) if encoder in present else None
-        parts["vae"] = load_part(cls.vae_class, "vae", config)
-        parts[cls.denoiser[0]] = load_part(cls.denoiser[1], cls.denoiser[0], config, quantized.settings(config, dtype))
+            own = cls.dtype_of(encoder, config, dtype)
+            parts[encoder] = load_part(kind, encoder, config, dtype=own) if encoder in present else None
+        parts["vae"] = load_part(cls.vae_class, "vae", config, dtype=cls.dtype_of("vae", config, dtype))
+        name, kind = cls.denoiser
+        own = cls.dtype_of(name, config, dtype)
+        parts[name] = load_part(kind, name, config, quantized.settings(config, dtype), own)
+        if config.do_fp8_training:
+            quantized.multiply_8_bits(parts[name])
         return cls(config, **parts)
+
+    @classmethod
+    def dtype_of(cls, part: str, config: ModelConfig, dtype: torch.dtype) -> torch.dtype:
+        """Return the precision of a part's weights: float32 if it is trained whole, or if the autoencoder needs it."""
+        if part == "vae":
+            return cls.vae_dtype or dtype
+        trained = part == cls.denoiser[0] or (config.train_text_encoder and part in cls.whole_encoders)
+        return torch.float32 if trained and not config.use_lora else dtype
 
     @classmethod
     def cell_of(cls, config: ModelConfig) -> int:

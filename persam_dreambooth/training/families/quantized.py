@@ -1,4 +1,4 @@
-"""A denoiser whose frozen weights are stored in 8 or 4 bits, as the base model of a LoRA."""
+"""A denoiser in fewer bits: frozen weights stored in 8 or 4 as the base of LoRA, or products of 8-bit floats."""
 
 import inspect
 import json
@@ -18,20 +18,28 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig
 
 PATH_FLAG = "--bnb_quantization_config_path"
+FP8_CAPABILITY = (8, 9)
+"""Compute capability of the first GPUs that multiply 8-bit floats."""
 
 
 def check(config: ModelConfig, device: torch.device) -> None:
     """Refuse, before anything is loaded, a quantization that cannot work here.
 
     Args:
-        config: `--quantize` and `--bnb_quantization_config_path`.
+        config: `--quantize`, `--bnb_quantization_config_path` and `--do_fp8_training`.
         device: of the training.
 
     Raises:
-        UserError: a package is missing, the file is not a config of bitsandbytes, or it needs a GPU.
+        UserError: a package is missing, the file is not a config of bitsandbytes, or it needs another device.
     """
-    if config.quantize and find_spec("torchao") is None:
-        raise UserError(f"--quantize {config.quantize} needs `pip install torchao`")
+    if (config.quantize or config.do_fp8_training) and find_spec("torchao") is None:
+        said = f"--quantize {config.quantize}" if config.quantize else "--do_fp8_training"
+        raise UserError(f"{said} needs `pip install torchao`")
+    if config.do_fp8_training and not _multiplies_8_bits(device):
+        raise UserError(
+            "--do_fp8_training needs a GPU that multiplies 8-bit floats (compute capability 8.9 or higher), which "
+            f"this {device.type} is not; drop it, or take --quantize fp8, which only stores them"
+        )
     if config.bnb_quantization_config_path:
         said = f"{PATH_FLAG} {config.bnb_quantization_config_path}"
         _read(config.bnb_quantization_config_path, said)
@@ -42,6 +50,10 @@ def check(config: ModelConfig, device: torch.device) -> None:
                 f"{said} needs a GPU, without which diffusers does not quantize with bitsandbytes; on a CPU take "
                 "--quantize int8"
             )
+
+
+def _multiplies_8_bits(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8_CAPABILITY
 
 
 def settings(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
@@ -89,6 +101,26 @@ def prepared(model: Any) -> Any:
     return keep_packed(model)
 
 
+def multiply_8_bits(model: nn.Module) -> None:
+    """Make a model's linear layers multiply in 8-bit floats, forward and backward, as diffusers' scripts do.
+
+    The weights stay as they are, and are cast in every product (torchao's dynamic scaling of tensors). The layer
+    `proj_out`, and those of sizes that are no multiples of 16, are left out.
+
+    Args:
+        model: without adapters yet.
+    """
+    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+
+    settings = Float8LinearConfig(pad_inner_dim=True)
+    convert_to_float8_training(model, module_filter_fn=_fits_8_bits, config=settings)
+
+
+def _fits_8_bits(layer: nn.Module, name: str) -> bool:
+    sizes = (layer.in_features, layer.out_features) if isinstance(layer, nn.Linear) else ()
+    return name != "proj_out" and all(size % 16 == 0 for size in sizes)
+
+
 def keep_packed(module: nn.Module) -> nn.Module:
     """Make torchao's linear layers dequantize their weights again in the backward pass; returns the model.
 
@@ -102,10 +134,28 @@ def keep_packed(module: nn.Module) -> nn.Module:
     return module
 
 
-def leave_to_each_process(module: nn.Module) -> None:
-    """Make DDP skip a model's quantized weights, which it cannot send, and which each process loads for itself."""
-    names = [name for name, weight in module.named_parameters() if is_traceable_wrapper_subclass(weight)]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
+def finish(model: Any, config: ModelConfig, dtype: torch.dtype) -> None:
+    """Cast the frozen linear layers of `--layerwise_upcasting_storage_dtype`, and make DDP skip what has 8 bits.
+
+    DDP cannot send such weights, which each process loads for itself. Convolutions are not cast: unlike linear
+    layers, they look up their weight again in the backward pass, when it is stored in 8 bits.
+
+    Args:
+        model: with adapters, which stay as they are; in its place and precision.
+        config: the run's.
+        dtype: of what is computed.
+    """
+    storage = config.layerwise_upcasting_storage_dtype
+    if storage:
+        skipped = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        model.enable_layerwise_casting(getattr(torch, storage), dtype, skip_modules_classes=skipped)
+    if storage or config.quantize:
+        small = [name for name, weight in model.named_parameters() if _has_8_bits(weight)]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, small)
+
+
+def _has_8_bits(weight: Tensor) -> bool:
+    return is_traceable_wrapper_subclass(weight) or weight.dtype.itemsize == 1
 
 
 class PackedLinear(nn.Linear):

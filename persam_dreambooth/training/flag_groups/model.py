@@ -82,9 +82,25 @@ class ModelConfig(Flags):
         "with LoRA: JSON file of bitsandbytes settings, such as load_in_4bit, with which the base model is stored "
         "(needs bitsandbytes and a GPU)",
     )
+    layerwise_upcasting_storage_dtype: Literal["float8_e4m3fn", "float8_e5m2"] | None = flag(
+        None,
+        "with LoRA and --gradient_checkpointing: store the base model's frozen linear layers in 8-bit floats without "
+        "a scale, and cast each one up while it computes; --quantize fp8 is more accurate, this works with single "
+        "files and without torchao",
+    )
+    do_fp8_training: bool = flag(
+        False,
+        "multiply in 8-bit floats, with weights kept as they are (needs torchao and a GPU of compute capability 8.9 "
+        "or higher, such as an RTX 4090 or H100)",
+    )
     gradient_checkpointing: bool = flag(False, "save memory, at the cost of about a third more time")
     enable_xformers_memory_efficient_attention: bool = flag(False, "compute attention with xformers")
     pre_compute_text_embeddings: bool = flag(False, "encode the prompts once and drop the text encoder")
+    offload: bool = flag(
+        False,
+        "keep the autoencoder and frozen text encoders in main memory, and move them to the GPU only while they "
+        "encode, or for validation images; the UNet or transformer follows when the caches are filled",
+    )
     text_encoder_use_attention_mask: bool = flag(False, "mask out padding tokens in the text encoder")
     class_labels_conditioning: Literal["timesteps"] | None = flag(
         None, "timesteps: the class labels that a UNet with class embeddings gets, as in diffusers' scripts"
@@ -160,17 +176,29 @@ class ModelConfig(Flags):
                 raise UserError(f"--{name} has no use with --adapter_type {self.adapter_type}; drop one")
 
     def _check_quantization(self) -> None:
-        """Refuse to quantize weights that are trained, a single file, or to do it twice."""
-        if self.quantize and self.bnb_quantization_config_path:
-            raise UserError("--quantize and --bnb_quantization_config_path exclude each other; drop one")
-        if not (self.quantize or self.bnb_quantization_config_path):
+        """Refuse to store weights in fewer bits that are trained or come from a single file, or to do it twice."""
+        names = ("quantize", "bnb_quantization_config_path", "layerwise_upcasting_storage_dtype")
+        given = [name for name in names if getattr(self, name)]
+        if given and self.do_fp8_training:
+            given.insert(0, "do_fp8_training")
+        if len(given) > 1:
+            raise UserError(f"--{given[0]} and --{given[1]} exclude each other; drop one")
+        if not given:
             return
-        name = "quantize" if self.quantize else "bnb_quantization_config_path"
+        (name,) = given
         if not self.use_lora:
             raise UserError(f"--{name} is for a frozen base model; add --use_lora, or drop it to train all weights")
         if self.adapter_type != "lora":
             raise UserError(f"--{name} and --adapter_type {self.adapter_type} exclude each other; drop one")
-        if Path(str(self.pretrained_model_name_or_path)).is_file():
+        if name == "layerwise_upcasting_storage_dtype":
+            if self.use_dora:  # whose norms are computed from the stored weights
+                raise UserError(f"--{name} and --use_dora exclude each other; drop one")
+            if not self.gradient_checkpointing:
+                raise UserError(
+                    f"--{name} saves nothing without --gradient_checkpointing, since every layer that was cast up is "
+                    "kept for the backward pass; add it"
+                )
+        elif Path(str(self.pretrained_model_name_or_path)).is_file():
             raise UserError(f"--{name} needs the folder or hub name of a pipeline, not a single file; drop it")
 
     def _start_from_weights(self, name: str) -> None:

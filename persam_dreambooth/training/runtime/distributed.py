@@ -36,6 +36,8 @@ def check(
         "use_ema": config.optimization.use_ema,
         "quantize": config.model.quantize is not None,
         "bnb_quantization_config_path": config.model.bnb_quantization_config_path is not None,
+        "do_fp8_training": config.model.do_fp8_training,
+        "layerwise_upcasting_storage_dtype": config.model.layerwise_upcasting_storage_dtype is not None,
     }
     if deepspeed is not None:
         if deepspeed.zero_stage == 3:
@@ -80,9 +82,14 @@ def shares_weights(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.FSDP
 
 
-def staging_device(accelerator: Accelerator) -> torch.device:
-    """Return the denoiser's device before `accelerator.prepare`: with FSDP the CPU, as it may not fit on one GPU."""
-    return torch.device("cpu") if shares_weights(accelerator) else accelerator.device
+def staging_device(accelerator: Accelerator, config: TrainingConfig) -> torch.device:
+    """Return the denoiser's device before `accelerator.prepare`.
+
+    It is the CPU with FSDP, as it may not fit on one GPU, and with `--offload`, so that it does not take up memory
+    while the caches are filled. A model of bitsandbytes stays where it was quantized.
+    """
+    waits = config.model.offload and not config.model.bnb_quantization_config_path
+    return torch.device("cpu") if waits or shares_weights(accelerator) else accelerator.device
 
 
 def sync_initial_weights(parameters: Sequence[nn.Parameter], accelerator: Accelerator) -> None:

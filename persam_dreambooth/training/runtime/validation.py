@@ -58,8 +58,8 @@ def validate(
             for prompt in prompts
             for seed in seeds
         ]
-    if config.data.cache_latents:
-        family.stow_autoencoder()  # the pipeline has moved it back to the device
+    if config.data.cache_latents or config.model.offload:  # the pipeline has moved them to the device
+        family.stow("vae", *(family.encoders if config.model.offload else ()))
     _track(pictures, accelerator, step)
     return _save(pictures, prompts, Path(config.output.output_dir) / VALIDATION_FOLDER, step)
 

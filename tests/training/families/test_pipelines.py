@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from persam_dreambooth.generation import generate, load_pipeline
 from persam_dreambooth.training.config import ModelConfig
-from persam_dreambooth.training.families import check_base_model
+from persam_dreambooth.training.families import check_base_model, load_family
 from random_models import PIPELINES, random_sd3, random_sdxl
-from tests.training.small import KINDS, batch_for, make, noised_for, prediction_of, trained_parameters
+from tests.training.small import KINDS, batch_for, configure, make, noised_for, prediction_of, trained_parameters
 
 UNGUIDED = {"do_classifier_free_guidance": False}
 # Results of each pipeline's `encode_prompt`, in order, and its arguments for prompts of the training length.
@@ -229,3 +229,43 @@ def test_lora_files_have_diffusers_names(pipelines, tmp_path):
         family.save(tmp_path / name)
         keys = load_file(tmp_path / name / "pytorch_lora_weights.safetensors")
         assert all(key.startswith(f"{family.denoiser[0]}.") for key in keys) and keys
+
+
+def tensors_of(family):
+    """Return all weights and buffers by part and name, and tensors that modules hold as plain attributes."""
+    parts = {name: getattr(family, name) for name in ("vae", *family.encoders, family.denoiser[0])}
+    return {
+        f"{part} {name} {key}": value
+        for part, module in parts.items()
+        for name, layer in (module.named_modules() if module is not None else ())
+        for key, value in (layer._parameters | layer._buffers | vars(layer)).items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "lumina2", "qwen-image"])
+def test_frozen_parts_are_read_in_the_precision_of_training(pipelines, name):
+    """With the same bits as if they were read in float32 and then cast."""
+    config, low, placed = configure(pipelines / name, {"use_lora": True}), torch.bfloat16, []
+    for dtype in (torch.float32, low):
+        torch.manual_seed(0)
+        family = load_family(config.model, dtype)
+        if dtype == low:
+            denoiser = getattr(family, family.denoiser[0])
+            assert {weight.dtype for key, weight in denoiser.named_parameters() if "lora_" not in key} == {low}
+            encoders = [getattr(family, part) for part in family.encoders]
+            assert {weight.dtype for part in encoders for weight in part.parameters()} == {low}
+            assert next(family.vae.parameters()).dtype == (family.vae_dtype or low)
+        family.place(torch.device("cpu"), low)
+        placed.append(tensors_of(family))
+    cast, read = placed
+    assert cast.keys() == read.keys()
+    assert all(cast[key].dtype == read[key].dtype and torch.equal(cast[key], read[key]) for key in cast)
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_parts_trained_whole_are_read_in_float32(pipelines, text):
+    config = configure(pipelines / "stable-diffusion", {"train_text_encoder": text})
+    family = load_family(config.model, torch.bfloat16)
+    assert family.unet.dtype == torch.float32 and family.vae.dtype == torch.bfloat16
+    assert family.text_encoder.dtype == (torch.float32 if text else torch.bfloat16)

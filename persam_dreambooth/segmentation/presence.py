@@ -171,13 +171,13 @@ class MaskCheck(ABC, Generic[Decision]):
         Returns:
             The first mask that is "found" or undecided, else the most probable one; and the decision on it.
         """
-        doubted: list[tuple[float, Segmentation, Decision]] = []
+        rejected: list[tuple[float, Segmentation, Decision]] = []
         for found in candidates(self._segmenter, photo, self._subject, at_most):
             presence = self(image, photo, found)
             if presence is None or presence.verdict == "found":
                 return found, presence
-            doubted.append((presence.probability, found, presence))
-        return max(doubted, key=lambda candidate: candidate[0])[1:]
+            rejected.append((presence.probability, found, presence))
+        return max(rejected, key=lambda candidate: candidate[0])[1:]
 
 
 class PresenceCheck(MaskCheck[Presence]):

@@ -176,8 +176,8 @@ def test_size_without_features_is_refused(error_of):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--method", "seggpt", "--features", "x"], "seggpt has no --features"),
-        (["--method", "seggpt", "--fidelity", "official"], "no --fidelity"),
+        (["--method", "seggpt", "--features", "x"], "seggpt takes neither --features"),
+        (["--method", "seggpt", "--fidelity", "official"], "nor --fidelity; leave them out"),
         (["--seggpt", "x"], "--seggpt is read by SegGPT only"),
         (["--ensemble", "spatial"], "--ensemble is read by SegGPT only"),
         (["--method", "seggpt", "--ensemble", "spatial"], "give --shots 2 or more"),

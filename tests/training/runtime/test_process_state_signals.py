@@ -32,7 +32,7 @@ def test_stopped_run_is_resumed(flags, number):
     step = max(int(path.name.removeprefix("checkpoint-")) for path in Path("output").glob("checkpoint-*"))
     (line,) = [line for line in printed.splitlines() if "stopped by" in line]
     assert f"stopped by {signal.Signals(number).name} after step {step} of 400" in line
-    assert f"the last checkpoint is output/checkpoint-{step}: go on" in line and "Traceback" not in printed
+    assert f"the last checkpoint is output/checkpoint-{step}: resume with" in line and "Traceback" not in printed
     flags |= {"max_train_steps": step + 2}
     assert train(flags, *SWITCHES, output_dir="whole") == 0
     assert train(flags, *SWITCHES, resume_from_checkpoint="latest") == 0

@@ -1,7 +1,7 @@
 """Textual inversion: words of our own, each a few new tokens of CLIP whose embeddings are learned (arXiv 2208.01618).
 
-The tokens of a word are named as in diffusers' `load_textual_inversion`: TOK, TOK_1 and so on. Its pipelines replace
-the word TOK in a prompt by all of them.
+The tokens of a word are named TOK, TOK_1 and so on, so that diffusers' pipelines replace the word TOK in a prompt by
+all of them.
 """
 
 import json

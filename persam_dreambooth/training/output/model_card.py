@@ -104,7 +104,7 @@ class Card:
         output = self.config.output
         here = output.hub_model_id or Path(output.output_dir).resolve().name if public else "this folder"
         subject = self.prompts[0] if self.prompts else "a photo"
-        prompt = f"image = pipeline(prompt={f'{subject} in the jungle'!r}).images[0]"
+        prompt = repr(f"{subject} in the jungle")
         imports = ["import torch", "from diffusers import DiffusionPipeline"]
         load = [f"pipeline = DiffusionPipeline.from_pretrained({here!r}, torch_dtype=torch.float32)"]
         if self.config.model.use_lora and is_single_file(str(self.config.model.pretrained_model_name_or_path)):
@@ -122,27 +122,30 @@ class Card:
             else:
                 load.append(f"pipeline.load_lora_weights({here!r}, weight_name={LORA_NAME!r})")
         if self.config.model.new_words:
-            names, lines = self._embeddings(here, public)
+            names, lines, spelled = self._embeddings(here, public)
             imports, load = [*imports, *names], [*load, *lines]
-        return "\n".join([*imports, "", *load, prompt])
+            prompt += "".join(f".replace({word!r}, {tokens!r})" for word, tokens in spelled.items())
+        return "\n".join([*imports, "", *load, f"image = pipeline(prompt={prompt}).images[0]"])
 
-    def _embeddings(self, here: str, public: bool) -> tuple[list[str], list[str]]:
-        """Return the imports and lines that load the learned embeddings of new words."""
+    def _embeddings(self, here: str, public: bool) -> tuple[list[str], list[str], dict[str, str]]:
+        """Return the imports and lines that load the learned embeddings, and what stands for each word in prompts.
+
+        diffusers loads tokens <s0>, <s1> and so on. It could not spell out words in upper case, whose tokens it
+        finds in lower case.
+        """
         words, rows = learned_tokens.read(Path(self.config.output.output_dir))
+        numbers = iter(range(sum(words.values())))
+        tokens = {word: [f"<s{next(numbers)}>" for _ in range(count)] for word, count in words.items()}
         imports = ["from safetensors.torch import load_file"]
         file = f"{here!r} + '/{EMBEDDINGS_NAME}'"
         if public:
             imports.insert(0, "from huggingface_hub import hf_hub_download")
             file = f"hf_hub_download({here!r}, {EMBEDDINGS_NAME!r})"
-        load = [f"embeddings = load_file({file})"]
+        load = [f"embeddings, tokens = load_file({file}), {[token for own in tokens.values() for token in own]}"]
         for name in rows:
-            first, parts = 0, f"pipeline.{name.replace('text_encoder', 'tokenizer')}, pipeline.{name}"
-            for word, count in words.items():
-                own = f"[{first} : {first + count}]" if len(words) > 1 else ""
-                part = f"embeddings[{learned_tokens.KEYS[name]!r}]{own}"
-                load.append(f"pipeline.load_textual_inversion({part}, {word!r}, {parts})")
-                first += count
-        return imports, load
+            parts = f"pipeline.{name.replace('text_encoder', 'tokenizer')}, pipeline.{name}"
+            load.append(f"pipeline.load_textual_inversion(embeddings[{learned_tokens.KEYS[name]!r}], tokens, {parts})")
+        return imports, load, {word: "".join(own) for word, own in tokens.items()}
 
     def _from_single_file(self, here: str, public: bool) -> tuple[list[str], list[str]]:
         """Return the imports and lines that load a LoRA whose base model is a single file."""

@@ -174,8 +174,12 @@ def test_two_subjects_learn_words_that_diffusers_loads_too(flags, pipelines, cap
     ours, card = generation.load_pipeline("output", device="cpu"), from_card("output")
     checkpoint = generation.load_pipeline("output/checkpoint-2", device="cpu")
     prompts = [f"a {word} dog in the jungle" for word in ("TOK1", "TOK2", "TOK")]
+    assert (
+        ".replace('TOK1', '<s0><s1>').replace('TOK2', '<s2><s3>')).images[0]" in Path("output/README.md").read_text()
+    )
     for prompt in prompts:
-        assert all(map(torch.equal, encoded(ours, prompt), encoded(card, prompt)))
+        theirs = prompt.replace("TOK1", "<s0><s1>").replace("TOK2", "<s2><s3>")
+        assert all(map(torch.equal, encoded(ours, prompt), encoded(card, theirs)))
         assert all(map(torch.equal, encoded(ours, prompt), encoded(checkpoint, prompt)))
     plain = DiffusionPipeline.from_pretrained(pipelines / "sdxl")
     changed = [not torch.equal(encoded(ours, prompt)[0], encoded(plain, prompt)[0]) for prompt in prompts]

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import AddedToken
 from torch import Tensor
+from transformers.utils import logging
 
 from persam_dreambooth.model_folder import EMBEDDINGS_NAME
 
@@ -52,7 +53,12 @@ def enlarge(encoder: Any, tokenizer: Any, **settings: Any) -> Tensor:
         settings: of transformers' `resize_token_embeddings`.
     """
     rows = encoder.get_input_embeddings().weight.shape[0]
-    encoder.resize_token_embeddings(max(rows, len(tokenizer)), **settings)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it explains at length how it draws the rows, which are replaced at once
+    try:
+        encoder.resize_token_embeddings(max(rows, len(tokenizer)), **settings)
+    finally:
+        logging.set_verbosity(verbosity)
     embeddings: Tensor = encoder.get_input_embeddings().weight.data
     return embeddings
 

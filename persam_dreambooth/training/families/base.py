@@ -144,10 +144,6 @@ class Family(PipelineParts):
         """Return the modules with trainable weights, by part name; the first one is the denoiser."""
         return {name: getattr(self, name) for name in (self.denoiser[0], *self._trained_encoders())}
 
-    def adapted(self) -> dict[str, nn.Module]:
-        """Return those of `trained()` that have LoRA's or other adapters, by part name."""
-        return {name: part for name, part in self.trained().items() if name not in self.inverted()}
-
     def finish_step(self) -> None:
         """Rescale the embeddings of new tokens after an optimizer step; without textual inversion do nothing."""
         if self.new_tokens is not None:

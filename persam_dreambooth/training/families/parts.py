@@ -113,9 +113,10 @@ class PipelineParts(ABC):
     def trained(self) -> dict[str, nn.Module]:
         """Return the modules with trainable weights, by part name; the first one is the denoiser."""
 
-    @abstractmethod
     def adapted(self) -> dict[str, nn.Module]:
-        """Return those of `trained()` that have adapters."""
+        """Return those of `trained()` that have LoRA's or other adapters, by part name."""
+        inverted = self.inverted()
+        return {name: part for name, part in self.trained().items() if name not in inverted}
 
     def inverted(self) -> dict[str, nn.Module]:
         """Return those of `trained()` whose new tokens alone are learned, by part name."""

@@ -165,9 +165,8 @@ class ModelConfig(Flags):
     @property
     def new_words(self) -> list[str]:
         """The words of `--token_abstraction`, in their order; none without `--train_text_encoder_ti`."""
-        return (
-            [word.strip() for word in (self.token_abstraction or "").split(",")] if self.train_text_encoder_ti else []
-        )
+        words = (self.token_abstraction or "").split(",") if self.train_text_encoder_ti else []
+        return [word.strip() for word in words]
 
     def _check_textual_inversion(self) -> None:
         """Set the defaults of textual inversion, or refuse its flags without it."""
@@ -194,13 +193,13 @@ class ModelConfig(Flags):
             )
         if self.initializer_concept is None and self.num_new_tokens_per_abstraction is None:
             self.num_new_tokens_per_abstraction = 2
-        self.train_text_encoder_ti_frac = (
-            0.5 if self.train_text_encoder_ti_frac is None else self.train_text_encoder_ti_frac
-        )
+        if self.train_text_encoder_ti_frac is None:
+            self.train_text_encoder_ti_frac = 0.5
         self.token_abstraction = "TOK" if self.token_abstraction is None else self.token_abstraction
         self._check_words()
 
     def _check_words(self) -> None:
+        """Refuse what is not one word, and words that are parts of others."""
         words = self.new_words
         said = f"--token_abstraction {self.token_abstraction}"
         for word in words:

@@ -13,7 +13,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
 
-from persam_dreambooth import adapter_files, long_prompts, model_folder
+from persam_dreambooth import adapter_files, learned_tokens, long_prompts, model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import check_available
 from persam_dreambooth.photos import files, rendering
@@ -92,6 +92,9 @@ def load_pipeline(
                 adapter_files.attach(getattr(pipeline, part.name), part)
             if not adapters:
                 pipeline.load_lora_weights(folder, weight_name=lora)
+        if is_lora and (folder / model_folder.EMBEDDINGS_NAME).is_file():
+            what = f"the embeddings in {folder}"
+            learned_tokens.attach(pipeline, folder)
     except UserError:
         raise
     except Exception as error:  # missing, damaged and foreign files all raise different exceptions

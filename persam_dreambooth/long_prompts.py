@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from persam_dreambooth.learned_tokens import spelled_out
+
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 """Pipelines whose prompts can be longer."""
 Tokens = dict[str, Tensor]
@@ -41,6 +43,7 @@ def tokenize(tokenizers: Sequence[Any], prompts: Sequence[str], limit: int) -> T
 
 def _pieces(tokenizer: Any, prompt: str, limit: int) -> list[list[int]]:
     size = tokenizer.model_max_length - 2
+    prompt = spelled_out(tokenizer, prompt)
     ids = tokenizer(prompt, add_special_tokens=False, truncation=True, max_length=limit).input_ids
     return [ids[start : start + size] for start in range(0, max(len(ids), 1), size)]
 
@@ -137,7 +140,8 @@ def cut_ends(pipeline: Any, prompts: Sequence[str]) -> dict[str, str]:
     if type(pipeline).__name__ not in PIPELINES:
         return {}
     length = (getattr(pipeline, "max_token_length", None) or pipeline.tokenizer.model_max_length - 2) + 2
-    ends = {prompt: cut_off(pipeline.tokenizer, prompt, length) for prompt in prompts}
+    tokenizer = pipeline.tokenizer
+    ends = {prompt: cut_off(tokenizer, prompt, length, spelled_out(tokenizer, prompt)) for prompt in prompts}
     return {prompt: end for prompt, end in ends.items() if end}
 
 
@@ -157,4 +161,6 @@ def cut_off(tokenizer: Any, prompt: str, length: int, asked: str | None = None) 
     if len(tokens["input_ids"]) < length:
         return ""
     end = max(end for _, end in tokens["offset_mapping"])
+    if prompt not in asked:  # learned words are spelled out in it
+        prompt = asked
     return prompt[max(end - asked.find(prompt), 0) :].strip()

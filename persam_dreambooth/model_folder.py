@@ -10,6 +10,7 @@ from persam_dreambooth.text_files import read_yaml
 
 CONFIG_NAME = "training_config.yaml"
 LORA_NAME = "pytorch_lora_weights.safetensors"  # diffusers' name for LoRA weights
+EMBEDDINGS_NAME = "learned_embeds.safetensors"  # diffusers' name for the embeddings of textual inversion
 KOHYA_NAME = "pytorch_lora_weights_kohya.safetensors"  # a name that diffusers does not load
 ADAPTER_CONFIG = "adapter_config.json"  # peft's name for the config beside an adapter's weights
 ADAPTER_NAMES = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "oft": "OFT"}
@@ -86,6 +87,8 @@ def weights_digest(folder: Path) -> str:
     )
     if adapters:
         paths = [path for part in adapters for path in sorted(part.iterdir()) if path.is_file()]
+    if (adapters or lora.is_file()) and (folder / EMBEDDINGS_NAME).is_file():
+        paths.append(folder / EMBEDDINGS_NAME)
     if not (adapters or lora.is_file() or (folder / PIPELINE_INDEX).is_file() or is_checkpoint(folder)):
         return ""
     total = hashlib.sha256()

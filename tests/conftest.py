@@ -42,6 +42,7 @@ SLOW = (
     "tests/training/families/test_other_adapters.py",
     "tests/training/families/test_pipelines.py",
     "tests/training/families/test_runs.py",
+    "tests/training/families/test_textual_inversion.py",
     "tests/training/output/test_lora_metadata.py",
     "tests/training/output/test_publishing.py",
     "tests/training/output/test_snippets.py",

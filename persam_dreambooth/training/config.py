@@ -183,8 +183,12 @@ class TrainingConfig:
     def _check_text_encoder(self) -> None:
         """Refuse optimizer settings for text encoders that are not trained."""
         for name in ("text_encoder_lr", "adam_weight_decay_text_encoder"):
-            if getattr(self.optimization, name) is not None and not self.model.train_text_encoder:
-                raise UserError(f"--{name} is for trained text encoders; add --train_text_encoder, or drop it")
+            in_training = self.model.train_text_encoder or self.model.train_text_encoder_ti
+            if getattr(self.optimization, name) is not None and not in_training:
+                raise UserError(
+                    f"--{name} is for trained text encoders; add --train_text_encoder or "
+                    "--train_text_encoder_ti, or drop it"
+                )
 
     def _check_output(self) -> None:
         """Refuse flags of the output that contradict those of other groups."""

@@ -154,6 +154,8 @@ def _learn(
             output = Path(config.output.output_dir)
             metrics.refuse_not_finite(result.losses["loss"], norm, accelerator, progress.step + 1, output)
         run.optimizer.step()
+        if accelerator.sync_gradients:
+            run.family.finish_step()
         run.scheduler.step()
         run.optimizer.zero_grad(set_to_none=config.optimization.set_grads_to_none)
     return result

@@ -145,9 +145,11 @@ def _prepare(run: Setup, family: Family, callbacks: TrainingCallbacks) -> tuple[
         settings,
         config.data.train_batch_size * accelerator.num_processes,
         _weights(list(family.trained().values())[1:]),
+        apart=config.model.train_text_encoder_ti,
     )
     steps = count_steps(settings, len(loader), accelerator.num_processes)
-    scheduler = build_scheduler(optimizer, settings, steps, accelerator.num_processes)
+    share = config.model.train_text_encoder_ti_frac
+    scheduler = build_scheduler(optimizer, settings, steps, accelerator.num_processes, share)
     stream = stream_of(loader)
     remarks.few_steps(config, steps, len(run.instances))
     an_epoch = steps_in_an_epoch(settings, len(loader), accelerator.num_processes)

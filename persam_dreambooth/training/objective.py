@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.learned_tokens import spelled_out
 from persam_dreambooth.training import losses
 from persam_dreambooth.training.config import MaskConfig, ModelConfig, TrainingConfig
 from persam_dreambooth.training.data.concepts import Concept
@@ -190,6 +191,7 @@ def with_identifiers(
 
 def token_places(tokenizer: Any, prompt: str, word: str, config: ModelConfig) -> tuple[int, ...]:
     """Return the positions of a word's tokens, for all its occurrences, in the truncated prompt."""
+    prompt, word = (spelled_out(tokenizer, text) for text in (prompt, word))
     tokens = token_ids(tokenizer, prompt, config.tokenizer_max_length).input_ids[0].tolist()
     wanted = tokenizer(word, add_special_tokens=False).input_ids
     starts = (start for start in range(len(tokens)) if wanted and tokens[start : start + len(wanted)] == wanted)

@@ -16,7 +16,7 @@ from persam_dreambooth.photos.manifest import ManifestEntry
 from persam_dreambooth.training import objective
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import dataset_copy, remarks
-from persam_dreambooth.training.data.caption_check import check_captions
+from persam_dreambooth.training.data.caption_check import check_captions, check_new_words
 from persam_dreambooth.training.data.class_images import PRECISIONS, check_class_folders, ensure_class_images
 from persam_dreambooth.training.data.concepts import Concept, read_concepts
 from persam_dreambooth.training.data.crops import Size, bucket_sizes
@@ -27,6 +27,7 @@ from persam_dreambooth.training.data.mask_report import MaskCheck, check_masks
 from persam_dreambooth.training.data.samples import FreshSamples
 from persam_dreambooth.training.families import Family, check_base_model, load_family, quantized
 from persam_dreambooth.training.families.loading import load_tokenizer
+from persam_dreambooth.training.families.textual_inversion import insert_words
 from persam_dreambooth.training.output import save
 from persam_dreambooth.training.runtime import distributed, optimizer, resuming, tracking, workers
 from persam_dreambooth.training.screen import say
@@ -94,6 +95,7 @@ def setup(config: TrainingConfig) -> Setup:
     remarks.without_identifier(concepts)
     check_class_folders(concepts)
     found, manifest = _find_photos(config, concepts, sizes, accelerator)
+    check_new_words(concepts, found, config.model.new_words)
     check_captions(concepts, found, manifest, config)
     masks = check_masks(found, config, cell)
     repository = save.claim_repository(config) if accelerator.is_main_process else None
@@ -157,6 +159,8 @@ def _find_photos(
         manifest += found.manifest
     if config.mask.attention_loss_weight > 0:
         tokenizer = load_tokenizer("tokenizer", config.model)
+        if config.model.train_text_encoder_ti:
+            insert_words(tokenizer, config.model)
         instances = objective.with_identifiers(instances, concepts, tokenizer, config.model)
     return instances, manifest
 

@@ -72,11 +72,13 @@ def _trained(config: TrainingConfig, family: Family) -> str:
     parts, model = family.trained(), config.model
     learned = sum(_size(part, learned=True) for part in parts.values())
     total = sum(_size(part) for part in parts.values()) - (learned if model.use_lora else 0)
-    whose = f"{without_folders(str(model.pretrained_model_name_or_path))}'s {' and '.join(parts)}"
+    whose = f"{without_folders(str(model.pretrained_model_name_or_path))}'s {' and '.join(family.adapted())}"
     if not model.use_lora:
         return f"all {_millions(total)} M weights of {whose}"
     kind = "DoRA" if model.use_dora else ADAPTER_NAMES[model.adapter_type]
-    return f"{kind} rank {model.rank} of {whose}, {_millions(learned)} M of {_millions(total)} M weights"
+    count = sum(family.new_tokens.words.values()) if family.new_tokens else 0
+    words = f" and {counted(count, 'new token')} ({', '.join(model.new_words)})" if count else ""
+    return f"{kind} rank {model.rank} of {whose}{words}, {_millions(learned)} M of {_millions(total)} M weights"
 
 
 def _size(part: nn.Module, learned: bool = False) -> int:

@@ -82,6 +82,8 @@ LUMINA2 = "train_dreambooth_lora_lumina2.py"
 QWEN_IMAGE = "train_dreambooth_lora_qwen_image.py"
 KLEIN, FLUX2 = "train_dreambooth_lora_flux2_klein.py", "train_dreambooth_lora_flux2.py"
 Z_IMAGE, KREA2 = "train_dreambooth_lora_z_image.py", "train_dreambooth_lora_krea2.py"
+ADVANCED = "../advanced_diffusion_training/train_dreambooth_lora_"
+SD15_ADVANCED, SDXL_ADVANCED = f"{ADVANCED}sd15_advanced.py", f"{ADVANCED}sdxl_advanced.py"
 COMMON = (
     *("--pretrained_model_name_or_path", "model", "--instance_data_dir", "photos", "--output_dir", "output"),
     *("--instance_prompt", "a sks dog", "--resolution", "64", "--train_batch_size", "2", "--seed", "1"),
@@ -95,6 +97,11 @@ SINGLE = (*NEWER, "--train_batch_size", "1")
 # The scripts train text encoders at a separate rate and decay; here both equal the denoiser's.
 SAME = ("--adam_weight_decay_text_encoder", "1e-4", "--text_encoder_lr", "1e-3")
 BILINEAR = ("--image_interpolation_mode", "bilinear")
+# The gradient norm is not clipped, since the scripts include all rows of the embeddings in it.
+TOKENS = (
+    *("--rank", "4", "--train_text_encoder_ti", "--instance_prompt", "a TOK dog", "--max_grad_norm", "1e6"),
+    *("--text_encoder_lr", "1e-2", "--adam_weight_decay_text_encoder", "1e-3"),
+)
 CASES = {
     "full": Case(FULL),
     "full_prior": Case(FULL, tuple(PRIOR)),
@@ -129,6 +136,9 @@ CASES = {
     "sdxl_lora_edm_base": Case(
         SDXL, (*SINGLE, "--rank", "4", *PRIOR), partial(random_sdxl_of, "edm"), same_sizes=True
     ),
+    # SD 1.5's script stops the embeddings for a single step only, so here it never does.
+    "sd_lora_tokens": Case(SD15_ADVANCED, (*NEWER, *TOKENS, "--train_text_encoder_ti_frac", "1")),
+    "sdxl_lora_tokens": Case(SDXL_ADVANCED, (*NEWER, *TOKENS), random_sdxl),
     "sd3_lora": Case(SD3, (*SINGLE, "--rank", "4"), random_sd3, ours=BILINEAR),
     "sd3_lora_prior": Case(
         SD3, (*SINGLE, "--rank", "4", "--weighting_scheme", "cosmap", *PRIOR), random_sd3, ours=BILINEAR

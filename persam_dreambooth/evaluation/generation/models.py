@@ -73,6 +73,8 @@ class Model:
         others = [path for part in model_folder.adapter_folders(folder) for path in sorted(part.iterdir())]
         names = [Path(model_folder.LORA_NAME)] if self.is_lora else _weights_of_parts(folder)
         names = [path.relative_to(folder) for path in others] or names
+        if self.is_lora and (folder / model_folder.EMBEDDINGS_NAME).is_file():
+            names.append(Path(model_folder.EMBEDDINGS_NAME))
         return _digest(folder, names, self.title)
 
     def base_weights(self, given: str | None) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from persam_dreambooth.errors import counted, listed
+from persam_dreambooth.errors import UserError, counted, listed
 from persam_dreambooth.model_folder import subject_words
 from persam_dreambooth.photos.manifest import ManifestEntry, relative_path
 from persam_dreambooth.training.config import TrainingConfig
@@ -45,6 +45,32 @@ def check_captions(
         remarks = chain(_files(concept, own), _trigger(concept, own), _same_photos(known))
         for remark in chain(remarks, _places(own) if _hides_background(config) else ()):
             warn(f"{f'{concept.name}: ' if concept.name else ''}{remark}")
+
+
+def check_new_words(concepts: Sequence[Concept], photos: Sequence[InstancePhoto], words: Sequence[str]) -> None:
+    """Refuse prompts that cannot teach the words of textual inversion.
+
+    Args:
+        concepts: the subjects.
+        photos: all that are trained on.
+        words: of `--token_abstraction`.
+
+    Raises:
+        UserError: no prompt has the word, or a class prompt has it.
+    """
+    for word in words:
+        alone = re.compile(rf"(?<!\w){re.escape(word)}(?!\w)")
+        if not any(alone.search(photo.prompt) for photo in photos):
+            raise UserError(
+                f"--token_abstraction: no photo's prompt has the word {word}, so that it would not be learned; write "
+                f'it into --instance_prompt, as in "a {word} dog", or name another word'
+            )
+        for concept in concepts:
+            if concept.class_prompt and alone.search(concept.class_prompt):
+                raise UserError(
+                    f"--class_prompt {concept.class_prompt!r} has the new word {word}, which is the subject's; take "
+                    "it out"
+                )
 
 
 def _files(concept: Concept, photos: Sequence[InstancePhoto]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from persam_dreambooth.training.families import lora, quantized
 from persam_dreambooth.training.families.cross_attention import CrossAttention
 from persam_dreambooth.training.families.flags import check_flags
 from persam_dreambooth.training.families.parts import PipelineParts
+from persam_dreambooth.training.families.textual_inversion import NewTokens
 
 Conditioning = dict[str, Tensor]
 """Tensors of one prompt, as a family needs them; each has a leading dimension of 1."""
@@ -101,6 +102,8 @@ class Family(PipelineParts):
         return prompt
 
     def _trained_encoders(self) -> tuple[str, ...]:
+        if self.config.train_text_encoder_ti:
+            return tuple(self.encoders)
         if not self.config.train_text_encoder:
             return ()
         return self.lora_encoders if self.config.use_lora else self.whole_encoders
@@ -120,8 +123,12 @@ class Family(PipelineParts):
             denoiser.enable_gradient_checkpointing()
             for name in self._trained_encoders():
                 getattr(self, name).gradient_checkpointing_enable()
+        if config.train_text_encoder_ti:
+            encoders = {name: getattr(self, name) for name in self.encoders}
+            tokenizers = {name: getattr(self, name.replace("text_encoder", "tokenizer")) for name in encoders}
+            self.new_tokens = NewTokens.begin(encoders, tokenizers, config)
         if config.use_lora:
-            for name, part in trained.items():
+            for name, part in self.adapted().items():
                 is_denoiser = name == self.denoiser[0]
                 targets = lora.layers(part, self.targets, config) if is_denoiser else TEXT_ENCODER_TARGETS
                 lora.add_adapters(part, targets, config)
@@ -135,6 +142,11 @@ class Family(PipelineParts):
     def trained(self) -> dict[str, nn.Module]:
         """Return the modules with trainable weights, by part name; the first one is the denoiser."""
         return {name: getattr(self, name) for name in (self.denoiser[0], *self._trained_encoders())}
+
+    def finish_step(self) -> None:
+        """Rescale the embeddings of new tokens after an optimizer step; without textual inversion do nothing."""
+        if self.new_tokens is not None:
+            self.new_tokens.rescale(self.inverted())
 
     def replace(self, parts: dict[str, nn.Module]) -> None:
         """Replace the modules of `trained()` by those that Accelerate prepared."""

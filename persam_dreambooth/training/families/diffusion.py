@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch import Tensor
 
-from persam_dreambooth import long_prompts
+from persam_dreambooth import learned_tokens, long_prompts
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
 from persam_dreambooth.training.families.base import Conditioning, Family, Noised
@@ -32,10 +32,12 @@ class Diffusion(Family):
             "offset_noise",
             "output_kohya_format",
             "snr_gamma",
+            "train_text_encoder_ti",
             "validation_scheduler",
         }
     )
     scheduler: Any
+    tokenizer: Any
 
     def __init__(self, config: ModelConfig, **parts: Any) -> None:
         self.prediction_type: str = parts["scheduler"].config.prediction_type
@@ -55,6 +57,10 @@ class Diffusion(Family):
                 f"{DRAWN_UNIT} pixels; take {max(1, side // DRAWN_UNIT) * DRAWN_UNIT}, or drop "
                 "--validation_prompt and --validation_prompts_file"
             )
+
+    def asked(self, prompt: str) -> str:
+        """Return the prompt with all tokens of each learned word."""
+        return learned_tokens.spelled_out(self.tokenizer, prompt)
 
     @classmethod
     def even_unit_of(cls, config: ModelConfig) -> int:

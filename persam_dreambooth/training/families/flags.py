@@ -17,7 +17,7 @@ PARTICULAR = (
     *("enable_xformers_memory_efficient_attention", "guidance_scale", "logit_mean", "logit_std", "lora_blocks"),
     *("max_sequence_length", "max_token_length", "mode_scale", "offset_noise", "output_kohya_format"),
     *("precondition_outputs", "snr_gamma", "text_encoder_use_attention_mask", "tokenizer_max_length"),
-    *("tokenizer_name", "validation_scheduler", "weighting_scheme"),
+    *("tokenizer_name", "train_text_encoder_ti", "validation_scheduler", "weighting_scheme"),
 )
 """Flags that only some families support."""
 

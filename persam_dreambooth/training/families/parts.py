@@ -22,6 +22,7 @@ from persam_dreambooth.training.families.loading import (
     source,
     unwrapped,
 )
+from persam_dreambooth.training.families.textual_inversion import NewTokens
 
 
 class PipelineParts(ABC):
@@ -56,6 +57,7 @@ class PipelineParts(ABC):
     vae_dtype: ClassVar[torch.dtype | None] = None
 
     vae: Any
+    new_tokens: NewTokens | None = None
 
     def __init__(self, config: ModelConfig, **parts: Any) -> None:
         self.config, self.base_model = config, str(config.pretrained_model_name_or_path)
@@ -128,6 +130,15 @@ class PipelineParts(ABC):
     def trained(self) -> dict[str, nn.Module]:
         """Return the modules with trainable weights, by part name; the first one is the denoiser."""
 
+    def adapted(self) -> dict[str, nn.Module]:
+        """Return those of `trained()` that have LoRA's or other adapters, by part name."""
+        inverted = self.inverted()
+        return {name: part for name, part in self.trained().items() if name not in inverted}
+
+    def inverted(self) -> dict[str, nn.Module]:
+        """Return those of `trained()` whose new tokens alone are learned, by part name."""
+        return {} if self.new_tokens is None else {name: getattr(self, name) for name in self.encoders}
+
     def pipeline(self) -> Any:
         """Build a pipeline around the modules in training, without a safety checker, for validation pictures."""
         parts = {name: unwrapped(part) for name, part in self.trained().items()}
@@ -170,10 +181,12 @@ class PipelineParts(ABC):
         self._assembled(**parts).to(dtype).save_pretrained(folder)
 
     def _save_adapters(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        if self.new_tokens is not None:
+            self.new_tokens.save(folder, self.inverted(), dtype)
         if self.config.adapter_type == "lora":
-            lora.save_adapters(self.pipeline_class, self.trained(), folder, dtype)
+            lora.save_adapters(self.pipeline_class, self.adapted(), folder, dtype)
             return
-        for name, part in self.trained().items():
+        for name, part in self.adapted().items():
             adapter_files.save(unwrapped(part), folder / name, dtype)
 
     def save_weights(self, folder: Path) -> None:
@@ -186,11 +199,13 @@ class PipelineParts(ABC):
 
     def load_weights(self, folder: Path) -> None:
         """Load what `save_weights` wrote."""
+        if self.new_tokens is not None:
+            self.new_tokens.load(folder, self.inverted())
         if self.config.use_lora and self.config.adapter_type == "lora":
-            lora.load_adapters(self.trained(), folder)
+            lora.load_adapters(self.adapted(), folder)
             return
         if self.config.use_lora:
-            for name, part in self.trained().items():
+            for name, part in self.adapted().items():
                 adapter_files.load(unwrapped(part), folder / name)
             return
         classes = dict([self.denoiser]) | self.encoders

@@ -30,7 +30,6 @@ class StableDiffusionXL(Diffusion):
     flags: ClassVar[frozenset[str]] = Diffusion.flags | {"do_edm_style_training"}
     levels: Any
     unet: Any
-    tokenizer: Any
     tokenizer_2: Any
     text_encoder: Any
     text_encoder_2: Any
@@ -75,7 +74,7 @@ class StableDiffusionXL(Diffusion):
         both = (self.tokenizer, self.tokenizer_2)
         if self.config.max_token_length:
             return long_prompts.tokenize(both, [prompt], self.config.max_token_length)
-        first, second = (token_ids(tokenizer, prompt).input_ids for tokenizer in both)
+        first, second = (token_ids(tokenizer, self.asked(prompt)).input_ids for tokenizer in both)
         return {"input_ids": first, "input_ids_2": second}
 
     def _encode(self, tokens: Conditioning) -> Conditioning:

@@ -33,7 +33,6 @@ class StableDiffusion(Diffusion):
     }
     unchecked: ClassVar[dict[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
     unet: Any
-    tokenizer: Any
     text_encoder: Any
 
     @classmethod
@@ -49,7 +48,7 @@ class StableDiffusion(Diffusion):
         """Tokenize with CLIP's tokenizer: ids and attention mask, (1, length) int64 each; or in chunks."""
         if self.config.max_token_length:
             return long_prompts.tokenize([self.tokenizer], [prompt], self.config.max_token_length)
-        return ids_and_mask(self.tokenizer, prompt, self.config.tokenizer_max_length)
+        return ids_and_mask(self.tokenizer, self.asked(prompt), self.config.tokenizer_max_length)
 
     def _encode(self, tokens: Conditioning) -> Conditioning:
         use_mask = self.config.text_encoder_use_attention_mask

@@ -51,6 +51,26 @@ class ModelConfig(Flags):
         3.5, "guidance that Flux.1-dev and Flux.2 are conditioned on during training, as in diffusers' scripts", min=0
     )
     train_text_encoder: bool = flag(False, "train the text encoder too")
+    train_text_encoder_ti: bool = flag(
+        False,
+        "Stable Diffusion 1.x, 2.x and XL, with --use_lora: textual inversion (pivotal tuning): put new tokens into "
+        "the text encoders and learn their embeddings besides LoRA",
+    )
+    train_text_encoder_ti_frac: float | None = flag(
+        None, "share of the steps after which the new embeddings are no longer learned; 0.5 if unset", min=0, max=1
+    )
+    token_abstraction: str | None = flag(
+        None,
+        "the word in the prompts that stands for the new tokens, several separated by commas, such as TOK1,TOK2; TOK "
+        "if unset",
+    )
+    num_new_tokens_per_abstraction: int | None = flag(
+        None, "number of new tokens for each such word; 2 if unset", min=1, max=75
+    )
+    initializer_concept: str | None = flag(
+        None,
+        "words whose embeddings the new ones begin with, such as dog, as many tokens as they have; random if unset",
+    )
     use_lora: bool = flag(False, "train LoRA adapters instead of all weights")
     adapter_type: Literal["lora", "loha", "lokr", "oft"] = flag(
         "lora", "with --use_lora: the kind of adapters; those other than LoRA are saved in peft's own format"
@@ -129,6 +149,7 @@ class ModelConfig(Flags):
                 "--lora_layers and --lora_blocks are for LoRA; add --use_lora, or drop them to train all weights"
             )
         super().__post_init__()
+        self._check_textual_inversion()
         if self.adapter_type != "lora":
             self._check_other_adapters()
         self._check_quantization()
@@ -160,6 +181,53 @@ class ModelConfig(Flags):
         given = [flag_name for flag_name in ("revision", "variant") if getattr(self, flag_name)]
         if given and path.is_file():
             raise UserError(f"--{given[0]} is about a base model on the hub, and {name} is a file; drop it")
+
+    @property
+    def new_words(self) -> list[str]:
+        """The words of `--token_abstraction`, in their order; none without `--train_text_encoder_ti`."""
+        words = (self.token_abstraction or "").split(",") if self.train_text_encoder_ti else []
+        return [word.strip() for word in words]
+
+    def _check_textual_inversion(self) -> None:
+        """Set the defaults of textual inversion, or refuse its flags without it."""
+        names = ("train_text_encoder_ti_frac", "token_abstraction", "num_new_tokens_per_abstraction")
+        if not self.train_text_encoder_ti:
+            for name in (*names, "initializer_concept"):
+                if getattr(self, name) is not None:
+                    raise UserError(f"--{name} is about textual inversion; add --train_text_encoder_ti, or drop it")
+            return
+        if not self.use_lora:
+            raise UserError("--train_text_encoder_ti learns tokens beside LoRA; add --use_lora")
+        excluded = {
+            "train_text_encoder": "which trains the text encoders themselves",
+            "pre_compute_text_embeddings": "which encodes the prompts only once",
+            "network_weights": "which holds no embeddings of new tokens",
+        }
+        for name, reason in excluded.items():
+            if getattr(self, name):
+                raise UserError(f"--train_text_encoder_ti and --{name}, {reason}, exclude each other; drop one")
+        if self.initializer_concept is not None and self.num_new_tokens_per_abstraction is not None:
+            raise UserError(
+                "--initializer_concept, whose words give the number of tokens, and --num_new_tokens_per_abstraction "
+                "exclude each other; drop one"
+            )
+        if self.initializer_concept is None and self.num_new_tokens_per_abstraction is None:
+            self.num_new_tokens_per_abstraction = 2
+        if self.train_text_encoder_ti_frac is None:
+            self.train_text_encoder_ti_frac = 0.5
+        self.token_abstraction = "TOK" if self.token_abstraction is None else self.token_abstraction
+        self._check_words()
+
+    def _check_words(self) -> None:
+        """Refuse what is not one word, and words that are parts of others."""
+        words = self.new_words
+        said = f"--token_abstraction {self.token_abstraction}"
+        for word in words:
+            if len(word.split()) != 1:
+                raise UserError(f"{said}: {word!r} is not one word; give one word a subject, separated by commas")
+            inside = [other for number, other in enumerate(words) if word in other and number != words.index(word)]
+            if inside:  # diffusers' pipelines would replace it there too
+                raise UserError(f"{said}: {word} is a part of {inside[0]}; give others, such as TOK1,TOK2")
 
     def _check_other_adapters(self) -> None:
         """Refuse flags that adapters other than LoRA do not have."""

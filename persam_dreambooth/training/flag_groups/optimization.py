@@ -24,8 +24,8 @@ class OptimizationConfig(Flags):
     )
     text_encoder_lr: float | None = flag(
         None,
-        "with --train_text_encoder: the text encoders' learning rate, which --scale_lr does not multiply; "
-        "--learning_rate if unset",
+        "with --train_text_encoder or --train_text_encoder_ti: the learning rate of the text encoders or of the new "
+        "embeddings, which --scale_lr does not multiply; --learning_rate if unset",
         min=0,
     )
     scale_lr: bool = flag(
@@ -52,7 +52,10 @@ class OptimizationConfig(Flags):
     adam_beta2: float = flag(0.999, "decay of the optimizer's second moment", min=0, below=1)
     adam_weight_decay: float = flag(1e-2, "the optimizer's weight decay", min=0)
     adam_weight_decay_text_encoder: float | None = flag(
-        None, "with --train_text_encoder: the text encoders' weight decay; --adam_weight_decay if unset", min=0
+        None,
+        "with --train_text_encoder or --train_text_encoder_ti: the weight decay of the text encoders or of the new "
+        "embeddings; --adam_weight_decay if unset",
+        min=0,
     )
     adam_epsilon: float = flag(1e-8, "the optimizer's epsilon", min=0)
     # Names of diffusers' scripts for settings of --optimizer_args.

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from persam_dreambooth import learned_tokens
 from persam_dreambooth.atomic_io import replacing
-from persam_dreambooth.model_folder import ADAPTER_NAMES, CONFIG_NAME, LORA_NAME, adapter_folders
+from persam_dreambooth.model_folder import ADAPTER_NAMES, CONFIG_NAME, EMBEDDINGS_NAME, LORA_NAME, adapter_folders
 from persam_dreambooth.photos.manifest import MANIFEST_NAME
 from persam_dreambooth.single_file import is_single_file
 from persam_dreambooth.training.config import TrainingConfig, without_folders
@@ -82,6 +83,8 @@ class Card:
         model, mask = self.config.model, self.config.mask
         kind = f"{ADAPTER_NAMES[model.adapter_type]} adapters" if model.use_lora else "A full fine-tune"
         with_text = ", text encoder included" if model.train_text_encoder else ""
+        if model.new_words:
+            with_text = f", with learned embeddings (textual inversion) of the new words {', '.join(model.new_words)}"
         masked = "The loss was taken over whole photos (no masks)."
         if mask.masked_loss:
             weight = mask.background_prior_weight
@@ -101,12 +104,12 @@ class Card:
         output = self.config.output
         here = output.hub_model_id or Path(output.output_dir).resolve().name if public else "this folder"
         subject = self.prompts[0] if self.prompts else "a photo"
-        prompt = f"image = pipeline(prompt={f'{subject} in the jungle'!r}).images[0]"
+        prompt = repr(f"{subject} in the jungle")
         imports = ["import torch", "from diffusers import DiffusionPipeline"]
         load = [f"pipeline = DiffusionPipeline.from_pretrained({here!r}, torch_dtype=torch.float32)"]
         if self.config.model.use_lora and is_single_file(str(self.config.model.pretrained_model_name_or_path)):
-            return "\n".join([*self._from_single_file(here, public), prompt])
-        if self.config.model.use_lora:
+            imports, load = self._from_single_file(here, public)
+        elif self.config.model.use_lora:
             base = self._base(public)
             named = {"revision": self.config.model.revision, "variant": self.config.model.variant}
             more = "".join(f", {name}={value!r}" for name, value in named.items() if value)
@@ -118,16 +121,38 @@ class Card:
                 imports.append("from peft import PeftModel")
             else:
                 load.append(f"pipeline.load_lora_weights({here!r}, weight_name={LORA_NAME!r})")
-        return "\n".join([*imports, "", *load, prompt])
+        if self.config.model.new_words:
+            names, lines, spelled = self._embeddings(here, public)
+            imports, load = [*imports, *names], [*load, *lines]
+            prompt += "".join(f".replace({word!r}, {tokens!r})" for word, tokens in spelled.items())
+        return "\n".join([*imports, "", *load, f"image = pipeline(prompt={prompt}).images[0]"])
 
-    def _from_single_file(self, here: str, public: bool) -> list[str]:
-        """Return the lines that load a LoRA whose base model is a single file."""
+    def _embeddings(self, here: str, public: bool) -> tuple[list[str], list[str], dict[str, str]]:
+        """Return the imports and lines that load the learned embeddings, and what stands for each word in prompts.
+
+        diffusers loads tokens <s0>, <s1> and so on. It could not spell out words in upper case, whose tokens it
+        finds in lower case.
+        """
+        words, rows = learned_tokens.read(Path(self.config.output.output_dir))
+        numbers = iter(range(sum(words.values())))
+        tokens = {word: [f"<s{next(numbers)}>" for _ in range(count)] for word, count in words.items()}
+        imports = ["from safetensors.torch import load_file"]
+        file = f"{here!r} + '/{EMBEDDINGS_NAME}'"
+        if public:
+            imports.insert(0, "from huggingface_hub import hf_hub_download")
+            file = f"hf_hub_download({here!r}, {EMBEDDINGS_NAME!r})"
+        load = [f"embeddings, tokens = load_file({file}), {[token for own in tokens.values() for token in own]}"]
+        for name in rows:
+            parts = f"pipeline.{name.replace('text_encoder', 'tokenizer')}, pipeline.{name}"
+            load.append(f"pipeline.load_textual_inversion(embeddings[{learned_tokens.KEYS[name]!r}], tokens, {parts})")
+        return imports, load, {word: "".join(own) for word, own in tokens.items()}
+
+    def _from_single_file(self, here: str, public: bool) -> tuple[list[str], list[str]]:
+        """Return the imports and lines that load a LoRA whose base model is a single file."""
         config = self.config.model.single_file_config
         config = without_folders(config) if public else config
         named = f", single_file_config={config!r}" if config else ""
-        return [
-            "from persam_dreambooth import load_pipeline",
-            "",
+        return ["from persam_dreambooth import load_pipeline"], [
             f"pipeline = load_pipeline({self._base(public)!r}{named})",
             f"pipeline.load_lora_weights({here!r}, weight_name={LORA_NAME!r})",
         ]

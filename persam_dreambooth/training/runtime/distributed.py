@@ -33,6 +33,7 @@ def check(
     """
     flags = {
         "train_text_encoder": config.model.train_text_encoder,
+        "train_text_encoder_ti": config.model.train_text_encoder_ti,
         "use_ema": config.optimization.use_ema,
         "quantize": config.model.quantize is not None,
         "bnb_quantization_config_path": config.model.bnb_quantization_config_path is not None,

@@ -55,6 +55,7 @@ def build_optimizer(
     config: OptimizationConfig,
     batch: int,
     of_encoders: Sequence[nn.Parameter] = (),
+    apart: bool = False,
 ) -> Optimizer:
     """Build the optimizer over the trainable parameters, which must already be on their device.
 
@@ -64,6 +65,7 @@ def build_optimizer(
         batch: photos in one batch over all processes; `--scale_lr` multiplies the rate by it and accumulation.
         of_encoders: those of the parameters, at their end, that belong to text encoders; a second group with
             `--text_encoder_lr` or `--adam_weight_decay_text_encoder`.
+        apart: make the second group without these flags too, for textual inversion.
     """
     scale = config.gradient_accumulation_steps * batch if config.scale_lr else 1
     options: dict[str, Any] = {
@@ -83,7 +85,7 @@ def build_optimizer(
     groups: list[dict[str, Any]] = [{"params": parameters}]
     own = {"lr": config.text_encoder_lr, "weight_decay": config.adam_weight_decay_text_encoder}
     own = {name: value for name, value in own.items() if value is not None}
-    if own and of_encoders:
+    if (own or apart) and of_encoders:
         groups = [{"params": parameters[: -len(of_encoders)]}, {"params": list(of_encoders), **own}]
     optimizer: Optimizer = _optimizer_class(config)(groups, lr=rate, **options)
     return optimizer
@@ -162,9 +164,19 @@ def steps_in_an_epoch(config: OptimizationConfig, batches: int, processes: int) 
     return math.ceil(math.ceil(batches / processes) / config.gradient_accumulation_steps)
 
 
-def build_scheduler(optimizer: Optimizer, config: OptimizationConfig, steps: int, processes: int) -> Any:
-    """Build the learning rate schedule; Accelerate steps it once per process, hence the products."""
-    return get_scheduler(
+def build_scheduler(
+    optimizer: Optimizer, config: OptimizationConfig, steps: int, processes: int, share: float | None = None
+) -> Any:
+    """Build the learning rate schedule; Accelerate steps it once per process, hence the products.
+
+    Args:
+        optimizer: from `build_optimizer`.
+        config: the schedule.
+        steps: of the whole run.
+        processes: number of processes.
+        share: of the steps, at least one, after which the last group's rate is 0; None never.
+    """
+    schedule = get_scheduler(
         config.lr_scheduler,
         optimizer=optimizer,
         num_warmup_steps=config.lr_warmup_steps * processes,
@@ -172,6 +184,10 @@ def build_scheduler(optimizer: Optimizer, config: OptimizationConfig, steps: int
         num_cycles=config.lr_num_cycles,
         power=config.lr_power,
     )
+    if share is not None:
+        last, factor = max(round(share * steps), 1) * processes, schedule.lr_lambdas[-1]
+        schedule.lr_lambdas[-1] = lambda step: factor(step) if step < last else 0.0
+    return schedule
 
 
 EMA_NAME = "ema.safetensors"

@@ -132,7 +132,9 @@ def savings(config: TrainingConfig) -> list[str]:
     lower, accumulation = max(64, data.resolution // 2), optimization.gradient_accumulation_steps
     found = {
         "--gradient_checkpointing": not model.gradient_checkpointing,
-        "--pre_compute_text_embeddings": not (model.train_text_encoder or model.pre_compute_text_embeddings),
+        "--pre_compute_text_embeddings": not (
+            model.train_text_encoder or model.train_text_encoder_ti or model.pre_compute_text_embeddings
+        ),
         "--cache_latents": not data.cache_latents,
         "--mixed_precision bf16": optimization.mixed_precision in (None, "no"),
         f"--train_batch_size 1 --gradient_accumulation_steps {data.train_batch_size * accumulation}": (

@@ -22,7 +22,8 @@ from persam_dreambooth.training.runtime import checkpoint
 
 HELD = (
     *("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder", "use_ema", "optimizer", "seed_each_batch"),
-    *("seed", "network_weights", "lora_layers", "lora_blocks", "adapter_type"),
+    *("seed", "network_weights", "lora_layers", "lora_blocks", "adapter_type", "train_text_encoder_ti"),
+    *("token_abstraction", "num_new_tokens_per_abstraction", "initializer_concept"),
 )
 """Flags that must not change on resume: a checkpoint's contents, its weights or the count of its batches depend on
 them."""

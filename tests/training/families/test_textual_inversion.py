@@ -1,0 +1,275 @@
+"""Textual inversion: only new rows change, nothing from the background; saved, resumed, generated with.
+
+`tests/parity/test_diffusers_losses.py` compares the losses with those of diffusers' advanced scripts.
+"""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+from PIL import Image
+from safetensors.torch import load_file
+
+from persam_dreambooth import generation, learned_tokens
+from persam_dreambooth.cli import main
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.evaluation.generation.models import Model
+from persam_dreambooth.model_folder import weights_digest
+from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.data.dataset import stack_prompts
+from persam_dreambooth.training.objective import token_places, training_loss
+from persam_dreambooth.training.runtime.optimizer import build_optimizer, build_scheduler
+from persam_dreambooth.training.runtime.validation import INFERENCE_STEPS
+from tests.training.runs import same_weights, train
+from tests.training.small import batch_for, is_refused, make, trained_parameters
+
+EMBEDDINGS, LORA = "learned_embeds.safetensors", "pytorch_lora_weights.safetensors"
+OURS = ("--use_lora", "--train_text_encoder_ti", "--report_to=none")
+UNETS = ["stable-diffusion", "sdxl"]
+ONE = {"num_images_per_prompt": 1}
+every_unet = pytest.mark.parametrize("name", UNETS)
+
+
+def inverted(base, **model):
+    """A config and a family with new tokens, and a batch whose prompt has them."""
+    config, family = make(base, {"use_lora": True, "train_text_encoder_ti": True, **model})
+    prompts = stack_prompts([family.tokenize(f"a {config.model.new_words[0]} dog")] * 2)
+    return config, family, batch_for(family, class_images=False)._replace(prompt=prompts)
+
+
+def rows_of(family):
+    return [weight for name, weight in named(family) if "trainable_tokens_delta" in name]
+
+
+def named(family):
+    return [named for part in family.inverted().values() for named in part.named_parameters()]
+
+
+def gradients(config, family, batch, added=0.0):
+    """The gradients of the new rows, with a number added to the target outside the masks."""
+    add_noise = family.add_noise
+
+    def noised(latents, settings):
+        found = add_noise(latents, settings)
+        subject = torch.nn.functional.max_pool2d(batch.mask, family.cell_of(config.model))
+        return replace(found, target=found.target + added * (subject == 0))
+
+    family.add_noise = noised
+    torch.manual_seed(1)
+    loss, _ = training_loss(family, batch, config)
+    family.add_noise = add_noise
+    return torch.autograd.grad(loss, rows_of(family))
+
+
+@every_unet
+def test_background_has_no_gradient_and_only_new_rows_change(pipelines, name):
+    config, family, batch = inverted(pipelines / name)
+    learned = gradients(config, family, batch)
+    assert len(learned) == len(family.encoders) and all((rows != 0).any() for rows in learned)
+    assert all(map(torch.equal, learned, gradients(config, family, batch, added=100.0)))
+    nothing = batch._replace(mask=torch.zeros_like(batch.mask))
+    assert all((rows == 0.0).all() for rows in gradients(config, family, nothing))
+
+    loaded = DiffusionPipeline.from_pretrained(pipelines / name)
+    before = [getattr(loaded, part).get_input_embeddings().weight for part in family.encoders]
+    rows = [row.detach().clone() for row in rows_of(family)]
+    rest = {key: weight.clone() for key, weight in named(family) if "trainable_tokens" not in key}
+    optimizer = build_optimizer(trained_parameters(family), config.optimization, 2, rows_of(family), apart=True)
+    training_loss(family, batch, config)[0].backward()
+    optimizer.step()
+    stepped = [row.detach().clone() for row in rows_of(family)]
+    family.finish_step()
+    for part, old, row, step in zip(family.inverted().values(), before, rows, stepped, strict=True):
+        now = part.get_input_embeddings().get_merged_weights(["default"])
+        assert torch.equal(now[: len(old)], old) and len(now) == len(old) + 2
+        # The script's: a tenth of the way, on a logarithmic scale, to the deviation of all embeddings.
+        all_rows = np.concatenate([old.detach().numpy(), np.repeat(old.detach().numpy().mean(0)[None], 2, 0)])
+        ratio = all_rows.std(ddof=1, dtype=np.float64) / step.numpy().std(ddof=1, dtype=np.float64)
+        np.testing.assert_allclose(now[len(old) :].detach(), step.numpy() * ratio**0.1, rtol=1e-5)
+        assert (step != row).all() and abs(ratio - 1) > 1e-3
+    assert all(torch.equal(weight, rest[key]) for key, weight in named(family) if "trainable_tokens" not in key)
+
+
+def test_words_are_found_alone_and_in_their_case(pipelines):
+    config, family, _ = inverted(pipelines / "sdxl", token_abstraction="TOK1, dog-1", num_new_tokens_per_abstraction=3)
+    assert config.model.new_words == ["TOK1", "dog-1"]
+    first = len(DiffusionPipeline.from_pretrained(pipelines / "sdxl").tokenizer)
+    for key in ("input_ids", "input_ids_2"):
+        for prompt, new in (("a TOK1, dog-1", 6), ("tok1 TOK12 xTOK1 TOK dog", 0), ("(TOK1)", 3)):
+            ids = family.tokenize(prompt)[key][0].tolist()
+            assert [number for number in ids if number >= first] == list(range(first, first + new)), prompt
+    places = token_places(family.tokenizer, "a TOK1 dog", "TOK1", config.model)
+    assert places == (2, 3, 4)
+
+
+def test_rows_begin_at_random_or_as_a_concept(pipelines):
+    first, again = (rows_of(seeded_family(pipelines, seed))[0] for seed in (0, 1))
+    assert first.shape == (2, 32) and not torch.equal(first, again)
+    _, family, _ = inverted(pipelines / "stable-diffusion", initializer_concept="dog", token_abstraction="T1,T2")
+    (rows,) = rows_of(family)
+    ids = family.tokenizer("dog", add_special_tokens=False).input_ids
+    table = (
+        DiffusionPipeline.from_pretrained(pipelines / "stable-diffusion").text_encoder.get_input_embeddings().weight
+    )
+    assert len(ids) == 3 and torch.equal(rows, table[ids * 2])
+
+
+def seeded_family(pipelines, seed):
+    torch.manual_seed(seed)
+    return inverted(pipelines / "stable-diffusion")[1]
+
+
+def test_embeddings_stop_after_their_share_of_the_steps(pipelines):
+    config, family, _ = inverted(pipelines / "stable-diffusion", train_text_encoder_ti_frac=0.4)
+    settings = replace(config.optimization, text_encoder_lr=0.1, learning_rate=0.2, lr_warmup_steps=0)
+    optimizer = build_optimizer(trained_parameters(family), settings, 2, rows_of(family), apart=True)
+    rates = []
+    schedule = build_scheduler(optimizer, settings, 5, 2, config.model.train_text_encoder_ti_frac)
+    for _ in range(10):  # two processes
+        rates.append(tuple(schedule.get_last_lr()))
+        optimizer.step()
+        schedule.step()
+    assert rates == [(0.2, 0.1)] * 4 + [(0.2, 0.0)] * 6
+
+
+@torch.no_grad()
+def encoded(pipeline, prompt):
+    return [
+        value
+        for value in pipeline.encode_prompt(prompt, device="cpu", do_classifier_free_guidance=False, **ONE)
+        if value is not None
+    ]
+
+
+def from_card(folder):
+    """The pipeline of the card's lines, which are plain diffusers."""
+    snippet = re.search(r"```python\n(.*)\nimage = .*?```", Path(folder, "README.md").read_text(), re.DOTALL).group(1)
+    assert "load_lora_weights" in snippet and "load_textual_inversion" in snippet
+    names = {}
+    exec(compile(snippet.replace("'this folder'", repr(folder)), "card", "exec"), names)
+    return names["pipeline"]
+
+
+def test_two_subjects_learn_words_that_diffusers_loads_too(flags, pipelines, capsys):
+    """With SDXL: each subject has its word; a pipeline of ours, of the card and of training encode alike."""
+    shutil.copytree("photos", "others")
+    subjects = [
+        {"instance_data_dir": folder, "instance_mask_dir": "masks", "instance_prompt": f"a {word} dog"}
+        for folder, word in (("photos", "TOK1"), ("others", "TOK2"))
+    ]
+    Path("subjects.json").write_text(json.dumps(subjects))
+    base = {"pretrained_model_name_or_path": pipelines / "sdxl", "concepts_list": "subjects.json"}
+    given = {"instance_data_dir": None, "instance_mask_dir": None, "instance_prompt": None, "max_train_steps": 2}
+    more = {"token_abstraction": "TOK1,TOK2", "text_encoder_lr": 1e-2, "checkpointing_steps": 2}
+    assert train(flags | base | given, *OURS, **more) == 0
+    assert "LoRA rank 4 of sdxl's unet and 4 new tokens (TOK1, TOK2)" in capsys.readouterr().out
+    saved = load_file(f"output/{EMBEDDINGS}")
+    assert {key: tuple(value.shape) for key, value in saved.items()} == {"clip_l": (4, 32), "clip_g": (4, 32)}
+    ours, card = generation.load_pipeline("output", device="cpu"), from_card("output")
+    checkpoint = generation.load_pipeline("output/checkpoint-2", device="cpu")
+    prompts = [f"a {word} dog in the jungle" for word in ("TOK1", "TOK2", "TOK")]
+    assert (
+        ".replace('TOK1', '<s0><s1>').replace('TOK2', '<s2><s3>')).images[0]" in Path("output/README.md").read_text()
+    )
+    for prompt in prompts:
+        theirs = prompt.replace("TOK1", "<s0><s1>").replace("TOK2", "<s2><s3>")
+        assert all(map(torch.equal, encoded(ours, prompt), encoded(card, theirs)))
+        assert all(map(torch.equal, encoded(ours, prompt), encoded(checkpoint, prompt)))
+    plain = DiffusionPipeline.from_pretrained(pipelines / "sdxl")
+    changed = [not torch.equal(encoded(ours, prompt)[0], encoded(plain, prompt)[0]) for prompt in prompts]
+    assert changed == [True, True, False]
+    before = weights_digest(Path("output")), Model("ours", "output").weights()
+    learned_tokens.save(Path("output"), {"TOK1": 4}, {"text_encoder": saved["clip_l"]})
+    after = weights_digest(Path("output")), Model("ours", "output").weights()
+    assert all(one != other for one, other in zip(before, after, strict=True))
+
+
+def test_resumed_run_ends_like_an_uninterrupted_one_and_draws_its_word(flags):
+    """Interrupted where the embeddings stop. Validation pictures and `generate` read the word in the same way."""
+    more = {"instance_prompt": "a TOK dog", "text_encoder_lr": 1e-2, "checkpointing_steps": 2, "max_train_steps": 4}
+    more |= {"validation_prompt": "a TOK dog", "num_validation_images": 1}
+    assert train(flags, *OURS, **more, output_dir="whole") == 0
+    Path("output").mkdir()
+    shutil.copytree("whole/checkpoint-2", "output/checkpoint-2")
+    shutil.copy("whole/training_config.yaml", "output")
+    config = Path("output/training_config.yaml")
+    config.write_text(config.read_text().replace("whole", "output"))
+    assert train(flags, *OURS, **more, resume_from_checkpoint="latest") == 0
+    for name in (EMBEDDINGS, LORA, f"checkpoint-4/{EMBEDDINGS}"):
+        assert same_weights(f"whole/{name}", f"output/{name}")
+    states = [torch.load(f"{folder}/checkpoint-4/optimizer.bin")["state"] for folder in ("whole", "output")]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][key][name]) for key in states[0] for name, value in states[0][key].items())
+    rows = [load_file(f"whole/{name}{EMBEDDINGS}")["clip_l"] for name in ("checkpoint-2/", "")]
+    ratios = rows[1] / rows[0]  # learned no more, only rescaled
+    assert torch.allclose(ratios, ratios[0, 0].expand(2, 32), rtol=1e-5)
+
+    pipeline = generation.load_pipeline("output", device="cpu")
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    size = {"height": 32, "width": 32, "num_inference_steps": INFERENCE_STEPS}
+    drawn = [generation.draw(pipeline, prompt, 0, **size).image for prompt in ("a TOK dog", "a dog")]
+    (picture,) = Path("output/validation").glob("step-000004-*.png")
+    validated, own, other = (np.asarray(image, int) for image in (Image.open(picture), *drawn))
+    np.testing.assert_allclose(validated, own, atol=1)
+    assert abs(validated - other).max() > 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"use_lora": False}, "learns tokens beside LoRA; add --use_lora"),
+        ({"train_text_encoder": True}, "--train_text_encoder, which trains the text encoders themselves, exclude"),
+        ({"pre_compute_text_embeddings": True}, "--pre_compute_text_embeddings, which encodes the prompts only once"),
+        ({"initializer_concept": "dog", "num_new_tokens_per_abstraction": 1}, "exclude each other; drop one"),
+        ({"token_abstraction": "TOK,TOK2"}, "TOK is a part of TOK2; give others, such as TOK1,TOK2"),
+        ({"token_abstraction": "A,A"}, "A is a part of A"),
+        ({"token_abstraction": "my dog"}, "'my dog' is not one word"),
+        ({"train_text_encoder_ti": False, "token_abstraction": "TOK"}, "add --train_text_encoder_ti, or drop it"),
+        ({"train_text_encoder_ti": False, "text_encoder_lr": 1e-3}, "add --train_text_encoder or"),
+    ],
+    ids=str,
+)
+def test_contradicting_flags_are_refused(settings, words):
+    given = {"pretrained_model_name_or_path": "base", "instance_data_dir": "dog", "instance_mask_dir": "masks"}
+    given |= {"instance_prompt": "a TOK dog", "use_lora": True, "train_text_encoder_ti": True}
+    with pytest.raises(UserError) as error:
+        TrainingConfig(**given | settings)
+    assert words in str(error.value)
+
+
+def test_other_families_refuse_it():
+    assert is_refused("flux", {"use_lora": True, "train_text_encoder_ti": True})
+    assert not is_refused("sdxl", {"use_lora": True, "train_text_encoder_ti": True})
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, "no photo's prompt has the word TOK"),
+        ({"instance_prompt": "a TOK dog", "class_prompt": "a TOK"}, "has the new word TOK, which is the subject's"),
+        ({"token_abstraction": "<|endoftext|>", "instance_prompt": "<|endoftext|>"}, "has a token '<|endoftext|>'"),
+    ],
+    ids=["missing", "class", "taken"],
+)
+def test_prompts_without_the_word_are_refused(flags, more, words, capsys):
+    assert train(flags, *OURS, **more) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line and not Path("output").exists()
+
+
+def test_damaged_embeddings_are_named(flags, capsys):
+    assert train(flags, *OURS, instance_prompt="a TOK dog", max_train_steps=1) == 0
+    capsys.readouterr()
+    for rows, words in (
+        ({"text_encoder": torch.zeros(2, 8)}, "another kind of base"),
+        ({}, "does not say which words"),
+    ):
+        learned_tokens.save(Path("output"), {"TOK": 2}, rows)
+        assert main(["generate", "--model", "output", "--prompt", "a TOK dog", "--output", "drawn"]) == 2
+        assert words in capsys.readouterr().err.splitlines()[-1]

@@ -65,7 +65,6 @@ class Family(PipelineParts):
         lora_encoders: the text encoders that get adapters with `--train_text_encoder`.
         whole_encoders: the text encoders that the flag trains whole, without LoRA.
         flags: those of `PARTICULAR` that the family supports.
-        dora: whether `--use_dora` is supported.
         vae_dtype: of the autoencoder; None is the same as other frozen parts.
         posterior_mean: whether latents are the mean of the autoencoder's posterior and not a sample, as in diffusers'
             script of the family.
@@ -75,7 +74,6 @@ class Family(PipelineParts):
     lora_encoders: ClassVar[tuple[str, ...]] = ()
     whole_encoders: ClassVar[tuple[str, ...]] = ()
     flags: ClassVar[frozenset[str]]
-    dora: ClassVar[bool] = True
     vae_dtype: ClassVar[torch.dtype | None] = None
     posterior_mean: ClassVar[bool] = False
 

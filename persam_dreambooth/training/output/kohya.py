@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME, adapter_folders, training_settings
+from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME, adapter_folders, is_checkpoint, training_settings
 from persam_dreambooth.photos.files import check_output_folder
 from persam_dreambooth.text_files import is_text
 from persam_dreambooth.torch_utils import save_beside
@@ -31,13 +31,15 @@ def convert_lora(model: Path | str, output: Path | str | None = None) -> Path:
         The file.
 
     Raises:
-        UserError: no LoRA, LoHa or LoKr there, the file exists, or as `convert_file`.
+        UserError: no LoRA, LoHa or LoKr there, the file exists, a checkpoint without `output`, or as `convert_file`.
     """
     given = Path(model)
     source = given / LORA_NAME if given.is_dir() and not adapter_folders(given) else given
     if not source.exists():
         raise UserError(f"{given} holds no {LORA_NAME}; give the --output_dir of a finished LoRA training")
     folder = source if source.is_dir() else source.parent
+    if output is None and is_checkpoint(folder):
+        raise UserError(f"{folder} is a checkpoint, which would not load with another file in it; give --output")
     target = folder / KOHYA_NAME if output is None else Path(output)
     if target.suffix != ".safetensors":
         raise UserError(f"--output {target} must end in .safetensors")

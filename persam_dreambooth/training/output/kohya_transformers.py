@@ -173,7 +173,9 @@ ARCHITECTURES = {
 """By diffusers' class of the pipeline."""
 NAMED = "SD3, Flux.1, Flux.2, Lumina Image 2.0, Z-Image, Qwen-Image or Krea 2"
 WIDE = 3072
-"""Input channels of the blocks of Flux.1 and Qwen-Image; no SD3 has as many."""
+"""Input channels of the blocks of Flux.1 and Qwen-Image."""
+WIDTHS = {"StableDiffusion3Pipeline": False, "FluxPipeline": True, "QwenImagePipeline": True}
+"""Whether the blocks have this many."""
 
 
 def to_kohya(pairs: Mapping[str, Pair], alpha: float | None, pipeline: str) -> dict[str, Tensor]:
@@ -210,8 +212,7 @@ def to_kohya(pairs: Mapping[str, Pair], alpha: float | None, pipeline: str) -> d
 def pipeline_of(channels: Mapping[str, int]) -> str:
     """Return diffusers' class of the pipeline whose transformer has layers of these names; for files without a record.
 
-    The attention layers of SD3, Flux.1 and Qwen-Image have the same names. Their sizes tell SD3, and a block beyond
-    the last one of the others tells Qwen-Image.
+    Many layers of SD3, Flux.1 and Qwen-Image have the same names. Their sizes tell SD3 from the others.
 
     Args:
         channels: the number of input channels of each of diffusers' layers.
@@ -219,18 +220,21 @@ def pipeline_of(channels: Mapping[str, int]) -> str:
     Raises:
         UserError: no transformer has them all, or several have.
     """
-    fitting = [
-        name for name, architecture in ARCHITECTURES.items() if all(_place(layer, architecture) for layer in channels)
-    ]
     is_wide = WIDE in channels.values()
-    if not fitting or (fitting == ["QwenImagePipeline"] and not is_wide):
+    unsized = not all(layer.startswith("transformer_blocks.") for layer in channels)
+    fitting = [
+        name
+        for name, architecture in ARCHITECTURES.items()
+        if all(_place(layer, architecture) for layer in channels) and (unsized or WIDTHS.get(name, is_wide) == is_wide)
+    ]
+    if not fitting:
         known = ARCHITECTURES.values()
         strange = (layer for layer in channels if not any(_place(layer, architecture) for architecture in known))
         raise _foreign(next(strange, next(iter(channels))))
-    if fitting[0] == "StableDiffusion3Pipeline" and is_wide:
+    if is_wide and len({ARCHITECTURES[name].module for name in fitting}) > 1:
         raise UserError(
-            "the transformer's weights are SD3's by their names and Flux.1's or Qwen-Image's by their size; load the "
-            "diffusers file as it is"
+            "the transformer's weights may be Flux.1's or Qwen-Image's by their names and sizes; load the diffusers "
+            "file as it is"
         )
     return fitting[0]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig
+from peft import LoHaConfig, LoKrConfig, OFTConfig, PeftConfig
 from torch import Tensor
 
 from persam_dreambooth.adapter_files import PREFIX
@@ -20,12 +20,13 @@ from persam_dreambooth.model_folder import ADAPTER_CONFIG
 
 FIRST_FACTORS = ("hada_w1_a", "lokr_w1", "lokr_w1_a")
 """The weights that are multiplied by alpha / rank, one in each layer."""
-NAMES = {"LOHA": "LoHa", "LOKR": "LoKr"}
+Config = LoHaConfig | LoKrConfig
+"""peft's settings of the adapters that have such a format."""
 NESTED = "text_model."
 """transformers 5 flattened CLIPTextModel; LyCORIS's names are the older ones."""
 
 
-def to_lycoris(parts: Mapping[str, Mapping[str, Tensor]], configs: Mapping[str, PeftConfig]) -> dict[str, Tensor]:
+def to_lycoris(parts: Mapping[str, Mapping[str, Tensor]], configs: Mapping[str, Config]) -> dict[str, Tensor]:
     """Rename LoHa's or LoKr's weights to LyCORIS's names.
 
     The file's alphas are the ranks, and alpha / rank is in the weights: the readers disagree on it where alpha is
@@ -33,17 +34,13 @@ def to_lycoris(parts: Mapping[str, Mapping[str, Tensor]], configs: Mapping[str, 
 
     Args:
         parts: peft's weights by part of the pipeline, such as `unet`.
-        configs: peft's settings by part.
+        configs: from `settings`, by part.
 
     Returns:
         `lora_unet_..., lora_te_...` (SDXL: `lora_te1_...` and `lora_te2_...`), float32 `alpha`s among them.
-
-    Raises:
-        UserError: weights for which there is no such format.
     """
     converted: dict[str, Tensor] = {}
     for part, weights in parts.items():
-        _refuse_inexpressible(part, configs[part])
         rank, alpha = float(configs[part].r), float(configs[part].alpha)
         for key, value in weights.items():
             layer, _, kind = key.removeprefix(PREFIX).rpartition(".")
@@ -65,46 +62,39 @@ def _nested(part: str, layer: str) -> str:
     return layer if part == "unet" or layer.startswith(NESTED) else f"{NESTED}{layer}"
 
 
-def _refuse_inexpressible(part: str, config: PeftConfig) -> None:
-    """Raise a UserError for adapters that other programs would misread."""
-    kind = getattr(config.peft_type, "value", config.peft_type)
-    if kind == "OFT":
-        raise UserError(
-            "OFT in peft's form cannot be converted: it rotates a layer's inputs, while LyCORIS, sd-scripts and the "
-            "programs that read their files rotate its outputs; load it with peft or persam-dreambooth generate"
-        )
-    if kind not in NAMES:
-        raise UserError(f"{part}'s adapters are {kind}, not LoHa or LoKr, and cannot be converted")
-    if part == "transformer":
-        raise UserError(
-            f"the transformer's {NAMES[kind]} cannot be converted: names that all programs read exist for Stable "
-            "Diffusion 1, 2 and XL only; load it with peft or persam-dreambooth generate"
-        )
-    for name in ("rank_pattern", "alpha_pattern", "use_effective_conv2d"):
-        if getattr(config, name, None):
-            raise UserError(
-                f"{part}'s adapters have {name}, which this trainer does not write; they are not converted"
-            )
-
-
-def network(config: PeftConfig) -> dict[str, Any]:
+def network(config: Config) -> dict[str, Any]:
     """Return the entries of sd-scripts' metadata about the size, and those that name LyCORIS's algorithm."""
-    algorithm = str(getattr(config.peft_type, "value", "")).lower()
     return {
         "ss_network_module": "lycoris.kohya",
-        "ss_network_args": json.dumps({"algo": algorithm}),
+        "ss_network_args": json.dumps({"algo": "loha" if isinstance(config, LoHaConfig) else "lokr"}),
         "ss_network_dim": config.r,
         "ss_network_alpha": float(config.r),
     }
 
 
-def config_of(folder: Path) -> PeftConfig:
-    """Return the settings of the adapters in a folder.
+def settings(folder: Path) -> Config:
+    """Return the settings of the adapters in a folder, which is named after its part of the pipeline.
 
     Raises:
-        UserError: they cannot be read.
+        UserError: they cannot be read, or other programs would misread such adapters.
     """
     try:
-        return PeftConfig.from_pretrained(str(folder))
+        config = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{folder / ADAPTER_CONFIG} cannot be read ({type(error).__name__}); save it again") from error
+    if isinstance(config, OFTConfig):
+        raise UserError(
+            "OFT in peft's form cannot be converted: it rotates a layer's inputs, while LyCORIS, sd-scripts and the "
+            "programs that read their files rotate its outputs; load it with peft or persam-dreambooth generate"
+        )
+    if not isinstance(config, Config):
+        raise UserError(f"the {folder.name}'s adapters are not LoHa or LoKr, and cannot be converted")
+    if folder.name == "transformer":
+        raise UserError(
+            "a transformer's LoHa or LoKr cannot be converted: names that all programs read exist for Stable "
+            "Diffusion 1, 2 and XL only; load it with peft or persam-dreambooth generate"
+        )
+    for name in ("rank_pattern", "alpha_pattern", "use_effective_conv2d"):
+        if getattr(config, name):
+            raise UserError(f"the {folder.name}'s adapters have {name}, for which there is no conversion")
+    return config

@@ -105,7 +105,7 @@ def test_convert_equals_training_output(flags, kind):
 def test_what_has_no_such_format_is_refused(pipelines, tmp_path):
     for name, kind, reason in (
         ("stable-diffusion", "oft", "OFT in peft's form cannot be converted: it rotates a layer's inputs"),
-        ("sd3", "loha", "the transformer's LoHa cannot be converted"),
+        ("sd3", "loha", "a transformer's LoHa or LoKr cannot be converted"),
     ):
         (tmp_path / name).mkdir()
         adapted(pipelines / name, kind, rank=2).save(tmp_path / name)

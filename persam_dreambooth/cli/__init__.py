@@ -15,7 +15,7 @@ VERBS = {
     "video": "follow subjects through a video; writes a mask per frame and an overlay video",
     "train": "train DreamBooth on the photos and masks (the same as train_dreambooth_persam.py)",
     "generate": "generate images with a trained model",
-    "convert": "convert LoRA weights to kohya's format, which A1111, ComfyUI and others read",
+    "convert": "convert LoRA, LoHa and LoKr to kohya's format, which A1111, ComfyUI and others read",
     "export": "export photos and masks for other trainers: OneTrainer, kohya, COCO, cut-outs, ...",
     "import": "import other trainers' photos and masks, to train on them here",
     "evaluate": "score trained models, or one-shot segmentation on a public benchmark",
@@ -23,6 +23,8 @@ VERBS = {
 MODULES = {"import": "import_masks"}
 """Modules of verbs that are Python keywords; other modules are named as their verbs."""
 
+QUIET = ("diffusers.quantizers.torchao.torchao_quantizer", "torch.utils._pytree")
+"""Loggers that warn when diffusers is imported beside a torchao of another age; neither warning is about our use."""
 NO_MEMORY = "out of memory; use a smaller model, batch or picture, or close other programs"
 
 
@@ -53,6 +55,8 @@ def verb(module: str) -> Callable[[str, list[str]], None]:
 def guarded(program: str, run: Callable[[str, list[str]], None], argv: list[str]) -> int:
     """Run a verb; errors that the user can fix become one line on stderr and exit code 2."""
     _make_streams_safe()
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         run(program, argv)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""`persam-dreambooth convert`: convert LoRA weights to kohya's format."""
+"""`persam-dreambooth convert`: convert LoRA, LoHa and LoKr to kohya's format."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME
 class ConvertFlags(Flags):
     """Flags of `convert`."""
 
-    model: str | None = flag(None, f"the --output_dir of a finished LoRA training, or its {LORA_NAME}")
+    model: str | None = flag(None, f"the --output_dir of a finished LoRA, LoHa or LoKr training, or its {LORA_NAME}")
     output: str | None = flag(None, f"the .safetensors file to write; {KOHYA_NAME} beside the weights if unset")
 
     def __post_init__(self) -> None:
@@ -24,7 +24,7 @@ class ConvertFlags(Flags):
 def run(program: str, argv: list[str]) -> None:
     """Convert, then print the path of the file."""
     (flags,) = parse(
-        [ConvertFlags], argv, program, "Convert LoRA weights to kohya's format, for A1111, ComfyUI and others."
+        [ConvertFlags], argv, program, "Convert LoRA, LoHa and LoKr to kohya's format, for A1111, ComfyUI and others."
     )
     from persam_dreambooth.training.output.kohya import convert_lora
 

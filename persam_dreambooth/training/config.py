@@ -198,10 +198,10 @@ class TrainingConfig:
             raise UserError("--push_masks_to_hub and --no_masked_loss exclude each other; drop one")
         if self.output.output_kohya_format and not self.model.use_lora:
             raise UserError("--output_kohya_format is for LoRA; add --use_lora, or drop it to train all weights")
-        if self.output.output_kohya_format and self.model.adapter_type != "lora":
+        if self.output.output_kohya_format and self.model.adapter_type == "oft":
             raise UserError(
-                f"--output_kohya_format is for LoRA; drop it, or --adapter_type {self.model.adapter_type}, which is "
-                "saved in peft's own format"
+                "--output_kohya_format and --adapter_type oft exclude each other: the OFT of that format rotates a "
+                "layer's outputs, peft's its inputs; drop one"
             )
         if self.output.output_kohya_format and self.model.use_dora:
             raise UserError(

@@ -1,10 +1,14 @@
 """Errors of a verb are reported in one line, with terminal control characters escaped."""
 
 import logging
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from persam_dreambooth.cli import guarded
 from persam_dreambooth.errors import UserError, is_out_of_memory, printable
@@ -68,3 +72,14 @@ def test_warnings_are_escaped():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stderr == "a\\x1b[2Jb\\nc\n"
     assert logging.lastResort is not None
+
+
+def test_imports_print_nothing(tmp_path):
+    """diffusers, and torch below it, warn when torchao is installed in another version than they know."""
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q.lora"
+    save_file({f"{layer}.{end}.weight": torch.ones(4, 4) for end in ("down", "up")}, tmp_path / "lora.safetensors")
+    words = ["convert", "--model", "lora.safetensors", "--output", "dog.safetensors"]
+    command = [sys.executable, "-m", "persam_dreambooth.cli", *words]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0 and "dog.safetensors" in run.stdout and run.stderr == ""

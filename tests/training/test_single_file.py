@@ -137,6 +137,22 @@ def test_training_equals_that_from_the_folder(flags, bases, version):
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.parametrize("kind", ["loha", "lokr", "oft"])
+def test_other_adapters_equal_those_from_the_folder(flags, bases, kind):
+    folder, file, config = bases("1")
+    more = flags | {"report_to": "none", "max_train_steps": 2, "rank": 2, "adapter_type": kind}
+    assert train(more | {"pretrained_model_name_or_path": folder, "output_dir": "whole"}, "--use_lora") == 0
+    assert train(more | {"pretrained_model_name_or_path": file, "single_file_config": config}, "--use_lora") == 0
+    weights = "unet/adapter_model.safetensors"
+    assert same_tensors(load_file(f"whole/{weights}"), load_file(f"output/{weights}"))
+    drawn = []
+    for name in ("whole", "output", file):
+        model = ("--model", str(name), *(("--single_file_config", str(config)) if name is file else ()))
+        assert main(["generate", *model, *DRAWN, "--output", f"drawn-{len(drawn)}"]) == 0
+        drawn.append(Image.open(f"drawn-{len(drawn)}/a-sks-dog-0.png").tobytes())
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 def test_full_fine_tune_and_class_images_equal_those_from_the_folder(flags, bases):
     folder, file, config = bases("1")
     more = flags | {"report_to": "none", "max_train_steps": 2, "class_prompt": "a dog", "num_class_images": 1}

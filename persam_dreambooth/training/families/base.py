@@ -67,7 +67,6 @@ class Family(PipelineParts):
         targets: the denoiser's layers that LoRA adapts.
         lora_encoders: the text encoders that get adapters with `--train_text_encoder`.
         flags: flags in `PARTICULAR` that the family supports.
-        dora: whether `--use_dora` is supported.
         posterior_mean: whether latents are the mean of the autoencoder's posterior and not a sample, as in diffusers'
             script of the family.
     """
@@ -75,7 +74,6 @@ class Family(PipelineParts):
     targets: ClassVar[list[str]]
     lora_encoders: ClassVar[tuple[str, ...]] = ()
     flags: ClassVar[frozenset[str]]
-    dora: ClassVar[bool] = True
     posterior_mean: ClassVar[bool] = False
 
     prediction_type: str

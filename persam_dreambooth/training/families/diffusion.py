@@ -30,7 +30,6 @@ class Diffusion(Family):
             "enable_xformers_memory_efficient_attention",
             "max_token_length",
             "offset_noise",
-            "output_kohya_format",
             "snr_gamma",
             "train_text_encoder_ti",
             "validation_scheduler",

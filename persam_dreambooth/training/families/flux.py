@@ -24,7 +24,7 @@ class Flux(FlowMatching):
     ]
     lora_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     whole_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
-    flags: ClassVar[frozenset[str]] = FlowMatching.flags | {"guidance_scale", "output_kohya_format"}
+    flags: ClassVar[frozenset[str]] = FlowMatching.flags | {"guidance_scale"}
     max_sequence_length: ClassVar[int] = 512
     transformer: Any
     tokenizer: Any

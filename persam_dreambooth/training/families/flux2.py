@@ -31,7 +31,6 @@ class Flux2Klein(FlowMatching):
         *(f"single_transformer_blocks.{number}.attn.to_out" for number in range(48)),  # as many as Flux.2 has
     ]
     posterior_mean: ClassVar[bool] = True
-    dora: ClassVar[bool] = False  # reloaded adapters of the fused projections do not predict the same
     max_sequence_length: ClassVar[int] = 512
     layers: ClassVar[tuple[int, ...]] = (9, 18, 27)
     transformer: Any

@@ -136,8 +136,16 @@ def _load(state: dict[str, Tensor], parts: dict[str, nn.Module]) -> None:
         else:
             prefix = f"{name}."
             own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            converted = convert_unet_state_dict_to_peft(own)
-            set_peft_model_state_dict(unwrapped(part), converted, adapter_name="default")
+            set_peft_model_state_dict(unwrapped(part), _peft_names(own), adapter_name="default")
+
+
+def _peft_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a denoiser's weights under peft's names, which transformers' files have already.
+
+    Converting these too would take the `to_out` of Flux.2's single blocks, a layer, for the list of layers that it is
+    elsewhere, and its DoRA magnitudes would get lost.
+    """
+    return state if any(".lora_A." in key for key in state) else dict(convert_unet_state_dict_to_peft(state))
 
 
 def begin_from(name: str, parts: dict[str, nn.Module]) -> None:
@@ -176,7 +184,7 @@ def _check_layers(said: str, part: str, state: dict[str, Tensor], wanted: dict[s
     if part.startswith("text_encoder"):
         its = convert_state_dict_to_peft(convert_state_dict_to_diffusers(its))
     else:
-        its = convert_unet_state_dict_to_peft(its)
+        its = _peft_names(its)
     its = {key.removeprefix("base_model.model."): value for key, value in its.items()}
     shapes, others = ({key: tuple(value.shape) for key, value in tensors.items()} for tensors in (its, wanted))
     for key in sorted({*shapes, *others}):

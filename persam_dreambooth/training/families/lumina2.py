@@ -25,7 +25,6 @@ class Lumina2(FlowMatching):
     pipeline_class: ClassVar[Any] = Lumina2Pipeline
     denoiser: ClassVar[tuple[str, Any]] = ("transformer", Lumina2Transformer2DModel)
     encoders: ClassVar[dict[str, Any]] = {"text_encoder": Gemma2Model}
-    flags: ClassVar[frozenset[str]] = FlowMatching.flags | {"output_kohya_format"}
     targets: ClassVar[list[str]] = ["to_k", "to_q", "to_v", "to_out.0"]
     vae_dtype: ClassVar[torch.dtype | None] = torch.float32
     max_sequence_length: ClassVar[int] = 256

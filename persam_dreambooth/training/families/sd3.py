@@ -29,9 +29,7 @@ class StableDiffusion3(FlowMatching):
         *("attn.to_k", "attn.to_out.0", "attn.to_q", "attn.to_v"),
     ]
     lora_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
-    flags: ClassVar[frozenset[str]] = FlowMatching.flags | {
-        *("lora_blocks", "output_kohya_format", "precondition_outputs")
-    }
+    flags: ClassVar[frozenset[str]] = FlowMatching.flags | {*("lora_blocks", "precondition_outputs")}
     vae_dtype: ClassVar[torch.dtype | None] = torch.float32
     weighting_scheme: ClassVar[str] = "logit_normal"
     precondition_outputs: ClassVar[bool] = True

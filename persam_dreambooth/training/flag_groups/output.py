@@ -32,7 +32,7 @@ class OutputConfig(Flags):
     )
     skip_save_text_encoder: bool = flag(False, "leave the text encoder out of the saved pipeline")
     output_kohya_format: bool = flag(
-        False, "with LoRA: also save the weights in kohya's format, for A1111 and ComfyUI"
+        False, "with LoRA, LoHa and LoKr: also save the weights in kohya's format, for A1111 and ComfyUI"
     )
     logging_dir: str = flag("logs", "folder of the trackers' logs, inside the output folder")
     report_to: str | None = flag(

@@ -24,17 +24,17 @@ from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.data.dataset import InstancePhoto
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.families.loading import unwrapped
-from persam_dreambooth.training.output.kohya import BASES
+from persam_dreambooth.training.output.kohya_header import BASES, PIPELINE_KEY
 
 MASKS_KEY = "persam_masks_sha256"
 """SHA-256 of the run's `manifest.jsonl`, which has the digests of all photos and masks."""
-WIDTHS: dict[str, tuple[str, tuple[str, ...]]] = {
-    # Family: its layer in `BASES`, and the entries of the denoiser's config whose product is that layer's width.
-    "StableDiffusion": ("attn2_to_k", ("cross_attention_dim",)),
-    "StableDiffusionXL": ("attn2_to_k", ("cross_attention_dim",)),
-    "StableDiffusion3": ("x_block_attn_qkv", ("num_attention_heads", "attention_head_dim")),
-    "Flux": ("linear1", ("num_attention_heads", "attention_head_dim")),
-    "Lumina2": ("attention_qkv", ("hidden_size",)),
+HEADS = ("num_attention_heads", "attention_head_dim")
+WIDTHS: dict[str, tuple[str, ...]] = {
+    # By diffusers' class of the pipeline: the entries of the denoiser's config whose product is the width in `BASES`.
+    "StableDiffusionPipeline": ("cross_attention_dim",),
+    "StableDiffusionXLPipeline": ("cross_attention_dim",),
+    "Lumina2Pipeline": ("hidden_size",),
+    "ZImagePipeline": ("dim",),
 }
 
 
@@ -81,9 +81,9 @@ def describe(
 def _base(family: Family) -> dict[str, Any]:
     """Return the base model's version, architecture and prediction type, from the family and the denoiser's width."""
     config = unwrapped(getattr(family, family.denoiser[0])).config
-    layer, sizes = WIDTHS.get(type(family).__name__, ("", ()))
-    width = prod(size if isinstance(size := config.get(name), int) else 0 for name in sizes)
-    version, architecture = BASES[layer][1].get(width, (None, None)) if layer else (None, None)
+    pipeline = family.pipeline_class.__name__
+    width = prod(size if isinstance(size := config.get(name), int) else 0 for name in WIDTHS.get(pipeline, HEADS))
+    version, architecture = BASES[pipeline][1].get(width, (None, None))
     is_velocity = family.prediction_type == "v_prediction"
     if version == "sd_v2":
         version += "_v" if is_velocity else ""
@@ -91,6 +91,7 @@ def _base(family: Family) -> dict[str, Any]:
     if version == "flux1":
         architecture = f"flux-1-{'dev' if config.guidance_embeds else 'schnell'}/lora"
     return {
+        PIPELINE_KEY: pipeline,
         "ss_base_model_version": version,
         "ss_v2": version and version.startswith("sd_v2"),
         "modelspec.architecture": architecture,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import create_repo, upload_folder
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -60,8 +61,8 @@ def _save_model(family: Family, config: TrainingConfig, output: Path, described:
         dtype = torch.float32 if config.output.upcast_before_saving else family.dtype
         family.save(beside, config.output.skip_save_text_encoder, dtype)
         forget_origin(beside)
-        if (beside / LORA_NAME).exists():  # other adapters are in peft's own files
-            lora_metadata.add(beside / LORA_NAME, described)
+        for path in (*beside.glob(LORA_NAME), *beside.glob(f"*/{SAFETENSORS_WEIGHTS_NAME}")):
+            lora_metadata.add(path, described)
         parts = sorted(beside.iterdir(), key=lambda path: path.name in LAST_WRITTEN)
         for path in parts:
             target = output / path.name
@@ -70,7 +71,8 @@ def _save_model(family: Family, config: TrainingConfig, output: Path, described:
             path.replace(target)
     written = [path.name for path in parts]
     if config.output.output_kohya_format:
-        convert_file(output / LORA_NAME, output / KOHYA_NAME, output.resolve().name, config.flat())
+        source = output / LORA_NAME if config.model.adapter_type == "lora" else output
+        convert_file(source, output / KOHYA_NAME, output.resolve().name, config.flat())
         written.append(KOHYA_NAME)
     return written
 

@@ -15,6 +15,7 @@ from tests.training.runs import as_words
 
 SMALL = {"height": 32, "width": 32, "num_inference_steps": 2}
 KINDS = {"lora": ["--use_lora", "--rank", "4"], "full": [], "full-text": ["--train_text_encoder"]}
+ADAPTERS = {kind: ["--use_lora", "--rank", "2", "--adapter_type", kind] for kind in ("loha", "lokr", "oft")}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -37,7 +38,7 @@ def run(request, subject, models, tmp_path_factory):
         "seed": 0,
         "report_to": "none",
     }
-    assert main(["train", *as_words(flags), *KINDS[request.param]]) == 0
+    assert main(["train", *as_words(flags), *(KINDS | ADAPTERS)[request.param]]) == 0
     return output
 
 
@@ -91,6 +92,15 @@ def test_all_checkpoints_and_the_result_are_compared_with_the_base(run, words, t
         json.loads((output / "metrics.json").read_bytes())["checkpoints"]["best"]
         == json.loads(before)["checkpoints"]["best"]
     )
+
+
+@pytest.mark.parametrize("run", ADAPTERS, indirect=True)
+def test_checkpoints_of_other_adapters_are_compared(run, words, tmp_path):
+    assert main([*words, "--steps", "2", "4", "--dino_model", "none"]) == 0
+    stored = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert list(stored["models"]) == ["base", "step-2", "step-4"] and stored["checkpoints"]["best"]
+    first, second = (stored["models"][name] for name in ("step-2", "step-4"))
+    assert first != second
 
 
 def test_report_in_the_run_is_what_the_page_shows(run, words):

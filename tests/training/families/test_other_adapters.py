@@ -121,7 +121,7 @@ def test_every_part_of_the_program_knows_them(flags, capsys):
         ({"adapter_type": "loha", "use_dora": True}, "--use_dora has no use with --adapter_type loha"),
         ({"adapter_type": "lokr", "lora_dropout": 0.1}, "--lora_dropout has no use with --adapter_type lokr"),
         ({"adapter_type": "oft", "lora_alpha": 4}, "--lora_alpha has no use with --adapter_type oft"),
-        ({"adapter_type": "oft", "output_kohya_format": True}, "--output_kohya_format is for LoRA; drop it"),
+        ({"adapter_type": "oft", "output_kohya_format": True}, "--adapter_type oft exclude each other"),
         ({"adapter_type": "dora"}, "--adapter_type: 'dora' is none of lora, loha, lokr, oft"),
     ],
     ids=str,

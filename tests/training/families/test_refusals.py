@@ -29,8 +29,7 @@ KNOWN = {
     "--mode_scale=1": FLOW,
     "--precondition_outputs=0": {"sd3"},
     "--guidance_scale=1": {"flux", "flux2"},
-    "--output_kohya_format --use_lora": UNETS | {"sd3", "flux", "lumina2"},
-    "--use_dora --use_lora": set(PIPELINES) - {"flux2", "flux2-klein"},
+    "--output_kohya_format --use_lora --adapter_type=loha": UNETS,
     "--train_text_encoder": {"stable-diffusion", "flux"},
     "--train_text_encoder --use_lora": {"stable-diffusion", "sdxl", "sd3", "flux"},
 }

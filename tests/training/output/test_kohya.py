@@ -193,9 +193,13 @@ def test_convert_refuses_invalid_input(saved, monkeypatch, capsys):
     Path("broken.safetensors").write_bytes(b"no weights")
     shutil.copy(DIFFUSERS, "there.safetensors")
     Path("empty").mkdir()
+    Path("checkpoint-2").mkdir()
+    shutil.copy(DIFFUSERS, f"checkpoint-2/{DIFFUSERS}")
+    Path("checkpoint-2/progress.json").write_text("{}")
     for words, reason in {
         (): "--model is missing",
         ("--model", "empty"): f"empty holds no {DIFFUSERS}",
+        ("--model", "checkpoint-2"): "checkpoint-2 is a checkpoint, which would not load",
         ("--model", "broken.safetensors"): "not a readable safetensors file",
         ("--model", DIFFUSERS, "--output", "there.safetensors"): "already exists",
         ("--model", DIFFUSERS, "--output", "lora.ckpt"): "must end in .safetensors",
@@ -203,8 +207,9 @@ def test_convert_refuses_invalid_input(saved, monkeypatch, capsys):
         assert main(["convert", *words]) == 2
         assert reason in capsys.readouterr().err
     assert sorted(path.name for path in saved.iterdir()) == sorted(
-        ["broken.safetensors", "empty", DIFFUSERS, "there.safetensors"]
+        ["broken.safetensors", "checkpoint-2", "empty", DIFFUSERS, "there.safetensors"]
     )
+    assert len(list(Path("checkpoint-2").iterdir())) == 2
 
 
 def small_lora(dtype=torch.float32, value=0.0):

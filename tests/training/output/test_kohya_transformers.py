@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import FluxPipeline, SD3Transformer2DModel
+from diffusers import (
+    Flux2KleinPipeline,
+    Flux2Pipeline,
+    FluxPipeline,
+    Krea2Pipeline,
+    QwenImagePipeline,
+    SD3Transformer2DModel,
+    ZImagePipeline,
+)
 from diffusers.loaders import single_file_utils
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -184,6 +192,97 @@ def test_convert_equals_training_output(flags, pipelines, name):
     assert metadata("dog.safetensors")["ss_network_module"] == f"networks.lora_{name.removesuffix('2')}"
 
 
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+FLUX2_LAYERS = (*ATTENTION, "linear_in", "linear_out", "to_qkv_mlp_proj", "single_transformer_blocks.0.attn.to_out")
+NEWER = {
+    # Family: its pipeline, whose reader of kohya's format is diffusers' own, and the layers that have a name.
+    "flux2": (Flux2Pipeline, FLUX2_LAYERS),
+    "flux2-klein": (Flux2KleinPipeline, FLUX2_LAYERS),
+    "qwen-image": (QwenImagePipeline, (*ATTENTION, "img_mod.1", "txt_mod.1", "net.0.proj", "net.2")),
+    "z-image": (ZImagePipeline, (*ATTENTION[:4], "w1", "w2", "w3")),
+}
+
+
+def integers_of(pipelines, name, folder, layers):
+    """Draw LoRA weights in diffusers' format for some layers of a family."""
+    _, family = make(pipelines / name, {"use_lora": True, "rank": 4, "lora_layers": layers and ",".join(layers)})
+    family.save(folder)
+    generator = torch.Generator().manual_seed(0)
+    return {
+        key: torch.randint(-3, 4, value.shape, generator=generator).float()
+        for key, value in load_file(folder / DIFFUSERS).items()
+    }
+
+
+def assert_same_changes(read, state, scale):
+    theirs, ours = weight_changes(read, 1), weight_changes(state, scale)
+    assert theirs.keys() == ours.keys() and all(torch.equal(theirs[layer], value) for layer, value in ours.items())
+
+
+@pytest.mark.parametrize("alpha", [None, 3, 16])
+@pytest.mark.parametrize("name", NEWER)
+def test_diffusers_reads_the_newer_families(pipelines, tmp_path, name, alpha):
+    pipeline, layers = NEWER[name]
+    state = integers_of(pipelines, name, tmp_path, layers)
+    adapters = alpha and {"transformer.lora_alpha": alpha}
+    read = pipeline.lora_state_dict(to_kohya(state, adapters, pipeline.__name__))
+    scale = 1 if alpha is None else alpha / 4
+    assert_same_changes(read, state, scale)
+    if name != "z-image":  # its reader gives queries, keys and values the fused pair of three times the rank
+        scaled = {key: value * scale if "lora_A" in key else value for key, value in state.items()}
+        assert all(torch.equal(read[key], value) for key, value in scaled.items())
+
+
+KREA2_BLOCKS = ("blocks.0", "blocks.1", "txtfusion.layerwise_blocks.0", "txtfusion.refiner_blocks.0")
+KREA2_BLOCK = [f"attn.{name}" for name in ("wq", "wk", "wv", "wo", "gate")] + ["mlp.gate", "mlp.up", "mlp.down"]
+KREA2_OUTSIDE = ["first", "last.linear", "tmlp.0", "tmlp.2", "tproj.1", "txtmlp.1", "txtmlp.3", "txtfusion.projector"]
+
+
+@pytest.mark.parametrize("alpha", [None, 3])
+def test_krea_2_has_the_names_of_its_release(pipelines, tmp_path, alpha):
+    """diffusers reads these names too, but with the dots of the release and without alphas."""
+    targets = make(pipelines / "krea2")[1].targets
+    state = integers_of(pipelines, "krea2", tmp_path, [*targets, "ff.gate"])
+    converted = to_kohya(state, alpha and {"transformer.lora_alpha": alpha}, "Krea2Pipeline")
+    layers = [f"{block}.{layer}" for block in KREA2_BLOCKS for layer in KREA2_BLOCK] + KREA2_OUTSIDE
+    named = {f"lora_unet_{layer.replace('.', '_')}": layer for layer in layers}
+    assert {key.partition(".")[0] for key in converted} == named.keys()
+    dotted = {}
+    for flat, layer in named.items():
+        scale = converted[f"{flat}.alpha"].item() / len(converted[f"{flat}.lora_down.weight"])
+        dotted[f"diffusion_model.{layer}.lora_A.weight"] = converted[f"{flat}.lora_down.weight"] * scale
+        dotted[f"diffusion_model.{layer}.lora_B.weight"] = converted[f"{flat}.lora_up.weight"]
+    assert_same_changes(Krea2Pipeline.lora_state_dict(dotted), state, 1 if alpha is None else alpha / 4)
+
+
+@pytest.mark.parametrize("name", ["flux2", "z-image", "krea2", "qwen-image"])
+def test_files_without_a_record_are_told_by_their_layers(pipelines, tmp_path, name):
+    state = integers_of(pipelines, name, tmp_path, None)
+    pipeline = {"krea2": "Krea2Pipeline"}.get(name) or NEWER[name][0].__name__
+    if name == "qwen-image":  # only the last blocks' numbers and the width tell it from SD3 and Flux.1
+        layer = "transformer.transformer_blocks.59.attn.to_q.lora_"
+        state = {f"{layer}A.weight": torch.ones(4, 3072), f"{layer}B.weight": torch.ones(8, 4)}
+    told, known = to_kohya(state), to_kohya(state, None, pipeline)
+    assert told.keys() == known.keys()
+
+
+def test_training_and_convert_know_the_pipeline(flags, pipelines):
+    """By its layers' names alone, a small Qwen-Image would be an SD3."""
+    base = {"pretrained_model_name_or_path": pipelines / "qwen-image", "max_train_steps": 1}
+    assert train(flags | base, "--use_lora", "--output_kohya_format", lora_alpha=8) == 0
+    assert main(["convert", "--model", "output", "--output", "dog.safetensors"]) == 0
+    written, converted = load_file(Path("output") / KOHYA), load_file("dog.safetensors")
+    assert written.keys() == converted.keys() and all(torch.equal(written[key], converted[key]) for key in written)
+    known = metadata("dog.safetensors")
+    assert known["ss_network_module"] == "networks.lora_qwen_image" and "ss_base_model_version" not in known
+    assert known["persam_pipeline"] == "QwenImagePipeline"
+    read = QwenImagePipeline.lora_state_dict(written)
+    state = load_file(Path("output") / DIFFUSERS)
+    assert read.keys() == state.keys()
+    scaled = {key: value * 8 / 4 if "lora_A" in key else value for key, value in state.items()}
+    assert all(torch.equal(read[key], value) for key, value in scaled.items())
+
+
 def test_model_without_kohya_names_is_still_saved(flags, tmp_path, capsys):
     """SD3's largest model has 38 blocks."""
     pipeline = random_sd3()
@@ -262,8 +361,9 @@ SINGLE = "single_transformer_blocks.0"
         (pair(Q) | {f"transformer.{Q}.lora_B.weight": torch.ones(8, 3)}, "to_q are not a pair"),
         (pair(Q) | {f"transformer.{Q}.lora_B.weight": torch.ones(8, 4, 1, 1)}, "to_q are not a pair"),
         (pair(Q) | {f"transformer.{Q}.lora_B.weight": torch.tensor(1.0)}, "to_q are not a pair"),
-        (pair(Q, channels=3072), "SD3's by their names and Flux.1's or Qwen-Image's by their size"),
+        (pair(Q, channels=3072), "may be Flux.1's or Qwen-Image's by their names and sizes"),
         (pair("transformer_blocks.38.attn.to_q"), "transformer_blocks.38.attn.to_q, which is not a layer of SD3"),
+        (pair("transformer_blocks.60.attn.to_q", channels=3072), "transformer_blocks.60.attn.to_q, which is not"),
         (pair(Q) | pair("transformer_blocks.00.attn.to_q"), "which is not a layer of SD3"),
         (
             pair("transformer_blocks.0.norm1_context.linear"),

@@ -1,4 +1,4 @@
-"""A picture of one batch: each crop under its mask, beside the weight of each latent cell."""
+"""A picture of one batch: each crop under each of its masks, beside the weight of each latent cell."""
 
 from pathlib import Path
 
@@ -25,9 +25,11 @@ def save(batch: Batch, config: MaskConfig, cell: int, output: Path) -> Path:
     assert batch.pixels is not None, "a batch holds pixels or moments"
     count = len(batch.mask)
     latent = subject_cells(batch.mask, batch.exclude, config, cell)
+    own = batch.mask if batch.regions is None else batch.regions
+    regions = own.split([max(1, len(places)) for places in batch.places])
     pictures = [
-        rendering.joined([_crop(pixels, mask), _cells(weights, mask)], across=True)
-        for pixels, mask, weights in zip(batch.pixels[:count], batch.mask, latent, strict=True)
+        rendering.joined([*(_crop(pixels, mask) for mask in masks), _cells(weights, masks[0])], across=True)
+        for pixels, masks, weights in zip(batch.pixels[:count], regions, latent, strict=True)
     ]
     captions = [
         f"{name}  {weights.mean():.0%} of its crop" for name, weights in zip(batch.photos, latent, strict=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from persam_dreambooth.errors import counted, listed
+from persam_dreambooth.errors import UserError, counted, listed
 from persam_dreambooth.model_folder import subject_words
 from persam_dreambooth.photos.manifest import ManifestEntry, relative_path
 from persam_dreambooth.training.config import TrainingConfig
@@ -45,6 +45,31 @@ def check_captions(
         remarks = chain(_files(concept, own), _trigger(concept, own), _same_photos(known))
         for remark in chain(remarks, _places(own) if _hides_background(config) else ()):
             warn(f"{f'{concept.name}: ' if concept.name else ''}{remark}")
+
+
+def check_phrases(photo: InstancePhoto, phrases: Sequence[str]) -> None:
+    """Warn of a prompt that names a subject of which the photo has no mask.
+
+    Args:
+        photo: with its regions.
+        phrases: all of the run's, in its photos' regions or not.
+
+    Raises:
+        UserError: the prompt does not contain the phrase of one of the photo's regions.
+    """
+    prompt, masks = _plain(photo.prompt), {region.phrase: region.mask for region in photo.regions}
+    for phrase in phrases:
+        if phrase in masks and _plain(phrase) not in prompt:
+            raise UserError(
+                f"the prompt of {photo.name}, {photo.prompt!r}, does not contain {phrase!r}, the name of the folder "
+                f"of its mask {masks[phrase]}; write it there, rename the folder, or remove the mask"
+            )
+        if phrase not in masks and _plain(phrase) in prompt:
+            warn(f"the prompt of {photo.name}, {photo.prompt!r}, names {phrase!r}, of which the photo has no mask")
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
 
 
 def _files(concept: Concept, photos: Sequence[InstancePhoto]) -> Iterator[str]:

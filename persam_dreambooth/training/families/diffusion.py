@@ -14,7 +14,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
 from persam_dreambooth.training.families.base import Conditioning, Family, Noised
 from persam_dreambooth.training.families.cross_attention import CrossAttention, recorded
-from persam_dreambooth.training.families.loading import load_config
+from persam_dreambooth.training.families.loading import load_config, load_tokenizer
 
 DRAWN_UNIT = 8
 """Sides of generated pictures, in pixels, are multiples of this with UNets, whatever the autoencoder's factor."""
@@ -104,6 +104,11 @@ class Diffusion(Family):
     def record_attention(self) -> AbstractContextManager[CrossAttention]:
         """Record the UNet's cross-attention in one prediction."""
         return recorded(getattr(self, self.denoiser[0]))
+
+    @classmethod
+    def prompt_tokenizers(cls, config: ModelConfig) -> list[tuple[Any, int | None]]:
+        """Return the first tokenizer; SDXL's second one splits words alike."""
+        return [(load_tokenizer("tokenizer", config), config.tokenizer_max_length)]
 
     def sampler(self, name: str, config: Any) -> Any:
         """Return diffusers' scheduler of this name."""

@@ -56,8 +56,44 @@ def find_instances(concept: Concept, config: TrainingConfig, sizes: Sequence[Siz
     plain, left_out = _without_masks(concept, config, sizes)
     if not config.mask.masked_loss:
         return Found(list(plain.values()), left_out, _manifest(list(plain.values()), left_out, {}, config, digest))
+    masks, known, excluded = _masks(plain, left_out, concept, config, digest)
+    for photo, reason in excluded.items():
+        warn(f"left out{_of_folder(photo, concept)}: {reason}")
+    weight, instances = config.mask.uncertain_photo_weight, list[InstancePhoto]()
+    doubted, without = dict[Path, str](), dict[Path, str]()
+    for photo in (path for path in plain if path not in excluded):
+        regions, doubt = _regions(photo, masks[photo], known, digest)
+        if not regions:
+            without[photo] = f"{photo.name} shows none of the subjects of --region_mask_dir"
+            warn(f"left out{_of_folder(photo, concept)}: {without[photo]}")
+        elif not doubt:
+            instances.append(replace(plain[photo], regions=regions))
+        elif weight > 0:
+            instances.append(replace(plain[photo], regions=regions, weight=weight))
+        else:
+            doubted[photo] = doubt
+    if not instances:
+        raise UserError(_nothing_left(doubted, without))
+    for instance in instances:
+        check_phrases(instance, phrases(concept))
+    exclusions = exclusion_masks({photo: [region.mask for region in own] for photo, own in masks.items()}, concept)
+    instances = [replace(instance, exclude=exclusions.get(instance.photo)) for instance in instances]
+    for photo, reason in doubted.items():
+        warn(f"left out{_of_folder(photo, concept)}: {reason}; --uncertain_photo_weight trains on it")
+    left_out |= excluded | doubted | without
+    return Found(instances, left_out, _manifest(instances, left_out, known, config, digest))
+
+
+def _masks(
+    plain: Mapping[Path, InstancePhoto],
+    left_out: Mapping[Path, str],
+    concept: Concept,
+    config: TrainingConfig,
+    digest: Callable[[Path], str],
+) -> tuple[Mapping[Path, Sequence[Region]], dict[Digests, ManifestEntry], dict[Path, str]]:
+    """Return the photos' masks, what segmentation wrote about them, and the photos that a person excluded, and why."""
     known, excluded = dict[Digests, ManifestEntry](), dict[Path, str]()
-    masks = defaultdict[Path, list[Region]](list)
+    masks: dict[Path, list[Region]] = {photo: [] for photo in plain}
     for phrase in phrases(concept):
         for folder, photos in _by_mask_folder(plain, concept, config, phrase).items():
             own = pairs.pair(photos, folder, all_of_them=not phrase)
@@ -68,29 +104,7 @@ def find_instances(concept: Concept, config: TrainingConfig, sizes: Sequence[Siz
             known |= {(entry.digest, entry.mask_digest): entry for entry in entries}
             for photo, mask in own.items():
                 masks[photo].append(Region(mask, phrase))
-    for photo, reason in excluded.items():
-        warn(f"left out{_of_folder(photo, concept)}: {reason}")
-    weight, instances, doubted = config.mask.uncertain_photo_weight, [], dict[Path, str]()
-    for photo in (path for path in plain if path not in excluded):
-        regions, doubt = _regions(photo, masks[photo], known, digest)
-        if not regions:
-            doubted[photo] = f"{photo.name} shows none of the subjects of --region_mask_dir"
-        elif not doubt:
-            instances.append(replace(plain[photo], regions=regions))
-        elif weight > 0:
-            instances.append(replace(plain[photo], regions=regions, weight=weight))
-        else:
-            doubted[photo] = doubt
-    if not instances:
-        raise UserError(_nothing_left(doubted))
-    for instance in instances:
-        check_phrases(instance, phrases(concept))
-    exclusions = exclusion_masks({photo: [region.mask for region in own] for photo, own in masks.items()}, concept)
-    instances = [replace(instance, exclude=exclusions.get(instance.photo)) for instance in instances]
-    for photo, reason in doubted.items():
-        warn(f"left out{_of_folder(photo, concept)}: {reason}; --uncertain_photo_weight trains on it")
-    left_out |= excluded | doubted
-    return Found(instances, left_out, _manifest(instances, left_out, known, config, digest))
+    return masks, known, excluded
 
 
 def _regions(
@@ -113,7 +127,9 @@ def _regions(
     return tuple(shown), doubt
 
 
-def _nothing_left(doubted: Mapping[Path, str]) -> str:
+def _nothing_left(doubted: Mapping[Path, str], without: Mapping[Path, str]) -> str:
+    if without and not doubted:
+        return f"no photo has a mask ({'; '.join(without.values())}); name the masks like the photos"
     if not doubted:
         return "every photo was excluded in review; approve some with `persam-dreambooth review`"
     return (

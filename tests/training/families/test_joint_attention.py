@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from persam_dreambooth.training import objective
 from persam_dreambooth.training.data.dataset import InstancePhoto, Region
 from persam_dreambooth.training.families.joint_attention import LAYERS, JointAttention, recorded
+from persam_dreambooth.training.families.loading import token_ids
 from persam_dreambooth.training.objective import training_loss
 from tests.training.runs import train
 from tests.training.small import batch_for, make, noised_for, trained_parameters
@@ -49,7 +50,7 @@ def test_probabilities_match_written_out_attention(base, monkeypatch):
     """An attention that is written out instead of fused: the same prediction, and the rows of its softmax."""
     config, family, batch = family_and_batch(base)
     seen, prediction, noised = predict(family, batch, config)
-    rows = []
+    rows, prompt = [], family.encode_prompt(batch.prompt)
 
     def written_out(query, key, value, **_):
         found = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1)
@@ -57,10 +58,10 @@ def test_probabilities_match_written_out_attention(base, monkeypatch):
         return found @ value
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", written_out)
-    expected = family.predict(noised, family.encode_prompt(batch.prompt))
+    expected = family.predict(noised, prompt)
     torch.testing.assert_close(expected, prediction, rtol=1e-4, atol=1e-5)
     positions = 8 * 8
-    length = family.encode_prompt(batch.prompt)["embeds"].shape[1]
+    length = prompt["embeds"].shape[1]
     joint = [found for found in rows if found.shape[-1] == positions + length][
         : len(family.transformer.transformer_blocks)
     ]
@@ -184,8 +185,6 @@ def test_positions_are_those_of_the_encoded_prompt(base):
 
 
 def tokenizer_ids(tokenizer, prompt, length):
-    from persam_dreambooth.training.families.loading import token_ids
-
     return token_ids(tokenizer, prompt, length).input_ids[0]
 
 

@@ -129,18 +129,18 @@ def test_attention_loss_is_summed_over_regions():
 def test_one_region_equals_masks_and_identifier_bit_for_bit(flags):
     shutil.copytree("masks", "regions/sks")
     runs = {
-        "masks": {"attention_loss_weight": 0.5, "identifier": "sks"},
-        "regions": {"attention_loss_weight": 0.5, "instance_mask_dir": None, "region_mask_dir": "regions"},
+        "identified": {"attention_loss_weight": 0.5, "identifier": "sks"},
+        "named": {"attention_loss_weight": 0.5, "instance_mask_dir": None, "region_mask_dir": "regions"},
     }
     for name, more in runs.items():
         assert train(flags, "--use_lora", "--random_flip", output_dir=name, **more) == 0
         AcceleratorState._reset_state(reset_partial_state=True)
-    assert logged("attention_loss", "masks") == logged("attention_loss", "regions")
+    assert logged("attention_loss", "identified") == logged("attention_loss", "named")
     expected, weights = (load_file(Path(name) / LORA) for name in runs)
     assert all(torch.equal(weight, weights[key]) for key, weight in expected.items())
 
 
-def test_resumed_run_equals_uninterrupted_one(regions):
+def test_resumed_run_equals_uninterrupted_one_and_lists_every_mask(regions):
     more = {"checkpointing_steps": 1, "train_batch_size": 1, "max_train_steps": 3}
     switches = ("--use_lora", "--random_flip", "--cache_latents")
     assert train(regions, *switches, output_dir="whole", **more) == 0
@@ -149,6 +149,9 @@ def test_resumed_run_equals_uninterrupted_one(regions):
     expected, resumed = load_file(Path("whole") / LORA), load_file(Path("output") / LORA)
     assert all(torch.equal(expected[key], resumed[key]) for key in expected)
     assert logged("attention_loss", "whole")[-1] > 0
+    entries = read_manifest(Path("output/manifest.jsonl"), own_files=False)
+    masks = [(Path(entry.photo).stem, Path(entry.mask).parent.name) for entry in entries]
+    assert sorted(masks) == [("00", "cat"), ("00", "sks"), ("01", "cat"), ("01", "sks"), ("02", "sks")]
 
 
 def test_segments_several_subjects_and_trains_on_both(regions, models, capsys):
@@ -189,13 +192,6 @@ def test_absent_unsure_and_excluded_subjects(regions, caplog):
     assert [photo.weight for photo in found(uncertain_photo_weight=0.5)[0]] == [1, 1]
     judge("unsure")
     assert [photo.weight for photo in found(uncertain_photo_weight=0.5)[0]] == [0.5, 1, 1]
-
-
-def test_manifest_names_every_mask(regions):
-    assert train(regions, "--use_lora", max_train_steps=1) == 0
-    entries = read_manifest(Path("output/manifest.jsonl"), own_files=False)
-    masks = [(Path(entry.photo).stem, Path(entry.mask).parent.name) for entry in entries]
-    assert sorted(masks) == [("00", "cat"), ("00", "sks"), ("01", "cat"), ("01", "sks"), ("02", "sks")]
 
 
 def test_exclusion_masks_lie_beside_any_of_the_masks(regions):

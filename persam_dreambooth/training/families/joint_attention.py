@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.families.attention_maps import AttentionMaps
 
 LAYERS: Final = 4
@@ -38,7 +39,16 @@ class JointAttention(AttentionMaps):
     keys: list[Tensor] = field(default_factory=list)
 
     def probabilities(self, count: int) -> Tensor:
-        """Return the picture's attention to the text; head by head, since one of all heads may not fit into memory."""
+        """Return the picture's attention to the text; head by head, since that of all heads may not fit into memory.
+
+        Raises:
+            UserError: the layers used another attention than torch's.
+        """
+        if len(self.queries) != len(self.lengths):
+            raise UserError(
+                "--attention_loss_weight needs torch's own attention, but diffusers was told to use another; unset "
+                "DIFFUSERS_ATTN_BACKEND"
+            )
         means = []
         for length, *recorded in zip(self.lengths, self.queries, self.keys, strict=True):
             query, key = (states[:count].float() for states in recorded)

@@ -249,6 +249,11 @@ def test_photo_without_any_subject_is_left_out(regions, caplog):
     instances, left_out = found()
     assert [photo.name for photo in instances] == ["00.png", "01.png"]
     assert list(left_out.values()) == ["02.png shows none of the subjects of --region_mask_dir"]
+    for phrase in ("sks", "cat"):
+        shutil.rmtree(f"regions/{phrase}")
+        Path(f"regions/{phrase}").mkdir()
+    with pytest.raises(UserError, match="no photo has a mask"):
+        found()
 
 
 def test_source_of_a_photo_without_masks():

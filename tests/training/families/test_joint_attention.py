@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.training import objective
 from persam_dreambooth.training.data.dataset import InstancePhoto, Region
 from persam_dreambooth.training.families.joint_attention import LAYERS, JointAttention, recorded
@@ -95,6 +96,11 @@ def test_map_by_hand(text_first):
     seen = JointAttention(1, text_first, [1, 1], [query, query], [key, key])
     torch.testing.assert_close(seen.probabilities(1), torch.tensor([[[1 / 3], [3 / 5]]]))
     torch.testing.assert_close(seen.maps([((0,),)], (2, 3)), torch.tensor([[[[5 / 9, 1.0]]]]))
+
+
+def test_another_attention_than_torchs_is_refused():
+    with pytest.raises(UserError, match="unset DIFFUSERS_ATTN_BACKEND"):
+        JointAttention(1, True, [3]).maps([((0,),)], (2, 2))
 
 
 @every_transformer

@@ -72,8 +72,8 @@ def find_exclusions(photos: Iterable[Path], folder: Path, in_own_folder: bool = 
     return {wanted[path.stem]: path for path in found}
 
 
-def pair(photos: Iterable[Path], folder: Path) -> dict[Path, Path]:
-    """Return each photo's mask.
+def pair(photos: Iterable[Path], folder: Path, all_of_them: bool = True) -> dict[Path, Path]:
+    """Return each photo's mask; without `all_of_them`, of those photos that have one.
 
     Raises:
         UserError: photos without a mask, by name, or what `find_masks` refuses.
@@ -81,12 +81,12 @@ def pair(photos: Iterable[Path], folder: Path) -> dict[Path, Path]:
     photos = list(photos)
     masks = find_masks(folder, photos)
     missing = [photo.name for photo in photos if photo.stem not in masks]
-    if missing:
+    if missing and all_of_them:
         raise UserError(
             f"no mask in {folder} for {', '.join(missing)}; a mask has its photo's name, such as "
             f"{Path(missing[0]).stem}.png: make it with `persam-dreambooth segment`, or remove the photo"
         )
-    return {photo: masks[photo.stem] for photo in photos}
+    return {photo: masks[photo.stem] for photo in photos if photo.stem in masks}
 
 
 def unpaired_words(photos: Iterable[Path], folder: Path) -> str:

@@ -58,7 +58,7 @@ class TrainingView:
         read = FreshSamples(DataConfig(resolution=self.resolution, center_crop=self.center_crop))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
-            sample = read(photo, mask, size)
+            sample = read(photo, (mask,), size)
         inside = sample["mask"]
         grid = (self.resolution // self.cell,) * 2
         latent = latent_mask(inside[None], grid, self.mask_downsample, self.mask_dilation)[0, 0]

@@ -40,6 +40,7 @@ PATHS = (
     "instance_data_dir",
     "class_data_dir",
     "instance_mask_dir",
+    "region_mask_dir",
     "exclude_mask_dir",
     "reference_image",
     "reference_mask",
@@ -220,7 +221,13 @@ class TrainingConfig:
                 f"--background_prior_weight {self.mask.background_prior_weight:g} needs --class_prompt, a prompt such "
                 'as "a dog"; give it, or leave the weight at 0'
             )
-        if self.mask.attention_loss_weight > 0 and not (self.mask.identifier or "").strip():
+        if self.mask.region_mask_dir and self.mask.identifier:
+            raise UserError(
+                "--identifier names the only subject of a photo, and those of --region_mask_dir are named by its "
+                "folders; drop one"
+            )
+        named = self.mask.region_mask_dir or (self.mask.identifier or "").strip()
+        if self.mask.attention_loss_weight > 0 and not named:
             raise UserError(
                 f"--attention_loss_weight {self.mask.attention_loss_weight:g} needs --identifier, the word in the "
                 "prompts that names the subject, such as sks; give it, or leave the weight at 0"

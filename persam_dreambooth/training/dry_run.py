@@ -89,20 +89,25 @@ def _first_batch(run: Setup, family: Family) -> tuple[Batch, list[str]]:
 
 
 def save_batch_sheet(batch: Batch, config: MaskConfig, cell: int, output: Path) -> Path:
-    """Draw a batch as `masks.png`: each crop under its mask, beside the weight of each latent cell; return its path.
+    """Draw a batch as `masks.png`: each crop under each of its masks, beside the weight of each latent cell.
 
     Args:
         batch: holds pixels, not latents.
         config: how masks become latent masks.
         cell: side of a latent cell in pixels.
         output: the folder.
+
+    Returns:
+        The path of `masks.png`.
     """
     assert batch.pixels is not None, "a batch holds pixels or moments"
     count = len(batch.mask)
     latent = subject_cells(batch.mask, batch.exclude, config, cell)
+    own = batch.mask if batch.regions is None else batch.regions
+    regions = own.split([max(1, len(places)) for places in batch.places])
     pictures = [
-        rendering.joined([_crop(pixels, mask), _cells(weights, mask)], across=True)
-        for pixels, mask, weights in zip(batch.pixels[:count], batch.mask, latent, strict=True)
+        rendering.joined([*(_crop(pixels, mask) for mask in masks), _cells(weights, masks[0])], across=True)
+        for pixels, masks, weights in zip(batch.pixels[:count], regions, latent, strict=True)
     ]
     captions = [
         f"{name}  {weights.mean():.0%} of its crop" for name, weights in zip(batch.photos, latent, strict=True)

@@ -1,6 +1,6 @@
 """Training loss of a batch: noise, prediction, latent mask, the attention loss, and the terms that are logged.
 
-The attention loss is Break-A-Scene's (arXiv 2305.16311): the identifier's attention should match the mask.
+The attention loss is Break-A-Scene's (arXiv 2305.16311): the attention to a region's words should match its mask.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
@@ -18,7 +19,7 @@ from persam_dreambooth.training.config import MaskConfig, ModelConfig, TrainingC
 from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.data.dataset import Batch, InstancePhoto
 from persam_dreambooth.training.families import Family, Noised
-from persam_dreambooth.training.families.cross_attention import CrossAttention
+from persam_dreambooth.training.families.attention_maps import AttentionMaps
 from persam_dreambooth.training.families.loading import token_ids
 from persam_dreambooth.training.prior_bank import PriorBank
 
@@ -112,6 +113,7 @@ def _without_masks(mask: MaskConfig) -> MaskConfig:
         mask,
         masked_loss=False,
         instance_mask_dir=None,
+        region_mask_dir=None,
         reference_image=None,
         reference_mask=None,
         exclude_mask_dir=None,
@@ -137,62 +139,84 @@ def _noise_weight(family: Family, noised: Noised, gamma: float | None) -> Tensor
     return losses.min_snr_weight(family.snr(noised.timesteps), gamma, family.prediction_type)
 
 
-def attention_loss(seen: CrossAttention, batch: Batch, size: tuple[int, int], config: MaskConfig) -> Tensor:
-    """Mean squared difference between the identifier's attention and the latent mask.
+def attention_loss(seen: AttentionMaps, batch: Batch, size: tuple[int, int], config: MaskConfig) -> Tensor:
+    """Mean squared difference between the attention to a region's words and the region's latent mask.
 
-    With A_i the attention probabilities of position i towards the identifier's tokens, averaged over tokens, heads and
-    layers, and m the latent mask at their resolution: the mean over photos and positions of (A_i / max_j A_j - m_i)^2,
-    each photo multiplied by its weight. Dividing by the maximum, with gradient, is how the authors' code normalizes.
-    That code takes one pixel of the mask for each position; here the mask is downsampled as for the loss.
-    Positions that an exclusion mask touches are left out.
+    With A_i the attention probabilities of position i towards the words' tokens, averaged over tokens, heads and
+    layers, and m the latent mask at their resolution: the mean over positions of (A_i / max_j A_j - m_i)^2, summed
+    over a photo's regions, multiplied by the photo's weight; and the mean over photos. Dividing by the maximum, with
+    gradient, and summing over regions is what the authors' code does. That code takes one pixel of the mask for each
+    position; here the mask is downsampled as for the loss. Positions that an exclusion mask touches are left out, and
+    so are regions of which the crop holds nothing.
 
     Args:
         seen: attention of one prediction, instance photos first.
-        batch: with the positions of the identifiers.
+        batch: with the positions of the tokens.
         size: (h, w) of the latents.
         config: how masks are downsampled.
 
     Returns:
         A scalar, float32.
     """
-    maps = seen.maps(batch.identifiers, size)
+    maps = seen.maps(batch.places, size)
     shape = maps.shape[-2], maps.shape[-1]
-    mask = losses.latent_mask(batch.mask, shape, config.mask_downsample, config.mask_dilation)
-    kept = None if batch.exclude is None else losses.kept_cells(batch.exclude, shape)
-    return losses.masked_mse(maps, mask, kept, sample_weight=batch.weight)
+    own = torch.tensor([number for number, places in enumerate(batch.places) for _ in places], device=maps.device)
+    regions = batch.mask if batch.regions is None else batch.regions
+    mask = losses.latent_mask(regions, shape, config.mask_downsample, config.mask_dilation)
+    kept = None if batch.exclude is None else losses.kept_cells(batch.exclude, shape)[own]
+    weight = batch.weight[own] * (mask.amax((1, 2, 3)) > 0)
+    return losses.masked_mse(maps, mask, kept, sample_weight=weight) * (len(own) / len(batch.places))
 
 
-def with_identifiers(
-    instances: Sequence[InstancePhoto], concepts: Sequence[Concept], tokenizer: Any, config: ModelConfig
+def with_places(
+    instances: Sequence[InstancePhoto], concepts: Sequence[Concept], family: type[Family], config: ModelConfig
 ) -> list[InstancePhoto]:
-    """Return the photos with the positions of their identifier's tokens.
+    """Return the photos with the positions of the tokens that name their regions.
 
     Args:
         instances: the run's photos.
         concepts: the subjects, with their identifiers.
-        tokenizer: the pipeline's first; if there are two, they split words alike.
+        family: of the base model; knows its tokenizers.
         config: how prompts are truncated.
 
     Raises:
-        UserError: names the photo whose prompt's tokens do not contain the identifier's.
+        UserError: names a photo and the words that its prompt's tokens do not contain.
     """
-    found = []
-    for photo in instances:
-        identifier = str(concepts[photo.concept].identifier)
-        places = token_places(tokenizer, photo.prompt, identifier, config)
-        if not places:
-            raise UserError(
-                f"the prompt of {photo.name}, {photo.prompt!r}, does not contain --identifier "
-                f"{identifier} among the tokens that the model reads; write it there, or name another word"
-            )
-        found.append(replace(photo, identifier=places))
-    return found
+    tokenizers = family.prompt_tokenizers(config)
+    return [
+        replace(
+            photo,
+            regions=tuple(
+                replace(region, places=_places(tokenizers, photo, region.phrase, concepts[photo.concept].identifier))
+                for region in photo.regions
+            ),
+        )
+        for photo in instances
+    ]
 
 
-def token_places(tokenizer: Any, prompt: str, word: str, config: ModelConfig) -> tuple[int, ...]:
-    """Return the positions of a word's tokens, for all its occurrences, in the truncated prompt."""
-    prompt, word = (spelled_out(tokenizer, text) for text in (prompt, word))
-    tokens = token_ids(tokenizer, prompt, config.tokenizer_max_length).input_ids[0].tolist()
-    wanted = tokenizer(word, add_special_tokens=False).input_ids
+def _places(
+    tokenizers: Sequence[tuple[Any, int | None]], photo: InstancePhoto, phrase: str, identifier: str | None
+) -> tuple[int, ...]:
+    """Return the positions of a region's words in a photo's prompt, of which each tokenizer in turn makes a part."""
+    words, places, start = phrase or str(identifier), list[int](), 0
+    for tokenizer, length in tokenizers:
+        tokens = token_ids(tokenizer, spelled_out(tokenizer, photo.prompt), length).input_ids[0].tolist()
+        places += [start + place for place in token_places(tokenizer, tokens, spelled_out(tokenizer, words))]
+        start += len(tokens)
+    if not places:
+        named, remedy = (
+            ("the phrase", "name its folder otherwise") if phrase else ("--identifier", "name another word")
+        )
+        raise UserError(
+            f"the prompt of {photo.name}, {photo.prompt!r}, does not contain {named} {words} among the tokens that "
+            f"the model reads; write it there, or {remedy}"
+        )
+    return tuple(places)
+
+
+def token_places(tokenizer: Any, tokens: Sequence[int], words: str) -> tuple[int, ...]:
+    """Return the positions among a prompt's tokens of some words' tokens, for all their occurrences."""
+    wanted = tokenizer(words, add_special_tokens=False).input_ids
     starts = (start for start in range(len(tokens)) if wanted and tokens[start : start + len(wanted)] == wanted)
     return tuple(sorted({start + number for start in starts for number in range(len(wanted))}))

@@ -26,8 +26,6 @@ from persam_dreambooth.training.data.mask_folders import segment_first
 from persam_dreambooth.training.data.mask_report import MaskCheck, check_masks
 from persam_dreambooth.training.data.samples import FreshSamples
 from persam_dreambooth.training.families import Family, check_base_model, load_family, quantized
-from persam_dreambooth.training.families.loading import load_tokenizer
-from persam_dreambooth.training.families.textual_inversion import insert_words
 from persam_dreambooth.training.output import save
 from persam_dreambooth.training.runtime import distributed, optimizer, resuming, tracking, workers
 from persam_dreambooth.training.screen import say
@@ -94,7 +92,7 @@ def setup(config: TrainingConfig) -> Setup:
     remarks.uneven_resolution(config, kind.even_unit_of(config.model))
     remarks.without_identifier(concepts)
     check_class_folders(concepts)
-    found, manifest = _find_photos(config, concepts, sizes, accelerator)
+    found, manifest = _find_photos(config, concepts, sizes, accelerator, kind)
     check_new_words(concepts, found, config.model.new_words)
     check_captions(concepts, found, manifest, config)
     masks = check_masks(found, config, cell)
@@ -142,7 +140,11 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
 
 
 def _find_photos(
-    config: TrainingConfig, concepts: Sequence[Concept], sizes: Sequence[Size], accelerator: Accelerator
+    config: TrainingConfig,
+    concepts: Sequence[Concept],
+    sizes: Sequence[Size],
+    accelerator: Accelerator,
+    kind: type[Family],
 ) -> tuple[list[InstancePhoto], list[ManifestEntry]]:
     """Find the photos of all subjects, after making masks from references; return them and their manifest."""
     with accelerator.main_process_first():
@@ -158,10 +160,7 @@ def _find_photos(
         instances += [replace(instance, concept=number) for instance in found.instances]
         manifest += found.manifest
     if config.mask.attention_loss_weight > 0:
-        tokenizer = load_tokenizer("tokenizer", config.model)
-        if config.model.train_text_encoder_ti:
-            insert_words(tokenizer, config.model)
-        instances = objective.with_identifiers(instances, concepts, tokenizer, config.model)
+        instances = objective.with_places(instances, concepts, kind, config.model)
     return instances, manifest
 
 

@@ -29,7 +29,7 @@ def test_preview_equals_training_sample(pair, downsample, center):
     assert picture.size == (64, 32)
     levels = np.asarray(picture)
     torch.manual_seed(3)
-    sample = FreshSamples(DataConfig(resolution=32, center_crop=center))(*pair, (32, 32))
+    sample = FreshSamples(DataConfig(resolution=32, center_crop=center))(pair[0], pair[1:], (32, 32))
     latent = latent_mask(sample["mask"][None], (8, 8), downsample, 1)[0, 0].numpy()
     np.testing.assert_array_equal(levels[::4, 32::4, 0], (latent * 255).round().astype(np.uint8))
     shown = (sample["pixels"].permute(1, 2, 0).numpy() * 127.5 + 127.5).round()

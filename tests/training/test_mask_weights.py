@@ -57,7 +57,7 @@ def test_levels_reach_the_latent_mask(photo):
 def test_caches_keep_levels_and_exclusions(photo, pipelines, tmp_path):
     data = {"resolution": 32, "center_crop": True, "cache_latents": True, "training_cache": str(tmp_path / "cache")}
     config, family = make(pipelines / "stable-diffusion", data=data)
-    source = (photo.photo, photo.mask, (32, 32), photo.exclude)
+    source = photo.source
     fresh = FreshSamples(config.data)(*source)
     for _ in range(2):  # written, then read
         kept = EncodedSamples(family, FreshSamples(config.data), [source])(*source)

@@ -15,6 +15,7 @@ from persam_dreambooth.training import objective
 from persam_dreambooth.training.config import MaskConfig
 from persam_dreambooth.training.data.dataset import Batch
 from persam_dreambooth.training.families import cross_attention
+from persam_dreambooth.training.families.loading import token_ids
 from persam_dreambooth.training.objective import training_loss
 from tests.parity.diffusers_cases import logged_losses
 from tests.training.runs import launch, train
@@ -32,7 +33,7 @@ def family_and_batch(base, kind="full", class_images=False, model=None, mask=Non
     torch.manual_seed(3)
     for weight in trained_parameters(family):
         weight.data += 0.02 * torch.randn_like(weight)  # zero-initialized adapters would pass no gradient
-    return config, family, batch_for(family, class_images)._replace(identifiers=[POSITIONS, POSITIONS])
+    return config, family, batch_for(family, class_images)._replace(places=[(POSITIONS,), (POSITIONS,)])
 
 
 def record_attention(family, batch, config, count=2):
@@ -87,9 +88,9 @@ def test_attention_loss_by_hand():
     """Two positions and two tokens: attention to the first is 1/2 and 3/4, relative to its maximum 2/3 and 1."""
     layer = Attention(query_dim=1, heads=1, dim_head=1)
     query = torch.tensor([[[0.0], [math.log(3)]]])
-    seen = cross_attention.CrossAttention([layer], 0, [query.repeat(2, 1, 1)], [torch.tensor([[[1.0], [0.0]]] * 2)])
+    seen = cross_attention.CrossAttention(0, [layer], [query.repeat(2, 1, 1)], [torch.tensor([[[1.0], [0.0]]] * 2)])
     mask = torch.tensor([[[[1.0, 0.0]]]] * 2)
-    batch = Batch(["first.png", "second.png"], mask, torch.ones(2), {}, identifiers=[(0,), (0, 1)])
+    batch = Batch(["first.png", "second.png"], mask, torch.ones(2), {}, places=[((0,),), ((0, 1),)])
     config = MaskConfig(instance_mask_dir="masks", **ON)
     torch.testing.assert_close(seen.probabilities(2)[0], torch.tensor([[0.5, 0.5], [0.75, 0.25]]))
     # Summed over both tokens the positions are equal: (1, 1) against (1, 0).
@@ -118,7 +119,7 @@ def test_odd_and_non_square_latents(base):
     noised = noised_for(family, config, torch.randn(2, 4, 10, 18))
     with cross_attention.recorded(family.unet) as seen:
         family.predict(noised, family.encode_prompt(batch.prompt))
-    found = seen.maps([POSITIONS, POSITIONS], (10, 18))
+    found = seen.maps([(POSITIONS,), (POSITIONS,)], (10, 18))
     assert found.shape[-2:] == (-(-10 // 2**seen.level), -(-18 // 2**seen.level))
     assert torch.equal(found.amax((1, 2, 3)), torch.ones(2)) and found.min() > 0
 
@@ -151,7 +152,7 @@ def test_background_prior_is_not_recorded(base, kind):
         mask = ON | {"background_prior_weight": prior}
         config, family, batch = drifted_family(base, kind, prior, mask=mask)
         torch.manual_seed(1)
-        _, terms[prior] = training_loss(family, batch._replace(identifiers=[POSITIONS, POSITIONS]), config)
+        _, terms[prior] = training_loss(family, batch._replace(places=[(POSITIONS,), (POSITIONS,)]), config)
     assert terms[1.0]["background_prior_loss"] > 0
     assert torch.equal(terms[0.0]["attention_loss"], terms[1.0]["attention_loss"])
 
@@ -283,13 +284,18 @@ def test_captions_and_identifiers_per_subject(flags):
 
 @every_unet
 def test_token_positions_follow_prompt(base):
-    config, family = make(base)
-    find = objective.token_places
+    _, family = make(base)
+
+    def find(prompt):
+        return objective.token_places(
+            family.tokenizer, token_ids(family.tokenizer, prompt).input_ids[0].tolist(), "sks"
+        )
+
     letters = family.tokenizer("a sks dog").input_ids
-    assert [letters[place] for place in find(family.tokenizer, "a sks dog", "sks", config.model)] == letters[2:5]
-    assert find(family.tokenizer, "sks or sks", "sks", config.model) == (1, 2, 3, 6, 7, 8)
-    assert find(family.tokenizer, "a sksy dog", "sks", config.model) == ()
-    assert find(family.tokenizer, "a" * 80 + " sks", "sks", config.model) == ()
+    assert [letters[place] for place in find("a sks dog")] == letters[2:5]
+    assert find("sks or sks") == (1, 2, 3, 6, 7, 8)
+    assert find("a sksy dog") == ()
+    assert find("a" * 80 + " sks") == ()
 
 
 REFUSED = [

@@ -73,6 +73,31 @@ def check_new_words(concepts: Sequence[Concept], photos: Sequence[InstancePhoto]
                 )
 
 
+def check_phrases(photo: InstancePhoto, phrases: Sequence[str]) -> None:
+    """Warn of a prompt that names a subject of which the photo has no mask.
+
+    Args:
+        photo: with its regions.
+        phrases: all of the run's, in its photos' regions or not.
+
+    Raises:
+        UserError: the prompt does not contain the phrase of one of the photo's regions.
+    """
+    prompt, masks = _plain(photo.prompt), {region.phrase: region.mask for region in photo.regions}
+    for phrase in phrases:
+        if phrase in masks and _plain(phrase) not in prompt:
+            raise UserError(
+                f"the prompt of {photo.name}, {photo.prompt!r}, does not contain {phrase!r}, the name of the folder "
+                f"of its mask {masks[phrase]}; write it there, rename the folder, or remove the mask"
+            )
+        if phrase not in masks and _plain(phrase) in prompt:
+            warn(f"the prompt of {photo.name}, {photo.prompt!r}, names {phrase!r}, of which the photo has no mask")
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
 def _files(concept: Concept, photos: Sequence[InstancePhoto]) -> Iterator[str]:
     """Remark on caption files that are missing, empty, alike, or begin with a byte-order mark."""
     if not concept.caption_extension:

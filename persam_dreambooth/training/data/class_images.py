@@ -33,7 +33,10 @@ def check_class_folders(concepts: Sequence[Concept]) -> None:
         UserError: there is such a folder; the message names it.
     """
     folders = [
-        folder for concept in concepts for folder in (concept.photos, concept.masks, concept.excluded) if folder
+        folder
+        for concept in concepts
+        for folder in (concept.photos, concept.masks, concept.regions, concept.excluded)
+        if folder
     ]
     inside = [inner.path for folder in folders for inner in repeated_folders(folder)]
     taken = {folder.resolve() for folder in (*folders, *inside)}

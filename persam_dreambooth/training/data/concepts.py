@@ -19,6 +19,7 @@ KEYS = (
     "class_prompt",
     "num_class_images",
     "instance_mask_dir",
+    "region_mask_dir",
     "exclude_mask_dir",
     "reference_image",
     "reference_mask",
@@ -39,7 +40,8 @@ class Concept:
         prompt: instance prompt; None if every photo has a caption or kohya's folders name it.
         caption_extension: suffix of the captions beside the photos; None if they are not read.
         excluded: folder of its exclusion masks; None looks for them beside the masks.
-        masks: folder of its masks; None if they are made from `reference`, or if there are none.
+        masks: folder of its masks; None if they are elsewhere, made from `reference`, or if there are none.
+        regions: folder with a folder of masks for each of several subjects in the same photos, instead of `masks`.
         reference: a photo and its mask, from which the other masks are made.
         class_prompt: prompt of its class images and of the background prior.
         class_folder: folder of its class images; it may be given although they are not used.
@@ -52,6 +54,7 @@ class Concept:
     prompt: str | None
     caption_extension: str | None
     masks: Path | None
+    regions: Path | None
     excluded: Path | None
     reference: tuple[Path, Path] | None
     class_prompt: str | None
@@ -71,6 +74,7 @@ class Concept:
             prompt=data.instance_prompt or _folder_prompt(photos, data),
             caption_extension=data.caption_extension,
             masks=Path(mask.instance_mask_dir) if mask.instance_mask_dir else None,
+            regions=Path(mask.region_mask_dir) if mask.region_mask_dir else None,
             excluded=Path(mask.exclude_mask_dir) if mask.exclude_mask_dir else None,
             reference=(Path(reference[0]), Path(reference[1])) if reference[0] and reference[1] else None,
             class_prompt=data.class_prompt,

@@ -19,31 +19,44 @@ from persam_dreambooth.training.families.base import Conditioning
 
 
 @dataclass(frozen=True)
+class Region:
+    """A part of a photo that is learned, and the words of the prompt that name it.
+
+    Attributes:
+        mask: file of its mask.
+        phrase: its words in the photo's prompt; empty if it is the photo's only one, which `--identifier` names.
+        places: positions of the tokens of its words in the prompt, if the attention loss needs them.
+    """
+
+    mask: Path
+    phrase: str = ""
+    places: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class InstancePhoto:
-    """A photo of a subject, with its mask, its prompt and its weight.
+    """A photo of a subject, its masks, its prompt and how it counts.
 
     Attributes:
         photo: the file.
-        mask: file of its mask; None trains on the whole photo.
+        regions: its masks; none trains on the whole photo, of several the loss takes the maximum.
         size: height and width of its crops, in pixels.
         shape: height and width of the upright photo, in pixels.
         prompt: with the identifier.
         weight: factor of its loss.
         concept: index of its subject, from 0.
-        identifier: positions of the identifier's tokens in the prompt, if the attention loss needs them.
         repeats: how often it is shown in an epoch.
         label: its name in messages, if the file name is not unique; empty is the file name.
         exclude: file of its exclusion mask, whose pixels are in no term of the loss; None excludes nothing.
     """
 
     photo: Path
-    mask: Path | None
+    regions: tuple[Region, ...]
     size: Size
     shape: Size
     prompt: str = ""
     weight: float = 1.0
     concept: int = 0
-    identifier: tuple[int, ...] = ()
     repeats: int = 1
     label: str = ""
     exclude: Path | None = None
@@ -53,6 +66,11 @@ class InstancePhoto:
         """Its name in messages."""
         return self.label or self.photo.name
 
+    @property
+    def source(self) -> Source:
+        """The files and the size that its samples are made of."""
+        return self.photo, tuple(region.mask for region in self.regions), self.size, self.exclude
+
 
 @dataclass(frozen=True, eq=False)
 class Item:
@@ -60,10 +78,10 @@ class Item:
 
     Attributes:
         photo: the photo's name.
-        sample: crop of the photo and its mask.
+        sample: crop of the photo and its masks.
         prompt: conditioning of its prompt, batch size 1.
         weight: factor of its loss.
-        identifier: positions of the identifier's tokens in the prompt.
+        places: for each region, the positions of its words' tokens in the prompt.
         class_sample: crop of a class image.
         class_prompt: conditioning of the class prompt, batch size 1.
     """
@@ -72,7 +90,7 @@ class Item:
     sample: Sample
     prompt: Conditioning
     weight: float
-    identifier: tuple[int, ...]
+    places: tuple[tuple[int, ...], ...]
     class_sample: Sample | None = None
     class_prompt: Conditioning | None = None
 
@@ -84,14 +102,16 @@ class Batch(NamedTuple):
 
     Attributes:
         photos: B names.
-        mask: (B, 1, h, w) float32 in [0, 1], 1 on the subject.
+        mask: (B, 1, h, w) float32 in [0, 1], 1 on the subject; the maximum over a photo's regions.
         weight: (B,) float32, factor of each photo's loss.
         prompt: conditioning of all N.
         pixels: (N, 3, h, w) float32 in [-1, 1]; None if the latents were encoded before.
         moments: (N, 2 C, h', w') of their latents, in place of `pixels`.
         crop: (N, 6) int64, see `Crop.conditioning`; None for families that do not use it.
         class_prompt: conditioning of the class prompt, B times; None without one.
-        identifiers: B tuples of token positions, for the attention loss.
+        places: for each of the B photos and each of its regions, positions of tokens, for the attention loss.
+        regions: (R, 1, h, w) float32 in [0, 1], the masks of all regions, photo by photo; None if every photo has
+            just one, which is its mask.
         exclude: (B, 1, h, w) float32, 1 where a pixel is in no term of the loss; None if no photo has such a mask.
     """
 
@@ -103,7 +123,8 @@ class Batch(NamedTuple):
     moments: Tensor | None = None
     crop: Tensor | None = None
     class_prompt: Conditioning | None = None
-    identifiers: list[tuple[int, ...]] = []  # noqa: RUF012 - a default that nobody changes
+    places: list[tuple[tuple[int, ...], ...]] = []  # noqa: RUF012 - a default that nobody changes
+    regions: Tensor | None = None
     exclude: Tensor | None = None
 
 
@@ -150,16 +171,16 @@ class DreamBoothDataset(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         instance = self.instances[index % len(self.instances)]
-        sample = self.read(instance.photo, instance.mask, instance.size, instance.exclude)
+        sample = self.read(*instance.source)
         class_sample = None
         if any(self.class_images):
-            class_sample = self.read(self._class_image(index), None, instance.size, None)
+            class_sample = self.read(self._class_image(index), (), instance.size, None)
         return Item(
             instance.name,
             sample,
             self.prompts["" if self._is_dropped() else instance.prompt],
             instance.weight,
-            instance.identifier,
+            tuple(region.places for region in instance.regions),
             class_sample,
             self.prompts[self.class_prompts[instance.concept]] if self.class_prompts else None,
         )
@@ -169,12 +190,12 @@ class DreamBoothDataset(Dataset[Item]):
 
     def sources(self) -> list[Source]:
         """Return all photos, masks, sizes and exclusion masks that items are made of."""
-        own = [(photo.photo, photo.mask, photo.size, photo.exclude) for photo in self.instances]
+        own = [photo.source for photo in self.instances]
         if not any(self.class_images):
             return own
         class_images = [self._class_image(index) for index in range(len(self))]
         sizes = [self.instances[index % len(self.instances)].size for index in range(len(self))]
-        return own + [(path, None, size, None) for path, size in zip(class_images, sizes, strict=True)]
+        return own + [(path, (), size, None) for path, size in zip(class_images, sizes, strict=True)]
 
     def _class_image(self, index: int) -> Path:
         """Return the class image that is paired with an item: one of its subject's, in turn."""
@@ -199,10 +220,18 @@ def collate(items: Sequence[Item]) -> Batch:
         weight=torch.tensor([item.weight for item in items]),
         prompt=stack_prompts(prompts),
         class_prompt=stack_prompts(class_prompts) if class_prompts else None,
-        identifiers=[item.identifier for item in items],
+        places=[item.places for item in items],
+        regions=_regions([item.sample for item in items]),
         exclude=_exclusions([item.sample for item in items]),
         **stacked,
     )
+
+
+def _regions(samples: Sequence[Sample]) -> Tensor | None:
+    """Concatenate the masks of all regions, (R, 1, h, w); None if no sample has several."""
+    if not any("regions" in sample for sample in samples):
+        return None
+    return torch.cat([sample.get("regions", sample["mask"]) for sample in samples]).unsqueeze(1)
 
 
 def _exclusions(samples: Sequence[Sample]) -> Tensor | None:

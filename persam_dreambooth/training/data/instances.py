@@ -11,10 +11,11 @@ from persam_dreambooth.photos import files, pairs
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, newest_entries, relative_path
 from persam_dreambooth.preprocessing import SETTINGS_NAME
 from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.data.caption_check import check_phrases
 from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.data.crops import Size, nearest_bucket
-from persam_dreambooth.training.data.dataset import InstancePhoto
-from persam_dreambooth.training.data.mask_folders import exclusion_masks, mask_folder, photo_folders
+from persam_dreambooth.training.data.dataset import InstancePhoto, Region
+from persam_dreambooth.training.data.mask_folders import exclusion_masks, mask_folder, photo_folders, phrases
 from persam_dreambooth.training.screen import warn
 
 Digests = tuple[str, str | None]
@@ -29,7 +30,7 @@ class Found:
         instances: those to train on, sorted by name.
         left_out: the others, with the reason: they cannot be decoded, a person excluded them in review, or
             segmentation is unsure of the subject (and no person approved the mask).
-        manifest: lines of the output's `manifest.jsonl`: each photo, its mask, and segmentation's scores for it.
+        manifest: lines of the output's `manifest.jsonl`: each photo and mask, and segmentation's scores for it.
     """
 
     instances: list[InstancePhoto]
@@ -55,40 +56,80 @@ def find_instances(concept: Concept, config: TrainingConfig, sizes: Sequence[Siz
     plain, left_out = _without_masks(concept, config, sizes)
     if not config.mask.masked_loss:
         return Found(list(plain.values()), left_out, _manifest(list(plain.values()), left_out, {}, config, digest))
-    known, excluded = dict[Digests, ManifestEntry](), dict[Path, str]()
-    masks = dict[Path, Path]()
-    for folder, photos in _by_mask_folder(plain, concept, config).items():
-        own = pairs.pair(photos, folder)
-        _warn(pairs.unpaired_words([*photos, *left_out], folder))
-        entries = _segmented(folder)
-        pairs.refuse_changed(photos, {photo.stem: mask for photo, mask in own.items()}, entries, digest)
-        excluded |= pairs.excluded(photos, entries)
-        known |= {(entry.digest, entry.mask_digest): entry for entry in entries}
-        masks |= own
+    masks, known, excluded = _masks(plain, left_out, concept, config, digest)
     for photo, reason in excluded.items():
         warn(f"left out{_of_folder(photo, concept)}: {reason}")
-    weight, instances, uncertain = config.mask.uncertain_photo_weight, [], dict[Path, str]()
+    weight, instances = config.mask.uncertain_photo_weight, list[InstancePhoto]()
+    uncertain, without = dict[Path, str](), dict[Path, str]()
     for photo in (path for path in plain if path not in excluded):
-        mask, entry = masks[photo], known.get((digest(photo), digest(masks[photo])))
-        if entry is None:
-            _warn(pairs.turned_words(mask, photo))
-        if entry is None or not entry.uncertain:
-            instances.append(replace(plain[photo], mask=mask))
+        regions, reason = _regions(photo, masks[photo], known, digest)
+        if not regions:
+            without[photo] = f"{photo.name} shows none of the subjects of --region_mask_dir"
+            warn(f"left out{_of_folder(photo, concept)}: {without[photo]}")
+        elif not reason:
+            instances.append(replace(plain[photo], regions=regions))
         elif weight > 0:
-            instances.append(replace(plain[photo], mask=mask, weight=weight))
+            instances.append(replace(plain[photo], regions=regions, weight=weight))
         else:
-            uncertain[photo] = pairs.uncertainty(photo, entry)
+            uncertain[photo] = reason
     if not instances:
-        raise UserError(_nothing_left(uncertain))
-    exclusions = exclusion_masks(masks, concept)
+        raise UserError(_nothing_left(uncertain, without))
+    for instance in instances:
+        check_phrases(instance, phrases(concept))
+    exclusions = exclusion_masks({photo: [region.mask for region in own] for photo, own in masks.items()}, concept)
     instances = [replace(instance, exclude=exclusions.get(instance.photo)) for instance in instances]
     for photo, reason in uncertain.items():
         warn(f"left out{_of_folder(photo, concept)}: {reason}; --uncertain_photo_weight trains on it")
-    left_out |= excluded | uncertain
+    left_out |= excluded | uncertain | without
     return Found(instances, left_out, _manifest(instances, left_out, known, config, digest))
 
 
-def _nothing_left(uncertain: Mapping[Path, str]) -> str:
+def _masks(
+    plain: Mapping[Path, InstancePhoto],
+    left_out: Mapping[Path, str],
+    concept: Concept,
+    config: TrainingConfig,
+    digest: Callable[[Path], str],
+) -> tuple[Mapping[Path, Sequence[Region]], dict[Digests, ManifestEntry], dict[Path, str]]:
+    """Return the photos' masks, what segmentation wrote about them, and the photos that a person excluded, and why."""
+    known, excluded = dict[Digests, ManifestEntry](), dict[Path, str]()
+    masks: dict[Path, list[Region]] = {photo: [] for photo in plain}
+    for phrase in phrases(concept):
+        for folder, photos in _by_mask_folder(plain, concept, config, phrase).items():
+            own = pairs.pair(photos, folder, all_of_them=not phrase)
+            _warn(pairs.unpaired_words([*photos, *left_out], folder))
+            entries = _segmented(folder)
+            pairs.refuse_changed(photos, {photo.stem: mask for photo, mask in own.items()}, entries, digest)
+            excluded |= pairs.excluded(photos, entries)
+            known |= {(entry.digest, entry.mask_digest): entry for entry in entries}
+            for photo, mask in own.items():
+                masks[photo].append(Region(mask, phrase))
+    return masks, known, excluded
+
+
+def _regions(
+    photo: Path, regions: Sequence[Region], known: Mapping[Digests, ManifestEntry], digest: Callable[[Path], str]
+) -> tuple[tuple[Region, ...], str]:
+    """Return those of a photo's regions that it shows, and why segmentation is unsure of one; empty if it is not.
+
+    A subject that has a phrase, and so is one of several, may be absent; the only one may not.
+    """
+    shown, reason = list[Region](), ""
+    for region in regions:
+        entry = known.get((digest(photo), digest(region.mask)))
+        if entry is None:
+            _warn(pairs.turned_words(region.mask, photo))
+        elif entry.uncertain and region.phrase and entry.presence == "not found":
+            continue
+        elif entry.uncertain:
+            reason = reason or pairs.uncertainty(photo, entry)
+        shown.append(region)
+    return tuple(shown), reason
+
+
+def _nothing_left(uncertain: Mapping[Path, str], without: Mapping[Path, str]) -> str:
+    if without and not uncertain:
+        return f"no photo has a mask ({'; '.join(without.values())}); name the masks like the photos"
     if not uncertain:
         return "every photo was excluded in review; approve some with `persam-dreambooth review`"
     return (
@@ -104,7 +145,7 @@ def _warn(words: str) -> None:
 
 def _other_folders(concept: Concept, config: TrainingConfig) -> list[Path]:
     """Return folders that may lie among the photos but hold something else."""
-    given = (config.output.output_dir, concept.masks, concept.excluded, concept.class_folder)
+    given = (config.output.output_dir, concept.masks, concept.regions, concept.excluded, concept.class_folder)
     return [Path(folder) for folder in given if folder]
 
 
@@ -120,7 +161,7 @@ def _without_masks(
     plain = {
         photo: InstancePhoto(
             photo,
-            None,
+            (),
             nearest_bucket((height, width), sizes),
             (height, width),
             _prompt(photo, concept, folders[photo].words),
@@ -141,9 +182,11 @@ def _unread(concept: Concept, config: TrainingConfig, drawn: Sequence[Path]) -> 
     return {path: reason for folder in folders for path, reason in files.unread_files(folder, known).items()}
 
 
-def _by_mask_folder(photos: Iterable[Path], concept: Concept, config: TrainingConfig) -> dict[Path, list[Path]]:
+def _by_mask_folder(
+    photos: Iterable[Path], concept: Concept, config: TrainingConfig, phrase: str
+) -> dict[Path, list[Path]]:
     """Group the photos by the folder of their masks; refuse two photos that would share a mask."""
-    folders = {inner.path: mask_folder(concept, config, inner) for inner in photo_folders(concept)}
+    folders = {inner.path: mask_folder(concept, config, inner, phrase) for inner in photo_folders(concept)}
     groups = defaultdict[Path, dict[str, Path]](dict)
     for photo in photos:
         folder = folders[photo.parent]
@@ -229,10 +272,12 @@ def _manifest(
     ]
     for instance in instances:
         photo = digest(instance.photo)
-        mask = None if instance.mask is None else digest(instance.mask)
-        entry = known.get((photo, mask)) or ManifestEntry("", photo, mask_digest=mask, source="given")
-        mask_path = None if instance.mask is None else relative_path(instance.mask, output)
-        lines.append(replace(entry, photo=relative_path(instance.photo, output), mask=mask_path, overlay=None))
+        for region in instance.regions or (None,):
+            path = None if region is None else region.mask
+            mask = None if path is None else digest(path)
+            entry = known.get((photo, mask)) or ManifestEntry("", photo, mask_digest=mask, source="given")
+            mask_path = None if path is None else relative_path(path, output)
+            lines.append(replace(entry, photo=relative_path(instance.photo, output), mask=mask_path, overlay=None))
     return sorted(lines, key=lambda entry: entry.photo)
 
 

@@ -1,5 +1,6 @@
 """Check and report the masks before the first step: how much they cover, and how much of the subject crops keep."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from persam_dreambooth import masks
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, counted
 from persam_dreambooth.images import above_half
 from persam_dreambooth.masks import refuse_picture
 from persam_dreambooth.photos import files, pairs, rendering
 from persam_dreambooth.training.config import MaskConfig, TrainingConfig
 from persam_dreambooth.training.data.crops import cover_mask, cut_mask, draw_crop
-from persam_dreambooth.training.data.dataset import InstancePhoto
+from persam_dreambooth.training.data.dataset import InstancePhoto, Region
 from persam_dreambooth.training.data.samples import read_exclusion, read_mask
 from persam_dreambooth.training.losses import kept_cells, latent_mask
 
@@ -35,23 +36,23 @@ LEAST_CELLS = 32
 
 @dataclass(frozen=True, eq=False)
 class MaskCheck:
-    """The mask of one photo, as training will use it.
+    """The mask of one photo, as training will use it: of several, their maximum.
 
     Attributes:
-        photo, mask: the files.
+        photo, regions: the photo's file, and its masks.
         latent: (h, w) float32 in [0, 1], the latent mask of the resized photo (with `--center_crop` of its crop),
             without its excluded cells.
         kept: share of the subject, in [0, 1], in the worst of 16 random crops (with `--center_crop` of the one crop).
         inverted: whether it seems to mark the background instead of the subject.
         empty_crops: share of those crops, in [0, 1], whose latent mask is empty.
         label: name of the photo in messages; empty is its file name.
-        marked: number of pixels of the mask file that are not black.
+        marked: number of pixels of the mask that are not black; of several masks, of the smallest.
         grey: share of those, in [0, 1], that are not white either.
         exclude: the exclusion mask's file.
     """
 
     photo: Path
-    mask: Path
+    regions: Sequence[Region]
     latent: Tensor
     kept: float
     inverted: bool
@@ -91,7 +92,7 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would seed the GPUs as well
-        checks = [_check(instance, instance.mask, config, cell) for instance in instances if instance.mask is not None]
+        checks = [_check(instance, config, cell) for instance in instances if instance.regions]
     empty = [check.name for check in checks if check.coverage == 0 or check.empty_crops == 1]
     if empty:
         size = config.data.resolution
@@ -109,9 +110,9 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
     return checks
 
 
-def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: int) -> MaskCheck:
-    mask = read_mask(path)
-    pairs.check_size(path, tuple(mask.shape), instance.photo, instance.shape[::-1])
+def _check(instance: InstancePhoto, config: TrainingConfig, cell: int) -> MaskCheck:
+    regions = [_mask(instance, region.mask) for region in instance.regions]
+    mask = torch.stack(regions).amax(0)
     excluded = torch.zeros_like(mask) if instance.exclude is None else _exclusion(instance, instance.exclude)
     both = [cover_mask(drawn, instance.size) for drawn in (mask, excluded)]
     shape, center = (mask.shape[0], mask.shape[1]), config.data.center_crop
@@ -126,16 +127,27 @@ def _check(instance: InstancePhoto, path: Path, config: TrainingConfig, cell: in
     marked = int((mask > 0).sum())
     return MaskCheck(
         instance.photo,
-        path,
+        instance.regions,
         cells(whole),
         min(cut[0].sum().item() for cut in cuts) / max(1.0, both[0].sum().item() / 255),
         masks.looks_inverted(above_half(mask.numpy())),
         empty_crops,
         instance.name,
-        marked,
+        min(int((region > 0).sum()) for region in regions),
         int(((mask > 0) & (mask < 255)).sum()) / max(1, marked),
         instance.exclude,
     )
+
+
+def _mask(instance: InstancePhoto, path: Path) -> Tensor:
+    """Read one of a photo's masks, (H, W) uint8 from 0 to 255.
+
+    Raises:
+        UserError: it cannot be read, or has another size than its photo.
+    """
+    mask = read_mask(path)
+    pairs.check_size(path, tuple(mask.shape), instance.photo, instance.shape[::-1])
+    return mask
 
 
 def _exclusion(instance: InstancePhoto, path: Path) -> Tensor:
@@ -173,6 +185,10 @@ def summary(checks: Sequence[MaskCheck]) -> str:
         return ""
     low, high = (extreme(check.coverage for check in checks) for extreme in (min, max))
     lines = [f"masks are on: the subject covers {low:.0%} to {high:.0%} of {len(checks)} photos"]
+    shown = Counter(region.phrase for check in checks for region in check.regions if region.phrase)
+    if shown:
+        words = ", ".join(f"{phrase!r} in {counted(number, 'photo')}" for phrase, number in sorted(shown.items()))
+        lines.append(f"regions: {words}")
     grey = [f"{check.name} ({check.grey:.0%})" for check in checks if check.grey > GREY_SHARE]
     if grey:
         lines.append(f"grey levels are weights, and much of some masks is grey: {', '.join(grey)}")
@@ -200,10 +216,10 @@ def summary(checks: Sequence[MaskCheck]) -> str:
 
 
 def save_sheet(checks: Sequence[MaskCheck], output: Path) -> None:
-    """Write `masks.png`: each photo under its mask, beside the weight of each latent cell."""
+    """Write `masks.png`: each photo under each of its masks, beside the weight of each latent cell."""
     pictures = [_picture(check) for check in checks[:SHEET_LIMIT]]
     if pictures:
-        captions = [f"{check.name}  covers {check.coverage:.0%}, crops keep {check.kept:.0%}" for check in checks]
+        captions = [f"{_title(check)}  covers {check.coverage:.0%}, crops keep {check.kept:.0%}" for check in checks]
         sheet = rendering.sheet(
             pictures, captions[: len(pictures)], columns=min(3, len(pictures)), tile=2 * rendering.TILE
         )
@@ -212,7 +228,13 @@ def save_sheet(checks: Sequence[MaskCheck], output: Path) -> None:
 
 def _picture(check: MaskCheck) -> Image.Image:
     photo = files.read_photo(check.photo)
-    overlay = rendering.overlay(photo, files.read_mask(check.mask))
-    overlay.thumbnail((rendering.TILE, rendering.TILE))  # now, so that large photos do not pile up in memory
+    overlays = [rendering.overlay(photo, files.read_mask(region.mask)) for region in check.regions]
+    for overlay in overlays:
+        overlay.thumbnail((rendering.TILE, rendering.TILE))  # now, so that large photos do not pile up in memory
     cells = Image.fromarray((check.latent.numpy() * 255).round().astype(np.uint8)).convert("RGB")
-    return rendering.joined([overlay, cells.resize(overlay.size, Image.Resampling.NEAREST)], across=True)
+    return rendering.joined([*overlays, cells.resize(overlays[0].size, Image.Resampling.NEAREST)], across=True)
+
+
+def _title(check: MaskCheck) -> str:
+    phrases = ", ".join(region.phrase for region in check.regions if region.phrase)
+    return f"{check.name} ({phrases})" if phrases else check.name

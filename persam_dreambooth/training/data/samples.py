@@ -19,12 +19,13 @@ from persam_dreambooth.training.families import Family
 
 Sample = dict[str, Tensor]
 """`pixels` (3, h, w) float32 in [-1, 1], or instead `moments` (2 C, h', w') of their latents; `mask` (1, h, w) float32
-in [0, 1], all 1 without a mask; `crop`, see `Crop.conditioning`; and with an exclusion mask `exclude`, (1, h, w)
-float32 of 0 and 1."""
-Source = tuple[Path, Path | None, Size, Path | None]
-"""A photo, its mask, the size of its crops, and its exclusion mask."""
-ReadSample = Callable[[Path, Path | None, Size, Path | None], Sample]
-MASKS: Final = ("mask", "exclude")
+in [0, 1], the maximum of the photo's masks, all 1 without one; `crop`, see `Crop.conditioning`; with several masks
+`regions`, (R, h, w) float32 in [0, 1], each of them; and with an exclusion mask `exclude`, (1, h, w) float32 of 0 and
+1."""
+Source = tuple[Path, tuple[Path, ...], Size, Path | None]
+"""A photo, its masks, the size of its crops, and its exclusion mask."""
+ReadSample = Callable[[Path, tuple[Path, ...], Size, Path | None], Sample]
+MASKS: Final = ("mask", "regions", "exclude")
 """Keys of a sample's masks, which a cache keeps as bytes."""
 VERSION: Final = 3
 """Part of every cache key; to be increased when a change of the code makes the same settings give other samples."""
@@ -77,14 +78,15 @@ class FreshSamples:
         self.config, self._interpolation = config, config.image_interpolation_mode or "bilinear"
         self.backgrounds = _find_backgrounds(config)
 
-    def __call__(self, photo: Path, mask: Path | None, size: Size, exclude: Path | None = None) -> Sample:
+    def __call__(self, photo: Path, masks: tuple[Path, ...], size: Size, exclude: Path | None = None) -> Sample:
         """Return a sample of a photo.
 
         Raises:
             UserError: the photo or a mask cannot be read.
         """
         picture = files.read_photo(photo)
-        drawn = None if mask is None else cover_mask(read_mask(mask), size)
+        regions = [cover_mask(read_mask(mask), size) for mask in masks]
+        drawn = torch.stack(regions).amax(0) if regions else None
         crop = draw_crop((picture.height, picture.width), size, self.config, drawn)
         pixels = cut_photo(picture, crop, self._interpolation)
         if drawn is None:
@@ -93,6 +95,8 @@ class FreshSamples:
         if self.backgrounds:
             pixels = torch.where(inside > 0, pixels, self._background(size))
         sample = {"pixels": pixels, "mask": inside, "crop": crop.conditioning()}
+        if len(regions) > 1:
+            sample["regions"] = torch.cat([cut_mask(region, crop) for region in regions])
         if exclude is not None:
             sample["exclude"] = cut_mask(cover_mask(read_exclusion(exclude), size), crop)
         return sample
@@ -134,9 +138,9 @@ class EncodedSamples:
                 if self._cache.get(key) is None:
                     self._cache.put(key, _encoded(read, source, key, family))
 
-    def __call__(self, photo: Path, mask: Path | None, size: Size, exclude: Path | None = None) -> Sample:
+    def __call__(self, photo: Path, masks: tuple[Path, ...], size: Size, exclude: Path | None = None) -> Sample:
         """Return a sample of a photo."""
-        keys = self._keys[photo, mask, size, exclude]
+        keys = self._keys[photo, masks, size, exclude]
         number = int(torch.randint(len(keys), (1,))) if len(keys) > 1 else 0
         sample = self._cache.get(keys[number])
         if sample is None:
@@ -146,11 +150,12 @@ class EncodedSamples:
 
 
 def _key(source: Source, config: DataConfig, number: int, others: list[str]) -> str:
-    photo, mask, size, exclude = source
+    photo, masks, size, exclude = source
+    digests = [files.digest(mask) for mask in masks]
     words = {
         "version": VERSION,
         "photo": files.digest(photo),
-        "mask": None if mask is None else files.digest(mask),
+        "mask": digests if len(digests) > 1 else next(iter(digests), None),
         "exclude": None if exclude is None else files.digest(exclude),
         "size": size,
         "crop": [config.center_crop, config.random_flip, config.image_interpolation_mode, number],
@@ -166,6 +171,6 @@ def _encoded(read: FreshSamples, source: Source, key: str, family: Family) -> Sa
         sample = read(*source)
     moments = family.encode_pixels(sample.pop("pixels")[None])[0]
     kept = {"moments": moments, "crop": sample["crop"]}
-    if source[1] is None:
+    if not source[1]:
         return kept
     return kept | {name: (sample[name] * 255).round().to(torch.uint8) for name in MASKS if name in sample}

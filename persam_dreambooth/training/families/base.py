@@ -17,7 +17,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.torch_utils import weights_checksum
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
 from persam_dreambooth.training.families import lora, quantized
-from persam_dreambooth.training.families.cross_attention import CrossAttention
+from persam_dreambooth.training.families.attention_maps import AttentionMaps
 from persam_dreambooth.training.families.flags import check_flags
 from persam_dreambooth.training.families.parts import PipelineParts
 from persam_dreambooth.training.families.textual_inversion import NewTokens
@@ -133,8 +133,17 @@ class Family(PipelineParts):
             if config.network_weights:
                 lora.begin_from(config.network_weights, trained)
 
-    def record_attention(self) -> AbstractContextManager[CrossAttention]:
-        """Record the denoiser's cross-attention in one prediction; only with `attention_loss_weight` in `flags`."""
+    def record_attention(self) -> AbstractContextManager[AttentionMaps]:
+        """Record the denoiser's attention to the prompt in one prediction; with `attention_loss_weight` in `flags`."""
+        raise NotImplementedError
+
+    @classmethod
+    def prompt_tokenizers(cls, config: ModelConfig) -> list[tuple[Any, int | None]]:
+        """Return the tokenizers whose tokens, one list after the other, are those that `record_attention` sees.
+
+        Each comes with the length to which it pads and cuts prompts, None for its own. They are loaded without the
+        models, so that prompts can be checked first; only with `attention_loss_weight` in `flags`.
+        """
         raise NotImplementedError
 
     def trained(self) -> dict[str, nn.Module]:

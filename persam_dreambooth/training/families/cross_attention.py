@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from persam_dreambooth.training.families.attention_maps import AttentionMaps
 from persam_dreambooth.training.families.loading import unwrapped
 
 LEVEL: Final = 2
@@ -20,45 +21,27 @@ LEVEL: Final = 2
 
 
 @dataclass
-class CrossAttention:
+class CrossAttention(AttentionMaps):
     """Queries and keys that cross-attention layers of one resolution computed in one prediction.
 
     Attributes:
         layers: diffusers' `Attention` modules.
-        level: number of halvings from the latents to their maps.
         queries: of each layer, (B, h w, heads channels).
         keys: of each layer, (B, length, heads channels).
     """
 
     layers: Sequence[Any]
-    level: int
     queries: list[Tensor] = field(default_factory=list)
     keys: list[Tensor] = field(default_factory=list)
 
     def probabilities(self, count: int) -> Tensor:
-        """Average over heads and layers, for the first `count` pictures: (count, h w, length), rows sum to 1."""
+        """Return the probabilities, whose rows sum to 1."""
         means = []
         for layer, query, key in zip(self.layers, self.queries, self.keys, strict=True):
             by_head = (layer.head_to_batch_dim(states[:count].float()) for states in (query, key))
             with torch.autocast(query.device.type, enabled=False):
                 means.append(layer.get_attention_scores(*by_head).unflatten(0, (count, -1)).mean(1))
         return torch.stack(means).mean(0)
-
-    def maps(self, identifiers: Sequence[Sequence[int]], size: tuple[int, int]) -> Tensor:
-        """Return each position's attention to the identifier, divided by the maximum over positions.
-
-        Args:
-            identifiers: positions of the identifier's tokens in each of the first B prompts.
-            size: (h, w) of the latents.
-
-        Returns:
-            (B, 1, h', w') float32 in [0, 1].
-        """
-        found = self.probabilities(len(identifiers))
-        ours = torch.stack([rows[:, list(places)].mean(-1) for rows, places in zip(found, identifiers, strict=True)])
-        ours = ours / ours.amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        height, width = (-(-side // 2**self.level) for side in size)
-        return ours.view(-1, 1, height, width)
 
 
 @contextmanager
@@ -69,7 +52,7 @@ def recorded(unet: nn.Module) -> Iterator[CrossAttention]:
     """
     layers = _layers(unwrapped(unet))
     level = min(layers, key=lambda halvings: (abs(halvings - LEVEL), halvings))
-    seen = CrossAttention(layers[level], level)
+    seen = CrossAttention(level, layers[level])
     with ExitStack() as stack:
         for layer in seen.layers:
             for module, kept in ((layer.to_q, seen.queries), (layer.to_k, seen.keys)):

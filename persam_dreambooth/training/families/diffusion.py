@@ -14,7 +14,8 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
 from persam_dreambooth.training.families.base import Conditioning, Family, Noised
 from persam_dreambooth.training.families.cross_attention import CrossAttention, recorded
-from persam_dreambooth.training.families.loading import load_config
+from persam_dreambooth.training.families.loading import load_config, load_tokenizer
+from persam_dreambooth.training.families.textual_inversion import insert_words
 
 DRAWN_UNIT = 8
 """The sides of pictures from UNet pipelines are multiples of this many pixels, whatever the autoencoder's factor."""
@@ -110,6 +111,14 @@ class Diffusion(Family):
     def record_attention(self) -> AbstractContextManager[CrossAttention]:
         """Record the UNet's cross-attention in one prediction."""
         return recorded(getattr(self, self.denoiser[0]))
+
+    @classmethod
+    def prompt_tokenizers(cls, config: ModelConfig) -> list[tuple[Any, int | None]]:
+        """Return the first tokenizer, with the words of `--token_abstraction`; SDXL's second one splits words alike."""
+        tokenizer = load_tokenizer("tokenizer", config)
+        if config.train_text_encoder_ti:
+            insert_words(tokenizer, config)
+        return [(tokenizer, config.tokenizer_max_length)]
 
     def sampler(self, name: str, config: Any) -> Any:
         """Return diffusers' scheduler of this name."""

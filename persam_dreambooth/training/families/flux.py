@@ -1,14 +1,17 @@
 """Flux.1: flow matching on packed latents, CLIP's pooled prompt and T5's, guidance as an input."""
 
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
+from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.flow_matching import FlowMatching
-from persam_dreambooth.training.families.loading import token_ids, unwrapped
+from persam_dreambooth.training.families.joint_attention import JointAttention, recorded
+from persam_dreambooth.training.families.loading import load_tokenizer, token_ids, unwrapped
 
 
 class Flux(FlowMatching):
@@ -24,7 +27,7 @@ class Flux(FlowMatching):
     ]
     lora_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     whole_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
-    flags: ClassVar[frozenset[str]] = FlowMatching.flags | {"guidance_scale"}
+    flags: ClassVar[frozenset[str]] = FlowMatching.flags | {*("attention_loss_weight", "guidance_scale")}
     max_sequence_length: ClassVar[int] = 512
     transformer: Any
     tokenizer: Any
@@ -65,3 +68,12 @@ class Flux(FlowMatching):
             return_dict=False,
         )[0]
         return FluxPipeline._unpack_latents(packed, height, width, vae_scale_factor=1)
+
+    def record_attention(self) -> AbstractContextManager[JointAttention]:
+        """Record the joint attention of blocks with separate weights for text and picture in one prediction."""
+        return recorded([block.attn for block in unwrapped(self.transformer).transformer_blocks], text_first=True)
+
+    @classmethod
+    def prompt_tokenizers(cls, config: ModelConfig) -> list[tuple[Any, int | None]]:
+        """Return T5's; CLIP's part of the prompt is pooled."""
+        return [(load_tokenizer("tokenizer_2", config), config.max_sequence_length or cls.max_sequence_length)]

@@ -78,12 +78,7 @@ class PipelineParts(ABC):
         """
         name, parts = str(config.pretrained_model_name_or_path), dict[str, Any]()
         refuse_other_latents(cls.vae_class, config)
-        index = DiffusionPipeline.load_config(source(config), revision=config.revision)
-        present = [
-            encoder
-            for encoder in cls.encoders
-            if encoder not in cls.optional or index.get(encoder, [None])[0] is not None
-        ]
+        present = cls.encoders_of(config)
         for encoder in cls.encoders:
             tokenizer = encoder.replace("text_encoder", "tokenizer")
             parts[tokenizer] = load_tokenizer(tokenizer, config, cls.tokenizer_class) if encoder in present else None
@@ -110,6 +105,15 @@ class PipelineParts(ABC):
             return cls.vae_dtype or dtype
         trained = part == cls.denoiser[0] or (config.train_text_encoder and part in cls.whole_encoders)
         return torch.float32 if trained and not config.use_lora else dtype
+
+    def encoders_of(cls, config: ModelConfig) -> list[str]:
+        """Return the names of the text encoders that a base model has, from its index alone."""
+        index = DiffusionPipeline.load_config(source(config), revision=config.revision)
+        return [
+            encoder
+            for encoder in cls.encoders
+            if encoder not in cls.optional or index.get(encoder, [None])[0] is not None
+        ]
 
     @classmethod
     def cell_of(cls, config: ModelConfig) -> int:

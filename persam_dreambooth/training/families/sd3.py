@@ -1,5 +1,6 @@
 """Stable Diffusion 3 and 3.5: flow matching, two CLIPs, and a T5 that may be left out."""
 
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -8,9 +9,11 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
+from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.flow_matching import FlowMatching
-from persam_dreambooth.training.families.loading import token_ids, unwrapped
+from persam_dreambooth.training.families.joint_attention import JointAttention, recorded
+from persam_dreambooth.training.families.loading import load_tokenizer, token_ids, unwrapped
 
 
 class StableDiffusion3(FlowMatching):
@@ -29,7 +32,9 @@ class StableDiffusion3(FlowMatching):
         *("attn.to_k", "attn.to_out.0", "attn.to_q", "attn.to_v"),
     ]
     lora_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
-    flags: ClassVar[frozenset[str]] = FlowMatching.flags | {*("lora_blocks", "precondition_outputs")}
+    flags: ClassVar[frozenset[str]] = FlowMatching.flags | {
+        *("attention_loss_weight", "lora_blocks", "precondition_outputs")
+    }
     vae_dtype: ClassVar[torch.dtype | None] = torch.float32
     weighting_scheme: ClassVar[str] = "logit_normal"
     precondition_outputs: ClassVar[bool] = True
@@ -74,3 +79,15 @@ class StableDiffusion3(FlowMatching):
             pooled_projections=conditioning["pooled"],
             return_dict=False,
         )[0]
+
+    def record_attention(self) -> AbstractContextManager[JointAttention]:
+        """Record the transformer's joint attention in one prediction."""
+        return recorded([block.attn for block in unwrapped(self.transformer).transformer_blocks], text_first=False)
+
+    @classmethod
+    def prompt_tokenizers(cls, config: ModelConfig) -> list[tuple[Any, int | None]]:
+        """Return the first CLIP's, with which the second one's agrees, and T5's if the base model has one."""
+        own: list[tuple[Any, int | None]] = [(load_tokenizer("tokenizer", config), None)]
+        if "text_encoder_3" in cls.encoders_of(config):
+            own.append((load_tokenizer("tokenizer_3", config), config.max_sequence_length or cls.max_sequence_length))
+        return own

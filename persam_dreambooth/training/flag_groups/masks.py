@@ -18,6 +18,11 @@ class MaskConfig(Flags):
     instance_mask_dir: str | None = flag(
         None, "folder of masks named like the photos, or the --output of `persam-dreambooth segment`"
     )
+    region_mask_dir: str | None = flag(
+        None,
+        "instead, for several subjects in the same photos: a folder with a folder of masks for each, named by its "
+        "words in the prompts, such as 'sks dog'; `persam-dreambooth segment --subject_name` writes such",
+    )
     reference_image: str | None = flag(None, "instead of masks: the one photo whose mask you have")
     reference_mask: str | None = flag(None, "its mask: the subject painted on black, the photo's size")
     sam: str = flag("facebook/sam-vit-huge", "the SAM that finds the subject: hub name, folder or .pth checkpoint")
@@ -77,17 +82,20 @@ class MaskConfig(Flags):
     )
     attention_loss_weight: float = flag(
         0.0,
-        "Stable Diffusion 1.x, 2.x and XL: weight of a loss that fits the identifier's cross-attention to the mask; "
-        "0.01 is that of its paper, Break-A-Scene",
+        "Stable Diffusion 1.x, 2.x, XL, 3 and Flux.1: weight of a loss that fits the attention to the identifier, or "
+        "to the words of each of the --region_mask_dir, to its mask; 0.01 is that of its paper, Break-A-Scene",
         min=0,
     )
     identifier: str | None = flag(
-        None, "with --attention_loss_weight: the word in the prompts that names the subject, such as sks"
+        None,
+        "with --attention_loss_weight: the word in the prompts that names the subject, such as sks; the folders of "
+        "--region_mask_dir name theirs",
     )
 
     def __post_init__(self) -> None:
-        if not self.masked_loss and (self.instance_mask_dir or self.reference_image):
-            raise UserError("--no_masked_loss uses no masks; drop --instance_mask_dir and --reference_image")
+        if not self.masked_loss and (self.instance_mask_dir or self.region_mask_dir or self.reference_image):
+            given = "--region_mask_dir" if self.region_mask_dir else "--instance_mask_dir and --reference_image"
+            raise UserError(f"--no_masked_loss uses no masks; drop {given}")
         super().__post_init__()
         if not self.masked_loss and self.attention_loss_weight > 0:
             raise UserError(
@@ -138,6 +146,7 @@ class MaskConfig(Flags):
             raise UserError("--no_masked_loss uses no masks; drop --mask_column")
         sources = {
             "--instance_mask_dir": self.instance_mask_dir,
+            "--region_mask_dir": self.region_mask_dir,
             "--reference_image": self.reference_image,
             "--mask_column": has_column,
         }

@@ -13,7 +13,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import LORA_NAME
 from persam_dreambooth.photos import files
 from persam_dreambooth.torch_utils import TensorCache
-from persam_dreambooth.training.data.dataset import DreamBoothDataset, InstancePhoto, collate
+from persam_dreambooth.training.data.dataset import DreamBoothDataset, InstancePhoto, Region, collate
 from persam_dreambooth.training.data.samples import EncodedSamples, FreshSamples
 from persam_dreambooth.training.loader import prepare_prompts
 from random_models import random_stable_diffusion
@@ -29,7 +29,7 @@ def source(tmp_path):
     pixels, disc = scene(40, 70, 0)
     files.write_picture(Image.fromarray(pixels), tmp_path / "photo.png")
     files.write_mask(disc, tmp_path / "mask.png")
-    return tmp_path / "photo.png", tmp_path / "mask.png", SIZE, None
+    return tmp_path / "photo.png", (tmp_path / "mask.png",), SIZE, None
 
 
 def family_for(models, folder=None, **data):
@@ -85,7 +85,7 @@ def test_stale_samples_are_not_used(models, source, tmp_path):
     assert encode(**behind) == 1
     files.write_picture(Image.new("RGB", (40, 40), "blue"), tmp_path / "behind" / "0.png")
     assert encode(**behind) == 1
-    photo, mask, *_ = source
+    photo, (mask,), *_ = source
     files.write_mask(~files.read_mask(mask), mask)
     assert encode() == 1
     files.write_picture(Image.fromarray(scene(40, 70, 5)[0]), photo)
@@ -174,9 +174,12 @@ def test_cached_run_equals_uncached_run(flags, switches):
 
 def test_class_images_are_cached(models, source):
     config, family = family_for(models, center_crop=True)
-    photo, mask, *_ = source
+    photo, (mask,), *_ = source
     prompts = {text: family.tokenize(text) for text in ("a sks dog", "a dog")}
-    instances, read = [InstancePhoto(photo, mask, (32, 32), (48, 64), "a sks dog")], FreshSamples(config.data)
+    instances, read = (
+        [InstancePhoto(photo, (Region(mask),), (32, 32), (48, 64), "a sks dog")],
+        FreshSamples(config.data),
+    )
     datasets = [DreamBoothDataset(instances, read, prompts, [[photo]], ["a dog"]) for _ in range(2)]
     datasets[1].read = EncodedSamples(family, read, datasets[1].sources())
     fresh, kept = (collate([dataset[0]]) for dataset in datasets)

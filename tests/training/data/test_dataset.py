@@ -13,7 +13,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.training.config import DataConfig
 from persam_dreambooth.training.data.crops import cut_photo, draw_crop
-from persam_dreambooth.training.data.dataset import DreamBoothDataset, InstancePhoto, collate
+from persam_dreambooth.training.data.dataset import DreamBoothDataset, InstancePhoto, Region, collate
 from persam_dreambooth.training.data.samples import FreshSamples
 from tests.training.runs import train
 from tests.training.small import configure
@@ -34,7 +34,7 @@ def photo(tmp_path):
     blobs = np.kron(random.random((8, 12)) < 0.5, np.ones((8, 8), dtype=bool))
     Image.fromarray(np.repeat(blobs[..., None] * np.uint8(255), 3, axis=2)).save(tmp_path / "photo.png")
     Image.fromarray(blobs).save(tmp_path / "mask.png")
-    return InstancePhoto(tmp_path / "photo.png", tmp_path / "mask.png", (32, 32), (64, 96))
+    return InstancePhoto(tmp_path / "photo.png", (Region(tmp_path / "mask.png"),), (32, 32), (64, 96))
 
 
 @pytest.mark.parametrize("changes", [{}, {"center_crop": True}, {"random_flip": True}])
@@ -77,7 +77,7 @@ def test_crop_position_matches_pixels(tmp_path, changes):
     random = np.random.default_rng(0)
     Image.fromarray(random.integers(0, 256, (48, 70, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
     photo = Image.open(tmp_path / "photo.png")
-    instances = [InstancePhoto(tmp_path / "photo.png", None, (32, 32), (48, 70))]
+    instances = [InstancePhoto(tmp_path / "photo.png", (), (32, 32), (48, 70))]
     dataset = DreamBoothDataset(instances, FreshSamples(config(**changes)), PROMPTS)
     resized, mirrored_too = v1.Resize(32)(photo), []
     torch.manual_seed(0)
@@ -120,7 +120,7 @@ def test_class_prompt_needs_no_class_images(photo):
 
 
 def test_missing_mask_means_whole_photo(photo):
-    item = DreamBoothDataset([replace(photo, mask=None)], FreshSamples(config()), PROMPTS)[0]
+    item = DreamBoothDataset([replace(photo, regions=())], FreshSamples(config()), PROMPTS)[0]
     assert item.sample["mask"].unique().tolist() == [1]
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.training.data.dataset import InstancePhoto
+from persam_dreambooth.training.data.dataset import InstancePhoto, Region
 from persam_dreambooth.training.data.mask_report import MASKS_NAME, SHEET_LIMIT, check_masks, save_sheet, summary
 from tests.training.small import configure
 
@@ -20,7 +20,7 @@ def instance(folder, name, rows, columns, shape=(64, 96)):
     mask[slice(*rows), slice(*columns)] = True
     files.write_picture(Image.new("RGB", shape[::-1], "grey"), folder / f"{name}.png")
     files.write_mask(mask, folder / "masks" / f"{name}.png")
-    return InstancePhoto(folder / f"{name}.png", folder / "masks" / f"{name}.png", (32, 32), shape)
+    return InstancePhoto(folder / f"{name}.png", (Region(folder / "masks" / f"{name}.png"),), (32, 32), shape)
 
 
 def check(instances, **data):
@@ -30,7 +30,7 @@ def check(instances, **data):
 def test_coverage_and_cropped_share_are_measured(tmp_path):
     small = instance(tmp_path, "small", (16, 32), (0, 24))
     wide = instance(tmp_path, "wide", (0, 64), (0, 96))
-    checks = check([small, wide, InstancePhoto(small.photo, None, (32, 32), small.shape)])
+    checks = check([small, wide, InstancePhoto(small.photo, (), (32, 32), small.shape)])
     assert [item.coverage for item in checks] == pytest.approx([16 * 24 / (64 * 96), 1.0])
     assert [item.kept for item in checks] == pytest.approx([1.0, 32 / 48])
     assert [tuple(item.latent.shape) for item in checks] == [(4, 6), (4, 6)]
@@ -59,7 +59,7 @@ def test_inverted_mask_is_noticed(tmp_path):
     mask = np.ones((64, 96), dtype=bool)
     mask[20:44, 30:66] = False
     inverted = instance(tmp_path, "inverted", (0, 0), (0, 0))
-    files.write_mask(mask, inverted.mask)
+    files.write_mask(mask, inverted.regions[0].mask)
     whole = instance(tmp_path, "whole", (0, 64), (0, 96))
     checks = check([inverted, whole])
     assert [item.inverted for item in checks] == [True, False]

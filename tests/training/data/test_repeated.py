@@ -65,7 +65,7 @@ def test_photo_has_repeats_prompt_and_mask_of_its_folder():
         ("10_sks dog/b.png", 10, "sks dog asleep"),
         ("3_sks puppy/a.png", 3, "sks puppy"),
     ]
-    assert [instance.mask for instance in found] == [Path("masks") / instance.name for instance in found]
+    assert [instance.source[1] for instance in found] == [(Path("masks") / instance.name,) for instance in found]
     assert {instance.prompt for instance in photos_of(configured(instance_prompt="a sks dog"), SIZES)[0]} == {
         "a sks dog"
     }
@@ -87,7 +87,7 @@ def test_masks_may_be_in_one_folder_if_names_are_unique():
     for number, photo in enumerate(sorted(Path("kl").rglob("*.png"))):
         photo.rename(photo.with_name(f"{number}.png"))
         files.write_mask(scene(40, 48, number)[1], Path("flat") / f"{number}.png")
-    assert [instance.mask.name for instance in photos_of(configured("flat"), SIZES)[0]] == [
+    assert [instance.regions[0].mask.name for instance in photos_of(configured("flat"), SIZES)[0]] == [
         "0.png",
         "1.png",
         "2.png",

@@ -197,7 +197,7 @@ def test_all_class_images_of_all_subjects_are_used(tmp_path):
     photos = tmp_path / "photos"
     concepts = {"a": 0, "b": 0, "c": 1}
     instances = [
-        InstancePhoto(photos / f"{name}.png", None, (32, 32), (40, 48), "a sks dog", concept=n)
+        InstancePhoto(photos / f"{name}.png", (), (32, 32), (40, 48), "a sks dog", concept=n)
         for name, n in concepts.items()
     ]
     images = [sorted(photos.glob(f"{kind}*.png")) for kind in "xy"]
@@ -261,7 +261,7 @@ def test_dataset_is_copied_bit_for_bit(saved_dataset, tmp_path, capfd):
     assert [instance.photo.read_bytes() for instance in found] == [path.read_bytes() for path in originals]
     assert [instance.prompt for instance in found] == ["photo 0 of a sks dog", "photo 1 of a sks dog"]
     for number, instance in enumerate(found):
-        np.testing.assert_array_equal(files.read_mask(instance.mask), scene(40, 48, number)[1])
+        np.testing.assert_array_equal(files.read_mask(instance.regions[0].mask), scene(40, 48, number)[1])
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_only_masks_change_their_digest(captioned):
 
 def test_captions_are_not_among_the_tags_of_an_upload(captioned, models):
     settings = {"output_dir": "output", "push_to_hub": True, "push_masks_to_hub": False}
-    photos = [InstancePhoto(Path(f"photos/{name}.png"), None, (8, 8), (8, 8), text) for name, text in CAPTIONS.items()]
+    photos = [InstancePhoto(Path(f"photos/{name}.png"), (), (8, 8), (8, 8), text) for name, text in CAPTIONS.items()]
     for push, tags in ((False, TAGS), (True, {"a sks dog": 3})):
         config, family = make(models / "stable-diffusion", {"use_lora": True})
         config.output = type(config.output)(**settings | {"push_to_hub": push})

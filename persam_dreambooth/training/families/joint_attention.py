@@ -1,0 +1,113 @@
+"""Record a transformer's joint attention over text and picture, for the attention loss.
+
+A picture's position attends to all tokens of text and picture together; its attention to the text is what a UNet's
+cross-attention is. The layers are not changed: what they pass to `scaled_dot_product_attention`, that is queries and
+keys after norms and rotary embedding, is recorded on its way, and the probabilities are recomputed from it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.families.attention_maps import AttentionMaps
+
+LAYERS: Final = 4
+"""Number of layers that are recorded, those in the middle; of a UNet such as Stable Diffusion 1.5 there are five."""
+
+
+@dataclass
+class JointAttention(AttentionMaps):
+    """Queries and keys that joint attention layers computed in one prediction.
+
+    Attributes:
+        text_first: whether the tokens of the text come before those of the picture, or after them.
+        lengths: of each layer, the number of tokens of the text.
+        queries, keys: of each layer, (B, heads, tokens, channels).
+    """
+
+    text_first: bool
+    lengths: list[int] = field(default_factory=list)
+    queries: list[Tensor] = field(default_factory=list)
+    keys: list[Tensor] = field(default_factory=list)
+
+    def probabilities(self, count: int) -> Tensor:
+        """Return the picture's attention to the text; head by head, since that of all heads may not fit into memory.
+
+        Raises:
+            UserError: the layers used another attention than torch's.
+        """
+        if len(self.queries) != len(self.lengths):
+            raise UserError(
+                "--attention_loss_weight needs torch's own attention, but diffusers was told to use another; unset "
+                "DIFFUSERS_ATTN_BACKEND"
+            )
+        means = []
+        for length, *recorded in zip(self.lengths, self.queries, self.keys, strict=True):
+            query, key = (states[:count].float() for states in recorded)
+            text = slice(0, length) if self.text_first else slice(query.shape[2] - length, None)
+            picture = slice(length, None) if self.text_first else slice(0, query.shape[2] - length)
+            with torch.autocast(query.device.type, enabled=False):
+                by_head = [
+                    checkpoint(_attention, *states, text, use_reentrant=False, preserve_rng_state=False)
+                    for states in zip(query[:, :, picture].unbind(1), key.unbind(1), strict=True)
+                ]
+            means.append(torch.stack(by_head).mean(0))
+        return torch.stack(means).mean(0)
+
+
+def _attention(query: Tensor, key: Tensor, text: slice) -> Tensor:
+    """Return softmax(query key^T / sqrt(channels)), (B, positions, tokens), at the keys of the text."""
+    return (query @ key.mT * query.shape[-1] ** -0.5).softmax(-1)[..., text]
+
+
+class _Recorder(TorchFunctionMode):
+    """While active, passes all calls on, and records what is given to `scaled_dot_product_attention`."""
+
+    def __init__(self, seen: JointAttention) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            self._record(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _record(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **more: Any) -> None:
+        assert attn_mask is None and more.get("scale") is None, "masked or scaled attention is not recomputed"
+        self.seen.queries.append(query)
+        self.seen.keys.append(key)
+
+
+@contextmanager
+def recorded(layers: Sequence[nn.Module], text_first: bool) -> Iterator[JointAttention]:
+    """Record one prediction into the `JointAttention` inside the block.
+
+    Args:
+        layers: all of the transformer's joint attention layers, which take the text as `encoder_hidden_states`.
+        text_first: as the layers join the tokens.
+    """
+    seen = JointAttention(1, text_first)  # a token is 2 x 2 cells in all of these models
+    recorder = _Recorder(seen)
+
+    def begin(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
+        seen.lengths.append(given["encoder_hidden_states"].shape[1])
+        recorder.__enter__()
+
+    def end(*_: Any) -> None:
+        recorder.__exit__(None, None, None)
+
+    first = max(0, (len(layers) - LAYERS) // 2)
+    with ExitStack() as stack:
+        for layer in layers[first : first + LAYERS]:
+            stack.callback(layer.register_forward_pre_hook(begin, with_kwargs=True).remove)
+            stack.callback(layer.register_forward_hook(end, always_call=True).remove)
+        yield seen

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from finders import finder, methods, overlaps
-from ladder import photos
+from finders import finder, methods, overlaps, photos
 from models import DINO, SAM
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError

@@ -28,6 +28,7 @@ ESSENTIAL = (
     "text",
     "output",
     "method",
+    "features",
     "sam",
     "device",
     "recursive",

@@ -345,6 +345,35 @@ def test_corrections_are_saved_immediately_and_undone_byte_for_byte(found, dogs,
     assert tab.is_disabled("[data-id=undo]")
 
 
+def test_other_masks_are_offered_and_one_click_takes_one(found, dogs, serve, open_tab):
+    true, output = dogs[1]["plain.png"], found / "segmented"
+    tab = open_tab(serve("--images", found, "--points_per_side", 6))
+    choose(tab, HOSTILE[0])
+    tab.keyboard.press("r")
+    wait_for_message(tab, "a reference now")
+    choose(tab, "plain.png")
+    assert tab.is_hidden("[data-id=others]")
+    before = contents(output)
+    tab.keyboard.press("o")
+    wait_for_message(tab, "Click on the mask of the subject")
+    offered = tab.query_selector_all("[data-id=others] button")
+    assert 1 <= len(offered) <= 8 and all("similarity" in offer.inner_text() for offer in offered)
+    tab.wait_for_function("[...document.querySelectorAll('[data-id=others] img')].every(one => one.naturalWidth > 0)")
+    assert contents(output) == before
+    offered[0].click()
+    wait_for_message(tab, "plain.png: this is its mask now")
+    assert iou(mask_of(output, "plain.png"), true) > 0.8
+    entry = lines(output)["plain.png"]
+    assert entry.source == "corrected" and {*entry.points[0]} <= {int(128 * (n + 0.5) / 6) for n in range(6)}
+    assert offered[0].get_attribute("class") == "on"
+    shoot(tab, "review-others")
+    tab.keyboard.press("u")
+    wait_for_message(tab, "undone")
+    assert contents(output) == before
+    choose(tab, HOSTILE[1])
+    assert tab.is_hidden("[data-id=others]")
+
+
 def test_second_tab_is_warned_and_sees_newer_mask(found, serve, open_tab):
     address = serve("--images", found)
     first, second = open_tab(address), open_tab(address)

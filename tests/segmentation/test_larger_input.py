@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from larger_input import change, larger
 from persam_dreambooth.cli import main
@@ -12,7 +11,7 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.segmentation import PerSAM, Reference, load_backbone
 from persam_dreambooth.segmentation.backbones.larger_input import with_larger_input
 from random_models import random_sam
-from tests.scene import scene
+from tests.scene import save_scenes, scene
 from tests.segmentation.random_sams import FAMILIES
 
 SIDE, LARGER = 128, 192
@@ -56,12 +55,9 @@ def test_sizes_that_a_sam_cannot_have_are_refused(source, size, expected):
 
 
 def test_flag_changes_masks_and_is_part_of_the_run(tmp_path, models, capsys):
-    (tmp_path / "photos").mkdir()
-    for seed in range(2):
-        Image.fromarray(scene(150, 200, seed)[0]).save(tmp_path / "photos" / f"{seed}.png")
-    Image.fromarray(scene(150, 200)[1]).save(tmp_path / "mask.png")
+    save_scenes(tmp_path, 2, 150, 200)
     given = {"images": tmp_path / "photos", "reference": tmp_path / "photos" / "0.png"}
-    given |= {"reference_mask": tmp_path / "mask.png", "sam": models / "sam", "device": "cpu"}
+    given |= {"reference_mask": tmp_path / "mask-0.png", "sam": models / "sam", "device": "cpu"}
     argv = ["segment", *(str(word) for name, value in given.items() for word in (f"--{name}", value))]
     assert main([*argv, "--output", str(tmp_path / "own")]) == 0
     assert main([*argv, "--output", str(tmp_path / "larger"), "--sam_size", str(LARGER)]) == 0

@@ -33,7 +33,7 @@ class Proposal:
         logits: (h, w) float32 over the frame's square, above zero inside the mask.
         frame: placement of the photo in that square.
         score: predicted IoU, or the confidence of a detector.
-        point: (x, y) int, the pixel of the photo that prompted it; None without one.
+        point: (x, y) int, a pixel of the mask that prompted it; None without one.
     """
 
     logits: Tensor
@@ -66,7 +66,7 @@ class ProposalSource(ABC):
 
 
 class PointGrid(ProposalSource):
-    """Prompts a SAM with each point of a grid and keeps the masks that are good and stable.
+    """Prompts a SAM with each point of a grid and keeps the masks that cover the point, are good and stable.
 
     The thresholds are lower than SAM's own, since a person chooses among the masks that resemble the subject.
 
@@ -98,9 +98,10 @@ class PointGrid(ProposalSource):
         for point in self._grid * torch.tensor([frame.width, frame.height]):
             prompts = Prompts(frame.to_model(point[None]), label)
             logits, scores = self._backbone.decode(photo.embedding, prompts, True, extra=photo.extra)
-            stable = calculate_stability_score(small.to_original(logits), 0.0, 1.0)
-            good = (scores > self._least[0]) & (stable >= self._least[1])
-            at = int(point[0]), int(point[1])
+            over_photo, at = small.to_original(logits), (int(point[0]), int(point[1]))
+            stable = calculate_stability_score(over_photo, 0.0, 1.0)
+            covers = over_photo[:, at[1] * small.height // frame.height, at[0] * small.width // frame.width] > 0
+            good = covers & (scores > self._least[0]) & (stable >= self._least[1])
             found += [Proposal(logits[index], frame, float(scores[index]), at) for index in good.nonzero()[:, 0]]
         return without_duplicates(found, self._overlap)
 

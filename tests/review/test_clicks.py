@@ -111,7 +111,7 @@ def beside_a_look_alike(folder):
     for name, picture in pictures.items():
         files.write_picture(picture.image, folder / name)
     other = box_mask(load_backbone(tiny_sam(), "cpu"), pictures["b.png"])
-    masks = {"a.png": pictures["a.png"].mask(), "b.png": other[:, ::-1]}
+    masks = {"a.png": pictures["a.png"].mask(), "b.png": other[:, ::-1].copy()}
     write_found(folder, folder / "segmented", masks, {})
     return {name: picture.mask() for name, picture in pictures.items()}
 

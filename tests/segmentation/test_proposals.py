@@ -61,6 +61,7 @@ def test_thresholds_and_number_of_points_decide_what_is_kept(sam, pictures):
     assert 0 < len(good) < len(every) and all(proposal.score > 0.7 for proposal in good)
     stable = PointGrid(sam, 4, pred_iou_thresh=0.0, stability_score_thresh=0.6, box_nms_thresh=1.0)(pixels, photo)
     assert 0 < len(stable) < len(every)
+    assert all(proposal.mask()[proposal.point[::-1]] for proposal in every)
     assert {proposal.point for proposal in every} <= {(x, y) for x in (16, 48, 80, 112) for y in (16, 48, 80, 112)}
 
 
@@ -69,7 +70,7 @@ def test_every_family_proposes_masks_of_the_photo(family):
     backbone = load_backbone(FAMILIES[family]() if family in FAMILIES else random_sam(128), "cpu")
     pixels = scene(60, 90)[0]
     photo = PhotoEncoder(backbone)([pixels])[0]
-    every = PointGrid(backbone, 2, -9.0, 0.0, 1.0)(pixels, photo)
+    every = PointGrid(backbone, 4, -9.0, 0.0, 1.0)(pixels, photo)
     assert every and all(proposal.mask().shape == (60, 90) for proposal in every)
     assert all(0 <= proposal.point[0] < 90 and 0 <= proposal.point[1] < 60 for proposal in every)
 

@@ -48,15 +48,16 @@ class ReviewFlags(Flags):
     embedding_cache: str | None = flag(None, "folder that caches encoded photos")
     points_per_side: int = flag(
         16,
-        "“Other masks”: points along each side of the grid that prompts the SAM; each costs a pass of its decoder, so "
-        "fewer are faster and miss small things",
+        "for the page's Other masks: points along each side of the grid that prompts the SAM; each costs a pass of "
+        "its decoder, so fewer are faster and miss small things",
         min=1,
         max=64,
     )
     fast_sam: str | None = flag(
         None,
-        "“Other masks”: a FastSAM's .pt file, which proposes them instead of the SAM; needs the package ultralytics, "
-        "which is under AGPL-3.0 and not installed with this one. Such files can run code: use only those you trust",
+        "for the page's Other masks: a FastSAM's .pt file, which proposes them instead of the SAM; needs the package "
+        "ultralytics, which is under AGPL-3.0 and not installed with this one. Such files can run code: use only "
+        "those you trust",
     )
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from albums import albums, save_album
-from finders import box_mask, photos, tiny_dino, tiny_sam
+from finders import tiny_dino
 from models import SAM
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
@@ -14,11 +14,10 @@ from persam_dreambooth.review.alternatives import Alternatives
 from persam_dreambooth.review.api import Api
 from persam_dreambooth.review.clicks import Clicker, Stroke, painted
 from persam_dreambooth.review.workspace import Workspace
-from persam_dreambooth.segmentation import PerSAM, load_backbone
+from persam_dreambooth.segmentation import PerSAM
 from persam_dreambooth.segmentation.proposals import PointGrid
-from tests.review.albums import contents, middle, write_found
+from tests.review.albums import beside_a_look_alike, contents, middle, write_found
 from tests.scene import iou
-from world import random_identity
 
 
 @pytest.fixture(scope="module")
@@ -101,19 +100,6 @@ def test_two_clicks_sent_together_are_both_kept(clicker, dog):
     answer = api.draw({"album": ".", "photo": photo.name, "seen": shown["version"], "strokes": clicks})
     assert answer["photo"]["points"] == [[5, 5], [8, 8], [8, 106]]
     assert answer["photo"]["point_labels"] == [1, 0, 0]
-
-
-def beside_a_look_alike(folder):
-    """Write a reference and a photo of the subject beside a look-alike, whose mask it has; return their true masks."""
-    rng = np.random.default_rng(11)
-    cat = random_identity(rng, "cat", held_out=True)
-    pictures = {"a.png": photos(cat, rng, 1, "alone")[0], "b.png": photos(cat, rng, 1, "beside a look-alike")[0]}
-    for name, picture in pictures.items():
-        files.write_picture(picture.image, folder / name)
-    other = box_mask(load_backbone(tiny_sam(), "cpu"), pictures["b.png"])
-    masks = {"a.png": pictures["a.png"].mask(), "b.png": other[:, ::-1].copy()}
-    write_found(folder, folder / "segmented", masks, {})
-    return {name: picture.mask() for name, picture in pictures.items()}
 
 
 def test_another_mask_is_chosen_undone_and_only_for_its_photo(tmp_path, clicker):

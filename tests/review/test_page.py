@@ -18,11 +18,12 @@ from accelerate import PartialState
 from PIL import Image
 
 from albums import albums, save_album
+from models import DINO
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import newest_entries
 from persam_dreambooth.preprocessing.mask_store import MaskStore
 from persam_dreambooth.preprocessing.mask_writer import MaskWriter
-from tests.review.albums import contents, draw_photos, middle, write_found
+from tests.review.albums import beside_a_look_alike, contents, draw_photos, middle, write_found
 from tests.scene import iou
 from tests.training.small import configure, photos_of
 from world import Recipe, draw
@@ -345,32 +346,34 @@ def test_corrections_are_saved_immediately_and_undone_byte_for_byte(found, dogs,
     assert tab.is_disabled("[data-id=undo]")
 
 
-def test_other_masks_are_offered_and_one_click_takes_one(found, dogs, serve, open_tab):
-    true, output = dogs[1]["plain.png"], found / "segmented"
-    tab = open_tab(serve("--images", found, "--points_per_side", 6))
-    choose(tab, HOSTILE[0])
+def test_other_masks_are_offered_and_one_click_takes_one(tmp_path, serve, open_tab):
+    true, output = beside_a_look_alike(tmp_path)["b.png"], tmp_path / "segmented"
+    grid, dino = ("--points_per_side", 8), ("--features", DINO, "--features_size", 64)
+    tab = open_tab(serve("--images", tmp_path, *grid, *dino))
+    choose(tab, "a.png")
     tab.keyboard.press("r")
     wait_for_message(tab, "a reference now")
-    choose(tab, "plain.png")
-    assert tab.is_hidden("[data-id=others]")
+    choose(tab, "b.png")
+    assert tab.is_hidden("[data-id=others]") and iou(mask_of(output, "b.png"), true) < 0.1
     before = contents(output)
     tab.keyboard.press("o")
     wait_for_message(tab, "Click on the mask of the subject")
     offered = tab.query_selector_all("[data-id=others] button")
-    assert 1 <= len(offered) <= 8 and all("similarity" in offer.inner_text() for offer in offered)
-    tab.wait_for_function("[...document.querySelectorAll('[data-id=others] img')].every(one => one.naturalWidth > 0)")
+    likeness = [float(offer.inner_text().removeprefix("similarity ")) for offer in offered]
+    assert 1 < len(offered) <= 8 and likeness == sorted(likeness, reverse=True)
+    tab.wait_for_function("[...document.querySelectorAll('[data-id=others] img')].every(image => image.naturalWidth)")
+    shoot(tab, "review-others")
     assert contents(output) == before
     offered[0].click()
-    wait_for_message(tab, "plain.png: this is its mask now")
-    assert iou(mask_of(output, "plain.png"), true) > 0.8
-    entry = lines(output)["plain.png"]
-    assert entry.source == "corrected" and {*entry.points[0]} <= {int(128 * (n + 0.5) / 6) for n in range(6)}
+    wait_for_message(tab, "b.png: this is its mask now")
+    assert iou(mask_of(output, "b.png"), true) > 0.8
+    entry = lines(output)["b.png"]
+    assert entry.source == "corrected" and {*entry.points[0]} <= {int(128 * (n + 0.5) / 8) for n in range(8)}
     assert offered[0].get_attribute("class") == "on"
-    shoot(tab, "review-others")
     tab.keyboard.press("u")
     wait_for_message(tab, "undone")
     assert contents(output) == before
-    choose(tab, HOSTILE[1])
+    choose(tab, "a.png")
     assert tab.is_hidden("[data-id=others]")
 
 

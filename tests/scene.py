@@ -1,6 +1,7 @@
 """A drawn photo with a known subject, and the overlap of masks, for the tests of segmentation."""
 
 import numpy as np
+from PIL import Image
 
 
 def scene(height, width, seed=0):
@@ -11,6 +12,16 @@ def scene(height, width, seed=0):
     colours = np.where(disc[..., None], (220, 60, 40), (60, 120, 60))
     noise = random.integers(-20, 21, colours.shape)
     return (colours + noise).clip(0, 255).astype(np.uint8), disc
+
+
+def save_scenes(folder, count, height=60, width=90):
+    """Write scenes as `photos/N.png`, and their masks as `mask-N.png`; return the folder."""
+    (folder / "photos").mkdir()
+    for seed in range(count):
+        image, disc = scene(height, width, seed)
+        Image.fromarray(image).save(folder / "photos" / f"{seed}.png")
+        Image.fromarray(disc).save(folder / f"mask-{seed}.png")
+    return folder
 
 
 def iou(first, second):

@@ -17,7 +17,7 @@ from persam_dreambooth.method_names import (
 )
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
-    from persam_dreambooth.segmentation import AnyMethod
+    from persam_dreambooth.segmentation import AnyMethod, FeatureEncoder
 
 READ_BY = {
     "features": (PERSAM, PERSAM_F, INSID3, INSID3_SAM),
@@ -46,15 +46,16 @@ class MethodFlags(Flags):
 
     method: MethodName = flag(
         PERSAM,
-        "persam: training-free, on a SAM; persam-f: fits two mask weights on the reference, in about a second; "
-        "insid3: a DINOv3 without a SAM, with coarse outlines; insid3-sam: the DINOv3 finds the subject, and the SAM "
-        "draws its outline; seggpt: a SegGPT, without a SAM",
+        "begin with persam, which needs a SAM only. Where its masks lie on look-alikes, add --features. Where they "
+        "cover a part of the subject, or too much: persam-f, which fits two weights on the reference in about a "
+        "second. Where they still lie on something else: insid3-sam; a DINOv3 finds the subject, the SAM outlines it. "
+        "Without a SAM: insid3, a DINOv3 alone, with coarse outlines; or seggpt, for comparison",
     )
     features: str | None = flag(
         None,
-        "a DINOv3 or DINOv2, hub name or folder, whose features tell individuals apart better than a SAM's. persam: "
-        "it locates the subject, recommended if the photos show look-alikes; insid3: its encoder, "
-        "facebook/dinov3-vitl16-pretrain-lvd1689m if unset",
+        "a DINOv3 or DINOv2, hub name or folder, that locates the subject, since it tells individuals better apart "
+        "than a SAM: for photos with others of its kind. persam and persam-f: the SAM alone if unset; insid3 "
+        "and insid3-sam: facebook/dinov3-vitl16-pretrain-lvd1689m if unset",
     )
     features_size: int | None = flag(
         None, "side in pixels of the square that the --features model sees; 64 of its patches if unset", min=1
@@ -123,6 +124,14 @@ class MethodFlags(Flags):
             raise UserError(
                 "--ensemble combines several references of one subject; give and use several, or leave it out"
             )
+
+    def feature_encoder(self, device: str | None) -> "FeatureEncoder | None":
+        """Load the DINO that the method locates with; None for SegGPT, and for PerSAM on its SAM's own features."""
+        from persam_dreambooth.segmentation import FeatureEncoder
+        from persam_dreambooth.segmentation.loading import DINO
+
+        name = self.features or (DINO if self.method in (INSID3, INSID3_SAM) else None)
+        return FeatureEncoder.from_pretrained(name, self.features_size, device) if name else None
 
     def chosen_method(self) -> "AnyMethod":
         """Return the method with its settings."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     from persam_dreambooth.preprocessing.references import ReferenceFiles
     from persam_dreambooth.review.album import Album
     from persam_dreambooth.review.workspace import Workspace
-    from persam_dreambooth.segmentation import PerSAM
+    from persam_dreambooth.segmentation import Backbone, PerSAM
 
 ESSENTIAL = ("images", "output", "run", "sam", "host", "port", "password")
 EXAMPLE = "--images dog"
@@ -46,9 +46,24 @@ class ReviewFlags(Flags):
         None, "file of the presence rule, as for `segment`; presence.json in the SAM's folder if unset"
     )
     embedding_cache: str | None = flag(None, "folder that caches encoded photos")
+    points_per_side: int = flag(
+        16,
+        "for the page's Other masks: points along each side of the grid that prompts the SAM; each costs a pass of "
+        "its decoder, so fewer are faster and miss small things",
+        min=1,
+        max=64,
+    )
+    fast_sam: str | None = flag(
+        None,
+        "for the page's Other masks: a FastSAM's .pt file, which proposes them instead of the SAM; needs the package "
+        "ultralytics, which is under AGPL-3.0 and not installed with this one. Such files can run code: use only "
+        "those you trust",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.fast_sam and self.points_per_side != type(self).points_per_side:
+            raise UserError("--points_per_side is for the SAM; FastSAM needs no points, so leave one of the two out")
         self.password = self.password or os.environ.get(PASSWORD_VARIABLE) or None
         if not self.images:
             raise UserError("--images is missing; give the folder that holds the photos")
@@ -81,13 +96,18 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
         raise UserError("the page needs Gradio; install it with `pip install gradio tensorboard`")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
     from persam_dreambooth.preprocessing import SegmentationJob
+    from persam_dreambooth.review.alternatives import Alternatives
     from persam_dreambooth.review.api import Api
     from persam_dreambooth.review.clicks import Clicker
     from persam_dreambooth.review.generator import Generator
     from persam_dreambooth.review.page import build_page
     from persam_dreambooth.review.server import build_app, listen, server_of
     from persam_dreambooth.segmentation import Method, PerSAM, SegGptMethod
+    from persam_dreambooth.segmentation.fast_sam import FastSam
+    from persam_dreambooth.segmentation.proposals import PointGrid, ProposalSource
 
+    if flags.fast_sam:
+        FastSam.check(flags.fast_sam)
     workspace, chosen = flags.workspace(), method.chosen_method()
     # SegGPT caches nothing; only the SAM that follows the clicks does.
     cache = Path(flags.embedding_cache) if flags.embedding_cache and not isinstance(chosen, SegGptMethod) else None
@@ -97,6 +117,11 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
         return PerSAM.from_pretrained(
             sam.sam, clicked, sam.device, sam.torch_dtype, cache=flags.embedding_cache, sam_size=sam.sam_size
         )
+
+    def source(backbone: "Backbone") -> ProposalSource:
+        if flags.fast_sam:
+            return FastSam(flags.fast_sam, backbone.device)
+        return PointGrid(backbone, flags.points_per_side)
 
     def job(album: "Album", references: "tuple[ReferenceFiles, ...]") -> SegmentationJob:
         return SegmentationJob(
@@ -118,7 +143,9 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
     bound = listen(flags.host, flags.port)
     for line in workspace.unread_lines():
         print(line)
-    page = build_page(Api(workspace, Clicker(load), job), workspace, Generator(sam.device))
+    clicker = Clicker(load)
+    alternatives = Alternatives(clicker, source, lambda: method.feature_encoder(sam.device))
+    page = build_page(Api(workspace, clicker, job, alternatives), workspace, Generator(sam.device))
     return server_of(build_app(workspace, page, flags.password)), bound
 
 

@@ -26,6 +26,7 @@ ESSENTIAL = (
     "text",
     "output",
     "method",
+    "features",
     "sam",
     "device",
     "recursive",

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from PIL import Image
+
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.class_suggestion import ClassSuggestion
@@ -17,10 +19,12 @@ from persam_dreambooth.preprocessing import SegmentationJob
 from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.preprocessing.review_edits import Conflict
 from persam_dreambooth.review.album import Album, Changes, PhotoState
+from persam_dreambooth.review.alternatives import Alternatives
 from persam_dreambooth.review.clicks import Clicker, Stroke, painted, read_strokes
 from persam_dreambooth.review.jobs import Search
 from persam_dreambooth.review.training_view import TrainingView
 from persam_dreambooth.review.workspace import Workspace
+from persam_dreambooth.segmentation.proposals import PointGrid
 from persam_dreambooth.text_files import readable
 
 Answer = dict[str, Any]
@@ -68,6 +72,7 @@ class Api:
         workspace: the folders.
         clicker: turns clicks into masks.
         job: returns the job that finds the subject of these references in an album.
+        alternatives: finds other masks to choose from; None for those of the clicker's SAM.
     """
 
     def __init__(
@@ -75,8 +80,10 @@ class Api:
         workspace: Workspace,
         clicker: Clicker,
         job: Callable[[Album, tuple[ReferenceFiles, ...]], SegmentationJob],
+        alternatives: Alternatives | None = None,
     ) -> None:
         self._workspace, self._clicker, self._job = workspace, clicker, job
+        self._alternatives = alternatives or Alternatives(clicker, PointGrid)
         self._albums: dict[str, tuple[Album, Search]] = {}
         self._changes: dict[str, Changes] = defaultdict(Changes)
         self._opening = threading.Lock()
@@ -120,7 +127,7 @@ class Api:
         if not state.has_mask:
             mask = self._clicker.first(photo, strokes)
             clicks = [(*stroke.points[0], stroke.label) for stroke in strokes if stroke.kind == "point"]
-            changes = {"source": "reference", "review": "approved"} | _in_the_manifest(clicks)
+            changes = _role(state) | _in_the_manifest(clicks)
             album.edits.correct(photo, mask, question["seen"], changes)
         else:
             self._correct(album, state, strokes, question["seen"])
@@ -131,9 +138,7 @@ class Api:
         assert entry is not None
         mask = files.read_mask(album.edits.mask_path(photo))
         clicks = [(float(x), float(y), label) for (x, y), label in zip(entry.points, entry.point_labels, strict=True)]
-        changes: Answer = {}
-        if entry.source == "reference":  # a corrected reference stays one
-            changes["source"] = "reference"
+        changes = _role(state)
         for stroke in strokes:
             if stroke.kind == "box":
                 raise UserError("a box is for photos without a mask; click, or use the brush")
@@ -144,6 +149,34 @@ class Api:
             else:
                 mask = painted(mask, [stroke])
         album.edits.correct(photo, mask, seen, changes)
+
+    @_in_words
+    def alternatives(self, question: Answer) -> Answer:
+        """Return other masks for a `photo`, the most similar to the subject first: `key`, `picture` and `words`."""
+        album, _ = self._album(question)
+        state = album.state(question["photo"])
+        current = files.read_mask(album.edits.mask_path(state.photo)) if state.has_mask else None
+        found = self._alternatives.find(state.photo, current, album.references())
+        scales = [
+            f"score {other.proposal.score:.2f}" if other.similarity is None else f"similarity {other.similarity:.2f}"
+            for other in found
+        ]
+        offered = [
+            {"key": other.key, "picture": _data_url(other.picture), "words": words}
+            for other, words in zip(found, scales, strict=True)
+        ]
+        return {"alternatives": offered}
+
+    @_in_words
+    def take(self, question: Answer) -> Answer:
+        """Make one of its `alternatives` the mask of a `photo`; without a mask before, it becomes a reference."""
+        album, _ = self._album(question)
+        state = album.state(question["photo"])
+        taken = self._alternatives.take(state.photo, str(question["key"]))
+        clicks = [] if taken.point is None else [(*taken.point, 1)]
+        changes = _role(state) | _in_the_manifest(clicks) | {"score": taken.score}
+        album.edits.correct(state.photo, taken.mask(), question["seen"], changes)
+        return self._photo(question)
 
     @_in_words
     def judge(self, question: Answer) -> Answer:
@@ -176,9 +209,7 @@ class Api:
         if not state.has_mask:
             raise UserError("there is no mask yet; draw one first")
         picture, words = TrainingView(**question["view"]).draw(state.photo, album.edits.mask_path(state.photo))
-        file = BytesIO()
-        picture.save(file, format="PNG")
-        return {"picture": f"data:image/png;base64,{b64encode(file.getvalue()).decode()}", "words": words}
+        return {"picture": _data_url(picture), "words": words}
 
     @_in_words
     def search(self, question: Answer) -> Answer:
@@ -234,6 +265,20 @@ class Api:
 
     def _url(self, path: Path) -> str:
         return f"picture/{quote(self._workspace.address(path), safe='/')}"
+
+
+def _role(state: PhotoState) -> Answer:
+    """Return the fields that a new mask sets: a photo's first mask is a reference, and a reference stays one."""
+    if not state.has_mask:
+        return {"source": "reference", "review": "approved"}
+    return {"source": "reference"} if state.entry is not None and state.entry.source == "reference" else {}
+
+
+def _data_url(picture: Image.Image) -> str:
+    """Return a picture as a data URL."""
+    file = BytesIO()
+    picture.save(file, format="PNG")
+    return f"data:image/png;base64,{b64encode(file.getvalue()).decode()}"
 
 
 def _in_the_manifest(clicks: Sequence[tuple[float, float, int]]) -> Answer:

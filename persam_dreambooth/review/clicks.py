@@ -2,7 +2,8 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -113,7 +114,7 @@ class Clicker:
     """
 
     def __init__(self, load: Callable[[], PerSAM]) -> None:
-        self._load, self._turn = load, threading.Lock()
+        self._load, self._turn = load, threading.RLock()
         self._persam: PerSAM | None = None
         self._encoded: OrderedDict[str, EncodedPhoto] = OrderedDict()
 
@@ -170,8 +171,7 @@ class Clicker:
         if mask[y, x] == label:
             where = "in" if label else "outside"
             raise UserError(f"that place is already {where} the mask; click where the mask is wrong")
-        with self._turn:
-            persam, encoded = self._sam(), self._encode(photo)
+        with self.using(photo) as (persam, encoded):
             points = encoded.frame.to_model(torch.tensor([click[:2] for click in clicks], dtype=torch.float64))
             labels = torch.tensor([int(click[2]) for click in clicks])
             attempts = [as_logits(mask, encoded, CERTAINTY, "area"), None] if mask.any() else [None]
@@ -182,6 +182,12 @@ class Clicker:
                 if answer[y, x] == label:
                     return mask ^ _piece(answer != mask, (x, y)), float(scores[0])
         raise UserError("SAM does not follow that click; use the brush or the eraser there")
+
+    @contextmanager
+    def using(self, photo: Path) -> Iterator[tuple[PerSAM, EncodedPhoto]]:
+        """Yield the PerSAM and a photo that it has encoded; other threads wait until the block ends."""
+        with self._turn:
+            yield self._sam(), self._encode(photo)
 
     def _encode(self, photo: Path) -> EncodedPhoto:
         key = files.digest(photo)

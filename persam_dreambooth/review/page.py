@@ -11,9 +11,21 @@ from persam_dreambooth.review.generator import Generator
 from persam_dreambooth.review.runs_tab import add_runs_tab
 from persam_dreambooth.review.workspace import Workspace
 
-QUESTIONS = ("overview", "look", "draw", "judge", "refer", "undo", "search", "stop", "training")
+QUESTIONS = (
+    "overview",
+    "look",
+    "draw",
+    "alternatives",
+    "take",
+    "judge",
+    "refer",
+    "undo",
+    "search",
+    "stop",
+    "training",
+)
 """Methods of the API that the masks' tab calls."""
-SCRIPTS = ("state.js", "list.js", "photo.js", "gestures.js", "facts.js", "album.js")
+SCRIPTS = ("state.js", "list.js", "photo.js", "gestures.js", "alternatives.js", "facts.js", "album.js")
 """Scripts of the masks' tab, joined in this order."""
 STATIC = Path(__file__).parent / "static"
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]

@@ -102,19 +102,22 @@ class INSID3(OneShotSegmenter):
         """Compute the prototype, and remember the references' cells."""
         inside, features, labels = [], [], []
         for number, (reference, photo) in enumerate(references, start=1):
-            valid = _cells_of_photo(photo)
-            features.append(_rows(photo.embedding)[valid])
-            inside.append(self._covered(reference, photo, valid))
+            features.append(_rows(_of_photo(photo.embedding, photo.frame)))
+            inside.append(self._covered(reference, photo))
             labels.append(torch.where(inside[-1], number, -number).short())
         feature = steps.prototype(list(zip(features, inside, strict=True)))
         memory = Memory(torch.cat(features), torch.cat(labels))
         return Subject(feature, feature.clone(), self.name, self.checksum, memory=memory)
 
-    def _covered(self, reference: Reference, photo: EncodedPhoto, valid: Tensor) -> Tensor:
-        """Return which of the photo's n valid cells lie under a reference mask, (n,) bool, at least one."""
-        frame, grid = photo.frame, photo.embedding.shape[-1]
+    def _covered(self, reference: Reference, photo: EncodedPhoto) -> Tensor:
+        """Return which of the photo's n cells lie under a reference mask, (n,) bool, at least one."""
+        frame, grid, device = photo.frame, photo.embedding.shape[-1], photo.embedding.device
         mask = torch.from_numpy(reference.foreground).float()
-        coverage = frame.to_grid(mask, grid, 0.0, "area").flatten().to(valid.device)[valid]
+        coverage = frame.to_grid(mask, grid, 0.0, "area")
+        rows, columns = _shown(frame, grid)
+        for cells, last in ((coverage, rows), (coverage.T, columns)):  # the photo's edge counts with the cell before
+            cells[last - 1] += cells[last:].sum(0)
+        coverage = coverage[:rows, :columns].flatten().to(device)
         covered = coverage > 0.5
         if self.method.fidelity == "official":
             square = F.interpolate(mask[None, None], (frame.side, frame.side), mode="nearest")
@@ -122,11 +125,11 @@ class INSID3(OneShotSegmenter):
                 align = False if mode == "bilinear" else None
                 cells = F.interpolate(square, (grid, grid), mode=mode, align_corners=align)[0, 0] > 0.5
                 if cells.any():
-                    return cells.flatten().to(valid.device)
+                    return cells.flatten().to(device)
             if square.any():
                 y, x = (square[0, 0].nonzero().float().mean(0) / (frame.side // grid)).int()
                 cells[y, x] = True
-                return cells.flatten().to(valid.device)
+                return cells.flatten().to(device)
         return covered if covered.any() else coverage == coverage.max()
 
     @torch.no_grad()
@@ -139,14 +142,14 @@ class INSID3(OneShotSegmenter):
         """
         frame, grid, memory = photo.frame, photo.embedding.shape[-1], subject.memory
         assert memory is not None, "check() has seen that INSID3 made the subject"
-        valid = _cells_of_photo(photo)
-        features, plain = _rows(photo.embedding)[valid], _rows(photo.extra[0])[valid]
+        features, plain = (_rows(_of_photo(values, frame)) for values in (photo.embedding, photo.extra[0]))
         candidate = steps.candidates(features, subject.target_feature, memory)
         confidence = location.on_photo(subject.target_feature, photo)
         searched = torch.ones_like(candidate)
         if exclude is not None:
             outside = torch.from_numpy(exclude).to(confidence.device)
-            searched = frame.to_grid(outside.float(), grid, 0.0, "area").flatten()[valid] < 0.5
+            hidden = frame.to_grid(outside.float(), grid, 0.0, "area")
+            searched = _of_photo(hidden, frame).flatten() < 0.5
             confidence = confidence.masked_fill(outside, confidence.min())
         candidate &= searched
         chosen = candidate
@@ -157,9 +160,11 @@ class INSID3(OneShotSegmenter):
             )
             chosen &= searched  # two instances are often one cluster
         score = float((features @ subject.target_feature)[chosen].mean()) if chosen.any() else 0.0
-        cells = torch.zeros(grid * grid, dtype=torch.bool, device=chosen.device)
-        cells[valid] = chosen
-        return self._result(cells.view(grid, grid), score, confidence, frame)
+        rows, columns = _shown(frame, grid)
+        cells = chosen.view(1, 1, rows, columns).float()
+        # The mask goes on to the photo's edge, which may lie in a cell that is mostly padding.
+        cells = F.pad(cells, (0, grid - columns, 0, grid - rows), mode="replicate")
+        return self._result(cells[0, 0] > 0, score, confidence, frame)
 
     def _result(self, cells: Tensor, score: float, confidence: Tensor, frame: Frame) -> Segmentation:
         """Return the segmentation of a photo from its mask of cells, (h, w) bool."""
@@ -197,9 +202,13 @@ def _rows(grid: Tensor) -> Tensor:
     return grid.flatten(1).T
 
 
-def _cells_of_photo(photo: EncodedPhoto) -> Tensor:
-    """Return which cells show the photo instead of padding, (cells^2,) bool."""
-    frame, embedding = photo.frame, photo.embedding
-    shown = frame.to_grid(torch.ones(frame.height, frame.width), embedding.shape[-1], 0.0, "area").flatten()
-    # The short side of a very long photo may fill less than half of a cell.
-    return (shown >= min(0.5, float(shown.max()))).to(embedding.device)
+def _shown(frame: Frame, grid: int) -> tuple[int, int]:
+    """Return how many rows and columns of the grid show the photo: those that it fills by at least half, and one."""
+    height, width = (int(side * grid / frame.side + 0.5) for side in frame.resized)
+    return max(1, height), max(1, width)
+
+
+def _of_photo(values: Tensor, frame: Frame) -> Tensor:
+    """Return the cells that show the photo, (..., rows, columns), of (..., h, w) values, without the padding."""
+    rows, columns = _shown(frame, values.shape[-1])
+    return values[..., :rows, :columns]

@@ -14,25 +14,19 @@ from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
 from persam_dreambooth.preprocessing.found import Found, clean_up, without_small_regions
 from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.segmentation import Insid3Method, Method, Reference, SegGptMethod, load_segmenter
-from tests.scene import scene
+from tests.scene import save_scenes, scene
 from tests.segmentation.test_features import dinov3
 from tests.segmentation.test_seggpt import random_seggpt
 
 
 @pytest.fixture
 def album(tmp_path):
-    """Three photos and the mask of the first."""
-    (tmp_path / "photos").mkdir()
-    for seed in range(3):
-        image, disc = scene(60, 90, seed)
-        Image.fromarray(image).save(tmp_path / "photos" / f"{seed}.png")
-        if seed == 0:
-            Image.fromarray(disc).save(tmp_path / "mask.png")
-    return tmp_path
+    """Three photos with their masks."""
+    return save_scenes(tmp_path, 3)
 
 
 def job_for(album, models, **changes):
-    reference = ReferenceFiles(album / "photos" / "0.png", album / "mask.png")
+    reference = ReferenceFiles(album / "photos" / "0.png", album / "mask-0.png")
     job = SegmentationJob(album / "photos", (reference,), album / "out", str(models / "sam"), device="cpu")
     return replace(job, **changes)
 
@@ -126,7 +120,7 @@ def test_confidence_maps_are_drawn_for_found_masks_also_later(album, models):
 
 
 def _reference(album):
-    return Reference(album / "photos" / "0.png", album / "mask.png")
+    return Reference(album / "photos" / "0.png", album / "mask-0.png")
 
 
 def test_heat_map_is_yellow_at_maximum_and_blue_at_minimum():

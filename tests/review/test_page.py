@@ -18,11 +18,12 @@ from accelerate import PartialState
 from PIL import Image
 
 from albums import albums, save_album
+from models import DINO
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import newest_entries
 from persam_dreambooth.preprocessing.mask_store import MaskStore
 from persam_dreambooth.preprocessing.mask_writer import MaskWriter
-from tests.review.albums import contents, draw_photos, middle, write_found
+from tests.review.albums import beside_a_look_alike, contents, draw_photos, middle, write_found
 from tests.scene import iou
 from tests.training.small import configure, photos_of
 from world import Recipe, draw
@@ -343,6 +344,41 @@ def test_corrections_are_saved_immediately_and_undone_byte_for_byte(found, dogs,
         wait_for_message(tab, "undone")
         assert contents(output) == expected
     assert tab.is_disabled("[data-id=undo]")
+
+
+def test_other_masks_are_offered_and_one_click_takes_one(tmp_path, serve, open_tab):
+    true, output = beside_a_look_alike(tmp_path)["b.png"], tmp_path / "segmented"
+    grid, dino = ("--points_per_side", 8), ("--features", DINO, "--features_size", 64)
+    tab = open_tab(serve("--images", tmp_path, *grid, *dino))
+    choose(tab, "a.png")
+    tab.keyboard.press("r")
+    wait_for_message(tab, "a reference now")
+    choose(tab, "b.png")
+    assert tab.is_hidden("[data-id=others]") and iou(mask_of(output, "b.png"), true) < 0.1
+    before = contents(output)
+    tab.click("[data-id=offer]")
+    wait_for_message(tab, "Click on the mask of the subject")
+    offered = tab.query_selector_all("[data-id=others] button")
+    likeness = [float(offer.inner_text().removeprefix("similarity ")) for offer in offered]
+    assert 1 < len(offered) <= 8 and likeness == sorted(likeness, reverse=True)
+    tab.wait_for_function("[...document.querySelectorAll('[data-id=others] img')].every(image => image.naturalWidth)")
+    shoot(tab, "review-others")
+    assert contents(output) == before
+    offered[0].click()
+    wait_for_message(tab, "b.png: this is its mask now")
+    assert iou(mask_of(output, "b.png"), true) > 0.8
+    entry = lines(output)["b.png"]
+    assert entry.source == "corrected" and {*entry.points[0]} <= {int(128 * (n + 0.5) / 8) for n in range(8)}
+    assert offered[0].get_attribute("class") == "on"
+    tab.keyboard.press("u")
+    wait_for_message(tab, "undone")
+    assert contents(output) == before
+    tab.keyboard.press("o")
+    wait_for_message(tab, "Click on the mask of the subject")
+    assert len(tab.query_selector_all("[data-id=others] button")) == len(offered)
+    tab.click("[data-filter=all]")
+    choose(tab, "a.png")
+    assert tab.is_hidden("[data-id=others]")
 
 
 def test_second_tab_is_warned_and_sees_newer_mask(found, serve, open_tab):

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from finders import finder, methods, overlaps
-from ladder import photos
+from finders import finder, methods, overlaps, photos
 from models import DINO, SAM
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
@@ -133,10 +132,21 @@ def test_extreme_photos_are_segmented_and_learned(size):
         assert model.personalize(Reference(pixels, mask)).target_feature.isfinite().all()
 
 
-def test_subject_in_last_partial_row_of_cells_is_learned():
-    mask = np.zeros((50, 64), bool)
-    mask[48:, 10:50] = True
-    assert insid3().personalize(Reference(scene(50, 64)[0], mask)).target_feature.isfinite().all()
+@pytest.mark.parametrize("side", range(33, 64, 3))
+@pytest.mark.parametrize("turned", [False, True])
+def test_edge_of_photo_in_cells_that_are_mostly_padding_is_learned_and_masked(side, turned):
+    model = insid3(merge_threshold=-0.999)  # all cells belong to the subject, if there is a candidate
+    pixels, mask = scene(side, 64)[0], np.zeros((side, 64), bool)
+    mask[-1:, 10:50] = True
+    if turned:
+        pixels, mask = pixels.swapaxes(0, 1).copy(), mask.T
+    subject = model.personalize(Reference(pixels, mask))
+    rows = len(subject.memory.labels) // CELLS
+    learned = (subject.memory.labels > 0).view(CELLS, rows).T if turned else (subject.memory.labels > 0).view(rows, -1)
+    assert learned[-1].any() and not learned[:-1].any()  # the last row of cells, and none of the others
+    found = model.segment(pixels, subject)
+    assert found.mask.all() or not found.mask.any()
+    assert model.segment(pixels, model.personalize(Reference(pixels, ~mask))).mask.all()
 
 
 @pytest.mark.parametrize("size", [(96, 120), (120, 50), (60, 100)])

@@ -26,7 +26,7 @@ from persam_dreambooth.segmentation import (
 from persam_dreambooth.segmentation.seggpt_ensemble import spatial_ensemble
 from persam_dreambooth.segmentation.video import first_frame_subject
 from random_models import draw_weights, random_sam
-from tests.scene import scene
+from tests.scene import save_scenes, scene
 
 SIZES = [(90, 150), (70, 40)]
 SIDE = 64
@@ -297,13 +297,8 @@ def test_presence_rule_judges_segmented_photos_and_fits_one_ensemble(album, fold
 
 @pytest.fixture
 def album(tmp_path):
-    """Three photos, and masks of the first two."""
-    (tmp_path / "photos").mkdir()
-    for seed in range(3):
-        image, disc = scene(60, 90, seed)
-        Image.fromarray(image).save(tmp_path / "photos" / f"{seed}.png")
-        Image.fromarray(disc).save(tmp_path / f"mask-{seed}.png")
-    return tmp_path
+    """Three photos with their masks."""
+    return save_scenes(tmp_path, 3)
 
 
 def segment(album, folder, output, *flags, count=1):

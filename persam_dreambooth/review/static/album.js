@@ -88,7 +88,7 @@ function pick(tool) {
 const KEYS = {
   j: () => step(1), n: () => step(1), arrowright: () => step(1), arrowdown: () => step(1),
   k: () => step(-1), p: () => step(-1), arrowleft: () => step(-1), arrowup: () => step(-1),
-  a: () => part("approve").click(), x: () => part("exclude").click(), r: () => part("refer").click(), u: () => part("undo").click(),
+  a: () => part("approve").click(), x: () => part("exclude").click(), r: () => part("refer").click(), u: () => part("undo").click(), o: offer,
   1: () => pick("add"), 2: () => pick("remove"), 3: () => pick("box"), 4: () => pick("brush"), 5: () => pick("eraser"),
 };
 document.addEventListener("keydown", (event) => {
@@ -103,6 +103,7 @@ document.addEventListener("keydown", (event) => {
 part("approve").onclick = () => decide("approved");
 part("exclude").onclick = () => decide("excluded");
 part("refer").onclick = refer;
+part("offer").onclick = offer;
 part("undo").onclick = () => change("undo", {}, "undone");
 part("previous").onclick = () => step(-1);
 part("next").onclick = () => step(1);

@@ -15,6 +15,7 @@ async function choose(name) {
   location.hash = `${encodeURIComponent(page.album)}/${encodeURIComponent(name)}`;
   page.stroke = page.imageName = null;
   say("");
+  showAlternatives([]);
   showList();
   rows.get(name)?.scrollIntoView({ block: "nearest" });
   const answer = await ask("look", { photo: name });

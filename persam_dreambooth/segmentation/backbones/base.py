@@ -1,8 +1,8 @@
 """The base class of all SAM backbones; PerSAM never depends on which SAM it is."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,11 @@ class Prompts:
     labels: Tensor
     box: Tensor | None = None
     mask: Tensor | None = None
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same prompts on a device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
+        return replace(self, **moved)
 
 
 class Backbone(ABC):
@@ -88,7 +93,7 @@ class Backbone(ABC):
 
         Args:
             embedding: (C, h, w) float32.
-            prompts: in the model frame.
+            prompts: in the model frame, on any device.
             multimask: return three masks (whole, part, sub-part) instead of one.
             guidance: attached for this call only.
             extra: the further tensors from `encode_with_extra`, without the batch dimension.
@@ -98,7 +103,7 @@ class Backbone(ABC):
             predicted IoU; K is 3 or 1.
         """
         with guided(self._model.mask_decoder, guidance):
-            return self._decode(embedding, prompts, multimask, extra)
+            return self._decode(embedding, prompts.to(embedding.device), multimask, extra)
 
     def _split(self, output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Split the encoder's output into features and extra tensors; overridden by families with extra tensors."""

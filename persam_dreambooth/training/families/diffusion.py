@@ -114,7 +114,7 @@ class Diffusion(Family):
 
     @classmethod
     def prompt_tokenizers(cls, config: ModelConfig) -> list[tuple[Any, int | None]]:
-        """Return the first tokenizer, with the new words of textual inversion; SDXL's second tokenizer splits alike."""
+        """Return the first tokenizer, with the words of textual inversion; SDXL's second one splits words alike."""
         tokenizer = load_tokenizer("tokenizer", config)
         if config.train_text_encoder_ti:
             insert_words(tokenizer, config)

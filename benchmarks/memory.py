@@ -18,6 +18,7 @@ import argparse
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -254,6 +255,7 @@ def train(folder: Path, words: list[str], threads: int) -> tuple[float, float, f
     """Train in a child process; return the peak of its second step and of the whole run in bytes, and s/step."""
     report = folder / "report"
     report.unlink(missing_ok=True)
+    shutil.rmtree(folder / "output", ignore_errors=True)  # it belongs to one run
     command = [sys.executable, __file__, "--child", str(report), *words]
     process = subprocess.Popen(command, cwd=folder, env=environment(threads), stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

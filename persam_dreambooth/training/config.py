@@ -181,6 +181,9 @@ class TrainingConfig:
                 "compiled layers; drop one"
             )
 
+        if self.model.layerwise_upcasting_storage_dtype and self.optimization.torch_compile:
+            raise UserError("--layerwise_upcasting_storage_dtype and --torch_compile exclude each other; drop one")
+
     def _check_text_encoder(self) -> None:
         """Refuse optimizer settings for text encoders that are not trained."""
         for name in ("text_encoder_lr", "adam_weight_decay_text_encoder"):

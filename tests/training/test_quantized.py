@@ -276,6 +276,11 @@ class TestLayerwiseUpcasting:
             ((), {}, "--layerwise_upcasting_storage_dtype is for a frozen base model; add --use_lora"),
             (("--use_lora",), {}, "saves nothing without --gradient_checkpointing"),
             (("--use_lora", "--gradient_checkpointing", "--use_dora"), {}, "and --use_dora exclude each other"),
+            (
+                ("--use_lora", "--gradient_checkpointing", "--torch_compile"),
+                {},
+                "and --torch_compile exclude each other",
+            ),
             (("--use_lora",), {"quantize": "int8"}, "--quantize and --layerwise_upcasting_storage_dtype exclude"),
             (("--use_lora",), {"adapter_type": "loha"}, "and --adapter_type loha exclude each other"),
         ],

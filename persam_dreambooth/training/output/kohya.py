@@ -68,12 +68,13 @@ def convert_file(source: Path, target: Path, title: str, settings: Mapping[str, 
     for path in (source, target):
         if not is_text(str(path)):
             raise UserError(f"the path {path} has bytes that are not UTF-8, which safetensors cannot open; rename it")
+    pipeline: str | None = None
     if source.is_dir():
         folders = {folder.name: folder for folder in adapter_folders(source)}
         configs = {part: lycoris.settings(folder) for part, folder in folders.items()}
         read = {part: _read(folder / SAFETENSORS_WEIGHTS_NAME) for part, folder in folders.items()}
         converted = lycoris.to_lycoris({part: state for part, (state, _) in read.items()}, configs)
-        network, pipeline = lycoris.network(next(iter(configs.values()))), None
+        network = lycoris.network(next(iter(configs.values())))
         written = next(iter(read.values()))[1]
     else:
         state, written = _read(source)

@@ -55,10 +55,11 @@ def network(converted: Mapping[str, Tensor], pipeline: str | None) -> dict[str, 
         converted: from `kohya.to_kohya`.
         pipeline: diffusers' class of the base model's pipeline, if it has a transformer.
     """
+    architecture = ARCHITECTURES.get(pipeline or "")
     ranks = {len(value) for name, value in converted.items() if name.endswith("lora_down.weight")}
     alphas = {value.item() for name, value in converted.items() if name.endswith(".alpha")}
     return {
-        "ss_network_module": ARCHITECTURES[pipeline].module if pipeline in ARCHITECTURES else "networks.lora",
+        "ss_network_module": architecture.module if architecture else "networks.lora",
         "ss_network_dim": ranks.pop() if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": alphas.pop() if len(alphas) == 1 else "Dynamic",
     }

@@ -106,6 +106,7 @@ class PipelineParts(ABC):
         trained = part == cls.denoiser[0] or (config.train_text_encoder and part in cls.whole_encoders)
         return torch.float32 if trained and not config.use_lora else dtype
 
+    @classmethod
     def encoders_of(cls, config: ModelConfig) -> list[str]:
         """Return the names of the text encoders that a base model has, from its index alone."""
         index = DiffusionPipeline.load_config(source(config), revision=config.revision)

@@ -3,7 +3,8 @@
 from typing import Any, ClassVar, Self
 
 import torch
-from diffusers import EDMEulerScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers.schedulers.scheduling_edm_euler import EDMEulerScheduler
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 

@@ -20,6 +20,8 @@ PIPELINE_INDEX = "model_index.json"  # diffusers' name for a pipeline's table of
 CHECKPOINT_PREFIX = "checkpoint-"
 PROGRESS_NAME = "progress.json"
 """The last file of a checkpoint to be written."""
+EMA_NAME = "ema.safetensors"
+"""The moving average of the weights in a checkpoint."""
 
 
 def base_model(folder: Path) -> dict[str, str | None] | None:
@@ -66,6 +68,15 @@ def adapter_folders(folder: Path) -> list[Path]:
 def is_checkpoint(folder: Path) -> bool:
     """Return whether a folder is a complete checkpoint of a training run."""
     return folder.absolute().name.startswith(CHECKPOINT_PREFIX) and (folder / PROGRESS_NAME).is_file()
+
+
+def checkpoints(output: Path) -> list[Path]:
+    """List the complete checkpoints of a run, oldest first."""
+    numbered = (
+        path for path in output.glob(f"{CHECKPOINT_PREFIX}*") if path.name.removeprefix(CHECKPOINT_PREFIX).isdecimal()
+    )
+    found = [path for path in numbered if (path / PROGRESS_NAME).exists()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(CHECKPOINT_PREFIX)))
 
 
 def trained_parts(folder: Path) -> list[str]:

@@ -15,10 +15,10 @@ from persam_dreambooth import generation, json_lines
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.checkpoints import REPORT_FOLDER
 from persam_dreambooth.evaluation.generation.outcome import METRICS_NAME as REPORT_METRICS
+from persam_dreambooth.metrics_file import METRICS_NAME, read_metrics
 from persam_dreambooth.model_folder import training_settings
 from persam_dreambooth.photos import files
 from persam_dreambooth.text_files import read_bounded
-from persam_dreambooth.training.runtime.metrics_file import METRICS_NAME, read_metrics
 from persam_dreambooth.training.runtime.resuming import LOCK_NAME
 from persam_dreambooth.training.runtime.validation import VALIDATION_FOLDER
 from persam_dreambooth.training.screen import WINDOW

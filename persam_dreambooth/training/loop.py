@@ -13,6 +13,7 @@ from torch import nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from persam_dreambooth.errors import Stopped, UserError
+from persam_dreambooth.metrics_file import MetricsFile
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.dataset import Batch
 from persam_dreambooth.training.families import Family
@@ -23,7 +24,6 @@ from persam_dreambooth.training.runtime import checkpoint
 from persam_dreambooth.training.runtime.checkpoint import Progress
 from persam_dreambooth.training.runtime.distributed import whole
 from persam_dreambooth.training.runtime.flat_loss import FlatLoss
-from persam_dreambooth.training.runtime.metrics_file import MetricsFile
 from persam_dreambooth.training.runtime.optimizer import averaged
 from persam_dreambooth.training.runtime.process_state import StopSignal
 from persam_dreambooth.training.runtime.tracking import StepMetrics

@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from persam_dreambooth.errors import Stopped
-from persam_dreambooth.model_folder import CONFIG_NAME
+from persam_dreambooth.metrics_file import MetricsFile
+from persam_dreambooth.model_folder import CONFIG_NAME, checkpoints
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, write_manifest
+from persam_dreambooth.quiet import quiet
 from persam_dreambooth.training import screen, summary
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import mask_report, remarks
@@ -26,7 +28,6 @@ from persam_dreambooth.training.output.model_card import Card
 from persam_dreambooth.training.prior_bank import PriorBank
 from persam_dreambooth.training.runtime import checkpoint, distributed, process_state, resuming, tracking, workers
 from persam_dreambooth.training.runtime.flat_loss import FlatLoss
-from persam_dreambooth.training.runtime.metrics_file import MetricsFile
 from persam_dreambooth.training.runtime.optimizer import (
     Settings,
     averaged,
@@ -86,7 +87,7 @@ def train(config: TrainingConfig, *, callbacks: TrainingCallbacks | None = None)
             `resume_from_checkpoint="latest"` continues from it.
         Exception: raised by a callback, likewise.
     """
-    with own_state(), process_state.memory_explained(config), workers.explained(), screen.quiet():
+    with own_state(), process_state.memory_explained(config), workers.explained(), quiet():
         if config.output.dry_run:
             dry_run(config)
             return TrainingResult(Path(config.output.output_dir), [], [], [], 0, {})
@@ -119,7 +120,7 @@ def _run(run: Setup, family: Family, callbacks: TrainingCallbacks) -> TrainingRe
     if stop.error is not None:
         stop.error.add_note(f"the training is complete, and its model is in {output}")
         raise stop.error
-    return TrainingResult(output, model, pictures, checkpoint.checkpoints(output), progress.step, losses)
+    return TrainingResult(output, model, pictures, checkpoints(output), progress.step, losses)
 
 
 def _start_output(run: Setup, output: Path) -> None:

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from persam_dreambooth.errors import counted
+from persam_dreambooth.metrics_file import read_metrics
 from persam_dreambooth.model_folder import ADAPTER_NAMES
 from persam_dreambooth.training.config import TrainingConfig, without_folders
 from persam_dreambooth.training.families import Family
-from persam_dreambooth.training.runtime.metrics_file import read_metrics
 from persam_dreambooth.training.screen import WINDOW
 from persam_dreambooth.training.setup import Setup
 

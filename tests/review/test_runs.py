@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from albums import albums, save_album
 from models import DIFFUSION
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.metrics_file import MetricsFile
 from persam_dreambooth.photos import files
 from persam_dreambooth.review import curves, runs
 from persam_dreambooth.review.generator import Generator
@@ -24,7 +25,6 @@ from persam_dreambooth.review.runs_tab import _names
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.loop import TrainingCallbacks
 from persam_dreambooth.training.main import train as train_here
-from persam_dreambooth.training.runtime.metrics_file import MetricsFile
 from tests.review.test_page import shoot
 from tests.training.runs import train
 

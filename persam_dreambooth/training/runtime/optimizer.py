@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.model_folder import EMA_NAME
 from persam_dreambooth.training.config import OptimizationConfig
 from persam_dreambooth.training.optimizer_args import PRODIGY_DEFAULTS
 from persam_dreambooth.training.screen import warn
@@ -172,9 +173,6 @@ def build_scheduler(optimizer: Optimizer, config: OptimizationConfig, steps: int
         num_cycles=config.lr_num_cycles,
         power=config.lr_power,
     )
-
-
-EMA_NAME = "ema.safetensors"
 
 
 def build_average(parameters: Sequence[nn.Parameter], config: OptimizationConfig) -> EMAModel | None:

@@ -1,14 +1,15 @@
 """`metrics.jsonl` in the output folder: the terms of the loss and the learning rate, one line a step."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from persam_dreambooth import json_lines
 from persam_dreambooth.atomic_io import replacing
-from persam_dreambooth.training.screen import warn
 
 METRICS_NAME = "metrics.jsonl"
+logger = logging.getLogger(__name__)
 
 
 class MetricsFile:
@@ -37,7 +38,9 @@ class MetricsFile:
             with self._path.open("ab") as file:
                 file.write(json_lines.encode({"step": step, **values}))
         except OSError as error:
-            warn(f"{self._path} cannot be written ({error.strerror}): its lines end before step {step}")
+            logger.warning(
+                f"warning: {self._path} cannot be written ({error.strerror}): its lines end before step {step}"
+            )
             self._path = None
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,11 @@ def trained_token(folder: Path) -> str | None:
     Raises:
         UserError: the config is not valid YAML.
     """
-    settings = training_settings(folder)
+    return identifier(training_settings(folder))
+
+
+def identifier(settings: Mapping[str, Any]) -> str | None:
+    """Return the identifier of the subject of a run with these flags, from its prompts; None if unknown."""
     prompt, class_prompt = settings.get("instance_prompt"), settings.get("class_prompt")
     if not isinstance(prompt, str) or settings.get("concepts_list"):
         return None
@@ -129,12 +134,16 @@ def trained_class(folder: Path) -> str | None:
     Raises:
         UserError: the config is not valid YAML.
     """
-    settings = training_settings(folder)
+    return class_word(training_settings(folder))
+
+
+def class_word(settings: Mapping[str, Any]) -> str | None:
+    """Return the class noun of the subject of a run with these flags, from its prompts; None if unknown."""
     prompts = [settings.get(name) for name in ("class_prompt", "instance_prompt")]
     prompt = next((prompt for prompt in prompts if isinstance(prompt, str)), None)
     if prompt is None or settings.get("concepts_list"):
         return None
-    own = [word for word in subject_words(prompt, None) if word != trained_token(folder)]
+    own = [word for word in subject_words(prompt, None) if word != identifier(settings)]
     return own[-1] if own else None
 
 

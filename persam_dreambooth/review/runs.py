@@ -19,6 +19,7 @@ from persam_dreambooth.metrics_file import METRICS_NAME, read_metrics
 from persam_dreambooth.model_folder import training_settings
 from persam_dreambooth.photos import files
 from persam_dreambooth.text_files import read_bounded
+from persam_dreambooth.training.runtime.likeness import FIDELITY, LEAKAGE
 from persam_dreambooth.training.runtime.resuming import LOCK_NAME
 from persam_dreambooth.training.runtime.validation import VALIDATION_FOLDER
 from persam_dreambooth.training.screen import WINDOW
@@ -103,6 +104,17 @@ def validation_pictures(run: Path) -> list[Validated]:
             order = int(named[1]), int(named[2] or 0), int(named[3])
             found.append((order, Validated(path, order[0], words.get("prompt", usual), words.get("seed", named[3]))))
     return [picture for _, picture in sorted(found, key=lambda item: item[0])]
+
+
+def measured_points(run: Path) -> list[tuple[int, float, str]]:
+    """Return (step, value, measure) of the validation pictures, on a scale from the start (0) to the photos (1)."""
+    titles = {FIDELITY: "subject", LEAKAGE: "background leaked"}
+    return [
+        (step, values[name], title)
+        for step, values in read_metrics(run).items()
+        for name, title in titles.items()
+        if math.isfinite(values.get(name, math.nan))
+    ]
 
 
 @dataclass(frozen=True)

@@ -62,10 +62,10 @@ def evaluate_checkpoints(
     base = chosen.get("base_model") or origin.get("pretrained_model_name_or_path")
     if base is None:
         raise UserError(f"{run} holds no {model_folder.CONFIG_NAME} that names the base model; give --base_model")
-    if any((_folder(title, run) / model_folder.EMA_NAME).exists() for title in titles):
+    if any((checkpoint_folder(run, title) / model_folder.EMA_NAME).exists() for title in titles):
         logger.warning("checkpoints are measured with their own weights, not with the moving average of --use_ema")
     return evaluate_generation(
-        [f"{BASE}={base}", *(f"{title}={_folder(title, run)}" for title in titles)],
+        [f"{BASE}={base}", *(f"{title}={checkpoint_folder(run, title)}" for title in titles)],
         photos,
         masks,
         run / REPORT_FOLDER if output is None else output,
@@ -104,7 +104,8 @@ def checkpoint_titles(run: Path, steps: Sequence[int] = ()) -> dict[str, int]:
     return {title: step for title, step in titles.items() if not steps or step in steps}
 
 
-def _folder(title: str, run: Path) -> Path:
+def checkpoint_folder(run: Path, title: str) -> Path:
+    """Return the folder of a checkpoint or of the result, by its title in the report."""
     return run if title == "result" else run / title.replace("step-", model_folder.CHECKPOINT_PREFIX)
 
 

@@ -171,7 +171,7 @@ def progress_words(run: Path, points: Sequence[tuple[int, float]]) -> str:
     steps = training_settings(run).get("max_train_steps")
     activity = "running" if (run / LOCK_NAME).exists() else "not running"
     if not points:
-        return f"no step yet, {activity}"
+        return "no step yet, running" if activity == "running" else f"no step yet; train with --output_dir {run}"
     of = f" of {steps}" if isinstance(steps, int) else ""
     return f"step {points[-1][0]}{of}, mean loss {smoothed(points)[-1][1]:.4f}, {activity}"
 

@@ -13,6 +13,7 @@ from persam_dreambooth.model_folder import class_word, identifier
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.data.mask_folders import mask_folder, photo_folders
+from persam_dreambooth.training.runtime.validation import INFERENCE_STEPS
 from persam_dreambooth.training.screen import warn
 
 
@@ -88,16 +89,19 @@ def choose(config: TrainingConfig, concept: Concept, device: torch.device) -> Be
             instance_data_dir=concept.photos,
             instance_mask_dir=mask_folder(concept, config, photo_folders(concept)[0]),
             num_images=validation.num_validation_images,
+            class_images=2 * validation.num_validation_images,
+            num_inference_steps=INFERENCE_STEPS,
             sam=config.mask.sam,
             device=str(device),
             **eyes,
         )
-        chosen = report.metrics["checkpoints"]
-    except (UserError, torch.OutOfMemoryError, KeyError) as error:
+        chosen = report.metrics.get("checkpoints")
+        if chosen:
+            return BestCheckpoint(checkpoint_folder(output, chosen["best"]), chosen["reason"], report.page)
+        reason = "the subject is found in none of their images"
+    except (UserError, torch.OutOfMemoryError) as error:
         reason = str(error).splitlines()[0]
-        if isinstance(error, KeyError):
-            reason = "the subject is found in none of their images"
-        again = f"persam-dreambooth evaluate checkpoints --run {shlex.quote(str(output))}"
-        warn(f"the training is complete, but its checkpoints could not be compared ({reason}); try again: {again}")
-        return None
-    return BestCheckpoint(checkpoint_folder(output, chosen["best"]), chosen["reason"], report.page)
+    again = f"persam-dreambooth evaluate checkpoints --run {shlex.quote(str(output))} "
+    again += f"--num_inference_steps {INFERENCE_STEPS}"
+    warn(f"the training is complete, but its checkpoints could not be compared ({reason}); try again: {again}")
+    return None

@@ -52,7 +52,7 @@ def test_run_through_accelerate_launch_prints_its_own_lines_only(flags):
     lines = [line for line in run.stdout.splitlines() if line.strip()]
     assert [line for line in lines if not line.startswith(OWN)] == [] and lines[-3].startswith("trained 2 steps")
     shown = [part.strip() for part in re.split("[\r\n]", run.stderr) if part.strip()]
-    bars = ("Training:", "Generating class images:")
+    bars = ("Training:", "Class images:")
     assert [part for part in shown if not part.startswith(bars)] == [] and shown[-1].startswith("Training: 100%")
 
 

@@ -139,7 +139,7 @@ def _choose(run: Setup, result: TrainingResult, card: Card) -> TrainingResult:
         screen.say(best.reason, f"look at it: {best.page}")
     if run.repository is not None:
         save.upload(run.config, run.repository, [path.name for path in result.model], card)
-    return replace(result, best_checkpoint=best and best.folder)
+    return replace(result, best_checkpoint=best.folder if best else None)
 
 
 def _start_output(run: Setup, output: Path) -> None:

@@ -30,8 +30,7 @@ def main(program: str, argv: list[str]) -> None:
     from persam_dreambooth.cli.train import read_config, say_where
 
     config = read_config(program, argv)
-    pd.train(config)
-    say_where(config)
+    say_where(config, pd.train(config))
 
 
 if __name__ == "__main__":

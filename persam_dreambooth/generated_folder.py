@@ -14,8 +14,8 @@ from persam_dreambooth.atomic_io import clear_unfinished
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flag_values import check_drawing
 from persam_dreambooth.photos.files import check_output_folder
+from persam_dreambooth.quiet import quiet
 from persam_dreambooth.text_files import check_words
-from persam_dreambooth.training.screen import quiet
 
 logger = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ PIPELINE_INDEX = "model_index.json"  # diffusers' name for a pipeline's table of
 CHECKPOINT_PREFIX = "checkpoint-"
 PROGRESS_NAME = "progress.json"
 """The last file of a checkpoint to be written."""
+EMA_NAME = "ema.safetensors"
+"""The moving average of the weights in a checkpoint."""
 
 
 def base_model(folder: Path) -> dict[str, str | None] | None:
@@ -69,6 +72,15 @@ def is_checkpoint(folder: Path) -> bool:
     return folder.absolute().name.startswith(CHECKPOINT_PREFIX) and (folder / PROGRESS_NAME).is_file()
 
 
+def checkpoints(output: Path) -> list[Path]:
+    """List the complete checkpoints of a run, oldest first."""
+    numbered = (
+        path for path in output.glob(f"{CHECKPOINT_PREFIX}*") if path.name.removeprefix(CHECKPOINT_PREFIX).isdecimal()
+    )
+    found = [path for path in numbered if (path / PROGRESS_NAME).exists()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(CHECKPOINT_PREFIX)))
+
+
 def trained_parts(folder: Path) -> list[str]:
     """Return the names of the whole parts in a checkpoint, such as "unet"; none with LoRA."""
     return sorted(path.parent.name for path in folder.glob("*/config.json")) if is_checkpoint(folder) else []
@@ -106,7 +118,11 @@ def trained_token(folder: Path) -> str | None:
     Raises:
         UserError: the config is not valid YAML.
     """
-    settings = training_settings(folder)
+    return identifier(training_settings(folder))
+
+
+def identifier(settings: Mapping[str, Any]) -> str | None:
+    """Return the identifier of the subject of a run with these flags, from its prompts; None if unknown."""
     prompt, class_prompt = settings.get("instance_prompt"), settings.get("class_prompt")
     if not isinstance(prompt, str) or settings.get("concepts_list"):
         return None
@@ -121,12 +137,16 @@ def trained_class(folder: Path) -> str | None:
     Raises:
         UserError: the config is not valid YAML.
     """
-    settings = training_settings(folder)
+    return class_word(training_settings(folder))
+
+
+def class_word(settings: Mapping[str, Any]) -> str | None:
+    """Return the class noun of the subject of a run with these flags, from its prompts; None if unknown."""
     prompts = [settings.get(name) for name in ("class_prompt", "instance_prompt")]
     prompt = next((prompt for prompt in prompts if isinstance(prompt, str)), None)
     if prompt is None or settings.get("concepts_list"):
         return None
-    own = [word for word in subject_words(prompt, None) if word != trained_token(folder)]
+    own = [word for word in subject_words(prompt, None) if word != identifier(settings)]
     return own[-1] if own else None
 
 

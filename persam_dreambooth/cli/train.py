@@ -1,11 +1,15 @@
 """`persam-dreambooth train`, which `train_dreambooth_persam.py` runs too: DreamBooth with masks."""
 
 import shlex
+from typing import TYPE_CHECKING
 
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import is_first_process
 from persam_dreambooth.training.config import GROUPS, TrainingConfig
 from persam_dreambooth.training.refused_flags import REFUSED
+
+if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
+    from persam_dreambooth.training.main import TrainingResult
 
 DESCRIPTION = "Train DreamBooth on a few photos, with the loss taken over the subject only."
 ESSENTIAL = (
@@ -35,8 +39,7 @@ def run(program: str, argv: list[str]) -> None:
     # Imported here, since it takes seconds, and --help and most mistakes do not need it.
     from persam_dreambooth.training.main import train
 
-    train(config)
-    say_where(config)
+    say_where(config, train(config))
 
 
 def read_config(program: str, argv: list[str]) -> TrainingConfig:
@@ -44,13 +47,16 @@ def read_config(program: str, argv: list[str]) -> TrainingConfig:
     return TrainingConfig(*parse(GROUPS, argv, program, DESCRIPTION, ESSENTIAL, EXAMPLE, REFUSED))
 
 
-def say_where(config: TrainingConfig) -> None:
-    """Print the path of the model and how to try it, in the first of several processes; nothing after a dry run."""
+def say_where(config: TrainingConfig, result: "TrainingResult") -> None:
+    """Print where the model, or its best checkpoint, is and how to try it; nothing after a dry run.
+
+    With several processes, only the first prints.
+    """
     if config.output.dry_run or not is_first_process():
         return
     from persam_dreambooth.training.data.concepts import read_concepts
 
-    output = config.output.output_dir
+    output = str(result.best_checkpoint or result.output_dir)
     prompt = f"{read_concepts(config)[0].prompt or 'a photo'} in the jungle"
-    print(f"the model: {output}")
+    print(f"the {'best checkpoint' if result.best_checkpoint else 'model'}: {output}")
     print(f"try it: persam-dreambooth generate --model {shlex.quote(output)} --prompt {shlex.quote(prompt)}")

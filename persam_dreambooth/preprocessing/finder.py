@@ -75,13 +75,17 @@ class Finder:
 
     The references are read and checked at once; the models are loaded when they are first needed, or by `load`.
 
+    Args:
+        job: the subjects and the method.
+        warns: whether to log warnings of reference masks that look wrong.
+
     Raises:
         UserError: a reference cannot be read, or its mask does not fit its photo, is empty or is full.
     """
 
-    def __init__(self, job: SegmentationJob) -> None:
+    def __init__(self, job: SegmentationJob, warns: bool = True) -> None:
         self._job = job
-        self._references = [read_references(given) for given in job.subjects().values()]
+        self._references = [read_references(given, warns) for given in job.subjects().values()]
 
     def load(self) -> list[Subject]:
         """Load the models and personalize, on the first call; return the subjects, in the order of `job.subjects()`.

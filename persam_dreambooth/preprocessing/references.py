@@ -119,22 +119,22 @@ class ReadReference:
         return reference_from(segmenter, self.image, given.box, points or None, labels)
 
 
-def read_references(references: Sequence[ReferenceFiles]) -> list[ReadReference]:
-    """Read references and check what can be checked without a SAM; warn about masks that look wrong.
+def read_references(references: Sequence[ReferenceFiles], warns: bool = True) -> list[ReadReference]:
+    """Read references and check what can be checked without a SAM; warn about masks that look wrong, if `warns`.
 
     Raises:
         UserError: a file cannot be read, or a mask does not fit its photo, is empty or is full.
     """
-    return [_read(given) for given in references]
+    return [_read(given, warns) for given in references]
 
 
-def _read(given: ReferenceFiles) -> ReadReference:
+def _read(given: ReferenceFiles, warns: bool) -> ReadReference:
     image = files.read_photo(given.image)
     drawing = next((files.read_drawn_mask(path) for path in given.drawings), None)
     if given.mask and drawing:
         looks = Looks()
         pairs.check_mask(given.mask, to_mask(drawing), given.image, image.size, looks)
         for words in (*looks.warnings(), pairs.turned_words(given.mask, given.image)):
-            if words:
+            if words and warns:
                 logger.warning(words)
     return ReadReference(given, image, drawing)

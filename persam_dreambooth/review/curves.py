@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 760, 230
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 34
+LEFT, RIGHT, TOP, BOTTOM = 72, 20, 12, 30
 """Margins for the numbers of the axes, in the units of the picture."""
 COLOURS = ("#0d9488", "#d97706", "#7c3aed", "#dc2626", "#2563eb", "#65a30d")
 TICKS = 5
@@ -30,9 +30,9 @@ def chart(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> st
     )
     head = f"<p class='quiet'>{escape(title)} {names}</p>"
     if not points:
-        return f"{head}<p class='quiet'>Nothing to draw yet.</p>"
+        return f"{head}<p class='quiet'>Nothing to draw yet; it appears here without a reload.</p>"
     across, up = ([point[axis] for point in points] for axis in (0, 1))
-    x, y = _Axis(across, LEFT, WIDTH - RIGHT), _Axis(up, HEIGHT - BOTTOM, TOP)
+    x, y = _Axis(across, LEFT, WIDTH - RIGHT), _Axis(up, HEIGHT - BOTTOM, TOP, to_ticks=True)
     body = "".join(_curve(curve, x, y, _colour(number)) for number, curve in enumerate(curves.values()))
     return f"{head}<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img'>{_grid(x, y)}{body}</svg>"
 
@@ -42,14 +42,21 @@ def _colour(number: int) -> str:
 
 
 class _Axis:
-    """Maps values to coordinates, from the smallest value at `start` to the largest at `end`."""
+    """Maps values to coordinates, from the smallest value at `start` to the largest at `end`.
 
-    def __init__(self, values: Sequence[float], start: float, end: float) -> None:
+    With `to_ticks` the range is widened to whole ticks.
+    """
+
+    def __init__(self, values: Sequence[float], start: float, end: float, to_ticks: bool = False) -> None:
         self._low, high = min(values), max(values)
-        self._span = high - self._low or 1.0
+        span = high - self._low or 1.0
         self._start, self._end = start, end
-        step = 10 ** math.floor(math.log10(self._span / TICKS))
-        step = next(step * factor for factor in (1, 2, 5, 10, 20) if self._span / (step * factor) <= TICKS)
+        step = 10 ** math.floor(math.log10(span / TICKS))
+        step = next(step * factor for factor in (1, 2, 5, 10, 20) if span / (step * factor) <= TICKS)
+        if to_ticks:
+            self._low = math.floor(self._low / step + 1e-9) * step
+            high = math.ceil(high / step - 1e-9) * step
+        self._span = high - self._low or 1.0
         self.ticks = [
             number * step for number in range(math.ceil(self._low / step), math.floor(high / step + 1e-9) + 1)
         ]
@@ -65,10 +72,10 @@ def _grid(x: _Axis, y: _Axis) -> str:
         for tick in y.ticks
     )
     numbers = "".join(
-        f"<text x='{x(tick):.1f}' y='{HEIGHT - BOTTOM + 18}' text-anchor='middle'>{tick:.6g}</text>"
+        f"<text x='{x(tick):.1f}' y='{HEIGHT - BOTTOM + 20}' text-anchor='middle'>{tick:.6g}</text>"
         for tick in x.ticks
     )
-    return f"{lines}{numbers}<text x='{WIDTH - RIGHT}' y='{HEIGHT - 2}' text-anchor='end'>step</text>"
+    return f"{lines}{numbers}<text x='{LEFT - 20}' y='{HEIGHT - BOTTOM + 20}' text-anchor='end'>step</text>"
 
 
 def _curve(curve: Sequence[tuple[float, float]], x: _Axis, y: _Axis, colour: str) -> str:

@@ -8,12 +8,11 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from persam_dreambooth.model_folder import training_settings
 from persam_dreambooth.photos import files
 from persam_dreambooth.review import runs
 from persam_dreambooth.review.runs import Validated
 from persam_dreambooth.review.workspace import Workspace
-
-NO_PICTURES = "<p class='quiet'>No pictures yet.</p>"
 
 
 def validation_gallery(workspace: Workspace, chosen: Sequence[tuple[str, Path]]) -> str:
@@ -32,7 +31,21 @@ def validation_gallery(workspace: Workspace, chosen: Sequence[tuple[str, Path]])
             rows = tables.setdefault(picture.prompt, {})
             rows.setdefault((picture.seed, name), {})[picture.step] = picture
     several = len(chosen) > 1
-    return "".join(_table(workspace, prompt, rows, several) for prompt, rows in tables.items()) or NO_PICTURES
+    return "".join(_table(workspace, prompt, rows, several) for prompt, rows in tables.items()) or _no_pictures(
+        chosen[0][1]
+    )
+
+
+def _no_pictures(run: Path) -> str:
+    """Say when there will be pictures, or what makes a run draw some."""
+    settings = training_settings(run)
+    if settings.get("final_validation_prompt"):
+        words = "No validation images yet: this run draws them after its last step."
+    elif settings.get("validation_prompt") or settings.get("validation_prompts_file"):
+        words = "No validation images yet; they appear here without a reload."
+    else:
+        words = "No validation images: train with --validation_prompt to see here what the model draws."
+    return f"<p class='quiet'>{words}</p>"
 
 
 def _table(workspace: Workspace, prompt: str, rows: dict[tuple[str, str], dict[int, Validated]], named: bool) -> str:

@@ -15,10 +15,11 @@ from persam_dreambooth import generation, json_lines
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.checkpoints import REPORT_FOLDER
 from persam_dreambooth.evaluation.generation.outcome import METRICS_NAME as REPORT_METRICS
+from persam_dreambooth.metrics_file import METRICS_NAME, read_metrics
 from persam_dreambooth.model_folder import training_settings
 from persam_dreambooth.photos import files
 from persam_dreambooth.text_files import read_bounded
-from persam_dreambooth.training.runtime.metrics_file import METRICS_NAME, read_metrics
+from persam_dreambooth.training.runtime.likeness import FIDELITY, LEAKAGE
 from persam_dreambooth.training.runtime.resuming import LOCK_NAME
 from persam_dreambooth.training.runtime.validation import VALIDATION_FOLDER
 from persam_dreambooth.training.screen import WINDOW
@@ -105,6 +106,17 @@ def validation_pictures(run: Path) -> list[Validated]:
     return [picture for _, picture in sorted(found, key=lambda item: item[0])]
 
 
+def measured_points(run: Path) -> list[tuple[int, float, str]]:
+    """Return (step, value, measure) of the validation pictures, on a scale from the start (0) to the photos (1)."""
+    titles = {FIDELITY: "subject", LEAKAGE: "background leaked"}
+    return [
+        (step, values[name], title)
+        for step, values in read_metrics(run).items()
+        for name, title in titles.items()
+        if math.isfinite(values.get(name, math.nan))
+    ]
+
+
 @dataclass(frozen=True)
 class CheckpointCurves:
     """The findings of `evaluate checkpoints` about a run.
@@ -159,7 +171,7 @@ def progress_words(run: Path, points: Sequence[tuple[int, float]]) -> str:
     steps = training_settings(run).get("max_train_steps")
     activity = "running" if (run / LOCK_NAME).exists() else "not running"
     if not points:
-        return f"no step yet, {activity}"
+        return "no step yet, running" if activity == "running" else f"no step yet; train with --output_dir {run}"
     of = f" of {steps}" if isinstance(steps, int) else ""
     return f"step {points[-1][0]}{of}, mean loss {smoothed(points)[-1][1]:.4f}, {activity}"
 

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.metrics_file import read_warnings
 from persam_dreambooth.model_folder import training_settings
 from persam_dreambooth.review import curves, gallery, runs
 from persam_dreambooth.review.generator import MOST_PICTURES, Generator
@@ -35,6 +36,7 @@ def add_runs_tab(page: gr.Blocks, workspace: Workspace, generator: Generator) ->
         with gr.Column(scale=3):
             said = gr.HTML(elem_id="run-progress")
             curve = gr.HTML(elem_id="loss")
+            measures = gr.HTML(elem_id="measures")
             scores = gr.HTML(elem_id="scores")
             pictures = gr.HTML(elem_id="run-pictures")
             generated = gr.HTML(elem_id="run-generated")
@@ -47,18 +49,19 @@ def add_runs_tab(page: gr.Blocks, workspace: Workspace, generator: Generator) ->
         chosen = [(names[index], workspace.runs[index]) for index in dict.fromkeys((number, other)) if index >= 0]
         now = [(name, repr(runs.state(run))) for name, run in chosen]
         if now == before:
-            return tuple(gr.skip() for _ in range(5))
+            return tuple(gr.skip() for _ in range(6))
         points = {name: _points(run) for name, run in chosen}
         shown = gallery.validation_gallery(workspace, chosen)
         loss = curves.chart(f"Loss, mean of the last {runs.WINDOW} steps", _smoothed(points))
-        return _progress(chosen, points), loss, _evaluated(chosen), shown, now
+        measured = _measured(chosen)
+        return _progress(chosen, points), loss, measured, _evaluated(chosen), shown, now
 
     def show(number: int, other: int) -> tuple[Any, ...]:
         run = workspace.runs[number]
         return *follow(number, other, None), gallery.generated_gallery(workspace, run), _usual_prompt(run)
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    live = [said, curve, scores, pictures, seen]
+    live = [said, curve, measures, scores, pictures, seen]
     for event in (choice.change, second.change, page.load):
         event(show, [choice, second], [*live, generated, form], **private)
     timer.tick(follow, [choice, second, seen], live, **private)
@@ -135,9 +138,11 @@ def _smoothed(points: dict[str, list[tuple[int, float]]]) -> dict[str, list[tupl
 
 def _progress(chosen: list[tuple[str, Path]], points: dict[str, list[tuple[int, float]]]) -> str:
     """Return a line for each run, and for two the settings in which they differ."""
-    lines = "".join(
-        f"<p><b>{escape(name)}</b>: {escape(runs.progress_words(run, points[name]))}</p>" for name, run in chosen
-    )
+    lines = ""
+    for name, run in chosen:
+        lines += f"<p><b>{escape(name)}</b>: {escape(runs.progress_words(run, points[name]))}</p>"
+        for step, words in read_warnings(run):
+            lines += f"<p class='refused'>step {step}: {escape(words)}</p>"
     if len(chosen) < 2:
         return lines
     (first, one), (second, other) = chosen
@@ -148,12 +153,26 @@ def _evaluated(chosen: list[tuple[str, Path]]) -> str:
     """Return the best checkpoint of each evaluated run, and the curves of its measures; empty without any."""
     found = {name: of_run for name, run in chosen if (of_run := runs.checkpoint_curves(run))}
     words = "".join(f"<p><b>{escape(name)}</b>: {escape(of_run.reason)}</p>" for name, of_run in found.items())
-    drawn: dict[str, list[tuple[float, float]]] = {}
-    for name, of_run in found.items():
-        for step, value, measure in of_run.points:
-            drawn.setdefault(measure if len(chosen) == 1 else f"{name}: {measure}", []).append((step, value))
     title = "Checkpoints, from the base model (0) to the photos (1)"
+    drawn = _by_measure({name: of_run.points for name, of_run in found.items()}, len(chosen) > 1)
     return curves.chart(title, drawn) + words if found else ""
+
+
+def _measured(chosen: list[tuple[str, Path]]) -> str:
+    """Return the curves of the measures of validation pictures; empty without any."""
+    drawn = _by_measure({name: runs.measured_points(run) for name, run in chosen}, len(chosen) > 1)
+    return curves.chart("Validation images, from the start (0) to the photos (1)", drawn) if drawn else ""
+
+
+def _by_measure(
+    points: dict[str, list[tuple[int, float, str]]], several: bool
+) -> dict[str, list[tuple[float, float]]]:
+    """Return a curve for each measure of each run, by its title."""
+    drawn: dict[str, list[tuple[float, float]]] = {}
+    for name, of_run in points.items():
+        for step, value, measure in of_run:
+            drawn.setdefault(f"{name}: {measure}" if several else measure, []).append((step, value))
+    return drawn
 
 
 def _usual_prompt(run: Path) -> str:

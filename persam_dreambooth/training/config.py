@@ -58,7 +58,7 @@ AUTO = "auto"
 """Value of `--class_prompt` for the class noun that `segment --suggest_class` stored beside the masks."""
 NAMES_OR_PATHS = (
     *("pretrained_model_name_or_path", "single_file_config", "pretrained_vae_model_name_or_path", "tokenizer_name"),
-    *("sam", "segmentation_features", "segmentation_seggpt", "dataset_name"),
+    *("sam", "dino_model", "clip_model", "segmentation_features", "segmentation_seggpt", "dataset_name"),
 )
 """Flags that name a file or a folder, or something on the hub."""
 ANY_BYTES = {*PATHS, *NAMES_OR_PATHS} - {"output_dir", "training_cache"}
@@ -128,6 +128,7 @@ class TrainingConfig:
         self._check_data()
         self._check_text_encoder()
         self._check_output()
+        self._check_measures()
 
     def _check_text(self) -> None:
         """Refuse values that no UTF-8 file can hold."""
@@ -211,6 +212,20 @@ class TrainingConfig:
             raise UserError(
                 "--output_kohya_format and --use_dora exclude each other, since no reader of kohya's format applies "
                 "DoRA as it is trained; drop one"
+            )
+
+    def _check_measures(self) -> None:
+        """Refuse measures of validation images and checkpoints that cannot be taken."""
+        validation = self.validation
+        names = [name for name in ("dino_model", "clip_model", "choose_checkpoint") if getattr(validation, name)]
+        several = {"--concepts_list": self.data.concepts_list, "--region_mask_dir": self.mask.region_mask_dir}
+        other = next((flag for flag, given in several.items() if given), "--no_masked_loss")
+        if names and (other in several or not self.mask.masked_loss):
+            reason = "one subject at a time" if other in several else "subject and background by the masks"
+            raise UserError(f"--{names[0]} compares {reason}; drop it or {other}")
+        if names and not validation.prompts and not validation.choose_checkpoint:
+            raise UserError(
+                f"--{names[0]} measures validation images during the training; add --validation_prompt, or drop it"
             )
 
     def check_subject(self) -> None:

@@ -13,17 +13,18 @@ from torch import nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from persam_dreambooth.errors import Stopped, UserError
+from persam_dreambooth.metrics_file import WARNING, MetricsFile
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.dataset import Batch
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.loader import PhotoStream, remaining_batches
 from persam_dreambooth.training.objective import is_unmasked, training_loss
 from persam_dreambooth.training.prior_bank import PriorBank
-from persam_dreambooth.training.runtime import checkpoint
+from persam_dreambooth.training.runtime import checkpoint, likeness
 from persam_dreambooth.training.runtime.checkpoint import Progress
 from persam_dreambooth.training.runtime.distributed import whole
 from persam_dreambooth.training.runtime.flat_loss import FlatLoss
-from persam_dreambooth.training.runtime.metrics_file import MetricsFile
+from persam_dreambooth.training.runtime.likeness import Likeness
 from persam_dreambooth.training.runtime.optimizer import averaged
 from persam_dreambooth.training.runtime.process_state import StopSignal
 from persam_dreambooth.training.runtime.tracking import StepMetrics
@@ -73,6 +74,7 @@ class Training:
     metrics: MetricsFile
     flat: FlatLoss
     callbacks: TrainingCallbacks
+    likeness: Likeness | None
     bank: PriorBank | None = None
 
 
@@ -102,6 +104,8 @@ def fit(run: Training, progress: Progress, stop: StopSignal) -> dict[str, float]
     """
     for part in run.family.trained().values():
         part.train()
+    if run.likeness is not None and progress.step == 0:
+        _draw(run, 0, stop)  # where the measures start from
     bar = LossBar(run.steps, progress.step, hidden=not run.accelerator.is_local_main_process)
     losses = dict[str, float]()
     with logging_redirect_tqdm(), bar:
@@ -174,7 +178,7 @@ def _after_step(run: Training, result: StepResult, progress: Progress, stop: Sto
     run.accelerator.log(numbers, step=step)
     run.metrics.add(step, numbers)
     if warning := run.flat.add(result.losses.get("instance_loss", result.losses["loss"])):
-        warn(warning)
+        _warn(run, step, warning)
     stop.call(run.callbacks.on_step, step, result.losses)
     is_last = step == run.steps
     # After a callback's error, several processes agree to stop in the next step; after the last step the model is
@@ -195,7 +199,32 @@ def _draw(run: Training, step: int, stop: StopSignal) -> None:
         if family is not None:
             pictures = validate(family, run.config, run.accelerator, step, run.config.validation.prompts)
             say(*drawn_in_words(pictures))
+            measure(run, step, pictures)
             stop.call(run.callbacks.on_validation, pictures)
+
+
+def measure(run: Training, step: int, pictures: Sequence[Path]) -> None:
+    """Measure validation pictures, if that is wanted, and warn once if the background leaks into them."""
+    if run.likeness is None or not pictures:
+        return
+    output = Path(run.config.output.output_dir)
+    try:
+        values = run.likeness.measure(pictures, output)
+    except UserError as error:  # the models have been loaded before
+        warn(f"the validation images are no longer measured: {error}")
+        run.likeness = None
+        return
+    run.accelerator.log(values, step=step)
+    run.metrics.add(step, values)
+    say(*likeness.in_words(values))
+    if warning := likeness.leakage_warning(output, run.config.mask.background_prior_weight):
+        _warn(run, step, warning)
+
+
+def _warn(run: Training, step: int, words: str) -> None:
+    """Warn on the screen and, through `metrics.jsonl`, on the review page."""
+    warn(words)
+    run.metrics.add(step, {WARNING: words})
 
 
 def _save(run: Training, progress: Progress, stop: StopSignal) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from persam_dreambooth.errors import Stopped
-from persam_dreambooth.model_folder import CONFIG_NAME
+from persam_dreambooth.metrics_file import MetricsFile
+from persam_dreambooth.model_folder import CONFIG_NAME, checkpoints
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, write_manifest
+from persam_dreambooth.quiet import quiet
 from persam_dreambooth.training import screen, summary
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data import mask_report, remarks
@@ -20,13 +22,12 @@ from persam_dreambooth.training.data.class_images import PRECISIONS
 from persam_dreambooth.training.dry_run import dry_run
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.loader import build_loader, stream_of
-from persam_dreambooth.training.loop import Training, TrainingCallbacks, fit
-from persam_dreambooth.training.output import lora_metadata, save
+from persam_dreambooth.training.loop import Training, TrainingCallbacks, fit, measure
+from persam_dreambooth.training.output import best_checkpoint, lora_metadata, save
 from persam_dreambooth.training.output.model_card import Card
 from persam_dreambooth.training.prior_bank import PriorBank
 from persam_dreambooth.training.runtime import checkpoint, distributed, process_state, resuming, tracking, workers
 from persam_dreambooth.training.runtime.flat_loss import FlatLoss
-from persam_dreambooth.training.runtime.metrics_file import MetricsFile
 from persam_dreambooth.training.runtime.optimizer import (
     Settings,
     averaged,
@@ -54,6 +55,7 @@ class TrainingResult:
         checkpoints: folders of the checkpoints that were kept, oldest first.
         steps: number of optimizer steps, including those before resuming.
         losses: the last step's terms of the loss, as in `TrainingCallbacks.on_step`; empty if no step was left.
+        best_checkpoint: with `--choose_checkpoint`, the folder of the best one, or `output_dir` if the result is it.
     """
 
     output_dir: Path
@@ -62,6 +64,7 @@ class TrainingResult:
     checkpoints: Sequence[Path]
     steps: int
     losses: Mapping[str, float]
+    best_checkpoint: Path | None = None
 
 
 def train(config: TrainingConfig, *, callbacks: TrainingCallbacks | None = None) -> TrainingResult:
@@ -86,19 +89,22 @@ def train(config: TrainingConfig, *, callbacks: TrainingCallbacks | None = None)
             `resume_from_checkpoint="latest"` continues from it.
         Exception: raised by a callback, likewise.
     """
-    with own_state(), process_state.memory_explained(config), workers.explained(), screen.quiet():
+    with own_state(), process_state.memory_explained(config), workers.explained(), quiet():
         if config.output.dry_run:
             dry_run(config)
             return TrainingResult(Path(config.output.output_dir), [], [], [], 0, {})
         run = setup(config)
-        family = load_base(run)
+        base = [load_base(run)]
         is_main = run.accelerator.is_main_process
         with resuming.alone(config, run.resume_from) if is_main else nullcontext():
-            return _run(run, family, callbacks or TrainingCallbacks())
+            result, card = _run(run, base.pop(), callbacks or TrainingCallbacks())
+            if card is not None and config.validation.choose_checkpoint:
+                result = _choose(run, result, card)
+        return result
 
 
-def _run(run: Setup, family: Family, callbacks: TrainingCallbacks) -> TrainingResult:
-    """Train and save, with the output folder locked."""
+def _run(run: Setup, family: Family, callbacks: TrainingCallbacks) -> tuple[TrainingResult, Card | None]:
+    """Train and save, with the output folder locked; return the model card too, except in other processes."""
     accelerator, output = run.accelerator, Path(run.config.output.output_dir)
     if accelerator.is_main_process:
         _start_output(run, output)
@@ -108,18 +114,32 @@ def _run(run: Setup, family: Family, callbacks: TrainingCallbacks) -> TrainingRe
         try:
             losses = fit(training, progress, stop)
             with averaged(training.average, training.parameters):
-                model, pictures = _save_result(training, progress, run, stop)
+                model, pictures, card = _save_result(training, progress, run, stop)
         except Exception as error:
             raised_everywhere = isinstance(error, Stopped) or error is stop.error
             if raised_everywhere or accelerator.num_processes == 1:  # else it would wait for the others
                 accelerator.end_training()
             raise
     accelerator.end_training()
-    screen.say(summary.ends(output, progress.step - before, time.monotonic() - begun))
+    screen.say(*summary.ends(output, progress.step - before, time.monotonic() - begun))
     if stop.error is not None:
         stop.error.add_note(f"the training is complete, and its model is in {output}")
         raise stop.error
-    return TrainingResult(output, model, pictures, checkpoint.checkpoints(output), progress.step, losses)
+    files = [output / name for name in model]
+    return TrainingResult(output, files, pictures, checkpoints(output), progress.step, losses), card
+
+
+def _choose(run: Setup, result: TrainingResult, card: Card) -> TrainingResult:
+    """Choose the best checkpoint, after the memory of the training is free; note it in the card, and upload."""
+    run.accelerator.free_memory()
+    best = best_checkpoint.choose(run.config, run.concepts[0], run.accelerator.device)
+    if best is not None:
+        card = replace(card, best=best)
+        card.save(result.output_dir)
+        screen.say(best.reason, f"look at it: {best.page}")
+    if run.repository is not None:
+        save.upload(run.config, run.repository, [path.name for path in result.model], card)
+    return replace(result, best_checkpoint=best.folder if best else None)
 
 
 def _start_output(run: Setup, output: Path) -> None:
@@ -150,6 +170,8 @@ def _prepare(run: Setup, family: Family, callbacks: TrainingCallbacks) -> tuple[
     steps = count_steps(settings, len(loader), accelerator.num_processes)
     share = config.model.train_text_encoder_ti_frac
     scheduler = build_scheduler(optimizer, settings, steps, accelerator.num_processes, share)
+    if config.validation.choose_checkpoint:
+        best_checkpoint.check_number(config, steps)
     stream = stream_of(loader)
     remarks.few_steps(config, steps, len(run.instances))
     an_epoch = steps_in_an_epoch(settings, len(loader), accelerator.num_processes)
@@ -182,6 +204,7 @@ def _prepare(run: Setup, family: Family, callbacks: TrainingCallbacks) -> tuple[
         metrics=metrics,
         flat=FlatLoss(),
         callbacks=callbacks,
+        likeness=run.likeness,
         bank=None if draws is None else PriorBank(draws, settings.seed or 0),
     )
     return training, progress
@@ -210,25 +233,26 @@ def _weights(parts: Iterable[nn.Module]) -> list[nn.Parameter]:
 
 def _save_result(
     training: Training, progress: checkpoint.Progress, run: Setup, stop: StopSignal
-) -> tuple[list[Path], list[Path]]:
+) -> tuple[list[str], list[Path], Card | None]:
     """Draw the last validation pictures, save the model and its card, upload them if wanted.
 
     Returns:
-        The model's files and folders, and the pictures; empty except in the first process.
+        Names of the model's files and folders, the pictures, and the card; none of them but in the first process.
     """
     config, accelerator = training.config, training.accelerator
     accelerator.wait_for_everyone()
     family = distributed.whole(training.family, accelerator, config)
     if family is None:
-        return [], []
+        return [], [], None
     output = Path(config.output.output_dir)
     pictures = validate(family, config, accelerator, progress.step, config.validation.last_prompts)
     screen.say(*screen.drawn_in_words(pictures))
+    measure(training, progress.step, pictures)
     card = Card(config, run.concepts, run.masks, pictures, type(family).__name__)
     model = save.save_model(family, config, lora_metadata.describe(family, config, run.concepts, run.instances))
     card.save(output)
-    if run.repository is not None:
+    if run.repository is not None and not config.validation.choose_checkpoint:
         save.upload(config, run.repository, model, card)
     if pictures:
         stop.call(training.callbacks.on_validation, pictures)
-    return [output / name for name in model], pictures
+    return model, pictures, card

@@ -1,46 +1,18 @@
-"""Terminal output of a training: its own lines and one progress bar, but nothing from the libraries."""
+"""Terminal output of a training: its own lines and one progress bar."""
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import PartialState
-from diffusers.utils import logging as diffusers_logging
-from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from tqdm import tqdm
-from transformers.utils import logging as transformers_logging
 
 from persam_dreambooth.errors import printable
 
 WINDOW = 50
 """Number of steps over which the bar averages the loss; the loss of a single step depends mostly on its noise."""
 logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence progress bars and internal warnings of diffusers and transformers inside the block.
-
-    Downloads from the hub keep their bars, since fetching a base model can take minutes.
-    """
-    verbosity, bars = diffusers_logging.get_verbosity(), diffusers_logging.is_progress_bar_enabled()
-    shown = transformers_logging.is_progress_bar_enabled()
-    diffusers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
-    downloads = not are_progress_bars_disabled()
-    transformers_logging.disable_progress_bar()  # also disables the hub's
-    if downloads:
-        enable_progress_bars()
-    try:
-        yield
-    finally:
-        diffusers_logging.set_verbosity(verbosity)
-        if bars:
-            diffusers_logging.enable_progress_bar()
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def say(*lines: str) -> None:

@@ -26,8 +26,9 @@ from persam_dreambooth.training.data.mask_folders import segment_first
 from persam_dreambooth.training.data.mask_report import MaskCheck, check_masks
 from persam_dreambooth.training.data.samples import FreshSamples
 from persam_dreambooth.training.families import Family, check_base_model, load_family, quantized
-from persam_dreambooth.training.output import save
+from persam_dreambooth.training.output import best_checkpoint, save
 from persam_dreambooth.training.runtime import distributed, optimizer, resuming, tracking, workers
+from persam_dreambooth.training.runtime.likeness import Likeness
 from persam_dreambooth.training.screen import say
 
 
@@ -44,6 +45,7 @@ class Setup:
         manifest: lines for the output's `manifest.jsonl`.
         masks: a check of each mask.
         class_images: files for each subject.
+        likeness: measures validation pictures; None if they are not to be measured.
         repository: name on the hub; None unless it is pushed.
         resume_from: checkpoint to resume from.
     """
@@ -56,6 +58,7 @@ class Setup:
     manifest: list[ManifestEntry]
     masks: list[MaskCheck]
     class_images: list[list[Path]]
+    likeness: Likeness | None
     repository: str | None
     resume_from: Path | None
 
@@ -96,9 +99,26 @@ def setup(config: TrainingConfig) -> Setup:
     check_new_words(concepts, found, config.model.new_words)
     check_captions(concepts, found, manifest, config)
     masks = check_masks(found, config, cell)
+    if config.validation.choose_checkpoint:
+        best_checkpoint.check(config, concepts[0], distributed.shares_weights(accelerator))
+    likeness = Likeness.of(config, found, accelerator.device)
+    if likeness is not None and accelerator.is_main_process:
+        likeness.check()
     repository = save.claim_repository(config) if accelerator.is_main_process else None
     class_images = [ensure_class_images(concept, config, accelerator) for concept in concepts]
-    return Setup(config, accelerator, concepts, found, read, manifest, masks, class_images, repository, resume_from)
+    return Setup(
+        config,
+        accelerator,
+        concepts,
+        found,
+        read,
+        manifest,
+        masks,
+        class_images,
+        likeness,
+        repository,
+        resume_from,
+    )
 
 
 def load_base(run: Setup) -> Family:

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from persam_dreambooth.errors import counted
+from persam_dreambooth.metrics_file import read_metrics
 from persam_dreambooth.model_folder import ADAPTER_NAMES
 from persam_dreambooth.training.config import TrainingConfig, without_folders
 from persam_dreambooth.training.families import Family
-from persam_dreambooth.training.runtime.metrics_file import read_metrics
+from persam_dreambooth.training.runtime.likeness import long_enough
 from persam_dreambooth.training.screen import WINDOW
 from persam_dreambooth.training.setup import Setup
 
@@ -38,8 +39,10 @@ def begins(checkpoint: Path | None, step: int) -> str:
     return "from the beginning" if checkpoint is None else f"resumed from {checkpoint}, after {counted(step, 'step')}"
 
 
-def ends(output: Path, steps: int, seconds: float) -> str:
+def ends(output: Path, steps: int, seconds: float) -> list[str]:
     """Say what a finished run has done: "trained 400 steps in 3 min 12 s; mean loss 0.1290 in the first 50 ...".
+
+    If its validation pictures were measured, a second line may say that it was trained long enough earlier.
 
     Args:
         output: the run's folder, whose `metrics.jsonl` also has the steps before a resumption.
@@ -52,11 +55,12 @@ def ends(output: Path, steps: int, seconds: float) -> str:
     time = f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
     done = f"trained {counted(steps, 'step')} in {time}"
     if not losses:
-        return done
+        return [done]
+    enough = list(filter(None, [long_enough(output)]))
     first, last = fmean(losses[:WINDOW]), fmean(losses[-WINDOW:])
     if len(losses) < 2 * WINDOW:
-        return f"{done}; mean loss {fmean(losses):.4f}"
-    return f"{done}; mean loss {first:.4f} in the first {WINDOW} steps, {last:.4f} in the last {WINDOW}"
+        return [f"{done}; mean loss {fmean(losses):.4f}", *enough]
+    return [f"{done}; mean loss {first:.4f} in the first {WINDOW} steps, {last:.4f} in the last {WINDOW}", *enough]
 
 
 def _device(run: Setup) -> str:

@@ -17,14 +17,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from albums import albums, save_album
 from models import DIFFUSION
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.metrics_file import WARNING, MetricsFile
 from persam_dreambooth.photos import files
-from persam_dreambooth.review import curves, runs
+from persam_dreambooth.review import curves, gallery, runs
 from persam_dreambooth.review.generator import Generator
 from persam_dreambooth.review.runs_tab import _names
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.loop import TrainingCallbacks
 from persam_dreambooth.training.main import train as train_here
-from persam_dreambooth.training.runtime.metrics_file import MetricsFile
+from persam_dreambooth.training.runtime.likeness import FIDELITY, LEAKAGE
 from tests.review.test_page import shoot
 from tests.training.runs import train
 
@@ -146,6 +147,16 @@ def test_only_differing_settings_are_listed(run, tmp_path):
     )
     assert runs.differing_settings(run, tmp_path) == {"max_train_steps": ("6", "7")}
     assert runs.differing_settings(run, run) == {}
+
+
+def test_empty_folder_says_what_to_do(tmp_path):
+    assert runs.progress_words(tmp_path, []) == f"no step yet; train with --output_dir {tmp_path}"
+    workspace = SimpleNamespace()
+    assert "--validation_prompt" in gallery.validation_gallery(workspace, [("a", tmp_path)])
+    (tmp_path / "training_config.yaml").write_text("validation_prompt: a dog")
+    assert "without a reload" in gallery.validation_gallery(workspace, [("a", tmp_path)])
+    (tmp_path / "training_config.yaml").write_text("final_validation_prompt: a dog")
+    assert "after its last step" in gallery.validation_gallery(workspace, [("a", tmp_path)])
 
 
 def test_empty_folder_shows_nothing(tmp_path):
@@ -291,6 +302,12 @@ def test_page_follows_a_run_and_compares_it_with_another(run, serve, open_tab, t
         "faster: subject",
         "faster: background leaked",
     ]
+    metrics = MetricsFile(live, STEPS)
+    for step in (0, 4):
+        metrics.add(step, {FIDELITY: 0.2 * step, LEAKAGE: 0.1 * step})
+    metrics.add(4, {WARNING: "it leaks <b>"})
+    tab.wait_for_function("document.querySelectorAll('#measures circle').length === 4")
+    tab.wait_for_function(progress, arg="step 4: it leaks <b>")
 
 
 SCORE = {"fidelity": 0.8, "background": 0.1, "class_leakage": None}

@@ -44,7 +44,7 @@ def launch(processes, flags, *switches):
     """Run the script on N CPU processes; `accelerate launch --cpu` would start only one."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [*torchrun, str(SCRIPT), *switches, *as_words(flags)]
-    return _run(command, os.environ)
+    return _run(command, os.environ).stdout
 
 
 def accelerate_launch(config, flags, *switches, script=SCRIPT, launcher=()):
@@ -59,7 +59,7 @@ def _run(command, environment):
     environment = environment | {"PYTHONPATH": str(ROOT)}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-6000:]
-    return run.stdout
+    return run
 
 
 def same_weights(path, other_path, described=True):

@@ -8,8 +8,9 @@ from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils import are_progress_bars_disabled
 from transformers.utils import logging as transformers_logging
 
+from persam_dreambooth.metrics_file import read_metrics
+from persam_dreambooth.quiet import quiet
 from persam_dreambooth.training import screen
-from persam_dreambooth.training.runtime.metrics_file import read_metrics
 from tests.training.runs import train
 
 
@@ -61,7 +62,7 @@ def test_progress_bars_are_restored_after_training():
     diffusers_logging.enable_progress_bar()
     transformers_logging.enable_progress_bar()  # the hub's too, whatever state earlier tests left
     before = diffusers_logging.get_verbosity()
-    with screen.quiet():
+    with quiet():
         assert not diffusers_logging.is_progress_bar_enabled() and not transformers_logging.is_progress_bar_enabled()
         assert not are_progress_bars_disabled()  # downloads keep their bars
         assert diffusers_logging.get_verbosity() == logging.ERROR

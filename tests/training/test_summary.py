@@ -2,7 +2,7 @@
 
 import pytest
 
-from persam_dreambooth.training.runtime.metrics_file import MetricsFile
+from persam_dreambooth.metrics_file import MetricsFile
 from persam_dreambooth.training.summary import ends
 
 

@@ -9,9 +9,7 @@ from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.choice import BASE
 from persam_dreambooth.evaluation.generation.running import GenerationReport, evaluate_generation
-from persam_dreambooth.training.runtime.checkpoint import checkpoints
-from persam_dreambooth.training.runtime.metrics_file import read_metrics
-from persam_dreambooth.training.runtime.optimizer import EMA_NAME
+from persam_dreambooth.metrics_file import read_metrics
 
 logger = logging.getLogger(__name__)
 REPORT_FOLDER: Final = "checkpoint-report"
@@ -64,10 +62,10 @@ def evaluate_checkpoints(
     base = chosen.get("base_model") or origin.get("pretrained_model_name_or_path")
     if base is None:
         raise UserError(f"{run} holds no {model_folder.CONFIG_NAME} that names the base model; give --base_model")
-    if any((_folder(title, run) / EMA_NAME).exists() for title in titles):
+    if any((checkpoint_folder(run, title) / model_folder.EMA_NAME).exists() for title in titles):
         logger.warning("checkpoints are measured with their own weights, not with the moving average of --use_ema")
     return evaluate_generation(
-        [f"{BASE}={base}", *(f"{title}={_folder(title, run)}" for title in titles)],
+        [f"{BASE}={base}", *(f"{title}={checkpoint_folder(run, title)}" for title in titles)],
         photos,
         masks,
         run / REPORT_FOLDER if output is None else output,
@@ -86,7 +84,10 @@ def checkpoint_titles(run: Path, steps: Sequence[int] = ()) -> dict[str, int]:
     Raises:
         UserError: there are none, not one of a wanted step, or they are in a format that only training reads.
     """
-    found = {folder.name.replace(model_folder.CHECKPOINT_PREFIX, "step-"): folder for folder in checkpoints(run)}
+    found = {
+        folder.name.replace(model_folder.CHECKPOINT_PREFIX, "step-"): folder
+        for folder in model_folder.checkpoints(run)
+    }
     titles = {title: int(title.removeprefix("step-")) for title in found}
     for folder in found.values():
         readable = (folder / model_folder.LORA_NAME).exists() or model_folder.adapter_folders(folder)
@@ -103,7 +104,8 @@ def checkpoint_titles(run: Path, steps: Sequence[int] = ()) -> dict[str, int]:
     return {title: step for title, step in titles.items() if not steps or step in steps}
 
 
-def _folder(title: str, run: Path) -> Path:
+def checkpoint_folder(run: Path, title: str) -> Path:
+    """Return the folder of a checkpoint or of the result, by its title in the report."""
     return run if title == "result" else run / title.replace("step-", model_folder.CHECKPOINT_PREFIX)
 
 

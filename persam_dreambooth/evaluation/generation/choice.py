@@ -58,6 +58,11 @@ class Choice:
         return {"best": self.best.title, "step": self.best.step, "reason": self.reason, "scores": scores}
 
 
+def on_scale(value: float, base: float, photos: float) -> float:
+    """Put a cosine on the scale on which the base model's is 0 and the photos' own 1."""
+    return (value - base) / max(SMALLEST, photos - base)
+
+
 def choose(metrics: Mapping[str, Any], steps: Mapping[str, int]) -> Choice | None:
     """Score the checkpoints of an evaluation and choose one.
 
@@ -72,18 +77,17 @@ def choose(metrics: Mapping[str, Any], steps: Mapping[str, int]) -> Choice | Non
     encoder = "dino" if "leakage_dino" in models[BASE] else "clip"
     inside, outside = ("dino_inside" if encoder == "dino" else "clip_i_inside"), f"leakage_{encoder}"
 
-    def on_scale(title: str, measure: str, of_photos: str) -> float | None:
+    def scaled(title: str, measure: str, of_photos: str) -> float | None:
         if measure not in models[title] or measure not in models[BASE]:
             return None
-        base = models[BASE][measure]["mean"]
         # A single photo has no other to be compared with; a copy of it has the cosine 1.
-        return float((models[title][measure]["mean"] - base) / max(SMALLEST, photos.get(of_photos, 1.0) - base))
+        return on_scale(models[title][measure]["mean"], models[BASE][measure]["mean"], photos.get(of_photos, 1.0))
 
     scores = []
     for title, step in sorted(steps.items(), key=lambda item: item[1]):
-        fidelity, background = on_scale(title, inside, inside), on_scale(title, outside, outside)
+        fidelity, background = scaled(title, inside, inside), scaled(title, outside, outside)
         if fidelity is not None and background is not None:
-            own = on_scale(title, "class_likeness", inside)
+            own = scaled(title, "class_likeness", inside)
             scores.append(CheckpointScore(step, title, fidelity, background, own))
     if not scores:
         return None

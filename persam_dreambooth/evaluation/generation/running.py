@@ -25,9 +25,9 @@ from persam_dreambooth.flag_values import check_drawing
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.files import check_output_folder
 from persam_dreambooth.preprocessing.finder import Finder
+from persam_dreambooth.quiet import quiet
 from persam_dreambooth.segmentation import ImageEncoder
 from persam_dreambooth.text_files import with_article
-from persam_dreambooth.training.screen import quiet
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,20 @@ class ValidationConfig(Flags):
         "DPMSolverMultistepScheduler", "sampler of the validation images"
     )
 
+    dino_model: str | None = flag(
+        None,
+        "measure the validation images with this DINO, hub name or folder, such as facebook/dino-vits16: how much the "
+        "subject and the background look like the photos'; warn if the background leaks; --sam finds the subject",
+    )
+    clip_model: str | None = flag(
+        None, "the same with a CLIP, such as openai/clip-vit-base-patch32; --dino_model goes before it"
+    )
+    choose_checkpoint: bool = flag(
+        False,
+        "at the end, evaluate all checkpoints and name the best, as `persam-dreambooth evaluate checkpoints` does, "
+        "with --sam, --dino_model and --clip_model (or those that it takes itself, from the hub, if neither is given)",
+    )
+
     def __post_init__(self) -> None:
         """Read the file now, so that a mistake in it ends the run before it begins."""
         super().__post_init__()

@@ -14,6 +14,7 @@ from persam_dreambooth.single_file import is_single_file
 from persam_dreambooth.training.config import TrainingConfig, without_folders
 from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.data.mask_report import MASKS_NAME, MaskCheck
+from persam_dreambooth.training.output.best_checkpoint import BestCheckpoint
 
 CARD_NAME = "README.md"  # where the hub looks for it
 
@@ -28,6 +29,7 @@ class Card:
         masks: the checks of the masks; empty without masks.
         pictures: the newest validation pictures, inside the output folder.
         family: of the base model, such as `StableDiffusion`.
+        best: which checkpoint is the best and why; None if none was chosen.
     """
 
     config: TrainingConfig
@@ -35,6 +37,7 @@ class Card:
     masks: Sequence[MaskCheck]
     pictures: Sequence[Path]
     family: str
+    best: BestCheckpoint | None = None
 
     @property
     def prompts(self) -> list[str]:
@@ -57,6 +60,8 @@ class Card:
         ]
         if self.masks and (not public or self.config.output.push_masks_to_hub):
             sections.append(f"## Masks\n\n![the photos under their masks]({MASKS_NAME})")
+        if self.best:
+            sections.append(f"## Checkpoints\n\nBest: `{self.best.folder.name}`. {self.best.reason}.")
         if self.pictures:
             gallery = "\n".join(f"![{path.stem}]({path.relative_to(output).as_posix()})" for path in self.pictures)
             prompts = "".join(f"- *{prompt}*\n" for prompt in self.config.validation.last_prompts)

@@ -17,6 +17,7 @@ from torch import Tensor
 from persam_dreambooth.atomic_io import UNFINISHED
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import CHECKPOINT_PREFIX as PREFIX
+from persam_dreambooth.model_folder import checkpoints
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.runtime import checkpoint_files
 from persam_dreambooth.training.runtime.checkpoint_files import PROGRESS_NAME
@@ -157,13 +158,6 @@ def in_words(output: Path) -> str:
     """Name the last checkpoint, as part of a sentence."""
     found = checkpoints(output)
     return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
-
-
-def checkpoints(output: Path) -> list[Path]:
-    """List the complete checkpoints of a run, oldest first."""
-    numbered = (path for path in output.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal())
-    found = [path for path in numbered if (path / PROGRESS_NAME).exists()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)))
 
 
 def choose_checkpoint(output: Path, wanted: str) -> Path | None:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.model_folder import EMA_NAME
 from persam_dreambooth.training.config import OptimizationConfig
 from persam_dreambooth.training.optimizer_args import PRODIGY_DEFAULTS
 from persam_dreambooth.training.screen import warn
@@ -188,9 +189,6 @@ def build_scheduler(
         last, factor = max(round(share * steps), 1) * processes, schedule.lr_lambdas[-1]
         schedule.lr_lambdas[-1] = lambda step: factor(step) if step < last else 0.0
     return schedule
-
-
-EMA_NAME = "ema.safetensors"
 
 
 def build_average(parameters: Sequence[nn.Parameter], config: OptimizationConfig) -> EMAModel | None:

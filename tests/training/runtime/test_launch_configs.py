@@ -1,5 +1,6 @@
 """Configs for `accelerate launch --config_file`; launch modes that could not save the weights are refused."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,23 @@ def test_accelerate_loads_config(name):
     assert first.startswith(f"# accelerate launch --config_file configs/accelerate/{name} ")
 
 
-def test_run_through_accelerate_launch(flags):
-    flags |= {"max_train_steps": 1, "report_to": "none"}
-    accelerate_launch("cpu.yaml", flags, "--use_lora")
+OWN = (
+    *("masks are on: ", "look at them: ", "device: ", "training: ", "photos: ", "steps: ", "loss: ", "from the "),
+    *("checkpoint: ", "validation: ", "trained ", "the model: ", "try it: "),
+)
+"""How the lines begin that a training prints."""
+
+
+def test_run_through_accelerate_launch_prints_its_own_lines_only(flags):
+    flags |= {"max_train_steps": 2, "checkpointing_steps": 1, "class_prompt": "a dog", "class_data_dir": "class"}
+    flags |= {"num_class_images": 1, "validation_prompt": "a sks dog", "num_validation_images": 1}
+    run = accelerate_launch("cpu.yaml", flags, "--use_lora", "--with_prior_preservation")
     assert Path("output/pytorch_lora_weights.safetensors").exists()
+    lines = [line for line in run.stdout.splitlines() if line.strip()]
+    assert [line for line in lines if not line.startswith(OWN)] == [] and lines[-3].startswith("trained 2 steps")
+    shown = [part.strip() for part in re.split("[\r\n]", run.stderr) if part.strip()]
+    bars = ("Training:", "Class images:")
+    assert [part for part in shown if not part.startswith(bars)] == [] and shown[-1].startswith("Training: 100%")
 
 
 DEEPSPEED, FSDP = DeepSpeedPlugin(zero_stage=2), {"fsdp_version": 2, "state_dict_type": "FULL_STATE_DICT"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from persam_dreambooth import json_lines
-from persam_dreambooth.training.runtime.metrics_file import METRICS_NAME, MetricsFile, read_metrics
+from persam_dreambooth.metrics_file import METRICS_NAME, MetricsFile, read_metrics
 from tests.parity.diffusers_cases import logged_losses
 from tests.training.runs import train
 

@@ -1,14 +1,17 @@
-"""`metrics.jsonl` in the output folder: the terms of the loss and the learning rate, one line per step."""
+"""`metrics.jsonl` in the output folder: each step's losses and learning rate, measures of pictures, warnings."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from persam_dreambooth import json_lines
 from persam_dreambooth.atomic_io import replacing
-from persam_dreambooth.training.screen import warn
 
 METRICS_NAME = "metrics.jsonl"
+WARNING = "warning"
+"""Key of a line that holds a warning."""
+logger = logging.getLogger(__name__)
 
 
 class MetricsFile:
@@ -29,15 +32,17 @@ class MetricsFile:
             with replacing(self._path) as temporary:
                 temporary.write_bytes(b"".join(kept))
 
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Append the numbers of a step."""
+    def add(self, step: int, values: Mapping[str, float | str]) -> None:
+        """Append numbers, or a warning, of a step; a step may have several lines."""
         if self._path is None:
             return
         try:
             with self._path.open("ab") as file:
                 file.write(json_lines.encode({"step": step, **values}))
         except OSError as error:
-            warn(f"{self._path} cannot be written ({error.strerror}): its lines end before step {step}")
+            logger.warning(
+                f"warning: {self._path} cannot be written ({error.strerror}): its lines end before step {step}"
+            )
             self._path = None
 
 
@@ -59,8 +64,14 @@ def read_metrics(output: Path) -> dict[int, dict[str, float]]:
 
     Lines that are damaged, or being written right now, are skipped.
     """
-    steps = {
-        line["step"]: {name: value for name, value in line.items() if isinstance(value, float)}
-        for line, _ in _lines(output / METRICS_NAME)
-    }
+    steps = dict[int, dict[str, float]]()
+    for line, _ in _lines(output / METRICS_NAME):
+        numbers = {name: value for name, value in line.items() if isinstance(value, float)}
+        steps[line["step"]] = steps.get(line["step"], {}) | numbers
     return dict(sorted(steps.items()))
+
+
+def read_warnings(output: Path) -> list[tuple[int, str]]:
+    """Read the warnings that a run has given while it trained, each with its step."""
+    lines = [line for line, _ in _lines(output / METRICS_NAME)]
+    return [(line["step"], line[WARNING]) for line in lines if isinstance(line.get(WARNING), str)]

@@ -14,7 +14,6 @@ from diffusers.utils.import_utils import is_xformers_available
 from torch import Tensor, nn
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.torch_utils import weights_checksum
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
 from persam_dreambooth.training.families import lora, quantized
 from persam_dreambooth.training.families.attention_maps import AttentionMaps
@@ -233,16 +232,6 @@ class Family(PipelineParts):
         """Return those of these parts that the base model has and that are not trained."""
         trained = self.trained()
         return [getattr(self, name) for name in names if name not in trained and getattr(self, name) is not None]
-
-    def checksum(self, part: str) -> str:
-        """Return a checksum of weights and precision of the autoencoder ("vae") or the text encoders ("text")."""
-        parts = [getattr(self, name) for name in (["vae"] if part == "vae" else self.encoders)]
-        return "-".join(f"{weights_checksum(module)}-{module.dtype}" for module in parts if module is not None)
-
-    def drop_text_encoder(self) -> None:
-        """Free the text encoders; from now on `encode_prompt` takes only prompts that are already encoded."""
-        for name in self.encoders:
-            setattr(self, name, None)
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from persam_dreambooth import adapter_files
+from persam_dreambooth.torch_utils import weights_checksum
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families import lora, quantized
 from persam_dreambooth.training.families.loading import (
@@ -216,3 +217,13 @@ class PipelineParts(ABC):
         classes = dict([self.denoiser]) | self.encoders
         for name, part in self.trained().items():
             unwrapped(part).load_state_dict(classes[name].from_pretrained(folder / name).state_dict())
+
+    def checksum(self, part: str) -> str:
+        """Return a checksum of weights and precision of the autoencoder ("vae") or the text encoders ("text")."""
+        parts = [getattr(self, name) for name in (["vae"] if part == "vae" else self.encoders)]
+        return "-".join(f"{weights_checksum(module)}-{module.dtype}" for module in parts if module is not None)
+
+    def drop_text_encoder(self) -> None:
+        """Free the text encoders; from now on `encode_prompt` takes only prompts that are already encoded."""
+        for name in self.encoders:
+            setattr(self, name, None)

@@ -23,6 +23,7 @@ from persam_dreambooth.training.families.textual_inversion import NewTokens
 
 Conditioning = dict[str, Tensor]
 """Tensors of one prompt, as a family needs them; each has a leading dimension of 1."""
+TEXT_ENCODER_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +49,6 @@ class Noised:
         weight = None if self.weight is None else self.weight[:count]
         crop = None if self.crop is None else self.crop[:count]
         return Noised(self.noisy[:count], self.timesteps[:count], self.target[:count], weight, crop)
-
-
-TEXT_ENCODER_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
 
 class Family(PipelineParts):

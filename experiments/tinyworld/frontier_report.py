@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from frontier import Job
 
 PLAIN = "a"
-MEASURES = ("identity", "fidelity", "scene", "leakage", "uninvited", "whole", "pose")
+MEASURES = ("identity", "fidelity", "scene", "leakage", "unprompted", "uninvited", "whole", "pose")
 DRAWN = 8
 """Drawn pictures of each subject that are measured, for the scale."""
 Runs = dict[tuple[str, str], dict[str, list[Curve]]]
@@ -69,7 +69,7 @@ def judge(job: "Job", length: int) -> dict[str, Any]:
 
     Returns:
         "step", and for each of `MEASURES` a list with one value per image; "scene" and "leakage" only for prompts
-        with a scene.
+        with a scene, and "unprompted", whether the photos' scene is shown, only for those without.
     """
     album, images = job.album(), split(files.read_photo(job.pictures(length)))
     recognizer = recognizer_of(album.identity)
@@ -77,11 +77,12 @@ def judge(job: "Job", length: int) -> dict[str, Any]:
     photos = measure([picture.image for picture in album.pictures], album.identity)
     colours = tuple(np.mean([photo.colours for photo in photos], axis=0))
     seen = measure(images, album.identity)
-    placed = seen[: len(scenes)]
+    placed, free = seen[: len(scenes)], seen[len(scenes) :]
     return {
         "step": length,
         "scene": [found.scene == scene for found, scene in zip(placed, scenes, strict=True)],
         "leakage": [found.scene == album.scene for found in placed],
+        "unprompted": [found.scene == album.scene for found in free],
         "identity": recognizer.recognizes(images),
         "fidelity": [fidelity(found, album.identity, colours)["fidelity"] for found in seen],
         "uninvited": uninvited(job, images),
@@ -163,9 +164,10 @@ def _scale(runs: Runs, drawn: Mapping[str, float]) -> str:
 def _table(runs: Runs, confound: str, oracle: dict[str, float]) -> str:
     """Return a Markdown table: a row for each arm and rate, and one for its difference from each plain DreamBooth."""
     level = SHARE * oracle["identity"]
-    heads = ["arm", f"scene at identity {100 * level:.0f}", "uninvited", "whole", "pose", "area", "doublings"]
+    names = ("scene", "unprompted", "uninvited", "whole", "pose")
+    heads = ["arm", f"scene at identity {100 * level:.0f}", *names[1:], "area", "doublings"]
     measures: list[Callable[[Curve], float]] = [
-        *(partial(_percent_at, level=level, name=name) for name in ("scene", "uninvited", "whole", "pose")),
+        *(partial(_percent_at, level=level, name=name) for name in names),
         lambda curve: 100 * area(curve),
         lambda curve: doublings(curve, oracle),
     ]

@@ -43,10 +43,10 @@ explains the numbers and their limits.</p>
 
 @dataclass(frozen=True)
 class Row:
-    """The images of one training and their scores in [0, 1], by the names of the frontier's measures."""
+    """The images of one training, its row in `FRONTIER`, and its scores in [0, 1], by the frontier's measures."""
 
     title: str
-    arm: str
+    curve: str
     images: list[Path]
     scene: float
     identity: float
@@ -95,7 +95,7 @@ def draw_frontier(rows: Sequence[Row], width: int) -> Image.Image:
         panels, {"scene": "prompted scene shown", "whole": "one whole subject"}.items(), strict=True
     ):
         for number, row in enumerate(rows):
-            curve = curves[f"scene/{row.arm}"]
+            curve = curves[f"scene/{row.curve}"]
             x, y = (100 * np.array(curve[name]) for name in ("identity", measure))
             panel.plot(x, y, ".-", color=f"C{number}", label=f"{row.title}, other subjects")
             for step, *place in zip(curve["steps"], x, y, strict=True):

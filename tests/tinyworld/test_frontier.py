@@ -32,7 +32,7 @@ def runs(tmp_path):
         job.folder.mkdir(parents=True)
         points = [
             {"step": step, "identity": [identity], "fidelity": [identity / 2]}
-            | {"scene": [scene], "leakage": [1 - scene], "uninvited": [False]}
+            | {"scene": [scene], "leakage": [1 - scene], "unprompted": [1 - scene], "uninvited": [False]}
             | {"whole": [True], "pose": [0.5]}
             for step, identity, scene in zip(job.lengths, *SEEN[job.arm].values(), strict=True)
         ]
@@ -95,7 +95,9 @@ def test_table_compares_at_matched_identity(runs):
     )
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     assert "scene at identity 80" in rows["arm"]
-    assert "| 50.0 [50.0, 50.0] | 0.0 [0.0, 0.0] |" in rows["a 0.001"] and rows["a 0.001"].endswith("| none |")
+    assert "| 50.0 [50.0, 50.0] | 50.0 [50.0, 50.0] | 0.0 [0.0, 0.0] |" in rows["a 0.001"] and rows[
+        "a 0.001"
+    ].endswith("| none |")
     # c draws all prompted scenes at 50 steps; the line from 100 to 50 % crosses 80 % at 66 steps.
     assert "| 100.0 [100.0, 100.0] |" in rows["c 0.002"] and rows["c 0.002"].endswith("| 50 to 66 |")
     assert "| +50.0 [50.0, 50.0] |" in rows["c 0.002 - a 0.001"]
@@ -103,13 +105,14 @@ def test_table_compares_at_matched_identity(runs):
 
 def test_run_is_mean_of_its_pictures():
     point = {"step": 25, "identity": [True, False], "fidelity": [0.25, 0.75], "scene": [True], "leakage": [False]}
-    point |= {"uninvited": [1, 1, 0, 0], "whole": [True, True], "pose": [0.25, 0.5]}
+    point |= {"unprompted": [True], "uninvited": [1, 1, 0, 0], "whole": [True, True], "pose": [0.25, 0.5]}
     curve = read_curve([point])
     assert {name: values.tolist() for name, values in curve.values.items()} == {
         "identity": [0.5],
         "fidelity": [0.5],
         "scene": [1.0],
         "leakage": [0.0],
+        "unprompted": [1.0],
         "uninvited": [0.5],
         "whole": [1.0],
         "pose": [0.375],

@@ -13,8 +13,8 @@ import torch
 from diffusers.loaders import TextualInversionLoaderMixin
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tokenizers import AddedToken
 from torch import Tensor
+from transformers import AddedToken
 from transformers.utils import logging
 
 from persam_dreambooth.model_folder import EMBEDDINGS_NAME

@@ -25,7 +25,7 @@ DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}
 OURS = {
     "persam_dreambooth",
     "tests",
-    *(path.stem for folder in ("examples", "experiments") for path in (ROOT / folder).rglob("*.py")),
+    *(path.stem for folder in ("benchmarks", "examples", "experiments") for path in (ROOT / folder).rglob("*.py")),
 }
 OFFICIAL = {"per_segment_anything", "mobile_sam", "efficient_sam"}
 """The authors' code, which benchmarks/album.py and the recorders of `tests/parity` import from checkouts."""

@@ -277,7 +277,7 @@ def test_help_shows_bounds(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "--rank RANK rank of the adapters, with oft the number of its blocks; 4 if unset (at least 1)" in text
+    assert "--rank RANK rank of the adapters; with oft, the number of blocks; 4 if unset (at least 1)" in text
     assert "(0 to 1; default: 0.0)" in text  # --background_weight
     assert "(at least 0, below 1; default: 0.9)" in text  # --adam_beta1
     assert "makes a run reproducible (at least 0, below 2^32)" in text

@@ -75,7 +75,7 @@ def test_training_accepts_flags_printed_by_import(tmp_path, command):
     )
     (instance,), left_out = photos_of(config, [(64, 64)])
     assert (instance.prompt, left_out) == ("a sks dog on grass", {})
-    np.testing.assert_array_equal(files.read_mask(instance.mask), disc)
+    np.testing.assert_array_equal(files.read_mask(instance.regions[0].mask), disc)
     np.testing.assert_array_equal(np.asarray(files.read_photo(instance.photo)), pixels)
 
 

@@ -119,7 +119,7 @@ def test_training_reads_masks_of_kohya_folders(sam):
     assert [(instance.photo.name, instance.repeats) for instance in found] == [
         (f"{name}.png", 10) for name in ("a0", "a1", "b0", "b1")
     ]
-    assert all(instance.mask and instance.mask.parent == Path("out/10_sks dog/masks") for instance in found)
+    assert all(instance.regions[0].mask.parent == Path("out/10_sks dog/masks") for instance in found)
 
 
 def test_folders_without_photos_are_refused_in_one_line(sam, capsys):

@@ -141,7 +141,7 @@ def test_mask_has_all_instances_and_they_are_numbered(album, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"names": ("rex", "mini")}, "2 names and 1 references"),
+        ({"names": ("rex", "mini")}, "2 names were given for 1 references"),
         ({"names": ("../rex",)}, "cannot be a folder's name"),
         ({"names": (".rex",)}, "cannot be a folder's name"),
         ({"sam": "facebook/sam-vit-base", "all_instances": True}, "needs a presence rule"),

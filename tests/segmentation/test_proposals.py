@@ -120,13 +120,12 @@ def test_fast_sam_without_ultralytics_names_package_and_licence():
 
 
 def test_fast_sam_proposes_masks_of_the_photo(tmp_path, sam):
-    pytest.importorskip("ultralytics", reason="an optional package under AGPL-3.0")
-    from ultralytics import YOLO
+    ultralytics = pytest.importorskip("ultralytics", reason="an optional package under AGPL-3.0")
 
     with pytest.raises(UserError, match="there is no FastSAM at"):
         FastSam(tmp_path / "none.pt")
     torch.manual_seed(0)
-    YOLO("yolov8n-seg.yaml").save(tmp_path / "random.pt")  # FastSAM-s is a larger YOLOv8 of this kind
+    ultralytics.YOLO("yolov8n-seg.yaml").save(tmp_path / "random.pt")  # FastSAM-s is a larger YOLOv8 of this kind
     pixels = scene(96, 160)[0]
     photo = PhotoEncoder(sam)([pixels])[0]
     found = FastSam(tmp_path / "random.pt", "cpu", conf=1e-6)(pixels, photo)

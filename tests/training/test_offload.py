@@ -94,9 +94,9 @@ def test_chunks_of_long_prompts(pipelines, fake):
     family, _ = placed(pipelines / "stable-diffusion", fake, use_lora=True, max_token_length=150, offload=True)
     ran = []
     family.text_encoder.register_forward_hook(lambda module, *_: ran.append(devices(module)))
-    tokens = {key: value.to(GPU) for key, value in family.tokenize("a sks dog").items()}
+    tokens = family.tokenize("a sks dog")
     with fake, pytest.raises(DataDependentOutputException):  # fake numbers of chunks have no value
-        family.encode_prompt(tokens)
+        family.encode_prompt({key: value.to(GPU) for key, value in tokens.items()})
     assert ran == [{GPU}] and devices(family.text_encoder) == {CPU}
 
 

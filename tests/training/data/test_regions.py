@@ -20,9 +20,9 @@ from persam_dreambooth.photos.files import digest
 from persam_dreambooth.photos.manifest import ManifestEntry, read_manifest, write_manifest
 from persam_dreambooth.training import objective
 from persam_dreambooth.training.config import DataConfig, MaskConfig
-from persam_dreambooth.training.data import batch_sheet
 from persam_dreambooth.training.data.dataset import Batch, DreamBoothDataset, InstancePhoto, Region, collate
 from persam_dreambooth.training.data.samples import EncodedSamples, FreshSamples
+from persam_dreambooth.training.dry_run import save_batch_sheet
 from persam_dreambooth.training.families.attention_maps import AttentionMaps
 from tests.training.runs import NAMES, train
 from tests.training.small import configure, make, photos_of
@@ -208,7 +208,7 @@ def test_sheet_shows_each_region(regions, tmp_path):
     batch = collate([DreamBoothDataset(photos, read, {photos[0].prompt: {}})[0]])
     heights = []
     for shown in (batch, batch._replace(regions=None, places=[((),)])):
-        levels = np.asarray(Image.open(batch_sheet.save(shown, MaskConfig(instance_mask_dir="masks"), 2, tmp_path)))
+        levels = np.asarray(Image.open(save_batch_sheet(shown, MaskConfig(instance_mask_dir="masks"), 2, tmp_path)))
         drawn = (levels != rendering.PAPER).any((1, 2))
         heights.append(drawn[: levels.shape[0] // 2 + 128].sum())  # without the caption
     assert heights == [512 // 3 + 1, 256]  # three pictures side by side, or two

@@ -123,6 +123,19 @@ def overlay(
     return picture
 
 
+def latent_cells(levels: NDArray[np.float32], size: tuple[int, int]) -> Image.Image:
+    """Draw a latent mask as sharp squares, from black at 0 to white at 1.
+
+    Args:
+        levels: (h, w) float in [0, 1].
+        size: width and height of the picture, in pixels.
+
+    Returns:
+        A grey picture (mode L).
+    """
+    return Image.fromarray((levels * 255).round().astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+
+
 def heat_map(
     photo: Image.Image,
     values: NDArray[np.float32],

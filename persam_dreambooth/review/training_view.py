@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
@@ -62,7 +61,7 @@ class TrainingView:
         inside = sample["mask"]
         grid = (self.resolution // self.cell,) * 2
         latent = latent_mask(inside[None], grid, self.mask_downsample, self.mask_dilation)[0, 0]
-        cells = Image.fromarray((latent.numpy() * 255).round().astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+        cells = rendering.latent_cells(latent.numpy(), size)
         seen = F.to_pil_image(sample["pixels"] * 0.5 + 0.5)
         dark = seen.point(lambda level: round(level * rendering.BACKGROUND_LIGHT))
         both = [Image.composite(seen, dark, cells), cells.convert("RGB")]

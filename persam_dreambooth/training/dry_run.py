@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -125,6 +124,4 @@ def _crop(pixels: Tensor, mask: Tensor) -> Image.Image:
 
 def _cells(weights: Tensor, mask: Tensor) -> Image.Image:
     """Draw the weights of the latent cells, (1, h', w') in [0, 1], at the size of the mask, (1, h, w)."""
-    levels = (weights[0].cpu().numpy() * 255).round().astype(np.uint8)
-    size = (mask.shape[-1], mask.shape[-2])
-    return Image.fromarray(levels).convert("RGB").resize(size, Image.Resampling.NEAREST)
+    return rendering.latent_cells(weights[0].cpu().numpy(), (mask.shape[-1], mask.shape[-2])).convert("RGB")

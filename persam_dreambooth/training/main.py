@@ -94,7 +94,7 @@ def train(config: TrainingConfig, *, callbacks: TrainingCallbacks | None = None)
             dry_run(config)
             return TrainingResult(Path(config.output.output_dir), [], [], [], 0, {})
         run = setup(config)
-        base = [load_base(run)]
+        base = [load_base(run)]  # handed on, so that the weights are free when the checkpoints are compared
         is_main = run.accelerator.is_main_process
         with resuming.alone(config, run.resume_from) if is_main else nullcontext():
             result, card = _run(run, base.pop(), callbacks or TrainingCallbacks())

@@ -110,7 +110,7 @@ def test_block_keeps_parts_on_the_accelerator(pipelines, fake):
 
 
 class OnGpu:
-    """What `staging_device` reads of an accelerator."""
+    """The attributes of an accelerator that `staging_device` reads."""
 
     device, distributed_type = GPU, "MULTI_GPU"
 
@@ -143,7 +143,7 @@ def weights_of(*modules):
 
 
 def test_estimate_of_memory(pipelines):
-    """What is moved is counted once, and what the caches remove only before training."""
+    """Moved weights are counted once, and weights that a cache replaces only before training."""
     base, on = pipelines / "stable-diffusion", {"use_lora": True, "offload": True}
     config, family = make(base, on)
     unet, vae, text = (weights_of(part) for part in (family.unet, family.vae, family.text_encoder))

@@ -291,7 +291,7 @@ class TestLayerwiseUpcasting:
 
     @pytest.mark.parametrize("name", FAMILIES_WITH_LINEAR_LAYERS)
     def test_only_frozen_linear_weights_are_cast(self, pipelines, name):
-        """What is cast up in a step is stored in 8 bits again afterwards, also by the recomputed forward pass."""
+        """Weights that a step casts up are in 8 bits again afterwards, also after the recomputed forward pass."""
         low, on = torch.bfloat16, {"gradient_checkpointing": True}
         config, family = family_of(pipelines / name, None, low, **on, **LAYERWISE)
         config_of_plain, plain = family_of(pipelines / name, None, low, **on)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -231,8 +230,8 @@ def _picture(check: MaskCheck) -> Image.Image:
     overlays = [rendering.overlay(photo, files.read_mask(region.mask)) for region in check.regions]
     for overlay in overlays:
         overlay.thumbnail((rendering.TILE, rendering.TILE))  # now, so that large photos do not pile up in memory
-    cells = Image.fromarray((check.latent.numpy() * 255).round().astype(np.uint8)).convert("RGB")
-    return rendering.joined([*overlays, cells.resize(overlays[0].size, Image.Resampling.NEAREST)], across=True)
+    cells = rendering.latent_cells(check.latent.numpy(), overlays[0].size).convert("RGB")
+    return rendering.joined([*overlays, cells], across=True)
 
 
 def _title(check: MaskCheck) -> str:

@@ -185,11 +185,7 @@ def _by_part(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
             continue
         if any("lora_linear_layer" in name for name in weights):
             weights = convert_state_dict_to_peft(weights)
-        # transformers 5 flattened CLIPTextModel; kohya's names are the older ones.
-        nested = ("text_model.", "text_projection.")
-        parts[part] = {
-            name if name.startswith(nested) else f"text_model.{name}": value for name, value in weights.items()
-        }
+        parts[part] = {lycoris.clip_layer(name): value for name, value in weights.items()}
     return parts
 
 

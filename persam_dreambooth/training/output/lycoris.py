@@ -22,8 +22,6 @@ FIRST_FACTORS = ("hada_w1_a", "lokr_w1", "lokr_w1_a")
 """The weights that are multiplied by alpha / rank, one in each layer."""
 Config = LoHaConfig | LoKrConfig
 """peft's settings of the adapters that have such a format."""
-NESTED = "text_model."
-"""transformers 5 flattened CLIPTextModel; LyCORIS's names are the older ones."""
 
 
 def to_lycoris(parts: Mapping[str, Mapping[str, Tensor]], configs: Mapping[str, Config]) -> dict[str, Tensor]:
@@ -44,7 +42,8 @@ def to_lycoris(parts: Mapping[str, Mapping[str, Tensor]], configs: Mapping[str, 
         rank, alpha = float(configs[part].r), float(configs[part].alpha)
         for key, value in weights.items():
             layer, _, kind = key.removeprefix(PREFIX).rpartition(".")
-            name = f"{_prefix(part, parts)}_{_nested(part, layer).replace('.', '_')}"
+            layer = layer if part == "unet" else clip_layer(layer)
+            name = f"{_prefix(part, parts)}_{layer.replace('.', '_')}"
             converted[f"{name}.{kind}"] = value * (alpha / rank) if kind in FIRST_FACTORS and alpha != rank else value
             converted[f"{name}.alpha"] = torch.tensor(rank)
     return converted
@@ -58,8 +57,9 @@ def _prefix(part: str, parts: Mapping[str, Any]) -> str:
     return "lora_te2" if part == "text_encoder_2" else "lora_te1"
 
 
-def _nested(part: str, layer: str) -> str:
-    return layer if part == "unet" or layer.startswith(NESTED) else f"{NESTED}{layer}"
+def clip_layer(name: str) -> str:
+    """Return the name of a layer of CLIP in these formats: transformers' before 5, which flattened CLIPTextModel."""
+    return name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}"
 
 
 def network(config: Config) -> dict[str, Any]:

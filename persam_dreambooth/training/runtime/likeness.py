@@ -1,12 +1,16 @@
 """Measure validation pictures as `evaluate` does: how faithful the subject is, how much of the background leaks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Final, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.choice import on_scale
@@ -26,7 +30,7 @@ LEAKAGE: Final = "background_leakage"
 """Names in `metrics.jsonl` of the two measures, on a scale on which 0 is the start and 1 the photos themselves."""
 REGIONS: Final[Mapping[str, Region]] = {FIDELITY: "inside", LEAKAGE: "outside"}
 MOST_PHOTOS = 16
-"""Photos to compare with, at most: each is encoded again for each look."""
+"""Photos to compare with, at most: the SAM encodes each again for each look."""
 LEAKING = 0.25
 """Leakage that is warned of: a quarter of the way from the start's backgrounds to the photos'."""
 LEAKS: Final = "the photos' background leaks into the validation images"
@@ -51,6 +55,7 @@ class Likeness:
     sam: str
     photos: Sequence[Masked]
     device: torch.device
+    _known: dict[Region, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, config: TrainingConfig, instances: Sequence[InstancePhoto], device: torch.device) -> Self | None:
@@ -98,16 +103,12 @@ class Likeness:
             for photo, (subject,) in found
             if photo.image is not None and subject is not None
         ]
-        photos = [(files.read_photo(pair.picture), files.read_mask(pair.mask)) for pair in self.photos]
         encoder, history, values = self._load_encoder(), read_metrics(output).values(), dict[str, float]()
         for scaled, region in REGIONS.items():
-            parts, real = (
-                [part for image, mask in pairs if (part := region_of(image, mask, region)) is not None]
-                for pairs in (masked, photos)
-            )
-            if not parts:
+            features = _encoded(masked, region, encoder)
+            if features is None:
                 continue
-            features, of_photos = (torch.cat([encoder.encode([part]) for part in each]) for each in (parts, real))
+            of_photos = self._features_of_photos(region, encoder)
             name = NAMES[self.kind, region]
             values[name] = fmean(similarity(features, of_photos).tolist())
             start = next((numbers[name] for numbers in history if name in numbers), values[name])
@@ -115,6 +116,15 @@ class Likeness:
             best = float(likeness_among(of_photos).mean()) if len(of_photos) > 1 else 1.0
             values[scaled] = on_scale(values[name], start, best)
         return values
+
+    def _features_of_photos(self, region: Region, encoder: ImageEncoder) -> Tensor:
+        """Encode a region of all photos, in the first look only: (photos, channels)."""
+        if region not in self._known:
+            photos = [(files.read_photo(pair.picture), files.read_mask(pair.mask)) for pair in self.photos]
+            features = _encoded(photos, region, encoder)
+            assert features is not None, "no mask of the photos is empty or full"
+            self._known[region] = features
+        return self._known[region]
 
     def _finder(self, folder: Path) -> Finder:
         references = tuple(ReferenceFiles(pair.picture, mask=pair.mask) for pair in self.photos)
@@ -126,6 +136,14 @@ class Likeness:
             return ImageEncoder.from_pretrained(self.encoder, self.device)
         except UserError as error:
             raise UserError(f"--{self.kind}_model {self.encoder}: {error}") from error.__cause__ or error
+
+
+def _encoded(
+    pictures: Sequence[tuple[Image.Image, NDArray[np.bool_]]], region: Region, encoder: ImageEncoder
+) -> Tensor | None:
+    """Encode a region of pictures with masks: (pictures that have it, channels); None if none has it."""
+    parts = [part for image, mask in pictures if (part := region_of(image, mask, region)) is not None]
+    return torch.cat([encoder.encode([part]) for part in parts]) if parts else None
 
 
 def leakage_warning(output: Path, prior_weight: float) -> str | None:

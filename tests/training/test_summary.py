@@ -1,4 +1,4 @@
-"""The line at the end of a training."""
+"""The lines at the end of a training."""
 
 import pytest
 
@@ -24,4 +24,4 @@ def test_steps_time_and_loss(tmp_path, steps, seconds, words):
     metrics = MetricsFile(tmp_path, 0)
     for step in range(1, steps + 1):
         metrics.add(step, {"loss": float(step)})
-    assert ends(tmp_path, steps, seconds) == words
+    assert ends(tmp_path, steps, seconds) == [words]

@@ -56,7 +56,7 @@ def train(album: Album, arm: Arm, seed: int, recipe: Recipe, folder: Path, prepa
 def draw_subject(model: Path, album: Album, seed: int, recipe: Recipe, identifier: str = "sks ") -> list[Image.Image]:
     """Generate `recipe.pictures` images of the subject in each scene but its own, scene by scene."""
     lora = (model / "pytorch_lora_weights.safetensors").exists()
-    pipeline: Any = StableDiffusionPipeline.from_pretrained(DIFFUSION if lora else model, torch_dtype=torch.float32)
+    pipeline: Any = StableDiffusionPipeline.from_pretrained(DIFFUSION if lora else model, dtype=torch.float32)
     if lora:
         pipeline.load_lora_weights(model)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
@@ -93,7 +93,7 @@ def prepare(
 
 def draw_class_images(album: Album, folder: Path, recipe: Recipe, count: int) -> None:
     """Generate images of the album's kind with the base model, for class prior preservation."""
-    pipeline: Any = StableDiffusionPipeline.from_pretrained(check(DIFFUSION), torch_dtype=torch.float32)
+    pipeline: Any = StableDiffusionPipeline.from_pretrained(check(DIFFUSION), dtype=torch.float32)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     noise = [torch.Generator().manual_seed(number) for number in range(count)]

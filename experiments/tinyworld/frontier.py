@@ -122,7 +122,7 @@ def prepared(job: Job) -> Path:
 
 def base_model() -> Any:
     """Load the base model's pipeline, with the sampler that all images here use."""
-    pipeline: Any = StableDiffusionPipeline.from_pretrained(DIFFUSION, torch_dtype=torch.float32)
+    pipeline: Any = StableDiffusionPipeline.from_pretrained(DIFFUSION, dtype=torch.float32)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -135,7 +135,7 @@ def trained_model(model: Path, length: int, job: Job) -> Any:
     if job.recipe.lora_rank:
         pipeline.load_lora_weights(folder)
     else:
-        pipeline.unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+        pipeline.unet = UNet2DConditionModel.from_pretrained(folder / "unet", dtype=torch.float32)
     pipeline.unet.eval()
     return pipeline
 

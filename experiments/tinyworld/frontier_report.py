@@ -198,9 +198,11 @@ def _values(
 ) -> list[tuple[float, float, float]]:
     """Return each measure of an arm, or its difference from the arm `less` on the same subjects, with intervals."""
     names = sorted(subjects if less is None else subjects.keys() & less.keys())
+    first, second = ({name: mean_curve(arm[name]) for name in names} for arm in (subjects, less or subjects))
 
     def value(measure: Callable[[Curve], float], some: Sequence[str]) -> float:
-        return measure(_mean(subjects, some)) - (0 if less is None else measure(_mean(less, some)))
+        drawn = measure(mean_curve([first[name] for name in some]))
+        return drawn if less is None else drawn - measure(mean_curve([second[name] for name in some]))
 
     return [paired(partial(value, measure), names) for measure in measures]
 

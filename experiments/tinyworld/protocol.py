@@ -80,24 +80,32 @@ def at_identity(curve: Curve, measure: str, level: float) -> float:
     return float(values[after - 1] + share * (values[after] - values[after - 1]))
 
 
-def frontier(curve: Curve, level: float) -> float:
-    """Return the best scene accuracy of any point on a curve whose identity is at least `level`; NaN if none is.
+def frontier(curve: Curve, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return, for each identity level, the best scene accuracy of any point on a curve that reaches it.
 
-    This is the frontier as a function that falls with `level`. A curve that crosses the level is cut there.
+    This is the frontier as a function that falls with the level. A curve that crosses a level is cut there.
+
+    Args:
+        curve: the curve of one way of training.
+        levels: (m,) identities to reach, in [0, 1].
+
+    Returns:
+        (m,) scene accuracies in [0, 1]; NaN where no point of the curve reaches the level.
     """
-    found = list(curve.scene[curve.identity >= level])
-    for place in range(len(curve.steps) - 1):
-        (first, second), scenes = curve.identity[place : place + 2], curve.scene[place : place + 2]
-        if (first < level) != (second < level):
-            share = (level - first) / (second - first)
-            found.append(scenes[0] + share * (scenes[1] - scenes[0]))
-    return float(max(found, default=np.nan))
+    wanted = levels[:, None]
+    first, second = curve.identity[:-1], curve.identity[1:]
+    crossed = (first < wanted) != (second < wanted)
+    rise = np.where(first == second, 1, second - first)  # a level side crosses nothing
+    cuts = curve.scene[:-1] + (wanted - first) / rise * np.diff(curve.scene)
+    corners = np.where(curve.identity >= wanted, curve.scene, -np.inf)
+    found = np.concatenate([corners, np.where(crossed, cuts, -np.inf)], axis=1).max(axis=1)
+    return np.where(np.isneginf(found), np.nan, found)
 
 
 def area(curve: Curve) -> float:
     """Return the area under the frontier, in [0, 1]: scene accuracy over identity levels 0 to 1, 0 if not reached."""
     levels = np.linspace(0, 1, LEVELS)
-    return float(np.trapezoid(np.nan_to_num([frontier(curve, level) for level in levels]), levels))
+    return float(np.trapezoid(np.nan_to_num(frontier(curve, levels)), levels))
 
 
 def best(curve: Curve) -> dict[str, float]:

@@ -161,7 +161,7 @@ def score_wholeness(count: int = 30) -> Scores:
 def score_generation(pictures: int, guidance_scale: float, sheet: Path) -> Scores:
     """How often the judge sees the prompted scene and kind, in generated images of every kind in every scene."""
     check(DIFFUSION)
-    pipeline = load(StableDiffusionPipeline, DIFFUSION, torch_dtype=torch.float32)
+    pipeline = load(StableDiffusionPipeline, DIFFUSION, dtype=torch.float32)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     scores: Scores = {}

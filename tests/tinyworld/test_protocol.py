@@ -31,17 +31,16 @@ def test_measure_is_read_where_identity_is_first_reached():
 
 def test_frontier_is_best_scene_among_faithful_points():
     trained = curve([0.2, 0.8, 0.4], [0.9, 0.5, 0.7])
-    assert frontier(trained, 0.2) == 0.9
-    assert frontier(trained, 0.3) == pytest.approx(0.9 - 0.4 / 6)  # a sixth of the way up beats both corners
-    assert frontier(trained, 0.8) == 0.5
-    assert np.isnan(frontier(trained, 0.9))
+    best_scene = frontier(trained, np.array([0.2, 0.3, 0.8, 0.9]))
+    cut = 0.9 - 0.4 / 6  # a sixth of the way up beats both corners
+    np.testing.assert_allclose(best_scene, [0.9, cut, 0.5, np.nan])
 
 
 @given(SHARES, st.data())
 def test_frontier_falls_and_its_area_lies_between_its_ends(identity, data):
     scene = data.draw(st.lists(st.floats(0, 1), min_size=len(identity), max_size=len(identity)))
     trained = curve(identity, scene)
-    heights = [frontier(trained, level) for level in np.linspace(0, max(identity), 7)]
+    heights = frontier(trained, np.linspace(0, max(identity), 7))
     assert all(low <= high + 1e-9 for high, low in pairwise(heights))
     assert 0 <= area(trained) <= max(identity) * max(scene) + 0.011
 

@@ -135,7 +135,7 @@ class Flags:
         _argument_group_name: headline of the group in the help.
     """
 
-    _argument_group_name: ClassVar[str] = "more flags"
+    _argument_group_name: ClassVar[str] = "flags"
 
     def __post_init__(self) -> None:
         """Check the bounds; a `__post_init__` of a subclass calls this one.

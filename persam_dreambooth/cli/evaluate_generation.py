@@ -29,8 +29,10 @@ ESSENTIAL = (
     "clip_model",
 )
 EXAMPLE = (
-    "--model plain=dog-plain masked=dog-lora --instance_data_dir dog --instance_mask_dir dog-masks \\\n"
-    "    --prompts live --unique_token sks --class_token dog --output dog-report"
+    "--output dog-report \\\n"
+    "    --model plain=dog-plain masked=dog-lora \\\n"
+    "    --instance_data_dir dog --instance_mask_dir dog-masks \\\n"
+    "    --prompts live --unique_token sks --class_token dog"
 )
 
 

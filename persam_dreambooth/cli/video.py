@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help does not need it
     from persam_dreambooth.segmentation import OneShotSegmenter, Subject
 
 ESSENTIAL = ("video", "first_mask", "subject", "output", "method", "sam", "memory", "lost_below", "device")
-EXAMPLE = "--video dog.mp4 --first_mask dog-first-frame.png --output dog-video"
+EXAMPLE = "--video dog.mp4 --output dog-video \\\n    --first_mask dog-first-frame.png"
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import sysconfig
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -230,6 +231,18 @@ def test_number_outside_bounds_is_refused(verb, declared):
         vars(built).update({flag.name: flag.default for flag in flags_of(group)} | {declared.name: value})
         with pytest.raises(UserError, match=rf"^--{declared.name} {value} must (be|lie) "):
             Flags.__post_init__(built)
+
+
+@pytest.mark.parametrize(
+    "verb", [[], *([verb] for verb in VERBS), ["evaluate", "generation"], ["evaluate", "checkpoints"]]
+)
+def test_help_fits_a_terminal_of_80_columns(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with suppress(SystemExit):
+        main([*verb, "--help"])
+    text = capsys.readouterr().out
+    assert [line for line in text.splitlines() if len(line) > 80 and not line.startswith("    --")] == []
+    assert not [line for line in text.splitlines() if line.endswith("-")]  # names such as sam-vit-huge stay whole
 
 
 HEAVY = ("torch", "transformers", "diffusers", "accelerate", "peft", "datasets", "gradio")

@@ -147,3 +147,9 @@ class Flags:
             value, bounds = getattr(self, declared.name), declared.metadata.get("bounds")
             if bounds is not None and value is not None and value not in bounds:
                 raise UserError(f"--{declared.name} {value} must {bounds.demand(value)}")
+
+    def require(self, names: Sequence[str]) -> None:
+        """Raise a UserError for the first of these flags that was not given."""
+        for declared in fields(self):  # type: ignore[arg-type]  # as above
+            if declared.name in names and not getattr(self, declared.name):
+                raise UserError(f"--{declared.name} is missing ({declared.metadata['help']}); see --help")

@@ -443,7 +443,7 @@ def test_list_in_config_is_multi_value_flag(config):
         ("- images\n- photos\n", ["key: value"]),
         ("just text\n", ["key: value"]),
         ("", ["key: value"]),
-        ("images: [photos\n", ["not readable YAML"]),
+        ("images: [photos\n", ["not readable YAML (line 2: expected"]),
         ("images: photos\n  output: out\n", ["not readable YAML"]),
         ("batch_size: many\n", ["--batch_size", "many"]),
         ("batch_size: 2.5\n", ["--batch_size", "2.5"]),

@@ -57,17 +57,19 @@ def choose_start(config: TrainingConfig) -> Path | None:
         _check_groups(before, config)
         _check_base(before, config)
     elif wanted and CONFIG_NAME in held:
-        _check_unfinished(output)
+        if _is_over(output):
+            raise UserError(
+                f"--resume_from_checkpoint latest: {output} holds a finished model and no checkpoint to resume from; "
+                "choose another --output_dir"
+            )
         other = {flag.name for group in (ValidationConfig, OutputConfig) for flag in fields(group)}
         _check_same(_saved(config), config, (name for name in config.flat() if name not in other))
     elif held:
         names = listed(held)
         if CONFIG_NAME not in held:
             raise UserError(f"--output_dir {output} holds other files ({names}); choose a new or an empty folder")
-        raise UserError(
-            f"--output_dir {output} holds another run ({names}); choose another folder, or resume it with "
-            "--resume_from_checkpoint latest"
-        )
+        remedy = "" if _is_over(output) else ", or resume it with --resume_from_checkpoint latest"
+        raise UserError(f"--output_dir {output} holds another run ({names}); choose another folder{remedy}")
     return chosen
 
 
@@ -102,12 +104,10 @@ def alone(config: TrainingConfig, start: Path | None) -> Iterator[None]:
         lock.release()
 
 
-def _check_unfinished(output: Path) -> None:
-    if any((output / name).exists() for name in (PIPELINE_INDEX, LORA_NAME)) or adapter_folders(output):
-        raise UserError(
-            f"--resume_from_checkpoint latest: {output} holds a finished model and no checkpoint to resume from; "
-            "choose another --output_dir"
-        )
+def _is_over(output: Path) -> bool:
+    """Return whether a run has saved its model and holds no checkpoint to resume from."""
+    saved = any((output / name).exists() for name in (PIPELINE_INDEX, LORA_NAME)) or bool(adapter_folders(output))
+    return saved and not checkpoint.checkpoints(output)
 
 
 def _check_same(before: dict[str, Any], config: TrainingConfig, names: Iterable[str]) -> None:

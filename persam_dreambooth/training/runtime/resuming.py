@@ -104,6 +104,15 @@ def alone(config: TrainingConfig, start: Path | None) -> Iterator[None]:
         lock.release()
 
 
+def changed_flags(config: TrainingConfig) -> str:
+    """Name the flags that differ from those of the run in the output folder, with both values; "" if none does."""
+    before, now = _saved(config), config.to_save()
+    changed = [name for name in now if name in before and before[name] != now[name]]
+    return ", ".join(
+        f"--{name} {now[name]} (was {before[name]})" for name in changed if name != "resume_from_checkpoint"
+    )
+
+
 def _is_over(output: Path) -> bool:
     """Return whether a run has saved its model and holds no checkpoint to resume from."""
     saved = any((output / name).exists() for name in (PIPELINE_INDEX, LORA_NAME)) or bool(adapter_folders(output))

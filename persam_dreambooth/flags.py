@@ -53,6 +53,13 @@ class Bounds:
         return "be finite" if value == math.inf else f"be at least {_written(self.min)}"
 
 
+def setting_text(value: object) -> str:
+    """Return a flag's value as people say it: on, off and unset instead of True, False and None."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "unset" if value is None else str(value)
+
+
 def flag(
     default: Any,
     text: str,

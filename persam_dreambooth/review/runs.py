@@ -13,6 +13,7 @@ from persam_dreambooth import json_lines
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.checkpoints import REPORT_FOLDER
 from persam_dreambooth.evaluation.generation.outcome import METRICS_NAME as REPORT_METRICS
+from persam_dreambooth.flags import setting_text
 from persam_dreambooth.generated_folder import GRID_NAME
 from persam_dreambooth.metrics_file import METRICS_NAME, read_metrics
 from persam_dreambooth.model_folder import training_settings
@@ -179,7 +180,11 @@ def differing_settings(first: Path, second: Path) -> dict[str, tuple[str, str]]:
     """Return the flags whose values differ between two runs, without `output_dir` and `resume_from_checkpoint`."""
     own, other = training_settings(first), training_settings(second)
     names = [name for name in {**own, **other} if name not in ("output_dir", "resume_from_checkpoint")]
-    return {name: (str(own.get(name)), str(other.get(name))) for name in names if own.get(name) != other.get(name)}
+    return {
+        name: (setting_text(own.get(name)), setting_text(other.get(name)))
+        for name in names
+        if own.get(name) != other.get(name)
+    }
 
 
 def generated_pictures(run: Path) -> dict[Path, list[Drawn]]:

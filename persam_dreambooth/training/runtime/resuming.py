@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from persam_dreambooth.atomic_io import UNFINISHED
 from persam_dreambooth.errors import UserError, listed
 from persam_dreambooth.flag_values import with_new_names
-from persam_dreambooth.flags import flags_of
+from persam_dreambooth.flags import flags_of, setting_text
 from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME, PIPELINE_INDEX, adapter_folders
 from persam_dreambooth.photos import files
 from persam_dreambooth.text_files import read_yaml
@@ -107,9 +107,10 @@ def alone(config: TrainingConfig, start: Path | None) -> Iterator[None]:
 def changed_flags(config: TrainingConfig) -> str:
     """Name the flags that differ from those of the run in the output folder, with both values; "" if none does."""
     before, now = _saved(config), config.to_save()
-    changed = [name for name in now if name in before and before[name] != now[name]]
     return ", ".join(
-        f"--{name} {now[name]} (was {before[name]})" for name in changed if name != "resume_from_checkpoint"
+        f"--{name} {setting_text(value)} (was {setting_text(before[name])})"
+        for name, value in now.items()
+        if name in before and before[name] != value and name != "resume_from_checkpoint"
     )
 
 

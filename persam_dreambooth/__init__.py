@@ -6,7 +6,9 @@ The names below are the public API, described in docs/python-api.md. Each is imp
 segmentation loads nothing of diffusers. Other modules may change without notice.
 """
 
+import logging
 import os
+import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,11 @@ __version__ = "0.1.0"
 # By default MKL's results depend on the memory alignment of arrays on some processors (AMD's), so a resumed run would
 # not end bit-identical to an uninterrupted one. MKL reads this at its first call, so torch may already be imported.
 os.environ.setdefault("MKL_CBWR", "AUTO")
+
+# On import, diffusers warns of every torchao but those that it knows, in three lines that concern no one here.
+_OF_TORCHAO = re.compile(r"Unable to import `torchao` Tensor objects|<enum '(KernelPreference|ScaleCalculationMode)'>")
+for _name in ("diffusers.quantizers.torchao.torchao_quantizer", "torch.utils._pytree"):
+    logging.getLogger(_name).addFilter(lambda record: not _OF_TORCHAO.match(record.getMessage()))
 
 _MODULES = {
     "errors": ("Stopped", "UserError"),

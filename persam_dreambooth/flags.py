@@ -53,6 +53,13 @@ class Bounds:
         return "be finite" if value == math.inf else f"be at least {_written(self.min)}"
 
 
+def setting_text(value: object) -> str:
+    """Return a flag's value as people say it: on, off and unset instead of True, False and None."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "unset" if value is None else str(value)
+
+
 def flag(
     default: Any,
     text: str,
@@ -135,7 +142,7 @@ class Flags:
         _argument_group_name: headline of the group in the help.
     """
 
-    _argument_group_name: ClassVar[str] = "more flags"
+    _argument_group_name: ClassVar[str] = "flags"
 
     def __post_init__(self) -> None:
         """Check the bounds; a `__post_init__` of a subclass calls this one.
@@ -147,3 +154,9 @@ class Flags:
             value, bounds = getattr(self, declared.name), declared.metadata.get("bounds")
             if bounds is not None and value is not None and value not in bounds:
                 raise UserError(f"--{declared.name} {value} must {bounds.demand(value)}")
+
+    def require(self, names: Sequence[str]) -> None:
+        """Raise a UserError for the first of these flags that was not given."""
+        for declared in fields(self):  # type: ignore[arg-type]  # as above
+            if declared.name in names and not getattr(self, declared.name):
+                raise UserError(f"--{declared.name} is missing ({declared.metadata['help']}); see --help")

@@ -1,9 +1,15 @@
-"""Generate a folder of pictures; an interrupted call can be repeated and draws only what is missing."""
+"""Generate a folder of pictures; an interrupted call can be repeated and draws only what is missing.
+
+Every picture's metadata says how it was made.
+"""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -13,11 +19,14 @@ from persam_dreambooth import generation, long_prompts, model_folder
 from persam_dreambooth.atomic_io import clear_unfinished
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.flag_values import check_drawing
-from persam_dreambooth.photos.files import check_output_folder
+from persam_dreambooth.photos import rendering
+from persam_dreambooth.photos.files import check_output_folder, picture_texts, write_picture
 from persam_dreambooth.quiet import quiet
 from persam_dreambooth.text_files import check_words
 
 logger = logging.getLogger(__name__)
+
+GRID_NAME = "grid.png"
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,7 @@ def generate_folder(
         "weights": model_folder.weights_digest(Path(model)) or None,
     }
     made = {"model": model, **settings, **how}
-    paths, missing = generation.planned_pictures(folder, prompts, num_images, seed, made)
+    paths, missing = planned_pictures(folder, prompts, num_images, seed, made)
     clear_unfinished(folder)
     if missing:
         with quiet():
@@ -108,7 +117,7 @@ def generate_folder(
                 logger.warning("warning: the model does not read the end of %r, from %r on", prompt, end)
             for prompt, number in tqdm(missing, "Generating", unit="picture"):
                 picture = generation.draw(pipeline, prompt, number, **settings)
-                generation.save_picture(picture, paths[prompt, number], model, settings | how)
+                save_picture(picture, paths[prompt, number], model, settings | how)
     return GeneratedFolder(paths, _save_grid(paths, num_images, folder, model), len(missing))
 
 
@@ -117,4 +126,108 @@ def _save_grid(paths: Mapping[tuple[str, int], Path], num_images: int, folder: P
     for (prompt, number), path in paths.items():
         with Image.open(path) as image:
             pictures.append(generation.Picture(image.convert("RGB"), prompt, number))
-    return generation.save_grid(pictures, num_images, folder, model)
+    return save_grid(pictures, num_images, folder, model)
+
+
+def picture_paths(folder: Path, prompts: Sequence[str], num_images: int, seed: int) -> dict[tuple[str, int], Path]:
+    """Return the paths of `named_pictures`, after checking that none of the files exists yet.
+
+    Raises:
+        UserError: one of the files, or the grid, already exists.
+    """
+    paths = named_pictures(folder, prompts, num_images, seed)
+    there = [path.name for path in [*paths.values(), folder / GRID_NAME] if path.exists()]
+    if there:
+        raise UserError(f"{folder} already holds {there[0]}; choose another --output folder")
+    return paths
+
+
+def planned_pictures(
+    folder: Path, prompts: Sequence[str], num_images: int, seed: int, made: dict[str, Any]
+) -> tuple[dict[tuple[str, int], Path], list[tuple[str, int]]]:
+    """Return the path of each (prompt, seed), and the pairs that still have to be generated.
+
+    A picture is kept if its metadata says that it has this prompt and seed, and the same model and settings.
+
+    Args:
+        folder: for the pictures; may hold those of an earlier run.
+        prompts, num_images, seed: as in `generate`.
+        made: the rest of a picture's metadata; see `save_picture`.
+
+    Raises:
+        UserError: a file of that name exists that was made differently, or is not ours.
+    """
+    paths = named_pictures(folder, prompts, num_images, seed, beside=True)
+    missing = []
+    for (prompt, number), path in paths.items():
+        if not path.exists():
+            missing.append((prompt, number))
+        elif picture_texts(path) != _texts({"prompt": prompt, "seed": number, **made}):
+            raise _in_the_way(path)
+    grid = folder / GRID_NAME
+    if grid.exists():
+        known = [picture_texts(grid), *(picture_texts(path) for path in sorted(folder.glob("*.png")) if path != grid)]
+        if not any(known) or any(text and text.get("model") != str(made["model"]) for text in known):
+            raise _in_the_way(grid)
+    return paths, missing
+
+
+def _in_the_way(path: Path) -> UserError:
+    return UserError(
+        f"{path.parent} already holds {path.name}, which was made by another model or with other settings; choose "
+        "another --output folder"
+    )
+
+
+def named_pictures(
+    folder: Path, prompts: Sequence[str], num_images: int, seed: int, beside: bool = False
+) -> dict[tuple[str, int], Path]:
+    """Return the path of each (prompt, seed): `PROMPT-SEED.png`, numbered if prompts give the same file name.
+
+    With `beside`, names already taken by pictures of other prompts are skipped.
+    """
+    stems: dict[str, str] = {}
+    for prompt in dict.fromkeys(prompts):
+        stem = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "prompt"
+        names = chain([stem], (f"{stem}-{number}" for number in count(2)))
+        stems[prompt] = next(
+            name
+            for name in names
+            if name not in stems.values()
+            and not (beside and _of_others(folder, name, prompt, range(seed, seed + num_images)))
+        )
+    return {
+        (prompt, seed + number): folder / f"{stem}-{seed + number}.png"
+        for prompt, stem in stems.items()
+        for number in range(num_images)
+    }
+
+
+def _of_others(folder: Path, stem: str, prompt: str, seeds: range) -> bool:
+    return any(picture_texts(folder / f"{stem}-{seed}.png").get("prompt", prompt) != prompt for seed in seeds)
+
+
+def save_picture(picture: generation.Picture, path: Path, model: str, settings: dict[str, Any]) -> None:
+    """Write a PNG whose text entries record how it was made: `prompt`, `seed`, `model` and every setting."""
+    made = {"prompt": picture.prompt, "seed": picture.seed, "model": model, **settings}
+    write_picture(picture.image, path, _texts(made))
+
+
+def save_grid(pictures: Sequence[generation.Picture], num_images: int, folder: Path, model: str = "") -> Path:
+    """Write `grid.png`, with one row per prompt and a text entry that names the model; return its path."""
+    sheet = rendering.sheet(
+        [picture.image for picture in pictures],
+        [f"{picture.prompt} ({picture.seed})" for picture in pictures],
+        columns=num_images,
+    )
+    write_picture(sheet, folder / GRID_NAME, _texts({"model": model}))
+    return folder / GRID_NAME
+
+
+def _texts(made: dict[str, Any]) -> dict[str, str]:
+    """Convert metadata to a PNG's text entries; bytes of a path that are not UTF-8 are escaped."""
+    return {
+        key: str(value).encode("utf-8", "backslashreplace").decode()
+        for key, value in made.items()
+        if value is not None
+    }

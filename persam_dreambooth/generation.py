@@ -1,9 +1,8 @@
 """Load a trained model and generate pictures from prompts."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, count
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,8 @@ from tqdm import tqdm
 from persam_dreambooth import adapter_files, learned_tokens, long_prompts, model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import check_available
-from persam_dreambooth.photos import files, rendering
-from persam_dreambooth.pipeline_settings import accepted, guided
 from persam_dreambooth.single_file import SingleFile, is_single_file
 from persam_dreambooth.torch_utils import choose_device
-
-GRID_NAME = "grid.png"
 
 
 @dataclass(frozen=True)
@@ -165,7 +160,7 @@ def draw(pipeline: Any, prompt: str, seed: int, **settings: Any) -> Picture:
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator(pipeline.device).manual_seed(seed)
     try:
-        named = accepted(pipeline, guided(pipeline, settings))
+        named = _accepted(pipeline, _guided(pipeline, settings))
         limit = getattr(pipeline, "max_token_length", None)
         # The prompt is passed by keyword: Flux.2's first argument is a picture. Levels are (1, H, W, 3) in [0, 1].
         named |= long_prompts.arguments(pipeline, prompt, named.get("negative_prompt"), limit)
@@ -180,115 +175,22 @@ def draw(pipeline: Any, prompt: str, seed: int, **settings: Any) -> Picture:
     return Picture(DiffusionPipeline.numpy_to_pil(levels)[0], prompt, seed)
 
 
-def picture_paths(folder: Path, prompts: Sequence[str], num_images: int, seed: int) -> dict[tuple[str, int], Path]:
-    """Return the paths of `named_pictures`, after checking that none of the files exists yet.
+def _guided(pipeline: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """Rename the guidance scale for Qwen-Image, whose pipeline is guided only with a negative prompt."""
+    if type(pipeline).__name__ != "QwenImagePipeline" or settings.get("guidance_scale") is None:
+        return settings
+    scale = {"true_cfg_scale": settings["guidance_scale"], "negative_prompt": settings.get("negative_prompt") or " "}
+    return settings | {"guidance_scale": None} | scale
+
+
+def _accepted(pipeline: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave out settings that are unset and unknown to the pipeline: Flux.2 takes no negative prompt.
 
     Raises:
-        UserError: one of the files, or the grid, already exists.
+        UserError: a setting is given that the pipeline does not know.
     """
-    paths = named_pictures(folder, prompts, num_images, seed)
-    there = [path.name for path in [*paths.values(), folder / GRID_NAME] if path.exists()]
-    if there:
-        raise UserError(f"{folder} already holds {there[0]}; choose another --output folder")
-    return paths
-
-
-def planned_pictures(
-    folder: Path, prompts: Sequence[str], num_images: int, seed: int, made: dict[str, Any]
-) -> tuple[dict[tuple[str, int], Path], list[tuple[str, int]]]:
-    """Return the path of each (prompt, seed), and the pairs that still have to be generated.
-
-    A picture is kept if its metadata says that it has this prompt and seed, and the same model and settings.
-
-    Args:
-        folder: for the pictures; may hold those of an earlier run.
-        prompts, num_images, seed: as in `generate`.
-        made: the rest of a picture's metadata; see `save_picture`.
-
-    Raises:
-        UserError: a file of that name exists that was made differently, or is not ours.
-    """
-    paths = named_pictures(folder, prompts, num_images, seed, beside=True)
-    missing = []
-    for (prompt, number), path in paths.items():
-        if not path.exists():
-            missing.append((prompt, number))
-        elif told(path) != _texts({"prompt": prompt, "seed": number, **made}):
-            raise _in_the_way(path)
-    grid = folder / GRID_NAME
-    if grid.exists():
-        known = [told(grid), *(told(path) for path in sorted(folder.glob("*.png")) if path != grid)]
-        if not any(known) or any(text and text.get("model") != str(made["model"]) for text in known):
-            raise _in_the_way(grid)
-    return paths, missing
-
-
-def _in_the_way(path: Path) -> UserError:
-    return UserError(
-        f"{path.parent} already holds {path.name}, which was made by another model or with other settings; choose "
-        "another --output folder"
-    )
-
-
-def told(path: Path) -> dict[str, str]:
-    """Return the text entries of a PNG; empty if the file has none, is missing or is damaged."""
-    try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            picture.load()
-            return {key: str(value) for key, value in picture.text.items()}  # type: ignore[attr-defined]
-    except (OSError, ValueError, SyntaxError):
-        return {}
-
-
-def named_pictures(
-    folder: Path, prompts: Sequence[str], num_images: int, seed: int, beside: bool = False
-) -> dict[tuple[str, int], Path]:
-    """Return the path of each (prompt, seed): `PROMPT-SEED.png`, numbered if prompts give the same file name.
-
-    With `beside`, names already taken by pictures of other prompts are skipped.
-    """
-    stems: dict[str, str] = {}
-    for prompt in dict.fromkeys(prompts):
-        stem = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "prompt"
-        names = chain([stem], (f"{stem}-{number}" for number in count(2)))
-        stems[prompt] = next(
-            name
-            for name in names
-            if name not in stems.values()
-            and not (beside and _of_others(folder, name, prompt, range(seed, seed + num_images)))
-        )
-    return {
-        (prompt, seed + number): folder / f"{stem}-{seed + number}.png"
-        for prompt, stem in stems.items()
-        for number in range(num_images)
-    }
-
-
-def _of_others(folder: Path, stem: str, prompt: str, seeds: range) -> bool:
-    return any(told(folder / f"{stem}-{seed}.png").get("prompt", prompt) != prompt for seed in seeds)
-
-
-def save_picture(picture: Picture, path: Path, model: str, settings: dict[str, Any]) -> None:
-    """Write a PNG whose text entries record how it was made: `prompt`, `seed`, `model` and every setting."""
-    made = {"prompt": picture.prompt, "seed": picture.seed, "model": model, **settings}
-    files.write_picture(picture.image, path, _texts(made))
-
-
-def save_grid(pictures: Sequence[Picture], num_images: int, folder: Path, model: str = "") -> Path:
-    """Write `grid.png`, with one row per prompt and a text entry that names the model; return its path."""
-    sheet = rendering.sheet(
-        [picture.image for picture in pictures],
-        [f"{picture.prompt} ({picture.seed})" for picture in pictures],
-        columns=num_images,
-    )
-    files.write_picture(sheet, folder / GRID_NAME, _texts({"model": model}))
-    return folder / GRID_NAME
-
-
-def _texts(made: dict[str, Any]) -> dict[str, str]:
-    """Convert metadata to a PNG's text entries; bytes of a path that are not UTF-8 are escaped."""
-    return {
-        key: str(value).encode("utf-8", "backslashreplace").decode()
-        for key, value in made.items()
-        if value is not None
-    }
+    known = signature(type(pipeline).__call__).parameters
+    for name, value in settings.items():
+        if name not in known and value is not None:
+            raise UserError(f"--{name} has no use with a {type(pipeline).__name__}; drop it")
+    return {name: value for name, value in settings.items() if name in known}

@@ -144,5 +144,12 @@ def read_yaml(path: Path, what: str) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"no {what} at {path}; check the path") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split()) if not isinstance(error, OSError) else error.strerror
-        raise UserError(f"the {what} {path} is not readable YAML ({reason}); correct it") from error
+        raise UserError(f"the {what} {path} is not readable YAML ({_reason(error)}); correct it") from error
+
+
+def _reason(error: OSError | ValueError | yaml.YAMLError) -> str:
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return " ".join(str(error).split())

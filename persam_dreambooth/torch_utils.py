@@ -26,7 +26,9 @@ def choose_device(wanted: torch.device | str | None) -> torch.device:
         device = torch.device(wanted)
         torch.empty(0, device=device)
     except Exception as error:  # an unknown name, a missing driver and an index out of range raise different ones
-        raise UserError(f"the device {wanted} cannot be used here; give cpu, cuda, cuda:1 or mps, or none") from error
+        raise UserError(
+            f"the device {wanted} cannot be used here; give cpu, cuda, cuda:1 or mps, or leave it out"
+        ) from error
     return device
 
 

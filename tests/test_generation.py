@@ -12,7 +12,7 @@ from peft.utils import get_peft_model_state_dict
 from PIL import Image
 
 import persam_dreambooth as pd
-from persam_dreambooth import generation, model_folder
+from persam_dreambooth import generated_folder, generation, model_folder
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
 
@@ -157,7 +157,7 @@ def test_pipeline_can_be_loaded_in_half_precision(base):
 
 def test_prompts_with_equal_file_names_get_different_files(tmp_path):
     prompts = ["a dog", "A dog!", "a: dog", "ein Hund", "犬", "猫", "x" * 80, "x" * 90]
-    paths = generation.picture_paths(tmp_path, prompts, 3, 10)
+    paths = generated_folder.picture_paths(tmp_path, prompts, 3, 10)
     assert set(paths) == {(prompt, seed) for prompt in prompts for seed in (10, 11, 12)}
     assert len(set(paths.values())) == len(paths)
     assert paths["a dog", 11] == tmp_path / "a-dog-11.png"
@@ -171,13 +171,13 @@ def test_prompts_with_equal_file_names_get_different_files(tmp_path):
 def test_existing_file_is_named_and_refused(tmp_path, existing):
     (tmp_path / existing).write_bytes(b"")
     with pytest.raises(UserError, match="already holds") as error:
-        generation.picture_paths(tmp_path, [DOG], 2, 0)
+        generated_folder.picture_paths(tmp_path, [DOG], 2, 0)
     assert existing in str(error.value)
 
 
 def test_folder_of_other_pictures_is_accepted(tmp_path):
     (tmp_path / "a-sks-dog-2.png").write_bytes(b"")
-    paths = generation.picture_paths(tmp_path, [DOG], 2, 0)
+    paths = generated_folder.picture_paths(tmp_path, [DOG], 2, 0)
     assert [path.name for path in paths.values()] == ["a-sks-dog-0.png", "a-sks-dog-1.png"]
 
 
@@ -214,7 +214,7 @@ def test_grid_has_row_for_each_prompt(tmp_path):
         generation.Picture(Image.new("RGB", (8, 8), colour), "dog" if number < 3 else "cat", number % 3)
         for number, colour in enumerate(colours)
     ]
-    grid = np.asarray(Image.open(generation.save_grid(pictures, 3, tmp_path)))
+    grid = np.asarray(Image.open(generated_folder.save_grid(pictures, 3, tmp_path)))
     places = [np.argwhere((grid == colour).all(axis=-1)).mean(axis=0) for colour in colours]
     rows, columns = ([tuple(row) for row in np.reshape([place[axis] for place in places], (2, 3))] for axis in (0, 1))
     assert len(set(rows[0])) == len(set(rows[1])) == 1
@@ -391,7 +391,7 @@ def test_missing_base_is_refused_with_both_names(lora, tmp_path):
 
 @pytest.mark.parametrize("prompts", [["a dog 2", "a dog", "a dog!"], ["a dog", "a dog!", "a dog?", "a dog-2"]])
 def test_prompts_never_share_file(tmp_path, prompts):
-    paths = generation.picture_paths(tmp_path, prompts, num_images=2, seed=0)
+    paths = generated_folder.picture_paths(tmp_path, prompts, num_images=2, seed=0)
     assert len(set(paths.values())) == len(paths) == 2 * len(prompts)
 
 

@@ -10,21 +10,19 @@ from persam_dreambooth import __version__
 from persam_dreambooth.errors import Stopped, UserError, is_first_process, is_out_of_memory, printable
 
 VERBS = {
-    "segment": "find the subject of one reference photo in a whole folder; writes masks",
-    "review": "see, correct and approve the masks in the browser, and follow training runs",
-    "video": "follow subjects through a video; writes a mask per frame and an overlay video",
-    "train": "train DreamBooth on the photos and masks (the same as train_dreambooth_persam.py)",
+    "segment": "find the subject of one reference photo in a folder; writes masks",
+    "review": "see, correct and approve masks in the browser; follow training runs",
+    "video": "follow subjects through a video; writes a mask for each frame",
+    "train": "train DreamBooth on photos and masks, as train_dreambooth_persam.py",
     "generate": "generate images with a trained model",
-    "convert": "convert LoRA, LoHa and LoKr to kohya's format, which A1111, ComfyUI and others read",
-    "export": "export photos and masks for other trainers: OneTrainer, kohya, COCO, cut-outs, ...",
-    "import": "import other trainers' photos and masks, to train on them here",
-    "evaluate": "score trained models, or one-shot segmentation on a public benchmark",
+    "convert": "convert a LoRA, LoHa or LoKr for A1111, ComfyUI and others",
+    "export": "export photos and masks for OneTrainer, kohya and other trainers",
+    "import": "import photos and masks of other trainers, to train on them here",
+    "evaluate": "score trained models, or segmentation on a public benchmark",
 }
 MODULES = {"import": "import_masks"}
 """Modules of verbs that are Python keywords; other modules are named as their verbs."""
 
-QUIET = ("diffusers.quantizers.torchao.torchao_quantizer", "torch.utils._pytree")
-"""Loggers that warn when diffusers is imported beside a torchao of another age; neither warning is about our use."""
 NO_MEMORY = "out of memory; use a smaller model, batch or picture, or close other programs"
 
 
@@ -55,8 +53,6 @@ def verb(module: str) -> Callable[[str, list[str]], None]:
 def guarded(program: str, run: Callable[[str, list[str]], None], argv: list[str]) -> int:
     """Run a verb; errors that the user can fix become one line on stderr and exit code 2."""
     _make_streams_safe()
-    for name in QUIET:
-        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         run(program, argv)
     except UserError as error:
@@ -111,6 +107,9 @@ def usage() -> str:
             "Teach a text-to-image model your subject, and not the sofa it lies on.",
             "",
             *lines,
+            "",
+            "You need a folder with 3 to 5 photos of the subject. Mark it in one of them,",
+            "with a mask for `segment` or by clicks in `review`; then `train` and `generate`.",
             "",
             "Help for a verb: persam-dreambooth segment --help",
         ]

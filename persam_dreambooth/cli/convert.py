@@ -23,9 +23,8 @@ class ConvertFlags(Flags):
 
 def run(program: str, argv: list[str]) -> None:
     """Convert, then print the path of the file."""
-    (flags,) = parse(
-        [ConvertFlags], argv, program, "Convert LoRA, LoHa and LoKr to kohya's format, for A1111, ComfyUI and others."
-    )
+    text = "Convert a LoRA, LoHa or LoKr to kohya's format, which A1111, ComfyUI and others read."
+    (flags,) = parse([ConvertFlags], argv, program, text, example="--model dog-lora --output dog.safetensors")
     from persam_dreambooth.training.output.kohya import convert_lora
 
     target = convert_lora(flags.model, flags.output or None)

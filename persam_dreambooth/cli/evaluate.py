@@ -12,11 +12,19 @@ from persam_dreambooth.errors import UserError
 BENCHMARKS = ("perseg", "permis", "fss", "coco20", "pascal5", "lvis92", "pascal-part", "paco-part")
 DAVIS, ABLATE, PRESENCE, GENERATION, CHECKPOINTS = "davis", "ablate", "presence", "generation", "checkpoints"
 QUESTIONS = (*BENCHMARKS, DAVIS, ABLATE, PRESENCE)
-DESCRIPTION = (
-    f"BENCHMARK is one of {', '.join(QUESTIONS)}; docs/evaluation.md describes the folder layouts. "
-    f"Trained models are scored by `evaluate {GENERATION}`, and the checkpoints of a run by `evaluate {CHECKPOINTS}`, "
-    "which have their own flags: see their --help."
-)
+DESCRIPTION = f"""\
+Score one-shot segmentation on a public benchmark, which you have downloaded, next to the paper's numbers.
+
+BENCHMARK is one of {", ".join(BENCHMARKS)} (photos), {DAVIS} (videos), \
+{ABLATE} (the ablations in PerSAM's paper) and {PRESENCE} (makes the rule that decides whether a photo shows the \
+subject). docs/evaluation.md shows the layouts of their folders.
+
+Trained models are scored by two others, which have flags of their own:
+  persam-dreambooth evaluate {GENERATION} --help
+  persam-dreambooth evaluate {CHECKPOINTS} --help
+
+example:
+  persam-dreambooth evaluate perseg --data PerSeg --output perseg-persam"""
 
 # Flags that only some evaluations read; the others refuse them.
 READ_BY = {

@@ -69,9 +69,7 @@ class EvaluateFlags(Flags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("data", "output"):
-            if not getattr(self, name):
-                raise UserError(f"--{name} is missing; see --help")
+        self.require(("data", "output"))
         if not all(fold.isdecimal() for fold in self.folds):
             raise UserError(f"--folds {' '.join(self.folds)} must be numbers, counted from 0")
         if self.memory and (self.method != PERSAM or self.features or self.fidelity != "corrected"):

@@ -29,8 +29,10 @@ ESSENTIAL = (
     "clip_model",
 )
 EXAMPLE = (
-    "--model plain=dog-plain masked=dog-lora --instance_data_dir dog --instance_mask_dir dog-masks \\\n"
-    "    --prompts live --unique_token sks --class_token dog --output dog-report"
+    "--output dog-report \\\n"
+    "    --model plain=dog-plain masked=dog-lora \\\n"
+    "    --instance_data_dir dog --instance_mask_dir dog-masks \\\n"
+    "    --prompts live --unique_token sks --class_token dog"
 )
 
 
@@ -99,9 +101,7 @@ class DrawnFlags(Flags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in self.needed:
-            if not getattr(self, name):
-                raise UserError(f"--{name} is missing; see --help")
+        self.require(self.needed)
         for name in ("unique_token", "class_token", "negative_prompt", "scene_template"):
             check_words(name, getattr(self, name))
         check_words("training_scenes", *self.training_scenes)

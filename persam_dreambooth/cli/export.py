@@ -9,7 +9,7 @@ from persam_dreambooth.formats import CONVENTIONS, export_masks
 from persam_dreambooth.text_files import check_caption_extension, is_text
 
 TRAINERS = ", ".join(CONVENTIONS)
-EXAMPLE = '--to kohya --masks dog-masks --instance_prompt "a sks dog" --output dog-kohya'
+EXAMPLE = '--to kohya --masks dog-masks --output dog-kohya \\\n    --instance_prompt "a sks dog"'
 
 
 @dataclass

@@ -22,7 +22,7 @@ ESSENTIAL = (
     "num_inference_steps",
     "guidance_scale",
 )
-EXAMPLE = '--model dog-lora --prompt "a sks dog in the jungle" --output dog-pictures'
+EXAMPLE = '--model dog-lora --output dog-pictures \\\n    --prompt "a sks dog in the jungle" "a sks dog in the snow"'
 
 
 @dataclass

@@ -53,4 +53,6 @@ def run(program: str, argv: list[str]) -> None:
         print(f"empty masks, which training refuses: {shortened(imported.empty)}")
     for words in (*imported.unread, *imported.looks.warnings()):
         print(printable(words))
-    print(f"train on them: --instance_data_dir {photos} --instance_mask_dir {output} --caption_extension .txt")
+    prompts = " --caption_extension .txt" if len(imported.without_words) < imported.count else ""
+    prompts += ' --instance_prompt "a sks dog"' if imported.without_words else ""
+    print(f"train on them: --instance_data_dir {photos} --instance_mask_dir {output}{prompts}")

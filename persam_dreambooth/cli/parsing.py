@@ -5,6 +5,7 @@ takes most of a second, and `--help` should answer within one.
 """
 
 import re
+import textwrap
 from argparse import (
     SUPPRESS,
     Action,
@@ -49,10 +50,14 @@ class Parser(ArgumentParser):
 
 
 class FlagHelp(HelpFormatter):
-    """Show each flag in one spelling; keep the description's line breaks."""
+    """Show each flag in one spelling; keep the description's line breaks and whatever has hyphens in one piece."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n".join(indent + line for line in text.splitlines())
+        lines = text.splitlines()  # indented ones are commands, to be copied as they are
+        return "\n".join(line if line.startswith(" ") else "\n".join(_wrap(line, width)) for line in lines)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return _wrap(text, width)
 
     def _format_action_invocation(self, action: Action) -> str:
         if not action.option_strings or action.dest == "help":
@@ -60,6 +65,10 @@ class FlagHelp(HelpFormatter):
         flag = action.option_strings[0]  # the other spelling has dashes for underscores
         is_switch = action.nargs == 0 or action.const is True
         return flag if is_switch else f"{flag} {self._format_args(action, flag.removeprefix('--').upper())}"
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 def parse(
@@ -127,7 +136,8 @@ def _build_parser(
         for name in essential:
             _add_flag(section, flags[name])
     for group in groups:
-        section = parser.add_argument_group(getattr(group, "_argument_group_name", "more flags"))
+        title = getattr(group, "_argument_group_name", "flags")
+        section = parser.add_argument_group("more flags" if essential and title == "flags" else title)
         for flag in flags_of(group):
             if flag.name not in essential:
                 _add_flag(section, flag)

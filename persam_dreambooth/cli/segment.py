@@ -33,7 +33,7 @@ ESSENTIAL = (
     "again",
     "subject_name",
 )
-EXAMPLE = "--images dog --reference dog/00.jpg --reference_mask dog-00.png --output dog-masks"
+EXAMPLE = "--images dog --output dog-masks \\\n    --reference dog/00.jpg --reference_mask dog-00.png"
 NAMED = 10
 """Maximum number of uncertain photos named on the screen; the manifest has them all."""
 GROUPS = [SegmentFlags, MethodFlags, SamFlags, TextFlags, WordFlags]

@@ -76,9 +76,8 @@ class SegmentFlags(Flags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("images", "reference", "output"):
-            if not getattr(self, name) and not (name == "reference" and self.text is not None and not self.ways()):
-                raise UserError(f"--{name} is missing; see --help")
+        found_by_text = self.text is not None and not self.ways()
+        self.require(("images", "output") if found_by_text else ("images", "reference", "output"))
         if self.pick_reference and len(self.reference) < 2:
             raise UserError("--pick_reference chooses among several; give more than one --reference, or drop it")
         self.agreement()

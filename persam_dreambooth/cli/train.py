@@ -27,9 +27,11 @@ ESSENTIAL = (
     "mixed_precision",
 )
 EXAMPLE = (
-    "--use_lora --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 \\\n"
-    '    --instance_data_dir dog --instance_mask_dir dog-masks --instance_prompt "a sks dog" \\\n'
-    "    --max_train_steps 500 --output_dir dog-lora"
+    "--use_lora --output_dir dog-lora \\\n"
+    "    --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 \\\n"
+    "    --instance_data_dir dog --instance_mask_dir dog-masks \\\n"
+    '    --instance_prompt "a sks dog" --max_train_steps 500 \\\n'
+    "    --learning_rate 1e-4 --lr_warmup_steps 0"
 )
 
 

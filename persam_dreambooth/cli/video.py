@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help does not need it
     from persam_dreambooth.segmentation import OneShotSegmenter, Subject
 
 ESSENTIAL = ("video", "first_mask", "subject", "output", "method", "sam", "memory", "lost_below", "device")
-EXAMPLE = "--video dog.mp4 --first_mask dog-first-frame.png --output dog-video"
+EXAMPLE = "--video dog.mp4 --output dog-video \\\n    --first_mask dog-first-frame.png"
 
 
 @dataclass
@@ -59,9 +59,7 @@ class VideoFlags(Flags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("video", "output"):
-            if not getattr(self, name):
-                raise UserError(f"--{name} is missing; see --help")
+        self.require(("video", "output"))
         if (self.features or self.features_size) and not self.subject:
             raise UserError("--features and --features_size are those of saved subjects; give --subject, or drop them")
         if self.method != PERSAM_F and not self.first_mask:

@@ -31,6 +31,7 @@ class Imported:
         grey: photo's name -> number of its mask's pixels that are neither black nor white, and so count in part.
         empty: names of the photos whose masks are empty.
         looks: checks of all masks.
+        without_words: names of the photos without a caption.
         unread: files skipped in the photos' folders, one line per folder; see `files.unread_words`.
     """
 
@@ -38,6 +39,7 @@ class Imported:
     grey: dict[str, int] = field(default_factory=dict)
     empty: list[str] = field(default_factory=list)
     looks: Looks = field(default_factory=Looks)
+    without_words: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
 
 
@@ -91,6 +93,8 @@ def _take(item: Item, folder: Path, imported: Imported) -> ManifestEntry:
         imported.empty.append(item.photo.name)
     photo = _write_photo(item, image, folder / IMAGES)
     write_caption(item.caption, photo)
+    if item.caption is None:
+        imported.without_words.append(photo.name)
     mask_path = unused(folder / MASKS / f"{photo.stem}.png")
     files.write_mask(levels, mask_path)
     box = Image.fromarray(levels).getbbox()

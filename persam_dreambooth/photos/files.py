@@ -195,6 +195,15 @@ def write_picture(picture: Image.Image, path: Path, texts: Mapping[str, str] | N
         picture.save(temporary, **options)
 
 
+def picture_texts(path: Path) -> dict[str, str]:
+    """Return the text entries of a PNG; empty if it has none, or is missing or damaged."""
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            return {key: str(text) for key, text in getattr(picture, "text", {}).items()}  # decodes the pixels too
+    except (OSError, ValueError, SyntaxError):
+        return {}
+
+
 def file_state(path: Path) -> tuple[int, int, int] | None:
     """Return inode, size in bytes and time of writing in ns, which change when a file does; None if it is absent."""
     try:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 760, 230
-LEFT, RIGHT, TOP, BOTTOM = 72, 20, 12, 30
+LEFT, RIGHT, TOP, BOTTOM = 72, 20, 12, 36
 """Margins for the numbers of the axes, in the units of the picture."""
 COLOURS = ("#0d9488", "#d97706", "#7c3aed", "#dc2626", "#2563eb", "#65a30d")
 TICKS = 5
@@ -72,10 +72,10 @@ def _grid(x: _Axis, y: _Axis) -> str:
         for tick in y.ticks
     )
     numbers = "".join(
-        f"<text x='{x(tick):.1f}' y='{HEIGHT - BOTTOM + 20}' text-anchor='middle'>{tick:.6g}</text>"
+        f"<text x='{x(tick):.1f}' y='{HEIGHT - BOTTOM + 26}' text-anchor='middle'>{tick:.6g}</text>"
         for tick in x.ticks
     )
-    return f"{lines}{numbers}<text x='{LEFT - 20}' y='{HEIGHT - BOTTOM + 20}' text-anchor='end'>step</text>"
+    return f"{lines}{numbers}<text x='{LEFT - 20}' y='{HEIGHT - BOTTOM + 26}' text-anchor='end'>step</text>"
 
 
 def _curve(curve: Sequence[tuple[float, float]], x: _Axis, y: _Axis, colour: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from persam_dreambooth import generation
+from persam_dreambooth import generated_folder, generation
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.review.jobs import Background
 from persam_dreambooth.review.runs import GENERATED
@@ -55,11 +55,11 @@ class Generator(Background):
             self._loaded = None  # two models at once may not fit
             self._loaded = run, generation.load_pipeline(str(run), device=self._device, dtype=torch.float32)
         folder = next(path for number in range(1, 10**6) if not (path := run / GENERATED / f"{number:03d}").exists())
-        paths = generation.picture_paths(folder, [prompt], num_images, seed)
+        paths = generated_folder.picture_paths(folder, [prompt], num_images, seed)
 
         def keep(picture: generation.Picture) -> None:
-            generation.save_picture(picture, paths[picture.prompt, picture.seed], run.name, options)
+            generated_folder.save_picture(picture, paths[picture.prompt, picture.seed], run.name, options)
             self.done += 1
 
         pictures = generation.generate(self._loaded[1], [prompt], num_images, seed, keep, **options)
-        generation.save_grid(pictures, num_images, folder)
+        generated_folder.save_grid(pictures, num_images, folder)

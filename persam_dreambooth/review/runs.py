@@ -9,12 +9,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from PIL import Image
-
-from persam_dreambooth import generation, json_lines
+from persam_dreambooth import json_lines
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.checkpoints import REPORT_FOLDER
 from persam_dreambooth.evaluation.generation.outcome import METRICS_NAME as REPORT_METRICS
+from persam_dreambooth.flags import setting_text
+from persam_dreambooth.generated_folder import GRID_NAME
 from persam_dreambooth.metrics_file import METRICS_NAME, read_metrics
 from persam_dreambooth.model_folder import training_settings
 from persam_dreambooth.photos import files
@@ -100,7 +100,7 @@ def validation_pictures(run: Path) -> list[Validated]:
     usual, found = str(training_settings(run).get("validation_prompt") or ""), []
     for path in (run / VALIDATION_FOLDER).glob("step-*-*.png"):
         if named := re.fullmatch(r"step-(\d+)(?:-(\d+))?-(\d+)", path.stem):
-            words = _words(path)
+            words = files.picture_texts(path)
             order = int(named[1]), int(named[2] or 0), int(named[3])
             found.append((order, Validated(path, order[0], words.get("prompt", usual), words.get("seed", named[3]))))
     return [picture for _, picture in sorted(found, key=lambda item: item[0])]
@@ -180,25 +180,20 @@ def differing_settings(first: Path, second: Path) -> dict[str, tuple[str, str]]:
     """Return the flags whose values differ between two runs, without `output_dir` and `resume_from_checkpoint`."""
     own, other = training_settings(first), training_settings(second)
     names = [name for name in {**own, **other} if name not in ("output_dir", "resume_from_checkpoint")]
-    return {name: (str(own.get(name)), str(other.get(name))) for name in names if own.get(name) != other.get(name)}
+    return {
+        name: (setting_text(own.get(name)), setting_text(other.get(name)))
+        for name in names
+        if own.get(name) != other.get(name)
+    }
 
 
 def generated_pictures(run: Path) -> dict[Path, list[Drawn]]:
     """Return the generated pictures of a run by folder, the newest folder first."""
     grids: dict[Path, list[Drawn]] = defaultdict(list)
-    inside = {path.parent for path in run.rglob(f"*/{generation.GRID_NAME}")} | set((run / GENERATED).glob("*/"))
+    inside = {path.parent for path in run.rglob(f"*/{GRID_NAME}")} | set((run / GENERATED).glob("*/"))
     for folder in sorted(inside, key=lambda path: path.stat().st_mtime, reverse=True):
         for path in sorted(folder.glob("*.png")):
-            words = _words(path)
+            words = files.picture_texts(path)
             if "prompt" in words and "seed" in words:
                 grids[folder].append(Drawn(path, words["prompt"], words["seed"]))
     return dict(grids)
-
-
-def _words(path: Path) -> dict[str, str]:
-    """Return a PNG's text entries; empty if it cannot be read."""
-    try:
-        with Image.open(path, formats=("PNG",)) as picture:
-            return {key: str(value) for key, value in getattr(picture, "text", {}).items()}
-    except (OSError, ValueError, SyntaxError):
-        return {}

@@ -1,4 +1,10 @@
-"""INSID3 with SAM: INSID3's coarse mask prompts a SAM, which draws the outline."""
+"""INSID3 with SAM: INSID3's coarse mask prompts a SAM, which draws the outline. This is not in INSID3's paper.
+
+1. INSID3 finds the subject; of its mask, the best connected region is kept.
+2. The region, its box, its best points and the most similar points outside prompt the SAM.
+3. The SAM's mask is refined as in PerSAM (cascaded post-refinement).
+4. If it disagrees with INSID3's (`Insid3Method.agreement`), INSID3's is the result.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace

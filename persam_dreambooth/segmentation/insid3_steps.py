@@ -1,7 +1,14 @@
 """The operations of INSID3: from the patch features of one frozen DINOv3 to the cells of the subject.
 
-Cuttano et al., "INSID3: Training-Free In-Context Segmentation with DINOv3" (CVPR 2026, arXiv 2603.28480). Features are
-matrices of unit rows, one row per patch ("cell") of the encoder's grid. The module `insid3` runs the operations.
+Cuttano et al., "INSID3: Training-Free In-Context Segmentation with DINOv3" (CVPR 2026, arXiv 2603.28480). A cell is a
+patch of the encoder's grid; features are matrices of unit rows, one per cell. The module `insid3` runs, in this order:
+
+1. `positional_projection`, once per encoder: the part of the features that encodes the position in the photo.
+2. `debiased`: the features without that part. The steps below compare these, except 5.
+3. `prototype`: the subject's mean feature in the references.
+4. `candidates`: cells similar to the prototype whose best matches in the references are the subject's.
+5. `clusters`: groups of the photo's cells with similar plain features.
+6. `select`: the group most like the prototype, and the groups that belong to it.
 """
 
 import math

@@ -1,8 +1,9 @@
-"""Presence check: decide whether a photo shows the subject (found, unsure, not found), with probability and reason.
+"""Presence check: decide whether a photo shows the subject at all.
 
-SAM returns a mask for any prompt, even if the subject is absent. A logistic rule combines presence scores that
-separate the two cases; its thresholds set which share of the photos of the subject may be called unsure or not found.
-Weights and thresholds are only valid for the SAM that the rule was calibrated on.
+SAM returns a mask for any prompt, even if the subject is absent. So each mask is measured by presence scores (module
+`presence_scores`). A rule turns them into the probability that the mask shows the subject (logistic regression), and
+two thresholds turn that into a verdict: found, unsure, or not found. The rule comes from `evaluate presence`; it is
+valid only for the SAM that it was calibrated on.
 """
 
 import json

@@ -21,7 +21,8 @@ class Signals:
     Attributes:
         likeness: highest confidence inside the mask, relative to the reference's own inside its mask.
         contrast: mean confidence inside the mask minus that outside.
-        cycle: IoU of the reference mask with the mask found in the reference photo if this mask is the reference.
+        cycle: the way back: with this mask as the reference, IoU of the mask found in the reference photo with the one
+            that was given.
         score: predicted IoU of the mask.
         appearance: cosine of an image encoder's features of the two cut-outs; None without an encoder.
     """

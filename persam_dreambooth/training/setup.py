@@ -89,6 +89,8 @@ def setup(config: TrainingConfig) -> Setup:
     optimizer.check(config.optimization)
     accelerator = _accelerator(config)
     quantized.check(config.model, accelerator.device)
+    if resume_from and (changed := resuming.changed_flags(config)):
+        say(f"flags changed since {resume_from}: {changed}")
     if config.output.resume_from_checkpoint and resume_from is None:
         say(f"no checkpoint in {config.output.output_dir} yet: the run starts from the beginning")
     concepts = read_concepts(config)

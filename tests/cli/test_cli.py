@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import sysconfig
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -232,6 +233,18 @@ def test_number_outside_bounds_is_refused(verb, declared):
             Flags.__post_init__(built)
 
 
+@pytest.mark.parametrize(
+    "verb", [[], *([verb] for verb in VERBS), ["evaluate", "generation"], ["evaluate", "checkpoints"]]
+)
+def test_help_fits_a_terminal_of_80_columns(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with suppress(SystemExit):
+        main([*verb, "--help"])
+    text = capsys.readouterr().out
+    assert [line for line in text.splitlines() if len(line) > 80 and not line.startswith("    --")] == []
+    assert not [line for line in text.splitlines() if line.endswith("-")]  # names such as sam-vit-huge stay whole
+
+
 HEAVY = ("torch", "transformers", "diffusers", "accelerate", "peft", "datasets", "gradio")
 
 
@@ -430,7 +443,7 @@ def test_list_in_config_is_multi_value_flag(config):
         ("- images\n- photos\n", ["key: value"]),
         ("just text\n", ["key: value"]),
         ("", ["key: value"]),
-        ("images: [photos\n", ["not readable YAML"]),
+        ("images: [photos\n", ["not readable YAML (line 2: expected"]),
         ("images: photos\n  output: out\n", ["not readable YAML"]),
         ("batch_size: many\n", ["--batch_size", "many"]),
         ("batch_size: 2.5\n", ["--batch_size", "2.5"]),

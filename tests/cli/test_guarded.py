@@ -78,8 +78,14 @@ def test_imports_print_nothing(tmp_path):
     """diffusers, and torch below it, warn when torchao is installed in another version than they know."""
     layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q.lora"
     save_file({f"{layer}.{end}.weight": torch.ones(4, 4) for end in ("down", "up")}, tmp_path / "lora.safetensors")
-    words = ["convert", "--model", "lora.safetensors", "--output", "dog.safetensors"]
-    command = [sys.executable, "-m", "persam_dreambooth.cli", *words]
+    code = "import persam_dreambooth as pd; pd.train; print(pd.convert_lora('lora.safetensors', 'dog.safetensors'))"
+    command = [sys.executable, "-c", code]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0 and "dog.safetensors" in run.stdout and run.stderr == ""
+
+
+@pytest.mark.parametrize(("text", "shown"), [("<enum 'KernelPreference'> is", False), ("<enum 'Mine'> is", True)])
+def test_warnings_about_enums_are_silenced_for_torchao_only(text, shown):
+    record = logging.makeLogRecord({"msg": "%s an Enum subclass", "args": (text,)})
+    assert bool(logging.getLogger("torch.utils._pytree").filter(record)) == shown

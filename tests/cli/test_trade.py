@@ -79,6 +79,22 @@ def test_training_accepts_flags_printed_by_import(tmp_path, command):
     np.testing.assert_array_equal(np.asarray(files.read_photo(instance.photo)), pixels)
 
 
+@pytest.mark.parametrize(
+    ("captions", "expected"), [(0, ["--instance_prompt"]), (1, ["--caption_extension", "--instance_prompt"])]
+)
+def test_import_asks_for_prompt_of_photos_without_caption(captions, expected, tmp_path, command):
+    pixels, disc = scene(20, 30)
+    for number in range(2):
+        files.write_picture(Image.fromarray(pixels), tmp_path / "photos" / f"{number}.png")
+        files.write_mask(disc, tmp_path / "masks" / f"{number}.png")
+        if number < captions:
+            (tmp_path / "photos" / f"{number}.txt").write_text("a sks dog on grass")
+    given = ("--images", tmp_path / "photos", "--masks", tmp_path / "masks")
+    code, printed, _ = command("import", "--from", "kohya", *given, "--output", tmp_path / "back")
+    flags = [word for word in printed.splitlines()[-1].split() if word.startswith("--")]
+    assert (code, flags) == (0, ["--instance_data_dir", "--instance_mask_dir", *expected])
+
+
 def test_uncertain_photos_are_left_out_and_named(tmp_path, command):
     entries = []
     for number, (name, verdict) in enumerate({"dog": "found", "sofa": "not found"}.items()):

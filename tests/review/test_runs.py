@@ -143,9 +143,14 @@ def test_state_changes_with_steps_pictures_and_end(tmp_path):
 
 def test_only_differing_settings_are_listed(run, tmp_path):
     (tmp_path / "training_config.yaml").write_text(
-        (run / "training_config.yaml").read_text().replace("max_train_steps: 6", "max_train_steps: 7")
+        (run / "training_config.yaml")
+        .read_text()
+        .replace("max_train_steps: 6", "max_train_steps: 7")
+        .replace("class_prompt: null", "class_prompt: a dog")
+        .replace("masked_loss: true", "masked_loss: false")
     )
-    assert runs.differing_settings(run, tmp_path) == {"max_train_steps": ("6", "7")}
+    differing = {"max_train_steps": ("6", "7"), "class_prompt": ("unset", "a dog"), "masked_loss": ("on", "off")}
+    assert runs.differing_settings(run, tmp_path) == differing
     assert runs.differing_settings(run, run) == {}
 
 

@@ -307,7 +307,9 @@ def test_mismatched_or_damaged_checkpoint_is_refused(flags, capsys):
     Path("output/training_config.yaml").write_text(saved)
     Path("output/checkpoint-1/optimizer.bin").write_bytes(b"garbage")
     assert main(["train", *as_words(flags), *go_on, "--use_lora", "--rank", "2"]) == 2
-    assert "cannot resume from output/checkpoint-1" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "cannot resume from output/checkpoint-1" in printed.err
+    assert "flags changed since output/checkpoint-1: --max_train_steps 2 (was 1), --checkpointing_steps" in printed.out
 
 
 def test_nan_loss_stops_run_and_keeps_checkpoints(flags, capsys):

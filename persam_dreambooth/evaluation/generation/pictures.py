@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from persam_dreambooth import generation
@@ -14,6 +13,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.features import Masked
 from persam_dreambooth.evaluation.generation.models import Model
 from persam_dreambooth.evaluation.generation.prompts import Prompt
+from persam_dreambooth.generated_folder import named_pictures, save_picture
 from persam_dreambooth.photos import files
 from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
 
@@ -73,7 +73,7 @@ def draw_pictures(model: Model, drawing: Drawing, folder: Path) -> dict[tuple[st
     identity = {"model": model.source, **weights, **drawing.identity()}
     known = files.refuse_other_runs(folder.parent, SETTINGS_NAME, identity, "drawing run", (folder.name,))
     texts = [prompt.text for prompt in drawing.prompts]
-    paths = generation.named_pictures(folder, texts, drawing.num_images, drawing.seed)
+    paths = named_pictures(folder, texts, drawing.num_images, drawing.seed)
     missing = [(key, path) for key, path in paths.items() if not _shows(path, *key)]
     if not missing:
         return paths
@@ -83,17 +83,14 @@ def draw_pictures(model: Model, drawing: Drawing, folder: Path) -> dict[tuple[st
         files.write_json(identity, folder.parent / SETTINGS_NAME)
     for (text, seed), path in tqdm(missing, f"Drawing, {model.title}", unit="picture"):
         picture = generation.draw(pipeline, text, seed, **drawing.settings)
-        generation.save_picture(picture, path, model.source, dict(drawing.settings))
+        save_picture(picture, path, model.source, dict(drawing.settings))
     return paths
 
 
 def _shows(path: Path, prompt: str, seed: int) -> bool:
     """Check that a file exists and that its metadata names this prompt and seed."""
-    try:
-        with Image.open(path, formats=("PNG",)) as picture:
-            return (picture.info.get("prompt"), picture.info.get("seed")) == (prompt, str(seed))
-    except OSError:  # absent or damaged
-        return False
+    texts = files.picture_texts(path)
+    return (texts.get("prompt"), texts.get("seed")) == (prompt, str(seed))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from persam_dreambooth.atomic_io import UNFINISHED
 from persam_dreambooth.errors import UserError, listed
 from persam_dreambooth.flag_values import with_new_names
-from persam_dreambooth.flags import flags_of
+from persam_dreambooth.flags import flags_of, setting_text
 from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME, PIPELINE_INDEX, adapter_folders
 from persam_dreambooth.photos import files
 from persam_dreambooth.text_files import read_yaml
@@ -57,17 +57,19 @@ def choose_start(config: TrainingConfig) -> Path | None:
         _check_groups(before, config)
         _check_base(before, config)
     elif wanted and CONFIG_NAME in held:
-        _check_unfinished(output)
+        if _is_over(output):
+            raise UserError(
+                f"--resume_from_checkpoint latest: {output} holds a finished model and no checkpoint to resume from; "
+                "choose another --output_dir"
+            )
         other = {flag.name for group in (ValidationConfig, OutputConfig) for flag in fields(group)}
         _check_same(_saved(config), config, (name for name in config.flat() if name not in other))
     elif held:
         names = listed(held)
         if CONFIG_NAME not in held:
             raise UserError(f"--output_dir {output} holds other files ({names}); choose a new or an empty folder")
-        raise UserError(
-            f"--output_dir {output} holds another run ({names}); choose another folder, or resume it with "
-            "--resume_from_checkpoint latest"
-        )
+        remedy = "" if _is_over(output) else ", or resume it with --resume_from_checkpoint latest"
+        raise UserError(f"--output_dir {output} holds another run ({names}); choose another folder{remedy}")
     return chosen
 
 
@@ -102,12 +104,20 @@ def alone(config: TrainingConfig, start: Path | None) -> Iterator[None]:
         lock.release()
 
 
-def _check_unfinished(output: Path) -> None:
-    if any((output / name).exists() for name in (PIPELINE_INDEX, LORA_NAME)) or adapter_folders(output):
-        raise UserError(
-            f"--resume_from_checkpoint latest: {output} holds a finished model and no checkpoint to resume from; "
-            "choose another --output_dir"
-        )
+def changed_flags(config: TrainingConfig) -> str:
+    """Name the flags that differ from those of the run in the output folder, with both values; "" if none does."""
+    before, now = _saved(config), config.to_save()
+    return ", ".join(
+        f"--{name} {setting_text(value)} (was {setting_text(before[name])})"
+        for name, value in now.items()
+        if name in before and before[name] != value and name != "resume_from_checkpoint"
+    )
+
+
+def _is_over(output: Path) -> bool:
+    """Return whether a run has saved its model and holds no checkpoint to resume from."""
+    saved = any((output / name).exists() for name in (PIPELINE_INDEX, LORA_NAME)) or bool(adapter_folders(output))
+    return saved and not checkpoint.checkpoints(output)
 
 
 def _check_same(before: dict[str, Any], config: TrainingConfig, names: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
 """LoHa and LoKr in LyCORIS's format: by LyCORIS's formulas, the file changes every weight as peft's adapters do.
 
 `weight_change` is what LyCORIS (`functional/loha.py` and `lokr.py`) and ComfyUI (`weight_adapter`) compute from such a
-file. Both were also run by hand, see docs/training.md.
+file. Both were also run by hand, see docs/adapters.md.
 """
 
 import json

@@ -61,6 +61,8 @@ def test_latest_restarts_only_with_same_flags(flags, capsys):
     assert "the run starts from the beginning" in capsys.readouterr().out
     assert train(flags, "--use_lora", resume_from_checkpoint="latest", max_train_steps=1) == 2
     assert "holds a finished model" in capsys.readouterr().err
+    assert train(flags, "--use_lora", max_train_steps=1) == 2
+    assert "choose another folder\n" in capsys.readouterr().err
     (Path("output") / LORA_NAME).unlink()  # as if killed before saving it
     assert train(flags, "--use_lora", resume_from_checkpoint="latest", max_train_steps=1, learning_rate=1e-4) == 2
     assert "the run had learning_rate 0.001, not 0.0001" in capsys.readouterr().err

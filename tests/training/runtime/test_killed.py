@@ -8,7 +8,7 @@ import pytest
 from persam_dreambooth.model_folder import LORA_NAME
 from persam_dreambooth.training.runtime.checkpoint_files import read_progress
 from tests.kills import signal_when_exists
-from tests.training.runs import same_weights, start, train
+from tests.training.runs import fork, same_weights, train
 
 FLAGS = {  # 3 photos, one per batch, two batches per step: the second step of an epoch has only one batch
     "max_train_steps": 5,
@@ -38,7 +38,7 @@ def uninterrupted(flags):
 @pytest.mark.parametrize("moment", ["training_config.yaml", ".checkpoint-2.partial/optimizer.bin", "checkpoint-4"])
 def test_killed_run_is_resumed(uninterrupted, moment, capsys):
     output = Path("output")
-    signal_when_exists(start(uninterrupted, *SWITCHES), output, moment, signal.SIGKILL)
+    signal_when_exists(fork(uninterrupted, *SWITCHES), output, moment, signal.SIGKILL)
     kept = list(output.glob("checkpoint-*"))
     assert not (output / LORA_NAME).exists() and bool(kept) == (moment == "checkpoint-4")
     assert train(uninterrupted, *SWITCHES, resume_from_checkpoint="latest") == 0

@@ -89,6 +89,7 @@ def _call(
 ) -> None:
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    multiprocessing.set_start_method(None, force=True)  # the platform's, as in a new interpreter, for loader workers
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import wait
@@ -24,9 +25,9 @@ class Fork:
     """A call of a function in a process of its own, with what tests use of `subprocess.Popen`.
 
     Args:
-        run: a function of a module.
-        arguments: its arguments; its result, or what it gives to `sys.exit`, is the exit code.
-        environment: variables to add to this process's, which is also where the working folder comes from.
+        run: a function of a module; what it returns, or gives to `sys.exit`, is the exit code.
+        arguments: its arguments.
+        environment: variables that it has besides this process's.
     """
 
     def __init__(self, run: Callable[..., object], *arguments: object, environment: Mapping[str, str] | None = None):
@@ -36,6 +37,7 @@ class Fork:
         self._process = CONTEXT.Process(target=_call, args=(self._files, Path.cwd(), given, run, arguments))
         self._process.start()
         self.pid, self.sentinel = self._process.pid, self._process.sentinel
+        weakref.finalize(self, self._process.kill)  # does nothing to one that has ended
 
     @property
     def returncode(self) -> int | None:

@@ -4,6 +4,7 @@ They are real processes, with signals, exit codes, locks and files of their own.
 scripts, launchers or a shell that sets limits, run a new interpreter instead.
 """
 
+import atexit
 import multiprocessing
 import os
 import sys
@@ -95,4 +96,7 @@ def _call(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.exit(run(*arguments))
+    try:
+        sys.exit(run(*arguments))
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing ends its processes without

@@ -1,8 +1,5 @@
 """Tools of tinyworld's scripts: resumable training, helpful loading errors, and measures."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -67,16 +64,10 @@ def test_missing_or_damaged_model_names_rebuild_command(tmp_path, monkeypatch):
         load(SamModel, folder)
 
 
-def demo_without_models(output):
-    models.SAM = Path("gone/sam")
-    import demo
-
-    sys.argv[1:] = ["--output", output]
-    demo.main()
-
-
 def test_demo_without_models_prints_one_line_and_writes_nothing(tmp_path):
-    done = Fork(demo_without_models, str(tmp_path / "demo"))
+    code = f"import models, pathlib, sys\nsys.argv[1:] = ['--output', {str(tmp_path / 'demo')!r}]\n"
+    code += "models.SAM = pathlib.Path('gone/sam')\nimport demo\ndemo.main()"
+    done = Fork(exec, code, {"__name__": "__main__"})
     errors = done.communicate(timeout=120)[1].decode()
     assert done.returncode == 2
     assert errors.strip().splitlines()[-1].startswith("error: gone/sam holds no model; rebuild it")

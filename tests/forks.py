@@ -5,6 +5,7 @@ scripts, launchers or a shell that sets limits, run a new interpreter instead.
 """
 
 import atexit
+import faulthandler
 import multiprocessing
 import os
 import sys
@@ -66,7 +67,7 @@ class Fork:
 def fork_ranks(processes: int, run: Callable[..., object], *arguments: object, **environment: str) -> str:
     """Call a function in N processes that find each other as those of `torchrun` do; return what they printed.
 
-    As there, the store through which they meet outlives them, and one that fails ends the others.
+    As with torchrun, the store through which they meet outlives them, and the first failure ends them all.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
@@ -92,6 +93,7 @@ def _call(
 ) -> None:
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    faulthandler.enable()
     multiprocessing.set_start_method(None, force=True)  # the platform's, as in a new interpreter, for loader workers
     os.chdir(folder)
     os.environ.clear()

@@ -34,7 +34,7 @@ NAMED = dict(zip(PIPELINES, FAMILIES.values(), strict=True))
 every_family = pytest.mark.parametrize(
     "base", ["epsilon", *(name for name in NAMED if name != "stable-diffusion")], indirect=True
 )
-"""Limits the fixture `base` to one prediction type a family, for tests in which the target of the loss plays no part."""
+"""Limits the fixture `base` to one prediction type a family, for tests that do not depend on the target."""
 
 
 def configure(base, model=None, mask=None, optimization=None, data=None, output=None):

@@ -20,7 +20,7 @@ demo: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/tinyworld/demo.py --output demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --durations 25
 
 # All but browsers, trainings and kills: the list is SLOW in tests/conftest.py.
 test-fast: $(READY)

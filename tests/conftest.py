@@ -83,8 +83,13 @@ SLOW = (
 """Prefixes of the tests that `make test-fast` skips; it also skips all tests that open a browser."""
 
 
-def pytest_collection_modifyitems(items):
-    """Mark slow tests by `SLOW`.
+def pytest_configure(config):
+    """Keep xdist from starting the files with the most tests first: the longest have few."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(config, items):
+    """Mark slow tests by `SLOW`; with several workers run them first, so that none is left alone with a long file.
 
     Raises:
         UsageError: an entry names a file that is gone.
@@ -95,6 +100,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.nodeid.startswith(SLOW) or "browser" in item.fixturenames:
             item.add_marker("slow")
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.nodeid.startswith(SLOW))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -102,7 +102,7 @@ def signal_when_exists(process, folder: Path, pattern: str, number: int, codes: 
     """Send a signal to a started process as soon as a file or folder exists; return what it printed.
 
     Args:
-        process: a `Popen` with pipes for stdout and stderr.
+        process: a `Popen` with pipes for stdout and stderr, or a `Fork`.
         folder: where the process writes; it may be absent.
         pattern: the file's path below it, as for `Path.glob`.
         number: the signal.

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from PIL import ExifTags, Image
 import quickstart
 import segment_album
 import train_from_python
+from tests.forks import Fork
 from toy_photos import draw, save_photos
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +79,7 @@ def test_train_from_python_compares_two_runs(models, tmp_path, capsys):
     assert f"1 pictures, such as {tmp_path / 'out/plain/validation/step-000002-0.png'}" in printed
 
 
-def test_the_notebook_runs_from_top_to_bottom_and_is_stored_without_outputs(tmp_path):
+def test_the_notebook_runs_from_top_to_bottom_and_is_stored_without_outputs(tmp_path, monkeypatch):
     cells = json.loads((ROOT / "examples/quickstart.ipynb").read_text())["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
@@ -88,16 +87,11 @@ def test_the_notebook_runs_from_top_to_bottom_and_is_stored_without_outputs(tmp_
     assert source.count("STEPS = 200\n") == 1
     # A notebook looks for the clone above its own folder; this one runs in a folder of its own, beside a link.
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
-    run = subprocess.run(
-        [sys.executable, "-c", source.replace("STEPS = 200\n", "STEPS = 2\n")],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert "00.png reference None None" in run.stdout and "mean loss" in run.stdout
+    monkeypatch.chdir(tmp_path)
+    run = Fork(exec, source.replace("STEPS = 200\n", "STEPS = 2\n"), {"__name__": "__main__"})
+    printed, errors = (text.decode() for text in run.communicate(timeout=600))
+    assert run.returncode == 0, errors[-3000:]
+    assert "00.png reference None None" in printed and "mean loss" in printed
     assert len(list((tmp_path / "quickstart/pictures").glob("a-sks-dog-*.png"))) == 4
 
 

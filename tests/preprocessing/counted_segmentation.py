@@ -27,7 +27,11 @@ def late(self, subject):
     open_folder(self, subject)
 
 
-if __name__ == "__main__":
+def segment(words):
     MaskWriter.add = counted
     MaskStore.open = late
-    sys.exit(guarded("segment", run, sys.argv[1:]))
+    return guarded("segment", run, words)
+
+
+if __name__ == "__main__":
+    sys.exit(segment(sys.argv[1:]))

@@ -14,6 +14,8 @@ from PIL import Image
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, append_entry, read_manifest, write_manifest
 from persam_dreambooth.preprocessing.mask_store import SUBJECT_NAME
+from tests.forks import fork_ranks
+from tests.preprocessing import counted_segmentation
 from tests.scene import scene
 
 PHOTOS = 7
@@ -35,20 +37,27 @@ def album(tmp_path_factory):
     return folder
 
 
-def segment(album, output, notes, *flags, processes=1):
-    """Run the command in one or more processes; return the photos that each process segmented."""
+LAUNCHERS = {
+    1: ["accelerate.commands.launch", "--cpu", "--num_processes", "1"],
+    2: ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+}
+
+
+def segment(album, output, notes, *flags, processes=1, launched=False):
+    """Run the command in one or more processes, forked or by a launcher; return the photos that each segmented."""
     notes.mkdir(parents=True)
     words = ["--images", album / "photos", "--reference", album / "photos" / "00.png"]
     words += ["--reference_mask", album / "mask.png", "--output", output, "--sam", SAM, "--device", "cpu"]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
-    if processes == 1:
-        launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", 1]
-    command = [sys.executable, *launcher, "-m", "tests.preprocessing.counted_segmentation", *words, *flags]
-    done = subprocess.run(
-        list(map(str, command)), env=os.environ | {"NOTES": str(notes)}, cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, [sorted(path.read_text().split()) for path in sorted(notes.iterdir())]
+    words = list(map(str, [*words, *flags]))
+    if launched:
+        command = [sys.executable, "-m", *LAUNCHERS[processes], "-m", counted_segmentation.__name__, *words]
+        environment = os.environ | {"NOTES": str(notes)}
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        printed = done.stdout
+    else:
+        printed = fork_ranks(processes, counted_segmentation.segment, words, NOTES=str(notes))
+    return printed, [sorted(path.read_text().split()) for path in sorted(notes.iterdir())]
 
 
 def masks(output):
@@ -65,13 +74,13 @@ def assert_same_masks(output, other_output):
 @pytest.fixture(scope="module")
 def single(album, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    _, (segmented,) = segment(album, folder / "out", folder / "notes")
+    _, (segmented,) = segment(album, folder / "out", folder / "notes", launched=True)
     assert len(segmented) == PHOTOS
     return folder / "out"
 
 
 def test_two_processes_equal_one_without_repeating_photos(album, single, tmp_path):
-    printed, shares = segment(album, tmp_path / "out", tmp_path / "notes", processes=2)
+    printed, shares = segment(album, tmp_path / "out", tmp_path / "notes", processes=2, launched=True)
     assert len(shares) == 2
     assert all(len(share) >= PHOTOS // 2 for share in shares)
     assert sorted(shares[0] + shares[1]) == [f"{number:02}.png" for number in range(PHOTOS)]

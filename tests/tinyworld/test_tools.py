@@ -1,9 +1,5 @@
 """Tools of tinyworld's scripts: resumable training, helpful loading errors, and measures."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -21,10 +17,9 @@ from measures import colour_maps, fidelity, interval, measure
 from models import tokenizer
 from persam_dreambooth.errors import UserError
 from subjects import COLOURS, Identity
+from tests.forks import Fork
 from train_sam import ask, label_tables
 from world import SCENES
-
-ROOT = Path(__file__).parents[2]
 
 
 class Killed(Exception):
@@ -70,12 +65,12 @@ def test_missing_or_damaged_model_names_rebuild_command(tmp_path, monkeypatch):
 
 
 def test_demo_without_models_prints_one_line_and_writes_nothing(tmp_path):
-    code = f"import sys; sys.path[:0] = [{str(ROOT / 'experiments' / 'tinyworld')!r}]\n"
-    code += "import models, pathlib\nmodels.SAM = pathlib.Path('gone/sam')\nimport demo\ndemo.main()"
-    given = [sys.executable, "-c", code, "--output", str(tmp_path / "demo")]
-    done = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    code = f"import models, pathlib, sys\nsys.argv[1:] = ['--output', {str(tmp_path / 'demo')!r}]\n"
+    code += "models.SAM = pathlib.Path('gone/sam')\nimport demo\ndemo.main()"
+    done = Fork(exec, code, {"__name__": "__main__"})
+    errors = done.communicate(timeout=120)[1].decode()
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("error: gone/sam holds no model; rebuild it")
+    assert errors.strip().splitlines()[-1].startswith("error: gone/sam holds no model; rebuild it")
     assert not (tmp_path / "demo").exists()
 
 

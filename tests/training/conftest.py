@@ -1,6 +1,6 @@
 """Small random base models on disk, one of each family and prediction type, and the flags of a short run."""
 
-from pathlib import Path
+import shutil
 
 import numpy as np
 import pytest
@@ -52,18 +52,27 @@ def process_state():
     PartialState()
 
 
-@pytest.fixture
-def flags(models, tmp_path, monkeypatch):
-    """Flags of a short run on three photos with masks; changes to an empty working folder."""
-    monkeypatch.chdir(tmp_path)
-    for folder in ("photos", "masks"):
-        Path(folder).mkdir()
+@pytest.fixture(scope="session")
+def photos_and_masks(tmp_path_factory):
+    """A folder with `photos` and `masks`, to be copied."""
+    folder = tmp_path_factory.mktemp("three")
+    for kind in ("photos", "masks"):
+        (folder / kind).mkdir()
     for name in NAMES:
         photo = Image.open(PHOTOS / f"{name}.jpg")
-        photo.save(f"photos/{name}.png")
+        photo.save(folder / f"photos/{name}.png")
         mask = np.zeros((photo.height, photo.width), dtype=np.uint8)
         mask[photo.height // 4 : -photo.height // 4, photo.width // 4 : -photo.width // 4] = 255
-        Image.fromarray(mask).save(f"masks/{name}.png")
+        Image.fromarray(mask).save(folder / f"masks/{name}.png")
+    return folder
+
+
+@pytest.fixture
+def flags(models, photos_and_masks, tmp_path, monkeypatch):
+    """Flags of a short run on three photos with masks; changes to an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    for kind in ("photos", "masks"):
+        shutil.copytree(photos_and_masks / kind, kind)
     return {
         "pretrained_model_name_or_path": models / "stable-diffusion",
         "instance_data_dir": "photos",

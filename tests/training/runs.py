@@ -1,6 +1,7 @@
-"""Run trainings: through the command line in this process, or through the script in separate processes."""
+"""Run trainings: through the command line in this process, or through the script in other processes."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from safetensors import safe_open
 
 from persam_dreambooth.cli import main
+from tests.forks import Fork, fork_ranks
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "train_dreambooth_persam.py"
@@ -34,17 +36,25 @@ def train(flags, *switches, **more):
 
 
 def start(flags, *switches, launcher=(), **keywords):
-    """Start the script in a separate process, or in several through a launcher."""
+    """Start the script in a new interpreter, or in several through a launcher."""
     command = [sys.executable, *launcher, str(SCRIPT), *switches, *as_words(flags)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keywords)
 
 
+def fork(flags, *switches):
+    """Start the script in a forked process."""
+    return Fork(run_script, [*switches, *as_words(flags)])
+
+
 def launch(processes, flags, *switches):
-    """Run the script on N CPU processes; `accelerate launch --cpu` would start only one."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [*torchrun, str(SCRIPT), *switches, *as_words(flags)]
-    return _run(command, os.environ).stdout
+    """Run the script in N processes, as torchrun does."""
+    return fork_ranks(processes, run_script, [*switches, *as_words(flags)])
+
+
+def run_script(words):
+    sys.argv = [str(SCRIPT), *words]
+    runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
 def accelerate_launch(config, flags, *switches, script=SCRIPT, launcher=()):
@@ -56,7 +66,7 @@ def accelerate_launch(config, flags, *switches, script=SCRIPT, launcher=()):
 
 
 def _run(command, environment):
-    environment = environment | {"PYTHONPATH": str(ROOT)}
+    environment = environment | {"PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-6000:]
     return run

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from persam_dreambooth.errors import UserError
@@ -30,6 +31,10 @@ KINDS = {
     "dora": {"use_lora": True, "use_dora": True},
 }
 NAMED = dict(zip(PIPELINES, FAMILIES.values(), strict=True))
+every_family = pytest.mark.parametrize(
+    "base", ["epsilon", *(name for name in NAMED if name != "stable-diffusion")], indirect=True
+)
+"""Limits the fixture `base` to one prediction type a family, for tests that do not depend on the target."""
 
 
 def configure(base, model=None, mask=None, optimization=None, data=None, output=None):

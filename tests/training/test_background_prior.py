@@ -14,7 +14,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from persam_dreambooth.training.objective import training_loss
 from tests.training.runs import launch, train
-from tests.training.small import KINDS, SIDE, batch_for, make, noised_for, tokenized, trained_parameters
+from tests.training.small import (
+    KINDS,
+    SIDE,
+    batch_for,
+    every_family,
+    make,
+    noised_for,
+    tokenized,
+    trained_parameters,
+)
 
 every_kind = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "dora"])
 
@@ -110,6 +119,7 @@ ROUNDING = 1e-12
 """Squared difference of two forward passes of equal weights; on some processors it is not exactly zero."""
 
 
+@every_family
 @every_kind
 def test_untrained_model_equals_its_base(base, kind):
     dropout = {"lora_dropout": 0.3} if "lora" in kind else {}
@@ -122,6 +132,7 @@ def test_untrained_model_equals_its_base(base, kind):
     assert loss_of(family, batch, other)[1]["background_prior_loss"] > 1e3 * ROUNDING
 
 
+@every_family
 @every_kind
 def test_terms_act_on_opposite_sides_of_mask(base, kind):
     config, family, batch = drifted_family(base, kind, weight=0.0)
@@ -135,6 +146,7 @@ def test_terms_act_on_opposite_sides_of_mask(base, kind):
     assert torch.equal(terms["instance_loss"], before["instance_loss"])
 
 
+@every_family
 @pytest.mark.parametrize("breaks", [False, True])
 @pytest.mark.parametrize("kind", ["lora", "lora-text"])
 def test_adapters_are_re_enabled(base, kind, breaks):
@@ -165,6 +177,7 @@ def test_adapters_are_re_enabled(base, kind, breaks):
     assert modes == [[module.training for module in part.modules()] for part in parts]
 
 
+@every_family
 @pytest.mark.parametrize("kind", ["full", "full-text"])
 def test_trained_modules_are_restored_if_base_model_fails(base, kind):
     config, family, batch = drifted_family(base, kind)
@@ -176,6 +189,7 @@ def test_trained_modules_are_restored_if_base_model_fails(base, kind):
     assert all(family.trained()[name] is part for name, part in parts.items())
 
 
+@every_family
 @every_kind
 def test_base_stays_frozen_during_training(base, kind):
     config, family, batch = drifted_family(base, kind, drift=0.0)
@@ -205,6 +219,7 @@ def test_base_stays_frozen_during_training(base, kind):
     assert torch.equal(family.predict_base(noised, batch.class_prompt), first)
 
 
+@every_family
 @every_kind
 def test_draws_no_random_numbers(base, kind):
     """Not even if the base model has dropout."""
@@ -276,6 +291,7 @@ def test_combines_with_all_other_options(flags, kind):
     assert "background prior weight 0.5" in Path("output/README.md").read_text()
 
 
+@every_family
 @pytest.mark.parametrize("kind", ["full-text", "lora-text"])
 def test_bf16_follows_float32(base, kind):
     """The frozen copy is in bf16 like the trained model, so they differ by the training only."""

@@ -1,8 +1,6 @@
 """`train` called from Python: several times in a process, in a thread, with callbacks, and what it returns."""
 
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 import persam_dreambooth as pd
 from tests.parity.diffusers_cases import logged_losses
-from tests.training.runs import SCRIPT, as_words, same_weights
+from tests.training.runs import fork, same_weights
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 OTHERS = {
@@ -30,19 +28,12 @@ def settings(flags):
 
 def test_every_run_of_a_process_ends_as_in_a_process_of_its_own(settings):
     """Bit for bit, each with another precision or accumulation than the one before."""
-    own = {
-        name: subprocess.Popen(
-            [sys.executable, str(SCRIPT), *as_words(settings | more | {"output_dir": f"own-{name}"})],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name, more in OTHERS.items()
-    }
+    own = {name: fork(settings | more | {"output_dir": f"own-{name}"}) for name, more in OTHERS.items()}
     for name, more in OTHERS.items():
         pd.train(pd.TrainingConfig(**settings | more | {"output_dir": name}))
     for name, process in own.items():
-        assert process.wait() == 0, process.stderr.read()
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors.decode()
         assert same_weights(Path(name) / WEIGHTS, Path(f"own-{name}") / WEIGHTS), name
 
 

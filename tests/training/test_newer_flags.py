@@ -17,7 +17,7 @@ from persam_dreambooth.training.families.sdxl import add_edm_noise
 from persam_dreambooth.training.runtime.optimizer import build_optimizer
 from random_models import random_sdxl, random_vae
 from tests.training.runs import train
-from tests.training.small import configure, make, photos_of
+from tests.training.small import configure, every_family, make, photos_of
 
 LORA = "pytorch_lora_weights.safetensors"
 
@@ -154,6 +154,7 @@ def test_dropped_caption_is_the_empty_prompt(flags):
     assert not all(torch.equal(one[key], three[key]) for key in one)
 
 
+@every_family
 def test_every_family_encodes_the_empty_prompt(base):
     _, family = make(base)
     with torch.no_grad():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from persam_dreambooth.training.objective import training_loss
-from tests.training.small import batch_for, make, trained_parameters
+from tests.training.small import batch_for, every_family, make, trained_parameters
 
 
 def gradient(family, config, batch):
@@ -26,8 +26,9 @@ def gradient(family, config, batch):
     return kept[0].grad
 
 
-@pytest.mark.parametrize("class_images", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "class_images"), [(torch.float32, True), (torch.bfloat16, False)], ids=["float32-class", "bf16"]
+)
 @pytest.mark.parametrize(
     ("model", "mask", "optimization"),
     [
@@ -64,6 +65,7 @@ UNUSED = ("transformer_blocks.1.attn", "transformer_blocks.1.txt_mlp", "x_pad_to
 pads latents only where their number is no multiple of 32."""
 
 
+@every_family
 @pytest.mark.parametrize("model", [{}, {"use_lora": True}, {"use_lora": True, "train_text_encoder": True}])
 def test_background_changes_no_gradient(base, model):
     """Whatever the error in the background, the gradient of every trained weight is the same."""
@@ -93,6 +95,7 @@ def test_background_changes_no_gradient(base, model):
     assert all(gradient is other or torch.equal(gradient, other) for gradient, other in zip(calm, wild, strict=True))
 
 
+@every_family
 def test_masks_do_not_affect_class_images(base):
     config, family = make(base)
     batch = batch_for(family, class_images=True)
@@ -129,6 +132,7 @@ def test_min_snr_weights_each_photo_by_its_timestep(base):
     torch.testing.assert_close(terms["instance_loss"], expected.detach(), rtol=1e-4, atol=1e-6)
 
 
+@every_family
 @pytest.mark.parametrize("model", [{}, {"train_text_encoder": True}, {"use_lora": True}])
 def test_trained_weights_change_and_frozen_ones_do_not(base, model):
     config, family = make(base, model)

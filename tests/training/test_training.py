@@ -84,14 +84,13 @@ def test_saved_config_reproduces_run_from_any_folder(flags, monkeypatch):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize("resume_at", [2, 3])  # within an epoch of two batches, and one batch into the next
 @pytest.mark.parametrize(
-    "switches",
+    ("switches", "resume_at"),  # after an epoch of two batches, and one batch into the next
     [
-        (),
-        ("--use_lora", "--train_text_encoder", "--mixed_precision=bf16"),
-        ("--train_text_encoder", *PRIOR),
-        ("--use_lora", "--train_text_encoder", *PRIOR),
+        ((), 2),
+        (("--use_lora", "--train_text_encoder", "--mixed_precision=bf16"), 3),
+        (("--train_text_encoder", *PRIOR), 3),
+        (("--use_lora", "--train_text_encoder", *PRIOR), 2),
     ],
     ids=["full", "lora", "full-prior", "lora-prior"],
 )

@@ -1,11 +1,8 @@
 """`evaluate generation`: equal conditions for all models, nothing done twice, no output after errors."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +19,9 @@ from persam_dreambooth.evaluation.generation.models import Model
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
 from tests.evaluation.generation.conftest import argv, evaluate
+from tests.forks import Fork
 from tests.kills import signal_when_exists
 from tests.test_generation import save_lora
-
-ROOT = Path(__file__).parents[3]
 
 
 def read_metrics(options):
@@ -101,12 +97,9 @@ def test_every_model_starts_from_same_noise(options, generators):
 def test_run_killed_twice_resumes(options, tmp_path):
     """Killed in the middle of the first model's pictures, then after the first features of the photos."""
     output = Path(options["output"][0])
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     times: dict[Path, int] = {}
     for moment in ("models/one/pictures/a-sks-disc-on-the-beach-0.png", "features/*/*.safetensors"):
-        command = [sys.executable, "-m", "persam_dreambooth.cli", *argv(options)]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        signal_when_exists(process, output, moment, signal.SIGKILL)
+        signal_when_exists(Fork(main, argv(options)), output, moment, signal.SIGKILL)
         assert any(output.glob(moment)) and not (output / "metrics.json").exists()
         assert {path: path.stat().st_mtime_ns for path in times} == times
         made = [path for kind in ("pictures/*.png", "masks/*.png", "features/*/*") for path in output.rglob(kind)]

@@ -13,7 +13,16 @@ from persam_dreambooth.generation import generate, load_pipeline
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families import check_base_model, load_family
 from random_models import PIPELINES, random_sd3, random_sdxl
-from tests.training.small import KINDS, batch_for, configure, make, noised_for, prediction_of, trained_parameters
+from tests.training.small import (
+    KINDS,
+    batch_for,
+    configure,
+    every_family,
+    make,
+    noised_for,
+    prediction_of,
+    trained_parameters,
+)
 
 UNGUIDED = {"do_classifier_free_guidance": False}
 # Results of each pipeline's `encode_prompt`, in order, and its arguments for prompts of the training length.
@@ -158,6 +167,7 @@ def test_sdxl_gets_crop_position(pipelines):
     assert (prediction_of(family, elsewhere, batch) - here).abs().max() > 1e-3
 
 
+@every_family
 def test_denoiser_can_be_kept_off_device(base):
     """As FSDP needs, which moves the denoiser to the device shard by shard."""
     _, family = make(base)

@@ -3,12 +3,10 @@
 import signal
 from pathlib import Path
 
-import pytest
-
 from persam_dreambooth.model_folder import LORA_NAME
 from persam_dreambooth.training.runtime.checkpoint_files import read_progress
 from tests.kills import signal_when_exists
-from tests.training.runs import same_weights, start, train
+from tests.training.runs import fork, same_weights, train
 
 FLAGS = {  # 3 photos, one per batch, two batches per step: the second step of an epoch has only one batch
     "max_train_steps": 5,
@@ -27,23 +25,22 @@ FLAGS = {  # 3 photos, one per batch, two batches per step: the second step of a
 SWITCHES = ("--use_lora", "--train_text_encoder", "--with_prior_preservation", "--random_flip", "--offset_noise")
 
 
-@pytest.fixture
-def uninterrupted(flags):
-    flags = flags | FLAGS
-    assert train(flags, *SWITCHES, output_dir="whole") == 0
-    return flags
-
-
 # While the config is written, in the middle of a checkpoint, and some steps after one.
-@pytest.mark.parametrize("moment", ["training_config.yaml", ".checkpoint-2.partial/optimizer.bin", "checkpoint-4"])
-def test_killed_run_is_resumed(uninterrupted, moment, capsys):
-    output = Path("output")
-    signal_when_exists(start(uninterrupted, *SWITCHES), output, moment, signal.SIGKILL)
-    kept = list(output.glob("checkpoint-*"))
-    assert not (output / LORA_NAME).exists() and bool(kept) == (moment == "checkpoint-4")
-    assert train(uninterrupted, *SWITCHES, resume_from_checkpoint="latest") == 0
-    restarted = "no checkpoint in output yet: the run starts from the beginning" in capsys.readouterr().out
-    assert restarted == (not kept)
+MOMENTS = ("training_config.yaml", ".checkpoint-2.partial/optimizer.bin", "checkpoint-4")
+
+
+def test_run_killed_three_times_is_resumed(flags, capsys):
+    flags, output = flags | FLAGS, Path("output")
+    assert train(flags, *SWITCHES, output_dir="whole") == 0
+    resumed = flags
+    for moment in MOMENTS:
+        signal_when_exists(fork(resumed, *SWITCHES), output, moment, signal.SIGKILL)
+        assert not (output / LORA_NAME).exists()
+        assert any(output.glob("checkpoint-*")) == (moment == "checkpoint-4")
+        resumed = flags | {"resume_from_checkpoint": "latest"}
+    capsys.readouterr()
+    assert train(resumed, *SWITCHES) == 0
+    assert "resumed from output/checkpoint-4" in capsys.readouterr().out
     assert same_weights(output / LORA_NAME, Path("whole") / LORA_NAME)
     for name in ("optimizer.bin", "scheduler.bin"):
         expected, resumed = (Path(folder) / "checkpoint-4" / name for folder in ("whole", "output"))

@@ -1,38 +1,37 @@
 """Out of memory is reported in one line that names the flags that would help and are not set."""
 
-import os
-import subprocess
+import resource
 import sys
+from pathlib import Path
 
 import pytest
 
+from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.families.loading import naming
 from persam_dreambooth.training.runtime.process_state import memory_explained, savings
-from tests.training.runs import ROOT, as_words
+from tests.forks import Fork
+from tests.training.runs import as_words
 from tests.training.small import configure, make
 
-LIMITED = """
-import resource, sys
-from pathlib import Path
-import persam_dreambooth.training.main  # what --help does without, and this test limits the rest to
-from persam_dreambooth.cli import main
-now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (now + 100 * 2**20, -1))
-sys.exit(main(["train", *sys.argv[1:]]))
-"""
+
+def train_in_little_memory(words):
+    """Train with 100 MB more than what is taken up by the imports, which the fork server has made."""
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + 100 * 2**20, -1))
+    return main(["train", *words])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
 def test_out_of_memory_names_flags_that_help(flags):
     flags = flags | {"resolution": 512, "train_batch_size": 3, "report_to": "none"}
-    command = [sys.executable, "-c", LIMITED, *as_words(flags), "--gradient_checkpointing"]
-    run = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert run.returncode == 2, run.stderr[-3000:]
-    (line,) = [line for line in run.stderr.splitlines() if "error:" in line]
+    run = Fork(train_in_little_memory, [*as_words(flags), "--gradient_checkpointing"])
+    printed = run.communicate(timeout=300)[1].decode()
+    assert run.returncode == 2, printed[-3000:]
+    (line,) = [line for line in printed.splitlines() if "error:" in line]
     assert "out of memory; to need less, use: " in line and "--use_lora" in line and "--resolution 256" in line
     assert "--train_batch_size 1 --gradient_accumulation_steps 3" in line
-    assert "--gradient_checkpointing" not in line and "Traceback" not in run.stderr
+    assert "--gradient_checkpointing" not in line and "Traceback" not in printed
 
 
 def test_out_of_memory_while_loading_is_reported(models):

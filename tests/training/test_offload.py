@@ -15,7 +15,7 @@ from persam_dreambooth.training.families import load_family
 from persam_dreambooth.training.runtime import distributed
 from random_models import PIPELINES
 from tests.training.runs import same_weights, train
-from tests.training.small import SIDE, configure, make
+from tests.training.small import SIDE, batch_for, configure, make
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 LORA = "pytorch_lora_weights.safetensors"
@@ -156,4 +156,4 @@ def test_estimate_of_memory(pipelines):
     assert memory.while_encoding(family, config) == max(vae, text)
     config, family = make(base, {"use_lora": True} | cached, data=data)
     assert memory.while_encoding(family, config) == unet + vae + text
-    assert "before, while prompts and photos are encoded" in memory.lines(family, config)[-1]
+    assert "before, while prompts and photos are encoded" in memory.lines(family, config, batch_for(family, False))[-1]

@@ -106,7 +106,7 @@ def _evaluating(parts: Sequence[Any]) -> Iterator[None]:
 
 
 def _uncompiled(config: TrainingConfig) -> AbstractContextManager[Any]:
-    """Run what `--torch_compile` compiles as it was, since other shapes would have to be compiled for some pictures."""
+    """Run the blocks of `--torch_compile` uncompiled, since compiling them for other shapes would take longer."""
     return torch.compiler.set_stance("force_eager") if config.optimization.torch_compile else nullcontext()
 
 

@@ -38,7 +38,8 @@ def lines(family: Family, config: TrainingConfig, batch: Batch) -> list[str]:
     try:
         sizes["activations of a step"] = max(0, step_peak(family, config, batch) - sizes["gradients"])
     except RuntimeError as error:  # what cannot run without contents, such as kernels of GPUs
-        left_out = f", without activations, which could not be estimated ({str(error).splitlines()[0]})"
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        left_out = f", without activations, which could not be estimated ({reason})"
     total, before = sum(sizes.values()), while_encoding(family, config)
     advice = "" if config.model.offload else "; less with --offload"
     more = [f"  before, while prompts and photos are encoded: {in_words(before)}{advice}"] if before > total else []

@@ -98,8 +98,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=["unet", "flux"])
     parser.add_argument("how", nargs="?", choices=HOW, help="one row only")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     flags = parser.parse_args()
-    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+    if flags.child:
         run(flags.kind, flags.how)
         return
     print(f"torch {torch.__version__}, {os.environ.get('OMP_NUM_THREADS', 'all')} threads; CPU seconds\n")
@@ -108,7 +109,7 @@ def main() -> None:
     for how in [flags.how] if flags.how else HOW:
         with tempfile.TemporaryDirectory() as cache:
             environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache}
-            subprocess.run([sys.executable, __file__, flags.kind, how], env=environment, check=True)
+            subprocess.run([sys.executable, __file__, flags.kind, how, "--child"], env=environment, check=True)
 
 
 if __name__ == "__main__":

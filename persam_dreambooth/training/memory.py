@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.dataset import Batch
 from persam_dreambooth.training.families import Family
@@ -37,7 +38,9 @@ def lines(family: Family, config: TrainingConfig, batch: Batch) -> list[str]:
     sizes, left_out = terms(family, config), ""
     try:
         sizes["activations of a step"] = max(0, step_peak(family, config, batch) - sizes["gradients"])
-    except RuntimeError as error:  # what cannot run without contents, such as kernels of GPUs
+    except UserError:
+        raise
+    except Exception as error:  # layers of other packages fail in many ways without contents
         reason = (str(error) or type(error).__name__).splitlines()[0]
         left_out = f", without activations, which could not be estimated ({reason})"
     total, before = sum(sizes.values()), while_encoding(family, config)
@@ -92,7 +95,7 @@ def step_peak(family: Family, config: TrainingConfig, batch: Batch) -> int:
         batch: of a step, with pixels and tokens.
 
     Raises:
-        RuntimeError: an operation cannot run without contents.
+        Exception: an operation cannot run without contents; torch raises a RuntimeError.
     """
     batch = send_to_device(batch, "cpu")
     trained = list(family.trained().values())

@@ -268,6 +268,7 @@ def train(folder: Path, words: list[str], threads: int) -> tuple[float, float, f
 
 def estimate(folder: Path, words: list[str]) -> float:
     """Return what `--dry_run` estimates, in GB."""
+    shutil.rmtree(folder / "output", ignore_errors=True)
     command = [sys.executable, str(OURS), *words, "--dry_run"]
     said = subprocess.run(
         command, cwd=folder, env=environment(1), stdout=subprocess.PIPE, text=True, check=True

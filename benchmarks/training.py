@@ -44,6 +44,7 @@ CACHED = (ONCE, "--cache_latents")
 # One version of each photo, so that the bank of draws is full before the timed steps.
 FIXED = (*MASKS, *CACHED, "--center_crop")
 BANK = (*PRIOR, "--cache_background_prior", "1")
+ATTENTION = ("--attention_loss_weight", "0.01", "--identifier", "sks")
 BF16 = ("--mixed_precision", "bf16")
 ROWS = {
     # Each training's flags in addition to the common ones.
@@ -58,6 +59,7 @@ ROWS = {
     "ours, everything encoded once": FIXED,
     "ours, everything encoded once, background prior": (*FIXED, *PRIOR),
     "ours, everything encoded once, background prior from a bank": (*FIXED, *BANK),
+    "ours, everything encoded once, attention loss": (*FIXED, *ATTENTION),
     "ours, everything encoded once, int8": (*FIXED, "--quantize", "int8"),
     "ours, everything encoded once, bf16": (*FIXED, *BF16),
     "ours, no masks, prompts encoded once, bf16": ("--no_masked_loss", ONCE, *BF16),
@@ -75,6 +77,7 @@ PAIRS = (
     ("ours, masks, background prior, prompts encoded once", "ours, masks, prompts encoded once"),
     ("ours, everything encoded once, background prior", "ours, everything encoded once"),
     ("ours, everything encoded once, background prior from a bank", "ours, everything encoded once"),
+    ("ours, everything encoded once, attention loss", "ours, everything encoded once"),
     ("ours, everything encoded once, int8", "ours, everything encoded once"),
     ("ours, everything encoded once, bf16", "ours, everything encoded once"),
     ("ours, no masks, prompts encoded once, bf16", "diffusers' script, prompts encoded once, bf16"),

@@ -42,7 +42,7 @@ def dry_run(config: TrainingConfig) -> None:
         family = load_base(run)
         family.place(torch.device("cpu"), PRECISIONS.get(run.accelerator.mixed_precision, torch.float32))
         batch, lines = _first_batch(run, family)
-        screen.say(*mask_report.summary(run.masks).splitlines(), *lines, *memory.lines(family, config))
+        screen.say(*mask_report.summary(run.masks).splitlines(), *lines, *memory.lines(family, config, batch))
         is_main = run.accelerator.is_main_process
         with resuming.alone(config, start) if is_main else nullcontext():
             if is_main:

@@ -21,6 +21,7 @@ from persam_dreambooth.training.data import mask_report, remarks
 from persam_dreambooth.training.data.class_images import PRECISIONS
 from persam_dreambooth.training.dry_run import dry_run
 from persam_dreambooth.training.families import Family
+from persam_dreambooth.training.families.loading import compile_blocks
 from persam_dreambooth.training.loader import build_loader, stream_of
 from persam_dreambooth.training.loop import Training, TrainingCallbacks, fit, measure
 from persam_dreambooth.training.output import best_checkpoint, lora_metadata, save
@@ -160,6 +161,9 @@ def _prepare(run: Setup, family: Family, callbacks: TrainingCallbacks) -> tuple[
     family.place(accelerator.device, precision, distributed.staging_device(accelerator, config))
     loader = build_loader(run, family)
     distributed.sync_initial_weights(_trained(family), accelerator)
+    if settings.torch_compile:
+        for part in family.trained().values():
+            compile_blocks(part)
     optimizer = build_optimizer(
         _trained(family),
         settings,

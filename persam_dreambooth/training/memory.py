@@ -1,37 +1,62 @@
-"""Estimate the memory of a training from its parameter counts: weights, gradients, optimizer states, EMA."""
+"""Estimate the memory of a training: weights, gradients, optimizer states and EMA, counted, and a step's activations.
 
+Activations are found by running a step with tensors that have no contents (torch's `FakeTensorMode`) and adding up
+those that exist at a time.
+"""
+
+import weakref
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
+import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torch.utils._pytree import tree_leaves
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import TrainingConfig
+from persam_dreambooth.training.data.dataset import Batch
 from persam_dreambooth.training.families import Family
 from persam_dreambooth.training.families.quantized import stored_bytes
+from persam_dreambooth.training.objective import training_loss
 from persam_dreambooth.training.runtime.optimizer import STATE_BYTES
 
 EMA_BYTES = 4
 
 
-def lines(family: Family, config: TrainingConfig) -> list[str]:
-    """Return the estimate as lines for the screen: the sum, then each of the `terms`; same arguments."""
-    sizes = terms(family, config)
+def lines(family: Family, config: TrainingConfig, batch: Batch) -> list[str]:
+    """Return the estimate as lines for the screen: the sum, then each of its terms.
+
+    Args:
+        family: after `Family.place` on the CPU, so that each weight has its training precision.
+        config: the run's.
+        batch: of a step, with pixels and tokens.
+    """
+    sizes, left_out = terms(family, config), ""
+    try:
+        sizes["activations of a step"] = max(0, step_peak(family, config, batch) - sizes["gradients"])
+    except UserError:
+        raise
+    except Exception as error:  # layers of other packages fail in many ways without contents
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        left_out = f", without activations, which could not be estimated ({reason})"
     total, before = sum(sizes.values()), while_encoding(family, config)
     advice = "" if config.model.offload else "; less with --offload"
     more = [f"  before, while prompts and photos are encoded: {in_words(before)}{advice}"] if before > total else []
     return [
-        f"memory, estimated: {in_words(total)} in each process, without activations (add those of a step)",
+        f"memory, estimated: {in_words(total)} in each process{left_out}",
         *(f"  {name}: {in_words(size)}" for name, size in sizes.items()),
         *more,
     ]
 
 
 def terms(family: Family, config: TrainingConfig) -> dict[str, int]:
-    """Estimate the memory in bytes, by what it is for.
+    """Estimate the memory in bytes without activations, by what it is for.
 
-    Activations are not included: they depend on the resolution, the batch and `--gradient_checkpointing`, and only a
-    step shows them. The parts that `--cache_latents` and `--pre_compute_text_embeddings` remove are left out; of those
+    The parts that `--cache_latents` and `--pre_compute_text_embeddings` remove are left out; of those
     that `--offload` moves, the larger of autoencoder and text encoders counts, as they are not used at once.
 
     Args:
@@ -55,6 +80,91 @@ def terms(family: Family, config: TrainingConfig) -> dict[str, int]:
     if config.model.offload and any(moved):
         sizes["weights moved in to encode (--offload)"] = max(map(_size, moved))
     return sizes
+
+
+def step_peak(family: Family, config: TrainingConfig, batch: Batch) -> int:
+    """Return the most bytes that a step's forward and backward pass take at a time, gradients included.
+
+    The step is run with tensors without contents, so that it takes little time and memory even for large models.
+    Tokens of padding count as tokens, since there are no contents to tell them apart. What kernels allocate for
+    themselves, and what allocators keep, is not seen.
+
+    Args:
+        family: on the CPU; may keep tensors without contents afterwards, and is not to be used again.
+        config: the run's.
+        batch: of a step, with pixels and tokens.
+
+    Raises:
+        Exception: an operation cannot run without contents; torch raises a RuntimeError.
+    """
+    batch = send_to_device(batch, "cpu")
+    trained = list(family.trained().values())
+    autocast = torch.autocast("cpu", family.dtype, enabled=family.dtype != torch.float32)
+    for part in trained:
+        part.train()
+    live = _LiveBytes()
+    with FakeTensorMode(allow_non_fake_inputs=True), live, autocast:
+        cached = _encoded(family, config, batch)
+        live.begin()
+        loss, _ = training_loss(family, cached, config)
+        loss.backward()
+    for weight in _unique(trained):
+        weight.grad = None
+    return live.peak
+
+
+def _encoded(family: Family, config: TrainingConfig, batch: Batch) -> Batch:
+    """Return a batch as it comes out of the caches that are on."""
+    with torch.no_grad():
+        if config.data.cache_latents and batch.pixels is not None:
+            batch = batch._replace(moments=family.encode_pixels(batch.pixels), pixels=None)
+        if config.model.pre_compute_text_embeddings:
+            batch = batch._replace(prompt=family.encode_prompt(batch.prompt))
+            if batch.class_prompt is not None:
+                batch = batch._replace(class_prompt=family.encode_prompt(batch.class_prompt))
+    return batch
+
+
+class _LiveBytes(TorchDispatchMode):
+    """While active, adds up the storages that operations allocate and that still exist; `peak` is the most so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = dict[int, int]()
+        self.now = self.peak = 0
+
+    def begin(self) -> None:
+        """Count from here on; what exists already is not counted."""
+        self.sizes, self.now, self.peak = {}, 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+            return True  # whether a mask is 1 everywhere
+        if func is torch.ops.aten.index.Tensor and args[1][0] is not None and args[1][0].dtype == torch.bool:
+            return args[0].flatten(0, args[1][0].ndim - 1)  # the tokens that a mask keeps
+        result = func(*args, **(kwargs or {}))
+        if all(value.alias_info is None for value in func._schema.returns):  # else a view, or written in place
+            for storage in _storages(result):
+                self._add(storage)
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata in self.sizes:
+            return
+        self.sizes[storage._cdata] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, self.sizes, storage._cdata)
+
+    def _drop(self, sizes: dict[int, int], key: int) -> None:
+        if sizes is self.sizes:
+            self.now -= sizes.pop(key)
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    """Return the storages of all tensors in nested arguments or results; those of a quantized one are none."""
+    tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [tensor.untyped_storage() for tensor in tensors if not is_traceable_wrapper_subclass(tensor)]
 
 
 def while_encoding(family: Family, config: TrainingConfig) -> int:

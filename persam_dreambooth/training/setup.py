@@ -147,7 +147,6 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
         kwargs_handlers=[unused, InitProcessGroupKwargs(timeout=timedelta(hours=24))],
         gradient_accumulation_steps=config.optimization.gradient_accumulation_steps,
         mixed_precision=config.optimization.mixed_precision,
-        dynamo_backend="inductor" if config.optimization.torch_compile else None,
         log_with=tracking.log_with(config.output.report_to),
         project_config=ProjectConfiguration(
             project_dir=str(output), logging_dir=str(output / config.output.logging_dir)

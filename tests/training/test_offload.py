@@ -15,7 +15,7 @@ from persam_dreambooth.training.families import load_family
 from persam_dreambooth.training.runtime import distributed
 from random_models import PIPELINES
 from tests.training.runs import same_weights, train
-from tests.training.small import SIDE, configure, make
+from tests.training.small import SIDE, batch_for, configure, make
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 LORA = "pytorch_lora_weights.safetensors"
@@ -142,6 +142,10 @@ def weights_of(*modules):
     return sum(weight.nbytes for module in modules for weight in module.parameters())
 
 
+def fail(*_):
+    raise RuntimeError
+
+
 def test_estimate_of_memory(pipelines):
     """Moved weights are counted once, and weights that a cache replaces only before training."""
     base, on = pipelines / "stable-diffusion", {"use_lora": True, "offload": True}
@@ -156,4 +160,6 @@ def test_estimate_of_memory(pipelines):
     assert memory.while_encoding(family, config) == max(vae, text)
     config, family = make(base, {"use_lora": True} | cached, data=data)
     assert memory.while_encoding(family, config) == unet + vae + text
-    assert "before, while prompts and photos are encoded" in memory.lines(family, config)[-1]
+    # Activations are most of so small a model's memory, and are left out if they cannot be estimated.
+    family.unet.register_forward_pre_hook(fail)
+    assert "before, while prompts and photos are encoded" in memory.lines(family, config, batch_for(family, False))[-1]

@@ -219,7 +219,7 @@ class Family(PipelineParts):
     def at_work(self, *names: str) -> AbstractContextManager[None]:
         """Move these parts, if they are frozen, to the accelerator inside the block; nothing without `--offload`."""
         parts: list[Any] = self.frozen(names)
-        return offload_models(*parts, device=self.device, offload=self.config.offload)
+        return offload_models(*parts, device=self.device, offload=self.config.offload and self.device.type != "cpu")
 
     def stow(self, *names: str) -> None:
         """Move these parts, if they are frozen, to the CPU until they are needed again."""

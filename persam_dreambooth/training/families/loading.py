@@ -19,6 +19,9 @@ from persam_dreambooth.single_file import SingleFile, is_single_file
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families import quantized
 
+RECOMPILATIONS = 64
+"""Variants of a block's code that are compiled; torch's limit is 8, beyond which it runs uncompiled."""
+
 
 @contextmanager
 def naming(what: str) -> Iterator[None]:
@@ -166,3 +169,20 @@ def load_tokenizer(part: str, config: ModelConfig, kind: Any = AutoTokenizer) ->
 def unwrapped(module: Any) -> Any:
     """Return the module inside the wrappers of Accelerate and torch.compile."""
     return extract_model_from_parallel(module, keep_torch_compile=False)
+
+
+def compile_blocks(model: Any) -> None:
+    """Compile the blocks of which a model has many, in place, with torch's inductor, when they first run.
+
+    Blocks of one class and size are compiled once, so that the compiler sees a few blocks instead of the whole model
+    (PyTorch's "regional compilation"). Modules and the names of weights stay as they are.
+
+    Args:
+        model: of diffusers or transformers, before Accelerate's wrappers; whole, if its class names no such blocks.
+    """
+    names = getattr(model, "_repeated_blocks", None) or getattr(model, "_no_split_modules", None) or ()
+    blocks = [module for module in model.modules() if type(module).__name__ in names]
+    # A UNet's blocks have several sizes, and each is compiled with and without gradients and adapters.
+    torch._dynamo.config.recompile_limit = max(RECOMPILATIONS, torch._dynamo.config.recompile_limit)
+    for block in blocks or [model]:
+        block.compile()

@@ -102,7 +102,11 @@ class OptimizationConfig(Flags):
     mixed_precision: Literal["no", "fp16", "bf16"] | None = flag(
         None, "precision of the forward pass; Accelerate's setting if unset"
     )
-    torch_compile: bool = flag(False, "compile the trained model: slow at first, then faster")
+    torch_compile: bool = flag(
+        False,
+        "compile the repeated blocks of the trained model: slow in the first steps, then faster; for the whole model, "
+        "which takes much longer at first, use accelerate launch --dynamo_backend inductor instead",
+    )
     allow_tf32: bool = flag(False, "use TF32 for matrix products, on Ampere and later GPUs")
     seed: int | None = flag(None, "makes a run reproducible", min=0, below=2**32)
     seed_each_batch: bool = flag(

@@ -1,7 +1,7 @@
 """Validation pictures, drawn with the model during training."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ def validate(
     pipeline.to(accelerator.device)
     pipeline.set_progress_bar_config(disable=True)
     seeds = [(config.optimization.seed or 0) + number for number in range(validation.num_validation_images)]
-    with _evaluating([*pipeline.components.values(), *family.trained().values()]), accelerator.autocast():
+    parts = [*pipeline.components.values(), *family.trained().values()]
+    with _evaluating(parts), _uncompiled(config), accelerator.autocast():
         pictures = [
             ValidationPicture(_draw(pipeline, prompt, seed, config, family.drawing), prompt, seed)
             for prompt in prompts
@@ -102,6 +103,11 @@ def _evaluating(parts: Sequence[Any]) -> Iterator[None]:
     finally:
         for layer, training in modes.items():
             layer.training = training
+
+
+def _uncompiled(config: TrainingConfig) -> AbstractContextManager[Any]:
+    """Run the blocks of `--torch_compile` uncompiled, since compiling them for other shapes would take longer."""
+    return torch.compiler.set_stance("force_eager") if config.optimization.torch_compile else nullcontext()
 
 
 def _track(pictures: Sequence[ValidationPicture], accelerator: Accelerator, step: int) -> None:

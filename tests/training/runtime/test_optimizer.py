@@ -8,6 +8,7 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from torch import nn
 
 from persam_dreambooth.cli import main
 from persam_dreambooth.flag_values import setting
@@ -159,8 +160,35 @@ def test_resumed_ema_equals_uninterrupted(flags, capsys):
     assert Path("plain", name).read_bytes() != Path("output", name).read_bytes()  # generated with different weights
 
 
-def test_compiled_run_equals_eager_run(flags, monkeypatch):
-    """With torch.compile's fastest backend; the backend of --torch_compile would take minutes."""
+def test_compiled_blocks_equal_eager_ones(flags, monkeypatch):
+    """Losses, resuming and files, with a backend that counts; the real one would take minutes."""
+    compiled, compile_module = [], nn.Module.compile
+
+    def backend(graph, _):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(nn.Module, "compile", lambda block: compile_module(block, backend=backend))
+    flags |= {"class_prompt": "a dog", "background_prior_weight": 1.0, "checkpointing_steps": 1, "max_train_steps": 2}
+    pictures = {"validation_prompt": "a sks dog", "num_validation_images": 1}
+    switches = ("--use_lora", "--gradient_checkpointing")
+    assert train(flags, *switches) == 0 and not compiled
+    on = (*switches, "--torch_compile")
+    assert train(flags | pictures, *on, output_dir="compiled", max_train_steps=1) == 0
+    # A graph for the forward pass of each size of block, one more each without adapters; none for the pictures.
+    assert 0 < len(compiled) <= 4
+    assert train(flags, *on, output_dir="compiled", resume_from_checkpoint="latest") == 0
+    assert logged_losses(Path("compiled")) == pytest.approx(logged_losses(Path("output")), rel=1e-5)
+    eager = load_file(f"output/{LORA}")
+    for result in (f"compiled/{LORA}", f"compiled/checkpoint-2/{LORA}"):
+        weights = load_file(result)
+        assert set(eager) == set(weights)  # no _orig_mod
+        for key, value in eager.items():
+            torch.testing.assert_close(weights[key], value, rtol=0, atol=1e-5)
+
+
+def test_whole_model_compiled_by_accelerate_equals_eager_run(flags, monkeypatch):
+    """With torch.compile's fastest backend."""
     flags |= {"max_train_steps": 2, "checkpointing_steps": 1, "train_batch_size": 3}
     assert train(flags, "--use_lora") == 0
     AcceleratorState._reset_state(reset_partial_state=True)

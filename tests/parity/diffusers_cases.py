@@ -176,18 +176,11 @@ CASES = {
         random_flux,
         ours=("--image_interpolation_mode", "lanczos"),
     ),
-    # Without --enable_t5_ti the script's T5 reads the names of CLIP's tokens, and ours the word, here the same text.
-    "flux_lora_tokens": Case(
-        FLUX_ADVANCED,
-        (*NEWER, *TOKENS),
-        random_flux,
-        ours=(*BILINEAR, "--token_abstraction", "<s0><s1>", "--instance_prompt", "a <s0><s1> dog"),
-    ),
+    # Without --enable_t5_ti the script's prompts for T5 lack the end token, which its pipeline and we give it.
     "flux_lora_tokens_t5": Case(
         FLUX_ADVANCED,
         (*NEWER, *TOKENS, "--enable_t5_ti", "--initializer_concept", "dogs"),
         random_flux_without_dropout,
-        ours=BILINEAR,
     ),
     "lumina2_lora": Case(LUMINA2, (*NEWER, "--rank", "4", "--weighting_scheme", "cosmap"), random_lumina2),
     "qwen_image_lora": Case(QWEN_IMAGE, (*NEWER, "--rank", "4"), random_qwen_image, ours=BILINEAR),

@@ -32,6 +32,7 @@ from tests.training.small import batch_for, is_refused, make, trained_parameters
 
 EMBEDDINGS, LORA = "learned_embeds.safetensors", "pytorch_lora_weights.safetensors"
 OURS = ("--use_lora", "--train_text_encoder_ti", "--report_to=none")
+PRIOR = {"with_prior_preservation": True, "class_data_dir": "class", "class_prompt": "a dog"}
 CASES = {
     "stable-diffusion": ("stable-diffusion", {}),
     "sdxl": ("sdxl", {}),
@@ -327,7 +328,7 @@ def test_words_alone_are_trained_resumed_and_generated_with(flags, models, capsy
     ("settings", "words"),
     [
         ({"use_lora": False, "train_text_encoder_ti_frac": 0.5}, "would end the training"),
-        ({"use_lora": False, "with_prior_preservation": True}, "cannot influence the new words"),
+        ({"use_lora": False, **PRIOR}, "cannot influence the new words"),
         ({"use_lora": False, "rank": 4}, "--rank and --lora_dropout are for LoRA"),
         ({"use_lora": False, "output_kohya_format": True}, "--output_kohya_format is for LoRA"),
         ({"train_text_encoder_ti": False, "enable_t5_ti": True}, "--enable_t5_ti is about textual inversion"),

@@ -166,7 +166,7 @@ def lokr_of_sdxl(normal):
         f"unet.down_blocks.1.{attention}.to_q": torch.kron(*full),
         f"unet.mid_block.{attention}.to_k": torch.kron(half[0], half[1] @ half[2]) / 3,
         "unet.up_blocks.0.upsamplers.0.conv": torch.kron((both[0] @ both[1])[..., None, None], tucker(*both[2:])),
-        "unet.down_blocks.0.downsamplers.0.conv": torch.kron(flat[0], flat[1] @ flat[2]).view(32, 32, 3, 3),
+        "unet.down_blocks.0.downsamplers.0.conv": torch.kron(flat[0], flat[1] @ flat[2]).reshape(32, 32, 3, 3),
         "text_encoder.encoder.layers.0.self_attn.v_proj": torch.kron(*te1),
         "text_encoder_2.encoder.layers.1.mlp.fc1": torch.kron(*te2),
     }

@@ -71,18 +71,24 @@ PARTS = {
 LYCORIS = {"hada_": LoHaConfig, "lokr_": LoKrConfig}
 """Beginnings of the weights' names in LyCORIS's format, and peft's settings."""
 LORA = (".lora_down.", ".lora_A.", ".lora.down.", "_lora.down.", ".lora_linear_layer.down.")
-SGM = (
-    *(("input_blocks_0_0", "conv_in"), ("input_blocks", "down_blocks"), ("middle_block", "mid_block")),
-    *(("output_blocks", "up_blocks"), ("in_layers_2", "conv1"), ("out_layers_3", "conv2"), ("_op", "_conv")),
-    *(
-        ("emb_layers_1", "time_emb_proj"),
-        ("skip_connection", "conv_shortcut"),
-        ("label_emb_0_0", "add_embedding_linear_1"),
-    ),
-    *(("label_emb_0_2", "add_embedding_linear_2"), ("time_embed_0", "time_embedding_linear_1")),
-    *(("time_embed_2", "time_embedding_linear_2"), ("lora_unet_out_2", "lora_unet_conv_out")),
-)
-"""Names of SDXL's layers in the original code, which sd-scripts uses, and in diffusers."""
+SGM = {
+    "input_blocks_0_0": "conv_in",
+    "input_blocks": "down_blocks",
+    "middle_block": "mid_block",
+    "output_blocks": "up_blocks",
+    "in_layers_2": "conv1",
+    "out_layers_3": "conv2",
+    "emb_layers_1": "time_emb_proj",
+    "skip_connection": "conv_shortcut",
+    "downsamplers_0_op": "downsamplers_0_conv",
+    "time_embed_0": "time_embedding_linear_1",
+    "time_embed_2": "time_embedding_linear_2",
+    "label_emb_0_0": "add_embedding_linear_1",
+    "label_emb_0_2": "add_embedding_linear_2",
+    "lora_unet_out_2": "lora_unet_conv_out",
+}
+"""Parts of the names of SDXL's layers in the original code, which sd-scripts uses, and in diffusers; in this order, after
+diffusers' function has numbered the blocks."""
 
 
 def is_adapter_file(path: Path) -> bool:
@@ -118,9 +124,11 @@ def attach_file(pipeline: Any, path: Path) -> None:
 def _diffusers_names(state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
     """Rename the layers of SDXL's UNet from the original code's names, if they have these."""
     names = _maybe_map_sgm_blocks_to_diffusers(dict(state), config)
-    for old, new in SGM if names.keys() != state.keys() else ():
+    if names.keys() == state.keys():
+        return state
+    for old, new in SGM.items():
         names = {key.replace(old, new) if key.startswith("lora_unet_") else key: names[key] for key in names}
-    return dict(names)
+    return names
 
 
 def _layers(pipeline: Any, state: Mapping[str, Tensor], path: Path) -> dict[str, dict[str, dict[str, Tensor]]]:

@@ -143,6 +143,24 @@ def test_t5_gets_as_many_tokens_as_clip_and_no_spaces_between(pipelines):
     assert tokenizer("a TOK1 dog").input_ids[2] == 98 and length == 512
 
 
+@torch.no_grad()
+def test_t5_with_more_rows_than_tokens_keeps_its_rows(pipelines, tmp_path):
+    """As the released one: the new tokens' rows are there already, and no layer is replaced."""
+    plain = FluxPipeline.from_pretrained(pipelines / "flux")
+    plain.text_encoder_2.resize_token_embeddings(104)
+    plain.save_pretrained(tmp_path / "flux")
+    _, family, batch = inverted(tmp_path / "flux", enable_t5_ti=True)
+    before = family.encode_prompt(batch.prompt)["embeds"]
+    assert len(family.text_encoder_2.get_input_embeddings().weight) == 104
+    for rows in rows_of(family):
+        rows += torch.randn_like(rows)
+    learned = family.encode_prompt(batch.prompt)["embeds"]
+    assert not torch.allclose(learned, before, atol=1e-3)
+    family.save(tmp_path)
+    ours = encoded(generation.load_pipeline(tmp_path, tmp_path / "flux", "cpu"), "a TOK dog")[0]
+    torch.testing.assert_close(ours[0], learned[0])
+
+
 def test_rows_begin_at_random_or_as_a_concept(pipelines):
     first, again = (rows_of(seeded_family(pipelines, seed))[0] for seed in (0, 1))
     assert first.shape == (2, 32) and not torch.equal(first, again)
@@ -176,7 +194,7 @@ def test_embeddings_stop_after_their_share_of_the_steps(pipelines):
 @torch.no_grad()
 def encoded(pipeline, prompt, prompt_2=None):
     if isinstance(pipeline, FluxPipeline):
-        return pipeline.encode_prompt(prompt, prompt_2, device="cpu", max_sequence_length=77)
+        return pipeline.encode_prompt(prompt, prompt_2, device="cpu", max_sequence_length=512)
     found = pipeline.encode_prompt(prompt, device="cpu", do_classifier_free_guidance=False, **ONE)
     return [value for value in found if value is not None]
 
@@ -297,7 +315,7 @@ def resumed_after_first_step():
 
 def test_words_alone_are_trained_resumed_and_generated_with(flags, models, capsys):
     more = {"instance_prompt": "a TOK dog", "checkpointing_steps": 1, "max_train_steps": 2}
-    words = ("--train_text_encoder_ti", "--report_to=none")
+    words = ("--train_text_encoder_ti", "--report_to=none", "--class_prompt=a dog", "--background_prior_weight=1")
     assert train(flags, *words, **more, output_dir="whole") == 0
     said = capsys.readouterr().out
     assert "2 new tokens (TOK) of stable-diffusion's text_encoder, 64 numbers and nothing else" in said

@@ -97,7 +97,6 @@ def changes(pipeline, parts=PREFIXES["sdxl"]):
     [
         ("stable-diffusion", "loha", "convolutions"),
         ("stable-diffusion", "lokr", "convolutions"),
-        ("stable-diffusion", "lokr", "full-factors"),
         ("sdxl", "loha", "alpha"),
     ],
 )

@@ -87,8 +87,9 @@ SGM = {
     "label_emb_0_2": "add_embedding_linear_2",
     "lora_unet_out_2": "lora_unet_conv_out",
 }
-"""Parts of the names of SDXL's layers in the original code, which sd-scripts uses, and in diffusers; in this order, after
-diffusers' function has numbered the blocks."""
+"""Parts of the names of SDXL's layers in the original code, which sd-scripts uses, and in diffusers.
+
+They are replaced in this order, once diffusers' function has numbered the blocks."""
 
 
 def is_adapter_file(path: Path) -> bool:

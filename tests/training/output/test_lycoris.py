@@ -112,7 +112,7 @@ def test_own_files_are_read_back(pipelines, tmp_path, name, kind, size):
 
 
 def tucker(core, rows, columns):
-    return torch.einsum("ijkl,ip,jr->prkl", core, rows, columns)
+    return torch.einsum("ijkl,ip,jr->prkl", core, rows, columns).contiguous()
 
 
 def loha_of_sdxl(normal):

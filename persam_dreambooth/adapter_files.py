@@ -171,6 +171,7 @@ def _attach_layers(module: Any, layers: Mapping[str, dict[str, Tensor]], path: P
         layer = module.get_submodule(name)
         assert isinstance(layer, LycorisLayer)
         base = layer.get_base_layer().weight
+        assert isinstance(base, Tensor)
         for kind in layer.adapter_layer_names:
             own = getattr(layer, kind)
             if "default" in own:

@@ -84,8 +84,10 @@ def _trained(config: TrainingConfig, family: Family) -> str:
     count = sum(family.new_tokens.words.values()) if family.new_tokens else 0
     words = f"{counted(count, 'new token')} ({', '.join(model.new_words)})" if count else ""
     if not model.use_lora:
-        parts = " and ".join(family.inverted())
-        return f"{words} of {base}'s {parts}, {learned} numbers and nothing else; --use_lora trains LoRA beside them"
+        encoders = " and ".join(family.inverted())
+        return (
+            f"{words} of {base}'s {encoders}, {learned} numbers and nothing else; --use_lora trains LoRA beside them"
+        )
     words = f" and {words}" if words else ""
     return f"{kind} rank {model.rank} of {whose}{words}, {_millions(learned)} M of {_millions(total)} M weights"
 

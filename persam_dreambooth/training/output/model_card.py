@@ -77,10 +77,7 @@ class Card:
             library_name="diffusers",
             pipeline_tag="text-to-image",
             instance_prompt=self.prompts[0] if self.prompts else None,
-            tags=[
-                *tags,
-                *([model.adapter_type] if model.use_lora else ["textual_inversion"] if model.new_words else []),
-            ],
+            tags=[*tags, *([model.adapter_type] if model.use_lora else ["textual_inversion"][: len(model.new_words)])],
         )
 
     def _base(self, public: bool) -> str:
@@ -92,8 +89,9 @@ class Card:
         kind = f"{ADAPTER_NAMES[model.adapter_type]} adapters" if model.use_lora else "A full fine-tune"
         with_text = ", text encoder included" if model.train_text_encoder else ""
         if model.new_words:
-            embeddings = f"earned embeddings (textual inversion) of the new words {', '.join(model.new_words)}"
-            kind, with_text = (kind, f", with l{embeddings}") if model.use_lora else (f"L{embeddings}", "")
+            words = f"embeddings (textual inversion) of the new words {', '.join(model.new_words)}"
+            with_text = f", with learned {words}" if model.use_lora else ""
+            kind = kind if model.use_lora else f"Learned {words} for the text encoders"
         masked = "The loss was taken over whole photos (no masks)."
         if mask.masked_loss:
             weight = mask.background_prior_weight

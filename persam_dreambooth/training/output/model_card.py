@@ -72,12 +72,13 @@ class Card:
         model, base = self.config.model, str(self.config.model.pretrained_model_name_or_path)
         kind = "stable-diffusion" if self.family.startswith("StableDiffusion") else self.family.lower()
         tags = ["text-to-image", "diffusers", kind, "dreambooth", "persam"]
+        method = [model.adapter_type] if model.use_lora else ["textual_inversion"] if model.new_words else []
         return ModelCardData(
             base_model=None if Path(base).exists() else base,  # the hub accepts only its own names
             library_name="diffusers",
             pipeline_tag="text-to-image",
             instance_prompt=self.prompts[0] if self.prompts else None,
-            tags=[*tags, *([model.adapter_type] if model.use_lora else ["textual_inversion"][: len(model.new_words)])],
+            tags=[*tags, *method],
         )
 
     def _base(self, public: bool) -> str:

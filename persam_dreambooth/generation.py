@@ -35,11 +35,12 @@ def load_pipeline(
     dtype: torch.dtype = torch.float32,
     single_file_config: str | None = None,
 ) -> Any:
-    """Load a diffusers pipeline from a pipeline folder, a LoRA folder, a checkpoint, a single file, or a hub name.
+    """Load a diffusers pipeline from a folder, a checkpoint, a single file, or a hub name.
 
     Args:
-        model: the output folder of a training run or a checkpoint in it, or the name of any text-to-image pipeline.
-        base_model: needed for LoRA folders without a training config; otherwise the config names it.
+        model: the output folder of a training run or a checkpoint in it, a .safetensors file of LoRA weights or of
+            LyCORIS's LoHa or LoKr, or the name of any text-to-image pipeline.
+        base_model: needed for LoRA weights or learned embeddings without a training config, which names it otherwise.
         device: None uses the accelerator if there is one.
         dtype: of all weights.
         single_file_config: with a model or a base model in a single file: folder or hub name of a pipeline with its
@@ -51,17 +52,19 @@ def load_pipeline(
     folder, model = Path(model), str(model)
     lora, index = model_folder.LORA_NAME, model_folder.PIPELINE_INDEX
     adapters, parts = model_folder.adapter_folders(folder), model_folder.trained_parts(folder)
-    is_lora = (folder / lora).is_file() or bool(adapters)
-    if folder.is_dir() and not is_lora and not parts and not (folder / index).is_file():
+    is_file = adapter_files.is_adapter_file(folder)
+    home = folder.parent if is_file else folder
+    is_beside = model_folder.needs_base(folder)
+    if folder.is_dir() and not is_beside and not parts and not (folder / index).is_file():
         raise UserError(f"{model} holds neither {index} nor {lora}; give the --output_dir of a finished training")
     origin: dict[str, str | None] | None = {"pretrained_model_name_or_path": str(base_model or model)}
-    on_base = is_lora or bool(parts)
+    on_base = is_beside or is_file or bool(parts)
     if on_base and base_model is None:
-        origin = model_folder.base_model(folder)
+        origin = model_folder.base_model(home)
         single_file_config = single_file_config or (origin or {}).pop("single_file_config", None)
     if origin is None:
         raise UserError(
-            f"{folder} holds LoRA weights but no {model_folder.CONFIG_NAME} that names their base; give --base_model"
+            f"{folder} needs a base model, and there is no {model_folder.CONFIG_NAME} that names it; give --base_model"
         )
     source = origin["pretrained_model_name_or_path"]
     place = choose_device(device)
@@ -75,19 +78,22 @@ def load_pipeline(
             pipeline = DiffusionPipeline.from_pretrained(**origin, trust_remote_code=False)
         if on_base:
             what = f"the autoencoder that {folder} was trained with"
-            if vae := model_folder.training_settings(folder).get("pretrained_vae_model_name_or_path"):
+            if vae := model_folder.training_settings(home).get("pretrained_vae_model_name_or_path"):
                 pipeline.register_modules(vae=type(pipeline.vae).from_pretrained(vae))
         for name in parts:
             what = f"the weights in {folder / name}"
             own = type(getattr(pipeline, name)).from_pretrained(folder / name, use_safetensors=True)
             pipeline.register_modules(**{name: own})
-        if is_lora:
+        if is_file:
+            what = f"the adapters in {folder}"
+            adapter_files.attach_file(pipeline, folder)
+        if is_beside:
             what = f"the {'adapters' if adapters else 'LoRA weights'} in {folder}"
             for part in adapters:
                 adapter_files.attach(getattr(pipeline, part.name), part)
-            if not adapters:
+            if (folder / lora).is_file():
                 pipeline.load_lora_weights(folder, weight_name=lora)
-        if is_lora and (folder / model_folder.EMBEDDINGS_NAME).is_file():
+        if is_beside and (folder / model_folder.EMBEDDINGS_NAME).is_file():
             what = f"the embeddings in {folder}"
             learned_tokens.attach(pipeline, folder)
     except UserError:
@@ -98,7 +104,7 @@ def load_pipeline(
             reason = "no such folder, and no model of that name can be reached"
         raise UserError(f"{what} cannot be loaded ({reason}); check the name, or download it again") from error
     # The token limit of the training's prompts, so that `draw` encodes prompts in the same way.
-    pipeline.max_token_length = model_folder.training_settings(folder).get("max_token_length")
+    pipeline.max_token_length = model_folder.training_settings(home).get("max_token_length")
     pipeline.to(place, dtype)  # always cast: a model stored in fp16 can load in mixed precision
     _make_ready(pipeline, what)
     return pipeline

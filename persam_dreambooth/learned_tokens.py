@@ -1,4 +1,4 @@
-"""Textual inversion: words of our own, each a few new tokens of CLIP whose embeddings are learned (arXiv 2208.01618).
+"""Textual inversion: words of our own, each a few new tokens whose embeddings are learned (arXiv 2208.01618).
 
 The tokens of a word are named TOK, TOK_1 and so on, so that diffusers' pipelines replace the word TOK in a prompt by
 all of them.
@@ -19,8 +19,8 @@ from transformers.utils import logging
 
 from persam_dreambooth.model_folder import EMBEDDINGS_NAME
 
-KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
-"""Names of each text encoder's embeddings in the file, those of diffusers' scripts and of ComfyUI."""
+KEYS = {"CLIPTextModel": "clip_l", "CLIPTextModelWithProjection": "clip_g", "T5EncoderModel": "t5"}
+"""Names of the embeddings in the file by the class of their text encoder, those of diffusers' scripts."""
 WORDS = "learned_words"
 """Metadata of the file: JSON of each word and its number of tokens, in the order of the rows."""
 Words = Mapping[str, int]
@@ -39,7 +39,10 @@ def insert(tokenizer: Any, words: Words) -> list[int]:
     taken = tokenizer.get_vocab().keys() & set(names)
     if taken:
         raise ValueError(f"the tokenizer has a token {min(taken)!r} already")
-    tokenizer.add_tokens([AddedToken(name, normalized=False, single_word=True) for name in names])
+    later = set(names) - words.keys()  # without the space before them, which is a token to T5
+    tokenizer.add_tokens(
+        [AddedToken(name, normalized=False, single_word=True, lstrip=name in later) for name in names]
+    )
     ids: list[int] = tokenizer.convert_tokens_to_ids(names)
     return ids
 
@@ -74,9 +77,9 @@ def save(folder: Path, words: Words, rows: Mapping[str, Tensor]) -> None:
     Args:
         folder: of the file.
         words: in the order of the rows.
-        rows: of each text encoder, by its name in the pipeline: (tokens of all words, channels).
+        rows: of each text encoder, by its name in `KEYS`: (tokens of all words, channels).
     """
-    tensors = {KEYS[name]: value.detach().contiguous() for name, value in rows.items()}
+    tensors = {key: value.detach().contiguous() for key, value in rows.items()}
     save_file(tensors, folder / EMBEDDINGS_NAME, {"format": "pt", WORDS: json.dumps(words)})
 
 
@@ -88,7 +91,7 @@ def read(folder: Path) -> tuple[dict[str, int], dict[str, Tensor]]:
     """
     with safe_open(folder / EMBEDDINGS_NAME, framework="pt") as file:
         words: dict[str, int] = json.loads((file.metadata() or {}).get(WORDS, "{}"))
-        rows = {name: file.get_tensor(key) for name, key in KEYS.items() if key in file.keys()}  # noqa: SIM118
+        rows = {key: file.get_tensor(key) for key in KEYS.values() if key in file.keys()}  # noqa: SIM118
     if not words or not rows or any(len(value) != sum(words.values()) for value in rows.values()):
         raise ValueError(f"{EMBEDDINGS_NAME} does not say which words its rows are")
     return words, rows
@@ -102,11 +105,12 @@ def attach(pipeline: Any, folder: Path) -> None:
         ValueError: the file does not fit the pipeline.
     """
     words, rows = read(folder)
-    for name, learned in rows.items():
-        encoder = getattr(pipeline, name, None)
-        tokenizer = getattr(pipeline, name.replace("text_encoder", "tokenizer"), None)
+    names = {KEYS.get(type(part).__name__): name for name, part in pipeline.components.items()}
+    for key, learned in rows.items():
+        encoder = getattr(pipeline, names.get(key, ""), None)
         if encoder is None or encoder.get_input_embeddings().weight.shape[1] != learned.shape[1]:
-            raise ValueError(f"{EMBEDDINGS_NAME} was learned with another kind of base model, by its {KEYS[name]}")
+            raise ValueError(f"{EMBEDDINGS_NAME} was learned with another kind of base model, by its {key}")
+        tokenizer = getattr(pipeline, names[key].replace("text_encoder", "tokenizer"))
         ids = insert(tokenizer, words)
         embeddings = enlarge(encoder, tokenizer, mean_resizing=False)
         embeddings[ids] = learned.to(embeddings)

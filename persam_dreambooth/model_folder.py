@@ -67,6 +67,12 @@ def adapter_folders(folder: Path) -> list[Path]:
     return found if is_whole else []
 
 
+def needs_base(folder: Path) -> bool:
+    """Return whether a folder holds LoRA weights, other adapters or learned embeddings, each beside a base model."""
+    words = (folder / EMBEDDINGS_NAME).is_file() and not (folder / PIPELINE_INDEX).is_file()
+    return words or (folder / LORA_NAME).is_file() or bool(adapter_folders(folder))
+
+
 def is_checkpoint(folder: Path) -> bool:
     """Return whether a folder is a complete checkpoint of a training run."""
     return folder.absolute().name.startswith(CHECKPOINT_PREFIX) and (folder / PROGRESS_NAME).is_file()
@@ -99,9 +105,9 @@ def weights_digest(folder: Path) -> str:
     )
     if adapters:
         paths = [path for part in adapters for path in sorted(part.iterdir()) if path.is_file()]
-    if (adapters or lora.is_file()) and (folder / EMBEDDINGS_NAME).is_file():
+    if needs_base(folder) and (folder / EMBEDDINGS_NAME).is_file():
         paths.append(folder / EMBEDDINGS_NAME)
-    if not (adapters or lora.is_file() or (folder / PIPELINE_INDEX).is_file() or is_checkpoint(folder)):
+    if not (needs_base(folder) or (folder / PIPELINE_INDEX).is_file() or is_checkpoint(folder)):
         return ""
     total = hashlib.sha256()
     for path in paths:

@@ -29,7 +29,7 @@ EXAMPLE = '--model dog-lora --output dog-pictures \\\n    --prompt "a sks dog in
 class GenerateFlags(Flags):
     """Flags of `generate`."""
 
-    model: str | None = flag(None, "a trained model: the --output_dir of a training (pipeline or LoRA)")
+    model: str | None = flag(None, "a trained model: the --output_dir of a training, or a file of LoRA, LoHa or LoKr")
     prompt: list[str] = flag([], 'one or more prompts, such as "a sks dog in the jungle"')
     prompts_file: str | None = flag(None, "a text file with one prompt per line")
     output: str = flag("generated", "folder for the images and grid.png")
@@ -40,7 +40,7 @@ class GenerateFlags(Flags):
     guidance_scale: float = flag(7.5, "classifier-free guidance: how closely the prompt is followed")
     height: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
     width: int | None = flag(None, "in pixels, a multiple of 8; the model's own if unset")
-    base_model: str | None = flag(None, "base model of LoRA weights that have no training config next to them")
+    base_model: str | None = flag(None, "base model of LoRA or other adapters without a training config next to them")
     single_file_config: str | None = flag(
         None,
         "with a model or base model in a single file: hub name or folder of a diffusers pipeline of the same kind, "

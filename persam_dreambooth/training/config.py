@@ -139,15 +139,20 @@ class TrainingConfig:
     def _resolve_defaults(self) -> None:
         """Set the defaults that depend on other flags."""
         if self.data.image_interpolation_mode is None:
-            self.data.image_interpolation_mode = "lanczos" if self.model.use_lora else "bilinear"
+            self.data.image_interpolation_mode = "lanczos" if self.model.frozen_base else "bilinear"
         if self.optimization.learning_rate is None:
-            adam = 5e-4 if self.model.use_lora else 5e-6
+            adam = 5e-4 if self.model.frozen_base else 5e-6
             self.optimization.learning_rate = 1.0 if self.optimization.optimizer == "prodigy" else adam
 
     def _check_data(self) -> None:
         """Refuse flags of photos and masks that contradict those of other groups."""
         if not self.mask.reference_image and not self.data.concepts_list:  # whose subjects bring their own references
             self.mask.refuse_segmentation()
+        if self.data.with_prior_preservation and self.model.new_words and not self.model.use_lora:
+            raise UserError(
+                "--with_prior_preservation cannot influence the new words, which class prompts do not have, and "
+                "nothing else is trained; drop it, or add --use_lora"
+            )
         if self.data.background_images and not self.mask.masked_loss:
             raise UserError(
                 "--background_images needs masks, to cut the subject out; drop --no_masked_loss (with "
@@ -197,8 +202,10 @@ class TrainingConfig:
 
     def _check_output(self) -> None:
         """Refuse flags of the output that contradict those of other groups."""
-        if self.model.use_lora and self.output.skip_save_text_encoder:
-            raise UserError("--skip_save_text_encoder is for whole pipelines; LoRA saves adapters only, drop it")
+        if self.model.frozen_base and self.output.skip_save_text_encoder:
+            raise UserError(
+                "--skip_save_text_encoder is for whole pipelines, and only what is learned is saved; drop it"
+            )
         if self.output.push_masks_to_hub and not self.mask.masked_loss:
             raise UserError("--push_masks_to_hub and --no_masked_loss exclude each other; drop one")
         if self.output.output_kohya_format and not self.model.use_lora:

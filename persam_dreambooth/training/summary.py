@@ -75,13 +75,20 @@ def _device(run: Setup) -> str:
 def _trained(config: TrainingConfig, family: Family) -> str:
     parts, model = family.trained(), config.model
     learned = sum(_size(part, learned=True) for part in parts.values())
-    total = sum(_size(part) for part in parts.values()) - (learned if model.use_lora else 0)
-    whose = f"{without_folders(str(model.pretrained_model_name_or_path))}'s {' and '.join(family.adapted())}"
-    if not model.use_lora:
+    total = sum(_size(part) for part in parts.values()) - (learned if model.frozen_base else 0)
+    base = without_folders(str(model.pretrained_model_name_or_path))
+    whose = f"{base}'s {' and '.join(family.adapted())}"
+    if not model.frozen_base:
         return f"all {_millions(total)} M weights of {whose}"
     kind = "DoRA" if model.use_dora else ADAPTER_NAMES[model.adapter_type]
     count = sum(family.new_tokens.words.values()) if family.new_tokens else 0
-    words = f" and {counted(count, 'new token')} ({', '.join(model.new_words)})" if count else ""
+    words = f"{counted(count, 'new token')} ({', '.join(model.new_words)})" if count else ""
+    if not model.use_lora:
+        encoders = " and ".join(family.inverted())
+        return (
+            f"{words} of {base}'s {encoders}, {learned} numbers and nothing else; --use_lora trains LoRA beside them"
+        )
+    words = f" and {words}" if words else ""
     return f"{kind} rank {model.rank} of {whose}{words}, {_millions(learned)} M of {_millions(total)} M weights"
 
 

@@ -90,8 +90,7 @@ def checkpoint_titles(run: Path, steps: Sequence[int] = ()) -> dict[str, int]:
     }
     titles = {title: int(title.removeprefix("step-")) for title in found}
     for folder in found.values():
-        readable = (folder / model_folder.LORA_NAME).exists() or model_folder.adapter_folders(folder)
-        if not readable and not model_folder.trained_parts(folder):
+        if not model_folder.needs_base(folder) and not model_folder.trained_parts(folder):
             raise UserError(f"{folder} is in FSDP's own format, which only the training reads; evaluate its result")
     last = max(read_metrics(run), default=None)
     if model_folder.weights_digest(run) and last is not None and last not in titles.values():

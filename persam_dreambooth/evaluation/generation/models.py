@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
 from persam_dreambooth import model_folder
+from persam_dreambooth.adapter_files import is_adapter_file
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import check_available
 from persam_dreambooth.photos import files
@@ -33,9 +34,8 @@ class Model:
 
     @property
     def is_lora(self) -> bool:
-        """True for LoRA weights and other adapters, which need a base model."""
-        folder = Path(self.source)
-        return (folder / model_folder.LORA_NAME).is_file() or bool(model_folder.adapter_folders(folder))
+        """True for LoRA weights, other adapters and learned embeddings, which need a base model."""
+        return model_folder.needs_base(Path(self.source)) or is_adapter_file(Path(self.source))
 
     @property
     def needs_base(self) -> bool:
@@ -71,10 +71,11 @@ class Model:
         """
         folder = Path(self.source)
         others = [path for part in model_folder.adapter_folders(folder) for path in sorted(part.iterdir())]
-        names = [Path(model_folder.LORA_NAME)] if self.is_lora else _weights_of_parts(folder)
-        names = [path.relative_to(folder) for path in others] or names
-        if self.is_lora and (folder / model_folder.EMBEDDINGS_NAME).is_file():
-            names.append(Path(model_folder.EMBEDDINGS_NAME))
+        beside = (model_folder.LORA_NAME, model_folder.EMBEDDINGS_NAME)
+        names = [path.relative_to(folder) for path in others]
+        if self.is_lora:
+            names += [Path(name) for name in beside if (folder / name).is_file()]
+        names = names or _weights_of_parts(folder)
         return _digest(folder, names, self.title)
 
     def base_weights(self, given: str | None) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from persam_dreambooth.errors import counted
+from persam_dreambooth.learned_tokens import spelled_out
 from persam_dreambooth.long_prompts import cut_off
 from persam_dreambooth.model_folder import subject_words
 from persam_dreambooth.torch_utils import emulates_bfloat16
@@ -88,7 +89,9 @@ def cut_prompts(family: Family, prompts: Mapping[str, str]) -> None:
             name, length = key.replace("input_ids", "tokenizer"), (limit + 2 if limit else ids.shape[-1])
             tokenizer = getattr(family, name, None)
             tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # Flux.2 has a processor
-            cut = cut_off(tokenizer, prompt, length, family.asked(prompt))
+            if tokenizer is None:  # of the attention mask
+                continue
+            cut = cut_off(tokenizer, prompt, length, spelled_out(tokenizer, family.asked(prompt)))
             if cut:
                 shown = cut if len(cut) <= SHOWN else f"{cut[:SHOWN]}..."
                 warn(f"{owner} has more than the {length} tokens that the {name} takes{advice}; cut off: {shown!r}")

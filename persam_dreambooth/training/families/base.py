@@ -19,7 +19,7 @@ from persam_dreambooth.training.families import lora, quantized
 from persam_dreambooth.training.families.attention_maps import AttentionMaps
 from persam_dreambooth.training.families.flags import check_flags
 from persam_dreambooth.training.families.parts import PipelineParts
-from persam_dreambooth.training.families.textual_inversion import NewTokens
+from persam_dreambooth.training.families.textual_inversion import NewTokens, learned_encoders
 
 Conditioning = dict[str, Tensor]
 """Tensors of one prompt, as a family needs them; each has a leading dimension of 1."""
@@ -98,18 +98,18 @@ class Family(PipelineParts):
 
     def _trained_encoders(self) -> tuple[str, ...]:
         if self.config.train_text_encoder_ti:
-            return tuple(self.encoders)
+            return learned_encoders(self.encoders, self.config)
         if not self.config.train_text_encoder:
             return ()
         return self.lora_encoders if self.config.use_lora else self.whole_encoders
 
     def _freeze(self) -> None:
-        """Freeze everything that is not trained, and add LoRA adapters."""
+        """Freeze everything that is not trained, and add new tokens and LoRA adapters."""
         config, denoiser = self.config, getattr(self, self.denoiser[0])
         trained = self.trained()
         for name in ("vae", *self.encoders, self.denoiser[0]):
             if getattr(self, name) is not None:
-                getattr(self, name).requires_grad_(name in trained and not config.use_lora)
+                getattr(self, name).requires_grad_(name in trained and not config.frozen_base)
         if config.enable_xformers_memory_efficient_attention:
             if not is_xformers_available():
                 raise UserError("--enable_xformers_memory_efficient_attention needs `pip install xformers`")
@@ -119,7 +119,7 @@ class Family(PipelineParts):
             for name in self._trained_encoders():
                 getattr(self, name).gradient_checkpointing_enable()
         if config.train_text_encoder_ti:
-            encoders = {name: getattr(self, name) for name in self.encoders}
+            encoders = {name: trained[name] for name in self._trained_encoders()}
             tokenizers = {name: getattr(self, name.replace("text_encoder", "tokenizer")) for name in encoders}
             self.new_tokens = NewTokens.begin(encoders, tokenizers, config)
         if config.use_lora:
@@ -144,7 +144,7 @@ class Family(PipelineParts):
         raise NotImplementedError
 
     def trained(self) -> dict[str, nn.Module]:
-        """Return the modules with trainable weights, by part name; the first one is the denoiser."""
+        """Return the modules with trainable weights, by part name; the denoiser is the first, trained or not."""
         return {name: getattr(self, name) for name in (self.denoiser[0], *self._trained_encoders())}
 
     def finish_step(self) -> None:
@@ -162,7 +162,7 @@ class Family(PipelineParts):
 
         The copy is frozen: it is not in `trained()`, nor in any checkpoint or result.
         """
-        if not self.config.use_lora:
+        if not self.config.frozen_base:
             self.base = {
                 name: copy.deepcopy(part).requires_grad_(False).eval() for name, part in self.trained().items()
             }
@@ -272,7 +272,7 @@ class Family(PipelineParts):
         """
         trained = self.trained()
         with ExitStack() as stack:
-            if self.config.use_lora:
+            if self.config.frozen_base:
                 for part in trained.values():
                     stack.enter_context(lora.without_adapters(part))
             else:

@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch import Tensor
 
-from persam_dreambooth import learned_tokens, long_prompts
+from persam_dreambooth import long_prompts
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
 from persam_dreambooth.training.families.base import Conditioning, Family, Noised
@@ -57,10 +57,6 @@ class Diffusion(Family):
                 f"{DRAWN_UNIT} pixels; take {max(1, side // DRAWN_UNIT) * DRAWN_UNIT}, or drop "
                 "--validation_prompt and --validation_prompts_file"
             )
-
-    def asked(self, prompt: str) -> str:
-        """Return the prompt with all tokens of each learned word."""
-        return learned_tokens.spelled_out(self.tokenizer, prompt)
 
     @classmethod
     def even_unit_of(cls, config: ModelConfig) -> int:
@@ -117,7 +113,7 @@ class Diffusion(Family):
         """Return the first tokenizer, with the words of textual inversion; SDXL's second one splits words alike."""
         tokenizer = load_tokenizer("tokenizer", config)
         if config.train_text_encoder_ti:
-            insert_words(tokenizer, config)
+            insert_words([tokenizer], config)
         return [(tokenizer, config.tokenizer_max_length)]
 
     def sampler(self, name: str, config: Any) -> Any:

@@ -15,7 +15,8 @@ from persam_dreambooth.training.config import (
 
 PARTICULAR = (
     *("attention_loss_weight", "class_labels_conditioning", "do_edm_style_training"),
-    *("enable_xformers_memory_efficient_attention", "guidance_scale", "logit_mean", "logit_std", "lora_blocks"),
+    *("enable_t5_ti", "enable_xformers_memory_efficient_attention", "guidance_scale", "logit_mean", "logit_std"),
+    "lora_blocks",
     *("max_sequence_length", "max_token_length", "mode_scale", "offset_noise", "precondition_outputs"),
     *("snr_gamma", "text_encoder_use_attention_mask", "tokenizer_max_length"),
     *("tokenizer_name", "train_text_encoder_ti", "validation_scheduler", "weighting_scheme"),

@@ -7,11 +7,13 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
+from persam_dreambooth.learned_tokens import spelled_out
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.flow_matching import FlowMatching
 from persam_dreambooth.training.families.joint_attention import JointAttention, recorded
 from persam_dreambooth.training.families.loading import load_tokenizer, token_ids, unwrapped
+from persam_dreambooth.training.families.textual_inversion import insert_words
 
 
 class Flux(FlowMatching):
@@ -27,7 +29,9 @@ class Flux(FlowMatching):
     ]
     lora_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     whole_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
-    flags: ClassVar[frozenset[str]] = FlowMatching.flags | {*("attention_loss_weight", "guidance_scale")}
+    flags: ClassVar[frozenset[str]] = FlowMatching.flags | {
+        *("attention_loss_weight", "enable_t5_ti", "guidance_scale", "train_text_encoder_ti")
+    }
     max_sequence_length: ClassVar[int] = 512
     transformer: Any
     tokenizer: Any
@@ -38,8 +42,8 @@ class Flux(FlowMatching):
     def tokenize(self, prompt: str) -> Conditioning:
         """Tokenize with CLIP's and T5's tokenizers: ids, (1, length) int64 each."""
         return {
-            "input_ids": token_ids(self.tokenizer, prompt).input_ids,
-            "input_ids_2": token_ids(self.tokenizer_2, prompt, self.length).input_ids,
+            "input_ids": token_ids(self.tokenizer, spelled_out(self.tokenizer, prompt)).input_ids,
+            "input_ids_2": token_ids(self.tokenizer_2, spelled_out(self.tokenizer_2, prompt), self.length).input_ids,
         }
 
     def _encode(self, tokens: Conditioning) -> Conditioning:
@@ -75,5 +79,8 @@ class Flux(FlowMatching):
 
     @classmethod
     def prompt_tokenizers(cls, config: ModelConfig) -> list[tuple[Any, int | None]]:
-        """Return T5's; CLIP's part of the prompt is pooled."""
-        return [(load_tokenizer("tokenizer_2", config), config.max_sequence_length or cls.max_sequence_length)]
+        """Return T5's, with the words of textual inversion if it has them; CLIP's part of the prompt is pooled."""
+        tokenizer = load_tokenizer("tokenizer_2", config)
+        if config.enable_t5_ti:
+            insert_words([load_tokenizer("tokenizer", config), tokenizer], config)
+        return [(tokenizer, config.max_sequence_length or cls.max_sequence_length)]

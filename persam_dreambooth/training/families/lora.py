@@ -85,14 +85,17 @@ def layers(denoiser: nn.Module, own: list[str], config: ModelConfig) -> list[str
 
 @contextmanager
 def without_adapters(module: nn.Module) -> Iterator[None]:
-    """Turn adapters and dropout off inside the block, so that the model is its base."""
+    """Turn adapters, if there are any, and dropout off inside the block, so that the model is its base."""
     inner, modes = unwrapped(module), {layer: layer.training for layer in module.modules()}
+    adapted = hasattr(inner, "peft_config")
     try:
         module.eval()
-        inner.disable_adapters()
+        if adapted:
+            inner.disable_adapters()
         yield
     finally:
-        inner.enable_adapters()
+        if adapted:
+            inner.enable_adapters()
         for layer, training in modes.items():
             layer.training = training
 

@@ -105,7 +105,7 @@ class PipelineParts(ABC):
         if part == "vae":
             return cls.vae_dtype or dtype
         trained = part == cls.denoiser[0] or (config.train_text_encoder and part in cls.whole_encoders)
-        return torch.float32 if trained and not config.use_lora else dtype
+        return torch.float32 if trained and not config.frozen_base else dtype
 
     @classmethod
     def encoders_of(cls, config: ModelConfig) -> list[str]:
@@ -134,16 +134,18 @@ class PipelineParts(ABC):
 
     @abstractmethod
     def trained(self) -> dict[str, nn.Module]:
-        """Return the modules with trainable weights, by part name; the first one is the denoiser."""
+        """Return the modules with trainable weights, by part name; the denoiser is the first, trained or not."""
 
     def adapted(self) -> dict[str, nn.Module]:
-        """Return those of `trained()` that have LoRA's or other adapters, by part name."""
+        """Return those of `trained()` whose layers are trained, whole or through adapters, by part name."""
         inverted = self.inverted()
+        if inverted and not self.config.use_lora:
+            return {}
         return {name: part for name, part in self.trained().items() if name not in inverted}
 
     def inverted(self) -> dict[str, nn.Module]:
         """Return those of `trained()` whose new tokens alone are learned, by part name."""
-        return {} if self.new_tokens is None else {name: getattr(self, name) for name in self.encoders}
+        return {} if self.new_tokens is None else {name: getattr(self, name) for name in self.new_tokens.deviations}
 
     def pipeline(self) -> Any:
         """Build a pipeline around the modules in training, without a safety checker, for validation pictures."""
@@ -175,7 +177,7 @@ class PipelineParts(ABC):
 
     def save(self, folder: Path, skip_text_encoder: bool = False, dtype: torch.dtype = torch.float32) -> None:
         """Save the trained model in the ecosystem's format: a pipeline folder or a LoRA file, all in one precision."""
-        if self.config.use_lora:
+        if self.config.frozen_base:
             self._save_adapters(folder, dtype)
             return
         parts = {name: unwrapped(part) for name, part in self.trained().items()}
@@ -189,6 +191,8 @@ class PipelineParts(ABC):
     def _save_adapters(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         if self.new_tokens is not None:
             self.new_tokens.save(folder, self.inverted(), dtype)
+        if not self.config.use_lora:
+            return
         if self.config.adapter_type == "lora":
             lora.save_adapters(self.pipeline_class, self.adapted(), folder, dtype)
             return
@@ -197,7 +201,7 @@ class PipelineParts(ABC):
 
     def save_weights(self, folder: Path) -> None:
         """Save the trainable weights for a checkpoint, in full precision."""
-        if self.config.use_lora:
+        if self.config.frozen_base:
             self._save_adapters(folder)
             return
         for name, part in self.trained().items():
@@ -210,7 +214,7 @@ class PipelineParts(ABC):
         if self.config.use_lora and self.config.adapter_type == "lora":
             lora.load_adapters(self.adapted(), folder)
             return
-        if self.config.use_lora:
+        if self.config.frozen_base:
             for name, part in self.adapted().items():
                 adapter_files.load(unwrapped(part), folder / name)
             return

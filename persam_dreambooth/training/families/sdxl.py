@@ -10,6 +10,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from persam_dreambooth import long_prompts
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.learned_tokens import spelled_out
 from persam_dreambooth.training.config import ModelConfig, OptimizationConfig, TrainingConfig
 from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.diffusion import Diffusion
@@ -75,7 +76,7 @@ class StableDiffusionXL(Diffusion):
         both = (self.tokenizer, self.tokenizer_2)
         if self.config.max_token_length:
             return long_prompts.tokenize(both, [prompt], self.config.max_token_length)
-        first, second = (token_ids(tokenizer, self.asked(prompt)).input_ids for tokenizer in both)
+        first, second = (token_ids(tokenizer, spelled_out(tokenizer, prompt)).input_ids for tokenizer in both)
         return {"input_ids": first, "input_ids_2": second}
 
     def _encode(self, tokens: Conditioning) -> Conditioning:

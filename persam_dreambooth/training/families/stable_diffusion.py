@@ -9,6 +9,7 @@ from transformers import CLIPTextModel
 
 from persam_dreambooth import long_prompts
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.learned_tokens import spelled_out
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families.base import Conditioning, Noised
 from persam_dreambooth.training.families.diffusion import Diffusion
@@ -48,7 +49,7 @@ class StableDiffusion(Diffusion):
         """Tokenize with CLIP's tokenizer: ids and attention mask, (1, length) int64 each; or in chunks."""
         if self.config.max_token_length:
             return long_prompts.tokenize([self.tokenizer], [prompt], self.config.max_token_length)
-        return ids_and_mask(self.tokenizer, self.asked(prompt), self.config.tokenizer_max_length)
+        return ids_and_mask(self.tokenizer, spelled_out(self.tokenizer, prompt), self.config.tokenizer_max_length)
 
     def _encode(self, tokens: Conditioning) -> Conditioning:
         use_mask = self.config.text_encoder_use_attention_mask

@@ -53,11 +53,17 @@ class ModelConfig(Flags):
     train_text_encoder: bool = flag(False, "train the text encoder too")
     train_text_encoder_ti: bool = flag(
         False,
-        "Stable Diffusion 1.x, 2.x and XL, with --use_lora: textual inversion (pivotal tuning): put new tokens into "
-        "the text encoders and learn their embeddings besides LoRA",
+        "Stable Diffusion 1.x, 2.x, XL and Flux.1: textual inversion: put new tokens into the text encoders and learn "
+        "their embeddings, beside LoRA with --use_lora (pivotal tuning), else these alone",
+    )
+    enable_t5_ti: bool = flag(
+        False, "Flux.1, with --train_text_encoder_ti: put the new tokens into T5 too, and not only into CLIP"
     )
     train_text_encoder_ti_frac: float | None = flag(
-        None, "share of the steps after which the new embeddings are no longer learned; 0.5 if unset", min=0, max=1
+        None,
+        "with --use_lora: share of the steps after which the new embeddings are no longer learned; 0.5 if unset",
+        min=0,
+        max=1,
     )
     token_abstraction: str | None = flag(
         None,
@@ -183,6 +189,11 @@ class ModelConfig(Flags):
             raise UserError(f"--{given[0]} is about a base model on the hub, and {name} is a file; drop it")
 
     @property
+    def frozen_base(self) -> bool:
+        """Whether the base model's own weights stay as they are: adapters or new tokens are learned beside them."""
+        return self.use_lora or self.train_text_encoder_ti
+
+    @property
     def new_words(self) -> list[str]:
         """The words of `--token_abstraction`, in their order; none without `--train_text_encoder_ti`."""
         words = (self.token_abstraction or "").split(",") if self.train_text_encoder_ti else []
@@ -192,12 +203,15 @@ class ModelConfig(Flags):
         """Set the defaults of textual inversion, or refuse its flags without it."""
         names = ("train_text_encoder_ti_frac", "token_abstraction", "num_new_tokens_per_abstraction")
         if not self.train_text_encoder_ti:
-            for name in (*names, "initializer_concept"):
-                if getattr(self, name) is not None:
+            for name in (*names, "initializer_concept", "enable_t5_ti"):
+                if getattr(self, name) not in (None, False):
                     raise UserError(f"--{name} is about textual inversion; add --train_text_encoder_ti, or drop it")
             return
-        if not self.use_lora:
-            raise UserError("--train_text_encoder_ti learns tokens beside LoRA; add --use_lora")
+        if not self.use_lora and self.train_text_encoder_ti_frac is not None:
+            raise UserError(
+                "--train_text_encoder_ti_frac would end the training, since nothing else is learned; add --use_lora, "
+                "or drop it"
+            )
         excluded = {
             "train_text_encoder": "which trains the text encoders themselves",
             "pre_compute_text_embeddings": "which encodes the prompts only once",
@@ -213,7 +227,7 @@ class ModelConfig(Flags):
             )
         if self.initializer_concept is None and self.num_new_tokens_per_abstraction is None:
             self.num_new_tokens_per_abstraction = 2
-        if self.train_text_encoder_ti_frac is None:
+        if self.use_lora and self.train_text_encoder_ti_frac is None:
             self.train_text_encoder_ti_frac = 0.5
         self.token_abstraction = "TOK" if self.token_abstraction is None else self.token_abstraction
         self._check_words()
@@ -254,7 +268,7 @@ class ModelConfig(Flags):
         if not given:
             return
         (name,) = given
-        if not self.use_lora:
+        if not self.frozen_base:
             raise UserError(f"--{name} is for a frozen base model; add --use_lora, or drop it to train all weights")
         if self.adapter_type != "lora":
             raise UserError(f"--{name} and --adapter_type {self.adapter_type} exclude each other; drop one")

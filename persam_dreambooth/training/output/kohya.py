@@ -12,6 +12,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
 from torch import Tensor
 
+from persam_dreambooth.adapter_files import clip_layer
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME, adapter_folders, is_checkpoint, training_settings
 from persam_dreambooth.photos.files import check_output_folder
@@ -185,7 +186,7 @@ def _by_part(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
             continue
         if any("lora_linear_layer" in name for name in weights):
             weights = convert_state_dict_to_peft(weights)
-        parts[part] = {lycoris.clip_layer(name): value for name, value in weights.items()}
+        parts[part] = {clip_layer(name): value for name, value in weights.items()}
     return parts
 
 

@@ -14,7 +14,7 @@ import torch
 from peft import LoHaConfig, LoKrConfig, OFTConfig, PeftConfig
 from torch import Tensor
 
-from persam_dreambooth.adapter_files import PREFIX
+from persam_dreambooth.adapter_files import PREFIX, clip_layer
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.model_folder import ADAPTER_CONFIG
 
@@ -55,11 +55,6 @@ def _prefix(part: str, parts: Mapping[str, Any]) -> str:
     if "text_encoder_2" not in parts:
         return "lora_te"
     return "lora_te2" if part == "text_encoder_2" else "lora_te1"
-
-
-def clip_layer(name: str) -> str:
-    """Return the name of a layer of CLIP in these formats: transformers' before 5, which flattened CLIPTextModel."""
-    return name if name.startswith(("text_model.", "text_projection.")) else f"text_model.{name}"
 
 
 def network(config: Config) -> dict[str, Any]:

@@ -72,12 +72,13 @@ class Card:
         model, base = self.config.model, str(self.config.model.pretrained_model_name_or_path)
         kind = "stable-diffusion" if self.family.startswith("StableDiffusion") else self.family.lower()
         tags = ["text-to-image", "diffusers", kind, "dreambooth", "persam"]
+        method = [model.adapter_type] if model.use_lora else ["textual_inversion"] if model.new_words else []
         return ModelCardData(
             base_model=None if Path(base).exists() else base,  # the hub accepts only its own names
             library_name="diffusers",
             pipeline_tag="text-to-image",
             instance_prompt=self.prompts[0] if self.prompts else None,
-            tags=[*tags, *([model.adapter_type] if model.use_lora else [])],
+            tags=[*tags, *method],
         )
 
     def _base(self, public: bool) -> str:
@@ -89,7 +90,9 @@ class Card:
         kind = f"{ADAPTER_NAMES[model.adapter_type]} adapters" if model.use_lora else "A full fine-tune"
         with_text = ", text encoder included" if model.train_text_encoder else ""
         if model.new_words:
-            with_text = f", with learned embeddings (textual inversion) of the new words {', '.join(model.new_words)}"
+            words = f"embeddings (textual inversion) of the new words {', '.join(model.new_words)}"
+            with_text = f", with learned {words}" if model.use_lora else ""
+            kind = kind if model.use_lora else f"Learned {words} for the text encoders"
         masked = "The loss was taken over whole photos (no masks)."
         if mask.masked_loss:
             weight = mask.background_prior_weight
@@ -112,9 +115,9 @@ class Card:
         prompt = repr(f"{subject} in the jungle")
         imports = ["import torch", "from diffusers import DiffusionPipeline"]
         load = [f"pipeline = DiffusionPipeline.from_pretrained({here!r}, torch_dtype=torch.float32)"]
-        if self.config.model.use_lora and is_single_file(str(self.config.model.pretrained_model_name_or_path)):
+        if self.config.model.frozen_base and is_single_file(str(self.config.model.pretrained_model_name_or_path)):
             imports, load = self._from_single_file(here, public)
-        elif self.config.model.use_lora:
+        elif self.config.model.frozen_base:
             base = self._base(public)
             named = {"revision": self.config.model.revision, "variant": self.config.model.variant}
             more = "".join(f", {name}={value!r}" for name, value in named.items() if value)
@@ -124,12 +127,14 @@ class Card:
             load += [f"PeftModel.from_pretrained(pipeline.{part}, {here!r}, subfolder={part!r})" for part in others]
             if others:
                 imports.append("from peft import PeftModel")
-            else:
+            elif self.config.model.use_lora:
                 load.append(f"pipeline.load_lora_weights({here!r}, weight_name={LORA_NAME!r})")
         if self.config.model.new_words:
             names, lines, spelled = self._embeddings(here, public)
             imports, load = [*imports, *names], [*load, *lines]
-            prompt += "".join(f".replace({word!r}, {tokens!r})" for word, tokens in spelled.items())
+            # T5 without new tokens reads the words as they are.
+            more = f", prompt_2={prompt}" if self.family == "Flux" and not self.config.model.enable_t5_ti else ""
+            prompt += "".join(f".replace({word!r}, {token!r})" for word, token in spelled.items()) + more
         return "\n".join([*imports, "", *load, f"image = pipeline(prompt={prompt}).images[0]"])
 
     def _embeddings(self, here: str, public: bool) -> tuple[list[str], list[str], dict[str, str]]:
@@ -147,20 +152,21 @@ class Card:
             imports.insert(0, "from huggingface_hub import hf_hub_download")
             file = f"hf_hub_download({here!r}, {EMBEDDINGS_NAME!r})"
         load = [f"embeddings, tokens = load_file({file}), {[token for own in tokens.values() for token in own]}"]
-        for name in rows:
-            parts = f"pipeline.{name.replace('text_encoder', 'tokenizer')}, pipeline.{name}"
-            load.append(f"pipeline.load_textual_inversion(embeddings[{learned_tokens.KEYS[name]!r}], tokens, {parts})")
+        for key in rows:
+            number = "" if key == "clip_l" else "_2"
+            parts = f"pipeline.tokenizer{number}, pipeline.text_encoder{number}"
+            load.append(f"pipeline.load_textual_inversion(embeddings[{key!r}], tokens, {parts})")
         return imports, load, {word: "".join(own) for word, own in tokens.items()}
 
     def _from_single_file(self, here: str, public: bool) -> tuple[list[str], list[str]]:
-        """Return the imports and lines that load a LoRA whose base model is a single file."""
+        """Return the imports and lines that load a LoRA, or only its base model, from a single file."""
         config = self.config.model.single_file_config
         config = without_folders(config) if public else config
         named = f", single_file_config={config!r}" if config else ""
-        return ["from persam_dreambooth import load_pipeline"], [
-            f"pipeline = load_pipeline({self._base(public)!r}{named})",
-            f"pipeline.load_lora_weights({here!r}, weight_name={LORA_NAME!r})",
-        ]
+        load = [f"pipeline = load_pipeline({self._base(public)!r}{named})"]
+        if self.config.model.use_lora:
+            load.append(f"pipeline.load_lora_weights({here!r}, weight_name={LORA_NAME!r})")
+        return ["from persam_dreambooth import load_pipeline"], load
 
     def _subject(self) -> str:
         """Return a table of prompts, class images and photos."""

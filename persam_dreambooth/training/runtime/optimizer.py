@@ -88,6 +88,7 @@ def build_optimizer(
     own = {name: value for name, value in own.items() if value is not None}
     if (own or apart) and of_encoders:
         groups = [{"params": parameters[: -len(of_encoders)]}, {"params": list(of_encoders), **own}]
+        groups = groups if groups[0]["params"] else groups[1:]  # textual inversion alone
     optimizer: Optimizer = _optimizer_class(config)(groups, lr=rate, **options)
     return optimizer
 

@@ -143,10 +143,10 @@ def savings(config: TrainingConfig) -> list[str]:
         f"--sample_batch_size 1 (while class images are made; now {data.sample_batch_size})": (
             data.with_prior_preservation and data.sample_batch_size > 1
         ),
-        "--quantize int8": model.use_lora and not (model.quantize or model.bnb_quantization_config_path),
-        "--optimizer adamw8bit": not model.use_lora and "8bit" not in optimization.optimizer,
-        "no --use_ema": optimization.use_ema and not model.use_lora,
-        "--use_lora": not model.use_lora,
+        "--quantize int8": model.frozen_base and not (model.quantize or model.bnb_quantization_config_path),
+        "--optimizer adamw8bit": not model.frozen_base and "8bit" not in optimization.optimizer,
+        "no --use_ema": optimization.use_ema and not model.frozen_base,
+        "--use_lora": not model.frozen_base,
         f"--resolution {lower}": data.resolution > lower,
     }
     return [flag for flag, helps in found.items() if helps] or ["a smaller base model"]

@@ -12,7 +12,7 @@ from persam_dreambooth.atomic_io import UNFINISHED
 from persam_dreambooth.errors import UserError, listed
 from persam_dreambooth.flag_values import with_new_names
 from persam_dreambooth.flags import flags_of, setting_text
-from persam_dreambooth.model_folder import CONFIG_NAME, LORA_NAME, PIPELINE_INDEX, adapter_folders
+from persam_dreambooth.model_folder import CONFIG_NAME, PIPELINE_INDEX, needs_base
 from persam_dreambooth.photos import files
 from persam_dreambooth.text_files import read_yaml
 from persam_dreambooth.training import optimizer_args
@@ -23,6 +23,7 @@ from persam_dreambooth.training.runtime import checkpoint
 HELD = (
     *("use_lora", "rank", "lora_alpha", "use_dora", "train_text_encoder", "use_ema", "optimizer", "seed_each_batch"),
     *("seed", "network_weights", "lora_layers", "lora_blocks", "adapter_type", "train_text_encoder_ti"),
+    "enable_t5_ti",
     *("token_abstraction", "num_new_tokens_per_abstraction", "initializer_concept"),
 )
 """Flags that must not change on resume: a checkpoint's contents, its weights or the count of its batches depend on
@@ -116,7 +117,7 @@ def changed_flags(config: TrainingConfig) -> str:
 
 def _is_over(output: Path) -> bool:
     """Return whether a run has saved its model and holds no checkpoint to resume from."""
-    saved = any((output / name).exists() for name in (PIPELINE_INDEX, LORA_NAME)) or bool(adapter_folders(output))
+    saved = needs_base(output) or (output / PIPELINE_INDEX).exists()
     return saved and not checkpoint.checkpoints(output)
 
 

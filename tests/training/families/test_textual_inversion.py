@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, FluxPipeline
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -31,9 +32,16 @@ from tests.training.small import batch_for, is_refused, make, trained_parameters
 
 EMBEDDINGS, LORA = "learned_embeds.safetensors", "pytorch_lora_weights.safetensors"
 OURS = ("--use_lora", "--train_text_encoder_ti", "--report_to=none")
-UNETS = ["stable-diffusion", "sdxl"]
+PRIOR = {"with_prior_preservation": True, "class_data_dir": "class", "class_prompt": "a dog"}
+CASES = {
+    "stable-diffusion": ("stable-diffusion", {}),
+    "sdxl": ("sdxl", {}),
+    "sdxl-alone": ("sdxl", {"use_lora": False}),
+    "flux": ("flux", {}),
+    "flux-t5": ("flux", {"enable_t5_ti": True}),
+    "flux-t5-alone": ("flux", {"enable_t5_ti": True, "use_lora": False}),
+}
 ONE = {"num_images_per_prompt": 1}
-every_unet = pytest.mark.parametrize("name", UNETS)
 
 
 def inverted(base, **model):
@@ -67,17 +75,22 @@ def gradients(config, family, batch, added=0.0):
     return torch.autograd.grad(loss, rows_of(family))
 
 
-@every_unet
-def test_background_has_no_gradient_and_only_new_rows_change(pipelines, name):
-    config, family, batch = inverted(pipelines / name)
+@pytest.mark.parametrize("case", CASES)
+def test_background_has_no_gradient_and_only_new_rows_change(pipelines, case):
+    name, model = CASES[case]
+    config, family, batch = inverted(pipelines / name, **model)
+    parts = family.inverted()
+    assert list(parts) == list(family.encoders)[: 1 if case == "flux" else 2]
     learned = gradients(config, family, batch)
-    assert len(learned) == len(family.encoders) and all((rows != 0).any() for rows in learned)
+    assert len(learned) == len(parts) and all((rows != 0).any() for rows in learned)
     assert all(map(torch.equal, learned, gradients(config, family, batch, added=100.0)))
     nothing = batch._replace(mask=torch.zeros_like(batch.mask))
     assert all((rows == 0.0).all() for rows in gradients(config, family, nothing))
 
     loaded = DiffusionPipeline.from_pretrained(pipelines / name)
-    before = [getattr(loaded, part).get_input_embeddings().weight for part in family.encoders]
+    before = [getattr(loaded, part).get_input_embeddings().weight for part in parts]
+    denoiser = getattr(family, family.denoiser[0])
+    everything = {key: weight.detach().clone() for key, weight in denoiser.named_parameters()}
     rows = [row.detach().clone() for row in rows_of(family)]
     rest = {key: weight.clone() for key, weight in named(family) if "trainable_tokens" not in key}
     optimizer = build_optimizer(trained_parameters(family), config.optimization, 2, rows_of(family), apart=True)
@@ -85,8 +98,9 @@ def test_background_has_no_gradient_and_only_new_rows_change(pipelines, name):
     optimizer.step()
     stepped = [row.detach().clone() for row in rows_of(family)]
     family.finish_step()
-    for part, old, row, step in zip(family.inverted().values(), before, rows, stepped, strict=True):
-        now = part.get_input_embeddings().get_merged_weights(["default"])
+    for part, old, row, step in zip(parts.values(), before, rows, stepped, strict=True):
+        (layer,) = (module for module in part.modules() if isinstance(module, TrainableTokensLayer))
+        now = layer.get_merged_weights(["default"])
         assert torch.equal(now[: len(old)], old) and len(now) == len(old) + 2
         # The script's: a tenth of the way, on a logarithmic scale, to the deviation of all embeddings.
         all_rows = np.concatenate([old.detach().numpy(), np.repeat(old.detach().numpy().mean(0)[None], 2, 0)])
@@ -94,6 +108,8 @@ def test_background_has_no_gradient_and_only_new_rows_change(pipelines, name):
         np.testing.assert_allclose(now[len(old) :].detach(), step.numpy() * ratio**0.1, rtol=1e-5)
         assert (step != row).all() and abs(ratio - 1) > 1e-3
     assert all(torch.equal(weight, rest[key]) for key, weight in named(family) if "trainable_tokens" not in key)
+    same = [torch.equal(weight, everything[key]) for key, weight in denoiser.named_parameters()]
+    assert all(same) != config.model.use_lora
 
 
 def test_words_are_found_alone_and_in_their_case(pipelines):
@@ -105,7 +121,44 @@ def test_words_are_found_alone_and_in_their_case(pipelines):
             ids = family.tokenize(prompt)[key][0].tolist()
             assert [number for number in ids if number >= first] == list(range(first, first + new)), prompt
     tokens = family.tokenize("a TOK1 dog")["input_ids"][0].tolist()
-    assert token_places(family.tokenizer, tokens, family.asked("TOK1")) == (2, 3, 4)
+    assert token_places(family.tokenizer, tokens, learned_tokens.spelled_out(family.tokenizer, "TOK1")) == (2, 3, 4)
+
+
+def test_t5_gets_as_many_tokens_as_clip_and_no_spaces_between(pipelines):
+    """T5 has a token for the space, CLIP has not; CLIP's letters of the concept are taken in turn for the rows."""
+    model = {"enable_t5_ti": True, "token_abstraction": "TOK1,TOK2", "initializer_concept": "dog"}
+    config, family, _ = inverted(pipelines / "flux", **model)
+    tokens, space = family.tokenize("a TOK1 dog"), family.tokenizer_2.convert_tokens_to_ids("\u2581")
+    for key, count in (("input_ids", 512 + 2), ("input_ids_2", 98)):
+        ids = tokens[key][0].tolist()
+        start = ids.index(count)
+        assert ids[start : start + 4] == list(range(count, count + 4)) and count + 4 not in ids
+    assert ids[start + 4] == space
+    loaded = DiffusionPipeline.from_pretrained(pipelines / "flux")
+    for rows, number in zip(rows_of(family), ("", "_2"), strict=True):
+        table = getattr(loaded, f"text_encoder{number}").get_input_embeddings().weight
+        concept = getattr(loaded, f"tokenizer{number}")("dog", add_special_tokens=False).input_ids
+        assert torch.equal(rows, table[[concept[place % len(concept)] for place in range(8)]])
+    ((tokenizer, length),) = family.prompt_tokenizers(config.model)
+    assert tokenizer("a TOK1 dog").input_ids[2] == 98 and length == 512
+
+
+@torch.no_grad()
+def test_t5_with_more_rows_than_tokens_keeps_its_rows(pipelines, tmp_path):
+    """As the released one: the new tokens' rows are there already, and no layer is replaced."""
+    plain = FluxPipeline.from_pretrained(pipelines / "flux")
+    plain.text_encoder_2.resize_token_embeddings(104)
+    plain.save_pretrained(tmp_path / "flux")
+    _, family, batch = inverted(tmp_path / "flux", enable_t5_ti=True)
+    before = family.encode_prompt(batch.prompt)["embeds"]
+    assert len(family.text_encoder_2.get_input_embeddings().weight) == 104
+    for rows in rows_of(family):
+        rows += torch.randn_like(rows)
+    learned = family.encode_prompt(batch.prompt)["embeds"]
+    assert not torch.allclose(learned, before, atol=1e-3)
+    family.save(tmp_path)
+    ours = encoded(generation.load_pipeline(tmp_path, tmp_path / "flux", "cpu"), "a TOK dog")[0]
+    torch.testing.assert_close(ours[0], learned[0])
 
 
 def test_rows_begin_at_random_or_as_a_concept(pipelines):
@@ -139,18 +192,17 @@ def test_embeddings_stop_after_their_share_of_the_steps(pipelines):
 
 
 @torch.no_grad()
-def encoded(pipeline, prompt):
-    return [
-        value
-        for value in pipeline.encode_prompt(prompt, device="cpu", do_classifier_free_guidance=False, **ONE)
-        if value is not None
-    ]
+def encoded(pipeline, prompt, prompt_2=None):
+    if isinstance(pipeline, FluxPipeline):
+        return pipeline.encode_prompt(prompt, prompt_2, device="cpu", max_sequence_length=512)
+    found = pipeline.encode_prompt(prompt, device="cpu", do_classifier_free_guidance=False, **ONE)
+    return [value for value in found if value is not None]
 
 
 def from_card(folder):
     """The pipeline of the card's lines, which are plain diffusers."""
     snippet = re.search(r"```python\n(.*)\nimage = .*?```", Path(folder, "README.md").read_text(), re.DOTALL).group(1)
-    assert "load_lora_weights" in snippet and "load_textual_inversion" in snippet
+    assert ("load_lora_weights" in snippet) == Path(folder, LORA).exists() and "load_textual_inversion" in snippet
     names = {}
     exec(compile(snippet.replace("'this folder'", repr(folder)), "card", "exec"), names)
     return names["pipeline"]
@@ -185,7 +237,7 @@ def test_two_subjects_learn_words_that_diffusers_loads_too(flags, pipelines, cap
     changed = [not torch.equal(encoded(ours, prompt)[0], encoded(plain, prompt)[0]) for prompt in prompts]
     assert changed == [True, True, False]
     before = weights_digest(Path("output")), Model("ours", "output").weights()
-    learned_tokens.save(Path("output"), {"TOK1": 4}, {"text_encoder": saved["clip_l"]})
+    learned_tokens.save(Path("output"), {"TOK1": 4}, {"clip_l": saved["clip_l"]})
     after = weights_digest(Path("output")), Model("ours", "output").weights()
     assert all(one != other for one, other in zip(before, after, strict=True))
 
@@ -220,10 +272,84 @@ def test_resumed_run_ends_like_an_uninterrupted_one_and_draws_its_word(flags):
     assert abs(validated - other).max() > 1
 
 
+def test_flux_without_t5_is_read_like_its_card(flags, pipelines):
+    base = {"pretrained_model_name_or_path": pipelines / "flux", "instance_prompt": "a TOK dog", "max_train_steps": 1}
+    assert train(flags | base, *OURS) == 0
+    assert load_file(f"output/{EMBEDDINGS}").keys() == {"clip_l"}
+    ours, card = generation.load_pipeline("output", device="cpu"), from_card("output")
+    line = "prompt='a TOK dog in the jungle'.replace('TOK', '<s0><s1>'), prompt_2='a TOK dog in the jungle'"
+    assert line in Path("output/README.md").read_text()
+    theirs = encoded(card, "a <s0><s1> dog", "a TOK dog")
+    assert all(map(torch.equal, encoded(ours, "a TOK dog"), theirs))
+    assert not torch.equal(theirs[1], encoded(card, "a dog")[1])
+
+
+def test_t5_resumed_run_ends_like_an_uninterrupted_one(flags, pipelines):
+    more = {
+        "pretrained_model_name_or_path": pipelines / "flux",
+        "instance_prompt": "a TOK dog",
+        "text_encoder_lr": 1e-2,
+    }
+    more |= {"checkpointing_steps": 1, "max_train_steps": 2, "train_text_encoder_ti_frac": 1}
+    ours = (*OURS, "--enable_t5_ti")
+    assert train(flags, *ours, **more, output_dir="whole") == 0
+    resumed_after_first_step()
+    assert train(flags, *ours, **more, resume_from_checkpoint="latest") == 0
+    assert all(same_weights(f"whole/{name}", f"output/{name}") for name in (EMBEDDINGS, LORA))
+    saved, first = (load_file(f"whole/{folder}{EMBEDDINGS}") for folder in ("", "checkpoint-1/"))
+    assert {key: tuple(value.shape) for key, value in saved.items()} == {"clip_l": (2, 32), "t5": (2, 32)}
+    assert all((saved[key] != first[key]).all() for key in saved)
+    ours, card = generation.load_pipeline("output", device="cpu"), from_card("output")
+    assert "prompt_2" not in Path("output/README.md").read_text()
+    assert all(map(torch.equal, encoded(ours, "a TOK dog"), encoded(card, "a <s0><s1> dog")))
+
+
+def resumed_after_first_step():
+    """Put the output folder of the run in `whole` back to where it was after its first step."""
+    Path("output").mkdir()
+    shutil.copytree("whole/checkpoint-1", "output/checkpoint-1")
+    Path("output/training_config.yaml").write_text(
+        Path("whole/training_config.yaml").read_text().replace("whole", "output")
+    )
+
+
+def test_words_alone_are_trained_resumed_and_generated_with(flags, models, capsys):
+    more = {"instance_prompt": "a TOK dog", "checkpointing_steps": 1, "max_train_steps": 2}
+    words = ("--train_text_encoder_ti", "--report_to=none", "--class_prompt=a dog", "--background_prior_weight=1")
+    assert train(flags, *words, **more, output_dir="whole") == 0
+    said = capsys.readouterr().out
+    assert "2 new tokens (TOK) of stable-diffusion's text_encoder, 64 numbers and nothing else" in said
+    resumed_after_first_step()
+    assert train(flags, *words, **more, resume_from_checkpoint="latest") == 0
+    assert same_weights(f"whole/{EMBEDDINGS}", f"output/{EMBEDDINGS}")
+    assert [path.name for path in Path("output").rglob("*.safetensors") if "rng" not in path.name] == [EMBEDDINGS] * 3
+    (learned,) = load_file(f"output/{EMBEDDINGS}").values()
+    (before,) = load_file(f"output/checkpoint-1/{EMBEDDINGS}").values()
+    assert (learned != before).all()
+
+    ours, card = generation.load_pipeline("output", device="cpu"), from_card("output")
+    plain = DiffusionPipeline.from_pretrained(models / "stable-diffusion")
+    plain.load_textual_inversion("output", token="<tok>")  # as diffusers' own documentation loads a folder
+    states = encoded(ours, "a TOK dog")
+    assert torch.equal(states[0], encoded(card, "a <s0><s1> dog")[0])
+    assert torch.equal(states[0], encoded(plain, "a <tok> dog")[0])
+    assert not torch.equal(states[0], encoded(plain, "a TOK dog")[0])
+    assert all(map(torch.equal, ours.unet.state_dict().values(), plain.unet.state_dict().values()))
+    assert Model("ours", "output").needs_base and Model("ours", "output").weights() and weights_digest(Path("output"))
+
+    size = ("--height", "32", "--width", "32", "--num_inference_steps", "1", "--num_images", "1")
+    assert main(["generate", "--model", "output", "--prompt", "a TOK dog", "--output", "drawn", *size]) == 0
+    assert train(flags, *words, **more) == 2  # the folder holds a finished model
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"use_lora": False}, "learns tokens beside LoRA; add --use_lora"),
+        ({"use_lora": False, "train_text_encoder_ti_frac": 0.5}, "would end the training"),
+        ({"use_lora": False, **PRIOR}, "cannot influence the new words"),
+        ({"use_lora": False, "rank": 4}, "--rank and --lora_dropout are for LoRA"),
+        ({"use_lora": False, "output_kohya_format": True}, "--output_kohya_format is for LoRA"),
+        ({"train_text_encoder_ti": False, "enable_t5_ti": True}, "--enable_t5_ti is about textual inversion"),
         ({"train_text_encoder": True}, "--train_text_encoder, which trains the text encoders themselves, exclude"),
         ({"pre_compute_text_embeddings": True}, "--pre_compute_text_embeddings, which encodes the prompts only once"),
         ({"initializer_concept": "dog", "num_new_tokens_per_abstraction": 1}, "exclude each other; drop one"),
@@ -244,8 +370,10 @@ def test_contradicting_flags_are_refused(settings, words):
 
 
 def test_other_families_refuse_it():
-    assert is_refused("flux", {"use_lora": True, "train_text_encoder_ti": True})
-    assert not is_refused("sdxl", {"use_lora": True, "train_text_encoder_ti": True})
+    ours = {"use_lora": True, "train_text_encoder_ti": True}
+    assert is_refused("sd3", ours) and not is_refused("sdxl", ours) and not is_refused("flux", ours)
+    assert is_refused("sdxl", ours | {"enable_t5_ti": True})
+    assert not is_refused("flux", ours | {"enable_t5_ti": True})
 
 
 @pytest.mark.parametrize(
@@ -267,7 +395,7 @@ def test_damaged_embeddings_are_named(flags, capsys):
     assert train(flags, *OURS, instance_prompt="a TOK dog", max_train_steps=1) == 0
     capsys.readouterr()
     for rows, words in (
-        ({"text_encoder": torch.zeros(2, 8)}, "another kind of base"),
+        ({"clip_l": torch.zeros(2, 8)}, "another kind of base"),
         ({}, "does not say which words"),
     ):
         learned_tokens.save(Path("output"), {"TOK": 2}, rows)

@@ -27,6 +27,8 @@ HELD = (
 )
 """Flags that must not change on resume: a checkpoint's contents, its weights or the count of its batches depend on
 them."""
+MEASURED = ("dino_model", "clip_model", "validation_prompt", "validation_prompts_file", "num_validation_images")
+"""Flags without which a run's measures of validation images cannot be compared."""
 LOCK_NAME = ".training.lock"
 """Held by the run that writes into the folder; deleted when it ends."""
 
@@ -56,10 +58,13 @@ def choose_start(config: TrainingConfig) -> Path | None:
         _check_optimizer(before, config)
         _check_groups(before, config)
         _check_base(before, config)
+        _check_measures(before, config)
     elif wanted and CONFIG_NAME in held:
         _check_unfinished(output)
         other = {flag.name for group in (ValidationConfig, OutputConfig) for flag in fields(group)}
-        _check_same(_saved(config), config, (name for name in config.flat() if name not in other))
+        before = _saved(config)
+        _check_same(before, config, (name for name in config.flat() if name not in other))
+        _check_measures(before, config)
     elif held:
         names = listed(held)
         if CONFIG_NAME not in held:
@@ -136,6 +141,13 @@ def _check_groups(before: dict[str, Any], config: TrainingConfig) -> None:
     if before and any(before.get(name) is not None for name in names) != any(now[name] is not None for name in names):
         name = next(name for name in names if before.get(name) != now[name])
         raise _other(config, name, before.get(name), now[name])
+
+
+def _check_measures(before: dict[str, Any], config: TrainingConfig) -> None:
+    """Refuse to resume with other models or validation images if both are measured, before and now."""
+    validation = config.validation
+    if (validation.dino_model or validation.clip_model) and (before.get("dino_model") or before.get("clip_model")):
+        _check_same(before, config, MEASURED)
 
 
 def _check_base(before: dict[str, Any], config: TrainingConfig) -> None:

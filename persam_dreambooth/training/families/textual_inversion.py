@@ -71,9 +71,10 @@ class NewTokens:
             # transformers' new rows are the mean and a tiny random part. Without that part, the deviation is the
             # same in every process and after resuming.
             embeddings[ids] = embeddings[: min(ids)].mean(0)
-            deviations[name] = embeddings.std()
+            deviations[name] = embeddings.float().std()
             if config.initializer_concept is None:
-                embeddings[ids] = torch.randn(len(ids), embeddings.shape[1]) * deviations[name]
+                drawn = torch.randn(len(ids), embeddings.shape[1]) * deviations[name]
+                embeddings[ids] = drawn.to(embeddings.dtype)
             else:
                 concept = embeddings[_concept_ids(tokenizers[name], config)]
                 embeddings[ids] = concept.repeat(len(ids) // len(concept), 1)

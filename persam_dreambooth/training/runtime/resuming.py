@@ -27,8 +27,8 @@ HELD = (
 )
 """Flags that must not change on resume: a checkpoint's contents, its weights or the count of its batches depend on
 them."""
-MEASURED = ("dino_model", "clip_model", "validation_prompt", "validation_prompts_file", "num_validation_images")
-"""Flags without which a run's measures of validation images cannot be compared."""
+DRAWN = ("validation_prompt", "validation_prompts_file", "num_validation_images")
+"""Flags of the validation images, whose measures can be compared only if these stay the same."""
 LOCK_NAME = ".training.lock"
 """Held by the run that writes into the folder; deleted when it ends."""
 
@@ -144,10 +144,11 @@ def _check_groups(before: dict[str, Any], config: TrainingConfig) -> None:
 
 
 def _check_measures(before: dict[str, Any], config: TrainingConfig) -> None:
-    """Refuse to resume with other models or validation images if both are measured, before and now."""
-    validation = config.validation
-    if (validation.dino_model or validation.clip_model) and (before.get("dino_model") or before.get("clip_model")):
-        _check_same(before, config, MEASURED)
+    """Refuse to resume with another encoder or other validation images if they are measured, before and now."""
+    runs = (before, config.flat())
+    if all(run.get("dino_model") or run.get("clip_model") for run in runs):
+        encoder = "dino_model" if any(run.get("dino_model") for run in runs) else "clip_model"
+        _check_same(before, config, (encoder, *DRAWN))
 
 
 def _check_base(before: dict[str, Any], config: TrainingConfig) -> None:

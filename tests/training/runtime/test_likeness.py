@@ -105,7 +105,7 @@ def test_memory_that_is_full_ends_the_measures_and_not_the_training(measured, mo
     assert caplog.text.count("no longer measured: CUDA out of memory") == 1
     looks = [step for step, values in read_metrics(Path("output")).items() if LEAKAGE in values]
     assert looks == [0] and Path("output/pytorch_lora_weights.safetensors").exists()
-    for changed in ({"num_validation_images": 2}, {"validation_prompt": "a dog"}, {"clip_model": "clip"}):
+    for changed in ({"num_validation_images": 2}, {"validation_prompt": "a dog"}, {"dino_model": "dino"}):
         again = {"resume_from_checkpoint": "latest", "max_train_steps": 3}
         assert train(measured | changed | again, "--use_lora", checkpointing_steps=1) == 2
         assert f"the run had {next(iter(changed))} " in capsys.readouterr().err

@@ -128,7 +128,7 @@ def test_rows_of_encoders_in_half_precision_begin_and_stay_in_float32(pipelines,
     family.place(torch.device("cpu"), dtype)
     assert family.text_encoder.get_input_embeddings().weight.dtype == dtype
     for rows, deviation in zip(rows_of(family), family.new_tokens.deviations.values(), strict=True):
-        assert rows.dtype == torch.float32 and rows.std() == pytest.approx(deviation.item(), rel=0.3)
+        assert rows.dtype == torch.float32 and rows.std().item() == pytest.approx(deviation.item(), rel=0.3)
     family.finish_step()
     with torch.autocast("cpu", dtype):
         embeds = family.encode_prompt(family.tokenize("a TOK dog"))["embeds"]

@@ -153,7 +153,9 @@ def test_only_pictures_with_the_background_of_the_photos_are_warned_of(album, le
         assert likeness.leakage_warning(tmp_path, 0.0) is None and read_metrics(tmp_path) == looks
 
 
-def test_measures_are_those_of_evaluate(album, tmp_path):
+def test_measures_are_those_of_evaluate(album, tmp_path, monkeypatch):
+    """And are taken without touching other processes' GPUs."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     taken, meter = album
     pictures = draw_in(tmp_path / "pictures", taken.identity, taken.other_scenes[:2])
     clip = Clip.from_pretrained(CLIP, "cpu")

@@ -221,8 +221,11 @@ class TrainingConfig:
         names = [name for name in ("dino_model", "clip_model", "choose_checkpoint") if getattr(validation, name)]
         if not names:
             self.mask.refuse_idle_sam()
-        several = {"--concepts_list": self.data.concepts_list, "--region_mask_dir": self.mask.region_mask_dir}
-        several["--region_columns"] = self.data.region_columns
+        several = {
+            "--concepts_list": bool(self.data.concepts_list),
+            "--region_mask_dir": bool(self.mask.region_mask_dir),
+            "--region_columns": bool(self.data.region_columns),
+        }
         other = next((flag for flag, given in several.items() if given), "--no_masked_loss")
         if names and (other in several or not self.mask.masked_loss):
             reason = "one subject at a time" if other in several else "subject and background by the masks"

@@ -81,9 +81,9 @@ def copy(config: TrainingConfig) -> None:
         photo = _write_photo(row[data.image_column], folder / "photos", name, f"{data.image_column} in {where}")
         if data.mask_column:
             _write_mask(row[data.mask_column], folder / "masks" / f"{name}.png", f"{data.mask_column} in {where}")
-        for words, column in data.columns.items():
+        for phrase, column in data.columns.items():
             if row[column] is not None:
-                _write_mask(row[column], folder / REGIONS / words / f"{name}.png", f"{column} in {where}")
+                _write_mask(row[column], folder / REGIONS / phrase / f"{name}.png", f"{column} in {where}")
         if data.caption_column:
             caption = row[data.caption_column]
             if not isinstance(caption, str) or not caption.strip():

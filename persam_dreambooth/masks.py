@@ -42,6 +42,8 @@ def refuse_picture(mask: Image.Image | NDArray[np.generic], what: str) -> None:
     if isinstance(mask, Image.Image) and mask.mode in COUNTED and mask.getcolors(FEW_COLOURS):
         return
     levels = _bytes_of(drawing(mask))
+    if (levels.ndim == 2 or levels.shape[-1] == 3) and Image.fromarray(levels).getcolors(FEW_COLOURS):
+        return  # also in the modes that Pillow cannot count, such as 16 bits
     if levels.ndim == 3 and _flat_share(levels) < FLAT_SHARE:
         shades = f"{len(np.unique(levels @ (256 ** np.arange(levels.shape[-1]))))} colours"
     elif levels.ndim == 2 and _is_smooth(levels):

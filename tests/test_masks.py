@@ -255,3 +255,19 @@ def test_smooth_grey_weights_are_no_photo():
     refuse_picture(reread(Image.fromarray(ramp)), "mask")
     with pytest.raises(UserError, match="mostly shades of grey"):
         refuse_picture(reread(photo().convert("L")), "mask")
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16", "I", "F", "CMYK"])
+def test_few_grey_levels_are_a_mask_in_every_mode(mode):
+    """Small, so that most of the grey is near its edge, where it is not smooth."""
+    levels = np.zeros((40, 48), np.uint8)
+    levels[20:, 24:], levels[20, 24] = 128, 255
+    image = Image.fromarray(levels)
+    if mode == "I;16":
+        image = Image.fromarray(levels.astype(np.uint16) * 257)
+    elif mode == "CMYK":
+        image = image.convert("RGB").convert("CMYK")
+    else:
+        image = image.convert(mode)
+    assert image.mode == mode
+    refuse_picture(image, "it")

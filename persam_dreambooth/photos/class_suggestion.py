@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos.files import write_json
 from persam_dreambooth.text_files import is_text, read_bounded, with_article
 
@@ -67,3 +68,20 @@ def find_suggestion(masks: Path) -> ClassSuggestion | None:
     inside = sorted(path for path in masks.iterdir() if path.is_dir()) if masks.is_dir() else []
     folders = [masks, *([masks.parent] if masks.name == "masks" else []), *inside]
     return next((found for folder in folders if (found := ClassSuggestion.read(folder)) is not None), None)
+
+
+def suggested_prompt(masks: str | None) -> str:
+    """Return the class prompt of the suggestion that belongs to `--instance_mask_dir`.
+
+    Raises:
+        UserError: the flag is not given, or there is no suggestion.
+    """
+    found = find_suggestion(Path(masks)) if masks else None
+    if found is None:
+        where = f"{masks} has none" if masks else "--instance_mask_dir is not given"
+        raise UserError(
+            f"--class_prompt auto reads the class noun beside the masks, but {where}; make one with "
+            "`persam-dreambooth segment --suggest_class openai/clip-vit-large-patch14`, or give a prompt such as "
+            '"a dog"'
+        )
+    return found.prompt

@@ -33,7 +33,7 @@ from persam_dreambooth.segmentation import (
     TextLocator,
     TextPrompt,
     load_segmenter,
-    pick_reference,
+    rate_references,
     segment_instances,
 )
 
@@ -239,6 +239,6 @@ def _load(path: Path) -> LoadedPhoto:
 
 def _best(segmenter: OneShotSegmenter, references: list[Reference]) -> slice:
     """Return the slice that holds only the reference that segments the others best."""
-    scores = pick_reference(segmenter, references)
+    scores = rate_references(segmenter, references)
     best = scores.index(max(scores))
     return slice(best, best + 1)

@@ -23,7 +23,7 @@ from persam_dreambooth.segmentation.persam import PerSAM
 from persam_dreambooth.segmentation.phrases import PhraseCheck, reference_from_text
 from persam_dreambooth.segmentation.presence import MaskCheck, Presence, PresenceCheck, PresenceRule
 from persam_dreambooth.segmentation.presence_scores import SignalMeter, Signals
-from persam_dreambooth.segmentation.reference_masks import pick_reference, reference_from
+from persam_dreambooth.segmentation.reference_masks import rate_references, reference_from
 from persam_dreambooth.segmentation.seggpt import SegGPT
 from persam_dreambooth.segmentation.seggpt_video import SegGptVideoSegmenter
 from persam_dreambooth.segmentation.subject import Subject
@@ -70,7 +70,7 @@ __all__ = [
     "VideoSegmenter",
     "load_backbone",
     "load_segmenter",
-    "pick_reference",
+    "rate_references",
     "reference_from",
     "reference_from_text",
     "segment_instances",

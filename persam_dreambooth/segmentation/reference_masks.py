@@ -82,7 +82,7 @@ def reference_from(
     return Reference(array, mask)
 
 
-def pick_reference(segmenter: OneShotSegmenter, references: Sequence[Reference]) -> list[float]:
+def rate_references(segmenter: OneShotSegmenter, references: Sequence[Reference]) -> list[float]:
     """Rate each reference by how well it alone finds the subject in the photos of the other references.
 
     Args:

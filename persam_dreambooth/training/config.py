@@ -12,7 +12,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.flag_values import build_groups, read_settings, with_new_names
 from persam_dreambooth.flags import flags_of
 from persam_dreambooth.model_folder import CONFIG_NAME
-from persam_dreambooth.photos.class_suggestion import find_suggestion
+from persam_dreambooth.photos.class_suggestion import suggested_prompt
 from persam_dreambooth.text_files import is_text
 from persam_dreambooth.training.flag_groups import (
     GROUPS,
@@ -124,6 +124,7 @@ class TrainingConfig:
         self._check_text()
         self._resolve_defaults()
         if not self.data.concepts_list:
+            self.resolve_class_prompt()
             self.check_subject()
         self._check_data()
         self._check_text_encoder()
@@ -225,7 +226,13 @@ class TrainingConfig:
         """Refuse measures of validation images and checkpoints that cannot be taken."""
         validation = self.validation
         names = [name for name in ("dino_model", "clip_model", "choose_checkpoint") if getattr(validation, name)]
-        several = {"--concepts_list": self.data.concepts_list, "--region_mask_dir": self.mask.region_mask_dir}
+        if not names:
+            self.mask.refuse_idle_sam()
+        several = {
+            "--concepts_list": bool(self.data.concepts_list),
+            "--region_mask_dir": bool(self.mask.region_mask_dir),
+            "--region_columns": bool(self.data.region_columns),
+        }
         other = next((flag for flag, given in several.items() if given), "--no_masked_loss")
         if names and (other in several or not self.mask.masked_loss):
             reason = "one subject at a time" if other in several else "subject and background by the masks"
@@ -235,40 +242,32 @@ class TrainingConfig:
                 f"--{names[0]} measures validation images during the training; add --validation_prompt, or drop it"
             )
 
-    def check_subject(self) -> None:
-        """Replace the class prompt "auto"; raise a UserError if a subject's photos, prompts or masks are missing."""
+    def resolve_class_prompt(self) -> None:
+        """Replace the class prompt "auto"; errors as in `suggested_prompt`."""
         if self.data.class_prompt == AUTO:
-            self.data.class_prompt = self._suggested_prompt()
+            self.data.class_prompt = suggested_prompt(self.mask.instance_mask_dir)
+
+    def check_subject(self) -> None:
+        """Raise a UserError if a subject's photos, prompts or masks are missing."""
         self.data.check_photos()
-        self.mask.check_source(self.data.mask_column is not None)
+        self.mask.check_source([f"--{name}" for name in ("mask_column", "region_columns") if getattr(self.data, name)])
         if self.mask.background_prior_weight > 0 and not self.data.class_prompt:
             raise UserError(
                 f"--background_prior_weight {self.mask.background_prior_weight:g} needs --class_prompt, a prompt such "
                 'as "a dog"; give it, or leave the weight at 0'
             )
-        if self.mask.region_mask_dir and self.mask.identifier:
+        regions = self.mask.region_mask_dir or self.data.region_columns
+        if regions and self.mask.identifier:
             raise UserError(
                 "--identifier names the only subject of a photo, and those of --region_mask_dir are named by its "
-                "folders; drop one"
+                "folders, those of --region_columns by their words; drop one"
             )
-        named = self.mask.region_mask_dir or (self.mask.identifier or "").strip()
+        named = regions or (self.mask.identifier or "").strip()
         if self.mask.attention_loss_weight > 0 and not named:
             raise UserError(
                 f"--attention_loss_weight {self.mask.attention_loss_weight:g} needs --identifier, the word in the "
                 "prompts that names the subject, such as sks; give it, or leave the weight at 0"
             )
-
-    def _suggested_prompt(self) -> str:
-        masks = self.mask.instance_mask_dir
-        found = find_suggestion(Path(masks)) if masks else None
-        if found is None:
-            where = f"{masks} has none" if masks else "--instance_mask_dir is not given"
-            raise UserError(
-                f"--class_prompt auto reads the class noun beside the masks, but {where}; make one with "
-                "`persam-dreambooth segment --suggest_class openai/clip-vit-large-patch14`, or give a prompt such as "
-                '"a dog"'
-            )
-        return found.prompt
 
     def flat(self) -> dict[str, Any]:
         """Return every flag and its value, without hidden flags and the token."""

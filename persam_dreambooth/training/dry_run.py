@@ -73,6 +73,7 @@ def _first_batch(run: Setup, family: Family) -> tuple[Batch, list[str]]:
         config,
         model=replace(config.model, pre_compute_text_embeddings=False),
         data=replace(config.data, cache_latents=False, training_cache=None),
+        mask=replace(config.mask, cache_background_prior=None),
     )
     wanted = sum(concept.num_class_images for concept in run.concepts)
     images = run.class_images if sum(map(len, run.class_images)) == wanted else []

@@ -12,7 +12,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from persam_dreambooth.errors import Stopped, UserError
+from persam_dreambooth.errors import Stopped, UserError, is_out_of_memory
 from persam_dreambooth.metrics_file import WARNING, MetricsFile
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.dataset import Batch
@@ -28,7 +28,7 @@ from persam_dreambooth.training.runtime.likeness import Likeness
 from persam_dreambooth.training.runtime.optimizer import averaged
 from persam_dreambooth.training.runtime.process_state import StopSignal
 from persam_dreambooth.training.runtime.tracking import StepMetrics
-from persam_dreambooth.training.runtime.validation import validate
+from persam_dreambooth.training.runtime.validation import picture_files, validate
 from persam_dreambooth.training.screen import LossBar, drawn_in_words, say, warn
 
 
@@ -104,8 +104,10 @@ def fit(run: Training, progress: Progress, stop: StopSignal) -> dict[str, float]
     """
     for part in run.family.trained().values():
         part.train()
-    if run.likeness is not None and progress.step == 0:
+    if progress.step == 0 and run.likeness is not None:
         _draw(run, 0, stop)  # where the measures start from
+    elif 0 < progress.step < run.steps and progress.step % run.drawn_every == 0:
+        _draw(run, progress.step, stop, resumed=True)
     bar = LossBar(run.steps, progress.step, hidden=not run.accelerator.is_local_main_process)
     losses = dict[str, float]()
     with logging_redirect_tqdm(), bar:
@@ -192,15 +194,30 @@ def _after_step(run: Training, result: StepResult, progress: Progress, stop: Sto
         _draw(run, step, stop)
 
 
-def _draw(run: Training, step: int, stop: StopSignal) -> None:
-    """Draw validation pictures with the current model."""
+def _draw(run: Training, step: int, stop: StopSignal, resumed: bool = False) -> None:
+    """Draw validation pictures with the current model.
+
+    Args:
+        run: the training.
+        step: steps taken.
+        stop: calls the callback.
+        resumed: the run resumes after this step; draw only if it ended after the checkpoint and before the pictures
+            were drawn and measured.
+    """
     with averaged(run.average, run.parameters):
         family = whole(run.family, run.accelerator, run.config) if run.config.validation.prompts else None
-        if family is not None:
+        if family is not None and not (resumed and _is_drawn(run, step)):
             pictures = validate(family, run.config, run.accelerator, step, run.config.validation.prompts)
             say(*drawn_in_words(pictures))
             measure(run, step, pictures)
             stop.call(run.callbacks.on_validation, pictures)
+
+
+def _is_drawn(run: Training, step: int) -> bool:
+    """Return whether the validation pictures of a step are there, and measured if that is wanted."""
+    output, prompts = Path(run.config.output.output_dir), run.config.validation.prompts
+    is_measured = run.likeness is None or run.likeness.has_measured(output, step)
+    return is_measured and all(path.exists() for path in picture_files(run.config, prompts, step))
 
 
 def measure(run: Training, step: int, pictures: Sequence[Path]) -> None:
@@ -210,8 +227,11 @@ def measure(run: Training, step: int, pictures: Sequence[Path]) -> None:
     output = Path(run.config.output.output_dir)
     try:
         values = run.likeness.measure(pictures, output)
-    except UserError as error:  # the models have been loaded before
-        warn(f"the validation images are no longer measured: {error}")
+    except (UserError, OSError, MemoryError, RuntimeError) as error:  # the training itself goes on
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        warn(f"the validation images are no longer measured: {reason}")
         run.likeness = None
         return
     run.accelerator.log(values, step=step)

@@ -95,10 +95,11 @@ def train(config: TrainingConfig, *, callbacks: TrainingCallbacks | None = None)
             dry_run(config)
             return TrainingResult(Path(config.output.output_dir), [], [], [], 0, {})
         run = setup(config)
-        base = [load_base(run)]  # handed on, so that the weights are free when the checkpoints are compared
+        family = load_base(run)
         is_main = run.accelerator.is_main_process
         with resuming.alone(config, run.resume_from) if is_main else nullcontext():
-            result, card = _run(run, base.pop(), callbacks or TrainingCallbacks())
+            result, card = _run(run, family, callbacks or TrainingCallbacks())
+            del family  # its memory is needed to compare the checkpoints
             if card is not None and config.validation.choose_checkpoint:
                 result = _choose(run, result, card)
         return result

@@ -11,7 +11,7 @@ from albums import albums
 from loading import load
 from models import SAM
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.segmentation import PerSAM, Reference, pick_reference, reference_from
+from persam_dreambooth.segmentation import PerSAM, Reference, rate_references, reference_from
 from persam_dreambooth.segmentation.frame import bounding_box
 from persam_dreambooth.segmentation.reference_masks import scribble_points
 
@@ -89,7 +89,7 @@ def test_pooled_reference_is_mean_over_all_cells(persam):
 def test_references_are_scored_on_each_others_photos(persam):
     pictures = albums(1)[0].pictures[:3]
     references = [Reference(picture.image, picture.mask()) for picture in pictures]
-    scores = pick_reference(persam, references)
+    scores = rate_references(persam, references)
     for number, reference in enumerate(references):
         subject = persam.personalize(reference)
         others = [other for other in references if other is not reference]
@@ -99,7 +99,7 @@ def test_references_are_scored_on_each_others_photos(persam):
         )
         assert scores[number] == pytest.approx(by_hand, abs=1e-3)
     with pytest.raises(UserError, match="at least two"):
-        pick_reference(persam, references[:1])
+        rate_references(persam, references[:1])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 
 import persam_dreambooth as pd
 from persam_dreambooth.cli.parsing import parse
-from persam_dreambooth.training.config import GROUPS
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.training.config import GROUPS, TrainingConfig
 from tests.training.runs import as_words
 
 ROOT = Path(__file__).parents[2]
@@ -205,3 +206,11 @@ def test_groups_can_be_replaced_and_editors_see_every_keyword():
     assert changed == pd.TrainingConfig(**GIVEN, resolution=64) != config
     shown = inspect.signature(pd.TrainingConfig).parameters
     assert set(shown) == {*config.flat(), "hub_token"} and shown["resolution"].default == 512
+
+
+def test_sam_of_measures_may_be_given_with_a_method_that_has_none():
+    given = {"segmentation_method": "insid3", "reference_image": "0.png", "reference_mask": "1.png", "sam": "vit_h"}
+    given |= {"pretrained_model_name_or_path": "m", "instance_data_dir": "p", "instance_prompt": "a sks dog"}
+    with pytest.raises(UserError, match="--sam has no effect"):
+        TrainingConfig(**given)
+    TrainingConfig(**given, dino_model="dino", validation_prompt="a sks dog")

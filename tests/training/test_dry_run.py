@@ -24,6 +24,7 @@ def written():
 
 def test_writes_only_the_first_batch_and_trains_nothing(flags, capsys):
     caches = {"training_cache": "cache", "class_data_dir": "classes", "num_class_images": 2, "report_to": "none"}
+    caches |= {"cache_background_prior": 2}
     switches = ("--use_lora", "--dry_run", "--cache_latents", "--pre_compute_text_embeddings")
     assert train(flags, *switches, "--with_prior_preservation", **PRIOR | caches) == 0
     assert written() == ["output/masks.png"]

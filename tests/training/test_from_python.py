@@ -1,5 +1,6 @@
 """`train` called from Python: several times in a process, in a thread, with callbacks, and what it returns."""
 
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -58,6 +59,32 @@ def test_tf32_of_the_caller_is_neither_used_nor_lost(settings):
 def test_output_folder_may_be_named_like_a_file(settings, name):
     result = pd.train(pd.TrainingConfig(**settings | {"max_train_steps": 1, "output_dir": name}))
     assert pd.TrainingConfig.load(result.output_dir).flat()["max_train_steps"] == 1
+
+
+def test_model_is_saved_although_its_folder_was_deleted(settings):
+    callbacks = pd.TrainingCallbacks(on_step=lambda *_: shutil.rmtree("output"))
+    result = pd.train(pd.TrainingConfig(**settings | {"max_train_steps": 1}), callbacks=callbacks)
+    assert result.model == [Path("output") / WEIGHTS] and result.model[0].exists()
+    assert pd.TrainingConfig.load("output").flat()["max_train_steps"] == 1
+
+
+def test_run_that_ended_before_its_pictures_draws_them_when_it_resumes(settings):
+    more = {"validation_prompt": "a sks dog", "num_validation_images": 2, "validation_steps": 2}
+
+    def stop(step, losses):
+        if step == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        pd.train(pd.TrainingConfig(**settings | more), callbacks=pd.TrainingCallbacks(on_step=stop))
+    assert not Path("output/validation").exists()
+    for again, steps in (("output", [2, 4]), ("copy", [4])):  # the copy has the pictures of the second step
+        drawn = []
+        config = pd.TrainingConfig(**settings | more | {"resume_from_checkpoint": "latest", "output_dir": again})
+        pd.train(config, callbacks=pd.TrainingCallbacks(on_validation=drawn.extend))
+        names = [f"step-00000{step}-{seed}.png" for step in steps for seed in (0, 1)]
+        assert drawn == [Path(again, "validation", name) for name in names]
+        shutil.copytree("output", "copy", dirs_exist_ok=True)
 
 
 def test_the_result_and_the_callbacks_say_what_was_done(settings):

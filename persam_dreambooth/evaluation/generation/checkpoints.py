@@ -1,13 +1,18 @@
 """Evaluate the checkpoints of a training run beside its base model, and choose the best one."""
 
+import json
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.choice import BASE
+from persam_dreambooth.evaluation.generation.models import Model
+from persam_dreambooth.evaluation.generation.pictures import SETTINGS_NAME
+from persam_dreambooth.evaluation.generation.plan import MODELS
 from persam_dreambooth.evaluation.generation.running import GenerationReport, evaluate_generation
 from persam_dreambooth.metrics_file import read_metrics
 
@@ -62,6 +67,8 @@ def evaluate_checkpoints(
     base = chosen.get("base_model") or origin.get("pretrained_model_name_or_path")
     if base is None:
         raise UserError(f"{run} holds no {model_folder.CONFIG_NAME} that names the base model; give --base_model")
+    if output is None:
+        forget_outdated(run / REPORT_FOLDER, run, titles)
     if any((checkpoint_folder(run, title) / model_folder.EMA_NAME).exists() for title in titles):
         logger.warning("checkpoints are measured with their own weights, not with the moving average of --use_ema")
     return evaluate_generation(
@@ -106,6 +113,24 @@ def checkpoint_titles(run: Path, steps: Sequence[int] = ()) -> dict[str, int]:
 def checkpoint_folder(run: Path, title: str) -> Path:
     """Return the folder of a checkpoint or of the result, by its title in the report."""
     return run if title == "result" else run / title.replace("step-", model_folder.CHECKPOINT_PREFIX)
+
+
+def forget_outdated(report: Path, run: Path, titles: Iterable[str]) -> None:
+    """Delete the pictures of checkpoints, or of a result, that the run has replaced since they were drawn.
+
+    Args:
+        report: folder of an earlier evaluation of the run's checkpoints; it need not exist.
+        run: the run's folder.
+        titles: of its checkpoints.
+    """
+    for title in titles:
+        drawn = report / MODELS / title
+        try:
+            weights = json.loads((drawn / SETTINGS_NAME).read_text(encoding="utf-8"))["weights"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue  # never drawn, or damaged, which the evaluation refuses
+        if weights != Model(title, str(checkpoint_folder(run, title))).weights():
+            shutil.rmtree(drawn)
 
 
 def _given(kind: str, value: Path | str | None, config: dict[str, Any]) -> Path:

@@ -1,6 +1,7 @@
 """Check captions before the first step: missing or repeated ones, missing identifiers, words for the background."""
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -95,7 +96,8 @@ def check_phrases(photo: InstancePhoto, phrases: Sequence[str]) -> None:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.lower().split())
+    """Return a text in lower case, with single spaces and, as a folder on a Mac may not have it, in Unicode's NFC."""
+    return " ".join(unicodedata.normalize("NFC", text).lower().split())
 
 
 def _files(concept: Concept, photos: Sequence[InstancePhoto]) -> Iterator[str]:

@@ -175,6 +175,7 @@ def _concept(config: TrainingConfig, entry: dict[str, Any], where: str, beside: 
             data=replace(config.data, **{key: entry[key] for key in of_data}),
             mask=replace(config.mask, **{key: entry[key] for key in of_mask}),
         )
+        own.resolve_class_prompt()
         own.check_subject()
     except UserError as error:
         raise UserError(f"{where}: {error}") from error

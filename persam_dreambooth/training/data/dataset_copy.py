@@ -21,6 +21,8 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.training.config import TrainingConfig
 
 COPY_FOLDER, SETTINGS_NAME, CAPTION = "dataset", "dataset.json", ".txt"
+REGIONS = "regions"
+"""Folder of the masks of several subjects, one folder each."""
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
 
 
@@ -29,6 +31,7 @@ def local(config: TrainingConfig) -> TrainingConfig:
     data, folder = config.data, _folder(config)
     captions = CAPTION if data.caption_column else data.caption_extension
     masks = str(folder / "masks") if data.mask_column else config.mask.instance_mask_dir
+    regions = str(folder / REGIONS) if data.region_columns else config.mask.region_mask_dir
     return replace(
         config,
         data=replace(
@@ -39,14 +42,17 @@ def local(config: TrainingConfig) -> TrainingConfig:
             dataset_config_name=None,
             cache_dir=None,
             mask_column=None,
+            region_columns=[],
             caption_column=None,
         ),
-        mask=replace(config.mask, instance_mask_dir=masks),
+        mask=replace(config.mask, instance_mask_dir=masks, region_mask_dir=regions),
     )
 
 
 def copy(config: TrainingConfig) -> None:
     """Write photos, masks and captions into the output folder: `00000.jpg`, `00000.png`, `00000.txt`.
+
+    Masks of `--region_columns` lie in a folder of each subject's words; a row without one has no file there.
 
     Photos in a format of `SUFFIXES` are copied byte for byte, others become PNG. Does nothing without
     `--dataset_name`, or if an earlier call finished. Call it in one process only.
@@ -64,18 +70,20 @@ def copy(config: TrainingConfig) -> None:
     if Path(data.dataset_name).exists():
         settings["dataset_name"] = str(Path(data.dataset_name).resolve())
         settings["files"] = _state(Path(data.dataset_name))
-    if files.refuse_other_runs(folder, SETTINGS_NAME, settings, "data set copy", ("photos", "masks")):
+    settings["region_columns"] = data.columns or None  # None: copies from before this flag have no such key
+    if files.refuse_other_runs(folder, SETTINGS_NAME, settings, "data set copy", ("photos", "masks", REGIONS)):
         return
-    for name in ("photos", "masks"):  # an interrupted call may have left files of another data set
+    for name in ("photos", "masks", REGIONS):  # an interrupted call may have left files of another data set
         shutil.rmtree(folder / name, ignore_errors=True)
     rows = _rows(config)
     for number, row in enumerate(tqdm(rows, desc="Copying the data set", unit="photo", delay=2)):
         where, name = f"row {number} of {data.dataset_name}", f"{number:05d}"
         photo = _write_photo(row[data.image_column], folder / "photos", name, f"{data.image_column} in {where}")
         if data.mask_column:
-            drawn = _opened(row[data.mask_column], f"{data.mask_column} in {where}")
-            refuse_picture(drawn, f"{data.mask_column} in {where}")
-            files.write_mask(to_levels(drawn), folder / "masks" / f"{name}.png")
+            _write_mask(row[data.mask_column], folder / "masks" / f"{name}.png", f"{data.mask_column} in {where}")
+        for phrase, column in data.columns.items():
+            if row[column] is not None:
+                _write_mask(row[column], folder / REGIONS / phrase / f"{name}.png", f"{column} in {where}")
         if data.caption_column:
             caption = row[data.caption_column]
             if not isinstance(caption, str) or not caption.strip():
@@ -111,12 +119,12 @@ def _rows(config: TrainingConfig) -> Any:
     except Exception as error:  # no such name, no network, no such split, damaged files: each has its own exception
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"the data set {data.dataset_name} cannot be loaded ({reason}); check its name") from error
-    for flag in ("image_column", "mask_column", "caption_column"):
-        column = getattr(data, flag)
+    given = [(flag, getattr(data, flag)) for flag in ("image_column", "mask_column", "caption_column")]
+    for flag, column in (*given, *(("region_columns", column) for column in data.columns.values())):
         if column is not None and column not in rows.column_names:
             there = ", ".join(rows.column_names)
             raise UserError(f"--{flag} {column} is not a column of {data.dataset_name}; it has {there}")
-    for column in (data.image_column, data.mask_column):
+    for column in (data.image_column, data.mask_column, *data.columns.values()):
         if column is not None and isinstance(rows.features[column], datasets.Image):
             rows = rows.cast_column(column, datasets.Image(decode=False))
     if len(rows) == 0:
@@ -146,6 +154,12 @@ def _write_photo(stored: Any, folder: Path, name: str, what: str) -> Path:
     else:
         files.write_picture(to_rgb(image), path)
     return path
+
+
+def _write_mask(stored: Any, path: Path, what: str) -> None:
+    drawn = _opened(stored, what)
+    refuse_picture(drawn, what)
+    files.write_mask(to_levels(drawn), path)
 
 
 def _opened(stored: Any, what: str) -> Image.Image:

@@ -119,12 +119,17 @@ def _regions(
         entry = known.get((digest(photo), digest(region.mask)))
         if entry is None:
             _warn(pairs.turned_words(region.mask, photo))
-        elif entry.uncertain and region.phrase and entry.presence == "not found":
+        elif region.phrase and _is_absent(entry):
             continue
         elif entry.uncertain:
             reason = reason or pairs.uncertainty(photo, entry)
         shown.append(region)
     return tuple(shown), reason
+
+
+def _is_absent(entry: ManifestEntry) -> bool:
+    """Return whether segmentation did not find the subject, or left it no pixel beside the other subjects."""
+    return (entry.uncertain and entry.presence == "not found") or (entry.was_found and entry.box is None)
 
 
 def _nothing_left(uncertain: Mapping[Path, str], without: Mapping[Path, str]) -> str:

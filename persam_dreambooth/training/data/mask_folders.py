@@ -68,7 +68,7 @@ def phrases(concept: Concept) -> list[str]:
             f"--region_mask_dir {concept.regions} is not a folder; give one with a folder for each subject"
         )
     found = sorted(path.name for path in concept.regions.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not found or found == ["masks"]:
+    if not found or "masks" in found:  # what `segment` writes for a single subject
         raise UserError(
             f"--region_mask_dir {concept.regions} holds no folders named like subjects; put the masks of each subject "
             "into a folder that is named by its words in the prompts, or give --instance_mask_dir"

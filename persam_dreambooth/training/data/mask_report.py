@@ -12,7 +12,6 @@ from torch import Tensor
 from persam_dreambooth import masks
 from persam_dreambooth.errors import UserError, counted
 from persam_dreambooth.images import above_half
-from persam_dreambooth.masks import refuse_picture
 from persam_dreambooth.photos import files, pairs, rendering
 from persam_dreambooth.training.config import MaskConfig, TrainingConfig
 from persam_dreambooth.training.data.crops import cover_mask, cut_mask, draw_crop
@@ -155,8 +154,7 @@ def _exclusion(instance: InstancePhoto, path: Path) -> Tensor:
     Raises:
         UserError: it is a photo, or has another size than its own.
     """
-    refuse_picture(files.read_picture(path), f"the exclusion mask {path}")
-    mask = read_exclusion(path)
+    mask = read_exclusion(path, known=False)
     pairs.check_size(path, tuple(mask.shape), instance.photo, instance.shape[::-1])
     return mask
 

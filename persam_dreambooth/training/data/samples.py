@@ -40,9 +40,17 @@ def read_mask(path: Path) -> Tensor:
     return torch.from_numpy(files.read_levels(path, known=True))
 
 
-def read_exclusion(path: Path) -> Tensor:
-    """Read an exclusion mask file, (H, W) uint8 of 0 and 255; errors as `read_mask`."""
-    return torch.from_numpy(files.read_mask(path, known=True)).to(torch.uint8) * 255
+def read_exclusion(path: Path, known: bool = True) -> Tensor:
+    """Read an exclusion mask file, (H, W) uint8 of 0 and 255.
+
+    Args:
+        path: the file.
+        known: the file was checked before, so that it need not be checked again.
+
+    Raises:
+        UserError: it cannot be read, or is a photo instead of a mask.
+    """
+    return torch.from_numpy(files.read_mask(path, known)).to(torch.uint8) * 255
 
 
 def _find_backgrounds(config: DataConfig) -> list[Path]:

@@ -58,6 +58,7 @@ class PipelineParts(ABC):
     vae_dtype: ClassVar[torch.dtype | None] = None
 
     vae: Any
+    dtype: torch.dtype
     new_tokens: NewTokens | None = None
 
     def __init__(self, config: ModelConfig, **parts: Any) -> None:
@@ -155,7 +156,8 @@ class PipelineParts(ABC):
             parts[tokenizer] = getattr(self, tokenizer)
             if name not in parts:
                 dropped = getattr(self, name) is None and parts[tokenizer] is not None
-                parts[name] = load_part(kind, name, self.config) if dropped else getattr(self, name)
+                own = self.dtype_of(name, self.config, self.dtype)
+                parts[name] = load_part(kind, name, self.config, dtype=own) if dropped else getattr(self, name)
         return self._assembled(vae=self.vae, **parts, **self.unchecked)
 
     def _assembled(self, **parts: Any) -> Any:

@@ -84,9 +84,10 @@ class NewTokens:
             # transformers' new rows are the mean and a tiny random part. Without that part, the deviation is the
             # same in every process and after resuming.
             embeddings[ids] = embeddings[: min(ids)].mean(0)
-            deviations[name] = embeddings[: len(tokenizers[name])].std()  # T5 has more rows than tokens
+            deviations[name] = embeddings[: len(tokenizers[name])].float().std()  # T5 has more rows than tokens
             if config.initializer_concept is None:
-                embeddings[ids] = torch.randn(len(ids), embeddings.shape[1]) * deviations[name]
+                drawn = torch.randn(len(ids), embeddings.shape[1]) * deviations[name]
+                embeddings[ids] = drawn.to(embeddings.dtype)
             else:
                 concept = _concept_ids(tokenizers[name], config)
                 embeddings[ids] = embeddings[[concept[number % len(concept)] for number in range(len(ids))]]

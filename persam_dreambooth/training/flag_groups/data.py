@@ -36,6 +36,11 @@ class DataConfig(Flags):
     dataset_config_name: str | None = flag(None, "the data set's configuration")
     image_column: str = flag("image", "the data set's column of photos")
     mask_column: str | None = flag(None, "the data set's column of masks")
+    region_columns: list[str] = flag(
+        [],
+        "instead, for several subjects in the same photos: WORDS=COLUMN for each, its words in the prompts and the "
+        "data set's column of its masks, such as 'sks dog=dog_mask'; a row without a mask does not show it",
+    )
     caption_column: str | None = flag(None, "the data set's column of prompts; --instance_prompt for all if unset")
     cache_dir: str | None = flag(None, "folder for downloaded data sets")
     repeats: int = flag(1, "how often an epoch shows each photo; multiplied by the repeats of kohya's folders", min=1)
@@ -98,15 +103,32 @@ class DataConfig(Flags):
     def __post_init__(self) -> None:
         if self.dataset_name and (self.instance_data_dir or self.concepts_list):
             raise UserError("--dataset_name brings the photos; drop it, or --instance_data_dir and --concepts_list")
-        of_datasets = ("dataset_config_name", "mask_column", "caption_column", "cache_dir")
+        of_datasets = ("dataset_config_name", "mask_column", "region_columns", "caption_column", "cache_dir")
         given = [f"--{name}" for name in of_datasets if getattr(self, name)]
         if given and not self.dataset_name:
             raise UserError(f"{given[0]} needs a data set; give --dataset_name, or drop it")
+        self._check_regions()
         if self.caption_extension is not None:
             check_caption_extension(self.caption_extension)
         if self.use_aspect_ratio_buckets:
             self.aspect_ratio_buckets = self.aspect_ratio_buckets or "auto"
         super().__post_init__()
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns of `--region_columns` by their words."""
+        return {words.strip(): column for words, _, column in (pair.partition("=") for pair in self.region_columns)}
+
+    def _check_regions(self) -> None:
+        """Refuse regions that cannot be folders of masks."""
+        for words, column in self.columns.items():
+            if not column or Path(words).name != words or words.startswith(".") or words == "masks":
+                raise UserError(
+                    f"--region_columns {words}={column} is not WORDS=COLUMN with words that can name a folder; give "
+                    "such as 'sks dog=dog_mask'"
+                )
+        if len(self.columns) < len(self.region_columns):
+            raise UserError(f"--region_columns {' '.join(self.region_columns)} names a subject twice; drop one")
 
     def check_photos(self) -> None:
         """Raise a UserError if photos or a prompt are missing; with several subjects, called for each."""

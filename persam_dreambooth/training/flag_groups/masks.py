@@ -1,5 +1,6 @@
 """Flags for the source of the masks and their weight in the loss."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -117,6 +118,13 @@ class MaskConfig(Flags):
         if self.segmentation_method == SEGGPT and self.segmentation_features:
             raise UserError("--segmentation_features is not read by SegGPT, whose model is --segmentation_seggpt")
         refuse_seggpt(self.segmentation_method, segmentation_seggpt=self.segmentation_seggpt)
+
+    def refuse_idle_sam(self) -> None:
+        """Refuse a SAM that the method does not use, to be called if nothing else is to be found with it.
+
+        Raises:
+            UserError: one was given.
+        """
         if self.sam != _default(self, "sam"):
             refuse_sam(self.segmentation_method, "--sam", "--segmentation_method")
 
@@ -138,17 +146,21 @@ class MaskConfig(Flags):
                     f"or drop --{name}"
                 )
 
-    def check_source(self, has_column: bool) -> None:
-        """Raise a UserError unless masks come from one place; `has_column`: from a data set's column."""
+    def check_source(self, columns: Sequence[str]) -> None:
+        """Raise a UserError unless masks come from one place.
+
+        Args:
+            columns: the flags that were given and take masks from a data set.
+        """
         if bool(self.reference_image) != bool(self.reference_mask):
             raise UserError("--reference_image and --reference_mask belong together; give both or neither")
-        if not self.masked_loss and has_column:
-            raise UserError("--no_masked_loss uses no masks; drop --mask_column")
+        if not self.masked_loss and columns:
+            raise UserError(f"--no_masked_loss uses no masks; drop {columns[0]}")
         sources = {
             "--instance_mask_dir": self.instance_mask_dir,
             "--region_mask_dir": self.region_mask_dir,
             "--reference_image": self.reference_image,
-            "--mask_column": has_column,
+            **dict.fromkeys(columns, True),
         }
         given = [name for name, value in sources.items() if value]
         if self.masked_loss and len(given) > 1:

@@ -78,30 +78,36 @@ def choose(config: TrainingConfig, concept: Concept, device: torch.device) -> Be
         The best; None if the evaluation failed.
     """
     validation, output = config.validation, Path(config.output.output_dir)
-    eyes: dict[str, Any] = {}
+    settings: dict[str, Any] = {
+        "instance_data_dir": concept.photos,
+        "instance_mask_dir": mask_folder(concept, config, photo_folders(concept)[0]),
+        "num_images": validation.num_validation_images,
+        "class_images": 2 * validation.num_validation_images,
+        "num_inference_steps": INFERENCE_STEPS,
+        "sam": config.mask.sam,
+        "device": str(device),
+    }
     if validation.clip_model:
-        eyes = {"clip_model": validation.clip_model, "dino_model": None}
+        settings |= {"clip_model": validation.clip_model, "dino_model": None}
     if validation.dino_model:
-        eyes["dino_model"] = validation.dino_model
+        settings["dino_model"] = validation.dino_model
     try:
-        report = evaluate_checkpoints(
-            output,
-            instance_data_dir=concept.photos,
-            instance_mask_dir=mask_folder(concept, config, photo_folders(concept)[0]),
-            num_images=validation.num_validation_images,
-            class_images=2 * validation.num_validation_images,
-            num_inference_steps=INFERENCE_STEPS,
-            sam=config.mask.sam,
-            device=str(device),
-            **eyes,
-        )
+        report = evaluate_checkpoints(output, **settings)
         chosen = report.metrics.get("checkpoints")
         if chosen:
             return BestCheckpoint(checkpoint_folder(output, chosen["best"]), chosen["reason"], report.page)
         reason = "the subject is found in none of their images"
-    except (UserError, torch.OutOfMemoryError) as error:
-        reason = str(error).splitlines()[0]
-    again = f"persam-dreambooth evaluate checkpoints --run {shlex.quote(str(output))} "
-    again += f"--num_inference_steps {INFERENCE_STEPS}"
-    warn(f"the training is complete, but its checkpoints could not be compared ({reason}); try again: {again}")
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+    warn(
+        f"the training is complete, but its checkpoints could not be compared ({reason}); try again: "
+        f"persam-dreambooth evaluate checkpoints {_as_words({'run': output} | settings)}"
+    )
     return None
+
+
+def _as_words(flags: dict[str, Any]) -> str:
+    """Return flags as a command line."""
+    return " ".join(
+        f"--{name} {shlex.quote(str('none' if value is None else value))}" for name, value in flags.items()
+    )

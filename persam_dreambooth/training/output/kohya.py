@@ -79,9 +79,7 @@ def convert_file(source: Path, target: Path, title: str, settings: Mapping[str, 
         written = next(iter(read.values()))[1]
     else:
         state, written = _read(source)
-        pipeline = written.get(kohya_header.PIPELINE_KEY)
-        converted = to_kohya(state, _adapters(source, written), pipeline)
-        pipeline = pipeline or _pipeline(_by_part(state))
+        converted, pipeline = _renamed(state, _adapters(source, written), written.get(kohya_header.PIPELINE_KEY))
         network = kohya_header.network(converted, pipeline)
     save_beside(converted, target, kohya_header.metadata(converted, network, pipeline, title, settings, written))
 
@@ -140,14 +138,21 @@ def to_kohya(
     Raises:
         UserError: no LoRA weights, or some that kohya's format cannot hold.
     """
-    adapters, parts = adapters or {}, _by_part(state)
-    converted: dict[str, Tensor] = {}
+    return _renamed(state, adapters or {}, pipeline)[0]
+
+
+def _renamed(
+    state: Mapping[str, Tensor], adapters: Mapping[str, Any], pipeline: str | None
+) -> tuple[dict[str, Tensor], str | None]:
+    """Return the weights as `to_kohya` does, and the class of the pipeline, if it has a transformer or was given."""
+    parts, converted = _by_part(state), dict[str, Tensor]()
     for part, weights in parts.items():
         _refuse_inexpressible(part, weights, adapters)
         pairs, alpha = _pairs(part, weights), adapters.get(f"{part}.lora_alpha")
         if part == "transformer":
-            known = pipeline if pipeline in kohya_transformers.ARCHITECTURES else None
-            converted |= kohya_transformers.to_kohya(pairs, alpha, known or str(_pipeline(parts)))
+            if pipeline not in kohya_transformers.ARCHITECTURES:
+                pipeline = kohya_transformers.pipeline_of({name: down.shape[1] for name, (down, _) in pairs.items()})
+            converted |= kohya_transformers.to_kohya(pairs, alpha, pipeline)
             continue
         names = convert_state_dict_to_kohya({f"{part}.{key}": value for key, value in weights.items()})
         for name, value in names.items():
@@ -155,15 +160,8 @@ def to_kohya(
                 value = torch.tensor(float(value if alpha is None else alpha))
             converted[name] = value.contiguous()
     if parts.keys() & {"transformer", "text_encoder_2"} or kohya_header.channels(converted, "attn2_to_k") == 2048:
-        return converted
-    return {name.replace("lora_te1_", "lora_te_", 1): value for name, value in converted.items()}
-
-
-def _pipeline(parts: Mapping[str, Mapping[str, Tensor]]) -> str | None:
-    """Return diffusers' class of the pipeline by the layers of its transformer; None if it has none."""
-    weights = parts.get("transformer", {})
-    channels = {name.removesuffix(DOWN): value.shape[1] for name, value in weights.items() if name.endswith(DOWN)}
-    return kohya_transformers.pipeline_of(channels) if channels else None
+        return converted, pipeline
+    return {name.replace("lora_te1_", "lora_te_", 1): value for name, value in converted.items()}, pipeline
 
 
 def _by_part(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

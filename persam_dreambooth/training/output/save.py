@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from persam_dreambooth.atomic_io import UNFINISHED, replacing
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME, PIPELINE_INDEX
+from persam_dreambooth.model_folder import CONFIG_NAME, KOHYA_NAME, LORA_NAME, PIPELINE_INDEX
 from persam_dreambooth.training.config import TrainingConfig, without_folders
 from persam_dreambooth.training.data.mask_report import MASKS_NAME
 from persam_dreambooth.training.families import Family
@@ -56,6 +56,8 @@ def save_model(family: Family, config: TrainingConfig, described: Mapping[str, s
 
 
 def _save_model(family: Family, config: TrainingConfig, output: Path, described: Mapping[str, str]) -> list[str]:
+    if not (output / CONFIG_NAME).exists():  # the folder was deleted during the training
+        config.save(output / CONFIG_NAME)
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=output) as name:
         beside = Path(name)
         dtype = torch.float32 if config.output.upcast_before_saving else family.dtype

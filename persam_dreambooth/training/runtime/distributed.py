@@ -114,7 +114,7 @@ def whole(family: Family, accelerator: Accelerator, config: TrainingConfig) -> F
     weights = {name: get_model_state_dict(part, options=options) for name, part in family.trained().items()}
     if not accelerator.is_main_process:
         return None
-    with torch.random.fork_rng():  # new adapters draw random numbers
+    with torch.random.fork_rng(devices=[]):  # new adapters draw random numbers on the CPU
         second = load_family(config.model)
     for name, part in second.trained().items():
         unknown = part.load_state_dict(weights[name], strict=False).unexpected_keys

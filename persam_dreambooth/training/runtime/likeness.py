@@ -84,7 +84,11 @@ class Likeness:
         self._load_encoder()
         self._finder(Path()).load()
 
-    @torch.random.fork_rng()  # loading models draws random numbers
+    def has_measured(self, output: Path, step: int) -> bool:
+        """Return whether a run's pictures of a step have been measured."""
+        return any(NAMES[self.kind, region] in read_metrics(output).get(step, {}) for region in REGIONS.values())
+
+    @torch.random.fork_rng(devices=[])  # loading models draws random numbers on the CPU
     def measure(self, pictures: Sequence[Path], output: Path) -> dict[str, float]:
         """Compare pictures with the photos.
 

@@ -28,6 +28,8 @@ HELD = (
 )
 """Flags that must not change on resume: a checkpoint's contents, its weights or the count of its batches depend on
 them."""
+DRAWN = ("validation_prompt", "validation_prompts_file", "num_validation_images")
+"""Flags of the validation images, whose measures can be compared only if these stay the same."""
 LOCK_NAME = ".training.lock"
 """Held by the run that writes into the folder; deleted when it ends."""
 
@@ -57,6 +59,7 @@ def choose_start(config: TrainingConfig) -> Path | None:
         _check_optimizer(before, config)
         _check_groups(before, config)
         _check_base(before, config)
+        _check_measures(before, config)
     elif wanted and CONFIG_NAME in held:
         if _is_over(output):
             raise UserError(
@@ -64,7 +67,9 @@ def choose_start(config: TrainingConfig) -> Path | None:
                 "choose another --output_dir"
             )
         other = {flag.name for group in (ValidationConfig, OutputConfig) for flag in fields(group)}
-        _check_same(_saved(config), config, (name for name in config.flat() if name not in other))
+        before = _saved(config)
+        _check_same(before, config, (name for name in config.flat() if name not in other))
+        _check_measures(before, config)
     elif held:
         names = listed(held)
         if CONFIG_NAME not in held:
@@ -147,6 +152,14 @@ def _check_groups(before: dict[str, Any], config: TrainingConfig) -> None:
     if before and any(before.get(name) is not None for name in names) != any(now[name] is not None for name in names):
         name = next(name for name in names if before.get(name) != now[name])
         raise _other(config, name, before.get(name), now[name])
+
+
+def _check_measures(before: dict[str, Any], config: TrainingConfig) -> None:
+    """Refuse to resume with another encoder or other validation images if they are measured, before and now."""
+    runs = (before, config.flat())
+    if all(run.get("dino_model") or run.get("clip_model") for run in runs):
+        encoder = "dino_model" if any(run.get("dino_model") for run in runs) else "clip_model"
+        _check_same(before, config, (encoder, *DRAWN))
 
 
 def _check_base(before: dict[str, Any], config: TrainingConfig) -> None:

@@ -51,18 +51,35 @@ def validate(
     pipeline.scheduler = family.sampler(validation.validation_scheduler, pipeline.scheduler.config)
     pipeline.to(accelerator.device)
     pipeline.set_progress_bar_config(disable=True)
-    seeds = [(config.optimization.seed or 0) + number for number in range(validation.num_validation_images)]
+    paths = picture_files(config, prompts, step)
     parts = [*pipeline.components.values(), *family.trained().values()]
     with _evaluating(parts), _uncompiled(config), accelerator.autocast():
         pictures = [
             ValidationPicture(_draw(pipeline, prompt, seed, config, family.drawing), prompt, seed)
             for prompt in prompts
-            for seed in seeds
+            for seed in _seeds(config)
         ]
     if config.data.cache_latents or config.model.offload:  # the pipeline has moved them to the device
         family.stow("vae", *(family.encoders if config.model.offload else ()))
     _track(pictures, accelerator, step)
-    return _save(pictures, prompts, Path(config.output.output_dir) / VALIDATION_FOLDER, step)
+    for picture, path in zip(pictures, paths, strict=True):
+        files.write_picture(
+            picture.image, path, {"prompt": picture.prompt, "seed": str(picture.seed), "step": str(step)}
+        )
+    return paths
+
+
+def picture_files(config: TrainingConfig, prompts: Sequence[str], step: int) -> list[Path]:
+    """Return the files of a step's pictures, prompt by prompt, whether or not they exist."""
+    folder = Path(config.output.output_dir) / VALIDATION_FOLDER
+    numbers = [f"{number}-" for number in range(1, len(prompts) + 1)] if len(prompts) > 1 else [""] * len(prompts)
+    return [folder / f"step-{step:06d}-{number}{seed}.png" for number in numbers for seed in _seeds(config)]
+
+
+def _seeds(config: TrainingConfig) -> range:
+    """Return the seeds of each prompt's pictures."""
+    first = config.optimization.seed or 0
+    return range(first, first + config.validation.num_validation_images)
 
 
 def _draw(pipeline: Any, prompt: str, seed: int, config: TrainingConfig, drawing: Mapping[str, Any]) -> Image.Image:
@@ -78,17 +95,6 @@ def _draw(pipeline: Any, prompt: str, seed: int, config: TrainingConfig, drawing
         **drawing,
     ).images[0]
     return image
-
-
-def _save(pictures: Sequence[ValidationPicture], prompts: Sequence[str], folder: Path, step: int) -> list[Path]:
-    """Write the pictures with their step, prompt and seed; return the files."""
-    paths = []
-    for picture in pictures:
-        number = f"{prompts.index(picture.prompt) + 1}-" if len(prompts) > 1 else ""
-        paths.append(folder / f"step-{step:06d}-{number}{picture.seed}.png")
-        texts = {"prompt": picture.prompt, "seed": str(picture.seed), "step": str(step)}
-        files.write_picture(picture.image, paths[-1], texts)
-    return paths
 
 
 @contextmanager

@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from persam_dreambooth import generation
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.generation.checkpoints import checkpoint_titles
+from persam_dreambooth.evaluation.generation.checkpoints import checkpoint_titles, forget_outdated
+from persam_dreambooth.evaluation.generation.models import Model
 from persam_dreambooth.model_folder import trained_class, trained_token
 from persam_dreambooth.review import runs
 from tests.training.runs import as_words
@@ -125,6 +128,19 @@ def test_mistakes_are_refused(run, words, tmp_path, capsys):
         assert main([*words, *changed]) == 2
         assert reason in capsys.readouterr().err
     assert not (tmp_path / "report").exists()
+
+
+def test_pictures_of_a_replaced_result_are_drawn_again(tmp_path):
+    report, weights = tmp_path / "checkpoint-report", tmp_path / "pytorch_lora_weights.safetensors"
+    save_file({"a": torch.zeros(1)}, weights)
+    folder = report / "models" / "result"
+    folder.mkdir(parents=True)
+    (folder / "drawing.json").write_text(json.dumps({"weights": Model("result", str(tmp_path)).weights()}))
+    forget_outdated(report, tmp_path, ["step-2", "result"])
+    assert folder.exists()
+    save_file({"a": torch.ones(1)}, weights)
+    forget_outdated(report, tmp_path, ["step-2", "result"])
+    assert not folder.exists()
 
 
 def test_words_of_the_subject_are_the_runs(run):

@@ -20,6 +20,7 @@ from persam_dreambooth.photos.files import digest
 from persam_dreambooth.photos.manifest import ManifestEntry, read_manifest, write_manifest
 from persam_dreambooth.training import objective
 from persam_dreambooth.training.config import DataConfig, MaskConfig
+from persam_dreambooth.training.data.caption_check import check_phrases
 from persam_dreambooth.training.data.dataset import Batch, DreamBoothDataset, InstancePhoto, Region, collate
 from persam_dreambooth.training.data.samples import EncodedSamples, FreshSamples
 from persam_dreambooth.training.dry_run import save_batch_sheet
@@ -174,10 +175,11 @@ def test_absent_unsure_and_excluded_subjects(regions, caplog):
     shutil.copytree("cat", "regions/cat/masks")
     Path("regions/cat/segmentation.json").write_text("{}")
 
-    def judge(presence, review=None):
+    def judge(presence, review=None, box=(0, 0, 4, 4)):
         photo, mask = Path("photos/00.png"), Path("regions/cat/masks/00.png")
         entry = ManifestEntry("../../photos/00.png", digest(photo), mask="masks/00.png", mask_digest=digest(mask))
-        entry = ManifestEntry(**{**vars(entry), "presence": presence, "review": review, "reason": "r"})
+        box = list(box) if box else None
+        entry = ManifestEntry(**{**vars(entry), "presence": presence, "review": review, "reason": "r", "box": box})
         write_manifest(Path("regions/cat/manifest.jsonl"), [entry])
         instances, left_out = found()
         return [[region.phrase for region in photo.regions] for photo in instances], list(left_out)
@@ -187,11 +189,17 @@ def test_absent_unsure_and_excluded_subjects(regions, caplog):
     assert judge("not found") == ([alone, both, alone], [])
     assert "names 'cat', of which the photo has no mask" in caplog.text
     assert judge("not found", "approved") == ([both, both, alone], [])
+    assert judge(None, box=None) == ([alone, both, alone], [])  # its mask is empty
     assert judge("unsure") == ([both, alone], [Path("photos/00.png")])
     assert judge("found", "excluded") == ([both, alone], [Path("photos/00.png")])
     assert [photo.weight for photo in found(uncertain_photo_weight=0.5)[0]] == [1, 1]
     judge("unsure")
     assert [photo.weight for photo in found(uncertain_photo_weight=0.5)[0]] == [0.5, 1, 1]
+
+
+def test_folder_may_have_its_name_in_the_unicode_of_a_mac():
+    given = InstancePhoto(Path("a.png"), (Region(Path("m.png"), "cafe\u0301"),), (8, 8), (8, 8), "my Caf\u00e9 sign")
+    check_phrases(given, ["cafe\u0301"])
 
 
 def test_exclusion_masks_lie_beside_any_of_the_masks(regions):
@@ -217,6 +225,7 @@ def test_sheet_shows_each_region(regions, tmp_path):
 REFUSED = [
     ({"region_mask_dir": "nowhere"}, "nowhere is not a folder"),
     ({"region_mask_dir": "photos"}, "holds no folders named like subjects"),
+    ({"region_mask_dir": "single"}, "holds no folders named like subjects"),
     ({"instance_mask_dir": "masks"}, "masks come from one place"),
     ({"identifier": "sks"}, "--identifier names the only subject"),
     ({"no_masked_loss": "--"}, "--no_masked_loss uses no masks; drop --region_mask_dir"),
@@ -230,6 +239,8 @@ REFUSED = [
 
 @pytest.mark.parametrize(("given", "words"), REFUSED)
 def test_mistakes_are_refused_in_one_line(regions, capsys, given, words):
+    for folder in ("masks", "overlays"):  # as `segment` writes for a single subject
+        shutil.copytree("masks", f"single/{folder}")
     switches = [f"--{key}" for key, value in given.items() if value == "--"]
     assert train(regions, *switches, **{key: value for key, value in given.items() if value != "--"}) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]

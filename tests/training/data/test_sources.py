@@ -306,6 +306,45 @@ def test_copy_of_since_changed_dataset_is_refused(saved_dataset, tmp_path):
         dataset_copy.copy(dataset_config(tmp_path, folder))
 
 
+def test_regions_come_from_columns_of_a_dataset(saved_dataset, tmp_path):
+    """The second row has no mask of the cat."""
+    folder, originals = saved_dataset
+    dog, cat = (str(folder.parent / "masks" / f"{number}.png") for number in (0, 1))
+    rows = {"image": [str(path) for path in originals], "a": [dog, cat], "b": [cat, None]}
+    rows["text"] = ["a sks dog and a cat", "a sks dog"]
+    features = datasets.Features({name: datasets.Image() for name in ("image", "a", "b")})
+    features["text"] = datasets.Value("string")
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "several" / "train.parquet")
+    changes = {"image_column": "image", "mask_column": None, "caption_column": "text"}
+    config = dataset_config(tmp_path, tmp_path / "several", **changes, region_columns=["sks dog=a", "cat=b"])
+    dataset_copy.copy(config)
+    found, left_out = photos_of(config, SIZES)
+    assert not left_out and [[region.phrase for region in photo.regions] for photo in found] == [
+        ["cat", "sks dog"],
+        ["sks dog"],
+    ]
+    masks = [files.read_mask(region.mask) for photo in found for region in photo.regions]
+    discs = [scene(40, 48, number)[1] for number in (1, 0, 1)]
+    assert all(map(np.array_equal, masks, discs))
+    with pytest.raises(UserError, match=r"holds another copy \(region_columns differ\)"):
+        dataset_copy.copy(dataset_config(tmp_path, tmp_path / "several", **changes, region_columns=["sks dog=a"]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"region_columns": ["dog"]}, "--region_columns dog= is not WORDS=COLUMN"),
+        ({"region_columns": ["../dog=outline"]}, "words that can name a folder"),
+        ({"region_columns": ["dog=a", "dog=b"]}, "names a subject twice"),
+        ({"region_columns": ["dog=a"], "mask_column": "outline"}, "masks come from one place"),
+        ({"region_columns": ["dog=nowhere"]}, "--region_columns nowhere is not a column"),
+    ],
+)
+def test_unsuitable_region_columns_are_refused(saved_dataset, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        dataset_copy.copy(dataset_config(tmp_path, saved_dataset[0], **{"mask_column": None} | changes))
+
+
 def test_dataset_run_equals_run_on_its_photos(saved_dataset, tmp_path, flags):
     words = {key: value for key, value in flags.items() if not key.startswith("instance_")}
     assert train(words, dataset_name=saved_dataset[0], cache_dir=tmp_path / "cache", output_dir="one", **COLUMNS) == 0

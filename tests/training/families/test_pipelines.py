@@ -145,6 +145,9 @@ def test_dropped_text_encoders_are_reloaded_for_pictures(pipelines, tmp_path, na
     family.save(tmp_path)
     saved = load_pipeline(str(tmp_path), str(pipelines / name) if kind == "lora" else None, "cpu")
     assert generate(saved, ["a sks dog"], num_images=1, **settings)[0].image.size == drawn[False].size
+    family.dtype = torch.bfloat16  # as after `place`
+    reloaded = family.pipeline().components
+    assert {reloaded[encoder].dtype for encoder in family.encoders if reloaded[encoder]} == {torch.bfloat16}
 
 
 @families

@@ -24,11 +24,12 @@ from persam_dreambooth.evaluation.generation.models import Model
 from persam_dreambooth.model_folder import weights_digest
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.dataset import stack_prompts
+from persam_dreambooth.training.families import load_family
 from persam_dreambooth.training.objective import token_places, training_loss
 from persam_dreambooth.training.runtime.optimizer import build_optimizer, build_scheduler
 from persam_dreambooth.training.runtime.validation import INFERENCE_STEPS
 from tests.training.runs import same_weights, train
-from tests.training.small import batch_for, is_refused, make, trained_parameters
+from tests.training.small import batch_for, configure, is_refused, make, trained_parameters
 
 EMBEDDINGS, LORA = "learned_embeds.safetensors", "pytorch_lora_weights.safetensors"
 OURS = ("--use_lora", "--train_text_encoder_ti", "--report_to=none")
@@ -171,6 +172,22 @@ def test_rows_begin_at_random_or_as_a_concept(pipelines):
         DiffusionPipeline.from_pretrained(pipelines / "stable-diffusion").text_encoder.get_input_embeddings().weight
     )
     assert len(ids) == 3 and torch.equal(rows, table[ids * 2])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rows_of_encoders_in_half_precision_begin_and_stay_in_float32(pipelines, dtype):
+    config = configure(pipelines / "sdxl", {"use_lora": True, "train_text_encoder_ti": True})
+    family = load_family(config.model, dtype)
+    family.place(torch.device("cpu"), dtype)
+    assert family.text_encoder.get_input_embeddings().weight.dtype == dtype
+    for rows, deviation in zip(rows_of(family), family.new_tokens.deviations.values(), strict=True):
+        assert rows.dtype == torch.float32 and rows.std().item() == pytest.approx(deviation.item(), rel=0.3)
+    family.finish_step()
+    with torch.autocast("cpu", dtype):
+        embeds = family.encode_prompt(family.tokenize("a TOK dog"))["embeds"]
+    assert embeds.isfinite().all()
+    learned = torch.autograd.grad(embeds.float().square().sum(), rows_of(family))
+    assert all(rows.dtype == torch.float32 and rows.any() for rows in learned)
 
 
 def seeded_family(pipelines, seed):

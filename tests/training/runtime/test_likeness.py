@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import persam_dreambooth as pd
 from albums import albums, save_album
 from models import CLIP, SAM
 from persam_dreambooth.evaluation.generation.features import CachedFeatures, Clip, Masked
@@ -93,6 +94,23 @@ def test_warning_reaches_screen_and_file_once(measured, monkeypatch, caplog):
     assert read_warnings(Path("output")) == [(0, words)] and caplog.text.count(words) == 1
 
 
+@pytest.mark.usefixtures("process_state")
+def test_memory_that_is_full_ends_the_measures_and_not_the_training(measured, monkeypatch, caplog, capsys):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    settings = measured | {"use_lora": True, "max_train_steps": 2, "validation_steps": 1, "checkpointing_steps": 1}
+    callbacks = pd.TrainingCallbacks(on_checkpoint=lambda _: monkeypatch.setattr(Likeness, "_load_encoder", full))
+    assert pd.train(pd.TrainingConfig(**settings), callbacks=callbacks).steps == 2
+    assert caplog.text.count("no longer measured: CUDA out of memory") == 1
+    looks = [step for step, values in read_metrics(Path("output")).items() if LEAKAGE in values]
+    assert looks == [0] and Path("output/pytorch_lora_weights.safetensors").exists()
+    for changed in ({"num_validation_images": 2}, {"validation_prompt": "a dog"}, {"dino_model": "dino"}):
+        again = {"resume_from_checkpoint": "latest", "max_train_steps": 3}
+        assert train(measured | changed | again, "--use_lora", checkpointing_steps=1) == 2
+        assert f"the run had {next(iter(changed))} " in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def album(tmp_path_factory):
     """An album of photos taken before one sofa, and the meter that compares with them."""
@@ -121,7 +139,9 @@ def test_only_pictures_with_the_background_of_the_photos_are_warned_of(album, le
     metrics = MetricsFile(tmp_path, 0)
     for step, pictures in ((0, before), (50, after), (100, after)):
         assert likeness.leakage_warning(tmp_path, 0.0) is None  # one look may be noise
+        assert not meter.has_measured(tmp_path, step)
         metrics.add(step, meter.measure(pictures, tmp_path))
+        assert meter.has_measured(tmp_path, step)
     looks = read_metrics(tmp_path)
     assert looks[0][LEAKAGE] == 0 and looks[100][FIDELITY] > 0.3
     warning = likeness.leakage_warning(tmp_path, 0.0)
@@ -133,7 +153,9 @@ def test_only_pictures_with_the_background_of_the_photos_are_warned_of(album, le
         assert likeness.leakage_warning(tmp_path, 0.0) is None and read_metrics(tmp_path) == looks
 
 
-def test_measures_are_those_of_evaluate(album, tmp_path):
+def test_measures_are_those_of_evaluate(album, tmp_path, monkeypatch):
+    """And are taken without touching other processes' GPUs."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     taken, meter = album
     pictures = draw_in(tmp_path / "pictures", taken.identity, taken.other_scenes[:2])
     clip = Clip.from_pretrained(CLIP, "cpu")

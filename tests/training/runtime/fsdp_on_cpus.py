@@ -24,4 +24,8 @@ AcceleratorState.__init__ = initialize_with_fsdp
 
 if __name__ == "__main__":
     os.environ["ACCELERATE_USE_CPU"] = "true"  # the launcher unsets it, as its config says
-    sys.exit(main(["train", *sys.argv[1:]]))
+    code = main(["train", *sys.argv[1:]])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Gloo's threads may still drop tensors while an interpreter ends, which has crashed a rank (pytorch/pytorch#190489).
+    os._exit(code)

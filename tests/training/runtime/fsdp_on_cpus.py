@@ -27,5 +27,5 @@ if __name__ == "__main__":
     code = main(["train", *sys.argv[1:]])
     sys.stdout.flush()
     sys.stderr.flush()
-    # Gloo's threads may still drop tensors while an interpreter ends, which has crashed a rank (pytorch/pytorch#190489).
+    # Threads of gloo may still drop tensors while an interpreter ends, which once crashed a rank (pytorch #190489).
     os._exit(code)

@@ -15,6 +15,11 @@ def printable(text: str) -> str:
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if it has no message."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def is_first_process() -> bool:
     """Return whether this is the first of the processes that a launcher started, which prints for all."""
     return os.environ.get("RANK", "0") == "0"

@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from persam_dreambooth import adapter_files, learned_tokens, long_prompts, model_folder
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, first_line
 from persam_dreambooth.model_folder import check_available
 from persam_dreambooth.single_file import SingleFile, is_single_file
 from persam_dreambooth.torch_utils import choose_device
@@ -99,7 +99,7 @@ def load_pipeline(
     except UserError:
         raise
     except Exception as error:  # missing, damaged and foreign files all raise different exceptions
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if what == base and not Path(str(source)).exists():
             reason = "no such folder, and no model of that name can be reached"
         raise UserError(f"{what} cannot be loaded ({reason}); check the name, or download it again") from error

@@ -12,8 +12,6 @@ from persam_dreambooth.images import drawing
 
 FEW_COLOURS: Final = 16
 """An image with at most this many colours counts as a drawing, not as a photo."""
-COUNTED: Final = ("1", "L", "P", "RGB", "RGBA")
-"""Modes whose colours Pillow can count."""
 FLAT_SHARE: Final = 0.95
 """Minimum share of a drawing, apart from its commonest colour, that its next seven colours cover. In the album used to
 tune this, painted-over photos reached at most 0.93, and red masks saved as poor JPEGs at least 0.98."""
@@ -39,11 +37,9 @@ def refuse_picture(mask: Image.Image | NDArray[np.generic], what: str) -> None:
     Raises:
         UserError: it has the many shades of a photo.
     """
-    if isinstance(mask, Image.Image) and mask.mode in COUNTED and mask.getcolors(FEW_COLOURS):
-        return
     levels = _bytes_of(drawing(mask))
     if (levels.ndim == 2 or levels.shape[-1] == 3) and Image.fromarray(levels).getcolors(FEW_COLOURS):
-        return  # also in the modes that Pillow cannot count, such as 16 bits
+        return
     if levels.ndim == 3 and _flat_share(levels) < FLAT_SHARE:
         shades = f"{len(np.unique(levels @ (256 ** np.arange(levels.shape[-1]))))} colours"
     elif levels.ndim == 2 and _is_smooth(levels):

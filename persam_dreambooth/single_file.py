@@ -22,7 +22,7 @@ from diffusers.loaders.single_file_utils import (
 from safetensors import safe_open
 from torch import nn
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, first_line
 from persam_dreambooth.model_folder import check_available
 
 PIPELINES = {
@@ -92,7 +92,7 @@ class SingleFile:
                 slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a dict
                 metadata = dict(file.metadata() or {})
         except Exception as error:  # safetensors and the system raise different exceptions for damage
-            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+            reason = first_line(error)[:200]
             raise UserError(f"{name} cannot be read ({reason}); download it again") from error
         _refuse_quantized(name, slices)
         kind = _kind(name, {key: torch.empty(piece.get_shape(), device="meta") for key, piece in slices.items()})

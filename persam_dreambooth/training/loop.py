@@ -12,7 +12,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from persam_dreambooth.errors import Stopped, UserError, is_out_of_memory
+from persam_dreambooth.errors import Stopped, UserError, first_line, is_out_of_memory
 from persam_dreambooth.metrics_file import WARNING, MetricsFile
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.dataset import Batch
@@ -230,7 +230,7 @@ def measure(run: Training, step: int, pictures: Sequence[Path]) -> None:
     except (UserError, OSError, MemoryError, RuntimeError) as error:  # the training itself goes on
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         warn(f"the validation images are no longer measured: {reason}")
         run.likeness = None
         return

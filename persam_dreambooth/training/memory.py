@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, first_line
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.dataset import Batch
 from persam_dreambooth.training.families import Family
@@ -41,7 +41,7 @@ def lines(family: Family, config: TrainingConfig, batch: Batch) -> list[str]:
     except UserError:
         raise
     except Exception as error:  # layers of other packages fail in many ways without contents
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         left_out = f", without activations, which could not be estimated ({reason})"
     total, before = sum(sizes.values()), while_encoding(family, config)
     advice = "" if config.model.offload else "; less with --offload"

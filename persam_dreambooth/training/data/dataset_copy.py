@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from persam_dreambooth.atomic_io import replacing
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, first_line
 from persam_dreambooth.image_files import FORMATS
 from persam_dreambooth.images import to_levels, to_rgb
 from persam_dreambooth.masks import refuse_picture
@@ -117,7 +117,7 @@ def _rows(config: TrainingConfig) -> Any:
                 str(data.dataset_name), data.dataset_config_name, split="train", cache_dir=data.cache_dir
             )
     except Exception as error:  # no such name, no network, no such split, damaged files: each has its own exception
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"the data set {data.dataset_name} cannot be loaded ({reason}); check its name") from error
     given = [(flag, getattr(data, flag)) for flag in ("image_column", "mask_column", "caption_column")]
     for flag, column in (*given, *(("region_columns", column) for column in data.columns.values())):

@@ -13,7 +13,7 @@ from diffusers import ModelMixin
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, first_line
 from persam_dreambooth.photos.files import file_state
 from persam_dreambooth.single_file import SingleFile, is_single_file
 from persam_dreambooth.training.config import ModelConfig
@@ -31,7 +31,7 @@ def naming(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # missing, damaged and foreign files raise different exceptions
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{what} cannot be loaded ({reason}); check the name, or download it again") from error
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, first_line
 from persam_dreambooth.evaluation.generation.checkpoints import checkpoint_folder, evaluate_checkpoints
 from persam_dreambooth.model_folder import class_word, identifier
 from persam_dreambooth.training.config import TrainingConfig
@@ -98,7 +98,7 @@ def choose(config: TrainingConfig, concept: Concept, device: torch.device) -> Be
             return BestCheckpoint(checkpoint_folder(output, chosen["best"]), chosen["reason"], report.page)
         reason = "the subject is found in none of their images"
     except (UserError, OSError, MemoryError, RuntimeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
     warn(
         f"the training is complete, but its checkpoints could not be compared ({reason}); try again: "
         f"persam-dreambooth evaluate checkpoints {_as_words({'run': output} | settings)}"

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from persam_dreambooth.adapter_files import clip_layer
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, first_line
 from persam_dreambooth.model_folder import KOHYA_NAME, LORA_NAME, adapter_folders, is_checkpoint, training_settings
 from persam_dreambooth.photos.files import check_output_folder
 from persam_dreambooth.text_files import is_text
@@ -109,7 +109,7 @@ def _adapters(path: Path, written: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = (str(error) or type(error).__name__).splitlines()[0].partition(";")[0]
+    reason = first_line(error).partition(";")[0]
     return UserError(f"{path} is not a readable safetensors file ({reason}); save it again")
 
 

@@ -1,6 +1,6 @@
-"""DreamBooth on Stable Diffusion that learns the subject and not its background.
+"""DreamBooth that learns the subject and not its background, for Stable Diffusion, Flux and other base models.
 
-Masks made before (by `persam-dreambooth segment`, by hand, by another tool):
+With masks from `persam-dreambooth segment`, from an image editor or from another program:
 
     accelerate launch train_dreambooth_persam.py \
       --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 \
@@ -8,7 +8,7 @@ Masks made before (by `persam-dreambooth segment`, by hand, by another tool):
       --instance_prompt "a sks dog" --class_prompt "a dog" --background_prior_weight 1 \
       --output_dir dog-model --max_train_steps 400
 
-Masks found on the way, from one photo and its mask, and LoRA instead of all weights:
+With masks that are found first, from one photo and its mask; LoRA instead of all weights:
 
     accelerate launch train_dreambooth_persam.py --use_lora --rank 16 --learning_rate 1e-4 \
       --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 \
@@ -26,7 +26,7 @@ from persam_dreambooth.cli import guarded
 
 
 def main(program: str, argv: list[str]) -> None:
-    """Read the flags, train, say where the model lies."""
+    """Read the flags, train, and print the path of the model."""
     from persam_dreambooth.cli.train import read_config, say_where
 
     config = read_config(program, argv)

@@ -1,4 +1,4 @@
-"""Segmenting an album: seconds per photo compared with the official code, the cache, memory by number of photos.
+"""Segment an album: seconds per photo compared with the official code, the cache, memory by number of photos.
 
     python benchmarks/album.py
     python benchmarks/album.py --official path/to/Personalize-SAM     # needs opencv-python and matplotlib

@@ -1,11 +1,11 @@
-"""Cold start and step time of a compiled UNet or transformer: not compiled, its repeated blocks, or the whole model.
+"""First step and step time of a UNet or transformer: not compiled, compiled by blocks, or compiled whole.
 
     python benchmarks/compiling.py unet
     python benchmarks/compiling.py flux blocks
 
-Each row trains LoRA adapters of a model of random weights for a few steps in its own process, with an empty compiler
-cache. The first step compiles, and so does the first prediction without adapters, which the background prior takes.
-CPU seconds include the compiler's own processes, and say more than wall time where other programs run.
+Each row trains LoRA adapters of a model with random weights for a few steps in its own process, with an empty compiler
+cache. The first step compiles, and so does the first prediction without adapters, which the background prior uses.
+CPU seconds include the compiler's own processes. They are more reliable than wall time if other programs are running.
 """
 
 import argparse

@@ -4,14 +4,14 @@
     python benchmarks/memory.py --measure "SD 1.5" --only LoRA
 
 Without a flag nothing is downloaded or run: models are built from their published configurations without storage
-(torch's meta device), and their weights are counted. Adapters, optimizer and activations are not in that table, and
-prompts and photos are encoded before training (`--pre_compute_text_embeddings --cache_latents`), so that the denoiser
-is the only model while it is trained. `--dry_run` estimates a run of yours, its adapters and optimizer included.
+(torch's meta device), and their weights are counted. The table does not include adapters, optimizer and activations.
+It assumes that prompts and photos are encoded before training (`--pre_compute_text_embeddings --cache_latents`), so
+that only the UNet or transformer is in memory while it is trained. `train --dry_run` estimates a whole run.
 
-`--measure` trains a model with random weights on this machine's CPU, each row in its own process, for two steps of one
-photo: the largest resident memory during the second step, and during the whole run with loading and saving. Both
-include Python and its libraries, which a model of almost no weights shows (the first row). Beside it stands what
-`--dry_run` estimates for the same flags. Linux only.
+`--measure` trains a model with random weights on this machine's CPU for two steps of one photo, each row in its own
+process. It prints the largest resident memory during the second step, and during the whole run with loading and
+saving. Both include Python and its libraries, whose share the first row shows, a model with almost no weights. The
+third column is the estimate of `--dry_run` for the same flags. Linux only.
 """
 
 import argparse

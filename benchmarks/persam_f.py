@@ -1,4 +1,4 @@
-"""Speed of PerSAM-F's fit: decoding once and sampling pixels, against decoding and using all pixels at every step.
+"""Speed of PerSAM-F's fit: decode once and sample pixels, or decode and use all pixels at every step.
 
     python benchmarks/persam_f.py
 

@@ -2,8 +2,8 @@
 
     python examples/quickstart.py quickstart
 
-With photos of your own: your folder and one mask, sam="facebook/sam-vit-huge",
-pretrained_model_name_or_path="stable-diffusion-v1-5/stable-diffusion-v1-5", resolution=512, learning_rate=1e-4, and
+For photos of your own, change in `main`: the folder and the mask, sam="facebook/sam-vit-huge",
+pretrained_model_name_or_path="stable-diffusion-v1-5/stable-diffusion-v1-5", resolution=512, learning_rate=1e-4; and
 leave height and width out.
 """
 

@@ -4,8 +4,8 @@
 
 writes `models/sam` (a transformers SamModel) and `models/stable-diffusion` (a StableDiffusionPipeline);
 the other families' pipelines are functions here and in `random_llm_pipelines.py`.
-The classes and file formats are those of the real checkpoints; the pictures mean nothing, since
-nothing was learned.
+The classes and file formats are those of the real checkpoints. The images are meaningless, because nothing
+was trained.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""A toy car drawn in four places, with its masks: to try every command without photos of your own.
+"""Draw a toy car in four places, with its masks, to try every command without photos of your own.
 
     python examples/toy_photos.py photos
 
-writes `photos/00.jpg` ... `photos/03.jpg`, and `00-mask.png` beside that folder.
+writes `photos/00.jpg` ... `photos/03.jpg`, and `00-mask.png` next to that folder.
 """
 
 import argparse

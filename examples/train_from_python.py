@@ -1,4 +1,4 @@
-"""Two trainings in one process that share their settings, watched by callbacks.
+"""Two trainings in one process that share their settings, followed by callbacks.
 
     python examples/train_from_python.py BASE_MODEL PHOTOS MASKS OUTPUT
 

@@ -9,9 +9,10 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.flags import flag
 
 DESCRIPTION = (
-    "Generate images with each checkpoint of a training run and with its base model, measure how faithful the subject "
-    "is, how much of the photos' background leaks and whether others of its class turn into it, and name the best "
-    "checkpoint. Photos, masks, words and size are those of the run unless others are given."
+    "Generate images with each checkpoint of a training run and with its base model, and name the best checkpoint. "
+    "Measured are the fidelity to the subject, the leakage of the photos' background, and whether others of the "
+    "subject's class turn into it. Photos, masks, identifier, class and size are those of the run unless others are "
+    "given."
 )
 ESSENTIAL = ("run", "steps", "prompts", "num_images", "class_images", "instance_data_dir", "instance_mask_dir", "sam")
 EXAMPLE = "--run dog-lora"

@@ -46,16 +46,17 @@ class MethodFlags(Flags):
 
     method: MethodName = flag(
         PERSAM,
-        "begin with persam, which needs a SAM only. Where its masks lie on look-alikes, add --features. Where they "
-        "cover a part of the subject, or too much: persam-f, which fits two weights on the reference in about a "
-        "second. Where they still lie on something else: insid3-sam; a DINOv3 finds the subject, the SAM outlines it. "
-        "Without a SAM: insid3, a DINOv3 alone, with coarse outlines; or seggpt, for comparison",
+        "start with persam, which needs only a SAM. If its masks lie on look-alikes, add --features. If they "
+        "cover only a part of the subject, or too much: persam-f, which fits two weights on the reference in "
+        "about a second. If they still lie on something else: insid3-sam (a DINOv3 finds the subject, the SAM "
+        "outlines it). Without a SAM: insid3 (a DINOv3 alone, with coarse outlines), or seggpt (for "
+        "comparison)",
     )
     features: str | None = flag(
         None,
-        "a DINOv3 or DINOv2, hub name or folder, that locates the subject, since it tells individuals better apart "
-        "than a SAM: for photos with others of its kind. persam and persam-f: the SAM alone if unset; insid3 "
-        "and insid3-sam: facebook/dinov3-vitl16-pretrain-lvd1689m if unset",
+        "a DINOv3 or DINOv2, hub name or folder, that locates the subject; it tells individuals apart better "
+        "than a SAM does, which helps if photos also show others of the subject's kind. If unset, persam and "
+        "persam-f use the SAM alone, insid3 and insid3-sam facebook/dinov3-vitl16-pretrain-lvd1689m",
     )
     features_size: int | None = flag(
         None, "side in pixels of the square that the --features model sees; 64 of its patches if unset", min=1
@@ -72,9 +73,9 @@ class MethodFlags(Flags):
     semantic_prompting: bool = flag(True, "persam only: target-semantic prompting")
     edge_padding: float = flag(
         0.0,
-        "persam and persam-f, with --fidelity corrected: extend the photo on each side by this share of its longer "
-        "side, such as 0.06, repeating its edge pixels: better masks for subjects that the edge cuts off, slightly "
-        "worse ones for whole subjects",
+        "persam and persam-f, with --fidelity corrected: extend the photo on each side by this share of its "
+        "longer side, such as 0.06, by repeating its edge pixels; improves masks of subjects that the edge "
+        "cuts off, and makes those of whole subjects slightly worse",
     )
     tau: float = flag(
         0.6, "insid3 and insid3-sam: minimum mean cosine similarity at which groups of patches are joined"
@@ -86,12 +87,12 @@ class MethodFlags(Flags):
         0.0, "insid3-sam only: IoU with INSID3's mask below which the SAM's mask is dropped", min=0, max=1
     )
     seggpt: str = flag(
-        SEGGPT_MODEL, "seggpt only: the SegGPT, hub name, folder or its authors' .pth file; or a Painter's .pth file"
+        SEGGPT_MODEL, "seggpt only: the SegGPT: hub name, folder or its authors' .pth file; or a Painter's .pth file"
     )
     ensemble: Literal["feature", "spatial"] = flag(
         "feature",
-        "seggpt with several references: feature: average over them in every layer, as the authors' code does; "
-        "spatial: show them as one picture, which takes no more time than one reference",
+        "seggpt with several references: feature: average over them in every layer, as the authors' code "
+        "does; spatial: show them as one image, which takes no more time than one reference",
     )
 
     def __post_init__(self) -> None:

@@ -152,7 +152,7 @@ def _add_flag(section: _ArgumentGroup, flag: Flag) -> None:
         section.add_argument(*spellings, type=switch, nargs="?", const=True, **shared)
         if flag.default is not False:
             opposite = [f"--no_{flag.name}", f"--no-{flag.name.replace('_', '-')}"]
-            text = SUPPRESS if flag.hidden else f"the opposite of --{flag.name}"
+            text = SUPPRESS if flag.hidden else f"turn --{flag.name} off"
             section.add_argument(*opposite, action="store_false", dest=flag.name, default=SUPPRESS, help=text)
     elif get_origin(flag.kind) is Literal:
         section.add_argument(*spellings, choices=get_args(flag.kind), **shared)

@@ -24,8 +24,9 @@ class SamFlags(Flags):
     )
     sam_size: int | None = flag(
         None,
-        "side in pixels of the SAM's square input, larger than in its training, such as 1536, for large photos; "
-        "slower, measured on drawings only; works with facebook/sam-vit-base, -large and -huge; 1024 if unset",
+        "side in pixels of the SAM's square input, if larger than in its training, such as 1536 for large "
+        "photos; slower; measured on drawings only; works with facebook/sam-vit-base, -large and -huge; 1024 "
+        "if unset",
         min=1,
     )
     device: str | None = flag(None, "cpu, cuda, cuda:1 or mps; if unset, an accelerator where available")

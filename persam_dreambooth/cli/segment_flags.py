@@ -26,18 +26,20 @@ class SegmentFlags(Flags):
     images: str | None = flag(None, "folder of photos")
     reference: list[str] = flag([], "one or several photos in which you mark the subject")
     reference_mask: list[str] = flag(
-        [], "its mask: the subject painted in any colour on black, the photo's size; one per reference"
+        [], "the mask of each reference: the subject painted in any colour on black, in the photo's size"
     )
     reference_box: list[str] = flag(
         [], "instead of a mask: a box around the subject, as left,top,right,bottom in pixels"
     )
-    reference_points: list[str] = flag([], "or points: x,y on the subject, x,y,0 off it; for a single reference")
-    reference_scribble: list[str] = flag([], "or a scribble: strokes on the subject, drawn on black")
+    reference_points: list[str] = flag(
+        [], "instead of a mask: points; x,y on the subject, x,y,0 off it; for a single reference"
+    )
+    reference_scribble: list[str] = flag([], "instead of a mask: a scribble: strokes on the subject, drawn on black")
     text: str | None = flag(
         None,
-        'a phrase for the subject, such as "a red mug". Without a mask, box, points or scribble: finds the subject in '
-        "the --reference or, without that, in the photo that fits the phrase best. With one: masks that do not fit "
-        "the phrase count as not found",
+        'a phrase for the subject, such as "a red mug". Without a mask, box, points or scribble, it finds the '
+        "subject in the --reference or, without that, in the photo that fits the phrase best. With one of "
+        "these, it is a filter: masks that do not fit the phrase count as not found",
     )
     pick_reference: bool = flag(False, "use only the reference that best finds the subject in the others")
     output: str | None = flag(None, "folder for masks/, overlays/, contact_sheet.png and manifest.jsonl")
@@ -52,9 +54,9 @@ class SegmentFlags(Flags):
     )
     presence: str | None = flag(
         None,
-        "is the subject there at all? The file of a presence rule, from `evaluate presence`; presence.json in the "
-        "SAM's folder if unset. Or agreement: INSID3 must find the subject at the same place; needs a DINOv3, but no "
-        "rule",
+        "decide for each photo whether it shows the subject: the file of a presence rule, which `evaluate "
+        "presence` makes (if unset, presence.json in the SAM's folder); or agreement: INSID3 must find the "
+        "subject at the same place, which needs a DINOv3 but no rule",
     )
     presence_features: str = flag("facebook/dinov3-vitl16-pretrain-lvd1689m", "the DINOv3 of --presence agreement")
     presence_features_size: int | None = flag(
@@ -157,7 +159,7 @@ def _point(word: str) -> tuple[float, float, int]:
 class TextFlags(Flags):
     """The model of `--text`."""
 
-    _argument_group_name: ClassVar[str] = "the text"
+    _argument_group_name: ClassVar[str] = "the phrase"
 
     text_model: str = flag(
         "IDEA-Research/grounding-dino-tiny",
@@ -205,7 +207,7 @@ class TextFlags(Flags):
 class WordFlags(Flags):
     """The class noun that the subject looks like."""
 
-    _argument_group_name: ClassVar[str] = "words"
+    _argument_group_name: ClassVar[str] = "class nouns"
 
     suggest_class: str | None = flag(
         None,

@@ -28,19 +28,22 @@ class VideoFlags(Flags):
         None, "where the subjects are in the first frame: one mask, or a palette PNG with labels 1, 2, ..."
     )
     subject: list[str] = flag(
-        [], "or subjects that `segment` saved (subject.safetensors), which are searched for in all frames"
+        [],
+        "instead of --first_mask: subjects that `segment` saved (subject.safetensors), which are searched for "
+        "in all frames",
     )
     output: str | None = flag(None, "folder for masks/, frames.jsonl and overlay.mp4")
     method: Literal["persam-f", "seggpt"] = flag(
         PERSAM_F,
-        "how the subjects of --first_mask are followed: persam-f, as by PerSAM's authors; seggpt: a SegGPT, shown the "
-        "first frame and the last few; saved subjects are followed by the method that made them",
+        "how the subjects of --first_mask are followed: persam-f: as by PerSAM's authors; seggpt: by a SegGPT "
+        "that sees the first frame and the last few. Saved subjects are followed by the method that made "
+        "them",
     )
     seggpt: str | None = flag(
         None,
         "the SegGPT, as for `segment`; if unset, the one that made the saved subjects, or " + SEGGPT_MODEL,
     )
-    memory_frames: int | None = flag(None, "SegGPT only: how many of the last frames it is shown; 8 if unset", min=0)
+    memory_frames: int | None = flag(None, "SegGPT only: how many of the last frames it sees; 8 if unset", min=0)
     memory: str | None = flag(
         None,
         "follow with the learned memory of this SAM 2 or EdgeTAM video model (hub name or folder), "

@@ -283,7 +283,7 @@ def test_help_shows_defaults(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "(default: facebook/sam-vit-huge)" in text
     assert "photos per batch of the image encoder (at least 1; default: 4)" in text
-    assert "the opposite of --refinement" in text
+    assert "turn --refinement off" in text
 
 
 def test_help_shows_bounds(capsys):

@@ -129,13 +129,13 @@ MEASURES: Final = {
         "mean, over the patches of a photo's subject, of the highest cosine with a patch of the picture (SigLIP 2)",
     ),
     "found": Measure(
-        _FIDELITY, "subject recognised", "higher", "pictures for which the presence rule's verdict is found", "rate"
+        _FIDELITY, "subject recognized", "higher", "pictures for which the presence rule's verdict is found", "rate"
     ),
     "clip_t": Measure(
         _PROMPT, "CLIP-T", "higher", "cosine of the picture's and the prompt's CLIP features, unique token left out"
     ),
     "scene": Measure(
-        _PROMPT, "scene recognised", "higher", "pictures whose background CLIP takes for the prompt's scene", "rate"
+        _PROMPT, "scene recognized", "higher", "pictures whose background CLIP takes for the prompt's scene", "rate"
     ),
     "leakage_dino": Measure(
         _LEAKAGE, "DINO, background only", "lower", "mean cosine with the photos' backgrounds, subjects masked out"
@@ -145,14 +145,14 @@ MEASURES: Final = {
     ),
     "training_scene": Measure(
         _LEAKAGE,
-        "training scene recognised",
+        "training scene recognized",
         "lower",
         "pictures whose background CLIP takes for the photos' scene, though the prompt names another",
         "rate",
     ),
     "class_likeness": Measure(
         _CLASS,
-        "subject in class pictures",
+        "subject in class images",
         "lower",
         "cosine of pictures of the class, drawn without the unique token, with the photos, subjects only (DINO's or "
         "else CLIP's features); interval over the pictures",

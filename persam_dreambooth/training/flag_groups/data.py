@@ -38,8 +38,9 @@ class DataConfig(Flags):
     mask_column: str | None = flag(None, "the data set's column of masks")
     region_columns: list[str] = flag(
         [],
-        "instead, for several subjects in the same photos: WORDS=COLUMN for each, its words in the prompts and the "
-        "data set's column of its masks, such as 'sks dog=dog_mask'; a row without a mask does not show it",
+        "instead of --mask_column, for several subjects in the same photos: WORDS=COLUMN for each subject, "
+        "with its words in the prompts and the data set's column of its masks, such as 'sks dog=dog_mask'; a "
+        "photo without a mask there does not show it",
     )
     caption_column: str | None = flag(None, "the data set's column of prompts; --instance_prompt for all if unset")
     cache_dir: str | None = flag(None, "folder for downloaded data sets")

@@ -21,11 +21,17 @@ class MaskConfig(Flags):
     )
     region_mask_dir: str | None = flag(
         None,
-        "instead, for several subjects in the same photos: a folder with a folder of masks for each, named by its "
-        "words in the prompts, such as 'sks dog'; `persam-dreambooth segment --subject_name` writes such",
+        "instead of --instance_mask_dir, for several subjects in the same photos: a folder with a subfolder "
+        "of masks for each subject, named by its words in the prompts, such as 'sks dog'; `persam-dreambooth "
+        "segment --subject_name` writes such a folder",
     )
-    reference_image: str | None = flag(None, "instead of masks: the one photo whose mask you have")
-    reference_mask: str | None = flag(None, "its mask: the subject painted on black, the photo's size")
+    reference_image: str | None = flag(
+        None,
+        "instead of masks: the photo whose mask you have; the subject is found in the other photos before training",
+    )
+    reference_mask: str | None = flag(
+        None, "the mask of --reference_image: the subject painted on black, in the photo's size"
+    )
     sam: str = flag("facebook/sam-vit-huge", "the SAM that finds the subject: hub name, folder or .pth checkpoint")
     segmentation_method: MethodName = flag(
         PERSAM, "how the subject is found with --reference_image; see `persam-dreambooth segment --help`"
@@ -66,7 +72,8 @@ class MaskConfig(Flags):
     )
     mask_dilation: int = flag(0, "dilate the mask by this many pixels of the crop before it is downsampled", min=0)
     mask_normalization: Literal["sample", "batch", "none"] = flag(
-        "sample", "divide the loss by the mask's size in each photo (sample), in the whole batch, or not at all (none)"
+        "sample",
+        "divide the loss by the mask's size in each photo (sample), in the whole batch (batch), or not at all (none)",
     )
     background_weight: float = flag(0.0, "weight of the loss outside the mask; the paper's is 0", min=0, max=1)
     background_prior_weight: float = flag(
@@ -77,20 +84,22 @@ class MaskConfig(Flags):
     )
     cache_background_prior: int | None = flag(
         None,
-        "train only on this many fixed draws of noise and timestep for each cached version of a photo, and keep the "
-        "base model's predictions for them: once all are kept, the background prior costs almost nothing",
+        "with --cache_latents: train each cached version of a photo on this many fixed draws of noise and "
+        "timestep only, and keep the base model's predictions for them; once all are computed, the background "
+        "prior costs almost nothing",
         min=1,
     )
     attention_loss_weight: float = flag(
         0.0,
-        "Stable Diffusion 1.x, 2.x, XL, 3 and Flux.1: weight of a loss that fits the attention to the identifier, or "
-        "to the words of each of the --region_mask_dir, to its mask; 0.01 is that of its paper, Break-A-Scene",
+        "Stable Diffusion 1.x, 2.x, XL, 3 and Flux.1: weight of Break-A-Scene's attention loss, which pulls "
+        "the attention to the identifier, or to the words of each folder of --region_mask_dir, towards its "
+        "mask; its paper uses 0.01",
         min=0,
     )
     identifier: str | None = flag(
         None,
-        "with --attention_loss_weight: the word in the prompts that names the subject, such as sks; the folders of "
-        "--region_mask_dir name theirs",
+        "with --attention_loss_weight: the word in the prompts that names the subject, such as sks; not with "
+        "--region_mask_dir, whose folders name the subjects",
     )
 
     def __post_init__(self) -> None:

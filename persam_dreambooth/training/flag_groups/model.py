@@ -53,11 +53,12 @@ class ModelConfig(Flags):
     train_text_encoder: bool = flag(False, "train the text encoder too")
     train_text_encoder_ti: bool = flag(
         False,
-        "Stable Diffusion 1.x, 2.x, XL and Flux.1: textual inversion: put new tokens into the text encoders and learn "
-        "their embeddings, beside LoRA with --use_lora (pivotal tuning), else these alone",
+        "textual inversion (Stable Diffusion 1.x, 2.x, XL and Flux.1): put new tokens into the text encoders "
+        "and learn their embeddings; together with LoRA if --use_lora is given (pivotal tuning), otherwise "
+        "alone",
     )
     enable_t5_ti: bool = flag(
-        False, "Flux.1, with --train_text_encoder_ti: put the new tokens into T5 too, and not only into CLIP"
+        False, "Flux.1, with --train_text_encoder_ti: put the new tokens into T5 as well as into CLIP"
     )
     train_text_encoder_ti_frac: float | None = flag(
         None,
@@ -75,7 +76,8 @@ class ModelConfig(Flags):
     )
     initializer_concept: str | None = flag(
         None,
-        "words whose embeddings the new ones begin with, such as dog, as many tokens as they have; random if unset",
+        "words, such as dog, from whose embeddings the new ones start, as many tokens as the words have; "
+        "random if unset",
     )
     use_lora: bool = flag(False, "train LoRA adapters instead of all weights")
     adapter_type: Literal["lora", "loha", "lokr", "oft"] = flag(
@@ -110,18 +112,18 @@ class ModelConfig(Flags):
     )
     layerwise_upcasting_storage_dtype: Literal["float8_e4m3fn", "float8_e5m2"] | None = flag(
         None,
-        "with LoRA and --gradient_checkpointing: store the base model's frozen linear layers in 8-bit floats without "
-        "a scale, and cast each one up while it computes; --quantize fp8 is more accurate, this works with single "
-        "files and without torchao",
+        "with LoRA and --gradient_checkpointing: store the base model's frozen linear layers in 8-bit floats "
+        "without a scale, and cast each one up while it computes; less accurate than --quantize fp8, but "
+        "works with single files and without torchao",
     )
     do_fp8_training: bool = flag(
         False,
         "multiply in 8-bit floats, with weights kept as they are (needs torchao and a GPU of compute capability 8.9 "
         "or higher, such as an RTX 4090 or H100)",
     )
-    gradient_checkpointing: bool = flag(False, "save memory, at the cost of about a third more time")
+    gradient_checkpointing: bool = flag(False, "save memory; a step takes about a third longer")
     enable_xformers_memory_efficient_attention: bool = flag(False, "compute attention with xformers")
-    pre_compute_text_embeddings: bool = flag(False, "encode the prompts once and drop the text encoder")
+    pre_compute_text_embeddings: bool = flag(False, "encode the prompts once and drop the text encoders")
     offload: bool = flag(
         False,
         "keep the autoencoder and frozen text encoders in main memory, and move them to the GPU only while they "
@@ -129,7 +131,7 @@ class ModelConfig(Flags):
     )
     text_encoder_use_attention_mask: bool = flag(False, "mask out padding tokens in the text encoder")
     class_labels_conditioning: Literal["timesteps"] | None = flag(
-        None, "timesteps: the class labels that a UNet with class embeddings gets, as in diffusers' scripts"
+        None, "timesteps: give the timesteps as class labels to a UNet with class embeddings, as in diffusers' scripts"
     )
 
     def __post_init__(self) -> None:

@@ -32,9 +32,13 @@ class OptimizationConfig(Flags):
         False, "multiply the learning rate by the number of processes, accumulation steps and batch size"
     )
     lr_scheduler: str = flag(
-        "constant", "linear, cosine, cosine_with_restarts, polynomial, constant or constant_with_warmup"
+        "constant",
+        "schedule of the learning rate: linear, cosine, cosine_with_restarts, polynomial, constant or "
+        "constant_with_warmup",
     )
-    lr_warmup_steps: int = flag(500, "steps until the full learning rate is reached", min=0)
+    lr_warmup_steps: int = flag(
+        500, "steps until the full learning rate is reached; --lr_scheduler constant has no warm-up", min=0
+    )
     lr_num_cycles: int = flag(1, "number of cycles of cosine_with_restarts", min=1)
     lr_power: float = flag(1.0, "exponent of the polynomial schedule", min=0)
     optimizer: str = flag(

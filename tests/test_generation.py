@@ -204,7 +204,7 @@ def test_pictures_and_grid_are_written_with_their_settings(base, pipeline, tmp_p
         again = draw(pipeline, "ein Käfer", seed=4, negative_prompt="grass")
         assert_same(np.asarray(picture), again[0])
     printed = capsys.readouterr().out
-    assert f"4 pictures in {out}" in printed
+    assert f"4 images in {out}" in printed
     assert str(out / "grid.png") in printed
 
 
@@ -228,7 +228,7 @@ def test_prompts_may_come_from_file_and_each_is_used_once(base, tmp_path, capsys
     assert run("--model", base, *flags, "--output", tmp_path / "out") == 0
     pictures = [path for path in sorted((tmp_path / "out").iterdir()) if path.name != "grid.png"]
     assert [Image.open(path).text["prompt"] for path in pictures] == ["a bird", "a cat", DOG, "ein Käfer"]
-    assert capsys.readouterr().out.startswith("4 pictures")
+    assert capsys.readouterr().out.startswith("4 images")
 
 
 def test_existing_pictures_are_refused_and_unchanged(base, tmp_path, capsys):
@@ -248,7 +248,7 @@ def test_generate_resumes_and_adds_prompts(base, tmp_path, capsys, monkeypatch):
     kept = (tmp_path / "out" / "a-sks-dog-0.png").stat().st_mtime_ns
     capsys.readouterr()
     assert run(*flags, "a cat") == 0
-    assert "4 pictures" in (printed := capsys.readouterr().out) and "3 of them from an earlier run" in printed
+    assert "4 images" in (printed := capsys.readouterr().out) and "3 of them from an earlier run" in printed
     assert set(names(tmp_path / "out")) == set(whole)
     assert run(*flags, "A cat!", "a bird") == 0  # gives the same file name as another prompt, which keeps its file
     assert {"a-cat-0.png", "a-cat-2-0.png", "a-bird-0.png"} < set(names(tmp_path / "out"))

@@ -77,7 +77,7 @@ def run(program: str, argv: list[str]) -> None:
     made = generate_folder(model, prompts, output, **given)
     kept = len(made.pictures) - made.drawn
     earlier = f", {kept} of them from an earlier run" if kept else ""
-    print(f"{counted(len(made.pictures), 'picture')} in {output}{earlier}")
+    print(f"{counted(len(made.pictures), 'image')} in {output}{earlier}")
     print(f"look at them: {made.grid}")
 
 

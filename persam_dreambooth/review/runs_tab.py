@@ -85,9 +85,9 @@ def add_form(workspace: Workspace, generator: Generator, choice: gr.Dropdown, ge
 
     def look(number: int) -> tuple[str, str, gr.Timer]:
         if generator.running:
-            words = f"{generator.done} of {generator.wanted} pictures generated"
+            words = f"{generator.done} of {generator.wanted} images generated"
         else:
-            words = _refused(generator.error) if generator.error else f"{generator.done} pictures generated"
+            words = _refused(generator.error) if generator.error else f"{generator.done} images generated"
         shown = gallery.generated_gallery(workspace, workspace.runs[number])
         return words, shown, gr.Timer(active=generator.running)
 
@@ -101,7 +101,7 @@ def _order() -> tuple[gr.Textbox, gr.Number, gr.Number, gr.Number, gr.Number]:
     """Create the fields of the form: prompt, pictures, first seed, steps, guidance."""
     prompt = gr.Textbox(label="Prompt", lines=2, elem_id="run-prompt")
     with gr.Row():
-        count = gr.Number(4, label="Pictures", precision=0, minimum=1, maximum=MOST_PICTURES)
+        count = gr.Number(4, label="Images", precision=0, minimum=1, maximum=MOST_PICTURES)
         seed = gr.Number(0, label="Seed", precision=0)
     with gr.Row():
         steps = gr.Number(30, label="Steps", precision=0, minimum=1, maximum=1000, elem_id="run-steps")

@@ -365,7 +365,7 @@ def test_other_masks_are_offered_and_one_click_takes_one(tmp_path, serve, open_t
     shoot(tab, "review-others")
     assert contents(output) == before
     offered[0].click()
-    wait_for_message(tab, "b.png: this is its mask now")
+    wait_for_message(tab, "b.png: mask chosen")
     assert iou(mask_of(output, "b.png"), true) > 0.8
     entry = lines(output)["b.png"]
     assert entry.source == "corrected" and {*entry.points[0]} <= {int(128 * (n + 0.5) / 8) for n in range(8)}

@@ -224,7 +224,7 @@ def test_page_shows_run_and_generates_with_it(run, serve, open_tab):
     assert f"{HOSTILE} · seed {HOSTILE}" in tab.inner_text("#run-generated")
     tab.fill("#run-steps input", "6")
     tab.get_by_role("button", name="Generate").click()
-    tab.wait_for_function("document.querySelector('#run-said').textContent.includes('4 pictures generated')")
+    tab.wait_for_function("document.querySelector('#run-said').textContent.includes('4 images generated')")
     tab.wait_for_function(
         "[...document.querySelectorAll('#run-generated figcaption')]"
         ".filter(caption => caption.textContent.startsWith('a sks')).length === 4"

@@ -201,7 +201,7 @@ def test_when_validation_images_are_drawn(flags):
     final = {"final_validation_prompt": "a sks dog", "validation_steps": 1, "num_validation_images": 1}
     assert train(flags, "--use_lora", **final, max_train_steps=2, output_dir="final") == 0
     assert drawn("final") == ["step-000002-0.png"]
-    assert "*a sks dog*" in Path("final/README.md").read_text().partition("## Validation pictures")[2]
+    assert "*a sks dog*" in Path("final/README.md").read_text().partition("## Validation images")[2]
 
 
 def test_prompt_of_the_last_images():

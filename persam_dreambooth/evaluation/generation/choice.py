@@ -97,7 +97,7 @@ def choose(metrics: Mapping[str, Any], steps: Mapping[str, int]) -> Choice | Non
 
 def _reason(best: CheckpointScore, scores: Sequence[CheckpointScore]) -> str:
     """Explain in one sentence why a checkpoint is the best, and name the second best."""
-    own = "" if best.class_leakage is None else f", {best.class_leakage:.0%} in pictures of the class"
+    own = "" if best.class_leakage is None else f", {best.class_leakage:.0%} in images of the class"
     words = (
         f"{best.title} is the best of {len(scores)}: from the base model (0 %) to the photos (100 %) it is at "
         f"{best.fidelity:.0%} in the subject, {best.background:.0%} in the background{own}; the subject less the "

@@ -59,7 +59,7 @@ def notes(plan: Plan, measured: Mapping[str, Sequence[MeasuredPicture]]) -> list
     if not plan.dino:
         said.append("DINO's measures are left out: --dino_model none.")
     if plan.drawing.num_images == 1:
-        said.append("With one picture per prompt there is no diversity to measure.")
+        said.append("With one image per prompt there is no diversity to measure.")
     elif plan.diversity == "lpips":
         said.append("Diversity is LPIPS (AlexNet), as the DreamBooth paper measures it.")
     else:

@@ -126,16 +126,20 @@ MEASURES: Final = {
         _FIDELITY,
         "MaSC",
         "higher",
-        "mean, over the patches of a photo's subject, of the highest cosine with a patch of the picture (SigLIP 2)",
+        "mean, over the patches of a photo's subject, of the highest cosine with a patch of the image (SigLIP 2)",
     ),
     "found": Measure(
-        _FIDELITY, "subject recognized", "higher", "pictures for which the presence rule's verdict is found", "rate"
+        _FIDELITY, "subject recognized", "higher", "share of images that the presence rule rates as found", "rate"
     ),
     "clip_t": Measure(
-        _PROMPT, "CLIP-T", "higher", "cosine of the picture's and the prompt's CLIP features, unique token left out"
+        _PROMPT, "CLIP-T", "higher", "cosine of the image's and the prompt's CLIP features, without the unique token"
     ),
     "scene": Measure(
-        _PROMPT, "scene recognized", "higher", "pictures whose background CLIP takes for the prompt's scene", "rate"
+        _PROMPT,
+        "scene recognized",
+        "higher",
+        "share of images whose background CLIP takes for the prompt's scene",
+        "rate",
     ),
     "leakage_dino": Measure(
         _LEAKAGE, "DINO, background only", "lower", "mean cosine with the photos' backgrounds, subjects masked out"
@@ -147,24 +151,24 @@ MEASURES: Final = {
         _LEAKAGE,
         "training scene recognized",
         "lower",
-        "pictures whose background CLIP takes for the photos' scene, though the prompt names another",
+        "share of images whose background CLIP takes for the photos' scene, though the prompt names another",
         "rate",
     ),
     "class_likeness": Measure(
         _CLASS,
         "subject in class images",
         "lower",
-        "cosine of pictures of the class, drawn without the unique token, with the photos, subjects only (DINO's or "
-        "else CLIP's features); interval over the pictures",
+        "cosine of images of the class, generated without the unique token, with the photos, subjects only (DINO's "
+        "or else CLIP's features); interval over the images",
     ),
     "class_leakage": Measure(
         _CLASS,
         "the same less the base model's",
         "lower",
-        "how much more they look like the subject than the base model's pictures from the same noise",
+        "how much more they look like the subject than the base model's images from the same noise",
     ),
     "diversity": Measure(
-        _DIVERSITY, "distance within a prompt", "higher", "mean distance between pictures of one prompt"
+        _DIVERSITY, "distance within a prompt", "higher", "mean distance between images of one prompt"
     ),
 }
 """In the report's order; see `measures` for the definitions and their source."""

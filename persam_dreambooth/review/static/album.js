@@ -24,7 +24,7 @@ async function refresh(reorder) {
     const worst = page.photos.find(isOpen);
     if (worst && !isOpen(photoOf(page.current) ?? worst)) await choose(worst.name);
     say(answer.stopped && left ? `Stopped with ${left} left to search; “Find in all photos” continues with them.`
-      : "All photos searched; the worst come first.");
+      : "All photos searched; the worst masks come first.");
   }
   const now = photoOf(page.current);
   if (now && page.imageName === now.name && now.version !== page.seen && !page.busy && !page.stroke) {

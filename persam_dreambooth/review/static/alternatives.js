@@ -10,7 +10,7 @@ async function offer() {
   part("busy").hidden = true;
   if (answer.error) return say(answer.error, true);
   showAlternatives(answer.alternatives);
-  say(answer.alternatives.length ? "Click on the mask of the subject." : "SAM finds nothing else here: click, or use the brush.");
+  say(answer.alternatives.length ? "Click on the mask of the subject." : "SAM finds no other masks here: click, or use the brush.");
 }
 
 function showAlternatives(found) {
@@ -23,7 +23,7 @@ function showAlternatives(found) {
     button.append(image, caption);
     button.title = "Make this the mask of the photo";
     button.onclick = async () => {
-      if (!(await change("take", { key }, "this is its mask now"))) return;
+      if (!(await change("take", { key }, "mask chosen"))) return;
       for (const other of part("others").children) other.classList.toggle("on", other === button);
     };
     return button;

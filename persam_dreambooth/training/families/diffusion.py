@@ -53,7 +53,7 @@ class Diffusion(Family):
         side = config.data.resolution
         if config.validation.all_prompts and side % DRAWN_UNIT:
             raise UserError(
-                f"--resolution {side}: a {cls.pipeline_class.__name__} draws validation pictures in multiples of "
+                f"--resolution {side}: a {cls.pipeline_class.__name__} draws validation images in multiples of "
                 f"{DRAWN_UNIT} pixels; take {max(1, side // DRAWN_UNIT) * DRAWN_UNIT}, or drop "
                 "--validation_prompt and --validation_prompts_file"
             )

@@ -65,7 +65,7 @@ class Card:
         if self.pictures:
             gallery = "\n".join(f"![{path.stem}]({path.relative_to(output).as_posix()})" for path in self.pictures)
             prompts = "".join(f"- *{prompt}*\n" for prompt in self.config.validation.last_prompts)
-            sections.append(f"## Validation pictures\n\n{prompts}\n{gallery}")
+            sections.append(f"## Validation images\n\n{prompts}\n{gallery}")
         return "\n\n".join(sections) + "\n"
 
     def _header(self) -> ModelCardData:

@@ -39,7 +39,7 @@ def test_most_faithful_is_not_best_if_it_leaks():
     assert (
         "step-200 is the best of 3" in choice.reason and "90% in the subject, 20% in the background" in choice.reason
     )
-    assert "10% in pictures of the class" in choice.reason and "before step-100 (0.40)" in choice.reason
+    assert "10% in images of the class" in choice.reason and "before step-100 (0.40)" in choice.reason
     plain = choice.plain()
     assert (plain["best"], plain["step"], plain["reason"]) == ("step-200", 200, choice.reason)
     assert plain["scores"][1]["score"] == pytest.approx(0.6)

@@ -211,7 +211,7 @@ def test_without_dino_its_rows_are_left_out_with_note(options, capsys):
     assert not any("dino" in name or name in ("training_scene", "diversity") for name in stored["models"]["one"])
     assert "--dino_model none" in printed and "give it as --training_scenes" in printed
     assert "DINO, subject only" not in printed
-    assert "With one picture per prompt" in printed and "Diversity is" not in printed
+    assert "With one image per prompt" in printed and "Diversity is" not in printed
 
 
 def test_diversity_is_lpips_if_alexnet_is_available(options, tmp_path, monkeypatch, capsys):

@@ -190,8 +190,8 @@ def test_generated_pictures_carry_their_prompt_and_seed(tmp_path):
     ("order", "reason"),
     [
         (("  ", 1, 0), "no prompt"),
-        (("a dog", 0, 0), "1 to 16 pictures"),
-        (("a dog", 99, 0), "1 to 16 pictures"),
+        (("a dog", 0, 0), "1 to 16 images"),
+        (("a dog", 99, 0), "1 to 16 images"),
         (("a dog", 1, 2**63), "must lie in"),
     ],
 )

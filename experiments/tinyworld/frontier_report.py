@@ -14,9 +14,11 @@ from tqdm import tqdm
 from companions import shows
 from confounds import GLOVE, same_scene
 from identity import Recognizer, portrait
+from kitchen import shows_kitchen
 from measures import fidelity, measure, pose_distances, shows_colour
 from persam_dreambooth.photos import files, rendering
 from protocol import SHARE, Curve, area, at_identity, best, doublings, mean_curve, paired, window
+from scenes import UNNAMED
 from subjects import Identity
 from wholeness import whole
 
@@ -77,12 +79,12 @@ def judge(job: "Job", length: int) -> dict[str, Any]:
     photos = measure([picture.image for picture in album.pictures], album.identity)
     colours = tuple(np.mean([photo.colours for photo in photos], axis=0))
     seen = measure(images, album.identity)
-    placed, free = seen[: len(scenes)], seen[len(scenes) :]
+    own_scene = shows_kitchen(images) if album.scene == UNNAMED else [found.scene == album.scene for found in seen]
     return {
         "step": length,
-        "scene": [found.scene == scene for found, scene in zip(placed, scenes, strict=True)],
-        "leakage": [found.scene == album.scene for found in placed],
-        "unprompted": [found.scene == album.scene for found in free],
+        "scene": [found.scene == scene for found, scene in zip(seen, scenes, strict=False)],
+        "leakage": own_scene[: len(scenes)],
+        "unprompted": own_scene[len(scenes) :],
         "identity": recognizer.recognizes(images),
         "fidelity": [fidelity(found, album.identity, colours)["fidelity"] for found in seen],
         "uninvited": uninvited(job, images),
@@ -224,34 +226,41 @@ def _mean(subjects: dict[str, list[Curve]], names: Sequence[str]) -> Curve:
 
 
 def plot(runs: Runs, path: Path) -> None:
-    """Plot against identity each row's scene accuracy, its wholeness, and how often a companion or hand is drawn."""
+    """Plot against identity, a line of panels for each confound: scene accuracy, wholeness, and what comes uninvited.
+
+    That is the photos' companion or hand, or else their scene in the images of a prompt without one.
+    """
     confounds = list(dict.fromkeys(confound for confound, _ in runs if confound))
-    panels = [
-        ("scene", "prompted scene obeyed"),
-        ("whole", "whole subjects"),
-        ("uninvited", "companion or hand drawn"),
-    ]
     figure, axes = plt.subplots(
-        len(panels), len(confounds), figsize=(5 * len(confounds), 10), squeeze=False, layout="constrained"
+        len(confounds), 3, figsize=(12, 3.6 * len(confounds)), squeeze=False, layout="constrained"
     )
-    for column, confound in enumerate(confounds):
-        for place, (name, label) in enumerate(panels):
-            panel = axes[place][column]
-            for (of, row), subjects in runs.items():
-                if of not in (confound, ""):
-                    continue
-                mean = _mean(subjects, list(subjects))
-                style = {"oracle": "k:", "base": "kx"}.get(row, ".-")
-                panel.plot(100 * mean.identity, 100 * mean.values[name], style, label=row)
-                if of:
-                    for step, x, y in zip(mean.steps, mean.identity, mean.values[name], strict=True):
-                        panel.annotate(str(step), (100 * x, 100 * y), fontsize=6)
-            panel.set(xlabel="identity, %", ylabel=f"{label}, %", title=f"{confound} in all photos", xlim=(0, 100))
-            panel.set_ylim(-2, 102)
-            panel.legend()
+    for confound, panels in zip(confounds, axes, strict=True):
+        means = {row: _mean(subjects, list(subjects)) for (of, row), subjects in runs.items() if of in (confound, "")}
+        measures = {"scene": "prompted scene obeyed", "whole": "whole subjects"}
+        measures |= (
+            {"uninvited": f"{confound} drawn"}
+            if confound in ("companion", "hand")
+            else {"unprompted": "photos' scene, uninvited"}
+        )
+        for panel, (name, label) in zip(panels, measures.items(), strict=True):
+            _plot_panel(panel, means, name)
+            panel.set(xlabel="identity, %", ylabel=f"{label}, %", xlim=(0, 100), ylim=(-2, 102))
+        panels[0].set_title(f"photos share: {confound}", loc="left")
+        panels[0].legend()
     with files.replacing(path) as beside:
         figure.savefig(beside, dpi=110, format="png")
     plt.close(figure)
+
+
+def _plot_panel(panel: Any, means: Mapping[str, Curve], name: str) -> None:
+    """Plot one measure of each row; numbers at an arm's points are steps."""
+    for row, mean in means.items():
+        style = {"oracle": "k:", "base": "kx"}.get(row, ".-")
+        x, y = 100 * mean.identity, 100 * mean.values[name]
+        panel.plot(x, y, style, label=row)
+        if row not in ("oracle", "base"):
+            for step, *place in zip(mean.steps, x, y, strict=True):
+                panel.annotate(str(step), place, fontsize=6)
 
 
 def write_blind_sheets(output: Path, jobs: Sequence["Job"], runs: Runs) -> None:

@@ -51,12 +51,21 @@ class Judge(nn.Module, PyTorchModelHubMixin):
         fine = self.fine(pixels)
         middle = self.middle(fine)
         coarse = self.coarse(middle)
-        seen = torch.cat([coarse.mean(dim=(2, 3)), coarse.amax(dim=(2, 3))], dim=1)
+        seen = _pooled(coarse)
         grow = nn.functional.interpolate
         joined = self.join_middle(torch.cat([grow(coarse, scale_factor=2.0), middle], dim=1))
         joined = self.join_fine(torch.cat([grow(joined, scale_factor=2.0), fine], dim=1))
         mask = grow(self.mask(joined), scale_factor=2.0, mode="bilinear")
         return Verdict(self.scene(seen), self.kind(seen), self.pattern(seen), mask)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Return what scene, kind and pattern are told from, (B, 6 * width), for pixels as above."""
+        return _pooled(self.coarse(self.middle(self.fine(pixels))))
+
+
+def _pooled(coarse: Tensor) -> Tensor:
+    """Return the mean and the maximum of (B, C, h, w) over all places, (B, 2 C)."""
+    return torch.cat([coarse.mean(dim=(2, 3)), coarse.amax(dim=(2, 3))], dim=1)
 
 
 class Block(nn.Module):

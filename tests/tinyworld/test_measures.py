@@ -4,8 +4,11 @@ import numpy as np
 
 from companions import shows
 from confounds import GLOVE, reported, same_scene, unnamed_scene, with_hand
+from kitchen import drawn, shows_kitchen
 from measures import shows_colour
-from world import KIND_NAMES, draw, random_recipe
+from scenes import UNNAMED
+from wholeness import softened
+from world import KIND_NAMES, SCENES, draw, random_recipe
 
 
 def held_out(count, crowd, seed):
@@ -30,6 +33,16 @@ def test_hand_is_seen_in_photos_that_show_it_and_in_no_others():
         held, free = with_hand(subject), (same_scene(subject), unnamed_scene(subject))
         assert all(shows_colour([picture.image for picture in held.pictures], GLOVE))
         assert not any(shows_colour([picture.image for album in free for picture in album.pictures], GLOVE))
+
+
+def test_kitchen_is_told_from_the_scenes_that_have_a_word():
+    there, elsewhere = (
+        [picture.image for scene in scenes for picture in drawn(scene, count, (5, 5), held_out=True)]
+        for scenes, count in (((UNNAMED,), 12), (SCENES, 4))
+    )
+    assert all(shows_kitchen(softened(there))) and not any(shows_kitchen(softened(elsewhere)))
+    photos = [picture.image for subject in reported() for picture in unnamed_scene(subject).pictures]
+    assert all(shows_kitchen(photos))
 
 
 def test_hand_is_not_part_of_the_mask():

@@ -11,10 +11,14 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.backbones.base import Backbone, Prompts
 from persam_dreambooth.segmentation.backbones.checkpoints import read_checkpoint
 from persam_dreambooth.segmentation.backbones.efficient_sam import EfficientSam, PointEncoder
-from persam_dreambooth.segmentation.backbones.larger_input import with_larger_input
 from persam_dreambooth.segmentation.backbones.original_sam import OriginalSam
 from persam_dreambooth.segmentation.backbones.published import SUFFIXES
-from persam_dreambooth.segmentation.backbones.transformers_sam import FAMILIES, TransformersModel, TransformersSam
+from persam_dreambooth.segmentation.backbones.transformers_sam import (
+    FAMILIES,
+    TransformersModel,
+    TransformersSam,
+    with_larger_input,
+)
 from persam_dreambooth.segmentation.pretrained import load_pretrained
 from persam_dreambooth.torch_utils import choose_device
 

@@ -84,6 +84,27 @@ class Concept:
             name=photos.resolve().name if data.concepts_list else "",
         )
 
+    def prompt_of(self, photo: Path, words: str = "") -> str:
+        """Return a photo's prompt: its caption, or the subject's prompt, or the words in its folder's name.
+
+        Raises:
+            UserError: there is none of them, or the caption cannot be read.
+        """
+        caption = photo.with_suffix(self.caption_extension) if self.caption_extension else None
+        if caption is not None and caption.is_file():
+            try:
+                text = " ".join(caption.read_text(encoding="utf-8-sig").split())
+            except (OSError, ValueError) as error:
+                raise UserError(f"the caption {caption} cannot be read ({error}); write it as UTF-8 text") from error
+            if text:
+                return text
+        prompt = self.prompt or words
+        if not prompt:
+            raise UserError(
+                f"{photo} has no caption {caption}; write one, or give --instance_prompt for photos without one"
+            )
+        return prompt
+
 
 def read_concepts(config: TrainingConfig) -> list[Concept]:
     """Return the subjects with their photos, prompts and masks.

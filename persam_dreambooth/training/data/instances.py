@@ -169,7 +169,7 @@ def _without_masks(
             (),
             nearest_bucket((height, width), sizes),
             (height, width),
-            _prompt(photo, concept, folders[photo].words),
+            concept.prompt_of(photo, folders[photo].words),
             repeats=folders[photo].repeats * config.data.repeats,
             label=_name(photo, concept),
         )
@@ -231,24 +231,6 @@ def _remark(instances: Sequence[InstancePhoto], concept: Concept, config: Traini
             f"{len(small)} of {counted(len(instances), 'photo')} {verb} smaller than --resolution "
             f"{config.data.resolution} and will be enlarged: {listed(small)}"
         )
-
-
-def _prompt(photo: Path, concept: Concept, words: str) -> str:
-    """Return a photo's prompt: its caption, or the subject's prompt, or the words in its folder's name."""
-    caption = photo.with_suffix(concept.caption_extension) if concept.caption_extension else None
-    if caption is not None and caption.is_file():
-        try:
-            words = " ".join(caption.read_text(encoding="utf-8-sig").split())
-        except (OSError, ValueError) as error:
-            raise UserError(f"the caption {caption} cannot be read ({error}); write it as UTF-8 text") from error
-        if words:
-            return words
-    prompt = concept.prompt or words
-    if not prompt:
-        raise UserError(
-            f"{photo} has no caption {caption}; write one, or give --instance_prompt for photos without one"
-        )
-    return prompt
 
 
 def _segmented(folder: Path) -> list[ManifestEntry]:

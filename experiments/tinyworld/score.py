@@ -25,12 +25,12 @@ from loading import check, load
 from measures import measure, percent, the_judge
 from models import CLIP, DIFFUSION, FOLDER, SAM
 from persam_dreambooth.photos import files, rendering
+from recipes import HELD_OUT_PAIRS, KIND_NAMES, SCENES, random_identity
 from scenes import PHRASES
 from subjects import PATTERNS
 from train_sam import label_tables, sam_pixels
 from training_flags import WORK
 from wholeness import are_whole, softened, whole
-from world import HELD_OUT_PAIRS, KIND_NAMES, SCENES, random_identity
 
 Scores = dict[str, list[float]]
 

@@ -24,8 +24,8 @@ from persam_dreambooth.segmentation import (
 from persam_dreambooth.segmentation.presence import REASONS
 from presence import RULE, photo, stranger
 from random_models import random_sam
+from recipes import KIND_NAMES, random_identity
 from tests.scene import scene
-from world import KIND_NAMES, random_identity
 
 USUAL = {"likeness": 0.9, "contrast": 0.5, "cycle": 0.8, "score": 0.9, "appearance": 0.7}
 SIMPLE = PresenceRule(

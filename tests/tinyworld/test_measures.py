@@ -5,7 +5,8 @@ import numpy as np
 from companions import shows
 from confounds import GLOVE, reported, same_scene, unnamed_scene, with_hand
 from measures import shows_colour
-from world import KIND_NAMES, draw, random_recipe
+from recipes import KIND_NAMES, random_recipe
+from world import draw
 
 
 def held_out(count, crowd, seed):

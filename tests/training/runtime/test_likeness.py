@@ -24,9 +24,10 @@ from persam_dreambooth.torch_utils import TensorCache
 from persam_dreambooth.training import summary
 from persam_dreambooth.training.runtime import likeness
 from persam_dreambooth.training.runtime.likeness import FIDELITY, LEAKAGE, Likeness
+from recipes import Recipe, random_placement
 from tests.evaluation.generation.conftest import eyes as eyes
 from tests.training.runs import train
-from world import Recipe, draw, random_placement
+from world import draw
 
 MEASURES = {"dino_inside", "leakage_dino", FIDELITY, LEAKAGE}
 

@@ -12,12 +12,12 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
 from persam_dreambooth.segmentation import (
     PerSAM,
+    PresenceMeter,
     PresenceRule,
     Reference,
     SegGPT,
     SegGptMethod,
     SegGptVideoSegmenter,
-    SignalMeter,
     Subject,
     load_segmenter,
     reference_from,
@@ -268,13 +268,13 @@ def test_presence_scores_are_those_of_what_was_painted(seggpt):
     given, photo = reference(), scene(*SIZES[0])[0]
     subject = seggpt.personalize(given)
     found = seggpt.segment(photo, subject)
-    signals = SignalMeter(seggpt, subject, [given])(photo, seggpt.encode([photo])[0], found)
+    scores = PresenceMeter(seggpt, subject, [given])(photo, seggpt.encode([photo])[0], found)
     painted, own = found.confidence_map, seggpt.segment(given.pixels, subject).confidence_map
-    assert signals.likeness == pytest.approx(painted[found.mask].max() / own[given.foreground].max(), rel=1e-5)
-    assert signals.contrast == pytest.approx(painted[found.mask].mean() - painted[~found.mask].mean(), rel=1e-4)
+    assert scores.likeness == pytest.approx(painted[found.mask].max() / own[given.foreground].max(), rel=1e-5)
+    assert scores.contrast == pytest.approx(painted[found.mask].mean() - painted[~found.mask].mean(), rel=1e-4)
     back = seggpt.segment(given.pixels, seggpt.personalize(Reference(photo, found.mask))).mask
-    assert signals.cycle == pytest.approx((back & given.foreground).sum() / (back | given.foreground).sum())
-    assert signals.score == found.score
+    assert scores.cycle == pytest.approx((back & given.foreground).sum() / (back | given.foreground).sum())
+    assert scores.score == found.score
 
 
 def test_presence_rule_judges_segmented_photos_and_fits_one_ensemble(album, folder, capsys):

@@ -23,7 +23,7 @@ Digests = tuple[str, str | None]
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPhotos:
     """A subject's photos.
 
     Attributes:
@@ -38,7 +38,7 @@ class Found:
     manifest: list[ManifestEntry]
 
 
-def find_instances(concept: Concept, config: TrainingConfig, sizes: Sequence[Size]) -> Found:
+def find_instances(concept: Concept, config: TrainingConfig, sizes: Sequence[Size]) -> FoundPhotos:
     """Find the photos to train on and their masks, and warn of each photo that is left out.
 
     Photos are decoded here, and photos and masks hashed, each once; the masks are decoded by `check_masks`.
@@ -55,7 +55,9 @@ def find_instances(concept: Concept, config: TrainingConfig, sizes: Sequence[Siz
     digest = cache(files.digest)
     plain, left_out = _without_masks(concept, config, sizes)
     if not config.mask.masked_loss:
-        return Found(list(plain.values()), left_out, _manifest(list(plain.values()), left_out, {}, config, digest))
+        return FoundPhotos(
+            list(plain.values()), left_out, _manifest(list(plain.values()), left_out, {}, config, digest)
+        )
     masks, known, excluded = _masks(plain, left_out, concept, config, digest)
     for photo, reason in excluded.items():
         warn(f"left out{_of_folder(photo, concept)}: {reason}")
@@ -81,7 +83,7 @@ def find_instances(concept: Concept, config: TrainingConfig, sizes: Sequence[Siz
     for photo, reason in uncertain.items():
         warn(f"left out{_of_folder(photo, concept)}: {reason}; --uncertain_photo_weight trains on it")
     left_out |= excluded | uncertain | without
-    return Found(instances, left_out, _manifest(instances, left_out, known, config, digest))
+    return FoundPhotos(instances, left_out, _manifest(instances, left_out, known, config, digest))
 
 
 def _masks(

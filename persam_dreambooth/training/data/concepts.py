@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, first_line
 from persam_dreambooth.photos.listing import repeated_folders
 from persam_dreambooth.text_files import can_name_a_file, read_yaml
 from persam_dreambooth.training.config import PATHS, DataConfig, MaskConfig, TrainingConfig
@@ -95,7 +95,9 @@ class Concept:
             try:
                 text = " ".join(caption.read_text(encoding="utf-8-sig").split())
             except (OSError, ValueError) as error:
-                raise UserError(f"the caption {caption} cannot be read ({error}); write it as UTF-8 text") from error
+                raise UserError(
+                    f"the caption {caption} cannot be read ({first_line(error)}); write it as UTF-8 text"
+                ) from error
             if text:
                 return text
         prompt = self.prompt or words

@@ -1,4 +1,4 @@
-"""What benchmarks train with: models of published sizes with random weights, and drawn photos with masks."""
+"""Inputs of the training benchmarks: models of published sizes with random weights, and drawn photos with masks."""
 
 import sys
 from pathlib import Path

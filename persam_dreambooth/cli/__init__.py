@@ -27,7 +27,7 @@ NO_MEMORY = "out of memory; use a smaller model, batch or picture, or close othe
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a verb; returns the exit code: 0, 2 for user errors, 128 + signal number after a signal."""
+    """Run a verb; return the exit code: 0, 2 for user errors, 128 + signal number after a signal."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())

@@ -53,7 +53,7 @@ class MethodFlags(Flags):
     )
     features: str | None = flag(
         None,
-        "a DINOv3 or DINOv2, hub name or folder, that locates the subject, since it tells individuals better apart "
+        "a DINOv3 or DINOv2, hub name or folder, that locates the subject, since it tells individuals apart better "
         "than a SAM: for photos with others of its kind. persam and persam-f: the SAM alone if unset; insid3 "
         "and insid3-sam: facebook/dinov3-vitl16-pretrain-lvd1689m if unset",
     )

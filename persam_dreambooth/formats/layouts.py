@@ -43,7 +43,7 @@ class Given:
 
 
 class Layout(Protocol):
-    """How a trainer's folder pairs photos with masks."""
+    """The way in which a trainer's folder pairs photos with masks."""
 
     @property
     def photos(self) -> str:

@@ -149,10 +149,10 @@ def checkpoint_curves(run: Path) -> CheckpointCurves | None:
 
 
 def _finite(value: Any) -> float:
-    """Return a number.
+    """Convert to a float.
 
     Raises:
-        ValueError: it is NaN or infinite.
+        ValueError: it is not a number, or NaN or infinite.
     """
     if not math.isfinite(value):
         raise ValueError("not a finite number")

@@ -73,8 +73,8 @@ def test_masks_are_in_photo_frames_singly_and_in_batches(seggpt):
     subject = seggpt.personalize(reference())
     photos = [scene(*size, seed)[0] for seed, size in enumerate(SIZES)]
     found = seggpt.segment(photos, subject)
-    assert [one.mask.shape for one in found] == [one.confidence_map.shape for one in found] == SIZES
-    assert all(one.mask.dtype == bool and one.mask.any() and not one.mask.all() for one in found)
+    assert [each.mask.shape for each in found] == [each.confidence_map.shape for each in found] == SIZES
+    assert all(each.mask.dtype == bool and each.mask.any() and not each.mask.all() for each in found)
     for photo, one in zip(photos, found, strict=True):
         np.testing.assert_array_equal(seggpt.segment(Image.fromarray(photo), subject).mask, one.mask)
         frame = seggpt.encode([photo])[0].frame

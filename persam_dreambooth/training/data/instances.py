@@ -112,7 +112,7 @@ def _masks(
 def _regions(
     photo: Path, regions: Sequence[Region], known: Mapping[Digests, ManifestEntry], digest: Callable[[Path], str]
 ) -> tuple[tuple[Region, ...], str]:
-    """Return those of a photo's regions that it shows, and why segmentation is unsure of one; empty if it is not.
+    """Return those of a photo's regions that it shows, and why segmentation is unsure of one of these, or "".
 
     A subject that has a phrase, and so is one of several, may be absent; the only one may not.
     """

@@ -122,7 +122,7 @@ def _fits_8_bits(layer: nn.Module, name: str) -> bool:
 
 
 def keep_packed(module: nn.Module) -> nn.Module:
-    """Make torchao's linear layers dequantize their weights again in the backward pass; returns the model.
+    """Make torchao's linear layers dequantize their weights again in the backward pass; return the model.
 
     torchao's own forward keeps a dense copy of each weight in the graph until the backward pass, which takes back all
     that quantizing saves, unless activations are checkpointed.

@@ -22,7 +22,7 @@ class MaskConfig(Flags):
     region_mask_dir: str | None = flag(
         None,
         "instead, for several subjects in the same photos: a folder with a folder of masks for each, named by its "
-        "words in the prompts, such as 'sks dog'; `persam-dreambooth segment --subject_name` writes such",
+        "words in the prompts, such as 'sks dog'; `persam-dreambooth segment --subject_name` writes one",
     )
     reference_image: str | None = flag(None, "instead of masks: the one photo whose mask you have")
     reference_mask: str | None = flag(None, "its mask: the subject painted on black, the photo's size")
@@ -120,7 +120,7 @@ class MaskConfig(Flags):
         refuse_seggpt(self.segmentation_method, segmentation_seggpt=self.segmentation_seggpt)
 
     def refuse_idle_sam(self) -> None:
-        """Refuse a SAM that the method does not use, to be called if nothing else is to be found with it.
+        """Refuse `--sam` if the method does not use it; to be called if nothing else of the run needs a SAM.
 
         Raises:
             UserError: one was given.

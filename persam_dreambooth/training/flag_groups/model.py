@@ -54,7 +54,7 @@ class ModelConfig(Flags):
     train_text_encoder_ti: bool = flag(
         False,
         "Stable Diffusion 1.x, 2.x, XL and Flux.1: textual inversion: put new tokens into the text encoders and learn "
-        "their embeddings, beside LoRA with --use_lora (pivotal tuning), else these alone",
+        "their embeddings, together with LoRA if --use_lora is on (pivotal tuning), otherwise alone",
     )
     enable_t5_ti: bool = flag(
         False, "Flux.1, with --train_text_encoder_ti: put the new tokens into T5 too, and not only into CLIP"

@@ -45,12 +45,12 @@ class ValidationConfig(Flags):
         "subject and the background look like the photos'; warn if the background leaks; --sam finds the subject",
     )
     clip_model: str | None = flag(
-        None, "the same with a CLIP, such as openai/clip-vit-base-patch32; --dino_model goes before it"
+        None, "the same with a CLIP, such as openai/clip-vit-base-patch32; --dino_model takes precedence"
     )
     choose_checkpoint: bool = flag(
         False,
         "at the end, evaluate all checkpoints and name the best, as `persam-dreambooth evaluate checkpoints` does, "
-        "with --sam, --dino_model and --clip_model (or those that it takes itself, from the hub, if neither is given)",
+        "with --sam, --dino_model and --clip_model (if neither is given, with its own defaults, from the hub)",
     )
 
     def __post_init__(self) -> None:

@@ -134,7 +134,7 @@ def upload(config: TrainingConfig, repository: str, model: Sequence[str], card: 
 
 
 def collect_public(config: TrainingConfig, model: Sequence[str], card: Card) -> Path:
-    """Collect the files to upload, and nothing else, in `hub/`; returns that folder.
+    """Collect the files to upload, and nothing else, in `hub/`; return that folder.
 
     An allow list, so that files which a later version writes are not uploaded by mistake.
     """

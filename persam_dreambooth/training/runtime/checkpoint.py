@@ -119,7 +119,7 @@ def _write(accelerator: Accelerator, folder: Path, progress: Progress) -> None:
 
 
 def _finish(folder: Path, progress: Progress) -> list[str]:
-    """Write the progress and the digests of all files, after all processes have written; returns errors, if any."""
+    """Write the progress and the digests of all files, after all processes have written; return errors, if any."""
     values: dict[str, Any] = {name: value for name, value in asdict(progress).items() if name not in RNG_NAMES}
     own = {PROGRESS_NAME: checkpoint_files.digest_of_counts(values)}
     values[checkpoint_files.DIGESTS] = checkpoint_files.digests(folder) | own
@@ -205,7 +205,7 @@ def check_step(progress: Progress, steps: int, folder: Path) -> None:
 
 
 def load_checkpoint(accelerator: Accelerator, folder: Path) -> Progress:
-    """Restore weights, optimizer, scheduler and random states; returns the progress.
+    """Restore weights, optimizer, scheduler and random states; return the progress.
 
     Raises:
         UserError: the checkpoint is damaged or from another run.

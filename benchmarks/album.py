@@ -24,12 +24,22 @@ import torch
 from PIL import Image
 
 from persam_dreambooth.photos import files
-from persam_dreambooth.segmentation.backbones.mobile_sam import RENAMED, build_mobile_sam
+from persam_dreambooth.segmentation.backbones.mobile_sam import build_mobile_sam
 from persam_dreambooth.segmentation.backbones.published import renamed
 
 FEW = 2
 SIDE = 1024
-NAMES = Path(__file__).parents[1] / "tests/parity/data/small_sams/mobile_sam.npz"
+PUBLISHED = (
+    (r"trunk\.head\.fc\.", "trunk.head."),
+    (r"trunk\.head\.norm\.", "trunk.norm_head."),
+    (r"(trunk\..*)\.conv\.", r"\1.c."),
+    *((rf"trunk\.stages\.{stage}\.downsample", f"trunk.layers.{stage - 1}.downsample") for stage in (1, 2, 3)),
+    (r"trunk\.stages", "trunk.layers"),
+    (r"patch_embed\.conv1", "patch_embed.seq.0"),
+    (r"patch_embed\.conv2", "patch_embed.seq.2"),
+    (r"image_encoder\.trunk\.", "image_encoder."),
+)
+"""Names of our MobileSAM's weights to those of the published file: the inverse of `mobile_sam.RENAMED`."""
 Command = Callable[[int, int], list[str]]
 """Maps the number of photos and the number of the round to a command."""
 
@@ -52,10 +62,7 @@ def save_random_sam(path: Path, scripts: Path | None) -> None:
     path.parent.mkdir()
     torch.manual_seed(0)
     if scripts is None:
-        with np.load(NAMES) as recorded:
-            ours = renamed({name: name for name in recorded["names"].tolist()}, RENAMED)
-        weights = build_mobile_sam().state_dict()
-        torch.save({theirs: weights[name] for name, theirs in ours.items()}, path)
+        torch.save(renamed(build_mobile_sam().state_dict(), PUBLISHED), path)
         return
     sys.path.insert(0, str(scripts))
     from per_segment_anything import sam_model_registry

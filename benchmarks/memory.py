@@ -24,10 +24,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-import transformers
+from published_models import ENCODERS, MODELS
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -35,102 +34,6 @@ from persam_dreambooth.training.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 OURS = ROOT / "train_dreambooth_persam.py"
-SDXL_UNET = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-    "sample_size": 128,
-}
-SD3 = {"sample_size": 128, "joint_attention_dim": 4096, "qk_norm": "rms_norm"}
-MEDIUM = {"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 384}
-LARGE = {"num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "pos_embed_max_size": 192}
-MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    # Pipeline and the published config of its denoiser, as far as it differs from the defaults of diffusers' class.
-    "SD 1.5": ("StableDiffusionPipeline", {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}),
-    "SDXL": ("StableDiffusionXLPipeline", SDXL_UNET),
-    "SD 3.5 medium": ("StableDiffusion3Pipeline", SD3 | MEDIUM | {"dual_attention_layers": tuple(range(13))}),
-    "SD 3.5 large": ("StableDiffusion3Pipeline", SD3 | LARGE),
-    "Lumina 2": ("Lumina2Pipeline", {}),
-    "Z-Image": ("ZImagePipeline", {}),
-    "Flux.1": ("FluxPipeline", {"guidance_embeds": True}),
-    "Krea 2": ("Krea2Pipeline", {}),
-    "Qwen-Image": ("QwenImagePipeline", {}),
-    "Flux.2": ("Flux2Pipeline", {}),
-}
-
-CLIP_L = (
-    transformers.CLIPTextConfig,
-    {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
-)
-CLIP_G = (
-    transformers.CLIPTextConfig,
-    {
-        "hidden_size": 1280,
-        "intermediate_size": 5120,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 20,
-        "projection_dim": 1280,
-    },
-)
-T5_XXL = (
-    transformers.T5Config,
-    {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "feed_forward_proj": "gated-gelu"},
-)
-GEMMA2_2B = (
-    transformers.Gemma2Config,
-    {"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8}
-    | {"num_key_value_heads": 4, "head_dim": 256, "vocab_size": 256000},
-)
-QWEN3_SIZES = {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32}
-QWEN3_SIZES |= {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
-QWEN3_4B = (transformers.Qwen3Config, QWEN3_SIZES | {"tie_word_embeddings": True})
-QWEN3_VL_4B = (
-    transformers.Qwen3VLConfig,
-    {
-        "text_config": QWEN3_SIZES,
-        "vision_config": {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "out_hidden_size": 2560},
-    },
-)
-QWEN25_VL_7B = (
-    transformers.Qwen2_5_VLConfig,
-    {
-        "text_config": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28}
-        | {"num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064},
-        "vision_config": {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 3584},
-        "tie_word_embeddings": False,
-    },
-)
-MISTRAL_SMALL = (
-    transformers.Mistral3Config,
-    {
-        "text_config": {"model_type": "mistral", "hidden_size": 5120, "intermediate_size": 32768}
-        | {"num_hidden_layers": 40, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
-        | {"vocab_size": 131072},
-        "vision_config": {"model_type": "pixtral", "hidden_size": 1024, "intermediate_size": 4096}
-        | {"num_hidden_layers": 24, "num_attention_heads": 16},
-        "tie_word_embeddings": False,
-    },
-)
-ENCODERS: dict[str, list[tuple[Any, dict[str, Any]]]] = {
-    # The published configs of the text encoders, in the order of the family's, likewise.
-    "SD 1.5": [CLIP_L],
-    "SDXL": [CLIP_L, CLIP_G],
-    "SD 3.5 medium": [CLIP_L, CLIP_G, T5_XXL],
-    "SD 3.5 large": [CLIP_L, CLIP_G, T5_XXL],
-    "Lumina 2": [GEMMA2_2B],
-    "Z-Image": [QWEN3_4B],
-    "Flux.1": [CLIP_L, T5_XXL],
-    "Krea 2": [QWEN3_VL_4B],
-    "Qwen-Image": [QWEN25_VL_7B],
-    "Flux.2": [MISTRAL_SMALL],
-}
 
 
 def count(model: str) -> tuple[int, int, int, int]:
@@ -188,7 +91,7 @@ HEAD = """\
 def measure(model: str, only: str, flags: argparse.Namespace) -> None:
     """Train a random model with each row's flags and print a table."""
     sys.path.insert(0, str(ROOT / "examples"))
-    from training import draw_photos
+    from random_inputs import draw_photos, save_random_sd15, save_random_sdxl
 
     from random_models import random_stable_diffusion
 
@@ -196,7 +99,10 @@ def measure(model: str, only: str, flags: argparse.Namespace) -> None:
         folder = Path(name)
         draw_photos(folder, 2 * flags.resolution, 1)
         random_stable_diffusion().save_pretrained(folder / "tiny")
-        save_random(model, folder / "model")
+        if model == "SDXL":
+            save_random_sdxl(folder / "model")
+        else:
+            save_random_sd15(folder / "model", 2 if "half" in model else 1)
         print(f"{model}, {flags.resolution} pixels, {flags.threads} threads, torch {torch.__version__}\n\n{HEAD}")
         python, _, _ = train(folder, words_of("tiny", 64, LORA), flags.threads)
         print(f"| Python and its libraries | {python / 1e9:.2f} GB | | | | |", flush=True)
@@ -207,40 +113,6 @@ def measure(model: str, only: str, flags: argparse.Namespace) -> None:
             step, run, seconds = train(folder, words, flags.threads)
             cells = (step / 1e9, (step - python) / 1e9, estimate(folder, words), run / 1e9)
             print(f"| {title} | {' | '.join(f'{cell:.2f} GB' for cell in cells)} | {seconds:.0f} |", flush=True)
-
-
-def save_random(model: str, folder: Path) -> None:
-    """Save a pipeline of a model's sizes with random weights; SDXL's in bf16, the others' in float32."""
-    from training import save_random_model
-
-    if model != "SDXL":
-        save_random_model(folder, 2 if "half" in model else 1)
-        return
-    from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    from random_models import SCHEDULE, byte_tokenizer
-
-    tokenizers = byte_tokenizer(), byte_tokenizer()
-    ends = {"bos_token_id": tokenizers[0].bos_token_id, "eos_token_id": tokenizers[0].eos_token_id}
-    large = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
-    small = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-    torch.set_default_dtype(torch.bfloat16)
-    StableDiffusionXLPipeline(
-        vae=AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-        ),
-        text_encoder=CLIPTextModel(CLIPTextConfig(**small, **ends)),
-        text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(**large, **ends, projection_dim=1280)),
-        tokenizer=tokenizers[0],
-        tokenizer_2=tokenizers[1],
-        unet=UNet2DConditionModel(**SDXL_UNET),
-        scheduler=DDPMScheduler(**SCHEDULE),
-    ).save_pretrained(folder)
-    torch.set_default_dtype(torch.float32)
 
 
 def words_of(model: str, resolution: int, own: tuple[str, ...]) -> list[str]:

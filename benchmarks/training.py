@@ -29,7 +29,6 @@ from typing import IO, NoReturn
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 ROOT = Path(__file__).parents[1]
@@ -175,66 +174,6 @@ def run_child(report: IO[str], script: str, words: list[str]) -> None:
     runpy.run_path(script, run_name="__main__")
 
 
-def save_random_model(folder: Path, narrow: int) -> None:
-    """Save Stable Diffusion 1.5's architecture with random weights and widths divided by `narrow` (1, 2 or 4)."""
-    sys.path.insert(0, str(ROOT / "examples"))
-    from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    from random_models import SCHEDULE, byte_tokenizer
-
-    torch.manual_seed(0)
-    tokenizer, groups, width = byte_tokenizer(), 32 if narrow < 4 else 16, 768 // narrow
-    unet = UNet2DConditionModel(
-        sample_size=64,
-        block_out_channels=tuple(side // narrow for side in (320, 640, 1280, 1280)),
-        cross_attention_dim=width,
-        attention_head_dim=8,
-        norm_num_groups=groups,
-    )
-    vae = AutoencoderKL(
-        block_out_channels=tuple(side // narrow for side in (128, 256, 512, 512)),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=4,
-        norm_num_groups=groups,
-        sample_size=512,
-    )
-    text = CLIPTextConfig(
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_attention_heads=12,
-        num_hidden_layers=12,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    parts = {"unet": unet, "vae": vae, "text_encoder": CLIPTextModel(text)}
-    counts = {name: sum(weight.numel() for weight in part.parameters()) / 1e6 for name, part in parts.items()}
-    print("millions of weights:", ", ".join(f"{name} {count:.1f}" for name, count in counts.items()), "\n")
-    StableDiffusionPipeline(
-        **parts,
-        tokenizer=tokenizer,
-        scheduler=DDPMScheduler(**SCHEDULE),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
-
-
-def draw_photos(folder: Path, side: int, count: int = PHOTOS) -> None:
-    """Draw photos of a disc on noise, `photos/N.jpg`, and the disc as a mask, `masks/N.png`, of `side` pixels."""
-    for name in ("photos", "masks"):
-        (folder / name).mkdir()
-    y, x = np.mgrid[:side, :side] / side - 0.5
-    for number in range(count):
-        random = np.random.default_rng(number)
-        disc = (x - random.uniform(-0.2, 0.2)) ** 2 + (y - random.uniform(-0.2, 0.2)) ** 2 < 0.05
-        levels = random.integers(0, 80, (side, side, 3)) + 150 * disc[..., None]
-        Image.fromarray(levels.astype(np.uint8)).save(folder / f"photos/{number}.jpg")
-        Image.fromarray(disc).save(folder / f"masks/{number}.png")
-
-
 def compare(
     pair: tuple[str, str], folder: Path, kind: str, flags: argparse.Namespace
 ) -> tuple[str, list[list[float]]]:
@@ -314,11 +253,13 @@ def main() -> None:
     processor = f"{platform.machine()}, {flags.threads} threads"
     machine = torch.cuda.get_device_name() if flags.device == "cuda" else processor
     print(f"{machine}, torch {torch.__version__}, {flags.resolution} pixels, mixed precision {flags.dtype}")
+    from random_inputs import draw_photos, save_random_sd15  # not in the trainings, whose memory is measured
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if not flags.model:
-            save_random_model(folder / "model", flags.narrow)
-        draw_photos(folder, 2 * flags.resolution)
+            save_random_sd15(folder / "model", flags.narrow)
+        draw_photos(folder, 2 * flags.resolution, PHOTOS)
         for kind in THEIRS if flags.kind == "both" else [flags.kind]:
             print(f"{kind}, {flags.rounds} rounds of {flags.steps} steps\n\n{HEAD}", flush=True)
             losses = {}

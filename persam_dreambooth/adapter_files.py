@@ -187,7 +187,7 @@ def _attach_layers(module: Any, layers: Mapping[str, dict[str, Tensor]], path: P
 
 
 def _rank_and_alpha(weights: Mapping[str, Tensor]) -> tuple[int, float]:
-    """Return the rank of a layer's factors and its alpha; full factors have no rank, so that alpha says nothing."""
+    """Return the rank of a layer's factors and its alpha; full factors have no rank, and their alpha no meaning."""
     factors = [weights[kind] for kind in ("hada_w1_b", "lokr_w2_b", "lokr_w1_b") if kind in weights]
     if not factors:
         return 1, 1.0

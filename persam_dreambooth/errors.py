@@ -5,10 +5,11 @@ import re
 from collections.abc import Sequence
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_NUMBER = re.compile(r"^\[Errno -?\d+\] ")
 
 
 def printable(text: str) -> str:
-    """Escape what a terminal would act on: control characters, line breaks included, and bidirectional overrides.
+    """Escape the characters that a terminal acts on: control characters, line breaks, bidirectional overrides.
 
     Messages quote file names and untrusted files, which may contain any of these.
     """
@@ -16,8 +17,11 @@ def printable(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its class if it has no message."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    """Return the first line of an error's message, or the name of its class if it has no message.
+
+    Of a system's error, the number is left out: "No space left on device: 'a.png'".
+    """
+    return (_NUMBER.sub("", str(error)) or type(error).__name__).splitlines()[0]
 
 
 def is_first_process() -> bool:

@@ -162,7 +162,7 @@ def planned_pictures(
     for (prompt, number), path in paths.items():
         if not path.exists():
             missing.append((prompt, number))
-        elif picture_texts(path) != _texts({"prompt": prompt, "seed": number, **made}):
+        elif picture_texts(path, whole=True) != _texts({"prompt": prompt, "seed": number, **made}):
             raise _in_the_way(path)
     grid = folder / GRID_NAME
     if grid.exists():

@@ -126,7 +126,10 @@ def append_line(path: Path, line: bytes) -> int:
 
 
 def take_back_line(path: Path, start: int, line: bytes) -> bool:
-    """Remove the last line if it is this one, at this byte offset; return whether it was. Keep other writers out."""
+    """Remove the last line if it is this one, at this byte offset, and return whether it was.
+
+    Other writers must be kept out.
+    """
     if not path.is_file():
         return False
     with path.open("rb+") as file:

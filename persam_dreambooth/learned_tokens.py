@@ -1,4 +1,4 @@
-"""Textual inversion: words of our own, each a few new tokens whose embeddings are learned (arXiv 2208.01618).
+"""Textual inversion: new words, each of a few new tokens whose embeddings are learned (arXiv 2208.01618).
 
 The tokens of a word are named TOK, TOK_1 and so on, so that diffusers' pipelines replace the word TOK in a prompt by
 all of them.
@@ -28,7 +28,7 @@ Words = Mapping[str, int]
 
 
 def insert(tokenizer: Any, words: Words) -> list[int]:
-    """Add the words' tokens to a tokenizer; returns their ids.
+    """Add the words' tokens to a tokenizer; return their ids.
 
     A word is found if it stands alone and in the same case, so that TOK is not found in "token".
 
@@ -48,7 +48,7 @@ def insert(tokenizer: Any, words: Words) -> list[int]:
 
 
 def enlarge(encoder: Any, tokenizer: Any, **settings: Any) -> Tensor:
-    """Give a text encoder a row of embeddings for every token; returns all rows, (tokens, channels).
+    """Give a text encoder a row of embeddings for every token; return all rows, (tokens, channels).
 
     Args:
         encoder: of transformers.
@@ -87,7 +87,7 @@ def read(folder: Path) -> tuple[dict[str, int], dict[str, Tensor]]:
     """Read what `save` wrote: words and rows.
 
     Raises:
-        ValueError: the file says of no words, or of another number of tokens than it has rows.
+        ValueError: the file does not name its words, or has not as many rows as they have tokens.
     """
     with safe_open(folder / EMBEDDINGS_NAME, framework="pt") as file:
         words: dict[str, int] = json.loads((file.metadata() or {}).get(WORDS, "{}"))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, first_line
 from persam_dreambooth.text_files import read_yaml
 
 CONFIG_NAME = "training_config.yaml"
@@ -219,9 +219,7 @@ def rank_and_alpha(name: str, use_dora: bool) -> tuple[int, int]:
             ranks = {file.get_slice(key).get_shape()[0] for key in keys if key.endswith(DOWN)}
         alphas = _alphas(metadata)
     except (OSError, SafetensorError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"{said} cannot be read ({str(error).splitlines()[0][:200]}); give a .safetensors file"
-        ) from error
+        raise UserError(f"{said} cannot be read ({first_line(error)[:200]}); give a .safetensors file") from error
     if any(key.startswith(KOHYA_LAYERS) for key in keys):
         raise UserError(
             f"{said} is in kohya's format; give the file in diffusers' format, such as {LORA_NAME} of its training"

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,5 +46,9 @@ def test_type_checkers_see_the_names_that_python_finds():
 
 
 def test_the_documentation_names_them_all():
-    page = (Path(__file__).parents[1] / "docs" / "python-api.md").read_text()
-    assert [name for name in pd.__all__ if f"{name}" not in page] == []
+    docs = Path(__file__).parents[1] / "docs"
+    page = (docs / "python-api.md").read_text()
+    reference = "\n".join(path.read_text() for path in (docs / "reference").glob("*.md"))
+    assert [name for name in pd.__all__ if name not in page] == []
+    shown = re.findall(r"^::: \S+\.(\w+)$", reference, re.MULTILINE)
+    assert {*pd.__all__} - {*shown} == {"__version__"}

@@ -77,7 +77,7 @@ def names(folder):
 
 
 def assert_refused(capsys, *flags, words):
-    """Check for exit code 2 and a one-line error that contains all of `saying`."""
+    """Check for exit code 2 and a one-line error that contains all of `words`."""
     code = run(*flags)
     output = capsys.readouterr()
     assert code == 2

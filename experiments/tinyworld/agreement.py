@@ -31,7 +31,7 @@ from persam_dreambooth.segmentation import (
     Insid3Sam,
     OneShotSegmenter,
     PerSAM,
-    SignalMeter,
+    PresenceMeter,
     load_backbone,
 )
 from presence import subjects
@@ -58,7 +58,7 @@ def measure(
     """Measure the trials of one subject; those where PerSAM finds nothing are left out, as when a rule is fitted."""
     ((reference, trials),) = subjects(number, number + 1, photos)
     subject = persam.personalize(reference)
-    meter = SignalMeter(persam, subject, [reference], clip)
+    meter = PresenceMeter(persam, subject, [reference], clip)
     learned = {name: method.personalize(reference) for name, method in others.items()}
     rows = []
     for trial in trials:

@@ -8,9 +8,10 @@ import numpy as np
 from PIL import Image
 
 from persam_dreambooth.photos import files
+from recipes import SCENES, Recipe, random_placement
 from scenes import PHRASES
 from subjects import Identity
-from world import SCENES, Picture, Recipe, draw, random_placement
+from world import Picture, draw
 
 SIDE = 128
 """Pixels of a photo's side: more than the models see, as with real photos."""

@@ -19,7 +19,7 @@ from measures import interval
 from models import CLIP
 from persam_dreambooth.segmentation.class_nouns import VIEWS, ClassSuggester, View
 from persam_dreambooth.segmentation.pretrained import load_processor
-from world import KIND_NAMES, random_identity
+from recipes import KIND_NAMES, random_identity
 
 Shown = list[tuple[NDArray[np.uint8], NDArray[np.bool_]]]
 """Pictures of an individual, with its masks."""

@@ -17,7 +17,7 @@ from corpus import image_pixels
 from judge import Block
 from loading import load
 from models import DETECTOR
-from world import KIND_NAMES
+from recipes import KIND_NAMES
 
 
 class KindDetector(nn.Module, PyTorchModelHubMixin):
@@ -33,7 +33,7 @@ class KindDetector(nn.Module, PyTorchModelHubMixin):
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return (B, 8) logits in the order of `world.KIND_NAMES`, from (B, 3, side, side) float32 in [-1, 1]."""
+        """Return (B, 8) logits in the order of `recipes.KIND_NAMES`, from (B, 3, side, side) float32 in [-1, 1]."""
         evidence: Tensor = self.layers(pixels)
         return evidence.flatten(2).logsumexp(-1) - np.log(evidence[0, 0].numel())
 

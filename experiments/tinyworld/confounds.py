@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from albums import SIDE, SUBJECTS, Album, photograph
+from recipes import KIND_NAMES, SCENES, Placement, Recipe, random_identity, random_placement
 from scenes import UNNAMED
 from subjects import Identity
-from world import KIND_NAMES, SCENES, Picture, Placement, Recipe, draw, random_identity, random_placement
+from world import Picture, draw
 
 REPORTED = 12
 PHOTOS = 5

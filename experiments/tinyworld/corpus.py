@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from world import KIND_NAMES, SCENES, SIDE, SUPERSAMPLING, draw, random_recipe
+from recipes import KIND_NAMES, SCENES, random_recipe
+from world import SIDE, SUPERSAMPLING, draw
 
 CHUNK = 500
 Crowd = tuple[float, float, float, float]
@@ -70,7 +71,7 @@ def load_corpus(
         name: the corpus's name in that folder.
         count: number of pictures.
         seed: for drawing them.
-        held_out: whether to draw held-out identities; see `world.random_recipe`.
+        held_out: whether to draw held-out identities; see `recipes.random_recipe`.
         crowd: how many subjects a picture has; see there.
         side: pixels of a picture's side.
         mirrored: share of subjects that face left.

@@ -42,7 +42,7 @@ def one_run(job: tuple[int, str, int, Recipe, Path]) -> None:
                 album, (arms(recipe) | further(recipe))[letter], seed, recipe, folder, output / "albums" / album.name
             )
     files.write_picture(rendering.joined(images, across=True), folder.with_suffix(".png"))
-    seen = [asdict(one) for one in measure(images, album.identity)]
+    seen = [asdict(measured) for measured in measure(images, album.identity)]
     with files.replacing(folder.with_suffix(".json")) as beside:
         beside.write_text(json.dumps(seen))
 
@@ -54,18 +54,18 @@ def summary(output: Path, letters: list[str], seeds: int, recipe: Recipe) -> dic
         rows: dict[str, list[float]] = {}
         for album in albums():
             photos = measure([picture.image for picture in album.pictures], album.identity)
-            main, second = np.mean([one.colours for one in photos], axis=0)
+            main, second = np.mean([photo.colours for photo in photos], axis=0)
             scenes = [scene for scene in album.other_scenes for _ in range(recipe.pictures)]
             for seed in range(seeds):
                 path = output / "runs" / f"{album.name}-{letter}-{seed}.json"
                 if not path.exists():
                     continue
-                seen = [Measured(**one) for one in json.loads(path.read_text())]
-                parts = [fidelity(one, album.identity, (main, second)) for one in seen]
+                seen = [Measured(**stored) for stored in json.loads(path.read_text())]
+                parts = [fidelity(picture, album.identity, (main, second)) for picture in seen]
                 values = {
-                    "scene": [float(one.scene == wanted) for one, wanted in zip(seen, scenes, strict=True)],
-                    "leakage": [float(one.scene == album.scene) for one in seen],
-                    "bleeding": [one.bleeding for one in seen],
+                    "scene": [float(picture.scene == wanted) for picture, wanted in zip(seen, scenes, strict=True)],
+                    "leakage": [float(picture.scene == album.scene) for picture in seen],
+                    "bleeding": [picture.bleeding for picture in seen],
                     **{name: [part[name] for part in parts] for name in ("fidelity", "kind", "pattern", "colours")},
                 }
                 for name, of_run in values.items():

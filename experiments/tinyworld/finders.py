@@ -36,8 +36,9 @@ from persam_dreambooth.segmentation import (
 )
 from persam_dreambooth.segmentation.backbones import Prompts
 from persam_dreambooth.segmentation.frame import Frame, bounding_box
+from recipes import KIND_NAMES, SCENES, Recipe, random_identity, random_placement
 from subjects import Identity
-from world import KIND_NAMES, SCENES, Picture, Recipe, draw, random_identity, random_placement
+from world import Picture, draw
 
 SIDE = 128
 FEATURES_SIZE = 64

@@ -19,8 +19,9 @@ from loading import check
 from measures import the_judge
 from models import DINO
 from persam_dreambooth.segmentation import FeatureEncoder
+from recipes import SCENES, Recipe, random_identity, random_placement
 from subjects import Identity, Part, parts_of
-from world import SCENES, SIDE, Picture, Recipe, draw, random_identity, random_placement
+from world import SIDE, Picture, draw
 
 LOOK_ALIKES = 20
 VIEWS = 6

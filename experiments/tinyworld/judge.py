@@ -9,8 +9,8 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from recipes import KIND_NAMES, SCENES
 from subjects import PATTERNS
-from world import KIND_NAMES, SCENES
 
 
 @dataclass
@@ -18,8 +18,8 @@ class Verdict:
     """The judge's logits for B images.
 
     Attributes:
-        scene: (B, 8), in the order of `world.SCENES`.
-        kind: (B, 8), in the order of `world.KIND_NAMES`.
+        scene: (B, 8), in the order of `recipes.SCENES`.
+        kind: (B, 8), in the order of `recipes.KIND_NAMES`.
         pattern: (B, 4), in the order of `subjects.PATTERNS`.
         mask: (B, 1, side, side); positive on the subject.
     """

@@ -15,8 +15,9 @@ from PIL import Image
 
 from corpus import image_pixels
 from measures import the_judge
+from recipes import KIND_NAMES, SCENES, Recipe, random_identity, random_placement
 from scenes import UNNAMED
-from world import KIND_NAMES, SCENES, Picture, Recipe, draw, random_identity, random_placement
+from world import Picture, draw
 
 PICTURES = 20
 """Drawn pictures of each scene that the classes are fitted to."""

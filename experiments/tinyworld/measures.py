@@ -16,8 +16,8 @@ from judge import Judge
 from loading import load
 from models import JUDGE
 from persam_dreambooth.images import mask_iou
+from recipes import KIND_NAMES, SCENES
 from subjects import COLOURS, PATTERNS, Identity
-from world import KIND_NAMES, SCENES
 
 NEAR = 24.0
 """Colours closer than this in CIELAB count as the same colour in different light."""

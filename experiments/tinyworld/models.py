@@ -19,9 +19,10 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from recipes import RARE_TOKENS
 from scenes import PHRASES
 from subjects import ACCESSORIES, COLOURS, KINDS, PATTERNS
-from world import RARE_TOKENS, SIDE
+from world import SIDE
 
 FOLDER = Path(__file__).parent / "models"
 SAM, CLIP, DIFFUSION, JUDGE, DETECTOR, DINO = (

@@ -24,8 +24,9 @@ from persam_dreambooth.evaluation.segmentation.presence import (
 from persam_dreambooth.evaluation.segmentation.presence_report import draw_curves, rows, table
 from persam_dreambooth.segmentation import ImageEncoder, PerSAM, Reference
 from persam_dreambooth.segmentation.presence import DRAWINGS
+from recipes import KIND_NAMES, SCENES, Recipe, random_identity, random_placement
 from subjects import Identity
-from world import KIND_NAMES, SCENES, Picture, Recipe, draw, random_identity, random_placement
+from world import Picture, draw
 
 SIDE = 128
 RULE = SAM / "presence.json"

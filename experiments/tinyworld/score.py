@@ -25,12 +25,12 @@ from loading import check, load
 from measures import measure, percent, the_judge
 from models import CLIP, DIFFUSION, FOLDER, SAM
 from persam_dreambooth.photos import files, rendering
+from recipes import HELD_OUT_PAIRS, KIND_NAMES, SCENES, random_identity
 from scenes import PHRASES
 from subjects import PATTERNS
 from train_sam import label_tables, sam_pixels
 from training_flags import WORK
 from wholeness import are_whole, softened, whole
-from world import HELD_OUT_PAIRS, KIND_NAMES, SCENES, random_identity
 
 Scores = dict[str, list[float]]
 
@@ -137,7 +137,7 @@ def score_detector(corpus: Corpus) -> Scores:
 
 
 def score_identity(individuals: int = 64, pictures: int = 4) -> Scores:
-    """How often the DINOv3 recognizes a held-out individual among 20 look-alikes: drawn, and after the VAE."""
+    """Measure how often the DINOv3 recognizes a held-out individual among 20 look-alikes: drawn, and after the VAE."""
     scores: Scores = {"DINO, individual among 20 look-alikes": [], "DINO, the same after the VAE": []}
     for number in tqdm(range(individuals), "DINO"):
         rng = np.random.default_rng([77, number])
@@ -150,7 +150,7 @@ def score_identity(individuals: int = 64, pictures: int = 4) -> Scores:
 
 
 def score_wholeness(count: int = 30) -> Scores:
-    """How often drawn pictures count as whole, after the VAE: of whole subjects, and of damaged ones."""
+    """Measure how often drawn pictures count as whole, after the VAE: of whole subjects, and of damaged ones."""
     rng = np.random.default_rng(13)
     judged = {"whole subjects": are_whole(KIND_NAMES, count, rng)}
     for name, damage in DAMAGES.items():
@@ -159,7 +159,7 @@ def score_wholeness(count: int = 30) -> Scores:
 
 
 def score_generation(pictures: int, guidance_scale: float, sheet: Path) -> Scores:
-    """How often the judge sees the prompted scene and kind, in generated images of every kind in every scene."""
+    """Measure how often the judge sees the prompted scene and kind, in images of every kind in every scene."""
     check(DIFFUSION)
     pipeline = load(StableDiffusionPipeline, DIFFUSION, dtype=torch.float32)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)

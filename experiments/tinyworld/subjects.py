@@ -4,7 +4,6 @@ A subject's own frame is the square [-1, 1] x [-1, 1], x to the right and y *dow
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 Point = tuple[float, float]
@@ -259,17 +258,16 @@ def _clock() -> Kind:
     )
 
 
-_BUILDERS: dict[str, Callable[[], Kind]] = {
-    "dog": _dog,
-    "cat": _cat,
-    "duck": _duck,
-    "teapot": _teapot,
-    "backpack": _backpack,
-    "car": _car,
-    "robot": _robot,
-    "clock": _clock,
+KINDS: dict[str, Kind] = {
+    "dog": _dog(),
+    "cat": _cat(),
+    "duck": _duck(),
+    "teapot": _teapot(),
+    "backpack": _backpack(),
+    "car": _car(),
+    "robot": _robot(),
+    "clock": _clock(),
 }
-KINDS: dict[str, Kind] = {name: build() for name, build in _BUILDERS.items()}
 
 
 def accessory(kind: Kind, name: str) -> tuple[Part, ...]:

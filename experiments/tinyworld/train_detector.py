@@ -14,9 +14,9 @@ from companions import KindDetector
 from corpus import Crowd, batches
 from fitting import fit
 from models import DETECTOR
+from recipes import KIND_NAMES
 from train_judge import wear
 from training_flags import TrainingFlags, read_flags
-from world import KIND_NAMES
 
 PICTURES = 16000
 CROWD: Crowd = (0.1, 0.4, 0.4, 0.1)

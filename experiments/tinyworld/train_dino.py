@@ -22,10 +22,11 @@ from cards import save_card
 from corpus import CROWDED, batches
 from fitting import fit
 from models import DINO, dino
+from recipes import HELD_OUT_PAIRS, KIND_NAMES, SCENES, Recipe, random_recipe
 from subjects import ACCESSORIES, COLOURS, PATTERNS
 from train_sam import sam_pixels
 from training_flags import TrainingFlags, read_flags
-from world import HELD_OUT_PAIRS, KIND_NAMES, SCENES, SIDE, SUPERSAMPLING, Picture, Recipe, draw, random_recipe
+from world import SIDE, SUPERSAMPLING, Picture, draw
 
 PAIRS = 12000
 PATCH = 4

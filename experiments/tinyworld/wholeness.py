@@ -22,8 +22,9 @@ from identity import portrait
 from loading import load
 from measures import the_judge
 from models import DIFFUSION
+from recipes import KIND_NAMES, random_identity
 from subjects import parts_of
-from world import KIND_NAMES, Picture, random_identity
+from world import Picture
 
 OUTLINES, CALIBRATION = 400, 100
 """Drawn subjects of each kind: whose outlines are known, and on which the bar is set."""

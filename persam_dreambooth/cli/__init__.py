@@ -7,7 +7,7 @@ from importlib import import_module
 from io import TextIOWrapper
 
 from persam_dreambooth import __version__
-from persam_dreambooth.errors import Stopped, UserError, is_first_process, is_out_of_memory, printable
+from persam_dreambooth.errors import Stopped, UserError, first_line, is_first_process, is_out_of_memory, printable
 
 VERBS = {
     "segment": "find the subject of one reference photo in a folder; writes masks",
@@ -27,7 +27,7 @@ NO_MEMORY = "out of memory; use a smaller model, batch or picture, or close othe
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a verb; returns the exit code: 0, 2 for user errors, 128 + signal number after a signal."""
+    """Run a verb; return the exit code: 0, 2 for user errors, 128 + signal number after a signal."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
@@ -60,7 +60,7 @@ def guarded(program: str, run: Callable[[str, list[str]], None], argv: list[str]
         return _fail(program, NO_MEMORY if unsaid else error)
     except OSError as error:
         advice = "; check the path, its permissions and the free space" if error.errno else ""
-        return _fail(program, f"{error}{advice}")
+        return _fail(program, f"{first_line(error)}{advice}")
     except Stopped as stopped:
         if is_first_process():
             print(f"{program}: {stopped}", file=sys.stderr)

@@ -103,11 +103,14 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
     from persam_dreambooth.review.page import build_page
     from persam_dreambooth.review.server import build_app, listen, server_of
     from persam_dreambooth.segmentation import Method, PerSAM, SegGptMethod
+    from persam_dreambooth.segmentation.backbones import check_backbone
     from persam_dreambooth.segmentation.fast_sam import FastSam
     from persam_dreambooth.segmentation.proposals import PointGrid, ProposalSource
 
     if flags.fast_sam:
         FastSam.check(flags.fast_sam)
+    if flags.images and sam.sam != SamFlags().sam:  # the default one is looked up when it is first used
+        check_backbone(sam.sam)
     workspace, chosen = flags.workspace(), method.chosen_method()
     # SegGPT caches nothing; only the SAM that follows the clicks does.
     cache = Path(flags.embedding_cache) if flags.embedding_cache and not isinstance(chosen, SegGptMethod) else None

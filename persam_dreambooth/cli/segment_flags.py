@@ -89,7 +89,7 @@ class SegmentFlags(Flags):
             self.references()
 
     def agreement(self) -> bool:
-        """Return whether `--presence` is agreement; raise a UserError for flags that need it if it is not."""
+        """Return whether `--presence` is agreement; raise a UserError for a flag that has no effect without it."""
         agreement = self.presence == AGREEMENT
         for name in ("presence_features", "presence_features_size"):
             if getattr(self, name) != type(self).__dataclass_fields__[name].default and not agreement:

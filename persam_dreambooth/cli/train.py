@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import is_first_process
 from persam_dreambooth.training.config import GROUPS, TrainingConfig
-from persam_dreambooth.training.refused_flags import REFUSED
+from persam_dreambooth.training.flag_groups import REFUSED
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     from persam_dreambooth.training.main import TrainingResult

@@ -56,7 +56,7 @@ class VideoFlags(Flags):
     lost_below: float = flag(
         0.7,
         "mask quality (predicted IoU) below which a subject counts as lost until it is found again; at 0 none is ever "
-        "lost; with --memory and --subject: minimum quality of the mask from which on a subject is followed",
+        "lost; with --memory and --subject: minimum quality of the mask with which following a subject begins",
         min=0,
     )
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.formats.export import Exported, Source, export_beside, export_folder, read_source
+from persam_dreambooth.formats.export import Exported, Selection, export_beside, export_folder, read_selection
 from persam_dreambooth.formats.import_ import IMAGES, Imported, import_folder
 from persam_dreambooth.formats.layouts import Given
-from persam_dreambooth.formats.samples import CAPTION
+from persam_dreambooth.formats.masked_photos import CAPTION
 from persam_dreambooth.formats.table import CONVENTIONS, Convention
 from persam_dreambooth.text_files import check_caption_extension
 
@@ -17,13 +17,13 @@ __all__ = [
     "Convention",
     "Exported",
     "Imported",
-    "Source",
+    "Selection",
     "export_beside",
     "export_folder",
     "export_masks",
     "import_folder",
     "import_masks",
-    "read_source",
+    "read_selection",
 ]
 
 
@@ -56,13 +56,15 @@ def export_masks(
     check_caption_extension(caption_extension)
     if output is None and instance_prompt:
         raise UserError("masks beside the photos come without captions; leave instance_prompt out, or give an output")
-    source = read_source(Path(masks), None if images is None else Path(images), caption_extension, include_uncertain)
+    chosen = read_selection(
+        Path(masks), None if images is None else Path(images), caption_extension, include_uncertain
+    )
     if output is None:
-        exported = export_beside(source, convention)
+        exported = export_beside(chosen, convention)
     else:
-        exported = export_folder(source, convention, Path(output), instance_prompt)
-    unread = source.unread_words((Path(masks),))
-    return replace(exported, left_out=list(source.left_out.values()), unread=unread)
+        exported = export_folder(chosen, convention, Path(output), instance_prompt)
+    unread = chosen.unread_words((Path(masks),))
+    return replace(exported, left_out=list(chosen.left_out.values()), unread=unread)
 
 
 def import_masks(

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from persam_dreambooth.atomic_io import UNFINISHED, replacing, replacing_folder
 from persam_dreambooth.errors import UserError, counted
 from persam_dreambooth.formats.layouts import Folders
-from persam_dreambooth.formats.samples import CAPTION, Sample, foreign, read_caption, refuse
+from persam_dreambooth.formats.masked_photos import CAPTION, MaskedPhoto, foreign, read_caption, refuse
 from persam_dreambooth.formats.table import Convention
 from persam_dreambooth.masks import Looks
 from persam_dreambooth.photos import files
@@ -31,7 +31,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Source:
+class Selection:
     """The photos to export, and those left out.
 
     Attributes:
@@ -56,9 +56,9 @@ class Source:
         return [words for folder in folders if (words := files.unread_words(files.unread_files(folder, besides)))]
 
 
-def read_source(
+def read_selection(
     masks: Path, images: Path | None = None, caption_extension: str = CAPTION, include_uncertain: bool = False
-) -> Source:
+) -> Selection:
     """Pair photos and masks as training does.
 
     Args:
@@ -91,7 +91,7 @@ def read_source(
         )
     captions = [read_caption(photo.with_suffix(caption_extension)) for photo in kept]
     pairs = [Pair(photo, found[photo.stem], caption) for photo, caption in zip(kept, captions, strict=True)]
-    return Source(pairs, left_out)
+    return Selection(pairs, left_out)
 
 
 def _photos(images: Path | None, entries: list[ManifestEntry], manifest: Path) -> list[Path]:
@@ -130,12 +130,12 @@ class Exported:
 
 
 def export_folder(
-    source: Source, convention: Convention, output: Path, instance_prompt: str | None = None
+    chosen: Selection, convention: Convention, output: Path, instance_prompt: str | None = None
 ) -> Exported:
     """Write photos, masks, captions and the configuration into a new folder.
 
     Args:
-        source: the photos and masks to export.
+        chosen: the photos and masks to export.
         convention: the trainer's convention.
         output: must be absent or empty.
         instance_prompt: caption for photos without one.
@@ -145,27 +145,27 @@ def export_folder(
             photos or masks that cannot be decoded, masks of another size, or names that the trainer reserves, all
             listed in one message.
     """
-    refuse_used(output, {pair.photo.parent for pair in source.pairs} | {pair.mask.parent for pair in source.pairs})
+    refuse_used(output, {pair.photo.parent for pair in chosen.pairs} | {pair.mask.parent for pair in chosen.pairs})
     layout, lines, problems, looks = convention.layout, [], list[str](), Looks()
     snippet, without_words = convention.configured(output.resolve()), []
     _refuse_unwritable(snippet, output)
     with replacing_folder(output) as folder:
-        for pair in tqdm(source.pairs, desc="Exporting", unit="photo", delay=2):
+        for pair in tqdm(chosen.pairs, desc="Exporting", unit="photo", delay=2):
             try:
-                sample = read_sample(pair, instance_prompt)
-                lines.append(layout.add(sample, folder))
-                looks.add(pair.mask.name, sample.mask)
+                masked = read_masked_photo(pair, instance_prompt)
+                lines.append(layout.add(masked, folder))
+                looks.add(pair.mask.name, masked.mask)
             except UserError as error:
                 problems.append(str(error))
                 continue
-            if sample.caption is None:
+            if masked.caption is None:
                 without_words.append(pair.photo.name)
         refuse(problems, f"the photos cannot be exported for {convention.title}")
         layout.close(lines, folder)
         if snippet:
             (folder / convention.config).write_text(snippet, encoding="utf-8")
     config = output / convention.config if snippet else None
-    warnings = [*looks.warnings(), *source.exclusion_words()]
+    warnings = [*looks.warnings(), *chosen.exclusion_words()]
     return Exported(len(lines), without_words, snippet, config, warnings)
 
 
@@ -180,7 +180,7 @@ def refuse_used(output: Path, sources: set[Path]) -> None:
         raise UserError(f"{output} lies in {around[0]}, which is not written to; choose another --output")
 
 
-def read_sample(pair: Pair, instance_prompt: str | None = None) -> Sample:
+def read_masked_photo(pair: Pair, instance_prompt: str | None = None) -> MaskedPhoto:
     """Read a photo and its mask.
 
     Raises:
@@ -190,7 +190,7 @@ def read_sample(pair: Pair, instance_prompt: str | None = None) -> Sample:
         raise UserError(f"{pair.photo.name} has bytes in its name that are not UTF-8; rename it")
     image, levels = files.read_photo(pair.photo), files.read_levels(pair.mask)
     check_size(pair.mask, levels.shape, pair.photo, image.size)
-    return Sample(pair.photo, image, levels, pair.caption or instance_prompt)
+    return MaskedPhoto(pair.photo, image, levels, pair.caption or instance_prompt)
 
 
 def _refuse_unwritable(snippet: str, folder: Path) -> None:
@@ -201,7 +201,7 @@ def _refuse_unwritable(snippet: str, folder: Path) -> None:
         )
 
 
-def export_beside(source: Source, convention: Convention) -> Exported:
+def export_beside(chosen: Selection, convention: Convention) -> Exported:
     """Write masks beside the photos, which stay untouched, and then the configuration; all of it or nothing.
 
     If an export was killed, the next one keeps the masks that were already written and adds the rest.
@@ -213,7 +213,7 @@ def export_beside(source: Source, convention: Convention) -> Exported:
     layout = convention.layout
     if not convention.beside or not isinstance(layout, Folders):
         raise UserError(f"{convention.title} does not look for masks beside photos; give a new folder as --output")
-    targets = _targets(source, layout)
+    targets = _targets(chosen, layout)
     folder = next(iter(targets.values())).parent
     config, snippet = folder / convention.config, convention.configured_beside(folder.resolve())
     _refuse_unwritable(snippet, folder)
@@ -224,28 +224,28 @@ def export_beside(source: Source, convention: Convention) -> Exported:
             f"{convention.title} trains on all of a photo that has no mask: {', '.join(bare)}; remove them from the "
             "folder, keep uncertain ones with --include_uncertain, or export to a new folder with --output"
         )
-    looks = _write_beside(source, targets, config, snippet)
-    without_words = [pair.photo.name for pair in source.pairs if pair.caption is None]
-    warnings = [*looks.warnings(), *source.exclusion_words()]
-    return Exported(len(source.pairs), without_words, snippet, config, warnings)
+    looks = _write_beside(chosen, targets, config, snippet)
+    without_words = [pair.photo.name for pair in chosen.pairs if pair.caption is None]
+    warnings = [*looks.warnings(), *chosen.exclusion_words()]
+    return Exported(len(chosen.pairs), without_words, snippet, config, warnings)
 
 
-def _write_beside(source: Source, targets: dict[Path, Path], config: Path, snippet: str) -> Looks:
+def _write_beside(chosen: Selection, targets: dict[Path, Path], config: Path, snippet: str) -> Looks:
     problems, looks, waiting = [], Looks(), dict[Path, Path]()
     # Written to a folder of their own first: OneTrainer would take loose files left by a killed process for photos.
     with TemporaryDirectory(prefix=UNFINISHED, dir=config.parent) as beside:
-        for pair in tqdm(source.pairs, desc="Exporting", unit="photo", delay=2):
+        for pair in tqdm(chosen.pairs, desc="Exporting", unit="photo", delay=2):
             target = targets[pair.photo]
             try:
-                sample = read_sample(pair)
+                masked = read_masked_photo(pair)
             except UserError as error:
                 problems.append(str(error))
                 continue
-            looks.add(pair.mask.name, sample.mask)
+            looks.add(pair.mask.name, masked.mask)
             if not os.path.lexists(target):
                 waiting[target] = Path(beside) / target.name
-                files.write_mask(sample.levels, waiting[target])
-            elif not _holds(target, sample.levels):
+                files.write_mask(masked.levels, waiting[target])
+            elif not _holds(target, masked.levels):
                 problems.append(f"{target} already exists")
         written = os.path.lexists(config)
         if written and not (config.is_file() and config.read_bytes() == snippet.encode()):
@@ -267,13 +267,13 @@ def _holds(path: Path, levels: NDArray[np.uint8]) -> bool:
         return False
 
 
-def _targets(source: Source, layout: Folders) -> dict[Path, Path]:
+def _targets(chosen: Selection, layout: Folders) -> dict[Path, Path]:
     """Return the path of each photo's mask, in the one folder of the photos."""
-    folders = {str(pair.photo.parent) for pair in source.pairs}
+    folders = {str(pair.photo.parent) for pair in chosen.pairs}
     if len(folders) > 1:
         raise UserError(f"the photos are in several folders ({', '.join(sorted(folders))}); give one as --images")
     targets, problems = {}, []
-    for pair in source.pairs:
+    for pair in chosen.pairs:
         try:
             targets[pair.photo] = pair.photo.with_name(layout.mask_name(pair.photo))
         except UserError as error:

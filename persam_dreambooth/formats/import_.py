@@ -12,7 +12,7 @@ from persam_dreambooth.atomic_io import replacing, replacing_folder
 from persam_dreambooth.errors import UserError, counted
 from persam_dreambooth.formats.export import refuse_used
 from persam_dreambooth.formats.layouts import Given
-from persam_dreambooth.formats.samples import Item, refuse, unused, write_caption
+from persam_dreambooth.formats.masked_photos import ListedPhoto, refuse, unused, write_caption
 from persam_dreambooth.formats.table import Convention
 from persam_dreambooth.images import above_half, without_noise
 from persam_dreambooth.masks import Looks
@@ -75,7 +75,7 @@ def import_folder(convention: Convention, given: Given, output: Path) -> Importe
     return imported
 
 
-def _take(item: Item, folder: Path, imported: Imported) -> ManifestEntry:
+def _take(item: ListedPhoto, folder: Path, imported: Imported) -> ManifestEntry:
     """Copy one photo, with its mask and its caption."""
     image = item.read_photo() if item.read_photo else files.read_photo(item.photo)
     picture = item.read_levels()
@@ -111,7 +111,7 @@ def _take(item: Item, folder: Path, imported: Imported) -> ManifestEntry:
     )
 
 
-def _write_photo(item: Item, image: Image.Image, folder: Path) -> Path:
+def _write_photo(item: ListedPhoto, image: Image.Image, folder: Path) -> Path:
     keeps_bytes = item.read_photo is None and item.photo.suffix.lower() in files.PHOTO_SUFFIXES
     photo = unused(folder / (item.photo.name if keeps_bytes else f"{item.photo.stem}.png"))
     if photo.name.startswith(".") or photo.name.endswith(files.NO_PHOTOS):

@@ -15,10 +15,10 @@ from persam_dreambooth.atomic_io import replacing
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.formats.index_files import index_file, listed_file, read_json, read_json_lines
 from persam_dreambooth.formats.layouts import Given
-from persam_dreambooth.formats.samples import (
+from persam_dreambooth.formats.masked_photos import (
     CAPTION,
-    Item,
-    Sample,
+    ListedPhoto,
+    MaskedPhoto,
     clashes,
     read_caption,
     read_levels,
@@ -62,21 +62,21 @@ class JsonLines:
         """The folder of the masks."""
         return (Path(self.name).parent / "masks").as_posix()
 
-    def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
+    def add(self, masked: MaskedPhoto, folder: Path) -> dict[str, Any]:
         """Write photo and mask; return their line."""
-        photo = write_photo(sample, folder / self.photos)
+        photo = write_photo(masked, folder / self.photos)
         mask = unused(folder / self.masks / f"{photo.stem}.png")
-        files.write_mask(sample.levels, mask)
+        files.write_mask(masked.levels, mask)
         where = (folder / self.name).parent
         paths = {key: path.relative_to(where).as_posix() for key, path in ((self.photo, photo), (self.mask, mask))}
-        return paths | {self.caption: sample.caption or ""}
+        return paths | {self.caption: masked.caption or ""}
 
     def close(self, lines: list[dict[str, Any]], folder: Path) -> None:
         """Write the index."""
         with replacing(folder / self.name) as temporary:
             temporary.write_bytes(b"".join(map(json_lines.encode, lines)))
 
-    def find(self, given: Given) -> tuple[list[Item], list[str]]:
+    def find(self, given: Given) -> tuple[list[ListedPhoto], list[str]]:
         """Read all lines."""
         path = index_file(given.folder, self.name)
         items, problems = [], []
@@ -87,7 +87,7 @@ class JsonLines:
                 problems.append(f"line {number}: {error}")
         return items, problems + clashes(item.photo for item in items)
 
-    def _item(self, line: Any, folder: Path, given: Given) -> Item:
+    def _item(self, line: Any, folder: Path, given: Given) -> ListedPhoto:
         """Read one line."""
         if not isinstance(line, dict) or not isinstance(line.get(self.photo), str):
             raise UserError(f"it has no {self.photo!r}")
@@ -100,7 +100,7 @@ class JsonLines:
         levels = partial(
             read_levels, listed_file(mask, folder, given.folder, given.masks), "grey", None if self.turns else photo
         )
-        return Item(photo, levels, (words or "").strip() or None)
+        return ListedPhoto(photo, levels, (words or "").strip() or None)
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,13 @@ class Coco:
     photos: str = "images"
     masks: None = None
 
-    def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
+    def add(self, masked: MaskedPhoto, folder: Path) -> dict[str, Any]:
         """Write photo and caption; return the annotation, with its image entry inside."""
         tools = coco_tools()
-        encoded = tools.encode(np.asfortranarray(sample.mask.astype(np.uint8)))
-        photo = write_photo(sample, folder / self.photos)
-        write_caption(sample.caption, photo)
-        height, width = sample.mask.shape
+        encoded = tools.encode(np.asfortranarray(masked.mask.astype(np.uint8)))
+        photo = write_photo(masked, folder / self.photos)
+        write_caption(masked.caption, photo)
+        height, width = masked.mask.shape
         return {
             "image": {"file_name": photo.name, "width": width, "height": height},
             "segmentation": {"size": [height, width], "counts": encoded["counts"].decode("ascii")},
@@ -140,7 +140,7 @@ class Coco:
         whole = {"images": images, "annotations": annotations, "categories": categories}
         files.write_json(whole, folder / self.name)
 
-    def find(self, given: Given) -> tuple[list[Item], list[str]]:
+    def find(self, given: Given) -> tuple[list[ListedPhoto], list[str]]:
         """Read the images with their annotations."""
         coco_tools()
         path = index_file(given.folder, self.name)
@@ -163,7 +163,9 @@ class Coco:
             if mine is None:
                 problems.append(f"{photo.name} has no mask")
                 continue
-            items.append(Item(photo, partial(_levels, mine, image, photo), read_caption(photo.with_suffix(CAPTION))))
+            items.append(
+                ListedPhoto(photo, partial(_levels, mine, image, photo), read_caption(photo.with_suffix(CAPTION)))
+            )
         problems += [f"{mine[0].name} belongs to image {owner}, which is not listed" for owner, mine in masks.items()]
         return items, problems + clashes(item.photo for item in items)
 

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.formats.samples import (
+from persam_dreambooth.formats.masked_photos import (
     CAPTION,
     Channel,
-    Item,
-    Sample,
+    ListedPhoto,
+    MaskedPhoto,
     clashes,
     foreign,
     read_caption,
@@ -43,7 +43,7 @@ class Given:
 
 
 class Layout(Protocol):
-    """How a trainer's folder pairs photos with masks."""
+    """The way in which a trainer's folder pairs photos with masks."""
 
     @property
     def photos(self) -> str:
@@ -55,7 +55,7 @@ class Layout(Protocol):
         """Name of the subfolder with the masks; None if masks are not files."""
         ...
 
-    def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
+    def add(self, masked: MaskedPhoto, folder: Path) -> dict[str, Any]:
         """Write one photo and its mask; return its line of the index, empty if there is no index."""
         ...
 
@@ -63,7 +63,7 @@ class Layout(Protocol):
         """Write the index."""
         ...
 
-    def find(self, given: Given) -> tuple[list[Item], list[str]]:
+    def find(self, given: Given) -> tuple[list[ListedPhoto], list[str]]:
         """Find the photos with their masks, and describe each problem of the folder in a few words."""
         ...
 
@@ -100,17 +100,17 @@ class Folders:
             raise UserError(f"{photo.name} has a name that the trainer reserves for masks; rename it")
         return f"{photo.stem}{self.postfix}.png"
 
-    def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
+    def add(self, masked: MaskedPhoto, folder: Path) -> dict[str, Any]:
         """Write photo, mask and caption."""
-        photo = write_photo(sample, folder / self.photos, self.whole_name)
-        files.write_mask(sample.levels, unused(folder / self.masks / self.mask_name(photo)))
-        write_caption(sample.caption, photo)
+        photo = write_photo(masked, folder / self.photos, self.whole_name)
+        files.write_mask(masked.levels, unused(folder / self.masks / self.mask_name(photo)))
+        write_caption(masked.caption, photo)
         return {}
 
     def close(self, lines: list[dict[str, Any]], folder: Path) -> None:
         """There is no index."""
 
-    def find(self, given: Given) -> tuple[list[Item], list[str]]:
+    def find(self, given: Given) -> tuple[list[ListedPhoto], list[str]]:
         """Pair photos and masks by name."""
         images = given.images or _inside(given.folder, self.photos)
         masks = given.masks or (images if self.masks == self.photos else _inside(given.folder, self.masks))
@@ -135,7 +135,7 @@ class Folders:
                 problems.append(f"{photo.name} has no mask")
                 continue
             levels = partial(read_levels, mask, self.channel, None if self.turns else photo)
-            items.append(Item(photo, levels, read_caption(photo.with_suffix(CAPTION))))
+            items.append(ListedPhoto(photo, levels, read_caption(photo.with_suffix(CAPTION))))
         return items, problems + [f"the mask {path.name} has no photo" for path in by_key.values()]
 
 
@@ -152,28 +152,30 @@ class Alpha:
     background: bool = True
     masks: None = None
 
-    def add(self, sample: Sample, folder: Path) -> dict[str, Any]:
+    def add(self, masked: MaskedPhoto, folder: Path) -> dict[str, Any]:
         """Write the photo with its mask as alpha channel, and the caption."""
-        picture = sample.image.copy()
-        alpha = Image.fromarray(sample.levels)
+        picture = masked.image.copy()
+        alpha = Image.fromarray(masked.levels)
         if not self.background:
             picture = Image.composite(picture, Image.new("RGB", picture.size), alpha)
         picture.putalpha(alpha)
-        photo = unused(folder / self.photos / f"{sample.photo.stem}.png")
+        photo = unused(folder / self.photos / f"{masked.photo.stem}.png")
         files.write_picture(picture, photo)
-        write_caption(sample.caption, photo)
+        write_caption(masked.caption, photo)
         return {}
 
     def close(self, lines: list[dict[str, Any]], folder: Path) -> None:
         """There is no index."""
 
-    def find(self, given: Given) -> tuple[list[Item], list[str]]:
+    def find(self, given: Given) -> tuple[list[ListedPhoto], list[str]]:
         """Find all pictures, each of which must have an alpha channel."""
         images = given.images or _inside(given.folder, self.photos)
         photos = files.list_photos(images)
         read_photo: Callable[[Path], Image.Image] = _opaque if self.background else files.read_photo
         items = [
-            Item(photo, partial(_alpha, photo), read_caption(photo.with_suffix(CAPTION)), partial(read_photo, photo))
+            ListedPhoto(
+                photo, partial(_alpha, photo), read_caption(photo.with_suffix(CAPTION)), partial(read_photo, photo)
+            )
             for photo in photos
         ]
         return items, clashes(photos) + foreign(images, photos)

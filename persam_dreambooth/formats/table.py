@@ -15,7 +15,7 @@ from persam_dreambooth.formats.layouts import Alpha, Folders, Layout
 
 @dataclass(frozen=True)
 class Convention:
-    """How one trainer expects masks.
+    """The way in which one trainer expects masks.
 
     Attributes:
         title: name for messages.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from persam_dreambooth.errors import UserError
 
 MARGIN = 1.0
-"""How far a polygon may reach outside the photo, in photo widths and heights."""
+"""Largest distance of a polygon from the photo, in photo widths and heights."""
 PACKED_DIGITS = 6
 """Largest index, from 0, of a five-bit character within a number of a packed run-length encoding (32-bit counts)."""
 

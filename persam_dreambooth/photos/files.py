@@ -195,11 +195,18 @@ def write_picture(picture: Image.Image, path: Path, texts: Mapping[str, str] | N
         picture.save(temporary, **options)
 
 
-def picture_texts(path: Path) -> dict[str, str]:
-    """Return the text entries of a PNG; empty if it has none, or is missing or damaged."""
+def picture_texts(path: Path, whole: bool = False) -> dict[str, str]:
+    """Return the text entries of a PNG that come before its pixels, where `write_picture` puts them.
+
+    Args:
+        path: the file; without entries, or if it is missing or damaged, the result is empty.
+        whole: also decode the pixels, to see whether they are damaged; otherwise they are not read.
+    """
     try:
         with Image.open(path, formats=("PNG",)) as picture:
-            return {key: str(text) for key, text in getattr(picture, "text", {}).items()}  # decodes the pixels too
+            if whole:
+                picture.load()
+            return {str(key): str(text) for key, text in picture.info.items() if isinstance(text, str)}
     except (OSError, ValueError, SyntaxError):
         return {}
 

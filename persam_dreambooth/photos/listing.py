@@ -24,7 +24,7 @@ NOTES = (
 )
 """Suffixes of other files found beside photos: captions, metadata, caches of trainers and viewers."""
 DEPTH = 3
-"""How many levels deep to look for folders of photos."""
+"""Levels of subfolders in which folders of photos are looked for."""
 OUTPUT_NAME = "segmented"
 """Default name of the subfolder in which the review page puts a folder's masks."""
 SEGMENTATION = "segmentation.json"

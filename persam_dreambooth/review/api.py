@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, first_line
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.class_suggestion import ClassSuggestion
 from persam_dreambooth.preprocessing import SegmentationJob
@@ -55,7 +55,7 @@ def _in_words(ask: Callable[..., Answer]) -> Callable[..., Answer]:
         except UserError as error:
             return {"error": readable(str(error))}
         except OSError as error:
-            return {"error": f"{readable(' '.join(str(error).split()))}; check permissions and the free space"}
+            return {"error": f"{readable(first_line(error))}; check permissions and the free space"}
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
             return {"error": "the server does not understand this page; reload it"}
         except RuntimeError as error:  # torch's, such as memory that ran out

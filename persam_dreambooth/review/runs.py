@@ -32,7 +32,7 @@ LOSS = "loss"
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Generated:
     """A generated picture on disk with its prompt and seed, from its text entries."""
 
     path: Path
@@ -149,10 +149,10 @@ def checkpoint_curves(run: Path) -> CheckpointCurves | None:
 
 
 def _finite(value: Any) -> float:
-    """Return a number.
+    """Convert to a float.
 
     Raises:
-        ValueError: it is NaN or infinite.
+        ValueError: it is not a number, or NaN or infinite.
     """
     if not math.isfinite(value):
         raise ValueError("not a finite number")
@@ -187,13 +187,13 @@ def differing_settings(first: Path, second: Path) -> dict[str, tuple[str, str]]:
     }
 
 
-def generated_pictures(run: Path) -> dict[Path, list[Drawn]]:
+def generated_pictures(run: Path) -> dict[Path, list[Generated]]:
     """Return the generated pictures of a run by folder, the newest folder first."""
-    grids: dict[Path, list[Drawn]] = defaultdict(list)
+    grids: dict[Path, list[Generated]] = defaultdict(list)
     inside = {path.parent for path in run.rglob(f"*/{GRID_NAME}")} | set((run / GENERATED).glob("*/"))
     for folder in sorted(inside, key=lambda path: path.stat().st_mtime, reverse=True):
         for path in sorted(folder.glob("*.png")):
             words = files.picture_texts(path)
             if "prompt" in words and "seed" in words:
-                grids[folder].append(Drawn(path, words["prompt"], words["seed"]))
+                grids[folder].append(Generated(path, words["prompt"], words["seed"]))
     return dict(grids)

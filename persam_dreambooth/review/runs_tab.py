@@ -145,8 +145,8 @@ def _progress(chosen: list[tuple[str, Path]], points: dict[str, list[tuple[int, 
             lines += f"<p class='refused'>step {step}: {escape(words)}</p>"
     if len(chosen) < 2:
         return lines
-    (first, one), (second, other) = chosen
-    return lines + gallery.differences((first, second), one, other)
+    (first, first_run), (second, second_run) = chosen
+    return lines + gallery.differences((first, second), first_run, second_run)
 
 
 def _evaluated(chosen: list[tuple[str, Path]]) -> str:

@@ -4,7 +4,7 @@ import socket
 from io import BytesIO
 from typing import Any
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, first_line
 from persam_dreambooth.photos import files
 from persam_dreambooth.review.workspace import Workspace
 
@@ -40,7 +40,9 @@ def listen(host: str, port: int) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
     except (OSError, OverflowError) as error:
-        raise UserError(f"cannot listen at {host}, port {port} ({error}); choose another --host or --port") from error
+        raise UserError(
+            f"cannot listen at {host}, port {port} ({first_line(error)}); choose another --host or --port"
+        ) from error
     return bound
 
 

@@ -19,7 +19,7 @@ LARGEST = 2048
 
 @dataclass(frozen=True)
 class TrainingView:
-    """How training would crop and weight a photo; attributes are named like its flags.
+    """Settings with which training would crop and weight a photo, named like its flags.
 
     Attributes:
         resolution: of the crop, in pixels.

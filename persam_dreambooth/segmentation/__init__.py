@@ -22,7 +22,7 @@ from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.persam import PerSAM
 from persam_dreambooth.segmentation.phrases import PhraseCheck, reference_from_text
 from persam_dreambooth.segmentation.presence import MaskCheck, Presence, PresenceCheck, PresenceRule
-from persam_dreambooth.segmentation.presence_scores import SignalMeter, Signals
+from persam_dreambooth.segmentation.presence_scores import PresenceMeter, PresenceScores
 from persam_dreambooth.segmentation.reference_masks import rate_references, reference_from
 from persam_dreambooth.segmentation.seggpt import SegGPT
 from persam_dreambooth.segmentation.seggpt_video import SegGptVideoSegmenter
@@ -53,15 +53,15 @@ __all__ = [
     "Picture",
     "Presence",
     "PresenceCheck",
+    "PresenceMeter",
     "PresenceRule",
+    "PresenceScores",
     "Prompts",
     "Reference",
     "SegGPT",
     "SegGptMethod",
     "SegGptVideoSegmenter",
     "Segmentation",
-    "SignalMeter",
-    "Signals",
     "Subject",
     "TextLocator",
     "TextMatch",

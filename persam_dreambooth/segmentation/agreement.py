@@ -60,7 +60,7 @@ class AgreementCheck(MaskCheck[Presence]):
         self._found: tuple[Picture, NDArray[np.bool_]] | None = None
 
     def __call__(self, image: Picture, photo: EncodedPhoto, found: Segmentation) -> Presence:
-        """Decide on one mask; arguments as in `SignalMeter.__call__`."""
+        """Decide on one mask; arguments as in `PresenceMeter.__call__`."""
         if not found.mask.any():
             return Presence("not found", 0.0, "the mask is empty")
         other = self._mask(image)

@@ -203,7 +203,7 @@ def _rows(grid: Tensor) -> Tensor:
 
 
 def _shown(frame: Frame, grid: int) -> tuple[int, int]:
-    """Return how many rows and columns of the grid show the photo: those that it fills by at least half, and one."""
+    """Return how many rows and columns of the grid show the photo: those that it fills by at least half, or one."""
     height, width = (int(side * grid / frame.side + 0.5) for side in frame.resized)
     return max(1, height), max(1, width)
 

@@ -77,7 +77,7 @@ class PhraseCheck(MaskCheck[Presence | None]):
         self._located: tuple[Picture, list[TextMatch]] | None = None
 
     def __call__(self, image: Picture, photo: EncodedPhoto, found: Segmentation) -> Presence | None:
-        """Decide on one photo; arguments as in `SignalMeter.__call__`.
+        """Decide on one photo; arguments as in `PresenceMeter.__call__`.
 
         Returns:
             None if the phrase describes the mask and there is no presence rule.

@@ -20,7 +20,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.appearance import ImageEncoder
 from persam_dreambooth.segmentation.multi_mask import candidates
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
-from persam_dreambooth.segmentation.presence_scores import SignalMeter, Signals
+from persam_dreambooth.segmentation.presence_scores import PresenceMeter, PresenceScores
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, Reference, Segmentation
 
@@ -85,16 +85,16 @@ class PresenceRule:
             return None
         return f"the presence rule was made on {self.made_on}; on photographs its probabilities are a guess"
 
-    def probability(self, scores: Signals) -> float:
+    def probability(self, scores: PresenceScores) -> float:
         """Probability in [0, 1] that the subject is there, with a prior of one half."""
         return float(torch.sigmoid(torch.tensor(self.bias + sum(self.contributions(scores).values()))))
 
-    def contributions(self, scores: Signals) -> dict[str, float]:
+    def contributions(self, scores: PresenceScores) -> dict[str, float]:
         """Contribution of each presence score to the log-odds."""
         values = asdict(scores)
         return {name: weight * (values[name] - self.usual[name]) for name, weight in self.weights.items()}
 
-    def decide(self, scores: Signals | None) -> Presence:
+    def decide(self, scores: PresenceScores | None) -> Presence:
         """Decide on a mask from its presence scores; None stands for an empty mask."""
         if scores is None:
             return Presence("not found", 0.0, "the mask is empty")
@@ -159,7 +159,7 @@ class MaskCheck(ABC, Generic[Decision]):
 
     @abstractmethod
     def __call__(self, image: Picture, photo: EncodedPhoto, found: Segmentation) -> Decision:
-        """Decide on one mask; arguments as in `SignalMeter.__call__`. None leaves it undecided."""
+        """Decide on one mask; arguments as in `PresenceMeter.__call__`. None leaves it undecided."""
 
     def find(self, image: Picture, photo: EncodedPhoto, at_most: int = CANDIDATES) -> tuple[Segmentation, Decision]:
         """Segment the subject; try further candidate masks until one is found or left undecided.
@@ -214,8 +214,8 @@ class PresenceCheck(MaskCheck[Presence]):
             raise UserError(f"this presence rule uses the appearance score; pass its image encoder, {rule.encoder}")
         super().__init__(segmenter, subject)
         self._rule = rule
-        self._measure = SignalMeter(segmenter, subject, references, encoder, encoded)
+        self._measure = PresenceMeter(segmenter, subject, references, encoder, encoded)
 
     def __call__(self, image: Picture, photo: EncodedPhoto, found: Segmentation) -> Presence:
-        """Decide on one photo; arguments as in `SignalMeter.__call__`."""
+        """Decide on one photo; arguments as in `PresenceMeter.__call__`."""
         return self._rule.decide(self._measure(image, photo, found))

@@ -15,7 +15,7 @@ from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, Referenc
 
 
 @dataclass(frozen=True)
-class Signals:
+class PresenceScores:
     """Presence scores of one mask; higher is better for all of them.
 
     Attributes:
@@ -34,7 +34,7 @@ class Signals:
     appearance: float | None = None
 
 
-class SignalMeter:
+class PresenceMeter:
     """Computes the presence scores of one subject's masks.
 
     Args:
@@ -61,7 +61,7 @@ class SignalMeter:
             cut_outs = [cut_out(reference.pixels, reference.foreground) for reference in references]
             self._reference_features = encoder.encode(cut_outs)
 
-    def __call__(self, image: Picture, photo: EncodedPhoto, found: Segmentation) -> Signals | None:
+    def __call__(self, image: Picture, photo: EncodedPhoto, found: Segmentation) -> PresenceScores | None:
         """Compute the presence scores of one mask; None for an empty mask.
 
         Args:
@@ -74,7 +74,7 @@ class SignalMeter:
         pixels = rgb_array(image)
         inside, outside = found.confidence_map[found.mask], found.confidence_map[~found.mask]
         bounded = len(outside) > 0  # a full mask has no background to compare with, and cannot be a reference
-        return Signals(
+        return PresenceScores(
             likeness=float(inside.max()) / self._own,
             contrast=float(inside.mean() - outside.mean()) if bounded else 0.0,
             cycle=self._cycle(pixels, photo, found.mask) if bounded else 0.0,

@@ -1,7 +1,7 @@
 """Load a transformers model by hub name or folder, after checking that it is of an expected type and complete."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,17 @@ def without_bars() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def load_pretrained(name: str, classes: Mapping[str, type[Any]], what: str, examples: str) -> tuple[Any, str]:
-    """Load a model and return it with the model_type of its config.json.
+def check_pretrained(name: str, classes: Collection[str], what: str, examples: str) -> str:
+    """Check by its config alone that a model is there and of an expected type; return its model_type.
 
     Args:
         name: hub name or folder.
-        classes: model_type -> the class that loads it.
+        classes: the model_types that are expected.
         what: the kind of model expected, for messages: "SAM".
         examples: valid alternatives, for messages.
 
     Raises:
-        UserError: nothing found, another kind of model, damaged files, or missing weights.
+        UserError: nothing found, or another kind of model.
     """
     if (Path(name) / "model_index.json").is_file():
         raise UserError(f"{name} is not a {what} but a diffusers pipeline; give a {what}, such as {examples}")
@@ -58,6 +58,22 @@ def load_pretrained(name: str, classes: Mapping[str, type[Any]], what: str, exam
             f"{name} is not a {what}: its config.json has the model_type {json.dumps(kind)}; "
             f"supported are {', '.join(classes)}"
         )
+    return kind
+
+
+def load_pretrained(name: str, classes: Mapping[str, type[Any]], what: str, examples: str) -> tuple[Any, str]:
+    """Load a model and return it with the model_type of its config.json.
+
+    Args:
+        name: hub name or folder.
+        classes: model_type -> the class that loads it.
+        what: as for `check_pretrained`.
+        examples: likewise.
+
+    Raises:
+        UserError: as `check_pretrained`, damaged files, or missing weights.
+    """
+    kind = check_pretrained(name, classes, what, examples)
     try:
         with without_bars():
             model, report = classes[kind].from_pretrained(name, output_loading_info=True, trust_remote_code=False)

@@ -82,28 +82,28 @@ class TextMatch:
 
 Size = tuple[int, int]
 """(H, W) of the photo."""
-Found = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+Matches = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 """Scores (n,), boxes (n, 4) XYXY in the photo's pixels, and masks (n, H, W) or None."""
 
 
-def _read_grounding_dino(processor: Any, output: Any, inputs: Any, size: Size, threshold: float) -> Found:
+def _read_grounding_dino(processor: Any, output: Any, inputs: Any, size: Size, threshold: float) -> Matches:
     (found,) = processor.post_process_grounded_object_detection(
         output, inputs["input_ids"], threshold, target_sizes=[size]
     )
     return found["scores"], found["boxes"], None
 
 
-def _read_owlv2(processor: Any, output: Any, inputs: Any, size: Size, threshold: float) -> Found:
+def _read_owlv2(processor: Any, output: Any, inputs: Any, size: Size, threshold: float) -> Matches:
     (found,) = processor.post_process_grounded_object_detection(output, threshold, target_sizes=[size])
     return found["scores"], found["boxes"], None
 
 
-def _read_sam3(processor: Any, output: Any, inputs: Any, size: Size, threshold: float) -> Found:
+def _read_sam3(processor: Any, output: Any, inputs: Any, size: Size, threshold: float) -> Matches:
     (found,) = processor.post_process_instance_segmentation(output, threshold, target_sizes=[size])
     return found["scores"], found["boxes"], found["masks"] > 0
 
 
-def _read_clipseg(processor: Any, output: Any, inputs: Any, size: Size, threshold: float) -> Found:
+def _read_clipseg(processor: Any, output: Any, inputs: Any, size: Size, threshold: float) -> Matches:
     """Each connected region above the threshold is a match; its score is its highest probability."""
     maps = torch.nn.functional.interpolate(output.logits[None], size, mode="bilinear", align_corners=False)
     probability = maps[0, 0].sigmoid().cpu().numpy()
@@ -134,7 +134,7 @@ class _Kind(NamedTuple):
     model: type[Any]
     processor: type[Any]
     threshold: float
-    read: Callable[[Any, Any, Any, Size, float], Found]
+    read: Callable[[Any, Any, Any, Size, float], Matches]
     draws_outlines: bool = False
 
 

@@ -16,6 +16,7 @@ from persam_dreambooth.photos.class_suggestion import suggested_prompt
 from persam_dreambooth.text_files import is_text
 from persam_dreambooth.training.flag_groups import (
     GROUPS,
+    REFUSED,
     DataConfig,
     MaskConfig,
     ModelConfig,
@@ -23,7 +24,6 @@ from persam_dreambooth.training.flag_groups import (
     OutputConfig,
     ValidationConfig,
 )
-from persam_dreambooth.training.refused_flags import REFUSED
 
 __all__ = [
     "GROUPS",

@@ -191,7 +191,7 @@ def remaining_batches(loader: Any, progress: Progress, stream: PhotoStream | Non
     The order of photos depends on a generator's state at the start of the epoch: torch's global generator or, with
     several processes, the one that Accelerate synchronizes. A resumed epoch is read again from its start, so that
     workers draw the same random numbers. Accelerate prefetches one batch, so the batch that was waiting
-    is read with the state that torch had when it was requested; then the state of training itself is set again.
+    is read with the state that torch had when it was requested; then the state of training itself is restored.
     """
     if stream is not None:
         stream.skip(progress.batches)

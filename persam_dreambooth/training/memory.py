@@ -86,8 +86,8 @@ def step_peak(family: Family, config: TrainingConfig, batch: Batch) -> int:
     """Return the most bytes that a step's forward and backward pass take at a time, gradients included.
 
     The step is run with tensors without contents, so that it takes little time and memory even for large models.
-    Tokens of padding count as tokens, since there are no contents to tell them apart. What kernels allocate for
-    themselves, and what allocators keep, is not seen.
+    Tokens of padding count as tokens, since there are no contents to tell them apart. What kernels allocate
+    for themselves, and what allocators keep, is not counted.
 
     Args:
         family: on the CPU; may keep tensors without contents afterwards, and is not to be used again.
@@ -168,7 +168,7 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
 
 
 def while_encoding(family: Family, config: TrainingConfig) -> int:
-    """Estimate the weights' bytes while the caches are filled, before training; 0 without caches. Same arguments."""
+    """Estimate the weights' bytes while the caches are filled, before training; 0 without caches."""
     cached = [family.frozen(["vae"])] if config.data.cache_latents else []
     if config.model.pre_compute_text_embeddings:
         cached.append(family.frozen(family.encoders))
@@ -183,7 +183,8 @@ def _kept(family: Family, config: TrainingConfig) -> tuple[list[nn.Module], list
     """Return the modules that training uses and no cache replaces, the background prior's frozen copies included.
 
     Returns:
-        Those that always stay on the device; frozen ones that only encode, in lists that are used at once.
+        The modules that always stay on the device; and frozen ones that only encode, one list for those that are
+        on the device together.
     """
     photos = [] if config.data.cache_latents else family.frozen(["vae"])
     prompts = [] if config.model.pre_compute_text_embeddings else family.frozen(family.encoders)

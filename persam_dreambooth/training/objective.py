@@ -37,7 +37,7 @@ def training_loss(
         family: the model; with a background prior, after `keep_base`.
         batch: instance photos, then class images.
         config: masks, weights, noise.
-        unmasked: take the loss over whole photos, without background prior and attention loss; exclusion masks hold.
+        unmasked: take the loss over whole photos, except excluded pixels, without background prior and attention loss.
         bank: draws noise and keeps the base's predictions, while there is a background prior; None draws fresh noise.
 
     Returns:
@@ -198,7 +198,7 @@ def with_places(
 def _places(
     tokenizers: Sequence[tuple[Any, int | None]], photo: InstancePhoto, phrase: str, identifier: str | None
 ) -> tuple[int, ...]:
-    """Return the positions of a region's words in a photo's prompt, of which each tokenizer in turn makes a part."""
+    """Return the positions of a region's words among a prompt's tokens, all tokenizers' one list after the other."""
     words, places, start = phrase or str(identifier), list[int](), 0
     for tokenizer, length in tokenizers:
         tokens = token_ids(tokenizer, spelled_out(tokenizer, photo.prompt), length).input_ids[0].tolist()

@@ -23,7 +23,7 @@ from persam_dreambooth.training.data.crops import Size, bucket_sizes
 from persam_dreambooth.training.data.dataset import InstancePhoto
 from persam_dreambooth.training.data.instances import find_instances
 from persam_dreambooth.training.data.mask_folders import segment_first
-from persam_dreambooth.training.data.mask_report import MaskCheck, check_masks
+from persam_dreambooth.training.data.mask_report import CheckedMask, check_masks
 from persam_dreambooth.training.data.samples import FreshSamples
 from persam_dreambooth.training.families import Family, check_base_model, load_family, quantized
 from persam_dreambooth.training.output import best_checkpoint, save
@@ -56,7 +56,7 @@ class Setup:
     instances: list[InstancePhoto]
     read: FreshSamples
     manifest: list[ManifestEntry]
-    masks: list[MaskCheck]
+    masks: list[CheckedMask]
     class_images: list[list[Path]]
     likeness: Likeness | None
     repository: str | None

@@ -35,12 +35,12 @@ def lines(run: Setup, family: Family, steps: int, epoch: int) -> list[str]:
 
 
 def begins(checkpoint: Path | None, step: int) -> str:
-    """Say from where the training starts: the beginning, or a checkpoint."""
+    """Say where the training starts: at the beginning, or after a checkpoint."""
     return "from the beginning" if checkpoint is None else f"resumed from {checkpoint}, after {counted(step, 'step')}"
 
 
 def ends(output: Path, steps: int, seconds: float) -> list[str]:
-    """Say what a finished run has done: "trained 400 steps in 3 min 12 s; mean loss 0.1290 in the first 50 ...".
+    """Summarize a finished run: "trained 400 steps in 3 min 12 s; mean loss 0.1290 in the first 50 ...".
 
     If its validation pictures were measured, a second line may say that it was trained long enough earlier.
 

@@ -16,7 +16,7 @@ from PIL import Image
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError, printable
 from persam_dreambooth.formats import CONVENTIONS
-from persam_dreambooth.formats.samples import Sample
+from persam_dreambooth.formats.masked_photos import MaskedPhoto
 from persam_dreambooth.formats.table import quoted
 from persam_dreambooth.photos import files
 from tests.formats.albums import masks_in, write_pair
@@ -240,7 +240,7 @@ def test_names_that_collide_on_some_file_systems_overwrite_nothing(trainer, tmp_
     mask = np.ones((4, 6), bool)
     photos, _ = write_pair(tmp_path / "album", mask)
     layout, photo = CONVENTIONS[trainer].layout, photos / "dog.png"
-    sample = Sample(photo, files.read_photo(photo), mask.astype(np.uint8) * 255, "words")
+    sample = MaskedPhoto(photo, files.read_photo(photo), mask.astype(np.uint8) * 255, "words")
     layout.add(sample, tmp_path / "out")
     before = tree(tmp_path / "out")
     with pytest.raises(UserError, match=r"dog.*\.png would replace a file"):

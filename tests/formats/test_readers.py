@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from pycocotools.coco import COCO
 from torchvision.io import ImageReadMode, decode_image
 
-from persam_dreambooth.formats import CONVENTIONS, export_folder, read_source
+from persam_dreambooth.formats import CONVENTIONS, export_folder, read_selection
 from tests.formats.albums import CAPTIONS, masks_in, photos_in, write_album
 
 
@@ -199,7 +199,9 @@ READERS = {
 @pytest.mark.parametrize("trainer", READERS)
 def test_trainer_finds_our_photos_under_our_masks(trainer, album, tmp_path):
     convention = CONVENTIONS[trainer]
-    exported = export_folder(read_source(album / "masks", album / "photos"), convention, tmp_path / 'a "new" folder')
+    exported = export_folder(
+        read_selection(album / "masks", album / "photos"), convention, tmp_path / 'a "new" folder'
+    )
     assert exported.config.read_text(encoding="utf-8") == exported.snippet
     found = READERS[trainer](tmp_path / 'a "new" folder')
     photos, masks = photos_in(album / "photos"), masks_in(album / "masks")
@@ -215,7 +217,7 @@ def test_every_trainer_has_reader():
 
 
 def test_cut_out_keeps_nothing_of_background(album, tmp_path):
-    export_folder(read_source(album / "masks", album / "photos"), CONVENTIONS["cutout"], tmp_path / "out")
+    export_folder(read_selection(album / "masks", album / "photos"), CONVENTIONS["cutout"], tmp_path / "out")
     photos, masks = photos_in(album / "photos"), masks_in(album / "masks")
     for path in (tmp_path / "out" / "images").glob("*.png"):
         levels = stored(path, "RGBA")
@@ -226,6 +228,6 @@ def test_cut_out_keeps_nothing_of_background(album, tmp_path):
 
 @pytest.mark.parametrize("trainer", ["imagefolder", "coco"])
 def test_snippet_that_is_program_runs(trainer, album, tmp_path):
-    exported = export_folder(read_source(album / "masks", album / "photos"), CONVENTIONS[trainer], tmp_path / "out")
+    exported = export_folder(read_selection(album / "masks", album / "photos"), CONVENTIONS[trainer], tmp_path / "out")
     environment = os.environ | {"HF_HOME": str(tmp_path / "cache")}
     subprocess.run([sys.executable, exported.config], check=True, capture_output=True, env=environment)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from persam_dreambooth.formats import CONVENTIONS, export_folder, import_folder, read_source
+from persam_dreambooth.formats import CONVENTIONS, export_folder, import_folder, read_selection
 from persam_dreambooth.formats.layouts import Given
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
 from tests.formats.albums import (
@@ -38,7 +38,7 @@ def album(tmp_path_factory):
 def there_and_back(photos, masks, trainer, folder):
     """Export and import again; return the folder of the import."""
     convention = CONVENTIONS[trainer]
-    export_folder(read_source(masks, photos), convention, folder / "there")
+    export_folder(read_selection(masks, photos), convention, folder / "there")
     import_folder(convention, Given(folder / "there"), folder / "back")
     return folder / "back"
 
@@ -90,7 +90,7 @@ def test_import_can_be_exported_again(trainer, album, tmp_path):
 
 @EVERY
 def test_two_exports_differ_only_in_their_paths(trainer, album, tmp_path):
-    source = read_source(album / "masks", album / "photos")
+    source = read_selection(album / "masks", album / "photos")
     for name in "ab":
         export_folder(source, CONVENTIONS[trainer], tmp_path / name / "x")
     first, second = tree(tmp_path / "a"), tree(tmp_path / "b")
@@ -100,7 +100,7 @@ def test_two_exports_differ_only_in_their_paths(trainer, album, tmp_path):
 
 
 def test_photos_that_all_trainers_read_alike_keep_their_bytes(album, tmp_path):
-    export_folder(read_source(album / "masks", album / "photos"), CONVENTIONS["kohya"], tmp_path / "out")
+    export_folder(read_selection(album / "masks", album / "photos"), CONVENTIONS["kohya"], tmp_path / "out")
     before, after = tree(album / "photos"), tree(tmp_path / "out" / "images")
     assert {name for name in before if before[name] == after.get(name) and name in NAMES} == set(PLAIN)
     assert all(name.endswith((".png", ".txt")) for name in after.keys() - set(PLAIN))

@@ -13,7 +13,7 @@ from persam_dreambooth.flags import flags_of
 from persam_dreambooth.training.config import GROUPS, TrainingConfig
 from persam_dreambooth.training.families import FAMILIES
 from persam_dreambooth.training.families.flags import PARTICULAR
-from persam_dreambooth.training.refused_flags import REFUSED
+from persam_dreambooth.training.flag_groups import REFUSED
 from tests.parity.record_diffusers_flags import RECORD, flags_in
 
 SCRIPTS = {name: flags.split() for name, flags in json.loads(RECORD.read_text())["scripts"].items()}

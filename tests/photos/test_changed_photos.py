@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.formats import read_source
+from persam_dreambooth.formats import read_selection
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, newest_entries, write_manifest
 from persam_dreambooth.photos.pairs import find_masks, photos_to_leave_out
@@ -60,7 +60,7 @@ def trained(album):
 
 
 def exported(album):
-    return read_source(album / "out", album / "photos", ".txt", False)
+    return read_selection(album / "out", album / "photos", ".txt", False)
 
 
 def evaluated(album):

@@ -371,6 +371,15 @@ def test_digest_is_sha_256_of_bytes(folder, content):
     assert files.digest(folder / "file") == hashlib.sha256(content).hexdigest()
 
 
+def test_texts_are_read_without_pixels_unless_these_are_to_be_checked(tmp_path):
+    texts, path = {"prompt": "a sks dog ☂", "seed": "3"}, tmp_path / "a.png"
+    files.write_picture(Image.effect_noise((64, 64), 50), path, texts)
+    assert files.picture_texts(path) == files.picture_texts(path, whole=True) == texts
+    path.write_bytes(path.read_bytes()[:1000])
+    assert files.picture_texts(path) == texts and files.picture_texts(path, whole=True) == {}
+    assert files.picture_texts(tmp_path / "missing.png") == {}
+
+
 def test_leftovers_of_killed_run_do_not_block_folder(tmp_path):
     (tmp_path / ".unfinished-a.json").touch()
     assert not files.refuse_other_runs(tmp_path, "run.json", {}, "run")

@@ -16,8 +16,9 @@ from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.preprocessing.segment_folder import _warn_once
 from persam_dreambooth.segmentation import Subject
 from presence import photo
+from recipes import Recipe, random_identity, random_placement
 from tests.scene import iou
-from world import Recipe, draw, random_identity, random_placement
+from world import draw
 
 
 def identity_of(kind, number):

@@ -8,8 +8,8 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, append_entry
 from persam_dreambooth.preprocessing import SETTINGS_NAME
 from persam_dreambooth.preprocessing.mask_writer import draw
+from recipes import random_identity
 from tests.scene import scene
-from world import random_identity
 
 
 def draw_photos(folder, names, height=48, width=64):

@@ -23,10 +23,11 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import newest_entries
 from persam_dreambooth.preprocessing.mask_store import MaskStore
 from persam_dreambooth.preprocessing.mask_writer import MaskWriter
+from recipes import Recipe
 from tests.review.albums import beside_a_look_alike, contents, draw_photos, middle, write_found
 from tests.scene import iou
 from tests.training.small import configure, photos_of
-from world import Recipe, draw
+from world import draw
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>.png",

@@ -4,7 +4,7 @@ import pytest
 
 from persam_dreambooth.cli.segment import _say
 from persam_dreambooth.evaluation.generation.plan import photos_with_masks
-from persam_dreambooth.formats.export import read_source
+from persam_dreambooth.formats.export import read_selection
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
 from persam_dreambooth.preprocessing.mask_store import MaskStore
 from persam_dreambooth.review.album import Album
@@ -33,7 +33,7 @@ def test_training_uses_newest_line(album):
 
 def test_export_uses_newest_line(album):
     for images in (None, album.images):
-        source = read_source(album.output, images)
+        source = read_selection(album.output, images)
         assert [pair.photo.name for pair in source.pairs] == ["a.png", "c.png"]
         assert [photo.name for photo in source.left_out] == ["b.png"]
 

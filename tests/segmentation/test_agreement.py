@@ -13,8 +13,8 @@ from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.segmentation import INSID3, Agreement, AgreementCheck, Insid3Method, PerSAM, Reference
 from persam_dreambooth.segmentation.multi_mask import candidates
 from presence import photo, subjects
+from recipes import random_identity
 from tests.scene import iou
-from world import random_identity
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,9 @@ from persam_dreambooth.segmentation.class_nouns import VOCABULARY, ClassSuggeste
 from persam_dreambooth.segmentation.pretrained import load_processor
 from persam_dreambooth.text_files import with_article
 from random_models import draw_weights
+from recipes import KIND_NAMES, SCENES, Recipe, random_identity, random_placement
 from tests.scene import scene
-from world import KIND_NAMES, SCENES, Recipe, draw, random_identity, random_placement
+from world import draw
 
 NOUNS = ["dog", "cat", "umbrella", "clock"]
 

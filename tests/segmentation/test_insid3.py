@@ -31,9 +31,10 @@ from persam_dreambooth.segmentation import (
 )
 from persam_dreambooth.segmentation.subject import Memory
 from random_models import random_sam
+from recipes import Recipe, random_identity, random_placement
 from tests.scene import scene
 from tests.segmentation.test_features import dinov3
-from world import Recipe, draw, random_identity, random_placement
+from world import draw
 
 PATCH, CELLS = 16, 8
 

@@ -9,7 +9,7 @@ from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.segmentation import PerSAM, Reference, load_backbone
-from persam_dreambooth.segmentation.backbones.larger_input import with_larger_input
+from persam_dreambooth.segmentation.backbones.transformers_sam import with_larger_input
 from random_models import random_sam
 from tests.scene import save_scenes, scene
 from tests.segmentation.random_sams import FAMILIES

@@ -22,8 +22,9 @@ from persam_dreambooth.segmentation.frame import bounding_box
 from persam_dreambooth.segmentation.multi_mask import share_out, without_overlap
 from presence import RULE, photo
 from random_models import random_sam
+from recipes import KIND_NAMES, SCENES, Recipe, random_identity, random_placement
 from tests.scene import scene
-from world import KIND_NAMES, SCENES, Recipe, draw, random_identity, random_placement
+from world import draw
 
 
 @settings(deadline=None)

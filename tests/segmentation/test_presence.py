@@ -16,23 +16,23 @@ from persam_dreambooth.segmentation import (
     Method,
     PerSAM,
     PresenceCheck,
+    PresenceMeter,
     PresenceRule,
+    PresenceScores,
     Reference,
-    SignalMeter,
-    Signals,
 )
 from persam_dreambooth.segmentation.presence import REASONS
 from presence import RULE, photo, stranger
 from random_models import random_sam
+from recipes import KIND_NAMES, random_identity
 from tests.scene import scene
-from world import KIND_NAMES, random_identity
 
 USUAL = {"likeness": 0.9, "contrast": 0.5, "cycle": 0.8, "score": 0.9, "appearance": 0.7}
 SIMPLE = PresenceRule(
     weights={"likeness": 2.0, "cycle": 5.0}, usual={"likeness": 0.9, "cycle": 0.8}, bias=1.0,
     found_from=0.6, unsure_from=0.2, backbone="?",
 )  # fmt: skip
-GOOD = Signals(**USUAL)
+GOOD = PresenceScores(**USUAL)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def seen(persam):
     subject = persam.personalize(reference)
     image, _ = scene(90, 150, seed=1)
     (encoded,) = persam.encode([image])
-    return reference, SignalMeter(persam, subject, [reference]), image, encoded, persam.segment(encoded, subject)
+    return reference, PresenceMeter(persam, subject, [reference]), image, encoded, persam.segment(encoded, subject)
 
 
 def test_likeness_and_contrast_come_from_confidence_map(persam, seen):
@@ -82,7 +82,7 @@ def test_reference_has_likeness_and_appearance_1_with_itself(persam, seen):
     subject = persam.personalize(reference)
     (encoded,) = persam.encode([reference.image])
     found = replace(persam.segment(encoded, subject), mask=reference.foreground)
-    scores = SignalMeter(persam, subject, [reference], encoder)(reference.image, encoded, found)
+    scores = PresenceMeter(persam, subject, [reference], encoder)(reference.image, encoded, found)
     assert scores.likeness == pytest.approx(1)
     assert scores.appearance == pytest.approx(1, abs=1e-5)
 
@@ -105,7 +105,7 @@ def test_cycle_does_not_refit_mask_weights():
     found = replace(persam.segment(encoded, subject), mask=mask)
     back = replace(persam.personalize(Reference(image, mask)), mask_weights=subject.mask_weights)
     again, true = persam.segment(reference.image, back).mask, reference.foreground
-    scores = SignalMeter(persam, subject, [reference])(image, encoded, found)
+    scores = PresenceMeter(persam, subject, [reference])(image, encoded, found)
     assert scores.cycle == pytest.approx((again & true).sum() / (again | true).sum())
 
 

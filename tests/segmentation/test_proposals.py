@@ -23,9 +23,9 @@ from persam_dreambooth.segmentation.proposals import (
     without_duplicates,
 )
 from random_models import random_sam
+from recipes import random_identity
 from tests.scene import scene
 from tests.segmentation.random_sams import FAMILIES
-from world import random_identity
 
 
 @pytest.fixture(scope="module")

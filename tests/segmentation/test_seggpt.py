@@ -12,12 +12,12 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
 from persam_dreambooth.segmentation import (
     PerSAM,
+    PresenceMeter,
     PresenceRule,
     Reference,
     SegGPT,
     SegGptMethod,
     SegGptVideoSegmenter,
-    SignalMeter,
     Subject,
     load_segmenter,
     reference_from,
@@ -73,8 +73,8 @@ def test_masks_are_in_photo_frames_singly_and_in_batches(seggpt):
     subject = seggpt.personalize(reference())
     photos = [scene(*size, seed)[0] for seed, size in enumerate(SIZES)]
     found = seggpt.segment(photos, subject)
-    assert [one.mask.shape for one in found] == [one.confidence_map.shape for one in found] == SIZES
-    assert all(one.mask.dtype == bool and one.mask.any() and not one.mask.all() for one in found)
+    assert [each.mask.shape for each in found] == [each.confidence_map.shape for each in found] == SIZES
+    assert all(each.mask.dtype == bool and each.mask.any() and not each.mask.all() for each in found)
     for photo, one in zip(photos, found, strict=True):
         np.testing.assert_array_equal(seggpt.segment(Image.fromarray(photo), subject).mask, one.mask)
         frame = seggpt.encode([photo])[0].frame
@@ -268,13 +268,13 @@ def test_presence_scores_are_those_of_what_was_painted(seggpt):
     given, photo = reference(), scene(*SIZES[0])[0]
     subject = seggpt.personalize(given)
     found = seggpt.segment(photo, subject)
-    signals = SignalMeter(seggpt, subject, [given])(photo, seggpt.encode([photo])[0], found)
+    scores = PresenceMeter(seggpt, subject, [given])(photo, seggpt.encode([photo])[0], found)
     painted, own = found.confidence_map, seggpt.segment(given.pixels, subject).confidence_map
-    assert signals.likeness == pytest.approx(painted[found.mask].max() / own[given.foreground].max(), rel=1e-5)
-    assert signals.contrast == pytest.approx(painted[found.mask].mean() - painted[~found.mask].mean(), rel=1e-4)
+    assert scores.likeness == pytest.approx(painted[found.mask].max() / own[given.foreground].max(), rel=1e-5)
+    assert scores.contrast == pytest.approx(painted[found.mask].mean() - painted[~found.mask].mean(), rel=1e-4)
     back = seggpt.segment(given.pixels, seggpt.personalize(Reference(photo, found.mask))).mask
-    assert signals.cycle == pytest.approx((back & given.foreground).sum() / (back | given.foreground).sum())
-    assert signals.score == found.score
+    assert scores.cycle == pytest.approx((back & given.foreground).sum() / (back | given.foreground).sum())
+    assert scores.score == found.score
 
 
 def test_presence_rule_judges_segmented_photos_and_fits_one_ensemble(album, folder, capsys):

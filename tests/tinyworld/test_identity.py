@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from identity import LOOK_ALIKES, Recognizer, look_alikes, portrait
-from world import is_held_out, random_identity
+from recipes import is_held_out, random_identity
 
 
 def test_look_alikes_are_other_held_out_individuals_of_the_same_kind():

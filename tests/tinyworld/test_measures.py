@@ -6,9 +6,10 @@ from companions import shows
 from confounds import GLOVE, reported, same_scene, unnamed_scene, with_hand
 from kitchen import drawn, shows_kitchen
 from measures import shows_colour
+from recipes import KIND_NAMES, SCENES, random_recipe
 from scenes import UNNAMED
 from wholeness import softened
-from world import KIND_NAMES, SCENES, draw, random_recipe
+from world import draw
 
 
 def held_out(count, crowd, seed):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from confounds import choosing, everywhere, reported, with_companion
 from protocol import Curve, area, at_identity, best, doublings, frontier, mean_curve, paired, window
-from world import SCENES, is_held_out
+from recipes import SCENES, is_held_out
 
 SHARES = st.lists(st.floats(0, 1), min_size=2, max_size=6)
 

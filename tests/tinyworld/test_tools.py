@@ -16,10 +16,10 @@ from loading import check, load
 from measures import colour_maps, fidelity, interval, measure
 from models import tokenizer
 from persam_dreambooth.errors import UserError
+from recipes import SCENES
 from subjects import COLOURS, Identity
 from tests.forks import Fork
 from train_sam import ask, label_tables
-from world import SCENES
 
 
 class Killed(Exception):

@@ -14,11 +14,12 @@ from dreambooth import draw_subject, overlaps, prepare, run
 from loading import check, load
 from measures import fidelity, measure
 from models import CLIP, DETECTOR, DIFFUSION, DINO, FOLDER, JUDGE, SAM
+from recipes import KIND_NAMES, Placement, random_recipe
+from recipes import Recipe as PictureRecipe
 from scenes import PHRASES
 from score import score_generation
 from train_sam import sam_pixels
-from world import KIND_NAMES, Placement, draw, random_recipe
-from world import Recipe as PictureRecipe
+from world import draw
 
 FOLDERS = (SAM, CLIP, DIFFUSION, JUDGE, DETECTOR, DINO)
 SHORT = Recipe(steps=200, pictures=2, inference_steps=15)

@@ -7,9 +7,10 @@ from scipy.ndimage import rotate, shift
 
 from damages import DAMAGES, ONE_SIDED
 from measures import pose_distances
+from recipes import KIND_NAMES, Recipe, random_identity, random_placement, random_recipe
 from subjects import parts_of
 from wholeness import are_whole, nearest, normalized, whole
-from world import KIND_NAMES, Recipe, draw, random_identity, random_placement, random_recipe
+from world import draw
 
 
 @pytest.mark.parametrize("name", DAMAGES)

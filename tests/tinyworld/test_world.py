@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 from albums import albums, blank_background, save_album
 from corpus import CROWDED, batches, class_numbers, load_corpus
 from persam_dreambooth.photos import files
-from scenes import PHRASES
-from subjects import COLOURS, KINDS, Identity
-from world import (
+from recipes import (
     HELD_OUT_PAIRS,
     KIND_NAMES,
     RARE_TOKENS,
@@ -18,11 +16,13 @@ from world import (
     Placement,
     Recipe,
     caption,
-    draw,
     is_held_out,
     random_identity,
     random_recipe,
 )
+from scenes import PHRASES
+from subjects import COLOURS, KINDS, Identity
+from world import draw
 
 SEEDS = st.integers(0, 2**31 - 1)
 

@@ -14,7 +14,7 @@ from tests.training.small import KINDS, NAMED, is_refused
 
 
 def pytest_collection_modifyitems(config, items):
-    """Deselect combinations of family and settings that the family refuses; families/test_refusals.py tests those."""
+    """Deselect combinations of family and settings that the family refuses; families/test_flags.py tests those."""
     kept, refused = [], []
     for item in items:
         (refused if _is_refused_combination(getattr(item, "callspec", None)) else kept).append(item)

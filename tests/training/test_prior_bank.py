@@ -59,7 +59,7 @@ def test_loss_equals_that_without_bank_on_the_same_draws(base, kind, class_image
             torch.testing.assert_close(term, expected_terms[name], rtol=1e-5, atol=1e-7)
         seen.append(predicted)
     assert 1 < len(bank) == len(calls) <= 2 * DRAWS and set(calls) == {1}
-    assert len({tuple(one.flatten().tolist()) for one in seen}) > 1
+    assert len({tuple(noise.flatten().tolist()) for noise in seen}) > 1
 
 
 def test_gradients_are_the_same_and_random_numbers_too(models):

@@ -97,15 +97,15 @@ def choose(metrics: Mapping[str, Any], steps: Mapping[str, int]) -> Choice | Non
 
 def _reason(best: CheckpointScore, scores: Sequence[CheckpointScore]) -> str:
     """Explain in one sentence why a checkpoint is the best, and name the second best."""
-    own = "" if best.class_leakage is None else f", {best.class_leakage:.0%} in images of the class"
+    own = "" if best.class_leakage is None else f", its images of the class at {best.class_leakage:.0%}"
     words = (
-        f"{best.title} is the best of {len(scores)}: from the base model (0 %) to the photos (100 %) it is at "
-        f"{best.fidelity:.0%} in the subject, {best.background:.0%} in the background{own}; the subject less the "
-        f"leakages is {best.score:.2f}"
+        f"{best.title} is the best of {len(scores)}: on a scale from the base model (0 %) to the photos (100 %), its "
+        f"subject is at {best.fidelity:.0%}, its background at {best.background:.0%}{own}; the score, the subject "
+        f"minus the leakages, is {best.score:.2f}"
     )
     others = sorted((score for score in scores if score is not best), key=lambda score: -score.score)
     if others:
-        words += f", before {others[0].title} ({others[0].score:.2f})"
+        words += f"; the next is {others[0].title} at {others[0].score:.2f}"
     if best.score <= 0:
         words += (
             "; it leaks as much as it has learned: train with --background_prior_weight or --with_prior_preservation, "

@@ -89,7 +89,7 @@ def draw_pictures(model: Model, drawing: Drawing, folder: Path) -> dict[tuple[st
 
 def _shows(path: Path, prompt: str, seed: int) -> bool:
     """Check that a file exists and that its metadata names this prompt and seed."""
-    texts = files.picture_texts(path)
+    texts = files.picture_texts(path, whole=True)
     return (texts.get("prompt"), texts.get("seed")) == (prompt, str(seed))
 
 

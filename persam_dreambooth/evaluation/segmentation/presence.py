@@ -24,11 +24,11 @@ from persam_dreambooth.segmentation import (
     Picture,
     Presence,
     PresenceCheck,
+    PresenceMeter,
     PresenceRule,
+    PresenceScores,
     Reference,
     Segmentation,
-    SignalMeter,
-    Signals,
 )
 from persam_dreambooth.segmentation.presence import REASONS
 
@@ -116,12 +116,12 @@ class _Albums:
 
 def measure(
     segmenter: OneShotSegmenter, encoder: ImageEncoder | None, subjects: Iterable[Album]
-) -> Iterator[tuple[bool, Signals]]:
+) -> Iterator[tuple[bool, PresenceScores]]:
     """Yield for each trial whether its mask is the subject's, and its presence scores; empty masks are skipped."""
     for reference, trials in subjects:
         encoded = segmenter.encode_references([reference])
         subject = segmenter.personalize(reference, encoded=encoded)
-        meter = SignalMeter(segmenter, subject, [reference], encoder, encoded)
+        meter = PresenceMeter(segmenter, subject, [reference], encoder, encoded)
         for trial in trials:
             (photo,) = segmenter.encode([trial.image])
             found = segmenter.segment(photo, subject)
@@ -131,7 +131,7 @@ def measure(
 
 
 def fit_rule(
-    measured: Sequence[tuple[bool, Signals]], backbone: str, encoder: str | None, made_on: str | None = None
+    measured: Sequence[tuple[bool, PresenceScores]], backbone: str, encoder: str | None, made_on: str | None = None
 ) -> PresenceRule:
     """Fit the logistic rule that best separates right masks from wrong ones, with equal total weight for both.
 

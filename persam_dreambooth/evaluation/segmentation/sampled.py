@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, first_line
 from persam_dreambooth.evaluation.segmentation.annotations import read_annotations
 from persam_dreambooth.evaluation.segmentation.protocols import (
     Benchmark,
@@ -256,9 +256,7 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"the annotations {path} cannot be read ({' '.join(str(error).split())}); download them again"
-        ) from error
+        raise UserError(f"the annotations {path} cannot be read ({first_line(error)}); download them again") from error
 
 
 def _found(stored: Any, *keys: Any) -> Any:

@@ -11,17 +11,22 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.backbones.base import Backbone, Prompts
 from persam_dreambooth.segmentation.backbones.checkpoints import read_checkpoint
 from persam_dreambooth.segmentation.backbones.efficient_sam import EfficientSam, PointEncoder
-from persam_dreambooth.segmentation.backbones.larger_input import with_larger_input
 from persam_dreambooth.segmentation.backbones.original_sam import OriginalSam
-from persam_dreambooth.segmentation.backbones.published import SUFFIXES
-from persam_dreambooth.segmentation.backbones.transformers_sam import FAMILIES, TransformersModel, TransformersSam
-from persam_dreambooth.segmentation.pretrained import load_pretrained
+from persam_dreambooth.segmentation.backbones.published import SUFFIXES, check_published
+from persam_dreambooth.segmentation.backbones.transformers_sam import (
+    FAMILIES,
+    TransformersModel,
+    TransformersSam,
+    with_larger_input,
+)
+from persam_dreambooth.segmentation.pretrained import check_pretrained, load_pretrained
 from persam_dreambooth.torch_utils import choose_device
 
-__all__ = ["Backbone", "BuiltSam", "OriginalSam", "Prompts", "TransformersSam", "load_backbone"]
+__all__ = ["Backbone", "BuiltSam", "OriginalSam", "Prompts", "TransformersSam", "check_backbone", "load_backbone"]
 
 BuiltSam: TypeAlias = Sam | TransformersModel
 """An instantiated SAM of either package."""
+EXAMPLES: Final = "facebook/sam-vit-base, or the path of a .pth file"
 LARGER: Final = "only transformers' SAM models, such as facebook/sam-vit-huge, can take a larger square"
 
 
@@ -61,8 +66,20 @@ def load_backbone(
     if Path(source).suffix in SUFFIXES:
         return _original(read_checkpoint(Path(source)), Path(source).name, device, dtype)
     classes = {kind: model_class for kind, (model_class, _) in FAMILIES.items()}
-    model, kind = load_pretrained(str(source), classes, "SAM", "facebook/sam-vit-base, or the path of a .pth file")
+    model, kind = load_pretrained(str(source), classes, "SAM", EXAMPLES)
     return FAMILIES[kind][1](_sized(model, size), str(source), device, dtype)
+
+
+def check_backbone(source: str) -> None:
+    """Refuse the name of a SAM that is not there or, by its config, no SAM; no weights are loaded.
+
+    Raises:
+        UserError: nothing found, or not a SAM.
+    """
+    if Path(source).suffix in SUFFIXES:
+        check_published(Path(source))
+    else:
+        check_pretrained(source, FAMILIES, "SAM", EXAMPLES)
 
 
 def _sized(model: TransformersModel, size: int | None) -> TransformersModel:

@@ -19,6 +19,12 @@ SUFFIXES = (".pth", ".pt")
 """Suffixes of such files; anything else is a folder or a hub name."""
 
 
+def check_published(path: Path, what: str = "SAM") -> None:
+    """Raise a UserError if there is no such file, of a kind of model that messages call `what`."""
+    if not path.is_file():
+        raise UserError(f"no {what} checkpoint at {path}; give the path of a .pth file, a folder or a hub name")
+
+
 def read_published(path: Path, what: str = "SAM") -> Any:
     """Read a file of tensors with `weights_only=True`, so that no code in it can run.
 
@@ -34,8 +40,7 @@ def read_published(path: Path, what: str = "SAM") -> Any:
     Raises:
         UserError: no such file, it is damaged, or it holds more than tensors.
     """
-    if not path.is_file():
-        raise UserError(f"no {what} checkpoint at {path}; give the path of a .pth file, a folder or a hub name")
+    check_published(path, what)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -96,7 +96,7 @@ def check_phrases(photo: InstancePhoto, phrases: Sequence[str]) -> None:
 
 
 def _plain(text: str) -> str:
-    """Return a text in lower case, with single spaces and, as a folder on a Mac may not have it, in Unicode's NFC."""
+    """Return a text in lower case with single spaces, in Unicode's NFC (names of folders on a Mac may be in NFD)."""
     return " ".join(unicodedata.normalize("NFC", text).lower().split())
 
 

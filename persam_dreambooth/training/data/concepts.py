@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, first_line
 from persam_dreambooth.photos.listing import repeated_folders
 from persam_dreambooth.text_files import can_name_a_file, read_yaml
 from persam_dreambooth.training.config import PATHS, DataConfig, MaskConfig, TrainingConfig
@@ -83,6 +83,29 @@ class Concept:
             identifier=mask.identifier,
             name=photos.resolve().name if data.concepts_list else "",
         )
+
+    def prompt_of(self, photo: Path, words: str = "") -> str:
+        """Return a photo's prompt: its caption, or the subject's prompt, or the words in its folder's name.
+
+        Raises:
+            UserError: there is none of them, or the caption cannot be read.
+        """
+        caption = photo.with_suffix(self.caption_extension) if self.caption_extension else None
+        if caption is not None and caption.is_file():
+            try:
+                text = " ".join(caption.read_text(encoding="utf-8-sig").split())
+            except (OSError, ValueError) as error:
+                raise UserError(
+                    f"the caption {caption} cannot be read ({first_line(error)}); write it as UTF-8 text"
+                ) from error
+            if text:
+                return text
+        prompt = self.prompt or words
+        if not prompt:
+            raise UserError(
+                f"{photo} has no caption {caption}; write one, or give --instance_prompt for photos without one"
+            )
+        return prompt
 
 
 def read_concepts(config: TrainingConfig) -> list[Concept]:

@@ -102,7 +102,7 @@ def _keep(start: int, low: int, high: int, length: int) -> int:
 
 
 def cut_photo(photo: Image.Image, crop: Crop, interpolation: str = "bilinear") -> Tensor:
-    """Cut the crop out of an upright RGB photo; returns (3, h, w) float32 in [-1, 1]."""
+    """Cut the crop out of an upright RGB photo; return (3, h, w) float32 in [-1, 1]."""
     resized = F.resize(photo, list(crop.resized), v2.InterpolationMode(interpolation))
     cut = F.crop(resized, crop.top, crop.left, *crop.size)
     pixels = F.to_image(F.horizontal_flip(cut) if crop.mirrored else cut)
@@ -110,7 +110,7 @@ def cut_photo(photo: Image.Image, crop: Crop, interpolation: str = "bilinear") -
 
 
 def cut_mask(mask: Tensor, crop: Crop) -> Tensor:
-    """Cut the crop out of a mask from `cover_mask`; returns (1, h, w) float32 in [0, 1]."""
+    """Cut the crop out of a mask from `cover_mask`; return (1, h, w) float32 in [0, 1]."""
     cut = F.crop(mask[None], crop.top, crop.left, *crop.size)
     return (F.horizontal_flip(cut) if crop.mirrored else cut).float() / 255
 

@@ -23,7 +23,7 @@ Digests = tuple[str, str | None]
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPhotos:
     """A subject's photos.
 
     Attributes:
@@ -38,7 +38,7 @@ class Found:
     manifest: list[ManifestEntry]
 
 
-def find_instances(concept: Concept, config: TrainingConfig, sizes: Sequence[Size]) -> Found:
+def find_instances(concept: Concept, config: TrainingConfig, sizes: Sequence[Size]) -> FoundPhotos:
     """Find the photos to train on and their masks, and warn of each photo that is left out.
 
     Photos are decoded here, and photos and masks hashed, each once; the masks are decoded by `check_masks`.
@@ -55,7 +55,9 @@ def find_instances(concept: Concept, config: TrainingConfig, sizes: Sequence[Siz
     digest = cache(files.digest)
     plain, left_out = _without_masks(concept, config, sizes)
     if not config.mask.masked_loss:
-        return Found(list(plain.values()), left_out, _manifest(list(plain.values()), left_out, {}, config, digest))
+        return FoundPhotos(
+            list(plain.values()), left_out, _manifest(list(plain.values()), left_out, {}, config, digest)
+        )
     masks, known, excluded = _masks(plain, left_out, concept, config, digest)
     for photo, reason in excluded.items():
         warn(f"left out{_of_folder(photo, concept)}: {reason}")
@@ -81,7 +83,7 @@ def find_instances(concept: Concept, config: TrainingConfig, sizes: Sequence[Siz
     for photo, reason in uncertain.items():
         warn(f"left out{_of_folder(photo, concept)}: {reason}; --uncertain_photo_weight trains on it")
     left_out |= excluded | uncertain | without
-    return Found(instances, left_out, _manifest(instances, left_out, known, config, digest))
+    return FoundPhotos(instances, left_out, _manifest(instances, left_out, known, config, digest))
 
 
 def _masks(
@@ -110,7 +112,7 @@ def _masks(
 def _regions(
     photo: Path, regions: Sequence[Region], known: Mapping[Digests, ManifestEntry], digest: Callable[[Path], str]
 ) -> tuple[tuple[Region, ...], str]:
-    """Return those of a photo's regions that it shows, and why segmentation is unsure of one; empty if it is not.
+    """Return those of a photo's regions that it shows, and why segmentation is unsure of one of these, or "".
 
     A subject that has a phrase, and so is one of several, may be absent; the only one may not.
     """
@@ -169,7 +171,7 @@ def _without_masks(
             (),
             nearest_bucket((height, width), sizes),
             (height, width),
-            _prompt(photo, concept, folders[photo].words),
+            concept.prompt_of(photo, folders[photo].words),
             repeats=folders[photo].repeats * config.data.repeats,
             label=_name(photo, concept),
         )
@@ -231,24 +233,6 @@ def _remark(instances: Sequence[InstancePhoto], concept: Concept, config: Traini
             f"{len(small)} of {counted(len(instances), 'photo')} {verb} smaller than --resolution "
             f"{config.data.resolution} and will be enlarged: {listed(small)}"
         )
-
-
-def _prompt(photo: Path, concept: Concept, words: str) -> str:
-    """Return a photo's prompt: its caption, or the subject's prompt, or the words in its folder's name."""
-    caption = photo.with_suffix(concept.caption_extension) if concept.caption_extension else None
-    if caption is not None and caption.is_file():
-        try:
-            words = " ".join(caption.read_text(encoding="utf-8-sig").split())
-        except (OSError, ValueError) as error:
-            raise UserError(f"the caption {caption} cannot be read ({error}); write it as UTF-8 text") from error
-        if words:
-            return words
-    prompt = concept.prompt or words
-    if not prompt:
-        raise UserError(
-            f"{photo} has no caption {caption}; write one, or give --instance_prompt for photos without one"
-        )
-    return prompt
 
 
 def _segmented(folder: Path) -> list[ManifestEntry]:

@@ -33,7 +33,7 @@ LEAST_CELLS = 32
 
 
 @dataclass(frozen=True, eq=False)
-class MaskCheck:
+class CheckedMask:
     """The mask of one photo, as training will use it: of several, their maximum.
 
     Attributes:
@@ -76,7 +76,7 @@ class MaskCheck:
         return self.latent.mean().item()
 
 
-def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell: int) -> list[MaskCheck]:
+def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell: int) -> list[CheckedMask]:
     """Check every mask at the training resolution and on the latent grid.
 
     Args:
@@ -108,7 +108,7 @@ def check_masks(instances: Sequence[InstancePhoto], config: TrainingConfig, cell
     return checks
 
 
-def _check(instance: InstancePhoto, config: TrainingConfig, cell: int) -> MaskCheck:
+def _check(instance: InstancePhoto, config: TrainingConfig, cell: int) -> CheckedMask:
     regions = [_mask(instance, region.mask) for region in instance.regions]
     mask = torch.stack(regions).amax(0)
     excluded = torch.zeros_like(mask) if instance.exclude is None else _exclusion(instance, instance.exclude)
@@ -123,7 +123,7 @@ def _check(instance: InstancePhoto, config: TrainingConfig, cell: int) -> MaskCh
 
     empty_crops = sum(not cells(cut).any() for cut in cuts) / len(cuts)
     marked = int((mask > 0).sum())
-    return MaskCheck(
+    return CheckedMask(
         instance.photo,
         instance.regions,
         cells(whole),
@@ -176,7 +176,7 @@ def subject_cells(mask: Tensor, excluded: Tensor | None, config: MaskConfig, cel
     return latent if excluded is None else latent * kept_cells(excluded, grid)
 
 
-def summary(checks: Sequence[MaskCheck]) -> str:
+def summary(checks: Sequence[CheckedMask]) -> str:
     """Summarize the masks in a few lines for the screen; empty without masks."""
     if not checks:
         return ""
@@ -212,7 +212,7 @@ def summary(checks: Sequence[MaskCheck]) -> str:
     return "\n".join(lines)
 
 
-def save_sheet(checks: Sequence[MaskCheck], output: Path) -> None:
+def save_sheet(checks: Sequence[CheckedMask], output: Path) -> None:
     """Write `masks.png`: each photo under each of its masks, beside the weight of each latent cell."""
     pictures = [_picture(check) for check in checks[:SHEET_LIMIT]]
     if pictures:
@@ -223,7 +223,7 @@ def save_sheet(checks: Sequence[MaskCheck], output: Path) -> None:
         files.write_picture(sheet, output / MASKS_NAME)
 
 
-def _picture(check: MaskCheck) -> Image.Image:
+def _picture(check: CheckedMask) -> Image.Image:
     photo = files.read_photo(check.photo)
     overlays = [rendering.overlay(photo, files.read_mask(region.mask)) for region in check.regions]
     for overlay in overlays:
@@ -232,6 +232,6 @@ def _picture(check: MaskCheck) -> Image.Image:
     return rendering.joined([*overlays, cells], across=True)
 
 
-def _title(check: MaskCheck) -> str:
+def _title(check: CheckedMask) -> str:
     phrases = ", ".join(region.phrase for region in check.regions if region.phrase)
     return f"{check.name} ({phrases})" if phrases else check.name

@@ -110,7 +110,7 @@ class FreshSamples:
         return sample
 
     def _background(self, size: Size) -> Tensor:
-        """Draw one of the background pictures and crop it; returns (3, h, w)."""
+        """Draw one of the background pictures and crop it; return (3, h, w)."""
         picture = files.read_photo(self.backgrounds[int(torch.randint(len(self.backgrounds), (1,)))])
         crop = draw_crop((picture.height, picture.width), size, self.config)
         return cut_photo(picture, crop, self._interpolation)

@@ -23,10 +23,10 @@ class AttentionMaps(ABC):
         """Return the attention of each position to each token of the prompt, averaged over heads and layers.
 
         Args:
-            count: of the pictures, from the first.
+            count: number of pictures, from the first of the batch.
 
         Returns:
-            (count, h w, length) float32; what a position attends to besides the prompt is missing from its sum, 1.
+            (count, h w, length) float32; the rows sum to 1, or to less where positions attend to more than the prompt.
         """
 
     def maps(self, places: Sequence[Sequence[Sequence[int]]], size: tuple[int, int]) -> Tensor:

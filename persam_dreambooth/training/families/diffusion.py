@@ -82,7 +82,7 @@ class Diffusion(Family):
         return super().encode_prompt(tokens)
 
     def _denoise(self, noised: Noised, conditioning: Conditioning, **given: Any) -> Tensor:
-        """Call the UNet, with further arguments of its class; returns noise or velocity, (B, C, h, w)."""
+        """Call the UNet, with further arguments of its class; return noise or velocity, (B, C, h, w)."""
         mask = conditioning.get("text_mask")  # which positions of the prompts count, (B, length)
         prediction: Tensor = getattr(self, self.denoiser[0])(
             noised.noisy,

@@ -145,7 +145,7 @@ def token_ids(tokenizer: Any, prompt: str, length: int | None = None, padded: bo
 
 
 def ids_and_mask(tokenizer: Any, prompt: str, length: int | None = None, padded: bool = True) -> dict[str, Tensor]:
-    """Tokenize as `token_ids` does; returns `input_ids` and `attention_mask`, (1, length) int64 each."""
+    """Tokenize as `token_ids` does; return `input_ids` and `attention_mask`, (1, length) int64 each."""
     tokens = token_ids(tokenizer, prompt, length, padded)
     return {name: tokens[name] for name in ("input_ids", "attention_mask")}
 

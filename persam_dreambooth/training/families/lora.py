@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from persam_dreambooth import model_folder
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, first_line
 from persam_dreambooth.model_folder import LORA_NAME
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families.loading import unwrapped
@@ -167,7 +167,7 @@ def begin_from(name: str, parts: dict[str, nn.Module]) -> None:
     try:
         state = load_file(model_folder.lora_file(name))
     except Exception as error:  # safetensors and the system raise different exceptions for damage
-        raise UserError(f"{said} cannot be read ({str(error).splitlines()[0][:200]})") from error
+        raise UserError(f"{said} cannot be read ({first_line(error)[:200]})") from error
     there = {key.partition(".")[0] for key in state}
     denoiser = next(iter(parts))
     if denoiser not in there:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, first_line
 from persam_dreambooth.training.config import ModelConfig
 
 PATH_FLAG = "--bnb_quantization_config_path"
@@ -85,7 +85,7 @@ def _read(path: str, said: str) -> dict[str, Any]:
     try:
         read = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{said} cannot be read as JSON ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{said} cannot be read as JSON ({first_line(error)})") from error
     known = set(inspect.signature(BitsAndBytesConfig).parameters) - {"kwargs"}
     if not isinstance(read, dict) or not (read.get("load_in_4bit") or read.get("load_in_8bit")):
         raise UserError(f'{said} must be an object with "load_in_4bit": true or "load_in_8bit": true')
@@ -122,7 +122,7 @@ def _fits_8_bits(layer: nn.Module, name: str) -> bool:
 
 
 def keep_packed(module: nn.Module) -> nn.Module:
-    """Make torchao's linear layers dequantize their weights again in the backward pass; returns the model.
+    """Make torchao's linear layers dequantize their weights again in the backward pass; return the model.
 
     torchao's own forward keeps a dense copy of each weight in the graph until the backward pass, which takes back all
     that quantizing saves, unless activations are checkpointed.

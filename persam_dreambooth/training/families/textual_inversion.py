@@ -27,7 +27,7 @@ PULL = 0.1
 
 
 def learned_encoders(kinds: Mapping[str, Any], config: ModelConfig) -> tuple[str, ...]:
-    """Return the text encoders that get new tokens, of those of a family with their classes: T5 only if asked for."""
+    """Return the names of the text encoders that get new tokens, of all with their classes; T5 only if asked for."""
     return tuple(name for name, kind in kinds.items() if kind is not T5EncoderModel or config.enable_t5_ti)
 
 

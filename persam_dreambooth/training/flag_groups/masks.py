@@ -129,7 +129,7 @@ class MaskConfig(Flags):
         refuse_seggpt(self.segmentation_method, segmentation_seggpt=self.segmentation_seggpt)
 
     def refuse_idle_sam(self) -> None:
-        """Refuse a SAM that the method does not use, to be called if nothing else is to be found with it.
+        """Refuse `--sam` if the method does not use it; to be called if nothing else of the run needs a SAM.
 
         Raises:
             UserError: one was given.

@@ -49,7 +49,7 @@ def channels(converted: Mapping[str, Tensor], layer: str) -> int | None:
 
 
 def network(converted: Mapping[str, Tensor], pipeline: str | None) -> dict[str, Any]:
-    """Return the entries about a LoRA's size, and the trainer's module for it (for UNets sd-scripts').
+    """Return the entries about a LoRA's size, and the trainer's module for it (for UNets, that of sd-scripts).
 
     Args:
         converted: from `kohya.to_kohya`.

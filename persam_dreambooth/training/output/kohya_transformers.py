@@ -134,7 +134,7 @@ Z_IMAGE_BLOCKS = {
     "noise_refiner": Blocks("noise_refiner", 2, Z_IMAGE_LAYERS),
     "context_refiner": Blocks("context_refiner", 2, Z_IMAGE_LAYERS),
 }
-QWEN_LAYERS = (  # the same in both, but for the dots
+QWEN_LAYERS = (  # the same in both formats, but for the dots
     *QKV,
     *ADDED_QKV,
     *("attn.to_out.0", "attn.to_add_out", "img_mod.1", "txt_mod.1"),
@@ -175,7 +175,7 @@ NAMED = "SD3, Flux.1, Flux.2, Lumina Image 2.0, Z-Image, Qwen-Image or Krea 2"
 WIDE = 3072
 """Input channels of the blocks of Flux.1 and Qwen-Image."""
 WIDTHS = {"StableDiffusion3Pipeline": False, "FluxPipeline": True, "QwenImagePipeline": True}
-"""Whether the blocks have this many."""
+"""Whether the blocks have `WIDE` input channels, for transformers whose layers have the same names."""
 
 
 def to_kohya(pairs: Mapping[str, Pair], alpha: float | None, pipeline: str) -> dict[str, Tensor]:

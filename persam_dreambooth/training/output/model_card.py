@@ -13,7 +13,7 @@ from persam_dreambooth.photos.manifest import MANIFEST_NAME
 from persam_dreambooth.single_file import is_single_file
 from persam_dreambooth.training.config import TrainingConfig, without_folders
 from persam_dreambooth.training.data.concepts import Concept
-from persam_dreambooth.training.data.mask_report import MASKS_NAME, MaskCheck
+from persam_dreambooth.training.data.mask_report import MASKS_NAME, CheckedMask
 from persam_dreambooth.training.output.best_checkpoint import BestCheckpoint
 
 CARD_NAME = "README.md"  # where the hub looks for it
@@ -34,7 +34,7 @@ class Card:
 
     config: TrainingConfig
     concepts: Sequence[Concept]
-    masks: Sequence[MaskCheck]
+    masks: Sequence[CheckedMask]
     pictures: Sequence[Path]
     family: str
     best: BestCheckpoint | None = None

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from persam_dreambooth.atomic_io import UNFINISHED, replacing
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, first_line
 from persam_dreambooth.model_folder import CONFIG_NAME, KOHYA_NAME, LORA_NAME, PIPELINE_INDEX
 from persam_dreambooth.training.config import TrainingConfig, without_folders
 from persam_dreambooth.training.data.mask_report import MASKS_NAME
@@ -50,7 +50,7 @@ def save_model(family: Family, config: TrainingConfig, described: Mapping[str, s
         return _save_model(family, config, output, described)
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"the model cannot be written ({' '.join(str(error).split())}); {in_words(output)}; check the free space "
+            f"the model cannot be written ({first_line(error)}); {in_words(output)}; check the free space "
             f"of {output}, then resume with the same command and --resume_from_checkpoint latest"
         ) from error
 
@@ -134,7 +134,7 @@ def upload(config: TrainingConfig, repository: str, model: Sequence[str], card: 
 
 
 def collect_public(config: TrainingConfig, model: Sequence[str], card: Card) -> Path:
-    """Collect the files to upload, and nothing else, in `hub/`; returns that folder.
+    """Collect the files to upload, and nothing else, in `hub/`; return that folder.
 
     An allow list, so that files which a later version writes are not uploaded by mistake.
     """

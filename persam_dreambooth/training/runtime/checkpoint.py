@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from persam_dreambooth.atomic_io import UNFINISHED
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, first_line
 from persam_dreambooth.model_folder import CHECKPOINT_PREFIX as PREFIX
 from persam_dreambooth.model_folder import checkpoints
 from persam_dreambooth.training.families import Family
@@ -93,7 +93,7 @@ def save_checkpoint(accelerator: Accelerator, output: Path, progress: Progress, 
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own for a full disk
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        failure = " ".join(str(error).split())[:200]
+        failure = first_line(error)[:200]
     failures = [reason for reason in gather_object([failure]) if reason]
     if accelerator.is_main_process and not failures:
         failures = _finish(partial, progress)
@@ -119,14 +119,14 @@ def _write(accelerator: Accelerator, folder: Path, progress: Progress) -> None:
 
 
 def _finish(folder: Path, progress: Progress) -> list[str]:
-    """Write the progress and the digests of all files, after all processes have written; returns errors, if any."""
+    """Write the progress and the digests of all files, after all processes have written; return errors, if any."""
     values: dict[str, Any] = {name: value for name, value in asdict(progress).items() if name not in RNG_NAMES}
     own = {PROGRESS_NAME: checkpoint_files.digest_of_counts(values)}
     values[checkpoint_files.DIGESTS] = checkpoint_files.digests(folder) | own
     try:
         (folder / PROGRESS_NAME).write_text(json.dumps(values) + "\n", encoding="utf-8")
     except OSError as error:
-        return [" ".join(str(error).split())[:200]]
+        return [first_line(error)[:200]]
     return []
 
 
@@ -205,7 +205,7 @@ def check_step(progress: Progress, steps: int, folder: Path) -> None:
 
 
 def load_checkpoint(accelerator: Accelerator, folder: Path) -> Progress:
-    """Restore weights, optimizer, scheduler and random states; returns the progress.
+    """Restore weights, optimizer, scheduler and random states; return the progress.
 
     Raises:
         UserError: the checkpoint is damaged or from another run.

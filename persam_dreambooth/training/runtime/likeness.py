@@ -30,17 +30,17 @@ LEAKAGE: Final = "background_leakage"
 """Names in `metrics.jsonl` of the two measures, on a scale on which 0 is the start and 1 the photos themselves."""
 REGIONS: Final[Mapping[str, Region]] = {FIDELITY: "inside", LEAKAGE: "outside"}
 MOST_PHOTOS = 16
-"""Photos to compare with, at most: the SAM encodes each again for each look."""
+"""Maximum number of photos to compare with: the SAM encodes each again at every measurement."""
 LEAKING = 0.25
-"""Leakage that is warned of: a quarter of the way from the start's backgrounds to the photos'."""
+"""Leakage above which to warn: a quarter of the way from the start's backgrounds to the photos'."""
 LEAKS: Final = "the photos' background leaks into the validation images"
 PLATEAU = 0.05
-"""Fidelity that later steps may still add to a step after which it counts as learned."""
+"""The subject counts as learned after a step if no later one adds more than this to the fidelity."""
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """Compares validation pictures with the photos of the one subject. Its models are in memory only during a look.
+    """Compares validation pictures with the photos of the one subject; has models in memory only while it measures.
 
     Attributes:
         kind: of the encoder, "dino" or "clip".
@@ -122,7 +122,7 @@ class Likeness:
         return values
 
     def _features_of_photos(self, region: Region, encoder: ImageEncoder) -> Tensor:
-        """Encode a region of all photos, in the first look only: (photos, channels)."""
+        """Encode a region of all photos, at the first measurement only: (photos, channels)."""
         if region not in self._known:
             photos = [(files.read_photo(pair.picture), files.read_mask(pair.mask)) for pair in self.photos]
             features = _encoded(photos, region, encoder)
@@ -151,7 +151,7 @@ def _encoded(
 
 
 def leakage_warning(output: Path, prior_weight: float) -> str | None:
-    """Return what to do about leakage if two looks running find more than `LEAKING`, once in a run; else None.
+    """Return a warning if the last two measurements found more leakage than `LEAKING`, once in a run; else None.
 
     Args:
         output: the run's folder.
@@ -162,13 +162,14 @@ def leakage_warning(output: Path, prior_weight: float) -> str | None:
         return None
     prior = f"a --background_prior_weight above {prior_weight:g}" if prior_weight else "--background_prior_weight 1"
     return (
-        f"{LEAKS}: from the first ones (0 %) to the photos (100 %) it is at {leakage[-1]:.0%}; stop here and take an "
-        f"earlier checkpoint, or train with {prior}, or with photos on more varied backgrounds (--background_images)"
+        f"{LEAKS}: on a scale from the first ones (0 %) to the photos (100 %) it is at {leakage[-1]:.0%}; stop here "
+        f"and take an earlier checkpoint, or train with {prior}, or with photos on more varied backgrounds "
+        "(--background_images)"
     )
 
 
 def in_words(values: Mapping[str, float]) -> list[str]:
-    """Return a line with a look's measures: "measured: subject 62 %, leaked background 10 %"; none without any."""
+    """Return a line with a step's measures: "measured: subject 62 %, leaked background 10 %"; none without any."""
     titles = {FIDELITY: "subject", LEAKAGE: "leaked background"}
     parts = [f"{title} {values[name]:.0%}" for name, title in titles.items() if name in values]
     return [f"measured: {', '.join(parts)} (0% is the start, 100% the photos)"] if parts else []
@@ -177,8 +178,8 @@ def in_words(values: Mapping[str, float]) -> list[str]:
 def long_enough(output: Path) -> str | None:
     """Say after which step a run had learned its subject, if it went on and the leakage grew; else None.
 
-    It is the first measured step whose fidelity no later step exceeds by more than `PLATEAU`, with at least two looks
-    after it and more leakage at the end than there.
+    It is the first measured step whose fidelity no later step exceeds by more than `PLATEAU`, with at least two
+    measurements after it and more leakage at the end than there.
     """
     seen = [
         (step, values[FIDELITY], values[LEAKAGE])
@@ -189,7 +190,7 @@ def long_enough(output: Path) -> str | None:
         return None
     highest = max(fidelity for _, fidelity, _ in seen)
     number, (step, fidelity, leakage) = next(
-        (number, look) for number, look in enumerate(seen) if look[1] >= highest - PLATEAU
+        (number, measured) for number, measured in enumerate(seen) if measured[1] >= highest - PLATEAU
     )
     last = seen[-1][2]
     if len(seen) - number < 3 or last <= leakage or step == 0:

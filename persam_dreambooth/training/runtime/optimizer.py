@@ -25,7 +25,7 @@ OPTIONS = (
     *("beta3", "decouple", "use_bias_correction", "safeguard_warmup", "d_coef", "growth_rate"),
 )
 """Options of a parameter group that come from flags and may change on resume, except the learning rate; Prodigy's
-last."""
+come last."""
 STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "paged_adamw8bit": 2, "prodigy": 16}
 """Memory of each optimizer's states, in bytes per trained weight, for estimates."""
 POLYNOMIAL_END = 1e-7

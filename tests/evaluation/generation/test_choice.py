@@ -36,10 +36,8 @@ def test_most_faithful_is_not_best_if_it_leaks():
     choice = choose(metrics(ROWS), STEPS)
     assert choice.best.title == "step-200" and choice.best.score == pytest.approx(0.9 - 0.2 - 0.1)
     assert [score.step for score in choice.scores] == [100, 200, 300]
-    assert (
-        "step-200 is the best of 3" in choice.reason and "90% in the subject, 20% in the background" in choice.reason
-    )
-    assert "10% in images of the class" in choice.reason and "before step-100 (0.40)" in choice.reason
+    assert "step-200 is the best of 3" in choice.reason and "subject is at 90%, its background at 20%" in choice.reason
+    assert "its images of the class at 10%" in choice.reason and "the next is step-100 at 0.40" in choice.reason
     plain = choice.plain()
     assert (plain["best"], plain["step"], plain["reason"]) == ("step-200", 200, choice.reason)
     assert plain["scores"][1]["score"] == pytest.approx(0.6)

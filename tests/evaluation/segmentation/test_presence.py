@@ -22,11 +22,11 @@ from persam_dreambooth.evaluation.segmentation.presence import (
 )
 from persam_dreambooth.evaluation.segmentation.presence_report import area_under_curve, rows
 from persam_dreambooth.photos import files
-from persam_dreambooth.segmentation import Presence, PresenceRule, Signals
+from persam_dreambooth.segmentation import Presence, PresenceRule, PresenceScores
 from tests.evaluation.segmentation import datasets
 
 OBJECTS = ("bear", "cat", "dog", "mug", "shoe", "tram")
-MIDDLE = Signals(likeness=0.9, contrast=0.5, cycle=0.8, score=0.9, appearance=0.7)
+MIDDLE = PresenceScores(likeness=0.9, contrast=0.5, cycle=0.8, score=0.9, appearance=0.7)
 
 
 def random_scores(count, seed=0):
@@ -37,7 +37,9 @@ def random_scores(count, seed=0):
         right = number % 2 == 0
         values = {name: value + 0.05 * random.normal() for name, value in vars(MIDDLE).items()}
         shift = 0.0 if right else -0.12
-        made.append((right, Signals(**values | {name: values[name] + shift for name in ("likeness", "appearance")})))
+        made.append(
+            (right, PresenceScores(**values | {name: values[name] + shift for name in ("likeness", "appearance")}))
+        )
     return made
 
 

@@ -43,7 +43,7 @@ def weight_change(weights):
         return first * second * alpha / len(weights["hada_w1_b"])
     if "lokr_w2" in weights:
         second = weights["lokr_w2"]
-        # Full factors have no rank, so that alpha says nothing.
+        # Full factors have no rank, so that alpha has no meaning.
         return torch.kron(weights["lokr_w1"].view(*weights["lokr_w1"].shape, *[1] * (second.ndim - 2)), second)
     factors = weights["lokr_w2_a"] @ weights["lokr_w2_b"]
     return torch.kron(weights["lokr_w1"], factors) * alpha / len(weights["lokr_w2_b"])
@@ -137,7 +137,7 @@ def loha_of_sdxl(normal):
 
 
 def lokr_of_sdxl(normal):
-    """LoKr likewise: factors that peft would not choose, and alphas that differ from the rank or say nothing."""
+    """LoKr likewise: factors that peft would not choose, and alphas that differ from the rank or have no meaning."""
     full = [normal(8, 4), normal(4, 8)]
     half = [normal(2, 2), normal(16, 3), normal(3, 16)]
     both = [normal(4, 2), normal(2, 4), normal(2, 2, 3, 3), normal(2, 8), normal(2, 8)]

@@ -41,7 +41,7 @@ OWN = (
     *("masks are on: ", "look at them: ", "device: ", "training: ", "photos: ", "steps: ", "loss: ", "from the "),
     *("checkpoint: ", "validation: ", "trained ", "the model: ", "try it: "),
 )
-"""How the lines begin that a training prints."""
+"""The beginnings of the lines that a training prints."""
 
 
 def test_run_through_accelerate_launch_prints_its_own_lines_only(flags):

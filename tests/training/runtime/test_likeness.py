@@ -24,9 +24,10 @@ from persam_dreambooth.torch_utils import TensorCache
 from persam_dreambooth.training import summary
 from persam_dreambooth.training.runtime import likeness
 from persam_dreambooth.training.runtime.likeness import FIDELITY, LEAKAGE, Likeness
+from recipes import Recipe, random_placement
 from tests.evaluation.generation.conftest import eyes as eyes
 from tests.training.runs import train
-from world import Recipe, draw, random_placement
+from world import draw
 
 MEASURES = {"dino_inside", "leakage_dino", FIDELITY, LEAKAGE}
 
@@ -138,7 +139,7 @@ def test_only_pictures_with_the_background_of_the_photos_are_warned_of(album, le
     after = draw_in(tmp_path / "after", taken.identity, [taken.scene] * 3 if leaks else scenes[::-1])
     metrics = MetricsFile(tmp_path, 0)
     for step, pictures in ((0, before), (50, after), (100, after)):
-        assert likeness.leakage_warning(tmp_path, 0.0) is None  # one look may be noise
+        assert likeness.leakage_warning(tmp_path, 0.0) is None  # one measurement may be noise
         assert not meter.has_measured(tmp_path, step)
         metrics.add(step, meter.measure(pictures, tmp_path))
         assert meter.has_measured(tmp_path, step)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.formats import CONVENTIONS, export_beside, export_folder, import_folder, read_source
+from persam_dreambooth.formats import CONVENTIONS, export_beside, export_folder, import_folder, read_selection
 from persam_dreambooth.formats.layouts import Given
 from persam_dreambooth.photos import files
 from tests.formats.albums import NAMES, masks_in, write_album, write_pair
@@ -25,7 +25,7 @@ def album(tmp_path):
 
 
 def source(album):
-    return read_source(album / "masks", album / "photos")
+    return read_selection(album / "masks", album / "photos")
 
 
 def refused(album, export, *arguments):

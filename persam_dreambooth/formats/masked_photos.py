@@ -30,7 +30,7 @@ Channel = Literal["red", "grey"]
 
 
 @dataclass(frozen=True)
-class Sample:
+class MaskedPhoto:
     """One photo to write.
 
     Attributes:
@@ -52,7 +52,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Item:
+class ListedPhoto:
     """One photo that a trainer's folder pairs with a mask.
 
     Attributes:
@@ -111,7 +111,7 @@ def write_caption(caption: str | None, photo: Path) -> None:
             temporary.write_text(caption + "\n", encoding="utf-8")
 
 
-def write_photo(sample: Sample, folder: Path, as_png: bool = False) -> Path:
+def write_photo(masked: MaskedPhoto, folder: Path, as_png: bool = False) -> Path:
     """Write a photo so that every trainer sees the same picture, whether or not it applies EXIF.
 
     The bytes are kept if the file is upright and opaque, in a format that all trainers read; otherwise it
@@ -120,14 +120,14 @@ def write_photo(sample: Sample, folder: Path, as_png: bool = False) -> Path:
     Args:
         as_png: write a PNG in any case.
     """
-    suffix = sample.photo.suffix.lower()
-    if not (suffix in COMMON_SUFFIXES and shows_itself(sample.photo)) or (as_png and suffix != ".png"):
-        target = unused(folder / f"{sample.photo.stem}.png")
-        files.write_picture(sample.image, target)
+    suffix = masked.photo.suffix.lower()
+    if not (suffix in COMMON_SUFFIXES and shows_itself(masked.photo)) or (as_png and suffix != ".png"):
+        target = unused(folder / f"{masked.photo.stem}.png")
+        files.write_picture(masked.image, target)
         return target
-    target = unused(folder / f"{sample.photo.stem}{suffix}")
+    target = unused(folder / f"{masked.photo.stem}{suffix}")
     with replacing(target) as temporary:
-        shutil.copyfile(sample.photo, temporary)
+        shutil.copyfile(masked.photo, temporary)
     return target
 
 

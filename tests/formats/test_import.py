@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 from pycocotools import mask as tools
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.formats import CONVENTIONS, export_folder, import_folder, read_source
+from persam_dreambooth.formats import CONVENTIONS, export_folder, import_folder, read_selection
 from persam_dreambooth.formats.layouts import Given
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
@@ -27,7 +27,7 @@ def theirs(tmp_path):
 
     def make(trainer):
         photos, masks = write_album(tmp_path / "album")
-        export_folder(read_source(masks, photos), CONVENTIONS[trainer], tmp_path / "theirs")
+        export_folder(read_selection(masks, photos), CONVENTIONS[trainer], tmp_path / "theirs")
         return tmp_path / "theirs"
 
     return make

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.formats import read_source
+from persam_dreambooth.formats import read_selection
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest, write_manifest
 from tests.scene import scene
@@ -48,7 +48,7 @@ def list_of(error):
 @pytest.mark.parametrize("images", ["photos", None])
 @pytest.mark.parametrize("masks", ["out", "out/masks"])
 def test_uncertain_and_broken_photos_are_left_out_with_reason(folder, images, masks):
-    source = read_source(folder / masks, images and folder / images)
+    source = read_selection(folder / masks, images and folder / images)
     assert kept(source) == ["dog", "reference"]
     assert {photo.name: reason for photo, reason in source.left_out.items()} == {
         "broken.jpg": "the photo broken.jpg cannot be decoded",
@@ -58,7 +58,7 @@ def test_uncertain_and_broken_photos_are_left_out_with_reason(folder, images, ma
 
 
 def test_uncertain_photos_are_kept_on_request(folder):
-    source = read_source(folder / "out", include_uncertain=True)
+    source = read_selection(folder / "out", include_uncertain=True)
     assert kept(source) == ["dog", "park", "reference", "sofa"]
     assert [photo.name for photo in source.left_out] == ["broken.jpg"]
 
@@ -69,7 +69,7 @@ def test_persons_decision_overrides_rule(folder, include_uncertain):
     manifest = folder / "out" / MANIFEST_NAME
     entries = [replace(entry, review=decided.get(Path(entry.photo).stem)) for entry in read_manifest(manifest)]
     write_manifest(manifest, entries)
-    source = read_source(folder / "out", include_uncertain=include_uncertain)
+    source = read_selection(folder / "out", include_uncertain=include_uncertain)
     assert kept(source) == (["park", "reference", "sofa"] if include_uncertain else ["park", "reference"])
     reasons = {photo.name: reason for photo, reason in source.left_out.items()}
     assert reasons["dog.png"] == "dog.png was excluded in review" and "park.png" not in reasons
@@ -82,12 +82,12 @@ def test_excluded_photo_that_was_saved_again_stays_excluded(folder):
     with Image.open(folder / "photos" / "dog.png") as image:
         image.save(folder / "photos" / "dog.png", compress_level=0)
     assert files.digest(folder / "photos" / "dog.png") != first.digest
-    assert kept(read_source(folder / "out")) == ["reference"]
+    assert kept(read_selection(folder / "out")) == ["reference"]
 
 
 def test_verdict_applies_only_to_mask_it_was_made_for(folder):
     files.write_mask(scene(20, 30)[1].T[:20, :20].repeat(2, 1)[:, :30], folder / "out" / "masks" / "park.png")
-    assert kept(read_source(folder / "out")) == ["dog", "park", "reference"]
+    assert kept(read_selection(folder / "out")) == ["dog", "park", "reference"]
 
 
 def test_reasons_are_given_if_nothing_is_left(folder):
@@ -95,7 +95,7 @@ def test_reasons_are_given_if_nothing_is_left(folder):
         (folder / "photos" / f"{name}.png").unlink()
         (folder / "out" / "masks" / f"{name}.png").unlink()
     with pytest.raises(UserError, match="nothing to export") as error:
-        read_source(folder / "out", folder / "photos")
+        read_selection(folder / "out", folder / "photos")
     assert all(name in list_of(error) for name in ("park", "sofa", "broken", "--include_uncertain"))
 
 
@@ -103,7 +103,7 @@ def test_missing_photos_and_masks_are_listed(folder):
     (folder / "photos" / "dog.png").unlink()
     (folder / "out" / "masks" / "reference.png").unlink()
     with pytest.raises(UserError) as error:
-        read_source(folder / "out")
+        read_selection(folder / "out")
     assert f"{folder / 'photos' / 'dog.png'} does not exist" in list_of(error)
     assert "reference.png has no mask" in list_of(error)
 
@@ -113,7 +113,7 @@ def test_photos_without_masks_and_masks_without_photos_are_listed(folder):
         Image.new("RGB", (4, 4)).save(folder / "photos" / f"{name}.png")
         files.write_mask(np.ones((4, 4), bool), folder / "out" / "masks" / f"foreign {name}.png")
     with pytest.raises(UserError) as error:
-        read_source(folder / "out", folder / "photos")
+        read_selection(folder / "out", folder / "photos")
     listed = list_of(error)
     assert all(f"{name}.png has no mask" in listed for name in ("first", "second"))
     assert all(f"the mask foreign {name}.png has no photo" in listed for name in ("first", "second"))
@@ -124,7 +124,7 @@ def test_pictures_in_unsupported_formats_are_listed(folder):
     for name in ("photos/phone.JXL", "out/masks/moving.jp2", "photos/notes.md"):
         (folder / name).write_bytes(b"")
     with pytest.raises(UserError) as error:
-        read_source(folder / "out", folder / "photos")
+        read_selection(folder / "out", folder / "photos")
     assert "phone.JXL is a picture" in list_of(error) and "moving.jp2 is a picture" in list_of(error)
     assert "notes.md" not in list_of(error)
 
@@ -134,29 +134,29 @@ def test_clashing_stems_are_listed(folder):
         kept = folder / place / "dog.bmp"
         Image.new("RGB", (30, 20)).save(kept)
         with pytest.raises(UserError, match=r"dog.bmp and dog.png"):
-            read_source(folder / "out", folder / "photos")
+            read_selection(folder / "out", folder / "photos")
         kept.unlink()
 
 
 def test_photos_folder_cannot_be_masks_folder(folder):
     (folder / "photos" / "broken.jpg").unlink()
     with pytest.raises(UserError, match="the photos themselves"):
-        read_source(folder / "photos", folder / "photos")
+        read_selection(folder / "photos", folder / "photos")
 
 
 def test_masks_without_manifest_need_photos_folder(folder):
     shutil.move(folder / "out" / "masks", folder / "alone" / "deeper")
     with pytest.raises(UserError, match="--images"):
-        read_source(folder / "alone" / "deeper")
+        read_selection(folder / "alone" / "deeper")
     with pytest.raises(UserError, match="not a folder"):
-        read_source(folder / "nowhere", folder / "photos")
+        read_selection(folder / "nowhere", folder / "photos")
 
 
 def test_captions_are_read_by_their_extension_and_empty_ones_are_none(folder):
     (folder / "photos" / "dog.words").write_bytes(b"\xef\xbb\xbfa sks dog \r\n")
     (folder / "photos" / "reference.words").write_text(" \n")
-    source = read_source(folder / "out", caption_extension=".words")
+    source = read_selection(folder / "out", caption_extension=".words")
     assert [pair.caption for pair in source.pairs] == ["a sks dog", None]
     (folder / "photos" / "dog.words").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="UTF-8"):
-        read_source(folder / "out", caption_extension=".words")
+        read_selection(folder / "out", caption_extension=".words")

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from persam_dreambooth.cli.evaluate_flags import EvaluateFlags
 from persam_dreambooth.cli.sam_flags import SamFlags
+from persam_dreambooth.errors import counted
 from persam_dreambooth.evaluation.segmentation import ablation, presence, presence_report, quoted, report
 from persam_dreambooth.evaluation.segmentation.davis import (
     Davis,
@@ -51,10 +52,9 @@ def run_benchmark(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
         return encode_with(segmenter), {name: one_shot_method(segmenter, with_box)}
 
     settings = flags.settings(question, sam, method=asdict(flags.chosen_method()))
-    boxes = quoted.BOXES if question == PerSeg.name else {}
-    known = (boxes if with_box else quoted.QUOTED.get(question, {})).get(name, {})
+    known = quoted.quoted_for(question, with_box).get(name, {})
     ours, rows = _score(BENCHMARKS[question], flags, settings, [name], load, {name: known})
-    others = [] if with_box else quoted.other_rows(question, name)
+    others = quoted.other_rows(question, name, with_box)
     print(report.table(list(ours[name]), [(name, ours[name], known), *others]))
     if question == PerSeg.name and not with_box:
         print(f"\nIoU of the objects in the paper's table 1:\n{report.object_table(rows, name)}\n")
@@ -100,10 +100,11 @@ def _score(
     ours = report.write_report(output, benchmark, settings, episodes, scores, rows, known)
     groups = len({(row.fold, row.group) for row in rows})
     models = flags.models(settings["sam"])
-    print(f"{benchmark.title}: {groups} objects or classes, {len(episodes)} episodes, {models}; in percent")
+    shown = f"{counted(groups, 'object or class', 'objects or classes')}, {counted(len(episodes), 'episode')}"
+    print(f"{benchmark.title}: {shown}, {models}; in percent")
     unlearned = sum(row.unlearned for row in rows)
     if unlearned:
-        print(f"{unlearned} answers count as empty masks, since their reference could not be learned")
+        print(f"{counted(unlearned, 'mask counts', 'masks count')} as empty, since the reference could not be learned")
     return ours, rows
 
 
@@ -113,7 +114,7 @@ def run_davis(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
     followed_by = {"memory": flags.memory} if flags.memory else {"method": asdict(flags.chosen_method())}
     settings = flags.settings(question, sam, **followed_by)
     name = "memory" if flags.memory else flags.method
-    known = quoted.QUOTED[question].get(name, {})
+    known = quoted.quoted_for(question).get(name, {})
 
     def load() -> VideoMethod:
         if flags.memory:
@@ -121,7 +122,7 @@ def run_davis(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
         return one_shot_video(flags.segmenter(sam))
 
     ours = evaluate_davis(davis, load, Path(str(flags.output)), settings, known)
-    print(f"{davis.title}: {len(davis.videos)} videos, {flags.models(settings['sam'])}; in percent")
+    print(f"{davis.title}: {counted(len(davis.videos), 'video')}, {flags.models(settings['sam'])}; in percent")
     print(report.table(list(ours), [(name, ours, known), *quoted.other_rows(question, name)]))
     _say_where(flags)
 

@@ -24,7 +24,7 @@ class SegmentFlags(Flags):
     """Flags of `segment`."""
 
     images: str | None = flag(None, "folder of photos")
-    reference: list[str] = flag([], "one or several photos in which you mark the subject")
+    reference: list[str] = flag([], "one or several photos in which you mark the subject; or see --text")
     reference_mask: list[str] = flag(
         [], "the mask of each reference: the subject painted in any colour on black, in the photo's size"
     )

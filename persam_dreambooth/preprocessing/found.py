@@ -70,7 +70,7 @@ def without_small_regions(
 ) -> NDArray[np.bool_]:
     """Fill holes and remove specks of fewer than `min_region` pixels, as SAM's mask generator does.
 
-    The largest region stays whatever its size, so that a mask never becomes empty.
+    The largest region stays whatever its size, so that a mask never becomes empty, and an empty one stays empty.
 
     Args:
         mask: (H, W) bool.
@@ -80,6 +80,8 @@ def without_small_regions(
     Returns:
         (H, W) bool, a new array.
     """
+    if not mask.any():  # a small photo is not one large hole
+        return mask.copy()
     holes = _small(~mask, min_region)
     filled = mask | (holes if taken is None else holes & ~taken)
     return filled & ~_small(filled, min_region, keep_largest=True)

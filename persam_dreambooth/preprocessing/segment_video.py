@@ -164,7 +164,7 @@ def read_labels(path: Path, frame: Image.Image) -> NDArray[np.uint8]:
         UserError: the mask has another size than the frame, is empty, or its labels are not 1, 2, 3, ...
     """
     picture = files.read_picture(path)
-    labels = np.asarray(picture) if picture.mode == "P" else files.read_mask(path).astype(np.uint8)
+    labels = np.asarray(picture) if _is_numbered(picture) else files.read_mask(path).astype(np.uint8)
     if labels.shape != (frame.height, frame.width):
         raise UserError(
             f"the first mask {path} has {labels.shape[1]} x {labels.shape[0]} pixels, the video's frames "
@@ -174,3 +174,14 @@ def read_labels(path: Path, frame: Image.Image) -> NDArray[np.uint8]:
     if not present or present != list(range(1, len(present) + 1)):
         raise UserError(f"the first mask {path} has the labels {present or 'none'}; number the subjects 1, 2, 3, ...")
     return np.asarray(labels, dtype=np.uint8)
+
+
+def _is_numbered(picture: Image.Image) -> bool:
+    """Return whether a mask is a palette image whose values number the subjects.
+
+    One subject on black is not: editors give black and the other colour any two numbers, also white 0 and black 1.
+    """
+    if picture.mode != "P":
+        return False
+    is_black = np.asarray(picture.convert("L")).min() == 0
+    return not (is_black and len(np.unique(np.asarray(picture))) == 2)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.preprocessing.job import SegmentationJob
-from persam_dreambooth.preprocessing.mask_store import SETTINGS_NAME
+from persam_dreambooth.preprocessing.mask_store import SETTINGS_NAME, MaskStore
 from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.segmentation import TextLocator, TextPrompt
 
@@ -25,13 +25,16 @@ def with_reference(job: SegmentationJob, albums: Sequence[SegmentationJob], agai
         again: choose again; otherwise the reference photo of an earlier run with the same phrase stays.
 
     Raises:
-        UserError: the model cannot be read, or the phrase matches in no photo.
+        UserError: an output folder holds something else, the model cannot be read, or the phrase matches in no photo.
     """
     if job.references or job.text is None:
         return job
     photos = [photo for album in albums for photo in album.photos()]
     chosen = None if again else _earlier(photos, (album.output for album in albums), job.text)
-    chosen = chosen or _best(photos, job.text, job.device)
+    if chosen is None:
+        for album in albums:  # a folder of something else is refused before the search, which may take long
+            MaskStore(album.output).check(again)
+        chosen = _best(photos, job.text, job.device)
     return replace(job, references=(ReferenceFiles(chosen, text=job.text),), text=None)
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, first_line, is_out_of_memory
 from persam_dreambooth.segmentation.frame import Frame
 from persam_dreambooth.segmentation.proposals import Proposal, ProposalSource, without_duplicates
 from persam_dreambooth.segmentation.types import EncodedPhoto
@@ -35,7 +35,7 @@ class FastSam(ProposalSource):
         box_nms_thresh: IoU of the boxes above which the worse of two masks is dropped.
 
     Raises:
-        UserError: no such file, or `ultralytics` is not installed.
+        UserError: no such file, one that is no FastSAM, or `ultralytics` is not installed.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class FastSam(ProposalSource):
         self.check(path)
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
-        self._model: Any = import_module("ultralytics").FastSAM(str(path))
+        self._model: Any = _load(path)
         self._device = None if device is None else str(device)
         self._least, self._overlap = conf, box_nms_thresh
 
@@ -60,7 +60,7 @@ class FastSam(ProposalSource):
                 "FastSAM needs the package ultralytics, which is under AGPL-3.0 and not installed with this one; "
                 "install it with `pip install ultralytics`, or leave --fast_sam out"
             )
-        if not Path(path).is_file():
+        if not Path(path).is_file() or Path(path).suffix != ".pt":
             raise UserError(f"there is no FastSAM at {path}; give a .pt file such as FastSAM-s.pt")
 
     def __call__(self, pixels: NDArray[np.uint8], photo: EncodedPhoto) -> list[Proposal]:
@@ -83,3 +83,16 @@ class FastSam(ProposalSource):
         return without_duplicates(
             [Proposal(mask.float() - 0.5, frame, score) for mask, score in scored], self._overlap
         )
+
+
+def _load(path: str | Path) -> Any:
+    """Load a FastSAM, an `ultralytics.FastSAM`; that class itself loads other networks too."""
+    try:
+        model: Any = import_module("ultralytics").FastSAM(str(path))
+    except Exception as error:  # ultralytics has no error of its own for damaged files
+        if is_out_of_memory(error):
+            raise
+        raise UserError(f"ultralytics cannot load {path} ({first_line(error)}); give a FastSAM-s.pt") from error
+    if model.task != "segment":
+        raise UserError(f"{path} is a network for the task {model.task!r}, not a FastSAM; give a FastSAM-s.pt")
+    return model

@@ -40,6 +40,11 @@ def reference_from_text(
             "choose another photo, other words or a lower threshold, or give the reference's mask"
         )
     best = matches[0]
+    if best.mask is not None and best.mask.all():
+        raise UserError(
+            f"{prompt.phrase!r} was found in every pixel of the reference photo, which leaves no background; choose "
+            "another photo, other words or a higher threshold, or give the reference's mask"
+        )
     if best.mask is not None and (locator.draws_outlines or segmenter.backbone is None):
         return Reference(pixels, best.mask)
     if segmenter.box_is_mask:

@@ -4,13 +4,20 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from persam_dreambooth.cli import main
 from persam_dreambooth.cli.video import VideoFlags, lost_lines
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import video_io
-from persam_dreambooth.preprocessing.segment_video import LOG_NAME, MASKS, OVERLAY_NAME, Followed, segment_video
+from persam_dreambooth.preprocessing.segment_video import (
+    LOG_NAME,
+    MASKS,
+    OVERLAY_NAME,
+    Followed,
+    read_labels,
+    segment_video,
+)
 from persam_dreambooth.segmentation import Method, PerSAM, Reference, Subject, VideoSegmenter
 from persam_dreambooth.segmentation.memory_video import MemorySegmenter
 from persam_dreambooth.segmentation.video import first_frame_subject
@@ -64,6 +71,20 @@ def same(found, expected):
     for (labels, scores), frame in zip(found, expected, strict=True):
         np.testing.assert_array_equal(labels, frame.labels)
         assert scores == [None if score is None else pytest.approx(score, abs=1e-5) for score in frame.scores]
+
+
+@pytest.mark.parametrize(
+    ("background", "subject", "colour"),
+    [(0, 1, "white"), (1, 0, "white"), (0, 255, "white"), (0, 2, "green"), (1, 0, "red")],
+)
+def test_one_subject_on_black_is_read_by_its_colours(tmp_path, background, subject, colour):
+    frame, drawn = Image.fromarray(draw_frames(1)[0]), disc_and_corner() == 1
+    picture = Image.fromarray(np.where(drawn, subject, background).astype(np.uint8)).convert("P")
+    palette = np.zeros((256, 3), np.uint8)
+    palette[subject] = ImageColor.getrgb(colour)
+    picture.putpalette(palette.tobytes())
+    picture.save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_labels(tmp_path / "mask.png", frame), drawn)
 
 
 def test_memory_with_first_mask_needs_no_persam(common_flags, memory, first_mask, capsys):

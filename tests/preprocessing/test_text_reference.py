@@ -162,6 +162,12 @@ def test_a_phrase_that_fits_nowhere_is_one_line(photos, sam, sam3, capsys, refer
     assert f"no 'a disc' was found {where} with a score above 1" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_folder_of_something_else_is_refused_before_the_search(photos):
+    job = job_for(photos, "no-sam", text=TextPrompt("a disc", "no-model"), output=photos)
+    with pytest.raises(UserError, match="is not from an earlier segmentation run"):
+        segment_folder(job)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -82,6 +82,12 @@ def test_a_phrase_that_fits_nowhere_is_refused(persam):
         reference_from_text(persam, locator("owlv2"), scene(48, 64)[0], TextPrompt("a disc", threshold=1.0))
 
 
+def test_a_match_that_covers_the_whole_photo_is_refused():
+    insid3 = INSID3(FeatureEncoder.from_pretrained(DINO, 64, "cpu"))
+    with pytest.raises(UserError, match=r"'a disc' was found in every pixel of the reference photo.*higher threshold"):
+        reference_from_text(insid3, locator("clipseg"), scene(48, 64)[0], TextPrompt("a disc", threshold=0.0))
+
+
 def box_overlap(mask, box):
     """IoU of a box and the box around a mask, on a grid of tenths of a pixel."""
     left, top, right, bottom = bounding_box(torch.from_numpy(mask)).numpy() * 10 + (0, 0, 10, 10)

@@ -12,7 +12,7 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import mask_iou
 from persam_dreambooth.segmentation import load_backbone
 from persam_dreambooth.segmentation.encoding import PhotoEncoder
-from persam_dreambooth.segmentation.fast_sam import FastSam
+from persam_dreambooth.segmentation.fast_sam import QUIET, FastSam
 from persam_dreambooth.segmentation.frame import Frame
 from persam_dreambooth.segmentation.proposals import (
     PointGrid,
@@ -119,14 +119,35 @@ def test_fast_sam_without_ultralytics_names_package_and_licence():
         FastSam("FastSAM-s.pt")
 
 
-def test_fast_sam_proposes_masks_of_the_photo(tmp_path, sam):
-    ultralytics = pytest.importorskip("ultralytics", reason="an optional package under AGPL-3.0")
+@pytest.fixture
+def ultralytics(monkeypatch):
+    for name, value in QUIET.items():  # it asks the network when it is imported
+        monkeypatch.setenv(name, value)
+    return pytest.importorskip("ultralytics", reason="an optional package under AGPL-3.0")
 
-    with pytest.raises(UserError, match="there is no FastSAM at"):
-        FastSam(tmp_path / "none.pt")
+
+def test_fast_sam_proposes_masks_of_the_photo(tmp_path, sam, ultralytics):
     torch.manual_seed(0)
     ultralytics.YOLO("yolov8n-seg.yaml").save(tmp_path / "random.pt")  # FastSAM-s is a larger YOLOv8 of this kind
-    pixels = scene(96, 160)[0]
-    photo = PhotoEncoder(sam)([pixels])[0]
-    found = FastSam(tmp_path / "random.pt", "cpu", conf=1e-6)(pixels, photo)
-    assert found and all(proposal.mask().shape == (96, 160) and proposal.point is None for proposal in found)
+    fast_sam = FastSam(tmp_path / "random.pt", "cpu", conf=1e-6)
+    for height, width in ((96, 160), (1200, 900)):
+        pixels = scene(height, width)[0]
+        found = fast_sam(pixels, PhotoEncoder(sam)([pixels])[0])
+        assert found and all(proposal.mask().shape == (height, width) and proposal.point is None for proposal in found)
+        assert [proposal.score for proposal in found] == sorted((proposal.score for proposal in found), reverse=True)
+    assert FastSam(tmp_path / "random.pt", "cpu", conf=1.0)(pixels, PhotoEncoder(sam)([pixels])[0]) == []
+
+
+def test_fast_sam_refuses_files_that_are_none(tmp_path, ultralytics):
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "damaged.pt").write_bytes(b"no checkpoint")
+    ultralytics.YOLO("yolov8n.yaml").save(tmp_path / "detector.pt")
+    for name, words in (
+        ("none.pt", "there is no FastSAM at"),
+        ("notes.txt", "there is no FastSAM at"),
+        ("damaged.pt", r"ultralytics cannot load .*damaged.pt \("),
+        ("detector.pt", "task 'detect', not a FastSAM"),
+    ):
+        with pytest.raises(UserError, match=words) as refused:
+            FastSam(tmp_path / name, "cpu")
+        assert "\n" not in str(refused.value)

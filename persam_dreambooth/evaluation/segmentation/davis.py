@@ -122,6 +122,8 @@ def score_video(davis: Davis, video: str, method: VideoMethod, folder: Path) -> 
     frames = davis.frames(video)
     first = davis.labels(video, frames[0])
     objects = [int(label) for label in np.unique(first) if label not in (0, VOID)]
+    if not objects:
+        raise UserError(f"the first frame of the video {video} shows no object; download {davis.title} again")
     masks = np.stack([first == label for label in objects])
     found = iter(method((files.read_photo(frame) for frame in frames), masks))
     scores: dict[int, list[tuple[float, float, str]]] = {label: [] for label in objects}

@@ -126,12 +126,13 @@ OTHER_ABLATIONS: Final[dict[str, dict[str, float]]] = {
 }
 """mIoU on PerSeg of further rows of the tables, by table and title."""
 
-BOXES: Final = {
+BOXES: Final[dict[str, dict[str, float]]] = {
+    **{name: {"mIoU": OTHER_ABLATIONS["6"][f"{name}, reference box"]} for name in ("Painter", "VP", "SEEM")},
+    "seggpt": {"mIoU": OTHER_ABLATIONS["6"]["SegGPT, reference box"]},
     "persam": {"mIoU": ABLATIONS["persam-box"]},
     "persam-f": {"mIoU": ABLATIONS["persam-f-box"]},
-    "seggpt": {"mIoU": OTHER_ABLATIONS["6"]["SegGPT, reference box"]},
 }
-"""mIoU on PerSeg of the methods that can be run, given the references' boxes only (table 6)."""
+"""mIoU on PerSeg by method, given the references' boxes only (table 6)."""
 
 
 def title(method: str) -> str:
@@ -139,10 +140,19 @@ def title(method: str) -> str:
     return TITLES.get(method, method)
 
 
-def other_rows(benchmark: str, method: str) -> list[tuple[str, dict[str, float], dict[str, float]]]:
-    """Return rows for `report.table`: all methods quoted for a benchmark except the one that was run."""
+def quoted_for(benchmark: str, with_box: bool = False) -> dict[str, dict[str, float]]:
+    """Return method -> measure -> number of a benchmark, given the references' masks or only their boxes."""
+    if with_box:
+        return BOXES if benchmark == "perseg" else {}
+    return QUOTED.get(benchmark, {})
+
+
+def other_rows(
+    benchmark: str, method: str, with_box: bool = False
+) -> list[tuple[str, dict[str, float], dict[str, float]]]:
+    """Return rows for `report.table`: all methods of `quoted_for` except the one that was run."""
     rows = []
-    for name, numbers in QUOTED.get(benchmark, {}).items():
+    for name, numbers in quoted_for(benchmark, with_box).items():
         if name != method:
             learned = f", {PARAMETERS[name]} learned parameters" if benchmark == "perseg" else ""
             rows.append((f"{title(name)} (quoted{learned})", dict[str, float](), numbers))

@@ -71,6 +71,12 @@ def test_invalid_labels_from_method_are_refused(davis, tmp_path, labels, complai
         score_video(davis, "bear", method, tmp_path / "masks")
 
 
+def test_video_without_an_object_in_its_first_frame_is_refused(davis, tmp_path):
+    datasets.write_labels(tmp_path / "data/Annotations/480p/bear/00000.png", np.zeros((40, 60), np.uint8))
+    with pytest.raises(UserError, match="first frame of the video bear shows no object"):
+        score_video(davis, "bear", first_masks_stay, tmp_path / "masks")
+
+
 def test_run_resumes_with_remaining_videos(davis, tmp_path):
     seen = []
 

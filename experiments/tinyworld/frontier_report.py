@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from companions import shows
 from confounds import GLOVE, same_scene
+from frontier_run import Job
 from identity import Recognizer, portrait
 from kitchen import shows_kitchen
 from measures import fidelity, measure, pose_distances, shows_colour
@@ -22,9 +23,6 @@ from scenes import UNNAMED
 from subjects import Identity
 from wholeness import whole
 
-if TYPE_CHECKING:
-    from frontier import Job
-
 PLAIN = "a"
 MEASURES = ("identity", "fidelity", "scene", "leakage", "unprompted", "uninvited", "whole", "pose")
 DRAWN = 8
@@ -33,7 +31,7 @@ Runs = dict[tuple[str, str], dict[str, list[Curve]]]
 """(confound, row) to the curves of each subject, one per seed; a row is an arm at one learning rate (`Job.row`)."""
 
 
-def write_report(output: Path, jobs: Sequence["Job"]) -> str:
+def write_report(output: Path, jobs: Sequence[Job]) -> str:
     """Write `results.json`, `table.md`, `frontier.png` and the blind sheets; return the table."""
     runs = read_runs(jobs)
     table = tables(runs, drawn_scale(jobs))
@@ -52,7 +50,7 @@ def write_report(output: Path, jobs: Sequence["Job"]) -> str:
     return table
 
 
-def read_runs(jobs: Sequence["Job"]) -> Runs:
+def read_runs(jobs: Sequence[Job]) -> Runs:
     """Judge the images of all jobs, or read the result of a job that was judged before."""
     runs: Runs = {}
     for job in tqdm(jobs, "judging"):
@@ -66,7 +64,7 @@ def read_runs(jobs: Sequence["Job"]) -> Runs:
     return runs
 
 
-def judge(job: "Job", length: int) -> dict[str, Any]:
+def judge(job: Job, length: int) -> dict[str, Any]:
     """Measure each image that was generated after `length` steps.
 
     Returns:
@@ -93,7 +91,7 @@ def judge(job: "Job", length: int) -> dict[str, Any]:
     }
 
 
-def uninvited(job: "Job", images: Sequence[Image.Image]) -> list[bool]:
+def uninvited(job: Job, images: Sequence[Image.Image]) -> list[bool]:
     """Return for each image whether it shows the photos' hand, or else a subject of the companion's kind."""
     if job.confound == "hand":
         return shows_colour(images, GLOVE)
@@ -118,7 +116,7 @@ def read_curve(points: list[dict]) -> Curve:
     return Curve(np.array([point["step"] for point in points]), values)
 
 
-def drawn_scale(jobs: Sequence["Job"]) -> dict[str, float]:
+def drawn_scale(jobs: Sequence[Job]) -> dict[str, float]:
     """Return what drawn pictures of the jobs' subjects reach: the most that generated images can."""
     right: list[bool] = []
     complete: list[bool] = []
@@ -292,7 +290,7 @@ def _row(picture: Image.Image) -> Image.Image:
     return picture.resize((round(picture.width * 96 / picture.height), 96))
 
 
-def _length(runs: Runs, job: "Job", level: float) -> int:
+def _length(runs: Runs, job: Job, level: float) -> int:
     """Return the length at which a row first reaches a level of identity, or else that of its highest identity."""
     subjects = runs[(job.confound, job.row)]
     mean = _mean(subjects, list(subjects))

@@ -9,8 +9,9 @@ from PIL import Image
 
 from arms import Recipe
 from confounds import choosing
-from frontier import BASE, LENGTHS, ORACLE, RATE, SCENELESS, jobs
+from frontier import RATE, jobs
 from frontier_report import MEASURES, read_curve, read_runs, split, tables, write_blind_sheets
+from frontier_run import BASE, LENGTHS, ORACLE, SCENELESS
 from persam_dreambooth.photos import rendering
 from protocol import Curve
 

@@ -125,7 +125,7 @@ def score_video(davis: Davis, video: str, method: VideoMethod, folder: Path) -> 
     if not objects:
         raise UserError(f"the first frame of the video {video} shows no object; download {davis.title} again")
     masks = np.stack([first == label for label in objects])
-    found = iter(method((files.read_photo(frame) for frame in frames), masks))
+    found = iter(method((files.read_photo(frame, managed=False) for frame in frames), masks))
     scores: dict[int, list[tuple[float, float, str]]] = {label: [] for label in objects}
     for number, frame in enumerate(frames):
         labels = next(found, None)

@@ -69,7 +69,7 @@ class Lvis92(Benchmark):
     def read(self, shot: Shot) -> tuple[Image.Image, NDArray[np.bool_]]:
         """See `Benchmark.read`."""
         group, photo = shot.label
-        image = read_photo(self._data / shot.image)
+        image = read_photo(self._data / shot.image, managed=False)
         annotations = _found(self._by_class, group, photo)["annotations"]
         masks = [annotation["segmentation"] for annotation in annotations]
         return image, union_of(masks, image.height, image.width)
@@ -142,7 +142,7 @@ class PascalPart(Benchmark):
     def read(self, shot: Shot) -> tuple[Image.Image, NDArray[np.bool_]]:
         """See `Benchmark.read`: both cropped to the object's box."""
         photo, index, part = shot.label
-        image = read_photo(self._data / shot.image)
+        image = read_photo(self._data / shot.image, managed=False)
         owner = self._annotation(photo)["object"][index]
         masks = [mask for piece in owner["parts"] if piece["name"] == part for mask in piece["mask"]]
         return _cropped(image, union_of(masks, image.height, image.width), self._box(owner))
@@ -218,7 +218,7 @@ class PacoPart(Benchmark):
     def read(self, shot: Shot) -> tuple[Image.Image, NDArray[np.bool_]]:
         """See `Benchmark.read`: both cropped to the object's box."""
         photo, group, owner = shot.label
-        image = read_photo(self._data / shot.image)
+        image = read_photo(self._data / shot.image, managed=False)
         parts = [part for part in self._of(photo, group) if part["obj_ann_id"] == owner]
         if not parts:
             raise UserError(

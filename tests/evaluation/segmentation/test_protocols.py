@@ -10,6 +10,7 @@ from random import Random
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.segmentation.annotations import read_annotations, read_object_array
@@ -21,6 +22,7 @@ from persam_dreambooth.evaluation.segmentation.sampled import Lvis92, PacoPart, 
 from persam_dreambooth.images import to_mask
 from persam_dreambooth.photos.coco import union_of
 from tests.evaluation.segmentation import datasets
+from tests.photos.test_files import swapping_profile
 
 WRITERS = {
     PerSeg: datasets.write_perseg,
@@ -48,6 +50,17 @@ def draw_episodes(make, tmp_path, folds=(0,), seed=0, count=None, name="episodes
 
 
 # All of them
+
+
+@ALL
+def test_colour_profiles_are_ignored_as_in_the_published_code(make, tmp_path):
+    benchmark, episodes = draw_episodes(make, tmp_path, count=1)
+    before = np.asarray(benchmark.read(episodes[0].query)[0], float)
+    for path in (tmp_path / "data").rglob("*.jpg"):
+        with Image.open(path) as photo:
+            photo.save(path, quality=95, icc_profile=swapping_profile())
+    after = np.asarray(benchmark.read(episodes[0].query)[0], float)
+    assert np.abs(after - before).mean() < 5 < np.abs(after[..., ::-1] - before).mean()
 
 
 @ALL

@@ -261,7 +261,7 @@ def _plot_panel(panel: Any, means: Mapping[str, Curve], name: str) -> None:
                 panel.annotate(str(step), place, fontsize=6)
 
 
-def write_blind_sheets(output: Path, jobs: Sequence["Job"], runs: Runs) -> None:
+def write_blind_sheets(output: Path, jobs: Sequence[Job], runs: Runs) -> None:
     """Write `blind-CONFOUND.png`, with a row for each arm and rate of each subject, shuffled, and the key.
 
     The key is `blind.json`. Each row's images are those of its shortest training with 80 % of the oracle's identity.

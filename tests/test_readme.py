@@ -2,17 +2,17 @@
 
 import base64
 import io
+import os
 import re
-import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import demo
-from persam_dreambooth.cli import main
 from tests.forks import Fork
-from tests.training.runs import run_script
 from toy_photos import draw, save_photos
 
 ROOT = Path(__file__).parents[1]
@@ -27,9 +27,10 @@ SMALL = {
     "plain=dog-plain masked=dog-lora": "dog-lora",  # the README's other model would need another training run
     "--prompts live": "--prompts prompts.txt --num_images 1 --num_inference_steps 2 --height 64 --width 64 "
     "--clip_model experiments/tinyworld/models/clip --dino_model none",
+    "accelerate launch train_dreambooth_persam.py": f"{sys.executable} -m accelerate.commands.launch --cpu "
+    f"--num_processes 1 {ROOT / 'train_dreambooth_persam.py'}",
+    "persam-dreambooth ": f"{sys.executable} -m persam_dreambooth.cli ",
 }
-COMMANDS = {"persam-dreambooth": main, "accelerate launch train_dreambooth_persam.py": run_script}
-"""How a line begins -> what runs with its other words, in a process of its own."""
 
 
 def blocks(language):
@@ -49,17 +50,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(block):
-    """Run a block's only command here, as bash would; return what was printed."""
-    line = block.replace("\\\n", " ")
-    (start,) = [start for start in COMMANDS if line.startswith(f"{start} ")]
-    return finished(Fork(COMMANDS[start], shlex.split(line.removeprefix(start))))
-
-
-def finished(process):
-    stdout, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr.decode()[-3000:]
-    return stdout.decode()
+def run(command, folder):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def test_demo_writes_its_report(folder):
@@ -75,18 +70,20 @@ def test_snippet_output_matches_readme(folder, monkeypatch):
     (snippet,), (printed,) = blocks("python"), blocks("text")
     assert len([line for line in snippet.splitlines() if line.strip()]) <= 8
     monkeypatch.chdir(folder)
-    assert finished(Fork(exec, snippet, {"__name__": "__main__"})).strip() == printed.strip()
+    done = Fork(exec, snippet, {"__name__": "__main__"})
+    stdout, stderr = done.communicate(timeout=300)
+    assert done.returncode == 0, stderr.decode()[-3000:]
+    assert stdout.decode().strip() == printed.strip()
 
 
-def test_every_command_runs_in_readmes_order(folder, monkeypatch):
-    monkeypatch.chdir(folder)
+def test_every_command_runs_in_readmes_order(folder):
     make, *commands = blocks("bash")
     assert [line.split("#")[0].strip() for line in make.splitlines()] == ["make demo", "make test"]
     assert len(commands) == 5
     for command in commands:
         for real, small in SMALL.items():
             command = command.replace(real, small)
-        run(command)
+        run(["bash", "-euc", command], folder)
     assert sorted(path.name for path in (folder / "dog-masks" / "masks").iterdir()) == [f"0{n}.png" for n in range(4)]
     assert (folder / "dog-lora" / "pytorch_lora_weights.safetensors").exists()
     assert sorted(path.name for path in (folder / "dog-kohya").iterdir()) == ["images", "kohya.toml", "masks"]

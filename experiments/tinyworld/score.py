@@ -158,7 +158,7 @@ def score_wholeness(count: int = 30) -> Scores:
     return {f"wholeness, {name}": [float(said) for said in values] for name, values in judged.items()}
 
 
-def score_generation(pictures: int, guidance_scale: float, sheet: Path, inference_steps: int = 20) -> Scores:
+def score_generation(pictures: int, guidance_scale: float, sheet: Path) -> Scores:
     """How often the judge sees the prompted scene and kind, in generated images of every kind in every scene."""
     check(DIFFUSION)
     pipeline = load(StableDiffusionPipeline, DIFFUSION, dtype=torch.float32)
@@ -170,8 +170,7 @@ def score_generation(pictures: int, guidance_scale: float, sheet: Path, inferenc
         for seed in range(pictures):
             prompts = [f"a {kind} {phrase}" for phrase in PHRASES.values()]
             noise = [torch.Generator().manual_seed(seed * 100 + number) for number in range(len(prompts))]
-            settings = {"num_inference_steps": inference_steps, "guidance_scale": guidance_scale}
-            images = pipeline(prompts, generator=noise, **settings).images
+            images = pipeline(prompts, generator=noise, num_inference_steps=20, guidance_scale=guidance_scale).images
             drawn += images[: len(SCENES)] if seed == 0 else []
             for scene, seen in zip(SCENES, measure(images, random_identity(np.random.default_rng(0))), strict=True):
                 side = "held-out pairs" if (kind, scene) in HELD_OUT_PAIRS else "trained pairs"

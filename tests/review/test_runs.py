@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from albums import albums, save_album
+from models import DIFFUSION
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.metrics_file import WARNING, MetricsFile
 from persam_dreambooth.photos import files
@@ -32,20 +33,19 @@ PROMPT = "a sks dog in the snow"
 OTHER_PROMPT = "a <i>sks</i> dog in the jungle"
 HOSTILE = '<script>alert(1)</script> "a" & <b>b</b>'
 STEPS = 6
-SIDE = 32
 
 
-def flags_in(folder, models):
+def flags_in(folder):
     """Flags of a short LoRA run with curves and validation pictures of two prompts."""
     photos, masks = save_album(albums(1, photos=2)[0], folder)
     (folder / "prompts.txt").write_text(f"{OTHER_PROMPT}\n")
     return {
-        "pretrained_model_name_or_path": models / "stable-diffusion",
+        "pretrained_model_name_or_path": DIFFUSION,
         "instance_data_dir": photos,
         "instance_mask_dir": masks,
         "instance_prompt": "a sks dog",
         "output_dir": folder / "model",
-        "resolution": SIDE,
+        "resolution": 64,
         "train_batch_size": 1,
         "max_train_steps": STEPS,
         "lr_warmup_steps": 0,
@@ -59,9 +59,9 @@ def flags_in(folder, models):
 
 
 @pytest.fixture(scope="module")
-def run(models, tmp_path_factory):
+def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    assert train(flags_in(folder, models), "--use_lora") == 0
+    assert train(flags_in(folder), "--use_lora") == 0
     return folder / "model"
 
 
@@ -222,7 +222,7 @@ def test_page_shows_run_and_generates_with_it(run, serve, open_tab):
     )
     assert tab.input_value("#run-prompt textarea") == PROMPT
     assert f"{HOSTILE} · seed {HOSTILE}" in tab.inner_text("#run-generated")
-    tab.fill("#run-steps input", "2")
+    tab.fill("#run-steps input", "6")
     tab.get_by_role("button", name="Generate").click()
     tab.wait_for_function("document.querySelector('#run-said').textContent.includes('4 pictures generated')")
     tab.wait_for_function(
@@ -233,7 +233,7 @@ def test_page_shows_run_and_generates_with_it(run, serve, open_tab):
     assert [f"{PROMPT} · seed {seed}" for seed in range(4)] == [text for text in captions if text.startswith("a sks")]
     tab.wait_for_function(
         "[...document.querySelectorAll('#run-pictures img, #run-generated img')]"
-        f".every(image => image.naturalWidth === (image.closest('#run-pictures') ? {SIDE} : 64))"
+        ".every(image => image.naturalWidth === 64)"
     )
     shoot(tab, "review-run")
     grid = runs.generated_pictures(run)[run / "generated" / "001"]
@@ -246,9 +246,9 @@ def test_page_shows_run_and_generates_with_it(run, serve, open_tab):
     assert "no prompt" in tab.inner_text("#run-said")
 
 
-def test_page_follows_a_run_and_compares_it_with_another(run, models, serve, open_tab, tmp_path):
+def test_page_follows_a_run_and_compares_it_with_another(run, serve, open_tab, tmp_path):
     """The run trains in this process, one step for each look at the page, and no tab is reloaded."""
-    flags_in_run = flags_in(run.parent, models)
+    flags_in_run = flags_in(run.parent)
     flags = {name: str(value) if isinstance(value, Path) else value for name, value in flags_in_run.items()}
     flags |= {"output_dir": str(tmp_path / "faster")}
     flags |= {"use_lora": True, "report_to": "none", "learning_rate": 2e-2, "num_validation_images": 1}

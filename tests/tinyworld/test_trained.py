@@ -96,7 +96,7 @@ def test_clip_recognizes_scenes():
 
 
 def test_every_kind_is_drawn_in_prompted_scene(tmp_path):
-    scores = score_generation(pictures=1, guidance_scale=4.0, sheet=tmp_path / "sheet.png", inference_steps=8)
+    scores = score_generation(pictures=1, guidance_scale=4.0, sheet=tmp_path / "sheet.png")
     for what, aim in (("scene", 0.85), ("kind", 0.8)):
         values = scores[f"generated, {what}, all"]
         assert len(values) == len(KIND_NAMES) * len(PHRASES)

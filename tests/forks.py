@@ -64,10 +64,10 @@ class Fork:
         return stdout, stderr
 
 
-def fork_ranks(processes: int, run: Callable[..., object], *arguments: object, **environment: str) -> str:
-    """Call a function in N processes that find each other as those of `torchrun` do; return what they printed.
+def start_ranks(processes: int, run: Callable[..., object], *arguments: object, **environment: str) -> list[Fork]:
+    """Call a function in N processes that find each other as those of `torchrun` do.
 
-    As with torchrun, the store through which they meet outlives them, and the first failure ends them all.
+    As with torchrun, the store through which they meet outlives them.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
@@ -76,6 +76,14 @@ def fork_ranks(processes: int, run: Callable[..., object], *arguments: object, *
         Fork(run, *arguments, environment=shared | environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(processes)
     ]
+    for rank in ranks:
+        rank.store = store  # which thus lives as long as they
+    return ranks
+
+
+def fork_ranks(processes: int, run: Callable[..., object], *arguments: object, **environment: str) -> str:
+    """Call a function as `start_ranks` does, and return what was printed; the first failure ends all processes."""
+    ranks = start_ranks(processes, run, *arguments, **environment)
     deadline = time.monotonic() + 300
     while running := [rank for rank in ranks if rank.poll() is None]:
         wait([rank.sentinel for rank in running], timeout=max(0.0, deadline - time.monotonic()))

@@ -59,23 +59,19 @@ def states_of_kills(work: Callable[[], object], folder: Path, copies: Path) -> l
         copies: an absent folder, outside `folder`.
 
     Returns:
-        Copies of the distinct states, in order, and of the finished folder; a copy is absent where the folder is. Of
-        files that are being written, only the folder matters, since the next run removes them.
+        Copies of the distinct states, in order, and of the finished folder; a copy is absent where the folder is.
+        Files that are being written make no other state, since the next run removes them: the last of the kills that
+        differ in these only is kept, in which such a file is complete but for its name.
     """
     folder, states = folder.absolute(), dict[tuple, Path]()
 
     def keep(event: str, path: str) -> None:
         if Path(path).is_absolute() and not Path(path).is_relative_to(folder):
             return  # paths relative to an open folder are taken for paths in `folder`
-        files = {
-            (TEMPORARY.sub("", name), "" if TEMPORARY.search(name) else digest)
-            for name, digest in tree(folder).items()
-        }
-        state = (folder.exists(), frozenset(files))
-        if state not in states:
-            states[state] = copies / str(len(states))
-            if folder.exists():
-                shutil.copytree(folder, states[state])
+        files = {name: digest for name, digest in tree(folder).items() if not TEMPORARY.search(name)}
+        state = (folder.exists(), frozenset(files.items()))
+        states.setdefault(state, copies / str(len(states)))
+        put_back(folder, states[state])
 
     with watching(keep):
         work()

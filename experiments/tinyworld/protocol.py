@@ -161,7 +161,8 @@ def paired(
         Value, low end, high end; the ends are NaN if more than one draw in twenty is NaN.
     """
     picks = np.random.default_rng(0).integers(len(subjects), size=(draws, len(subjects)))
-    values = np.array([measure([subjects[place] for place in pick]) for pick in picks])
+    distinct, which = np.unique(np.sort(picks), axis=0, return_inverse=True)  # few subjects have few distinct draws
+    values = np.array([measure([subjects[place] for place in pick]) for pick in distinct])[which.ravel()]
     known = values[~np.isnan(values)]
     low, high = np.percentile(known, [2.5, 97.5]) if len(known) >= 0.95 * draws else (np.nan, np.nan)
     return measure(subjects), float(low), float(high)

@@ -27,7 +27,7 @@ SHORT = Recipe(steps=200, pictures=2, inference_steps=15)
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    return prepare(albums()[0], tmp_path_factory.mktemp("album") / "dog", SHORT)
+    return prepare(albums()[0], tmp_path_factory.mktemp("album") / "dog", SHORT, class_images=0)
 
 
 def test_weights_are_small_float16_safetensors_with_cards():

@@ -54,12 +54,13 @@ def process_state():
 
 @pytest.fixture(scope="session")
 def photos_and_masks(tmp_path_factory):
-    """A folder with `photos` and `masks`, to be copied."""
+    """A folder with small `photos`, `masks` of their middles, and the first photo's subject as `subject.png`."""
     folder = tmp_path_factory.mktemp("three")
     for kind in ("photos", "masks"):
         (folder / kind).mkdir()
+    Image.open(PHOTOS / "00.png").resize((96, 96), Image.Resampling.NEAREST).save(folder / "subject.png")
     for name in NAMES:
-        photo = Image.open(PHOTOS / f"{name}.jpg")
+        photo = Image.open(PHOTOS / f"{name}.jpg").reduce(4)
         photo.save(folder / f"photos/{name}.png")
         mask = np.zeros((photo.height, photo.width), dtype=np.uint8)
         mask[photo.height // 4 : -photo.height // 4, photo.width // 4 : -photo.width // 4] = 255
@@ -69,10 +70,11 @@ def photos_and_masks(tmp_path_factory):
 
 @pytest.fixture
 def flags(models, photos_and_masks, tmp_path, monkeypatch):
-    """Flags of a short run on three photos with masks; changes to an empty working folder."""
+    """Flags of a short run on three photos with masks; changes to a working folder with these and `subject.png`."""
     monkeypatch.chdir(tmp_path)
     for kind in ("photos", "masks"):
         shutil.copytree(photos_and_masks / kind, kind)
+    shutil.copy(photos_and_masks / "subject.png", "subject.png")
     return {
         "pretrained_model_name_or_path": models / "stable-diffusion",
         "instance_data_dir": "photos",

@@ -35,13 +35,6 @@ def train(flags, *switches, **more):
     return main(["train", *as_words(flags | more), *switches])
 
 
-def start(flags, *switches, launcher=(), **keywords):
-    """Start the script in a new interpreter, or in several through a launcher."""
-    command = [sys.executable, *launcher, str(SCRIPT), *switches, *as_words(flags)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keywords)
-
-
 def fork(flags, *switches):
     """Start the script in a forked process."""
     return Fork(run_script, [*switches, *as_words(flags)])
@@ -59,14 +52,11 @@ def run_script(words):
 
 def accelerate_launch(config, flags, *switches, script=SCRIPT, launcher=()):
     """Run a script by `accelerate launch` with a file of configs/accelerate/."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", *launcher]
     file = ["--config_file", str(ROOT / "configs/accelerate" / config)]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *file, *launcher]
+    command = [*launch, str(script), *switches, *as_words(flags)]
     environment = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"}
-    return _run([*launch, *file, str(script), *switches, *as_words(flags)], environment)
-
-
-def _run(command, environment):
-    environment = environment | {"PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
+    environment |= {"PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-6000:]
     return run

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from persam_dreambooth.cli import main
 from persam_dreambooth.photos.manifest import read_manifest
 from tests.conftest import ROOT
-from tests.parity.diffusers_cases import PHOTOS, logged_losses
+from tests.parity.diffusers_cases import logged_losses
 from tests.segmentation.test_seggpt import random_seggpt
 from tests.training.runs import NAMES, launch, train
 
@@ -138,7 +138,7 @@ def test_plain_dreambooth_equals_white_masks(flags):
 
 @pytest.mark.parametrize("method", ["persam", "insid3-sam", "seggpt"])
 def test_segmenting_during_training_equals_segmenting_before(flags, models, method):
-    photo, mask = "photos/00.png", str(PHOTOS / "00.png")
+    photo, mask = "photos/00.png", "subject.png"
     sam, dino = str(models / "sam"), str(ROOT / "experiments" / "tinyworld" / "models" / "dino")
     given = {"sam": sam, "segmentation_features": dino, "segmentation_features_size": 64}
     if method == "seggpt":
@@ -205,7 +205,7 @@ def test_two_processes_segment_once_and_resume(flags, models):
     flags = flags | {
         "instance_mask_dir": None,
         "reference_image": "photos/00.png",
-        "reference_mask": PHOTOS / "00.png",
+        "reference_mask": "subject.png",
     }
     flags |= {"sam": models / "sam", "mask_downsample": "max", "train_batch_size": 1}
     switches = ("--use_lora", "--center_crop")
@@ -239,7 +239,7 @@ def test_half_precision_base_is_loaded_correctly(flags, models):
 
 
 def test_edited_mask_is_no_longer_attributed_to_persam(flags, models):
-    reference = ["--reference", "photos/00.png", "--reference_mask", str(PHOTOS / "00.png")]
+    reference = ["--reference", "photos/00.png", "--reference_mask", "subject.png"]
     given = ["--images", "photos", *reference, "--sam", str(models / "sam"), "--output", "segmented"]
     assert main(["segment", *given, "--device", "cpu"]) == 0
     shutil.copy("masks/01.png", "segmented/masks/01.png")

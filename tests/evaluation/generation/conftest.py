@@ -76,9 +76,9 @@ def subject(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def options(models, eyes, generators, subject, tmp_path) -> dict[str, list[str]]:
-    """Flags of the command, for tests to modify: two models, two pictures per prompt."""
+@pytest.fixture(scope="session")
+def flags_without_output(models, eyes, generators, subject) -> dict[str, list[str]]:
+    """Flags of the command: two models, two pictures per prompt, none of the class."""
     given = {
         "model": [generators / "one", generators / "other"],
         "instance_data_dir": subject / "photos",
@@ -87,9 +87,9 @@ def options(models, eyes, generators, subject, tmp_path) -> dict[str, list[str]]
         "unique_token": "sks",
         "class_token": "disc",
         "training_scenes": "on a lawn",
-        "output": tmp_path / "out",
         "num_images": 2,
-        "num_inference_steps": 2,
+        "class_images": 0,
+        "num_inference_steps": 1,
         "height": 32,
         "width": 32,
         "sam": models / "sam",
@@ -98,6 +98,12 @@ def options(models, eyes, generators, subject, tmp_path) -> dict[str, list[str]]
         "device": "cpu",
     }
     return {name: list(map(str, value if isinstance(value, list) else [value])) for name, value in given.items()}
+
+
+@pytest.fixture
+def options(flags_without_output, tmp_path) -> dict[str, list[str]]:
+    """Flags of the command, for tests to modify."""
+    return flags_without_output | {"output": [str(tmp_path / "out")]}
 
 
 def argv(options: dict[str, list[str]], **changed: object) -> list[str]:

@@ -16,9 +16,10 @@ from persam_dreambooth.model_folder import trained_class, trained_token
 from persam_dreambooth.review import runs
 from tests.training.runs import as_words
 
-SMALL = {"height": 32, "width": 32, "num_inference_steps": 2}
+SMALL = {"height": 32, "width": 32, "num_inference_steps": 1}
 KINDS = {"lora": ["--use_lora", "--rank", "4"], "full": [], "full-text": ["--train_text_encoder"]}
 ADAPTERS = {"lokr": ["--use_lora", "--rank", "2", "--adapter_type", "lokr"]}
+lora_only = pytest.mark.parametrize("run", ["lora"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -48,7 +49,7 @@ def run(request, subject, models, tmp_path_factory):
 @pytest.fixture
 def words(run, models, eyes, tmp_path):
     """The command line."""
-    small = {"num_images": 1, "class_images": 2, "num_inference_steps": 2, "device": "cpu"}
+    small = {"num_images": 1, "class_images": 1, "num_inference_steps": 1, "device": "cpu"}
     eyes_of = {"sam": models / "sam", "clip_model": eyes / "clip", "dino_model": eyes / "dino"}
     return ["evaluate", "checkpoints", *as_words({"run": run, "output": tmp_path / "report"} | small | eyes_of)]
 
@@ -70,6 +71,7 @@ def test_checkpoint_draws_as_the_model_of_its_step(run, models, tmp_path):
     assert np.abs(pictures["4"] - drawn(tmp_path / "short")).max() <= 1
 
 
+@lora_only
 def test_all_checkpoints_and_the_result_are_compared_with_the_base(run, words, tmp_path, capsys):
     assert main(words) == 0
     printed, output = capsys.readouterr().out, tmp_path / "report"
@@ -97,18 +99,26 @@ def test_all_checkpoints_and_the_result_are_compared_with_the_base(run, words, t
     )
 
 
-@pytest.mark.parametrize("run", ADAPTERS, indirect=True)
-def test_checkpoints_of_other_adapters_are_compared(run, words, tmp_path):
-    assert main([*words, "--steps", "2", "4", "--dino_model", "none"]) == 0
+@pytest.fixture
+def short(tmp_path):
+    """More words, for a report that takes less time."""
+    (tmp_path / "prompts.txt").write_text("a {unique_token} {class_token} [in the snow]")
+    return ["--prompts", str(tmp_path / "prompts.txt"), "--steps", "2", "4", "--dino_model", "none"]
+
+
+@pytest.mark.parametrize("run", ["full", *ADAPTERS], indirect=True)
+def test_checkpoints_of_other_kinds_are_compared(run, words, short, tmp_path):
+    assert main([*words, *short]) == 0
     stored = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert list(stored["models"]) == ["base", "step-2", "step-4"] and stored["checkpoints"]["best"]
     first, second = (stored["models"][name] for name in ("step-2", "step-4"))
     assert first != second
 
 
-def test_report_in_the_run_is_what_the_page_shows(run, words):
+@lora_only
+def test_report_in_the_run_is_what_the_page_shows(run, words, short):
     at = words.index("--output")
-    assert main([*words[:at], *words[at + 2 :], "--steps", "2", "4", "--dino_model", "none"]) == 0
+    assert main([*words[:at], *words[at + 2 :], *short]) == 0
     curves = runs.checkpoint_curves(run)
     stored = json.loads((run / "checkpoint-report" / "metrics.json").read_text())["checkpoints"]
     assert curves.reason == stored["reason"] and "best of 2" in curves.reason
@@ -118,6 +128,7 @@ def test_report_in_the_run_is_what_the_page_shows(run, words):
     assert runs.checkpoint_curves(run) is None
 
 
+@lora_only
 def test_mistakes_are_refused(run, words, tmp_path, capsys):
     for changed, reason in (
         (["--steps", "3"], "holds no checkpoint of step 3 (there: 2, 4, 5)"),

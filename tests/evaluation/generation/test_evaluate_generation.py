@@ -1,8 +1,10 @@
 """`evaluate generation`: equal conditions for all models, nothing done twice, no output after errors."""
 
+import io
 import json
 import shutil
 import signal
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +55,20 @@ def pictures_of(output, title):
     return {path.name: path for path in (Path(output) / "models" / title / "pictures").iterdir()}
 
 
-def test_models_are_measured_side_by_side(options, capsys):
-    assert evaluate(options) == 0
-    printed, stored = capsys.readouterr().out, read_metrics(options)
-    assert list(stored["models"]) == ["one", "other"] and list(stored["less one"]) == ["other"]
+@pytest.fixture(scope="module")
+def compared(flags_without_output, generators, tmp_path_factory):
+    """Flags of a finished run with `one`, `other` and `copy`, and what it printed."""
+    options = flags_without_output | {"output": [str(tmp_path_factory.mktemp("compared") / "out")]}
+    options["model"] = [str(generators / name) for name in ("one", "other", "copy")]
+    with redirect_stdout(io.StringIO()) as printed:
+        assert evaluate(options, seed=7) == 0
+    return options, printed.getvalue()
+
+
+def test_models_are_measured_side_by_side(compared):
+    options, printed = compared
+    stored = read_metrics(options)
+    assert list(stored["models"]) == ["one", "other", "copy"] and list(stored["less one"]) == ["other", "copy"]
     of_one = stored["models"]["one"]
     whole = {"dino", "clip_i", "clip_t"}
     assert whole | {"scene", "training_scene", "leakage_clip", "leakage_dino", "diversity"} <= set(of_one)
@@ -80,8 +92,8 @@ def test_models_are_measured_side_by_side(options, capsys):
     assert set(stored["photos"]) >= {"dino", "clip_i_inside", "leakage_clip", "training_scene"}
 
 
-def test_every_model_starts_from_same_noise(options, generators):
-    assert evaluate(options, model=[generators / "one", generators / "other", generators / "copy"], seed=7) == 0
+def test_every_model_starts_from_same_noise(compared):
+    options, _ = compared
     first, other, copy = (pictures_of(options["output"][0], title) for title in ("one", "other", "copy"))
     assert set(first) == set(other) == set(copy) and len(first) == 6
     levels = {name: np.asarray(Image.open(path)) for name, path in first.items()}
@@ -96,6 +108,7 @@ def test_every_model_starts_from_same_noise(options, generators):
 
 def test_run_killed_twice_resumes(options, tmp_path):
     """Killed in the middle of the first model's pictures, then after the first features of the photos."""
+    options |= {"num_images": ["1"], "class_images": ["1"], "dino_model": ["none"]}
     output = Path(options["output"][0])
     times: dict[Path, int] = {}
     for moment in ("models/one/pictures/a-sks-disc-on-the-beach-0.png", "features/*/*.safetensors"):
@@ -116,6 +129,7 @@ def test_run_killed_twice_resumes(options, tmp_path):
 def test_finished_report_is_not_regenerated(options, generators, tmp_path, capsys):
     drawer = tmp_path / "one"
     shutil.copytree(generators / "one", drawer)
+    options |= {"num_images": ["1"], "class_images": ["1"]}
     assert evaluate(options, model=drawer) == 0
     before = (
         read_metrics(options),
@@ -135,7 +149,7 @@ def test_finished_report_is_not_regenerated(options, generators, tmp_path, capsy
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")  # like a retrained model
     assert evaluate(options, model=drawer) == 2
     assert "weights differ" in capsys.readouterr().err
-    assert evaluate(options, model=generators / "other", num_inference_steps=3) == 2
+    assert evaluate(options, model=generators / "other", num_inference_steps=2) == 2
     assert "num_inference_steps differ" in capsys.readouterr().err
 
 
@@ -190,16 +204,14 @@ def test_prompts_with_same_file_name_keep_pictures_if_reordered(options, tmp_pat
     """They differ only after the 60th character, or in case and punctuation."""
     prompts, long = tmp_path / "prompts.txt", f"a very {'very ' * 12}large"
     lines = [f"{long} red disc", f"{long} blue disc", "a disc!", "A disc"]
-    changed = {"prompts": prompts, "num_images": 1, "dino_model": "none"}
+    changed = {"model": options["model"][0], "prompts": prompts, "num_images": 1, "dino_model": "none"}
     for order in (lines, lines[::-1]):
         prompts.write_text("\n".join(order))
         assert evaluate(options, **changed) == 0
         output = Path(options["output"][0])
-        files_of = {
-            (row["model"], row["prompt"]): row["pictures"][0]["file"] for row in read_metrics(options)["prompts"]
-        }
-        assert len(files_of) == 8
-        assert all(Image.open(output / file).text["prompt"] == prompt for (_, prompt), file in files_of.items())
+        files_of = {row["prompt"]: row["pictures"][0]["file"] for row in read_metrics(options)["prompts"]}
+        assert len(files_of) == 4
+        assert all(Image.open(output / file).text["prompt"] == prompt for prompt, file in files_of.items())
     assert evaluate(options, **changed, output=tmp_path / "fresh") == 0
     fresh = json.loads((tmp_path / "fresh" / "metrics.json").read_text())
     assert_close(fresh, json.loads((output / "metrics.json").read_text()))
@@ -221,8 +233,9 @@ def test_diversity_is_lpips_if_alexnet_is_available(options, tmp_path, monkeypat
     torch.manual_seed(0)
     state = alexnet().state_dict()  # LPIPS does not use the classifier, so one number per tensor suffices
     torch.save({k: v if "features" in k else torch.zeros(1).expand(v.shape) for k, v in state.items()}, path)
+    options |= {"model": options["model"][:1]}
     assert evaluate(options, diversity="lpips") == 0
-    rows = [row for row in read_metrics(options)["prompts"] if row["model"] == "one"]
+    rows = read_metrics(options)["prompts"]
     for row in rows:
         levels = [np.array(Image.open(Path(options["output"][0]) / picture["file"])) for picture in row["pictures"]]
         pair = [torch.from_numpy(level).permute(2, 0, 1)[None] / 255 for level in levels]
@@ -256,7 +269,8 @@ def test_tinyworld_models_and_presence_rule(tmp_path, capsys):
     flags = {"instance_data_dir": photos, "instance_mask_dir": masks, "prompts": prompts, "unique_token": "sks"}
     flags |= {"class_token": "dog", "training_scenes": "on a sofa", "scene_template": "an empty scene {}"}
     flags |= {"sam": SAM, "clip_model": CLIP, "dino_model": "none", "height": 64, "width": 64, "device": "cpu"}
-    flags |= {"num_images": 2, "num_inference_steps": 10, "guidance_scale": 4, "output": tmp_path / "out"}
+    flags |= {"num_images": 2, "class_images": 0, "num_inference_steps": 10, "guidance_scale": 4}
+    flags |= {"output": tmp_path / "out"}
     assert main(argv({name: [str(value)] for name, value in flags.items()}, model=f"base={DIFFUSION}")) == 0
     stored = json.loads((tmp_path / "out" / "metrics.json").read_text())
     of_base = {name: estimate["mean"] for name, estimate in stored["models"]["base"].items()}

@@ -32,7 +32,7 @@ def report(options, subject, tmp_path):
     """A report of two models, with a prompt that would break a page that does not escape it."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text((subject / "prompts.txt").read_text() + NASTY)
-    assert evaluate(options, prompts=prompts) == 0
+    assert evaluate(options, prompts=prompts, class_images=1) == 0
     return Path(options["output"][0]) / "report.html"
 
 
@@ -40,8 +40,8 @@ def test_page_loads_nothing_and_shows_everything(report, browser):
     text = report.read_text(encoding="utf-8")
     page = References()
     page.feed(text)
-    # 3 photos; 2 models x (4 prompts x 2 seeds + 8 of the class), each picture with and without its outline.
-    assert len(page.loaded) == page.tags.count("img") == 3 + 2 * (4 * 2 + 8) * 2
+    # 3 photos; 2 models x (4 prompts x 2 seeds + 1 of the class), each picture with and without its outline.
+    assert len(page.loaded) == page.tags.count("img") == 3 + 2 * (4 * 2 + 1) * 2
     assert all(re.match(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+$", url) for url in page.loaded)
     assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags)
     assert "url(" not in text and "@import" not in text and "@font-face" not in text
@@ -60,10 +60,10 @@ def test_page_loads_nothing_and_shows_everything(report, browser):
     assert {url for url in requests if not url.startswith("data:")} == {elsewhere.as_uri()}
     assert not failures and not errors
     widths = tab.evaluate("[...document.images].map(image => image.naturalWidth)")
-    assert len(widths) == 67 and min(widths) > 0
+    assert len(widths) == 39 and min(widths) > 0
     assert tab.get_by_text('a sks disc <img src="http://example.org/x.png"> & "quotes"').count() == 1
     outlines = tab.locator("img.outlined")
-    assert outlines.count() == 32 and not outlines.first.is_visible()
+    assert outlines.count() == 18 and not outlines.first.is_visible()
     tab.get_by_label("show where the subject was found").check()
     assert outlines.first.is_visible() and not tab.locator("img.plain").first.is_visible()
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")

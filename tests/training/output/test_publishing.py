@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from persam_dreambooth.training.config import without_folders
-from tests.parity.diffusers_cases import PHOTOS
 from tests.training.local_hub import local_hub
 from tests.training.runs import train
 
@@ -29,11 +28,11 @@ def hub(monkeypatch):
 @pytest.fixture
 def pushed(flags):
     """Flags of an uploaded run with absolute paths that segments its photos."""
-    folders = {key: Path(flags[key]).resolve() for key in ("instance_data_dir", "output_dir")}
-    found = {"instance_mask_dir": None, "reference_image": "photos/00.png", "reference_mask": PHOTOS / "00.png"}
+    flags |= {"instance_mask_dir": None, "reference_image": "photos/00.png", "reference_mask": "subject.png"}
+    folders = {key: Path(flags[key]).resolve() for key in ("instance_data_dir", "output_dir", "reference_mask")}
     pictures = {"validation_prompt": "a sks dog in the jungle", "num_validation_images": 1, "max_train_steps": 2}
     sam = flags["pretrained_model_name_or_path"].parent / "sam"
-    return flags | folders | found | pictures | {"sam": sam, "mask_downsample": "max", "hub_model_id": "me/dog"}
+    return flags | folders | pictures | {"sam": sam, "mask_downsample": "max", "hub_model_id": "me/dog"}
 
 
 MODEL = {"pytorch_lora_weights.safetensors", "pytorch_lora_weights_kohya.safetensors"}

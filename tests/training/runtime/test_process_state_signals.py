@@ -11,10 +11,16 @@ import pytest
 
 from persam_dreambooth.model_folder import LORA_NAME
 from persam_dreambooth.training.runtime.process_state import SAME_SIGNAL, StopSignal
+from tests.forks import Fork, start_ranks
 from tests.kills import signal_when_exists
-from tests.training.runs import same_weights, start, train
+from tests.training.runs import as_words, run_script, same_weights, train
 
 SWITCHES = ("--use_lora", "--random_flip")
+
+
+def run_in_own_group(words):
+    os.setsid()
+    run_script(words)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -25,7 +31,7 @@ def test_stopped_run_is_resumed(flags, number):
             shutil.copy(f"{folder}/00.png", f"{folder}/again-{copy}.png")
     flags = flags | {"max_train_steps": 400, "checkpointing_steps": 1, "checkpoints_total_limit": 2}
     flags |= {"dataloader_num_workers": 1, "lora_dropout": 0.1, "gradient_accumulation_steps": 2}
-    process = start(flags, *SWITCHES, start_new_session=True)
+    process = Fork(run_in_own_group, [*SWITCHES, *as_words(flags)])
     process.send_signal = lambda number: os.killpg(process.pid, number)
     _, printed = signal_when_exists(process, Path("output"), "checkpoint-1", number)
     assert process.returncode == 128 + number, printed
@@ -41,15 +47,10 @@ def test_stopped_run_is_resumed(flags, number):
 
 def test_signal_to_one_of_two_processes_stops_both_after_same_step(flags):
     flags |= {"max_train_steps": 400, "checkpointing_steps": 1, "checkpoints_total_limit": 2, "train_batch_size": 1}
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    process = start(flags, *SWITCHES, launcher=torchrun)
-
-    def tell_the_second(number):
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(children[1]), number)
-
-    process.send_signal = tell_the_second
-    _, printed = signal_when_exists(process, Path("output"), "checkpoint-1", signal.SIGTERM, codes=(1,))
+    first, second = start_ranks(2, run_script, [*SWITCHES, *as_words(flags)])
+    _, printed = signal_when_exists(second, Path("output"), "checkpoint-1", signal.SIGTERM)
+    printed += first.communicate(timeout=120)[1].decode()
+    assert first.returncode == second.returncode == 128 + signal.SIGTERM, printed
     (line,) = [line for line in printed.splitlines() if "stopped by SIGTERM" in line]
     last = max(Path("output").glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
     assert (

@@ -10,13 +10,13 @@ import pytest
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.runtime import workers
-from tests.training.runs import start
+from tests.training.runs import fork
 
 
 def start_with_worker(flags):
     """Start a long training with a worker, and wait for its first step."""
     flags |= {"max_train_steps": 9999, "checkpointing_steps": 1, "checkpoints_total_limit": 1, "report_to": "none"}
-    process = start(flags | {"dataloader_num_workers": 1}, "--use_lora")
+    process = fork(flags | {"dataloader_num_workers": 1}, "--use_lora")
     while process.poll() is None and not list(Path("output").glob("checkpoint-*")):
         time.sleep(0.01)
     return process
@@ -24,10 +24,7 @@ def start_with_worker(flags):
 
 def final_error(process):
     """Return the one-line error of a run that ends with exit code 2."""
-    try:
-        printed = process.communicate(timeout=60)[1].decode()
-    finally:
-        process.kill()
+    printed = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 2 and "Traceback" not in printed, printed
     (line,) = [line for line in printed.splitlines() if "error:" in line]
     return line
@@ -47,10 +44,11 @@ def test_killed_worker_is_reported(flags):
         for copy in range(60):
             shutil.copy(f"{folder}/00.png", f"{folder}/again-{copy}.png")
     process = start_with_worker(flags)
+    command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    for child in children:
-        if b"train_dreambooth" in Path(f"/proc/{child}/cmdline").read_bytes():
-            os.kill(int(child), signal.SIGKILL)
+    workers = [int(child) for child in children if Path(f"/proc/{child}/cmdline").read_bytes() == command]
+    for worker in workers:  # not the process that tracks shared memory
+        os.kill(worker, signal.SIGKILL)
     assert "use fewer --dataloader_num_workers" in final_error(process)
 
 

@@ -19,6 +19,7 @@ from persam_dreambooth.training.families import lora, quantized
 from persam_dreambooth.training.families.attention_maps import AttentionMaps
 from persam_dreambooth.training.families.flags import check_flags
 from persam_dreambooth.training.families.parts import PipelineParts
+from persam_dreambooth.training.families.phrases import PhraseFinder, by_tokens
 from persam_dreambooth.training.families.textual_inversion import NewTokens, learned_encoders
 
 Conditioning = dict[str, Tensor]
@@ -135,12 +136,17 @@ class Family(PipelineParts):
         raise NotImplementedError
 
     @classmethod
-    def prompt_tokenizers(cls, config: ModelConfig) -> list[tuple[Any, int | None]]:
-        """Return the tokenizers whose tokens, one list after the other, are those that `record_attention` sees.
+    def phrase_finder(cls, config: ModelConfig) -> PhraseFinder:
+        """Return what finds a phrase among the tokens that `record_attention` sees.
 
-        Each comes with the length to which it pads and cuts prompts, None for its own. They are loaded without the
-        models, so that prompts can be checked first; only with `attention_loss_weight` in `flags`.
+        Only the tokenizers are loaded, so that prompts can be checked first; only with `attention_loss_weight` in
+        `flags`.
         """
+        return by_tokens(cls.prompt_tokenizers(config))
+
+    @classmethod
+    def prompt_tokenizers(cls, config: ModelConfig) -> list[tuple[Any, int | None]]:
+        """Return the tokenizers of the default `phrase_finder`, see `by_tokens`."""
         raise NotImplementedError
 
     def trained(self) -> dict[str, nn.Module]:

@@ -83,7 +83,7 @@ class MaskConfig(Flags):
     )
     attention_loss_weight: float = flag(
         0.0,
-        "Stable Diffusion 1.x, 2.x, XL, 3 and Flux.1: weight of a loss that fits the attention to the identifier, or "
+        "all families but Krea 2 and Lumina 2: weight of a loss that fits the attention to the identifier, or "
         "to the words of each of the --region_mask_dir, to its mask; 0.01 is that of its paper, Break-A-Scene",
         min=0,
     )

@@ -137,11 +137,7 @@ class Family(PipelineParts):
 
     @classmethod
     def phrase_finder(cls, config: ModelConfig) -> PhraseFinder:
-        """Return what finds a phrase among the tokens that `record_attention` sees.
-
-        Only the tokenizers are loaded, so that prompts can be checked first; only with `attention_loss_weight` in
-        `flags`.
-        """
+        """Return what finds a phrase among the tokens that `record_attention` sees; loads tokenizers, no models."""
         return by_tokens(cls.prompt_tokenizers(config))
 
     @classmethod
@@ -190,8 +186,7 @@ class Family(PipelineParts):
             where = torch.device("cpu") if self.config.offload and name not in trained else device
             where = denoiser_device if denoiser_device and name == self.denoiser[0] else where
             as_loaded = own == torch.float32 or getattr(part, "is_quantized", False)
-            # In one call, so that no part is temporarily on the device in float32.
-            part.to(where) if as_loaded else part.to(where, dtype)
+            part.to(where) if as_loaded else part.to(where, dtype)  # in one call: never on the device in float32
         quantized.finish(getattr(self, self.denoiser[0]), self.config, dtype)
         if self.vae_dtype is not None and dtype != torch.float32:
             self.vae.decode = _outside_autocast(self.vae.decode)

@@ -54,10 +54,8 @@ def in_message(template: Callable[[str], str], offsets: Callable[[str], Sequence
     def find(prompt: str, words: str) -> tuple[int, ...]:
         message = template(prompt)
         own = message[: len(message) - len(after)]
-        forms = {unicodedata.normalize(form, words).strip() for form in ("NFC", "NFD")} - {
-            ""
-        }  # a Mac's folder has NFD
-        patterns = [r"\s+".join(map(re.escape, form.split())) for form in forms]
+        forms = {unicodedata.normalize(form, words) for form in ("NFC", "NFD")}  # a folder on a Mac has NFD
+        patterns = [r"\s+".join(map(re.escape, form.split())) for form in forms if form.split()]
         found = [re.compile(rf"(?<!\w){pattern}(?!\w)", re.IGNORECASE) for pattern in patterns]
         spans = [match.span() for pattern in found for match in pattern.finditer(own, len(before))]
         return tuple(

@@ -65,8 +65,7 @@ class Family(PipelineParts):
         targets: the denoiser's layers that LoRA adapts.
         lora_encoders: the text encoders that get adapters with `--train_text_encoder`.
         flags: flags in `PARTICULAR` that the family supports.
-        posterior_mean: whether latents are the mean of the autoencoder's posterior and not a sample, as in diffusers'
-            script of the family.
+        posterior_mean: whether latents are the posterior's mean and not a sample, as in diffusers' script of the family.
     """
 
     targets: ClassVar[list[str]]

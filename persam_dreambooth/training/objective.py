@@ -6,21 +6,19 @@ The attention loss is Break-A-Scene's (arXiv 2305.16311): the attention to a reg
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.learned_tokens import spelled_out
 from persam_dreambooth.training import losses
 from persam_dreambooth.training.config import MaskConfig, ModelConfig, TrainingConfig
 from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.data.dataset import Batch, InstancePhoto
 from persam_dreambooth.training.families import Family, Noised
 from persam_dreambooth.training.families.attention_maps import AttentionMaps
-from persam_dreambooth.training.families.loading import token_ids
+from persam_dreambooth.training.families.phrases import PhraseFinder
 from persam_dreambooth.training.prior_bank import PriorBank
 
 
@@ -182,12 +180,12 @@ def with_places(
     Raises:
         UserError: names a photo and the words that its prompt's tokens do not contain.
     """
-    tokenizers = family.prompt_tokenizers(config)
+    find = family.phrase_finder(config)
     return [
         replace(
             photo,
             regions=tuple(
-                replace(region, places=_places(tokenizers, photo, region.phrase, concepts[photo.concept].identifier))
+                replace(region, places=_places(find, photo, region.phrase, concepts[photo.concept].identifier))
                 for region in photo.regions
             ),
         )
@@ -195,15 +193,10 @@ def with_places(
     ]
 
 
-def _places(
-    tokenizers: Sequence[tuple[Any, int | None]], photo: InstancePhoto, phrase: str, identifier: str | None
-) -> tuple[int, ...]:
-    """Return the positions of a region's words among a prompt's tokens, all tokenizers' one list after the other."""
-    words, places, start = phrase or str(identifier), list[int](), 0
-    for tokenizer, length in tokenizers:
-        tokens = token_ids(tokenizer, spelled_out(tokenizer, photo.prompt), length).input_ids[0].tolist()
-        places += [start + place for place in token_places(tokenizer, tokens, spelled_out(tokenizer, words))]
-        start += len(tokens)
+def _places(find: PhraseFinder, photo: InstancePhoto, phrase: str, identifier: str | None) -> tuple[int, ...]:
+    """Return the positions of a region's words in a photo's prompt."""
+    words = phrase or str(identifier)
+    places = find(photo.prompt, words)
     if not places:
         named, remedy = (
             ("the phrase", "name its folder otherwise") if phrase else ("--identifier", "name another word")
@@ -212,11 +205,4 @@ def _places(
             f"the prompt of {photo.name}, {photo.prompt!r}, does not contain {named} {words} among the tokens that "
             f"the model reads; write it there, or {remedy}"
         )
-    return tuple(places)
-
-
-def token_places(tokenizer: Any, tokens: Sequence[int], words: str) -> tuple[int, ...]:
-    """Return the positions among a prompt's tokens of some words' tokens, for all their occurrences."""
-    wanted = tokenizer(words, add_special_tokens=False).input_ids
-    starts = (start for start in range(len(tokens)) if wanted and tokens[start : start + len(wanted)] == wanted)
-    return tuple(sorted({start + number for start in starts for number in range(len(wanted))}))
+    return places

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from persam_dreambooth.training import objective
 from persam_dreambooth.training.config import MaskConfig
 from persam_dreambooth.training.data.dataset import Batch
-from persam_dreambooth.training.families import cross_attention
+from persam_dreambooth.training.families import cross_attention, phrases
 from persam_dreambooth.training.families.loading import token_ids
 from persam_dreambooth.training.objective import training_loss
 from tests.parity.diffusers_cases import logged_losses
@@ -50,7 +50,7 @@ def record_attention(family, batch, config, count=2):
 def test_probabilities_match_diffusers_processor(base, kind, monkeypatch):
     config, family, batch = family_and_batch(base, kind)
     seen, prediction, _ = record_attention(family, batch, config)
-    ours = seen.probabilities(2)
+    ours = seen.probabilities(2, 64)
     scores, theirs = Attention.get_attention_scores, []
 
     def record_scores(layer, *args):
@@ -92,7 +92,7 @@ def test_attention_loss_by_hand():
     mask = torch.tensor([[[[1.0, 0.0]]]] * 2)
     batch = Batch(["first.png", "second.png"], mask, torch.ones(2), {}, places=[((0,),), ((0, 1),)])
     config = MaskConfig(instance_mask_dir="masks", **ON)
-    torch.testing.assert_close(seen.probabilities(2)[0], torch.tensor([[0.5, 0.5], [0.75, 0.25]]))
+    torch.testing.assert_close(seen.probabilities(2, 2)[0], torch.tensor([[0.5, 0.5], [0.75, 0.25]]))
     # Summed over both tokens the positions are equal: (1, 1) against (1, 0).
     first, second = ((1 / 3) ** 2 + 1) / 2, 1 / 2
     for weights in ((1.0, 1.0), (1.0, 0.25)):
@@ -287,9 +287,7 @@ def test_token_positions_follow_prompt(base):
     _, family = make(base)
 
     def find(prompt):
-        return objective.token_places(
-            family.tokenizer, token_ids(family.tokenizer, prompt).input_ids[0].tolist(), "sks"
-        )
+        return phrases.token_places(family.tokenizer, token_ids(family.tokenizer, prompt).input_ids[0].tolist(), "sks")
 
     letters = family.tokenizer("a sks dog").input_ids
     assert [letters[place] for place in find("a sks dog")] == letters[2:5]

@@ -19,11 +19,12 @@ class AttentionMaps(ABC):
     level: int
 
     @abstractmethod
-    def probabilities(self, count: int) -> Tensor:
+    def probabilities(self, count: int, positions: int) -> Tensor:
         """Return the attention of each position to each token of the prompt, averaged over heads and layers.
 
         Args:
-            count: number of pictures, from the first of the batch.
+            count: number of images, from the first of the batch.
+            positions: h w, the number in each image.
 
         Returns:
             (count, h w, length) float32; the rows sum to 1, or to less where positions attend to more than the prompt.
@@ -39,10 +40,10 @@ class AttentionMaps(ABC):
         Returns:
             (R, 1, h', w') float32 in [0, 1], picture by picture, R the number of all regions.
         """
-        found = self.probabilities(len(places))
+        height, width = (-(-side // 2**self.level) for side in size)
+        found = self.probabilities(len(places), height * width)
         ours = torch.stack(
             [rows[:, list(words)].mean(-1) for rows, regions in zip(found, places, strict=True) for words in regions]
         )
         ours = ours / ours.amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        height, width = (-(-side // 2**self.level) for side in size)
         return ours.view(-1, 1, height, width)

@@ -19,6 +19,7 @@ from persam_dreambooth.training.families import lora, quantized
 from persam_dreambooth.training.families.attention_maps import AttentionMaps
 from persam_dreambooth.training.families.flags import check_flags
 from persam_dreambooth.training.families.parts import PipelineParts
+from persam_dreambooth.training.families.phrases import PhraseFinder, by_tokens
 from persam_dreambooth.training.families.textual_inversion import NewTokens, learned_encoders
 
 Conditioning = dict[str, Tensor]
@@ -64,8 +65,7 @@ class Family(PipelineParts):
         targets: the denoiser's layers that LoRA adapts.
         lora_encoders: the text encoders that get adapters with `--train_text_encoder`.
         flags: flags in `PARTICULAR` that the family supports.
-        posterior_mean: whether latents are the mean of the autoencoder's posterior and not a sample, as in diffusers'
-            script of the family.
+        posterior_mean: whether latents are the posterior's mean and not a sample, as in diffusers' script.
     """
 
     targets: ClassVar[list[str]]
@@ -135,12 +135,13 @@ class Family(PipelineParts):
         raise NotImplementedError
 
     @classmethod
-    def prompt_tokenizers(cls, config: ModelConfig) -> list[tuple[Any, int | None]]:
-        """Return the tokenizers whose tokens, one list after the other, are those that `record_attention` sees.
+    def phrase_finder(cls, config: ModelConfig) -> PhraseFinder:
+        """Return what finds a phrase among the tokens that `record_attention` sees; loads tokenizers, no models."""
+        return by_tokens(cls.prompt_tokenizers(config))
 
-        Each comes with the length to which it pads and cuts prompts, None for its own. They are loaded without the
-        models, so that prompts can be checked first; only with `attention_loss_weight` in `flags`.
-        """
+    @classmethod
+    def prompt_tokenizers(cls, config: ModelConfig) -> list[tuple[Any, int | None]]:
+        """Return the tokenizers of the default `phrase_finder`, see `by_tokens`."""
         raise NotImplementedError
 
     def trained(self) -> dict[str, nn.Module]:
@@ -184,8 +185,7 @@ class Family(PipelineParts):
             where = torch.device("cpu") if self.config.offload and name not in trained else device
             where = denoiser_device if denoiser_device and name == self.denoiser[0] else where
             as_loaded = own == torch.float32 or getattr(part, "is_quantized", False)
-            # In one call, so that no part is temporarily on the device in float32.
-            part.to(where) if as_loaded else part.to(where, dtype)
+            part.to(where) if as_loaded else part.to(where, dtype)  # in one call: never on the device in float32
         quantized.finish(getattr(self, self.denoiser[0]), self.config, dtype)
         if self.vae_dtype is not None and dtype != torch.float32:
             self.vae.decode = _outside_autocast(self.vae.decode)

@@ -34,7 +34,7 @@ class CrossAttention(AttentionMaps):
     queries: list[Tensor] = field(default_factory=list)
     keys: list[Tensor] = field(default_factory=list)
 
-    def probabilities(self, count: int) -> Tensor:
+    def probabilities(self, count: int, positions: int) -> Tensor:
         """Return the probabilities, whose rows sum to 1."""
         means = []
         for layer, query, key in zip(self.layers, self.queries, self.keys, strict=True):

@@ -1,5 +1,6 @@
 """Flux.2 and Flux.2 Klein: flow matching on patches of latents, three layers of a language model for prompts."""
 
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -9,11 +10,12 @@ from torch import Tensor
 from transformers import AutoProcessor, Mistral3ForConditionalGeneration, Qwen3ForCausalLM
 
 from persam_dreambooth.training.families.base import Conditioning, Noised
-from persam_dreambooth.training.families.flow_matching import FlowMatching
-from persam_dreambooth.training.families.loading import chat_message, ids_and_mask, unwrapped
+from persam_dreambooth.training.families.chat_prompts import ChatPrompts
+from persam_dreambooth.training.families.joint_attention import JointAttention, recorded
+from persam_dreambooth.training.families.loading import chat_message, unwrapped
 
 
-class Flux2Klein(FlowMatching):
+class Flux2Klein(ChatPrompts):
     """The family behind `Flux2KleinPipeline`; prompts are encoded by Qwen3.
 
     Latents are kept unpatched, (B, C, h, w), so that a mask has one value for each cell of the autoencoder.
@@ -31,19 +33,17 @@ class Flux2Klein(FlowMatching):
         *(f"single_transformer_blocks.{number}.attn.to_out" for number in range(48)),  # as many as Flux.2 has
     ]
     posterior_mean: ClassVar[bool] = True
+    padded: ClassVar[bool] = True
     max_sequence_length: ClassVar[int] = 512
     layers: ClassVar[tuple[int, ...]] = (9, 18, 27)
     transformer: Any
     tokenizer: Any
     text_encoder: Any
 
-    def asked(self, prompt: str) -> str:
+    @classmethod
+    def message(cls, tokenizer: Any, prompt: str) -> str:
         """Return the prompt as a message to the language model, in its chat template."""
-        return chat_message(self.tokenizer, prompt, thinking=False)
-
-    def tokenize(self, prompt: str) -> Conditioning:
-        """Tokenize the message: ids and attention mask, (1, length) int64 each."""
-        return ids_and_mask(self.tokenizer, self.asked(prompt), self.length)
+        return chat_message(tokenizer, prompt, thinking=False)
 
     def _encode(self, tokens: Conditioning) -> Conditioning:
         ids, mask = (tokens[name].to(self.text_encoder.device) for name in ("input_ids", "attention_mask"))
@@ -75,6 +75,10 @@ class Flux2Klein(FlowMatching):
         )[0]
         return Flux2Pipeline._unpatchify_latents(packed.mT.reshape(patches.shape))
 
+    def record_attention(self) -> AbstractContextManager[JointAttention]:
+        """Record the joint attention of blocks with separate weights for text and picture in one prediction."""
+        return recorded([block.attn for block in unwrapped(self.transformer).transformer_blocks], text_first=True)
+
 
 class Flux2(Flux2Klein):
     """The family behind `Flux2Pipeline`; prompts are encoded by Mistral Small 3, guidance is an input."""
@@ -82,24 +86,25 @@ class Flux2(Flux2Klein):
     pipeline_class: ClassVar[Any] = Flux2Pipeline
     encoders: ClassVar[dict[str, Any]] = {"text_encoder": Mistral3ForConditionalGeneration}
     tokenizer_class: ClassVar[Any] = AutoProcessor
-    flags: ClassVar[frozenset[str]] = FlowMatching.flags | {"guidance_scale"}
+    flags: ClassVar[frozenset[str]] = ChatPrompts.flags | {"guidance_scale"}
     layers: ClassVar[tuple[int, ...]] = (10, 20, 30)
 
-    def asked(self, prompt: str) -> str:
+    @classmethod
+    def message(cls, tokenizer: Any, prompt: str) -> str:
         """Return the prompt after the pipeline's own system message, in the model's chat template."""
         (messages,) = format_input([prompt])
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False))
+        return str(tokenizer.apply_chat_template(messages, tokenize=False))
 
-    def tokenize(self, prompt: str) -> Conditioning:
-        """Tokenize the message: ids and attention mask, (1, length) int64 each."""
-        (messages,) = format_input([prompt])
-        tokens = self.tokenizer.apply_chat_template(
-            [messages],
+    @classmethod
+    def read(cls, tokenizer: Any, prompt: str, length: int, **more: Any) -> Any:
+        """Tokenize the message with the model's processor."""
+        return tokenizer.apply_chat_template(
+            format_input([prompt]),
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
             padding="max_length",
             truncation=True,
-            max_length=self.length,
+            max_length=length,
+            **more,
         )
-        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}

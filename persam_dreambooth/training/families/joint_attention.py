@@ -29,43 +29,54 @@ class JointAttention(AttentionMaps):
 
     Attributes:
         text_first: whether the tokens of the text come before those of the picture, or after them.
-        lengths: of each layer, the number of tokens of the text.
+        multiple: the picture's tokens are padded to a multiple of this before those of the text.
+        calls: number of the layers' calls.
         queries, keys: of each layer, (B, heads, tokens, channels).
+        masks: of each layer, the keys that count, (B, 1, 1, tokens) bool; None if all do.
     """
 
     text_first: bool
-    lengths: list[int] = field(default_factory=list)
+    multiple: int = 1
+    calls: int = 0
     queries: list[Tensor] = field(default_factory=list)
     keys: list[Tensor] = field(default_factory=list)
+    masks: list[Tensor | None] = field(default_factory=list)
 
-    def probabilities(self, count: int) -> Tensor:
+    def probabilities(self, count: int, positions: int) -> Tensor:
         """Return the picture's attention to the text; head by head, since that of all heads may not fit into memory.
 
         Raises:
             UserError: the layers used another attention than torch's.
         """
-        if len(self.queries) != len(self.lengths):
+        if len(self.queries) != self.calls:
             raise UserError(
                 "--attention_loss_weight needs torch's own attention, but diffusers was told to use another; unset "
                 "DIFFUSERS_ATTN_BACKEND"
             )
         means = []
-        for length, *recorded in zip(self.lengths, self.queries, self.keys, strict=True):
-            query, key = (states[:count].float() for states in recorded)
-            text = slice(0, length) if self.text_first else slice(query.shape[2] - length, None)
-            picture = slice(length, None) if self.text_first else slice(0, query.shape[2] - length)
+        for query, key, mask in zip(self.queries, self.keys, self.masks, strict=True):
+            query, key = query[:count].float(), key[:count].float()
+            mask = None if mask is None else mask[:count, 0]
+            text, picture = self._parts(query.shape[2], positions)
             with torch.autocast(query.device.type, enabled=False):
                 by_head = [
-                    checkpoint(_attention, *states, text, use_reentrant=False, preserve_rng_state=False)
+                    checkpoint(_attention, *states, mask, text, use_reentrant=False, preserve_rng_state=False)
                     for states in zip(query[:, :, picture].unbind(1), key.unbind(1), strict=True)
                 ]
             means.append(torch.stack(by_head).mean(0))
         return torch.stack(means).mean(0)
 
+    def _parts(self, tokens: int, positions: int) -> tuple[slice, slice]:
+        """Return the tokens of the text and of the picture."""
+        if self.text_first:
+            return slice(0, tokens - positions), slice(tokens - positions, tokens)
+        return slice(-(-positions // self.multiple) * self.multiple, tokens), slice(0, positions)
 
-def _attention(query: Tensor, key: Tensor, text: slice) -> Tensor:
+
+def _attention(query: Tensor, key: Tensor, mask: Tensor | None, text: slice) -> Tensor:
     """Return softmax(query key^T / sqrt(channels)), (B, positions, tokens), at the keys of the text."""
-    return (query @ key.mT * query.shape[-1] ** -0.5).softmax(-1)[..., text]
+    scores = query @ key.mT * query.shape[-1] ** -0.5
+    return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)[..., text]
 
 
 class _Recorder(TorchFunctionMode):
@@ -82,24 +93,27 @@ class _Recorder(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _record(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **more: Any) -> None:
-        assert attn_mask is None and more.get("scale") is None, "masked or scaled attention is not recomputed"
+        assert attn_mask is None or attn_mask.dtype == torch.bool, "attention with a bias is not recomputed"
+        assert more.get("scale") is None, "scaled attention is not recomputed"
         self.seen.queries.append(query)
         self.seen.keys.append(key)
+        self.seen.masks.append(attn_mask)
 
 
 @contextmanager
-def recorded(layers: Sequence[nn.Module], text_first: bool) -> Iterator[JointAttention]:
+def recorded(layers: Sequence[nn.Module], text_first: bool, multiple: int = 1) -> Iterator[JointAttention]:
     """Record one prediction into the `JointAttention` inside the block.
 
     Args:
-        layers: all of the transformer's joint attention layers, which take the text as `encoder_hidden_states`.
+        layers: all of the transformer's joint attention layers.
         text_first: as the layers join the tokens.
+        multiple: likewise, see `JointAttention`.
     """
-    seen = JointAttention(1, text_first)  # a token is 2 x 2 cells in all of these models
+    seen = JointAttention(1, text_first, multiple)  # a token is 2 x 2 cells in all of these models
     recorder = _Recorder(seen)
 
-    def begin(_: nn.Module, __: Any, given: dict[str, Any]) -> None:
-        seen.lengths.append(given["encoder_hidden_states"].shape[1])
+    def begin(*_: Any) -> None:
+        seen.calls += 1
         recorder.__enter__()
 
     def end(*_: Any) -> None:
@@ -108,6 +122,6 @@ def recorded(layers: Sequence[nn.Module], text_first: bool) -> Iterator[JointAtt
     first = max(0, (len(layers) - LAYERS) // 2)
     with ExitStack() as stack:
         for layer in layers[first : first + LAYERS]:
-            stack.callback(layer.register_forward_pre_hook(begin, with_kwargs=True).remove)
+            stack.callback(layer.register_forward_pre_hook(begin).remove)
             stack.callback(layer.register_forward_hook(end, always_call=True).remove)
         yield seen

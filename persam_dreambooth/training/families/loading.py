@@ -133,14 +133,18 @@ def refuse_other_latents(kind: Any, config: ModelConfig) -> None:
             )
 
 
-def token_ids(tokenizer: Any, prompt: str, length: int | None = None, padded: bool = True) -> Any:
-    """Tokenize a prompt, cut or padded to `length` (None: the tokenizer's own): `input_ids` and `attention_mask`."""
+def token_ids(tokenizer: Any, prompt: str, length: int | None = None, padded: bool = True, **more: Any) -> Any:
+    """Tokenize a prompt, cut or padded to `length` (None: the tokenizer's own): `input_ids` and `attention_mask`.
+
+    `more` is for the tokenizer.
+    """
     return tokenizer(
         prompt,
         truncation=True,
         padding="max_length" if padded else False,
         max_length=length or tokenizer.model_max_length,
         return_tensors="pt",
+        **more,
     )
 
 

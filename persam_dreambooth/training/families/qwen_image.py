@@ -1,6 +1,7 @@
 """Qwen-Image: flow matching on packed latents, a video autoencoder, prompts encoded by Qwen2.5-VL."""
 
-from typing import Any, ClassVar
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Final
 
 from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
 from torch import Tensor
@@ -8,8 +9,13 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from persam_dreambooth.training.config import ModelConfig
 from persam_dreambooth.training.families.base import Conditioning, Noised
+from persam_dreambooth.training.families.chat_prompts import ChatPrompts
 from persam_dreambooth.training.families.flow_matching import FlowMatching
-from persam_dreambooth.training.families.loading import ids_and_mask, load_config
+from persam_dreambooth.training.families.joint_attention import JointAttention, recorded
+from persam_dreambooth.training.families.loading import load_config, unwrapped
+
+BARE: Final[Any] = QwenImagePipeline(None, None, None, None, None)
+"""A pipeline without parts, for its prompt template."""
 
 
 class QwenLatents(FlowMatching):
@@ -35,7 +41,7 @@ class QwenLatents(FlowMatching):
         return (latents - mean) / std
 
 
-class QwenImage(QwenLatents):
+class QwenImage(QwenLatents, ChatPrompts):
     """The family behind `QwenImagePipeline` (arXiv 2508.02324)."""
 
     pipeline_class: ClassVar[Any] = QwenImagePipeline
@@ -44,23 +50,16 @@ class QwenImage(QwenLatents):
     targets: ClassVar[list[str]] = ["to_k", "to_q", "to_v", "to_out.0"]
     max_sequence_length: ClassVar[int] = 512
     longest_sequence: ClassVar[int] = 1024
+    start: ClassVar[int] = BARE.prompt_template_encode_start_idx
     drawing: ClassVar[dict[str, Any]] = {"negative_prompt": " "}
     transformer: Any
     tokenizer: Any
     text_encoder: Any
 
-    def __init__(self, config: ModelConfig, **parts: Any) -> None:
-        super().__init__(config, **parts)
-        bare: Any = QwenImagePipeline(None, None, None, None, None)  # holds the template and nothing else
-        self.template, self.start = bare.prompt_template_encode, bare.prompt_template_encode_start_idx
-
-    def asked(self, prompt: str) -> str:
+    @classmethod
+    def message(cls, tokenizer: Any, prompt: str) -> str:
         """Return the prompt in the pipeline's own template."""
-        return str(self.template.format(prompt))
-
-    def tokenize(self, prompt: str) -> Conditioning:
-        """Tokenize with Qwen's tokenizer, unpadded: ids and attention mask, (1, length) int64 each."""
-        return ids_and_mask(self.tokenizer, self.asked(prompt), self.start + self.length, padded=False)
+        return str(BARE.prompt_template_encode.format(prompt))
 
     def _encode(self, tokens: Conditioning) -> Conditioning:
         ids, mask = (tokens[name].to(self.text_encoder.device) for name in ("input_ids", "attention_mask"))
@@ -80,3 +79,7 @@ class QwenImage(QwenLatents):
             return_dict=False,
         )[0]
         return QwenImagePipeline._unpack_latents(packed, height, width, vae_scale_factor=1).squeeze(2)
+
+    def record_attention(self) -> AbstractContextManager[JointAttention]:
+        """Record the transformer's joint attention in one prediction."""
+        return recorded([block.attn for block in unwrapped(self.transformer).transformer_blocks], text_first=True)

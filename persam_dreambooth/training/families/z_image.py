@@ -1,18 +1,21 @@
 """Z-Image: flow matching with negated velocity and reversed time, prompts of any length encoded by Qwen3."""
 
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
 from diffusers import ZImagePipeline, ZImageTransformer2DModel
+from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF
 from torch import Tensor
 from transformers import Qwen3Model
 
 from persam_dreambooth.training.families.base import Conditioning, Noised
-from persam_dreambooth.training.families.flow_matching import FlowMatching
-from persam_dreambooth.training.families.loading import chat_message, ids_and_mask
+from persam_dreambooth.training.families.chat_prompts import ChatPrompts
+from persam_dreambooth.training.families.joint_attention import JointAttention, recorded
+from persam_dreambooth.training.families.loading import chat_message, unwrapped
 
 
-class ZImage(FlowMatching):
+class ZImage(ChatPrompts):
     """The family behind `ZImagePipeline` (arXiv 2511.22699)."""
 
     pipeline_class: ClassVar[Any] = ZImagePipeline
@@ -25,13 +28,10 @@ class ZImage(FlowMatching):
     tokenizer: Any
     text_encoder: Any
 
-    def asked(self, prompt: str) -> str:
+    @classmethod
+    def message(cls, tokenizer: Any, prompt: str) -> str:
         """Return the prompt as a message to the language model, in its chat template."""
-        return chat_message(self.tokenizer, prompt, thinking=True)
-
-    def tokenize(self, prompt: str) -> Conditioning:
-        """Tokenize the message, unpadded: ids and attention mask, (1, length) int64 each."""
-        return ids_and_mask(self.tokenizer, self.asked(prompt), self.length, padded=False)
+        return chat_message(tokenizer, prompt, thinking=True)
 
     def _encode(self, tokens: Conditioning) -> Conditioning:
         ids, mask = (tokens[name].to(self.text_encoder.device) for name in ("input_ids", "attention_mask"))
@@ -48,3 +48,8 @@ class ZImage(FlowMatching):
             return_dict=False,
         )[0]
         return -torch.stack(videos).squeeze(2)
+
+    def record_attention(self) -> AbstractContextManager[JointAttention]:
+        """Record the attention of the layers that see text and picture in one prediction."""
+        layers = [layer.attention for layer in unwrapped(self.transformer).layers]
+        return recorded(layers, text_first=False, multiple=SEQ_MULTI_OF)

@@ -91,7 +91,7 @@ class MaskConfig(Flags):
     )
     attention_loss_weight: float = flag(
         0.0,
-        "Stable Diffusion 1.x, 2.x, XL, 3 and Flux.1: weight of Break-A-Scene's attention loss, which pulls "
+        "all families but Krea 2 and Lumina 2: weight of Break-A-Scene's attention loss, which pulls "
         "the attention to the identifier, or to the words of each folder of --region_mask_dir, towards its "
         "mask; its paper uses 0.01",
         min=0,

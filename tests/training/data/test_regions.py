@@ -104,8 +104,8 @@ def test_batch_holds_all_regions_photo_by_photo(regions):
 class GivenMaps(AttentionMaps):
     """Attention of two photos, 1 x 2 positions, to three tokens."""
 
-    def probabilities(self, count):
-        assert count == 2
+    def probabilities(self, count, positions):
+        assert count == positions == 2
         return torch.tensor([[[0.1, 0.4, 0.5], [0.2, 0.2, 0.6]], [[0.3, 0.3, 0.4], [0.6, 0.2, 0.2]]])
 
 

@@ -12,7 +12,7 @@ FLOW = set(PIPELINES) - UNETS
 # Flags that only some families support, and those families.
 KNOWN = {
     "--snr_gamma=5": UNETS,
-    "--attention_loss_weight=0.1 --identifier=sks": UNETS | {"sd3", "flux"},
+    "--attention_loss_weight=0.1 --identifier=sks": set(PIPELINES) - {"krea2", "lumina2"},
     "--offset_noise": UNETS,
     "--do_edm_style_training": {"sdxl"},
     "--lora_blocks=0 --use_lora": {"sd3"},

@@ -25,7 +25,8 @@ from persam_dreambooth.model_folder import weights_digest
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.dataset import stack_prompts
 from persam_dreambooth.training.families import load_family
-from persam_dreambooth.training.objective import token_places, training_loss
+from persam_dreambooth.training.families.phrases import token_places
+from persam_dreambooth.training.objective import training_loss
 from persam_dreambooth.training.runtime.optimizer import build_optimizer, build_scheduler
 from persam_dreambooth.training.runtime.validation import INFERENCE_STEPS
 from tests.training.runs import same_weights, train

@@ -238,13 +238,13 @@ def plot(runs: Runs, path: Path) -> None:
         measures |= (
             {"uninvited": f"{confound} drawn"}
             if confound in ("companion", "hand")
-            else {"unprompted": "photos' scene, uninvited"}
+            else {"unprompted": "unprompted background"}
         )
         for panel, (name, label) in zip(panels, measures.items(), strict=True):
             _plot_panel(panel, means, name)
             panel.set(xlabel="identity, %", ylabel=f"{label}, %", xlim=(0, 100), ylim=(-2, 102))
         panels[0].set_title(f"photos share: {confound}", loc="left")
-        panels[0].legend()
+        panels[0].legend(loc="lower left")
     with files.replacing(path) as beside:
         figure.savefig(beside, dpi=110, format="png")
     plt.close(figure)

@@ -28,9 +28,9 @@ li {{ margin: .3em 0 }}
 <h1>A dog with and without masks</h1>
 <p>Five photos of one dog, all on the same sofa, and one mask. Top row: the photo whose mask was given and the masks
 that were found in the others. Below: images from a model that was trained on whole photos, and from one that was
-trained on the dog alone, with a prior that keeps the background close to the base model's. Both are LoRAs, each
-trained at the rate and length that were best for it on other subjects. At the bottom: twelve other subjects at
-several lengths (lines), and this dog (stars).</p>
+trained on the dog alone, with a prior that keeps the background close to the base model's. Both are LoRAs,
+trained for the same number of steps at the same rate, which were best with masks on other subjects. At the bottom:
+twelve other subjects at several lengths (lines), and this dog (stars).</p>
 <img alt="reference, found masks, pictures without and with masks" src="data:image/png;base64,{picture}">
 <ul>
 {lines}

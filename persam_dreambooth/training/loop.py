@@ -115,6 +115,8 @@ def fit(run: Training, progress: Progress, stop: StopSignal) -> dict[str, float]
             losses = result.losses
             bar.advance(losses["loss"])
             _after_step(run, result, progress, stop)
+            if progress.step % run.drawn_every == 0:
+                bar.unpause()  # otherwise the bar counts the time of the validation images as a step's
     _refuse_broken_weights(run, progress)
     return losses
 

@@ -58,6 +58,14 @@ def test_progress_bar_shows_mean_of_last_losses(capfd):
     assert "mean loss 34.5000" in capfd.readouterr().err
 
 
+def test_time_of_validation_images_is_none_of_a_steps(flags, monkeypatch):
+    continued = []
+    monkeypatch.setattr(screen.LossBar, "unpause", lambda bar: continued.append(bar.n))
+    drawn = {"validation_prompt": "a sks dog", "num_validation_images": 1, "validation_steps": 2}
+    assert train(flags, "--use_lora", **drawn, max_train_steps=3, report_to="none") == 0
+    assert continued == [2]
+
+
 def test_progress_bars_are_restored_after_training():
     diffusers_logging.enable_progress_bar()
     transformers_logging.enable_progress_bar()  # the hub's too, whatever state earlier tests left

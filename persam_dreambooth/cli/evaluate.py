@@ -24,7 +24,7 @@ Trained models are scored by two others, which have flags of their own:
   persam-dreambooth evaluate {CHECKPOINTS} --help
 
 example:
-  persam-dreambooth evaluate perseg --data PerSeg --output perseg-persam"""
+  persam-dreambooth evaluate {{question}} --data data/{{question}} --output {{question}}-scores"""
 
 # Flags that only some evaluations read; the others refuse them.
 READ_BY = {
@@ -50,7 +50,7 @@ def run(program: str, argv: list[str]) -> None:
     """Evaluate, then print the table and the paths of the details."""
     question = argv[0] if argv else ""
     if question in ("-h", "--help"):
-        parse(GROUPS, argv, f"{program} BENCHMARK", DESCRIPTION)
+        parse(GROUPS, argv, f"{program} BENCHMARK", DESCRIPTION.format(question="perseg"))
     if question == GENERATION:
         from persam_dreambooth.cli import evaluate_generation  # loads diffusers, which the benchmarks do not need
 
@@ -64,7 +64,7 @@ def run(program: str, argv: list[str]) -> None:
     if question not in QUESTIONS:
         said = f"no benchmark {question!r}" if question else "the benchmark is missing"
         raise UserError(f"{said}; choose one of {', '.join((*QUESTIONS, GENERATION, CHECKPOINTS))}")
-    flags, sam = parse(GROUPS, argv[1:], f"{program} {question}", DESCRIPTION)
+    flags, sam = parse(GROUPS, argv[1:], f"{program} {question}", DESCRIPTION.format(question=question))
     _refuse_unread(question, flags)
     sam.refuse_unread(flags.method)
     from persam_dreambooth.cli import benchmarks

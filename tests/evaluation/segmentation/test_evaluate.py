@@ -79,6 +79,12 @@ def test_help_lists_every_flag_and_every_benchmark(capsys):
     assert all(question in text for question in QUESTIONS)
 
 
+def test_help_of_a_benchmark_has_an_example_of_it(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "davis", "--help"])
+    assert "evaluate davis --data data/davis" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("question", [name for name in QUESTIONS if name in BENCHMARKS])
 def test_benchmark_prints_paper_numbers_next_to_ours(question, models, tmp_path, capsys):
     MAKERS[question](tmp_path / "data")

@@ -2,9 +2,9 @@
 
     python examples/quickstart.py quickstart
 
-For photos of your own, change in `main`: the folder and the mask, sam="facebook/sam-vit-huge",
-pretrained_model_name_or_path="stable-diffusion-v1-5/stable-diffusion-v1-5", resolution=512, learning_rate=1e-4; and
-leave height and width out.
+For photos of your own, change in `main` the folder and the mask, and set sam="facebook/sam-vit-huge",
+pretrained_model_name_or_path="stable-diffusion-v1-5/stable-diffusion-v1-5", resolution=512 and learning_rate=1e-4.
+Leave out height and width.
 """
 
 import sys

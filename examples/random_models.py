@@ -187,7 +187,7 @@ PIPELINES = {
 
 
 def save_models(folder: Path) -> tuple[Path, Path]:
-    """Write both models under `folder`; returns the SAM's and the pipeline's folder."""
+    """Write a SAM and a Stable Diffusion under `folder`; returns the SAM's and the pipeline's folder."""
     sam, diffusion = folder / "sam", folder / "stable-diffusion"
     random_sam().save_pretrained(sam)
     random_stable_diffusion().save_pretrained(diffusion)

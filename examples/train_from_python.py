@@ -1,4 +1,4 @@
-"""Two trainings in one process that share their settings, followed by callbacks.
+"""Run two trainings with the same settings in one process, and follow them with callbacks.
 
     python examples/train_from_python.py BASE_MODEL PHOTOS MASKS OUTPUT
 

@@ -165,7 +165,7 @@ def _attach_layers(module: Any, layers: Mapping[str, dict[str, Tensor]], path: P
     configs = [config for start, config in LYCORIS.items() if all(kind.startswith(start) for kind in kinds)]
     if not configs:
         other = min((kind for kind in kinds if not kind.startswith(tuple(LYCORIS))), default="LoHa beside LoKr")
-        raise UserError(f"{path} has {other}, which is not read; only plain LoRA, LoHa and LoKr are")
+        raise UserError(f"{path} has {other}, which is not read; give a file of plain LoRA, LoHa or LoKr")
     module.add_adapter(configs[0](target_modules=list(layers)))
     for name, weights in layers.items():
         layer = module.get_submodule(name)

@@ -232,7 +232,8 @@ def rank_and_alpha(name: str, use_dora: bool) -> tuple[int, int]:
         raise UserError(f"{said} has adapters of several alphas; give a LoRA of one rank and one alpha")
     has_magnitudes = any(word in key for key in keys for word in DORA)
     if has_magnitudes != use_dora:
-        raise UserError(f"{said} {'was' if has_magnitudes else 'was not'} trained with --use_dora; give the same here")
+        trained, advice = ("with", "add it here") if has_magnitudes else ("without", "drop it here")
+        raise UserError(f"{said} was trained {trained} --use_dora; {advice}")
     return rank, alphas.pop() if alphas else rank
 
 

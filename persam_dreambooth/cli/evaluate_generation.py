@@ -107,7 +107,8 @@ class DrawnFlags(Flags):
         check_words("training_scenes", *self.training_scenes)
         check_drawing(self.num_images, self.num_inference_steps, self.height, self.width)
         if self.seed >= 2**63 - max(self.num_images, self.class_images):  # each further picture adds 1 to the seed
-            raise UserError(f"--seed {self.seed} must lie in [0, 2^63 - num_images), and likewise for class_images")
+            most = f"2^63 - {max(self.num_images, self.class_images)}"
+            raise UserError(f"--seed {self.seed} must be less than {most}, since each further image adds 1 to it")
         if "{}" not in self.scene_template:
             raise UserError(f"--scene_template {self.scene_template!r} has no {{}} for the scene's words; add it")
 

@@ -93,7 +93,7 @@ class SegmentFlags(Flags):
         agreement = self.presence == AGREEMENT
         for name in ("presence_features", "presence_features_size"):
             if getattr(self, name) != type(self).__dataclass_fields__[name].default and not agreement:
-                raise UserError(f"--{name} is for --presence {AGREEMENT}; give that, or leave it out")
+                raise UserError(f"--{name} is for --presence {AGREEMENT}; give both, or leave it out")
         return agreement
 
     def ways(self) -> list[str]:
@@ -223,7 +223,7 @@ class WordFlags(Flags):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.vocabulary and not self.suggest_class:
-            raise UserError("--vocabulary holds the nouns of --suggest_class; give that too, or leave it out")
+            raise UserError("--vocabulary holds the nouns of --suggest_class; give both, or leave it out")
 
     def suggester(self, device: str | None) -> "ClassSuggester | None":
         """Load the model of --suggest_class; None without it. Raises as `ClassSuggester.from_pretrained`."""

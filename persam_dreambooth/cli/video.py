@@ -66,7 +66,9 @@ class VideoFlags(Flags):
         if (self.features or self.features_size) and not self.subject:
             raise UserError("--features and --features_size are those of saved subjects; give --subject, or drop them")
         if self.method != PERSAM_F and not self.first_mask:
-            raise UserError("--method is for --first_mask; saved subjects are followed by the method that made them")
+            raise UserError(
+                "--method is for --first_mask; saved subjects are followed by the method that made them; drop it"
+            )
         if self.method != PERSAM_F and self.memory:
             raise UserError("--memory follows --first_mask without another method; leave out --method, or --memory")
         if bool(self.first_mask) == bool(self.subject):

@@ -82,7 +82,7 @@ def _take(item: ListedPhoto, folder: Path, imported: Imported) -> ManifestEntry:
     if picture.size != image.size:
         raise UserError(
             f"the mask of {item.photo.name} is {picture.width} x {picture.height} pixels, the photo {image.width} x "
-            f"{image.height}"
+            f"{image.height}; make it again in the photo's size"
         )
     levels = without_noise(np.asarray(picture))
     grey = int(((levels > 0) & (levels < 255)).sum())

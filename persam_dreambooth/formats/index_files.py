@@ -86,7 +86,7 @@ def listed_file(name: str, folder: Path, *others: Path | None) -> Path:
     except OSError as error:
         raise UserError(f"{str(path)[:LONGEST]} cannot be opened ({error.strerror})") from error
     if not there:
-        raise UserError(f"{str(path)[:LONGEST]} does not exist")
+        raise UserError(f"{str(path)[:LONGEST]} does not exist; correct its path")
     return path
 
 

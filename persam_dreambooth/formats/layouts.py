@@ -184,7 +184,7 @@ class Alpha:
 def _alpha(photo: Path) -> Image.Image:
     picture = files.read_picture(photo)
     if not picture.has_transparency_data:
-        raise UserError(f"{photo.name} has no alpha channel")
+        raise UserError(f"{photo.name} has no alpha channel, which would be its mask; add one, or remove the photo")
     return upright(picture).convert("RGBA").getchannel("A")
 
 

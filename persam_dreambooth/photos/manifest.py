@@ -130,7 +130,8 @@ def stream_lines(path: Path, start: int = 0, own_files: bool = True) -> Iterator
         reason = _refusal(values) or (_straying(values, path.parent, linked) if own_files else None)
         if reason:
             raise UserError(
-                f"line {number} of {path} is not a manifest entry ({reason}); delete it or choose another folder"
+                f"line {number} of {path} is not a manifest entry ({reason}); "
+                "delete that line, or choose another folder"
             )
         yield line, ManifestEntry(**values)
 

@@ -90,7 +90,7 @@ class _Sizes:
         if size != self._first:
             raise UserError(
                 f"frame {self._count} of {self._source} has {size[0]} x {size[1]} pixels, the first "
-                f"{self._first[0]} x {self._first[1]}; all frames of a video have one size"
+                f"{self._first[0]} x {self._first[1]}; all frames must have one size, so remove or resize it"
             )
         self._count += 1
 

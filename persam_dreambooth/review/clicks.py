@@ -167,7 +167,7 @@ class Clicker:
         height, width = mask.shape
         x, y, label = (int(value) for value in clicks[-1])
         if not (0 <= x < width and 0 <= y < height):
-            raise UserError(f"the click ({x}, {y}) lies outside the photo of {width} x {height} pixels")
+            raise UserError(f"the click ({x}, {y}) lies outside the photo of {width} x {height} pixels; click inside")
         if mask[y, x] == label:
             where = "in" if label else "outside"
             raise UserError(f"that place is already {where} the mask; click where the mask is wrong")

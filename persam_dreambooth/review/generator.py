@@ -44,7 +44,7 @@ class Generator(Background):
         if not prompt.strip():
             raise UserError('no prompt; write one, such as "a sks dog in the jungle"')
         if not 1 <= num_images <= MOST_PICTURES or not 1 <= options.get("num_inference_steps", 1) <= 1000:
-            raise UserError(f"1 to {MOST_PICTURES} images of 1 to 1000 steps can be generated at once")
+            raise UserError(f"choose 1 to {MOST_PICTURES} images of 1 to 1000 steps; no more can be generated at once")
         if not -(2**63) <= seed < 2**63 - MOST_PICTURES:
             raise UserError(f"the seed {seed} must lie in [-2^63, 2^63 - {MOST_PICTURES})")
         self.done, self.wanted = 0, num_images

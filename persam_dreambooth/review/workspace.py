@@ -91,7 +91,7 @@ class Workspace:
         """
         name, _, rest = address.partition("/")
         root = self.roots().get(name)
-        refused = UserError(f"no file at {address!r} in the opened folders")
+        refused = UserError(f"no file at {address!r} in the opened folders; reload the page")
         if root is None or "\0" in rest:
             raise refused
         try:

@@ -135,10 +135,15 @@ class MemorySegmenter:
         """Process a frame with known labels: reset the memory to them."""
         height, width = picture.shape[:2]
         if labels.shape != (height, width):
-            raise UserError(f"the first labels have the shape {labels.shape}, the frame {(height, width)}")
+            raise UserError(
+                f"the first labels have the shape {labels.shape}, the frame {(height, width)}; "
+                "give the labels the frame's shape"
+            )
         count, highest = len(self._subjects), int(labels.max())
         if count and highest > count:
-            raise UserError(f"the first labels go up to {highest}, but only {count} subjects were given")
+            raise UserError(
+                f"the first labels go up to {highest}, but only {count} subjects were given; number them 1 to {count}"
+            )
         if not count and not highest:
             raise UserError("the first labels are empty; mark each subject's pixels with its number")
         self._memories = [None] * (count or highest)

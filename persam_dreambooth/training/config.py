@@ -151,8 +151,8 @@ class TrainingConfig:
             self.mask.refuse_segmentation()
         if self.data.with_prior_preservation and self.model.new_words and not self.model.use_lora:
             raise UserError(
-                "--with_prior_preservation cannot influence the new words, which class prompts do not have, and "
-                "nothing else is trained; drop it, or add --use_lora"
+                "--with_prior_preservation cannot influence the new words, because class prompts do not contain them, "
+                "and nothing else is trained; drop it, or add --use_lora"
             )
         if self.data.background_images and not self.mask.masked_loss:
             raise UserError(
@@ -167,13 +167,13 @@ class TrainingConfig:
         if self.data.training_cache and not (self.data.cache_latents or self.model.pre_compute_text_embeddings):
             raise UserError(
                 "--training_cache stores the results of --cache_latents and --pre_compute_text_embeddings; add one of "
-                "them, or drop it"
+                "them, or drop --training_cache"
             )
         banked = self.mask.cache_background_prior is not None
         if banked and not (self.mask.background_prior_weight > 0 and self.data.cache_latents):
             raise UserError(
                 "--cache_background_prior keeps the background prior's predictions for photos that are encoded once; "
-                "add --background_prior_weight and --cache_latents, or drop it"
+                "add --background_prior_weight and --cache_latents, or drop --cache_background_prior"
             )
         if self.data.aspect_ratio_buckets and self.optimization.seed_each_batch:
             raise UserError("--aspect_ratio_buckets and --seed_each_batch exclude each other; drop one")
@@ -205,7 +205,7 @@ class TrainingConfig:
         """Refuse flags of the output that contradict those of other groups."""
         if self.model.frozen_base and self.output.skip_save_text_encoder:
             raise UserError(
-                "--skip_save_text_encoder is for whole pipelines, and only what is learned is saved; drop it"
+                "--skip_save_text_encoder is for whole pipelines, and this run saves only what it learns; drop it"
             )
         if self.output.push_masks_to_hub and not self.mask.masked_loss:
             raise UserError("--push_masks_to_hub and --no_masked_loss exclude each other; drop one")

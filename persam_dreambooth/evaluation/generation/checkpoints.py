@@ -98,7 +98,10 @@ def checkpoint_titles(run: Path, steps: Sequence[int] = ()) -> dict[str, int]:
     titles = {title: int(title.removeprefix("step-")) for title in found}
     for folder in found.values():
         if not model_folder.needs_base(folder) and not model_folder.trained_parts(folder):
-            raise UserError(f"{folder} is in FSDP's own format, which only the training reads; evaluate its result")
+            raise UserError(
+                f"{folder} is in FSDP's own format, which only the training reads; evaluate the finished model with "
+                "`persam-dreambooth evaluate generation`"
+            )
     last = max(read_metrics(run), default=None)
     if model_folder.weights_digest(run) and last is not None and last not in titles.values():
         titles["result"] = last
@@ -106,7 +109,7 @@ def checkpoint_titles(run: Path, steps: Sequence[int] = ()) -> dict[str, int]:
     if missing or not titles:
         there = ", ".join(map(str, titles.values())) or "none; train with --checkpointing_steps"
         what = f"no checkpoint of step {missing[0]}" if missing else "no checkpoint"
-        raise UserError(f"{run} holds {what} (there: {there})")
+        raise UserError(f"{run} holds {what} (there: {there}){'; choose among these' if titles else ''}")
     return {title: step for title, step in titles.items() if not steps or step in steps}
 
 

@@ -60,7 +60,10 @@ class Davis:
         """
         found = sorted((self._data / "JPEGImages" / "480p" / video).glob("*.jpg"))
         if len(found) < 3:
-            raise UserError(f"the video {video} in {self._data} has {len(found)} frames; at least three are needed")
+            raise UserError(
+                f"the video {video} in {self._data} has {len(found)} frames, and at least three are needed; "
+                f"download {self.title} again"
+            )
         return found
 
     def labels(self, video: str, frame: Path) -> Labels:
@@ -130,10 +133,14 @@ def score_video(davis: Davis, video: str, method: VideoMethod, folder: Path) -> 
     for number, frame in enumerate(frames):
         labels = next(found, None)
         if labels is None:
-            raise UserError(f"the video {video} has {len(frames)} frames but only {number} were segmented")
+            raise UserError(
+                f"the video {video} has {len(frames)} frames but only {number} were segmented; the method must return "
+                "labels for every frame"
+            )
         if labels.max(initial=0) > len(objects):
             raise UserError(
-                f"label {labels.max()} was returned for the video {video}, which has {len(objects)} objects"
+                f"label {labels.max()} was returned for the video {video}, which has {len(objects)} objects; "
+                f"the method may return labels from 0 to {len(objects)}"
             )
         numbered = np.array([0, *objects], dtype=np.uint8)[labels]  # the numbers of the annotations
         files.write_picture(Image.fromarray(numbered), folder / f"{frame.stem}.png")

@@ -118,5 +118,7 @@ def _same_size(found: Mask, true: Mask, void: Mask | None = None) -> tuple[Mask,
     """Remove void pixels from both masks; raise a UserError if the sizes differ, where numpy might broadcast."""
     sizes = {mask.shape for mask in (found, true, void) if mask is not None}
     if len(sizes) > 1:
-        raise UserError(f"masks of different sizes cannot be compared: {', '.join(map(str, sorted(sizes)))}")
+        raise UserError(
+            f"masks of different sizes cannot be compared: {', '.join(map(str, sorted(sizes)))}; use one size"
+        )
     return (found, true) if void is None else (found & ~void, true & ~void)

@@ -72,7 +72,7 @@ def halves(benchmark: PerSeg, seed: int) -> tuple["_Albums", "_Albums"]:
     episodes = benchmark.draw(0, random, None)
     objects = sorted({episode.group for episode in episodes})
     if len(objects) < 4:
-        raise UserError(f"the data has {len(objects)} objects; at least 4 are needed to fit and evaluate a rule")
+        raise UserError(f"the data has {len(objects)} objects, and a rule needs at least 4; give more")
     random.shuffle(objects)
     middle = len(objects) // 2
     first, second = (

@@ -114,7 +114,9 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
     """
     picture = read_picture(path)
     if picture.mode not in ("P", "L"):
-        raise UserError(f"{path} has mode {picture.mode}; label maps are palette or gray images (mode P or L)")
+        raise UserError(
+            f"{path} has mode {picture.mode}, but label maps are palette or grey images (P or L); download it again"
+        )
     return np.asarray(picture, dtype=np.uint8)
 
 

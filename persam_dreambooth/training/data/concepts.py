@@ -185,7 +185,8 @@ def _concept(config: TrainingConfig, entry: dict[str, Any], where: str, beside: 
     for key, value in entry.items():
         # bool is a subclass of int, but not a number here.
         if isinstance(value, bool) or not isinstance(value, int if key == "num_class_images" else str):
-            raise UserError(f"{where}: {key} cannot be {_short(value)}")
+            allowed = "a whole number" if key == "num_class_images" else "text"
+            raise UserError(f"{where}: {key} must be {allowed}, not {_short(value)}")
         too_large = isinstance(value, int) and value.bit_length() > LARGEST
         if too_large or (isinstance(value, str) and not can_name_a_file(value)):
             raise UserError(f"{where}: {key} cannot be {_short(value)}")

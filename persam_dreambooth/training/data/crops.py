@@ -149,7 +149,7 @@ def bucket_sizes(config: DataConfig, unit: int) -> list[Size]:
     odd = [side for size in sizes for side in size if side < 1 or side % unit]
     if odd:
         raise UserError(
-            f"--aspect_ratio_buckets {given}: {odd[0]} is not a multiple of {unit}, which this model needs"
+            f"--aspect_ratio_buckets {given}: {odd[0]} is not a multiple of {unit}, as this model needs; change it"
         )
     return sizes
 

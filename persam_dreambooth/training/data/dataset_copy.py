@@ -123,12 +123,12 @@ def _rows(config: TrainingConfig) -> Any:
     for flag, column in (*given, *(("region_columns", column) for column in data.columns.values())):
         if column is not None and column not in rows.column_names:
             there = ", ".join(rows.column_names)
-            raise UserError(f"--{flag} {column} is not a column of {data.dataset_name}; it has {there}")
+            raise UserError(f"--{flag} {column} is not a column of {data.dataset_name}; choose one of {there}")
     for column in (data.image_column, data.mask_column, *data.columns.values()):
         if column is not None and isinstance(rows.features[column], datasets.Image):
             rows = rows.cast_column(column, datasets.Image(decode=False))
     if len(rows) == 0:
-        raise UserError(f"the data set {data.dataset_name} has no row in its train split")
+        raise UserError(f"the data set {data.dataset_name} has no row in its train split; choose another")
     return rows
 
 

@@ -167,7 +167,7 @@ def begin_from(name: str, parts: dict[str, nn.Module]) -> None:
     try:
         state = load_file(model_folder.lora_file(name))
     except Exception as error:  # safetensors and the system raise different exceptions for damage
-        raise UserError(f"{said} cannot be read ({first_line(error)[:200]})") from error
+        raise UserError(f"{said} cannot be read ({first_line(error)[:200]}); download or save it again") from error
     there = {key.partition(".")[0] for key in state}
     denoiser = next(iter(parts))
     if denoiser not in there:

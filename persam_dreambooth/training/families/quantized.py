@@ -85,7 +85,7 @@ def _read(path: str, said: str) -> dict[str, Any]:
     try:
         read = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{said} cannot be read as JSON ({first_line(error)})") from error
+        raise UserError(f"{said} cannot be read as JSON ({first_line(error)}); correct it") from error
     known = set(inspect.signature(BitsAndBytesConfig).parameters) - {"kwargs"}
     if not isinstance(read, dict) or not (read.get("load_in_4bit") or read.get("load_in_8bit")):
         raise UserError(f'{said} must be an object with "load_in_4bit": true or "load_in_8bit": true')

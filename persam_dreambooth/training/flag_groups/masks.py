@@ -125,7 +125,7 @@ class MaskConfig(Flags):
             self.segmentation_method, self.segmentation_features, self.segmentation_features_size, "segmentation_"
         )
         if self.segmentation_method == SEGGPT and self.segmentation_features:
-            raise UserError("--segmentation_features is not read by SegGPT, whose model is --segmentation_seggpt")
+            raise UserError("--segmentation_features is not read by SegGPT; drop it, or give --segmentation_seggpt")
         refuse_seggpt(self.segmentation_method, segmentation_seggpt=self.segmentation_seggpt)
 
     def refuse_idle_sam(self) -> None:

@@ -139,8 +139,8 @@ class OptimizationConfig(Flags):
             raise UserError("--optimizer prodigy finds one rate for all weights; drop --text_encoder_lr")
         if self.adam_weight_decay_text_encoder is not None and "weight_decay" in self.optimizer_args:
             raise UserError(
-                "--adam_weight_decay_text_encoder and weight_decay in --optimizer_args exclude each other; give "
-                "--adam_weight_decay with the first"
+                "--adam_weight_decay_text_encoder and weight_decay in --optimizer_args exclude each other; drop the "
+                "first, or give --adam_weight_decay instead of the second"
             )
         if self.optimizer == "prodigy" and (self.learning_rate == 0 or self.adam_epsilon == 0):
             raise UserError("--optimizer prodigy needs --learning_rate (1 if unset) and --adam_epsilon above 0")

@@ -83,7 +83,9 @@ def settings(folder: Path) -> Config:
             "programs that read their files rotate its outputs; load it with peft or persam-dreambooth generate"
         )
     if not isinstance(config, Config):
-        raise UserError(f"the {folder.name}'s adapters are not LoHa or LoKr, and cannot be converted")
+        raise UserError(
+            f"the {folder.name}'s adapters are not LoHa or LoKr, so they cannot be converted; load them with peft"
+        )
     if folder.name == "transformer":
         raise UserError(
             "a transformer's LoHa or LoKr cannot be converted: names that all programs read exist for Stable "
@@ -91,5 +93,7 @@ def settings(folder: Path) -> Config:
         )
     for name in ("rank_pattern", "alpha_pattern", "use_effective_conv2d"):
         if getattr(config, name):
-            raise UserError(f"the {folder.name}'s adapters have {name}, for which there is no conversion")
+            raise UserError(
+                f"the {folder.name}'s adapters have {name}, so they cannot be converted; load them with peft"
+            )
     return config

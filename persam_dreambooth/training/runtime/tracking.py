@@ -97,7 +97,7 @@ def log_with(report_to: str | None) -> list[str] | str | None:
         warn(f"no curves are logged, since {DEFAULT} is not installed (pip install {DEFAULT})")
         return None
     raise UserError(
-        f"--report_to {name}: {name} is not installed; pip install {name}, or choose all (that are installed) or none"
+        f"--report_to {name}: {name} is not installed; pip install {name}, or choose all (those installed) or none"
     )
 
 

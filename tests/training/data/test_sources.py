@@ -115,7 +115,7 @@ def test_concepts_list_is_read_from_any_folder(tmp_path, monkeypatch):
         ([], "must be a list of entries"),
         ({"instance_data_dir": "a"}, "must be a list of entries"),
         ([{"instance_dir": "a"}], "entry 1 of .* has an unknown key 'instance_dir'; known: instance_data_dir"),
-        ([{"instance_data_dir": 3}], "entry 1 of .*: instance_data_dir cannot be 3"),
+        ([{"instance_data_dir": 3}], "entry 1 of .*: instance_data_dir must be text, not 3"),
         ([{"instance_data_dir": "a"}, {"instance_prompt": "b"}], "entry 2 of .*: --instance_data_dir is missing"),
         ([{"instance_data_dir": "a/photos"}, {"instance_data_dir": "b/photos"}], "photo folders of the same name"),
     ],
@@ -267,7 +267,7 @@ def test_dataset_is_copied_bit_for_bit(saved_dataset, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_column": "image"}, "--image_column image is not a column of .*; it has picture, outline, words"),
+        ({"image_column": "image"}, "--image_column image is not a column of .*; choose one of picture, outline"),
         ({"image_column": "words"}, "words in row 0 of .* is not a picture"),
         ({"caption_column": "picture"}, "picture in row 0 of .* not a caption"),
         ({"dataset_name": "no/such/folder"}, "data set no/such/folder cannot be loaded"),

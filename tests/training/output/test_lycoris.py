@@ -207,7 +207,7 @@ def test_generate_takes_files_of_adapters(models, tmp_path, capsys, monkeypatch)
     capsys.readouterr()
     for file, words in (
         (None, "there is no training_config.yaml that names it; give --base_model"),
-        ({layer: factors | {"dora_scale": torch.ones(1)}}, "has dora_scale, which is not read; only plain LoRA"),
+        ({layer: factors | {"dora_scale": torch.ones(1)}}, "has dora_scale, which is not read; give a file of plain"),
         ({layer: {"oft_blocks": torch.zeros(2, 16, 16)}}, "has oft_blocks, which is not read"),
         ({"lora_unet_other": factors}, "adapts a layer lora_unet_other, which a StableDiffusionPipeline of this base"),
         ({layer: factors | {"lokr_w2": torch.ones(8, 9)}}, "attn1.to_q do not fit its (32, 32)"),

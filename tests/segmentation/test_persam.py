@@ -22,21 +22,6 @@ SIZES = [(90, 150), (128, 128), (200, 120), (40, 128), (77, 33)]
 SIDE, GRID, LOW = 128, 8, 32  # the small SAM's square, its embedding's grid and its logits' side
 
 
-@pytest.fixture(scope="module")
-def backbone():
-    return load_backbone(random_sam(), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def persam(backbone):
-    return PerSAM(backbone)
-
-
-@pytest.fixture(scope="module")
-def subject(persam):
-    return persam.personalize(Reference(*scene(90, 150)))
-
-
 def assert_same(first, second):
     """Check that two segmentations are bit-identical in every field."""
     for field in fields(first):

@@ -19,21 +19,6 @@ from random_models import random_sam
 from tests.scene import scene
 
 
-@pytest.fixture(scope="module")
-def backbone():
-    return load_backbone(random_sam(), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def persam(backbone):
-    return PerSAM(backbone)
-
-
-@pytest.fixture(scope="module")
-def subject(persam):
-    return persam.personalize(Reference(*scene(90, 150)))
-
-
 @pytest.fixture
 def files(tmp_path):
     photo, mask = scene(90, 150)

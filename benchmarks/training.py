@@ -79,6 +79,7 @@ PAIRS = (
     ("ours, everything encoded once, attention loss", "ours, everything encoded once"),
     ("ours, everything encoded once, int8", "ours, everything encoded once"),
     ("ours, everything encoded once, bf16", "ours, everything encoded once"),
+    ("ours, everything encoded once, bf16", "diffusers' script"),
     ("ours, no masks, prompts encoded once, bf16", "diffusers' script, prompts encoded once, bf16"),
     ("diffusers' script, prompts encoded once, bf16", "diffusers' script, prompts encoded once"),
 )

@@ -19,7 +19,7 @@ REPORTED = 12
 PHOTOS = 5
 ORACLE_PHOTOS = 40
 GLOVE = (164, 230, 40)
-"""RGB of the hand's glove, a colour that no subject and no scene has."""
+"""RGB of the hand's glove, a colour that no subject and no scene has. The VAE does not reproduce it."""
 APART = 0.23
 """Distance of subject and companion from the middle, as a share of the picture's side."""
 

@@ -150,9 +150,9 @@ def common_flags(doc: str | None, subjects: int) -> argparse.ArgumentParser:
     return parser
 
 
-def methods(size: int) -> dict[str, OneShotSegmenter]:
-    """Load the methods; the DINOv3 sees squares of `size` pixels."""
-    sam, dino = load_backbone(tiny_sam(), "cpu"), tiny_dino(size)
+def methods(sam: Backbone, size: int) -> dict[str, OneShotSegmenter]:
+    """Return the methods on one SAM; the DINOv3 sees squares of `size` pixels."""
+    dino = tiny_dino(size)
     insid3 = INSID3(dino)
     return {
         "PerSAM": PerSAM(sam),
@@ -169,9 +169,11 @@ def main() -> None:
     """Compare the methods and print the table."""
     parser = common_flags(__doc__, 32)
     parser.add_argument("--size", type=int, default=64, help="side of the DINOv3's square in pixels (64)")
+    parser.add_argument("--sam_size", type=int, help="side of the SAM's square in pixels (64, as it was trained)")
     flags = parser.parse_args()
-    finders = {name: finder(method) for name, method in methods(flags.size).items()}
-    finders["the SAM with the subject's true box"] = with_true_box(load_backbone(tiny_sam(), "cpu"))
+    sam = load_backbone(tiny_sam(), "cpu", size=flags.sam_size)
+    finders = {name: finder(method) for name, method in methods(sam, flags.size).items()}
+    finders["the SAM with the subject's true box"] = with_true_box(sam)
     scores = compare(finders, flags.subjects, flags.photos)
     print(table(scores, lambda name, company: both_overlaps(scores[name][company])))
 

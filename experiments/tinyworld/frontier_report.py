@@ -12,11 +12,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from companions import shows
-from confounds import GLOVE, same_scene
+from confounds import same_scene
 from frontier_run import Job
 from identity import Recognizer, portrait
 from kitchen import shows_kitchen
-from measures import fidelity, measure, pose_distances, shows_colour
+from measures import fidelity, measure, pose_distances
 from persam_dreambooth.photos import files, rendering
 from protocol import SHARE, Curve, area, at_identity, best, doublings, mean_curve, paired, window
 from scenes import UNNAMED
@@ -85,17 +85,10 @@ def judge(job: Job, length: int) -> dict[str, Any]:
         "unprompted": own_scene[len(scenes) :],
         "identity": recognizer.recognizes(images),
         "fidelity": [fidelity(found, album.identity, colours)["fidelity"] for found in seen],
-        "uninvited": uninvited(job, images),
+        "uninvited": shows(images, job.subject.companion.kind),
         "whole": whole(images, album.identity.kind),
         "pose": pose_distances(images, [picture.image for picture in album.pictures]),
     }
-
-
-def uninvited(job: Job, images: Sequence[Image.Image]) -> list[bool]:
-    """Return for each image whether it shows the photos' hand, or else a subject of the companion's kind."""
-    if job.confound == "hand":
-        return shows_colour(images, GLOVE)
-    return shows(images, job.subject.companion.kind)
 
 
 @cache
@@ -226,7 +219,7 @@ def _mean(subjects: dict[str, list[Curve]], names: Sequence[str]) -> Curve:
 def plot(runs: Runs, path: Path) -> None:
     """Plot against identity, a line of panels for each confound: scene accuracy, wholeness, and what comes uninvited.
 
-    That is the photos' companion or hand, or else their scene in the images of a prompt without one.
+    That is the photos' companion, or else their scene in the images of a prompt without one.
     """
     confounds = list(dict.fromkeys(confound for confound, _ in runs if confound))
     figure, axes = plt.subplots(
@@ -236,9 +229,7 @@ def plot(runs: Runs, path: Path) -> None:
         means = {row: _mean(subjects, list(subjects)) for (of, row), subjects in runs.items() if of in (confound, "")}
         measures = {"scene": "prompted scene obeyed", "whole": "whole subjects"}
         measures |= (
-            {"uninvited": f"{confound} drawn"}
-            if confound in ("companion", "hand")
-            else {"unprompted": "unprompted background"}
+            {"uninvited": "companion drawn"} if confound == "companion" else {"unprompted": "unprompted background"}
         )
         for panel, (name, label) in zip(panels, measures.items(), strict=True):
             _plot_panel(panel, means, name)

@@ -29,12 +29,12 @@ ARMS = {"unmasked": "a", "masked": "c"}
 
 def report(album: Album, output: Path, recipe: Recipe, num_images: int) -> Path:
     """Train the missing models and evaluate; return the report's folder."""
-    prepared = prepare(album, output / "albums" / album.name, recipe)
+    prepared = prepare(album, output / "albums" / album.name, recipe, features=True)
     models = {}
     for title, letter in ARMS.items():
         folder = output / "models" / f"{album.name}-{letter}"
         models[title] = folder / "model"
-        if not (models[title] / "model_index.json").exists():
+        if not (models[title] / "pytorch_lora_weights.safetensors").exists():
             train(album, arms(recipe)[letter], 0, recipe, folder, prepared)
     prompts = output / "prompts" / f"{album.name}.txt"
     prompts.parent.mkdir(parents=True, exist_ok=True)
@@ -83,10 +83,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("generation-report"), help="folder for everything")
     parser.add_argument("--subjects", type=int, default=6, help="how many subjects (6)")
     parser.add_argument("--num_images", type=int, default=4, help="pictures of each prompt (4)")
-    parser.add_argument("--max_train_steps", type=int, default=200, help="steps of each training (200)")
+    parser.add_argument("--max_train_steps", type=int, default=100, help="steps of each training (100)")
     flags = parser.parse_args()
     torch.set_num_threads(1)
-    recipe = Recipe(steps=flags.max_train_steps, mixed_precision="bf16")
+    recipe = Recipe(flags.max_train_steps, learning_rate=0.002, lora_rank=4)  # as the demo
     chosen = tqdm(albums()[: flags.subjects], "subjects")
     reports = [report(album, flags.output, recipe, flags.num_images) for album in chosen]
     text = table(reports)

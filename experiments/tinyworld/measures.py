@@ -100,12 +100,6 @@ def colour_maps(pixels: torch.Tensor, identity: Identity) -> NDArray[np.bool_]:
     return _near(pixels, [COLOURS[identity.main], COLOURS[identity.second]])
 
 
-def shows_colour(images: Sequence[Image.Image], colour: tuple[int, int, int], share: float = 0.01) -> list[bool]:
-    """Return for each image whether at least a share of its pixels has a colour, RGB in [0, 255]."""
-    pixels = image_pixels(images)
-    return [bool(_near(image, [colour]).mean() >= share) for image in pixels]
-
-
 def _near(pixels: torch.Tensor, colours: Sequence[tuple[int, int, int]]) -> NDArray[np.bool_]:
     """Return (N, h, w) bool: where a (3, h, w) image in [-1, 1] has each of N colours, RGB in [0, 255]."""
     levels = ((pixels.permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).byte().numpy()

@@ -20,6 +20,7 @@ from persam_dreambooth.model_source import ModelSource
 from persam_dreambooth.single_file import SingleFile
 from random_models import PIPELINES, SCHEDULE, random_stable_diffusion
 from random_parts import byte_tokenizer, draw_weights, random_clip, random_unet, random_vae
+from tests.hub_cache import cache_model
 from tests.training.original_layout import flux_weights, save_single_file
 from tests.training.runs import same_weights, train
 from tests.training.small import make
@@ -204,14 +205,8 @@ def test_evaluation_draws_with_a_file(bases, tmp_path):
 def test_config_may_be_in_the_cache_of_the_hub(bases, tmp_path, monkeypatch):
     """Of the name that diffusers has for the file's kind; without the network, and without weights."""
     folder, file, config = bases("1")
-    cache = tmp_path / "hub"
-    repository = cache / "models--stable-diffusion-v1-5--stable-diffusion-v1-5"
-    shutil.copytree(config, repository / "snapshots/0")
-    (repository / "refs").mkdir()
-    (repository / "refs/main").write_text("0")
-    (repository / ".no_exist/0/tokenizer").mkdir(parents=True)  # what the hub has said: no such file
-    (repository / ".no_exist/0/tokenizer/config.json").touch()
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    cache_model(tmp_path / "hub", "stable-diffusion-v1-5/stable-diffusion-v1-5", {"main": config})
     _, single = make(file)
     _, whole = make(folder)
     assert same_tensors(single.unet.state_dict(), whole.unet.state_dict())

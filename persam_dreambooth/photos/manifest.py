@@ -36,8 +36,9 @@ class ManifestEntry:
         mask, overlay: paths relative to the manifest's folder, or None.
         mask_digest: SHA-256 of the mask file's bytes when this entry was written.
         source: where the mask comes from: the name of the method that found it, such as "persam" (in older manifests
-            "persam" for every method, and for photos without a mask); "reference" for the user's mask of a reference photo; "corrected" if a person
-            corrected it on the review page; "given" if it was made elsewhere or changed since; None without a mask.
+            "persam" for every method, and for photos without a mask); "reference" for the user's mask of a reference
+            photo; "corrected" if a person corrected it on the review page; "given" if it was made elsewhere or changed
+            since; None without a mask.
         score: predicted IoU, which may be slightly above 1 (shown as 1); None for the user's own mask.
         presence: "found", "unsure" or "not found": whether the mask is of the subject; None if undecided.
         probability: that the mask is of the subject, in [0, 1].

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from persam_dreambooth import adapter_files, learned_tokens, long_prompts, model_folder
 from persam_dreambooth.errors import UserError, first_line
 from persam_dreambooth.model_folder import check_available
-from persam_dreambooth.single_file import SingleFile, is_single_file
+from persam_dreambooth.model_source import ModelSource
+from persam_dreambooth.single_file import is_single_file
 from persam_dreambooth.torch_utils import choose_device
 
 
@@ -49,58 +50,42 @@ def load_pipeline(
     Raises:
         UserError: there is no model, or its base model is unknown or missing.
     """
-    folder, model = Path(model), str(model)
+    base = None if base_model is None else str(base_model)
+    return load(ModelSource(str(model), base, single_file_config), device, dtype)
+
+
+def load(model: ModelSource, device: str | None = None, dtype: torch.dtype = torch.float32) -> Any:
+    """Load a pipeline as `load_pipeline` does."""
+    folder, home = model.path, model.home
     lora, index = model_folder.LORA_NAME, model_folder.PIPELINE_INDEX
-    adapters, parts = model_folder.adapter_folders(folder), model_folder.trained_parts(folder)
-    is_file = adapter_files.is_adapter_file(folder)
-    home = folder.parent if is_file else folder
-    is_beside = model_folder.needs_base(folder)
-    if folder.is_dir() and not is_beside and not parts and not (folder / index).is_file():
+    if folder.is_dir() and not model.needs_base and not (folder / index).is_file():
         raise UserError(f"{model} holds neither {index} nor {lora}; give the --output_dir of a finished training")
-    origin: dict[str, str | None] | None = {"pretrained_model_name_or_path": str(base_model or model)}
-    on_base = is_beside or is_file or bool(parts)
-    if on_base and base_model is None:
-        origin = model_folder.base_model(home)
-        single_file_config = single_file_config or (origin or {}).pop("single_file_config", None)
-    if origin is None:
-        raise UserError(
-            f"{folder} needs a base model, and there is no {model_folder.CONFIG_NAME} that names it; give --base_model"
-        )
-    source = origin["pretrained_model_name_or_path"]
+    on_base, source = model.needs_base, model.whole()
     place = choose_device(device)
-    if not is_single_file(str(source)):
-        check_available(str(source), f"base model of {model}" if on_base else "model")
+    if not is_single_file(source.name):
+        check_available(source.name, f"base model of {model}" if on_base else "model")
     what = base = f"the base model {source} of {model}" if on_base else f"the model {source}"
     try:
-        if is_single_file(str(source)):
-            pipeline = SingleFile.read(str(source), single_file_config).load_pipeline()
-        else:
-            pipeline = DiffusionPipeline.from_pretrained(**origin, trust_remote_code=False)
+        pipeline = source.load_whole()
         if on_base:
             what = f"the autoencoder that {folder} was trained with"
             if vae := model_folder.training_settings(home).get("pretrained_vae_model_name_or_path"):
                 pipeline.register_modules(vae=type(pipeline.vae).from_pretrained(vae))
-        for name in parts:
+        for name in model_folder.trained_parts(folder):
             what = f"the weights in {folder / name}"
             own = type(getattr(pipeline, name)).from_pretrained(folder / name, use_safetensors=True)
             pipeline.register_modules(**{name: own})
-        if is_file:
-            what = f"the adapters in {folder}"
-            adapter_files.attach_file(pipeline, folder)
-        if is_beside:
-            what = f"the {'adapters' if adapters else 'LoRA weights'} in {folder}"
-            for part in adapters:
-                adapter_files.attach(getattr(pipeline, part.name), part)
-            if (folder / lora).is_file():
-                pipeline.load_lora_weights(folder, weight_name=lora)
-        if is_beside and (folder / model_folder.EMBEDDINGS_NAME).is_file():
+        if model.is_lora:
+            what = f"the {'LoRA weights' if (folder / lora).is_file() else 'adapters'} in {folder}"
+            _attach_adapters(pipeline, folder)
+        if model_folder.needs_base(folder) and (folder / model_folder.EMBEDDINGS_NAME).is_file():
             what = f"the embeddings in {folder}"
             learned_tokens.attach(pipeline, folder)
     except UserError:
         raise
     except Exception as error:  # missing, damaged and foreign files all raise different exceptions
         reason = first_line(error)
-        if what == base and not Path(str(source)).exists():
+        if what == base and not source.path.exists():
             reason = "no such folder, and no model of that name can be reached"
         raise UserError(f"{what} cannot be loaded ({reason}); check the name, or download it again") from error
     # The token limit of the training's prompts, so that `draw` encodes prompts in the same way.
@@ -108,6 +93,17 @@ def load_pipeline(
     pipeline.to(place, dtype)  # always cast: a model stored in fp16 can load in mixed precision
     _make_ready(pipeline, what)
     return pipeline
+
+
+def _attach_adapters(pipeline: Any, path: Path) -> None:
+    """Add the LoRA or other adapters of a file or folder; a folder may hold learned embeddings alone."""
+    if path.is_file():
+        adapter_files.attach_file(pipeline, path)
+        return
+    for part in model_folder.adapter_folders(path):
+        adapter_files.attach(getattr(pipeline, part.name), part)
+    if (path / model_folder.LORA_NAME).is_file():
+        pipeline.load_lora_weights(path, weight_name=model_folder.LORA_NAME)
 
 
 def _make_ready(pipeline: Any, what: str) -> None:

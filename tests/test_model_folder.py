@@ -7,8 +7,8 @@ from huggingface_hub import constants
 
 from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.generation.models import Model, check_model
 from persam_dreambooth.generation import load_pipeline
+from persam_dreambooth.model_source import ModelSource
 
 NAME = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
@@ -30,7 +30,7 @@ def test_unreachable_hub_is_reported_immediately(unreachable):
     assert str(error.value).count(NAME) == 1 and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("ask", [load_pipeline, lambda name: check_model(Model("it", name), None)])
+@pytest.mark.parametrize("ask", [load_pipeline, lambda name: ModelSource(name).check()])
 def test_unreachable_model_for_generation_is_reported_immediately(ask, unreachable):
     begun = time.monotonic()
     with pytest.raises(UserError, match=f"no model at '{NAME}'.*the hub cannot be reached"):

@@ -56,9 +56,7 @@ def say_where(config: TrainingConfig, result: "TrainingResult") -> None:
     """
     if config.output.dry_run or not is_first_process():
         return
-    from persam_dreambooth.training.data.concepts import read_concepts
-
     output = str(result.best_checkpoint or result.output_dir)
-    prompt = f"{read_concepts(config)[0].prompt or 'a photo'} in the jungle"
+    prompt = f"{result.prompt or 'a photo'} in the jungle"
     print(f"the {'best checkpoint' if result.best_checkpoint else 'model'}: {output}")
     print(f"try it: persam-dreambooth generate --model {shlex.quote(output)} --prompt {shlex.quote(prompt)}")

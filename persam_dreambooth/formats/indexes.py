@@ -90,13 +90,13 @@ class JsonLines:
     def _item(self, line: Any, folder: Path, given: Given) -> ListedPhoto:
         """Read one line."""
         if not isinstance(line, dict) or not isinstance(line.get(self.photo), str):
-            raise UserError(f"it has no {self.photo!r}")
+            raise UserError(f"it has no {self.photo!r}; add it, or remove the line")
         photo = listed_file(line[self.photo], folder, given.folder, given.images)
         words, mask = line.get(self.caption), line.get(self.mask)
         if not isinstance(mask, str):
-            raise UserError(f"{photo.name} has no mask")
+            raise UserError(f"{photo.name} has no mask; add its {self.mask!r}, or remove the line")
         if not isinstance(words, str | None) or not is_text(words or ""):
-            raise UserError(f"the {self.caption!r} of {photo.name} is not text")
+            raise UserError(f"the {self.caption!r} of {photo.name} is not text; write it as a string")
         levels = partial(
             read_levels, listed_file(mask, folder, given.folder, given.masks), "grey", None if self.turns else photo
         )
@@ -161,12 +161,15 @@ class Coco:
                 problems.append(str(error))
                 continue
             if mine is None:
-                problems.append(f"{photo.name} has no mask")
+                problems.append(f"{photo.name} has no mask; annotate it, or remove it from the images")
                 continue
             items.append(
                 ListedPhoto(photo, partial(_levels, mine, image, photo), read_caption(photo.with_suffix(CAPTION)))
             )
-        problems += [f"{mine[0].name} belongs to image {owner}, which is not listed" for owner, mine in masks.items()]
+        problems += [
+            f"{mine[0].name} belongs to image {owner}, which is not listed; add it, or remove them"
+            for owner, mine in masks.items()
+        ]
         return items, problems + clashes(item.photo for item in items)
 
 
@@ -214,10 +217,10 @@ def _problems(entries: Any, what: str, keys: dict[str, Any]) -> Iterator[str]:
     """Describe the problems in a list of entries, each of which needs keys with values of certain types."""
     for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
         if not isinstance(entry, dict):
-            yield f"{what} number {number} is not an object"
+            yield f"{what} number {number} is not an object; correct or remove it"
             continue
         unfit = [key for key, kind in keys.items() if not isinstance(entry.get(key), kind)]
-        yield from (f"{_name(entry, what, number)} has no valid {key}" for key in unfit)
+        yield from (f"{_name(entry, what, number)} has no valid {key}; correct it" for key in unfit)
 
 
 def _name(entry: dict[str, Any], what: str, number: int) -> str:
@@ -256,5 +259,7 @@ def _size(image: dict[str, Any], photo: Path) -> tuple[int, int]:
     claimed = image.get("width", size[0]), image.get("height", size[1])
     if claimed not in (size, size[::-1]):
         words = [str(edge)[:20] for edge in claimed]
-        raise UserError(f"{photo.name} is {size[0]} x {size[1]} pixels, its entry says {words[0]} x {words[1]}")
+        raise UserError(
+            f"{photo.name} is {size[0]} x {size[1]} pixels, its entry says {words[0]} x {words[1]}; export it again"
+        )
     return int(claimed[0]), int(claimed[1])

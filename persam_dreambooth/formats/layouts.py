@@ -126,17 +126,17 @@ class Folders:
         for path in candidates:
             key = path.name if self.whole_name else path.stem.removesuffix(self.postfix)
             if key in by_key:
-                problems.append(f"{by_key[key].name} and {path.name} are masks of the same photo")
+                problems.append(f"{by_key[key].name} and {path.name} are masks of the same photo; remove one")
             by_key[key] = path
         items = []
         for photo in photos:
             mask = by_key.pop(photo.name if self.whole_name else photo.stem, None)
             if mask is None:
-                problems.append(f"{photo.name} has no mask")
+                problems.append(f"{photo.name} has no mask; add one, or remove the photo")
                 continue
             levels = partial(read_levels, mask, self.channel, None if self.turns else photo)
             items.append(ListedPhoto(photo, levels, read_caption(photo.with_suffix(CAPTION))))
-        return items, problems + [f"the mask {path.name} has no photo" for path in by_key.values()]
+        return items, problems + [f"the mask {path.name} has no photo; remove it" for path in by_key.values()]
 
 
 @dataclass(frozen=True)

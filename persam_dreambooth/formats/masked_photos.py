@@ -171,9 +171,11 @@ def clashes(photos: Iterable[Path]) -> list[str]:
     problems, known = [], dict[str, Path]()
     for photo in photos:
         if known.get(photo.stem) == photo:
-            problems.append(f"{photo.name} is listed twice")
+            problems.append(f"{photo.name} is listed twice; remove one")
         elif photo.stem in known:
-            problems.append(f"{known[photo.stem].name} and {photo.name} have the same name except for the suffix")
+            problems.append(
+                f"{known[photo.stem].name} and {photo.name} have the same name except for the suffix; rename one"
+            )
         known.setdefault(photo.stem, photo)
     return problems
 
@@ -181,12 +183,16 @@ def clashes(photos: Iterable[Path]) -> list[str]:
 def foreign(folder: Path, photos: Iterable[Path] | None = None) -> list[str]:
     """Describe images in unsupported formats and, if photos are given, captions without a photo; nothing else."""
     names = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    problems = [f"{path.name} is a picture in an unsupported format" for path in names if _is_unread(path)]
+    problems = [
+        f"{path.name} is a picture in an unsupported format; convert or remove it"
+        for path in names
+        if _is_unread(path)
+    ]
     if photos is None:
         return problems
     stems = {photo.stem for photo in photos}
     lost = [path for path in names if path.suffix.lower() == CAPTION and path.stem not in stems]
-    return problems + [f"{path.name} is the caption of no photo" for path in lost]
+    return problems + [f"{path.name} is the caption of no photo; remove it" for path in lost]
 
 
 def _is_unread(path: Path) -> bool:

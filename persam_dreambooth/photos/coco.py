@@ -59,7 +59,9 @@ def read_segmentation(segmentation: Any, height: int, width: int) -> NDArray[np.
         return _run(segmentation["counts"], height, width)
     if segmentation is None:
         raise UserError("it has no mask; draw one, or remove the annotation")
-    raise UserError(f"a mask is polygons, a run-length encoding or an array, not {type(segmentation).__name__}")
+    raise UserError(
+        f"a mask is polygons, a run-length encoding or an array, not {type(segmentation).__name__}; export it again"
+    )
 
 
 def _check_size(size: Any, height: int, width: int) -> None:
@@ -67,7 +69,9 @@ def _check_size(size: Any, height: int, width: int) -> None:
         given = (
             f"({', '.join(map(str, size))})" if isinstance(size, list | tuple) and len(size) < 5 else "another size"
         )
-        raise UserError(f"a mask of {given[:40]} does not fit its photo of ({height}, {width}) (height, width)")
+        raise UserError(
+            f"a mask of {given[:40]} does not fit its photo of ({height}, {width}) (height, width); export it again"
+        )
 
 
 def _fill(polygons: list[Any], height: int, width: int) -> NDArray[np.bool_]:
@@ -83,7 +87,7 @@ def _fill(polygons: list[Any], height: int, width: int) -> NDArray[np.bool_]:
     if around > most:  # pycocotools allocates about a hundred bytes for each of these pixels
         raise UserError(
             f"its polygons have a perimeter of {around:.0f} pixels; in a photo of {width} x {height} pixels at most "
-            f"{most} are allowed"
+            f"{most} are allowed; simplify them"
         )
     drawn = tools.frPyObjects([points.ravel().tolist() for points in checked], height, width)
     return np.asarray(tools.decode(tools.merge(drawn)) > 0)
@@ -94,14 +98,16 @@ def _checked(polygon: Any, height: int, width: int) -> NDArray[np.float64]:
     try:
         values = np.asarray(polygon, dtype=np.float64).ravel()
     except (TypeError, ValueError, OverflowError) as error:
-        raise UserError("a polygon is a list of numbers x0, y0, x1, y1, ...") from error
+        raise UserError("a polygon is a list of numbers x0, y0, x1, y1, ...; export it again") from error
     if len(values) % 2:
-        raise UserError(f"a polygon has {len(values)} numbers, not two per point")
+        raise UserError(f"a polygon has {len(values)} numbers, not two per point; export it again")
     points, size = values.reshape(-1, 2), np.array([width, height])
     near = ((points >= -MARGIN * size) & (points <= (1 + MARGIN) * size)).all(axis=1)  # both are false for NaN
     if not near.all():
         x, y = points[int(np.argmin(near))]
-        raise UserError(f"a polygon's point ({x:g}, {y:g}) lies far outside its photo of {width} x {height} pixels")
+        raise UserError(
+            f"a polygon's point ({x:g}, {y:g}) lies far outside its photo of {width} x {height} pixels; correct it"
+        )
     return points
 
 
@@ -110,14 +116,18 @@ def _run(counts: Any, height: int, width: int) -> NDArray[np.bool_]:
     lengths = _unpack(counts) if isinstance(counts, str | bytes) else _whole_numbers(counts)
     if (lengths < 0).any() or (total := int(lengths.sum())) != height * width:
         what = "negative lengths" if (lengths < 0).any() else f"{total} pixels"
-        raise UserError(f"its runs have {what}, its photo has {height * width} pixels ({width} x {height})")
+        raise UserError(
+            f"its runs have {what}, its photo has {height * width} pixels ({width} x {height}); export it again"
+        )
     subject = np.arange(len(lengths)) % 2 == 1
     return np.repeat(subject, lengths).reshape(width, height).T
 
 
 def _whole_numbers(counts: Any) -> NDArray[np.int64]:
     if not isinstance(counts, list) or not all(type(count) is int and abs(count) < 2**32 for count in counts):
-        raise UserError("a run-length encoding's counts are a list of whole numbers of pixels, or a packed string")
+        raise UserError(
+            "a run-length encoding's counts are a list of whole numbers of pixels, or a packed string; export it again"
+        )
     return np.array(counts, np.int64)
 
 

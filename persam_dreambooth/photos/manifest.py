@@ -36,8 +36,9 @@ class ManifestEntry:
         mask, overlay: paths relative to the manifest's folder, or None.
         mask_digest: SHA-256 of the mask file's bytes when this entry was written.
         source: where the mask comes from: the name of the method that found it, such as "persam" (in older manifests
-            "persam" for every method); "reference" for the user's mask of a reference photo; "corrected" if a person
-            corrected it on the review page; "given" if it was made elsewhere or changed since.
+            "persam" for every method, and for photos without a mask); "reference" for the user's mask of a reference
+            photo; "corrected" if a person corrected it on the review page; "given" if it was made elsewhere or changed
+            since; None without a mask.
         score: predicted IoU, which may be slightly above 1 (shown as 1); None for the user's own mask.
         presence: "found", "unsure" or "not found": whether the mask is of the subject; None if undecided.
         probability: that the mask is of the subject, in [0, 1].
@@ -58,7 +59,7 @@ class ManifestEntry:
     mask: str | None = None
     mask_digest: str | None = None
     overlay: str | None = None
-    source: str = "persam"
+    source: str | None = None
     score: float | None = None
     presence: str | None = None
     probability: float | None = None
@@ -88,7 +89,7 @@ class ManifestEntry:
 
     @property
     def was_found(self) -> bool:
-        """Whether a method found this mask, and no person made it."""
+        """Whether no person made a mask of this photo: a method found it, or there is none."""
         return self.source not in ("reference", "corrected", "given")
 
 

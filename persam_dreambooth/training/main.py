@@ -57,6 +57,7 @@ class TrainingResult:
         steps: number of optimizer steps, including those before resuming.
         losses: the last step's terms of the loss, as in `TrainingCallbacks.on_step`; empty if no step was left.
         best_checkpoint: with `--choose_checkpoint`, the folder of the best one, or `output_dir` if the result is it.
+        prompt: the first subject's instance prompt; None if every photo has a caption or kohya's folders name it.
     """
 
     output_dir: Path
@@ -66,6 +67,7 @@ class TrainingResult:
     steps: int
     losses: Mapping[str, float]
     best_checkpoint: Path | None = None
+    prompt: str | None = None
 
 
 def train(config: TrainingConfig, *, callbacks: TrainingCallbacks | None = None) -> TrainingResult:
@@ -128,7 +130,8 @@ def _run(run: Setup, family: Family, callbacks: TrainingCallbacks) -> tuple[Trai
         stop.error.add_note(f"the training is complete, and its model is in {output}")
         raise stop.error
     files = [output / name for name in model]
-    return TrainingResult(output, files, pictures, checkpoints(output), progress.step, losses), card
+    prompt = run.concepts[0].prompt
+    return TrainingResult(output, files, pictures, checkpoints(output), progress.step, losses, prompt=prompt), card
 
 
 def _choose(run: Setup, result: TrainingResult, card: Card) -> TrainingResult:

@@ -200,10 +200,16 @@ def test_subject_is_chosen_among_several_categories(tmp_path):
 @pytest.mark.parametrize(
     ("annotations", "message"),
     [
-        ([], "a.jpg has no mask"),
-        ([annotation(run_lengths(DRAWN)), annotation(run_lengths(DRAWN), image=99)], "image 99"),
+        ([], "a.jpg has no mask; annotate it, or remove"),
+        (
+            [annotation(run_lengths(DRAWN)), annotation(run_lengths(DRAWN), image=99)],
+            "image 99, which is not listed; add it",
+        ),
         ([annotation(run_lengths(DRAWN[:3]))], "annotation 1, of a.jpg: a mask of (3, 6)"),
-        ([annotation("nonsense")], "annotation 1, of a.jpg: a mask is polygons"),
+        (
+            [annotation("nonsense")],
+            "annotation 1, of a.jpg: a mask is polygons, a run-length encoding or an array, not str; export it again",
+        ),
         ([annotation({"size": [4, 6], "counts": [[]]})], "annotation 1, of a.jpg: a run-length encoding's counts"),
     ],
 )
@@ -280,7 +286,9 @@ def test_missing_and_foreign_masks_are_listed(trainer, theirs):
     line = refused(trainer, folder)
     assert "scan.png has no mask" in line
     assert "has no mask; " in line and "test." in line
-    assert all(f"the mask foreign {stem}{layout.postfix}.png has no photo" in line for stem in ("scan", "test"))
+    assert all(
+        f"the mask foreign {stem}{layout.postfix}.png has no photo; remove it" in line for stem in ("scan", "test")
+    )
 
 
 @pytest.mark.parametrize("trainer", ["kohya-alpha", "cutout"])
@@ -303,7 +311,7 @@ def test_lines_that_name_missing_files_are_listed(trainer, index, theirs):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     line = refused(trainer, folder)
     assert "gone.png does not exist" in line and "lost.png does not exist" in line
-    assert "has no mask; " in line and f"line 4: it has no '{photo}'" in line
+    assert "has no mask; " in line and f"line 4: it has no '{photo}'; add it" in line
     path.write_text("{")
     assert "not a JSON Lines file" in refused(trainer, folder)
     path.unlink()
@@ -332,7 +340,7 @@ def test_clashing_stems_are_listed(trainer, theirs):
 def test_two_masks_of_photo_are_listed(trainer, theirs):
     folder = theirs(trainer)
     Image.new("L", (4, 4)).save(folder / "masks" / "scan.webp")
-    assert "scan.png and scan.webp are masks of the same photo" in refused(trainer, folder)
+    assert "scan.png and scan.webp are masks of the same photo; remove one" in refused(trainer, folder)
 
 
 @pytest.mark.parametrize("trainer", [*PAIRED, "invoke", "imagefolder"])
@@ -357,7 +365,7 @@ def test_foreign_files_are_listed_but_leftovers_of_trainers_are_not(trainer, the
     (photos / "phone.heic").write_bytes(b"")
     (photos / "nobody.txt").write_text("words")
     line = refused(trainer, folder)
-    assert "phone.heic" in line and "nobody.txt is the caption of no photo" in line
+    assert "phone.heic" in line and "nobody.txt is the caption of no photo; remove it" in line
 
 
 def empty(folder, trainer):

@@ -12,26 +12,18 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.formats import read_selection
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest, write_manifest
+from tests.judged_photos import save_judged_photos
 from tests.scene import scene
-
-VERDICTS = {"dog": "found", "sofa": "not found", "park": "unsure", "reference": None}
 
 
 @pytest.fixture
 def folder(tmp_path):
     """Photos with the output of `persam-dreambooth segment`; one photo could not be read."""
-    entries = []
-    for number, (name, verdict) in enumerate(VERDICTS.items()):
-        pixels, disc = scene(20, 30, number)
-        photo, mask = tmp_path / "photos" / f"{name}.png", tmp_path / "out" / "masks" / f"{name}.png"
-        files.write_picture(Image.fromarray(pixels), photo)
-        files.write_mask(disc, mask)
-        known = {"presence": verdict, "reason": f"because of {name}", "mask_digest": files.digest(mask)}
-        entries.append(ManifestEntry(f"../photos/{name}.png", files.digest(photo), **known))
-    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no photo")
-    digest = files.digest(tmp_path / "photos" / "broken.jpg")
-    entries.append(ManifestEntry("../photos/broken.jpg", digest, error="the photo broken.jpg cannot be decoded"))
-    write_manifest(tmp_path / "out" / MANIFEST_NAME, entries)
+    broken = tmp_path / "photos" / "broken.jpg"
+    broken.parent.mkdir()
+    broken.write_bytes(b"no photo")
+    error = "the photo broken.jpg cannot be decoded"
+    save_judged_photos(tmp_path, 20, 30, ManifestEntry("../photos/broken.jpg", files.digest(broken), error=error))
     return tmp_path
 
 

@@ -35,7 +35,7 @@ ENTRIES = st.builds(
     digest=st.text("0123456789abcdef", min_size=64, max_size=64),
     width=st.none() | PIXEL,
     height=st.none() | PIXEL,
-    source=st.sampled_from(["persam", "reference", "given"]),
+    source=st.none() | st.sampled_from(["persam", "reference", "given"]),
     score=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     points=POINTS,
     point_labels=st.lists(st.integers(0, 1), max_size=3),
@@ -265,3 +265,11 @@ def test_the_index_takes_little_more_memory_than_its_lines(path):
     """A line is 0.4 to 0.6 kB, its key and its place 0.2 kB: 70 MB for 100,000 photos, measured."""
     fewer, more = (peak(path, count, ManifestIndex) for count in (1000, 8000))
     assert more - fewer < path.stat().st_size * 7 / 8 + 7000 * 250
+
+
+def test_earlier_line_of_a_photo_without_a_mask_is_read(tmp_path):
+    line = '{"photo": "../a.png", "digest": "", "source": "persam", "error": "it cannot be decoded"}\n'
+    (tmp_path / MANIFEST_NAME).write_text(line)
+    (entry,) = read_manifest(tmp_path / MANIFEST_NAME)
+    assert entry.source == "persam" and entry.was_found and not entry.reviewed
+    assert entry.was_found == replace(entry, source=None).was_found

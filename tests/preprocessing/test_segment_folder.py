@@ -183,7 +183,7 @@ def test_broken_photo_is_recorded_and_others_are_segmented(finished):
     broken = entries["broken.jpg"]
     assert "broken.jpg" in broken.error
     assert len(broken.error.splitlines()) == 1
-    assert (broken.mask, broken.overlay, broken.width, broken.height, broken.score) == (None,) * 5
+    assert (broken.mask, broken.overlay, broken.width, broken.height, broken.score, broken.source) == (None,) * 6
     assert all(entries[name].error is None for name in GOOD)
 
 
@@ -243,7 +243,7 @@ def test_reference_outside_folder_is_not_segmented(album, models):
     elsewhere = shutil.move(album / "photos" / REFERENCE, album / "elsewhere.bmp")
     entries = list(segment_folder(job_for(album, models, references=reference(elsewhere, album / "mask.png"))))
     assert list(by_name(entries)) == [name for name in SIZES if name != REFERENCE]
-    assert {entry.source for entry in entries} == {"persam"}
+    assert {entry.source for entry in entries if entry.mask} == {"persam"}
 
 
 def test_sheet_of_large_album_shows_least_certain_photos(album, models, monkeypatch):

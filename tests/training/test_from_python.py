@@ -1,5 +1,6 @@
 """`train` called from Python: several times in a process, in a thread, with callbacks, and what it returns."""
 
+import json
 import shutil
 import signal
 import threading
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 import persam_dreambooth as pd
+from persam_dreambooth.cli.train import say_where
 from tests.parity.diffusers_cases import logged_losses
 from tests.training.runs import fork, same_weights
 
@@ -181,3 +183,15 @@ def test_a_second_training_at_the_same_time_is_refused(settings):
 
     result = pd.train(pd.TrainingConfig(**settings), callbacks=pd.TrainingCallbacks(on_step=train_too))
     assert len(refused) == result.steps == 4 and not Path("other").exists()
+
+
+def test_command_to_try_needs_no_file_that_was_trained_from(settings, capsys):
+    """The subjects' file may be changed or removed during a training."""
+    concept = {"instance_prompt": "a zwx cat", "instance_data_dir": "photos", "instance_mask_dir": "masks"}
+    Path("concepts.json").write_text(json.dumps([concept]))
+    own = dict.fromkeys(("instance_prompt", "instance_data_dir", "instance_mask_dir"))
+    config = pd.TrainingConfig(**settings | own | {"concepts_list": "concepts.json", "max_train_steps": 1})
+    removing = pd.TrainingCallbacks(on_step=lambda *_: Path("concepts.json").unlink())
+    result = pd.train(config, callbacks=removing)
+    say_where(config, result)
+    assert result.prompt == "a zwx cat" and "--prompt 'a zwx cat in the jungle'" in capsys.readouterr().out

@@ -1,7 +1,6 @@
 """Base models in a single file: the same weights, trainings and pictures as from the folder, and what is refused."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,14 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.generation.models import Model, check_model
+from persam_dreambooth.evaluation.generation.models import Model, digest_of
 from persam_dreambooth.evaluation.generation.pictures import Drawing, draw_pictures
 from persam_dreambooth.evaluation.generation.prompts import Prompt
+from persam_dreambooth.model_source import ModelSource
 from persam_dreambooth.single_file import SingleFile
 from random_models import PIPELINES, SCHEDULE, random_stable_diffusion
 from random_parts import byte_tokenizer, draw_weights, random_clip, random_unet, random_vae
+from tests.hub_cache import cache_model
 from tests.training.original_layout import flux_weights, save_single_file
 from tests.training.runs import same_weights, train
 from tests.training.small import make
@@ -186,32 +187,26 @@ def test_evaluation_draws_with_a_file(bases, tmp_path):
     settings = {"num_inference_steps": 2, "height": 32, "width": 32}
     shown, digests = [], []
     for source in (folder, file):
-        model = Model("model", str(source))
+        model = Model("model", ModelSource(str(source)))
         drawing = Drawing([Prompt("a sks dog", "a dog", None)], 1, 0, settings)
         if source == file:
             with pytest.raises(UserError, match="no --single_file_config"):  # the default is on the hub
-                check_model(model, None)
-            drawing = replace(drawing, single_file_config=str(config))
-        check_model(model, None, drawing.single_file_config)
+                model.source.check()
+            model = Model("model", ModelSource(str(source), single_file_config=str(config)))
+        model.source.check()
         (path,) = draw_pictures(model, drawing, tmp_path / f"report-{source.stem}/pictures").values()
         shown.append(Image.open(path).tobytes())
-        digests.append(model.weights())
+        digests.append(digest_of(model.source))
     assert shown[0] == shown[1] and all(digests)
     save_single_file(random_stable_diffusion(seed=1), "1", file)
-    assert Model("model", str(file)).weights() != digests[1]
+    assert digest_of(ModelSource(str(file))) != digests[1]
 
 
 def test_config_may_be_in_the_cache_of_the_hub(bases, tmp_path, monkeypatch):
     """Of the name that diffusers has for the file's kind; without the network, and without weights."""
     folder, file, config = bases("1")
-    cache = tmp_path / "hub"
-    repository = cache / "models--stable-diffusion-v1-5--stable-diffusion-v1-5"
-    shutil.copytree(config, repository / "snapshots/0")
-    (repository / "refs").mkdir()
-    (repository / "refs/main").write_text("0")
-    (repository / ".no_exist/0/tokenizer").mkdir(parents=True)  # what the hub has said: no such file
-    (repository / ".no_exist/0/tokenizer/config.json").touch()
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    cache_model(tmp_path / "hub", "stable-diffusion-v1-5/stable-diffusion-v1-5", {"main": config})
     _, single = make(file)
     _, whole = make(folder)
     assert same_tensors(single.unet.state_dict(), whole.unet.state_dict())

@@ -10,11 +10,12 @@ from typing import Any, Final
 from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.choice import BASE
-from persam_dreambooth.evaluation.generation.models import Model
+from persam_dreambooth.evaluation.generation.models import Model, digest_of
 from persam_dreambooth.evaluation.generation.pictures import SETTINGS_NAME
 from persam_dreambooth.evaluation.generation.plan import MODELS
 from persam_dreambooth.evaluation.generation.running import GenerationReport, evaluate_generation
 from persam_dreambooth.metrics_file import read_metrics
+from persam_dreambooth.model_source import ModelSource
 
 logger = logging.getLogger(__name__)
 REPORT_FOLDER: Final = "checkpoint-report"
@@ -54,17 +55,19 @@ def evaluate_checkpoints(
     photos, masks = (
         _given(name, value, config) for name, value in (("data", instance_data_dir), ("mask", instance_mask_dir))
     )
-    side, origin = config.get("resolution"), model_folder.base_model(run) or {}
+    side = config.get("resolution")
     usual: dict[str, Any] = {
         "prompts": "scenes",
         "unique_token": model_folder.trained_token(run),
         "class_token": model_folder.trained_class(run),
         "height": side,
         "width": side,
-        "single_file_config": origin.get("single_file_config"),
+        "single_file_config": (model_folder.base_model(run) or {}).get("single_file_config"),
     }
     chosen = settings | {name: value for name, value in usual.items() if settings.get(name) is None}
-    base = chosen.get("base_model") or origin.get("pretrained_model_name_or_path")
+    given = chosen.get("base_model")
+    source = ModelSource(str(given or run), given, chosen["single_file_config"])
+    base = source if given else source.trained()
     if base is None:
         raise UserError(f"{run} holds no {model_folder.CONFIG_NAME} that names the base model; give --base_model")
     if output is None:
@@ -72,7 +75,7 @@ def evaluate_checkpoints(
     if any((checkpoint_folder(run, title) / model_folder.EMA_NAME).exists() for title in titles):
         logger.warning("checkpoints are measured with their own weights, not with the moving average of --use_ema")
     return evaluate_generation(
-        [f"{BASE}={base}", *(f"{title}={checkpoint_folder(run, title)}" for title in titles)],
+        [Model(BASE, base), *(f"{title}={checkpoint_folder(run, title)}" for title in titles)],
         photos,
         masks,
         run / REPORT_FOLDER if output is None else output,
@@ -129,10 +132,10 @@ def forget_outdated(report: Path, run: Path, titles: Iterable[str]) -> None:
     for title in titles:
         drawn = report / MODELS / title
         try:
-            weights = json.loads((drawn / SETTINGS_NAME).read_text(encoding="utf-8"))["weights"]
+            before = json.loads((drawn / SETTINGS_NAME).read_text(encoding="utf-8"))["weights"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # never drawn, or damaged, which the evaluation refuses
-        if weights != Model(title, str(checkpoint_folder(run, title))).weights():
+        if before != digest_of(ModelSource(str(checkpoint_folder(run, title)))):
             shutil.rmtree(drawn)
 
 

@@ -12,10 +12,11 @@ from hashlib import sha256
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.measures import PictureMeter
-from persam_dreambooth.evaluation.generation.models import Model, check_model
+from persam_dreambooth.evaluation.generation.models import Model
 from persam_dreambooth.evaluation.generation.pictures import Drawing, Drawn, draw_pictures, find_subject
 from persam_dreambooth.evaluation.generation.plan import CLASS, PICTURES, Plan
 from persam_dreambooth.evaluation.generation.prompts import Prompt
+from persam_dreambooth.model_source import ModelSource
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,18 @@ def draw_class(plan: Plan, model: Model) -> list[Drawn]:
 
 def base_of(plan: Plan, model: Model) -> Model | None:
     """Return a model's base model, one of the compared models or another; None if unknown or not to be found."""
-    source = model.origin(plan.drawing.base_model)
+    source = model.source.trained()
     if source is None or not _is_there(source):
         return None
-    among = (other for other in plan.models if other.source == source)
-    return next(among, Model(f"base-{sha256(source.encode()).hexdigest()[:8]}", source))
+    among = (other for other in plan.models if str(other.source) == str(source))
+    return next(among, Model(f"base-{sha256(str(source).encode()).hexdigest()[:8]}", source))
 
 
 @cache
-def _is_there(source: str) -> bool:
+def _is_there(source: ModelSource) -> bool:
     """Return whether a model can be found; a pipeline's base model may have been moved since the training."""
     try:
-        check_model(Model("base", source), None)
+        source.check()
     except UserError:
         return False
     return True

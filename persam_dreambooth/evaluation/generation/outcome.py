@@ -116,11 +116,11 @@ def settings(outcome: Outcome) -> dict[str, Any]:
     """Return the settings under the names of the command's flags."""
     plan, drawing = outcome.plan, outcome.plan.drawing
     return {
-        "model": {model.title: model.source for model in plan.models},
+        "model": {model.title: str(model.source) for model in plan.models},
         "prompts": len(drawing.prompts),
         "num_images": drawing.num_images,
         "seed": drawing.seed,
-        **drawing.identity(),
+        **drawing.identity(plan.models[0].source),  # whose flags are all models'
         "photos": len(plan.photos),
         "class_prompt": plan.class_prompt,
         "class_images": plan.class_images,

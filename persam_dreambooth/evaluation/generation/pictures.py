@@ -11,9 +11,10 @@ from tqdm import tqdm
 from persam_dreambooth import generation
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.features import Masked
-from persam_dreambooth.evaluation.generation.models import Model
+from persam_dreambooth.evaluation.generation.models import Model, base_digest_of, digest_of
 from persam_dreambooth.evaluation.generation.prompts import Prompt
 from persam_dreambooth.generated_folder import named_pictures, save_picture
+from persam_dreambooth.model_source import ModelSource
 from persam_dreambooth.photos import files
 from persam_dreambooth.preprocessing import SegmentationJob, segment_folder
 
@@ -29,8 +30,6 @@ class Drawing:
         num_images: number of pictures per prompt.
         seed: seed of each prompt's first picture; it is incremented for the next ones.
         settings: keyword arguments of the pipeline (num_inference_steps, guidance_scale, ...).
-        base_model: base model of LoRA weights that do not name theirs.
-        single_file_config: pipeline with the configs of models in a single file.
         device: None uses an accelerator if there is one.
         dtype: of the models' weights.
     """
@@ -39,14 +38,12 @@ class Drawing:
     num_images: int
     seed: int
     settings: Mapping[str, Any]
-    base_model: str | None = None
-    single_file_config: str | None = None
     device: str | None = None
     dtype: torch.dtype = torch.float32
 
-    def identity(self) -> dict[str, Any]:
-        """Return what determines a picture besides model, prompt and seed."""
-        own = {"base_model": self.base_model, "single_file_config": self.single_file_config}
+    def identity(self, model: ModelSource) -> dict[str, Any]:
+        """Return what determines a picture besides the model's name, prompt and seed."""
+        own = {"base_model": model.base_model, "single_file_config": model.single_file_config}
         return {"dtype": str(self.dtype).removeprefix("torch."), **own, **self.settings}
 
 
@@ -69,21 +66,21 @@ def draw_pictures(model: Model, drawing: Drawing, folder: Path) -> dict[tuple[st
     Raises:
         UserError: another run's folder, or a model that cannot be loaded or rejects the settings.
     """
-    weights = {"weights": model.weights(), "base_weights": model.base_weights(drawing.base_model)}
-    identity = {"model": model.source, **weights, **drawing.identity()}
+    source = model.source
+    digests = {"weights": digest_of(source), "base_weights": base_digest_of(source)}
+    identity = {"model": str(source), **digests, **drawing.identity(source)}
     known = files.refuse_other_runs(folder.parent, SETTINGS_NAME, identity, "drawing run", (folder.name,))
     texts = [prompt.text for prompt in drawing.prompts]
     paths = named_pictures(folder, texts, drawing.num_images, drawing.seed)
     missing = [(key, path) for key, path in paths.items() if not _shows(path, *key)]
     if not missing:
         return paths
-    base, config = drawing.base_model, drawing.single_file_config
-    pipeline = generation.load_pipeline(model.source, base, drawing.device, drawing.dtype, config)
+    pipeline = generation.load(source, drawing.device, drawing.dtype)
     if not known:
         files.write_json(identity, folder.parent / SETTINGS_NAME)
     for (text, seed), path in tqdm(missing, f"Drawing, {model.title}", unit="picture"):
         picture = generation.draw(pipeline, text, seed, **drawing.settings)
-        save_picture(picture, path, model.source, dict(drawing.settings))
+        save_picture(picture, path, str(source), dict(drawing.settings))
     return paths
 
 

@@ -33,7 +33,7 @@ def write_report(outcome: Outcome, path: Path) -> None:
     )
     page = environment.get_template("report.html.jinja").render(
         titles=[model.title for model in outcome.plan.models],
-        sources={model.title: model.source for model in outcome.plan.models},
+        sources={model.title: str(model.source) for model in outcome.plan.models},
         settings=settings(outcome),
         made={name: _plain(value) for name, value in settings(outcome).items() if value is not None},
         notes=outcome.notes,

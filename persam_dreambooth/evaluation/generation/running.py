@@ -15,7 +15,7 @@ from persam_dreambooth.evaluation.generation.class_leakage import base_of, draw_
 from persam_dreambooth.evaluation.generation.features import CachedFeatures, Clip, Masked
 from persam_dreambooth.evaluation.generation.masc import Masc
 from persam_dreambooth.evaluation.generation.measures import Lpips, PictureMeter, Scenes
-from persam_dreambooth.evaluation.generation.models import Model, check_model, name_models
+from persam_dreambooth.evaluation.generation.models import Model, name_models
 from persam_dreambooth.evaluation.generation.outcome import METRICS_NAME, Outcome, metrics, notes
 from persam_dreambooth.evaluation.generation.pictures import SETTINGS_NAME, Drawing, Drawn, draw_pictures, find_subject
 from persam_dreambooth.evaluation.generation.plan import MODELS, PICTURES, Plan, photos_with_masks
@@ -51,7 +51,7 @@ class GenerationReport:
 
 
 def evaluate_generation(
-    models: Sequence[Path | str] | Path | str,
+    models: Sequence[Path | str | Model] | Path | str,
     instance_data_dir: Path | str,
     instance_mask_dir: Path | str,
     output: Path | str,
@@ -86,8 +86,8 @@ def evaluate_generation(
     An interrupted call can be repeated with the same folder; what it finished is kept.
 
     Args:
-        models: one or several output folders of training, or hub names; TITLE=FOLDER gives a title. The others are
-            compared with the first.
+        models: one or several output folders of training, or hub names; TITLE=FOLDER or a `Model` gives a title. The
+            others are compared with the first.
         instance_data_dir: the subject's photos.
         instance_mask_dir: their masks, as `segment_folder` writes them.
         output: folder for `report.html`, `metrics.json` and all pictures.
@@ -134,12 +134,10 @@ def evaluate_generation(
             "height": height,
             "width": width,
         },
-        base_model=base_model,
-        single_file_config=single_file_config,
         device=device,
         dtype=dtype,
     )
-    named = name_models([str(models)] if isinstance(models, Path | str) else list(map(str, models)))
+    named = name_models([models] if isinstance(models, Path | str) else models, base_model, single_file_config)
     photos, left_out = photos_with_masks(Path(instance_data_dir), Path(instance_mask_dir))
     plan = Plan(
         models=named,
@@ -182,7 +180,7 @@ def evaluate(plan: Plan) -> Outcome:
     """
     begun = _begun(plan.output)
     for model in plan.models:
-        check_model(model, plan.drawing.base_model, plan.drawing.single_file_config)
+        model.source.check()
     device = plan.drawing.device
     clip = Clip.from_pretrained(plan.clip, device)
     dino = ImageEncoder.from_pretrained(plan.dino, device) if plan.dino else None

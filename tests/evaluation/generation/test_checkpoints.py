@@ -11,8 +11,9 @@ from persam_dreambooth import generation
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.checkpoints import checkpoint_titles, forget_outdated
-from persam_dreambooth.evaluation.generation.models import Model
+from persam_dreambooth.evaluation.generation.models import digest_of
 from persam_dreambooth.model_folder import trained_class, trained_token
+from persam_dreambooth.model_source import ModelSource
 from persam_dreambooth.review import runs
 from tests.training.runs import as_words
 
@@ -146,7 +147,7 @@ def test_pictures_of_a_replaced_result_are_drawn_again(tmp_path):
     save_file({"a": torch.zeros(1)}, weights)
     folder = report / "models" / "result"
     folder.mkdir(parents=True)
-    (folder / "drawing.json").write_text(json.dumps({"weights": Model("result", str(tmp_path)).weights()}))
+    (folder / "drawing.json").write_text(json.dumps({"weights": digest_of(ModelSource(str(tmp_path)))}))
     forget_outdated(report, tmp_path, ["step-2", "result"])
     assert folder.exists()
     save_file({"a": torch.ones(1)}, weights)

@@ -9,7 +9,8 @@ import pytest
 
 from persam_dreambooth import model_folder
 from persam_dreambooth.cli import main
-from persam_dreambooth.evaluation.generation.models import Model
+from persam_dreambooth.evaluation.generation.models import digest_of
+from persam_dreambooth.model_source import ModelSource
 from persam_dreambooth.text_files import MAX_BYTES
 from tests.evaluation.generation.conftest import argv
 
@@ -148,7 +149,7 @@ def test_damaged_image_encoders(flag, content, refused, options, tmp_path):
 
 def test_pipeline_index_cannot_point_outside_its_folder(generators, tmp_path):
     folder = Path(shutil.copytree(generators / "one", tmp_path / "a" / "model"))
-    before = Model("one", str(folder)).weights()
+    before = digest_of(ModelSource(str(folder)))
     index = json.loads((folder / model_folder.PIPELINE_INDEX).read_text())
     for name in ("..", "../b", str(tmp_path / "b"), ""):
         index[name] = index["unet"]
@@ -156,4 +157,4 @@ def test_pipeline_index_cannot_point_outside_its_folder(generators, tmp_path):
     for place in (tmp_path / "b", folder.parent / "b", folder):
         place.mkdir(exist_ok=True)
         (place / "secret.bin").write_bytes(b"")
-    assert Model("one", str(folder)).weights() == before
+    assert digest_of(ModelSource(str(folder))) == before

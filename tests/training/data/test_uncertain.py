@@ -7,18 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from accelerate import PartialState
-from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, read_manifest, write_manifest
+from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from persam_dreambooth.preprocessing import SETTINGS_NAME
 from persam_dreambooth.training.data.concepts import read_concepts
 from persam_dreambooth.training.data.instances import find_instances
-from tests.scene import scene
+from tests.judged_photos import VERDICTS, save_judged_photos
 from tests.training.small import configure, photos_of
 
-VERDICTS = {"dog": "found", "sofa": "not found", "park": "unsure", "reference": None}
 SIZES = [(32, 32)]
 
 
@@ -26,16 +24,7 @@ SIZES = [(32, 32)]
 def folder(tmp_path):
     """Photos with the output of `persam-dreambooth segment`."""
     PartialState()  # needed by Accelerate's logger
-    entries = []
-    for number, (name, verdict) in enumerate(VERDICTS.items()):
-        pixels, disc = scene(40, 60, number)
-        photo, mask = tmp_path / "photos" / f"{name}.png", tmp_path / "out" / "masks" / f"{name}.png"
-        files.write_picture(Image.fromarray(pixels), photo)
-        files.write_mask(disc, mask)
-        reason = None if verdict in (None, "found") else f"because of {name}"
-        entry = ManifestEntry(f"../photos/{name}.png", files.digest(photo), presence=verdict, reason=reason)
-        entries.append(ManifestEntry(**{**vars(entry), "mask_digest": files.digest(mask)}))
-    write_manifest(tmp_path / "out" / MANIFEST_NAME, entries)
+    save_judged_photos(tmp_path, 40, 60)
     (tmp_path / "out" / SETTINGS_NAME).write_text(json.dumps({}))
     return tmp_path
 

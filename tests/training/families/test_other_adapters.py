@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.generation.models import Model
+from persam_dreambooth.evaluation.generation.models import digest_of
 from persam_dreambooth.generation import load_pipeline
 from persam_dreambooth.model_folder import adapter_folders, weights_digest
+from persam_dreambooth.model_source import ModelSource
 from persam_dreambooth.training.config import TrainingConfig
 from tests.training.runs import same_weights, train
 from tests.training.small import batch_for, make, noised_for, prediction_of, trained_parameters
@@ -98,7 +99,7 @@ def test_every_part_of_the_program_knows_them(flags, capsys):
     assert "LoKr rank 2 of stable-diffusion's unet" in capsys.readouterr().out
     (folder,) = adapter_folders(Path("output"))
     assert folder == Path("output/unet") and weights_digest(Path("output"))
-    assert Model("ours", "output").is_lora and Model("ours", "output").weights()
+    assert ModelSource("output").is_lora and digest_of(ModelSource("output"))
     card = Path("output/README.md").read_text()
     assert (
         "LoKr adapters of" in card

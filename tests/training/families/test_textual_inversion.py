@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from persam_dreambooth import generation, learned_tokens
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.generation.models import Model
+from persam_dreambooth.evaluation.generation.models import digest_of
 from persam_dreambooth.model_folder import weights_digest
+from persam_dreambooth.model_source import ModelSource
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.dataset import stack_prompts
 from persam_dreambooth.training.families import load_family
@@ -254,9 +255,9 @@ def test_two_subjects_learn_words_that_diffusers_loads_too(flags, pipelines, cap
     plain = DiffusionPipeline.from_pretrained(pipelines / "sdxl")
     changed = [not torch.equal(encoded(ours, prompt)[0], encoded(plain, prompt)[0]) for prompt in prompts]
     assert changed == [True, True, False]
-    before = weights_digest(Path("output")), Model("ours", "output").weights()
+    before = weights_digest(Path("output")), digest_of(ModelSource("output"))
     learned_tokens.save(Path("output"), {"TOK1": 4}, {"clip_l": saved["clip_l"]})
-    after = weights_digest(Path("output")), Model("ours", "output").weights()
+    after = weights_digest(Path("output")), digest_of(ModelSource("output"))
     assert all(one != other for one, other in zip(before, after, strict=True))
 
 
@@ -353,7 +354,7 @@ def test_words_alone_are_trained_resumed_and_generated_with(flags, models, capsy
     assert torch.equal(states[0], encoded(plain, "a <tok> dog")[0])
     assert not torch.equal(states[0], encoded(plain, "a TOK dog")[0])
     assert all(map(torch.equal, ours.unet.state_dict().values(), plain.unet.state_dict().values()))
-    assert Model("ours", "output").needs_base and Model("ours", "output").weights() and weights_digest(Path("output"))
+    assert ModelSource("output").needs_base and digest_of(ModelSource("output")) and weights_digest(Path("output"))
 
     size = ("--height", "32", "--width", "32", "--num_inference_steps", "1", "--num_images", "1")
     assert main(["generate", "--model", "output", "--prompt", "a TOK dog", "--output", "drawn", *size]) == 0

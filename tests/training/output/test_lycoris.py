@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.generation.models import Model
+from persam_dreambooth.evaluation.generation.models import digest_of
 from persam_dreambooth.generation import load_pipeline
+from persam_dreambooth.model_source import ModelSource
 from persam_dreambooth.training.output.kohya import convert_file, to_kohya
 from tests.training.output.test_kohya import DIFFUSERS, KOHYA, metadata
 from tests.training.runs import train
@@ -187,7 +188,7 @@ def test_files_of_lycoris_are_read(pipelines, tmp_path, made):
     assert read.keys() == expected.keys()
     for layer in read:
         torch.testing.assert_close(read[layer], expected[layer], rtol=1e-5, atol=1e-5)
-    assert Model("dog", str(path)).needs_base and Model("dog", str(path)).weights()
+    assert ModelSource(str(path)).needs_base and digest_of(ModelSource(str(path)))
 
 
 def test_generate_takes_files_of_adapters(models, tmp_path, capsys, monkeypatch):

@@ -85,8 +85,11 @@ def test_views_are_the_photo_and_four_crops_and_cut_masks_are_dropped():
     part[-9:, -7:] = True
     placed = shown[4].on_photo(part, (128, 128))
     assert placed.sum() == 63 and placed[-9:, -7:].all()
-    part[:, 0] = True
-    assert not shown[4].on_photo(part, (128, 128)).any()
+    for edge in (np.s_[:, 0], np.s_[0]):
+        cut = part.copy()
+        cut[edge] = True
+        assert not shown[4].on_photo(cut, (128, 128)).any()
+        assert not shown[1].on_photo(np.pad(cut, (0, 1))[::-1, ::-1], (128, 128)).any()
 
 
 def test_cells_lie_where_their_view_lies():
@@ -95,7 +98,7 @@ def test_cells_lie_where_their_view_lies():
     cells = match(torch.eye(3), torch.tensor([True, False, False]), shown, photos)
     assert cells.view.bincount().tolist() == [16] * 5
     assert cells.centres[0].tolist() == [16, 16] and cells.centres[15].tolist() == [112, 112]
-    assert cells.centres[64].tolist() == [53, 53]
+    assert cells.centres[1].tolist() == [48, 16] and cells.centres[64].tolist() == [53, 53]
     expected = torch.nn.functional.normalize(photos[4].embedding[:, 1, 2], dim=0)
     torch.testing.assert_close(cells.similarity[:, 64 + 6], expected)
 
@@ -117,9 +120,10 @@ def test_report_compares_photos_with_the_subject_and_counts_them():
         return {BASE: {**row, "iou": 0.4}, "better": {**row, "iou": better}}
 
     photos = [photo(0, True, 0.6, 0.9), photo(0, True, 0.2, 0.8), photo(1, True, 0.8, 0.7), photo(1, False, 1, 0.1)]
+    photos.append(photo(0, False, 1, 0.2))
     assert by_subject([shown["better"] for shown in photos]) == pytest.approx([0.4, 0.8])
     table = report(photos)
     base, better = table.splitlines()[2:4]
     assert "| 40.0 [40.0, 40.0] | +0.0 [+0.0, +0.0] | 0 % |" in base
     assert "| 60.0 [40.0, 80.0] | +20.0 [+0.0, +40.0] | 67 % | 1.000" in better
-    assert "3 photos with the subject, 1 without; 7.0 proposals in each" in table
+    assert "3 photos with the subject, 2 without; 7.0 proposals in each" in table

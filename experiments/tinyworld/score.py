@@ -33,6 +33,8 @@ from training_flags import WORK
 from wholeness import are_whole, softened, whole
 
 Scores = dict[str, list[float]]
+Generated = dict[str, list[list[Image.Image]]]
+"""Generated images by kind: rows of one image per scene."""
 
 
 @torch.no_grad()
@@ -158,31 +160,48 @@ def score_wholeness(count: int = 30) -> Scores:
     return {f"wholeness, {name}": [float(said) for said in values] for name, values in judged.items()}
 
 
-def score_generation(pictures: int, guidance_scale: float, sheet: Path) -> Scores:
-    """Measure how often the judge sees the prompted scene and kind, in images of every kind in every scene."""
+def generate(pictures: int, guidance_scale: float, inference_steps: int = 20) -> Generated:
+    """Generate images of every kind: for each, `pictures` rows of one image per scene."""
     check(DIFFUSION)
     pipeline = load(StableDiffusionPipeline, DIFFUSION, dtype=torch.float32)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
-    scores: Scores = {}
-    drawn = []
+    settings = {"num_inference_steps": inference_steps, "guidance_scale": guidance_scale}
+    generated: Generated = {kind: [] for kind in KIND_NAMES}
     for kind in tqdm(KIND_NAMES, "generating"):
+        prompts = [f"a {kind} {phrase}" for phrase in PHRASES.values()]
         for seed in range(pictures):
-            prompts = [f"a {kind} {phrase}" for phrase in PHRASES.values()]
             noise = [torch.Generator().manual_seed(seed * 100 + number) for number in range(len(prompts))]
-            images = pipeline(prompts, generator=noise, num_inference_steps=20, guidance_scale=guidance_scale).images
-            drawn += images[: len(SCENES)] if seed == 0 else []
+            generated[kind].append(pipeline(prompts, generator=noise, **settings).images)
+    return generated
+
+
+def score_generation(generated: Generated) -> Scores:
+    """Measure how often the judge sees the prompted scene and kind, in images of every kind in every scene."""
+    scores: Scores = {}
+    for kind, rows in generated.items():
+        for images in rows:
             for scene, seen in zip(SCENES, measure(images, random_identity(np.random.default_rng(0))), strict=True):
                 side = "held-out pairs" if (kind, scene) in HELD_OUT_PAIRS else "trained pairs"
                 scores.setdefault(f"generated, scene, {side}", []).append(float(seen.scene == scene))
                 scores.setdefault(f"generated, kind, {side}", []).append(float(seen.kind == kind))
-            scores.setdefault("generated, whole", []).extend(float(said) for said in whole(images, kind))
     for what in ("scene", "kind"):
         sides = [values for name, values in scores.items() if name.startswith(f"generated, {what}, ")]
         scores[f"generated, {what}, all"] = [value for values in sides for value in values]
-    captions = [f"{kind}, {scene}" for kind in KIND_NAMES for scene in SCENES]
-    files.write_picture(rendering.sheet(drawn, captions, columns=len(SCENES), tile=96), sheet)
     return scores
+
+
+def score_generated_outlines(generated: Generated) -> Scores:
+    """Measure how often generated images' subjects have the outline of a whole subject of their kind."""
+    judged = [said for kind, rows in generated.items() for images in rows for said in whole(images, kind)]
+    return {"generated, whole": [float(said) for said in judged]}
+
+
+def write_sheet(generated: Generated, path: Path) -> None:
+    """Write the first row of every kind as a sheet, with kind and scene under each image."""
+    captions = [f"{kind}, {scene}" for kind in KIND_NAMES for scene in SCENES]
+    drawn = [image for rows in generated.values() for image in rows[0]]
+    files.write_picture(rendering.sheet(drawn, captions, columns=len(SCENES), tile=96), path)
 
 
 def main() -> None:
@@ -198,7 +217,9 @@ def main() -> None:
     crowds = load_corpus(flags.work, "held-out-crowds", 400, 4, held_out=True, crowd=CROWDED)
     scores = score_judge(alone) | score_clip(alone) | score_vae(alone) | score_sam(crowds)
     scores |= score_detector(crowds) | score_identity() | score_wholeness()
-    scores |= score_generation(flags.pictures, flags.guidance_scale, FOLDER / "generated.png")
+    generated = generate(flags.pictures, flags.guidance_scale)
+    scores |= score_generation(generated) | score_generated_outlines(generated)
+    write_sheet(generated, FOLDER / "generated.png")
     lines = {}
     for name, values in scores.items():
         lines[name] = f"{np.mean(values):.2f} dB" if "PSNR" in name else percent(values)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from transformers import CLIPModel, CLIPTokenizer, SamModel
 
@@ -17,12 +18,12 @@ from models import CLIP, DETECTOR, DIFFUSION, DINO, FOLDER, JUDGE, SAM
 from recipes import KIND_NAMES, Placement, random_recipe
 from recipes import Recipe as PictureRecipe
 from scenes import PHRASES
-from score import score_generation
+from score import generate, score_generation, write_sheet
 from train_sam import sam_pixels
 from world import draw
 
 FOLDERS = (SAM, CLIP, DIFFUSION, JUDGE, DETECTOR, DINO)
-SHORT = Recipe(steps=200, pictures=2, inference_steps=15)
+SHORT = Recipe(steps=60, pictures=2, inference_steps=8)
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +98,15 @@ def test_clip_recognizes_scenes():
 
 
 def test_every_kind_is_drawn_in_prompted_scene(tmp_path):
-    scores = score_generation(pictures=1, guidance_scale=4.0, sheet=tmp_path / "sheet.png")
+    generated = generate(pictures=1, guidance_scale=4.0, inference_steps=8)
+    scores = score_generation(generated)
     for what, aim in (("scene", 0.85), ("kind", 0.8)):
         values = scores[f"generated, {what}, all"]
         assert len(values) == len(KIND_NAMES) * len(PHRASES)
         assert np.mean(values) >= aim
+    write_sheet(generated, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width >= len(PHRASES) * 96 and sheet.height >= len(KIND_NAMES) * 96
 
 
 def test_card_scores_match_last_evaluation():

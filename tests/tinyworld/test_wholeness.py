@@ -6,10 +6,12 @@ from PIL import Image, ImageOps
 from scipy.ndimage import rotate, shift
 
 from damages import DAMAGES, ONE_SIDED
+from identity import portrait
 from measures import pose_distances
 from recipes import KIND_NAMES, Recipe, random_identity, random_placement, random_recipe
+from score import score_generated_outlines
 from subjects import parts_of
-from wholeness import are_whole, nearest, normalized, whole
+from wholeness import are_whole, nearest, normalized, softened, whole
 from world import draw
 
 
@@ -41,6 +43,14 @@ def test_whole_subjects_count_as_whole_and_damaged_ones_less_often():
     assert unbroken >= 0.85
     assert max(shares.values()) <= unbroken - 0.2, shares
     assert shares["erased"] == 0
+
+
+def test_generated_images_are_compared_with_whole_subjects_of_their_own_kind():
+    rng = np.random.default_rng(6)
+    dogs = softened([portrait(random_identity(rng, "dog"), rng).image for _ in range(20)])
+    own, other = (score_generated_outlines({kind: [dogs[:10], dogs[10:]]}) for kind in ("dog", "duck"))
+    assert len(own["generated, whole"]) == 20 and np.mean(own["generated, whole"]) >= 0.8
+    assert np.mean(other["generated, whole"]) <= np.mean(own["generated, whole"]) - 0.3
 
 
 def test_normalized_outline_does_not_depend_on_place_and_size():

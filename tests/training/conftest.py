@@ -7,6 +7,7 @@ import pytest
 from accelerate import PartialState
 from PIL import Image
 
+from persam_dreambooth.training.runtime import validation
 from random_models import random_stable_diffusion
 from tests.parity.diffusers_cases import PHOTOS
 from tests.training.runs import NAMES
@@ -30,6 +31,14 @@ def _is_refused_combination(callspec):
         return False
     model = KINDS.get(params.get("kind"), {}) | params.get("model", {})
     return is_refused(family, model, params.get("mask"), params.get("optimization"))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def few_inference_steps():
+    """Draw validation pictures of runs in this process in 4 steps; the pictures of random models mean nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation, "INFERENCE_STEPS", 4)
+        yield
 
 
 PREDICTIONS = ("epsilon", "v_prediction")

@@ -2,12 +2,13 @@
 
 import base64
 from collections.abc import Iterator, Mapping
+from functools import cache
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 
 from persam_dreambooth.atomic_io import replacing
@@ -28,10 +29,7 @@ WIDTH: Final = 1200
 
 def write_report(outcome: Outcome, path: Path) -> None:
     """Write a self-contained page: no scripts, fonts or external files; all pictures are embedded."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("report.html.jinja").render(
+    page = _template().render(
         titles=[model.title for model in outcome.plan.models],
         sources={model.title: str(model.source) for model in outcome.plan.models},
         settings=settings(outcome),
@@ -46,6 +44,15 @@ def write_report(outcome: Outcome, path: Path) -> None:
     )
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")  # paths may not be valid UTF-8
+
+
+@cache
+def _template() -> Template:
+    """Compile the page's template."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("report.html.jinja")
 
 
 def text_table(outcome: Outcome) -> str:

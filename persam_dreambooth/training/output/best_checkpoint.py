@@ -13,7 +13,7 @@ from persam_dreambooth.model_folder import class_word, identifier
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.data.mask_folders import mask_folder, photo_folders
-from persam_dreambooth.training.runtime.validation import INFERENCE_STEPS
+from persam_dreambooth.training.runtime import validation as validation_pictures
 from persam_dreambooth.training.screen import warn
 
 
@@ -83,7 +83,7 @@ def choose(config: TrainingConfig, concept: Concept, device: torch.device) -> Be
         "instance_mask_dir": mask_folder(concept, config, photo_folders(concept)[0]),
         "num_images": validation.num_validation_images,
         "class_images": 2 * validation.num_validation_images,
-        "num_inference_steps": INFERENCE_STEPS,
+        "num_inference_steps": validation_pictures.INFERENCE_STEPS,
         "sam": config.mask.sam,
         "device": str(device),
     }

@@ -28,8 +28,8 @@ from persam_dreambooth.training.data.dataset import stack_prompts
 from persam_dreambooth.training.families import load_family
 from persam_dreambooth.training.families.phrases import token_places
 from persam_dreambooth.training.objective import training_loss
+from persam_dreambooth.training.runtime import validation
 from persam_dreambooth.training.runtime.optimizer import build_optimizer, build_scheduler
-from persam_dreambooth.training.runtime.validation import INFERENCE_STEPS
 from tests.training.runs import same_weights, train
 from tests.training.small import batch_for, configure, is_refused, make, trained_parameters
 
@@ -283,7 +283,7 @@ def test_resumed_run_ends_like_an_uninterrupted_one_and_draws_its_word(flags):
 
     pipeline = generation.load_pipeline("output", device="cpu")
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
-    size = {"height": 32, "width": 32, "num_inference_steps": INFERENCE_STEPS}
+    size = {"height": 32, "width": 32, "num_inference_steps": validation.INFERENCE_STEPS}
     drawn = [generation.draw(pipeline, prompt, 0, **size).image for prompt in ("a TOK dog", "a dog")]
     (picture,) = Path("output/validation").glob("step-000004-*.png")
     validated, own, other = (np.asarray(image, int) for image in (Image.open(picture), *drawn))

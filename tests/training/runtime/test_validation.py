@@ -10,7 +10,7 @@ from PIL import Image
 from persam_dreambooth import generation
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import ValidationConfig
-from persam_dreambooth.training.runtime.validation import INFERENCE_STEPS
+from persam_dreambooth.training.runtime import validation
 from tests.training.runs import train
 
 PROMPTS = ["a sks dog", "a sks dog in the snow", "a dog"]
@@ -28,7 +28,7 @@ def test_prompts_of_flag_and_file_are_drawn_with_step_and_seed(flags):
     assert all(f"*{prompt}*" in card for prompt in PROMPTS)
     pipeline = generation.load_pipeline("output", device="cpu")
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
-    size = {"height": 32, "width": 32, "num_inference_steps": INFERENCE_STEPS}
+    size = {"height": 32, "width": 32, "num_inference_steps": validation.INFERENCE_STEPS}
     for number, prompt in enumerate(PROMPTS, start=1):
         for seed in (7, 8):
             picture = Image.open(folder / f"step-000004-{number}-{seed}.png")

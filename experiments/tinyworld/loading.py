@@ -1,5 +1,7 @@
 """Load tinyworld's committed models, or name the command that makes a missing one."""
 
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,8 @@ def load(kind: Any, folder: Path, **settings: Any) -> Any:
     """
     check(folder)
     try:
-        return kind.from_pretrained(folder, **settings)
+        with redirect_stdout(StringIO()):  # huggingface_hub prints "Loading weights from local directory"
+            return kind.from_pretrained(folder, **settings)
     except Exception as error:  # each library raises its own exceptions for damaged files
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{folder} cannot be loaded ({reason}); {_remedy(folder)}") from error

@@ -6,7 +6,7 @@ from albums import albums
 from arms import Recipe
 from generation_report import report, table
 
-RECIPE = Recipe(steps=1, batch_size=1, inference_steps=1)
+RECIPE = Recipe(steps=1, batch_size=1, inference_steps=1, lora_rank=4)
 
 
 def test_subject_is_trained_with_and_without_masks_and_both_are_measured(tmp_path):

@@ -82,10 +82,10 @@ def notes(plan: Plan, measured: Mapping[str, Sequence[MeasuredPicture]]) -> list
         empty = sum("clip_i_inside" not in picture.values for picture in of_model)
         doubts = [f"{state} in {states.count(state)}" for state in ("unsure", "not found") if state in states]
         if doubts:
-            said.append(f"{title}: the subject is {', '.join(doubts)} of {counted(len(of_model), 'picture')}.")
+            said.append(f"{title}: the subject is {', '.join(doubts)} of {counted(len(of_model), 'image')}.")
         if empty:
             said.append(
-                f"{title}: {counted(empty, 'picture')} with an empty mask, so without measures of the subject alone."
+                f"{title}: {counted(empty, 'image')} with an empty mask, so without measures of the subject alone."
             )
     return said
 

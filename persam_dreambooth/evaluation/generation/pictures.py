@@ -78,7 +78,7 @@ def draw_pictures(model: Model, drawing: Drawing, folder: Path) -> dict[tuple[st
     pipeline = generation.load(source, drawing.device, drawing.dtype)
     if not known:
         files.write_json(identity, folder.parent / SETTINGS_NAME)
-    for (text, seed), path in tqdm(missing, f"Drawing, {model.title}", unit="picture"):
+    for (text, seed), path in tqdm(missing, f"Drawing, {model.title}", unit="image"):
         picture = generation.draw(pipeline, text, seed, **drawing.settings)
         save_picture(picture, path, str(source), dict(drawing.settings))
     return paths

@@ -282,7 +282,7 @@ def test_tinyworld_models_and_presence_rule(tmp_path, capsys):
     assert stored["photos"]["training_scene"] == 1
     assert any("made on drawings (tinyworld)" in note for note in stored["notes"])
     assert any(
-        note.startswith("base: the subject is ") and note.endswith(" of 4 pictures.") for note in stored["notes"]
+        note.startswith("base: the subject is ") and note.endswith(" of 4 images.") for note in stored["notes"]
     )
 
 

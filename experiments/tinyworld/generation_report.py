@@ -2,8 +2,8 @@
 
     python experiments/tinyworld/generation_report.py --output generation-report
 
-Trains arms a and c of `experiment.py` as LoRAs on six held-out subjects, runs `persam-dreambooth evaluate generation` on
-each pair, with the base model as a baseline, and puts the six reports' numbers into one table, `table.md`.
+Trains arms a and c of `experiment.py` as LoRAs on six held-out subjects, runs `persam-dreambooth evaluate generation`
+on each pair, with the base model as a baseline, and puts the six reports' numbers into one table, `table.md`.
 Interrupted, the command resumes. About 25 minutes on one core.
 """
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from finders import finder, methods, overlaps, photos
+from finders import finder, methods, overlaps, photos, tiny_sam
 from models import DINO, SAM
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
@@ -233,7 +233,7 @@ def test_impossible_settings_are_refused(changes, message):
 @pytest.fixture(scope="module")
 def trained():
     """The one-shot methods on tinyworld's models, by name."""
-    return methods(64)
+    return methods(load_backbone(tiny_sam(), "cpu"), 64)
 
 
 @pytest.fixture(scope="module")

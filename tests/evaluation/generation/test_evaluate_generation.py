@@ -281,9 +281,7 @@ def test_tinyworld_models_and_presence_rule(tmp_path, capsys):
     assert of_base["leakage_clip"] < stored["photos"]["leakage_clip"] - 0.2
     assert stored["photos"]["training_scene"] == 1
     assert any("made on drawings (tinyworld)" in note for note in stored["notes"])
-    assert any(
-        note.startswith("base: the subject is ") and note.endswith(" of 4 images.") for note in stored["notes"]
-    )
+    assert any(note.startswith("base: the subject is ") and note.endswith(" of 4 images.") for note in stored["notes"])
 
 
 MISTAKES = {

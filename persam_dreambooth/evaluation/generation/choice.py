@@ -107,8 +107,12 @@ def _reason(best: CheckpointScore, scores: Sequence[CheckpointScore]) -> str:
     if others:
         words += f"; the next is {others[0].title} at {others[0].score:.2f}"
     if best.score <= 0:
-        words += (
-            "; it leaks as much as it has learned: train with --background_prior_weight or --with_prior_preservation, "
-            "or at a lower --learning_rate"
-        )
+        words += f"; it leaks as much as it has learned: train {_cure(best)}, or at a lower --learning_rate"
     return words
+
+
+def _cure(best: CheckpointScore) -> str:
+    """Return the flags against the larger of the two leakages."""
+    if (best.class_leakage or 0.0) > best.background:
+        return "with --with_prior_preservation"
+    return "with masks and a larger --background_prior_weight"

@@ -2,9 +2,9 @@
 
     python experiments/tinyworld/generation_report.py --output generation-report
 
-Trains arms a and c of `experiment.py` as LoRAs on six held-out subjects, runs `persam-dreambooth evaluate generation`
-on each pair, with the base model as a baseline, and puts the six reports' numbers into one table, `table.md`.
-Interrupted, the command resumes. About 25 minutes on one core.
+Trains arms a, c and c+p of `experiment.py` as LoRAs on six held-out subjects, runs `persam-dreambooth evaluate
+generation` on the three, with the base model as a baseline, and puts the six reports' numbers into one table.
+Interrupted, the command resumes. About 30 minutes on one core.
 """
 
 import argparse
@@ -23,8 +23,9 @@ from persam_dreambooth.evaluation.generation.table import MEASURES, Estimate, es
 from persam_dreambooth.photos import files
 from scenes import PHRASES
 
-ARMS = {"unmasked": "a", "masked": "c"}
+ARMS = {"unmasked": "a", "masked": "c", "masked+prior": "c+p"}
 """The arms' names in the reports; see `experiment.arms`."""
+DIFFERENCES = (("masked", "unmasked"), ("masked+prior", "masked"))
 
 
 def report(album: Album, output: Path, recipe: Recipe, num_images: int) -> Path:
@@ -58,16 +59,16 @@ def table(reports: list[Path]) -> str:
     """Return a Markdown table: a row per measure, means with 95 % intervals (bootstrap over the subjects)."""
     read = [json.loads((folder / "metrics.json").read_text()) for folder in reports]
     titles = [*ARMS, "base"]
-    lines = [f"| | {' | '.join(titles)} | masked - unmasked | the photos |", f"| --- {'| ---: ' * (len(titles) + 2)}|"]
+    heads = [*titles, *[f"{one} - {other}" for one, other in DIFFERENCES], "the photos"]
+    lines = [f"| | {' | '.join(heads)} |", f"| --- {'| ---: ' * len(heads)}|"]
     for name, measure in MEASURES.items():
         if name not in read[0]["models"]["masked"]:
             continue
-        columns = [[metrics["models"][title][name]["mean"] for metrics in read] for title in titles]
-        columns.append([masked - unmasked for unmasked, masked, _ in zip(*columns, strict=True)])
-        if name in read[0]["photos"]:
-            columns.append([metrics["photos"][name] for metrics in read])
-        cells = [interval(measure, _over_subjects(column)) for column in columns]
-        lines.append(f"| {measure.group}: {measure.title} | {' | '.join([*cells, ''][:5])} |")
+        means = {title: [metrics["models"][title][name]["mean"] for metrics in read] for title in titles}
+        apart = [[a - b for a, b in zip(means[one], means[other], strict=True)] for one, other in DIFFERENCES]
+        photos = [[metrics["photos"][name] for metrics in read]] if name in read[0]["photos"] else []
+        cells = [interval(measure, _over_subjects(column)) for column in (*means.values(), *apart, *photos)]
+        lines.append(f"| {measure.group}: {measure.title} | {' | '.join([*cells, ''][: len(heads)])} |")
     return "\n".join(lines) + "\n"
 
 

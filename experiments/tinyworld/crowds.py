@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from agreement import area, with_interval
 from finders import SIDE, box_mask, common_flags, tiny_dino, tiny_sam
+from larger_input import TRAINED
 from measures import interval
 from models import CLIP
 from persam_dreambooth.images import mask_iou
@@ -38,6 +39,7 @@ from persam_dreambooth.segmentation import (
 )
 from persam_dreambooth.segmentation.encoding import PhotoEncoder
 from persam_dreambooth.segmentation.proposals import PointGrid, prototype
+from persam_dreambooth.segmentation.types import EncodedPhoto
 from presence import RULE, photo, stranger
 from rankings import Candidate, Cells, View, earth_mover, match, matched_share, merged, purity_coverage, views
 from recipes import KIND_NAMES, SCENES, Recipe, random_identity, random_placement
@@ -45,7 +47,7 @@ from subjects import Identity
 from world import Picture, draw
 
 SLOTS = [(x, y) for y in (0.34, 0.76) for x in (0.19, 0.5, 0.81)]
-"""Where the individuals of a crowd stand: two rows of three places."""
+"""The six places in a crowd, two rows of three: (x, y), as shares of the picture's sides."""
 SMALLER = 0.45
 """Size of an individual in a crowd, relative to one alone."""
 POINTS = 8
@@ -55,7 +57,7 @@ HIT = 0.5
 ABSENT = 2
 """Photos of each subject in which a look-alike stands in its place."""
 BASE = "INSID3 + SAM, crops"
-"""The method that the others are compared with."""
+"""The row that the others are compared with."""
 MATCHED: dict[str, Callable[[Cells, Candidate], float]] = {
     "proposals: cells matched forward and back": matched_share,
     "proposals: Matcher's purity and coverage": purity_coverage,
@@ -84,11 +86,11 @@ class Models:
     """The methods to compare, and what the rankings use.
 
     Args:
-        sam_size: side of the SAM's square, in pixels; it was trained with 64.
+        sam_size: side of the SAM's square, in pixels.
     """
 
     def __init__(self, sam_size: int) -> None:
-        self.sam = load_backbone(tiny_sam(), "cpu", size=None if sam_size == 64 else sam_size)
+        self.sam = load_backbone(tiny_sam(), "cpu", size=None if sam_size == TRAINED else sam_size)
         dino = tiny_dino()
         self.insid3, self.points = INSID3(dino), PointGrid(self.sam, POINTS)
         self.encode_sam, self.encode_dino = PhotoEncoder(self.sam), PhotoEncoder(dino)
@@ -124,12 +126,12 @@ class Search:
         shown, found, start = views(pixels), Found(), time.process_time()
         dinos = [self._models.encode_dino([view.pixels])[0] for view in shown]
 
-        def likeness(one: Candidate) -> float:
-            return float(prototype(dinos[one.view], torch.from_numpy(one.part)) @ self._dino_target)
+        def likeness(candidate: Candidate) -> float:
+            return float(prototype(dinos[candidate.view], torch.from_numpy(candidate.part)) @ self._dino_target)
 
         def keep(name: str, ranked: Sequence[Candidate], rate: Callable[[Candidate], float], before: float) -> None:
             started = time.process_time()
-            whole = [one for one in ranked if one.mask.any()]
+            whole = [candidate for candidate in ranked if candidate.mask.any()]
             best = max(whole, key=rate, default=None)
             seconds = before + time.process_time() - started
             found[name] = (best.mask, likeness(best), seconds) if best else (np.zeros((SIDE, SIDE), bool), -1, seconds)
@@ -140,59 +142,68 @@ class Search:
             for number, view in enumerate(shown):
                 start = time.process_time()
                 result = method.segment(view.pixels, self._subjects[name])
-                own.append(candidate(number, view, result.mask, result.score))
+                own.append(place(number, view, result.mask, result.score))
                 spent.append(time.process_time() - start)
             keep(f"{name}, whole photo", own[:1], likeness, spent[0])
             keep(f"{name}, crops", own, likeness, sum(spent) + compared)
         start = time.process_time()
         sams = [self._models.encode_sam([view.pixels])[0] for view in shown]
-        proposals = [
-            candidate(number, view, proposal.mask(), proposal.score)
-            for number, (view, encoded) in enumerate(zip(shown, sams, strict=True))
-            for proposal in self._models.points(view.pixels, encoded)
-        ]
+        proposals = self._proposals(shown, sams)
         before = time.process_time() - start
 
-        def likeness_to_sam(one: Candidate) -> float:
-            return float(prototype(sams[one.view], torch.from_numpy(one.part)) @ self._sam_target)
+        def likeness_to_sam(candidate: Candidate) -> float:
+            return float(prototype(sams[candidate.view], torch.from_numpy(candidate.part)) @ self._sam_target)
 
-        keep("proposals: predicted IoU", proposals, lambda one: one.score, before)
+        keep("proposals: predicted IoU", proposals, lambda candidate: candidate.score, before)
         keep("proposals: prototype, SAM's features", proposals, likeness_to_sam, before)
         keep("proposals: prototype, DINOv3's features", proposals, likeness, before + compared)
         start = time.process_time()
-        memory = self._subjects["INSID3"].memory
-        assert memory is not None
-        encoded = self._models.insid3.encode([view.pixels for view in shown])
-        cells = match(memory.features, memory.labels > 0, shown, encoded)
+        cells = self._cells(shown)
         matching = before + time.process_time() - start
         for name, rate in MATCHED.items():
-            keep(name, proposals, lambda one, rate=rate: rate(cells, one), matching)
+            keep(name, proposals, lambda candidate, rate=rate: rate(cells, candidate), matching)
         keep("proposals: presence rule", proposals, self._presence(shown), before)
         rough, _, seconds = found["INSID3, crops"]
         keep(
             "proposals: IoU with INSID3's mask on crops",
             proposals,
-            lambda one: mask_iou(one.mask, rough),
+            lambda candidate: mask_iou(candidate.mask, rough),
             before + seconds,
         )
-        union = Candidate(0, merged(proposals, rough), merged(proposals, rough), 0.0)
-        keep("proposals: merged inside INSID3's mask on crops", [union], likeness, before + seconds)
+        union = merged(proposals, rough)
+        whole_photo = [Candidate(0, union, union, 0.0)]
+        keep("proposals: merged inside INSID3's mask on crops", whole_photo, likeness, before + seconds)
         return found, proposals
+
+    def _proposals(self, shown: Sequence[View], sams: Sequence[EncodedPhoto]) -> list[Candidate]:
+        """Propose masks in every view, for a grid of points."""
+        return [
+            place(number, view, proposal.mask(), proposal.score)
+            for number, (view, encoded) in enumerate(zip(shown, sams, strict=True))
+            for proposal in self._models.points(view.pixels, encoded)
+        ]
+
+    def _cells(self, shown: Sequence[View]) -> Cells:
+        """Match the reference's cells with those of all views, in INSID3's features."""
+        memory = self._subjects["INSID3"].memory
+        assert memory is not None
+        encoded = self._models.insid3.encode([view.pixels for view in shown])
+        return match(memory.features, memory.labels > 0, shown, encoded)
 
     def _presence(self, shown: Sequence[View]) -> Callable[[Candidate], float]:
         """Return a function that rates a mask by the presence rule's probability."""
         photos = [self._models.judge.encode([view.pixels])[0] for view in shown]
         marked = [self._models.judge.segment(encoded, self._judged) for encoded in photos]
 
-        def rate(one: Candidate) -> float:
-            result = replace(marked[one.view], mask=one.part, score=one.score)
-            scores = self._meter(shown[one.view].pixels, photos[one.view], result)
+        def rate(candidate: Candidate) -> float:
+            result = replace(marked[candidate.view], mask=candidate.part, score=candidate.score)
+            scores = self._meter(shown[candidate.view].pixels, photos[candidate.view], result)
             return self._models.rule.decide(scores).probability
 
         return rate
 
 
-def candidate(number: int, view: View, part: NDArray[np.bool_], score: float) -> Candidate:
+def place(number: int, view: View, part: NDArray[np.bool_], score: float) -> Candidate:
     """Place a view's mask in the photo."""
     return Candidate(number, part, view.on_photo(part, (SIDE, SIDE)), score)
 
@@ -208,7 +219,7 @@ def measure(models: Models, number: int, count: int) -> tuple[dict[str, Row], ..
         found, proposals = search(np.asarray(picture.image))
         truth = picture.mask()
         if present:
-            best = max(proposals, key=lambda one: mask_iou(one.mask, truth), default=None)
+            best = max(proposals, key=lambda candidate: mask_iou(candidate.mask, truth), default=None)
             found["limit: the best proposal"] = (best.mask if best else np.zeros_like(truth), np.nan, np.nan)
             found["limit: the SAM with the true box"] = (box_mask(models.sam, picture), np.nan, np.nan)
         common = {"subject": number, "right": present, "proposals": len(proposals)}
@@ -224,7 +235,7 @@ def measure(models: Models, number: int, count: int) -> tuple[dict[str, Row], ..
 def report(photos: Sequence[dict[str, Row]]) -> str:
     """Return the table, a row for each method and ranking."""
     lines = [
-        f"| | IoU | against {BASE} | IoU > 0.5 | area under the ROC curve | seconds |",
+        f"| | IoU | against {BASE} | IoU > {HIT:g} | area under the ROC curve | seconds |",
         "| --- |" + " ---: |" * 5,
     ]
     base = by_subject([shown[BASE] for shown in photos])

@@ -59,13 +59,13 @@ def table(reports: list[Path]) -> str:
     """Return a Markdown table: a row per measure, means with 95 % intervals (bootstrap over the subjects)."""
     read = [json.loads((folder / "metrics.json").read_text()) for folder in reports]
     titles = [*ARMS, "base"]
-    heads = [*titles, *[f"{one} - {other}" for one, other in DIFFERENCES], "the photos"]
+    heads = [*titles, *[f"{title} - {base}" for title, base in DIFFERENCES], "the photos"]
     lines = [f"| | {' | '.join(heads)} |", f"| --- {'| ---: ' * len(heads)}|"]
     for name, measure in MEASURES.items():
         if name not in read[0]["models"]["masked"]:
             continue
         means = {title: [metrics["models"][title][name]["mean"] for metrics in read] for title in titles}
-        apart = [[a - b for a, b in zip(means[one], means[other], strict=True)] for one, other in DIFFERENCES]
+        apart = [[a - b for a, b in zip(means[title], means[base], strict=True)] for title, base in DIFFERENCES]
         photos = [[metrics["photos"][name] for metrics in read]] if name in read[0]["photos"] else []
         cells = [interval(measure, _over_subjects(column)) for column in (*means.values(), *apart, *photos)]
         lines.append(f"| {measure.group}: {measure.title} | {' | '.join([*cells, ''][: len(heads)])} |")

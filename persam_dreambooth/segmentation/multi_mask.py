@@ -76,6 +76,7 @@ def segment_instances(
     """
     segmenter.check(subject)
     (photo,) = segmenter.encode([image])
+    subject = subject.to(photo.embedding.device)
     not_empty = (found for found in candidates(segmenter, photo, subject, at_most) if found.mask.any())
     return without_overlap([found for found in not_empty if is_subject(photo, found)], photo.frame)
 

@@ -98,6 +98,8 @@ class OneShotSegmenter(ABC):
             raise UserError("personalize got no reference; give at least one photo with its mask")
         if encoded is None:
             encoded = self.encode_to_learn(references)
+        if mask_weights is not None:
+            mask_weights = mask_weights.to(encoded[0].embedding.device)
         return self.learn(list(zip(references, encoded, strict=True)), mask_weights)
 
     @overload  # a path is also a sequence of strings; it counts as one photo
@@ -118,7 +120,7 @@ class OneShotSegmenter(ABC):
 
         Args:
             images: one photo, or several of any sizes; already encoded photos from `encode` are accepted too.
-            subject: from `personalize` of the same method on the same model.
+            subject: from `personalize` of the same method on the same model, on any device.
             batch_size: number of photos encoded at once.
 
         Returns:
@@ -135,7 +137,9 @@ class OneShotSegmenter(ABC):
         found: list[Segmentation] = []
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
-            found += [self.segment_encoded(photo, subject) for photo in self.encode(batch)]
+            found += [
+                self.segment_encoded(photo, subject.to(photo.embedding.device)) for photo in self.encode(batch)
+            ]
         return found
 
     def check(self, subject: Subject) -> None:

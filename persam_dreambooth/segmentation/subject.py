@@ -86,6 +86,18 @@ class Subject:
         """Return the same subject with other examples, for SegGPT."""
         return replace(self, examples=examples)
 
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same subject with all of its tensors on a device."""
+        memory, examples, weights = self.memory, self.examples, self.mask_weights
+        return replace(
+            self,
+            target_feature=self.target_feature.to(device),
+            target_embedding=self.target_embedding.to(device),
+            mask_weights=None if weights is None else weights.to(device),
+            memory=memory and Memory(memory.features.to(device), memory.labels.to(device)),
+            examples=examples and Examples(examples.images.to(device), examples.masks.to(device)),
+        )
+
     def save(self, path: Path | str) -> None:
         """Write a `.safetensors` file: tensors under their attribute names, strings in the metadata."""
         path = Path(path)

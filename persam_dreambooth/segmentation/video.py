@@ -110,7 +110,7 @@ class VideoSegmenter:
 
         def logits_by_subject() -> Iterator[Tensor | None]:
             for subject, box in zip(self._subjects, self._boxes, strict=True):
-                logits, score = self._find(photo, subject, box)
+                logits, score = self._find(photo, subject.to(photo.embedding.device), box)
                 lost = self._lost_below is not None and score < self._lost_below
                 scores.append(None if lost or not (logits > 0).any() else score)
                 yield None if lost else logits

@@ -6,7 +6,16 @@ import torch
 from safetensors.torch import save_file
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.segmentation import Method, PerSAM, Reference, Subject, load_backbone
+from persam_dreambooth.segmentation import (
+    Method,
+    PerSAM,
+    Reference,
+    Subject,
+    VideoSegmenter,
+    load_backbone,
+    segment_instances,
+)
+from persam_dreambooth.segmentation.subject import Examples, Memory
 from random_models import random_sam
 from tests.parity import recorded_sam
 from tests.scene import scene
@@ -28,6 +37,34 @@ def test_loaded_subject_finds_same_masks(backbone, method, tmp_path):
     photo, _ = scene(90, 150, seed=1)
     found, again = persam.segment(photo, subject), persam.segment(photo, loaded)
     np.testing.assert_array_equal(found.logits, again.logits)
+
+
+def test_subject_is_moved_to_the_models_device(backbone):
+    """A subject loads on the CPU whatever the model is on. Here the devices are exchanged: "meta" cannot be left."""
+    persam, (photo, mask) = PerSAM(backbone, Method.persam_f()), scene(90, 150)
+    subject = persam.personalize(Reference(photo, mask))
+    elsewhere = subject.to("meta")
+    tensors = (elsewhere.target_feature, elsewhere.target_embedding, elsewhere.mask_weights)
+    assert [tensor.device.type for tensor in tensors] == ["meta"] * 3
+    uses = (
+        lambda: persam.segment(photo, elsewhere),
+        lambda: segment_instances(persam, photo, elsewhere, lambda *_: True),
+        lambda: next(VideoSegmenter(persam, [elsewhere]).follow([photo])),
+        lambda: persam.personalize(Reference(photo, mask), subject.mask_weights.to("meta")),
+    )
+    for use in uses:
+        with pytest.raises(NotImplementedError, match="out of meta tensor"):
+            use()
+
+
+@pytest.mark.parametrize(
+    "part", [{"memory": Memory(torch.ones(2, 3), torch.ones(2))}, {"examples": Examples(torch.ones(1), torch.ones(1))}]
+)
+def test_all_of_a_subject_is_moved(part):
+    subject = Subject(torch.ones(3), torch.ones(3), "dino", "1", **part).to("meta")
+    (name,) = part
+    held = [value for value in vars(getattr(subject, name)).values() if isinstance(value, torch.Tensor)]
+    assert [tensor.device.type for tensor in held] == ["meta"] * 2
 
 
 def test_subject_of_other_method_is_refused_by_name(backbone):

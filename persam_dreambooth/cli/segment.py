@@ -68,7 +68,9 @@ def run(program: str, argv: list[str]) -> None:
         dtype=sam.torch_dtype,
         batch_size=flags.batch_size,
         presence=Path(flags.presence) if flags.presence and not flags.agreement() else None,
-        agreement=Agreement(flags.presence_features, flags.presence_features_size) if flags.agreement() else None,
+        agreement=Agreement(flags.presence_features, flags.presence_features_size, flags.presence_exemplar)
+        if flags.agreement()
+        else None,
         all_instances=flags.all_instances,
         min_region=flags.min_region,
         draw=flags.draw,

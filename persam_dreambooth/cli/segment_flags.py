@@ -16,7 +16,7 @@ WAYS = ("reference_mask", "reference_box", "reference_points", "reference_scribb
 """The flags other than `--text` that mark the subject in a reference photo."""
 
 AGREEMENT = "agreement"
-"""The value of `--presence` for INSID3's agreement instead of a rule; a file of this name is `./agreement`."""
+"""The value of `--presence` for agreement of several methods instead of a rule; a file of this name: `./agreement`."""
 
 
 @dataclass
@@ -62,6 +62,11 @@ class SegmentFlags(Flags):
     presence_features_size: int | None = flag(
         None, "side in pixels of the square that --presence_features sees; 64 of its patches if unset", min=1
     )
+    presence_exemplar: str | None = flag(
+        None,
+        "for --presence agreement: a SAM 3, such as facebook/sam3, that must find the subject there too; it sees the "
+        "reference beside each photo",
+    )
     all_instances: bool = flag(False, "masks cover every instance of the subject; also writes instances/")
     min_region: int = flag(
         0,
@@ -91,7 +96,7 @@ class SegmentFlags(Flags):
     def agreement(self) -> bool:
         """Return whether `--presence` is agreement; raise a UserError for a flag that has no effect without it."""
         agreement = self.presence == AGREEMENT
-        for name in ("presence_features", "presence_features_size"):
+        for name in ("presence_features", "presence_features_size", "presence_exemplar"):
             if getattr(self, name) != type(self).__dataclass_fields__[name].default and not agreement:
                 raise UserError(f"--{name} is for --presence {AGREEMENT}; give both, or leave it out")
         return agreement

@@ -152,7 +152,7 @@ class Finder:
             return TextLocator.from_pretrained(prompt.model, self._job.device)
 
         job, text, found = self._job, self._job.text, []
-        insid3 = job.agreement.load(job.device, job.embedding_cache) if job.agreement else None
+        others = job.agreement.load(job.device, job.embedding_cache) if job.agreement else ()
         for drawn in self._references:
             references = [reference.convert(segmenter, locator) for reference in drawn]
             encoded = segmenter.encode_references(references)
@@ -164,8 +164,8 @@ class Finder:
             ruled: MaskCheck[Presence] | None = None
             if rule:
                 ruled = PresenceCheck(segmenter, subject, references, rule, encoder, encoded)
-            elif insid3:
-                ruled = AgreementCheck(segmenter, subject, references[chosen], insid3)
+            elif others:
+                ruled = AgreementCheck(segmenter, subject, references[chosen], *others)
             check = PhraseCheck(segmenter, subject, locator(text), text, ruled) if text else ruled
             found.append(_Sought(subject, given, check))
         self._references.clear()  # their pixels are no longer needed

@@ -37,7 +37,8 @@ class SegmentationJob:
             the SAM's for PerSAM, and the paper's DINOv3 for INSID3.
         features_size: side of the square that the DINO sees, in pixels; None for 64 patches.
         presence: file of a presence rule; None uses the one next to the SAM, if there is one.
-        agreement: decide on presence by INSID3's agreement instead of a rule; for PerSAM only. See `AgreementCheck`.
+        agreement: decide on presence by agreement with other methods instead of a rule; for PerSAM only. See
+            `AgreementCheck`.
         all_instances: masks cover every instance of the subject; needs a presence rule.
         min_region: fill holes and remove specks of fewer pixels than this in found masks; 0 changes nothing.
         draw: "mask" draws only overlays; "confidence" also draws the location confidence map of each photo.
@@ -96,7 +97,9 @@ class SegmentationJob:
             raise UserError(f"min_region {self.min_region} must be at least 0; it is a number of pixels")
         if self.agreement and (self.presence or not isinstance(self.method, Method)):
             other = "a presence rule" if self.presence else f"--method {self.method.name}"
-            raise UserError(f"agreement compares PerSAM with INSID3 and cannot be used with {other}; drop one of them")
+            raise UserError(
+                f"agreement compares PerSAM with other methods and cannot be used with {other}; drop one of them"
+            )
         if self.all_instances and self.rule is None:
             raise UserError(
                 "finding all instances needs a presence rule, which tells the subject from others; "
@@ -160,6 +163,9 @@ class SegmentationJob:
         method = asdict(self.method)
         if not method.get("edge_padding"):  # so that runs from before this field can be resumed
             method.pop("edge_padding", None)
+        agreement = asdict(self.agreement) if self.agreement else None
+        if agreement and agreement["exemplar"] is None:
+            del agreement["exemplar"]  # likewise
         return {
             "pick_reference": self.pick_reference,
             "references": [reference.fingerprint() for reference in self.references],
@@ -175,5 +181,5 @@ class SegmentationJob:
             "sam_size": self.sam_size,
             "min_region": self.min_region or None,
             "text": asdict(self.text) if self.text else None,
-            "agreement": asdict(self.agreement) if self.agreement else None,
+            "agreement": agreement,
         }

@@ -1,6 +1,9 @@
-"""Presence check without calibration: a mask is the subject's if INSID3 (on a DINOv3) finds the subject there too."""
+"""Presence check without calibration: a mask is the subject's if other methods find the subject there too.
 
-from collections.abc import Sequence
+The other methods are INSID3, on a DINOv3, and where its weights are at hand SAM 3 with the reference as its exemplar.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from persam_dreambooth.images import mask_iou
+from persam_dreambooth.segmentation.exemplar import Exemplar
 from persam_dreambooth.segmentation.insid3 import INSID3
 from persam_dreambooth.segmentation.loading import DINO
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
@@ -18,61 +22,79 @@ from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import EncodedPhoto, Picture, Reference, Segmentation
 
 MIN_IOU: Final = 0.5
-"""Minimum IoU at which the two masks agree; on tinyworld, any value from 0.2 to 0.6 gives nearly the same verdicts."""
+"""Minimum IoU at which two masks agree; on tinyworld, any value from 0.2 to 0.6 gives nearly the same verdicts."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Settings of the INSID3 whose mask must agree.
+    """Settings of the methods whose masks must agree.
 
     Attributes:
-        features: hub name or folder of its DINOv3.
+        features: hub name or folder of INSID3's DINOv3.
         features_size: side of the square that it sees, in pixels; None for 64 patches.
+        exemplar: hub name or folder of a SAM 3 that must agree too; None for INSID3 alone.
     """
 
     features: str = DINO
     features_size: int | None = None
+    exemplar: str | None = None
 
-    def load(self, device: torch.device | str | None = None, cache: Path | str | None = None) -> INSID3:
-        """Load INSID3; arguments and errors as in `INSID3.from_pretrained`."""
-        return INSID3.from_pretrained(self.features, None, device, image_size=self.features_size, cache=cache)
+    def load(
+        self, device: torch.device | str | None = None, cache: Path | str | None = None
+    ) -> tuple[INSID3 | Exemplar, ...]:
+        """Load the methods; arguments and errors as in their `from_pretrained`."""
+        insid3 = INSID3.from_pretrained(self.features, None, device, image_size=self.features_size, cache=cache)
+        return (insid3,) if self.exemplar is None else (insid3, Exemplar.from_pretrained(self.exemplar, device))
 
 
 class AgreementCheck(MaskCheck[Presence]):
-    """Decide whether a photo shows the subject, by the IoU of the mask with INSID3's mask.
+    """Decide whether a photo shows the subject, by the IoU of the mask with the masks of other methods.
 
-    Use it in place of a `PresenceCheck`. The verdict is "found" at an IoU of at least `MIN_IOU`, "not found" if INSID3
-    finds nothing, and "unsure" in between. The IoU is stored as `probability`, so that photos can be sorted by it; it
-    is not a probability.
+    Use it in place of a `PresenceCheck`. The verdict is "found" at an IoU of at least `MIN_IOU` with each of them,
+    "not found" if none of them finds anything, and "unsure" in between. The lowest IoU is stored as `probability`, so
+    that photos can be sorted by it; it is not a probability.
 
     Args:
         segmenter: the PerSAM whose masks are checked.
         subject: the subject that it searches for.
-        references: the photos and masks that the subject was made from.
-        insid3: learns the subject from the same references.
+        references: the photos and masks that the subject was made from, for the other methods too.
+        others: the other methods, at least one.
     """
 
     def __init__(
-        self, segmenter: OneShotSegmenter, subject: Subject, references: Sequence[Reference], insid3: INSID3
+        self,
+        segmenter: OneShotSegmenter,
+        subject: Subject,
+        references: Sequence[Reference],
+        *others: INSID3 | Exemplar,
     ) -> None:
         super().__init__(segmenter, subject)
-        self._insid3, self._other = insid3, insid3.personalize(references)
-        self._found: tuple[Picture, NDArray[np.bool_]] | None = None
+        self._others = {other.label: _searching(other, references) for other in others}
+        self._found: tuple[Picture, dict[str, NDArray[np.bool_]]] | None = None
 
     def __call__(self, image: Picture, photo: EncodedPhoto, found: Segmentation) -> Presence:
         """Decide on one mask; arguments as in `PresenceMeter.__call__`."""
         if not found.mask.any():
             return Presence("not found", 0.0, "the mask is empty")
-        other = self._mask(image)
-        if not other.any():
-            return Presence("not found", 0.0, "INSID3 finds the subject nowhere in the photo")
-        agreement = mask_iou(found.mask, other)
+        masks = self._masks(image)
+        if not any(mask.any() for mask in masks.values()):
+            return Presence("not found", 0.0, f"the subject is nowhere in the photo, by {' and '.join(masks)}")
+        agreement, name = min((mask_iou(found.mask, mask), name) for name, mask in masks.items())
         if agreement >= MIN_IOU:
             return Presence("found", agreement, None)
-        return Presence("unsure", agreement, f"INSID3 finds the subject elsewhere (IoU {agreement:.2f})")
+        where = f"elsewhere (IoU {agreement:.2f})" if masks[name].any() else "nowhere in the photo"
+        return Presence("unsure", agreement, f"{name} finds the subject {where}")
 
-    def _mask(self, image: Picture) -> NDArray[np.bool_]:
-        """Return INSID3's mask, (H, W) bool, found once for all masks of a photo."""
+    def _masks(self, image: Picture) -> dict[str, NDArray[np.bool_]]:
+        """Return the other methods' masks, (H, W) bool, found once for all masks of a photo."""
         if self._found is None or self._found[0] is not image:
-            self._found = image, self._insid3.segment(image, self._other).mask
+            self._found = image, {name: search(image) for name, search in self._others.items()}
         return self._found[1]
+
+
+def _searching(other: INSID3 | Exemplar, references: Sequence[Reference]) -> Callable[[Picture], NDArray[np.bool_]]:
+    """Return a function that finds the references' subject in a photo, as an (H, W) bool mask."""
+    if isinstance(other, Exemplar):
+        return lambda image: other.find(image, references)
+    subject = other.personalize(references)
+    return lambda image: other.segment(image, subject).mask

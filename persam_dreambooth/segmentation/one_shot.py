@@ -137,9 +137,7 @@ class OneShotSegmenter(ABC):
         found: list[Segmentation] = []
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
-            found += [
-                self.segment_encoded(photo, subject.to(photo.embedding.device)) for photo in self.encode(batch)
-            ]
+            found += [self.segment_encoded(photo, subject.to(photo.embedding.device)) for photo in self.encode(batch)]
         return found
 
     def check(self, subject: Subject) -> None:

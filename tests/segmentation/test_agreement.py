@@ -1,4 +1,6 @@
-"""Presence by agreement: INSID3's own mask decides, and tells photos with the subject from others."""
+"""Presence by agreement: the other methods' own masks decide, and tell photos with the subject from others."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +12,21 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
 from persam_dreambooth.preprocessing import SegmentationJob
 from persam_dreambooth.preprocessing.references import ReferenceFiles
-from persam_dreambooth.segmentation import INSID3, Agreement, AgreementCheck, Insid3Method, PerSAM, Reference
+from persam_dreambooth.segmentation import (
+    INSID3,
+    Agreement,
+    AgreementCheck,
+    Insid3Method,
+    PerSAM,
+    Reference,
+    TextPrompt,
+)
+from persam_dreambooth.segmentation.exemplar import Exemplar
 from persam_dreambooth.segmentation.multi_mask import candidates
 from presence import photo, subjects
 from recipes import random_identity
 from tests.scene import iou
+from tests.segmentation.random_locators import save
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +36,15 @@ def persam():
 
 @pytest.fixture(scope="module")
 def insid3():
-    return Agreement(str(DINO), 64).load("cpu")
+    return Agreement(str(DINO), 64).load("cpu")[0]
+
+
+@pytest.fixture(scope="module")
+def sam3(tmp_path_factory):
+    """Return the folder of a random SAM 3: what it finds is arbitrary, but always the same."""
+    folder = tmp_path_factory.mktemp("sam3")
+    save("sam3", folder)
+    return str(folder)
 
 
 def test_verdict_follows_from_the_iou_of_both_masks(persam, insid3):
@@ -52,6 +72,29 @@ def test_verdict_follows_from_the_iou_of_both_masks(persam, insid3):
     assert {"found", "unsure"} <= verdicts
 
 
+def test_every_method_must_agree(persam, sam3):
+    """The lowest of both IoUs decides, with all methods run on their own."""
+    insid3, exemplar = others = Agreement(str(DINO), 64, sam3).load("cpu")
+    lowest, reasons = set(), ""
+    for reference, trials in subjects(0, 3, 1):
+        subject, learned = persam.personalize(reference), insid3.personalize(reference)
+        check = AgreementCheck(persam, subject, [reference], *others)
+        for trial in trials:
+            (encoded,) = persam.encode([trial.image])
+            found = persam.segment(encoded, subject)
+            masks = insid3.segment(trial.image, learned).mask, exemplar.find(trial.image, [reference])
+            if found.mask.any() and any(mask.any() for mask in masks):
+                overlaps = [iou(found.mask, mask) for mask in masks]
+                presence = check(trial.image, encoded, found)
+                assert presence.probability == pytest.approx(min(overlaps))
+                assert presence.verdict == ("found" if min(overlaps) >= 0.5 else "unsure")
+                lowest.add(int(np.argmin(overlaps)))
+                reasons += presence.reason or ""
+    assert lowest == {0, 1}, "one of the methods never decides"
+    assert "SAM 3 finds the subject elsewhere" in reasons
+    assert "INSID3 finds the subject nowhere" in reasons, "both always find something"
+
+
 def test_photos_of_the_subject_agree_and_empty_scenes_do_not(persam, insid3):
     found = {"the subject alone": [], "an empty scene": []}
     for reference, trials in subjects(4, 8, 2):
@@ -65,7 +108,7 @@ def test_photos_of_the_subject_agree_and_empty_scenes_do_not(persam, insid3):
     assert np.mean(found["an empty scene"]) <= 0.15
 
 
-def test_command_asks_insid3(tmp_path):
+def test_command_asks_insid3_and_sam_3(tmp_path, sam3):
     rng = np.random.default_rng(7)
     dog = random_identity(rng, "dog", held_out=True)
     pictures = {"reference": photo(rng, dog, ("subject",)), "dog": photo(rng, dog, ("subject",))}
@@ -81,10 +124,17 @@ def test_command_asks_insid3(tmp_path):
     assert entries["dog.png"].presence == "found" and entries["reference.png"].presence is None
     assert entries["nobody.png"].uncertain and entries["nobody.png"].probability < 0.5
     subject = INSID3.from_pretrained(DINO, image_size=64, device="cpu")
-    other = subject.personalize(Reference(pictures["reference"].image, pictures["reference"].mask()))
+    reference = Reference(pictures["reference"].image, pictures["reference"].mask())
+    other = subject.personalize(reference)
     mask = files.read_mask(tmp_path / "out" / entries["dog.png"].mask)
     expected = iou(mask, subject.segment(pictures["dog"].image, other).mask)
     assert entries["dog.png"].probability == pytest.approx(expected, abs=1e-5)
+    argv[argv.index("--output") + 1] = tmp_path / "both"
+    assert main(["segment", *map(str, [*argv, *agreement, "--presence_exemplar", sam3])]) == 0
+    entries = {entry.photo.split("/")[-1]: entry for entry in read_manifest(tmp_path / "both" / MANIFEST_NAME)}
+    third = Exemplar.from_pretrained(sam3, "cpu").find(pictures["dog"].image, [reference])
+    mask = files.read_mask(tmp_path / "both" / entries["dog.png"].mask)
+    assert entries["dog.png"].probability == pytest.approx(min(expected, iou(mask, third)), abs=1e-5)
     assert main(["segment", *map(str, argv)]) == 2  # another run: the rule beside the SAM decides
 
 
@@ -102,7 +152,15 @@ def test_combinations_that_make_no_sense_are_refused(changes, message):
         SegmentationJob("photos", reference, "out", SAM, **{"agreement": Agreement(), **changes})
 
 
-def test_features_without_agreement_are_refused(capsys):
+@pytest.mark.parametrize("flag", ["--presence_features", "--presence_exemplar"])
+def test_models_without_agreement_are_refused(flag, capsys):
     argv = ["--images", "p", "--reference", "a.jpg", "--reference_mask", "m.png", "--output", "o"]
-    assert main(["segment", *argv, "--presence_features", "dino"]) == 2
-    assert "--presence_features is for --presence agreement" in capsys.readouterr().err
+    assert main(["segment", *argv, flag, "model"]) == 2
+    assert f"{flag} is for --presence agreement" in capsys.readouterr().err
+
+
+def test_runs_from_before_the_exemplar_can_be_resumed():
+    job = SegmentationJob("p", (), "o", SAM, text=TextPrompt("a dog"), agreement=Agreement("dino"))
+    assert job.settings()["agreement"] == {"features": "dino", "features_size": None}
+    with_sam3 = replace(job, agreement=Agreement("dino", exemplar="sam3"))
+    assert with_sam3.settings()["agreement"]["exemplar"] == "sam3"

@@ -143,9 +143,8 @@ def run_presence(question: str, flags: EvaluateFlags, sam: SamFlags) -> None:
     files.write_json([asdict(row) for row in rows], output / report.RESULTS_NAME)
     presence_report.draw_curves({"presence": judged}, output / "roc.png")
     print(presence_report.table(rows))
-    beside = (
-        " or to put beside the SAM" if isinstance(method, Method) and not flags.features and not sam.sam_size else ""
-    )
+    changed = flags.features or sam.sam_size or flags.crop_n_layers
+    beside = " or to put beside the SAM" if isinstance(method, Method) and not changed else ""
     print(f"the rule, for segment's --presence{beside}: {output / PRESENCE_NAME}")
     print(f"look at its ROC curve: {output / 'roc.png'}")
 

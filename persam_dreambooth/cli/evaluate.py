@@ -31,6 +31,7 @@ READ_BY = {
     "method": {*BENCHMARKS, DAVIS, PRESENCE},
     "features": {*BENCHMARKS, DAVIS, PRESENCE},
     "features_size": {*BENCHMARKS, DAVIS, PRESENCE},
+    "crop_n_layers": {*BENCHMARKS, PRESENCE},
     "seggpt": {*BENCHMARKS, DAVIS, PRESENCE},
     "ensemble": {*BENCHMARKS},
     "reference": {*BENCHMARKS},

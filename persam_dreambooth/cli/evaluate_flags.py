@@ -38,6 +38,7 @@ class EvaluateFlags(Flags):
     features_size: int | None = flag(
         None, "side in pixels of the square that the --features model sees; 64 of its patches if unset", min=1
     )
+    crop_n_layers: int = flag(0, "as for `segment`: also search crops of each photo", min=0, max=3)
     fidelity: Literal["corrected", "official", "paper"] = flag(
         "corrected",
         "corrected: official with its faults fixed; official: as the authors' code; paper: as the paper prints it, so "
@@ -79,6 +80,8 @@ class EvaluateFlags(Flags):
             raise UserError(
                 "--method seggpt takes neither --features (its model is --seggpt) nor --fidelity; leave them out"
             )
+        if self.method == SEGGPT and self.crop_n_layers:
+            raise UserError("--crop_n_layers has no effect on --method seggpt; leave it out")
         refuse_seggpt(self.method, seggpt=self.seggpt != SEGGPT_MODEL, ensemble=self.ensemble != "feature")
         if self.ensemble != "feature" and self.shots < 2:
             raise UserError("--ensemble combines several references; give --shots 2 or more, or leave it out")
@@ -121,7 +124,14 @@ class EvaluateFlags(Flags):
 
         method = self.chosen_method()
         return load_segmenter(
-            method, sam.sam, self.features, self.features_size, sam.device, sam.torch_dtype, sam_size=sam.sam_size
+            method,
+            sam.sam,
+            self.features,
+            self.features_size,
+            sam.device,
+            sam.torch_dtype,
+            sam_size=sam.sam_size,
+            crop_n_layers=self.crop_n_layers,
         )
 
     def settings(self, question: str, sam: SamFlags, **more: Any) -> dict[str, Any]:
@@ -132,4 +142,6 @@ class EvaluateFlags(Flags):
             located["reference"] = self.reference
         if sam.sam_size:
             located["sam_size"] = sam.sam_size
+        if self.crop_n_layers:
+            located["crop_n_layers"] = self.crop_n_layers
         return {"evaluation": question, "sam": sam.sam, "dtype": sam.dtype} | located | more | drawn

@@ -136,6 +136,7 @@ def prepare(program: str, argv: list[str]) -> tuple[Any, socket]:
             method=chosen,
             features=method.features,
             features_size=method.features_size,
+            crop_n_layers=method.crop_n_layers,
             device=sam.device,
             dtype=sam.torch_dtype,
             batch_size=1,  # masks appear one by one

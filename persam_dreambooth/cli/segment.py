@@ -64,6 +64,7 @@ def run(program: str, argv: list[str]) -> None:
         method=method.chosen_method(),
         features=method.features,
         features_size=method.features_size,
+        crop_n_layers=method.crop_n_layers,
         device=str(processes.device) if processes and sam.device is None else sam.device,
         dtype=sam.torch_dtype,
         batch_size=flags.batch_size,

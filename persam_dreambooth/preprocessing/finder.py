@@ -136,6 +136,7 @@ class Finder:
             job.dtype,
             job.embedding_cache,
             job.sam_size,
+            job.crop_n_layers,
         )
 
     @cached_property

@@ -39,6 +39,7 @@ class SegmentationJob:
         presence: file of a presence rule; None uses the one next to the SAM, if there is one.
         agreement: decide on presence by agreement with other methods instead of a rule; for PerSAM only. See
             `AgreementCheck`.
+        crop_n_layers: layers of crops that are searched too, 0 to 3; see `CropSearch`.
         all_instances: masks cover every instance of the subject; needs a presence rule.
         min_region: fill holes and remove specks of fewer pixels than this in found masks; 0 changes nothing.
         draw: "mask" draws only overlays; "confidence" also draws the location confidence map of each photo.
@@ -74,6 +75,7 @@ class SegmentationJob:
     sam_size: int | None = None
     text: TextPrompt | None = None
     agreement: Agreement | None = None
+    crop_n_layers: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sam", str(self.sam))
@@ -108,9 +110,10 @@ class SegmentationJob:
 
     @property
     def rule(self) -> Path | None:
-        """The presence rule's file: the one given, or the one next to the SAM, for PerSAM with its features only."""
+        """The presence rule's file: the one given, or the one next to the SAM, for PerSAM on that SAM as it is."""
         beside = Path(self.sam) / PRESENCE_NAME
-        of_sam = isinstance(self.method, Method) and self.features is None and self.sam_size is None
+        changed = self.features is not None or self.sam_size is not None or self.crop_n_layers > 0
+        of_sam = isinstance(self.method, Method) and not changed
         return self.presence or (beside if of_sam and not self.agreement and beside.is_file() else None)
 
     @property
@@ -182,4 +185,5 @@ class SegmentationJob:
             "min_region": self.min_region or None,
             "text": asdict(self.text) if self.text else None,
             "agreement": agreement,
+            "crop_n_layers": self.crop_n_layers or None,
         }

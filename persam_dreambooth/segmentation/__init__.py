@@ -11,6 +11,7 @@ from persam_dreambooth.segmentation.agreement import Agreement, AgreementCheck
 from persam_dreambooth.segmentation.appearance import ImageEncoder
 from persam_dreambooth.segmentation.backbones import Backbone, Prompts, load_backbone
 from persam_dreambooth.segmentation.class_nouns import ClassSuggester
+from persam_dreambooth.segmentation.crops import CropSearch
 from persam_dreambooth.segmentation.features import FeatureEncoder
 from persam_dreambooth.segmentation.insid3 import INSID3
 from persam_dreambooth.segmentation.insid3_sam import Insid3Sam
@@ -38,6 +39,7 @@ __all__ = [
     "AnyMethod",
     "Backbone",
     "ClassSuggester",
+    "CropSearch",
     "DecoderPass",
     "EncodedPhoto",
     "FeatureEncoder",

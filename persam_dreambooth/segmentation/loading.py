@@ -7,6 +7,7 @@ import torch
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.backbones import load_backbone
+from persam_dreambooth.segmentation.crops import CropSearch
 from persam_dreambooth.segmentation.features import FeatureEncoder
 from persam_dreambooth.segmentation.insid3 import INSID3
 from persam_dreambooth.segmentation.insid3_sam import Insid3Sam
@@ -28,6 +29,7 @@ def load_segmenter(
     dtype: torch.dtype = torch.float32,
     cache: Path | str | None = None,
     sam_size: int | None = None,
+    crop_n_layers: int = 0,
 ) -> OneShotSegmenter:
     """Load what a method needs; a SAM only where the method has one.
 
@@ -41,10 +43,29 @@ def load_segmenter(
         dtype: of the SAM's image encoder; the DINO runs in float32.
         cache: folder that keeps encoded photos; see `PhotoEncoder`. SegGPT encodes nothing.
         sam_size: side of a larger square for the SAM, in pixels; see `load_backbone`.
+        crop_n_layers: layers of crops that are searched too; see `CropSearch`.
 
     Raises:
-        UserError: a model cannot be read, `features_size` does not fit it, or SegGPT was given an encoder or a cache.
+        UserError: a model cannot be read, `features_size` does not fit it, or SegGPT was given an encoder, a cache or
+            crops.
     """
+    if crop_n_layers and isinstance(method, SegGptMethod):
+        raise UserError(CropSearch.WITHOUT_FEATURES)  # before its model is loaded
+    segmenter = _load(method, sam, features, features_size, device, dtype, cache, sam_size)
+    return CropSearch(segmenter, crop_n_layers) if crop_n_layers else segmenter
+
+
+def _load(
+    method: AnyMethod,
+    sam: str,
+    features: str | None,
+    features_size: int | None,
+    device: torch.device | str | None,
+    dtype: torch.dtype,
+    cache: Path | str | None,
+    sam_size: int | None,
+) -> OneShotSegmenter:
+    """Load the method itself; arguments and errors as in `load_segmenter`."""
     if isinstance(method, SegGptMethod):
         if features or features_size or cache:
             raise UserError("SegGPT has no DINO and nothing to cache; leave out features, their size and the cache")

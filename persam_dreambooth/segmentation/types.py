@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from persam_dreambooth.segmentation.frame import Frame
 # The foreground value of PerSeg's masks. Normalized like the red channel, it lies so little above zero that a
 # cell of the embedding needs 96.6 % coverage to count as foreground: the official rule, for any mask file.
 PERSEG_LEVEL = 128
+
+OnPhoto = TypeVar("OnPhoto", NDArray[np.bool_], Tensor)
 
 Picture = Image.Image | NDArray[np.uint8] | str | Path
 """A Pillow image of any mode, an (H, W, 3) uint8 RGB array in [0, 255], or the path of an image file."""
@@ -113,12 +115,14 @@ class EncodedPhoto:
         frame: placement of the photo in the backbone's square.
         extra: further tensors for the backbone's decoder, for instance SAM 2's finer levels.
         other: the same photo in the second encoder's features and frame, if PerSAM has one.
+        crops: parts of the photo that are searched too, see `CropSearch`; usually none.
     """
 
     embedding: Tensor
     frame: Frame
     extra: tuple[Tensor, ...] = ()
     other: Self | None = None
+    crops: "tuple[Crop, ...]" = ()
 
     def __repr__(self) -> str:
         size = f"{self.frame.width} x {self.frame.height} pixels"
@@ -128,6 +132,36 @@ class EncodedPhoto:
     def compared(self) -> Self:
         """The encoding that the confidence map uses (equations 4 to 7): the second encoder's if present, or this."""
         return self if self.other is None else self.other
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """A part of a photo.
+
+    Attributes:
+        box: (left, top, right, bottom) int, in pixels of the photo; the last two are not included.
+        photo: the part, encoded like a photo.
+    """
+
+    box: tuple[int, int, int, int]
+    photo: EncodedPhoto
+
+    def of(self, values: OnPhoto) -> OnPhoto:
+        """Return the part of (H, W) values over the photo that lies in the crop, as a view."""
+        left, top, right, bottom = self.box
+        return values[top:bottom, left:right]
+
+    def cuts(self, mask: NDArray[np.bool_], size: tuple[int, int]) -> bool:
+        """Return whether the crop's edge cuts off an (h, w) bool mask; the photo's own edge does not.
+
+        Args:
+            mask: over the crop.
+            size: (H, W) of the photo.
+        """
+        left, top, right, bottom = self.box
+        inner = left > 0, top > 0, right < size[1], bottom < size[0]
+        edges = mask[:, 0], mask[0], mask[:, -1], mask[-1]
+        return any(cuts and bool(edge.any()) for cuts, edge in zip(inner, edges, strict=True))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,164 @@
+"""Search a photo in crops too: a subject that is small, or one of many, is larger there than in the whole photo.
+
+The crops are those of SAM's automatic mask generator (`crop_n_layers`): in layer n, 2^n x 2^n overlapping ones.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from segment_anything.utils.amg import generate_crop_boxes
+from torch import Tensor
+
+from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
+from persam_dreambooth.segmentation.proposals import prototype
+from persam_dreambooth.segmentation.refinement import FINER
+from persam_dreambooth.segmentation.seggpt import SegGPT
+from persam_dreambooth.segmentation.subject import Subject
+from persam_dreambooth.segmentation.types import (
+    Crop,
+    DecoderPass,
+    EncodedPhoto,
+    Picture,
+    Reference,
+    Segmentation,
+    rgb_array,
+)
+
+OVERLAP: Final = 512 / 1500
+"""Overlap of neighbouring crops as a share of the photo's shorter side, SAM's own."""
+MOST_LAYERS: Final = 3
+"""Most layers of crops; three layers are 84 crops of each photo."""
+
+
+class CropSearch(OneShotSegmenter):
+    """A one-shot method that searches each photo whole and in crops; the mask most similar to the subject is kept.
+
+    Masks that an inner edge of their crop cuts off are dropped. The similarity is the cosine of the mean feature under
+    the mask with the subject's target feature. References are not cropped.
+
+    Args:
+        method: PerSAM or INSID3, with or without SAM.
+        layers: number of layers of crops, 1 to `MOST_LAYERS`; one layer takes five times as long as none.
+
+    Raises:
+        UserError: another number of layers, or SegGPT, which has no features.
+    """
+
+    WITHOUT_FEATURES: Final = "SegGPT has no features by which masks of crops can be compared; leave out the crops"
+
+    def __init__(self, method: OneShotSegmenter, layers: int = 1) -> None:
+        if isinstance(method, SegGPT):
+            raise UserError(self.WITHOUT_FEATURES)
+        if not 1 <= layers <= MOST_LAYERS:
+            raise UserError(f"{layers} layers of crops; choose 1 to {MOST_LAYERS}, or search without crops")
+        self._method, self._layers = method, layers
+        self.name, self.checksum, self.backbone = method.name, method.checksum, method.backbone
+
+    @property
+    def label(self) -> str:
+        """The method's own: a subject is the same with and without crops."""
+        return self._method.label
+
+    @property
+    def calibration(self) -> str:
+        """The method's, and the number of layers: other masks are found with crops."""
+        return f"{self._method.calibration}-crops{self._layers}"
+
+    def confidence(self, photo: EncodedPhoto, subject: Subject) -> Tensor:
+        """Return the confidence map of the whole photo."""
+        return self._method.confidence(photo, subject)
+
+    def encode(self, images: Sequence[Picture | EncodedPhoto]) -> list[EncodedPhoto]:
+        """Encode photos and, for each, its crops in one more forward pass."""
+        return [
+            replace(photo, crops=self._crops(image)) if not isinstance(image, EncodedPhoto) else photo
+            for image, photo in zip(images, self._method.encode(images), strict=True)
+        ]
+
+    def _crops(self, image: Picture) -> tuple[Crop, ...]:
+        pixels = rgb_array(image)
+        _, *boxes = generate_crop_boxes(pixels.shape[:2], self._layers, OVERLAP)[0]
+        boxes = [box for box in boxes if box[2] > box[0] and box[3] > box[1]]  # of a photo a few pixels wide
+        parts = [np.ascontiguousarray(pixels[top:bottom, left:right]) for left, top, right, bottom in boxes]
+        return tuple(
+            Crop((box[0], box[1], box[2], box[3]), photo)
+            for box, photo in zip(boxes, self._method.encode(parts), strict=True)
+        )
+
+    def encode_references(self, references: Sequence[Reference]) -> list[EncodedPhoto]:
+        """Encode the references' photos, without crops."""
+        return self._method.encode_references(references)
+
+    def encode_to_learn(self, references: Sequence[Reference]) -> list[EncodedPhoto]:
+        """Encode the references' photos as far as the method needs it."""
+        return self._method.encode_to_learn(references)
+
+    def learn(self, references: Sequence[tuple[Reference, EncodedPhoto]], mask_weights: Tensor | None) -> Subject:
+        """Learn a subject, as the method does."""
+        return self._method.learn(references, mask_weights)
+
+    @torch.no_grad()
+    def segment_encoded(
+        self, photo: EncodedPhoto, subject: Subject, exclude: NDArray[np.bool_] | None = None
+    ) -> Segmentation:
+        """Segment one encoded photo and its crops; arguments as in the base class.
+
+        Of a mask that was found in a crop, points, box and logits are given for the whole photo. The confidence map is
+        always that of the whole photo.
+        """
+        whole = self._method.segment_encoded(photo, subject, exclude)
+        best, highest = whole, _likeness(photo, whole, subject)
+        for crop, found in self._in_crops(photo, subject, exclude):
+            likeness = _likeness(crop.photo, found, subject)
+            if likeness > highest:
+                best, highest = _on_photo(found, crop, photo, whole), likeness
+        return best
+
+    def _in_crops(
+        self, photo: EncodedPhoto, subject: Subject, exclude: NDArray[np.bool_] | None
+    ) -> Iterator[tuple[Crop, Segmentation]]:
+        """Yield each crop in which the subject is found whole, and what was found."""
+        for crop in photo.crops:
+            hidden = None if exclude is None else crop.of(exclude)
+            if hidden is not None and hidden.all():
+                continue
+            found = self._method.segment_encoded(crop.photo, subject, hidden)
+            if found.mask.any() and not crop.cuts(found.mask, (photo.frame.height, photo.frame.width)):
+                yield crop, found
+
+
+def _likeness(photo: EncodedPhoto, found: Segmentation, subject: Subject) -> float:
+    """Return the cosine of the mean feature under a mask with the subject's; -1 for an empty mask."""
+    if not found.mask.any():
+        return -1.0
+    target = F.normalize(subject.target_feature, dim=0)
+    return float(prototype(photo.compared, torch.from_numpy(found.mask)) @ target)
+
+
+def _on_photo(found: Segmentation, crop: Crop, photo: EncodedPhoto, whole: Segmentation) -> Segmentation:
+    """Return what was found in a crop as the segmentation of the whole photo."""
+    left, top, *_ = crop.box
+    size = (photo.frame.height, photo.frame.width)
+    mask, logits = np.zeros(size, dtype=bool), torch.full(size, float(found.logits.min()))
+    crop.of(mask)[:] = found.mask
+    crop.of(logits)[:] = crop.photo.frame.to_original(torch.from_numpy(found.logits)[None])[0]
+    kept = photo.frame.to_grid(logits, FINER * photo.embedding.shape[-1], float(logits.min()), "bilinear").numpy()
+    score = np.array([found.score], dtype=np.float32)
+    assert found.box is not None, "a mask that is not empty has a box"
+    return Segmentation(
+        mask=mask,
+        score=found.score,
+        points=found.points + np.array([left, top]),
+        point_labels=found.point_labels,
+        box=found.box + np.array([left, top, left, top]),
+        confidence_map=whole.confidence_map,
+        attention_bias=None,
+        passes=(DecoderPass(kept[None], score, 0, kept, None),),
+        warnings=found.warnings,
+    )

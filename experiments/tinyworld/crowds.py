@@ -12,6 +12,7 @@ and processor seconds per photo.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ from persam_dreambooth.segmentation import (
     PresenceMeter,
     PresenceRule,
     Reference,
+    Subject,
+    crops,
     load_backbone,
 )
 from persam_dreambooth.segmentation.encoding import PhotoEncoder
@@ -138,14 +141,15 @@ class Search:
 
         compared = time.process_time() - start
         for name, method in self._models.methods.items():
-            own, spent = [], []
+            subject, own, encoded, spent = self._subjects[name], [], [], []
             for number, view in enumerate(shown):
                 start = time.process_time()
-                result = method.segment(view.pixels, self._subjects[name])
+                encoded += method.encode([view.pixels])
+                result = method.segment(encoded[-1], subject)
                 own.append(place(number, view, result.mask, result.score))
                 spent.append(time.process_time() - start)
             keep(f"{name}, whole photo", own[:1], likeness, spent[0])
-            keep(f"{name}, crops", own, likeness, sum(spent) + compared)
+            keep(f"{name}, crops", own, partial(own_likeness, encoded, subject), sum(spent))
         start = time.process_time()
         sams = [self._models.encode_sam([view.pixels])[0] for view in shown]
         proposals = self._proposals(shown, sams)
@@ -201,6 +205,11 @@ class Search:
             return self._models.rule.decide(scores).probability
 
         return rate
+
+
+def own_likeness(encoded: Sequence[EncodedPhoto], subject: Subject, candidate: Candidate) -> float:
+    """Rate a mask as `CropSearch` does, in the features of the method that found it."""
+    return crops.likeness(encoded[candidate.view], candidate.part, subject)
 
 
 def place(number: int, view: View, part: NDArray[np.bool_], score: float) -> Candidate:

@@ -25,6 +25,7 @@ from persam_dreambooth.evaluation.segmentation.metrics import boundary_overlap
 from persam_dreambooth.segmentation import (
     INSID3,
     Backbone,
+    CropSearch,
     FeatureEncoder,
     Insid3Method,
     Insid3Sam,
@@ -169,10 +170,14 @@ def main() -> None:
     """Compare the methods and print the table."""
     parser = common_flags(__doc__, 32)
     parser.add_argument("--size", type=int, default=64, help="side of the DINOv3's square in pixels (64)")
+    parser.add_argument("--crop_n_layers", type=int, default=0, help="layers of crops that are searched too (0)")
     parser.add_argument("--sam_size", type=int, help="side of the SAM's square in pixels (64, as it was trained)")
     flags = parser.parse_args()
     sam = load_backbone(tiny_sam(), "cpu", size=flags.sam_size)
-    finders = {name: finder(method) for name, method in methods(sam, flags.size).items()}
+    compared = methods(sam, flags.size)
+    if flags.crop_n_layers:
+        compared = {name: CropSearch(method, flags.crop_n_layers) for name, method in compared.items()}
+    finders = {name: finder(method) for name, method in compared.items()}
     finders["the SAM with the subject's true box"] = with_true_box(sam)
     scores = compare(finders, flags.subjects, flags.photos)
     print(table(scores, lambda name, company: both_overlaps(scores[name][company])))

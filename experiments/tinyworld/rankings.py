@@ -12,13 +12,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment, linprog
-from segment_anything.utils.amg import generate_crop_boxes
 from torch import Tensor
 
-from persam_dreambooth.segmentation.types import EncodedPhoto
-
-CROP_OVERLAP = 512 / 1500
-"""Overlap of neighbouring crops, SAM's own."""
+from persam_dreambooth.segmentation.crops import crop_boxes, is_cut
+from persam_dreambooth.segmentation.types import Box, EncodedPhoto
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,32 +23,27 @@ class View:
     """The whole photo, or a crop of it.
 
     Attributes:
-        box: (left, top, right, bottom) in the photo, in pixels, the last two exclusive.
+        box: where it lies in the photo.
         pixels: (h, w, 3) uint8 RGB.
     """
 
-    box: tuple[int, int, int, int]
+    box: Box
     pixels: NDArray[np.uint8]
 
     def on_photo(self, part: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
         """Return an (h, w) mask of the view as one of the whole photo; empty if the crop's edge cuts it."""
         left, top, right, bottom = self.box
         mask = np.zeros(size, dtype=bool)
-        cut = (
-            (left > 0, part[:, 0]),
-            (top > 0, part[0]),
-            (right < size[1], part[:, -1]),
-            (bottom < size[0], part[-1]),
-        )
-        if not any(inside and edge.any() for inside, edge in cut):
+        if not is_cut(part, self.box, size):
             mask[top:bottom, left:right] = part
         return mask
 
 
 def views(pixels: NDArray[np.uint8]) -> list[View]:
     """Return the whole photo, then the four crops of the first crop layer of SAM's automatic mask generator."""
-    boxes, _ = generate_crop_boxes(pixels.shape[:2], 1, CROP_OVERLAP)
-    return [View((x, y, right, bottom), pixels[y:bottom, x:right].copy()) for x, y, right, bottom in boxes]
+    height, width, _ = pixels.shape
+    boxes = [(0, 0, width, height), *crop_boxes(height, width, 1)]
+    return [View(box, pixels[box[1] : box[3], box[0] : box[2]].copy()) for box in boxes]
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from persam_dreambooth.segmentation.refinement import FINER
 from persam_dreambooth.segmentation.seggpt import SegGPT
 from persam_dreambooth.segmentation.subject import Subject
 from persam_dreambooth.segmentation.types import (
+    Box,
     Crop,
     DecoderPass,
     EncodedPhoto,
@@ -34,6 +35,26 @@ OVERLAP: Final = 512 / 1500
 """Overlap of neighbouring crops as a share of the photo's shorter side, SAM's own."""
 MOST_LAYERS: Final = 3
 """Most layers of crops; three layers are 84 crops of each photo."""
+
+
+def crop_boxes(height: int, width: int, layers: int) -> list[Box]:
+    """Return the boxes of all crops of a photo, the largest first; those without a pixel are left out."""
+    _, *boxes = generate_crop_boxes((height, width), layers, OVERLAP)[0]  # the first one is the whole photo
+    return [(left, top, right, bottom) for left, top, right, bottom in boxes if right > left and bottom > top]
+
+
+def is_cut(mask: NDArray[np.bool_], box: Box, size: tuple[int, int]) -> bool:
+    """Return whether a crop's edge cuts off the mask in it; the photo's own edge does not.
+
+    Args:
+        mask: (h, w) bool over the crop.
+        box: where the crop lies.
+        size: (H, W) of the photo.
+    """
+    left, top, right, bottom = box
+    inner = left > 0, top > 0, right < size[1], bottom < size[0]
+    edges = mask[:, 0], mask[0], mask[:, -1], mask[-1]
+    return any(cuts and bool(edge.any()) for cuts, edge in zip(inner, edges, strict=True))
 
 
 class CropSearch(OneShotSegmenter):
@@ -83,13 +104,10 @@ class CropSearch(OneShotSegmenter):
 
     def _crops(self, image: Picture) -> tuple[Crop, ...]:
         pixels = rgb_array(image)
-        _, *boxes = generate_crop_boxes(pixels.shape[:2], self._layers, OVERLAP)[0]
-        boxes = [box for box in boxes if box[2] > box[0] and box[3] > box[1]]  # of a photo a few pixels wide
+        height, width, _ = pixels.shape
+        boxes = crop_boxes(height, width, self._layers)
         parts = [np.ascontiguousarray(pixels[top:bottom, left:right]) for left, top, right, bottom in boxes]
-        return tuple(
-            Crop((box[0], box[1], box[2], box[3]), photo)
-            for box, photo in zip(boxes, self._method.encode(parts), strict=True)
-        )
+        return tuple(Crop(box, photo) for box, photo in zip(boxes, self._method.encode(parts), strict=True))
 
     def encode_references(self, references: Sequence[Reference]) -> list[EncodedPhoto]:
         """Encode the references' photos, without crops."""
@@ -113,11 +131,11 @@ class CropSearch(OneShotSegmenter):
         always that of the whole photo.
         """
         whole = self._method.segment_encoded(photo, subject, exclude)
-        best, highest = whole, _likeness(photo, whole, subject)
+        best, highest = whole, likeness(photo, whole.mask, subject)
         for crop, found in self._in_crops(photo, subject, exclude):
-            likeness = _likeness(crop.photo, found, subject)
-            if likeness > highest:
-                best, highest = _on_photo(found, crop, photo, whole), likeness
+            own = likeness(crop.photo, found.mask, subject)
+            if own > highest:
+                best, highest = _on_photo(found, crop, photo, whole), own
         return best
 
     def _in_crops(
@@ -129,16 +147,22 @@ class CropSearch(OneShotSegmenter):
             if hidden is not None and hidden.all():
                 continue
             found = self._method.segment_encoded(crop.photo, subject, hidden)
-            if found.mask.any() and not crop.cuts(found.mask, (photo.frame.height, photo.frame.width)):
+            if found.mask.any() and not is_cut(found.mask, crop.box, (photo.frame.height, photo.frame.width)):
                 yield crop, found
 
 
-def _likeness(photo: EncodedPhoto, found: Segmentation, subject: Subject) -> float:
-    """Return the cosine of the mean feature under a mask with the subject's; -1 for an empty mask."""
-    if not found.mask.any():
+def likeness(photo: EncodedPhoto, mask: NDArray[np.bool_], subject: Subject) -> float:
+    """Return the cosine of the mean feature under a mask with the subject's target feature; -1 for an empty mask.
+
+    Args:
+        photo: the encoded photo or crop.
+        mask: (H, W) bool over it.
+        subject: of the method that encoded it.
+    """
+    if not mask.any():
         return -1.0
     target = F.normalize(subject.target_feature, dim=0)
-    return float(prototype(photo.compared, torch.from_numpy(found.mask)) @ target)
+    return float(prototype(photo.compared, torch.from_numpy(mask)) @ target)
 
 
 def _on_photo(found: Segmentation, crop: Crop, photo: EncodedPhoto, whole: Segmentation) -> Segmentation:

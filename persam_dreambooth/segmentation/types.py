@@ -18,6 +18,8 @@ from persam_dreambooth.segmentation.frame import Frame
 # cell of the embedding needs 96.6 % coverage to count as foreground: the official rule, for any mask file.
 PERSEG_LEVEL = 128
 
+Box = tuple[int, int, int, int]
+"""(left, top, right, bottom) of a part of a photo, in pixels; the last two are not included."""
 OnPhoto = TypeVar("OnPhoto", NDArray[np.bool_], Tensor)
 
 Picture = Image.Image | NDArray[np.uint8] | str | Path
@@ -139,29 +141,17 @@ class Crop:
     """A part of a photo.
 
     Attributes:
-        box: (left, top, right, bottom) int, in pixels of the photo; the last two are not included.
+        box: where it lies in the photo.
         photo: the part, encoded like a photo.
     """
 
-    box: tuple[int, int, int, int]
+    box: Box
     photo: EncodedPhoto
 
     def of(self, values: OnPhoto) -> OnPhoto:
         """Return the part of (H, W) values over the photo that lies in the crop, as a view."""
         left, top, right, bottom = self.box
         return values[top:bottom, left:right]
-
-    def cuts(self, mask: NDArray[np.bool_], size: tuple[int, int]) -> bool:
-        """Return whether the crop's edge cuts off an (h, w) bool mask; the photo's own edge does not.
-
-        Args:
-            mask: over the crop.
-            size: (H, W) of the photo.
-        """
-        left, top, right, bottom = self.box
-        inner = left > 0, top > 0, right < size[1], bottom < size[0]
-        edges = mask[:, 0], mask[0], mask[:, -1], mask[-1]
-        return any(cuts and bool(edge.any()) for cuts, edge in zip(inner, edges, strict=True))
 
 
 @dataclass(frozen=True, eq=False)

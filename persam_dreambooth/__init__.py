@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from persam_dreambooth.segmentation import (
         INSID3,
         Agreement,
+        CropSearch,
         Insid3Method,
         Insid3Sam,
         Method,
@@ -69,7 +70,7 @@ _MODULES = {
     "preprocessing.segment_folder": ("segment_folder",),
     "segmentation": (
         *("INSID3", "Insid3Method", "Insid3Sam", "Method", "PerSAM", "Reference", "SegGPT", "SegGptMethod"),
-        *("Segmentation", "Subject", "Agreement", "TextPrompt", "load_segmenter"),
+        *("Segmentation", "Subject", "Agreement", "CropSearch", "TextPrompt", "load_segmenter"),
     ),
     "training.config": ("TrainingConfig",),
     "training.loop": ("TrainingCallbacks",),
@@ -81,6 +82,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "INSID3",
     "Agreement",
+    "CropSearch",
     "Exported",
     "GeneratedFolder",
     "GenerationReport",

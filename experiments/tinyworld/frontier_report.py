@@ -1,8 +1,8 @@
 """The frontier's table, plot and blind sheets, from the images of its runs."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,19 @@ from tqdm import tqdm
 from companions import shows
 from confounds import same_scene
 from frontier_run import Job
+from frontier_tables import Runs, mean_of, tables
 from identity import Recognizer, portrait
 from kitchen import shows_kitchen
 from measures import fidelity, measure, pose_distances
 from persam_dreambooth.photos import files, rendering
-from protocol import SHARE, Curve, area, at_identity, best, doublings, mean_curve, paired, window
+from protocol import SHARE, Curve, best
 from scenes import UNNAMED
 from subjects import Identity
 from wholeness import whole
 
-PLAIN = "a"
 MEASURES = ("identity", "fidelity", "scene", "leakage", "unprompted", "uninvited", "whole", "pose")
 DRAWN = 8
 """Drawn pictures of each subject that are measured, for the scale."""
-Runs = dict[tuple[str, str], dict[str, list[Curve]]]
-"""(confound, row) to the curves of each subject, one per seed; a row is an arm at one learning rate (`Job.row`)."""
 
 
 def write_report(output: Path, jobs: Sequence[Job]) -> str:
@@ -42,7 +40,7 @@ def write_report(output: Path, jobs: Sequence[Job]) -> str:
             **{name: [round(float(value), 4) for value in mean.values[name]] for name in mean.values},
         }
         for key, subjects in runs.items()
-        if (mean := _mean(subjects, list(subjects)))
+        if (mean := mean_of(subjects))
     }
     (output / "results.json").write_text(json.dumps(lengths, indent=1) + "\n")
     plot(runs, output / "frontier.png")
@@ -127,95 +125,6 @@ def drawn_scale(jobs: Sequence[Job]) -> dict[str, float]:
     }
 
 
-def tables(runs: Runs, drawn: Mapping[str, float] | None = None) -> str:
-    """Return Markdown: drawn pictures, the base model and the oracle, then a table for each confound."""
-    parts = [_scale(runs, drawn or {})]
-    confounds = dict.fromkeys(confound for confound, _ in runs if confound)
-    oracle = _mean(runs[("", "oracle")], list(runs[("", "oracle")])) if ("", "oracle") in runs else None
-    if oracle is not None:
-        parts += [_table(runs, confound, best(oracle)) for confound in confounds]
-    return "\n".join(parts)
-
-
-def _scale(runs: Runs, drawn: Mapping[str, float]) -> str:
-    """Return a Markdown table of drawn pictures, the base model without a subject, and the oracle at its best."""
-    names = ("identity", "fidelity", "scene", "whole", "pose")
-    lines = [f"| | {' | '.join(names)} |", f"| --- {'| ---: ' * len(names)}|"]
-    if drawn:
-        cells = " | ".join(f"{100 * drawn[name]:.1f}" if name in drawn else "" for name in names)
-        lines.append(f"| drawn pictures of the subjects | {cells} |")
-    for arm, title in (("base", "base model"), ("oracle", "oracle, 40 photos in all scenes")):
-        subjects = runs.get(("", arm))
-        if subjects:
-            mean = _mean(subjects, list(subjects))
-            place = int(np.argmax(mean.identity + mean.scene))
-            cells = " | ".join(f"{100 * mean.values[name][place]:.1f}" for name in names)
-            lines.append(f"| {title}{f', {mean.steps[place]} steps' if arm == 'oracle' else ''} | {cells} |")
-    return "\n".join(lines) + "\n"
-
-
-def _table(runs: Runs, confound: str, oracle: dict[str, float]) -> str:
-    """Return a Markdown table: a row for each arm and rate, and one for its difference from each plain DreamBooth."""
-    level = SHARE * oracle["identity"]
-    names = ("scene", "unprompted", "uninvited", "whole", "pose")
-    heads = ["arm", f"scene at identity {100 * level:.0f}", *names[1:], "area", "doublings"]
-    measures: list[Callable[[Curve], float]] = [
-        *(partial(_percent_at, level=level, name=name) for name in names),
-        lambda curve: 100 * area(curve),
-        lambda curve: doublings(curve, oracle),
-    ]
-    lines = [f"**{confound}**", "", f"| {' | '.join(heads)} | usable window, steps |"]
-    lines.append(f"| --- {'| ---: ' * len(heads)}|")
-    rows = {row: subjects for (name, row), subjects in runs.items() if name == confound}
-    for row, subjects in rows.items():
-        found = window(_mean(subjects, sorted(subjects)), oracle)
-        cells = [_cell(*value) for value in _values(measures, subjects)]
-        cells.append(f"{found[0]:.0f} to {found[1]:.0f}" if found else "none")
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    plain = [row for row in rows if _is_plain(row)]
-    for row, less in [(row, less) for row in rows if not _is_plain(row) for less in plain]:
-        cells = [_cell(*value, sign=True) for value in _values(measures, rows[row], rows[less])]
-        lines.append(f"| {row} - {less} | {' | '.join(cells)} | |")
-    return "\n".join(lines) + "\n"
-
-
-def _is_plain(row: str) -> bool:
-    """Whether a table's row, such as "a 0.002", is plain DreamBooth at some rate."""
-    return row.partition(" ")[0] == PLAIN
-
-
-def _values(
-    measures: Sequence[Callable[[Curve], float]],
-    subjects: dict[str, list[Curve]],
-    less: dict[str, list[Curve]] | None = None,
-) -> list[tuple[float, float, float]]:
-    """Return each measure of an arm, or its difference from the arm `less` on the same subjects, with intervals."""
-    names = sorted(subjects if less is None else subjects.keys() & less.keys())
-    first, second = ({name: mean_curve(arm[name]) for name in names} for arm in (subjects, less or subjects))
-
-    def value(measure: Callable[[Curve], float], some: Sequence[str]) -> float:
-        drawn = measure(mean_curve([first[name] for name in some]))
-        return drawn if less is None else drawn - measure(mean_curve([second[name] for name in some]))
-
-    return [paired(partial(value, measure), names) for measure in measures]
-
-
-def _percent_at(curve: Curve, level: float, name: str) -> float:
-    return 100 * at_identity(curve, name, level)
-
-
-def _cell(value: float, low: float, high: float, sign: bool = False) -> str:
-    if np.isnan(value):
-        return "not reached"
-    written = f"{value:+.1f}" if sign else f"{value:.1f}"
-    return written if np.isnan(low) else f"{written} [{low:.1f}, {high:.1f}]"
-
-
-def _mean(subjects: dict[str, list[Curve]], names: Sequence[str]) -> Curve:
-    """Return the mean curve over the named subjects, counting repeats, and over all seeds of each."""
-    return mean_curve([mean_curve(subjects[name]) for name in names])
-
-
 def plot(runs: Runs, path: Path) -> None:
     """Plot against identity, a line of panels for each confound: scene accuracy, wholeness, and what comes uninvited.
 
@@ -226,7 +135,7 @@ def plot(runs: Runs, path: Path) -> None:
         len(confounds), 3, figsize=(12, 3.6 * len(confounds)), squeeze=False, layout="constrained"
     )
     for confound, panels in zip(confounds, axes, strict=True):
-        means = {row: _mean(subjects, list(subjects)) for (of, row), subjects in runs.items() if of in (confound, "")}
+        means = {row: mean_of(subjects) for (of, row), subjects in runs.items() if of in (confound, "")}
         measures = {"scene": "prompted scene obeyed", "whole": "whole subjects"}
         measures |= (
             {"uninvited": "companion drawn"} if confound == "companion" else {"unprompted": "unprompted background"}
@@ -260,7 +169,7 @@ def write_blind_sheets(output: Path, jobs: Sequence[Job], runs: Runs) -> None:
     if ("", "oracle") not in runs:
         return
     oracle = runs[("", "oracle")]
-    level = SHARE * best(_mean(oracle, list(oracle)))["identity"]
+    level = SHARE * best(mean_of(oracle))["identity"]
     rng, key = np.random.default_rng(0), {}
     for confound in dict.fromkeys(job.confound for job in jobs if job.confound):
         blocks = []
@@ -284,6 +193,6 @@ def _row(picture: Image.Image) -> Image.Image:
 def _length(runs: Runs, job: Job, level: float) -> int:
     """Return the length at which a row first reaches a level of identity, or else that of its highest identity."""
     subjects = runs[(job.confound, job.row)]
-    mean = _mean(subjects, list(subjects))
+    mean = mean_of(subjects)
     reached = np.flatnonzero(mean.identity >= level)
     return int(mean.steps[reached[0] if len(reached) else np.argmax(mean.identity)])

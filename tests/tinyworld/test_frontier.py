@@ -10,8 +10,9 @@ from PIL import Image
 from arms import Recipe
 from confounds import choosing
 from frontier import RATE, jobs
-from frontier_report import MEASURES, read_curve, read_runs, split, tables, write_blind_sheets
+from frontier_report import MEASURES, read_curve, read_runs, split, write_blind_sheets
 from frontier_run import BASE, LENGTHS, ORACLE, SCENELESS
+from frontier_tables import tables
 from persam_dreambooth.photos import rendering
 from protocol import Curve
 
@@ -81,7 +82,7 @@ def test_each_arm_is_compared_with_plain_training_at_each_rate():
 
     made = {("", ORACLE): row([1, 1]), ("scene", "a 0.001"): row([1, 0.6]), ("scene", "a 0.004"): row([1, 0.2])}
     lines = tables(made | {("scene", "c 0.002"): row([1, 1])}).splitlines()
-    differences = [line.split(" | ")[:2] for line in lines if " - a " in line]
+    differences = [line.split(" | ")[:2] for line in lines if " - a " in line and "," not in line.split(" | ")[0]]
     assert [(title, value.split()[0]) for title, value in differences] == [
         ("| c 0.002 - a 0.001", "+30.0"),  # at identity 80 %, three quarters of the way from 1 to 0.6
         ("| c 0.002 - a 0.004", "+60.0"),
@@ -96,12 +97,35 @@ def test_table_compares_at_matched_identity(runs):
     )
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
     assert "scene at identity 80" in rows["arm"]
-    assert "| 50.0 [50.0, 50.0] | 50.0 [50.0, 50.0] | 0.0 [0.0, 0.0] |" in rows["a 0.001"] and rows[
+    assert "| 50.0 [50.0, 50.0] | 50.0 [50.0, 50.0] | 100.0 [100.0, 100.0] |" in rows["a 0.001"] and rows[
         "a 0.001"
     ].endswith("| none |")
     # c draws all prompted scenes at 50 steps; the line from 100 to 50 % crosses 80 % at 66 steps.
     assert "| 100.0 [100.0, 100.0] |" in rows["c 0.002"] and rows["c 0.002"].endswith("| 50 to 66 |")
     assert "| +50.0 [50.0, 50.0] |" in rows["c 0.002 - a 0.001"]
+
+
+def test_table_has_every_length_and_differences_where_both_were_run():
+    def row(steps, scene):
+        values = {name: np.array([0.5] * len(steps)) for name in MEASURES} | {"scene": np.array(scene)}
+        return {name: [Curve(np.array(steps), values)] for name in ("x", "y")}
+
+    made = {("", ORACLE): row([50, 100], [1, 1])}
+    for confound in ("scene", "companion"):
+        made[(confound, "a 0.001")] = row([50, 100, 200], [0.9, 0.8, 0.7])
+        made[(confound, "c 0.002")] = row([50, 100], [1, 0.95])
+    scene, companion = tables(made).split("**scene**")[1].split("**companion**")
+    lines = [
+        line for line in scene.splitlines() if line.startswith(("| steps", "| scene", "| c 0.002 - a 0.001, scene"))
+    ]
+    assert lines == [
+        "| steps | 50 | 100 | 200 |",
+        "| scene: a 0.001 | 90.0 | 80.0 | 70.0 |",
+        "| scene: c 0.002 | 100.0 | 95.0 |  |",
+        "| c 0.002 - a 0.001, scene | +10.0 [10.0, 10.0] | +15.0 [15.0, 15.0] |  |",
+    ]
+    assert "| uninvited: c 0.002 | 50.0 | 50.0 |  |" in companion
+    assert "uninvited" not in scene, "no photo has a companion there"
 
 
 def test_run_is_mean_of_its_pictures():

@@ -153,7 +153,7 @@ class Finder:
             return TextLocator.from_pretrained(prompt.model, self._job.device)
 
         job, text, found = self._job, self._job.text, []
-        others = job.agreement.load(job.device, job.embedding_cache) if job.agreement else ()
+        others = job.agreement.load(job.device, job.embedding_cache, job.crop_n_layers) if job.agreement else ()
         for drawn in self._references:
             references = [reference.convert(segmenter, locator) for reference in drawn]
             encoded = segmenter.encode_references(references)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from persam_dreambooth.images import mask_iou
 from persam_dreambooth.segmentation.exemplar import Exemplar
-from persam_dreambooth.segmentation.insid3 import INSID3
-from persam_dreambooth.segmentation.loading import DINO
+from persam_dreambooth.segmentation.loading import DINO, load_segmenter
+from persam_dreambooth.segmentation.method import Insid3Method
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.presence import MaskCheck, Presence
 from persam_dreambooth.segmentation.subject import Subject
@@ -40,10 +40,12 @@ class Agreement:
     exemplar: str | None = None
 
     def load(
-        self, device: torch.device | str | None = None, cache: Path | str | None = None
-    ) -> tuple[INSID3 | Exemplar, ...]:
-        """Load the methods; arguments and errors as in their `from_pretrained`."""
-        insid3 = INSID3.from_pretrained(self.features, None, device, image_size=self.features_size, cache=cache)
+        self, device: torch.device | str | None = None, cache: Path | str | None = None, crop_n_layers: int = 0
+    ) -> tuple[OneShotSegmenter | Exemplar, ...]:
+        """Load the methods; INSID3 searches crops if the PerSAM does. Arguments and errors as in `load_segmenter`."""
+        insid3 = load_segmenter(
+            Insid3Method(), "", self.features, self.features_size, device, cache=cache, crop_n_layers=crop_n_layers
+        )
         return (insid3,) if self.exemplar is None else (insid3, Exemplar.from_pretrained(self.exemplar, device))
 
 
@@ -66,7 +68,7 @@ class AgreementCheck(MaskCheck[Presence]):
         segmenter: OneShotSegmenter,
         subject: Subject,
         references: Sequence[Reference],
-        *others: INSID3 | Exemplar,
+        *others: OneShotSegmenter | Exemplar,
     ) -> None:
         super().__init__(segmenter, subject)
         self._others = {other.label: _searching(other, references) for other in others}
@@ -92,7 +94,9 @@ class AgreementCheck(MaskCheck[Presence]):
         return self._found[1]
 
 
-def _searching(other: INSID3 | Exemplar, references: Sequence[Reference]) -> Callable[[Picture], NDArray[np.bool_]]:
+def _searching(
+    other: OneShotSegmenter | Exemplar, references: Sequence[Reference]
+) -> Callable[[Picture], NDArray[np.bool_]]:
     """Return a function that finds the references' subject in a photo, as an (H, W) bool mask."""
     if isinstance(other, Exemplar):
         return lambda image: other.find(image, references)

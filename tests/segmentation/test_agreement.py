@@ -95,6 +95,11 @@ def test_every_method_must_agree(persam, sam3):
     assert "INSID3 finds the subject nowhere" in reasons, "both always find something"
 
 
+def test_insid3_searches_crops_if_the_masks_come_from_crops():
+    (searching,) = Agreement(str(DINO), 64).load("cpu", crop_n_layers=1)
+    assert searching.encode([photo(np.random.default_rng(0), None, ()).image])[0].crops
+
+
 def test_photos_of_the_subject_agree_and_empty_scenes_do_not(persam, insid3):
     found = {"the subject alone": [], "an empty scene": []}
     for reference, trials in subjects(4, 8, 2):

@@ -80,7 +80,9 @@ class AgreementCheck(MaskCheck[Presence]):
             return Presence("not found", 0.0, "the mask is empty")
         masks = self._masks(image)
         if not any(mask.any() for mask in masks.values()):
-            return Presence("not found", 0.0, f"the subject is nowhere in the photo, by {' and '.join(masks)}")
+            return Presence(
+                "not found", 0.0, f"the subject is nowhere in the photo, according to {' and '.join(masks)}"
+            )
         agreement, name = min((mask_iou(found.mask, mask), name) for name, mask in masks.items())
         if agreement >= MIN_IOU:
             return Presence("found", agreement, None)

@@ -33,6 +33,8 @@ from persam_dreambooth.segmentation.types import (
 
 OVERLAP: Final = 512 / 1500
 """Overlap of neighbouring crops as a share of the photo's shorter side, SAM's own."""
+BATCH: Final = 4
+"""Crops in a forward pass of the encoder: those of the first layer."""
 MOST_LAYERS: Final = 3
 """Most layers of crops; three layers are 84 crops of each photo."""
 
@@ -96,7 +98,7 @@ class CropSearch(OneShotSegmenter):
         return self._method.confidence(photo, subject)
 
     def encode(self, images: Sequence[Picture | EncodedPhoto]) -> list[EncodedPhoto]:
-        """Encode photos and, for each, its crops in one more forward pass."""
+        """Encode photos in one forward pass, and the crops of each, `BATCH` at a time."""
         return [
             replace(photo, crops=self._crops(image)) if not isinstance(image, EncodedPhoto) else photo
             for image, photo in zip(images, self._method.encode(images), strict=True)
@@ -107,7 +109,9 @@ class CropSearch(OneShotSegmenter):
         height, width, _ = pixels.shape
         boxes = crop_boxes(height, width, self._layers)
         parts = [np.ascontiguousarray(pixels[top:bottom, left:right]) for left, top, right, bottom in boxes]
-        return tuple(Crop(box, photo) for box, photo in zip(boxes, self._method.encode(parts), strict=True))
+        batches = [parts[start : start + BATCH] for start in range(0, len(parts), BATCH)]
+        encoded = [photo for batch in batches for photo in self._method.encode(batch)]
+        return tuple(Crop(box, photo) for box, photo in zip(boxes, encoded, strict=True))
 
     def encode_references(self, references: Sequence[Reference]) -> list[EncodedPhoto]:
         """Encode the references' photos, without crops."""

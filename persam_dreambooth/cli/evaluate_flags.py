@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from persam_dreambooth.cli.sam_flags import SamFlags
-from persam_dreambooth.errors import UserError
+from persam_dreambooth.errors import UserError, counted
 from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.method_names import (
     INSID3,
@@ -111,7 +111,8 @@ class EvaluateFlags(Flags):
         """Return the names of the method's models, for the line above the table."""
         if self.memory:
             return f"memory of {self.memory}"
-        located = f"features {self.features}" if self.features else ""
+        crops = counted(self.crop_n_layers, "layer of crops", "layers of crops") if self.crop_n_layers else ""
+        located = ", ".join(filter(None, (f"features {self.features}" if self.features else "", crops)))
         if self.method == SEGGPT:
             return f"SegGPT {self.seggpt}"
         if self.method in WITHOUT_SAM:

@@ -55,8 +55,9 @@ class SegmentFlags(Flags):
     presence: str | None = flag(
         None,
         "decide for each photo whether it shows the subject: the file of a presence rule, which `evaluate "
-        "presence` makes (if unset, presence.json in the SAM's folder); or agreement: INSID3 must find the "
-        "subject at the same place, which needs a DINOv3 but no rule",
+        "presence` makes (if unset, presence.json in the SAM's folder, for persam and persam-f without --features, "
+        "--sam_size and --crop_n_layers); or agreement: INSID3 must find the subject at the same place, which needs "
+        "a DINOv3 but no rule",
     )
     presence_features: str = flag("facebook/dinov3-vitl16-pretrain-lvd1689m", "the DINOv3 of --presence agreement")
     presence_features_size: int | None = flag(
@@ -64,8 +65,8 @@ class SegmentFlags(Flags):
     )
     presence_exemplar: str | None = flag(
         None,
-        "for --presence agreement: a SAM 3, such as facebook/sam3, that must find the subject there too; it sees the "
-        "reference beside each photo",
+        "for --presence agreement: a SAM 3, such as facebook/sam3, that must find the subject there too; it sees each "
+        "photo next to the reference",
     )
     all_instances: bool = flag(False, "masks cover every instance of the subject; also writes instances/")
     min_region: int = flag(

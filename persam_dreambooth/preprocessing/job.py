@@ -11,6 +11,7 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.photos.listing import folders_below, where
 from persam_dreambooth.preprocessing.references import ReferenceFiles
 from persam_dreambooth.segmentation import Agreement, AnyMethod, Method, TextPrompt
+from persam_dreambooth.segmentation.crops import check_crops
 
 PRESENCE_NAME = "presence.json"
 """File name of the presence rule next to a SAM."""
@@ -36,7 +37,8 @@ class SegmentationJob:
         features: hub name or folder of a DINO: INSID3's, or another encoder for PerSAM's confidence map. None uses
             the SAM's for PerSAM, and the paper's DINOv3 for INSID3.
         features_size: side of the square that the DINO sees, in pixels; None for 64 patches.
-        presence: file of a presence rule; None uses the one next to the SAM, if there is one.
+        presence: file of a presence rule; None uses the one next to the SAM, if there is one, for PerSAM without
+            `features`, `sam_size` and `crop_n_layers`.
         agreement: decide on presence by agreement with other methods instead of a rule; for PerSAM only. See
             `AgreementCheck`.
         crop_n_layers: layers of crops that are searched too, 0 to 3; see `CropSearch`.
@@ -102,6 +104,8 @@ class SegmentationJob:
             raise UserError(
                 f"agreement compares PerSAM with other methods and cannot be used with {other}; drop one of them"
             )
+        if self.crop_n_layers:
+            check_crops(self.method, self.crop_n_layers)
         if self.all_instances and self.rule is None:
             raise UserError(
                 "finding all instances needs a presence rule, which tells the subject from others; "

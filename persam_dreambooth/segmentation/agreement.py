@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import mask_iou
 from persam_dreambooth.segmentation.exemplar import Exemplar
 from persam_dreambooth.segmentation.loading import DINO, load_segmenter
@@ -61,6 +62,9 @@ class AgreementCheck(MaskCheck[Presence]):
         subject: the subject that it searches for.
         references: the photos and masks that the subject was made from, for the other methods too.
         others: the other methods, at least one.
+
+    Raises:
+        UserError: no other method.
     """
 
     def __init__(
@@ -71,28 +75,30 @@ class AgreementCheck(MaskCheck[Presence]):
         *others: OneShotSegmenter | Exemplar,
     ) -> None:
         super().__init__(segmenter, subject)
-        self._others = {other.label: _searching(other, references) for other in others}
-        self._found: tuple[Picture, dict[str, NDArray[np.bool_]]] | None = None
+        if not others:
+            raise UserError("agreement needs another method; give an INSID3, or an INSID3 and a SAM 3")
+        self._others = [(other.label, _searching(other, references)) for other in others]
+        self._found: tuple[Picture, list[tuple[str, NDArray[np.bool_]]]] | None = None
 
     def __call__(self, image: Picture, photo: EncodedPhoto, found: Segmentation) -> Presence:
         """Decide on one mask; arguments as in `PresenceMeter.__call__`."""
         if not found.mask.any():
             return Presence("not found", 0.0, "the mask is empty")
         masks = self._masks(image)
-        if not any(mask.any() for mask in masks.values()):
-            return Presence(
-                "not found", 0.0, f"the subject is nowhere in the photo, according to {' and '.join(masks)}"
-            )
-        agreement, name = min((mask_iou(found.mask, mask), name) for name, mask in masks.items())
+        if not any(mask.any() for _, mask in masks):
+            names = " and ".join(name for name, _ in masks)
+            return Presence("not found", 0.0, f"the subject is nowhere in the photo, according to {names}")
+        name, other = min(masks, key=lambda named: mask_iou(found.mask, named[1]))
+        agreement = mask_iou(found.mask, other)
         if agreement >= MIN_IOU:
             return Presence("found", agreement, None)
-        where = f"elsewhere (IoU {agreement:.2f})" if masks[name].any() else "nowhere in the photo"
+        where = f"elsewhere (IoU {agreement:.2f})" if other.any() else "nowhere in the photo"
         return Presence("unsure", agreement, f"{name} finds the subject {where}")
 
-    def _masks(self, image: Picture) -> dict[str, NDArray[np.bool_]]:
+    def _masks(self, image: Picture) -> list[tuple[str, NDArray[np.bool_]]]:
         """Return the other methods' masks, (H, W) bool, found once for all masks of a photo."""
         if self._found is None or self._found[0] is not image:
-            self._found = image, {name: search(image) for name, search in self._others.items()}
+            self._found = image, [(name, search(image)) for name, search in self._others]
         return self._found[1]
 
 

@@ -5,6 +5,7 @@ The crops are those of SAM's automatic mask generator (`crop_n_layers`): in laye
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -15,6 +16,8 @@ from segment_anything.utils.amg import generate_crop_boxes
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.segmentation.method import AnyMethod, SegGptMethod
+from persam_dreambooth.segmentation.multi_mask import mostly_inside
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
 from persam_dreambooth.segmentation.proposals import prototype
 from persam_dreambooth.segmentation.refinement import FINER
@@ -33,8 +36,6 @@ from persam_dreambooth.segmentation.types import (
 
 OVERLAP: Final = 512 / 1500
 """Overlap of neighbouring crops as a share of the photo's shorter side, SAM's own."""
-BATCH: Final = 4
-"""Crops in a forward pass of the encoder: those of the first layer."""
 MOST_LAYERS: Final = 3
 """Most layers of crops; three layers are 84 crops of each photo."""
 
@@ -59,11 +60,24 @@ def is_cut(mask: NDArray[np.bool_], box: Box, size: tuple[int, int]) -> bool:
     return any(cuts and bool(edge.any()) for cuts, edge in zip(inner, edges, strict=True))
 
 
+def check_crops(method: OneShotSegmenter | AnyMethod, layers: int) -> None:
+    """Check that a method, or one with these settings, can search this number of layers of crops.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if isinstance(method, SegGPT | SegGptMethod):
+        raise UserError("SegGPT has no features by which masks of crops can be compared; leave out the crops")
+    if not 1 <= layers <= MOST_LAYERS:
+        raise UserError(f"{layers} layers of crops; choose 1 to {MOST_LAYERS}, or search without crops")
+
+
 class CropSearch(OneShotSegmenter):
     """A one-shot method that searches each photo whole and in crops; the mask most similar to the subject is kept.
 
     Masks that an inner edge of their crop cuts off are dropped. The similarity is the cosine of the mean feature under
-    the mask with the subject's target feature. References are not cropped.
+    the mask with the subject's target feature. References are not cropped. INSID3 alone marks all instances of the
+    subject in a photo; here it marks those of the best crop.
 
     Args:
         method: PerSAM or INSID3, with or without SAM.
@@ -73,13 +87,8 @@ class CropSearch(OneShotSegmenter):
         UserError: another number of layers, or SegGPT, which has no features.
     """
 
-    WITHOUT_FEATURES: Final = "SegGPT has no features by which masks of crops can be compared; leave out the crops"
-
     def __init__(self, method: OneShotSegmenter, layers: int = 1) -> None:
-        if isinstance(method, SegGPT):
-            raise UserError(self.WITHOUT_FEATURES)
-        if not 1 <= layers <= MOST_LAYERS:
-            raise UserError(f"{layers} layers of crops; choose 1 to {MOST_LAYERS}, or search without crops")
+        check_crops(method, layers)
         self._method, self._layers = method, layers
         self.name, self.checksum, self.backbone = method.name, method.checksum, method.backbone
 
@@ -98,7 +107,7 @@ class CropSearch(OneShotSegmenter):
         return self._method.confidence(photo, subject)
 
     def encode(self, images: Sequence[Picture | EncodedPhoto]) -> list[EncodedPhoto]:
-        """Encode photos in one forward pass, and the crops of each, `BATCH` at a time."""
+        """Encode photos in one forward pass; each of their crops is encoded when it is first searched, and kept."""
         return [
             replace(photo, crops=self._crops(image)) if not isinstance(image, EncodedPhoto) else photo
             for image, photo in zip(images, self._method.encode(images), strict=True)
@@ -108,10 +117,11 @@ class CropSearch(OneShotSegmenter):
         pixels = rgb_array(image)
         height, width, _ = pixels.shape
         boxes = crop_boxes(height, width, self._layers)
-        parts = [np.ascontiguousarray(pixels[top:bottom, left:right]) for left, top, right, bottom in boxes]
-        batches = [parts[start : start + BATCH] for start in range(0, len(parts), BATCH)]
-        encoded = [photo for batch in batches for photo in self._method.encode(batch)]
-        return tuple(Crop(box, photo) for box, photo in zip(boxes, encoded, strict=True))
+        return tuple(Crop(box, partial(self._encode_part, pixels, box)) for box in boxes)
+
+    def _encode_part(self, pixels: NDArray[np.uint8], box: Box) -> EncodedPhoto:
+        left, top, right, bottom = box
+        return self._method.encode([np.ascontiguousarray(pixels[top:bottom, left:right])])[0]
 
     def encode_references(self, references: Sequence[Reference]) -> list[EncodedPhoto]:
         """Encode the references' photos, without crops."""
@@ -131,11 +141,12 @@ class CropSearch(OneShotSegmenter):
     ) -> Segmentation:
         """Segment one encoded photo and its crops; arguments as in the base class.
 
-        Of a mask that was found in a crop, points, box and logits are given for the whole photo. The confidence map is
-        always that of the whole photo.
+        A mask that was found in a crop has its score there. Points, box and logits are given for the whole photo, the
+        logits as the only decoder pass. The confidence map is always that of the whole photo.
         """
         whole = self._method.segment_encoded(photo, subject, exclude)
-        best, highest = whole, likeness(photo, whole.mask, subject)
+        known = exclude is not None and mostly_inside(whole.mask, exclude)
+        best, highest = whole, -1.0 if known else likeness(photo, whole.mask, subject)
         for crop, found in self._in_crops(photo, subject, exclude):
             own = likeness(crop.photo, found.mask, subject)
             if own > highest:
@@ -145,13 +156,15 @@ class CropSearch(OneShotSegmenter):
     def _in_crops(
         self, photo: EncodedPhoto, subject: Subject, exclude: NDArray[np.bool_] | None
     ) -> Iterator[tuple[Crop, Segmentation]]:
-        """Yield each crop in which the subject is found whole, and what was found."""
+        """Yield each crop in which the subject is found whole and where it was not before, and what was found."""
         for crop in photo.crops:
             hidden = None if exclude is None else crop.of(exclude)
             if hidden is not None and hidden.all():
                 continue
             found = self._method.segment_encoded(crop.photo, subject, hidden)
-            if found.mask.any() and not is_cut(found.mask, crop.box, (photo.frame.height, photo.frame.width)):
+            known = hidden is not None and mostly_inside(found.mask, hidden)
+            cut = is_cut(found.mask, crop.box, (photo.frame.height, photo.frame.width))
+            if found.mask.any() and not known and not cut:
                 yield crop, found
 
 

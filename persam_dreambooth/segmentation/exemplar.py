@@ -23,6 +23,8 @@ from persam_dreambooth.torch_utils import choose_device
 
 THRESHOLD: Final = 0.3
 """Score that a match must exceed, transformers' default for SAM 3."""
+LONGEST: Final = 2016
+"""Longest side of a photo on the canvas, in pixels: twice that of the square into which SAM 3 squeezes the canvas."""
 INSIDE: Final = 0.5
 """Least share of a match's pixels that lie on the photo; the others are matches on the reference."""
 
@@ -103,7 +105,10 @@ class Exemplar:
         Raises:
             UserError: the model returns NaN.
         """
-        photo = rgb_array(image)
+        whole = rgb_array(image)
+        shrunk = Image.fromarray(whole)
+        shrunk.thumbnail((LONGEST, LONGEST), Image.Resampling.BICUBIC)
+        photo = np.asarray(shrunk)
         best, found = 0.0, np.zeros(photo.shape[:2], dtype=bool)
         for reference in references:
             canvas = Canvas.of(reference, photo)
@@ -113,7 +118,8 @@ class Exemplar:
             for score, mask in zip(scores[inside], on_photo[inside], strict=True):
                 if score > best:
                     best, found = float(score), mask
-        return found
+        mask = Image.fromarray(found.astype(np.uint8) * 255).resize(whole.shape[1::-1], Image.Resampling.BILINEAR)
+        return np.asarray(mask) >= 128
 
     def _matches(self, canvas: Canvas) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Return the scores, (n,), and masks, (n, H, W), of what resembles the exemplar anywhere on the canvas."""

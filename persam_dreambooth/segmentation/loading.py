@@ -7,7 +7,7 @@ import torch
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation.backbones import load_backbone
-from persam_dreambooth.segmentation.crops import CropSearch
+from persam_dreambooth.segmentation.crops import CropSearch, check_crops
 from persam_dreambooth.segmentation.features import FeatureEncoder
 from persam_dreambooth.segmentation.insid3 import INSID3
 from persam_dreambooth.segmentation.insid3_sam import Insid3Sam
@@ -49,8 +49,8 @@ def load_segmenter(
         UserError: a model cannot be read, `features_size` does not fit it, or SegGPT was given an encoder, a cache or
             crops.
     """
-    if crop_n_layers and isinstance(method, SegGptMethod):
-        raise UserError(CropSearch.WITHOUT_FEATURES)  # before its model is loaded
+    if crop_n_layers:
+        check_crops(method, crop_n_layers)  # before a model is loaded
     segmenter = _load(method, sam, features, features_size, device, dtype, cache, sam_size)
     return CropSearch(segmenter, crop_n_layers) if crop_n_layers else segmenter
 

@@ -76,7 +76,6 @@ def segment_instances(
     """
     segmenter.check(subject)
     (photo,) = segmenter.encode([image])
-    subject = subject.to(photo.embedding.device)
     not_empty = (found for found in candidates(segmenter, photo, subject, at_most) if found.mask.any())
     return without_overlap([found for found in not_empty if is_subject(photo, found)], photo.frame)
 
@@ -90,26 +89,40 @@ def candidates(
     `at_most` candidates, or when a mask is empty or mostly inside the previous ones; that one is not yielded
     unless it is the first.
     """
+    subject = subject.to(photo.embedding.device)
     found_before: NDArray[np.bool_] | None = None
     for _ in range(at_most):
         found = segmenter.segment_encoded(photo, subject, exclude=found_before)
-        if found_before is not None and (found.mask & found_before).sum() >= OVERLAP * found.mask.sum():
+        if found_before is not None and mostly_inside(found.mask, found_before):
             return
         yield found
         found_before = found.mask if found_before is None else found_before | found.mask
 
 
+def mostly_inside(mask: NDArray[np.bool_], others: NDArray[np.bool_]) -> bool:
+    """Return whether an (H, W) bool mask is empty or has at least `OVERLAP` of its pixels in others."""
+    return bool((mask & others).sum() >= OVERLAP * mask.sum())
+
+
 def without_overlap(
     found: Sequence[Segmentation], frame: Frame, given: Sequence[NDArray[np.bool_]] = ()
 ) -> list[Segmentation]:
-    """Remove overlap between segmentations, and with the `given` (H, W) bool masks, which keep their pixels."""
+    """Remove overlap between segmentations, and with the `given` (H, W) bool masks, which keep their pixels.
+
+    A pixel of several segmentations goes to the one with the highest logit; all others stay as they are.
+    """
     if len(found) + len(given) < 2:
         return list(found)
     logits = (frame.to_original(torch.from_numpy(segmentation.logits)[None])[0] for segmentation in found)
     labels = share_out(logits, (frame.height, frame.width))
     for mask in given:
         labels[mask] = 0
-    return [with_mask(segmentation, labels == number) for number, segmentation in enumerate(found, start=1)]
+    # Logits are coarser than the mask of a crop, so they decide only where masks meet.
+    contested = np.sum([*given, *(segmentation.mask for segmentation in found)], axis=0, dtype=np.uint8) > 1
+    return [
+        with_mask(segmentation, segmentation.mask & (~contested | (labels == number)))
+        for number, segmentation in enumerate(found, start=1)
+    ]
 
 
 def with_mask(found: Segmentation, mask: NDArray[np.bool_]) -> Segmentation:

@@ -207,8 +207,9 @@ class PresenceCheck(MaskCheck[Presence]):
     ) -> None:
         if rule.backbone != segmenter.calibration:
             raise UserError(
-                f"this presence rule was calibrated on a SAM with the weights {rule.backbone}, not on "
-                f"{segmenter.name} ({segmenter.calibration}); make one with `persam-dreambooth evaluate presence`"
+                f"this presence rule was calibrated on {rule.backbone}, not on {segmenter.calibration} "
+                f"({segmenter.name}); make one with `persam-dreambooth evaluate presence` for this model, method "
+                "and crops"
             )
         if "appearance" in rule.weights and encoder is None:
             raise UserError(f"this presence rule uses the appearance score; pass its image encoder, {rule.encoder}")

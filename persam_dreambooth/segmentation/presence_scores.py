@@ -53,8 +53,9 @@ class PresenceMeter:
         encoder: ImageEncoder | None = None,
         encoded: Sequence[EncodedPhoto] | None = None,
     ) -> None:
-        self._segmenter, self._subject, self._encoder = segmenter, subject, encoder
+        self._segmenter, self._encoder = segmenter, encoder
         self._references = list(zip(references, encoded or segmenter.encode_references(references), strict=True))
+        self._subject = subject.to(self._references[0][1].embedding.device)
         self._own = max(self._confidence(photo, reference.foreground) for reference, photo in self._references)
         self._reference_features = None
         if encoder is not None:

@@ -1,6 +1,8 @@
 """Inputs and outputs of the library: reference, encoded photo, segmentation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -21,6 +23,7 @@ PERSEG_LEVEL = 128
 Box = tuple[int, int, int, int]
 """(left, top, right, bottom) of a part of a photo, in pixels; the last two are not included."""
 OnPhoto = TypeVar("OnPhoto", NDArray[np.bool_], Tensor)
+"""Values over a photo, (H, W)."""
 
 Picture = Image.Image | NDArray[np.uint8] | str | Path
 """A Pillow image of any mode, an (H, W, 3) uint8 RGB array in [0, 255], or the path of an image file."""
@@ -142,11 +145,16 @@ class Crop:
 
     Attributes:
         box: where it lies in the photo.
-        photo: the part, encoded like a photo.
+        encode: encodes the part like a photo.
     """
 
     box: Box
-    photo: EncodedPhoto
+    encode: Callable[[], EncodedPhoto]
+
+    @cached_property
+    def photo(self) -> EncodedPhoto:
+        """The encoded part; it is encoded when it is first needed, and kept."""
+        return self.encode()
 
     def of(self, values: OnPhoto) -> OnPhoto:
         """Return the part of (H, W) values over the photo that lies in the crop, as a view."""

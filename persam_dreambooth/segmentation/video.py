@@ -15,6 +15,7 @@ from torch import Tensor
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import location
 from persam_dreambooth.segmentation.backbones import Prompts
+from persam_dreambooth.segmentation.crops import CropSearch
 from persam_dreambooth.segmentation.encoding import check_finite
 from persam_dreambooth.segmentation.frame import bounding_box
 from persam_dreambooth.segmentation.mask_weights import fit_mask_weights
@@ -72,6 +73,8 @@ class VideoSegmenter:
     ) -> None:
         if not 1 <= len(subjects) <= 255:
             raise UserError(f"a video is segmented for 1 to 255 subjects, not {len(subjects)}")
+        if isinstance(segmenter, CropSearch):
+            raise UserError("a video is not searched in crops; give the method without them")
         for subject in subjects:
             segmenter.check(subject)
         self._segmenter, self._subjects = segmenter, list(subjects)

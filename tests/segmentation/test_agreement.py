@@ -164,6 +164,12 @@ def test_models_without_agreement_are_refused(flag, capsys):
     assert f"{flag} is for --presence agreement" in capsys.readouterr().err
 
 
+def test_agreement_with_no_other_method_is_refused(persam):
+    reference, _ = next(iter(subjects(0, 1, 1)))
+    with pytest.raises(UserError, match="needs another method"):
+        AgreementCheck(persam, persam.personalize(reference), [reference])
+
+
 def test_runs_from_before_the_exemplar_can_be_resumed():
     job = SegmentationJob("p", (), "o", SAM, text=TextPrompt("a dog"), agreement=Agreement("dino"))
     assert job.settings()["agreement"] == {"features": "dino", "features_size": None}

@@ -1,6 +1,7 @@
 """Search in crops: where the crops lie, which mask is kept, and that subjects in a crowd are found."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +31,16 @@ from persam_dreambooth.segmentation import (
     PerSAM,
     Reference,
     SegGptMethod,
+    VideoSegmenter,
     load_backbone,
     load_segmenter,
     segment_instances,
     segment_together,
 )
 from persam_dreambooth.segmentation.crops import is_cut
+from persam_dreambooth.segmentation.multi_mask import mostly_inside
 from persam_dreambooth.segmentation.proposals import prototype
+from persam_dreambooth.segmentation.types import Crop
 from presence import photo
 from recipes import KIND_NAMES, random_identity
 from tests.scene import iou
@@ -156,11 +160,42 @@ def test_excluded_pixels_are_not_searched_in_crops_either(crowds):
     assert again >= 1
 
 
-def test_several_subjects_share_no_pixel(method, crowds):
-    search = CropSearch(method)
-    subjects = [search.personalize(reference) for reference, _ in crowds[:2]]
-    found = segment_together(search, crowds[0][1][0].image, subjects)
-    assert not (found[0].mask & found[1].mask).any() and all(mask.mask.any() for mask in found)
+def test_mask_that_was_found_before_is_kept_only_if_there_is_no_other(method, crowds):
+    search, others = CropSearch(method), 0
+    for reference, pictures in crowds:
+        subject = search.personalize(reference)
+        for picture in pictures:
+            (encoded,) = search.encode([picture.image])
+            first = search.segment_encoded(encoded, subject).mask
+            second = search.segment_encoded(encoded, subject, exclude=first).mask
+            views = [(Crop((0, 0, *SIZE), lambda encoded=encoded: encoded)), *encoded.crops]
+            parts = [(crop, method.segment_encoded(crop.photo, subject, crop.of(first))) for crop in views]
+            left = [
+                found
+                for crop, found in parts
+                if found.mask.any()
+                and not mostly_inside(found.mask, crop.of(first))
+                and not is_cut(found.mask, crop.box, SIZE)
+            ]
+            assert bool(left) != mostly_inside(second, first)
+            others += bool(left)
+    assert others
+
+
+def test_several_subjects_share_no_pixel_and_keep_their_outlines(method, crowds):
+    """In a photo of 1024 pixels, whose logits are coarser than the masks of crops."""
+    search, shapes = CropSearch(method), []
+    for (reference, pictures), (other, _) in pairwise([*crowds, crowds[0]]):
+        image = pictures[0].image.resize((1024, 1024))
+        subjects = [search.personalize(given) for given in (reference, other)]
+        own = [search.segment(image, subject).mask for subject in subjects]
+        found = [segmentation.mask for segmentation in segment_together(search, image, subjects)]
+        assert not (found[0] & found[1]).any()
+        contested = own[0] & own[1]
+        for mask, alone in zip(found, own, strict=True):
+            np.testing.assert_array_equal(mask & ~contested, alone & ~contested)
+        shapes.append(any(mask.any() for mask in own))
+    assert any(shapes)
 
 
 def test_subject_and_reference_are_those_without_crops(method, crowds):
@@ -179,6 +214,21 @@ def test_seggpt_and_other_numbers_of_layers_are_refused(method):
     for layers in (0, 4):
         with pytest.raises(UserError, match="choose 1 to 3"):
             CropSearch(method, layers)
+    reference = (ReferenceFiles("a.jpg", box=(0, 0, 1, 1)),)
+    for refused in (
+        lambda: load_segmenter(Insid3Method(), "none", "none", crop_n_layers=4),
+        lambda: SegmentationJob("p", reference, "o", SAM, crop_n_layers=-1),
+    ):
+        with pytest.raises(UserError, match="choose 1 to 3"):
+            refused()
+    with pytest.raises(UserError, match="leave out the crops"):
+        SegmentationJob("p", reference, "o", SAM, SegGptMethod(), crop_n_layers=1)
+
+
+def test_videos_are_not_searched_in_crops(method, crowds):
+    search = CropSearch(method)
+    with pytest.raises(UserError, match="not searched in crops"):
+        VideoSegmenter(search, [search.personalize(crowds[0][0])])
 
 
 def test_flag_reaches_masks_settings_and_evaluation(tmp_path, crowds, capsys):
@@ -208,6 +258,26 @@ def test_flag_reaches_masks_settings_and_evaluation(tmp_path, crowds, capsys):
     assert flags.settings("perseg", sam)["crop_n_layers"] == 2
     assert main(["evaluate", "davis", "--data", "d", "--output", "o", "--crop_n_layers", "1"]) == 2
     assert "--crop_n_layers has no effect on davis" in capsys.readouterr().err
+
+
+def test_agreement_compares_with_insid3_on_crops(tmp_path, crowds):
+    reference, pictures = crowds[3]
+    for name, image in (("0", reference.pixels), ("1", pictures[0].image), ("2", pictures[1].image)):
+        files.write_picture(Image.fromarray(np.asarray(image)), tmp_path / "photos" / f"{name}.png")
+    files.write_mask(reference.foreground, tmp_path / "mask.png")
+    given = ["--images", tmp_path / "photos", "--reference", tmp_path / "photos" / "0.png", "--reference_mask"]
+    given += [tmp_path / "mask.png", "--sam", SAM, "--features", DINO, "--features_size", 64, "--crop_n_layers", 1]
+    given += ["--presence", "agreement", "--presence_features", DINO, "--presence_features_size", 64]
+    assert main(["segment", *map(str, [*given, "--device", "cpu", "--output", tmp_path / "out"])]) == 0
+    plain = INSID3(tiny_dino())
+    subject, search, differ = plain.personalize(reference), CropSearch(plain), False
+    for entry in read_manifest(tmp_path / "out" / MANIFEST_NAME)[1:]:
+        mask = files.read_mask(tmp_path / "out" / entry.mask)
+        image = files.read_photo(tmp_path / "photos" / Path(entry.photo).name)
+        in_crops, whole = (iou(mask, finder.segment(image, subject).mask) for finder in (search, plain))
+        assert entry.probability == pytest.approx(in_crops, abs=1e-5)
+        differ |= abs(in_crops - whole) > 1e-3
+    assert differ, "crops change nothing here"
 
 
 def test_rule_beside_the_sam_is_not_used_with_crops():

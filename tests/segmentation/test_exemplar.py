@@ -10,7 +10,7 @@ from PIL import Image
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import Reference
 from persam_dreambooth.segmentation.exemplar import Canvas, Exemplar
-from tests.scene import scene
+from tests.scene import iou, scene
 from tests.segmentation.random_locators import LOCATORS, save
 
 SIDES = st.tuples(st.integers(2, 90), st.integers(2, 90))
@@ -98,6 +98,18 @@ def test_matches_below_the_threshold_do_not_count(exemplar, monkeypatch):
     assert exemplar.find(photo, references).any()
     monkeypatch.setattr("persam_dreambooth.segmentation.exemplar.THRESHOLD", float(matches(canvas)["scores"].max()))
     assert not exemplar.find(photo, references).any()
+
+
+def test_large_photos_are_shrunk_and_their_masks_enlarged(exemplar, monkeypatch):
+    monkeypatch.setattr("persam_dreambooth.segmentation.exemplar.LONGEST", 60)
+    overlaps = []
+    for seed in range(4):
+        photo, references = scene(60, 120, seed)[0], [Reference(*scene(90, 150))]
+        shrunk = np.asarray(Image.fromarray(photo).resize((60, 30), Image.Resampling.BICUBIC))
+        small, found = exemplar.find(shrunk, references), exemplar.find(photo, references)
+        assert found.shape == (60, 120) and small.shape == (30, 60) and found.any() == small.any()
+        overlaps += [iou(found, small.repeat(2, 0).repeat(2, 1))] if found.any() else []
+    assert overlaps and min(overlaps) > 0.9
 
 
 def test_kinds_of_models_that_have_no_exemplars_are_refused(tmp_path):

@@ -194,7 +194,7 @@ def test_rule_from_drawings_has_caveat_and_older_file_is_read(tmp_path):
 def test_rule_of_other_sam_or_without_encoder_is_refused(persam):
     reference = Reference(*scene(90, 150))
     subject = persam.personalize(reference)
-    with pytest.raises(UserError, match=r"calibrated on a SAM with the weights \?"):
+    with pytest.raises(UserError, match=r"calibrated on \?, not on"):
         PresenceCheck(persam, subject, [reference], SIMPLE)
     rule = replace(
         SIMPLE, backbone=persam.checksum, weights={"appearance": 1.0}, usual={"appearance": 1.0}, encoder="x"

@@ -9,12 +9,14 @@ from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import (
     Method,
     PerSAM,
+    PresenceMeter,
     Reference,
     Subject,
     VideoSegmenter,
     load_backbone,
     segment_instances,
 )
+from persam_dreambooth.segmentation.multi_mask import candidates
 from persam_dreambooth.segmentation.subject import Examples, Memory
 from random_models import random_sam
 from tests.parity import recorded_sam
@@ -50,6 +52,8 @@ def test_subject_is_moved_to_the_models_device(backbone):
         lambda: persam.segment(photo, elsewhere),
         lambda: segment_instances(persam, photo, elsewhere, lambda *_: True),
         lambda: next(VideoSegmenter(persam, [elsewhere]).follow([photo])),
+        lambda: next(candidates(persam, persam.encode([photo])[0], elsewhere, 1)),
+        lambda: PresenceMeter(persam, elsewhere, [Reference(photo, mask)]),
         lambda: persam.personalize(Reference(photo, mask), subject.mask_weights.to("meta")),
     )
     for use in uses:

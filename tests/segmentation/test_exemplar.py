@@ -104,10 +104,10 @@ def test_large_photos_are_shrunk_and_their_masks_enlarged(exemplar, monkeypatch)
     monkeypatch.setattr("persam_dreambooth.segmentation.exemplar.LONGEST", 60)
     overlaps = []
     for seed in range(4):
-        photo, references = scene(60, 120, seed)[0], [Reference(*scene(90, 150))]
-        shrunk = np.asarray(Image.fromarray(photo).resize((60, 30), Image.Resampling.BICUBIC))
+        photo, references = scene(120, 120, seed)[0], [Reference(*scene(90, 150))]
+        shrunk = np.asarray(Image.fromarray(photo).resize((60, 60), Image.Resampling.BICUBIC))
         small, found = exemplar.find(shrunk, references), exemplar.find(photo, references)
-        assert found.shape == (60, 120) and small.shape == (30, 60) and found.any() == small.any()
+        assert found.shape == (120, 120) and small.shape == (60, 60) and found.any() == small.any()
         overlaps += [iou(found, small.repeat(2, 0).repeat(2, 1))] if found.any() else []
     assert overlaps and min(overlaps) > 0.9
 

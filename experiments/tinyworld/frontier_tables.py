@@ -73,9 +73,10 @@ def _by_length(runs: Runs, confound: str) -> str:
         measures = [partial(_percent_after, step=step, name=name) for step in lengths]
         for row, subjects in rows.items():
             mean = mean_of(subjects)
-            lines.append(f"| {name}: {row} | {' | '.join(_if_run(measure(mean)) for measure in measures)} |")
+            cells = [f"{value:.1f}" if np.isfinite(value := measure(mean)) else "" for measure in measures]
+            lines.append(f"| {name}: {row} | {' | '.join(cells)} |")
         for row, less in _differences(rows):
-            cells = [_if_run(*value) for value in _values(measures, rows[row], rows[less])]
+            cells = [_cell(*value, sign=True, missing="") for value in _values(measures, rows[row], rows[less])]
             lines.append(f"| {row} - {less}, {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -126,15 +127,9 @@ def _percent_after(curve: Curve, step: int, name: str) -> float:
     return 100 * float(curve.values[name][curve.steps == step][0]) if step in curve.steps else float("nan")
 
 
-def _if_run(value: float, low: float | None = None, high: float = 0.0) -> str:
+def _cell(value: float, low: float, high: float, sign: bool = False, missing: str = "not reached") -> str:
     if np.isnan(value):
-        return ""
-    return f"{value:.1f}" if low is None else _cell(value, low, high, sign=True)
-
-
-def _cell(value: float, low: float, high: float, sign: bool = False) -> str:
-    if np.isnan(value):
-        return "not reached"
+        return missing
     written = f"{value:+.1f}" if sign else f"{value:.1f}"
     return written if np.isnan(low) else f"{written} [{low:.1f}, {high:.1f}]"
 

@@ -5,6 +5,7 @@
 also writes the pictures of `docs/review.md`.
 """
 
+import json
 import os
 import shutil
 import threading
@@ -472,6 +473,21 @@ def test_unsupported_photos_are_named_and_others_can_be_judged(found, serve, ope
     wait_for_other_photo(tab, "plain.png")
     assert lines(found / "segmented")["plain.png"].review == "approved"
     shoot(tab, "odd-names")
+
+
+def test_search_reads_the_flags_of_the_method(dogs, serve, open_tab, tmp_path):
+    shutil.copy(dogs[0] / "plain.png", tmp_path / "plain.png")
+    shutil.copy(dogs[0] / "plain.png", tmp_path / "other.png")
+    tab = open_tab(serve("--images", tmp_path, "--crop_n_layers", 1, "--features", DINO, "--features_size", 64))
+    choose(tab, "plain.png")
+    wait_for_message(tab, "No mask yet")
+    tab.click("[data-tool=box]")
+    drag(tab, box_of(dogs[1]["plain.png"]))
+    wait_for_message(tab, "saved")
+    tab.click("[data-id=search]")
+    wait_for_message(tab, "All photos searched")
+    settings = json.loads((tmp_path / "segmented" / "segmentation.json").read_text())
+    assert (settings["crop_n_layers"], settings["features"]) == (1, str(DINO))
 
 
 def test_undecodable_photos_and_failed_searches_are_reported(found, serve, browser):

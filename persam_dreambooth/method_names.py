@@ -1,4 +1,4 @@
-"""Names of the one-shot methods, and checks of flags that only some of them read; imports no torch, for `--help`."""
+"""Names of the one-shot methods, and what their flags allow; imports no torch, for `--help`."""
 
 from typing import Final, Literal
 
@@ -14,6 +14,8 @@ SEGGPT_MODEL: Final = "BAAI/seggpt-vit-large"
 MethodName = Literal["persam", "persam-f", "insid3", "insid3-sam", "seggpt"]
 """The methods that find a subject in a folder of photos."""
 WITHOUT_SAM: Final = (INSID3, SEGGPT)
+MOST_CROP_LAYERS: Final = 3
+"""Most layers of crops that a photo is searched in; three layers are 84 crops."""
 
 
 def refuse_size_alone(method: str, features: str | None, size: int | None, prefix: str = "") -> None:

@@ -8,6 +8,7 @@ from persam_dreambooth.errors import UserError, counted
 from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.method_names import (
     INSID3,
+    MOST_CROP_LAYERS,
     PERSAM,
     PERSAM_F,
     SEGGPT,
@@ -38,7 +39,7 @@ class EvaluateFlags(Flags):
     features_size: int | None = flag(
         None, "side in pixels of the square that the --features model sees; 64 of its patches if unset", min=1
     )
-    crop_n_layers: int = flag(0, "as for `segment`: also search crops of each photo", min=0, max=3)
+    crop_n_layers: int = flag(0, "as for `segment`: also search crops of each photo", min=0, max=MOST_CROP_LAYERS)
     fidelity: Literal["corrected", "official", "paper"] = flag(
         "corrected",
         "corrected: official with its faults fixed; official: as the authors' code; paper: as the paper prints it, so "

@@ -8,6 +8,7 @@ from persam_dreambooth.flags import Flags, flag
 from persam_dreambooth.method_names import (
     INSID3,
     INSID3_SAM,
+    MOST_CROP_LAYERS,
     PERSAM,
     PERSAM_F,
     SEGGPT,
@@ -67,7 +68,7 @@ class MethodFlags(Flags):
         "all but seggpt: also search overlapping crops of each photo, 4 with 1, 20 with 2, 84 with 3, and keep the "
         "most similar mask; for small subjects and crowds, best with a DINO; 1 takes five times as long as 0",
         min=0,
-        max=3,
+        max=MOST_CROP_LAYERS,
     )
     fidelity: Literal["corrected", "official", "paper"] = flag(
         "corrected",

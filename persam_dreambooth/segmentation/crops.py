@@ -16,6 +16,7 @@ from segment_anything.utils.amg import generate_crop_boxes
 from torch import Tensor
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.method_names import MOST_CROP_LAYERS
 from persam_dreambooth.segmentation.method import AnyMethod, SegGptMethod
 from persam_dreambooth.segmentation.multi_mask import mostly_inside
 from persam_dreambooth.segmentation.one_shot import OneShotSegmenter
@@ -36,8 +37,6 @@ from persam_dreambooth.segmentation.types import (
 
 OVERLAP: Final = 512 / 1500
 """Overlap of neighbouring crops as a share of the photo's shorter side, SAM's own."""
-MOST_LAYERS: Final = 3
-"""Most layers of crops; three layers are 84 crops of each photo."""
 
 
 def crop_boxes(height: int, width: int, layers: int) -> list[Box]:
@@ -68,8 +67,8 @@ def check_crops(method: OneShotSegmenter | AnyMethod, layers: int) -> None:
     """
     if isinstance(method, SegGPT | SegGptMethod):
         raise UserError("SegGPT has no features by which masks of crops can be compared; leave out the crops")
-    if not 1 <= layers <= MOST_LAYERS:
-        raise UserError(f"{layers} layers of crops; choose 1 to {MOST_LAYERS}, or search without crops")
+    if not 1 <= layers <= MOST_CROP_LAYERS:
+        raise UserError(f"{layers} layers of crops; choose 1 to {MOST_CROP_LAYERS}, or search without crops")
 
 
 class CropSearch(OneShotSegmenter):
@@ -81,7 +80,7 @@ class CropSearch(OneShotSegmenter):
 
     Args:
         method: PerSAM or INSID3, with or without SAM.
-        layers: number of layers of crops, 1 to `MOST_LAYERS`; one layer takes five times as long as none.
+        layers: number of layers of crops, 1 to `MOST_CROP_LAYERS`; one layer takes five times as long as none.
 
     Raises:
         UserError: another number of layers, or SegGPT, which has no features.

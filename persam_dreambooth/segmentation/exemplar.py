@@ -134,4 +134,4 @@ class Exemplar:
         size = canvas.pixels.shape[:2]
         (matches,) = self._processor.post_process_instance_segmentation(output, THRESHOLD, target_sizes=[size])
         check_finite(output.pred_logits, "the SAM 3")
-        return matches["scores"].cpu().numpy(), (matches["masks"] > 0).cpu().numpy().astype(bool)
+        return matches["scores"].cpu().numpy(), (matches["masks"] > 0).cpu().numpy()

@@ -23,11 +23,10 @@ from persam_dreambooth.evaluation.segmentation.protocols import (
 )
 from persam_dreambooth.photos.coco import coco_tools, union_of
 from persam_dreambooth.photos.files import read_photo
+from persam_dreambooth.segmentation.types import Box
 
 TRIES = 1000
 """Maximum number of draws of a photo for a part, since not every listed photo shows it."""
-Box = tuple[int, int, int, int]
-"""XYXY in pixels, the right and bottom edges exclusive."""
 
 
 class Lvis92(Benchmark):

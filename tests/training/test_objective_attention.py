@@ -50,7 +50,7 @@ def record_attention(family, batch, config, count=2):
 def test_probabilities_match_diffusers_processor(base, kind, monkeypatch):
     config, family, batch = family_and_batch(base, kind)
     seen, prediction, _ = record_attention(family, batch, config)
-    ours = seen.probabilities(2, 64)
+    ours = seen.probabilities(2)
     scores, theirs = Attention.get_attention_scores, []
 
     def record_scores(layer, *args):
@@ -92,7 +92,7 @@ def test_attention_loss_by_hand():
     mask = torch.tensor([[[[1.0, 0.0]]]] * 2)
     batch = Batch(["first.png", "second.png"], mask, torch.ones(2), {}, places=[((0,),), ((0, 1),)])
     config = MaskConfig(instance_mask_dir="masks", **ON)
-    torch.testing.assert_close(seen.probabilities(2, 2)[0], torch.tensor([[0.5, 0.5], [0.75, 0.25]]))
+    torch.testing.assert_close(seen.probabilities(2)[0], torch.tensor([[0.5, 0.5], [0.75, 0.25]]))
     # Summed over both tokens the positions are equal: (1, 1) against (1, 0).
     first, second = ((1 / 3) ** 2 + 1) / 2, 1 / 2
     for weights in ((1.0, 1.0), (1.0, 0.25)):

@@ -19,31 +19,28 @@ class AttentionMaps(ABC):
     level: int
 
     @abstractmethod
-    def probabilities(self, count: int, positions: int) -> Tensor:
-        """Return the attention of each position to each token of the prompt, averaged over heads and layers.
+    def shares(self, places: Sequence[Sequence[Sequence[int]]], positions: int) -> Tensor:
+        """Return the attention of each position to some words, averaged over their tokens, heads and layers.
 
         Args:
-            count: number of images, from the first of the batch.
-            positions: h w, the number in each image.
+            places: for each of the first B pictures and each of its regions, positions of the words' tokens.
+            positions: h' w', the number in each picture.
 
         Returns:
-            (count, h w, length) float32; the rows sum to 1, or to less where positions attend to more than the prompt.
+            (R, h' w') float32 in [0, 1], picture by picture, R the number of all regions.
         """
 
     def maps(self, places: Sequence[Sequence[Sequence[int]]], size: tuple[int, int]) -> Tensor:
         """Return each position's attention to some words, divided by the maximum over positions.
 
         Args:
-            places: for each of the first B pictures and each of its regions, positions of the words' tokens.
+            places: as in `shares`.
             size: (h, w) of the latents.
 
         Returns:
-            (R, 1, h', w') float32 in [0, 1], picture by picture, R the number of all regions.
+            (R, 1, h', w') float32 in [0, 1], picture by picture.
         """
         height, width = (-(-side // 2**self.level) for side in size)
-        found = self.probabilities(len(places), height * width)
-        ours = torch.stack(
-            [rows[:, list(words)].mean(-1) for rows, regions in zip(found, places, strict=True) for words in regions]
-        )
+        ours = self.shares(places, height * width)
         ours = ours / ours.amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         return ours.view(-1, 1, height, width)

@@ -34,8 +34,16 @@ class CrossAttention(AttentionMaps):
     queries: list[Tensor] = field(default_factory=list)
     keys: list[Tensor] = field(default_factory=list)
 
-    def probabilities(self, count: int, positions: int) -> Tensor:
-        """Return the probabilities, whose rows sum to 1."""
+    def shares(self, places: Sequence[Sequence[Sequence[int]]], positions: int) -> Tensor:
+        """Return the mean of the words' columns of `probabilities`."""
+        rows = zip(self.probabilities(len(places)), places, strict=True)
+        return torch.stack([found[:, list(words)].mean(-1) for found, regions in rows for words in regions])
+
+    def probabilities(self, count: int) -> Tensor:
+        """Return the first `count` pictures' attention, averaged over heads and layers, (count, h w, length) float32.
+
+        The rows sum to 1.
+        """
         means = []
         for layer, query, key in zip(self.layers, self.queries, self.keys, strict=True):
             by_head = (layer.head_to_batch_dim(states[:count].float()) for states in (query, key))

@@ -2,7 +2,8 @@
 
 A picture's position attends to all tokens of text and picture together; its attention to the text is what a UNet's
 cross-attention is. The layers are not changed: what they pass to `scaled_dot_product_attention`, that is queries and
-keys after norms and rotary embedding, is recorded on its way, and the probabilities are recomputed from it.
+keys after norms and rotary embedding, is recorded on its way. The attention to some words is then torch's attention
+once more, to values that are 1 at these words and 0 elsewhere, so that no probabilities are ever written out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import checkpoint
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.families.attention_maps import AttentionMaps
@@ -42,8 +42,8 @@ class JointAttention(AttentionMaps):
     keys: list[Tensor] = field(default_factory=list)
     masks: list[Tensor | None] = field(default_factory=list)
 
-    def probabilities(self, count: int, positions: int) -> Tensor:
-        """Return the picture's attention to the text; head by head, since that of all heads may not fit into memory.
+    def shares(self, places: Sequence[Sequence[Sequence[int]]], positions: int) -> Tensor:
+        """Return the attention to the words, among all tokens of text and picture.
 
         Raises:
             UserError: the layers used another attention than torch's.
@@ -53,18 +53,21 @@ class JointAttention(AttentionMaps):
                 "--attention_loss_weight needs torch's own attention, but diffusers was told to use another; unset "
                 "DIFFUSERS_ATTN_BACKEND"
             )
-        means = []
+        found = []
         for query, key, mask in zip(self.queries, self.keys, self.masks, strict=True):
-            query, key = query[:count].float(), key[:count].float()
-            mask = None if mask is None else mask[:count, 0]
+            query, key = query[: len(places)], key[: len(places)]
             text, picture = self._parts(query.shape[2], positions)
-            with torch.autocast(query.device.type, enabled=False):
-                by_head = [
-                    checkpoint(_attention, *states, mask, text, use_reentrant=False, preserve_rng_state=False)
-                    for states in zip(query[:, :, picture].unbind(1), key.unbind(1), strict=True)
-                ]
-            means.append(torch.stack(by_head).mean(0))
-        return torch.stack(means).mean(0)
+            value = _marked(places, query, text.start)
+            mask = None if mask is None else mask[: len(places)]
+            found.append(F.scaled_dot_product_attention(query[:, :, picture], key, value, mask).float().mean(1))
+        means = torch.stack(found).mean(0)
+        return torch.stack(
+            [
+                means[number, :, region] / len(words)
+                for number, regions in enumerate(places)
+                for region, words in enumerate(regions)
+            ]
+        )
 
     def _parts(self, tokens: int, positions: int) -> tuple[slice, slice]:
         """Return the tokens of the text and of the picture."""
@@ -73,10 +76,17 @@ class JointAttention(AttentionMaps):
         return slice(-(-positions // self.multiple) * self.multiple, tokens), slice(0, positions)
 
 
-def _attention(query: Tensor, key: Tensor, mask: Tensor | None, text: slice) -> Tensor:
-    """Return softmax(query key^T / sqrt(channels)), (B, positions, tokens), at the keys of the text."""
-    scores = query @ key.mT * query.shape[-1] ** -0.5
-    return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)[..., text]
+def _marked(places: Sequence[Sequence[Sequence[int]]], query: Tensor, start: int) -> Tensor:
+    """Return values, (B, heads, tokens, channels): in channel r, 1 at the words of region r, whose text is at `start`.
+
+    There are as many channels as the queries have, since only then is torch's attention fused.
+    """
+    _, heads, tokens, channels = query.shape
+    value = query.new_zeros(len(places), 1, tokens, max(channels, *map(len, places)))
+    for number, regions in enumerate(places):
+        for region, words in enumerate(regions):
+            value[number, :, [start + word for word in words], region] = 1
+    return value.expand(-1, heads, -1, -1)
 
 
 class _Recorder(TorchFunctionMode):

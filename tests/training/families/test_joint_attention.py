@@ -56,11 +56,16 @@ def predict(family, batch, config, count=2, shape=(16, 16)):
 
 
 @every_transformer
-def test_probabilities_match_written_out_attention(base, monkeypatch):
+def test_shares_match_written_out_attention(base, monkeypatch):
     """An attention that is written out instead of fused: the same prediction, and the rows of its softmax."""
     config, family, batch = family_and_batch(base)
     seen, prediction, noised = predict(family, batch, config)
     rows, prompt = [], family.encode_prompt(batch.prompt)
+    positions = 8 * 8
+    length = -(-prompt["embeds"].shape[1] // seen.multiple) * seen.multiple
+    words = [[(token,) for token in range(length)]] * 2
+    ours = seen.shares(words, positions).view(2, length, positions).mT
+    few = seen.shares([[(0, 2)], [(1,), (2,)]], positions)  # few enough for fused attention
 
     def written_out(query, key, value, **_):
         found = (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1)
@@ -70,16 +75,14 @@ def test_probabilities_match_written_out_attention(base, monkeypatch):
     monkeypatch.setattr(F, "scaled_dot_product_attention", written_out)
     expected = family.predict(noised, prompt)
     torch.testing.assert_close(expected, prediction, rtol=1e-4, atol=1e-5)
-    positions = 8 * 8
-    length = -(-prompt["embeds"].shape[1] // seen.multiple) * seen.multiple
     joint = [found for found in rows if found.shape[-1] == positions + length][: len(blocks_of(family))]
     if seen.text_first:
         theirs = [found[:, :, length:, :length].mean(1) for found in joint]
     else:
         theirs = [found[:, :, :positions, positions:].mean(1) for found in joint]
-    ours = seen.probabilities(2, positions)
     assert len(joint) == len(blocks_of(family)) == seen.calls and ours.shape == (2, positions, length)
     torch.testing.assert_close(ours, torch.stack(theirs).mean(0), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(few, torch.stack([ours[0][:, [0, 2]].mean(1), ours[1][:, 1], ours[1][:, 2]]))
     assert ours.std(1).max() > 1e-5  # uniform maps would prove nothing
 
 
@@ -101,7 +104,7 @@ def test_map_by_hand(text_first):
     queries, keys = ([9.0, *queries], [1.0, *keys]) if text_first else ([*queries, 9.0], [*keys, 1.0])
     query, key = (torch.tensor(values).view(1, 1, 3, 1) for values in (queries, keys))
     seen = JointAttention(1, text_first, 1, 2, [query, query], [key, key], [None, None])
-    torch.testing.assert_close(seen.probabilities(1, 2), torch.tensor([[[1 / 3], [3 / 5]]]))
+    torch.testing.assert_close(seen.shares([((0,),)], 2), torch.tensor([[1 / 3, 3 / 5]]))
     torch.testing.assert_close(seen.maps([((0,),)], (2, 3)), torch.tensor([[[[5 / 9, 1.0]]]]))
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from PIL import Image
+from transformers import CLIPTokenizer
 
 from persam_dreambooth.cli import main
 from random_models import PIPELINES, random_stable_diffusion
@@ -82,3 +83,17 @@ def test_generate_loads_a_lora_onto_the_named_base(name, flags, folders):
         draw("plain", "--base_model=me/base"),
     ]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_another_tokenizer_is_of_the_revision_too(pipelines, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    branches = {}
+    for branch, length in (("main", 30), ("other", 20)):
+        words = CLIPTokenizer.from_pretrained(pipelines / "stable-diffusion" / "tokenizer", model_max_length=length)
+        branches[branch] = tmp_path / branch
+        words.save_pretrained(branches[branch])
+        shutil.copy(pipelines / "stable-diffusion" / "text_encoder" / "config.json", branches[branch])
+    cache_model(tmp_path / "hub", "me/base", {"other": pipelines / "stable-diffusion"})
+    cache_model(tmp_path / "hub", "me/words", branches)
+    _, family = make("me/base", {"revision": "other", "tokenizer_name": "me/words"})
+    assert family.tokenize("a dog")["input_ids"].shape == (1, 20)

@@ -39,7 +39,7 @@ SLOW = (
     "tests/training/data/test_caption_check.py",
     "tests/training/data/test_regions.py",
     "tests/training/data/test_sources.py",
-    "tests/training/families/test_adapters.py",
+    "tests/training/families/test_lora.py",
     "tests/training/families/test_joint_attention.py",
     "tests/training/families/test_long_prompts.py",
     "tests/training/families/test_other_adapters.py",

@@ -17,7 +17,7 @@ from persam_dreambooth.training.data.concepts import read_concepts
 from persam_dreambooth.training.data.samples import FreshSamples
 from persam_dreambooth.training.runtime.optimizer import build_optimizer, build_scheduler
 from tests.training.runs import train
-from tests.training.small import batch_for, configure, make, noised_for, prediction_of
+from tests.training.small import batch_for, configure, make
 
 TESTS = Path(__file__).parents[1]
 LORA = "pytorch_lora_weights.safetensors"
@@ -81,60 +81,6 @@ def test_text_encoder_is_left_out_of_the_pipeline(flags):
     assert Path("output/unet").is_dir() and not Path("output/text_encoder").exists()
 
 
-@pytest.mark.parametrize("base", ["sd3"], indirect=True)
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"weighting_scheme": "logit_normal", "logit_mean": 3.0},
-        {"weighting_scheme": "logit_normal", "logit_std": 0.01},
-        {"weighting_scheme": "mode", "mode_scale": 0.1},
-    ],
-)
-def test_noise_levels_are_drawn_as_asked(base, changed):
-    scheme = {"weighting_scheme": changed["weighting_scheme"]}
-    config, family = make(base, optimization=scheme)
-    means = []
-    for optimization in (scheme, changed):
-        config = configure(base, optimization=optimization)
-        torch.manual_seed(0)
-        means.append(family.add_noise(torch.zeros(64, 4, 2, 2), config.optimization).timesteps)
-    if "logit_mean" in changed:
-        assert means[1].mean() < means[0].mean() - 100
-    else:
-        assert means[1].std() != means[0].std()
-    if "logit_std" in changed:
-        assert means[1].std() < 0.1 * means[0].std()
-
-
-@on_sd
-def test_attention_mask_and_other_tokenizer_reach_the_text_encoder(base, tmp_path):
-    _, plain = make(base)
-    _, masked = make(base, {"text_encoder_use_attention_mask": True})
-    tokens = plain.tokenize("a dog")
-    encoded = [family.encode_prompt(tokens)["embeds"] for family in (plain, masked)]
-    length = int(tokens["attention_mask"].sum())
-    assert torch.allclose(encoded[0][:, :length], encoded[1][:, :length], atol=1e-5)  # CLIP is causal
-    assert not torch.allclose(*encoded, atol=1e-3)
-    plain.tokenizer.model_max_length = 20
-    plain.tokenizer.save_pretrained(tmp_path)
-    _, other = make(base, {"tokenizer_name": str(tmp_path)})
-    assert other.tokenize("a dog")["input_ids"].shape == (1, 20)
-
-
-@on_sd
-def test_timesteps_are_class_labels_on_demand(base, monkeypatch):
-    config, family = make(base, {"class_labels_conditioning": "timesteps"})
-    batch, noised = batch_for(family, False), noised_for(family, config)
-    given = []
-    family.unet.register_forward_pre_hook(
-        lambda _, __, named: given.append(named.get("class_labels")), with_kwargs=True
-    )
-    prediction_of(family, noised, batch)
-    family.config.class_labels_conditioning = None
-    prediction_of(family, noised, batch)
-    assert torch.equal(given[0], noised.timesteps) and given[1] is None
-
-
 @on_sd
 def test_weight_of_class_images_and_dilation_of_masks(base):
     found = []
@@ -189,11 +135,3 @@ def test_configuration_of_a_data_set(flags):
         config = configure("model", data=data, output={"output_dir": name})
         dataset_copy.copy(config)
         assert Image.open(f"{name}/dataset/photos/00000.png").height == height and Path("kept").is_dir()
-
-
-@on_sd
-def test_sampler_of_validation_images(base):
-    _, family = make(base)
-    config = family.pipeline().scheduler.config
-    assert type(family.sampler("DDPMScheduler", config)).__name__ == "DDPMScheduler"
-    assert type(family.sampler("DPMSolverMultistepScheduler", config)).__name__ == "DPMSolverMultistepScheduler"

@@ -199,12 +199,6 @@ def test_resumed_run_leaves_out_the_masks_of_the_same_steps(flags, seen):
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
-@pytest.mark.parametrize("mask", [{"exclude_mask_dir": "x"}, {"unmasked_probability": 0.5}])
-def test_flags_of_masks_need_masks(mask):
-    with pytest.raises(UserError, match="--no_masked_loss"):
-        configure("model", mask={"masked_loss": False, "instance_mask_dir": None} | mask)
-
-
 def test_export_keeps_levels_and_names_exclusions(photo, tmp_path):
     output = tmp_path.with_name(f"{tmp_path.name}-exported")  # not among the photos
     exported = export_masks(tmp_path / "masks", output, "kohya", images=tmp_path)

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from diffusers.models.attention_processor import Attention, AttnProcessor
+from diffusers.models.attention_processor import Attention
 from safetensors.torch import load_file
 
 from persam_dreambooth.training import objective
 from persam_dreambooth.training.config import MaskConfig
 from persam_dreambooth.training.data.dataset import Batch
-from persam_dreambooth.training.families import cross_attention, phrases
-from persam_dreambooth.training.families.loading import token_ids
+from persam_dreambooth.training.families import cross_attention
 from persam_dreambooth.training.objective import training_loss
 from tests.parity.diffusers_cases import logged_losses
 from tests.training.runs import launch, train
@@ -45,45 +44,6 @@ def record_attention(family, batch, config, count=2):
     return seen, prediction, noised
 
 
-@every_unet
-@every_kind
-def test_probabilities_match_diffusers_processor(base, kind, monkeypatch):
-    config, family, batch = family_and_batch(base, kind)
-    seen, prediction, _ = record_attention(family, batch, config)
-    ours = seen.probabilities(2)
-    scores, theirs = Attention.get_attention_scores, []
-
-    def record_scores(layer, *args):
-        found = scores(layer, *args)
-        if found.shape[-1] != found.shape[-2]:  # not self-attention
-            theirs.append(found.unflatten(0, (2, -1)).mean(1))
-        return found
-
-    family.unet.set_attn_processor(AttnProcessor())
-    monkeypatch.setattr(Attention, "get_attention_scores", record_scores)
-    torch.manual_seed(4)
-    noised = noised_for(family, config, torch.randn(2, 4, 16, 16))
-    expected = family.predict(noised, family.encode_prompt(batch.prompt))
-    theirs = [probabilities for probabilities in theirs if probabilities.shape[1] == ours.shape[1]]
-    assert len(theirs) == len(seen.layers)
-    torch.testing.assert_close(ours, torch.stack(theirs).mean(0), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(expected, prediction, rtol=1e-4, atol=1e-6)
-    assert ours[..., POSITIONS].std() > 1e-4  # a uniform map would prove nothing
-
-
-@every_unet
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_recording_leaves_prediction_bit_identical(base, dtype):
-    config, family, batch = family_and_batch(base, "lora")
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        _, recorded, _ = record_attention(family, batch, config)
-        torch.manual_seed(4)
-        noised = noised_for(family, config, torch.randn(2, 4, 16, 16))
-        plain = family.predict(noised, family.encode_prompt(batch.prompt))
-    assert torch.equal(recorded, plain)
-    assert not any(module._forward_hooks for module in family.unet.modules())
-
-
 def test_attention_loss_by_hand():
     """Two positions and two tokens: attention to the first is 1/2 and 3/4, relative to its maximum 2/3 and 1."""
     layer = Attention(query_dim=1, heads=1, dim_head=1)
@@ -98,30 +58,6 @@ def test_attention_loss_by_hand():
     for weights in ((1.0, 1.0), (1.0, 0.25)):
         term = objective.attention_loss(seen, batch._replace(weight=torch.tensor(weights)), (1, 2), config)
         assert term.item() == pytest.approx((weights[0] * first + weights[1] * second) / 2)
-
-
-@every_unet
-def test_recorded_resolution_is_nearest_to_quarter(base):
-    config, family, batch = family_and_batch(base)
-    levels = cross_attention._layers(family.unet)
-    seen, _, _ = record_attention(family, batch, config)
-    assert abs(seen.level - 2) == min(abs(level - 2) for level in levels)
-    side = 16 // 2**seen.level
-    assert all(query.shape[1] == side * side for query in seen.queries)
-    names = {name for name, module in family.unet.named_modules() if any(module is layer for layer in seen.layers)}
-    assert names and all(name.endswith("attn2") for name in names)
-
-
-@every_unet
-def test_odd_and_non_square_latents(base):
-    config, family, batch = family_and_batch(base)
-    torch.manual_seed(4)
-    noised = noised_for(family, config, torch.randn(2, 4, 10, 18))
-    with cross_attention.recorded(family.unet) as seen:
-        family.predict(noised, family.encode_prompt(batch.prompt))
-    found = seen.maps([(POSITIONS,), (POSITIONS,)], (10, 18))
-    assert found.shape[-2:] == (-(-10 // 2**seen.level), -(-18 // 2**seen.level))
-    assert torch.equal(found.amax((1, 2, 3)), torch.ones(2)) and found.min() > 0
 
 
 @every_unet
@@ -280,20 +216,6 @@ def test_captions_and_identifiers_per_subject(flags):
     entries[1]["identifier"] = "sks"
     Path("concepts.json").write_text(json.dumps([entry | {"instance_mask_dir": "masks"} for entry in entries]))
     assert train(two_subjects, **ON, output_dir="refused") == 2 and not Path("refused").exists()
-
-
-@every_unet
-def test_token_positions_follow_prompt(base):
-    _, family = make(base)
-
-    def find(prompt):
-        return phrases.token_places(family.tokenizer, token_ids(family.tokenizer, prompt).input_ids[0].tolist(), "sks")
-
-    letters = family.tokenizer("a sks dog").input_ids
-    assert [letters[place] for place in find("a sks dog")] == letters[2:5]
-    assert find("sks or sks") == (1, 2, 3, 6, 7, 8)
-    assert find("a sksy dog") == ()
-    assert find("a" * 80 + " sks") == ()
 
 
 REFUSED = [

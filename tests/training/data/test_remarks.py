@@ -15,7 +15,7 @@ from persam_dreambooth.training.data.class_images import ORIGIN_NAME, ensure_cla
 from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.families import load_family
 from persam_dreambooth.training.families.lumina2 import SYSTEM_PROMPT
-from tests.training.small import NAMED, configure, photos_of
+from tests.training.small import configure, photos_of
 
 pytestmark = pytest.mark.usefixtures("process_state")
 
@@ -57,13 +57,6 @@ def test_side_not_evenly_halved_causes_warning(caplog, side, message):
     remarks.uneven_resolution(configure("model", data={"resolution": side}), 64)
     lines = new_warnings(caplog)
     assert len(lines) == (message is not None) and all(message in line for line in lines)
-
-
-@pytest.mark.parametrize(("name", "unit"), [("stable-diffusion", 4), ("sdxl", 4), ("flux", 4), ("sd3", 4)])
-def test_side_unit_comes_from_model_configs(pipelines, name, unit):
-    config = configure(pipelines / name).model
-    family = NAMED[name]
-    assert family.even_unit_of(config) == unit and unit % family.side_unit_of(config) == 0
 
 
 def test_bfloat16_causes_warning_only_if_emulated(caplog):

@@ -163,19 +163,6 @@ def test_class_images_read_long_prompts(flags):
     assert len(images["uuu"]) == 2 and all(one != other for one, other in zip(*images.values(), strict=True))
 
 
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        ({"max_token_length": 100}, "must be 150 or 225"),
-        ({"max_token_length": 150, "tokenizer_max_length": 60}, "--tokenizer_max_length exclude each other"),
-        ({"max_token_length": 150, "text_encoder_use_attention_mask": True}, "exclude each other"),
-    ],
-)
-def test_contradicting_settings_are_refused(model, words):
-    with pytest.raises(UserError, match=words):
-        configure("base", model)
-
-
 def test_attention_loss_is_refused():
     with pytest.raises(UserError, match="--max_token_length exclude each other"):
         configure("base", {"max_token_length": 150}, {"attention_loss_weight": 0.1, "identifier": "sks"})

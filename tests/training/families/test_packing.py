@@ -62,33 +62,6 @@ def test_masked_loss_has_no_gradient_in_tokens_outside_mask(packed, mask):
     assert bool(gradient.any()) == bool(mask.any())
 
 
-@pytest.mark.parametrize("name", ["flux2-klein", "flux2"])
-def test_flux2_normalizes_patches_as_its_pipeline_undoes_it(pipelines, name):
-    _, family = make(pipelines / name)
-    latents, pipe, norm = torch.randn(2, 4, 6, 10), family.pipeline_class, family.vae.bn
-    mean, std = (values.view(1, -1, 1, 1) for values in (norm.running_mean, norm.running_var.add(1e-4).sqrt()))
-    patches = pipe._patchify_latents(family.normalize(latents))
-    torch.testing.assert_close(pipe._unpatchify_latents(patches * std + mean), latents)
-    torch.manual_seed(3)
-    noise = family.draw_noise(latents)
-    torch.manual_seed(3)
-    assert torch.equal(pipe._patchify_latents(noise), torch.randn(2, 16, 3, 5))
-
-
-@pytest.mark.parametrize("name", ["qwen-image", "krea2"])
-def test_video_autoencoder_encodes_pictures_as_its_pipeline_decodes_them(pipelines, name):
-    _, family = make(pipelines / name)
-    pixels, config = torch.rand(2, 3, SIDE, SIDE) * 2 - 1, family.vae.config
-    moments = family.encode_pixels(pixels)
-    posterior = family.vae.encode(pixels.unsqueeze(2)).latent_dist
-    assert torch.equal(moments.unsqueeze(2), posterior.parameters)
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (config.latents_mean, config.latents_std))
-    torch.manual_seed(3)
-    latents = family.sample_latents(moments)
-    torch.manual_seed(3)
-    torch.testing.assert_close(latents * std + mean, posterior.sample().squeeze(2))
-
-
 @pytest.mark.parametrize("name", ["qwen-image", "z-image", "krea2"])
 def test_shorter_prompt_in_batch_predicts_as_alone(pipelines, name):
     """Tokens are unpadded, so that the shorter prompt of a batch is padded; encoded before or in the batch."""

@@ -19,11 +19,9 @@ from safetensors.torch import load_file
 
 from persam_dreambooth import generation, learned_tokens
 from persam_dreambooth.cli import main
-from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation.models import digest_of
 from persam_dreambooth.model_folder import weights_digest
 from persam_dreambooth.model_source import ModelSource
-from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.data.dataset import stack_prompts
 from persam_dreambooth.training.families import load_family
 from persam_dreambooth.training.families.phrases import token_places
@@ -359,33 +357,6 @@ def test_words_alone_are_trained_resumed_and_generated_with(flags, models, capsy
     size = ("--height", "32", "--width", "32", "--num_inference_steps", "1", "--num_images", "1")
     assert main(["generate", "--model", "output", "--prompt", "a TOK dog", "--output", "drawn", *size]) == 0
     assert train(flags, *words, **more) == 2  # the folder holds a finished model
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"use_lora": False, "train_text_encoder_ti_frac": 0.5}, "would end the training"),
-        ({"use_lora": False, **PRIOR}, "cannot influence the new words"),
-        ({"use_lora": False, "rank": 4}, "--rank and --lora_dropout are for LoRA"),
-        ({"use_lora": False, "output_kohya_format": True}, "--output_kohya_format is for LoRA"),
-        ({"train_text_encoder_ti": False, "enable_t5_ti": True}, "--enable_t5_ti is about textual inversion"),
-        ({"train_text_encoder": True}, "--train_text_encoder, which trains the text encoders themselves, exclude"),
-        ({"pre_compute_text_embeddings": True}, "--pre_compute_text_embeddings, which encodes the prompts only once"),
-        ({"initializer_concept": "dog", "num_new_tokens_per_abstraction": 1}, "exclude each other; drop one"),
-        ({"token_abstraction": "TOK,TOK2"}, "TOK is a part of TOK2; give others, such as TOK1,TOK2"),
-        ({"token_abstraction": "A,A"}, "A is a part of A"),
-        ({"token_abstraction": "my dog"}, "'my dog' is not one word"),
-        ({"train_text_encoder_ti": False, "token_abstraction": "TOK"}, "add --train_text_encoder_ti, or drop it"),
-        ({"train_text_encoder_ti": False, "text_encoder_lr": 1e-3}, "add --train_text_encoder or"),
-    ],
-    ids=str,
-)
-def test_contradicting_flags_are_refused(settings, words):
-    given = {"pretrained_model_name_or_path": "base", "instance_data_dir": "dog", "instance_mask_dir": "masks"}
-    given |= {"instance_prompt": "a TOK dog", "use_lora": True, "train_text_encoder_ti": True}
-    with pytest.raises(UserError) as error:
-        TrainingConfig(**given | settings)
-    assert words in str(error.value)
 
 
 def test_other_families_refuse_it():

@@ -97,21 +97,6 @@ def test_failed_upload_is_kept_in_its_own_folder(pushed, hub, capsys):
 
 
 @pytest.mark.parametrize(
-    ("switches", "reason"),
-    [
-        (("--push_masks_to_hub",), "--push_masks_to_hub needs --push_to_hub"),
-        ((f"--hub_token={TOKEN}", "--report_to=comet_ml"), "--hub_token could be kept by --report_to comet_ml"),
-        ((f"--hub_token={TOKEN}", "--report_to=all"), "--hub_token could be kept by --report_to all"),
-        ((f"--hub_tokn={TOKEN}",), "unknown argument --hub_tokn; did you mean --hub_token?"),
-    ],
-)
-def test_uploads_that_would_leak_are_refused(flags, switches, reason, capsys):
-    assert train(flags, *switches) == 2
-    error = capsys.readouterr().err
-    assert reason in error and TOKEN not in error and not Path("output").exists()
-
-
-@pytest.mark.parametrize(
     ("value", "shown"),
     [
         ("/home/me/photos", "photos"),

@@ -8,8 +8,6 @@ from diffusers import DPMSolverMultistepScheduler
 from PIL import Image
 
 from persam_dreambooth import generation
-from persam_dreambooth.errors import UserError
-from persam_dreambooth.training.config import ValidationConfig
 from persam_dreambooth.training.runtime import validation
 from tests.training.runs import train
 
@@ -37,16 +35,6 @@ def test_prompts_of_flag_and_file_are_drawn_with_step_and_seed(flags):
             np.testing.assert_allclose(np.asarray(picture, int), np.asarray(again, int), atol=1)
     before = [np.asarray(Image.open(folder / f"step-00000{step}-1-7.png")) for step in (2, 4)]
     assert (before[0] != before[1]).any()
-
-
-def test_file_alone_is_enough(tmp_path):
-    path = tmp_path / "prompts.txt"
-    path.write_text("a sks dog\n")
-    config = ValidationConfig(validation_prompts_file=str(path))
-    assert config.prompts == config.last_prompts == ["a sks dog"]
-    assert ValidationConfig().prompts == []
-    with pytest.raises(UserError, match="final_validation_prompt and --validation_prompts_file exclude each other"):
-        ValidationConfig(validation_prompts_file=str(path), final_validation_prompt="a dog")
 
 
 @pytest.mark.parametrize(("content", "reason"), [(None, "check the path"), ("# nothing\n", "holds no prompt")])

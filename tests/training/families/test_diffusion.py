@@ -54,7 +54,10 @@ def test_offset_noise_is_constant_in_each_channel(base):
         targets.append(family.add_noise(torch.zeros(256, 4, 2, 2), OptimizationConfig(offset_noise=offset)).target)
     added = targets[1] - targets[0]
     torch.testing.assert_close(added, added[..., :1, :1].expand_as(added), rtol=0, atol=1e-5)
-    assert added[..., 0, 0].std() == pytest.approx(0.1, rel=0.1) and len(added[0].unique().round(decimals=4)) > 1
+    assert added[..., 0, 0].std() == pytest.approx(0.1, rel=0.1)
+    assert (
+        added[..., 0, 0].std(1).mean() > 0.05 and added[..., 0, 0].std(0).min() > 0.05
+    )  # of each channel and picture
 
 
 @on_sd

@@ -33,11 +33,11 @@ def test_checksum_of_prompts_has_their_precision(pipelines):
 
 def test_prompts_follow_the_pipelines_system_prompt_and_are_padded_at_the_right(pipelines):
     _, family = make(pipelines / "lumina2", {"max_sequence_length": 300})
-    assert family.asked("a sks dog") == f"{family.pipeline().system_prompt} <Prompt Start> a sks dog"
     tokens = family.tokenize("a sks dog")
     count = int(tokens["attention_mask"].sum())
     assert tokens["input_ids"].shape == (1, 300) and 0 < count < 300
     assert tokens["attention_mask"][0, :count].all() and not tokens["attention_mask"][0, count:].any()
+    assert family.asked("a sks dog") == f"{family.pipeline().system_prompt} <Prompt Start> a sks dog"
 
 
 def test_transformer_gets_the_share_of_the_way_to_the_picture(pipelines):

@@ -71,8 +71,8 @@ SLOW = (
     "tests/review/test_stops.py",
     "tests/segmentation/test_standalone.py",
     # Videos, fits and large files.
+    "tests/cli/test_benchmarks.py",
     "tests/evaluation/segmentation/test_ablation.py",
-    "tests/evaluation/segmentation/test_evaluate.py",
     "tests/evaluation/segmentation/test_presence.py",
     "tests/photos/test_manifest.py::test_memory_does_not_grow_with_number_of_lines",
     "tests/segmentation/test_mask_weights.py",

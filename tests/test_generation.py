@@ -11,8 +11,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
 
-import persam_dreambooth as pd
-from persam_dreambooth import generated_folder, generation, model_folder
+from persam_dreambooth import generation, model_folder
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
 
@@ -152,35 +151,6 @@ def test_pipeline_can_be_loaded_in_half_precision(base):
     assert half.device == torch.device("cpu")
 
 
-# File names
-
-
-def test_prompts_with_equal_file_names_get_different_files(tmp_path):
-    prompts = ["a dog", "A dog!", "a: dog", "ein Hund", "犬", "猫", "x" * 80, "x" * 90]
-    paths = generated_folder.picture_paths(tmp_path, prompts, 3, 10)
-    assert set(paths) == {(prompt, seed) for prompt in prompts for seed in (10, 11, 12)}
-    assert len(set(paths.values())) == len(paths)
-    assert paths["a dog", 11] == tmp_path / "a-dog-11.png"
-    for path in paths.values():
-        assert path.parent == tmp_path
-        assert path.name.isascii()
-        assert len(path.name) < 80
-
-
-@pytest.mark.parametrize("existing", ["a-sks-dog-1.png", "grid.png"])
-def test_existing_file_is_named_and_refused(tmp_path, existing):
-    (tmp_path / existing).write_bytes(b"")
-    with pytest.raises(UserError, match="already holds") as error:
-        generated_folder.picture_paths(tmp_path, [DOG], 2, 0)
-    assert existing in str(error.value)
-
-
-def test_folder_of_other_pictures_is_accepted(tmp_path):
-    (tmp_path / "a-sks-dog-2.png").write_bytes(b"")
-    paths = generated_folder.picture_paths(tmp_path, [DOG], 2, 0)
-    assert [path.name for path in paths.values()] == ["a-sks-dog-0.png", "a-sks-dog-1.png"]
-
-
 # The command
 
 
@@ -208,29 +178,6 @@ def test_pictures_and_grid_are_written_with_their_settings(base, pipeline, tmp_p
     assert str(out / "grid.png") in printed
 
 
-def test_grid_has_row_for_each_prompt(tmp_path):
-    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255)]
-    pictures = [
-        generation.Picture(Image.new("RGB", (8, 8), colour), "dog" if number < 3 else "cat", number % 3)
-        for number, colour in enumerate(colours)
-    ]
-    grid = np.asarray(Image.open(generated_folder.save_grid(pictures, 3, tmp_path)))
-    places = [np.argwhere((grid == colour).all(axis=-1)).mean(axis=0) for colour in colours]
-    rows, columns = ([tuple(row) for row in np.reshape([place[axis] for place in places], (2, 3))] for axis in (0, 1))
-    assert len(set(rows[0])) == len(set(rows[1])) == 1
-    assert rows[0][0] < rows[1][0]
-    assert columns[0] == columns[1] == tuple(sorted(columns[0]))
-
-
-def test_prompts_may_come_from_file_and_each_is_used_once(base, tmp_path, capsys):
-    (tmp_path / "prompts.txt").write_text("a sks dog\n\n   ein Käfer  \na cat\na cat\n", encoding="utf-8")
-    flags = ["--prompts_file", tmp_path / "prompts.txt", "--prompt", "a bird", "--num_images", 1]
-    assert run("--model", base, *flags, "--output", tmp_path / "out") == 0
-    pictures = [path for path in sorted((tmp_path / "out").iterdir()) if path.name != "grid.png"]
-    assert [Image.open(path).text["prompt"] for path in pictures] == ["a bird", "a cat", DOG, "ein Käfer"]
-    assert capsys.readouterr().out.startswith("4 images")
-
-
 def test_existing_pictures_are_refused_and_unchanged(base, tmp_path, capsys):
     (tmp_path / "a-sks-dog-1.png").write_bytes(b"mine")
     flags = ["--model", base, "--prompt", DOG, "--output", tmp_path, "--num_images", 2]
@@ -253,14 +200,6 @@ def test_generate_resumes_and_adds_prompts(base, tmp_path, capsys, monkeypatch):
     assert run(*flags, "A cat!", "a bird") == 0  # gives the same file name as another prompt, which keeps its file
     assert {"a-cat-0.png", "a-cat-2-0.png", "a-bird-0.png"} < set(names(tmp_path / "out"))
     assert (tmp_path / "out" / "a-sks-dog-0.png").stat().st_mtime_ns == kept
-
-
-def test_one_prompt_may_be_a_string(base, tmp_path):
-    small = {"num_images": 1, "num_inference_steps": 1, "height": 32, "width": 32}
-    alone = pd.generate_folder(base, DOG, tmp_path / "alone", **small)
-    listed = pd.generate_folder(base, [DOG], tmp_path / "listed", **small)
-    assert [path.name for path in alone.pictures.values()] == [path.name for path in listed.pictures.values()]
-    assert list(alone.pictures) == [(DOG, 0)]
 
 
 @pytest.mark.parametrize("other", [["--num_inference_steps", "3"], ["--dtype", "bfloat16"], ["--model"]])
@@ -387,28 +326,6 @@ def test_missing_base_is_refused_with_both_names(lora, tmp_path):
     assert "/no/such/base" in str(error.value)
     assert str(tmp_path) in str(error.value)
     assert len(str(error.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize("prompts", [["a dog 2", "a dog", "a dog!"], ["a dog", "a dog!", "a dog?", "a dog-2"]])
-def test_prompts_never_share_file(tmp_path, prompts):
-    paths = generated_folder.picture_paths(tmp_path, prompts, num_images=2, seed=0)
-    assert len(set(paths.values())) == len(paths) == 2 * len(prompts)
-
-
-def test_single_side_and_sizes_that_model_rejects_are_refused(base, capsys, tmp_path):
-    given = ["generate", "--model", str(base), "--prompt", DOG, "--output", str(tmp_path / "out"), "--device", "cpu"]
-    assert main([*given, "--height", "32"]) == 2
-    assert "--height and --width belong together" in capsys.readouterr().err
-    assert main([*given, "--height", "33", "--width", "33"]) == 2
-    assert "must be multiples of 8" in capsys.readouterr().err.splitlines()[-1]
-    assert not (tmp_path / "out").exists()
-
-
-def test_prompts_file_that_is_not_utf_8_is_refused_in_one_line(base, capsys, tmp_path):
-    path = tmp_path / "prompts.txt"
-    path.write_bytes("ein Hund für".encode("latin-1"))
-    assert run("--model", base, "--prompts_file", path, "--output", tmp_path / "out") == 2
-    assert "is not UTF-8 text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damaged", [model_folder.CONFIG_NAME, model_folder.LORA_NAME])

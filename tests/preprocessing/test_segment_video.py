@@ -7,14 +7,12 @@ import pytest
 from PIL import Image, ImageColor
 
 from persam_dreambooth.cli import main
-from persam_dreambooth.cli.video import VideoFlags, lost_lines
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import video_io
 from persam_dreambooth.preprocessing.segment_video import (
     LOG_NAME,
     MASKS,
     OVERLAY_NAME,
-    Followed,
     read_labels,
     segment_video,
 )
@@ -142,24 +140,6 @@ def test_folder_without_memory_is_refused_in_one_line(common_flags, first_mask, 
     assert 'model_type "sam2"' in line
     assert "sam2_video, edgetam_video" in line
     assert not output.exists()
-
-
-def lost(count, *numbers, flags=()):
-    values = {"video": "v", "output": "o", "first_mask": "m"} | dict(flags)
-    return lost_lines(Followed(count, list(numbers)), VideoFlags(**values))
-
-
-def test_lost_frames_are_named_with_helpful_flag():
-    assert lost(12, [], []) == []
-    assert lost(12, [2, 3, 4, 9], []) == [
-        "subject 1 was not found in 4 of 12 frames: 2-4, 9",
-        "a lower --lost_below (now 0.7) keeps masks of lower quality, 0 every mask",
-    ]
-    assert lost(1, [], [0], flags={"lost_below": 0.0}) == ["subject 2 was not found in 1 of 1 frame: 0"]
-    assert "and 5 more" in lost(30, list(range(0, 30, 2)))[0]
-    by_memory = {"memory": "sam2"}
-    assert len(lost(5, [4], flags=by_memory)) == 1
-    assert "join" in lost(5, [0], flags=by_memory | {"first_mask": None, "subject": ["s"]})[1]
 
 
 @pytest.mark.parametrize("quality", ["nan", "-1"])

@@ -1,16 +1,14 @@
-"""The `evaluate` verb: a table and files for every benchmark, resuming, one-line errors."""
+"""The benchmarks of `evaluate`: a table and files for each, resuming, and masks as by hand."""
 
 import json
 import shutil
-from dataclasses import fields
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from persam_dreambooth.cli import main
-from persam_dreambooth.cli.evaluate import BENCHMARKS, QUESTIONS, READ_BY
-from persam_dreambooth.cli.evaluate_flags import EvaluateFlags
+from persam_dreambooth.cli.evaluate import BENCHMARKS, QUESTIONS
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.segmentation import ablation, quoted
 from persam_dreambooth.evaluation.segmentation.davis import Davis
@@ -44,20 +42,6 @@ MAKERS = {make.name: write for make, write in WRITERS.items()} | {
 
 
 @pytest.fixture
-def error_of(capsys):
-    """Run an invalid command; return its one-line error."""
-
-    def run(*argv):
-        assert main(["evaluate", *map(str, argv)]) == 2
-        output = capsys.readouterr()
-        assert output.out == ""
-        (line,) = output.err.splitlines()
-        return line
-
-    return run
-
-
-@pytest.fixture
 def seggpt_folder(tmp_path):
     """A folder with a small random SegGPT."""
     random_seggpt().save_pretrained(tmp_path / "seggpt")
@@ -68,21 +52,6 @@ def test_every_benchmark_has_test_and_paper_numbers():
     assert set(MAKERS) == set(QUESTIONS)
     unpublished = {"permis", "coco20", "pascal5"}  # by PerSAM's paper
     assert set(quoted.QUOTED) == set(QUESTIONS) - {"ablate", "presence"} - unpublished
-
-
-def test_help_lists_every_flag_and_every_benchmark(capsys):
-    with pytest.raises(SystemExit) as end:
-        main(["evaluate", "--help"])
-    assert end.value.code == 0
-    text = capsys.readouterr().out
-    assert all(f"--{flag.name}" in text and flag.metadata["help"] for flag in fields(EvaluateFlags))
-    assert all(question in text for question in QUESTIONS)
-
-
-def test_help_of_a_benchmark_has_an_example_of_it(capsys):
-    with pytest.raises(SystemExit):
-        main(["evaluate", "davis", "--help"])
-    assert "evaluate davis --data data/davis" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("question", [name for name in QUESTIONS if name in BENCHMARKS])
@@ -177,27 +146,6 @@ def test_seggpt_is_scored_on_videos_with_its_memory(seggpt_folder, tmp_path):
         np.testing.assert_array_equal(np.asarray(Image.open(path)), followed[int(path.stem)].labels)
 
 
-def test_size_without_features_is_refused(error_of):
-    argv = ["perseg", "--data", "d", "--output", "o", "--features_size", 64]
-    assert "give --features" in error_of(*argv)
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        (["--method", "seggpt", "--features", "x"], "seggpt takes neither --features"),
-        (["--method", "seggpt", "--fidelity", "official"], "nor --fidelity; leave them out"),
-        (["--seggpt", "x"], "--seggpt is read by SegGPT only"),
-        (["--ensemble", "spatial"], "--ensemble is read by SegGPT only"),
-        (["--method", "seggpt", "--ensemble", "spatial"], "give --shots 2 or more"),
-        (["--method", "insid3", "--reference", "box"], "--reference box has no effect on insid3"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_flags_that_a_method_does_not_read_are_refused(error_of, flags, expected):
-    assert expected in error_of("perseg", "--data", "d", "--output", "o", *flags)
-
-
 def test_presence_rule_of_insid3_is_refused_by_others(models, tmp_path):
     datasets.write_perseg(tmp_path / "data", objects=("cat", "dog", "cup", "hat"), photos=3)
     flags = ["--data", tmp_path / "data", "--output", tmp_path / "out", "--sam", TINYWORLD / "sam", "--device", "cpu"]
@@ -271,40 +219,9 @@ def test_memory_of_video_model_is_scored_on_davis(kind, tmp_path, capsys):
     assert "--memory follows the objects without --method" in capsys.readouterr().err
 
 
-# Errors
-
-
-@pytest.mark.parametrize(
-    ("argv", "expected"),
-    [
-        ((), "the benchmark is missing; choose one of perseg"),
-        (("persog",), "no benchmark 'persog'"),
-        (("--data", "x"), "no benchmark '--data'"),
-        (("perseg",), "--data is missing"),
-        (("perseg", "--data", "x"), "--output is missing"),
-        (("perseg", "--data", "x", "--output", "y", "--folds", "a"), "--folds a must be numbers"),
-        (("perseg", "--data", "x", "--output", "y", "--episodes", "0"), "--episodes 0 must be at least 1"),
-        (("ablate", "--data", "x", "--output", "y", "--tables", "7"), "--tables 7 is unknown"),
-        (("perseg", "--data", "x", "--output", "y", "--tables", "4"), "--tables has no effect on perseg"),
-        (("davis", "--data", "x", "--output", "y", "--episodes", "2"), "--episodes has no effect on davis"),
-        (("ablate", "--data", "x", "--output", "y", "--method", "persam-f"), "--method has no effect on ablate"),
-        (("perseg", "--data", "x", "--output", "y", "--method", "insid3", "--sam", "z"), "--sam has no effect on"),
-        (("perseg", "--data", "x", "--output", "y"), "x is not laid out as PerSeg"),
-        (("davis", "--data", "x", "--output", "y"), "x is not laid out as DAVIS"),
-    ],
-)
-def test_error_is_one_line(error_of, tmp_path, monkeypatch, argv, expected):
-    monkeypatch.chdir(tmp_path)
-    assert expected in error_of(*argv)
-    assert not list(tmp_path.iterdir())
-
-
-def test_benchmark_specific_flags_exist():
-    assert set(READ_BY) <= {flag.name for flag in fields(EvaluateFlags)}
-    assert {question for readers in READ_BY.values() for question in readers} == set(QUESTIONS)
-
-
 def test_missing_sam_is_one_line(error_of, tmp_path):
     datasets.write_perseg(tmp_path / "data")
-    line = error_of("perseg", "--data", tmp_path / "data", "--output", tmp_path / "out", "--sam", tmp_path / "none")
+    line = error_of(
+        "evaluate", "perseg", "--data", tmp_path / "data", "--output", tmp_path / "out", "--sam", tmp_path / "none"
+    )
     assert f"no SAM at '{tmp_path / 'none'}'" in line

@@ -67,3 +67,8 @@ def photos_in(folder):
 def captions_in(folder):
     """Read every caption, by stem."""
     return {path.stem: path.read_text(encoding="utf-8").strip() for path in folder.glob("*.txt")}
+
+
+def annotation(segmentation, category=7, image=11):
+    """Return a mask as COCO's files hold it."""
+    return {"id": 1, "image_id": image, "category_id": category, "segmentation": segmentation}

@@ -1,23 +1,18 @@
 """Hostile trainer folders end in a one-line error: nothing else is read or written, and nothing blocks."""
 
-import ast
 import json
 import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from persam_dreambooth.cli import main
-from persam_dreambooth.errors import UserError, printable
+from persam_dreambooth.errors import printable
 from persam_dreambooth.formats import CONVENTIONS
-from persam_dreambooth.formats.masked_photos import MaskedPhoto
-from persam_dreambooth.formats.table import quoted
 from persam_dreambooth.photos import files
 from tests.formats.albums import masks_in, write_pair
 from tests.kills import tree
@@ -226,23 +221,3 @@ def test_any_name_survives_and_is_escaped_on_screen(name, trainer, tmp_path, cap
     assert stem == name
     np.testing.assert_array_equal(back, mask)
     assert all(line == printable(line) for line in capsys.readouterr().out.split("\n"))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_quoted_path_is_one_string_to_every_reader(name):
-    for read in (json.loads, yaml.safe_load, ast.literal_eval, lambda text: tomllib.loads(f"a = {text}")["a"]):
-        assert read(quoted(name)) == name
-
-
-@EVERY
-def test_names_that_collide_on_some_file_systems_overwrite_nothing(trainer, tmp_path):
-    """Such as Dog.jpg and dog.jpg on Windows and macOS; here the same name is used for both."""
-    mask = np.ones((4, 6), bool)
-    photos, _ = write_pair(tmp_path / "album", mask)
-    layout, photo = CONVENTIONS[trainer].layout, photos / "dog.png"
-    sample = MaskedPhoto(photo, files.read_photo(photo), mask.astype(np.uint8) * 255, "words")
-    layout.add(sample, tmp_path / "out")
-    before = tree(tmp_path / "out")
-    with pytest.raises(UserError, match=r"dog.*\.png would replace a file"):
-        layout.add(sample, tmp_path / "out")
-    assert tree(tmp_path / "out") == before

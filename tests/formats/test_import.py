@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
-from pycocotools import mask as tools
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.formats import CONVENTIONS, export_folder, import_folder, read_selection
 from persam_dreambooth.formats.layouts import Given
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, read_manifest
-from tests.formats.albums import NAMES, write_album
+from tests.formats.albums import NAMES, annotation, write_album
 from tests.kills import tree
 
 EVERY = pytest.mark.parametrize("trainer", CONVENTIONS)
@@ -140,88 +139,7 @@ def test_transparent_pixels_keep_colours_for_training_and_are_white_in_cut_outs(
             assert (image.mode, image.getpixel((0, 0)), image.getpixel((1, 0))) == ("RGB", (30, 200, 30), hidden)
 
 
-# COCO
-
-
-def coco(folder, annotations, categories=({"id": 7, "name": "dog"},), size=(6, 4)):
-    """Write a COCO file of one photo as other programs do, with the photo beside it."""
-    folder.mkdir()
-    Image.new("RGB", size).save(folder / "a.jpg")
-    image = {"id": 11, "file_name": "a.jpg", "width": size[0], "height": size[1]}
-    whole = {"images": [image], "annotations": list(annotations), "categories": list(categories)}
-    (folder / "custom.json").write_text(json.dumps(whole))
-    return folder / "custom.json"
-
-
-def annotation(segmentation, category=7, image=11):
-    return {"id": 1, "image_id": image, "category_id": category, "segmentation": segmentation}
-
-
-DRAWN = np.array([[0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0], [0, 1, 1, 1, 0, 1], [0, 0, 0, 0, 0, 1]], bool)
-
-
-def run_lengths(mask):
-    """Encode a mask uncompressed: run lengths, column by column, background first."""
-    flat = mask.T.ravel().astype(int)
-    edges = np.flatnonzero(np.diff(flat)) + 1
-    counts = np.diff([0, *edges, flat.size]).tolist()
-    return {"size": list(mask.shape), "counts": counts if flat[0] == 0 else [0, *counts]}
-
-
-@pytest.mark.parametrize("packed", [True, False])
-def test_both_kinds_of_run_lengths_are_read_and_masks_are_united(packed, tmp_path):
-    parts = [DRAWN & (np.arange(6) < 4), DRAWN & (np.arange(6) >= 4)]
-    if packed:
-        encoded = [tools.encode(np.asfortranarray(part.astype(np.uint8))) for part in parts]
-        encoded = [runs | {"counts": runs["counts"].decode()} for runs in encoded]
-    else:
-        encoded = [run_lengths(part) for part in parts]
-    path = coco(tmp_path / "theirs", [annotation(runs) for runs in encoded])
-    mask, _ = imported("coco", path, tmp_path / "back")
-    np.testing.assert_array_equal(mask, DRAWN)
-
-
-def test_polygons_are_read(tmp_path):
-    path = coco(tmp_path / "theirs", [annotation([[1, 1, 4, 1, 4, 3, 1, 3]])])
-    mask, _ = imported("coco", path, tmp_path / "back")
-    assert mask[1:3, 1:4].all() and mask.sum() == 6
-
-
-def test_subject_is_chosen_among_several_categories(tmp_path):
-    names = [{"id": 7, "name": "dog"}, {"id": 8, "name": "sofa"}]
-    both = [annotation(run_lengths(DRAWN)), annotation(run_lengths(~DRAWN), category=8)]
-    path = coco(tmp_path / "theirs", both, names)
-    assert "dog, sofa" in refused("coco", path)
-    assert "--category" in refused("coco", path, category="cat")
-    np.testing.assert_array_equal(imported("coco", path, tmp_path / "a", category="dog")[0], DRAWN)
-    np.testing.assert_array_equal(imported("coco", path, tmp_path / "b", category="sofa")[0], ~DRAWN)
-
-
-@pytest.mark.parametrize(
-    ("annotations", "message"),
-    [
-        ([], "a.jpg has no mask; annotate it, or remove"),
-        (
-            [annotation(run_lengths(DRAWN)), annotation(run_lengths(DRAWN), image=99)],
-            "image 99, which is not listed; add it",
-        ),
-        ([annotation(run_lengths(DRAWN[:3]))], "annotation 1, of a.jpg: a mask of (3, 6)"),
-        (
-            [annotation("nonsense")],
-            "annotation 1, of a.jpg: a mask is polygons, a run-length encoding or an array, not str; export it again",
-        ),
-        ([annotation({"size": [4, 6], "counts": [[]]})], "annotation 1, of a.jpg: a run-length encoding's counts"),
-    ],
-)
-def test_invalid_annotations_are_refused(annotations, message, tmp_path):
-    assert message in refused("coco", coco(tmp_path / "theirs", annotations))
-
-
-@pytest.mark.parametrize("text", ["[]", "{}", "no JSON", '{"images": [], "annotations": [3]}'])
-def test_file_that_is_not_coco_is_refused(text, tmp_path):
-    (tmp_path / "theirs").mkdir()
-    (tmp_path / "theirs" / "instances.json").write_text(text)
-    assert "not a COCO file" in refused("coco", tmp_path / "theirs")
+# Index files
 
 
 def indexed(trainer, folder, photos):

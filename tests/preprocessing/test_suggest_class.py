@@ -8,7 +8,7 @@ from models import CLIP, SAM
 from persam_dreambooth import TrainingConfig, UserError
 from persam_dreambooth.cli import main
 from persam_dreambooth.photos import files
-from persam_dreambooth.photos.class_suggestion import SUGGESTION_NAME, ClassSuggestion, find_suggestion
+from persam_dreambooth.photos.class_suggestion import ClassSuggestion
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, append_entry
 from persam_dreambooth.preprocessing.suggest_class import suggest_class
 from persam_dreambooth.review.workspace import Workspace
@@ -95,16 +95,6 @@ def test_train_says_what_to_do_without_a_suggestion(folder):
         with pytest.raises(UserError, match=r"--suggest_class openai/clip.*or give a prompt") as refused:
             TrainingConfig(**GIVEN, **masks, class_prompt="auto")
         assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    "written",
-    ["", "[]", "{}", '{"nouns": [], "scores": [], "model": "m"}', '{"nouns": [3], "scores": [1], "model": "m"}',
-     '{"nouns": ["a\\ud800"], "scores": [1], "model": "m"}', '{"nouns": ["a"], "scores": [1], "model": "m", "x": 1}'],
-)  # fmt: skip
-def test_damaged_file_is_no_suggestion(written, tmp_path):
-    (tmp_path / SUGGESTION_NAME).write_text(written)
-    assert ClassSuggestion.read(tmp_path) is None and find_suggestion(tmp_path) is None
 
 
 def test_review_page_shows_the_suggestion(folder):

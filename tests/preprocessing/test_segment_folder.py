@@ -430,16 +430,6 @@ def test_missing_input_is_refused_by_its_path(album, models):
         assert not (album / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "prompts",
-    [{}, {"box": (1, 1, 5, 5), "points": ((2, 2, 1),)}, {"mask": Path("a"), "scribble": Path("b")}],
-    ids=["nothing", "box and points", "mask and scribble"],
-)
-def test_reference_has_exactly_one_kind_of_prompt(prompts):
-    with pytest.raises(UserError, match="one of a mask, a box, points, a scribble or a text"):
-        ReferenceFiles(Path("dog.jpg"), **prompts)
-
-
 # Other references
 
 

@@ -166,15 +166,3 @@ def test_a_folder_of_something_else_is_refused_before_the_search(photos):
     job = job_for(photos, "no-sam", text=TextPrompt("a disc", "no-model"), output=photos)
     with pytest.raises(UserError, match="is not from an earlier segmentation run"):
         segment_folder(job)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({}, "needs a reference photo or a text"),
-        ({"text": TextPrompt("a disc"), "names": ("disc",)}, "a text describes one subject"),
-    ],
-)
-def test_jobs_that_make_no_sense_are_refused(changes, message):
-    with pytest.raises(UserError, match=message):
-        job_for(Path("photos"), "sam", **changes)

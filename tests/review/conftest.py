@@ -1,4 +1,4 @@
-"""A served page."""
+"""A served page, and the SAM that follows its clicks."""
 
 import threading
 import time
@@ -10,7 +10,15 @@ from playwright.sync_api import Error
 
 from models import SAM
 from persam_dreambooth.cli.review import prepare
+from persam_dreambooth.review.clicks import Clicker
+from persam_dreambooth.segmentation import PerSAM
 from tests.browser import browser as browser
+
+
+@pytest.fixture(scope="module")
+def clicker():
+    """Tinyworld's trained SAM."""
+    return Clicker(lambda: PerSAM.from_pretrained(str(SAM), device="cpu"))
 
 
 @pytest.fixture

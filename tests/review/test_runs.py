@@ -1,12 +1,10 @@
 """The page's view of a real run, finished or training, two runs side by side, and pictures generated with one."""
 
-import re
 import shutil
 import sys
 import threading
 from pathlib import Path
 from statistics import fmean
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,9 +17,7 @@ from models import DIFFUSION
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.metrics_file import WARNING, MetricsFile
 from persam_dreambooth.photos import files
-from persam_dreambooth.review import curves, gallery, runs
-from persam_dreambooth.review.generator import Generator
-from persam_dreambooth.review.runs_tab import _names
+from persam_dreambooth.review import runs
 from persam_dreambooth.training.config import TrainingConfig
 from persam_dreambooth.training.loop import TrainingCallbacks
 from persam_dreambooth.training.main import train as train_here
@@ -101,27 +97,6 @@ def test_validation_pictures_have_step_prompt_and_seed(run, tmp_path):
     assert (picture.step, picture.prompt, picture.seed) == (10, "a cat", "3")
 
 
-def test_runs_are_named_by_what_tells_them_apart(tmp_path):
-    def names(*folders):
-        return _names(SimpleNamespace(runs=tuple(tmp_path / folder for folder in folders)))
-
-    assert names("a/one", "a/two") == ["one", "two"]
-    assert names("a/model", "b/model", "c/other") == ["a/model", "b/model", "c/other"]
-    assert len(set(names("same", "same"))) == 2
-
-
-def test_chart_draws_each_curve_to_scale_and_escapes_names():
-    drawn = curves.chart("<t>", {"<b>": [(0.0, 1.0), (10.0, 3.0)], "flat": [(5.0, 2.0)], "none": []})
-    first, second, third = re.findall(r"polyline points='([^']*)'", drawn)
-    left, right, top, bottom = curves.LEFT, curves.WIDTH - curves.RIGHT, curves.TOP, curves.HEIGHT - curves.BOTTOM
-    assert first == f"{left:.1f},{bottom:.1f} {right:.1f},{top:.1f}"
-    assert second == f"{(left + right) / 2:.1f},{(top + bottom) / 2:.1f}" and third == ""
-    assert "&lt;b&gt;" in drawn and "<b>" not in drawn and "<t>" not in drawn
-    assert [tick for tick in ("1", "1.5", "2", "2.5", "3") if f">{tick}</text>" not in drawn] == []
-    assert "Nothing to draw" in curves.chart("t", {"a": []})
-    assert "polyline" in curves.chart("t", {"a": [(1.0, 0.5)]})
-
-
 def test_state_changes_with_steps_pictures_and_end(tmp_path):
     states = [runs.state(tmp_path)]
 
@@ -156,12 +131,6 @@ def test_only_differing_settings_are_listed(run, tmp_path):
 
 def test_empty_folder_says_what_to_do(tmp_path):
     assert runs.progress_words(tmp_path, []) == f"no step yet; train with --output_dir {tmp_path}"
-    workspace = SimpleNamespace()
-    assert "--validation_prompt" in gallery.validation_gallery(workspace, [("a", tmp_path)])
-    (tmp_path / "training_config.yaml").write_text("validation_prompt: a dog")
-    assert "without a reload" in gallery.validation_gallery(workspace, [("a", tmp_path)])
-    (tmp_path / "training_config.yaml").write_text("final_validation_prompt: a dog")
-    assert "after its last step" in gallery.validation_gallery(workspace, [("a", tmp_path)])
 
 
 def test_empty_folder_shows_nothing(tmp_path):
@@ -184,20 +153,6 @@ def test_generated_pictures_carry_their_prompt_and_seed(tmp_path):
     assert {folder.name for folder in found} == {"old", "new"}
     (drawn,) = found[tmp_path / "grids" / "new"]
     assert (drawn.path.name, drawn.prompt, drawn.seed) == ("a.png", "a dög 1", "41")
-
-
-@pytest.mark.parametrize(
-    ("order", "reason"),
-    [
-        (("  ", 1, 0), "no prompt"),
-        (("a dog", 0, 0), "1 to 16 images"),
-        (("a dog", 99, 0), "1 to 16 images"),
-        (("a dog", 1, 2**63), "must lie in"),
-    ],
-)
-def test_invalid_request_is_refused(run, order, reason):
-    with pytest.raises(UserError, match=reason):
-        Generator("cpu").start(run, *order, num_inference_steps=1)
 
 
 def test_page_shows_run_and_generates_with_it(run, serve, open_tab):

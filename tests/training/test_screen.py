@@ -1,15 +1,9 @@
 """Console output of a training: the plan, the loss, the paths of the results, and nothing else."""
 
-import logging
 from pathlib import Path
 from statistics import fmean
 
-from diffusers.utils import logging as diffusers_logging
-from huggingface_hub.utils import are_progress_bars_disabled
-from transformers.utils import logging as transformers_logging
-
 from persam_dreambooth.metrics_file import read_metrics
-from persam_dreambooth.quiet import quiet
 from persam_dreambooth.training import screen
 from tests.training.runs import train
 
@@ -64,15 +58,3 @@ def test_time_of_validation_images_is_none_of_a_steps(flags, monkeypatch):
     drawn = {"validation_prompt": "a sks dog", "num_validation_images": 1, "validation_steps": 2}
     assert train(flags, "--use_lora", **drawn, max_train_steps=3, report_to="none") == 0
     assert continued == [2]
-
-
-def test_progress_bars_are_restored_after_training():
-    diffusers_logging.enable_progress_bar()
-    transformers_logging.enable_progress_bar()  # the hub's too, whatever state earlier tests left
-    before = diffusers_logging.get_verbosity()
-    with quiet():
-        assert not diffusers_logging.is_progress_bar_enabled() and not transformers_logging.is_progress_bar_enabled()
-        assert not are_progress_bars_disabled()  # downloads keep their bars
-        assert diffusers_logging.get_verbosity() == logging.ERROR
-    assert diffusers_logging.is_progress_bar_enabled() and transformers_logging.is_progress_bar_enabled()
-    assert diffusers_logging.get_verbosity() == before

@@ -1,12 +1,11 @@
-"""`metrics.jsonl`: what a run writes during training, and how a resumed run continues the file."""
+"""`metrics.jsonl` of runs: the logged losses, also after a run was resumed."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from persam_dreambooth import json_lines
-from persam_dreambooth.metrics_file import METRICS_NAME, MetricsFile, read_metrics
+from persam_dreambooth.metrics_file import METRICS_NAME
 from tests.parity.diffusers_cases import logged_losses
 from tests.training.runs import train
 
@@ -30,35 +29,3 @@ def test_lines_are_the_logged_losses_and_a_resumed_run_has_the_same(flags):
         file.write('{"step": 5, "lo')  # cut off by a kill
     assert train(flags, "--use_lora", resume_from_checkpoint="latest") == 0
     assert lines_of("output") == whole
-
-
-def test_reader_skips_damaged_lines(tmp_path):
-    metrics = MetricsFile(tmp_path, 0)
-    metrics.add(1, {"loss": 0.5, "lr": 0.0})
-    with (tmp_path / METRICS_NAME).open("ab") as file:
-        file.write(
-            b'nonsense\n[1]\n{"step": "2", "loss": 1.0}\n{"step": 3, "loss": 0.25, "name": "x"}\n{"step": 4, "lo'
-        )
-    assert read_metrics(tmp_path) == {1: {"loss": 0.5, "lr": 0.0}, 3: {"loss": 0.25}}
-    MetricsFile(tmp_path, 1).add(2, {"loss": 0.125})
-    assert read_metrics(tmp_path) == {1: {"loss": 0.5, "lr": 0.0}, 2: {"loss": 0.125}}
-    assert read_metrics(tmp_path / "nowhere") == {}
-
-
-def test_other_processes_write_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    MetricsFile(None, 0).add(1, {"loss": 0.5})
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.usefixtures("process_state")
-def test_full_disk_ends_the_lines_with_one_warning(tmp_path, file_limit, caplog):
-    metrics = MetricsFile(tmp_path, 0)
-    metrics.add(1, {"loss": 0.5})
-    size = len(json_lines.encode({"step": 1, "loss": 0.5}))
-    file_limit(size + 4)
-    for step in (2, 3):
-        metrics.add(step, {"loss": 0.5})
-    file_limit(2**40)
-    assert caplog.text.count("its lines end before step 2") == 1
-    assert read_metrics(tmp_path) == {1: {"loss": 0.5}}

@@ -1,0 +1,35 @@
+"""`metrics.jsonl`: lines are appended, damaged ones skipped, and a full disk does not end a training."""
+
+from persam_dreambooth import json_lines
+from persam_dreambooth.metrics_file import METRICS_NAME, MetricsFile, read_metrics
+
+
+def test_reader_skips_damaged_lines(tmp_path):
+    metrics = MetricsFile(tmp_path, 0)
+    metrics.add(1, {"loss": 0.5, "lr": 0.0})
+    with (tmp_path / METRICS_NAME).open("ab") as file:
+        file.write(
+            b'nonsense\n[1]\n{"step": "2", "loss": 1.0}\n{"step": 3, "loss": 0.25, "name": "x"}\n{"step": 4, "lo'
+        )
+    assert read_metrics(tmp_path) == {1: {"loss": 0.5, "lr": 0.0}, 3: {"loss": 0.25}}
+    MetricsFile(tmp_path, 1).add(2, {"loss": 0.125})
+    assert read_metrics(tmp_path) == {1: {"loss": 0.5, "lr": 0.0}, 2: {"loss": 0.125}}
+    assert read_metrics(tmp_path / "nowhere") == {}
+
+
+def test_other_processes_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    MetricsFile(None, 0).add(1, {"loss": 0.5})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_ends_the_lines_with_one_warning(tmp_path, file_limit, caplog):
+    metrics = MetricsFile(tmp_path, 0)
+    metrics.add(1, {"loss": 0.5})
+    size = len(json_lines.encode({"step": 1, "loss": 0.5}))
+    file_limit(size + 4)
+    for step in (2, 3):
+        metrics.add(step, {"loss": 0.5})
+    file_limit(2**40)
+    assert caplog.text.count("its lines end before step 2") == 1
+    assert read_metrics(tmp_path) == {1: {"loss": 0.5}}

@@ -69,3 +69,58 @@ def test_one_prompt_may_be_a_string(base, tmp_path):
 def test_prompts_never_share_file(tmp_path, prompts):
     paths = generated_folder.picture_paths(tmp_path, prompts, num_images=2, seed=0)
     assert len(set(paths.values())) == len(paths) == 2 * len(prompts)
+
+
+def save(folder, prompt, seed, name, **made):
+    picture = generation.Picture(Image.new("RGB", (8, 8)), prompt, seed)
+    generated_folder.save_picture(picture, folder / name, "model", {"steps": 2, **made})
+
+
+def planned(folder, prompts, num_images=2, **made):
+    paths, missing = generated_folder.planned_pictures(
+        folder, prompts, num_images, 0, {"model": "model", "steps": 2, "dtype": None, **made}
+    )
+    assert set(missing) <= set(paths)
+    return [path.name for path in paths.values()], missing
+
+
+def test_pictures_of_an_earlier_call_are_not_drawn_again(tmp_path):
+    save(tmp_path, DOG, 0, "a-sks-dog-0.png")
+    save(tmp_path, "a  sks dog", 1, "a-sks-dog-1.png")  # another prompt with the same file name
+    names, missing = planned(tmp_path, [DOG])
+    assert names == ["a-sks-dog-2-0.png", "a-sks-dog-2-1.png"] and len(missing) == 2
+    assert planned(tmp_path, [DOG], 1) == (["a-sks-dog-0.png"], [])
+
+
+@pytest.mark.parametrize("changes", [{"steps": 3}, {"dtype": "bfloat16"}, {"model": "other"}])
+def test_pictures_that_were_made_differently_are_in_the_way(tmp_path, changes):
+    save(tmp_path, DOG, 0, "a-sks-dog-0.png")
+    assert planned(tmp_path, [DOG])[1] == [(DOG, 1)]
+    with pytest.raises(UserError, match=r"already holds a-sks-dog-0\.png, which was made by another model"):
+        planned(tmp_path, [DOG], **changes)
+    (tmp_path / "a-cat-0.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"already holds a-cat-0\.png"):
+        planned(tmp_path, ["a cat"])
+
+
+def test_grid_of_another_model_is_in_the_way(tmp_path):
+    picture = generation.Picture(Image.new("RGB", (8, 8)), DOG, 0)
+    generated_folder.save_grid([picture], 1, tmp_path, "other")
+    with pytest.raises(UserError, match=r"already holds grid\.png"):
+        planned(tmp_path, [DOG])
+    generated_folder.save_grid([picture], 1, tmp_path, "model")
+    assert len(planned(tmp_path, [DOG])[1]) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prompts": []}, "no prompt was given"),
+        ({"num_images": 0}, "--num_images 0"),
+        ({"height": 8}, "belong together"),
+    ],
+)
+def test_call_that_makes_no_picture_is_refused_before_a_model_is_loaded(changes, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        pd.generate_folder(**{"model": "no-model", "prompts": DOG, "output": tmp_path / "out"} | changes)
+    assert not (tmp_path / "out").exists()

@@ -6,6 +6,7 @@ from diffusers import DiffusionPipeline
 
 from persam_dreambooth import long_prompts
 from persam_dreambooth.training.data.dataset import stack_prompts
+from random_parts import byte_tokenizer
 from tests.training.small import configure, make, noised_for
 
 SHORT, FULL = "a sks dog", "d" * 75  # a token a letter
@@ -100,3 +101,32 @@ def test_pipeline_gets_what_training_encodes(pipelines, name):
     assert long_prompts.arguments(pipeline, LONGER, None, None) == {"prompt": LONGER}
     longer_negative = long_prompts.arguments(pipeline, SHORT, LONGER, 225)
     assert torch.allclose(longer_negative["negative_prompt_embeds"], ours["embeds"], atol=1e-5)
+
+
+def test_shorter_prompts_of_a_batch_get_empty_chunks():
+    tokenizer = byte_tokenizer()
+    tokens = long_prompts.tokenize([tokenizer, tokenizer], [SHORT, LONGER, ""], 150)
+    assert tokens["chunks"].tolist() == [[1, 0], [1, 1], [1, 0]]
+    assert tokens["input_ids"].shape == (3, 2, 77) and torch.equal(tokens["input_ids"], tokens["input_ids_2"])
+    begin, *_, end = empty = tokenizer("", padding="max_length").input_ids
+    assert tokens["input_ids"][0, 1].tolist() == tokens["input_ids"][2, 0].tolist() == empty
+    first, second = tokens["input_ids"][1].tolist()
+    whole = tokenizer(LONGER).input_ids[1:151]
+    assert (first[0], first[-1]) == (second[0], second[-1]) == (begin, end) and first[1:76] + second[1:76] == whole
+    assert "input_ids_2" not in long_prompts.tokenize([tokenizer], [SHORT], 150)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "length", "asked", "expected"),
+    [
+        ("abcdef", 8, None, ""),
+        ("abcdef", 7, None, "f"),
+        ("abcdef", 6, None, "ef"),
+        ("abc def", 5, None, "def"),
+        ("def", 7, "a photo of def", "def"),
+        ("def", 12, "a photo of def", "f"),
+    ],
+)
+def test_end_that_is_not_read_is_found(prompt, length, asked, expected):
+    """A token a letter, and two for the begin and the end."""
+    assert long_prompts.cut_off(byte_tokenizer(), prompt, length, asked) == expected

@@ -1,7 +1,7 @@
 """`metrics.jsonl`: lines are appended, damaged ones skipped, and a full disk does not end a training."""
 
 from persam_dreambooth import json_lines
-from persam_dreambooth.metrics_file import METRICS_NAME, MetricsFile, read_metrics
+from persam_dreambooth.metrics_file import METRICS_NAME, WARNING, MetricsFile, read_metrics, read_warnings
 
 
 def test_reader_skips_damaged_lines(tmp_path):
@@ -33,3 +33,15 @@ def test_full_disk_ends_the_lines_with_one_warning(tmp_path, file_limit, caplog)
     file_limit(2**40)
     assert caplog.text.count("its lines end before step 2") == 1
     assert read_metrics(tmp_path) == {1: {"loss": 0.5}}
+
+
+def test_warnings_have_their_step_and_are_no_numbers(tmp_path):
+    metrics = MetricsFile(tmp_path, 0)
+    metrics.add(2, {"loss": 0.5})
+    metrics.add(2, {WARNING: "it leaks"})
+    metrics.add(2, {"background": 0.25})
+    metrics.add(4, {WARNING: "it leaks more"})
+    assert read_warnings(tmp_path) == [(2, "it leaks"), (4, "it leaks more")]
+    assert read_metrics(tmp_path) == {2: {"loss": 0.5, "background": 0.25}, 4: {}}
+    MetricsFile(tmp_path, 2)  # resumed from this step
+    assert read_warnings(tmp_path) == [(2, "it leaks")] and read_warnings(tmp_path / "nowhere") == []

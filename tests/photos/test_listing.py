@@ -98,3 +98,14 @@ def test_folder_with_only_subfolders_is_refused_and_names_them(tmp_path):
     touch(tmp_path / "10_dog", "a.png")
     with pytest.raises(UserError, match=r"not read: 10_dog/ \(a subfolder with 1 photo\)"):
         listing.find_photos(tmp_path)
+
+
+def test_folders_of_photos_are_those_of_the_user(tmp_path):
+    """Hidden folders, links and our own output are not; nor are those too deep."""
+    for name in ("b/a", "b/segmented", ".hidden", "out/masks", "deep/er/and/deeper"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "out" / listing.SEGMENTATION).touch()
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    found = [folder.relative_to(tmp_path).as_posix() for folder in listing.folders_below(tmp_path)]
+    assert found == [".", "b", "b/a", "deep", "deep/er", "deep/er/and"]
+    assert list(listing.folders_below(tmp_path, 0)) == [tmp_path] and not list(listing.folders_below(tmp_path / "out"))

@@ -19,7 +19,7 @@ def noise():
 def refusal(path, **options):
     with pytest.raises(UserError) as error, open_picture(path, "mask", **options):
         pass
-    assert len(str(error.value).splitlines()) == 1 and f"mask {path}" in str(error.value).replace("mask at", "mask")
+    assert len(str(error.value).splitlines()) == 1 and f"the mask {path} " in str(error.value)
     return str(error.value)
 
 

@@ -41,22 +41,22 @@ def sample(folder, name="dog.png", mode="RGB"):
 
 
 @pytest.mark.parametrize(
-    ("layout", "names"),
+    ("layout", "photo", "mask"),
     [
-        (Folders(), {"images/dog.bmp": "", "images/dog.png": "masks/dog.png"}),
-        (Folders(whole_name=True), {"images/dog.png": "masks/dog.png"}),
-        (Folders("photos", "photos", "-mask", ("-mask",)), {"photos/dog.png": "photos/dog-mask.png"}),
+        (Folders(), "images/dog.png", "masks/dog.png"),
+        (Folders(whole_name=True), "images/dog.png", "masks/dog.png"),
+        (Folders("photos", "photos", "-mask", ("-mask",)), "photos/dog.png", "photos/dog-mask.png"),
     ],
     ids=["two folders", "whole names", "one folder"],
 )
-def test_photos_and_masks_are_paired_by_name(layout, names, tmp_path):
-    """A BMP becomes a PNG, which every trainer reads."""
+def test_photos_and_masks_are_paired_by_name(layout, photo, mask, tmp_path):
+    """The photo, a BMP, becomes a PNG, which every trainer reads."""
     written = sample(tmp_path / "own", "dog.bmp")
     assert layout.add(written, tmp_path / "theirs") == {}
-    photo, mask = list(names.items())[-1]
     (found,), problems = layout.find(Given(tmp_path / "theirs"))
     assert (found.photo, found.caption, problems) == (tmp_path / "theirs" / photo, "words", [])
-    assert {path.name for path in (tmp_path / "theirs").rglob("*.png")} == {photo.split("/")[1], mask.split("/")[1]}
+    pictures = [path.relative_to(tmp_path / "theirs").as_posix() for path in (tmp_path / "theirs").rglob("*.png")]
+    assert sorted(pictures) == sorted([photo, mask])
     np.testing.assert_array_equal(np.asarray(found.read_levels()), written.levels)
     moved = (tmp_path / "theirs" / layout.photos).rename(tmp_path / "elsewhere")
     given = Given(tmp_path / "theirs", moved, moved if layout.masks == layout.photos else None)

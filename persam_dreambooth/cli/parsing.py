@@ -41,7 +41,11 @@ LONGEST = 300
 
 
 class Parser(ArgumentParser):
-    """argparse with one-line errors."""
+    """argparse with one-line errors, which takes -5e-1 for a number, as all Pythons take -0.5."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError for a value of the wrong type."""

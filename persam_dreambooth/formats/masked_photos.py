@@ -191,8 +191,11 @@ def foreign(folder: Path, photos: Iterable[Path] | None = None) -> list[str]:
     if photos is None:
         return problems
     stems = {photo.stem for photo in photos}
-    lost = [path for path in names if path.suffix.lower() == CAPTION and path.stem not in stems]
-    return problems + [f"{path.name} is the caption of no photo; remove it" for path in lost]
+    captions = [path for path in names if path.suffix.lower() == CAPTION]
+    lost = [path for path in captions if path.stem not in stems]
+    unread = [path for path in captions if path.stem in stems and not path.with_suffix(CAPTION).exists()]
+    problems += [f"{path.name} is the caption of no photo; remove it" for path in lost]
+    return problems + [f"{path.name} is not read as a caption; rename it to {path.stem}{CAPTION}" for path in unread]
 
 
 def _is_unread(path: Path) -> bool:

@@ -121,6 +121,12 @@ def test_small_numbers_parse_in_any_notation(config, written):
     assert flags.max_train_steps == 7
 
 
+@pytest.mark.parametrize("written", ["-5e-1", "-.5", "-0.5", "-5.E-1"])
+def test_negative_numbers_are_no_flags(written):
+    (flags,) = parse([OptimizationConfig], ["--logit_mean", written], "program", "")
+    assert flags.logit_mean == -0.5
+
+
 @pytest.mark.parametrize(("written", "value"), [("true", True), ("false", False), ("True", True), ("no", False)])
 def test_switches_in_config(config, written, value):
     _, method = segment_flags(*config(f"refinement: {written}\nsemantic_prompting: {written}\n"))

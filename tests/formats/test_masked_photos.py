@@ -125,3 +125,6 @@ def test_problems_are_listed_once_and_not_without_end(tmp_path):
         (tmp_path / name).touch()
     assert foreign(tmp_path) == ["c.jp2 is a picture in an unsupported format; convert or remove it"]
     assert foreign(tmp_path, paths[:1])[1:] == ["b.TXT is the caption of no photo; remove it"]
+    (tmp_path / "a.txt").rename(tmp_path / "a.TXT")
+    said = "a.TXT is not read as a caption; rename it to a.txt"  # unless the file system takes them for the same
+    assert (said in foreign(tmp_path, paths[:1])) == (not (tmp_path / "a.txt").exists())

@@ -66,7 +66,8 @@ class FlowMatching(Family):
         drawn = compute_density_for_timestep_sampling(
             scheme, len(latents), settings.logit_mean, settings.logit_std, settings.mode_scale
         )
-        steps = (drawn * self.scheduler.config.num_train_timesteps).long()
+        count = self.scheduler.config.num_train_timesteps
+        steps = (drawn * count).long().clamp(0, count - 1)  # a far logit_mean or mode_scale draws 1, or beyond
         sigmas = self.scheduler.sigmas[steps].to(latents.device)  # (B,)
         weight = compute_loss_weighting_for_sd3(scheme, sigmas)
         preconditioned = settings.precondition_outputs

@@ -57,7 +57,12 @@ def in_message(template: Callable[[str], str], offsets: Callable[[str], Sequence
         forms = {unicodedata.normalize(form, words) for form in ("NFC", "NFD")}  # a folder on a Mac has NFD
         patterns = [r"\s+".join(map(re.escape, form.split())) for form in forms if form.split()]
         found = [re.compile(rf"(?<!\w){pattern}(?!\w)", re.IGNORECASE) for pattern in patterns]
-        spans = [match.span() for pattern in found for match in pattern.finditer(own, len(before))]
+        spans = [
+            match.span()
+            for pattern in found
+            for match in pattern.finditer(own, len(before))
+            if not unicodedata.category(own[match.end() :][:1] or " ").startswith("M")  # an accent: the word goes on
+        ]
         return tuple(
             place
             for place, (begin, end) in enumerate(offsets(prompt))

@@ -123,7 +123,7 @@ class DataConfig(Flags):
     def _check_regions(self) -> None:
         """Refuse regions that cannot be folders of masks."""
         for words, column in self.columns.items():
-            if not column or Path(words).name != words or words.startswith(".") or words == "masks":
+            if not column or not words or Path(words).name != words or words.startswith(".") or words == "masks":
                 raise UserError(
                     f"--region_columns {words}={column} is not WORDS=COLUMN with words that can name a folder; give "
                     "such as 'sks dog=dog_mask'"

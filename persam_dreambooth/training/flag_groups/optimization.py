@@ -133,7 +133,7 @@ class OptimizationConfig(Flags):
             raise UserError(f"--optimizer {self.optimizer} is unknown; choose one of {known}")
         if self.use_8bit_adam and self.optimizer == "prodigy":
             raise UserError("--use_8bit_adam and --optimizer prodigy exclude each other; drop one")
-        if self.use_8bit_adam:
+        if self.use_8bit_adam and self.optimizer == "adamw":
             self.optimizer = "adamw8bit"
         if self.optimizer == "prodigy" and self.text_encoder_lr is not None:
             raise UserError("--optimizer prodigy finds one rate for all weights; drop --text_encoder_lr")

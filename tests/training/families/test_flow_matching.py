@@ -69,6 +69,27 @@ def test_noise_levels_are_drawn_as_asked(base, changed):
         assert means[1].std() < 0.1 * means[0].std()
 
 
+@pytest.mark.parametrize("base", ["sd3"], indirect=True)
+@pytest.mark.parametrize(
+    "far",
+    [
+        {"weighting_scheme": "logit_normal", "logit_mean": 20.0},
+        {"weighting_scheme": "logit_normal", "logit_mean": -200.0},
+        {"weighting_scheme": "mode", "mode_scale": 8.0},
+    ],
+)
+def test_noise_levels_end_with_the_schedule(base, far):
+    """Where float32 rounds to 1, or a mode's curve leaves [0, 1], the level is the schedule's last or first."""
+    config, family = make(base, optimization=far)
+    torch.manual_seed(0)
+    drawn = family.add_noise(torch.zeros(64, 4, 2, 2), config.optimization).timesteps
+    first, last = family.scheduler.timesteps[0], family.scheduler.timesteps[-1]
+    if "logit_mean" in far:
+        assert (drawn == (last if far["logit_mean"] > 0 else first)).all()
+    else:
+        assert drawn.min() == last and drawn.max() == first
+
+
 def test_preconditioned_outputs_weigh_the_squared_noise_level(pipelines):
     """The default of SD 3 and of no other family."""
 

@@ -74,6 +74,7 @@ def by_letters(template="{}"):
         ("a c++ (dog)", "c++ (dog)", "c++ (dog)"),
         ("a caf\u00e9", "cafe\u0301", "caf\u00e9"),
         ("a cafe\u0301", "caf\u00e9", "cafe\u0301"),
+        ("a caf\u00e9, a cafe\u0301", "cafe", ""),
         ("a dog", " ", ""),
     ],
 )

@@ -62,7 +62,7 @@ def test_columns_are_by_their_words():
     """The first equals sign ends the words; spaces around them do not count."""
     config = of_flags("--dataset_name", "set", "--region_columns", " sks dog =dog_mask", "cat=a=b")
     assert config.columns == {"sks dog": "dog_mask", "cat": "a=b"}
-    for words in ("masks=a", ".dog=a", "a/b=a", "dog="):
+    for words in ("masks=a", ".dog=a", "a/b=a", "dog=", "=a"):
         with pytest.raises(UserError, match="words that can name a folder"):
             of_flags("--dataset_name", "set", "--region_columns", words)
 

@@ -43,6 +43,7 @@ def test_values_outside_are_refused(words, said):
         (["--optimizer", "AdamW", "--use_8bit_adam"], "adamw8bit"),
         (["--optimizer", "Prodigy"], "prodigy"),
         (["--optimizer", "paged_AdamW8bit"], "paged_adamw8bit"),
+        (["--optimizer", "paged_adamw8bit", "--use_8bit_adam"], "paged_adamw8bit"),
     ],
     ids=" ".join,
 )

@@ -77,7 +77,7 @@ SLOW = (
     "tests/photos/test_manifest.py::test_memory_does_not_grow_with_number_of_lines",
     "tests/segmentation/test_mask_weights.py",
     "tests/segmentation/test_memory_video.py",
-    "tests/segmentation/test_more_backbones.py::test_persam_finds_masks",
+    "tests/segmentation/backbones/test_transformers_sam.py::test_persam_finds_masks",
     "tests/segmentation/test_multi_mask.py::test_twins",
     "tests/segmentation/test_presence.py",
     "tests/segmentation/test_video.py",

@@ -1,32 +1,18 @@
-"""A SAM with a larger square: what changes in it, what stays as it was, and the flag."""
+"""A SAM with a larger square: its subjects, the sizes that are refused, the flag, and what it is good for."""
 
 import numpy as np
 import pytest
-import torch
 
 from larger_input import change, larger
 from persam_dreambooth.cli import main
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
 from persam_dreambooth.segmentation import PerSAM, Reference, load_backbone
-from persam_dreambooth.segmentation.backbones.transformers_sam import with_larger_input
 from random_models import random_sam
 from tests.scene import save_scenes, scene
 from tests.segmentation.random_sams import FAMILIES
 
 SIDE, LARGER = 128, 192
-GLOBAL = 1
-"""The layer of the small SAM without windows."""
-
-
-def test_only_positions_change():
-    sam = random_sam(SIDE)
-    old, new = sam.state_dict(), with_larger_input(sam, LARGER).state_dict()
-    changed = {name for name in old if old[name].shape != new[name].shape or not torch.equal(old[name], new[name])}
-    layer = f"vision_encoder.layers.{GLOBAL}.attn."
-    assert changed == {"vision_encoder.pos_embed", layer + "rel_pos_h", layer + "rel_pos_w"}
-    assert new[layer + "rel_pos_h"].shape[0] == 2 * LARGER // 16 - 1
-    assert new["vision_encoder.pos_embed"].shape[1:3] == (LARGER // 16, LARGER // 16)
 
 
 def test_subject_belongs_to_the_size():

@@ -26,14 +26,6 @@ def reference():
     return Reference(*scene(90, 150))
 
 
-def test_paper_persam_f_is_persam_plus_mask_weights():
-    assert replace(PAPER, mask_weights=False) == Method("paper")
-    assert Method.persam_f("paper", refinement=False, alpha=2.0) == replace(PAPER, refinement=False, alpha=2.0)
-    for fidelity in ("corrected", "official"):
-        released = Method.persam_f(fidelity)
-        assert not (released.negative_prior or released.guided_attention or released.semantic_prompting)
-
-
 def test_paper_persam_f_learns_persams_target(backbone, reference):
     """The subject differs from PerSAM's only in the weights; the released code has another target feature."""
     guided = replace(Method(), mask_weights=True)

@@ -1,4 +1,4 @@
-"""Families other than SAM: preprocessing, encoding and decoding match transformers, and PerSAM runs on each."""
+"""SAM's relatives in transformers: they compute what transformers does, and PerSAM runs on each; larger inputs."""
 
 import json
 
@@ -20,10 +20,11 @@ from transformers.utils import import_utils
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import Method, PerSAM, Prompts, Reference, load_backbone
-from persam_dreambooth.segmentation.backbones.transformers_sam import FAMILIES
+from persam_dreambooth.segmentation.backbones.transformers_sam import FAMILIES, with_larger_input
 from persam_dreambooth.segmentation.frame import Frame
 from persam_dreambooth.segmentation.guidance import Guidance, guided
 from persam_dreambooth.segmentation.reference_masks import reference_from
+from random_models import random_sam
 from tests.scene import scene
 from tests.segmentation import random_sams
 from tests.segmentation.random_sams import GRID, WIDTH
@@ -423,3 +424,36 @@ def test_stretched_photo_has_no_padding(frame):
     photo_map = torch.rand(frame.height, frame.width)
     directly = torch.nn.functional.interpolate(photo_map[None, None], (8, 8), mode="area")[0, 0]
     assert torch.equal(frame.to_grid(photo_map, 8, -9, "area"), directly)
+
+
+# A larger square
+
+
+def test_only_positions_change():
+    sam = random_sam(128)
+    old, new = sam.state_dict(), with_larger_input(sam, 192).state_dict()
+    changed = {name for name in old if old[name].shape != new[name].shape or not torch.equal(old[name], new[name])}
+    layer = "vision_encoder.layers.1.attn."  # the only one without windows
+    assert changed == {"vision_encoder.pos_embed", layer + "rel_pos_h", layer + "rel_pos_w"}
+    assert new[layer + "rel_pos_h"].shape[0] == 2 * 192 // 16 - 1
+    assert new["vision_encoder.pos_embed"].shape[1:3] == (192 // 16, 192 // 16)
+
+
+def test_positions_keep_their_place_in_a_larger_square():
+    """Embeddings that hold the cell's x and y, and the distance of two cells."""
+    sam, across = random_sam(128), torch.linspace(0, 1, 8)
+    state = sam.state_dict()
+    state["vision_encoder.pos_embed"][0, ..., 0], state["vision_encoder.pos_embed"][0, ..., 1] = (
+        across,
+        across[:, None],
+    )
+    distance = "vision_encoder.layers.1.attn.rel_pos_w"
+    state[distance][:] = torch.linspace(-1, 1, 15)[:, None]
+    larger = with_larger_input(sam, 192).state_dict()
+    x, y = larger["vision_encoder.pos_embed"][0, ..., 0], larger["vision_encoder.pos_embed"][0, ..., 1]
+    for rising in (x, y.T):
+        torch.testing.assert_close(rising, rising[:1].expand_as(rising))
+        assert (rising[:, 1:-1].diff(dim=1) > 0.05).all()
+    assert larger[distance].shape == (23, larger[distance].shape[1])
+    torch.testing.assert_close(larger[distance], -larger[distance].flip(0))
+    assert (larger[distance].diff(dim=0) >= 0).all()

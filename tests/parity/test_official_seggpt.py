@@ -5,11 +5,9 @@
 
 import numpy as np
 import pytest
-import torch
 
-from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import Reference, SegGPT, SegGptMethod, SegGptVideoSegmenter
-from persam_dreambooth.segmentation.seggpt_weights import from_published, load_seggpt
+from persam_dreambooth.segmentation.seggpt_weights import from_published
 from persam_dreambooth.segmentation.video import first_frame_subject
 from tests.parity.seggpt_cases import COUNTS, FRAMES, MEMORY, PHOTO, REFERENCES, STEP, recorded, state_of, video
 from tests.scene import scene
@@ -77,20 +75,3 @@ def test_painter_equals_authors():
     subject = painter.personalize(Reference(*scene(*REFERENCES[0])))
     found = painter.segment(scene(*PHOTO)[0], subject)
     np.testing.assert_allclose(brightness(found.logits), recorded()["painter"], rtol=0, atol=LEVELS)
-
-
-@pytest.mark.parametrize("name", ["seggpt", "painter"])
-def test_authors_file_is_read(tmp_path, name):
-    state, file = state_of(recorded(), name), tmp_path / "weights.pth"
-    torch.save({"model": state}, file)
-    ours = load_seggpt(str(file)).state_dict()
-    assert torch.equal(ours["decoder.decoder_pred.head.bias"], state["decoder_pred.3.bias"])
-    typed = ours["model.embeddings.type_token_instance"]
-    assert torch.equal(typed, state.get("type_token_ins", torch.zeros_like(typed)))
-    del state["blocks.3.mlp.fc1.weight"]
-    torch.save({"model": state}, file)
-    with pytest.raises(UserError, match="lacks weights of a SegGPT"):
-        load_seggpt(str(file))
-    torch.save({"image_encoder.pos_embed": torch.zeros(1)}, file)
-    with pytest.raises(UserError, match="is not a SegGPT or Painter"):
-        load_seggpt(str(file))

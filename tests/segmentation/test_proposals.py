@@ -1,6 +1,4 @@
-"""Mask proposals: what a SAM's grid of points and FastSAM find, their filters, and their ranking."""
-
-import importlib.util
+"""Mask proposals: what a SAM's grid of points finds, the filters, and the ranking."""
 
 import numpy as np
 import pytest
@@ -8,11 +6,9 @@ import torch
 
 from finders import photos, tiny_dino, tiny_sam
 from persam_dreambooth.cli import main
-from persam_dreambooth.errors import UserError
 from persam_dreambooth.images import mask_iou
 from persam_dreambooth.segmentation import load_backbone
 from persam_dreambooth.segmentation.encoding import PhotoEncoder
-from persam_dreambooth.segmentation.fast_sam import QUIET, FastSam
 from persam_dreambooth.segmentation.frame import Frame
 from persam_dreambooth.segmentation.proposals import (
     PointGrid,
@@ -111,43 +107,3 @@ def test_review_refuses_fast_sam_beside_a_grid_or_without_its_file(tmp_path, cap
     assert "leave one of the two out" in capsys.readouterr().err
     assert main(argv) == 2
     assert "FastSAM" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(importlib.util.find_spec("ultralytics") is not None, reason="ultralytics is installed")
-def test_fast_sam_without_ultralytics_names_package_and_licence():
-    with pytest.raises(UserError, match=r"AGPL-3.0.*pip install ultralytics"):
-        FastSam("FastSAM-s.pt")
-
-
-@pytest.fixture
-def ultralytics(monkeypatch):
-    for name, value in QUIET.items():  # it asks the network when it is imported
-        monkeypatch.setenv(name, value)
-    return pytest.importorskip("ultralytics", reason="an optional package under AGPL-3.0")
-
-
-def test_fast_sam_proposes_masks_of_the_photo(tmp_path, sam, ultralytics):
-    torch.manual_seed(0)
-    ultralytics.YOLO("yolov8n-seg.yaml").save(tmp_path / "random.pt")  # FastSAM-s is a larger YOLOv8 of this kind
-    fast_sam = FastSam(tmp_path / "random.pt", "cpu", conf=1e-6)
-    for height, width in ((96, 160), (1200, 900)):
-        pixels = scene(height, width)[0]
-        found = fast_sam(pixels, PhotoEncoder(sam)([pixels])[0])
-        assert found and all(proposal.mask().shape == (height, width) and proposal.point is None for proposal in found)
-        assert [proposal.score for proposal in found] == sorted((proposal.score for proposal in found), reverse=True)
-    assert FastSam(tmp_path / "random.pt", "cpu", conf=1.0)(pixels, PhotoEncoder(sam)([pixels])[0]) == []
-
-
-def test_fast_sam_refuses_files_that_are_none(tmp_path, ultralytics):
-    (tmp_path / "notes.txt").write_text("notes")
-    (tmp_path / "damaged.pt").write_bytes(b"no checkpoint")
-    ultralytics.YOLO("yolov8n.yaml").save(tmp_path / "detector.pt")
-    for name, words in (
-        ("none.pt", "there is no FastSAM at"),
-        ("notes.txt", "there is no FastSAM at"),
-        ("damaged.pt", r"ultralytics cannot load .*damaged.pt \("),
-        ("detector.pt", "task 'detect', not a FastSAM"),
-    ):
-        with pytest.raises(UserError, match=words) as refused:
-            FastSam(tmp_path / name, "cpu")
-        assert "\n" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""SegGPT as a one-shot method, beyond its recordings: photos of any size, ensembles, files, boxes, videos, flags."""
+"""SegGPT as a one-shot method, beyond its recordings: photos of any size, ensembles, files, boxes, flags."""
 
 import numpy as np
 import pytest
@@ -19,12 +19,9 @@ from persam_dreambooth.segmentation import (
     SegGptMethod,
     SegGptVideoSegmenter,
     Subject,
-    load_segmenter,
     reference_from,
     segment_together,
 )
-from persam_dreambooth.segmentation.seggpt_ensemble import spatial_ensemble
-from persam_dreambooth.segmentation.video import first_frame_subject
 from random_models import draw_weights, random_sam
 from tests.scene import save_scenes, scene
 
@@ -172,29 +169,12 @@ def test_feature_ensemble_depends_on_neither_order_nor_repetition(seggpt):
     assert not any(module._forward_hooks for module in seggpt._model.modules())  # detached again
 
 
-def test_spatial_ensemble_tiles_examples_and_shows_one_picture():
-    levels = torch.tensor([40, 120, 200], dtype=torch.uint8)
-    images = levels.view(3, 1, 1, 1).expand(3, 3, 8, 8)
-    masks = torch.tensor([True, False, True]).view(3, 1, 1).expand(3, 8, 8)
-    image, mask = spatial_ensemble(images, masks)
-    assert image.shape == (1, 3, 8, 8) and mask.shape == (1, 8, 8)
-    corners = [(0, 0), (0, -1), (-1, 0), (-1, -1)]
-    assert [int(image[0, 0, y, x]) for y, x in corners] == [40, 120, 200, 40]  # the fourth place repeats the first
-    assert [bool(mask[0, y, x]) for y, x in corners] == [True, False, True, True]
+def test_spatial_ensemble_shows_one_picture():
     seggpt = built(ensemble="spatial")
     batches = []
     seggpt._model.register_forward_hook(lambda module, args, output: batches.append(len(output.pred_masks)))
     seggpt.segment(scene(*SIZES[0])[0], seggpt.personalize([reference(seed=seed) for seed in range(3)]))
     assert batches == [1]
-
-
-def test_wrong_settings_are_refused():
-    with pytest.raises(UserError, match="choose feature or spatial"):
-        SegGptMethod(ensemble="mean")
-    with pytest.raises(UserError, match="memory_frames -1"):
-        SegGptMethod(memory_frames=-1)
-    with pytest.raises(UserError, match="no DINO"):
-        load_segmenter(SegGptMethod(), "sam", features="dino")
 
 
 # Subjects
@@ -221,44 +201,6 @@ def test_missing_reference_and_foreign_model_folder_are_refused(seggpt, tmp_path
     random_sam().save_pretrained(tmp_path)
     with pytest.raises(UserError, match="is not a SegGPT"):
         SegGPT.from_pretrained(tmp_path)
-
-
-# Video
-
-
-def film(count=5, size=(48, 80)):
-    return [scene(*size, seed)[0] for seed in range(count)]
-
-
-def labelled():
-    """Two subjects in the first frame: the disc and a corner."""
-    labels = scene(48, 80)[1].astype(np.uint8)
-    labels[-10:, :10] = 2
-    return labels
-
-
-def test_video_keeps_a_bounded_memory_and_resumes_between_calls():
-    seggpt, frames, labels = built(memory_frames=2), film(6), labelled()
-    subjects = [first_frame_subject(seggpt, frames[0], labels == number) for number in (1, 2)]
-    whole = [frame.labels for frame in SegGptVideoSegmenter(seggpt, subjects).follow(frames, labels)]
-    split = SegGptVideoSegmenter(seggpt, subjects)
-    parts = [*split.follow(frames[:3], labels), *split.follow(frames[3:])]
-    np.testing.assert_array_equal([part.labels for part in parts], whole)
-    np.testing.assert_array_equal(whole[0], labels)
-    assert len(split._photos) == len(split._masks) == 2
-    assert [len(subject.examples.images) for subject in split._examples()] == [3, 3]
-    assert not split._masks[-1].all(0).any()  # the remembered masks of two subjects do not overlap
-    with pytest.raises(UserError, match="1 to 255 subjects"):
-        SegGptVideoSegmenter(seggpt, [])
-
-
-def test_frame_in_which_nothing_is_painted_is_lost(seggpt):
-    seggpt._model.decoder.decoder_pred.head.bias.data.fill_(-10)  # black everywhere
-    subject = seggpt.personalize(reference())
-    (seen,) = SegGptVideoSegmenter(seggpt, [subject]).follow(film(1))
-    assert seen.scores == (None,) and not seen.labels.any()
-    found = seggpt.segment(film(1)[0], subject)
-    assert found.box is None and found.score == 0 and "empty" in found.warnings[0]
 
 
 # Presence

@@ -47,7 +47,7 @@ def test_cluster_without_candidate_is_left_out():
     features = F.normalize(features, dim=1)
     cluster = torch.tensor([0, 0, 1, 1])
     target = features[0]
-    found = insid3_steps.select(features, features, target, torch.tensor([True, False, False, False]), cluster, 0.2)
+    found = insid3_steps.select(features, features, target, torch.tensor([True, False, False, False]), cluster, 0.6)
     assert found.tolist() == [True, True, False, False]  # the seed's share counts as 1
     found = insid3_steps.select(features, features, target, torch.tensor([True, True, True, True]), cluster, 0.2)
     assert found.tolist() == [True, True, True, True]
@@ -97,5 +97,8 @@ def test_clusters_are_cut_at_mean_similarity_tau():
     partition = [insid3_steps.clusters(cells, tau).tolist() for tau in (0.81, 0.79)]
     assert sorted(partition[0]) == [0, 1, 2, 3]
     assert partition[1][0] == partition[1][1] != partition[1][2] == partition[1][3]
+    angles = torch.tensor([0.0, 0.64, 1.36])  # cosines 0.8 and 0.75 of neighbours, 0.21 of the outer two
+    chain = insid3_steps.clusters(torch.stack([angles.cos(), angles.sin()], dim=1), 0.6).tolist()
+    assert chain[0] == chain[1] != chain[2]
     assert insid3_steps.clusters(cells[:1], 0.6).tolist() == [0]
     assert insid3_steps.clusters(cells[:0], 0.6).tolist() == []

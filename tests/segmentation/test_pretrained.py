@@ -38,7 +38,7 @@ def test_foreign_model_folder_is_refused_by_its_type(tmp_path):
 
 def test_folder_with_untyped_or_invalid_config_is_refused(copied):
     (copied / "config.json").write_text("{}")
-    assert "is not a SAM" in refusal_of(copied)
+    assert "is not a SAM: its config.json is missing or empty" in refusal_of(copied)
     (copied / "config.json").write_text("{")
     assert str(copied) in refusal_of(copied)
 

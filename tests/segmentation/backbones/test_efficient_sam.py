@@ -89,15 +89,40 @@ def test_positions_keep_their_place_at_another_size():
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_block_differs_from_sams_as_documented(first):
-    """With positions of zero, both differ only in the first block's residual."""
+@torch.no_grad()
+def test_self_attention_sees_positions_and_keeps_its_residual(first):
+    """In SAM's first block the normalized sum is the attention alone."""
+    block, sams = two_blocks(first, True)
+    sums, (queries, keys, query_pe, key_pe) = [], random_tokens()
+    for each in (block, sams):
+        each.norm1.register_forward_pre_hook(lambda module, args: sums.append(args[0]))
+    placed = queries if first else queries + query_pe
+    block(queries, keys, query_pe, key_pe)
+    sams(placed, keys, query_pe, key_pe)
+    torch.testing.assert_close(sums[0] - sums[1], placed)
+
+
+@torch.no_grad()
+def test_without_self_attention_the_block_is_sams():
+    block, sams = two_blocks(True, False)
+    for each in (block, sams):
+        each.self_attn.out_proj.weight.zero_()
+        each.self_attn.out_proj.bias.zero_()
+    for found, expected in zip(block(*random_tokens()), sams(*random_tokens()), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def two_blocks(first, sams_first):
+    """Build EfficientSAM's block and SAM's from the same weights, each with or without positions at first."""
     torch.manual_seed(0)
-    block, sams = (kind(32, 2, 64, skip_first_layer_pe=first) for kind in (Block, TwoWayAttentionBlock))
+    settings = {"embedding_dim": 32, "num_heads": 2, "mlp_dim": 64, "activation": torch.nn.GELU}
+    block = Block(**settings, skip_first_layer_pe=first)
+    sams = TwoWayAttentionBlock(**settings, skip_first_layer_pe=sams_first)
     sams.load_state_dict(block.state_dict())
-    queries, keys = torch.randn(1, 5, 32), torch.randn(1, 9, 32)
-    query_pe, key_pe = torch.randn(1, 5, 32), torch.randn(1, 9, 32)
-    with torch.no_grad():
-        plain = [each(queries, keys, 0 * query_pe, 0 * key_pe)[0] for each in (block, sams)]
-        placed = [each(queries, keys, query_pe, key_pe)[0] for each in (block, sams)]
-    assert torch.allclose(*plain, atol=1e-5) != first
-    assert not torch.allclose(*placed, atol=1e-3)
+    return block, sams
+
+
+def random_tokens():
+    """Draw 5 queries and 9 keys, and the positions of both."""
+    random = torch.Generator().manual_seed(0)
+    return [torch.randn(1, count, 32, generator=random) for count in (5, 9, 5, 9)]

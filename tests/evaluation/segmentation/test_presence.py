@@ -16,13 +16,11 @@ from persam_dreambooth.evaluation.segmentation.folders import PerSeg
 from persam_dreambooth.evaluation.segmentation.presence import (
     DOUBTED,
     LOST,
-    Judgement,
     fit_rule,
     halves,
 )
-from persam_dreambooth.evaluation.segmentation.presence_report import area_under_curve, rows
 from persam_dreambooth.photos import files
-from persam_dreambooth.segmentation import Presence, PresenceRule, PresenceScores
+from persam_dreambooth.segmentation import PresenceRule, PresenceScores
 from tests.evaluation.segmentation import datasets
 
 OBJECTS = ("bear", "cat", "dog", "mug", "shoe", "tram")
@@ -87,23 +85,6 @@ def test_too_few_objects_are_refused(tmp_path):
     datasets.write_perseg(tmp_path, objects=("cat", "dog", "mug"))
     with pytest.raises(UserError, match="has 3 objects"):
         halves(PerSeg(tmp_path), seed=0)
-
-
-def test_table_counts_verdicts_by_group_and_area_is_share_of_ordered_pairs():
-    def judgement(group, right, probability, verdict):
-        return Judgement(group, right, Presence(verdict, probability, None))
-
-    judged = [
-        judgement("own", True, 0.9, "found"),
-        judgement("own", True, 0.4, "unsure"),
-        judgement("other", False, 0.5, "unsure"),
-        judgement("other", False, 0.1, "not found"),
-    ]
-    own, other, everything = rows(judged)
-    assert (own.group, own.photos, own.found, own.unsure, own.not_found, own.area) == ("own", 2, 0.5, 0.5, 0.0, None)
-    assert (other.found, other.unsure, other.not_found, other.area) == (0.0, 0.5, 0.5, 0.75)
-    assert everything.photos == 2
-    assert area_under_curve(judged) == 0.75
 
 
 def test_written_rule_works_with_segment(tmp_path, capsys):

@@ -165,3 +165,16 @@ def test_trained_weights_change_and_frozen_ones_do_not(base, model):
     assert used <= changed <= trainable
     assert all(any(part in key for part in UNUSED) for key in trainable - used), trainable - used
     assert all("lora" in key for key in trainable) == bool(model.get("use_lora"))
+
+
+def test_photo_weight_scales_its_loss(models):
+    config, family = make(models / "stable-diffusion")
+    batch = batch_for(family, class_images=False)
+
+    def loss(first, second):
+        torch.manual_seed(1)
+        _, terms = training_loss(family, batch._replace(weight=torch.tensor([first, second])), config)
+        return terms["instance_loss"].item()
+
+    alone = loss(1.0, 0.0), loss(0.0, 1.0)
+    assert loss(0.25, 1.0) == pytest.approx(0.25 * alone[0] + alone[1], rel=1e-5)

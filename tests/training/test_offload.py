@@ -10,12 +10,10 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from persam_dreambooth.training import memory
 from persam_dreambooth.training.families import load_family
-from persam_dreambooth.training.runtime import distributed
 from random_models import PIPELINES
 from tests.training.runs import same_weights, train
-from tests.training.small import SIDE, batch_for, configure, make
+from tests.training.small import SIDE, configure
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 LORA = "pytorch_lora_weights.safetensors"
@@ -109,24 +107,6 @@ def test_block_keeps_parts_on_the_accelerator(pipelines, fake):
     assert devices(family.vae) == {CPU}
 
 
-class OnGpu:
-    """The attributes of an accelerator that `staging_device` reads."""
-
-    device, distributed_type = GPU, "MULTI_GPU"
-
-
-@pytest.mark.parametrize(
-    ("model", "device"),
-    [
-        ({}, GPU),
-        ({"offload": True}, CPU),
-        ({"offload": True, "bnb_quantization_config_path": "bnb.json"}, GPU),
-    ],
-)
-def test_denoiser_waits_while_caches_are_filled(model, device):
-    assert distributed.staging_device(OnGpu(), configure("base", {"use_lora": True} | model)) == device
-
-
 @pytest.mark.parametrize("caches", [(), ("--cache_latents", "--pre_compute_text_embeddings")])
 def test_same_lora_as_without(flags, caches):
     flags |= {"max_train_steps": 2, "class_prompt": "a dog", "background_prior_weight": 1.0, "report_to": "none"}
@@ -136,30 +116,3 @@ def test_same_lora_as_without(flags, caches):
     assert same_weights(f"plain/{LORA}", f"offload/{LORA}")
     for picture in ("step-000001-0.png", "step-000002-0.png"):
         assert (Path("plain/validation") / picture).read_bytes() == (Path("offload/validation") / picture).read_bytes()
-
-
-def weights_of(*modules):
-    return sum(weight.nbytes for module in modules for weight in module.parameters())
-
-
-def fail(*_):
-    raise RuntimeError
-
-
-def test_estimate_of_memory(pipelines):
-    """Moved weights are counted once, and weights that a cache replaces only before training."""
-    base, on = pipelines / "stable-diffusion", {"use_lora": True, "offload": True}
-    config, family = make(base, on)
-    unet, vae, text = (weights_of(part) for part in (family.unet, family.vae, family.text_encoder))
-    sizes = memory.terms(family, config)
-    assert next(iter(sizes.values())) == unet and sizes["weights moved in to encode (--offload)"] == max(vae, text)
-    assert memory.while_encoding(family, config) == 0
-    cached, data = {"pre_compute_text_embeddings": True}, {"cache_latents": True}
-    config, family = make(base, on | cached, data=data)
-    assert next(iter(memory.terms(family, config).values())) == unet and len(memory.terms(family, config)) == 3
-    assert memory.while_encoding(family, config) == max(vae, text)
-    config, family = make(base, {"use_lora": True} | cached, data=data)
-    assert memory.while_encoding(family, config) == unet + vae + text
-    # Activations are most of so small a model's memory, and are left out if they cannot be estimated.
-    family.unet.register_forward_pre_hook(fail)
-    assert "before, while prompts and photos are encoded" in memory.lines(family, config, batch_for(family, False))[-1]

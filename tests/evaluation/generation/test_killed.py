@@ -9,7 +9,7 @@ from PIL import Image
 from persam_dreambooth.cli import main
 from persam_dreambooth.preprocessing.mask_store import SUBJECT_NAME
 from tests.evaluation.generation.conftest import argv
-from tests.evaluation.generation.test_evaluate_generation import assert_close, read_metrics
+from tests.evaluation.generation.test_running import assert_close, read_metrics
 from tests.kills import put_back, states_of_kills, tree
 
 

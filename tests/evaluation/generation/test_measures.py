@@ -1,21 +1,18 @@
 """The measures: hand-computed cases, torchmetrics' own numbers, and invariances."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torch.nn.functional import normalize
 from torchmetrics.functional import pairwise_cosine_similarity
 from torchmetrics.functional.multimodal import clip_score
 from transformers import CLIPModel, CLIPProcessor, ViTModel
 
-from persam_dreambooth.errors import UserError
 from persam_dreambooth.evaluation.generation import measures
-from persam_dreambooth.evaluation.generation.features import Clip, region_of
+from persam_dreambooth.evaluation.generation.features import Clip
 from persam_dreambooth.evaluation.generation.report import _difference
-from persam_dreambooth.evaluation.generation.table import MEASURES, difference, estimate, interval, wilson
+from persam_dreambooth.evaluation.generation.table import estimate
 from persam_dreambooth.segmentation import ImageEncoder
 from tests.scene import scene
 
@@ -79,13 +76,6 @@ def test_clip_t_equals_torchmetrics_clip_score(eyes):
     assert max(scores) > 0.1
 
 
-def test_long_prompt_is_truncated_and_dino_is_not_clip(eyes):
-    clip = Clip.from_pretrained(eyes / "clip", "cpu")
-    assert clip.encode_texts(["word " * 100, "a"]).norm(dim=-1).tolist() == pytest.approx([1, 1])
-    with pytest.raises(UserError, match="is not a CLIP"):
-        Clip.from_pretrained(eyes / "dino", "cpu")
-
-
 def test_dino_feature_is_class_token_of_last_layer(eyes):
     picture = scene(60, 80)[0]
     encoder = ImageEncoder.from_pretrained(eyes / "dino", "cpu")
@@ -94,68 +84,6 @@ def test_dino_feature_is_class_token_of_last_layer(eyes):
     with torch.no_grad():
         token = ViTModel.from_pretrained(eyes / "dino")(pixel_values=pixels).last_hidden_state[0, 0]
     torch.testing.assert_close(encoder.encode([picture])[0], token / token.norm())
-
-
-def test_subject_and_background_features_are_independent(eyes):
-    clip = Clip.from_pretrained(eyes / "clip", "cpu")
-    pixels, disc = scene(48, 60)
-    noise = np.random.default_rng(5).integers(0, 256, pixels.shape, dtype=np.uint8)
-    elsewhere, stranger = np.where(disc[..., None], pixels, noise), np.where(disc[..., None], noise, pixels)
-
-    def seen(levels, region):
-        return clip.encode([region_of(Image.fromarray(levels), disc, region)])
-
-    assert torch.equal(seen(pixels, "inside"), seen(elsewhere, "inside"))
-    assert torch.equal(seen(pixels, "outside"), seen(stranger, "outside"))
-    for region, other in (("inside", stranger), ("outside", elsewhere), ("whole", stranger), ("whole", elsewhere)):
-        assert not torch.equal(seen(pixels, region), seen(other, region))
-
-
-def test_empty_regions_have_no_features():
-    picture, empty = Image.new("RGB", (4, 3), (9, 9, 9)), np.zeros((3, 4), bool)
-    assert region_of(picture, empty, "inside") is None
-    assert region_of(picture, ~empty, "outside") is None
-    assert np.array_equal(np.asarray(region_of(picture, empty, "outside")), np.asarray(picture))
-    assert region_of(picture, ~empty, "inside") is not None
-
-
-def test_interval_is_over_prompts_and_deterministic():
-    made = estimate([[0.0, 0.0], [1.0], [], [0.0, 0.0, 0.0], [1.0]])
-    assert (made.mean, made.prompts, made.values) == (0.5, 4, 7)
-    # Of four draws from two zeros and two ones, the mean is binomial: P(0) = P(1) = 1/16 > 2.5 %.
-    assert (made.low, made.high) == (0.0, 1.0)
-    uneven = [[0.1], [0.7, 0.2], [0.35], [0.9], [0.05]]
-    assert estimate(uneven) == estimate(uneven)
-    many = estimate([[value] for value in np.linspace(0, 1, 401)])
-    assert (many.low, many.high) == pytest.approx(
-        (0.5 - 1.96 * 0.2894 / 401**0.5, 0.5 + 1.96 * 0.2894 / 401**0.5), abs=2e-3
-    )
-    assert estimate([[], []]) is None
-    assert (estimate([[3.0, 5.0]]).mean, estimate([[3.0, 5.0]]).low) == (4.0, None)
-
-
-def test_difference_is_paired_by_prompt():
-    hard = [[0.1], [0.5], [0.9], []]
-    easier = [[0.3], [0.7], [1.1], [8.0]]
-    made = difference(easier, hard)
-    assert (made.mean, made.low, made.high) == (pytest.approx(0.2), None, None)
-    assert made.prompts == 3
-    assert difference([[]], [[1.0]]) is None
-
-
-def test_numbers_are_formatted_for_display():
-    assert interval(MEASURES["dino"], estimate([[0.25], [0.25]])) == "0.250"
-    assert interval(MEASURES["scene"], estimate([[0.25], [0.25]])) == "25.0 %"
-    assert interval(MEASURES["scene"], estimate([[0.25]])) == "25.0 %"
-
-
-def test_share_has_wilson_interval():
-    assert wilson(10, 10) == pytest.approx((10 / (10 + 1.959964**2), 1))
-    assert wilson(0, 10) == pytest.approx((0, 1.959964**2 / (10 + 1.959964**2)))
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)  # Newcombe 1998, Stat. Med. 17, table I
-    every = estimate([[1.0, 1.0]] * 5, share=True)
-    assert (every.low, every.high) == wilson(10, 10)
-    assert (estimate([[0.0]], share=True).low, estimate([[0.0]], share=True).high) == wilson(0, 1)
 
 
 @pytest.mark.parametrize(("prompts", "verdict"), [(2, ""), (7, ""), (8, "worse")])

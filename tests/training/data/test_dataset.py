@@ -15,6 +15,7 @@ from persam_dreambooth.training.config import DataConfig
 from persam_dreambooth.training.data.crops import cut_photo, draw_crop
 from persam_dreambooth.training.data.dataset import DreamBoothDataset, InstancePhoto, Region, collate
 from persam_dreambooth.training.data.samples import FreshSamples
+from tests.training.data.test_concepts import configured, draw
 from tests.training.runs import train
 from tests.training.small import configure
 
@@ -161,3 +162,22 @@ def test_empty_backgrounds_folder_is_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match="--background_images needs masks"):
         settings = {"background_images": str(tmp_path)}
         configure("model", mask={"masked_loss": False, "instance_mask_dir": None}, data=settings)
+
+
+def test_all_class_images_of_all_subjects_are_used(tmp_path):
+    draw(tmp_path, ["a", "b", "c", *(f"{kind}{number}" for kind in "xy" for number in range(4))])
+    photos = tmp_path / "photos"
+    concepts = {"a": 0, "b": 0, "c": 1}
+    instances = [
+        InstancePhoto(photos / f"{name}.png", (), (32, 32), (40, 48), "a sks dog", concept=n)
+        for name, n in concepts.items()
+    ]
+    images = [sorted(photos.glob(f"{kind}*.png")) for kind in "xy"]
+    read = FreshSamples(configured(tmp_path, resolution=32).data)
+    prompts = {prompt: {"ids": torch.full((1, 2), n)} for n, prompt in enumerate(["a sks dog", "a dog", "a cat"])}
+    dataset = DreamBoothDataset(instances, read, prompts, images, ["a dog", "a cat"])
+    assert len(dataset) == 12
+    used = [(index % 3, dataset._class_image(index)) for index in range(len(dataset))]
+    assert {path for place, path in used if place < 2} == set(images[0])
+    assert {path for place, path in used if place == 2} == set(images[1])
+    assert [dataset[index].class_prompt["ids"][0, 0].item() for index in range(3)] == [1, 1, 2]

@@ -4,18 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
-from PIL import Image
 
-from persam_dreambooth.errors import UserError
-from persam_dreambooth.photos import files
 from persam_dreambooth.training.data import remarks
-from persam_dreambooth.training.data.class_images import ORIGIN_NAME, ensure_class_images
 from persam_dreambooth.training.data.concepts import Concept
 from persam_dreambooth.training.families import load_family
 from persam_dreambooth.training.families.lumina2 import SYSTEM_PROMPT
-from tests.training.small import configure, photos_of
+from tests.training.small import configure
 
 pytestmark = pytest.mark.usefixtures("process_state")
 
@@ -99,46 +94,3 @@ def test_truncated_part_of_prompt_is_named(pipelines, caplog, name, fits, messag
     assert len(lines) == len(messages)
     for line, words in zip(lines, messages, strict=True):
         assert words in line and "the prompt of 01.png has more" in line and line.endswith("cut off: 'and the rest'")
-
-
-def test_enlarged_photos_are_named(tmp_path, caplog):
-    for name, size in {"small": (40, 64), "large": (64, 70)}.items():
-        files.write_picture(Image.new("RGB", size), tmp_path / f"{name}.png")
-    config = configure(
-        "model",
-        data={"instance_data_dir": str(tmp_path), "resolution": 48},
-        mask={"masked_loss": False, "instance_mask_dir": None},
-    )
-    photos_of(config, [(48, 48)])
-    (line,) = new_warnings(caplog)
-    assert line.endswith("1 of 2 photos is smaller than --resolution 48 and will be enlarged: small.png (40 x 64)")
-    photos_of(config, [(40, 40)])
-    assert not new_warnings(caplog)
-
-
-def class_run(models, folder, prompt, count=1):
-    data = {"class_data_dir": str(folder), "class_prompt": prompt, "num_class_images": count}
-    config = configure(models / "stable-diffusion", data=data | {"with_prior_preservation": True})
-    torch.manual_seed(0)
-    return ensure_class_images(Concept.of(config), config, Accelerator())
-
-
-def test_class_images_record_prompt_and_model(models, tmp_path, caplog):
-    folder = tmp_path / "class"
-    class_run(models, folder, "a dog")
-    class_run(models, folder, "a dog")
-    assert not new_warnings(caplog)
-    (image,) = class_run(models, folder, "a cat")
-    (line,) = new_warnings(caplog)
-    assert "holds images generated for 'a dog' by stable-diffusion, but this run uses 'a cat'" in line
-    assert image.name == "class-00000.png"
-    assert str(models) not in (folder / ORIGIN_NAME).read_text()
-    (folder / ORIGIN_NAME).write_text("[3]")
-    with pytest.raises(UserError, match="is damaged; delete it"):
-        class_run(models, folder, "a cat")
-
-
-def test_users_own_class_images_cause_no_warning(models, tmp_path, caplog):
-    files.write_picture(Image.new("RGB", (32, 32)), tmp_path / "mine.png")
-    assert [path.name for path in class_run(models, tmp_path, "a cat")] == ["mine.png"]
-    assert not new_warnings(caplog) and not Path(tmp_path / ORIGIN_NAME).exists()

@@ -5,12 +5,9 @@ from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
-from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedType
 
-from persam_dreambooth.errors import UserError
-from persam_dreambooth.training.runtime.distributed import check
 from tests.training.runs import ROOT, accelerate_launch
-from tests.training.small import make
 
 FOLDER = ROOT / "configs" / "accelerate"
 KINDS = {
@@ -54,49 +51,3 @@ def test_run_through_accelerate_launch_prints_its_own_lines_only(flags):
     shown = [part.strip() for part in re.split("[\r\n]", run.stderr) if part.strip()]
     bars = ("Training:", "Class images:")
     assert [part for part in shown if not part.startswith(bars)] == [] and shown[-1].startswith("Training: 100%")
-
-
-DEEPSPEED, FSDP = DeepSpeedPlugin(zero_stage=2), {"fsdp_version": 2, "state_dict_type": "FULL_STATE_DICT"}
-
-
-def test_launch_modes_that_would_lose_weights_are_refused(models):
-    config, _ = make(models / "stable-diffusion")
-    with pytest.raises(UserError, match="ZeRO-3 shards the weights"):
-        check(config, deepspeed=DeepSpeedPlugin(zero_stage=3))
-    check(config, deepspeed=DEEPSPEED)
-    check(config, fsdp=FullyShardedDataParallelPlugin(**FSDP))
-    check(config)
-
-
-@pytest.mark.parametrize(
-    ("setting", "words"),
-    [
-        ({"fsdp_version": 1}, "fsdp_version: 2"),
-        ({"state_dict_type": "SHARDED_STATE_DICT"}, "fsdp_state_dict_type: FULL_STATE_DICT"),
-        ({"cpu_ram_efficient_loading": True}, "fsdp_cpu_ram_efficient_loading: false"),
-    ],
-)
-def test_unsupported_fsdp_settings_are_refused(models, monkeypatch, setting, words):
-    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "False")  # the settings change it
-    config, _ = make(models / "stable-diffusion")
-    plugin = FullyShardedDataParallelPlugin(**FSDP | setting)
-    with pytest.raises(UserError, match=f"FSDP needs {words} in Accelerate's config file"):
-        check(config, fsdp=plugin)
-
-
-@pytest.mark.parametrize(
-    ("changes", "flag", "both"),
-    [
-        ({"model": {"train_text_encoder": True}}, "train_text_encoder", True),
-        ({"optimization": {"use_ema": True}}, "use_ema", True),
-        ({"optimization": {"optimizer": "prodigy"}}, "optimizer prodigy", False),
-    ],
-)
-def test_flags_incompatible_with_launch_mode_are_refused(models, changes, flag, both):
-    config, _ = make(models / "stable-diffusion", **changes)
-    with pytest.raises(UserError, match=f"--{flag} does not work with FSDP"):
-        check(config, fsdp=FullyShardedDataParallelPlugin(**FSDP))
-    if both:
-        with pytest.raises(UserError, match=f"--{flag} does not work with DeepSpeed"):
-            check(config, deepspeed=DEEPSPEED)
-    check(config)

@@ -7,12 +7,8 @@ from pathlib import Path
 import pytest
 
 from persam_dreambooth.cli import main
-from persam_dreambooth.errors import UserError
-from persam_dreambooth.training.families.loading import naming
-from persam_dreambooth.training.runtime.process_state import memory_explained, savings
 from tests.forks import Fork
 from tests.training.runs import as_words
-from tests.training.small import configure, make
 
 
 def train_in_little_memory(words):
@@ -32,28 +28,3 @@ def test_out_of_memory_names_flags_that_help(flags):
     assert "out of memory; to need less, use: " in line and "--use_lora" in line and "--resolution 256" in line
     assert "--train_batch_size 1 --gradient_accumulation_steps 3" in line
     assert "--gradient_checkpointing" not in line and "Traceback" not in printed
-
-
-def test_out_of_memory_while_loading_is_reported(models):
-    config, _ = make(models / "stable-diffusion")
-    with (
-        pytest.raises(UserError, match="out of memory; to need less, use"),
-        memory_explained(config),
-        naming("the unet of x"),
-    ):
-        raise RuntimeError("can't start new thread")
-    with (
-        pytest.raises(UserError, match="the unet of x cannot be loaded"),
-        memory_explained(config),
-        naming("the unet of x"),
-    ):
-        raise RuntimeError("no such layer")
-
-
-def test_flags_already_set_are_not_suggested(models):
-    model = {"use_lora": True, "gradient_checkpointing": True, "pre_compute_text_embeddings": True}
-    data = {"resolution": 64, "train_batch_size": 1, "cache_latents": True}
-    low = {"mixed_precision": "bf16"}
-    assert savings(configure(models, model, optimization=low, data=data)) == ["--quantize int8"]
-    config = configure(models, model | {"quantize": "fp8"}, optimization=low, data=data)
-    assert savings(config) == ["a smaller base model"]

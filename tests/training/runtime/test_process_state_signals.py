@@ -4,13 +4,11 @@ import os
 import shutil
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from persam_dreambooth.model_folder import LORA_NAME
-from persam_dreambooth.training.runtime.process_state import SAME_SIGNAL, StopSignal
 from tests.forks import Fork, start_ranks
 from tests.kills import signal_when_exists
 from tests.training.runs import as_words, run_script, same_weights, train
@@ -57,29 +55,6 @@ def test_signal_to_one_of_two_processes_stops_both_after_same_step(flags):
         f"after step {last.name.removeprefix('checkpoint-')} of 400; the last checkpoint is output/{last.name}" in line
     )
     assert len(list(last.glob("random_states_*"))) == len(list(last.glob("epoch_rng_*"))) == 2
-
-
-def test_duplicate_signal_is_ignored_and_later_one_ends_immediately():
-    before = signal.getsignal(signal.SIGINT)
-    with StopSignal(speaks=False) as stop:
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)  # forwarded by the launcher
-        assert stop.number == signal.SIGINT
-        time.sleep(SAME_SIGNAL * 1.1)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) is before
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_ignored_signals_stay_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # like nohup
-    try:
-        with StopSignal(speaks=False) as stop:
-            signal.raise_signal(signal.SIGINT)
-        assert stop.number is None and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def test_training_works_in_any_thread(flags):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from persam_dreambooth.training.loader import PhotoStream
 from tests.parity.diffusers_cases import logged_losses
 from tests.training.runs import launch, same_weights, train
 
@@ -55,15 +54,3 @@ def test_resume_equals_uninterrupted(seeded, workers):
     assert train(seeded, *switches, max_train_steps=2) == 0
     assert train(seeded, *switches, resume_from_checkpoint="latest", max_train_steps=4) == 0
     assert same_weights(Path("whole") / LORA, Path("output") / LORA)
-
-
-def test_stream_shuffles_and_visits_every_photo_once_per_epoch():
-    stream = PhotoStream(5, batch=2, seed=0, process=0, processes=1)
-    numbers = iter(stream)
-    epochs = [[next(numbers) for _ in range(5)] for _ in range(4)]
-    orders = [[index for index, _ in epoch] for epoch in epochs]
-    assert all(sorted(order) == list(range(5)) for order in orders) and len(set(map(tuple, orders))) > 1
-    seeds = [seed for epoch in epochs for _, seed in epoch]
-    assert len(set(seeds)) == len(seeds)
-    stream.skip(3)
-    assert next(iter(stream)) == epochs[1][1]  # the seventh photo

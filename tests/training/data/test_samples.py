@@ -1,4 +1,4 @@
-"""Caches: cached samples equal fresh ones, stale ones are never used, and training is unaffected."""
+"""Samples: cached ones equal fresh ones, stale ones are never used, and training is unaffected."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,6 @@ from persam_dreambooth.photos import files
 from persam_dreambooth.torch_utils import TensorCache
 from persam_dreambooth.training.data.dataset import DreamBoothDataset, InstancePhoto, Region, collate
 from persam_dreambooth.training.data.samples import EncodedSamples, FreshSamples
-from persam_dreambooth.training.loader import prepare_prompts
 from random_models import random_stable_diffusion
 from tests.scene import scene
 from tests.training.runs import train
@@ -114,36 +113,6 @@ def test_vanished_cache_is_reported_in_one_line(models, source, tmp_path):
     shutil.rmtree(tmp_path / "cache")
     with pytest.raises(UserError, match="--training_cache is missing or damaged"):
         samples(*source)
-
-
-def test_prompt_key_depends_on_tokens_and_weights(models, tmp_path):
-    def embeds(text, change=0.0):
-        config, family = family_for(models, tmp_path / "cache")
-        with torch.no_grad():
-            next(family.text_encoder.parameters()).add_(change)
-        (encoded,) = prepare_prompts(family, config, [text, text]).values()
-        assert family.text_encoder is None
-        return encoded["embeds"]
-
-    first = embeds("a sks dog")
-    assert len(keys(tmp_path / "cache")) == 1
-    (path,) = (tmp_path / "cache").rglob("*.safetensors")
-    written = path.stat().st_mtime_ns
-    assert torch.equal(embeds("a sks dog"), first)
-    assert path.stat().st_mtime_ns == written
-    assert not torch.equal(embeds("a dog"), first)
-    assert not torch.equal(embeds("a sks dog", change=0.5), first)
-    assert len(keys(tmp_path / "cache")) == 3
-
-
-def test_prompt_key_depends_on_precision(pipelines, tmp_path):
-    """Lumina's text encoder is always in bf16, but its output is not."""
-    model = {"pre_compute_text_embeddings": True}
-    for dtype in (torch.float16, torch.float32):
-        config, family = make(pipelines / "lumina2", model, data={"training_cache": str(tmp_path / "cache")})
-        family.place(torch.device("cpu"), dtype)
-        (encoded,) = prepare_prompts(family, config, ["a sks dog"]).values()
-        assert encoded["embeds"].dtype == dtype
 
 
 def test_memory_and_disk_caches_agree(tmp_path):

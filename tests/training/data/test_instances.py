@@ -1,4 +1,4 @@
-"""Photos with an uncertain subject, or excluded by a person, are left out of training."""
+"""Which photos are trained on: none that is uncertain or excluded; the others as they are, with remarks."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from accelerate import PartialState
+from PIL import Image
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos import files
@@ -15,15 +15,17 @@ from persam_dreambooth.preprocessing import SETTINGS_NAME
 from persam_dreambooth.training.data.concepts import read_concepts
 from persam_dreambooth.training.data.instances import find_instances
 from tests.judged_photos import VERDICTS, save_judged_photos
+from tests.training.data.test_concepts import configured, draw
+from tests.training.data.test_remarks import new_warnings
 from tests.training.small import configure, photos_of
 
+pytestmark = pytest.mark.usefixtures("process_state")
 SIZES = [(32, 32)]
 
 
 @pytest.fixture
 def folder(tmp_path):
     """Photos with the output of `persam-dreambooth segment`."""
-    PartialState()  # needed by Accelerate's logger
     save_judged_photos(tmp_path, 40, 60)
     (tmp_path / "out" / SETTINGS_NAME).write_text(json.dumps({}))
     return tmp_path
@@ -129,3 +131,38 @@ def test_run_with_all_photos_excluded_is_refused(folder):
     review(folder, **dict.fromkeys(VERDICTS, "excluded"))
     with pytest.raises(UserError, match="every photo was excluded"):
         photos_of(config_for(folder), SIZES)
+
+
+@pytest.mark.parametrize("prior", [False, True])
+def test_concepts_class_images_among_its_photos_are_not_reported_as_unread(tmp_path, prior, caplog):
+    draw(tmp_path, ["a"])
+    files.write_picture(Image.new("RGB", (40, 40)), tmp_path / "photos" / "dogs" / "b.png")
+    entry = {"instance_data_dir": "photos", "instance_mask_dir": "masks", "instance_prompt": "a sks dog"}
+    path = tmp_path / "concepts.json"
+    path.write_text(json.dumps([entry | {"class_data_dir": "photos/dogs", "class_prompt": "a dog"}]))
+    data = {"concepts_list": str(path), "instance_data_dir": None, "with_prior_preservation": prior}
+    found = find_instances(*read_concepts(configure("model", data=data)), configure("model", data=data), SIZES)
+    assert [entry.error for entry in found.manifest] == [None] and not caplog.text
+
+
+def test_captions_with_other_extension_cause_warning(tmp_path, caplog):
+    draw(tmp_path, ["a"])
+    (tmp_path / "photos" / "a.txt").write_text("a sks dog on a table")
+    for ending, warned in ((".txt", False), (".text", True)):
+        photos_of(configured(tmp_path, instance_data_dir=str(tmp_path / "photos"), caption_extension=ending), SIZES)
+        assert ("has a caption that ends in .text" in caplog.text) == warned
+
+
+def test_enlarged_photos_are_named(tmp_path, caplog):
+    for name, size in {"small": (40, 64), "large": (64, 70)}.items():
+        files.write_picture(Image.new("RGB", size), tmp_path / f"{name}.png")
+    config = configure(
+        "model",
+        data={"instance_data_dir": str(tmp_path), "resolution": 48},
+        mask={"masked_loss": False, "instance_mask_dir": None},
+    )
+    photos_of(config, [(48, 48)])
+    (line,) = new_warnings(caplog)
+    assert line.endswith("1 of 2 photos is smaller than --resolution 48 and will be enlarged: small.png (40 x 64)")
+    photos_of(config, [(40, 40)])
+    assert not new_warnings(caplog)

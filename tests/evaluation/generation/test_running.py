@@ -17,8 +17,6 @@ from torchvision.models import alexnet
 from albums import albums, save_album
 from models import CLIP, DIFFUSION, SAM
 from persam_dreambooth.cli import main
-from persam_dreambooth.evaluation.generation.models import digest_of
-from persam_dreambooth.model_source import ModelSource
 from persam_dreambooth.photos import files
 from persam_dreambooth.photos.manifest import MANIFEST_NAME, ManifestEntry, write_manifest
 from tests.evaluation.generation.conftest import argv, evaluate
@@ -164,22 +162,6 @@ def test_report_in_model_folder_resumes(options, generators, tmp_path):
     assert any(metrics.parent.rglob("*.safetensors"))  # features
     assert evaluate(options, **changed) == 0
     assert_close(json.loads(metrics.read_text()), before)
-
-
-def test_model_is_identified_by_its_loaded_weights(generators, tmp_path):
-    assert digest_of(ModelSource(str(generators / "one"))) == digest_of(ModelSource(str(generators / "copy")))
-    assert digest_of(ModelSource(str(generators / "one"))) != digest_of(ModelSource(str(generators / "other")))
-    assert digest_of(ModelSource("somebody/something")) == ""
-    lora = ModelSource(str(tmp_path))
-    own, others = tmp_path / "pytorch_lora_weights.safetensors", tmp_path / "checkpoint-1" / "model.safetensors"
-    own.write_bytes(b"weights")
-    first = digest_of(lora)
-    others.parent.mkdir()
-    others.write_bytes(b"others")
-    (tmp_path / "pytorch_lora_weights_kohya.safetensors").write_bytes(b"the same in other words")
-    assert digest_of(lora) == first != ""
-    own.write_bytes(b"new weights")
-    assert digest_of(lora) != first
 
 
 @pytest.mark.parametrize("source", ["by the flag", "by the training's config"])

@@ -57,7 +57,7 @@ def test_clip_that_cannot_be_read_is_refused_by_its_flag(eyes, tmp_path):
 
 def test_region_outside_is_filled_with_the_mean_of_the_background():
     pixels = np.zeros((2, 3, 3), np.uint8)
-    pixels[0], pixels[1] = (10, 0, 200), (20, 0, 100)
+    pixels[:, 0], pixels[:, 1:] = [(10, 0, 200), (20, 0, 100)], 77
     mask = np.array([[False, True, True], [False, True, True]])
     outside = np.asarray(region_of(Image.fromarray(pixels), mask, "outside"))
     assert outside[:, 0].tolist() == pixels[:, 0].tolist()

@@ -65,6 +65,14 @@ def test_header_names_the_hubs_base_the_prompt_and_the_method(tmp_path):
     [
         (None, "me/dog", ["pipeline = DiffusionPipeline.from_pretrained('me/dog', torch_dtype=torch.float32)"]),
         (
+            LORA,
+            "me/dog",
+            [
+                "pipeline = DiffusionPipeline.from_pretrained('me/base', torch_dtype=torch.float32)",
+                "pipeline.load_lora_weights('me/dog', weight_name='pytorch_lora_weights.safetensors')",
+            ],
+        ),
+        (
             LORA | {"revision": "v2", "variant": "fp16"},
             None,
             [

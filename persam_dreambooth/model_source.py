@@ -110,6 +110,24 @@ class ModelSource:
         """Load a whole model as diffusers' pipeline; errors are those of diffusers, or of `SingleFile.read`."""
         if is_single_file(self.name):
             return SingleFile.read(self.name, self.single_file_config).load_pipeline()
-        return DiffusionPipeline.from_pretrained(
+        pipeline = DiffusionPipeline.from_pretrained(
             self.name, revision=self.revision, variant=self.variant, trust_remote_code=False
         )
+        for name, part in pipeline.components.items():
+            if name.startswith("tokenizer") and part is not None:
+                check_tokenizer(part)
+        return pipeline
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Refuse a tokenizer without a vocabulary, which transformers makes if a model's files of it are missing.
+
+    Args:
+        tokenizer: of transformers, or a processor with one.
+
+    Raises:
+        ValueError: it has the same tokens for all words.
+    """
+    words = getattr(tokenizer, "tokenizer", tokenizer)
+    if words("a", add_special_tokens=False).input_ids == words("b", add_special_tokens=False).input_ids:
+        raise ValueError("its tokenizer knows no words, since the file of its vocabulary is missing")

@@ -1,6 +1,7 @@
 """A model as the user gives it: what must be loaded first, by the files and the training's config beside it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 
 from persam_dreambooth import model_folder
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.generation import load_pipeline
 from persam_dreambooth.model_source import ModelSource
 
 TRAINED = {
@@ -102,3 +104,15 @@ def test_pipeline_is_loaded_from_its_folder_or_its_file(models):
     )
     with pytest.raises(UserError, match="no such file"):
         ModelSource(str(Path("nowhere.safetensors"))).load_whole()
+
+
+def test_pipeline_without_its_tokenizers_vocabulary_is_refused(models, tmp_path):
+    """Transformers makes a tokenizer of it for which all words are the same."""
+    folder = tmp_path / "dog"
+    shutil.copytree(models / "stable-diffusion", folder)
+    assert ModelSource(str(folder)).load_whole().tokenizer("a dog").input_ids
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="knows no words"):
+        ModelSource(str(folder)).load_whole()
+    with pytest.raises(UserError, match=r"^the model .*dog cannot be loaded \(its tokenizer knows no words"):
+        load_pipeline(folder)

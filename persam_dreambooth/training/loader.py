@@ -66,7 +66,7 @@ PHOTO, BATCH, ORDER = range(3)
 
 
 def seed_of(*numbers: int) -> int:
-    """Return a 64-bit seed that differs for every list of numbers (numpy's SeedSequence)."""
+    """Return a 64-bit seed that differs for all lists of as many numbers (numpy's SeedSequence)."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, CLIPModel
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.model_source import check_tokenizer
 from persam_dreambooth.photos import files
 from persam_dreambooth.segmentation import ImageEncoder
 from persam_dreambooth.segmentation.appearance import cut_out
@@ -52,6 +53,7 @@ class Clip(ImageEncoder):
             raise UserError(f"--clip_model {source} is not a CLIP; give one, such as openai/clip-vit-base-patch32")
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            check_tokenizer(tokenizer)
         except Exception as error:  # no file, no JSON, an unknown class: each has its own exception
             raise UserError(f"--clip_model {source} has no tokenizer that can be read; download it again") from error
         return cls(encoder.model, encoder.processor, tokenizer, device)

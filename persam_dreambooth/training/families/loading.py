@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from persam_dreambooth.errors import UserError, first_line
+from persam_dreambooth.model_source import check_tokenizer
 from persam_dreambooth.photos.files import file_state
 from persam_dreambooth.single_file import SingleFile, is_single_file
 from persam_dreambooth.training.config import ModelConfig
@@ -165,9 +166,13 @@ def load_tokenizer(part: str, config: ModelConfig, kind: Any = AutoTokenizer) ->
     """Load one of the pipeline's tokenizers, of a class of transformers, or the one of `--tokenizer_name`."""
     name, other = str(config.pretrained_model_name_or_path), config.tokenizer_name
     with naming(f"the {part} of {other or name}"):
+        settings = {"revision": config.revision, "trust_remote_code": False}
         if other:
-            return AutoTokenizer.from_pretrained(other, revision=config.revision, trust_remote_code=False)
-        return kind.from_pretrained(source(config), subfolder=part, revision=config.revision, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(other, **settings)
+        else:
+            tokenizer = kind.from_pretrained(source(config), subfolder=part, **settings)
+        check_tokenizer(tokenizer)
+        return tokenizer
 
 
 def unwrapped(module: Any) -> Any:

@@ -51,6 +51,10 @@ def test_clip_that_cannot_be_read_is_refused_by_its_flag(eyes, tmp_path):
     (tmp_path / "clip" / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match=r"--clip_model .*clip has no tokenizer that can be read"):
         Clip.from_pretrained(tmp_path / "clip", "cpu")
+    for path in (tmp_path / "clip").glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"--clip_model .*clip has no tokenizer that can be read"):
+        Clip.from_pretrained(tmp_path / "clip", "cpu")
     with pytest.raises(UserError, match="--clip_model nowhere: "):
         Clip.from_pretrained("nowhere", "cpu")
 

@@ -1,5 +1,7 @@
 """Parts, configs and tokenizers as they are read, and errors that name them."""
 
+import shutil
+
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -91,3 +93,19 @@ def test_repeated_blocks_are_compiled_in_place(monkeypatch):
     loading.compile_blocks(whole)
     assert whole._compiled_call_impl is not None and whole[0]._compiled_call_impl is None
     assert loading.unwrapped(torch.nn.DataParallel(whole)) is whole and loading.unwrapped(whole) is whole
+
+
+def test_tokenizer_without_its_vocabulary_is_refused(pipelines, tmp_path):
+    """The base model's, and the one of --tokenizer_name; all prompts would be the same."""
+    base, other = tmp_path / "base", tmp_path / "other"
+    shutil.copytree(pipelines / "stable-diffusion", base)
+    shutil.copytree(base / "tokenizer", other)
+    given = configure(base, {"tokenizer_name": str(other)}).model
+    assert loading.load_tokenizer("tokenizer", given)("a dog").input_ids
+    (other / "tokenizer.json").unlink()
+    (base / "tokenizer" / "tokenizer.json").unlink()
+    for config, name in ((given, other), (configure(base).model, base)):
+        with pytest.raises(
+            UserError, match=rf"^the tokenizer of {name} cannot be loaded \(its tokenizer knows no words"
+        ):
+            loading.load_tokenizer("tokenizer", config)

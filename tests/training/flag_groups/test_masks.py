@@ -2,16 +2,12 @@
 
 import pytest
 
-from persam_dreambooth.cli.parsing import parse
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.training.config import MaskConfig
+from tests.training.flag_groups.parsed import of_flags, refusal
 from tests.training.small import configure
 
 REFERENCE = {"reference_image": "dog.jpg", "reference_mask": "dog.png"}
-
-
-def of_flags(*words):
-    return parse([MaskConfig], list(words), "train", "a training")[0]
 
 
 @pytest.mark.parametrize("mask", [{"exclude_mask_dir": "x"}, {"unmasked_probability": 0.5}])
@@ -28,16 +24,14 @@ def test_flags_of_masks_need_masks(mask):
         (["--uncertain_photo_weight", "2"], "--uncertain_photo_weight 2.0 must lie in [0, 1]"),
         (["--mask_dilation", "-1"], "--mask_dilation -1 must be at least 0"),
         (["--cache_background_prior", "0"], "--cache_background_prior 0 must be at least 1"),
-        (["--mask_downsample", "mean"], "'mean' (choose from 'area', 'nearest', 'max', 'min')"),
-        (["--mask_normalization", "photo"], "'photo' (choose from 'sample', 'batch', 'none')"),
-        (["--segmentation_method", "sam"], "'sam' (choose from 'persam',"),
+        (["--mask_downsample", "mean"], "mean (choose from area, nearest, max, min)"),
+        (["--mask_normalization", "photo"], "photo (choose from sample, batch, none)"),
+        (["--segmentation_method", "sam"], "sam (choose from persam,"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_values_outside_are_refused(words, said):
-    with pytest.raises(UserError) as error:
-        of_flags(*words)
-    assert said in str(error.value).replace("invalid choice: ", "")
+    assert said in refusal(MaskConfig, *words)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +47,7 @@ def test_values_outside_are_refused(words, said):
 )
 def test_plain_dreambooth_reads_no_masks(given, said):
     """The same flags are taken with the masked loss, which is the default."""
-    assert MaskConfig(**given).masked_loss and not of_flags("--no_masked_loss").masked_loss
+    assert MaskConfig(**given).masked_loss and not of_flags(MaskConfig, "--no_masked_loss").masked_loss
     with pytest.raises(UserError, match=said):
         MaskConfig(masked_loss=False, **given)
 

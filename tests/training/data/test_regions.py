@@ -102,11 +102,11 @@ def test_batch_holds_all_regions_photo_by_photo(regions):
 
 
 class GivenMaps(AttentionMaps):
-    """Attention of two photos, 1 x 2 positions, to three tokens."""
+    """Attention of 1 x 2 positions to the words of two regions of a photo and one of another."""
 
-    def probabilities(self, count, positions):
-        assert count == positions == 2
-        return torch.tensor([[[0.1, 0.4, 0.5], [0.2, 0.2, 0.6]], [[0.3, 0.3, 0.4], [0.6, 0.2, 0.2]]])
+    def shares(self, places, positions):
+        assert [len(regions) for regions in places] == [2, 1] and positions == 2
+        return torch.tensor([[0.1, 0.2], [0.4, 0.2], [0.3, 0.6]])
 
 
 def test_attention_loss_is_summed_over_regions():

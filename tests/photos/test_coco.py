@@ -6,6 +6,7 @@ from pycocotools import mask as tools
 
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.photos.coco import read_segmentation, union_of
+from tests.evaluation.segmentation import datasets
 
 HEIGHT, WIDTH = 4, 6
 TRIANGLE = [1, 1, 4, 1, 4, 3]
@@ -111,3 +112,22 @@ def test_masks_of_all_kinds_are_united():
     array[0, 0] = 1
     union = union_of([array, [TRIANGLE], {"size": [HEIGHT, WIDTH], "counts": [23, 1]}], HEIGHT, WIDTH)
     assert union[0, 0] and union[-1, -1] and union[1, 2] and not union[0, 1]
+
+
+def test_all_mask_encodings_decode_to_same_mask():
+    mask = datasets.square(7, 11, 9)
+    # Run lengths go down the columns, background first.
+    changes = np.flatnonzero(np.diff(np.concatenate([[0], mask.T.ravel(), [0]]))).tolist()
+    runs = np.diff([0, *changes, mask.size]).tolist()
+    unpacked = {"size": list(mask.shape), "counts": runs}
+    for way in (datasets.polygon(7, 11, 9), datasets.packed(mask), unpacked, mask.astype(np.uint8)):
+        np.testing.assert_array_equal(union_of([way], *mask.shape), mask)
+    np.testing.assert_array_equal(union_of([], *mask.shape), np.zeros_like(mask))
+
+
+@pytest.mark.parametrize(
+    "broken", ["a string", {"counts": "x"}, datasets.packed(np.ones((3, 4), bool)), np.ones((3, 4))]
+)
+def test_invalid_mask_is_refused(broken):
+    with pytest.raises(UserError):
+        union_of([broken], 40, 60)

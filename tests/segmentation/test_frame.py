@@ -209,3 +209,45 @@ def test_bounding_box_of_empty_and_one_pixel_masks():
     assert bounding_box(mask) is None
     mask[2, 6] = True
     assert bounding_box(mask).tolist() == [6, 2, 6, 2]
+
+
+# Stretched photos
+
+stretched = st.builds(
+    Frame, st.integers(1, 120), st.integers(1, 120), st.sampled_from([64, 96, 128]), stretch=st.just(True)
+)
+
+
+@quick
+@given(stretched, st.data())
+def test_points_in_stretched_photo_round_trip(frame, data):
+    x, y = data.draw(st.integers(0, frame.width - 1)), data.draw(st.integers(0, frame.height - 1))
+    there = frame.to_model(torch.tensor([[x, y]]))
+    assert ((there >= 0) & (there < frame.side)).all()
+    back = there * torch.tensor([frame.width, frame.height]) / frame.side
+    torch.testing.assert_close(back, torch.tensor([[x, y]], dtype=torch.float32), rtol=1e-5, atol=1e-4)
+
+
+@quick
+@given(stretched)
+def test_map_covers_whole_stretched_photo(frame):
+    centres = torch.arange(frame.side) + 0.5
+    found = frame.to_original(torch.stack(torch.meshgrid(centres, centres, indexing="xy")))
+    assert found.shape == (2, frame.height, frame.width)
+    x = (torch.arange(frame.width) + 0.5) * frame.side / frame.width
+    y = (torch.arange(frame.height) + 0.5) * frame.side / frame.height
+    # Half a pixel: bilinear enlargement repeats the outermost pixel's centre to the edge.
+    assert (found[0] - x).abs().max() <= 0.5 + 1e-4
+    assert (found[1] - y[:, None]).abs().max() <= 0.5 + 1e-4
+
+
+@quick
+@given(stretched)
+def test_stretched_photo_has_no_padding(frame):
+    colour = np.array([200, 100, 0], np.uint8)
+    pixels = frame.pixels(np.full((frame.height, frame.width, 3), colour, np.uint8))
+    expected = (torch.from_numpy(colour).float() - torch.tensor(frame.mean)) / torch.tensor(frame.std)
+    torch.testing.assert_close(pixels, expected[:, None, None].expand_as(pixels))
+    photo_map = torch.rand(frame.height, frame.width)
+    directly = torch.nn.functional.interpolate(photo_map[None, None], (8, 8), mode="area")[0, 0]
+    assert torch.equal(frame.to_grid(photo_map, 8, -9, "area"), directly)

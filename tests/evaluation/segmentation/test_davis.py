@@ -1,6 +1,7 @@
 """Scores of videos: which frames count, separate objects, nothing done twice."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -113,3 +114,26 @@ def test_persam_follows_objects_of_first_frame(davis, tmp_path, method):
     true = davis.labels("bike", davis.frames("bike")[0])
     np.testing.assert_array_equal(first, np.where(true == 255, 0, true))
     assert any(np.asarray(files.read_picture(path)).any() for path in sorted((tmp_path / "masks").iterdir())[1:])
+
+
+def test_davis_names_its_videos_and_reads_palette_numbers(tmp_path):
+    davis = Davis(datasets.write_davis(tmp_path))
+    assert davis.videos == ["bear", "bike"]
+    labels = davis.labels("bear", davis.frames("bear")[0])
+    assert np.unique(labels).tolist() == [0, 1, 2, 255]
+    assert (labels == 1).sum() == 100
+
+
+@pytest.mark.parametrize("missing", ["ImageSets", "JPEGImages", "Annotations"])
+def test_davis_without_one_of_its_folders_is_refused(tmp_path, missing):
+    datasets.write_davis(tmp_path)
+    shutil.rmtree(tmp_path / missing)
+    with pytest.raises(UserError, match=f"not laid out as DAVIS 2017 val: no {missing}"):
+        Davis(tmp_path)
+
+
+def test_davis_refuses_annotations_in_colours(tmp_path):
+    davis = Davis(datasets.write_davis(tmp_path))
+    datasets.write(tmp_path / "Annotations" / "480p" / "bear" / "00001.png", np.zeros((40, 60, 3), np.uint8))
+    with pytest.raises(UserError, match="mode RGB"):
+        davis.labels("bear", davis.frames("bear")[1])

@@ -1,20 +1,17 @@
 """What all benchmarks have in common: episodes, drawn once and read back, and other layouts are refused."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from persam_dreambooth.errors import UserError
-from persam_dreambooth.evaluation.segmentation.davis import Davis
 from persam_dreambooth.evaluation.segmentation.few_shot import Coco20i, Pascal5i
 from persam_dreambooth.evaluation.segmentation.folders import FSS1000, PerMis, PerSeg
 from persam_dreambooth.evaluation.segmentation.protocols import list_episodes, read_checked
 from persam_dreambooth.evaluation.segmentation.sampled import Lvis92, PacoPart, PascalPart
 from persam_dreambooth.images import to_mask
-from persam_dreambooth.photos.coco import union_of
 from tests.evaluation.segmentation import datasets
 from tests.photos.test_files import swapping_profile
 
@@ -157,51 +154,3 @@ def test_mask_of_other_size_means_damaged_dataset(tmp_path):
     datasets.write(tmp_path / "data" / "Annotations" / "cat" / "01.png", np.eye(7, dtype=np.uint8))
     with pytest.raises(UserError, match=r"cat/01\.png.* 7 x 7 pixels but the photo is 60 x 40"):
         read_checked(benchmark, episodes[0].query)
-
-
-# COCO's masks
-
-
-def test_all_mask_encodings_decode_to_same_mask():
-    mask = datasets.square(7, 11, 9)
-    # Run lengths go down the columns, background first.
-    changes = np.flatnonzero(np.diff(np.concatenate([[0], mask.T.ravel(), [0]]))).tolist()
-    runs = np.diff([0, *changes, mask.size]).tolist()
-    unpacked = {"size": list(mask.shape), "counts": runs}
-    for way in (datasets.polygon(7, 11, 9), datasets.packed(mask), unpacked, mask.astype(np.uint8)):
-        np.testing.assert_array_equal(union_of([way], *mask.shape), mask)
-    np.testing.assert_array_equal(union_of([], *mask.shape), np.zeros_like(mask))
-
-
-@pytest.mark.parametrize(
-    "broken", ["a string", {"counts": "x"}, datasets.packed(np.ones((3, 4), bool)), np.ones((3, 4))]
-)
-def test_invalid_mask_is_refused(broken):
-    with pytest.raises(UserError):
-        union_of([broken], 40, 60)
-
-
-# DAVIS
-
-
-def test_davis_names_its_videos_and_reads_palette_numbers(tmp_path):
-    davis = Davis(datasets.write_davis(tmp_path))
-    assert davis.videos == ["bear", "bike"]
-    labels = davis.labels("bear", davis.frames("bear")[0])
-    assert np.unique(labels).tolist() == [0, 1, 2, 255]
-    assert (labels == 1).sum() == 100
-
-
-@pytest.mark.parametrize("missing", ["ImageSets", "JPEGImages", "Annotations"])
-def test_davis_without_one_of_its_folders_is_refused(tmp_path, missing):
-    datasets.write_davis(tmp_path)
-    shutil.rmtree(tmp_path / missing)
-    with pytest.raises(UserError, match=f"not laid out as DAVIS 2017 val: no {missing}"):
-        Davis(tmp_path)
-
-
-def test_davis_refuses_annotations_in_colours(tmp_path):
-    davis = Davis(datasets.write_davis(tmp_path))
-    datasets.write(tmp_path / "Annotations" / "480p" / "bear" / "00001.png", np.zeros((40, 60, 3), np.uint8))
-    with pytest.raises(UserError, match="mode RGB"):
-        davis.labels("bear", davis.frames("bear")[1])

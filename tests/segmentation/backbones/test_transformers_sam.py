@@ -5,8 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import (
     Sam2ImageProcessor,
@@ -21,7 +19,6 @@ from transformers.utils import import_utils
 from persam_dreambooth.errors import UserError
 from persam_dreambooth.segmentation import Method, PerSAM, Prompts, Reference, load_backbone
 from persam_dreambooth.segmentation.backbones.transformers_sam import FAMILIES, with_larger_input
-from persam_dreambooth.segmentation.frame import Frame
 from persam_dreambooth.segmentation.guidance import Guidance, guided
 from persam_dreambooth.segmentation.reference_masks import reference_from
 from random_models import random_sam
@@ -32,8 +29,6 @@ from tests.segmentation.test_guidance import hooks_in, same
 
 SIZE = (90, 150)
 LIKE_SAM2 = ("sam2", "edgetam", "sam3_tracker")
-
-quick = settings(max_examples=30, deadline=None)
 
 
 def family(name):
@@ -382,48 +377,6 @@ def by_hand(layer, query, key, value, bias):
         outputs.append((attention + bias).softmax(dim=-1) @ v[:, part])
     out = layer.out_proj if hasattr(layer, "out_proj") else layer.o_proj
     return out(torch.cat(outputs, dim=-1))[None, None]
-
-
-# Stretched photos
-
-stretched = st.builds(
-    Frame, st.integers(1, 120), st.integers(1, 120), st.sampled_from([64, 96, 128]), stretch=st.just(True)
-)
-
-
-@quick
-@given(stretched, st.data())
-def test_points_in_stretched_photo_round_trip(frame, data):
-    x, y = data.draw(st.integers(0, frame.width - 1)), data.draw(st.integers(0, frame.height - 1))
-    there = frame.to_model(torch.tensor([[x, y]]))
-    assert ((there >= 0) & (there < frame.side)).all()
-    back = there * torch.tensor([frame.width, frame.height]) / frame.side
-    torch.testing.assert_close(back, torch.tensor([[x, y]], dtype=torch.float32), rtol=1e-5, atol=1e-4)
-
-
-@quick
-@given(stretched)
-def test_map_covers_whole_stretched_photo(frame):
-    centres = torch.arange(frame.side) + 0.5
-    found = frame.to_original(torch.stack(torch.meshgrid(centres, centres, indexing="xy")))
-    assert found.shape == (2, frame.height, frame.width)
-    x = (torch.arange(frame.width) + 0.5) * frame.side / frame.width
-    y = (torch.arange(frame.height) + 0.5) * frame.side / frame.height
-    # Half a pixel: bilinear enlargement repeats the outermost pixel's centre to the edge.
-    assert (found[0] - x).abs().max() <= 0.5 + 1e-4
-    assert (found[1] - y[:, None]).abs().max() <= 0.5 + 1e-4
-
-
-@quick
-@given(stretched)
-def test_stretched_photo_has_no_padding(frame):
-    colour = np.array([200, 100, 0], np.uint8)
-    pixels = frame.pixels(np.full((frame.height, frame.width, 3), colour, np.uint8))
-    expected = (torch.from_numpy(colour).float() - torch.tensor(frame.mean)) / torch.tensor(frame.std)
-    torch.testing.assert_close(pixels, expected[:, None, None].expand_as(pixels))
-    photo_map = torch.rand(frame.height, frame.width)
-    directly = torch.nn.functional.interpolate(photo_map[None, None], (8, 8), mode="area")[0, 0]
-    assert torch.equal(frame.to_grid(photo_map, 8, -9, "area"), directly)
 
 
 # A larger square

@@ -46,9 +46,13 @@ def load_segmenter(
         crop_n_layers: layers of crops that are searched too; see `CropSearch`.
 
     Raises:
-        UserError: a model cannot be read, `features_size` does not fit it, or SegGPT was given an encoder, a cache or
-            crops.
+        UserError: a model cannot be read, `features_size` does not fit it, or an argument would have no effect on the
+            method: SegGPT has no DINO, cache or crops, a method without a SAM no `sam_size`, and PerSAM no
+            `features_size` without `features`.
     """
+    has_sam = not isinstance(method, SegGptMethod) and getattr(method, "with_sam", True)
+    if sam_size and not has_sam:
+        raise UserError(f"sam_size {sam_size} is for methods with a SAM; leave it out")
     if crop_n_layers:
         check_crops(method, crop_n_layers)  # before a model is loaded
     segmenter = _load(method, sam, features, features_size, device, dtype, cache, sam_size)
@@ -75,5 +79,7 @@ def _load(
         if not method.with_sam:
             return insid3
         return Insid3Sam(insid3, load_backbone(sam, device, dtype, sam_size), cache)
+    if features_size and not features:
+        raise UserError(f"features_size {features_size} is a DINO's; give features too, or leave it out")
     encoder = FeatureEncoder.from_pretrained(features, features_size, device) if features else None
     return PerSAM.from_pretrained(sam, method, device, dtype, encoder, cache, sam_size)

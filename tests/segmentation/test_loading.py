@@ -65,3 +65,14 @@ def test_crops_are_searched_if_asked_and_checked_before_anything_is_loaded(model
     assert type(search) is CropSearch and len(search.encode([scene(64, 64)[0]])[0].crops) == 4
     with pytest.raises(UserError, match="choose 1 to 3"):
         load_segmenter(Method(), "no/such-sam", crop_n_layers=4)
+
+
+@pytest.mark.parametrize("method", [Insid3Method(), SegGptMethod("no/such-model")])
+def test_size_of_a_sam_that_the_method_lacks_is_refused(method):
+    with pytest.raises(UserError, match=r"^sam_size 96 is for methods with a SAM; leave it out$"):
+        load_segmenter(method, "no/such-sam", sam_size=96)
+
+
+def test_size_of_features_that_nobody_gave_is_refused():
+    with pytest.raises(UserError, match=r"^features_size 96 is a DINO's; give features too, or leave it out$"):
+        load_segmenter(Method(), "no/such-sam", features_size=96)

@@ -1,4 +1,4 @@
-"""What the attention loss costs in a transformer with joint attention: training steps with and without it, alternated.
+"""Cost of the attention loss in a transformer with joint attention: steps with and without it, alternated.
 
     OMP_NUM_THREADS=1 python benchmarks/joint_attention.py --layers 12 --heads 12
     OMP_NUM_THREADS=1 python benchmarks/joint_attention.py --dtype bfloat16     # Stable Diffusion 3's own size

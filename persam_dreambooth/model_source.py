@@ -107,12 +107,16 @@ class ModelSource:
             ) from error
 
     def load_whole(self) -> Any:
-        """Load a whole model as diffusers' pipeline; errors are those of diffusers, or of `SingleFile.read`."""
+        """Load a whole model as diffusers' pipeline.
+
+        Errors are those of diffusers, of `SingleFile.read`, or of `check_tokenizer`.
+        """
         if is_single_file(self.name):
-            return SingleFile.read(self.name, self.single_file_config).load_pipeline()
-        pipeline = DiffusionPipeline.from_pretrained(
-            self.name, revision=self.revision, variant=self.variant, trust_remote_code=False
-        )
+            pipeline = SingleFile.read(self.name, self.single_file_config).load_pipeline()
+        else:
+            pipeline = DiffusionPipeline.from_pretrained(
+                self.name, revision=self.revision, variant=self.variant, trust_remote_code=False
+            )
         for name, part in pipeline.components.items():
             if name.startswith("tokenizer") and part is not None:
                 check_tokenizer(part)

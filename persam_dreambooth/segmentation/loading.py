@@ -6,6 +6,7 @@ from typing import Final
 import torch
 
 from persam_dreambooth.errors import UserError
+from persam_dreambooth.method_names import WITHOUT_SAM
 from persam_dreambooth.segmentation.backbones import load_backbone
 from persam_dreambooth.segmentation.crops import CropSearch, check_crops
 from persam_dreambooth.segmentation.features import FeatureEncoder
@@ -50,8 +51,7 @@ def load_segmenter(
             method: SegGPT has no DINO, cache or crops, a method without a SAM no `sam_size`, and PerSAM no
             `features_size` without `features`.
     """
-    has_sam = not isinstance(method, SegGptMethod) and getattr(method, "with_sam", True)
-    if sam_size and not has_sam:
+    if sam_size and method.name in WITHOUT_SAM:
         raise UserError(f"sam_size {sam_size} is for methods with a SAM; leave it out")
     if crop_n_layers:
         check_crops(method, crop_n_layers)  # before a model is loaded

@@ -1,4 +1,4 @@
-"""What all one-shot methods share: batches, one photo or several, and subjects of another model or method."""
+"""The base of all one-shot methods: batches, one photo or several, and subjects of another model or method."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What is checked and prepared before the first step, without writing anything into the output folder."""
+"""Checks and preparations before the first step; nothing is written into the output folder."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What all benchmarks have in common: episodes, drawn once and read back, and other layouts are refused."""
+"""All benchmarks: episodes are drawn once and read back, and other layouts are refused."""
 
 import json
 

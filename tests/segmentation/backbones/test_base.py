@@ -1,4 +1,4 @@
-"""What all backbones share: precision, the frozen weights and their checksum, prompts on a device."""
+"""The base of all backbones: precision, the frozen weights and their checksum, prompts on a device."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a denoiser was given in a prediction, and latents whose cells say where they are."""
+"""Record the calls of a denoiser, and make latents with a different value in each cell."""
 
 import torch
 

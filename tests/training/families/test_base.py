@@ -1,4 +1,4 @@
-"""What all families share: latents, places and precisions of the parts, and batches of noisy latents."""
+"""The base of all families: latents, places and precisions of the parts, and batches of noisy latents."""
 
 import pytest
 import torch

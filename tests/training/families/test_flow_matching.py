@@ -79,7 +79,7 @@ def test_noise_levels_are_drawn_as_asked(base, changed):
     ],
 )
 def test_noise_levels_end_with_the_schedule(base, far):
-    """Where float32 rounds to 1, or a mode's curve leaves [0, 1], the level is the schedule's last or first."""
+    """A draw that rounds to 1, or lies outside [0, 1], gives the last or first level of the schedule."""
     config, family = make(base, optimization=far)
     torch.manual_seed(0)
     drawn = family.add_noise(torch.zeros(64, 4, 2, 2), config.optimization).timesteps

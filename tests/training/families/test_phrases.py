@@ -1,4 +1,4 @@
-"""Where a phrase's tokens are in a prompt, by tokens and by letters."""
+"""Positions of a phrase's tokens in a prompt, found by tokens and by letters."""
 
 import unicodedata
 from types import SimpleNamespace

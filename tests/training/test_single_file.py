@@ -202,6 +202,14 @@ def test_evaluation_draws_with_a_file(bases, tmp_path):
     assert digest_of(ModelSource(str(file))) != digests[1]
 
 
+def test_config_without_the_tokenizers_vocabulary_is_refused(bases):
+    """As a folder's is: all prompts would be the same."""
+    _, file, config = bases("1")
+    (config / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="knows no words"):
+        ModelSource(str(file), single_file_config=str(config)).load_whole()
+
+
 def test_config_may_be_in_the_cache_of_the_hub(bases, tmp_path, monkeypatch):
     """Of the name that diffusers has for the file's kind; without the network, and without weights."""
     folder, file, config = bases("1")
